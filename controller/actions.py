@@ -1,0 +1,76 @@
+"""What a controller can do next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from controller.errors import ConfigError
+
+
+class ActionKind(StrEnum):
+    """The four actions of the decision process."""
+
+    STOP = "stop"
+    SAMPLE = "sample"
+    REVISE = "revise"
+    ESCALATE = "escalate"
+
+
+@dataclass(frozen=True)
+class Action:
+    """One entry of an action set.
+
+    Attributes:
+        kind: what it does.
+        width: attempts made side by side, in one serial round; 1 except for SAMPLE.
+    """
+
+    kind: ActionKind
+    width: int = 1
+
+    def __str__(self) -> str:
+        name = self.kind.value.upper()
+        return name if self.width == 1 else f"{name}({self.width})"
+
+
+class ActionSet(tuple[Action, ...]):
+    """Ordered actions; a policy's output i stands for entry i.
+
+    >>> [str(action) for action in ActionSet.build(sample_widths=(1, 4))]
+    ['STOP', 'SAMPLE', 'SAMPLE(4)', 'REVISE', 'ESCALATE']
+    """
+
+    @classmethod
+    def build(cls, sample_widths: tuple[int, ...] = (1,)) -> ActionSet:
+        """STOP, one SAMPLE per width, REVISE, ESCALATE.
+
+        Raises:
+            ConfigError: a width is below 1, or widths repeat or are missing.
+        """
+        if not sample_widths or min(sample_widths) < 1 or len(set(sample_widths)) < len(sample_widths):
+            raise ConfigError(
+                f"sample_widths: expected distinct widths of at least 1, found {sample_widths}"
+            )
+        samples = [Action(ActionKind.SAMPLE, width) for width in sample_widths]
+        return cls(
+            (Action(ActionKind.STOP), *samples, Action(ActionKind.REVISE), Action(ActionKind.ESCALATE))
+        )
+
+    @property
+    def sample_widths(self) -> tuple[int, ...]:
+        """Widths of the SAMPLE entries, in order."""
+        return tuple(action.width for action in self if action.kind is ActionKind.SAMPLE)
+
+    def position(self, kind: ActionKind, width: int = 1) -> int:
+        """Index of an action.
+
+        Raises:
+            ConfigError: the set has no such action.
+        """
+        try:
+            return self.index(Action(kind, width))
+        except ValueError:
+            raise ConfigError(
+                f"action set: expected one with {Action(kind, width)}, found {[str(a) for a in self]}"
+            ) from None

@@ -1,0 +1,105 @@
+"""The ledger: what was consumed (`Usage`) and what that amounts to (`CostModel`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+from controller.errors import ConfigError
+
+if TYPE_CHECKING:
+    from controller.types import ModelSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """Counts of one attempt, or sums over several attempts of one model.
+
+    Attributes:
+        prefill_tokens: prompt tokens that went through the model.
+        cached_tokens: prompt tokens whose keys and values were already there.
+        decoded_tokens: tokens written.
+        verifier_tokens: tokens that a verifier read.
+        cancelled_tokens: tokens written by attempts that were cancelled.
+        serial_rounds: generation rounds that had to wait for one another.
+        wall_s: seconds on the wall clock.
+    """
+
+    prefill_tokens: int = 0
+    cached_tokens: int = 0
+    decoded_tokens: int = 0
+    verifier_tokens: int = 0
+    cancelled_tokens: int = 0
+    serial_rounds: int = 0
+    wall_s: float = 0.0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
+        )
+
+    @property
+    def processed_tokens(self) -> int:
+        """Tokens that went through the model, whoever needed them."""
+        return (
+            self.prefill_tokens
+            + self.decoded_tokens
+            + self.verifier_tokens
+            + self.cancelled_tokens
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostModel:
+    """Usage -> FLOPs, in units of one small-model token.
+
+    A token that goes through a model costs 2 x parameters FLOPs; a cached one nothing.
+    Source: Kaplan et al. 2020 (arXiv 2001.08361), section 2.1.
+
+    Attributes:
+        weights: cost of one token per rung, relative to the small model's.
+    """
+
+    weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.weights) < 1 or self.weights[0] != 1.0 or min(self.weights) <= 0:
+            raise ConfigError(
+                "weights: expected 1.0 for the small model, then a positive number per rung, "
+                f"found {self.weights}"
+            )
+
+    @classmethod
+    def from_models(
+        cls, models: Sequence[ModelSpec], overrides: dict[str, float] | None = None
+    ) -> CostModel:
+        """Weights from parameter counts, ladder order.
+
+        Args:
+            models: one per rung, the small model first.
+            overrides: relative cost per token by model name, for models whose
+                parameters are not known.
+
+        Raises:
+            ConfigError: a model's parameters are unknown and not overridden.
+        """
+        weights = []
+        for model in models:
+            if overrides and model.name in overrides:
+                weights.append(float(overrides[model.name]))
+            elif model.parameters and models[0].parameters:
+                weights.append(model.parameters / models[0].parameters)
+            elif model is models[0]:
+                weights.append(1.0)
+            else:
+                raise ConfigError(
+                    f"cost of {model.name}: its parameters or the small model's are unknown; "
+                    f"say how much one of its tokens costs in small-model tokens, as in "
+                    f"--token-cost {model.name}=20"
+                )
+        return cls(weights=tuple(weights))
+
+    def cost(self, usage: Usage, rung: int) -> float:
+        """Cost of what a model on `rung` consumed, in small-model tokens."""
+        return self.weights[rung] * usage.processed_tokens

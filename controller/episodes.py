@@ -1,0 +1,386 @@
+"""State of many episodes at once, as a structure of arrays.
+
+The scalar environment, the vector environment and the deployed controller all keep
+their state here, with N = 1 or N in the thousands, so that they cannot disagree.
+Everything that depends on the history is updated attempt by attempt, never summed
+afresh, which keeps the floats equal bit for bit whatever N is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.actions import ActionKind, ActionSet
+from controller.cost import CostModel
+from controller.errors import ConfigError
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+NO_ANSWER = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeConfig:
+    """The decision process that a controller is trained for and deployed in.
+
+    Attributes:
+        sample_widths: widths of the SAMPLE actions.
+        cost: ledger; one weight per rung.
+        vote_weights: votes that one answer of each rung counts for, whole numbers.
+        mean_completion_tokens: expected length of an attempt per rung, for the
+            expected cost of an action.
+        max_completion_tokens: longest attempt per rung, for hard budgets.
+        cost_unit: cost that one typical small attempt has; makes prices comparable
+            across models.
+        max_samples: SAMPLE attempts per episode.
+        max_revisions: REVISE attempts per episode.
+        max_escalations: attempts per rung above the small model.
+        reads_prompt: whether the policy looks at the small model's prompt state, which
+            charges the small model's prefill at the start of every episode.
+    """
+
+    cost: CostModel
+    vote_weights: tuple[int, ...]
+    mean_completion_tokens: tuple[float, ...]
+    max_completion_tokens: tuple[int, ...]
+    cost_unit: float
+    sample_widths: tuple[int, ...] = (1,)
+    max_samples: int = 16
+    max_revisions: int = 4
+    max_escalations: int = 2
+    reads_prompt: bool = False
+
+    def __post_init__(self) -> None:
+        rungs = len(self.cost.weights)
+        for name in ("vote_weights", "mean_completion_tokens", "max_completion_tokens"):
+            values = getattr(self, name)
+            if len(values) != rungs or min(values) <= 0:
+                raise ConfigError(
+                    f"{name}: expected {rungs} positive numbers, one per rung, found {values}"
+                )
+        if self.cost_unit <= 0:
+            raise ConfigError(f"cost_unit: expected a positive number, found {self.cost_unit}")
+        if self.max_samples < 1 or self.max_revisions < 0 or self.max_escalations < 0:
+            raise ConfigError(
+                "max_samples: expected at least 1, and max_revisions and max_escalations at "
+                f"least 0, found {self.max_samples}, {self.max_revisions}, {self.max_escalations}"
+            )
+        ActionSet.build(self.sample_widths)
+
+    @property
+    def actions(self) -> ActionSet:
+        """The action set, in the order of a policy's outputs."""
+        return ActionSet.build(self.sample_widths)
+
+    @property
+    def num_rungs(self) -> int:
+        """Rungs of the ladder, the small model's included."""
+        return len(self.cost.weights)
+
+    @property
+    def max_attempts(self) -> int:
+        """Attempts that one episode can hold."""
+        return self.max_samples + self.max_revisions + self.max_escalations * (self.num_rungs - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptColumns:
+    """Attempts of several episodes, one each, as columns of length n.
+
+    Attributes:
+        rung: model that made it.
+        answer: answer id, from 0; -1 when none could be read.
+        prompt_tokens: length of the prompt; for REVISE that includes the parent.
+        completion_tokens: tokens written.
+        mean_logprob: nats; NaN when unknown.
+        min_logprob: nats; NaN when unknown.
+        verifier_score: probability; NaN when unknown.
+        first_child: where its recorded revisions begin; unused live.
+        num_children: how many revisions of it can be had.
+    """
+
+    rung: Ints
+    answer: Ints
+    prompt_tokens: Ints
+    completion_tokens: Ints
+    mean_logprob: Floats
+    min_logprob: Floats
+    verifier_score: Floats
+    first_child: Ints
+    num_children: Ints
+
+
+_MAX_WEIGHT = 1024
+_COUNT_LOG_COUNT = np.array([0.0] + [c * np.log(c) for c in range(1, _MAX_WEIGHT)])
+_KINDS = {kind: i for i, kind in enumerate(ActionKind)}
+
+
+class Episodes:
+    """N episodes in lockstep.
+
+    Args:
+        config: the decision process.
+        num_episodes: N.
+        num_answers: distinct answers that one episode can hold.
+
+    Attributes (arrays over N unless a shape is given):
+        price: accuracy per unit cost.
+        budget: hard cap on cost; inf when there is none.
+        spent: cost so far.
+        tokens: tokens processed so far, all models.
+        rounds: serial rounds so far.
+        counts: attempts per rung, revisions apart, (N, R).
+        limits: attempts per rung that can be had, (N, R).
+        revisions: REVISE attempts.
+        rung: highest rung used.
+        votes: weighted votes per answer, (N, K).
+        leader: leading answer; -1 before the first answer.
+        top, second: votes of the leader and of its closest rival.
+        total: votes cast.
+        distinct: answers seen.
+    """
+
+    def __init__(self, config: EpisodeConfig, num_episodes: int, num_answers: int) -> None:
+        self.config, self.num_episodes, self.num_answers = config, num_episodes, num_answers
+        if config.max_attempts * max(config.vote_weights) >= _MAX_WEIGHT:
+            raise ConfigError(
+                f"vote_weights: expected less than {_MAX_WEIGHT} votes per episode, found "
+                f"{config.max_attempts} attempts with up to {max(config.vote_weights)} each"
+            )
+        self._kinds = np.array([_KINDS[a.kind] for a in config.actions])
+        self._widths = np.array([a.width for a in config.actions])
+        self._token_cost = np.array(config.cost.weights)
+        self._vote_weight = np.array(config.vote_weights)
+        self._completion = np.array(config.mean_completion_tokens)
+        self._worst_completion = np.array(config.max_completion_tokens)
+        n, k, r = num_episodes, num_answers, config.num_rungs
+        self._rows = np.arange(n)
+        self.price, self.budget = np.zeros(n), np.full(n, np.inf)
+        self.spent, self.tokens = np.zeros(n), np.zeros(n)
+        self.rounds = np.zeros(n, np.int64)
+        self.prompt_tokens = np.zeros((n, r), np.int64)
+        self.difficulty = np.full((n, r), np.nan)
+        self.prefilled = np.zeros((n, r), bool)
+        self.counts, self.limits = np.zeros((n, r), np.int64), np.zeros((n, r), np.int64)
+        self.revisions, self.rung = np.zeros(n, np.int64), np.zeros(n, np.int64)
+        self.votes, self.small_votes = np.zeros((n, k)), np.zeros((n, k))
+        self.large_backed = np.zeros((n, k), bool)
+        self.answer_logprob, self.answer_logprobs = np.zeros((n, k)), np.zeros((n, k), np.int64)
+        self.answer_score, self.answer_scores = np.zeros((n, k)), np.zeros((n, k), np.int64)
+        self.next_child = np.zeros((n, k), np.int64)
+        self.children_left = np.zeros((n, k), np.int64)
+        self.leader = np.full(n, NO_ANSWER)
+        self.top, self.second, self.total = np.zeros(n), np.zeros(n), np.zeros(n)
+        self.small_total, self.distinct = np.zeros(n), np.zeros(n, np.int64)
+        self.count_log_count = np.zeros(n)
+        self.num_attempts, self.unanswered = np.zeros(n, np.int64), np.zeros(n, np.int64)
+        self.last_agrees = np.zeros(n, bool)
+        self.last_logprob, self.last_min_logprob = np.full(n, np.nan), np.full(n, np.nan)
+        self.last_score = np.full(n, np.nan)
+        self.logprob_sum, self.logprobs = np.zeros(n), np.zeros(n, np.int64)
+        self.score_sum, self.scores = np.zeros(n), np.zeros(n, np.int64)
+        self.small_tokens = np.zeros(n, np.int64)
+
+    def reset(
+        self,
+        rows: Ints,
+        *,
+        price: Floats,
+        budget: Floats,
+        prompt_tokens: Ints,
+        limits: Ints,
+        difficulty: Floats,
+    ) -> None:
+        """Begin new episodes in `rows`, (n,).
+
+        Args:
+            rows: which episodes.
+            price: (n,) accuracy per unit cost.
+            budget: (n,) hard cap on cost; inf for none.
+            prompt_tokens: (n, R).
+            limits: (n, R) attempts that can be had per rung.
+            difficulty: (n, R) log-odds that a rung's attempt is right; NaN if unknown.
+        """
+        for zeroed in (
+            self.counts,
+            self.revisions,
+            self.rung,
+            self.votes,
+            self.small_votes,
+            self.large_backed,
+            self.answer_logprob,
+            self.answer_logprobs,
+            self.answer_score,
+            self.answer_scores,
+            self.children_left,
+            self.top,
+            self.second,
+            self.total,
+            self.small_total,
+            self.distinct,
+            self.count_log_count,
+            self.num_attempts,
+            self.unanswered,
+            self.last_agrees,
+            self.logprob_sum,
+            self.logprobs,
+            self.score_sum,
+            self.scores,
+            self.small_tokens,
+            self.prefilled,
+            self.spent,
+            self.tokens,
+            self.rounds,
+        ):
+            zeroed[rows] = 0
+        for unknown in (self.last_logprob, self.last_min_logprob, self.last_score):
+            unknown[rows] = np.nan
+        self.leader[rows] = NO_ANSWER
+        self.price[rows], self.budget[rows] = price, budget
+        self.prompt_tokens[rows], self.difficulty[rows] = prompt_tokens, difficulty
+        caps = [self.config.max_samples] + [self.config.max_escalations] * (
+            self.config.num_rungs - 1
+        )
+        self.limits[rows] = np.minimum(limits, caps)
+        if self.config.reads_prompt:
+            self.prefilled[rows, 0] = True
+            self.spent[rows] = self._token_cost[0] * self.prompt_tokens[rows, 0]
+            self.tokens[rows] = self.prompt_tokens[rows, 0]
+
+    def kind(self, actions: Ints) -> Ints:
+        """Position in `ActionKind` of each action, (n,)."""
+        return self._kinds[actions]
+
+    def width(self, actions: Ints) -> Ints:
+        """Attempts that each action makes, (n,)."""
+        return self._widths[actions]
+
+    @property
+    def next_rung(self) -> Ints:
+        """Rung that ESCALATE would climb to, (N,)."""
+        return np.minimum(self.rung + 1, self.config.num_rungs - 1)
+
+    def record(self, rows: Ints, revised: Bools, attempts: AttemptColumns) -> None:
+        """Add one attempt to each of `rows`, (n,); `revised` tells which ones revise."""
+        rung = attempts.rung
+        self._charge(rows, revised, attempts)
+        self.revisions[rows] += revised
+        self.counts[rows, rung] += ~revised
+        self.rung[rows] = np.maximum(self.rung[rows], rung)
+        self.num_attempts[rows] += 1
+        self.small_tokens[rows] += attempts.completion_tokens * (rung == 0)
+        self.last_logprob[rows] = attempts.mean_logprob
+        self.last_min_logprob[rows] = attempts.min_logprob
+        self.last_score[rows] = attempts.verifier_score
+        self.logprob_sum[rows] += np.nan_to_num(attempts.mean_logprob)
+        self.logprobs[rows] += ~np.isnan(attempts.mean_logprob)
+        self.score_sum[rows] += np.nan_to_num(attempts.verifier_score)
+        self.scores[rows] += ~np.isnan(attempts.verifier_score)
+        answered = attempts.answer >= 0
+        self.unanswered[rows] += ~answered
+        self.last_agrees[rows] = attempts.answer == self.leader[rows]
+        if not answered.all():
+            self.last_agrees[rows[~answered]] = False
+            attempts = AttemptColumns(
+                **{name: column[answered] for name, column in vars(attempts).items()}
+            )
+            rows = rows[answered]
+        self._vote(rows, attempts)
+
+    def _charge(self, rows: Ints, revised: Bools, attempts: AttemptColumns) -> None:
+        rung = attempts.rung
+        prefill = attempts.prompt_tokens * (revised | ~self.prefilled[rows, rung])
+        processed = prefill + attempts.completion_tokens
+        self.prefilled[rows, rung] |= ~revised
+        self.spent[rows] += self._token_cost[rung] * processed
+        self.tokens[rows] += processed
+
+    def _vote(self, rows: Ints, attempts: AttemptColumns) -> None:
+        answer, rung = attempts.answer, attempts.rung
+        weight = self._vote_weight[rung]
+        before = self.votes[rows, answer]
+        after = before + weight
+        self.votes[rows, answer] = after
+        self.count_log_count[rows] += (
+            _COUNT_LOG_COUNT[after.astype(np.int64)] - _COUNT_LOG_COUNT[before.astype(np.int64)]
+        )
+        self.distinct[rows] += before == 0
+        self.total[rows] += weight
+        self.small_votes[rows, answer] += rung == 0
+        self.small_total[rows] += rung == 0
+        self.large_backed[rows, answer] |= rung > 0
+        self.answer_logprob[rows, answer] += np.nan_to_num(attempts.mean_logprob)
+        self.answer_logprobs[rows, answer] += ~np.isnan(attempts.mean_logprob)
+        self.answer_score[rows, answer] += np.nan_to_num(attempts.verifier_score)
+        self.answer_scores[rows, answer] += ~np.isnan(attempts.verifier_score)
+        revisable = (attempts.num_children > 0) & (rung == 0)
+        self.next_child[rows[revisable], answer[revisable]] = attempts.first_child[revisable]
+        self.children_left[rows[revisable], answer[revisable]] = attempts.num_children[revisable]
+        top, second, leader = self.top[rows], self.second[rows], self.leader[rows]
+        leads = answer == leader
+        overtakes = ~leads & (after > top)
+        self.second[rows] = np.where(leads, second, np.where(overtakes, top, np.maximum(second, after)))
+        self.top[rows] = np.where(leads | overtakes, after, top)
+        self.leader[rows] = np.where(overtakes, answer, leader)
+
+    def take_child(self, rows: Ints) -> Ints:
+        """Where the next recorded revision of each leading answer stands, (n,)."""
+        leader = self.leader[rows]
+        child = self.next_child[rows, leader]
+        self.next_child[rows, leader] += 1
+        self.children_left[rows, leader] -= 1
+        return child
+
+    def finish_round(self, rows: Ints) -> None:
+        """Count one serial round in each of `rows`."""
+        self.rounds[rows] += 1
+
+    def expected_cost(self) -> tuple[Floats, Floats, Floats]:
+        """Expected cost of SAMPLE (width 1), REVISE and ESCALATE, each (N,)."""
+        return self._costs(self._completion)
+
+    def _costs(self, completion: NDArray[np.generic]) -> tuple[Floats, Floats, Floats]:
+        rung = self.next_rung
+        sample = self.prompt_tokens[:, 0] * ~self.prefilled[:, 0] + completion[0]
+        revise = self.prompt_tokens[:, 0] + 2 * completion[0]
+        climb = (
+            self.prompt_tokens[self._rows, rung] * ~self.prefilled[self._rows, rung]
+            + completion[rung]
+        )
+        weights = self._token_cost
+        return weights[0] * sample, weights[0] * revise, weights[rung] * climb
+
+    def mask(self) -> Bools:
+        """Allowed actions, (N, A); STOP always is."""
+        allowed = np.empty((self.num_episodes, len(self._kinds)), bool)  # (N, A)
+        leader = np.maximum(self.leader, 0)
+        revisable = (
+            (self.leader >= 0)
+            & (self.revisions < self.config.max_revisions)
+            & (self.children_left[self._rows, leader] > 0)
+        )
+        rung = self.next_rung
+        climbable = (
+            self.counts[self._rows, rung] < self.limits[self._rows, rung]
+            if self.config.num_rungs > 1
+            else np.zeros(self.num_episodes, bool)
+        )
+        bounded = np.isfinite(self.budget).any()
+        sample, revise, climb = self._costs(self._worst_completion) if bounded else (0.0, 0.0, 0.0)
+        left = self.budget - self.spent if bounded else np.inf
+        for column, (kind, width) in enumerate(zip(self._kinds, self._widths, strict=True)):
+            if kind == _KINDS[ActionKind.STOP]:
+                allowed[:, column] = True
+            elif kind == _KINDS[ActionKind.SAMPLE]:
+                fits = sample + (width - 1) * self._worst_completion[0] <= left
+                allowed[:, column] = (self.counts[:, 0] + width <= self.limits[:, 0]) & fits
+            elif kind == _KINDS[ActionKind.REVISE]:
+                allowed[:, column] = revisable & (revise <= left)
+            else:
+                allowed[:, column] = climbable & (climb <= left)
+        return allowed

@@ -1,0 +1,94 @@
+"""The nouns that every part shares: questions, actions' requests and attempts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from controller.actions import ActionKind
+from controller.cost import Usage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One question.
+
+    Attributes:
+        question_id: unique within a trace set.
+        text: what the models read.
+        dataset: where it comes from.
+        reference: ground truth; only a grader may read it. None when answering live.
+        level: difficulty level, 1-based; None when unknown.
+    """
+
+    question_id: str
+    text: str
+    dataset: str = ""
+    reference: str | None = None
+    level: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """What the ledger needs to know about one language model.
+
+    Attributes:
+        name: shown in traces, tables and decisions.
+        rung: 0 for the small model, 1 and up for the ladder above it.
+        parameters: active parameters per token; None when the maker does not tell.
+        max_new_tokens: longest attempt that the backend lets it write.
+        digest: of the weights, to tie a controller to the models it was trained for.
+    """
+
+    name: str
+    rung: int
+    parameters: float | None = None
+    max_new_tokens: int | None = None
+    digest: str | None = None
+
+    @property
+    def tier(self) -> str:
+        """`small` or `large`, as in the trace format."""
+        return "small" if self.rung == 0 else "large"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One generated output.
+
+    Attributes:
+        attempt_id: unique within its question.
+        question_id: question that it tries to answer.
+        model: name of the model that wrote it.
+        rung: rung of that model.
+        action: SAMPLE, REVISE or ESCALATE.
+        index: number among the attempts of the same question, model and action.
+        parent_id: attempt that it revises; None otherwise.
+        answer: parsed answer; None when none could be read.
+        text: what the model wrote; None in traces that do not keep it.
+        prompt_tokens: length of the prompt.
+        completion_tokens: tokens written.
+        mean_logprob: mean log-probability of the written tokens, in nats; None if unknown.
+        min_logprob: the least of them; None if unknown.
+        verifier_score: verifier's probability that the answer is right; None if unknown.
+        num_revisions: revisions of it that can be had; None for as many as one likes.
+        error: why generation failed; None when it did not.
+        usage: what making it consumed.
+    """
+
+    attempt_id: str
+    question_id: str
+    model: str
+    rung: int
+    action: ActionKind
+    index: int
+    answer: str | None
+    prompt_tokens: int
+    completion_tokens: int
+    text: str | None = None
+    parent_id: str | None = None
+    mean_logprob: float | None = None
+    min_logprob: float | None = None
+    verifier_score: float | None = None
+    num_revisions: int | None = None
+    error: str | None = None
+    usage: Usage = field(default_factory=Usage)

@@ -1,0 +1,186 @@
+"""`allot/Compute-v0`: how much compute does a question deserve?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Discrete
+from numpy.typing import NDArray
+
+from controller.actions import ActionKind
+from controller.backends.base import Backend
+from controller.difficulty import Difficulty
+from controller.episodes import EpisodeConfig
+from controller.errors import ConfigError, IllegalActionError
+from controller.loop import Episode
+from controller.types import Question
+from envs.grader import Grader
+from envs.random import Streams
+from envs.reward import PriceRange, reward
+from envs.vector import draw_episode, observation_space, stream_key
+
+Observation = NDArray[np.float32]
+_ROW = np.zeros(1, np.int64)
+
+
+class ComputeEnv(gymnasium.Env[Observation, np.int64]):
+    """One question per episode; one decision per step.
+
+    ## Action Space
+    `Discrete(A)`: STOP, SAMPLE (one entry per width), REVISE, ESCALATE.
+    `info["action_mask"]`, (A,) int8, and `action_masks()`, (A,) bool, tell which are
+    legal; STOP always is: before the first attempt it means giving up.
+
+    ## Observation Space
+    `Box(D,)` float32; entry i is `controller.observation.OBSERVATION_NAMES[i]`.
+
+    ## Rewards
+    At each step -price x cost of the action; at the end +1 if the leading answer is right.
+
+    ## Starting State
+    A question drawn uniformly, a price drawn log-uniformly, no attempts.
+
+    ## Episode Termination
+    STOP, or nothing but STOP left to do. Only a TimeLimit truncates.
+
+    Args:
+        questions: with references.
+        backend: makes the attempts, live or replayed.
+        config: the decision process.
+        grader: compares answers with references.
+        prices: range that each episode's price is drawn from.
+        difficulty: read-out of the prompt state.
+        budget: hard cap on the cost of an episode; None for no cap.
+        permute: whether a limited stock of attempts comes in random order.
+        render_mode: None, "ansi" (a string) or "human" (printed).
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["human", "ansi"], "render_fps": 4}
+
+    def __init__(
+        self,
+        questions: Sequence[Question],
+        backend: Backend,
+        config: EpisodeConfig,
+        grader: Grader,
+        *,
+        prices: PriceRange | None = None,
+        difficulty: Difficulty | None = None,
+        budget: float | None = None,
+        permute: bool = True,
+        render_mode: str | None = None,
+    ) -> None:
+        if not questions:
+            raise ConfigError("questions: expected at least one, found none")
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ConfigError(
+                f"render_mode: expected one of {self.metadata['render_modes']} or None, "
+                f"found {render_mode!r}"
+            )
+        self.questions, self.backend, self.config, self.grader = questions, backend, config, grader
+        self.prices = prices or PriceRange.for_unit(config.cost_unit)
+        self.difficulty, self.budget, self.permute = difficulty, budget, permute
+        self.render_mode = render_mode
+        self.observation_space = observation_space()
+        self.action_space = Discrete(len(config.actions))
+        self.episode: Episode | None = None
+        self._streams: Streams | None = None
+        self._lines: list[str] = []
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode.
+
+        Args:
+            seed: starts a new random stream.
+            options: `question` (position) and `price` to choose instead of drawing.
+
+        Raises:
+            ConfigError: an unknown option.
+        """
+        super().reset(seed=seed)
+        if seed is not None or self._streams is None:
+            self._streams = Streams(np.array([stream_key(seed)]))
+        options = options or {}
+        unknown = set(options) - {"question", "price"}
+        if unknown:
+            raise ConfigError(f"options: expected question or price, found {sorted(unknown)}")
+        position, price, _, _ = draw_episode(self._streams, _ROW, len(self.questions), self.prices, 0)
+        self.question = self.questions[int(options.get("question", position[0]))]
+        self.price = float(options.get("price", price[0]))
+        self.episode = Episode(
+            self.question,
+            self.backend,
+            self.config,
+            price=self.price,
+            budget=self.budget,
+            difficulty=self.difficulty,
+            pick=self._pick if self.permute else None,
+        )
+        self._charged = 0.0
+        self._lines = [f"{self.question.text.strip()}\n  price {self.price:.2g}"]
+        if self.render_mode == "human":
+            print(self._lines[0])
+        return self.episode.observation()[0], self._info()
+
+    def _pick(self, used: int, available: int) -> int:
+        assert self._streams is not None
+        return used + int(self._streams.uniform(_ROW)[0] * (available - used))
+
+    def _info(self) -> dict[str, Any]:
+        return {
+            "action_mask": self.action_masks().astype(np.int8),
+            "question_id": self.question.question_id,
+            "price": self.price,
+        }
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Allowed actions now, (A,)."""
+        if self.episode is None:
+            raise IllegalActionError("action_masks: expected a reset first, found none")
+        return self.episode.mask()[0]
+
+    def step(
+        self, action: np.int64
+    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Carry out one action.
+
+        Raises:
+            IllegalActionError: the mask forbids it, or the episode is over.
+        """
+        if self.episode is None:
+            raise IllegalActionError("step: expected a reset first, found an episode that is over")
+        episode, chosen = self.episode, self.config.actions[int(action)]
+        stops = chosen.kind is ActionKind.STOP
+        attempts = () if stops else episode.take(chosen)
+        terminated = stops or bool(episode.mask().sum() == 1)
+        right = terminated and self.grader.is_right(self.question, episode.answer)
+        cost, self._charged = episode.cost - self._charged, episode.cost
+        gain = float(
+            reward(episode.state.price, np.array([cost]), np.array([right]))[0]
+        )
+        info = self._info()
+        self._describe(str(chosen), [a.answer for a in attempts], gain)
+        if terminated:
+            info |= {"answer": episode.answer, "right": right, "cost": episode.cost}
+            self._describe(f"answer {episode.answer}, {'right' if right else 'wrong'}", [], None)
+            self.episode = None
+        return episode.observation()[0], gain, terminated, False, info
+
+    def _describe(self, action: str, answers: list[str | None], gain: float | None) -> None:
+        line = f"  {action:<9}"
+        if answers:
+            line += f" -> {', '.join(str(a) for a in answers)}"
+        if gain is not None:
+            line += f"  reward {gain:+.4f}"
+        self._lines.append(line)
+        if self.render_mode == "human":
+            print(line)
+
+    def render(self) -> str | None:  # type: ignore[override]
+        """The episode so far as text; "human" has printed it already."""
+        return "\n".join(self._lines) if self.render_mode == "ansi" else None

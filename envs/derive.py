@@ -1,0 +1,105 @@
+"""Settings of the decision process that follow from the train split of a trace set."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from controller.cost import CostModel
+from controller.episodes import EpisodeConfig
+from controller.types import ModelSpec
+from envs.random import Streams
+from envs.traces import TraceTable
+from envs.vector import Replay
+
+ASSUMED_TOKEN_COST = 20.0
+"""Small-model tokens that a token of a large model of unknown size is taken to cost."""
+
+_VOTE_WEIGHTS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
+
+
+def cost_model(models: Sequence[ModelSpec], token_costs: Mapping[str, float] | None = None) -> CostModel:
+    """Ledger of a ladder; models of unknown size are assumed dear, with a warning."""
+    overrides = dict(token_costs or {})
+    for model in models[1:]:
+        if model.name not in overrides and not (model.parameters and models[0].parameters):
+            overrides[model.name] = ASSUMED_TOKEN_COST
+            warnings.warn(
+                f"the size of {model.name} is unknown: assuming that one of its tokens costs "
+                f"{ASSUMED_TOKEN_COST:g} tokens of {models[0].name}; set it with "
+                f"--token-cost {model.name}=COST",
+                stacklevel=2,
+            )
+    return CostModel.from_models(models, overrides)
+
+
+def derive_config(
+    train: TraceTable,
+    models: Sequence[ModelSpec],
+    *,
+    token_costs: Mapping[str, float] | None = None,
+    sample_widths: tuple[int, ...] = (1,),
+    max_samples: int = 16,
+) -> EpisodeConfig:
+    """The decision process for a trace set.
+
+    Lengths, the cost unit (a typical first small attempt) and the vote weight of each
+    rung come from the train split alone.
+
+    Args:
+        train: attempts of the train split.
+        models: the ladder.
+        token_costs: relative cost per token by model name, where sizes are unknown.
+        sample_widths: widths of the SAMPLE actions.
+        max_samples: SAMPLE attempts per episode.
+    """
+    rungs = range(len(models))
+    means = tuple(float(train.completion_tokens[train.rung == r].mean()) for r in rungs)
+    config = EpisodeConfig(
+        cost=cost_model(models, token_costs),
+        vote_weights=(1,) * len(models),
+        mean_completion_tokens=tuple(max(mean, 1.0) for mean in means),
+        max_completion_tokens=tuple(int(m.max_new_tokens or 1) for m in models),
+        cost_unit=max(1.0, float(train.prompt_tokens[:, 0].mean()) + means[0]),
+        sample_widths=sample_widths,
+        max_samples=max_samples,
+    )
+    for rung in rungs[1:]:
+        config = replace(config, vote_weights=_fit_weight(train, config, rung))
+    return config
+
+
+def _fit_weight(train: TraceTable, config: EpisodeConfig, rung: int) -> tuple[int, ...]:
+    """Weight of one rung's answers that makes votes of mixed rungs most often right."""
+
+    def weights(weight: int) -> tuple[int, ...]:
+        return tuple(weight if r == rung else w for r, w in enumerate(config.vote_weights))
+
+    accuracy = [_mixed_vote_accuracy(train, replace(config, vote_weights=weights(w)), rung) for w in _VOTE_WEIGHTS]
+    return weights(_VOTE_WEIGHTS[int(np.argmax(accuracy))])
+
+
+def _mixed_vote_accuracy(train: TraceTable, config: EpisodeConfig, rung: int) -> float:
+    """Mean accuracy of votes over 1..max_samples small attempts and one of `rung`."""
+    n = len(train)
+    samples = config.actions.position(next(a.kind for a in config.actions if a.kind == "sample"))
+    climb = len(config.actions) - 1
+    replay = Replay(train, replace(config, max_escalations=rung), n)
+    streams = Streams(np.arange(n, dtype=np.uint64))
+    rows = np.arange(n)
+    replay.begin(rows, rows, np.ones(n), np.full(n, np.inf))
+    for _ in range(rung):
+        replay.take(rows, np.full(n, climb), streams)
+    right = []
+    for _ in range(config.max_samples):
+        open_rows = rows[replay.episodes.counts[:, 0] < replay.episodes.limits[:, 0]]
+        if not len(open_rows):
+            break
+        replay.take(open_rows, np.full(len(open_rows), samples), streams)
+        right.append(replay.right().mean())
+    return float(np.mean(right))
+
+

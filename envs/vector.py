@@ -1,0 +1,322 @@
+"""`allot/Compute-v0` over recorded traces, thousands of episodes at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from controller.actions import ActionKind
+from controller.episodes import AttemptColumns, EpisodeConfig, Episodes
+from controller.errors import ConfigError, IllegalActionError
+from controller.observation import NUM_FEATURES, observe
+from envs.random import Streams
+from envs.reward import PriceRange, reward
+from envs.traces import TraceTable
+
+_REVISE = list(ActionKind).index(ActionKind.REVISE)
+_ESCALATE = list(ActionKind).index(ActionKind.ESCALATE)
+_STOP = list(ActionKind).index(ActionKind.STOP)
+
+Array = NDArray[Any]
+
+
+def observation_space() -> gymnasium.spaces.Box:
+    """Space of one observation, (D,) float32."""
+    return gymnasium.spaces.Box(-np.inf, np.inf, (NUM_FEATURES,), np.float32)
+
+
+class Replay:
+    """Replays N episodes from a table of attempts; the state of the vector environment.
+
+    Independent attempts of a question come in a fresh random order in each episode.
+
+    Args:
+        table: recorded attempts.
+        config: the decision process.
+        num_episodes: N.
+        difficulty: (Q, R) log-odds per question and rung; None when unknown.
+        permute: whether to shuffle independent attempts; if not, recorded order.
+    """
+
+    def __init__(
+        self,
+        table: TraceTable,
+        config: EpisodeConfig,
+        num_episodes: int,
+        *,
+        difficulty: Array | None = None,
+        permute: bool = True,
+    ) -> None:
+        if table.stream.shape[1] != config.num_rungs:
+            raise ConfigError(
+                f"cost weights: expected one per rung of the traces ({table.stream.shape[1]}), "
+                f"found {config.num_rungs}"
+            )
+        if config.reads_prompt and difficulty is None:
+            raise ConfigError("reads_prompt: expected the difficulty of each question, found none")
+        self.table, self.config, self.permute = table, config, permute
+        self.episodes = Episodes(config, num_episodes, table.num_answers)
+        self.difficulty = (
+            difficulty if difficulty is not None else np.full(table.prompt_tokens.shape, np.nan)
+        )
+        self.question = np.zeros(num_episodes, np.int64)
+        self.hide_logprobs = np.zeros(num_episodes, bool)
+        self._order = np.zeros((num_episodes, *table.stream.shape[1:]), np.int64)  # (N, R, S)
+        self._identity = np.broadcast_to(np.arange(table.stream.shape[2]), table.stream.shape[1:])
+
+    def begin(
+        self,
+        rows: Array,
+        question: Array,
+        price: Array,
+        budget: Array,
+        hide_logprobs: Array | None = None,
+        hide_difficulty: Array | None = None,
+    ) -> None:
+        """Start episodes on questions given by position, (n,)."""
+        self.question[rows] = question
+        self._order[rows] = self._identity
+        self.hide_logprobs[rows] = False if hide_logprobs is None else hide_logprobs
+        difficulty = self.difficulty[question]
+        if hide_difficulty is not None:
+            difficulty = np.where(hide_difficulty[:, None], np.nan, difficulty)
+        self.episodes.reset(
+            rows,
+            price=price,
+            budget=budget,
+            prompt_tokens=self.table.prompt_tokens[question],
+            limits=self.table.stream_length[question],
+            difficulty=difficulty,
+        )
+
+    def take(self, rows: Array, actions: Array, streams: Streams) -> None:
+        """Carry out one action in each of `rows`, none of them STOP."""
+        kinds, widths = self.episodes.kind(actions), self.episodes.width(actions)
+        for attempt in range(int(widths.max(initial=0))):
+            wide = widths > attempt
+            self._attempt(rows[wide], kinds[wide], streams)
+        self.episodes.finish_round(rows)
+
+    def _attempt(self, rows: Array, kinds: Array, streams: Streams) -> None:
+        episodes, table = self.episodes, self.table
+        revised = kinds == _REVISE
+        rung = np.where(kinds == _ESCALATE, episodes.next_rung[rows], 0)
+        chosen = np.empty(len(rows), np.int64)
+        fresh = ~revised
+        if revised.any():
+            chosen[revised] = episodes.take_child(rows[revised])
+        chosen[fresh] = self._draw(rows[fresh], rung[fresh], streams)
+        unknown = self.hide_logprobs[rows]
+        episodes.record(
+            rows,
+            revised,
+            AttemptColumns(
+                rung=rung,
+                answer=table.answer[chosen],
+                prompt_tokens=table.attempt_prompt_tokens[chosen],
+                completion_tokens=table.completion_tokens[chosen],
+                mean_logprob=np.where(unknown, np.nan, table.mean_logprob[chosen]),
+                min_logprob=np.where(unknown, np.nan, table.min_logprob[chosen]),
+                verifier_score=table.verifier_score[chosen],
+                first_child=table.first_child[chosen],
+                num_children=table.num_children[chosen],
+            ),
+        )
+
+    def _draw(self, rows: Array, rung: Array, streams: Streams) -> Array:
+        """Next attempts of each stream, by one step of a Fisher-Yates shuffle."""
+        question, used = self.question[rows], self.episodes.counts[rows, rung]
+        picked = used
+        if self.permute:
+            left = self.table.stream_length[question, rung] - used
+            picked = used + (streams.uniform(rows) * left).astype(np.int64)
+            slot = self._order[rows, rung, picked]
+            self._order[rows, rung, picked] = self._order[rows, rung, used]
+            return self.table.stream[question, rung, slot]
+        return self.table.stream[question, rung, picked]
+
+    def right(self) -> NDArray[np.bool_]:
+        """Whether each episode's leading answer is right, (N,)."""
+        leader = self.episodes.leader
+        known = self.table.answer_correct[self.question, np.maximum(leader, 0)]
+        return np.asarray(known & (leader >= 0))
+
+
+class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
+    """Vectorised `allot/Compute-v0` over traces.
+
+    Environment i draws the same episodes, bit for bit, as a scalar `ComputeEnv` over the
+    same traces that is reset with seed + i.
+
+    Args:
+        table: recorded attempts.
+        config: the decision process.
+        num_envs: N.
+        prices: range that each episode's price is drawn from.
+        difficulty: (Q, R) log-odds per question and rung; None when unknown.
+        budget: hard cap on the cost of an episode; None for no cap.
+        hide_signals: probability that an episode goes without logprobs, and
+            independently without difficulty, so that a policy learns to do without.
+        permute: whether independent attempts come in random order.
+    """
+
+    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}
+
+    def __init__(
+        self,
+        table: TraceTable,
+        config: EpisodeConfig,
+        num_envs: int,
+        *,
+        prices: PriceRange | None = None,
+        difficulty: Array | None = None,
+        budget: float | None = None,
+        hide_signals: float = 0.0,
+        permute: bool = True,
+    ) -> None:
+        if num_envs < 1:
+            raise ConfigError(f"num_envs: expected at least 1, found {num_envs}")
+        self.num_envs = num_envs
+        self.config = config
+        self.prices = prices or PriceRange.for_unit(config.cost_unit)
+        self.budget = np.inf if budget is None else budget
+        self.hide_signals = hide_signals
+        self.replay = Replay(table, config, num_envs, difficulty=difficulty, permute=permute)
+        self.single_observation_space = observation_space()
+        self.single_action_space = gymnasium.spaces.Discrete(len(config.actions))
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._stop = np.array([a.kind is ActionKind.STOP for a in config.actions])
+        self._rows = np.arange(num_envs)
+        self._streams: Streams | None = None
+        self._mask = np.ones((num_envs, len(config.actions)), bool)  # (N, A)
+
+    def reset(
+        self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Array, dict[str, Any]]:
+        """Start all episodes afresh; environment i is seeded with seed + i."""
+        if seed is not None or self._streams is None:
+            seeds = (
+                [None] * self.num_envs
+                if seed is None
+                else [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
+            )
+            self._streams = Streams(np.array([stream_key(s) for s in seeds], np.uint64))
+        self._begin(self._rows)
+        self._mask = self.replay.episodes.mask()
+        return observe(self.replay.episodes), {"action_mask": self._mask.astype(np.int8)}
+
+    def _begin(self, rows: Array) -> None:
+        streams = self._streams
+        assert streams is not None
+        question, price, hide_logprobs, hide_difficulty = draw_episode(
+            streams, rows, len(self.replay.table), self.prices, self.hide_signals
+        )
+        self.replay.begin(
+            rows, question, price, np.full(len(rows), self.budget), hide_logprobs, hide_difficulty
+        )
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Allowed actions now, (N, A)."""
+        return self._mask
+
+    def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
+        """One action per environment; finished episodes start again at once.
+
+        Raises:
+            IllegalActionError: an action that its mask forbids.
+        """
+        if self._streams is None:
+            raise IllegalActionError("step: expected a reset first, found none")
+        actions = np.asarray(actions)
+        illegal = ~self._mask[self._rows, actions]
+        if illegal.any():
+            first = int(np.flatnonzero(illegal)[0])
+            raise IllegalActionError(
+                f"environment {first}: expected an action allowed by its mask "
+                f"{self._mask[first].astype(int).tolist()}, found {int(actions[first])}"
+            )
+        episodes = self.replay.episodes
+        stopped = self._stop[actions]
+        spent = np.where(episodes.rounds == 0, 0.0, episodes.spent)
+        self.replay.take(self._rows[~stopped], actions[~stopped], self._streams)
+        mask = episodes.mask()
+        done = stopped | (mask.sum(1) == 1)
+        right = np.zeros(self.num_envs, bool)
+        right[done] = self.replay.right()[done]
+        rewards = reward(episodes.price, episodes.spent - spent, right)
+        info: dict[str, Any] = {}
+        if done.any():
+            rows = self._rows[done]
+            info = self._final_info(done, right)
+            self._begin(rows)
+            mask = episodes.mask()
+        self._mask = mask
+        info["action_mask"] = mask.astype(np.int8)
+        return observe(episodes), rewards, done, np.zeros(self.num_envs, bool), info
+
+    def state(self) -> dict[str, Array]:
+        """Everything that changes from step to step, as arrays by name."""
+        if self._streams is None:
+            raise IllegalActionError("state: expected a reset first, found none")
+        return {
+            "streams": self._streams.state,
+            **{f"replay/{k}": v for k, v in _arrays(self.replay).items()},
+            **{f"episodes/{k}": v for k, v in _arrays(self.replay.episodes).items()},
+        }
+
+    def restore(self, state: dict[str, Array]) -> tuple[Array, NDArray[np.bool_]]:
+        """Go back to a `state`; returns observations (N, D) and masks (N, A)."""
+        self._streams = Streams(state["streams"])
+        for prefix, owner in (("replay/", self.replay), ("episodes/", self.replay.episodes)):
+            for name, array in _arrays(owner).items():
+                array[...] = state[prefix + name]
+        self._mask = self.replay.episodes.mask()
+        return observe(self.replay.episodes), self._mask
+
+    def _final_info(self, done: Array, right: Array) -> dict[str, Any]:
+        episodes = self.replay.episodes
+        return {
+            "final_obs": observe(episodes),
+            "_final_obs": done,
+            "final_info": {
+                "right": right,
+                "cost": episodes.spent.copy(),
+                "price": episodes.price.copy(),
+                "samples": episodes.counts[:, 0].copy(),
+                "revisions": episodes.revisions.copy(),
+                "escalations": episodes.counts[:, 1:].sum(1),
+                "rounds": episodes.rounds.copy(),
+            },
+            "_final_info": done,
+        }
+
+
+def _arrays(owner: object) -> dict[str, Array]:
+    return {
+        name: value
+        for name, value in vars(owner).items()
+        if isinstance(value, np.ndarray) and value.flags.writeable
+    }
+
+
+def stream_key(seed: int | None) -> np.uint64:
+    """Key of an environment's random stream, through Gymnasium's own seeding."""
+    return np.uint64(seeding.np_random(seed)[0].integers(2**63))
+
+
+def draw_episode(
+    streams: Streams, rows: Array, num_questions: int, prices: PriceRange, hide_signals: float
+) -> tuple[Array, Array, Array, Array]:
+    """Question, price and hidden signals of a new episode in each of `rows`, all (n,)."""
+    question = (streams.uniform(rows) * num_questions).astype(np.int64)
+    price = prices.at(streams.uniform(rows))
+    hide_logprobs = streams.uniform(rows) < hide_signals
+    hide_difficulty = streams.uniform(rows) < hide_signals
+    return question, price, hide_logprobs, hide_difficulty

@@ -1,0 +1,351 @@
+"""Proximal policy optimisation with masked actions, in one file.
+
+Source: Schulman et al. 2017 (arXiv 1707.06347); details after Huang et al. 2022, "The 37
+Implementation Details of Proximal Policy Optimization", and Huang and Ontañón 2020
+(arXiv 2006.14171) for masks. Discount 1: costs are in the reward already.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from controller.errors import ConfigError
+from controller.policy import PolicyConfig, PolicyNetwork
+from envs.vector import ComputeVectorEnv
+from training.state import load_state, save_state
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOConfig:
+    """Settings of one training.
+
+    Attributes:
+        total_steps: environment steps in all.
+        num_envs: N, episodes side by side.
+        num_steps: T, steps per environment and rollout.
+        num_minibatches: parts that a rollout is split into.
+        num_epochs: passes over a rollout.
+        learning_rate: of Adam at the start; falls linearly to zero.
+        gae_lambda: bias against variance of the advantages.
+        clip: how far the probability ratio may move.
+        entropy_coefficient: at the start; falls linearly to zero.
+        value_coefficient: weight of the value loss.
+        max_grad_norm: gradients are scaled down to this norm.
+        hidden_sizes: of the policy network.
+        seed: everything random follows from it.
+    """
+
+    total_steps: int = 6_000_000
+    num_envs: int = 2048
+    num_steps: int = 16
+    num_minibatches: int = 8
+    num_epochs: int = 4
+    learning_rate: float = 2e-3
+    gae_lambda: float = 0.95
+    clip: float = 0.2
+    entropy_coefficient: float = 0.01
+    value_coefficient: float = 0.5
+    max_grad_norm: float = 0.5
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("total_steps", "num_envs", "num_steps", "num_minibatches", "num_epochs"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        for name in ("learning_rate", "clip", "max_grad_norm"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name}: expected a positive number, found {getattr(self, name)}")
+        if not 0 <= self.gae_lambda <= 1:
+            raise ConfigError(f"gae_lambda: expected 0..1, found {self.gae_lambda}")
+        if (self.num_envs * self.num_steps) % self.num_minibatches:
+            raise ConfigError(
+                f"num_minibatches: expected a divisor of num_envs * num_steps = "
+                f"{self.num_envs * self.num_steps}, found {self.num_minibatches}"
+            )
+
+    @property
+    def num_updates(self) -> int:
+        """Rollouts in all."""
+        return max(1, self.total_steps // (self.num_envs * self.num_steps))
+
+
+def compute_gae(
+    rewards: Tensor, values: Tensor, dones: Tensor, next_value: Tensor, gae_lambda: float
+) -> Tensor:
+    """Generalised advantage estimates at discount 1.
+
+    Source: Schulman et al. 2015 (arXiv 1506.02438), eq. 16.
+
+    Args:
+        rewards: (T, N).
+        values: (T, N) of the observation before each step.
+        dones: (T, N) float, 1 where the step ended its episode.
+        next_value: (N,) of the observation after the last step.
+        gae_lambda: 0..1.
+
+    Returns:
+        (T, N).
+    """
+    advantages = torch.zeros_like(rewards)  # (T, N)
+    following = torch.zeros_like(next_value)  # (N,)
+    for t in reversed(range(len(rewards))):
+        going_on = 1.0 - dones[t]
+        delta = rewards[t] + next_value * going_on - values[t]
+        following = delta + gae_lambda * going_on * following
+        advantages[t] = following
+        next_value = values[t]
+    return advantages
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """T steps of N environments; (T, N, ...) as collected, (T * N, ...) once flat."""
+
+    observations: Tensor
+    masks: Tensor
+    actions: Tensor
+    log_probs: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+    def flat(self) -> Rollout:
+        """The same with T and N merged."""
+        return Rollout(**{name: tensor.flatten(0, 1) for name, tensor in vars(self).items()})
+
+    def take(self, rows: Tensor) -> Rollout:
+        """A minibatch of a flat rollout."""
+        return Rollout(**{name: tensor[rows] for name, tensor in vars(self).items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Losses:
+    """Terms of the loss and what to watch, all scalars."""
+
+    total: Tensor
+    policy: Tensor
+    value: Tensor
+    entropy: Tensor
+    approx_kl: Tensor
+    clip_fraction: Tensor
+
+
+def ppo_loss(
+    policy: PolicyNetwork, batch: Rollout, config: PPOConfig, entropy_coefficient: float
+) -> Losses:
+    """Clipped surrogate, squared value error and entropy bonus of a minibatch.
+
+    Source: arXiv 1707.06347, eqs. 7 and 9; approx_kl after http://joschu.net/blog/kl-approx.html.
+    """
+    log_probs = policy.log_probs(batch.observations, batch.masks)  # (B, A)
+    chosen = log_probs.gather(-1, batch.actions[:, None]).squeeze(-1)  # (B,)
+    log_ratio = chosen - batch.log_probs
+    ratio = log_ratio.exp()
+    advantages = (batch.advantages - batch.advantages.mean()) / (batch.advantages.std() + 1e-8)
+    clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
+    policy_loss = -torch.min(advantages * ratio, advantages * clipped).mean()
+    value_loss = 0.5 * (policy.value(batch.observations) - batch.returns).square().mean()
+    probabilities = log_probs.exp()
+    entropy = -(probabilities * log_probs.masked_fill(~batch.masks, 0.0)).sum(-1).mean()
+    return Losses(
+        total=policy_loss
+        - entropy_coefficient * entropy
+        + config.value_coefficient * value_loss,
+        policy=policy_loss.detach(),
+        value=value_loss.detach(),
+        entropy=entropy.detach(),
+        approx_kl=((ratio - 1) - log_ratio).mean().detach(),
+        clip_fraction=((ratio - 1).abs() > config.clip).float().mean().detach(),
+    )
+
+
+@dataclass
+class EpisodeTotals:
+    """Sums over the episodes that ended during a rollout."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    episodes: int = 0
+
+    def add(self, info: dict[str, Any]) -> None:
+        """Count the episodes that ended in one step of a vector environment."""
+        if "final_info" not in info:
+            return
+        done, final = info["_final_info"], info["final_info"]
+        self.episodes += int(done.sum())
+        columns = {**final, "utility": final["right"] - final["price"] * final["cost"]}
+        for name, column in columns.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(column[done].sum())
+
+    def means(self) -> dict[str, float]:
+        """Mean per episode of each quantity."""
+        return {name: total / max(self.episodes, 1) for name, total in self.sums.items()}
+
+
+Report = Callable[[int, dict[str, float]], None]
+
+
+class PPO:
+    """Trains a policy on a vector environment.
+
+    Args:
+        env: to train on; its episodes must end by termination alone.
+        config: settings.
+    """
+
+    def __init__(self, env: ComputeVectorEnv, config: PPOConfig) -> None:
+        if env.num_envs != config.num_envs:
+            raise ConfigError(f"num_envs: expected {config.num_envs}, found an env of {env.num_envs}")
+        self.env, self.config = env, config
+        self._generator = torch.Generator().manual_seed(config.seed)
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            self.policy = PolicyNetwork(
+                PolicyConfig(
+                    num_features=env.single_observation_space.shape[0],
+                    num_actions=int(env.single_action_space.n),
+                    hidden_sizes=config.hidden_sizes,
+                )
+            )
+        self.optimizer = torch.optim.Adam(
+            self.policy.parameters(), lr=config.learning_rate, eps=1e-5, fused=True
+        )
+        self.update = 0
+        self._observation: Tensor | None = None
+        self._mask: Tensor | None = None
+
+    def train(self, report: Report | None = None, stop: Callable[[], bool] | None = None) -> None:
+        """Run the updates that are left.
+
+        Args:
+            report: called after each update with the steps so far and its metrics.
+            stop: asked after each update whether to end early.
+        """
+        while self.update < self.config.num_updates:
+            started = time.perf_counter()
+            metrics = self._update()
+            self.update += 1
+            steps = self.update * self.config.num_envs * self.config.num_steps
+            if report is not None:
+                per_update = self.config.num_envs * self.config.num_steps
+                metrics["charts/SPS"] = per_update / (time.perf_counter() - started)
+                report(steps, metrics)
+            if stop is not None and stop():
+                return
+
+    def _update(self) -> dict[str, float]:
+        left = 1.0 - self.update / self.config.num_updates
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * left
+        totals = EpisodeTotals()
+        rollout = self._collect(totals).flat()
+        losses = self._learn(rollout, self.config.entropy_coefficient * left)
+        explained = 1 - rollout.advantages.var() / rollout.returns.var()
+        return {
+            **{f"episodic/{name}": mean for name, mean in totals.means().items()},
+            "losses/policy_loss": float(losses.policy),
+            "losses/value_loss": float(losses.value),
+            "losses/entropy": float(losses.entropy),
+            "losses/approx_kl": float(losses.approx_kl),
+            "losses/clipfrac": float(losses.clip_fraction),
+            "losses/explained_variance": float(explained),
+            "charts/learning_rate": self.config.learning_rate * left,
+        }
+
+    @torch.no_grad()
+    def _collect(self, totals: EpisodeTotals) -> Rollout:
+        if self._observation is None:
+            observation, info = self.env.reset(seed=self.config.seed)
+            self._observation = torch.from_numpy(observation)
+            self._mask = torch.from_numpy(info["action_mask"]).bool()
+        steps: list[tuple[Tensor, ...]] = []
+        for _ in range(self.config.num_steps):
+            observation, mask = self._observation, self._mask
+            log_probs = self.policy.log_probs(observation, mask)  # (N, A)
+            actions = self._sample(log_probs)  # (N,)
+            chosen = log_probs.gather(-1, actions[:, None]).squeeze(-1)
+            value = self.policy.value(observation)
+            after, rewards, done, _, info = self.env.step(actions.numpy())
+            totals.add(info)
+            steps.append(
+                (
+                    observation,
+                    mask,
+                    actions,
+                    chosen,
+                    value,
+                    torch.from_numpy(rewards).float(),
+                    torch.from_numpy(done).float(),
+                )
+            )
+            self._observation = torch.from_numpy(after)
+            self._mask = torch.from_numpy(info["action_mask"]).bool()
+        columns = [torch.stack(column) for column in zip(*steps, strict=True)]  # (T, N, ...)
+        observations, masks, actions, chosen, values, rewards, dones = columns
+        advantages = compute_gae(
+            rewards, values, dones, self.policy.value(self._observation), self.config.gae_lambda
+        )
+        return Rollout(
+            observations=observations,
+            masks=masks,
+            actions=actions,
+            log_probs=chosen,
+            advantages=advantages,
+            returns=advantages + values,
+        )
+
+    def _sample(self, log_probs: Tensor) -> Tensor:
+        """One action per row by the Gumbel-max trick, (N,)."""
+        uniform = torch.rand(log_probs.shape, generator=self._generator)
+        return (log_probs - torch.log(-torch.log(uniform.clamp(1e-10, 1 - 1e-7)))).argmax(-1)
+
+    def _learn(self, rollout: Rollout, entropy_coefficient: float) -> Losses:
+        size = len(rollout.actions) // self.config.num_minibatches
+        for _ in range(self.config.num_epochs):
+            order = torch.randperm(len(rollout.actions), generator=self._generator)
+            for start in range(0, len(order), size):
+                batch = rollout.take(order[start : start + size])
+                losses = ppo_loss(self.policy, batch, self.config, entropy_coefficient)
+                self.optimizer.zero_grad(set_to_none=True)
+                losses.total.backward()
+                nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
+                self.optimizer.step()
+        return losses
+
+    def save(self, directory: Path) -> None:
+        """Save everything that `resume` needs, atomically."""
+        extra = {"generator": self._generator.get_state()}
+        extra |= {f"env/{k}": torch.from_numpy(v) for k, v in self.env.state().items()}
+        progress = {"config": _plain(self.config), "update": self.update}
+        save_state(directory, self.policy, [self.optimizer], progress, extra)
+
+    def resume(self, directory: Path) -> None:
+        """Go on where `save` left off, to the bit.
+
+        Raises:
+            ConfigError: the saved training had other settings.
+        """
+        progress, extra = load_state(directory, self.policy, [self.optimizer])
+        if progress["config"] != _plain(self.config):
+            raise ConfigError(
+                f"{directory}: expected a training with {_plain(self.config)}, found "
+                f"{progress['config']}; use the same settings or another directory"
+            )
+        self.update = progress["update"]
+        self._generator.set_state(extra.pop("generator"))
+        observation, mask = self.env.restore(
+            {k.removeprefix("env/"): v.numpy() for k, v in extra.items()}
+        )
+        self._observation, self._mask = torch.from_numpy(observation), torch.from_numpy(mask)
+
+
+def _plain(config: PPOConfig) -> dict[str, Any]:
+    """Settings as they come back from JSON."""
+    return {**asdict(config), "hidden_sizes": list(config.hidden_sizes)}
