@@ -23,6 +23,9 @@ Bools = NDArray[np.bool_]
 
 NO_ANSWER = -1
 
+LEAST_LOGPROB = -30.0
+"""Lower log-probabilities, minus infinity among them, are read as this."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeConfig:
@@ -323,7 +326,8 @@ class Episodes:
         self.children_left[rows[revisable], answer[revisable]] = attempts.num_children[revisable]
         top, second, leader = self.top[rows], self.second[rows], self.leader[rows]
         leads = answer == leader
-        overtakes = ~leads & (after > top)
+        # On a tie the larger model's answer leads.
+        overtakes = ~leads & ((after > top) | ((after == top) & (rung > 0)))
         self.second[rows] = np.where(leads, second, np.where(overtakes, top, np.maximum(second, after)))
         self.top[rows] = np.where(leads | overtakes, after, top)
         self.leader[rows] = np.where(overtakes, answer, leader)

@@ -13,7 +13,7 @@ from controller.actions import Action, ActionKind
 from controller.backends.base import Backend, PromptState, Request
 from controller.cost import Usage
 from controller.difficulty import Difficulty
-from controller.episodes import NO_ANSWER, AttemptColumns, EpisodeConfig, Episodes
+from controller.episodes import LEAST_LOGPROB, NO_ANSWER, AttemptColumns, EpisodeConfig, Episodes
 from controller.errors import ConfigError, IllegalActionError
 from controller.observation import OBSERVATION_NAMES, observe
 from controller.policy import PolicyNetwork
@@ -214,8 +214,8 @@ class Episode:
                 answer=np.array([answer]),
                 prompt_tokens=np.array([attempt.prompt_tokens]),
                 completion_tokens=np.array([attempt.completion_tokens]),
-                mean_logprob=_column(attempt.mean_logprob),
-                min_logprob=_column(attempt.min_logprob),
+                mean_logprob=np.maximum(_column(attempt.mean_logprob), LEAST_LOGPROB),
+                min_logprob=np.maximum(_column(attempt.min_logprob), LEAST_LOGPROB),
                 verifier_score=_column(attempt.verifier_score),
                 first_child=_ROW,
                 num_children=np.array([revisions]),

@@ -128,7 +128,7 @@ def observe(episodes: Episodes) -> NDArray[np.float32]:
         e.unanswered / attempts,
         logprob_known,
         np.where(logprob_known, e.last_logprob, 0.0),
-        np.where(logprob_known, e.last_min_logprob, 0.0),
+        np.where(np.isnan(e.last_min_logprob), 0.0, e.last_min_logprob),
         e.answer_logprob[rows, leader] / np.maximum(e.answer_logprobs[rows, leader], 1),
         e.logprob_sum / np.maximum(e.logprobs, 1),
         score_known,

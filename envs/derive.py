@@ -12,7 +12,7 @@ from controller.cost import CostModel
 from controller.episodes import EpisodeConfig
 from controller.types import ModelSpec
 from envs.random import Streams
-from envs.traces import TraceTable
+from envs.table import TraceTable
 from envs.vector import Replay
 
 ASSUMED_TOKEN_COST = 20.0

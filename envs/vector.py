@@ -17,7 +17,7 @@ from controller.errors import ConfigError, IllegalActionError
 from controller.observation import NUM_FEATURES, observe
 from envs.random import Streams
 from envs.reward import PriceRange, reward
-from envs.traces import TraceTable
+from envs.table import TraceTable
 
 _REVISE = list(ActionKind).index(ActionKind.REVISE)
 _ESCALATE = list(ActionKind).index(ActionKind.ESCALATE)

@@ -14,7 +14,7 @@ import torch
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
-SPARE_COLUMNS = 32
+SPARE_COLUMNS = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +113,7 @@ class _RowLayer(CacheLayerMixin):  # type: ignore[misc]
     def __init__(self, cache: RowCache) -> None:
         super().__init__()
         self.cache = cache
-        self.capacity = 0
+        self.capacity = self.clean = 0
 
     def load(self, first: int, last: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Put a prompt's keys and values, each (heads, L, head size), into some rows."""
@@ -123,20 +123,22 @@ class _RowLayer(CacheLayerMixin):  # type: ignore[misc]
         self.values[first:last, :, :length] = values
 
     def reserve(self, width: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Widen to at least `width` columns, in the shape of (..., heads, L, head size)."""
-        if width <= self.capacity:
-            return
-        self.capacity = width + max(SPARE_COLUMNS, width // 2)
-        self.keys = self._widened(self.keys, keys)
-        self.values = self._widened(self.values, values)
-        self.is_initialized = True
+        """Make at least `width` columns usable, in the shape of (..., heads, L, head size)."""
+        if width > self.capacity:
+            self.capacity = width + max(SPARE_COLUMNS, width // 2)
+            self.keys = self._widened(self.keys, keys)
+            self.values = self._widened(self.values, values)
+            self.is_initialized = True
+        if width > self.clean:
+            # What lies beyond a row's end meets an attention weight of 0, but 0 * NaN is NaN.
+            self.keys[:, :, self.clean : width] = 0
+            self.values[:, :, self.clean : width] = 0
+            self.clean = width
 
     def _widened(self, old: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
-        shape = (self.cache.num_rows, like.shape[-3], self.capacity, like.shape[-1])
-        # Zeros, because what lies beyond a row's end is multiplied by an attention weight of 0.
-        new = like.new_zeros(shape)
+        new = like.new_empty(self.cache.num_rows, like.shape[-3], self.capacity, like.shape[-1])
         if old is not None:
-            new[: self.cache.num_active, :, : old.shape[2]] = old[: self.cache.num_active]
+            new[:, :, : self.clean] = old[:, :, : self.clean]
         return new
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:

@@ -1,0 +1,95 @@
+"""Recorded traces behind the interfaces of the scalar environment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from controller.actions import ActionKind
+from controller.answers import normalize_answer
+from controller.backends.base import PromptState
+from controller.backends.replay import ReplayBackend
+from controller.types import Attempt, Question
+from envs.grader import RecordedGrader
+from envs.table import TraceTable
+from envs.traces import TraceSet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """Questions of some splits, in the order of the table, with backend and grader."""
+
+    questions: tuple[Question, ...]
+    backend: ReplayBackend
+    grader: RecordedGrader
+    table: TraceTable
+
+
+def read_recorded(
+    traces: TraceSet, splits: Iterable[str], ladder: Sequence[str] | None = None
+) -> Recorded:
+    """Recorded questions and attempts of some splits.
+
+    Args:
+        traces: recorded attempts.
+        splits: which of train, validation and test.
+        ladder: models, the small one first; see `TraceSet.default_ladder`.
+    """
+    models = traces.models(ladder)
+    table = TraceTable.build(traces, splits, [model.name for model in models])
+    rows = {row["question_id"]: row for row in traces.questions.to_pylist()}
+    questions = tuple(
+        Question(
+            question_id=question_id,
+            text=rows[question_id].get("question") or "",
+            dataset=rows[question_id].get("dataset") or "",
+            reference=rows[question_id].get("reference"),
+            level=rows[question_id].get("level"),
+        )
+        for question_id in table.question_ids
+    )
+    states = {
+        question_id: PromptState(
+            prompt_tokens=tuple(table.prompt_tokens[q].tolist()),
+            hidden=None if table.hidden is None else table.hidden[q],
+        )
+        for q, question_id in enumerate(table.question_ids)
+    }
+    right = {
+        question_id: frozenset(
+            answer for k, answer in enumerate(answers) if table.answer_correct[q, k]
+        )
+        for q, (question_id, answers) in enumerate(zip(table.question_ids, table.answers, strict=True))
+    }
+    return Recorded(
+        questions=questions,
+        backend=ReplayBackend(models, _attempts(traces, table), states),
+        grader=RecordedGrader(right),
+        table=table,
+    )
+
+
+def _attempts(traces: TraceSet, table: TraceTable) -> list[Attempt]:
+    attempts = []
+    for i, row in enumerate(traces.attempts.take(table.attempt_rows).to_pylist()):
+        attempts.append(
+            Attempt(
+                attempt_id=row["attempt_id"],
+                question_id=row["question_id"],
+                model=row["model"],
+                rung=int(table.rung[i]),
+                action=ActionKind(row["action"])
+                if row["action"] == "revise"
+                else (ActionKind.ESCALATE if table.rung[i] else ActionKind.SAMPLE),
+                index=i,
+                answer=normalize_answer(row["answer"]),
+                prompt_tokens=int(table.attempt_prompt_tokens[i]),
+                completion_tokens=int(table.completion_tokens[i]),
+                text=row.get("text"),
+                parent_id=row.get("parent_id"),
+                mean_logprob=row.get("mean_logprob"),
+                min_logprob=row.get("min_logprob"),
+                verifier_score=row.get("verifier_score"),
+            )
+        )
+    return attempts
