@@ -1,0 +1,1 @@
+"""What a deployment needs: the decision loop, its policy, and the backends."""

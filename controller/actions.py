@@ -48,13 +48,22 @@ class ActionSet(tuple[Action, ...]):
         Raises:
             ConfigError: a width is below 1, or widths repeat or are missing.
         """
-        if not sample_widths or min(sample_widths) < 1 or len(set(sample_widths)) < len(sample_widths):
+        if (
+            not sample_widths
+            or min(sample_widths) < 1
+            or len(set(sample_widths)) < len(sample_widths)
+        ):
             raise ConfigError(
                 f"sample_widths: expected distinct widths of at least 1, found {sample_widths}"
             )
         samples = [Action(ActionKind.SAMPLE, width) for width in sample_widths]
         return cls(
-            (Action(ActionKind.STOP), *samples, Action(ActionKind.REVISE), Action(ActionKind.ESCALATE))
+            (
+                Action(ActionKind.STOP),
+                *samples,
+                Action(ActionKind.REVISE),
+                Action(ActionKind.ESCALATE),
+            )
         )
 
     @property

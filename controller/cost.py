@@ -43,10 +43,7 @@ class Usage:
     def processed_tokens(self) -> int:
         """Tokens that went through the model, whoever needed them."""
         return (
-            self.prefill_tokens
-            + self.decoded_tokens
-            + self.verifier_tokens
-            + self.cancelled_tokens
+            self.prefill_tokens + self.decoded_tokens + self.verifier_tokens + self.cancelled_tokens
         )
 
 

@@ -146,6 +146,7 @@ class Episodes:
         top, second: votes of the leader and of its closest rival.
         total: votes cast.
         distinct: answers seen.
+        streak: how many of the latest attempts gave one and the same answer.
     """
 
     def __init__(self, config: EpisodeConfig, num_episodes: int, num_answers: int) -> None:
@@ -183,6 +184,7 @@ class Episodes:
         self.count_log_count = np.zeros(n)
         self.num_attempts, self.unanswered = np.zeros(n, np.int64), np.zeros(n, np.int64)
         self.last_agrees = np.zeros(n, bool)
+        self.last_answer, self.streak = np.full(n, NO_ANSWER), np.zeros(n, np.int64)
         self.last_logprob, self.last_min_logprob = np.full(n, np.nan), np.full(n, np.nan)
         self.last_score = np.full(n, np.nan)
         self.logprob_sum, self.logprobs = np.zeros(n), np.zeros(n, np.int64)
@@ -244,6 +246,7 @@ class Episodes:
         for unknown in (self.last_logprob, self.last_min_logprob, self.last_score):
             unknown[rows] = np.nan
         self.leader[rows] = NO_ANSWER
+        self.last_answer[rows], self.streak[rows] = NO_ANSWER, 0
         self.price[rows], self.budget[rows] = price, budget
         self.prompt_tokens[rows], self.difficulty[rows] = prompt_tokens, difficulty
         caps = [self.config.max_samples] + [self.config.max_escalations] * (
@@ -287,6 +290,9 @@ class Episodes:
         answered = attempts.answer >= 0
         self.unanswered[rows] += ~answered
         self.last_agrees[rows] = attempts.answer == self.leader[rows]
+        repeats = answered & (attempts.answer == self.last_answer[rows])
+        self.streak[rows] = np.where(repeats, self.streak[rows], 0) + answered
+        self.last_answer[rows] = attempts.answer
         if not answered.all():
             self.last_agrees[rows[~answered]] = False
             attempts = AttemptColumns(
@@ -328,7 +334,9 @@ class Episodes:
         leads = answer == leader
         # On a tie the larger model's answer leads.
         overtakes = ~leads & ((after > top) | ((after == top) & (rung > 0)))
-        self.second[rows] = np.where(leads, second, np.where(overtakes, top, np.maximum(second, after)))
+        self.second[rows] = np.where(
+            leads, second, np.where(overtakes, top, np.maximum(second, after))
+        )
         self.top[rows] = np.where(leads | overtakes, after, top)
         self.leader[rows] = np.where(overtakes, answer, leader)
 

@@ -122,9 +122,7 @@ class Episode:
             difficulty=self._log_odds(prompt, difficulty),
         )
 
-    def _log_odds(
-        self, prompt: PromptState, difficulty: Difficulty | None
-    ) -> NDArray[np.float64]:
+    def _log_odds(self, prompt: PromptState, difficulty: Difficulty | None) -> NDArray[np.float64]:
         if difficulty is None or prompt.hidden is None:
             return np.full((1, self.config.num_rungs), np.nan)
         return difficulty.log_odds(prompt.hidden[None])
@@ -160,7 +158,9 @@ class Episode:
         """
         position = self.config.actions.index(action)
         if action.kind is ActionKind.STOP or not self.mask()[0, position]:
-            allowed = [str(a) for a, ok in zip(self.config.actions, self.mask()[0], strict=True) if ok]
+            allowed = [
+                str(a) for a, ok in zip(self.config.actions, self.mask()[0], strict=True) if ok
+            ]
             raise IllegalActionError(
                 f"{self.question.question_id}: expected an action that makes an attempt, out of "
                 f"{allowed}, found {action}"
@@ -224,7 +224,9 @@ class Episode:
 
     def best_attempt(self) -> Attempt | None:
         """The first attempt that gave the leading answer."""
-        return next((a for a in self.attempts if a.answer is not None and a.answer == self.answer), None)
+        return next(
+            (a for a in self.attempts if a.answer is not None and a.answer == self.answer), None
+        )
 
 
 class Pick(Protocol):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict
 
 from controller.actions import ActionKind
 from controller.backends.base import Request
@@ -12,11 +11,8 @@ from controller.errors import BackendError
 REVISE_PROMPT = "Check the attempt above and write a better one."
 
 
-class Message(TypedDict):
-    """One turn of a chat: `role` is user or assistant."""
-
-    role: str
-    content: str
+Message = dict[str, str]
+"""One turn of a chat: `role` (user or assistant) and `content`."""
 
 
 def messages(request: Request) -> list[Message]:
@@ -29,21 +25,21 @@ def messages(request: Request) -> list[Message]:
     Raises:
         BackendError: a REVISE without a parent, or whose parent has no text.
     """
-    chat = [Message(role="user", content=request.question.text)]
+    chat = [{"role": "user", "content": request.question.text}]
     if request.action is not ActionKind.REVISE:
         return chat
     if request.parent is None or request.parent.text is None:
         found = "no parent" if request.parent is None else f"{request.parent.attempt_id} without it"
         raise BackendError(f"REVISE: expected a parent attempt with its text, found {found}")
-    chat.append(Message(role="assistant", content=request.parent.text))
-    chat.append(Message(role="user", content=REVISE_PROMPT))
+    chat.append({"role": "assistant", "content": request.parent.text})
+    chat.append({"role": "user", "content": REVISE_PROMPT})
     return chat
 
 
 def plain_text(chat: Sequence[Message]) -> str:
     r"""The same chat for models without a chat template: its turns, separated by blank lines.
 
-    >>> plain_text([Message(role="user", content="1+1?")])
+    >>> plain_text([{"role": "user", "content": "1+1?"}])
     '1+1?\n\n'
     """
     return "".join(f"{message['content']}\n\n" for message in chat)

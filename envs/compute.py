@@ -109,7 +109,9 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
         unknown = set(options) - {"question", "price"}
         if unknown:
             raise ConfigError(f"options: expected question or price, found {sorted(unknown)}")
-        position, price, _, _ = draw_episode(self._streams, _ROW, len(self.questions), self.prices, 0)
+        position, price, _, _ = draw_episode(
+            self._streams, _ROW, len(self.questions), self.prices, 0
+        )
         self.question = self.questions[int(options.get("question", position[0]))]
         self.price = float(options.get("price", price[0]))
         self.episode = Episode(
@@ -144,9 +146,7 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
             raise IllegalActionError("action_masks: expected a reset first, found none")
         return self.episode.mask()[0]
 
-    def step(
-        self, action: np.int64
-    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Carry out one action.
 
         Raises:
@@ -160,9 +160,7 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
         terminated = stops or bool(episode.mask().sum() == 1)
         right = terminated and self.grader.is_right(self.question, episode.answer)
         cost, self._charged = episode.cost - self._charged, episode.cost
-        gain = float(
-            reward(episode.state.price, np.array([cost]), np.array([right]))[0]
-        )
+        gain = float(reward(episode.state.price, np.array([cost]), np.array([right]))[0])
         info = self._info()
         self._describe(str(chosen), [a.answer for a in attempts], gain)
         if terminated:

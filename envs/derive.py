@@ -21,7 +21,9 @@ ASSUMED_TOKEN_COST = 20.0
 _VOTE_WEIGHTS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
 
 
-def cost_model(models: Sequence[ModelSpec], token_costs: Mapping[str, float] | None = None) -> CostModel:
+def cost_model(
+    models: Sequence[ModelSpec], token_costs: Mapping[str, float] | None = None
+) -> CostModel:
     """Ledger of a ladder; models of unknown size are assumed dear, with a warning."""
     overrides = dict(token_costs or {})
     for model in models[1:]:
@@ -78,7 +80,10 @@ def _fit_weight(train: TraceTable, config: EpisodeConfig, rung: int) -> tuple[in
     def weights(weight: int) -> tuple[int, ...]:
         return tuple(weight if r == rung else w for r, w in enumerate(config.vote_weights))
 
-    accuracy = [_mixed_vote_accuracy(train, replace(config, vote_weights=weights(w)), rung) for w in _VOTE_WEIGHTS]
+    accuracy = [
+        _mixed_vote_accuracy(train, replace(config, vote_weights=weights(w)), rung)
+        for w in _VOTE_WEIGHTS
+    ]
     return weights(_VOTE_WEIGHTS[int(np.argmax(accuracy))])
 
 
@@ -101,5 +106,3 @@ def _mixed_vote_accuracy(train: TraceTable, config: EpisodeConfig, rung: int) ->
         replay.take(open_rows, np.full(len(open_rows), samples), streams)
         right.append(replay.right().mean())
     return float(np.mean(right))
-
-

@@ -27,7 +27,9 @@ class ExactGrader:
 
     def is_right(self, question: Question, answer: str | None) -> bool:
         """See `Grader.is_right`."""
-        return answer is not None and normalize_answer(answer) == normalize_answer(question.reference)
+        return answer is not None and normalize_answer(answer) == normalize_answer(
+            question.reference
+        )
 
 
 class RecordedGrader:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,8 +37,6 @@ class Task:
         levels: reasoning-gym settings, from trivial to out of reach.
         key: what is asked, equal for near-duplicates.
         solve: worked steps that lead to the answer, one per line.
-        weights: how often a language model trains on each level; the last level is
-            never trained on, which puts it out of reach by construction.
     """
 
     name: str
@@ -47,7 +45,6 @@ class Task:
     levels: tuple[Mapping[str, Any], ...]
     key: Callable[[Entry], str]
     solve: Callable[[Entry], list[str]]
-    weights: tuple[float, ...] = (1.0, 2.0, 3.0, 3.0, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,7 +316,9 @@ class QuestionSource:
         if task not in TASKS:
             raise ConfigError(f"task: expected one of {sorted(TASKS)}, found {task!r}")
         if not 1 <= level <= len(TASKS[task].levels):
-            raise ConfigError(f"level of {task}: expected 1..{len(TASKS[task].levels)}, found {level}")
+            raise ConfigError(
+                f"level of {task}: expected 1..{len(TASKS[task].levels)}, found {level}"
+            )
         self.task, self.level = TASKS[task], level
         settings = self.task.levels[level - 1]
         self._dataset = reasoning_gym.create_dataset(task, size=MAX_INDEX, seed=level, **settings)
@@ -347,27 +346,37 @@ class QuestionSource:
                 yield worked
 
 
+SPLIT_SIZES: dict[str, tuple[int, ...]] = {
+    "train": (90, 90, 80, 60, 30),
+    "validation": (16, 16, 14, 10, 6),
+    "test": (32, 32, 28, 20, 10),
+}
+"""Questions per task of the bundled trace set, by level. The last level, which no
+model is trained on, takes about a twelfth."""
+
+
 def draw_split(
-    pool: str, per_level: int, *, seed: int = 0, num_draws: int = 20_000
+    pool: str, sizes: Sequence[int] | None = None, *, seed: int = 0, num_draws: int = 20_000
 ) -> list[Question]:
-    """Distinct questions of a pool: up to `per_level` of every task and level.
+    """Distinct questions of a pool, so many of every task and level.
 
     Trivial levels hold fewer distinct questions than that; what they hold is taken.
 
     Args:
         pool: one of `POOLS`.
-        per_level: questions per task and level.
+        sizes: questions per task, by level; those of the bundled set when None.
         seed: of the draw; which pool a question belongs to never depends on it.
         num_draws: how many random questions to look through per task and level.
     """
+    sizes = SPLIT_SIZES[pool] if sizes is None else sizes
     questions: list[Question] = []
     for task in TASKS.values():
-        for level in range(1, len(task.levels) + 1):
+        for level, size in enumerate(sizes, start=1):
             rng = random.Random(f"{seed}/{pool}/{task.name}/{level}")
             found: dict[str, Question] = {}
             for worked in QuestionSource(task.name, level).draw(pool, rng, num_draws):
-                found.setdefault(worked.question.text, worked.question)
-                if len(found) == per_level:
+                if len(found) == size:
                     break
+                found.setdefault(worked.question.text, worked.question)
             questions.extend(found.values())
     return questions

@@ -59,7 +59,9 @@ def read_recorded(
         question_id: frozenset(
             answer for k, answer in enumerate(answers) if table.answer_correct[q, k]
         )
-        for q, (question_id, answers) in enumerate(zip(table.question_ids, table.answers, strict=True))
+        for q, (question_id, answers) in enumerate(
+            zip(table.question_ids, table.answers, strict=True)
+        )
     }
     return Recorded(
         questions=questions,

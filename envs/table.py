@@ -84,7 +84,9 @@ class _TableBuilder:
         self.traces, self.splits = traces, splits
         self.rungs = {model.name: model.rung for model in models}
         self.columns = {
-            name: traces.attempts[name].to_pylist() if name in traces.attempts.column_names else None
+            name: traces.attempts[name].to_pylist()
+            if name in traces.attempts.column_names
+            else None
             for name in (
                 "question_id",
                 "attempt_id",

@@ -156,9 +156,7 @@ class TraceSet:
             raise TraceFormatError(f"{self.path}: expected attempts of tier 'small', found none")
         counts = {model: len(rows) for model, rows in self.model_attempts().items()}
         sizes = {model: self.parameters(model) for model in counts}
-        small = min(
-            tiers["small"], key=lambda m: (-counts[m], sizes[m] or float("inf"), m)
-        )
+        small = min(tiers["small"], key=lambda m: (-counts[m], sizes[m] or float("inf"), m))
         accuracy = self._train_accuracy()
         sized = {m for m in tiers["large"] if sizes[m]} if sizes[small] else set()
         candidates = sized or tiers["large"]

@@ -205,7 +205,9 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
             seeds = (
                 [None] * self.num_envs
                 if seed is None
-                else [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
+                else [seed + i for i in range(self.num_envs)]
+                if isinstance(seed, int)
+                else seed
             )
             self._streams = Streams(np.array([stream_key(s) for s in seeds], np.uint64))
         self._begin(self._rows)

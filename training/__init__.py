@@ -1,0 +1,1 @@
+"""Training, recording, evaluation and the command line."""

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -63,7 +62,9 @@ class PPOConfig:
                 raise ConfigError(f"{name}: expected at least 1, found {getattr(self, name)}")
         for name in ("learning_rate", "clip", "max_grad_norm"):
             if not getattr(self, name) > 0:
-                raise ConfigError(f"{name}: expected a positive number, found {getattr(self, name)}")
+                raise ConfigError(
+                    f"{name}: expected a positive number, found {getattr(self, name)}"
+                )
         if not 0 <= self.gae_lambda <= 1:
             raise ConfigError(f"gae_lambda: expected 0..1, found {self.gae_lambda}")
         if (self.num_envs * self.num_steps) % self.num_minibatches:
@@ -156,9 +157,7 @@ def ppo_loss(
     probabilities = log_probs.exp()
     entropy = -(probabilities * log_probs.masked_fill(~batch.masks, 0.0)).sum(-1).mean()
     return Losses(
-        total=policy_loss
-        - entropy_coefficient * entropy
-        + config.value_coefficient * value_loss,
+        total=policy_loss - entropy_coefficient * entropy + config.value_coefficient * value_loss,
         policy=policy_loss.detach(),
         value=value_loss.detach(),
         entropy=entropy.detach(),
@@ -202,7 +201,9 @@ class PPO:
 
     def __init__(self, env: ComputeVectorEnv, config: PPOConfig) -> None:
         if env.num_envs != config.num_envs:
-            raise ConfigError(f"num_envs: expected {config.num_envs}, found an env of {env.num_envs}")
+            raise ConfigError(
+                f"num_envs: expected {config.num_envs}, found an env of {env.num_envs}"
+            )
         self.env, self.config = env, config
         self._generator = torch.Generator().manual_seed(config.seed)
         with torch.random.fork_rng():
@@ -319,15 +320,27 @@ class PPO:
                 self.optimizer.step()
         return losses
 
-    def save(self, directory: Path) -> None:
-        """Save everything that `resume` needs, atomically."""
-        extra = {"generator": self._generator.get_state()}
-        extra |= {f"env/{k}": torch.from_numpy(v) for k, v in self.env.state().items()}
-        progress = {"config": _plain(self.config), "update": self.update}
-        save_state(directory, self.policy, [self.optimizer], progress, extra)
+    def save(
+        self,
+        directory: Path,
+        notes: dict[str, Any] | None = None,
+        extra: dict[str, Tensor] | None = None,
+    ) -> None:
+        """Save everything that `resume` needs, atomically.
 
-    def resume(self, directory: Path) -> None:
-        """Go on where `save` left off, to the bit.
+        Args:
+            directory: created if missing.
+            notes: returned by `resume`, as JSON.
+            extra: tensors that `resume` returns.
+        """
+        state = {"ppo/generator": self._generator.get_state()}
+        state |= {f"env/{k}": torch.from_numpy(v) for k, v in self.env.state().items()}
+        state |= {f"extra/{k}": v for k, v in (extra or {}).items()}
+        progress = {"config": _plain(self.config), "update": self.update, "notes": notes or {}}
+        save_state(directory, self.policy, [self.optimizer], progress, state)
+
+    def resume(self, directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Go on where `save` left off, to the bit; returns its notes and extra tensors.
 
         Raises:
             ConfigError: the saved training had other settings.
@@ -339,11 +352,14 @@ class PPO:
                 f"{progress['config']}; use the same settings or another directory"
             )
         self.update = progress["update"]
-        self._generator.set_state(extra.pop("generator"))
-        observation, mask = self.env.restore(
-            {k.removeprefix("env/"): v.numpy() for k, v in extra.items()}
-        )
+        self._generator.set_state(extra.pop("ppo/generator"))
+        env_state = {
+            k.removeprefix("env/"): v.numpy() for k, v in extra.items() if k.startswith("env/")
+        }
+        observation, mask = self.env.restore(env_state)
         self._observation, self._mask = torch.from_numpy(observation), torch.from_numpy(mask)
+        kept = {k.removeprefix("extra/"): v for k, v in extra.items() if k.startswith("extra/")}
+        return progress["notes"], kept
 
 
 def _plain(config: PPOConfig) -> dict[str, Any]:

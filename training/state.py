@@ -40,7 +40,9 @@ def save_state(
     tensors |= {_EXTRA + name: tensor.clone() for name, tensor in (extra or {}).items()}
     manifest = directory / "state.json"
     current = json.loads(manifest.read_text())["tensors"] if manifest.exists() else None
-    file_name = next(f"state-{i}.safetensors" for i in (0, 1) if current != f"state-{i}.safetensors")
+    file_name = next(
+        f"state-{i}.safetensors" for i in (0, 1) if current != f"state-{i}.safetensors"
+    )
     save_file(tensors, directory / file_name)
     temporary = directory / "state.json.tmp"
     temporary.write_text(json.dumps({"tensors": file_name, "progress": progress}))

@@ -1,0 +1,1 @@
+"""Where attempts come from."""

@@ -1,218 +1,37 @@
 """Many attempts written at once by one local model.
 
 Each prompt is pre-filled once. A row that ends gives its place to the last row, and free
-places to waiting jobs, so only rows that are still being written go through the model. The
-last token of an attempt is never fed back: writing n tokens takes n - 1 forward passes after
-the prompt's.
+places go to waiting jobs, so only rows that are still being written go through the model.
+The last token of an attempt is never fed back: writing n tokens takes n - 1 forward passes
+after the prompt's.
+
+Attention costs as much as the longest row of a batch, so jobs are written in stages: all up
+to 32 tokens of prompt and attempt together, then those that are not done up to 64, and so
+on, each stage in full batches. It also means that a token's arithmetic has the same shape
+whatever the other rows are, but for their number.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Sequence
 
-import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from controller.backends.jobs import NOT_FINITE, Job, JobRows, Parked, Prompt
 from controller.backends.rows import PromptCache, RowCache
 
 MODEL_ERRORS = (RuntimeError, ValueError, IndexError)
 """What a forward pass raises when it fails; running out of memory is a RuntimeError."""
 
-NOT_FINITE = "logits: expected finite numbers, found NaN or infinity"
 MAX_PREFILL_TOKENS = 8192
 MAX_PADDING_RATIO = 1.25
 REFILL_SHARE = 8
-"""Waiting jobs are let in when this fraction (1 / REFILL_SHARE) of the rows is free."""
-
-
-@dataclass(eq=False)
-class Prompt:
-    """A prompt, shared by all jobs that start from it.
-
-    Attributes:
-        tokens: its token ids.
-        cache: None until it has been pre-filled.
-        error: why it could not be; None when it could.
-        unbilled_tokens: tokens pre-filled that no attempt has been charged with yet.
-    """
-
-    tokens: tuple[int, ...]
-    cache: PromptCache | None = None
-    error: str | None = None
-    unbilled_tokens: int = 0
-
-    def bill(self) -> int:
-        """Tokens that the caller pays for: all of them the first time, then none."""
-        tokens, self.unbilled_tokens = self.unbilled_tokens, 0
-        return tokens
-
-
-@dataclass(eq=False)
-class Generation:
-    """What became of a job.
-
-    Attributes:
-        tokens: token ids written, the end token included.
-        logprobs: of each at temperature 1, in nats, (tokens,) float32.
-        prefill_tokens: prompt tokens that went through the model on its account.
-        cancelled_tokens: tokens written in a batch that failed, before it was tried again.
-        error: why it failed; None when it did not.
-    """
-
-    tokens: list[int] = field(default_factory=list)
-    logprobs: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
-    prefill_tokens: int = 0
-    cancelled_tokens: int = 0
-    error: str | None = None
-
-
-@dataclass(eq=False)
-class Job:
-    """One attempt to be written.
-
-    Attributes:
-        prompt: where it starts.
-        stream: name of its random stream.
-        max_tokens: longest that it may become, at least 1.
-        generation: filled in by `Decoder.run`.
-    """
-
-    prompt: Prompt
-    stream: str
-    max_tokens: int
-    generation: Generation
-
-
-def uniforms(stream: str, count: int) -> np.ndarray:
-    """A job's random numbers, one per token: (count,) float64 in [0, 1).
-
-    >>> bool((uniforms("a", 3) == uniforms("a", 5)[:3]).all())
-    True
-    """
-    key = int.from_bytes(hashlib.blake2b(stream.encode(), digest_size=16).digest(), "big")
-    return np.random.Generator(np.random.Philox(key=key)).random(count)
-
-
-def choose_tokens(
-    logits: torch.Tensor, draws: torch.Tensor, temperature: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """One token per row, by inverting the cumulative distribution.
-
-    Args:
-        logits: (N, V).
-        draws: (N,) float64 in [0, 1).
-        temperature: 0 takes the likeliest token.
-
-    Returns:
-        tokens (N,) and their log-probabilities at temperature 1, in nats, (N,) float32; not
-        finite where the logits are not.
-    """
-    logprobs = logits.float().log_softmax(-1)  # (N, V)
-    if temperature == 0:
-        tokens = logits.argmax(-1)  # (N,)
-    else:
-        tempered = logprobs if temperature == 1 else (logprobs / temperature).log_softmax(-1)
-        cumulative = tempered.exp().cumsum(-1, dtype=torch.float64)  # (N, V)
-        points = draws * cumulative[:, -1]  # (N,)
-        tokens = torch.searchsorted(cumulative, points[:, None], right=True)[:, 0]
-        tokens = tokens.clamp_(max=logits.shape[-1] - 1)
-    return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
-
-
-class _Rows:
-    """The jobs that are being written, row by row; all tensors are on the model's device.
-
-    Args:
-        num_rows: most jobs at a time, R.
-        max_tokens: longest attempt, M.
-        cache: keys and values of the same rows.
-    """
-
-    def __init__(self, num_rows: int, max_tokens: int, cache: RowCache) -> None:
-        device = cache.lengths.device
-        self.cache = cache
-        self.jobs: list[Job] = []
-        self.written = torch.zeros(num_rows, dtype=torch.long, device=device)  # (R,)
-        self.limits = torch.zeros(num_rows, dtype=torch.long, device=device)  # (R,)
-        self.tokens = torch.zeros(num_rows, max_tokens, dtype=torch.long, device=device)  # (R, M)
-        self.logprobs = torch.zeros(num_rows, max_tokens, device=device)  # (R, M)
-        self.draws = torch.zeros(num_rows, max_tokens, dtype=torch.float64, device=device)
-
-    @property
-    def num_free(self) -> int:
-        """Rows that could take a job."""
-        return len(self.written) - len(self.jobs)
-
-    def load(self, jobs: Sequence[tuple[Job, PromptCache]]) -> None:
-        """Append jobs, each with its prompt's keys and values."""
-        first = len(self.jobs)
-        self.jobs.extend(job for job, _ in jobs)
-        self.written[first : len(self.jobs)] = 0
-        for row, (job, _) in enumerate(jobs, start=first):
-            self.limits[row] = job.max_tokens
-            self.draws[row, : job.max_tokens] = torch.from_numpy(
-                uniforms(job.stream, job.max_tokens)
-            )
-        self.cache.load([cache for _, cache in jobs])
-
-    def last_tokens(self) -> torch.Tensor:
-        """What each row wrote last, (N, 1)."""
-        active = len(self.jobs)
-        return self.tokens[:active].gather(1, self.written[:active, None] - 1)
-
-    def write(
-        self, first: int, logits: torch.Tensor, temperature: float
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sample a token in the rows from `first` on.
-
-        Args:
-            first: row of the first of the logits.
-            logits: (K, V).
-            temperature: as in `choose_tokens`.
-
-        Returns:
-            the tokens (K,) and their log-probabilities (K,), as in `choose_tokens`.
-        """
-        rows = slice(first, len(self.jobs))
-        columns = self.written[rows, None]  # (K, 1)
-        draws = self.draws[rows].gather(1, columns)[:, 0]  # (K,)
-        tokens, logprobs = choose_tokens(logits, draws, temperature)
-        self.tokens[rows].scatter_(1, columns, tokens[:, None])
-        self.logprobs[rows].scatter_(1, columns, logprobs[:, None])
-        self.written[rows] += 1
-        return tokens, logprobs
-
-    def finish(self, row: int, error: str | None) -> None:
-        """Hand a row's tokens to its job; a failed one may end in a token that is not its own."""
-        count = int(self.written[row])
-        if error == NOT_FINITE:
-            count -= 1
-        generation = self.jobs[row].generation
-        generation.tokens = self.tokens[row, :count].tolist()
-        generation.logprobs = self.logprobs[row, :count].cpu().numpy().copy()
-        generation.error = error
-
-    def remove(self, ended: torch.Tensor) -> None:
-        """Drop rows (K,), moving rows from the end into their places."""
-        gone, active = set(ended.tolist()), len(self.jobs) - len(ended)
-        targets = [row for row in sorted(gone) if row < active]
-        sources = [row for row in range(active, len(self.jobs)) if row not in gone]
-        to, of = (torch.tensor(x, dtype=torch.long, device=ended.device) for x in (targets, sources))
-        self.cache.move(of, to, active)
-        for state in (self.written, self.limits, self.tokens, self.logprobs, self.draws):
-            state[to] = state[of]
-        for target, source in zip(targets, sources, strict=True):
-            self.jobs[target] = self.jobs[source]
-        del self.jobs[active:]
-
-    def clear(self) -> None:
-        """Drop all jobs, with their keys and values."""
-        self.jobs.clear()
-        self.cache.clear()
+"""Jobs are let in when this fraction (1 / REFILL_SHARE) of the rows is free."""
+SPARSE_SHARE = 2
+"""A batch with less than this fraction (1 / SPARSE_SHARE) of the rows joins the next stage."""
+STAGE_COLUMNS = 32
 
 
 class Decoder:
@@ -229,7 +48,7 @@ class Decoder:
     def __init__(
         self,
         model: PreTrainedModel,
-        end_tokens: Sequence[int],
+        end_tokens: Collection[int],
         *,
         temperature: float,
         max_rows: int,
@@ -287,7 +106,7 @@ class Decoder:
                 keys=tuple(keys[row, :, :length].clone() for keys, _ in layers),
                 values=tuple(values[row, :, :length].clone() for _, values in layers),
                 logits=output.logits[row, 0].to(torch.float32, copy=True),
-                hidden=output.hidden_states[-1][row, length - 1].clone()
+                hidden=output.hidden_states[-1][row, length - 1].to(torch.float32, copy=True)
                 if self.keep_hidden
                 else None,
             )
@@ -304,23 +123,57 @@ class Decoder:
         """
         self._run(waiting, self.max_rows)
 
-    def _run(self, waiting: deque[Job], max_rows: int) -> None:
-        num_rows = min(max_rows, len(waiting))
-        max_tokens = max((job.max_tokens for job in waiting), default=0)
-        rows = _Rows(num_rows, max_tokens, RowCache(num_rows, self.model.device))
-        while waiting or rows.jobs:
-            refill = not rows.jobs or rows.num_free * REFILL_SHARE >= num_rows
+    def _run(self, fresh: deque[Job], max_rows: int) -> None:
+        max_rows = min(max_rows, len(fresh))
+        max_tokens = max((job.max_tokens for job in fresh), default=0)
+        rows = JobRows(max_rows, max_tokens, RowCache(max_rows, self.model.device))
+        parked = Parked()
+        while fresh or parked:
+            num_rows = min(max_rows, len(fresh) + parked.num_jobs)
             try:
-                if waiting and refill:
-                    self._admit(waiting, rows)
-                else:
-                    self._write(rows, 0, self._next_logits(rows))
+                rows.cache.start(num_rows, _next_width(fresh, parked, num_rows))
+                self._run_stage(rows, fresh, parked)
             except MODEL_ERRORS as error:
                 self._recover(rows, error)
 
-    def _admit(self, waiting: deque[Job], rows: _Rows) -> None:
-        """Fill the free rows with jobs and write their first tokens."""
-        jobs = [waiting.popleft() for _ in range(min(rows.num_free, len(waiting)))]
+    def _run_stage(self, rows: JobRows, fresh: deque[Job], parked: Parked) -> None:
+        """Write with as many columns as `rows.cache` has, while there are enough jobs for it.
+
+        Jobs that outgrow the columns are parked. So are all of them when the next stage has
+        its batch together, or when too few are left to be worth a batch of their own: until
+        fresh jobs make up for it, or else to go on with the next stage's.
+        """
+        num_rows, width = rows.cache.num_rows, rows.cache.width
+        wider = stage_width(width)
+        while True:
+            if rows.num_free * REFILL_SHARE >= num_rows:
+                self._refill(rows, fresh, parked)
+            if not rows.jobs:
+                return
+            crowded = parked.count(wider) >= num_rows
+            sparse = len(rows.jobs) * SPARSE_SHARE < num_rows
+            if crowded or (sparse and (fresh or parked)):
+                everyone = rows.cache.indices[: len(rows.jobs)]
+                parked.add(width if crowded or fresh else wider, rows.stash(everyone))
+                return
+            self._write(rows, 0, self._next_logits(rows))
+            outgrown = (rows.cache.lengths[: len(rows.jobs)] >= width).nonzero()[:, 0]
+            if len(outgrown):
+                parked.add(wider, rows.stash(outgrown))
+
+    def _refill(self, rows: JobRows, fresh: deque[Job], parked: Parked) -> None:
+        """Fill the free rows with parked jobs, then with fresh ones that fit the columns."""
+        width = rows.cache.width
+        while rows.num_free and parked.count(width):
+            rows.unstash(parked.take(width, rows.num_free))
+        jobs: list[Job] = []
+        while fresh and len(jobs) < rows.num_free and len(fresh[0].prompt.tokens) < width:
+            jobs.append(fresh.popleft())
+        if jobs:
+            self._admit(jobs, rows)
+
+    def _admit(self, jobs: list[Job], rows: JobRows) -> None:
+        """Give fresh jobs a row each and write their first tokens."""
         self.prefill([job.prompt for job in jobs])
         first, ready = len(rows.jobs), []
         for job in jobs:
@@ -328,12 +181,15 @@ class Decoder:
             if job.prompt.cache is None:
                 job.generation.error = job.prompt.error
             else:
+                job.generation.cached_tokens = (
+                    len(job.prompt.tokens) - job.generation.prefill_tokens
+                )
                 ready.append((job, job.prompt.cache))
         if ready:
             rows.load(ready)
             self._write(rows, first, torch.stack([cache.logits for _, cache in ready]))
 
-    def _next_logits(self, rows: _Rows) -> torch.Tensor:
+    def _next_logits(self, rows: JobRows) -> torch.Tensor:
         """Logits of every row's next token, (N, V)."""
         mask, positions = rows.cache.begin_step()
         output = self.model(
@@ -348,7 +204,7 @@ class Decoder:
         logits: torch.Tensor = output.logits[:, -1]
         return logits
 
-    def _write(self, rows: _Rows, first: int, logits: torch.Tensor) -> None:
+    def _write(self, rows: JobRows, first: int, logits: torch.Tensor) -> None:
         """Sample a token in the rows from `first` on, and let go of those that end.
 
         Args:
@@ -367,9 +223,11 @@ class Decoder:
         rows.cache.blank(broken.nonzero()[:, 0] + first)
         rows.remove(ended + first)
 
-    def _recover(self, rows: _Rows, error: Exception) -> None:
+    def _recover(self, rows: JobRows, error: Exception) -> None:
         """Write the jobs of a batch that failed one by one, to find the one to blame."""
         jobs = list(rows.jobs)
+        if not jobs:
+            raise error
         if len(jobs) == 1:
             rows.finish(0, f"decoding: {error}")
         for row, job in enumerate(jobs):
@@ -377,6 +235,26 @@ class Decoder:
         rows.clear()
         for job in jobs if len(jobs) > 1 else ():
             self._run(deque([job]), max_rows=1)
+
+
+def stage_width(length: int) -> int:
+    """Columns of the first stage that has room for another token after `length` of them.
+
+    >>> [stage_width(length) for length in (0, 31, 32, 200)]
+    [32, 32, 64, 250]
+    """
+    width = STAGE_COLUMNS
+    while width <= length:
+        width += max(STAGE_COLUMNS, width // 4)
+    return width
+
+
+def _next_width(fresh: deque[Job], parked: Parked, num_rows: int) -> int:
+    """Columns of the stage to run: the widest that fills a batch, or fresh jobs, or the rest."""
+    full = [width for width in parked.widths() if parked.count(width) >= num_rows]
+    if full:
+        return full[-1]
+    return stage_width(len(fresh[0].prompt.tokens)) if fresh else parked.widths()[0]
 
 
 def _prefill_batches(prompts: Sequence[Prompt]) -> Iterator[list[Prompt]]:

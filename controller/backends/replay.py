@@ -38,7 +38,9 @@ class ReplayBackend:
         self._warm: set[tuple[str, int]] = set()
         for attempt in sorted(attempts, key=lambda a: a.index):
             if attempt.parent_id is not None:
-                self._revisions.setdefault((attempt.question_id, attempt.parent_id), []).append(attempt)
+                self._revisions.setdefault((attempt.question_id, attempt.parent_id), []).append(
+                    attempt
+                )
             else:
                 self._streams.setdefault((attempt.question_id, attempt.rung), []).append(attempt)
 

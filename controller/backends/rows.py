@@ -14,8 +14,6 @@ import torch
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
-SPARE_COLUMNS = 128
-
 
 @dataclass(frozen=True, eq=False)
 class PromptCache:
@@ -25,7 +23,8 @@ class PromptCache:
         keys: one tensor per layer, each (heads, L, head size).
         values: likewise.
         logits: of the token that follows, (V,) float32.
-        hidden: last hidden state at the prompt's last token, (H,); None unless asked for.
+        hidden: last hidden state at the prompt's last token, (H,) float32; None unless asked
+            for.
     """
 
     keys: tuple[torch.Tensor, ...]
@@ -39,128 +38,181 @@ class PromptCache:
         return self.keys[0].shape[1]
 
 
+@dataclass(frozen=True, eq=False)
+class RowBlock:
+    """Some rows, taken out of a `RowCache`; L is the length of the longest.
+
+    Attributes:
+        keys: one tensor per layer, each (K, heads, L, head size).
+        values: likewise.
+        lengths: tokens of each row, (K,).
+    """
+
+    keys: tuple[torch.Tensor, ...]
+    values: tuple[torch.Tensor, ...]
+    lengths: torch.Tensor
+
+    def __getitem__(self, rows: slice) -> RowBlock:
+        """A part of the rows, sharing memory."""
+        return RowBlock(
+            tuple(keys[rows] for keys in self.keys),
+            tuple(values[rows] for values in self.values),
+            self.lengths[rows],
+        )
+
+
 class RowCache(Cache):  # type: ignore[misc]
     """A `transformers` cache whose rows come, grow by one token a step, and go.
 
+    Attention sees all `width` columns, masked beyond each row's end: on a CPU, reading one
+    contiguous block is worth more than leaving out some of its columns.
+
     Args:
-        num_rows: most rows at a time, R.
+        max_rows: most rows at a time.
         device: of the model.
     """
 
-    def __init__(self, num_rows: int, device: torch.device) -> None:
-        self.num_rows, self.num_active, self.width = num_rows, 0, 0
-        self.lengths = torch.zeros(num_rows, dtype=torch.long, device=device)  # (R,)
-        self.indices = torch.arange(num_rows, device=device)  # (R,)
+    def __init__(self, max_rows: int, device: torch.device) -> None:
+        self.num_rows, self.width, self.num_active = max_rows, 0, 0
+        self.lengths = torch.zeros(max_rows, dtype=torch.long, device=device)  # (R,)
+        self.indices = torch.arange(max_rows, device=device)  # (R,)
+        self._stacks: list[_RowLayer] = []
         super().__init__(layers=[])
 
-    def load(self, prompts: Sequence[PromptCache]) -> None:
-        """Append one row per prompt; runs of the same prompt are copied in one go."""
-        if prompts and not self.layers:
-            self.layers = [_RowLayer(self) for _ in prompts[0].keys]
-        for _, run in groupby(prompts, key=id):
-            same = list(run)
-            first, last = self.num_active, self.num_active + len(same)
-            for layer, keys, values in zip(self.layers, same[0].keys, same[0].values, strict=True):
-                layer.load(first, last, keys, values)
-            self.lengths[first:last] = same[0].num_tokens
-            self.num_active = last
+    def start(self, num_rows: int, width: int) -> None:
+        """Drop all rows and have room for R rows and W columns from now on."""
+        self.num_rows, self.width, self.num_active = num_rows, width, 0
+        for stack in self._stacks:
+            stack.start()
 
     def clear(self) -> None:
         """Drop all rows and their memory."""
-        self.num_active, self.layers = 0, []
+        self.num_active = 0
+        self._stacks = []
+        self.layers = list(self._stacks)
+
+    def load(self, prompts: Sequence[PromptCache]) -> None:
+        """Append one row per prompt; runs of the same prompt are copied in one go."""
+        for _, run in groupby(prompts, key=id):
+            same = list(run)
+            lengths = torch.full((len(same),), same[0].num_tokens, device=self.lengths.device)
+            self.put(
+                RowBlock(
+                    tuple(keys.expand(len(same), *keys.shape) for keys in same[0].keys),
+                    tuple(values.expand(len(same), *values.shape) for values in same[0].values),
+                    lengths,
+                )
+            )
+
+    def put(self, block: RowBlock) -> None:
+        """Append rows; none may be longer than `width`."""
+        if not self._stacks:
+            pairs = zip(block.keys, block.values, strict=True)
+            self._stacks = [_RowLayer(self, *pair) for pair in pairs]
+            self.layers = list(self._stacks)
+        rows = slice(self.num_active, self.num_active + len(block.lengths))
+        for stack, keys, values in zip(self._stacks, block.keys, block.values, strict=True):
+            stack.keys[rows, :, : keys.shape[2]] = keys
+            stack.values[rows, :, : values.shape[2]] = values
+        self.lengths[rows] = block.lengths
+        self.num_active = rows.stop
+
+    def take(self, rows: torch.Tensor) -> RowBlock:
+        """A copy of rows (K,)."""
+        length = int(self.lengths[rows].max())
+        return RowBlock(
+            tuple(stack.keys[rows, :, :length] for stack in self._stacks),
+            tuple(stack.values[rows, :, :length] for stack in self._stacks),
+            self.lengths[rows],
+        )
+
+    def move(self, sources: torch.Tensor, targets: torch.Tensor, num_active: int) -> None:
+        """Overwrite rows `targets` by rows `sources`, both (K,), and keep `num_active` rows."""
+        if len(sources):
+            block = self.take(sources)
+            for stack, keys, values in zip(self._stacks, block.keys, block.values, strict=True):
+                stack.keys[targets, :, : keys.shape[2]] = keys
+                stack.values[targets, :, : values.shape[2]] = values
+            self.lengths[targets] = block.lengths
+        self.num_active = num_active
+
+    def blank(self, rows: torch.Tensor) -> None:
+        """Zero rows (K,): a NaN left in masked columns would spread to the next tenant."""
+        for stack in self._stacks:
+            stack.keys[rows] = 0
+            stack.values[rows] = 0
 
     def begin_step(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Make room for one token per row.
+        """What a forward pass of one token per row needs beside the tokens.
 
         Returns:
-            attention mask (N, W) and positions of the new tokens (N, 1), N rows being active
-            and W being one more than the longest of them.
+            attention mask (N, W) and positions of the new tokens (N, 1), for N active rows,
+            all of them shorter than W.
         """
         lengths = self.lengths[: self.num_active, None]  # (N, 1)
-        self.width = int(lengths.max()) + 1
         columns = torch.arange(self.width, device=lengths.device)  # (W,)
-        return (columns <= lengths).long(), lengths.clone()
+        return columns <= lengths, lengths.clone()
 
     def end_step(self) -> None:
         """Count the token that the forward pass has added to each row."""
         self.lengths[: self.num_active] += 1
 
-    def move(self, sources: torch.Tensor, targets: torch.Tensor, num_active: int) -> None:
-        """Overwrite rows `targets` by rows `sources`, both (K,), and keep `num_active` rows."""
-        if len(sources):
-            width = int(self.lengths[sources].max())
-            for layer in self.layers:
-                layer.keys[targets, :, :width] = layer.keys[sources, :, :width]
-                layer.values[targets, :, :width] = layer.values[sources, :, :width]
-            self.lengths[targets] = self.lengths[sources]
-        self.num_active = num_active
-
-    def blank(self, rows: torch.Tensor) -> None:
-        """Zero rows (K,): a NaN left in masked columns would spread to the next tenant."""
-        for layer in self.layers:
-            layer.keys[rows] = 0
-            layer.values[rows] = 0
-
 
 class _RowLayer(CacheLayerMixin):  # type: ignore[misc]
-    """One layer's keys and values, each (R, heads, capacity, head size).
+    """One layer's keys and values, each (R, heads, W, head size).
 
     Adding a token copies that token alone, where a `DynamicLayer` copies all of them.
+
+    Args:
+        cache: that it belongs to.
+        keys: of some rows, (K, heads, L, head size), for their shape.
+        values: likewise.
     """
 
     is_sliding = False
+    keys: torch.Tensor
+    values: torch.Tensor
 
-    def __init__(self, cache: RowCache) -> None:
+    def __init__(self, cache: RowCache, keys: torch.Tensor, values: torch.Tensor) -> None:
         super().__init__()
         self.cache = cache
-        self.capacity = self.clean = 0
+        self._memory = keys.new_empty(0), values.new_empty(0)
+        self._shapes = tuple((x.shape[1], x.shape[3]) for x in (keys, values))
+        self.start()
+        self.is_initialized = True
 
-    def load(self, first: int, last: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Put a prompt's keys and values, each (heads, L, head size), into some rows."""
-        length = keys.shape[1]
-        self.reserve(length, keys, values)
-        self.keys[first:last, :, :length] = keys
-        self.values[first:last, :, :length] = values
-
-    def reserve(self, width: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Make at least `width` columns usable, in the shape of (..., heads, L, head size)."""
-        if width > self.capacity:
-            self.capacity = width + max(SPARE_COLUMNS, width // 2)
-            self.keys = self._widened(self.keys, keys)
-            self.values = self._widened(self.values, values)
-            self.is_initialized = True
-        if width > self.clean:
-            # What lies beyond a row's end meets an attention weight of 0, but 0 * NaN is NaN.
-            self.keys[:, :, self.clean : width] = 0
-            self.values[:, :, self.clean : width] = 0
-            self.clean = width
-
-    def _widened(self, old: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
-        new = like.new_empty(self.cache.num_rows, like.shape[-3], self.capacity, like.shape[-1])
-        if old is not None:
-            new[:, :, : self.clean] = old[:, :, : self.clean]
-        return new
+    def start(self) -> None:
+        """Take the cache's new shape, whatever is in it; memory is used again if it suffices."""
+        rows, width = self.cache.num_rows, self.cache.width
+        sizes = [rows * heads * width * size for heads, size in self._shapes]
+        if any(len(x) < size for x, size in zip(self._memory, sizes, strict=True)):
+            # Zeros, as a masked column meets an attention weight of 0, and 0 * NaN is NaN.
+            keys, values = self._memory
+            self._memory = keys.new_zeros(sizes[0]), values.new_zeros(sizes[1])
+        self.keys, self.values = (
+            x[:size].view(rows, heads, width, -1)
+            for x, size, (heads, _) in zip(self._memory, sizes, self._shapes, strict=True)
+        )
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Part of the interface; `load` comes first, so there is nothing left to do."""
+        """Part of the interface; a row layer is made whole."""
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Add one token per row, each (N, heads, 1, head size); return all, (N, heads, W, ...)."""
-        active, width = self.cache.num_active, self.cache.width
-        self.reserve(width, key_states, value_states)
+        active = self.cache.num_active
         rows, columns = self.cache.indices[:active], self.cache.lengths[:active]
         self.keys[rows, :, columns] = key_states[:, :, 0]
         self.values[rows, :, columns] = value_states[:, :, 0]
-        return self.keys[:active, :, :width], self.values[:active, :, :width]
+        return self.keys[:active], self.values[:active]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Number of columns, and the first of them."""
         return self.cache.width, 0
 
     def get_seq_length(self) -> int:
-        """Columns before the new token in the longest row; shorter rows are masked."""
+        """Columns but the last, so that the causal mask hides none; `begin_step`'s mask does."""
         return max(self.cache.width - 1, 0)
 
     def get_max_length(self) -> int:

@@ -1,0 +1,175 @@
+"""A language model on this machine: its weights, tokenizer, prompts and limits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from controller.backends.base import Request
+from controller.errors import BackendError
+from controller.prompts import messages, plain_text
+
+UNBOUNDED = 2**31
+DIGEST_LENGTH = 16
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LocalModel:
+    """One model of the ladder.
+
+    Attributes:
+        name: of its directory, or on the hub.
+        rung: 0 for the small model.
+        parameters: that multiply every token: all but an input embedding that is not the
+            output head as well.
+        digest: of the weights.
+        model: its cache must consist of plain keys and values.
+        tokenizer: its chat template is used if there is one, plain text otherwise.
+    """
+
+    name: str
+    rung: int
+    parameters: int
+    digest: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """Ids that end an attempt, from the generation config and the tokenizer."""
+        ends = getattr(self.model.generation_config, "eos_token_id", None)
+        found = ends if isinstance(ends, list) else [ends]
+        return frozenset(i for i in (*found, self.tokenizer.eos_token_id) if i is not None)
+
+    @property
+    def context_tokens(self) -> int:
+        """Longest sequence: of positions, or of the sliding window where that is shorter.
+
+        Within its window, sliding attention is plain attention.
+
+        Raises:
+            BackendError: some layer keeps something other than keys and values.
+        """
+        context = getattr(
+            self.model.config.get_text_config(decoder=True), "max_position_embeddings", None
+        )
+        for layer in DynamicCache(config=self.model.config).layers:
+            if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
+                raise BackendError(
+                    f"{self.name}: expected a model whose cache is plain keys and values, found "
+                    f"{type(layer).__name__}; serve it and use the openai backend"
+                )
+            context = min(context or UNBOUNDED, getattr(layer, "sliding_window", UNBOUNDED))
+        return context or UNBOUNDED
+
+    def prompt_text(self, request: Request) -> str:
+        """A request's prompt as the model reads it.
+
+        Raises:
+            BackendError: a REVISE without a parent's text.
+        """
+        chat = messages(request)
+        if not self.tokenizer.chat_template:
+            return plain_text(chat)
+        return str(
+            self.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        )
+
+    def tokenize(self, prompt_text: str) -> tuple[int, ...]:
+        """Token ids of a prompt; a chat template brings its special tokens with it."""
+        plain = not self.tokenizer.chat_template
+        return tuple(self.tokenizer(prompt_text, add_special_tokens=plain)["input_ids"])
+
+    def encode(self, request: Request) -> tuple[int, ...]:
+        """Token ids of a request's prompt.
+
+        Raises:
+            BackendError: a REVISE without a parent's text.
+        """
+        return self.tokenize(self.prompt_text(request))
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of an attempt, without end token and other special ones."""
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+
+def load_model(
+    path_or_hub_id: str | Path, rung: int, *, dtype: torch.dtype | Literal["auto"] = "auto"
+) -> LocalModel:
+    """Read a model and its tokenizer; code that comes with a model is never run.
+
+    Args:
+        path_or_hub_id: a directory, or a name on the Hugging Face hub.
+        rung: 0 for the small model, 1 and up for the ladder above it.
+        dtype: of the weights in memory; "auto" takes them as they are stored.
+
+    Raises:
+        BackendError: no such directory or model, or no tokenizer with it.
+    """
+    source = str(path_or_hub_id)
+    local = Path(source).is_dir()
+    if not local and _looks_local(path_or_hub_id):
+        raise BackendError(f"model: expected a directory, found none at {source}")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise BackendError(f"model {source}: expected a directory or hub model; {error}") from error
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise BackendError(
+            f"tokenizer of {source}: expected tokenizer.json or the like beside the model; {error}"
+        ) from error
+    return LocalModel(
+        name=Path(source).resolve().name if local else source,
+        rung=rung,
+        parameters=active_parameters(model),
+        digest=weights_digest(model),
+        model=model,
+        tokenizer=tokenizer,
+    )
+
+
+def _looks_local(path_or_hub_id: str | Path) -> bool:
+    """Whether a name that is no directory was meant as one: hub names are owner/name."""
+    text = str(path_or_hub_id)
+    return (
+        isinstance(path_or_hub_id, Path)
+        or text.startswith((".", "/", "~"))
+        or (text.count("/") > 1)
+    )
+
+
+def active_parameters(model: PreTrainedModel) -> int:
+    """Parameters that multiply every token.
+
+    An input embedding is looked up, not multiplied, unless it is the output head as well. The
+    experts of a mixture all count, although a token passes through some of them only.
+    """
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    tied = head is not None and head.weight is embedding.weight
+    looked_up = 0 if tied else embedding.weight.numel()
+    return sum(p.numel() for p in model.parameters()) - int(looked_up)
+
+
+def weights_digest(model: PreTrainedModel) -> str:
+    """SHA-256 over parameter names and bytes in the order of names, shortened, in hex."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(name.encode())
+        data = parameter.detach().cpu().contiguous().view(-1).view(torch.uint8)
+        digest.update(data.numpy().data)
+    return digest.hexdigest()[:DIGEST_LENGTH]

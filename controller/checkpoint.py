@@ -1,0 +1,263 @@
+"""Controller checkpoints: safetensors + JSON, never pickle.
+
+A checkpoint is a directory with `controller.json` (schema, decision process, models with
+digests, how it was trained), `controller.safetensors` (weights) and a README.md card.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from controller.backends.base import Backend
+from controller.cost import CostModel
+from controller.difficulty import Difficulty
+from controller.episodes import EpisodeConfig
+from controller.errors import AllotError, CheckpointError
+from controller.observation import OBSERVATION_NAMES, OBSERVATION_VERSION
+from controller.policy import PolicyConfig, PolicyNetwork
+from controller.types import ModelSpec
+
+CHECKPOINT_VERSION = 1
+MAX_FILE_BYTES = 64 * 2**20
+MAX_TENSOR_ELEMENTS = 2**24
+
+_SETTINGS = "controller.json"
+_WEIGHTS = "controller.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A trained controller without its backend.
+
+    Attributes:
+        policy: the network.
+        config: the decision process.
+        models: the ladder that it was trained for.
+        difficulty: read-out of the prompt state; None when the policy does not read it.
+        price_range: least and greatest price that it was trained for.
+        model_paths: where the ladder's models lie, relative to the checkpoint.
+        training: how it came about, for people.
+        path: directory that it was loaded from; None before it is saved.
+    """
+
+    policy: PolicyNetwork
+    config: EpisodeConfig
+    models: tuple[ModelSpec, ...]
+    price_range: tuple[float, float]
+    difficulty: Difficulty | None = None
+    model_paths: tuple[str, ...] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
+    path: Path | None = None
+
+    def load_backend(self) -> Backend:
+        """Load the models that the checkpoint names.
+
+        Raises:
+            CheckpointError: it names none, or they are not those it was trained for.
+            BackendError: a model cannot be loaded.
+        """
+        if not self.model_paths or self.path is None:
+            raise CheckpointError(
+                f"{self.path}: expected a checkpoint that names its models, found none; pass a "
+                f"backend for {[model.name for model in self.models]}"
+            )
+        from controller.backends.transformers import TransformersBackend, load_model
+
+        loaded = [
+            load_model((self.path / path).resolve(), rung)
+            for rung, path in enumerate(self.model_paths)
+        ]
+        backend = TransformersBackend(loaded)
+        for expected, found in zip(self.models, backend.models, strict=True):
+            if expected.digest and expected.digest != found.digest:
+                raise CheckpointError(
+                    f"{self.path}: expected {expected.name} with digest {expected.digest}, found "
+                    f"{found.digest}; train a controller for these weights or restore them"
+                )
+        return backend
+
+
+def save_checkpoint(checkpoint: Checkpoint, directory: Path | str, card: str) -> None:
+    """Write a checkpoint; the JSON, written last, makes it valid.
+
+    Args:
+        checkpoint: to save.
+        directory: created if missing.
+        card: Markdown for people, saved as README.md.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        f"policy/{k}": v.detach().contiguous() for k, v in checkpoint.policy.state_dict().items()
+    }
+    if checkpoint.difficulty is not None:
+        tensors |= {
+            f"difficulty/{k}": torch.from_numpy(np.ascontiguousarray(v))
+            for k, v in vars(checkpoint.difficulty).items()
+        }
+    settings = {
+        "version": CHECKPOINT_VERSION,
+        "observation_version": OBSERVATION_VERSION,
+        "observation": list(OBSERVATION_NAMES),
+        "actions": [str(action) for action in checkpoint.config.actions],
+        "policy": asdict(checkpoint.policy.config),
+        "process": asdict(checkpoint.config),
+        "models": [asdict(model) for model in checkpoint.models],
+        "model_paths": list(checkpoint.model_paths),
+        "price_range": list(checkpoint.price_range),
+        "reads_prompt": checkpoint.difficulty is not None,
+        "training": dict(checkpoint.training),
+    }
+    temporary = directory / (_WEIGHTS + ".tmp")
+    save_file(tensors, temporary)
+    os.replace(temporary, directory / _WEIGHTS)
+    for name, text in (("README.md", card), (_SETTINGS, json.dumps(settings, indent=1))):
+        temporary = directory / (name + ".tmp")
+        temporary.write_text(text + "\n")
+        os.replace(temporary, directory / name)
+
+
+def load_checkpoint(directory: Path | str) -> Checkpoint:
+    """Read a checkpoint, trusting nothing in it.
+
+    Raises:
+        CheckpointError: files are missing, too large or damaged, the version is unknown,
+            shapes do not fit the settings, or weights are not finite.
+    """
+    directory = Path(directory)
+    settings = _read_settings(directory / _SETTINGS)
+    try:
+        policy = PolicyNetwork(
+            PolicyConfig(
+                **{**settings["policy"], "hidden_sizes": tuple(settings["policy"]["hidden_sizes"])}
+            )
+        )
+        process = settings["process"]
+        config = EpisodeConfig(
+            **{
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in process.items()
+                if name != "cost"
+            },
+            cost=CostModel(weights=tuple(process["cost"]["weights"])),
+        )
+        models = tuple(ModelSpec(**model) for model in settings["models"])
+        low, high = settings["price_range"]
+        model_paths = tuple(str(path) for path in settings["model_paths"])
+        reads_prompt, training = bool(settings["reads_prompt"]), dict(settings["training"])
+    except (AllotError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{directory / _SETTINGS}: expected the settings of a controller: {error!r}"
+        ) from None
+    if [str(action) for action in config.actions] != settings["actions"]:
+        raise CheckpointError(
+            f"{directory}: expected actions {[str(a) for a in config.actions]}, found "
+            f"{settings['actions']}"
+        )
+    if policy.config.num_features != len(OBSERVATION_NAMES) or policy.config.num_actions != len(
+        config.actions
+    ):
+        raise CheckpointError(
+            f"{directory}: expected a policy over {len(OBSERVATION_NAMES)} features and "
+            f"{len(config.actions)} actions, found {policy.config}"
+        )
+    tensors = _read_tensors(directory / _WEIGHTS)
+    _load_policy(policy, tensors, directory)
+    return Checkpoint(
+        policy=policy,
+        config=config,
+        models=models,
+        price_range=(float(low), float(high)),
+        difficulty=_load_difficulty(tensors, config, directory) if reads_prompt else None,
+        model_paths=model_paths,
+        training=training,
+        path=directory,
+    )
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise CheckpointError(
+            f"{path}: expected a controller checkpoint (controller.json and "
+            "controller.safetensors), found no such file; train one with `allot train`"
+        )
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise CheckpointError(f"{path}: expected at most {MAX_FILE_BYTES} bytes")
+    try:
+        settings = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: expected JSON: {error}") from None
+    if not isinstance(settings, dict) or settings.get("version") != CHECKPOINT_VERSION:
+        found = settings.get("version") if isinstance(settings, dict) else type(settings).__name__
+        raise CheckpointError(
+            f"{path}: expected version {CHECKPOINT_VERSION}, found {found!r}; upgrade allot or "
+            "train again"
+        )
+    if settings.get("observation") != list(OBSERVATION_NAMES):
+        raise CheckpointError(
+            f"{path}: expected the features of observation version {OBSERVATION_VERSION}, found "
+            f"those of version {settings.get('observation_version')!r}; train again"
+        )
+    return settings
+
+
+def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    if not path.exists():
+        raise CheckpointError(f"{path}: expected the weights of the controller, found no such file")
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise CheckpointError(f"{path}: expected at most {MAX_FILE_BYTES} bytes")
+    tensors = {}
+    try:
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118 (not a mapping)
+                shape = file.get_slice(name).get_shape()
+                if len(shape) > 2 or int(np.prod(shape, dtype=np.float64)) > MAX_TENSOR_ELEMENTS:
+                    raise CheckpointError(f"{path}: {name} has shape {shape}, over the limit")
+                tensors[name] = file.get_tensor(name)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: expected a safetensors file: {error}") from None
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32 or not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{path}: expected finite float32 numbers in {name}")
+    return tensors
+
+
+def _load_policy(
+    policy: PolicyNetwork, tensors: Mapping[str, torch.Tensor], directory: Path
+) -> None:
+    weights = {k.removeprefix("policy/"): v for k, v in tensors.items() if k.startswith("policy/")}
+    try:
+        policy.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"{directory}: weights do not fit the settings: {error}") from None
+
+
+def _load_difficulty(
+    tensors: Mapping[str, torch.Tensor], config: EpisodeConfig, directory: Path
+) -> Difficulty:
+    names = ("weight", "bias", "mean", "scale")
+    missing = [name for name in names if f"difficulty/{name}" not in tensors]
+    if missing:
+        raise CheckpointError(f"{directory}: expected tensors difficulty/*, missing {missing}")
+    weight, bias, mean, scale = (tensors[f"difficulty/{name}"].numpy() for name in names)
+    width = len(mean)
+    if (
+        weight.shape != (width, config.num_rungs)
+        or bias.shape != (config.num_rungs,)
+        or scale.shape != mean.shape
+    ):
+        raise CheckpointError(
+            f"{directory}: expected difficulty/weight of shape {(width, config.num_rungs)}, found "
+            f"{weight.shape}"
+        )
+    return Difficulty(weight=weight, bias=bias, mean=mean, scale=scale)

@@ -1,0 +1,78 @@
+"""Question sets: the bundled tasks, or a file of one's own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from controller.errors import TraceFormatError
+from controller.types import Question
+from envs.questions import draw_split
+
+SPLITS = ("train", "validation", "test")
+_SHARES = (0.7, 0.8)
+
+
+def bundled_questions() -> dict[str, list[Question]]:
+    """The questions of the bundled trace set, by split."""
+    return {split: draw_split(split) for split in SPLITS}
+
+
+def read_questions(path: Path) -> dict[str, list[Question]]:
+    """Questions from a JSONL or parquet file, by split.
+
+    Columns: `question` and `reference`; optional `question_id`, `dataset`, `level` and
+    `split`. Without `split`, 70/10/20 by a hash of the wording, so that questions that
+    differ in case and white space alone stay together.
+
+    Raises:
+        TraceFormatError: the file cannot be read, or a row lacks a column.
+    """
+    splits: dict[str, list[Question]] = {split: [] for split in SPLITS}
+    for number, row in enumerate(_rows(path), start=1):
+        for column in ("question", "reference"):
+            if not isinstance(row.get(column), str) or not row[column].strip():
+                raise TraceFormatError(
+                    f"{path}, row {number}: expected text in column {column!r}, found "
+                    f"{row.get(column)!r}"
+                )
+        split = row.get("split") or _split_of(row["question"])
+        if split not in splits:
+            raise TraceFormatError(
+                f"{path}, row {number}: expected split to be one of {list(SPLITS)}, found {split!r}"
+            )
+        splits[split].append(
+            Question(
+                question_id=str(row.get("question_id") or f"{path.stem}/{number:06d}"),
+                text=row["question"],
+                dataset=row.get("dataset") or path.stem,
+                reference=row["reference"],
+                level=row.get("level"),
+            )
+        )
+    return splits
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        raise TraceFormatError(f"{path}: expected a file of questions, found none")
+    try:
+        if path.suffix == ".parquet":
+            rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+        else:
+            rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    except (json.JSONDecodeError, UnicodeDecodeError, pa.ArrowInvalid) as error:
+        raise TraceFormatError(f"{path}: expected JSONL or parquet: {error}") from None
+    return rows
+
+
+def _split_of(question: str) -> str:
+    key = " ".join(question.lower().split())
+    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+    position = int.from_bytes(digest, "big") / 2**64
+    return SPLITS[sum(position >= share for share in _SHARES)]

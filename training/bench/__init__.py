@@ -1,0 +1,1 @@
+"""Benchmarks: each module has a `run` that measures and returns what it found."""

@@ -1,0 +1,376 @@
+"""The command `allot`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from controller.errors import AllotError, ConfigError
+
+app = typer.Typer(
+    help="Learns how much inference compute each question deserves.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+models_app = typer.Typer(help="The bundled language models.", no_args_is_help=True)
+bench_app = typer.Typer(help="Measurements, each side by side in one run.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+app.add_typer(bench_app, name="bench")
+console = Console()
+
+TRACES = Path("checkpoints/traces")
+CONTROLLER = Path("checkpoints/controller")
+
+Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Ladder = Annotated[
+    str, typer.Option(help="Models by name, the small one first, separated by commas.")
+]
+Wandb = Annotated[str, typer.Option(help="W&B: auto, online, offline or disabled.")]
+
+
+@contextmanager
+def _progress(description: str, total: float) -> Iterator[Any]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda completed, text=description: progress.update(
+            task, completed=completed, description=text
+        )
+
+
+@models_app.command("train")
+def train_model(
+    name: Annotated[str, typer.Argument(help="small or large")],
+    out: Annotated[Path | None, typer.Option(help="Default: checkpoints/NAME.")] = None,
+    compiled: Annotated[
+        bool, typer.Option(help="torch.compile in bfloat16; needs a C++ compiler.")
+    ] = False,
+) -> None:
+    """Train a bundled language model from scratch; run again to resume."""
+    from training.language_models import CONFIGS, LanguageModelTraining
+
+    if name not in CONFIGS:
+        raise ConfigError(f"model: expected one of {sorted(CONFIGS)}, found {name!r}")
+    config = CONFIGS[name]
+    with _progress(f"training {name}", config.train_tokens) as update:
+        LanguageModelTraining(config, out or Path("checkpoints") / name, compiled=compiled).run(
+            lambda tokens, loss: update(tokens, f"{name}, loss {loss:.3f}")
+        )
+
+
+@models_app.command("evaluate")
+def evaluate_models(
+    traces: Annotated[Path, typer.Option(help="Trace set.")] = TRACES,
+    split: Annotated[str, typer.Option(help="train, validation or test")] = "test",
+    as_json: Json = False,
+) -> None:
+    """pass@1, majority and pass@k of a trace set's models, by level and task."""
+    from envs.traces import TraceSet
+    from training.model_table import model_table
+
+    table = model_table(TraceSet.read(traces), split)
+    if as_json:
+        print(json.dumps(table, indent=1))
+        return
+    for kind, rows in table.items():
+        _print_rows(kind, rows)
+
+
+@app.command()
+def record(
+    out: Annotated[Path, typer.Option(help="Directory of the trace set.")],
+    small: Annotated[str, typer.Option(help="Directory or hub id.")] = "checkpoints/small",
+    large: Annotated[str, typer.Option(help="Directory or hub id.")] = "checkpoints/large",
+    questions: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSONL or parquet with question and reference (and question_id, dataset, level, "
+            "split); default: the bundled tasks."
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many questions per split.")] = None,
+    samples: Annotated[int, typer.Option(help="Small attempts per question.")] = 16,
+    escalations: Annotated[int, typer.Option(help="Large attempts per question.")] = 2,
+    revised_samples: Annotated[int, typer.Option(help="Samples revised once each.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest attempt.")] = 192,
+    seed: Seed = 0,
+) -> None:
+    """Record attempts of a model pair as a trace set; run again to resume."""
+    from envs.question_files import bundled_questions, read_questions
+    from training.record import RecordConfig
+    from training.record_models import record_models
+
+    by_split = read_questions(questions) if questions else bundled_questions()
+    if limit is not None:
+        by_split = {split: members[:limit] for split, members in by_split.items()}
+    total = sum(len(members) for members in by_split.values())
+    with _progress("recording", total) as update:
+        record_models(
+            by_split,
+            (small, large),
+            out,
+            RecordConfig(samples=samples, escalations=escalations, revised_samples=revised_samples),
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            progress=update,
+        )
+    console.print(f"{out}: {total} questions")
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option(help="Run directory; holds the checkpoint at the end.")],
+    traces: Annotated[Path, typer.Option(help="Trace set.")] = TRACES,
+    ladder: Ladder = "",
+    token_cost: Annotated[
+        list[str] | None,
+        typer.Option(help="MODEL=COST: small-model tokens that one of its tokens costs."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Environment steps in all.")] = None,
+    num_envs: Annotated[int | None, typer.Option(help="Episodes side by side.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of Adam, at the start.")] = None,
+    max_samples: Annotated[int, typer.Option(help="SAMPLE attempts per episode.")] = 16,
+    hide_signals: Annotated[
+        float, typer.Option(help="Share of episodes without logprobs or difficulty.")
+    ] = 0.1,
+    seed: Seed = 0,
+    wandb: Wandb = "auto",
+) -> None:
+    """Train a controller by PPO on recorded attempts; run again to resume."""
+    from envs.traces import TraceSet
+    from training.ppo import PPOConfig
+    from training.tracking import Tracker
+    from training.train import ControllerTraining, TrainConfig
+
+    given = {"total_steps": steps, "num_envs": num_envs, "learning_rate": learning_rate}
+    ppo = PPOConfig(seed=seed, **{k: v for k, v in given.items() if v is not None})
+    config = TrainConfig(
+        ladder=_names(ladder),
+        token_costs=_token_costs(token_cost or []),
+        max_samples=max_samples,
+        hide_signals=hide_signals,
+        ppo=ppo,
+    )
+    trace_set = TraceSet.read(traces)
+    training = ControllerTraining(trace_set, config, out)
+    console.print(f"models {' -> '.join(m.name for m in training.prepared.models)}")
+    settings = {"traces": str(traces), **training.settings()}
+    with (
+        Tracker(out, "train", settings, mode=wandb, group=trace_set.path.name) as tracker,
+        _progress("training", ppo.num_updates * ppo.num_envs * ppo.num_steps) as update,
+    ):
+        training.run(
+            tracker,
+            lambda steps, metrics: update(
+                steps,
+                f"utility {metrics.get('episodic/utility', 0):.3f}, "
+                f"{metrics['charts/SPS'] / 1000:.0f}k steps/s",
+            ),
+        )
+    console.print(f"{out}: validation utility {training.best_utility:.4f}")
+
+
+@app.command()
+def evaluate(
+    controllers: Annotated[list[Path], typer.Argument(help="Checkpoints; seeds are pooled.")],
+    traces: Annotated[Path, typer.Option(help="Trace set.")] = TRACES,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory for frontier.png; default: the checkpoint's.")
+    ] = None,
+    num_prices: Annotated[int, typer.Option(help="Evenly spaced on a log scale.")] = 12,
+    repeats: Annotated[int, typer.Option(help="Episodes per question and price.")] = 8,
+    as_json: Json = False,
+    wandb: Wandb = "auto",
+) -> None:
+    """Compare controllers with tuned rules on the test split."""
+    from controller.checkpoint import load_checkpoint
+    from envs.table import TraceTable
+    from envs.traces import TraceSet
+    from training.evaluate import compare
+    from training.plots import plot_frontier
+    from training.summary import summarise
+    from training.tracking import Tracker
+
+    checkpoints = [load_checkpoint(path) for path in controllers]
+    trace_set = TraceSet.read(traces)
+    names = [model.name for model in checkpoints[0].models]
+    comparison = compare(
+        checkpoints,
+        TraceTable.build(trace_set, ["train", "validation"], names),
+        TraceTable.build(trace_set, ["test"], names),
+        num_prices=num_prices,
+        repeats=repeats,
+    )
+    summary = summarise(comparison)
+    out = out or controllers[0]
+    out.mkdir(parents=True, exist_ok=True)
+    plot_frontier(summary, out / "frontier.png")
+    with Tracker(
+        out, "evaluate", {"traces": str(traces)}, mode=wandb, group=trace_set.path.name
+    ) as tracker:
+        tracker.image("frontier", out / "frontier.png")
+        tracker.summary(summary["headline"])
+    if as_json:
+        print(json.dumps(summary, indent=1))
+    else:
+        _print_summary(summary, out)
+
+
+@app.command()
+def answer(
+    questions: Annotated[list[str] | None, typer.Argument(help="Questions.")] = None,
+    price: Annotated[
+        float | None, typer.Option(help="Accuracy per small-model token; default: mid-range.")
+    ] = None,
+    controller: Annotated[Path, typer.Option(help="Checkpoint.")] = CONTROLLER,
+    examples: Annotated[int, typer.Option(help="Draw so many new bundled questions.")] = 0,
+    budget: Annotated[float | None, typer.Option(help="Hard cap on cost per question.")] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Answer questions with live models, showing each decision."""
+    from controller.checkpoint import load_checkpoint
+    from controller.loop import Controller
+    from controller.types import Question
+    from training.show import new_questions, outcome_json, print_outcome
+
+    asked = [
+        Question(question_id=f"asked/{i}", text=text) for i, text in enumerate(questions or [])
+    ] + new_questions(examples, seed)
+    if not asked:
+        raise ConfigError('questions: expected at least one, as in allot answer "3 * 4 ="')
+    loaded = Controller.load(controller)
+    low, high = load_checkpoint(controller).price_range
+    price = price or (low * high) ** 0.5
+    for question in asked:
+        outcome = loaded.answer(question, price=price, budget=budget)
+        if as_json:
+            print(json.dumps(outcome_json(question, price, outcome)))
+        else:
+            print_outcome(console, question, price, outcome)
+
+
+@bench_app.command("generate")
+def bench_generate(
+    model: Annotated[Path, typer.Option(help="Model directory.")] = Path("checkpoints/small"),
+    num_questions: Annotated[int, typer.Option(help="Questions, 16 samples each.")] = 32,
+    as_json: Json = False,
+) -> None:
+    """Tokens/s against model.generate(num_return_sequences=16)."""
+    from training.bench import generation
+
+    _print_result(generation.run(model, num_questions), as_json)
+
+
+@bench_app.command("env")
+def bench_env(
+    traces: Annotated[Path, typer.Option(help="Trace set.")] = TRACES,
+    num_envs: Annotated[int, typer.Option(help="Episodes side by side.")] = 4096,
+    as_json: Json = False,
+) -> None:
+    """Steps/s of the vector environment with random legal actions on one core."""
+    from training.bench import environment
+
+    _print_result(environment.run(traces, num_envs), as_json)
+
+
+@bench_app.command("ppo")
+def bench_ppo(
+    traces: Annotated[Path, typer.Option(help="Trace set.")] = TRACES,
+    as_json: Json = False,
+) -> None:
+    """Steps/s and return against sb3-contrib's MaskablePPO."""
+    from training.bench import ppo
+
+    _print_result(ppo.run(traces), as_json)
+
+
+@bench_app.command("optimum")
+def bench_optimum(
+    seeds: Annotated[int, typer.Option(help="Trainings.")] = 5, as_json: Json = False
+) -> None:
+    """One checkpoint's utility against the exact optimum at 12 prices."""
+    from training.bench import optimum
+
+    _print_result(optimum.run(seeds=seeds), as_json)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _token_costs(entries: list[str]) -> dict[str, float]:
+    costs = {}
+    for entry in entries:
+        name, _, cost = entry.rpartition("=")
+        try:
+            costs[name] = float(cost)
+        except ValueError:
+            raise ConfigError(f"token-cost: expected MODEL=COST, found {entry!r}") from None
+    return costs
+
+
+def _print_result(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result, indent=1))
+        return
+    for name, value in result.items():
+        shown = f"{value:,.4g}" if isinstance(value, float) else value
+        console.print(f"{name:<32} {shown}", highlight=False)
+
+
+def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
+    table = Table(*rows[0], title=title)
+    for row in rows:
+        table.add_row(*(f"{v:.1%}" if isinstance(v, float) else str(v) for v in row.values()))
+    console.print(table)
+
+
+def _print_summary(summary: dict[str, Any], out: Path) -> None:
+    table = Table("policy", *(f"{p:.1e}" for p in summary["prices"]), title="utility by price")
+    for name, rows in summary["policies"].items():
+        table.add_row(name, *(f"{row['utility']:.3f}" for row in rows))
+    console.print(table)
+    table = Table("at equal accuracy with", "compute used", "at accuracies", title="headline")
+    for name, entry in summary["headline"].items():
+        table.add_row(
+            name, f"{entry['ratio']:.0%}", ", ".join(f"{a:.1%}" for a in entry["accuracies"])
+        )
+    console.print(table)
+    behind = [
+        f"{name} at {row['price']:.1e}"
+        for name, rows in summary["lead"].items()
+        for row in rows
+        if row["behind"]
+    ]
+    console.print(f"behind a rule beyond its interval: {', '.join(behind) or 'nowhere'}")
+    console.print(f"frontier: {out / 'frontier.png'}")
+
+
+def main() -> None:
+    """Entry point: errors that allot raises on purpose become one line and exit code 2."""
+    warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)  # type: ignore[assignment]
+    try:
+        app()
+    except AllotError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to resume", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,64 @@
+"""Pictures of a comparison."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from training.evaluate import CONTROLLER
+
+_STYLES = {
+    "always small": ("s", "#777777"),
+    "always large": ("D", "#333333"),
+    "self-consistency": ("o", "#4477aa"),
+    "adaptive consistency": ("^", "#66ccee"),
+    "early-stopping consistency": ("v", "#228833"),
+    "vote cascade": ("P", "#ccbb44"),
+    "adaptive cascade": ("X", "#ee6677"),
+    "logprob cascade": ("*", "#aa3377"),
+}
+
+
+def plot_frontier(summary: dict[str, Any], path: Path) -> None:
+    """Accuracy against mean cost: the controller's frontier and every tuned rule.
+
+    Args:
+        summary: from `training.summary.summarise`.
+        path: PNG to write.
+    """
+    figure, axes = plt.subplots(figsize=(8, 5), dpi=140, layout="constrained")
+    for name, (marker, colour) in _STYLES.items():
+        if name not in summary["policies"]:
+            continue
+        points = sorted(
+            {(row["cost"], row["accuracy"]) for row in summary["policies"][name] if row["cost"] > 0}
+        )
+        axes.plot(*zip(*points, strict=True), marker=marker, color=colour, lw=0.8, ms=6, label=name)
+    rows = [row for row in summary["policies"][CONTROLLER] if row["cost"] > 0]
+    cost, accuracy = [r["cost"] for r in rows], [r["accuracy"] for r in rows]
+    axes.fill_between(
+        cost,
+        [r["accuracy_interval"][0] for r in rows],
+        [r["accuracy_interval"][1] for r in rows],
+        color="black",
+        alpha=0.12,
+        lw=0,
+        label="95% interval",
+    )
+    axes.plot(cost, accuracy, "ko-", lw=2, ms=4, label="controller, one checkpoint")
+    axes.set_xscale("log")
+    axes.set_xlabel("mean compute per question (small-model tokens)")
+    axes.set_ylabel("accuracy")
+    axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
+    axes.set_title(f"{summary['num_questions']} held-out questions, {len(rows)} prices")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="lower right")
+    temporary = path.with_suffix(".tmp.png")
+    figure.savefig(temporary)
+    plt.close(figure)
+    temporary.replace(path)

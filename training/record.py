@@ -1,0 +1,245 @@
+"""Records what language models really wrote, as a trace set.
+
+Recording proceeds shard by shard. A shard is on disk whole or not at all, so a
+recording that is killed at any moment goes on with the first shard that is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from controller.actions import ActionKind
+from controller.backends.base import Backend, PromptState, Request
+from controller.errors import ConfigError
+from controller.types import Attempt, Question
+from envs.grader import Grader
+from envs.traces import ATTEMPT_SCHEMA, QUESTION_SCHEMA, TRACE_VERSION, write_atomically
+
+_WORK = "recording"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordConfig:
+    """How much to record.
+
+    Attributes:
+        samples: small attempts per question.
+        escalations: attempts per question and rung above the small model.
+        revised_samples: how many of the samples are revised once each.
+        shard_questions: questions per shard; what a kill can cost.
+    """
+
+    samples: int = 16
+    escalations: int = 2
+    revised_samples: int = 0
+    shard_questions: int = 128
+
+    def __post_init__(self) -> None:
+        if self.samples < 1 or self.escalations < 0 or self.shard_questions < 1:
+            raise ConfigError(
+                "record: expected samples >= 1, escalations >= 0 and shard_questions >= 1, found "
+                f"{self.samples}, {self.escalations} and {self.shard_questions}"
+            )
+        if not 0 <= self.revised_samples <= self.samples:
+            raise ConfigError(
+                f"revised_samples: expected 0..{self.samples}, found {self.revised_samples}"
+            )
+
+
+class Recording:
+    """One recording, begun or resumed.
+
+    Args:
+        questions: by split.
+        backend: makes the attempts.
+        grader: grades them.
+        out: directory of the trace set.
+        config: how much to record.
+        notes: added to `trace.json` (decoding settings, licence, paths of models).
+    """
+
+    def __init__(
+        self,
+        questions: Mapping[str, Sequence[Question]],
+        backend: Backend,
+        grader: Grader,
+        out: Path,
+        config: RecordConfig,
+        notes: Mapping[str, Any],
+    ) -> None:
+        self.questions = [(q, split) for split, members in questions.items() for q in members]
+        self._check_questions()
+        self.backend, self.grader, self.out, self.config = backend, grader, out, config
+        self.notes = notes
+        self._work = out / _WORK
+
+    def _check_questions(self) -> None:
+        seen: set[str] = set()
+        for question, _ in self.questions:
+            if question.reference is None:
+                raise ConfigError(f"{question.question_id}: expected a reference to grade with")
+            if question.question_id in seen:
+                raise ConfigError(
+                    f"question_id: expected no repeats, found {question.question_id!r} twice"
+                )
+            seen.add(question.question_id)
+        if not seen:
+            raise ConfigError("questions: expected at least one, found none")
+
+    @property
+    def num_shards(self) -> int:
+        """Shards in all."""
+        return -(-len(self.questions) // self.config.shard_questions)
+
+    def run(self, progress: Callable[[int], None] | None = None) -> None:
+        """Record what is missing, then write the trace set.
+
+        Args:
+            progress: called with the number of questions done.
+
+        Raises:
+            ConfigError: `out` holds another recording, or a finished trace set.
+        """
+        if (self.out / "trace.json").exists():
+            raise ConfigError(
+                f"{self.out}: expected no trace set there yet; choose another directory"
+            )
+        self._work.mkdir(parents=True, exist_ok=True)
+        self._check_plan()
+        size = self.config.shard_questions
+        for shard in range(self.num_shards):
+            if not self._path("attempts", shard).exists():
+                self._record(shard, self.questions[shard * size : (shard + 1) * size])
+            if progress is not None:
+                progress(min((shard + 1) * size, len(self.questions)))
+        self._finish()
+
+    def _check_plan(self) -> None:
+        """A half-done recording is only continued by the same recording."""
+        identity = hashlib.sha256()
+        for question, split in self.questions:
+            identity.update(f"{question}{split}".encode())
+        plan = {
+            "config": asdict(self.config),
+            "models": [asdict(model) for model in self.backend.models],
+            "questions": identity.hexdigest(),
+            "notes": json.loads(json.dumps(self.notes)),
+        }
+        path = self._work / "plan.json"
+        if not path.exists():
+            write_atomically(path, lambda p: p.write_text(json.dumps(plan, indent=1)))
+        elif json.loads(path.read_text()) != plan:
+            raise ConfigError(
+                f"{self.out}: expected to continue the recording described in {path}, asked for "
+                "other questions, models or settings; choose another directory"
+            )
+
+    def _path(self, table: str, shard: int) -> Path:
+        return self._work / f"{table}-{shard:05d}.parquet"
+
+    def _record(self, shard: int, questions: Sequence[tuple[Question, str]]) -> None:
+        states = self.backend.prompt_states([q for q, _ in questions], hidden=True)
+        requests = [r for question, _ in questions for r in self._requests(question)]
+        attempts = self.backend.attempts(requests)
+        revisions = [
+            Request(question=request.question, action=ActionKind.REVISE, parent=attempt)
+            for request, attempt in zip(requests, attempts, strict=True)
+            if request.action is ActionKind.SAMPLE
+            and request.index < self.config.revised_samples
+            and attempt.error is None
+        ]
+        attempts += self.backend.attempts(revisions)
+        by_id = {question.question_id: question for question, _ in questions}
+        rows = [self._attempt_row(by_id[a.question_id], a) for a in attempts]
+        question_rows = [
+            _question_row(q, split, state)
+            for (q, split), state in zip(questions, states, strict=True)
+        ]
+        _write(self._path("questions", shard), question_rows, QUESTION_SCHEMA)
+        _write(self._path("attempts", shard), rows, ATTEMPT_SCHEMA)
+
+    def _requests(self, question: Question) -> Iterable[Request]:
+        for index in range(self.config.samples):
+            yield Request(question=question, action=ActionKind.SAMPLE, index=index)
+        for rung in range(1, len(self.backend.models)):
+            for index in range(self.config.escalations):
+                yield Request(question=question, action=ActionKind.ESCALATE, rung=rung, index=index)
+
+    def _attempt_row(self, question: Question, attempt: Attempt) -> dict[str, Any]:
+        return {
+            **{name: getattr(attempt, name, None) for name in ATTEMPT_SCHEMA.names},
+            "tier": self.backend.models[attempt.rung].tier,
+            "action": attempt.action.value,
+            "correct": self.grader.is_right(question, attempt.answer),
+        }
+
+    def _finish(self) -> None:
+        """Put the shards together; trace.json, written last, makes the set valid."""
+        for table in ("questions", "attempts"):
+            merged = pa.concat_tables(
+                [pq.read_table(self._path(table, shard)) for shard in range(self.num_shards)]
+            )
+            write_atomically(
+                self.out / f"{table}.parquet",
+                lambda path, merged=merged: pq.write_table(
+                    merged, path, compression="zstd", compression_level=12
+                ),
+            )
+        write_atomically(
+            self.out / "trace.json",
+            lambda path: path.write_text(json.dumps(self._manifest(), indent=1) + "\n"),
+        )
+        shutil.rmtree(self._work)
+
+    def _manifest(self) -> dict[str, Any]:
+        digest = hashlib.sha256()
+        for table in ("questions", "attempts"):
+            digest.update((self.out / f"{table}.parquet").read_bytes())
+        splits: dict[str, int] = {}
+        for _, split in self.questions:
+            splits[split] = splits.get(split, 0) + 1
+        paths = self.notes.get("model_paths", {})
+        return {
+            "version": TRACE_VERSION,
+            "digest": digest.hexdigest(),
+            "models": {
+                model.name: {
+                    "tier": model.tier,
+                    "parameters": model.parameters,
+                    "max_new_tokens": model.max_new_tokens,
+                    "digest": model.digest,
+                    "path": paths.get(model.name),
+                }
+                for model in self.backend.models
+            },
+            "recorded": asdict(self.config),
+            "questions": len(self.questions),
+            "splits": splits,
+            **{name: note for name, note in self.notes.items() if name != "model_paths"},
+        }
+
+
+def _question_row(question: Question, split: str, state: PromptState) -> dict[str, Any]:
+    return {
+        "question_id": question.question_id,
+        "dataset": question.dataset,
+        "level": question.level,
+        "question": question.text,
+        "reference": question.reference,
+        "split": split,
+        "prompt_hidden": None if state.hidden is None else state.hidden.tolist(),
+    }
+
+
+def _write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+    table = pa.Table.from_pylist(rows, schema=schema)
+    write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))

@@ -1,0 +1,48 @@
+"""Recording with local transformers models."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from controller.backends.transformers import TransformersBackend, load_model
+from controller.types import Question
+from envs.grader import ExactGrader
+from training.record import RecordConfig, Recording
+
+
+def record_models(
+    questions: Mapping[str, Sequence[Question]],
+    model_paths: Sequence[str],
+    out: Path,
+    config: RecordConfig,
+    *,
+    max_new_tokens: int,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Record attempts of local models.
+
+    Args:
+        questions: by split.
+        model_paths: directories or hub ids, the small model first.
+        out: directory of the trace set.
+        config: how much to record.
+        max_new_tokens: longest attempt.
+        seed: of the sampling.
+        progress: called with the number of questions done.
+    """
+    models = [load_model(path, rung) for rung, path in enumerate(model_paths)]
+    backend = TransformersBackend(models, seed=seed, max_new_tokens=max_new_tokens)
+    paths = {
+        spec.name: os.path.relpath(Path(path).resolve(), out.resolve())
+        for spec, path in zip(backend.models, model_paths, strict=True)
+        if Path(path).exists()
+    }
+    notes = {
+        "model_paths": paths,
+        "decoding": {"temperature": 1.0, "max_new_tokens": max_new_tokens, "seed": seed},
+        "licence": "Apache-2.0",
+    }
+    Recording(questions, backend, ExactGrader(), out, config, notes).run(progress)

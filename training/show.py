@@ -1,0 +1,81 @@
+"""Shows how a controller came to its answers."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from controller.loop import Decision, Outcome
+from controller.types import Question
+from envs.grader import ExactGrader
+from envs.questions import TASKS, QuestionSource
+
+
+def new_questions(count: int, seed: int) -> list[Question]:
+    """Bundled questions, drawn afresh from those that no model was trained on."""
+    rng = random.Random(f"new/{seed}")
+    questions = []
+    for _ in range(count):
+        source = QuestionSource(rng.choice(sorted(TASKS)), rng.choice((1, 2, 3, 4)))
+        questions.append(next(source.draw("test", rng, num_draws=10_000)).question)
+    return questions
+
+
+def print_outcome(console: Console, question: Question, price: float, outcome: Outcome) -> None:
+    """One line per decision, with the numbers that gave the reason."""
+    console.print(f"\n[bold]{question.text.strip()}[/bold]", highlight=False)
+    table = Table(
+        "action", "brought", "probabilities", "leader", "share", "value", "cost", box=None
+    )
+    for decision in outcome.decisions:
+        table.add_row(
+            str(decision.action),
+            ", ".join(str(a.answer) for a in decision.attempts),
+            " ".join(f"{name} {p:.2f}" for name, p in decision.probabilities.items() if p >= 0.005),
+            decision.leader or "-",
+            f"{decision.observation['vote_share']:.2f}",
+            f"{decision.value:.3f}",
+            f"{decision.cost:.0f}",
+        )
+    console.print(table)
+    verdict = ""
+    if question.reference is not None:
+        right = ExactGrader().is_right(question, outcome.answer)
+        verdict = f" ({'right' if right else f'wrong, the reference is {question.reference}'})"
+    console.print(
+        f"answer [bold]{outcome.answer if outcome.answer is not None else 'none: gave up'}[/bold]"
+        f"{verdict}, cost {outcome.cost:.0f} small-model tokens x price {price:.1e} = "
+        f"{outcome.cost * price:.3f}",
+        highlight=False,
+    )
+
+
+def outcome_json(question: Question, price: float, outcome: Outcome) -> dict[str, Any]:
+    """An outcome as JSON."""
+    return {
+        "question": question.text,
+        "answer": outcome.answer,
+        "text": outcome.attempt.text if outcome.attempt else None,
+        "price": price,
+        "cost": outcome.cost,
+        "actions": dict(Counter(str(d.action) for d in outcome.decisions)),
+        "usage": {model: asdict(usage) for model, usage in outcome.usage.items()},
+        "decisions": [_decision_json(decision) for decision in outcome.decisions],
+    }
+
+
+def _decision_json(decision: Decision) -> dict[str, Any]:
+    return {
+        "action": str(decision.action),
+        "probabilities": decision.probabilities,
+        "value": decision.value,
+        "leader": decision.leader,
+        "cost": decision.cost,
+        "observation": decision.observation,
+        "answers": [attempt.answer for attempt in decision.attempts],
+    }

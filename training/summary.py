@@ -1,0 +1,185 @@
+"""Tables, intervals and claims from a comparison.
+
+Intervals come from a paired bootstrap over questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.baselines import CASCADES, STATIC, STOP_RULES
+from training.evaluate import CONTROLLER, Comparison, Played
+
+Floats = NDArray[np.float64]
+
+
+class Bootstrap:
+    """Paired bootstrap over questions.
+
+    Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
+
+    Args:
+        num_questions: Q.
+        resamples: B.
+        seed: of the resamples.
+    """
+
+    def __init__(self, num_questions: int, resamples: int = 2000, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        counts = rng.multinomial(
+            num_questions, np.full(num_questions, 1 / num_questions), resamples
+        )
+        self.weights = counts / num_questions  # (B, Q)
+
+    def means(self, values: Floats) -> Floats:
+        """Mean of `values`, (Q,) or (Q, m), in each resample: (B,) or (B, m)."""
+        return np.asarray(self.weights @ values)
+
+    def interval(self, values: Floats) -> tuple[float, float]:
+        """95% interval of the mean of `values`, (Q,)."""
+        low, high = np.quantile(self.means(values), [0.025, 0.975])
+        return float(low), float(high)
+
+
+def cost_at_accuracy(accuracy: Floats, cost: Floats, target: float) -> float:
+    """Least mean cost at which mixtures of given operating points reach an accuracy.
+
+    Between two operating points one may toss a coin for each question, so the frontier
+    is the lower convex hull of (accuracy, cost), the free point (0, 0) included.
+
+    Args:
+        accuracy: (P,).
+        cost: (P,).
+        target: accuracy to reach.
+
+    Returns:
+        Cost; inf if no mixture reaches the target.
+    """
+    x, y = np.append(accuracy, 0.0), np.append(cost, 0.0)
+    reaching, below = x >= target, x < target
+    if not reaching.any():
+        return float("inf")
+    best = float(y[reaching].min())
+    if below.any():
+        x_low, y_low = x[below][:, None], y[below][:, None]
+        x_high, y_high = x[reaching][None], y[reaching][None]
+        share = (target - x_low) / (x_high - x_low)
+        best = min(best, float((y_low + share * (y_high - y_low)).min()))
+    return best
+
+
+def summarise(comparison: Comparison) -> dict[str, Any]:
+    """Tables of a comparison, ready for JSON.
+
+    Returns:
+        `policies`: per name and price accuracy, cost and utility with 95% intervals,
+        tokens, serial rounds and actions; `lead`: per rule and price, the controller's
+        utility less the rule's; `headline`: the controller's compute, relative to that of
+        each kind of rule, at the same accuracies.
+    """
+    bootstrap = Bootstrap(len(comparison.levels))
+    rules = [name for name in comparison.played if name != CONTROLLER]
+    return {
+        "num_questions": len(comparison.levels),
+        "prices": comparison.prices.tolist(),
+        "policies": {name: _rows(comparison, name, bootstrap) for name in comparison.played},
+        "lead": {name: _leads(comparison, name, bootstrap) for name in rules},
+        "headline": _headline(comparison, bootstrap),
+    }
+
+
+def _rows(comparison: Comparison, name: str, bootstrap: Bootstrap) -> list[dict[str, Any]]:
+    rows = []
+    for i, (played, price) in enumerate(
+        zip(comparison.played[name], comparison.prices, strict=True)
+    ):
+        samples, revisions, escalations = played.actions.mean(0).tolist()
+        row: dict[str, Any] = {"price": float(price)}
+        for quantity, values in (
+            ("accuracy", played.right),
+            ("cost", played.cost),
+            ("utility", played.utility(price)),
+        ):
+            row[quantity] = float(values.mean())
+            row[f"{quantity}_interval"] = bootstrap.interval(values)
+        row |= {
+            "tokens": float(played.tokens.mean()),
+            "serial_rounds": float(played.rounds.mean()),
+            "samples": samples,
+            "revisions": revisions,
+            "escalations": escalations,
+        }
+        if name in comparison.settings:
+            row["setting"] = comparison.settings[name][i]
+        rows.append(row)
+    return rows
+
+
+def _leads(comparison: Comparison, rule: str, bootstrap: Bootstrap) -> list[dict[str, Any]]:
+    rows = []
+    for price, ours, theirs in zip(
+        comparison.prices, comparison.played[CONTROLLER], comparison.played[rule], strict=True
+    ):
+        difference = ours.utility(price) - theirs.utility(price)
+        low, high = bootstrap.interval(difference)
+        rows.append(
+            {
+                "price": float(price),
+                "lead": float(difference.mean()),
+                "interval": (low, high),
+                "behind": high < 0,
+            }
+        )
+    return rows
+
+
+def _points(played: Sequence[Played], weights: Floats) -> tuple[Floats, Floats]:
+    """Accuracy and cost at each price, for questions weighted by `weights`, (Q,)."""
+    return (
+        np.array([weights @ p.right for p in played]),
+        np.array([weights @ p.cost for p in played]),
+    )
+
+
+def _headline(comparison: Comparison, bootstrap: Bootstrap) -> dict[str, Any]:
+    """Compute relative to each kind of rule at equal accuracy, with intervals."""
+    kinds = {
+        "self-consistency": [n for n in comparison.played if n.startswith("self-consistency-")],
+        "stop rules": STOP_RULES,
+        "cascades": CASCADES,
+        "static mixtures": STATIC,
+    }
+    uniform = np.full(len(comparison.levels), 1 / len(comparison.levels))
+    headline = {}
+    for kind, names in kinds.items():
+        accuracies, ratio = _cost_ratio(comparison, names, uniform)
+        resampled = [_cost_ratio(comparison, names, w)[1] for w in bootstrap.weights[:200]]
+        low, high = np.nanquantile(resampled, [0.025, 0.975])
+        headline[kind] = {
+            "ratio": ratio,
+            "interval": (float(low), float(high)),
+            "accuracies": accuracies,
+        }
+    return headline
+
+
+def _cost_ratio(
+    comparison: Comparison, names: Sequence[str], weights: Floats
+) -> tuple[list[float], float]:
+    """Geometric mean over accuracies of the controller's cost over the best rule's.
+
+    The accuracies run from a third of the way between what one small attempt and the
+    best of these rules reach up to the latter.
+    """
+    ours = _points(comparison.played[CONTROLLER], weights)
+    points = [_points(comparison.played[name], weights) for name in names]
+    theirs = np.concatenate([a for a, _ in points]), np.concatenate([c for _, c in points])
+    bottom = float(weights @ comparison.played["always small"][0].right)
+    top = float(theirs[0].max())
+    accuracies = [top] if len(names) == 1 else np.linspace(bottom, top, 4)[1:].tolist()
+    ratios = [cost_at_accuracy(*ours, a) / cost_at_accuracy(*theirs, a) for a in accuracies]
+    return accuracies, float(np.exp(np.mean(np.log(ratios))))
