@@ -81,5 +81,5 @@ class ActionSet(tuple[Action, ...]):
             return self.index(Action(kind, width))
         except ValueError:
             raise ConfigError(
-                f"action set: expected one with {Action(kind, width)}, found {[str(a) for a in self]}"
+                f"action set: expected one with {Action(kind, width)}, found {list(map(str, self))}"
             ) from None

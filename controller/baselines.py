@@ -122,7 +122,7 @@ class EarlyStoppingConsistency:
         """Until a whole window agrees, at most n times."""
         made = _samples(episodes)
         unanimous = (made % self.window == 0) & (episodes.streak >= self.window)
-        return (made < self.n) & ~unanimous
+        return np.asarray((made < self.n) & ~unanimous)
 
     def wants_escalation(self, episodes: Episodes) -> Bools:
         """Never."""
@@ -138,12 +138,12 @@ class VoteCascade:
 
     def wants_sample(self, episodes: Episodes) -> Bools:
         """Until n attempts are made, and never after escalating."""
-        return (_samples(episodes) < self.n) & (episodes.rung == 0)
+        return np.asarray((_samples(episodes) < self.n) & (episodes.rung == 0))
 
     def wants_escalation(self, episodes: Episodes) -> Bools:
         """Until the top has answered, if the small model's share is below `share`."""
         low = episodes.small_votes.max(1) < self.share * np.maximum(_samples(episodes), 1)
-        return low & _not_at_top(episodes)
+        return np.asarray(low & _not_at_top(episodes))
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,8 @@ class AdaptiveCascade:
 
     def wants_sample(self, episodes: Episodes) -> Bools:
         """Until settled, at most n times, and never after escalating."""
-        return (_samples(episodes) < self.n) & ~self._settled(episodes) & (episodes.rung == 0)
+        going_on = ~self._settled(episodes) & (episodes.rung == 0)
+        return np.asarray((_samples(episodes) < self.n) & going_on)
 
     def wants_escalation(self, episodes: Episodes) -> Bools:
         """Until the top has answered, if not settled."""
@@ -182,12 +183,12 @@ class LogprobCascade:
 
     def wants_sample(self, episodes: Episodes) -> Bools:
         """Once, first."""
-        return (_samples(episodes) < 1) & (episodes.rung == 0)
+        return np.asarray((_samples(episodes) < 1) & (episodes.rung == 0))
 
     def wants_escalation(self, episodes: Episodes) -> Bools:
         """Until the top has answered, if confidence is below the threshold."""
         confident = episodes.last_logprob >= self.threshold
-        return (~confident | (episodes.rung > 0)) & _not_at_top(episodes)
+        return np.asarray((~confident | (episodes.rung > 0)) & _not_at_top(episodes))
 
 
 def rule_families(num_samples: int) -> dict[str, tuple[Rule, ...]]:

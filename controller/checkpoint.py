@@ -142,15 +142,13 @@ def load_checkpoint(directory: Path | str) -> Checkpoint:
                 **{**settings["policy"], "hidden_sizes": tuple(settings["policy"]["hidden_sizes"])}
             )
         )
-        process = settings["process"]
-        config = EpisodeConfig(
-            **{
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in process.items()
-                if name != "cost"
-            },
-            cost=CostModel(weights=tuple(process["cost"]["weights"])),
-        )
+        process: dict[str, Any] = settings["process"]
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in process.items()
+        }
+        values["cost"] = CostModel(weights=tuple(process["cost"]["weights"]))
+        config = EpisodeConfig(**values)
         models = tuple(ModelSpec(**model) for model in settings["models"])
         low, high = settings["price_range"]
         model_paths = tuple(str(path) for path in settings["model_paths"])

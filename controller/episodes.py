@@ -9,6 +9,7 @@ afresh, which keeps the floats equal bit for bit whatever N is.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from controller.errors import ConfigError
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Rows = Ints | slice
 
 NO_ANSWER = -1
 
@@ -346,26 +348,26 @@ class Episodes:
         child = self.next_child[rows, leader]
         self.next_child[rows, leader] += 1
         self.children_left[rows, leader] -= 1
-        return child
+        return np.asarray(child)
 
     def finish_round(self, rows: Ints) -> None:
         """Count one serial round in each of `rows`."""
         self.rounds[rows] += 1
 
-    def expected_cost(self) -> tuple[Floats, Floats, Floats]:
-        """Expected cost of SAMPLE (width 1), REVISE and ESCALATE, each (N,)."""
-        return self._costs(self._completion)
+    def expected_cost(self, rows: Rows = slice(None)) -> tuple[Floats, Floats, Floats]:
+        """Expected cost of SAMPLE (width 1), REVISE and ESCALATE, each (n,)."""
+        return self._costs(self._completion, rows)
 
-    def _costs(self, completion: NDArray[np.generic]) -> tuple[Floats, Floats, Floats]:
-        rung = self.next_rung
-        sample = self.prompt_tokens[:, 0] * ~self.prefilled[:, 0] + completion[0]
-        revise = self.prompt_tokens[:, 0] + 2 * completion[0]
-        climb = (
-            self.prompt_tokens[self._rows, rung] * ~self.prefilled[self._rows, rung]
-            + completion[rung]
-        )
+    def _costs(self, completion: NDArray[Any], rows: Rows) -> tuple[Floats, Floats, Floats]:
+        prompt, rung = self.prompt_tokens[rows], self.next_rung[rows]
+        cold = prompt * ~self.prefilled[rows]  # (n, R) prompt tokens that are not cached
+        climb = cold[np.arange(len(rung)), rung] + completion[rung]
         weights = self._token_cost
-        return weights[0] * sample, weights[0] * revise, weights[rung] * climb
+        return (
+            weights[0] * (cold[:, 0] + completion[0]),
+            weights[0] * (prompt[:, 0] + 2 * completion[0]),
+            weights[rung] * climb,
+        )
 
     def mask(self) -> Bools:
         """Allowed actions, (N, A); STOP always is."""
@@ -383,7 +385,9 @@ class Episodes:
             else np.zeros(self.num_episodes, bool)
         )
         bounded = np.isfinite(self.budget).any()
-        sample, revise, climb = self._costs(self._worst_completion) if bounded else (0.0, 0.0, 0.0)
+        sample, revise, climb = (
+            self._costs(self._worst_completion, slice(None)) if bounded else (0.0, 0.0, 0.0)
+        )
         left = self.budget - self.spent if bounded else np.inf
         for column, (kind, width) in enumerate(zip(self._kinds, self._widths, strict=True)):
             if kind == _KINDS[ActionKind.STOP]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betainc
 
-from controller.episodes import Episodes, Floats
+from controller.episodes import Episodes, Floats, Rows
 
 OBSERVATION_VERSION = 1
 
@@ -88,62 +88,74 @@ def leader_stays(top: Floats, second: Floats) -> Floats:
     return _leader_stays_table()[rows, columns]
 
 
-def observe(episodes: Episodes) -> NDArray[np.float32]:
-    """Observations of all episodes, (N, D) float32, in the order of OBSERVATION_NAMES."""
+def observe(episodes: Episodes, rows: Rows = slice(None)) -> NDArray[np.float32]:
+    """Observations in the order of OBSERVATION_NAMES.
+
+    Args:
+        episodes: state of N episodes.
+        rows: which of them; all when left out.
+
+    Returns:
+        (n, D) float32.
+    """
     e, config = episodes, episodes.config
-    observation = np.empty((e.num_episodes, NUM_FEATURES), np.float32)  # (N, D)
-    rows = np.arange(e.num_episodes)
-    leader = np.maximum(e.leader, 0)
-    answered = e.total > 0
-    total, small_total = np.maximum(e.total, 1), np.maximum(e.small_total, 1)
-    attempts = np.maximum(e.num_attempts, 1)
-    price = e.price * config.cost_unit
+    total_votes, small_votes = e.total[rows], e.small_total[rows]
+    leader = np.maximum(e.leader[rows], 0)
+    at_leader = np.arange(e.num_episodes)[rows], leader
+    top, second = e.top[rows], e.second[rows]
+    total, attempts = np.maximum(total_votes, 1), np.maximum(e.num_attempts[rows], 1)
+    samples, revisions = e.counts[rows, 0], e.revisions[rows]
+    price, budget = e.price[rows], e.budget[rows]
     sample, revise, climb = (
-        np.log10(e.price * np.maximum(cost, 1.0)) for cost in e.expected_cost()
+        np.log10(price * np.maximum(cost, 1.0)) for cost in e.expected_cost(rows)
     )
-    bounded = np.isfinite(e.budget)
-    left = np.maximum(np.where(bounded, e.budget - e.spent, 0.0) / config.cost_unit, 0.0)
-    logprob_known, score_known = ~np.isnan(e.last_logprob), ~np.isnan(e.last_score)
-    difficulty_known = ~np.isnan(e.difficulty[:, 0])
+    bounded = np.isfinite(budget)
+    left = np.where(bounded, budget - e.spent[rows], 0.0) / config.cost_unit
+    entropy = np.log(total) - e.count_log_count[rows] / total
+    last_logprob, last_min_logprob = e.last_logprob[rows], e.last_min_logprob[rows]
+    last_score, difficulty = e.last_score[rows], e.difficulty[rows]
+    logprob_known, score_known = ~np.isnan(last_logprob), ~np.isnan(last_score)
+    difficulty_known = ~np.isnan(difficulty[:, 0])
     columns = (
-        np.log10(price),
+        np.log10(price * config.cost_unit),
         bounded,
-        np.log1p(left),
-        e.rounds * _COUNT_SCALE,
-        e.counts[:, 0] * _COUNT_SCALE,
-        e.revisions * _COUNT_SCALE,
-        (e.num_attempts - e.counts[:, 0] - e.revisions) * 0.5,
-        e.rung,
-        answered,
-        e.top / total,
-        (e.top - e.second) / total,
-        np.where(answered, np.log(total) - e.count_log_count / total, 0.0),
-        e.distinct * _COUNT_SCALE,
-        leader_stays(e.top, e.second),
-        e.top * _COUNT_SCALE,
-        e.second * _COUNT_SCALE,
-        e.small_votes[rows, leader] / small_total,
-        e.large_backed[rows, leader],
-        e.last_agrees,
-        e.unanswered / attempts,
+        np.log1p(np.maximum(left, 0.0)),
+        e.rounds[rows] * _COUNT_SCALE,
+        samples * _COUNT_SCALE,
+        revisions * _COUNT_SCALE,
+        (e.num_attempts[rows] - samples - revisions) * 0.5,
+        e.rung[rows],
+        total_votes > 0,
+        top / total,
+        (top - second) / total,
+        np.where(total_votes > 0, entropy, 0.0),
+        e.distinct[rows] * _COUNT_SCALE,
+        leader_stays(top, second),
+        top * _COUNT_SCALE,
+        second * _COUNT_SCALE,
+        e.small_votes[at_leader] / np.maximum(small_votes, 1),
+        e.large_backed[at_leader],
+        e.last_agrees[rows],
+        e.unanswered[rows] / attempts,
         logprob_known,
-        np.where(logprob_known, e.last_logprob, 0.0),
-        np.where(np.isnan(e.last_min_logprob), 0.0, e.last_min_logprob),
-        e.answer_logprob[rows, leader] / np.maximum(e.answer_logprobs[rows, leader], 1),
-        e.logprob_sum / np.maximum(e.logprobs, 1),
+        np.where(logprob_known, last_logprob, 0.0),
+        np.where(np.isnan(last_min_logprob), 0.0, last_min_logprob),
+        e.answer_logprob[at_leader] / np.maximum(e.answer_logprobs[at_leader], 1),
+        e.logprob_sum[rows] / np.maximum(e.logprobs[rows], 1),
         score_known,
-        np.where(score_known, e.last_score, 0.0),
-        e.answer_score[rows, leader] / np.maximum(e.answer_scores[rows, leader], 1),
-        e.score_sum / np.maximum(e.scores, 1),
-        e.small_tokens / np.maximum(e.counts[:, 0] + e.revisions, 1) / config.cost_unit,
-        e.prompt_tokens[:, 0] / config.cost_unit,
+        np.where(score_known, last_score, 0.0),
+        e.answer_score[at_leader] / np.maximum(e.answer_scores[at_leader], 1),
+        e.score_sum[rows] / np.maximum(e.scores[rows], 1),
+        e.small_tokens[rows] / np.maximum(samples + revisions, 1) / config.cost_unit,
+        e.prompt_tokens[rows, 0] / config.cost_unit,
         sample,
         revise,
         climb,
         difficulty_known,
-        np.where(difficulty_known, e.difficulty[:, 0], 0.0),
-        np.where(difficulty_known, e.difficulty[:, -1], 0.0),
+        np.where(difficulty_known, difficulty[:, 0], 0.0),
+        np.where(difficulty_known, difficulty[:, -1], 0.0),
     )
+    observation = np.empty((len(leader), NUM_FEATURES), np.float32)  # (n, D)
     for i, column in enumerate(columns):
         observation[:, i] = column
     return observation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -59,7 +60,7 @@ class PolicyConfig:
 
 def _mlp(sizes: tuple[int, ...], last_gain: float) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for i, (width_in, width_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for i, (width_in, width_out) in enumerate(pairwise(sizes)):
         linear = nn.Linear(width_in, width_out)
         last = i == len(sizes) - 2
         nn.init.orthogonal_(linear.weight, last_gain if last else 2**0.5)
@@ -97,7 +98,8 @@ class PolicyNetwork(nn.Module):
 
     def value(self, observation: Tensor) -> Tensor:
         """Expected return from here on, (B,)."""
-        return self.critic(observation).squeeze(-1)
+        value: Tensor = self.critic(observation).squeeze(-1)
+        return value
 
     @torch.no_grad()
     def act(

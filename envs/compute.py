@@ -58,7 +58,10 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
         render_mode: None, "ansi" (a string) or "human" (printed).
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["human", "ansi"], "render_fps": 4}
+    metadata: dict[str, Any] = {  # noqa: RUF012 (as in Gymnasium)
+        "render_modes": ["human", "ansi"],
+        "render_fps": 4,
+    }
 
     def __init__(
         self,
@@ -144,7 +147,8 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
         """Allowed actions now, (A,)."""
         if self.episode is None:
             raise IllegalActionError("action_masks: expected a reset first, found none")
-        return self.episode.mask()[0]
+        mask: NDArray[np.bool_] = self.episode.mask()[0]
+        return mask
 
     def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Carry out one action.
@@ -179,6 +183,6 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
         if self.render_mode == "human":
             print(line)
 
-    def render(self) -> str | None:  # type: ignore[override]
+    def render(self) -> str | None:
         """The episode so far as text; "human" has printed it already."""
         return "\n".join(self._lines) if self.render_mode == "ansi" else None

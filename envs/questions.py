@@ -176,8 +176,10 @@ TASKS: dict[str, Task] = {
                 "Find the Greatest Common Divisor (GCD) of these numbers:",
                 "Give only the GCD as your final answer.",
             ),
-            levels=tuple({"min_value": 2, "max_value": m} for m in (25, 50, 100, 300))
-            + ({"min_value": 10_000, "max_value": 99_999},),
+            levels=(
+                *({"min_value": 2, "max_value": m} for m in (25, 50, 100, 300)),
+                {"min_value": 10_000, "max_value": 99_999},
+            ),
             key=lambda e: _sorted_key(*e["metadata"]["numbers"]),
             solve=_solve_gcd,
         ),
@@ -185,8 +187,10 @@ TASKS: dict[str, Task] = {
             name="lcm",
             family="number theory",
             phrases=("Find the Least Common Multiple (LCM) of these numbers:",),
-            levels=tuple({"min_value": 2, "max_value": m} for m in (20, 30, 50, 100))
-            + ({"min_value": 1_000, "max_value": 9_999},),
+            levels=(
+                *({"min_value": 2, "max_value": m} for m in (20, 30, 50, 100)),
+                {"min_value": 1_000, "max_value": 9_999},
+            ),
             key=lambda e: _sorted_key(*e["metadata"]["numbers"]),
             solve=_solve_lcm,
         ),

@@ -35,4 +35,4 @@ class Streams:
         z = (z ^ (z >> np.uint64(30))) * _MIX_1
         z = (z ^ (z >> np.uint64(27))) * _MIX_2
         z ^= z >> np.uint64(31)
-        return (z >> np.uint64(11)) * 2.0**-53
+        return np.asarray((z >> np.uint64(11)) * 2.0**-53, np.float64)

@@ -57,7 +57,7 @@ class TraceTable:
     @property
     def num_answers(self) -> int:
         """K, the most distinct answers that any question has."""
-        return self.answer_correct.shape[1]
+        return int(self.answer_correct.shape[1])
 
     def __len__(self) -> int:
         return len(self.question_ids)
@@ -83,29 +83,12 @@ class _TableBuilder:
     def __init__(self, traces: TraceSet, splits: set[str], models: Sequence[ModelSpec]) -> None:
         self.traces, self.splits = traces, splits
         self.rungs = {model.name: model.rung for model in models}
-        self.columns = {
-            name: traces.attempts[name].to_pylist()
-            if name in traces.attempts.column_names
-            else None
-            for name in (
-                "question_id",
-                "attempt_id",
-                "parent_id",
-                "model",
-                "action",
-                "index",
-                "answer",
-                "correct",
-                "prompt_tokens",
-                "completion_tokens",
-                "mean_logprob",
-                "min_logprob",
-                "verifier_score",
-            )
+        self._columns = {
+            name: traces.attempts[name].to_pylist() for name in traces.attempts.column_names
         }
 
     def _column(self, name: str, rows: list[int], default: float) -> NDArray[np.float64]:
-        column = self.columns[name]
+        column = self._columns.get(name)
         if column is None:
             return np.full(len(rows), default)
         return np.array([default if column[r] is None else column[r] for r in rows], np.float64)
@@ -122,7 +105,7 @@ class _TableBuilder:
                 f"{self.traces.path}: expected questions of {sorted(self.splits)} with attempts by "
                 f"each of {list(self.rungs)}, found none"
             )
-        rungs = np.array([self.rungs[self.columns["model"][r]] for r in order])
+        rungs = np.array([self.rungs[self._columns["model"][r]] for r in order])
         answer, correct, answers = self._answers(list(questions), order)
         longest = max(len(s) for stream in streams for s in stream)
         stream = np.full((len(streams), len(self.rungs), longest), -1)  # (Q, R, S)
@@ -164,11 +147,11 @@ class _TableBuilder:
         }
         tried: dict[str, set[str]] = {}
         for row, (question, model) in enumerate(
-            zip(self.columns["question_id"], self.columns["model"], strict=True)
+            zip(self._columns["question_id"], self._columns["model"], strict=True)
         ):
             if question in rows and model in self.rungs:
                 rows[question].append(row)
-                if self.columns["action"][row] != "revise":
+                if self._columns["action"][row] != "revise":
                     tried.setdefault(question, set()).add(model)
         return {q: r for q, r in rows.items() if len(tried.get(q, ())) == len(self.rungs)}
 
@@ -176,21 +159,21 @@ class _TableBuilder:
         self, rows: list[int], order: list[int], children: dict[int, tuple[int, int]]
     ) -> list[list[int]]:
         """Append a question's attempts to `order`, siblings side by side."""
-        index = self.columns["index"] or range(len(self.columns["model"]))
-        rows = sorted(rows, key=lambda r: (self.rungs[self.columns["model"][r]], index[r], r))
+        index = self._columns.get("index") or range(len(self._columns["model"]))
+        rows = sorted(rows, key=lambda r: (self.rungs[self._columns["model"][r]], index[r], r))
         streams: list[list[int]] = [[] for _ in self.rungs]
         revisions: dict[str, list[int]] = {}
-        parents = self.columns["parent_id"]
+        parents = self._columns.get("parent_id")
         for row in rows:
-            if self.columns["action"][row] != "revise":
-                streams[self.rungs[self.columns["model"][row]]].append(len(order))
+            if self._columns["action"][row] != "revise":
+                streams[self.rungs[self._columns["model"][row]]].append(len(order))
                 order.append(row)
             elif parents is not None and parents[row] is not None:
                 revisions.setdefault(parents[row], []).append(row)
         placed = [place for stream in streams for place in stream]
         while placed:
             place = placed.pop(0)
-            siblings = revisions.pop(self.columns["attempt_id"][order[place]], [])
+            siblings = revisions.pop(self._columns["attempt_id"][order[place]], [])
             if siblings:
                 children[place] = (len(order), len(siblings))
                 placed.extend(range(len(order), len(order) + len(siblings)))
@@ -205,12 +188,12 @@ class _TableBuilder:
         verdicts: list[dict[int, bool]] = [{} for _ in questions]
         answer = np.full(len(order), -1)
         for i, row in enumerate(order):
-            text = normalize_answer(self.columns["answer"][row])
+            text = normalize_answer(self._columns["answer"][row])
             if text is None:
                 continue
-            q = position[self.columns["question_id"][row]]
+            q = position[self._columns["question_id"][row]]
             answer[i] = ids[q].setdefault(text, len(ids[q]))
-            verdicts[q].setdefault(int(answer[i]), bool(self.columns["correct"][row]))
+            verdicts[q].setdefault(int(answer[i]), bool(self._columns["correct"][row]))
         correct = np.zeros((len(questions), max(1, *(len(i) for i in ids), 1)), bool)  # (Q, K)
         for q, verdict in enumerate(verdicts):
             for k, right in verdict.items():

@@ -26,7 +26,7 @@ _STOP = list(ActionKind).index(ActionKind.STOP)
 Array = NDArray[Any]
 
 
-def observation_space() -> gymnasium.spaces.Box:
+def observation_space() -> gymnasium.spaces.Space[Array]:
     """Space of one observation, (D,) float32."""
     return gymnasium.spaces.Box(-np.inf, np.inf, (NUM_FEATURES,), np.float32)
 
@@ -166,7 +166,10 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
         permute: whether independent attempts come in random order.
     """
 
-    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}
+    metadata: dict[str, Any] = {  # noqa: RUF012 (as in Gymnasium)
+        "autoreset_mode": AutoresetMode.SAME_STEP,
+        "render_modes": [],
+    }
 
     def __init__(
         self,
@@ -253,15 +256,17 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
         right = np.zeros(self.num_envs, bool)
         right[done] = self.replay.right()[done]
         rewards = reward(episodes.price, episodes.spent - spent, right)
+        observation = observe(episodes)
         info: dict[str, Any] = {}
         if done.any():
             rows = self._rows[done]
-            info = self._final_info(done, right)
+            info = self._final_info(observation.copy(), done, right)
             self._begin(rows)
+            observation[rows] = observe(episodes, rows)
             mask = episodes.mask()
         self._mask = mask
         info["action_mask"] = mask.astype(np.int8)
-        return observe(episodes), rewards, done, np.zeros(self.num_envs, bool), info
+        return observation, rewards, done, np.zeros(self.num_envs, bool), info
 
     def state(self) -> dict[str, Array]:
         """Everything that changes from step to step, as arrays by name."""
@@ -282,10 +287,10 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
         self._mask = self.replay.episodes.mask()
         return observe(self.replay.episodes), self._mask
 
-    def _final_info(self, done: Array, right: Array) -> dict[str, Any]:
+    def _final_info(self, observation: Array, done: Array, right: Array) -> dict[str, Any]:
         episodes = self.replay.episodes
         return {
-            "final_obs": observe(episodes),
+            "final_obs": observation,
             "_final_obs": done,
             "final_info": {
                 "right": right,

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from controller.errors import AllotError, ConfigError
+from training.tracking import Mode
 
 app = typer.Typer(
     help="Learns how much inference compute each question deserves.",
@@ -36,7 +37,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables
 Ladder = Annotated[
     str, typer.Option(help="Models by name, the small one first, separated by commas.")
 ]
-Wandb = Annotated[str, typer.Option(help="W&B: auto, online, offline or disabled.")]
+Wandb = Annotated[Mode, typer.Option(help="W&B: auto, online, offline or disabled.")]
 
 
 @contextmanager
@@ -158,7 +159,11 @@ def train(
     from training.tracking import Tracker
     from training.train import ControllerTraining, TrainConfig
 
-    given = {"total_steps": steps, "num_envs": num_envs, "learning_rate": learning_rate}
+    given: dict[str, Any] = {
+        "total_steps": steps,
+        "num_envs": num_envs,
+        "learning_rate": learning_rate,
+    }
     ppo = PPOConfig(seed=seed, **{k: v for k, v in given.items() if v is not None})
     config = TrainConfig(
         ladder=_names(ladder),
@@ -365,7 +370,7 @@ def _print_summary(summary: dict[str, Any], out: Path) -> None:
 
 def main() -> None:
     """Entry point: errors that allot raises on purpose become one line and exit code 2."""
-    warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)  # type: ignore[assignment]
+    warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
     try:
         app()
     except AllotError as error:

@@ -79,7 +79,7 @@ def play(
     question = np.repeat(np.arange(len(table)), repeats)  # (Q * repeats,)
     replay = Replay(table, config, n, difficulty=difficulty)
     episodes, rows = replay.episodes, np.arange(n)
-    streams = Streams(np.random.SeedSequence(seed).generate_state(n, np.uint64))
+    streams = Streams(np.random.default_rng(seed).integers(2**63, size=n, dtype=np.uint64))
     replay.begin(rows, question, np.full(n, price), np.full(n, budget or np.inf))
     going = np.ones(n, bool)
     while going.any():

@@ -79,7 +79,7 @@ CONFIGS = {
         num_heads=4,
         intermediate_size=160,
         train_tokens=18_000_000,
-        broad_tokens=14_000_000,
+        broad_tokens=13_400_000,
     ),
     "large": LanguageModelConfig(
         hidden_size=192,
@@ -220,7 +220,7 @@ class LanguageModelTraining:
         loss = torch.nn.functional.cross_entropy(
             logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100
         )
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer, peak in self.optimizers.items():
             for group in optimizer.param_groups:

@@ -13,10 +13,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from controller.errors import ConfigError
+from controller.observation import NUM_FEATURES
 from controller.policy import PolicyConfig, PolicyNetwork
 from envs.vector import ComputeVectorEnv
 from training.state import load_state, save_state
@@ -210,8 +213,8 @@ class PPO:
             torch.manual_seed(config.seed)
             self.policy = PolicyNetwork(
                 PolicyConfig(
-                    num_features=env.single_observation_space.shape[0],
-                    num_actions=int(env.single_action_space.n),
+                    num_features=NUM_FEATURES,
+                    num_actions=len(env.config.actions),
                     hidden_sizes=config.hidden_sizes,
                 )
             )
@@ -219,8 +222,7 @@ class PPO:
             self.policy.parameters(), lr=config.learning_rate, eps=1e-5, fused=True
         )
         self.update = 0
-        self._observation: Tensor | None = None
-        self._mask: Tensor | None = None
+        self._seen: tuple[Tensor, Tensor] | None = None  # observations (N, D), masks (N, A)
 
     def train(self, report: Report | None = None, stop: Callable[[], bool] | None = None) -> None:
         """Run the updates that are left.
@@ -262,18 +264,17 @@ class PPO:
 
     @torch.no_grad()
     def _collect(self, totals: EpisodeTotals) -> Rollout:
-        if self._observation is None:
-            observation, info = self.env.reset(seed=self.config.seed)
-            self._observation = torch.from_numpy(observation)
-            self._mask = torch.from_numpy(info["action_mask"]).bool()
+        if self._seen is None:
+            first, info = self.env.reset(seed=self.config.seed)
+            self._seen = _tensors(first, info["action_mask"])
+        observation, mask = self._seen
         steps: list[tuple[Tensor, ...]] = []
         for _ in range(self.config.num_steps):
-            observation, mask = self._observation, self._mask
             log_probs = self.policy.log_probs(observation, mask)  # (N, A)
             actions = self._sample(log_probs)  # (N,)
             chosen = log_probs.gather(-1, actions[:, None]).squeeze(-1)
             value = self.policy.value(observation)
-            after, rewards, done, _, info = self.env.step(actions.numpy())
+            after, gain, done, _, info = self.env.step(actions.numpy())
             totals.add(info)
             steps.append(
                 (
@@ -282,16 +283,16 @@ class PPO:
                     actions,
                     chosen,
                     value,
-                    torch.from_numpy(rewards).float(),
+                    torch.from_numpy(gain).float(),
                     torch.from_numpy(done).float(),
                 )
             )
-            self._observation = torch.from_numpy(after)
-            self._mask = torch.from_numpy(info["action_mask"]).bool()
+            observation, mask = _tensors(after, info["action_mask"])
+        self._seen = observation, mask
         columns = [torch.stack(column) for column in zip(*steps, strict=True)]  # (T, N, ...)
         observations, masks, actions, chosen, values, rewards, dones = columns
         advantages = compute_gae(
-            rewards, values, dones, self.policy.value(self._observation), self.config.gae_lambda
+            rewards, values, dones, self.policy.value(observation), self.config.gae_lambda
         )
         return Rollout(
             observations=observations,
@@ -315,7 +316,7 @@ class PPO:
                 batch = rollout.take(order[start : start + size])
                 losses = ppo_loss(self.policy, batch, self.config, entropy_coefficient)
                 self.optimizer.zero_grad(set_to_none=True)
-                losses.total.backward()
+                losses.total.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
                 self.optimizer.step()
         return losses
@@ -357,9 +358,13 @@ class PPO:
             k.removeprefix("env/"): v.numpy() for k, v in extra.items() if k.startswith("env/")
         }
         observation, mask = self.env.restore(env_state)
-        self._observation, self._mask = torch.from_numpy(observation), torch.from_numpy(mask)
+        self._seen = _tensors(observation, mask)
         kept = {k.removeprefix("extra/"): v for k, v in extra.items() if k.startswith("extra/")}
         return progress["notes"], kept
+
+
+def _tensors(observation: NDArray[np.float32], mask: NDArray[Any]) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(observation), torch.from_numpy(mask).bool()
 
 
 def _plain(config: PPOConfig) -> dict[str, Any]:

@@ -164,8 +164,11 @@ class Recording:
             _question_row(q, split, state)
             for (q, split), state in zip(questions, states, strict=True)
         ]
-        _write(self._path("questions", shard), question_rows, QUESTION_SCHEMA)
-        _write(self._path("attempts", shard), rows, ATTEMPT_SCHEMA)
+        _write(
+            self._path("questions", shard),
+            pa.Table.from_pylist(question_rows, schema=QUESTION_SCHEMA),
+        )
+        _write(self._path("attempts", shard), pa.Table.from_pylist(rows, schema=ATTEMPT_SCHEMA))
 
     def _requests(self, question: Question) -> Iterable[Request]:
         for index in range(self.config.samples):
@@ -188,12 +191,7 @@ class Recording:
             merged = pa.concat_tables(
                 [pq.read_table(self._path(table, shard)) for shard in range(self.num_shards)]
             )
-            write_atomically(
-                self.out / f"{table}.parquet",
-                lambda path, merged=merged: pq.write_table(
-                    merged, path, compression="zstd", compression_level=12
-                ),
-            )
+            _write(self.out / f"{table}.parquet", merged)
         write_atomically(
             self.out / "trace.json",
             lambda path: path.write_text(json.dumps(self._manifest(), indent=1) + "\n"),
@@ -240,6 +238,5 @@ def _question_row(question: Question, split: str, state: PromptState) -> dict[st
     }
 
 
-def _write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
-    table = pa.Table.from_pylist(rows, schema=schema)
+def _write(path: Path, table: pa.Table) -> None:
     write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))

@@ -26,12 +26,17 @@ MODEL_ERRORS = (RuntimeError, ValueError, IndexError)
 """What a forward pass raises when it fails; running out of memory is a RuntimeError."""
 
 MAX_PREFILL_TOKENS = 8192
+"""Prompt tokens, with padding, that are pre-filled at once."""
 MAX_PADDING_RATIO = 1.25
+"""Longest prompt of a batch relative to its shortest."""
+STAGE_COLUMNS = 32
+"""Columns by which the first stages differ; later ones grow by a quarter."""
+FULL_BATCHES = 2
+"""A stage is run when its jobs make up so many batches."""
 REFILL_SHARE = 8
 """Jobs are let in when this fraction (1 / REFILL_SHARE) of the rows is free."""
 SPARSE_SHARE = 2
-"""A batch with less than this fraction (1 / SPARSE_SHARE) of the rows joins the next stage."""
-STAGE_COLUMNS = 32
+"""A stage is left with less than this fraction (1 / SPARSE_SHARE) of the rows in use."""
 
 
 class Decoder:
@@ -140,7 +145,7 @@ class Decoder:
         """Write with as many columns as `rows.cache` has, while there are enough jobs for it.
 
         Jobs that outgrow the columns are parked. So are all of them when the next stage has
-        its batch together, or when too few are left to be worth a batch of their own: until
+        its jobs together, or when too few are left to be worth a batch of their own: until
         fresh jobs make up for it, or else to go on with the next stage's.
         """
         num_rows, width = rows.cache.num_rows, rows.cache.width
@@ -150,7 +155,7 @@ class Decoder:
                 self._refill(rows, fresh, parked)
             if not rows.jobs:
                 return
-            crowded = parked.count(wider) >= num_rows
+            crowded = parked.count(wider) >= FULL_BATCHES * num_rows
             sparse = len(rows.jobs) * SPARSE_SHARE < num_rows
             if crowded or (sparse and (fresh or parked)):
                 everyone = rows.cache.indices[: len(rows.jobs)]
@@ -162,12 +167,16 @@ class Decoder:
                 parked.add(wider, rows.stash(outgrown))
 
     def _refill(self, rows: JobRows, fresh: deque[Job], parked: Parked) -> None:
-        """Fill the free rows with parked jobs, then with fresh ones that fit the columns."""
+        """Fill the free rows with parked jobs, then with fresh ones that start in this stage."""
         width = rows.cache.width
         while rows.num_free and parked.count(width):
             rows.unstash(parked.take(width, rows.num_free))
         jobs: list[Job] = []
-        while fresh and len(jobs) < rows.num_free and len(fresh[0].prompt.tokens) < width:
+        while (
+            fresh
+            and len(jobs) < rows.num_free
+            and stage_width(len(fresh[0].prompt.tokens)) == width
+        ):
             jobs.append(fresh.popleft())
         if jobs:
             self._admit(jobs, rows)
@@ -250,8 +259,8 @@ def stage_width(length: int) -> int:
 
 
 def _next_width(fresh: deque[Job], parked: Parked, num_rows: int) -> int:
-    """Columns of the stage to run: the widest that fills a batch, or fresh jobs, or the rest."""
-    full = [width for width in parked.widths() if parked.count(width) >= num_rows]
+    """Columns of the stage to run: the widest that has its jobs, or fresh jobs, or the rest."""
+    full = [width for width in parked.widths() if parked.count(width) >= FULL_BATCHES * num_rows]
     if full:
         return full[-1]
     return stage_width(len(fresh[0].prompt.tokens)) if fresh else parked.widths()[0]

@@ -75,31 +75,17 @@ class LocalModel:
             context = min(context or UNBOUNDED, getattr(layer, "sliding_window", UNBOUNDED))
         return context or UNBOUNDED
 
-    def prompt_text(self, request: Request) -> str:
-        """A request's prompt as the model reads it.
+    def encode(self, request: Request) -> tuple[int, ...]:
+        """Token ids of a request's prompt; a chat template brings its special tokens with it.
 
         Raises:
             BackendError: a REVISE without a parent's text.
         """
         chat = messages(request)
         if not self.tokenizer.chat_template:
-            return plain_text(chat)
-        return str(
-            self.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-        )
-
-    def tokenize(self, prompt_text: str) -> tuple[int, ...]:
-        """Token ids of a prompt; a chat template brings its special tokens with it."""
-        plain = not self.tokenizer.chat_template
-        return tuple(self.tokenizer(prompt_text, add_special_tokens=plain)["input_ids"])
-
-    def encode(self, request: Request) -> tuple[int, ...]:
-        """Token ids of a request's prompt.
-
-        Raises:
-            BackendError: a REVISE without a parent's text.
-        """
-        return self.tokenize(self.prompt_text(request))
+            return tuple(self.tokenizer(plain_text(chat))["input_ids"])
+        text = self.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of an attempt, without end token and other special ones."""
@@ -162,7 +148,7 @@ def active_parameters(model: PreTrainedModel) -> int:
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     tied = head is not None and head.weight is embedding.weight
     looked_up = 0 if tied else embedding.weight.numel()
-    return sum(p.numel() for p in model.parameters()) - int(looked_up)
+    return int(sum(p.numel() for p in model.parameters()) - looked_up)
 
 
 def weights_digest(model: PreTrainedModel) -> str:

@@ -121,8 +121,8 @@ class RowCache(Cache):  # type: ignore[misc]
         """A copy of rows (K,)."""
         length = int(self.lengths[rows].max())
         return RowBlock(
-            tuple(stack.keys[rows, :, :length] for stack in self._stacks),
-            tuple(stack.values[rows, :, :length] for stack in self._stacks),
+            tuple(x.keys[:, :, :length].index_select(0, rows) for x in self._stacks),
+            tuple(x.values[:, :, :length].index_select(0, rows) for x in self._stacks),
             self.lengths[rows],
         )
 
@@ -131,8 +131,8 @@ class RowCache(Cache):  # type: ignore[misc]
         if len(sources):
             block = self.take(sources)
             for stack, keys, values in zip(self._stacks, block.keys, block.values, strict=True):
-                stack.keys[targets, :, : keys.shape[2]] = keys
-                stack.values[targets, :, : values.shape[2]] = values
+                stack.keys[:, :, : keys.shape[2]].index_copy_(0, targets, keys)
+                stack.values[:, :, : values.shape[2]].index_copy_(0, targets, values)
             self.lengths[targets] = block.lengths
         self.num_active = num_active
 

@@ -30,9 +30,13 @@ from controller.backends.jobs import Generation, Job, Prompt
 from controller.backends.local_model import LocalModel, load_model
 from controller.cost import Usage
 from controller.errors import BackendError, ConfigError
+from controller.prompts import messages
 from controller.types import Attempt, ModelSpec, Question
 
 __all__ = ["LocalModel", "TransformersBackend", "load_model", "stated_answer"]
+
+Chat = tuple[str, ...]
+"""What is said in a prompt, turn by turn."""
 
 PROMPTS_AT_A_TIME = 512
 """Prompts that `prompt_states` holds in memory at once."""
@@ -134,7 +138,7 @@ class TransformersBackend:
 
     def _hidden_states(self, requests: Sequence[Request]) -> list[PromptState]:
         small, started = self._rungs[0], time.perf_counter()
-        distinct: dict[str, Prompt] = {}
+        distinct: dict[Chat, Prompt] = {}
         prompts = [small.prompt(request, distinct) for request in requests]
         small.decoder.prefill([p for p in prompts if small.room_after(p) > 0])
         billed = [prompt.bill() for prompt in prompts]
@@ -184,7 +188,7 @@ class TransformersBackend:
     def _plan(self, rung: _Rung, requests: Sequence[Request]) -> tuple[list[_Draft], deque[Job]]:
         """A draft for each request, and a job for each that can be fulfilled, by length."""
         drafts, jobs = [], []
-        distinct: dict[str, Prompt] = {}
+        distinct: dict[Chat, Prompt] = {}
         for request in requests:
             draft = _Draft(request, 0, Generation())
             drafts.append(draft)
@@ -209,7 +213,7 @@ class TransformersBackend:
 
     def _attempt(self, rung: _Rung, draft: _Draft, wall_s: float) -> Attempt:
         request, generation = draft.request, draft.generation
-        ended = generation.tokens and generation.tokens[-1] in rung.local.end_tokens
+        ended = generation.tokens and generation.tokens[-1] in rung.end_tokens
         text = rung.local.decode(generation.tokens[: -1 if ended else None])
         failed, logprobs = generation.error is not None, generation.logprobs
         return Attempt(
@@ -254,44 +258,44 @@ class _Rung:
         self, local: LocalModel, temperature: float, *, max_rows: int, max_cached_prompts: int
     ) -> None:
         self.local, self.context_tokens = local, local.context_tokens
+        self.end_tokens = local.end_tokens
         self.max_cached_prompts = max_cached_prompts
         self.decoder = Decoder(
             local.model,
-            local.end_tokens,
+            self.end_tokens,
             temperature=temperature,
             max_rows=max_rows,
             keep_hidden=local.rung == 0,
         )
-        self._cached: OrderedDict[str, Prompt] = OrderedDict()
+        self._cached: OrderedDict[Chat, Prompt] = OrderedDict()
 
     def room_after(self, prompt: Prompt) -> int:
         """Tokens of the context that a prompt leaves; none or fewer if it does not fit."""
         return self.context_tokens - len(prompt.tokens)
 
-    def prompt(self, request: Request, distinct: dict[str, Prompt]) -> Prompt:
+    def prompt(self, request: Request, distinct: dict[Chat, Prompt]) -> Prompt:
         """The prompt of a request: from this call, from an earlier one, or new.
 
         Args:
             request: only questions are remembered from call to call, not revisions.
-            distinct: prompts of this call by their text; a new one is added.
+            distinct: prompts of this call by what is said in them; a new one is added.
 
         Raises:
             BackendError: a REVISE without a parent's text.
         """
-        text = self.local.prompt_text(request)
-        if text not in distinct:
-            remember = request.action is not ActionKind.REVISE
-            distinct[text] = self._remembered(text) if remember else self._new(text)
-        return distinct[text]
+        chat = tuple(message["content"] for message in messages(request))
+        if chat not in distinct:
+            if request.action is ActionKind.REVISE:
+                distinct[chat] = Prompt(self.local.encode(request))
+            else:
+                distinct[chat] = self._remembered(chat, request)
+        return distinct[chat]
 
-    def _new(self, text: str) -> Prompt:
-        return Prompt(self.local.tokenize(text))
-
-    def _remembered(self, text: str) -> Prompt:
-        prompt = self._cached.pop(text, None)
+    def _remembered(self, chat: Chat, request: Request) -> Prompt:
+        prompt = self._cached.pop(chat, None)
         if prompt is None or prompt.error is not None:
-            prompt = self._new(text)
-        self._cached[text] = prompt
+            prompt = Prompt(self.local.encode(request))
+        self._cached[chat] = prompt
         if len(self._cached) > self.max_cached_prompts:
             self._cached.popitem(last=False)
         return prompt

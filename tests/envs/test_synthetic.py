@@ -65,7 +65,8 @@ def test_answer_ids_tell_nothing_about_which_is_right(table):
 
 def test_same_seed_same_table_other_seed_another():
     one, same, other = (FAMILY.table(50, seed=s) for s in (3, 3, 4))
-    assert (one.answer == same.answer).all() and (one.levels == same.levels).all()
+    assert (one.answer == same.answer).all()
+    assert (one.levels == same.levels).all()
     assert (one.answer != other.answer).any()
 
 

@@ -6,7 +6,8 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,36 +49,62 @@ def run(
         seed: of questions and attempts.
 
     Returns:
-        settings; per contender its tokens per second, in order and their median; and `ratio`,
-        the backend's median over `generate`'s.
+        settings, and per contender the median tokens per second of wall-clock and of processor
+        time; `ratio` is the backend's over `generate`'s on the wall clock, `cpu_ratio` the same
+        in processor time, which other programs on the machine disturb less.
 
     Raises:
         BackendError: no such model, or an attempt failed.
     """
     model = load_model(small_path, 0)
     questions = draw_questions(num_questions, seed)
-    _time_generate(model, questions[:1], num_samples, max_new_tokens, seed)
-    _time_backend(model, questions[:1], num_samples, max_new_tokens, max_rows, seed)
+    settings = _Settings(num_samples, max_new_tokens, max_rows)
+    _time_backend(model, questions[:1], settings, seed)
+    _time_generate(model, questions[:1], settings, seed)
     backend, generate = [], []
     for repeat in range(num_repeats):
-        each = seed + repeat
-        backend.append(_time_backend(model, questions, num_samples, max_new_tokens, max_rows, each))
-        generate.append(_time_generate(model, questions, num_samples, max_new_tokens, each))
-    medians = statistics.median(backend), statistics.median(generate)
-    return {
+        backend.append(_time_backend(model, questions, settings, seed + repeat))
+        generate.append(_time_generate(model, questions, settings, seed + repeat))
+    report: dict[str, Any] = {
         "model": model.name,
         "parameters": model.parameters,
         "num_questions": len(questions),
-        "num_samples": num_samples,
-        "max_new_tokens": max_new_tokens,
-        "max_rows": max_rows,
         "num_threads": torch.get_num_threads(),
-        "backend_tokens_per_s": backend,
-        "generate_tokens_per_s": generate,
-        "backend_median": medians[0],
-        "generate_median": medians[1],
-        "ratio": medians[0] / medians[1],
+        "num_repeats": num_repeats,
+        **asdict(settings),
     }
+    for name, speeds in (("backend", backend), ("generate", generate)):
+        report[f"{name}_tokens_per_s"] = statistics.median(speed.per_s for speed in speeds)
+        report[f"{name}_tokens_per_cpu_s"] = statistics.median(s.per_cpu_s for s in speeds)
+    for name, unit in (("ratio", "s"), ("cpu_ratio", "cpu_s")):
+        ours, theirs = (report[f"{x}_tokens_per_{unit}"] for x in ("backend", "generate"))
+        report[name] = ours / theirs
+    return report
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What both contenders are asked for."""
+
+    num_samples: int
+    max_new_tokens: int
+    max_rows: int
+
+
+@dataclass(frozen=True)
+class _Speed:
+    """Decoded tokens per second of wall-clock and of processor time."""
+
+    per_s: float
+    per_cpu_s: float
+
+
+def _speed(write: Callable[[], int]) -> _Speed:
+    """Speed of something that returns how many tokens it has written."""
+    started, cpu_started = time.perf_counter(), time.process_time()
+    num_tokens = write()
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
+    return _Speed(num_tokens / seconds, num_tokens / cpu_seconds)
 
 
 def draw_questions(num_questions: int, seed: int) -> list[Question]:
@@ -96,61 +123,59 @@ def draw_questions(num_questions: int, seed: int) -> list[Question]:
 
 
 def _time_backend(
-    model: LocalModel,
-    questions: Sequence[Question],
-    num_samples: int,
-    max_new_tokens: int,
-    max_rows: int,
-    seed: int,
-) -> float:
-    """Tokens per second of a fresh backend, whose prompt cache is empty."""
+    model: LocalModel, questions: Sequence[Question], settings: _Settings, seed: int
+) -> _Speed:
+    """Speed of a fresh backend, whose prompt cache is empty."""
     backend = TransformersBackend(
-        [model], seed=seed, max_new_tokens=max_new_tokens, max_rows=max_rows
+        [model],
+        seed=seed,
+        max_new_tokens=settings.max_new_tokens,
+        max_rows=settings.max_rows,
     )
     requests = [
         Request(question=question, action=ActionKind.SAMPLE, index=index)
         for question in questions
-        for index in range(num_samples)
+        for index in range(settings.num_samples)
     ]
-    started = time.perf_counter()
-    attempts = backend.attempts(requests)
-    seconds = time.perf_counter() - started
-    errors = {attempt.error for attempt in attempts if attempt.error}
-    if errors:
-        raise BackendError(f"attempts: expected none to fail, found {sorted(errors)}")
-    return sum(attempt.completion_tokens for attempt in attempts) / seconds
+
+    def write() -> int:
+        attempts = backend.attempts(requests)
+        errors = {attempt.error for attempt in attempts if attempt.error}
+        if errors:
+            raise BackendError(f"attempts: expected none to fail, found {sorted(errors)}")
+        return sum(attempt.completion_tokens for attempt in attempts)
+
+    return _speed(write)
 
 
 def _time_generate(
-    model: LocalModel,
-    questions: Sequence[Question],
-    num_samples: int,
-    max_new_tokens: int,
-    seed: int,
-) -> float:
-    """Tokens per second of `model.generate`, one question after the other."""
-    requests = [Request(question=question, action=ActionKind.SAMPLE) for question in questions]
+    model: LocalModel, questions: Sequence[Question], settings: _Settings, seed: int
+) -> _Speed:
+    """Speed of `model.generate`, one question after the other."""
     ends = torch.tensor(sorted(model.end_tokens))  # (E,)
-    writer: Any = model.model  # `generate` comes from a mixin that its type does not tell of
-    num_tokens = 0
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        started = time.perf_counter()
-        for request in requests:
+    generate = model.model.generate
+
+    def write() -> int:
+        num_tokens = 0
+        for question in questions:
+            request = Request(question=question, action=ActionKind.SAMPLE)
             prompt = torch.tensor([model.encode(request)], device=model.model.device)  # (1, L)
-            output = writer.generate(
+            output = generate(
                 prompt,
                 attention_mask=torch.ones_like(prompt),
                 do_sample=True,
                 temperature=1.0,
                 top_k=0,
-                num_return_sequences=num_samples,
-                max_new_tokens=max_new_tokens,
+                num_return_sequences=settings.num_samples,
+                max_new_tokens=settings.max_new_tokens,
                 pad_token_id=model.tokenizer.pad_token_id,
             )
-            written = output[:, prompt.shape[1] :].cpu()  # (num_samples, M)
-            num_tokens += _count_tokens(written, ends)
-        return num_tokens / (time.perf_counter() - started)
+            num_tokens += _count_tokens(output[:, prompt.shape[1] :].cpu(), ends)
+        return num_tokens
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _speed(write)
 
 
 def _count_tokens(written: torch.Tensor, ends: torch.Tensor) -> int:
