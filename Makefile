@@ -3,19 +3,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONTROLLER ?= runs/controller
 SOURCES := controller envs training
+# Environment steps of `make run`; empty for the default.
+STEPS ?=
 
-.PHONY: run test check bench clean
+.PHONY: run test check
 
-# torch first, from pip: the CPU build where pip is told where to find one.
+# torch comes first and pinned: a plain `torch` may bring gigabytes of CUDA along.
 $(BIN)/allot: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet torch==2.13.0
 	$(BIN)/pip install --quiet -e '.[dev]'
 	@touch $@
 
 run: $(BIN)/allot
-	$(BIN)/allot train --out $(CONTROLLER)
+	$(BIN)/allot train --out $(CONTROLLER) $(if $(STEPS),--steps $(STEPS))
 	$(BIN)/allot evaluate $(CONTROLLER)
 	$(BIN)/allot answer --examples 5 --controller $(CONTROLLER)
 

@@ -379,3 +379,7 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted; run the same command again to resume", file=sys.stderr)
         sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

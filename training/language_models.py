@@ -86,7 +86,7 @@ CONFIGS = {
         num_layers=4,
         num_heads=6,
         intermediate_size=512,
-        train_tokens=30_000_000,
+        train_tokens=28_000_000,
         broad_tokens=16_500_000,
     ),
 }

@@ -62,6 +62,11 @@ class Decoder:
         self.model, self.temperature, self.max_rows = model, temperature, max_rows
         self.keep_hidden = keep_hidden
         self.end_tokens = torch.tensor(sorted(end_tokens), device=model.device)  # (E,)
+        # Models that take any attention kernel take a finished mask, too; others (ALiBi) read
+        # positions off the mask and need it as it is.
+        self._finished_mask = bool(getattr(model, "_supports_attention_backend", False)) and (
+            model.config._attn_implementation in ("eager", "sdpa")
+        )
 
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Prompt]) -> None:
@@ -203,7 +208,7 @@ class Decoder:
         mask, positions = rows.cache.begin_step()
         output = self.model(
             input_ids=rows.last_tokens(),
-            attention_mask=mask,
+            attention_mask=self._additive(mask) if self._finished_mask else mask,
             position_ids=positions,
             past_key_values=rows.cache,
             use_cache=True,
@@ -212,6 +217,11 @@ class Decoder:
         rows.cache.end_step()
         logits: torch.Tensor = output.logits[:, -1]
         return logits
+
+    def _additive(self, mask: torch.Tensor) -> torch.Tensor:
+        """A mask (N, W) as attention adds it to its scores, (N, 1, 1, W), once for all layers."""
+        scores = torch.zeros(mask.shape, dtype=self.model.dtype, device=mask.device)
+        return scores.masked_fill_(~mask, -torch.inf)[:, None, None]
 
     def _write(self, rows: JobRows, first: int, logits: torch.Tensor) -> None:
         """Sample a token in the rows from `first` on, and let go of those that end.

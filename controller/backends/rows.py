@@ -77,6 +77,7 @@ class RowCache(Cache):  # type: ignore[misc]
         self.lengths = torch.zeros(max_rows, dtype=torch.long, device=device)  # (R,)
         self.indices = torch.arange(max_rows, device=device)  # (R,)
         self._stacks: list[_RowLayer] = []
+        self._cells: dict[int, torch.Tensor] = {}
         super().__init__(layers=[])
 
     def start(self, num_rows: int, width: int) -> None:
@@ -149,9 +150,19 @@ class RowCache(Cache):  # type: ignore[misc]
             attention mask (N, W) and positions of the new tokens (N, 1), for N active rows,
             all of them shorter than W.
         """
+        self._cells.clear()
         lengths = self.lengths[: self.num_active, None]  # (N, 1)
         columns = torch.arange(self.width, device=lengths.device)  # (W,)
         return columns <= lengths, lengths.clone()
+
+    def cells(self, num_heads: int) -> torch.Tensor:
+        """Where the new tokens go in (R, heads, W) counted through, (N * heads,)."""
+        if num_heads not in self._cells:
+            heads = torch.arange(num_heads, device=self.indices.device)  # (heads,)
+            stripes = self.indices[: self.num_active, None] * num_heads + heads  # (N, heads)
+            cells = stripes * self.width + self.lengths[: self.num_active, None]  # (N, heads)
+            self._cells[num_heads] = cells.flatten()
+        return self._cells[num_heads]
 
     def end_step(self) -> None:
         """Count the token that the forward pass has added to each row."""
@@ -201,11 +212,12 @@ class _RowLayer(CacheLayerMixin):  # type: ignore[misc]
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Add one token per row, each (N, heads, 1, head size); return all, (N, heads, W, ...)."""
-        active = self.cache.num_active
-        rows, columns = self.cache.indices[:active], self.cache.lengths[:active]
-        self.keys[rows, :, columns] = key_states[:, :, 0]
-        self.values[rows, :, columns] = value_states[:, :, 0]
-        return self.keys[:active], self.values[:active]
+        for memory, new in ((self.keys, key_states), (self.values, value_states)):
+            size = new.shape[-1]
+            memory.view(-1, size).index_copy_(
+                0, self.cache.cells(new.shape[1]), new.reshape(-1, size)
+            )
+        return self.keys[: self.cache.num_active], self.values[: self.cache.num_active]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Number of columns, and the first of them."""

@@ -10,6 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import (
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+)
 
 from controller.actions import ActionKind
 from controller.backends.base import Request
@@ -253,6 +260,59 @@ class TestModel:
         attempts = build(models, seed=2).attempts(samples([question], 8))
         assert max(a.prompt_tokens + a.completion_tokens for a in attempts) == CONTEXT_TOKENS
         assert max(longest) < CONTEXT_TOKENS
+
+
+class TestOtherModels:
+    """Real models differ from the bundled ones."""
+
+    def wrap(self, model: PreTrainedModel, like: LocalModel) -> LocalModel:
+        return replace(like, model=model.eval())
+
+    def test_model_that_reads_positions_off_the_mask(self, models: list[LocalModel]) -> None:
+        expected = texts(build(models).attempts(samples()))
+        models[0].model._supports_attention_backend = False
+        assert texts(build(models).attempts(samples())) == expected
+
+    def test_sliding_window_bounds_the_context(self, models: list[LocalModel]) -> None:
+        torch.manual_seed(0)
+        config = MistralConfig(
+            vocab_size=len(models[0].tokenizer),
+            hidden_size=32,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            sliding_window=24,
+            eos_token_id=None,
+        )
+        local = self.wrap(MistralForCausalLM(config), models[0])
+        assert local.context_tokens == 24
+        attempts = build([local], temperature=0.0).attempts(samples(QUESTIONS[:1], 1))
+        model: Any = local.model
+        ids = torch.tensor([local.encode(samples(count=1)[0])])
+        written = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=24 - ids.shape[1],
+            eos_token_id=sorted(local.end_tokens),
+        )
+        assert attempts[0].text == local.decode(written[0, ids.shape[1] :].tolist())
+
+    def test_every_end_token_ends(self, models: list[LocalModel]) -> None:
+        (whole,) = build(models).attempts(samples(count=1)[:1])
+        drafts, jobs = build(models)._plan(build(models)._rungs[0], samples(count=1)[:1])
+        build(models)._rungs[0].decoder.run(jobs)
+        third = drafts[0].generation.tokens[2]
+        models[0].model.generation_config.eos_token_id = [third, models[0].tokenizer.eos_token_id]
+        (cut,) = build(models).attempts(samples(count=1)[:1])
+        assert whole.completion_tokens > cut.completion_tokens
+        assert cut.completion_tokens == drafts[0].generation.tokens.index(third) + 1
+
+    def test_model_without_keys_and_values(self, models: list[LocalModel]) -> None:
+        config = MambaConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1)
+        with pytest.raises(BackendError, match="keys and values"):
+            build([self.wrap(MambaForCausalLM(config), models[0])])
 
 
 class TestRevise:

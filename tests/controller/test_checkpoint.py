@@ -1,0 +1,119 @@
+"""Checkpoints: round trip, and refusal of wrong or hostile ones."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from controller.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from controller.difficulty import Difficulty
+from controller.errors import CheckpointError
+from controller.observation import NUM_FEATURES
+from controller.policy import PolicyConfig, PolicyNetwork
+from tests.conftest import CHECKPOINTS
+
+
+@pytest.fixture
+def saved(tmp_path, config, traces):
+    generator = np.random.default_rng(0)
+    checkpoint = Checkpoint(
+        policy=PolicyNetwork(PolicyConfig(num_features=NUM_FEATURES, num_actions=4)),
+        config=config,
+        models=traces.models(),
+        price_range=(1e-5, 1e-2),
+        difficulty=Difficulty(
+            weight=generator.random((5, 2), np.float32),
+            bias=generator.random(2, np.float32),
+            mean=generator.random(5, np.float32),
+            scale=generator.random(5, np.float32),
+        ),
+        training={"questions": 3},
+    )
+    save_checkpoint(checkpoint, tmp_path, "# card")
+    return checkpoint, tmp_path
+
+
+def edit(path, **changes):
+    settings = json.loads((path / "controller.json").read_text())
+    (path / "controller.json").write_text(json.dumps({**settings, **changes}))
+
+
+def test_round_trip(saved):
+    checkpoint, path = saved
+    loaded = load_checkpoint(path)
+    assert loaded.config == checkpoint.config
+    assert loaded.models == checkpoint.models
+    assert loaded.price_range == checkpoint.price_range
+    for left, right in zip(loaded.policy.parameters(), checkpoint.policy.parameters(), strict=True):
+        assert torch.equal(left, right)
+    hidden = np.ones((3, 5), np.float32)
+    np.testing.assert_array_equal(
+        loaded.difficulty.log_odds(hidden), checkpoint.difficulty.log_odds(hidden)
+    )
+    assert (path / "README.md").read_text() == "# card\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"version": 2}, "expected version 1, found 2"),
+        ({"observation": ["made", "up"]}, "observation version"),
+        ({"actions": ["STOP"]}, "expected actions"),
+        ({"policy": {"num_features": 3, "num_actions": 10**9, "hidden_sizes": [8]}}, "sizes of 1"),
+        ({"policy": {"num_features": 3, "num_actions": 4, "hidden_sizes": [8]}}, "features"),
+        ({"process": {"cost": {"weights": [1.0, -3.0]}}}, "positive number per rung"),
+        ({"price_range": [1]}, "settings of a controller"),
+    ],
+)
+def test_wrong_settings_are_refused(saved, changes, message):
+    edit(saved[1], **changes)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(saved[1])
+
+
+def test_missing_truncated_and_garbage_files_are_refused(saved, tmp_path):
+    _, path = saved
+    with pytest.raises(CheckpointError, match="allot train"):
+        load_checkpoint(path / "nowhere")
+    weights = path / "controller.safetensors"
+    whole = weights.read_bytes()
+    for broken in (whole[: len(whole) // 2], b"\x80\x04pickle?", b""):
+        weights.write_bytes(broken)
+        with pytest.raises(CheckpointError, match="safetensors"):
+            load_checkpoint(path)
+    weights.unlink()
+    with pytest.raises(CheckpointError, match="no such file"):
+        load_checkpoint(path)
+    (path / "controller.json").write_text("{")
+    with pytest.raises(CheckpointError, match="expected JSON"):
+        load_checkpoint(path)
+
+
+def test_hostile_weights_are_refused(saved):
+    _, path = saved
+    weights = load_file(path / "controller.safetensors")
+    name = next(iter(weights))
+    for tensor, message in (
+        (torch.full_like(weights[name], torch.nan), "finite"),
+        (torch.zeros(2**25, 1), "over the limit"),
+        (torch.zeros(1, 1), "do not fit"),
+    ):
+        save_file({**weights, name: tensor}, path / "controller.safetensors")
+        with pytest.raises(CheckpointError, match=message):
+            load_checkpoint(path)
+
+
+def test_bundled_controller_refuses_other_models(tmp_path):
+    shutil.copytree(CHECKPOINTS / "controller", tmp_path / "controller")
+    for name in ("small", "large"):
+        shutil.copytree(CHECKPOINTS / name, tmp_path / name)
+    weights = load_file(tmp_path / "small" / "model.safetensors")
+    first = sorted(weights)[0]
+    weights[first] = weights[first] + 1
+    save_file(weights, tmp_path / "small" / "model.safetensors", metadata={"format": "pt"})
+    checkpoint = load_checkpoint(tmp_path / "controller")
+    with pytest.raises(CheckpointError, match="with digest"):
+        checkpoint.load_backend()

@@ -1,0 +1,202 @@
+"""Scalar and vector environments over the bundled traces."""
+
+from dataclasses import replace
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
+
+import envs
+from controller.errors import ConfigError, IllegalActionError
+from controller.types import Question
+from envs.compute import ComputeEnv
+from envs.recorded import Recorded
+from envs.vector import ComputeVectorEnv
+from tests.conftest import CHECKPOINTS
+
+N = 8
+
+
+class LegalActions(gymnasium.Wrapper):
+    """Replaces illegal actions by STOP: env checkers sample without the mask."""
+
+    def step(self, action):
+        legal = self.unwrapped.action_masks()[action]
+        return self.env.step(action if legal else 0)
+
+
+def scalar(validation: Recorded, config, **kwargs) -> ComputeEnv:
+    return ComputeEnv(validation.questions, validation.backend, config, validation.grader, **kwargs)
+
+
+def legal(mask, rng):
+    return (rng.random(mask.shape) * mask).argmax(-1)
+
+
+def test_passes_gymnasiums_checker(validation, config):
+    check_env(LegalActions(scalar(validation, config)), skip_render_check=True)
+
+
+def test_passes_stable_baselines3s_checker(validation, config):
+    sb3_check_env(LegalActions(scalar(validation, config)), warn=False)
+
+
+def test_make_and_make_vec():
+    env = gymnasium.make(envs.COMPUTE_ID, traces=str(CHECKPOINTS / "traces"), split="validation")
+    observation, info = env.reset(seed=0)
+    assert env.observation_space.contains(observation)
+    assert info["action_mask"].dtype == np.int8
+    many = gymnasium.make_vec(
+        envs.COMPUTE_ID, num_envs=3, traces=str(CHECKPOINTS / "traces"), split="validation"
+    )
+    observations, _ = many.reset(seed=0)
+    np.testing.assert_array_equal(observations[0], observation)
+
+
+@pytest.mark.parametrize("budget", [None, 900.0])
+@pytest.mark.parametrize("sample_widths", [(1,), (1, 4)])
+def test_scalar_and_vector_give_the_same_episodes_bit_for_bit(
+    validation, config, budget, sample_widths
+):
+    config = replace(config, sample_widths=sample_widths)
+    vector = ComputeVectorEnv(validation.table, config, N, budget=budget)
+    scalars = [scalar(validation, config, budget=budget) for _ in range(N)]
+    observations, info = vector.reset(seed=7)
+    seen = [env.reset(seed=7 + i) for i, env in enumerate(scalars)]
+    rng, finished = np.random.default_rng(0), 0
+    for _ in range(60):
+        np.testing.assert_array_equal(observations, [o for o, _ in seen])
+        np.testing.assert_array_equal(info["action_mask"], [i["action_mask"] for _, i in seen])
+        actions = legal(info["action_mask"], rng)
+        observations, rewards, done, _, info = vector.step(actions)
+        for i, env in enumerate(scalars):
+            observation, reward, terminated, truncated, single = env.step(actions[i])
+            assert (reward, terminated, truncated) == (rewards[i], done[i], False)
+            if terminated:
+                finished += 1
+                np.testing.assert_array_equal(observation, info["final_obs"][i])
+                assert single["right"] == info["final_info"]["right"][i]
+                assert single["cost"] == info["final_info"]["cost"][i]
+                observation, single = env.reset()
+            seen[i] = observation, single
+    assert finished > N
+
+
+def test_references_never_reach_the_observation(validation, config):
+    shuffled = np.random.default_rng(0).permutation(len(validation.questions))
+    swapped = tuple(
+        replace(q, reference=validation.questions[j].reference)
+        for q, j in zip(validation.questions, shuffled, strict=True)
+    )
+    table = replace(validation.table, answer_correct=~validation.table.answer_correct)
+    first = ComputeVectorEnv(validation.table, config, N)
+    second = ComputeVectorEnv(table, config, N)
+    envs_ = (
+        scalar(validation, config),
+        ComputeEnv(swapped, validation.backend, config, validation.grader),
+    )
+    results = [env.reset(seed=3) for env in (first, second)]
+    singles = [env.reset(seed=3)[0] for env in envs_]
+    rng = np.random.default_rng(1)
+    for _ in range(40):
+        np.testing.assert_array_equal(results[0][0], results[1][0])
+        np.testing.assert_array_equal(*singles)
+        actions = legal(results[0][1]["action_mask"], rng)
+        results = [(o, i) for o, *_, i in (env.step(actions) for env in (first, second))]
+        singles = [env.reset()[0] for env in envs_]
+
+
+def test_reward_is_accuracy_less_price_times_cost(validation, config):
+    env = scalar(validation, config)
+    rng, total = np.random.default_rng(0), 0.0
+    _, info = env.reset(seed=1, options={"question": 5, "price": 2e-4})
+    while True:
+        _, reward, terminated, _, info = env.step(legal(info["action_mask"], rng))
+        total += reward
+        if terminated:
+            break
+    assert total == pytest.approx(info["right"] - 2e-4 * info["cost"])
+
+
+def test_budget_is_never_exceeded(validation, config):
+    env = ComputeVectorEnv(validation.table, config, 512, budget=700.0)
+    _, info = env.reset(seed=0)
+    rng, most = np.random.default_rng(0), 0.0
+    for _ in range(60):
+        *_, info = env.step(legal(info["action_mask"], rng))
+        most = max(most, env.replay.episodes.spent.max())
+        if "final_info" in info:
+            most = max(most, info["final_info"]["cost"].max())
+    assert 0 < most <= 700
+
+
+def test_every_recorded_sample_comes_once(validation, config):
+    env = scalar(validation, config)
+    env.reset(seed=0)
+    sample = 1
+    while env.action_masks()[sample]:
+        env.step(sample)
+        if env.episode is None:
+            break
+        indices = [attempt.attempt_id for attempt in env.episode.attempts]
+        assert len(set(indices)) == len(indices)
+
+
+def test_illegal_action_is_refused_with_a_reason(validation, config):
+    env = scalar(validation, config)
+    env.reset(seed=0)
+    revise = 2
+    assert not env.action_masks()[revise]
+    with pytest.raises(IllegalActionError, match="expected an action that makes an attempt"):
+        env.step(revise)
+    vector = ComputeVectorEnv(validation.table, config, 2)
+    vector.reset(seed=0)
+    with pytest.raises(IllegalActionError, match="environment 0: expected"):
+        vector.step(np.array([revise, 0]))
+
+
+def test_giving_up_is_free_and_wrong(validation, config):
+    env = scalar(validation, config)
+    env.reset(seed=0)
+    _, reward, terminated, _, info = env.step(0)
+    assert (reward, terminated, info["answer"], info["right"]) == (0.0, True, None, False)
+
+
+def test_render_shows_each_decision(validation, config, capsys):
+    env = scalar(validation, config, render_mode="ansi")
+    env.reset(seed=0)
+    env.step(1)
+    env.step(0)
+    text = env.render()
+    assert "SAMPLE" in text
+    assert "STOP" in text
+    assert "answer" in text
+    human = scalar(validation, config, render_mode="human")
+    human.reset(seed=0)
+    human.step(0)
+    assert "STOP" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="render_mode"):
+        scalar(validation, config, render_mode="rgb_array")
+
+
+def test_state_can_be_restored(validation, config):
+    env = ComputeVectorEnv(validation.table, config, N)
+    _, info = env.reset(seed=0)
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        *_, info = env.step(legal(info["action_mask"], rng))
+    state = {name: array.copy() for name, array in env.state().items()}
+    actions = legal(info["action_mask"], rng)
+    expected = env.step(actions)[:3]
+    again = ComputeVectorEnv(validation.table, config, N)
+    again.reset(seed=99)
+    again.restore(state)
+    for left, right in zip(expected, again.step(actions)[:3], strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_questions_must_be_recorded(validation):
+    with pytest.raises(Exception, match="recorded question"):
+        validation.backend.prompt_states([Question(question_id="nope", text="?")])

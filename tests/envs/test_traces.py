@@ -1,0 +1,74 @@
+"""Reading trace sets: what is wrong with them is said."""
+
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from controller.errors import ConfigError, TraceFormatError
+from envs.derive import derive_config
+from envs.table import TraceTable
+from envs.traces import TraceSet
+from tests.conftest import CHECKPOINTS
+
+
+@pytest.fixture
+def copy(tmp_path):
+    shutil.copytree(CHECKPOINTS / "traces", tmp_path / "traces")
+    return tmp_path / "traces"
+
+
+def test_unknown_version_is_refused(copy):
+    manifest = json.loads((copy / "trace.json").read_text())
+    (copy / "trace.json").write_text(json.dumps({**manifest, "version": 9}))
+    with pytest.raises(TraceFormatError, match="expected version 1, found 9"):
+        TraceSet.read(copy)
+
+
+def test_missing_columns_and_files_are_named(copy):
+    attempts = pq.read_table(copy / "attempts.parquet").drop_columns(["correct"])
+    pq.write_table(attempts, copy / "attempts.parquet")
+    with pytest.raises(TraceFormatError, match=r"missing \['correct'\]"):
+        TraceSet.read(copy)
+    (copy / "attempts.parquet").write_bytes(b"not parquet")
+    with pytest.raises(TraceFormatError, match="expected a parquet file"):
+        TraceSet.read(copy)
+    (copy / "attempts.parquet").unlink()
+    with pytest.raises(TraceFormatError, match="found none"):
+        TraceSet.read(copy)
+    with pytest.raises(TraceFormatError, match="allot record"):
+        TraceSet.read(copy / "nowhere")
+
+
+def test_optional_columns_may_be_absent(copy):
+    attempts = pq.read_table(copy / "attempts.parquet")
+    optional = ["mean_logprob", "min_logprob", "text", "error", "parent_id", "index"]
+    pq.write_table(attempts.drop_columns(optional), copy / "attempts.parquet")
+    questions = pq.read_table(copy / "questions.parquet").drop_columns(["prompt_hidden", "level"])
+    pq.write_table(questions, copy / "questions.parquet")
+    table = TraceTable.build(TraceSet.read(copy), ["validation"])
+    assert np.isnan(table.mean_logprob).all()
+    assert table.hidden is None
+
+
+def test_models_out_of_the_set_are_refused(traces):
+    with pytest.raises(ConfigError, match="found 'gpt-9'"):
+        traces.models(["small", "gpt-9"])
+
+
+def test_settings_follow_from_the_train_split(traces, config):
+    models = traces.models()
+    assert [m.name for m in models] == ["small", "large"]
+    assert config.cost.weights[1] == models[1].parameters / models[0].parameters
+    assert 10 <= config.cost.weights[1] <= 20
+
+
+def test_unknown_sizes_are_assumed_with_a_note(validation, traces):
+    from dataclasses import replace
+
+    small, large = traces.models()
+    with pytest.warns(UserWarning, match="the size of large is unknown"):
+        config = derive_config(validation.table, (small, replace(large, parameters=None)))
+    assert config.cost.weights == (1.0, 20.0)

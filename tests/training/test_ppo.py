@@ -1,0 +1,88 @@
+"""PPO: closed forms, a known optimum, same seed same bits, exact resume."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from controller.errors import ConfigError
+from controller.policy import PolicyConfig, PolicyNetwork
+from envs.reward import PriceRange
+from envs.vector import ComputeVectorEnv
+from training.evaluate import play
+from training.ppo import PPO, PPOConfig, compute_gae
+
+SHORT = PPOConfig(total_steps=64 * 16 * 6, num_envs=64, num_steps=16)
+
+
+def make(validation, config, ppo=SHORT, **kwargs):
+    return PPO(ComputeVectorEnv(validation.table, config, ppo.num_envs, **kwargs), ppo)
+
+
+def weights(ppo):
+    return torch.cat([p.detach().flatten() for p in ppo.policy.parameters()])
+
+
+def test_gae_at_lambda_1_is_return_less_value():
+    rewards = torch.tensor([[1.0], [2.0], [4.0]])
+    values = torch.tensor([[0.5], [0.25], [0.125]])
+    dones = torch.tensor([[0.0], [1.0], [0.0]])
+    advantages = compute_gae(rewards, values, dones, torch.tensor([8.0]), 1.0)
+    np.testing.assert_allclose(advantages[:, 0], [3 - 0.5, 2 - 0.25, 12 - 0.125])
+
+
+def test_gae_at_lambda_0_is_the_one_step_error():
+    rewards, values = torch.ones(3, 2), torch.arange(6.0).reshape(3, 2)
+    advantages = compute_gae(rewards, values, torch.zeros(3, 2), torch.full((2,), 9.0), 0.0)
+    following = torch.cat([values[1:], torch.full((1, 2), 9.0)])
+    np.testing.assert_allclose(advantages, rewards + following - values)
+
+
+def test_forbidden_actions_have_no_probability():
+    policy = PolicyNetwork(PolicyConfig(num_features=3, num_actions=4))
+    mask = torch.tensor([[True, False, True, False]])
+    probabilities = policy.log_probs(torch.ones(1, 3), mask).exp()
+    assert probabilities[0, 1] == probabilities[0, 3] == 0
+    assert float(probabilities.sum()) == pytest.approx(1.0)
+
+
+def test_same_seed_same_bits(validation, config):
+    first, second = make(validation, config), make(validation, config)
+    first.train()
+    second.train()
+    assert torch.equal(weights(first), weights(second))
+    other = make(validation, config, replace(SHORT, seed=1))
+    other.train()
+    assert not torch.equal(weights(first), weights(other))
+
+
+def test_resumes_to_the_bit(validation, config, tmp_path):
+    whole, half = make(validation, config), make(validation, config)
+    whole.train()
+    half.train(stop=lambda: half.update == 3)
+    half.save(tmp_path, {"note": 1}, {"kept": torch.ones(2)})
+    resumed = make(validation, config)
+    notes, extra = resumed.resume(tmp_path)
+    assert notes == {"note": 1}
+    assert torch.equal(extra["kept"], torch.ones(2))
+    resumed.train()
+    assert torch.equal(weights(whole), weights(resumed))
+    with pytest.raises(ConfigError, match="use the same settings"):
+        make(validation, config, replace(SHORT, clip=0.3)).resume(tmp_path)
+
+
+def test_finds_the_known_optimum_at_an_absurd_price(validation, config):
+    """When one token costs more than a right answer is worth, giving up is optimal."""
+    prices = PriceRange(low=1.0, high=1.0)
+    ppo = make(validation, config, replace(SHORT, total_steps=64 * 16 * 20), prices=prices)
+    ppo.train()
+    played = play(ppo.policy, validation.table, config, price=1.0, repeats=1)
+    assert played.cost.sum() == 0
+
+
+def test_settings_out_of_range_are_refused():
+    with pytest.raises(ConfigError, match="gae_lambda: expected 0..1, found 2"):
+        PPOConfig(gae_lambda=2)
+    with pytest.raises(ConfigError, match="num_minibatches: expected a divisor"):
+        PPOConfig(num_envs=3, num_steps=5, num_minibatches=4)
