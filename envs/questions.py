@@ -351,7 +351,7 @@ class QuestionSource:
 
 
 SPLIT_SIZES: dict[str, tuple[int, ...]] = {
-    "train": (90, 90, 80, 60, 30),
+    "train": (95, 95, 86, 66, 30),
     "validation": (16, 16, 14, 10, 6),
     "test": (32, 32, 28, 20, 10),
 }

@@ -157,6 +157,7 @@ def train(
     from envs.traces import TraceSet
     from training.ppo import PPOConfig
     from training.tracking import Tracker
+    from training.threads import limit_threads
     from training.train import ControllerTraining, TrainConfig
 
     given: dict[str, Any] = {
@@ -210,8 +211,10 @@ def evaluate(
     from training.evaluate import compare
     from training.plots import plot_frontier
     from training.summary import summarise
+    from training.threads import limit_threads
     from training.tracking import Tracker
 
+    limit_threads()
     checkpoints = [load_checkpoint(path) for path in controllers]
     trace_set = TraceSet.read(traces)
     names = [model.name for model in checkpoints[0].models]
@@ -254,6 +257,7 @@ def answer(
     from controller.loop import Controller
     from controller.types import Question
     from training.show import new_questions, outcome_json, print_outcome
+    from training.threads import limit_threads
 
     asked = [
         Question(question_id=f"asked/{i}", text=text) for i, text in enumerate(questions or [])
@@ -261,6 +265,7 @@ def answer(
     if not asked:
         raise ConfigError('questions: expected at least one, as in allot answer "3 * 4 ="')
     loaded = Controller.load(controller)
+    limit_threads(max(model.parameters or 0 for model in loaded.backend.models))
     low, high = load_checkpoint(controller).price_range
     price = price or (low * high) ** 0.5
     for question in asked:

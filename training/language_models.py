@@ -78,7 +78,7 @@ CONFIGS = {
         num_layers=3,
         num_heads=4,
         intermediate_size=160,
-        train_tokens=18_000_000,
+        train_tokens=16_200_000,
         broad_tokens=13_400_000,
     ),
     "large": LanguageModelConfig(

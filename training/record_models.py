@@ -10,6 +10,7 @@ from controller.backends.transformers import TransformersBackend, load_model
 from controller.types import Question
 from envs.grader import ExactGrader
 from training.record import RecordConfig, Recording
+from training.threads import limit_threads
 
 
 def record_models(
@@ -34,6 +35,7 @@ def record_models(
         progress: called with the number of questions done.
     """
     models = [load_model(path, rung) for rung, path in enumerate(model_paths)]
+    limit_threads(max(model.parameters for model in models))
     backend = TransformersBackend(models, seed=seed, max_new_tokens=max_new_tokens)
     paths = {
         spec.name: os.path.relpath(Path(path).resolve(), out.resolve())
