@@ -40,9 +40,7 @@ class RulePolicy:
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
 
-    def act(
-        self, episodes: Episodes, observation: NDArray[np.float32], mask: Bools
-    ) -> NDArray[np.int64]:
+    def act(self, episodes: Episodes, mask: Bools) -> NDArray[np.int64]:
         """The rule's action per episode, STOP where that is not allowed, (N,)."""
         actions = episodes.config.actions
         widths = actions.sample_widths

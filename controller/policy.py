@@ -13,19 +13,17 @@ from torch import Tensor, nn
 
 from controller.episodes import Episodes
 from controller.errors import ConfigError
+from controller.observation import observe
 
 
 class Policy(Protocol):
     """Anything that chooses actions: the trained network and every hand-made rule."""
 
-    def act(
-        self, episodes: Episodes, observation: NDArray[np.float32], mask: NDArray[np.bool_]
-    ) -> NDArray[np.int64]:
+    def act(self, episodes: Episodes, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
         """One allowed action per episode.
 
         Args:
             episodes: state of N episodes; only what a deployment can see.
-            observation: (N, D).
             mask: (N, A), True = allowed.
 
         Returns:
@@ -102,9 +100,8 @@ class PolicyNetwork(nn.Module):
         return value
 
     @torch.no_grad()
-    def act(
-        self, episodes: Episodes, observation: NDArray[np.float32], mask: NDArray[np.bool_]
-    ) -> NDArray[np.int64]:
+    def act(self, episodes: Episodes, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
         """The most likely allowed action per episode; see `Policy.act`."""
-        log_probs = self.log_probs(torch.from_numpy(observation), torch.from_numpy(mask))
+        observation = torch.from_numpy(observe(episodes))  # (N, D)
+        log_probs = self.log_probs(observation, torch.from_numpy(mask))
         return log_probs.argmax(-1).numpy()

@@ -364,7 +364,8 @@ def draw_split(
 ) -> list[Question]:
     """Distinct questions of a pool, so many of every task and level.
 
-    Trivial levels hold fewer distinct questions than that; what they hold is taken.
+    Trivial levels hold fewer distinct questions than that; what they hold is taken. A
+    question that several levels can ask belongs to the lowest of them.
 
     Args:
         pool: one of `POOLS`.
@@ -375,12 +376,14 @@ def draw_split(
     sizes = SPLIT_SIZES[pool] if sizes is None else sizes
     questions: list[Question] = []
     for task in TASKS.values():
+        seen: set[str] = set()
         for level, size in enumerate(sizes, start=1):
             rng = random.Random(f"{seed}/{pool}/{task.name}/{level}")
-            found: dict[str, Question] = {}
+            wanted = len(seen) + size
             for worked in QuestionSource(task.name, level).draw(pool, rng, num_draws):
-                if len(found) == size:
+                if len(seen) == wanted:
                     break
-                found.setdefault(worked.question.text, worked.question)
-            questions.extend(found.values())
+                if worked.question.text not in seen:
+                    seen.add(worked.question.text)
+                    questions.append(worked.question)
     return questions

@@ -156,8 +156,8 @@ def train(
     """Train a controller by PPO on recorded attempts; run again to resume."""
     from envs.traces import TraceSet
     from training.ppo import PPOConfig
-    from training.tracking import Tracker
     from training.threads import limit_threads
+    from training.tracking import Tracker
     from training.train import ControllerTraining, TrainConfig
 
     given: dict[str, Any] = {
@@ -165,6 +165,7 @@ def train(
         "num_envs": num_envs,
         "learning_rate": learning_rate,
     }
+    limit_threads()
     ppo = PPOConfig(seed=seed, **{k: v for k, v in given.items() if v is not None})
     config = TrainConfig(
         ladder=_names(ladder),
@@ -353,16 +354,32 @@ def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
 
 
 def _print_summary(summary: dict[str, Any], out: Path) -> None:
-    table = Table("policy", *(f"{p:.1e}" for p in summary["prices"]), title="utility by price")
-    for name, rows in summary["policies"].items():
-        table.add_row(name, *(f"{row['utility']:.3f}" for row in rows))
-    console.print(table)
-    table = Table("at equal accuracy with", "compute used", "at accuracies", title="headline")
-    for name, entry in summary["headline"].items():
-        table.add_row(
-            name, f"{entry['ratio']:.0%}", ", ".join(f"{a:.1%}" for a in entry["accuracies"])
+    table = Table("price", "accuracy", "cost", "utility", "best rule", "lead", "95%", box=None)
+    for i, row in enumerate(summary["policies"]["controller"]):
+        rule, lead = min(
+            ((name, rows[i]) for name, rows in summary["lead"].items()), key=lambda r: r[1]["lead"]
         )
-    console.print(table)
+        low, high = lead["interval"]
+        table.add_row(
+            f"{row['price']:.1e}",
+            f"{row['accuracy']:.1%}",
+            f"{row['cost']:.0f}",
+            f"{row['utility']:.3f}",
+            rule,
+            f"{lead['lead']:+.3f}",
+            f"{low:+.3f} to {high:+.3f}",
+        )
+    console.print(table, "")
+    table = Table("at equal accuracy with", "compute used", "95%", "at accuracies", box=None)
+    for name, entry in summary["headline"].items():
+        low, high = entry["interval"]
+        table.add_row(
+            name,
+            f"{entry['ratio']:.0%}",
+            f"{low:.0%} to {high:.0%}",
+            ", ".join(f"{a:.1%}" for a in entry["accuracies"]),
+        )
+    console.print(table, "")
     behind = [
         f"{name} at {row['price']:.1e}"
         for name, rows in summary["lead"].items()

@@ -17,7 +17,6 @@ from controller.baselines import RulePolicy, rule_families
 from controller.checkpoint import Checkpoint
 from controller.difficulty import Difficulty
 from controller.episodes import EpisodeConfig
-from controller.observation import observe
 from controller.policy import Policy
 from envs.random import Streams
 from envs.reward import PriceRange
@@ -27,6 +26,9 @@ from envs.vector import Replay
 Floats = NDArray[np.float64]
 
 CONTROLLER = "controller"
+
+_TUNING_EPISODES = 10_000
+"""Enough to tell settings of a rule apart; more only takes longer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +86,7 @@ def play(
     going = np.ones(n, bool)
     while going.any():
         mask = episodes.mask()
-        actions = policy.act(episodes, observe(episodes), mask)
+        actions = policy.act(episodes, mask)
         going &= (actions != 0) & (mask.sum(1) > 1)
         replay.take(rows[going], actions[going], streams)
 
@@ -145,8 +147,11 @@ def compare(
     }
     settings: dict[str, list[str]] = {}
     config = replace(first.config, reads_prompt=False)
+    tuning_repeats = max(1, min(repeats, _TUNING_EPISODES // len(tuning)))
     for family, rules in rule_families(first.config.max_samples).items():
-        tuned = [play(RulePolicy(r), tuning, config, price=1.0, repeats=repeats) for r in rules]
+        tuned = [
+            play(RulePolicy(r), tuning, config, price=1.0, repeats=tuning_repeats) for r in rules
+        ]
         best = [int(np.argmax([p.utility(price).mean() for p in tuned])) for price in prices]
         tested = {
             i: play(RulePolicy(rules[i]), test, config, price=1.0, repeats=repeats)

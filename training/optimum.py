@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from controller.actions import ActionKind
 from controller.episodes import Episodes
 from controller.errors import ConfigError, IllegalActionError
-from controller.observation import observe
 from controller.policy import Policy
 from envs.synthetic import SyntheticFamily
 from training.belief import BeliefTree, Floats, Ints
@@ -41,9 +40,7 @@ class Optimum:
     value: Floats
     choices: Ints
 
-    def act(
-        self, episodes: Episodes, observation: NDArray[np.float32], mask: NDArray[np.bool_]
-    ) -> Ints:
+    def act(self, episodes: Episodes, mask: NDArray[np.bool_]) -> Ints:
         """The best action per episode; see `Policy.act`.
 
         Raises:
@@ -146,7 +143,7 @@ def _choices_of(tree: BeliefTree, policy: Policy, prices: Floats) -> Ints:
         episodes.difficulty[:] = difficulty if episodes.config.reads_prompt else np.nan
         for p, price in enumerate(prices):
             episodes.price[:] = price
-            actions = policy.act(episodes, observe(episodes), mask)  # (n,)
+            actions = policy.act(episodes, mask)  # (n,)
             if not mask[np.arange(len(mask)), actions].all():
                 raise IllegalActionError(
                     f"{type(policy).__name__}: expected actions that the mask allows, found others"

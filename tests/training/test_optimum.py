@@ -11,7 +11,7 @@ import torch
 
 from controller.baselines import RulePolicy, SelfConsistency, VoteCascade
 from controller.errors import ConfigError, IllegalActionError
-from controller.observation import NUM_FEATURES, observe
+from controller.observation import NUM_FEATURES
 from controller.policy import PolicyConfig, PolicyNetwork
 from envs.random import Streams
 from envs.reward import PriceRange
@@ -50,7 +50,7 @@ def simulate(policy, prices, *, num_questions=20_000, seed=5):
         going = rows
         while len(going):
             mask = episodes.mask()
-            actions = policy.act(episodes, observe(episodes), mask)
+            actions = policy.act(episodes, mask)
             assert mask[rows, actions].all()
             going = going[actions[going] != 0]
             replay.take(going, actions[going], streams)
@@ -205,7 +205,7 @@ class Always:
 
     action: int
 
-    def act(self, episodes, observation, mask):
+    def act(self, episodes, mask):
         return np.full(len(mask), self.action)
 
 

@@ -82,7 +82,7 @@ def test_finds_the_known_optimum_at_an_absurd_price(validation, config):
 
 
 def test_settings_out_of_range_are_refused():
-    with pytest.raises(ConfigError, match="gae_lambda: expected 0..1, found 2"):
+    with pytest.raises(ConfigError, match=r"gae_lambda: expected 0\.\.1, found 2"):
         PPOConfig(gae_lambda=2)
     with pytest.raises(ConfigError, match="num_minibatches: expected a divisor"):
         PPOConfig(num_envs=3, num_steps=5, num_minibatches=4)

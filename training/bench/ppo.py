@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.episodes import EpisodeConfig, Episodes
+from controller.observation import observe
 from envs.compute import ComputeEnv
 from envs.derive import derive_config
 from envs.recorded import read_recorded
@@ -78,10 +79,8 @@ class _Sb3Policy:
     def __init__(self, model: Any) -> None:
         self._model = model
 
-    def act(
-        self, episodes: Episodes, observation: NDArray[np.float32], mask: NDArray[np.bool_]
-    ) -> NDArray[np.int64]:
-        actions, _ = self._model.predict(observation, action_masks=mask, deterministic=True)
+    def act(self, episodes: Episodes, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+        actions, _ = self._model.predict(observe(episodes), action_masks=mask, deterministic=True)
         return np.asarray(actions)
 
 
