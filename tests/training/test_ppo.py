@@ -44,7 +44,7 @@ def test_forbidden_actions_have_no_probability():
     mask = torch.tensor([[True, False, True, False]])
     probabilities = policy.log_probs(torch.ones(1, 3), mask).exp()
     assert probabilities[0, 1] == probabilities[0, 3] == 0
-    assert float(probabilities.sum()) == pytest.approx(1.0)
+    assert probabilities.sum().item() == pytest.approx(1.0)
 
 
 def test_same_seed_same_bits(validation, config):
