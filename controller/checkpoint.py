@@ -255,7 +255,7 @@ def _load_difficulty(
         or scale.shape != mean.shape
     ):
         raise CheckpointError(
-            f"{directory}: expected difficulty/weight of shape {(width, config.num_rungs)}, found "
-            f"{weight.shape}"
+            f"{directory}: difficulty/weight, bias and scale do not fit {config.num_rungs} rungs "
+            f"and {width} features: found {weight.shape}, {bias.shape} and {scale.shape}"
         )
     return Difficulty(weight=weight, bias=bias, mean=mean, scale=scale)

@@ -59,8 +59,9 @@ class Outcome:
         answer: best answer seen; None when it gave up or none could be read.
         attempt: an attempt with that answer; None likewise.
         decisions: in order, the last one STOP unless nothing else was left to do.
-        cost: in small-model tokens.
-        usage: counts by model name.
+        cost: in small-model tokens, every prompt processed once per episode.
+        usage: what was really processed, by model name; less than `cost` says where a
+            prompt was still cached from an earlier episode.
     """
 
     answer: str | None

@@ -254,6 +254,8 @@ def answer(
     as_json: Json = False,
 ) -> None:
     """Answer questions with live models, showing each decision."""
+    from transformers.utils.logging import disable_progress_bar
+
     from controller.checkpoint import load_checkpoint
     from controller.loop import Controller
     from controller.types import Question
@@ -265,6 +267,7 @@ def answer(
     ] + new_questions(examples, seed)
     if not asked:
         raise ConfigError('questions: expected at least one, as in allot answer "3 * 4 ="')
+    disable_progress_bar()
     loaded = Controller.load(controller)
     limit_threads(max(model.parameters or 0 for model in loaded.backend.models))
     low, high = load_checkpoint(controller).price_range

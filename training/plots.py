@@ -57,7 +57,7 @@ def plot_frontier(summary: dict[str, Any], path: Path) -> None:
     axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
     axes.set_title(f"{summary['num_questions']} held-out questions, {len(rows)} prices")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="lower right")
+    axes.legend(fontsize=8, loc="upper left")
     temporary = path.with_suffix(".tmp.png")
     figure.savefig(temporary)
     plt.close(figure)

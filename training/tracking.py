@@ -68,13 +68,6 @@ class Tracker:
 
             self._run.log({name: wandb.Image(str(path))})
 
-    def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
-        """Log a table."""
-        if self._run is not None:
-            import wandb
-
-            self._run.log({name: wandb.Table(columns=columns, data=rows)})
-
     def artifact(self, name: str, kind: str, directory: Path, pattern: str = "*") -> None:
         """Log the files of a directory as an artifact."""
         if self._run is not None:

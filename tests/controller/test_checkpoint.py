@@ -98,8 +98,9 @@ def test_hostile_weights_are_refused(saved):
     name = next(iter(weights))
     for tensor, message in (
         (torch.full_like(weights[name], torch.nan), "finite"),
-        (torch.zeros(2**25, 1), "over the limit"),
-        (torch.zeros(1, 1), "do not fit"),
+        (torch.zeros(2**24 + 1, 1), "expected at most 67108864 bytes"),
+        (torch.zeros(1, 1, 1), "over the limit"),
+        (torch.zeros(1), "do not fit"),
     ):
         save_file({**weights, name: tensor}, path / "controller.safetensors")
         with pytest.raises(CheckpointError, match=message):
