@@ -18,6 +18,9 @@ from envs.vector import Replay
 ASSUMED_TOKEN_COST = 20.0
 """Small-model tokens that a token of a large model of unknown size is taken to cost."""
 
+MAX_REVISIONS = 4
+MAX_ESCALATIONS = 2
+
 _VOTE_WEIGHTS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
 
 
@@ -49,14 +52,15 @@ def derive_config(
     """The decision process for a trace set.
 
     Lengths, the cost unit (a typical first small attempt) and the vote weight of each
-    rung come from the train split alone.
+    rung come from the train split alone. What the traces do not hold, a policy cannot
+    learn to use: no revisions recorded, no REVISE later.
 
     Args:
         train: attempts of the train split.
         models: the ladder.
         token_costs: relative cost per token by model name, where sizes are unknown.
         sample_widths: widths of the SAMPLE actions.
-        max_samples: SAMPLE attempts per episode.
+        max_samples: most SAMPLE attempts per episode.
     """
     rungs = range(len(models))
     means = tuple(float(train.completion_tokens[train.rung == r].mean()) for r in rungs)
@@ -67,7 +71,9 @@ def derive_config(
         max_completion_tokens=tuple(int(m.max_new_tokens or 1) for m in models),
         cost_unit=max(1.0, float(train.prompt_tokens[:, 0].mean()) + means[0]),
         sample_widths=sample_widths,
-        max_samples=max_samples,
+        max_samples=min(max_samples, int(train.stream_length[:, 0].max())),
+        max_revisions=MAX_REVISIONS if train.num_children.any() else 0,
+        max_escalations=min(MAX_ESCALATIONS, int(train.stream_length[:, 1:].max(initial=0))),
     )
     for rung in rungs[1:]:
         config = replace(config, vote_weights=_fit_weight(train, config, rung))
