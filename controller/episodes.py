@@ -174,10 +174,11 @@ class Episodes:
         self.prefilled = np.zeros((n, r), bool)
         self.counts, self.limits = np.zeros((n, r), np.int64), np.zeros((n, r), np.int64)
         self.revisions, self.rung = np.zeros(n, np.int64), np.zeros(n, np.int64)
-        self.votes, self.small_votes = np.zeros((n, k)), np.zeros((n, k))
-        self.large_backed = np.zeros((n, k), bool)
-        self.answer_logprob, self.answer_logprobs = np.zeros((n, k)), np.zeros((n, k), np.int64)
-        self.answer_score, self.answer_scores = np.zeros((n, k)), np.zeros((n, k), np.int64)
+        # What is known of an answer fills one cache line: it is read and reset together.
+        self._answers = np.zeros((n, k, 8))
+        self.votes, self.small_votes, self.large_votes = np.moveaxis(self._answers, 2, 0)[:3]
+        self.answer_logprob, self.answer_logprobs = np.moveaxis(self._answers, 2, 0)[3:5]
+        self.answer_score, self.answer_scores = np.moveaxis(self._answers, 2, 0)[5:7]
         self.next_child = np.zeros((n, k), np.int64)
         self.children_left = np.zeros((n, k), np.int64)
         self.leader = np.full(n, NO_ANSWER)
@@ -217,13 +218,7 @@ class Episodes:
             self.counts,
             self.revisions,
             self.rung,
-            self.votes,
-            self.small_votes,
-            self.large_backed,
-            self.answer_logprob,
-            self.answer_logprobs,
-            self.answer_score,
-            self.answer_scores,
+            self._answers,
             self.children_left,
             self.top,
             self.second,
@@ -324,7 +319,7 @@ class Episodes:
         self.total[rows] += weight
         self.small_votes[rows, answer] += rung == 0
         self.small_total[rows] += rung == 0
-        self.large_backed[rows, answer] |= rung > 0
+        self.large_votes[rows, answer] += rung > 0
         self.answer_logprob[rows, answer] += np.nan_to_num(attempts.mean_logprob)
         self.answer_logprobs[rows, answer] += ~np.isnan(attempts.mean_logprob)
         self.answer_score[rows, answer] += np.nan_to_num(attempts.verifier_score)
@@ -369,32 +364,35 @@ class Episodes:
             weights[rung] * climb,
         )
 
-    def mask(self) -> Bools:
-        """Allowed actions, (N, A); STOP always is."""
-        allowed = np.empty((self.num_episodes, len(self._kinds)), bool)  # (N, A)
-        leader = np.maximum(self.leader, 0)
+    def mask(self, rows: Rows = slice(None)) -> Bools:
+        """Allowed actions, (n, A), in `rows` or everywhere; STOP always is."""
+        at = self._rows[rows]
+        allowed = np.empty((len(at), len(self._kinds)), bool)  # (n, A)
+        leader = self.leader[rows]
         revisable = (
-            (self.leader >= 0)
-            & (self.revisions < self.config.max_revisions)
-            & (self.children_left[self._rows, leader] > 0)
+            (leader >= 0)
+            & (self.revisions[rows] < self.config.max_revisions)
+            & (self.children_left[at, np.maximum(leader, 0)] > 0)
         )
-        rung = self.next_rung
+        rung = self.next_rung[rows]
         climbable = (
-            self.counts[self._rows, rung] < self.limits[self._rows, rung]
+            self.counts[at, rung] < self.limits[at, rung]
             if self.config.num_rungs > 1
-            else np.zeros(self.num_episodes, bool)
+            else np.zeros(len(at), bool)
         )
-        bounded = np.isfinite(self.budget).any()
+        budget = self.budget[rows]
+        bounded = np.isfinite(budget).any()
         sample, revise, climb = (
-            self._costs(self._worst_completion, slice(None)) if bounded else (0.0, 0.0, 0.0)
+            self._costs(self._worst_completion, rows) if bounded else (0.0, 0.0, 0.0)
         )
-        left = self.budget - self.spent if bounded else np.inf
+        left = budget - self.spent[rows] if bounded else np.inf
         for column, (kind, width) in enumerate(zip(self._kinds, self._widths, strict=True)):
             if kind == _KINDS[ActionKind.STOP]:
                 allowed[:, column] = True
             elif kind == _KINDS[ActionKind.SAMPLE]:
                 fits = sample + (width - 1) * self._worst_completion[0] <= left
-                allowed[:, column] = (self.counts[:, 0] + width <= self.limits[:, 0]) & fits
+                within = self.counts[rows, 0] + width <= self.limits[rows, 0]
+                allowed[:, column] = within & fits
             elif kind == _KINDS[ActionKind.REVISE]:
                 allowed[:, column] = revisable & (revise <= left)
             else:

@@ -134,7 +134,7 @@ def observe(episodes: Episodes, rows: Rows = slice(None)) -> NDArray[np.float32]
         top * _COUNT_SCALE,
         second * _COUNT_SCALE,
         e.small_votes[at_leader] / np.maximum(small_votes, 1),
-        e.large_backed[at_leader],
+        e.large_votes[at_leader] > 0,
         e.last_agrees[rows],
         e.unanswered[rows] / attempts,
         logprob_known,
@@ -155,7 +155,7 @@ def observe(episodes: Episodes, rows: Rows = slice(None)) -> NDArray[np.float32]
         np.where(difficulty_known, difficulty[:, 0], 0.0),
         np.where(difficulty_known, difficulty[:, -1], 0.0),
     )
-    observation = np.empty((len(leader), NUM_FEATURES), np.float32)  # (n, D)
-    for i, column in enumerate(columns):
-        observation[:, i] = column
-    return observation
+    by_feature = np.empty((NUM_FEATURES, len(leader)), np.float32)  # (D, n)
+    for feature, column in zip(by_feature, columns, strict=True):
+        feature[:] = column
+    return by_feature.T

@@ -260,10 +260,10 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
         info: dict[str, Any] = {}
         if done.any():
             rows = self._rows[done]
-            info = self._final_info(observation.copy(), done, right)
+            info = self._final_info(observation.copy("K"), done, right)
             self._begin(rows)
             observation[rows] = observe(episodes, rows)
-            mask = episodes.mask()
+            mask[rows] = episodes.mask(rows)
         self._mask = mask
         info["action_mask"] = mask.astype(np.int8)
         return observation, rewards, done, np.zeros(self.num_envs, bool), info

@@ -283,7 +283,7 @@ def answer(
 @bench_app.command("generate")
 def bench_generate(
     model: Annotated[Path, typer.Option(help="Model directory.")] = Path("checkpoints/small"),
-    num_questions: Annotated[int, typer.Option(help="Questions, 16 samples each.")] = 32,
+    num_questions: Annotated[int, typer.Option(help="Questions, 16 samples each.")] = 192,
     as_json: Json = False,
 ) -> None:
     """Tokens/s against model.generate(num_return_sequences=16)."""

@@ -81,7 +81,7 @@ class TransformersBackend:
         seed: int = 0,
         temperature: float = 1.0,
         max_new_tokens: int = 192,
-        max_rows: int = 512,
+        max_rows: int = 256,
         max_cached_prompts: int = 256,
         extract: Callable[[str], str | None] = stated_answer,
     ) -> None:

@@ -30,7 +30,7 @@ def run(
     num_samples: int = 16,
     *,
     max_new_tokens: int = 192,
-    max_rows: int = 512,
+    max_rows: int = 256,
     num_repeats: int = 3,
     seed: int = 0,
 ) -> dict[str, Any]:
