@@ -9,12 +9,13 @@ from controller.errors import ConfigError
 
 
 class ActionKind(StrEnum):
-    """The four actions of the decision process."""
+    """What a step can do."""
 
     STOP = "stop"
     SAMPLE = "sample"
     REVISE = "revise"
     ESCALATE = "escalate"
+    VERIFY = "verify"
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,13 @@ class Action:
 class ActionSet(tuple[Action, ...]):
     """Ordered actions; a policy's output i stands for entry i.
 
-    >>> [str(action) for action in ActionSet.build(sample_widths=(1, 4))]
-    ['STOP', 'SAMPLE', 'SAMPLE(4)', 'REVISE', 'ESCALATE']
+    >>> [str(action) for action in ActionSet.build(sample_widths=(1, 4), verifies=True)]
+    ['STOP', 'SAMPLE', 'SAMPLE(4)', 'REVISE', 'ESCALATE', 'VERIFY']
     """
 
     @classmethod
-    def build(cls, sample_widths: tuple[int, ...] = (1,)) -> ActionSet:
-        """STOP, one SAMPLE per width, REVISE, ESCALATE.
+    def build(cls, sample_widths: tuple[int, ...] = (1,), verifies: bool = False) -> ActionSet:
+        """STOP, one SAMPLE per width, REVISE, ESCALATE and, if there is a verifier, VERIFY.
 
         Raises:
             ConfigError: a width is below 1, or widths repeat or are missing.
@@ -63,6 +64,7 @@ class ActionSet(tuple[Action, ...]):
                 *samples,
                 Action(ActionKind.REVISE),
                 Action(ActionKind.ESCALATE),
+                *([Action(ActionKind.VERIFY)] if verifies else []),
             )
         )
 

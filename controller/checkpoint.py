@@ -25,7 +25,7 @@ from controller.episodes import EpisodeConfig
 from controller.errors import AllotError, CheckpointError
 from controller.observation import OBSERVATION_NAMES, OBSERVATION_VERSION
 from controller.policy import PolicyConfig, PolicyNetwork
-from controller.types import ModelSpec
+from controller.types import AdapterSpec, ModelSpec
 
 CHECKPOINT_VERSION = 1
 MAX_FILE_BYTES = 64 * 2**20
@@ -46,6 +46,7 @@ class Checkpoint:
         difficulty: read-out of the prompt state; None when the policy does not read it.
         price_range: least and greatest price that it was trained for.
         model_paths: where the ladder's models lie, relative to the checkpoint.
+        adapter_paths: the same for the small model's adapters, by name.
         training: how it came about, for people.
         path: directory that it was loaded from; None before it is saved.
     """
@@ -56,6 +57,7 @@ class Checkpoint:
     price_range: tuple[float, float]
     difficulty: Difficulty | None = None
     model_paths: tuple[str, ...] = ()
+    adapter_paths: Mapping[str, str] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
 
@@ -71,18 +73,27 @@ class Checkpoint:
                 f"{self.path}: expected a checkpoint that names its models, found none; pass a "
                 f"backend for {[model.name for model in self.models]}"
             )
+        from controller.backends.adapters import load_adapters
         from controller.backends.transformers import TransformersBackend, load_model
 
         loaded = [
             load_model((self.path / path).resolve(), rung)
             for rung, path in enumerate(self.model_paths)
         ]
+        if self.adapter_paths:
+            paths = {name: (self.path / p).resolve() for name, p in self.adapter_paths.items()}
+            loaded[0] = load_adapters(loaded[0], paths)
         backend = TransformersBackend(loaded)
         for expected, found in zip(self.models, backend.models, strict=True):
             if expected.digest and expected.digest != found.digest:
                 raise CheckpointError(
                     f"{self.path}: expected {expected.name} with digest {expected.digest}, found "
                     f"{found.digest}; train a controller for these weights or restore them"
+                )
+            if expected.adapters != found.adapters:
+                raise CheckpointError(
+                    f"{self.path}: expected adapters {expected.adapters}, found {found.adapters}; "
+                    "train a controller for these or restore them"
                 )
         return backend
 
@@ -114,6 +125,7 @@ def save_checkpoint(checkpoint: Checkpoint, directory: Path | str, card: str) ->
         "process": asdict(checkpoint.config),
         "models": [asdict(model) for model in checkpoint.models],
         "model_paths": list(checkpoint.model_paths),
+        "adapter_paths": dict(checkpoint.adapter_paths),
         "price_range": list(checkpoint.price_range),
         "reads_prompt": checkpoint.difficulty is not None,
         "training": dict(checkpoint.training),
@@ -147,13 +159,16 @@ def load_checkpoint(directory: Path | str) -> Checkpoint:
             name: tuple(value) if isinstance(value, list) else value
             for name, value in process.items()
         }
-        values["cost"] = CostModel(weights=tuple(process["cost"]["weights"]))
+        values["cost"] = CostModel(
+            **{**process["cost"], "weights": tuple(process["cost"]["weights"])}
+        )
         config = EpisodeConfig(**values)
-        models = tuple(ModelSpec(**model) for model in settings["models"])
+        models = tuple(_model_spec(model) for model in settings["models"])
         low, high = settings["price_range"]
         model_paths = tuple(str(path) for path in settings["model_paths"])
+        adapter_paths = {str(k): str(v) for k, v in settings["adapter_paths"].items()}
         reads_prompt, training = bool(settings["reads_prompt"]), dict(settings["training"])
-    except (AllotError, KeyError, TypeError, ValueError) as error:
+    except (AllotError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{directory / _SETTINGS}: expected the settings of a controller: {error!r}"
         ) from None
@@ -178,9 +193,15 @@ def load_checkpoint(directory: Path | str) -> Checkpoint:
         price_range=(float(low), float(high)),
         difficulty=_load_difficulty(tensors, config, directory) if reads_prompt else None,
         model_paths=model_paths,
+        adapter_paths=adapter_paths,
         training=training,
         path=directory,
     )
+
+
+def _model_spec(entry: Mapping[str, Any]) -> ModelSpec:
+    adapters = tuple(AdapterSpec(**adapter) for adapter in entry["adapters"])
+    return ModelSpec(**{**entry, "adapters": adapters})
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
+from controller.actions import ActionKind
 from controller.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -56,11 +57,20 @@ class CostModel:
 
     Attributes:
         weights: cost of one token per rung, relative to the small model's.
+        reviser_weight: cost of one token that goes through the small model and its reviser.
+        verifier_weight: of one that goes through the small model and its verifier.
     """
 
     weights: tuple[float, ...]
+    reviser_weight: float = 1.0
+    verifier_weight: float = 1.0
 
     def __post_init__(self) -> None:
+        if min(self.reviser_weight, self.verifier_weight) <= 0:
+            raise ConfigError(
+                "reviser_weight, verifier_weight: expected positive numbers, found "
+                f"{self.reviser_weight} and {self.verifier_weight}"
+            )
         if len(self.weights) < 1 or self.weights[0] != 1.0 or min(self.weights) <= 0:
             raise ConfigError(
                 "weights: expected 1.0 for the small model, then a positive number per rung, "
@@ -95,8 +105,18 @@ class CostModel:
                     f"say how much one of its tokens costs in small-model tokens, as in "
                     f"--token-cost {model.name}=20"
                 )
-        return cls(weights=tuple(weights))
+        extra = {adapter.name: adapter.parameters for adapter in models[0].adapters}
+        size = models[0].parameters or float("inf")
+        return cls(
+            weights=tuple(weights),
+            reviser_weight=1 + extra.get("reviser", 0) / size,
+            verifier_weight=1 + extra.get("verifier", 0) / size,
+        )
 
-    def cost(self, usage: Usage, rung: int) -> float:
-        """Cost of what a model on `rung` consumed, in small-model tokens."""
-        return self.weights[rung] * usage.processed_tokens
+    def cost(self, usage: Usage, rung: int, kind: ActionKind) -> float:
+        """Cost of what an action on a model on `rung` consumed, in small-model tokens."""
+        weight = {
+            ActionKind.REVISE: self.reviser_weight,
+            ActionKind.VERIFY: self.verifier_weight,
+        }.get(kind, self.weights[rung])
+        return weight * usage.processed_tokens

@@ -45,8 +45,10 @@ class EpisodeConfig:
         max_samples: SAMPLE attempts per episode.
         max_revisions: REVISE attempts per episode.
         max_escalations: attempts per rung above the small model.
+        revision_overhead: most tokens of a REVISE prompt beside question and parent.
         reads_prompt: whether the policy looks at the small model's prompt state, which
             charges the small model's prefill at the start of every episode.
+        verifies: whether there is a verifier, and with it the action VERIFY.
     """
 
     cost: CostModel
@@ -58,7 +60,9 @@ class EpisodeConfig:
     max_samples: int = 16
     max_revisions: int = 4
     max_escalations: int = 2
+    revision_overhead: int = 0
     reads_prompt: bool = False
+    verifies: bool = False
 
     def __post_init__(self) -> None:
         rungs = len(self.cost.weights)
@@ -75,12 +79,12 @@ class EpisodeConfig:
                 "max_samples: expected at least 1, and max_revisions and max_escalations at "
                 f"least 0, found {self.max_samples}, {self.max_revisions}, {self.max_escalations}"
             )
-        ActionSet.build(self.sample_widths)
+        ActionSet.build(self.sample_widths, self.verifies)
 
     @property
     def actions(self) -> ActionSet:
         """The action set, in the order of a policy's outputs."""
-        return ActionSet.build(self.sample_widths)
+        return ActionSet.build(self.sample_widths, self.verifies)
 
     @property
     def num_rungs(self) -> int:
@@ -104,7 +108,7 @@ class AttemptColumns:
         completion_tokens: tokens written.
         mean_logprob: nats; NaN when unknown.
         min_logprob: nats; NaN when unknown.
-        verifier_score: probability; NaN when unknown.
+        scoreable: whether a verifier could judge it.
         first_child: where its recorded revisions begin; unused live.
         num_children: how many revisions of it can be had.
     """
@@ -115,7 +119,7 @@ class AttemptColumns:
     completion_tokens: Ints
     mean_logprob: Floats
     min_logprob: Floats
-    verifier_score: Floats
+    scoreable: Bools
     first_child: Ints
     num_children: Ints
 
@@ -123,6 +127,11 @@ class AttemptColumns:
 _MAX_WEIGHT = 1024
 _COUNT_LOG_COUNT = np.array([0.0] + [c * np.log(c) for c in range(1, _MAX_WEIGHT)])
 _KINDS = {kind: i for i, kind in enumerate(ActionKind)}
+
+
+def score_weight(score: Floats) -> Floats:
+    """Votes that an attempt counts for once a verifier has scored it; 1 without."""
+    return 2 * score
 
 
 class Episodes:
@@ -135,6 +144,7 @@ class Episodes:
 
     Attributes (arrays over N unless a shape is given):
         price: accuracy per unit cost.
+        round_price: accuracy per serial round.
         budget: hard cap on cost; inf when there is none.
         spent: cost so far.
         tokens: tokens processed so far, all models.
@@ -144,11 +154,13 @@ class Episodes:
         revisions: REVISE attempts.
         rung: highest rung used.
         votes: weighted votes per answer, (N, K).
-        leader: leading answer; -1 before the first answer.
-        top, second: votes of the leader and of its closest rival.
+        weight: the same after verification, (N, K).
+        leader: answer of most weight; -1 before the first answer.
+        top, second: weight of the leader and of its closest rival.
         total: votes cast.
         distinct: answers seen.
         streak: how many of the latest attempts gave one and the same answer.
+        unverified: attempts that a verifier could judge and has not.
     """
 
     def __init__(self, config: EpisodeConfig, num_episodes: int, num_answers: int) -> None:
@@ -166,7 +178,8 @@ class Episodes:
         self._worst_completion = np.array(config.max_completion_tokens)
         n, k, r = num_episodes, num_answers, config.num_rungs
         self._rows = np.arange(n)
-        self.price, self.budget = np.zeros(n), np.full(n, np.inf)
+        self.price, self.round_price = np.zeros(n), np.zeros(n)
+        self.budget = np.full(n, np.inf)
         self.spent, self.tokens = np.zeros(n), np.zeros(n)
         self.rounds = np.zeros(n, np.int64)
         self.prompt_tokens = np.zeros((n, r), np.int64)
@@ -178,7 +191,7 @@ class Episodes:
         self._answers = np.zeros((n, k, 8))
         self.votes, self.small_votes, self.large_votes = np.moveaxis(self._answers, 2, 0)[:3]
         self.answer_logprob, self.answer_logprobs = np.moveaxis(self._answers, 2, 0)[3:5]
-        self.answer_score, self.answer_scores = np.moveaxis(self._answers, 2, 0)[5:7]
+        self.answer_score, self.answer_scores, self.weight = np.moveaxis(self._answers, 2, 0)[5:]
         self.next_child = np.zeros((n, k), np.int64)
         self.children_left = np.zeros((n, k), np.int64)
         self.leader = np.full(n, NO_ANSWER)
@@ -189,7 +202,7 @@ class Episodes:
         self.last_agrees = np.zeros(n, bool)
         self.last_answer, self.streak = np.full(n, NO_ANSWER), np.zeros(n, np.int64)
         self.last_logprob, self.last_min_logprob = np.full(n, np.nan), np.full(n, np.nan)
-        self.last_score = np.full(n, np.nan)
+        self.unverified, self.unverified_tokens = np.zeros(n, np.int64), np.zeros(n, np.int64)
         self.logprob_sum, self.logprobs = np.zeros(n), np.zeros(n, np.int64)
         self.score_sum, self.scores = np.zeros(n), np.zeros(n, np.int64)
         self.small_tokens = np.zeros(n, np.int64)
@@ -203,6 +216,7 @@ class Episodes:
         prompt_tokens: Ints,
         limits: Ints,
         difficulty: Floats,
+        round_price: Floats | float = 0.0,
     ) -> None:
         """Begin new episodes in `rows`, (n,).
 
@@ -213,6 +227,7 @@ class Episodes:
             prompt_tokens: (n, R).
             limits: (n, R) attempts that can be had per rung.
             difficulty: (n, R) log-odds that a rung's attempt is right; NaN if unknown.
+            round_price: (n,) accuracy per serial round.
         """
         for zeroed in (
             self.counts,
@@ -234,17 +249,20 @@ class Episodes:
             self.score_sum,
             self.scores,
             self.small_tokens,
+            self.unverified,
+            self.unverified_tokens,
             self.prefilled,
             self.spent,
             self.tokens,
             self.rounds,
         ):
             zeroed[rows] = 0
-        for unknown in (self.last_logprob, self.last_min_logprob, self.last_score):
+        for unknown in (self.last_logprob, self.last_min_logprob):
             unknown[rows] = np.nan
         self.leader[rows] = NO_ANSWER
         self.last_answer[rows], self.streak[rows] = NO_ANSWER, 0
         self.price[rows], self.budget[rows] = price, budget
+        self.round_price[rows] = round_price
         self.prompt_tokens[rows], self.difficulty[rows] = prompt_tokens, difficulty
         caps = [self.config.max_samples] + [self.config.max_escalations] * (
             self.config.num_rungs - 1
@@ -279,11 +297,11 @@ class Episodes:
         self.small_tokens[rows] += attempts.completion_tokens * (rung == 0)
         self.last_logprob[rows] = attempts.mean_logprob
         self.last_min_logprob[rows] = attempts.min_logprob
-        self.last_score[rows] = attempts.verifier_score
+        self.unverified[rows] += attempts.scoreable
+        tokens = self.prompt_tokens[rows, 0] + attempts.completion_tokens
+        self.unverified_tokens[rows] += tokens * attempts.scoreable
         self.logprob_sum[rows] += np.nan_to_num(attempts.mean_logprob)
         self.logprobs[rows] += ~np.isnan(attempts.mean_logprob)
-        self.score_sum[rows] += np.nan_to_num(attempts.verifier_score)
-        self.scores[rows] += ~np.isnan(attempts.verifier_score)
         answered = attempts.answer >= 0
         self.unanswered[rows] += ~answered
         self.last_agrees[rows] = attempts.answer == self.leader[rows]
@@ -303,7 +321,8 @@ class Episodes:
         prefill = attempts.prompt_tokens * (revised | ~self.prefilled[rows, rung])
         processed = prefill + attempts.completion_tokens
         self.prefilled[rows, rung] |= ~revised
-        self.spent[rows] += self._token_cost[rung] * processed
+        cost = np.where(revised, self.config.cost.reviser_weight, self._token_cost[rung])
+        self.spent[rows] += cost * processed
         self.tokens[rows] += processed
 
     def _vote(self, rows: Ints, attempts: AttemptColumns) -> None:
@@ -322,11 +341,11 @@ class Episodes:
         self.large_votes[rows, answer] += rung > 0
         self.answer_logprob[rows, answer] += np.nan_to_num(attempts.mean_logprob)
         self.answer_logprobs[rows, answer] += ~np.isnan(attempts.mean_logprob)
-        self.answer_score[rows, answer] += np.nan_to_num(attempts.verifier_score)
-        self.answer_scores[rows, answer] += ~np.isnan(attempts.verifier_score)
         revisable = (attempts.num_children > 0) & (rung == 0)
         self.next_child[rows[revisable], answer[revisable]] = attempts.first_child[revisable]
         self.children_left[rows[revisable], answer[revisable]] = attempts.num_children[revisable]
+        after = self.weight[rows, answer] + weight
+        self.weight[rows, answer] = after
         top, second, leader = self.top[rows], self.second[rows], self.leader[rows]
         leads = answer == leader
         # On a tie the larger model's answer leads.
@@ -336,6 +355,39 @@ class Episodes:
         )
         self.top[rows] = np.where(leads | overtakes, after, top)
         self.leader[rows] = np.where(overtakes, answer, leader)
+
+    def score(self, rows: Ints, answer: Ints, rung: Ints, score: Floats) -> None:
+        """Take note of a verifier's score of one attempt in each of `rows`, all (n,).
+
+        Args:
+            rows: which episodes.
+            answer: answer id of the attempt; -1 if it has none.
+            rung: model that made it.
+            score: probability that it is right.
+        """
+        self.score_sum[rows] += score
+        self.scores[rows] += 1
+        answered = answer >= 0
+        rows, answer, score = rows[answered], answer[answered], score[answered]
+        self.answer_score[rows, answer] += score
+        self.answer_scores[rows, answer] += 1
+        self.weight[rows, answer] += self._vote_weight[rung[answered]] * (score_weight(score) - 1)
+
+    def finish_verification(self, rows: Ints) -> None:
+        """Charge `rows` for the scores of all their attempts and find the leaders anew."""
+        tokens = self.unverified_tokens[rows]
+        self.spent[rows] += self.config.cost.verifier_weight * tokens
+        self.tokens[rows] += tokens
+        self.unverified[rows] = self.unverified_tokens[rows] = 0
+        answered = rows[self.leader[rows] != NO_ANSWER]
+        # On a tie the larger model's answer leads.
+        large = 1e-9 * (self.large_votes[answered] > 0)
+        weight = np.where(self.votes[answered] > 0, self.weight[answered] + large, -np.inf)
+        leader = weight.argmax(1)
+        self.leader[answered] = leader
+        self.top[answered] = self.weight[answered, leader]
+        weight[np.arange(len(answered)), leader] = 0.0
+        self.second[answered] = np.maximum(weight.max(1), 0.0)
 
     def take_child(self, rows: Ints) -> Ints:
         """Where the next recorded revision of each leading answer stands, (n,)."""
@@ -349,19 +401,21 @@ class Episodes:
         """Count one serial round in each of `rows`."""
         self.rounds[rows] += 1
 
-    def expected_cost(self, rows: Rows = slice(None)) -> tuple[Floats, Floats, Floats]:
-        """Expected cost of SAMPLE (width 1), REVISE and ESCALATE, each (n,)."""
+    def expected_cost(self, rows: Rows = slice(None)) -> tuple[Floats, Floats, Floats, Floats]:
+        """Expected cost of SAMPLE (width 1), REVISE, ESCALATE and VERIFY, each (n,)."""
         return self._costs(self._completion, rows)
 
-    def _costs(self, completion: NDArray[Any], rows: Rows) -> tuple[Floats, Floats, Floats]:
+    def _costs(self, completion: NDArray[Any], rows: Rows) -> tuple[Floats, Floats, Floats, Floats]:
         prompt, rung = self.prompt_tokens[rows], self.next_rung[rows]
         cold = prompt * ~self.prefilled[rows]  # (n, R) prompt tokens that are not cached
         climb = cold[np.arange(len(rung)), rung] + completion[rung]
-        weights = self._token_cost
+        weights, ledger = self._token_cost, self.config.cost
+        revision = prompt[:, 0] + self.config.revision_overhead + 2 * completion[0]
         return (
             weights[0] * (cold[:, 0] + completion[0]),
-            weights[0] * (prompt[:, 0] + 2 * completion[0]),
+            ledger.reviser_weight * revision,
             weights[rung] * climb,
+            np.asarray(ledger.verifier_weight * self.unverified_tokens[rows]),
         )
 
     def mask(self, rows: Rows = slice(None)) -> Bools:
@@ -382,8 +436,8 @@ class Episodes:
         )
         budget = self.budget[rows]
         bounded = np.isfinite(budget).any()
-        sample, revise, climb = (
-            self._costs(self._worst_completion, rows) if bounded else (0.0, 0.0, 0.0)
+        sample, revise, climb, verify = (
+            self._costs(self._worst_completion, rows) if bounded else (0.0, 0.0, 0.0, 0.0)
         )
         left = budget - self.spent[rows] if bounded else np.inf
         for column, (kind, width) in enumerate(zip(self._kinds, self._widths, strict=True)):
@@ -395,6 +449,8 @@ class Episodes:
                 allowed[:, column] = within & fits
             elif kind == _KINDS[ActionKind.REVISE]:
                 allowed[:, column] = revisable & (revise <= left)
-            else:
+            elif kind == _KINDS[ActionKind.ESCALATE]:
                 allowed[:, column] = climbable & (climb <= left)
+            else:
+                allowed[:, column] = (self.unverified[rows] > 0) & (verify <= left)
         return allowed

@@ -79,6 +79,7 @@ class Episode:
         backend: makes the attempts.
         config: the decision process.
         price: accuracy per unit cost.
+        round_price: accuracy per serial round.
         budget: hard cap on cost; None for no cap.
         difficulty: read-out of the prompt state; None when the policy does not read it.
         pick: chooses the next of a limited stock of attempts, from (used, available) to
@@ -92,12 +93,15 @@ class Episode:
         config: EpisodeConfig,
         *,
         price: float,
+        round_price: float = 0.0,
         budget: float | None = None,
         difficulty: Difficulty | None = None,
         pick: Pick | None = None,
     ) -> None:
         if not 0 < price < float("inf"):
             raise ConfigError(f"price: expected a positive number, found {price}")
+        if not 0 <= round_price < float("inf"):
+            raise ConfigError(f"round_price: expected 0 or more, found {round_price}")
         if len(backend.models) != config.num_rungs:
             raise ConfigError(
                 f"backend: expected {config.num_rungs} models, one per rung, found "
@@ -108,6 +112,7 @@ class Episode:
         self.attempts: list[Attempt] = []
         self._answer_ids: dict[str, int] = {}
         self._parents: dict[int, Attempt] = {}
+        self._unverified: list[Attempt] = []
         self._pick = pick
         (prompt,) = backend.prompt_states([question], hidden=config.reads_prompt)
         available = prompt.available or (_UNLIMITED,) * config.num_rungs
@@ -117,6 +122,7 @@ class Episode:
         self.state.reset(
             _ROW,
             price=np.array([price]),
+            round_price=np.array([round_price]),
             budget=np.array([np.inf if budget is None else budget]),
             prompt_tokens=np.array([prompt.prompt_tokens]),
             limits=np.array([available]),
@@ -163,14 +169,26 @@ class Episode:
                 str(a) for a, ok in zip(self.config.actions, self.mask()[0], strict=True) if ok
             ]
             raise IllegalActionError(
-                f"{self.question.question_id}: expected an action that makes an attempt, out of "
-                f"{allowed}, found {action}"
+                f"{self.question.question_id}: expected one of {allowed} other than STOP, found "
+                f"{action}"
             )
+        if action.kind is ActionKind.VERIFY:
+            self._verify()
+            return ()
         attempts = tuple(self.backend.attempts(self._requests(action)))
         for attempt in attempts:
             self._record(attempt)
         self.state.finish_round(_ROW)
         return attempts
+
+    def _verify(self) -> None:
+        verdict = self.backend.verify([(self.question, a) for a in self._unverified])
+        self._count(0, verdict.usage)
+        for attempt, score in zip(self._unverified, verdict.scores, strict=True):
+            answer = NO_ANSWER if attempt.answer is None else self._answer_ids[attempt.answer]
+            self.state.score(_ROW, np.array([answer]), np.array([attempt.rung]), np.array([score]))
+        self.state.finish_verification(_ROW)
+        self._unverified = []
 
     def _requests(self, action: Action) -> list[Request]:
         if action.kind is ActionKind.REVISE:
@@ -200,6 +218,9 @@ class Episode:
 
     def _record(self, attempt: Attempt) -> None:
         self.attempts.append(attempt)
+        scoreable = self.config.verifies and self.backend.can_verify(attempt)
+        if scoreable:
+            self._unverified.append(attempt)
         self._count(attempt.rung, attempt.usage)
         answer = NO_ANSWER
         if attempt.answer is not None:
@@ -217,7 +238,7 @@ class Episode:
                 completion_tokens=np.array([attempt.completion_tokens]),
                 mean_logprob=np.maximum(_column(attempt.mean_logprob), LEAST_LOGPROB),
                 min_logprob=np.maximum(_column(attempt.min_logprob), LEAST_LOGPROB),
-                verifier_score=_column(attempt.verifier_score),
+                scoreable=np.array([scoreable]),
                 first_child=_ROW,
                 num_children=np.array([revisions]),
             ),
@@ -321,7 +342,12 @@ class Controller:
         return log_probs[0].numpy(), float(self.policy.value(seen)[0])
 
     def episode(
-        self, question: str | Question, *, price: float, budget: float | None = None
+        self,
+        question: str | Question,
+        *,
+        price: float,
+        round_price: float = 0.0,
+        budget: float | None = None,
     ) -> Episode:
         """A fresh episode for a question, to be driven by `decisions`."""
         if isinstance(question, str):
@@ -331,25 +357,32 @@ class Controller:
             self.backend,
             self.config,
             price=price,
+            round_price=round_price,
             budget=budget,
             difficulty=self.difficulty,
         )
 
     def answer(
-        self, question: str | Question, *, price: float, budget: float | None = None
+        self,
+        question: str | Question,
+        *,
+        price: float,
+        round_price: float = 0.0,
+        budget: float | None = None,
     ) -> Outcome:
         """Answer a question.
 
         Args:
             question: text, or a Question.
             price: accuracy per unit cost, the unit being one small-model token.
+            round_price: accuracy per serial round of generation; 0 if waiting is free.
             budget: hard cap on cost; None for no cap.
 
         Raises:
             ConfigError: price or budget out of range.
             BackendError: the models cannot be reached at all.
         """
-        episode = self.episode(question, price=price, budget=budget)
+        episode = self.episode(question, price=price, round_price=round_price, budget=budget)
         decisions = tuple(self.decisions(episode))
         return Outcome(
             answer=episode.answer,

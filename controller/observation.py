@@ -14,10 +14,12 @@ from scipy.special import betainc
 
 from controller.episodes import Episodes, Floats, Rows
 
-OBSERVATION_VERSION = 1
+OBSERVATION_VERSION = 2
 
 OBSERVATION_NAMES: tuple[str, ...] = (
     "log_price",
+    "rounds_priced",
+    "log_round_price",
     "budget_known",
     "log_budget_left",
     "step",
@@ -43,14 +45,15 @@ OBSERVATION_NAMES: tuple[str, ...] = (
     "leader_mean_logprob",
     "mean_logprob",
     "verifier_known",
-    "last_verifier",
     "leader_verifier",
     "mean_verifier",
+    "unverified",
     "small_length",
     "prompt_length",
     "sample_price",
     "revise_price",
     "escalate_price",
+    "verify_price",
     "difficulty_known",
     "small_difficulty",
     "large_difficulty",
@@ -61,6 +64,7 @@ NUM_FEATURES = len(OBSERVATION_NAMES)
 
 _BETA_SIZE = 128
 _COUNT_SCALE = 1 / 8
+_LEAST_ROUND_PRICE = 1e-4
 
 
 @cache
@@ -77,14 +81,14 @@ def leader_stays(top: Floats, second: Floats) -> Floats:
     """Posterior that the leading answer stays ahead of its closest rival.
 
     Args:
-        top: votes of the leader.
+        top: votes of the leader; rounded to whole ones.
         second: votes of its closest rival, same shape.
 
     Source: as in adaptive consistency, arXiv 2305.11860.
     """
     last = _BETA_SIZE - 1
-    rows = np.minimum(top, last).astype(np.int64)
-    columns = np.minimum(second, last).astype(np.int64)
+    rows = np.minimum(np.rint(top), last).astype(np.int64)
+    columns = np.minimum(np.rint(second), last).astype(np.int64)
     return _leader_stays_table()[rows, columns]
 
 
@@ -105,19 +109,21 @@ def observe(episodes: Episodes, rows: Rows = slice(None)) -> NDArray[np.float32]
     top, second = e.top[rows], e.second[rows]
     total, attempts = np.maximum(total_votes, 1), np.maximum(e.num_attempts[rows], 1)
     samples, revisions = e.counts[rows, 0], e.revisions[rows]
-    price, budget = e.price[rows], e.budget[rows]
-    sample, revise, climb = (
+    price, budget, round_price = e.price[rows], e.budget[rows], e.round_price[rows]
+    sample, revise, climb, verify = (
         np.log10(price * np.maximum(cost, 1.0)) for cost in e.expected_cost(rows)
     )
     bounded = np.isfinite(budget)
     left = np.where(bounded, budget - e.spent[rows], 0.0) / config.cost_unit
     entropy = np.log(total) - e.count_log_count[rows] / total
     last_logprob, last_min_logprob = e.last_logprob[rows], e.last_min_logprob[rows]
-    last_score, difficulty = e.last_score[rows], e.difficulty[rows]
-    logprob_known, score_known = ~np.isnan(last_logprob), ~np.isnan(last_score)
+    difficulty, scores = e.difficulty[rows], e.scores[rows]
+    logprob_known = ~np.isnan(last_logprob)
     difficulty_known = ~np.isnan(difficulty[:, 0])
     columns = (
         np.log10(price * config.cost_unit),
+        round_price > 0,
+        np.log10(np.maximum(round_price, _LEAST_ROUND_PRICE)),
         bounded,
         np.log1p(np.maximum(left, 0.0)),
         e.rounds[rows] * _COUNT_SCALE,
@@ -142,15 +148,16 @@ def observe(episodes: Episodes, rows: Rows = slice(None)) -> NDArray[np.float32]
         np.where(np.isnan(last_min_logprob), 0.0, last_min_logprob),
         e.answer_logprob[at_leader] / np.maximum(e.answer_logprobs[at_leader], 1),
         e.logprob_sum[rows] / np.maximum(e.logprobs[rows], 1),
-        score_known,
-        np.where(score_known, last_score, 0.0),
+        scores > 0,
         e.answer_score[at_leader] / np.maximum(e.answer_scores[at_leader], 1),
-        e.score_sum[rows] / np.maximum(e.scores[rows], 1),
+        e.score_sum[rows] / np.maximum(scores, 1),
+        e.unverified[rows] * _COUNT_SCALE,
         e.small_tokens[rows] / np.maximum(samples + revisions, 1) / config.cost_unit,
         e.prompt_tokens[rows, 0] / config.cost_unit,
         sample,
         revise,
         climb,
+        verify,
         difficulty_known,
         np.where(difficulty_known, difficulty[:, 0], 0.0),
         np.where(difficulty_known, difficulty[:, -1], 0.0),

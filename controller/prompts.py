@@ -25,15 +25,23 @@ def messages(request: Request) -> list[Message]:
     Raises:
         BackendError: a REVISE without a parent, or whose parent has no text.
     """
-    chat = [{"role": "user", "content": request.question.text}]
+    question = request.question.text
     if request.action is not ActionKind.REVISE:
-        return chat
+        return [{"role": "user", "content": question}]
     if request.parent is None or request.parent.text is None:
         found = "no parent" if request.parent is None else f"{request.parent.attempt_id} without it"
         raise BackendError(f"REVISE: expected a parent attempt with its text, found {found}")
-    chat.append({"role": "assistant", "content": request.parent.text})
-    chat.append({"role": "user", "content": REVISE_PROMPT})
-    return chat
+    return revision_messages(question, request.parent.text)
+
+
+def revision_messages(question: str, attempt: str) -> list[Message]:
+    """The chat that asks for a better attempt."""
+    return [*judged_messages(question, attempt), {"role": "user", "content": REVISE_PROMPT}]
+
+
+def judged_messages(question: str, attempt: str) -> list[Message]:
+    """The chat that a verifier judges."""
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": attempt}]
 
 
 def plain_text(chat: Sequence[Message]) -> str:

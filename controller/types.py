@@ -28,6 +28,21 @@ class Question:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AdapterSpec:
+    """An adapter on a model's weights.
+
+    Attributes:
+        name: reviser or verifier.
+        parameters: that multiply every token, beside the model's own.
+        digest: of the adapter's weights.
+    """
+
+    name: str
+    parameters: int
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """What the ledger needs to know about one language model.
 
@@ -37,6 +52,7 @@ class ModelSpec:
         parameters: active parameters per token; None when the maker does not tell.
         max_new_tokens: longest attempt that the backend lets it write.
         digest: of the weights, to tie a controller to the models it was trained for.
+        adapters: on its weights.
     """
 
     name: str
@@ -44,6 +60,7 @@ class ModelSpec:
     parameters: float | None = None
     max_new_tokens: int | None = None
     digest: str | None = None
+    adapters: tuple[AdapterSpec, ...] = ()
 
     @property
     def tier(self) -> str:

@@ -24,13 +24,16 @@ from envs.vector import draw_episode, observation_space, stream_key
 
 Observation = NDArray[np.float32]
 _ROW = np.zeros(1, np.int64)
+_NUM_SIGNALS = 3
+"""Draws that the vector environment hides signals by; made here as well, to stay in step."""
 
 
 class ComputeEnv(gymnasium.Env[Observation, np.int64]):
     """One question per episode; one decision per step.
 
     ## Action Space
-    `Discrete(A)`: STOP, SAMPLE (one entry per width), REVISE, ESCALATE.
+    `Discrete(A)`: STOP, SAMPLE (one entry per width), REVISE, ESCALATE and, with a
+    verifier, VERIFY.
     `info["action_mask"]`, (A,) int8, and `action_masks()`, (A,) bool, tell which are
     legal; STOP always is: before the first attempt it means giving up.
 
@@ -38,7 +41,8 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
     `Box(D,)` float32; entry i is `controller.observation.OBSERVATION_NAMES[i]`.
 
     ## Rewards
-    At each step -price x cost of the action; at the end +1 if the leading answer is right.
+    At each step -price x cost of the action - round price x serial rounds; at the end +1
+    if the leading answer is right.
 
     ## Starting State
     A question drawn uniformly, a price drawn log-uniformly, no attempts.
@@ -53,6 +57,7 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
         grader: compares answers with references.
         prices: range that each episode's price is drawn from.
         difficulty: read-out of the prompt state.
+        round_prices: range that the price of a serial round is drawn from; None for none.
         budget: hard cap on the cost of an episode; None for no cap.
         permute: whether a limited stock of attempts comes in random order.
         render_mode: None, "ansi" (a string) or "human" (printed).
@@ -71,6 +76,7 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
         grader: Grader,
         *,
         prices: PriceRange | None = None,
+        round_prices: PriceRange | None = None,
         difficulty: Difficulty | None = None,
         budget: float | None = None,
         permute: bool = True,
@@ -85,7 +91,8 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
             )
         self.questions, self.backend, self.config, self.grader = questions, backend, config, grader
         self.prices = prices or PriceRange.for_unit(config.cost_unit)
-        self.difficulty, self.budget, self.permute = difficulty, budget, permute
+        self.round_prices, self.budget = round_prices, budget
+        self.difficulty, self.permute = difficulty, permute
         self.render_mode = render_mode
         self.observation_space = observation_space()
         self.action_space = Discrete(len(config.actions))
@@ -100,7 +107,8 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
 
         Args:
             seed: starts a new random stream.
-            options: `question` (position) and `price` to choose instead of drawing.
+            options: `question` (position), `price` and `round_price` to choose instead of
+                drawing.
 
         Raises:
             ConfigError: an unknown option.
@@ -109,12 +117,16 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
         if seed is not None or self._streams is None:
             self._streams = Streams(np.array([stream_key(seed)]))
         options = options or {}
-        unknown = set(options) - {"question", "price"}
+        unknown = set(options) - {"question", "price", "round_price"}
         if unknown:
-            raise ConfigError(f"options: expected question or price, found {sorted(unknown)}")
-        position, price, _, _ = draw_episode(
-            self._streams, _ROW, len(self.questions), self.prices, 0
+            raise ConfigError(
+                f"options: expected question, price or round_price, found {sorted(unknown)}"
+            )
+        position, price, round_price = draw_episode(
+            self._streams, _ROW, len(self.questions), self.prices, self.round_prices
         )
+        for _ in range(_NUM_SIGNALS):
+            self._streams.uniform(_ROW)
         self.question = self.questions[int(options.get("question", position[0]))]
         self.price = float(options.get("price", price[0]))
         self.episode = Episode(
@@ -122,11 +134,12 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
             self.backend,
             self.config,
             price=self.price,
+            round_price=float(options.get("round_price", round_price[0])),
             budget=self.budget,
             difficulty=self.difficulty,
             pick=self._pick if self.permute else None,
         )
-        self._charged = 0.0
+        self._charged, self._rounds = 0.0, 0
         self._lines = [f"{self.question.text.strip()}\n  price {self.price:.2g}"]
         if self.render_mode == "human":
             print(self._lines[0])
@@ -163,8 +176,11 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
         attempts = () if stops else episode.take(chosen)
         terminated = stops or bool(episode.mask().sum() == 1)
         right = terminated and self.grader.is_right(self.question, episode.answer)
-        cost, self._charged = episode.cost - self._charged, episode.cost
-        gain = float(reward(episode.state.price, np.array([cost]), np.array([right]))[0])
+        state = episode.state
+        compute = state.price * (state.spent - self._charged)
+        rounds = state.round_price * (state.rounds - self._rounds)
+        gain = float(reward(np.array([right]), compute, rounds)[0])
+        self._charged, self._rounds = float(state.spent[0]), int(state.rounds[0])
         info = self._info()
         self._describe(str(chosen), [a.answer for a in attempts], gain)
         if terminated:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from controller.actions import ActionKind
 from controller.cost import CostModel
 from controller.episodes import EpisodeConfig
 from controller.types import ModelSpec
@@ -74,10 +75,30 @@ def derive_config(
         max_samples=min(max_samples, int(train.stream_length[:, 0].max())),
         max_revisions=MAX_REVISIONS if train.num_children.any() else 0,
         max_escalations=min(MAX_ESCALATIONS, int(train.stream_length[:, 1:].max(initial=0))),
+        revision_overhead=_revision_overhead(train),
+        verifies=bool((~np.isnan(train.verifier_score)).any()),
     )
     for rung in rungs[1:]:
         config = replace(config, vote_weights=_fit_weight(train, config, rung))
     return config
+
+
+def _revision_overhead(train: TraceTable) -> int:
+    """Most tokens of a REVISE prompt beside its question and parent."""
+    parents = np.flatnonzero(train.num_children)
+    if not len(parents):
+        return 0
+    question = np.empty(len(train.rung), np.int64)
+    for q, rows in enumerate(train.stream[:, 0]):
+        question[rows[rows >= 0]] = q
+    fresh = parents[np.isin(parents, train.stream[:, 0])]
+    children = train.first_child[fresh]
+    extra = (
+        train.attempt_prompt_tokens[children]
+        - train.prompt_tokens[question[fresh], 0]
+        - train.completion_tokens[fresh]
+    )
+    return max(0, int(extra.max(initial=0)))
 
 
 def _fit_weight(train: TraceTable, config: EpisodeConfig, rung: int) -> tuple[int, ...]:
@@ -96,8 +117,8 @@ def _fit_weight(train: TraceTable, config: EpisodeConfig, rung: int) -> tuple[in
 def _mixed_vote_accuracy(train: TraceTable, config: EpisodeConfig, rung: int) -> float:
     """Mean accuracy of votes over 1..max_samples small attempts and one of `rung`."""
     n = len(train)
-    samples = config.actions.position(next(a.kind for a in config.actions if a.kind == "sample"))
-    climb = len(config.actions) - 1
+    samples = config.actions.position(ActionKind.SAMPLE, min(config.sample_widths))
+    climb = config.actions.position(ActionKind.ESCALATE)
     replay = Replay(train, replace(config, max_escalations=rung), n)
     streams = Streams(np.arange(n, dtype=np.uint64))
     rows = np.arange(n)

@@ -42,8 +42,12 @@ class PriceRange:
         return np.geomspace(self.low, self.high, num_prices)
 
 
+ROUND_PRICES = PriceRange(low=1e-3, high=3e-2)
+"""Prices of a serial round that controllers are trained for, accuracy per round."""
+
+
 def reward(
-    price: NDArray[np.float64], cost: NDArray[np.float64], right: NDArray[np.bool_]
+    right: NDArray[np.bool_], compute: NDArray[np.float64], rounds: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """1 for a right final answer, less price x the cost of this step; all (N,)."""
-    return right - price * cost
+    """1 for a right final answer, less what this step's compute and rounds are worth; all (N,)."""
+    return right - compute - rounds

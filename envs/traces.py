@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from controller.errors import ConfigError, TraceFormatError
-from controller.types import ModelSpec
+from controller.types import AdapterSpec, ModelSpec
 
 TRACE_VERSION = 1
 
@@ -48,6 +48,7 @@ ATTEMPT_SCHEMA = pa.schema(
         ("completion_tokens", pa.int32()),
         ("mean_logprob", pa.float32()),
         ("min_logprob", pa.float32()),
+        ("verifier_score", pa.float32()),
         ("text", pa.string()),
         ("error", pa.string()),
     ]
@@ -212,6 +213,12 @@ class TraceSet:
                 parameters=self.parameters(model),
                 max_new_tokens=entries.get(model, {}).get("max_new_tokens") or longest[model],
                 digest=entries.get(model, {}).get("digest"),
+                adapters=tuple(
+                    AdapterSpec(
+                        name=name, parameters=int(entry["parameters"]), digest=entry["digest"]
+                    )
+                    for name, entry in entries.get(model, {}).get("adapters", {}).items()
+                ),
             )
             for rung, model in enumerate(ladder)
         )

@@ -22,8 +22,11 @@ from envs.table import TraceTable
 _REVISE = list(ActionKind).index(ActionKind.REVISE)
 _ESCALATE = list(ActionKind).index(ActionKind.ESCALATE)
 _STOP = list(ActionKind).index(ActionKind.STOP)
+_VERIFY = list(ActionKind).index(ActionKind.VERIFY)
 
 Array = NDArray[Any]
+
+_CHARGED_ROUNDS = 0.25
 
 
 def observation_space() -> gymnasium.spaces.Space[Array]:
@@ -67,6 +70,9 @@ class Replay:
         )
         self.question = np.zeros(num_episodes, np.int64)
         self.hide_logprobs = np.zeros(num_episodes, bool)
+        self.hide_verifier = np.zeros(num_episodes, bool)
+        self._unverified = np.zeros((num_episodes, config.max_attempts), np.int64)
+        self._scoreable = ~np.isnan(table.verifier_score) & config.verifies  # (M,)
         self._order = np.zeros((num_episodes, *table.stream.shape[1:]), np.int64)  # (N, R, S)
         self._identity = np.broadcast_to(np.arange(table.stream.shape[2]), table.stream.shape[1:])
 
@@ -76,19 +82,22 @@ class Replay:
         question: Array,
         price: Array,
         budget: Array,
-        hide_logprobs: Array | None = None,
-        hide_difficulty: Array | None = None,
+        *,
+        round_price: Array | float = 0.0,
+        hide_logprobs: Array | bool = False,
+        hide_difficulty: Array | bool = False,
+        hide_verifier: Array | bool = False,
     ) -> None:
         """Start episodes on questions given by position, (n,)."""
         self.question[rows] = question
         self._order[rows] = self._identity
-        self.hide_logprobs[rows] = False if hide_logprobs is None else hide_logprobs
-        difficulty = self.difficulty[question]
-        if hide_difficulty is not None:
-            difficulty = np.where(hide_difficulty[:, None], np.nan, difficulty)
+        self.hide_logprobs[rows], self.hide_verifier[rows] = hide_logprobs, hide_verifier
+        hidden = np.broadcast_to(hide_difficulty, question.shape)[:, None]
+        difficulty = np.where(hidden, np.nan, self.difficulty[question])
         self.episodes.reset(
             rows,
             price=price,
+            round_price=round_price,
             budget=budget,
             prompt_tokens=self.table.prompt_tokens[question],
             limits=self.table.stream_length[question],
@@ -98,10 +107,25 @@ class Replay:
     def take(self, rows: Array, actions: Array, streams: Streams) -> None:
         """Carry out one action in each of `rows`, none of them STOP."""
         kinds, widths = self.episodes.kind(actions), self.episodes.width(actions)
+        if self.config.verifies:
+            verifying = kinds == _VERIFY
+            self._verify(rows[verifying])
+            rows, kinds, widths = rows[~verifying], kinds[~verifying], widths[~verifying]
         for attempt in range(int(widths.max(initial=0))):
             wide = widths > attempt
             self._attempt(rows[wide], kinds[wide], streams)
         self.episodes.finish_round(rows)
+
+    def _verify(self, rows: Array) -> None:
+        episodes, table = self.episodes, self.table
+        waiting = episodes.unverified[rows]
+        for place in range(int(waiting.max(initial=0))):
+            scored = rows[waiting > place]
+            attempt = self._unverified[scored, place]
+            episodes.score(
+                scored, table.answer[attempt], table.rung[attempt], table.verifier_score[attempt]
+            )
+        episodes.finish_verification(rows)
 
     def _attempt(self, rows: Array, kinds: Array, streams: Streams) -> None:
         episodes, table = self.episodes, self.table
@@ -113,6 +137,8 @@ class Replay:
             chosen[revised] = episodes.take_child(rows[revised])
         chosen[fresh] = self._draw(rows[fresh], rung[fresh], streams)
         unknown = self.hide_logprobs[rows]
+        scoreable = self._scoreable[chosen] & ~self.hide_verifier[rows]
+        self._unverified[rows, episodes.unverified[rows]] = chosen
         episodes.record(
             rows,
             revised,
@@ -123,7 +149,7 @@ class Replay:
                 completion_tokens=table.completion_tokens[chosen],
                 mean_logprob=np.where(unknown, np.nan, table.mean_logprob[chosen]),
                 min_logprob=np.where(unknown, np.nan, table.min_logprob[chosen]),
-                verifier_score=table.verifier_score[chosen],
+                scoreable=scoreable,
                 first_child=table.first_child[chosen],
                 num_children=table.num_children[chosen],
             ),
@@ -161,8 +187,10 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
         prices: range that each episode's price is drawn from.
         difficulty: (Q, R) log-odds per question and rung; None when unknown.
         budget: hard cap on the cost of an episode; None for no cap.
+        round_prices: range that the price of a serial round is drawn from; None for none.
         hide_signals: probability that an episode goes without logprobs, and
-            independently without difficulty, so that a policy learns to do without.
+            independently without difficulty and without a verifier, so that a policy
+            learns to do without.
         permute: whether independent attempts come in random order.
     """
 
@@ -180,6 +208,7 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
         prices: PriceRange | None = None,
         difficulty: Array | None = None,
         budget: float | None = None,
+        round_prices: PriceRange | None = None,
         hide_signals: float = 0.0,
         permute: bool = True,
     ) -> None:
@@ -188,6 +217,7 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
         self.num_envs = num_envs
         self.config = config
         self.prices = prices or PriceRange.for_unit(config.cost_unit)
+        self.round_prices = round_prices
         self.budget = np.inf if budget is None else budget
         self.hide_signals = hide_signals
         self.replay = Replay(table, config, num_envs, difficulty=difficulty, permute=permute)
@@ -220,11 +250,19 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
     def _begin(self, rows: Array) -> None:
         streams = self._streams
         assert streams is not None
-        question, price, hide_logprobs, hide_difficulty = draw_episode(
-            streams, rows, len(self.replay.table), self.prices, self.hide_signals
+        question, price, round_price = draw_episode(
+            streams, rows, len(self.replay.table), self.prices, self.round_prices
         )
+        hidden = [streams.uniform(rows) < self.hide_signals for _ in range(3)]
         self.replay.begin(
-            rows, question, price, np.full(len(rows), self.budget), hide_logprobs, hide_difficulty
+            rows,
+            question,
+            price,
+            np.full(len(rows), self.budget),
+            round_price=round_price,
+            hide_logprobs=hidden[0],
+            hide_difficulty=hidden[1],
+            hide_verifier=hidden[2],
         )
 
     def action_masks(self) -> NDArray[np.bool_]:
@@ -249,13 +287,18 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
             )
         episodes = self.replay.episodes
         stopped = self._stop[actions]
-        spent = np.where(episodes.rounds == 0, 0.0, episodes.spent)
+        spent = np.where(episodes.num_attempts == 0, 0.0, episodes.spent)
+        rounds = episodes.rounds.copy()
         self.replay.take(self._rows[~stopped], actions[~stopped], self._streams)
         mask = episodes.mask()
         done = stopped | (mask.sum(1) == 1)
         right = np.zeros(self.num_envs, bool)
         right[done] = self.replay.right()[done]
-        rewards = reward(episodes.price, episodes.spent - spent, right)
+        rewards = reward(
+            right,
+            episodes.price * (episodes.spent - spent),
+            episodes.round_price * (episodes.rounds - rounds),
+        )
         observation = observe(episodes)
         info: dict[str, Any] = {}
         if done.any():
@@ -296,6 +339,7 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
                 "right": right,
                 "cost": episodes.spent.copy(),
                 "price": episodes.price.copy(),
+                "round_price": episodes.round_price.copy(),
                 "samples": episodes.counts[:, 0].copy(),
                 "revisions": episodes.revisions.copy(),
                 "escalations": episodes.counts[:, 1:].sum(1),
@@ -319,11 +363,20 @@ def stream_key(seed: int | None) -> np.uint64:
 
 
 def draw_episode(
-    streams: Streams, rows: Array, num_questions: int, prices: PriceRange, hide_signals: float
-) -> tuple[Array, Array, Array, Array]:
-    """Question, price and hidden signals of a new episode in each of `rows`, all (n,)."""
+    streams: Streams,
+    rows: Array,
+    num_questions: int,
+    prices: PriceRange,
+    round_prices: PriceRange | None,
+) -> tuple[Array, Array, Array]:
+    """Question, price and round price of a new episode in each of `rows`, all (n,).
+
+    Where rounds have prices at all, they cost nothing in three episodes of four.
+    """
     question = (streams.uniform(rows) * num_questions).astype(np.int64)
     price = prices.at(streams.uniform(rows))
-    hide_logprobs = streams.uniform(rows) < hide_signals
-    hide_difficulty = streams.uniform(rows) < hide_signals
-    return question, price, hide_logprobs, hide_difficulty
+    if round_prices is None:
+        return question, price, np.zeros(len(rows))
+    charged = streams.uniform(rows) < _CHARGED_ROUNDS
+    round_price = np.where(charged, round_prices.at(streams.uniform(rows)), 0.0)
+    return question, price, round_price

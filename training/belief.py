@@ -135,7 +135,7 @@ class BeliefTree:
             completion_tokens=np.full(n, self.family.completion_tokens),
             mean_logprob=unknown,
             min_logprob=unknown,
-            verifier_score=unknown,
+            scoreable=np.zeros(n, bool),
             first_child=none,
             num_children=none,
         )

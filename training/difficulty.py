@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
+from scipy.spatial import cKDTree
+from scipy.special import logit
 
 from controller.difficulty import Difficulty
 from envs.table import TraceTable
@@ -84,3 +86,27 @@ def fit_difficulty(
         readout = _fit(train.hidden[~inside], rates[~inside], penalty)
         log_odds[inside] = readout.log_odds(train.hidden[inside])
     return fitted[penalty], log_odds
+
+
+def neighbours(known: TraceTable, new: TraceTable, *, k: int = 30) -> tuple[Floats, Floats]:
+    """Log-odds of both tables' questions by the success of their nearest known ones.
+
+    Args:
+        known: questions with prompt states, Q; a question is no neighbour of itself.
+        new: other questions, Q'.
+        k: neighbours.
+
+    Returns:
+        (Q, R) and (Q', R).
+    """
+    assert known.hidden is not None
+    assert new.hidden is not None
+    mean, scale = known.hidden.mean(0), known.hidden.std(0) + 1e-6
+    points, others = (known.hidden - mean) / scale, (new.hidden - mean) / scale
+    rates, tree = success_rates(known), cKDTree(points)
+    inside = tree.query(points, k + 1)[1][:, 1:]
+    outside = tree.query(others, k)[1]
+    inside_rates, outside_rates = (
+        (rates[places].sum(1) + 0.5) / (k + 1) for places in (inside, outside)
+    )
+    return logit(inside_rates), logit(outside_rates)

@@ -8,20 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.baselines import RulePolicy, rule_families
+from controller.baselines import (
+    AlwaysLarge,
+    Rule,
+    RulePolicy,
+    SelfConsistency,
+    VerifiedBestOfN,
+    routers,
+    rule_families,
+)
 from controller.checkpoint import Checkpoint
 from controller.difficulty import Difficulty
 from controller.episodes import EpisodeConfig
-from controller.policy import Policy
-from envs.random import Streams
 from envs.reward import PriceRange
 from envs.table import TraceTable
-from envs.vector import Replay
+from training.difficulty import neighbours
+from training.oracles import clairvoyant
+from training.play import Played, play, play_checkpoint, pool, select
 
 Floats = NDArray[np.float64]
 
@@ -32,78 +39,6 @@ _TUNING_EPISODES = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Played:
-    """How a policy did, per question: means over repeats, each (Q,).
-
-    Attributes:
-        right: share of episodes with a right answer.
-        cost: mean cost, in small-model tokens.
-        tokens: mean tokens processed, all models.
-        rounds: mean serial rounds.
-        actions: mean samples, revisions and escalations, (Q, 3).
-    """
-
-    right: Floats
-    cost: Floats
-    tokens: Floats
-    rounds: Floats
-    actions: Floats
-
-    def utility(self, price: float) -> Floats:
-        """Accuracy less price x cost, (Q,)."""
-        return self.right - price * self.cost
-
-
-def play(
-    policy: Policy,
-    table: TraceTable,
-    config: EpisodeConfig,
-    *,
-    price: float,
-    difficulty: Floats | None = None,
-    budget: float | None = None,
-    repeats: int = 8,
-    seed: int = 0,
-) -> Played:
-    """Play every question `repeats` times, each with another order of attempts.
-
-    Args:
-        policy: to play.
-        table: questions and attempts.
-        config: the decision process.
-        price: accuracy per unit cost.
-        difficulty: (Q, R) log-odds; None when unknown.
-        budget: hard cap on cost; None for no cap.
-        repeats: episodes per question.
-        seed: of the orders; the same for every policy, which pairs them.
-    """
-    n = len(table) * repeats
-    question = np.repeat(np.arange(len(table)), repeats)  # (Q * repeats,)
-    replay = Replay(table, config, n, difficulty=difficulty)
-    episodes, rows = replay.episodes, np.arange(n)
-    streams = Streams(np.random.default_rng(seed).integers(2**63, size=n, dtype=np.uint64))
-    replay.begin(rows, question, np.full(n, price), np.full(n, budget or np.inf))
-    going = np.ones(n, bool)
-    while going.any():
-        mask = episodes.mask()
-        actions = policy.act(episodes, mask)
-        going &= (actions != 0) & (mask.sum(1) > 1)
-        replay.take(rows[going], actions[going], streams)
-
-    def mean(column: NDArray[Any]) -> Floats:
-        return np.asarray(column.reshape(len(table), repeats).mean(1))
-
-    climbs = episodes.counts[:, 1:].sum(1)
-    return Played(
-        right=mean(replay.right()),
-        cost=mean(episodes.spent),
-        tokens=mean(episodes.tokens),
-        rounds=mean(episodes.rounds),
-        actions=np.stack([mean(c) for c in (episodes.counts[:, 0], episodes.revisions, climbs)], 1),
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Everything that was played on the test split.
 
@@ -111,12 +46,14 @@ class Comparison:
         prices: (P,).
         played: by policy name, one entry per price.
         settings: by rule family, the setting tuned for each price.
+        oracles: as `played`, for what no policy can do.
         levels: (Q,) difficulty of each question; 0 when unknown.
     """
 
     prices: Floats
     played: Mapping[str, Sequence[Played]]
     settings: Mapping[str, Sequence[str]]
+    oracles: Mapping[str, Sequence[Played]]
     levels: NDArray[np.int64]
 
 
@@ -139,53 +76,120 @@ def compare(
     """
     first = checkpoints[0]
     prices = PriceRange(low=first.price_range[0], high=first.price_range[1]).grid(num_prices)
-    played: dict[str, list[Played]] = {
-        CONTROLLER: [
-            _pool([_play_checkpoint(c, test, price, repeats) for c in checkpoints])
-            for price in prices
-        ]
-    }
-    settings: dict[str, list[str]] = {}
+    contest = _Contest(first, tuning, test, prices, repeats)
+    contest.played[CONTROLLER] = [
+        pool([play_checkpoint(c, test, price, repeats=repeats) for c in checkpoints])
+        for price in prices
+    ]
+    families = rule_families(
+        first.config.max_samples,
+        revises=first.config.max_revisions > 0,
+        verifies=first.config.verifies,
+    )
     config = replace(first.config, reads_prompt=False)
-    tuning_repeats = max(1, min(repeats, _TUNING_EPISODES // len(tuning)))
-    for family, rules in rule_families(first.config.max_samples).items():
-        tuned = [
-            play(RulePolicy(r), tuning, config, price=1.0, repeats=tuning_repeats) for r in rules
+    for family, rules in families.items():
+        contest.add(family, rules, config)
+    if first.difficulty is not None and tuning.hidden is not None and test.hidden is not None:
+        contest.add_routers(first.difficulty)
+    return Comparison(
+        prices=prices,
+        played=contest.played,
+        settings=contest.settings,
+        oracles={
+            "informed oracle": contest.informed(config),
+            "clairvoyant oracle": [clairvoyant(test, config, p, repeats=repeats) for p in prices],
+        },
+        levels=test.levels,
+    )
+
+
+class _Contest:
+    """Rules tuned on one table and played on another, price by price."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        tuning: TraceTable,
+        test: TraceTable,
+        prices: Floats,
+        repeats: int,
+    ) -> None:
+        self.config, self.tuning, self.test = checkpoint.config, tuning, test
+        self.prices, self.repeats = prices, repeats
+        self.tuning_repeats = max(1, min(repeats, _TUNING_EPISODES // len(tuning)))
+        self.played: dict[str, list[Played]] = {}
+        self.settings: dict[str, list[str]] = {}
+
+    def _tuned(self, rule: Rule, config: EpisodeConfig, difficulty: Floats | None) -> Played:
+        repeats = self.tuning_repeats
+        policy = RulePolicy(rule)
+        return play(policy, self.tuning, config, price=1.0, difficulty=difficulty, repeats=repeats)
+
+    def _tested(self, rule: Rule, config: EpisodeConfig, difficulty: Floats | None) -> Played:
+        policy, repeats = RulePolicy(rule), self.repeats
+        return play(policy, self.test, config, price=1.0, difficulty=difficulty, repeats=repeats)
+
+    def add(
+        self,
+        family: str,
+        rules: Sequence[Rule],
+        config: EpisodeConfig,
+        difficulty: tuple[Floats, Floats] | None = None,
+    ) -> None:
+        """Play a family, its setting tuned for each price.
+
+        Args:
+            family: its name.
+            rules: settings to choose from.
+            config: the decision process.
+            difficulty: of tuning and test questions, for rules that read it.
+        """
+        tuning, test = difficulty or (None, None)
+        tuned = [self._tuned(rule, config, tuning) for rule in rules]
+        best = [int(np.argmax([p.utility(price).mean() for p in tuned])) for price in self.prices]
+        tested = {i: self._tested(rules[i], config, test) for i in sorted(set(best))}
+        self.played[family] = [tested[i] for i in best]
+        self.settings[family] = [str(rules[i]) for i in best]
+
+    def add_routers(self, readout: Difficulty) -> None:
+        """Play the rules that decide by the prompt alone."""
+        assert self.tuning.hidden is not None
+        assert self.test.hidden is not None
+        config = replace(self.config, reads_prompt=True)
+        logistic = readout.log_odds(self.tuning.hidden), readout.log_odds(self.test.hidden)
+        self.add("logistic router", routers(), config, logistic)
+        self.add("kNN router", routers(), config, neighbours(self.tuning, self.test))
+        self.played["difficulty bins"] = self._lookup(config, logistic)
+
+    def _plans(self, config: EpisodeConfig) -> list[Rule]:
+        """What can be done about a question without looking at its attempts."""
+        counts = [n for n in range(config.max_samples + 1) if n <= 4 or n % 4 == 0]
+        plans: list[Rule] = [AlwaysLarge(), *(SelfConsistency(n) for n in counts)]
+        if config.verifies:
+            plans += [VerifiedBestOfN(n) for n in counts if n > 1]
+        return plans
+
+    def _lookup(self, config: EpisodeConfig, difficulty: tuple[Floats, Floats]) -> list[Played]:
+        """The best plan for each fifth of the questions by difficulty.
+
+        Source: Snell et al. 2024 (arXiv 2408.03314), section 3.2.
+        """
+        plans = self._plans(config)
+        tuned = [self._tuned(plan, config, difficulty[0]) for plan in plans]
+        tested = [self._tested(plan, config, difficulty[1]) for plan in plans]
+        edges = np.quantile(difficulty[0][:, 0], [0.2, 0.4, 0.6, 0.8])
+        known, new = (np.searchsorted(edges, d[:, 0]) for d in difficulty)
+        played = []
+        for price in self.prices:
+            utility = np.array([p.utility(price) for p in tuned])  # (plans, Q)
+            by_bin = [utility[:, known == b].mean(1).argmax() for b in range(5)]
+            played.append(select(tested, np.array(by_bin)[new]))
+        return played
+
+    def informed(self, config: EpisodeConfig) -> list[Played]:
+        """The best plan for each question, by what it brings on that very question."""
+        tested = [self._tested(plan, config, None) for plan in self._plans(config)]
+        return [
+            select(tested, np.array([p.utility(price) for p in tested]).argmax(0))
+            for price in self.prices
         ]
-        best = [int(np.argmax([p.utility(price).mean() for p in tuned])) for price in prices]
-        tested = {
-            i: play(RulePolicy(rules[i]), test, config, price=1.0, repeats=repeats)
-            for i in sorted(set(best))
-        }
-        played[family] = [tested[i] for i in best]
-        settings[family] = [str(rules[i]) for i in best]
-    return Comparison(prices=prices, played=played, settings=settings, levels=test.levels)
-
-
-def _play_checkpoint(
-    checkpoint: Checkpoint, table: TraceTable, price: float, repeats: int
-) -> Played:
-    return play(
-        checkpoint.policy,
-        table,
-        checkpoint.config,
-        price=price,
-        difficulty=log_odds(checkpoint.difficulty, table),
-        repeats=repeats,
-    )
-
-
-def log_odds(difficulty: Difficulty | None, table: TraceTable) -> Floats | None:
-    """Difficulty of every question of a table, (Q, R), or None."""
-    if difficulty is None or table.hidden is None:
-        return None
-    return difficulty.log_odds(table.hidden)
-
-
-def _pool(played: Sequence[Played]) -> Played:
-    return Played(
-        **{
-            name: np.mean([getattr(p, name) for p in played], axis=0)
-            for name in ("right", "cost", "tokens", "rounds", "actions")
-        }
-    )

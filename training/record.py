@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,15 @@ class RecordConfig:
     Attributes:
         samples: small attempts per question.
         escalations: attempts per question and rung above the small model.
-        revised_samples: how many of the samples are revised once each.
+        revised_samples: how many of the samples are revised.
+        revision_depth: revisions of each of them, every one of the last.
         shard_questions: questions per shard; what a kill can cost.
     """
 
     samples: int = 16
     escalations: int = 2
     revised_samples: int = 0
+    revision_depth: int = 4
     shard_questions: int = 128
 
     def __post_init__(self) -> None:
@@ -132,8 +134,9 @@ class Recording:
             "config": asdict(self.config),
             "models": [asdict(model) for model in self.backend.models],
             "questions": identity.hexdigest(),
-            "notes": json.loads(json.dumps(self.notes)),
+            "notes": self.notes,
         }
+        plan = json.loads(json.dumps(plan))
         path = self._work / "plan.json"
         if not path.exists():
             write_atomically(path, lambda p: p.write_text(json.dumps(plan, indent=1)))
@@ -150,15 +153,22 @@ class Recording:
         states = self.backend.prompt_states([q for q, _ in questions], hidden=True)
         requests = [r for question, _ in questions for r in self._requests(question)]
         attempts = self.backend.attempts(requests)
-        revisions = [
-            Request(question=request.question, action=ActionKind.REVISE, parent=attempt)
-            for request, attempt in zip(requests, attempts, strict=True)
-            if request.action is ActionKind.SAMPLE
-            and request.index < self.config.revised_samples
-            and attempt.error is None
-        ]
-        attempts += self.backend.attempts(revisions)
         by_id = {question.question_id: question for question, _ in questions}
+        parents = [
+            attempt
+            for request, attempt in zip(requests, attempts, strict=True)
+            if request.action is ActionKind.SAMPLE and request.index < self.config.revised_samples
+        ]
+        for _ in range(self.config.revision_depth):
+            parents = self.backend.attempts(
+                [
+                    Request(question=by_id[p.question_id], action=ActionKind.REVISE, parent=p)
+                    for p in parents
+                    if p.error is None
+                ]
+            )
+            attempts += parents
+        attempts = self._verified(by_id, attempts)
         rows = [self._attempt_row(by_id[a.question_id], a) for a in attempts]
         question_rows = [
             _question_row(q, split, state)
@@ -169,6 +179,16 @@ class Recording:
             pa.Table.from_pylist(question_rows, schema=QUESTION_SCHEMA),
         )
         _write(self._path("attempts", shard), pa.Table.from_pylist(rows, schema=ATTEMPT_SCHEMA))
+
+    def _verified(
+        self, questions: Mapping[str, Question], attempts: list[Attempt]
+    ) -> list[Attempt]:
+        places = [i for i, attempt in enumerate(attempts) if self.backend.can_verify(attempt)]
+        pairs = [(questions[attempts[i].question_id], attempts[i]) for i in places]
+        scores = self.backend.verify(pairs).scores if pairs else ()
+        for i, score in zip(places, scores, strict=True):
+            attempts[i] = replace(attempts[i], verifier_score=score)
+        return attempts
 
     def _requests(self, question: Question) -> Iterable[Request]:
         for index in range(self.config.samples):
@@ -216,6 +236,14 @@ class Recording:
                     "max_new_tokens": model.max_new_tokens,
                     "digest": model.digest,
                     "path": paths.get(model.name),
+                    "adapters": {
+                        adapter.name: {
+                            "parameters": adapter.parameters,
+                            "digest": adapter.digest,
+                            "path": paths.get(adapter.name),
+                        }
+                        for adapter in model.adapters
+                    },
                 }
                 for model in self.backend.models
             },

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from controller.backends.adapters import load_adapters
 from controller.backends.transformers import TransformersBackend, load_model
 from controller.types import Question
 from envs.grader import ExactGrader
@@ -21,6 +22,7 @@ def record_models(
     *,
     max_new_tokens: int,
     seed: int,
+    adapter_paths: Mapping[str, Path] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> None:
     """Record attempts of local models.
@@ -32,15 +34,21 @@ def record_models(
         config: how much to record.
         max_new_tokens: longest attempt.
         seed: of the sampling.
+        adapter_paths: directories of the small model's reviser and verifier, by name.
         progress: called with the number of questions done.
     """
     models = [load_model(path, rung) for rung, path in enumerate(model_paths)]
+    adapter_paths = adapter_paths or {}
+    if adapter_paths:
+        models[0] = load_adapters(models[0], adapter_paths)
     limit_threads(max(model.parameters for model in models))
     backend = TransformersBackend(models, seed=seed, max_new_tokens=max_new_tokens)
     paths = {
         spec.name: os.path.relpath(Path(path).resolve(), out.resolve())
         for spec, path in zip(backend.models, model_paths, strict=True)
         if Path(path).exists()
+    } | {
+        name: os.path.relpath(path.resolve(), out.resolve()) for name, path in adapter_paths.items()
     }
     notes = {
         "model_paths": paths,

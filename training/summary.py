@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.baselines import CASCADES, STATIC, STOP_RULES
-from training.evaluate import CONTROLLER, Comparison, Played
+from controller.baselines import CASCADES, ROUTERS, STATIC, STOP_RULES
+from training.evaluate import CONTROLLER, Comparison
+from training.play import Played
 
 Floats = NDArray[np.float64]
 
@@ -79,15 +80,23 @@ def summarise(comparison: Comparison) -> dict[str, Any]:
         `policies`: per name and price accuracy, cost and utility with 95% intervals,
         tokens, serial rounds and actions; `lead`: per rule and price, the controller's
         utility less the rule's; `headline`: the controller's compute, relative to that of
-        each kind of rule, at the same accuracies.
+        each kind of rule, at the same accuracies; `oracles`: as `policies`, for what knows
+        more than can be seen; `gap_closed`: per price, how much of the utility between the
+        best static mixture and the informed oracle the controller gains.
     """
     bootstrap = Bootstrap(len(comparison.levels))
     rules = [name for name in comparison.played if name != CONTROLLER]
+    prices = comparison.prices.tolist()
     return {
         "num_questions": len(comparison.levels),
-        "prices": comparison.prices.tolist(),
+        "prices": prices,
         "policies": {name: _rows(comparison, name, bootstrap) for name in comparison.played},
         "lead": {name: _leads(comparison, name, bootstrap) for name in rules},
+        "oracles": {
+            name: [_row(p, price, bootstrap) for p, price in zip(rows, prices, strict=True)]
+            for name, rows in comparison.oracles.items()
+        },
+        "gap_closed": _gap_closed(comparison),
         "headline": _headline(comparison, bootstrap),
     }
 
@@ -97,26 +106,38 @@ def _rows(comparison: Comparison, name: str, bootstrap: Bootstrap) -> list[dict[
     for i, (played, price) in enumerate(
         zip(comparison.played[name], comparison.prices, strict=True)
     ):
-        samples, revisions, escalations = played.actions.mean(0).tolist()
-        row: dict[str, Any] = {"price": float(price)}
-        for quantity, values in (
-            ("accuracy", played.right),
-            ("cost", played.cost),
-            ("utility", played.utility(price)),
-        ):
-            row[quantity] = float(values.mean())
-            row[f"{quantity}_interval"] = bootstrap.interval(values)
-        row |= {
-            "tokens": float(played.tokens.mean()),
-            "serial_rounds": float(played.rounds.mean()),
-            "samples": samples,
-            "revisions": revisions,
-            "escalations": escalations,
-        }
+        row = _row(played, price, bootstrap)
         if name in comparison.settings:
             row["setting"] = comparison.settings[name][i]
         rows.append(row)
     return rows
+
+
+def _row(played: Played, price: float, bootstrap: Bootstrap) -> dict[str, Any]:
+    row: dict[str, Any] = {"price": float(price)}
+    for quantity, values in (
+        ("accuracy", played.right),
+        ("cost", played.cost),
+        ("utility", played.utility(price)),
+    ):
+        row[quantity] = float(values.mean())
+        row[f"{quantity}_interval"] = bootstrap.interval(values)
+    actions = ("samples", "revisions", "escalations", "verified")
+    return row | {
+        "tokens": float(played.tokens.mean()),
+        "serial_rounds": float(played.rounds.mean()),
+        **dict(zip(actions, played.actions.mean(0).tolist(), strict=True)),
+    }
+
+
+def _gap_closed(comparison: Comparison) -> list[float]:
+    shares = []
+    for i, price in enumerate(comparison.prices):
+        bottom = max(comparison.played[n][i].utility(price).mean() for n in STATIC)
+        top = comparison.oracles["informed oracle"][i].utility(price).mean()
+        ours = comparison.played[CONTROLLER][i].utility(price).mean()
+        shares.append(float((ours - bottom) / max(top - bottom, 1e-9)))
+    return shares
 
 
 def _leads(comparison: Comparison, rule: str, bootstrap: Bootstrap) -> list[dict[str, Any]]:
@@ -149,13 +170,23 @@ def _headline(comparison: Comparison, bootstrap: Bootstrap) -> dict[str, Any]:
     """Compute relative to each kind of rule at equal accuracy, with intervals."""
     kinds = {
         "self-consistency": [n for n in comparison.played if n.startswith("self-consistency-")],
+        "verified best of N": [
+            n for n in comparison.played if n.startswith("verified best of ") and n[-1] != "n"
+        ],
+        "always large": ["always large"],
         "stop rules": STOP_RULES,
         "cascades": CASCADES,
+        "prompt-only rules": ROUTERS,
         "static mixtures": STATIC,
+    }
+    played = {
+        kind: [name for name in names if name in comparison.played] for kind, names in kinds.items()
     }
     uniform = np.full(len(comparison.levels), 1 / len(comparison.levels))
     headline = {}
-    for kind, names in kinds.items():
+    for kind, names in played.items():
+        if not names:
+            continue
         accuracies, ratio = _cost_ratio(comparison, names, uniform)
         resampled = [_cost_ratio(comparison, names, w)[1] for w in bootstrap.weights[:200]]
         low, high = np.nanquantile(resampled, [0.025, 0.975])

@@ -18,12 +18,12 @@ from controller.difficulty import Difficulty
 from controller.episodes import EpisodeConfig
 from controller.types import ModelSpec
 from envs.derive import derive_config
-from envs.reward import PriceRange
+from envs.reward import ROUND_PRICES, PriceRange
 from envs.table import TraceTable
 from envs.traces import TraceSet
 from envs.vector import ComputeVectorEnv
 from training.difficulty import fit_difficulty
-from training.evaluate import log_odds, play
+from training.play import log_odds, play
 from training.ppo import PPO, PPOConfig
 from training.state import has_state
 from training.tracking import Tracker
@@ -43,8 +43,8 @@ class TrainConfig:
         token_costs: cost per token by model name, where sizes are unknown.
         sample_widths: widths of the SAMPLE actions.
         max_samples: SAMPLE attempts per episode.
-        hide_signals: probability that an episode goes without logprobs, and without
-            difficulty.
+        hide_signals: probability that an episode goes without logprobs, without
+            difficulty, and without a verifier.
         ppo: settings of PPO.
     """
 
@@ -112,6 +112,7 @@ class ControllerTraining:
             config.ppo.num_envs,
             prices=self.prepared.prices,
             difficulty=self.prepared.train_log_odds,
+            round_prices=ROUND_PRICES,
             hide_signals=config.hide_signals,
         )
         self.ppo = PPO(env, config.ppo)
@@ -191,6 +192,7 @@ class ControllerTraining:
             price_range=(prepared.prices.low, prepared.prices.high),
             difficulty=prepared.difficulty,
             model_paths=_model_paths(self.traces, prepared.models, self.out),
+            adapter_paths=_adapter_paths(self.traces, prepared.models[0], self.out),
             training={
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),
                 "traces": self.traces.manifest.get("digest") or self.traces.path.name,
@@ -209,6 +211,15 @@ def _model_paths(traces: TraceSet, models: Sequence[ModelSpec], out: Path) -> tu
     if any(path is None for path in paths):
         return ()
     return tuple(os.path.relpath((traces.path / path).resolve(), out.resolve()) for path in paths)
+
+
+def _adapter_paths(traces: TraceSet, small: ModelSpec, out: Path) -> dict[str, str]:
+    entries = traces.manifest.get("models", {}).get(small.name, {}).get("adapters", {})
+    return {
+        name: os.path.relpath((traces.path / entry["path"]).resolve(), out.resolve())
+        for name, entry in entries.items()
+        if entry.get("path")
+    }
 
 
 def _card(checkpoint: Checkpoint) -> str:

@@ -53,6 +53,19 @@ class PromptState:
     usage: Usage = field(default_factory=Usage)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a verifier makes of some attempts.
+
+    Attributes:
+        scores: probability that each is right.
+        usage: what finding this out took on the small model.
+    """
+
+    scores: tuple[float, ...]
+    usage: Usage = field(default_factory=Usage)
+
+
 class Backend(Protocol):
     """Makes attempts, many at a time.
 
@@ -81,5 +94,17 @@ class Backend(Protocol):
 
         The result for a request depends on the request and the backend's seed alone,
         never on the others in the call.
+        """
+        ...
+
+    def can_verify(self, attempt: Attempt) -> bool:
+        """Whether `verify` could score an attempt."""
+        ...
+
+    def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
+        """Score attempts, each with the question that it tries to answer.
+
+        Raises:
+            BackendError: there is no verifier, or it cannot score one of them.
         """
         ...

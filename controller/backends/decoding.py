@@ -14,21 +14,19 @@ whatever the other rows are, but for their number.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from controller.backends.adapters import forward
+from controller.backends.batches import batches_by_length, padded
 from controller.backends.jobs import NOT_FINITE, Job, JobRows, Parked, Prompt
 from controller.backends.rows import PromptCache, RowCache
 
 MODEL_ERRORS = (RuntimeError, ValueError, IndexError)
 """What a forward pass raises when it fails; running out of memory is a RuntimeError."""
 
-MAX_PREFILL_TOKENS = 8192
-"""Prompt tokens, with padding, that are pre-filled at once."""
-MAX_PADDING_RATIO = 1.25
-"""Longest prompt of a batch relative to its shortest."""
 STAGE_COLUMNS = 32
 """Columns by which the first stages differ; later ones grow by a quarter."""
 FULL_BATCHES = 2
@@ -72,12 +70,12 @@ class Decoder:
     def prefill(self, prompts: Sequence[Prompt]) -> None:
         """Fill in `cache`, or `error`, of those prompts that have neither."""
         missing = [p for p in dict.fromkeys(prompts) if p.cache is None and p.error is None]
-        for batch in _prefill_batches(missing):
-            self._prefill_batch(batch)
+        for batch in batches_by_length([len(prompt.tokens) for prompt in missing]):
+            self._prefill_batch([missing[i] for i in batch])
 
     def _prefill_batch(self, batch: list[Prompt]) -> None:
         try:
-            caches = self._prompt_caches([prompt.tokens for prompt in batch])
+            caches = self._prompt_caches(batch)
         except MODEL_ERRORS as error:
             if len(batch) == 1:
                 batch[0].error = f"prefill: {error}"
@@ -92,19 +90,13 @@ class Decoder:
             else:
                 prompt.error = NOT_FINITE
 
-    def _prompt_caches(self, prompts: list[tuple[int, ...]]) -> list[PromptCache]:
-        lengths = torch.tensor([len(tokens) for tokens in prompts])  # (B,)
-        columns = torch.arange(int(lengths.max()))  # (L,)
-        mask = (columns < lengths[:, None]).long()  # (B, L)
-        ids = torch.zeros_like(mask)  # (B, L)
-        for row, tokens in enumerate(prompts):
-            ids[row, : len(tokens)] = torch.tensor(tokens)
-        device = self.model.device
-        last = (lengths - 1).to(device)  # (B,)
-        output = self.model(
-            input_ids=ids.to(device),
-            attention_mask=mask.to(device),
-            position_ids=columns.expand_as(ids).to(device),
+    def _prompt_caches(self, prompts: list[Prompt]) -> list[PromptCache]:
+        inputs, lengths = padded([prompt.tokens for prompt in prompts], self.model.device)
+        last = lengths - 1  # (B,)
+        output = forward(
+            self.model,
+            [prompt.adapter for prompt in prompts],
+            **inputs,
             past_key_values=DynamicCache(),
             use_cache=True,
             output_hidden_states=self.keep_hidden,
@@ -206,7 +198,9 @@ class Decoder:
     def _next_logits(self, rows: JobRows) -> torch.Tensor:
         """Logits of every row's next token, (N, V)."""
         mask, positions = rows.cache.begin_step()
-        output = self.model(
+        output = forward(
+            self.model,
+            [job.prompt.adapter for job in rows.jobs],
             input_ids=rows.last_tokens(),
             attention_mask=self._additive(mask) if self._finished_mask else mask,
             position_ids=positions,
@@ -274,19 +268,3 @@ def _next_width(fresh: deque[Job], parked: Parked, num_rows: int) -> int:
     if full:
         return full[-1]
     return stage_width(len(fresh[0].prompt.tokens)) if fresh else parked.widths()[0]
-
-
-def _prefill_batches(prompts: Sequence[Prompt]) -> Iterator[list[Prompt]]:
-    """Cut prompts, by length, into batches with little padding."""
-    batch: list[Prompt] = []
-    for prompt in sorted(prompts, key=lambda p: len(p.tokens)):
-        length = len(prompt.tokens)
-        if batch and (
-            length > MAX_PADDING_RATIO * len(batch[0].tokens)
-            or length * (len(batch) + 1) > MAX_PREFILL_TOKENS
-        ):
-            yield batch
-            batch = []
-        batch.append(prompt)
-    if batch:
-        yield batch

@@ -7,12 +7,12 @@ on a question pays its prefill and later ones find it cached, until it is forgot
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from controller.actions import ActionKind
 from controller.answers import normalize_answer
-from controller.backends.base import PromptState, Request
+from controller.backends.base import PromptState, Request, Verdict
 from controller.backends.identity import attempt_id, stream_name, uniforms
 from controller.cost import Usage
 from controller.errors import BackendError, ConfigError
@@ -62,10 +62,11 @@ class FakeBackend:
         default: Script | None = None,
         seed: int = 0,
         completion_tokens: int = 20,
+        verifier: Callable[[Question, Attempt], float] | None = None,
     ) -> None:
         self._models, self._scripts = tuple(models), dict(scripts or {})
         self._default, self.seed = default or Script(success=[0.5] * len(models)), seed
-        self.completion_tokens = completion_tokens
+        self.completion_tokens, self.verifier = completion_tokens, verifier
         self._prefilled: set[tuple[str, int]] = set()
 
     @property
@@ -100,6 +101,21 @@ class FakeBackend:
     def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
         """One attempt per request, in order; a failed one says why in `error`."""
         return [self._attempt(request) for request in requests]
+
+    def can_verify(self, attempt: Attempt) -> bool:
+        """Whether there is a verifier and the attempt did not fail."""
+        return self.verifier is not None and attempt.error is None
+
+    def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
+        """What the given verifier says."""
+        if self.verifier is None:
+            raise BackendError("verify: expected a backend with a verifier, found none")
+        scores = tuple(self.verifier(question, attempt) for question, attempt in pairs)
+        tokens = sum(
+            _count(Request(question=q, action=ActionKind.SAMPLE)) + a.completion_tokens
+            for q, a in pairs
+        )
+        return Verdict(scores=scores, usage=Usage(verifier_tokens=tokens))
 
     def _attempt(self, request: Request) -> Attempt:
         model = self._models[request.rung]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from controller.backends.adapters import BASE
 from controller.backends.identity import uniforms
 from controller.backends.rows import PromptCache, RowBlock, RowCache
 from controller.backends.sampling import choose_tokens
@@ -21,12 +22,14 @@ class Prompt:
 
     Attributes:
         tokens: its token ids.
+        adapter: that it and its attempts go through.
         cache: None until it has been pre-filled.
         error: why it could not be; None when it could.
         unbilled_tokens: tokens pre-filled that no attempt has been charged with yet.
     """
 
     tokens: tuple[int, ...]
+    adapter: str = BASE
     cache: PromptCache | None = None
     error: str | None = None
     unbilled_tokens: int = 0

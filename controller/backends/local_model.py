@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from transformers import (
@@ -20,7 +20,11 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from controller.backends.base import Request
 from controller.errors import BackendError
-from controller.prompts import messages, plain_text
+from controller.prompts import Message, messages, plain_text
+from controller.types import AdapterSpec
+
+if TYPE_CHECKING:
+    from controller.backends.adapters import ScoreHead
 
 UNBOUNDED = 2**31
 DIGEST_LENGTH = 16
@@ -38,6 +42,8 @@ class LocalModel:
         digest: of the weights.
         model: its cache must consist of plain keys and values.
         tokenizer: its chat template is used if there is one, plain text otherwise.
+        adapters: on its weights; see `controller.backends.adapters`.
+        score: head of the verifier among them.
     """
 
     name: str
@@ -46,6 +52,8 @@ class LocalModel:
     digest: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    adapters: tuple[AdapterSpec, ...] = ()
+    score: ScoreHead | None = None
 
     @property
     def end_tokens(self) -> frozenset[int]:
@@ -76,15 +84,25 @@ class LocalModel:
         return context or UNBOUNDED
 
     def encode(self, request: Request) -> tuple[int, ...]:
-        """Token ids of a request's prompt; a chat template brings its special tokens with it.
+        """Token ids of a request's prompt.
 
         Raises:
             BackendError: a REVISE without a parent's text.
         """
-        chat = messages(request)
+        return self.encode_chat(messages(request))
+
+    def encode_chat(self, chat: Sequence[Message], *, complete: bool = False) -> tuple[int, ...]:
+        """Token ids of a chat; a chat template brings its special tokens with it.
+
+        Args:
+            chat: turn by turn.
+            complete: nothing is to be written after it.
+        """
         if not self.tokenizer.chat_template:
             return tuple(self.tokenizer(plain_text(chat))["input_ids"])
-        text = self.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        text = self.tokenizer.apply_chat_template(
+            chat, add_generation_prompt=not complete, tokenize=False
+        )
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def decode(self, tokens: Sequence[int]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from controller.actions import ActionKind
-from controller.backends.base import PromptState, Request
+from controller.backends.base import PromptState, Request, Verdict
 from controller.cost import Usage
 from controller.errors import BackendError
 from controller.types import Attempt, ModelSpec, Question
@@ -74,6 +74,24 @@ class ReplayBackend:
     def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
         """See `Backend.attempts`."""
         return [self._attempt(request) for request in requests]
+
+    def can_verify(self, attempt: Attempt) -> bool:
+        """Whether a score was recorded."""
+        return attempt.verifier_score is not None
+
+    def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
+        """See `Backend.verify`."""
+        scores, tokens = [], 0
+        for question, attempt in pairs:
+            if attempt.verifier_score is None:
+                raise BackendError(
+                    f"replay: expected a recorded score of attempt {attempt.attempt_id} at "
+                    f"{question.question_id}, found none"
+                )
+            scores.append(attempt.verifier_score)
+            prompt = self._prompt_states[question.question_id].prompt_tokens[0]
+            tokens += prompt + attempt.completion_tokens
+        return Verdict(scores=tuple(scores), usage=Usage(verifier_tokens=tokens))
 
     def _attempt(self, request: Request) -> Attempt:
         question = request.question.question_id

@@ -23,14 +23,15 @@ from dataclasses import dataclass
 
 from controller.actions import ActionKind
 from controller.answers import extract_answer, normalize_answer
-from controller.backends.base import PromptState, Request
+from controller.backends.adapters import BASE, REVISER, verify
+from controller.backends.base import PromptState, Request, Verdict
 from controller.backends.decoding import Decoder
 from controller.backends.identity import attempt_id, stream_name
 from controller.backends.jobs import Generation, Job, Prompt
 from controller.backends.local_model import LocalModel, load_model
 from controller.cost import Usage
 from controller.errors import BackendError, ConfigError
-from controller.prompts import messages
+from controller.prompts import judged_messages, messages
 from controller.types import Attempt, ModelSpec, Question
 
 __all__ = ["LocalModel", "TransformersBackend", "load_model", "stated_answer"]
@@ -113,6 +114,7 @@ class TransformersBackend:
                 parameters=rung.local.parameters,
                 max_new_tokens=min(self.max_new_tokens, rung.context_tokens),
                 digest=rung.local.digest,
+                adapters=rung.local.adapters,
             )
             for rung in self._rungs
         )
@@ -173,6 +175,27 @@ class TransformersBackend:
             group = self._attempts(rung, [requests[i] for i in positions])
             attempts.update(zip(positions, group, strict=True))
         return [attempts[i] for i in range(len(requests))]
+
+    def can_verify(self, attempt: Attempt) -> bool:
+        """Whether the small model has a verifier and the attempt a text."""
+        score = self._rungs[0].local.score
+        return score is not None and attempt.text is not None and attempt.error is None
+
+    def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
+        """Score attempts by one forward pass each over question and attempt.
+
+        Raises:
+            BackendError: there is no verifier, or an attempt has no text.
+        """
+        small, started = self._rungs[0].local, time.perf_counter()
+        texts = [
+            small.encode_chat(judged_messages(question.text, attempt.text or ""), complete=True)
+            for question, attempt in pairs
+        ]
+        scores = verify(small, texts)
+        tokens = sum(len(text) for text in texts)
+        wall_s = time.perf_counter() - started
+        return Verdict(scores=scores, usage=Usage(verifier_tokens=tokens, wall_s=wall_s))
 
     def _attempts(self, rung: _Rung, requests: Sequence[Request]) -> list[Attempt]:
         started = time.perf_counter()
@@ -259,6 +282,8 @@ class _Rung:
     ) -> None:
         self.local, self.context_tokens = local, local.context_tokens
         self.end_tokens = local.end_tokens
+        adapters = {adapter.name for adapter in local.adapters}
+        self.reviser = REVISER if REVISER in adapters else BASE
         self.max_cached_prompts = max_cached_prompts
         self.decoder = Decoder(
             local.model,
@@ -286,7 +311,7 @@ class _Rung:
         chat = tuple(message["content"] for message in messages(request))
         if chat not in distinct:
             if request.action is ActionKind.REVISE:
-                distinct[chat] = Prompt(self.local.encode(request))
+                distinct[chat] = Prompt(self.local.encode(request), adapter=self.reviser)
             else:
                 distinct[chat] = self._remembered(chat, request)
         return distinct[chat]

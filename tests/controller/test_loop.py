@@ -1,6 +1,7 @@
 """The decision loop, live on the bundled models."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -46,16 +47,18 @@ def test_replay_and_live_make_the_same_attempts(validation, config, live):
 
 
 def test_live_ledger_adds_up(validation, config, live):
+    config = replace(config, max_revisions=4)
     episode = Episode(validation.questions[3], live, config, price=1e-4)
     for kind in (ActionKind.SAMPLE, ActionKind.SAMPLE, ActionKind.REVISE, ActionKind.ESCALATE):
         episode.take(Action(kind))
-    usage = list(episode.usage.values())
-    cost = sum(config.cost.cost(u, rung) for rung, u in enumerate(usage))
+    cost = sum(config.cost.cost(a.usage, a.rung, a.action) for a in episode.attempts)
     assert episode.cost == pytest.approx(cost)
-    assert sum(u.processed_tokens for u in usage) == episode.state.tokens[0]
+    processed = sum(u.processed_tokens for u in episode.usage.values())
+    assert processed == episode.state.tokens[0]
 
 
 def test_compute_env_runs_live(validation, config, live):
+    config = replace(config, max_revisions=4)
     env = ComputeEnv(validation.questions, live, config, ExactGrader())
     _, info = env.reset(seed=0)
     env.step(1)
@@ -87,7 +90,7 @@ def test_dearer_means_less_compute(controller, validation):
 
 def test_live_and_replay_agree_statistically(controller, validation, traces):
     """Over fresh questions, live accuracy and cost lie where replay says they should."""
-    from training.evaluate import log_odds, play
+    from training.play import log_odds, play
 
     checkpoint = load_checkpoint(CHECKPOINTS / "controller")
     low, high = checkpoint.price_range

@@ -64,7 +64,7 @@ def test_resumes_after_a_kill_with_the_same_content(questions, tmp_path):
             strict=True,
         )
     )
-    assert len(ids) == len(set(ids)) == total * 4
+    assert len(ids) == len(set(ids)) == total * 7
     with pytest.raises(ConfigError, match="no trace set there yet"):
         record(questions, tmp_path / "killed")
 

@@ -19,7 +19,7 @@ from envs.reward import PriceRange
 from envs.table import TraceTable
 from envs.traces import TraceSet
 from envs.vector import ComputeVectorEnv
-from training.evaluate import play
+from training.play import play
 from training.ppo import PPO, PPOConfig
 
 

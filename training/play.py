@@ -1,0 +1,143 @@
+"""Plays policies on recorded questions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.checkpoint import Checkpoint
+from controller.difficulty import Difficulty
+from controller.episodes import EpisodeConfig
+from controller.policy import Policy
+from envs.random import Streams
+from envs.table import TraceTable
+from envs.vector import Replay
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Played:
+    """How a policy did, per question: means over repeats, each (Q,).
+
+    Attributes:
+        right: share of episodes with a right answer.
+        cost: mean cost, in small-model tokens.
+        tokens: mean tokens processed, all models.
+        rounds: mean serial rounds.
+        actions: mean samples, revisions, escalations and verified attempts, (Q, 4).
+    """
+
+    right: Floats
+    cost: Floats
+    tokens: Floats
+    rounds: Floats
+    actions: Floats
+
+    def utility(self, price: float) -> Floats:
+        """Accuracy less price x cost, (Q,)."""
+        return self.right - price * self.cost
+
+
+def play(
+    policy: Policy,
+    table: TraceTable,
+    config: EpisodeConfig,
+    *,
+    price: float,
+    round_price: float = 0.0,
+    difficulty: Floats | None = None,
+    budget: float | None = None,
+    repeats: int = 8,
+    seed: int = 0,
+) -> Played:
+    """Play every question `repeats` times, each with another order of attempts.
+
+    Args:
+        policy: to play.
+        table: questions and attempts.
+        config: the decision process.
+        price: accuracy per unit cost.
+        round_price: accuracy per serial round.
+        difficulty: (Q, R) log-odds; None when unknown.
+        budget: hard cap on cost; None for no cap.
+        repeats: episodes per question.
+        seed: of the orders; the same for every policy, which pairs them.
+    """
+    n = len(table) * repeats
+    question = np.repeat(np.arange(len(table)), repeats)  # (Q * repeats,)
+    replay = Replay(table, config, n, difficulty=difficulty)
+    episodes, rows = replay.episodes, np.arange(n)
+    streams = Streams(np.random.default_rng(seed).integers(2**63, size=n, dtype=np.uint64))
+    budgets = np.full(n, np.inf if budget is None else budget)
+    replay.begin(rows, question, np.full(n, price), budgets, round_price=round_price)
+    going = np.ones(n, bool)
+    while going.any():
+        mask = episodes.mask()
+        actions = policy.act(episodes, mask)
+        going &= (actions != 0) & (mask.sum(1) > 1)
+        replay.take(rows[going], actions[going], streams)
+
+    def mean(column: NDArray[Any]) -> Floats:
+        return np.asarray(column.reshape(len(table), repeats).mean(1))
+
+    climbs = episodes.counts[:, 1:].sum(1)
+    counts = (episodes.counts[:, 0], episodes.revisions, climbs, episodes.scores)
+    return Played(
+        right=mean(replay.right()),
+        cost=mean(episodes.spent),
+        tokens=mean(episodes.tokens),
+        rounds=mean(episodes.rounds),
+        actions=np.stack([mean(c) for c in counts], 1),
+    )
+
+
+def play_checkpoint(
+    checkpoint: Checkpoint,
+    table: TraceTable,
+    price: float,
+    *,
+    round_price: float = 0.0,
+    budget: float | None = None,
+    repeats: int = 8,
+) -> Played:
+    """Play a controller; see `play`."""
+    return play(
+        checkpoint.policy,
+        table,
+        checkpoint.config,
+        price=price,
+        round_price=round_price,
+        budget=budget,
+        difficulty=log_odds(checkpoint.difficulty, table),
+        repeats=repeats,
+    )
+
+
+def log_odds(difficulty: Difficulty | None, table: TraceTable) -> Floats | None:
+    """Difficulty of every question of a table, (Q, R), or None."""
+    if difficulty is None or table.hidden is None:
+        return None
+    return difficulty.log_odds(table.hidden)
+
+
+def pool(played: Sequence[Played]) -> Played:
+    """Means over controllers."""
+    return Played(
+        **{f.name: np.mean([getattr(p, f.name) for p in played], axis=0) for f in fields(Played)}
+    )
+
+
+def select(played: Sequence[Played], choice: NDArray[np.int64]) -> Played:
+    """For each question, (Q,), how the chosen one did."""
+    rows = np.arange(len(choice))
+    return Played(
+        **{
+            f.name: np.stack([getattr(p, f.name) for p in played])[choice, rows]
+            for f in fields(Played)
+        }
+    )

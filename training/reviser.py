@@ -1,0 +1,116 @@
+"""The reviser: a LoRA adapter that turns the small model's attempts into better ones.
+
+It learns from the model's own recorded attempts, as in Snell et al. 2024 (arXiv 2408.03314,
+section 6): from a wrong attempt close to the right one to the worked solution, and from a
+right attempt to itself, so that it learns to leave well alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from controller.backends.adapters import save_adapter
+from controller.backends.local_model import load_model
+from controller.prompts import revision_messages
+from envs.traces import TraceSet
+from training.adapter_data import attempts_by_question, similarity, worked_solution
+
+Example = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviserConfig:
+    """Training of the reviser.
+
+    Attributes:
+        rank: of the LoRA matrices.
+        epochs: passes over the examples.
+        batch_size: examples per optimiser step.
+        learning_rate: peak; falls along a cosine.
+        wrong_per_question: wrong attempts used, those closest to the solution.
+        right_per_question: right attempts used.
+        seed: of weights and order.
+    """
+
+    rank: int = 16
+    epochs: float = 7
+    batch_size: int = 64
+    learning_rate: float = 6e-3
+    wrong_per_question: int = 2
+    right_per_question: int = 2
+    seed: int = 0
+
+
+def revision_examples(traces: TraceSet, split: str, config: ReviserConfig) -> Iterator[Example]:
+    """Prompt and completion, as chat messages, for each revision to learn."""
+    for question_id, attempts in attempts_by_question(traces, split):
+        wrong = [a for a in dict.fromkeys(attempts) if not a.right]
+        solution = worked_solution(question_id)
+        wrong.sort(key=lambda a: similarity(a.text, solution), reverse=True)
+        right = [a for a in dict.fromkeys(attempts) if a.right]
+        for attempt in wrong[: config.wrong_per_question]:
+            yield _example(attempt.question, attempt.text, solution)
+        for attempt in right[: config.right_per_question]:
+            yield _example(attempt.question, attempt.text, attempt.text)
+
+
+def _example(question: str, attempt: str, target: str) -> Example:
+    return {
+        "prompt": revision_messages(question, attempt),
+        "completion": [{"role": "assistant", "content": target}],
+    }
+
+
+def train_reviser(
+    base: Path, traces: TraceSet, out: Path, config: ReviserConfig | None = None
+) -> None:
+    """Train the reviser and save it as a peft adapter; run again to resume.
+
+    Args:
+        base: directory of the small model.
+        traces: its attempts at questions of the pool `adapters`.
+        out: directory of the adapter; its `training` holds what resuming needs.
+        config: settings.
+    """
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers.trainer_utils import get_last_checkpoint
+    from trl import SFTConfig, SFTTrainer
+
+    config = config or ReviserConfig()
+    local = load_model(base, 0)
+    state = out / "training"
+    trainer = SFTTrainer(
+        model=local.model,
+        args=SFTConfig(
+            output_dir=str(state),
+            num_train_epochs=config.epochs,
+            per_device_train_batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=50,
+            weight_decay=0.01,
+            train_sampling_strategy="group_by_length",
+            save_steps=500,
+            save_total_limit=1,
+            logging_steps=50,
+            report_to="none",
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            seed=config.seed,
+        ),
+        train_dataset=Dataset.from_list(list(revision_examples(traces, "train", config))),
+        processing_class=local.tokenizer,
+        peft_config=LoraConfig(
+            r=config.rank,
+            lora_alpha=2 * config.rank,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+        ),
+    )
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(state) if state.exists() else None)
+    save_adapter(trainer.model, out, base_digest=local.digest)
