@@ -7,6 +7,7 @@ digests, how it was trained), `controller.safetensors` (weights) and a README.md
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -22,9 +23,10 @@ from controller.backends.base import Backend
 from controller.cost import CostModel
 from controller.difficulty import Difficulty
 from controller.episodes import EpisodeConfig
-from controller.errors import AllotError, CheckpointError
+from controller.errors import AllotError, CheckpointError, ConfigError
 from controller.observation import OBSERVATION_NAMES, OBSERVATION_VERSION
 from controller.policy import PolicyConfig, PolicyNetwork
+from controller.targets import Calibration
 from controller.types import AdapterSpec, ModelSpec
 
 CHECKPOINT_VERSION = 1
@@ -47,6 +49,7 @@ class Checkpoint:
         price_range: least and greatest price that it was trained for.
         model_paths: where the ladder's models lie, relative to the checkpoint.
         adapter_paths: the same for the small model's adapters, by name.
+        calibration: what it costs and how often it is right by price; None if unknown.
         training: how it came about, for people.
         path: directory that it was loaded from; None before it is saved.
     """
@@ -58,8 +61,35 @@ class Checkpoint:
     difficulty: Difficulty | None = None
     model_paths: tuple[str, ...] = ()
     adapter_paths: Mapping[str, str] = field(default_factory=dict)
+    calibration: Calibration | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
+
+    def price_for(
+        self,
+        mean_cost: float | None = None,
+        accuracy: float | None = None,
+        confidence: float = 0.9,
+    ) -> float:
+        """Price that brings a mean cost or an accuracy; mid-range without either.
+
+        Raises:
+            ConfigError: both at once, or one that is out of reach.
+            CheckpointError: the checkpoint was saved without a calibration.
+        """
+        if mean_cost is None and accuracy is None:
+            low, high = self.price_range
+            return math.sqrt(low * high)
+        if self.calibration is None:
+            raise CheckpointError(
+                f"{self.path}: expected a checkpoint with a calibration, found none; train again"
+            )
+        if accuracy is None:
+            assert mean_cost is not None
+            return self.calibration.price_for_cost(mean_cost)
+        if mean_cost is not None:
+            raise ConfigError("mean_cost, accuracy: expected one of them, found both")
+        return self.calibration.price_for_accuracy(accuracy, confidence)
 
     def load_backend(self) -> Backend:
         """Load the models that the checkpoint names.
@@ -127,6 +157,7 @@ def save_checkpoint(checkpoint: Checkpoint, directory: Path | str, card: str) ->
         "model_paths": list(checkpoint.model_paths),
         "adapter_paths": dict(checkpoint.adapter_paths),
         "price_range": list(checkpoint.price_range),
+        "calibration": checkpoint.calibration and checkpoint.calibration.to_json(),
         "reads_prompt": checkpoint.difficulty is not None,
         "training": dict(checkpoint.training),
     }
@@ -167,6 +198,7 @@ def load_checkpoint(directory: Path | str) -> Checkpoint:
         low, high = settings["price_range"]
         model_paths = tuple(str(path) for path in settings["model_paths"])
         adapter_paths = {str(k): str(v) for k, v in settings["adapter_paths"].items()}
+        calibration = settings["calibration"] and Calibration.from_json(settings["calibration"])
         reads_prompt, training = bool(settings["reads_prompt"]), dict(settings["training"])
     except (AllotError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
@@ -194,6 +226,7 @@ def load_checkpoint(directory: Path | str) -> Checkpoint:
         difficulty=_load_difficulty(tensors, config, directory) if reads_prompt else None,
         model_paths=model_paths,
         adapter_paths=adapter_paths,
+        calibration=calibration,
         training=training,
         path=directory,
     )

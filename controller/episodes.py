@@ -269,9 +269,16 @@ class Episodes:
         )
         self.limits[rows] = np.minimum(limits, caps)
         if self.config.reads_prompt:
+            reading = self.reading_cost(prompt_tokens[:, 0]) <= self.budget[rows]
+            self.difficulty[rows[~reading]] = np.nan
+            rows = rows[reading]
             self.prefilled[rows, 0] = True
-            self.spent[rows] = self._token_cost[0] * self.prompt_tokens[rows, 0]
+            self.spent[rows] = self.reading_cost(self.prompt_tokens[rows, 0])
             self.tokens[rows] = self.prompt_tokens[rows, 0]
+
+    def reading_cost(self, prompt_tokens: Ints) -> Floats:
+        """Cost of the small model's prefill; where the budget is below it, it is left out."""
+        return np.asarray(self._token_cost[0] * prompt_tokens)
 
     def kind(self, actions: Ints) -> Ints:
         """Position in `ActionKind` of each action, (n,)."""

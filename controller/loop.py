@@ -59,6 +59,7 @@ class Outcome:
         answer: best answer seen; None when it gave up or none could be read.
         attempt: an attempt with that answer; None likewise.
         decisions: in order, the last one STOP unless nothing else was left to do.
+        price: accuracy per unit cost that it was answered at.
         cost: in small-model tokens, every prompt processed once per episode.
         usage: what was really processed, by model name; less than `cost` says where a
             prompt was still cached from an earlier episode.
@@ -67,6 +68,7 @@ class Outcome:
     answer: str | None
     attempt: Attempt | None
     decisions: tuple[Decision, ...]
+    price: float
     cost: float
     usage: dict[str, Usage]
 
@@ -114,7 +116,10 @@ class Episode:
         self._parents: dict[int, Attempt] = {}
         self._unverified: list[Attempt] = []
         self._pick = pick
-        (prompt,) = backend.prompt_states([question], hidden=config.reads_prompt)
+        (prompt,) = backend.prompt_states([question])
+        budget = float("inf") if budget is None else budget
+        if config.reads_prompt and config.cost.weights[0] * prompt.prompt_tokens[0] <= budget:
+            (prompt,) = backend.prompt_states([question], hidden=True)
         available = prompt.available or (_UNLIMITED,) * config.num_rungs
         self._order = [list(range(n)) if n < _UNLIMITED else [] for n in available]
         self.usage = {model.name: Usage() for model in backend.models}
@@ -123,7 +128,7 @@ class Episode:
             _ROW,
             price=np.array([price]),
             round_price=np.array([round_price]),
-            budget=np.array([np.inf if budget is None else budget]),
+            budget=np.array([budget]),
             prompt_tokens=np.array([prompt.prompt_tokens]),
             limits=np.array([available]),
             difficulty=self._log_odds(prompt, difficulty),
@@ -271,6 +276,7 @@ class Controller:
         config: the decision process that it was trained for.
         backend: makes the attempts.
         difficulty: read-out of the prompt state, if the policy reads it.
+        price: accuracy per unit cost, where `answer` is not given one.
     """
 
     def __init__(
@@ -279,31 +285,51 @@ class Controller:
         config: EpisodeConfig,
         backend: Backend,
         difficulty: Difficulty | None = None,
+        price: float | None = None,
     ) -> None:
         self.policy, self.config = policy, config
         self.backend, self.difficulty = backend, difficulty
+        self.price = price
 
     @classmethod
-    def load(cls, path: str | Path, backend: Backend | None = None) -> Controller:
+    def load(
+        cls,
+        path: str | Path,
+        backend: Backend | None = None,
+        *,
+        mean_cost: float | None = None,
+        accuracy: float | None = None,
+        confidence: float = 0.9,
+    ) -> Controller:
         """A controller from a checkpoint directory.
+
+        Its price is the one that brings `mean_cost` or `accuracy`, or else the middle of
+        the range that it was trained for.
 
         Args:
             path: directory with controller.json and controller.safetensors.
             backend: makes the attempts; None loads the models that the checkpoint names
                 and checks their digests.
+            mean_cost: small-model tokens that a question may cost on average.
+            accuracy: share of questions to be answered right.
+            confidence: probability with which `accuracy` is kept; see
+                `Calibration.price_for_accuracy`.
 
         Raises:
             CheckpointError: missing, damaged or hostile checkpoint, or models other than
                 those it was trained for.
+            ConfigError: both targets at once, or one that is out of reach.
         """
         from controller.checkpoint import load_checkpoint
 
         checkpoint = load_checkpoint(path)
+        price = checkpoint.price_for(mean_cost, accuracy, confidence)
         return cls(
             checkpoint.policy,
             checkpoint.config,
             backend or checkpoint.load_backend(),
             checkpoint.difficulty,
+            price,
         )
 
     def decisions(self, episode: Episode) -> Iterator[Decision]:
@@ -345,11 +371,14 @@ class Controller:
         self,
         question: str | Question,
         *,
-        price: float,
+        price: float | None = None,
         round_price: float = 0.0,
         budget: float | None = None,
     ) -> Episode:
         """A fresh episode for a question, to be driven by `decisions`."""
+        price = self.price if price is None else price
+        if price is None:
+            raise ConfigError("price: expected one, found none here and none in the controller")
         if isinstance(question, str):
             question = Question(question_id=question, text=question)
         return Episode(
@@ -366,7 +395,7 @@ class Controller:
         self,
         question: str | Question,
         *,
-        price: float,
+        price: float | None = None,
         round_price: float = 0.0,
         budget: float | None = None,
     ) -> Outcome:
@@ -374,7 +403,8 @@ class Controller:
 
         Args:
             question: text, or a Question.
-            price: accuracy per unit cost, the unit being one small-model token.
+            price: accuracy per unit cost, the unit being one small-model token; the
+                controller's own when None.
             round_price: accuracy per serial round of generation; 0 if waiting is free.
             budget: hard cap on cost; None for no cap.
 
@@ -388,6 +418,7 @@ class Controller:
             answer=episode.answer,
             attempt=episode.best_attempt(),
             decisions=decisions,
+            price=float(episode.state.price[0]),
             cost=episode.cost,
             usage=episode.usage,
         )

@@ -8,6 +8,9 @@ from controller.actions import ActionKind
 from controller.backends.base import Request
 from controller.errors import BackendError
 
+REVISER, VERIFIER = "reviser", "verifier"
+"""Adapters of the small model by what they are asked for."""
+
 REVISE_PROMPT = "Check the attempt above and write a better one."
 
 

@@ -19,7 +19,7 @@ from controller.loop import Episode
 from controller.types import Question
 from envs.grader import Grader
 from envs.random import Streams
-from envs.reward import PriceRange, reward
+from envs.reward import LogUniform, price_range, reward
 from envs.vector import draw_episode, observation_space, stream_key
 
 Observation = NDArray[np.float32]
@@ -58,7 +58,7 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
         prices: range that each episode's price is drawn from.
         difficulty: read-out of the prompt state.
         round_prices: range that the price of a serial round is drawn from; None for none.
-        budget: hard cap on the cost of an episode; None for no cap.
+        budgets: range that the hard cap of an episode's cost is drawn from; None for no caps.
         permute: whether a limited stock of attempts comes in random order.
         render_mode: None, "ansi" (a string) or "human" (printed).
     """
@@ -75,10 +75,10 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
         config: EpisodeConfig,
         grader: Grader,
         *,
-        prices: PriceRange | None = None,
-        round_prices: PriceRange | None = None,
+        prices: LogUniform | None = None,
+        round_prices: LogUniform | None = None,
         difficulty: Difficulty | None = None,
-        budget: float | None = None,
+        budgets: LogUniform | None = None,
         permute: bool = True,
         render_mode: str | None = None,
     ) -> None:
@@ -90,8 +90,8 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
                 f"found {render_mode!r}"
             )
         self.questions, self.backend, self.config, self.grader = questions, backend, config, grader
-        self.prices = prices or PriceRange.for_unit(config.cost_unit)
-        self.round_prices, self.budget = round_prices, budget
+        self.prices = prices or price_range(config.cost_unit)
+        self.round_prices, self.budgets = round_prices, budgets
         self.difficulty, self.permute = difficulty, permute
         self.render_mode = render_mode
         self.observation_space = observation_space()
@@ -107,8 +107,8 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
 
         Args:
             seed: starts a new random stream.
-            options: `question` (position), `price` and `round_price` to choose instead of
-                drawing.
+            options: `question` (position), `price`, `round_price` and `budget` to choose
+                instead of drawing.
 
         Raises:
             ConfigError: an unknown option.
@@ -117,13 +117,18 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
         if seed is not None or self._streams is None:
             self._streams = Streams(np.array([stream_key(seed)]))
         options = options or {}
-        unknown = set(options) - {"question", "price", "round_price"}
+        unknown = set(options) - {"question", "price", "round_price", "budget"}
         if unknown:
             raise ConfigError(
-                f"options: expected question, price or round_price, found {sorted(unknown)}"
+                f"options: expected question, price, round_price or budget, found {sorted(unknown)}"
             )
-        position, price, round_price = draw_episode(
-            self._streams, _ROW, len(self.questions), self.prices, self.round_prices
+        position, price, round_price, budget = draw_episode(
+            self._streams,
+            _ROW,
+            len(self.questions),
+            self.prices,
+            self.round_prices,
+            self.budgets,
         )
         for _ in range(_NUM_SIGNALS):
             self._streams.uniform(_ROW)
@@ -135,7 +140,7 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
             self.config,
             price=self.price,
             round_price=float(options.get("round_price", round_price[0])),
-            budget=self.budget,
+            budget=float(options.get("budget", budget[0])),
             difficulty=self.difficulty,
             pick=self._pick if self.permute else None,
         )

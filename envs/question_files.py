@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 from pathlib import Path
@@ -24,7 +25,7 @@ def bundled_questions() -> dict[str, list[Question]]:
 
 
 def read_questions(path: Path) -> dict[str, list[Question]]:
-    """Questions from a JSONL or parquet file, by split.
+    """Questions from a JSONL, CSV or parquet file, by split.
 
     Columns: `question` and `reference`; optional `question_id`, `dataset`, `level` and
     `split`. Without `split`, 70/10/20 by a hash of the wording, so that questions that
@@ -34,14 +35,14 @@ def read_questions(path: Path) -> dict[str, list[Question]]:
         TraceFormatError: the file cannot be read, or a row lacks a column.
     """
     splits: dict[str, list[Question]] = {split: [] for split in SPLITS}
-    for number, row in enumerate(_rows(path), start=1):
+    for number, row in enumerate(read_rows(path), start=1):
         for column in ("question", "reference"):
             if not isinstance(row.get(column), str) or not row[column].strip():
                 raise TraceFormatError(
                     f"{path}, row {number}: expected text in column {column!r}, found "
                     f"{row.get(column)!r}"
                 )
-        split = row.get("split") or _split_of(row["question"])
+        split = row.get("split") or split_of(row["question"])
         if split not in splits:
             raise TraceFormatError(
                 f"{path}, row {number}: expected split to be one of {list(SPLITS)}, found {split!r}"
@@ -58,20 +59,31 @@ def read_questions(path: Path) -> dict[str, list[Question]]:
     return splits
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a JSONL, CSV or parquet file, by column.
+
+    Raises:
+        TraceFormatError: the file is missing or something else.
+    """
     if not path.exists():
-        raise TraceFormatError(f"{path}: expected a file of questions, found none")
+        raise TraceFormatError(f"{path}: expected a JSONL, CSV or parquet file, found none")
     try:
         if path.suffix == ".parquet":
             rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+        elif path.suffix == ".csv":
+            with path.open(newline="") as file:
+                rows = [{k: v or None for k, v in row.items()} for row in csv.DictReader(file)]
         else:
             rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-    except (json.JSONDecodeError, UnicodeDecodeError, pa.ArrowInvalid) as error:
-        raise TraceFormatError(f"{path}: expected JSONL or parquet: {error}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, csv.Error, pa.ArrowInvalid) as error:
+        raise TraceFormatError(f"{path}: expected JSONL, CSV or parquet: {error}") from None
+    if not all(isinstance(row, dict) for row in rows):
+        raise TraceFormatError(f"{path}: expected one object per line")
     return rows
 
 
-def _split_of(question: str) -> str:
+def split_of(question: str) -> str:
+    """Split of a question by its wording, case and white space aside: 70/10/20."""
     key = " ".join(question.lower().split())
     digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
     position = int.from_bytes(digest, "big") / 2**64

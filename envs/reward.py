@@ -1,4 +1,4 @@
-"""Reward and prices."""
+"""Reward, and what prices and budgets are drawn from."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from controller.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
-class PriceRange:
-    """Prices that episodes are drawn with, log-uniformly.
+class LogUniform:
+    """A range that prices or budgets are drawn from, evenly on a log scale.
 
     Attributes:
-        low: least accuracy per unit cost.
-        high: greatest accuracy per unit cost.
+        low: least value.
+        high: greatest value.
     """
 
     low: float
@@ -25,24 +25,29 @@ class PriceRange:
     def __post_init__(self) -> None:
         if not 0 < self.low <= self.high < float("inf"):
             raise ConfigError(
-                f"price range: expected 0 < low <= high, found low={self.low}, high={self.high}"
+                f"range: expected 0 < low <= high, found low={self.low}, high={self.high}"
             )
 
-    @classmethod
-    def for_unit(cls, cost_unit: float) -> PriceRange:
-        """Three decades: one small attempt costs 0.03% to 30% of a right answer."""
-        return cls(low=3e-4 / cost_unit, high=0.3 / cost_unit)
-
     def at(self, uniform: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Prices for numbers in [0, 1], same shape."""
+        """Values for numbers in [0, 1], same shape."""
         return np.asarray(self.low * (self.high / self.low) ** uniform)
 
-    def grid(self, num_prices: int) -> NDArray[np.float64]:
-        """Evenly spaced on a log scale, both ends included, (num_prices,)."""
-        return np.geomspace(self.low, self.high, num_prices)
+    def grid(self, count: int) -> NDArray[np.float64]:
+        """Evenly spaced on a log scale, both ends included, (count,)."""
+        return np.geomspace(self.low, self.high, count)
 
 
-ROUND_PRICES = PriceRange(low=1e-3, high=3e-2)
+def price_range(cost_unit: float) -> LogUniform:
+    """Three decades: one small attempt costs 0.03% to 30% of a right answer."""
+    return LogUniform(low=3e-4 / cost_unit, high=0.3 / cost_unit)
+
+
+def budget_range(cost_unit: float) -> LogUniform:
+    """From one small attempt to a hundred."""
+    return LogUniform(low=cost_unit, high=100 * cost_unit)
+
+
+ROUND_PRICES = LogUniform(low=1e-3, high=3e-2)
 """Prices of a serial round that controllers are trained for, accuracy per round."""
 
 

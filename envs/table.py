@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,21 @@ class TraceTable:
 
     def __len__(self) -> int:
         return len(self.question_ids)
+
+    def take(self, questions: NDArray[np.int64]) -> TraceTable:
+        """The same with these questions alone, (q,) positions; attempts keep their rows."""
+        return replace(
+            self,
+            question_ids=tuple(self.question_ids[q] for q in questions),
+            datasets=tuple(self.datasets[q] for q in questions),
+            levels=self.levels[questions],
+            prompt_tokens=self.prompt_tokens[questions],
+            hidden=None if self.hidden is None else self.hidden[questions],
+            stream=self.stream[questions],
+            stream_length=self.stream_length[questions],
+            answer_correct=self.answer_correct[questions],
+            answers=tuple(self.answers[q] for q in questions),
+        )
 
     @classmethod
     def build(

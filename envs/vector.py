@@ -16,7 +16,7 @@ from controller.episodes import AttemptColumns, EpisodeConfig, Episodes
 from controller.errors import ConfigError, IllegalActionError
 from controller.observation import NUM_FEATURES, observe
 from envs.random import Streams
-from envs.reward import PriceRange, reward
+from envs.reward import LogUniform, price_range, reward
 from envs.table import TraceTable
 
 _REVISE = list(ActionKind).index(ActionKind.REVISE)
@@ -26,7 +26,7 @@ _VERIFY = list(ActionKind).index(ActionKind.VERIFY)
 
 Array = NDArray[Any]
 
-_CHARGED_ROUNDS = 0.25
+_SPECIAL_SHARE = 0.25
 
 
 def observation_space() -> gymnasium.spaces.Space[Array]:
@@ -186,7 +186,7 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
         num_envs: N.
         prices: range that each episode's price is drawn from.
         difficulty: (Q, R) log-odds per question and rung; None when unknown.
-        budget: hard cap on the cost of an episode; None for no cap.
+        budgets: range that the hard cap of an episode's cost is drawn from; None for no caps.
         round_prices: range that the price of a serial round is drawn from; None for none.
         hide_signals: probability that an episode goes without logprobs, and
             independently without difficulty and without a verifier, so that a policy
@@ -205,10 +205,10 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
         config: EpisodeConfig,
         num_envs: int,
         *,
-        prices: PriceRange | None = None,
+        prices: LogUniform | None = None,
         difficulty: Array | None = None,
-        budget: float | None = None,
-        round_prices: PriceRange | None = None,
+        budgets: LogUniform | None = None,
+        round_prices: LogUniform | None = None,
         hide_signals: float = 0.0,
         permute: bool = True,
     ) -> None:
@@ -216,9 +216,9 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
             raise ConfigError(f"num_envs: expected at least 1, found {num_envs}")
         self.num_envs = num_envs
         self.config = config
-        self.prices = prices or PriceRange.for_unit(config.cost_unit)
+        self.prices = prices or price_range(config.cost_unit)
         self.round_prices = round_prices
-        self.budget = np.inf if budget is None else budget
+        self.budgets = budgets
         self.hide_signals = hide_signals
         self.replay = Replay(table, config, num_envs, difficulty=difficulty, permute=permute)
         self.single_observation_space = observation_space()
@@ -250,15 +250,15 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
     def _begin(self, rows: Array) -> None:
         streams = self._streams
         assert streams is not None
-        question, price, round_price = draw_episode(
-            streams, rows, len(self.replay.table), self.prices, self.round_prices
+        question, price, round_price, budget = draw_episode(
+            streams, rows, len(self.replay.table), self.prices, self.round_prices, self.budgets
         )
         hidden = [streams.uniform(rows) < self.hide_signals for _ in range(3)]
         self.replay.begin(
             rows,
             question,
             price,
-            np.full(len(rows), self.budget),
+            budget,
             round_price=round_price,
             hide_logprobs=hidden[0],
             hide_difficulty=hidden[1],
@@ -340,6 +340,7 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
                 "cost": episodes.spent.copy(),
                 "price": episodes.price.copy(),
                 "round_price": episodes.round_price.copy(),
+                "budget": episodes.budget.copy(),
                 "samples": episodes.counts[:, 0].copy(),
                 "revisions": episodes.revisions.copy(),
                 "escalations": episodes.counts[:, 1:].sum(1),
@@ -366,17 +367,22 @@ def draw_episode(
     streams: Streams,
     rows: Array,
     num_questions: int,
-    prices: PriceRange,
-    round_prices: PriceRange | None,
-) -> tuple[Array, Array, Array]:
-    """Question, price and round price of a new episode in each of `rows`, all (n,).
+    prices: LogUniform,
+    round_prices: LogUniform | None,
+    budgets: LogUniform | None,
+) -> tuple[Array, Array, Array, Array]:
+    """Question, price, round price and budget of a new episode in each of `rows`, all (n,).
 
-    Where rounds have prices at all, they cost nothing in three episodes of four.
+    Three episodes of four have rounds that cost nothing, and as many no budget.
     """
     question = (streams.uniform(rows) * num_questions).astype(np.int64)
     price = prices.at(streams.uniform(rows))
-    if round_prices is None:
-        return question, price, np.zeros(len(rows))
-    charged = streams.uniform(rows) < _CHARGED_ROUNDS
-    round_price = np.where(charged, round_prices.at(streams.uniform(rows)), 0.0)
-    return question, price, round_price
+    round_price, budget = (
+        np.full(len(rows), otherwise)
+        if values is None
+        else np.where(
+            streams.uniform(rows) < _SPECIAL_SHARE, values.at(streams.uniform(rows)), otherwise
+        )
+        for values, otherwise in ((round_prices, 0.0), (budgets, np.inf))
+    )
+    return question, price, round_price, budget

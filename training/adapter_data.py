@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cache
@@ -25,11 +25,13 @@ class AttemptText:
         question: what was asked.
         text: what was written.
         right: whether its answer is right.
+        logprobs: mean and least log-probability of its tokens.
     """
 
     question: str
     text: str
     right: bool
+    logprobs: tuple[float, float]
 
 
 def record_attempts(
@@ -60,19 +62,28 @@ def record_attempts(
     return TraceSet.read(out)
 
 
+def distinct(attempts: Iterable[AttemptText]) -> list[AttemptText]:
+    """The first attempt with each text."""
+    return list({attempt.text: attempt for attempt in reversed(list(attempts))}.values())[::-1]
+
+
 def attempts_by_question(traces: TraceSet, split: str) -> Iterator[tuple[str, list[AttemptText]]]:
-    """Attempts of each question of a split, with the question's id."""
+    """The small model's attempts at each question of a split, with the question's id."""
     texts = {
         row["question_id"]: row["question"]
         for row in traces.questions.select(["question_id", "question", "split"]).to_pylist()
         if row["split"] == split
     }
     grouped: dict[str, list[AttemptText]] = {question_id: [] for question_id in texts}
-    for row in traces.attempts.select(["question_id", "text", "correct"]).to_pylist():
-        if row["question_id"] in grouped and row["text"] is not None:
-            grouped[row["question_id"]].append(
+    for row in traces.attempts.to_pylist():
+        question_id = row["question_id"]
+        if question_id in grouped and row["tier"] == "small" and row["error"] is None:
+            grouped[question_id].append(
                 AttemptText(
-                    question=texts[row["question_id"]], text=row["text"], right=row["correct"]
+                    question=texts[question_id],
+                    text=row["text"],
+                    right=row["correct"],
+                    logprobs=(row["mean_logprob"], row["min_logprob"]),
                 )
             )
     yield from grouped.items()

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from controller.errors import AllotError, ConfigError
+from controller.prompts import REVISER, VERIFIER
 from training.tracking import Mode
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ app.add_typer(models_app, name="models")
 app.add_typer(bench_app, name="bench")
 console = Console()
 
+MODELS = Path("checkpoints")
 TRACES = Path("checkpoints/traces")
 CONTROLLER = Path("checkpoints/controller")
 
@@ -57,20 +59,28 @@ def _progress(description: str, total: float) -> Iterator[Any]:
 
 @models_app.command("train")
 def train_model(
-    name: Annotated[str, typer.Argument(help="small or large")],
+    name: Annotated[str, typer.Argument(help="small, large, reviser or verifier")],
     out: Annotated[Path | None, typer.Option(help="Default: checkpoints/NAME.")] = None,
     compiled: Annotated[
         bool, typer.Option(help="torch.compile in bfloat16; needs a C++ compiler.")
     ] = False,
 ) -> None:
-    """Train a bundled language model from scratch; run again to resume."""
+    """Train a bundled language model or adapter; run again to resume."""
+    from training.adapters import train_adapter
     from training.language_models import CONFIGS, LanguageModelTraining
+    from training.threads import limit_threads
 
+    if name in (REVISER, VERIFIER):
+        limit_threads()
+        with _progress(f"training {name}", 1.0) as update:
+            result = train_adapter(name, MODELS, out or MODELS / name, update)
+        _print_result(result, as_json=False)
+        return
     if name not in CONFIGS:
-        raise ConfigError(f"model: expected one of {sorted(CONFIGS)}, found {name!r}")
+        raise ConfigError(f"model: expected one of {[*CONFIGS, REVISER, VERIFIER]}, found {name!r}")
     config = CONFIGS[name]
     with _progress(f"training {name}", config.train_tokens) as update:
-        LanguageModelTraining(config, out or Path("checkpoints") / name, compiled=compiled).run(
+        LanguageModelTraining(config, out or MODELS / name, compiled=compiled).run(
             lambda tokens, loss: update(tokens, f"{name}, loss {loss:.3f}")
         )
 
@@ -108,7 +118,11 @@ def record(
     limit: Annotated[int | None, typer.Option(help="At most so many questions per split.")] = None,
     samples: Annotated[int, typer.Option(help="Small attempts per question.")] = 16,
     escalations: Annotated[int, typer.Option(help="Large attempts per question.")] = 2,
-    revised_samples: Annotated[int, typer.Option(help="Samples revised once each.")] = 0,
+    reviser: Annotated[Path | None, typer.Option(help="Adapter of the small model.")] = None,
+    verifier: Annotated[Path | None, typer.Option(help="Adapter of the small model.")] = None,
+    revised_samples: Annotated[
+        int, typer.Option(help="Samples that are revised, each up to four times in a row.")
+    ] = 0,
     max_new_tokens: Annotated[int, typer.Option(help="Longest attempt.")] = 192,
     seed: Seed = 0,
 ) -> None:
@@ -129,9 +143,36 @@ def record(
             RecordConfig(samples=samples, escalations=escalations, revised_samples=revised_samples),
             max_new_tokens=max_new_tokens,
             seed=seed,
+            adapter_paths={
+                name: path
+                for name, path in ((REVISER, reviser), (VERIFIER, verifier))
+                if path is not None
+            },
             progress=update,
         )
     console.print(f"{out}: {total} questions")
+
+
+@app.command("import")
+def import_(
+    files: Annotated[
+        list[Path], typer.Argument(help="lm-evaluation-harness sample logs, CSV, JSONL, parquet.")
+    ],
+    out: Annotated[Path, typer.Option(help="Directory of the trace set.")],
+    small: Annotated[
+        str | None, typer.Option(help="Model that samples; default: most attempts.")
+    ] = None,
+    parameters: Annotated[
+        list[str] | None, typer.Option(help="MODEL=COUNT, for the ledger; repeatable.")
+    ] = None,
+) -> None:
+    """Make a trace set from generations that were recorded elsewhere."""
+    from envs.importing import import_attempts
+
+    sizes = _numbers("parameters", parameters or [])
+    for missing in import_attempts(files, out, small=small, parameters=sizes):
+        console.print(f"missing {missing}", highlight=False)
+    console.print(f"{out}: ready for allot train --traces {out}", highlight=False)
 
 
 @app.command()
@@ -169,7 +210,7 @@ def train(
     ppo = PPOConfig(seed=seed, **{k: v for k, v in given.items() if v is not None})
     config = TrainConfig(
         ladder=_names(ladder),
-        token_costs=_token_costs(token_cost or []),
+        token_costs=_numbers("token-cost", token_cost or []),
         max_samples=max_samples,
         hide_signals=hide_signals,
         ppo=ppo,
@@ -202,15 +243,19 @@ def evaluate(
     ] = None,
     num_prices: Annotated[int, typer.Option(help="Evenly spaced on a log scale.")] = 12,
     repeats: Annotated[int, typer.Option(help="Episodes per question and price.")] = 8,
+    results: Annotated[
+        Path | None, typer.Option(help="Markdown file to write the results to.")
+    ] = None,
     as_json: Json = False,
     wandb: Wandb = "auto",
 ) -> None:
     """Compare controllers with tuned rules on the test split."""
     from controller.checkpoint import load_checkpoint
     from envs.table import TraceTable
-    from envs.traces import TraceSet
+    from envs.traces import TraceSet, write_atomically
     from training.evaluate import compare
     from training.plots import plot_frontier
+    from training.results import results_markdown
     from training.summary import summarise
     from training.threads import limit_threads
     from training.tracking import Tracker
@@ -235,6 +280,12 @@ def evaluate(
     ) as tracker:
         tracker.image("frontier", out / "frontier.png")
         tracker.summary(summary["headline"])
+    if results is not None:
+        command = f"allot evaluate {' '.join(map(str, controllers))} --results {results}"
+        write_atomically(
+            results,
+            lambda path: path.write_text(results_markdown(summary, command, len(controllers))),
+        )
     if as_json:
         print(json.dumps(summary, indent=1))
     else:
@@ -249,6 +300,13 @@ def answer(
     ] = None,
     controller: Annotated[Path, typer.Option(help="Checkpoint.")] = CONTROLLER,
     examples: Annotated[int, typer.Option(help="Draw so many new bundled questions.")] = 0,
+    mean_cost: Annotated[
+        float | None, typer.Option(help="Instead of a price: small-model tokens per question.")
+    ] = None,
+    accuracy: Annotated[
+        float | None, typer.Option(help="Instead of a price: share to be answered right.")
+    ] = None,
+    round_price: Annotated[float, typer.Option(help="Accuracy per serial round.")] = 0.0,
     budget: Annotated[float | None, typer.Option(help="Hard cap on cost per question.")] = None,
     seed: Seed = 0,
     as_json: Json = False,
@@ -256,7 +314,6 @@ def answer(
     """Answer questions with live models, showing each decision."""
     from transformers.utils.logging import disable_progress_bar
 
-    from controller.checkpoint import load_checkpoint
     from controller.loop import Controller
     from controller.types import Question
     from training.show import new_questions, outcome_json, print_outcome
@@ -268,16 +325,14 @@ def answer(
     if not asked:
         raise ConfigError('questions: expected at least one, as in allot answer "3 * 4 ="')
     disable_progress_bar()
-    loaded = Controller.load(controller)
+    loaded = Controller.load(controller, mean_cost=mean_cost, accuracy=accuracy)
     limit_threads(max(model.parameters or 0 for model in loaded.backend.models))
-    low, high = load_checkpoint(controller).price_range
-    price = price or (low * high) ** 0.5
     for question in asked:
-        outcome = loaded.answer(question, price=price, budget=budget)
+        outcome = loaded.answer(question, price=price, round_price=round_price, budget=budget)
         if as_json:
-            print(json.dumps(outcome_json(question, price, outcome)))
+            print(json.dumps(outcome_json(question, outcome)))
         else:
-            print_outcome(console, question, price, outcome)
+            print_outcome(console, question, outcome)
 
 
 @bench_app.command("generate")
@@ -329,15 +384,15 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _token_costs(entries: list[str]) -> dict[str, float]:
-    costs = {}
+def _numbers(option: str, entries: list[str]) -> dict[str, float]:
+    numbers = {}
     for entry in entries:
-        name, _, cost = entry.rpartition("=")
+        name, _, number = entry.rpartition("=")
         try:
-            costs[name] = float(cost)
+            numbers[name] = float(number)
         except ValueError:
-            raise ConfigError(f"token-cost: expected MODEL=COST, found {entry!r}") from None
-    return costs
+            raise ConfigError(f"{option}: expected MODEL=NUMBER, found {entry!r}") from None
+    return numbers
 
 
 def _print_result(result: dict[str, Any], as_json: bool) -> None:

@@ -24,7 +24,7 @@ from controller.baselines import (
 from controller.checkpoint import Checkpoint
 from controller.difficulty import Difficulty
 from controller.episodes import EpisodeConfig
-from envs.reward import PriceRange
+from envs.reward import LogUniform
 from envs.table import TraceTable
 from training.difficulty import neighbours
 from training.oracles import clairvoyant
@@ -75,7 +75,7 @@ def compare(
         repeats: episodes per question.
     """
     first = checkpoints[0]
-    prices = PriceRange(low=first.price_range[0], high=first.price_range[1]).grid(num_prices)
+    prices = LogUniform(low=first.price_range[0], high=first.price_range[1]).grid(num_prices)
     contest = _Contest(first, tuning, test, prices, repeats)
     contest.played[CONTROLLER] = [
         pool([play_checkpoint(c, test, price, repeats=repeats) for c in checkpoints])

@@ -16,7 +16,7 @@ from controller.backends.adapters import save_adapter
 from controller.backends.local_model import load_model
 from controller.prompts import revision_messages
 from envs.traces import TraceSet
-from training.adapter_data import attempts_by_question, similarity, worked_solution
+from training.adapter_data import attempts_by_question, distinct, similarity, worked_solution
 
 Example = dict[str, Any]
 
@@ -47,10 +47,10 @@ class ReviserConfig:
 def revision_examples(traces: TraceSet, split: str, config: ReviserConfig) -> Iterator[Example]:
     """Prompt and completion, as chat messages, for each revision to learn."""
     for question_id, attempts in attempts_by_question(traces, split):
-        wrong = [a for a in dict.fromkeys(attempts) if not a.right]
+        wrong = [a for a in distinct(attempts) if not a.right]
         solution = worked_solution(question_id)
         wrong.sort(key=lambda a: similarity(a.text, solution), reverse=True)
-        right = [a for a in dict.fromkeys(attempts) if a.right]
+        right = [a for a in distinct(attempts) if a.right]
         for attempt in wrong[: config.wrong_per_question]:
             yield _example(attempt.question, attempt.text, solution)
         for attempt in right[: config.right_per_question]:

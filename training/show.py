@@ -26,7 +26,7 @@ def new_questions(count: int, seed: int) -> list[Question]:
     return questions
 
 
-def print_outcome(console: Console, question: Question, price: float, outcome: Outcome) -> None:
+def print_outcome(console: Console, question: Question, outcome: Outcome) -> None:
     """One line per decision, with the numbers that gave the reason."""
     console.print(f"\n[bold]{question.text.strip()}[/bold]", highlight=False)
     table = Table(
@@ -49,19 +49,19 @@ def print_outcome(console: Console, question: Question, price: float, outcome: O
         verdict = f" ({'right' if right else f'wrong, the reference is {question.reference}'})"
     console.print(
         f"answer [bold]{outcome.answer if outcome.answer is not None else 'none: gave up'}[/bold]"
-        f"{verdict}, cost {outcome.cost:.0f} small-model tokens x price {price:.1e} = "
-        f"{outcome.cost * price:.3f}",
+        f"{verdict}, cost {outcome.cost:.0f} small-model tokens x price {outcome.price:.1e} = "
+        f"{outcome.cost * outcome.price:.3f}",
         highlight=False,
     )
 
 
-def outcome_json(question: Question, price: float, outcome: Outcome) -> dict[str, Any]:
+def outcome_json(question: Question, outcome: Outcome) -> dict[str, Any]:
     """An outcome as JSON."""
     return {
         "question": question.text,
         "answer": outcome.answer,
         "text": outcome.attempt.text if outcome.attempt else None,
-        "price": price,
+        "price": outcome.price,
         "cost": outcome.cost,
         "actions": dict(Counter(str(d.action) for d in outcome.decisions)),
         "usage": {model: asdict(usage) for model, usage in outcome.usage.items()},

@@ -16,19 +16,23 @@ from numpy.typing import NDArray
 from controller.checkpoint import Checkpoint, save_checkpoint
 from controller.difficulty import Difficulty
 from controller.episodes import EpisodeConfig
+from controller.errors import TraceFormatError
+from controller.targets import Calibration
 from controller.types import ModelSpec
 from envs.derive import derive_config
-from envs.reward import ROUND_PRICES, PriceRange
+from envs.reward import ROUND_PRICES, LogUniform, budget_range, price_range
 from envs.table import TraceTable
 from envs.traces import TraceSet
 from envs.vector import ComputeVectorEnv
 from training.difficulty import fit_difficulty
-from training.play import log_odds, play
+from training.play import log_odds, play, play_checkpoint
 from training.ppo import PPO, PPOConfig
 from training.state import has_state
 from training.tracking import Tracker
 
 Progress = Callable[[int, dict[str, float]], None]
+
+_CALIBRATION_PRICES = 31
 
 CHECKS = 20
 """How often, in all, training looks at the validation split."""
@@ -58,13 +62,18 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """What training needs, made from a trace set."""
+    """What training needs, made from a trace set.
+
+    The validation split is halved: one half chooses among checkpoints, the other tells what
+    the chosen one is good for.
+    """
 
     models: tuple[ModelSpec, ...]
     train: TraceTable
     validation: TraceTable
+    calibration: TraceTable
     process: EpisodeConfig
-    prices: PriceRange
+    prices: LogUniform
     difficulty: Difficulty | None
     train_log_odds: NDArray[np.float64] | None
 
@@ -83,12 +92,20 @@ def prepare(traces: TraceSet, config: TrainConfig) -> Prepared:
         max_samples=config.max_samples,
     )
     fitted = fit_difficulty(train, validation)
+    order = np.random.default_rng(0).permutation(len(validation))
+    half = len(validation) // 2
+    if not half:
+        raise TraceFormatError(
+            f"{traces.path}: expected at least 2 validation questions that each of {ladder} has "
+            f"tried, found {len(validation)}"
+        )
     return Prepared(
         models=models,
         train=train,
-        validation=validation,
+        validation=validation.take(order[:half]),
+        calibration=validation.take(order[half:]),
         process=replace(process, reads_prompt=fitted is not None),
-        prices=PriceRange.for_unit(process.cost_unit),
+        prices=price_range(process.cost_unit),
         difficulty=fitted[0] if fitted else None,
         train_log_odds=fitted[1] if fitted else None,
     )
@@ -113,6 +130,7 @@ class ControllerTraining:
             prices=self.prepared.prices,
             difficulty=self.prepared.train_log_odds,
             round_prices=ROUND_PRICES,
+            budgets=budget_range(self.prepared.process.cost_unit),
             hide_signals=config.hide_signals,
         )
         self.ppo = PPO(env, config.ppo)
@@ -148,7 +166,7 @@ class ControllerTraining:
             self._save_state()
             raise
         self.ppo.policy.load_state_dict(self._best)
-        checkpoint = self._checkpoint()
+        checkpoint = self._calibrated(self._checkpoint())
         save_checkpoint(checkpoint, self.out, _card(checkpoint))
         tracker.summary({"validation/best_utility": self.best_utility})
         tracker.artifact("controller", "model", self.out)
@@ -182,6 +200,24 @@ class ControllerTraining:
     def _save_state(self) -> None:
         notes = {"best_utility": self.best_utility}
         self.ppo.save(self._state, notes, self._best)
+
+    def _calibrated(self, checkpoint: Checkpoint) -> Checkpoint:
+        """With mean cost on all questions but the test split's, and counts on fresh ones."""
+        prepared = self.prepared
+        prices = prepared.prices.grid(_CALIBRATION_PRICES)
+        tables = (prepared.train, prepared.validation, prepared.calibration)
+        cost, right = [], []
+        for price in prices:
+            played = [play_checkpoint(checkpoint, table, price, repeats=1) for table in tables]
+            cost.append(float(np.concatenate([p.cost for p in played]).mean()))
+            right.append(int(played[-1].right.sum()))
+        calibration = Calibration(
+            prices=tuple(prices.tolist()),
+            cost=tuple(cost),
+            right=tuple(right),
+            questions=len(prepared.calibration),
+        )
+        return replace(checkpoint, calibration=calibration)
 
     def _checkpoint(self) -> Checkpoint:
         prepared = self.prepared

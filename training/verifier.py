@@ -2,15 +2,14 @@
 
 It reads question and attempt in one forward pass of the small model. Trained by
 cross-entropy on recorded attempts at questions of its own pool, then calibrated on others of
-them by Platt scaling (Platt 1999), which is folded into the head.
+them by logistic regression (Platt 1999) on its score and the attempt's log-probabilities.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from torch import nn
+from torch import Tensor, nn
 
-from controller.backends.adapters import VERIFIER, ScoreHead, last_states, save_adapter
+from controller.backends.adapters import ScoreHead, last_states, save_adapter
 from controller.backends.batches import batches_by_length, padded
 from controller.backends.local_model import LocalModel, load_model
 from controller.prompts import judged_messages
 from envs.traces import TraceSet
-from training.adapter_data import attempts_by_question
+from training.adapter_data import AttemptText, attempts_by_question, distinct
 from training.state import has_state, load_state, save_state
 
 Floats = NDArray[np.float64]
@@ -56,21 +55,29 @@ class VerifierConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """Attempts as token ids of question and attempt, and whether each is right."""
+    """n attempts as token ids of question and attempt, with what is known of each.
+
+    Attributes:
+        texts: n of them.
+        right: (n,).
+        logprobs: mean and least log-probability of the tokens, (n, 2).
+    """
 
     texts: list[tuple[int, ...]]
     right: NDArray[np.bool_]
+    logprobs: Floats
 
 
-def judged_attempts(traces: Sequence[TraceSet], split: str, local: LocalModel) -> Judged:
-    """Every recorded attempt of a split, each text of a question once."""
-    texts, right = [], []
-    for _, attempts in chain(*(attempts_by_question(t, split) for t in traces)):
-        for attempt in dict.fromkeys(attempts):
-            chat = judged_messages(attempt.question, attempt.text)
-            texts.append(local.encode_chat(chat, complete=True))
-            right.append(attempt.right)
-    return Judged(texts=texts, right=np.array(right))
+def judged_attempts(groups: Iterable[Iterable[AttemptText]], local: LocalModel) -> Judged:
+    """Recorded attempts, question by question, ready for the verifier."""
+    attempts = [attempt for group in groups for attempt in group]
+    return Judged(
+        texts=[
+            local.encode_chat(judged_messages(a.question, a.text), complete=True) for a in attempts
+        ],
+        right=np.array([a.right for a in attempts]),
+        logprobs=np.array([a.logprobs for a in attempts], np.float64).reshape(-1, 2),
+    )
 
 
 class VerifierTraining:
@@ -94,8 +101,12 @@ class VerifierTraining:
 
         self.config, self.out = config or VerifierConfig(), out
         self.local = load_model(base, 0)
-        self.train = judged_attempts(traces, "train", self.local)
-        self.validation = judged_attempts(traces, "validation", self.local)
+        known, new = (
+            [group for t in traces for _, group in attempts_by_question(t, split)]
+            for split in ("train", "validation")
+        )
+        self.train = judged_attempts(map(distinct, known), self.local)
+        self.validation = judged_attempts(new, self.local)
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
             self.model: Any = get_peft_model(
@@ -106,7 +117,6 @@ class VerifierTraining:
                     target_modules="all-linear",
                     task_type="FEATURE_EXTRACTION",
                 ),
-                adapter_name=VERIFIER,
             )
             self.head = nn.Linear(self.local.model.config.hidden_size, 1)
         self.trained = nn.ModuleList(
@@ -181,30 +191,48 @@ class VerifierTraining:
 
     def _finish(self) -> dict[str, float]:
         self.model.eval()
-        states = last_states(self.model, self.validation.texts, VERIFIER)
-        with torch.inference_mode():
-            logits = self.head(states)[:, 0].double().numpy()
-        scale, shift = platt(logits, self.validation.right)
-        weight = (self.head.weight[0].detach() * scale).contiguous()
-        bias = float(self.head.bias.detach()[0]) * scale + shift
-        score = ScoreHead(weight=weight, bias=bias)
+        states = last_states(self.model, self.validation.texts, "default")
+        weight = self.head.weight[0].detach()
+        judged = self.validation
+        score = ScoreHead(
+            weight=weight,
+            calibration=calibrate((states @ weight).numpy(), judged.logprobs, judged.right),
+        )
         save_adapter(self.model, self.out, base_digest=self.local.digest, score=score)
-        probability = 1 / (1 + np.exp(-(scale * logits + shift)))
+        probability = score.probability(states, torch.from_numpy(judged.logprobs).float()).numpy()
         return {
-            "auroc": auroc(probability, self.validation.right),
-            "ece": expected_calibration_error(probability, self.validation.right),
+            "auroc": auroc(probability, judged.right),
+            "ece": expected_calibration_error(probability, judged.right),
         }
 
 
-def platt(logits: Floats, right: NDArray[np.bool_]) -> tuple[float, float]:
-    """Scale and shift of logits that make them calibrated."""
+def calibrate(raw: Floats, logprobs: Floats, right: NDArray[np.bool_]) -> Tensor:
+    """Calibration of a `ScoreHead`.
 
-    def loss(parameters: Floats) -> float:
-        scaled = parameters[0] * logits + parameters[1]
-        return float(np.mean(np.logaddexp(0, scaled) - right * scaled))
+    Args:
+        raw: (n,) scores of the weights alone.
+        logprobs: (n, 2).
+        right: (n,).
+    """
+    rows = []
+    for known in (logprobs, np.zeros_like(logprobs)):
+        features = np.column_stack([raw, known, np.ones(len(raw))])  # (n, 4)
+        scale = features.std(0) + 1e-6
+        scale[-1] = 1.0
+        rows.append(_logistic(features / scale, right) / scale)
+    return torch.from_numpy(np.stack(rows)).float()
 
-    scale, shift = minimize(loss, np.array([1.0, 0.0])).x
-    return float(scale), float(shift)
+
+def _logistic(features: Floats, right: NDArray[np.bool_]) -> Floats:
+    """Weights of a logistic regression, (features,)."""
+
+    def loss(weights: Floats) -> tuple[float, Floats]:
+        logits = features @ weights
+        error = 1 / (1 + np.exp(-logits)) - right
+        value = np.mean(np.logaddexp(0, logits) - right * logits)
+        return float(value), features.T @ error / len(right)
+
+    return np.asarray(minimize(loss, np.zeros(features.shape[1]), jac=True).x)
 
 
 def auroc(score: Floats, right: NDArray[np.bool_]) -> float:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,12 +23,12 @@ from torch import Tensor
 from controller.backends.batches import batches_by_length, padded
 from controller.backends.local_model import DIGEST_LENGTH, LocalModel
 from controller.errors import BackendError
+from controller.prompts import VERIFIER
 from controller.types import AdapterSpec
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-REVISER, VERIFIER = "reviser", "verifier"
 BASE = "__base__"
 """What peft calls the model without an adapter."""
 
@@ -40,17 +39,31 @@ _NOTES, _WEIGHTS, _SCORE = "allot.json", "adapter_model.safetensors", "score.saf
 class ScoreHead:
     """From a verifier's last hidden state to the probability that an attempt is right.
 
+    What the writer itself thought of its tokens is known for free and tells apart attempts
+    at the same question, so it takes part where it is known.
+
     Attributes:
-        weight: (H,).
-        bias: calibrated together with the weight.
+        weight: (H,), makes a raw score of a hidden state.
+        calibration: (2, 4): what raw score, mean and least log-probability are multiplied
+            by, and a constant; first where log-probabilities are known, then where not.
     """
 
     weight: Tensor
-    bias: float
+    calibration: Tensor
 
-    def probability(self, hidden: Tensor) -> Tensor:
-        """(B, H) -> (B,)."""
-        return torch.sigmoid(hidden.float() @ self.weight.to(hidden.device) + self.bias)
+    def probability(self, hidden: Tensor, logprobs: Tensor) -> Tensor:
+        """From hidden states (B, H) and mean and least log-probabilities (B, 2), (B,).
+
+        Log-probabilities that are not known are NaN.
+        """
+        unknown = logprobs.isnan().any(1)  # (B,)
+        columns = (
+            (hidden.float() @ self.weight.to(hidden.device))[:, None],
+            torch.where(unknown[:, None], 0.0, logprobs),
+            torch.ones_like(logprobs[:, :1]),
+        )
+        features = torch.cat(columns, 1)  # (B, 4)
+        return torch.sigmoid((features * self.calibration[unknown.long()]).sum(1))
 
 
 def forward(model: Any, adapters: Sequence[str], **inputs: Any) -> Any:
@@ -85,12 +98,16 @@ def last_states(model: Any, texts: Sequence[tuple[int, ...]], adapter: str) -> T
     return torch.stack([states[i] for i in range(len(texts))])
 
 
-def verify(local: LocalModel, texts: Sequence[tuple[int, ...]]) -> tuple[float, ...]:
+def verify(
+    local: LocalModel, texts: Sequence[tuple[int, ...]], logprobs: Tensor
+) -> tuple[float, ...]:
     """The verifier's probability that each attempt is right.
 
     Args:
         local: the small model.
-        texts: token ids of question and attempt.
+        texts: token ids of question and attempt, B of them.
+        logprobs: mean and least log-probability of each attempt's tokens, NaN if unknown,
+            (B, 2).
 
     Raises:
         BackendError: there is no verifier, or a text does not fit into the context.
@@ -108,7 +125,7 @@ def verify(local: LocalModel, texts: Sequence[tuple[int, ...]]) -> tuple[float, 
     if not texts:
         return ()
     states = last_states(local.model, texts, VERIFIER)
-    return tuple(local.score.probability(states).tolist())
+    return tuple(local.score.probability(states, logprobs.to(states.device)).tolist())
 
 
 def save_adapter(
@@ -127,7 +144,7 @@ def save_adapter(
     model.save_pretrained(str(out))
     (out / "README.md").unlink(missing_ok=True)
     if score is not None:
-        tensors = {"weight": score.weight.contiguous(), "bias": torch.tensor([score.bias])}
+        tensors = {name: tensor.contiguous() for name, tensor in vars(score).items()}
         save_file(tensors, out / _SCORE)
     temporary = out / (_NOTES + ".tmp")
     temporary.write_text(json.dumps({"version": 1, "base_digest": base_digest}) + "\n")
@@ -202,9 +219,13 @@ def _spec(name: str, path: Path) -> AdapterSpec:
 def _load_score(path: Path, width: int) -> ScoreHead:
     try:
         tensors = load_file(path / _SCORE)
-        weight, bias = tensors["weight"], float(tensors["bias"].item())
+        weight, calibration = tensors["weight"], tensors["calibration"]
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise BackendError(f"{path / _SCORE}: expected the head of a verifier: {error!r}") from None
-    if weight.shape != (width,) or not torch.isfinite(weight).all() or not math.isfinite(bias):
-        raise BackendError(f"{path / _SCORE}: expected {width} finite weights and a bias")
-    return ScoreHead(weight=weight, bias=bias)
+    finite = bool(torch.isfinite(weight).all() and torch.isfinite(calibration).all())
+    if weight.shape != (width,) or calibration.shape != (2, 4) or not finite:
+        raise BackendError(
+            f"{path / _SCORE}: expected {width} finite weights and a (2, 4) calibration, found "
+            f"{tuple(weight.shape)} and {tuple(calibration.shape)}"
+        )
+    return ScoreHead(weight=weight, calibration=calibration)

@@ -21,9 +21,11 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from controller.actions import ActionKind
 from controller.answers import extract_answer, normalize_answer
-from controller.backends.adapters import BASE, REVISER, verify
+from controller.backends.adapters import BASE, verify
 from controller.backends.base import PromptState, Request, Verdict
 from controller.backends.decoding import Decoder
 from controller.backends.identity import attempt_id, stream_name
@@ -31,7 +33,7 @@ from controller.backends.jobs import Generation, Job, Prompt
 from controller.backends.local_model import LocalModel, load_model
 from controller.cost import Usage
 from controller.errors import BackendError, ConfigError
-from controller.prompts import judged_messages, messages
+from controller.prompts import REVISER, judged_messages, messages
 from controller.types import Attempt, ModelSpec, Question
 
 __all__ = ["LocalModel", "TransformersBackend", "load_model", "stated_answer"]
@@ -177,9 +179,12 @@ class TransformersBackend:
         return [attempts[i] for i in range(len(requests))]
 
     def can_verify(self, attempt: Attempt) -> bool:
-        """Whether the small model has a verifier and the attempt a text."""
-        score = self._rungs[0].local.score
-        return score is not None and attempt.text is not None and attempt.error is None
+        """Whether there is a verifier and the small model wrote the attempt.
+
+        The verifier has learned from the small model's attempts and knows no others.
+        """
+        known = attempt.rung == 0 and attempt.text is not None and attempt.error is None
+        return known and self._rungs[0].local.score is not None
 
     def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
         """Score attempts by one forward pass each over question and attempt.
@@ -192,7 +197,11 @@ class TransformersBackend:
             small.encode_chat(judged_messages(question.text, attempt.text or ""), complete=True)
             for question, attempt in pairs
         ]
-        scores = verify(small, texts)
+        unknown = float("nan")
+        logprobs = [
+            [unknown if x is None else x for x in (a.mean_logprob, a.min_logprob)] for _, a in pairs
+        ]
+        scores = verify(small, texts, torch.tensor(logprobs).reshape(-1, 2))
         tokens = sum(len(text) for text in texts)
         wall_s = time.perf_counter() - started
         return Verdict(scores=scores, usage=Usage(verifier_tokens=tokens, wall_s=wall_s))

@@ -13,6 +13,7 @@ from controller.errors import ConfigError, IllegalActionError
 from controller.types import Question
 from envs.compute import ComputeEnv
 from envs.recorded import Recorded
+from envs.reward import ROUND_PRICES, LogUniform
 from envs.vector import ComputeVectorEnv
 from tests.conftest import CHECKPOINTS
 
@@ -55,14 +56,15 @@ def test_make_and_make_vec():
     np.testing.assert_array_equal(observations[0], observation)
 
 
-@pytest.mark.parametrize("budget", [None, 900.0])
+@pytest.mark.parametrize("budgets", [None, LogUniform(low=10, high=5000)])
 @pytest.mark.parametrize("sample_widths", [(1,), (1, 4)])
 def test_scalar_and_vector_give_the_same_episodes_bit_for_bit(
-    validation, config, budget, sample_widths
+    validation, config, budgets, sample_widths
 ):
     config = replace(config, sample_widths=sample_widths)
-    vector = ComputeVectorEnv(validation.table, config, N, budget=budget)
-    scalars = [scalar(validation, config, budget=budget) for _ in range(N)]
+    ranges = {"budgets": budgets, "round_prices": ROUND_PRICES}
+    vector = ComputeVectorEnv(validation.table, config, N, **ranges)
+    scalars = [scalar(validation, config, **ranges) for _ in range(N)]
     observations, info = vector.reset(seed=7)
     seen = [env.reset(seed=7 + i) for i, env in enumerate(scalars)]
     rng, finished = np.random.default_rng(0), 0
@@ -121,15 +123,18 @@ def test_reward_is_accuracy_less_price_times_cost(validation, config):
 
 
 def test_budget_is_never_exceeded(validation, config):
-    env = ComputeVectorEnv(validation.table, config, 512, budget=700.0)
+    config = replace(config, reads_prompt=True, sample_widths=(1, 4))
+    log_odds = np.zeros(validation.table.prompt_tokens.shape)
+    budgets = LogUniform(low=1, high=5000)
+    env = ComputeVectorEnv(validation.table, config, 8192, budgets=budgets, difficulty=log_odds)
     _, info = env.reset(seed=0)
-    rng, most = np.random.default_rng(0), 0.0
-    for _ in range(60):
+    rng, episodes = np.random.default_rng(0), 0
+    while episodes < 100_000:
         *_, info = env.step(legal(info["action_mask"], rng))
-        most = max(most, env.replay.episodes.spent.max())
-        if "final_info" in info:
-            most = max(most, info["final_info"]["cost"].max())
-    assert 0 < most <= 700
+        final = info["final_info"]
+        assert (env.replay.episodes.spent <= env.replay.episodes.budget).all()
+        assert (final["cost"] <= final["budget"])[info["_final_info"]].all()
+        episodes += int((info["_final_info"] & np.isfinite(final["budget"])).sum())
 
 
 def test_every_recorded_sample_comes_once(validation, config):

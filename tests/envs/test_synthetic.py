@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from controller.errors import ConfigError
-from envs.reward import PriceRange
+from envs.reward import LogUniform
 from envs.synthetic import QuestionType, SyntheticFamily
 from envs.vector import ComputeVectorEnv
 
@@ -72,7 +72,7 @@ def test_same_seed_same_table_other_seed_another():
 
 def test_vector_environment_plays_it_at_constant_costs(table):
     config = FAMILY.config()
-    price = PriceRange(low=1e-4, high=1e-4)
+    price = LogUniform(low=1e-4, high=1e-4)
     env = ComputeVectorEnv(table, config, 8, prices=price, difficulty=FAMILY.difficulty(table))
     env.reset(seed=0)
     sample, climb = 1, len(config.actions) - 1

@@ -14,7 +14,7 @@ from controller.errors import ConfigError, IllegalActionError
 from controller.observation import NUM_FEATURES
 from controller.policy import PolicyConfig, PolicyNetwork
 from envs.random import Streams
-from envs.reward import PriceRange
+from envs.reward import price_range
 from envs.synthetic import QuestionType, SyntheticFamily
 from envs.vector import Replay
 from training.belief import BeliefTree
@@ -23,7 +23,7 @@ from training.optimum import evaluate, solve
 from training.ppo import PPOConfig
 
 FAMILY = SyntheticFamily()
-PRICES = PriceRange.for_unit(FAMILY.config().cost_unit).grid(5)
+PRICES = price_range(FAMILY.config().cost_unit).grid(5)
 FREE = np.array([1e-12])
 
 

@@ -8,7 +8,7 @@ import torch
 
 from controller.errors import ConfigError
 from controller.policy import PolicyConfig, PolicyNetwork
-from envs.reward import PriceRange
+from envs.reward import LogUniform
 from envs.vector import ComputeVectorEnv
 from training.evaluate import play
 from training.ppo import PPO, PPOConfig, compute_gae
@@ -74,7 +74,7 @@ def test_resumes_to_the_bit(validation, config, tmp_path):
 
 def test_finds_the_known_optimum_at_an_absurd_price(validation, config):
     """When one token costs more than a right answer is worth, giving up is optimal."""
-    prices = PriceRange(low=1.0, high=1.0)
+    prices = LogUniform(low=1.0, high=1.0)
     ppo = make(validation, config, replace(SHORT, total_steps=64 * 16 * 20), prices=prices)
     ppo.train()
     played = play(ppo.policy, validation.table, config, price=1.0, repeats=1)

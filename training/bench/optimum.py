@@ -16,7 +16,7 @@ import torch
 from controller.baselines import RulePolicy, rule_families
 from controller.errors import ConfigError
 from controller.policy import PolicyNetwork
-from envs.reward import PriceRange
+from envs.reward import LogUniform, price_range
 from envs.synthetic import SyntheticFamily
 from envs.vector import ComputeVectorEnv
 from training.belief import BeliefTree, Floats
@@ -56,9 +56,9 @@ class OptimumBench:
     ppo: PPOConfig = TRAINING
 
     @property
-    def prices(self) -> PriceRange:
+    def prices(self) -> LogUniform:
         """Prices that episodes are drawn with."""
-        return PriceRange.for_unit(self.family.config().cost_unit)
+        return price_range(self.family.config().cost_unit)
 
 
 def run(

@@ -15,7 +15,7 @@ from controller.observation import observe
 from envs.compute import ComputeEnv
 from envs.derive import derive_config
 from envs.recorded import read_recorded
-from envs.reward import PriceRange
+from envs.reward import LogUniform, price_range
 from envs.table import TraceTable
 from envs.traces import TraceSet
 from envs.vector import ComputeVectorEnv
@@ -44,7 +44,7 @@ def run(
     recorded = read_recorded(trace_set, ["train"], ladder)
     validation = TraceTable.build(trace_set, ["validation"], ladder)
     config = derive_config(recorded.table, models)
-    prices = PriceRange.for_unit(config.cost_unit)
+    prices = price_range(config.cost_unit)
 
     theirs, their_seconds = _train_sb3(
         lambda: ComputeEnv(recorded.questions, recorded.backend, config, recorded.grader),
@@ -95,7 +95,7 @@ def _train_sb3(make_env: Any, steps: int, seed: int) -> tuple[_Sb3Policy, float]
 
 
 def _mean_utility(
-    policy: Any, table: TraceTable, config: EpisodeConfig, prices: PriceRange
+    policy: Any, table: TraceTable, config: EpisodeConfig, prices: LogUniform
 ) -> float:
     return float(
         np.mean(
