@@ -64,6 +64,7 @@ def derive_config(
         max_samples: most SAMPLE attempts per episode.
     """
     rungs = range(len(models))
+    most = min(max_samples, int(train.stream_length[:, 0].max()))
     means = tuple(float(train.completion_tokens[train.rung == r].mean()) for r in rungs)
     config = EpisodeConfig(
         cost=cost_model(models, token_costs),
@@ -71,8 +72,8 @@ def derive_config(
         mean_completion_tokens=tuple(max(mean, 1.0) for mean in means),
         max_completion_tokens=tuple(int(m.max_new_tokens or 1) for m in models),
         cost_unit=max(1.0, float(train.prompt_tokens[:, 0].mean()) + means[0]),
-        sample_widths=sample_widths,
-        max_samples=min(max_samples, int(train.stream_length[:, 0].max())),
+        sample_widths=tuple(w for w in sample_widths if w == 1 or w <= most),
+        max_samples=most,
         max_revisions=MAX_REVISIONS if train.num_children.any() else 0,
         max_escalations=min(MAX_ESCALATIONS, int(train.stream_length[:, 1:].max(initial=0))),
         revision_overhead=_revision_overhead(train),

@@ -293,6 +293,26 @@ def evaluate(
 
 
 @app.command()
+def explain(
+    controller: Annotated[Path, typer.Argument(help="Checkpoint.")] = CONTROLLER,
+    traces: Annotated[Path, typer.Option(help="Trace set.")] = TRACES,
+    out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("policy.png"),
+) -> None:
+    """Draw what a controller does, when, and at which price."""
+    from controller.checkpoint import load_checkpoint
+    from envs.table import TraceTable
+    from envs.traces import TraceSet
+    from training.explain import explain as draw
+    from training.threads import limit_threads
+
+    limit_threads()
+    checkpoint = load_checkpoint(controller)
+    names = [model.name for model in checkpoint.models]
+    draw(checkpoint, TraceTable.build(TraceSet.read(traces), ["test"], names), out)
+    console.print(f"{out}: drawn from the test split")
+
+
+@app.command()
 def answer(
     questions: Annotated[list[str] | None, typer.Argument(help="Questions.")] = None,
     price: Annotated[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -18,6 +18,7 @@ from envs.table import TraceTable
 from envs.vector import Replay
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,7 @@ def play(
     budget: float | None = None,
     repeats: int = 8,
     seed: int = 0,
+    watch: Callable[[Replay, Ints, Ints], None] | None = None,
 ) -> Played:
     """Play every question `repeats` times, each with another order of attempts.
 
@@ -67,6 +69,8 @@ def play(
         budget: hard cap on cost; None for no cap.
         repeats: episodes per question.
         seed: of the orders; the same for every policy, which pairs them.
+        watch: called before each step with the episodes, the rows that are going on, (n,),
+            and their actions, (n,).
     """
     n = len(table) * repeats
     question = np.repeat(np.arange(len(table)), repeats)  # (Q * repeats,)
@@ -79,6 +83,8 @@ def play(
     while going.any():
         mask = episodes.mask()
         actions = policy.act(episodes, mask)
+        if watch is not None:
+            watch(replay, rows[going], actions[going])
         going &= (actions != 0) & (mask.sum(1) > 1)
         replay.take(rows[going], actions[going], streams)
 
@@ -104,6 +110,7 @@ def play_checkpoint(
     round_price: float = 0.0,
     budget: float | None = None,
     repeats: int = 8,
+    watch: Callable[[Replay, Ints, Ints], None] | None = None,
 ) -> Played:
     """Play a controller; see `play`."""
     return play(
@@ -115,6 +122,7 @@ def play_checkpoint(
         budget=budget,
         difficulty=log_odds(checkpoint.difficulty, table),
         repeats=repeats,
+        watch=watch,
     )
 
 

@@ -54,7 +54,7 @@ class TrainConfig:
 
     ladder: tuple[str, ...] = ()
     token_costs: Mapping[str, float] = field(default_factory=dict)
-    sample_widths: tuple[int, ...] = (1,)
+    sample_widths: tuple[int, ...] = (1, 4)
     max_samples: int = 16
     hide_signals: float = 0.0
     ppo: PPOConfig = field(default_factory=PPOConfig)
