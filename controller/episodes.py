@@ -192,6 +192,7 @@ class Episodes:
         self.votes, self.small_votes, self.large_votes = np.moveaxis(self._answers, 2, 0)[:3]
         self.answer_logprob, self.answer_logprobs = np.moveaxis(self._answers, 2, 0)[3:5]
         self.answer_score, self.answer_scores, self.weight = np.moveaxis(self._answers, 2, 0)[5:]
+        self.first_seen = np.zeros((n, k), np.int64)
         self.next_child = np.zeros((n, k), np.int64)
         self.children_left = np.zeros((n, k), np.int64)
         self.leader = np.full(n, NO_ANSWER)
@@ -341,7 +342,9 @@ class Episodes:
         self.count_log_count[rows] += (
             _COUNT_LOG_COUNT[after.astype(np.int64)] - _COUNT_LOG_COUNT[before.astype(np.int64)]
         )
-        self.distinct[rows] += before == 0
+        new = before == 0
+        self.distinct[rows] += new
+        self.first_seen[rows[new], answer[new]] = self.num_attempts[rows[new]]
         self.total[rows] += weight
         self.small_votes[rows, answer] += rung == 0
         self.small_total[rows] += rung == 0
@@ -387,14 +390,15 @@ class Episodes:
         self.tokens[rows] += tokens
         self.unverified[rows] = self.unverified_tokens[rows] = 0
         answered = rows[self.leader[rows] != NO_ANSWER]
-        # On a tie the larger model's answer leads.
-        large = 1e-9 * (self.large_votes[answered] > 0)
-        weight = np.where(self.votes[answered] > 0, self.weight[answered] + large, -np.inf)
+        # On a tie the larger model's answer leads, and of several the first.
+        bonus = 1e-6 * (self.large_votes[answered] > 0) - 1e-9 * self.first_seen[answered]
+        weight = np.where(self.votes[answered] > 0, self.weight[answered] + bonus, -np.inf)
         leader = weight.argmax(1)
         self.leader[answered] = leader
         self.top[answered] = self.weight[answered, leader]
-        weight[np.arange(len(answered)), leader] = 0.0
-        self.second[answered] = np.maximum(weight.max(1), 0.0)
+        rivals = self.weight[answered] * (self.votes[answered] > 0)
+        rivals[np.arange(len(answered)), leader] = 0.0
+        self.second[answered] = np.maximum(rivals.max(1), 0.0)
 
     def take_child(self, rows: Ints) -> Ints:
         """Where the next recorded revision of each leading answer stands, (n,)."""

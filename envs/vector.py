@@ -26,7 +26,7 @@ _VERIFY = list(ActionKind).index(ActionKind.VERIFY)
 
 Array = NDArray[Any]
 
-_SPECIAL_SHARE = 0.25
+_SPECIAL_SHARE = 0.15
 
 
 def observation_space() -> gymnasium.spaces.Space[Array]:
@@ -373,7 +373,7 @@ def draw_episode(
 ) -> tuple[Array, Array, Array, Array]:
     """Question, price, round price and budget of a new episode in each of `rows`, all (n,).
 
-    Three episodes of four have rounds that cost nothing, and as many no budget.
+    In most episodes rounds cost nothing, and in as many there is no budget.
     """
     question = (streams.uniform(rows) * num_questions).astype(np.int64)
     price = prices.at(streams.uniform(rows))

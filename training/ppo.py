@@ -45,7 +45,7 @@ class PPOConfig:
         seed: everything random follows from it.
     """
 
-    total_steps: int = 6_000_000
+    total_steps: int = 12_000_000
     num_envs: int = 2048
     num_steps: int = 16
     num_minibatches: int = 8

@@ -20,7 +20,9 @@ from tests.conftest import CHECKPOINTS
 def saved(tmp_path, config, traces):
     generator = np.random.default_rng(0)
     checkpoint = Checkpoint(
-        policy=PolicyNetwork(PolicyConfig(num_features=NUM_FEATURES, num_actions=4)),
+        policy=PolicyNetwork(
+            PolicyConfig(num_features=NUM_FEATURES, num_actions=len(config.actions))
+        ),
         config=config,
         models=traces.models(),
         price_range=(1e-5, 1e-2),
@@ -109,7 +111,7 @@ def test_hostile_weights_are_refused(saved):
 
 def test_bundled_controller_refuses_other_models(tmp_path):
     shutil.copytree(CHECKPOINTS / "controller", tmp_path / "controller")
-    for name in ("small", "large"):
+    for name in ("small", "large", "reviser", "verifier"):
         shutil.copytree(CHECKPOINTS / name, tmp_path / name)
     weights = load_file(tmp_path / "small" / "model.safetensors")
     first = sorted(weights)[0]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from controller.actions import Action, ActionKind, ActionSet
+from controller.backends.adapters import load_adapters
 from controller.backends.transformers import TransformersBackend, load_model
 from controller.checkpoint import load_checkpoint
 from controller.errors import ConfigError
@@ -18,9 +19,9 @@ from tests.conftest import CHECKPOINTS
 
 @pytest.fixture(scope="module")
 def live():
-    return TransformersBackend(
-        [load_model(CHECKPOINTS / name, rung) for rung, name in enumerate(("small", "large"))]
-    )
+    small, large = (load_model(CHECKPOINTS / name, i) for i, name in enumerate(("small", "large")))
+    adapters = {name: CHECKPOINTS / name for name in ("reviser", "verifier")}
+    return TransformersBackend([load_adapters(small, adapters), large])
 
 
 @pytest.fixture(scope="module")

@@ -47,8 +47,10 @@ def test_answer_shows_decisions(run):
     assert outcome["decisions"][0]["probabilities"].keys() == {
         "STOP",
         "SAMPLE",
+        "SAMPLE(4)",
         "REVISE",
         "ESCALATE",
+        "VERIFY",
     }
 
 
