@@ -110,22 +110,21 @@ class Checkpoint:
             load_model((self.path / path).resolve(), rung)
             for rung, path in enumerate(self.model_paths)
         ]
-        if self.adapter_paths:
-            paths = {name: (self.path / p).resolve() for name, p in self.adapter_paths.items()}
-            loaded[0] = load_adapters(loaded[0], paths)
-        backend = TransformersBackend(loaded)
-        for expected, found in zip(self.models, backend.models, strict=True):
+        for expected, found in zip(self.models, loaded, strict=True):
             if expected.digest and expected.digest != found.digest:
                 raise CheckpointError(
                     f"{self.path}: expected {expected.name} with digest {expected.digest}, found "
                     f"{found.digest}; train a controller for these weights or restore them"
                 )
-            if expected.adapters != found.adapters:
-                raise CheckpointError(
-                    f"{self.path}: expected adapters {expected.adapters}, found {found.adapters}; "
-                    "train a controller for these or restore them"
-                )
-        return backend
+        if self.adapter_paths:
+            paths = {name: (self.path / p).resolve() for name, p in self.adapter_paths.items()}
+            loaded[0] = load_adapters(loaded[0], paths)
+        if loaded[0].adapters != self.models[0].adapters:
+            raise CheckpointError(
+                f"{self.path}: expected adapters {self.models[0].adapters}, found "
+                f"{loaded[0].adapters}; train a controller for these or restore them"
+            )
+        return TransformersBackend(loaded)
 
 
 def save_checkpoint(checkpoint: Checkpoint, directory: Path | str, card: str) -> None:
