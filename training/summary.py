@@ -203,14 +203,16 @@ def _cost_ratio(
 ) -> tuple[list[float], float]:
     """Geometric mean over accuracies of the controller's cost over the best rule's.
 
-    The accuracies run from a third of the way between what one small attempt and the
-    best of these rules reach up to the latter.
+    The accuracies run from a third of the way between what one small attempt reaches and
+    the most that both the controller and the best of these rules reach up to the latter.
     """
     ours = _points(comparison.played[CONTROLLER], weights)
     points = [_points(comparison.played[name], weights) for name in names]
     theirs = np.concatenate([a for a, _ in points]), np.concatenate([c for _, c in points])
     bottom = float(weights @ comparison.played["always small"][0].right)
-    top = float(theirs[0].max())
-    accuracies = [top] if len(names) == 1 else np.linspace(bottom, top, 4)[1:].tolist()
+    top = float(min(theirs[0].max(), ours[0].max()))
+    accuracies = (
+        [top] if len(names) == 1 or top <= bottom else np.linspace(bottom, top, 4)[1:].tolist()
+    )
     ratios = [cost_at_accuracy(*ours, a) / cost_at_accuracy(*theirs, a) for a in accuracies]
     return accuracies, float(np.exp(np.mean(np.log(ratios))))
