@@ -159,6 +159,8 @@ class Episodes:
         top, second: weight of the leader and of its closest rival.
         total: votes cast.
         distinct: answers seen.
+        seen: which, in the order of their first attempts, (N, attempts); as many count as
+            there are distinct ones.
         streak: how many of the latest attempts gave one and the same answer.
         unverified: attempts that a verifier could judge and has not.
     """
@@ -192,7 +194,7 @@ class Episodes:
         self.votes, self.small_votes, self.large_votes = np.moveaxis(self._answers, 2, 0)[:3]
         self.answer_logprob, self.answer_logprobs = np.moveaxis(self._answers, 2, 0)[3:5]
         self.answer_score, self.answer_scores, self.weight = np.moveaxis(self._answers, 2, 0)[5:]
-        self.first_seen = np.zeros((n, k), np.int64)
+        self.seen = np.zeros((n, config.max_attempts), np.int64)
         self.next_child = np.zeros((n, k), np.int64)
         self.children_left = np.zeros((n, k), np.int64)
         self.leader = np.full(n, NO_ANSWER)
@@ -230,12 +232,14 @@ class Episodes:
             difficulty: (n, R) log-odds that a rung's attempt is right; NaN if unknown.
             round_price: (n,) accuracy per serial round.
         """
+        answers, known = self._seen(rows)
+        used = np.broadcast_to(rows[:, None], answers.shape)[known], answers[known]
+        self._answers[used] = 0
+        self.children_left[used] = 0
         for zeroed in (
             self.counts,
             self.revisions,
             self.rung,
-            self._answers,
-            self.children_left,
             self.top,
             self.second,
             self.total,
@@ -344,7 +348,7 @@ class Episodes:
         )
         new = before == 0
         self.distinct[rows] += new
-        self.first_seen[rows[new], answer[new]] = self.num_attempts[rows[new]]
+        self.seen[rows[new], self.distinct[rows[new]] - 1] = answer[new]
         self.total[rows] += weight
         self.small_votes[rows, answer] += rung == 0
         self.small_total[rows] += rung == 0
@@ -390,15 +394,25 @@ class Episodes:
         self.tokens[rows] += tokens
         self.unverified[rows] = self.unverified_tokens[rows] = 0
         answered = rows[self.leader[rows] != NO_ANSWER]
+        if not len(answered):
+            return
+        answers, known = self._seen(answered)  # (n, seen)
+        at = answered[:, None], answers
         # On a tie the larger model's answer leads, and of several the first.
-        bonus = 1e-6 * (self.large_votes[answered] > 0) - 1e-9 * self.first_seen[answered]
-        weight = np.where(self.votes[answered] > 0, self.weight[answered] + bonus, -np.inf)
-        leader = weight.argmax(1)
-        self.leader[answered] = leader
-        self.top[answered] = self.weight[answered, leader]
-        rivals = self.weight[answered] * (self.votes[answered] > 0)
-        rivals[np.arange(len(answered)), leader] = 0.0
-        self.second[answered] = np.maximum(rivals.max(1), 0.0)
+        bonus = 1e-9 * (self.large_votes[at] > 0)
+        weight = np.where(known, self.weight[at], 0.0)
+        place = np.where(known, weight + bonus, -np.inf).argmax(1)
+        first = np.arange(len(answered)), place
+        self.leader[answered] = answers[first]
+        self.top[answered] = weight[first]
+        weight[first] = 0.0
+        self.second[answered] = np.maximum(weight.max(1), 0.0)
+
+    def _seen(self, rows: Ints) -> tuple[Ints, Bools]:
+        """Answers seen in each of `rows` and which entries count, (n, most distinct) each."""
+        distinct = self.distinct[rows]
+        width = int(distinct.max(initial=0))
+        return self.seen[rows, :width], np.arange(width) < distinct[:, None]
 
     def take_child(self, rows: Ints) -> Ints:
         """Where the next recorded revision of each leading answer stands, (n,)."""
