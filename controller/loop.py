@@ -116,10 +116,12 @@ class Episode:
         self._parents: dict[int, Attempt] = {}
         self._unverified: list[Attempt] = []
         self._pick = pick
-        (prompt,) = backend.prompt_states([question])
         budget = float("inf") if budget is None else budget
-        if config.reads_prompt and config.cost.weights[0] * prompt.prompt_tokens[0] <= budget:
-            (prompt,) = backend.prompt_states([question], hidden=True)
+        reads = config.reads_prompt
+        if reads and budget < float("inf"):
+            (prompt,) = backend.prompt_states([question])
+            reads = bool(self.state.reading_cost(np.array(prompt.prompt_tokens[0])) <= budget)
+        (prompt,) = backend.prompt_states([question], hidden=reads)
         available = prompt.available or (_UNLIMITED,) * config.num_rungs
         self._order = [list(range(n)) if n < _UNLIMITED else [] for n in available]
         self.usage = {model.name: Usage() for model in backend.models}

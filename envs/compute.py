@@ -24,8 +24,6 @@ from envs.vector import draw_episode, observation_space, stream_key
 
 Observation = NDArray[np.float32]
 _ROW = np.zeros(1, np.int64)
-_NUM_SIGNALS = 3
-"""Draws that the vector environment hides signals by; made here as well, to stay in step."""
 
 
 class ComputeEnv(gymnasium.Env[Observation, np.int64]):
@@ -122,16 +120,15 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
             raise ConfigError(
                 f"options: expected question, price, round_price or budget, found {sorted(unknown)}"
             )
-        position, price, round_price, budget = draw_episode(
+        position, price, round_price, budget, _ = draw_episode(
             self._streams,
             _ROW,
             len(self.questions),
             self.prices,
             self.round_prices,
             self.budgets,
+            hide_signals=0,
         )
-        for _ in range(_NUM_SIGNALS):
-            self._streams.uniform(_ROW)
         self.question = self.questions[int(options.get("question", position[0]))]
         self.price = float(options.get("price", price[0]))
         self.episode = Episode(

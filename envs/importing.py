@@ -14,12 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from controller.answers import extract_answer, normalize_answer
 from controller.errors import TraceFormatError
-from envs.question_files import SPLITS, read_rows, split_of
-from envs.traces import ATTEMPT_SCHEMA, QUESTION_SCHEMA, TRACE_VERSION, write_atomically
+from envs.question_files import SPLITS, read_rows, split_of, wording_digest
+from envs.traces import (
+    ATTEMPT_SCHEMA,
+    QUESTION_SCHEMA,
+    TRACE_VERSION,
+    write_atomically,
+    write_table,
+)
 
 Row = dict[str, Any]
 
@@ -63,8 +68,11 @@ def import_attempts(
         raise TraceFormatError(f"small: expected one of {sorted(counts)}, found {small!r}")
     questions, attempts = _tables(rows, small)
     out.mkdir(parents=True, exist_ok=True)
-    _write(out / "questions.parquet", questions, QUESTION_SCHEMA)
-    _write(out / "attempts.parquet", attempts, ATTEMPT_SCHEMA)
+    for name, entries, schema in (
+        ("questions", questions, QUESTION_SCHEMA),
+        ("attempts", attempts, ATTEMPT_SCHEMA),
+    ):
+        write_table(out / f"{name}.parquet", pa.Table.from_pylist(entries, schema=schema))
     sizes = parameters or {}
     manifest = {
         "version": TRACE_VERSION,
@@ -118,7 +126,7 @@ def _plain(row: Row) -> Row:
             for name in ("reference", "dataset", "split", "attempt_id", "parent_id", "action")
         },
         "question": str(row["question"]),
-        "question_id": str(row.get("question_id") or _key(str(row["question"]))),
+        "question_id": str(row.get("question_id") or wording_digest(str(row["question"])).hex()),
         "model": str(row["model"]),
         "answer": answer,
         "text": None if text is None else str(text),
@@ -189,11 +197,6 @@ def _number(value: Any, kind: type) -> Any:
     return None if value is None or value == "" else kind(float(value))
 
 
-def _key(question: str) -> str:
-    normal = " ".join(question.lower().split())
-    return hashlib.blake2b(normal.encode(), digest_size=8).hexdigest()
-
-
 def _tables(rows: Iterable[Row], small: str) -> tuple[list[Row], list[Row]]:
     questions: dict[str, Row] = {}
     attempts: list[Row] = []
@@ -259,8 +262,3 @@ def _missing(
     unknown = sorted(model for model in counts if model not in sizes)
     if unknown:
         yield f"parameters of {', '.join(unknown)}: say --parameters MODEL=COUNT for true costs"
-
-
-def _write(path: Path, rows: list[Row], schema: pa.Schema) -> None:
-    table = pa.Table.from_pylist(rows, schema=schema)
-    write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))

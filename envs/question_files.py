@@ -82,9 +82,13 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def wording_digest(question: str) -> bytes:
+    """Eight bytes that stand for a wording, case and white space aside."""
+    normal = " ".join(question.lower().split())
+    return hashlib.blake2b(normal.encode(), digest_size=8).digest()
+
+
 def split_of(question: str) -> str:
     """Split of a question by its wording, case and white space aside: 70/10/20."""
-    key = " ".join(question.lower().split())
-    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
-    position = int.from_bytes(digest, "big") / 2**64
+    position = int.from_bytes(wording_digest(question), "big") / 2**64
     return SPLITS[sum(position >= share for share in _SHARES)]

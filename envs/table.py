@@ -62,6 +62,14 @@ class TraceTable:
     def __len__(self) -> int:
         return len(self.question_ids)
 
+    def right(self, attempts: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether attempts of each question, (Q, ...) with -1 for none, are right."""
+        places = np.maximum(attempts, 0)
+        answer = self.answer[places]
+        question = np.arange(len(self)).reshape(-1, *(1,) * (attempts.ndim - 1))
+        known = self.answer_correct[question, np.maximum(answer, 0)]
+        return np.asarray(known & (answer >= 0) & (attempts >= 0))
+
     def take(self, questions: NDArray[np.int64]) -> TraceTable:
         """The same with these questions alone, (q,) positions; attempts keep their rows."""
         return replace(

@@ -76,6 +76,11 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     os.replace(temporary, path)
 
 
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a table of a trace set, atomically."""
+    write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class TraceSet:
     """A trace set as read from disk.

@@ -21,7 +21,6 @@ from envs.table import TraceTable
 
 _REVISE = list(ActionKind).index(ActionKind.REVISE)
 _ESCALATE = list(ActionKind).index(ActionKind.ESCALATE)
-_STOP = list(ActionKind).index(ActionKind.STOP)
 _VERIFY = list(ActionKind).index(ActionKind.VERIFY)
 
 Array = NDArray[Any]
@@ -250,10 +249,15 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
     def _begin(self, rows: Array) -> None:
         streams = self._streams
         assert streams is not None
-        question, price, round_price, budget = draw_episode(
-            streams, rows, len(self.replay.table), self.prices, self.round_prices, self.budgets
+        question, price, round_price, budget, hidden = draw_episode(
+            streams,
+            rows,
+            len(self.replay.table),
+            self.prices,
+            self.round_prices,
+            self.budgets,
+            self.hide_signals,
         )
-        hidden = [streams.uniform(rows) < self.hide_signals for _ in range(3)]
         self.replay.begin(
             rows,
             question,
@@ -370,10 +374,12 @@ def draw_episode(
     prices: LogUniform,
     round_prices: LogUniform | None,
     budgets: LogUniform | None,
-) -> tuple[Array, Array, Array, Array]:
+    hide_signals: float,
+) -> tuple[Array, Array, Array, Array, list[Array]]:
     """Question, price, round price and budget of a new episode in each of `rows`, all (n,).
 
-    In most episodes rounds cost nothing, and in as many there is no budget.
+    Last come whether logprobs, difficulty and verifier are hidden, each (n,). In most
+    episodes rounds cost nothing, and in as many there is no budget.
     """
     question = (streams.uniform(rows) * num_questions).astype(np.int64)
     price = prices.at(streams.uniform(rows))
@@ -385,4 +391,5 @@ def draw_episode(
         )
         for values, otherwise in ((round_prices, 0.0), (budgets, np.inf))
     )
-    return question, price, round_price, budget
+    hidden = [streams.uniform(rows) < hide_signals for _ in range(3)]
+    return question, price, round_price, budget, hidden

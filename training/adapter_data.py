@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cache
@@ -41,7 +41,6 @@ def record_attempts(
     config: RecordConfig,
     *,
     seed: int,
-    progress: Callable[[int], None] | None = None,
 ) -> TraceSet:
     """Attempts at questions of the pool `adapters`, recorded unless they are there already.
 
@@ -51,14 +50,13 @@ def record_attempts(
         sizes: questions per task, by level.
         config: how much to record.
         seed: of questions and attempts.
-        progress: called with the number of questions done.
     """
     if not (out / "trace.json").exists():
         questions = draw_split("adapters", sizes, seed=seed, num_draws=60_000)
         random.Random(0).shuffle(questions)
         cut = int(len(questions) * (1 - _VALIDATION_SHARE))
         splits = {"train": questions[:cut], "validation": questions[cut:]}
-        record_models(splits, models, out, config, max_new_tokens=192, seed=seed, progress=progress)
+        record_models(splits, models, out, config, max_new_tokens=192, seed=seed)
     return TraceSet.read(out)
 
 

@@ -26,7 +26,8 @@ def train_adapter(name: str, models: Path, out: Path, progress: Progress) -> dic
     Args:
         name: reviser or verifier.
         models: directory that holds `small` and `large`.
-        out: directory of the adapter; attempts and what resuming needs go to its `training`.
+        out: directory of the adapter; attempts go to its `attempts`, what resuming
+            needs to its `training`.
         progress: called with the share that is done and a description.
 
     Returns:

@@ -432,11 +432,11 @@ def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
 
 
 def _print_summary(summary: dict[str, Any], out: Path) -> None:
+    from training.summary import behind, closest_rule
+
     table = Table("price", "accuracy", "cost", "utility", "best rule", "lead", "95%", box=None)
     for i, row in enumerate(summary["policies"]["controller"]):
-        rule, lead = min(
-            ((name, rows[i]) for name, rows in summary["lead"].items()), key=lambda r: r[1]["lead"]
-        )
+        rule, lead = closest_rule(summary, i)
         low, high = lead["interval"]
         table.add_row(
             f"{row['price']:.1e}",
@@ -458,13 +458,7 @@ def _print_summary(summary: dict[str, Any], out: Path) -> None:
             ", ".join(f"{a:.1%}" for a in entry["accuracies"]),
         )
     console.print(table, "")
-    behind = [
-        f"{name} at {row['price']:.1e}"
-        for name, rows in summary["lead"].items()
-        for row in rows
-        if row["behind"]
-    ]
-    console.print(f"behind a rule beyond its interval: {', '.join(behind) or 'nowhere'}")
+    console.print(f"behind a rule beyond its interval: {behind(summary)}")
     console.print(f"frontier: {out / 'frontier.png'}")
 
 

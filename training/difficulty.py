@@ -18,12 +18,7 @@ _PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
 
 def success_rates(table: TraceTable) -> Floats:
     """Share of recorded independent attempts that are right, (Q, R)."""
-    places = np.maximum(table.stream, 0)  # (Q, R, S)
-    answer = table.answer[places]
-    questions = np.arange(len(table))[:, None, None]
-    right = table.answer_correct[questions, np.maximum(answer, 0)] & (answer >= 0)
-    right &= table.stream >= 0
-    return np.asarray(right.sum(2) / table.stream_length)
+    return np.asarray(table.right(table.stream).sum(2) / table.stream_length)
 
 
 def _fit(hidden: NDArray[np.float32], rates: Floats, penalty: float) -> Difficulty:

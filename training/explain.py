@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
@@ -19,9 +19,7 @@ from envs.reward import LogUniform
 from envs.table import TraceTable
 from envs.vector import Replay
 from training.play import Ints, Played, play_checkpoint
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from training.plots import save_figure
 
 _COLOURS = ("#999999", "#4477aa", "#228833", "#ee6677", "#ccbb44")
 _SHARES = 5
@@ -30,12 +28,12 @@ _SHARES = 5
 
 @dataclass
 class _Watched:
-    """Counts of decisions by attempts so far, share of the leader, and kind of action."""
+    """Counts of decisions by attempts, share of the leader and kind; by level and kind."""
 
     max_attempts: int
     num_kinds: int
     counts: NDArray[np.int64] = field(init=False)
-    first: dict[int, NDArray[np.int64]] = field(init=False, default_factory=dict)
+    by_level: dict[int, NDArray[np.int64]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.counts = np.zeros((self.max_attempts + 1, _SHARES, self.num_kinds), np.int64)
@@ -49,7 +47,7 @@ class _Watched:
         np.add.at(self.counts, (made, place, kinds), 1)
         levels = replay.table.levels[replay.question[rows]]
         for level in np.unique(levels):
-            total = self.first.setdefault(int(level), np.zeros(self.num_kinds, np.int64))
+            total = self.by_level.setdefault(int(level), np.zeros(self.num_kinds, np.int64))
             np.add.at(total, kinds[levels == level], 1)
 
 
@@ -72,7 +70,7 @@ def explain(checkpoint: Checkpoint, table: TraceTable, path: Path) -> None:
         watched.append(watch)
     figure, axes = plt.subplots(2, 3, figsize=(13, 7.5), dpi=110, layout="constrained")
     for axis, i in zip(axes[0], (2, 6, 10), strict=True):
-        _action_map(axis, watched[i], kinds)
+        _action_map(axis, watched[i])
         axis.set_title(f"price {prices[i]:.1e}", fontsize=10)
     _by_level(axes[1, 0], watched[6], kinds)
     _by_price(axes[1, 1], prices, played)
@@ -81,17 +79,14 @@ def explain(checkpoint: Checkpoint, table: TraceTable, path: Path) -> None:
     figure.legend(
         handles, [k.value.upper() for k in kinds], loc="outside upper center", ncols=len(kinds)
     )
-    temporary = path.with_suffix(".tmp.png")
-    figure.savefig(temporary)
-    plt.close(figure)
-    temporary.replace(path)
+    save_figure(figure, path)
 
 
 def _colour(kind: ActionKind) -> str:
     return _COLOURS[list(ActionKind).index(kind)]
 
 
-def _action_map(axis: Axes, watched: _Watched, kinds: Sequence[ActionKind]) -> None:
+def _action_map(axis: Axes, watched: _Watched) -> None:
     seen = watched.counts.sum(2)  # (attempts, shares)
     common = np.where(seen > 0, watched.counts.argmax(2), np.nan).T.astype(float)
     axis.imshow(
@@ -109,8 +104,8 @@ def _action_map(axis: Axes, watched: _Watched, kinds: Sequence[ActionKind]) -> N
 
 
 def _by_level(axis: Axes, watched: _Watched, kinds: Sequence[ActionKind]) -> None:
-    levels = sorted(watched.first)
-    shares = np.array([watched.first[v] / max(watched.first[v].sum(), 1) for v in levels])
+    levels = sorted(watched.by_level)
+    shares = np.array([watched.by_level[v] / max(watched.by_level[v].sum(), 1) for v in levels])
     bottom = np.zeros(len(levels))
     for kind in kinds:
         share = shares[:, list(ActionKind).index(kind)]

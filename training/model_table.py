@@ -58,19 +58,11 @@ def model_table(traces: TraceSet, split: str) -> dict[str, list[dict[str, Any]]]
     return tables
 
 
-def _right(table: TraceTable, attempts: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether attempts (Q, k) are right."""
-    answers = table.answer[attempts]
-    questions = np.arange(len(table))[:, None]
-    known = table.answer_correct[questions, np.maximum(answers, 0)]
-    return np.asarray(known & (answers >= 0))
-
-
 def _revising(table: TraceTable) -> list[dict[str, Any]]:
     length = int(table.stream_length[:, 0].min())
     parents = table.stream[:, 0, :length]  # (Q, k)
-    right, revised = _right(table, parents), table.num_children[parents] > 0
-    child = _right(table, table.first_child[parents])
+    right, revised = table.right(parents), table.num_children[parents] > 0
+    child = table.right(table.first_child[parents])
     # On the same question, without the attempt itself.
     fresh = (right.sum(1, keepdims=True) - right) / max(length - 1, 1)
     rows = []
@@ -97,7 +89,7 @@ def _verifier(table: TraceTable) -> dict[str, Any]:
     length = int(table.stream_length[:, 0].min())
     attempts = table.stream[:, 0, :length]  # (Q, k)
     right, score, answers = (
-        _right(table, attempts),
+        table.right(attempts),
         table.verifier_score[attempts],
         table.answer[attempts],
     )
@@ -116,7 +108,7 @@ def _verifier(table: TraceTable) -> dict[str, Any]:
 def _model_columns(table: TraceTable, rung: int, name: str) -> dict[str, NDArray[np.float64]]:
     length = int(table.stream_length[:, rung].min())
     places = table.stream[:, rung, :length]  # (Q, k)
-    answers, right = table.answer[places], _right(table, places)
+    answers, right = table.answer[places], table.right(places)
     columns = {f"{name} pass@1": right.mean(1)}
     if length > 2:
         votes = (answers[:, :, None] == np.arange(table.num_answers)).sum(1)  # (Q, K)

@@ -28,9 +28,7 @@ def clairvoyant(
             order = rng.random(stream.shape) + 2 * (stream < 0)
             places = np.take_along_axis(stream, order.argsort(1), 1)[:, :most]
             known = places >= 0
-            answer = table.answer[places]
-            hits = table.answer_correct[np.arange(q)[:, None], np.maximum(answer, 0)]
-            hits &= known & (answer >= 0)
+            hits = table.right(places)
             processed = table.prompt_tokens[:, rung, None] + np.cumsum(
                 table.completion_tokens[places] * known, 1
             )

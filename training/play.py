@@ -107,8 +107,6 @@ def play_checkpoint(
     table: TraceTable,
     price: float,
     *,
-    round_price: float = 0.0,
-    budget: float | None = None,
     repeats: int = 8,
     watch: Callable[[Replay, Ints, Ints], None] | None = None,
 ) -> Played:
@@ -118,8 +116,6 @@ def play_checkpoint(
         table,
         checkpoint.config,
         price=price,
-        round_price=round_price,
-        budget=budget,
         difficulty=log_odds(checkpoint.difficulty, table),
         repeats=repeats,
         watch=watch,

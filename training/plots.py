@@ -9,6 +9,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from training.evaluate import CONTROLLER
 
@@ -58,6 +59,11 @@ def plot_frontier(summary: dict[str, Any], path: Path) -> None:
     axes.set_title(f"{summary['num_questions']} held-out questions, {len(rows)} prices")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="upper left")
+    save_figure(figure, path)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, atomically, and close it."""
     temporary = path.with_suffix(".tmp.png")
     figure.savefig(temporary)
     plt.close(figure)

@@ -22,7 +22,13 @@ from controller.backends.base import Backend, PromptState, Request
 from controller.errors import ConfigError
 from controller.types import Attempt, Question
 from envs.grader import Grader
-from envs.traces import ATTEMPT_SCHEMA, QUESTION_SCHEMA, TRACE_VERSION, write_atomically
+from envs.traces import (
+    ATTEMPT_SCHEMA,
+    QUESTION_SCHEMA,
+    TRACE_VERSION,
+    write_atomically,
+    write_table,
+)
 
 _WORK = "recording"
 
@@ -174,11 +180,13 @@ class Recording:
             _question_row(q, split, state)
             for (q, split), state in zip(questions, states, strict=True)
         ]
-        _write(
+        write_table(
             self._path("questions", shard),
             pa.Table.from_pylist(question_rows, schema=QUESTION_SCHEMA),
         )
-        _write(self._path("attempts", shard), pa.Table.from_pylist(rows, schema=ATTEMPT_SCHEMA))
+        write_table(
+            self._path("attempts", shard), pa.Table.from_pylist(rows, schema=ATTEMPT_SCHEMA)
+        )
 
     def _verified(
         self, questions: Mapping[str, Question], attempts: list[Attempt]
@@ -211,7 +219,7 @@ class Recording:
             merged = pa.concat_tables(
                 [pq.read_table(self._path(table, shard)) for shard in range(self.num_shards)]
             )
-            _write(self.out / f"{table}.parquet", merged)
+            write_table(self.out / f"{table}.parquet", merged)
         write_atomically(
             self.out / "trace.json",
             lambda path: path.write_text(json.dumps(self._manifest(), indent=1) + "\n"),
@@ -264,7 +272,3 @@ def _question_row(question: Question, split: str, state: PromptState) -> dict[st
         "split": split,
         "prompt_hidden": None if state.hidden is None else state.hidden.tolist(),
     }
-
-
-def _write(path: Path, table: pa.Table) -> None:
-    write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))

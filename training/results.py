@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from training.evaluate import CONTROLLER
+from training.summary import behind, closest_rule
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -33,12 +34,6 @@ def results_markdown(summary: dict[str, Any], command: str, num_seeds: int) -> s
             for name, entry in summary["headline"].items()
         ),
     )
-    behind = [
-        f"{name} at {row['price']:.1e}"
-        for name, rows in summary["lead"].items()
-        for row in rows
-        if row["behind"]
-    ]
     return f"""# Results
 
 {summary["num_questions"]} held-out questions, {len(summary["prices"])} prices, controllers of
@@ -58,7 +53,7 @@ is the geometric mean over the accuracies given.
 
 {_prices(summary)}
 
-Behind a rule beyond its interval: {", ".join(behind) or "nowhere"}.
+Behind a rule beyond its interval: {behind(summary)}.
 
 ## What the controller does
 
@@ -73,9 +68,7 @@ Behind a rule beyond its interval: {", ".join(behind) or "nowhere"}.
 def _prices(summary: dict[str, Any]) -> str:
     def row(i: int) -> Sequence[str]:
         ours = summary["policies"][CONTROLLER][i]
-        name, lead = min(
-            ((name, rows[i]) for name, rows in summary["lead"].items()), key=lambda r: r[1]["lead"]
-        )
+        name, lead = closest_rule(summary, i)
         return (
             f"{ours['price']:.1e}",
             f"{ours['accuracy']:.1%}",

@@ -113,6 +113,24 @@ def _rows(comparison: Comparison, name: str, bootstrap: Bootstrap) -> list[dict[
     return rows
 
 
+def closest_rule(summary: dict[str, Any], i: int) -> tuple[str, dict[str, Any]]:
+    """The rule that the controller leads least at price number i, and that lead."""
+    return min(
+        ((name, rows[i]) for name, rows in summary["lead"].items()), key=lambda r: r[1]["lead"]
+    )
+
+
+def behind(summary: dict[str, Any]) -> str:
+    """Where the controller is behind a rule beyond its interval, in words."""
+    places = [
+        f"{name} at {row['price']:.1e}"
+        for name, rows in summary["lead"].items()
+        for row in rows
+        if row["behind"]
+    ]
+    return ", ".join(places) or "nowhere"
+
+
 def _row(played: Played, price: float, bootstrap: Bootstrap) -> dict[str, Any]:
     row: dict[str, Any] = {"price": float(price)}
     for quantity, values in (

@@ -139,8 +139,6 @@ def save_adapter(
         base_digest: of the weights that it was trained on.
         score: head of a verifier.
     """
-    for config in model.peft_config.values():
-        config.base_model_name_or_path = None
     model.save_pretrained(str(out))
     (out / "README.md").unlink(missing_ok=True)
     if score is not None:
@@ -176,7 +174,7 @@ def load_adapters(local: LocalModel, paths: Mapping[str, Path]) -> LocalModel:
         except (OSError, ValueError, RuntimeError, TypeError) as error:
             raise BackendError(
                 f"adapter {path}: expected one that fits {local.name}; {error}"
-            ) from (error)
+            ) from error
         specs.append(_spec(name, path))
         if name == VERIFIER:
             score = _load_score(path, model.config.hidden_size)
