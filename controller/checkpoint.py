@@ -179,16 +179,9 @@ def load_checkpoint(directory: Path | str) -> Checkpoint:
     directory = Path(directory)
     settings = _read_settings(directory / _SETTINGS)
     try:
-        policy = PolicyNetwork(
-            PolicyConfig(
-                **{**settings["policy"], "hidden_sizes": tuple(settings["policy"]["hidden_sizes"])}
-            )
-        )
+        policy = PolicyNetwork(PolicyConfig(**_with_tuples(settings["policy"])))
         process: dict[str, Any] = settings["process"]
-        values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in process.items()
-        }
+        values = _with_tuples(process)
         values["cost"] = CostModel(
             **{**process["cost"], "weights": tuple(process["cost"]["weights"])}
         )
@@ -229,6 +222,10 @@ def load_checkpoint(directory: Path | str) -> Checkpoint:
         training=training,
         path=directory,
     )
+
+
+def _with_tuples(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in entry.items()}
 
 
 def _model_spec(entry: Mapping[str, Any]) -> ModelSpec:

@@ -345,8 +345,12 @@ class Episodes:
         processed = prefill + attempts.completion_tokens
         self.prefilled[rows, rung] |= ~revised
         cost = np.where(revised, self.config.cost.reviser_weight, self._token_cost[rung])
-        self.spent[rows] += cost * processed
-        self.tokens[rows] += processed
+        self.charge(rows, np.asarray(cost * processed), processed)
+
+    def charge(self, rows: Ints, cost: Floats, tokens: Ints) -> None:
+        """Put cost and tokens processed on the bill of `rows`, all (n,)."""
+        self.spent[rows] += cost
+        self.tokens[rows] += tokens
 
     def _vote(self, rows: Ints, attempts: AttemptColumns) -> None:
         answer, rung = attempts.answer, attempts.rung
@@ -419,8 +423,7 @@ class Episodes:
     def finish_verification(self, rows: Ints) -> None:
         """Charge `rows` for the scores of all their attempts and find the leaders anew."""
         tokens = self.unverified_tokens[rows]
-        self.spent[rows] += self.config.cost.verifier_weight * tokens
-        self.tokens[rows] += tokens
+        self.charge(rows, np.asarray(self.config.cost.verifier_weight * tokens), tokens)
         self.unverified[rows] = self.unverified_tokens[rows] = 0
         answered = rows[self.leader[rows] != NO_ANSWER]
         if not len(answered):

@@ -174,13 +174,13 @@ class Replay:
         _, rungs, longest = table.stream.shape
         stream = self.question[rows] * rungs + rung
         if not self.permute:
-            return table.stream.ravel()[stream * longest + used]
+            return np.asarray(table.stream.ravel()[stream * longest + used])
         order, begin = self._order.ravel(), (rows * rungs + rung) * longest
         left = table.stream_length.ravel()[stream] - used
         picked = begin + used + (streams.uniform(rows) * left).astype(np.int64)
         slot = order[picked]
         order[picked] = order[begin + used]
-        return table.stream.ravel()[stream * longest + slot]
+        return np.asarray(table.stream.ravel()[stream * longest + slot])
 
     def right(self, rows: Array | slice = slice(None)) -> NDArray[np.bool_]:
         """Whether the leading answer of each episode of `rows` is right, (n,)."""
