@@ -26,7 +26,7 @@ from controller.episodes import EpisodeConfig
 from controller.errors import AllotError, CheckpointError, ConfigError
 from controller.observation import OBSERVATION_NAMES, OBSERVATION_VERSION
 from controller.policy import PolicyConfig, PolicyNetwork
-from controller.targets import Calibration
+from controller.targets import Calibration, Pace
 from controller.types import AdapterSpec, ModelSpec
 
 CHECKPOINT_VERSION = 1
@@ -80,16 +80,29 @@ class Checkpoint:
         if mean_cost is None and accuracy is None:
             low, high = self.price_range
             return math.sqrt(low * high)
+        calibration = self._known_calibration()
+        if accuracy is None:
+            assert mean_cost is not None
+            return calibration.price_for_cost(mean_cost)
+        if mean_cost is not None:
+            raise ConfigError("mean_cost, accuracy: expected one of them, found both")
+        return calibration.price_for_accuracy(accuracy, confidence)
+
+    def pace(self, mean_cost: float) -> Pace:
+        """Keeps a mean cost over a stream of questions.
+
+        Raises:
+            ConfigError: one that is out of reach.
+            CheckpointError: the checkpoint was saved without a calibration.
+        """
+        return Pace(self._known_calibration(), mean_cost)
+
+    def _known_calibration(self) -> Calibration:
         if self.calibration is None:
             raise CheckpointError(
                 f"{self.path}: expected a checkpoint with a calibration, found none; train again"
             )
-        if accuracy is None:
-            assert mean_cost is not None
-            return self.calibration.price_for_cost(mean_cost)
-        if mean_cost is not None:
-            raise ConfigError("mean_cost, accuracy: expected one of them, found both")
-        return self.calibration.price_for_accuracy(accuracy, confidence)
+        return self.calibration
 
     def load_backend(self) -> Backend:
         """Load the models that the checkpoint names.
