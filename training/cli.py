@@ -153,6 +153,25 @@ def record(
     console.print(f"{out}: {total} questions")
 
 
+@app.command()
+def verify(
+    traces: Annotated[Path, typer.Argument(help="Trace set with the attempts' texts.")],
+    verifier: Annotated[Path, typer.Option(help="Adapter of the small model.")],
+    out: Annotated[Path, typer.Option(help="Directory of the new trace set.")],
+    small: Annotated[str, typer.Option(help="Directory or hub id.")] = "checkpoints/small",
+) -> None:
+    """Add a verifier's scores to a trace set that was recorded without it."""
+    from envs.traces import TraceSet
+    from training.scores import add_scores
+    from training.threads import limit_threads
+
+    limit_threads()
+    trace_set = TraceSet.read(traces)
+    with _progress("verifying", trace_set.attempts.num_rows) as update:
+        num_scored = add_scores(trace_set, small, verifier, out, update)
+    console.print(f"{out}: {num_scored} attempts scored")
+
+
 @app.command("import")
 def import_(
     files: Annotated[

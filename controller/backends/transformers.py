@@ -33,7 +33,7 @@ from controller.backends.jobs import Generation, Job, Prompt
 from controller.backends.local_model import LocalModel, load_model
 from controller.cost import Usage
 from controller.errors import BackendError, ConfigError
-from controller.prompts import REVISER, judged_messages, messages
+from controller.prompts import REVISER, messages
 from controller.types import Attempt, ModelSpec, Question
 
 __all__ = ["LocalModel", "TransformersBackend", "load_model", "stated_answer"]
@@ -194,15 +194,14 @@ class TransformersBackend:
         """
         small, started = self._rungs[0].local, time.perf_counter()
         texts = [
-            small.encode_chat(judged_messages(question.text, attempt.text or ""), complete=True)
-            for question, attempt in pairs
+            small.encode_attempt(question.text, attempt.text or "") for question, attempt in pairs
         ]
         unknown = float("nan")
         logprobs = [
             [unknown if x is None else x for x in (a.mean_logprob, a.min_logprob)] for _, a in pairs
         ]
         scores = verify(small, texts, torch.tensor(logprobs).reshape(-1, 2))
-        tokens = sum(len(text) for text in texts)
+        tokens = sum(len(text.tokens) for text in texts)
         wall_s = time.perf_counter() - started
         return Verdict(scores=scores, usage=Usage(verifier_tokens=tokens, wall_s=wall_s))
 
