@@ -17,7 +17,8 @@ from rich.table import Table
 
 from controller.errors import AllotError, ConfigError
 from controller.prompts import REVISER, VERIFIER
-from training.tracking import Mode
+from training.settings import WandbMode
+from training.train_command import train
 
 app = typer.Typer(
     help="Learns how much inference compute each question deserves.",
@@ -28,6 +29,10 @@ models_app = typer.Typer(help="The bundled language models.", no_args_is_help=Tr
 bench_app = typer.Typer(help="Measurements, each side by side in one run.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 app.add_typer(bench_app, name="bench")
+# Sweeps of W&B write the names of settings with underscores.
+app.command("train", context_settings={"token_normalize_func": lambda n: n.replace("_", "-")})(
+    train
+)
 console = Console()
 
 MODELS = Path("checkpoints")
@@ -39,7 +44,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables
 Ladder = Annotated[
     str, typer.Option(help="Models by name, the small one first, separated by commas.")
 ]
-Wandb = Annotated[Mode, typer.Option(help="W&B: auto, online, offline or disabled.")]
+Wandb = Annotated[WandbMode, typer.Option(help="W&B: auto, online, offline or disabled.")]
 
 
 @contextmanager
@@ -173,65 +178,6 @@ def import_(
     for missing in import_attempts(files, out, small=small, parameters=sizes):
         console.print(f"missing {missing}", highlight=False)
     console.print(f"{out}: ready for allot train --traces {out}", highlight=False)
-
-
-@app.command()
-def train(
-    out: Annotated[Path, typer.Option(help="Run directory; holds the checkpoint at the end.")],
-    traces: Annotated[Path, typer.Option(help="Trace set.")] = TRACES,
-    ladder: Ladder = "",
-    token_cost: Annotated[
-        list[str] | None,
-        typer.Option(help="MODEL=COST: small-model tokens that one of its tokens costs."),
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Environment steps in all.")] = None,
-    num_envs: Annotated[int | None, typer.Option(help="Episodes side by side.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Of Adam, at the start.")] = None,
-    max_samples: Annotated[int, typer.Option(help="SAMPLE attempts per episode.")] = 16,
-    hide_signals: Annotated[
-        float, typer.Option(help="Share of episodes without logprobs or difficulty.")
-    ] = 0.1,
-    seed: Seed = 0,
-    wandb: Wandb = "auto",
-) -> None:
-    """Train a controller by PPO on recorded attempts; run again to resume."""
-    from envs.traces import TraceSet
-    from training.ppo import PPOConfig
-    from training.threads import limit_threads
-    from training.tracking import Tracker
-    from training.train import ControllerTraining, TrainConfig
-
-    given: dict[str, Any] = {
-        "total_steps": steps,
-        "num_envs": num_envs,
-        "learning_rate": learning_rate,
-    }
-    limit_threads()
-    ppo = PPOConfig(seed=seed, **{k: v for k, v in given.items() if v is not None})
-    config = TrainConfig(
-        ladder=_names(ladder),
-        token_costs=_numbers("token-cost", token_cost or []),
-        max_samples=max_samples,
-        hide_signals=hide_signals,
-        ppo=ppo,
-    )
-    trace_set = TraceSet.read(traces)
-    training = ControllerTraining(trace_set, config, out)
-    console.print(f"models {' -> '.join(m.name for m in training.prepared.models)}")
-    settings = {"traces": str(traces), **training.settings()}
-    with (
-        Tracker(out, "train", settings, mode=wandb, group=trace_set.path.name) as tracker,
-        _progress("training", ppo.num_updates * ppo.num_envs * ppo.num_steps) as update,
-    ):
-        training.run(
-            tracker,
-            lambda steps, metrics: update(
-                steps,
-                f"utility {metrics.get('episodic/utility', 0):.3f}, "
-                f"{metrics['charts/SPS'] / 1000:.0f}k steps/s",
-            ),
-        )
-    console.print(f"{out}: validation utility {training.best_utility:.4f}")
 
 
 @app.command()
