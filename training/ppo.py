@@ -224,6 +224,11 @@ class PPO:
         self.update = 0
         self._seen: tuple[Tensor, Tensor] | None = None  # observations (N, D), masks (N, A)
 
+    @property
+    def steps(self) -> int:
+        """Environment steps so far."""
+        return self.update * self.config.num_envs * self.config.num_steps
+
     def train(self, report: Report | None = None, stop: Callable[[], bool] | None = None) -> None:
         """Run the updates that are left.
 
@@ -235,11 +240,10 @@ class PPO:
             started = time.perf_counter()
             metrics = self._update()
             self.update += 1
-            steps = self.update * self.config.num_envs * self.config.num_steps
             if report is not None:
                 per_update = self.config.num_envs * self.config.num_steps
                 metrics["charts/SPS"] = per_update / (time.perf_counter() - started)
-                report(steps, metrics)
+                report(self.steps, metrics)
             if stop is not None and stop():
                 return
 

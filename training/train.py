@@ -24,6 +24,7 @@ from envs.reward import ROUND_PRICES, LogUniform, budget_range, price_range
 from envs.table import TraceTable
 from envs.traces import TraceSet
 from envs.vector import ComputeVectorEnv
+from training.curve import CURVE, Curve
 from training.difficulty import fit_difficulty
 from training.play import log_odds, play, play_checkpoint
 from training.ppo import PPO, PPOConfig
@@ -117,7 +118,8 @@ class ControllerTraining:
     Args:
         traces: recorded attempts.
         config: what to train.
-        out: run directory: the checkpoint, and under `training/` what resuming needs.
+        out: run directory: the checkpoint, and under `training/` what resuming needs and the
+            metrics of every update.
     """
 
     def __init__(self, traces: TraceSet, config: TrainConfig, out: Path) -> None:
@@ -151,11 +153,13 @@ class ControllerTraining:
     def run(self, tracker: Tracker, progress: Progress | None = None) -> Checkpoint:
         """Train to the end and save the checkpoint; an interrupt saves the state first."""
         every = max(1, self.config.ppo.num_updates // CHECKS)
+        curve = Curve(self._state / CURVE, self.ppo.steps)
 
         def report(steps: int, metrics: dict[str, float]) -> None:
             if self.ppo.update % every == 0 or self.ppo.update == self.config.ppo.num_updates:
                 metrics["validation/utility"] = self._check()
                 self._save_state()
+            curve.add(steps, metrics)
             tracker.log(steps, metrics)
             if progress is not None:
                 progress(steps, metrics)
