@@ -16,7 +16,7 @@ SETTINGS = TrainConfig(ppo=PPOConfig(total_steps=6 * 256 * 16, num_envs=256))
 @pytest.fixture(scope="module")
 def few(traces):
     """Bundled traces with 300 questions, and without hidden states, which take long to fit."""
-    ids = traces.questions["question_id"].take(range(0, len(traces.questions), 15))
+    ids = traces.questions["question_id"].take(list(range(0, len(traces.questions), 15)))
     return replace(
         traces,
         questions=traces.questions.filter(
