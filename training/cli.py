@@ -291,8 +291,9 @@ def evaluate(
             "repeats": repeats,
         },
         summary,
-        checkpoints[0].config.actions,
-        play_decisions(checkpoints[0], test, summary["prices"]),
+        actions=checkpoints[0].config.actions,
+        played=comparison.played["controller"],
+        episodes=play_decisions(checkpoints[0], test, summary["prices"]),
     )
     plot_frontier(summary, out / "frontier.png")
     with Tracker(

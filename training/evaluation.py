@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -26,6 +26,7 @@ from controller.observation import OBSERVATION_NAMES
 from controller.types import Attempt
 from envs.traces import write_atomically
 from training.decisions import PlayedEpisode
+from training.play import Played
 
 EVALUATION_VERSION = 1
 
@@ -53,7 +54,9 @@ class Evaluation:
 def decision_schema(actions: ActionSet) -> pa.Schema:
     """Columns of decisions.parquet: one row per question and price.
 
-    Probabilities and observations are structs, their fields named after actions and features.
+    Each row is one episode, beside `mean_correct` and `mean_cost` over all episodes that
+    were played. Probabilities and observations are structs, their fields named after actions
+    and features.
     """
     attempt = pa.struct(
         [
@@ -93,6 +96,8 @@ def decision_schema(actions: ActionSet) -> pa.Schema:
             ("answer", pa.string()),
             ("correct", pa.bool_()),
             ("cost", pa.float64()),
+            ("mean_correct", pa.float64()),
+            ("mean_cost", pa.float64()),
         ]
     )
 
@@ -101,7 +106,9 @@ def save_evaluation(
     run: Path,
     about: Mapping[str, Any],
     summary: Mapping[str, Any],
+    *,
     actions: ActionSet,
+    played: Sequence[Played],
     episodes: Iterable[PlayedEpisode],
 ) -> Evaluation:
     """Write an evaluation into a run directory, in place of an older one.
@@ -111,12 +118,16 @@ def save_evaluation(
         about: what was compared on what, as JSON.
         summary: from `training.summary.summarise`.
         actions: that the controller chooses from.
-        episodes: what it did; taken as they come, so that few are in memory.
+        played: how it did at each price.
+        episodes: one of each question and price, in the order of `played`; taken as they come,
+            so that few are in memory.
     """
     directory = run / _DIRECTORY
     directory.mkdir(parents=True, exist_ok=True)
     decisions = directory / _DECISIONS
-    write_atomically(decisions, lambda path: _write_decisions(path, actions, episodes))
+    means = ((float(r), float(c)) for p in played for r, c in zip(p.right, p.cost, strict=True))
+    rows = (_episode_row(episode, *mean) for episode, mean in zip(episodes, means, strict=True))
+    write_atomically(decisions, lambda path: _write_decisions(path, actions, rows))
     settings = {
         "version": EVALUATION_VERSION,
         "decisions": _digest(decisions),
@@ -173,15 +184,14 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write_decisions(path: Path, actions: ActionSet, episodes: Iterable[PlayedEpisode]) -> None:
+def _write_decisions(path: Path, actions: ActionSet, rows: Iterator[dict[str, Any]]) -> None:
     schema = decision_schema(actions)
-    rows = map(_episode_row, episodes)
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         while batch := list(islice(rows, _BATCH)):
             writer.write_table(pa.Table.from_pylist(batch, schema))
 
 
-def _episode_row(episode: PlayedEpisode) -> dict[str, Any]:
+def _episode_row(episode: PlayedEpisode, mean_correct: float, mean_cost: float) -> dict[str, Any]:
     question = episode.question
     return {
         "question_id": question.question_id,
@@ -194,6 +204,8 @@ def _episode_row(episode: PlayedEpisode) -> dict[str, Any]:
         "answer": episode.answer,
         "correct": episode.right,
         "cost": episode.cost,
+        "mean_correct": mean_correct,
+        "mean_cost": mean_cost,
     }
 
 

@@ -86,20 +86,27 @@ def test_an_answer_was_seen_and_led_before_stop(episodes):
 
 
 @pytest.fixture
-def run(tmp_path, checkpoint, episodes):
+def run(tmp_path, checkpoint, recorded, episodes):
     summary = {"prices": PRICES, "unknown": float("nan")}
     save_evaluation(
-        tmp_path, {"traces": "bundled"}, summary, checkpoint.config.actions, iter(episodes)
+        tmp_path,
+        {"traces": "bundled"},
+        summary,
+        actions=checkpoint.config.actions,
+        played=[play_checkpoint(checkpoint, recorded.table, p, repeats=2) for p in PRICES],
+        episodes=iter(episodes),
     )
     return tmp_path
 
 
-def test_files_hold_what_was_played(run, episodes):
+def test_files_hold_what_was_played(run, checkpoint, recorded, episodes):
     evaluation = read_evaluation(run)
     assert evaluation.about == {"traces": "bundled"}
     assert evaluation.summary == {"prices": PRICES, "unknown": None}
     rows = pq.read_table(evaluation.decisions).to_pylist()
     assert len(rows) == len(episodes)
+    last = play_checkpoint(checkpoint, recorded.table, PRICES[-1], repeats=2)
+    np.testing.assert_array_equal([r["mean_cost"] for r in rows[-len(last.cost) :]], last.cost)
     for row, episode in list(zip(rows, episodes, strict=True))[::100]:
         assert row["question"] == episode.question.text
         assert row["correct"] == episode.right
