@@ -44,6 +44,11 @@ class Replay:
         num_episodes: N.
         difficulty: (Q, R) log-odds per question and rung; None when unknown.
         permute: whether to shuffle independent attempts; if not, recorded order.
+
+    Attributes:
+        question: (N,) position of each episode's question in the table.
+        attempts: (N, attempts) rows of the table that each episode has seen, in order; as
+            many count as `episodes.num_attempts` says.
     """
 
     def __init__(
@@ -70,6 +75,7 @@ class Replay:
         self.question = np.zeros(num_episodes, np.int64)
         self.hide_logprobs = np.zeros(num_episodes, bool)
         self.hide_verifier = np.zeros(num_episodes, bool)
+        self.attempts = np.zeros((num_episodes, config.max_attempts), np.int64)
         self._unverified = np.zeros((num_episodes, config.max_attempts), np.int64)
         self._scoreable = ~np.isnan(table.verifier_score) & config.verifies  # (M,)
         self._order = np.zeros((num_episodes, *table.stream.shape[1:]), np.int64)  # (N, R, S)
@@ -137,6 +143,7 @@ class Replay:
         chosen[fresh] = self._draw(rows[fresh], rung[fresh], streams)
         unknown = self.hide_logprobs[rows]
         scoreable = self._scoreable[chosen] & ~self.hide_verifier[rows]
+        self.attempts[rows, episodes.num_attempts[rows]] = chosen
         self._unverified[rows, episodes.unverified[rows]] = chosen
         episodes.record(
             rows,

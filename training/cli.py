@@ -185,7 +185,11 @@ def evaluate(
     controllers: Annotated[list[Path], typer.Argument(help="Checkpoints; seeds are pooled.")],
     traces: Annotated[Path, typer.Option(help="Trace set.")] = TRACES,
     out: Annotated[
-        Path | None, typer.Option(help="Directory for frontier.png; default: the checkpoint's.")
+        Path | None,
+        typer.Option(
+            help="Directory for frontier.png and evaluation/, which `allot report` reads; "
+            "default: the first checkpoint's."
+        ),
     ] = None,
     num_prices: Annotated[int, typer.Option(help="Evenly spaced on a log scale.")] = 12,
     repeats: Annotated[int, typer.Option(help="Episodes per question and price.")] = 8,
@@ -197,9 +201,12 @@ def evaluate(
 ) -> None:
     """Compare controllers with tuned rules on the test split."""
     from controller.checkpoint import load_checkpoint
+    from envs.recorded import read_recorded
     from envs.table import TraceTable
     from envs.traces import TraceSet, write_atomically
+    from training.decisions import play_decisions
     from training.evaluate import compare
+    from training.evaluation import save_evaluation
     from training.plots import plot_frontier
     from training.results import results_markdown
     from training.summary import summarise
@@ -210,16 +217,30 @@ def evaluate(
     checkpoints = [load_checkpoint(path) for path in controllers]
     trace_set = TraceSet.read(traces)
     names = [model.name for model in checkpoints[0].models]
+    test = read_recorded(trace_set, ["test"], names)
     comparison = compare(
         checkpoints,
         TraceTable.build(trace_set, ["train", "validation"], names),
-        TraceTable.build(trace_set, ["test"], names),
+        test.table,
         num_prices=num_prices,
         repeats=repeats,
     )
     summary = summarise(comparison)
     out = out or controllers[0]
-    out.mkdir(parents=True, exist_ok=True)
+    save_evaluation(
+        out,
+        {
+            "controllers": [str(path) for path in controllers],
+            "traces": trace_set.path.name,
+            "traces_digest": trace_set.manifest.get("digest"),
+            "models": names,
+            "repeats": repeats,
+        },
+        summary,
+        actions=checkpoints[0].config.actions,
+        played=comparison.played["controller"],
+        episodes=play_decisions(checkpoints[0], test, summary["prices"]),
+    )
     plot_frontier(summary, out / "frontier.png")
     with Tracker(
         out, "evaluate", {"traces": str(traces)}, mode=wandb, group=trace_set.path.name

@@ -168,6 +168,11 @@ class PPO:
         self.update = 0
         self._seen: tuple[Tensor, Tensor] | None = None  # observations (N, D), masks (N, A)
 
+    @property
+    def steps(self) -> int:
+        """Environment steps so far."""
+        return self.update * self.config.steps_per_update
+
     def train(self, report: Report | None = None, stop: Callable[[], bool] | None = None) -> None:
         """Run the updates that are left.
 
@@ -182,7 +187,7 @@ class PPO:
             if report is not None:
                 per_update = self.config.steps_per_update
                 metrics["charts/SPS"] = per_update / (time.perf_counter() - started)
-                report(self.update * per_update, metrics)
+                report(self.steps, metrics)
             if stop is not None and stop():
                 return
 

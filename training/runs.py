@@ -86,7 +86,7 @@ def _trained(
             mode=settings.run.wandb,
             group=training.traces.path.name,
         ) as tracker,
-        training_view(Console(stderr=True), str(training.out), training.steps, total) as view,
+        training_view(Console(stderr=True), str(training.out), training.ppo.steps, total) as view,
     ):
         return training.run(tracker, view, stop)
 

@@ -27,6 +27,7 @@ from envs.traces import TraceSet
 from envs.vector import ComputeVectorEnv
 from training.best_rule import best_rule_utilities
 from training.config import TrainConfig
+from training.curve import CURVE, Curve
 from training.difficulty import fit_difficulty
 from training.play import log_odds, play, play_checkpoint
 from training.ppo import PPO
@@ -108,7 +109,8 @@ class ControllerTraining:
     Args:
         traces: recorded attempts.
         config: what to train.
-        out: run directory: the checkpoint, and under `training/` what resuming needs.
+        out: run directory: the checkpoint, and under `training/` what resuming needs and the
+            metrics of every update.
         prepared: from `prepare`, to share among seeds; made here if None.
     """
 
@@ -145,11 +147,6 @@ class ControllerTraining:
         return done and (self.out / "controller.json").exists()
 
     @property
-    def steps(self) -> int:
-        """Environment steps made so far."""
-        return self.ppo.update * self.config.ppo.steps_per_update
-
-    @property
     def _state(self) -> Path:
         return self.out / "training"
 
@@ -170,11 +167,13 @@ class ControllerTraining:
             KeyboardInterrupt: it was stopped; the next run goes on from there to the bit.
         """
         every = max(1, self.config.ppo.num_updates // CHECKS)
+        curve = Curve(self._state / CURVE, self.ppo.steps)
 
         def report(steps: int, metrics: dict[str, float]) -> None:
             if self.ppo.update % every == 0 or self.ppo.update == self.config.ppo.num_updates:
                 metrics |= self._check()
                 self._save_state()
+            curve.add(steps, metrics)
             tracker.log(steps, metrics)
             if view is not None:
                 view(steps, metrics)
