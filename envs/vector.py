@@ -44,6 +44,11 @@ class Replay:
         num_episodes: N.
         difficulty: (Q, R) log-odds per question and rung; None when unknown.
         permute: whether to shuffle independent attempts; if not, recorded order.
+
+    Attributes:
+        question: (N,) position of each episode's question in the table.
+        attempts: (N, attempts) rows of the table that each episode has seen, in order; as
+            many count as `episodes.num_attempts` says.
     """
 
     def __init__(
@@ -70,6 +75,7 @@ class Replay:
         self.question = np.zeros(num_episodes, np.int64)
         self.hide_logprobs = np.zeros(num_episodes, bool)
         self.hide_verifier = np.zeros(num_episodes, bool)
+        self.attempts = np.zeros((config.max_attempts, num_episodes), np.int64).T
         self._unverified = np.zeros((config.max_attempts, num_episodes), np.int64).T
         # Columns of attempts side by side, to be fetched together.
         self._counts = np.column_stack(
@@ -151,6 +157,7 @@ class Replay:
             self._counts.take(chosen, axis=0).T
         )
         mean, least = np.where(self.hide_logprobs[rows], np.nan, self._logprobs.take(chosen, 0).T)
+        self.attempts[rows, episodes.num_attempts[rows]] = chosen
         self._unverified[rows, episodes.unverified[rows]] = chosen
         episodes.record(
             rows,

@@ -19,11 +19,13 @@ from controller.observation import OBSERVATION_NAMES
 from envs.reward import LogUniform
 from envs.table import TraceTable
 from envs.traces import TraceSet
+from training.config import TrainConfig
 from training.play import play_checkpoint
 from training.results import markdown_table
 from training.summary import Bootstrap
 from training.tracking import Tracker
-from training.train import ControllerTraining, TrainConfig
+from training.train import ControllerTraining
+from training.view import View
 
 Floats = NDArray[np.float64]
 
@@ -131,7 +133,9 @@ def ablate(
     todo = list(variants(config, chosen))
     for i, variant in enumerate(todo):
 
-        def report(steps: int, _: dict[str, float], i: int = i, name: str = variant.name) -> None:
+        def report(
+            steps: int, _: Mapping[str, float], i: int = i, name: str = variant.name
+        ) -> None:
             done = i + min(1.0, steps / config.ppo.total_steps)
             progress(done / len(todo), name)
 
@@ -159,9 +163,7 @@ def ablate(
     return tables
 
 
-def _trained(
-    variant: Variant, traces: TraceSet, out: Path, report: Callable[[int, dict[str, float]], None]
-) -> Checkpoint:
+def _trained(variant: Variant, traces: TraceSet, out: Path, report: View) -> Checkpoint:
     if not (out / "controller.json").exists():
         with Tracker(out, "ablate", {}, mode="disabled", group=traces.path.name) as tracker:
             ControllerTraining(traces, variant.config, out).run(tracker, report)

@@ -17,7 +17,8 @@ from rich.table import Table
 
 from controller.errors import AllotError, ConfigError
 from controller.prompts import REVISER, VERIFIER
-from training.tracking import Mode
+from training.settings import WandbMode
+from training.train_command import train
 
 app = typer.Typer(
     help="Learns how much inference compute each question deserves.",
@@ -28,6 +29,10 @@ models_app = typer.Typer(help="The bundled language models.", no_args_is_help=Tr
 bench_app = typer.Typer(help="Measurements, each side by side in one run.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 app.add_typer(bench_app, name="bench")
+# Sweeps of W&B write the names of settings with underscores.
+app.command("train", context_settings={"token_normalize_func": lambda n: n.replace("_", "-")})(
+    train
+)
 console = Console()
 
 MODELS = Path("checkpoints")
@@ -39,7 +44,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables
 Ladder = Annotated[
     str, typer.Option(help="Models by name, the small one first, separated by commas.")
 ]
-Wandb = Annotated[Mode, typer.Option(help="W&B: auto, online, offline or disabled.")]
+Wandb = Annotated[WandbMode, typer.Option(help="W&B: auto, online, offline or disabled.")]
 
 
 @contextmanager
@@ -195,70 +200,15 @@ def import_(
 
 
 @app.command()
-def train(
-    out: Annotated[Path, typer.Option(help="Run directory; holds the checkpoint at the end.")],
-    traces: Annotated[Path, typer.Option(help="Trace set.")] = TRACES,
-    ladder: Ladder = "",
-    token_cost: Annotated[
-        list[str] | None,
-        typer.Option(help="MODEL=COST: small-model tokens that one of its tokens costs."),
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Environment steps in all.")] = None,
-    num_envs: Annotated[int | None, typer.Option(help="Episodes side by side.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Of Adam, at the start.")] = None,
-    max_samples: Annotated[int, typer.Option(help="SAMPLE attempts per episode.")] = 16,
-    hide_signals: Annotated[
-        float, typer.Option(help="Share of episodes without logprobs or difficulty.")
-    ] = 0.1,
-    seed: Seed = 0,
-    wandb: Wandb = "auto",
-) -> None:
-    """Train a controller by PPO on recorded attempts; run again to resume."""
-    from envs.traces import TraceSet
-    from training.ppo import PPOConfig
-    from training.threads import limit_threads
-    from training.tracking import Tracker
-    from training.train import ControllerTraining, TrainConfig
-
-    given: dict[str, Any] = {
-        "total_steps": steps,
-        "num_envs": num_envs,
-        "learning_rate": learning_rate,
-    }
-    limit_threads()
-    ppo = PPOConfig(seed=seed, **{k: v for k, v in given.items() if v is not None})
-    config = TrainConfig(
-        ladder=_names(ladder),
-        token_costs=_numbers("token-cost", token_cost or []),
-        max_samples=max_samples,
-        hide_signals=hide_signals,
-        ppo=ppo,
-    )
-    trace_set = TraceSet.read(traces)
-    training = ControllerTraining(trace_set, config, out)
-    console.print(f"models {' -> '.join(m.name for m in training.prepared.models)}")
-    settings = {"traces": str(traces), **training.settings()}
-    with (
-        Tracker(out, "train", settings, mode=wandb, group=trace_set.path.name) as tracker,
-        _progress("training", ppo.num_updates * ppo.num_envs * ppo.num_steps) as update,
-    ):
-        training.run(
-            tracker,
-            lambda steps, metrics: update(
-                steps,
-                f"utility {metrics.get('episodic/utility', 0):.3f}, "
-                f"{metrics['charts/SPS'] / 1000:.0f}k steps/s",
-            ),
-        )
-    console.print(f"{out}: validation utility {training.best_utility:.4f}")
-
-
-@app.command()
 def evaluate(
     controllers: Annotated[list[Path], typer.Argument(help="Checkpoints; seeds are pooled.")],
     traces: Annotated[Path, typer.Option(help="Trace set.")] = TRACES,
     out: Annotated[
-        Path | None, typer.Option(help="Directory for frontier.png; default: the checkpoint's.")
+        Path | None,
+        typer.Option(
+            help="Directory for frontier.png and evaluation/, which `allot report` reads; "
+            "default: the first checkpoint's."
+        ),
     ] = None,
     num_prices: Annotated[int, typer.Option(help="Evenly spaced on a log scale.")] = 12,
     repeats: Annotated[int, typer.Option(help="Episodes per question and price.")] = 8,
@@ -273,9 +223,12 @@ def evaluate(
 ) -> None:
     """Compare controllers with tuned rules on the test split."""
     from controller.checkpoint import load_checkpoint
+    from envs.recorded import read_recorded
     from envs.table import TraceTable
     from envs.traces import TraceSet, write_atomically
+    from training.decisions import play_decisions
     from training.evaluate import compare
+    from training.evaluation import save_evaluation
     from training.plots import plot_frontier
     from training.results import results_markdown
     from training.summary import summarise
@@ -286,17 +239,31 @@ def evaluate(
     checkpoints = [load_checkpoint(path) for path in controllers]
     trace_set = TraceSet.read(traces)
     names = [model.name for model in checkpoints[0].models]
+    test = read_recorded(trace_set, ["test"], names)
     comparison = compare(
         checkpoints,
         TraceTable.build(trace_set, ["train", "validation"], names),
-        TraceTable.build(trace_set, ["test"], names),
+        test.table,
         asked=ask,
         num_prices=num_prices,
         repeats=repeats,
     )
     summary = summarise(comparison)
     out = out or controllers[0]
-    out.mkdir(parents=True, exist_ok=True)
+    save_evaluation(
+        out,
+        {
+            "controllers": [str(path) for path in controllers],
+            "traces": trace_set.path.name,
+            "traces_digest": trace_set.manifest.get("digest"),
+            "models": names,
+            "repeats": repeats,
+        },
+        summary,
+        actions=checkpoints[0].config.actions,
+        played=comparison.played["controller"],
+        episodes=play_decisions(checkpoints[0], test, summary["prices"]),
+    )
     plot_frontier(summary, out / "frontier.png")
     with Tracker(
         out, "evaluate", {"traces": str(traces)}, mode=wandb, group=trace_set.path.name
@@ -333,9 +300,8 @@ def ablate(
     from envs.traces import TraceSet, write_atomically
     from training.ablation import ablate as run
     from training.ablation import ablation_markdown
-    from training.ppo import PPOConfig
+    from training.config import PPOConfig, TrainConfig
     from training.threads import limit_threads
-    from training.train import TrainConfig
 
     limit_threads()
     ppo = PPOConfig() if steps is None else PPOConfig(total_steps=steps)

@@ -6,9 +6,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-Mode = Literal["auto", "online", "offline", "disabled"]
+from training.settings import WandbMode
 
 
 class Tracker:
@@ -28,7 +28,7 @@ class Tracker:
         job_type: str,
         config: Mapping[str, Any],
         *,
-        mode: Mode = "auto",
+        mode: WandbMode = "auto",
         group: str | None = None,
     ) -> None:
         self._run: Any = None
