@@ -31,6 +31,7 @@ from training.asking import AskedPolicy
 from training.difficulty import neighbours
 from training.oracles import clairvoyant
 from training.play import Played, play, play_checkpoint, pool, select
+from training.promises import kept_accuracies, kept_costs
 
 Floats = NDArray[np.float64]
 
@@ -50,6 +51,8 @@ class Comparison:
         settings: by rule family, the setting tuned for each price.
         oracles: as `played`, for what no policy can do.
         levels: (Q,) difficulty of each question; 0 when unknown.
+        promises: mean costs and accuracies that the first controller was asked for, and what
+            became of them.
     """
 
     prices: Floats
@@ -57,6 +60,7 @@ class Comparison:
     settings: Mapping[str, Sequence[str]]
     oracles: Mapping[str, Sequence[Played]]
     levels: NDArray[np.int64]
+    promises: Mapping[str, Sequence[Mapping[str, float]]]
 
 
 def compare(
@@ -106,6 +110,9 @@ def compare(
             "clairvoyant oracle": [clairvoyant(test, config, p, repeats=repeats) for p in prices],
         },
         levels=test.levels,
+        promises={"mean_cost": kept_costs(first, test), "accuracy": kept_accuracies(first, test)}
+        if first.calibration is not None
+        else {},
     )
 
 

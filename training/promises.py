@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import numpy as np
 
 from controller.checkpoint import Checkpoint
@@ -58,16 +55,18 @@ def kept_costs(
     return rows
 
 
-def kept_accuracies(checkpoint: Checkpoint, test: TraceTable) -> Iterator[dict[str, Any]]:
+def kept_accuracies(checkpoint: Checkpoint, test: TraceTable) -> list[dict[str, float]]:
     """Ask for those of `ACCURACIES` that the calibration can promise.
 
-    Yields:
-        `asked`, `price` and the accuracy `found` on the test questions.
+    Returns:
+        Per target `asked`, `price` and the accuracy `found` on the test questions.
     """
+    rows = []
     for asked in ACCURACIES:
         try:
             price = checkpoint.price_for(accuracy=asked, confidence=CONFIDENCE)
         except ConfigError:
-            return
+            break
         played = play_checkpoint(checkpoint, test, price, repeats=8)
-        yield {"asked": asked, "price": price, "found": float(played.right.mean())}
+        rows.append({"asked": asked, "price": price, "found": float(played.right.mean())})
+    return rows

@@ -60,6 +60,10 @@ Behind a rule beyond its interval: {behind(summary)}.
 
 {_actions(summary)}
 
+## What was asked for and what was kept
+
+{_promises(summary)}
+
 ## Every policy's utility
 
 {_utilities(summary)}
@@ -96,6 +100,35 @@ def _prices(summary: dict[str, Any]) -> str:
         + "\n\nGap closed: share of the utility between the best static mixture and the informed "
         "oracle, which knows\nwhich fixed plan is best for each question."
     )
+
+
+def _promises(summary: dict[str, Any]) -> str:
+    costs = markdown_table(
+        ("mean cost asked", "paid", "deviation", "with a fixed price"),
+        (
+            (
+                f"{row['asked']:.0f}",
+                f"{row['paid']:.0f}",
+                f"{row['deviation']:+.1%}",
+                f"{row['fixed']:+.1%}",
+            )
+            for row in summary["promises"].get("mean_cost", ())
+        ),
+    )
+    accuracies = markdown_table(
+        ("accuracy asked", "found", "price"),
+        (
+            (f"{row['asked']:.0%}", f"{row['found']:.1%}", f"{row['price']:.1e}")
+            for row in summary["promises"].get("accuracy", ())
+        ),
+    )
+    return f"""The first controller; each target on the test questions, streamed once. A mean cost is
+kept by a price that follows what was spent; a fixed price keeps it in expectation only. An accuracy
+is promised with confidence 90%; higher ones than these were refused.
+
+{costs}
+
+{accuracies}"""
 
 
 def _actions(summary: dict[str, Any]) -> str:

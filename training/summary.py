@@ -81,7 +81,8 @@ def summarise(comparison: Comparison) -> dict[str, Any]:
         tokens, serial rounds and actions; `lead`: per rule and price, the controller's
         utility less the rule's; `headline`: the controller's compute, relative to that of
         each kind of rule, at the same accuracies; `oracles`: as `policies`, for what knows
-        more than can be seen; `gap_closed`: per price, how much of the utility between the
+        more than can be seen; `promises`: what was asked for instead of a price, and what
+        became of it; `gap_closed`: per price, how much of the utility between the
         best static mixture and the informed oracle the controller gains.
     """
     bootstrap = Bootstrap(len(comparison.levels))
@@ -98,6 +99,7 @@ def summarise(comparison: Comparison) -> dict[str, Any]:
         },
         "gap_closed": _gap_closed(comparison),
         "headline": _headline(comparison, bootstrap),
+        "promises": comparison.promises,
     }
 
 
