@@ -122,9 +122,9 @@ def _promises(summary: dict[str, Any]) -> str:
             for row in summary["promises"].get("accuracy", ())
         ),
     )
-    return f"""The first controller; each target on the test questions, streamed once. A mean cost is
-kept by a price that follows what was spent; a fixed price keeps it in expectation only. An accuracy
-is promised with confidence 90%; higher ones than these were refused.
+    return f"""The first controller, each target on the test questions, streamed once. A mean cost
+is kept by a price that follows what was spent; a fixed price keeps it in expectation only. An
+accuracy is promised with confidence 90%; higher ones than these were refused.
 
 {costs}
 
