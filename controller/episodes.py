@@ -135,8 +135,8 @@ _KINDS = {kind: i for i, kind in enumerate(ActionKind)}
 
 
 def score_weight(score: Floats) -> Floats:
-    """Votes that an attempt counts for once a verifier has scored it; 1 without."""
-    return 2 * score
+    """Votes that an attempt counts for once a verifier has scored it; 1 without, as at 1/2."""
+    return (2 * score) ** 2
 
 
 class Episodes:

@@ -21,7 +21,13 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
-from controller.backends.adapters import ScoreHead, judge, save_adapter, token_logprobs
+from controller.backends.adapters import (
+    ScoreHead,
+    judge,
+    save_adapter,
+    score_features,
+    token_logprobs,
+)
 from controller.backends.batches import batches_by_length, padded
 from controller.backends.local_model import LocalModel, Written, load_model
 from envs.traces import TraceSet
@@ -226,7 +232,9 @@ class VerifierTraining:
         self.model.eval()
         known = self.validation
         judged = judge(self.model, known.texts, "default")
-        score = ScoreHead(calibration=calibrate(judged.numpy(), known.logprobs, known.right))
+        score = ScoreHead(
+            calibration=calibrate(judged.double().numpy(), known.logprobs, known.right)
+        )
         save_adapter(self.model, self.out, base_digest=self.local.digest, score=score)
         probability = score.probability(judged, torch.from_numpy(known.logprobs).float()).numpy()
         return {
@@ -245,7 +253,7 @@ def calibrate(judged: Floats, logprobs: Floats, right: NDArray[np.bool_]) -> Ten
     """
     rows = []
     for known in (logprobs, np.zeros_like(logprobs)):
-        features = np.column_stack([judged, known, np.ones(len(judged))])  # (n, 5)
+        features = score_features(torch.from_numpy(judged), torch.from_numpy(known)).numpy()
         scale = features.std(0) + 1e-6
         scale[-1] = 1.0
         rows.append(_logistic(features / scale, right) / scale)

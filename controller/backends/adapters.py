@@ -43,9 +43,8 @@ class ScoreHead:
     What the writer itself thought of them is known for free and takes part where it is known.
 
     Attributes:
-        calibration: (2, 5): what sum and least of the verifier's log-probabilities, mean and
-            least of the writer's are multiplied by, and a constant; first where the writer's
-            are known, then where not.
+        calibration: (2, 7): what the features of `score_features` are multiplied by; first
+            where the writer's log-probabilities are known, then where not.
     """
 
     calibration: Tensor
@@ -56,13 +55,21 @@ class ScoreHead:
         What the writer thought is NaN where it is not known.
         """
         unknown = logprobs.isnan().any(1)  # (B,)
-        columns = (
-            judged,
-            torch.where(unknown[:, None], 0.0, logprobs),
-            torch.ones_like(logprobs[:, :1]),
-        )
-        features = torch.cat(columns, 1)  # (B, 5)
+        features = score_features(judged, torch.where(unknown[:, None], 0.0, logprobs))
         return torch.sigmoid((features * self.calibration[unknown.long()]).sum(1))
+
+
+def score_features(judged: Tensor, logprobs: Tensor) -> Tensor:
+    """What a score is calibrated on, (B, 7).
+
+    The verifier's sum and least log-probability, both as probabilities, which tell good
+    attempts apart where logarithms tell bad ones, the writer's mean and least, and 1.
+
+    Args:
+        judged: (B, 2) sum and least by the verifier.
+        logprobs: (B, 2) mean and least by the writer.
+    """
+    return torch.cat((judged, judged.exp(), logprobs, torch.ones_like(judged[:, :1])), 1)
 
 
 def forward(model: Any, adapters: Sequence[str], **inputs: Any) -> Any:
@@ -224,9 +231,9 @@ def _load_score(path: Path) -> ScoreHead:
         calibration = load_file(path / _SCORE)["calibration"]
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise BackendError(f"{path / _SCORE}: expected the head of a verifier: {error!r}") from None
-    if calibration.shape != (2, 5) or not bool(torch.isfinite(calibration).all()):
+    if calibration.shape != (2, 7) or not bool(torch.isfinite(calibration).all()):
         raise BackendError(
-            f"{path / _SCORE}: expected a finite (2, 5) calibration, found "
+            f"{path / _SCORE}: expected a finite (2, 7) calibration, found "
             f"{tuple(calibration.shape)}"
         )
     return ScoreHead(calibration=calibration)
