@@ -249,13 +249,13 @@ def evaluate(
     as_json: Json = False,
     wandb: Wandb = "auto",
 ) -> None:
-    """Compare controllers with tuned rules on the test split."""
+    """Compare controllers with tuned rules on the test split; writes the first one's card."""
     from controller.checkpoint import load_checkpoint
     from envs.table import TraceTable
     from envs.traces import TraceSet, write_atomically
     from training.evaluate import compare
     from training.plots import plot_frontier
-    from training.results import results_markdown
+    from training.results import results_markdown, write_card
     from training.summary import summarise
     from training.threads import limit_threads
     from training.tracking import Tracker
@@ -275,6 +275,7 @@ def evaluate(
     out = out or controllers[0]
     out.mkdir(parents=True, exist_ok=True)
     plot_frontier(summary, out / "frontier.png")
+    write_card(summary, controllers, trace_set, repeats)
     with Tracker(
         out, "evaluate", {"traces": str(traces)}, mode=wandb, group=trace_set.path.name
     ) as tracker:
