@@ -1,7 +1,8 @@
 """Controller checkpoints: safetensors + JSON, never pickle.
 
 A checkpoint is a directory with `controller.json` (schema, decision process, models with
-digests, how it was trained), `controller.safetensors` (weights) and a README.md card.
+digests, how it was trained), `controller.safetensors` (weights) and a README.md card; once
+evaluated also with `evaluation.json`, which the card shows.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,22 +25,21 @@ from controller.cost import CostModel
 from controller.difficulty import Difficulty
 from controller.episodes import EpisodeConfig
 from controller.errors import AllotError, CheckpointError, ConfigError
+from controller.hub import HUB_SCHEME, MAX_FILE_BYTES, SETTINGS_FILE, WEIGHTS_FILE, HubMixin
 from controller.observation import OBSERVATION_NAMES, OBSERVATION_VERSION
 from controller.policy import PolicyConfig, PolicyNetwork
 from controller.targets import Calibration, Pace
 from controller.types import AdapterSpec, ModelSpec
 
 CHECKPOINT_VERSION = 1
-MAX_FILE_BYTES = 64 * 2**20
 MAX_TENSOR_ELEMENTS = 2**24
-
-_SETTINGS = "controller.json"
-_WEIGHTS = "controller.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
+class Checkpoint(HubMixin):
     """A trained controller without its backend.
+
+    `save_pretrained`, `from_pretrained` and `push_to_hub` share it through the Hub.
 
     Attributes:
         policy: the network.
@@ -47,7 +47,8 @@ class Checkpoint:
         models: the ladder that it was trained for.
         difficulty: read-out of the prompt state; None when the policy does not read it.
         price_range: least and greatest price that it was trained for.
-        model_paths: where the ladder's models lie, relative to the checkpoint.
+        model_paths: where the ladder's models lie: relative to the checkpoint, or on the Hub
+            as in `hf://user/name`.
         adapter_paths: the same for the small model's adapters, by name.
         calibration: what it costs and how often it is right by price; None if unknown.
         training: how it came about, for people.
@@ -104,34 +105,44 @@ class Checkpoint:
             )
         return self.calibration
 
-    def load_backend(self) -> Backend:
-        """Load the models that the checkpoint names.
+    def load_backend(
+        self,
+        models: Sequence[str | Path] = (),
+        adapters: Mapping[str, str | Path] | None = None,
+    ) -> Backend:
+        """Load the models that the checkpoint was trained for.
+
+        Args:
+            models: directories or hub ids, the small model first; where the checkpoint says
+                when empty.
+            adapters: directories of the small model's adapters, by name; likewise.
 
         Raises:
-            CheckpointError: it names none, or they are not those it was trained for.
+            CheckpointError: nothing says where they lie, or they are not those it was trained
+                for.
             BackendError: a model cannot be loaded.
         """
-        if not self.model_paths or self.path is None:
+        models = models or [self._located(path) for path in self.model_paths]
+        names = [model.name for model in self.models]
+        if len(models) != len(names):
             raise CheckpointError(
-                f"{self.path}: expected a checkpoint that names its models, found none; pass a "
-                f"backend for {[model.name for model in self.models]}"
+                f"{self.path}: expected to be told where {names} lie, found {len(models)} places; "
+                "pass models=[...], or a backend"
             )
+        if adapters is None:
+            adapters = {name: self._located(path) for name, path in self.adapter_paths.items()}
         from controller.backends.adapters import load_adapters
         from controller.backends.transformers import TransformersBackend, load_model
 
-        loaded = [
-            load_model((self.path / path).resolve(), rung)
-            for rung, path in enumerate(self.model_paths)
-        ]
+        loaded = [load_model(path, rung) for rung, path in enumerate(models)]
         for expected, found in zip(self.models, loaded, strict=True):
             if expected.digest and expected.digest != found.digest:
                 raise CheckpointError(
                     f"{self.path}: expected {expected.name} with digest {expected.digest}, found "
                     f"{found.digest}; train a controller for these weights or restore them"
                 )
-        if self.adapter_paths:
-            paths = {name: (self.path / p).resolve() for name, p in self.adapter_paths.items()}
-            loaded[0] = load_adapters(loaded[0], paths)
+        if adapters:
+            loaded[0] = load_adapters(loaded[0], {n: Path(p) for n, p in adapters.items()})
         if loaded[0].adapters != self.models[0].adapters:
             raise CheckpointError(
                 f"{self.path}: expected adapters {self.models[0].adapters}, found "
@@ -139,14 +150,19 @@ class Checkpoint:
             )
         return TransformersBackend(loaded)
 
+    def _located(self, path: str) -> str | Path:
+        if path.startswith(HUB_SCHEME):
+            return path.removeprefix(HUB_SCHEME)
+        return ((self.path or Path()) / path).resolve()
 
-def save_checkpoint(checkpoint: Checkpoint, directory: Path | str, card: str) -> None:
+
+def save_checkpoint(checkpoint: Checkpoint, directory: Path | str, card: str | None = None) -> None:
     """Write a checkpoint; the JSON, written last, makes it valid.
 
     Args:
         checkpoint: to save.
         directory: created if missing.
-        card: Markdown for people, saved as README.md.
+        card: Markdown for people, saved as README.md; None leaves that file alone.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -173,10 +189,12 @@ def save_checkpoint(checkpoint: Checkpoint, directory: Path | str, card: str) ->
         "reads_prompt": checkpoint.difficulty is not None,
         "training": dict(checkpoint.training),
     }
-    temporary = directory / (_WEIGHTS + ".tmp")
+    temporary = directory / (WEIGHTS_FILE + ".tmp")
     save_file(tensors, temporary)
-    os.replace(temporary, directory / _WEIGHTS)
-    for name, text in (("README.md", card), (_SETTINGS, json.dumps(settings, indent=1))):
+    os.replace(temporary, directory / WEIGHTS_FILE)
+    for name, text in (("README.md", card), (SETTINGS_FILE, json.dumps(settings, indent=1))):
+        if text is None:
+            continue
         temporary = directory / (name + ".tmp")
         temporary.write_text(text + "\n")
         os.replace(temporary, directory / name)
@@ -190,7 +208,7 @@ def load_checkpoint(directory: Path | str) -> Checkpoint:
             shapes do not fit the settings, or weights are not finite.
     """
     directory = Path(directory)
-    settings = _read_settings(directory / _SETTINGS)
+    settings = _read_settings(directory / SETTINGS_FILE)
     try:
         policy = PolicyNetwork(PolicyConfig(**_with_tuples(settings["policy"])))
         process: dict[str, Any] = settings["process"]
@@ -207,7 +225,7 @@ def load_checkpoint(directory: Path | str) -> Checkpoint:
         reads_prompt, training = bool(settings["reads_prompt"]), dict(settings["training"])
     except (AllotError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{directory / _SETTINGS}: expected the settings of a controller: {error!r}"
+            f"{directory / SETTINGS_FILE}: expected the settings of a controller: {error!r}"
         ) from None
     if [str(action) for action in config.actions] != settings["actions"]:
         raise CheckpointError(
@@ -221,7 +239,7 @@ def load_checkpoint(directory: Path | str) -> Checkpoint:
             f"{directory}: expected a policy over {len(OBSERVATION_NAMES)} features and "
             f"{len(config.actions)} actions, found {policy.config}"
         )
-    tensors = _read_tensors(directory / _WEIGHTS)
+    tensors = _read_tensors(directory / WEIGHTS_FILE)
     _load_policy(policy, tensors, directory)
     return Checkpoint(
         policy=policy,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -21,9 +21,12 @@ from controller.targets import Pace
 from controller.types import Attempt, Question
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from controller.checkpoint import Checkpoint
 
 _ROW = np.zeros(1, np.int64)
 _UNLIMITED = 2**31
@@ -300,9 +303,11 @@ class Controller:
     @classmethod
     def load(
         cls,
-        path: str | Path,
+        path: str | Path | Checkpoint,
         backend: Backend | None = None,
         *,
+        models: Sequence[str | Path] = (),
+        adapters: Mapping[str, str | Path] | None = None,
         mean_cost: float | None = None,
         accuracy: float | None = None,
         confidence: float = 0.9,
@@ -313,9 +318,13 @@ class Controller:
         the range that it was trained for.
 
         Args:
-            path: directory with controller.json and controller.safetensors.
+            path: directory with controller.json and controller.safetensors, or what was read
+                from it.
             backend: makes the attempts; None loads the models that the checkpoint names
                 and checks their digests.
+            models: where these lie, if not where the checkpoint says: directories or hub ids,
+                the small one first.
+            adapters: where the small model's adapters lie, by name, likewise.
             mean_cost: small-model tokens that a question may cost on average; the price
                 follows what the questions so far have cost, see `controller.targets.Pace`.
             accuracy: share of questions to be answered right.
@@ -327,18 +336,46 @@ class Controller:
                 those it was trained for.
             ConfigError: both targets at once, or one that is out of reach.
         """
-        from controller.checkpoint import load_checkpoint
+        from controller.checkpoint import Checkpoint, load_checkpoint
 
-        checkpoint = load_checkpoint(path)
+        checkpoint = path if isinstance(path, Checkpoint) else load_checkpoint(path)
         price = checkpoint.price_for(mean_cost, accuracy, confidence)
         return cls(
             checkpoint.policy,
             checkpoint.config,
-            backend or checkpoint.load_backend(),
+            backend or checkpoint.load_backend(models, adapters),
             checkpoint.difficulty,
             price,
             None if mean_cost is None else checkpoint.pace(mean_cost),
         )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        backend: Backend | None = None,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        **options: Any,
+    ) -> Controller:
+        """A controller from the Hugging Face Hub, or from a directory.
+
+        Args:
+            name: repository as in `user/name`, or a directory.
+            backend: makes the attempts; see `load`.
+            revision: branch, tag or commit.
+            token: of the Hub; the one of `hf auth login` when None.
+            options: `models`, `adapters`, `mean_cost`, `accuracy`, `confidence`; see `load`.
+
+        Raises:
+            CheckpointError: as `load`, or it cannot be downloaded.
+            ConfigError: as `load`.
+        """
+        from controller.checkpoint import Checkpoint
+
+        checkpoint = Checkpoint.from_pretrained(name, revision=revision, token=token)
+        return cls.load(checkpoint, backend, **options)
 
     def decisions(self, episode: Episode) -> Iterator[Decision]:
         """Decide until the episode ends, yielding each decision once carried out."""

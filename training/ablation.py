@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from controller.card import markdown_table
 from controller.checkpoint import Checkpoint, load_checkpoint
 from controller.observation import OBSERVATION_NAMES
 from envs.reward import LogUniform
@@ -21,7 +22,6 @@ from envs.table import TraceTable
 from envs.traces import TraceSet
 from training.config import TrainConfig
 from training.play import play_checkpoint
-from training.results import markdown_table
 from training.summary import Bootstrap
 from training.tracking import Tracker
 from training.train import ControllerTraining

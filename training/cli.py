@@ -221,7 +221,7 @@ def evaluate(
     as_json: Json = False,
     wandb: Wandb = "auto",
 ) -> None:
-    """Compare controllers with tuned rules on the test split."""
+    """Compare controllers with tuned rules on the test split; writes the first one's card."""
     from controller.checkpoint import load_checkpoint
     from envs.recorded import read_recorded
     from envs.table import TraceTable
@@ -230,7 +230,7 @@ def evaluate(
     from training.evaluate import compare
     from training.evaluation import save_evaluation
     from training.plots import plot_frontier
-    from training.results import results_markdown
+    from training.results import results_markdown, write_card
     from training.summary import summarise
     from training.threads import limit_threads
     from training.tracking import Tracker
@@ -265,6 +265,7 @@ def evaluate(
         episodes=play_decisions(checkpoints[0], test, summary["prices"]),
     )
     plot_frontier(summary, out / "frontier.png")
+    write_card(summary, controllers, trace_set, repeats)
     with Tracker(
         out, "evaluate", {"traces": str(traces)}, mode=wandb, group=trace_set.path.name
     ) as tracker:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from controller.backends.adapters import load_adapters
 from controller.backends.transformers import TransformersBackend, load_model
+from controller.hub import HUB_SCHEME
 from controller.types import Question
 from envs.grader import ExactGrader
 from training.record import RecordConfig, Recording
@@ -44,9 +45,12 @@ def record_models(
     limit_threads(max(model.parameters for model in models))
     backend = TransformersBackend(models, seed=seed, max_new_tokens=max_new_tokens)
     paths = {
-        spec.name: os.path.relpath(Path(path).resolve(), out.resolve())
+        spec.name: (
+            os.path.relpath(Path(path).resolve(), out.resolve())
+            if Path(path).exists()
+            else HUB_SCHEME + path
+        )
         for spec, path in zip(backend.models, model_paths, strict=True)
-        if Path(path).exists()
     } | {
         name: os.path.relpath(path.resolve(), out.resolve()) for name, path in adapter_paths.items()
     }

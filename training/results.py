@@ -1,18 +1,24 @@
-"""A comparison as Markdown, for docs/RESULTS.md."""
+"""A comparison as Markdown, for docs/RESULTS.md, and in the model card of what was compared."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from controller.card import markdown_table
+from controller.checkpoint import load_checkpoint
+from controller.evaluation import (
+    ComputeRatio,
+    Evaluation,
+    PricePoint,
+    weights_digest,
+    write_evaluation,
+)
+from controller.hub import WEIGHTS_FILE
+from envs.traces import TraceSet, write_atomically
 from training.evaluate import CONTROLLER
 from training.summary import behind, closest_rule
-
-
-def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table with a head."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def results_markdown(summary: dict[str, Any], command: str, num_seeds: int) -> str:
@@ -147,4 +153,49 @@ def _utilities(summary: dict[str, Any]) -> str:
     return markdown_table(
         ("policy", *(f"{price:.0e}" for price in summary["prices"])),
         ((name, *(f"{row['utility']:.3f}" for row in rows)) for name, rows in everyone.items()),
+    )
+
+
+def write_card(
+    summary: dict[str, Any], controllers: Sequence[Path], traces: TraceSet, repeats: int
+) -> None:
+    """Put a comparison beside the first of its checkpoints and into its model card.
+
+    Args:
+        summary: from `training.summary.summarise`.
+        controllers: checkpoints that were compared.
+        traces: trace set that they were compared on.
+        repeats: episodes per question and price.
+    """
+    directory = controllers[0]
+    write_evaluation(
+        Evaluation(
+            traces=traces.path.resolve().name,
+            traces_digest=traces.manifest.get("digest"),
+            questions=summary["num_questions"],
+            repeats=repeats,
+            weights=tuple(weights_digest(path / WEIGHTS_FILE) for path in controllers),
+            points=tuple(_point(summary, i) for i in range(len(summary["prices"]))),
+            ratios=tuple(
+                ComputeRatio(rules=kind, ratio=entry["ratio"], interval=entry["interval"])
+                for kind, entry in summary["headline"].items()
+            ),
+        ),
+        directory,
+    )
+    card = str(load_checkpoint(directory).generate_model_card())
+    write_atomically(directory / "README.md", lambda path: path.write_text(card + "\n"))
+
+
+def _point(summary: dict[str, Any], i: int) -> PricePoint:
+    row = summary["policies"][CONTROLLER][i]
+    rule, lead = closest_rule(summary, i)
+    quantities = ("accuracy", "cost", "utility")
+    return PricePoint(
+        price=row["price"],
+        **{name: row[name] for name in quantities},
+        **{f"{name}_interval": row[f"{name}_interval"] for name in quantities},
+        rule=rule,
+        lead=lead["lead"],
+        lead_interval=lead["interval"],
     )

@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from controller.card import model_card
 from controller.checkpoint import Checkpoint, save_checkpoint
 from controller.difficulty import Difficulty
 from controller.episodes import EpisodeConfig
 from controller.errors import TraceFormatError
+from controller.hub import HUB_SCHEME
 from controller.targets import Calibration
 from controller.types import ModelSpec
 from envs.derive import derive_config
@@ -186,7 +188,7 @@ class ControllerTraining:
             raise KeyboardInterrupt
         self.ppo.policy.load_state_dict(self._best)
         checkpoint = self._calibrated(self._checkpoint())
-        save_checkpoint(checkpoint, self.out, _card(checkpoint))
+        save_checkpoint(checkpoint, self.out, str(model_card(checkpoint, None)))
         tracker.summary({"validation/best_utility": self.best_utility})
         tracker.artifact("controller", "model", self.out)
         return checkpoint
@@ -271,32 +273,20 @@ def _model_paths(traces: TraceSet, models: Sequence[ModelSpec], out: Path) -> tu
     paths = [entries.get(model.name, {}).get("path") for model in models]
     if any(path is None for path in paths):
         return ()
-    return tuple(os.path.relpath((traces.path / path).resolve(), out.resolve()) for path in paths)
+    return tuple(_seen_from(out, traces.path, path) for path in paths)
 
 
 def _adapter_paths(traces: TraceSet, small: ModelSpec, out: Path) -> dict[str, str]:
     entries = traces.manifest.get("models", {}).get(small.name, {}).get("adapters", {})
     return {
-        name: os.path.relpath((traces.path / entry["path"]).resolve(), out.resolve())
+        name: _seen_from(out, traces.path, entry["path"])
         for name, entry in entries.items()
         if entry.get("path")
     }
 
 
-def _card(checkpoint: Checkpoint) -> str:
-    training = checkpoint.training
-    ladder = " -> ".join(model.name for model in checkpoint.models)
-    low, high = checkpoint.price_range
-    return f"""# allot controller
-
-Decides for the models {ladder} how much compute a question deserves: STOP, SAMPLE,
-REVISE or ESCALATE.
-
-- trained by PPO on {training["questions"]} questions of trace set `{training["traces"]}`,
-  finished {training["finished"]}
-- prices {low:.2g} to {high:.2g} accuracy per small-model token; other prices are outside
-  what it has seen
-- mean utility on the validation split {training["validation_utility"]:.4f}
-- reads the small model's prompt state: {"yes" if checkpoint.difficulty else "no"}
-
-`Controller.load("DIRECTORY").answer("QUESTION", price={(low * high) ** 0.5:.2g})`"""
+def _seen_from(out: Path, base: Path, path: str) -> str:
+    """A path relative to `base`, relative to `out`; what is on the Hub stays there."""
+    if path.startswith(HUB_SCHEME):
+        return path
+    return os.path.relpath((base / path).resolve(), out.resolve())

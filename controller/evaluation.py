@@ -1,0 +1,149 @@
+"""How a checkpoint did on held-out questions: what its model card says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from controller.errors import CheckpointError
+
+EVALUATION_VERSION = 1
+EVALUATION_FILE = "evaluation.json"
+
+MAX_FILE_BYTES = 2**20
+
+Interval = tuple[float, float]
+"""Ends of a 95% interval."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PricePoint:
+    """How a controller did at one price; means per question.
+
+    Attributes:
+        price: accuracy per small-model token.
+        accuracy, accuracy_interval: share of questions answered right.
+        cost, cost_interval: in small-model tokens.
+        utility, utility_interval: accuracy − price × cost.
+        rule: the hand-made rule that it leads least, tuned for this price.
+        lead, lead_interval: utility less that rule's.
+    """
+
+    price: float
+    accuracy: float
+    accuracy_interval: Interval
+    cost: float
+    cost_interval: Interval
+    utility: float
+    utility_interval: Interval
+    rule: str
+    lead: float
+    lead_interval: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeRatio:
+    """A controller's compute over that of a kind of rule, at equal accuracy.
+
+    Attributes:
+        rules: the kind of rule, each tuned for each price.
+        ratio, interval: geometric mean over the accuracies that both reach.
+    """
+
+    rules: str
+    ratio: float
+    interval: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """One evaluation on the test split of a trace set.
+
+    Attributes:
+        traces: name of the trace set.
+        traces_digest: of its content; None if it has none.
+        questions: held-out questions.
+        repeats: episodes per question and price.
+        weights: digests of the controllers, which differ by seed alone and were pooled.
+        points: by ascending price.
+        ratios: one per kind of rule.
+    """
+
+    traces: str
+    traces_digest: str | None
+    questions: int
+    repeats: int
+    weights: tuple[str, ...]
+    points: tuple[PricePoint, ...]
+    ratios: tuple[ComputeRatio, ...]
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Evaluation:
+        """From what `to_json` gave."""
+        if entry.get("version") != EVALUATION_VERSION:
+            raise ValueError(
+                f"expected version {EVALUATION_VERSION}, found {entry.get('version')!r}"
+            )
+        return cls(
+            traces=str(entry["traces"]),
+            traces_digest=entry["traces_digest"] and str(entry["traces_digest"]),
+            questions=int(entry["questions"]),
+            repeats=int(entry["repeats"]),
+            weights=tuple(str(digest) for digest in entry["weights"]),
+            points=tuple(PricePoint(**_typed(point, "rule")) for point in entry["points"]),
+            ratios=tuple(ComputeRatio(**_typed(ratio, "rules")) for ratio in entry["ratios"]),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists and numbers."""
+        return {"version": EVALUATION_VERSION, **asdict(self)}
+
+
+def _typed(entry: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Fields of a row: text under `name`, numbers or pairs of numbers elsewhere."""
+    fields: dict[str, Any] = {}
+    for key, value in entry.items():
+        if key == name:
+            fields[key] = str(value)
+        elif isinstance(value, list):
+            low, high = value
+            fields[key] = float(low), float(high)
+        else:
+            fields[key] = float(value)
+    return fields
+
+
+def weights_digest(path: Path) -> str:
+    """Digest of a checkpoint's weights, which ties an evaluation to them."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_evaluation(evaluation: Evaluation, directory: Path) -> None:
+    """Save an evaluation beside its checkpoint, atomically."""
+    temporary = directory / (EVALUATION_FILE + ".tmp")
+    temporary.write_text(json.dumps(evaluation.to_json(), indent=1) + "\n")
+    os.replace(temporary, directory / EVALUATION_FILE)
+
+
+def read_evaluation(directory: Path) -> Evaluation | None:
+    """The evaluation beside a checkpoint, or None.
+
+    Raises:
+        CheckpointError: it is damaged or of an unknown version.
+    """
+    path = directory / EVALUATION_FILE
+    if not path.exists():
+        return None
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise CheckpointError(f"{path}: expected at most {MAX_FILE_BYTES} bytes")
+    try:
+        return Evaluation.from_json(json.loads(path.read_text()))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: expected what `allot evaluate` writes: {error!r}; run it again"
+        ) from None

@@ -1,0 +1,184 @@
+"""Checkpoints on the Hub: real programs against a server that speaks its endpoints."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
+
+from controller.checkpoint import Checkpoint, load_checkpoint
+from controller.errors import CheckpointError
+from controller.evaluation import read_evaluation
+from controller.hub import MAX_FILE_BYTES
+from tests.conftest import CHECKPOINTS
+from tests.hub_server import TOKEN, hub
+
+BUNDLED = CHECKPOINTS / "controller"
+ADAPTERS = {name: str(CHECKPOINTS / name) for name in ("reviser", "verifier")}
+MODELS = [str(CHECKPOINTS / name) for name in ("small", "large")]
+QUESTION = "Solve the following multiplication: 3 * 4."
+
+
+def run(program, server, home):
+    """Run a program that takes `server` for the Hub; what it prints, as JSON."""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **server.environment(home), "PYTHONPATH": str(CHECKPOINTS.parent)},
+        cwd=home,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_pushed_controllers_come_back_and_answer_alike(tmp_path):
+    program = f"""
+import json
+from controller.checkpoint import Checkpoint
+from controller.loop import Controller
+
+local = Controller.load({str(BUNDLED)!r})
+commit = Checkpoint.from_pretrained({str(BUNDLED)!r}).push_to_hub(
+    "me/controller", private=True, model_card_kwargs={{"license": "apache-2.0"}}
+)
+shared = Controller.from_pretrained("me/controller", models={MODELS}, adapters={ADAPTERS})
+outcomes = [c.answer({QUESTION!r}, price=1e-4) for c in (local, shared)]
+print(json.dumps([commit, *([o.answer, o.cost, o.decisions[0].value] for o in outcomes)]))
+"""
+    with hub() as server:
+        commit, local, shared = run(program, server, tmp_path)
+        files = server.repos["me/controller"]
+    assert commit.startswith(f"{server.url}/me/controller/commit/")
+    assert local == shared
+    assert set(files) == {path.name for path in BUNDLED.iterdir()}
+    settings = json.loads(files["controller.json"])
+    assert (settings["model_paths"], settings["adapter_paths"]) == ([], {})
+    assert b"license: apache-2.0" in files["README.md"]
+    assert not any(TOKEN.encode() in content for content in files.values())
+
+
+def test_models_on_the_hub_are_found_there_and_the_cache_does_without_it(tmp_path):
+    program = f"""
+import json
+from dataclasses import replace
+from controller.checkpoint import load_checkpoint
+from controller.loop import Controller
+
+places = ("hf://me/small", "hf://me/large")
+replace(load_checkpoint({str(BUNDLED)!r}), model_paths=places).push_to_hub("me/controller")
+controller = Controller.from_pretrained("me/controller", adapters={ADAPTERS})
+print(json.dumps(controller.answer({QUESTION!r}).answer))
+"""
+    offline = """
+import json
+from controller.checkpoint import Checkpoint
+
+print(json.dumps(Checkpoint.from_pretrained("me/controller").model_paths))
+"""
+    with hub() as server:
+        for name in ("small", "large"):
+            server.repos[f"me/{name}"] = {
+                path.name: path.read_bytes() for path in (CHECKPOINTS / name).iterdir()
+            }
+        assert run(program, server, tmp_path) == "12"
+    assert run(offline, server, tmp_path) == ["hf://me/small", "hf://me/large"]
+
+
+def test_what_is_not_a_checkpoint_is_refused(tmp_path):
+    program = """
+import json
+from controller.checkpoint import Checkpoint
+from controller.errors import CheckpointError
+
+found = []
+for name in ("me/nothing", "not a name!", "me/huge", "me/half"):
+    try:
+        Checkpoint.from_pretrained(name)
+    except CheckpointError as error:
+        found.append(str(error))
+print(json.dumps(found))
+"""
+    settings = (BUNDLED / "controller.json").read_bytes()
+    with hub() as server:
+        server.repos["me/huge"] = {
+            "controller.json": settings,
+            "controller.safetensors": bytes(MAX_FILE_BYTES + 1),
+        }
+        server.repos["me/half"] = {"controller.json": settings}
+        nothing, unnamed, huge, half = run(program, server, tmp_path)
+        fetched = [path for method, path in server.requests if method == "GET"]
+    for message in (nothing, unnamed):
+        assert "expected a directory or a repository on the Hub" in message
+    assert "expected at most 67108864 bytes in ['controller.safetensors']" in huge
+    assert not any("huge/resolve" in path for path in fetched)
+    assert "expected the weights of the controller" in half
+
+
+def test_saved_elsewhere_it_still_finds_its_models(tmp_path):
+    checkpoint = Checkpoint.from_pretrained(BUNDLED)
+    checkpoint.save_pretrained(tmp_path / "deep" / "copy")
+    copy = Checkpoint.from_pretrained(tmp_path / "deep" / "copy")
+    assert [copy._located(path) for path in copy.model_paths] == [
+        (CHECKPOINTS / name).resolve() for name in ("small", "large")
+    ]
+    assert {m.digest for m in copy.load_backend().models} == {m.digest for m in copy.models}
+    assert copy.calibration == checkpoint.calibration
+    assert str(copy.generate_model_card()) == str(checkpoint.generate_model_card())
+    with pytest.raises(CheckpointError, match=r"models=\[...\], or a backend"):
+        replace(copy, model_paths=()).load_backend()
+
+
+def test_card_tells_the_measured_accuracy_and_its_interval():
+    card = ModelCard.load(BUNDLED / "README.md")
+    evaluation = read_evaluation(BUNDLED)
+    point = evaluation.points[0]
+    first = next(r for r in card.data.eval_results if r.metric_type == "accuracy")
+    assert first.metric_value == pytest.approx(point.accuracy, abs=1e-6)
+    assert first.metric_args["price"] == point.price
+    low, high = first.metric_args["interval"]
+    assert low < first.metric_value < high
+    assert f"{point.accuracy:.1%} ({low:.1%} to {high:.1%})" in card.text
+    for action in load_checkpoint(BUNDLED).config.actions:
+        assert f"| {action} |" in card.text
+
+
+def test_bundled_card_is_up_to_date():
+    assert (
+        BUNDLED / "README.md"
+    ).read_text() == f"{load_checkpoint(BUNDLED).generate_model_card()}\n"
+
+
+def test_an_evaluation_of_other_weights_is_not_shown(tmp_path):
+    checkpoint = load_checkpoint(BUNDLED)
+    checkpoint.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "controller.safetensors")
+    name = min(weights)
+    save_file({**weights, name: weights[name] + 1}, tmp_path / "controller.safetensors")
+    card = str(load_checkpoint(tmp_path).generate_model_card())
+    assert "Not measured yet" in card
+    assert "lead over it" not in card
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"version": 2}', '{"version": 1}', json.dumps({"version": 1, "points": 3})]
+)
+def test_damaged_evaluations_are_refused(tmp_path, text):
+    load_checkpoint(BUNDLED).save_pretrained(tmp_path)
+    (tmp_path / "evaluation.json").write_text(text)
+    with pytest.raises(CheckpointError, match="expected what `allot evaluate` writes"):
+        load_checkpoint(tmp_path).generate_model_card()
+
+
+def test_evaluations_survive_json():
+    evaluation = read_evaluation(BUNDLED)
+    again = type(evaluation).from_json(json.loads(json.dumps(evaluation.to_json())))
+    assert again == evaluation
+    leads = [point.lead for point in evaluation.points]
+    assert np.isfinite(leads).all()
