@@ -19,7 +19,7 @@ _VALIDATION_SHARE = 0.03
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptText:
-    """One attempt of the small model or another.
+    """One attempt of the small model.
 
     Attributes:
         question: what was asked.
@@ -39,7 +39,7 @@ AttemptGroup = tuple[str, list[AttemptText]]
 
 
 def record_attempts(
-    models: tuple[str, ...],
+    small: Path,
     out: Path,
     sizes: tuple[int, ...],
     config: RecordConfig,
@@ -49,7 +49,7 @@ def record_attempts(
     """Attempts at questions of the pool `adapters`, recorded unless they are there already.
 
     Args:
-        models: directories, the small model first.
+        small: directory of the model.
         out: directory of the trace set.
         sizes: questions per task, by level.
         config: how much to record.
@@ -60,7 +60,7 @@ def record_attempts(
         random.Random(0).shuffle(questions)
         cut = int(len(questions) * (1 - _VALIDATION_SHARE))
         splits = {"train": questions[:cut], "validation": questions[cut:]}
-        record_models(splits, models, out, config, max_new_tokens=192, seed=seed)
+        record_models(splits, (str(small),), out, config, max_new_tokens=192, seed=seed)
     return TraceSet.read(out)
 
 

@@ -39,7 +39,7 @@ def train_adapter(name: str, models: Path, out: Path, progress: Progress) -> dic
 
     def recorded(directory: Path, sizes: tuple[int, ...], samples: int, seed: int) -> TraceSet:
         config = RecordConfig(samples=samples, escalations=0)
-        return record_attempts((str(small),), directory, sizes, config, seed=seed)
+        return record_attempts(small, directory, sizes, config, seed=seed)
 
     progress(0.0, "recording attempts to learn from")
     own = recorded(models / REVISER / "attempts", REVISER_QUESTIONS, REVISER_SAMPLES, 1)
