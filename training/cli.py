@@ -328,6 +328,29 @@ def ablate(
 
 
 @app.command()
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Run directories that `allot evaluate` has written to.", metavar="RUN"),
+    ],
+    out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
+    questions: Annotated[
+        int, typer.Option(min=1, help="Of which single episodes can be stepped through.")
+    ] = 48,
+) -> None:
+    """Compare runs on one HTML page that needs no network and no account.
+
+    Frontier with intervals, policies by utility at a price of your choice, single episodes
+    decision by decision, actions by difficulty and training curves. Leads are those of the
+    first RUN; all must have been evaluated on the same questions and prices.
+    """
+    from training.report.page import write_report
+
+    write_report(runs, out, questions)
+    console.print(f"{out}: {out.stat().st_size / 2**20:.1f} MiB, opens in any browser")
+
+
+@app.command()
 def explain(
     controller: Annotated[Path, typer.Argument(help="Checkpoint.")] = CONTROLLER,
     traces: Annotated[Path, typer.Option(help="Trace set.")] = TRACES,
