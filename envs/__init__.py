@@ -6,12 +6,18 @@ Importing this package registers `allot/Compute-v0`, for `gymnasium.make` and
 
 from __future__ import annotations
 
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
 if TYPE_CHECKING:
+    from controller.episodes import EpisodeConfig
     from envs.compute import ComputeEnv
+    from envs.recorded import Recorded
+    from envs.table import TraceTable
+    from envs.traces import TraceSet
     from envs.vector import ComputeVectorEnv
 
 COMPUTE_ID = "allot/Compute-v0"
@@ -26,15 +32,9 @@ def make_compute(traces: str, split: str = "train", **kwargs: Any) -> ComputeEnv
         kwargs: of `envs.compute.ComputeEnv`.
     """
     from envs.compute import ComputeEnv
-    from envs.derive import derive_config
-    from envs.recorded import read_recorded
-    from envs.traces import TraceSet
 
-    trace_set = TraceSet.read(traces)
-    models = trace_set.models()
-    train = read_recorded(trace_set, ["train"])
-    recorded = train if split == "train" else read_recorded(trace_set, [split])
-    config = kwargs.pop("config", None) or derive_config(train.table, models)
+    recorded = _recorded(traces, split, _stamp(traces))
+    config = kwargs.pop("config", None) or _config(traces, _stamp(traces))
     return ComputeEnv(recorded.questions, recorded.backend, config, recorded.grader, **kwargs)
 
 
@@ -49,17 +49,47 @@ def make_compute_vector(
         split: train, validation or test.
         kwargs: of `envs.vector.ComputeVectorEnv`.
     """
-    from envs.derive import derive_config
-    from envs.table import TraceTable
-    from envs.traces import TraceSet
     from envs.vector import ComputeVectorEnv
 
-    trace_set = TraceSet.read(traces)
-    models = trace_set.models()
-    train = TraceTable.build(trace_set, ["train"])
-    table = train if split == "train" else TraceTable.build(trace_set, [split])
-    config = kwargs.pop("config", None) or derive_config(train, models)
-    return ComputeVectorEnv(table, config, num_envs, **kwargs)
+    config = kwargs.pop("config", None) or _config(traces, _stamp(traces))
+    return ComputeVectorEnv(_table(traces, split, _stamp(traces)), config, num_envs, **kwargs)
+
+
+# Many environments are often made of one trace set, which takes seconds to read.
+
+
+def _stamp(traces: str) -> int:
+    """When a trace set was written; 0 if it is not there, which reading it tells."""
+    manifest = Path(traces) / "trace.json"
+    return manifest.stat().st_mtime_ns if manifest.exists() else 0
+
+
+@lru_cache(maxsize=2)
+def _trace_set(traces: str, stamp: int) -> TraceSet:
+    from envs.traces import TraceSet
+
+    return TraceSet.read(traces)
+
+
+@lru_cache(maxsize=4)
+def _table(traces: str, split: str, stamp: int) -> TraceTable:
+    from envs.table import TraceTable
+
+    return TraceTable.build(_trace_set(traces, stamp), [split])
+
+
+@lru_cache(maxsize=4)
+def _recorded(traces: str, split: str, stamp: int) -> Recorded:
+    from envs.recorded import read_recorded
+
+    return read_recorded(_trace_set(traces, stamp), [split])
+
+
+@lru_cache(maxsize=2)
+def _config(traces: str, stamp: int) -> EpisodeConfig:
+    from envs.derive import derive_config
+
+    return derive_config(_table(traces, "train", stamp), _trace_set(traces, stamp).models())
 
 
 gymnasium.register(

@@ -13,8 +13,8 @@ from controller.cost import CostModel
 from controller.episodes import EpisodeConfig
 from controller.types import ModelSpec
 from envs.random import Streams
+from envs.replay import Replay
 from envs.table import TraceTable
-from envs.vector import Replay
 
 ASSUMED_TOKEN_COST = 20.0
 """Small-model tokens that a token of a large model of unknown size is taken to cost."""

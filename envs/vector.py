@@ -12,18 +12,13 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from controller.actions import ActionKind
-from controller.episodes import AttemptColumns, EpisodeConfig, Episodes
+from controller.episodes import EpisodeConfig
 from controller.errors import ConfigError, IllegalActionError
 from controller.observation import NUM_FEATURES, observe
 from envs.random import Streams
+from envs.replay import Array, Replay
 from envs.reward import LogUniform, price_range, reward
 from envs.table import TraceTable
-
-_REVISE = list(ActionKind).index(ActionKind.REVISE)
-_ESCALATE = list(ActionKind).index(ActionKind.ESCALATE)
-_VERIFY = list(ActionKind).index(ActionKind.VERIFY)
-
-Array = NDArray[Any]
 
 _SPECIAL_SHARE = 0.15
 
@@ -31,169 +26,6 @@ _SPECIAL_SHARE = 0.15
 def observation_space() -> gymnasium.spaces.Space[Array]:
     """Space of one observation, (D,) float32."""
     return gymnasium.spaces.Box(-np.inf, np.inf, (NUM_FEATURES,), np.float32)
-
-
-class Replay:
-    """Replays N episodes from a table of attempts; the state of the vector environment.
-
-    Independent attempts of a question come in a fresh random order in each episode.
-
-    Args:
-        table: recorded attempts.
-        config: the decision process.
-        num_episodes: N.
-        difficulty: (Q, R) log-odds per question and rung; None when unknown.
-        permute: whether to shuffle independent attempts; if not, recorded order.
-
-    Attributes:
-        question: (N,) position of each episode's question in the table.
-        attempts: (N, attempts) rows of the table that each episode has seen, in order; as
-            many count as `episodes.num_attempts` says.
-    """
-
-    def __init__(
-        self,
-        table: TraceTable,
-        config: EpisodeConfig,
-        num_episodes: int,
-        *,
-        difficulty: Array | None = None,
-        permute: bool = True,
-    ) -> None:
-        if table.stream.shape[1] != config.num_rungs:
-            raise ConfigError(
-                f"cost weights: expected one per rung of the traces ({table.stream.shape[1]}), "
-                f"found {config.num_rungs}"
-            )
-        if config.reads_prompt and difficulty is None:
-            raise ConfigError("reads_prompt: expected the difficulty of each question, found none")
-        self.table, self.config, self.permute = table, config, permute
-        self.episodes = Episodes(config, num_episodes, table.num_answers)
-        self.difficulty = (
-            difficulty if difficulty is not None else np.full(table.prompt_tokens.shape, np.nan)
-        )
-        self.question = np.zeros(num_episodes, np.int64)
-        self.hide_logprobs = np.zeros(num_episodes, bool)
-        self.hide_verifier = np.zeros(num_episodes, bool)
-        self.attempts = np.zeros((config.max_attempts, num_episodes), np.int64).T
-        self._unverified = np.zeros((config.max_attempts, num_episodes), np.int64).T
-        # Columns of attempts side by side, to be fetched together.
-        self._counts = np.column_stack(
-            (
-                table.answer,
-                table.attempt_prompt_tokens,
-                table.completion_tokens,
-                ~np.isnan(table.verifier_score) & config.verifies,
-                table.first_child,
-                table.num_children,
-            )
-        )  # (M, 6)
-        self._logprobs = np.column_stack((table.mean_logprob, table.min_logprob))  # (M, 2)
-        self._order = np.zeros((num_episodes, *table.stream.shape[1:]), np.int16)  # (N, R, S)
-        self._identity = np.broadcast_to(
-            np.arange(table.stream.shape[2], dtype=np.int16), table.stream.shape[1:]
-        )
-
-    def begin(
-        self,
-        rows: Array,
-        question: Array,
-        price: Array,
-        budget: Array,
-        *,
-        round_price: Array | float = 0.0,
-        hide_logprobs: Array | bool = False,
-        hide_difficulty: Array | bool = False,
-        hide_verifier: Array | bool = False,
-    ) -> None:
-        """Start episodes on questions given by position, (n,)."""
-        self.question[rows] = question
-        self._order[rows] = self._identity
-        self.hide_logprobs[rows], self.hide_verifier[rows] = hide_logprobs, hide_verifier
-        hidden = np.broadcast_to(hide_difficulty, question.shape)[:, None]
-        difficulty = np.where(hidden, np.nan, self.difficulty[question])
-        self.episodes.reset(
-            rows,
-            price=price,
-            round_price=round_price,
-            budget=budget,
-            prompt_tokens=self.table.prompt_tokens[question],
-            limits=self.table.stream_length[question],
-            difficulty=difficulty,
-        )
-
-    def take(self, rows: Array, actions: Array, streams: Streams) -> None:
-        """Carry out one action in each of `rows`, none of them STOP."""
-        kinds, widths = self.episodes.kind(actions), self.episodes.width(actions)
-        if self.config.verifies:
-            verifying = kinds == _VERIFY
-            self._verify(rows[verifying])
-            rows, kinds, widths = rows[~verifying], kinds[~verifying], widths[~verifying]
-        for attempt in range(int(widths.max(initial=0))):
-            wide = widths > attempt
-            self._attempt(rows[wide], kinds[wide], streams)
-        self.episodes.finish_round(rows)
-
-    def _verify(self, rows: Array) -> None:
-        episodes, table = self.episodes, self.table
-        waiting = episodes.unverified[rows]
-        scored = np.repeat(rows, waiting)
-        attempt = self._unverified[rows][np.arange(self._unverified.shape[1]) < waiting[:, None]]
-        episodes.score(
-            scored, table.answer[attempt], table.rung[attempt], table.verifier_score[attempt]
-        )
-        episodes.finish_verification(rows)
-
-    def _attempt(self, rows: Array, kinds: Array, streams: Streams) -> None:
-        episodes = self.episodes
-        revised = kinds == _REVISE
-        rung = np.where(kinds == _ESCALATE, episodes.next_rung[rows], 0)
-        chosen = np.empty(len(rows), np.int64)
-        fresh = ~revised
-        if revised.any():
-            chosen[revised] = episodes.take_child(rows[revised])
-        chosen[fresh] = self._draw(rows[fresh], rung[fresh], streams)
-        answer, prompt, completion, scoreable, first_child, num_children = np.ascontiguousarray(
-            self._counts.take(chosen, axis=0).T
-        )
-        mean, least = np.where(self.hide_logprobs[rows], np.nan, self._logprobs.take(chosen, 0).T)
-        self.attempts[rows, episodes.num_attempts[rows]] = chosen
-        self._unverified[rows, episodes.unverified[rows]] = chosen
-        episodes.record(
-            rows,
-            revised,
-            AttemptColumns(
-                rung=rung,
-                answer=answer,
-                prompt_tokens=prompt,
-                completion_tokens=completion,
-                mean_logprob=mean,
-                min_logprob=least,
-                scoreable=(scoreable > 0) & ~self.hide_verifier[rows],
-                first_child=first_child,
-                num_children=num_children,
-            ),
-        )
-
-    def _draw(self, rows: Array, rung: Array, streams: Streams) -> Array:
-        """Next attempts of each stream, by one step of a Fisher-Yates shuffle."""
-        table, used = self.table, self.episodes.counts[rows, rung]
-        _, rungs, longest = table.stream.shape
-        stream = self.question[rows] * rungs + rung
-        if not self.permute:
-            return np.asarray(table.stream.ravel()[stream * longest + used])
-        order, begin = self._order.ravel(), (rows * rungs + rung) * longest
-        left = table.stream_length.ravel()[stream] - used
-        picked = begin + used + (streams.uniform(rows) * left).astype(np.int64)
-        slot = order[picked]
-        order[picked] = order[begin + used]
-        return np.asarray(table.stream.ravel()[stream * longest + slot])
-
-    def right(self, rows: Array | slice = slice(None)) -> NDArray[np.bool_]:
-        """Whether the leading answer of each episode of `rows` is right, (n,)."""
-        leader = self.episodes.leader[rows]
-        known = self.table.answer_correct[self.question[rows], np.maximum(leader, 0)]
-        return np.asarray(known & (leader >= 0))
 
 
 class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
@@ -214,6 +46,10 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
             independently without difficulty and without a verifier, so that a policy
             learns to do without.
         permute: whether independent attempts come in random order.
+        autoreset_mode: when a finished episode makes room for the next one: in the same step,
+            in the next step (whose action it ignores), or, disabled, when `reset` is told
+            to by `options={"reset_mask": mask}`.
+        max_episode_steps: steps after which an episode is truncated; None for never.
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012 (as in Gymnasium)
@@ -233,10 +69,17 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
         round_prices: LogUniform | None = None,
         hide_signals: float = 0.0,
         permute: bool = True,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+        max_episode_steps: int | None = None,
     ) -> None:
         if num_envs < 1:
             raise ConfigError(f"num_envs: expected at least 1, found {num_envs}")
+        if max_episode_steps is not None and max_episode_steps < 1:
+            raise ConfigError(f"max_episode_steps: expected at least 1, found {max_episode_steps}")
         self.num_envs = num_envs
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
+        self.max_episode_steps = max_episode_steps
         self.config = config
         self.prices = prices or price_range(config.cost_unit)
         self.round_prices = round_prices
@@ -251,11 +94,22 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
         self._rows = np.arange(num_envs)
         self._streams: Streams | None = None
         self._mask = np.ones((num_envs, len(config.actions)), bool)  # (N, A)
+        self._over = np.zeros(num_envs, bool)  # ended, and not begun again yet
+        self._elapsed = np.zeros(num_envs, np.int64)
 
     def reset(
         self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
-        """Start all episodes afresh; environment i is seeded with seed + i."""
+        """Start episodes afresh; environment i is seeded with seed + i.
+
+        Args:
+            seed: starts new random streams.
+            options: `reset_mask`, (N,) bool, to start these environments' episodes alone.
+
+        Raises:
+            ConfigError: an unknown option, or a mask of another shape or type.
+        """
+        rows = self._chosen(options or {})
         if seed is not None or self._streams is None:
             seeds = (
                 [None] * self.num_envs
@@ -264,10 +118,28 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
                 if isinstance(seed, int)
                 else seed
             )
-            self._streams = Streams(np.array([stream_key(s) for s in seeds], np.uint64))
-        self._begin(self._rows)
+            keys = np.array([stream_key(s) for s in seeds], np.uint64)
+            if self._streams is None:
+                self._streams = Streams(keys)
+            self._streams.state[rows] = keys[rows]
+        self._begin(rows)
         self._mask = self.replay.episodes.mask()
         return observe(self.replay.episodes), {"action_mask": self._mask.astype(np.int8)}
+
+    def _chosen(self, options: dict[str, Any]) -> Array:
+        """Environments to reset, (n,)."""
+        unknown = set(options) - {"reset_mask"}
+        if unknown:
+            raise ConfigError(f"options: expected reset_mask, found {sorted(unknown)}")
+        mask = options.get("reset_mask")
+        if mask is None or self._streams is None:
+            return self._rows
+        if mask.shape != (self.num_envs,) or mask.dtype != np.bool_:
+            raise ConfigError(
+                f"reset_mask: expected bool of shape ({self.num_envs},), found {mask.dtype} of "
+                f"{mask.shape}"
+            )
+        return np.flatnonzero(mask)
 
     def _begin(self, rows: Array) -> None:
         streams = self._streams
@@ -291,52 +163,88 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
             hide_difficulty=hidden[1],
             hide_verifier=hidden[2],
         )
+        self._over[rows], self._elapsed[rows] = False, 0
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Allowed actions now, (N, A)."""
         return self._mask
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
-        """One action per environment; finished episodes start again at once.
+        """One action per environment.
 
         Raises:
-            IllegalActionError: an action that its mask forbids.
+            IllegalActionError: an action that its mask forbids, or an episode that is over and
+                that nobody has reset.
         """
+        actions = np.asarray(actions)
+        resting = self._rest(actions)
+        episodes = self.replay.episodes
+        stopped = self._stop[actions] & ~resting
+        spent = np.where(episodes.num_attempts == 0, 0.0, episodes.spent)
+        rounds = episodes.rounds.copy()
+        moving = ~(stopped | resting)
+        assert self._streams is not None
+        self.replay.take(self._rows[moving], actions[moving], self._streams)
+        self._elapsed += ~resting
+        self._mask = episodes.mask()
+        terminated = ~resting & (stopped | (self._mask.sum(1) == 1))
+        truncated = np.zeros(self.num_envs, bool)
+        if self.max_episode_steps is not None:
+            truncated = self._elapsed >= self.max_episode_steps
+        right = np.zeros(self.num_envs, bool)
+        right[terminated] = self.replay.right(terminated)
+        rewards = reward(
+            right,
+            episodes.price * (episodes.spent - spent),
+            episodes.round_price * (episodes.rounds - rounds),
+        )
+        rewards[resting] = 0.0
+        observation = observe(episodes)
+        info = self._end(observation, terminated | truncated, right)
+        info["action_mask"] = self._mask.astype(np.int8)
+        return observation, rewards, terminated, truncated, info
+
+    def _rest(self, actions: Array) -> NDArray[np.bool_]:
+        """Begin again what was over before this step, and check all other actions; (N,)."""
         if self._streams is None:
             raise IllegalActionError("step: expected a reset first, found none")
-        actions = np.asarray(actions)
-        illegal = ~self._mask[self._rows, actions]
+        resting = self._over.copy()
+        illegal = ~(self._mask[self._rows, actions] | resting)
         if illegal.any():
             first = int(np.flatnonzero(illegal)[0])
             raise IllegalActionError(
                 f"environment {first}: expected an action allowed by its mask "
                 f"{self._mask[first].astype(int).tolist()}, found {int(actions[first])}"
             )
-        episodes = self.replay.episodes
-        stopped = self._stop[actions]
-        spent = np.where(episodes.num_attempts == 0, 0.0, episodes.spent)
-        rounds = episodes.rounds.copy()
-        self.replay.take(self._rows[~stopped], actions[~stopped], self._streams)
-        mask = episodes.mask()
-        done = stopped | (mask.sum(1) == 1)
-        right = np.zeros(self.num_envs, bool)
-        right[done] = self.replay.right(done)
-        rewards = reward(
-            right,
-            episodes.price * (episodes.spent - spent),
-            episodes.round_price * (episodes.rounds - rounds),
-        )
-        observation = observe(episodes)
-        info: dict[str, Any] = {}
-        if done.any():
-            rows = self._rows[done]
-            info = self._final_info(observation.copy("K"), done, right)
+        if resting.any():
+            rows = self._rows[resting]
+            if self.autoreset_mode is AutoresetMode.DISABLED:
+                raise IllegalActionError(
+                    f"environments {rows.tolist()}: expected a reset of what is over, by "
+                    'options={"reset_mask": mask}, found a step'
+                )
             self._begin(rows)
-            observe(episodes, rows, observation)
-            mask[rows] = episodes.mask(rows)
-        self._mask = mask
-        info["action_mask"] = mask.astype(np.int8)
-        return observation, rewards, done, np.zeros(self.num_envs, bool), info
+        return resting
+
+    def _end(self, observation: Array, done: Array, right: Array) -> dict[str, Any]:
+        """Tell how episodes ended, and begin the next ones if that is to be in the same step."""
+        if not done.any():
+            return {}
+        final = self._final(right)
+        if self.autoreset_mode is not AutoresetMode.SAME_STEP:
+            self._over = done
+            return final | {f"_{name}": done for name in final}
+        info = {
+            "final_obs": observation.copy("K"),
+            "_final_obs": done,
+            "final_info": final,
+            "_final_info": done,
+        }
+        rows = self._rows[done]
+        self._begin(rows)
+        observe(self.replay.episodes, rows, observation)
+        self._mask[rows] = self.replay.episodes.mask(rows)
+        return info
 
     def state(self) -> dict[str, Array]:
         """Everything that changes from step to step, as arrays by name."""
@@ -344,6 +252,8 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
             raise IllegalActionError("state: expected a reset first, found none")
         return {
             "streams": self._streams.state,
+            "over": self._over,
+            "elapsed": self._elapsed,
             **{f"replay/{k}": v.copy() for k, v in _arrays(self.replay).items()},
             **{f"episodes/{k}": v.copy() for k, v in _arrays(self.replay.episodes).items()},
         }
@@ -351,29 +261,25 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
     def restore(self, state: dict[str, Array]) -> tuple[Array, NDArray[np.bool_]]:
         """Go back to a `state`; returns observations (N, D) and masks (N, A)."""
         self._streams = Streams(state["streams"])
+        self._over, self._elapsed = state["over"].copy(), state["elapsed"].copy()
         for prefix, owner in (("replay/", self.replay), ("episodes/", self.replay.episodes)):
             for name, array in _arrays(owner).items():
                 array[...] = state[prefix + name]
         self._mask = self.replay.episodes.mask()
         return observe(self.replay.episodes), self._mask
 
-    def _final_info(self, observation: Array, done: Array, right: Array) -> dict[str, Any]:
+    def _final(self, right: Array) -> dict[str, Array]:
         episodes = self.replay.episodes
         return {
-            "final_obs": observation,
-            "_final_obs": done,
-            "final_info": {
-                "right": right,
-                "cost": episodes.spent.copy(),
-                "price": episodes.price.copy(),
-                "round_price": episodes.round_price.copy(),
-                "budget": episodes.budget.copy(),
-                "samples": episodes.counts[:, 0].copy(),
-                "revisions": episodes.revisions.copy(),
-                "escalations": episodes.counts[:, 1:].sum(1),
-                "rounds": episodes.rounds.copy(),
-            },
-            "_final_info": done,
+            "right": right,
+            "cost": episodes.spent.copy(),
+            "price": episodes.price.copy(),
+            "round_price": episodes.round_price.copy(),
+            "budget": episodes.budget.copy(),
+            "samples": episodes.counts[:, 0].copy(),
+            "revisions": episodes.revisions.copy(),
+            "escalations": episodes.counts[:, 1:].sum(1),
+            "rounds": episodes.rounds.copy(),
         }
 
 

@@ -17,7 +17,7 @@ from controller.observation import OBSERVATION_NAMES, observe
 from controller.policy import PolicyNetwork
 from controller.types import Question
 from envs.recorded import Recorded
-from envs.vector import Replay
+from envs.replay import Replay
 from training.play import Ints, play_checkpoint
 
 

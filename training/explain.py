@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from controller.actions import ActionKind
 from controller.checkpoint import Checkpoint
+from envs.replay import Replay
 from envs.reward import LogUniform
 from envs.table import TraceTable
-from envs.vector import Replay
 from training.play import Ints, Played, play_checkpoint
 from training.plots import save_figure
 

@@ -14,8 +14,8 @@ from controller.difficulty import Difficulty
 from controller.episodes import EpisodeConfig
 from controller.policy import Policy
 from envs.random import Streams
+from envs.replay import Replay
 from envs.table import TraceTable
-from envs.vector import Replay
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

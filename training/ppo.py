@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -151,6 +152,11 @@ class PPO:
         if env.num_envs != config.num_envs:
             raise ConfigError(
                 f"num_envs: expected {config.num_envs}, found an env of {env.num_envs}"
+            )
+        if env.autoreset_mode is not AutoresetMode.SAME_STEP or env.max_episode_steps is not None:
+            raise ConfigError(
+                "env: expected autoreset in the same step and no time limit, found "
+                f"{env.autoreset_mode} and max_episode_steps={env.max_episode_steps}"
             )
         self.env, self.config = env, config
         self._generator = torch.Generator().manual_seed(config.seed)

@@ -14,9 +14,9 @@ from controller.errors import ConfigError, IllegalActionError
 from controller.observation import NUM_FEATURES
 from controller.policy import PolicyConfig, PolicyNetwork
 from envs.random import Streams
+from envs.replay import Replay
 from envs.reward import price_range
 from envs.synthetic import QuestionType, SyntheticFamily
-from envs.vector import Replay
 from training.belief import BeliefTree
 from training.bench.optimum import OptimumBench, best_rules, run
 from training.config import PPOConfig

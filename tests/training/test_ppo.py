@@ -87,3 +87,9 @@ def test_settings_out_of_range_are_refused():
         PPOConfig(gae_lambda=2)
     with pytest.raises(ConfigError, match="num_minibatches: expected a divisor"):
         PPOConfig(num_envs=3, num_steps=5, num_minibatches=4)
+
+
+@pytest.mark.parametrize("options", [{"autoreset_mode": "NextStep"}, {"max_episode_steps": 3}])
+def test_environments_that_it_would_learn_wrong_from_are_refused(validation, config, options):
+    with pytest.raises(ConfigError, match="autoreset in the same step and no time limit"):
+        make(validation, config, **options)

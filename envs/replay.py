@@ -1,0 +1,183 @@
+"""Recorded attempts replayed in N episodes at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.actions import ActionKind
+from controller.episodes import AttemptColumns, EpisodeConfig, Episodes
+from controller.errors import ConfigError
+from envs.random import Streams
+from envs.table import TraceTable
+
+_REVISE = list(ActionKind).index(ActionKind.REVISE)
+_ESCALATE = list(ActionKind).index(ActionKind.ESCALATE)
+_VERIFY = list(ActionKind).index(ActionKind.VERIFY)
+
+Array = NDArray[Any]
+
+
+class Replay:
+    """Replays N episodes from a table of attempts; the state of the vector environment.
+
+    Independent attempts of a question come in a fresh random order in each episode.
+
+    Args:
+        table: recorded attempts.
+        config: the decision process.
+        num_episodes: N.
+        difficulty: (Q, R) log-odds per question and rung; None when unknown.
+        permute: whether to shuffle independent attempts; if not, recorded order.
+
+    Attributes:
+        question: (N,) position of each episode's question in the table.
+        attempts: (N, attempts) rows of the table that each episode has seen, in order; as
+            many count as `episodes.num_attempts` says.
+    """
+
+    def __init__(
+        self,
+        table: TraceTable,
+        config: EpisodeConfig,
+        num_episodes: int,
+        *,
+        difficulty: Array | None = None,
+        permute: bool = True,
+    ) -> None:
+        if table.stream.shape[1] != config.num_rungs:
+            raise ConfigError(
+                f"cost weights: expected one per rung of the traces ({table.stream.shape[1]}), "
+                f"found {config.num_rungs}"
+            )
+        if config.reads_prompt and difficulty is None:
+            raise ConfigError("reads_prompt: expected the difficulty of each question, found none")
+        self.table, self.config, self.permute = table, config, permute
+        self.episodes = Episodes(config, num_episodes, table.num_answers)
+        self.difficulty = (
+            difficulty if difficulty is not None else np.full(table.prompt_tokens.shape, np.nan)
+        )
+        self.question = np.zeros(num_episodes, np.int64)
+        self.hide_logprobs = np.zeros(num_episodes, bool)
+        self.hide_verifier = np.zeros(num_episodes, bool)
+        self.attempts = np.zeros((config.max_attempts, num_episodes), np.int64).T
+        self._unverified = np.zeros((config.max_attempts, num_episodes), np.int64).T
+        # Columns of attempts side by side, to be fetched together.
+        self._counts = np.column_stack(
+            (
+                table.answer,
+                table.attempt_prompt_tokens,
+                table.completion_tokens,
+                ~np.isnan(table.verifier_score) & config.verifies,
+                table.first_child,
+                table.num_children,
+            )
+        )  # (M, 6)
+        self._logprobs = np.column_stack((table.mean_logprob, table.min_logprob))  # (M, 2)
+        self._order = np.zeros((num_episodes, *table.stream.shape[1:]), np.int16)  # (N, R, S)
+        self._identity = np.broadcast_to(
+            np.arange(table.stream.shape[2], dtype=np.int16), table.stream.shape[1:]
+        )
+
+    def begin(
+        self,
+        rows: Array,
+        question: Array,
+        price: Array,
+        budget: Array,
+        *,
+        round_price: Array | float = 0.0,
+        hide_logprobs: Array | bool = False,
+        hide_difficulty: Array | bool = False,
+        hide_verifier: Array | bool = False,
+    ) -> None:
+        """Start episodes on questions given by position, (n,)."""
+        self.question[rows] = question
+        self._order[rows] = self._identity
+        self.hide_logprobs[rows], self.hide_verifier[rows] = hide_logprobs, hide_verifier
+        hidden = np.broadcast_to(hide_difficulty, question.shape)[:, None]
+        difficulty = np.where(hidden, np.nan, self.difficulty[question])
+        self.episodes.reset(
+            rows,
+            price=price,
+            round_price=round_price,
+            budget=budget,
+            prompt_tokens=self.table.prompt_tokens[question],
+            limits=self.table.stream_length[question],
+            difficulty=difficulty,
+        )
+
+    def take(self, rows: Array, actions: Array, streams: Streams) -> None:
+        """Carry out one action in each of `rows`, none of them STOP."""
+        kinds, widths = self.episodes.kind(actions), self.episodes.width(actions)
+        if self.config.verifies:
+            verifying = kinds == _VERIFY
+            self._verify(rows[verifying])
+            rows, kinds, widths = rows[~verifying], kinds[~verifying], widths[~verifying]
+        for attempt in range(int(widths.max(initial=0))):
+            wide = widths > attempt
+            self._attempt(rows[wide], kinds[wide], streams)
+        self.episodes.finish_round(rows)
+
+    def _verify(self, rows: Array) -> None:
+        episodes, table = self.episodes, self.table
+        waiting = episodes.unverified[rows]
+        scored = np.repeat(rows, waiting)
+        attempt = self._unverified[rows][np.arange(self._unverified.shape[1]) < waiting[:, None]]
+        episodes.score(
+            scored, table.answer[attempt], table.rung[attempt], table.verifier_score[attempt]
+        )
+        episodes.finish_verification(rows)
+
+    def _attempt(self, rows: Array, kinds: Array, streams: Streams) -> None:
+        episodes = self.episodes
+        revised = kinds == _REVISE
+        rung = np.where(kinds == _ESCALATE, episodes.next_rung[rows], 0)
+        chosen = np.empty(len(rows), np.int64)
+        fresh = ~revised
+        if revised.any():
+            chosen[revised] = episodes.take_child(rows[revised])
+        chosen[fresh] = self._draw(rows[fresh], rung[fresh], streams)
+        answer, prompt, completion, scoreable, first_child, num_children = np.ascontiguousarray(
+            self._counts.take(chosen, axis=0).T
+        )
+        mean, least = np.where(self.hide_logprobs[rows], np.nan, self._logprobs.take(chosen, 0).T)
+        self.attempts[rows, episodes.num_attempts[rows]] = chosen
+        self._unverified[rows, episodes.unverified[rows]] = chosen
+        episodes.record(
+            rows,
+            revised,
+            AttemptColumns(
+                rung=rung,
+                answer=answer,
+                prompt_tokens=prompt,
+                completion_tokens=completion,
+                mean_logprob=mean,
+                min_logprob=least,
+                scoreable=(scoreable > 0) & ~self.hide_verifier[rows],
+                first_child=first_child,
+                num_children=num_children,
+            ),
+        )
+
+    def _draw(self, rows: Array, rung: Array, streams: Streams) -> Array:
+        """Next attempts of each stream, by one step of a Fisher-Yates shuffle."""
+        table, used = self.table, self.episodes.counts[rows, rung]
+        _, rungs, longest = table.stream.shape
+        stream = self.question[rows] * rungs + rung
+        if not self.permute:
+            return np.asarray(table.stream.ravel()[stream * longest + used])
+        order, begin = self._order.ravel(), (rows * rungs + rung) * longest
+        left = table.stream_length.ravel()[stream] - used
+        picked = begin + used + (streams.uniform(rows) * left).astype(np.int64)
+        slot = order[picked]
+        order[picked] = order[begin + used]
+        return np.asarray(table.stream.ravel()[stream * longest + slot])
+
+    def right(self, rows: Array | slice = slice(None)) -> NDArray[np.bool_]:
+        """Whether the leading answer of each episode of `rows` is right, (n,)."""
+        leader = self.episodes.leader[rows]
+        known = self.table.answer_correct[self.question[rows], np.maximum(leader, 0)]
+        return np.asarray(known & (leader >= 0))
