@@ -48,6 +48,7 @@ class Comparison:
         settings: by rule family, the setting tuned for each price.
         oracles: as `played`, for what no policy can do.
         levels: (Q,) difficulty of each question; 0 when unknown.
+        seeds: (S, P) mean utility of each controller.
     """
 
     prices: Floats
@@ -55,6 +56,7 @@ class Comparison:
     settings: Mapping[str, Sequence[str]]
     oracles: Mapping[str, Sequence[Played]]
     levels: NDArray[np.int64]
+    seeds: Floats
 
 
 def compare(
@@ -77,10 +79,10 @@ def compare(
     first = checkpoints[0]
     prices = LogUniform(low=first.price_range[0], high=first.price_range[1]).grid(num_prices)
     contest = _Contest(first, tuning, test, prices, repeats)
-    contest.played[CONTROLLER] = [
-        pool([play_checkpoint(c, test, price, repeats=repeats) for c in checkpoints])
-        for price in prices
+    by_seed = [
+        [play_checkpoint(c, test, price, repeats=repeats) for c in checkpoints] for price in prices
     ]
+    contest.played[CONTROLLER] = [pool(played) for played in by_seed]
     families = rule_families(
         first.config.max_samples,
         revises=first.config.max_revisions > 0,
@@ -100,6 +102,12 @@ def compare(
             "clairvoyant oracle": [clairvoyant(test, config, p, repeats=repeats) for p in prices],
         },
         levels=test.levels,
+        seeds=np.array(
+            [
+                [p.utility(price).mean() for p in played]
+                for played, price in zip(by_seed, prices, strict=True)
+            ]
+        ).T,
     )
 
 
