@@ -384,6 +384,17 @@ def bench_ppo(
     _print_result(ppo.run(traces), as_json)
 
 
+@bench_app.command("tracking")
+def bench_tracking(
+    traces: Annotated[Path, typer.Option(help="Trace set.")] = TRACES,
+    as_json: Json = False,
+) -> None:
+    """Steps/s of a training with W&B offline against without."""
+    from training.bench import tracking
+
+    _print_result(tracking.run(traces), as_json)
+
+
 @bench_app.command("optimum")
 def bench_optimum(
     seeds: Annotated[int, typer.Option(help="Trainings.")] = 5, as_json: Json = False

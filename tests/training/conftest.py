@@ -53,3 +53,50 @@ def allot(environment):
         return done
 
     return run
+
+
+class OfflineRun:
+    """An offline run of W&B, read with W&B's own reader.
+
+    Args:
+        directory: of `wandb/`, with one run in it.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        (log,) = directory.glob("wandb/offline-run-*/run-*.wandb")
+        self.files = log.parent / "files"
+        self._command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(log)]
+        self.whole = json.loads(self._read("--summary"))
+        self.summary = self.whole["summary"]
+        self._records = [json.loads(line) for line in self._read().splitlines()]
+
+    def _read(self, *options: str) -> str:
+        done = subprocess.run(
+            [*self._command, *options], capture_output=True, text=True, timeout=300, check=True
+        )
+        return done.stdout
+
+    def records(self, kind: str) -> list[dict]:
+        return [record[kind] for record in self._records if record["type"] == kind]
+
+    def history(self) -> list[dict]:
+        return [record["item"] for record in self.records("history")]
+
+    def table(self, name: str) -> list[dict]:
+        content = json.loads((self.files / self.summary[name]["path"]).read_text())
+        return [dict(zip(content["columns"], row, strict=True)) for row in content["data"]]
+
+
+@pytest.fixture(scope="session")
+def offline_run():
+    return OfflineRun
+
+
+@pytest.fixture(scope="session")
+def pair(few, allot, tmp_path_factory) -> Path:
+    """Two seeds, trained and evaluated with W&B offline."""
+    out = tmp_path_factory.mktemp("runs") / "pair"
+    given = ("--traces", few, "--wandb", "offline")
+    allot("train", "--out", out, "--seeds", 2, "--num-envs", 64, "--steps", 64 * 16 * 12, *given)
+    allot("evaluate", out, "--num-prices", 3, "--repeats", 1, *given)
+    return out
