@@ -10,7 +10,7 @@ from wandb_workspaces.reports import v2 as wr
 
 from controller.errors import ConfigError
 from training.track_evaluation import PICTURES
-from training.tracking import AXES
+from training.tracking import AXES, has_account
 
 _STEPS, _PRICE = AXES["train"][0], AXES["evaluate"][0]
 
@@ -113,7 +113,7 @@ def save(workspace: Any) -> str:
         ConfigError: there is no account, or W&B does not answer.
     """
     remedy = "log in with `wandb login`, or see what would be saved with --print"
-    if not wandb.login(prompt=False, verify=False):
+    if not has_account():
         raise ConfigError(f"dashboard: expected a W&B account, found none; {remedy}")
     try:
         if not workspace.entity:

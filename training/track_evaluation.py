@@ -54,7 +54,7 @@ def track_evaluation(tracker: Tracker, summary: dict[str, Any], decisions: Path,
         out: directory of the pictures.
     """
     episodes = read_episodes(decisions)
-    shares = action_shares(episodes)
+    shares = action_shares(episodes, action_names(decisions))
     plot_frontier(summary, out / "frontier.png")
     plot_utility(summary, out / "utility.png")
     plot_actions(shares, out / "actions.png")
@@ -111,18 +111,25 @@ def read_episodes(decisions: Path) -> list[dict[str, Any]]:
     """Rows of a decisions file, with the names of the actions in place of the decisions."""
     columns = [name for name in DECISION_COLUMNS if name not in ("difficulty", "actions")]
     columns += ["level", "decisions.list.element.action"]
-    rows = pq.read_table(decisions, columns=columns).to_pylist()
+    rows = pq.ParquetFile(decisions).read(columns).to_pylist()
     for row in rows:
         row["actions"] = [decision["action"] for decision in row.pop("decisions")]
     return rows
 
 
-def action_shares(episodes: Sequence[Mapping[str, Any]]) -> dict[float, dict[str, float]]:
+def action_names(decisions: Path) -> list[str]:
+    """What the controller of a decisions file chooses from."""
+    decision = pq.read_schema(decisions).field("decisions").type.value_type
+    return [action.name for action in decision.field("probabilities").type]
+
+
+def action_shares(
+    episodes: Sequence[Mapping[str, Any]], names: Sequence[str]
+) -> dict[float, dict[str, float]]:
     """By price and name of action, its share in all decisions."""
     counts: dict[float, Counter[str]] = {}
     for episode in episodes:
         counts.setdefault(episode["price"], Counter()).update(episode["actions"])
-    names = list(Counter(name for count in counts.values() for name in count))
     return {
         price: {name: count[name] / count.total() for name in names}
         for price, count in counts.items()

@@ -147,12 +147,9 @@ class Tracker:
             type=artifact.kind,
             metadata=dict(artifact.metadata),
         )
+        policy = "immutable" if artifact.lasting else "mutable"
         for path in artifact.files:
-            entry.add_file(
-                str(path.resolve()),
-                path.name,
-                policy="immutable" if artifact.lasting else "mutable",
-            )
+            entry.add_file(str(path.resolve()), path.name, policy=policy)
         # What `use_artifact` does too, but that refuses offline and waits for the upload.
         self._run._log_artifact(entry, is_user_created=True, use_after_commit=used)
 
@@ -174,10 +171,18 @@ def _chosen(mode: WandbMode) -> str:
         return mode
     if os.environ.get("WANDB_MODE"):
         return os.environ["WANDB_MODE"]
+    return "online" if has_account() else "offline"
+
+
+def has_account() -> bool:
+    """Whether there are credentials, stored or in WANDB_API_KEY; asks neither people nor W&B."""
     import wandb
 
-    # Looks for credentials without asking for them, on the terminal or over the network.
-    return "online" if wandb.login(prompt=False, verify=False) else "offline"
+    try:
+        return bool(wandb.login(prompt=False, verify=False))
+    except wandb.Error as error:
+        warnings.warn(f"W&B: no use of these credentials: {error}", stacklevel=2)
+        return False
 
 
 def _start(mode: str, *, forced: bool, **settings: Any) -> Any:
@@ -197,4 +202,5 @@ def _start(mode: str, *, forced: bool, **settings: Any) -> Any:
                 "`wandb sync` later"
             ) from None
         warnings.warn(f"W&B does not answer, logging offline: {reason}", stacklevel=3)
+        wandb.teardown()  # the run that did not start still occupies its id
         return wandb.init(mode="offline", settings=wandb.Settings(**quiet), **settings)

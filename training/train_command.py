@@ -30,11 +30,8 @@ def _help(setting: Setting) -> str:
         return text
     if isinstance(default, tuple):
         default = ",".join(map(str, default))
-    return (
-        f"{text} Default: {default:_}."
-        if isinstance(default, int)
-        else f"{text} Default: {default}."
-    )
+    shown = f"{default:_}" if isinstance(default, int) else default
+    return f"{text} Default: {shown}."
 
 
 def _flag(setting: Setting) -> inspect.Parameter:
