@@ -18,7 +18,7 @@ from rich.table import Table
 from controller.errors import AllotError, ConfigError
 from controller.prompts import REVISER, VERIFIER
 from training.settings import WandbMode
-from training.train_command import train
+from training.train_command import dashed, train
 
 app = typer.Typer(
     help="Learns how much inference compute each question deserves.",
@@ -29,15 +29,15 @@ models_app = typer.Typer(help="The bundled language models.", no_args_is_help=Tr
 bench_app = typer.Typer(help="Measurements, each side by side in one run.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 app.add_typer(bench_app, name="bench")
-# Sweeps of W&B write the names of settings with underscores.
-app.command("train", context_settings={"token_normalize_func": lambda n: n.replace("_", "-")})(
-    train
-)
+app.command("train", context_settings={"token_normalize_func": dashed})(train)
 console = Console()
 
 MODELS = Path("checkpoints")
 TRACES = Path("checkpoints/traces")
 CONTROLLER = Path("checkpoints/controller")
+
+_INTERRUPTED = 130
+"""Exit code that typer makes of a KeyboardInterrupt."""
 
 Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
@@ -201,13 +201,16 @@ def import_(
 
 @app.command()
 def evaluate(
-    controllers: Annotated[list[Path], typer.Argument(help="Checkpoints; seeds are pooled.")],
+    controllers: Annotated[
+        list[Path],
+        typer.Argument(help="Checkpoints, or directories of `--seeds`; seeds are pooled."),
+    ],
     traces: Annotated[Path, typer.Option(help="Trace set.")] = TRACES,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Directory for frontier.png and evaluation/, which `allot report` reads; "
-            "default: the first checkpoint's."
+            help="Directory for pictures and evaluation/, which `allot report` reads; "
+            "default: the first one given."
         ),
     ] = None,
     num_prices: Annotated[int, typer.Option(help="Evenly spaced on a log scale.")] = 12,
@@ -229,14 +232,17 @@ def evaluate(
     from training.decisions import play_decisions
     from training.evaluate import compare
     from training.evaluation import save_evaluation
-    from training.plots import plot_frontier
+    from training.lineage import controller_artifact, evaluation_artifact, traces_artifact
     from training.results import results_markdown, write_card
+    from training.runs import seed_directories
     from training.summary import summarise
     from training.threads import limit_threads
+    from training.track_evaluation import track_evaluation
     from training.tracking import Tracker
 
     limit_threads()
-    checkpoints = [load_checkpoint(path) for path in controllers]
+    paths = seed_directories(controllers)
+    checkpoints = [load_checkpoint(path) for path in paths]
     trace_set = TraceSet.read(traces)
     names = [model.name for model in checkpoints[0].models]
     test = read_recorded(trace_set, ["test"], names)
@@ -250,33 +256,36 @@ def evaluate(
     )
     summary = summarise(comparison)
     out = out or controllers[0]
-    save_evaluation(
+    about = {
+        "controllers": [str(path) for path in paths],
+        "traces": trace_set.path.name,
+        "traces_digest": trace_set.manifest.get("digest"),
+        "models": names,
+        "repeats": repeats,
+    }
+    evaluation = save_evaluation(
         out,
-        {
-            "controllers": [str(path) for path in controllers],
-            "traces": trace_set.path.name,
-            "traces_digest": trace_set.manifest.get("digest"),
-            "models": names,
-            "repeats": repeats,
-        },
+        about,
         summary,
         actions=checkpoints[0].config.actions,
         played=comparison.played["controller"],
         episodes=play_decisions(checkpoints[0], test, summary["prices"]),
     )
-    plot_frontier(summary, out / "frontier.png")
-    write_card(summary, controllers, trace_set, repeats)
     with Tracker(
-        out, "evaluate", {"traces": str(traces)}, mode=wandb, group=trace_set.path.name
+        out, "evaluate", about, mode=wandb, group=trace_set.path.name, name=str(out)
     ) as tracker:
-        tracker.image("frontier", out / "frontier.png")
-        tracker.summary(summary["headline"])
+        tracker.uses(traces_artifact(trace_set))
+        for checkpoint, path in zip(checkpoints, paths, strict=True):
+            tracker.uses(controller_artifact(checkpoint, path, trace_set))
+        track_evaluation(tracker, summary, evaluation.decisions, out)
+        tracker.makes(evaluation_artifact(evaluation.decisions, trace_set))
+    write_card(summary, paths, trace_set, repeats)
     if results is not None:
         asking = f" --ask {ask}" if ask else ""
         command = f"allot evaluate {' '.join(map(str, controllers))}{asking} --results {results}"
         write_atomically(
             results,
-            lambda path: path.write_text(results_markdown(summary, command, len(controllers))),
+            lambda path: path.write_text(results_markdown(summary, command, len(paths))),
         )
     if as_json:
         print(json.dumps(summary, indent=1))
@@ -348,6 +357,24 @@ def report(
 
     write_report(runs, out, questions)
     console.print(f"{out}: {out.stat().st_size / 2**20:.1f} MiB, opens in any browser")
+
+
+@app.command()
+def dashboard(
+    project: Annotated[str, typer.Argument(help="W&B project, or ENTITY/PROJECT.")],
+    show: Annotated[
+        bool, typer.Option("--print", help="Print what would be saved; needs no account.")
+    ] = False,
+) -> None:
+    """Build a W&B workspace over the runs of train and evaluate."""
+    from training.dashboard import build_workspace, save, spec
+
+    entity, _, name = project.rpartition("/")
+    workspace = build_workspace(entity, name)
+    if show:
+        print(json.dumps(spec(workspace), indent=1))
+    else:
+        console.print(save(workspace), highlight=False)
 
 
 @app.command()
@@ -448,6 +475,17 @@ def bench_ppo(
     _print_result(ppo.run(traces), as_json)
 
 
+@bench_app.command("tracking")
+def bench_tracking(
+    traces: Annotated[Path, typer.Option(help="Trace set.")] = TRACES,
+    as_json: Json = False,
+) -> None:
+    """Steps/s of a training with W&B offline against without."""
+    from training.bench import tracking
+
+    _print_result(tracking.run(traces), as_json)
+
+
 @bench_app.command("optimum")
 def bench_optimum(
     seeds: Annotated[int, typer.Option(help="Trainings.")] = 5, as_json: Json = False
@@ -490,7 +528,9 @@ def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
 
 
 def _print_summary(summary: dict[str, Any], out: Path) -> None:
+    from training.runs import print_seeds
     from training.summary import behind, closest_rule
+    from training.track_evaluation import PICTURES
 
     table = Table("price", "accuracy", "cost", "utility", "best rule", "lead", "95%", box=None)
     for i, row in enumerate(summary["policies"]["controller"]):
@@ -517,7 +557,9 @@ def _print_summary(summary: dict[str, Any], out: Path) -> None:
         )
     console.print(table, "")
     console.print(f"behind a rule beyond its interval: {behind(summary)}")
-    console.print(f"frontier: {out / 'frontier.png'}")
+    if "mean" in summary["seeds"]:
+        print_seeds(console, summary["seeds"])
+    console.print(f"pictures: {', '.join(str(out / f'{n}.png') for n in PICTURES)}")
 
 
 def main() -> None:
@@ -528,9 +570,10 @@ def main() -> None:
     except AllotError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to resume", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == _INTERRUPTED:
+            print("interrupted; run the same command again to resume", file=sys.stderr)
+        raise
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ class Comparison:
         levels: (Q,) difficulty of each question; 0 when unknown.
         promises: mean costs and accuracies that the first controller was asked for, and what
             became of them.
+        seeds: (S, P) mean utility of each controller.
     """
 
     prices: Floats
@@ -61,6 +62,7 @@ class Comparison:
     oracles: Mapping[str, Sequence[Played]]
     levels: NDArray[np.int64]
     promises: Mapping[str, Sequence[Mapping[str, float]]]
+    seeds: Floats
 
 
 def compare(
@@ -85,10 +87,10 @@ def compare(
     first = checkpoints[0]
     prices = LogUniform(low=first.price_range[0], high=first.price_range[1]).grid(num_prices)
     contest = _Contest(first, tuning, test, prices, repeats)
-    contest.played[CONTROLLER] = [
-        pool([play_checkpoint(c, test, price, repeats=repeats) for c in checkpoints])
-        for price in prices
+    by_seed = [
+        [play_checkpoint(c, test, price, repeats=repeats) for c in checkpoints] for price in prices
     ]
+    contest.played[CONTROLLER] = [pool(played) for played in by_seed]
     families = rule_families(
         first.config.max_samples,
         revises=first.config.max_revisions > 0,
@@ -113,6 +115,12 @@ def compare(
         promises={"mean_cost": kept_costs(first, test), "accuracy": kept_accuracies(first, test)}
         if first.calibration is not None
         else {},
+        seeds=np.array(
+            [
+                [p.utility(price).mean() for p in played]
+                for played, price in zip(by_seed, prices, strict=True)
+            ]
+        ).T,
     )
 
 

@@ -129,6 +129,7 @@ class EpisodeTotals:
         done, final = info["_final_info"], info["final_info"]
         self.episodes += int(done.sum())
         columns = {**final, "utility": final["right"] - final["price"] * final["cost"]}
+        del columns["budget"]  # mostly infinite
         for name, column in columns.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(column[done].sum())
 

@@ -62,7 +62,7 @@ is the geometric mean over the accuracies given.
 
 Behind a rule beyond its interval: {behind(summary)}.
 
-## What the controller does
+{_seeds(summary)}## What the controller does
 
 {_actions(summary)}
 
@@ -135,6 +135,25 @@ accuracy is promised with confidence 90%; higher ones than these were refused.
 {costs}
 
 {accuracies}"""
+
+
+def _seeds(summary: dict[str, Any]) -> str:
+    seeds = summary["seeds"]
+    if "mean" not in seeds:
+        return ""
+    kinds = ("interval", "stratified")
+    table = markdown_table(
+        ("utility over seeds and prices", "value", "95%, whole seeds", "95%, each price apart"),
+        (
+            (
+                title,
+                f"{seeds[name]['value']:.4f}",
+                *("{:.4f} to {:.4f}".format(*seeds[name][kind]) for kind in kinds),
+            )
+            for name, title in (("mean", "mean"), ("iqm", "interquartile mean"))
+        ),
+    )
+    return f"## Seeds\n\n{table}\n\n"
 
 
 def _actions(summary: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from envs.traces import TraceSet, write_atomically
 from training.config import TrainConfig
 from training.interrupt import asked_to_stop
 from training.play import play_checkpoint
-from training.seeds import aggregate
+from training.seeds import summarise_seeds
 from training.settings import Settings, store
 from training.threads import limit_threads
 from training.tracking import Tracker
@@ -42,6 +42,16 @@ def run_directories(settings: Settings) -> dict[Path, TrainConfig]:
     }
 
 
+def seed_directories(paths: Sequence[Path]) -> list[Path]:
+    """Checkpoints, with those of its seeds in place of a directory of `--seeds`."""
+
+    def seeds(path: Path) -> list[Path]:
+        found = [p.parent for p in path.glob("seed-*/controller.json")]
+        return sorted(found, key=lambda p: int(p.name.removeprefix("seed-")))
+
+    return [p for path in paths for p in seeds(path) or [path]]
+
+
 def train_all(settings: Settings, console: Console) -> None:
     """Train every seed that is not finished, then say what they amount to.
 
@@ -54,26 +64,28 @@ def train_all(settings: Settings, console: Console) -> None:
         store(config, settings.run.traces, out)
     traces = TraceSet.read(settings.run.traces)
     prepared = prepare(traces, settings.train)
-    console.print(f"models {' -> '.join(model.name for model in prepared.models)}")
+    models = " -> ".join(model.name for model in prepared.models)
+    console.print(
+        f"models {models}; validation utility of the best rule in hindsight: "
+        f"{prepared.best_rule:.4f}",
+        highlight=False,
+        soft_wrap=True,
+    )
     checkpoints = []
     with asked_to_stop() as stop:
         for out, config in runs.items():
             training = ControllerTraining(traces, config, out, prepared)
-            checkpoints.append(_trained(training, settings, stop))
-            console.print(
-                f"{out}: validation utility {training.best_utility:.4f}, best rule in hindsight "
-                f"{prepared.best_rule:.4f}",
-                highlight=False,
-            )
+            checkpoints.append(_trained(training, settings, stop, console))
+            console.print(f"{out}: validation utility {training.best_utility:.4f}", highlight=False)
     if len(runs) > 1:
-        summary = summarise_seeds(checkpoints, prepared)
+        summary = _score(checkpoints, prepared)
         text = json.dumps(summary, indent=1)
         write_atomically(settings.run.out / "seeds.json", lambda path: path.write_text(text))
         print_seeds(console, summary)
 
 
 def _trained(
-    training: ControllerTraining, settings: Settings, stop: Callable[[], bool]
+    training: ControllerTraining, settings: Settings, stop: Callable[[], bool], console: Console
 ) -> Checkpoint:
     if training.finished:
         return load_checkpoint(training.out)
@@ -85,20 +97,25 @@ def _trained(
             {"traces": str(settings.run.traces), **training.settings()},
             mode=settings.run.wandb,
             group=training.traces.path.name,
+            name=str(training.out),
+            resume=True,
         ) as tracker,
-        training_view(Console(stderr=True), str(training.out), training.ppo.steps, total) as view,
+        training_view(Console(stderr=True), training.out.name, training.ppo.steps, total) as view,
     ):
-        return training.run(tracker, view, stop)
+        checkpoint = training.run(tracker, view, stop)
+    if tracker.offline_directory:
+        console.print(f"W&B, with an account: wandb sync {tracker.offline_directory}")
+    return checkpoint
 
 
-def summarise_seeds(checkpoints: list[Checkpoint], prepared: Prepared) -> dict[str, Any]:
-    """Utility by seed and price on questions that no training has looked at, and `aggregate`.
+def _score(checkpoints: list[Checkpoint], prepared: Prepared) -> dict[str, Any]:
+    """How the seeds do on questions that no training has looked at; see `summarise_seeds`.
 
     Those are the half of the validation split that did not choose the weights; the test
     split is left to `allot evaluate`.
     """
     prices = prepared.prices.grid(SCORED_PRICES)
-    scores = np.array(
+    utility = np.array(
         [
             [
                 play_checkpoint(checkpoint, prepared.calibration, price).utility(price).mean()
@@ -107,14 +124,15 @@ def summarise_seeds(checkpoints: list[Checkpoint], prepared: Prepared) -> dict[s
             for checkpoint in checkpoints
         ]
     )  # (S, P)
-    return {"prices": prices.tolist(), "utility": scores.tolist(), **aggregate(scores)}
+    return {"prices": prices.tolist(), **summarise_seeds(utility)}
 
 
 def print_seeds(console: Console, summary: dict[str, Any]) -> None:
-    """Mean and interquartile mean over seeds and prices, with intervals."""
-    table = Table("utility", "value", "95%", "95%, seeds of each price apart", box=None)
+    """Print what `summarise_seeds` says of several seeds."""
+    count = len(summary["utility"])
+    table = Table(f"utility of {count} seeds", "value", "95%", "95%, each price apart", box=None)
     for name, title in (("mean", "mean"), ("iqm", "interquartile mean")):
         entry = summary[name]
         intervals = ("{:.4f} to {:.4f}".format(*entry[kind]) for kind in ("interval", "stratified"))
         table.add_row(title, f"{entry['value']:.4f}", *intervals)
-    console.print(f"{len(summary['utility'])} seeds, {len(summary['prices'])} prices", table)
+    console.print(table, "")

@@ -13,23 +13,26 @@ Floats = NDArray[np.float64]
 _RESAMPLES = 2000
 
 
-def aggregate(scores: Floats) -> dict[str, dict[str, Any]]:
-    """Mean and interquartile mean of scores over seeds and prices, with 95% intervals.
+def summarise_seeds(utility: Floats) -> dict[str, Any]:
+    """Mean and interquartile mean of utility over seeds and prices, with 95% intervals.
 
-    A controller of one seed plays all prices, so its scores go up and down together:
+    A controller of one seed plays all prices, so its utilities go up and down together:
     `interval` resamples whole seeds. `stratified` resamples the seeds of each price by
     themselves, as rliable does for trainings that are independent from task to task.
 
     Source: Agarwal et al. 2021 (arXiv 2108.13264), sections 4.1 and 4.3.
 
     Args:
-        scores: (S, P) by seed and price, S at least 2.
+        utility: (S, P) by seed and price.
 
     Returns:
-        By `mean` and `iqm`: `value`, `interval`, `stratified`.
+        `utility`, the same; from two seeds on, by `mean` and `iqm`, also `value`, `interval`
+        and `stratified`.
     """
-    by_price = tuple(scores.T)
-    return {
+    if len(utility) < 2:
+        return {"utility": utility.tolist()}
+    by_price = tuple(utility.T)
+    return {"utility": utility.tolist()} | {
         name: {
             "value": float(statistic(*by_price)),
             "interval": _interval(by_price, statistic, whole_seeds=True),

@@ -31,6 +31,7 @@ from training.best_rule import best_rule_utilities
 from training.config import TrainConfig
 from training.curve import CURVE, Curve
 from training.difficulty import fit_difficulty
+from training.lineage import controller_artifact, traces_artifact
 from training.play import log_odds, play, play_checkpoint
 from training.ppo import PPO
 from training.settings import flat
@@ -178,10 +179,11 @@ class ControllerTraining:
                 metrics |= self._check()
                 self._save_state()
             curve.add(steps, metrics)
-            tracker.log(steps, metrics)
+            tracker.log({"global_step": steps, **metrics})
             if view is not None:
                 view(steps, metrics)
 
+        tracker.uses(traces_artifact(self.traces))
         self.ppo.train(report, stop)
         if self.ppo.update < self.config.ppo.num_updates:
             self._save_state()
@@ -190,7 +192,7 @@ class ControllerTraining:
         checkpoint = self._calibrated(self._checkpoint())
         save_checkpoint(checkpoint, self.out, str(model_card(checkpoint, None)))
         tracker.summary({"validation/best_utility": self.best_utility})
-        tracker.artifact("controller", "model", self.out)
+        tracker.makes(controller_artifact(checkpoint, self.out, self.traces))
         return checkpoint
 
     def _check(self) -> dict[str, float]:

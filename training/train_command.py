@@ -30,18 +30,15 @@ def _help(setting: Setting) -> str:
         return text
     if isinstance(default, tuple):
         default = ",".join(map(str, default))
-    return (
-        f"{text} Default: {default:_}."
-        if isinstance(default, int)
-        else f"{text} Default: {default}."
-    )
+    shown = f"{default:_}" if isinstance(default, int) else default
+    return f"{text} Default: {shown}."
 
 
 def _flag(setting: Setting) -> inspect.Parameter:
     """A parameter that takes text: files and flags are checked in one place, `resolve`."""
     names = [setting.name, *(short for short, name in ALIASES.items() if name == setting.name)]
     option = typer.Option(
-        *(f"--{name.replace('_', '-')}" for name in names),
+        *(dashed(f"--{name}") for name in names),
         help=_help(setting),
         metavar=_metavar(setting.kind),
         rich_help_panel=setting.group,
@@ -66,6 +63,11 @@ def with_flags(command: Callable[..., None]) -> Callable[..., None]:
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     return command
+
+
+def dashed(name: str) -> str:
+    """A flag as the command line spells it: sweeps of W&B write underscores."""
+    return name.replace("_", "-")
 
 
 @with_flags

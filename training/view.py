@@ -72,7 +72,7 @@ class _Board:
 
     def update(self, steps: int, metrics: Mapping[str, float]) -> None:
         self._metrics |= metrics
-        rate = f"{metrics['charts/SPS'] / 1000:.0f}k steps/s"
+        rate = f"{metrics['charts/SPS']:,.0f} steps/s"
         self._progress.update(self._task, completed=steps, rate=rate)
 
     def render(self) -> Group:
@@ -105,7 +105,7 @@ class _Log:
         shares = " ".join(f"{name} {share:.0%}" for name, share in _shares(metrics).items())
         self._console.print(
             f"{self._label}: {steps:,} of {self._total:,} steps ({steps / self._total:.0%}), "
-            f"{rate / 1000:.0f}k steps/s, {left} left; utility: {_verdict(metrics)}; {shares}",
+            f"{rate:,.0f} steps/s, {left} left; utility: {_verdict(metrics)}; {shares}",
             highlight=False,
             soft_wrap=True,
         )
