@@ -7,7 +7,7 @@ sent back, so that the same code runs live (`controller.loop`, one thread) and s
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -403,3 +403,37 @@ def play(episode: EpisodeCore, decider: Decider) -> Generator[Work | Choice, Any
         yield Decision(**vars(choice), attempts=attempts, final=final)
         if final:
             return
+
+
+def steps(
+    loop: Generator[Work | Choice, Any, None], perform: Callable[[Work], Any]
+) -> Iterator[Choice]:
+    """Choices and decisions of a decision loop, run in this thread."""
+    result = None
+    while True:
+        try:
+            step = loop.send(result)
+        except StopIteration:
+            return
+        result = None
+        if isinstance(step, Choice):
+            yield step
+        else:
+            result = perform(step)
+
+
+async def steps_async(
+    loop: Generator[Work | Choice, Any, None], perform: Callable[[Work], Awaitable[Any]]
+) -> AsyncIterator[Choice]:
+    """Choices and decisions of a decision loop, run on the event loop."""
+    result = None
+    while True:
+        try:
+            step = loop.send(result)
+        except StopIteration:
+            return
+        result = None
+        if isinstance(step, Choice):
+            yield step
+        else:
+            result = await perform(step)

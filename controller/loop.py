@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from controller.actions import Action
 from controller.backends.base import Backend
 from controller.core import (
-    Choice,
     Decision,
     EpisodeCore,
     Pick,
     carry_out,
     perform,
     play,
+    steps,
 )
 from controller.cost import Usage
 from controller.deciders import PolicyDecider
@@ -169,17 +169,10 @@ class Controller:
 
     def decisions(self, episode: Episode) -> Iterator[Decision]:
         """Decide until the episode ends, yielding each decision once carried out."""
-        loop, result = play(episode, self.decider), None
-        while True:
-            try:
-                step: Any = loop.send(result)
-            except StopIteration:
-                return
-            result = None
+        work = partial(perform, backend=episode.backend)
+        for step in steps(play(episode, self.decider), work):
             if isinstance(step, Decision):
                 yield step
-            elif not isinstance(step, Choice):
-                result = perform(step, episode.backend)
 
     def episode(
         self,
