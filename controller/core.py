@@ -8,7 +8,7 @@ sent back, so that the same code runs live (`controller.loop`, one thread) and s
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
@@ -317,6 +317,8 @@ class EpisodeCore:
         for attempt, score in zip(self._unverified, scores, strict=True):
             answer = NO_ANSWER if attempt.answer is None else self._answer_ids[attempt.answer]
             self.state.score(_ROW, np.array([answer]), np.array([attempt.rung]), np.array([score]))
+            place = next(i for i, made in enumerate(self.attempts) if made is attempt)
+            self.attempts[place] = replace(attempt, verifier_score=score)
         self.state.finish_verification(_ROW)
         self._unverified, self._mask = [], None
 

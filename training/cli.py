@@ -17,6 +17,7 @@ from rich.table import Table
 
 from controller.errors import AllotError, ConfigError
 from controller.prompts import REVISER, VERIFIER
+from training.serve_cli import key, serve
 from training.tracking import Mode
 
 app = typer.Typer(
@@ -28,6 +29,8 @@ models_app = typer.Typer(help="The bundled language models.", no_args_is_help=Tr
 bench_app = typer.Typer(help="Measurements, each side by side in one run.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 app.add_typer(bench_app, name="bench")
+app.command()(serve)
+app.command()(key)
 console = Console()
 
 MODELS = Path("checkpoints")
