@@ -159,7 +159,8 @@ def record(
 @app.command("import")
 def import_(
     files: Annotated[
-        list[Path], typer.Argument(help="lm-evaluation-harness sample logs, CSV, JSONL, parquet.")
+        list[Path],
+        typer.Argument(help="lm-evaluation-harness or allot serve logs, CSV, JSONL, parquet."),
     ],
     out: Annotated[Path, typer.Option(help="Directory of the trace set.")],
     small: Annotated[
@@ -168,12 +169,18 @@ def import_(
     parameters: Annotated[
         list[str] | None, typer.Option(help="MODEL=COUNT, for the ledger; repeatable.")
     ] = None,
+    references: Annotated[
+        Path | None,
+        typer.Option(help="For logs of allot serve: reference by question_id or question."),
+    ] = None,
 ) -> None:
     """Make a trace set from generations that were recorded elsewhere."""
     from envs.importing import import_attempts
+    from envs.served import read_references
 
     sizes = _numbers("parameters", parameters or [])
-    for missing in import_attempts(files, out, small=small, parameters=sizes):
+    known = read_references(references) if references else {}
+    for missing in import_attempts(files, out, small=small, parameters=sizes, references=known):
         console.print(f"missing {missing}", highlight=False)
     console.print(f"{out}: ready for allot train --traces {out}", highlight=False)
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 from opentelemetry import propagate, trace
@@ -59,7 +60,6 @@ class Service:
         engine: answers.
         keys: who may ask.
         metrics: what is counted.
-        on_close: awaited when the service ends.
     """
 
     def __init__(
@@ -68,12 +68,12 @@ class Service:
         *,
         keys: Keys | None = None,
         metrics: Metrics | None = None,
-        on_close: Callable[[], Coroutine[Any, Any, None]] | None = None,
     ) -> None:
         self.engine, self.keys, self.metrics = engine, keys or Keys(), metrics or Metrics()
         self.in_flight, self.draining = 0, False
-        self._on_close = on_close
         self.metrics.in_flight.set_function(lambda: self.in_flight)
+        for rung, model in enumerate(engine.backend.models):
+            self.metrics.watch(model.name, partial(engine.backend.available, rung))
 
     def app(self) -> Starlette:
         """The ASGI application."""
@@ -106,8 +106,6 @@ class Service:
         yield
         await self.engine.backend.close()
         await self.engine.equivalence.close()
-        if self._on_close is not None:
-            await self._on_close()
 
     def _caller(self, request: Request) -> str:
         caller = self.keys.caller(request.headers.get("authorization", ""))

@@ -45,8 +45,6 @@ def build_service(config: ServeConfig) -> Service:
     metrics = Metrics()
     checkpoint = load_checkpoint(config.controller)
     backend = build_backend(config, checkpoint, metrics)
-    for rung, model in enumerate(backend.models):
-        metrics.watch(model.name, partial(backend.available, rung))
     engine = Engine(
         build_arms(config, backend, metrics),
         backend,

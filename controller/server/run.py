@@ -26,6 +26,15 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._service, self._drain_s = service, drain_s
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """See `uvicorn.Server.startup`; tells where it listens."""
+        await super().startup(sockets)
+        if sockets and not self.should_exit:
+            host, port = sockets[0].getsockname()[:2]
+            models = [model.name for model in self._service.engine.backend.models]
+            fields = {"host": host, "port": port, "models": models}
+            service_log.info("listening", extra={"fields": fields})
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """See `uvicorn.Server.handle_exit`; a second signal does not wait."""
         if self._service.draining or not self._drain_s:
@@ -63,9 +72,6 @@ def serve(config: ServeConfig) -> None:
     )
     _log_uvicorn()
     reloader = Reloader(config, service)
-    host, port = listener.getsockname()[:2]
-    fields = {"host": host, "port": port, "models": [m.name for m in service.engine.backend.models]}
-    service_log.info("listening", extra={"fields": fields})
     # What has been built so far stays: collecting it over and over would cost milliseconds.
     gc.collect()
     gc.freeze()
@@ -78,6 +84,9 @@ async def _serve(
     server: uvicorn.Server, reloader: Reloader, listener: socket.socket, watch_s: float
 ) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.reload)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn raises the signal again once all is done; ending was all that it asked for.
+        signal.signal(number, lambda number, frame: None)
     watching = asyncio.create_task(_watch(reloader, watch_s))
     try:
         await server.serve(sockets=[listener])

@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 
 from controller.backends.adapters import load_adapters
 from controller.backends.asynchronous import perform
@@ -14,6 +15,7 @@ from controller.backends.transformers import TransformersBackend, load_model
 from controller.core import Decision, EpisodeCore, carry_out_async, play, steps_async
 from controller.deciders import PolicyDecider
 from controller.loop import Controller
+from controller.policy import PolicyNetwork
 from controller.server.arms import Arms
 from controller.server.engine import Engine, Terms, identified
 from controller.types import Question
@@ -62,25 +64,37 @@ def some(validation):
     return [validation.questions[i] for i in places]
 
 
-def test_served_equals_live_and_environment(checkpoint, validation, some):
-    """The same attempts make the same decisions, number by number."""
+@pytest.mark.parametrize("trained", [True, False], ids=["trained", "exploring"])
+def test_served_equals_live_and_environment(checkpoint, validation, some, trained):
+    """The same attempts make the same decisions, number by number, with every action."""
+    if not trained:
+        torch.manual_seed(0)
+        network = PolicyNetwork(checkpoint.policy.config)
+        checkpoint = dataclasses.replace(checkpoint, policy=network)
+
+    def new_decider():
+        return PolicyDecider(checkpoint.policy, exploration=0.0 if trained else 1.0, seed=7)
+
     prices = np.geomspace(*checkpoint.price_range, len(some))
     live = Controller(
         checkpoint.policy, checkpoint.config, validation.backend, checkpoint.difficulty
     )
+    live.decider = new_decider()
     answered = [live.answer(q, price=p) for q, p in zip(some, prices, strict=True)]
-    assert len({str(d.action) for o in answered for d in o.decisions}) >= 5
+    taken = {str(d.action) for o in answered for d in o.decisions}
+    assert len(taken) == (4 if trained else 6), taken
 
     async def served():
         backend = Recordings(validation.backend, validation.questions)
-        engine = Engine(Arms([arm(checkpoint, backend, fallback=None)]), backend)
+        version = arm(checkpoint, backend, fallback=None)
+        engine = Engine(Arms([dataclasses.replace(version, decider=new_decider())]), backend)
+        asked = [
+            engine.answer(q, Terms(price=p, give_up=True))
+            for q, p in zip(some, prices, strict=True)
+        ]
         try:
-            return await asyncio.gather(
-                *(
-                    engine.answer(q, Terms(price=p, give_up=True))
-                    for q, p in zip(some, prices, strict=True)
-                )
-            )
+            # Side by side, but for the explorer: its draws come in order.
+            return await asyncio.gather(*asked) if trained else [await one for one in asked]
         finally:
             await backend.close()
 
@@ -97,8 +111,8 @@ def test_served_equals_live_and_environment(checkpoint, validation, some):
         permute=False,
     )
     for i, (outcome, price) in enumerate(zip(answered, prices, strict=True)):
-        seen, _ = env.reset(seed=0, options={"question": i, "price": price, "round_price": 0.0,
-                                             "budget": np.inf})  # fmt: skip
+        options = {"question": i, "price": price, "round_price": 0.0, "budget": np.inf}
+        seen, _ = env.reset(seed=0, options=options)
         for decision in outcome.decisions:
             np.testing.assert_array_equal(seen, np.float32(list(decision.observation.values())))
             position = checkpoint.config.actions.index(decision.action)
@@ -147,8 +161,6 @@ def test_served_equals_live_on_local_models(checkpoint):
 
 def test_numpy_policy_is_the_torch_policy(checkpoint):
     """Batch 1 without torch gives the same distribution and value."""
-    import torch
-
     rng, decider = np.random.default_rng(0), PolicyDecider(checkpoint.policy)
     for _ in range(50):
         seen = rng.normal(size=(1, checkpoint.policy.config.num_features)).astype(np.float32)
