@@ -26,6 +26,7 @@ from controller.episodes import EpisodeConfig
 from controller.errors import AllotError, CheckpointError, ConfigError
 from controller.observation import OBSERVATION_NAMES, OBSERVATION_VERSION
 from controller.policy import PolicyConfig, PolicyNetwork
+from controller.support import Support
 from controller.targets import Calibration, Pace
 from controller.types import AdapterSpec, ModelSpec
 
@@ -50,6 +51,7 @@ class Checkpoint:
         model_paths: where the ladder's models lie, relative to the checkpoint.
         adapter_paths: the same for the small model's adapters, by name.
         calibration: what it costs and how often it is right by price; None if unknown.
+        support: where it has been in training; None if unknown.
         training: how it came about, for people.
         path: directory that it was loaded from; None before it is saved.
     """
@@ -62,6 +64,7 @@ class Checkpoint:
     model_paths: tuple[str, ...] = ()
     adapter_paths: Mapping[str, str] = field(default_factory=dict)
     calibration: Calibration | None = None
+    support: Support | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
 
@@ -170,6 +173,7 @@ def save_checkpoint(checkpoint: Checkpoint, directory: Path | str, card: str) ->
         "adapter_paths": dict(checkpoint.adapter_paths),
         "price_range": list(checkpoint.price_range),
         "calibration": checkpoint.calibration and checkpoint.calibration.to_json(),
+        "support": checkpoint.support and checkpoint.support.to_json(),
         "reads_prompt": checkpoint.difficulty is not None,
         "training": dict(checkpoint.training),
     }
@@ -204,6 +208,7 @@ def load_checkpoint(directory: Path | str) -> Checkpoint:
         model_paths = tuple(str(path) for path in settings["model_paths"])
         adapter_paths = {str(k): str(v) for k, v in settings["adapter_paths"].items()}
         calibration = settings["calibration"] and Calibration.from_json(settings["calibration"])
+        support = Support.from_json(settings["support"]) if settings.get("support") else None
         reads_prompt, training = bool(settings["reads_prompt"]), dict(settings["training"])
     except (AllotError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
@@ -232,6 +237,7 @@ def load_checkpoint(directory: Path | str) -> Checkpoint:
         model_paths=model_paths,
         adapter_paths=adapter_paths,
         calibration=calibration,
+        support=support,
         training=training,
         path=directory,
     )
