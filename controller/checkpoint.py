@@ -28,6 +28,7 @@ from controller.errors import AllotError, CheckpointError, ConfigError
 from controller.hub import HUB_SCHEME, MAX_FILE_BYTES, SETTINGS_FILE, WEIGHTS_FILE, HubMixin
 from controller.observation import OBSERVATION_NAMES, OBSERVATION_VERSION
 from controller.policy import PolicyConfig, PolicyNetwork
+from controller.support import Support
 from controller.targets import Calibration, Pace
 from controller.types import AdapterSpec, ModelSpec
 
@@ -51,6 +52,7 @@ class Checkpoint(HubMixin):
             as in `hf://user/name`.
         adapter_paths: the same for the small model's adapters, by name.
         calibration: what it costs and how often it is right by price; None if unknown.
+        support: where it has been in training; None if unknown.
         training: how it came about, for people.
         path: directory that it was loaded from; None before it is saved.
     """
@@ -63,6 +65,7 @@ class Checkpoint(HubMixin):
     model_paths: tuple[str, ...] = ()
     adapter_paths: Mapping[str, str] = field(default_factory=dict)
     calibration: Calibration | None = None
+    support: Support | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
 
@@ -186,6 +189,7 @@ def save_checkpoint(checkpoint: Checkpoint, directory: Path | str, card: str | N
         "adapter_paths": dict(checkpoint.adapter_paths),
         "price_range": list(checkpoint.price_range),
         "calibration": checkpoint.calibration and checkpoint.calibration.to_json(),
+        "support": checkpoint.support and checkpoint.support.to_json(),
         "reads_prompt": checkpoint.difficulty is not None,
         "training": dict(checkpoint.training),
     }
@@ -222,6 +226,7 @@ def load_checkpoint(directory: Path | str) -> Checkpoint:
         model_paths = tuple(str(path) for path in settings["model_paths"])
         adapter_paths = {str(k): str(v) for k, v in settings["adapter_paths"].items()}
         calibration = settings["calibration"] and Calibration.from_json(settings["calibration"])
+        support = Support.from_json(settings["support"]) if settings.get("support") else None
         reads_prompt, training = bool(settings["reads_prompt"]), dict(settings["training"])
     except (AllotError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
@@ -250,6 +255,7 @@ def load_checkpoint(directory: Path | str) -> Checkpoint:
         model_paths=model_paths,
         adapter_paths=adapter_paths,
         calibration=calibration,
+        support=support,
         training=training,
         path=directory,
     )

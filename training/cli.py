@@ -17,6 +17,7 @@ from rich.table import Table
 
 from controller.errors import AllotError, ConfigError
 from controller.prompts import REVISER, VERIFIER
+from training.serve_cli import key, serve
 from training.settings import WandbMode
 from training.train_command import dashed, train
 
@@ -30,6 +31,8 @@ bench_app = typer.Typer(help="Measurements, each side by side in one run.", no_a
 app.add_typer(models_app, name="models")
 app.add_typer(bench_app, name="bench")
 app.command("train", context_settings={"token_normalize_func": dashed})(train)
+app.command()(serve)
+app.command()(key)
 console = Console()
 
 MODELS = Path("checkpoints")
@@ -180,7 +183,8 @@ def verify(
 @app.command("import")
 def import_(
     files: Annotated[
-        list[Path], typer.Argument(help="lm-evaluation-harness sample logs, CSV, JSONL, parquet.")
+        list[Path],
+        typer.Argument(help="lm-evaluation-harness or allot serve logs, CSV, JSONL, parquet."),
     ],
     out: Annotated[Path, typer.Option(help="Directory of the trace set.")],
     small: Annotated[
@@ -189,12 +193,18 @@ def import_(
     parameters: Annotated[
         list[str] | None, typer.Option(help="MODEL=COUNT, for the ledger; repeatable.")
     ] = None,
+    references: Annotated[
+        Path | None,
+        typer.Option(help="For logs of allot serve: reference by question_id or question."),
+    ] = None,
 ) -> None:
     """Make a trace set from generations that were recorded elsewhere."""
     from envs.importing import import_attempts
+    from envs.served import read_references
 
     sizes = _numbers("parameters", parameters or [])
-    for missing in import_attempts(files, out, small=small, parameters=sizes):
+    known = read_references(references) if references else {}
+    for missing in import_attempts(files, out, small=small, parameters=sizes, references=known):
         console.print(f"missing {missing}", highlight=False)
     console.print(f"{out}: ready for allot train --traces {out}", highlight=False)
 

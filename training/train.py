@@ -20,6 +20,7 @@ from controller.difficulty import Difficulty
 from controller.episodes import EpisodeConfig
 from controller.errors import TraceFormatError
 from controller.hub import HUB_SCHEME
+from controller.support import Support
 from controller.targets import Calibration
 from controller.types import ModelSpec
 from envs.derive import derive_config
@@ -40,6 +41,9 @@ from training.tracking import Tracker
 from training.view import View
 
 _CALIBRATION_PRICES = 31
+
+_SUPPORT_STEPS = 64
+"""Random steps per environment that tell which observations there are."""
 
 CHECKS = 20
 """How often, in all, training looks at the validation split."""
@@ -134,7 +138,7 @@ class ControllerTraining:
             budgets=budget_range(self.prepared.process.cost_unit),
             hide_signals=config.hide_signals,
         )
-        self.ppo = PPO(env, config.ppo)
+        self.ppo, self._env = PPO(env, config.ppo), env
         self.best_utility = -np.inf
         self._best: dict[str, torch.Tensor] = {}
         if has_state(self._state):
@@ -189,7 +193,8 @@ class ControllerTraining:
             self._save_state()
             raise KeyboardInterrupt
         self.ppo.policy.load_state_dict(self._best)
-        checkpoint = self._calibrated(self._checkpoint())
+        support = observed_support(self._env, self.config.ppo.seed)
+        checkpoint = replace(self._calibrated(self._checkpoint()), support=support)
         save_checkpoint(checkpoint, self.out, str(model_card(checkpoint, None)))
         tracker.summary({"validation/best_utility": self.best_utility})
         tracker.makes(controller_artifact(checkpoint, self.out, self.traces))
@@ -267,6 +272,18 @@ class ControllerTraining:
                 "versions": {"torch": torch.__version__, "numpy": np.__version__},
             },
         )
+
+
+def observed_support(env: ComputeVectorEnv, seed: int) -> Support:
+    """Ranges of all features under random legal actions."""
+    rng = np.random.default_rng(seed)
+    observation, _ = env.reset(seed=seed)
+    support = Support.of(observation)
+    for _ in range(_SUPPORT_STEPS):
+        mask = env.action_masks()
+        observation, *_ = env.step((rng.random(mask.shape) * mask).argmax(1))
+        support = support.merged(Support.of(observation))
+    return support
 
 
 def _model_paths(traces: TraceSet, models: Sequence[ModelSpec], out: Path) -> tuple[str, ...]:

@@ -118,10 +118,12 @@ class LocalModel:
         )
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def encode_attempt(self, question: str, attempt: str) -> Written:
-        """Token ids of a question and an attempt at it."""
-        chat = judged_messages(question, attempt)
-        begin = len(self.encode_chat(chat[:1]))
+    def encode_attempt(
+        self, question: str, attempt: str, history: Sequence[Message] = ()
+    ) -> Written:
+        """Token ids of a question, after earlier turns of its chat, and an attempt at it."""
+        chat = [*history, *judged_messages(question, attempt)]
+        begin = len(self.encode_chat(chat[:-1]))
         return Written(tokens=self.encode_chat(chat, complete=True), begin=begin)
 
     def decode(self, tokens: Sequence[int]) -> str:

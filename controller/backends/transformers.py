@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 
 from controller.actions import ActionKind
-from controller.answers import extract_answer, normalize_answer
+from controller.answers import stated_answer
 from controller.backends.adapters import BASE, verify
 from controller.backends.base import PromptState, Request, Verdict
 from controller.backends.decoding import Decoder
@@ -43,15 +43,6 @@ Chat = tuple[str, ...]
 
 PROMPTS_AT_A_TIME = 512
 """Prompts that `prompt_states` holds in memory at once."""
-
-
-def stated_answer(text: str) -> str | None:
-    r"""The answer that a text states, in the spelling under which equal answers are equal.
-
-    >>> stated_answer("2+2=4\nAnswer: 4.0")
-    '4'
-    """
-    return normalize_answer(extract_answer(text))
 
 
 class TransformersBackend:
@@ -194,7 +185,8 @@ class TransformersBackend:
         """
         small, started = self._rungs[0].local, time.perf_counter()
         texts = [
-            small.encode_attempt(question.text, attempt.text or "") for question, attempt in pairs
+            small.encode_attempt(question.text, attempt.text or "", question.history)
+            for question, attempt in pairs
         ]
         unknown = float("nan")
         logprobs = [
@@ -237,7 +229,8 @@ class TransformersBackend:
                 )
                 continue
             stream = stream_name(self.seed, rung.local.name, request)
-            jobs.append(Job(prompt, stream, min(self.max_new_tokens, room), draft.generation))
+            longest = min(self.max_new_tokens, room, request.question.max_new_tokens or room)
+            jobs.append(Job(prompt, stream, longest, draft.generation))
         order = {prompt: number for number, prompt in enumerate(distinct.values())}
         jobs.sort(key=lambda job: (len(job.prompt.tokens), order[job.prompt]))
         return drafts, deque(jobs)

@@ -1,8 +1,10 @@
 """The policy network."""
 
+import numpy as np
 import pytest
 import torch
 
+from controller.deciders import PolicyDecider
 from controller.errors import ConfigError
 from controller.observation import NUM_FEATURES, OBSERVATION_NAMES
 from controller.policy import PolicyConfig, PolicyNetwork
@@ -28,3 +30,12 @@ def test_ignored_features_change_nothing():
 def test_unknown_features_are_refused():
     with pytest.raises(ConfigError, match="ignored_features: expected names of"):
         network(ignored_features=("weather",))
+
+
+def test_the_decider_judges_as_the_network_does():
+    policy = network(ignored_features=("vote_share",))
+    observation, mask = torch.randn(1, NUM_FEATURES), torch.tensor([[1, 1, 0, 1, 0]]).bool()
+    probabilities, value = PolicyDecider(policy).judge(observation.numpy(), mask.numpy())
+    expected = policy.log_probs(observation, mask)[0].exp().detach().numpy()
+    np.testing.assert_allclose(probabilities, expected, atol=1e-6)
+    assert value == pytest.approx(float(policy.value(observation)), abs=1e-5)
