@@ -69,7 +69,7 @@ class Process:
             json={
                 "model": "allot",
                 "messages": [{"role": "user", "content": text}],
-                "allot": {"price": 1e-5, **allot},
+                "allot": {"price": 1.6e-4, **allot},
             },
         )
 
