@@ -149,20 +149,21 @@ class Service:
         except ValueError as error:
             raise _bad_request(error) from None
 
-        def answer(emit: Callable[[Choice], None] = lambda choice: None) -> Any:
-            return self.engine.answer(question, terms, caller=caller, sticky=asked.user, emit=emit)
+        context = propagate.extract(request.headers)
+
+        async def answer(emit: Callable[[Choice], None] = lambda choice: None) -> Served:
+            with _tracer.start_as_current_span(
+                request.url.path, context=context, kind=trace.SpanKind.SERVER
+            ):
+                return await self.engine.answer(
+                    question, terms, caller=caller, sticky=asked.user, emit=emit
+                )
 
         self._check_room()
         chat = kind is ChatRequest
         if asked.stream:
             return self._stream(request, asked.include_usage, terms, answer, chat=chat)
-        context = propagate.extract(request.headers)
-        with (
-            self._taken_in(),
-            _tracer.start_as_current_span(
-                request.url.path, context=context, kind=trace.SpanKind.SERVER
-            ),
-        ):
+        with self._taken_in():
             try:
                 served = await _unless_gone(request, answer())
             except (NoAnswerError, ConfigError, CheckpointError) as error:

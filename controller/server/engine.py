@@ -114,7 +114,7 @@ class Served:
     @property
     def gave_up(self) -> bool:
         """Whether no attempt was made on purpose."""
-        return not self.attempts
+        return not (self.attempts or self.degraded or self.limited)
 
 
 class NoAnswerError(BackendError):

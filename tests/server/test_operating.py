@@ -54,7 +54,7 @@ class Process:
         for line in self.process.stderr:
             self.lines.append(line)
 
-    def wait_for(self, event, within_s=120):
+    def wait_for(self, event, within_s=300):
         end = time.monotonic() + within_s
         while time.monotonic() < end and self.process.poll() is None:
             for line in list(self.lines):

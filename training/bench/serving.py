@@ -198,7 +198,7 @@ def _process(
             command, stdout=output, stderr=output, env={**os.environ, **environment}
         )
         try:
-            end = time.monotonic() + 180
+            end = time.monotonic() + 600
             while not _answers(url):
                 if process.poll() is not None or time.monotonic() > end:
                     output.seek(0)

@@ -252,6 +252,12 @@ def test_garbage_usage_is_estimated(server):
     assert attempt.completion_tokens > 0
 
 
+def test_half_characters_are_replaced(server):
+    server.script(completion("Answer: \ud8007"))
+    (attempt,), _ = ask(server.url)
+    assert attempt.text == "Answer: ?7"
+
+
 def test_retry_after_is_kept_whatever_the_clocks_say(server):
     """A date is read by the server's own clock, an hour behind ours."""
     server.script(
