@@ -30,7 +30,10 @@ class PolicyDecider:
     def __init__(self, policy: PolicyNetwork, *, exploration: float = 0.0, seed: int = 0) -> None:
         if not 0 <= exploration <= 1:
             raise ConfigError(f"exploration: expected 0 to 1, found {exploration}")
-        self._actor, self._critic = _layers(policy.actor), _layers(policy.critic)
+        ignored = [OBSERVATION_NAMES.index(name) for name in policy.config.ignored_features]
+        self._actor, self._critic = (
+            _layers(network, ignored) for network in (policy.actor, policy.critic)
+        )
         self.exploration, self._rng = exploration, np.random.default_rng(seed)
         self.digest = policy_digest(policy)
 
@@ -102,15 +105,18 @@ def policy_digest(policy: PolicyNetwork) -> str:
     return digest.hexdigest()[:16]
 
 
-def _layers(network: nn.Sequential) -> Layers:
-    return [
+def _layers(network: nn.Sequential, ignored: list[int]) -> Layers:
+    """Weights and biases; of what the network ignores, none."""
+    layers = [
         (
-            np.ascontiguousarray(layer.weight.detach().cpu().numpy().T),
+            layer.weight.detach().cpu().numpy().T.copy(),
             layer.bias.detach().cpu().numpy().copy(),
         )
         for layer in network
         if isinstance(layer, nn.Linear)
     ]
+    layers[0][0][ignored] = 0.0
+    return layers
 
 
 def _forward(x: NDArray[np.float32], layers: Layers) -> NDArray[np.float32]:
