@@ -20,6 +20,8 @@ from controller.types import Attempt, ModelSpec, Question
 T = TypeVar("T")
 
 TOO_LATE = "deadline"
+GRACE_S = 0.25
+"""From the deadline until attempts have been given up: what they took is then known."""
 
 
 @dataclass(eq=False)
@@ -43,7 +45,7 @@ class ThreadedBackend:
     """Runs a blocking backend in one thread, what has piled up meanwhile in one call.
 
     Requests of different clients so share the batches of a local model. An attempt that is
-    no longer wanted is not begun; one that has been begun is written to its end.
+    no longer wanted is given up at its next token.
 
     Args:
         backend: whose rungs become this one's.
@@ -79,11 +81,26 @@ class ThreadedBackend:
         self, requests: Sequence[Request], *, deadline: float | None = None
     ) -> list[Attempt]:
         """See `Backend.attempts`; what is not done by the deadline has an `error`."""
+        unwanted = threading.Event()
+        wanted = [dataclasses.replace(request, unwanted=unwanted) for request in requests]
+        work = asyncio.ensure_future(self._order("attempts", wanted))
+        loop = asyncio.get_running_loop()
+        left_s = None if deadline is None else max(0.0, deadline - loop.time())
         try:
-            async with asyncio.timeout_at(deadline):
-                made: list[Attempt] = await self._order("attempts", requests)
-        except TimeoutError:
+            done, _ = await asyncio.wait({work}, timeout=left_s)
+            late = not done
+            if late:
+                unwanted.set()
+                done, _ = await asyncio.wait({work}, timeout=GRACE_S)
+        finally:
+            unwanted.set()
+            if not work.done():
+                work.cancel()
+        if not done:
             return [self._late(request) for request in requests]
+        made: list[Attempt] = work.result()
+        if late:
+            made = [dataclasses.replace(a, error=TOO_LATE) if a.error else a for a in made]
         if self.revises:
             return made
         return [dataclasses.replace(attempt, num_revisions=0) for attempt in made]
