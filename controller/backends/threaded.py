@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from controller.backends.base import Backend, PromptState, Request, Verdict
-from controller.backends.identity import attempt_id
+from controller.backends.identity import blank_attempt
 from controller.cost import Usage
 from controller.errors import BackendError
 from controller.types import Attempt, ModelSpec, Question
@@ -106,21 +106,8 @@ class ThreadedBackend:
         return [dataclasses.replace(attempt, num_revisions=0) for attempt in made]
 
     def _late(self, request: Request) -> Attempt:
-        model = self._models[request.rung].name
-        return Attempt(
-            attempt_id=attempt_id(model, request),
-            question_id=request.question.question_id,
-            model=model,
-            rung=request.rung,
-            action=request.action,
-            index=request.index,
-            answer=None,
-            prompt_tokens=0,
-            completion_tokens=0,
-            parent_id=request.parent.attempt_id if request.parent else None,
-            error=TOO_LATE,
-            usage=Usage(serial_rounds=1),
-        )
+        blank = blank_attempt(self._models[request.rung].name, request)
+        return dataclasses.replace(blank, error=TOO_LATE, usage=Usage(serial_rounds=1))
 
     def can_verify(self, attempt: Attempt) -> bool:
         """See `Backend.can_verify`."""

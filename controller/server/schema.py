@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from controller.server.engine import Terms
+from controller.server.terms import Terms
 from controller.types import Question
 
 MAX_MESSAGES = 256

@@ -12,12 +12,14 @@ from controller.backends.adapters import load_adapters
 from controller.backends.asynchronous import perform
 from controller.backends.threaded import ThreadedBackend
 from controller.backends.transformers import TransformersBackend, load_model
-from controller.core import Decision, EpisodeCore, carry_out_async, play, steps_async
+from controller.core import Decision, EpisodeCore, play, steps_async
 from controller.deciders import PolicyDecider
+from controller.exchange import carry_out_async
 from controller.loop import Controller
 from controller.policy import PolicyNetwork
 from controller.server.arms import Arms
-from controller.server.engine import Engine, Terms, identified
+from controller.server.engine import Engine, identified
+from controller.server.terms import Terms
 from controller.types import Question
 from envs.compute import ComputeEnv
 from tests.conftest import CHECKPOINTS

@@ -8,7 +8,8 @@ import pytest
 
 from controller.actions import ActionKind
 from controller.backends.base import Request
-from controller.backends.openai import Endpoint, OpenAIBackend
+from controller.backends.endpoint import Endpoint
+from controller.backends.openai import OpenAIBackend
 from controller.backends.resilience import (
     BreakerState,
     CircuitBreaker,
