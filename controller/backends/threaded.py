@@ -97,17 +97,20 @@ class ThreadedBackend:
             if not work.done():
                 work.cancel()
         if not done:
-            return [self._late(request) for request in requests]
-        made: list[Attempt] = work.result()
+            return [self._failed(request, TOO_LATE) for request in requests]
+        try:
+            made: list[Attempt] = work.result()
+        except BackendError as error:
+            return [self._failed(request, str(error)) for request in requests]
         if late:
             made = [dataclasses.replace(a, error=TOO_LATE) if a.error else a for a in made]
         if self.revises:
             return made
         return [dataclasses.replace(attempt, num_revisions=0) for attempt in made]
 
-    def _late(self, request: Request) -> Attempt:
+    def _failed(self, request: Request, why: str) -> Attempt:
         blank = blank_attempt(self._models[request.rung].name, request)
-        return dataclasses.replace(blank, error=TOO_LATE, usage=Usage(serial_rounds=1))
+        return dataclasses.replace(blank, error=why, usage=Usage(serial_rounds=1))
 
     def can_verify(self, attempt: Attempt) -> bool:
         """See `Backend.can_verify`."""
@@ -135,7 +138,12 @@ class ThreadedBackend:
         loop = asyncio.get_running_loop()
         order: _Order[Any] = _Order(kind, items, loop.create_future(), loop)
         self._orders.put(order)
-        return await order.future
+        try:
+            return await order.future
+        except BackendError:
+            raise
+        except Exception as error:  # a local model can raise whatever torch raises
+            raise BackendError(f"local models: {type(error).__name__}") from error
 
     def _run(self) -> None:
         while True:
@@ -156,8 +164,11 @@ class ThreadedBackend:
         try:
             results = self._call(kind, items)
         except Exception as error:  # whatever it is, those who wait must hear of it
-            for order in orders:
-                _tell(order, partial(order.future.set_exception, error))
+            if len(orders) == 1:
+                _tell(orders[0], partial(orders[0].future.set_exception, error))
+                return
+            for order in orders:  # only one of them may be to blame
+                self._serve(kind, [order])
             return
         start = 0
         for order in orders:

@@ -139,6 +139,9 @@ class Engine:
         except TimeoutError:
             decider.limited.add(DEADLINE)
             return []
+        except BackendError:
+            decider.degraded.add(self.backend.models[0].name)
+            return []
         decisions: list[Decision] = []
         while not decisions or not decisions[-1].final:
             try:

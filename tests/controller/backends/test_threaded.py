@@ -33,7 +33,7 @@ class Slow(FakeBackend):
         ):
             time.sleep(0.01)
         if any(r.question.text == "bad" for r in requests):
-            raise BackendError("bad question")
+            raise ValueError("bad question")
         return super().attempts(requests)
 
 
@@ -86,13 +86,19 @@ def test_the_loop_goes_on_meanwhile():
     assert run(Slow(0.5), ask) > 5
 
 
-def test_errors_reach_those_who_asked():
+def test_what_fails_is_told_to_those_who_asked_for_it_alone():
     async def ask(threaded):
-        with pytest.raises(BackendError, match="bad question"):
-            await threaded.attempts([request("bad")])
-        return await threaded.attempts([request("good")])
+        busy = asyncio.create_task(threaded.attempts([request("first")]))
+        (failed,), (good,) = await asyncio.gather(
+            threaded.attempts([request("bad")]), threaded.attempts([request("good")])
+        )
+        await busy
+        with pytest.raises(BackendError, match="expected a backend with a verifier"):
+            await threaded.verify([(request().question, good)])
+        return failed, good
 
-    assert run(Slow(0), ask)[0].answer == "7"
+    failed, good = run(Slow(0.1), ask)
+    assert (failed.error, failed.answer, good.answer) == ("local models: ValueError", None, "7")
 
 
 def test_the_deadline_is_kept_and_what_waits_is_told():
