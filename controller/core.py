@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from controller.actions import Action, ActionKind
-from controller.backends.base import Backend, PromptState, Request
+from controller.backends.base import PromptState, Request
 from controller.cost import Usage
 from controller.difficulty import Difficulty
 from controller.episodes import LEAST_LOGPROB, NO_ANSWER, AttemptColumns, EpisodeConfig, Episodes
 from controller.errors import ConfigError, IllegalActionError
+from controller.exchange import Exchange, MakeAttempts, ReadPrompt, VerifyAttempts, Work
 from controller.observation import observe
 from controller.types import Attempt, ModelSpec, Question
 
@@ -27,70 +28,6 @@ if TYPE_CHECKING:
 
 _ROW = np.zeros(1, np.int64)
 _UNLIMITED = 2**31
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReadPrompt:
-    """Ask for a `PromptState`, its hidden state included if `hidden`."""
-
-    question: Question
-    hidden: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class MakeAttempts:
-    """Ask for one attempt per request."""
-
-    requests: tuple[Request, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class VerifyAttempts:
-    """Ask for a `Verdict` on attempts."""
-
-    pairs: tuple[tuple[Question, Attempt], ...]
-
-
-Work = ReadPrompt | MakeAttempts | VerifyAttempts
-Exchange = Generator[Work, Any, T]
-"""Yields work, is sent its result, returns a T."""
-
-
-def perform(work: Work, backend: Backend) -> Any:
-    """Have a backend do a piece of work and wait for it."""
-    match work:
-        case ReadPrompt():
-            return backend.prompt_states([work.question], hidden=work.hidden)[0]
-        case MakeAttempts():
-            return backend.attempts(work.requests)
-        case VerifyAttempts():
-            return backend.verify(work.pairs)
-
-
-def carry_out(exchange: Exchange[T], perform: Callable[[Work], Any]) -> T:
-    """Run an exchange to its end in this thread."""
-    result = None
-    while True:
-        try:
-            work = exchange.send(result)
-        except StopIteration as done:
-            value: T = done.value
-            return value
-        result = perform(work)
-
-
-async def carry_out_async(exchange: Exchange[T], perform: Callable[[Work], Awaitable[Any]]) -> T:
-    """Run an exchange to its end on the event loop."""
-    result = None
-    while True:
-        try:
-            work = exchange.send(result)
-        except StopIteration as done:
-            value: T = done.value
-            return value
-        result = await perform(work)
 
 
 @dataclass(frozen=True, kw_only=True)

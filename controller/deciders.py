@@ -31,9 +31,9 @@ class PolicyDecider:
         if not 0 <= exploration <= 1:
             raise ConfigError(f"exploration: expected 0 to 1, found {exploration}")
         ignored = [OBSERVATION_NAMES.index(name) for name in policy.config.ignored_features]
-        self._actor, self._critic = _layers(policy.actor), _layers(policy.critic)
-        for layers in (self._actor, self._critic):
-            layers[0][0][ignored] = 0.0
+        self._actor, self._critic = (
+            _layers(network, ignored) for network in (policy.actor, policy.critic)
+        )
         self.exploration, self._rng = exploration, np.random.default_rng(seed)
         self.digest = policy_digest(policy)
 
@@ -105,15 +105,18 @@ def policy_digest(policy: PolicyNetwork) -> str:
     return digest.hexdigest()[:16]
 
 
-def _layers(network: nn.Sequential) -> Layers:
-    return [
+def _layers(network: nn.Sequential, ignored: list[int]) -> Layers:
+    """Weights and biases; of what the network ignores, none."""
+    layers = [
         (
-            np.array(layer.weight.detach().cpu().numpy().T, order="C"),
+            layer.weight.detach().cpu().numpy().T.copy(),
             layer.bias.detach().cpu().numpy().copy(),
         )
         for layer in network
         if isinstance(layer, nn.Linear)
     ]
+    layers[0][0][ignored] = 0.0
+    return layers
 
 
 def _forward(x: NDArray[np.float32], layers: Layers) -> NDArray[np.float32]:

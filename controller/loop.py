@@ -13,8 +13,6 @@ from controller.core import (
     Decision,
     EpisodeCore,
     Pick,
-    carry_out,
-    perform,
     play,
     steps,
 )
@@ -23,6 +21,7 @@ from controller.deciders import PolicyDecider
 from controller.difficulty import Difficulty
 from controller.episodes import EpisodeConfig
 from controller.errors import ConfigError
+from controller.exchange import carry_out, perform
 from controller.policy import PolicyNetwork
 from controller.targets import Pace
 from controller.types import Attempt, Question

@@ -506,6 +506,31 @@ def bench_optimum(
     _print_result(optimum.run(seeds=seeds), as_json)
 
 
+@bench_app.command("serve")
+def bench_serve(
+    controller: Annotated[Path, typer.Option(help="Checkpoint.")] = CONTROLLER,
+    litellm: Annotated[
+        Path | None, typer.Option(help="Virtual environment with litellm[proxy].")
+    ] = None,
+    clients: Annotated[int, typer.Option(help="Connections.")] = 64,
+    rate: Annotated[float, typer.Option(help="Requests per second, all clients.")] = 64.0,
+    seconds: Annotated[float, typer.Option(help="Per target and round.")] = 10.0,
+    rounds: Annotated[int, typer.Option(help="Medians over so many.")] = 5,
+    soak_minutes: Annotated[float, typer.Option(help="Instead: memory under load.")] = 0.0,
+    as_json: Json = False,
+) -> None:
+    """Latency that the service adds, against going direct and LiteLLM's proxy."""
+    from training.bench import serving
+    from training.bench.load import Load
+
+    load = Load(clients=clients, rate=rate, seconds=seconds)
+    if soak_minutes:
+        _print_result(serving.soak(controller, minutes=soak_minutes, load=load), as_json)
+        return
+    found = serving.run(controller, litellm=litellm, load=load, rounds=rounds)
+    _print_result(found, as_json)
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 

@@ -77,9 +77,14 @@ def serve(
     """Serve an OpenAI-compatible API in front of two or more models."""
     from transformers.utils.logging import disable_progress_bar
 
-    from controller.server.config import ServeConfig, Upstream, Variant
-    from controller.server.limits import Limits
-    from controller.server.run import serve as run
+    try:
+        from controller.server.config import ServeConfig, Upstream, Variant
+        from controller.server.limits import Limits
+        from controller.server.run import serve as run
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"serve: expected its packages, found no {error.name}; pip install 'allot[serve]'"
+        ) from None
     from training.threads import limit_threads
 
     if (small is None) != (not large):

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from controller.backends.base import PromptState, Request, Verdict
-from controller.core import MakeAttempts, ReadPrompt, VerifyAttempts, Work
 from controller.errors import BackendError, ConfigError
+from controller.exchange import MakeAttempts, ReadPrompt, VerifyAttempts, Work
 from controller.types import Attempt, ModelSpec, Question
 
 

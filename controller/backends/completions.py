@@ -65,7 +65,11 @@ def read_completion(response: object, model: str) -> Answered:
     choices = response.choices if isinstance(response.choices, list) else []
     texts = [getattr(getattr(choice, "message", None), "content", None) for choice in choices]
     written = tuple(
-        Written(text=text, logprobs=_logprobs(choice), tokens=_count(choice, choices, completion))
+        Written(
+            text=_clean(text),
+            logprobs=_logprobs(choice),
+            tokens=_count(choice, choices, completion),
+        )
         for text, choice in zip(texts, choices, strict=True)
         if isinstance(text, str)
     )
@@ -123,7 +127,7 @@ class StreamReader:
         if not self.texts:
             raise UpstreamError("null_content", wasted=self.wasted)
         written = Written(
-            text="".join(self.texts),
+            text=_clean("".join(self.texts)),
             logprobs=plausible_logprobs(getattr(e, "logprob", None) for e in self.logprobs),
             tokens=completion if completion is not None else len(self.texts),
         )
@@ -158,6 +162,11 @@ def plausible_logprobs(values: Iterable[object]) -> tuple[float, ...]:
             return ()
         found.append(min(float(value), 0.0))
     return tuple(found)
+
+
+def _clean(text: str) -> str:
+    """Without halves of surrogate pairs, which JSON can bring and UTF-8 cannot take away."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _logprobs(choice: Any) -> tuple[float, ...]:

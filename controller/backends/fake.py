@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from controller.actions import ActionKind
 from controller.answers import normalize_answer
 from controller.backends.base import PromptState, Request, Verdict
-from controller.backends.identity import attempt_id, stream_name, uniforms
+from controller.backends.identity import blank_attempt, stream_name, uniforms
 from controller.cost import Usage
 from controller.errors import BackendError, ConfigError
 from controller.prompts import messages, plain_text
@@ -119,19 +119,7 @@ class FakeBackend:
 
     def _attempt(self, request: Request) -> Attempt:
         model = self._models[request.rung]
-        blank = Attempt(
-            attempt_id=attempt_id(model.name, request),
-            question_id=request.question.question_id,
-            model=model.name,
-            rung=request.rung,
-            action=request.action,
-            index=request.index,
-            parent_id=request.parent.attempt_id if request.parent else None,
-            answer=None,
-            prompt_tokens=0,
-            completion_tokens=0,
-            usage=Usage(serial_rounds=1),
-        )
+        blank = replace(blank_attempt(model.name, request), usage=Usage(serial_rounds=1))
         luck, choice, doubt = uniforms(stream_name(self.seed, model.name, request), 3).tolist()
         try:
             prompt_tokens, answer = _count(request), self._answer(request, luck, choice)

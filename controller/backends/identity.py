@@ -9,6 +9,7 @@ import numpy as np
 
 from controller.actions import ActionKind
 from controller.backends.base import Request
+from controller.types import Attempt
 
 
 def attempt_id(model: str, request: Request) -> str:
@@ -22,6 +23,27 @@ def attempt_id(model: str, request: Request) -> str:
         parent = request.parent.attempt_id if request.parent else ""
         return f"{parent}>revise:{request.index}"
     return f"{model}:{request.action.value}:{request.index}"
+
+
+def blank_attempt(model: str, request: Request) -> Attempt:
+    """An attempt at a request before anything has been written, to be filled in.
+
+    Args:
+        model: name of the model that is to write it.
+        request: what is asked for.
+    """
+    return Attempt(
+        attempt_id=attempt_id(model, request),
+        question_id=request.question.question_id,
+        model=model,
+        rung=request.rung,
+        action=request.action,
+        index=request.index,
+        parent_id=request.parent.attempt_id if request.parent else None,
+        answer=None,
+        prompt_tokens=0,
+        completion_tokens=0,
+    )
 
 
 def stream_name(seed: int, model: str, request: Request) -> str:

@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from openai import AsyncOpenAI
+from openai import AsyncOpenAI, AsyncStream
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from opentelemetry import trace
 
 from controller.actions import ActionKind
@@ -23,7 +24,8 @@ from controller.answers import stated_answer
 from controller.backends.asynchronous import no_verifier
 from controller.backends.base import PromptState, Request, Verdict
 from controller.backends.completions import Answered, StreamReader, Written, read_completion
-from controller.backends.identity import attempt_id
+from controller.backends.endpoint import Endpoint
+from controller.backends.identity import blank_attempt
 from controller.backends.resilience import (
     MAX_RETRY_AFTER_S,
     CircuitBreaker,
@@ -31,68 +33,20 @@ from controller.backends.resilience import (
     UpstreamError,
     pause_s,
 )
-from controller.backends.wire import MAX_RESPONSE_BYTES, http_client, upstream_error
+from controller.backends.wire import http_client, upstream_error
 from controller.cost import Usage
-from controller.errors import ConfigError
 from controller.prompts import messages, plain_text
 from controller.types import Attempt, ModelSpec, Question
 
 _tracer = trace.get_tracer("allot")
+
+_PATH = "/chat/completions"
 
 TOO_LATE = "deadline"
 UNAVAILABLE = "breaker_open"
 
 Observer = Callable[[str, str, float], None]
 """Told of each try: model, `ok` or what went wrong, seconds."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Endpoint:
-    """A model on an OpenAI-compatible server.
-
-    Attributes:
-        base_url: up to and including `/v1`.
-        model: name that the server knows it by.
-        api_key: sent as bearer token.
-        reviser: name of the model that REVISE asks, such as a LoRA adapter's; the model
-            itself when None.
-        revises: whether it can be asked to revise.
-        parameters: for the ledger.
-        max_new_tokens: longest attempt.
-        asks_n: ask for several choices in one request; what a server leaves out is asked
-            for one by one.
-        streams: stream from the server, so that the tokens of cancelled attempts are known.
-        wants_logprobs: ask for log-probabilities.
-        body: further fields of each request, such as decoding settings.
-        connect_timeout_s: for a connection.
-        read_timeout_s: between two bytes.
-        max_retries: further tries per attempt.
-        max_response_bytes: longest response.
-        max_connections: at the same time.
-    """
-
-    base_url: str
-    model: str
-    api_key: str = field(default="none", repr=False)
-    reviser: str | None = None
-    revises: bool = True
-    parameters: float | None = None
-    max_new_tokens: int = 1024
-    asks_n: bool = False
-    streams: bool = False
-    wants_logprobs: bool = True
-    body: Mapping[str, Any] = field(default_factory=dict)
-    connect_timeout_s: float = 2.0
-    read_timeout_s: float = 60.0
-    max_retries: int = 3
-    max_response_bytes: int = MAX_RESPONSE_BYTES
-    max_connections: int = 256
-
-    def __post_init__(self) -> None:
-        if not self.base_url.startswith(("http://", "https://")):
-            raise ConfigError(f"base_url: expected http:// or https://, found {self.base_url!r}")
-        if min(self.connect_timeout_s, self.read_timeout_s) <= 0 or self.max_retries < 0:
-            raise ConfigError("endpoint: expected positive time-outs and 0 or more retries")
 
 
 class OpenAIBackend:
@@ -278,23 +232,29 @@ class OpenAIBackend:
         revised = request.action is ActionKind.REVISE
         model = (self.endpoint.reviser if revised else None) or self.endpoint.model
         longest = request.question.max_new_tokens or self.endpoint.max_new_tokens
-        arguments: dict[str, Any] = {
+        body: dict[str, Any] = {
+            **self.endpoint.body,
             "model": model,
             "messages": messages(request),
             "max_tokens": min(longest, self.endpoint.max_new_tokens),
-            "extra_body": dict(self.endpoint.body) or None,
         }
         if self.endpoint.wants_logprobs:
-            arguments["logprobs"] = True
+            body["logprobs"] = True
         if n > 1:
-            arguments["n"] = n
+            body["n"] = n
         reader = StreamReader(model)
         try:
+            # `post` is what `chat.completions.create` calls once it has gone through all
+            # arguments, which takes longer than everything of ours together.
             if not self.endpoint.streams or n > 1:
-                response: object = await self._client.chat.completions.create(**arguments)
+                response: object = await self._client.post(_PATH, cast_to=ChatCompletion, body=body)
                 return read_completion(response, model)
-            async with await self._client.chat.completions.create(
-                **arguments, stream=True, stream_options={"include_usage": True}
+            async with await self._client.post(
+                _PATH,
+                cast_to=ChatCompletion,
+                body={**body, "stream": True, "stream_options": {"include_usage": True}},
+                stream=True,
+                stream_cls=AsyncStream[ChatCompletionChunk],
             ) as stream:
                 async for chunk in stream:
                     reader.add(chunk)
@@ -343,19 +303,8 @@ class OpenAIBackend:
         return replace(self._blank(request), error=why, usage=usage)
 
     def _blank(self, request: Request) -> Attempt:
-        return Attempt(
-            attempt_id=attempt_id(self.endpoint.model, request),
-            question_id=request.question.question_id,
-            model=self.endpoint.model,
-            rung=0,
-            action=request.action,
-            index=request.index,
-            parent_id=request.parent.attempt_id if request.parent else None,
-            answer=None,
-            prompt_tokens=0,
-            completion_tokens=0,
-            num_revisions=None if self.revises else 0,
-        )
+        blank = blank_attempt(self.endpoint.model, request)
+        return replace(blank, num_revisions=None if self.revises else 0)
 
 
 @dataclass(frozen=True, kw_only=True)

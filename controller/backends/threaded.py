@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from controller.backends.base import Backend, PromptState, Request, Verdict
-from controller.backends.identity import attempt_id
+from controller.backends.identity import blank_attempt
 from controller.cost import Usage
 from controller.errors import BackendError
 from controller.types import Attempt, ModelSpec, Question
@@ -20,6 +20,8 @@ from controller.types import Attempt, ModelSpec, Question
 T = TypeVar("T")
 
 TOO_LATE = "deadline"
+GRACE_S = 0.25
+"""From the deadline until attempts have been given up: what they took is then known."""
 
 
 @dataclass(eq=False)
@@ -43,7 +45,7 @@ class ThreadedBackend:
     """Runs a blocking backend in one thread, what has piled up meanwhile in one call.
 
     Requests of different clients so share the batches of a local model. An attempt that is
-    no longer wanted is not begun; one that has been begun is written to its end.
+    no longer wanted is given up at its next token.
 
     Args:
         backend: whose rungs become this one's.
@@ -79,31 +81,36 @@ class ThreadedBackend:
         self, requests: Sequence[Request], *, deadline: float | None = None
     ) -> list[Attempt]:
         """See `Backend.attempts`; what is not done by the deadline has an `error`."""
+        unwanted = threading.Event()
+        wanted = [dataclasses.replace(request, unwanted=unwanted) for request in requests]
+        work = asyncio.ensure_future(self._order("attempts", wanted))
+        loop = asyncio.get_running_loop()
+        left_s = None if deadline is None else max(0.0, deadline - loop.time())
         try:
-            async with asyncio.timeout_at(deadline):
-                made: list[Attempt] = await self._order("attempts", requests)
-        except TimeoutError:
-            return [self._late(request) for request in requests]
+            done, _ = await asyncio.wait({work}, timeout=left_s)
+            late = not done
+            if late:
+                unwanted.set()
+                done, _ = await asyncio.wait({work}, timeout=GRACE_S)
+        finally:
+            unwanted.set()
+            if not work.done():
+                work.cancel()
+        if not done:
+            return [self._failed(request, TOO_LATE) for request in requests]
+        try:
+            made: list[Attempt] = work.result()
+        except BackendError as error:
+            return [self._failed(request, str(error)) for request in requests]
+        if late:
+            made = [dataclasses.replace(a, error=TOO_LATE) if a.error else a for a in made]
         if self.revises:
             return made
         return [dataclasses.replace(attempt, num_revisions=0) for attempt in made]
 
-    def _late(self, request: Request) -> Attempt:
-        model = self._models[request.rung].name
-        return Attempt(
-            attempt_id=attempt_id(model, request),
-            question_id=request.question.question_id,
-            model=model,
-            rung=request.rung,
-            action=request.action,
-            index=request.index,
-            answer=None,
-            prompt_tokens=0,
-            completion_tokens=0,
-            parent_id=request.parent.attempt_id if request.parent else None,
-            error=TOO_LATE,
-            usage=Usage(serial_rounds=1),
-        )
+    def _failed(self, request: Request, why: str) -> Attempt:
+        blank = blank_attempt(self._models[request.rung].name, request)
+        return dataclasses.replace(blank, error=why, usage=Usage(serial_rounds=1))
 
     def can_verify(self, attempt: Attempt) -> bool:
         """See `Backend.can_verify`."""
@@ -131,7 +138,12 @@ class ThreadedBackend:
         loop = asyncio.get_running_loop()
         order: _Order[Any] = _Order(kind, items, loop.create_future(), loop)
         self._orders.put(order)
-        return await order.future
+        try:
+            return await order.future
+        except BackendError:
+            raise
+        except Exception as error:  # a local model can raise whatever torch raises
+            raise BackendError(f"local models: {type(error).__name__}") from error
 
     def _run(self) -> None:
         while True:
@@ -152,8 +164,11 @@ class ThreadedBackend:
         try:
             results = self._call(kind, items)
         except Exception as error:  # whatever it is, those who wait must hear of it
-            for order in orders:
-                _tell(order, partial(order.future.set_exception, error))
+            if len(orders) == 1:
+                _tell(orders[0], partial(orders[0].future.set_exception, error))
+                return
+            for order in orders:  # only one of them may be to blame
+                self._serve(kind, [order])
             return
         start = 0
         for order in orders:

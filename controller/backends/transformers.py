@@ -230,7 +230,7 @@ class TransformersBackend:
                 continue
             stream = stream_name(self.seed, rung.local.name, request)
             longest = min(self.max_new_tokens, room, request.question.max_new_tokens or room)
-            jobs.append(Job(prompt, stream, longest, draft.generation))
+            jobs.append(Job(prompt, stream, longest, draft.generation, request.unwanted))
         order = {prompt: number for number, prompt in enumerate(distinct.values())}
         jobs.sort(key=lambda job: (len(job.prompt.tokens), order[job.prompt]))
         return drafts, deque(jobs)

@@ -21,9 +21,9 @@ from starlette.routing import Route
 from controller.core import Choice
 from controller.errors import CheckpointError, ConfigError
 from controller.server.decide import decide
-from controller.server.engine import Engine, NoAnswerError, Served, Terms
+from controller.server.engine import Engine
+from controller.server.failures import bad_request, bug, engine_error, error_body, http_error
 from controller.server.keys import Keys
-from controller.server.logs import service_log
 from controller.server.metrics import Metrics
 from controller.server.middleware import LimitSize, Observe, ScrubHeaders
 from controller.server.openapi import document
@@ -33,7 +33,6 @@ from controller.server.replies import (
     Chunks,
     chat_json,
     completion_json,
-    error_json,
     sse,
 )
 from controller.server.schema import (
@@ -41,9 +40,9 @@ from controller.server.schema import (
     ChatRequest,
     CompletionRequest,
     DecideRequest,
-    complaint,
     read_terms,
 )
+from controller.server.terms import NoAnswerError, Served, Terms
 
 _tracer = trace.get_tracer("allot")
 
@@ -97,7 +96,7 @@ class Service:
                 Middleware(ScrubHeaders),
                 Middleware(LimitSize, limits=limits),
             ],
-            exception_handlers={HTTPException: _http_error, Exception: _bug},
+            exception_handlers={HTTPException: http_error, Exception: bug},
             lifespan=self._lifespan,
         )
 
@@ -147,26 +146,27 @@ class Service:
             terms = read_terms(asked.allot, request.headers, seed)
             question = asked.question(self.engine.limits.max_new_tokens)
         except ValueError as error:
-            raise _bad_request(error) from None
+            raise bad_request(error) from None
 
-        def answer(emit: Callable[[Choice], None] = lambda choice: None) -> Any:
-            return self.engine.answer(question, terms, caller=caller, sticky=asked.user, emit=emit)
+        context = propagate.extract(request.headers)
+
+        async def answer(emit: Callable[[Choice], None] = lambda choice: None) -> Served:
+            with _tracer.start_as_current_span(
+                request.url.path, context=context, kind=trace.SpanKind.SERVER
+            ):
+                return await self.engine.answer(
+                    question, terms, caller=caller, sticky=asked.user, emit=emit
+                )
 
         self._check_room()
         chat = kind is ChatRequest
         if asked.stream:
             return self._stream(request, asked.include_usage, terms, answer, chat=chat)
-        context = propagate.extract(request.headers)
-        with (
-            self._taken_in(),
-            _tracer.start_as_current_span(
-                request.url.path, context=context, kind=trace.SpanKind.SERVER
-            ),
-        ):
+        with self._taken_in():
             try:
                 served = await _unless_gone(request, answer())
             except (NoAnswerError, ConfigError, CheckpointError) as error:
-                return _engine_error(error)
+                return engine_error(error)
         if served is None:
             return Response(status_code=499)
         form = chat_json if chat else completion_json
@@ -190,7 +190,7 @@ class Service:
                 events.put_nowait(chunks.answer(served, include_usage=include_usage))
                 events.put_nowait(DONE)
             except (NoAnswerError, ConfigError, CheckpointError) as error:
-                _, body = _error_body(error)
+                _, body = error_body(error)
                 events.put_nowait(sse(body))
             finally:
                 events.put_nowait(None)
@@ -220,7 +220,7 @@ class Service:
             arm = self.engine.arms.assign(terms.question_id or "")
             return JSONResponse(decide(asked, terms, arm))
         except (ValueError, CheckpointError) as error:
-            raise _bad_request(error) from None
+            raise bad_request(error) from None
 
     async def models(self, request: Request) -> Response:
         """GET /v1/models."""
@@ -272,49 +272,7 @@ async def _body(request: Request, kind: type[B]) -> B:
     try:
         return kind.model_validate_json(await request.body())
     except ValidationError as error:
-        raise _bad_request(error) from None
-
-
-def _bad_request(error: Exception) -> HTTPException:
-    if isinstance(error, ValidationError):
-        message, param = complaint(error)
-        return _BadRequest(message, param)
-    return _BadRequest(str(error), str(error).partition(":")[0])
-
-
-class _BadRequest(HTTPException):
-    """A request that cannot be answered as it is."""
-
-    def __init__(self, message: str, param: str) -> None:
-        super().__init__(400, message)
-        self.param = param
-
-
-def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    kinds = {401: "authentication_error", 429: "rate_limit_error"}
-    kind = kinds.get(error.status_code, "invalid_request_error")
-    body = error_json(error.detail, kind, getattr(error, "param", None))
-    return JSONResponse(body, error.status_code, headers=error.headers)
-
-
-def _bug(request: Request, error: Exception) -> Response:
-    service_log.error("bug", exc_info=error, extra={"fields": {"path": request.url.path}})
-    return JSONResponse(error_json("internal error", "server_error"), 500)
-
-
-def _error_body(error: Exception) -> tuple[int, dict[str, Any]]:
-    if isinstance(error, NoAnswerError):
-        code = "deadline" if error.late else "models_unavailable"
-        status = 504 if error.late else 503
-        return status, error_json(str(error), "upstream_error", code=code)
-    return 400, error_json(str(error), "invalid_request_error", str(error).partition(":")[0])
-
-
-def _engine_error(error: Exception) -> Response:
-    status, body = _error_body(error)
-    headers = {"retry-after": "5"} if status == 503 else None
-    return JSONResponse(body, status, headers=headers)
+        raise bad_request(error) from None
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | None:

@@ -9,18 +9,20 @@ from pathlib import Path
 
 from controller.answers import stated_answer
 from controller.backends.asynchronous import AsyncBackend, Ladder
-from controller.backends.openai import Endpoint, OpenAIBackend
+from controller.backends.endpoint import Endpoint
+from controller.backends.openai import OpenAIBackend
 from controller.checkpoint import Checkpoint, load_checkpoint
 from controller.deciders import PolicyDecider
 from controller.errors import AllotError, ConfigError
 from controller.server.app import Service
 from controller.server.arms import Arm, Arms, deployed_process
 from controller.server.config import ServeConfig
-from controller.server.engine import Engine, Served
+from controller.server.engine import Engine
 from controller.server.equivalence import Embedding, Equivalence, Exact, Numeric
 from controller.server.keys import Keys
 from controller.server.logs import episode_fields, episode_log, service_log
 from controller.server.metrics import Metrics
+from controller.server.terms import Served
 from controller.types import ModelSpec
 
 KEY_VARIABLE = "ALLOT_UPSTREAM_KEY_{rung}"

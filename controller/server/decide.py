@@ -12,9 +12,10 @@ from controller.core import EpisodeCore
 from controller.cost import Usage
 from controller.errors import ConfigError
 from controller.server.arms import Arm
-from controller.server.engine import Terms, price_of
+from controller.server.engine import price_of
 from controller.server.replies import choice_json
 from controller.server.schema import AttemptIn, DecideRequest
+from controller.server.terms import Terms
 from controller.types import Attempt, ModelSpec, Question
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from opentelemetry import trace
 
 from controller.core import Decision
-from controller.server.engine import Served
+from controller.server.terms import Served
 
 LOG_VERSION = 1
 

@@ -11,8 +11,8 @@ from typing import Any
 from controller.actions import ActionKind
 from controller.core import Choice, Decision
 from controller.cost import Usage
-from controller.server.engine import Served
 from controller.server.schema import MODEL
+from controller.server.terms import Served
 from controller.types import Attempt
 
 Json = dict[str, Any]

@@ -60,7 +60,7 @@ class Restricted:
         allowed, why = self._allowed(episode, mask[0])
         choice = self.inner.choose(episode, allowed[None])
         if why:
-            self._note(choice, self._wanted(episode, mask), why, episode)
+            self._note(choice, self._wanted(episode, mask), why)
         if choice.action.kind is ActionKind.ESCALATE:
             self.budget.take(self.caller)
         self.seconds += self.clock() - started
@@ -114,13 +114,7 @@ class Restricted:
     def _is_down(self, rung: int) -> bool:
         return rung in self.down or not self.backend.available(rung)
 
-    def _note(
-        self,
-        choice: Choice,
-        wanted: Choice,
-        why: dict[ActionKind, str],
-        episode: EpisodeCore,
-    ) -> None:
+    def _note(self, choice: Choice, wanted: Choice, why: dict[ActionKind, str]) -> None:
         reason = why.get(wanted.action.kind)
         if reason is None or wanted.action == choice.action:
             return

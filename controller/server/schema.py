@@ -7,12 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from controller.server.engine import Terms
+from controller.server.terms import Terms
 from controller.types import Question
 
 MAX_MESSAGES = 256
 MAX_TEXT = 2**20
 MODEL = "allot"
+_LONGEST_NAME = 128
 
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Positive = Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False)]
@@ -206,7 +207,7 @@ def read_terms(given: TermsIn | None, headers: Mapping[str, str], seed: int | No
 def complaint(error: ValidationError) -> tuple[str, str]:
     """What is wrong, and with which field, without repeating what was sent."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    where = ".".join(str(part) for part in _named(first["loc"]))
+    where = ".".join(str(part) for part in _named(first["loc"]))[:_LONGEST_NAME]
     return f"{where or 'body'}: {first['msg']}", where
 
 

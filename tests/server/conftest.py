@@ -13,7 +13,8 @@ import pytest
 import uvicorn
 
 from controller.backends.asynchronous import Ladder
-from controller.backends.openai import Endpoint, OpenAIBackend
+from controller.backends.endpoint import Endpoint
+from controller.backends.openai import OpenAIBackend
 from controller.backends.resilience import CircuitBreaker
 from controller.checkpoint import load_checkpoint
 from controller.deciders import PolicyDecider

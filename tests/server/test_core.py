@@ -12,12 +12,14 @@ from controller.backends.adapters import load_adapters
 from controller.backends.asynchronous import perform
 from controller.backends.threaded import ThreadedBackend
 from controller.backends.transformers import TransformersBackend, load_model
-from controller.core import Decision, EpisodeCore, carry_out_async, play, steps_async
+from controller.core import Decision, EpisodeCore, play, steps_async
 from controller.deciders import PolicyDecider
+from controller.exchange import carry_out_async
 from controller.loop import Controller
 from controller.policy import PolicyNetwork
 from controller.server.arms import Arms
-from controller.server.engine import Engine, Terms, identified
+from controller.server.engine import Engine, identified
+from controller.server.terms import Terms
 from controller.types import Question
 from envs.compute import ComputeEnv
 from tests.conftest import CHECKPOINTS
@@ -159,17 +161,21 @@ def test_served_equals_live_on_local_models(checkpoint):
         assert (outcome.answer, outcome.cost) == (found.answer, found.cost)
 
 
-def test_numpy_policy_is_the_torch_policy(checkpoint):
+@pytest.mark.parametrize("ignored", [(), ("log_price", "vote_share")])
+def test_numpy_policy_is_the_torch_policy(checkpoint, ignored):
     """Batch 1 without torch gives the same distribution and value."""
-    rng, decider = np.random.default_rng(0), PolicyDecider(checkpoint.policy)
+    config = dataclasses.replace(checkpoint.policy.config, ignored_features=ignored)
+    policy = PolicyNetwork(config)
+    policy.load_state_dict(checkpoint.policy.state_dict())
+    rng, decider = np.random.default_rng(0), PolicyDecider(policy)
     for _ in range(50):
         seen = rng.normal(size=(1, checkpoint.policy.config.num_features)).astype(np.float32)
         mask = rng.random((1, checkpoint.policy.config.num_actions)) < 0.6
         mask[0, 0] = True
         probabilities, value = decider.judge(seen, mask)
         with torch.no_grad():
-            expected = checkpoint.policy.log_probs(torch.from_numpy(seen), torch.from_numpy(mask))
-            worth = checkpoint.policy.value(torch.from_numpy(seen))
+            expected = policy.log_probs(torch.from_numpy(seen), torch.from_numpy(mask))
+            worth = policy.value(torch.from_numpy(seen))
         np.testing.assert_allclose(probabilities, expected.exp()[0], atol=1e-6)
         np.testing.assert_allclose(value, float(worth[0]), rtol=1e-5, atol=1e-6)
         assert not probabilities[~mask[0]].any()

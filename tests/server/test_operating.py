@@ -54,7 +54,7 @@ class Process:
         for line in self.process.stderr:
             self.lines.append(line)
 
-    def wait_for(self, event, within_s=120):
+    def wait_for(self, event, within_s=300):
         end = time.monotonic() + within_s
         while time.monotonic() < end and self.process.poll() is None:
             for line in list(self.lines):
@@ -69,7 +69,7 @@ class Process:
             json={
                 "model": "allot",
                 "messages": [{"role": "user", "content": text}],
-                "allot": {"price": 1e-5, **allot},
+                "allot": {"price": 1.6e-4, **allot},
             },
         )
 
@@ -99,7 +99,7 @@ def test_a_process_from_start_to_end(tmp_path, small, large):
         copied_controller(tmp_path / "controller"),
         tmp_path / "log" / "episodes.jsonl",
     )
-    small.script(*(completion(f"Answer: {n % 3}", logprob=-2.0) for n in range(400)))
+    small.script(*(completion(f"Answer: {n % 3}") for n in range(400)))
     large.script(completion("Answer: 2", model="large"))
     options = ["--log", log, "--log-texts", "--watch-s", "0.1", "--exploration", "0.2"]
     with serving(controller, small, large, options=options) as service:

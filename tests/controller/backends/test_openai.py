@@ -8,7 +8,8 @@ import pytest
 
 from controller.actions import ActionKind
 from controller.backends.base import Request
-from controller.backends.openai import Endpoint, OpenAIBackend
+from controller.backends.endpoint import Endpoint
+from controller.backends.openai import OpenAIBackend
 from controller.backends.resilience import (
     BreakerState,
     CircuitBreaker,
@@ -250,6 +251,12 @@ def test_garbage_usage_is_estimated(server):
     assert attempt.answer == "7"
     assert attempt.prompt_tokens > 0
     assert attempt.completion_tokens > 0
+
+
+def test_half_characters_are_replaced(server):
+    server.script(completion("Answer: \ud8007"))
+    (attempt,), _ = ask(server.url)
+    assert attempt.text == "Answer: ?7"
 
 
 def test_retry_after_is_kept_whatever_the_clocks_say(server):
