@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, Request, sync_playwright
 
 from envs.traces import TraceSet, write_table
 from tests.training.test_cli import allot
@@ -24,7 +24,7 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PATIENCE_MS = 300_000
+PATIENCE_MS = 120_000
 
 HOSTILE = (
     "</script><script>hacked = 1</script>",
@@ -104,7 +104,7 @@ class Opened:
     """A page and what the browser had to say about it."""
 
     page: Page
-    requests: list[str] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
 
 
@@ -119,11 +119,12 @@ def open_report(chromium: Browser, report: Path):
         context.set_default_timeout(PATIENCE_MS)
         opened = Opened(context.new_page())
         page = opened.page
-        page.on("request", lambda request: opened.requests.append(request.url))
+        page.on("request", lambda request: opened.requests.append(request))
         page.on("console", lambda message: opened.complaints.append(message.text))
         page.on("pageerror", lambda error: opened.complaints.append(str(error)))
         page.on("dialog", lambda dialog: opened.complaints.append(dialog.message))
         page.goto(report.as_uri())
+        page.locator("#frontier").scroll_into_view_if_needed()
         page.wait_for_selector("#frontier .main-svg", state="attached")
         return opened
 

@@ -8,6 +8,19 @@ function verdict(correct, answer) {
   return make("span", { class: correct ? "right" : "wrong" }, correct ? "✓ right" : "✗ wrong");
 }
 
+/** The same in one character. */
+function mark(correct, answer) {
+  if (answer === null) return verdict(correct, answer);
+  const name = { class: correct ? "right" : "wrong", role: "img", "aria-label": correct ? "right" : "wrong" };
+  return make("span", name, correct ? "✓" : "✗");
+}
+
+/** Where there is most to see, to begin with. */
+function mostDecisions() {
+  const counts = data.episodes[state.run].map((byPrice) => byPrice[state.price].decisions.length);
+  return counts.indexOf(Math.max(...counts));
+}
+
 function drawQuestions() {
   const groups = new Map();
   data.questions.forEach((question, i) => {
@@ -25,8 +38,6 @@ function drawEpisode() {
   const { answer, correct, cost, decisions } = episode();
   state.step = Math.min(state.step, decisions.length - 1);
   byId("question").value = state.question;
-  byId("previous-question").disabled = state.question === 0;
-  byId("next-question").disabled = state.question === data.questions.length - 1;
   byId("asked").textContent = question.question || "(this trace set does not keep the text)";
   byId("outcome").replaceChildren(
     verdict(correct, answer),
@@ -39,7 +50,7 @@ function drawEpisode() {
       const button = make(
         "button",
         { type: "button", of: actionColour(action), onclick: () => step(i) },
-        make("small", {}, String(i + 1)),
+        make("small", {}, `${i + 1} `),
         action,
       );
       return make("li", {}, button);
@@ -165,15 +176,17 @@ function drawStrip() {
       { class: current ? "current" : null },
       make("th", { scope: "row" }, button),
       make("td", {}, ...decisions.map(({ action }) => chip(action))),
-      make("td", {}, verdict(correct, answer), ...(answer === null ? [] : [" ", make("bdi", {}, answer)])),
+      make("td", {}, mark(correct, answer), ...(answer === null ? [] : [" ", make("bdi", {}, answer)])),
       make("td", {}, count(cost)),
     );
   });
+  const focused = byId("strip").contains(document.activeElement);
   byId("strip").querySelector("tbody").replaceChildren(...rows);
+  if (focused) byId("strip").querySelector("[aria-pressed=true]").focus();
 }
 
 function chooseQuestion(to) {
-  state.question = to;
+  state.question = (to + data.questions.length) % data.questions.length;
   state.step = 0;
   drawEpisode();
 }

@@ -327,7 +327,7 @@ function drawCurves() {
     if (!traces.length) return;
     const id = `curve-${i}`;
     if (!byId(id)) {
-      const plot = make("div", { class: "plot", id, role: "img", "aria-label": `Training curve: ${title}` });
+      const plot = make("div", { class: "plot", id, role: "group", "aria-label": `Training curve: ${title}` });
       byId("curves").append(make("figure", {}, make("h3", {}, title), plot));
     }
     draw(id, traces, { xaxis: { title: { text: "steps" }, nticks: 5 }, yaxis: { nticks: 5 } });

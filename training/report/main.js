@@ -70,6 +70,7 @@ drawKinds(() => {
 drawQuestions();
 listenToExplorer();
 state.price = Number(byId("price").value);
+state.question = mostDecisions();
 drawNumbers();
 chooseRun(0);
 
