@@ -111,7 +111,7 @@ def read_episodes(decisions: Path) -> list[dict[str, Any]]:
     """Rows of a decisions file, with the names of the actions in place of the decisions."""
     columns = [name for name in DECISION_COLUMNS if name not in ("difficulty", "actions")]
     columns += ["level", "decisions.list.element.action"]
-    rows = pq.ParquetFile(decisions).read(columns).to_pylist()
+    rows: list[dict[str, Any]] = pq.ParquetFile(decisions).read(columns).to_pylist()
     for row in rows:
         row["actions"] = [decision["action"] for decision in row.pop("decisions")]
     return rows

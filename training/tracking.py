@@ -185,7 +185,7 @@ def has_account() -> bool:
         return False
 
 
-def _start(mode: str, *, forced: bool, **settings: Any) -> Any:
+def _start(mode: Any, *, forced: bool, **settings: Any) -> Any:
     import wandb
 
     quiet = {"silent": True, "console": "off"}
