@@ -76,7 +76,8 @@ def plot_utility(summary: dict[str, Any], path: Path) -> None:
     """
     figure, axes = plt.subplots(figsize=(9, 5), dpi=140, layout="constrained")
     axes.axhline(0, color="black", lw=2, label=CONTROLLER)
-    colours = iter(plt.get_cmap("tab20").colors)
+    palette = plt.get_cmap("tab20")
+    colours = (palette(i) for i in range(palette.N))
     for name, rows in summary["lead"].items():
         marker, colour = _STYLES[name] if name in _STYLES else (".", next(colours))
         lead = np.array([row["lead"] for row in rows])
