@@ -12,11 +12,8 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from training.evaluate import CONTROLLER
-
-Array = NDArray[np.float64]
 
 _PRICE = "price (accuracy per small-model token)"
 _ACTION_COLOURS = ("#777777", "#4477aa", "#66ccee", "#ccbb44", "#ee6677", "#228833")
@@ -71,35 +68,42 @@ def plot_frontier(summary: dict[str, Any], path: Path) -> None:
 
 
 def plot_utility(summary: dict[str, Any], path: Path) -> None:
-    """Utility against price, with 95% intervals: the controller and every tuned rule.
+    """Utility of every tuned rule less the controller's, with paired 95% intervals.
 
     Args:
         summary: from `training.summary.summarise`.
         path: PNG to write.
     """
-    figure, axes = plt.subplots(figsize=(8, 5), dpi=140, layout="constrained")
-    prices = summary["prices"]
-    for name in summary["lead"]:
-        marker, colour = _STYLES.get(name, (None, "#bbbbbb"))
-        value, ends = _with_ends(summary["policies"][name], "utility")
-        label = name if name in _STYLES else None
-        bars = np.abs(ends - value)
-        axes.errorbar(prices, value, bars, marker=marker, color=colour, lw=0.8, ms=4, label=label)
-    value, ends = _with_ends(summary["policies"][CONTROLLER], "utility")
-    axes.fill_between(prices, *ends, color="black", alpha=0.12, lw=0)
-    axes.plot(prices, value, "ko-", lw=2, ms=4, label=CONTROLLER)
-    axes.set(xscale="log", xlabel=_PRICE, ylabel="utility", title="utility with 95% intervals")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    save_figure(figure, path)
-
-
-def _with_ends(rows: list[dict[str, Any]], quantity: str) -> tuple[Array, Array]:
-    """A quantity, (P,), and its intervals' ends, (2, P)."""
-    return (
-        np.array([row[quantity] for row in rows]),
-        np.array([row[f"{quantity}_interval"] for row in rows]).T,
+    figure, axes = plt.subplots(figsize=(9, 5), dpi=140, layout="constrained")
+    axes.axhline(0, color="black", lw=2, label=CONTROLLER)
+    palette = plt.get_cmap("tab20")
+    colours = (palette(i) for i in range(palette.N))
+    for name, rows in summary["lead"].items():
+        marker, colour = _STYLES[name] if name in _STYLES else (".", next(colours))
+        lead = np.array([row["lead"] for row in rows])
+        low, high = np.array([row["interval"] for row in rows]).T  # (P,) each
+        axes.errorbar(
+            summary["prices"],
+            -lead,
+            (high - lead, lead - low),
+            marker=marker,
+            color=colour,
+            lw=0.8,
+            elinewidth=0.5,
+            ms=5,
+            label=name,
+        )
+    highest = -min(row["interval"][0] for rows in summary["lead"].values() for row in rows)
+    axes.set(
+        xscale="log",
+        xlabel=_PRICE,
+        ylabel="utility less the controller's",
+        ylim=(-0.25, max(0.05, highest)),
+        title="every tuned rule against the controller, paired 95% intervals",
     )
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+    save_figure(figure, path)
 
 
 def plot_actions(shares: Mapping[float, Mapping[str, float]], path: Path) -> None:

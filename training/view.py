@@ -60,7 +60,7 @@ class _Board:
     def __init__(self, console: Console, label: str, done: int, total: int) -> None:
         self._metrics: dict[str, float] = {}
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f}%  {task.completed:,.0f} of {task.total:,.0f}"),
             TextColumn("{task.fields[rate]}"),
@@ -107,5 +107,6 @@ class _Log:
             f"{self._label}: {steps:,} of {self._total:,} steps ({steps / self._total:.0%}), "
             f"{rate:,.0f} steps/s, {left} left; utility: {_verdict(metrics)}; {shares}",
             highlight=False,
+            markup=False,
             soft_wrap=True,
         )
