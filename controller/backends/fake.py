@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from controller.actions import ActionKind
 from controller.answers import normalize_answer
 from controller.backends.base import PromptState, Request, Verdict
-from controller.backends.identity import attempt_id, stream_name, uniforms
+from controller.backends.identity import attempt_for, stream_name, uniforms
 from controller.cost import Usage
 from controller.errors import BackendError, ConfigError
 from controller.prompts import messages, plain_text
@@ -119,14 +119,9 @@ class FakeBackend:
 
     def _attempt(self, request: Request) -> Attempt:
         model = self._models[request.rung]
-        blank = Attempt(
-            attempt_id=attempt_id(model.name, request),
-            question_id=request.question.question_id,
-            model=model.name,
-            rung=request.rung,
-            action=request.action,
-            index=request.index,
-            parent_id=request.parent.attempt_id if request.parent else None,
+        blank = attempt_for(
+            request,
+            model.name,
             answer=None,
             prompt_tokens=0,
             completion_tokens=0,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Any
 
 import numpy as np
 
 from controller.actions import ActionKind
 from controller.backends.base import Request
+from controller.types import Attempt
 
 
 def attempt_id(model: str, request: Request) -> str:
@@ -22,6 +24,40 @@ def attempt_id(model: str, request: Request) -> str:
         parent = request.parent.attempt_id if request.parent else ""
         return f"{parent}>revise:{request.index}"
     return f"{model}:{request.action.value}:{request.index}"
+
+
+def attempt_for(
+    request: Request,
+    model: str,
+    *,
+    answer: str | None,
+    prompt_tokens: int,
+    completion_tokens: int,
+    **more: Any,
+) -> Attempt:
+    """The attempt that fulfils a request.
+
+    Args:
+        request: what was asked for.
+        model: name of the model that wrote it.
+        answer: parsed answer; None when none could be read.
+        prompt_tokens: length of the prompt.
+        completion_tokens: tokens written.
+        more: other fields of `Attempt` that are known.
+    """
+    return Attempt(
+        attempt_id=attempt_id(model, request),
+        question_id=request.question.question_id,
+        model=model,
+        rung=request.rung,
+        action=request.action,
+        index=request.index,
+        parent_id=request.parent.attempt_id if request.parent else None,
+        answer=answer,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        **more,
+    )
 
 
 def stream_name(seed: int, model: str, request: Request) -> str:

@@ -28,7 +28,7 @@ from controller.answers import extract_answer, normalize_answer
 from controller.backends.adapters import BASE, verify
 from controller.backends.base import PromptState, Request, Verdict
 from controller.backends.decoding import Decoder
-from controller.backends.identity import attempt_id, stream_name
+from controller.backends.identity import attempt_for, stream_name
 from controller.backends.jobs import Generation, Job, Prompt
 from controller.backends.local_model import LocalModel, load_model
 from controller.cost import Usage
@@ -248,14 +248,9 @@ class TransformersBackend:
         ended = generation.tokens and generation.tokens[-1] in rung.end_tokens
         text = rung.local.decode(generation.tokens[: -1 if ended else None])
         failed, logprobs = generation.error is not None, generation.logprobs
-        return Attempt(
-            attempt_id=attempt_id(rung.local.name, request),
-            question_id=request.question.question_id,
-            model=rung.local.name,
-            rung=request.rung,
-            action=request.action,
-            index=request.index,
-            parent_id=request.parent.attempt_id if request.parent else None,
+        return attempt_for(
+            request,
+            rung.local.name,
             answer=None if failed else self.extract(text),
             text=text,
             prompt_tokens=draft.prompt_tokens,
