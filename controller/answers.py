@@ -49,3 +49,12 @@ def normalize_answer(answer: str | None) -> str | None:
         if abs(number.adjusted()) < 40:
             return f"{number.normalize():f}"
     return text or None
+
+
+def stated_answer(text: str) -> str | None:
+    r"""The answer that a text states, in the spelling under which equal answers are equal.
+
+    >>> stated_answer("2+2=4\nAnswer: 4.0")
+    '4'
+    """
+    return normalize_answer(extract_answer(text))

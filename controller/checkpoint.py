@@ -28,7 +28,8 @@ from controller.errors import AllotError, CheckpointError, ConfigError
 from controller.hub import HUB_SCHEME, MAX_FILE_BYTES, SETTINGS_FILE, WEIGHTS_FILE, HubMixin
 from controller.observation import OBSERVATION_NAMES, OBSERVATION_VERSION
 from controller.policy import PolicyConfig, PolicyNetwork
-from controller.targets import Calibration
+from controller.support import Support
+from controller.targets import Calibration, Pace
 from controller.types import AdapterSpec, ModelSpec
 
 CHECKPOINT_VERSION = 1
@@ -51,6 +52,7 @@ class Checkpoint(HubMixin):
             as in `hf://user/name`.
         adapter_paths: the same for the small model's adapters, by name.
         calibration: what it costs and how often it is right by price; None if unknown.
+        support: where it has been in training; None if unknown.
         training: how it came about, for people.
         path: directory that it was loaded from; None before it is saved.
     """
@@ -63,6 +65,7 @@ class Checkpoint(HubMixin):
     model_paths: tuple[str, ...] = ()
     adapter_paths: Mapping[str, str] = field(default_factory=dict)
     calibration: Calibration | None = None
+    support: Support | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
 
@@ -81,16 +84,29 @@ class Checkpoint(HubMixin):
         if mean_cost is None and accuracy is None:
             low, high = self.price_range
             return math.sqrt(low * high)
+        calibration = self._known_calibration()
+        if accuracy is None:
+            assert mean_cost is not None
+            return calibration.price_for_cost(mean_cost)
+        if mean_cost is not None:
+            raise ConfigError("mean_cost, accuracy: expected one of them, found both")
+        return calibration.price_for_accuracy(accuracy, confidence)
+
+    def pace(self, mean_cost: float) -> Pace:
+        """Keeps a mean cost over a stream of questions.
+
+        Raises:
+            ConfigError: one that is out of reach.
+            CheckpointError: the checkpoint was saved without a calibration.
+        """
+        return Pace(self._known_calibration(), mean_cost)
+
+    def _known_calibration(self) -> Calibration:
         if self.calibration is None:
             raise CheckpointError(
                 f"{self.path}: expected a checkpoint with a calibration, found none; train again"
             )
-        if accuracy is None:
-            assert mean_cost is not None
-            return self.calibration.price_for_cost(mean_cost)
-        if mean_cost is not None:
-            raise ConfigError("mean_cost, accuracy: expected one of them, found both")
-        return self.calibration.price_for_accuracy(accuracy, confidence)
+        return self.calibration
 
     def load_backend(
         self,
@@ -173,6 +189,7 @@ def save_checkpoint(checkpoint: Checkpoint, directory: Path | str, card: str | N
         "adapter_paths": dict(checkpoint.adapter_paths),
         "price_range": list(checkpoint.price_range),
         "calibration": checkpoint.calibration and checkpoint.calibration.to_json(),
+        "support": checkpoint.support and checkpoint.support.to_json(),
         "reads_prompt": checkpoint.difficulty is not None,
         "training": dict(checkpoint.training),
     }
@@ -197,16 +214,9 @@ def load_checkpoint(directory: Path | str) -> Checkpoint:
     directory = Path(directory)
     settings = _read_settings(directory / SETTINGS_FILE)
     try:
-        policy = PolicyNetwork(
-            PolicyConfig(
-                **{**settings["policy"], "hidden_sizes": tuple(settings["policy"]["hidden_sizes"])}
-            )
-        )
+        policy = PolicyNetwork(PolicyConfig(**_with_tuples(settings["policy"])))
         process: dict[str, Any] = settings["process"]
-        values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in process.items()
-        }
+        values = _with_tuples(process)
         values["cost"] = CostModel(
             **{**process["cost"], "weights": tuple(process["cost"]["weights"])}
         )
@@ -216,6 +226,7 @@ def load_checkpoint(directory: Path | str) -> Checkpoint:
         model_paths = tuple(str(path) for path in settings["model_paths"])
         adapter_paths = {str(k): str(v) for k, v in settings["adapter_paths"].items()}
         calibration = settings["calibration"] and Calibration.from_json(settings["calibration"])
+        support = Support.from_json(settings["support"]) if settings.get("support") else None
         reads_prompt, training = bool(settings["reads_prompt"]), dict(settings["training"])
     except (AllotError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
@@ -244,9 +255,14 @@ def load_checkpoint(directory: Path | str) -> Checkpoint:
         model_paths=model_paths,
         adapter_paths=adapter_paths,
         calibration=calibration,
+        support=support,
         training=training,
         path=directory,
     )
+
+
+def _with_tuples(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in entry.items()}
 
 
 def _model_spec(entry: Mapping[str, Any]) -> ModelSpec:

@@ -23,3 +23,7 @@ class CheckpointError(AllotError, ValueError):
 
 class IllegalActionError(AllotError, ValueError):
     """An action was chosen that its mask forbids."""
+
+
+class EvaluationError(AllotError, ValueError):
+    """A saved evaluation is missing, damaged or of an unknown version."""

@@ -1,57 +1,38 @@
-"""The one decision loop: live, served, and inside the environment."""
+"""The decision core with a backend that is waited for: live, and inside the environment."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-
-from controller.actions import Action, ActionKind
-from controller.backends.base import Backend, PromptState, Request
+from controller.actions import Action
+from controller.backends.base import Backend
+from controller.core import (
+    Decision,
+    EpisodeCore,
+    Pick,
+    play,
+    steps,
+)
 from controller.cost import Usage
+from controller.deciders import PolicyDecider
 from controller.difficulty import Difficulty
-from controller.episodes import LEAST_LOGPROB, NO_ANSWER, AttemptColumns, EpisodeConfig, Episodes
-from controller.errors import ConfigError, IllegalActionError
-from controller.observation import OBSERVATION_NAMES, observe
+from controller.episodes import EpisodeConfig
+from controller.errors import ConfigError
+from controller.exchange import carry_out, perform
 from controller.policy import PolicyNetwork
+from controller.targets import Pace
 from controller.types import Attempt, Question
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
     from controller.checkpoint import Checkpoint
 
-_ROW = np.zeros(1, np.int64)
-_UNLIMITED = 2**31
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decision:
-    """One decision and the numbers behind it.
-
-    Attributes:
-        action: what was chosen.
-        probabilities: of every action of the set, by name; forbidden ones are 0.
-        value: expected return from here on, before acting.
-        observation: by feature name.
-        leader: leading answer before acting.
-        cost: spent before acting, in small-model tokens.
-        attempts: what the action brought.
-    """
-
-    action: Action
-    probabilities: dict[str, float]
-    value: float
-    observation: dict[str, float]
-    leader: str | None
-    cost: float
-    attempts: tuple[Attempt, ...]
+__all__ = ["Controller", "Decision", "Episode", "Outcome"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +57,8 @@ class Outcome:
     usage: dict[str, Usage]
 
 
-class Episode:
-    """One question with whatever backend makes the attempts.
+class Episode(EpisodeCore):
+    """One question with a backend that makes its attempts; begun when it is built.
 
     Args:
         question: to answer; its reference is never looked at.
@@ -87,8 +68,7 @@ class Episode:
         round_price: accuracy per serial round.
         budget: hard cap on cost; None for no cap.
         difficulty: read-out of the prompt state; None when the policy does not read it.
-        pick: chooses the next of a limited stock of attempts, from (used, available) to
-            a position in used..available-1; recorded order when None.
+        pick: see `EpisodeCore`.
     """
 
     def __init__(
@@ -103,69 +83,18 @@ class Episode:
         difficulty: Difficulty | None = None,
         pick: Pick | None = None,
     ) -> None:
-        if not 0 < price < float("inf"):
-            raise ConfigError(f"price: expected a positive number, found {price}")
-        if not 0 <= round_price < float("inf"):
-            raise ConfigError(f"round_price: expected 0 or more, found {round_price}")
-        if len(backend.models) != config.num_rungs:
-            raise ConfigError(
-                f"backend: expected {config.num_rungs} models, one per rung, found "
-                f"{[model.name for model in backend.models]}"
-            )
-        self.question, self.backend, self.config = question, backend, config
-        self.state = Episodes(config, 1, config.max_attempts)
-        self.attempts: list[Attempt] = []
-        self._answer_ids: dict[str, int] = {}
-        self._parents: dict[int, Attempt] = {}
-        self._unverified: list[Attempt] = []
-        self._pick = pick
-        budget = float("inf") if budget is None else budget
-        reads = config.reads_prompt
-        if reads and budget < float("inf"):
-            (prompt,) = backend.prompt_states([question])
-            reads = bool(self.state.reading_cost(np.array(prompt.prompt_tokens[0])) <= budget)
-        (prompt,) = backend.prompt_states([question], hidden=reads)
-        available = prompt.available or (_UNLIMITED,) * config.num_rungs
-        self._order = [list(range(n)) if n < _UNLIMITED else [] for n in available]
-        self.usage = {model.name: Usage() for model in backend.models}
-        self._count(0, prompt.usage)
-        self.state.reset(
-            _ROW,
-            price=np.array([price]),
-            round_price=np.array([round_price]),
-            budget=np.array([budget]),
-            prompt_tokens=np.array([prompt.prompt_tokens]),
-            limits=np.array([available]),
-            difficulty=self._log_odds(prompt, difficulty),
+        super().__init__(
+            question,
+            backend,
+            config,
+            price=price,
+            round_price=round_price,
+            budget=budget,
+            difficulty=difficulty,
+            pick=pick,
         )
-
-    def _log_odds(self, prompt: PromptState, difficulty: Difficulty | None) -> NDArray[np.float64]:
-        if difficulty is None or prompt.hidden is None:
-            return np.full((1, self.config.num_rungs), np.nan)
-        return difficulty.log_odds(prompt.hidden[None])
-
-    def _count(self, rung: int, usage: Usage) -> None:
-        name = self.backend.models[rung].name
-        self.usage[name] = self.usage[name] + usage
-
-    @property
-    def answer(self) -> str | None:
-        """Leading answer; None before the first one."""
-        leader = int(self.state.leader[0])
-        return None if leader == NO_ANSWER else list(self._answer_ids)[leader]
-
-    @property
-    def cost(self) -> float:
-        """Cost so far, in small-model tokens."""
-        return float(self.state.spent[0])
-
-    def observation(self) -> NDArray[np.float32]:
-        """What the policy sees, (1, D)."""
-        return observe(self.state)
-
-    def mask(self) -> NDArray[np.bool_]:
-        """Allowed actions, (1, A)."""
-        return self.state.mask()
+        self.backend = backend
+        carry_out(self.begin(), partial(perform, backend=backend))
 
     def take(self, action: Action) -> tuple[Attempt, ...]:
         """Carry out an action other than STOP and return what it brought.
@@ -173,104 +102,7 @@ class Episode:
         Raises:
             IllegalActionError: the mask forbids it.
         """
-        position = self.config.actions.index(action)
-        if action.kind is ActionKind.STOP or not self.mask()[0, position]:
-            allowed = [
-                str(a) for a, ok in zip(self.config.actions, self.mask()[0], strict=True) if ok
-            ]
-            raise IllegalActionError(
-                f"{self.question.question_id}: expected one of {allowed} other than STOP, found "
-                f"{action}"
-            )
-        if action.kind is ActionKind.VERIFY:
-            self._verify()
-            return ()
-        attempts = tuple(self.backend.attempts(self._requests(action)))
-        for attempt in attempts:
-            self._record(attempt)
-        self.state.finish_round(_ROW)
-        return attempts
-
-    def _verify(self) -> None:
-        verdict = self.backend.verify([(self.question, a) for a in self._unverified])
-        self._count(0, verdict.usage)
-        for attempt, score in zip(self._unverified, verdict.scores, strict=True):
-            answer = NO_ANSWER if attempt.answer is None else self._answer_ids[attempt.answer]
-            self.state.score(_ROW, np.array([answer]), np.array([attempt.rung]), np.array([score]))
-        self.state.finish_verification(_ROW)
-        self._unverified = []
-
-    def _requests(self, action: Action) -> list[Request]:
-        if action.kind is ActionKind.REVISE:
-            parent = self._parents[int(self.state.leader[0])]
-            index = int(self.state.take_child(_ROW)[0])
-            return [Request(question=self.question, action=action.kind, index=index, parent=parent)]
-        rung = int(self.state.next_rung[0]) if action.kind is ActionKind.ESCALATE else 0
-        used = int(self.state.counts[0, rung])
-        return [
-            Request(
-                question=self.question,
-                action=action.kind,
-                rung=rung,
-                index=self._next_index(rung, used + i),
-            )
-            for i in range(action.width)
-        ]
-
-    def _next_index(self, rung: int, used: int) -> int:
-        order = self._order[rung]
-        if not order:
-            return used
-        picked = used if self._pick is None else self._pick(used, len(order))
-        index = order[picked]
-        order[picked] = order[used]
-        return index
-
-    def _record(self, attempt: Attempt) -> None:
-        self.attempts.append(attempt)
-        scoreable = self.config.verifies and self.backend.can_verify(attempt)
-        if scoreable:
-            self._unverified.append(attempt)
-        self._count(attempt.rung, attempt.usage)
-        answer = NO_ANSWER
-        if attempt.answer is not None:
-            answer = self._answer_ids.setdefault(attempt.answer, len(self._answer_ids))
-        revisions = _UNLIMITED if attempt.num_revisions is None else attempt.num_revisions
-        if revisions and attempt.rung == 0 and answer != NO_ANSWER:
-            self._parents[answer] = attempt
-        self.state.record(
-            _ROW,
-            np.array([attempt.action is ActionKind.REVISE]),
-            AttemptColumns(
-                rung=np.array([attempt.rung]),
-                answer=np.array([answer]),
-                prompt_tokens=np.array([attempt.prompt_tokens]),
-                completion_tokens=np.array([attempt.completion_tokens]),
-                mean_logprob=np.maximum(_column(attempt.mean_logprob), LEAST_LOGPROB),
-                min_logprob=np.maximum(_column(attempt.min_logprob), LEAST_LOGPROB),
-                scoreable=np.array([scoreable]),
-                first_child=_ROW,
-                num_children=np.array([revisions]),
-            ),
-        )
-
-    def best_attempt(self) -> Attempt | None:
-        """The first attempt that gave the leading answer."""
-        return next(
-            (a for a in self.attempts if a.answer is not None and a.answer == self.answer), None
-        )
-
-
-class Pick(Protocol):
-    """Chooses among a limited stock of attempts."""
-
-    def __call__(self, used: int, available: int) -> int:
-        """A position in used..available-1."""
-        ...
-
-
-def _column(value: float | None) -> NDArray[np.float64]:
-    return np.array([np.nan if value is None else value], np.float64)
+        return carry_out(self.exchange(action), partial(perform, backend=self.backend))
 
 
 class Controller:
@@ -282,6 +114,8 @@ class Controller:
         backend: makes the attempts.
         difficulty: read-out of the prompt state, if the policy reads it.
         price: accuracy per unit cost, where `answer` is not given one.
+        pace: sets the price from question to question instead, where `answer` is not given
+            one.
     """
 
     def __init__(
@@ -291,10 +125,12 @@ class Controller:
         backend: Backend,
         difficulty: Difficulty | None = None,
         price: float | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self.policy, self.config = policy, config
         self.backend, self.difficulty = backend, difficulty
-        self.price = price
+        self.price, self.pace = price, pace
+        self.decider = PolicyDecider(policy)
 
     @classmethod
     def load(
@@ -321,7 +157,8 @@ class Controller:
             models: where these lie, if not where the checkpoint says: directories or hub ids,
                 the small one first.
             adapters: where the small model's adapters lie, by name, likewise.
-            mean_cost: small-model tokens that a question may cost on average.
+            mean_cost: small-model tokens that a question may cost on average; the price
+                follows what the questions so far have cost, see `controller.targets.Pace`.
             accuracy: share of questions to be answered right.
             confidence: probability with which `accuracy` is kept; see
                 `Calibration.price_for_accuracy`.
@@ -341,6 +178,7 @@ class Controller:
             backend or checkpoint.load_backend(models, adapters),
             checkpoint.difficulty,
             price,
+            None if mean_cost is None else checkpoint.pace(mean_cost),
         )
 
     @classmethod
@@ -373,38 +211,10 @@ class Controller:
 
     def decisions(self, episode: Episode) -> Iterator[Decision]:
         """Decide until the episode ends, yielding each decision once carried out."""
-        while True:
-            observation, mask = episode.observation(), episode.mask()
-            log_probs, value = self._judge(observation, mask)
-            position = int(log_probs.argmax())
-            action = self.config.actions[position]
-            leader, cost = episode.answer, episode.cost
-            stops = action.kind is ActionKind.STOP
-            attempts = () if stops else episode.take(action)
-            yield Decision(
-                action=action,
-                probabilities={
-                    str(a): float(p) if allowed else 0.0
-                    for a, p, allowed in zip(
-                        self.config.actions, np.exp(log_probs), mask[0], strict=True
-                    )
-                },
-                value=value,
-                observation=dict(zip(OBSERVATION_NAMES, observation[0].tolist(), strict=True)),
-                leader=leader,
-                cost=cost,
-                attempts=attempts,
-            )
-            if stops or episode.mask().sum() == 1:
-                return
-
-    @torch.no_grad()
-    def _judge(
-        self, observation: NDArray[np.float32], mask: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.float32], float]:
-        seen = torch.from_numpy(observation)
-        log_probs = self.policy.log_probs(seen, torch.from_numpy(mask))
-        return log_probs[0].numpy(), float(self.policy.value(seen)[0])
+        work = partial(perform, backend=episode.backend)
+        for step in steps(play(episode, self.decider), work):
+            if isinstance(step, Decision):
+                yield step
 
     def episode(
         self,
@@ -415,7 +225,8 @@ class Controller:
         budget: float | None = None,
     ) -> Episode:
         """A fresh episode for a question, to be driven by `decisions`."""
-        price = self.price if price is None else price
+        if price is None:
+            price = self.price if self.pace is None else self.pace.price()
         if price is None:
             raise ConfigError("price: expected one, found none here and none in the controller")
         if isinstance(question, str):
@@ -443,7 +254,7 @@ class Controller:
         Args:
             question: text, or a Question.
             price: accuracy per unit cost, the unit being one small-model token; the
-                controller's own when None.
+                controller's own when None, or what its pace asks for.
             round_price: accuracy per serial round of generation; 0 if waiting is free.
             budget: hard cap on cost; None for no cap.
 
@@ -453,11 +264,13 @@ class Controller:
         """
         episode = self.episode(question, price=price, round_price=round_price, budget=budget)
         decisions = tuple(self.decisions(episode))
+        if self.pace is not None and price is None:
+            self.pace.count(episode.cost)
         return Outcome(
             answer=episode.answer,
             attempt=episode.best_attempt(),
             decisions=decisions,
-            price=float(episode.state.price[0]),
+            price=episode.price,
             cost=episode.cost,
             usage=episode.usage,
         )

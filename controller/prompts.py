@@ -15,7 +15,7 @@ REVISE_PROMPT = "Check the attempt above and write a better one."
 
 
 Message = dict[str, str]
-"""One turn of a chat: `role` (user or assistant) and `content`."""
+"""One turn of a chat: `role` (system, user or assistant) and `content`."""
 
 
 def messages(request: Request) -> list[Message]:
@@ -28,13 +28,13 @@ def messages(request: Request) -> list[Message]:
     Raises:
         BackendError: a REVISE without a parent, or whose parent has no text.
     """
-    question = request.question.text
+    question, history = request.question.text, request.question.history
     if request.action is not ActionKind.REVISE:
-        return [{"role": "user", "content": question}]
+        return [*history, {"role": "user", "content": question}]
     if request.parent is None or request.parent.text is None:
         found = "no parent" if request.parent is None else f"{request.parent.attempt_id} without it"
         raise BackendError(f"REVISE: expected a parent attempt with its text, found {found}")
-    return revision_messages(question, request.parent.text)
+    return [*history, *revision_messages(question, request.parent.text)]
 
 
 def revision_messages(question: str, attempt: str) -> list[Message]:

@@ -18,6 +18,8 @@ class Question:
         dataset: where it comes from.
         reference: ground truth; only a grader may read it. None when answering live.
         level: difficulty level, 1-based; None when unknown.
+        history: turns of a conversation before it, `{"role": ..., "content": ...}` each.
+        max_new_tokens: longest attempt that is wanted; None for the backend's own limit.
     """
 
     question_id: str
@@ -25,6 +27,8 @@ class Question:
     dataset: str = ""
     reference: str | None = None
     level: int | None = None
+    history: tuple[dict[str, str], ...] = ()
+    max_new_tokens: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Trace sets from generations that others recorded.
 
-Two formats: sample logs of lm-evaluation-harness (`samples_*.jsonl`, written by
-`--log_samples`), and a plain table with one attempt per row.
+Three formats: sample logs of lm-evaluation-harness (`samples_*.jsonl`, written by
+`--log_samples`), logs of `allot serve`, and a plain table with one attempt per row.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import pyarrow as pa
 from controller.answers import extract_answer, normalize_answer
 from controller.errors import TraceFormatError
 from envs.question_files import SPLITS, read_rows, split_of, wording_digest
+from envs.served import episode_rows, is_service_log, logged_sizes
 from envs.traces import (
     ATTEMPT_SCHEMA,
     QUESTION_SCHEMA,
@@ -40,6 +41,7 @@ def import_attempts(
     *,
     small: str | None = None,
     parameters: Mapping[str, float] | None = None,
+    references: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Write a trace set from recorded generations.
 
@@ -50,6 +52,8 @@ def import_attempts(
         small: the model that samples; the one with most attempts when None. All others
             can be escalated to.
         parameters: by model name, for the ledger.
+        references: by question id or question, for logs of a service; what has none is
+            left out.
 
     Returns:
         What the logs lack, and what that means, one sentence each.
@@ -59,11 +63,19 @@ def import_attempts(
     """
     if (out / "trace.json").exists():
         raise TraceFormatError(f"{out}: expected no trace set there yet; choose another directory")
-    rows = [row for file in files for row in _read(file)]
+    rows, sizes = [], dict(parameters or {})
+    for file in files:
+        raw = read_rows(file)
+        rows += list(_read(file, raw, references or {}))
+        sizes = (logged_sizes(raw) if is_service_log(raw) else {}) | sizes
     if not rows:
-        raise TraceFormatError(f"{[str(f) for f in files]}: expected attempts, found none")
+        raise TraceFormatError(
+            f"{[str(f) for f in files]}: expected attempts (of a service's log, with --references "
+            "that tell what is right), found none"
+        )
     counts = Counter(row["model"] for row in rows)
-    small = small or max(sorted(counts), key=lambda model: counts[model])
+    lowest = next((row["model"] for row in rows if row.get("rung") == 0), None)
+    small = small or lowest or max(sorted(counts), key=lambda model: counts[model])
     if small not in counts:
         raise TraceFormatError(f"small: expected one of {sorted(counts)}, found {small!r}")
     questions, attempts = _tables(rows, small)
@@ -73,7 +85,6 @@ def import_attempts(
         ("attempts", attempts, ATTEMPT_SCHEMA),
     ):
         write_table(out / f"{name}.parquet", pa.Table.from_pylist(entries, schema=schema))
-    sizes = parameters or {}
     manifest = {
         "version": TRACE_VERSION,
         "digest": hashlib.sha256(json.dumps(attempts, default=str).encode()).hexdigest(),
@@ -93,8 +104,13 @@ def import_attempts(
     return list(_missing(rows, counts, small, sizes))
 
 
-def _read(path: Path) -> Iterator[Row]:
-    rows = read_rows(path)
+def _read(path: Path, rows: list[Row], references: Mapping[str, str]) -> Iterator[Row]:
+    if is_service_log(rows):
+        try:
+            yield from episode_rows(rows, references)
+        except (KeyError, TypeError, ValueError) as error:
+            raise TraceFormatError(f"{path}: {error!r}") from None
+        return
     harness = bool(rows) and {"doc", "resps"} <= rows[0].keys()
     for number, row in enumerate(rows, start=1):
         try:

@@ -17,9 +17,10 @@ from envs.traces import TraceSet
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded:
-    """Questions of some splits, in the order of the table, with backend and grader."""
+    """Questions and attempts of some splits, in the order of the table, backend and grader."""
 
     questions: tuple[Question, ...]
+    attempts: tuple[Attempt, ...]
     backend: ReplayBackend
     grader: RecordedGrader
     table: TraceTable
@@ -63,15 +64,17 @@ def read_recorded(
             zip(table.question_ids, table.answers, strict=True)
         )
     }
+    attempts = _attempts(traces, table)
     return Recorded(
         questions=questions,
-        backend=ReplayBackend(models, _attempts(traces, table), states),
+        attempts=attempts,
+        backend=ReplayBackend(models, attempts, states),
         grader=RecordedGrader(right),
         table=table,
     )
 
 
-def _attempts(traces: TraceSet, table: TraceTable) -> list[Attempt]:
+def _attempts(traces: TraceSet, table: TraceTable) -> tuple[Attempt, ...]:
     attempts = []
     for i, row in enumerate(traces.attempts.take(table.attempt_rows).to_pylist()):
         attempts.append(
@@ -94,4 +97,4 @@ def _attempts(traces: TraceSet, table: TraceTable) -> list[Attempt]:
                 verifier_score=row.get("verifier_score"),
             )
         )
-    return attempts
+    return tuple(attempts)

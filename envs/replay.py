@@ -31,6 +31,11 @@ class Replay:
         num_episodes: N.
         difficulty: (Q, R) log-odds per question and rung; None when unknown.
         permute: whether to shuffle independent attempts; if not, recorded order.
+
+    Attributes:
+        question: (N,) position of each episode's question in the table.
+        attempts: (N, attempts) rows of the table that each episode has seen, in order; as
+            many count as `episodes.num_attempts` says.
     """
 
     def __init__(
@@ -57,10 +62,24 @@ class Replay:
         self.question = np.zeros(num_episodes, np.int64)
         self.hide_logprobs = np.zeros(num_episodes, bool)
         self.hide_verifier = np.zeros(num_episodes, bool)
-        self._unverified = np.zeros((num_episodes, config.max_attempts), np.int64)
-        self._scoreable = ~np.isnan(table.verifier_score) & config.verifies  # (M,)
-        self._order = np.zeros((num_episodes, *table.stream.shape[1:]), np.int64)  # (N, R, S)
-        self._identity = np.broadcast_to(np.arange(table.stream.shape[2]), table.stream.shape[1:])
+        self.attempts = np.zeros((config.max_attempts, num_episodes), np.int64).T
+        self._unverified = np.zeros((config.max_attempts, num_episodes), np.int64).T
+        # Columns of attempts side by side, to be fetched together.
+        self._counts = np.column_stack(
+            (
+                table.answer,
+                table.attempt_prompt_tokens,
+                table.completion_tokens,
+                ~np.isnan(table.verifier_score) & config.verifies,
+                table.first_child,
+                table.num_children,
+            )
+        )  # (M, 6)
+        self._logprobs = np.column_stack((table.mean_logprob, table.min_logprob))  # (M, 2)
+        self._order = np.zeros((num_episodes, *table.stream.shape[1:]), np.int16)  # (N, R, S)
+        self._identity = np.broadcast_to(
+            np.arange(table.stream.shape[2], dtype=np.int16), table.stream.shape[1:]
+        )
 
     def begin(
         self,
@@ -105,16 +124,15 @@ class Replay:
     def _verify(self, rows: Array) -> None:
         episodes, table = self.episodes, self.table
         waiting = episodes.unverified[rows]
-        for place in range(int(waiting.max(initial=0))):
-            scored = rows[waiting > place]
-            attempt = self._unverified[scored, place]
-            episodes.score(
-                scored, table.answer[attempt], table.rung[attempt], table.verifier_score[attempt]
-            )
+        scored = np.repeat(rows, waiting)
+        attempt = self._unverified[rows][np.arange(self._unverified.shape[1]) < waiting[:, None]]
+        episodes.score(
+            scored, table.answer[attempt], table.rung[attempt], table.verifier_score[attempt]
+        )
         episodes.finish_verification(rows)
 
     def _attempt(self, rows: Array, kinds: Array, streams: Streams) -> None:
-        episodes, table = self.episodes, self.table
+        episodes = self.episodes
         revised = kinds == _REVISE
         rung = np.where(kinds == _ESCALATE, episodes.next_rung[rows], 0)
         chosen = np.empty(len(rows), np.int64)
@@ -122,39 +140,44 @@ class Replay:
         if revised.any():
             chosen[revised] = episodes.take_child(rows[revised])
         chosen[fresh] = self._draw(rows[fresh], rung[fresh], streams)
-        unknown = self.hide_logprobs[rows]
-        scoreable = self._scoreable[chosen] & ~self.hide_verifier[rows]
+        answer, prompt, completion, scoreable, first_child, num_children = np.ascontiguousarray(
+            self._counts.take(chosen, axis=0).T
+        )
+        mean, least = np.where(self.hide_logprobs[rows], np.nan, self._logprobs.take(chosen, 0).T)
+        self.attempts[rows, episodes.num_attempts[rows]] = chosen
         self._unverified[rows, episodes.unverified[rows]] = chosen
         episodes.record(
             rows,
             revised,
             AttemptColumns(
                 rung=rung,
-                answer=table.answer[chosen],
-                prompt_tokens=table.attempt_prompt_tokens[chosen],
-                completion_tokens=table.completion_tokens[chosen],
-                mean_logprob=np.where(unknown, np.nan, table.mean_logprob[chosen]),
-                min_logprob=np.where(unknown, np.nan, table.min_logprob[chosen]),
-                scoreable=scoreable,
-                first_child=table.first_child[chosen],
-                num_children=table.num_children[chosen],
+                answer=answer,
+                prompt_tokens=prompt,
+                completion_tokens=completion,
+                mean_logprob=mean,
+                min_logprob=least,
+                scoreable=(scoreable > 0) & ~self.hide_verifier[rows],
+                first_child=first_child,
+                num_children=num_children,
             ),
         )
 
     def _draw(self, rows: Array, rung: Array, streams: Streams) -> Array:
         """Next attempts of each stream, by one step of a Fisher-Yates shuffle."""
-        question, used = self.question[rows], self.episodes.counts[rows, rung]
-        picked = used
-        if self.permute:
-            left = self.table.stream_length[question, rung] - used
-            picked = used + (streams.uniform(rows) * left).astype(np.int64)
-            slot = self._order[rows, rung, picked]
-            self._order[rows, rung, picked] = self._order[rows, rung, used]
-            return self.table.stream[question, rung, slot]
-        return self.table.stream[question, rung, picked]
+        table, used = self.table, self.episodes.counts[rows, rung]
+        _, rungs, longest = table.stream.shape
+        stream = self.question[rows] * rungs + rung
+        if not self.permute:
+            return np.asarray(table.stream.ravel()[stream * longest + used])
+        order, begin = self._order.ravel(), (rows * rungs + rung) * longest
+        left = table.stream_length.ravel()[stream] - used
+        picked = begin + used + (streams.uniform(rows) * left).astype(np.int64)
+        slot = order[picked]
+        order[picked] = order[begin + used]
+        return np.asarray(table.stream.ravel()[stream * longest + slot])
 
-    def right(self) -> NDArray[np.bool_]:
-        """Whether each episode's leading answer is right, (N,)."""
-        leader = self.episodes.leader
-        known = self.table.answer_correct[self.question, np.maximum(leader, 0)]
+    def right(self, rows: Array | slice = slice(None)) -> NDArray[np.bool_]:
+        """Whether the leading answer of each episode of `rows` is right, (n,)."""
+        leader = self.episodes.leader[rows]
+        known = self.table.answer_correct[self.question[rows], np.maximum(leader, 0)]
         return np.asarray(known & (leader >= 0))

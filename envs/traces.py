@@ -6,6 +6,7 @@ A trace set is a directory with `questions.parquet`, `attempts.parquet` and
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -79,6 +80,14 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
 def write_table(path: Path, table: pa.Table) -> None:
     """Write a table of a trace set, atomically."""
     write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+
+
+def tables_digest(directory: Path) -> str:
+    """SHA-256 of a trace set's tables, in hex."""
+    digest = hashlib.sha256()
+    for table in _REQUIRED:
+        digest.update((directory / table).read_bytes())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -192,7 +192,7 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
         if self.max_episode_steps is not None:
             truncated = self._elapsed >= self.max_episode_steps
         right = np.zeros(self.num_envs, bool)
-        right[terminated] = self.replay.right()[terminated]
+        right[terminated] = self.replay.right(terminated)
         rewards = reward(
             right,
             episodes.price * (episodes.spent - spent),
@@ -242,7 +242,7 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
         }
         rows = self._rows[done]
         self._begin(rows)
-        observation[rows] = observe(self.replay.episodes, rows)
+        observe(self.replay.episodes, rows, observation)
         self._mask[rows] = self.replay.episodes.mask(rows)
         return info
 
@@ -254,8 +254,8 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
             "streams": self._streams.state,
             "over": self._over,
             "elapsed": self._elapsed,
-            **{f"replay/{k}": v for k, v in _arrays(self.replay).items()},
-            **{f"episodes/{k}": v for k, v in _arrays(self.replay.episodes).items()},
+            **{f"replay/{k}": v.copy() for k, v in _arrays(self.replay).items()},
+            **{f"episodes/{k}": v.copy() for k, v in _arrays(self.replay.episodes).items()},
         }
 
     def restore(self, state: dict[str, Array]) -> tuple[Array, NDArray[np.bool_]]:
@@ -284,11 +284,16 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
 
 
 def _arrays(owner: object) -> dict[str, Array]:
-    return {
-        name: value
-        for name, value in vars(owner).items()
-        if isinstance(value, np.ndarray) and value.flags.writeable
-    }
+    """What changes from step to step; views of arrays that are there already left out."""
+    found: dict[str, Array] = {}
+    for name, value in vars(owner).items():
+        if (
+            isinstance(value, np.ndarray)
+            and value.flags.writeable
+            and not any(np.may_share_memory(value, array) for array in found.values())
+        ):
+            found[name] = value
+    return found
 
 
 def stream_key(seed: int | None) -> np.uint64:

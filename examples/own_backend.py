@@ -5,15 +5,16 @@ python examples/own_backend.py --out runs/adders
 
 import argparse
 import random
+from dataclasses import replace
 from pathlib import Path
 
 from controller.backends.base import PromptState
-from controller.backends.identity import attempt_for, stream_name
+from controller.backends.identity import blank_attempt, stream_name
 from controller.loop import Controller
 from controller.types import ModelSpec, Question
 from envs.grader import ExactGrader
-from training.cli import train
 from training.record import RecordConfig, Recording
+from training.train_command import train
 
 
 class Adders:  # `hasty` slips in one of twenty additions, `careful` never
@@ -33,27 +34,26 @@ class Adders:  # `hasty` slips in one of twenty additions, `careful` never
         luck = random.Random(stream_name(0, name, request))
         slips = sum(luck.random() < 0.05 for _ in numbers) if name == "hasty" else 0
         counts = {"prompt_tokens": len(numbers), "completion_tokens": 10}
-        return attempt_for(request, name, answer=str(sum(numbers) + slips), **counts)
+        return replace(blank_attempt(name, request), answer=str(sum(numbers) + slips), **counts)
 
     def can_verify(self, attempt):
         return False
 
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-parser.add_argument("--out", type=Path, required=True, help="new directory")
-parser.add_argument("--steps", type=int, default=400_000, help="decisions to learn from")
+parser.add_argument("--out", required=True, help="new directory")
+parser.add_argument("--steps", default="400000", help="decisions to learn from")
 arguments = parser.parse_args()
-traces, trained = arguments.out / "traces", arguments.out / "controller"
-
+traces, trained = f"{arguments.out}/traces", f"{arguments.out}/controller"
 asked = []
 for i in range(800):
     numbers = random.Random(i).choices(range(1, 100), k=2 + i % 19)
-    text, reference = "+".join(map(str, numbers)), str(sum(numbers))
-    asked.append(Question(question_id=str(i), text=text, reference=reference))
-questions = {"train": asked[200:], "validation": asked[:200]}
-Recording(questions, Adders(), ExactGrader(), traces, RecordConfig(samples=8), {}).run()
-train(trained, traces=traces, steps=arguments.steps, num_envs=256, wandb="disabled")
+    text = "+".join(map(str, numbers))
+    asked.append(Question(question_id=text, text=text, reference=str(sum(numbers))))
 
+splits = {"train": asked[200:], "validation": asked[:200]}
+Recording(splits, Adders(), ExactGrader(), Path(traces), RecordConfig(samples=8), {}).run()
+train(out=trained, traces=traces, steps=arguments.steps, num_envs="256", wandb="disabled")
 controller = Controller.load(trained, Adders())
 for question in asked[19:38:6]:
     outcome = controller.answer(question, price=1.5e-3)

@@ -19,7 +19,7 @@ _VALIDATION_SHARE = 0.03
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptText:
-    """One attempt of the small model or another.
+    """One attempt of the small model.
 
     Attributes:
         question: what was asked.
@@ -34,8 +34,12 @@ class AttemptText:
     logprobs: tuple[float, float]
 
 
+AttemptGroup = tuple[str, list[AttemptText]]
+"""Question id and the attempts at that question."""
+
+
 def record_attempts(
-    models: tuple[str, ...],
+    small: Path,
     out: Path,
     sizes: tuple[int, ...],
     config: RecordConfig,
@@ -45,7 +49,7 @@ def record_attempts(
     """Attempts at questions of the pool `adapters`, recorded unless they are there already.
 
     Args:
-        models: directories, the small model first.
+        small: directory of the model.
         out: directory of the trace set.
         sizes: questions per task, by level.
         config: how much to record.
@@ -56,7 +60,7 @@ def record_attempts(
         random.Random(0).shuffle(questions)
         cut = int(len(questions) * (1 - _VALIDATION_SHARE))
         splits = {"train": questions[:cut], "validation": questions[cut:]}
-        record_models(splits, models, out, config, max_new_tokens=192, seed=seed)
+        record_models(splits, (str(small),), out, config, max_new_tokens=192, seed=seed)
     return TraceSet.read(out)
 
 
@@ -65,7 +69,7 @@ def distinct(attempts: Iterable[AttemptText]) -> list[AttemptText]:
     return list({attempt.text: attempt for attempt in reversed(list(attempts))}.values())[::-1]
 
 
-def attempts_by_question(traces: TraceSet, split: str) -> Iterator[tuple[str, list[AttemptText]]]:
+def attempts_by_question(traces: TraceSet, split: str) -> Iterator[AttemptGroup]:
     """The small model's attempts at each question of a split, with the question's id."""
     texts = {
         row["question_id"]: row["question"]

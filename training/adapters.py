@@ -15,9 +15,11 @@ from training.verifier import VerifierTraining
 
 Progress = Callable[[float, str], None]
 
-REVISER_QUESTIONS = (600, 900, 900, 900, 0)
-VERIFIER_QUESTIONS = (230, 230, 230, 230, 40)
+REVISER_QUESTIONS = (1200, 2200, 2500, 2500, 0)
+VERIFIER_QUESTIONS = (400, 500, 500, 500, 250)
 """Questions per task, by level; the verifier learns from the reviser's as well."""
+REVISER_SAMPLES, VERIFIER_SAMPLES = 4, 16
+"""Attempts at each of them."""
 
 
 def train_adapter(name: str, models: Path, out: Path, progress: Progress) -> dict[str, Any]:
@@ -25,7 +27,7 @@ def train_adapter(name: str, models: Path, out: Path, progress: Progress) -> dic
 
     Args:
         name: reviser or verifier.
-        models: directory that holds `small` and `large`.
+        models: directory that holds `small`.
         out: directory of the adapter; attempts go to its `attempts`, what resuming
             needs to its `training`.
         progress: called with the share that is done and a description.
@@ -33,22 +35,19 @@ def train_adapter(name: str, models: Path, out: Path, progress: Progress) -> dic
     Returns:
         What is known of the result.
     """
-    small, large = models / "small", models / "large"
+    small = models / "small"
 
-    def recorded(
-        directory: Path, paths: tuple[str, ...], sizes: tuple[int, ...], samples: int, seed: int
-    ) -> TraceSet:
-        config = RecordConfig(samples=samples, escalations=1)
-        return record_attempts(paths, directory, sizes, config, seed=seed)
+    def recorded(directory: Path, sizes: tuple[int, ...], samples: int, seed: int) -> TraceSet:
+        config = RecordConfig(samples=samples, escalations=0)
+        return record_attempts(small, directory, sizes, config, seed=seed)
 
     progress(0.0, "recording attempts to learn from")
-    own = recorded(models / REVISER / "attempts", (str(small),), REVISER_QUESTIONS, 4, 1)
+    own = recorded(models / REVISER / "attempts", REVISER_QUESTIONS, REVISER_SAMPLES, 1)
     if name == REVISER:
         progress(0.0, "training the reviser")
         train_reviser(small, own, out)
         return {"adapter": str(out)}
-    both = (str(small), str(large))
-    mixed = recorded(out / "attempts", both, VERIFIER_QUESTIONS, 8, 0)
+    mixed = recorded(out / "attempts", VERIFIER_QUESTIONS, VERIFIER_SAMPLES, 0)
     training = VerifierTraining(small, [mixed, own], out)
     measured = training.run(lambda done, loss: progress(done, f"verifier, loss {loss:.3f}"))
     return {"adapter": str(out), **measured}

@@ -17,7 +17,9 @@ from rich.table import Table
 
 from controller.errors import AllotError, ConfigError
 from controller.prompts import REVISER, VERIFIER
-from training.tracking import Mode
+from training.serve_cli import key, serve
+from training.settings import WandbMode
+from training.train_command import dashed, train
 
 app = typer.Typer(
     help="Learns how much inference compute each question deserves.",
@@ -28,18 +30,24 @@ models_app = typer.Typer(help="The bundled language models.", no_args_is_help=Tr
 bench_app = typer.Typer(help="Measurements, each side by side in one run.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 app.add_typer(bench_app, name="bench")
+app.command("train", context_settings={"token_normalize_func": dashed})(train)
+app.command()(serve)
+app.command()(key)
 console = Console()
 
 MODELS = Path("checkpoints")
 TRACES = Path("checkpoints/traces")
 CONTROLLER = Path("checkpoints/controller")
 
+_INTERRUPTED = 130
+"""Exit code that typer makes of a KeyboardInterrupt."""
+
 Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Ladder = Annotated[
     str, typer.Option(help="Models by name, the small one first, separated by commas.")
 ]
-Wandb = Annotated[Mode, typer.Option(help="W&B: auto, online, offline or disabled.")]
+Wandb = Annotated[WandbMode, typer.Option(help="W&B: auto, online, offline or disabled.")]
 
 
 @contextmanager
@@ -158,10 +166,30 @@ def record(
     console.print(f"{out}: {total} questions")
 
 
+@app.command()
+def verify(
+    traces: Annotated[Path, typer.Argument(help="Trace set with the attempts' texts.")],
+    verifier: Annotated[Path, typer.Option(help="Adapter of the small model.")],
+    out: Annotated[Path, typer.Option(help="Directory of the new trace set.")],
+    small: Annotated[str, typer.Option(help="Directory or hub id.")] = "checkpoints/small",
+) -> None:
+    """Add a verifier's scores to a trace set that was recorded without it."""
+    from envs.traces import TraceSet
+    from training.scores import add_scores
+    from training.threads import limit_threads
+
+    limit_threads()
+    trace_set = TraceSet.read(traces)
+    with _progress("verifying", trace_set.attempts.num_rows) as update:
+        num_scored = add_scores(trace_set, small, verifier, out, update)
+    console.print(f"{out}: {num_scored} attempts scored")
+
+
 @app.command("import")
 def import_(
     files: Annotated[
-        list[Path], typer.Argument(help="lm-evaluation-harness sample logs, CSV, JSONL, parquet.")
+        list[Path],
+        typer.Argument(help="lm-evaluation-harness or allot serve logs, CSV, JSONL, parquet."),
     ],
     out: Annotated[Path, typer.Option(help="Directory of the trace set.")],
     small: Annotated[
@@ -170,84 +198,41 @@ def import_(
     parameters: Annotated[
         list[str] | None, typer.Option(help="MODEL=COUNT, for the ledger; repeatable.")
     ] = None,
+    references: Annotated[
+        Path | None,
+        typer.Option(help="For logs of allot serve: reference by question_id or question."),
+    ] = None,
 ) -> None:
     """Make a trace set from generations that were recorded elsewhere."""
     from envs.importing import import_attempts
+    from envs.served import read_references
 
     sizes = _numbers("parameters", parameters or [])
-    for missing in import_attempts(files, out, small=small, parameters=sizes):
+    known = read_references(references) if references else {}
+    for missing in import_attempts(files, out, small=small, parameters=sizes, references=known):
         console.print(f"missing {missing}", highlight=False)
     console.print(f"{out}: ready for allot train --traces {out}", highlight=False)
 
 
 @app.command()
-def train(
-    out: Annotated[Path, typer.Option(help="Run directory; holds the checkpoint at the end.")],
-    traces: Annotated[Path, typer.Option(help="Trace set.")] = TRACES,
-    ladder: Ladder = "",
-    token_cost: Annotated[
-        list[str] | None,
-        typer.Option(help="MODEL=COST: small-model tokens that one of its tokens costs."),
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Environment steps in all.")] = None,
-    num_envs: Annotated[int | None, typer.Option(help="Episodes side by side.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Of Adam, at the start.")] = None,
-    max_samples: Annotated[int, typer.Option(help="SAMPLE attempts per episode.")] = 16,
-    hide_signals: Annotated[
-        float, typer.Option(help="Share of episodes without logprobs or difficulty.")
-    ] = 0.1,
-    seed: Seed = 0,
-    wandb: Wandb = "auto",
-) -> None:
-    """Train a controller by PPO on recorded attempts; run again to resume."""
-    from envs.traces import TraceSet
-    from training.ppo import PPOConfig
-    from training.threads import limit_threads
-    from training.tracking import Tracker
-    from training.train import ControllerTraining, TrainConfig
-
-    given: dict[str, Any] = {
-        "total_steps": steps,
-        "num_envs": num_envs,
-        "learning_rate": learning_rate,
-    }
-    limit_threads()
-    ppo = PPOConfig(seed=seed, **{k: v for k, v in given.items() if v is not None})
-    config = TrainConfig(
-        ladder=_names(ladder),
-        token_costs=_numbers("token-cost", token_cost or []),
-        max_samples=max_samples,
-        hide_signals=hide_signals,
-        ppo=ppo,
-    )
-    trace_set = TraceSet.read(traces)
-    training = ControllerTraining(trace_set, config, out)
-    console.print(f"models {' -> '.join(m.name for m in training.prepared.models)}")
-    settings = {"traces": str(traces), **training.settings()}
-    with (
-        Tracker(out, "train", settings, mode=wandb, group=trace_set.path.name) as tracker,
-        _progress("training", ppo.num_updates * ppo.num_envs * ppo.num_steps) as update,
-    ):
-        training.run(
-            tracker,
-            lambda steps, metrics: update(
-                steps,
-                f"utility {metrics.get('episodic/utility', 0):.3f}, "
-                f"{metrics['charts/SPS'] / 1000:.0f}k steps/s",
-            ),
-        )
-    console.print(f"{out}: validation utility {training.best_utility:.4f}")
-
-
-@app.command()
 def evaluate(
-    controllers: Annotated[list[Path], typer.Argument(help="Checkpoints; seeds are pooled.")],
+    controllers: Annotated[
+        list[Path],
+        typer.Argument(help="Checkpoints, or directories of `--seeds`; seeds are pooled."),
+    ],
     traces: Annotated[Path, typer.Option(help="Trace set.")] = TRACES,
     out: Annotated[
-        Path | None, typer.Option(help="Directory for frontier.png; default: the checkpoint's.")
+        Path | None,
+        typer.Option(
+            help="Directory for pictures and evaluation/, which `allot report` reads; "
+            "default: the first one given."
+        ),
     ] = None,
     num_prices: Annotated[int, typer.Option(help="Evenly spaced on a log scale.")] = 12,
     repeats: Annotated[int, typer.Option(help="Episodes per question and price.")] = 8,
+    ask: Annotated[
+        str | None, typer.Option(help="Chat model that is asked what to do, as one more rule.")
+    ] = None,
     results: Annotated[
         Path | None, typer.Option(help="Markdown file to write the results to.")
     ] = None,
@@ -256,46 +241,155 @@ def evaluate(
 ) -> None:
     """Compare controllers with tuned rules on the test split; fills in the model card."""
     from controller.checkpoint import load_checkpoint
+    from envs.recorded import read_recorded
     from envs.table import TraceTable
     from envs.traces import TraceSet, write_atomically
+    from training.decisions import play_decisions
     from training.evaluate import compare
-    from training.plots import plot_frontier
+    from training.evaluation import save_evaluation
+    from training.lineage import controller_artifact, evaluation_artifact, traces_artifact
     from training.results import results_markdown, write_card
+    from training.runs import seed_directories
     from training.summary import summarise
     from training.threads import limit_threads
+    from training.track_evaluation import track_evaluation
     from training.tracking import Tracker
 
     limit_threads()
-    checkpoints = [load_checkpoint(path) for path in controllers]
+    paths = seed_directories(controllers)
+    checkpoints = [load_checkpoint(path) for path in paths]
     trace_set = TraceSet.read(traces)
     names = [model.name for model in checkpoints[0].models]
+    test = read_recorded(trace_set, ["test"], names)
     comparison = compare(
         checkpoints,
         TraceTable.build(trace_set, ["train", "validation"], names),
-        TraceTable.build(trace_set, ["test"], names),
+        test.table,
+        asked=ask,
         num_prices=num_prices,
         repeats=repeats,
     )
     summary = summarise(comparison)
     out = out or controllers[0]
-    out.mkdir(parents=True, exist_ok=True)
-    plot_frontier(summary, out / "frontier.png")
-    write_card(summary, controllers, trace_set, repeats)
+    about = {
+        "controllers": [str(path) for path in paths],
+        "traces": trace_set.path.name,
+        "traces_digest": trace_set.manifest.get("digest"),
+        "models": names,
+        "repeats": repeats,
+    }
+    evaluation = save_evaluation(
+        out,
+        about,
+        summary,
+        actions=checkpoints[0].config.actions,
+        played=comparison.played["controller"],
+        episodes=play_decisions(checkpoints[0], test, summary["prices"]),
+    )
     with Tracker(
-        out, "evaluate", {"traces": str(traces)}, mode=wandb, group=trace_set.path.name
+        out, "evaluate", about, mode=wandb, group=trace_set.path.name, name=str(out)
     ) as tracker:
-        tracker.image("frontier", out / "frontier.png")
-        tracker.summary(summary["headline"])
+        tracker.uses(traces_artifact(trace_set))
+        for checkpoint, path in zip(checkpoints, paths, strict=True):
+            tracker.uses(controller_artifact(checkpoint, path, trace_set))
+        track_evaluation(tracker, summary, evaluation.decisions, out)
+        tracker.makes(evaluation_artifact(evaluation.decisions, trace_set))
+    write_card(summary, paths, trace_set, repeats)
     if results is not None:
-        command = f"allot evaluate {' '.join(map(str, controllers))} --results {results}"
+        asking = f" --ask {ask}" if ask else ""
+        command = f"allot evaluate {' '.join(map(str, controllers))}{asking} --results {results}"
         write_atomically(
             results,
-            lambda path: path.write_text(results_markdown(summary, command, len(controllers))),
+            lambda path: path.write_text(results_markdown(summary, command, len(paths))),
         )
     if as_json:
         print(json.dumps(summary, indent=1))
     else:
         _print_summary(summary, out)
+
+
+@app.command()
+def ablate(
+    controller: Annotated[Path, typer.Argument(help="Checkpoint to compare with.")] = CONTROLLER,
+    traces: Annotated[Path, typer.Option(help="Trace set that it was trained on.")] = TRACES,
+    out: Annotated[Path, typer.Option(help="Directory for the runs.")] = Path("runs/ablation"),
+    steps: Annotated[int | None, typer.Option(help="Environment steps per training.")] = None,
+    specialists: Annotated[int, typer.Option(help="Trained for one price each.")] = 4,
+    repeats: Annotated[int, typer.Option(help="Episodes per question and price.")] = 8,
+    results: Annotated[
+        Path | None, typer.Option(help="Markdown file to write the results to.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train without each signal, and for single prices; run again to resume."""
+    from envs.traces import TraceSet, write_atomically
+    from training.ablation import ablate as run
+    from training.ablation import ablation_markdown
+    from training.config import PPOConfig, TrainConfig
+    from training.threads import limit_threads
+
+    limit_threads()
+    ppo = PPOConfig() if steps is None else PPOConfig(total_steps=steps)
+    config = TrainConfig(ppo=ppo)
+    with _progress("training", 1.0) as update:
+        tables = run(
+            controller,
+            TraceSet.read(traces),
+            config,
+            out,
+            num_specialists=specialists,
+            repeats=repeats,
+            progress=update,
+        )
+    if results is not None:
+        text = ablation_markdown(tables, f"allot ablate {controller} --results {results}")
+        write_atomically(results, lambda path: path.write_text(text))
+    if as_json:
+        print(json.dumps(tables, indent=1))
+        return
+    for kind, rows in tables.items():
+        _print_rows(kind, rows)
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Run directories that `allot evaluate` has written to.", metavar="RUN"),
+    ],
+    out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
+    questions: Annotated[
+        int, typer.Option(min=1, help="Of which single episodes can be stepped through.")
+    ] = 48,
+) -> None:
+    """Compare runs on one HTML page that needs no network and no account.
+
+    Frontier with intervals, policies by utility at a price of your choice, single episodes
+    decision by decision, actions by difficulty and training curves. Leads are those of the
+    first RUN; all must have been evaluated on the same questions and prices.
+    """
+    from training.report.page import write_report
+
+    write_report(runs, out, questions)
+    console.print(f"{out}: {out.stat().st_size / 2**20:.1f} MiB, opens in any browser")
+
+
+@app.command()
+def dashboard(
+    project: Annotated[str, typer.Argument(help="W&B project, or ENTITY/PROJECT.")],
+    show: Annotated[
+        bool, typer.Option("--print", help="Print what would be saved; needs no account.")
+    ] = False,
+) -> None:
+    """Build a W&B workspace over the runs of train and evaluate."""
+    from training.dashboard import build_workspace, save, spec
+
+    entity, _, name = project.rpartition("/")
+    workspace = build_workspace(entity, name)
+    if show:
+        print(json.dumps(spec(workspace), indent=1))
+    else:
+        console.print(save(workspace), highlight=False)
 
 
 @app.command()
@@ -396,6 +490,17 @@ def bench_ppo(
     _print_result(ppo.run(traces), as_json)
 
 
+@bench_app.command("tracking")
+def bench_tracking(
+    traces: Annotated[Path, typer.Option(help="Trace set.")] = TRACES,
+    as_json: Json = False,
+) -> None:
+    """Steps/s of a training with W&B offline against without."""
+    from training.bench import tracking
+
+    _print_result(tracking.run(traces), as_json)
+
+
 @bench_app.command("optimum")
 def bench_optimum(
     seeds: Annotated[int, typer.Option(help="Trainings.")] = 5, as_json: Json = False
@@ -404,6 +509,31 @@ def bench_optimum(
     from training.bench import optimum
 
     _print_result(optimum.run(seeds=seeds), as_json)
+
+
+@bench_app.command("serve")
+def bench_serve(
+    controller: Annotated[Path, typer.Option(help="Checkpoint.")] = CONTROLLER,
+    litellm: Annotated[
+        Path | None, typer.Option(help="Virtual environment with litellm[proxy].")
+    ] = None,
+    clients: Annotated[int, typer.Option(help="Connections.")] = 64,
+    rate: Annotated[float, typer.Option(help="Requests per second, all clients.")] = 64.0,
+    seconds: Annotated[float, typer.Option(help="Per target and round.")] = 10.0,
+    rounds: Annotated[int, typer.Option(help="Medians over so many.")] = 5,
+    soak_minutes: Annotated[float, typer.Option(help="Instead: memory under load.")] = 0.0,
+    as_json: Json = False,
+) -> None:
+    """Latency that the service adds, against going direct and LiteLLM's proxy."""
+    from training.bench import serving
+    from training.bench.load import Load
+
+    load = Load(clients=clients, rate=rate, seconds=seconds)
+    if soak_minutes:
+        _print_result(serving.soak(controller, minutes=soak_minutes, load=load), as_json)
+        return
+    found = serving.run(controller, litellm=litellm, load=load, rounds=rounds)
+    _print_result(found, as_json)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -438,7 +568,9 @@ def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
 
 
 def _print_summary(summary: dict[str, Any], out: Path) -> None:
+    from training.runs import print_seeds
     from training.summary import behind, closest_rule
+    from training.track_evaluation import PICTURES
 
     table = Table("price", "accuracy", "cost", "utility", "best rule", "lead", "95%", box=None)
     for i, row in enumerate(summary["policies"]["controller"]):
@@ -465,7 +597,9 @@ def _print_summary(summary: dict[str, Any], out: Path) -> None:
         )
     console.print(table, "")
     console.print(f"behind a rule beyond its interval: {behind(summary)}")
-    console.print(f"frontier: {out / 'frontier.png'}")
+    if "mean" in summary["seeds"]:
+        print_seeds(console, summary["seeds"])
+    console.print(f"pictures: {', '.join(str(out / f'{n}.png') for n in PICTURES)}")
 
 
 def main() -> None:
@@ -476,9 +610,10 @@ def main() -> None:
     except AllotError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to resume", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == _INTERRUPTED:
+            print("interrupted; run the same command again to resume", file=sys.stderr)
+        raise
 
 
 if __name__ == "__main__":

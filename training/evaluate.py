@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +27,11 @@ from controller.difficulty import Difficulty
 from controller.episodes import EpisodeConfig
 from envs.reward import LogUniform
 from envs.table import TraceTable
+from training.asking import AskedPolicy
 from training.difficulty import neighbours
 from training.oracles import clairvoyant
 from training.play import Played, play, play_checkpoint, pool, select
+from training.promises import kept_accuracies, kept_costs
 
 Floats = NDArray[np.float64]
 
@@ -48,6 +51,9 @@ class Comparison:
         settings: by rule family, the setting tuned for each price.
         oracles: as `played`, for what no policy can do.
         levels: (Q,) difficulty of each question; 0 when unknown.
+        promises: mean costs and accuracies that the first controller was asked for, and what
+            became of them.
+        seeds: (S, P) mean utility of each controller.
     """
 
     prices: Floats
@@ -55,6 +61,8 @@ class Comparison:
     settings: Mapping[str, Sequence[str]]
     oracles: Mapping[str, Sequence[Played]]
     levels: NDArray[np.int64]
+    promises: Mapping[str, Sequence[Mapping[str, float]]]
+    seeds: Floats
 
 
 def compare(
@@ -62,6 +70,7 @@ def compare(
     tuning: TraceTable,
     test: TraceTable,
     *,
+    asked: str | Path | None = None,
     num_prices: int = 12,
     repeats: int = 8,
 ) -> Comparison:
@@ -71,16 +80,17 @@ def compare(
         checkpoints: controllers that differ by seed alone; their episodes are pooled.
         tuning: questions that rules are tuned on.
         test: held-out questions.
+        asked: directory or hub id of a chat model that is asked what to do, as one more rule.
         num_prices: P, evenly spaced on a log scale over the trained range.
         repeats: episodes per question.
     """
     first = checkpoints[0]
     prices = LogUniform(low=first.price_range[0], high=first.price_range[1]).grid(num_prices)
     contest = _Contest(first, tuning, test, prices, repeats)
-    contest.played[CONTROLLER] = [
-        pool([play_checkpoint(c, test, price, repeats=repeats) for c in checkpoints])
-        for price in prices
+    by_seed = [
+        [play_checkpoint(c, test, price, repeats=repeats) for c in checkpoints] for price in prices
     ]
+    contest.played[CONTROLLER] = [pool(played) for played in by_seed]
     families = rule_families(
         first.config.max_samples,
         revises=first.config.max_revisions > 0,
@@ -91,6 +101,8 @@ def compare(
         contest.add(family, rules, config)
     if first.difficulty is not None and tuning.hidden is not None and test.hidden is not None:
         contest.add_routers(first.difficulty)
+    if asked is not None:
+        contest.add_asked(AskedPolicy(asked, first.models[0]), config)
     return Comparison(
         prices=prices,
         played=contest.played,
@@ -100,6 +112,15 @@ def compare(
             "clairvoyant oracle": [clairvoyant(test, config, p, repeats=repeats) for p in prices],
         },
         levels=test.levels,
+        promises={"mean_cost": kept_costs(first, test), "accuracy": kept_accuracies(first, test)}
+        if first.calibration is not None
+        else {},
+        seeds=np.array(
+            [
+                [p.utility(price).mean() for p in played]
+                for played, price in zip(by_seed, prices, strict=True)
+            ]
+        ).T,
     )
 
 
@@ -150,6 +171,12 @@ class _Contest:
         tested = {i: self._tested(rules[i], config, test) for i in sorted(set(best))}
         self.played[family] = [tested[i] for i in best]
         self.settings[family] = [str(rules[i]) for i in best]
+
+    def add_asked(self, policy: AskedPolicy, config: EpisodeConfig) -> None:
+        """Play what a language model says at each price; there is nothing to tune."""
+        self.played["asked model"] = [
+            play(policy, self.test, config, price=price, repeats=1) for price in self.prices
+        ]
 
     def add_routers(self, readout: Difficulty) -> None:
         """Play the rules that decide by the prompt alone."""

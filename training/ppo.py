@@ -7,6 +7,7 @@ Implementation Details of Proximal Policy Optimization", and Huang and Ontañón
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -23,64 +24,8 @@ from controller.errors import ConfigError
 from controller.observation import NUM_FEATURES
 from controller.policy import PolicyConfig, PolicyNetwork
 from envs.vector import ComputeVectorEnv
+from training.config import PPOConfig
 from training.state import load_state, save_state
-
-
-@dataclass(frozen=True, kw_only=True)
-class PPOConfig:
-    """Settings of one training.
-
-    Attributes:
-        total_steps: environment steps in all.
-        num_envs: N, episodes side by side.
-        num_steps: T, steps per environment and rollout.
-        num_minibatches: parts that a rollout is split into.
-        num_epochs: passes over a rollout.
-        learning_rate: of Adam at the start; falls linearly to zero.
-        gae_lambda: bias against variance of the advantages.
-        clip: how far the probability ratio may move.
-        entropy_coefficient: at the start; falls linearly to zero.
-        value_coefficient: weight of the value loss.
-        max_grad_norm: gradients are scaled down to this norm.
-        hidden_sizes: of the policy network.
-        seed: everything random follows from it.
-    """
-
-    total_steps: int = 12_000_000
-    num_envs: int = 2048
-    num_steps: int = 16
-    num_minibatches: int = 8
-    num_epochs: int = 4
-    learning_rate: float = 2e-3
-    gae_lambda: float = 0.95
-    clip: float = 0.2
-    entropy_coefficient: float = 0.01
-    value_coefficient: float = 0.5
-    max_grad_norm: float = 0.5
-    hidden_sizes: tuple[int, ...] = (64, 64)
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("total_steps", "num_envs", "num_steps", "num_minibatches", "num_epochs"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}: expected at least 1, found {getattr(self, name)}")
-        for name in ("learning_rate", "clip", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(
-                    f"{name}: expected a positive number, found {getattr(self, name)}"
-                )
-        if not 0 <= self.gae_lambda <= 1:
-            raise ConfigError(f"gae_lambda: expected 0..1, found {self.gae_lambda}")
-        if (self.num_envs * self.num_steps) % self.num_minibatches:
-            raise ConfigError(
-                f"num_minibatches: expected a divisor of num_envs * num_steps = "
-                f"{self.num_envs * self.num_steps}, found {self.num_minibatches}"
-            )
-
-    @property
-    def num_updates(self) -> int:
-        """Rollouts in all."""
-        return max(1, self.total_steps // (self.num_envs * self.num_steps))
 
 
 def compute_gae(
@@ -184,6 +129,7 @@ class EpisodeTotals:
         done, final = info["_final_info"], info["final_info"]
         self.episodes += int(done.sum())
         columns = {**final, "utility": final["right"] - final["price"] * final["cost"]}
+        del columns["budget"]  # mostly infinite
         for name, column in columns.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(column[done].sum())
 
@@ -222,6 +168,7 @@ class PPO:
                     num_features=NUM_FEATURES,
                     num_actions=len(env.config.actions),
                     hidden_sizes=config.hidden_sizes,
+                    ignored_features=config.ignored_features,
                 )
             )
         self.optimizer = torch.optim.Adam(
@@ -229,6 +176,11 @@ class PPO:
         )
         self.update = 0
         self._seen: tuple[Tensor, Tensor] | None = None  # observations (N, D), masks (N, A)
+
+    @property
+    def steps(self) -> int:
+        """Environment steps so far."""
+        return self.update * self.config.steps_per_update
 
     def train(self, report: Report | None = None, stop: Callable[[], bool] | None = None) -> None:
         """Run the updates that are left.
@@ -241,11 +193,10 @@ class PPO:
             started = time.perf_counter()
             metrics = self._update()
             self.update += 1
-            steps = self.update * self.config.num_envs * self.config.num_steps
             if report is not None:
-                per_update = self.config.num_envs * self.config.num_steps
+                per_update = self.config.steps_per_update
                 metrics["charts/SPS"] = per_update / (time.perf_counter() - started)
-                report(steps, metrics)
+                report(self.steps, metrics)
             if stop is not None and stop():
                 return
 
@@ -257,8 +208,13 @@ class PPO:
         rollout = self._collect(totals).flat()
         losses = self._learn(rollout, self.config.entropy_coefficient * left)
         explained = 1 - rollout.advantages.var() / rollout.returns.var()
+        taken = torch.bincount(rollout.actions, minlength=len(self.env.config.actions))
         return {
             **{f"episodic/{name}": mean for name, mean in totals.means().items()},
+            **{
+                f"actions/{action}": float(count) / len(rollout.actions)
+                for action, count in zip(self.env.config.actions, taken, strict=True)
+            },
             "losses/policy_loss": float(losses.policy),
             "losses/value_loss": float(losses.value),
             "losses/entropy": float(losses.entropy),
@@ -375,4 +331,5 @@ def _tensors(observation: NDArray[np.float32], mask: NDArray[Any]) -> tuple[Tens
 
 def _plain(config: PPOConfig) -> dict[str, Any]:
     """Settings as they come back from JSON."""
-    return {**asdict(config), "hidden_sizes": list(config.hidden_sizes)}
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+    return plain

@@ -26,6 +26,7 @@ from envs.traces import (
     ATTEMPT_SCHEMA,
     QUESTION_SCHEMA,
     TRACE_VERSION,
+    tables_digest,
     write_atomically,
     write_table,
 )
@@ -227,16 +228,13 @@ class Recording:
         shutil.rmtree(self._work)
 
     def _manifest(self) -> dict[str, Any]:
-        digest = hashlib.sha256()
-        for table in ("questions", "attempts"):
-            digest.update((self.out / f"{table}.parquet").read_bytes())
         splits: dict[str, int] = {}
         for _, split in self.questions:
             splits[split] = splits.get(split, 0) + 1
         paths = self.notes.get("model_paths", {})
         return {
             "version": TRACE_VERSION,
-            "digest": digest.hexdigest(),
+            "digest": tables_digest(self.out),
             "models": {
                 model.name: {
                     "tier": model.tier,

@@ -62,9 +62,13 @@ is the geometric mean over the accuracies given.
 
 Behind a rule beyond its interval: {behind(summary)}.
 
-## What the controller does
+{_seeds(summary)}## What the controller does
 
 {_actions(summary)}
+
+## What was asked for and what was kept
+
+{_promises(summary)}
 
 ## Every policy's utility
 
@@ -102,6 +106,54 @@ def _prices(summary: dict[str, Any]) -> str:
         + "\n\nGap closed: share of the utility between the best static mixture and the informed "
         "oracle, which knows\nwhich fixed plan is best for each question."
     )
+
+
+def _promises(summary: dict[str, Any]) -> str:
+    costs = markdown_table(
+        ("mean cost asked", "paid", "deviation", "with a fixed price"),
+        (
+            (
+                f"{row['asked']:.0f}",
+                f"{row['paid']:.0f}",
+                f"{row['deviation']:+.1%}",
+                f"{row['fixed']:+.1%}",
+            )
+            for row in summary["promises"].get("mean_cost", ())
+        ),
+    )
+    accuracies = markdown_table(
+        ("accuracy asked", "found", "price"),
+        (
+            (f"{row['asked']:.0%}", f"{row['found']:.1%}", f"{row['price']:.1e}")
+            for row in summary["promises"].get("accuracy", ())
+        ),
+    )
+    return f"""The first controller, each target on the test questions, streamed once. A mean cost
+is kept by a price that follows what was spent; a fixed price keeps it in expectation only. An
+accuracy is promised with confidence 90%; higher ones than these were refused.
+
+{costs}
+
+{accuracies}"""
+
+
+def _seeds(summary: dict[str, Any]) -> str:
+    seeds = summary["seeds"]
+    if "mean" not in seeds:
+        return ""
+    kinds = ("interval", "stratified")
+    table = markdown_table(
+        ("utility over seeds and prices", "value", "95%, whole seeds", "95%, each price apart"),
+        (
+            (
+                title,
+                f"{seeds[name]['value']:.4f}",
+                *("{:.4f} to {:.4f}".format(*seeds[name][kind]) for kind in kinds),
+            )
+            for name, title in (("mean", "mean"), ("iqm", "interquartile mean"))
+        ),
+    )
+    return f"## Seeds\n\n{table}\n\n"
 
 
 def _actions(summary: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from controller.baselines import CASCADES, ROUTERS, STATIC, STOP_RULES
 from training.evaluate import CONTROLLER, Comparison
 from training.play import Played
+from training.seeds import summarise_seeds
 
 Floats = NDArray[np.float64]
 
@@ -81,8 +82,10 @@ def summarise(comparison: Comparison) -> dict[str, Any]:
         tokens, serial rounds and actions; `lead`: per rule and price, the controller's
         utility less the rule's; `headline`: the controller's compute, relative to that of
         each kind of rule, at the same accuracies; `oracles`: as `policies`, for what knows
-        more than can be seen; `gap_closed`: per price, how much of the utility between the
-        best static mixture and the informed oracle the controller gains.
+        more than can be seen; `promises`: what was asked for instead of a price, and what
+        became of it; `gap_closed`: per price, how much of the utility between the
+        best static mixture and the informed oracle the controller gains; `seeds`: see
+        `training.seeds.summarise_seeds`.
     """
     bootstrap = Bootstrap(len(comparison.levels))
     rules = [name for name in comparison.played if name != CONTROLLER]
@@ -98,6 +101,8 @@ def summarise(comparison: Comparison) -> dict[str, Any]:
         },
         "gap_closed": _gap_closed(comparison),
         "headline": _headline(comparison, bootstrap),
+        "promises": comparison.promises,
+        "seeds": summarise_seeds(comparison.seeds),
     }
 
 

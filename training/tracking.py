@@ -3,12 +3,49 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-Mode = Literal["auto", "online", "offline", "disabled"]
+from controller.errors import ConfigError
+from training.settings import WandbMode
+
+PROJECT = "allot"
+"""Where runs go unless WANDB_PROJECT says otherwise."""
+
+AXES = {
+    "train": ("global_step", ("*",)),
+    "evaluate": ("price", ("accuracy/*", "cost/*", "utility/*", "lead/*", "actions/*")),
+}
+"""By type of job, the metric that others are drawn against, and patterns of their names."""
+
+MAX_TABLE_ROWS = 10_000
+"""W&B cuts longer tables off."""
+
+_AUTO_TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """Files that went into a run or came out of it; the same files are the same version.
+
+    Attributes:
+        name: versions of one thing share it.
+        kind: "traces", "controller" or "evaluation".
+        files: to upload.
+        metadata: for people.
+        lasting: whether the files stay as they are, so that W&B need not copy them first.
+    """
+
+    name: str
+    kind: str
+    files: Sequence[Path]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    lasting: bool = False
 
 
 class Tracker:
@@ -18,8 +55,14 @@ class Tracker:
         directory: that W&B writes to.
         job_type: "train" or "evaluate".
         config: settings of the run.
-        mode: "auto" is online if WANDB_API_KEY is set and offline otherwise.
+        mode: "auto" obeys WANDB_MODE if that is set; else it is online with a stored login or
+            WANDB_API_KEY, and offline otherwise or if W&B does not answer.
         group: runs of one trace set share a group.
+        name: of the run; None lets W&B make one up.
+        resume: whether to go on with the run that a broken-off call left in `directory`.
+
+    Raises:
+        ConfigError: W&B does not answer in mode "online".
     """
 
     def __init__(
@@ -28,33 +71,43 @@ class Tracker:
         job_type: str,
         config: Mapping[str, Any],
         *,
-        mode: Mode = "auto",
+        mode: WandbMode = "auto",
         group: str | None = None,
+        name: str | None = None,
+        resume: bool = False,
     ) -> None:
         self._run: Any = None
-        if mode == "auto":
-            mode = "online" if os.environ.get("WANDB_API_KEY") else "offline"
-        if mode == "disabled":
+        chosen = _chosen(mode)
+        if chosen == "disabled":
             return
-        import wandb
-
         directory.mkdir(parents=True, exist_ok=True)
-        self._run = wandb.init(
-            project="allot",
+        self._run = _start(
+            chosen,
+            forced=mode == "online",
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
             dir=directory,
             job_type=job_type,
             group=group,
+            name=name,
             config=dict(config),
-            mode=mode,
-            settings=wandb.Settings(silent=True, console="off"),
+            resume="auto" if resume else None,
         )
-        self._run.define_metric("global_step")
-        self._run.define_metric("*", step_metric="global_step")
+        axis, patterns = AXES[job_type]
+        self._run.define_metric(axis)
+        for pattern in patterns:
+            self._run.define_metric(pattern, step_metric=axis)
 
-    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Log metrics at a number of environment steps."""
+    @property
+    def offline_directory(self) -> Path | None:
+        """What `wandb sync` can send later; None if there is nothing to send."""
+        if self._run is None or not self._run.offline:
+            return None
+        return Path(self._run.dir).parent
+
+    def log(self, metrics: Mapping[str, Any]) -> None:
+        """Log metrics, with the one that they are drawn against among them."""
         if self._run is not None:
-            self._run.log({**metrics, "global_step": step})
+            self._run.log(dict(metrics))
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Set the run's closing figures."""
@@ -68,16 +121,37 @@ class Tracker:
 
             self._run.log({name: wandb.Image(str(path))})
 
-    def artifact(self, name: str, kind: str, directory: Path, pattern: str = "*") -> None:
-        """Log the files of a directory as an artifact."""
+    def table(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Log a table of at most `MAX_TABLE_ROWS` rows."""
         if self._run is not None:
             import wandb
 
-            artifact = wandb.Artifact(name, type=kind)
-            for path in sorted(directory.glob(pattern)):
-                if path.is_file():
-                    artifact.add_file(str(path))
-            self._run.log_artifact(artifact)
+            data = [list(row) for row in rows]
+            self._run.log({name: wandb.Table(list(columns), data, allow_mixed_types=True)})
+
+    def makes(self, artifact: Artifact) -> None:
+        """Log an artifact as what came out of the run."""
+        self._artifact(artifact, used=False)
+
+    def uses(self, artifact: Artifact) -> None:
+        """Log an artifact as what went into the run."""
+        self._artifact(artifact, used=True)
+
+    def _artifact(self, artifact: Artifact, *, used: bool) -> None:
+        if self._run is None:
+            return
+        import wandb
+
+        entry = wandb.Artifact(
+            re.sub(r"[^\w.-]", "-", artifact.name),
+            type=artifact.kind,
+            metadata=dict(artifact.metadata),
+        )
+        policy = "immutable" if artifact.lasting else "mutable"
+        for path in artifact.files:
+            entry.add_file(str(path.resolve()), path.name, policy=policy)
+        # What `use_artifact` does too, but that refuses offline and waits for the upload.
+        self._run._log_artifact(entry, is_user_created=True, use_after_commit=used)
 
     def __enter__(self) -> Self:
         return self
@@ -90,3 +164,43 @@ class Tracker:
     ) -> None:
         if self._run is not None:
             self._run.finish(exit_code=0 if error is None else 1)
+
+
+def _chosen(mode: WandbMode) -> str:
+    if mode != "auto":
+        return mode
+    if os.environ.get("WANDB_MODE"):
+        return os.environ["WANDB_MODE"]
+    return "online" if has_account() else "offline"
+
+
+def has_account() -> bool:
+    """Whether there are credentials, stored or in WANDB_API_KEY; asks neither people nor W&B."""
+    import wandb
+
+    try:
+        return bool(wandb.login(prompt=False, verify=False))
+    except wandb.Error as error:
+        warnings.warn(f"W&B: no use of these credentials: {error}", stacklevel=2)
+        return False
+
+
+def _start(mode: Any, *, forced: bool, **settings: Any) -> Any:
+    import wandb
+
+    quiet = {"silent": True, "console": "off"}
+    hasty = quiet if forced else {**quiet, "init_timeout": _AUTO_TIMEOUT_S}
+    try:
+        return wandb.init(mode=mode, settings=wandb.Settings(**hasty), **settings)
+    except wandb.Error as error:
+        if mode != "online":
+            raise
+        reason = " ".join(str(error).split())
+        if forced:
+            raise ConfigError(
+                f"wandb: expected an answer from W&B, found: {reason}; use --wandb offline and "
+                "`wandb sync` later"
+            ) from None
+        warnings.warn(f"W&B does not answer, logging offline: {reason}", stacklevel=3)
+        wandb.teardown()  # the run that did not start still occupies its id
+        return wandb.init(mode="offline", settings=wandb.Settings(**quiet), **settings)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from controller.difficulty import Difficulty
 from controller.episodes import EpisodeConfig
 from controller.errors import TraceFormatError
 from controller.hub import HUB_SCHEME
+from controller.support import Support
 from controller.targets import Calibration
 from controller.types import ModelSpec
 from envs.derive import derive_config
@@ -26,40 +28,28 @@ from envs.reward import ROUND_PRICES, LogUniform, budget_range, price_range
 from envs.table import TraceTable
 from envs.traces import TraceSet
 from envs.vector import ComputeVectorEnv
+from training.best_rule import best_rule_utilities
+from training.config import TrainConfig
+from training.curve import CURVE, Curve
 from training.difficulty import fit_difficulty
+from training.lineage import controller_artifact, traces_artifact
 from training.play import log_odds, play, play_checkpoint
-from training.ppo import PPO, PPOConfig
+from training.ppo import PPO
+from training.settings import flat
 from training.state import has_state
 from training.tracking import Tracker
-
-Progress = Callable[[int, dict[str, float]], None]
+from training.view import View
 
 _CALIBRATION_PRICES = 31
+
+_SUPPORT_STEPS = 64
+"""Random steps per environment that tell which observations there are."""
 
 CHECKS = 20
 """How often, in all, training looks at the validation split."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """What to train a controller on.
-
-    Attributes:
-        ladder: models, the small one first; empty for the trace set's default.
-        token_costs: cost per token by model name, where sizes are unknown.
-        sample_widths: widths of the SAMPLE actions.
-        max_samples: SAMPLE attempts per episode.
-        hide_signals: probability that an episode goes without logprobs, without
-            difficulty, and without a verifier.
-        ppo: settings of PPO.
-    """
-
-    ladder: tuple[str, ...] = ()
-    token_costs: Mapping[str, float] = field(default_factory=dict)
-    sample_widths: tuple[int, ...] = (1, 4)
-    max_samples: int = 16
-    hide_signals: float = 0.0
-    ppo: PPOConfig = field(default_factory=PPOConfig)
+CHECK_PRICES = 8
+"""Prices at which it does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +68,13 @@ class Prepared:
     prices: LogUniform
     difficulty: Difficulty | None
     train_log_odds: NDArray[np.float64] | None
+
+    @cached_property
+    def best_rule(self) -> float:
+        """Mean utility, over the prices of a check, of the best rule in hindsight."""
+        table, prices = self.validation, self.prices.grid(CHECK_PRICES)
+        known = log_odds(self.difficulty, table)
+        return float(best_rule_utilities(table, self.process, prices, known).mean())
 
 
 def prepare(traces: TraceSet, config: TrainConfig) -> Prepared:
@@ -107,7 +104,9 @@ def prepare(traces: TraceSet, config: TrainConfig) -> Prepared:
         validation=validation.take(order[:half]),
         calibration=validation.take(order[half:]),
         process=replace(process, reads_prompt=fitted is not None),
-        prices=price_range(process.cost_unit),
+        prices=LogUniform(low=config.prices[0], high=config.prices[1])
+        if config.prices
+        else price_range(process.cost_unit),
         difficulty=fitted[0] if fitted else None,
         train_log_odds=fitted[1] if fitted else None,
     )
@@ -119,12 +118,16 @@ class ControllerTraining:
     Args:
         traces: recorded attempts.
         config: what to train.
-        out: run directory: the checkpoint, and under `training/` what resuming needs.
+        out: run directory: the checkpoint, and under `training/` what resuming needs and the
+            metrics of every update.
+        prepared: from `prepare`, to share among seeds; made here if None.
     """
 
-    def __init__(self, traces: TraceSet, config: TrainConfig, out: Path) -> None:
+    def __init__(
+        self, traces: TraceSet, config: TrainConfig, out: Path, prepared: Prepared | None = None
+    ) -> None:
         self.traces, self.config, self.out = traces, config, out
-        self.prepared = prepare(traces, config)
+        self.prepared = prepared or prepare(traces, config)
         env = ComputeVectorEnv(
             self.prepared.train,
             self.prepared.process,
@@ -135,7 +138,7 @@ class ControllerTraining:
             budgets=budget_range(self.prepared.process.cost_unit),
             hide_signals=config.hide_signals,
         )
-        self.ppo = PPO(env, config.ppo)
+        self.ppo, self._env = PPO(env, config.ppo), env
         self.best_utility = -np.inf
         self._best: dict[str, torch.Tensor] = {}
         if has_state(self._state):
@@ -144,68 +147,97 @@ class ControllerTraining:
 
     def settings(self) -> dict[str, Any]:
         """Settings of the run, for people and W&B."""
-        return {**asdict(self.config), "process": asdict(self.prepared.process)}
+        return {**flat(self.config), "process": asdict(self.prepared.process)}
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to do."""
+        done = self.ppo.update >= self.config.ppo.num_updates
+        return done and (self.out / "controller.json").exists()
 
     @property
     def _state(self) -> Path:
         return self.out / "training"
 
-    def run(self, tracker: Tracker, progress: Progress | None = None) -> Checkpoint:
-        """Train to the end and save the checkpoint; an interrupt saves the state first."""
+    def run(
+        self,
+        tracker: Tracker,
+        view: View | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> Checkpoint:
+        """Train to the end and save the checkpoint.
+
+        Args:
+            tracker: gets the metrics.
+            view: called after each update.
+            stop: asked after each update whether to save and stop.
+
+        Raises:
+            KeyboardInterrupt: it was stopped; the next run goes on from there to the bit.
+        """
         every = max(1, self.config.ppo.num_updates // CHECKS)
+        curve = Curve(self._state / CURVE, self.ppo.steps)
 
         def report(steps: int, metrics: dict[str, float]) -> None:
             if self.ppo.update % every == 0 or self.ppo.update == self.config.ppo.num_updates:
-                metrics["validation/utility"] = self._check()
+                metrics |= self._check()
                 self._save_state()
-            tracker.log(steps, metrics)
-            if progress is not None:
-                progress(steps, metrics)
+            curve.add(steps, metrics)
+            tracker.log({"global_step": steps, **metrics})
+            if view is not None:
+                view(steps, metrics)
 
-        try:
-            self.ppo.train(report)
-        except KeyboardInterrupt:
+        tracker.uses(traces_artifact(self.traces))
+        self.ppo.train(report, stop)
+        if self.ppo.update < self.config.ppo.num_updates:
             self._save_state()
-            raise
+            raise KeyboardInterrupt
         self.ppo.policy.load_state_dict(self._best)
-        checkpoint = self._calibrated(self._checkpoint())
+        support = observed_support(self._env, self.config.ppo.seed)
+        checkpoint = replace(self._calibrated(self._checkpoint()), support=support)
         save_checkpoint(checkpoint, self.out, str(model_card(checkpoint, None)))
         tracker.summary({"validation/best_utility": self.best_utility})
-        tracker.artifact("controller", "model", self.out)
+        tracker.makes(controller_artifact(checkpoint, self.out, self.traces))
         return checkpoint
 
-    def _check(self) -> float:
-        """Mean utility on the validation split; keeps the weights if it is the best."""
-        prepared = self.prepared
+    def _check(self) -> dict[str, float]:
+        """Utility on the validation split; keeps the weights if it is the best so far."""
         utility = float(
-            np.mean(
-                [
-                    play(
-                        self.ppo.policy,
-                        prepared.validation,
-                        prepared.process,
-                        price=price,
-                        difficulty=log_odds(prepared.difficulty, prepared.validation),
-                        repeats=4,
-                    )
-                    .utility(price)
-                    .mean()
-                    for price in prepared.prices.grid(8)
-                ]
-            )
+            np.mean([self._utility(p) for p in self.prepared.prices.grid(CHECK_PRICES)])
         )
         if utility > self.best_utility:
             self.best_utility = utility
             self._best = {k: v.clone() for k, v in self.ppo.policy.state_dict().items()}
-        return utility
+        return {
+            "validation/utility": utility,
+            "validation/best_rule": self.prepared.best_rule,
+            "validation/lead": utility - self.prepared.best_rule,
+        }
+
+    def _utility(self, price: float) -> float:
+        prepared = self.prepared
+        played = play(
+            self.ppo.policy,
+            prepared.validation,
+            prepared.process,
+            price=price,
+            difficulty=log_odds(prepared.difficulty, prepared.validation),
+            repeats=4,
+        )
+        return float(played.utility(price).mean())
 
     def _save_state(self) -> None:
         notes = {"best_utility": self.best_utility}
         self.ppo.save(self._state, notes, self._best)
 
     def _calibrated(self, checkpoint: Checkpoint) -> Checkpoint:
-        """With mean cost on all questions but the test split's, and counts on fresh ones."""
+        """With mean cost on all questions but the test split's, and counts on fresh ones.
+
+        A specialist for one price has nothing to choose from.
+        """
         prepared = self.prepared
+        if prepared.prices.low == prepared.prices.high:
+            return checkpoint
         prices = prepared.prices.grid(_CALIBRATION_PRICES)
         tables = (prepared.train, prepared.validation, prepared.calibration)
         cost, right = [], []
@@ -236,10 +268,22 @@ class ControllerTraining:
                 "traces": self.traces.manifest.get("digest") or self.traces.path.name,
                 "questions": len(prepared.train),
                 "validation_utility": self.best_utility,
-                "ppo": asdict(self.config.ppo),
+                "config": flat(self.config),
                 "versions": {"torch": torch.__version__, "numpy": np.__version__},
             },
         )
+
+
+def observed_support(env: ComputeVectorEnv, seed: int) -> Support:
+    """Ranges of all features under random legal actions."""
+    rng = np.random.default_rng(seed)
+    observation, _ = env.reset(seed=seed)
+    support = Support.of(observation)
+    for _ in range(_SUPPORT_STEPS):
+        mask = env.action_masks()
+        observation, *_ = env.step((rng.random(mask.shape) * mask).argmax(1))
+        support = support.merged(Support.of(observation))
+    return support
 
 
 def _model_paths(traces: TraceSet, models: Sequence[ModelSpec], out: Path) -> tuple[str, ...]:

@@ -1,8 +1,10 @@
-"""The verifier: a LoRA adapter and a head that tell how likely an attempt is right.
+"""The verifier: a LoRA adapter that knows better what the small model should have written.
 
-It reads question and attempt in one forward pass of the small model. Trained by
-cross-entropy on recorded attempts at questions of its own pool, then calibrated on others of
-them by logistic regression (Platt 1999) on its score and the attempt's log-probabilities.
+It learns the worked solutions of questions, most of all the tokens at which the small model's own
+recorded attempts go wrong. Its score of an attempt, one forward pass over question and attempt, is
+made of how likely it finds the attempt's tokens, and calibrated on other questions by logistic
+regression (Platt 1999) together with what the writer itself thought of them. Why not a head on
+the last hidden state: docs/decisions/0008.
 """
 
 from __future__ import annotations
@@ -19,12 +21,21 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
-from controller.backends.adapters import ScoreHead, last_states, save_adapter
+from controller.backends.adapters import (
+    ScoreHead,
+    judge,
+    save_adapter,
+    score_features,
+    token_logprobs,
+)
 from controller.backends.batches import batches_by_length, padded
-from controller.backends.local_model import LocalModel, load_model
-from controller.prompts import judged_messages
+from controller.backends.local_model import LocalModel, Written, load_model
 from envs.traces import TraceSet
-from training.adapter_data import AttemptText, attempts_by_question, distinct
+from training.adapter_data import (
+    AttemptGroup,
+    attempts_by_question,
+    worked_solution,
+)
 from training.state import has_state, load_state, save_state
 
 Floats = NDArray[np.float64]
@@ -36,26 +47,38 @@ class VerifierConfig:
 
     Attributes:
         rank: of the LoRA matrices.
-        epochs: passes over the attempts.
-        batch_tokens: padded tokens per optimiser step.
-        learning_rate: peak; falls along a cosine.
-        head_learning_rate: of the head.
+        epochs: passes over the questions.
+        learning_rate: peak, of Muon; falls along a cosine.
+        error_weight: of a token at which every attempt goes wrong, relative to one at which
+            none does, less 1.
         save_every: optimiser steps between saved states.
         seed: of weights and order.
     """
 
-    rank: int = 16
-    epochs: int = 4
-    batch_tokens: int = 8192
-    learning_rate: float = 4e-3
-    head_learning_rate: float = 1e-2
+    rank: int = 32
+    epochs: int = 12
+    learning_rate: float = 0.01
+    error_weight: float = 10.0
     save_every: int = 500
     seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """A question with its worked solution.
+
+    Attributes:
+        tokens: L of them.
+        weights: (L,) how much each counts; 0 in the question.
+    """
+
+    tokens: tuple[int, ...]
+    weights: NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Judged:
-    """n attempts as token ids of question and attempt, with what is known of each.
+    """n attempts and what is known of each.
 
     Attributes:
         texts: n of them.
@@ -63,18 +86,37 @@ class Judged:
         logprobs: mean and least log-probability of the tokens, (n, 2).
     """
 
-    texts: list[tuple[int, ...]]
+    texts: list[Written]
     right: NDArray[np.bool_]
     logprobs: Floats
 
 
-def judged_attempts(groups: Iterable[Iterable[AttemptText]], local: LocalModel) -> Judged:
+def lesson(group: AttemptGroup, local: LocalModel, error_weight: float) -> Lesson:
+    """What recorded attempts at one question teach."""
+    question_id, attempts = group
+    question = attempts[0].question
+    solution = local.encode_attempt(question, worked_solution(question_id))
+    weights = np.zeros(len(solution.tokens), np.float32)  # (L,)
+    weights[solution.begin :] = 1.0
+    for attempt in attempts:
+        if not attempt.right:
+            written = local.encode_attempt(question, attempt.text).tokens
+            error = _first_difference(written, solution.tokens)
+            weights[error] += error_weight / len(attempts)
+    return Lesson(tokens=solution.tokens, weights=weights)
+
+
+def _first_difference(written: tuple[int, ...], solution: tuple[int, ...]) -> int:
+    """Position of the first token of a solution that was not written; the last one at most."""
+    pairs = enumerate(zip(written, solution, strict=False))
+    return next((i for i, (ours, right) in pairs if ours != right), len(solution) - 1)
+
+
+def judged_attempts(groups: Iterable[AttemptGroup], local: LocalModel) -> Judged:
     """Recorded attempts, question by question, ready for the verifier."""
-    attempts = [attempt for group in groups for attempt in group]
+    attempts = [attempt for _, group in groups for attempt in group]
     return Judged(
-        texts=[
-            local.encode_chat(judged_messages(a.question, a.text), complete=True) for a in attempts
-        ],
+        texts=[local.encode_attempt(a.question, a.text) for a in attempts],
         right=np.array([a.right for a in attempts]),
         logprobs=np.array([a.logprobs for a in attempts], np.float64).reshape(-1, 2),
     )
@@ -102,10 +144,12 @@ class VerifierTraining:
         self.config, self.out = config or VerifierConfig(), out
         self.local = load_model(base, 0)
         known, new = (
-            [group for t in traces for _, group in attempts_by_question(t, split)]
+            [group for t in traces for group in attempts_by_question(t, split)]
             for split in ("train", "validation")
         )
-        self.train = judged_attempts(map(distinct, known), self.local)
+        self.lessons = [
+            lesson(group, self.local, self.config.error_weight) for group in known if group[1]
+        ]
         self.validation = judged_attempts(new, self.local)
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
@@ -115,31 +159,23 @@ class VerifierTraining:
                     r=self.config.rank,
                     lora_alpha=2 * self.config.rank,
                     target_modules="all-linear",
-                    task_type="FEATURE_EXTRACTION",
+                    task_type="CAUSAL_LM",
                 ),
             )
-            self.head = nn.Linear(self.local.model.config.hidden_size, 1)
-        self.trained = nn.ModuleList(
-            [nn.ParameterList(p for p in self.model.parameters() if p.requires_grad), self.head]
+        self.trained = nn.ParameterList(p for p in self.model.parameters() if p.requires_grad)
+        self.optimizer = torch.optim.Muon(
+            list(self.trained), lr=self.config.learning_rate, momentum=0.95, weight_decay=0.0
         )
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": list(self.trained[0].parameters()), "lr": self.config.learning_rate},
-                {"params": list(self.head.parameters()), "lr": self.config.head_learning_rate},
-            ],
-            weight_decay=0.01,
-        )
-        self._peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.step = 0
         if has_state(out / "training"):
             progress, _ = load_state(out / "training", self.trained, [self.optimizer])
             self.step = progress["step"]
 
     def _batches(self, epoch: int) -> list[list[int]]:
-        """Positions of the attempts of each batch of an epoch; of about equal lengths."""
+        """Positions of the lessons of each batch of an epoch; of about equal lengths."""
         rng = np.random.default_rng((self.config.seed, epoch))
-        order = rng.permutation(len(self.train.texts))
-        lengths = [len(self.train.texts[i]) for i in order]
+        order = rng.permutation(len(self.lessons))
+        lengths = [len(self.lessons[i].tokens) for i in order]
         batches = [order[batch].tolist() for batch in batches_by_length(lengths)]
         return [batches[i] for i in rng.permutation(len(batches))]
 
@@ -175,48 +211,49 @@ class VerifierTraining:
         save_state(self.out / "training", self.trained, [self.optimizer], progress)
 
     def _learn(self, batch: list[int], done: float) -> float:
-        for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
-            group["lr"] = peak * min(1.0, done * 50) * 0.5 * (1 + math.cos(math.pi * done))
-        inputs, lengths = padded([self.train.texts[i] for i in batch], self.model.device)
-        output = self.model(**inputs, use_cache=False, output_hidden_states=True)
-        rows = torch.arange(len(batch), device=self.model.device)
-        logits = self.head(output.hidden_states[-1][rows, lengths - 1])[:, 0]  # (B,)
-        target = torch.from_numpy(self.train.right[batch]).float().to(logits.device)
-        loss = nn.functional.binary_cross_entropy_with_logits(logits, target)
-        self.optimizer.zero_grad(set_to_none=True)
+        lessons = [self.lessons[i] for i in batch]
+        inputs, _ = padded([each.tokens for each in lessons], self.model.device)
+        logits = self.model(**inputs, use_cache=False).logits  # (B, L, V)
+        weights = torch.zeros(logits.shape[:2], device=logits.device)  # (B, L)
+        for row, each in enumerate(lessons):
+            weights[row, : len(each.tokens)] = torch.from_numpy(each.weights)
+        errors = -token_logprobs(logits, inputs["input_ids"])  # (B, L - 1)
+        loss = (errors * weights[:, 1:]).sum() / weights.sum()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.trained.parameters(), 1.0)
-        self.optimizer.step()
+        rate = min(1.0, done * 50) * 0.5 * (1 + math.cos(math.pi * done))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * rate
+        self.optimizer.step()  # type: ignore[no-untyped-call]
+        self.optimizer.zero_grad(set_to_none=True)
         return float(loss.detach())
 
     def _finish(self) -> dict[str, float]:
         self.model.eval()
-        states = last_states(self.model, self.validation.texts, "default")
-        weight = self.head.weight[0].detach()
-        judged = self.validation
+        known = self.validation
+        judged = judge(self.model, known.texts, "default")
         score = ScoreHead(
-            weight=weight,
-            calibration=calibrate((states @ weight).numpy(), judged.logprobs, judged.right),
+            calibration=calibrate(judged.double().numpy(), known.logprobs, known.right)
         )
         save_adapter(self.model, self.out, base_digest=self.local.digest, score=score)
-        probability = score.probability(states, torch.from_numpy(judged.logprobs).float()).numpy()
+        probability = score.probability(judged, torch.from_numpy(known.logprobs).float()).numpy()
         return {
-            "auroc": auroc(probability, judged.right),
-            "ece": expected_calibration_error(probability, judged.right),
+            "auroc": auroc(probability, known.right),
+            "ece": expected_calibration_error(probability, known.right),
         }
 
 
-def calibrate(raw: Floats, logprobs: Floats, right: NDArray[np.bool_]) -> Tensor:
+def calibrate(judged: Floats, logprobs: Floats, right: NDArray[np.bool_]) -> Tensor:
     """Calibration of a `ScoreHead`.
 
     Args:
-        raw: (n,) scores of the weights alone.
-        logprobs: (n, 2).
+        judged: (n, 2) what the verifier thinks of the tokens.
+        logprobs: (n, 2) what the writer thought of them.
         right: (n,).
     """
     rows = []
     for known in (logprobs, np.zeros_like(logprobs)):
-        features = np.column_stack([raw, known, np.ones(len(raw))])  # (n, 4)
+        features = score_features(torch.from_numpy(judged), torch.from_numpy(known)).numpy()
         scale = features.std(0) + 1e-6
         scale[-1] = 1.0
         rows.append(_logistic(features / scale, right) / scale)

@@ -2,7 +2,7 @@
 
 An adapter is a directory that peft wrote (adapter_config.json, adapter_model.safetensors),
 with `allot.json`, which names the weights that it was trained on, and for a verifier
-`score.safetensors`, the head that reads its last hidden state.
+`score.safetensors`, the calibration of its score.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from controller.backends.batches import batches_by_length, padded
-from controller.backends.local_model import DIGEST_LENGTH, LocalModel
+from controller.backends.local_model import DIGEST_LENGTH, LocalModel, Written
+from controller.episodes import LEAST_LOGPROB
 from controller.errors import BackendError
 from controller.prompts import VERIFIER
 from controller.types import AdapterSpec
@@ -37,33 +38,38 @@ _NOTES, _WEIGHTS, _SCORE = "allot.json", "adapter_model.safetensors", "score.saf
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreHead:
-    """From a verifier's last hidden state to the probability that an attempt is right.
+    """From what a verifier thinks of an attempt's tokens to the probability that it is right.
 
-    What the writer itself thought of its tokens is known for free and tells apart attempts
-    at the same question, so it takes part where it is known.
+    What the writer itself thought of them is known for free and takes part where it is known.
 
     Attributes:
-        weight: (H,), makes a raw score of a hidden state.
-        calibration: (2, 4): what raw score, mean and least log-probability are multiplied
-            by, and a constant; first where log-probabilities are known, then where not.
+        calibration: (2, 7): what the features of `score_features` are multiplied by; first
+            where the writer's log-probabilities are known, then where not.
     """
 
-    weight: Tensor
     calibration: Tensor
 
-    def probability(self, hidden: Tensor, logprobs: Tensor) -> Tensor:
-        """From hidden states (B, H) and mean and least log-probabilities (B, 2), (B,).
+    def probability(self, judged: Tensor, logprobs: Tensor) -> Tensor:
+        """From the verifier's sum and least and the writer's mean and least, (B, 2) each, (B,).
 
-        Log-probabilities that are not known are NaN.
+        What the writer thought is NaN where it is not known.
         """
         unknown = logprobs.isnan().any(1)  # (B,)
-        columns = (
-            (hidden.float() @ self.weight.to(hidden.device))[:, None],
-            torch.where(unknown[:, None], 0.0, logprobs),
-            torch.ones_like(logprobs[:, :1]),
-        )
-        features = torch.cat(columns, 1)  # (B, 4)
+        features = score_features(judged, torch.where(unknown[:, None], 0.0, logprobs))
         return torch.sigmoid((features * self.calibration[unknown.long()]).sum(1))
+
+
+def score_features(judged: Tensor, logprobs: Tensor) -> Tensor:
+    """What a score is calibrated on, (B, 7).
+
+    The verifier's sum and least log-probability, both as probabilities, which tell good
+    attempts apart where logarithms tell bad ones, the writer's mean and least, and 1.
+
+    Args:
+        judged: (B, 2) sum and least by the verifier.
+        logprobs: (B, 2) mean and least by the writer.
+    """
+    return torch.cat((judged, judged.exp(), logprobs, torch.ones_like(judged[:, :1])), 1)
 
 
 def forward(model: Any, adapters: Sequence[str], **inputs: Any) -> Any:
@@ -79,33 +85,39 @@ def forward(model: Any, adapters: Sequence[str], **inputs: Any) -> Any:
     return model(**inputs, adapter_names=list(adapters))
 
 
+def token_logprobs(logits: Tensor, ids: Tensor) -> Tensor:
+    """Log-probability of every token after the first, from logits (B, L, V) and ids (B, L).
+
+    Returns:
+        (B, L - 1), not below `LEAST_LOGPROB`.
+    """
+    logprobs = logits[:, :-1].float().log_softmax(-1)
+    return logprobs.gather(2, ids[:, 1:, None])[:, :, 0].clamp_min(LEAST_LOGPROB)
+
+
 @torch.inference_mode()
-def last_states(model: Any, texts: Sequence[tuple[int, ...]], adapter: str) -> Tensor:
-    """Last hidden state at the last token of each text, (B, H) float32, through an adapter."""
-    states: dict[int, Tensor] = {}
-    for batch in batches_by_length([len(text) for text in texts]):
-        inputs, lengths = padded([texts[i] for i in batch], model.device)
-        output = forward(
-            model,
-            [adapter] * len(batch),
-            **inputs,
-            use_cache=False,
-            output_hidden_states=True,
-            logits_to_keep=1,
-        )
-        rows = torch.arange(len(batch), device=model.device)
-        states.update(zip(batch, output.hidden_states[-1][rows, lengths - 1].float(), strict=True))
-    return torch.stack([states[i] for i in range(len(texts))])
+def judge(model: Any, texts: Sequence[Written], adapter: str) -> Tensor:
+    """Sum and least log-probability of each attempt's tokens through an adapter, (B, 2)."""
+    judged: dict[int, Tensor] = {}
+    for batch in batches_by_length([len(text.tokens) for text in texts]):
+        inputs, lengths = padded([texts[i].tokens for i in batch], model.device)
+        output = forward(model, [adapter] * len(batch), **inputs, use_cache=False)
+        logprobs = token_logprobs(output.logits, inputs["input_ids"])  # (B, L - 1)
+        begins = torch.tensor([texts[i].begin for i in batch], device=model.device)
+        columns = torch.arange(1, logprobs.shape[1] + 1, device=model.device)
+        written = (columns >= begins[:, None]) & (columns < lengths[:, None])
+        logprobs = torch.where(written, logprobs, 0.0)
+        both = torch.stack((logprobs.sum(1), logprobs.amin(1)), 1)  # (B, 2)
+        judged.update(zip(batch, both, strict=True))
+    return torch.stack([judged[i] for i in range(len(texts))])
 
 
-def verify(
-    local: LocalModel, texts: Sequence[tuple[int, ...]], logprobs: Tensor
-) -> tuple[float, ...]:
+def verify(local: LocalModel, texts: Sequence[Written], logprobs: Tensor) -> tuple[float, ...]:
     """The verifier's probability that each attempt is right.
 
     Args:
         local: the small model.
-        texts: token ids of question and attempt, B of them.
+        texts: questions and attempts, B of them.
         logprobs: mean and least log-probability of each attempt's tokens, NaN if unknown,
             (B, 2).
 
@@ -117,15 +129,15 @@ def verify(
             f"{local.name}: expected a model with a verifier, found none; train one with "
             "`allot models train verifier`"
         )
-    longest = max((len(text) for text in texts), default=0)
+    longest = max((len(text.tokens) for text in texts), default=0)
     if longest > local.context_tokens:
         raise BackendError(
             f"verify: expected at most {local.context_tokens} tokens, found {longest}"
         )
     if not texts:
         return ()
-    states = last_states(local.model, texts, VERIFIER)
-    return tuple(local.score.probability(states, logprobs.to(states.device)).tolist())
+    judged = judge(local.model, texts, VERIFIER)
+    return tuple(local.score.probability(judged, logprobs.to(judged.device)).tolist())
 
 
 def save_adapter(
@@ -177,7 +189,7 @@ def load_adapters(local: LocalModel, paths: Mapping[str, Path]) -> LocalModel:
             ) from error
         specs.append(_spec(name, path))
         if name == VERIFIER:
-            score = _load_score(path, model.config.hidden_size)
+            score = _load_score(path)
     model.eval()
     return replace(local, model=model, adapters=tuple(specs), score=score)
 
@@ -214,16 +226,14 @@ def _spec(name: str, path: Path) -> AdapterSpec:
     )
 
 
-def _load_score(path: Path, width: int) -> ScoreHead:
+def _load_score(path: Path) -> ScoreHead:
     try:
-        tensors = load_file(path / _SCORE)
-        weight, calibration = tensors["weight"], tensors["calibration"]
+        calibration = load_file(path / _SCORE)["calibration"]
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise BackendError(f"{path / _SCORE}: expected the head of a verifier: {error!r}") from None
-    finite = bool(torch.isfinite(weight).all() and torch.isfinite(calibration).all())
-    if weight.shape != (width,) or calibration.shape != (2, 4) or not finite:
+    if calibration.shape != (2, 7) or not bool(torch.isfinite(calibration).all()):
         raise BackendError(
-            f"{path / _SCORE}: expected {width} finite weights and a (2, 4) calibration, found "
-            f"{tuple(weight.shape)} and {tuple(calibration.shape)}"
+            f"{path / _SCORE}: expected a finite (2, 7) calibration, found "
+            f"{tuple(calibration.shape)}"
         )
-    return ScoreHead(weight=weight, calibration=calibration)
+    return ScoreHead(calibration=calibration)

@@ -14,6 +14,14 @@ from controller.cost import Usage
 from controller.types import Attempt, ModelSpec, Question
 
 
+class Flag(Protocol):
+    """Something that is set at some time, by another thread perhaps; `threading.Event` is one."""
+
+    def is_set(self) -> bool:
+        """Whether it is set by now."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """An attempt that the loop asks for.
@@ -26,6 +34,8 @@ class Request:
             (for REVISE: of the same parent); together with the backend's seed it
             determines the attempt.
         parent: attempt to revise; None unless the action is REVISE.
+        unwanted: set once nobody waits for the attempt any more; backends that can may then
+            give it up.
     """
 
     question: Question
@@ -33,6 +43,7 @@ class Request:
     rung: int = 0
     index: int = 0
     parent: Attempt | None = None
+    unwanted: Flag | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)

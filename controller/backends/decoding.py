@@ -21,7 +21,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from controller.backends.adapters import forward
 from controller.backends.batches import batches_by_length, padded
-from controller.backends.jobs import NOT_FINITE, Job, JobRows, Parked, Prompt
+from controller.backends.jobs import NOT_FINITE, UNWANTED, Job, JobRows, Parked, Prompt
 from controller.backends.rows import PromptCache, RowCache
 
 MODEL_ERRORS = (RuntimeError, ValueError, IndexError)
@@ -97,12 +97,12 @@ class Decoder:
             self.model,
             [prompt.adapter for prompt in prompts],
             **inputs,
-            past_key_values=DynamicCache(),
+            cache=DynamicCache(),
             use_cache=True,
             output_hidden_states=self.keep_hidden,
             logits_to_keep=last[:, None],
         )
-        layers = [(keys, values) for keys, values, *_ in output.past_key_values]
+        layers = [(keys, values) for keys, values, *_ in output.cache]
         return [
             PromptCache(
                 keys=tuple(keys[row, :, :length].clone() for keys, _ in layers),
@@ -179,7 +179,10 @@ class Decoder:
             self._admit(jobs, rows)
 
     def _admit(self, jobs: list[Job], rows: JobRows) -> None:
-        """Give fresh jobs a row each and write their first tokens."""
+        """Give fresh jobs that are still wanted a row each and write their first tokens."""
+        for job in jobs:
+            job.generation.error = None if job.is_wanted else UNWANTED
+        jobs = [job for job in jobs if job.generation.error is None]
         self.prefill([job.prompt for job in jobs])
         first, ready = len(rows.jobs), []
         for job in jobs:
@@ -204,7 +207,7 @@ class Decoder:
             input_ids=rows.last_tokens(),
             attention_mask=self._additive(mask) if self._finished_mask else mask,
             position_ids=positions,
-            past_key_values=rows.cache,
+            cache=rows.cache,
             use_cache=True,
             logits_to_keep=1,
         )
@@ -228,11 +231,16 @@ class Decoder:
         tokens, logprobs = rows.write(first, logits, self.temperature)
         broken = ~logprobs.isfinite()  # (K,)
         full = rows.written[first : len(rows.jobs)] >= rows.limits[first : len(rows.jobs)]
-        ended = (broken | full | torch.isin(tokens, self.end_tokens)).nonzero()[:, 0]
+        unwanted = [not job.is_wanted for job in rows.jobs[first:]]
+        done = broken | full | torch.isin(tokens, self.end_tokens)  # (K,)
+        if any(unwanted):
+            done |= torch.tensor(unwanted, device=done.device)
+        ended = done.nonzero()[:, 0]
         if not len(ended):
             return
-        for row, failed in zip((ended + first).tolist(), broken[ended].tolist(), strict=True):
-            rows.finish(row, NOT_FINITE if failed else None)
+        for row, failed in zip(ended.tolist(), broken[ended].tolist(), strict=True):
+            dropped = UNWANTED if unwanted[row] else None
+            rows.finish(row + first, NOT_FINITE if failed else dropped)
         rows.cache.blank(broken.nonzero()[:, 0] + first)
         rows.remove(ended + first)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from controller.actions import ActionKind
 from controller.answers import normalize_answer
 from controller.backends.base import PromptState, Request, Verdict
-from controller.backends.identity import attempt_for, stream_name, uniforms
+from controller.backends.identity import blank_attempt, stream_name, uniforms
 from controller.cost import Usage
 from controller.errors import BackendError, ConfigError
 from controller.prompts import messages, plain_text
@@ -119,14 +119,7 @@ class FakeBackend:
 
     def _attempt(self, request: Request) -> Attempt:
         model = self._models[request.rung]
-        blank = attempt_for(
-            request,
-            model.name,
-            answer=None,
-            prompt_tokens=0,
-            completion_tokens=0,
-            usage=Usage(serial_rounds=1),
-        )
+        blank = replace(blank_attempt(model.name, request), usage=Usage(serial_rounds=1))
         luck, choice, doubt = uniforms(stream_name(self.seed, model.name, request), 3).tolist()
         try:
             prompt_tokens, answer = _count(request), self._answer(request, luck, choice)

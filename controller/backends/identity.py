@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
 
 import numpy as np
 
@@ -26,24 +25,12 @@ def attempt_id(model: str, request: Request) -> str:
     return f"{model}:{request.action.value}:{request.index}"
 
 
-def attempt_for(
-    request: Request,
-    model: str,
-    *,
-    answer: str | None,
-    prompt_tokens: int,
-    completion_tokens: int,
-    **more: Any,
-) -> Attempt:
-    """The attempt that fulfils a request.
+def blank_attempt(model: str, request: Request) -> Attempt:
+    """An attempt at a request before anything has been written, to be filled in.
 
     Args:
-        request: what was asked for.
-        model: name of the model that wrote it.
-        answer: parsed answer; None when none could be read.
-        prompt_tokens: length of the prompt.
-        completion_tokens: tokens written.
-        more: other fields of `Attempt` that are known.
+        model: name of the model that is to write it.
+        request: what is asked for.
     """
     return Attempt(
         attempt_id=attempt_id(model, request),
@@ -53,10 +40,9 @@ def attempt_for(
         action=request.action,
         index=request.index,
         parent_id=request.parent.attempt_id if request.parent else None,
-        answer=answer,
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
-        **more,
+        answer=None,
+        prompt_tokens=0,
+        completion_tokens=0,
     )
 
 

@@ -9,11 +9,13 @@ import numpy as np
 import torch
 
 from controller.backends.adapters import BASE
+from controller.backends.base import Flag
 from controller.backends.identity import uniforms
 from controller.backends.rows import PromptCache, RowBlock, RowCache
 from controller.backends.sampling import choose_tokens
 
 NOT_FINITE = "logits: expected finite numbers, found NaN or infinity"
+UNWANTED = "cancelled: nobody waits for it any more"
 
 
 @dataclass(eq=False)
@@ -54,7 +56,8 @@ class Generation:
         logprobs: of each at temperature 1, in nats, (tokens,) float32.
         prefill_tokens: prompt tokens that went through the model on its account.
         cached_tokens: prompt tokens whose keys and values it found.
-        cancelled_tokens: tokens written in a batch that failed, before it was tried again.
+        cancelled_tokens: tokens written in a batch that failed, before it was tried again, or
+            before the attempt was given up.
         error: why it failed; None when it did not.
     """
 
@@ -80,12 +83,19 @@ class Job:
         stream: name of its random stream.
         max_tokens: longest that it may become, at least 1.
         generation: filled in by `Decoder.run`.
+        unwanted: set once nobody waits for it any more.
     """
 
     prompt: Prompt
     stream: str
     max_tokens: int
     generation: Generation
+    unwanted: Flag | None = None
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody waits for it."""
+        return self.unwanted is None or not self.unwanted.is_set()
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,6 +243,9 @@ class JobRows:
         if error == NOT_FINITE:
             count -= 1
         generation = self.jobs[row].generation
+        if error == UNWANTED:
+            generation.cancelled_tokens += count
+            count = 0
         generation.tokens = self.tokens[row, :count].tolist()
         generation.logprobs = self.logprobs[row, :count].cpu().numpy().copy()
         generation.error = error

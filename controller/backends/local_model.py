@@ -20,7 +20,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from controller.backends.base import Request
 from controller.errors import BackendError
-from controller.prompts import Message, messages, plain_text
+from controller.prompts import Message, judged_messages, messages, plain_text
 from controller.types import AdapterSpec
 
 if TYPE_CHECKING:
@@ -28,6 +28,19 @@ if TYPE_CHECKING:
 
 UNBOUNDED = 2**31
 DIGEST_LENGTH = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """A question and an attempt as token ids.
+
+    Attributes:
+        tokens: of both.
+        begin: position of the attempt's first one.
+    """
+
+    tokens: tuple[int, ...]
+    begin: int
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -104,6 +117,14 @@ class LocalModel:
             chat, add_generation_prompt=not complete, tokenize=False
         )
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def encode_attempt(
+        self, question: str, attempt: str, history: Sequence[Message] = ()
+    ) -> Written:
+        """Token ids of a question, after earlier turns of its chat, and an attempt at it."""
+        chat = [*history, *judged_messages(question, attempt)]
+        begin = len(self.encode_chat(chat[:-1]))
+        return Written(tokens=self.encode_chat(chat, complete=True), begin=begin)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of an attempt, without end token and other special ones."""

@@ -24,16 +24,16 @@ from dataclasses import dataclass
 import torch
 
 from controller.actions import ActionKind
-from controller.answers import extract_answer, normalize_answer
+from controller.answers import stated_answer
 from controller.backends.adapters import BASE, verify
 from controller.backends.base import PromptState, Request, Verdict
 from controller.backends.decoding import Decoder
-from controller.backends.identity import attempt_for, stream_name
+from controller.backends.identity import attempt_id, stream_name
 from controller.backends.jobs import Generation, Job, Prompt
 from controller.backends.local_model import LocalModel, load_model
 from controller.cost import Usage
 from controller.errors import BackendError, ConfigError
-from controller.prompts import REVISER, judged_messages, messages
+from controller.prompts import REVISER, messages
 from controller.types import Attempt, ModelSpec, Question
 
 __all__ = ["LocalModel", "TransformersBackend", "load_model", "stated_answer"]
@@ -43,15 +43,6 @@ Chat = tuple[str, ...]
 
 PROMPTS_AT_A_TIME = 512
 """Prompts that `prompt_states` holds in memory at once."""
-
-
-def stated_answer(text: str) -> str | None:
-    r"""The answer that a text states, in the spelling under which equal answers are equal.
-
-    >>> stated_answer("2+2=4\nAnswer: 4.0")
-    '4'
-    """
-    return normalize_answer(extract_answer(text))
 
 
 class TransformersBackend:
@@ -194,7 +185,7 @@ class TransformersBackend:
         """
         small, started = self._rungs[0].local, time.perf_counter()
         texts = [
-            small.encode_chat(judged_messages(question.text, attempt.text or ""), complete=True)
+            small.encode_attempt(question.text, attempt.text or "", question.history)
             for question, attempt in pairs
         ]
         unknown = float("nan")
@@ -202,7 +193,7 @@ class TransformersBackend:
             [unknown if x is None else x for x in (a.mean_logprob, a.min_logprob)] for _, a in pairs
         ]
         scores = verify(small, texts, torch.tensor(logprobs).reshape(-1, 2))
-        tokens = sum(len(text) for text in texts)
+        tokens = sum(len(text.tokens) for text in texts)
         wall_s = time.perf_counter() - started
         return Verdict(scores=scores, usage=Usage(verifier_tokens=tokens, wall_s=wall_s))
 
@@ -238,7 +229,8 @@ class TransformersBackend:
                 )
                 continue
             stream = stream_name(self.seed, rung.local.name, request)
-            jobs.append(Job(prompt, stream, min(self.max_new_tokens, room), draft.generation))
+            longest = min(self.max_new_tokens, room, request.question.max_new_tokens or room)
+            jobs.append(Job(prompt, stream, longest, draft.generation, request.unwanted))
         order = {prompt: number for number, prompt in enumerate(distinct.values())}
         jobs.sort(key=lambda job: (len(job.prompt.tokens), order[job.prompt]))
         return drafts, deque(jobs)
@@ -248,9 +240,14 @@ class TransformersBackend:
         ended = generation.tokens and generation.tokens[-1] in rung.end_tokens
         text = rung.local.decode(generation.tokens[: -1 if ended else None])
         failed, logprobs = generation.error is not None, generation.logprobs
-        return attempt_for(
-            request,
-            rung.local.name,
+        return Attempt(
+            attempt_id=attempt_id(rung.local.name, request),
+            question_id=request.question.question_id,
+            model=rung.local.name,
+            rung=request.rung,
+            action=request.action,
+            index=request.index,
+            parent_id=request.parent.attempt_id if request.parent else None,
             answer=None if failed else self.extract(text),
             text=text,
             prompt_tokens=draft.prompt_tokens,

@@ -19,8 +19,8 @@ from envs.reward import price_range
 from envs.synthetic import QuestionType, SyntheticFamily
 from training.belief import BeliefTree
 from training.bench.optimum import OptimumBench, best_rules, run
+from training.config import PPOConfig
 from training.optimum import evaluate, solve
-from training.ppo import PPOConfig
 
 FAMILY = SyntheticFamily()
 PRICES = price_range(FAMILY.config().cost_unit).grid(5)

@@ -20,8 +20,9 @@ from envs.reward import LogUniform, price_range
 from envs.synthetic import SyntheticFamily
 from envs.vector import ComputeVectorEnv
 from training.belief import BeliefTree, Floats
+from training.config import PPOConfig
 from training.optimum import evaluate, solve
-from training.ppo import PPO, PPOConfig
+from training.ppo import PPO
 
 VOTE_RULES = (
     "give up",

@@ -19,8 +19,9 @@ from envs.reward import LogUniform, price_range
 from envs.table import TraceTable
 from envs.traces import TraceSet
 from envs.vector import ComputeVectorEnv
+from training.config import PPOConfig
 from training.play import play
-from training.ppo import PPO, PPOConfig
+from training.ppo import PPO
 
 
 def run(

@@ -1,0 +1,195 @@
+"""A backend that blocks, on a thread of its own, for many requests at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+from controller.backends.base import Backend, PromptState, Request, Verdict
+from controller.backends.identity import blank_attempt
+from controller.cost import Usage
+from controller.errors import BackendError
+from controller.types import Attempt, ModelSpec, Question
+
+T = TypeVar("T")
+
+TOO_LATE = "deadline"
+GRACE_S = 0.25
+"""From the deadline until attempts have been given up: what they took is then known."""
+
+
+@dataclass(eq=False)
+class _Order(Generic[T]):
+    """Something asked of the thread.
+
+    Attributes:
+        kind: method of the backend; orders of one kind go into one call.
+        items: arguments of that call; a list with a result for each comes back.
+        future: of that result.
+        loop: that the future belongs to.
+    """
+
+    kind: str
+    items: Sequence[Any]
+    future: asyncio.Future[list[T]]
+    loop: asyncio.AbstractEventLoop
+
+
+class ThreadedBackend:
+    """Runs a blocking backend in one thread, what has piled up meanwhile in one call.
+
+    Requests of different clients so share the batches of a local model. An attempt that is
+    no longer wanted is given up at its next token.
+
+    Args:
+        backend: whose rungs become this one's.
+        reads_prompts: whether it can tell hidden states.
+        revises: whether its small model can be asked to revise.
+    """
+
+    def __init__(
+        self, backend: Backend, *, reads_prompts: bool = True, revises: bool = True
+    ) -> None:
+        self._backend, self._models = backend, backend.models
+        self.reads_prompts, self.revises = reads_prompts, revises
+        self._orders: queue.SimpleQueue[_Order[Any] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="allot-models", daemon=True)
+        self._thread.start()
+
+    @property
+    def models(self) -> tuple[ModelSpec, ...]:
+        """One model per rung, the small one first."""
+        return self._models
+
+    def available(self, rung: int) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    async def prompt_state(self, question: Question, *, hidden: bool) -> PromptState:
+        """See `Backend.prompt_states`."""
+        kind = "hidden_states" if hidden else "prompt_states"
+        states: list[PromptState] = await self._order(kind, [question])
+        return states[0]
+
+    async def attempts(
+        self, requests: Sequence[Request], *, deadline: float | None = None
+    ) -> list[Attempt]:
+        """See `Backend.attempts`; what is not done by the deadline has an `error`."""
+        unwanted = threading.Event()
+        wanted = [dataclasses.replace(request, unwanted=unwanted) for request in requests]
+        work = asyncio.ensure_future(self._order("attempts", wanted))
+        loop = asyncio.get_running_loop()
+        left_s = None if deadline is None else max(0.0, deadline - loop.time())
+        try:
+            done, _ = await asyncio.wait({work}, timeout=left_s)
+            late = not done
+            if late:
+                unwanted.set()
+                done, _ = await asyncio.wait({work}, timeout=GRACE_S)
+        finally:
+            unwanted.set()
+            if not work.done():
+                work.cancel()
+        if not done:
+            return [self._failed(request, TOO_LATE) for request in requests]
+        try:
+            made: list[Attempt] = work.result()
+        except BackendError as error:
+            return [self._failed(request, str(error)) for request in requests]
+        if late:
+            made = [dataclasses.replace(a, error=TOO_LATE) if a.error else a for a in made]
+        if self.revises:
+            return made
+        return [dataclasses.replace(attempt, num_revisions=0) for attempt in made]
+
+    def _failed(self, request: Request, why: str) -> Attempt:
+        blank = blank_attempt(self._models[request.rung].name, request)
+        return dataclasses.replace(blank, error=why, usage=Usage(serial_rounds=1))
+
+    def can_verify(self, attempt: Attempt) -> bool:
+        """See `Backend.can_verify`."""
+        return self._backend.can_verify(attempt)
+
+    async def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
+        """See `Backend.verify`."""
+        verdicts: list[Verdict] = await self._order("verify", [tuple(pairs)])
+        return verdicts[0]
+
+    async def check(self) -> dict[str, str]:
+        """What is wrong, if the thread has ended."""
+        if self._thread.is_alive():
+            return {}
+        return {model.name: "stopped" for model in self._models}
+
+    async def close(self) -> None:
+        """Finish the call that is running and end the thread."""
+        self._orders.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    async def _order(self, kind: str, items: Sequence[Any]) -> list[Any]:
+        if not self._thread.is_alive():
+            raise BackendError("local models: expected their thread to run, found it closed")
+        loop = asyncio.get_running_loop()
+        order: _Order[Any] = _Order(kind, items, loop.create_future(), loop)
+        self._orders.put(order)
+        try:
+            return await order.future
+        except BackendError:
+            raise
+        except Exception as error:  # a local model can raise whatever torch raises
+            raise BackendError(f"local models: {type(error).__name__}") from error
+
+    def _run(self) -> None:
+        while True:
+            waiting = [self._orders.get()]
+            while not self._orders.empty():
+                waiting.append(self._orders.get())
+            orders = [order for order in waiting if order is not None]
+            for kind in dict.fromkeys(order.kind for order in orders):
+                self._serve(kind, [order for order in orders if order.kind == kind])
+            if len(orders) < len(waiting):
+                return
+
+    def _serve(self, kind: str, orders: list[_Order[Any]]) -> None:
+        orders = [order for order in orders if not order.future.cancelled()]
+        items = [item for order in orders for item in order.items]
+        if not items:
+            return
+        try:
+            results = self._call(kind, items)
+        except Exception as error:  # whatever it is, those who wait must hear of it
+            if len(orders) == 1:
+                _tell(orders[0], partial(orders[0].future.set_exception, error))
+                return
+            for order in orders:  # only one of them may be to blame
+                self._serve(kind, [order])
+            return
+        start = 0
+        for order in orders:
+            end = start + len(order.items)
+            _tell(order, partial(order.future.set_result, results[start:end]))
+            start = end
+
+    def _call(self, kind: str, items: list[Any]) -> list[Any]:
+        if kind == "attempts":
+            return self._backend.attempts(items)
+        if kind == "verify":
+            return [self._backend.verify(pairs) for pairs in items]
+        return self._backend.prompt_states(items, hidden=kind == "hidden_states")
+
+
+def _tell(order: _Order[Any], settle: Callable[[], object]) -> None:
+    def unless_done() -> None:
+        if not order.future.done():
+            settle()
+
+    try:
+        order.loop.call_soon_threadsafe(unless_done)
+    except RuntimeError:
+        return  # the loop is closed: nobody waits any more

@@ -1,0 +1,378 @@
+"""The decision core: everything about one episode except the waiting.
+
+Nothing here calls a backend. What is needed from one is yielded as `Work` and its result
+sent back, so that the same code runs live (`controller.loop`, one thread) and served
+(`controller.server`, one event loop): they differ in how they wait, and in nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from controller.actions import Action, ActionKind
+from controller.backends.base import PromptState, Request
+from controller.cost import Usage
+from controller.difficulty import Difficulty
+from controller.episodes import LEAST_LOGPROB, NO_ANSWER, AttemptColumns, EpisodeConfig, Episodes
+from controller.errors import ConfigError, IllegalActionError
+from controller.exchange import Exchange, MakeAttempts, ReadPrompt, VerifyAttempts, Work
+from controller.observation import observe
+from controller.types import Attempt, ModelSpec, Question
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_ROW = np.zeros(1, np.int64)
+_UNLIMITED = 2**31
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What was chosen and the numbers behind it.
+
+    Attributes:
+        action: what was chosen.
+        probabilities: of every action of the set, by name; forbidden ones are 0.
+        value: expected return from here on, before acting.
+        observation: by feature name.
+        leader: leading answer before acting.
+        cost: spent before acting, in small-model tokens.
+        propensity: probability with which it would be chosen here again.
+        decided_by: `policy`, or the rule that decided instead.
+    """
+
+    action: Action
+    probabilities: dict[str, float]
+    value: float
+    observation: dict[str, float]
+    leader: str | None
+    cost: float
+    propensity: float = 1.0
+    decided_by: str = "policy"
+
+    @property
+    def stops(self) -> bool:
+        """Whether it ends the episode."""
+        return self.action.kind is ActionKind.STOP
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision(Choice):
+    """A choice carried out.
+
+    Attributes:
+        attempts: what the action brought.
+        final: whether the episode is over.
+    """
+
+    attempts: tuple[Attempt, ...]
+    final: bool = False
+
+
+class Decider(Protocol):
+    """Anything that chooses an episode's next action: the policy, a rule, a guard."""
+
+    def choose(self, episode: EpisodeCore, mask: NDArray[np.bool_]) -> Choice:
+        """One action that `mask`, (1, A), allows."""
+        ...
+
+
+class Pick(Protocol):
+    """Chooses among a limited stock of attempts."""
+
+    def __call__(self, used: int, available: int) -> int:
+        """A position in used..available-1."""
+        ...
+
+
+class Capabilities(Protocol):
+    """What the core must know about a backend, waiting or not."""
+
+    @property
+    def models(self) -> tuple[ModelSpec, ...]:
+        """One model per rung, the small one first."""
+        ...
+
+    def can_verify(self, attempt: Attempt) -> bool:
+        """Whether its verifier could score an attempt."""
+        ...
+
+
+class EpisodeCore:
+    """One question, whoever makes the attempts.
+
+    Args:
+        question: to answer; its reference is never looked at.
+        backend: that will do the work; only asked what it can do.
+        config: the decision process.
+        price: accuracy per unit cost.
+        round_price: accuracy per serial round.
+        budget: hard cap on cost; None for no cap.
+        difficulty: read-out of the prompt state; None when the policy does not read it.
+        pick: chooses the next of a limited stock of attempts, from (used, available) to
+            a position in used..available-1; recorded order when None.
+    """
+
+    def __init__(
+        self,
+        question: Question,
+        backend: Capabilities,
+        config: EpisodeConfig,
+        *,
+        price: float,
+        round_price: float = 0.0,
+        budget: float | None = None,
+        difficulty: Difficulty | None = None,
+        pick: Pick | None = None,
+    ) -> None:
+        if not 0 < price < float("inf"):
+            raise ConfigError(f"price: expected a positive number, found {price}")
+        if not 0 <= round_price < float("inf"):
+            raise ConfigError(f"round_price: expected 0 or more, found {round_price}")
+        if len(backend.models) != config.num_rungs:
+            raise ConfigError(
+                f"backend: expected {config.num_rungs} models, one per rung, found "
+                f"{[model.name for model in backend.models]}"
+            )
+        self.question, self.config = question, config
+        self.price, self.round_price = price, round_price
+        self.budget = float("inf") if budget is None else budget
+        self.state = Episodes(config, 1, config.max_attempts)
+        self.attempts: list[Attempt] = []
+        self.usage = {model.name: Usage() for model in backend.models}
+        self._models, self._can_verify = backend.models, backend.can_verify
+        self._difficulty, self._pick = difficulty, pick
+        self._answer_ids: dict[str, int] = {}
+        self._parents: dict[int, Attempt] = {}
+        self._unverified: list[Attempt] = []
+        self._mask: NDArray[np.bool_] | None = None
+
+    def begin(self) -> Exchange[None]:
+        """Look at the prompt, as far as policy and budget want that."""
+        reads = self.config.reads_prompt
+        if reads and self.budget < float("inf"):
+            prompt: PromptState = yield ReadPrompt(question=self.question, hidden=False)
+            cost = self.state.reading_cost(np.array(prompt.prompt_tokens[0]))
+            reads = bool(cost <= self.budget)
+        prompt = yield ReadPrompt(question=self.question, hidden=reads)
+        self.start(prompt)
+
+    def start(self, prompt: PromptState) -> None:
+        """Begin with a prompt's state already known."""
+        available = prompt.available or (_UNLIMITED,) * self.config.num_rungs
+        self._order = [list(range(n)) if n < _UNLIMITED else [] for n in available]
+        self._count(0, prompt.usage)
+        self.state.reset(
+            _ROW,
+            price=np.array([self.price]),
+            round_price=np.array([self.round_price]),
+            budget=np.array([self.budget]),
+            prompt_tokens=np.array([prompt.prompt_tokens]),
+            limits=np.array([available]),
+            difficulty=self._log_odds(prompt),
+        )
+
+    def _log_odds(self, prompt: PromptState) -> NDArray[np.float64]:
+        if self._difficulty is None or prompt.hidden is None:
+            return np.full((1, self.config.num_rungs), np.nan)
+        return self._difficulty.log_odds(prompt.hidden[None])
+
+    def _count(self, rung: int, usage: Usage) -> None:
+        name = self._models[rung].name
+        self.usage[name] = self.usage[name] + usage
+
+    @property
+    def answer(self) -> str | None:
+        """Leading answer; None before the first one."""
+        leader = int(self.state.leader[0])
+        return None if leader == NO_ANSWER else self.answers[leader]
+
+    @property
+    def answers(self) -> list[str]:
+        """Distinct answers, in the order in which they came."""
+        return list(self._answer_ids)
+
+    @property
+    def cost(self) -> float:
+        """Cost so far, in small-model tokens."""
+        return float(self.state.spent[0])
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing but STOP is left to do."""
+        return bool(self.mask().sum() == 1)
+
+    def observation(self) -> NDArray[np.float32]:
+        """What the policy sees, (1, D)."""
+        return observe(self.state)
+
+    def mask(self) -> NDArray[np.bool_]:
+        """Allowed actions, (1, A)."""
+        if self._mask is None:
+            self._mask = self.state.mask()
+        return self._mask
+
+    def exchange(self, action: Action) -> Exchange[tuple[Attempt, ...]]:
+        """Carry out an action other than STOP; returns what it brought.
+
+        Raises:
+            IllegalActionError: the mask forbids it.
+        """
+        position = self.config.actions.index(action)
+        if action.kind is ActionKind.STOP or not self.mask()[0, position]:
+            allowed = [
+                str(a) for a, ok in zip(self.config.actions, self.mask()[0], strict=True) if ok
+            ]
+            raise IllegalActionError(
+                f"{self.question.question_id}: expected one of {allowed} other than STOP, found "
+                f"{action}"
+            )
+        if action.kind is ActionKind.VERIFY:
+            verdict = yield VerifyAttempts(
+                pairs=tuple((self.question, a) for a in self._unverified)
+            )
+            self._count(0, verdict.usage)
+            self.verified(verdict.scores)
+            return ()
+        attempts = tuple((yield MakeAttempts(requests=self._requests(action))))
+        self.made(attempts)
+        return attempts
+
+    def made(self, attempts: Sequence[Attempt]) -> None:
+        """Take note of the attempts of one round."""
+        for attempt in attempts:
+            self._record(attempt)
+        self.state.finish_round(_ROW)
+        self._mask = None
+
+    def verified(self, scores: Sequence[float]) -> None:
+        """Take note of the scores of all attempts that had none."""
+        for attempt, score in zip(self._unverified, scores, strict=True):
+            answer = NO_ANSWER if attempt.answer is None else self._answer_ids[attempt.answer]
+            self.state.score(_ROW, np.array([answer]), np.array([attempt.rung]), np.array([score]))
+            place = next(i for i, made in enumerate(self.attempts) if made is attempt)
+            self.attempts[place] = replace(attempt, verifier_score=score)
+        self.state.finish_verification(_ROW)
+        self._unverified, self._mask = [], None
+
+    def _requests(self, action: Action) -> tuple[Request, ...]:
+        if action.kind is ActionKind.REVISE:
+            parent = self._parents[int(self.state.leader[0])]
+            index = int(self.state.take_child(_ROW)[0])
+            revision = Request(
+                question=self.question, action=action.kind, index=index, parent=parent
+            )
+            return (revision,)
+        rung = int(self.state.next_rung[0]) if action.kind is ActionKind.ESCALATE else 0
+        used = int(self.state.counts[0, rung])
+        return tuple(
+            Request(
+                question=self.question,
+                action=action.kind,
+                rung=rung,
+                index=self._next_index(rung, used + i),
+            )
+            for i in range(action.width)
+        )
+
+    def _next_index(self, rung: int, used: int) -> int:
+        order = self._order[rung]
+        if not order:
+            return used
+        picked = used if self._pick is None else self._pick(used, len(order))
+        index = order[picked]
+        order[picked] = order[used]
+        return index
+
+    def _record(self, attempt: Attempt) -> None:
+        self.attempts.append(attempt)
+        scoreable = self.config.verifies and self._can_verify(attempt)
+        if scoreable:
+            self._unverified.append(attempt)
+        self._count(attempt.rung, attempt.usage)
+        answer = NO_ANSWER
+        if attempt.answer is not None:
+            answer = self._answer_ids.setdefault(attempt.answer, len(self._answer_ids))
+        revisions = _UNLIMITED if attempt.num_revisions is None else attempt.num_revisions
+        if revisions and attempt.rung == 0 and answer != NO_ANSWER:
+            self._parents[answer] = attempt
+        self.state.record(
+            _ROW,
+            np.array([attempt.action is ActionKind.REVISE]),
+            AttemptColumns(
+                rung=np.array([attempt.rung]),
+                answer=np.array([answer]),
+                prompt_tokens=np.array([attempt.prompt_tokens]),
+                completion_tokens=np.array([attempt.completion_tokens]),
+                mean_logprob=np.maximum(_column(attempt.mean_logprob), LEAST_LOGPROB),
+                min_logprob=np.maximum(_column(attempt.min_logprob), LEAST_LOGPROB),
+                scoreable=np.array([scoreable]),
+                first_child=_ROW,
+                num_children=np.array([revisions]),
+            ),
+        )
+
+    def best_attempt(self) -> Attempt | None:
+        """The first attempt that gave the leading answer."""
+        return next(
+            (a for a in self.attempts if a.answer is not None and a.answer == self.answer), None
+        )
+
+
+def _column(value: float | None) -> NDArray[np.float64]:
+    return np.array([np.nan if value is None else value], np.float64)
+
+
+def play(episode: EpisodeCore, decider: Decider) -> Generator[Work | Choice, Any, None]:
+    """The decision loop, from an episode that has begun to its end.
+
+    Yields:
+        Each choice when it is made, the work that it takes, and the `Decision` once carried
+        out. Only work expects a result to be sent.
+    """
+    while True:
+        choice = decider.choose(episode, episode.mask())
+        yield choice
+        attempts = () if choice.stops else (yield from episode.exchange(choice.action))
+        final = choice.stops or episode.over
+        yield Decision(**vars(choice), attempts=attempts, final=final)
+        if final:
+            return
+
+
+def steps(
+    loop: Generator[Work | Choice, Any, None], perform: Callable[[Work], Any]
+) -> Iterator[Choice]:
+    """Choices and decisions of a decision loop, run in this thread."""
+    result = None
+    while True:
+        try:
+            step = loop.send(result)
+        except StopIteration:
+            return
+        result = None
+        if isinstance(step, Choice):
+            yield step
+        else:
+            result = perform(step)
+
+
+async def steps_async(
+    loop: Generator[Work | Choice, Any, None], perform: Callable[[Work], Awaitable[Any]]
+) -> AsyncIterator[Choice]:
+    """Choices and decisions of a decision loop, run on the event loop."""
+    result = None
+    while True:
+        try:
+            step = loop.send(result)
+        except StopIteration:
+            return
+        result = None
+        if isinstance(step, Choice):
+            yield step
+        else:
+            result = await perform(step)

@@ -1,0 +1,126 @@
+"""Who chooses: the trained policy or a rule, behind one protocol."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from controller.core import Choice, EpisodeCore
+from controller.errors import ConfigError
+from controller.observation import OBSERVATION_NAMES
+from controller.policy import Policy, PolicyNetwork
+
+Layers = list[tuple[NDArray[np.float32], NDArray[np.float32]]]
+
+
+class PolicyDecider:
+    """A trained policy at batch 1, in NumPy: torch takes four times as long for so little.
+
+    Args:
+        policy: the trained network.
+        exploration: share of decisions that are drawn from the policy's distribution; the
+            others are its most likely action.
+        seed: of what is drawn.
+    """
+
+    def __init__(self, policy: PolicyNetwork, *, exploration: float = 0.0, seed: int = 0) -> None:
+        if not 0 <= exploration <= 1:
+            raise ConfigError(f"exploration: expected 0 to 1, found {exploration}")
+        ignored = [OBSERVATION_NAMES.index(name) for name in policy.config.ignored_features]
+        self._actor, self._critic = (
+            _layers(network, ignored) for network in (policy.actor, policy.critic)
+        )
+        self.exploration, self._rng = exploration, np.random.default_rng(seed)
+        self.digest = policy_digest(policy)
+
+    def judge(
+        self, observation: NDArray[np.float32], mask: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float32], float]:
+        """Probabilities of all actions, (A,), and the expected return.
+
+        Args:
+            observation: (1, D).
+            mask: (1, A).
+        """
+        logits = np.where(mask[0], _forward(observation, self._actor)[0], -np.inf)
+        odds = np.exp(logits - logits.max())
+        return odds / odds.sum(), float(_forward(observation, self._critic)[0, 0])
+
+    def choose(self, episode: EpisodeCore, mask: NDArray[np.bool_]) -> Choice:
+        """See `Decider.choose`."""
+        observation = episode.observation()
+        probabilities, value = self.judge(observation, mask)
+        likeliest = position = int(probabilities.argmax())
+        if self.exploration and self._rng.random() < self.exploration:
+            position = int(
+                self._rng.choice(len(probabilities), p=probabilities / probabilities.sum())
+            )
+        propensity = self.exploration * float(probabilities[position])
+        propensity += (1 - self.exploration) * (position == likeliest)
+        names = map(str, episode.config.actions)
+        return Choice(
+            action=episode.config.actions[position],
+            probabilities=dict(zip(names, probabilities.tolist(), strict=True)),
+            value=value,
+            observation=dict(zip(OBSERVATION_NAMES, observation[0].tolist(), strict=True)),
+            leader=episode.answer,
+            cost=episode.cost,
+            propensity=propensity,
+        )
+
+
+class RuleDecider:
+    """A rule decides; the policy's view of the same situation is kept beside its choice.
+
+    Args:
+        rule: any batch policy, as in `controller.baselines`.
+        name: shown as `decided_by`.
+        beside: tells probabilities and value.
+    """
+
+    def __init__(self, rule: Policy, name: str, beside: PolicyDecider) -> None:
+        self.rule, self.name, self.beside = rule, name, beside
+
+    def choose(self, episode: EpisodeCore, mask: NDArray[np.bool_]) -> Choice:
+        """See `Decider.choose`."""
+        position = int(self.rule.act(episode.state, mask)[0])
+        return replace(
+            self.beside.choose(episode, mask),
+            action=episode.config.actions[position],
+            propensity=1.0,
+            decided_by=self.name,
+        )
+
+
+def policy_digest(policy: PolicyNetwork) -> str:
+    """SHA-256 over parameter names and bytes, shortened, in hex."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(policy.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _layers(network: nn.Sequential, ignored: list[int]) -> Layers:
+    """Weights and biases; of what the network ignores, none."""
+    layers = [
+        (
+            layer.weight.detach().cpu().numpy().T.copy(),
+            layer.bias.detach().cpu().numpy().copy(),
+        )
+        for layer in network
+        if isinstance(layer, nn.Linear)
+    ]
+    layers[0][0][ignored] = 0.0
+    return layers
+
+
+def _forward(x: NDArray[np.float32], layers: Layers) -> NDArray[np.float32]:
+    for weight, bias in layers[:-1]:
+        x = np.tanh(x @ weight + bias)
+    weight, bias = layers[-1]
+    return x @ weight + bias

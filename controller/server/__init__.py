@@ -1,0 +1,1 @@
+"""An OpenAI-compatible service in front of a ladder of models."""

@@ -1,0 +1,306 @@
+"""The HTTP side: routes, keys, errors, streams."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+from opentelemetry import propagate, trace
+from pydantic import BaseModel, ValidationError
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from controller.core import Choice
+from controller.errors import CheckpointError, ConfigError
+from controller.server.decide import decide
+from controller.server.engine import Engine
+from controller.server.failures import bad_request, bug, engine_error, error_body, http_error
+from controller.server.keys import Keys
+from controller.server.metrics import Metrics
+from controller.server.middleware import LimitSize, Observe, ScrubHeaders
+from controller.server.openapi import document
+from controller.server.replies import (
+    ALIVE,
+    DONE,
+    Chunks,
+    chat_json,
+    completion_json,
+    sse,
+)
+from controller.server.schema import (
+    MODEL,
+    ChatRequest,
+    CompletionRequest,
+    DecideRequest,
+    read_terms,
+)
+from controller.server.terms import NoAnswerError, Served, Terms
+
+_tracer = trace.get_tracer("allot")
+
+ALIVE_EVERY_S = 15.0
+
+B = TypeVar("B", bound=BaseModel)
+T = TypeVar("T")
+
+
+class Service:
+    """Everything that the routes share.
+
+    Args:
+        engine: answers.
+        keys: who may ask.
+        metrics: what is counted.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        keys: Keys | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self.engine, self.keys, self.metrics = engine, keys or Keys(), metrics or Metrics()
+        self.in_flight, self.draining = 0, False
+        self.metrics.in_flight.set_function(lambda: self.in_flight)
+        for rung, model in enumerate(engine.backend.models):
+            self.metrics.watch(model.name, partial(engine.backend.available, rung))
+
+    def app(self) -> Starlette:
+        """The ASGI application."""
+        routes = [
+            Route("/v1/chat/completions", self.chat, methods=["POST"]),
+            Route("/v1/completions", self.complete, methods=["POST"]),
+            Route("/v1/decide", self.decide, methods=["POST"]),
+            Route("/v1/models", self.models, methods=["GET"]),
+            Route("/v1/models/{model}", self.model, methods=["GET"]),
+            Route("/health", self.health, methods=["GET"]),
+            Route("/ready", self.ready, methods=["GET"]),
+            Route("/metrics", self.metrics_text, methods=["GET"]),
+            Route("/openapi.json", self.openapi, methods=["GET"]),
+        ]
+        limits = self.engine.limits
+        paths = frozenset(route.path for route in routes)
+        return Starlette(
+            routes=routes,
+            middleware=[
+                Middleware(Observe, metrics=self.metrics, paths=paths),
+                Middleware(ScrubHeaders),
+                Middleware(LimitSize, limits=limits),
+            ],
+            exception_handlers={HTTPException: http_error, Exception: bug},
+            lifespan=self._lifespan,
+        )
+
+    @asynccontextmanager
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        yield
+        await self.engine.backend.close()
+        await self.engine.equivalence.close()
+
+    def _caller(self, request: Request) -> str:
+        caller = self.keys.caller(request.headers.get("authorization", ""))
+        if caller is None:
+            self.metrics.turned_away.labels("key").inc()
+            raise HTTPException(401, "a valid API key is needed", {"www-authenticate": "Bearer"})
+        return caller
+
+    def _check_room(self) -> None:
+        if self.in_flight >= self.engine.limits.max_in_flight:
+            self.metrics.turned_away.labels("busy").inc()
+            raise HTTPException(429, "too many questions at once", {"retry-after": "1"})
+
+    @contextlib.contextmanager
+    def _taken_in(self) -> Iterator[None]:
+        self.in_flight += 1
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+
+    async def chat(self, request: Request) -> Response:
+        """POST /v1/chat/completions."""
+        return await self._completion(request, ChatRequest)
+
+    async def complete(self, request: Request) -> Response:
+        """POST /v1/completions."""
+        return await self._completion(request, CompletionRequest)
+
+    async def _completion(
+        self, request: Request, kind: type[ChatRequest] | type[CompletionRequest]
+    ) -> Response:
+        caller = self._caller(request)
+        asked = await _body(request, kind)
+        if asked.model != MODEL:
+            raise HTTPException(404, f"model: expected {MODEL!r}; see /v1/models")
+        try:
+            seed = asked.seed if asked.seed is not None and 0 <= asked.seed <= 2**31 else None
+            terms = read_terms(asked.allot, request.headers, seed)
+            question = asked.question(self.engine.limits.max_new_tokens)
+        except ValueError as error:
+            raise bad_request(error) from None
+
+        context = propagate.extract(request.headers)
+
+        async def answer(emit: Callable[[Choice], None] = lambda choice: None) -> Served:
+            with _tracer.start_as_current_span(
+                request.url.path, context=context, kind=trace.SpanKind.SERVER
+            ):
+                return await self.engine.answer(
+                    question, terms, caller=caller, sticky=asked.user, emit=emit
+                )
+
+        self._check_room()
+        chat = kind is ChatRequest
+        if asked.stream:
+            return self._stream(request, asked.include_usage, terms, answer, chat=chat)
+        with self._taken_in():
+            try:
+                served = await _unless_gone(request, answer())
+            except (NoAnswerError, ConfigError, CheckpointError) as error:
+                return engine_error(error)
+        if served is None:
+            return Response(status_code=499)
+        form = chat_json if chat else completion_json
+        return JSONResponse(form(served, explain=terms.explain))
+
+    def _stream(
+        self,
+        request: Request,
+        include_usage: bool,
+        terms: Terms,
+        answer: Callable[[Callable[[Choice], None]], Coroutine[Any, Any, Served]],
+        *,
+        chat: bool,
+    ) -> Response:
+        chunks = Chunks(chat=chat, explain=terms.explain)
+        events: asyncio.Queue[bytes | None] = asyncio.Queue()
+
+        async def work() -> None:
+            try:
+                served = await answer(lambda choice: events.put_nowait(chunks.choice(choice)))
+                events.put_nowait(chunks.answer(served, include_usage=include_usage))
+                events.put_nowait(DONE)
+            except (NoAnswerError, ConfigError, CheckpointError) as error:
+                _, body = error_body(error)
+                events.put_nowait(sse(body))
+            finally:
+                events.put_nowait(None)
+
+        async def stream() -> AsyncIterator[bytes]:
+            with self._taken_in():
+                yield chunks.first()
+                task = asyncio.create_task(work())
+                gone = asyncio.create_task(_disconnected(request))
+                gone.add_done_callback(lambda _: task.cancel())
+                try:
+                    while (event := await _next(events)) is not None:
+                        yield event
+                finally:
+                    await _cancelled(task, gone)
+
+        return StreamingResponse(
+            stream(), media_type="text/event-stream", headers={"cache-control": "no-store"}
+        )
+
+    async def decide(self, request: Request) -> Response:
+        """POST /v1/decide."""
+        self._caller(request)
+        asked = await _body(request, DecideRequest)
+        try:
+            terms = read_terms(asked.allot, request.headers, None)
+            arm = self.engine.arms.assign(terms.question_id or "")
+            return JSONResponse(decide(asked, terms, arm))
+        except (ValueError, CheckpointError) as error:
+            raise bad_request(error) from None
+
+    async def models(self, request: Request) -> Response:
+        """GET /v1/models."""
+        self._caller(request)
+        return JSONResponse({"object": "list", "data": [self._model()]})
+
+    async def model(self, request: Request) -> Response:
+        """GET /v1/models/{model}."""
+        self._caller(request)
+        if request.path_params["model"] != MODEL:
+            raise HTTPException(404, f"model: expected {MODEL!r}")
+        return JSONResponse(self._model())
+
+    def _model(self) -> dict[str, Any]:
+        engine = self.engine
+        arms = [{"name": arm.name, "policy": arm.digest} for arm in engine.arms.arms]
+        ladder = [model.name for model in engine.backend.models]
+        shown = {"ladder": ladder, "arms": arms}
+        return {"id": MODEL, "object": "model", "created": 0, "owned_by": "allot", "allot": shown}
+
+    async def health(self, request: Request) -> Response:
+        """GET /health: whether the process runs."""
+        return JSONResponse({"status": "ok"})
+
+    async def ready(self, request: Request) -> Response:
+        """GET /ready: whether questions can be answered, if only by one model."""
+        backend = self.engine.backend
+        wrong = await backend.check()
+        up = [
+            model.name
+            for rung, model in enumerate(backend.models)
+            if model.name not in wrong and backend.available(rung)
+        ]
+        ready = bool(up) and not self.draining
+        state = {"ready": ready, "draining": self.draining, "available": up, "wrong": wrong}
+        return JSONResponse(state, 200 if ready else 503)
+
+    async def metrics_text(self, request: Request) -> Response:
+        """GET /metrics."""
+        self._caller(request)
+        return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    async def openapi(self, request: Request) -> Response:
+        """GET /openapi.json."""
+        return JSONResponse(document(keys=self.keys.required))
+
+
+async def _body(request: Request, kind: type[B]) -> B:
+    try:
+        return kind.model_validate_json(await request.body())
+    except ValidationError as error:
+        raise bad_request(error) from None
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
+    """The result of some work; None, and the work cancelled, if the client goes away."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return await task if task.done() else None
+    finally:
+        await _cancelled(task, gone)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _next(events: asyncio.Queue[bytes | None]) -> bytes | None:
+    """The next event, or a sign of life."""
+    try:
+        async with asyncio.timeout(ALIVE_EVERY_S):
+            return await events.get()
+    except TimeoutError:
+        return ALIVE
+
+
+async def _cancelled(*tasks: asyncio.Future[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

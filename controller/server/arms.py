@@ -1,0 +1,157 @@
+"""Which controller decides: versions side by side, shadows, and a guard for strange cases."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller import baselines
+from controller.backends.asynchronous import AsyncBackend
+from controller.baselines import Rule, RulePolicy
+from controller.checkpoint import Checkpoint
+from controller.core import Choice, Decider, EpisodeCore
+from controller.deciders import PolicyDecider, RuleDecider
+from controller.episodes import EpisodeConfig
+from controller.errors import ConfigError
+from controller.support import Support
+
+RULES: Mapping[str, Rule] = {
+    "always-small": baselines.SelfConsistency(1),
+    "always-large": baselines.AlwaysLarge(),
+    "self-consistency-5": baselines.SelfConsistency(5),
+    "adaptive-cascade": baselines.AdaptiveCascade(0.9, 8),
+}
+"""Static rules by the name that operators know them by."""
+
+
+def named_rule(name: str) -> RulePolicy:
+    """A static rule.
+
+    Raises:
+        ConfigError: no rule has that name.
+    """
+    if name not in RULES:
+        raise ConfigError(f"rule: expected one of {sorted(RULES)}, found {name!r}")
+    return RulePolicy(RULES[name])
+
+
+class Guarded:
+    """Lets the policy decide where it has been in training, and a rule everywhere else.
+
+    Once a question has led outside, the rule sees it through.
+
+    Args:
+        inner: decides normally.
+        support: where the policy has been.
+        rule: decides elsewhere.
+        on_stray: told the feature that is outside.
+    """
+
+    def __init__(
+        self, inner: Decider, support: Support, rule: Decider, on_stray: Callable[[str], None]
+    ) -> None:
+        self._inner, self._support, self._rule = inner, support, rule
+        self._on_stray, self._strayed = on_stray, False
+
+    def choose(self, episode: EpisodeCore, mask: NDArray[np.bool_]) -> Choice:
+        """See `Decider.choose`."""
+        if not self._strayed:
+            choice = self._inner.choose(episode, mask)
+            feature = self._support.stray(np.fromiter(choice.observation.values(), np.float64))
+            if feature is None:
+                return choice
+            self._strayed = True
+            self._on_stray(feature)
+        return self._rule.choose(episode, mask)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One version that answers a share of the questions.
+
+    Attributes:
+        name: in logs, metrics and responses.
+        checkpoint: what decides.
+        process: the decision process that it is deployed in.
+        decider: the policy alone.
+        share: of all questions, relative to the other arms'.
+        price: accuracy per unit cost where an asker says nothing; mid-range when None.
+        always: name of the rule that decides in its stead, while it is only watched.
+        fallback: name of the rule that decides where the policy has not been in training;
+            None switches the guard off.
+    """
+
+    name: str
+    checkpoint: Checkpoint
+    process: EpisodeConfig
+    decider: PolicyDecider
+    share: float = 1.0
+    price: float | None = None
+    always: str | None = None
+    fallback: str | None = "adaptive-cascade"
+
+    @property
+    def digest(self) -> str:
+        """Of the policy's weights."""
+        return self.decider.digest
+
+    def new_decider(self, on_stray: Callable[[str], None]) -> Decider:
+        """Who decides one question."""
+        if self.always is not None:
+            return RuleDecider(named_rule(self.always), self.always, self.decider)
+        support = self.checkpoint.support
+        if self.fallback is None or support is None:
+            return self.decider
+        rule = RuleDecider(named_rule(self.fallback), self.fallback, self.decider)
+        return Guarded(self.decider, support, rule, on_stray)
+
+
+class Arms:
+    """All versions; which one answers follows from a hash, so that it stays the same.
+
+    Args:
+        arms: at least one, with different names.
+        salt: another one deals the cards anew.
+    """
+
+    def __init__(self, arms: Sequence[Arm], salt: str = "allot") -> None:
+        shares = [arm.share for arm in arms]
+        if not arms or min(shares) < 0 or not 0 < sum(shares) < float("inf"):
+            raise ConfigError(f"arms: expected shares of 0 or more, not all 0, found {shares}")
+        if len({arm.name for arm in arms}) < len(arms):
+            raise ConfigError(f"arms: expected different names, found {[a.name for a in arms]}")
+        self.arms, self._salt = tuple(arms), salt
+        self._bounds = np.cumsum(shares) / sum(shares)
+
+    def assign(self, key: str) -> Arm:
+        """The arm of a caller, conversation or question."""
+        digest = hashlib.blake2b(f"{self._salt}\0{key}".encode(), digest_size=8).digest()
+        place = int.from_bytes(digest, "big") / 2**64
+        position = int(np.searchsorted(self._bounds, place, side="right"))
+        return self.arms[min(position, len(self.arms) - 1)]
+
+
+def deployed_process(checkpoint: Checkpoint, backend: AsyncBackend) -> EpisodeConfig:
+    """The decision process of a checkpoint on these models.
+
+    What the models cannot do falls away: reading prompt states, revising. Models must
+    stand on as many rungs as in training.
+
+    Raises:
+        ConfigError: the ladder has another length.
+    """
+    process = checkpoint.config
+    if len(backend.models) != process.num_rungs:
+        raise ConfigError(
+            f"{checkpoint.path}: expected models on {process.num_rungs} rungs, found "
+            f"{[model.name for model in backend.models]}"
+        )
+    return replace(
+        process,
+        reads_prompt=process.reads_prompt and backend.reads_prompts,
+        max_revisions=process.max_revisions if backend.revises else 0,
+    )

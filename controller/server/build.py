@@ -1,0 +1,234 @@
+"""From settings to a service: models, arms, and their renewal while it runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from controller.answers import stated_answer
+from controller.backends.asynchronous import AsyncBackend, Ladder
+from controller.backends.endpoint import Endpoint
+from controller.backends.openai import OpenAIBackend
+from controller.checkpoint import Checkpoint, load_checkpoint
+from controller.deciders import PolicyDecider
+from controller.errors import AllotError, ConfigError
+from controller.server.app import Service
+from controller.server.arms import Arm, Arms, deployed_process
+from controller.server.config import ServeConfig
+from controller.server.engine import Engine
+from controller.server.equivalence import Embedding, Equivalence, Exact, Numeric
+from controller.server.keys import Keys
+from controller.server.logs import episode_fields, episode_log, service_log
+from controller.server.metrics import Metrics
+from controller.server.terms import Served
+from controller.types import ModelSpec
+
+KEY_VARIABLE = "ALLOT_UPSTREAM_KEY_{rung}"
+EMBEDDING_KEY_VARIABLE = "ALLOT_EMBEDDING_KEY"
+
+Extract = Callable[[str], str | None]
+
+
+def whole_text(text: str) -> str | None:
+    """The text itself as its answer, for questions that have no short one."""
+    return text.strip() or None
+
+
+def build_service(config: ServeConfig) -> Service:
+    """A service, ready to be listened with.
+
+    Raises:
+        ConfigError: settings that contradict one another.
+        CheckpointError: a checkpoint that cannot be read.
+        BackendError: a local model that cannot be loaded.
+    """
+    metrics = Metrics()
+    checkpoint = load_checkpoint(config.controller)
+    backend = build_backend(config, checkpoint, metrics)
+    engine = Engine(
+        build_arms(config, backend, metrics),
+        backend,
+        limits=config.limits,
+        equivalence=build_equivalence(config.equivalence),
+        on_served=partial(_served, metrics, config.log_texts),
+        on_stray=lambda arm, feature: metrics.strays.labels(arm, feature).inc(),
+    )
+    keys = Keys.read(config.keys) if config.keys else Keys()
+    return Service(engine, keys=keys, metrics=metrics)
+
+
+def _served(metrics: Metrics, texts: bool, served: Served) -> None:
+    metrics.served(served)
+    episode_log.info("episode", extra={"fields": episode_fields(served, texts=texts)})
+
+
+def build_arms(config: ServeConfig, backend: AsyncBackend, metrics: Metrics) -> Arms:
+    """All arms, read from disk now."""
+    main = 1.0 - sum(variant.share for variant in config.variants)
+    named = [("main", config.controller, main)]
+    named += [(v.name, v.path, v.share) for v in config.variants]
+    arms = []
+    for name, path, share in named:
+        checkpoint = load_checkpoint(path)
+        if config.fallback is not None and checkpoint.support is None:
+            service_log.warning("no_guard", extra={"fields": {"checkpoint": str(path)}})
+        arms.append(
+            Arm(
+                name=name,
+                checkpoint=checkpoint,
+                process=deployed_process(checkpoint, backend),
+                decider=PolicyDecider(checkpoint.policy, exploration=config.exploration),
+                share=share,
+                price=config.price,
+                always=config.always,
+                fallback=config.fallback,
+            )
+        )
+    metrics.policy.clear()
+    for arm in arms:
+        metrics.policy.labels(arm.name, arm.digest).set(1)
+    return Arms(arms)
+
+
+class Reloader:
+    """Reads checkpoints anew, and keeps the old ones if the new ones are not good.
+
+    Requests that are being answered finish with the arms that they began with.
+
+    Args:
+        config: where they lie.
+        service: that uses them.
+    """
+
+    def __init__(self, config: ServeConfig, service: Service) -> None:
+        self._config, self._service = config, service
+        self._seen = self._stamps()
+
+    def _stamps(self) -> list[float]:
+        paths = [self._config.controller, *(v.path for v in self._config.variants)]
+        files = [Path(path) / "controller.json" for path in paths]
+        return [file.stat().st_mtime_ns if file.exists() else 0 for file in files]
+
+    def reload_if_changed(self) -> None:
+        """Reload if a checkpoint has been written since."""
+        if self._stamps() != self._seen:
+            self.reload()
+
+    def reload(self) -> None:
+        """Reload now."""
+        self._seen = self._stamps()
+        engine, metrics = self._service.engine, self._service.metrics
+        try:
+            engine.arms = build_arms(self._config, engine.backend, metrics)
+        except AllotError as error:
+            metrics.reloads.labels("refused").inc()
+            service_log.error("reload_refused", extra={"fields": {"why": str(error)}})
+            return
+        metrics.reloads.labels("done").inc()
+        policies = {arm.name: arm.digest for arm in engine.arms.arms}
+        service_log.info("reloaded", extra={"fields": {"policies": policies}})
+
+
+def build_backend(config: ServeConfig, checkpoint: Checkpoint, metrics: Metrics) -> AsyncBackend:
+    """The ladder of models."""
+    models = config.models or _named_models(checkpoint)
+    if len(models) != checkpoint.config.num_rungs:
+        raise ConfigError(
+            f"models: expected {checkpoint.config.num_rungs}, as {config.controller} was trained "
+            f"for {[m.name for m in checkpoint.models]}, found {list(models)}"
+        )
+    extract = whole_text if config.whole_texts else stated_answer
+    rungs = [
+        _endpoint(source, rung, config, checkpoint, metrics, extract)
+        if source.startswith(("http://", "https://"))
+        else _local(source, rung, config, checkpoint, extract)
+        for rung, source in enumerate(models)
+    ]
+    return Ladder(rungs)
+
+
+def _named_models(checkpoint: Checkpoint) -> tuple[str, ...]:
+    if not checkpoint.model_paths or checkpoint.path is None:
+        raise ConfigError(
+            f"models: expected --small and --large, since {checkpoint.path} names none"
+        )
+    return tuple(str((checkpoint.path / path).resolve()) for path in checkpoint.model_paths)
+
+
+def _longest(rung: int, config: ServeConfig, checkpoint: Checkpoint) -> int:
+    return config.max_new_tokens or checkpoint.config.max_completion_tokens[rung]
+
+
+def _endpoint(
+    source: str,
+    rung: int,
+    config: ServeConfig,
+    checkpoint: Checkpoint,
+    metrics: Metrics,
+    extract: Extract,
+) -> AsyncBackend:
+    url, _, name = source.partition("#")
+    trained: ModelSpec = checkpoint.models[rung]
+    adapted = any(adapter.name == "reviser" for adapter in trained.adapters)
+    upstream = config.upstream
+    return OpenAIBackend(
+        Endpoint(
+            base_url=url,
+            model=name or trained.name,
+            api_key=os.environ.get(KEY_VARIABLE.format(rung=rung), "none"),
+            reviser=upstream.reviser if rung == 0 else None,
+            # A policy that learned with a reviser's adapter must not revise without it.
+            revises=rung == 0 and (upstream.reviser is not None or not adapted),
+            parameters=trained.parameters,
+            max_new_tokens=_longest(rung, config, checkpoint),
+            asks_n=upstream.asks_n,
+            streams=upstream.streams,
+            body=upstream.body,
+            read_timeout_s=upstream.read_timeout_s,
+            max_retries=upstream.max_retries,
+            max_connections=4 * config.limits.max_in_flight,
+        ),
+        extract=extract,
+        observe=metrics.tried,
+    )
+
+
+def _local(
+    source: str, rung: int, config: ServeConfig, checkpoint: Checkpoint, extract: Extract
+) -> AsyncBackend:
+    from controller.backends.adapters import load_adapters
+    from controller.backends.threaded import ThreadedBackend
+    from controller.backends.transformers import TransformersBackend, load_model
+
+    loaded = load_model(Path(source) if Path(source).is_dir() else source, 0)
+    trained = checkpoint.models[rung]
+    if trained.digest and loaded.digest != trained.digest:
+        fields = {"model": source, "expected": trained.digest, "found": loaded.digest}
+        service_log.warning("other_weights", extra={"fields": fields})
+    if rung == 0 and checkpoint.adapter_paths and loaded.digest == trained.digest:
+        root = checkpoint.path or Path()
+        paths = {name: (root / p).resolve() for name, p in checkpoint.adapter_paths.items()}
+        loaded = load_adapters(loaded, paths)
+    adapted = {adapter.name for adapter in trained.adapters} <= {a.name for a in loaded.adapters}
+    backend = TransformersBackend(
+        [loaded], max_new_tokens=_longest(rung, config, checkpoint), extract=extract
+    )
+    return ThreadedBackend(backend, reads_prompts=rung == 0, revises=rung == 0 and adapted)
+
+
+def build_equivalence(setting: str) -> Equivalence:
+    """When two answers are the same.
+
+    Raises:
+        ConfigError: neither exact nor numeric nor URL#MODEL.
+    """
+    if setting == "exact":
+        return Exact()
+    if setting == "numeric":
+        return Numeric()
+    url, _, model = setting.partition("#")
+    if not url.startswith(("http://", "https://")) or not model:
+        raise ConfigError(f"equivalence: expected exact, numeric or URL#MODEL, found {setting!r}")
+    return Embedding(url, model, api_key=os.environ.get(EMBEDDING_KEY_VARIABLE, "none"))

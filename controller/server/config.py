@@ -1,0 +1,135 @@
+"""How a service is set up."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from controller.errors import ConfigError
+from controller.server.arms import named_rule
+from controller.server.limits import Limits
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upstream:
+    """How models behind servers are asked; see `controller.backends.openai.Endpoint`.
+
+    Attributes:
+        asks_n: several choices in one request.
+        streams: stream from them.
+        body: further fields of each request.
+        reviser: name of the model that REVISE asks on the small model's server.
+        read_timeout_s: between two bytes.
+        max_retries: further tries per attempt.
+    """
+
+    asks_n: bool = False
+    streams: bool = False
+    body: Mapping[str, Any] = field(default_factory=dict)
+    reviser: str | None = None
+    read_timeout_s: float = 60.0
+    max_retries: int = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """Another controller that answers a share of the questions.
+
+    Attributes:
+        name: in logs, metrics and responses.
+        path: of its checkpoint.
+        share: of all questions, below 1.
+    """
+
+    name: str
+    path: Path
+    share: float
+
+    @classmethod
+    def parse(cls, text: str) -> Variant:
+        """From NAME=DIR:SHARE.
+
+        Raises:
+            ConfigError: another form, or a share that is not between 0 and 1.
+        """
+        found = re.fullmatch(r"(?P<name>[\w.-]+)=(?P<path>.+):(?P<share>[0-9.]+)", text)
+        share = float(found["share"]) if found and found["share"].count(".") <= 1 else 0.0
+        if found is None or not 0 < share < 1:
+            raise ConfigError(
+                f"variant: expected NAME=DIR:SHARE with a share between 0 and 1, found {text!r}"
+            )
+        return cls(name=found["name"], path=Path(found["path"]), share=share)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig:
+    """Everything that an operator chooses.
+
+    Attributes:
+        controller: checkpoint.
+        models: directory or URL#MODEL per rung, the small one first; empty for the models
+            that the checkpoint names.
+        host: to listen on; anything but loopback needs keys.
+        port: to listen on.
+        keys: file with API keys; None lets anyone ask.
+        price: accuracy per small-model token where an asker says nothing.
+        limits: what callers may spend.
+        upstream: how servers are asked.
+        max_new_tokens: longest attempt; None for what the controller was trained with.
+        equivalence: `exact`, `numeric`, or URL#MODEL of a server of embeddings.
+        whole_texts: whether the whole text of an attempt is its answer, for open questions.
+        fallback: rule that decides where the policy has not been in training; None for none.
+        always: rule that decides always, the policy only being watched.
+        variants: further controllers.
+        exploration: share of decisions drawn at random from the policy.
+        log: file for episodes; standard error when None.
+        log_texts: whether questions and attempts may be written down.
+        watch_s: how often the checkpoints are looked at for changes; 0 for never.
+        drain_s: how long /ready says no before the service stops taking requests.
+        shutdown_s: how long requests may take to finish after that.
+        telemetry: send spans by OTLP, as the OTEL_* variables say.
+    """
+
+    controller: Path
+    models: tuple[str, ...] = ()
+    host: str = "127.0.0.1"
+    port: int = 8080
+    keys: Path | None = None
+    price: float | None = None
+    limits: Limits = field(default_factory=Limits)
+    upstream: Upstream = field(default_factory=Upstream)
+    max_new_tokens: int | None = None
+    equivalence: str = "exact"
+    whole_texts: bool = False
+    fallback: str | None = "adaptive-cascade"
+    always: str | None = None
+    variants: tuple[Variant, ...] = ()
+    exploration: float = 0.0
+    log: Path | None = None
+    log_texts: bool = False
+    watch_s: float = 5.0
+    drain_s: float = 0.0
+    shutdown_s: float = 30.0
+    telemetry: bool = False
+
+    def __post_init__(self) -> None:
+        if self.host not in LOOPBACK and self.keys is None:
+            raise ConfigError(
+                f"host: expected a loopback address where no keys are needed, found {self.host}; "
+                "make keys with `allot key NAME` and pass --keys FILE"
+            )
+        for rule in (self.fallback, self.always):
+            if rule is not None:
+                named_rule(rule)
+        for name in ("watch_s", "drain_s", "shutdown_s"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ConfigError(f"{name}: expected 0 or more, found {getattr(self, name)}")
+        if self.price is not None and not 0 < self.price < float("inf"):
+            raise ConfigError(f"price: expected a positive number, found {self.price}")
+        if sum(variant.share for variant in self.variants) >= 1:
+            raise ConfigError("variants: expected shares that leave something for the controller")

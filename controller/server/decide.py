@@ -1,0 +1,110 @@
+"""Decisions on attempts that were made elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from controller.actions import ActionKind
+from controller.answers import normalize_answer, stated_answer
+from controller.backends.base import PromptState
+from controller.core import EpisodeCore
+from controller.cost import Usage
+from controller.errors import ConfigError
+from controller.server.arms import Arm
+from controller.server.engine import price_of
+from controller.server.replies import choice_json
+from controller.server.schema import AttemptIn, DecideRequest
+from controller.server.terms import Terms
+from controller.types import Attempt, ModelSpec, Question
+
+
+@dataclass(frozen=True)
+class _Elsewhere:
+    """A backend that others have."""
+
+    models: tuple[ModelSpec, ...]
+
+    def can_verify(self, attempt: Attempt) -> bool:
+        """Whether a score came with it."""
+        return attempt.verifier_score is not None
+
+
+def decide(request: DecideRequest, terms: Terms, arm: Arm) -> dict[str, Any]:
+    """The next action after some attempts, as an arm's policy would choose it.
+
+    Raises:
+        ConfigError: terms out of range, or attempts that the decision process has no room for.
+    """
+    config, models = arm.checkpoint.config, arm.checkpoint.models
+    lengths = tuple(request.prompt_tokens)
+    if len(lengths) == 1:
+        lengths *= config.num_rungs
+    if len(lengths) != config.num_rungs:
+        raise ConfigError(f"prompt_tokens: expected 1 or {config.num_rungs}, found {len(lengths)}")
+    if len(request.attempts) > config.max_attempts:
+        raise ConfigError(
+            f"attempts: expected at most {config.max_attempts}, found {len(request.attempts)}"
+        )
+    core = EpisodeCore(
+        Question(question_id="", text=""),
+        _Elsewhere(models),
+        config,
+        price=price_of(arm, terms),
+        round_price=terms.round_price,
+        budget=terms.budget,
+    )
+    core.start(PromptState(prompt_tokens=lengths))
+    for batch in _rounds([_attempt(a, i, models) for i, a in enumerate(request.attempts)], request):
+        core.made(batch)
+        scores = [a.verifier_score for a in batch if a.verifier_score is not None]
+        if config.verifies and scores:
+            core.verified(scores)
+    choice = arm.new_decider(lambda feature: None).choose(core, core.mask())
+    allowed = zip(config.actions, core.mask()[0].tolist(), strict=True)
+    return {
+        "object": "decision",
+        **choice_json(choice, explain=terms.explain),
+        "allowed": [str(action) for action, legal in allowed if legal],
+        "price": core.price,
+        "arm": arm.name,
+        "policy": arm.digest,
+    }
+
+
+def _rounds(attempts: list[Attempt], request: DecideRequest) -> list[list[Attempt]]:
+    """Attempts by serial round; one without a number is a round of its own."""
+    rounds: list[list[Attempt]] = []
+    last: int | None = None
+    for attempt, given in zip(attempts, request.attempts, strict=True):
+        if given.round is None or given.round != last:
+            rounds.append([])
+        rounds[-1].append(attempt)
+        last = given.round
+    return rounds
+
+
+def _attempt(given: AttemptIn, index: int, models: tuple[ModelSpec, ...]) -> Attempt:
+    kind = ActionKind(given.action)
+    rung = given.rung if given.rung is not None else int(kind is ActionKind.ESCALATE)
+    if not (rung < len(models) and (rung > 0) == (kind is ActionKind.ESCALATE)):
+        raise ConfigError(
+            f"attempts.{index}.rung: expected 0 for sample and revise and 1 to "
+            f"{len(models) - 1} for escalate, found {rung}"
+        )
+    read = stated_answer(given.text) if given.text is not None else None
+    return Attempt(
+        attempt_id=str(index),
+        question_id="",
+        model=models[rung].name,
+        rung=rung,
+        action=kind,
+        index=index,
+        answer=normalize_answer(given.answer) if given.answer is not None else read,
+        prompt_tokens=given.prompt_tokens,
+        completion_tokens=given.completion_tokens,
+        mean_logprob=given.mean_logprob,
+        min_logprob=given.min_logprob,
+        verifier_score=given.verifier_score,
+        usage=Usage(decoded_tokens=given.completion_tokens),
+    )

@@ -1,0 +1,126 @@
+"""What every request goes through before anything reads it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from controller.server.limits import Limits
+from controller.server.metrics import Metrics
+from controller.server.replies import error_json
+from controller.server.schema import HEADER_PREFIX, HEADERS
+
+_ALLOWED = frozenset(f"{HEADER_PREFIX}{name}".encode() for name in HEADERS)
+_PREFIX = HEADER_PREFIX.encode()
+
+
+class ScrubHeaders:
+    """Takes out headers that look internal and are not for clients to set."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] == "http":
+            scope["headers"] = [
+                (name, value)
+                for name, value in scope["headers"]
+                if not name.lower().startswith(_PREFIX) or name.lower() in _ALLOWED
+            ]
+        await self._app(scope, receive, send)
+
+
+class LimitSize:
+    """Turns away headers and bodies that are too large, and bodies that do not arrive.
+
+    The body is read here, so that everything behind finds it complete.
+    """
+
+    def __init__(self, app: ASGIApp, limits: Limits) -> None:
+        self._app, self._limits = app, limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        limits = self._limits
+        if sum(len(n) + len(v) for n, v in scope["headers"]) > limits.max_header_bytes:
+            await _refuse(431, "headers: too large")(scope, receive, send)
+            return
+        try:
+            async with asyncio.timeout(limits.body_timeout_s):
+                body = await _read(receive, limits.max_body_bytes)
+        except TimeoutError:
+            await _refuse(408, "body: did not arrive in time")(scope, receive, send)
+            return
+        if body is None:
+            message = f"body: expected at most {limits.max_body_bytes} bytes"
+            await _refuse(413, message)(scope, receive, send)
+            return
+        await self._app(scope, _replay(body, receive), send)
+
+
+async def _read(receive: Receive, most: int) -> bytes | None:
+    """The whole body; None if it is too long."""
+    chunks, size, more = [], 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            break
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > most:
+            return None
+        chunks.append(chunk)
+        more = message.get("more_body", False)
+    return b"".join(chunks)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A receive that gives the body once and then what the server has to say."""
+    given = False
+
+    async def again() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
+
+
+class Observe:
+    """Counts requests by path and status."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, paths: frozenset[str]) -> None:
+        self._app, self._metrics, self._paths = app, metrics, paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path = scope["path"] if scope["path"] in self._paths else "other"
+        started, status = time.perf_counter(), 0
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        finally:
+            self._metrics.requests.labels(path, str(status or "gone")).inc()
+            self._metrics.seconds.labels(path).observe(time.perf_counter() - started)
+
+
+def _refuse(status: int, message: str) -> JSONResponse:
+    return JSONResponse(error_json(message, "invalid_request_error"), status)

@@ -1,0 +1,201 @@
+"""Answers in OpenAI's form, with an extension field `allot` that tells how they came about."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from controller.actions import ActionKind
+from controller.core import Choice, Decision
+from controller.cost import Usage
+from controller.server.schema import MODEL
+from controller.server.terms import Served
+from controller.types import Attempt
+
+Json = dict[str, Any]
+
+
+def usage_json(served: Served) -> Json:
+    """Tokens of all internal calls, those that failed or were cancelled included."""
+    total = sum(served.usage.values(), start=Usage())
+    prompt = total.prefill_tokens + total.cached_tokens + total.verifier_tokens
+    completion = total.decoded_tokens + total.cancelled_tokens
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": total.cached_tokens},
+    }
+
+
+def usage_by_action(served: Served) -> dict[str, Json]:
+    """The same, split by what it was for; `read` is looking at the prompt before anything."""
+    by_action: dict[str, Usage] = {}
+    rest = sum(served.usage.values(), start=Usage())
+    for attempt in served.attempts:
+        kind = attempt.action.value
+        by_action[kind] = by_action.get(kind, Usage()) + attempt.usage
+        rest = _less(rest, attempt.usage)
+    verified = Usage(verifier_tokens=rest.verifier_tokens)
+    read = Usage(prefill_tokens=rest.prefill_tokens, cached_tokens=rest.cached_tokens)
+    by_action[ActionKind.VERIFY.value], by_action["read"] = verified, read
+    return {
+        kind: _counts(usage) for kind, usage in by_action.items() if any(_counts(usage).values())
+    }
+
+
+def _less(usage: Usage, other: Usage) -> Usage:
+    theirs = asdict(other)
+    return Usage(**{name: value - theirs[name] for name, value in asdict(usage).items()})
+
+
+def _counts(usage: Usage) -> Json:
+    return {name: value for name, value in asdict(usage).items() if name != "wall_s"}
+
+
+def attempt_json(attempt: Attempt) -> Json:
+    """An attempt for an asker: its answer and what it took, not its text."""
+    return {
+        "attempt_id": attempt.attempt_id,
+        "action": attempt.action.value,
+        "model": attempt.model,
+        "answer": attempt.answer,
+        "error": attempt.error,
+        "prompt_tokens": attempt.prompt_tokens,
+        "completion_tokens": attempt.completion_tokens,
+        "mean_logprob": attempt.mean_logprob,
+    }
+
+
+def choice_json(choice: Choice, *, explain: bool = False) -> Json:
+    """A choice or, once it has been carried out, a decision."""
+    shown: Json = {
+        "event": "decision" if isinstance(choice, Decision) else "choice",
+        "action": str(choice.action),
+        "probabilities": choice.probabilities,
+        "value": choice.value,
+        "propensity": choice.propensity,
+        "decided_by": choice.decided_by,
+        "leader": choice.leader,
+        "cost": choice.cost,
+    }
+    if explain:
+        shown["observation"] = choice.observation
+    if isinstance(choice, Decision):
+        shown["attempts"] = [attempt_json(attempt) for attempt in choice.attempts]
+    return shown
+
+
+def extension(served: Served, *, explain: bool) -> Json:
+    """The field `allot` of an answer."""
+    return {
+        "episode_id": served.episode_id,
+        "answer": served.answer,
+        "model": served.attempt.model if served.attempt else None,
+        "gave_up": served.gave_up,
+        "degraded": bool(served.degraded),
+        "unavailable": list(served.degraded),
+        "limited": list(served.limited),
+        "price": served.price,
+        "round_price": served.round_price,
+        "cost": served.cost,
+        "arm": served.arm.name,
+        "policy": served.arm.digest,
+        "usage": {
+            "by_model": {name: _counts(usage) for name, usage in served.usage.items()},
+            "by_action": usage_by_action(served),
+        },
+        "decision_s": served.decision_s,
+        "decisions": [choice_json(decision, explain=explain) for decision in served.decisions],
+    }
+
+
+def _text(served: Served) -> str:
+    return (served.attempt.text or served.attempt.answer or "") if served.attempt else ""
+
+
+def chat_json(served: Served, *, explain: bool) -> Json:
+    """A chat completion."""
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": _text(served), "refusal": None},
+        "finish_reason": "stop",
+        "logprobs": None,
+    }
+    return _completion(served, "chat.completion", choice, explain)
+
+
+def completion_json(served: Served, *, explain: bool) -> Json:
+    """A text completion."""
+    choice = {"index": 0, "text": _text(served), "finish_reason": "stop", "logprobs": None}
+    return _completion(served, "text_completion", choice, explain)
+
+
+def _completion(served: Served, kind: str, choice: Json, explain: bool) -> Json:
+    return {
+        "id": served.episode_id,
+        "object": kind,
+        "created": int(time.time()),
+        "model": MODEL,
+        "choices": [choice],
+        "usage": usage_json(served),
+        "allot": extension(served, explain=explain),
+    }
+
+
+class Chunks:
+    """The events of one stream.
+
+    Every chunk has a choice, if only an empty one, since clients look at the first.
+
+    Args:
+        chat: of a chat completion, not of a text completion.
+        explain: show what the policy saw.
+    """
+
+    def __init__(self, *, chat: bool, explain: bool) -> None:
+        self._chat, self._explain = chat, explain
+        self._head = {
+            "id": f"allot-stream-{time.time_ns():x}",
+            "object": "chat.completion.chunk" if chat else "text_completion",
+            "created": int(time.time()),
+            "model": MODEL,
+        }
+
+    def first(self) -> bytes:
+        """That an answer is being made."""
+        return self._event({"role": "assistant", "content": ""} if self._chat else {})
+
+    def choice(self, choice: Choice) -> bytes:
+        """A choice or decision, when it happens."""
+        return self._event({}, allot=choice_json(choice, explain=self._explain))
+
+    def answer(self, served: Served, *, include_usage: bool) -> bytes:
+        """The answer, its end, and usage if wanted."""
+        end = self._event({}, "stop", allot=extension(served, explain=self._explain))
+        events = [self._event({"content": _text(served)}), end]
+        if include_usage:
+            events.append(sse({**self._head, "choices": [], "usage": usage_json(served)}))
+        return b"".join(events)
+
+    def _event(self, delta: Mapping[str, str], finish: str | None = None, **more: Any) -> bytes:
+        choice: Json = {"index": 0, "finish_reason": finish, "logprobs": None}
+        choice |= {"delta": delta} if self._chat else {"text": delta.get("content", "")}
+        return sse({**self._head, "choices": [choice], **more})
+
+
+DONE = b"data: [DONE]\n\n"
+ALIVE = b": waiting\n\n"
+
+
+def sse(data: Mapping[str, Any]) -> bytes:
+    """One server-sent event."""
+    return b"data: " + json.dumps(data, separators=(",", ":")).encode() + b"\n\n"
+
+
+def error_json(message: str, kind: str, param: str | None = None, code: str | None = None) -> Json:
+    """An error in OpenAI's form."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}

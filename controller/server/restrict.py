@@ -1,0 +1,125 @@
+"""What a choice may not be, whoever chooses: deadlines, budgets, models that are down."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.actions import ActionKind
+from controller.backends.asynchronous import AsyncBackend
+from controller.core import Choice, Decider, EpisodeCore
+from controller.server.limits import EscalationBudget
+
+DEADLINE, REQUEST_BUDGET = "deadline", "request_budget"
+_BY_SMALL = (ActionKind.SAMPLE, ActionKind.REVISE, ActionKind.VERIFY)
+
+
+@dataclass
+class Restricted:
+    """A decider that is only offered what may be done here and now.
+
+    Attributes:
+        inner: decides.
+        backend: tells which models are worth asking.
+        budget: escalations that are left.
+        caller: who pays for them.
+        max_escalations: for this question; None for no limit of its own.
+        out_of_time: whether the deadline has passed.
+        may_give_up: whether it may end without an attempt while one could be made.
+        clock: monotonic seconds.
+        down: rungs that have failed this question.
+        verifier_down: whether the verifier has.
+        degraded: models whose absence changed a choice.
+        limited: budgets, or the deadline, that changed one.
+        seconds: spent deciding.
+        decisions: made.
+    """
+
+    inner: Decider
+    backend: AsyncBackend
+    budget: EscalationBudget
+    caller: str
+    max_escalations: int | None
+    out_of_time: Callable[[], bool]
+    may_give_up: bool = False
+    clock: Callable[[], float] = time.perf_counter
+    down: set[int] = field(default_factory=set)
+    verifier_down: bool = False
+    degraded: set[str] = field(default_factory=set)
+    limited: set[str] = field(default_factory=set)
+    seconds: float = 0.0
+    decisions: int = 0
+
+    def choose(self, episode: EpisodeCore, mask: NDArray[np.bool_]) -> Choice:
+        """See `Decider.choose`; a mask that allows nothing else means STOP."""
+        started = self.clock()
+        allowed, why = self._allowed(episode, mask[0])
+        choice = self.inner.choose(episode, allowed[None])
+        if why:
+            self._note(choice, self._wanted(episode, mask), why)
+        if choice.action.kind is ActionKind.ESCALATE:
+            self.budget.take(self.caller)
+        self.seconds += self.clock() - started
+        self.decisions += 1
+        return choice
+
+    def _wanted(self, episode: EpisodeCore, mask: NDArray[np.bool_]) -> Choice:
+        """What would have been chosen if nothing but the decision process forbade it."""
+        free = mask.copy()
+        if not self._may_stop(episode):
+            free[0, 0] = free[0].sum() == 1
+        return self.inner.choose(episode, free)
+
+    def _may_stop(self, episode: EpisodeCore) -> bool:
+        return self.may_give_up or any(a.error is None for a in episode.attempts)
+
+    def _allowed(
+        self, episode: EpisodeCore, mask: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.bool_], dict[ActionKind, str]]:
+        """Allowed actions, (A,), and why each of the other kinds is not."""
+        kinds = [action.kind for action in episode.config.actions]
+        why = self._reasons(episode)
+        allowed = mask & np.array([kind not in why for kind in kinds])  # (A,)
+        allowed[0] = True
+        # Giving up because a model is down would not be the caller's wish.
+        stuck = episode.answer is None and any(r.startswith("down:") for r in why.values())
+        if (not self._may_stop(episode) or (stuck and not episode.attempts)) and allowed.sum() > 1:
+            allowed[0] = False
+        return allowed, why
+
+    def _reasons(self, episode: EpisodeCore) -> dict[ActionKind, str]:
+        every = [kind for kind in ActionKind if kind is not ActionKind.STOP]
+        if self.out_of_time():
+            return dict.fromkeys(every, DEADLINE)
+        why: dict[ActionKind, str] = {}
+        if self._is_down(0):
+            why |= dict.fromkeys(_BY_SMALL, f"down:{self.backend.models[0].name}")
+        elif self.verifier_down:
+            why[ActionKind.VERIFY] = "down:verifier"
+        rung = int(episode.state.next_rung[0])
+        made = int(episode.state.counts[0, 1:].sum())
+        budget = self.budget.exhausted(self.caller)
+        if rung and self._is_down(rung):
+            why[ActionKind.ESCALATE] = f"down:{self.backend.models[rung].name}"
+        elif self.max_escalations is not None and made >= self.max_escalations:
+            why[ActionKind.ESCALATE] = REQUEST_BUDGET
+        elif budget is not None:
+            why[ActionKind.ESCALATE] = budget
+        return why
+
+    def _is_down(self, rung: int) -> bool:
+        return rung in self.down or not self.backend.available(rung)
+
+    def _note(self, choice: Choice, wanted: Choice, why: dict[ActionKind, str]) -> None:
+        reason = why.get(wanted.action.kind)
+        if reason is None or wanted.action == choice.action:
+            return
+        kind, _, model = reason.partition(":")
+        if kind == "down":
+            self.degraded.add(model)
+        else:
+            self.limited.add(reason)

@@ -1,0 +1,132 @@
+"""A real browser, and a report of real runs over traces full of hostile text."""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from envs.traces import TraceSet, write_table
+from tests.training.test_cli import allot
+
+REQUIRED = "ALLOT_REQUIRE_BROWSER"
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PATIENCE_MS = 300_000
+
+HOSTILE = (
+    "</script><script>hacked = 1</script>",
+    "<img src=x onerror='hacked = 2'>",
+    "<!--<script>",
+    "\u202egnp.exe\u2028',alert(1)//{{7*7}}${hacked=3}",
+    '"><svg onload=alert(4)><a href="javascript:hacked=4">click</a>',
+    "W" * 3000,
+)
+LARGE = 'large"><img src=http://192.0.2.1/x onerror=hacked=5>'
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    path = shutil.which("chromium")
+    if path is None:
+        reason = "no `chromium` on the PATH (Debian: apt-get install chromium)"
+        if os.environ.get(REQUIRED):
+            pytest.fail(f"{REQUIRED} is set, but there is {reason}")
+        pytest.skip(reason)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=path, args=ARGUMENTS, timeout=PATIENCE_MS
+        )
+        yield browser
+        browser.close()
+
+
+def hostile_traces(traces: TraceSet, path: Path) -> Path:
+    """300 bundled questions whose every text is hostile."""
+    ids = traces.questions["question_id"].take(list(range(0, len(traces.questions), 15)))
+    questions = traces.questions.filter(pc.is_in(traces.questions["question_id"], ids))
+    attempts = traces.attempts.filter(pc.is_in(traces.attempts["question_id"], ids))
+    questions = questions.drop_columns("prompt_hidden").to_pylist()
+    attempts = attempts.to_pylist()
+    for i, row in enumerate(questions):
+        row["question"] = f"{HOSTILE[i % len(HOSTILE)]} {row['question']}"
+        row["dataset"] = HOSTILE[i % 2]
+        row["reference"] = f"{row['reference']} {HOSTILE[i % 5]}"
+    for i, row in enumerate(attempts):
+        row["text"] = f"{row['text']} {HOSTILE[i % len(HOSTILE)]}"
+        if not row["correct"]:
+            row["answer"] = HOSTILE[i % 5]
+        if row["model"] == "large":
+            row["model"] = LARGE
+    manifest = json.loads((traces.path / "trace.json").read_text())
+    manifest["models"][LARGE] = manifest["models"].pop("large")
+    path.mkdir(parents=True)
+    write_table(path / "questions.parquet", pa.Table.from_pylist(questions))
+    write_table(path / "attempts.parquet", pa.Table.from_pylist(attempts, traces.attempts.schema))
+    (path / "trace.json").write_text(json.dumps(manifest))
+    return path
+
+
+@pytest.fixture(scope="session")
+def runs(traces, tmp_path_factory) -> list[Path]:
+    """Two evaluated runs; even their names are hostile."""
+    base = tmp_path_factory.mktemp("report")
+    path = hostile_traces(traces, base / "<b onclick=hacked=6>traces")
+    runs = [base / "<img src=x onerror=hacked=7>", base / "second & <i>last"]
+    for seed, run in enumerate(runs):
+        options = ("--traces", path, "--wandb", "disabled")
+        allot("train", "--out", run, "--steps", 131072, "--seed", seed, *options)
+        allot("evaluate", run, "--repeats", 2, "--num-prices", 5, *options)
+    return runs
+
+
+@pytest.fixture(scope="session")
+def report(chromium, runs, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("html") / "report.html"
+    allot("report", *runs, "--out", out, "--questions", 12)
+    return out
+
+
+@dataclass
+class Opened:
+    """A page and what the browser had to say about it."""
+
+    page: Page
+    requests: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def open_report(chromium: Browser, report: Path):
+    """Opens the report from its file, with options of a browser context."""
+    contexts = []
+
+    def open_(**options) -> Opened:
+        context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        contexts.append(context)
+        context.set_default_timeout(PATIENCE_MS)
+        opened = Opened(context.new_page())
+        page = opened.page
+        page.on("request", lambda request: opened.requests.append(request.url))
+        page.on("console", lambda message: opened.complaints.append(message.text))
+        page.on("pageerror", lambda error: opened.complaints.append(str(error)))
+        page.on("dialog", lambda dialog: opened.complaints.append(dialog.message))
+        page.goto(report.as_uri())
+        page.wait_for_selector("#frontier .main-svg", state="attached")
+        return opened
+
+    yield open_
+    for context in contexts:
+        context.close()

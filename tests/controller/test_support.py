@@ -1,0 +1,63 @@
+"""What is near the observations of training, and what is not."""
+
+import numpy as np
+import pytest
+
+from controller.checkpoint import load_checkpoint, save_checkpoint
+from controller.errors import CheckpointError
+from controller.loop import Controller
+from controller.observation import OBSERVATION_NAMES
+from controller.support import MARGIN, Support
+from tests.conftest import CHECKPOINTS
+
+
+@pytest.fixture(scope="module")
+def support():
+    rng = np.random.default_rng(0)
+    return Support.of(rng.uniform(0, 1, (1000, len(OBSERVATION_NAMES))))
+
+
+def test_names_the_feature_that_strays(support):
+    inside = np.full(len(OBSERVATION_NAMES), 0.5)
+    assert support.stray(inside) is None
+    for place in (3, 20):
+        for value, near in ((1 + 0.9 * MARGIN, True), (1 + 1.2 * MARGIN, False), (-2, False)):
+            seen = inside.copy()
+            seen[place] = value
+            assert support.stray(seen) == (None if near else OBSERVATION_NAMES[place])
+    assert support.stray(np.full(len(OBSERVATION_NAMES), np.nan)) is not None
+
+
+def test_what_never_moved_must_not_move():
+    constant = Support.of(np.ones((2, len(OBSERVATION_NAMES))))
+    assert constant.stray(np.ones(len(OBSERVATION_NAMES))) is None
+    assert constant.stray(np.full(len(OBSERVATION_NAMES), 1.01)) is not None
+
+
+def test_survives_a_checkpoint(tmp_path):
+    checkpoint = load_checkpoint(CHECKPOINTS / "controller")
+    save_checkpoint(checkpoint, tmp_path, "card")
+    again = load_checkpoint(tmp_path).support
+    np.testing.assert_array_equal(again.low, checkpoint.support.low)
+    np.testing.assert_array_equal(again.high, checkpoint.support.high)
+
+
+def test_replayed_questions_do_not_stray(validation):
+    """On questions of the training's kind the policy decides, at every price."""
+    checkpoint = load_checkpoint(CHECKPOINTS / "controller")
+    controller = Controller(
+        checkpoint.policy, checkpoint.config, validation.backend, checkpoint.difficulty
+    )
+    for question in validation.questions[::40]:
+        for price in np.geomspace(*checkpoint.price_range, 5):
+            for decision in controller.answer(question, price=price).decisions:
+                seen = np.array(list(decision.observation.values()))
+                assert checkpoint.support.stray(seen) is None
+
+
+def test_ranges_are_checked():
+    size = len(OBSERVATION_NAMES)
+    with pytest.raises(CheckpointError, match="support: expected"):
+        Support.from_json({"low": [1.0] * size, "high": [0.0] * size})
+    with pytest.raises(CheckpointError, match="support: expected"):
+        Support.from_json({"low": [0.0], "high": [1.0]})

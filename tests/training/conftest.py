@@ -1,0 +1,102 @@
+"""A trace set on which trainings take seconds, and a way to run the command on it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pytest
+
+from envs.traces import TraceSet, write_table
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="session")
+def few(traces: TraceSet, tmp_path_factory) -> Path:
+    """Directory with 300 questions of the bundled set, without hidden states to fit."""
+    out = tmp_path_factory.mktemp("traces") / "few"
+    out.mkdir()
+    ids = traces.questions["question_id"].take(list(range(0, len(traces.questions), 15)))
+    for name, table in (("questions", traces.questions), ("attempts", traces.attempts)):
+        kept = table.filter(pc.is_in(table["question_id"], ids))
+        columns = [c for c in kept.column_names if c != "prompt_hidden"]
+        write_table(out / f"{name}.parquet", kept.select(columns))
+    (out / "trace.json").write_text(json.dumps(traces.manifest))
+    return out
+
+
+@pytest.fixture(scope="session")
+def environment():
+    """The environment without an account, whatever machine the tests run on."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
+    return {**kept, "NETRC": os.devnull, "COLUMNS": "120"}
+
+
+@pytest.fixture(scope="session")
+def allot(environment):
+    """Runs `allot` as a user does; further environment variables by name."""
+
+    def run(*arguments, check=True, **more):
+        command = [sys.executable, "-m", "training.cli", *map(str, arguments)]
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env={**environment, **more},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert not check or done.returncode == 0, done.stderr
+        return done
+
+    return run
+
+
+class OfflineRun:
+    """An offline run of W&B, read with W&B's own reader.
+
+    Args:
+        directory: of `wandb/`, with one run in it.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        (log,) = directory.glob("wandb/offline-run-*/run-*.wandb")
+        self.files = log.parent / "files"
+        self._command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(log)]
+        self.whole = json.loads(self._read("--summary"))
+        self.summary = self.whole["summary"]
+        self._records = [json.loads(line) for line in self._read().splitlines()]
+
+    def _read(self, *options: str) -> str:
+        done = subprocess.run(
+            [*self._command, *options], capture_output=True, text=True, timeout=300, check=True
+        )
+        return done.stdout
+
+    def records(self, kind: str) -> list[dict]:
+        return [record[kind] for record in self._records if record["type"] == kind]
+
+    def history(self) -> list[dict]:
+        return [record["item"] for record in self.records("history")]
+
+    def table(self, name: str) -> list[dict]:
+        content = json.loads((self.files / self.summary[name]["path"]).read_text())
+        return [dict(zip(content["columns"], row, strict=True)) for row in content["data"]]
+
+
+@pytest.fixture(scope="session")
+def offline_run():
+    return OfflineRun
+
+
+@pytest.fixture(scope="session")
+def pair(few, allot, tmp_path_factory) -> Path:
+    """Two seeds, trained and evaluated with W&B offline."""
+    out = tmp_path_factory.mktemp("runs") / "pair"
+    given = ("--traces", few, "--wandb", "offline")
+    allot("train", "--out", out, "--seeds", 2, "--num-envs", 64, "--steps", 64 * 16 * 12, *given)
+    allot("evaluate", out, "--num-prices", 3, "--repeats", 1, *given)
+    return out

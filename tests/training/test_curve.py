@@ -1,0 +1,63 @@
+"""The training curve on disk."""
+
+from dataclasses import replace
+
+import pyarrow.compute as pc
+import pytest
+
+from training.curve import CURVE, Curve, read_curve
+from training.ppo import PPOConfig
+from training.tracking import Tracker
+from training.train import ControllerTraining, TrainConfig
+
+SETTINGS = TrainConfig(ppo=PPOConfig(total_steps=6 * 256 * 16, num_envs=256))
+
+
+@pytest.fixture(scope="module")
+def few(traces):
+    """Bundled traces with 300 questions, and without hidden states, which take long to fit."""
+    ids = traces.questions["question_id"].take(list(range(0, len(traces.questions), 15)))
+    return replace(
+        traces,
+        questions=traces.questions.filter(
+            pc.is_in(traces.questions["question_id"], ids)
+        ).drop_columns("prompt_hidden"),
+        attempts=traces.attempts.filter(pc.is_in(traces.attempts["question_id"], ids)),
+    )
+
+
+def train(traces, out, stop_after=None):
+    training = ControllerTraining(traces, SETTINGS, out)
+
+    def interrupt(steps, metrics):
+        if stop_after is not None and training.ppo.update == stop_after:
+            raise KeyboardInterrupt
+
+    with Tracker(out, "train", {}, mode="disabled") as tracker:
+        training.run(tracker, interrupt)
+
+
+def without_speed(lines):
+    return [{k: v for k, v in line.items() if k != "charts/SPS"} for line in lines]
+
+
+def test_an_interrupted_training_leaves_the_curve_of_an_uninterrupted_one(few, tmp_path):
+    train(few, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(few, tmp_path / "halves", stop_after=3)
+    halves, whole = (tmp_path / name / "training" / CURVE for name in ("halves", "whole"))
+    with halves.open("a") as file:  # as if the machine had failed later, mid-line
+        file.write('{"global_step": 16384, "episodic/utility": 9}\n{"global_st')
+    train(few, tmp_path / "halves")
+    assert [line["global_step"] for line in read_curve(halves)] == [
+        4096 * update for update in range(1, 7)
+    ]
+    assert without_speed(read_curve(halves)) == without_speed(read_curve(whole))
+    assert "validation/utility" in read_curve(halves)[-1]
+
+
+def test_a_fresh_training_begins_a_fresh_curve(tmp_path):
+    Curve(tmp_path / CURVE, 0).add(64, {"a": 1.0, "undefined": float("nan")})
+    assert read_curve(tmp_path / CURVE) == [{"global_step": 64, "a": 1.0}]
+    Curve(tmp_path / CURVE, 0)
+    assert read_curve(tmp_path / CURVE) == []

@@ -1,0 +1,136 @@
+"""What a training can be told; free of torch, so that the command line starts quickly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any
+
+from controller.errors import ConfigError
+
+
+def check_range(
+    config: Any,
+    names: Iterable[str],
+    *,
+    above: float = -inf,
+    least: float = -inf,
+    most: float = inf,
+) -> None:
+    """Numbers, or each number of a tuple, in a range.
+
+    Args:
+        config: holds the fields.
+        names: of the fields.
+        above: values must be greater.
+        least: values must not be less.
+        most: values must not be greater.
+
+    Raises:
+        ConfigError: one is outside, or not a number.
+    """
+    limits = ((above, "more than"), (least, "at least"), (most, "at most"))
+    wanted = " and ".join(f"{words} {limit:g}" for limit, words in limits if abs(limit) < inf)
+    for name in names:
+        value = getattr(config, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if not (above < number < inf and least <= number <= most):
+                raise ConfigError(f"{name}: expected {wanted}, found {number}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOConfig:
+    """Settings of PPO.
+
+    Attributes:
+        total_steps: environment steps in all.
+        num_envs: N, episodes side by side.
+        num_steps: T, steps per environment and rollout.
+        num_minibatches: parts that a rollout is split into.
+        num_epochs: passes over a rollout.
+        learning_rate: of Adam at the start; falls linearly to zero.
+        gae_lambda: 0..1, bias against variance of the advantages.
+        clip: how far the probability ratio may move.
+        entropy_coefficient: at the start; falls linearly to zero.
+        value_coefficient: weight of the value loss.
+        max_grad_norm: gradients are scaled down to this norm.
+        hidden_sizes: of the policy network.
+        ignored_features: names of features that the network does not see, for ablations.
+        seed: everything random follows from it.
+    """
+
+    total_steps: int = 12_000_000
+    num_envs: int = 2048
+    num_steps: int = 16
+    num_minibatches: int = 8
+    num_epochs: int = 4
+    learning_rate: float = 2e-3
+    gae_lambda: float = 0.95
+    clip: float = 0.2
+    entropy_coefficient: float = 0.01
+    value_coefficient: float = 0.5
+    max_grad_norm: float = 0.5
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    ignored_features: tuple[str, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        counts = ("total_steps", "num_envs", "num_steps", "num_minibatches", "num_epochs")
+        check_range(self, (*counts, "hidden_sizes"), least=1)
+        check_range(self, ("learning_rate", "clip", "max_grad_norm"), above=0)
+        check_range(self, ("entropy_coefficient", "value_coefficient", "seed"), least=0)
+        check_range(self, ("gae_lambda",), least=0, most=1)
+        if self.steps_per_update % self.num_minibatches:
+            raise ConfigError(
+                f"num_minibatches: expected a divisor of num_envs * num_steps = "
+                f"{self.steps_per_update}, found {self.num_minibatches}"
+            )
+
+    @property
+    def steps_per_update(self) -> int:
+        """Environment steps of a rollout."""
+        return self.num_envs * self.num_steps
+
+    @property
+    def num_updates(self) -> int:
+        """Rollouts in all."""
+        return max(1, self.total_steps // self.steps_per_update)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What to train a controller on.
+
+    Attributes:
+        ladder: models, the small one first; empty for the trace set's default.
+        token_costs: small-model tokens that a token of each MODEL costs, where its size is
+            unknown.
+        sample_widths: attempts that a SAMPLE action makes side by side, one action each.
+        max_samples: SAMPLE attempts per episode.
+        hide_signals: 0..1, share of episodes without logprobs, without difficulty, and
+            without a verifier.
+        prices: least and greatest price to train for; none for three decades around a
+            typical attempt's worth.
+        ppo: settings of PPO.
+    """
+
+    ladder: tuple[str, ...] = ()
+    token_costs: Mapping[str, float] = field(default_factory=dict)
+    sample_widths: tuple[int, ...] = (1, 4)
+    max_samples: int = 16
+    hide_signals: float = 0.1
+    prices: tuple[float, ...] = ()
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+
+    def __post_init__(self) -> None:
+        check_range(self, ("max_samples", "sample_widths"), least=1)
+        check_range(self, ("hide_signals",), least=0, most=1)
+        check_range(self, ("prices",), above=0)
+        if len(self.prices) not in (0, 2) or list(self.prices) != sorted(self.prices):
+            raise ConfigError(
+                f"prices: expected the least and the greatest, or none, found {self.prices}"
+            )
+        for model, cost in self.token_costs.items():
+            if not 0 < cost < inf:
+                raise ConfigError(f"token_costs: expected more than 0, found {model}={cost}")

@@ -1,0 +1,221 @@
+"""An evaluation as files: what a report, W&B or a notebook reads.
+
+`evaluation/decisions.parquet` in a run directory holds one row per question and price
+with all decisions; `evaluation/evaluation.json`, written last, holds every figure of the
+comparison and makes both valid.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from controller.actions import ActionSet
+from controller.errors import EvaluationError
+from controller.loop import Decision
+from controller.observation import OBSERVATION_NAMES
+from controller.types import Attempt
+from envs.traces import write_atomically
+from training.decisions import PlayedEpisode
+from training.play import Played
+
+EVALUATION_VERSION = 1
+
+_DIRECTORY = "evaluation"
+_SETTINGS = "evaluation.json"
+_DECISIONS = "decisions.parquet"
+_BATCH = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """A saved evaluation.
+
+    Attributes:
+        about: what was compared on what, for people.
+        summary: from `training.summary.summarise`; None where a figure is not finite.
+        decisions: parquet file of `decision_schema`.
+    """
+
+    about: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    decisions: Path
+
+
+def decision_schema(actions: ActionSet) -> pa.Schema:
+    """Columns of decisions.parquet: one row per question and price.
+
+    Each row is one episode, beside `mean_correct` and `mean_cost` over all episodes that
+    were played. Probabilities and observations are structs, their fields named after actions
+    and features.
+    """
+    attempt = pa.struct(
+        [
+            ("attempt_id", pa.string()),
+            ("parent_id", pa.string()),
+            ("model", pa.string()),
+            ("action", pa.string()),
+            ("answer", pa.string()),
+            ("correct", pa.bool_()),
+            ("prompt_tokens", pa.int32()),
+            ("completion_tokens", pa.int32()),
+            ("mean_logprob", pa.float32()),
+            ("verifier_score", pa.float32()),
+            ("text", pa.string()),
+        ]
+    )
+    decision = pa.struct(
+        [
+            ("action", pa.string()),
+            ("probabilities", pa.struct([(str(action), pa.float32()) for action in actions])),
+            ("value", pa.float32()),
+            ("observation", pa.struct([(name, pa.float32()) for name in OBSERVATION_NAMES])),
+            ("leader", pa.string()),
+            ("cost", pa.float64()),
+            ("attempts", pa.list_(attempt)),
+        ]
+    )
+    return pa.schema(
+        [
+            ("question_id", pa.string()),
+            ("dataset", pa.string()),
+            ("level", pa.int32()),
+            ("question", pa.string()),
+            ("reference", pa.string()),
+            ("price", pa.float64()),
+            ("decisions", pa.list_(decision)),
+            ("answer", pa.string()),
+            ("correct", pa.bool_()),
+            ("cost", pa.float64()),
+            ("mean_correct", pa.float64()),
+            ("mean_cost", pa.float64()),
+        ]
+    )
+
+
+def save_evaluation(
+    run: Path,
+    about: Mapping[str, Any],
+    summary: Mapping[str, Any],
+    *,
+    actions: ActionSet,
+    played: Sequence[Played],
+    episodes: Iterable[PlayedEpisode],
+) -> Evaluation:
+    """Write an evaluation into a run directory, in place of an older one.
+
+    Args:
+        run: directory; created if missing.
+        about: what was compared on what, as JSON.
+        summary: from `training.summary.summarise`.
+        actions: that the controller chooses from.
+        played: how it did at each price.
+        episodes: one of each question and price, in the order of `played`; taken as they come,
+            so that few are in memory.
+    """
+    directory = run / _DIRECTORY
+    directory.mkdir(parents=True, exist_ok=True)
+    decisions = directory / _DECISIONS
+    means = ((float(r), float(c)) for p in played for r, c in zip(p.right, p.cost, strict=True))
+    rows = (_episode_row(episode, *mean) for episode, mean in zip(episodes, means, strict=True))
+    write_atomically(decisions, lambda path: _write_decisions(path, actions, rows))
+    settings = {
+        "version": EVALUATION_VERSION,
+        "decisions": _digest(decisions),
+        "about": dict(about),
+        "summary": _finite(summary),
+    }
+    text = json.dumps(settings, indent=1, allow_nan=False) + "\n"
+    write_atomically(directory / _SETTINGS, lambda path: path.write_text(text))
+    return Evaluation(about=about, summary=summary, decisions=decisions)
+
+
+def read_evaluation(run: Path) -> Evaluation:
+    """Read the evaluation of a run directory.
+
+    Raises:
+        EvaluationError: there is none, it is damaged, or its version is unknown.
+    """
+    path, decisions = run / _DIRECTORY / _SETTINGS, run / _DIRECTORY / _DECISIONS
+    again = f"run `allot evaluate {run}`"
+    if not path.exists() or not decisions.exists():
+        raise EvaluationError(
+            f"{run}: expected an evaluation ({_DIRECTORY}/{_SETTINGS} and {_DECISIONS}), found "
+            f"none; {again}"
+        )
+    try:
+        settings = json.loads(path.read_text())
+        version, digest = settings["version"], settings["decisions"]
+        about, summary = settings["about"], settings["summary"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise EvaluationError(f"{path}: expected an evaluation: {error!r}; {again}") from None
+    if version != EVALUATION_VERSION:
+        raise EvaluationError(
+            f"{path}: expected version {EVALUATION_VERSION}, found {version!r}; {again}"
+        )
+    if digest != _digest(decisions):
+        raise EvaluationError(
+            f"{decisions}: expected the decisions that {path.name} was written with, found others; "
+            f"{again}"
+        )
+    return Evaluation(about=about, summary=summary, decisions=decisions)
+
+
+def _finite(value: Any) -> Any:
+    """The same without NaN and infinity, which JSON lacks: None in their place."""
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_decisions(path: Path, actions: ActionSet, rows: Iterator[dict[str, Any]]) -> None:
+    schema = decision_schema(actions)
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        while batch := list(islice(rows, _BATCH)):
+            writer.write_table(pa.Table.from_pylist(batch, schema))
+
+
+def _episode_row(episode: PlayedEpisode, mean_correct: float, mean_cost: float) -> dict[str, Any]:
+    question = episode.question
+    return {
+        "question_id": question.question_id,
+        "dataset": question.dataset,
+        "level": question.level,
+        "question": question.text,
+        "reference": question.reference,
+        "price": float(episode.price),
+        "decisions": [_decision_row(d, episode.right_answers) for d in episode.decisions],
+        "answer": episode.answer,
+        "correct": episode.right,
+        "cost": episode.cost,
+        "mean_correct": mean_correct,
+        "mean_cost": mean_cost,
+    }
+
+
+def _decision_row(decision: Decision, right: frozenset[str]) -> dict[str, Any]:
+    return {
+        **vars(decision),
+        "action": str(decision.action),
+        "attempts": [_attempt_row(attempt, right) for attempt in decision.attempts],
+    }
+
+
+def _attempt_row(attempt: Attempt, right: frozenset[str]) -> dict[str, Any]:
+    return {**vars(attempt), "action": str(attempt.action), "correct": attempt.answer in right}

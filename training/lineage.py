@@ -1,0 +1,46 @@
+"""What W&B is told about where a controller comes from: traces -> controller -> evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from controller.checkpoint import Checkpoint
+from envs.traces import TraceSet
+from training.tracking import Artifact
+
+
+def traces_artifact(traces: TraceSet) -> Artifact:
+    """A trace set, by content."""
+    return Artifact(
+        name=f"traces-{traces.path.name}",
+        kind="traces",
+        files=[
+            traces.path / name for name in ("trace.json", "questions.parquet", "attempts.parquet")
+        ],
+        metadata={"questions": len(traces.questions), "attempts": len(traces.attempts)},
+        lasting=True,
+    )
+
+
+def controller_artifact(checkpoint: Checkpoint, path: Path, traces: TraceSet) -> Artifact:
+    """A checkpoint; one that was trained and the same one that is evaluated are one version."""
+    return Artifact(
+        name=f"controller-{traces.path.name}",
+        kind="controller",
+        files=[path / name for name in ("controller.json", "controller.safetensors", "README.md")],
+        metadata=dict(checkpoint.training),
+    )
+
+
+def evaluation_artifact(decisions: Path, traces: TraceSet) -> Artifact:
+    """A saved evaluation.
+
+    Args:
+        decisions: its parquet file; the figures lie beside it.
+        traces: that it was made on.
+    """
+    return Artifact(
+        name=f"evaluation-{traces.path.name}",
+        kind="evaluation",
+        files=[decisions, decisions.with_name("evaluation.json")],
+    )

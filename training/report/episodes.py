@@ -1,0 +1,152 @@
+"""Single episodes for a report, and what they add up to by difficulty."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+MAX_TEXT = 4000
+"""Longer texts are cut, and the page says so."""
+
+
+def action_shares(decisions: Path, prices: Sequence[float]) -> list[dict[str, Any]]:
+    """What was done by difficulty level, or by dataset where no levels are known.
+
+    Returns:
+        One entry per group: `name`, `questions`, and by price `accuracy`, `cost`,
+        `given_up` (share of episodes without an attempt) and, by action other than STOP,
+        how often it was taken per question.
+    """
+    columns = ["dataset", "level", "mean_correct", "mean_cost", "decisions.list.element.action"]
+    table = pq.ParquetFile(decisions).read(columns=columns).combine_chunks()
+    names, group = _groups(table)
+    lists = table["decisions"].combine_chunks()
+    row = pc.list_parent_indices(lists).to_numpy()
+    action = np.array(pc.struct_field(pc.list_flatten(lists), "action").to_pylist())
+    price = np.repeat(np.arange(len(prices)), len(table) // len(prices))  # (rows,)
+    taken = [a for a in decision_names(decisions, "probabilities") if a != "STOP"]
+    right, cost = table["mean_correct"].to_numpy(), table["mean_cost"].to_numpy()
+    first = action[np.unique(row, return_index=True)[1]]  # (rows,)
+    entries = []
+    for g, name in enumerate(names):
+        at = [(group == g) & (price == p) for p in range(len(prices))]
+        members = int(at[0].sum())
+        entries.append(
+            {
+                "name": name,
+                "questions": members,
+                "accuracy": [round(float(right[i].mean()), 4) for i in at],
+                "cost": [round(float(cost[i].mean()), 1) for i in at],
+                "given_up": [round(float((first[i] == "STOP").mean()), 4) for i in at],
+                "actions": {
+                    a: [round(float((action == a)[i[row]].sum() / members), 4) for i in at]
+                    for a in taken
+                },
+            }
+        )
+    return entries
+
+
+def decision_names(decisions: Path, column: str) -> list[str]:
+    """Names behind `probabilities` or `observation` of every decision."""
+    decision = pq.read_schema(decisions).field("decisions").type.value_type
+    return [field.name for field in decision.field(column).type]
+
+
+def _groups(table: pa.Table) -> tuple[list[str], NDArray[np.int64]]:
+    """Names of the groups, in order, and the group of each row."""
+    levels, level = np.unique(pc.fill_null(table["level"], 0).to_numpy(), return_inverse=True)
+    if levels.any():
+        return [f"level {number}" if number else "no level" for number in levels], level
+    names, dataset = np.unique(table["dataset"].to_pylist(), return_inverse=True)
+    return [str(name) or "all questions" for name in names], dataset
+
+
+def episodes(
+    decisions: Sequence[Path], question_ids: Sequence[str], num_questions: int
+) -> dict[str, Any]:
+    """Episodes of some questions, drawn at random, as many of each level as there are.
+
+    Args:
+        decisions: one file per run.
+        question_ids: of all test questions.
+        num_questions: to draw.
+
+    Returns:
+        `questions`, each with its `group`; `attempts`, which episodes refer to by position;
+        `episodes` by run, question and price.
+    """
+    columns = ["question_id", "dataset", "level", "question", "reference"]
+    table = pq.read_table(decisions[0], columns=columns).slice(0, len(question_ids))
+    names, group = _groups(table)
+    chosen = _draw(group, num_questions)
+    questions = table.take(chosen).to_pylist()
+    groups = [names[g] for g in group[chosen]]
+    place = {question["question_id"]: i for i, question in enumerate(questions)}
+    attempts: dict[tuple[Any, ...], int] = {}
+    played = []
+    for path in decisions:
+        rows = pq.read_table(path, filters=[("question_id", "in", list(place))]).to_pylist()
+        by_question: list[list[dict[str, Any]]] = [[] for _ in questions]
+        for row in rows:
+            by_question[place[row["question_id"]]].append(_episode(row, attempts))
+        played.append(by_question)
+    return {
+        "questions": [
+            {**_cut(question), "group": name}
+            for question, name in zip(questions, groups, strict=True)
+        ],
+        "attempts": [dict(key) for key in attempts],
+        "episodes": played,
+    }
+
+
+def _draw(group: NDArray[np.int64], num_questions: int) -> list[int]:
+    """Positions of questions, sorted by group; every group gives its share in turn."""
+    rng = np.random.default_rng(0)
+    left = [rng.permutation(np.flatnonzero(group == g)).tolist() for g in range(group.max() + 1)]
+    drawn: list[list[int]] = [[] for _ in left]
+    for _ in range(min(num_questions, len(group))):
+        g = min((g for g in range(len(left)) if left[g]), key=lambda g: len(drawn[g]))
+        drawn[g].append(left[g].pop())
+    return [position for members in drawn for position in sorted(members)]
+
+
+def _episode(row: Mapping[str, Any], attempts: dict[tuple[Any, ...], int]) -> dict[str, Any]:
+    return {
+        "answer": row["answer"],
+        "correct": row["correct"],
+        "cost": round(row["cost"], 1),
+        "decisions": [_decision(decision, attempts) for decision in row["decisions"]],
+    }
+
+
+def _decision(decision: Mapping[str, Any], attempts: dict[tuple[Any, ...], int]) -> dict[str, Any]:
+    keys = (tuple(_cut(attempt).items()) for attempt in decision["attempts"])
+    return {
+        "action": decision["action"],
+        "probabilities": [round(p, 3) for p in decision["probabilities"].values()],
+        "value": round(decision["value"], 4),
+        "observation": [float(f"{x:.4g}") for x in decision["observation"].values()],
+        "leader": decision["leader"],
+        "cost": round(decision["cost"], 1),
+        "attempts": [attempts.setdefault(key, len(attempts)) for key in keys],
+    }
+
+
+def _cut(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """With texts and numbers cut to a length that a page can bear."""
+
+    def cut(value: Any) -> Any:
+        if isinstance(value, str) and len(value) > MAX_TEXT:
+            return value[:MAX_TEXT] + f" … ({len(value) - MAX_TEXT} more characters)"
+        return float(f"{value:.4g}") if isinstance(value, float) else value
+
+    return {name: cut(value) for name, value in entry.items()}

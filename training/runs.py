@@ -1,0 +1,138 @@
+"""Trainings as a user starts them: one seed or several, each in a directory of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from controller.checkpoint import Checkpoint, load_checkpoint
+from envs.traces import TraceSet, write_atomically
+from training.config import TrainConfig
+from training.interrupt import asked_to_stop
+from training.play import play_checkpoint
+from training.seeds import summarise_seeds
+from training.settings import Settings, store
+from training.threads import limit_threads
+from training.tracking import Tracker
+from training.train import ControllerTraining, Prepared, prepare
+from training.view import training_view
+
+Floats = NDArray[np.float64]
+
+SCORED_PRICES = 12
+
+
+def run_directories(settings: Settings) -> dict[Path, TrainConfig]:
+    """What each run directory is to hold."""
+    run, config = settings.run, settings.train
+    if run.seeds == 1:
+        return {run.out: config}
+    seeds = range(config.ppo.seed, config.ppo.seed + run.seeds)
+    return {
+        run.out / f"seed-{seed}": replace(config, ppo=replace(config.ppo, seed=seed))
+        for seed in seeds
+    }
+
+
+def seed_directories(paths: Sequence[Path]) -> list[Path]:
+    """Checkpoints, with those of its seeds in place of a directory of `--seeds`."""
+
+    def seeds(path: Path) -> list[Path]:
+        found = [p.parent for p in path.glob("seed-*/controller.json")]
+        return sorted(found, key=lambda p: int(p.name.removeprefix("seed-")))
+
+    return [p for path in paths for p in seeds(path) or [path]]
+
+
+def train_all(settings: Settings, console: Console) -> None:
+    """Train every seed that is not finished, then say what they amount to.
+
+    Raises:
+        KeyboardInterrupt: a signal stopped it; the next call goes on from there.
+    """
+    limit_threads()
+    runs = run_directories(settings)
+    for out, config in runs.items():
+        store(config, settings.run.traces, out)
+    traces = TraceSet.read(settings.run.traces)
+    prepared = prepare(traces, settings.train)
+    models = " -> ".join(model.name for model in prepared.models)
+    console.print(
+        f"models {models}; validation utility of the best rule in hindsight: "
+        f"{prepared.best_rule:.4f}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    checkpoints = []
+    with asked_to_stop() as stop:
+        for out, config in runs.items():
+            training = ControllerTraining(traces, config, out, prepared)
+            checkpoints.append(_trained(training, settings, stop, console))
+            console.print(f"{out}: validation utility {training.best_utility:.4f}", highlight=False)
+    if len(runs) > 1:
+        summary = _score(checkpoints, prepared)
+        text = json.dumps(summary, indent=1)
+        write_atomically(settings.run.out / "seeds.json", lambda path: path.write_text(text))
+        print_seeds(console, summary)
+
+
+def _trained(
+    training: ControllerTraining, settings: Settings, stop: Callable[[], bool], console: Console
+) -> Checkpoint:
+    if training.finished:
+        return load_checkpoint(training.out)
+    total = training.config.ppo.num_updates * training.config.ppo.steps_per_update
+    with (
+        Tracker(
+            training.out,
+            "train",
+            {"traces": str(settings.run.traces), **training.settings()},
+            mode=settings.run.wandb,
+            group=training.traces.path.name,
+            name=str(training.out),
+            resume=True,
+        ) as tracker,
+        training_view(Console(stderr=True), training.out.name, training.ppo.steps, total) as view,
+    ):
+        checkpoint = training.run(tracker, view, stop)
+    if tracker.offline_directory:
+        console.print(f"W&B, with an account: wandb sync {tracker.offline_directory}")
+    return checkpoint
+
+
+def _score(checkpoints: list[Checkpoint], prepared: Prepared) -> dict[str, Any]:
+    """How the seeds do on questions that no training has looked at; see `summarise_seeds`.
+
+    Those are the half of the validation split that did not choose the weights; the test
+    split is left to `allot evaluate`.
+    """
+    prices = prepared.prices.grid(SCORED_PRICES)
+    utility = np.array(
+        [
+            [
+                play_checkpoint(checkpoint, prepared.calibration, price).utility(price).mean()
+                for price in prices
+            ]
+            for checkpoint in checkpoints
+        ]
+    )  # (S, P)
+    return {"prices": prices.tolist(), **summarise_seeds(utility)}
+
+
+def print_seeds(console: Console, summary: dict[str, Any]) -> None:
+    """Print what `summarise_seeds` says of several seeds."""
+    count = len(summary["utility"])
+    table = Table(f"utility of {count} seeds", "value", "95%", "95%, each price apart", box=None)
+    for name, title in (("mean", "mean"), ("iqm", "interquartile mean")):
+        entry = summary[name]
+        intervals = ("{:.4f} to {:.4f}".format(*entry[kind]) for kind in ("interval", "stratified"))
+        table.add_row(title, f"{entry['value']:.4f}", *intervals)
+    console.print(table, "")

@@ -1,0 +1,148 @@
+"""`allot serve` and `allot key`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from controller.errors import ConfigError
+
+
+def serve(
+    controller: Annotated[Path, typer.Option(help="Checkpoint.")] = Path("checkpoints/controller"),
+    small: Annotated[
+        str | None,
+        typer.Option(help="URL#MODEL of a server, or a directory; default: the checkpoint's."),
+    ] = None,
+    large: Annotated[
+        list[str] | None, typer.Option(help="The same; repeat for a longer ladder.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Other than loopback needs --keys.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = 8080,
+    keys: Annotated[Path | None, typer.Option(help="File of API keys, see `allot key`.")] = None,
+    price: Annotated[
+        float | None, typer.Option(help="Where an asker says nothing; default: mid-range.")
+    ] = None,
+    max_budget: Annotated[float | None, typer.Option(help="Cost of any question.")] = None,
+    max_escalations: Annotated[int | None, typer.Option(help="Of any question.")] = None,
+    escalations_per_minute: Annotated[float | None, typer.Option(help="Of all callers.")] = None,
+    caller_escalations_per_minute: Annotated[float | None, typer.Option(help="Of each.")] = None,
+    deadline_s: Annotated[float, typer.Option(help="Where an asker says nothing.")] = 120.0,
+    max_in_flight: Annotated[int, typer.Option(help="Questions at a time.")] = 1024,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Longest attempt; default: as in training.")
+    ] = None,
+    upstream_n: Annotated[
+        bool, typer.Option(help="Ask servers for several choices in one request.")
+    ] = False,
+    upstream_stream: Annotated[
+        bool, typer.Option(help="Stream from servers: cancelled tokens are counted.")
+    ] = False,
+    upstream_body: Annotated[
+        str, typer.Option(help="JSON object: further fields of each request to servers.")
+    ] = "{}",
+    reviser: Annotated[
+        str | None, typer.Option(help="Model on the small model's server that REVISE asks.")
+    ] = None,
+    equivalence: Annotated[
+        str, typer.Option(help="exact, numeric, or URL#MODEL of a server of embeddings.")
+    ] = "exact",
+    whole_texts: Annotated[
+        bool, typer.Option(help="The whole text of an attempt is its answer.")
+    ] = False,
+    fallback: Annotated[
+        str, typer.Option(help="Rule where the policy was never trained; none for no guard.")
+    ] = "adaptive-cascade",
+    always: Annotated[
+        str | None, typer.Option(help="Rule that decides; the policy is only watched.")
+    ] = None,
+    variant: Annotated[
+        list[str] | None, typer.Option(help="NAME=DIR:SHARE, another controller; repeatable.")
+    ] = None,
+    exploration: Annotated[
+        float, typer.Option(help="Share of decisions drawn from the policy.")
+    ] = 0.0,
+    log: Annotated[Path | None, typer.Option(help="File of episodes; default: stderr.")] = None,
+    log_texts: Annotated[
+        bool, typer.Option(help="Write questions and attempts down, too.")
+    ] = False,
+    watch_s: Annotated[float, typer.Option(help="Look for new checkpoints; 0: on SIGHUP.")] = 5.0,
+    drain_s: Annotated[float, typer.Option(help="Not ready for so long before the end.")] = 0.0,
+    shutdown_s: Annotated[float, typer.Option(help="For requests to finish.")] = 30.0,
+    telemetry: Annotated[bool, typer.Option(help="Spans by OTLP, see OTEL_*.")] = False,
+) -> None:
+    """Serve an OpenAI-compatible API in front of two or more models."""
+    from transformers.utils.logging import disable_progress_bar
+
+    try:
+        from controller.server.config import ServeConfig, Upstream, Variant
+        from controller.server.limits import Limits
+        from controller.server.run import serve as run
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"serve: expected its packages, found no {error.name}; pip install 'allot[serve]'"
+        ) from None
+    from training.threads import limit_threads
+
+    if (small is None) != (not large):
+        raise ConfigError("models: expected both --small and --large, or neither")
+    disable_progress_bar()
+    limit_threads()
+    run(
+        ServeConfig(
+            controller=controller,
+            models=(small, *(large or ())) if small else (),
+            host=host,
+            port=port,
+            keys=keys,
+            price=price,
+            limits=Limits(
+                max_budget=max_budget,
+                max_escalations=max_escalations,
+                escalations_per_minute=escalations_per_minute,
+                caller_escalations_per_minute=caller_escalations_per_minute,
+                default_deadline_s=deadline_s,
+                max_in_flight=max_in_flight,
+            ),
+            upstream=Upstream(
+                asks_n=upstream_n,
+                streams=upstream_stream,
+                body=_json_object("upstream-body", upstream_body),
+                reviser=reviser,
+            ),
+            max_new_tokens=max_new_tokens,
+            equivalence=equivalence,
+            whole_texts=whole_texts,
+            fallback=None if fallback == "none" else fallback,
+            always=always,
+            variants=tuple(Variant.parse(text) for text in variant or ()),
+            exploration=exploration,
+            log=log,
+            log_texts=log_texts,
+            watch_s=watch_s,
+            drain_s=drain_s,
+            shutdown_s=shutdown_s,
+            telemetry=telemetry,
+        )
+    )
+
+
+def key(name: Annotated[str, typer.Argument(help="Who will use it.")]) -> None:
+    """Make an API key: the key for its owner, the line for the service's file."""
+    from controller.server.keys import key_digest, new_key
+
+    made = new_key()
+    print(f"key   {made}\nline  {name} {key_digest(made)}")
+
+
+def _json_object(option: str, text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:
+        found = None
+    if not isinstance(found, dict):
+        raise ConfigError(f"{option}: expected a JSON object, found {text!r}")
+    return found
