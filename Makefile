@@ -24,7 +24,7 @@ test: $(BIN)/allot
 	$(BIN)/pytest
 
 check: $(BIN)/allot
-	$(BIN)/ruff format --check $(SOURCES) tests
-	$(BIN)/ruff check $(SOURCES) tests
+	$(BIN)/ruff format --check $(SOURCES) examples tests
+	$(BIN)/ruff check $(SOURCES) examples tests
 	$(BIN)/mypy
 	$(BIN)/pytest

@@ -18,6 +18,7 @@ from controller.errors import ConfigError, IllegalActionError
 from controller.loop import Episode
 from controller.types import Question
 from envs.grader import Grader
+from envs.pictures import text_picture
 from envs.random import Streams
 from envs.reward import LogUniform, price_range, reward
 from envs.vector import draw_episode, observation_space, stream_key
@@ -58,11 +59,11 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
         round_prices: range that the price of a serial round is drawn from; None for none.
         budgets: range that the hard cap of an episode's cost is drawn from; None for no caps.
         permute: whether a limited stock of attempts comes in random order.
-        render_mode: None, "ansi" (a string) or "human" (printed).
+        render_mode: None, "ansi" (a string), "human" (printed) or "rgb_array" (a picture).
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012 (as in Gymnasium)
-        "render_modes": ["human", "ansi"],
+        "render_modes": ["human", "ansi", "rgb_array"],
         "render_fps": 4,
     }
 
@@ -201,6 +202,8 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
         if self.render_mode == "human":
             print(line)
 
-    def render(self) -> str | None:
-        """The episode so far as text; "human" has printed it already."""
+    def render(self) -> Any:
+        """The episode so far as text or as (H, W, 3) uint8; "human" has printed it already."""
+        if self.render_mode == "rgb_array":
+            return text_picture(self._lines)
         return "\n".join(self._lines) if self.render_mode == "ansi" else None

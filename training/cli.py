@@ -123,7 +123,9 @@ def record(
             "split); default: the bundled tasks."
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="At most so many questions per split.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most so many questions per split, spread evenly.")
+    ] = None,
     samples: Annotated[int, typer.Option(help="Small attempts per question.")] = 16,
     escalations: Annotated[int, typer.Option(help="Large attempts per question.")] = 2,
     reviser: Annotated[Path | None, typer.Option(help="Adapter of the small model.")] = None,
@@ -141,7 +143,10 @@ def record(
 
     by_split = read_questions(questions) if questions else bundled_questions()
     if limit is not None:
-        by_split = {split: members[:limit] for split, members in by_split.items()}
+        by_split = {
+            split: members[:: max(1, len(members) // limit)][:limit]
+            for split, members in by_split.items()
+        }
     total = sum(len(members) for members in by_split.values())
     with _progress("recording", total) as update:
         record_models(
@@ -234,7 +239,7 @@ def evaluate(
     as_json: Json = False,
     wandb: Wandb = "auto",
 ) -> None:
-    """Compare controllers with tuned rules on the test split; writes the first one's card."""
+    """Compare controllers with tuned rules on the test split; fills in the model card."""
     from controller.checkpoint import load_checkpoint
     from envs.recorded import read_recorded
     from envs.table import TraceTable

@@ -1,0 +1,42 @@
+"""The programs in examples/ are short and run."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+
+CALLS = {
+    "answer": (["--questions", "1"], "at 1e-05 a token"),
+    "record": (["--out", "traces", "--questions", "4"], "large: "),
+    "train": (["--out", "run", "--steps", "40000"], "utility at price"),
+    "train_sb3": (["--steps", "2048", "--episodes", "20"], "learned: mean return"),
+    "own_backend": (["--out", "run", "--steps", "20000"], " = "),
+    "frontier": (["--prices", "3", "--repeats", "1"], "controller: "),
+}
+
+
+def test_every_example_is_called():
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(CALLS)
+
+
+@pytest.mark.parametrize("name", sorted(CALLS))
+def test_example_runs_in_an_empty_folder(name, tmp_path):
+    program, (arguments, expected) = EXAMPLES / f"{name}.py", CALLS[name]
+    assert len(program.read_text().splitlines()) <= 60
+    done = subprocess.run(
+        [sys.executable, program, *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "WANDB_MODE": "disabled"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert expected in done.stdout
+    if name == "frontier":
+        assert (tmp_path / "frontier.png").read_bytes().startswith(b"\x89PNG")
