@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from controller.actions import Action, ActionKind
-from controller.evaluation import Evaluation, PricePoint
+from controller.figures import Figures, PricePoint
 
 if TYPE_CHECKING:
     from controller.checkpoint import Checkpoint
@@ -40,12 +40,12 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
-def model_card(checkpoint: Checkpoint, evaluation: Evaluation | None, **metadata: Any) -> ModelCard:
+def model_card(checkpoint: Checkpoint, figures: Figures | None, **metadata: Any) -> ModelCard:
     """The card of a checkpoint.
 
     Args:
         checkpoint: to describe.
-        evaluation: of these very weights; None if there is none.
+        figures: of these very weights; None if there is none.
         metadata: more fields of `huggingface_hub.ModelCardData`, such as `license`, or other
             values for those that are set here.
     """
@@ -55,7 +55,7 @@ def model_card(checkpoint: Checkpoint, evaluation: Evaluation | None, **metadata
         "pipeline_tag": "reinforcement-learning",
         "tags": list(TAGS),
         "model_name": f"compute controller for {ladder}",
-        "eval_results": _eval_results(evaluation) if evaluation else None,
+        "eval_results": _eval_results(figures) if figures else None,
         **metadata,
     }
     sections = (
@@ -63,9 +63,9 @@ def model_card(checkpoint: Checkpoint, evaluation: Evaluation | None, **metadata
         _usage(checkpoint),
         _actions(checkpoint),
         _models(checkpoint),
-        _evaluation(evaluation, checkpoint.path) if evaluation else _UNKNOWN,
+        _figures(figures, checkpoint.path) if figures else _UNKNOWN,
         _training(checkpoint),
-        _limits(checkpoint, evaluation),
+        _limits(checkpoint, figures),
     )
     return ModelCard(f"---\n{ModelCardData(**data).to_yaml()}\n---\n\n" + "\n\n".join(sections))
 
@@ -144,7 +144,7 @@ def _interval(values: tuple[float, float], spelling: str = "{:.1%}") -> str:
     return " to ".join(spelling.format(value) for value in values)
 
 
-def _evaluation(evaluation: Evaluation, directory: Path | None) -> str:
+def _figures(figures: Figures, directory: Path | None) -> str:
     def row(point: PricePoint) -> tuple[str, ...]:
         return (
             f"{point.price:.1e}",
@@ -156,20 +156,20 @@ def _evaluation(evaluation: Evaluation, directory: Path | None) -> str:
         )
 
     head = ("price", "accuracy", "cost", "utility", "best rule", "lead over it")
-    by_price = markdown_table(head, map(row, evaluation.points))
+    by_price = markdown_table(head, map(row, figures.points))
     ratios = markdown_table(
         ("at equal accuracy with", "compute used", "95% interval"),
-        ((r.rules, f"{r.ratio:.0%}", _interval(r.interval, "{:.0%}")) for r in evaluation.ratios),
+        ((r.rules, f"{r.ratio:.0%}", _interval(r.interval, "{:.0%}")) for r in figures.ratios),
     )
-    trainings = len(evaluation.weights)
+    trainings = len(figures.weights)
     pooled = f", {trainings} controllers that differ by seed pooled" if trainings > 1 else ""
-    digest = f" `{evaluation.traces_digest[:16]}`" if evaluation.traces_digest else ""
+    digest = f" `{figures.traces_digest[:16]}`" if figures.traces_digest else ""
     drawn = directory is not None and (directory / FRONTIER_FILE).exists()
     picture = f"![accuracy against compute]({FRONTIER_FILE})\n\n" if drawn else ""
     return f"""## How good it is
 
-{evaluation.questions} held-out questions, the test split of trace set
-`{evaluation.traces}`{digest}, {evaluation.repeats} episodes each{pooled}. Cost is in tokens of
+{figures.questions} held-out questions, the test split of trace set
+`{figures.traces}`{digest}, {figures.repeats} episodes each{pooled}. Cost is in tokens of
 the small model, utility is accuracy − price × cost. In brackets: 95% intervals, paired
 bootstrap over questions. Each rule was tuned for each price on the other splits.
 
@@ -201,7 +201,7 @@ def _training(checkpoint: Checkpoint) -> str:
     return "## Training\n\nPPO with masked actions on recorded attempts.\n\n" + "\n".join(lines)
 
 
-def _limits(checkpoint: Checkpoint, evaluation: Evaluation | None) -> str:
+def _limits(checkpoint: Checkpoint, figures: Figures | None) -> str:
     low, high = checkpoint.price_range
     lines = [
         f"- Prices outside {low:.1e} to {high:.1e} are outside what it has seen.",
@@ -216,24 +216,24 @@ def _limits(checkpoint: Checkpoint, evaluation: Evaluation | None) -> str:
             f"- A target accuracy is kept with the given confidence for questions of the same "
             f"kind as the {checkpoint.calibration.questions} that it was calibrated on."
         )
-    if evaluation is None:
+    if figures is None:
         lines.append("- Nobody has measured it on held-out questions.")
     return "## Limits\n\n" + "\n".join(lines)
 
 
-def _eval_results(evaluation: Evaluation) -> list[EvalResult]:
+def _eval_results(figures: Figures) -> list[EvalResult]:
     """Accuracy, cost and utility at the least, the middle and the greatest price."""
-    points = evaluation.points
+    points = figures.points
     chosen = sorted({0, len(points) // 2, len(points) - 1})
 
     def result(point: PricePoint, quantity: str) -> EvalResult:
         return EvalResult(
             task_type="reinforcement-learning",
             task_name="answering at a price",
-            dataset_type=evaluation.traces,
-            dataset_name=f"trace set {evaluation.traces}",
+            dataset_type=figures.traces,
+            dataset_name=f"trace set {figures.traces}",
             dataset_split="test",
-            dataset_revision=evaluation.traces_digest,
+            dataset_revision=figures.traces_digest,
             metric_type=quantity,
             metric_name=f"{quantity} at price {point.price:.1e}",
             metric_value=round(getattr(point, quantity), 6),

@@ -2,7 +2,7 @@
 
 A checkpoint is a directory with `controller.json` (schema, decision process, models with
 digests, how it was trained), `controller.safetensors` (weights) and a README.md card; once
-evaluated also with `evaluation.json`, which the card shows.
+evaluated also with `card.json`, which the card shows.
 """
 
 from __future__ import annotations

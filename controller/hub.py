@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from controller.card import FRONTIER_FILE, TAGS, model_card
 from controller.errors import CheckpointError
-from controller.evaluation import EVALUATION_FILE, read_evaluation, weights_digest
+from controller.figures import FIGURES_FILE, read_figures, weights_digest
 
 if TYPE_CHECKING:
     from controller.checkpoint import Checkpoint
@@ -24,7 +24,7 @@ HUB_SCHEME = "hf://"
 
 SETTINGS_FILE, WEIGHTS_FILE = "controller.json", "controller.safetensors"
 
-_DOWNLOADED = (SETTINGS_FILE, WEIGHTS_FILE, EVALUATION_FILE, FRONTIER_FILE, "README.md")
+_DOWNLOADED = (SETTINGS_FILE, WEIGHTS_FILE, FIGURES_FILE, FRONTIER_FILE, "README.md")
 MAX_FILE_BYTES = 64 * 2**20
 
 
@@ -78,7 +78,7 @@ class HubMixin(ModelHubMixin, library_name="allot", tags=list(TAGS)):
         return cast(Self, load_checkpoint(path))
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Upload the checkpoint with its card and evaluation, in one commit.
+        """Upload the checkpoint with its card and figures, in one commit.
 
         Where models lie in this machine's directories is left out.
 
@@ -120,25 +120,25 @@ class HubMixin(ModelHubMixin, library_name="allot", tags=list(TAGS)):
         )
         if source is None or source.resolve() == save_directory.resolve():
             return
-        for name in (EVALUATION_FILE, FRONTIER_FILE):
+        for name in (FIGURES_FILE, FRONTIER_FILE):
             if (source / name).exists():
                 shutil.copyfile(source / name, save_directory / name)
 
     def generate_model_card(self, *_: Any, **metadata: Any) -> ModelCard:
-        """The card, made from the checkpoint and from the evaluation of its very weights.
+        """The card, made from the checkpoint and from the figures of its very weights.
 
         Args:
             metadata: fields of `huggingface_hub.ModelCardData`, such as `license`.
 
         Raises:
-            CheckpointError: the evaluation is damaged.
+            CheckpointError: the figures are damaged.
         """
         checkpoint = cast("Checkpoint", self)
-        evaluation = read_evaluation(checkpoint.path) if checkpoint.path else None
-        if checkpoint.path and evaluation:
+        figures = read_figures(checkpoint.path) if checkpoint.path else None
+        if checkpoint.path and figures:
             current = weights_digest(checkpoint.path / WEIGHTS_FILE)
-            evaluation = evaluation if current in evaluation.weights else None
-        return model_card(checkpoint, evaluation, **metadata)
+            figures = figures if current in figures.weights else None
+        return model_card(checkpoint, figures, **metadata)
 
 
 def download(repo_id: str, **options: Any) -> Path:

@@ -8,12 +8,12 @@ from typing import Any
 
 from controller.card import markdown_table
 from controller.checkpoint import load_checkpoint
-from controller.evaluation import (
+from controller.figures import (
     ComputeRatio,
-    Evaluation,
+    Figures,
     PricePoint,
     weights_digest,
-    write_evaluation,
+    write_figures,
 )
 from controller.hub import WEIGHTS_FILE
 from envs.traces import TraceSet, write_atomically
@@ -187,8 +187,8 @@ def write_card(
         repeats: episodes per question and price.
     """
     directory = controllers[0]
-    write_evaluation(
-        Evaluation(
+    write_figures(
+        Figures(
             traces=traces.path.resolve().name,
             traces_digest=traces.manifest.get("digest"),
             questions=summary["num_questions"],

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from controller.checkpoint import Checkpoint, load_checkpoint
 from controller.errors import CheckpointError
-from controller.evaluation import read_evaluation
+from controller.figures import read_figures
 from controller.hub import MAX_FILE_BYTES
 from tests.conftest import CHECKPOINTS
 from tests.hub_server import TOKEN, hub
@@ -137,8 +137,8 @@ def test_saved_elsewhere_it_still_finds_its_models(tmp_path):
 
 def test_card_tells_the_measured_accuracy_and_its_interval():
     card = ModelCard.load(BUNDLED / "README.md")
-    evaluation = read_evaluation(BUNDLED)
-    point = evaluation.points[0]
+    figures = read_figures(BUNDLED)
+    point = figures.points[0]
     first = next(r for r in card.data.eval_results if r.metric_type == "accuracy")
     assert first.metric_value == pytest.approx(point.accuracy, abs=1e-6)
     assert first.metric_args["price"] == point.price
@@ -155,7 +155,7 @@ def test_bundled_card_is_up_to_date():
     ).read_text() == f"{load_checkpoint(BUNDLED).generate_model_card()}\n"
 
 
-def test_an_evaluation_of_other_weights_is_not_shown(tmp_path):
+def test_figures_of_other_weights_are_not_shown(tmp_path):
     checkpoint = load_checkpoint(BUNDLED)
     checkpoint.save_pretrained(tmp_path)
     weights = load_file(tmp_path / "controller.safetensors")
@@ -169,16 +169,16 @@ def test_an_evaluation_of_other_weights_is_not_shown(tmp_path):
 @pytest.mark.parametrize(
     "text", ["{", "[]", '{"version": 2}', '{"version": 1}', json.dumps({"version": 1, "points": 3})]
 )
-def test_damaged_evaluations_are_refused(tmp_path, text):
+def test_damaged_figures_are_refused(tmp_path, text):
     load_checkpoint(BUNDLED).save_pretrained(tmp_path)
-    (tmp_path / "evaluation.json").write_text(text)
+    (tmp_path / "card.json").write_text(text)
     with pytest.raises(CheckpointError, match="expected what `allot evaluate` writes"):
         load_checkpoint(tmp_path).generate_model_card()
 
 
-def test_evaluations_survive_json():
-    evaluation = read_evaluation(BUNDLED)
-    again = type(evaluation).from_json(json.loads(json.dumps(evaluation.to_json())))
-    assert again == evaluation
-    leads = [point.lead for point in evaluation.points]
+def test_figures_survive_json():
+    figures = read_figures(BUNDLED)
+    again = type(figures).from_json(json.loads(json.dumps(figures.to_json())))
+    assert again == figures
+    leads = [point.lead for point in figures.points]
     assert np.isfinite(leads).all()

@@ -12,8 +12,8 @@ from typing import Any
 
 from controller.errors import CheckpointError
 
-EVALUATION_VERSION = 1
-EVALUATION_FILE = "evaluation.json"
+FIGURES_VERSION = 1
+FIGURES_FILE = "card.json"
 
 MAX_FILE_BYTES = 2**20
 
@@ -61,7 +61,7 @@ class ComputeRatio:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class Figures:
     """One evaluation on the test split of a trace set.
 
     Attributes:
@@ -83,12 +83,10 @@ class Evaluation:
     ratios: tuple[ComputeRatio, ...]
 
     @classmethod
-    def from_json(cls, entry: Mapping[str, Any]) -> Evaluation:
+    def from_json(cls, entry: Mapping[str, Any]) -> Figures:
         """From what `to_json` gave."""
-        if entry.get("version") != EVALUATION_VERSION:
-            raise ValueError(
-                f"expected version {EVALUATION_VERSION}, found {entry.get('version')!r}"
-            )
+        if entry.get("version") != FIGURES_VERSION:
+            raise ValueError(f"expected version {FIGURES_VERSION}, found {entry.get('version')!r}")
         return cls(
             traces=str(entry["traces"]),
             traces_digest=entry["traces_digest"] and str(entry["traces_digest"]),
@@ -101,7 +99,7 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists and numbers."""
-        return {"version": EVALUATION_VERSION, **asdict(self)}
+        return {"version": FIGURES_VERSION, **asdict(self)}
 
 
 def _typed(entry: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -119,30 +117,30 @@ def _typed(entry: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def weights_digest(path: Path) -> str:
-    """Digest of a checkpoint's weights, which ties an evaluation to them."""
+    """Digest of a checkpoint's weights, which ties figures to them."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def write_evaluation(evaluation: Evaluation, directory: Path) -> None:
-    """Save an evaluation beside its checkpoint, atomically."""
-    temporary = directory / (EVALUATION_FILE + ".tmp")
-    temporary.write_text(json.dumps(evaluation.to_json(), indent=1) + "\n")
-    os.replace(temporary, directory / EVALUATION_FILE)
+def write_figures(figures: Figures, directory: Path) -> None:
+    """Save figures beside its checkpoint, atomically."""
+    temporary = directory / (FIGURES_FILE + ".tmp")
+    temporary.write_text(json.dumps(figures.to_json(), indent=1) + "\n")
+    os.replace(temporary, directory / FIGURES_FILE)
 
 
-def read_evaluation(directory: Path) -> Evaluation | None:
-    """The evaluation beside a checkpoint, or None.
+def read_figures(directory: Path) -> Figures | None:
+    """The figures beside a checkpoint, or None.
 
     Raises:
-        CheckpointError: it is damaged or of an unknown version.
+        CheckpointError: they are damaged or of an unknown version.
     """
-    path = directory / EVALUATION_FILE
+    path = directory / FIGURES_FILE
     if not path.exists():
         return None
     if path.stat().st_size > MAX_FILE_BYTES:
         raise CheckpointError(f"{path}: expected at most {MAX_FILE_BYTES} bytes")
     try:
-        return Evaluation.from_json(json.loads(path.read_text()))
+        return Figures.from_json(json.loads(path.read_text()))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path}: expected what `allot evaluate` writes: {error!r}; run it again"
