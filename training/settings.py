@@ -113,11 +113,11 @@ def resolve(flags: Mapping[str, Any], file: Path | None = None) -> Settings:
         ConfigError: an unknown name, a value of the wrong type or out of range, or no `out`.
     """
     values = _read(file) if file else {}
-    values |= {
-        name: _value(name, value, f"--{name.replace('_', '-')}")
-        for name, value in flags.items()
-        if value is not None
-    }
+    for flag, value in flags.items():
+        if value is not None:
+            place = f"--{flag.replace('_', '-')}"
+            name = _name(flag, place)
+            values[name] = _value(name, value, place)
     if "out" not in values:
         raise ConfigError("out: expected a run directory (--out DIR or a file's `out`), found none")
 
@@ -183,16 +183,22 @@ def _load(path: Path) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     values = {}
     for key, value in _load(path).items():
-        name = str(key).replace("-", "_")
-        name = ALIASES.get(name, name)
-        if name not in SETTINGS:
-            close = difflib.get_close_matches(name, [*SETTINGS, *ALIASES], n=1, cutoff=0.5)
-            hint = f"; the closest is {close[0]}" if close else ""
-            raise ConfigError(f"{path}: expected any of {', '.join(SETTINGS)}, found {key!r}{hint}")
+        name = _name(str(key), str(path))
         if name in values:
             raise ConfigError(f"{path}: expected {name} once, found it twice")
         values[name] = _value(name, value, f"{path}: {name}")
     return values
+
+
+def _name(key: str, place: str) -> str:
+    """The setting that a key or a flag means."""
+    name = key.replace("-", "_")
+    name = ALIASES.get(name, name)
+    if name not in SETTINGS:
+        close = difflib.get_close_matches(name, [*SETTINGS, *ALIASES], n=1, cutoff=0.5)
+        hint = f"; the closest is {close[0]}" if close else ""
+        raise ConfigError(f"{place}: expected any of {', '.join(SETTINGS)}, found {key!r}{hint}")
+    return name
 
 
 def _value(name: str, value: Any, place: str) -> Any:

@@ -37,8 +37,9 @@ HOSTILE = (
 LARGE = 'large"><img src=http://192.0.2.1/x onerror=hacked=5>'
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium():
+    """Ends with its module: the running event loop of Playwright would bar other tests from theirs."""
     path = shutil.which("chromium")
     if path is None:
         reason = "no `chromium` on the PATH (Debian: apt-get install chromium)"
@@ -92,7 +93,7 @@ def runs(traces, tmp_path_factory) -> list[Path]:
     return runs
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def report(chromium, runs, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("html") / "report.html"
     allot("report", *runs, "--out", out, "--questions", 12)
