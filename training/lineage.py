@@ -23,11 +23,14 @@ def traces_artifact(traces: TraceSet) -> Artifact:
 
 
 def controller_artifact(checkpoint: Checkpoint, path: Path, traces: TraceSet) -> Artifact:
-    """A checkpoint; one that was trained and the same one that is evaluated are one version."""
+    """A checkpoint; one that was trained and the same one that is evaluated are one version.
+
+    The card is left out: an evaluation fills it in.
+    """
     return Artifact(
         name=f"controller-{traces.path.name}",
         kind="controller",
-        files=[path / name for name in ("controller.json", "controller.safetensors", "README.md")],
+        files=[path / name for name in ("controller.json", "controller.safetensors")],
         metadata=dict(checkpoint.training),
     )
 

@@ -104,7 +104,11 @@ def _trained(
     ):
         checkpoint = training.run(tracker, view, stop)
     if tracker.offline_directory:
-        console.print(f"W&B, with an account: wandb sync {tracker.offline_directory}")
+        console.print(
+            f"W&B, with an account: wandb sync {tracker.offline_directory}",
+            highlight=False,
+            soft_wrap=True,
+        )
     return checkpoint
 
 

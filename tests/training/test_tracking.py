@@ -133,6 +133,15 @@ def test_seeds_are_summed_up_with_the_evaluation(evaluated):
     assert last["headline/always large"] > 0
 
 
+def test_offline_runs_are_ready_to_be_sent(pair, environment):
+    """As far as that goes without an account."""
+    logs = [str(path) for path in (pair / "seed-0").glob("wandb/offline-run-*")]
+    command = [sys.executable, "-m", "wandb", "sync", "--dry-run", *logs]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert "Would sync 1 run(s)" in done.stdout + done.stderr
+    assert logs[0] in done.stdout + done.stderr
+
+
 def test_without_an_account_or_network_everything_works(few, allot, offline_run, tmp_path):
     """A key but nobody who answers: logged offline, with a note."""
     out = tmp_path / "run"
