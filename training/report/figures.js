@@ -287,7 +287,7 @@ function drawGroups() {
     const done = actions.map((action) => `${fixed(group.actions[action][state.price], 2)} ${action}`);
     return `${group.name}: ${percent(group.accuracy[state.price])} right, per question ${done.join(", ")}`;
   });
-  byId("groups").setAttribute("aria-label", `Actions by difficulty. ${said.join(". ")}.`);
+  byId("groups").setAttribute("aria-label", `Actions by kind of question. ${said.join(". ")}.`);
 }
 
 const PANELS = {
