@@ -30,6 +30,9 @@ const KINDS = {
 
 const several = data.runs.length > 1;
 
+/** The controller of the run that is looked at in detail. */
+const ours = () => data.policies.find((policy) => policy.kind === "controller" && policy.run === state.run);
+
 /** What a policy is switched on and off with: its kind, or the run that a controller is of. */
 const keyOf = (policy) => (policy.kind === "controller" ? `run ${policy.run}` : policy.kind);
 

@@ -41,8 +41,7 @@ function drawTable() {
 
 function sayPrice() {
   const price = data.prices[state.price];
-  const ours = (policy) => policy.kind === "controller" && policy.run === state.run;
-  const [controller, rank] = ranked().find(([policy]) => ours(policy));
+  const [controller, rank] = ranked().find(([policy]) => policy === ours());
   const rivals = data.policies.filter((policy) => policy.kind !== "oracle").length;
   const name = policyName(controller);
   byId("price").setAttribute("aria-valuetext", `${priceText(price)}: ${pointsText(price)}`);
