@@ -26,7 +26,7 @@ from controller.episodes import EpisodeConfig
 from controller.errors import AllotError, CheckpointError, ConfigError
 from controller.observation import OBSERVATION_NAMES, OBSERVATION_VERSION
 from controller.policy import PolicyConfig, PolicyNetwork
-from controller.targets import Calibration
+from controller.targets import Calibration, Pace
 from controller.types import AdapterSpec, ModelSpec
 
 CHECKPOINT_VERSION = 1
@@ -80,16 +80,29 @@ class Checkpoint:
         if mean_cost is None and accuracy is None:
             low, high = self.price_range
             return math.sqrt(low * high)
+        calibration = self._known_calibration()
+        if accuracy is None:
+            assert mean_cost is not None
+            return calibration.price_for_cost(mean_cost)
+        if mean_cost is not None:
+            raise ConfigError("mean_cost, accuracy: expected one of them, found both")
+        return calibration.price_for_accuracy(accuracy, confidence)
+
+    def pace(self, mean_cost: float) -> Pace:
+        """Keeps a mean cost over a stream of questions.
+
+        Raises:
+            ConfigError: one that is out of reach.
+            CheckpointError: the checkpoint was saved without a calibration.
+        """
+        return Pace(self._known_calibration(), mean_cost)
+
+    def _known_calibration(self) -> Calibration:
         if self.calibration is None:
             raise CheckpointError(
                 f"{self.path}: expected a checkpoint with a calibration, found none; train again"
             )
-        if accuracy is None:
-            assert mean_cost is not None
-            return self.calibration.price_for_cost(mean_cost)
-        if mean_cost is not None:
-            raise ConfigError("mean_cost, accuracy: expected one of them, found both")
-        return self.calibration.price_for_accuracy(accuracy, confidence)
+        return self.calibration
 
     def load_backend(self) -> Backend:
         """Load the models that the checkpoint names.
@@ -179,16 +192,9 @@ def load_checkpoint(directory: Path | str) -> Checkpoint:
     directory = Path(directory)
     settings = _read_settings(directory / _SETTINGS)
     try:
-        policy = PolicyNetwork(
-            PolicyConfig(
-                **{**settings["policy"], "hidden_sizes": tuple(settings["policy"]["hidden_sizes"])}
-            )
-        )
+        policy = PolicyNetwork(PolicyConfig(**_with_tuples(settings["policy"])))
         process: dict[str, Any] = settings["process"]
-        values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in process.items()
-        }
+        values = _with_tuples(process)
         values["cost"] = CostModel(
             **{**process["cost"], "weights": tuple(process["cost"]["weights"])}
         )
@@ -229,6 +235,10 @@ def load_checkpoint(directory: Path | str) -> Checkpoint:
         training=training,
         path=directory,
     )
+
+
+def _with_tuples(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in entry.items()}
 
 
 def _model_spec(entry: Mapping[str, Any]) -> ModelSpec:

@@ -124,6 +124,11 @@ class AttemptColumns:
     num_children: Ints
 
 
+def _columns(answers: Floats) -> Floats:
+    """Views of the last axis, one each."""
+    return np.moveaxis(answers, -1, 0)
+
+
 _MAX_WEIGHT = 1024
 _COUNT_LOG_COUNT = np.array([0.0] + [c * np.log(c) for c in range(1, _MAX_WEIGHT)])
 _KINDS = {kind: i for i, kind in enumerate(ActionKind)}
@@ -153,8 +158,12 @@ class Episodes:
         limits: attempts per rung that can be had, (N, R).
         revisions: REVISE attempts.
         rung: highest rung used.
+        answers: what is known of each answer, (N, K, 8); the next ones are views of it.
         votes: weighted votes per answer, (N, K).
-        weight: the same after verification, (N, K).
+        small_votes, large_votes: attempts that gave it, per answer, (N, K).
+        weight: votes after verification, (N, K).
+        answer_logprob, answer_logprobs: sum and count of mean log-probabilities, (N, K).
+        answer_score, answer_scores: sum and count of verifier scores, (N, K).
         leader: answer of most weight; -1 before the first answer.
         top, second: weight of the leader and of its closest rival.
         total: votes cast.
@@ -189,14 +198,15 @@ class Episodes:
         self.prefilled = np.zeros((n, r), bool)
         self.counts, self.limits = np.zeros((n, r), np.int64), np.zeros((n, r), np.int64)
         self.revisions, self.rung = np.zeros(n, np.int64), np.zeros(n, np.int64)
-        # What is known of an answer fills one cache line: it is read and reset together.
-        self._answers = np.zeros((n, k, 8))
-        self.votes, self.small_votes, self.large_votes = np.moveaxis(self._answers, 2, 0)[:3]
-        self.answer_logprob, self.answer_logprobs = np.moveaxis(self._answers, 2, 0)[3:5]
-        self.answer_score, self.answer_scores, self.weight = np.moveaxis(self._answers, 2, 0)[5:]
-        self.seen = np.zeros((n, config.max_attempts), np.int64)
-        self.next_child = np.zeros((n, k), np.int64)
-        self.children_left = np.zeros((n, k), np.int64)
+        # What is known of an answer fills one cache line: it is read, written and reset together.
+        # First answers lie side by side in memory: most episodes see few.
+        self.answers = np.zeros((k, n, 8)).swapaxes(0, 1)
+        self.votes, self.small_votes, self.large_votes, self.weight = _columns(self.answers)[:4]
+        self.answer_logprob, self.answer_logprobs = _columns(self.answers)[4:6]
+        self.answer_score, self.answer_scores = _columns(self.answers)[6:]
+        self.seen = np.zeros((config.max_attempts, n), np.int64).T
+        self.next_child = np.zeros((k, n), np.int64).T
+        self.children_left = np.zeros((k, n), np.int64).T
         self.leader = np.full(n, NO_ANSWER)
         self.top, self.second, self.total = np.zeros(n), np.zeros(n), np.zeros(n)
         self.small_total, self.distinct = np.zeros(n), np.zeros(n, np.int64)
@@ -234,7 +244,7 @@ class Episodes:
         """
         answers, known = self._seen(rows)
         used = np.broadcast_to(rows[:, None], answers.shape)[known], answers[known]
-        self._answers[used] = 0
+        self._note(*used, np.zeros((1, 8)))
         self.children_left[used] = 0
         for zeroed in (
             self.counts,
@@ -312,8 +322,9 @@ class Episodes:
         self.unverified[rows] += attempts.scoreable
         tokens = self.prompt_tokens[rows, 0] + attempts.completion_tokens
         self.unverified_tokens[rows] += tokens * attempts.scoreable
-        self.logprob_sum[rows] += np.nan_to_num(attempts.mean_logprob)
-        self.logprobs[rows] += ~np.isnan(attempts.mean_logprob)
+        unknown = np.isnan(attempts.mean_logprob)
+        self.logprob_sum[rows] += np.where(unknown, 0.0, attempts.mean_logprob)
+        self.logprobs[rows] += ~unknown
         answered = attempts.answer >= 0
         self.unanswered[rows] += ~answered
         self.last_agrees[rows] = attempts.answer == self.leader[rows]
@@ -334,64 +345,85 @@ class Episodes:
         processed = prefill + attempts.completion_tokens
         self.prefilled[rows, rung] |= ~revised
         cost = np.where(revised, self.config.cost.reviser_weight, self._token_cost[rung])
-        self.spent[rows] += cost * processed
-        self.tokens[rows] += processed
+        self.charge(rows, np.asarray(cost * processed), processed)
+
+    def charge(self, rows: Ints, cost: Floats, tokens: Ints) -> None:
+        """Put cost and tokens processed on the bill of `rows`, all (n,)."""
+        self.spent[rows] += cost
+        self.tokens[rows] += tokens
 
     def _vote(self, rows: Ints, attempts: AttemptColumns) -> None:
         answer, rung = attempts.answer, attempts.rung
-        weight = self._vote_weight[rung]
-        before = self.votes[rows, answer]
-        after = before + weight
-        self.votes[rows, answer] = after
-        self.count_log_count[rows] += (
-            _COUNT_LOG_COUNT[after.astype(np.int64)] - _COUNT_LOG_COUNT[before.astype(np.int64)]
-        )
+        vote, small = self._vote_weight[rung], rung == 0
+        known = self.recall(rows, answer)  # (n, 8)
+        votes, small_votes, large_votes, weight, logprob, logprobs = _columns(known)[:6]
+        before = votes.astype(np.int64)
+        votes += vote
+        small_votes += small
+        large_votes += ~small
+        weight += vote
+        unknown = np.isnan(attempts.mean_logprob)
+        logprob += np.where(unknown, 0.0, attempts.mean_logprob)
+        logprobs += ~unknown
+        self._note(rows, answer, known)
+        self.count_log_count[rows] += _COUNT_LOG_COUNT[before + vote] - _COUNT_LOG_COUNT[before]
         new = before == 0
         self.distinct[rows] += new
         self.seen[rows[new], self.distinct[rows[new]] - 1] = answer[new]
-        self.total[rows] += weight
-        self.small_votes[rows, answer] += rung == 0
-        self.small_total[rows] += rung == 0
-        self.large_votes[rows, answer] += rung > 0
-        self.answer_logprob[rows, answer] += np.nan_to_num(attempts.mean_logprob)
-        self.answer_logprobs[rows, answer] += ~np.isnan(attempts.mean_logprob)
-        revisable = (attempts.num_children > 0) & (rung == 0)
+        self.total[rows] += vote
+        self.small_total[rows] += small
+        revisable = (attempts.num_children > 0) & small
         self.next_child[rows[revisable], answer[revisable]] = attempts.first_child[revisable]
         self.children_left[rows[revisable], answer[revisable]] = attempts.num_children[revisable]
-        after = self.weight[rows, answer] + weight
-        self.weight[rows, answer] = after
+        self._lead(rows, answer, rung, weight)
+
+    def _lead(self, rows: Ints, answer: Ints, rung: Ints, weight: Floats) -> None:
+        """Find leaders and rivals after one answer of each of `rows` got more weight."""
         top, second, leader = self.top[rows], self.second[rows], self.leader[rows]
         leads = answer == leader
         # On a tie the larger model's answer leads.
-        overtakes = ~leads & ((after > top) | ((after == top) & (rung > 0)))
+        overtakes = ~leads & ((weight > top) | ((weight == top) & (rung > 0)))
         self.second[rows] = np.where(
-            leads, second, np.where(overtakes, top, np.maximum(second, after))
+            leads, second, np.where(overtakes, top, np.maximum(second, weight))
         )
-        self.top[rows] = np.where(leads | overtakes, after, top)
+        self.top[rows] = np.where(leads | overtakes, weight, top)
         self.leader[rows] = np.where(overtakes, answer, leader)
 
+    def recall(self, rows: Ints, answer: Ints) -> Floats:
+        """What is known of one answer in each of `rows`, a copy, (n, 8)."""
+        return self._lines.take(answer * self.num_episodes + rows, axis=0)
+
+    def _note(self, rows: Ints, answer: Ints, known: Floats) -> None:
+        # NumPy copies one item of 64 bytes far quicker than eight of 8.
+        self._lines.view("V64")[answer * self.num_episodes + rows] = known.view("V64")
+
+    @property
+    def _lines(self) -> Floats:
+        """All that is known of answers, a line each, (K * N, 8); a view."""
+        return self.answers.swapaxes(0, 1).reshape(-1, 8)
+
     def score(self, rows: Ints, answer: Ints, rung: Ints, score: Floats) -> None:
-        """Take note of a verifier's score of one attempt in each of `rows`, all (n,).
+        """Take note of a verifier's scores of attempts, all (n,); a row may come up repeatedly.
 
         Args:
-            rows: which episodes.
+            rows: whose attempts.
             answer: answer id of the attempt; -1 if it has none.
             rung: model that made it.
             score: probability that it is right.
         """
-        self.score_sum[rows] += score
-        self.scores[rows] += 1
+        np.add.at(self.score_sum, rows, score)
+        np.add.at(self.scores, rows, 1)
         answered = answer >= 0
         rows, answer, score = rows[answered], answer[answered], score[answered]
-        self.answer_score[rows, answer] += score
-        self.answer_scores[rows, answer] += 1
-        self.weight[rows, answer] += self._vote_weight[rung[answered]] * (score_weight(score) - 1)
+        weight = self._vote_weight[rung[answered]] * (score_weight(score) - 1)
+        np.add.at(self.answer_score, (rows, answer), score)
+        np.add.at(self.answer_scores, (rows, answer), 1)
+        np.add.at(self.weight, (rows, answer), weight)
 
     def finish_verification(self, rows: Ints) -> None:
         """Charge `rows` for the scores of all their attempts and find the leaders anew."""
         tokens = self.unverified_tokens[rows]
-        self.spent[rows] += self.config.cost.verifier_weight * tokens
-        self.tokens[rows] += tokens
+        self.charge(rows, np.asarray(self.config.cost.verifier_weight * tokens), tokens)
         self.unverified[rows] = self.unverified_tokens[rows] = 0
         answered = rows[self.leader[rows] != NO_ANSWER]
         if not len(answered):
@@ -446,7 +478,7 @@ class Episodes:
     def mask(self, rows: Rows = slice(None)) -> Bools:
         """Allowed actions, (n, A), in `rows` or everywhere; STOP always is."""
         at = self._rows[rows]
-        allowed = np.empty((len(at), len(self._kinds)), bool)  # (n, A)
+        allowed = np.empty((len(self._kinds), len(at)), bool).T  # (n, A)
         leader = self.leader[rows]
         revisable = (
             (leader >= 0)

@@ -17,6 +17,7 @@ from controller.episodes import LEAST_LOGPROB, NO_ANSWER, AttemptColumns, Episod
 from controller.errors import ConfigError, IllegalActionError
 from controller.observation import OBSERVATION_NAMES, observe
 from controller.policy import PolicyNetwork
+from controller.targets import Pace
 from controller.types import Attempt, Question
 
 if TYPE_CHECKING:
@@ -279,6 +280,8 @@ class Controller:
         backend: makes the attempts.
         difficulty: read-out of the prompt state, if the policy reads it.
         price: accuracy per unit cost, where `answer` is not given one.
+        pace: sets the price from question to question instead, where `answer` is not given
+            one.
     """
 
     def __init__(
@@ -288,10 +291,11 @@ class Controller:
         backend: Backend,
         difficulty: Difficulty | None = None,
         price: float | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self.policy, self.config = policy, config
         self.backend, self.difficulty = backend, difficulty
-        self.price = price
+        self.price, self.pace = price, pace
 
     @classmethod
     def load(
@@ -312,7 +316,8 @@ class Controller:
             path: directory with controller.json and controller.safetensors.
             backend: makes the attempts; None loads the models that the checkpoint names
                 and checks their digests.
-            mean_cost: small-model tokens that a question may cost on average.
+            mean_cost: small-model tokens that a question may cost on average; the price
+                follows what the questions so far have cost, see `controller.targets.Pace`.
             accuracy: share of questions to be answered right.
             confidence: probability with which `accuracy` is kept; see
                 `Calibration.price_for_accuracy`.
@@ -332,6 +337,7 @@ class Controller:
             backend or checkpoint.load_backend(),
             checkpoint.difficulty,
             price,
+            None if mean_cost is None else checkpoint.pace(mean_cost),
         )
 
     def decisions(self, episode: Episode) -> Iterator[Decision]:
@@ -378,7 +384,8 @@ class Controller:
         budget: float | None = None,
     ) -> Episode:
         """A fresh episode for a question, to be driven by `decisions`."""
-        price = self.price if price is None else price
+        if price is None:
+            price = self.price if self.pace is None else self.pace.price()
         if price is None:
             raise ConfigError("price: expected one, found none here and none in the controller")
         if isinstance(question, str):
@@ -406,7 +413,7 @@ class Controller:
         Args:
             question: text, or a Question.
             price: accuracy per unit cost, the unit being one small-model token; the
-                controller's own when None.
+                controller's own when None, or what its pace asks for.
             round_price: accuracy per serial round of generation; 0 if waiting is free.
             budget: hard cap on cost; None for no cap.
 
@@ -416,6 +423,8 @@ class Controller:
         """
         episode = self.episode(question, price=price, round_price=round_price, budget=budget)
         decisions = tuple(self.decisions(episode))
+        if self.pace is not None and price is None:
+            self.pace.count(episode.cost)
         return Outcome(
             answer=episode.answer,
             attempt=episode.best_attempt(),

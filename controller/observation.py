@@ -98,20 +98,24 @@ def _log10(values: Floats) -> NDArray[np.float32]:
     return np.log(values.astype(np.float32)) * _PER_DECADE
 
 
-def observe(episodes: Episodes, rows: Rows = slice(None)) -> NDArray[np.float32]:
+def observe(
+    episodes: Episodes, rows: Rows = slice(None), out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
     """Observations in the order of OBSERVATION_NAMES.
 
     Args:
         episodes: state of N episodes.
         rows: which of them; all when left out.
+        out: (N, D) observations of all episodes, in which those of `rows` are replaced.
 
     Returns:
-        (n, D) float32.
+        `out`, or without it the observations of `rows` alone, (n, D) float32.
     """
     e, config = episodes, episodes.config
     total_votes, small_votes = e.total[rows], e.small_total[rows]
     leader = np.maximum(e.leader[rows], 0)
-    at_leader = np.arange(e.num_episodes)[rows], leader
+    at_leader = e.recall(np.arange(e.num_episodes)[rows], leader)  # (n, 8)
+    _, small_backing, large_backing, _, logprob, logprobs, score, num_scores = at_leader.T
     top, second = e.top[rows], e.second[rows]
     total, attempts = np.maximum(total_votes, 1), np.maximum(e.num_attempts[rows], 1)
     samples, revisions = e.counts[rows, 0], e.revisions[rows]
@@ -145,17 +149,17 @@ def observe(episodes: Episodes, rows: Rows = slice(None)) -> NDArray[np.float32]
         leader_stays(top, second),
         top * _COUNT_SCALE,
         second * _COUNT_SCALE,
-        e.small_votes[at_leader] / np.maximum(small_votes, 1),
-        e.large_votes[at_leader] > 0,
+        small_backing / np.maximum(small_votes, 1),
+        large_backing > 0,
         e.last_agrees[rows],
         e.unanswered[rows] / attempts,
         logprob_known,
         np.where(logprob_known, last_logprob, 0.0),
         np.where(np.isnan(last_min_logprob), 0.0, last_min_logprob),
-        e.answer_logprob[at_leader] / np.maximum(e.answer_logprobs[at_leader], 1),
+        logprob / np.maximum(logprobs, 1),
         e.logprob_sum[rows] / np.maximum(e.logprobs[rows], 1),
         scores > 0,
-        e.answer_score[at_leader] / np.maximum(e.answer_scores[at_leader], 1),
+        score / np.maximum(num_scores, 1),
         e.score_sum[rows] / np.maximum(scores, 1),
         e.unverified[rows] * _COUNT_SCALE,
         e.small_tokens[rows] / np.maximum(samples + revisions, 1) / config.cost_unit,
@@ -168,7 +172,9 @@ def observe(episodes: Episodes, rows: Rows = slice(None)) -> NDArray[np.float32]
         np.where(difficulty_known, difficulty[:, 0], 0.0),
         np.where(difficulty_known, difficulty[:, -1], 0.0),
     )
-    by_feature = np.empty((NUM_FEATURES, len(leader)), np.float32)  # (D, n)
-    for feature, column in zip(by_feature, columns, strict=True):
-        feature[:] = column
-    return by_feature.T
+    if out is None:
+        # Features lie side by side in memory: they are computed one after the other.
+        out, rows = np.empty((NUM_FEATURES, len(leader)), np.float32).T, slice(None)
+    for feature, column in zip(out.T, columns, strict=True):
+        feature[rows] = column
+    return out

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from controller.episodes import Episodes
 from controller.errors import ConfigError
-from controller.observation import observe
+from controller.observation import OBSERVATION_NAMES, observe
 
 
 class Policy(Protocol):
@@ -40,11 +40,13 @@ class PolicyConfig:
         num_features: D.
         num_actions: A.
         hidden_sizes: widths of the hidden layers, of the actor and of the critic each.
+        ignored_features: names of those that the network reads as 0.
     """
 
     num_features: int
     num_actions: int
     hidden_sizes: tuple[int, ...] = (64, 64)
+    ignored_features: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         sizes = (self.num_features, self.num_actions, *self.hidden_sizes)
@@ -53,6 +55,12 @@ class PolicyConfig:
                 "policy: expected 1 to 8 hidden layers and sizes of 1 to 4096, found "
                 f"num_features={self.num_features}, num_actions={self.num_actions}, "
                 f"hidden_sizes={self.hidden_sizes}"
+            )
+        unknown = set(self.ignored_features) - set(OBSERVATION_NAMES)
+        if unknown:
+            raise ConfigError(
+                f"ignored_features: expected names of {list(OBSERVATION_NAMES)}, found "
+                f"{sorted(unknown)}"
             )
 
 
@@ -77,8 +85,11 @@ class PolicyNetwork(nn.Module):
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
         self.config = config
+        self._ignored: Tensor
         self.actor = _mlp((config.num_features, *config.hidden_sizes, config.num_actions), 0.01)
         self.critic = _mlp((config.num_features, *config.hidden_sizes, 1), 1.0)
+        ignored = [OBSERVATION_NAMES.index(name) for name in config.ignored_features]
+        self.register_buffer("_ignored", torch.tensor(ignored, dtype=torch.long), persistent=False)
 
     def log_probs(self, observation: Tensor, mask: Tensor) -> Tensor:
         """Log-probabilities of all actions, forbidden ones at the least float.
@@ -90,14 +101,19 @@ class PolicyNetwork(nn.Module):
         Returns:
             (B, A).
         """
-        logits = self.actor(observation)
+        logits = self.actor(self._read(observation))
         logits = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
         return torch.log_softmax(logits, dim=-1)
 
     def value(self, observation: Tensor) -> Tensor:
         """Expected return from here on, (B,)."""
-        value: Tensor = self.critic(observation).squeeze(-1)
+        value: Tensor = self.critic(self._read(observation)).squeeze(-1)
         return value
+
+    def _read(self, observation: Tensor) -> Tensor:
+        if not self.config.ignored_features:
+            return observation
+        return observation.index_fill(-1, self._ignored, 0.0)
 
     @torch.no_grad()
     def act(self, episodes: Episodes, mask: NDArray[np.bool_]) -> NDArray[np.int64]:

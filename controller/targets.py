@@ -72,6 +72,10 @@ class Calibration:
         log_price = np.log(np.array(self.prices))
         return float(np.exp(np.interp(mean_cost, cost[::-1], log_price[::-1])))
 
+    def cost_range(self) -> tuple[float, float]:
+        """Least and greatest mean cost that a price in range brings."""
+        return min(self.cost), self.cost[0]
+
     def price_for_accuracy(self, accuracy: float, confidence: float = 0.9) -> float:
         """Highest price whose accuracy is at least so high, with a guarantee.
 
@@ -101,3 +105,41 @@ class Calibration:
                 f"this controller was right on {best:.1%} of {self.questions} questions at most"
             )
         return found
+
+
+PACE_QUESTIONS = 100
+"""Questions over which a debt or a surplus is made up for."""
+
+
+class Pace:
+    """Keeps a mean cost over a stream of questions.
+
+    What the stream has cost so far too much or too little is spread over the questions to come,
+    so that the mean is kept also on questions that are harder or easier than those of the
+    calibration.
+
+    Args:
+        calibration: what the controller costs by price.
+        mean_cost: per question, small-model tokens.
+
+    Raises:
+        ConfigError: no price in range brings that cost.
+    """
+
+    def __init__(self, calibration: Calibration, mean_cost: float) -> None:
+        calibration.price_for_cost(mean_cost)
+        self.calibration, self.mean_cost = calibration, mean_cost
+        self.questions, self.spent = 0, 0.0
+
+    def price(self) -> float:
+        """Price for the next question."""
+        owed = self.mean_cost * self.questions - self.spent
+        wanted = self.mean_cost + owed / PACE_QUESTIONS
+        return self.calibration.price_for_cost(
+            float(np.clip(wanted, *self.calibration.cost_range()))
+        )
+
+    def count(self, cost: float) -> None:
+        """Take note of what a question has cost."""
+        self.questions += 1
+        self.spent += cost

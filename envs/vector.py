@@ -75,11 +75,25 @@ class Replay:
         self.question = np.zeros(num_episodes, np.int64)
         self.hide_logprobs = np.zeros(num_episodes, bool)
         self.hide_verifier = np.zeros(num_episodes, bool)
-        self.attempts = np.zeros((num_episodes, config.max_attempts), np.int64)
-        self._unverified = np.zeros((num_episodes, config.max_attempts), np.int64)
+        self.attempts = np.zeros((config.max_attempts, num_episodes), np.int64).T
+        self._verified = np.zeros(num_episodes, np.int64)  # attempts before the last VERIFY
         self._scoreable = ~np.isnan(table.verifier_score) & config.verifies  # (M,)
-        self._order = np.zeros((num_episodes, *table.stream.shape[1:]), np.int64)  # (N, R, S)
-        self._identity = np.broadcast_to(np.arange(table.stream.shape[2]), table.stream.shape[1:])
+        # Columns of attempts side by side, to be fetched together.
+        self._counts = np.column_stack(
+            (
+                table.answer,
+                table.attempt_prompt_tokens,
+                table.completion_tokens,
+                self._scoreable,
+                table.first_child,
+                table.num_children,
+            )
+        )  # (M, 6)
+        self._logprobs = np.column_stack((table.mean_logprob, table.min_logprob))  # (M, 2)
+        self._order = np.zeros((num_episodes, *table.stream.shape[1:]), np.int16)  # (N, R, S)
+        self._identity = np.broadcast_to(
+            np.arange(table.stream.shape[2], dtype=np.int16), table.stream.shape[1:]
+        )
 
     def begin(
         self,
@@ -95,6 +109,7 @@ class Replay:
     ) -> None:
         """Start episodes on questions given by position, (n,)."""
         self.question[rows] = question
+        self._verified[rows] = 0
         self._order[rows] = self._identity
         self.hide_logprobs[rows], self.hide_verifier[rows] = hide_logprobs, hide_verifier
         hidden = np.broadcast_to(hide_difficulty, question.shape)[:, None]
@@ -123,17 +138,19 @@ class Replay:
 
     def _verify(self, rows: Array) -> None:
         episodes, table = self.episodes, self.table
-        waiting = episodes.unverified[rows]
-        for place in range(int(waiting.max(initial=0))):
-            scored = rows[waiting > place]
-            attempt = self._unverified[scored, place]
-            episodes.score(
-                scored, table.answer[attempt], table.rung[attempt], table.verifier_score[attempt]
-            )
+        attempts, made = self.attempts[rows], episodes.num_attempts[rows]
+        place = np.arange(attempts.shape[1])
+        new = (place >= self._verified[rows, None]) & (place < made[:, None])
+        new &= self._scoreable[attempts]
+        self._verified[rows] = made
+        scored, attempt = np.repeat(rows, new.sum(1)), attempts[new]
+        episodes.score(
+            scored, table.answer[attempt], table.rung[attempt], table.verifier_score[attempt]
+        )
         episodes.finish_verification(rows)
 
     def _attempt(self, rows: Array, kinds: Array, streams: Streams) -> None:
-        episodes, table = self.episodes, self.table
+        episodes = self.episodes
         revised = kinds == _REVISE
         rung = np.where(kinds == _ESCALATE, episodes.next_rung[rows], 0)
         chosen = np.empty(len(rows), np.int64)
@@ -141,42 +158,45 @@ class Replay:
         if revised.any():
             chosen[revised] = episodes.take_child(rows[revised])
         chosen[fresh] = self._draw(rows[fresh], rung[fresh], streams)
-        unknown = self.hide_logprobs[rows]
-        scoreable = self._scoreable[chosen] & ~self.hide_verifier[rows]
+        answer, prompt, completion, scoreable, first_child, num_children = np.ascontiguousarray(
+            self._counts.take(chosen, axis=0).T
+        )
+        mean, least = np.where(self.hide_logprobs[rows], np.nan, self._logprobs.take(chosen, 0).T)
         self.attempts[rows, episodes.num_attempts[rows]] = chosen
-        self._unverified[rows, episodes.unverified[rows]] = chosen
         episodes.record(
             rows,
             revised,
             AttemptColumns(
                 rung=rung,
-                answer=table.answer[chosen],
-                prompt_tokens=table.attempt_prompt_tokens[chosen],
-                completion_tokens=table.completion_tokens[chosen],
-                mean_logprob=np.where(unknown, np.nan, table.mean_logprob[chosen]),
-                min_logprob=np.where(unknown, np.nan, table.min_logprob[chosen]),
-                scoreable=scoreable,
-                first_child=table.first_child[chosen],
-                num_children=table.num_children[chosen],
+                answer=answer,
+                prompt_tokens=prompt,
+                completion_tokens=completion,
+                mean_logprob=mean,
+                min_logprob=least,
+                scoreable=(scoreable > 0) & ~self.hide_verifier[rows],
+                first_child=first_child,
+                num_children=num_children,
             ),
         )
 
     def _draw(self, rows: Array, rung: Array, streams: Streams) -> Array:
         """Next attempts of each stream, by one step of a Fisher-Yates shuffle."""
-        question, used = self.question[rows], self.episodes.counts[rows, rung]
-        picked = used
-        if self.permute:
-            left = self.table.stream_length[question, rung] - used
-            picked = used + (streams.uniform(rows) * left).astype(np.int64)
-            slot = self._order[rows, rung, picked]
-            self._order[rows, rung, picked] = self._order[rows, rung, used]
-            return self.table.stream[question, rung, slot]
-        return self.table.stream[question, rung, picked]
+        table, used = self.table, self.episodes.counts[rows, rung]
+        _, rungs, longest = table.stream.shape
+        stream = self.question[rows] * rungs + rung
+        if not self.permute:
+            return np.asarray(table.stream.ravel()[stream * longest + used])
+        order, begin = self._order.ravel(), (rows * rungs + rung) * longest
+        left = table.stream_length.ravel()[stream] - used
+        picked = begin + used + (streams.uniform(rows) * left).astype(np.int64)
+        slot = order[picked]
+        order[picked] = order[begin + used]
+        return np.asarray(table.stream.ravel()[stream * longest + slot])
 
-    def right(self) -> NDArray[np.bool_]:
-        """Whether each episode's leading answer is right, (N,)."""
-        leader = self.episodes.leader
-        known = self.table.answer_correct[self.question, np.maximum(leader, 0)]
+    def right(self, rows: Array | slice = slice(None)) -> NDArray[np.bool_]:
+        """Whether the leading answer of each episode of `rows` is right, (n,)."""
+        leader = self.episodes.leader[rows]
+        known = self.table.answer_correct[self.question[rows], np.maximum(leader, 0)]
         return np.asarray(known & (leader >= 0))
 
 
@@ -304,7 +324,7 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
         mask = episodes.mask()
         done = stopped | (mask.sum(1) == 1)
         right = np.zeros(self.num_envs, bool)
-        right[done] = self.replay.right()[done]
+        right[done] = self.replay.right(done)
         rewards = reward(
             right,
             episodes.price * (episodes.spent - spent),
@@ -316,7 +336,7 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
             rows = self._rows[done]
             info = self._final_info(observation.copy("K"), done, right)
             self._begin(rows)
-            observation[rows] = observe(episodes, rows)
+            observe(episodes, rows, observation)
             mask[rows] = episodes.mask(rows)
         self._mask = mask
         info["action_mask"] = mask.astype(np.int8)
@@ -328,8 +348,8 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
             raise IllegalActionError("state: expected a reset first, found none")
         return {
             "streams": self._streams.state,
-            **{f"replay/{k}": v for k, v in _arrays(self.replay).items()},
-            **{f"episodes/{k}": v for k, v in _arrays(self.replay.episodes).items()},
+            **{f"replay/{k}": v.copy() for k, v in _arrays(self.replay).items()},
+            **{f"episodes/{k}": v.copy() for k, v in _arrays(self.replay.episodes).items()},
         }
 
     def restore(self, state: dict[str, Array]) -> tuple[Array, NDArray[np.bool_]]:
@@ -362,11 +382,16 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
 
 
 def _arrays(owner: object) -> dict[str, Array]:
-    return {
-        name: value
-        for name, value in vars(owner).items()
-        if isinstance(value, np.ndarray) and value.flags.writeable
-    }
+    """What changes from step to step; views of arrays that are there already left out."""
+    found: dict[str, Array] = {}
+    for name, value in vars(owner).items():
+        if (
+            isinstance(value, np.ndarray)
+            and value.flags.writeable
+            and not any(np.may_share_memory(value, array) for array in found.values())
+        ):
+            found[name] = value
+    return found
 
 
 def stream_key(seed: int | None) -> np.uint64:

@@ -34,6 +34,10 @@ class AttemptText:
     logprobs: tuple[float, float]
 
 
+AttemptGroup = tuple[str, list[AttemptText]]
+"""Question id and the attempts at that question."""
+
+
 def record_attempts(
     models: tuple[str, ...],
     out: Path,
@@ -65,7 +69,7 @@ def distinct(attempts: Iterable[AttemptText]) -> list[AttemptText]:
     return list({attempt.text: attempt for attempt in reversed(list(attempts))}.values())[::-1]
 
 
-def attempts_by_question(traces: TraceSet, split: str) -> Iterator[tuple[str, list[AttemptText]]]:
+def attempts_by_question(traces: TraceSet, split: str) -> Iterator[AttemptGroup]:
     """The small model's attempts at each question of a split, with the question's id."""
     texts = {
         row["question_id"]: row["question"]

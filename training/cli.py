@@ -247,6 +247,9 @@ def evaluate(
     ] = None,
     num_prices: Annotated[int, typer.Option(help="Evenly spaced on a log scale.")] = 12,
     repeats: Annotated[int, typer.Option(help="Episodes per question and price.")] = 8,
+    ask: Annotated[
+        str | None, typer.Option(help="Chat model that is asked what to do, as one more rule.")
+    ] = None,
     results: Annotated[
         Path | None, typer.Option(help="Markdown file to write the results to.")
     ] = None,
@@ -276,6 +279,7 @@ def evaluate(
         checkpoints,
         TraceTable.build(trace_set, ["train", "validation"], names),
         test.table,
+        asked=ask,
         num_prices=num_prices,
         repeats=repeats,
     )
@@ -302,7 +306,8 @@ def evaluate(
         tracker.image("frontier", out / "frontier.png")
         tracker.summary(summary["headline"])
     if results is not None:
-        command = f"allot evaluate {' '.join(map(str, controllers))} --results {results}"
+        asking = f" --ask {ask}" if ask else ""
+        command = f"allot evaluate {' '.join(map(str, controllers))}{asking} --results {results}"
         write_atomically(
             results,
             lambda path: path.write_text(results_markdown(summary, command, len(controllers))),
@@ -334,6 +339,50 @@ def report(
 
     write_report(runs, out, questions)
     console.print(f"{out}: {out.stat().st_size / 2**20:.1f} MiB, opens in any browser")
+
+
+@app.command()
+def ablate(
+    controller: Annotated[Path, typer.Argument(help="Checkpoint to compare with.")] = CONTROLLER,
+    traces: Annotated[Path, typer.Option(help="Trace set that it was trained on.")] = TRACES,
+    out: Annotated[Path, typer.Option(help="Directory for the runs.")] = Path("runs/ablation"),
+    steps: Annotated[int | None, typer.Option(help="Environment steps per training.")] = None,
+    specialists: Annotated[int, typer.Option(help="Trained for one price each.")] = 4,
+    repeats: Annotated[int, typer.Option(help="Episodes per question and price.")] = 8,
+    results: Annotated[
+        Path | None, typer.Option(help="Markdown file to write the results to.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train without each signal, and for single prices; run again to resume."""
+    from envs.traces import TraceSet, write_atomically
+    from training.ablation import ablate as run
+    from training.ablation import ablation_markdown
+    from training.ppo import PPOConfig
+    from training.threads import limit_threads
+    from training.train import TrainConfig
+
+    limit_threads()
+    ppo = PPOConfig() if steps is None else PPOConfig(total_steps=steps)
+    config = TrainConfig(ppo=ppo)
+    with _progress("training", 1.0) as update:
+        tables = run(
+            controller,
+            TraceSet.read(traces),
+            config,
+            out,
+            num_specialists=specialists,
+            repeats=repeats,
+            progress=update,
+        )
+    if results is not None:
+        text = ablation_markdown(tables, f"allot ablate {controller} --results {results}")
+        write_atomically(results, lambda path: path.write_text(text))
+    if as_json:
+        print(json.dumps(tables, indent=1))
+        return
+    for kind, rows in tables.items():
+        _print_rows(kind, rows)
 
 
 @app.command()

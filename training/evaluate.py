@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from controller.difficulty import Difficulty
 from controller.episodes import EpisodeConfig
 from envs.reward import LogUniform
 from envs.table import TraceTable
+from training.asking import AskedPolicy
 from training.difficulty import neighbours
 from training.oracles import clairvoyant
 from training.play import Played, play, play_checkpoint, pool, select
@@ -62,6 +64,7 @@ def compare(
     tuning: TraceTable,
     test: TraceTable,
     *,
+    asked: str | Path | None = None,
     num_prices: int = 12,
     repeats: int = 8,
 ) -> Comparison:
@@ -71,6 +74,7 @@ def compare(
         checkpoints: controllers that differ by seed alone; their episodes are pooled.
         tuning: questions that rules are tuned on.
         test: held-out questions.
+        asked: directory or hub id of a chat model that is asked what to do, as one more rule.
         num_prices: P, evenly spaced on a log scale over the trained range.
         repeats: episodes per question.
     """
@@ -91,6 +95,8 @@ def compare(
         contest.add(family, rules, config)
     if first.difficulty is not None and tuning.hidden is not None and test.hidden is not None:
         contest.add_routers(first.difficulty)
+    if asked is not None:
+        contest.add_asked(AskedPolicy(asked, first.models[0]), config)
     return Comparison(
         prices=prices,
         played=contest.played,
@@ -150,6 +156,12 @@ class _Contest:
         tested = {i: self._tested(rules[i], config, test) for i in sorted(set(best))}
         self.played[family] = [tested[i] for i in best]
         self.settings[family] = [str(rules[i]) for i in best]
+
+    def add_asked(self, policy: AskedPolicy, config: EpisodeConfig) -> None:
+        """Play what a language model says at each price; there is nothing to tune."""
+        self.played["asked model"] = [
+            play(policy, self.test, config, price=price, repeats=1) for price in self.prices
+        ]
 
     def add_routers(self, readout: Difficulty) -> None:
         """Play the rules that decide by the prompt alone."""

@@ -7,6 +7,7 @@ Implementation Details of Proximal Policy Optimization", and Huang and Ontañón
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -42,6 +43,7 @@ class PPOConfig:
         value_coefficient: weight of the value loss.
         max_grad_norm: gradients are scaled down to this norm.
         hidden_sizes: of the policy network.
+        ignored_features: names of features that the network does not see, for ablations.
         seed: everything random follows from it.
     """
 
@@ -57,6 +59,7 @@ class PPOConfig:
     value_coefficient: float = 0.5
     max_grad_norm: float = 0.5
     hidden_sizes: tuple[int, ...] = (64, 64)
+    ignored_features: tuple[str, ...] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -216,6 +219,7 @@ class PPO:
                     num_features=NUM_FEATURES,
                     num_actions=len(env.config.actions),
                     hidden_sizes=config.hidden_sizes,
+                    ignored_features=config.ignored_features,
                 )
             )
         self.optimizer = torch.optim.Adam(
@@ -373,4 +377,5 @@ def _tensors(observation: NDArray[np.float32], mask: NDArray[Any]) -> tuple[Tens
 
 def _plain(config: PPOConfig) -> dict[str, Any]:
     """Settings as they come back from JSON."""
-    return {**asdict(config), "hidden_sizes": list(config.hidden_sizes)}
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+    return plain

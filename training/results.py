@@ -9,7 +9,8 @@ from training.evaluate import CONTROLLER
 from training.summary import behind, closest_rule
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table with a head."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -22,7 +23,7 @@ def results_markdown(summary: dict[str, Any], command: str, num_seeds: int) -> s
         command: that regenerates the file.
         num_seeds: controllers that were pooled.
     """
-    headline = _table(
+    headline = markdown_table(
         ("at equal accuracy with", "compute used", "95% interval", "at accuracies"),
         (
             (
@@ -91,7 +92,7 @@ def _prices(summary: dict[str, Any]) -> str:
         "gap closed",
     )
     return (
-        _table(head, (row(i) for i in range(len(summary["prices"]))))
+        markdown_table(head, (row(i) for i in range(len(summary["prices"]))))
         + "\n\nGap closed: share of the utility between the best static mixture and the informed "
         "oracle, which knows\nwhich fixed plan is best for each question."
     )
@@ -99,7 +100,7 @@ def _prices(summary: dict[str, Any]) -> str:
 
 def _actions(summary: dict[str, Any]) -> str:
     names = ("samples", "revisions", "escalations", "verified", "serial_rounds")
-    return _table(
+    return markdown_table(
         ("price", *(name.replace("_", " ") for name in names)),
         (
             (f"{row['price']:.1e}", *(f"{row[name]:.2f}" for name in names))
@@ -110,7 +111,7 @@ def _actions(summary: dict[str, Any]) -> str:
 
 def _utilities(summary: dict[str, Any]) -> str:
     everyone = {**summary["policies"], **summary["oracles"]}
-    return _table(
+    return markdown_table(
         ("policy", *(f"{price:.0e}" for price in summary["prices"])),
         ((name, *(f"{row['utility']:.3f}" for row in rows)) for name, rows in everyone.items()),
     )

@@ -29,16 +29,16 @@ class ReviserConfig:
         rank: of the LoRA matrices.
         epochs: passes over the examples.
         batch_size: examples per optimiser step.
-        learning_rate: peak; falls along a cosine.
+        muon_lr: peak; falls along a cosine.
         wrong_per_question: wrong attempts used, those closest to the solution.
         right_per_question: right attempts used.
         seed: of weights and order.
     """
 
-    rank: int = 16
-    epochs: float = 7
+    rank: int = 32
+    epochs: float = 4
     batch_size: int = 64
-    learning_rate: float = 6e-3
+    muon_lr: float = 0.01
     wrong_per_question: int = 2
     right_per_question: int = 2
     seed: int = 0
@@ -75,24 +75,35 @@ def train_reviser(
         out: directory of the adapter; its `training` holds what resuming needs.
         config: settings.
     """
+    import torch
     from datasets import Dataset
-    from peft import LoraConfig
+    from peft import LoraConfig, get_peft_model
     from transformers.trainer_utils import get_last_checkpoint
     from trl import SFTConfig, SFTTrainer
 
     config = config or ReviserConfig()
     local = load_model(base, 0)
     state = out / "training"
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        model = get_peft_model(
+            local.model,
+            LoraConfig(
+                r=config.rank,
+                lora_alpha=2 * config.rank,
+                target_modules="all-linear",
+                task_type="CAUSAL_LM",
+            ),
+        )
     trainer = SFTTrainer(
-        model=local.model,
+        model=model,
         args=SFTConfig(
             output_dir=str(state),
             num_train_epochs=config.epochs,
             per_device_train_batch_size=config.batch_size,
-            learning_rate=config.learning_rate,
+            learning_rate=config.muon_lr,
             lr_scheduler_type="cosine",
             warmup_steps=50,
-            weight_decay=0.01,
             train_sampling_strategy="group_by_length",
             save_steps=500,
             save_total_limit=1,
@@ -105,11 +116,9 @@ def train_reviser(
         ),
         train_dataset=Dataset.from_list(list(revision_examples(traces, "train", config))),
         processing_class=local.tokenizer,
-        peft_config=LoraConfig(
-            r=config.rank,
-            lora_alpha=2 * config.rank,
-            target_modules="all-linear",
-            task_type="CAUSAL_LM",
+        optimizer_cls_and_kwargs=(
+            torch.optim.Muon,
+            {"lr": config.muon_lr, "momentum": 0.95, "weight_decay": 0.0},
         ),
     )
     trainer.train(resume_from_checkpoint=get_last_checkpoint(state) if state.exists() else None)

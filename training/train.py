@@ -50,6 +50,8 @@ class TrainConfig:
         max_samples: SAMPLE attempts per episode.
         hide_signals: probability that an episode goes without logprobs, without
             difficulty, and without a verifier.
+        prices: least and greatest price to train for; None for three decades around a
+            typical attempt's worth.
         ppo: settings of PPO.
     """
 
@@ -57,7 +59,8 @@ class TrainConfig:
     token_costs: Mapping[str, float] = field(default_factory=dict)
     sample_widths: tuple[int, ...] = (1, 4)
     max_samples: int = 16
-    hide_signals: float = 0.0
+    hide_signals: float = 0.1
+    prices: tuple[float, float] | None = None
     ppo: PPOConfig = field(default_factory=PPOConfig)
 
 
@@ -106,7 +109,9 @@ def prepare(traces: TraceSet, config: TrainConfig) -> Prepared:
         validation=validation.take(order[:half]),
         calibration=validation.take(order[half:]),
         process=replace(process, reads_prompt=fitted is not None),
-        prices=price_range(process.cost_unit),
+        prices=LogUniform(low=config.prices[0], high=config.prices[1])
+        if config.prices
+        else price_range(process.cost_unit),
         difficulty=fitted[0] if fitted else None,
         train_log_odds=fitted[1] if fitted else None,
     )
@@ -206,8 +211,13 @@ class ControllerTraining:
         self.ppo.save(self._state, notes, self._best)
 
     def _calibrated(self, checkpoint: Checkpoint) -> Checkpoint:
-        """With mean cost on all questions but the test split's, and counts on fresh ones."""
+        """With mean cost on all questions but the test split's, and counts on fresh ones.
+
+        A specialist for one price has nothing to choose from.
+        """
         prepared = self.prepared
+        if prepared.prices.low == prepared.prices.high:
+            return checkpoint
         prices = prepared.prices.grid(_CALIBRATION_PRICES)
         tables = (prepared.train, prepared.validation, prepared.calibration)
         cost, right = [], []

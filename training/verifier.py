@@ -1,8 +1,11 @@
 """The verifier: a LoRA adapter and a head that tell how likely an attempt is right.
 
-It reads question and attempt in one forward pass of the small model. Trained by
-cross-entropy on recorded attempts at questions of its own pool, then calibrated on others of
-them by logistic regression (Platt 1999) on its score and the attempt's log-probabilities.
+It reads question and attempt in one forward pass of the small model. At every token of a recorded
+attempt it learns whether all is right so far: an attempt goes wrong at the first token that
+departs from the worked solution (as a process reward model, Lightman et al. 2023,
+arXiv 2305.20050, with labels that cost nothing). Its score is what it says at the last token,
+calibrated on other questions by logistic regression (Platt 1999) on that score and the
+attempt's log-probabilities.
 """
 
 from __future__ import annotations
@@ -24,7 +27,12 @@ from controller.backends.batches import batches_by_length, padded
 from controller.backends.local_model import LocalModel, load_model
 from controller.prompts import judged_messages
 from envs.traces import TraceSet
-from training.adapter_data import AttemptText, attempts_by_question, distinct
+from training.adapter_data import (
+    AttemptGroup,
+    attempts_by_question,
+    distinct,
+    worked_solution,
+)
 from training.state import has_state, load_state, save_state
 
 Floats = NDArray[np.float64]
@@ -37,18 +45,16 @@ class VerifierConfig:
     Attributes:
         rank: of the LoRA matrices.
         epochs: passes over the attempts.
-        batch_tokens: padded tokens per optimiser step.
-        learning_rate: peak; falls along a cosine.
-        head_learning_rate: of the head.
+        muon_lr: peak, of the LoRA matrices; falls along a cosine.
+        adamw_lr: peak, of the head.
         save_every: optimiser steps between saved states.
         seed: of weights and order.
     """
 
-    rank: int = 16
+    rank: int = 32
     epochs: int = 4
-    batch_tokens: int = 8192
-    learning_rate: float = 4e-3
-    head_learning_rate: float = 1e-2
+    muon_lr: float = 0.01
+    adamw_lr: float = 1e-2
     save_every: int = 500
     seed: int = 0
 
@@ -60,24 +66,51 @@ class Judged:
     Attributes:
         texts: n of them.
         right: (n,).
+        begins: (n,) first token of the attempt itself.
+        errs: (n,) first token that departs from the worked solution; the length of the text
+            where the answer is right.
         logprobs: mean and least log-probability of the tokens, (n, 2).
     """
 
     texts: list[tuple[int, ...]]
     right: NDArray[np.bool_]
+    begins: NDArray[np.int64]
+    errs: NDArray[np.int64]
     logprobs: Floats
 
 
-def judged_attempts(groups: Iterable[Iterable[AttemptText]], local: LocalModel) -> Judged:
+def judged_attempts(groups: Iterable[AttemptGroup], local: LocalModel) -> Judged:
     """Recorded attempts, question by question, ready for the verifier."""
-    attempts = [attempt for group in groups for attempt in group]
+    texts, begins, errs, attempts = [], [], [], []
+    for question_id, group in groups:
+        if not group:
+            continue
+        question = group[0].question
+        begin = len(local.encode_chat([{"role": "user", "content": question}]))
+        solution = _encoded(local, question, worked_solution(question_id))
+        for attempt in group:
+            text = _encoded(local, question, attempt.text)
+            texts.append(text)
+            begins.append(begin)
+            errs.append(len(text) if attempt.right else _first_difference(text, solution))
+        attempts += group
     return Judged(
-        texts=[
-            local.encode_chat(judged_messages(a.question, a.text), complete=True) for a in attempts
-        ],
+        texts=texts,
         right=np.array([a.right for a in attempts]),
+        begins=np.array(begins),
+        errs=np.array(errs),
         logprobs=np.array([a.logprobs for a in attempts], np.float64).reshape(-1, 2),
     )
+
+
+def _encoded(local: LocalModel, question: str, attempt: str) -> tuple[int, ...]:
+    return local.encode_chat(judged_messages(question, attempt), complete=True)
+
+
+def _first_difference(text: tuple[int, ...], solution: tuple[int, ...]) -> int:
+    """Where a wrong attempt goes wrong; at the latest at its last token."""
+    pairs = enumerate(zip(text, solution, strict=False))
+    return next((i for i, (ours, right) in pairs if ours != right), len(text) - 1)
 
 
 class VerifierTraining:
@@ -102,10 +135,10 @@ class VerifierTraining:
         self.config, self.out = config or VerifierConfig(), out
         self.local = load_model(base, 0)
         known, new = (
-            [group for t in traces for _, group in attempts_by_question(t, split)]
+            [group for t in traces for group in attempts_by_question(t, split)]
             for split in ("train", "validation")
         )
-        self.train = judged_attempts(map(distinct, known), self.local)
+        self.train = judged_attempts(((q, distinct(group)) for q, group in known), self.local)
         self.validation = judged_attempts(new, self.local)
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
@@ -122,17 +155,20 @@ class VerifierTraining:
         self.trained = nn.ModuleList(
             [nn.ParameterList(p for p in self.model.parameters() if p.requires_grad), self.head]
         )
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": list(self.trained[0].parameters()), "lr": self.config.learning_rate},
-                {"params": list(self.head.parameters()), "lr": self.config.head_learning_rate},
-            ],
-            weight_decay=0.01,
-        )
-        self._peaks = [group["lr"] for group in self.optimizer.param_groups]
+        self.optimizers: dict[torch.optim.Optimizer, float] = {
+            torch.optim.Muon(
+                list(self.trained[0].parameters()),
+                lr=self.config.muon_lr,
+                momentum=0.95,
+                weight_decay=0.0,
+            ): self.config.muon_lr,
+            torch.optim.AdamW(
+                self.head.parameters(), lr=self.config.adamw_lr, weight_decay=0.0
+            ): self.config.adamw_lr,
+        }
         self.step = 0
         if has_state(out / "training"):
-            progress, _ = load_state(out / "training", self.trained, [self.optimizer])
+            progress, _ = load_state(out / "training", self.trained, list(self.optimizers))
             self.step = progress["step"]
 
     def _batches(self, epoch: int) -> list[list[int]]:
@@ -172,21 +208,33 @@ class VerifierTraining:
 
     def _save_state(self) -> None:
         progress = {"step": self.step, "config": asdict(self.config)}
-        save_state(self.out / "training", self.trained, [self.optimizer], progress)
+        save_state(self.out / "training", self.trained, list(self.optimizers), progress)
 
     def _learn(self, batch: list[int], done: float) -> float:
-        for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
-            group["lr"] = peak * min(1.0, done * 50) * 0.5 * (1 + math.cos(math.pi * done))
-        inputs, lengths = padded([self.train.texts[i] for i in batch], self.model.device)
-        output = self.model(**inputs, use_cache=False, output_hidden_states=True)
-        rows = torch.arange(len(batch), device=self.model.device)
-        logits = self.head(output.hidden_states[-1][rows, lengths - 1])[:, 0]  # (B,)
-        target = torch.from_numpy(self.train.right[batch]).float().to(logits.device)
-        loss = nn.functional.binary_cross_entropy_with_logits(logits, target)
-        self.optimizer.zero_grad(set_to_none=True)
+        """One optimiser step; half of the loss is about the last tokens, half about all."""
+        texts, data = [self.train.texts[i] for i in batch], self.train
+        inputs, lengths = padded(texts, self.model.device)
+        output = self.model(**inputs, use_cache=False, output_hidden_states=True, logits_to_keep=1)
+        logits = self.head(output.hidden_states[-1])[:, :, 0]  # (B, L)
+        begins, errs = (
+            torch.from_numpy(column[batch]).to(logits.device)[:, None]
+            for column in (data.begins, data.errs)
+        )  # (B, 1)
+        columns = torch.arange(logits.shape[1], device=logits.device)  # (L,)
+        errors = nn.functional.binary_cross_entropy_with_logits(
+            logits, (columns < errs).float(), reduction="none"
+        )  # (B, L)
+        written = (columns >= begins) & (columns < lengths[:, None])  # (B, L)
+        last = errors.gather(1, lengths[:, None] - 1)  # (B, 1)
+        loss = (errors[written].mean() + last.mean()) / 2
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.trained.parameters(), 1.0)
-        self.optimizer.step()
+        rate = min(1.0, done * 50) * 0.5 * (1 + math.cos(math.pi * done))
+        for optimizer, peak in self.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = peak * rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         return float(loss.detach())
 
     def _finish(self) -> dict[str, float]:

@@ -97,12 +97,12 @@ class Decoder:
             self.model,
             [prompt.adapter for prompt in prompts],
             **inputs,
-            past_key_values=DynamicCache(),
+            cache=DynamicCache(),
             use_cache=True,
             output_hidden_states=self.keep_hidden,
             logits_to_keep=last[:, None],
         )
-        layers = [(keys, values) for keys, values, *_ in output.past_key_values]
+        layers = [(keys, values) for keys, values, *_ in output.cache]
         return [
             PromptCache(
                 keys=tuple(keys[row, :, :length].clone() for keys, _ in layers),
@@ -204,7 +204,7 @@ class Decoder:
             input_ids=rows.last_tokens(),
             attention_mask=self._additive(mask) if self._finished_mask else mask,
             position_ids=positions,
-            past_key_values=rows.cache,
+            cache=rows.cache,
             use_cache=True,
             logits_to_keep=1,
         )

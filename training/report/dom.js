@@ -25,6 +25,7 @@ const KINDS = {
   stop: "stop rules",
   verify: "revising or verifying",
   static: "static",
+  other: "other rules",
   oracle: "oracles",
 };
 

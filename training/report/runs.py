@@ -179,14 +179,14 @@ def _policy(
 
 def _kind(rule: str) -> str:
     kinds = {
-        "static": STATIC,
+        "static": (*STATIC, "self-consistency-"),
         "stop": STOP_RULES,
         "cascade": CASCADES,
         "prompt": ROUTERS,
+        "verify": ("verified best of ", "revise-n"),
     }
-    if rule.startswith("self-consistency-"):
-        return "static"
-    return next((kind for kind, names in kinds.items() if rule in names), "verify")
+    numbered = rule.rstrip("n0123456789")
+    return next((kind for kind, names in kinds.items() if {rule, numbered} & {*names}), "other")
 
 
 def _curves(run: Path) -> list[dict[str, Any]]:

@@ -88,7 +88,9 @@ def test_rules_are_shown_once_if_runs_agree(data, comparisons):
     kinds = {policy["name"]: policy["kind"] for policy in data["policies"]}
     assert kinds["informed oracle"] == kinds["clairvoyant oracle"] == "oracle"
     assert kinds["kNN router"] == "prompt"
-    assert kinds["self-consistency-16"] == "static"
+    assert kinds["self-consistency-16"] == kinds["give up"] == "static"
+    assert kinds["verified best of n"] == kinds["verified best of 16"] == "verify"
+    assert "other" not in kinds.values()
 
 
 def test_groups_add_up_to_the_evaluation(data, comparisons):

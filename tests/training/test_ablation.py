@@ -1,0 +1,22 @@
+"""Trainings without signals and for single prices."""
+
+import json
+
+from tests.training.test_cli import allot
+
+
+def test_every_signal_and_price_is_compared_and_kept(tmp_path):
+    reference, out, results = tmp_path / "all", tmp_path / "runs", tmp_path / "ablation.md"
+    allot("train", "--out", reference, "--steps", 65536, "--wandb", "disabled")
+    command = ["ablate", reference, "--out", out, "--steps", 32768, "--specialists", 1]
+    command += ["--repeats", 1]
+    tables = json.loads(allot(*command, "--results", results, "--json").stdout)
+    assert {row["signal"] for row in tables["signals"]} >= {"votes", "log-probabilities"}
+    (specialist,) = tables["specialists"]
+    low, high = specialist["interval"]
+    assert low <= specialist["lost"] <= high
+    finished = {path: path.stat().st_mtime_ns for path in out.glob("*/controller.json")}
+    assert len(finished) == len(tables["signals"]) + 1
+    assert json.loads(allot(*command, "--json").stdout) == tables
+    assert all(path.stat().st_mtime_ns == then for path, then in finished.items())
+    assert "| verifier scores |" in results.read_text()

@@ -1,0 +1,221 @@
+"""What each signal is worth, and what one checkpoint for every price costs.
+
+Both by training anew: without a signal the policy has to find out what can be done with the
+others, and for one price alone it has nothing else to learn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.checkpoint import Checkpoint, load_checkpoint
+from controller.observation import OBSERVATION_NAMES
+from envs.reward import LogUniform
+from envs.table import TraceTable
+from envs.traces import TraceSet
+from training.play import play_checkpoint
+from training.results import markdown_table
+from training.summary import Bootstrap
+from training.tracking import Tracker
+from training.train import ControllerTraining, TrainConfig
+
+Floats = NDArray[np.float64]
+
+SIGNALS: Mapping[str, tuple[str, ...]] = {
+    "votes": (
+        "vote_share",
+        "vote_margin",
+        "vote_entropy",
+        "distinct_answers",
+        "leader_stays",
+        "leader_votes",
+        "rival_votes",
+        "leader_small_share",
+        "leader_large_backed",
+        "last_agrees",
+        "unanswered_share",
+    ),
+    "log-probabilities": tuple(n for n in OBSERVATION_NAMES if "logprob" in n),
+    "verifier scores": ("verifier_known", "leader_verifier", "mean_verifier"),
+    "prompt's hidden state": tuple(n for n in OBSERVATION_NAMES if "difficulty" in n),
+    "lengths": ("small_length", "prompt_length"),
+    "expected cost of actions": ("sample_price", "revise_price", "escalate_price", "verify_price"),
+}
+"""Features that go together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A training to compare with the one of all signals and prices.
+
+    Attributes:
+        name: of its run directory.
+        without: signal that it does not see; None for a specialist.
+        price: the one price that it was trained for; None for all.
+        config: of its training.
+    """
+
+    name: str
+    without: str | None
+    price: float | None
+    config: TrainConfig
+
+
+def variants(config: TrainConfig, prices: Sequence[float]) -> Iterator[Variant]:
+    """One without each signal, and one specialist for each of some prices.
+
+    Args:
+        config: of the controller that they are compared with.
+        prices: of the specialists.
+    """
+    for signal, features in SIGNALS.items():
+        ppo = replace(config.ppo, ignored_features=features)
+        name = f"without {signal}".replace(" ", "-").replace("'", "")
+        yield Variant(name=name, without=signal, price=None, config=replace(config, ppo=ppo))
+    for price in prices:
+        yield Variant(
+            name=f"price-{price:.1e}",
+            without=None,
+            price=price,
+            config=replace(config, prices=(price, price), hide_signals=0.0),
+        )
+
+
+def ablate(
+    reference: Path,
+    traces: TraceSet,
+    config: TrainConfig,
+    out: Path,
+    *,
+    num_specialists: int = 4,
+    num_prices: int = 12,
+    repeats: int = 8,
+    progress: Callable[[float, str], None] = lambda done, name: None,
+) -> dict[str, list[dict[str, Any]]]:
+    """Train the variants that are not there yet and compare them on the test split.
+
+    Args:
+        reference: directory of the controller with all signals, trained with `config`.
+        traces: that it was trained on.
+        config: of its training.
+        out: directory for the variants' runs.
+        num_specialists: trained for single prices, spread over the range.
+        num_prices: at which signals are compared.
+        repeats: episodes per question and price.
+        progress: called with the share of the work done and what is worked on.
+
+    Returns:
+        `signals`: per signal the mean utility lost without it, with a 95% interval;
+        `specialists`: per price the utility of specialist and reference, and the share of the
+        specialist's that the reference loses.
+    """
+    checkpoint = load_checkpoint(reference)
+    grid = LogUniform(low=checkpoint.price_range[0], high=checkpoint.price_range[1])
+    test = TraceTable.build(traces, ["test"], [model.name for model in checkpoint.models])
+    bootstrap = Bootstrap(len(test))
+    prices = grid.grid(num_prices)
+    # Between the ends: at these a specialist gains from never having seen what lies beyond.
+    chosen = grid.grid(num_specialists + 2)[1:-1].tolist()
+
+    def utility(controller: Checkpoint, price: float) -> Floats:
+        return play_checkpoint(controller, test, price, repeats=repeats).utility(price)
+
+    full = np.mean([utility(checkpoint, price) for price in prices], axis=0)  # (Q,)
+    tables: dict[str, list[dict[str, Any]]] = {"signals": [], "specialists": []}
+    todo = list(variants(config, chosen))
+    for i, variant in enumerate(todo):
+
+        def report(steps: int, _: dict[str, float], i: int = i, name: str = variant.name) -> None:
+            done = i + min(1.0, steps / config.ppo.total_steps)
+            progress(done / len(todo), name)
+
+        trained = _trained(variant, traces, out / variant.name, report)
+        if variant.price is None:
+            lost = full - np.mean([utility(trained, price) for price in prices], axis=0)
+            tables["signals"].append(
+                {
+                    "signal": variant.without,
+                    "utility lost without it": float(lost.mean()),
+                    "interval": bootstrap.interval(lost),
+                }
+            )
+        else:
+            theirs, ours = utility(trained, variant.price), utility(checkpoint, variant.price)
+            tables["specialists"].append(
+                {
+                    "price": variant.price,
+                    "specialist": float(theirs.mean()),
+                    "one for all": float(ours.mean()),
+                    "lost": float((theirs - ours).mean() / theirs.mean()),
+                    "interval": tuple(b / theirs.mean() for b in bootstrap.interval(theirs - ours)),
+                }
+            )
+    return tables
+
+
+def _trained(
+    variant: Variant, traces: TraceSet, out: Path, report: Callable[[int, dict[str, float]], None]
+) -> Checkpoint:
+    if not (out / "controller.json").exists():
+        with Tracker(out, "ablate", {}, mode="disabled", group=traces.path.name) as tracker:
+            ControllerTraining(traces, variant.config, out).run(tracker, report)
+    return load_checkpoint(out)
+
+
+def ablation_markdown(tables: Mapping[str, Sequence[Mapping[str, Any]]], command: str) -> str:
+    """The tables for docs/ABLATION.md.
+
+    Args:
+        tables: from `ablate`.
+        command: that regenerates the file.
+    """
+    signals = markdown_table(
+        ("signal", "mean utility lost without it", "95% interval"),
+        (
+            (
+                row["signal"],
+                f"{row['utility lost without it']:+.4f}",
+                "{:+.4f} to {:+.4f}".format(*row["interval"]),
+            )
+            for row in tables["signals"]
+        ),
+    )
+    specialists = markdown_table(
+        ("price", "specialist's utility", "one checkpoint's", "lost", "95% interval"),
+        (
+            (
+                f"{row['price']:.1e}",
+                f"{row['specialist']:.4f}",
+                f"{row['one for all']:.4f}",
+                f"{row['lost']:+.2%}",
+                "{:+.2%} to {:+.2%}".format(*row["interval"]),
+            )
+            for row in tables["specialists"]
+        ),
+    )
+    return f"""# What signals and specialists are worth
+
+Test split; each row is a training of its own with the same settings, one seed. Intervals: paired
+bootstrap over questions. Regenerate with
+
+    {command}
+
+## Signals
+
+A policy that never sees a signal, over 12 prices. Actions stay: without scores, VERIFY still weighs
+the votes.
+
+{signals}
+
+## One checkpoint for every price
+
+Against a policy that was trained for a single price and always has every signal.
+
+{specialists}
+"""
