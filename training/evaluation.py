@@ -46,8 +46,8 @@ class Evaluation:
         decisions: parquet file of `decision_schema`.
     """
 
-    about: Mapping[str, Any]
-    summary: Mapping[str, Any]
+    about: dict[str, Any]
+    summary: dict[str, Any]
     decisions: Path
 
 
@@ -104,8 +104,8 @@ def decision_schema(actions: ActionSet) -> pa.Schema:
 
 def save_evaluation(
     run: Path,
-    about: Mapping[str, Any],
-    summary: Mapping[str, Any],
+    about: dict[str, Any],
+    summary: dict[str, Any],
     *,
     actions: ActionSet,
     played: Sequence[Played],
@@ -131,7 +131,7 @@ def save_evaluation(
     settings = {
         "version": EVALUATION_VERSION,
         "decisions": _digest(decisions),
-        "about": dict(about),
+        "about": about,
         "summary": _finite(summary),
     }
     text = json.dumps(settings, indent=1, allow_nan=False) + "\n"

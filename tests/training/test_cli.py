@@ -68,8 +68,12 @@ def test_training_can_be_read_back_from_wandb(run):
     assert "charts/SPS" in done.stdout
 
 
-def test_errors_are_one_line(tmp_path):
-    done = allot("evaluate", tmp_path / "nowhere", check=False)
+@pytest.mark.parametrize(
+    ("command", "advice"), [("evaluate", "allot train"), ("report", "allot evaluate")]
+)
+def test_errors_are_one_line(tmp_path, command, advice):
+    done = allot(command, tmp_path / "nowhere", check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
-    assert "allot train" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert advice in done.stderr

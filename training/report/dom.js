@@ -25,10 +25,14 @@ const KINDS = {
   stop: "stop rules",
   verify: "revising or verifying",
   static: "static",
+  other: "other rules",
   oracle: "oracles",
 };
 
 const several = data.runs.length > 1;
+
+/** The controller of the run that is looked at in detail. */
+const ours = () => data.policies.find((policy) => policy.kind === "controller" && policy.run === state.run);
 
 /** What a policy is switched on and off with: its kind, or the run that a controller is of. */
 const keyOf = (policy) => (policy.kind === "controller" ? `run ${policy.run}` : policy.kind);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,8 @@ def _cut(entry: Mapping[str, Any]) -> dict[str, Any]:
     def cut(value: Any) -> Any:
         if isinstance(value, str) and len(value) > MAX_TEXT:
             return value[:MAX_TEXT] + f" … ({len(value) - MAX_TEXT} more characters)"
-        return float(f"{value:.4g}") if isinstance(value, float) else value
+        if isinstance(value, float):
+            return float(f"{value:.4g}") if math.isfinite(value) else None
+        return value
 
     return {name: cut(value) for name, value in entry.items()}

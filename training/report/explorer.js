@@ -10,7 +10,7 @@ function verdict(correct, answer) {
 
 /** The same in one character. */
 function mark(correct, answer) {
-  if (answer === null) return verdict(correct, answer);
+  if (answer === null) return make("span", { class: "wrong" }, "none");
   const name = { class: correct ? "right" : "wrong", role: "img", "aria-label": correct ? "right" : "wrong" };
   return make("span", name, correct ? "✓" : "✗");
 }

@@ -136,10 +136,10 @@ function atPrice(policies) {
     thickness: 1.5,
     width: 5,
   });
-  const ours = policies.filter((policy) => policy.kind === "controller");
+  const controllers = policies.filter((policy) => policy.kind === "controller");
   return [
     rules,
-    ...ours.map((policy) => ({
+    ...controllers.map((policy) => ({
       ...points([[policy, p]]),
       mode: "markers",
       error_x: bars(policy.cost[p]),
@@ -153,9 +153,9 @@ function atPrice(policies) {
   ];
 }
 
-/** Where accuracy − price × cost is the first controller's: a curve on a log axis. */
+/** Where accuracy − price × cost is the chosen controller's: a curve on a log axis. */
 function equalUtility(low, high) {
-  const utility = data.policies[0].utility[state.price][0];
+  const utility = ours().utility[state.price][0];
   const x = Array.from({ length: 80 }, (_, i) => low * (high / low) ** (i / 79));
   return {
     x,
@@ -287,7 +287,7 @@ function drawGroups() {
     const done = actions.map((action) => `${fixed(group.actions[action][state.price], 2)} ${action}`);
     return `${group.name}: ${percent(group.accuracy[state.price])} right, per question ${done.join(", ")}`;
   });
-  byId("groups").setAttribute("aria-label", `Actions by difficulty. ${said.join(". ")}.`);
+  byId("groups").setAttribute("aria-label", `Actions by kind of question. ${said.join(". ")}.`);
 }
 
 const PANELS = {

@@ -53,7 +53,9 @@ function choosePrice(to) {
 function chooseRun(to) {
   state.run = to;
   state.step = 0;
-  if (several) document.querySelector("[data-of-run]").textContent = `, run ${data.runs[to].name}`;
+  for (const place of document.querySelectorAll("[data-of-run]")) {
+    place.textContent = several ? ` of ${data.runs[to].name}` : "";
+  }
   sayPrice();
   drawEpisode();
 }
@@ -61,7 +63,7 @@ function chooseRun(to) {
 byId("price").addEventListener("input", (event) => choosePrice(Number(event.target.value)));
 byId("run").addEventListener("change", (event) => {
   chooseRun(Number(event.target.value));
-  redraw("groups");
+  redraw("frontier", "groups");
 });
 drawKinds(() => {
   drawTable();

@@ -20,7 +20,7 @@ from training.report.episodes import action_shares, decision_names, episodes
 from training.summary import Bootstrap, behind, closest_rule
 
 _CURVE_POINTS = 300
-_OTHER_STATIC = "self-consistency-"
+_CHECKED = "validation/utility"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,15 +106,15 @@ def report_data(runs: Sequence[Run], num_questions: int) -> dict[str, Any]:
 
 def _run(run: Run) -> dict[str, Any]:
     summary = run.evaluation.summary
-    closest = [closest_rule(dict(summary), i) for i in range(len(run.prices))]
+    closest = [closest_rule(summary, i) for i in range(len(run.prices))]
     return {
         "name": run.name,
         "path": str(run.path),
-        "about": dict(run.evaluation.about),
+        "about": run.evaluation.about,
         "actions": decision_names(run.evaluation.decisions, "probabilities"),
         "features": decision_names(run.evaluation.decisions, "observation"),
         "headline": summary["headline"],
-        "behind": behind(dict(summary)),
+        "behind": behind(summary),
         "best_rule": [
             {"name": name, "lead": _short([lead["lead"], *lead["interval"]])}
             for name, lead in closest
@@ -179,14 +179,14 @@ def _policy(
 
 def _kind(rule: str) -> str:
     kinds = {
-        "static": STATIC,
+        "static": (*STATIC, "self-consistency-"),
         "stop": STOP_RULES,
         "cascade": CASCADES,
         "prompt": ROUTERS,
+        "verify": ("verified best of ", "revise-n"),
     }
-    if rule.startswith(_OTHER_STATIC):
-        return "static"
-    return next((kind for kind, names in kinds.items() if rule in names), "verify")
+    numbered = rule.rstrip("n0123456789")
+    return next((kind for kind, names in kinds.items() if {rule, numbered} & {*names}), "other")
 
 
 def _curves(run: Path) -> list[dict[str, Any]]:
@@ -195,7 +195,7 @@ def _curves(run: Path) -> list[dict[str, Any]]:
     for path in sorted([*run.glob(f"training/{CURVE}"), *run.glob(f"*/training/{CURVE}")]):
         lines = read_curve(path)
         every = max(1, len(lines) // _CURVE_POINTS)
-        kept = [line for i, line in enumerate(lines) if i % every == 0 or len(line) > len(lines[0])]
+        kept = [line for i, line in enumerate(lines) if i % every == 0 or _CHECKED in line]
         names = sorted({name for line in kept for name in line} - {"global_step"})
         owner = path.parent.parent
         curves.append(

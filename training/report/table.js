@@ -6,13 +6,14 @@ function policyRow(policy, rank) {
   const p = state.price;
   const badge = policy.kind === "oracle" ? make("span", { class: "badge" }, "oracle") : null;
   const setting = policy.settings[p] ? make("small", {}, policy.settings[p]) : null;
-  const name = [make("span", { class: "swatch", of: policyColour(policy) }), policyName(policy)];
+  const swatch = make("span", { class: "swatch", of: policyColour(policy) });
+  const name = badge ? policyName(policy).replace(/ oracle\b/, "") : policyName(policy);
   const lead = policy.lead ? interval(policy.lead[p], signed) : ["–"];
   return make(
     "tr",
     { class: policy.kind },
     make("td", { class: "rank" }, rank),
-    make("th", { scope: "row" }, ...name, badge, setting),
+    make("th", { scope: "row" }, swatch, name, badge, setting),
     make("td", {}, ...interval(policy.utility[p], fixed)),
     make("td", {}, ...interval(policy.accuracy[p], percent)),
     make("td", {}, ...interval(policy.cost[p], count)),
@@ -40,8 +41,7 @@ function drawTable() {
 
 function sayPrice() {
   const price = data.prices[state.price];
-  const ours = (policy) => policy.kind === "controller" && policy.run === state.run;
-  const [controller, rank] = ranked().find(([policy]) => ours(policy));
+  const [controller, rank] = ranked().find(([policy]) => policy === ours());
   const rivals = data.policies.filter((policy) => policy.kind !== "oracle").length;
   const name = policyName(controller);
   byId("price").setAttribute("aria-valuetext", `${priceText(price)}: ${pointsText(price)}`);
