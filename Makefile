@@ -6,7 +6,7 @@ SOURCES := controller envs training
 # Environment steps of `make run`; empty for the default.
 STEPS ?=
 
-.PHONY: run test check
+.PHONY: run test check docs
 
 # torch comes first and pinned: a plain `torch` may bring gigabytes of CUDA along.
 $(BIN)/allot: pyproject.toml
@@ -24,7 +24,10 @@ test: $(BIN)/allot
 	$(BIN)/pytest
 
 check: $(BIN)/allot
-	$(BIN)/ruff format --check $(SOURCES) examples tests
-	$(BIN)/ruff check $(SOURCES) examples tests
+	$(BIN)/ruff format --check $(SOURCES) docs examples tests
+	$(BIN)/ruff check $(SOURCES) docs examples tests
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+docs: $(BIN)/allot
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build

@@ -29,8 +29,9 @@ class TraceTable:
         answer_correct: (Q, K) whether answer k of a question is right.
         num_answers: K.
         answers: per question, the answers by id.
-        rung, answer, completion_tokens, attempt_prompt_tokens, mean_logprob, min_logprob,
-        verifier_score, first_child, num_children: (M,) columns of attempts.
+        rung, answer, first_child, num_children: (M,) columns of attempts.
+        attempt_prompt_tokens, completion_tokens: likewise.
+        mean_logprob, min_logprob, verifier_score: likewise; NaN where unknown.
         attempt_rows: (M,) row of each attempt in the trace set.
     """
 

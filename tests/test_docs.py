@@ -1,0 +1,189 @@
+"""Every command and every program in the documentation works as it stands."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from tests.hub_server import hub
+from training.cli import app
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(
+    r"<!-- before\n(?P<before>.*?)-->"
+    r"|^```(?P<language>\w+)(?P<options>[^\n]*)\n(?P<text>.*?)^```$",
+    re.DOTALL | re.MULTILINE,
+)
+SHELL = ("bash", "-euo", "pipefail", "-c")
+PROGRAMS = {"before": SHELL, "bash": SHELL, "python": (sys.executable, "-c")}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block, or a comment with what a page needs beforehand."""
+
+    language: str
+    text: str
+    title: str | None
+
+
+def blocks(page):
+    found = []
+    for match in BLOCK.finditer(page.read_text()):
+        title = re.search(r'title="([^"]+)"', match["options"] or "")
+        text = match["before"] or match["text"]
+        found.append(Block(match["language"] or "before", text, title and title[1]))
+    return found
+
+
+def name(page):
+    return str(page.relative_to(ROOT))
+
+
+RUNNABLE = [page for page in PAGES if any(block.language in PROGRAMS for block in blocks(page))]
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A folder with what a fresh clone has, environment included."""
+    folder = tmp_path / "clone"
+    unwanted = shutil.ignore_patterns("training", "evaluation")
+    shutil.copytree(ROOT / "checkpoints", folder / "checkpoints", ignore=unwanted)
+    shutil.copytree(ROOT / "examples", folder / "examples")
+    for file in ("Makefile", "pyproject.toml"):
+        shutil.copyfile(ROOT / file, folder / file)
+        os.utime(folder / file, (0, 0))  # older than the environment, which so is up to date
+    (folder / ".venv").symlink_to(sys.prefix)
+    return folder
+
+
+@pytest.fixture
+def run(clone, tmp_path):
+    """Runs a block as its reader would; what it left running ends with the test."""
+    groups = []
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    with hub() as server:
+        environment = {
+            **os.environ,
+            **server.environment(tmp_path / "home"),
+            "PATH": f"{sys.prefix}/bin{os.pathsep}{os.environ['PATH']}",
+            "WANDB_MODE": "disabled",
+        }
+
+        def call(block):
+            text, log = block.text.replace("8080", port), tmp_path / "log"
+            with log.open("w") as output:
+                process = subprocess.Popen(
+                    [*PROGRAMS[block.language], text],
+                    cwd=clone,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+                groups.append(process.pid)
+                assert process.wait(timeout=300) == 0, f"{block.text}\n{log.read_text()}"
+
+        yield call
+        for group in groups:
+            with suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("page", RUNNABLE, ids=name)
+def test_page_can_be_followed_from_top_to_bottom(page, clone, run):
+    for block in blocks(page):
+        if block.title:
+            (clone / block.title).write_text(block.text)
+        elif block.language in PROGRAMS:
+            run(block)
+
+
+def forms(page):
+    """Commands with placeholders: indented lines, rows of tables, and those within a sentence."""
+    text = BLOCK.sub("", page.read_text())
+    lines = re.findall(r"(?m)^    (allot .+)$", text)
+    return [*lines, *re.findall(r"`(allot [^`\n]+)`", text)]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if forms(page)], ids=name)
+def test_commands_and_options_exist(page):
+    for form in forms(page):
+        words = form.split("#")[0].split()[1:]
+        command, path = get_command(app), []
+        while hasattr(command, "commands"):
+            if not words:
+                break
+            path.append(words.pop(0))
+            assert path[-1] in command.commands, form
+            command = command.commands[path[-1]]
+        options = {"--help", *(name for parameter in command.params for name in parameter.opts)}
+        assert {re.sub("=.*", "", word) for word in words if word.startswith("--")} <= options, form
+
+
+def commands(group, prefix=()):
+    for title, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*prefix, title))
+        else:
+            yield (*prefix, title), command
+
+
+def test_readme_has_a_row_for_every_command():
+    listed = set()
+    for row in re.findall(r"(?m)^\| (`allot .+?) \|", (ROOT / "README.md").read_text()):
+        first, *others = re.findall(r"`([^`]+)`", row)
+        words = [word for word in first.split()[1:] if word.islower() and word.isalpha()]
+        listed |= {tuple(words), *((words[0], other) for other in others)}
+    assert listed == {path for path, _ in commands(get_command(app))}
+
+
+def test_help_explains_every_command_and_option():
+    for path, command in commands(get_command(app)):
+        assert command.help, path
+        for parameter in command.params:
+            assert parameter.help, f"{' '.join(path)}: {parameter.name}"
+
+
+def test_linked_files_exist():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)]+)\)", BLOCK.sub("", page.read_text())):
+            path = target.split("#")[0]
+            generated = path.endswith("reference/cli.md")
+            known = not path or path.startswith("https://") or generated
+            assert known or (page.parent / path).exists(), f"{name(page)}: {target}"
+
+
+def test_site_builds_without_a_warning(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    pages = {page.relative_to(tmp_path).as_posix() for page in tmp_path.rglob("*.html")}
+    assert {
+        "index.html",
+        "tutorial.html",
+        "reference/cli.html",
+        "reference/controller.html",
+    } <= pages
+    assert "Controller" in (tmp_path / "reference" / "controller.html").read_text()
+    for page in tmp_path.rglob("*.html"):
+        loaded = re.findall(r'(?:src|rel="stylesheet" href)="(https?:[^"]+)"', page.read_text())
+        assert not loaded, f"{page}: expected nothing from other servers, found {loaded}"
