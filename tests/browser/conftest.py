@@ -39,7 +39,7 @@ LARGE = 'large"><img src=http://192.0.2.1/x onerror=hacked=5>'
 
 @pytest.fixture(scope="module")
 def chromium():
-    """Ends with its module: the running event loop of Playwright would bar other tests from theirs."""
+    """Ends with its module: Playwright leaves an event loop running, which bars others' own."""
     path = shutil.which("chromium")
     if path is None:
         reason = "no `chromium` on the PATH (Debian: apt-get install chromium)"
