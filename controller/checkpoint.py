@@ -32,8 +32,10 @@ from controller.support import Support
 from controller.targets import Calibration, Pace
 from controller.types import AdapterSpec, ModelSpec
 
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 MAX_TENSOR_ELEMENTS = 2**24
+
+_DIFFICULTY = "difficulty/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,8 +176,8 @@ def save_checkpoint(checkpoint: Checkpoint, directory: Path | str, card: str | N
     }
     if checkpoint.difficulty is not None:
         tensors |= {
-            f"difficulty/{k}": torch.from_numpy(np.ascontiguousarray(v))
-            for k, v in vars(checkpoint.difficulty).items()
+            _DIFFICULTY + name: torch.from_numpy(np.ascontiguousarray(array))
+            for name, array in checkpoint.difficulty.arrays().items()
         }
     settings = {
         "version": CHECKPOINT_VERSION,
@@ -246,12 +248,19 @@ def load_checkpoint(directory: Path | str) -> Checkpoint:
         )
     tensors = _read_tensors(directory / WEIGHTS_FILE)
     _load_policy(policy, tensors, directory)
+    arrays = {
+        name.removeprefix(_DIFFICULTY): tensor.numpy()
+        for name, tensor in tensors.items()
+        if name.startswith(_DIFFICULTY)
+    }
     return Checkpoint(
         policy=policy,
         config=config,
         models=models,
         price_range=(float(low), float(high)),
-        difficulty=_load_difficulty(tensors, config, directory) if reads_prompt else None,
+        difficulty=Difficulty.from_arrays(arrays, config.num_rungs, directory)
+        if reads_prompt
+        else None,
         model_paths=model_paths,
         adapter_paths=adapter_paths,
         calibration=calibration,
@@ -325,24 +334,3 @@ def _load_policy(
         policy.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(f"{directory}: weights do not fit the settings: {error}") from None
-
-
-def _load_difficulty(
-    tensors: Mapping[str, torch.Tensor], config: EpisodeConfig, directory: Path
-) -> Difficulty:
-    names = ("weight", "bias", "mean", "scale")
-    missing = [name for name in names if f"difficulty/{name}" not in tensors]
-    if missing:
-        raise CheckpointError(f"{directory}: expected tensors difficulty/*, missing {missing}")
-    weight, bias, mean, scale = (tensors[f"difficulty/{name}"].numpy() for name in names)
-    width = len(mean)
-    if (
-        weight.shape != (width, config.num_rungs)
-        or bias.shape != (config.num_rungs,)
-        or scale.shape != mean.shape
-    ):
-        raise CheckpointError(
-            f"{directory}: difficulty/weight, bias and scale do not fit {config.num_rungs} rungs "
-            f"and {width} features: found {weight.shape}, {bias.shape} and {scale.shape}"
-        )
-    return Difficulty(weight=weight, bias=bias, mean=mean, scale=scale)

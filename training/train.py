@@ -90,7 +90,7 @@ def prepare(traces: TraceSet, config: TrainConfig) -> Prepared:
         sample_widths=config.sample_widths,
         max_samples=config.max_samples,
     )
-    fitted = fit_difficulty(train, validation)
+    fitted = fit_difficulty(train)
     order = np.random.default_rng(0).permutation(len(validation))
     half = len(validation) // 2
     if not half:
