@@ -35,8 +35,6 @@ from controller.types import AdapterSpec, ModelSpec
 CHECKPOINT_VERSION = 2
 MAX_TENSOR_ELEMENTS = 2**24
 
-_DIFFICULTY = "difficulty/"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint(HubMixin):
@@ -171,14 +169,9 @@ def save_checkpoint(checkpoint: Checkpoint, directory: Path | str, card: str | N
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        f"policy/{k}": v.detach().contiguous() for k, v in checkpoint.policy.state_dict().items()
-    }
+    tensors = policy_tensors(checkpoint.policy)
     if checkpoint.difficulty is not None:
-        tensors |= {
-            _DIFFICULTY + name: torch.from_numpy(np.ascontiguousarray(array))
-            for name, array in checkpoint.difficulty.arrays().items()
-        }
+        tensors |= readout_tensors("difficulty", checkpoint.difficulty)
     settings = {
         "version": CHECKPOINT_VERSION,
         "observation_version": OBSERVATION_VERSION,
@@ -195,15 +188,39 @@ def save_checkpoint(checkpoint: Checkpoint, directory: Path | str, card: str | N
         "reads_prompt": checkpoint.difficulty is not None,
         "training": dict(checkpoint.training),
     }
-    temporary = directory / (WEIGHTS_FILE + ".tmp")
-    save_file(tensors, temporary)
-    os.replace(temporary, directory / WEIGHTS_FILE)
-    for name, text in (("README.md", card), (SETTINGS_FILE, json.dumps(settings, indent=1))):
+    write_files(
+        directory / WEIGHTS_FILE,
+        tensors,
+        {"README.md": card, SETTINGS_FILE: json.dumps(settings, indent=1)},
+    )
+
+
+def policy_tensors(policy: PolicyNetwork) -> dict[str, torch.Tensor]:
+    """Weights by the names under which a checkpoint keeps them."""
+    return {f"policy/{k}": v.detach().contiguous() for k, v in policy.state_dict().items()}
+
+
+def readout_tensors(name: str, readout: Difficulty) -> dict[str, torch.Tensor]:
+    """A read-out's arrays likewise."""
+    return {
+        f"{name}/{key}": torch.from_numpy(np.ascontiguousarray(array))
+        for key, array in readout.arrays().items()
+    }
+
+
+def write_files(
+    weights: Path, tensors: Mapping[str, torch.Tensor], texts: Mapping[str, str | None]
+) -> None:
+    """Write tensors, then texts beside them in the order given, each file atomically."""
+    temporary = weights.with_name(weights.name + ".tmp")
+    save_file(dict(tensors), temporary)
+    os.replace(temporary, weights)
+    for name, text in texts.items():
         if text is None:
             continue
-        temporary = directory / (name + ".tmp")
+        temporary = weights.with_name(name + ".tmp")
         temporary.write_text(text + "\n")
-        os.replace(temporary, directory / name)
+        os.replace(temporary, weights.with_name(name))
 
 
 def load_checkpoint(directory: Path | str) -> Checkpoint:
@@ -216,14 +233,14 @@ def load_checkpoint(directory: Path | str) -> Checkpoint:
     directory = Path(directory)
     settings = _read_settings(directory / SETTINGS_FILE)
     try:
-        policy = PolicyNetwork(PolicyConfig(**_with_tuples(settings["policy"])))
+        policy = PolicyNetwork(PolicyConfig(**with_tuples(settings["policy"])))
         process: dict[str, Any] = settings["process"]
-        values = _with_tuples(process)
+        values = with_tuples(process)
         values["cost"] = CostModel(
             **{**process["cost"], "weights": tuple(process["cost"]["weights"])}
         )
         config = EpisodeConfig(**values)
-        models = tuple(_model_spec(model) for model in settings["models"])
+        models = tuple(model_spec(model) for model in settings["models"])
         low, high = settings["price_range"]
         model_paths = tuple(str(path) for path in settings["model_paths"])
         adapter_paths = {str(k): str(v) for k, v in settings["adapter_paths"].items()}
@@ -246,19 +263,14 @@ def load_checkpoint(directory: Path | str) -> Checkpoint:
             f"{directory}: expected a policy over {len(OBSERVATION_NAMES)} features and "
             f"{len(config.actions)} actions, found {policy.config}"
         )
-    tensors = _read_tensors(directory / WEIGHTS_FILE)
-    _load_policy(policy, tensors, directory)
-    arrays = {
-        name.removeprefix(_DIFFICULTY): tensor.numpy()
-        for name, tensor in tensors.items()
-        if name.startswith(_DIFFICULTY)
-    }
+    tensors = read_tensors(directory / WEIGHTS_FILE)
+    load_policy(policy, tensors, directory)
     return Checkpoint(
         policy=policy,
         config=config,
         models=models,
         price_range=(float(low), float(high)),
-        difficulty=Difficulty.from_arrays(arrays, config.num_rungs, directory)
+        difficulty=load_readout(tensors, "difficulty", config.num_rungs, directory)
         if reads_prompt
         else None,
         model_paths=model_paths,
@@ -270,11 +282,13 @@ def load_checkpoint(directory: Path | str) -> Checkpoint:
     )
 
 
-def _with_tuples(entry: Mapping[str, Any]) -> dict[str, Any]:
+def with_tuples(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a frozen config as JSON keeps them: lists become tuples again."""
     return {name: tuple(v) if isinstance(v, list) else v for name, v in entry.items()}
 
 
-def _model_spec(entry: Mapping[str, Any]) -> ModelSpec:
+def model_spec(entry: Mapping[str, Any]) -> ModelSpec:
+    """A model as JSON keeps it."""
     adapters = tuple(AdapterSpec(**adapter) for adapter in entry["adapters"])
     return ModelSpec(**{**entry, "adapters": adapters})
 
@@ -305,7 +319,8 @@ def _read_settings(path: Path) -> dict[str, Any]:
     return settings
 
 
-def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors of a file that is not trusted: few, small, finite float32 ones."""
     if not path.exists():
         raise CheckpointError(f"{path}: expected the weights of the controller, found no such file")
     if path.stat().st_size > MAX_FILE_BYTES:
@@ -326,11 +341,34 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _load_policy(
+def load_policy(
     policy: PolicyNetwork, tensors: Mapping[str, torch.Tensor], directory: Path
 ) -> None:
+    """Fill in a policy's weights from the tensors `policy/*`."""
     weights = {k.removeprefix("policy/"): v for k, v in tensors.items() if k.startswith("policy/")}
     try:
         policy.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(f"{directory}: weights do not fit the settings: {error}") from None
+
+
+def load_readout(
+    tensors: Mapping[str, torch.Tensor], name: str, num_outputs: int, directory: Path
+) -> Difficulty:
+    """A read-out of hidden states, its shapes checked.
+
+    Args:
+        tensors: of a checkpoint.
+        name: before the slash of its tensors' names.
+        num_outputs: R.
+        directory: for messages.
+
+    Raises:
+        CheckpointError: tensors are missing or do not fit.
+    """
+    arrays = {
+        key.removeprefix(f"{name}/"): tensor.numpy()
+        for key, tensor in tensors.items()
+        if key.startswith(f"{name}/")
+    }
+    return Difficulty.from_arrays(arrays, num_outputs, directory)

@@ -304,6 +304,11 @@ class Episodes:
         return self._widths[actions]
 
     @property
+    def fresh(self) -> Bools:
+        """Whether no attempt has been made yet, (N,)."""
+        return self.num_attempts == 0
+
+    @property
     def next_rung(self) -> Ints:
         """Rung that ESCALATE would climb to, (N,)."""
         return np.minimum(self.rung + 1, self.config.num_rungs - 1)

@@ -93,7 +93,7 @@ def leader_stays(top: Floats, second: Floats) -> Floats:
     return _leader_stays_table()[rows, columns]
 
 
-def _log10(values: Floats) -> NDArray[np.float32]:
+def log10(values: Floats) -> NDArray[np.float32]:
     """Through float32, whose logarithm NumPy computes several numbers at a time."""
     return np.log(values.astype(np.float32)) * _PER_DECADE
 
@@ -121,7 +121,7 @@ def observe(
     samples, revisions = e.counts[rows, 0], e.revisions[rows]
     price, budget, round_price = e.price[rows], e.budget[rows], e.round_price[rows]
     sample, revise, climb, verify = (
-        _log10(price * np.maximum(cost, 1.0)) for cost in e.expected_cost(rows)
+        log10(price * np.maximum(cost, 1.0)) for cost in e.expected_cost(rows)
     )
     bounded = np.isfinite(budget)
     left = np.where(bounded, budget - e.spent[rows], 0.0) / config.cost_unit
@@ -131,9 +131,9 @@ def observe(
     logprob_known = ~np.isnan(last_logprob)
     difficulty_known = ~np.isnan(difficulty[:, 0])
     columns = (
-        _log10(price * config.cost_unit),
+        log10(price * config.cost_unit),
         round_price > 0,
-        _log10(np.maximum(round_price, _LEAST_ROUND_PRICE)),
+        log10(np.maximum(round_price, _LEAST_ROUND_PRICE)),
         bounded,
         np.log1p(np.maximum(left, 0.0)),
         e.rounds[rows] * _COUNT_SCALE,

@@ -116,8 +116,13 @@ class PolicyNetwork(nn.Module):
         return observation.index_fill(-1, self._ignored, 0.0)
 
     @torch.no_grad()
+    def choose(
+        self, observation: NDArray[np.float32], mask: NDArray[np.bool_]
+    ) -> NDArray[np.int64]:
+        """The most likely allowed actions, (N,), from observations (N, D) and masks (N, A)."""
+        log_probs = self.log_probs(torch.from_numpy(observation), torch.from_numpy(mask))
+        return log_probs.argmax(-1).numpy()
+
     def act(self, episodes: Episodes, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
         """The most likely allowed action per episode; see `Policy.act`."""
-        observation = torch.from_numpy(observe(episodes))  # (N, D)
-        log_probs = self.log_probs(observation, torch.from_numpy(mask))
-        return log_probs.argmax(-1).numpy()
+        return self.choose(observe(episodes), mask)

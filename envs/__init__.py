@@ -1,7 +1,7 @@
 """The Gymnasium side: environments over live models and recorded traces.
 
-Importing this package registers `allot/Compute-v0`, for `gymnasium.make` and
-`gymnasium.make_vec`; both take `traces=DIRECTORY` and `split`.
+Importing this package registers `allot/Compute-v0` and `allot/Segment-v0`, for `gymnasium.make`
+and `gymnasium.make_vec`; all take `traces=DIRECTORY` and `split`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,18 @@ import gymnasium
 
 if TYPE_CHECKING:
     from controller.episodes import EpisodeConfig
+    from controller.segments.episodes import SegmentConfig
     from envs.compute import ComputeEnv
     from envs.recorded import Recorded
+    from envs.segments.env import SegmentEnv
+    from envs.segments.recorded import RecordedTrees
+    from envs.segments.replay import SegmentVectorEnv
     from envs.table import TraceTable
     from envs.traces import TraceSet
     from envs.vector import ComputeVectorEnv
 
 COMPUTE_ID = "allot/Compute-v0"
+SEGMENT_ID = "allot/Segment-v0"
 
 
 def make_compute(traces: str, split: str = "train", **kwargs: Any) -> ComputeEnv:
@@ -53,6 +58,41 @@ def make_compute_vector(
 
     config = kwargs.pop("config", None) or _config(traces, _stamp(traces))
     return ComputeVectorEnv(_table(traces, split, _stamp(traces)), config, num_envs, **kwargs)
+
+
+def make_segment(traces: str, split: str = "train", **kwargs: Any) -> SegmentEnv:
+    """`allot/Segment-v0` over segment traces; settings follow from their train split.
+
+    Args:
+        traces: directory of segment traces.
+        split: train, validation or test.
+        kwargs: of `envs.segments.env.SegmentEnv`.
+    """
+    from envs.segments.env import SegmentEnv
+
+    trees = _trees(traces, split, _stamp(traces))
+    kwargs = {"config": _segment_config(traces, _stamp(traces)), **kwargs}
+    attempts = trees.table.num_attempts
+    return SegmentEnv(
+        trees.questions, trees.backend, grader=trees.grader, attempts=attempts, **kwargs
+    )
+
+
+def make_segment_vector(
+    traces: str, num_envs: int = 1, split: str = "train", **kwargs: Any
+) -> SegmentVectorEnv:
+    """Vectorised `allot/Segment-v0` over segment traces.
+
+    Args:
+        traces: directory of segment traces.
+        num_envs: N.
+        split: train, validation or test.
+        kwargs: of `envs.segments.replay.SegmentVectorEnv`.
+    """
+    from envs.segments.replay import SegmentVectorEnv
+
+    config = kwargs.pop("config", None) or _segment_config(traces, _stamp(traces))
+    return SegmentVectorEnv(_trees(traces, split, _stamp(traces)).table, config, num_envs, **kwargs)
 
 
 # Many environments are often made of one trace set, which takes seconds to read.
@@ -92,9 +132,31 @@ def _config(traces: str, stamp: int) -> EpisodeConfig:
     return derive_config(_table(traces, "train", stamp), _trace_set(traces, stamp).models())
 
 
+@lru_cache(maxsize=4)
+def _trees(traces: str, split: str, stamp: int) -> RecordedTrees:
+    from envs.segments.recorded import read_trees
+    from envs.segments.traces import SegmentTraces
+
+    return read_trees(SegmentTraces.read(traces), [split])
+
+
+@lru_cache(maxsize=2)
+def _segment_config(traces: str, stamp: int) -> SegmentConfig:
+    from envs.segments.derive import derive_segment_config
+    from envs.segments.traces import SegmentTraces
+
+    return derive_segment_config(_trees(traces, "train", stamp).table, SegmentTraces.read(traces))
+
+
 gymnasium.register(
     COMPUTE_ID,
     entry_point="envs:make_compute",
     vector_entry_point="envs:make_compute_vector",
+    order_enforce=False,
+)
+gymnasium.register(
+    SEGMENT_ID,
+    entry_point="envs:make_segment",
+    vector_entry_point="envs:make_segment_vector",
     order_enforce=False,
 )

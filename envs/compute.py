@@ -18,10 +18,11 @@ from controller.errors import ConfigError, IllegalActionError
 from controller.loop import Episode
 from controller.types import Question
 from envs.grader import Grader
+from envs.lockstep import draw_episode, stream_key
 from envs.pictures import text_picture
 from envs.random import Streams
 from envs.reward import LogUniform, price_range, reward
-from envs.vector import draw_episode, observation_space, stream_key
+from envs.vector import observation_space
 
 Observation = NDArray[np.float32]
 _ROW = np.zeros(1, np.int64)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from controller.actions import ActionKind
 from controller.episodes import AttemptColumns, EpisodeConfig, Episodes
 from controller.errors import ConfigError
+from controller.observation import observe
 from envs.random import Streams
 from envs.table import TraceTable
 
@@ -181,3 +182,31 @@ class Replay:
         leader = self.episodes.leader[rows]
         known = self.table.answer_correct[self.question[rows], np.maximum(leader, 0)]
         return np.asarray(known & (leader >= 0))
+
+    @property
+    def num_questions(self) -> int:
+        """Questions of the table."""
+        return len(self.table)
+
+    def close(self, rows: Array) -> None:
+        """End the episodes of `rows`; the leading answer stands."""
+
+    def observe(
+        self, rows: Array | slice = slice(None), out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Observations; see `controller.observation.observe`."""
+        return observe(self.episodes, rows, out)
+
+    def final(self) -> dict[str, Array]:
+        """What to tell of an episode that has ended, (N,) each."""
+        episodes = self.episodes
+        return {
+            "cost": episodes.spent.copy(),
+            "price": episodes.price.copy(),
+            "round_price": episodes.round_price.copy(),
+            "budget": episodes.budget.copy(),
+            "samples": episodes.counts[:, 0].copy(),
+            "revisions": episodes.revisions.copy(),
+            "escalations": episodes.counts[:, 1:].sum(1),
+            "rounds": episodes.rounds.copy(),
+        }

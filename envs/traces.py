@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,10 +82,10 @@ def write_table(path: Path, table: pa.Table) -> None:
     write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
 
 
-def tables_digest(directory: Path) -> str:
+def tables_digest(directory: Path, tables: Iterable[str] = tuple(_REQUIRED)) -> str:
     """SHA-256 of a trace set's tables, in hex."""
     digest = hashlib.sha256()
-    for table in _REQUIRED:
+    for table in tables:
         digest.update((directory / table).read_bytes())
     return digest.hexdigest()
 
@@ -130,7 +130,7 @@ class TraceSet:
                 f"{manifest_path}: expected version {TRACE_VERSION}, found "
                 f"{manifest.get('version')!r}; upgrade allot or record the set again"
             )
-        tables = {name: _read_table(path / name) for name in _REQUIRED}
+        tables = {name: read_table(path / name, needed) for name, needed in _REQUIRED.items()}
         traces = cls(
             path=path,
             manifest=manifest,
@@ -238,16 +238,23 @@ class TraceSet:
         )
 
 
-def _read_table(path: Path) -> pa.Table:
+def read_table(path: Path, required: Sequence[str]) -> pa.Table:
+    """A table of a trace set.
+
+    Args:
+        path: parquet file.
+        required: columns that it must have.
+
+    Raises:
+        TraceFormatError: no such file or columns, or it is no parquet file.
+    """
     if not path.exists():
         raise TraceFormatError(f"{path}: expected this file of the trace set, found none")
     try:
         table = pq.read_table(path)
     except pa.ArrowInvalid as error:
         raise TraceFormatError(f"{path}: expected a parquet file: {error}") from None
-    missing = [name for name in _REQUIRED[path.name] if name not in table.column_names]
+    missing = [name for name in required if name not in table.column_names]
     if missing:
-        raise TraceFormatError(
-            f"{path}: expected columns {list(_REQUIRED[path.name])}, missing {missing}"
-        )
+        raise TraceFormatError(f"{path}: expected columns {list(required)}, missing {missing}")
     return table

@@ -5,9 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from controller.backends.segments import SegmentWriter
+from controller.backends.transformers import load_model
 from envs.derive import derive_config
+from envs.grader import ExactGrader
 from envs.recorded import Recorded, read_recorded
+from envs.segments.traces import SegmentTraces
 from envs.traces import TraceSet
+from training.segments.record import SegmentRecording
+from training.segments.trees import TreeConfig
+from training.show import new_questions
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 
@@ -27,3 +34,21 @@ def validation(traces: TraceSet) -> Recorded:
 @pytest.fixture(scope="session")
 def config(traces: TraceSet, validation: Recorded):
     return derive_config(validation.table, traces.models())
+
+
+@pytest.fixture(scope="session")
+def small_and_large():
+    """The bundled models."""
+    return [load_model(CHECKPOINTS / name, rung) for rung, name in enumerate(("small", "large"))]
+
+
+@pytest.fixture(scope="session")
+def trees(small_and_large, tmp_path_factory) -> SegmentTraces:
+    """Trees of a few questions, recorded from the bundled models."""
+    out = tmp_path_factory.mktemp("segments") / "trees"
+    drawn = new_questions(30, seed=5)
+    splits = {"train": drawn[:16], "validation": drawn[16:20], "test": drawn[20:]}
+    writer = SegmentWriter(small_and_large)
+    config = TreeConfig(attempts=2, draws=(3, 2, 1), keep_text=True, shard_questions=8)
+    SegmentRecording(splits, writer, ExactGrader(), out, config, {}).run()
+    return SegmentTraces.read(out)

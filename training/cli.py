@@ -17,6 +17,7 @@ from rich.table import Table
 
 from controller.errors import AllotError, ConfigError
 from controller.prompts import REVISER, VERIFIER
+from training.segments.cli import app as segments_app
 from training.serve_cli import key, serve
 from training.settings import WandbMode
 from training.train_command import dashed, train
@@ -30,6 +31,7 @@ models_app = typer.Typer(help="The bundled language models.", no_args_is_help=Tr
 bench_app = typer.Typer(help="Measurements, each side by side in one run.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 app.add_typer(bench_app, name="bench")
+app.add_typer(segments_app, name="segments")
 app.command("train", context_settings={"token_normalize_func": dashed})(train)
 app.command()(serve)
 app.command()(key)

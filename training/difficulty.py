@@ -24,7 +24,7 @@ Fit = Callable[[Hidden, Floats, Sequence[NDArray[np.int64]]], list[Difficulty]]
 
 _PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
 
-_FOLDS = 5
+FOLDS = 5
 
 # Chosen by the cross-fitted loss on the train split of the bundled traces.
 _UNITS = 128
@@ -145,10 +145,20 @@ def _directions(features: torch.Tensor) -> torch.Tensor:
     return rows[:_MAX_DIRECTIONS].T
 
 
-def _cross_fit(hidden: Hidden, rates: Floats, fit: Fit) -> tuple[Difficulty, Floats]:
-    """A read-out fitted on all questions, and log-odds of each by one fitted without its fold."""
-    fold = np.random.default_rng(0).permutation(len(hidden)) % _FOLDS
-    outside = [np.flatnonzero(fold != part) for part in range(_FOLDS)]
+def cross_fit(
+    hidden: Hidden, rates: Floats, fit: Fit, fold: NDArray[np.int64] | None = None
+) -> tuple[Difficulty, Floats]:
+    """A read-out fitted on all rows, and log-odds of each by one fitted without its fold.
+
+    Args:
+        hidden: (n, H).
+        rates: (n, R).
+        fit: how.
+        fold: of each row, (n,) in 0..4; drawn when None.
+    """
+    if fold is None:
+        fold = np.random.default_rng(0).permutation(len(hidden)) % FOLDS
+    outside = [np.flatnonzero(fold != part) for part in range(FOLDS)]
     whole, *parts = fit(hidden, rates, [np.arange(len(hidden)), *outside])
     log_odds = np.empty_like(rates)
     for part, readout in enumerate(parts):
@@ -176,14 +186,20 @@ def fit_difficulty(
         The read-out and (Q, R) log-odds of the table's questions, or None if it holds no prompt
         states or fewer questions than folds.
     """
-    if table.hidden is None or len(table) < _FOLDS:
+    if table.hidden is None or len(table) < FOLDS:
         return None
-    hidden, rates = table.hidden, success_rates(table)
+    return best_fit(table.hidden, success_rates(table), fits)
+
+
+def best_fit(
+    hidden: Hidden, rates: Floats, fits: Sequence[Fit] = (*LINEAR, fit_networks)
+) -> tuple[Difficulty, Floats]:
+    """The read-out of `fit_difficulty`, from hidden states (Q, H) and success rates (Q, R)."""
 
     def loss(fitted: tuple[Difficulty, Floats]) -> float:
         return float(np.mean(np.logaddexp(0, fitted[1]) - rates * fitted[1]))
 
-    return min((_cross_fit(hidden, rates, fit) for fit in fits), key=loss)
+    return min((cross_fit(hidden, rates, fit) for fit in fits), key=loss)
 
 
 def neighbours(known: TraceTable, new: TraceTable, *, k: int = 30) -> tuple[Floats, Floats]:

@@ -21,9 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from controller.errors import ConfigError
-from controller.observation import NUM_FEATURES
 from controller.policy import PolicyConfig, PolicyNetwork
-from envs.vector import ComputeVectorEnv
+from envs.lockstep import LockstepEnv
 from training.config import PPOConfig
 from training.state import load_state, save_state
 
@@ -149,7 +148,7 @@ class PPO:
         config: settings.
     """
 
-    def __init__(self, env: ComputeVectorEnv, config: PPOConfig) -> None:
+    def __init__(self, env: LockstepEnv, config: PPOConfig) -> None:
         if env.num_envs != config.num_envs:
             raise ConfigError(
                 f"num_envs: expected {config.num_envs}, found an env of {env.num_envs}"
@@ -165,8 +164,8 @@ class PPO:
             torch.manual_seed(config.seed)
             self.policy = PolicyNetwork(
                 PolicyConfig(
-                    num_features=NUM_FEATURES,
-                    num_actions=len(env.config.actions),
+                    num_features=env.single_observation_space.shape[0],
+                    num_actions=len(env.actions),
                     hidden_sizes=config.hidden_sizes,
                     ignored_features=config.ignored_features,
                 )
@@ -208,12 +207,12 @@ class PPO:
         rollout = self._collect(totals).flat()
         losses = self._learn(rollout, self.config.entropy_coefficient * left)
         explained = 1 - rollout.advantages.var() / rollout.returns.var()
-        taken = torch.bincount(rollout.actions, minlength=len(self.env.config.actions))
+        taken = torch.bincount(rollout.actions, minlength=len(self.env.actions))
         return {
             **{f"episodic/{name}": mean for name, mean in totals.means().items()},
             **{
                 f"actions/{action}": float(count) / len(rollout.actions)
-                for action, count in zip(self.env.config.actions, taken, strict=True)
+                for action, count in zip(self.env.actions, taken, strict=True)
             },
             "losses/policy_loss": float(losses.policy),
             "losses/value_loss": float(losses.value),

@@ -76,6 +76,9 @@ class Recording:
         notes: added to `trace.json` (decoding settings, licence, paths of models).
     """
 
+    tables = ("questions", "attempts")
+    """Tables of the set; a shard is there once its last one is."""
+
     def __init__(
         self,
         questions: Mapping[str, Sequence[Question]],
@@ -126,7 +129,7 @@ class Recording:
         self._check_plan()
         size = self.config.shard_questions
         for shard in range(self.num_shards):
-            if not self._path("attempts", shard).exists():
+            if not self._path(self.tables[-1], shard).exists():
                 self._record(shard, self.questions[shard * size : (shard + 1) * size])
             if progress is not None:
                 progress(min((shard + 1) * size, len(self.questions)))
@@ -178,7 +181,7 @@ class Recording:
         attempts = self._verified(by_id, attempts)
         rows = [self._attempt_row(by_id[a.question_id], a) for a in attempts]
         question_rows = [
-            _question_row(q, split, state)
+            question_row(q, split, state)
             for (q, split), state in zip(questions, states, strict=True)
         ]
         write_table(
@@ -216,16 +219,20 @@ class Recording:
 
     def _finish(self) -> None:
         """Put the shards together; trace.json, written last, makes the set valid."""
-        for table in ("questions", "attempts"):
+        for table in self.tables:
             merged = pa.concat_tables(
                 [pq.read_table(self._path(table, shard)) for shard in range(self.num_shards)]
             )
             write_table(self.out / f"{table}.parquet", merged)
+        self._complete()
         write_atomically(
             self.out / "trace.json",
             lambda path: path.write_text(json.dumps(self._manifest(), indent=1) + "\n"),
         )
         shutil.rmtree(self._work)
+
+    def _complete(self) -> None:
+        """What is left to do once the tables are whole: nothing."""
 
     def _manifest(self) -> dict[str, Any]:
         splits: dict[str, int] = {}
@@ -234,7 +241,7 @@ class Recording:
         paths = self.notes.get("model_paths", {})
         return {
             "version": TRACE_VERSION,
-            "digest": tables_digest(self.out),
+            "digest": tables_digest(self.out, [f"{table}.parquet" for table in self.tables]),
             "models": {
                 model.name: {
                     "tier": model.tier,
@@ -260,7 +267,8 @@ class Recording:
         }
 
 
-def _question_row(question: Question, split: str, state: PromptState) -> dict[str, Any]:
+def question_row(question: Question, split: str, state: PromptState) -> dict[str, Any]:
+    """A row of questions.parquet."""
     return {
         "question_id": question.question_id,
         "dataset": question.dataset,

@@ -94,9 +94,17 @@ def summarise(comparison: Comparison) -> dict[str, Any]:
         "num_questions": len(comparison.levels),
         "prices": prices,
         "policies": {name: _rows(comparison, name, bootstrap) for name in comparison.played},
-        "lead": {name: _leads(comparison, name, bootstrap) for name in rules},
+        "lead": {
+            name: leads(
+                comparison.played[CONTROLLER],
+                comparison.played[name],
+                comparison.prices,
+                bootstrap,
+            )
+            for name in rules
+        },
         "oracles": {
-            name: [_row(p, price, bootstrap) for p, price in zip(rows, prices, strict=True)]
+            name: [row(p, price, bootstrap) for p, price in zip(rows, prices, strict=True)]
             for name, rows in comparison.oracles.items()
         },
         "gap_closed": _gap_closed(comparison),
@@ -111,10 +119,10 @@ def _rows(comparison: Comparison, name: str, bootstrap: Bootstrap) -> list[dict[
     for i, (played, price) in enumerate(
         zip(comparison.played[name], comparison.prices, strict=True)
     ):
-        row = _row(played, price, bootstrap)
+        entry = row(played, price, bootstrap)
         if name in comparison.settings:
-            row["setting"] = comparison.settings[name][i]
-        rows.append(row)
+            entry["setting"] = comparison.settings[name][i]
+        rows.append(entry)
     return rows
 
 
@@ -136,17 +144,18 @@ def behind(summary: dict[str, Any]) -> str:
     return ", ".join(places) or "nowhere"
 
 
-def _row(played: Played, price: float, bootstrap: Bootstrap) -> dict[str, Any]:
-    row: dict[str, Any] = {"price": float(price)}
+def row(played: Played, price: float, bootstrap: Bootstrap) -> dict[str, Any]:
+    """How a policy did at a price, with 95% intervals."""
+    found: dict[str, Any] = {"price": float(price)}
     for quantity, values in (
         ("accuracy", played.right),
         ("cost", played.cost),
         ("utility", played.utility(price)),
     ):
-        row[quantity] = float(values.mean())
-        row[f"{quantity}_interval"] = bootstrap.interval(values)
+        found[quantity] = float(values.mean())
+        found[f"{quantity}_interval"] = bootstrap.interval(values)
     actions = ("samples", "revisions", "escalations", "verified")
-    return row | {
+    return found | {
         "tokens": float(played.tokens.mean()),
         "serial_rounds": float(played.rounds.mean()),
         **dict(zip(actions, played.actions.mean(0).tolist(), strict=True)),
@@ -163,12 +172,13 @@ def _gap_closed(comparison: Comparison) -> list[float]:
     return shares
 
 
-def _leads(comparison: Comparison, rule: str, bootstrap: Bootstrap) -> list[dict[str, Any]]:
+def leads(
+    ours: Sequence[Played], theirs: Sequence[Played], prices: Floats, bootstrap: Bootstrap
+) -> list[dict[str, Any]]:
+    """Utility of one policy less another's at each price, (P,), with intervals."""
     rows = []
-    for price, ours, theirs in zip(
-        comparison.prices, comparison.played[CONTROLLER], comparison.played[rule], strict=True
-    ):
-        difference = ours.utility(price) - theirs.utility(price)
+    for price, mine, other in zip(prices, ours, theirs, strict=True):
+        difference = mine.utility(price) - other.utility(price)
         low, high = bootstrap.interval(difference)
         rows.append(
             {
@@ -181,7 +191,7 @@ def _leads(comparison: Comparison, rule: str, bootstrap: Bootstrap) -> list[dict
     return rows
 
 
-def _points(played: Sequence[Played], weights: Floats) -> tuple[Floats, Floats]:
+def points(played: Sequence[Played], weights: Floats) -> tuple[Floats, Floats]:
     """Accuracy and cost at each price, for questions weighted by `weights`, (Q,)."""
     return (
         np.array([weights @ p.right for p in played]),
@@ -229,9 +239,9 @@ def _cost_ratio(
     The accuracies run from a third of the way between what one small attempt reaches and
     the most that both the controller and the best of these rules reach up to the latter.
     """
-    ours = _points(comparison.played[CONTROLLER], weights)
-    points = [_points(comparison.played[name], weights) for name in names]
-    theirs = np.concatenate([a for a, _ in points]), np.concatenate([c for _, c in points])
+    ours = points(comparison.played[CONTROLLER], weights)
+    rivals = [points(comparison.played[name], weights) for name in names]
+    theirs = np.concatenate([a for a, _ in rivals]), np.concatenate([c for _, c in rivals])
     bottom = float(weights @ comparison.played["always small"][0].right)
     top = float(min(theirs[0].max(), ours[0].max()))
     accuracies = (

@@ -11,7 +11,7 @@ import torch
 from controller.backends.adapters import BASE
 from controller.backends.base import Flag
 from controller.backends.identity import uniforms
-from controller.backends.rows import PromptCache, RowBlock, RowCache
+from controller.backends.rows import KeysValues, PromptCache, RowBlock, RowCache
 from controller.backends.sampling import choose_tokens
 
 NOT_FINITE = "logits: expected finite numbers, found NaN or infinity"
@@ -59,6 +59,8 @@ class Generation:
         cancelled_tokens: tokens written in a batch that failed, before it was tried again, or
             before the attempt was given up.
         error: why it failed; None when it did not.
+        memory: keys and values of all its tokens but the last, which was never fed back, as
+            `RowCache.columns` returns them; only of jobs that keep them.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -67,6 +69,7 @@ class Generation:
     cached_tokens: int = 0
     cancelled_tokens: int = 0
     error: str | None = None
+    memory: KeysValues | None = None
 
     @property
     def processed_tokens(self) -> int:
@@ -84,6 +87,7 @@ class Job:
         max_tokens: longest that it may become, at least 1.
         generation: filled in by `Decoder.run`.
         unwanted: set once nobody waits for it any more.
+        keeps: whether the generation is to have a memory.
     """
 
     prompt: Prompt
@@ -91,6 +95,7 @@ class Job:
     max_tokens: int
     generation: Generation
     unwanted: Flag | None = None
+    keeps: bool = False
 
     @property
     def is_wanted(self) -> bool:
@@ -247,6 +252,9 @@ class JobRows:
             generation.cancelled_tokens += count
             count = 0
         generation.tokens = self.tokens[row, :count].tolist()
+        if self.jobs[row].keeps and error is None:
+            begin = len(self.jobs[row].prompt.tokens)
+            generation.memory = self.cache.columns(row, begin, begin + count - 1)
         generation.logprobs = self.logprobs[row, :count].cpu().numpy().copy()
         generation.error = error
 

@@ -14,6 +14,9 @@ import torch
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
+KeysValues = tuple[tuple[torch.Tensor, torch.Tensor], ...]
+"""Keys and values of L tokens, one pair per layer, each (heads, L, head size)."""
+
 
 @dataclass(frozen=True, eq=False)
 class PromptCache:
@@ -125,6 +128,13 @@ class RowCache(Cache):  # type: ignore[misc]
             tuple(x.keys[:, :, :length].index_select(0, rows) for x in self._stacks),
             tuple(x.values[:, :, :length].index_select(0, rows) for x in self._stacks),
             self.lengths[rows],
+        )
+
+    def columns(self, row: int, begin: int, end: int) -> KeysValues:
+        """A copy of the tokens from `begin` to before `end` of one row."""
+        return tuple(
+            (x.keys[row, :, begin:end].clone(), x.values[row, :, begin:end].clone())
+            for x in self._stacks
         )
 
     def move(self, sources: torch.Tensor, targets: torch.Tensor, num_active: int) -> None:

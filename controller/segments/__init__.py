@@ -1,0 +1,1 @@
+"""Control inside one attempt: segment by segment."""

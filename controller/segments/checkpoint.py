@@ -1,0 +1,208 @@
+"""Checkpoints of controllers inside an attempt: safetensors + JSON, never pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from controller.checkpoint import (
+    load_policy,
+    load_readout,
+    model_spec,
+    policy_tensors,
+    read_tensors,
+    readout_tensors,
+    with_tuples,
+    write_files,
+)
+from controller.cost import CostModel
+from controller.difficulty import Difficulty
+from controller.errors import AllotError, CheckpointError
+from controller.hub import MAX_FILE_BYTES
+from controller.policy import PolicyConfig, PolicyNetwork
+from controller.segments.episodes import SegmentConfig
+from controller.segments.loop import SegmentController
+from controller.segments.observation import (
+    NUM_SEGMENT_FEATURES,
+    SEGMENT_OBSERVATION_NAMES,
+    SEGMENT_OBSERVATION_VERSION,
+)
+from controller.segments.types import SegmentAction, Segmentation, SegmentBackend
+from controller.types import ModelSpec
+
+SEGMENT_CHECKPOINT_VERSION = 1
+SETTINGS_FILE, WEIGHTS_FILE = "segments.json", "segments.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentCheckpoint:
+    """A trained controller inside an attempt, without its backend.
+
+    Attributes:
+        policy: the network.
+        config: the decision process.
+        segmentation: where segments end.
+        models: small and large model that it was trained for.
+        price_range: least and greatest price that it was trained for.
+        difficulty: read-out of the prompt state; None when the policy does not read it.
+        value: read-out of a prefix's worth; likewise.
+        model_paths: where the models lie, relative to the checkpoint.
+        training: how it came about, for people.
+        path: directory that it was loaded from; None before it is saved.
+    """
+
+    policy: PolicyNetwork
+    config: SegmentConfig
+    segmentation: Segmentation
+    models: tuple[ModelSpec, ...]
+    price_range: tuple[float, float]
+    difficulty: Difficulty | None = None
+    value: Difficulty | None = None
+    model_paths: tuple[str, ...] = ()
+    training: Mapping[str, Any] = field(default_factory=dict)
+    path: Path | None = None
+
+    def controller(self, backend: SegmentBackend | None = None) -> SegmentController:
+        """A controller at the middle of the price range.
+
+        Args:
+            backend: writes segments; None loads the models that the checkpoint names.
+
+        Raises:
+            CheckpointError: nothing says where they lie, or they are not those it was trained
+                for.
+        """
+        low, high = self.price_range
+        backend = backend or self.load_backend()
+        middle = (low * high) ** 0.5
+        return SegmentController(self.policy, self.config, backend, self.difficulty, middle)
+
+    def load_backend(self, models: Sequence[str | Path] = ()) -> SegmentBackend:
+        """Load the models that the checkpoint was trained for.
+
+        Args:
+            models: where they lie, the small one first; where the checkpoint says when empty.
+
+        Raises:
+            CheckpointError: nothing says where they lie, or they are not those.
+        """
+        from controller.backends.segments import SegmentWriter
+        from controller.backends.transformers import load_model
+
+        models = models or [(self.path or Path()) / path for path in self.model_paths]
+        if len(models) != len(self.models):
+            raise CheckpointError(
+                f"{self.path}: expected to be told where {[m.name for m in self.models]} lie, "
+                f"found {len(models)} places; pass models=[...], or a backend"
+            )
+        loaded = [load_model(path, rung) for rung, path in enumerate(models)]
+        for expected, found in zip(self.models, loaded, strict=True):
+            if expected.digest != found.digest:
+                raise CheckpointError(
+                    f"{self.path}: expected {expected.name} with digest {expected.digest}, found "
+                    f"{found.digest}; train a controller for these weights or restore them"
+                )
+        return SegmentWriter(
+            loaded,
+            segmentation=self.segmentation,
+            max_new_tokens=self.config.max_tokens,
+            value=self.value,
+        )
+
+
+def save_segment_checkpoint(checkpoint: SegmentCheckpoint, directory: Path | str) -> None:
+    """Write a checkpoint; the JSON, written last, makes it valid."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    tensors = policy_tensors(checkpoint.policy)
+    for name in ("difficulty", "value"):
+        readout = getattr(checkpoint, name)
+        if readout is not None:
+            tensors |= readout_tensors(name, readout)
+    settings = {
+        "version": SEGMENT_CHECKPOINT_VERSION,
+        "observation_version": SEGMENT_OBSERVATION_VERSION,
+        "observation": list(SEGMENT_OBSERVATION_NAMES),
+        "actions": [str(action) for action in SegmentAction],
+        "policy": asdict(checkpoint.policy.config),
+        "process": asdict(checkpoint.config),
+        "segmentation": asdict(checkpoint.segmentation),
+        "models": [asdict(model) for model in checkpoint.models],
+        "model_paths": list(checkpoint.model_paths),
+        "price_range": list(checkpoint.price_range),
+        "readouts": [n for n in ("difficulty", "value") if getattr(checkpoint, n) is not None],
+        "training": dict(checkpoint.training),
+    }
+    write_files(directory / WEIGHTS_FILE, tensors, {SETTINGS_FILE: json.dumps(settings, indent=1)})
+
+
+def load_segment_checkpoint(directory: Path | str) -> SegmentCheckpoint:
+    """Read a checkpoint, trusting nothing in it.
+
+    Raises:
+        CheckpointError: files are missing, too large or damaged, the version is unknown,
+            shapes do not fit the settings, or weights are not finite.
+    """
+    directory = Path(directory)
+    settings = _read_settings(directory / SETTINGS_FILE)
+    try:
+        process: dict[str, Any] = settings["process"]
+        cost = CostModel(**{**process["cost"], "weights": tuple(process["cost"]["weights"])})
+        config = SegmentConfig(**{**with_tuples(process), "cost": cost})
+        policy = PolicyNetwork(PolicyConfig(**with_tuples(settings["policy"])))
+        low, high = settings["price_range"]
+        rest = {
+            "config": config,
+            "segmentation": Segmentation(**settings["segmentation"]),
+            "models": tuple(model_spec(model) for model in settings["models"]),
+            "price_range": (float(low), float(high)),
+            "model_paths": tuple(str(path) for path in settings["model_paths"]),
+            "training": dict(settings["training"]),
+        }
+        readouts = set(settings["readouts"])
+    except (AllotError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{directory / SETTINGS_FILE}: expected the settings of a controller: {error!r}"
+        ) from None
+    found = policy.config.num_features, policy.config.num_actions
+    if found != (NUM_SEGMENT_FEATURES, len(SegmentAction)):
+        raise CheckpointError(
+            f"{directory}: expected a policy over {NUM_SEGMENT_FEATURES} features and "
+            f"{len(SegmentAction)} actions, found {found[0]} and {found[1]}"
+        )
+    tensors = read_tensors(directory / WEIGHTS_FILE)
+    load_policy(policy, tensors, directory)
+    for name, outputs in (("difficulty", len(config.cost.weights)), ("value", 1)):
+        if name in readouts:
+            rest[name] = load_readout(tensors, name, outputs, directory)
+    return SegmentCheckpoint(policy=policy, **rest, path=directory)
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise CheckpointError(
+            f"{path}: expected a controller inside attempts ({SETTINGS_FILE} and {WEIGHTS_FILE}), "
+            "found no such file; train one with `allot segments train`"
+        )
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise CheckpointError(f"{path}: expected at most {MAX_FILE_BYTES} bytes")
+    try:
+        settings = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: expected JSON: {error}") from None
+    found = settings.get("version") if isinstance(settings, dict) else type(settings).__name__
+    if found != SEGMENT_CHECKPOINT_VERSION:
+        raise CheckpointError(
+            f"{path}: expected version {SEGMENT_CHECKPOINT_VERSION}, found {found!r}; upgrade "
+            "allot or train again"
+        )
+    if settings.get("observation") != list(SEGMENT_OBSERVATION_NAMES):
+        raise CheckpointError(
+            f"{path}: expected the features of observation version "
+            f"{SEGMENT_OBSERVATION_VERSION}, found those of version "
+            f"{settings.get('observation_version')!r}; train again"
+        )
+    return dict(settings)

@@ -1,0 +1,201 @@
+"""The nouns of control inside one attempt: segments, prefixes and forced answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.cost import Usage
+from controller.errors import ConfigError
+from controller.types import ModelSpec, Question
+
+
+class SegmentAction(IntEnum):
+    """What can be done after a segment; a policy's output i stands for action i."""
+
+    STOP = 0
+    SAMPLE = 1
+    REVISE = 2
+    ESCALATE = 3
+    ESCALATE_TO_END = 4
+
+    def __str__(self) -> str:
+        return "ESCALATE(end)" if self is SegmentAction.ESCALATE_TO_END else self.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segmentation:
+    """Where a segment ends: with the attempt, or at the first of these.
+
+    Attributes:
+        lines: at the end of a line.
+        max_tokens: after so many tokens.
+    """
+
+    lines: bool = True
+    max_tokens: int = 32
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ConfigError(f"max_tokens: expected at least 1, found {self.max_tokens}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """A piece of an attempt, or all that was left of it.
+
+    Attributes:
+        model: name of the model that wrote it.
+        rung: of that model.
+        text: what it wrote.
+        num_tokens: as counted by the model that wrote it, an end token included.
+        small_tokens: as counted by the small model; the same where it wrote it itself.
+        mean_logprob: of the tokens written, in nats; None if unknown.
+        min_logprob: the least of them; None if unknown.
+        entropy: of the token that the small model expects next, in nats; None once `done`.
+        done: whether the attempt ends with it.
+        error: why it could not be written; None when it could.
+        usage: what writing it consumed, one entry per rung.
+    """
+
+    model: str
+    rung: int
+    text: str
+    num_tokens: int
+    small_tokens: int
+    mean_logprob: float | None = None
+    min_logprob: float | None = None
+    entropy: float | None = None
+    done: bool = False
+    error: str | None = None
+    usage: tuple[Usage, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prefix:
+    """A question's prompt and the segments of one attempt so far.
+
+    Prefixes form a tree: what is written after one leaves it as it is, so redoing a segment
+    is writing once more after the prefix before it.
+
+    Attributes:
+        question: to answer.
+        attempt: number of the attempt; attempts have random streams of their own.
+        prompt_tokens: length of the prompt per rung.
+        before: the prefix without its last segment; None at the prompt.
+        segment: its last one; None at the prompt.
+        hidden: last hidden state of the small model, (H,) float32; None if unknown or done.
+        value: log-odds that the small model ends right from here; None if unknown or done.
+        usage: what reading the prompt consumed, one entry per rung; only at the prompt.
+        memory: what a backend keeps of it.
+    """
+
+    question: Question
+    attempt: int
+    prompt_tokens: tuple[int, ...]
+    before: Prefix | None = None
+    segment: Segment | None = None
+    hidden: NDArray[np.float32] | None = None
+    value: float | None = None
+    usage: tuple[Usage, ...] = ()
+    memory: Any = field(default=None, repr=False)
+
+    @cached_property
+    def segments(self) -> tuple[Segment, ...]:
+        """Segments in order."""
+        if self.before is None or self.segment is None:
+            return ()
+        return (*self.before.segments, self.segment)
+
+    @cached_property
+    def text(self) -> str:
+        """What has been written so far."""
+        return "".join(segment.text for segment in self.segments)
+
+    @property
+    def done(self) -> bool:
+        """Whether the attempt has ended."""
+        return self.segment is not None and self.segment.done
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens written so far, as counted by those who wrote them."""
+        return sum(segment.num_tokens for segment in self.segments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentRequest:
+    """A segment that is asked for.
+
+    Attributes:
+        prefix: that it follows; not done.
+        rung: model that is to write it.
+        index: number among the segments that this model has written after this prefix;
+            with seed, question, attempt and the prefix's text it determines the segment.
+        to_end: write all that is left of the attempt.
+    """
+
+    prefix: Prefix
+    rung: int = 0
+    index: int = 0
+    to_end: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForcedAnswer:
+    """What the small model answers when it is told to answer now.
+
+    Attributes:
+        answer: parsed; None when none could be read.
+        text: the phrase that was put into its mouth and what it made of it.
+        phrase_tokens: length of the phrase.
+        num_tokens: tokens written after it.
+        mean_logprob: of these, in nats; None if unknown.
+        usage: one entry per rung.
+    """
+
+    answer: str | None
+    text: str
+    phrase_tokens: int
+    num_tokens: int
+    mean_logprob: float | None = None
+    usage: tuple[Usage, ...] = ()
+
+
+class SegmentBackend(Protocol):
+    """Writes attempts segment by segment, many at a time.
+
+    What it returns for one entry of a call never depends on the others.
+    """
+
+    @property
+    def models(self) -> tuple[ModelSpec, ...]:
+        """One model per rung, the small one first."""
+        ...
+
+    @property
+    def segmentation(self) -> Segmentation:
+        """Where segments end."""
+        ...
+
+    def open(self, attempts: Sequence[tuple[Question, int]]) -> list[Prefix]:
+        """Read the prompts of attempts, each a question and a number, with the small model."""
+        ...
+
+    def write(self, requests: Sequence[SegmentRequest]) -> list[Prefix]:
+        """The prefixes, each longer by the segment asked for."""
+        ...
+
+    def force(self, prefixes: Sequence[Prefix]) -> list[ForcedAnswer]:
+        """What the small model answers after each prefix; none of them done."""
+        ...
+
+    def answer(self, prefix: Prefix) -> str | None:
+        """The answer that an attempt states once it is done."""
+        ...

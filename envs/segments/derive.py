@@ -1,0 +1,58 @@
+"""Settings of the decision process that follow from the train split of segment traces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from controller.segments.episodes import SegmentConfig
+from envs.derive import cost_model
+from envs.segments.table import SegmentTable
+from envs.segments.traces import SegmentTraces
+
+
+def derive_segment_config(
+    train: SegmentTable,
+    traces: SegmentTraces,
+    *,
+    token_costs: Mapping[str, float] | None = None,
+    probes: bool = False,
+) -> SegmentConfig:
+    """The decision process for a set of segment traces.
+
+    Args:
+        train: trees of the train split.
+        traces: the set.
+        token_costs: relative cost per token by model name, where sizes are unknown.
+        probes: whether an answer is forced after each segment.
+    """
+    models = traces.models
+    small = np.unique(train.draws[train.draws >= 0])
+    ended = train.ended[train.ended >= 0]
+    forced = train.forced_tokens[train.forced_tokens > 0]
+    return SegmentConfig(
+        cost=cost_model(models, token_costs),
+        draws=traces.draws,
+        max_tokens=int(models[0].max_new_tokens or 1),
+        max_segment_tokens=traces.segmentation.max_tokens,
+        max_forced_tokens=int(forced.max(initial=1)),
+        mean_segment_tokens=max(1.0, float(train.num_tokens[small].mean())),
+        mean_forced_tokens=max(1.0, float(forced.mean()) if len(forced) else 1.0),
+        mean_rest_tokens=max(1.0, float(train.num_tokens[ended].mean()) if len(ended) else 1.0),
+        cost_unit=float(train.prompt_tokens[:, 0].mean() + first_lengths(train).mean()),
+        escalates=len(models) > 1,
+        probes=probes,
+    )
+
+
+def first_lengths(table: SegmentTable) -> np.ndarray:
+    """Tokens of the attempts that take the first draw of each segment, (T,)."""
+    node, lengths = table.root.copy(), np.zeros(len(table), np.int64)
+    while True:
+        following = table.draws[node, 0]
+        going = following >= 0
+        if not going.any():
+            return lengths
+        node = np.where(going, following, node)
+        lengths += np.where(going, table.num_tokens[node], 0)

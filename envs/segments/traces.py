@@ -1,0 +1,132 @@
+"""Segment traces on disk: for each attempt a tree of prefixes and what followed them.
+
+A set is a directory with `questions.parquet`, `segments.parquet` and `trace.json`. Prefixes
+with the same text are one node, so a node may stand for several draws. See docs/segments.md.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from controller.errors import TraceFormatError
+from controller.segments.types import Segmentation
+from controller.types import ModelSpec
+from envs.traces import QUESTION_SCHEMA, read_table
+
+SEGMENT_TRACE_VERSION = 1
+
+PROMPT, SAMPLE, ESCALATE, TO_END = "prompt", "sample", "escalate", "escalate_to_end"
+"""How a node came about: it is the prompt, or what a model wrote after the node before."""
+
+SEGMENT_SCHEMA = pa.schema(
+    [
+        ("question_id", pa.string()),
+        ("attempt", pa.int16()),
+        ("node", pa.int32()),
+        ("before", pa.int32()),
+        ("action", pa.string()),
+        ("draws", pa.list_(pa.int8())),
+        ("prompt_tokens", pa.list_(pa.int32())),
+        ("num_tokens", pa.int16()),
+        ("small_tokens", pa.int16()),
+        ("mean_logprob", pa.float32()),
+        ("min_logprob", pa.float32()),
+        ("entropy", pa.float32()),
+        ("value", pa.float32()),
+        ("done", pa.bool_()),
+        ("answer", pa.string()),
+        ("correct", pa.bool_()),
+        ("forced_tokens", pa.int16()),
+        ("text", pa.string()),
+        ("hidden", pa.list_(pa.float32())),
+    ]
+)
+"""One row per node. `answer` and `correct` are those of the attempt where it is done, and of
+the answer forced after the node where it is not."""
+
+TABLES = {
+    "questions.parquet": ("question_id", "split"),
+    "segments.parquet": tuple(
+        name for name in SEGMENT_SCHEMA.names if name not in ("text", "hidden", "value")
+    ),
+}
+"""Required columns by table."""
+
+QUESTIONS = QUESTION_SCHEMA
+
+VALUE_FILE = "value.safetensors"
+"""Beside the tables: the read-out that the column `value` was made with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentTraces:
+    """A set of segment traces as read from disk.
+
+    Attributes:
+        path: its directory.
+        manifest: `trace.json`.
+        questions: one row per question.
+        segments: one row per node.
+    """
+
+    path: Path
+    manifest: Mapping[str, Any]
+    questions: pa.Table
+    segments: pa.Table
+
+    @classmethod
+    def read(cls, path: Path | str) -> SegmentTraces:
+        """Read and check a set.
+
+        Raises:
+            TraceFormatError: files or columns are missing, or it is of another kind or version.
+        """
+        path = Path(path)
+        manifest_path = path / "trace.json"
+        if not manifest_path.exists():
+            raise TraceFormatError(
+                f"{path}: expected segment traces with trace.json, questions.parquet and "
+                "segments.parquet; record some with `allot segments record`"
+            )
+        try:
+            manifest = json.loads(manifest_path.read_text())
+        except json.JSONDecodeError as error:
+            raise TraceFormatError(f"{manifest_path}: expected JSON: {error}") from None
+        found = manifest.get("kind", "attempts"), manifest.get("version")
+        if found != ("segments", SEGMENT_TRACE_VERSION):
+            raise TraceFormatError(
+                f"{manifest_path}: expected segments of version {SEGMENT_TRACE_VERSION}, found "
+                f"{found[0]} of version {found[1]!r}; record them with `allot segments record`"
+            )
+        questions, segments = (read_table(path / name, TABLES[name]) for name in TABLES)
+        return cls(path=path, manifest=manifest, questions=questions, segments=segments)
+
+    @property
+    def models(self) -> tuple[ModelSpec, ...]:
+        """The small model, then the large one if it takes over anywhere."""
+        return tuple(
+            ModelSpec(
+                name=name,
+                rung=rung,
+                parameters=entry["parameters"],
+                max_new_tokens=entry["max_new_tokens"],
+                digest=entry["digest"],
+            )
+            for rung, (name, entry) in enumerate(self.manifest["models"].items())
+        )
+
+    @property
+    def segmentation(self) -> Segmentation:
+        """Where segments end."""
+        return Segmentation(**self.manifest["segmentation"])
+
+    @property
+    def draws(self) -> tuple[int, ...]:
+        """How often each segment was written, by places redone before it."""
+        return tuple(self.manifest["recorded"]["draws"])

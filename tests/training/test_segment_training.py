@@ -1,0 +1,184 @@
+"""Recording, training and evaluation inside attempts."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from controller.backends.segments import SegmentWriter
+from controller.errors import CheckpointError, ConfigError
+from controller.segments.checkpoint import load_segment_checkpoint, save_segment_checkpoint
+from controller.segments.rules import AlwaysGoOn, FixedLength, RedoUnlikely, SegmentRulePolicy
+from controller.segments.types import SegmentAction
+from envs.grader import ExactGrader
+from envs.segments.recorded import read_trees
+from envs.segments.table import SegmentTable
+from envs.segments.traces import SegmentTraces
+from training.config import PPOConfig
+from training.segments.evaluate import compare_segments
+from training.segments.play import play_segment_checkpoint, play_segments
+from training.segments.record import SegmentRecording
+from training.segments.summary import summarise_segments
+from training.segments.train import SegmentTraining, prepare_trees
+from training.segments.trees import TreeConfig
+from training.segments.values import monte_carlo_values
+from training.show import new_questions
+
+PPO = PPOConfig(total_steps=64 * 16 * 6, num_envs=64, num_steps=16)
+
+
+@pytest.fixture(scope="module")
+def prepared(trees):
+    return prepare_trees(trees)
+
+
+@pytest.fixture(scope="module")
+def run(prepared, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "segments"
+    return SegmentTraining(prepared, PPO, out).run(), out
+
+
+def test_a_killed_recording_goes_on_to_the_same_set(small_and_large, tmp_path):
+    questions = {"train": new_questions(6, seed=9)}
+    config = TreeConfig(attempts=1, draws=(2, 1), shard_questions=2, keep_text=True)
+
+    def record(name, stop_after=None):
+        class KilledError(Exception):
+            pass
+
+        def progress(done):
+            if stop_after is not None and done >= stop_after:
+                raise KilledError
+
+        writer = SegmentWriter(small_and_large)
+        recording = SegmentRecording(questions, writer, ExactGrader(), tmp_path / name, config, {})
+        try:
+            recording.run(progress)
+        except KilledError:
+            return None
+        return SegmentTraces.read(tmp_path / name)
+
+    whole = record("whole")
+    assert record("killed", stop_after=2) is None
+    with pytest.raises(Exception, match="expected segment traces"):
+        SegmentTraces.read(tmp_path / "killed")
+    resumed = record("killed")
+    columns = ["question_id", "node", "before", "action", "draws", "num_tokens", "answer", "text"]
+    assert resumed.segments.select(columns).equals(whole.segments.select(columns))
+    with pytest.raises(ConfigError, match="no trace set there yet"):
+        record("killed")
+
+
+def test_trees_hold_whatever_may_be_asked_for(prepared):
+    """Following every legal action from every prompt never meets a node without successors."""
+    table, process = prepared.train, prepared.process
+
+    class Everywhere:
+        def __init__(self, seed):
+            self.rng = np.random.default_rng(seed)
+
+        def act(self, episodes, mask):
+            return (self.rng.random(mask.shape) * mask * [0.05, 1, 1, 1, 0.2]).argmax(1)
+
+    for seed in range(40):
+        play_segments(Everywhere(seed), table, process, price=1e-3)
+
+
+def test_values_of_prefixes_are_means_over_what_followed(prepared):
+    table = prepared.train
+    values = monte_carlo_values(table)
+    leaves = (table.draws < 0).all(1)
+    right = table.right(
+        np.repeat(np.arange(len(table)), np.diff([*table.root, len(values)])),
+        np.arange(len(values)),
+    )
+    assert (values[leaves] == right[leaves]).all()
+    for node in np.flatnonzero(~leaves)[:50]:
+        following = table.draws[node][table.draws[node] >= 0]
+        assert values[node] == pytest.approx(values[following].mean())
+    # The read-out tells good prefixes from bad ones.
+    known = ~np.isnan(table.value)
+    assert np.corrcoef(table.value[known], values[known])[0, 1] > 0.3
+
+
+def test_rules_do_what_they_say(prepared):
+    table, process = prepared.train, prepared.process
+
+    def played(rule):
+        return play_segments(SegmentRulePolicy(rule), table, process, price=1.0)
+
+    whole, short = played(AlwaysGoOn()), played(FixedLength(1))
+    assert whole.actions[:, 1:].sum() == 0
+    assert (short.actions[:, 0] == 1).all()
+    assert short.cost.mean() < whole.cost.mean()
+    redone = played(RedoUnlikely(-0.1, 3))
+    assert redone.actions[:, 1].sum() > 0
+    assert redone.cost.mean() > whole.cost.mean()
+
+
+def test_training_is_reproduced_by_its_seed_and_resumed_to_the_bit(prepared, run, tmp_path):
+    checkpoint, _ = run
+    again = SegmentTraining(prepared, PPO, tmp_path / "again").run()
+    updates = iter([False, False, True])
+    with pytest.raises(KeyboardInterrupt):
+        SegmentTraining(prepared, PPO, tmp_path / "half").run(stop=lambda: next(updates))
+    resumed = SegmentTraining(prepared, PPO, tmp_path / "half").run()
+    for other in (again, resumed):
+        for name, weight in checkpoint.policy.state_dict().items():
+            assert (other.policy.state_dict()[name] == weight).all()
+
+
+def test_a_checkpoint_comes_back_as_it_was(prepared, run):
+    checkpoint, out = run
+    loaded = load_segment_checkpoint(out)
+    assert loaded.config == checkpoint.config
+    assert loaded.models == checkpoint.models
+    assert loaded.segmentation == checkpoint.segmentation
+    sides = (play_segment_checkpoint(c, prepared.validation, 1e-3) for c in (checkpoint, loaded))
+    once, again = sides
+    assert (once.cost == again.cost).all()
+    for name, array in checkpoint.value.arrays().items():
+        assert (loaded.value.arrays()[name] == array).all()
+
+
+def test_hostile_checkpoints_are_refused(run, tmp_path):
+    checkpoint, _ = run
+    save_segment_checkpoint(checkpoint, tmp_path)
+    settings = json.loads((tmp_path / "segments.json").read_text())
+    for name, value in (("version", 9), ("observation", []), ("process", {}), ("policy", {"x": 1})):
+        (tmp_path / "segments.json").write_text(json.dumps({**settings, name: value}))
+        with pytest.raises(CheckpointError):
+            load_segment_checkpoint(tmp_path)
+
+
+def test_a_loaded_controller_answers_live_as_its_replay_does(trees, run, small_and_large):
+    checkpoint, _ = run
+    writer = SegmentWriter(small_and_large, segmentation=trees.segmentation, value=checkpoint.value)
+    controller = checkpoint.controller(writer)
+    recorded = read_trees(trees, ["test"])
+    replayed = checkpoint.controller(recorded.backend)
+    for question in recorded.questions:
+        live, replay = (c.answer(question, price=1e-3) for c in (controller, replayed))
+        assert (live.answer, live.cost) == (replay.answer, replay.cost)
+        assert live.decisions[-1].action is SegmentAction.STOP or live.decisions[-1].segment
+        processed = live.usage["small"].processed_tokens + live.usage["large"].processed_tokens
+        assert processed > 0
+
+
+def test_comparisons_are_paired_and_rules_tuned_elsewhere(prepared, run, trees):
+    checkpoint, _ = run
+    test = SegmentTable.build(trees, ["test"])
+    comparison = compare_segments([checkpoint], prepared.train, test, num_prices=3)
+    summary = summarise_segments(comparison)
+    assert summary["num_questions"] == len(test.question_ids)
+    rows = summary["policies"]["segment controller"]
+    for name, leads in summary["lead"].items():
+        for row, other, lead in zip(rows, summary["policies"][name], leads, strict=True):
+            assert lead["lead"] == pytest.approx(row["utility"] - other["utility"])
+
+
+def test_draws_beyond_what_was_recorded_are_refused(prepared):
+    more = replace(prepared.process, draws=(9,))
+    with pytest.raises(ConfigError, match="recorded"):
+        play_segments(SegmentRulePolicy(AlwaysGoOn()), prepared.train, more, price=1.0)

@@ -1,0 +1,1 @@
+"""Recording, training and evaluation of control inside one attempt."""

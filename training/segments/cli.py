@@ -1,0 +1,193 @@
+"""The commands `allot segments ...`: control inside one attempt."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from controller.errors import ConfigError
+
+app = typer.Typer(help="Control inside one attempt, segment by segment.", no_args_is_help=True)
+console = Console()
+
+TRACES = Path("checkpoints/segments/traces")
+CONTROLLER = Path("checkpoints/segments/controller")
+
+Traces = Annotated[Path, typer.Option(help="Segment traces.")]
+
+
+@app.command()
+def record(
+    out: Annotated[Path, typer.Option(help="Directory of the segment traces.")],
+    small: Annotated[str, typer.Option(help="Directory or hub id.")] = "checkpoints/small",
+    large: Annotated[str, typer.Option(help="Directory or hub id.")] = "checkpoints/large",
+    questions: Annotated[
+        Path | None, typer.Option(help="As in `allot record`; default: the bundled tasks.")
+    ] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(help="SPLIT=COUNT: at most so many questions, spread evenly; repeatable."),
+    ] = None,
+    attempts: Annotated[int, typer.Option(min=1, help="Trees per question.")] = 4,
+    draws: Annotated[
+        str, typer.Option(help="Draws of a segment, by places redone before it.")
+    ] = "4,2,1",
+    lines: Annotated[bool, typer.Option(help="End segments at line breaks.")] = True,
+    segment_tokens: Annotated[int, typer.Option(min=1, help="Longest segment.")] = 32,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest attempt.")] = 192,
+    text: Annotated[bool, typer.Option(help="Record what segments say.")] = False,
+    seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
+) -> None:
+    """Record trees of segments: whatever a decision could lead to; run again to resume."""
+    from controller.segments.types import Segmentation
+    from envs.question_files import bundled_questions, read_questions
+    from training.segments.record_models import record_trees
+    from training.segments.trees import TreeConfig
+
+    by_split = read_questions(questions) if questions else bundled_questions()
+    limits = _counts("limit", limit or [])
+    by_split = {
+        split: members[:: max(1, len(members) // limits.get(split, len(members)))][
+            : limits.get(split)
+        ]
+        for split, members in by_split.items()
+    }
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("recording", total=sum(len(m) for m in by_split.values()))
+        record_trees(
+            by_split,
+            (small, large),
+            out,
+            TreeConfig(attempts=attempts, draws=_numbers("draws", draws), keep_text=text),
+            Segmentation(lines=lines, max_tokens=segment_tokens),
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            progress=lambda done: progress.update(task, completed=done),
+        )
+    console.print(f"{out}: ready for allot segments train --traces {out}", highlight=False)
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option(help="Directory of the controller.")],
+    traces: Traces = TRACES,
+    steps: Annotated[int, typer.Option(min=1, help="Environment steps.")] = 6_000_000,
+    num_envs: Annotated[int, typer.Option(min=1, help="Episodes side by side.")] = 2048,
+    probes: Annotated[bool, typer.Option(help="Force an answer after each segment.")] = False,
+    seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
+) -> None:
+    """Train a controller by PPO on segment traces; run again to resume."""
+    from envs.segments.traces import SegmentTraces
+    from training.config import PPOConfig
+    from training.interrupt import asked_to_stop
+    from training.segments.train import SegmentTraining, prepare_trees
+    from training.threads import limit_threads
+
+    limit_threads()
+    config = PPOConfig(total_steps=steps, num_envs=num_envs, seed=seed)
+    prepared = prepare_trees(SegmentTraces.read(traces), probes=probes)
+    training = SegmentTraining(prepared, config, out)
+    with Progress(console=Console(stderr=True)) as progress, asked_to_stop() as stop:
+        task = progress.add_task("training", total=config.total_steps)
+        training.run(lambda done, _: progress.update(task, completed=done), stop)
+    console.print(f"{out}: utility on the validation split {training.best_utility:.4f}")
+
+
+@app.command()
+def evaluate(
+    controllers: Annotated[list[Path], typer.Argument(help="Checkpoints; seeds are pooled.")],
+    traces: Traces = TRACES,
+    attempt_controller: Annotated[
+        list[Path] | None,
+        typer.Option(help="Controllers of whole attempts to compare with; seeds are pooled."),
+    ] = None,
+    attempt_traces: Annotated[
+        Path, typer.Option(help="Their traces of the same test questions.")
+    ] = Path("checkpoints/traces"),
+    num_prices: Annotated[int, typer.Option(min=1, help="Evenly on a log scale.")] = 12,
+    out: Annotated[Path | None, typer.Option(help="Directory for summary and picture.")] = None,
+    results: Annotated[Path | None, typer.Option(help="Markdown file for the results.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compare controllers inside attempts with tuned rules and with whole attempts."""
+    from controller.checkpoint import load_checkpoint
+    from controller.segments.checkpoint import load_segment_checkpoint
+    from envs.segments.table import SegmentTable
+    from envs.segments.traces import SegmentTraces
+    from envs.table import TraceTable
+    from envs.traces import TraceSet, write_atomically
+    from training.segments.evaluate import compare_segments
+    from training.segments.results import draw_frontier, segment_results
+    from training.segments.summary import summarise_segments
+    from training.threads import limit_threads
+
+    limit_threads()
+    trees = SegmentTraces.read(traces)
+    whole = [load_checkpoint(path) for path in attempt_controller or []]
+    names = [model.name for model in whole[0].models] if whole else []
+    comparison = compare_segments(
+        [load_segment_checkpoint(path) for path in controllers],
+        SegmentTable.build(trees, ["train", "validation"]),
+        SegmentTable.build(trees, ["test"]),
+        attempt_controllers=whole,
+        attempts=TraceTable.build(TraceSet.read(attempt_traces), ["test"], names)
+        if whole
+        else None,
+        num_prices=num_prices,
+    )
+    summary = summarise_segments(comparison)
+    out = out or controllers[0]
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(
+        out / "evaluation.json", lambda path: path.write_text(json.dumps(summary, indent=1) + "\n")
+    )
+    draw_frontier(summary, out / "frontier.png")
+    if results is not None:
+        whole_names = "".join(f" --attempt-controller {path}" for path in attempt_controller or [])
+        command = f"allot segments evaluate {' '.join(map(str, controllers))}{whole_names}"
+        markdown = segment_results(summary, f"{command} --results {results}")
+        write_atomically(results, lambda path: path.write_text(markdown))
+    if as_json:
+        print(json.dumps(summary, indent=1))
+        return
+    table = Table("price", "accuracy", "cost", "utility", "best other", "lead", "95%", box=None)
+    for i, row in enumerate(summary["policies"]["segment controller"]):
+        other, lead = min(
+            ((name, rows[i]) for name, rows in summary["lead"].items()), key=lambda r: r[1]["lead"]
+        )
+        low, high = lead["interval"]
+        table.add_row(
+            f"{row['price']:.1e}",
+            f"{row['accuracy']:.1%}",
+            f"{row['cost']:.0f}",
+            f"{row['utility']:.3f}",
+            other,
+            f"{lead['lead']:+.3f}",
+            f"{low:+.3f} to {high:+.3f}",
+        )
+    console.print(table, f"\n{out}/evaluation.json, {out}/frontier.png", highlight=False)
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise ConfigError(
+            f"{option}: expected whole numbers separated by commas, found {text!r}"
+        ) from None
+
+
+def _counts(option: str, entries: list[str]) -> dict[str, int]:
+    counts = {}
+    for entry in entries:
+        name, _, number = entry.partition("=")
+        if not number.isdigit() or not int(number):
+            raise ConfigError(f"{option}: expected SPLIT=COUNT, found {entry!r}")
+        counts[name] = int(number)
+    return counts

@@ -1,0 +1,100 @@
+"""Plays policies on recorded trees."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.difficulty import Difficulty
+from controller.segments.checkpoint import SegmentCheckpoint
+from controller.segments.episodes import SegmentConfig
+from controller.segments.rules import ObservingPolicy, SegmentPolicy
+from envs.segments.replay import SegmentReplay
+from envs.segments.table import SegmentTable
+from training.play import Played
+
+Floats = NDArray[np.float64]
+
+
+def play_segments(
+    policy: SegmentPolicy,
+    table: SegmentTable,
+    config: SegmentConfig,
+    *,
+    price: float,
+    difficulty: Floats | None = None,
+    budget: float | None = None,
+) -> Played:
+    """Play every recorded attempt once; means over the attempts at each question.
+
+    Args:
+        policy: to play.
+        table: recorded trees.
+        config: the decision process.
+        price: accuracy per unit cost.
+        difficulty: (Q, R) log-odds; None when unknown.
+        budget: hard cap on cost; None for no cap.
+
+    Returns:
+        `actions` are segments by the small model, those of them that were redone, escalations
+        and forced answers.
+    """
+    replay = finished(policy, table, config, price=price, difficulty=difficulty, budget=budget)
+    episodes = replay.episodes
+
+    def mean(column: NDArray[Any]) -> Floats:
+        return np.asarray(column.reshape(len(table.question_ids), -1).mean(1))
+
+    counts = (episodes.samples, episodes.revisions, episodes.escalated, episodes.forced)
+    return Played(
+        right=mean(replay.right()),
+        cost=mean(episodes.spent),
+        tokens=mean(episodes.tokens),
+        rounds=mean(episodes.rounds),
+        actions=np.stack([mean(c) for c in counts], 1),
+    )
+
+
+def finished(
+    policy: SegmentPolicy,
+    table: SegmentTable,
+    config: SegmentConfig,
+    *,
+    price: float,
+    difficulty: Floats | None = None,
+    budget: float | None = None,
+) -> SegmentReplay:
+    """The episodes of `play_segments` once they are over, one per recorded attempt."""
+    n = len(table)
+    replay, rows = SegmentReplay(table, config, n, difficulty=difficulty), np.arange(n)
+    replay.begin(rows, rows, np.full(n, price), np.full(n, np.inf if budget is None else budget))
+    going = np.ones(n, bool)
+    while going.any():
+        mask = replay.episodes.mask()
+        actions = policy.act(replay.episodes, mask)
+        going &= (actions != 0) & (mask.sum(1) > 1)
+        replay.take(rows[going], actions[going])
+    replay.close(rows)
+    return replay
+
+
+def play_segment_checkpoint(
+    checkpoint: SegmentCheckpoint, table: SegmentTable, price: float
+) -> Played:
+    """Play a controller; see `play_segments`."""
+    return play_segments(
+        ObservingPolicy(checkpoint.policy.choose),
+        table,
+        checkpoint.config,
+        price=price,
+        difficulty=tree_log_odds(checkpoint.difficulty, table),
+    )
+
+
+def tree_log_odds(difficulty: Difficulty | None, table: SegmentTable) -> Floats | None:
+    """Difficulty of every question of a table, (Q, R), or None."""
+    if difficulty is None or table.hidden is None:
+        return None
+    return difficulty.log_odds(table.hidden)

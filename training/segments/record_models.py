@@ -1,0 +1,58 @@
+"""Recording of trees with local transformers models."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from controller.backends.segments import SegmentWriter
+from controller.backends.transformers import load_model
+from controller.hub import HUB_SCHEME
+from controller.segments.types import Segmentation
+from controller.types import Question
+from envs.grader import ExactGrader
+from training.segments.record import SegmentRecording
+from training.segments.trees import TreeConfig
+from training.threads import limit_threads
+
+
+def record_trees(
+    questions: Mapping[str, Sequence[Question]],
+    model_paths: Sequence[str],
+    out: Path,
+    config: TreeConfig,
+    segmentation: Segmentation,
+    *,
+    max_new_tokens: int,
+    seed: int,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Record trees of local models.
+
+    Args:
+        questions: by split.
+        model_paths: directories or hub ids, the small model first.
+        out: directory of the trace set.
+        config: how much to record.
+        segmentation: where segments end.
+        max_new_tokens: longest attempt.
+        seed: of the sampling.
+        progress: called with the number of questions done.
+    """
+    models = [load_model(path, rung) for rung, path in enumerate(model_paths)]
+    limit_threads(max(model.parameters for model in models))
+    backend = SegmentWriter(
+        models, seed=seed, segmentation=segmentation, max_new_tokens=max_new_tokens
+    )
+    notes = {
+        "model_paths": {
+            spec.name: os.path.relpath(Path(path).resolve(), out.resolve())
+            if Path(path).exists()
+            else HUB_SCHEME + path
+            for spec, path in zip(backend.models, model_paths, strict=True)
+        },
+        "decoding": {"temperature": 1.0, "max_new_tokens": max_new_tokens, "seed": seed},
+        "licence": "Apache-2.0",
+    }
+    SegmentRecording(questions, backend, ExactGrader(), out, config, notes).run(progress)

@@ -1,0 +1,182 @@
+"""A comparison inside attempts as Markdown and as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from controller.card import markdown_table
+from training.plots import save_figure
+from training.segments.evaluate import ATTEMPTS, SEGMENTS
+
+_STYLES = {
+    SEGMENTS: ("o", "black", 2.0),
+    ATTEMPTS: ("s", "#ee6677", 2.0),
+    "fixed length": ("^", "#4477aa", 0.8),
+    "confident stop": ("v", "#66ccee", 0.8),
+    "redo unlikely segments": ("P", "#228833", 0.8),
+    "SpecReason, a segment": ("X", "#ccbb44", 0.8),
+    "SpecReason, to the end": ("*", "#aa3377", 0.8),
+    "prompt-only router": ("D", "#777777", 0.8),
+}
+
+
+def draw_frontier(summary: dict[str, Any], path: Path) -> None:
+    """Accuracy against mean cost, of controllers and tuned rules.
+
+    Args:
+        summary: from `summarise_segments`.
+        path: PNG to write.
+    """
+    figure, axes = plt.subplots(figsize=(8, 5), dpi=140, layout="constrained")
+    for name, (marker, colour, width) in _STYLES.items():
+        rows = [row for row in summary["policies"].get(name, ()) if row["cost"] > 0]
+        if not rows:
+            continue
+        rows.sort(key=lambda row: row["cost"])
+        cost = [row["cost"] for row in rows]
+        axes.plot(
+            cost,
+            [row["accuracy"] for row in rows],
+            marker=marker,
+            color=colour,
+            lw=width,
+            ms=5,
+            label=name,
+        )
+        if name in (SEGMENTS, ATTEMPTS):
+            low, high = zip(*(row["accuracy_interval"] for row in rows), strict=True)
+            axes.fill_between(cost, low, high, color=colour, alpha=0.12, lw=0)
+    axes.set_xscale("log")
+    axes.set_xlabel("mean compute per question (small-model tokens)")
+    axes.set_ylabel("accuracy")
+    axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
+    axes.set_title(f"{summary['num_questions']} held-out questions, 95% intervals shaded")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="upper left")
+    save_figure(figure, path)
+
+
+def segment_results(summary: dict[str, Any], command: str) -> str:
+    """Everything that a comparison says, as tables.
+
+    Args:
+        summary: from `summarise_segments`.
+        command: that regenerates the file.
+    """
+    tables = [
+        f"""# Results inside attempts
+
+{summary["num_questions"]} held-out questions, {len(summary["prices"])} prices, controllers of
+{summary["num_seeds"]} seed{"s" if summary["num_seeds"] > 1 else ""} pooled. Intervals: paired
+bootstrap over questions. Rules are tuned for each price on the train and validation splits.
+Regenerate with
+
+    {command}
+
+## By price
+
+{_by_price(summary)}""",
+    ]
+    if "equal_accuracy" in summary:
+        tables.append(f"""## Against whole attempts
+
+{_against_attempts(summary)}
+
+{_equal_accuracy(summary)}
+
+Compute relative to the attempt controller's at the same accuracy, mixtures of operating points
+included; "cheaper of both" chooses the level by price.""")
+    tables.append(f"""## Every policy's utility
+
+{_utilities(summary)}""")
+    return "\n\n".join(tables) + "\n"
+
+
+def _by_price(summary: dict[str, Any]) -> str:
+    rows = []
+    for i, row in enumerate(summary["policies"][SEGMENTS]):
+        rules = {n: r[i] for n, r in summary["lead"].items() if n != ATTEMPTS}
+        rule, lead = min(rules.items(), key=lambda entry: entry[1]["lead"])
+        rows.append(
+            (
+                f"{row['price']:.1e}",
+                f"{row['accuracy']:.1%}",
+                f"{row['cost']:.0f}",
+                f"{row['utility']:.3f}",
+                rule,
+                _signed(lead),
+                f"{row['segments']:.2f}",
+                f"{row['redone']:.2f}",
+                f"{row['escalations']:.2f}",
+                f"{row['forced']:.2f}",
+            )
+        )
+    return markdown_table(
+        (
+            "price",
+            "accuracy",
+            "cost",
+            "utility",
+            "best rule",
+            "lead",
+            "segments",
+            "redone",
+            "escalated",
+            "forced",
+        ),
+        rows,
+    )
+
+
+def _signed(lead: dict[str, Any]) -> str:
+    low, high = lead["interval"]
+    return f"{lead['lead']:+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def _against_attempts(summary: dict[str, Any]) -> str:
+    whole = summary["policies"][ATTEMPTS]
+    return markdown_table(
+        ("price", "whole attempts: accuracy", "cost", "utility", "lead of segments"),
+        (
+            (
+                f"{row['price']:.1e}",
+                f"{row['accuracy']:.1%}",
+                f"{row['cost']:.0f}",
+                f"{row['utility']:.3f}",
+                _signed(lead),
+            )
+            for row, lead in zip(whole, summary["lead"][ATTEMPTS], strict=True)
+        ),
+    )
+
+
+def _equal_accuracy(summary: dict[str, Any]) -> str:
+    return markdown_table(
+        ("accuracy", "segments", "95% interval", "cheaper of both", "95% interval"),
+        (
+            (
+                f"{row['accuracy']:.1%}",
+                f"{row['segments']:.0%}",
+                "{:.0%} to {:.0%}".format(*row["segments_interval"]),
+                f"{row['cheaper_of_both']:.0%}",
+                "{:.0%} to {:.0%}".format(*row["cheaper_interval"]),
+            )
+            for row in summary["equal_accuracy"]
+        ),
+    )
+
+
+def _utilities(summary: dict[str, Any]) -> str:
+    return markdown_table(
+        ("policy", *(f"{price:.0e}" for price in summary["prices"])),
+        (
+            (name, *(f"{row['utility']:.3f}" for row in rows))
+            for name, rows in summary["policies"].items()
+        ),
+    )
