@@ -13,14 +13,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from controller.backends.base import Backend
 from controller.cost import CostModel
 from controller.difficulty import Difficulty
 from controller.episodes import EpisodeConfig
@@ -31,6 +30,9 @@ from controller.policy import PolicyConfig, PolicyNetwork
 from controller.support import Support
 from controller.targets import Calibration, Pace
 from controller.types import AdapterSpec, ModelSpec
+
+if TYPE_CHECKING:
+    from controller.backends.transformers import TransformersBackend
 
 CHECKPOINT_VERSION = 2
 MAX_TENSOR_ELEMENTS = 2**24
@@ -112,7 +114,7 @@ class Checkpoint(HubMixin):
         self,
         models: Sequence[str | Path] = (),
         adapters: Mapping[str, str | Path] | None = None,
-    ) -> Backend:
+    ) -> TransformersBackend:
         """Load the models that the checkpoint was trained for.
 
         Args:

@@ -306,7 +306,7 @@ class Episodes:
     @property
     def fresh(self) -> Bools:
         """Whether no attempt has been made yet, (N,)."""
-        return self.num_attempts == 0
+        return np.asarray(self.num_attempts == 0)
 
     @property
     def next_rung(self) -> Ints:

@@ -51,6 +51,11 @@ class Lockstep(Protocol):
         ...
 
     @property
+    def num_features(self) -> int:
+        """D."""
+        ...
+
+    @property
     def num_questions(self) -> int:
         """How many questions, or attempts at them, episodes are drawn from."""
         ...
@@ -123,7 +128,7 @@ class LockstepEnv(VectorEnv[Array, Array, Array]):
     def __init__(
         self,
         replay: Lockstep,
-        single_observation_space: gymnasium.spaces.Box,
+        single_observation_space: gymnasium.spaces.Space[Array],
         actions: Sequence[str],
         num_envs: int,
         *,
@@ -137,13 +142,14 @@ class LockstepEnv(VectorEnv[Array, Array, Array]):
         if max_episode_steps is not None and max_episode_steps < 1:
             raise ConfigError(f"max_episode_steps: expected at least 1, found {max_episode_steps}")
         self.num_envs, self.actions = num_envs, tuple(actions)
+        self.num_features = replay.num_features
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         self.max_episode_steps = max_episode_steps
         self.prices, self.round_prices, self.budgets = prices, round_prices, budgets
         self.hide_signals = hide_signals
         self._replay = replay
-        self.single_observation_space: gymnasium.spaces.Box = single_observation_space
+        self.single_observation_space = single_observation_space
         self.single_action_space = gymnasium.spaces.Discrete(len(self.actions))
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from controller.actions import ActionKind
 from controller.episodes import AttemptColumns, EpisodeConfig, Episodes
 from controller.errors import ConfigError
-from controller.observation import observe
+from controller.observation import NUM_FEATURES, observe
 from envs.random import Streams
 from envs.table import TraceTable
 
@@ -182,6 +182,11 @@ class Replay:
         leader = self.episodes.leader[rows]
         known = self.table.answer_correct[self.question[rows], np.maximum(leader, 0)]
         return np.asarray(known & (leader >= 0))
+
+    @property
+    def num_features(self) -> int:
+        """D."""
+        return NUM_FEATURES
 
     @property
     def num_questions(self) -> int:

@@ -15,7 +15,7 @@ from envs.reward import LogUniform, price_range
 from envs.table import TraceTable
 
 
-def observation_space() -> gymnasium.spaces.Box:
+def observation_space() -> gymnasium.spaces.Space[Array]:
     """Space of one observation, (D,) float32."""
     return gymnasium.spaces.Box(-np.inf, np.inf, (NUM_FEATURES,), np.float32)
 

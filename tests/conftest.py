@@ -50,5 +50,6 @@ def trees(small_and_large, tmp_path_factory) -> SegmentTraces:
     splits = {"train": drawn[:16], "validation": drawn[16:20], "test": drawn[20:]}
     writer = SegmentWriter(small_and_large)
     config = TreeConfig(attempts=2, draws=(3, 2, 1), keep_text=True, shard_questions=8)
-    SegmentRecording(splits, writer, ExactGrader(), out, config, {}).run()
+    notes = {"model_paths": {name: str(CHECKPOINTS / name) for name in ("small", "large")}}
+    SegmentRecording(splits, writer, ExactGrader(), out, config, notes).run()
     return SegmentTraces.read(out)

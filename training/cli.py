@@ -17,6 +17,7 @@ from rich.table import Table
 
 from controller.errors import AllotError, ConfigError
 from controller.prompts import REVISER, VERIFIER
+from training.segments.cli import CONTROLLER as SEGMENT_CONTROLLER
 from training.segments.cli import app as segments_app
 from training.serve_cli import key, serve
 from training.settings import WandbMode
@@ -136,6 +137,10 @@ def record(
         int, typer.Option(help="Samples that are revised, each up to four times in a row.")
     ] = 0,
     max_new_tokens: Annotated[int, typer.Option(help="Longest attempt.")] = 192,
+    segment_controller: Annotated[
+        Path | None, typer.Option(help="Samples are written under it, segment by segment.")
+    ] = None,
+    segment_price: Annotated[float, typer.Option(help="Price that it is told.")] = 1e-3,
     seed: Seed = 0,
 ) -> None:
     """Record attempts of a model pair as a trace set; run again to resume."""
@@ -163,6 +168,7 @@ def record(
                 for name, path in ((REVISER, reviser), (VERIFIER, verifier))
                 if path is not None
             },
+            inside=None if segment_controller is None else (segment_controller, segment_price),
             progress=update,
         )
     console.print(f"{out}: {total} questions")
@@ -430,14 +436,28 @@ def answer(
     ] = None,
     round_price: Annotated[float, typer.Option(help="Accuracy per serial round.")] = 0.0,
     budget: Annotated[float | None, typer.Option(help="Hard cap on cost per question.")] = None,
+    segments: Annotated[
+        bool, typer.Option("--segments", help="Decide inside one attempt, segment by segment.")
+    ] = False,
+    segment_controller: Annotated[
+        Path, typer.Option(help="Checkpoint that does.")
+    ] = SEGMENT_CONTROLLER,
+    segment_price: Annotated[
+        float | None,
+        typer.Option(help="Decide about whole attempts, each written under it at this price."),
+    ] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Answer questions with live models, showing each decision."""
     from transformers.utils.logging import disable_progress_bar
 
+    from controller.backends.base import Backend
+    from controller.checkpoint import load_checkpoint
     from controller.loop import Controller
+    from controller.segments.checkpoint import load_segment_checkpoint
     from controller.types import Question
+    from training.segments.show import answer_by_segments
     from training.show import new_questions, outcome_json, print_outcome
     from training.threads import limit_threads
 
@@ -447,7 +467,15 @@ def answer(
     if not asked:
         raise ConfigError('questions: expected at least one, as in allot answer "3 * 4 ="')
     disable_progress_bar()
-    loaded = Controller.load(controller, mean_cost=mean_cost, accuracy=accuracy)
+    if segments:
+        answer_by_segments(console, asked, segment_controller, price, budget, as_json)
+        return
+    checkpoint = load_checkpoint(controller)
+    backend: Backend | None = None
+    if segment_price is not None:
+        inner = load_segment_checkpoint(segment_controller)
+        backend = inner.inside(checkpoint.load_backend(), segment_price)
+    loaded = Controller.load(checkpoint, backend, mean_cost=mean_cost, accuracy=accuracy)
     limit_threads(max(model.parameters or 0 for model in loaded.backend.models))
     for question in asked:
         outcome = loaded.answer(question, price=price, round_price=round_price, budget=budget)

@@ -164,7 +164,7 @@ class PPO:
             torch.manual_seed(config.seed)
             self.policy = PolicyNetwork(
                 PolicyConfig(
-                    num_features=env.single_observation_space.shape[0],
+                    num_features=env.num_features,
                     num_actions=len(env.actions),
                     hidden_sizes=config.hidden_sizes,
                     ignored_features=config.ignored_features,

@@ -264,9 +264,11 @@ class SegmentWriter:
             rung = self._rungs[draft.request.rung]
             if rung.ends(draft):
                 continue
-            text = rung.text(draft.generation)
-            open_drafts.append(draft)
-            pieces.append(Piece(small.tokens(text), draft.request.prefix.memory[0]))
+            known = draft.small = draft.request.prefix.memory[0]
+            tokens = small.tokens(rung.text(draft.generation))
+            if tokens:  # there are none if the large model wrote special ones alone
+                open_drafts.append(draft)
+                pieces.append(Piece(tokens, known))
         for draft, memory in zip(open_drafts, read(small.local.model, pieces), strict=True):
             draft.small, draft.handed = memory, len(memory.tokens)
 
@@ -295,7 +297,7 @@ class SegmentWriter:
             rung=number,
             text=text,
             num_tokens=len(generation.tokens),
-            small_tokens=draft.handed or len(generation.tokens),
+            small_tokens=draft.handed if number else len(generation.tokens),
             mean_logprob=float(logprobs.mean()) if len(logprobs) else None,
             min_logprob=float(logprobs.min()) if len(logprobs) else None,
             entropy=None if memory is None else entropy(memory.logits),

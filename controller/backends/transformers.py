@@ -112,6 +112,11 @@ class TransformersBackend:
             for rung in self._rungs
         )
 
+    @property
+    def local_models(self) -> tuple[LocalModel, ...]:
+        """The models themselves, the small one first."""
+        return tuple(rung.local for rung in self._rungs)
+
     def prompt_states(
         self, questions: Sequence[Question], *, hidden: bool = False
     ) -> list[PromptState]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from controller.checkpoint import (
     load_policy,
@@ -30,8 +30,15 @@ from controller.segments.observation import (
     SEGMENT_OBSERVATION_NAMES,
     SEGMENT_OBSERVATION_VERSION,
 )
+from controller.segments.rules import ObservingPolicy
 from controller.segments.types import SegmentAction, Segmentation, SegmentBackend
 from controller.types import ModelSpec
+
+if TYPE_CHECKING:
+    from controller.backends.local_model import LocalModel
+    from controller.backends.segmented import SegmentedBackend
+    from controller.backends.segments import SegmentWriter
+    from controller.backends.transformers import TransformersBackend
 
 SEGMENT_CHECKPOINT_VERSION = 1
 SETTINGS_FILE, WEIGHTS_FILE = "segments.json", "segments.safetensors"
@@ -80,6 +87,29 @@ class SegmentCheckpoint:
         middle = (low * high) ** 0.5
         return SegmentController(self.policy, self.config, backend, self.difficulty, middle)
 
+    def inside(self, whole: TransformersBackend, price: float) -> SegmentedBackend:
+        """A backend whose SAMPLE attempts are written under this controller.
+
+        Args:
+            whole: makes everything else; its models write the segments.
+            price: accuracy per small-model token inside attempts.
+
+        Raises:
+            CheckpointError: this controller was trained for other models.
+        """
+        from controller.backends.segmented import SegmentedBackend
+
+        models = whole.local_models[: len(self.models)]
+        self._check(models)
+        return SegmentedBackend(
+            whole,
+            self._writer(models, whole.seed),
+            ObservingPolicy(self.policy.choose),
+            replace(self.config, escalates=False),
+            price=price,
+            difficulty=self.difficulty,
+        )
+
     def load_backend(self, models: Sequence[str | Path] = ()) -> SegmentBackend:
         """Load the models that the checkpoint was trained for.
 
@@ -89,7 +119,6 @@ class SegmentCheckpoint:
         Raises:
             CheckpointError: nothing says where they lie, or they are not those.
         """
-        from controller.backends.segments import SegmentWriter
         from controller.backends.transformers import load_model
 
         models = models or [(self.path or Path()) / path for path in self.model_paths]
@@ -99,14 +128,23 @@ class SegmentCheckpoint:
                 f"found {len(models)} places; pass models=[...], or a backend"
             )
         loaded = [load_model(path, rung) for rung, path in enumerate(models)]
-        for expected, found in zip(self.models, loaded, strict=True):
+        self._check(loaded)
+        return self._writer(loaded, seed=0)
+
+    def _check(self, models: Sequence[LocalModel]) -> None:
+        for expected, found in zip(self.models, models, strict=True):
             if expected.digest != found.digest:
                 raise CheckpointError(
                     f"{self.path}: expected {expected.name} with digest {expected.digest}, found "
                     f"{found.digest}; train a controller for these weights or restore them"
                 )
+
+    def _writer(self, models: Sequence[LocalModel], seed: int) -> SegmentWriter:
+        from controller.backends.segments import SegmentWriter
+
         return SegmentWriter(
-            loaded,
+            models,
+            seed=seed,
             segmentation=self.segmentation,
             max_new_tokens=self.config.max_tokens,
             value=self.value,
@@ -154,7 +192,7 @@ def load_segment_checkpoint(directory: Path | str) -> SegmentCheckpoint:
         config = SegmentConfig(**{**with_tuples(process), "cost": cost})
         policy = PolicyNetwork(PolicyConfig(**with_tuples(settings["policy"])))
         low, high = settings["price_range"]
-        rest = {
+        rest: dict[str, Any] = {
             "config": config,
             "segmentation": Segmentation(**settings["segmentation"]),
             "models": tuple(model_spec(model) for model in settings["models"]),

@@ -206,7 +206,7 @@ class SegmentEpisodes:
     @property
     def fresh(self) -> Bools:
         """Whether nothing has been written or dropped yet, (N,)."""
-        return self.rounds == 0
+        return np.asarray(self.rounds == 0)
 
     @property
     def written(self) -> Floats:

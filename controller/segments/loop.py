@@ -1,183 +1,22 @@
-"""One attempt, segment by segment: inside the environment and deployed."""
+"""A controller inside one attempt: policy + backend + loop."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from controller.cost import Usage
 from controller.deciders import PolicyDecider
 from controller.difficulty import Difficulty
-from controller.episodes import NO_ANSWER
-from controller.errors import ConfigError, IllegalActionError
+from controller.errors import ConfigError
 from controller.policy import PolicyNetwork
-from controller.segments.episodes import SegmentColumns, SegmentConfig, SegmentEpisodes
-from controller.segments.observation import SEGMENT_OBSERVATION_NAMES, observe_segments
-from controller.segments.types import (
-    ForcedAnswer,
-    Segment,
-    SegmentAction,
-    SegmentBackend,
-    SegmentRequest,
-)
+from controller.segments.episodes import SegmentConfig
+from controller.segments.observation import SEGMENT_OBSERVATION_NAMES
+from controller.segments.run import SegmentEpisode
+from controller.segments.types import Segment, SegmentAction, SegmentBackend
 from controller.types import Question
 
-_ROW = np.zeros(1, np.int64)
-
-
-class SegmentEpisode:
-    """One attempt at one question, with a backend that writes it.
-
-    Args:
-        question: to answer; its reference is never looked at.
-        backend: writes segments.
-        config: the decision process.
-        price: accuracy per unit cost.
-        budget: hard cap on cost; None for no cap.
-        difficulty: read-out of the prompt's hidden state; None if there is none.
-        attempt: number of the attempt.
-    """
-
-    def __init__(
-        self,
-        question: Question,
-        backend: SegmentBackend,
-        config: SegmentConfig,
-        *,
-        price: float,
-        budget: float | None = None,
-        difficulty: Difficulty | None = None,
-        attempt: int = 0,
-    ) -> None:
-        if not 0 < price < float("inf"):
-            raise ConfigError(f"price: expected a positive number, found {price}")
-        self.question, self.backend, self.config = question, backend, config
-        self.state = SegmentEpisodes(config, 1)
-        self.usage = {model.name: Usage() for model in backend.models}
-        (self.prefix,) = backend.open([(question, attempt)])
-        self.forced: ForcedAnswer | None = None
-        self._answers: list[str] = []
-        self._drafts: list[str] = []
-        self._count(self.prefix.usage)
-        rungs, hidden = len(config.cost.weights), self.prefix.hidden
-        log_odds = np.full((1, rungs), np.nan)
-        if difficulty is not None and hidden is not None:
-            log_odds = difficulty.log_odds(hidden[None])
-        self.state.reset(
-            _ROW,
-            price=np.array([price]),
-            budget=np.array([float("inf") if budget is None else budget]),
-            prompt_tokens=np.array([self.prefix.prompt_tokens[:rungs]]),
-            difficulty=log_odds,
-            value=_column(self.prefix.value),
-        )
-
-    def _count(self, usage: tuple[Usage, ...]) -> None:
-        for model, used in zip(self.backend.models, usage, strict=True):
-            self.usage[model.name] = self.usage[model.name] + used
-
-    @property
-    def answer(self) -> str | None:
-        """Answer of the attempt once it is done or one has been forced; None before."""
-        known = int(self.state.answer[0])
-        return None if known == NO_ANSWER else self._answers[known]
-
-    @property
-    def cost(self) -> float:
-        """Cost so far, in small-model tokens."""
-        return float(self.state.spent[0])
-
-    def observation(self) -> NDArray[np.float32]:
-        """What the policy sees, (1, D)."""
-        return observe_segments(self.state)
-
-    def mask(self) -> NDArray[np.bool_]:
-        """Allowed actions, (1, 5)."""
-        return self.state.mask()
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing but STOP is left to do."""
-        return bool(self.mask().sum() == 1)
-
-    def take(self, action: SegmentAction) -> Segment:
-        """Carry out an action other than STOP and return the segment that it brought.
-
-        Raises:
-            IllegalActionError: the mask forbids it.
-        """
-        if action is SegmentAction.STOP or not self.mask()[0, action]:
-            allowed = [str(a) for a in SegmentAction if self.mask()[0, a]]
-            raise IllegalActionError(
-                f"{self.question.question_id}: expected one of {allowed} other than STOP, found "
-                f"{action}"
-            )
-        redo, large = action is SegmentAction.REVISE, action >= SegmentAction.ESCALATE
-        before = self.prefix.before if redo else self.prefix
-        assert before is not None
-        actions = np.array([action])
-        request = SegmentRequest(
-            prefix=before,
-            rung=len(self.config.cost.weights) - 1 if large else 0,
-            index=int(self.state.next_draw(_ROW, actions)[0]),
-            to_end=action is SegmentAction.ESCALATE_TO_END,
-        )
-        (self.prefix,) = self.backend.write([request])
-        segment = self.prefix.segment
-        assert segment is not None
-        self._count(segment.usage)
-        self._drafts = [*self._drafts, segment.text] if redo else [segment.text]
-        self.state.record(_ROW, actions, self._columns(segment))
-        return segment
-
-    def _columns(self, segment: Segment) -> SegmentColumns:
-        probe, probe_tokens = NO_ANSWER, 0
-        if self.config.probes and not segment.done:
-            forced = self._force()
-            probe = self._known(forced.answer)
-            probe_tokens = forced.phrase_tokens + forced.num_tokens
-        answer = self.backend.answer(self.prefix) if segment.done else None
-        return SegmentColumns(
-            num_tokens=np.array([segment.num_tokens]),
-            small_tokens=np.array([segment.small_tokens]),
-            mean_logprob=_column(segment.mean_logprob),
-            min_logprob=_column(segment.min_logprob),
-            entropy=_column(segment.entropy),
-            value=_column(self.prefix.value),
-            done=np.array([segment.done]),
-            answer=np.array([self._known(answer)]),
-            repeats=np.array([self._drafts[:-1].count(segment.text)]),
-            probe=np.array([probe]),
-            probe_tokens=np.array([probe_tokens]),
-        )
-
-    def _known(self, answer: str | None) -> int:
-        if answer is None:
-            return NO_ANSWER
-        if answer not in self._answers:
-            self._answers.append(answer)
-        return self._answers.index(answer)
-
-    def _force(self) -> ForcedAnswer:
-        (forced,) = self.backend.force([self.prefix])
-        self._count(forced.usage)
-        self.forced = forced
-        return forced
-
-    def stop(self) -> None:
-        """End the attempt: force an answer, unless it has one or nothing has been written."""
-        if not len(self.state.unanswered(_ROW)):
-            return
-        forced = self._force()
-        tokens = forced.phrase_tokens + forced.num_tokens
-        self.state.force(_ROW, np.array([self._known(forced.answer)]), np.array([tokens]))
-
-
-def _column(value: float | None) -> NDArray[np.float64]:
-    return np.array([np.nan if value is None else value], np.float64)
+_ACTIONS = tuple(map(str, SegmentAction))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,7 +94,7 @@ class SegmentController:
             segment = None if stops else episode.take(action)
             final = stops or episode.over
             if final:
-                episode.stop()
+                episode.finish()
             yield SegmentDecision(
                 action=action,
                 probabilities=dict(
@@ -306,12 +145,15 @@ class SegmentController:
             attempt=attempt,
         )
         decisions = tuple(self.decisions(episode))
-        ended = episode.prefix.done or episode.forced is None
+        prefix, (forced,) = episode.prefix, episode.forced
         return SegmentOutcome(
             answer=episode.answer,
-            text=episode.prefix.text + ("" if ended or not episode.forced else episode.forced.text),
+            text=prefix.text + ("" if prefix.done or forced is None else forced.text),
             decisions=decisions,
             price=price,
             cost=episode.cost,
-            usage=episode.usage,
+            usage={
+                model.name: used
+                for model, used in zip(self.backend.models, episode.usage[0], strict=True)
+            },
         )

@@ -150,7 +150,7 @@ class PromptRouter:
         return np.where(fresh & hopeless, STOP, np.where(large, TO_END, SAMPLE))
 
 
-_THRESHOLDS = (-0.02, -0.05, -0.1, -0.2, -0.3, -0.5, -0.7, -1.0, -1.5, -2.0, -3.0)
+_THRESHOLDS = (-0.005, -0.01, -0.02, -0.05, -0.1, -0.2, -0.3, -0.5, -0.7, -1.0, -1.5, -2.0, -3.0)
 
 
 def segment_rule_families(draws: int) -> dict[str, tuple[SegmentRule, ...]]:
@@ -163,7 +163,7 @@ def segment_rule_families(draws: int) -> dict[str, tuple[SegmentRule, ...]]:
         "give up": (GiveUp(),),
         "always go on": (AlwaysGoOn(),),
         "always large": (AlwaysTakeOver(),),
-        "fixed length": tuple(FixedLength(n) for n in (1, 2, 3, 4, 5, 6, 8, 12)),
+        "fixed length": tuple(FixedLength(n) for n in (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32)),
         "confident stop": tuple(ConfidentStop(t) for t in _THRESHOLDS),
         "redo unlikely segments": tuple(
             RedoUnlikely(t, n) for t in _THRESHOLDS for n in range(2, draws + 1)

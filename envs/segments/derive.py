@@ -18,6 +18,7 @@ def derive_segment_config(
     *,
     token_costs: Mapping[str, float] | None = None,
     probes: bool = False,
+    escalates: bool = True,
 ) -> SegmentConfig:
     """The decision process for a set of segment traces.
 
@@ -26,6 +27,7 @@ def derive_segment_config(
         traces: the set.
         token_costs: relative cost per token by model name, where sizes are unknown.
         probes: whether an answer is forced after each segment.
+        escalates: whether the large model may take over, if there is one.
     """
     models = traces.models
     small = np.unique(train.draws[train.draws >= 0])
@@ -41,7 +43,7 @@ def derive_segment_config(
         mean_forced_tokens=max(1.0, float(forced.mean()) if len(forced) else 1.0),
         mean_rest_tokens=max(1.0, float(train.num_tokens[ended].mean()) if len(ended) else 1.0),
         cost_unit=float(train.prompt_tokens[:, 0].mean() + first_lengths(train).mean()),
-        escalates=len(models) > 1,
+        escalates=escalates and len(models) > 1,
         probes=probes,
     )
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from controller.difficulty import Difficulty
 from controller.errors import ConfigError, IllegalActionError
 from controller.segments.episodes import SegmentConfig
-from controller.segments.loop import SegmentEpisode
+from controller.segments.run import SegmentEpisode
 from controller.segments.types import SegmentAction, SegmentBackend
 from controller.types import Question
 from envs.grader import Grader
@@ -171,7 +171,7 @@ class SegmentEnv(gymnasium.Env[Observation, np.int64]):
         text = "" if stops else episode.take(chosen).text
         terminated = stops or episode.over
         if terminated:
-            episode.stop()
+            episode.finish()
         right = terminated and self.grader.is_right(self.question, episode.answer)
         state = episode.state
         compute = state.price * (state.spent - self._charged)

@@ -56,6 +56,11 @@ class SegmentReplay:
         self.hide_value = np.zeros(num_episodes, bool)
 
     @property
+    def num_features(self) -> int:
+        """D."""
+        return NUM_SEGMENT_FEATURES
+
+    @property
     def num_questions(self) -> int:
         """Attempts of the table: episodes are drawn from these."""
         return len(self.table)
@@ -164,7 +169,7 @@ class SegmentReplay:
         }
 
 
-def segment_observation_space() -> gymnasium.spaces.Box:
+def segment_observation_space() -> gymnasium.spaces.Space[Array]:
     """Space of one observation, (D,) float32."""
     return gymnasium.spaces.Box(-np.inf, np.inf, (NUM_SEGMENT_FEATURES,), np.float32)
 

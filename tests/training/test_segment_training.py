@@ -13,10 +13,10 @@ from controller.segments.rules import AlwaysGoOn, FixedLength, RedoUnlikely, Seg
 from controller.segments.types import SegmentAction
 from envs.grader import ExactGrader
 from envs.segments.recorded import read_trees
-from envs.segments.table import SegmentTable
 from envs.segments.traces import SegmentTraces
 from training.config import PPOConfig
 from training.segments.evaluate import compare_segments
+from training.segments.greedy import play_greedy
 from training.segments.play import play_segment_checkpoint, play_segments
 from training.segments.record import SegmentRecording
 from training.segments.summary import summarise_segments
@@ -97,9 +97,6 @@ def test_values_of_prefixes_are_means_over_what_followed(prepared):
     for node in np.flatnonzero(~leaves)[:50]:
         following = table.draws[node][table.draws[node] >= 0]
         assert values[node] == pytest.approx(values[following].mean())
-    # The read-out tells good prefixes from bad ones.
-    known = ~np.isnan(table.value)
-    assert np.corrcoef(table.value[known], values[known])[0, 1] > 0.3
 
 
 def test_rules_do_what_they_say(prepared):
@@ -168,10 +165,13 @@ def test_a_loaded_controller_answers_live_as_its_replay_does(trees, run, small_a
 
 def test_comparisons_are_paired_and_rules_tuned_elsewhere(prepared, run, trees):
     checkpoint, _ = run
-    test = SegmentTable.build(trees, ["test"])
-    comparison = compare_segments([checkpoint], prepared.train, test, num_prices=3)
+    test = read_trees(trees, ["test"])
+    greedy = play_greedy(trees, test.questions, checkpoint.config.cost)
+    comparison = compare_segments(
+        [checkpoint], prepared.train, test.table, fixed=greedy, num_prices=3
+    )
     summary = summarise_segments(comparison)
-    assert summary["num_questions"] == len(test.question_ids)
+    assert summary["num_questions"] == len(test.questions)
     rows = summary["policies"]["segment controller"]
     for name, leads in summary["lead"].items():
         for row, other, lead in zip(rows, summary["policies"][name], leads, strict=True):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,6 +13,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from controller.errors import ConfigError
+from controller.types import Question
 
 app = typer.Typer(help="Control inside one attempt, segment by segment.", no_args_is_help=True)
 console = Console()
@@ -34,10 +36,10 @@ def record(
         list[str] | None,
         typer.Option(help="SPLIT=COUNT: at most so many questions, spread evenly; repeatable."),
     ] = None,
-    attempts: Annotated[int, typer.Option(min=1, help="Trees per question.")] = 4,
+    attempts: Annotated[int, typer.Option(min=1, help="Trees per question.")] = 1,
     draws: Annotated[
         str, typer.Option(help="Draws of a segment, by places redone before it.")
-    ] = "4,2,1",
+    ] = "3,2,1",
     lines: Annotated[bool, typer.Option(help="End segments at line breaks.")] = True,
     segment_tokens: Annotated[int, typer.Option(min=1, help="Longest segment.")] = 32,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest attempt.")] = 192,
@@ -53,9 +55,7 @@ def record(
     by_split = read_questions(questions) if questions else bundled_questions()
     limits = _counts("limit", limit or [])
     by_split = {
-        split: members[:: max(1, len(members) // limits.get(split, len(members)))][
-            : limits.get(split)
-        ]
+        split: _spread(members, limits.get(split, len(members)))
         for split, members in by_split.items()
     }
     with Progress(console=Console(stderr=True)) as progress:
@@ -80,6 +80,7 @@ def train(
     steps: Annotated[int, typer.Option(min=1, help="Environment steps.")] = 6_000_000,
     num_envs: Annotated[int, typer.Option(min=1, help="Episodes side by side.")] = 2048,
     probes: Annotated[bool, typer.Option(help="Force an answer after each segment.")] = False,
+    escalate: Annotated[bool, typer.Option(help="Let the large model take over.")] = True,
     seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
 ) -> None:
     """Train a controller by PPO on segment traces; run again to resume."""
@@ -91,7 +92,7 @@ def train(
 
     limit_threads()
     config = PPOConfig(total_steps=steps, num_envs=num_envs, seed=seed)
-    prepared = prepare_trees(SegmentTraces.read(traces), probes=probes)
+    prepared = prepare_trees(SegmentTraces.read(traces), probes=probes, escalates=escalate)
     training = SegmentTraining(prepared, config, out)
     with Progress(console=Console(stderr=True)) as progress, asked_to_stop() as stop:
         task = progress.add_task("training", total=config.total_steps)
@@ -110,52 +111,64 @@ def evaluate(
     attempt_traces: Annotated[
         Path, typer.Option(help="Their traces of the same test questions.")
     ] = Path("checkpoints/traces"),
+    both_controller: Annotated[
+        list[Path] | None,
+        typer.Option(help="The same, of attempts written under a segment controller."),
+    ] = None,
+    both_traces: Annotated[Path, typer.Option(help="Their traces.")] = Path("runs/both/traces"),
+    greedy: Annotated[
+        bool, typer.Option("--greedy", help="Add attempts at temperature 0, by the live models.")
+    ] = False,
     num_prices: Annotated[int, typer.Option(min=1, help="Evenly on a log scale.")] = 12,
     out: Annotated[Path | None, typer.Option(help="Directory for summary and picture.")] = None,
     results: Annotated[Path | None, typer.Option(help="Markdown file for the results.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare controllers inside attempts with tuned rules and with whole attempts."""
-    from controller.checkpoint import load_checkpoint
     from controller.segments.checkpoint import load_segment_checkpoint
+    from envs.segments.recorded import read_trees
     from envs.segments.table import SegmentTable
     from envs.segments.traces import SegmentTraces
-    from envs.table import TraceTable
-    from envs.traces import TraceSet, write_atomically
-    from training.segments.evaluate import compare_segments
-    from training.segments.results import draw_frontier, segment_results
+    from training.segments.evaluate import ATTEMPTS, BOTH, compare_segments, read_whole
+    from training.segments.greedy import play_greedy
+    from training.segments.results import save_results
     from training.segments.summary import summarise_segments
     from training.threads import limit_threads
 
     limit_threads()
-    trees = SegmentTraces.read(traces)
-    whole = [load_checkpoint(path) for path in attempt_controller or []]
-    names = [model.name for model in whole[0].models] if whole else []
-    comparison = compare_segments(
+    trees, command = SegmentTraces.read(traces), ["allot segments evaluate", *map(str, controllers)]
+    whole = {}
+    for name, option, paths, recorded in (
+        (ATTEMPTS, "attempt", attempt_controller, attempt_traces),
+        (BOTH, "both", both_controller, both_traces),
+    ):
+        if paths:
+            whole[name] = read_whole(paths, recorded)
+            command += [f"--{option}-controller {path}" for path in paths]
+            command.append(f"--{option}-traces {recorded}")
+    loaded, test = (
         [load_segment_checkpoint(path) for path in controllers],
+        read_trees(trees, ["test"]),
+    )
+    command += ["--greedy"] if greedy else []
+    comparison = compare_segments(
+        loaded,
         SegmentTable.build(trees, ["train", "validation"]),
-        SegmentTable.build(trees, ["test"]),
-        attempt_controllers=whole,
-        attempts=TraceTable.build(TraceSet.read(attempt_traces), ["test"], names)
-        if whole
-        else None,
+        test.table,
+        whole=whole,
+        fixed=play_greedy(trees, test.questions, loaded[0].config.cost) if greedy else None,
         num_prices=num_prices,
     )
     summary = summarise_segments(comparison)
     out = out or controllers[0]
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(
-        out / "evaluation.json", lambda path: path.write_text(json.dumps(summary, indent=1) + "\n")
-    )
-    draw_frontier(summary, out / "frontier.png")
-    if results is not None:
-        whole_names = "".join(f" --attempt-controller {path}" for path in attempt_controller or [])
-        command = f"allot segments evaluate {' '.join(map(str, controllers))}{whole_names}"
-        markdown = segment_results(summary, f"{command} --results {results}")
-        write_atomically(results, lambda path: path.write_text(markdown))
+    save_results(summary, out, results, " ".join(command))
     if as_json:
         print(json.dumps(summary, indent=1))
-        return
+    else:
+        _print_summary(summary, out)
+
+
+def _print_summary(summary: dict[str, Any], out: Path) -> None:
     table = Table("price", "accuracy", "cost", "utility", "best other", "lead", "95%", box=None)
     for i, row in enumerate(summary["policies"]["segment controller"]):
         other, lead = min(
@@ -172,6 +185,12 @@ def evaluate(
             f"{low:+.3f} to {high:+.3f}",
         )
     console.print(table, f"\n{out}/evaluation.json, {out}/frontier.png", highlight=False)
+
+
+def _spread(questions: Sequence[Question], limit: int) -> list[Question]:
+    """At most so many of them, evenly spaced."""
+    count = min(limit, len(questions))
+    return [questions[i * len(questions) // count] for i in range(count)]
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:

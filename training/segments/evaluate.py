@@ -8,22 +8,56 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.checkpoint import Checkpoint
+from controller.checkpoint import Checkpoint, load_checkpoint
+from controller.errors import ConfigError
 from controller.segments.checkpoint import SegmentCheckpoint
 from controller.segments.rules import SegmentRule, SegmentRulePolicy, segment_rule_families
 from envs.reward import LogUniform
 from envs.segments.table import SegmentTable
 from envs.table import TraceTable
+from envs.traces import TraceSet
 from training.play import Played, play_checkpoint, pool
 from training.segments.play import play_segment_checkpoint, play_segments, tree_log_odds
 
 Floats = NDArray[np.float64]
 
-SEGMENTS, ATTEMPTS = "segment controller", "attempt controller"
+SEGMENTS, ATTEMPTS, BOTH = "segment controller", "attempt controller", "both"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeAttempts:
+    """Controllers of whole attempts that differ by seed alone, and recorded attempts."""
+
+    controllers: Sequence[Checkpoint]
+    table: TraceTable
+
+    def questions(self, question_ids: Sequence[str]) -> TraceTable:
+        """The attempts at these questions, in this order.
+
+        Raises:
+            ConfigError: some were not recorded.
+        """
+        position = {name: q for q, name in enumerate(self.table.question_ids)}
+        missing = [name for name in question_ids if name not in position]
+        if missing:
+            raise ConfigError(
+                f"traces of whole attempts: expected the test questions of the segment traces, "
+                f"missing {len(missing)}, for example {missing[0]}"
+            )
+        return self.table.take(np.array([position[name] for name in question_ids]))
+
+
+def read_whole(controllers: Sequence[Path], traces: Path) -> WholeAttempts:
+    """Controllers of whole attempts and the test split of their traces."""
+    loaded = [load_checkpoint(path) for path in controllers]
+    names = [model.name for model in loaded[0].models]
+    table = TraceTable.build(TraceSet.read(traces), ["test"], names)
+    return WholeAttempts(controllers=loaded, table=table)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +84,8 @@ def compare_segments(
     tuning: SegmentTable,
     test: SegmentTable,
     *,
-    attempt_controllers: Sequence[Checkpoint] = (),
-    attempts: TraceTable | None = None,
+    whole: Mapping[str, WholeAttempts] | None = None,
+    fixed: Mapping[str, Played] | None = None,
     num_prices: int = 12,
     repeats: int = 8,
 ) -> SegmentComparison:
@@ -61,13 +95,15 @@ def compare_segments(
         checkpoints: segment controllers that differ by seed alone; their episodes are pooled.
         tuning: trees that rules are tuned on.
         test: held-out trees.
-        attempt_controllers: controllers of whole attempts, likewise.
-        attempts: their traces of the same test questions.
-        num_prices: P, evenly spaced on a log scale over the range that the first attempt
-            controller was trained for, or else the first segment controller.
-        repeats: episodes per question of attempt controllers.
+        whole: controllers of whole attempts by name, with traces of the same test questions.
+        fixed: what was played on the same questions and is the same at every price, by name.
+        num_prices: P, evenly spaced on a log scale over the range that the first controller of
+            whole attempts was trained for, or else the first segment controller.
+        repeats: episodes per question of controllers of whole attempts.
     """
-    low, high = (*attempt_controllers, *checkpoints)[0].price_range
+    others = whole or {}
+    ranges = [entry.controllers[0].price_range for entry in others.values()]
+    low, high = (*ranges, checkpoints[0].price_range)[0]
     prices = LogUniform(low=low, high=high).grid(num_prices)
     by_seed = [[play_segment_checkpoint(c, test, price) for c in checkpoints] for price in prices]
     played = {SEGMENTS: [pool(of_price) for of_price in by_seed]}
@@ -78,11 +114,11 @@ def compare_segments(
     # Giving up without so much as reading the question costs nothing.
     nothing = np.zeros(len(test.question_ids))
     played["give up"] = [replace(p, cost=nothing, tokens=nothing) for p in played["give up"]]
-    if attempts is not None and attempt_controllers:
-        position = {name: q for q, name in enumerate(attempts.question_ids)}
-        same = attempts.take(np.array([position[name] for name in test.question_ids]))
-        played[ATTEMPTS] = [
-            pool([play_checkpoint(c, same, price, repeats=repeats) for c in attempt_controllers])
+    played |= {name: [once] * num_prices for name, once in (fixed or {}).items()}
+    for name, entry in others.items():
+        same = entry.questions(test.question_ids)
+        played[name] = [
+            pool([play_checkpoint(c, same, price, repeats=repeats) for c in entry.controllers])
             for price in prices
         ]
     utility = [

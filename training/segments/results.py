@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,14 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from controller.card import markdown_table
+from envs.traces import write_atomically
 from training.plots import save_figure
-from training.segments.evaluate import ATTEMPTS, SEGMENTS
+from training.segments.evaluate import ATTEMPTS, BOTH, SEGMENTS
 
 _STYLES = {
     SEGMENTS: ("o", "black", 2.0),
     ATTEMPTS: ("s", "#ee6677", 2.0),
+    BOTH: ("d", "#4477aa", 2.0),
     "fixed length": ("^", "#4477aa", 0.8),
     "confident stop": ("v", "#66ccee", 0.8),
     "redo unlikely segments": ("P", "#228833", 0.8),
@@ -49,7 +52,7 @@ def draw_frontier(summary: dict[str, Any], path: Path) -> None:
             ms=5,
             label=name,
         )
-        if name in (SEGMENTS, ATTEMPTS):
+        if name in (SEGMENTS, ATTEMPTS, BOTH):
             low, high = zip(*(row["accuracy_interval"] for row in rows), strict=True)
             axes.fill_between(cost, low, high, color=colour, alpha=0.12, lw=0)
     axes.set_xscale("log")
@@ -60,6 +63,24 @@ def draw_frontier(summary: dict[str, Any], path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="upper left")
     save_figure(figure, path)
+
+
+def save_results(summary: dict[str, Any], out: Path, markdown: Path | None, command: str) -> None:
+    """Write a comparison as JSON, as a picture and, if asked for, as Markdown.
+
+    Args:
+        summary: from `summarise_segments`.
+        out: directory for evaluation.json and frontier.png.
+        markdown: file; None for none.
+        command: that regenerates it.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(summary, indent=1) + "\n"
+    write_atomically(out / "evaluation.json", lambda path: path.write_text(text))
+    draw_frontier(summary, out / "frontier.png")
+    if markdown is not None:
+        tables = segment_results(summary, f"{command} --results {markdown}")
+        write_atomically(markdown, lambda path: path.write_text(tables))
 
 
 def segment_results(summary: dict[str, Any], command: str) -> str:
@@ -91,7 +112,7 @@ Regenerate with
 {_equal_accuracy(summary)}
 
 Compute relative to the attempt controller's at the same accuracy, mixtures of operating points
-included; "cheaper of both" chooses the level by price.""")
+included; "whichever is cheaper" mixes the points of all of them.""")
     tables.append(f"""## Every policy's utility
 
 {_utilities(summary)}""")
@@ -101,7 +122,7 @@ included; "cheaper of both" chooses the level by price.""")
 def _by_price(summary: dict[str, Any]) -> str:
     rows = []
     for i, row in enumerate(summary["policies"][SEGMENTS]):
-        rules = {n: r[i] for n, r in summary["lead"].items() if n != ATTEMPTS}
+        rules = {n: r[i] for n, r in summary["lead"].items() if n not in (ATTEMPTS, BOTH)}
         rule, lead = min(rules.items(), key=lambda entry: entry[1]["lead"])
         rows.append(
             (
@@ -157,17 +178,20 @@ def _against_attempts(summary: dict[str, Any]) -> str:
 
 
 def _equal_accuracy(summary: dict[str, Any]) -> str:
+    rows = summary["equal_accuracy"]
     return markdown_table(
-        ("accuracy", "segments", "95% interval", "cheaper of both", "95% interval"),
+        ("accuracy", *rows[0]["compute"]),
         (
             (
                 f"{row['accuracy']:.1%}",
-                f"{row['segments']:.0%}",
-                "{:.0%} to {:.0%}".format(*row["segments_interval"]),
-                f"{row['cheaper_of_both']:.0%}",
-                "{:.0%} to {:.0%}".format(*row["cheaper_interval"]),
+                *(
+                    "not reached"
+                    if entry["ratio"] is None
+                    else "{:.0%} ({:.0%} to {:.0%})".format(entry["ratio"], *entry["interval"])
+                    for entry in row["compute"].values()
+                ),
             )
-            for row in summary["equal_accuracy"]
+            for row in rows
         ),
     )
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from training.play import Played
-from training.segments.evaluate import ATTEMPTS, SEGMENTS, SegmentComparison
+from training.segments.evaluate import ATTEMPTS, BOTH, SEGMENTS, SegmentComparison
 from training.summary import Bootstrap, cost_at_accuracy, leads, points, row
 
 Floats = NDArray[np.float64]
@@ -23,7 +24,7 @@ def summarise_segments(comparison: SegmentComparison) -> dict[str, Any]:
         `policies`: per name and price accuracy, cost and utility with 95% intervals and what
         was done; `lead`: per other policy and price, the segment controller's utility less its
         own; `equal_accuracy`: compute relative to the attempt controller's at the same
-        accuracy, of the segment controller and of whichever of both is cheaper.
+        accuracy, of the others and of whichever is cheaper.
     """
     bootstrap = Bootstrap(len(comparison.levels))
     ours = comparison.played[SEGMENTS]
@@ -60,34 +61,30 @@ def _row(
 
 
 def _equal_accuracy(comparison: SegmentComparison, bootstrap: Bootstrap) -> list[dict[str, Any]]:
-    """Compute at equal accuracy, from what one small attempt reaches up to what both reach."""
-    segments, attempts = comparison.played[SEGMENTS], comparison.played[ATTEMPTS]
-    uniform = np.full(len(comparison.levels), 1 / len(comparison.levels))
+    """Compute at equal accuracy, from what one small attempt reaches up to what all reach."""
+    kinds = {name: [name] for name in (SEGMENTS, BOTH) if name in comparison.played}
+    kinds["whichever is cheaper"] = [*kinds, ATTEMPTS]
+    reached = [max(p.right.mean() for p in comparison.played[n]) for n in (SEGMENTS, ATTEMPTS)]
     bottom = float(comparison.played["always go on"][0].right.mean())
-    top = min(max(p.right.mean() for p in played) for played in (segments, attempts))
+    uniform = np.full(len(comparison.levels), 1 / len(comparison.levels))
 
-    def ratios(weights: Floats, accuracy: float) -> tuple[float, float]:
-        ours, theirs = points(segments, weights), points(attempts, weights)
-        base = cost_at_accuracy(*theirs, accuracy)
-        both = tuple(np.concatenate(pair) for pair in zip(ours, theirs, strict=True))
-        return (
-            cost_at_accuracy(*ours, accuracy) / base,
-            cost_at_accuracy(both[0], both[1], accuracy) / base,
-        )
+    def ratio(names: Sequence[str], weights: Floats, accuracy: float) -> float:
+        base = cost_at_accuracy(*points(comparison.played[ATTEMPTS], weights), accuracy)
+        found = [points(comparison.played[name], weights) for name in names]
+        accuracies, costs = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        cost = cost_at_accuracy(accuracies, costs, accuracy)
+        return cost / base if np.isfinite([cost, base]).all() else np.nan
 
     rows = []
-    for accuracy in np.linspace(bottom, top, 5):
-        found = ratios(uniform, accuracy)
-        resampled = np.array([ratios(w, accuracy) for w in bootstrap.weights[:_RESAMPLES]])
-        finite = np.where(np.isfinite(resampled), resampled, np.nan)
-        low, high = np.nanquantile(finite, [0.025, 0.975], axis=0)
-        rows.append(
-            {
-                "accuracy": float(accuracy),
-                "segments": found[0],
-                "segments_interval": (float(low[0]), float(high[0])),
-                "cheaper_of_both": found[1],
-                "cheaper_interval": (float(low[1]), float(high[1])),
-            }
-        )
+    for accuracy in np.linspace(bottom, min(reached), 5):
+        compute: dict[str, dict[str, Any]] = {}
+        for kind, names in kinds.items():
+            found = ratio(names, uniform, accuracy)
+            if np.isnan(found):
+                compute[kind] = {"ratio": None, "interval": None}
+                continue
+            resampled = [ratio(names, w, accuracy) for w in bootstrap.weights[:_RESAMPLES]]
+            low, high = np.nanquantile([found, *resampled], [0.025, 0.975])
+            compute[kind] = {"ratio": found, "interval": (float(low), float(high))}
+        rows.append({"accuracy": float(accuracy), "compute": compute})
     return rows

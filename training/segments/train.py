@@ -67,10 +67,18 @@ def success_rates(table: SegmentTable) -> Floats:
     return np.stack(rates, 1)
 
 
-def prepare_trees(traces: SegmentTraces, *, probes: bool = False) -> PreparedTrees:
-    """Tables, decision process and difficulty read-out of segment traces."""
+def prepare_trees(
+    traces: SegmentTraces, *, probes: bool = False, escalates: bool = True
+) -> PreparedTrees:
+    """Tables, decision process and difficulty read-out of segment traces.
+
+    Args:
+        traces: the set.
+        probes: see `SegmentConfig`.
+        escalates: likewise.
+    """
     train, validation = (SegmentTable.build(traces, [s]) for s in ("train", "validation"))
-    process = derive_segment_config(train, traces, probes=probes)
+    process = derive_segment_config(train, traces, probes=probes, escalates=escalates)
     fitted = None
     if train.hidden is not None and len(train.hidden) >= FOLDS:
         fitted = best_fit(train.hidden, success_rates(train))

@@ -25,8 +25,8 @@ class TreeConfig:
         shard_questions: questions per shard; what a kill can cost.
     """
 
-    attempts: int = 4
-    draws: tuple[int, ...] = (4, 2, 1)
+    attempts: int = 1
+    draws: tuple[int, ...] = (3, 2, 1)
     keep_text: bool = False
     shard_questions: int = 64
 

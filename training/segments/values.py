@@ -71,14 +71,20 @@ def add_values(directory: Path, draws: tuple[int, ...]) -> Difficulty | None:
         tensors = {name: np.ascontiguousarray(x) for name, x in readout.arrays().items()}
         write_atomically(directory / VALUE_FILE, lambda to: save_file(tensors, to))
     empty = [name for name in ("text", "value") if segments[name].null_count == len(segments)]
-    kept = segments.drop_columns(["hidden", *empty])
-    write_table(path, kept.cast(pa.schema([_halved(field) for field in kept.schema])))
+    write_table(path, halved(segments.drop_columns(["hidden", *empty])))
+    write_table(directory / "questions.parquet", halved(questions))
     return readout
 
 
-def _halved(field: pa.Field) -> pa.Field:
-    """Three significant digits of what a policy sees are enough, and half the file."""
-    return field.with_type(pa.float16()) if pa.types.is_float32(field.type) else field
+def halved(table: pa.Table) -> pa.Table:
+    """With three significant digits of every number, which is enough, and half the file."""
+
+    def half(kind: pa.DataType) -> pa.DataType:
+        if pa.types.is_list(kind):
+            return pa.list_(half(kind.value_type))
+        return pa.float16() if pa.types.is_float32(kind) else kind
+
+    return table.cast(pa.schema([field.with_type(half(field.type)) for field in table.schema]))
 
 
 def _fit(traces: SegmentTraces) -> tuple[Difficulty, Floats]:

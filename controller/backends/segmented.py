@@ -1,0 +1,121 @@
+"""Both granularities at once: attempts that are themselves written under a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from controller.actions import ActionKind
+from controller.backends.base import Backend, PromptState, Request, Verdict
+from controller.backends.identity import attempt_id
+from controller.cost import Usage
+from controller.difficulty import Difficulty
+from controller.errors import ConfigError
+from controller.segments.episodes import SegmentConfig
+from controller.segments.rules import SegmentPolicy
+from controller.segments.run import SegmentRun
+from controller.segments.types import SegmentBackend
+from controller.types import Attempt, ModelSpec, Question
+
+
+class SegmentedBackend:
+    """A backend whose SAMPLE attempts are written segment by segment, under a policy.
+
+    What the policy throws away is part of an attempt's `completion_tokens`, and so is the
+    answer that it forces: whoever asks for the attempt pays for both. Everything but SAMPLE is
+    left to the backend around.
+
+    Args:
+        whole: makes all other attempts, reads prompts and verifies.
+        writer: writes segments.
+        policy: decides inside attempts.
+        config: the decision process inside attempts; the large model may not take over there,
+            as that is what ESCALATE is for.
+        price: accuracy per unit cost inside attempts.
+        difficulty: read-out of the prompt state, if the policy reads it.
+
+    Raises:
+        ConfigError: `config` lets the large model take over, or the small models differ.
+    """
+
+    def __init__(
+        self,
+        whole: Backend,
+        writer: SegmentBackend,
+        policy: SegmentPolicy,
+        config: SegmentConfig,
+        *,
+        price: float,
+        difficulty: Difficulty | None = None,
+    ) -> None:
+        if config.escalates:
+            raise ConfigError("escalates: expected False inside the attempts of another controller")
+        if whole.models[0].digest != writer.models[0].digest:
+            raise ConfigError(
+                f"writer: expected the small model {whole.models[0].digest}, found "
+                f"{writer.models[0].digest}"
+            )
+        self.whole, self.writer, self.policy, self.config = whole, writer, policy, config
+        self.price, self.difficulty = price, difficulty
+
+    @property
+    def models(self) -> tuple[ModelSpec, ...]:
+        """One model per rung, the small one first."""
+        return self.whole.models
+
+    def prompt_states(
+        self, questions: Sequence[Question], *, hidden: bool = False
+    ) -> list[PromptState]:
+        """See `Backend.prompt_states`."""
+        return self.whole.prompt_states(questions, hidden=hidden)
+
+    def can_verify(self, attempt: Attempt) -> bool:
+        """See `Backend.can_verify`."""
+        return self.whole.can_verify(attempt)
+
+    def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
+        """See `Backend.verify`."""
+        return self.whole.verify(pairs)
+
+    def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
+        """One attempt per request, in order."""
+        sampled = [request.action is ActionKind.SAMPLE for request in requests]
+        inside = iter(self._written([r for r, s in zip(requests, sampled, strict=True) if s]))
+        others = [r for r, s in zip(requests, sampled, strict=True) if not s]
+        outside = iter(self.whole.attempts(others) if others else [])
+        return [next(inside) if sample else next(outside) for sample in sampled]
+
+    def _written(self, requests: Sequence[Request]) -> list[Attempt]:
+        if not requests:
+            return []
+        run = SegmentRun(
+            [(request.question, request.index) for request in requests],
+            self.writer,
+            self.config,
+            price=self.price,
+            difficulty=self.difficulty,
+        )
+        run.play(self.policy)
+        answers = run.answers()
+        return [
+            self._attempt(run, row, request, answers[row]) for row, request in enumerate(requests)
+        ]
+
+    def _attempt(self, run: SegmentRun, row: int, request: Request, answer: str | None) -> Attempt:
+        prefix, forced, state, model = run.prefixes[row], run.forced[row], run.state, self.models[0]
+        known = bool(prefix.segments)
+        usage = sum(run.usage[row], Usage())
+        return Attempt(
+            attempt_id=attempt_id(model.name, request),
+            question_id=request.question.question_id,
+            model=model.name,
+            rung=0,
+            action=request.action,
+            index=request.index,
+            answer=answer,
+            text=prefix.text + ("" if forced is None or prefix.done else forced.text),
+            prompt_tokens=prefix.prompt_tokens[0],
+            completion_tokens=int(state.tokens[row]) - prefix.prompt_tokens[0],
+            mean_logprob=float(state.logprob[row]) if known else None,
+            min_logprob=float(state.least_logprob[row]) if known else None,
+            usage=usage,
+        )

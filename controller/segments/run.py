@@ -1,0 +1,281 @@
+"""Attempts under way, segment by segment, with a backend that writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.cost import Usage
+from controller.difficulty import Difficulty
+from controller.episodes import NO_ANSWER
+from controller.errors import ConfigError, IllegalActionError
+from controller.segments.episodes import (
+    Floats,
+    Ints,
+    SegmentColumns,
+    SegmentConfig,
+    SegmentEpisodes,
+)
+from controller.segments.observation import observe_segments
+from controller.segments.rules import SegmentPolicy
+from controller.segments.types import (
+    ForcedAnswer,
+    Prefix,
+    Segment,
+    SegmentAction,
+    SegmentBackend,
+    SegmentRequest,
+)
+from controller.types import Question
+
+_ROW = np.zeros(1, np.int64)
+
+
+class SegmentRun:
+    """N attempts in lockstep, whichever questions they are at.
+
+    Args:
+        attempts: questions, whose references are never looked at, and numbers of attempts.
+        backend: writes segments.
+        config: the decision process.
+        price: accuracy per unit cost.
+        budget: hard cap on the cost of each; None for no cap.
+        difficulty: read-out of the prompt's hidden state; None if there is none.
+
+    Attributes:
+        state: of the N episodes.
+        prefixes: where each attempt stands.
+        forced: the answer last forced in each; None if there was none.
+        usage: what each consumed, one entry per rung.
+    """
+
+    def __init__(
+        self,
+        attempts: Sequence[tuple[Question, int]],
+        backend: SegmentBackend,
+        config: SegmentConfig,
+        *,
+        price: float,
+        budget: float | None = None,
+        difficulty: Difficulty | None = None,
+    ) -> None:
+        if not 0 < price < float("inf"):
+            raise ConfigError(f"price: expected a positive number, found {price}")
+        self.backend, self.config = backend, config
+        self.prefixes = backend.open(attempts)
+        n, rungs = len(attempts), len(config.cost.weights)
+        self.state = SegmentEpisodes(config, n)
+        self.forced: list[ForcedAnswer | None] = [None] * n
+        self.usage: list[tuple[Usage, ...]] = [prefix.usage for prefix in self.prefixes]
+        self._answers: list[list[str]] = [[] for _ in attempts]
+        self._drafts: list[list[str]] = [[] for _ in attempts]
+        self._rows = np.arange(n)
+        log_odds = np.full((n, rungs), np.nan)
+        hidden = [prefix.hidden for prefix in self.prefixes]
+        if difficulty is not None and all(h is not None for h in hidden):
+            log_odds = difficulty.log_odds(np.array(hidden, np.float32))
+        self.state.reset(
+            self._rows,
+            price=np.full(n, price),
+            budget=np.full(n, float("inf") if budget is None else budget),
+            prompt_tokens=np.array([prefix.prompt_tokens[:rungs] for prefix in self.prefixes]),
+            difficulty=log_odds,
+            value=_column([prefix.value for prefix in self.prefixes]),
+        )
+
+    def _count(self, row: int, usage: tuple[Usage, ...]) -> None:
+        self.usage[row] = tuple(a + b for a, b in zip(self.usage[row], usage, strict=True))
+
+    def answers(self) -> list[str | None]:
+        """Answer of each attempt once it is done or one has been forced; None before."""
+        return [
+            None if known == NO_ANSWER else self._answers[row][known]
+            for row, known in enumerate(self.state.answer.tolist())
+        ]
+
+    def advance(self, rows: Ints, actions: Ints) -> list[Segment]:
+        """Carry out one action in each of `rows`, none of them STOP; what they brought.
+
+        Raises:
+            IllegalActionError: a mask forbids one.
+        """
+        self._check(rows, actions)
+        draws, requests = self.state.next_draw(rows, actions), []
+        for row, action, draw in zip(rows.tolist(), actions.tolist(), draws.tolist(), strict=True):
+            prefix = self.prefixes[row]
+            redo, large = action == SegmentAction.REVISE, action >= SegmentAction.ESCALATE
+            before = prefix.before if redo else prefix
+            assert before is not None
+            requests.append(
+                SegmentRequest(
+                    prefix=before,
+                    rung=len(self.config.cost.weights) - 1 if large else 0,
+                    index=draw,
+                    to_end=action == SegmentAction.ESCALATE_TO_END,
+                )
+            )
+        segments = []
+        for row, action, prefix in zip(
+            rows.tolist(), actions.tolist(), self.backend.write(requests), strict=True
+        ):
+            segment = prefix.segment
+            assert segment is not None
+            self.prefixes[row] = prefix
+            self._count(row, segment.usage)
+            redo = action == SegmentAction.REVISE
+            self._drafts[row] = [*(self._drafts[row] if redo else ()), segment.text]
+            segments.append(segment)
+        self.state.record(rows, actions, self._columns(rows, segments))
+        return segments
+
+    def _check(self, rows: Ints, actions: Ints) -> None:
+        mask = self.state.mask(rows)
+        legal = mask[np.arange(len(rows)), actions] & (actions != SegmentAction.STOP)
+        if not legal.all():
+            first = int(np.flatnonzero(~legal)[0])
+            allowed = [str(a) for a in SegmentAction if mask[first, a]]
+            raise IllegalActionError(
+                f"{self.prefixes[rows[first]].question.question_id}: expected one of {allowed} "
+                f"other than STOP, found {SegmentAction(int(actions[first]))}"
+            )
+
+    def _columns(self, rows: Ints, segments: Sequence[Segment]) -> SegmentColumns:
+        n, done = len(rows), np.array([segment.done for segment in segments])
+        answer, probe, probe_tokens = np.full(n, NO_ANSWER), np.full(n, NO_ANSWER), np.zeros(n, int)
+        for i in np.flatnonzero(done):
+            answer[i] = self._known(rows[i], self.backend.answer(self.prefixes[rows[i]]))
+        if self.config.probes:
+            probe[~done], probe_tokens[~done] = self._force(rows[~done])
+        return SegmentColumns(
+            num_tokens=np.array([segment.num_tokens for segment in segments]),
+            small_tokens=np.array([segment.small_tokens for segment in segments]),
+            mean_logprob=_column([segment.mean_logprob for segment in segments]),
+            min_logprob=_column([segment.min_logprob for segment in segments]),
+            entropy=_column([segment.entropy for segment in segments]),
+            value=_column([self.prefixes[row].value for row in rows]),
+            done=done,
+            answer=answer,
+            repeats=np.array(
+                [
+                    self._drafts[row][:-1].count(segment.text)
+                    for row, segment in zip(rows, segments, strict=True)
+                ]
+            ),
+            probe=probe,
+            probe_tokens=probe_tokens,
+        )
+
+    def _known(self, row: int, answer: str | None) -> int:
+        if answer is None:
+            return NO_ANSWER
+        answers = self._answers[row]
+        if answer not in answers:
+            answers.append(answer)
+        return answers.index(answer)
+
+    def _force(self, rows: Ints) -> tuple[Ints, Ints]:
+        """Force answers in `rows`; their ids and the tokens that it took, (n,) each."""
+        found = self.backend.force([self.prefixes[row] for row in rows])
+        for row, forced in zip(rows.tolist(), found, strict=True):
+            self._count(row, forced.usage)
+            self.forced[row] = forced
+        ids = [self._known(row, forced.answer) for row, forced in zip(rows, found, strict=True)]
+        tokens = [forced.phrase_tokens + forced.num_tokens for forced in found]
+        return np.array(ids, np.int64), np.array(tokens, np.int64)
+
+    def stop(self, rows: Ints) -> None:
+        """End attempts: force an answer where there is none and something has been written."""
+        rows = self.state.unanswered(rows)
+        if len(rows):
+            self.state.force(rows, *self._force(rows))
+
+    def play(self, policy: SegmentPolicy) -> None:
+        """Let a policy decide until every attempt has ended."""
+        going = np.ones(len(self._rows), bool)
+        while going.any():
+            mask = self.state.mask()
+            actions = policy.act(self.state, mask)
+            going &= (actions != SegmentAction.STOP) & (mask.sum(1) > 1)
+            if going.any():
+                self.advance(self._rows[going], actions[going])
+        self.stop(self._rows)
+
+
+class SegmentEpisode(SegmentRun):
+    """One attempt at one question.
+
+    Args:
+        question: to answer; its reference is never looked at.
+        backend: writes segments.
+        config: the decision process.
+        price: accuracy per unit cost.
+        budget: hard cap on cost; None for no cap.
+        difficulty: read-out of the prompt's hidden state; None if there is none.
+        attempt: number of the attempt.
+    """
+
+    def __init__(
+        self,
+        question: Question,
+        backend: SegmentBackend,
+        config: SegmentConfig,
+        *,
+        price: float,
+        budget: float | None = None,
+        difficulty: Difficulty | None = None,
+        attempt: int = 0,
+    ) -> None:
+        super().__init__(
+            [(question, attempt)],
+            backend,
+            config,
+            price=price,
+            budget=budget,
+            difficulty=difficulty,
+        )
+
+    @property
+    def prefix(self) -> Prefix:
+        """Where the attempt stands."""
+        return self.prefixes[0]
+
+    @property
+    def answer(self) -> str | None:
+        """Answer of the attempt once it is done or one has been forced; None before."""
+        return self.answers()[0]
+
+    @property
+    def cost(self) -> float:
+        """Cost so far, in small-model tokens."""
+        return float(self.state.spent[0])
+
+    def observation(self) -> NDArray[np.float32]:
+        """What the policy sees, (1, D)."""
+        return observe_segments(self.state)
+
+    def mask(self) -> NDArray[np.bool_]:
+        """Allowed actions, (1, 5)."""
+        return self.state.mask()
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing but STOP is left to do."""
+        return bool(self.mask().sum() == 1)
+
+    def take(self, action: SegmentAction) -> Segment:
+        """Carry out an action other than STOP and return the segment that it brought.
+
+        Raises:
+            IllegalActionError: the mask forbids it.
+        """
+        return self.advance(_ROW, np.array([action]))[0]
+
+    def finish(self) -> None:
+        """End the attempt; see `stop`."""
+        self.stop(_ROW)
+
+
+def _column(values: Sequence[float | None]) -> Floats:
+    return np.array([np.nan if value is None else value for value in values], np.float64)

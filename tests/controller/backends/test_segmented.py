@@ -1,0 +1,95 @@
+"""Attempts that are written under a policy inside them, on the bundled models."""
+
+from dataclasses import replace
+
+import pytest
+
+from controller.actions import ActionKind
+from controller.backends.base import Request
+from controller.backends.segmented import SegmentedBackend
+from controller.backends.segments import SegmentWriter
+from controller.backends.transformers import TransformersBackend
+from controller.errors import ConfigError
+from controller.segments.rules import AlwaysGoOn, FixedLength, RedoUnlikely, SegmentRulePolicy
+from envs.segments.derive import derive_segment_config
+from envs.segments.table import SegmentTable
+from training.show import new_questions
+
+QUESTIONS = new_questions(5, seed=11)
+SAMPLES = [
+    Request(question=q, action=ActionKind.SAMPLE, index=index)
+    for q in QUESTIONS
+    for index in (0, 1)
+]
+
+
+@pytest.fixture(scope="module")
+def process(trees):
+    table = SegmentTable.build(trees, ["train"])
+    return replace(derive_segment_config(table, trees), escalates=False)
+
+
+@pytest.fixture
+def build(small_and_large, process):
+    def make(rule):
+        return SegmentedBackend(
+            TransformersBackend(small_and_large),
+            SegmentWriter(small_and_large),
+            SegmentRulePolicy(rule),
+            process,
+            price=1e-3,
+        )
+
+    return make
+
+
+def test_going_on_to_the_end_writes_plain_attempts(build):
+    for attempt in build(AlwaysGoOn()).attempts(SAMPLES):
+        assert "Answer:" in attempt.text
+        assert attempt.completion_tokens == attempt.usage.decoded_tokens
+        assert attempt.usage.prefill_tokens in (0, attempt.prompt_tokens)
+
+
+def test_what_is_thrown_away_is_paid_for(build, small_and_large):
+    plain, redone = (
+        build(rule).attempts(SAMPLES) for rule in (AlwaysGoOn(), RedoUnlikely(-0.2, 3))
+    )
+    tokens = [len(small_and_large[0].tokenizer(a.text)["input_ids"]) for a in redone]
+    assert sum(a.completion_tokens for a in redone) > sum(tokens) + len(tokens)
+    assert sum(a.min_logprob for a in redone) > sum(a.min_logprob for a in plain)
+    for attempt in redone:
+        used = attempt.usage.processed_tokens - attempt.usage.prefill_tokens
+        assert attempt.completion_tokens == used
+
+
+def test_a_forced_answer_ends_the_text_and_counts(build):
+    for attempt in build(FixedLength(1)).attempts(SAMPLES):
+        assert attempt.text.splitlines()[-1].startswith("Answer:")
+        assert attempt.completion_tokens <= attempt.usage.processed_tokens
+
+
+def test_an_attempt_does_not_depend_on_the_others(build):
+    together = build(RedoUnlikely(-0.2, 3)).attempts(SAMPLES)
+    for request, attempt in zip(SAMPLES, together, strict=True):
+        (alone,) = build(RedoUnlikely(-0.2, 3)).attempts([request])
+        assert (alone.text, alone.completion_tokens) == (attempt.text, attempt.completion_tokens)
+
+
+def test_other_attempts_are_left_to_the_backend_around(build):
+    backend = build(AlwaysGoOn())
+    climb = Request(question=QUESTIONS[0], action=ActionKind.ESCALATE, rung=1)
+    first, large, second = backend.attempts([SAMPLES[0], climb, SAMPLES[1]])
+    assert (first.rung, large.rung, second.index) == (0, 1, 1)
+    assert large.text == backend.whole.attempts([climb])[0].text
+
+
+def test_the_large_model_may_not_take_over_inside(build, process):
+    backend = build(AlwaysGoOn())
+    with pytest.raises(ConfigError, match="escalates"):
+        SegmentedBackend(
+            backend.whole,
+            backend.writer,
+            backend.policy,
+            replace(process, escalates=True),
+            price=1e-3,
+        )

@@ -1,0 +1,52 @@
+"""Attempts at temperature 0: what repairing sampled ones is up against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from controller.actions import ActionKind
+from controller.backends.base import Request
+from controller.backends.transformers import TransformersBackend, load_model
+from controller.cost import CostModel
+from controller.types import Question
+from envs.grader import ExactGrader
+from envs.segments.traces import SegmentTraces
+from training.play import Played
+
+GREEDY = ("greedy small attempt", "greedy large attempt")
+
+
+def play_greedy(
+    traces: SegmentTraces, questions: Sequence[Question], cost: CostModel
+) -> dict[str, Played]:
+    """One attempt at each question by each model of the traces, at temperature 0.
+
+    Args:
+        traces: tell where the models lie.
+        questions: with references.
+        cost: ledger.
+    """
+    entries = list(traces.manifest["models"].values())
+    models = [load_model(traces.path / e["path"], rung) for rung, e in enumerate(entries)]
+    longest = int(traces.models[0].max_new_tokens or 1)
+    backend = TransformersBackend(models, temperature=0, max_new_tokens=longest)
+    grader, played = ExactGrader(), {}
+    for rung, name in enumerate(GREEDY[: len(models)]):
+        action = ActionKind.ESCALATE if rung else ActionKind.SAMPLE
+        attempts = backend.attempts(
+            [Request(question=q, action=action, rung=rung) for q in questions]
+        )
+        tokens = np.array([a.prompt_tokens + a.completion_tokens for a in attempts], np.float64)
+        right = [grader.is_right(q, a.answer) for q, a in zip(questions, attempts, strict=True)]
+        made = np.zeros((len(questions), 4))
+        made[:, 2 * rung] = 1
+        played[name] = Played(
+            right=np.array(right, np.float64),
+            cost=cost.weights[rung] * tokens,
+            tokens=tokens,
+            rounds=np.ones(len(questions)),
+            actions=made,
+        )
+    return played
