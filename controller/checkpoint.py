@@ -233,7 +233,14 @@ def load_checkpoint(directory: Path | str) -> Checkpoint:
             shapes do not fit the settings, or weights are not finite.
     """
     directory = Path(directory)
-    settings = _read_settings(directory / SETTINGS_FILE)
+    settings = read_settings(
+        directory / SETTINGS_FILE,
+        "a controller checkpoint (controller.json and controller.safetensors; `allot train` "
+        "makes one)",
+        CHECKPOINT_VERSION,
+        OBSERVATION_NAMES,
+        OBSERVATION_VERSION,
+    )
     try:
         policy = PolicyNetwork(PolicyConfig(**with_tuples(settings["policy"])))
         process: dict[str, Any] = settings["process"]
@@ -295,30 +302,40 @@ def model_spec(entry: Mapping[str, Any]) -> ModelSpec:
     return ModelSpec(**{**entry, "adapters": adapters})
 
 
-def _read_settings(path: Path) -> dict[str, Any]:
+def read_settings(
+    path: Path, expected: str, version: int, names: Sequence[str], names_version: int
+) -> dict[str, Any]:
+    """Settings of a checkpoint that is not trusted.
+
+    Args:
+        path: JSON file.
+        expected: what should be there and how it is made, for messages.
+        version: of the checkpoint.
+        names: of the features of an observation.
+        names_version: of these.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or one of the versions is another.
+    """
     if not path.exists():
-        raise CheckpointError(
-            f"{path}: expected a controller checkpoint (controller.json and "
-            "controller.safetensors), found no such file; train one with `allot train`"
-        )
+        raise CheckpointError(f"{path}: expected {expected}, found no such file")
     if path.stat().st_size > MAX_FILE_BYTES:
         raise CheckpointError(f"{path}: expected at most {MAX_FILE_BYTES} bytes")
     try:
         settings = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: expected JSON: {error}") from None
-    if not isinstance(settings, dict) or settings.get("version") != CHECKPOINT_VERSION:
-        found = settings.get("version") if isinstance(settings, dict) else type(settings).__name__
+    found = settings.get("version") if isinstance(settings, dict) else type(settings).__name__
+    if found != version:
         raise CheckpointError(
-            f"{path}: expected version {CHECKPOINT_VERSION}, found {found!r}; upgrade allot or "
-            "train again"
+            f"{path}: expected version {version}, found {found!r}; upgrade allot or train again"
         )
-    if settings.get("observation") != list(OBSERVATION_NAMES):
+    if settings.get("observation") != list(names):
         raise CheckpointError(
-            f"{path}: expected the features of observation version {OBSERVATION_VERSION}, found "
+            f"{path}: expected the features of observation version {names_version}, found "
             f"those of version {settings.get('observation_version')!r}; train again"
         )
-    return settings
+    return dict(settings)
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import gymnasium
 import numpy as np
 from gymnasium.spaces import Discrete
-from numpy.typing import NDArray
 
 from controller.actions import ActionKind
 from controller.backends.base import Backend
@@ -19,16 +17,15 @@ from controller.loop import Episode
 from controller.types import Question
 from envs.grader import Grader
 from envs.lockstep import draw_episode, stream_key
-from envs.pictures import text_picture
 from envs.random import Streams
 from envs.reward import LogUniform, price_range, reward
+from envs.scalar import Observation, ScalarEnv
 from envs.vector import observation_space
 
-Observation = NDArray[np.float32]
 _ROW = np.zeros(1, np.int64)
 
 
-class ComputeEnv(gymnasium.Env[Observation, np.int64]):
+class ComputeEnv(ScalarEnv):
     """One question per episode; one decision per step.
 
     ## Action Space
@@ -63,11 +60,6 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
         render_mode: None, "ansi" (a string), "human" (printed) or "rgb_array" (a picture).
     """
 
-    metadata: dict[str, Any] = {  # noqa: RUF012 (as in Gymnasium)
-        "render_modes": ["human", "ansi", "rgb_array"],
-        "render_fps": 4,
-    }
-
     def __init__(
         self,
         questions: Sequence[Question],
@@ -82,23 +74,15 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
         permute: bool = True,
         render_mode: str | None = None,
     ) -> None:
-        if not questions:
-            raise ConfigError("questions: expected at least one, found none")
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ConfigError(
-                f"render_mode: expected one of {self.metadata['render_modes']} or None, "
-                f"found {render_mode!r}"
-            )
-        self.questions, self.backend, self.config, self.grader = questions, backend, config, grader
+        super().__init__(questions, render_mode)
+        self.backend, self.config, self.grader = backend, config, grader
         self.prices = prices or price_range(config.cost_unit)
         self.round_prices, self.budgets = round_prices, budgets
         self.difficulty, self.permute = difficulty, permute
-        self.render_mode = render_mode
         self.observation_space = observation_space()
         self.action_space = Discrete(len(config.actions))
         self.episode: Episode | None = None
         self._streams: Streams | None = None
-        self._lines: list[str] = []
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -144,28 +128,12 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
             pick=self._pick if self.permute else None,
         )
         self._charged, self._rounds = 0.0, 0
-        self._lines = [f"{self.question.text.strip()}\n  price {self.price:.2g}"]
-        if self.render_mode == "human":
-            print(self._lines[0])
+        self._begin_picture()
         return self.episode.observation()[0], self._info()
 
     def _pick(self, used: int, available: int) -> int:
         assert self._streams is not None
         return used + int(self._streams.uniform(_ROW)[0] * (available - used))
-
-    def _info(self) -> dict[str, Any]:
-        return {
-            "action_mask": self.action_masks().astype(np.int8),
-            "question_id": self.question.question_id,
-            "price": self.price,
-        }
-
-    def action_masks(self) -> NDArray[np.bool_]:
-        """Allowed actions now, (A,)."""
-        if self.episode is None:
-            raise IllegalActionError("action_masks: expected a reset first, found none")
-        mask: NDArray[np.bool_] = self.episode.mask()[0]
-        return mask
 
     def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Carry out one action.
@@ -199,12 +167,4 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
             line += f" -> {', '.join(str(a) for a in answers)}"
         if gain is not None:
             line += f"  reward {gain:+.4f}"
-        self._lines.append(line)
-        if self.render_mode == "human":
-            print(line)
-
-    def render(self) -> Any:
-        """The episode so far as text or as (H, W, 3) uint8; "human" has printed it already."""
-        if self.render_mode == "rgb_array":
-            return text_picture(self._lines)
-        return "\n".join(self._lines) if self.render_mode == "ansi" else None
+        self._show(line)

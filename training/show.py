@@ -43,14 +43,20 @@ def print_outcome(console: Console, question: Question, outcome: Outcome) -> Non
             f"{decision.cost:.0f}",
         )
     console.print(table)
+    print_answer(console, question, outcome.answer, outcome.cost, outcome.price)
+
+
+def print_answer(
+    console: Console, question: Question, answer: str | None, cost: float, price: float
+) -> None:
+    """What came out, what it cost, and whether it is right where that is known."""
     verdict = ""
     if question.reference is not None:
-        right = ExactGrader().is_right(question, outcome.answer)
+        right = ExactGrader().is_right(question, answer)
         verdict = f" ({'right' if right else f'wrong, the reference is {question.reference}'})"
     console.print(
-        f"answer [bold]{outcome.answer if outcome.answer is not None else 'none: gave up'}[/bold]"
-        f"{verdict}, cost {outcome.cost:.0f} small-model tokens x price {outcome.price:.1e} = "
-        f"{outcome.cost * outcome.price:.3f}",
+        f"answer [bold]{answer if answer is not None else 'none: gave up'}[/bold]{verdict}, "
+        f"cost {cost:.0f} small-model tokens x price {price:.1e} = {cost * price:.3f}",
         highlight=False,
     )
 

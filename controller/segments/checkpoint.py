@@ -13,6 +13,7 @@ from controller.checkpoint import (
     load_readout,
     model_spec,
     policy_tensors,
+    read_settings,
     read_tensors,
     readout_tensors,
     with_tuples,
@@ -21,7 +22,6 @@ from controller.checkpoint import (
 from controller.cost import CostModel
 from controller.difficulty import Difficulty
 from controller.errors import AllotError, CheckpointError
-from controller.hub import MAX_FILE_BYTES
 from controller.policy import PolicyConfig, PolicyNetwork
 from controller.segments.episodes import SegmentConfig
 from controller.segments.loop import SegmentController
@@ -185,7 +185,14 @@ def load_segment_checkpoint(directory: Path | str) -> SegmentCheckpoint:
             shapes do not fit the settings, or weights are not finite.
     """
     directory = Path(directory)
-    settings = _read_settings(directory / SETTINGS_FILE)
+    settings = read_settings(
+        directory / SETTINGS_FILE,
+        f"a controller inside attempts ({SETTINGS_FILE} and {WEIGHTS_FILE}; `allot segments "
+        "train` makes one)",
+        SEGMENT_CHECKPOINT_VERSION,
+        SEGMENT_OBSERVATION_NAMES,
+        SEGMENT_OBSERVATION_VERSION,
+    )
     try:
         process: dict[str, Any] = settings["process"]
         cost = CostModel(**{**process["cost"], "weights": tuple(process["cost"]["weights"])})
@@ -217,30 +224,3 @@ def load_segment_checkpoint(directory: Path | str) -> SegmentCheckpoint:
         if name in readouts:
             rest[name] = load_readout(tensors, name, outputs, directory)
     return SegmentCheckpoint(policy=policy, **rest, path=directory)
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise CheckpointError(
-            f"{path}: expected a controller inside attempts ({SETTINGS_FILE} and {WEIGHTS_FILE}), "
-            "found no such file; train one with `allot segments train`"
-        )
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise CheckpointError(f"{path}: expected at most {MAX_FILE_BYTES} bytes")
-    try:
-        settings = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: expected JSON: {error}") from None
-    found = settings.get("version") if isinstance(settings, dict) else type(settings).__name__
-    if found != SEGMENT_CHECKPOINT_VERSION:
-        raise CheckpointError(
-            f"{path}: expected version {SEGMENT_CHECKPOINT_VERSION}, found {found!r}; upgrade "
-            "allot or train again"
-        )
-    if settings.get("observation") != list(SEGMENT_OBSERVATION_NAMES):
-        raise CheckpointError(
-            f"{path}: expected the features of observation version "
-            f"{SEGMENT_OBSERVATION_VERSION}, found those of version "
-            f"{settings.get('observation_version')!r}; train again"
-        )
-    return dict(settings)

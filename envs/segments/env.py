@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import gymnasium
 import numpy as np
 from gymnasium.spaces import Discrete
-from numpy.typing import NDArray
 
 from controller.difficulty import Difficulty
 from controller.errors import ConfigError, IllegalActionError
@@ -18,17 +16,16 @@ from controller.segments.types import SegmentAction, SegmentBackend
 from controller.types import Question
 from envs.grader import Grader
 from envs.lockstep import draw_episode, stream_key
-from envs.pictures import text_picture
 from envs.random import Streams
 from envs.reward import LogUniform, price_range, reward
+from envs.scalar import Observation, ScalarEnv
 from envs.segments.replay import segment_observation_space
 
-Observation = NDArray[np.float32]
 _ROW = np.zeros(1, np.int64)
 _NO_ROUNDS = np.zeros(1)
 
 
-class SegmentEnv(gymnasium.Env[Observation, np.int64]):
+class SegmentEnv(ScalarEnv):
     """One attempt per episode; one decision after each segment.
 
     ## Action Space
@@ -63,11 +60,6 @@ class SegmentEnv(gymnasium.Env[Observation, np.int64]):
         render_mode: None, "ansi" (a string), "human" (printed) or "rgb_array" (a picture).
     """
 
-    metadata: dict[str, Any] = {  # noqa: RUF012 (as in Gymnasium)
-        "render_modes": ["human", "ansi", "rgb_array"],
-        "render_fps": 4,
-    }
-
     def __init__(
         self,
         questions: Sequence[Question],
@@ -81,24 +73,17 @@ class SegmentEnv(gymnasium.Env[Observation, np.int64]):
         budgets: LogUniform | None = None,
         render_mode: str | None = None,
     ) -> None:
-        if not questions or attempts < 1:
-            raise ConfigError(
-                f"questions, attempts: expected at least one, found {len(questions)}, {attempts}"
-            )
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            raise ConfigError(
-                f"render_mode: expected one of {self.metadata['render_modes']} or None, "
-                f"found {render_mode!r}"
-            )
-        self.questions, self.backend, self.config, self.grader = questions, backend, config, grader
+        super().__init__(questions, render_mode)
+        if attempts < 1:
+            raise ConfigError(f"attempts: expected at least 1, found {attempts}")
+        self.backend, self.config, self.grader = backend, config, grader
         self.attempts, self.budgets = attempts, budgets
         self.prices = prices or price_range(config.cost_unit)
-        self.difficulty, self.render_mode = difficulty, render_mode
+        self.difficulty = difficulty
         self.observation_space = segment_observation_space()
         self.action_space = Discrete(len(SegmentAction))
         self.episode: SegmentEpisode | None = None
         self._streams: Streams | None = None
-        self._lines: list[str] = []
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -139,24 +124,8 @@ class SegmentEnv(gymnasium.Env[Observation, np.int64]):
             attempt=int(options.get("attempt", attempt)),
         )
         self._charged = 0.0
-        self._lines = [f"{self.question.text.strip()}\n  price {self.price:.2g}"]
-        if self.render_mode == "human":
-            print(self._lines[0])
+        self._begin_picture()
         return self.episode.observation()[0], self._info()
-
-    def _info(self) -> dict[str, Any]:
-        return {
-            "action_mask": self.action_masks().astype(np.int8),
-            "question_id": self.question.question_id,
-            "price": self.price,
-        }
-
-    def action_masks(self) -> NDArray[np.bool_]:
-        """Allowed actions now, (5,)."""
-        if self.episode is None:
-            raise IllegalActionError("action_masks: expected a reset first, found none")
-        mask: NDArray[np.bool_] = self.episode.mask()[0]
-        return mask
 
     def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Carry out one action.
@@ -178,20 +147,9 @@ class SegmentEnv(gymnasium.Env[Observation, np.int64]):
         gain = float(reward(np.array([right]), compute, _NO_ROUNDS)[0])
         self._charged = float(state.spent[0])
         info = self._info()
-        self._describe(f"{chosen!s:<13} {text.strip()}  reward {gain:+.4f}")
+        self._show(f"  {chosen!s:<13} {text.strip()}  reward {gain:+.4f}")
         if terminated:
             info |= {"answer": episode.answer, "right": right, "cost": episode.cost}
-            self._describe(f"answer {episode.answer}, {'right' if right else 'wrong'}")
+            self._show(f"  answer {episode.answer}, {'right' if right else 'wrong'}")
             self.episode = None
         return episode.observation()[0], gain, terminated, False, info
-
-    def _describe(self, line: str) -> None:
-        self._lines.append(f"  {line}")
-        if self.render_mode == "human":
-            print(self._lines[-1])
-
-    def render(self) -> Any:
-        """The attempt so far as text or as (H, W, 3) uint8; "human" has printed it already."""
-        if self.render_mode == "rgb_array":
-            return text_picture(self._lines)
-        return "\n".join(self._lines) if self.render_mode == "ansi" else None

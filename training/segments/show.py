@@ -15,7 +15,7 @@ from rich.table import Table
 from controller.segments.checkpoint import load_segment_checkpoint
 from controller.segments.loop import SegmentOutcome
 from controller.types import Question
-from envs.grader import ExactGrader
+from training.show import print_answer
 from training.threads import limit_threads
 
 
@@ -62,16 +62,7 @@ def print_segments(console: Console, question: Question, outcome: SegmentOutcome
             f"{decision.cost:.0f}",
         )
     console.print(table)
-    verdict = ""
-    if question.reference is not None:
-        right = ExactGrader().is_right(question, outcome.answer)
-        verdict = f" ({'right' if right else f'wrong, the reference is {question.reference}'})"
-    console.print(
-        f"answer [bold]{outcome.answer if outcome.answer is not None else 'none: gave up'}[/bold]"
-        f"{verdict}, cost {outcome.cost:.0f} small-model tokens x price {outcome.price:.1e} = "
-        f"{outcome.cost * outcome.price:.3f}",
-        highlight=False,
-    )
+    print_answer(console, question, outcome.answer, outcome.cost, outcome.price)
 
 
 def segments_json(question: Question, outcome: SegmentOutcome) -> dict[str, Any]:
