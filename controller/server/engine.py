@@ -91,7 +91,7 @@ class Engine:
             price=price_of(arm, terms),
             round_price=terms.round_price,
             budget=budget,
-            difficulty=arm.checkpoint.difficulty if arm.process.reads_prompt else None,
+            difficulty=arm.checkpoint.difficulty,
         )
         decider = Restricted(
             inner=arm.new_decider(partial(self._on_stray, arm.name)),
