@@ -48,7 +48,7 @@ class Checkpoint(HubMixin):
         policy: the network.
         config: the decision process.
         models: the ladder that it was trained for.
-        difficulty: read-out of the prompt state; None when the policy does not read it.
+        difficulty: read-out of the prompt; None when the policy does not read it.
         price_range: least and greatest price that it was trained for.
         model_paths: where the ladder's models lie: relative to the checkpoint, or on the Hub
             as in `hf://user/name`.
@@ -187,7 +187,8 @@ def save_checkpoint(checkpoint: Checkpoint, directory: Path | str, card: str | N
         "price_range": list(checkpoint.price_range),
         "calibration": checkpoint.calibration and checkpoint.calibration.to_json(),
         "support": checkpoint.support and checkpoint.support.to_json(),
-        "reads_prompt": checkpoint.difficulty is not None,
+        "reads_difficulty": checkpoint.difficulty is not None,
+        "reads_text": checkpoint.difficulty is not None and checkpoint.difficulty.reads_text,
         "training": dict(checkpoint.training),
     }
     write_files(
@@ -255,7 +256,8 @@ def load_checkpoint(directory: Path | str) -> Checkpoint:
         adapter_paths = {str(k): str(v) for k, v in settings["adapter_paths"].items()}
         calibration = settings["calibration"] and Calibration.from_json(settings["calibration"])
         support = Support.from_json(settings["support"]) if settings.get("support") else None
-        reads_prompt, training = bool(settings["reads_prompt"]), dict(settings["training"])
+        reads_difficulty = bool(settings["reads_difficulty"])
+        reads_text, training = bool(settings["reads_text"]), dict(settings["training"])
     except (AllotError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{directory / SETTINGS_FILE}: expected the settings of a controller: {error!r}"
@@ -279,8 +281,10 @@ def load_checkpoint(directory: Path | str) -> Checkpoint:
         config=config,
         models=models,
         price_range=(float(low), float(high)),
-        difficulty=load_readout(tensors, "difficulty", config.num_rungs, directory)
-        if reads_prompt
+        difficulty=load_readout(
+            tensors, "difficulty", config.num_rungs, directory, reads_text=reads_text
+        )
+        if reads_difficulty
         else None,
         model_paths=model_paths,
         adapter_paths=adapter_paths,
@@ -372,15 +376,21 @@ def load_policy(
 
 
 def load_readout(
-    tensors: Mapping[str, torch.Tensor], name: str, num_outputs: int, directory: Path
+    tensors: Mapping[str, torch.Tensor],
+    name: str,
+    num_outputs: int,
+    directory: Path,
+    *,
+    reads_text: bool = False,
 ) -> Difficulty:
-    """A read-out of hidden states, its shapes checked.
+    """A read-out, its shapes checked.
 
     Args:
         tensors: of a checkpoint.
         name: before the slash of its tensors' names.
         num_outputs: R.
         directory: for messages.
+        reads_text: whether it reads the question's wording.
 
     Raises:
         CheckpointError: tensors are missing or do not fit.
@@ -390,4 +400,4 @@ def load_readout(
         for key, tensor in tensors.items()
         if key.startswith(f"{name}/")
     }
-    return Difficulty.from_arrays(arrays, num_outputs, directory)
+    return Difficulty.from_arrays(arrays, num_outputs, directory, reads_text=reads_text)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from controller.answers import normalize_answer
 from controller.episodes import LEAST_LOGPROB
 from controller.errors import TraceFormatError
+from controller.text_features import text_features
 from controller.types import ModelSpec
 from envs.traces import TraceSet
 
@@ -24,6 +27,7 @@ class TraceTable:
         question_ids, datasets, levels: one entry per question.
         prompt_tokens: (Q, R).
         hidden: (Q, H) prompt states of the small model; None if not recorded.
+        texts: the questions; None if not recorded.
         stream: (Q, R, S) rows of independent attempts, -1 where there are no more.
         stream_length: (Q, R) how many there are.
         answer_correct: (Q, K) whether answer k of a question is right.
@@ -40,6 +44,7 @@ class TraceTable:
     levels: NDArray[np.int64]
     prompt_tokens: NDArray[np.int64]
     hidden: NDArray[np.float32] | None
+    texts: pa.ChunkedArray | None = None
     stream: NDArray[np.int64]
     stream_length: NDArray[np.int64]
     answer_correct: NDArray[np.bool_]
@@ -59,6 +64,13 @@ class TraceTable:
     def num_answers(self) -> int:
         """K, the most distinct answers that any question has."""
         return int(self.answer_correct.shape[1])
+
+    @cached_property
+    def text_features(self) -> NDArray[np.float32] | None:
+        """What the wording of each question tells, (Q, H); None if it was not recorded."""
+        if self.texts is None:
+            return None
+        return np.stack([text_features(text) for text in self.texts.to_pylist()])
 
     def __len__(self) -> int:
         return len(self.question_ids)
@@ -80,6 +92,7 @@ class TraceTable:
             levels=self.levels[questions],
             prompt_tokens=self.prompt_tokens[questions],
             hidden=None if self.hidden is None else self.hidden[questions],
+            texts=None if self.texts is None else self.texts.take(questions),
             stream=self.stream[questions],
             stream_length=self.stream_length[questions],
             answer_correct=self.answer_correct[questions],
@@ -236,8 +249,10 @@ class _TableBuilder:
             return [default if values[r] is None else values[r] for r in rows]
 
         hidden = column("prompt_hidden", None)
+        texts = table["question"] if "question" in table.column_names else None
         return {
             "datasets": tuple(column("dataset", "")),
             "levels": np.array(column("level", 0), np.int64),
             "hidden": None if any(h is None for h in hidden) else np.array(hidden, np.float32),
+            "texts": None if texts is None or texts.null_count else texts.take(rows),
         }

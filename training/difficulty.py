@@ -1,8 +1,9 @@
-"""Fits the read-out that tells from a prompt state how hard a question is."""
+"""Fits the read-out that tells from a prompt how hard a question is."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -17,14 +18,15 @@ from controller.difficulty import Difficulty
 from envs.table import TraceTable
 
 Floats = NDArray[np.float64]
-Hidden = NDArray[np.float32]
+Features = NDArray[np.float32]
 
-Fit = Callable[[Hidden, Floats, Sequence[NDArray[np.int64]]], list[Difficulty]]
-"""From prompt states (Q, H), success rates (Q, R) and subsets of Q: a read-out per subset."""
+Fit = Callable[[Features, Floats, Sequence[NDArray[np.int64]]], list[Difficulty]]
+"""From prompt features (Q, H), success rates (Q, R) and subsets of Q: a read-out per subset."""
 
-_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
+_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
 FOLDS = 5
+_LEAST_SCALE = 1e-4
 
 # Chosen by the cross-fitted loss on the train split of the bundled traces.
 _UNITS = 128
@@ -45,30 +47,30 @@ def success_rates(table: TraceTable) -> Floats:
 
 
 def fit_linear(
-    hidden: Hidden, rates: Floats, subsets: Sequence[NDArray[np.int64]], *, penalty: float
+    features: Features, rates: Floats, subsets: Sequence[NDArray[np.int64]], *, penalty: float
 ) -> list[Difficulty]:
     """Ridge logistic regressions on shares of right attempts, one output per rung.
 
     Args:
-        hidden: (Q, H) prompt states.
+        features: (Q, H), of the prompts.
         rates: (Q, R).
         subsets: questions to fit on, for each read-out.
         penalty: on squared weights, per question.
     """
-    return [_ridge(hidden[rows], rates[rows], penalty) for rows in subsets]
+    return [_ridge(features[rows], rates[rows], penalty) for rows in subsets]
 
 
-def _ridge(hidden: Hidden, rates: Floats, penalty: float) -> Difficulty:
-    mean, scale = _moments(hidden)
-    features = ((hidden - mean) / scale).astype(np.float64)  # (Q, H)
-    width = features.shape[1]
+def _ridge(features: Features, rates: Floats, penalty: float) -> Difficulty:
+    mean, scale = _moments(features)
+    inputs = ((features - mean) / scale).astype(np.float64)  # (Q, H)
+    width = inputs.shape[1]
 
     def fit_rung(target: Floats) -> Floats:
         def loss(parameters: Floats) -> tuple[float, Floats]:
-            logits = features @ parameters[:width] + parameters[width]
+            logits = inputs @ parameters[:width] + parameters[width]
             error = 1 / (1 + np.exp(-logits)) - target
             value = np.mean(np.logaddexp(0, logits) - target * logits)
-            gradient = np.append(features.T @ error / len(target), error.mean())
+            gradient = np.append(inputs.T @ error / len(target), error.mean())
             gradient[:width] += penalty * parameters[:width]
             return value + penalty / 2 * np.sum(parameters[:width] ** 2), gradient
 
@@ -84,13 +86,13 @@ def _ridge(hidden: Hidden, rates: Floats, penalty: float) -> Difficulty:
 
 
 def fit_networks(
-    hidden: Hidden, rates: Floats, subsets: Sequence[NDArray[np.int64]]
+    features: Features, rates: Floats, subsets: Sequence[NDArray[np.int64]]
 ) -> list[Difficulty]:
     """Networks with one hidden layer, all trained at once; see `fit_linear` for arguments."""
-    mean, scale = _moments(hidden)
-    features = torch.from_numpy((hidden - mean) / scale)  # (Q, H)
-    directions = _directions(features)  # (H, D)
-    features, targets = features @ directions, torch.from_numpy(rates.astype(np.float32))
+    mean, scale = _moments(features)
+    inputs = torch.from_numpy((features - mean) / scale)  # (Q, H)
+    directions = _directions(inputs)  # (H, D)
+    inputs, targets = inputs @ directions, torch.from_numpy(rates.astype(np.float32))
     generator = torch.Generator().manual_seed(0)
     counts = torch.tensor([len(rows) for rows in subsets])[:, None]
     members = torch.nn.utils.rnn.pad_sequence(
@@ -105,15 +107,15 @@ def fit_networks(
             for shape in shapes
         ]
 
-    first, last = layer(features.shape[1], _UNITS), layer(_UNITS, targets.shape[1])
+    first, last = layer(inputs.shape[1], _UNITS), layer(_UNITS, targets.shape[1])
     optimizer = torch.optim.AdamW([*first, *last], _LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
     least, most = _STEPS
-    steps = min(max(_EPOCHS * len(hidden) // _BATCH, least), most)
+    steps = min(max(_EPOCHS * len(features) // _BATCH, least), most)
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = _LEARNING_RATE * (1 - step / steps)
         drawn = torch.rand((len(subsets), _BATCH), generator=generator) * counts
         rows = members.gather(1, drawn.long())  # (M, B)
-        units = torch.baddbmm(first[1], features[rows], first[0]).relu()
+        units = torch.baddbmm(first[1], inputs[rows], first[0]).relu()
         kept = torch.rand(units.shape, generator=generator) >= _DROPOUT
         logits = torch.baddbmm(last[1], units * kept / (1 - _DROPOUT), last[0])
         loss = functional.binary_cross_entropy_with_logits(logits, targets[rows])
@@ -133,8 +135,10 @@ def fit_networks(
     ]
 
 
-def _moments(hidden: Hidden) -> tuple[Hidden, Hidden]:
-    return hidden.mean(0), hidden.std(0) + np.float32(1e-6)
+def _moments(features: Features) -> tuple[Features, Features]:
+    """Mean and scale of each feature; of those that never vary, one that makes them vanish."""
+    scale = features.std(0)
+    return features.mean(0), np.where(scale > _LEAST_SCALE, scale, np.float32(1e6))
 
 
 def _directions(features: torch.Tensor) -> torch.Tensor:
@@ -146,23 +150,23 @@ def _directions(features: torch.Tensor) -> torch.Tensor:
 
 
 def cross_fit(
-    hidden: Hidden, rates: Floats, fit: Fit, fold: NDArray[np.int64] | None = None
+    features: Features, rates: Floats, fit: Fit, fold: NDArray[np.int64] | None = None
 ) -> tuple[Difficulty, Floats]:
     """A read-out fitted on all rows, and log-odds of each by one fitted without its fold.
 
     Args:
-        hidden: (n, H).
+        features: (n, H).
         rates: (n, R).
         fit: how.
         fold: of each row, (n,) in 0..4; drawn when None.
     """
     if fold is None:
-        fold = np.random.default_rng(0).permutation(len(hidden)) % FOLDS
+        fold = np.random.default_rng(0).permutation(len(features)) % FOLDS
     outside = [np.flatnonzero(fold != part) for part in range(FOLDS)]
-    whole, *parts = fit(hidden, rates, [np.arange(len(hidden)), *outside])
+    whole, *parts = fit(features, rates, [np.arange(len(features)), *outside])
     log_odds = np.empty_like(rates)
     for part, readout in enumerate(parts):
-        log_odds[fold == part] = readout.log_odds(hidden[fold == part])
+        log_odds[fold == part] = readout.log_odds(features[fold == part])
     return whole, log_odds
 
 
@@ -171,7 +175,7 @@ LINEAR: tuple[Fit, ...] = tuple(partial(fit_linear, penalty=penalty) for penalty
 
 
 def fit_difficulty(
-    table: TraceTable, fits: Sequence[Fit] = (*LINEAR, fit_networks)
+    table: TraceTable, fits: Sequence[Fit] | None = None
 ) -> tuple[Difficulty, Floats] | None:
     """Read-out for other questions, and log-odds for these ones.
 
@@ -180,43 +184,56 @@ def fit_difficulty(
 
     Args:
         table: questions to fit on.
-        fits: to choose from, by log loss on what they were fitted without.
+        fits: to choose from, by log loss on what they were fitted without; None for linear
+            ones and, on prompt states, a network.
 
     Returns:
-        The read-out and (Q, R) log-odds of the table's questions, or None if it holds no prompt
-        states or fewer questions than folds.
+        The read-out and (Q, R) log-odds of the table's questions, or None if it holds neither
+        prompt states nor questions, or fewer questions than folds.
     """
-    if table.hidden is None or len(table) < FOLDS:
+    features = _features(table)
+    if features is None or len(table) < FOLDS:
         return None
-    return best_fit(table.hidden, success_rates(table), fits)
+    reads_text, rates = table.hidden is None, success_rates(table)
+    if fits is None:
+        fits = LINEAR if reads_text else (*LINEAR, fit_networks)
+
+    readout, log_odds = best_fit(features, rates, fits)
+    return replace(readout, reads_text=reads_text), log_odds
 
 
 def best_fit(
-    hidden: Hidden, rates: Floats, fits: Sequence[Fit] = (*LINEAR, fit_networks)
+    features: Features, rates: Floats, fits: Sequence[Fit] = (*LINEAR, fit_networks)
 ) -> tuple[Difficulty, Floats]:
-    """The read-out of `fit_difficulty`, from hidden states (Q, H) and success rates (Q, R)."""
+    """The read-out of `fit_difficulty` from features (Q, H) and success rates (Q, R)."""
 
     def loss(fitted: tuple[Difficulty, Floats]) -> float:
         return float(np.mean(np.logaddexp(0, fitted[1]) - rates * fitted[1]))
 
-    return min((cross_fit(hidden, rates, fit) for fit in fits), key=loss)
+    return min((cross_fit(features, rates, fit) for fit in fits), key=loss)
 
 
-def neighbours(known: TraceTable, new: TraceTable, *, k: int = 30) -> tuple[Floats, Floats]:
+def _features(table: TraceTable) -> Features | None:
+    """Prompt states where they were recorded, else what the wording tells."""
+    return table.text_features if table.hidden is None else table.hidden
+
+
+def neighbours(known: TraceTable, new: TraceTable, *, k: int = 30) -> tuple[Floats, Floats] | None:
     """Log-odds of both tables' questions by the success of their nearest known ones.
 
     Args:
-        known: questions with prompt states, Q; a question is no neighbour of itself.
-        new: other questions, Q'.
+        known: Q questions; none is a neighbour of itself.
+        new: Q' other questions.
         k: neighbours.
 
     Returns:
-        (Q, R) and (Q', R).
+        (Q, R) and (Q', R), or None if there are no prompts that could be near each other.
     """
-    assert known.hidden is not None
-    assert new.hidden is not None
-    mean, scale = _moments(known.hidden)
-    points, others = (known.hidden - mean) / scale, (new.hidden - mean) / scale
+    ours, theirs = _features(known), _features(new)
+    if ours is None or theirs is None or ours.shape[1] != theirs.shape[1]:
+        return None
+    mean, scale = _moments(ours)
+    points, others = (ours - mean) / scale, (theirs - mean) / scale
     rates, tree, k = success_rates(known), cKDTree(points), min(k, len(known) - 1)
     inside = tree.query(points, k + 1)[1][:, 1:]
     outside = tree.query(others, k)[1]

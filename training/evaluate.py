@@ -29,7 +29,7 @@ from envs.table import TraceTable
 from training.asking import AskedPolicy
 from training.difficulty import LINEAR, Fit, fit_difficulty, fit_networks, neighbours
 from training.oracles import clairvoyant
-from training.play import Played, play, play_checkpoint, pool, select
+from training.play import Played, log_odds, play, play_checkpoint, pool, select
 from training.promises import kept_accuracies, kept_costs
 
 Floats = NDArray[np.float64]
@@ -177,22 +177,25 @@ class _Contest:
         ]
 
     def add_routers(self) -> None:
-        """Play the rules that decide by the prompt alone, if there are prompt states to fit."""
-        config = replace(self.config, reads_prompt=True)
-        logistic, network = self._log_odds(LINEAR), self._log_odds([fit_networks])
-        if logistic is None or network is None:
+        """Play the rules that decide by the prompt alone, if there is one to read."""
+        known = self._log_odds(LINEAR)
+        if known is None:
             return
-        self.add("logistic router", routers(), config, logistic)
-        self.add("network router", routers(), config, network)
-        self.add("kNN router", routers(), config, neighbours(self.tuning, self.test))
-        self.played["difficulty bins"] = self._lookup(config, network)
+        config = replace(self.config, reads_prompt=self.tuning.hidden is not None)
+        self.add("logistic router", routers(), config, known)
+        network = self._log_odds([fit_networks]) if config.reads_prompt else None
+        if network is not None:
+            self.add("network router", routers(), config, network)
+        near = neighbours(self.tuning, self.test)
+        if near is not None:
+            self.add("kNN router", routers(), config, near)
+        self.played["difficulty bins"] = self._lookup(config, network or known)
 
     def _log_odds(self, fits: Sequence[Fit]) -> tuple[Floats, Floats] | None:
         """Difficulty of the tuning and of the test questions by the best of some read-outs."""
         fitted = fit_difficulty(self.tuning, fits)
-        if fitted is None or self.test.hidden is None:
-            return None
-        return fitted[1], fitted[0].log_odds(self.test.hidden)
+        new = None if fitted is None else log_odds(fitted[0], self.test)
+        return None if fitted is None or new is None else (fitted[1], new)
 
     def _plans(self, config: EpisodeConfig) -> list[Rule]:
         """What can be done about a question without looking at its attempts."""

@@ -68,6 +68,7 @@ def test_round_trip(saved):
         ({"policy": {"num_features": 3, "num_actions": 4, "hidden_sizes": [8]}}, "features"),
         ({"process": {"cost": {"weights": [1.0, -3.0]}}}, "positive number per rung"),
         ({"price_range": [1]}, "settings of a controller"),
+        ({"reads_text": True}, "259 features of a text"),
     ],
 )
 def test_wrong_settings_are_refused(saved, changes, message):

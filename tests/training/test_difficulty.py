@@ -1,13 +1,18 @@
 """What is known of a question before the first attempt."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
+from controller.core import EpisodeCore
+from controller.exchange import carry_out, perform
+from controller.text_features import NUM_TEXT_FEATURES, text_features
 from envs.table import TraceTable
 from training.difficulty import LINEAR, fit_difficulty, fit_networks, neighbours, success_rates
+from training.play import log_odds
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +70,44 @@ def test_wide_prompt_states_are_reduced(train):
     readout, _ = fit_difficulty(wide, [fit_networks])
     assert readout.weights[0].shape == (300, 128)
     assert readout.log_odds(wide.hidden).shape == (400, 2)
+
+
+@pytest.fixture(scope="module")
+def wordings(train):
+    """The same questions with nothing but their wording."""
+    return replace(train, hidden=None)
+
+
+def test_the_wording_tells_kinds_of_questions_apart(wordings, validation):
+    readout, known = fit_difficulty(wordings)
+    assert readout.reads_text
+    rates, new = success_rates(wordings), success_rates(validation.table)
+    average = np.log(rates.mean(0) / (1 - rates.mean(0)))
+    for log_odds_, truth in ((known, rates), (log_odds(readout, validation.table), new)):
+        assert (log_loss(log_odds_, truth) < log_loss(average, truth) - 0.1).all()
+
+
+def test_a_live_episode_reads_the_wording_as_replay_does(wordings, validation, config):
+    readout, _ = fit_difficulty(wordings.take(np.arange(300)))
+    expected = log_odds(readout, validation.table)
+    for q in (0, 7):
+        core = EpisodeCore(
+            validation.questions[q], validation.backend, config, price=1e-3, difficulty=readout
+        )
+        carry_out(core.begin(), partial(perform, backend=validation.backend))
+        np.testing.assert_array_equal(core.state.difficulty[0], expected[q])
+        assert core.cost == 0
+
+
+def test_no_wording_no_read_out(wordings):
+    assert fit_difficulty(replace(wordings, texts=None)) is None
+
+
+@pytest.mark.parametrize("text", ["", "?", "\ud800 \u202e", "a" * 10**6, "12 " * 10**5])
+def test_any_text_has_features(text):
+    features = text_features(text)
+    assert features.shape == (NUM_TEXT_FEATURES,)
+    assert np.isfinite(features).all()
 
 
 def test_too_few_questions_to_fit_on(train):
