@@ -77,7 +77,7 @@ def record(
 def train(
     out: Annotated[Path, typer.Option(help="Directory of the controller.")],
     traces: Traces = TRACES,
-    steps: Annotated[int, typer.Option(min=1, help="Environment steps.")] = 6_000_000,
+    steps: Annotated[int, typer.Option(min=1, help="Environment steps.")] = 4_000_000,
     num_envs: Annotated[int, typer.Option(min=1, help="Episodes side by side.")] = 2048,
     probes: Annotated[bool, typer.Option(help="Force an answer after each segment.")] = False,
     escalate: Annotated[bool, typer.Option(help="Let the large model take over.")] = True,
@@ -87,17 +87,17 @@ def train(
     from envs.segments.traces import SegmentTraces
     from training.config import PPOConfig
     from training.interrupt import asked_to_stop
-    from training.segments.train import SegmentTraining, prepare_trees
+    from training.segments.train import PPO_SETTINGS, SegmentTraining, prepare_trees
     from training.threads import limit_threads
 
     limit_threads()
-    config = PPOConfig(total_steps=steps, num_envs=num_envs, seed=seed)
+    config = PPOConfig(total_steps=steps, num_envs=num_envs, seed=seed, **PPO_SETTINGS)
     prepared = prepare_trees(SegmentTraces.read(traces), probes=probes, escalates=escalate)
     training = SegmentTraining(prepared, config, out)
     with Progress(console=Console(stderr=True)) as progress, asked_to_stop() as stop:
         task = progress.add_task("training", total=config.total_steps)
         training.run(lambda done, _: progress.update(task, completed=done), stop)
-    console.print(f"{out}: utility on the validation split {training.best_utility:.4f}")
+    console.print(f"{out}: utility on the validation split {training.utility:.4f}")
 
 
 @app.command()

@@ -36,6 +36,8 @@ from training.state import has_state
 
 Floats = NDArray[np.float64]
 
+PPO_SETTINGS: dict[str, Any] = {"hidden_sizes": (64, 64), "gae_lambda": 0.95}
+"""Smaller than for whole attempts: larger networks soon learn two thousand trees by heart."""
 HIDE_SIGNALS = 0.1
 """Share of episodes without each signal."""
 CHECKS = 20
@@ -94,7 +96,10 @@ def prepare_trees(
 
 
 class SegmentTraining:
-    """One training: PPO, with the best weights on the validation split kept.
+    """One training by PPO; the last weights are kept.
+
+    One outcome per validation question is too noisy to choose among weights by: it takes those
+    of an early update as easily as those of the last.
 
     Args:
         prepared: from `prepare_trees`.
@@ -114,11 +119,11 @@ class SegmentTraining:
             hide_signals=HIDE_SIGNALS,
         )
         self.ppo = PPO(env, config)
-        self.best_utility = -np.inf
-        self._best: dict[str, torch.Tensor] = {}
+        self.utility = float("nan")
+        """On the validation split, when it was last looked at."""
         if has_state(self._state):
-            notes, self._best = self.ppo.resume(self._state)
-            self.best_utility = notes["best_utility"]
+            notes, _ = self.ppo.resume(self._state)
+            self.utility = notes["utility"]
 
     @property
     def _state(self) -> Path:
@@ -146,7 +151,7 @@ class SegmentTraining:
 
         def checked(steps: int, metrics: dict[str, float]) -> None:
             if self.ppo.update % every == 0 or self.ppo.update == self.config.num_updates:
-                metrics["validation/utility"] = self._check()
+                metrics["validation/utility"] = self.utility = self._check()
                 self._save_state()
             if report is not None:
                 report(steps, metrics)
@@ -155,13 +160,12 @@ class SegmentTraining:
         if self.ppo.update < self.config.num_updates:
             self._save_state()
             raise KeyboardInterrupt
-        self.ppo.policy.load_state_dict(self._best)
         checkpoint = self._checkpoint()
         save_segment_checkpoint(checkpoint, self.out)
         return checkpoint
 
     def _check(self) -> float:
-        """Utility on the validation split; keeps the weights if it is the best so far."""
+        """Utility on the validation split, over several prices."""
         prepared = self.prepared
         policy = ObservingPolicy(self.ppo.policy.choose)
         known = tree_log_odds(prepared.difficulty, prepared.validation)
@@ -173,14 +177,10 @@ class SegmentTraining:
             .mean()
             for price in prepared.prices.grid(CHECK_PRICES)
         ]
-        utility = float(np.mean(utilities))
-        if utility > self.best_utility:
-            self.best_utility = utility
-            self._best = {k: v.clone() for k, v in self.ppo.policy.state_dict().items()}
-        return utility
+        return float(np.mean(utilities))
 
     def _save_state(self) -> None:
-        self.ppo.save(self._state, {"best_utility": self.best_utility}, self._best)
+        self.ppo.save(self._state, {"utility": self.utility})
 
     def _checkpoint(self) -> SegmentCheckpoint:
         prepared, traces = self.prepared, self.prepared.traces
@@ -197,7 +197,7 @@ class SegmentTraining:
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),
                 "traces": traces.manifest.get("digest") or traces.path.name,
                 "questions": len(prepared.train.question_ids),
-                "validation_utility": self.best_utility,
+                "validation_utility": self.utility,
                 "ppo": _plain(asdict(self.config)),
                 "versions": {"torch": torch.__version__, "numpy": np.__version__},
             },
