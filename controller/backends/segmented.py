@@ -20,6 +20,7 @@ from controller.types import Attempt, ModelSpec, Question
 class SegmentedBackend:
     """A backend whose SAMPLE attempts are written segment by segment, under a policy.
 
+    Whether an attempt is made at all is for whoever asks for it, so the policy cannot give up.
     What the policy throws away is part of an attempt's `completion_tokens`, and so is the
     answer that it forces: whoever asks for the attempt pays for both. Everything but SAMPLE is
     left to the backend around.
@@ -94,7 +95,7 @@ class SegmentedBackend:
             price=self.price,
             difficulty=self.difficulty,
         )
-        run.play(self.policy)
+        run.play(self.policy, gives_up=False)
         answers = run.answers()
         return [
             self._attempt(run, row, request, answers[row]) for row, request in enumerate(requests)

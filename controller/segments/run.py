@@ -191,13 +191,20 @@ class SegmentRun:
         if len(rows):
             self.state.force(rows, *self._force(rows))
 
-    def play(self, policy: SegmentPolicy) -> None:
-        """Let a policy decide until every attempt has ended."""
+    def play(self, policy: SegmentPolicy, *, gives_up: bool = True) -> None:
+        """Let a policy decide until every attempt has ended.
+
+        Args:
+            policy: to play.
+            gives_up: whether it may stop before anything has been written.
+        """
         going = np.ones(len(self._rows), bool)
         while going.any():
             mask = self.state.mask()
+            if not gives_up:
+                mask[:, SegmentAction.STOP] &= ~self.state.fresh | (mask.sum(1) == 1)
             actions = policy.act(self.state, mask)
-            going &= (actions != SegmentAction.STOP) & (mask.sum(1) > 1)
+            going &= (actions != SegmentAction.STOP) & mask[:, 1:].any(1)
             if going.any():
                 self.advance(self._rows[going], actions[going])
         self.stop(self._rows)

@@ -15,16 +15,19 @@ from controller.card import markdown_table
 from envs.traces import write_atomically
 from training.plots import save_figure
 from training.segments.evaluate import ATTEMPTS, BOTH, SEGMENTS
+from training.segments.greedy import GREEDY
 
 _STYLES = {
     SEGMENTS: ("o", "black", 2.0),
     ATTEMPTS: ("s", "#ee6677", 2.0),
     BOTH: ("d", "#4477aa", 2.0),
+    GREEDY[0]: ("p", "#aa3377", 0.0),
+    GREEDY[1]: ("h", "#aa3377", 0.0),
     "fixed length": ("^", "#4477aa", 0.8),
     "confident stop": ("v", "#66ccee", 0.8),
     "redo unlikely segments": ("P", "#228833", 0.8),
     "SpecReason, a segment": ("X", "#ccbb44", 0.8),
-    "SpecReason, to the end": ("*", "#aa3377", 0.8),
+    "SpecReason, to the end": ("*", "#999933", 0.8),
     "prompt-only router": ("D", "#777777", 0.8),
 }
 

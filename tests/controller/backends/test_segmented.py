@@ -10,7 +10,13 @@ from controller.backends.segmented import SegmentedBackend
 from controller.backends.segments import SegmentWriter
 from controller.backends.transformers import TransformersBackend
 from controller.errors import ConfigError
-from controller.segments.rules import AlwaysGoOn, FixedLength, RedoUnlikely, SegmentRulePolicy
+from controller.segments.rules import (
+    AlwaysGoOn,
+    FixedLength,
+    GiveUp,
+    RedoUnlikely,
+    SegmentRulePolicy,
+)
 from envs.segments.derive import derive_segment_config
 from envs.segments.table import SegmentTable
 from training.show import new_questions
@@ -66,6 +72,12 @@ def test_a_forced_answer_ends_the_text_and_counts(build):
     for attempt in build(FixedLength(1)).attempts(SAMPLES):
         assert attempt.text.splitlines()[-1].startswith("Answer:")
         assert attempt.completion_tokens <= attempt.usage.processed_tokens
+
+
+def test_an_attempt_that_is_asked_for_is_made(build):
+    for attempt in build(GiveUp()).attempts(SAMPLES):
+        assert attempt.text
+        assert attempt.completion_tokens > 0
 
 
 def test_an_attempt_does_not_depend_on_the_others(build):
