@@ -1,0 +1,170 @@
+"""A recording on a cluster is the plain one, whoever dies on the way."""
+
+import json
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from ray.cluster_utils import Cluster as RayCluster
+
+from controller.checkpoint import load_checkpoint
+from controller.errors import BackendError, ConfigError
+from envs.table import TraceTable
+from envs.traces import TraceSet
+from tests.training.conftest import ROOT
+from training.cluster import Cluster, connected, map_on, num_workers
+from training.evaluate import play_prices
+from training.ray_recorder import RayRecorder
+from training.record import RecordConfig
+from training.sources import find_source
+
+NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
+
+
+@pytest.fixture(scope="module")
+def record(validation, tmp_path_factory):
+    """Command that records 45 questions in 15 shards."""
+    path = tmp_path_factory.mktemp("questions") / "questions.jsonl"
+    rows = [
+        {
+            "question_id": q.question_id,
+            "question": q.text,
+            "reference": q.reference,
+            "split": "test",
+        }
+        for q in validation.questions[::19][:45]
+    ]
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    given = ("--samples", 5, "--escalations", 1, "--shard-questions", 3, "--max-new-tokens", 64)
+    return ("record", "--questions", path, *given, "--seed", 3)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        started = RayCluster(initialize_head=True, head_node_args=NODE)
+        try:
+            started.add_node(**{k: v for k, v in NODE.items() if k != "include_dashboard"})
+            yield started
+        finally:
+            started.shutdown()
+    wait_for(lambda: {c.pid for c in psutil.Process().children(recursive=True)} <= before)
+
+
+def wait_for(condition, timeout_s=60):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, condition
+        time.sleep(0.1)
+
+
+def workers(cluster, name="ShardWorker"):
+    """Processes that work at something, on all nodes."""
+    found = []
+    for node in cluster.list_all_nodes():
+        (raylet,) = node.all_processes["raylet"]
+        for child in psutil.Process(raylet.process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # a zombie is none either
+                if name in " ".join(child.cmdline()):
+                    found.append(child)
+    return found
+
+
+def content(out):
+    return {
+        name: pq.read_table(out / f"{name}.parquet").to_pylist()
+        for name in ("questions", "attempts")
+    }
+
+
+def test_nothing_is_lost_or_doubled_when_driver_and_worker_are_killed(
+    cluster, record, allot, environment, tmp_path
+):
+    plain, out = tmp_path / "plain", tmp_path / "out"
+    allot(*record, "--out", plain)
+    command = [sys.executable, "-m", "training.cli", *map(str, record), "--out", str(out)]
+    command += ["--ray", cluster.address]
+
+    def drive(**options):
+        return subprocess.Popen(command, cwd=ROOT, env=environment, **options)
+
+    def num_shards():
+        return len(list(out.glob("recording/attempts-*.parquet")))
+
+    driver = drive()
+    wait_for(lambda: num_shards() >= 2)
+    driver.kill()
+    driver.wait()
+    assert not (out / "trace.json").exists()
+    wait_for(lambda: not workers(cluster))
+    done = num_shards()
+
+    driver = drive(stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: num_shards() >= done + 2)
+    workers(cluster)[0].kill()
+    _, errors = driver.communicate(timeout=120)
+    assert driver.returncode == 0, errors
+    assert "a worker has died" in errors
+    assert content(out) == content(plain)
+    ids = [(row["question_id"], row["attempt_id"]) for row in content(out)["attempts"]]
+    assert len(ids) == len(set(ids))
+    assert not (out / "recording").exists()
+    wait_for(lambda: not workers(cluster))
+
+
+def test_errors_of_workers_are_those_of_this_machine(cluster, tmp_path):
+    (tmp_path / "empty").mkdir()
+    source = find_source([str(tmp_path / "empty")])
+    with pytest.raises(BackendError, match="expected a directory or hub model") as here:
+        source.build()
+    with (
+        pytest.raises(BackendError) as there,
+        RayRecorder(source, RecordConfig(), Cluster(address=cluster.address)) as recorder,
+    ):
+        recorder.models  # noqa: B018
+    assert str(there.value) == str(here.value)
+
+
+def test_a_cluster_that_is_not_there_or_too_small_is_said_to_be(cluster):
+    nobody = Cluster(address="127.0.0.1:1")
+    with pytest.raises(ConfigError, match="ray start --head"), connected(nobody):
+        pass
+    few = Cluster(address=cluster.address, gpus=1)
+    with connected(few) as ray, pytest.raises(ConfigError, match="found 2 and 0"):
+        num_workers(ray, few)
+    with connected(few) as ray:
+        assert num_workers(ray, Cluster(cpus=0.5)) == 4
+
+
+def test_trainings_side_by_side_are_those_one_after_the_other(
+    cluster, few, allot, environment, tmp_path
+):
+    train = ("train", "--traces", few, "--seeds", 2, "--num-envs", 64, "--steps", 64 * 16 * 20)
+    train += ("--wandb", "disabled")
+    allot(*train, "--out", tmp_path / "plain")
+    command = [sys.executable, "-m", "training.cli", *map(str, train), "--ray", cluster.address]
+    command += ["--out", str(tmp_path / "ray")]
+    driver = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: list(tmp_path.glob("ray/seed-*/training/state.json")))
+    workers(cluster, "_train")[0].kill()
+    _, errors = driver.communicate(timeout=120)
+    assert driver.returncode == 0, errors
+    for seed in ("seed-0", "seed-1"):
+        plain, ray = (tmp_path / run / seed / "controller.safetensors" for run in ("plain", "ray"))
+        assert plain.read_bytes() == ray.read_bytes()
+    assert (tmp_path / "ray/seeds.json").read_text() == (tmp_path / "plain/seeds.json").read_text()
+
+    seeds = [load_checkpoint(tmp_path / "ray" / seed) for seed in ("seed-0", "seed-1")]
+    table = TraceTable.build(TraceSet.read(few), ["validation"])
+    here = map_on(None, play_prices, seeds, table, [1e-4, 1e-3], 2)
+    there = map_on(Cluster(address=cluster.address), play_prices, seeds, table, [1e-4, 1e-3], 2)
+    for played, same in zip(np.ravel(here), np.ravel(there), strict=True):
+        np.testing.assert_array_equal(played.right, same.right)
+        np.testing.assert_array_equal(played.cost, same.cost)
