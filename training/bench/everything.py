@@ -6,6 +6,7 @@ import os
 import platform
 import statistics
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,12 +39,15 @@ def benches(
         models: directories, the small one first.
         controller: checkpoint.
     """
+    short = optimum.OptimumBench(
+        num_questions=50_000, ppo=replace(optimum.TRAINING, total_steps=1_000_000)
+    )
     return {
         "env": partial(environment.run, traces, repeats=3),
         "scale": partial(scale.run, traces, attempts=1_000_000, repeats=3),
         "ppo": partial(ppo.run, traces, steps=1_000_000, sb3_steps=10_000),
         "tracking": partial(tracking.run, traces, steps=400_000, repeats=1),
-        "optimum": partial(optimum.run, 1, workers=0),
+        "optimum": partial(optimum.run, 1, short, workers=0),
         "generate": partial(generation.run, models[0], 48, num_repeats=1),
         "forward": partial(forward.run, models[0], num_questions=48, repeats=1),
         "record": partial(recording.run, tuple(map(str, models)), 128),

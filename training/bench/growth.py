@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -50,7 +51,10 @@ def run(traces: Path, small: Path, controller: Path) -> list[Row]:
 
 
 def _row(curve: str, at: int, figure: str, measure: Callable[[], float]) -> Row:
-    values = [measure() for _ in range(_REPEATS)]
+    return _summed(curve, at, figure, [measure() for _ in range(_REPEATS)])
+
+
+def _summed(curve: str, at: int, figure: str, values: list[float]) -> Row:
     return {
         "curve": curve,
         "at": at,
@@ -108,17 +112,28 @@ def samples(small: Path) -> Iterator[Row]:
 
 
 def clients(controller: Path) -> Iterator[Row]:
-    """Milliseconds that the service adds to 300 ms upstream, one request per client and second."""
+    """What the service adds to 300 ms upstream, and takes of a processor, by how many ask.
+
+    Each client asks once a second.
+    """
     with ExitStack() as stack:
         upstream = stack.enter_context(serving.upstream(0.3))
-        service, _ = stack.enter_context(serving.allot(controller, upstream))
+        service, process = stack.enter_context(serving.allot(controller, upstream))
         for count in CLIENTS:
-
-            def measure(count: int = count) -> float:
-                load = Load(clients=count, rate=float(count), seconds=4.0)
+            load = Load(clients=count, rate=float(count), seconds=max(2.0, 16 / count))
+            added, processor = [], []
+            for _ in range(_REPEATS):
+                before = _cpu_s(process.pid)
                 seconds = uvloop.run(
                     run_load(f"{service}/chat/completions", serving.question(), load)
                 )
-                return float(np.nanmedian(seconds)) * 1000 - 300
+                processor.append((_cpu_s(process.pid) - before) * 1000 / len(seconds))
+                added.append(float(np.nanmedian(seconds)) * 1000 - 300)
+            yield _summed("clients", count, "ms added, median", added)
+            yield _summed("clients", count, "ms of processor per question", processor)
 
-            yield _row("clients", count, "ms added, median", measure)
+
+def _cpu_s(pid: int) -> float:
+    """Seconds of processor time that a process has taken."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
