@@ -196,8 +196,9 @@ def _training(checkpoint: Checkpoint) -> str:
         lines.append(f"- decisions: {notes['ppo']['total_steps']:,}, seed {notes['ppo']['seed']}")
     if "validation_utility" in notes:
         lines.append(f"- mean utility on the validation split: {notes['validation_utility']:.4f}")
-    reads = "yes, for its difficulty estimate" if checkpoint.difficulty else "no"
-    lines.append(f"- reads the small model's prompt state: {reads}")
+    readout = checkpoint.difficulty
+    source = "the wording" if readout and readout.reads_text else "the small model's prompt state"
+    lines.append(f"- estimates difficulty from: {source if readout else 'nothing'}")
     return "## Training\n\nPPO with masked actions on recorded attempts.\n\n" + "\n".join(lines)
 
 

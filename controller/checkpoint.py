@@ -32,8 +32,10 @@ from controller.support import Support
 from controller.targets import Calibration, Pace
 from controller.types import AdapterSpec, ModelSpec
 
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 MAX_TENSOR_ELEMENTS = 2**24
+
+_DIFFICULTY = "difficulty/"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +48,7 @@ class Checkpoint(HubMixin):
         policy: the network.
         config: the decision process.
         models: the ladder that it was trained for.
-        difficulty: read-out of the prompt state; None when the policy does not read it.
+        difficulty: read-out of the prompt; None when the policy does not read it.
         price_range: least and greatest price that it was trained for.
         model_paths: where the ladder's models lie: relative to the checkpoint, or on the Hub
             as in `hf://user/name`.
@@ -174,8 +176,8 @@ def save_checkpoint(checkpoint: Checkpoint, directory: Path | str, card: str | N
     }
     if checkpoint.difficulty is not None:
         tensors |= {
-            f"difficulty/{k}": torch.from_numpy(np.ascontiguousarray(v))
-            for k, v in vars(checkpoint.difficulty).items()
+            _DIFFICULTY + name: torch.from_numpy(np.ascontiguousarray(array))
+            for name, array in checkpoint.difficulty.arrays().items()
         }
     settings = {
         "version": CHECKPOINT_VERSION,
@@ -190,7 +192,8 @@ def save_checkpoint(checkpoint: Checkpoint, directory: Path | str, card: str | N
         "price_range": list(checkpoint.price_range),
         "calibration": checkpoint.calibration and checkpoint.calibration.to_json(),
         "support": checkpoint.support and checkpoint.support.to_json(),
-        "reads_prompt": checkpoint.difficulty is not None,
+        "reads_difficulty": checkpoint.difficulty is not None,
+        "reads_text": checkpoint.difficulty is not None and checkpoint.difficulty.reads_text,
         "training": dict(checkpoint.training),
     }
     temporary = directory / (WEIGHTS_FILE + ".tmp")
@@ -227,7 +230,8 @@ def load_checkpoint(directory: Path | str) -> Checkpoint:
         adapter_paths = {str(k): str(v) for k, v in settings["adapter_paths"].items()}
         calibration = settings["calibration"] and Calibration.from_json(settings["calibration"])
         support = Support.from_json(settings["support"]) if settings.get("support") else None
-        reads_prompt, training = bool(settings["reads_prompt"]), dict(settings["training"])
+        reads_difficulty = bool(settings["reads_difficulty"])
+        reads_text, training = bool(settings["reads_text"]), dict(settings["training"])
     except (AllotError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{directory / SETTINGS_FILE}: expected the settings of a controller: {error!r}"
@@ -246,12 +250,21 @@ def load_checkpoint(directory: Path | str) -> Checkpoint:
         )
     tensors = _read_tensors(directory / WEIGHTS_FILE)
     _load_policy(policy, tensors, directory)
+    arrays = {
+        name.removeprefix(_DIFFICULTY): tensor.numpy()
+        for name, tensor in tensors.items()
+        if name.startswith(_DIFFICULTY)
+    }
     return Checkpoint(
         policy=policy,
         config=config,
         models=models,
         price_range=(float(low), float(high)),
-        difficulty=_load_difficulty(tensors, config, directory) if reads_prompt else None,
+        difficulty=Difficulty.from_arrays(
+            arrays, config.num_rungs, directory, reads_text=reads_text
+        )
+        if reads_difficulty
+        else None,
         model_paths=model_paths,
         adapter_paths=adapter_paths,
         calibration=calibration,
@@ -325,24 +338,3 @@ def _load_policy(
         policy.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(f"{directory}: weights do not fit the settings: {error}") from None
-
-
-def _load_difficulty(
-    tensors: Mapping[str, torch.Tensor], config: EpisodeConfig, directory: Path
-) -> Difficulty:
-    names = ("weight", "bias", "mean", "scale")
-    missing = [name for name in names if f"difficulty/{name}" not in tensors]
-    if missing:
-        raise CheckpointError(f"{directory}: expected tensors difficulty/*, missing {missing}")
-    weight, bias, mean, scale = (tensors[f"difficulty/{name}"].numpy() for name in names)
-    width = len(mean)
-    if (
-        weight.shape != (width, config.num_rungs)
-        or bias.shape != (config.num_rungs,)
-        or scale.shape != mean.shape
-    ):
-        raise CheckpointError(
-            f"{directory}: difficulty/weight, bias and scale do not fit {config.num_rungs} rungs "
-            f"and {width} features: found {weight.shape}, {bias.shape} and {scale.shape}"
-        )
-    return Difficulty(weight=weight, bias=bias, mean=mean, scale=scale)

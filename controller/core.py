@@ -21,6 +21,7 @@ from controller.episodes import LEAST_LOGPROB, NO_ANSWER, AttemptColumns, Episod
 from controller.errors import ConfigError, IllegalActionError
 from controller.exchange import Exchange, MakeAttempts, ReadPrompt, VerifyAttempts, Work
 from controller.observation import observe
+from controller.text_features import text_features
 from controller.types import Attempt, ModelSpec, Question
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class EpisodeCore:
         price: accuracy per unit cost.
         round_price: accuracy per serial round.
         budget: hard cap on cost; None for no cap.
-        difficulty: read-out of the prompt state; None when the policy does not read it.
+        difficulty: read-out of the prompt; None when the policy does not read it.
         pick: chooses the next of a limited stock of attempts, from (used, available) to
             a position in used..available-1; recorded order when None.
     """
@@ -177,9 +178,12 @@ class EpisodeCore:
         )
 
     def _log_odds(self, prompt: PromptState) -> NDArray[np.float64]:
-        if self._difficulty is None or prompt.hidden is None:
+        readout, features = self._difficulty, prompt.hidden
+        if readout is not None and readout.reads_text:
+            features = text_features(self.question.text)
+        if readout is None or features is None:
             return np.full((1, self.config.num_rungs), np.nan)
-        return self._difficulty.log_odds(prompt.hidden[None])
+        return readout.log_odds(features[None])
 
     def _count(self, rung: int, usage: Usage) -> None:
         name = self._models[rung].name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from controller.actions import ActionKind
@@ -36,9 +36,12 @@ class Usage:
     wall_s: float = 0.0
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
-        )
+        theirs = vars(other)
+        return Usage(**{name: count + theirs[name] for name, count in vars(self).items()})
+
+    def __sub__(self, other: Usage) -> Usage:
+        theirs = vars(other)
+        return Usage(**{name: count - theirs[name] for name, count in vars(self).items()})
 
     @property
     def processed_tokens(self) -> int:

@@ -45,7 +45,7 @@ class PolicyConfig:
 
     num_features: int
     num_actions: int
-    hidden_sizes: tuple[int, ...] = (64, 64)
+    hidden_sizes: tuple[int, ...] = (128, 128)
     ignored_features: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

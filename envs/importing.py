@@ -269,7 +269,7 @@ def _missing(
         yield "verifier_score: no VERIFY"
     if not any(row.get("parent_id") for row in rows):
         yield "parent_id: no REVISE"
-    yield "prompt states: no difficulty estimate"
+    yield "prompt states: difficulty is estimated from the wording alone"
     if len(counts) == 1:
         yield "a larger model: no ESCALATE"
     per_question = Counter(row["question_id"] for row in rows if row["model"] == small)

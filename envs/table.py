@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
+from controller.text_features import text_features
 from envs.traces import TraceSet
 
 RUNG, ANSWER, PROMPT, COMPLETION, FIRST_CHILD, NUM_CHILDREN = range(6)
@@ -28,6 +31,7 @@ class TraceTable:
         question_ids, datasets, levels: one entry per question.
         prompt_tokens: (Q, R).
         hidden: (Q, H) prompt states of the small model; None if not recorded.
+        texts: the questions; None if not recorded.
         stream: (Q, R, S) rows of independent attempts, -1 where there are no more.
         stream_length: (Q, R) how many there are.
         answer_correct: (Q, K) whether answer k of a question is right.
@@ -44,6 +48,7 @@ class TraceTable:
     levels: NDArray[np.int64]
     prompt_tokens: NDArray[np.int64]
     hidden: NDArray[np.float32] | None
+    texts: pa.ChunkedArray | None
     stream: NDArray[np.int32]
     stream_length: NDArray[np.int64]
     answer_correct: NDArray[np.bool_]
@@ -102,6 +107,13 @@ class TraceTable:
         """K, the most distinct answers that any question has."""
         return int(self.answer_correct.shape[1])
 
+    @cached_property
+    def text_features(self) -> NDArray[np.float32] | None:
+        """What the wording of each question tells, (Q, H); None if it was not recorded."""
+        if self.texts is None:
+            return None
+        return np.stack([text_features(text) for text in self.texts.to_pylist()])
+
     def __len__(self) -> int:
         return len(self.question_ids)
 
@@ -122,6 +134,7 @@ class TraceTable:
             levels=self.levels[questions],
             prompt_tokens=self.prompt_tokens[questions],
             hidden=None if self.hidden is None else self.hidden[questions],
+            texts=None if self.texts is None else self.texts.take(questions),
             stream=self.stream[questions],
             stream_length=self.stream_length[questions],
             answer_correct=self.answer_correct[questions],

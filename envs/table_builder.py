@@ -241,6 +241,7 @@ def _table(
         datasets=tuple(_column(table, "dataset", "")),
         levels=np.array(_column(table, "level", 0), np.int64),
         hidden=_hidden(table),
+        texts=_texts(table),
         prompt_tokens=counts[np.maximum(stream[:, :, 0], 0), 2].astype(np.int64),
         stream=stream,
         stream_length=length,
@@ -311,3 +312,10 @@ def _hidden(table: pa.Table) -> NDArray[np.float32] | None:
     states = table["prompt_hidden"].combine_chunks()
     values: Array = states.flatten().to_numpy().astype(np.float32)
     return values.reshape(len(table), -1)
+
+
+def _texts(table: pa.Table) -> pa.ChunkedArray | None:
+    """Questions as their models read them, (Q,), if every one is known."""
+    if "question" not in table.column_names or table["question"].null_count:
+        return None
+    return table["question"]

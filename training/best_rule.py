@@ -32,7 +32,7 @@ def best_rule_utilities(
     families = rule_families(
         config.max_samples, revises=config.max_revisions > 0, verifies=config.verifies
     )
-    blind, reading = replace(config, reads_prompt=False), replace(config, reads_prompt=True)
+    blind = replace(config, reads_prompt=False)
 
     def utilities(rule: Rule, process: EpisodeConfig, known: Floats | None) -> Floats:
         policy = RulePolicy(rule)
@@ -41,5 +41,5 @@ def best_rule_utilities(
 
     rows = [utilities(rule, blind, None) for rules in families.values() for rule in rules]
     if difficulty is not None:
-        rows += [utilities(rule, reading, difficulty) for rule in routers()]
+        rows += [utilities(rule, config, difficulty) for rule in routers()]
     return np.asarray(np.max(rows, axis=0))

@@ -60,18 +60,18 @@ class PPOConfig:
         seed: everything random follows from it.
     """
 
-    total_steps: int = 12_000_000
+    total_steps: int = 8_000_000
     num_envs: int = 2048
     num_steps: int = 16
     num_minibatches: int = 8
     num_epochs: int = 4
     learning_rate: float = 2e-3
-    gae_lambda: float = 0.95
+    gae_lambda: float = 0.99
     clip: float = 0.2
     entropy_coefficient: float = 0.01
     value_coefficient: float = 0.5
     max_grad_norm: float = 0.5
-    hidden_sizes: tuple[int, ...] = (64, 64)
+    hidden_sizes: tuple[int, ...] = (128, 128)
     ignored_features: tuple[str, ...] = ()
     seed: int = 0
 

@@ -1,19 +1,44 @@
-"""Fits the read-out that tells from a prompt state how hard a question is."""
+"""Fits the read-out that tells from a prompt how hard a question is."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.spatial import cKDTree
 from scipy.special import logit
+from torch.nn import functional
 
 from controller.difficulty import Difficulty
 from envs.table import TraceTable
 
 Floats = NDArray[np.float64]
+Features = NDArray[np.float32]
 
-_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
+Fit = Callable[[Features, Floats, Sequence[NDArray[np.int64]]], list[Difficulty]]
+"""From prompt features (Q, H), success rates (Q, R) and subsets of Q: a read-out per subset."""
+
+_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+
+_FOLDS = 5
+_LEAST_SCALE = 1e-4
+
+# Chosen by the cross-fitted loss on the train split of the bundled traces.
+_UNITS = 128
+_DROPOUT = 0.5
+_BATCH = 256
+_EPOCHS = 60
+_STEPS = (100, 2000)
+"""Least and most gradient steps, whatever the number of questions."""
+_LEARNING_RATE = 1e-2
+_WEIGHT_DECAY = 0.1
+_MAX_DIRECTIONS = 256
+"""Wider prompt states are reduced to so many principal components first."""
 
 
 def success_rates(table: TraceTable) -> Floats:
@@ -21,18 +46,31 @@ def success_rates(table: TraceTable) -> Floats:
     return np.asarray(table.right(table.stream).sum(2) / table.stream_length)
 
 
-def _fit(hidden: NDArray[np.float32], rates: Floats, penalty: float) -> Difficulty:
-    """Ridge logistic regression on shares of right attempts, one output per rung."""
-    mean, scale = hidden.mean(0), hidden.std(0) + 1e-6
-    features = ((hidden - mean) / scale).astype(np.float64)  # (Q, H)
-    width = features.shape[1]
+def fit_linear(
+    features: Features, rates: Floats, subsets: Sequence[NDArray[np.int64]], *, penalty: float
+) -> list[Difficulty]:
+    """Ridge logistic regressions on shares of right attempts, one output per rung.
+
+    Args:
+        features: (Q, H), of the prompts.
+        rates: (Q, R).
+        subsets: questions to fit on, for each read-out.
+        penalty: on squared weights, per question.
+    """
+    return [_ridge(features[rows], rates[rows], penalty) for rows in subsets]
+
+
+def _ridge(features: Features, rates: Floats, penalty: float) -> Difficulty:
+    mean, scale = _moments(features)
+    inputs = ((features - mean) / scale).astype(np.float64)  # (Q, H)
+    width = inputs.shape[1]
 
     def fit_rung(target: Floats) -> Floats:
         def loss(parameters: Floats) -> tuple[float, Floats]:
-            logits = features @ parameters[:width] + parameters[width]
+            logits = inputs @ parameters[:width] + parameters[width]
             error = 1 / (1 + np.exp(-logits)) - target
             value = np.mean(np.logaddexp(0, logits) - target * logits)
-            gradient = np.append(features.T @ error / len(target), error.mean())
+            gradient = np.append(inputs.T @ error / len(target), error.mean())
             gradient[:width] += penalty * parameters[:width]
             return value + penalty / 2 * np.sum(parameters[:width] ** 2), gradient
 
@@ -40,65 +78,145 @@ def _fit(hidden: NDArray[np.float32], rates: Floats, penalty: float) -> Difficul
 
     columns = np.stack([fit_rung(rates[:, rung]) for rung in range(rates.shape[1])], 1)  # (H+1, R)
     return Difficulty(
-        weight=columns[:width].astype(np.float32),
-        bias=columns[width].astype(np.float32),
-        mean=mean.astype(np.float32),
-        scale=scale.astype(np.float32),
+        mean=mean,
+        scale=scale,
+        weights=(columns[:width].astype(np.float32),),
+        biases=(columns[width].astype(np.float32),),
     )
 
 
-def _log_loss(logits: Floats, rates: Floats) -> float:
-    return float(np.mean(np.logaddexp(0, logits) - rates * logits))
+def fit_networks(
+    features: Features, rates: Floats, subsets: Sequence[NDArray[np.int64]]
+) -> list[Difficulty]:
+    """Networks with one hidden layer, all trained at once; see `fit_linear` for arguments."""
+    mean, scale = _moments(features)
+    inputs = torch.from_numpy((features - mean) / scale)  # (Q, H)
+    directions = _directions(inputs)  # (H, D)
+    inputs, targets = inputs @ directions, torch.from_numpy(rates.astype(np.float32))
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.tensor([len(rows) for rows in subsets])[:, None]
+    members = torch.nn.utils.rnn.pad_sequence(
+        [torch.from_numpy(rows) for rows in subsets], batch_first=True
+    )  # (M, most)
+
+    def layer(inputs: int, outputs: int) -> list[torch.Tensor]:
+        bound = inputs**-0.5
+        shapes = (len(subsets), inputs, outputs), (len(subsets), 1, outputs)
+        return [
+            ((torch.rand(shape, generator=generator) * 2 - 1) * bound).requires_grad_()
+            for shape in shapes
+        ]
+
+    first, last = layer(inputs.shape[1], _UNITS), layer(_UNITS, targets.shape[1])
+    optimizer = torch.optim.AdamW([*first, *last], _LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
+    least, most = _STEPS
+    steps = min(max(_EPOCHS * len(features) // _BATCH, least), most)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = _LEARNING_RATE * (1 - step / steps)
+        drawn = torch.rand((len(subsets), _BATCH), generator=generator) * counts
+        rows = members.gather(1, drawn.long())  # (M, B)
+        units = torch.baddbmm(first[1], inputs[rows], first[0]).relu()
+        kept = torch.rand(units.shape, generator=generator) >= _DROPOUT
+        logits = torch.baddbmm(last[1], units * kept / (1 - _DROPOUT), last[0])
+        loss = functional.binary_cross_entropy_with_logits(logits, targets[rows])
+        optimizer.zero_grad()
+        # Each network's gradient as if it were alone.
+        (loss * len(subsets)).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    weight, bias, weight_out, bias_out = (tensor.detach() for tensor in (*first, *last))
+    return [
+        Difficulty(
+            mean=mean,
+            scale=scale,
+            weights=((directions @ weight[m]).numpy(), weight_out[m].numpy()),
+            biases=(bias[m, 0].numpy(), bias_out[m, 0].numpy()),
+        )
+        for m in range(len(subsets))
+    ]
+
+
+def _moments(features: Features) -> tuple[Features, Features]:
+    """Mean and scale of each feature; of those that never vary, one that makes them vanish."""
+    scale = features.std(0)
+    return features.mean(0), np.where(scale > _LEAST_SCALE, scale, np.float32(1e6))
+
+
+def _directions(features: torch.Tensor) -> torch.Tensor:
+    """Orthonormal columns that keep most of the variance; all of it if there are few features."""
+    if features.shape[1] <= _MAX_DIRECTIONS:
+        return torch.eye(features.shape[1])
+    rows: torch.Tensor = torch.linalg.svd(features, full_matrices=False).Vh
+    return rows[:_MAX_DIRECTIONS].T
+
+
+def _cross_fit(features: Features, rates: Floats, fit: Fit) -> tuple[Difficulty, Floats]:
+    """A read-out fitted on all questions, and log-odds of each by one fitted without its fold."""
+    fold = np.random.default_rng(0).permutation(len(features)) % _FOLDS
+    outside = [np.flatnonzero(fold != part) for part in range(_FOLDS)]
+    whole, *parts = fit(features, rates, [np.arange(len(features)), *outside])
+    log_odds = np.empty_like(rates)
+    for part, readout in enumerate(parts):
+        log_odds[fold == part] = readout.log_odds(features[fold == part])
+    return whole, log_odds
+
+
+LINEAR: tuple[Fit, ...] = tuple(partial(fit_linear, penalty=penalty) for penalty in _PENALTIES)
+"""Linear read-outs to choose from."""
 
 
 def fit_difficulty(
-    train: TraceTable, validation: TraceTable, *, folds: int = 5
+    table: TraceTable, fits: Sequence[Fit] | None = None
 ) -> tuple[Difficulty, Floats] | None:
-    """Read-out for use on other questions, and log-odds for the train questions.
+    """Read-out for other questions, and log-odds for these ones.
 
-    A policy that trains on questions the read-out was fitted on would trust it too much,
-    so each train question's log-odds come from a read-out fitted without its fold.
+    Whoever learns from questions that the read-out was fitted on would trust it too much, so
+    the log-odds of these come from five read-outs, each fitted without a fifth of them.
 
     Args:
-        train: questions to fit on.
-        validation: questions that choose the penalty.
-        folds: parts of the train split.
+        table: questions to fit on.
+        fits: to choose from, by log loss on what they were fitted without; None for linear
+            ones and, on prompt states, a network.
 
     Returns:
-        The read-out and (Q, R) log-odds of the train questions, or None if the traces
-        hold no prompt states.
+        The read-out and (Q, R) log-odds of the table's questions, or None if it holds neither
+        prompt states nor questions, or fewer questions than folds.
     """
-    if train.hidden is None or validation.hidden is None:
+    features = _features(table)
+    if features is None or len(table) < _FOLDS:
         return None
-    rates, held_out = success_rates(train), success_rates(validation)
-    fitted = {penalty: _fit(train.hidden, rates, penalty) for penalty in _PENALTIES}
-    losses = {p: _log_loss(d.log_odds(validation.hidden), held_out) for p, d in fitted.items()}
-    penalty = min(losses, key=lambda p: losses[p])
-    fold = np.random.default_rng(0).permutation(len(train)) % folds
-    log_odds = np.empty_like(rates)  # (Q, R)
-    for part in range(folds):
-        inside = fold == part
-        readout = _fit(train.hidden[~inside], rates[~inside], penalty)
-        log_odds[inside] = readout.log_odds(train.hidden[inside])
-    return fitted[penalty], log_odds
+    reads_text, rates = table.hidden is None, success_rates(table)
+    if fits is None:
+        fits = LINEAR if reads_text else (*LINEAR, fit_networks)
+
+    def loss(fitted: tuple[Difficulty, Floats]) -> float:
+        return float(np.mean(np.logaddexp(0, fitted[1]) - rates * fitted[1]))
+
+    readout, log_odds = min((_cross_fit(features, rates, fit) for fit in fits), key=loss)
+    return replace(readout, reads_text=reads_text), log_odds
 
 
-def neighbours(known: TraceTable, new: TraceTable, *, k: int = 30) -> tuple[Floats, Floats]:
+def _features(table: TraceTable) -> Features | None:
+    """Prompt states where they were recorded, else what the wording tells."""
+    return table.text_features if table.hidden is None else table.hidden
+
+
+def neighbours(known: TraceTable, new: TraceTable, *, k: int = 30) -> tuple[Floats, Floats] | None:
     """Log-odds of both tables' questions by the success of their nearest known ones.
 
     Args:
-        known: questions with prompt states, Q; a question is no neighbour of itself.
-        new: other questions, Q'.
+        known: Q questions; none is a neighbour of itself.
+        new: Q' other questions.
         k: neighbours.
 
     Returns:
-        (Q, R) and (Q', R).
+        (Q, R) and (Q', R), or None if there are no prompts that could be near each other.
     """
-    assert known.hidden is not None
-    assert new.hidden is not None
-    mean, scale = known.hidden.mean(0), known.hidden.std(0) + 1e-6
-    points, others = (known.hidden - mean) / scale, (new.hidden - mean) / scale
-    rates, tree = success_rates(known), cKDTree(points)
+    ours, theirs = _features(known), _features(new)
+    if ours is None or theirs is None or ours.shape[1] != theirs.shape[1]:
+        return None
+    mean, scale = _moments(ours)
+    points, others = (ours - mean) / scale, (theirs - mean) / scale
+    rates, tree, k = success_rates(known), cKDTree(points), min(k, len(known) - 1)
     inside = tree.query(points, k + 1)[1][:, 1:]
     outside = tree.query(others, k)[1]
     inside_rates, outside_rates = (

@@ -23,15 +23,14 @@ from controller.baselines import (
     rule_families,
 )
 from controller.checkpoint import Checkpoint
-from controller.difficulty import Difficulty
 from controller.episodes import EpisodeConfig
 from envs.reward import LogUniform
 from envs.table import TraceTable
 from training.asking import AskedPolicy
 from training.cluster import Cluster, map_on
-from training.difficulty import neighbours
+from training.difficulty import LINEAR, Fit, fit_difficulty, fit_networks, neighbours
 from training.oracles import clairvoyant
-from training.play import Played, play, play_checkpoint, pool, select
+from training.play import Played, log_odds, play, play_checkpoint, pool, select
 from training.promises import kept_accuracies, kept_costs
 
 Floats = NDArray[np.float64]
@@ -101,8 +100,7 @@ def compare(
     config = replace(first.config, reads_prompt=False)
     for family, rules in families.items():
         contest.add(family, rules, config)
-    if first.difficulty is not None and tuning.hidden is not None and test.hidden is not None:
-        contest.add_routers(first.difficulty)
+    contest.add_routers()
     if asked is not None:
         contest.add_asked(AskedPolicy(asked, first.models[0]), config)
     return Comparison(
@@ -187,15 +185,26 @@ class _Contest:
             play(policy, self.test, config, price=price, repeats=1) for price in self.prices
         ]
 
-    def add_routers(self, readout: Difficulty) -> None:
-        """Play the rules that decide by the prompt alone."""
-        assert self.tuning.hidden is not None
-        assert self.test.hidden is not None
-        config = replace(self.config, reads_prompt=True)
-        logistic = readout.log_odds(self.tuning.hidden), readout.log_odds(self.test.hidden)
-        self.add("logistic router", routers(), config, logistic)
-        self.add("kNN router", routers(), config, neighbours(self.tuning, self.test))
-        self.played["difficulty bins"] = self._lookup(config, logistic)
+    def add_routers(self) -> None:
+        """Play the rules that decide by the prompt alone, if there is one to read."""
+        known = self._log_odds(LINEAR)
+        if known is None:
+            return
+        config = replace(self.config, reads_prompt=self.tuning.hidden is not None)
+        self.add("logistic router", routers(), config, known)
+        network = self._log_odds([fit_networks]) if config.reads_prompt else None
+        if network is not None:
+            self.add("network router", routers(), config, network)
+        near = neighbours(self.tuning, self.test)
+        if near is not None:
+            self.add("kNN router", routers(), config, near)
+        self.played["difficulty bins"] = self._lookup(config, network or known)
+
+    def _log_odds(self, fits: Sequence[Fit]) -> tuple[Floats, Floats] | None:
+        """Difficulty of the tuning and of the test questions by the best of some read-outs."""
+        fitted = fit_difficulty(self.tuning, fits)
+        new = None if fitted is None else log_odds(fitted[0], self.test)
+        return None if fitted is None or new is None else (fitted[1], new)
 
     def _plans(self, config: EpisodeConfig) -> list[Rule]:
         """What can be done about a question without looking at its attempts."""

@@ -124,9 +124,10 @@ def play_checkpoint(
 
 def log_odds(difficulty: Difficulty | None, table: TraceTable) -> Floats | None:
     """Difficulty of every question of a table, (Q, R), or None."""
-    if difficulty is None or table.hidden is None:
+    if difficulty is None:
         return None
-    return difficulty.log_odds(table.hidden)
+    features = table.text_features if difficulty.reads_text else table.hidden
+    return None if features is None else difficulty.log_odds(features)
 
 
 def pool(played: Sequence[Played]) -> Played:

@@ -26,6 +26,10 @@ def serve(
     price: Annotated[
         float | None, typer.Option(help="Where an asker says nothing; default: mid-range.")
     ] = None,
+    mean_cost: Annotated[
+        float | None,
+        typer.Option(help="Instead of a price: small-model tokens per question, kept over time."),
+    ] = None,
     max_budget: Annotated[float | None, typer.Option(help="Cost of any question.")] = None,
     max_escalations: Annotated[int | None, typer.Option(help="Of any question.")] = None,
     escalations_per_minute: Annotated[float | None, typer.Option(help="Of all callers.")] = None,
@@ -99,6 +103,7 @@ def serve(
             port=port,
             keys=keys,
             price=price,
+            mean_cost=mean_cost,
             limits=Limits(
                 max_budget=max_budget,
                 max_escalations=max_escalations,

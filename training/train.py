@@ -90,7 +90,7 @@ def prepare(traces: TraceSet, config: TrainConfig) -> Prepared:
         sample_widths=config.sample_widths,
         max_samples=config.max_samples,
     )
-    fitted = fit_difficulty(train, validation)
+    fitted = fit_difficulty(train)
     order = np.random.default_rng(0).permutation(len(validation))
     half = len(validation) // 2
     if not half:
@@ -103,7 +103,7 @@ def prepare(traces: TraceSet, config: TrainConfig) -> Prepared:
         train=train,
         validation=validation.take(order[:half]),
         calibration=validation.take(order[half:]),
-        process=replace(process, reads_prompt=fitted is not None),
+        process=replace(process, reads_prompt=fitted is not None and not fitted[0].reads_text),
         prices=LogUniform(low=config.prices[0], high=config.prices[1])
         if config.prices
         else price_range(process.cost_unit),

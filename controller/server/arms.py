@@ -18,6 +18,7 @@ from controller.deciders import PolicyDecider, RuleDecider
 from controller.episodes import EpisodeConfig
 from controller.errors import ConfigError
 from controller.support import Support
+from controller.targets import Pace
 
 RULES: Mapping[str, Rule] = {
     "always-small": baselines.SelfConsistency(1),
@@ -80,6 +81,7 @@ class Arm:
         decider: the policy alone.
         share: of all questions, relative to the other arms'.
         price: accuracy per unit cost where an asker says nothing; mid-range when None.
+        pace: sets it from question to question instead.
         always: name of the rule that decides in its stead, while it is only watched.
         fallback: name of the rule that decides where the policy has not been in training;
             None switches the guard off.
@@ -91,6 +93,7 @@ class Arm:
     decider: PolicyDecider
     share: float = 1.0
     price: float | None = None
+    pace: Pace | None = None
     always: str | None = None
     fallback: str | None = "adaptive-cascade"
 

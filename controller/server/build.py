@@ -82,6 +82,7 @@ def build_arms(config: ServeConfig, backend: AsyncBackend, metrics: Metrics) -> 
                 decider=PolicyDecider(checkpoint.policy, exploration=config.exploration),
                 share=share,
                 price=config.price,
+                pace=None if config.mean_cost is None else checkpoint.pace(config.mean_cost),
                 always=config.always,
                 fallback=config.fallback,
             )

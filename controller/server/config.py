@@ -78,6 +78,8 @@ class ServeConfig:
         port: to listen on.
         keys: file with API keys; None lets anyone ask.
         price: accuracy per small-model token where an asker says nothing.
+        mean_cost: instead of a price: small-model tokens per question, kept over all questions
+            whose askers say nothing.
         limits: what callers may spend.
         upstream: how servers are asked.
         max_new_tokens: longest attempt; None for what the controller was trained with.
@@ -101,6 +103,7 @@ class ServeConfig:
     port: int = 8080
     keys: Path | None = None
     price: float | None = None
+    mean_cost: float | None = None
     limits: Limits = field(default_factory=Limits)
     upstream: Upstream = field(default_factory=Upstream)
     max_new_tokens: int | None = None
@@ -131,5 +134,7 @@ class ServeConfig:
                 raise ConfigError(f"{name}: expected 0 or more, found {getattr(self, name)}")
         if self.price is not None and not 0 < self.price < float("inf"):
             raise ConfigError(f"price: expected a positive number, found {self.price}")
+        if self.price is not None and self.mean_cost is not None:
+            raise ConfigError("price, mean_cost: expected at most one of them, found both")
         if sum(variant.share for variant in self.variants) >= 1:
             raise ConfigError("variants: expected shares that leave something for the controller")

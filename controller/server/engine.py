@@ -91,7 +91,7 @@ class Engine:
             price=price_of(arm, terms),
             round_price=terms.round_price,
             budget=budget,
-            difficulty=arm.checkpoint.difficulty if arm.process.reads_prompt else None,
+            difficulty=arm.checkpoint.difficulty,
         )
         decider = Restricted(
             inner=arm.new_decider(partial(self._on_stray, arm.name)),
@@ -105,6 +105,8 @@ class Engine:
         with _tracer.start_as_current_span("answer", attributes={"allot.arm": arm.name}) as span:
             decisions = await self._run(core, decider, deadline, emit)
             span.set_attribute("allot.cost", core.cost)
+        if arm.pace is not None and not terms.sets_price:
+            arm.pace.count(core.cost)
         served = Served(
             episode_id=f"allot-{uuid.uuid4().hex}",
             question=replace(question, question_id=terms.question_id or ""),
@@ -217,6 +219,8 @@ def price_of(arm: Arm, terms: Terms) -> float:
     given = [x for x in (terms.price, terms.accuracy, terms.mean_cost) if x is not None]
     if len(given) > 1:
         raise ConfigError("price, accuracy, mean_cost: expected at most one of them")
+    if arm.pace is not None and not given:
+        return arm.pace.price()
     price = terms.price if given else arm.price
     if price is not None:
         return price

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -73,7 +72,7 @@ class Metrics:
         if served.decisions:
             self.decision_seconds.observe(served.decision_s / len(served.decisions))
         for model, usage in served.usage.items():
-            for kind, count in asdict(usage).items():
+            for kind, count in vars(usage).items():
                 if kind.endswith("_tokens") and count:
                     self.tokens.labels(model, kind.removesuffix("_tokens")).inc(count)
         self.cost.labels(served.arm.name).inc(served.cost)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from controller.actions import ActionKind
@@ -38,7 +37,7 @@ def usage_by_action(served: Served) -> dict[str, Json]:
     for attempt in served.attempts:
         kind = attempt.action.value
         by_action[kind] = by_action.get(kind, Usage()) + attempt.usage
-        rest = _less(rest, attempt.usage)
+        rest -= attempt.usage
     verified = Usage(verifier_tokens=rest.verifier_tokens)
     read = Usage(prefill_tokens=rest.prefill_tokens, cached_tokens=rest.cached_tokens)
     by_action[ActionKind.VERIFY.value], by_action["read"] = verified, read
@@ -47,13 +46,8 @@ def usage_by_action(served: Served) -> dict[str, Json]:
     }
 
 
-def _less(usage: Usage, other: Usage) -> Usage:
-    theirs = asdict(other)
-    return Usage(**{name: value - theirs[name] for name, value in asdict(usage).items()})
-
-
 def _counts(usage: Usage) -> Json:
-    return {name: value for name, value in asdict(usage).items() if name != "wall_s"}
+    return {name: value for name, value in vars(usage).items() if name != "wall_s"}
 
 
 def attempt_json(attempt: Attempt) -> Json:

@@ -43,6 +43,11 @@ class Terms:
     question_id: str | None = None
     seed: int | None = None
 
+    @property
+    def sets_price(self) -> bool:
+        """Whether the asker says what compute is worth, one way or another."""
+        return any(x is not None for x in (self.price, self.accuracy, self.mean_cost))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Served:

@@ -27,10 +27,10 @@ def saved(tmp_path, config, traces):
         models=traces.models(),
         price_range=(1e-5, 1e-2),
         difficulty=Difficulty(
-            weight=generator.random((5, 2), np.float32),
-            bias=generator.random(2, np.float32),
             mean=generator.random(5, np.float32),
             scale=generator.random(5, np.float32),
+            weights=(generator.random((5, 3), np.float32), generator.random((3, 2), np.float32)),
+            biases=(generator.random(3, np.float32), generator.random(2, np.float32)),
         ),
         training={"questions": 3},
     )
@@ -61,13 +61,14 @@ def test_round_trip(saved):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 2}, "expected version 1, found 2"),
+        ({"version": 1}, "expected version 2, found 1"),
         ({"observation": ["made", "up"]}, "observation version"),
         ({"actions": ["STOP"]}, "expected actions"),
         ({"policy": {"num_features": 3, "num_actions": 10**9, "hidden_sizes": [8]}}, "sizes of 1"),
         ({"policy": {"num_features": 3, "num_actions": 4, "hidden_sizes": [8]}}, "features"),
         ({"process": {"cost": {"weights": [1.0, -3.0]}}}, "positive number per rung"),
         ({"price_range": [1]}, "settings of a controller"),
+        ({"reads_text": True}, "259 features of a text"),
     ],
 )
 def test_wrong_settings_are_refused(saved, changes, message):
@@ -107,6 +108,29 @@ def test_hostile_weights_are_refused(saved):
         save_file({**weights, name: tensor}, path / "controller.safetensors")
         with pytest.raises(CheckpointError, match=message):
             load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"1/weight": None}, "expected tensors"),
+        ({"scale": (4,)}, "do not fit"),
+        ({"mean": (2, 5)}, "do not fit"),
+        ({"0/weight": (5, 4)}, "do not fit"),
+        ({"1/bias": (1, 2)}, "do not fit"),
+        ({"1/weight": (3, 4), "1/bias": (4,)}, "do not fit 2 rungs"),
+    ],
+)
+def test_read_outs_that_do_not_fit_are_refused(saved, changes, message):
+    file = saved[1] / "controller.safetensors"
+    weights = load_file(file)
+    for name, shape in changes.items():
+        del weights[f"difficulty/{name}"]
+        if shape:
+            weights[f"difficulty/{name}"] = torch.zeros(shape)
+    save_file(weights, file)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(saved[1])
 
 
 def test_bundled_controller_refuses_other_models(tmp_path):

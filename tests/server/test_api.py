@@ -8,6 +8,7 @@ import pytest
 
 from controller.server.keys import Keys, key_digest, new_key
 from controller.server.limits import Limits
+from controller.targets import PACE_QUESTIONS
 from tests.server.conftest import arm, ladder
 from tests.server.upstream import completion
 
@@ -128,6 +129,17 @@ def test_targets_become_prices(service, checkpoint):
     assert out_of_reach.status_code == 400
     assert "cannot be relied on" in out_of_reach.json()["error"]["message"]
     assert service.ask(accuracy=0.5, price=1e-4).status_code == 400
+
+
+def test_a_mean_cost_is_kept_over_the_questions_that_name_no_price(serve, small, large, checkpoint):
+    service = serve(small, large, arm_settings={"pace": checkpoint.pace(300)})
+    first = service.ask().json()["allot"]
+    assert first["price"] == pytest.approx(checkpoint.price_for(mean_cost=300))
+    service.ask(price=1e-5)
+    owed = (300 - first["cost"]) / PACE_QUESTIONS
+    assert owed != 0
+    expected = checkpoint.price_for(mean_cost=300 + owed)
+    assert service.ask().json()["allot"]["price"] == pytest.approx(expected)
 
 
 def test_a_budget_is_a_hard_cap(service, small):

@@ -2,13 +2,12 @@
 
 import json
 
-from tests.training.test_cli import allot
 
-
-def test_every_signal_and_price_is_compared_and_kept(tmp_path):
+def test_every_signal_and_price_is_compared_and_kept(few, allot, tmp_path):
     reference, out, results = tmp_path / "all", tmp_path / "runs", tmp_path / "ablation.md"
-    allot("train", "--out", reference, "--steps", 65536, "--wandb", "disabled")
-    command = ["ablate", reference, "--out", out, "--steps", 32768, "--specialists", 1]
+    given = ("--traces", few)
+    allot("train", "--out", reference, "--steps", 131072, "--wandb", "disabled", *given)
+    command = ["ablate", reference, *given, "--out", out, "--steps", 131072, "--specialists", 1]
     command += ["--repeats", 1]
     tables = json.loads(allot(*command, "--results", results, "--json").stdout)
     assert {row["signal"] for row in tables["signals"]} >= {"votes", "log-probabilities"}

@@ -1,6 +1,5 @@
 """Settings: one set of names for files and flags, checked with errors that help."""
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -88,16 +87,6 @@ def test_a_run_directory_or_a_file_that_is_missing_is_an_error(tmp_path):
         resolve({})
     with pytest.raises(ConfigError, match=r"nowhere\.yaml: expected a YAML file: No such file"):
         resolve({}, tmp_path / "nowhere.yaml")
-
-
-def test_the_documented_file_and_flags_work(tmp_path):
-    text = (ROOT / "docs" / "training.md").read_text()
-    file = written(tmp_path, re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])
-    flags = re.search(r"allot train --config mine.yaml --out (\S+) --learning-rate (\S+)", text)
-    settings = resolve({"out": flags[1], "learning_rate": flags[2]}, file)
-    assert settings.train.ppo.learning_rate == 5e-4
-    assert settings.train.ppo.hidden_sizes == (128, 128)
-    assert settings.train.token_costs == {"large": 20}
 
 
 def test_a_wrong_flag_is_named_as_a_flag():

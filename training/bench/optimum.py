@@ -37,7 +37,9 @@ VOTE_RULES = (
 
 # Some decisions only pay together with the ones after them. Episodes are short enough to do
 # without bootstrapping, and with more exploration no seed has yet missed such a decision.
-TRAINING = PPOConfig(total_steps=5_000_000, gae_lambda=1.0, entropy_coefficient=0.03)
+TRAINING = PPOConfig(
+    total_steps=5_000_000, hidden_sizes=(64, 64), gae_lambda=1.0, entropy_coefficient=0.03
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,12 +47,12 @@ def run(
     config = derive_config(recorded.table, models)
     prices = price_range(config.cost_unit)
 
+    ppo_config = PPOConfig(total_steps=steps, seed=seed)
     theirs, their_seconds = _train_sb3(
         lambda: ComputeEnv(recorded.questions, recorded.backend, config, recorded.grader),
         sb3_steps,
-        seed,
+        ppo_config,
     )
-    ppo_config = PPOConfig(total_steps=steps, seed=seed)
     ppo = PPO(ComputeVectorEnv(recorded.table, config, ppo_config.num_envs), ppo_config)
     started = time.perf_counter()
     ppo.train()
@@ -85,11 +85,18 @@ class _Sb3Policy:
         return np.asarray(actions)
 
 
-def _train_sb3(make_env: Any, steps: int, seed: int) -> tuple[_Sb3Policy, float]:
+def _train_sb3(make_env: Any, steps: int, config: PPOConfig) -> tuple[_Sb3Policy, float]:
     from sb3_contrib import MaskablePPO
     from stable_baselines3.common.vec_env import DummyVecEnv
 
-    model = MaskablePPO("MlpPolicy", DummyVecEnv([make_env] * 8), gamma=1.0, n_steps=256, seed=seed)
+    model = MaskablePPO(
+        "MlpPolicy",
+        DummyVecEnv([make_env] * 8),
+        gamma=1.0,
+        n_steps=256,
+        seed=config.seed,
+        policy_kwargs={"net_arch": list(config.hidden_sizes)},
+    )
     started = time.perf_counter()
     model.learn(steps)
     return _Sb3Policy(model), time.perf_counter() - started

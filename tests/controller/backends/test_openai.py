@@ -151,7 +151,7 @@ FAULTS = {
     "truncated SSE": (cut_stream, {"streams": True}, "truncated_stream"),
     "garbled SSE": (garbled_stream, {"streams": True}, "bad_json"),
     "error in SSE": (error_in_stream, {"streams": True}, "bad_response"),
-    "reset mid-stream": (reset_midway, {"streams": True}, "reset"),
+    "reset mid-stream": (reset_midway, {"streams": True}, "truncated_stream"),
     "huge stream": (huge_stream, {"streams": True, "max_response_bytes": 2**20}, "too_large"),
 }  # fmt: skip
 

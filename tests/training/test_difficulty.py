@@ -1,0 +1,118 @@
+"""What is known of a question before the first attempt."""
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from controller.core import EpisodeCore
+from controller.exchange import carry_out, perform
+from controller.text_features import NUM_TEXT_FEATURES, text_features
+from envs.table import TraceTable
+from training.difficulty import LINEAR, fit_difficulty, fit_networks, neighbours, success_rates
+from training.play import log_odds
+
+
+@pytest.fixture(scope="module")
+def train(traces):
+    return TraceTable.build(traces, ["train"])
+
+
+def log_loss(log_odds, rates):
+    return np.mean(np.logaddexp(0, log_odds) - rates * log_odds, 0)
+
+
+def test_a_network_knows_more_than_a_line_about_new_questions(train, validation):
+    rates, new = success_rates(train), success_rates(validation.table)
+    average = np.log(rates.mean(0) / (1 - rates.mean(0)))
+    line, network = (fit_difficulty(train, fits) for fits in (LINEAR, [fit_networks]))
+    losses = [log_loss(fit[0].log_odds(validation.table.hidden), new) for fit in (line, network)]
+    assert (losses[1] < losses[0]).all()
+    assert (losses[0] < log_loss(average, new)).all()
+    chosen = fit_difficulty(train)
+    np.testing.assert_array_equal(chosen[1], network[1])
+
+
+def test_log_odds_of_a_question_do_not_depend_on_its_own_outcome(train):
+    some = train.take(np.arange(400))
+    _, before = fit_difficulty(some, LINEAR[:1])
+    turned = replace(some, answer_correct=some.answer_correct.copy())
+    turned.answer_correct[7] = ~turned.answer_correct[7]
+    _, after = fit_difficulty(turned, LINEAR[:1])
+    np.testing.assert_array_equal(before[7], after[7])
+    assert np.abs(before - after).max() > 1e-3
+
+
+def test_networks_are_fitted_as_if_alone(train):
+    """In a batch of one kind, each network is as good as the others."""
+    rows = np.arange(len(train))
+    rates = success_rates(train)
+    losses = [
+        log_loss(readout.log_odds(train.hidden), rates).mean()
+        for readout in fit_networks(train.hidden, rates, [rows] * 3)
+    ]
+    alone = fit_networks(train.hidden, rates, [rows])[0].log_odds(train.hidden)
+    assert max(losses) - min(losses) < 0.01
+    assert abs(log_loss(alone, rates).mean() - np.mean(losses)) < 0.01
+
+
+def test_the_same_questions_give_the_same_bits(train):
+    first, second = (fit_difficulty(train.take(np.arange(300)))[1] for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_wide_prompt_states_are_reduced(train):
+    some = train.take(np.arange(400))
+    rotation = torch.linalg.qr(torch.randn(300, 64, generator=torch.Generator().manual_seed(0)))[0]
+    wide = replace(some, hidden=(some.hidden @ rotation.numpy().T).astype(np.float32))
+    readout, _ = fit_difficulty(wide, [fit_networks])
+    assert readout.weights[0].shape == (300, 128)
+    assert readout.log_odds(wide.hidden).shape == (400, 2)
+
+
+@pytest.fixture(scope="module")
+def wordings(train):
+    """The same questions with nothing but their wording."""
+    return replace(train, hidden=None)
+
+
+def test_the_wording_tells_kinds_of_questions_apart(wordings, validation):
+    readout, known = fit_difficulty(wordings)
+    assert readout.reads_text
+    rates, new = success_rates(wordings), success_rates(validation.table)
+    average = np.log(rates.mean(0) / (1 - rates.mean(0)))
+    for log_odds_, truth in ((known, rates), (log_odds(readout, validation.table), new)):
+        assert (log_loss(log_odds_, truth) < log_loss(average, truth) - 0.1).all()
+
+
+def test_a_live_episode_reads_the_wording_as_replay_does(wordings, validation, config):
+    readout, _ = fit_difficulty(wordings.take(np.arange(300)))
+    expected = log_odds(readout, validation.table)
+    for q in (0, 7):
+        core = EpisodeCore(
+            validation.questions[q], validation.backend, config, price=1e-3, difficulty=readout
+        )
+        carry_out(core.begin(), partial(perform, backend=validation.backend))
+        np.testing.assert_array_equal(core.state.difficulty[0], expected[q])
+        assert core.cost == 0
+
+
+def test_no_wording_no_read_out(wordings):
+    assert fit_difficulty(replace(wordings, texts=None)) is None
+
+
+@pytest.mark.parametrize("text", ["", "?", "\ud800 \u202e", "a" * 10**6, "12 " * 10**5])
+def test_any_text_has_features(text):
+    features = text_features(text)
+    assert features.shape == (NUM_TEXT_FEATURES,)
+    assert np.isfinite(features).all()
+
+
+def test_too_few_questions_to_fit_on(train):
+    assert fit_difficulty(train.take(np.arange(4))) is None
+    few = train.take(np.arange(9))
+    known, new = neighbours(few, train.take(np.arange(20, 25)))
+    assert known.shape == (9, 2)
+    assert new.shape == (5, 2)
