@@ -14,13 +14,16 @@ from ray.cluster_utils import Cluster as RayCluster
 
 from controller.checkpoint import load_checkpoint
 from controller.errors import BackendError, ConfigError
-from envs.table import TraceTable
-from envs.traces import TraceSet
+from tests.conftest import CHECKPOINTS
 from tests.training.conftest import ROOT
 from training.cluster import Cluster, connected, map_on, num_workers
 from training.evaluate import play_prices
+from training.jobs import TrainJob
 from training.ray_recorder import RayRecorder
+from training.ray_train import train_on_cluster
 from training.record import RecordConfig
+from training.runs import run_directories
+from training.settings import resolve
 from training.sources import find_source
 
 NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
@@ -146,25 +149,40 @@ def test_a_cluster_that_is_not_there_or_too_small_is_said_to_be(cluster):
 def test_trainings_side_by_side_are_those_one_after_the_other(
     cluster, few, allot, environment, tmp_path
 ):
-    train = ("train", "--traces", few, "--seeds", 2, "--num-envs", 64, "--steps", 64 * 16 * 20)
-    train += ("--wandb", "disabled")
+    """Although they are stopped together at first, and one loses its machine later."""
+    given = {"traces": few, "seeds": 2, "num_envs": 64, "steps": 64 * 16 * 20, "wandb": "disabled"}
+    train = ["train", *(str(x) for k, v in given.items() for x in (f"--{k.replace('_', '-')}", v))]
     allot(*train, "--out", tmp_path / "plain")
-    command = [sys.executable, "-m", "training.cli", *map(str, train), "--ray", cluster.address]
-    command += ["--out", str(tmp_path / "ray")]
+
+    out = tmp_path / "ray"
+    settings = resolve({**{k: str(v) for k, v in given.items()}, "out": str(out)})
+    jobs = [
+        TrainJob(out=path, traces=few, config=config)
+        for path, config in run_directories(settings).items()
+    ]
+    with pytest.raises(KeyboardInterrupt):
+        train_on_cluster(jobs, Cluster(address=cluster.address), stop=lambda: True)
+    assert len(list(out.glob("seed-*/training/state.json"))) == 2
+    assert not any(job.finished for job in jobs)
+
+    command = [sys.executable, "-m", "training.cli", *train, "--out", str(out)]
+    command += ["--ray", cluster.address]
     driver = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: list(tmp_path.glob("ray/seed-*/training/state.json")))
+    wait_for(lambda: workers(cluster, "_train"))
     workers(cluster, "_train")[0].kill()
     _, errors = driver.communicate(timeout=120)
     assert driver.returncode == 0, errors
     for seed in ("seed-0", "seed-1"):
         plain, ray = (tmp_path / run / seed / "controller.safetensors" for run in ("plain", "ray"))
         assert plain.read_bytes() == ray.read_bytes()
-    assert (tmp_path / "ray/seeds.json").read_text() == (tmp_path / "plain/seeds.json").read_text()
+    assert (out / "seeds.json").read_text() == (tmp_path / "plain/seeds.json").read_text()
 
-    seeds = [load_checkpoint(tmp_path / "ray" / seed) for seed in ("seed-0", "seed-1")]
-    table = TraceTable.build(TraceSet.read(few), ["validation"])
-    here = map_on(None, play_prices, seeds, table, [1e-4, 1e-3], 2)
-    there = map_on(Cluster(address=cluster.address), play_prices, seeds, table, [1e-4, 1e-3], 2)
+
+def test_controllers_play_elsewhere_as_they_do_here(cluster, validation):
+    checkpoints, prices = [load_checkpoint(CHECKPOINTS / "controller")] * 2, [1e-4, 1e-3]
+    here = map_on(None, play_prices, checkpoints, validation.table, prices, 1)
+    given = (checkpoints, validation.table, prices, 1)
+    there = map_on(Cluster(address=cluster.address), play_prices, *given)
     for played, same in zip(np.ravel(here), np.ravel(there), strict=True):
         np.testing.assert_array_equal(played.right, same.right)
         np.testing.assert_array_equal(played.cost, same.cost)

@@ -82,10 +82,10 @@ def _forward(model: LocalModel, rows: int, prompt: int, steps: int) -> float:
     """Tokens per second of forward passes after the prompts' one."""
     ids = torch.full((rows, prompt), 5, device=model.model.device)  # (B, L)
     cache = DynamicCache()
-    model.model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    model.model(ids, cache=cache, use_cache=True, logits_to_keep=1)
     started = time.perf_counter()
     for _ in range(steps - 1):
-        model.model(ids[:, :1], past_key_values=cache, use_cache=True, logits_to_keep=1)
+        model.model(ids[:, :1], cache=cache, use_cache=True, logits_to_keep=1)
     return rows * (steps - 1) / (time.perf_counter() - started)
 
 
