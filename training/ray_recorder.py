@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -128,7 +128,7 @@ class RayRecorder:
         """How many workers there are, and on how many machines."""
         nodes = [worker.node for worker in self._workers if worker.node is not None]
         machines = len(set(nodes))
-        return f"{len(nodes)} workers, {machines} machine{'s' * (machines != 1)}"
+        return f"{_count(len(nodes), 'worker')}, {_count(machines, 'machine')}"
 
     def record(self, shards: Iterable[Shard]) -> Iterator[RecordedShard]:
         """Record shards in the order in which workers finish them.
@@ -169,12 +169,21 @@ class RayRecorder:
             todo.extendleft(self._bury(worker, error))
             return None
         if worker.node is None:
-            self._models, worker.node = result
-            self._failed_starts = 0
+            self._welcome(worker, *result)
             return None
         self._deaths.pop(worker.shards.pop(done).number, None)
         recorded: RecordedShard = result
         return recorded
+
+    def _welcome(self, worker: _Worker, models: tuple[ModelSpec, ...], node: str) -> None:
+        """Take a worker that has loaded the models, if they are what the others have."""
+        if self._models not in (None, models):
+            raise BackendError(
+                f"machine {node}: expected the models that the other machines have "
+                f"({_digests(self._models or ())}), found {_digests(models)}; copy the same "
+                "directories to all of them"
+            )
+        self._models, worker.node, self._failed_starts = models, node, 0
 
     def _bury(self, worker: _Worker, error: Exception) -> list[Shard]:
         """Start another worker in place of one that has died; the shards that it leaves behind."""
@@ -202,3 +211,11 @@ class RayRecorder:
         options = {"num_cpus": self._cluster.cpus, "num_gpus": self._cluster.gpus}
         actor = self._ray.remote(**options)(ShardWorker).remote(self._source, self.config)
         self._workers.append(_Worker(actor=actor, starting=actor.start.remote()))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _digests(models: Sequence[ModelSpec]) -> str:
+    return ", ".join(f"{model.name} {model.digest}" for model in models)

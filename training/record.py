@@ -99,7 +99,7 @@ class Recorder(Protocol):
         ...
 
     def record(self, shards: Iterable[Shard]) -> Iterator[RecordedShard]:
-        """Record shards in any order, taking them as there is room for them."""
+        """Record shards, in any order."""
         ...
 
 

@@ -1,27 +1,35 @@
 """A recording on a cluster is the plain one, whoever dies on the way."""
 
 import json
+import os
 import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 
 import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from ray.cloudpickle import register_pickle_by_value, unregister_pickle_by_value
 from ray.cluster_utils import Cluster as RayCluster
 
+from controller.backends.fake import FakeBackend
 from controller.checkpoint import load_checkpoint
 from controller.errors import BackendError, ConfigError
+from controller.types import ModelSpec, Question
 from tests.conftest import CHECKPOINTS
+from tests.server.upstream import Upstream
 from tests.training.conftest import ROOT
+from tests.training.test_served_backend import record as record_served
+from tests.training.test_served_backend import seeded
 from training.cluster import Cluster, connected, map_on, num_workers
 from training.evaluate import play_prices
 from training.jobs import TrainJob
 from training.ray_recorder import RayRecorder
 from training.ray_train import train_on_cluster
-from training.record import RecordConfig
+from training.record import RecordConfig, Shard
 from training.runs import run_directories
 from training.settings import resolve
 from training.sources import find_source
@@ -122,6 +130,13 @@ def test_nothing_is_lost_or_doubled_when_driver_and_worker_are_killed(
     wait_for(lambda: not workers(cluster))
 
 
+def test_workers_that_ask_servers_record_what_one_process_does(cluster, tmp_path):
+    with Upstream(seeded).running() as upstream:
+        here = record_served(upstream, tmp_path / "here")
+        there = record_served(upstream, tmp_path / "there", Cluster(address=cluster.address))
+    assert there.attempts.equals(here.attempts)
+
+
 def test_errors_of_workers_are_those_of_this_machine(cluster, tmp_path):
     (tmp_path / "empty").mkdir()
     source = find_source([str(tmp_path / "empty")])
@@ -133,6 +148,63 @@ def test_errors_of_workers_are_those_of_this_machine(cluster, tmp_path):
     ):
         recorder.models  # noqa: B018
     assert str(there.value) == str(here.value)
+
+
+class Poisoned(FakeBackend):
+    """Takes its process along when it is asked a certain question, and has other models each time.
+
+    Args:
+        name: of its model; that of its process if empty.
+    """
+
+    def __init__(self, name):
+        super().__init__([ModelSpec(name=name or f"model-{os.getpid()}", rung=0)])
+
+    def attempts(self, requests):
+        if any(request.question.text == "poison" for request in requests):
+            os._exit(1)
+        return super().attempts(requests)
+
+
+@dataclass(frozen=True)
+class Poison:
+    name: str
+
+    def build(self):
+        return Poisoned(self.name)
+
+
+@pytest.fixture
+def sent_along():
+    """Workers do not have the tests: what is theirs travels with its code."""
+    module = sys.modules[__name__]
+    register_pickle_by_value(module)
+    yield
+    unregister_pickle_by_value(module)
+
+
+def test_a_shard_that_kills_whoever_records_it_stops_the_recording(cluster, sent_along):
+    texts = ("fine", "poison")
+    shards = [
+        Shard(number=i, questions=[(Question(question_id=text, text=text, reference="1"), "test")])
+        for i, text in enumerate(texts)
+    ]
+    config = RecordConfig(samples=1, shard_questions=1)
+    with (
+        pytest.raises(BackendError, match="3 dead over one shard"),
+        pytest.warns(UserWarning, match="a worker has died"),
+        RayRecorder(Poison("fake"), config, Cluster(address=cluster.address)) as recorder,
+    ):
+        list(recorder.record(shards))
+
+
+def test_machines_with_other_models_do_not_record(cluster, sent_along):
+    cluster_of_two = Cluster(address=cluster.address)
+    with (
+        pytest.raises(BackendError, match="copy the same directories"),
+        RayRecorder(Poison(""), RecordConfig(), cluster_of_two) as recorder,
+    ):
+        recorder.wait_for_all()
 
 
 def test_a_cluster_that_is_not_there_or_too_small_is_said_to_be(cluster):

@@ -31,10 +31,10 @@ async def seeded(exchange):
     await exchange.reply(completion(f"Answer: {digit}", model=exchange.body["model"]))
 
 
-def record(upstream, out, **settings):
+def record(upstream, out, cluster=None, **settings):
     models = [f"{upstream.url}#small", f"{upstream.url}#large"]
     source = find_source(models, parameters={"small": 1e6, "large": 1e7}, **settings)
-    record_models(QUESTIONS, source, out, CONFIG)
+    record_models(QUESTIONS, source, out, CONFIG, cluster=cluster)
     return TraceSet.read(out)
 
 
