@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from ray.cloudpickle import register_pickle_by_value, unregister_pickle_by_value
 from ray.cluster_utils import Cluster as RayCluster
+from rich.console import Console
 
 from controller.backends.fake import FakeBackend
 from controller.checkpoint import load_checkpoint
@@ -30,7 +31,7 @@ from training.jobs import TrainJob
 from training.ray_recorder import RayRecorder
 from training.ray_train import train_on_cluster
 from training.record import RecordConfig, Shard
-from training.runs import run_directories
+from training.runs import run_directories, train_all
 from training.settings import resolve
 from training.sources import find_source
 
@@ -218,16 +219,15 @@ def test_a_cluster_that_is_not_there_or_too_small_is_said_to_be(cluster):
         assert num_workers(ray, Cluster(cpus=0.5)) == 4
 
 
-def test_trainings_side_by_side_are_those_one_after_the_other(
-    cluster, few, allot, environment, tmp_path
-):
+def test_trainings_side_by_side_are_those_one_after_the_other(cluster, few, environment, tmp_path):
     """Although they are stopped together at first, and one loses its machine later."""
-    given = {"traces": few, "seeds": 2, "num_envs": 64, "steps": 64 * 16 * 20, "wandb": "disabled"}
+    given = {"traces": few, "seeds": 2, "num_envs": 64, "steps": 64 * 16 * 8, "wandb": "disabled"}
     train = ["train", *(str(x) for k, v in given.items() for x in (f"--{k.replace('_', '-')}", v))]
-    allot(*train, "--out", tmp_path / "plain")
+    text = {name: str(value) for name, value in given.items()}
+    train_all(resolve({**text, "out": str(tmp_path / "plain")}), Console(quiet=True))
 
     out = tmp_path / "ray"
-    settings = resolve({**{k: str(v) for k, v in given.items()}, "out": str(out)})
+    settings = resolve({**text, "out": str(out)})
     jobs = [
         TrainJob(out=path, traces=few, config=config)
         for path, config in run_directories(settings).items()

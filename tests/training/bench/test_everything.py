@@ -1,6 +1,7 @@
 """Many benchmarks in one run, and a large set made of a small one."""
 
-from training.bench import everything, scale
+from tests.conftest import CHECKPOINTS
+from training.bench import everything, forward, scale
 
 
 def test_rounds_are_summed_up_figure_by_figure():
@@ -21,3 +22,9 @@ def test_the_large_set_is_the_small_one_over_and_over(few):
     assert found["attempts"] % found["questions"] == 0
     assert found["bytes_per_attempt"] < 48
     assert found["ratio"] > 0
+
+
+def test_generation_is_compared_with_forward_passes_of_the_same_batch():
+    found = forward.run(CHECKPOINTS / "small", num_questions=4, num_samples=4, rows=16, repeats=1)
+    assert found["share"] == found["generate_tokens_per_s"] / found["forward_tokens_per_s"]
+    assert 0 < found["forward_share"] < 1
