@@ -67,7 +67,7 @@ class Episode(EpisodeCore):
         price: accuracy per unit cost.
         round_price: accuracy per serial round.
         budget: hard cap on cost; None for no cap.
-        difficulty: read-out of the prompt state; None when the policy does not read it.
+        difficulty: read-out of the prompt; None when the policy does not read it.
         pick: see `EpisodeCore`.
     """
 
@@ -112,7 +112,7 @@ class Controller:
         policy: the trained network.
         config: the decision process that it was trained for.
         backend: makes the attempts.
-        difficulty: read-out of the prompt state, if the policy reads it.
+        difficulty: read-out of the prompt, if the policy reads it.
         price: accuracy per unit cost, where `answer` is not given one.
         pace: sets the price from question to question instead, where `answer` is not given
             one.

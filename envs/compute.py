@@ -55,7 +55,7 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
         config: the decision process.
         grader: compares answers with references.
         prices: range that each episode's price is drawn from.
-        difficulty: read-out of the prompt state.
+        difficulty: read-out of the prompt.
         round_prices: range that the price of a serial round is drawn from; None for none.
         budgets: range that the hard cap of an episode's cost is drawn from; None for no caps.
         permute: whether a limited stock of attempts comes in random order.

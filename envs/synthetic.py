@@ -196,7 +196,6 @@ class SyntheticFamily:
             levels=levels,
             prompt_tokens=np.full((q, 2), self.prompt_tokens),
             hidden=None,
-            texts=None,
             stream=stream,
             stream_length=(stream >= 0).sum(2),
             answer_correct=correct,

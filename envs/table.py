@@ -48,7 +48,7 @@ class TraceTable:
     levels: NDArray[np.int64]
     prompt_tokens: NDArray[np.int64]
     hidden: NDArray[np.float32] | None
-    texts: pa.ChunkedArray | None
+    texts: pa.ChunkedArray | None = None
     stream: NDArray[np.int32]
     stream_length: NDArray[np.int64]
     answer_correct: NDArray[np.bool_]

@@ -51,9 +51,8 @@ for i in range(800):
     text = "+".join(map(str, numbers))
     asked.append(Question(question_id=text, text=text, reference=str(sum(numbers))))
 
-splits = {"train": asked[200:], "validation": asked[:200]}
 recorder = LocalRecorder(Adders(), ExactGrader(), RecordConfig(samples=8))
-Recording(splits, recorder, Path(traces), {}).run()
+Recording({"train": asked[200:], "validation": asked[:200]}, recorder, Path(traces), {}).run()
 train(out=trained, traces=traces, steps=arguments.steps, num_envs="256", wandb="disabled")
 controller = Controller.load(trained, Adders())
 for question in asked[19:38:6]:
