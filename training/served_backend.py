@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 from controller.backends.asynchronous import Ladder, no_verifier
 from controller.backends.base import PromptState, Request, Verdict
@@ -12,6 +13,8 @@ from controller.backends.openai import OpenAIBackend
 from controller.backends.resilience import CircuitBreaker, RetryBudget
 from controller.errors import BackendError
 from controller.types import Attempt, ModelSpec, Question
+
+Result = TypeVar("Result")
 
 FACTS = frozenset({"rejected", "null_content", "empty_choices", "too_large"})
 """Failures that say something about a question and a model, and are recorded as such."""
@@ -29,33 +32,35 @@ class ServedBackend:
     """
 
     def __init__(self, endpoints: Sequence[Endpoint], concurrency: int) -> None:
-        self._ladder = Ladder(
+        self._endpoints, self._concurrency = tuple(endpoints), concurrency
+        self._models = self._ladder().models
+
+    def _ladder(self) -> Ladder:
+        return Ladder(
             [
                 OpenAIBackend(
                     endpoint,
                     breaker=CircuitBreaker(failures=2**31),
                     retries=RetryBudget(share=endpoint.max_retries, most=float("inf")),
                 )
-                for endpoint in endpoints
+                for endpoint in self._endpoints
             ]
         )
-        self._concurrency = concurrency
-        self._runner = asyncio.Runner()
 
     @property
     def models(self) -> tuple[ModelSpec, ...]:
         """One model per rung, the small one first."""
-        return self._ladder.models
+        return self._models
 
     def prompt_states(
         self, questions: Sequence[Question], *, hidden: bool = False
     ) -> list[PromptState]:
         """Estimated lengths: servers do not tell hidden states."""
 
-        async def all_states() -> list[PromptState]:
-            return [await self._ladder.prompt_state(q, hidden=False) for q in questions]
+        async def states(ladder: Ladder) -> list[PromptState]:
+            return [await ladder.prompt_state(question, hidden=False) for question in questions]
 
-        return self._runner.run(all_states())
+        return self._run(states)
 
     def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
         """One attempt per request, in order.
@@ -64,28 +69,30 @@ class ServedBackend:
             BackendError: a server does not answer, however often it is asked.
         """
 
-        async def all_attempts() -> list[Attempt]:
+        async def attempts(ladder: Ladder) -> list[Attempt]:
             room = asyncio.Semaphore(self._concurrency)
-
-            async def one(request: Request) -> Attempt:
-                async with room:
-                    (attempt,) = await self._ladder.attempts([request])
-                if attempt.error is not None and attempt.error not in FACTS:
-                    raise BackendError(
-                        f"{attempt.model}: expected its server to answer, found "
-                        f"{attempt.error!r} again and again; run the same command again to go on"
-                    )
-                return attempt
-
-            tasks = []
             try:
                 async with asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(one(request)) for request in requests]
+                    tasks = [
+                        group.create_task(_attempt(ladder, request, room)) for request in requests
+                    ]
             except ExceptionGroup as errors:
                 raise errors.exceptions[0] from None
             return [task.result() for task in tasks]
 
-        return self._runner.run(all_attempts())
+        return self._run(attempts)
+
+    def _run(self, work: Callable[[Ladder], Awaitable[Result]]) -> Result:
+        """Work on an event loop and connections of its own, which end with it."""
+
+        async def whole() -> Result:
+            ladder = self._ladder()
+            try:
+                return await work(ladder)
+            finally:
+                await ladder.close()
+
+        return asyncio.run(whole())
 
     def can_verify(self, attempt: Attempt) -> bool:
         """False: servers have no verifier."""
@@ -94,3 +101,14 @@ class ServedBackend:
     def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
         """Never; raises `BackendError`."""
         raise no_verifier()
+
+
+async def _attempt(ladder: Ladder, request: Request, room: asyncio.Semaphore) -> Attempt:
+    async with room:
+        (attempt,) = await ladder.attempts([request])
+    if attempt.error is not None and attempt.error not in FACTS:
+        raise BackendError(
+            f"{attempt.model}: expected its server to answer, found {attempt.error!r} again and "
+            "again; run the same command again to go on"
+        )
+    return attempt
