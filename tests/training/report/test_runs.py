@@ -78,7 +78,8 @@ def test_leads_over_another_run_are_paired_differences(data, comparisons):
         lead, low, high = second["lead"][i]
         assert lead == pytest.approx((ours - theirs).mean(), abs=1e-4)
         assert low <= lead <= high
-        assert high - low < first["utility"][i][2] - first["utility"][i][1], "not paired"
+        apart = [policy["utility"][i][2] - policy["utility"][i][1] for policy in (first, second)]
+        assert high - low < np.hypot(*apart), "not paired"
 
 
 def test_rules_are_shown_once_if_runs_agree(data, comparisons):
