@@ -22,6 +22,9 @@ ASSUMED_TOKEN_COST = 20.0
 MAX_REVISIONS = 4
 MAX_ESCALATIONS = 2
 
+_ENOUGH_QUESTIONS = 20_000
+"""To fit vote weights on; more only take longer."""
+
 _VOTE_WEIGHTS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
 
 
@@ -79,8 +82,11 @@ def derive_config(
         revision_overhead=_revision_overhead(train),
         verifies=bool((~np.isnan(train.verifier_score)).any()),
     )
+    enough = train
+    if len(train) > _ENOUGH_QUESTIONS:
+        enough = train.take(np.linspace(0, len(train) - 1, _ENOUGH_QUESTIONS).astype(np.int64))
     for rung in rungs[1:]:
-        config = replace(config, vote_weights=_fit_weight(train, config, rung))
+        config = replace(config, vote_weights=_fit_weight(enough, config, rung))
     return config
 
 
@@ -90,8 +96,8 @@ def _revision_overhead(train: TraceTable) -> int:
     if not len(parents):
         return 0
     question = np.empty(len(train.rung), np.int64)
-    for q, rows in enumerate(train.stream[:, 0]):
-        question[rows[rows >= 0]] = q
+    held = train.stream[:, 0] >= 0  # (Q, S)
+    question[train.stream[:, 0][held]] = held.nonzero()[0]
     fresh = parents[np.isin(parents, train.stream[:, 0])]
     children = train.first_child[fresh]
     extra = (

@@ -12,7 +12,7 @@ from controller.episodes import AttemptColumns, EpisodeConfig, Episodes
 from controller.errors import ConfigError
 from controller.observation import NUM_FEATURES, observe
 from envs.random import Streams
-from envs.table import TraceTable
+from envs.table import ANSWER, VERIFIER, TraceTable
 
 _REVISE = list(ActionKind).index(ActionKind.REVISE)
 _ESCALATE = list(ActionKind).index(ActionKind.ESCALATE)
@@ -65,18 +65,6 @@ class Replay:
         self.hide_verifier = np.zeros(num_episodes, bool)
         self.attempts = np.zeros((config.max_attempts, num_episodes), np.int64).T
         self._unverified = np.zeros((config.max_attempts, num_episodes), np.int64).T
-        # Columns of attempts side by side, to be fetched together.
-        self._counts = np.column_stack(
-            (
-                table.answer,
-                table.attempt_prompt_tokens,
-                table.completion_tokens,
-                ~np.isnan(table.verifier_score) & config.verifies,
-                table.first_child,
-                table.num_children,
-            )
-        )  # (M, 6)
-        self._logprobs = np.column_stack((table.mean_logprob, table.min_logprob))  # (M, 2)
         self._order = np.zeros((num_episodes, *table.stream.shape[1:]), np.int16)  # (N, R, S)
         self._identity = np.broadcast_to(
             np.arange(table.stream.shape[2], dtype=np.int16), table.stream.shape[1:]
@@ -127,9 +115,8 @@ class Replay:
         waiting = episodes.unverified[rows]
         scored = np.repeat(rows, waiting)
         attempt = self._unverified[rows][np.arange(self._unverified.shape[1]) < waiting[:, None]]
-        episodes.score(
-            scored, table.answer[attempt], table.rung[attempt], table.verifier_score[attempt]
-        )
+        rung, answer = table.counts[attempt, : ANSWER + 1].astype(np.int64).T
+        episodes.score(scored, answer, rung, table.signals[attempt, VERIFIER].astype(np.float64))
         episodes.finish_verification(rows)
 
     def _attempt(self, rows: Array, kinds: Array, streams: Streams) -> None:
@@ -141,10 +128,11 @@ class Replay:
         if revised.any():
             chosen[revised] = episodes.take_child(rows[revised])
         chosen[fresh] = self._draw(rows[fresh], rung[fresh], streams)
-        answer, prompt, completion, scoreable, first_child, num_children = np.ascontiguousarray(
-            self._counts.take(chosen, axis=0).T
+        _, answer, prompt, completion, first_child, num_children = np.ascontiguousarray(
+            self.table.counts.take(chosen, axis=0).T, np.int64
         )
-        mean, least = np.where(self.hide_logprobs[rows], np.nan, self._logprobs.take(chosen, 0).T)
+        mean, least, score = self.table.signals.take(chosen, axis=0).T.astype(np.float64)
+        mean, least = np.where(self.hide_logprobs[rows], np.nan, (mean, least))
         self.attempts[rows, episodes.num_attempts[rows]] = chosen
         self._unverified[rows, episodes.unverified[rows]] = chosen
         episodes.record(
@@ -157,7 +145,7 @@ class Replay:
                 completion_tokens=completion,
                 mean_logprob=mean,
                 min_logprob=least,
-                scoreable=(scoreable > 0) & ~self.hide_verifier[rows],
+                scoreable=~(np.isnan(score) | self.hide_verifier[rows]) & self.config.verifies,
                 first_child=first_child,
                 num_children=num_children,
             ),

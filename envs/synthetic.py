@@ -7,7 +7,6 @@ and a hint about the prompt, a finite state: `training/optimum.py` solves it exa
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from controller.cost import CostModel
 from controller.episodes import EpisodeConfig
 from controller.errors import ConfigError
-from envs.table import TraceTable
+from envs.table import ANSWER, COMPLETION, PROMPT, RUNG, TraceTable
 
 _TOLERANCE = 1e-9
 _LEAST_PROBABILITY = 1e-4
@@ -184,18 +183,13 @@ class SyntheticFamily:
     ) -> TraceTable:
         q, m = len(correct), len(answer)
         longest = max(self.max_samples, self.max_escalations)
-        stream = np.full((q, 2, longest), -1)  # (Q, 2, S)
+        stream = np.full((q, 2, longest), -1, np.int32)  # (Q, 2, S)
         places = np.arange(m).reshape(q, len(rungs))
         stream[:, 0, : self.max_samples] = places[:, : self.max_samples]
         stream[:, 1, : self.max_escalations] = places[:, self.max_samples :]
-        unknown, none = np.full(m, np.nan), np.zeros(m, np.int64)
-        columns: dict[str, Any] = {
-            "mean_logprob": unknown,
-            "min_logprob": unknown,
-            "verifier_score": unknown,
-            "first_child": none,
-            "num_children": none,
-        }
+        counts = np.zeros((m, 6), np.int32)  # (M, 6)
+        counts[:, RUNG], counts[:, ANSWER] = np.tile(rungs, q), answer
+        counts[:, PROMPT], counts[:, COMPLETION] = self.prompt_tokens, self.completion_tokens
         return TraceTable(
             question_ids=tuple(str(i) for i in range(q)),
             datasets=("synthetic",) * q,
@@ -206,10 +200,7 @@ class SyntheticFamily:
             stream_length=(stream >= 0).sum(2),
             answer_correct=correct,
             answers=(tuple(str(k) for k in range(self.num_answers)),) * q,
-            rung=np.tile(rungs, q),
-            answer=answer,
-            completion_tokens=np.full(m, self.completion_tokens),
-            attempt_prompt_tokens=np.full(m, self.prompt_tokens),
-            attempt_rows=np.arange(m),
-            **columns,
+            counts=counts,
+            signals=np.full((m, 3), np.nan, np.float32),
+            attempt_rows=np.arange(m, dtype=np.int32),
         )

@@ -9,19 +9,30 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pyarrow.fs import LocalFileSystem
 
 from controller.errors import ConfigError, TraceFormatError
 from controller.types import AdapterSpec, ModelSpec
 
 TRACE_VERSION = 1
+
+ROW_GROUP = 65_536
+"""Rows that are in memory at a time: of a merged table's row groups, and when scanning."""
+
+_BLOCK = 2**24
 
 QUESTION_SCHEMA = pa.schema(
     [
@@ -82,33 +93,89 @@ def write_table(path: Path, table: pa.Table) -> None:
     write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
 
 
+def merge_tables(parts: Iterable[Path], path: Path) -> None:
+    """Put parts of a table together, atomically and a row group at a time.
+
+    Args:
+        parts: in order, all of one schema; at least one.
+        path: of the whole.
+    """
+
+    def write(temporary: Path) -> None:
+        pending: list[pa.Table] = []
+        with ExitStack() as stack:
+            writer = None
+            for part in parts:
+                pending.append(pq.read_table(part))
+                writer = writer or stack.enter_context(
+                    pq.ParquetWriter(temporary, pending[0].schema, compression="zstd")
+                )
+                if sum(table.num_rows for table in pending) >= ROW_GROUP:
+                    writer.write_table(pa.concat_tables(pending))
+                    pending.clear()
+            if writer is not None and pending:
+                writer.write_table(pa.concat_tables(pending))
+
+    write_atomically(path, write)
+
+
 def tables_digest(directory: Path, tables: Iterable[str] = tuple(_REQUIRED)) -> str:
     """SHA-256 of a trace set's tables, in hex."""
     digest = hashlib.sha256()
     for table in tables:
-        digest.update((directory / table).read_bytes())
+        with (directory / table).open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
     return digest.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelRows:
+    """What a trace set holds by one model.
+
+    Attributes:
+        attempts: how many.
+        tiers: that they are recorded under.
+        longest: most tokens written.
+        train_attempts: at questions of the train split.
+        train_right: of those.
+    """
+
+    attempts: int = 0
+    tiers: frozenset[str] = frozenset()
+    longest: int = 1
+    train_attempts: int = 0
+    train_right: int = 0
+
+    def __add__(self, other: ModelRows) -> ModelRows:
+        return ModelRows(
+            attempts=self.attempts + other.attempts,
+            tiers=self.tiers | other.tiers,
+            longest=max(self.longest, other.longest),
+            train_attempts=self.train_attempts + other.train_attempts,
+            train_right=self.train_right + other.train_right,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TraceSet:
-    """A trace set as read from disk.
+    """A trace set on disk. Attempts stay there: they may be more than memory holds.
 
     Attributes:
         path: its directory.
         manifest: `trace.json`.
         questions: one row per question.
-        attempts: one row per attempt.
+        stored: one row per attempt, to be read in parts; see `scan` and `attempts`.
     """
 
     path: Path
     manifest: Mapping[str, Any]
     questions: pa.Table
-    attempts: pa.Table
+    stored: ds.Dataset
 
     @classmethod
     def read(cls, path: Path | str) -> TraceSet:
-        """Read and check a trace set.
+        """Open and check a trace set.
 
         Raises:
             TraceFormatError: files or columns are missing, the version is unknown, or
@@ -130,15 +197,17 @@ class TraceSet:
                 f"{manifest_path}: expected version {TRACE_VERSION}, found "
                 f"{manifest.get('version')!r}; upgrade allot or record the set again"
             )
-        tables = {name: read_table(path / name, needed) for name, needed in _REQUIRED.items()}
+        stored = {name: _open_table(path / name, needed) for name, needed in _REQUIRED.items()}
         traces = cls(
             path=path,
             manifest=manifest,
-            questions=tables["questions.parquet"],
-            attempts=tables["attempts.parquet"],
+            questions=stored["questions.parquet"].to_table(),
+            stored=stored["attempts.parquet"],
         )
         known = set(traces.questions["question_id"].to_pylist())
-        strangers = set(traces.attempts["question_id"].to_pylist()) - known
+        strangers: set[Any] = set()
+        for batch in traces.scan(["question_id"]):
+            strangers |= set(batch["question_id"].unique().to_pylist()) - known
         if strangers:
             raise TraceFormatError(
                 f"{path}: {len(strangers)} question ids of attempts.parquet are not in "
@@ -146,12 +215,58 @@ class TraceSet:
             )
         return traces
 
-    def model_attempts(self) -> dict[str, list[int]]:
-        """Rows of `attempts` by model."""
-        rows: dict[str, list[int]] = {}
-        for row, model in enumerate(self.attempts["model"].to_pylist()):
-            rows.setdefault(model, []).append(row)
-        return rows
+    @cached_property
+    def attempts(self) -> pa.Table:
+        """All attempts with all columns, in memory; for sets that fit into it."""
+        return self.stored.to_table()
+
+    @cached_property
+    def num_attempts(self) -> int:
+        """Rows of `attempts`, from the file's own notes."""
+        return int(self.stored.count_rows())
+
+    def scan(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Some columns of the attempts, in order and a part at a time."""
+        yield from self.stored.to_batches(
+            columns=list(columns), batch_size=ROW_GROUP, batch_readahead=1, fragment_readahead=1
+        )
+
+    @cached_property
+    def model_rows(self) -> dict[str, ModelRows]:
+        """What there is by each model, in order of their first attempts."""
+        train = {
+            question
+            for question, split in zip(
+                self.questions["question_id"].to_pylist(),
+                self.questions["split"].to_pylist(),
+                strict=True,
+            )
+            if split == "train"
+        }
+        found: dict[str, ModelRows] = {}
+        for batch in self.scan(["question_id", "model", "tier", "completion_tokens", "correct"]):
+            learned = code_rows(batch["question_id"], lambda q: 1 if q in train else 0)
+            table = pa.table(
+                {
+                    "model": batch["model"],
+                    "tier": batch["tier"],
+                    "tokens": batch["completion_tokens"],
+                    "train": learned,
+                    "right": learned * pc.fill_null(batch["correct"], False).to_numpy(False),
+                }
+            )
+            parts = table.group_by(["model", "tier"], use_threads=False).aggregate(
+                [("tokens", "max"), ("train", "sum"), ("right", "sum"), ([], "count_all")]
+            )
+            for row in parts.to_pylist():
+                found[row["model"]] = found.get(row["model"], ModelRows()) + ModelRows(
+                    attempts=row["count_all"],
+                    tiers=frozenset([row["tier"]]),
+                    longest=int(row["tokens_max"] or 1),
+                    train_attempts=row["train_sum"],
+                    train_right=row["right_sum"],
+                )
+        return found
 
     def default_ladder(self) -> tuple[str, ...]:
         """One small and one large model, when the caller does not choose.
@@ -162,47 +277,26 @@ class TraceSet:
         Raises:
             TraceFormatError: no model of the small tier.
         """
-        tiers: dict[str, set[str]] = {"small": set(), "large": set()}
-        for model, tier in set(
-            zip(self.attempts["model"].to_pylist(), self.attempts["tier"].to_pylist(), strict=True)
-        ):
-            tiers.setdefault(tier, set()).add(model)
-        if not tiers["small"]:
+        rows = self.model_rows
+        smalls, larges = ([m for m in rows if tier in rows[m].tiers] for tier in ("small", "large"))
+        if not smalls:
             raise TraceFormatError(f"{self.path}: expected attempts of tier 'small', found none")
-        counts = {model: len(rows) for model, rows in self.model_attempts().items()}
-        sizes = {model: self.parameters(model) for model in counts}
-        small = min(tiers["small"], key=lambda m: (-counts[m], sizes[m] or float("inf"), m))
-        accuracy = self._train_accuracy()
-        sized = {m for m in tiers["large"] if sizes[m]} if sizes[small] else set()
-        candidates = sized or tiers["large"]
+        sizes = {model: self.parameters(model) for model in rows}
+        small = min(smalls, key=lambda m: (-rows[m].attempts, sizes[m] or float("inf"), m))
+        candidates = [m for m in larges if sizes[m] and sizes[small]] or larges
         if not candidates:
             return (small,)
-        return small, max(sorted(candidates), key=lambda m: accuracy.get(m, 0.0))
+
+        def accuracy(model: str) -> float:
+            return rows[model].train_right / max(rows[model].train_attempts, 1)
+
+        return small, max(sorted(candidates), key=accuracy)
 
     def parameters(self, model: str) -> float | None:
         """Active parameters of a model, or None."""
         entry = self.manifest.get("models", {}).get(model, {})
         value = entry.get("active_parameters") or entry.get("parameters")
         return float(value) if value else None
-
-    def _train_accuracy(self) -> dict[str, float]:
-        split = dict(
-            zip(
-                self.questions["question_id"].to_pylist(),
-                self.questions["split"].to_pylist(),
-                strict=True,
-            )
-        )
-        right: dict[str, list[bool]] = {}
-        for question, model, correct in zip(
-            self.attempts["question_id"].to_pylist(),
-            self.attempts["model"].to_pylist(),
-            self.attempts["correct"].to_pylist(),
-            strict=True,
-        ):
-            if split[question] == "train":
-                right.setdefault(model, []).append(bool(correct))
-        return {model: float(np.mean(values)) for model, values in right.items()}
 
     def models(self, ladder: Sequence[str] | None = None) -> tuple[ModelSpec, ...]:
         """The models of a ladder, the small one first.
@@ -211,21 +305,17 @@ class TraceSet:
             ConfigError: a model that the set does not hold.
         """
         ladder = tuple(ladder) if ladder else self.default_ladder()
-        held = self.model_attempts()
+        held = self.model_rows
         for model in ladder:
             if model not in held:
                 raise ConfigError(f"ladder: expected models among {sorted(held)}, found {model!r}")
-        longest = dict.fromkeys(ladder, 1)
-        for model in ladder:
-            tokens = self.attempts["completion_tokens"].take(held[model])
-            longest[model] = max(int(t or 1) for t in tokens.to_pylist())
         entries = self.manifest.get("models", {})
         return tuple(
             ModelSpec(
                 name=model,
                 rung=rung,
                 parameters=self.parameters(model),
-                max_new_tokens=entries.get(model, {}).get("max_new_tokens") or longest[model],
+                max_new_tokens=entries.get(model, {}).get("max_new_tokens") or held[model].longest,
                 digest=entries.get(model, {}).get("digest"),
                 adapters=tuple(
                     AdapterSpec(
@@ -238,8 +328,17 @@ class TraceSet:
         )
 
 
+def code_rows(column: pa.Array, code: Callable[[Any], int]) -> NDArray[np.int32]:
+    """A number for each row, (n,), worked out once per distinct value."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    encoded = column.dictionary_encode(null_encoding="encode")
+    codes = np.array([code(value) for value in encoded.dictionary.to_pylist()], np.int32)
+    return np.asarray(codes[encoded.indices.to_numpy(zero_copy_only=False)])
+
+
 def read_table(path: Path, required: Sequence[str]) -> pa.Table:
-    """A table of a trace set.
+    """A table of a trace set, whole.
 
     Args:
         path: parquet file.
@@ -248,13 +347,17 @@ def read_table(path: Path, required: Sequence[str]) -> pa.Table:
     Raises:
         TraceFormatError: no such file or columns, or it is no parquet file.
     """
+    return _open_table(path, required).to_table()
+
+
+def _open_table(path: Path, required: Sequence[str]) -> ds.Dataset:
     if not path.exists():
         raise TraceFormatError(f"{path}: expected this file of the trace set, found none")
     try:
-        table = pq.read_table(path)
+        table = ds.dataset(path, format="parquet", filesystem=LocalFileSystem(use_mmap=True))
     except pa.ArrowInvalid as error:
         raise TraceFormatError(f"{path}: expected a parquet file: {error}") from None
-    missing = [name for name in required if name not in table.column_names]
+    missing = [name for name in required if name not in table.schema.names]
     if missing:
         raise TraceFormatError(f"{path}: expected columns {list(required)}, missing {missing}")
     return table

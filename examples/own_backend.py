@@ -13,7 +13,7 @@ from controller.backends.identity import blank_attempt, stream_name
 from controller.loop import Controller
 from controller.types import ModelSpec, Question
 from envs.grader import ExactGrader
-from training.record import RecordConfig, Recording
+from training.record import LocalRecorder, RecordConfig, Recording
 from training.train_command import train
 
 
@@ -51,8 +51,8 @@ for i in range(800):
     text = "+".join(map(str, numbers))
     asked.append(Question(question_id=text, text=text, reference=str(sum(numbers))))
 
-splits = {"train": asked[200:], "validation": asked[:200]}
-Recording(splits, Adders(), ExactGrader(), Path(traces), RecordConfig(samples=8), {}).run()
+recorder = LocalRecorder(Adders(), ExactGrader(), RecordConfig(samples=8))
+Recording({"train": asked[200:], "validation": asked[:200]}, recorder, Path(traces), {}).run()
 train(out=trained, traces=traces, steps=arguments.steps, num_envs="256", wandb="disabled")
 controller = Controller.load(trained, Adders())
 for question in asked[19:38:6]:

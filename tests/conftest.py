@@ -12,7 +12,7 @@ from envs.grader import ExactGrader
 from envs.recorded import Recorded, read_recorded
 from envs.segments.traces import SegmentTraces
 from envs.traces import TraceSet
-from training.segments.record import SegmentRecording
+from training.segments.record import SegmentRecorder, SegmentRecording
 from training.segments.trees import TreeConfig
 from training.show import new_questions
 
@@ -51,5 +51,5 @@ def trees(small_and_large, tmp_path_factory) -> SegmentTraces:
     writer = SegmentWriter(small_and_large)
     config = TreeConfig(attempts=2, draws=(3, 2, 1), keep_text=True, shard_questions=8)
     notes = {"model_paths": {name: str(CHECKPOINTS / name) for name in ("small", "large")}}
-    SegmentRecording(splits, writer, ExactGrader(), out, config, notes).run()
+    SegmentRecording(splits, SegmentRecorder(writer, ExactGrader(), config), out, notes).run()
     return SegmentTraces.read(out)

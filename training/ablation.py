@@ -6,7 +6,7 @@ others, and for one price alone it has nothing else to learn.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,12 @@ from controller.observation import OBSERVATION_NAMES
 from envs.reward import LogUniform
 from envs.table import TraceTable
 from envs.traces import TraceSet
+from training.cluster import Cluster
 from training.config import TrainConfig
+from training.jobs import TrainJob, run_job
 from training.play import play_checkpoint
+from training.ray_train import Progress, train_on_cluster
 from training.summary import Bootstrap
-from training.tracking import Tracker
-from training.train import ControllerTraining
-from training.view import View
 
 Floats = NDArray[np.float64]
 
@@ -98,7 +98,8 @@ def ablate(
     num_specialists: int = 4,
     num_prices: int = 12,
     repeats: int = 8,
-    progress: Callable[[float, str], None] = lambda done, name: None,
+    cluster: Cluster | None = None,
+    progress: Progress = lambda done, text: None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Train the variants that are not there yet and compare them on the test split.
 
@@ -110,7 +111,8 @@ def ablate(
         num_specialists: trained for single prices, spread over the range.
         num_prices: at which signals are compared.
         repeats: episodes per question and price.
-        progress: called with the share of the work done and what is worked on.
+        cluster: trains them side by side; one after the other in this process if None.
+        progress: called with the share of the training done and what is worked on.
 
     Returns:
         `signals`: per signal the mean utility lost without it, with a 95% interval;
@@ -131,15 +133,20 @@ def ablate(
     full = np.mean([utility(checkpoint, price) for price in prices], axis=0)  # (Q,)
     tables: dict[str, list[dict[str, Any]]] = {"signals": [], "specialists": []}
     todo = list(variants(config, chosen))
-    for i, variant in enumerate(todo):
-
-        def report(
-            steps: int, _: Mapping[str, float], i: int = i, name: str = variant.name
-        ) -> None:
-            done = i + min(1.0, steps / config.ppo.total_steps)
-            progress(done / len(todo), name)
-
-        trained = _trained(variant, traces, out / variant.name, report)
+    _train_all(
+        [
+            TrainJob(
+                out=(out / variant.name).resolve(),
+                traces=traces.path.resolve(),
+                config=variant.config,
+            )
+            for variant in todo
+        ],
+        cluster,
+        progress,
+    )
+    for variant in todo:
+        trained = load_checkpoint(out / variant.name)
         if variant.price is None:
             lost = full - np.mean([utility(trained, price) for price in prices], axis=0)
             tables["signals"].append(
@@ -163,11 +170,19 @@ def ablate(
     return tables
 
 
-def _trained(variant: Variant, traces: TraceSet, out: Path, report: View) -> Checkpoint:
-    if not (out / "controller.json").exists():
-        with Tracker(out, "ablate", {}, mode="disabled", group=traces.path.name) as tracker:
-            ControllerTraining(traces, variant.config, out).run(tracker, report)
-    return load_checkpoint(out)
+def _train_all(jobs: Sequence[TrainJob], cluster: Cluster | None, progress: Progress) -> None:
+    if cluster is not None:
+        train_on_cluster(jobs, cluster, progress)
+        return
+    for number, job in enumerate(jobs):
+
+        def view(
+            steps: int, _: Mapping[str, float], number: int = number, job: TrainJob = job
+        ) -> None:
+            progress((number + steps / job.total_steps) / len(jobs), job.out.name)
+
+        if not job.finished:
+            run_job(job, view)
 
 
 def ablation_markdown(tables: Mapping[str, Sequence[Mapping[str, Any]]], command: str) -> str:

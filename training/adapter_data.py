@@ -13,6 +13,7 @@ from envs.questions import QuestionSource, draw_split
 from envs.traces import TraceSet
 from training.record import RecordConfig
 from training.record_models import record_models
+from training.sources import find_source
 
 _VALIDATION_SHARE = 0.03
 
@@ -60,7 +61,7 @@ def record_attempts(
         random.Random(0).shuffle(questions)
         cut = int(len(questions) * (1 - _VALIDATION_SHARE))
         splits = {"train": questions[:cut], "validation": questions[cut:]}
-        record_models(splits, (str(small),), out, config, max_new_tokens=192, seed=seed)
+        record_models(splits, find_source([str(small)], seed=seed), out, config)
     return TraceSet.read(out)
 
 

@@ -5,23 +5,24 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from controller.errors import AllotError, ConfigError
 from controller.prompts import REVISER, VERIFIER
+from training.bench_cli import CONTROLLER, MODELS, TRACES, Json, bench_app
+from training.cluster import Cluster
 from training.segments.cli import CONTROLLER as SEGMENT_CONTROLLER
 from training.segments.cli import app as segments_app
 from training.serve_cli import key, serve
 from training.settings import WandbMode
+from training.tables import print_result, print_rows
 from training.train_command import dashed, train
+from training.view import progress_bar
 
 app = typer.Typer(
     help="Learns how much inference compute each question deserves.",
@@ -29,7 +30,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 models_app = typer.Typer(help="The bundled language models.", no_args_is_help=True)
-bench_app = typer.Typer(help="Measurements, each side by side in one run.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 app.add_typer(bench_app, name="bench")
 app.add_typer(segments_app, name="segments")
@@ -38,34 +38,26 @@ app.command()(serve)
 app.command()(key)
 console = Console()
 
-MODELS = Path("checkpoints")
-TRACES = Path("checkpoints/traces")
-CONTROLLER = Path("checkpoints/controller")
-
 _INTERRUPTED = 130
 """Exit code that typer makes of a KeyboardInterrupt."""
 
 Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Ladder = Annotated[
     str, typer.Option(help="Models by name, the small one first, separated by commas.")
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Work on a Ray cluster: HOST:PORT, auto for this machine's, local to start one.",
+    ),
+]
+Workers = Annotated[
+    int | None, typer.Option(help="On the cluster; default: as many as there is room for.")
+]
+WorkerCpus = Annotated[float, typer.Option(help="CPUs of each worker.")]
+WorkerGpus = Annotated[float, typer.Option(help="GPUs of each worker; 0.5 lets two share one.")]
 Wandb = Annotated[WandbMode, typer.Option(help="W&B: auto, online, offline or disabled.")]
-
-
-@contextmanager
-def _progress(description: str, total: float) -> Iterator[Any]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(description, total=total)
-        yield lambda completed, text=description: progress.update(
-            task, completed=completed, description=text
-        )
 
 
 @models_app.command("train")
@@ -83,14 +75,14 @@ def train_model(
 
     if name in (REVISER, VERIFIER):
         limit_threads()
-        with _progress(f"training {name}", 1.0) as update:
+        with progress_bar(f"training {name}", 1.0) as update:
             result = train_adapter(name, MODELS, out or MODELS / name, update)
-        _print_result(result, as_json=False)
+        print_result(result, as_json=False)
         return
     if name not in CONFIGS:
         raise ConfigError(f"model: expected one of {[*CONFIGS, REVISER, VERIFIER]}, found {name!r}")
     config = CONFIGS[name]
-    with _progress(f"training {name}", config.train_tokens) as update:
+    with progress_bar(f"training {name}", config.train_tokens) as update:
         LanguageModelTraining(config, out or MODELS / name, compiled=compiled).run(
             lambda tokens, loss: update(tokens, f"{name}, loss {loss:.3f}")
         )
@@ -111,14 +103,16 @@ def evaluate_models(
         print(json.dumps(table, indent=1))
         return
     for kind, rows in table.items():
-        _print_rows(kind, rows)
+        print_rows(kind, rows)
 
 
 @app.command()
 def record(
     out: Annotated[Path, typer.Option(help="Directory of the trace set.")],
-    small: Annotated[str, typer.Option(help="Directory or hub id.")] = "checkpoints/small",
-    large: Annotated[str, typer.Option(help="Directory or hub id.")] = "checkpoints/large",
+    small: Annotated[
+        str, typer.Option(help="Directory, hub id, or URL#MODEL of a server.")
+    ] = "checkpoints/small",
+    large: Annotated[str, typer.Option(help="The same.")] = "checkpoints/large",
     questions: Annotated[
         Path | None,
         typer.Option(
@@ -141,12 +135,35 @@ def record(
         Path | None, typer.Option(help="Samples are written under it, segment by segment.")
     ] = None,
     segment_price: Annotated[float, typer.Option(help="Price that it is told.")] = 1e-3,
+    shard_questions: Annotated[
+        int, typer.Option(help="Questions recorded together; what a kill can cost.")
+    ] = 128,
+    parameters: Annotated[
+        list[str] | None, typer.Option(help="MODEL=COUNT of models on servers; repeatable.")
+    ] = None,
+    concurrency: Annotated[
+        int, typer.Option(help="Requests to servers at the same time, of each worker.")
+    ] = 64,
+    device_map: Annotated[
+        str | None, typer.Option(help="auto spreads the models' layers over all GPUs.")
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="Of weights: auto as stored, bfloat16, float32.")
+    ] = "auto",
+    compiled: Annotated[
+        bool, typer.Option(help="torch.compile; needs a C++ compiler, and a while.")
+    ] = False,
+    ray: Ray = None,
+    workers: Workers = None,
+    worker_cpus: WorkerCpus = 1.0,
+    worker_gpus: WorkerGpus = 0.0,
     seed: Seed = 0,
 ) -> None:
     """Record attempts of a model pair as a trace set; run again to resume."""
     from envs.question_files import bundled_questions, read_questions
     from training.record import RecordConfig
     from training.record_models import record_models
+    from training.sources import find_source
 
     by_split = read_questions(questions) if questions else bundled_questions()
     if limit is not None:
@@ -155,20 +172,33 @@ def record(
             for split, members in by_split.items()
         }
     total = sum(len(members) for members in by_split.values())
-    with _progress("recording", total) as update:
+    with progress_bar("recording", total) as update:
         record_models(
             by_split,
-            (small, large),
+            find_source(
+                (small, large),
+                adapters={
+                    name: path
+                    for name, path in ((REVISER, reviser), (VERIFIER, verifier))
+                    if path is not None
+                },
+                parameters=_numbers("parameters", parameters or []),
+                max_new_tokens=max_new_tokens,
+                seed=seed,
+                concurrency=concurrency,
+                device_map=device_map or ("auto" if ray and worker_gpus else None),
+                dtype=dtype,
+                compiled=compiled,
+                inside=(segment_controller, segment_price) if segment_controller else None,
+            ),
             out,
-            RecordConfig(samples=samples, escalations=escalations, revised_samples=revised_samples),
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-            adapter_paths={
-                name: path
-                for name, path in ((REVISER, reviser), (VERIFIER, verifier))
-                if path is not None
-            },
-            inside=None if segment_controller is None else (segment_controller, segment_price),
+            RecordConfig(
+                samples=samples,
+                escalations=escalations,
+                revised_samples=revised_samples,
+                shard_questions=shard_questions,
+            ),
+            cluster=_cluster(ray, workers, worker_cpus, worker_gpus),
             progress=update,
         )
     console.print(f"{out}: {total} questions")
@@ -188,7 +218,7 @@ def verify(
 
     limit_threads()
     trace_set = TraceSet.read(traces)
-    with _progress("verifying", trace_set.attempts.num_rows) as update:
+    with progress_bar("verifying", trace_set.num_attempts) as update:
         num_scored = add_scores(trace_set, small, verifier, out, update)
     console.print(f"{out}: {num_scored} attempts scored")
 
@@ -244,6 +274,8 @@ def evaluate(
     results: Annotated[
         Path | None, typer.Option(help="Markdown file to write the results to.")
     ] = None,
+    ray: Ray = None,
+    worker_cpus: WorkerCpus = 1.0,
     as_json: Json = False,
     wandb: Wandb = "auto",
 ) -> None:
@@ -276,6 +308,7 @@ def evaluate(
         asked=ask,
         num_prices=num_prices,
         repeats=repeats,
+        cluster=_cluster(ray, cpus=worker_cpus),
     )
     summary = summarise(comparison)
     out = out or controllers[0]
@@ -327,6 +360,8 @@ def ablate(
     results: Annotated[
         Path | None, typer.Option(help="Markdown file to write the results to.")
     ] = None,
+    ray: Ray = None,
+    worker_cpus: WorkerCpus = 1.0,
     as_json: Json = False,
 ) -> None:
     """Train without each signal, and for single prices; run again to resume."""
@@ -339,7 +374,7 @@ def ablate(
     limit_threads()
     ppo = PPOConfig() if steps is None else PPOConfig(total_steps=steps)
     config = TrainConfig(ppo=ppo)
-    with _progress("training", 1.0) as update:
+    with progress_bar("training", 1.0) as update:
         tables = run(
             controller,
             TraceSet.read(traces),
@@ -347,6 +382,7 @@ def ablate(
             out,
             num_specialists=specialists,
             repeats=repeats,
+            cluster=_cluster(ray, cpus=worker_cpus),
             progress=update,
         )
     if results is not None:
@@ -356,7 +392,7 @@ def ablate(
         print(json.dumps(tables, indent=1))
         return
     for kind, rows in tables.items():
-        _print_rows(kind, rows)
+        print_rows(kind, rows)
 
 
 @app.command()
@@ -485,89 +521,12 @@ def answer(
             print_outcome(console, question, outcome)
 
 
-@bench_app.command("generate")
-def bench_generate(
-    model: Annotated[Path, typer.Option(help="Model directory.")] = Path("checkpoints/small"),
-    num_questions: Annotated[int, typer.Option(help="Questions, 16 samples each.")] = 192,
-    as_json: Json = False,
-) -> None:
-    """Tokens/s against model.generate(num_return_sequences=16)."""
-    from training.bench import generation
-
-    _print_result(generation.run(model, num_questions), as_json)
-
-
-@bench_app.command("env")
-def bench_env(
-    traces: Annotated[Path, typer.Option(help="Trace set.")] = TRACES,
-    num_envs: Annotated[int, typer.Option(help="Episodes side by side.")] = 4096,
-    as_json: Json = False,
-) -> None:
-    """Steps/s of the vector environment with random legal actions on one core."""
-    from training.bench import environment
-
-    _print_result(environment.run(traces, num_envs), as_json)
-
-
-@bench_app.command("ppo")
-def bench_ppo(
-    traces: Annotated[Path, typer.Option(help="Trace set.")] = TRACES,
-    as_json: Json = False,
-) -> None:
-    """Steps/s and return against sb3-contrib's MaskablePPO."""
-    from training.bench import ppo
-
-    _print_result(ppo.run(traces), as_json)
-
-
-@bench_app.command("tracking")
-def bench_tracking(
-    traces: Annotated[Path, typer.Option(help="Trace set.")] = TRACES,
-    as_json: Json = False,
-) -> None:
-    """Steps/s of a training with W&B offline against without."""
-    from training.bench import tracking
-
-    _print_result(tracking.run(traces), as_json)
-
-
-@bench_app.command("optimum")
-def bench_optimum(
-    seeds: Annotated[int, typer.Option(help="Trainings.")] = 5, as_json: Json = False
-) -> None:
-    """One checkpoint's utility against the exact optimum at 12 prices."""
-    from training.bench import optimum
-
-    _print_result(optimum.run(seeds=seeds), as_json)
-
-
-@bench_app.command("serve")
-def bench_serve(
-    controller: Annotated[Path, typer.Option(help="Checkpoint.")] = CONTROLLER,
-    litellm: Annotated[
-        Path | None, typer.Option(help="Virtual environment with litellm[proxy].")
-    ] = None,
-    clients: Annotated[int, typer.Option(help="Connections.")] = 64,
-    rate: Annotated[float, typer.Option(help="Requests per second, all clients.")] = 64.0,
-    seconds: Annotated[float, typer.Option(help="Per target and round.")] = 10.0,
-    rounds: Annotated[int, typer.Option(help="Medians over so many.")] = 5,
-    soak_minutes: Annotated[float, typer.Option(help="Instead: memory under load.")] = 0.0,
-    as_json: Json = False,
-) -> None:
-    """Latency that the service adds, against going direct and LiteLLM's proxy."""
-    from training.bench import serving
-    from training.bench.load import Load
-
-    load = Load(clients=clients, rate=rate, seconds=seconds)
-    if soak_minutes:
-        _print_result(serving.soak(controller, minutes=soak_minutes, load=load), as_json)
-        return
-    found = serving.run(controller, litellm=litellm, load=load, rounds=rounds)
-    _print_result(found, as_json)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+def _cluster(
+    ray: str | None, workers: int | None = None, cpus: float = 1.0, gpus: float = 0.0
+) -> Cluster | None:
+    if ray is None:
+        return None
+    return Cluster(address=ray, workers=workers, cpus=cpus, gpus=gpus)
 
 
 def _numbers(option: str, entries: list[str]) -> dict[str, float]:
@@ -579,22 +538,6 @@ def _numbers(option: str, entries: list[str]) -> dict[str, float]:
         except ValueError:
             raise ConfigError(f"{option}: expected MODEL=NUMBER, found {entry!r}") from None
     return numbers
-
-
-def _print_result(result: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(result, indent=1))
-        return
-    for name, value in result.items():
-        shown = f"{value:,.4g}" if isinstance(value, float) else value
-        console.print(f"{name:<32} {shown}", highlight=False)
-
-
-def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
-    table = Table(*rows[0], title=title)
-    for row in rows:
-        table.add_row(*(f"{v:.1%}" if isinstance(v, float) else str(v) for v in row.values()))
-    console.print(table)
 
 
 def _print_summary(summary: dict[str, Any], out: Path) -> None:

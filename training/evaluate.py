@@ -27,6 +27,7 @@ from controller.episodes import EpisodeConfig
 from envs.reward import LogUniform
 from envs.table import TraceTable
 from training.asking import AskedPolicy
+from training.cluster import Cluster, map_on
 from training.difficulty import LINEAR, Fit, fit_difficulty, fit_networks, neighbours
 from training.oracles import clairvoyant
 from training.play import Played, log_odds, play, play_checkpoint, pool, select
@@ -72,6 +73,7 @@ def compare(
     asked: str | Path | None = None,
     num_prices: int = 12,
     repeats: int = 8,
+    cluster: Cluster | None = None,
 ) -> Comparison:
     """Play controllers and tuned rules on the test split.
 
@@ -82,13 +84,13 @@ def compare(
         asked: directory or hub id of a chat model that is asked what to do, as one more rule.
         num_prices: P, evenly spaced on a log scale over the trained range.
         repeats: episodes per question.
+        cluster: plays the controllers side by side; this process alone if None.
     """
     first = checkpoints[0]
     prices = LogUniform(low=first.price_range[0], high=first.price_range[1]).grid(num_prices)
     contest = _Contest(first, tuning, test, prices, repeats)
-    by_seed = [
-        [play_checkpoint(c, test, price, repeats=repeats) for c in checkpoints] for price in prices
-    ]
+    by_checkpoint = map_on(cluster, play_prices, checkpoints, test, prices, repeats)
+    by_seed = list(zip(*by_checkpoint, strict=True))
     contest.played[CONTROLLER] = [pool(played) for played in by_seed]
     families = rule_families(
         first.config.max_samples,
@@ -120,6 +122,13 @@ def compare(
             ]
         ).T,
     )
+
+
+def play_prices(
+    checkpoint: Checkpoint, test: TraceTable, prices: Floats, repeats: int
+) -> list[Played]:
+    """How a controller does at each of some prices."""
+    return [play_checkpoint(checkpoint, test, price, repeats=repeats) for price in prices]
 
 
 class _Contest:

@@ -17,7 +17,7 @@ def traces_artifact(traces: TraceSet) -> Artifact:
         files=[
             traces.path / name for name in ("trace.json", "questions.parquet", "attempts.parquet")
         ],
-        metadata={"questions": len(traces.questions), "attempts": len(traces.attempts)},
+        metadata={"questions": len(traces.questions), "attempts": traces.num_attempts},
         lasting=True,
     )
 

@@ -90,7 +90,7 @@ def _verifier(table: TraceTable) -> dict[str, Any]:
     attempts = table.stream[:, 0, :length]  # (Q, k)
     right, score, answers = (
         table.right(attempts),
-        table.verifier_score[attempts],
+        table.verifier_score[attempts].astype(np.float64),
         table.answer[attempts],
     )
     chosen = answers[:, :, None] == np.arange(table.num_answers)  # (Q, k, K)

@@ -1,7 +1,9 @@
 """Records what language models really wrote, as a trace set.
 
 Recording proceeds shard by shard. A shard is on disk whole or not at all, so a
-recording that is killed at any moment goes on with the first shard that is missing.
+recording that is killed at any moment goes on with the shards that are missing. What a
+shard holds follows from its questions and the backend's seed: it does not matter who
+records it, when, or after what.
 """
 
 from __future__ import annotations
@@ -9,23 +11,23 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from controller.actions import ActionKind
 from controller.backends.base import Backend, PromptState, Request
 from controller.errors import ConfigError
-from controller.types import Attempt, Question
+from controller.types import Attempt, ModelSpec, Question
 from envs.grader import Grader
 from envs.traces import (
     ATTEMPT_SCHEMA,
     QUESTION_SCHEMA,
     TRACE_VERSION,
+    merge_tables,
     tables_digest,
     write_atomically,
     write_table,
@@ -64,15 +66,49 @@ class RecordConfig:
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """Questions that are recorded together.
+
+    Attributes:
+        number: place among all shards.
+        questions: each with its split.
+    """
+
+    number: int
+    questions: Sequence[tuple[Question, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedShard:
+    """A shard's rows of the tables of a trace set, by the tables' names."""
+
+    number: int
+    tables: Mapping[str, pa.Table]
+
+
+class Recorder(Protocol):
+    """Records shards, here or elsewhere."""
+
+    config: RecordConfig
+
+    @property
+    def models(self) -> tuple[ModelSpec, ...]:
+        """One model per rung, the small one first."""
+        ...
+
+    def record(self, shards: Iterable[Shard]) -> Iterator[RecordedShard]:
+        """Record shards, in any order."""
+        ...
+
+
 class Recording:
     """One recording, begun or resumed.
 
     Args:
         questions: by split.
-        backend: makes the attempts.
-        grader: grades them.
+        recorder: records them; `LocalRecorder` does so with any backend.
         out: directory of the trace set.
-        config: how much to record.
         notes: added to `trace.json` (decoding settings, licence, paths of models).
     """
 
@@ -82,15 +118,13 @@ class Recording:
     def __init__(
         self,
         questions: Mapping[str, Sequence[Question]],
-        backend: Backend,
-        grader: Grader,
+        recorder: Recorder,
         out: Path,
-        config: RecordConfig,
         notes: Mapping[str, Any],
     ) -> None:
         self.questions = [(q, split) for split, members in questions.items() for q in members]
         self._check_questions()
-        self.backend, self.grader, self.out, self.config = backend, grader, out, config
+        self.recorder, self.config, self.out = recorder, recorder.config, out
         self.notes = notes
         self._work = out / _WORK
 
@@ -127,13 +161,23 @@ class Recording:
             )
         self._work.mkdir(parents=True, exist_ok=True)
         self._check_plan()
-        size = self.config.shard_questions
-        for shard in range(self.num_shards):
-            if not self._path(self.tables[-1], shard).exists():
-                self._record(shard, self.questions[shard * size : (shard + 1) * size])
-            if progress is not None:
-                progress(min((shard + 1) * size, len(self.questions)))
+        missing = list(self._missing())
+        done = len(self.questions) - sum(len(shard.questions) for shard in missing)
+        report = progress or (lambda done: None)
+        report(done)
+        for recorded in self.recorder.record(missing):
+            for table in self.tables:
+                write_table(self._path(table, recorded.number), recorded.tables[table])
+            done += recorded.tables["questions"].num_rows
+            report(done)
         self._finish()
+
+    def _missing(self) -> Iterator[Shard]:
+        size = self.config.shard_questions
+        for number in range(self.num_shards):
+            if not self._path(self.tables[-1], number).exists():
+                questions = self.questions[number * size : (number + 1) * size]
+                yield Shard(number=number, questions=questions)
 
     def _check_plan(self) -> None:
         """A half-done recording is only continued by the same recording."""
@@ -142,7 +186,7 @@ class Recording:
             identity.update(f"{question}{split}".encode())
         plan = {
             "config": asdict(self.config),
-            "models": [asdict(model) for model in self.backend.models],
+            "models": [asdict(model) for model in self.recorder.models],
             "questions": identity.hexdigest(),
             "notes": self.notes,
         }
@@ -159,71 +203,11 @@ class Recording:
     def _path(self, table: str, shard: int) -> Path:
         return self._work / f"{table}-{shard:05d}.parquet"
 
-    def _record(self, shard: int, questions: Sequence[tuple[Question, str]]) -> None:
-        states = self.backend.prompt_states([q for q, _ in questions], hidden=True)
-        requests = [r for question, _ in questions for r in self._requests(question)]
-        attempts = self.backend.attempts(requests)
-        by_id = {question.question_id: question for question, _ in questions}
-        parents = [
-            attempt
-            for request, attempt in zip(requests, attempts, strict=True)
-            if request.action is ActionKind.SAMPLE and request.index < self.config.revised_samples
-        ]
-        for _ in range(self.config.revision_depth):
-            parents = self.backend.attempts(
-                [
-                    Request(question=by_id[p.question_id], action=ActionKind.REVISE, parent=p)
-                    for p in parents
-                    if p.error is None
-                ]
-            )
-            attempts += parents
-        attempts = self._verified(by_id, attempts)
-        rows = [self._attempt_row(by_id[a.question_id], a) for a in attempts]
-        question_rows = [
-            question_row(q, split, state)
-            for (q, split), state in zip(questions, states, strict=True)
-        ]
-        write_table(
-            self._path("questions", shard),
-            pa.Table.from_pylist(question_rows, schema=QUESTION_SCHEMA),
-        )
-        write_table(
-            self._path("attempts", shard), pa.Table.from_pylist(rows, schema=ATTEMPT_SCHEMA)
-        )
-
-    def _verified(
-        self, questions: Mapping[str, Question], attempts: list[Attempt]
-    ) -> list[Attempt]:
-        places = [i for i, attempt in enumerate(attempts) if self.backend.can_verify(attempt)]
-        pairs = [(questions[attempts[i].question_id], attempts[i]) for i in places]
-        scores = self.backend.verify(pairs).scores if pairs else ()
-        for i, score in zip(places, scores, strict=True):
-            attempts[i] = replace(attempts[i], verifier_score=score)
-        return attempts
-
-    def _requests(self, question: Question) -> Iterable[Request]:
-        for index in range(self.config.samples):
-            yield Request(question=question, action=ActionKind.SAMPLE, index=index)
-        for rung in range(1, len(self.backend.models)):
-            for index in range(self.config.escalations):
-                yield Request(question=question, action=ActionKind.ESCALATE, rung=rung, index=index)
-
-    def _attempt_row(self, question: Question, attempt: Attempt) -> dict[str, Any]:
-        return {
-            **{name: getattr(attempt, name, None) for name in ATTEMPT_SCHEMA.names},
-            "tier": self.backend.models[attempt.rung].tier,
-            "action": attempt.action.value,
-            "correct": self.grader.is_right(question, attempt.answer),
-        }
-
     def _finish(self) -> None:
         """Put the shards together; trace.json, written last, makes the set valid."""
         for table in self.tables:
-            merged = pa.concat_tables(
-                [pq.read_table(self._path(table, shard)) for shard in range(self.num_shards)]
-            )
-            write_table(self.out / f"{table}.parquet", merged)
+            shards = (self._path(table, shard) for shard in range(self.num_shards))
+            merge_tables(shards, self.out / f"{table}.parquet")
         self._complete()
         write_atomically(
             self.out / "trace.json",
@@ -258,12 +242,94 @@ class Recording:
                         for adapter in model.adapters
                     },
                 }
-                for model in self.backend.models
+                for model in self.recorder.models
             },
             "recorded": asdict(self.config),
             "questions": len(self.questions),
             "splits": splits,
             **{name: note for name, note in self.notes.items() if name != "model_paths"},
+        }
+
+
+class LocalRecorder:
+    """Records shards in this process.
+
+    Args:
+        backend: makes the attempts.
+        grader: grades them.
+        config: how much to record.
+    """
+
+    def __init__(self, backend: Backend, grader: Grader, config: RecordConfig) -> None:
+        self.backend, self.grader, self.config = backend, grader, config
+
+    @property
+    def models(self) -> tuple[ModelSpec, ...]:
+        """The backend's."""
+        return self.backend.models
+
+    def record(self, shards: Iterable[Shard]) -> Iterator[RecordedShard]:
+        """Record shards one after the other."""
+        return map(self.record_shard, shards)
+
+    def record_shard(self, shard: Shard) -> RecordedShard:
+        """Record one shard."""
+        questions = shard.questions
+        states = self.backend.prompt_states([q for q, _ in questions], hidden=True)
+        requests = [r for question, _ in questions for r in self._requests(question)]
+        attempts = self.backend.attempts(requests)
+        by_id = {question.question_id: question for question, _ in questions}
+        parents = [
+            attempt
+            for request, attempt in zip(requests, attempts, strict=True)
+            if request.action is ActionKind.SAMPLE and request.index < self.config.revised_samples
+        ]
+        for _ in range(self.config.revision_depth):
+            parents = self.backend.attempts(
+                [
+                    Request(question=by_id[p.question_id], action=ActionKind.REVISE, parent=p)
+                    for p in parents
+                    if p.error is None
+                ]
+            )
+            attempts += parents
+        attempts = self._verified(by_id, attempts)
+        rows = [self._attempt_row(by_id[a.question_id], a) for a in attempts]
+        question_rows = [
+            question_row(q, split, state)
+            for (q, split), state in zip(questions, states, strict=True)
+        ]
+        return RecordedShard(
+            number=shard.number,
+            tables={
+                "questions": pa.Table.from_pylist(question_rows, schema=QUESTION_SCHEMA),
+                "attempts": pa.Table.from_pylist(rows, schema=ATTEMPT_SCHEMA),
+            },
+        )
+
+    def _verified(
+        self, questions: Mapping[str, Question], attempts: list[Attempt]
+    ) -> list[Attempt]:
+        places = [i for i, attempt in enumerate(attempts) if self.backend.can_verify(attempt)]
+        pairs = [(questions[attempts[i].question_id], attempts[i]) for i in places]
+        scores = self.backend.verify(pairs).scores if pairs else ()
+        for i, score in zip(places, scores, strict=True):
+            attempts[i] = replace(attempts[i], verifier_score=score)
+        return attempts
+
+    def _requests(self, question: Question) -> Iterable[Request]:
+        for index in range(self.config.samples):
+            yield Request(question=question, action=ActionKind.SAMPLE, index=index)
+        for rung in range(1, len(self.backend.models)):
+            for index in range(self.config.escalations):
+                yield Request(question=question, action=ActionKind.ESCALATE, rung=rung, index=index)
+
+    def _attempt_row(self, question: Question, attempt: Attempt) -> dict[str, Any]:
+        return {
+            **{name: getattr(attempt, name, None) for name in ATTEMPT_SCHEMA.names},
+            "tier": self.backend.models[attempt.rung].tier,
+            "action": attempt.action.value,
+            "correct": self.grader.is_right(question, attempt.answer),
         }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,17 @@ from rich.table import Table
 
 from controller.checkpoint import Checkpoint, load_checkpoint
 from envs.traces import TraceSet, write_atomically
+from training.cluster import Cluster
 from training.config import TrainConfig
 from training.interrupt import asked_to_stop
+from training.jobs import TrainJob, tracker_of, wandb_environment
 from training.play import play_checkpoint
+from training.ray_train import train_on_cluster
 from training.seeds import summarise_seeds
 from training.settings import Settings, store
 from training.threads import limit_threads
-from training.tracking import Tracker
 from training.train import ControllerTraining, Prepared, prepare
-from training.view import training_view
+from training.view import progress_bar, training_view
 
 Floats = NDArray[np.float64]
 
@@ -71,8 +73,10 @@ def train_all(settings: Settings, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    checkpoints = []
     with asked_to_stop() as stop:
+        if settings.run.ray:
+            _train_on_cluster(settings, runs, stop)
+        checkpoints = []
         for out, config in runs.items():
             training = ControllerTraining(traces, config, out, prepared)
             checkpoints.append(_trained(training, settings, stop, console))
@@ -84,6 +88,25 @@ def train_all(settings: Settings, console: Console) -> None:
         print_seeds(console, summary)
 
 
+def _train_on_cluster(
+    settings: Settings, runs: Mapping[Path, TrainConfig], stop: Callable[[], bool]
+) -> None:
+    jobs = [
+        TrainJob(
+            out=out.resolve(),
+            traces=settings.run.traces.resolve(),
+            config=config,
+            name=str(out),
+            wandb=settings.run.wandb,
+            environment=wandb_environment(),
+        )
+        for out, config in runs.items()
+    ]
+    cluster = Cluster(address=settings.run.ray, cpus=settings.run.worker_cpus)
+    with progress_bar("training", 1.0) as update:
+        train_on_cluster(jobs, cluster, update, stop)
+
+
 def _trained(
     training: ControllerTraining, settings: Settings, stop: Callable[[], bool], console: Console
 ) -> Checkpoint:
@@ -91,15 +114,7 @@ def _trained(
         return load_checkpoint(training.out)
     total = training.config.ppo.num_updates * training.config.ppo.steps_per_update
     with (
-        Tracker(
-            training.out,
-            "train",
-            {"traces": str(settings.run.traces), **training.settings()},
-            mode=settings.run.wandb,
-            group=training.traces.path.name,
-            name=str(training.out),
-            resume=True,
-        ) as tracker,
+        tracker_of(training, settings.run.traces, str(training.out), settings.run.wandb) as tracker,
         training_view(Console(stderr=True), training.out.name, training.ppo.steps, total) as view,
     ):
         checkpoint = training.run(tracker, view, stop)

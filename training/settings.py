@@ -31,15 +31,21 @@ class RunConfig:
         seeds: trainings, their seeds counted up from `seed`; more than one get directories
             of their own in `out`.
         wandb: W&B: auto (online with an account, else offline), online, offline or disabled.
+        ray: train several seeds side by side on a Ray cluster: HOST:PORT, auto for this
+            machine's, local to start one; empty for one after the other, here.
+        worker_cpus: CPUs of each training on the cluster.
     """
 
     out: Path
     traces: Path = Path("checkpoints/traces")
     seeds: int = 1
     wandb: WandbMode = "auto"
+    ray: str = ""
+    worker_cpus: float = 1.0
 
     def __post_init__(self) -> None:
         check_range(self, ("seeds",), least=1)
+        check_range(self, ("worker_cpus",), above=0)
 
 
 @dataclass(frozen=True, kw_only=True)

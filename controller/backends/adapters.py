@@ -136,8 +136,8 @@ def verify(local: LocalModel, texts: Sequence[Written], logprobs: Tensor) -> tup
         )
     if not texts:
         return ()
-    judged = judge(local.model, texts, VERIFIER)
-    return tuple(local.score.probability(judged, logprobs.to(judged.device)).tolist())
+    judged = judge(local.model, texts, VERIFIER).to(logprobs.device)
+    return tuple(local.score.probability(judged, logprobs).tolist())
 
 
 def save_adapter(

@@ -33,6 +33,8 @@ class Endpoint:
         max_retries: further tries per attempt.
         max_response_bytes: longest response.
         max_connections: at the same time.
+        seed: from which each attempt gets one of its own, for servers that take one; None
+            sends none.
     """
 
     base_url: str
@@ -51,6 +53,7 @@ class Endpoint:
     max_retries: int = 3
     max_response_bytes: int = MAX_RESPONSE_BYTES
     max_connections: int = 256
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         if not self.base_url.startswith(("http://", "https://")):

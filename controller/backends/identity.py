@@ -59,6 +59,11 @@ def stream_name(seed: int, model: str, request: Request) -> str:
     return json.dumps([seed, question_id, model, action, parent, request.index])
 
 
+def stream_seed(stream: str) -> int:
+    """A seed of 31 bits for a stream, where someone else makes the random numbers."""
+    return int.from_bytes(hashlib.blake2b(stream.encode(), digest_size=4).digest()) >> 1
+
+
 def uniforms(stream: str, count: int) -> np.ndarray:
     """The first random numbers of a stream, (count,) float64 in [0, 1).
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import (
@@ -132,24 +132,33 @@ class LocalModel:
 
 
 def load_model(
-    path_or_hub_id: str | Path, rung: int, *, dtype: torch.dtype | Literal["auto"] = "auto"
+    path_or_hub_id: str | Path,
+    rung: int,
+    *,
+    dtype: torch.dtype | str = "auto",
+    device_map: str | Mapping[str, int | str] | None = None,
+    compiled: bool = False,
 ) -> LocalModel:
     """Read a model and its tokenizer; code that comes with a model is never run.
 
     Args:
         path_or_hub_id: a directory, or a name on the Hugging Face hub.
         rung: 0 for the small model, 1 and up for the ladder above it.
-        dtype: of the weights in memory; "auto" takes them as they are stored.
+        dtype: of the weights in memory, as torch names it; "auto" takes them as they are stored.
+        device_map: where the layers go: "auto" lets accelerate spread them over all GPUs that
+            are visible, a mapping names a device for each module, None is the processor.
+        compiled: have torch.compile make kernels for it, when they are first needed.
 
     Raises:
-        BackendError: no such directory or model, or no tokenizer with it.
+        BackendError: no such directory or model, no tokenizer with it, or no room for it on the
+            devices.
     """
     source = str(path_or_hub_id)
     local = Path(source).is_dir()
     if not local and _looks_local(path_or_hub_id):
         raise BackendError(f"model: expected a directory, found none at {source}")
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, device_map=device_map)
     except (OSError, ValueError) as error:
         raise BackendError(f"model {source}: expected a directory or hub model; {error}") from error
     try:
@@ -158,6 +167,13 @@ def load_model(
         raise BackendError(
             f"tokenizer of {source}: expected tokenizer.json or the like beside the model; {error}"
         ) from error
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise BackendError(
+            f"model {source}: expected all layers to fit on the devices, found some left over; "
+            "give it more or larger ones, or dtype bfloat16"
+        )
+    if compiled:
+        model.compile(dynamic=True)
     return LocalModel(
         name=Path(source).resolve().name if local else source,
         rung=rung,

@@ -25,7 +25,7 @@ from controller.backends.asynchronous import no_verifier
 from controller.backends.base import PromptState, Request, Verdict
 from controller.backends.completions import Answered, StreamReader, Written, read_completion
 from controller.backends.endpoint import Endpoint
-from controller.backends.identity import blank_attempt
+from controller.backends.identity import blank_attempt, stream_name, stream_seed
 from controller.backends.resilience import (
     MAX_RETRY_AFTER_S,
     CircuitBreaker,
@@ -240,6 +240,10 @@ class OpenAIBackend:
         }
         if self.endpoint.wants_logprobs:
             body["logprobs"] = True
+        if self.endpoint.seed is not None:
+            body["seed"] = stream_seed(
+                stream_name(self.endpoint.seed, self.endpoint.model, request)
+            )
         if n > 1:
             body["n"] = n
         reader = StreamReader(model)

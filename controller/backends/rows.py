@@ -125,8 +125,8 @@ class RowCache(Cache):  # type: ignore[misc]
         """A copy of rows (K,)."""
         length = int(self.lengths[rows].max())
         return RowBlock(
-            tuple(x.keys[:, :, :length].index_select(0, rows) for x in self._stacks),
-            tuple(x.values[:, :, :length].index_select(0, rows) for x in self._stacks),
+            tuple(x.keys[:, :, :length].index_select(0, x.local(rows)) for x in self._stacks),
+            tuple(x.values[:, :, :length].index_select(0, x.local(rows)) for x in self._stacks),
             self.lengths[rows],
         )
 
@@ -142,16 +142,17 @@ class RowCache(Cache):  # type: ignore[misc]
         if len(sources):
             block = self.take(sources)
             for stack, keys, values in zip(self._stacks, block.keys, block.values, strict=True):
-                stack.keys[:, :, : keys.shape[2]].index_copy_(0, targets, keys)
-                stack.values[:, :, : values.shape[2]].index_copy_(0, targets, values)
+                places = stack.local(targets)
+                stack.keys[:, :, : keys.shape[2]].index_copy_(0, places, keys)
+                stack.values[:, :, : values.shape[2]].index_copy_(0, places, values)
             self.lengths[targets] = block.lengths
         self.num_active = num_active
 
     def blank(self, rows: torch.Tensor) -> None:
         """Zero rows (K,): a NaN left in masked columns would spread to the next tenant."""
         for stack in self._stacks:
-            stack.keys[rows] = 0
-            stack.values[rows] = 0
+            stack.keys[stack.local(rows)] = 0
+            stack.values[stack.local(rows)] = 0
 
     def begin_step(self) -> tuple[torch.Tensor, torch.Tensor]:
         """What a forward pass of one token per row needs beside the tokens.
@@ -202,6 +203,10 @@ class _RowLayer(CacheLayerMixin):  # type: ignore[misc]
         self.start()
         self.is_initialized = True
 
+    def local(self, places: torch.Tensor) -> torch.Tensor:
+        """Indices where this layer is: layers of a large model lie on several devices."""
+        return places.to(self.keys.device)
+
     def start(self) -> None:
         """Take the cache's new shape, whatever is in it; memory is used again if it suffices."""
         rows, width = self.cache.num_rows, self.cache.width
@@ -224,9 +229,8 @@ class _RowLayer(CacheLayerMixin):  # type: ignore[misc]
         """Add one token per row, each (N, heads, 1, head size); return all, (N, heads, W, ...)."""
         for memory, new in ((self.keys, key_states), (self.values, value_states)):
             size = new.shape[-1]
-            memory.view(-1, size).index_copy_(
-                0, self.cache.cells(new.shape[1]), new.reshape(-1, size)
-            )
+            cells = self.local(self.cache.cells(new.shape[1]))
+            memory.view(-1, size).index_copy_(0, cells, new.reshape(-1, size))
         return self.keys[: self.cache.num_active], self.values[: self.cache.num_active]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:

@@ -53,6 +53,33 @@ def test_optional_columns_may_be_absent(copy):
     assert table.hidden is None
 
 
+def test_order_of_rows_and_size_of_row_groups_do_not_matter(traces, copy):
+    """Parts of a question may lie anywhere; its attempts come together, revisions last."""
+    attempts = pq.read_table(copy / "attempts.parquet")
+    order = np.random.default_rng(0).permutation(len(attempts))
+    pq.write_table(attempts.take(order), copy / "attempts.parquet", row_group_size=1000)
+    expected = TraceTable.build(traces, ["train"])
+    found = TraceTable.build(TraceSet.read(copy), ["train"])
+    for name in ("stream", "stream_length", "answer_correct", "counts", "signals", "hidden"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
+    assert found.answers == expected.answers
+    np.testing.assert_array_equal(order[found.attempt_rows], expected.attempt_rows)
+    assert TraceSet.read(copy).models() == traces.models()
+
+
+def test_revisions_hang_off_their_parents(traces):
+    table = TraceTable.build(traces, ["train"])
+    ids = traces.attempts["attempt_id"].take(table.attempt_rows).to_pylist()
+    of = traces.attempts["parent_id"].take(table.attempt_rows).to_pylist()
+    parents = np.flatnonzero(table.num_children)
+    assert len(parents) > 1000
+    for parent in parents[:: len(parents) // 500]:
+        first = table.first_child[parent]
+        children = range(first, first + table.num_children[parent])
+        assert {of[child] for child in children} == {ids[parent]}
+    assert table.num_children.sum() == sum(name is not None for name in of)
+
+
 def test_models_out_of_the_set_are_refused(traces):
     with pytest.raises(ConfigError, match="found 'gpt-9'"):
         traces.models(["small", "gpt-9"])

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pytest
 
 from training.curve import CURVE, Curve, read_curve
@@ -22,7 +23,7 @@ def few(traces):
         questions=traces.questions.filter(
             pc.is_in(traces.questions["question_id"], ids)
         ).drop_columns("prompt_hidden"),
-        attempts=traces.attempts.filter(pc.is_in(traces.attempts["question_id"], ids)),
+        stored=ds.dataset(traces.attempts.filter(pc.is_in(traces.attempts["question_id"], ids))),
     )
 
 

@@ -13,7 +13,7 @@ from envs.question_files import bundled_questions, read_questions
 from envs.questions import TASKS, QuestionSource, pool_of
 from envs.traces import TraceSet
 from tests.conftest import CHECKPOINTS
-from training.record import RecordConfig, Recording
+from training.record import LocalRecorder, RecordConfig, Recording
 
 CONFIG = RecordConfig(samples=2, escalations=1, revised_samples=1, shard_questions=4)
 
@@ -27,7 +27,8 @@ def record(questions, out, progress=None, **changes):
     models = [load_model(CHECKPOINTS / name, rung) for rung, name in enumerate(("small", "large"))]
     backend = TransformersBackend(models, max_new_tokens=48)
     notes = {"model_paths": {}, **changes}
-    Recording(questions, backend, ExactGrader(), out, CONFIG, notes).run(progress)
+    recorder = LocalRecorder(backend, ExactGrader(), CONFIG)
+    Recording(questions, recorder, out, notes).run(progress)
 
 
 class Killed(BaseException):

@@ -10,6 +10,7 @@ from tests.conftest import CHECKPOINTS
 from training.record import RecordConfig
 from training.record_models import record_models
 from training.scores import add_scores
+from training.sources import find_source
 
 VERIFIER_PATH = CHECKPOINTS / "verifier"
 
@@ -21,12 +22,9 @@ def recorded(validation, tmp_path_factory):
     for name, adapters in (("with", {VERIFIER: VERIFIER_PATH}), ("without", {})):
         record_models(
             {"train": validation.questions[::100]},
-            models,
+            find_source(models, adapters=adapters, max_new_tokens=96),
             out / name,
             RecordConfig(samples=3, escalations=1),
-            max_new_tokens=96,
-            seed=0,
-            adapter_paths=adapters,
         )
     return out
 

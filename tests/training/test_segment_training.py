@@ -18,7 +18,7 @@ from training.config import PPOConfig
 from training.segments.evaluate import compare_segments
 from training.segments.greedy import play_greedy
 from training.segments.play import play_segment_checkpoint, play_segments
-from training.segments.record import SegmentRecording
+from training.segments.record import SegmentRecorder, SegmentRecording
 from training.segments.summary import summarise_segments
 from training.segments.train import SegmentTraining, prepare_trees
 from training.segments.trees import TreeConfig
@@ -52,7 +52,8 @@ def test_a_killed_recording_goes_on_to_the_same_set(small_and_large, tmp_path):
                 raise KilledError
 
         writer = SegmentWriter(small_and_large)
-        recording = SegmentRecording(questions, writer, ExactGrader(), tmp_path / name, config, {})
+        recorder = SegmentRecorder(writer, ExactGrader(), config)
+        recording = SegmentRecording(questions, recorder, tmp_path / name, {})
         try:
             recording.run(progress)
         except KilledError:

@@ -70,11 +70,11 @@ def run(
     found: Json = {"load_average": os.getloadavg()[0], **vars(load), "rounds": rounds}
     found |= decision_us(load_checkpoint(controller))
     with ExitStack() as stack:
-        upstream = stack.enter_context(_upstream(delay_s))
-        service, _ = stack.enter_context(_allot(controller, upstream))
-        targets = {"direct": upstream, "allot": service}
+        slow = stack.enter_context(upstream(delay_s))
+        service, _ = stack.enter_context(allot(controller, slow))
+        targets = {"direct": slow, "allot": service}
         if litellm is not None:
-            targets["litellm"] = stack.enter_context(_litellm(litellm, upstream))
+            targets["litellm"] = stack.enter_context(_litellm(litellm, slow))
             found["litellm_client"] = _litellm_client(litellm, service)
         measured = _measure(targets, load, rounds)
     for name in targets:
@@ -106,10 +106,10 @@ def soak(controller: Path, *, minutes: float, load: Load, delay_s: float = 0.3) 
     part = Load(clients=load.clients, rate=load.rate, seconds=minutes * 60 / slices)
     memory, failed, asked, slowest = [], 0, 0, []
     with ExitStack() as stack:
-        upstream = stack.enter_context(_upstream(delay_s))
-        service, process = stack.enter_context(_allot(controller, upstream))
+        slow = stack.enter_context(upstream(delay_s))
+        service, process = stack.enter_context(allot(controller, slow))
         for _ in range(slices):
-            seconds = uvloop.run(run_load(f"{service}/chat/completions", _question(), part))
+            seconds = uvloop.run(run_load(f"{service}/chat/completions", question(), part))
             failed, asked = failed + int(np.isnan(seconds).sum()), asked + len(seconds)
             slowest.append(float(np.nanquantile(seconds, 0.99) * 1000))
             memory.append(_megabytes(process.pid))
@@ -166,7 +166,7 @@ def _measure(targets: dict[str, str], load: Load, rounds: int) -> list[dict[str,
         results: dict[str, Json] = {}
         for name in names:
             url = f"{targets[name]}/chat/completions"
-            seconds = uvloop.run(run_load(url, _question(), load, _KEY))
+            seconds = uvloop.run(run_load(url, question(), load, _KEY))
             results[name] = {
                 "p50_ms": float(np.nanquantile(seconds, 0.5) * 1000),
                 "p99_ms": float(np.nanquantile(seconds, 0.99) * 1000),
@@ -177,7 +177,8 @@ def _measure(targets: dict[str, str], load: Load, rounds: int) -> list[dict[str,
     return measured
 
 
-def _question() -> Json:
+def question() -> Json:
+    """Body of a request."""
     return {"model": "allot", "messages": [{"role": "user", "content": "2+5="}]}
 
 
@@ -222,7 +223,8 @@ def _answers(url: str) -> bool:
 
 
 @contextmanager
-def _upstream(delay_s: float) -> Iterator[str]:
+def upstream(delay_s: float) -> Iterator[str]:
+    """A server of models that takes its time; its URL."""
     port = _free_port()
     command = [sys.executable, "-m", "training.bench.upstream", str(port), str(delay_s)]
     with _process(command, f"http://127.0.0.1:{port}/"):
@@ -230,7 +232,8 @@ def _upstream(delay_s: float) -> Iterator[str]:
 
 
 @contextmanager
-def _allot(controller: Path, upstream: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def allot(controller: Path, upstream: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The service in front of it; URL and process."""
     port = _free_port()
     command = [sys.executable, "-m", "training.cli", "serve", "--controller", str(controller)]
     command += ["--small", f"{upstream}#small", "--large", f"{upstream}#large"]
@@ -244,7 +247,7 @@ def _allot(controller: Path, upstream: str) -> Iterator[tuple[str, subprocess.Po
 def _check_one_call(url: str) -> None:
     request = urllib.request.Request(
         f"{url}/chat/completions",
-        json.dumps(_question()).encode(),
+        json.dumps(question()).encode(),
         {"content-type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=30) as reply:

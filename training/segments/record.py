@@ -2,22 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
 import pyarrow as pa
 
-from controller.backends.base import Backend, PromptState
+from controller.backends.base import PromptState
 from controller.segments.types import SegmentBackend
 from controller.types import Question
 from envs.grader import Grader
 from envs.segments.traces import QUESTIONS, SEGMENT_SCHEMA, SEGMENT_TRACE_VERSION
-from envs.traces import write_table
-from training.record import RecordConfig, Recording, question_row
+from training.record import RecordConfig, RecordedShard, Recording, Shard, question_row
 from training.segments.trees import TreeConfig, TreeGrower
 from training.segments.values import add_values
+
+
+class SegmentRecorder:
+    """Records shards of trees in this process.
+
+    Args:
+        backend: writes the segments.
+        grader: grades answers.
+        config: how much to record.
+    """
+
+    def __init__(self, backend: SegmentBackend, grader: Grader, config: TreeConfig) -> None:
+        self.models, self.segmentation = backend.models, backend.segmentation
+        self.draws = config.draws
+        # A recording asks a config for the size of shards, whatever else it says.
+        self.config = cast(RecordConfig, config)
+        self._grower = TreeGrower(backend, grader, config, backend.models[0].max_new_tokens or 1)
+
+    def record(self, shards: Iterable[Shard]) -> Iterator[RecordedShard]:
+        """Record shards one after the other."""
+        return map(self._record, shards)
+
+    def _record(self, shard: Shard) -> RecordedShard:
+        prompts, rows = self._grower.grow([question for question, _ in shard.questions])
+        question_rows = [
+            question_row(
+                question, split, PromptState(prompt_tokens=p.prompt_tokens, hidden=p.hidden)
+            )
+            for (question, split), p in zip(shard.questions, prompts, strict=True)
+        ]
+        return RecordedShard(
+            number=shard.number,
+            tables={
+                "questions": pa.Table.from_pylist(question_rows, schema=QUESTIONS),
+                "segments": pa.Table.from_pylist(rows, schema=SEGMENT_SCHEMA),
+            },
+        )
 
 
 class SegmentRecording(Recording):
@@ -25,10 +61,8 @@ class SegmentRecording(Recording):
 
     Args:
         questions: by split.
-        backend: writes the segments.
-        grader: grades answers.
+        recorder: records them.
         out: directory of the trace set.
-        config: how much to record.
         notes: added to `trace.json` (decoding settings, licence, paths of models).
     """
 
@@ -37,32 +71,12 @@ class SegmentRecording(Recording):
     def __init__(
         self,
         questions: Mapping[str, Sequence[Question]],
-        backend: SegmentBackend,
-        grader: Grader,
+        recorder: SegmentRecorder,
         out: Path,
-        config: TreeConfig,
         notes: Mapping[str, Any],
     ) -> None:
-        # The shards ask a backend for its models and a config for its numbers, whatever these are.
-        shards = cast(Backend, backend), grader, out, cast(RecordConfig, config)
-        super().__init__(questions, *shards, notes)
-        self._segmentation, self._draws = backend.segmentation, config.draws
-        limit = backend.models[0].max_new_tokens or 1
-        self._grower = TreeGrower(backend, grader, config, limit)
-
-    def _record(self, shard: int, questions: Sequence[tuple[Question, str]]) -> None:
-        prompts, rows = self._grower.grow([question for question, _ in questions])
-        question_rows = [
-            question_row(
-                question, split, PromptState(prompt_tokens=p.prompt_tokens, hidden=p.hidden)
-            )
-            for (question, split), p in zip(questions, prompts, strict=True)
-        ]
-        for table, schema, entries in (
-            ("questions", QUESTIONS, question_rows),
-            ("segments", SEGMENT_SCHEMA, rows),
-        ):
-            write_table(self._path(table, shard), pa.Table.from_pylist(entries, schema=schema))
+        super().__init__(questions, recorder, out, notes)
+        self._segmentation, self._draws = recorder.segmentation, recorder.draws
 
     def _complete(self) -> None:
         """Add the values of prefixes, in place of the hidden states that they are read from."""

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from controller.backends.segments import SegmentWriter
 from controller.backends.transformers import load_model
-from controller.hub import HUB_SCHEME
 from controller.segments.types import Segmentation
 from controller.types import Question
 from envs.grader import ExactGrader
-from training.segments.record import SegmentRecording
+from training.segments.record import SegmentRecorder, SegmentRecording
 from training.segments.trees import TreeConfig
+from training.sources import LocalModels
 from training.threads import limit_threads
 
 
@@ -45,14 +44,7 @@ def record_trees(
     backend = SegmentWriter(
         models, seed=seed, segmentation=segmentation, max_new_tokens=max_new_tokens
     )
-    notes = {
-        "model_paths": {
-            spec.name: os.path.relpath(Path(path).resolve(), out.resolve())
-            if Path(path).exists()
-            else HUB_SCHEME + path
-            for spec, path in zip(backend.models, model_paths, strict=True)
-        },
-        "decoding": {"temperature": 1.0, "max_new_tokens": max_new_tokens, "seed": seed},
-        "licence": "Apache-2.0",
-    }
-    SegmentRecording(questions, backend, ExactGrader(), out, config, notes).run(progress)
+    source = LocalModels(paths=tuple(model_paths), max_new_tokens=max_new_tokens, seed=seed)
+    recorder = SegmentRecorder(backend, ExactGrader(), config)
+    notes = source.notes(recorder.models, out)
+    SegmentRecording(questions, recorder, out, notes).run(progress)

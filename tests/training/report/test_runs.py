@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pytest
 import torch
 
@@ -29,7 +30,7 @@ def some(traces, every):
     return replace(
         traces,
         questions=traces.questions.filter(pc.is_in(traces.questions["question_id"], ids)),
-        attempts=traces.attempts.filter(pc.is_in(traces.attempts["question_id"], ids)),
+        stored=ds.dataset(traces.attempts.filter(pc.is_in(traces.attempts["question_id"], ids))),
     )
 
 
@@ -77,7 +78,8 @@ def test_leads_over_another_run_are_paired_differences(data, comparisons):
         lead, low, high = second["lead"][i]
         assert lead == pytest.approx((ours - theirs).mean(), abs=1e-4)
         assert low <= lead <= high
-        assert high - low < first["utility"][i][2] - first["utility"][i][1], "not paired"
+        apart = [policy["utility"][i][2] - policy["utility"][i][1] for policy in (first, second)]
+        assert high - low < np.hypot(*apart), "not paired"
 
 
 def test_rules_are_shown_once_if_runs_agree(data, comparisons):
@@ -127,7 +129,8 @@ def test_long_texts_are_cut_and_that_is_said(traces, base, tmp_path):
     few = some(traces, 60)
     texts = [(text or "") + "x" * MAX_TEXT for text in few.attempts["text"].to_pylist()]
     place = few.attempts.column_names.index("text")
-    evaluate(replace(few, attempts=few.attempts.set_column(place, "text", [texts])), tmp_path)
+    longer = few.attempts.set_column(place, "text", [texts])
+    evaluate(replace(few, stored=ds.dataset(longer)), tmp_path)
     data = report_data(read_runs([tmp_path]), num_questions=5)
     assert all("more characters)" in attempt["text"][MAX_TEXT:] for attempt in data["attempts"])
     assert max(len(attempt["text"]) for attempt in data["attempts"]) < MAX_TEXT + 40

@@ -1,0 +1,35 @@
+"""Results on the terminal."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def print_result(result: dict[str, Any], as_json: bool) -> None:
+    """Print names and values, or JSON."""
+    if as_json:
+        print(json.dumps(result, indent=1))
+        return
+    for name, value in result.items():
+        shown = f"{value:,.4g}" if isinstance(value, float) else value
+        Console().print(f"{name:<32} {shown}", highlight=False)
+
+
+def print_figures(title: str, rows: list[dict[str, Any]]) -> None:
+    """Print rows of names and numbers as a table."""
+    table = Table(*rows[0], title=title, box=None)
+    for row in rows:
+        table.add_row(*(f"{v:,.4g}" if isinstance(v, float) else str(v) for v in row.values()))
+    Console().print(table)
+
+
+def print_rows(title: str, rows: list[dict[str, Any]]) -> None:
+    """Print rows of names and shares as a table."""
+    table = Table(*rows[0], title=title)
+    for row in rows:
+        table.add_row(*(f"{v:.1%}" if isinstance(v, float) else str(v) for v in row.values()))
+    Console().print(table)
