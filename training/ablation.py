@@ -164,7 +164,9 @@ def ablate(
                     "specialist": float(theirs.mean()),
                     "one for all": float(ours.mean()),
                     "lost": float((theirs - ours).mean() / theirs.mean()),
-                    "interval": tuple(b / theirs.mean() for b in bootstrap.interval(theirs - ours)),
+                    "interval": tuple(
+                        float(bound / theirs.mean()) for bound in bootstrap.interval(theirs - ours)
+                    ),
                 }
             )
     return tables

@@ -385,14 +385,13 @@ def ablate(
             cluster=_cluster(ray, cpus=worker_cpus),
             progress=update,
         )
+    steps_given = "" if steps is None else f" --steps {steps}"
+    text = ablation_markdown(
+        tables, f"allot ablate {controller}{steps_given} --results {results or 'FILE'}"
+    )
     if results is not None:
-        text = ablation_markdown(tables, f"allot ablate {controller} --results {results}")
         write_atomically(results, lambda path: path.write_text(text))
-    if as_json:
-        print(json.dumps(tables, indent=1))
-        return
-    for kind, rows in tables.items():
-        print_rows(kind, rows)
+    print(json.dumps(tables, indent=1) if as_json else text)
 
 
 @app.command()
