@@ -120,10 +120,8 @@ def test_accuracy_and_cost_agree_with_replay(service, traces):
     assert len(used) == 2, "both models are asked"
 
     checkpoint = load_checkpoint(CHECKPOINTS / "controller")
-    unknown = np.full_like(recorded.table.mean_logprob, np.nan)
-    table = replace(
-        recorded.table, mean_logprob=unknown, min_logprob=unknown, verifier_score=unknown
-    )
+    unknown = np.full_like(recorded.table.signals, np.nan)
+    table = replace(recorded.table, signals=unknown)
     process = replace(checkpoint.config, reads_prompt=False, max_revisions=0)
     played = play(checkpoint.policy, table, process, price=PRICE)
     expected, cost = played.right[places].mean(), played.cost[places].mean()
