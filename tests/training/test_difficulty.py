@@ -75,7 +75,7 @@ def test_wide_prompt_states_are_reduced(train):
 @pytest.fixture(scope="module")
 def wordings(train):
     """The same questions with nothing but their wording."""
-    return replace(train, hidden=None)
+    return replace(train, hidden=None).take(np.arange(0, len(train), 3))
 
 
 def test_the_wording_tells_kinds_of_questions_apart(wordings, validation):
