@@ -6,7 +6,9 @@ Nothing here is computed from a reference. Unknown signals read 0 and their
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -172,9 +174,16 @@ def observe(
         np.where(difficulty_known, difficulty[:, 0], 0.0),
         np.where(difficulty_known, difficulty[:, -1], 0.0),
     )
+    return assemble(columns, len(price), rows, out)
+
+
+def assemble(
+    columns: Sequence[NDArray[Any]], n: int, rows: Rows, out: NDArray[np.float32] | None
+) -> NDArray[np.float32]:
+    """Observations from their features, (n,) each; `rows` and `out` as in `observe`."""
     if out is None:
         # Features lie side by side in memory: they are computed one after the other.
-        out, rows = np.empty((NUM_FEATURES, len(leader)), np.float32).T, slice(None)
+        out, rows = np.empty((len(columns), n), np.float32).T, slice(None)
     for feature, column in zip(out.T, columns, strict=True):
         feature[rows] = column
     return out

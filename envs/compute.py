@@ -12,15 +12,14 @@ from controller.actions import ActionKind
 from controller.backends.base import Backend
 from controller.difficulty import Difficulty
 from controller.episodes import EpisodeConfig
-from controller.errors import ConfigError, IllegalActionError
+from controller.errors import IllegalActionError
 from controller.loop import Episode
+from controller.observation import NUM_FEATURES
 from controller.types import Question
 from envs.grader import Grader
-from envs.lockstep import draw_episode, stream_key
-from envs.random import Streams
+from envs.lockstep import draw_episode, observation_space
 from envs.reward import LogUniform, price_range, reward
 from envs.scalar import Observation, ScalarEnv
-from envs.vector import observation_space
 
 _ROW = np.zeros(1, np.int64)
 
@@ -79,10 +78,9 @@ class ComputeEnv(ScalarEnv):
         self.prices = prices or price_range(config.cost_unit)
         self.round_prices, self.budgets = round_prices, budgets
         self.difficulty, self.permute = difficulty, permute
-        self.observation_space = observation_space()
+        self.observation_space = observation_space(NUM_FEATURES)
         self.action_space = Discrete(len(config.actions))
         self.episode: Episode | None = None
-        self._streams: Streams | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -97,17 +95,10 @@ class ComputeEnv(ScalarEnv):
         Raises:
             ConfigError: an unknown option.
         """
-        super().reset(seed=seed)
-        if seed is not None or self._streams is None:
-            self._streams = Streams(np.array([stream_key(seed)]))
-        options = options or {}
-        unknown = set(options) - {"question", "price", "round_price", "budget"}
-        if unknown:
-            raise ConfigError(
-                f"options: expected question, price, round_price or budget, found {sorted(unknown)}"
-            )
+        names = ("question", "price", "round_price", "budget")
+        streams, options = self._drawing(seed, options, names)
         position, price, round_price, budget, _ = draw_episode(
-            self._streams,
+            streams,
             _ROW,
             len(self.questions),
             self.prices,

@@ -106,7 +106,6 @@ class LockstepEnv(VectorEnv[Array, Array, Array]):
 
     Args:
         replay: the episodes.
-        single_observation_space: of one environment.
         actions: names of the A actions.
         num_envs: N.
         prices: range that each episode's price is drawn from.
@@ -128,7 +127,6 @@ class LockstepEnv(VectorEnv[Array, Array, Array]):
     def __init__(
         self,
         replay: Lockstep,
-        single_observation_space: gymnasium.spaces.Space[Array],
         actions: Sequence[str],
         num_envs: int,
         *,
@@ -149,7 +147,7 @@ class LockstepEnv(VectorEnv[Array, Array, Array]):
         self.prices, self.round_prices, self.budgets = prices, round_prices, budgets
         self.hide_signals = hide_signals
         self._replay = replay
-        self.single_observation_space = single_observation_space
+        self.single_observation_space = observation_space(replay.num_features)
         self.single_action_space = gymnasium.spaces.Discrete(len(self.actions))
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -343,6 +341,11 @@ def _arrays(owner: object) -> dict[str, Array]:
         ):
             found[name] = value
     return found
+
+
+def observation_space(num_features: int) -> gymnasium.spaces.Space[Array]:
+    """Space of one observation, (D,) float32."""
+    return gymnasium.spaces.Box(-np.inf, np.inf, (num_features,), np.float32)
 
 
 def stream_key(seed: int | None) -> np.uint64:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
 
 from controller.actions import ActionKind
 from controller.answers import normalize_answer
@@ -13,6 +16,9 @@ from controller.types import Attempt, Question
 from envs.grader import RecordedGrader
 from envs.table import TraceTable
 from envs.traces import TraceSet
+
+if TYPE_CHECKING:
+    from envs.segments.table import SegmentTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,17 +44,6 @@ def read_recorded(
     """
     models = traces.models(ladder)
     table = TraceTable.build(traces, splits, [model.name for model in models])
-    rows = {row["question_id"]: row for row in traces.questions.to_pylist()}
-    questions = tuple(
-        Question(
-            question_id=question_id,
-            text=rows[question_id].get("question") or "",
-            dataset=rows[question_id].get("dataset") or "",
-            reference=rows[question_id].get("reference"),
-            level=rows[question_id].get("level"),
-        )
-        for question_id in table.question_ids
-    )
     states = {
         question_id: PromptState(
             prompt_tokens=tuple(table.prompt_tokens[q].tolist()),
@@ -56,21 +51,42 @@ def read_recorded(
         )
         for q, question_id in enumerate(table.question_ids)
     }
-    right = {
-        question_id: frozenset(
-            answer for k, answer in enumerate(answers) if table.answer_correct[q, k]
-        )
-        for q, (question_id, answers) in enumerate(
-            zip(table.question_ids, table.answers, strict=True)
-        )
-    }
     attempts = _attempts(traces, table)
     return Recorded(
-        questions=questions,
+        questions=recorded_questions(traces.questions, table.question_ids),
         attempts=attempts,
         backend=ReplayBackend(models, attempts, states),
-        grader=RecordedGrader(right),
+        grader=recorded_grader(table),
         table=table,
+    )
+
+
+def recorded_questions(questions: pa.Table, question_ids: Iterable[str]) -> tuple[Question, ...]:
+    """Questions of a trace set, in the order of their ids."""
+    rows = {row["question_id"]: row for row in questions.to_pylist()}
+    return tuple(
+        Question(
+            question_id=question_id,
+            text=rows[question_id].get("question") or "",
+            dataset=rows[question_id].get("dataset") or "",
+            reference=rows[question_id].get("reference"),
+            level=rows[question_id].get("level"),
+        )
+        for question_id in question_ids
+    )
+
+
+def recorded_grader(table: TraceTable | SegmentTable) -> RecordedGrader:
+    """Calls right what was right when it was recorded."""
+    return RecordedGrader(
+        {
+            question_id: frozenset(
+                answer for k, answer in enumerate(answers) if table.answer_correct[q, k]
+            )
+            for q, (question_id, answers) in enumerate(
+                zip(table.question_ids, table.answers, strict=True)
+            )
+        }
     )
 
 

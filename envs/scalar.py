@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from controller.errors import ConfigError, IllegalActionError
 from controller.types import Question
+from envs.lockstep import stream_key
 from envs.pictures import text_picture
+from envs.random import Streams
 
 Observation = NDArray[np.float32]
 
@@ -50,7 +52,32 @@ class ScalarEnv(gymnasium.Env[Observation, np.int64]):
             )
         self.questions, self.render_mode = questions, render_mode
         self.episode = None
+        self._streams: Streams | None = None
         self._lines: list[str] = []
+
+    def _drawing(
+        self, seed: int | None, options: dict[str, Any] | None, known: Sequence[str]
+    ) -> tuple[Streams, dict[str, Any]]:
+        """Where to draw an episode from, and what is chosen instead of drawn.
+
+        Args:
+            seed: starts a new random stream.
+            options: as given to `reset`.
+            known: names that they may have.
+
+        Raises:
+            ConfigError: an unknown option.
+        """
+        super().reset(seed=seed)
+        if seed is not None or self._streams is None:
+            self._streams = Streams(np.array([stream_key(seed)]))
+        options = options or {}
+        unknown = set(options) - set(known)
+        if unknown:
+            raise ConfigError(
+                f"options: expected {', '.join(known[:-1])} or {known[-1]}, found {sorted(unknown)}"
+            )
+        return self._streams, options
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Allowed actions now, (A,)."""

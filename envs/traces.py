@@ -29,6 +29,8 @@ from controller.types import AdapterSpec, ModelSpec
 
 TRACE_VERSION = 1
 
+MANIFEST = "trace.json"
+
 ROW_GROUP = 65_536
 """Rows that are in memory at a time: of a merged table's row groups, and when scanning."""
 
@@ -182,19 +184,14 @@ class TraceSet:
                 attempts refer to questions that are not there.
         """
         path = Path(path)
-        manifest_path = path / "trace.json"
-        if not manifest_path.exists():
-            raise TraceFormatError(
-                f"{path}: expected a trace set with trace.json, questions.parquet and "
-                "attempts.parquet; record one with `allot record`"
-            )
-        try:
-            manifest = json.loads(manifest_path.read_text())
-        except json.JSONDecodeError as error:
-            raise TraceFormatError(f"{manifest_path}: expected JSON: {error}") from None
+        manifest = read_manifest(
+            path,
+            "a trace set with trace.json, questions.parquet and attempts.parquet; record one with "
+            "`allot record`",
+        )
         if manifest.get("version") != TRACE_VERSION:
             raise TraceFormatError(
-                f"{manifest_path}: expected version {TRACE_VERSION}, found "
+                f"{path / MANIFEST}: expected version {TRACE_VERSION}, found "
                 f"{manifest.get('version')!r}; upgrade allot or record the set again"
             )
         stored = {name: _open_table(path / name, needed) for name, needed in _REQUIRED.items()}
@@ -335,6 +332,26 @@ def code_rows(column: pa.Array, code: Callable[[Any], int]) -> NDArray[np.int32]
     encoded = column.dictionary_encode(null_encoding="encode")
     codes = np.array([code(value) for value in encoded.dictionary.to_pylist()], np.int32)
     return np.asarray(codes[encoded.indices.to_numpy(zero_copy_only=False)])
+
+
+def read_manifest(path: Path, expected: str) -> dict[str, Any]:
+    """What a trace set says about itself.
+
+    Args:
+        path: its directory.
+        expected: what should lie there and how to make it, for the message.
+
+    Raises:
+        TraceFormatError: there is no manifest, or it is not JSON.
+    """
+    file = path / MANIFEST
+    if not file.exists():
+        raise TraceFormatError(f"{path}: expected {expected}")
+    try:
+        manifest: dict[str, Any] = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise TraceFormatError(f"{file}: expected JSON: {error}") from None
+    return manifest
 
 
 def read_table(path: Path, required: Sequence[str]) -> pa.Table:

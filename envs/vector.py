@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import gymnasium
-import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from controller.episodes import EpisodeConfig
 from controller.errors import ConfigError
-from controller.observation import NUM_FEATURES
 from envs.lockstep import Array, LockstepEnv
 from envs.replay import Replay
 from envs.reward import LogUniform, price_range
 from envs.table import TraceTable
-
-
-def observation_space() -> gymnasium.spaces.Space[Array]:
-    """Space of one observation, (D,) float32."""
-    return gymnasium.spaces.Box(-np.inf, np.inf, (NUM_FEATURES,), np.float32)
 
 
 class ComputeVectorEnv(LockstepEnv):
@@ -58,7 +50,6 @@ class ComputeVectorEnv(LockstepEnv):
         self.replay = Replay(table, config, num_envs, difficulty=difficulty, permute=permute)
         super().__init__(
             self.replay,
-            observation_space(),
             [str(action) for action in config.actions],
             num_envs,
             prices=prices or price_range(config.cost_unit),

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.episodes import Floats
-from controller.observation import log10
+from controller.observation import assemble, log10
 from controller.segments.episodes import Rows, SegmentEpisodes
 
 SEGMENT_OBSERVATION_VERSION = 1
@@ -107,11 +107,7 @@ def observe_segments(
         _known(difficulty[:, 0]),
         _known(difficulty[:, -1]),
     )
-    if out is None:
-        out, rows = np.empty((NUM_SEGMENT_FEATURES, len(price)), np.float32).T, slice(None)
-    for feature, column in zip(out.T, columns, strict=True):
-        feature[rows] = column
-    return out
+    return assemble(columns, len(price), rows, out)
 
 
 def _known(values: Floats) -> Floats:

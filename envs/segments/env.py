@@ -11,15 +11,14 @@ from gymnasium.spaces import Discrete
 from controller.difficulty import Difficulty
 from controller.errors import ConfigError, IllegalActionError
 from controller.segments.episodes import SegmentConfig
+from controller.segments.observation import NUM_SEGMENT_FEATURES
 from controller.segments.run import SegmentEpisode
 from controller.segments.types import SegmentAction, SegmentBackend
 from controller.types import Question
 from envs.grader import Grader
-from envs.lockstep import draw_episode, stream_key
-from envs.random import Streams
+from envs.lockstep import draw_episode, observation_space
 from envs.reward import LogUniform, price_range, reward
 from envs.scalar import Observation, ScalarEnv
-from envs.segments.replay import segment_observation_space
 
 _ROW = np.zeros(1, np.int64)
 _NO_ROUNDS = np.zeros(1)
@@ -80,10 +79,9 @@ class SegmentEnv(ScalarEnv):
         self.attempts, self.budgets = attempts, budgets
         self.prices = prices or price_range(config.cost_unit)
         self.difficulty = difficulty
-        self.observation_space = segment_observation_space()
+        self.observation_space = observation_space(NUM_SEGMENT_FEATURES)
         self.action_space = Discrete(len(SegmentAction))
         self.episode: SegmentEpisode | None = None
-        self._streams: Streams | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -98,18 +96,11 @@ class SegmentEnv(ScalarEnv):
         Raises:
             ConfigError: an unknown option.
         """
-        super().reset(seed=seed)
-        if seed is not None or self._streams is None:
-            self._streams = Streams(np.array([stream_key(seed)]))
-        options = options or {}
-        unknown = set(options) - {"question", "attempt", "price", "budget"}
-        if unknown:
-            raise ConfigError(
-                f"options: expected question, attempt, price or budget, found {sorted(unknown)}"
-            )
+        names = ("question", "attempt", "price", "budget")
+        streams, options = self._drawing(seed, options, names)
         trees = len(self.questions) * self.attempts
         tree, price, _, budget, _ = draw_episode(
-            self._streams, _ROW, trees, self.prices, None, self.budgets, hide_signals=0
+            streams, _ROW, trees, self.prices, None, self.budgets, hide_signals=0
         )
         question, attempt = divmod(int(tree[0]), self.attempts)
         self.question = self.questions[int(options.get("question", question))]

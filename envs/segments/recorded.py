@@ -18,6 +18,7 @@ from controller.segments.types import (
 )
 from controller.types import ModelSpec, Question
 from envs.grader import RecordedGrader
+from envs.recorded import recorded_grader, recorded_questions
 from envs.segments.table import SegmentTable
 from envs.segments.traces import SegmentTraces
 
@@ -158,24 +159,9 @@ class RecordedTrees:
 def read_trees(traces: SegmentTraces, splits: Iterable[str]) -> RecordedTrees:
     """Recorded questions and trees of some splits."""
     table = SegmentTable.build(traces, splits)
-    rows = {row["question_id"]: row for row in traces.questions.to_pylist()}
-    questions = tuple(
-        Question(
-            question_id=name,
-            text=rows[name].get("question") or "",
-            dataset=rows[name].get("dataset") or "",
-            reference=rows[name].get("reference"),
-            level=rows[name].get("level"),
-        )
-        for name in table.question_ids
-    )
-    right = {
-        name: frozenset(answer for k, answer in enumerate(answers) if table.answer_correct[q, k])
-        for q, (name, answers) in enumerate(zip(table.question_ids, table.answers, strict=True))
-    }
     return RecordedTrees(
-        questions=questions,
+        questions=recorded_questions(traces.questions, table.question_ids),
         backend=RecordedSegments(traces, table),
-        grader=RecordedGrader(right),
+        grader=recorded_grader(table),
         table=table,
     )

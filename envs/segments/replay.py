@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
@@ -169,11 +168,6 @@ class SegmentReplay:
         }
 
 
-def segment_observation_space() -> gymnasium.spaces.Space[Array]:
-    """Space of one observation, (D,) float32."""
-    return gymnasium.spaces.Box(-np.inf, np.inf, (NUM_SEGMENT_FEATURES,), np.float32)
-
-
 class SegmentVectorEnv(LockstepEnv):
     """Vectorised `allot/Segment-v0` over recorded trees; see `LockstepEnv`.
 
@@ -208,7 +202,6 @@ class SegmentVectorEnv(LockstepEnv):
         self.replay = SegmentReplay(table, config, num_envs, difficulty=difficulty)
         super().__init__(
             self.replay,
-            segment_observation_space(),
             [str(action) for action in config.actions],
             num_envs,
             prices=prices or price_range(config.cost_unit),

@@ -6,7 +6,6 @@ with the same text are one node, so a node may stand for several draws. See docs
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import pyarrow as pa
 from controller.errors import TraceFormatError
 from controller.segments.types import Segmentation
 from controller.types import ModelSpec
-from envs.traces import QUESTION_SCHEMA, read_table
+from envs.traces import MANIFEST, read_manifest, read_table
 
 SEGMENT_TRACE_VERSION = 1
 
@@ -58,8 +57,6 @@ TABLES = {
 }
 """Required columns by table."""
 
-QUESTIONS = QUESTION_SCHEMA
-
 VALUE_FILE = "value.safetensors"
 """Beside the tables: the read-out that the column `value` was made with."""
 
@@ -88,20 +85,15 @@ class SegmentTraces:
             TraceFormatError: files or columns are missing, or it is of another kind or version.
         """
         path = Path(path)
-        manifest_path = path / "trace.json"
-        if not manifest_path.exists():
-            raise TraceFormatError(
-                f"{path}: expected segment traces with trace.json, questions.parquet and "
-                "segments.parquet; record some with `allot segments record`"
-            )
-        try:
-            manifest = json.loads(manifest_path.read_text())
-        except json.JSONDecodeError as error:
-            raise TraceFormatError(f"{manifest_path}: expected JSON: {error}") from None
+        manifest = read_manifest(
+            path,
+            "segment traces with trace.json, questions.parquet and segments.parquet; record some "
+            "with `allot segments record`",
+        )
         found = manifest.get("kind", "attempts"), manifest.get("version")
         if found != ("segments", SEGMENT_TRACE_VERSION):
             raise TraceFormatError(
-                f"{manifest_path}: expected segments of version {SEGMENT_TRACE_VERSION}, found "
+                f"{path / MANIFEST}: expected segments of version {SEGMENT_TRACE_VERSION}, found "
                 f"{found[0]} of version {found[1]!r}; record them with `allot segments record`"
             )
         questions, segments = (read_table(path / name, TABLES[name]) for name in TABLES)

@@ -13,7 +13,8 @@ from controller.backends.base import PromptState
 from controller.segments.types import SegmentBackend
 from controller.types import Question
 from envs.grader import Grader
-from envs.segments.traces import QUESTIONS, SEGMENT_SCHEMA, SEGMENT_TRACE_VERSION
+from envs.segments.traces import SEGMENT_SCHEMA, SEGMENT_TRACE_VERSION
+from envs.traces import QUESTION_SCHEMA
 from training.record import RecordConfig, RecordedShard, Recording, Shard, question_row
 from training.segments.trees import TreeConfig, TreeGrower
 from training.segments.values import add_values
@@ -50,7 +51,7 @@ class SegmentRecorder:
         return RecordedShard(
             number=shard.number,
             tables={
-                "questions": pa.Table.from_pylist(question_rows, schema=QUESTIONS),
+                "questions": pa.Table.from_pylist(question_rows, schema=QUESTION_SCHEMA),
                 "segments": pa.Table.from_pylist(rows, schema=SEGMENT_SCHEMA),
             },
         )
