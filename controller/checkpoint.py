@@ -244,12 +244,7 @@ def load_checkpoint(directory: Path | str) -> Checkpoint:
     )
     try:
         policy = PolicyNetwork(PolicyConfig(**with_tuples(settings["policy"])))
-        process: dict[str, Any] = settings["process"]
-        values = with_tuples(process)
-        values["cost"] = CostModel(
-            **{**process["cost"], "weights": tuple(process["cost"]["weights"])}
-        )
-        config = EpisodeConfig(**values)
+        config = EpisodeConfig(**process_values(settings["process"]))
         models = tuple(model_spec(model) for model in settings["models"])
         low, high = settings["price_range"]
         model_paths = tuple(str(path) for path in settings["model_paths"])
@@ -293,6 +288,11 @@ def load_checkpoint(directory: Path | str) -> Checkpoint:
         training=training,
         path=directory,
     )
+
+
+def process_values(process: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a decision process as JSON holds them, its ledger among them."""
+    return {**with_tuples(process), "cost": CostModel(**with_tuples(process["cost"]))}
 
 
 def with_tuples(entry: Mapping[str, Any]) -> dict[str, Any]:

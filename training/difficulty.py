@@ -173,6 +173,9 @@ def cross_fit(
 LINEAR: tuple[Fit, ...] = tuple(partial(fit_linear, penalty=penalty) for penalty in _PENALTIES)
 """Linear read-outs to choose from."""
 
+READOUTS: tuple[Fit, ...] = (*LINEAR, fit_networks)
+"""Those and a network."""
+
 
 def fit_difficulty(
     table: TraceTable, fits: Sequence[Fit] | None = None
@@ -196,14 +199,13 @@ def fit_difficulty(
         return None
     reads_text, rates = table.hidden is None, success_rates(table)
     if fits is None:
-        fits = LINEAR if reads_text else (*LINEAR, fit_networks)
-
+        fits = LINEAR if reads_text else READOUTS
     readout, log_odds = best_fit(features, rates, fits)
     return replace(readout, reads_text=reads_text), log_odds
 
 
 def best_fit(
-    features: Features, rates: Floats, fits: Sequence[Fit] = (*LINEAR, fit_networks)
+    features: Features, rates: Floats, fits: Sequence[Fit] = READOUTS
 ) -> tuple[Difficulty, Floats]:
     """The read-out of `fit_difficulty` from features (Q, H) and success rates (Q, R)."""
 

@@ -11,6 +11,7 @@ import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from training.evaluate import CONTROLLER
@@ -57,14 +58,19 @@ def plot_frontier(summary: dict[str, Any], path: Path) -> None:
         label="95% interval",
     )
     axes.plot(cost, accuracy, "ko-", lw=2, ms=4, label="controller, one checkpoint")
+    finish_frontier(axes, f"{summary['num_questions']} held-out questions, {len(rows)} prices")
+    save_figure(figure, path)
+
+
+def finish_frontier(axes: Axes, title: str) -> None:
+    """Scales, labels and legend of accuracy against compute."""
     axes.set_xscale("log")
     axes.set_xlabel("mean compute per question (small-model tokens)")
     axes.set_ylabel("accuracy")
     axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
-    axes.set_title(f"{summary['num_questions']} held-out questions, {len(rows)} prices")
+    axes.set_title(title)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="upper left")
-    save_figure(figure, path)
 
 
 def plot_utility(summary: dict[str, Any], path: Path) -> None:

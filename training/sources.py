@@ -9,12 +9,15 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from controller.backends.base import Backend
 from controller.errors import ConfigError
 from controller.hub import HUB_SCHEME
 from controller.types import ModelSpec
+
+if TYPE_CHECKING:
+    from controller.backends.local_model import LocalModel
 
 _URLS = ("http://", "https://")
 _KEY_VARIABLE = "ALLOT_UPSTREAM_KEY_{rung}"
@@ -57,10 +60,10 @@ class LocalModels:
     compiled: bool = False
     inside: tuple[Path, float] | None = None
 
-    def build(self) -> Backend:
-        """Load the models."""
+    def load(self) -> list[LocalModel]:
+        """The models in memory, the small one first."""
         from controller.backends.adapters import load_adapters
-        from controller.backends.transformers import TransformersBackend, load_model
+        from controller.backends.local_model import load_model
         from training.threads import limit_threads
 
         models = [
@@ -76,6 +79,13 @@ class LocalModels:
         if self.adapters:
             models[0] = load_adapters(models[0], self.adapters)
         limit_threads(max(model.parameters for model in models))
+        return models
+
+    def build(self) -> Backend:
+        """Load the models."""
+        from controller.backends.transformers import TransformersBackend
+
+        models = self.load()
         whole = TransformersBackend(models, seed=self.seed, max_new_tokens=self.max_new_tokens)
         if self.inside is None:
             return whole

@@ -13,13 +13,13 @@ from controller.checkpoint import (
     load_readout,
     model_spec,
     policy_tensors,
+    process_values,
     read_settings,
     read_tensors,
     readout_tensors,
     with_tuples,
     write_files,
 )
-from controller.cost import CostModel
 from controller.difficulty import Difficulty
 from controller.errors import AllotError, CheckpointError
 from controller.policy import PolicyConfig, PolicyNetwork
@@ -194,9 +194,7 @@ def load_segment_checkpoint(directory: Path | str) -> SegmentCheckpoint:
         SEGMENT_OBSERVATION_VERSION,
     )
     try:
-        process: dict[str, Any] = settings["process"]
-        cost = CostModel(**{**process["cost"], "weights": tuple(process["cost"]["weights"])})
-        config = SegmentConfig(**{**with_tuples(process), "cost": cost})
+        config = SegmentConfig(**process_values(settings["process"]))
         policy = PolicyNetwork(PolicyConfig(**with_tuples(settings["policy"])))
         low, high = settings["price_range"]
         rest: dict[str, Any] = {

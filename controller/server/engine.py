@@ -105,7 +105,7 @@ class Engine:
         with _tracer.start_as_current_span("answer", attributes={"allot.arm": arm.name}) as span:
             decisions = await self._run(core, decider, deadline, emit)
             span.set_attribute("allot.cost", core.cost)
-        if arm.pace is not None and not terms.sets_price:
+        if arm.pace is not None and not terms.price_terms:
             arm.pace.count(core.cost)
         served = Served(
             episode_id=f"allot-{uuid.uuid4().hex}",
@@ -216,7 +216,7 @@ def price_of(arm: Arm, terms: Terms) -> float:
     Raises:
         ConfigError: several of price, accuracy and mean cost, or one that is out of reach.
     """
-    given = [x for x in (terms.price, terms.accuracy, terms.mean_cost) if x is not None]
+    given = terms.price_terms
     if len(given) > 1:
         raise ConfigError("price, accuracy, mean_cost: expected at most one of them")
     if arm.pace is not None and not given:

@@ -44,9 +44,10 @@ class Terms:
     seed: int | None = None
 
     @property
-    def sets_price(self) -> bool:
-        """Whether the asker says what compute is worth, one way or another."""
-        return any(x is not None for x in (self.price, self.accuracy, self.mean_cost))
+    def price_terms(self) -> tuple[float, ...]:
+        """What the asker says compute is worth, one way or another; empty if nothing."""
+        given = self.price, self.accuracy, self.mean_cost
+        return tuple(term for term in given if term is not None)
 
 
 @dataclass(frozen=True, kw_only=True)

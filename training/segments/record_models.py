@@ -6,14 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from controller.backends.segments import SegmentWriter
-from controller.backends.transformers import load_model
 from controller.segments.types import Segmentation
 from controller.types import Question
 from envs.grader import ExactGrader
 from training.segments.record import SegmentRecorder, SegmentRecording
 from training.segments.trees import TreeConfig
 from training.sources import LocalModels
-from training.threads import limit_threads
 
 
 def record_trees(
@@ -39,12 +37,10 @@ def record_trees(
         seed: of the sampling.
         progress: called with the number of questions done.
     """
-    models = [load_model(path, rung) for rung, path in enumerate(model_paths)]
-    limit_threads(max(model.parameters for model in models))
-    backend = SegmentWriter(
-        models, seed=seed, segmentation=segmentation, max_new_tokens=max_new_tokens
-    )
     source = LocalModels(paths=tuple(model_paths), max_new_tokens=max_new_tokens, seed=seed)
+    backend = SegmentWriter(
+        source.load(), seed=seed, segmentation=segmentation, max_new_tokens=max_new_tokens
+    )
     recorder = SegmentRecorder(backend, ExactGrader(), config)
     notes = source.notes(recorder.models, out)
     SegmentRecording(questions, recorder, out, notes).run(progress)

@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 
 from controller.card import markdown_table
 from envs.traces import write_atomically
-from training.plots import save_figure
+from training.plots import finish_frontier, save_figure
 from training.segments.evaluate import ATTEMPTS, BOTH, SEGMENTS
 from training.segments.greedy import GREEDY
 
@@ -58,13 +58,7 @@ def draw_frontier(summary: dict[str, Any], path: Path) -> None:
         if name in (SEGMENTS, ATTEMPTS, BOTH):
             low, high = zip(*(row["accuracy_interval"] for row in rows), strict=True)
             axes.fill_between(cost, low, high, color=colour, alpha=0.12, lw=0)
-    axes.set_xscale("log")
-    axes.set_xlabel("mean compute per question (small-model tokens)")
-    axes.set_ylabel("accuracy")
-    axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
-    axes.set_title(f"{summary['num_questions']} held-out questions, 95% intervals shaded")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="upper left")
+    finish_frontier(axes, f"{summary['num_questions']} held-out questions, 95% intervals shaded")
     save_figure(figure, path)
 
 
