@@ -55,6 +55,7 @@ class ModelSpec:
         rung: 0 for the small model, 1 and up for the ladder above it.
         parameters: active parameters per token; None when the maker does not tell.
         max_new_tokens: longest attempt that the backend lets it write.
+        temperature: at which its attempts are sampled; None when unknown.
         digest: of the weights, to tie a controller to the models it was trained for.
         adapters: on its weights.
     """
@@ -63,6 +64,7 @@ class ModelSpec:
     rung: int
     parameters: float | None = None
     max_new_tokens: int | None = None
+    temperature: float | None = None
     digest: str | None = None
     adapters: tuple[AdapterSpec, ...] = ()
 

@@ -307,12 +307,14 @@ class TraceSet:
             if model not in held:
                 raise ConfigError(f"ladder: expected models among {sorted(held)}, found {model!r}")
         entries = self.manifest.get("models", {})
+        temperature = self.manifest.get("decoding", {}).get("temperature")
         return tuple(
             ModelSpec(
                 name=model,
                 rung=rung,
                 parameters=self.parameters(model),
                 max_new_tokens=entries.get(model, {}).get("max_new_tokens") or held[model].longest,
+                temperature=temperature,
                 digest=entries.get(model, {}).get("digest"),
                 adapters=tuple(
                     AdapterSpec(

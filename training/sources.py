@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from controller.backends.base import Backend
+from controller.backends.base import TEMPERATURE, Backend
 from controller.errors import ConfigError
 from controller.hub import HUB_SCHEME
 from controller.types import ModelSpec
@@ -43,6 +43,7 @@ class LocalModels:
         paths: directories or hub ids, the small model first.
         adapters: directories of the small model's reviser and verifier, by name.
         max_new_tokens: longest attempt.
+        temperature: of the sampling.
         seed: of the sampling.
         device_map: where their layers go; see `load_model`.
         dtype: of their weights, as torch names it.
@@ -54,6 +55,7 @@ class LocalModels:
     paths: tuple[str, ...]
     adapters: Mapping[str, Path] = field(default_factory=dict)
     max_new_tokens: int = 192
+    temperature: float = TEMPERATURE
     seed: int = 0
     device_map: str | None = None
     dtype: str = "auto"
@@ -86,7 +88,12 @@ class LocalModels:
         from controller.backends.transformers import TransformersBackend
 
         models = self.load()
-        whole = TransformersBackend(models, seed=self.seed, max_new_tokens=self.max_new_tokens)
+        whole = TransformersBackend(
+            models,
+            seed=self.seed,
+            temperature=self.temperature,
+            max_new_tokens=self.max_new_tokens,
+        )
         if self.inside is None:
             return whole
         from controller.segments.checkpoint import load_segment_checkpoint
@@ -101,7 +108,7 @@ class LocalModels:
         }
         paths |= {name: _seen_from(out, path) for name, path in self.adapters.items()}
         decoding: dict[str, Any] = {
-            "temperature": 1.0,
+            "temperature": self.temperature,
             "max_new_tokens": self.max_new_tokens,
             "seed": self.seed,
         }
@@ -125,6 +132,7 @@ class ServedModels:
         models: URL#MODEL per rung, the small one first.
         parameters: by model name, for the ledger.
         max_new_tokens: longest attempt.
+        temperature: of the sampling.
         seed: of the sampling, for servers that take one.
         concurrency: requests at the same time.
         api_keys: per rung.
@@ -133,6 +141,7 @@ class ServedModels:
     models: tuple[str, ...]
     parameters: Mapping[str, float] = field(default_factory=dict)
     max_new_tokens: int = 192
+    temperature: float = TEMPERATURE
     seed: int = 0
     concurrency: int = 64
     api_keys: tuple[str, ...] = field(default=(), repr=False)
@@ -158,6 +167,7 @@ class ServedModels:
                     api_key=self.api_keys[rung] if self.api_keys else "none",
                     parameters=self.parameters.get(name),
                     max_new_tokens=self.max_new_tokens,
+                    body={"temperature": self.temperature},
                     seed=self.seed,
                     max_retries=10,
                     max_connections=self.concurrency,
@@ -169,7 +179,11 @@ class ServedModels:
         """Servers and decoding."""
         return {
             "servers": list(self.models),
-            "decoding": {"max_new_tokens": self.max_new_tokens, "seed": self.seed},
+            "decoding": {
+                "temperature": self.temperature,
+                "max_new_tokens": self.max_new_tokens,
+                "seed": self.seed,
+            },
         }
 
 
@@ -179,6 +193,7 @@ def find_source(
     adapters: Mapping[str, Path] | None = None,
     parameters: Mapping[str, float] | None = None,
     max_new_tokens: int = 192,
+    temperature: float = TEMPERATURE,
     seed: int = 0,
     concurrency: int = 64,
     device_map: str | None = None,
@@ -193,6 +208,7 @@ def find_source(
         adapters: directories of the small model's reviser and verifier, by name.
         parameters: of models behind servers, by name.
         max_new_tokens: longest attempt.
+        temperature: of the sampling; 0 takes the likeliest token each time.
         seed: of the sampling.
         concurrency: requests to servers at the same time.
         device_map: where layers of local models go; see `load_model`.
@@ -212,6 +228,7 @@ def find_source(
             paths=paths,
             adapters={name: path.resolve() for name, path in (adapters or {}).items()},
             max_new_tokens=max_new_tokens,
+            temperature=temperature,
             seed=seed,
             device_map=device_map,
             dtype=dtype,
@@ -229,6 +246,7 @@ def find_source(
         models=tuple(models),
         parameters=parameters or {},
         max_new_tokens=max_new_tokens,
+        temperature=temperature,
         seed=seed,
         concurrency=concurrency,
         api_keys=tuple(

@@ -13,6 +13,15 @@ from controller.actions import ActionKind
 from controller.cost import Usage
 from controller.types import Attempt, ModelSpec, Question
 
+TEMPERATURE = 0.5
+"""Of sampling, where nobody says otherwise: docs/decisions/0023."""
+
+
+def recorded_temperature(models: Sequence[ModelSpec]) -> float:
+    """Temperature of a ladder's recorded attempts; the default where it was not noted."""
+    temperature = models[0].temperature
+    return TEMPERATURE if temperature is None else temperature
+
 
 class Flag(Protocol):
     """Something that is set at some time, by another thread perhaps; `threading.Event` is one."""

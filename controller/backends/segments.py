@@ -22,7 +22,7 @@ from typing import Any
 
 from controller.actions import ActionKind
 from controller.answers import stated_answer
-from controller.backends.base import Request
+from controller.backends.base import TEMPERATURE, Request
 from controller.backends.jobs import Generation, Job
 from controller.backends.local_model import LocalModel
 from controller.backends.memory import Memory, Piece, read
@@ -66,7 +66,7 @@ class SegmentWriter:
         models: Sequence[LocalModel],
         *,
         seed: int = 0,
-        temperature: float = 1.0,
+        temperature: float = TEMPERATURE,
         segmentation: Segmentation | None = None,
         max_new_tokens: int = 192,
         max_rows: int = 256,
@@ -77,7 +77,8 @@ class SegmentWriter:
             raise ConfigError(
                 f"models: expected rungs 0, 1, ... in order, found {[m.rung for m in models]}"
             )
-        self.seed, self.max_new_tokens, self.extract = seed, max_new_tokens, extract
+        self.seed, self.temperature = seed, temperature
+        self.max_new_tokens, self.extract = max_new_tokens, extract
         self.value = value
         self.segmentation = segmentation or Segmentation()
         self._rungs = [
@@ -93,6 +94,7 @@ class SegmentWriter:
                 rung=rung.local.rung,
                 parameters=rung.local.parameters,
                 max_new_tokens=min(self.max_new_tokens, rung.local.context_tokens),
+                temperature=self.temperature,
                 digest=rung.local.digest,
             )
             for rung in self._rungs

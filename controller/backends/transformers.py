@@ -26,7 +26,7 @@ import torch
 from controller.actions import ActionKind
 from controller.answers import stated_answer
 from controller.backends.adapters import BASE, verify
-from controller.backends.base import PromptState, Request, Verdict
+from controller.backends.base import TEMPERATURE, PromptState, Request, Verdict
 from controller.backends.decoding import Decoder
 from controller.backends.identity import attempt_id, stream_name
 from controller.backends.jobs import Generation, Job, Prompt
@@ -73,7 +73,7 @@ class TransformersBackend:
         models: Sequence[LocalModel],
         *,
         seed: int = 0,
-        temperature: float = 1.0,
+        temperature: float = TEMPERATURE,
         max_new_tokens: int = 192,
         max_rows: int = 256,
         max_cached_prompts: int = 256,
@@ -91,7 +91,8 @@ class TransformersBackend:
         ):
             if value < least:
                 raise ConfigError(f"{name}: expected at least {least}, found {value}")
-        self.seed, self.max_new_tokens, self.extract = seed, max_new_tokens, extract
+        self.seed, self.temperature = seed, temperature
+        self.max_new_tokens, self.extract = max_new_tokens, extract
         self._rungs = [
             _Rung(model, temperature, max_rows=max_rows, max_cached_prompts=max_cached_prompts)
             for model in models
@@ -106,6 +107,7 @@ class TransformersBackend:
                 rung=rung.local.rung,
                 parameters=rung.local.parameters,
                 max_new_tokens=min(self.max_new_tokens, rung.context_tokens),
+                temperature=self.temperature,
                 digest=rung.local.digest,
                 adapters=rung.local.adapters,
             )

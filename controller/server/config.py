@@ -22,7 +22,8 @@ class Upstream:
     Attributes:
         asks_n: several choices in one request.
         streams: stream from them.
-        body: further fields of each request.
+        body: further fields of each request; a temperature, as the traces were recorded at, is
+            in it unless this says otherwise.
         reviser: name of the model that REVISE asks on the small model's server.
         read_timeout_s: between two bytes.
         max_retries: further tries per attempt.

@@ -102,12 +102,14 @@ class SegmentTraces:
     @property
     def models(self) -> tuple[ModelSpec, ...]:
         """The small model, then the large one if it takes over anywhere."""
+        temperature = self.manifest.get("decoding", {}).get("temperature")
         return tuple(
             ModelSpec(
                 name=name,
                 rung=rung,
                 parameters=entry["parameters"],
                 max_new_tokens=entry["max_new_tokens"],
+                temperature=temperature,
                 digest=entry["digest"],
             )
             for rung, (name, entry) in enumerate(self.manifest["models"].items())

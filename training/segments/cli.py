@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from controller.backends.base import TEMPERATURE
 from controller.errors import ConfigError
 from controller.types import Question
 
@@ -43,6 +44,7 @@ def record(
     lines: Annotated[bool, typer.Option(help="End segments at line breaks.")] = True,
     segment_tokens: Annotated[int, typer.Option(min=1, help="Longest segment.")] = 32,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest attempt.")] = 192,
+    temperature: Annotated[float, typer.Option(min=0, help="Of the sampling.")] = TEMPERATURE,
     text: Annotated[bool, typer.Option(help="Record what segments say.")] = False,
     seed: Annotated[int, typer.Option(help="Everything random follows from it.")] = 0,
 ) -> None:
@@ -67,6 +69,7 @@ def record(
             TreeConfig(attempts=attempts, draws=_numbers("draws", draws), keep_text=text),
             Segmentation(lines=lines, max_tokens=segment_tokens),
             max_new_tokens=max_new_tokens,
+            temperature=temperature,
             seed=seed,
             progress=lambda done: progress.update(task, completed=done),
         )

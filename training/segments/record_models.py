@@ -22,6 +22,7 @@ def record_trees(
     segmentation: Segmentation,
     *,
     max_new_tokens: int,
+    temperature: float,
     seed: int,
     progress: Callable[[int], None] | None = None,
 ) -> None:
@@ -34,12 +35,22 @@ def record_trees(
         config: how much to record.
         segmentation: where segments end.
         max_new_tokens: longest attempt.
+        temperature: of the sampling.
         seed: of the sampling.
         progress: called with the number of questions done.
     """
-    source = LocalModels(paths=tuple(model_paths), max_new_tokens=max_new_tokens, seed=seed)
+    source = LocalModels(
+        paths=tuple(model_paths),
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+    )
     backend = SegmentWriter(
-        source.load(), seed=seed, segmentation=segmentation, max_new_tokens=max_new_tokens
+        source.load(),
+        seed=seed,
+        temperature=temperature,
+        segmentation=segmentation,
+        max_new_tokens=max_new_tokens,
     )
     recorder = SegmentRecorder(backend, ExactGrader(), config)
     notes = source.notes(recorder.models, out)
