@@ -32,6 +32,7 @@ from controller.targets import Calibration, Pace
 from controller.types import AdapterSpec, ModelSpec
 
 if TYPE_CHECKING:
+    from controller.backends.base import Backend
     from controller.backends.transformers import TransformersBackend
 
 CHECKPOINT_VERSION = 2
@@ -53,6 +54,8 @@ class Checkpoint(HubMixin):
         model_paths: where the ladder's models lie: relative to the checkpoint, or on the Hub
             as in `hf://user/name`.
         adapter_paths: the same for the small model's adapters, by name.
+        inside: the same for the controller under which SAMPLE attempts are written, segment by
+            segment, and the price that it is told; None for plain attempts.
         calibration: what it costs and how often it is right by price; None if unknown.
         support: where it has been in training; None if unknown.
         training: how it came about, for people.
@@ -66,6 +69,7 @@ class Checkpoint(HubMixin):
     difficulty: Difficulty | None = None
     model_paths: tuple[str, ...] = ()
     adapter_paths: Mapping[str, str] = field(default_factory=dict)
+    inside: tuple[str, float] | None = None
     calibration: Calibration | None = None
     support: Support | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -114,7 +118,7 @@ class Checkpoint(HubMixin):
         self,
         models: Sequence[str | Path] = (),
         adapters: Mapping[str, str | Path] | None = None,
-    ) -> TransformersBackend:
+    ) -> Backend:
         """Load the models that the checkpoint was trained for.
 
         Args:
@@ -137,6 +141,7 @@ class Checkpoint(HubMixin):
         if adapters is None:
             adapters = {name: self._located(path) for name, path in self.adapter_paths.items()}
         from controller.backends.adapters import load_adapters
+        from controller.backends.base import recorded_temperature
         from controller.backends.transformers import TransformersBackend, load_model
 
         loaded = [load_model(path, rung) for rung, path in enumerate(models)]
@@ -153,7 +158,25 @@ class Checkpoint(HubMixin):
                 f"{self.path}: expected adapters {self.models[0].adapters}, found "
                 f"{loaded[0].adapters}; train a controller for these or restore them"
             )
-        return TransformersBackend(loaded)
+        whole = TransformersBackend(
+            loaded,
+            temperature=recorded_temperature(self.models),
+            max_new_tokens=max(self.config.max_completion_tokens),
+        )
+        return self.segmented(whole)
+
+    def segmented(self, whole: TransformersBackend) -> Backend:
+        """A backend whose SAMPLE attempts are written as those that it was trained on.
+
+        Raises:
+            CheckpointError: there is no such controller inside, or it is for other models.
+        """
+        if self.inside is None:
+            return whole
+        from controller.segments.checkpoint import load_segment_checkpoint
+
+        path, price = self.inside
+        return load_segment_checkpoint(self._located(path)).inside(whole, price)
 
     def _located(self, path: str) -> str | Path:
         if path.startswith(HUB_SCHEME):
@@ -184,6 +207,7 @@ def save_checkpoint(checkpoint: Checkpoint, directory: Path | str, card: str | N
         "models": [asdict(model) for model in checkpoint.models],
         "model_paths": list(checkpoint.model_paths),
         "adapter_paths": dict(checkpoint.adapter_paths),
+        "inside": checkpoint.inside,
         "price_range": list(checkpoint.price_range),
         "calibration": checkpoint.calibration and checkpoint.calibration.to_json(),
         "support": checkpoint.support and checkpoint.support.to_json(),
@@ -249,6 +273,7 @@ def load_checkpoint(directory: Path | str) -> Checkpoint:
         low, high = settings["price_range"]
         model_paths = tuple(str(path) for path in settings["model_paths"])
         adapter_paths = {str(k): str(v) for k, v in settings["adapter_paths"].items()}
+        inside = _inside(settings.get("inside"))
         calibration = settings["calibration"] and Calibration.from_json(settings["calibration"])
         support = Support.from_json(settings["support"]) if settings.get("support") else None
         reads_difficulty = bool(settings["reads_difficulty"])
@@ -283,11 +308,19 @@ def load_checkpoint(directory: Path | str) -> Checkpoint:
         else None,
         model_paths=model_paths,
         adapter_paths=adapter_paths,
+        inside=inside,
         calibration=calibration,
         support=support,
         training=training,
         path=directory,
     )
+
+
+def _inside(entry: Any) -> tuple[str, float] | None:
+    if entry is None:
+        return None
+    path, price = entry
+    return str(path), float(price)
 
 
 def process_values(process: Mapping[str, Any]) -> dict[str, Any]:

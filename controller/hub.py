@@ -96,6 +96,7 @@ class HubMixin(ModelHubMixin, library_name="allot", tags=list(TAGS)):
             checkpoint,
             model_paths=checkpoint.model_paths if on_hub else (),
             adapter_paths={},
+            inside=None,
         )
         return str(ModelHubMixin.push_to_hub(shared, repo_id, **options))
 
@@ -115,6 +116,7 @@ class HubMixin(ModelHubMixin, library_name="allot", tags=list(TAGS)):
                 checkpoint,
                 model_paths=tuple(map(moved, checkpoint.model_paths)),
                 adapter_paths={n: moved(p) for n, p in checkpoint.adapter_paths.items()},
+                inside=checkpoint.inside and (moved(checkpoint.inside[0]), checkpoint.inside[1]),
             ),
             save_directory,
         )

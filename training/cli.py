@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from controller.backends.base import TEMPERATURE
 from controller.errors import AllotError, ConfigError
 from controller.prompts import REVISER, VERIFIER
 from training.bench_cli import CONTROLLER, MODELS, TRACES, Json, bench_app
@@ -131,6 +133,9 @@ def record(
         int, typer.Option(help="Samples that are revised, each up to four times in a row.")
     ] = 0,
     max_new_tokens: Annotated[int, typer.Option(help="Longest attempt.")] = 192,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="Of the sampling; 0 takes the likeliest tokens.")
+    ] = TEMPERATURE,
     segment_controller: Annotated[
         Path | None, typer.Option(help="Samples are written under it, segment by segment.")
     ] = None,
@@ -184,6 +189,7 @@ def record(
                 },
                 parameters=_numbers("parameters", parameters or []),
                 max_new_tokens=max_new_tokens,
+                temperature=temperature,
                 seed=seed,
                 concurrency=concurrency,
                 device_map=device_map or ("auto" if ray and worker_gpus else None),
@@ -487,10 +493,8 @@ def answer(
     """Answer questions with live models, showing each decision."""
     from transformers.utils.logging import disable_progress_bar
 
-    from controller.backends.base import Backend
     from controller.checkpoint import load_checkpoint
     from controller.loop import Controller
-    from controller.segments.checkpoint import load_segment_checkpoint
     from controller.types import Question
     from training.segments.show import answer_by_segments
     from training.show import new_questions, outcome_json, print_outcome
@@ -506,11 +510,10 @@ def answer(
         answer_by_segments(console, asked, segment_controller, price, budget, as_json)
         return
     checkpoint = load_checkpoint(controller)
-    backend: Backend | None = None
     if segment_price is not None:
-        inner = load_segment_checkpoint(segment_controller)
-        backend = inner.inside(checkpoint.load_backend(), segment_price)
-    loaded = Controller.load(checkpoint, backend, mean_cost=mean_cost, accuracy=accuracy)
+        inside = str(segment_controller.resolve()), segment_price
+        checkpoint = replace(checkpoint, inside=inside)
+    loaded = Controller.load(checkpoint, mean_cost=mean_cost, accuracy=accuracy)
     limit_threads(max(model.parameters or 0 for model in loaded.backend.models))
     for question in asked:
         outcome = loaded.answer(question, price=price, round_price=round_price, budget=budget)

@@ -263,6 +263,7 @@ class ControllerTraining:
             difficulty=prepared.difficulty,
             model_paths=_model_paths(self.traces, prepared.models, self.out),
             adapter_paths=_adapter_paths(self.traces, prepared.models[0], self.out),
+            inside=_inside(self.traces, self.out),
             training={
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),
                 "traces": self.traces.manifest.get("digest") or self.traces.path.name,
@@ -302,6 +303,14 @@ def _adapter_paths(traces: TraceSet, small: ModelSpec, out: Path) -> dict[str, s
         for name, entry in entries.items()
         if entry.get("path")
     }
+
+
+def _inside(traces: TraceSet, out: Path) -> tuple[str, float] | None:
+    """Controller under which the samples were written, and its price; None for plain ones."""
+    entry = traces.manifest.get("decoding", {}).get("segments")
+    if entry is None:
+        return None
+    return _seen_from(out, traces.path, entry["controller"]), float(entry["price"])
 
 
 def _seen_from(out: Path, base: Path, path: str) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from controller.actions import ActionKind
 from controller.backends.base import Backend, PromptState, Request, Verdict
 from controller.backends.identity import attempt_id
+from controller.backends.jobs import UNWANTED
 from controller.cost import Usage
 from controller.difficulty import Difficulty
 from controller.errors import ConfigError
@@ -95,10 +97,15 @@ class SegmentedBackend:
             price=self.price,
             difficulty=self.difficulty,
         )
-        run.play(self.policy, gives_up=False)
+        flags = [request.unwanted for request in requests]
+        wanted = run.play(self.policy, gives_up=False, unwanted=flags)
         answers = run.answers()
-        return [
+        written = [
             self._attempt(run, row, request, answers[row]) for row, request in enumerate(requests)
+        ]
+        return [
+            attempt if kept else _given_up(attempt)
+            for attempt, kept in zip(written, wanted, strict=True)
         ]
 
     def _attempt(self, run: SegmentRun, row: int, request: Request, answer: str | None) -> Attempt:
@@ -120,3 +127,10 @@ class SegmentedBackend:
             min_logprob=float(state.least_logprob[row]) if known else None,
             usage=usage,
         )
+
+
+def _given_up(attempt: Attempt) -> Attempt:
+    """An attempt that nobody waited for to the end."""
+    usage = attempt.usage
+    spent = replace(usage, decoded_tokens=0, cancelled_tokens=usage.decoded_tokens)
+    return replace(attempt, answer=None, error=UNWANTED, completion_tokens=0, usage=spent)

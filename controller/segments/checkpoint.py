@@ -91,7 +91,7 @@ class SegmentCheckpoint:
         """A backend whose SAMPLE attempts are written under this controller.
 
         Args:
-            whole: makes everything else; its models write the segments.
+            whole: makes everything else; its small model writes the segments.
             price: accuracy per small-model token inside attempts.
 
         Raises:
@@ -99,7 +99,7 @@ class SegmentCheckpoint:
         """
         from controller.backends.segmented import SegmentedBackend
 
-        models = whole.local_models[: len(self.models)]
+        models = whole.local_models[:1]
         self._check(models)
         return SegmentedBackend(
             whole,
@@ -132,7 +132,7 @@ class SegmentCheckpoint:
         return self._writer(loaded, seed=0)
 
     def _check(self, models: Sequence[LocalModel]) -> None:
-        for expected, found in zip(self.models, models, strict=True):
+        for expected, found in zip(self.models, models, strict=False):
             if expected.digest != found.digest:
                 raise CheckpointError(
                     f"{self.path}: expected {expected.name} with digest {expected.digest}, found "
@@ -140,11 +140,13 @@ class SegmentCheckpoint:
                 )
 
     def _writer(self, models: Sequence[LocalModel], seed: int) -> SegmentWriter:
+        from controller.backends.base import recorded_temperature
         from controller.backends.segments import SegmentWriter
 
         return SegmentWriter(
             models,
             seed=seed,
+            temperature=recorded_temperature(self.models),
             segmentation=self.segmentation,
             max_new_tokens=self.config.max_tokens,
             value=self.value,

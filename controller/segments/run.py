@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from controller.backends.base import Flag
 from controller.cost import Usage
 from controller.difficulty import Difficulty
 from controller.episodes import NO_ANSWER
@@ -80,7 +81,7 @@ class SegmentRun:
             self._rows,
             price=np.full(n, price),
             budget=np.full(n, float("inf") if budget is None else budget),
-            prompt_tokens=np.array([prefix.prompt_tokens[:rungs] for prefix in self.prefixes]),
+            prompt_tokens=np.array([_lengths(prefix, rungs) for prefix in self.prefixes]),
             difficulty=log_odds,
             value=_column([prefix.value for prefix in self.prefixes]),
         )
@@ -191,15 +192,31 @@ class SegmentRun:
         if len(rows):
             self.state.force(rows, *self._force(rows))
 
-    def play(self, policy: SegmentPolicy, *, gives_up: bool = True) -> None:
+    def play(
+        self,
+        policy: SegmentPolicy,
+        *,
+        gives_up: bool = True,
+        unwanted: Sequence[Flag | None] = (),
+    ) -> NDArray[np.bool_]:
         """Let a policy decide until every attempt has ended.
 
         Args:
             policy: to play.
             gives_up: whether it may stop before anything has been written.
+            unwanted: flags, one per attempt or none at all, that are set once nobody waits for it
+                any more.
+
+        Returns:
+            (n,) whether each attempt was wanted to its end; others are left as they were.
         """
-        going = np.ones(len(self._rows), bool)
-        while going.any():
+        going, wanted = np.ones((2, len(self._rows)), bool)
+        while True:
+            for row, flag in enumerate(unwanted):
+                wanted[row] &= not going[row] or flag is None or not flag.is_set()
+            going &= wanted
+            if not going.any():
+                break
             mask = self.state.mask()
             if not gives_up:
                 mask[:, SegmentAction.STOP] &= ~self.state.fresh | (mask.sum(1) == 1)
@@ -207,7 +224,8 @@ class SegmentRun:
             going &= (actions != SegmentAction.STOP) & mask[:, 1:].any(1)
             if going.any():
                 self.advance(self._rows[going], actions[going])
-        self.stop(self._rows)
+        self.stop(self._rows[wanted])
+        return wanted
 
 
 class SegmentEpisode(SegmentRun):
@@ -282,6 +300,12 @@ class SegmentEpisode(SegmentRun):
     def finish(self) -> None:
         """End the attempt; see `stop`."""
         self.stop(_ROW)
+
+
+def _lengths(prefix: Prefix, rungs: int) -> tuple[int, ...]:
+    """The prompt's length per rung; models that cannot take over here count like the top one."""
+    known = prefix.prompt_tokens[:rungs]
+    return known + known[-1:] * (rungs - len(known))
 
 
 def _column(values: Sequence[float | None]) -> Floats:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from controller.answers import stated_answer
 from controller.backends.asynchronous import AsyncBackend, Ladder
@@ -162,6 +163,11 @@ def _longest(rung: int, config: ServeConfig, checkpoint: Checkpoint) -> int:
     return config.max_new_tokens or checkpoint.config.max_completion_tokens[rung]
 
 
+def _decoding(trained: ModelSpec) -> dict[str, Any]:
+    """Fields of a request that make a server sample as it did for the traces, if that is known."""
+    return {} if trained.temperature is None else {"temperature": trained.temperature}
+
+
 def _endpoint(
     source: str,
     rung: int,
@@ -186,7 +192,7 @@ def _endpoint(
             max_new_tokens=_longest(rung, config, checkpoint),
             asks_n=upstream.asks_n,
             streams=upstream.streams,
-            body=upstream.body,
+            body={**_decoding(trained), **upstream.body},
             read_timeout_s=upstream.read_timeout_s,
             max_retries=upstream.max_retries,
             max_connections=4 * config.limits.max_in_flight,
@@ -200,6 +206,7 @@ def _local(
     source: str, rung: int, config: ServeConfig, checkpoint: Checkpoint, extract: Extract
 ) -> AsyncBackend:
     from controller.backends.adapters import load_adapters
+    from controller.backends.base import recorded_temperature
     from controller.backends.threaded import ThreadedBackend
     from controller.backends.transformers import TransformersBackend, load_model
 
@@ -214,9 +221,13 @@ def _local(
         loaded = load_adapters(loaded, paths)
     adapted = {adapter.name for adapter in trained.adapters} <= {a.name for a in loaded.adapters}
     backend = TransformersBackend(
-        [loaded], max_new_tokens=_longest(rung, config, checkpoint), extract=extract
+        [loaded],
+        temperature=recorded_temperature(checkpoint.models),
+        max_new_tokens=_longest(rung, config, checkpoint),
+        extract=extract,
     )
-    return ThreadedBackend(backend, reads_prompts=rung == 0, revises=rung == 0 and adapted)
+    segmented = checkpoint.segmented(backend) if rung == 0 else backend
+    return ThreadedBackend(segmented, reads_prompts=rung == 0, revises=rung == 0 and adapted)
 
 
 def build_equivalence(setting: str) -> Equivalence:
