@@ -132,7 +132,7 @@ def ablate(
 
     full = np.mean([utility(checkpoint, price) for price in prices], axis=0)  # (Q,)
     tables: dict[str, list[dict[str, Any]]] = {"signals": [], "specialists": []}
-    todo = list(variants(config, chosen))
+    todo = list(variants(config.suited(traces.num_questions("train")), chosen))
     _train_all(
         [
             TrainJob(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
 
 from controller.errors import ConfigError
+
+STEPS_PER_QUESTION = 4000
+LEAST_STEPS, MOST_STEPS = 500_000, 8_000_000
+"""Environment steps that suit a number of train questions."""
 
 
 def check_range(
@@ -44,7 +48,7 @@ class PPOConfig:
     """Settings of PPO.
 
     Attributes:
-        total_steps: environment steps in all.
+        total_steps: environment steps in all; 0 for as many as suit the number of questions.
         num_envs: N, episodes side by side.
         num_steps: T, steps per environment and rollout.
         num_minibatches: parts that a rollout is split into.
@@ -60,7 +64,7 @@ class PPOConfig:
         seed: everything random follows from it.
     """
 
-    total_steps: int = 8_000_000
+    total_steps: int = 0
     num_envs: int = 2048
     num_steps: int = 16
     num_minibatches: int = 8
@@ -76,10 +80,11 @@ class PPOConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        counts = ("total_steps", "num_envs", "num_steps", "num_minibatches", "num_epochs")
+        counts = ("num_envs", "num_steps", "num_minibatches", "num_epochs")
         check_range(self, (*counts, "hidden_sizes"), least=1)
         check_range(self, ("learning_rate", "clip", "max_grad_norm"), above=0)
-        check_range(self, ("entropy_coefficient", "value_coefficient", "seed"), least=0)
+        check_range(self, ("total_steps", "entropy_coefficient", "value_coefficient"), least=0)
+        check_range(self, ("seed",), least=0)
         check_range(self, ("gae_lambda",), least=0, most=1)
         if self.steps_per_update % self.num_minibatches:
             raise ConfigError(
@@ -110,6 +115,8 @@ class TrainConfig:
         max_samples: SAMPLE attempts per episode.
         hide_signals: 0..1, share of episodes without logprobs, without difficulty, and
             without a verifier.
+        patience: looks at the validation split, of 20 in all, that may pass without a better
+            utility before the training ends early; 0 for no limit.
         prices: least and greatest price to train for; none for three decades around a
             typical attempt's worth.
         ppo: settings of PPO.
@@ -120,11 +127,13 @@ class TrainConfig:
     sample_widths: tuple[int, ...] = (1, 4)
     max_samples: int = 16
     hide_signals: float = 0.1
+    patience: int = 0
     prices: tuple[float, ...] = ()
     ppo: PPOConfig = field(default_factory=PPOConfig)
 
     def __post_init__(self) -> None:
         check_range(self, ("max_samples", "sample_widths"), least=1)
+        check_range(self, ("patience",), least=0)
         check_range(self, ("hide_signals",), least=0, most=1)
         check_range(self, ("prices",), above=0)
         if len(self.prices) not in (0, 2) or list(self.prices) != sorted(self.prices):
@@ -134,3 +143,17 @@ class TrainConfig:
         for model, cost in self.token_costs.items():
             if not 0 < cost < inf:
                 raise ConfigError(f"token_costs: expected more than 0, found {model}={cost}")
+
+    def suited(self, num_questions: int) -> TrainConfig:
+        """The same with `total_steps`, if left open, as suits a number of train questions.
+
+        A policy that meets few questions again and again learns them by heart:
+        docs/decisions/0024.
+
+        >>> [TrainConfig().suited(n).ppo.total_steps for n in (50, 200, 3000)]
+        [500000, 800000, 8000000]
+        """
+        if self.ppo.total_steps:
+            return self
+        steps = min(max(STEPS_PER_QUESTION * num_questions, LEAST_STEPS), MOST_STEPS)
+        return replace(self, ppo=replace(self.ppo, total_steps=steps))

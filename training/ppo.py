@@ -149,6 +149,8 @@ class PPO:
     """
 
     def __init__(self, env: LockstepEnv, config: PPOConfig) -> None:
+        if not config.total_steps:
+            raise ConfigError("total_steps: expected at least 1, found 0")
         if env.num_envs != config.num_envs:
             raise ConfigError(
                 f"num_envs: expected {config.num_envs}, found an env of {env.num_envs}"

@@ -61,11 +61,12 @@ def train_all(settings: Settings, console: Console) -> None:
         KeyboardInterrupt: a signal stopped it; the next call goes on from there.
     """
     limit_threads()
-    runs = run_directories(settings)
+    traces = TraceSet.read(settings.run.traces)
+    suited = settings.train.suited(traces.num_questions("train"))
+    runs = run_directories(replace(settings, train=suited))
     for out, config in runs.items():
         store(config, settings.run.traces, out)
-    traces = TraceSet.read(settings.run.traces)
-    prepared = prepare(traces, settings.train)
+    prepared = prepare(traces, suited)
     models = " -> ".join(model.name for model in prepared.models)
     console.print(
         f"models {models}; validation utility of the best rule in hindsight: "

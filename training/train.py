@@ -126,8 +126,9 @@ class ControllerTraining:
     def __init__(
         self, traces: TraceSet, config: TrainConfig, out: Path, prepared: Prepared | None = None
     ) -> None:
-        self.traces, self.config, self.out = traces, config, out
         self.prepared = prepared or prepare(traces, config)
+        config = config.suited(traces.num_questions("train"))
+        self.traces, self.config, self.out = traces, config, out
         env = ComputeVectorEnv(
             self.prepared.train,
             self.prepared.process,
@@ -139,11 +140,11 @@ class ControllerTraining:
             hide_signals=config.hide_signals,
         )
         self.ppo, self._env = PPO(env, config.ppo), env
-        self.best_utility = -np.inf
+        self.best_utility, self._waited = -np.inf, 0
         self._best: dict[str, torch.Tensor] = {}
         if has_state(self._state):
             notes, self._best = self.ppo.resume(self._state)
-            self.best_utility = notes["best_utility"]
+            self.best_utility, self._waited = notes["best_utility"], notes["waited"]
 
     def settings(self) -> dict[str, Any]:
         """Settings of the run, for people and W&B."""
@@ -152,8 +153,13 @@ class ControllerTraining:
     @property
     def finished(self) -> bool:
         """Whether there is nothing left to do."""
-        done = self.ppo.update >= self.config.ppo.num_updates
-        return done and (self.out / "controller.json").exists()
+        return self._is_done and (self.out / "controller.json").exists()
+
+    @property
+    def _is_done(self) -> bool:
+        patience = self.config.patience
+        impatient = patience > 0 and self._waited >= patience
+        return impatient or self.ppo.update >= self.config.ppo.num_updates
 
     @property
     def _state(self) -> Path:
@@ -188,8 +194,9 @@ class ControllerTraining:
                 view(steps, metrics)
 
         tracker.uses(traces_artifact(self.traces))
-        self.ppo.train(report, stop)
-        if self.ppo.update < self.config.ppo.num_updates:
+        if not self._is_done:
+            self.ppo.train(report, lambda: self._is_done or (stop is not None and stop()))
+        if not self._is_done:
             self._save_state()
             raise KeyboardInterrupt
         self.ppo.policy.load_state_dict(self._best)
@@ -205,7 +212,9 @@ class ControllerTraining:
         utility = float(
             np.mean([self._utility(p) for p in self.prepared.prices.grid(CHECK_PRICES)])
         )
+        self._waited += 1
         if utility > self.best_utility:
+            self._waited = 0
             self.best_utility = utility
             self._best = {k: v.clone() for k, v in self.ppo.policy.state_dict().items()}
         return {
@@ -227,7 +236,7 @@ class ControllerTraining:
         return float(played.utility(price).mean())
 
     def _save_state(self) -> None:
-        notes = {"best_utility": self.best_utility}
+        notes = {"best_utility": self.best_utility, "waited": self._waited}
         self.ppo.save(self._state, notes, self._best)
 
     def _calibrated(self, checkpoint: Checkpoint) -> Checkpoint:

@@ -27,8 +27,8 @@ def few(traces):
     )
 
 
-def train(traces, out, stop_after=None):
-    training = ControllerTraining(traces, SETTINGS, out)
+def train(traces, out, stop_after=None, config=SETTINGS):
+    training = ControllerTraining(traces, config, out)
 
     def interrupt(steps, metrics):
         if stop_after is not None and training.ppo.update == stop_after:
@@ -36,6 +36,7 @@ def train(traces, out, stop_after=None):
 
     with Tracker(out, "train", {}, mode="disabled") as tracker:
         training.run(tracker, interrupt)
+    return training
 
 
 def without_speed(lines):
@@ -55,6 +56,20 @@ def test_an_interrupted_training_leaves_the_curve_of_an_uninterrupted_one(few, t
     ]
     assert without_speed(read_curve(halves)) == without_speed(read_curve(whole))
     assert "validation/utility" in read_curve(halves)[-1]
+
+
+def test_patience_ends_a_training_that_does_not_get_better(few, tmp_path):
+    """Here none does: so small a rate changes nothing. Called again, nothing is left to do."""
+    still = replace(SETTINGS.ppo, learning_rate=1e-12)
+    patient = replace(SETTINGS, patience=2, ppo=still)
+    assert train(few, tmp_path, config=patient).ppo.update == 3
+    assert train(few, tmp_path, config=patient).finished
+    assert len(read_curve(tmp_path / "training" / CURVE)) == 3
+
+
+def test_open_steps_follow_the_number_of_questions(few, tmp_path):
+    training = ControllerTraining(few, TrainConfig(), tmp_path)
+    assert training.config.ppo.total_steps == 4000 * few.num_questions("train")
 
 
 def test_a_fresh_training_begins_a_fresh_curve(tmp_path):
