@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from controller.episodes import score_weight
 from envs.table import TraceTable
 from envs.traces import TraceSet
-from training.verifier import auroc, expected_calibration_error
+from training.calibration import auroc, expected_calibration_error
 
 
 def model_table(traces: TraceSet, split: str) -> dict[str, list[dict[str, Any]]]:

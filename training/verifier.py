@@ -18,14 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-from torch import Tensor, nn
+from torch import nn
 
 from controller.backends.adapters import (
     ScoreHead,
     judge,
     save_adapter,
-    score_features,
     token_logprobs,
 )
 from controller.backends.batches import batches_by_length, padded
@@ -36,6 +34,7 @@ from training.adapter_data import (
     attempts_by_question,
     worked_solution,
 )
+from training.calibration import auroc, calibrate, expected_calibration_error
 from training.state import has_state, load_state, save_state
 
 Floats = NDArray[np.float64]
@@ -84,11 +83,13 @@ class Judged:
         texts: n of them.
         right: (n,).
         logprobs: mean and least log-probability of the tokens, (n, 2).
+        question: number of the question that each tries to answer, (n,), in order.
     """
 
     texts: list[Written]
     right: NDArray[np.bool_]
     logprobs: Floats
+    question: NDArray[np.int64]
 
 
 def lesson(group: AttemptGroup, local: LocalModel, error_weight: float) -> Lesson:
@@ -114,11 +115,15 @@ def _first_difference(written: tuple[int, ...], solution: tuple[int, ...]) -> in
 
 def judged_attempts(groups: Iterable[AttemptGroup], local: LocalModel) -> Judged:
     """Recorded attempts, question by question, ready for the verifier."""
-    attempts = [attempt for _, group in groups for attempt in group]
+    attempts, question = [], []
+    for number, (_, group) in enumerate(groups):
+        attempts += group
+        question += [number] * len(group)
     return Judged(
         texts=[local.encode_attempt(a.question, a.text) for a in attempts],
         right=np.array([a.right for a in attempts]),
         logprobs=np.array([a.logprobs for a in attempts], np.float64).reshape(-1, 2),
+        question=np.array(question, np.int64),
     )
 
 
@@ -233,7 +238,9 @@ class VerifierTraining:
         known = self.validation
         judged = judge(self.model, known.texts, "default")
         score = ScoreHead(
-            calibration=calibrate(judged.double().numpy(), known.logprobs, known.right)
+            calibration=calibrate(
+                judged.double().numpy(), known.logprobs, known.right, known.question
+            )
         )
         save_adapter(self.model, self.out, base_digest=self.local.digest, score=score)
         probability = score.probability(judged, torch.from_numpy(known.logprobs).float()).numpy()
@@ -241,60 +248,3 @@ class VerifierTraining:
             "auroc": auroc(probability, known.right),
             "ece": expected_calibration_error(probability, known.right),
         }
-
-
-def calibrate(judged: Floats, logprobs: Floats, right: NDArray[np.bool_]) -> Tensor:
-    """Calibration of a `ScoreHead`.
-
-    Args:
-        judged: (n, 2) what the verifier thinks of the tokens.
-        logprobs: (n, 2) what the writer thought of them.
-        right: (n,).
-    """
-    rows = []
-    for known in (logprobs, np.zeros_like(logprobs)):
-        features = score_features(torch.from_numpy(judged), torch.from_numpy(known)).numpy()
-        scale = features.std(0) + 1e-6
-        scale[-1] = 1.0
-        rows.append(_logistic(features / scale, right) / scale)
-    return torch.from_numpy(np.stack(rows)).float()
-
-
-def _logistic(features: Floats, right: NDArray[np.bool_]) -> Floats:
-    """Weights of a logistic regression, (features,)."""
-
-    def loss(weights: Floats) -> tuple[float, Floats]:
-        logits = features @ weights
-        error = 1 / (1 + np.exp(-logits)) - right
-        value = np.mean(np.logaddexp(0, logits) - right * logits)
-        return float(value), features.T @ error / len(right)
-
-    return np.asarray(minimize(loss, np.zeros(features.shape[1]), jac=True).x)
-
-
-def auroc(score: Floats, right: NDArray[np.bool_]) -> float:
-    """Chance that a right attempt scores above a wrong one; ties count half.
-
-    >>> auroc(np.array([0.1, 0.4, 0.8]), np.array([False, True, True]))
-    1.0
-    """
-    from scipy.stats import rankdata
-
-    positives = int(right.sum())
-    ranks = rankdata(score)[right].sum() - positives * (positives + 1) / 2
-    return float(ranks / (positives * (len(right) - positives)))
-
-
-def expected_calibration_error(
-    probability: Floats, right: NDArray[np.bool_], bins: int = 15
-) -> float:
-    """Mean gap between probability and share of right attempts, over bins of equal width.
-
-    Source: Guo et al. 2017 (arXiv 1706.04599), eq. 3.
-
-    >>> expected_calibration_error(np.array([0.25] * 4), np.array([True, False, False, False]))
-    0.0
-    """
-    place = np.minimum((probability * bins).astype(int), bins - 1)
-    gaps = np.bincount(place, probability - right, bins)
-    return float(np.abs(gaps).sum() / len(right))
