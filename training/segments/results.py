@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,7 @@ import matplotlib.pyplot as plt
 from controller.card import markdown_table
 from envs.traces import write_atomically
 from training.plots import finish_frontier, save_figure
-from training.segments.evaluate import ATTEMPTS, BOTH, SEGMENTS
-from training.segments.greedy import GREEDY
+from training.segments.evaluate import ATTEMPTS, BOTH, GREEDY, SEGMENTS
 
 _STYLES = {
     SEGMENTS: ("o", "black", 2.0),
@@ -63,17 +61,15 @@ def draw_frontier(summary: dict[str, Any], path: Path) -> None:
 
 
 def save_results(summary: dict[str, Any], out: Path, markdown: Path | None, command: str) -> None:
-    """Write a comparison as JSON, as a picture and, if asked for, as Markdown.
+    """Write a comparison as a picture and, if asked for, as Markdown.
 
     Args:
         summary: from `summarise_segments`.
-        out: directory for evaluation.json and frontier.png.
+        out: directory for frontier.png.
         markdown: file; None for none.
         command: that regenerates it.
     """
     out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(summary, indent=1) + "\n"
-    write_atomically(out / "evaluation.json", lambda path: path.write_text(text))
     draw_frontier(summary, out / "frontier.png")
     if markdown is not None:
         tables = segment_results(summary, f"{command} --results {markdown}")
