@@ -187,9 +187,7 @@ class Watch(Generic[R, T]):
 
     replay: R
 
-    def __init__(
-        self, policy: PolicyNetwork, note: Callable[[R, int], T], every: int = 1
-    ) -> None:
+    def __init__(self, policy: PolicyNetwork, note: Callable[[R, int], T], every: int = 1) -> None:
         self._policy, self._note, self._every = policy, note, every
         self.seen: dict[int, list[Seen[T]]] = {}
 

@@ -248,8 +248,10 @@ def compute_at_equal_accuracy(
             continue
         contest = played[ours], [played[name] for name in names], played[single][0]
         accuracies, ratio = _cost_ratio(*contest, uniform)
-        resampled = [_cost_ratio(*contest, w)[1] for w in bootstrap.weights[:200]]
-        low, high = np.nanquantile(resampled, [0.025, 0.975])
+        low = high = ratio
+        if not np.isnan(ratio):
+            resampled = [_cost_ratio(*contest, w)[1] for w in bootstrap.weights[:200]]
+            low, high = np.nanquantile(resampled, [0.025, 0.975])
         headline[kind] = {
             "ratio": ratio,
             "interval": (float(low), float(high)),
@@ -267,13 +269,16 @@ def _cost_ratio(
     """Geometric mean over accuracies of the controller's cost over the best rule's.
 
     The accuracies run from a third of the way between what one small attempt reaches and
-    the most that both the controller and the best of these rules reach up to the latter.
+    the most that both the controller and the best of these rules reach up to the latter. NaN
+    where that is none at all.
     """
     ours = points(controller, weights)
     rivals = [points(rule, weights) for rule in rules]
     theirs = np.concatenate([a for a, _ in rivals]), np.concatenate([c for _, c in rivals])
     bottom = float(weights @ single.right)
     top = float(min(theirs[0].max(), ours[0].max()))
+    if top <= 0:
+        return [top], float("nan")
     accuracies = (
         [top]
         if len(np.unique(theirs[1])) == 1 or top <= bottom

@@ -58,7 +58,10 @@ def segment_columns(keeps_text: bool) -> DecisionColumns[RecordedDecision]:
 
 def _row(decision: RecordedDecision, right: frozenset[str]) -> Mapping[str, Any]:
     segment = decision.segment
-    return {"correct": decision.answer in right, "segment": None if segment is None else vars(segment)}
+    return {
+        "correct": decision.answer in right,
+        "segment": None if segment is None else vars(segment),
+    }
 
 
 def play_segment_decisions(
