@@ -138,12 +138,10 @@ def evaluate(
     from envs.segments.recorded import read_trees
     from envs.segments.table import SegmentTable
     from envs.segments.traces import SegmentTraces
-    from training.evaluation import save_evaluation
-    from training.segments.decisions import play_segment_decisions, segment_columns
-    from training.segments.evaluate import ATTEMPTS, BOTH, SEGMENTS, compare_segments, read_whole
+    from training.segments.evaluate import ATTEMPTS, BOTH, compare_segments, read_whole
     from training.segments.greedy import play_greedy
-    from training.segments.results import save_results
-    from training.segments.summary import segment_headline, summarise_segments
+    from training.segments.results import save_results, save_segment_evaluation
+    from training.segments.summary import summarise_segments
     from training.threads import limit_threads
 
     limit_threads()
@@ -172,20 +170,14 @@ def evaluate(
     )
     summary = summarise_segments(comparison)
     out = out or controllers[0]
-    save_evaluation(
-        out,
-        {
-            "controllers": [str(path) for path in controllers],
-            "traces": trees.path.name,
-            "traces_digest": trees.manifest.get("digest"),
-            "models": [model.name for model in trees.models],
-            "repeats": test.table.num_attempts,
-        },
-        {**summary, "headline": segment_headline(comparison)},
-        columns=segment_columns(test.backend.keeps_text),
-        played=comparison.played[SEGMENTS],
-        episodes=play_segment_decisions(loaded[0], test, summary["prices"]),
-    )
+    about = {
+        "controllers": [str(path) for path in controllers],
+        "traces": trees.path.name,
+        "traces_digest": trees.manifest.get("digest"),
+        "models": [model.name for model in trees.models],
+        "repeats": test.table.num_attempts,
+    }
+    save_segment_evaluation(out, about, summary, comparison, loaded[0], test)
     save_results(summary, out, results, " ".join(command))
     if as_json:
         print(json.dumps(summary, indent=1))

@@ -1,4 +1,4 @@
-"""A comparison inside attempts as Markdown and as a picture."""
+"""A comparison inside attempts as files: an evaluation, a picture and Markdown."""
 
 from __future__ import annotations
 
@@ -11,9 +11,14 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from controller.card import markdown_table
+from controller.segments.checkpoint import SegmentCheckpoint
+from envs.segments.recorded import RecordedTrees
 from envs.traces import write_atomically
+from training.evaluation import Evaluation, save_evaluation
 from training.plots import finish_frontier, save_figure
-from training.segments.evaluate import ATTEMPTS, BOTH, GREEDY, SEGMENTS
+from training.segments.decisions import play_segment_decisions, segment_columns
+from training.segments.evaluate import ATTEMPTS, BOTH, GREEDY, SEGMENTS, SegmentComparison
+from training.segments.summary import segment_headline
 
 _STYLES = {
     SEGMENTS: ("o", "black", 2.0),
@@ -58,6 +63,34 @@ def draw_frontier(summary: dict[str, Any], path: Path) -> None:
             axes.fill_between(cost, low, high, color=colour, alpha=0.12, lw=0)
     finish_frontier(axes, f"{summary['num_questions']} held-out questions, 95% intervals shaded")
     save_figure(figure, path)
+
+
+def save_segment_evaluation(
+    run: Path,
+    about: dict[str, Any],
+    summary: dict[str, Any],
+    comparison: SegmentComparison,
+    checkpoint: SegmentCheckpoint,
+    recorded: RecordedTrees,
+) -> Evaluation:
+    """Write an evaluation into a run directory; see `save_evaluation`.
+
+    Args:
+        run: directory.
+        about: what was compared on what, as JSON.
+        summary: from `summarise_segments`.
+        comparison: that it sums up.
+        checkpoint: controller whose decisions are kept.
+        recorded: questions and trees that it was played on.
+    """
+    return save_evaluation(
+        run,
+        about,
+        {**summary, "headline": segment_headline(comparison)},
+        columns=segment_columns(recorded.backend.keeps_text),
+        played=comparison.played[SEGMENTS],
+        episodes=play_segment_decisions(checkpoint, recorded, summary["prices"]),
+    )
 
 
 def save_results(summary: dict[str, Any], out: Path, markdown: Path | None, command: str) -> None:

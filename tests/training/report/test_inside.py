@@ -13,29 +13,23 @@ from controller.segments.checkpoint import load_segment_checkpoint
 from envs.segments.recorded import read_trees
 from envs.segments.table import SegmentTable
 from envs.segments.traces import SegmentTraces
+from envs.table import TraceTable
 from tests.conftest import CHECKPOINTS
 from tests.training.report.test_runs import evaluate, some
 from training.curve import CURVE, read_curve
-from training.evaluation import save_evaluation
 from training.report.runs import read_runs, report_data
-from training.segments.decisions import play_segment_decisions, segment_columns
-from training.segments.evaluate import SEGMENTS, compare_segments
-from training.segments.summary import segment_headline, summarise_segments
+from training.segments.evaluate import ATTEMPTS, SEGMENTS, WholeAttempts, compare_segments
+from training.segments.results import save_segment_evaluation
+from training.segments.summary import summarise_segments
 
 
-def evaluate_inside(checkpoint, trees, run, **more):
+def evaluate_inside(checkpoint, trees, run, whole=None):
     test = read_trees(trees, ["test"])
     tuning = SegmentTable.build(trees, ["validation"])
-    comparison = compare_segments([checkpoint], tuning, test.table, num_prices=3, **more)
+    comparison = compare_segments([checkpoint], tuning, test.table, num_prices=3, whole=whole)
+    about = {"controllers": ["c"], "traces": "t", "traces_digest": None, "models": [], "repeats": 1}
     summary = summarise_segments(comparison)
-    save_evaluation(
-        run,
-        {"controllers": ["c"], "traces": "t", "traces_digest": None, "models": [], "repeats": 1},
-        {**summary, "headline": segment_headline(comparison)},
-        columns=segment_columns(test.backend.keeps_text),
-        played=comparison.played[SEGMENTS],
-        episodes=play_segment_decisions(checkpoint, test, summary["prices"]),
-    )
+    save_segment_evaluation(run, about, summary, comparison, checkpoint, test)
     return comparison
 
 
@@ -98,12 +92,13 @@ def mixed(traces, tmp_path_factory):
         pc.is_in(trees.questions["question_id"], few.questions["question_id"].combine_chunks())
     )
     trees = replace(trees, questions=questions.take(list(reversed(range(len(questions))))))
-    checkpoint = replace(
-        load_segment_checkpoint(CHECKPOINTS / "segments" / "controller"),
-        price_range=load_checkpoint(CHECKPOINTS / "controller").price_range,
+    whole = WholeAttempts(
+        controllers=[load_checkpoint(CHECKPOINTS / "controller")],
+        table=TraceTable.build(few, ["test"]),
     )
+    checkpoint = load_segment_checkpoint(CHECKPOINTS / "segments" / "controller")
     _, attempts = evaluate(few, base / "whole")
-    inside = evaluate_inside(checkpoint, trees, base / "inside")
+    inside = evaluate_inside(checkpoint, trees, base / "inside", {ATTEMPTS: whole})
     return [base / "whole", base / "inside"], attempts, inside
 
 
@@ -122,6 +117,14 @@ def test_both_granularities_are_compared_question_by_question(mixed):
         assert question["question"]
         assert all("attempts" in d for e in whole for d in e["decisions"])
         assert all("segment" in d for e in segments for d in e["decisions"])
+
+
+def test_other_controllers_are_shown_and_are_no_rules(mixed):
+    data = report_data(read_runs(mixed[0][1:]), num_questions=1)
+    kinds = {policy["name"]: policy["kind"] for policy in data["policies"]}
+    assert kinds[ATTEMPTS] == "whole"
+    assert ATTEMPTS not in {best["name"] for best in data["runs"][0]["best_rule"]}
+    assert "whole attempts" in data["runs"][0]["headline"]
 
 
 def test_runs_that_do_not_fit_say_how_they_would(mixed, redoing, trees, tmp_path):
