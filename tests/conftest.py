@@ -7,12 +7,15 @@ import torch
 
 from controller.backends.segments import SegmentWriter
 from controller.backends.transformers import load_model
+from controller.segments.checkpoint import save_segment_checkpoint
 from envs.derive import derive_config
 from envs.grader import ExactGrader
 from envs.recorded import Recorded, read_recorded
 from envs.segments.traces import SegmentTraces
 from envs.traces import TraceSet
+from training.config import PPOConfig
 from training.segments.record import SegmentRecorder, SegmentRecording
+from training.segments.train import SegmentTraining, prepare_trees
 from training.segments.trees import TreeConfig
 from training.show import new_questions
 
@@ -53,3 +56,14 @@ def trees(small_and_large, tmp_path_factory) -> SegmentTraces:
     notes = {"model_paths": {name: str(CHECKPOINTS / name) for name in ("small", "large")}}
     SegmentRecording(splits, SegmentRecorder(writer, ExactGrader(), config), out, notes).run()
     return SegmentTraces.read(out)
+
+
+@pytest.fixture(scope="session")
+def redoing(trees: SegmentTraces, tmp_path_factory) -> Path:
+    """Run directory of a controller inside attempts, hardly trained, that likes to redo."""
+    out = tmp_path_factory.mktemp("segments") / "redoing"
+    config = PPOConfig(total_steps=64 * 16 * 6, num_envs=64, num_steps=16)
+    checkpoint = SegmentTraining(prepare_trees(trees), config, out).run()
+    checkpoint.policy.actor[-1].bias.data += torch.tensor([-0.5, 0.5, 1, -1, -1])
+    save_segment_checkpoint(checkpoint, out)
+    return out

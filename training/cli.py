@@ -290,7 +290,7 @@ def evaluate(
     from envs.recorded import read_recorded
     from envs.table import TraceTable
     from envs.traces import TraceSet, write_atomically
-    from training.decisions import play_decisions
+    from training.decisions import attempt_columns, play_decisions
     from training.evaluate import compare
     from training.evaluation import save_evaluation
     from training.lineage import controller_artifact, evaluation_artifact, traces_artifact
@@ -329,7 +329,7 @@ def evaluate(
         out,
         about,
         summary,
-        actions=checkpoints[0].config.actions,
+        columns=attempt_columns(checkpoints[0].config.actions),
         played=comparison.played["controller"],
         episodes=play_decisions(checkpoints[0], test, summary["prices"]),
     )
@@ -404,7 +404,11 @@ def ablate(
 def report(
     runs: Annotated[
         list[Path],
-        typer.Argument(help="Run directories that `allot evaluate` has written to.", metavar="RUN"),
+        typer.Argument(
+            help="Run directories that `allot evaluate` or `allot segments evaluate` has "
+            "written to.",
+            metavar="RUN",
+        ),
     ],
     out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
     questions: Annotated[

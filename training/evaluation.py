@@ -19,13 +19,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from controller.actions import ActionSet
 from controller.errors import EvaluationError
-from controller.loop import Decision
-from controller.observation import OBSERVATION_NAMES
-from controller.types import Attempt
+from controller.segments.checkpoint import SETTINGS_FILE as INSIDE
 from envs.traces import write_atomically
-from training.decisions import PlayedEpisode
+from training.decisions import D, DecisionColumns, PlayedEpisode
 from training.play import Played
 
 EVALUATION_VERSION = 1
@@ -42,7 +39,8 @@ class Evaluation:
 
     Attributes:
         about: what was compared on what, for people.
-        summary: from `training.summary.summarise`; None where a figure is not finite.
+        summary: from `training.summary.summarise`, or `training.segments.summary` of
+            controllers inside attempts; None where a figure is not finite.
         decisions: parquet file of `decision_schema`.
     """
 
@@ -50,38 +48,39 @@ class Evaluation:
     summary: dict[str, Any]
     decisions: Path
 
+    @property
+    def inside(self) -> bool:
+        """Whether decisions were made inside attempts."""
+        return "segment" in _names(self._decision)
 
-def decision_schema(actions: ActionSet) -> pa.Schema:
+    def decision_names(self, column: str) -> list[str]:
+        """Names behind `probabilities` or `observation` of every decision."""
+        return _names(self._decision.field(column).type)
+
+    @property
+    def _decision(self) -> pa.StructType:
+        return pq.read_schema(self.decisions).field("decisions").type.value_type
+
+
+def _names(struct: pa.StructType) -> list[str]:
+    return [field.name for field in struct]
+
+
+def decision_schema(columns: DecisionColumns[D]) -> pa.Schema:
     """Columns of decisions.parquet: one row per question and price.
 
     Each row is one episode, beside `mean_correct` and `mean_cost` over all episodes that
     were played. Probabilities and observations are structs, their fields named after actions
     and features.
     """
-    attempt = pa.struct(
-        [
-            ("attempt_id", pa.string()),
-            ("parent_id", pa.string()),
-            ("model", pa.string()),
-            ("action", pa.string()),
-            ("answer", pa.string()),
-            ("correct", pa.bool_()),
-            ("prompt_tokens", pa.int32()),
-            ("completion_tokens", pa.int32()),
-            ("mean_logprob", pa.float32()),
-            ("verifier_score", pa.float32()),
-            ("text", pa.string()),
-        ]
-    )
     decision = pa.struct(
         [
             ("action", pa.string()),
-            ("probabilities", pa.struct([(str(action), pa.float32()) for action in actions])),
+            ("probabilities", pa.struct([(name, pa.float32()) for name in columns.actions])),
             ("value", pa.float32()),
-            ("observation", pa.struct([(name, pa.float32()) for name in OBSERVATION_NAMES])),
-            ("leader", pa.string()),
+            ("observation", pa.struct([(name, pa.float32()) for name in columns.features])),
             ("cost", pa.float64()),
-            ("attempts", pa.list_(attempt)),
+            *columns.more,
         ]
     )
     return pa.schema(
@@ -107,17 +106,17 @@ def save_evaluation(
     about: dict[str, Any],
     summary: dict[str, Any],
     *,
-    actions: ActionSet,
+    columns: DecisionColumns[D],
     played: Sequence[Played],
-    episodes: Iterable[PlayedEpisode],
+    episodes: Iterable[PlayedEpisode[D]],
 ) -> Evaluation:
     """Write an evaluation into a run directory, in place of an older one.
 
     Args:
         run: directory; created if missing.
         about: what was compared on what, as JSON.
-        summary: from `training.summary.summarise`.
-        actions: that the controller chooses from.
+        summary: see `Evaluation`.
+        columns: how decisions are kept.
         played: how it did at each price.
         episodes: one of each question and price, in the order of `played`; taken as they come,
             so that few are in memory.
@@ -126,8 +125,10 @@ def save_evaluation(
     directory.mkdir(parents=True, exist_ok=True)
     decisions = directory / _DECISIONS
     means = ((float(r), float(c)) for p in played for r, c in zip(p.right, p.cost, strict=True))
-    rows = (_episode_row(episode, *mean) for episode, mean in zip(episodes, means, strict=True))
-    write_atomically(decisions, lambda path: _write_decisions(path, actions, rows))
+    paired = zip(episodes, means, strict=True)
+    rows = (_episode_row(episode, columns, *mean) for episode, mean in paired)
+    schema = decision_schema(columns)
+    write_atomically(decisions, lambda path: _write_decisions(path, schema, rows))
     settings = {
         "version": EVALUATION_VERSION,
         "decisions": _digest(decisions),
@@ -146,7 +147,8 @@ def read_evaluation(run: Path) -> Evaluation:
         EvaluationError: there is none, it is damaged, or its version is unknown.
     """
     path, decisions = run / _DIRECTORY / _SETTINGS, run / _DIRECTORY / _DECISIONS
-    again = f"run `allot evaluate {run}`"
+    inside = "segments " if (run / INSIDE).exists() else ""
+    again = f"run `allot {inside}evaluate {run}`"
     if not path.exists() or not decisions.exists():
         raise EvaluationError(
             f"{run}: expected an evaluation ({_DIRECTORY}/{_SETTINGS} and {_DECISIONS}), found "
@@ -184,15 +186,16 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write_decisions(path: Path, actions: ActionSet, rows: Iterator[dict[str, Any]]) -> None:
-    schema = decision_schema(actions)
+def _write_decisions(path: Path, schema: pa.Schema, rows: Iterator[dict[str, Any]]) -> None:
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         while batch := list(islice(rows, _BATCH)):
             writer.write_table(pa.Table.from_pylist(batch, schema))
 
 
-def _episode_row(episode: PlayedEpisode, mean_correct: float, mean_cost: float) -> dict[str, Any]:
-    question = episode.question
+def _episode_row(
+    episode: PlayedEpisode[D], columns: DecisionColumns[D], mean_correct: float, mean_cost: float
+) -> dict[str, Any]:
+    question, right = episode.question, episode.right_answers
     return {
         "question_id": question.question_id,
         "dataset": question.dataset,
@@ -200,22 +203,12 @@ def _episode_row(episode: PlayedEpisode, mean_correct: float, mean_cost: float) 
         "question": question.text,
         "reference": question.reference,
         "price": float(episode.price),
-        "decisions": [_decision_row(d, episode.right_answers) for d in episode.decisions],
+        "decisions": [
+            {**vars(d), "action": str(d.action), **columns.row(d, right)} for d in episode.decisions
+        ],
         "answer": episode.answer,
         "correct": episode.right,
         "cost": episode.cost,
         "mean_correct": mean_correct,
         "mean_cost": mean_cost,
     }
-
-
-def _decision_row(decision: Decision, right: frozenset[str]) -> dict[str, Any]:
-    return {
-        **vars(decision),
-        "action": str(decision.action),
-        "attempts": [_attempt_row(attempt, right) for attempt in decision.attempts],
-    }
-
-
-def _attempt_row(attempt: Attempt, right: frozenset[str]) -> dict[str, Any]:
-    return {**vars(attempt), "action": str(attempt.action), "correct": attempt.answer in right}

@@ -5,7 +5,7 @@ Intervals come from a paired bootstrap over questions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -200,7 +200,6 @@ def points(played: Sequence[Played], weights: Floats) -> tuple[Floats, Floats]:
 
 
 def _headline(comparison: Comparison, bootstrap: Bootstrap) -> dict[str, Any]:
-    """Compute relative to each kind of rule at equal accuracy, with intervals."""
     kinds = {
         "self-consistency": [n for n in comparison.played if n.startswith("self-consistency-")],
         "verified best of N": [
@@ -212,17 +211,47 @@ def _headline(comparison: Comparison, bootstrap: Bootstrap) -> dict[str, Any]:
         "prompt-only rules": ROUTERS,
         "static mixtures": STATIC,
     }
-    played = {
-        kind: [name for name in names if name in comparison.played] for kind, names in kinds.items()
-    }
-    uniform = np.full(len(comparison.levels), 1 / len(comparison.levels))
+    return compute_at_equal_accuracy(
+        comparison.played,
+        CONTROLLER,
+        kinds,
+        single="always small",
+        bootstrap=bootstrap,
+    )
+
+
+def compute_at_equal_accuracy(
+    played: Mapping[str, Sequence[Played]],
+    ours: str,
+    kinds: Mapping[str, Sequence[str]],
+    *,
+    single: str,
+    bootstrap: Bootstrap,
+) -> dict[str, Any]:
+    """A policy's compute over that of each kind of rule, with intervals.
+
+    Args:
+        played: by policy name, one entry per price.
+        ours: name of the policy.
+        kinds: names of rules by kind; those that were not played are left out.
+        single: name of the rule that makes one small attempt, where accuracies begin.
+        bootstrap: over the questions.
+
+    Returns:
+        By kind `ratio`, its `interval` and the `accuracies` that it is the mean over.
+    """
+    uniform = np.full(bootstrap.weights.shape[1], 1 / bootstrap.weights.shape[1])
     headline = {}
-    for kind, names in played.items():
+    for kind, members in kinds.items():
+        names = [name for name in members if name in played]
         if not names:
             continue
-        accuracies, ratio = _cost_ratio(comparison, names, uniform)
-        resampled = [_cost_ratio(comparison, names, w)[1] for w in bootstrap.weights[:200]]
-        low, high = np.nanquantile(resampled, [0.025, 0.975])
+        contest = played[ours], [played[name] for name in names], played[single][0]
+        accuracies, ratio = _cost_ratio(*contest, uniform)
+        low = high = ratio
+        if not np.isnan(ratio):
+            resampled = [_cost_ratio(*contest, w)[1] for w in bootstrap.weights[:200]]
+            low, high = np.nanquantile(resampled, [0.025, 0.975])
         headline[kind] = {
             "ratio": ratio,
             "interval": (float(low), float(high)),
@@ -232,20 +261,28 @@ def _headline(comparison: Comparison, bootstrap: Bootstrap) -> dict[str, Any]:
 
 
 def _cost_ratio(
-    comparison: Comparison, names: Sequence[str], weights: Floats
+    controller: Sequence[Played],
+    rules: Sequence[Sequence[Played]],
+    single: Played,
+    weights: Floats,
 ) -> tuple[list[float], float]:
     """Geometric mean over accuracies of the controller's cost over the best rule's.
 
     The accuracies run from a third of the way between what one small attempt reaches and
-    the most that both the controller and the best of these rules reach up to the latter.
+    the most that both the controller and the best of these rules reach up to the latter. NaN
+    where that is none at all.
     """
-    ours = points(comparison.played[CONTROLLER], weights)
-    rivals = [points(comparison.played[name], weights) for name in names]
+    ours = points(controller, weights)
+    rivals = [points(rule, weights) for rule in rules]
     theirs = np.concatenate([a for a, _ in rivals]), np.concatenate([c for _, c in rivals])
-    bottom = float(weights @ comparison.played["always small"][0].right)
+    bottom = float(weights @ single.right)
     top = float(min(theirs[0].max(), ours[0].max()))
+    if top <= 0:
+        return [top], float("nan")
     accuracies = (
-        [top] if len(names) == 1 or top <= bottom else np.linspace(bottom, top, 4)[1:].tolist()
+        [top]
+        if len(np.unique(theirs[1])) == 1 or top <= bottom
+        else np.linspace(bottom, top, 4)[1:].tolist()
     )
     ratios = [cost_at_accuracy(*ours, a) / cost_at_accuracy(*theirs, a) for a in accuracies]
     return accuracies, float(np.exp(np.mean(np.log(ratios))))

@@ -178,6 +178,13 @@ def segment_rule_families(draws: int) -> dict[str, tuple[SegmentRule, ...]]:
     }
 
 
+SEGMENT_STATIC = ("give up", "always go on", "always large", "fixed length")
+SEGMENT_STOP_RULES = ("confident stop",)
+SEGMENT_REVISIONS = ("redo unlikely segments",)
+SEGMENT_CASCADES = ("SpecReason, a segment", "SpecReason, to the end")
+SEGMENT_ROUTERS = ("prompt-only router",)
+
+
 class ObservingPolicy:
     """Plays a network that reads observations.
 

@@ -29,15 +29,21 @@ class RecordedSegments:
     Args:
         traces: the set.
         table: some of its trees, as arrays.
+
+    Attributes:
+        keeps_text: whether the set tells what segments say; a number stands for them if not.
     """
 
     def __init__(self, traces: SegmentTraces, table: SegmentTable) -> None:
         self.models: tuple[ModelSpec, ...] = traces.models
         self.segmentation: Segmentation = traces.segmentation
         self.table = table
-        names = traces.segments.column_names
-        texts = traces.segments["text"].take(table.rows).to_pylist() if "text" in names else []
-        self._texts: Sequence[str | None] = texts or [None] * len(table.rows)
+        self.keeps_text = "text" in traces.segments.column_names
+        self._texts: Sequence[str | None] = (
+            traces.segments["text"].take(table.rows).to_pylist()
+            if self.keeps_text
+            else [None] * len(table.rows)
+        )
         self._trees = {
             (table.question_ids[q], int(attempt)): tree
             for tree, (q, attempt) in enumerate(zip(table.question, table.attempt, strict=True))
@@ -98,26 +104,30 @@ class RecordedSegments:
             read = prefix.prompt_tokens[request.rung] + prefix.num_tokens
             usage[request.rung] += Usage(prefill_tokens=read)
             usage[0] = Usage(prefill_tokens=0 if done else int(table.small_tokens[node]))
-        segment = Segment(
-            model=self.models[request.rung].name,
-            rung=request.rung,
-            text=self._texts[node] or f"[{node}]",
-            num_tokens=written,
-            small_tokens=int(table.small_tokens[node]),
-            mean_logprob=_known(table.mean_logprob[node]),
-            min_logprob=_known(table.min_logprob[node]),
-            entropy=_known(table.entropy[node]),
-            done=done,
-            usage=tuple(usage),
-        )
         return Prefix(
             question=prefix.question,
             attempt=prefix.attempt,
             prompt_tokens=prefix.prompt_tokens,
             before=prefix,
-            segment=segment,
+            segment=self.segment(node, request.rung, tuple(usage)),
             value=_known(table.value[node]),
             memory=node,
+        )
+
+    def segment(self, node: int, rung: int, usage: tuple[Usage, ...] = ()) -> Segment:
+        """The segment that leads to a node, as written by the model of a rung."""
+        table, text = self.table, self._texts[node]
+        return Segment(
+            model=self.models[rung].name,
+            rung=rung,
+            text=f"[{node}]" if text is None else text,
+            num_tokens=int(table.num_tokens[node]),
+            small_tokens=int(table.small_tokens[node]),
+            mean_logprob=_known(table.mean_logprob[node]),
+            min_logprob=_known(table.min_logprob[node]),
+            entropy=_known(table.entropy[node]),
+            done=bool(table.done[node]),
+            usage=usage,
         )
 
     def force(self, prefixes: Sequence[Prefix]) -> list[ForcedAnswer]:
@@ -137,8 +147,13 @@ class RecordedSegments:
 
     def answer(self, prefix: Prefix) -> str | None:
         """The answer recorded with a prefix: of the attempt, or forced after it."""
-        answer = int(self.table.answer[prefix.memory])
-        tree = self._trees[prefix.question.question_id, prefix.attempt]
+        return self.answer_at(
+            self._trees[prefix.question.question_id, prefix.attempt], prefix.memory
+        )
+
+    def answer_at(self, tree: int, node: int) -> str | None:
+        """The same of a node, given the position of its tree."""
+        answer = int(self.table.answer[node])
         return None if answer < 0 else self.table.answers[self.table.question[tree]][answer]
 
 

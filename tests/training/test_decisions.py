@@ -11,7 +11,7 @@ from controller.checkpoint import load_checkpoint
 from controller.errors import EvaluationError
 from envs.recorded import read_recorded
 from tests.conftest import CHECKPOINTS
-from training.decisions import play_decisions
+from training.decisions import attempt_columns, play_decisions
 from training.evaluation import read_evaluation, save_evaluation
 from training.play import play_checkpoint
 
@@ -92,7 +92,7 @@ def run(tmp_path, checkpoint, recorded, episodes):
         tmp_path,
         {"traces": "bundled"},
         summary,
-        actions=checkpoint.config.actions,
+        columns=attempt_columns(checkpoint.config.actions),
         played=[play_checkpoint(checkpoint, recorded.table, p, repeats=2) for p in PRICES],
         episodes=iter(episodes),
     )

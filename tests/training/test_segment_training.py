@@ -15,6 +15,7 @@ from envs.grader import ExactGrader
 from envs.segments.recorded import read_trees
 from envs.segments.traces import SegmentTraces
 from training.config import PPOConfig
+from training.curve import CURVE, read_curve
 from training.segments.evaluate import compare_segments
 from training.segments.greedy import play_greedy
 from training.segments.play import play_segment_checkpoint, play_segments
@@ -122,6 +123,9 @@ def test_training_is_reproduced_by_its_seed_and_resumed_to_the_bit(prepared, run
     with pytest.raises(KeyboardInterrupt):
         SegmentTraining(prepared, PPO, tmp_path / "half").run(stop=lambda: next(updates))
     resumed = SegmentTraining(prepared, PPO, tmp_path / "half").run()
+    curves = [read_curve(tmp_path / name / "training" / CURVE) for name in ("again", "half")]
+    assert [line["global_step"] for line in curves[1]] == [64 * 16 * (i + 1) for i in range(6)]
+    assert [c["episodic/utility"] for c in curves[0]] == [c["episodic/utility"] for c in curves[1]]
     for other in (again, resumed):
         for name, weight in checkpoint.policy.state_dict().items():
             assert (other.policy.state_dict()[name] == weight).all()

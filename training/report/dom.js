@@ -24,6 +24,7 @@ const KINDS = {
   cascade: "cascades",
   stop: "stop rules",
   verify: "revising or verifying",
+  whole: "controllers of whole attempts",
   static: "static",
   other: "other rules",
   oracle: "oracles",
@@ -52,7 +53,7 @@ function policyName(policy) {
 }
 
 function actionColour(action) {
-  const name = action.toLowerCase();
+  const name = action.toLowerCase().replace("(end)", "-to-end");
   return name.startsWith("sample(") ? "var(--act-sample-wide)" : `var(--act-${name})`;
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from training.evaluation import Evaluation
+
 MAX_TEXT = 4000
 """Longer texts are cut, and the page says so."""
 
 
-def action_shares(decisions: Path, prices: Sequence[float]) -> list[dict[str, Any]]:
+def action_shares(evaluation: Evaluation, prices: Sequence[float]) -> list[dict[str, Any]]:
     """What was done by difficulty level, or by dataset where no levels are known.
 
     Returns:
@@ -26,13 +29,13 @@ def action_shares(decisions: Path, prices: Sequence[float]) -> list[dict[str, An
         how often it was taken per question.
     """
     columns = ["dataset", "level", "mean_correct", "mean_cost", "decisions.list.element.action"]
-    table = pq.ParquetFile(decisions).read(columns=columns).combine_chunks()
+    table = pq.ParquetFile(evaluation.decisions).read(columns=columns).combine_chunks()
     names, group = _groups(table)
     lists = table["decisions"].combine_chunks()
     row = pc.list_parent_indices(lists).to_numpy()
     action = np.array(pc.struct_field(pc.list_flatten(lists), "action").to_pylist())
     price = np.repeat(np.arange(len(prices)), len(table) // len(prices))  # (rows,)
-    taken = [a for a in decision_names(decisions, "probabilities") if a != "STOP"]
+    taken = [a for a in evaluation.decision_names("probabilities") if a != "STOP"]
     right, cost = table["mean_correct"].to_numpy(), table["mean_cost"].to_numpy()
     first = action[np.unique(row, return_index=True)[1]]  # (rows,)
     entries = []
@@ -55,12 +58,6 @@ def action_shares(decisions: Path, prices: Sequence[float]) -> list[dict[str, An
     return entries
 
 
-def decision_names(decisions: Path, column: str) -> list[str]:
-    """Names behind `probabilities` or `observation` of every decision."""
-    decision = pq.read_schema(decisions).field("decisions").type.value_type
-    return [field.name for field in decision.field(column).type]
-
-
 def _groups(table: pa.Table) -> tuple[list[str], NDArray[np.int64]]:
     """Names of the groups, in order, and the group of each row."""
     levels, level = np.unique(pc.fill_null(table["level"], 0).to_numpy(), return_inverse=True)
@@ -81,8 +78,8 @@ def episodes(
         num_questions: to draw.
 
     Returns:
-        `questions`, each with its `group`; `attempts`, which episodes refer to by position;
-        `episodes` by run, question and price.
+        `questions`, each with its `group`; `attempts` and `segments`, which episodes refer to
+        by position; `episodes` by run, question and price.
     """
     columns = ["question_id", "dataset", "level", "question", "reference"]
     table = pq.read_table(decisions[0], columns=columns).slice(0, len(question_ids))
@@ -91,20 +88,21 @@ def episodes(
     questions = table.take(chosen).to_pylist()
     groups = [names[g] for g in group[chosen]]
     place = {question["question_id"]: i for i, question in enumerate(questions)}
-    attempts: dict[tuple[Any, ...], int] = {}
+    brought = _Brought()
     played = []
     for path in decisions:
         rows = pq.read_table(path, filters=[("question_id", "in", list(place))]).to_pylist()
         by_question: list[list[dict[str, Any]]] = [[] for _ in questions]
         for row in rows:
-            by_question[place[row["question_id"]]].append(_episode(row, attempts))
+            by_question[place[row["question_id"]]].append(_episode(row, brought))
         played.append(by_question)
     return {
         "questions": [
             {**_cut(question), "group": name}
             for question, name in zip(questions, groups, strict=True)
         ],
-        "attempts": [dict(key) for key in attempts],
+        "attempts": [dict(key) for key in brought.attempts],
+        "segments": [dict(key) for key in brought.segments],
         "episodes": played,
     }
 
@@ -120,25 +118,47 @@ def _draw(group: NDArray[np.int64], num_questions: int) -> list[int]:
     return [position for members in drawn for position in sorted(members)]
 
 
-def _episode(row: Mapping[str, Any], attempts: dict[tuple[Any, ...], int]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Brought:
+    """Whatever actions brought, each once, with its position."""
+
+    attempts: dict[tuple[Any, ...], int] = field(default_factory=dict)
+    segments: dict[tuple[Any, ...], int] = field(default_factory=dict)
+
+
+def _place(entry: Mapping[str, Any], known: dict[tuple[Any, ...], int]) -> int:
+    return known.setdefault(tuple(_cut(entry).items()), len(known))
+
+
+def _episode(row: Mapping[str, Any], brought: _Brought) -> dict[str, Any]:
     return {
         "answer": row["answer"],
         "correct": row["correct"],
         "cost": round(row["cost"], 1),
-        "decisions": [_decision(decision, attempts) for decision in row["decisions"]],
+        "decisions": [
+            {
+                "action": decision["action"],
+                "probabilities": [round(p, 3) for p in decision["probabilities"].values()],
+                "value": round(decision["value"], 4),
+                "observation": [float(f"{x:.4g}") for x in decision["observation"].values()],
+                "cost": round(decision["cost"], 1),
+                **_more(decision, brought),
+            }
+            for decision in row["decisions"]
+        ],
     }
 
 
-def _decision(decision: Mapping[str, Any], attempts: dict[tuple[Any, ...], int]) -> dict[str, Any]:
-    keys = (tuple(_cut(attempt).items()) for attempt in decision["attempts"])
+def _more(decision: Mapping[str, Any], brought: _Brought) -> dict[str, Any]:
+    """What decisions of its granularity have beside what all have."""
+    if "segment" not in decision:
+        attempts = [_place(attempt, brought.attempts) for attempt in decision["attempts"]]
+        return {"leader": decision["leader"], "attempts": attempts}
+    segment = decision["segment"]
     return {
-        "action": decision["action"],
-        "probabilities": [round(p, 3) for p in decision["probabilities"].values()],
-        "value": round(decision["value"], 4),
-        "observation": [float(f"{x:.4g}") for x in decision["observation"].values()],
-        "leader": decision["leader"],
-        "cost": round(decision["cost"], 1),
-        "attempts": [attempts.setdefault(key, len(attempts)) for key in keys],
+        "answer": decision["answer"],
+        "correct": decision["correct"],
+        "segment": None if segment is None else _place(segment, brought.segments),
     }
 
 

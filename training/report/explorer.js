@@ -1,6 +1,7 @@
 // Steps through single episodes.
 
 const episode = () => data.episodes[state.run][state.question][state.price];
+const inside = () => data.runs[state.run].inside;
 const chip = (action) => make("span", { class: "chip", of: actionColour(action) }, action);
 
 function verdict(correct, answer) {
@@ -77,8 +78,9 @@ function drawStep() {
   });
   const open = byId("observation")?.open ?? false;
   byId("decision").replaceChildren(
-    make("div", {}, make("h3", {}, "Probability of each action"), probabilities(decision), facts(decision)),
+    make("div", {}, make("h3", {}, "Probability of each action"), probabilities(decision), facts(decisions, state.step)),
     make("div", {}, make("h3", {}, "What it brought"), ...brought(decisions, state.step)),
+    ...(inside() ? attemptSoFar(decisions, state.step) : []),
     observation(decision, decisions[state.step - 1], open),
   );
 }
@@ -98,21 +100,19 @@ function probabilities(decision) {
   return make("dl", { class: "bars" }, ...rows);
 }
 
-function facts(decision) {
-  const rows = {
-    "cost so far": `${count(decision.cost)} small-model tokens`,
-    "expected return": `${fixed(decision.value)} from here on`,
-    "leading answer": decision.leader === null ? "none yet" : make("bdi", {}, decision.leader),
-  };
-  return make(
-    "dl",
-    { class: "facts" },
-    ...Object.entries(rows).flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]),
-  );
+function facts(decisions, at) {
+  const { cost, value, leader } = decisions[at];
+  const rows = [
+    ["cost so far", `${count(cost)} small-model tokens`],
+    ["expected return", `${fixed(value)} from here on`],
+    inside() ? answerSoFar(decisions, at) : ["leading answer", leader === null ? "none yet" : make("bdi", {}, leader)],
+  ];
+  return make("dl", { class: "facts" }, ...rows.flatMap(([name, shown]) => [make("dt", {}, name), make("dd", {}, shown)]));
 }
 
-/** Attempts that an action made, or the scores that it brought. */
+/** What an action brought: attempts, scores, or inside an attempt a segment. */
 function brought(decisions, at) {
+  if (inside()) return segmentBrought(decisions, at, episode().cost);
   const { action, attempts } = decisions[at];
   if (action === "STOP") return [make("p", {}, "Nothing more: the leading answer is returned.")];
   if (action !== "VERIFY") return attempts.map((i) => attemptBox(data.attempts[i]));

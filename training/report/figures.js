@@ -297,6 +297,7 @@ const PANELS = {
   "samples per episode": ["episodic/samples"],
   "escalations per episode": ["episodic/escalations"],
   "revisions per episode": ["episodic/revisions"],
+  "forced answers per episode": ["episodic/forced"],
   "entropy of the policy (nats)": ["losses/entropy"],
   "explained variance of the value": ["losses/explained_variance"],
   "approximate KL per update": ["losses/approx_kl"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,24 @@ from numpy.typing import NDArray
 
 from controller.baselines import CASCADES, ROUTERS, STATIC, STOP_RULES
 from controller.errors import EvaluationError
+from controller.segments.rules import (
+    SEGMENT_CASCADES,
+    SEGMENT_REVISIONS,
+    SEGMENT_ROUTERS,
+    SEGMENT_STATIC,
+    SEGMENT_STOP_RULES,
+)
 from training.curve import CURVE, read_curve
 from training.evaluate import CONTROLLER
 from training.evaluation import Evaluation, read_evaluation
-from training.report.episodes import action_shares, decision_names, episodes
+from training.report.episodes import action_shares, episodes
+from training.segments.evaluate import ATTEMPTS, BOTH, GREEDY, SEGMENTS
 from training.summary import Bootstrap, behind, closest_rule
 
 _CURVE_POINTS = 300
 _CHECKED = "validation/utility"
+_SAME_PRICE = 1e-3
+"""Largest relative difference of prices that are taken for one: nobody sees what it changes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +57,17 @@ class Run:
         """Prices that it was evaluated at."""
         return list(self.evaluation.summary["prices"])
 
+    @property
+    def controller(self) -> str:
+        """Name of the controller among the policies of its evaluation."""
+        return SEGMENTS if self.evaluation.inside else CONTROLLER
+
+    @property
+    def rules(self) -> dict[str, Any]:
+        """The leads over rules, as in a summary; other controllers are none."""
+        leads = self.evaluation.summary["lead"]
+        return {"lead": {name: rows for name, rows in leads.items() if _kind(name) != "whole"}}
+
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
     """Read evaluated runs that can be compared.
@@ -58,16 +79,48 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     short = [path.resolve().name for path in paths]
     unique = len(set(short)) == len(short)
     runs = [_read(path, short[i] if unique else str(path)) for i, path in enumerate(paths)]
-    first = runs[0]
-    for run in runs[1:]:
-        if run.question_ids != first.question_ids or run.prices != first.prices:
-            raise EvaluationError(
-                f"{run.path}: expected the {len(first.question_ids)} test questions and "
-                f"{len(first.prices)} prices of {first.path}, found {len(run.question_ids)} "
-                f"questions and {len(run.prices)} prices or others; evaluate both runs on the "
-                "same trace set with the same --num-prices"
-            )
-    return runs
+    return [runs[0], *(_aligned(run, runs[0]) for run in runs[1:])]
+
+
+def _aligned(run: Run, first: Run) -> Run:
+    """The run with its questions in the order of the first one's."""
+    place = {name: i for i, name in enumerate(run.question_ids)}
+    shared = [place[name] for name in first.question_ids if name in place]
+    same_prices = len(run.prices) == len(first.prices) and np.allclose(
+        run.prices, first.prices, rtol=_SAME_PRICE, atol=0
+    )
+    if not len(shared) == len(place) == len(first.question_ids) or not same_prices:
+        raise EvaluationError(
+            f"{run.path}: expected {_scope(first)} of {first.path}, found {_scope(run)}, "
+            f"{len(shared)} of these questions among them; {_again(run, first)}"
+        )
+    return replace(
+        run,
+        right=run.right[:, shared],
+        cost=run.cost[:, shared],
+        question_ids=first.question_ids,
+    )
+
+
+def _scope(run: Run) -> str:
+    questions, prices = len(run.question_ids), run.prices
+    return (
+        f"the {questions} test questions and {len(prices)} prices ({prices[0]:.4g} to "
+        f"{prices[-1]:.4g})"
+    )
+
+
+def _again(run: Run, first: Run) -> str:
+    """What to do so that both runs fit on a page."""
+    if run.evaluation.inside == first.evaluation.inside:
+        return "evaluate both runs on the same trace set with the same --num-prices"
+    inside, whole = (run, first) if run.evaluation.inside else (first, run)
+    return (
+        "record whole attempts and segments of the same test questions, and evaluate both with the "
+        "same --num-prices; `allot segments evaluate` takes the prices of the whole attempts with "
+        f"--attempt-controller {whole.evaluation.about['controllers'][0]} --attempt-traces TRACES "
+        f"--out {inside.path}"
+    )
 
 
 def _read(path: Path, name: str) -> Run:
@@ -105,21 +158,22 @@ def report_data(runs: Sequence[Run], num_questions: int) -> dict[str, Any]:
 
 
 def _run(run: Run) -> dict[str, Any]:
-    summary = run.evaluation.summary
-    closest = [closest_rule(summary, i) for i in range(len(run.prices))]
+    evaluation, rules = run.evaluation, run.rules
+    closest = [closest_rule(rules, i) for i in range(len(run.prices))]
     return {
         "name": run.name,
         "path": str(run.path),
-        "about": run.evaluation.about,
-        "actions": decision_names(run.evaluation.decisions, "probabilities"),
-        "features": decision_names(run.evaluation.decisions, "observation"),
-        "headline": summary["headline"],
-        "behind": behind(summary),
+        "about": evaluation.about,
+        "inside": evaluation.inside,
+        "actions": evaluation.decision_names("probabilities"),
+        "features": evaluation.decision_names("observation"),
+        "headline": evaluation.summary["headline"],
+        "behind": behind(rules),
         "best_rule": [
             {"name": name, "lead": _short([lead["lead"], *lead["interval"]])}
             for name, lead in closest
         ],
-        "groups": action_shares(run.evaluation.decisions, run.prices),
+        "groups": action_shares(evaluation, run.prices),
         "curves": _curves(run.path),
     }
 
@@ -129,20 +183,21 @@ def _policies(runs: Sequence[Run]) -> list[dict[str, Any]]:
     first, bootstrap = runs[0], Bootstrap(len(runs[0].question_ids))
     policies = []
     for i, run in enumerate(runs):
-        rows = run.evaluation.summary["policies"][CONTROLLER]
+        rows = run.evaluation.summary["policies"][run.controller]
         leads = [_lead(first, run, p, bootstrap) for p in range(len(run.prices))] if i else None
-        policies.append(_policy(CONTROLLER, "controller", rows, leads, run=i))
+        policies.append(_policy(run.controller, "controller", rows, leads, run=i))
     known: dict[str, list[Any]] = {}
     for i, run in enumerate(runs):
         summary = run.evaluation.summary
-        for name, rows in {**summary["policies"], **summary["oracles"]}.items():
-            if name == CONTROLLER or rows in known.get(name, []):
+        oracles = summary.get("oracles", {})
+        for name, rows in {**summary["policies"], **oracles}.items():
+            if name == run.controller or rows in known.get(name, []):
                 continue
             known.setdefault(name, []).append(rows)
             leads = None
             if i == 0 and name in summary["lead"]:
                 leads = [[row["lead"], *row["interval"]] for row in summary["lead"][name]]
-            kind = "oracle" if name in summary["oracles"] else _kind(name)
+            kind = "oracle" if name in oracles else _kind(name)
             policies.append(_policy(name, kind, rows, leads, run=i if i else None))
     return policies
 
@@ -179,11 +234,12 @@ def _policy(
 
 def _kind(rule: str) -> str:
     kinds = {
-        "static": (*STATIC, "self-consistency-"),
-        "stop": STOP_RULES,
-        "cascade": CASCADES,
-        "prompt": ROUTERS,
-        "verify": ("verified best of ", "revise-n"),
+        "static": (*STATIC, "self-consistency-", *SEGMENT_STATIC, *GREEDY),
+        "stop": (*STOP_RULES, *SEGMENT_STOP_RULES),
+        "cascade": (*CASCADES, *SEGMENT_CASCADES),
+        "prompt": (*ROUTERS, *SEGMENT_ROUTERS),
+        "verify": ("verified best of ", "revise-n", *SEGMENT_REVISIONS),
+        "whole": (ATTEMPTS, BOTH),
     }
     numbered = rule.rstrip("n0123456789")
     return next((kind for kind, names in kinds.items() if {rule, numbered} & {*names}), "other")

@@ -123,7 +123,13 @@ def evaluate(
         bool, typer.Option("--greedy", help="Add attempts at temperature 0, by the live models.")
     ] = False,
     num_prices: Annotated[int, typer.Option(min=1, help="Evenly on a log scale.")] = 12,
-    out: Annotated[Path | None, typer.Option(help="Directory for summary and picture.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Directory for the picture and evaluation/, which `allot report` reads; "
+            "default: the first one given."
+        ),
+    ] = None,
     results: Annotated[Path | None, typer.Option(help="Markdown file for the results.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -134,7 +140,7 @@ def evaluate(
     from envs.segments.traces import SegmentTraces
     from training.segments.evaluate import ATTEMPTS, BOTH, compare_segments, read_whole
     from training.segments.greedy import play_greedy
-    from training.segments.results import save_results
+    from training.segments.results import save_results, save_segment_evaluation
     from training.segments.summary import summarise_segments
     from training.threads import limit_threads
 
@@ -164,6 +170,14 @@ def evaluate(
     )
     summary = summarise_segments(comparison)
     out = out or controllers[0]
+    about = {
+        "controllers": [str(path) for path in controllers],
+        "traces": trees.path.name,
+        "traces_digest": trees.manifest.get("digest"),
+        "models": [model.name for model in trees.models],
+        "repeats": test.table.num_attempts,
+    }
+    save_segment_evaluation(out, about, summary, comparison, loaded[0], test)
     save_results(summary, out, results, " ".join(command))
     if as_json:
         print(json.dumps(summary, indent=1))
@@ -187,7 +201,7 @@ def _print_summary(summary: dict[str, Any], out: Path) -> None:
             f"{lead['lead']:+.3f}",
             f"{low:+.3f} to {high:+.3f}",
         )
-    console.print(table, f"\n{out}/evaluation.json, {out}/frontier.png", highlight=False)
+    console.print(table, f"\n{out}/evaluation/, {out}/frontier.png", highlight=False)
 
 
 def _spread(questions: Sequence[Question], limit: int) -> list[Question]:

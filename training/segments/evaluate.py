@@ -27,6 +27,7 @@ from training.segments.play import play_segment_checkpoint, play_segments, tree_
 Floats = NDArray[np.float64]
 
 SEGMENTS, ATTEMPTS, BOTH = "segment controller", "attempt controller", "both"
+GREEDY = ("greedy small attempt", "greedy large attempt")
 
 
 @dataclass(frozen=True, kw_only=True)

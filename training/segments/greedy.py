@@ -14,8 +14,7 @@ from controller.types import Question
 from envs.grader import ExactGrader
 from envs.segments.traces import SegmentTraces
 from training.play import Played
-
-GREEDY = ("greedy small attempt", "greedy large attempt")
+from training.segments.evaluate import GREEDY
 
 
 def play_greedy(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,10 @@ from controller.segments.episodes import SegmentConfig
 from controller.segments.rules import ObservingPolicy, SegmentPolicy
 from envs.segments.replay import SegmentReplay
 from envs.segments.table import SegmentTable
-from training.play import Played
+from training.play import Ints, Played
 
 Floats = NDArray[np.float64]
+Watcher = Callable[[SegmentReplay, Ints, Ints], None]
 
 
 def play_segments(
@@ -26,6 +28,7 @@ def play_segments(
     price: float,
     difficulty: Floats | None = None,
     budget: float | None = None,
+    watch: Watcher | None = None,
 ) -> Played:
     """Play every recorded attempt once; means over the attempts at each question.
 
@@ -36,12 +39,15 @@ def play_segments(
         price: accuracy per unit cost.
         difficulty: (Q, R) log-odds; None when unknown.
         budget: hard cap on cost; None for no cap.
+        watch: see `training.play.play`.
 
     Returns:
         `actions` are segments by the small model, those of them that were redone, escalations
         and forced answers.
     """
-    replay = finished(policy, table, config, price=price, difficulty=difficulty, budget=budget)
+    replay = finished(
+        policy, table, config, price=price, difficulty=difficulty, budget=budget, watch=watch
+    )
     episodes = replay.episodes
 
     def mean(column: NDArray[Any]) -> Floats:
@@ -65,6 +71,7 @@ def finished(
     price: float,
     difficulty: Floats | None = None,
     budget: float | None = None,
+    watch: Watcher | None = None,
 ) -> SegmentReplay:
     """The episodes of `play_segments` once they are over, one per recorded attempt."""
     n = len(table)
@@ -74,6 +81,8 @@ def finished(
     while going.any():
         mask = replay.episodes.mask()
         actions = policy.act(replay.episodes, mask)
+        if watch is not None:
+            watch(replay, rows[going], actions[going])
         going &= (actions != 0) & (mask.sum(1) > 1)
         replay.take(rows[going], actions[going])
     replay.close(rows)
@@ -81,7 +90,10 @@ def finished(
 
 
 def play_segment_checkpoint(
-    checkpoint: SegmentCheckpoint, table: SegmentTable, price: float
+    checkpoint: SegmentCheckpoint,
+    table: SegmentTable,
+    price: float,
+    watch: Watcher | None = None,
 ) -> Played:
     """Play a controller; see `play_segments`."""
     return play_segments(
@@ -90,6 +102,7 @@ def play_segment_checkpoint(
         checkpoint.config,
         price=price,
         difficulty=tree_log_odds(checkpoint.difficulty, table),
+        watch=watch,
     )
 
 

@@ -1,8 +1,7 @@
-"""A comparison inside attempts as Markdown and as a picture."""
+"""A comparison inside attempts as files: an evaluation, a picture and Markdown."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,14 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from controller.card import markdown_table
+from controller.segments.checkpoint import SegmentCheckpoint
+from envs.segments.recorded import RecordedTrees
 from envs.traces import write_atomically
+from training.evaluation import Evaluation, save_evaluation
 from training.plots import finish_frontier, save_figure
-from training.segments.evaluate import ATTEMPTS, BOTH, SEGMENTS
-from training.segments.greedy import GREEDY
+from training.segments.decisions import play_segment_decisions, segment_columns
+from training.segments.evaluate import ATTEMPTS, BOTH, GREEDY, SEGMENTS, SegmentComparison
+from training.segments.summary import segment_headline
 
 _STYLES = {
     SEGMENTS: ("o", "black", 2.0),
@@ -62,18 +65,44 @@ def draw_frontier(summary: dict[str, Any], path: Path) -> None:
     save_figure(figure, path)
 
 
+def save_segment_evaluation(
+    run: Path,
+    about: dict[str, Any],
+    summary: dict[str, Any],
+    comparison: SegmentComparison,
+    checkpoint: SegmentCheckpoint,
+    recorded: RecordedTrees,
+) -> Evaluation:
+    """Write an evaluation into a run directory; see `save_evaluation`.
+
+    Args:
+        run: directory.
+        about: what was compared on what, as JSON.
+        summary: from `summarise_segments`.
+        comparison: that it sums up.
+        checkpoint: controller whose decisions are kept.
+        recorded: questions and trees that it was played on.
+    """
+    return save_evaluation(
+        run,
+        about,
+        {**summary, "headline": segment_headline(comparison)},
+        columns=segment_columns(recorded.backend.keeps_text),
+        played=comparison.played[SEGMENTS],
+        episodes=play_segment_decisions(checkpoint, recorded, summary["prices"]),
+    )
+
+
 def save_results(summary: dict[str, Any], out: Path, markdown: Path | None, command: str) -> None:
-    """Write a comparison as JSON, as a picture and, if asked for, as Markdown.
+    """Write a comparison as a picture and, if asked for, as Markdown.
 
     Args:
         summary: from `summarise_segments`.
-        out: directory for evaluation.json and frontier.png.
+        out: directory for frontier.png.
         markdown: file; None for none.
         command: that regenerates it.
     """
     out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(summary, indent=1) + "\n"
-    write_atomically(out / "evaluation.json", lambda path: path.write_text(text))
     draw_frontier(summary, out / "frontier.png")
     if markdown is not None:
         tables = segment_results(summary, f"{command} --results {markdown}")

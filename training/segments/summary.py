@@ -8,9 +8,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from controller.segments.rules import (
+    SEGMENT_CASCADES,
+    SEGMENT_REVISIONS,
+    SEGMENT_ROUTERS,
+    SEGMENT_STATIC,
+    SEGMENT_STOP_RULES,
+)
 from training.play import Played
 from training.segments.evaluate import ATTEMPTS, BOTH, SEGMENTS, SegmentComparison
-from training.summary import Bootstrap, cost_at_accuracy, leads, points, row
+from training.summary import (
+    Bootstrap,
+    compute_at_equal_accuracy,
+    cost_at_accuracy,
+    leads,
+    points,
+    row,
+)
 
 Floats = NDArray[np.float64]
 
@@ -49,6 +63,28 @@ def summarise_segments(comparison: SegmentComparison) -> dict[str, Any]:
     if ATTEMPTS in comparison.played:
         summary["equal_accuracy"] = _equal_accuracy(comparison, bootstrap)
     return summary
+
+
+def segment_headline(comparison: SegmentComparison) -> dict[str, Any]:
+    """The segment controller's compute over that of each kind of policy; as in `summarise`."""
+    kinds = {
+        "always large": ["always large"],
+        "fixed length": ["fixed length"],
+        "stop rules": SEGMENT_STOP_RULES,
+        "redoing segments": SEGMENT_REVISIONS,
+        "cascades": SEGMENT_CASCADES,
+        "prompt-only rules": SEGMENT_ROUTERS,
+        "static mixtures": SEGMENT_STATIC,
+        "whole attempts": [ATTEMPTS],
+        BOTH: [BOTH],
+    }
+    return compute_at_equal_accuracy(
+        comparison.played,
+        SEGMENTS,
+        kinds,
+        single="always go on",
+        bootstrap=Bootstrap(len(comparison.levels)),
+    )
 
 
 def _row(

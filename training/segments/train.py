@@ -28,6 +28,7 @@ from envs.segments.replay import SegmentVectorEnv
 from envs.segments.table import SegmentTable
 from envs.segments.traces import VALUE_FILE, SegmentTraces
 from training.config import PPOConfig
+from training.curve import CURVE, Curve
 from training.difficulty import FOLDS, best_fit
 from training.ppo import PPO, Report
 from training.segments.play import play_segments, tree_log_odds
@@ -148,11 +149,13 @@ class SegmentTraining:
             KeyboardInterrupt: it was stopped; the next run goes on from there to the bit.
         """
         every = max(1, self.config.num_updates // CHECKS)
+        curve = Curve(self._state / CURVE, self.ppo.steps)
 
         def checked(steps: int, metrics: dict[str, float]) -> None:
             if self.ppo.update % every == 0 or self.ppo.update == self.config.num_updates:
                 metrics["validation/utility"] = self.utility = self._check()
                 self._save_state()
+            curve.add(steps, metrics)
             if report is not None:
                 report(steps, metrics)
 

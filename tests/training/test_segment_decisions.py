@@ -1,0 +1,109 @@
+"""Decision records inside attempts and the files that they are kept in."""
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from controller.errors import EvaluationError
+from controller.segments.checkpoint import load_segment_checkpoint
+from controller.segments.types import SegmentAction
+from envs.segments.recorded import read_trees
+from training.evaluation import read_evaluation, save_evaluation
+from training.segments.decisions import play_segment_decisions, segment_columns
+from training.segments.play import play_segment_checkpoint
+
+PRICES = [5e-6, 2e-4, 2e-3]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(redoing):
+    return load_segment_checkpoint(redoing)
+
+
+@pytest.fixture(scope="module")
+def recorded(trees):
+    return read_trees(trees, ["test"])
+
+
+@pytest.fixture(scope="module")
+def episodes(checkpoint, recorded):
+    return list(play_segment_decisions(checkpoint, recorded, PRICES))
+
+
+def test_decisions_are_those_of_the_deployed_controller(checkpoint, recorded, episodes):
+    controller, played = checkpoint.controller(recorded.backend), iter(episodes)
+    actions = set()
+    for price in PRICES:
+        for question in recorded.questions:
+            outcome, episode = controller.answer(question, price=price), next(played)
+            assert (episode.question, episode.price) == (question, price)
+            assert (episode.answer, episode.cost) == (outcome.answer, outcome.cost)
+            for ours, theirs in zip(episode.decisions, outcome.decisions, strict=False):
+                assert (ours.action, ours.cost) == (theirs.action, theirs.cost)
+                assert ours.probabilities == pytest.approx(theirs.probabilities, abs=1e-4)
+                assert ours.observation == theirs.observation
+                assert ours.value == pytest.approx(theirs.value, abs=1e-4)
+                assert (ours.segment is None) == (theirs.segment is None)
+                if ours.segment is not None:
+                    assert ours.segment == replace(theirs.segment, usage=())
+            actions |= {decision.action for decision in episode.decisions}
+            # Where nothing else is left to do, the deployed controller is not asked any more.
+            unasked = episode.decisions[len(outcome.decisions) :]
+            assert [d.action for d in unasked] in ([], [SegmentAction.STOP])
+    assert {SegmentAction.STOP, SegmentAction.SAMPLE, SegmentAction.REVISE} <= actions
+
+
+def test_answers_are_what_stopping_returns(checkpoint, recorded, episodes):
+    for episode in episodes:
+        assert episode.decisions[0].answer is None
+        assert episode.decisions[-1].action is SegmentAction.STOP
+        assert episode.decisions[-1].answer == episode.answer
+    seen = {d.answer for e in episodes for d in e.decisions[:-1]}
+    assert len(seen) > 1, "no answer forced on the way"
+
+
+def saved(trees, checkpoint, recorded, episodes, out):
+    played = [play_segment_checkpoint(checkpoint, recorded.table, price) for price in PRICES]
+    save_evaluation(
+        out,
+        {"traces": "trees"},
+        {"prices": PRICES},
+        columns=segment_columns(read_trees(trees, ["test"]).backend.keeps_text),
+        played=played,
+        episodes=iter(episodes),
+    )
+    return pq.read_table(read_evaluation(out).decisions).to_pylist(), played
+
+
+def test_files_hold_what_was_played(trees, checkpoint, recorded, episodes, tmp_path):
+    rows, played = saved(trees, checkpoint, recorded, episodes, tmp_path)
+    assert read_evaluation(tmp_path).inside
+    means = np.concatenate([p.cost for p in played])
+    np.testing.assert_array_equal([row["mean_cost"] for row in rows], means)
+    for row, episode in zip(rows, episodes, strict=True):
+        assert row["correct"] == episode.right
+        for stored, decision in zip(row["decisions"], episode.decisions, strict=True):
+            assert stored["action"] == str(decision.action)
+            assert stored["observation"] == pytest.approx(decision.observation)
+            assert stored["correct"] == (decision.answer in episode.right_answers)
+            assert (stored["segment"] is None) == (decision.segment is None)
+            if decision.segment is not None:
+                assert stored["segment"]["text"] == decision.segment.text
+                assert stored["segment"]["min_logprob"] == decision.segment.min_logprob
+
+
+def test_traces_without_text_leave_none_behind(trees, checkpoint, tmp_path):
+    silent = replace(trees, segments=trees.segments.drop_columns("text"))
+    recorded = read_trees(silent, ["test"])
+    episodes = list(play_segment_decisions(checkpoint, recorded, PRICES))
+    rows, _ = saved(silent, checkpoint, recorded, episodes, tmp_path)
+    segments = [d["segment"] for row in rows for d in row["decisions"] if d["segment"]]
+    assert segments
+    assert not any("text" in segment for segment in segments)
+
+
+def test_a_missing_evaluation_names_the_command_that_makes_it(redoing):
+    with pytest.raises(EvaluationError, match=f"allot segments evaluate {redoing}"):
+        read_evaluation(redoing)
