@@ -21,7 +21,6 @@ from controller.episodes import LEAST_LOGPROB, NO_ANSWER, AttemptColumns, Episod
 from controller.errors import ConfigError, IllegalActionError
 from controller.exchange import Exchange, MakeAttempts, ReadPrompt, VerifyAttempts, Work
 from controller.observation import observe
-from controller.text_features import text_features
 from controller.types import Attempt, ModelSpec, Question
 
 if TYPE_CHECKING:
@@ -178,12 +177,10 @@ class EpisodeCore:
         )
 
     def _log_odds(self, prompt: PromptState) -> NDArray[np.float64]:
-        readout, features = self._difficulty, prompt.hidden
-        if readout is not None and readout.reads_text:
-            features = text_features(self.question.text)
-        if readout is None or features is None:
-            return np.full((1, self.config.num_rungs), np.nan)
-        return readout.log_odds(features[None])
+        readout, known = self._difficulty, None
+        if readout is not None:
+            known = readout.of_question(self.question.text, prompt.hidden)
+        return np.full((1, self.config.num_rungs), np.nan) if known is None else known
 
     def _count(self, rung: int, usage: Usage) -> None:
         name = self._models[rung].name

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.errors import CheckpointError
-from controller.text_features import NUM_TEXT_FEATURES
+from controller.text_features import NUM_TEXT_FEATURES, shape_features, text_features
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +22,9 @@ class Difficulty:
         mean, scale: (H,) of the features that it was fitted on.
         weights: of each layer, (inputs, outputs); the first has H inputs, the last R outputs.
         biases: of each layer, (outputs,).
-        reads_text: whether its features are those of the question's wording, which cost nothing;
-            if not, they are the small model's hidden state at the end of the prompt.
+        reads_text: whether its features are those of the question's wording alone, which cost
+            nothing; if not, they are the small model's hidden state at the end of the prompt and
+            the shape of the wording.
     """
 
     mean: NDArray[np.float32]
@@ -31,6 +32,24 @@ class Difficulty:
     weights: tuple[NDArray[np.float32], ...]
     biases: tuple[NDArray[np.float32], ...]
     reads_text: bool = False
+
+    def of_question(
+        self, text: str, hidden: NDArray[np.float32] | None
+    ) -> NDArray[np.float64] | None:
+        """Log-odds that an attempt of each rung at a question is right.
+
+        Args:
+            text: the question.
+            hidden: the small model's hidden state at the end of its prompt, None if unknown.
+
+        Returns:
+            (1, R), or None if it reads the hidden state and that is unknown.
+        """
+        if self.reads_text:
+            return self.log_odds(text_features(text)[None])
+        if hidden is None:
+            return None
+        return self.log_odds(np.concatenate([hidden, shape_features(text)])[None])
 
     def log_odds(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """Log-odds that an attempt of each rung is right.

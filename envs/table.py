@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from controller.text_features import text_features
+from controller.text_features import shape_features, text_features
 from envs.traces import TraceSet
 
 RUNG, ANSWER, PROMPT, COMPLETION, FIRST_CHILD, NUM_CHILDREN = range(6)
@@ -110,9 +110,19 @@ class TraceTable:
     @cached_property
     def text_features(self) -> NDArray[np.float32] | None:
         """What the wording of each question tells, (Q, H); None if it was not recorded."""
-        if self.texts is None:
+        return None if self.texts is None else np.stack([*map(text_features, self._wordings)])
+
+    @cached_property
+    def prompt_features(self) -> NDArray[np.float32] | None:
+        """Prompt states and the shape of the wordings, (Q, H); None if either was not recorded."""
+        if self.hidden is None or self.texts is None:
             return None
-        return np.stack([text_features(text) for text in self.texts.to_pylist()])
+        shapes = np.stack([*map(shape_features, self._wordings)])
+        return np.concatenate([self.hidden, shapes], 1)
+
+    @property
+    def _wordings(self) -> list[str]:
+        return [] if self.texts is None else self.texts.to_pylist()
 
     def __len__(self) -> int:
         return len(self.question_ids)

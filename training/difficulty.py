@@ -36,7 +36,7 @@ _EPOCHS = 60
 _STEPS = (100, 2000)
 """Least and most gradient steps, whatever the number of questions."""
 _LEARNING_RATE = 1e-2
-_WEIGHT_DECAY = 0.1
+_WEIGHT_DECAY = 0.3
 _MAX_DIRECTIONS = 256
 """Wider prompt states are reduced to so many principal components first."""
 
@@ -197,7 +197,7 @@ def fit_difficulty(
     features = _features(table)
     if features is None or len(table) < FOLDS:
         return None
-    reads_text, rates = table.hidden is None, success_rates(table)
+    reads_text, rates = table.prompt_features is None, success_rates(table)
     if fits is None:
         fits = LINEAR if reads_text else READOUTS
     readout, log_odds = best_fit(features, rates, fits)
@@ -216,8 +216,8 @@ def best_fit(
 
 
 def _features(table: TraceTable) -> Features | None:
-    """Prompt states where they were recorded, else what the wording tells."""
-    return table.text_features if table.hidden is None else table.hidden
+    """Prompt states, where they were recorded, and shape of the wording; else all it tells."""
+    return table.text_features if table.prompt_features is None else table.prompt_features
 
 
 def neighbours(known: TraceTable, new: TraceTable, *, k: int = 30) -> tuple[Floats, Floats] | None:

@@ -190,7 +190,7 @@ class _Contest:
         known = self._log_odds(LINEAR)
         if known is None:
             return
-        config = replace(self.config, reads_prompt=self.tuning.hidden is not None)
+        config = replace(self.config, reads_prompt=self.tuning.prompt_features is not None)
         self.add("logistic router", routers(), config, known)
         network = self._log_odds([fit_networks]) if config.reads_prompt else None
         if network is not None:
