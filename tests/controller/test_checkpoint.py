@@ -61,14 +61,14 @@ def test_round_trip(saved):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 1}, "expected version 2, found 1"),
+        ({"version": 1}, "expected version 3, found 1"),
         ({"observation": ["made", "up"]}, "observation version"),
         ({"actions": ["STOP"]}, "expected actions"),
         ({"policy": {"num_features": 3, "num_actions": 10**9, "hidden_sizes": [8]}}, "sizes of 1"),
         ({"policy": {"num_features": 3, "num_actions": 4, "hidden_sizes": [8]}}, "features"),
         ({"process": {"cost": {"weights": [1.0, -3.0]}}}, "positive number per rung"),
         ({"price_range": [1]}, "settings of a controller"),
-        ({"reads_text": True}, "259 features of a text"),
+        ({"reads_text": True}, "271 features of a text"),
     ],
 )
 def test_wrong_settings_are_refused(saved, changes, message):

@@ -9,9 +9,21 @@ import torch
 
 from controller.core import EpisodeCore
 from controller.exchange import carry_out, perform
-from controller.text_features import NUM_TEXT_FEATURES, text_features
+from controller.text_features import (
+    NUM_SHAPE_FEATURES,
+    NUM_TEXT_FEATURES,
+    shape_features,
+    text_features,
+)
 from envs.table import TraceTable
-from training.difficulty import LINEAR, fit_difficulty, fit_networks, neighbours, success_rates
+from training.difficulty import (
+    LINEAR,
+    best_fit,
+    fit_difficulty,
+    fit_networks,
+    neighbours,
+    success_rates,
+)
 from training.play import log_odds
 
 
@@ -28,7 +40,7 @@ def test_a_network_knows_more_than_a_line_about_new_questions(train, validation)
     rates, new = success_rates(train), success_rates(validation.table)
     average = np.log(rates.mean(0) / (1 - rates.mean(0)))
     line, network = (fit_difficulty(train, fits) for fits in (LINEAR, [fit_networks]))
-    losses = [log_loss(fit[0].log_odds(validation.table.hidden), new) for fit in (line, network)]
+    losses = [log_loss(log_odds(fit[0], validation.table), new) for fit in (line, network)]
     assert (losses[1] < losses[0]).all()
     assert (losses[0] < log_loss(average, new)).all()
     chosen = fit_difficulty(train)
@@ -68,8 +80,8 @@ def test_wide_prompt_states_are_reduced(train):
     rotation = torch.linalg.qr(torch.randn(300, 64, generator=torch.Generator().manual_seed(0)))[0]
     wide = replace(some, hidden=(some.hidden @ rotation.numpy().T).astype(np.float32))
     readout, _ = fit_difficulty(wide, [fit_networks])
-    assert readout.weights[0].shape == (300, 128)
-    assert readout.log_odds(wide.hidden).shape == (400, 2)
+    assert readout.weights[0].shape == (300 + NUM_SHAPE_FEATURES, 128)
+    assert log_odds(readout, wide).shape == (400, 2)
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +99,28 @@ def test_the_wording_tells_kinds_of_questions_apart(wordings, validation):
         assert (log_loss(log_odds_, truth) < log_loss(average, truth) - 0.1).all()
 
 
-def test_a_live_episode_reads_the_wording_as_replay_does(wordings, validation, config):
-    readout, _ = fit_difficulty(wordings.take(np.arange(300)))
+def test_the_shape_of_a_wording_tells_more_than_the_prompt_state_alone(train):
+    rates = success_rates(train)
+    state, both = (
+        best_fit(features, rates, [fit_networks])[1]
+        for features in (train.hidden, train.prompt_features)
+    )
+    assert log_loss(both, rates).mean() < log_loss(state, rates).mean() - 0.03
+
+
+def test_what_the_shape_is():
+    counts = np.expm1(shape_features("What is 12 * 345?\nSay it."))
+    np.testing.assert_allclose(
+        counts, [25, 12, 12, 5, 3, 1, 2, 3, 2, 2.5, 3, 4, 4, 2.75, 2], rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("reads", ["wording", "prompt state"])
+def test_a_live_episode_reads_questions_as_replay_does(wordings, train, validation, config, reads):
+    wanted = wordings if reads == "wording" else train
+    readout, _ = fit_difficulty(wanted.take(np.arange(300)), LINEAR[:1])
+    assert readout.reads_text == (reads == "wording")
+    config = replace(config, reads_prompt=not readout.reads_text)
     expected = log_odds(readout, validation.table)
     for q in (0, 7):
         core = EpisodeCore(
@@ -96,7 +128,8 @@ def test_a_live_episode_reads_the_wording_as_replay_does(wordings, validation, c
         )
         carry_out(core.begin(), partial(perform, backend=validation.backend))
         np.testing.assert_array_equal(core.state.difficulty[0], expected[q])
-        assert core.cost == 0
+        read = 0 if readout.reads_text else validation.table.prompt_tokens[q, 0]
+        assert core.cost == read
 
 
 def test_no_wording_no_read_out(wordings):
