@@ -364,5 +364,11 @@ STOP_RULES = (
     "Bayesian stop",
     "verifier stop",
 )
-ROUTERS = ("logistic router", "network router", "kNN router", "difficulty bins")
+ROUTERS = (
+    "logistic router",
+    "network router",
+    "kNN router",
+    "wording router",
+    "difficulty bins",
+)
 CASCADES = ("vote cascade", "adaptive cascade", "logprob cascade", "verifier cascade")

@@ -115,10 +115,14 @@ class TraceTable:
     @cached_property
     def prompt_features(self) -> NDArray[np.float32] | None:
         """Prompt states and the shape of the wordings, (Q, H); None if either was not recorded."""
-        if self.hidden is None or self.texts is None:
+        if self.hidden is None or self.shape_features is None:
             return None
-        shapes = np.stack([*map(shape_features, self._wordings)])
-        return np.concatenate([self.hidden, shapes], 1)
+        return np.concatenate([self.hidden, self.shape_features], 1)
+
+    @cached_property
+    def shape_features(self) -> NDArray[np.float32] | None:
+        """The shape of each question's wording, (Q, H); None if it was not recorded."""
+        return None if self.texts is None else np.stack([*map(shape_features, self._wordings)])
 
     @property
     def _wordings(self) -> list[str]:

@@ -28,7 +28,15 @@ from envs.reward import LogUniform
 from envs.table import TraceTable
 from training.asking import AskedPolicy
 from training.cluster import Cluster, map_on
-from training.difficulty import LINEAR, Fit, fit_difficulty, fit_networks, neighbours
+from training.difficulty import (
+    LINEAR,
+    Fit,
+    cross_fit,
+    fit_difficulty,
+    fit_networks,
+    neighbours,
+    success_rates,
+)
 from training.oracles import clairvoyant
 from training.play import Played, log_odds, play, play_checkpoint, pool, select
 from training.promises import kept_accuracies, kept_costs
@@ -198,7 +206,17 @@ class _Contest:
         near = neighbours(self.tuning, self.test)
         if near is not None:
             self.add("kNN router", routers(), config, near)
+        self.add_wording_router()
         self.played["difficulty bins"] = self._lookup(config, network or known)
+
+    def add_wording_router(self) -> None:
+        """Play the rules that decide by the shape of the wording, which nobody pays to read."""
+        shapes, new = self.tuning.shape_features, self.test.shape_features
+        if shapes is None or new is None:
+            return
+        readout, known = cross_fit(shapes, success_rates(self.tuning), fit_networks)
+        config = replace(self.config, reads_prompt=False)
+        self.add("wording router", routers(), config, (known, readout.log_odds(new)))
 
     def _log_odds(self, fits: Sequence[Fit]) -> tuple[Floats, Floats] | None:
         """Difficulty of the tuning and of the test questions by the best of some read-outs."""
