@@ -222,10 +222,6 @@ class TraceSet:
         """Rows of `attempts`, from the file's own notes."""
         return int(self.stored.count_rows())
 
-    def num_questions(self, split: str) -> int:
-        """Questions of train, validation or test."""
-        return sum(found == split for found in self.questions["split"].to_pylist())
-
     def scan(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Some columns of the attempts, in order and a part at a time."""
         yield from self.stored.to_batches(

@@ -26,6 +26,7 @@ from training.jobs import TrainJob, run_job
 from training.play import play_checkpoint
 from training.ray_train import Progress, train_on_cluster
 from training.summary import Bootstrap
+from training.train import suited
 
 Floats = NDArray[np.float64]
 
@@ -132,7 +133,7 @@ def ablate(
 
     full = np.mean([utility(checkpoint, price) for price in prices], axis=0)  # (Q,)
     tables: dict[str, list[dict[str, Any]]] = {"signals": [], "specialists": []}
-    todo = list(variants(config.suited(traces.num_questions("train")), chosen))
+    todo = list(variants(suited(config, traces), chosen))
     _train_all(
         [
             TrainJob(

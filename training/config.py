@@ -9,9 +9,9 @@ from typing import Any
 
 from controller.errors import ConfigError
 
-STEPS_PER_QUESTION = 4000
+STEPS_PER_ATTEMPT = 350
 LEAST_STEPS, MOST_STEPS = 500_000, 8_000_000
-"""Environment steps that suit a number of train questions."""
+"""Environment steps that suit a number of recorded attempts."""
 
 
 def check_range(
@@ -48,7 +48,7 @@ class PPOConfig:
     """Settings of PPO.
 
     Attributes:
-        total_steps: environment steps in all; 0 for as many as suit the number of questions.
+        total_steps: environment steps in all; 0 for as many as suit the number of attempts.
         num_envs: N, episodes side by side.
         num_steps: T, steps per environment and rollout.
         num_minibatches: parts that a rollout is split into.
@@ -144,16 +144,16 @@ class TrainConfig:
             if not 0 < cost < inf:
                 raise ConfigError(f"token_costs: expected more than 0, found {model}={cost}")
 
-    def suited(self, num_questions: int) -> TrainConfig:
-        """The same with `total_steps`, if left open, as suits a number of train questions.
+    def suited(self, num_attempts: int) -> TrainConfig:
+        """The same with `total_steps`, if left open, as suits so many attempts to learn from.
 
-        A policy that meets few questions again and again learns them by heart:
+        A policy that meets few outcomes again and again learns them by heart:
         docs/decisions/0024.
 
-        >>> [TrainConfig().suited(n).ppo.total_steps for n in (50, 200, 3000)]
-        [500000, 800000, 8000000]
+        >>> [TrainConfig().suited(n).ppo.total_steps for n in (500, 2500, 130_000)]
+        [500000, 875000, 8000000]
         """
         if self.ppo.total_steps:
             return self
-        steps = min(max(STEPS_PER_QUESTION * num_questions, LEAST_STEPS), MOST_STEPS)
+        steps = min(max(STEPS_PER_ATTEMPT * num_attempts, LEAST_STEPS), MOST_STEPS)
         return replace(self, ppo=replace(self.ppo, total_steps=steps))

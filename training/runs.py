@@ -24,7 +24,7 @@ from training.ray_train import train_on_cluster
 from training.seeds import summarise_seeds
 from training.settings import Settings, store
 from training.threads import limit_threads
-from training.train import ControllerTraining, Prepared, prepare
+from training.train import ControllerTraining, Prepared, prepare, suited
 from training.view import progress_bar, training_view
 
 Floats = NDArray[np.float64]
@@ -62,11 +62,11 @@ def train_all(settings: Settings, console: Console) -> None:
     """
     limit_threads()
     traces = TraceSet.read(settings.run.traces)
-    suited = settings.train.suited(traces.num_questions("train"))
-    runs = run_directories(replace(settings, train=suited))
+    config = suited(settings.train, traces)
+    runs = run_directories(replace(settings, train=config))
     for out, config in runs.items():
         store(config, settings.run.traces, out)
-    prepared = prepare(traces, suited)
+    prepared = prepare(traces, config)
     models = " -> ".join(model.name for model in prepared.models)
     console.print(
         f"models {models}; validation utility of the best rule in hindsight: "

@@ -77,6 +77,12 @@ class Prepared:
         return float(best_rule_utilities(table, self.process, prices, known).mean())
 
 
+def suited(config: TrainConfig, traces: TraceSet) -> TrainConfig:
+    """The same with `total_steps`, if left open, as suits the attempts of the train split."""
+    models = traces.models(config.ladder)
+    return config.suited(sum(traces.model_rows[model.name].train_attempts for model in models))
+
+
 def prepare(traces: TraceSet, config: TrainConfig) -> Prepared:
     """Tables, decision process and difficulty read-out of a trace set."""
     models = traces.models(config.ladder)
@@ -127,7 +133,7 @@ class ControllerTraining:
         self, traces: TraceSet, config: TrainConfig, out: Path, prepared: Prepared | None = None
     ) -> None:
         self.prepared = prepared or prepare(traces, config)
-        config = config.suited(traces.num_questions("train"))
+        config = suited(config, traces)
         self.traces, self.config, self.out = traces, config, out
         env = ComputeVectorEnv(
             self.prepared.train,

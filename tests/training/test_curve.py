@@ -67,9 +67,9 @@ def test_patience_ends_a_training_that_does_not_get_better(few, tmp_path):
     assert len(read_curve(tmp_path / "training" / CURVE)) == 3
 
 
-def test_open_steps_follow_the_number_of_questions(few, tmp_path):
+def test_open_steps_follow_the_number_of_attempts(few, tmp_path):
     training = ControllerTraining(few, TrainConfig(), tmp_path)
-    assert training.config.ppo.total_steps == 4000 * few.num_questions("train")
+    assert training.config.ppo.total_steps == 350 * len(training.prepared.train.counts)
 
 
 def test_a_fresh_training_begins_a_fresh_curve(tmp_path):
