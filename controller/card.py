@@ -198,7 +198,7 @@ def _training(checkpoint: Checkpoint) -> str:
         lines.append(f"- mean utility on the validation split: {notes['validation_utility']:.4f}")
     readout = checkpoint.difficulty
     state = "the small model's prompt state and the shape of the wording"
-    source = "the wording" if readout and readout.reads_text else state
+    source = "the wording" if readout and readout.is_free else state
     lines.append(f"- estimates difficulty from: {source if readout else 'nothing'}")
     return "## Training\n\nPPO with masked actions on recorded attempts.\n\n" + "\n".join(lines)
 

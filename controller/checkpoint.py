@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from controller.cost import CostModel
-from controller.difficulty import Difficulty
+from controller.difficulty import Difficulty, Reads
 from controller.episodes import EpisodeConfig
 from controller.errors import AllotError, CheckpointError, ConfigError
 from controller.hub import HUB_SCHEME, MAX_FILE_BYTES, SETTINGS_FILE, WEIGHTS_FILE, HubMixin
@@ -211,8 +211,7 @@ def save_checkpoint(checkpoint: Checkpoint, directory: Path | str, card: str | N
         "price_range": list(checkpoint.price_range),
         "calibration": checkpoint.calibration and checkpoint.calibration.to_json(),
         "support": checkpoint.support and checkpoint.support.to_json(),
-        "reads_difficulty": checkpoint.difficulty is not None,
-        "reads_text": checkpoint.difficulty is not None and checkpoint.difficulty.reads_text,
+        "difficulty_reads": checkpoint.difficulty and checkpoint.difficulty.reads,
         "training": dict(checkpoint.training),
     }
     write_files(
@@ -276,8 +275,7 @@ def load_checkpoint(directory: Path | str) -> Checkpoint:
         inside = _inside(settings.get("inside"))
         calibration = settings["calibration"] and Calibration.from_json(settings["calibration"])
         support = Support.from_json(settings["support"]) if settings.get("support") else None
-        reads_difficulty = bool(settings["reads_difficulty"])
-        reads_text, training = bool(settings["reads_text"]), dict(settings["training"])
+        reads, training = settings["difficulty_reads"], dict(settings["training"])
     except (AllotError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{directory / SETTINGS_FILE}: expected the settings of a controller: {error!r}"
@@ -301,11 +299,9 @@ def load_checkpoint(directory: Path | str) -> Checkpoint:
         config=config,
         models=models,
         price_range=(float(low), float(high)),
-        difficulty=load_readout(
-            tensors, "difficulty", config.num_rungs, directory, reads_text=reads_text
-        )
-        if reads_difficulty
-        else None,
+        difficulty=None
+        if reads is None
+        else load_readout(tensors, "difficulty", config.num_rungs, directory, reads=reads),
         model_paths=model_paths,
         adapter_paths=adapter_paths,
         inside=inside,
@@ -414,7 +410,7 @@ def load_readout(
     num_outputs: int,
     directory: Path,
     *,
-    reads_text: bool = False,
+    reads: Reads = "prompt",
 ) -> Difficulty:
     """A read-out, its shapes checked.
 
@@ -423,7 +419,7 @@ def load_readout(
         name: before the slash of its tensors' names.
         num_outputs: R.
         directory: for messages.
-        reads_text: whether it reads the question's wording.
+        reads: see `Difficulty`.
 
     Raises:
         CheckpointError: tensors are missing or do not fit.
@@ -433,4 +429,4 @@ def load_readout(
         for key, tensor in tensors.items()
         if key.startswith(f"{name}/")
     }
-    return Difficulty.from_arrays(arrays, num_outputs, directory, reads_text=reads_text)
+    return Difficulty.from_arrays(arrays, num_outputs, directory, reads=reads)

@@ -6,12 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from controller.errors import CheckpointError
-from controller.text_features import NUM_TEXT_FEATURES, shape_features, text_features
+from controller.text_features import (
+    NUM_SHAPE_FEATURES,
+    NUM_TEXT_FEATURES,
+    shape_features,
+    text_features,
+)
+
+Reads = Literal["words", "shape", "prompt"]
+"""What difficulty is read from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,16 +31,21 @@ class Difficulty:
         mean, scale: (H,) of the features that it was fitted on.
         weights: of each layer, (inputs, outputs); the first has H inputs, the last R outputs.
         biases: of each layer, (outputs,).
-        reads_text: whether its features are those of the question's wording alone, which cost
-            nothing; if not, they are the small model's hidden state at the end of the prompt and
-            the shape of the wording.
+        reads: what its features are: `words` and `shape` are told by the wording, which costs
+            nothing, `prompt` is the small model's hidden state at the end of the prompt with the
+            shape of the wording.
     """
 
     mean: NDArray[np.float32]
     scale: NDArray[np.float32]
     weights: tuple[NDArray[np.float32], ...]
     biases: tuple[NDArray[np.float32], ...]
-    reads_text: bool = False
+    reads: Reads = "prompt"
+
+    @property
+    def is_free(self) -> bool:
+        """Whether no model has to read the prompt for it."""
+        return self.reads != "prompt"
 
     def of_question(
         self, text: str, hidden: NDArray[np.float32] | None
@@ -45,11 +59,15 @@ class Difficulty:
         Returns:
             (1, R), or None if it reads the hidden state and that is unknown.
         """
-        if self.reads_text:
-            return self.log_odds(text_features(text)[None])
-        if hidden is None:
+        if self.reads == "words":
+            features = text_features(text)
+        elif self.reads == "shape":
+            features = shape_features(text)
+        elif hidden is not None:
+            features = np.concatenate([hidden, shape_features(text)])
+        else:
             return None
-        return self.log_odds(np.concatenate([hidden, shape_features(text)])[None])
+        return self.log_odds(features[None])
 
     def log_odds(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """Log-odds that an attempt of each rung is right.
@@ -82,7 +100,7 @@ class Difficulty:
         num_rungs: int,
         directory: Path,
         *,
-        reads_text: bool,
+        reads: Reads,
     ) -> Difficulty:
         """The reverse of `arrays`.
 
@@ -90,7 +108,7 @@ class Difficulty:
             arrays: by name.
             num_rungs: R.
             directory: of the checkpoint, for messages.
-            reads_text: whether it reads the question's wording.
+            reads: as in the attribute.
 
         Raises:
             CheckpointError: some are missing, or do not fit each other or the ladder.
@@ -103,10 +121,11 @@ class Difficulty:
             )
         mean, scale, *rest = (arrays[name] for name in names)
         weights, biases = tuple(rest[::2]), tuple(rest[1::2])
-        if reads_text and mean.shape != (NUM_TEXT_FEATURES,):
+        wanted = {"words": NUM_TEXT_FEATURES, "shape": NUM_SHAPE_FEATURES, "prompt": mean.size}
+        if mean.shape != (wanted.get(reads),):
             raise CheckpointError(
-                f"{directory}: expected a read-out of {NUM_TEXT_FEATURES} features of a text, "
-                f"found {mean.shape}; train again"
+                f"{directory}: expected a read-out of any of {wanted}, found {reads!r} with "
+                f"{mean.shape}; train again"
             )
         shapes = [array.shape for array in (scale, *biases)]
         widths = [mean.size, *(bias.size for bias in biases)]
@@ -119,4 +138,4 @@ class Difficulty:
                 f"{directory}: difficulty/* do not fit {num_rungs} rungs and {mean.size} features: "
                 f"found scale and biases {shapes}, weights {[weight.shape for weight in weights]}"
             )
-        return cls(mean=mean, scale=scale, weights=weights, biases=biases, reads_text=reads_text)
+        return cls(mean=mean, scale=scale, weights=weights, biases=biases, reads=reads)

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from controller.difficulty import Reads
 from controller.text_features import shape_features, text_features
 from envs.traces import TraceSet
 
@@ -107,22 +108,23 @@ class TraceTable:
         """K, the most distinct answers that any question has."""
         return int(self.answer_correct.shape[1])
 
-    @cached_property
-    def text_features(self) -> NDArray[np.float32] | None:
-        """What the wording of each question tells, (Q, H); None if it was not recorded."""
-        return None if self.texts is None else np.stack([*map(text_features, self._wordings)])
-
-    @cached_property
-    def prompt_features(self) -> NDArray[np.float32] | None:
-        """Prompt states and the shape of the wordings, (Q, H); None if either was not recorded."""
-        if self.hidden is None or self.shape_features is None:
+    def features(self, reads: Reads) -> NDArray[np.float32] | None:
+        """What difficulty is read from, (Q, H); None if it was not recorded."""
+        if self.texts is None or (reads == "prompt" and self.hidden is None):
             return None
-        return np.concatenate([self.hidden, self.shape_features], 1)
+        if reads == "words":
+            return self._words
+        if reads == "shape" or self.hidden is None:
+            return self._shapes
+        return np.concatenate([self.hidden, self._shapes], 1)
 
     @cached_property
-    def shape_features(self) -> NDArray[np.float32] | None:
-        """The shape of each question's wording, (Q, H); None if it was not recorded."""
-        return None if self.texts is None else np.stack([*map(shape_features, self._wordings)])
+    def _words(self) -> NDArray[np.float32]:
+        return np.stack([*map(text_features, self._wordings)])
+
+    @cached_property
+    def _shapes(self) -> NDArray[np.float32]:
+        return np.stack([*map(shape_features, self._wordings)])
 
     @property
     def _wordings(self) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 from scipy.special import logit
 from torch.nn import functional
 
-from controller.difficulty import Difficulty
+from controller.difficulty import Difficulty, Reads
 from envs.table import TraceTable
 
 Floats = NDArray[np.float64]
@@ -176,48 +176,69 @@ LINEAR: tuple[Fit, ...] = tuple(partial(fit_linear, penalty=penalty) for penalty
 READOUTS: tuple[Fit, ...] = (*LINEAR, fit_networks)
 """Those and a network."""
 
+CANDIDATES: Mapping[Reads, Sequence[Fit]] = {
+    "words": LINEAR,
+    "shape": (fit_networks,),
+    "prompt": READOUTS,
+}
+"""What difficulty may be read from, and how."""
 
-def fit_difficulty(
-    table: TraceTable, fits: Sequence[Fit] | None = None
-) -> tuple[Difficulty, Floats] | None:
+_WORTH = 0.01
+"""Log loss that a prompt state must save."""
+
+
+def fit_difficulty(table: TraceTable) -> tuple[Difficulty, Floats] | None:
     """Read-out for other questions, and log-odds for these ones.
 
     Whoever learns from questions that the read-out was fitted on would trust it too much, so
-    the log-odds of these come from five read-outs, each fitted without a fifth of them.
+    the log-odds of these come from five read-outs, each fitted without a fifth of them. What is
+    read is chosen by log loss on these, too; a prompt state, which the small model has to be
+    paid for, has to be worth it.
 
     Args:
         table: questions to fit on.
-        fits: to choose from, by log loss on what they were fitted without; None for linear
-            ones and, on prompt states, a network.
 
     Returns:
-        The read-out and (Q, R) log-odds of the table's questions, or None if it holds neither
-        prompt states nor questions, or fewer questions than folds.
+        The read-out and (Q, R) log-odds of the table's questions, or None if it holds no
+        questions, or fewer than folds.
     """
-    features = _features(table)
+    rates = success_rates(table)
+    fitted = {reads: fit_readout(table, reads, fits) for reads, fits in CANDIDATES.items()}
+    known = {reads: fit for reads, fit in fitted.items() if fit is not None}
+
+    def loss(reads: Reads) -> float:
+        return _loss(known[reads][1], rates) + (0.0 if known[reads][0].is_free else _WORTH)
+
+    return known[min(known, key=loss)] if known else None
+
+
+def fit_readout(
+    table: TraceTable, reads: Reads, fits: Sequence[Fit]
+) -> tuple[Difficulty, Floats] | None:
+    """The same from given features by the best of given fits."""
+    features = table.features(reads)
     if features is None or len(table) < FOLDS:
         return None
-    reads_text, rates = table.prompt_features is None, success_rates(table)
-    if fits is None:
-        fits = LINEAR if reads_text else READOUTS
-    readout, log_odds = best_fit(features, rates, fits)
-    return replace(readout, reads_text=reads_text), log_odds
+    readout, log_odds = best_fit(features, success_rates(table), fits)
+    return replace(readout, reads=reads), log_odds
 
 
 def best_fit(
     features: Features, rates: Floats, fits: Sequence[Fit] = READOUTS
 ) -> tuple[Difficulty, Floats]:
     """The read-out of `fit_difficulty` from features (Q, H) and success rates (Q, R)."""
+    fitted = (cross_fit(features, rates, fit) for fit in fits)
+    return min(fitted, key=lambda entry: _loss(entry[1], rates))
 
-    def loss(fitted: tuple[Difficulty, Floats]) -> float:
-        return float(np.mean(np.logaddexp(0, fitted[1]) - rates * fitted[1]))
 
-    return min((cross_fit(features, rates, fit) for fit in fits), key=loss)
+def _loss(log_odds: Floats, rates: Floats) -> float:
+    return float(np.mean(np.logaddexp(0, log_odds) - rates * log_odds))
 
 
 def _features(table: TraceTable) -> Features | None:
-    """Prompt states, where they were recorded, and shape of the wording; else all it tells."""
-    return table.text_features if table.prompt_features is None else table.prompt_features
+    """Prompt states, where they were recorded, else words."""
+    states = table.features("prompt")
+    return table.features("words") if states is None else states
 
 
 def neighbours(known: TraceTable, new: TraceTable, *, k: int = 30) -> tuple[Floats, Floats] | None:

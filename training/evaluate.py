@@ -23,20 +23,13 @@ from controller.baselines import (
     rule_families,
 )
 from controller.checkpoint import Checkpoint
+from controller.difficulty import Reads
 from controller.episodes import EpisodeConfig
 from envs.reward import LogUniform
 from envs.table import TraceTable
 from training.asking import AskedPolicy
 from training.cluster import Cluster, map_on
-from training.difficulty import (
-    LINEAR,
-    Fit,
-    cross_fit,
-    fit_difficulty,
-    fit_networks,
-    neighbours,
-    success_rates,
-)
+from training.difficulty import LINEAR, Fit, fit_networks, fit_readout, neighbours
 from training.oracles import clairvoyant
 from training.play import Played, log_odds, play, play_checkpoint, pool, select
 from training.promises import kept_accuracies, kept_costs
@@ -194,33 +187,30 @@ class _Contest:
         ]
 
     def add_routers(self) -> None:
-        """Play the rules that decide by the prompt alone, if there is one to read."""
-        known = self._log_odds(LINEAR)
+        """Play the rules that decide by the question alone, if it was recorded.
+
+        Those that read the small model's prompt state, if there is one, pay for it.
+        """
+        recorded: Reads = "words" if self.tuning.features("prompt") is None else "prompt"
+        known = self._log_odds(recorded, LINEAR)
         if known is None:
             return
-        config = replace(self.config, reads_prompt=self.tuning.prompt_features is not None)
-        self.add("logistic router", routers(), config, known)
-        network = self._log_odds([fit_networks]) if config.reads_prompt else None
+        paying = replace(self.config, reads_prompt=recorded == "prompt")
+        self.add("logistic router", routers(), paying, known)
+        network = self._log_odds("prompt", [fit_networks])
         if network is not None:
-            self.add("network router", routers(), config, network)
+            self.add("network router", routers(), paying, network)
         near = neighbours(self.tuning, self.test)
         if near is not None:
-            self.add("kNN router", routers(), config, near)
-        self.add_wording_router()
-        self.played["difficulty bins"] = self._lookup(config, network or known)
+            self.add("kNN router", routers(), paying, near)
+        free = replace(self.config, reads_prompt=False)
+        shape = self._log_odds("shape", [fit_networks])
+        self.add("wording router", routers(), free, shape)
+        self.played["difficulty bins"] = self._lookup(free, shape or known)
 
-    def add_wording_router(self) -> None:
-        """Play the rules that decide by the shape of the wording, which nobody pays to read."""
-        shapes, new = self.tuning.shape_features, self.test.shape_features
-        if shapes is None or new is None:
-            return
-        readout, known = cross_fit(shapes, success_rates(self.tuning), fit_networks)
-        config = replace(self.config, reads_prompt=False)
-        self.add("wording router", routers(), config, (known, readout.log_odds(new)))
-
-    def _log_odds(self, fits: Sequence[Fit]) -> tuple[Floats, Floats] | None:
+    def _log_odds(self, reads: Reads, fits: Sequence[Fit]) -> tuple[Floats, Floats] | None:
         """Difficulty of the tuning and of the test questions by the best of some read-outs."""
-        fitted = fit_difficulty(self.tuning, fits)
+        fitted = fit_readout(self.tuning, reads, fits)
         new = None if fitted is None else log_odds(fitted[0], self.test)
         return None if fitted is None or new is None else (fitted[1], new)
 

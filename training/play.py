@@ -126,7 +126,7 @@ def log_odds(difficulty: Difficulty | None, table: TraceTable) -> Floats | None:
     """Difficulty of every question of a table, (Q, R), or None."""
     if difficulty is None:
         return None
-    features = table.text_features if difficulty.reads_text else table.prompt_features
+    features = table.features(difficulty.reads)
     return None if features is None else difficulty.log_odds(features)
 
 

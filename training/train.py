@@ -109,7 +109,7 @@ def prepare(traces: TraceSet, config: TrainConfig) -> Prepared:
         train=train,
         validation=validation.take(order[:half]),
         calibration=validation.take(order[half:]),
-        process=replace(process, reads_prompt=fitted is not None and not fitted[0].reads_text),
+        process=replace(process, reads_prompt=fitted is not None and not fitted[0].is_free),
         prices=LogUniform(low=config.prices[0], high=config.prices[1])
         if config.prices
         else price_range(process.cost_unit),
