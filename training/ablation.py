@@ -46,7 +46,7 @@ SIGNALS: Mapping[str, tuple[str, ...]] = {
     ),
     "log-probabilities": tuple(n for n in OBSERVATION_NAMES if "logprob" in n),
     "verifier scores": ("verifier_known", "leader_verifier", "mean_verifier"),
-    "prompt's hidden state": tuple(n for n in OBSERVATION_NAMES if "difficulty" in n),
+    "difficulty of the question": tuple(n for n in OBSERVATION_NAMES if "difficulty" in n),
     "lengths": ("small_length", "prompt_length"),
     "expected cost of actions": ("sample_price", "revise_price", "escalate_price", "verify_price"),
 }

@@ -68,7 +68,8 @@ def test_round_trip(saved):
         ({"policy": {"num_features": 3, "num_actions": 4, "hidden_sizes": [8]}}, "features"),
         ({"process": {"cost": {"weights": [1.0, -3.0]}}}, "positive number per rung"),
         ({"price_range": [1]}, "settings of a controller"),
-        ({"reads_text": True}, "271 features of a text"),
+        ({"difficulty_reads": "words"}, "read-out of any of .*271.* found 'words'"),
+        ({"difficulty_reads": "minds"}, "read-out of any of .* found 'minds'"),
     ],
 )
 def test_wrong_settings_are_refused(saved, changes, message):

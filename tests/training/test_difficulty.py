@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -18,9 +19,11 @@ from controller.text_features import (
 from envs.table import TraceTable
 from training.difficulty import (
     LINEAR,
+    READOUTS,
     best_fit,
     fit_difficulty,
     fit_networks,
+    fit_readout,
     neighbours,
     success_rates,
 )
@@ -39,20 +42,27 @@ def log_loss(log_odds, rates):
 def test_a_network_knows_more_than_a_line_about_new_questions(train, validation):
     rates, new = success_rates(train), success_rates(validation.table)
     average = np.log(rates.mean(0) / (1 - rates.mean(0)))
-    line, network = (fit_difficulty(train, fits) for fits in (LINEAR, [fit_networks]))
+    line, network = (fit_readout(train, "prompt", fits) for fits in (LINEAR, [fit_networks]))
     losses = [log_loss(log_odds(fit[0], validation.table), new) for fit in (line, network)]
     assert (losses[1] < losses[0]).all()
     assert (losses[0] < log_loss(average, new)).all()
-    chosen = fit_difficulty(train)
+    chosen = fit_readout(train, "prompt", READOUTS)
     np.testing.assert_array_equal(chosen[1], network[1])
+
+
+def test_a_prompt_state_is_read_where_the_wording_says_less(train):
+    assert fit_difficulty(train)[0].is_free
+    alike = pa.chunked_array([["the same question"] * len(train)])
+    readout, _ = fit_difficulty(replace(train, texts=alike))
+    assert readout.reads == "prompt"
 
 
 def test_log_odds_of_a_question_do_not_depend_on_its_own_outcome(train):
     some = train.take(np.arange(400))
-    _, before = fit_difficulty(some, LINEAR[:1])
+    _, before = fit_readout(some, "prompt", LINEAR[:1])
     turned = replace(some, answer_correct=some.answer_correct.copy())
     turned.answer_correct[7] = ~turned.answer_correct[7]
-    _, after = fit_difficulty(turned, LINEAR[:1])
+    _, after = fit_readout(turned, "prompt", LINEAR[:1])
     np.testing.assert_array_equal(before[7], after[7])
     assert np.abs(before - after).max() > 1e-3
 
@@ -79,7 +89,7 @@ def test_wide_prompt_states_are_reduced(train):
     some = train.take(np.arange(400))
     rotation = torch.linalg.qr(torch.randn(300, 64, generator=torch.Generator().manual_seed(0)))[0]
     wide = replace(some, hidden=(some.hidden @ rotation.numpy().T).astype(np.float32))
-    readout, _ = fit_difficulty(wide, [fit_networks])
+    readout, _ = fit_readout(wide, "prompt", [fit_networks])
     assert readout.weights[0].shape == (300 + NUM_SHAPE_FEATURES, 128)
     assert log_odds(readout, wide).shape == (400, 2)
 
@@ -92,7 +102,7 @@ def wordings(train):
 
 def test_the_wording_tells_kinds_of_questions_apart(wordings, validation):
     readout, known = fit_difficulty(wordings)
-    assert readout.reads_text
+    assert readout.is_free
     rates, new = success_rates(wordings), success_rates(validation.table)
     average = np.log(rates.mean(0) / (1 - rates.mean(0)))
     for log_odds_, truth in ((known, rates), (log_odds(readout, validation.table), new)):
@@ -103,7 +113,7 @@ def test_the_shape_of_a_wording_tells_more_than_the_prompt_state_alone(train):
     rates = success_rates(train)
     state, both = (
         best_fit(features, rates, [fit_networks])[1]
-        for features in (train.hidden, train.prompt_features)
+        for features in (train.hidden, train.features("prompt"))
     )
     assert log_loss(both, rates).mean() < log_loss(state, rates).mean() - 0.03
 
@@ -115,12 +125,10 @@ def test_what_the_shape_is():
     )
 
 
-@pytest.mark.parametrize("reads", ["wording", "prompt state"])
-def test_a_live_episode_reads_questions_as_replay_does(wordings, train, validation, config, reads):
-    wanted = wordings if reads == "wording" else train
-    readout, _ = fit_difficulty(wanted.take(np.arange(300)), LINEAR[:1])
-    assert readout.reads_text == (reads == "wording")
-    config = replace(config, reads_prompt=not readout.reads_text)
+@pytest.mark.parametrize("reads", ["words", "shape", "prompt"])
+def test_a_live_episode_reads_questions_as_replay_does(train, validation, config, reads):
+    readout, _ = fit_readout(train.take(np.arange(300)), reads, LINEAR[:1])
+    config = replace(config, reads_prompt=not readout.is_free)
     expected = log_odds(readout, validation.table)
     for q in (0, 7):
         core = EpisodeCore(
@@ -128,8 +136,7 @@ def test_a_live_episode_reads_questions_as_replay_does(wordings, train, validati
         )
         carry_out(core.begin(), partial(perform, backend=validation.backend))
         np.testing.assert_array_equal(core.state.difficulty[0], expected[q])
-        read = 0 if readout.reads_text else validation.table.prompt_tokens[q, 0]
-        assert core.cost == read
+        assert core.cost == (0 if readout.is_free else validation.table.prompt_tokens[q, 0])
 
 
 def test_no_wording_no_read_out(wordings):
