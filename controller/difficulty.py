@@ -122,7 +122,7 @@ class Difficulty:
         mean, scale, *rest = (arrays[name] for name in names)
         weights, biases = tuple(rest[::2]), tuple(rest[1::2])
         wanted = {"words": NUM_TEXT_FEATURES, "shape": NUM_SHAPE_FEATURES, "prompt": mean.size}
-        if mean.shape != (wanted.get(reads),):
+        if mean.size != wanted.get(reads):
             raise CheckpointError(
                 f"{directory}: expected a read-out of any of {wanted}, found {reads!r} with "
                 f"{mean.shape}; train again"

@@ -71,7 +71,8 @@ def models(paths: list[Path]) -> list[LocalModel]:
 
 
 def build(models: Sequence[LocalModel], **settings: Any) -> TransformersBackend:
-    return TransformersBackend(models, **{"max_new_tokens": MAX_NEW_TOKENS, **settings})
+    defaults = {"max_new_tokens": MAX_NEW_TOKENS, "temperature": 1.0}
+    return TransformersBackend(models, **{**defaults, **settings})
 
 
 def samples(questions: Sequence[Question] = QUESTIONS, count: int = 4) -> list[Request]:
