@@ -47,12 +47,13 @@ def decide(request: DecideRequest, terms: Terms, arm: Arm) -> dict[str, Any]:
             f"attempts: expected at most {config.max_attempts}, found {len(request.attempts)}"
         )
     core = EpisodeCore(
-        Question(question_id="", text=""),
+        Question(question_id="", text=request.question or ""),
         _Elsewhere(models),
         config,
         price=price_of(arm, terms),
         round_price=terms.round_price,
         budget=terms.budget,
+        difficulty=None if request.question is None else arm.checkpoint.difficulty,
     )
     core.start(PromptState(prompt_tokens=lengths))
     for batch in _rounds([_attempt(a, i, models) for i, a in enumerate(request.attempts)], request):

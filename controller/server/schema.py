@@ -160,6 +160,7 @@ class DecideRequest(Strict):
     prompt_tokens: Annotated[list[Tokens], Field(min_length=1, max_length=64)] = Field(
         description="Length of the question per rung, or one for all."
     )
+    question: Text | None = Field(None, description="Its wording, if difficulty is to be read.")
     attempts: Annotated[list[AttemptIn], Field(max_length=1024)] = Field(default=[])
     allot: TermsIn | None = None
 

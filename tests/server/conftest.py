@@ -25,6 +25,12 @@ from controller.server.limits import Limits
 from controller.server.metrics import Metrics
 from tests.server.upstream import Upstream, completion
 
+QUESTION = (
+    "Find the Greatest Common Divisor (GCD) of these numbers: 44, 86. "
+    "Give only the GCD as your final answer."
+)
+"""Of a kind that the controller knows, and where a second opinion is worth something."""
+
 CONTROLLER = Path(__file__).parent.parent.parent / "checkpoints" / "controller"
 
 
@@ -83,7 +89,7 @@ class Running:
         self.http = httpx2.Client(base_url=self.url, timeout=30)
         self.openai = openai.OpenAI(base_url=f"{self.url}/v1", api_key="any", max_retries=0)
 
-    def ask(self, text="2+5=", headers=None, **allot):
+    def ask(self, text=QUESTION, headers=None, **allot):
         """A chat completion, as JSON."""
         return self.http.post(
             "/v1/chat/completions",

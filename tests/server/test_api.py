@@ -12,7 +12,9 @@ from controller.targets import PACE_QUESTIONS
 from tests.server.conftest import arm, ladder
 from tests.server.upstream import completion
 
-MIDDLE = 1.6e-4
+MIDDLE = 1e-4
+SPELL = "Spell this word backward (example: sun -> nus): planet"
+SUM = "State the final answer to the following arithmetic problem: 88 - 52 - 32 - 30 ="
 """Price at which the controller samples until it is settled."""
 ASK = [{"role": "user", "content": "2+5="}]
 
@@ -169,10 +171,11 @@ def test_no_readable_answer(service, small, large):
 
 
 def test_decide(service, checkpoint):
-    def decide(*answers, **allot):
+    def decide(*answers, question=None, **allot):
         reply = service.http.post(
             "/v1/decide",
             json={
+                "question": question,
                 "prompt_tokens": [20],
                 "attempts": [
                     {
@@ -185,7 +188,7 @@ def test_decide(service, checkpoint):
                     }
                     for a in answers
                 ],
-                "allot": {"price": 1e-4, **allot},
+                "allot": {"price": 1e-3, **allot},
             },
         )
         assert reply.status_code == 200, reply.text
@@ -200,6 +203,8 @@ def test_decide(service, checkpoint):
     assert settled["value"] > split["value"]
     assert sum(split["probabilities"].values()) == pytest.approx(1)
     assert "observation" in decide("7", explain=True)
+    easy, hard = (decide(question=q)["value"] for q in (SPELL, SUM))
+    assert easy > hard
     scored = service.http.post(
         "/v1/decide",
         json={

@@ -30,7 +30,7 @@ from envs.importing import import_attempts
 from envs.served import read_references
 from envs.table import TraceTable
 from envs.traces import TraceSet
-from tests.server.conftest import CONTROLLER, ladder
+from tests.server.conftest import CONTROLLER, QUESTION, ladder
 from tests.server.upstream import completion
 
 
@@ -69,7 +69,7 @@ class Process:
             json={
                 "model": "allot",
                 "messages": [{"role": "user", "content": text}],
-                "allot": {"price": 1.6e-4, **allot},
+                "allot": {"price": 1e-4, **allot},
             },
         )
 
@@ -104,7 +104,8 @@ def test_a_process_from_start_to_end(tmp_path, small, large):
     options = ["--log", log, "--log-texts", "--watch-s", "0.1", "--exploration", "0.2"]
     with serving(controller, small, large, options=options) as service:
         for n in range(12):
-            assert service.ask(f"question {n}", question_id=f"id {n}").status_code == 200
+            asked = QUESTION.replace("44", str(44 + n))
+            assert service.ask(asked, question_id=f"id {n}").status_code == 200
         before = service.http.get("/v1/models").json()["data"][0]["allot"]["arms"][0]["policy"]
         _reload(controller, service)
         after = service.http.get("/v1/models").json()["data"][0]["allot"]["arms"][0]["policy"]

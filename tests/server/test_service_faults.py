@@ -12,7 +12,7 @@ from controller.backends.resilience import CircuitBreaker
 from controller.server.limits import Limits
 from tests.server.upstream import completion
 
-DEAR, MIDDLE = 2e-3, 1.6e-4
+DEAR, MIDDLE = 2e-3, 1e-4
 """Prices at which the controller samples once and stops, and at which it then escalates."""
 
 
@@ -51,7 +51,7 @@ def test_small_down_and_no_budget_for_the_large_one(serve, small, large):
 
 
 def test_large_down_the_best_small_answer_stands(serve, small, large):
-    small.script(completion("Answer: 1"))
+    small.script(completion("Answer: 1", logprob=-0.5))
     large.script(fail)
     found = serve(small, large, max_retries=0).ask(price=MIDDLE).json()
     assert large.calls >= 1
@@ -87,7 +87,7 @@ def test_all_down(serve, small, large):
 
 def test_the_deadline_is_kept_and_the_best_answer_too(serve, small, large):
     """The second model hangs for longer than there is time."""
-    small.script(completion("Answer: 1"))
+    small.script(completion("Answer: 1", logprob=-0.5))
     large.script(hang)
     service = serve(small, large, read_timeout_s=20)
     started = time.monotonic()
@@ -165,7 +165,7 @@ def test_escalations_are_budgeted_outside_the_policy(serve, small, large):
 
 
 def test_escalations_of_a_request(serve, small, large):
-    small.script(completion("Answer: 1"))
+    small.script(completion("Answer: 1", logprob=-0.5))
     service = serve(small, large)
     found = service.ask(price=MIDDLE, max_escalations=0).json()
     assert large.calls == 0
