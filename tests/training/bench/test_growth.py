@@ -10,10 +10,10 @@ from training.bench import growth
 def little(monkeypatch):
     for name, values in (
         ("QUESTIONS", (50, 200)),
-        ("ENVS", (2, 8)),
+        ("ENVS", (1024, 4096)),
         ("SAMPLES", (1, 3)),
         ("CLIENTS", (1, 2)),
-        ("_REPEATS", 2),
+        ("_REPEATS", 1),
     ):
         monkeypatch.setattr(growth, name, values)
 
@@ -29,7 +29,7 @@ def check(rows, places):
 def test_speed_by_questions_environments_and_samples(few):
     rows = [
         *check(growth.questions(), [50, 200]),
-        *check(growth.environments(few), [2, 8]),
+        *check(growth.environments(few), [1024, 4096]),
         *check(growth.samples(CHECKPOINTS / "small"), [1, 3]),
     ]
     assert all(row["least"] > 0 for row in rows)
