@@ -53,7 +53,7 @@ def test_attempts_account_for_the_cost(checkpoint, recorded, episodes):
     weights, ledger = checkpoint.config.cost.weights, checkpoint.config.cost
     for episode in episodes:
         costs = [d.cost for d in episode.decisions] + [episode.cost]
-        warm, unverified = {0}, 0
+        warm, unverified = {0} if checkpoint.config.reads_prompt else set(), 0
         for i, decision in enumerate(episode.decisions):
             spent = 0.0
             for attempt in decision.attempts:
