@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 from controller.errors import ConfigError
 
@@ -38,8 +39,8 @@ class Action:
 class ActionSet(tuple[Action, ...]):
     """Ordered actions; a policy's output i stands for entry i.
 
-    >>> [str(action) for action in ActionSet.build(sample_widths=(1, 4), verifies=True)]
-    ['STOP', 'SAMPLE', 'SAMPLE(4)', 'REVISE', 'ESCALATE', 'VERIFY']
+    >>> ActionSet.build(sample_widths=(1, 4), verifies=True).names
+    ('STOP', 'SAMPLE', 'SAMPLE(4)', 'REVISE', 'ESCALATE', 'VERIFY')
     """
 
     @classmethod
@@ -67,6 +68,11 @@ class ActionSet(tuple[Action, ...]):
                 *([Action(ActionKind.VERIFY)] if verifies else []),
             )
         )
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """As people and checkpoints call them, in order."""
+        return tuple(str(action) for action in self)
 
     @property
     def sample_widths(self) -> tuple[int, ...]:

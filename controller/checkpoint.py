@@ -201,7 +201,7 @@ def save_checkpoint(checkpoint: Checkpoint, directory: Path | str, card: str | N
         "version": CHECKPOINT_VERSION,
         "observation_version": OBSERVATION_VERSION,
         "observation": list(OBSERVATION_NAMES),
-        "actions": [str(action) for action in checkpoint.config.actions],
+        "actions": checkpoint.config.actions.names,
         "policy": asdict(checkpoint.policy.config),
         "process": asdict(checkpoint.config),
         "models": [asdict(model) for model in checkpoint.models],
@@ -280,9 +280,9 @@ def load_checkpoint(directory: Path | str) -> Checkpoint:
         raise CheckpointError(
             f"{directory / SETTINGS_FILE}: expected the settings of a controller: {error!r}"
         ) from None
-    if [str(action) for action in config.actions] != settings["actions"]:
+    if list(config.actions.names) != settings["actions"]:
         raise CheckpointError(
-            f"{directory}: expected actions {[str(a) for a in config.actions]}, found "
+            f"{directory}: expected actions {list(config.actions.names)}, found "
             f"{settings['actions']}"
         )
     if policy.config.num_features != len(OBSERVATION_NAMES) or policy.config.num_actions != len(

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -30,10 +31,7 @@ class PolicyDecider:
     def __init__(self, policy: PolicyNetwork, *, exploration: float = 0.0, seed: int = 0) -> None:
         if not 0 <= exploration <= 1:
             raise ConfigError(f"exploration: expected 0 to 1, found {exploration}")
-        ignored = [OBSERVATION_NAMES.index(name) for name in policy.config.ignored_features]
-        self._actor, self._critic = (
-            _layers(network, ignored) for network in (policy.actor, policy.critic)
-        )
+        self._layers = _layers(policy)
         self.exploration, self._rng = exploration, np.random.default_rng(seed)
         self.digest = policy_digest(policy)
 
@@ -46,9 +44,14 @@ class PolicyDecider:
             observation: (1, D).
             mask: (1, A).
         """
-        logits = np.where(mask[0], _forward(observation, self._actor)[0], -np.inf)
+        values = observation
+        for weight, bias in self._layers[:-1]:
+            values = np.tanh(values @ weight + bias)
+        weight, bias = self._layers[-1]
+        logits, (value, *_) = (values @ weight + bias)[:, 0]
+        logits = np.where(mask[0], logits, -np.inf)
         odds = np.exp(logits - logits.max())
-        return odds / odds.sum(), float(_forward(observation, self._critic)[0, 0])
+        return odds / odds.sum(), float(value)
 
     def choose(self, episode: EpisodeCore, mask: NDArray[np.bool_]) -> Choice:
         """See `Decider.choose`."""
@@ -61,10 +64,10 @@ class PolicyDecider:
             )
         propensity = self.exploration * float(probabilities[position])
         propensity += (1 - self.exploration) * (position == likeliest)
-        names = map(str, episode.config.actions)
+        actions = episode.config.actions
         return Choice(
-            action=episode.config.actions[position],
-            probabilities=dict(zip(names, probabilities.tolist(), strict=True)),
+            action=actions[position],
+            probabilities=dict(zip(actions.names, probabilities.tolist(), strict=True)),
             value=value,
             observation=dict(zip(OBSERVATION_NAMES, observation[0].tolist(), strict=True)),
             leader=episode.answer,
@@ -105,22 +108,23 @@ def policy_digest(policy: PolicyNetwork) -> str:
     return digest.hexdigest()[:16]
 
 
-def _layers(network: nn.Sequential, ignored: list[int]) -> Layers:
-    """Weights and biases; of what the network ignores, none."""
-    layers = [
-        (
-            layer.weight.detach().cpu().numpy().T.copy(),
-            layer.bias.detach().cpu().numpy().copy(),
-        )
-        for layer in network
-        if isinstance(layer, nn.Linear)
+def _layers(policy: PolicyNetwork) -> Layers:
+    """Weights, (2, inputs, outputs), and biases of actor and critic, side by side.
+
+    Of what the policy ignores there are none, and the critic's missing outputs are 0.
+    """
+    ignored = [OBSERVATION_NAMES.index(name) for name in policy.config.ignored_features]
+    networks = [
+        [module for module in network if isinstance(module, nn.Linear)]
+        for network in (policy.actor, policy.critic)
     ]
-    layers[0][0][ignored] = 0.0
+    layers = []
+    for actor, critic in zip(*networks, strict=True):
+        weight = torch.zeros(2, actor.in_features, actor.out_features)
+        bias = torch.zeros(2, 1, actor.out_features)
+        for side, layer in enumerate((actor, critic)):
+            weight[side, :, : layer.out_features] = layer.weight.detach().T
+            bias[side, :, : layer.out_features] = layer.bias.detach()
+        layers.append((weight.numpy(), bias.numpy()))
+    layers[0][0][:, ignored] = 0.0
     return layers
-
-
-def _forward(x: NDArray[np.float32], layers: Layers) -> NDArray[np.float32]:
-    for weight, bias in layers[:-1]:
-        x = np.tanh(x @ weight + bias)
-    weight, bias = layers[-1]
-    return x @ weight + bias

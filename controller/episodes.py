@@ -9,6 +9,7 @@ afresh, which keeps the floats equal bit for bit whatever N is.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,7 @@ class EpisodeConfig:
             )
         ActionSet.build(self.sample_widths, self.verifies)
 
-    @property
+    @cached_property
     def actions(self) -> ActionSet:
         """The action set, in the order of a policy's outputs."""
         return ActionSet.build(self.sample_widths, self.verifies)
@@ -183,6 +184,7 @@ class Episodes:
             )
         self._kinds = np.array([_KINDS[a.kind] for a in config.actions])
         self._widths = np.array([a.width for a in config.actions])
+        self._sample_widths = config.actions.sample_widths
         self._token_cost = np.array(config.cost.weights)
         self._vote_weight = np.array(config.vote_weights)
         self._completion = np.array(config.mean_completion_tokens)
@@ -463,56 +465,48 @@ class Episodes:
         """Count one serial round in each of `rows`."""
         self.rounds[rows] += 1
 
-    def expected_cost(self, rows: Rows = slice(None)) -> tuple[Floats, Floats, Floats, Floats]:
-        """Expected cost of SAMPLE (width 1), REVISE, ESCALATE and VERIFY, each (n,)."""
+    def positions(self, rows: Rows) -> Ints:
+        """The same rows as a list of integers, (n,)."""
+        return self._rows[rows]
+
+    def expected_cost(self, rows: Rows = slice(None)) -> Floats:
+        """Expected cost of SAMPLE (width 1), REVISE, ESCALATE and VERIFY, (4, n)."""
         return self._costs(self._completion, rows)
 
-    def _costs(self, completion: NDArray[Any], rows: Rows) -> tuple[Floats, Floats, Floats, Floats]:
+    def _costs(self, completion: NDArray[Any], rows: Rows) -> Floats:
         prompt, rung = self.prompt_tokens[rows], self.next_rung[rows]
         cold = prompt * ~self.prefilled[rows]  # (n, R) prompt tokens that are not cached
-        climb = cold[np.arange(len(rung)), rung] + completion[rung]
+        climb = cold[self._rows[: len(rung)], rung] + completion[rung]
         weights, ledger = self._token_cost, self.config.cost
-        revision = prompt[:, 0] + self.config.revision_overhead + 2 * completion[0]
-        return (
-            weights[0] * (cold[:, 0] + completion[0]),
-            ledger.reviser_weight * revision,
-            weights[rung] * climb,
-            np.asarray(ledger.verifier_weight * self.unverified_tokens[rows]),
+        revision = prompt[:, 0] + (self.config.revision_overhead + 2 * completion[0])
+        return np.array(
+            [
+                weights[0] * (cold[:, 0] + completion[0]),
+                ledger.reviser_weight * revision,
+                weights[rung] * climb,
+                ledger.verifier_weight * self.unverified_tokens[rows],
+            ]
         )
 
     def mask(self, rows: Rows = slice(None)) -> Bools:
         """Allowed actions, (n, A), in `rows` or everywhere; STOP always is."""
-        at = self._rows[rows]
-        allowed = np.empty((len(self._kinds), len(at)), bool).T  # (n, A)
-        leader = self.leader[rows]
+        at, leader, rung = self.positions(rows), self.leader[rows], self.next_rung[rows]
+        used, limit = self.counts[rows, 0], self.limits[rows, 0]
+        never = np.zeros(len(at), bool)
         revisable = (
             (leader >= 0)
             & (self.revisions[rows] < self.config.max_revisions)
             & (self.children_left[at, np.maximum(leader, 0)] > 0)
         )
-        rung = self.next_rung[rows]
-        climbable = (
-            self.counts[at, rung] < self.limits[at, rung]
-            if self.config.num_rungs > 1
-            else np.zeros(len(at), bool)
-        )
-        budget = self.budget[rows]
-        bounded = np.isfinite(budget).any()
-        sample, revise, climb, verify = (
-            self._costs(self._worst_completion, rows) if bounded else (0.0, 0.0, 0.0, 0.0)
-        )
-        left = budget - self.spent[rows] if bounded else np.inf
-        for column, (kind, width) in enumerate(zip(self._kinds, self._widths, strict=True)):
-            if kind == _KINDS[ActionKind.STOP]:
-                allowed[:, column] = True
-            elif kind == _KINDS[ActionKind.SAMPLE]:
-                fits = sample + (width - 1) * self._worst_completion[0] <= left
-                within = self.counts[rows, 0] + width <= self.limits[rows, 0]
-                allowed[:, column] = within & fits
-            elif kind == _KINDS[ActionKind.REVISE]:
-                allowed[:, column] = revisable & (revise <= left)
-            elif kind == _KINDS[ActionKind.ESCALATE]:
-                allowed[:, column] = climbable & (climb <= left)
-            else:
-                allowed[:, column] = (self.unverified[rows] > 0) & (verify <= left)
-        return allowed
+        climbs = self.config.num_rungs > 1
+        climbable = self.counts[at, rung] < self.limits[at, rung] if climbs else never
+        samples = [used + width <= limit for width in self._sample_widths]
+        verifiable = [self.unverified[rows] > 0] if self.config.verifies else []
+        allowed = np.array([~never, *samples, revisable, climbable, *verifiable])  # (A, n)
+        left = self.budget[rows] - self.spent[rows]
+        if np.isinf(left).all():
+            return allowed.T
+        sample, *others = self._costs(self._worst_completion, rows)
+        wide = [sample + (width - 1) * self._worst_completion[0] for width in self._sample_widths]
+        worst = np.array([np.full_like(left, -np.inf), *wide, *others])[: len(allowed)]
+        return (allowed & (worst <= left)).T

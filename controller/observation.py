@@ -90,9 +90,8 @@ def leader_stays(top: Floats, second: Floats) -> Floats:
     Source: as in adaptive consistency, arXiv 2305.11860.
     """
     last = _BETA_SIZE - 1
-    rows = np.minimum(np.rint(top), last).astype(np.int64)
-    columns = np.minimum(np.rint(second), last).astype(np.int64)
-    return _leader_stays_table()[rows, columns]
+    places = np.minimum(np.rint(np.array([top, second])), last).astype(np.int64)
+    return np.asarray(_leader_stays_table()[places[0], places[1]])
 
 
 def log10(values: Floats) -> NDArray[np.float32]:
@@ -114,67 +113,100 @@ def observe(
         `out`, or without it the observations of `rows` alone, (n, D) float32.
     """
     e, config = episodes, episodes.config
-    total_votes, small_votes = e.total[rows], e.small_total[rows]
-    leader = np.maximum(e.leader[rows], 0)
-    at_leader = e.recall(np.arange(e.num_episodes)[rows], leader)  # (n, 8)
-    _, small_backing, large_backing, _, logprob, logprobs, score, num_scores = at_leader.T
-    top, second = e.top[rows], e.second[rows]
-    total, attempts = np.maximum(total_votes, 1), np.maximum(e.num_attempts[rows], 1)
-    samples, revisions = e.counts[rows, 0], e.revisions[rows]
-    price, budget, round_price = e.price[rows], e.budget[rows], e.round_price[rows]
-    sample, revise, climb, verify = (
-        log10(price * np.maximum(cost, 1.0)) for cost in e.expected_cost(rows)
-    )
+    at = e.positions(rows)
+    total, top, second = e.total[rows], e.top[rows], e.second[rows]
+    samples, revisions, attempts = e.counts[rows, 0], e.revisions[rows], e.num_attempts[rows]
+    at_leader = e.recall(at, np.maximum(e.leader[rows], 0))  # (n, 8)
+    _, small_backing, large_backing, _, logprob, logprobs, score, scores = at_leader.T
+    price, budget, difficulty = e.price[rows], e.budget[rows], e.difficulty[rows]
+    round_price, verified = e.round_price[rows], e.scores[rows]
     bounded = np.isfinite(budget)
     left = np.where(bounded, budget - e.spent[rows], 0.0) / config.cost_unit
-    entropy = np.log(total) - e.count_log_count[rows] / total
-    last_logprob, last_min_logprob = e.last_logprob[rows], e.last_min_logprob[rows]
-    difficulty, scores = e.difficulty[rows], e.scores[rows]
-    logprob_known = ~np.isnan(last_logprob)
-    difficulty_known = ~np.isnan(difficulty[:, 0])
+    # At batch 1 a call takes longer than its arithmetic: what is alike is computed at once.
+    step, sampled, revised, distinct, leader_votes, rival_votes, unverified = _COUNT_SCALE * (
+        np.array(
+            [
+                e.rounds[rows],
+                samples,
+                revisions,
+                e.distinct[rows],
+                top,
+                second,
+                e.unverified[rows],
+            ]
+        )
+    )
+    share, margin, disorder, small, failed, length, *means = _ratios(
+        (top, total),
+        (top - second, total),
+        (e.count_log_count[rows], total),
+        (small_backing, e.small_total[rows]),
+        (e.unanswered[rows], attempts),
+        (e.small_tokens[rows], samples + revisions),
+        (logprob, logprobs),
+        (e.logprob_sum[rows], e.logprobs[rows]),
+        (score, scores),
+        (e.score_sum[rows], verified),
+    )
+    leader_logprob, mean_logprob, leader_score, mean_score = means
+    signals = np.array(
+        [e.last_logprob[rows], e.last_min_logprob[rows], difficulty[:, 0], difficulty[:, -1]]
+    )
+    known = ~np.isnan(signals)
+    last_logprob, last_min_logprob, small_difficulty, large_difficulty = np.where(
+        known, signals, 0.0
+    )
+    costs = price * np.maximum(e.expected_cost(rows), 1.0)
+    least_round = np.maximum(round_price, _LEAST_ROUND_PRICE)
+    *priced, log_price, log_round_price = log10(
+        np.array([*costs, price * config.cost_unit, least_round])
+    )
     columns = (
-        log10(price * config.cost_unit),
+        log_price,
         round_price > 0,
-        log10(np.maximum(round_price, _LEAST_ROUND_PRICE)),
+        log_round_price,
         bounded,
         np.log1p(np.maximum(left, 0.0)),
-        e.rounds[rows] * _COUNT_SCALE,
-        samples * _COUNT_SCALE,
-        revisions * _COUNT_SCALE,
-        (e.num_attempts[rows] - samples - revisions) * 0.5,
+        step,
+        sampled,
+        revised,
+        (attempts - samples - revisions) * 0.5,
         e.rung[rows],
-        total_votes > 0,
-        top / total,
-        (top - second) / total,
-        np.where(total_votes > 0, entropy, 0.0),
-        e.distinct[rows] * _COUNT_SCALE,
+        total > 0,
+        share,
+        margin,
+        np.log(np.maximum(total, 1)) - disorder,
+        distinct,
         leader_stays(top, second),
-        top * _COUNT_SCALE,
-        second * _COUNT_SCALE,
-        small_backing / np.maximum(small_votes, 1),
+        leader_votes,
+        rival_votes,
+        small,
         large_backing > 0,
         e.last_agrees[rows],
-        e.unanswered[rows] / attempts,
-        logprob_known,
-        np.where(logprob_known, last_logprob, 0.0),
-        np.where(np.isnan(last_min_logprob), 0.0, last_min_logprob),
-        logprob / np.maximum(logprobs, 1),
-        e.logprob_sum[rows] / np.maximum(e.logprobs[rows], 1),
-        scores > 0,
-        score / np.maximum(num_scores, 1),
-        e.score_sum[rows] / np.maximum(scores, 1),
-        e.unverified[rows] * _COUNT_SCALE,
-        e.small_tokens[rows] / np.maximum(samples + revisions, 1) / config.cost_unit,
+        failed,
+        known[0],
+        last_logprob,
+        last_min_logprob,
+        leader_logprob,
+        mean_logprob,
+        verified > 0,
+        leader_score,
+        mean_score,
+        unverified,
+        length / config.cost_unit,
         e.prompt_tokens[rows, 0] / config.cost_unit,
-        sample,
-        revise,
-        climb,
-        verify,
-        difficulty_known,
-        np.where(difficulty_known, difficulty[:, 0], 0.0),
-        np.where(difficulty_known, difficulty[:, -1], 0.0),
+        *priced,
+        known[2],
+        small_difficulty,
+        large_difficulty,
     )
     return assemble(columns, len(price), rows, out)
+
+
+def _ratios(*pairs: tuple[NDArray[Any], NDArray[Any]]) -> Floats:
+    """Quotients of (sum, count), 0 where nothing was counted, a row each."""
+    sums, counts = zip(*pairs, strict=True)
+    return np.asarray(np.array(sums) / np.maximum(np.array(counts), 1))
 
 
 def assemble(
@@ -183,7 +215,7 @@ def assemble(
     """Observations from their features, (n,) each; `rows` and `out` as in `observe`."""
     if out is None:
         # Features lie side by side in memory: they are computed one after the other.
-        out, rows = np.empty((len(columns), n), np.float32).T, slice(None)
+        return np.concatenate(columns, dtype=np.float32).reshape(len(columns), n).T
     for feature, column in zip(out.T, columns, strict=True):
         feature[rows] = column
     return out

@@ -50,7 +50,7 @@ class ComputeVectorEnv(LockstepEnv):
         self.replay = Replay(table, config, num_envs, difficulty=difficulty, permute=permute)
         super().__init__(
             self.replay,
-            [str(action) for action in config.actions],
+            config.actions.names,
             num_envs,
             prices=prices or price_range(config.cost_unit),
             budgets=budgets,

@@ -101,7 +101,7 @@ _ATTEMPT = pa.struct(
 def attempt_columns(actions: ActionSet) -> DecisionColumns[Decision]:
     """Decisions of whole attempts: the leading answer, and the attempts that each brought."""
     return DecisionColumns(
-        actions=[str(action) for action in actions],
+        actions=actions.names,
         features=OBSERVATION_NAMES,
         more=[("leader", pa.string()), ("attempts", pa.list_(_ATTEMPT))],
         row=lambda decision, right: {
@@ -222,7 +222,7 @@ def _decisions(
 ) -> Iterator[Decision]:
     replay, seen = watch.replay, watch.seen[row]
     made = [entry.note[1] for entry in seen] + [int(replay.episodes.num_attempts[row])]
-    names = [str(action) for action in replay.config.actions]
+    names = replay.config.actions.names
     for entry, first, end in zip(seen, made, made[1:], strict=False):
         yield Decision(
             action=replay.config.actions[entry.action],

@@ -62,11 +62,11 @@ def decide(request: DecideRequest, terms: Terms, arm: Arm) -> dict[str, Any]:
         if config.verifies and scores:
             core.verified(scores)
     choice = arm.new_decider(lambda feature: None).choose(core, core.mask())
-    allowed = zip(config.actions, core.mask()[0].tolist(), strict=True)
+    allowed = zip(config.actions.names, core.mask()[0].tolist(), strict=True)
     return {
         "object": "decision",
         **choice_json(choice, explain=terms.explain),
-        "allowed": [str(action) for action, legal in allowed if legal],
+        "allowed": [name for name, legal in allowed if legal],
         "price": core.price,
         "arm": arm.name,
         "policy": arm.digest,
