@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from controller.backends.base import Backend
     from controller.backends.transformers import TransformersBackend
 
-CHECKPOINT_VERSION = 3
+CHECKPOINT_VERSION = 4
 MAX_TENSOR_ELEMENTS = 2**24
 
 

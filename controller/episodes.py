@@ -125,11 +125,6 @@ class AttemptColumns:
     num_children: Ints
 
 
-def _columns(answers: Floats) -> Floats:
-    """Views of the last axis, one each."""
-    return np.moveaxis(answers, -1, 0)
-
-
 _MAX_WEIGHT = 1024
 _COUNT_LOG_COUNT = np.array([0.0] + [c * np.log(c) for c in range(1, _MAX_WEIGHT)])
 _KINDS = {kind: i for i, kind in enumerate(ActionKind)}
@@ -203,9 +198,10 @@ class Episodes:
         # What is known of an answer fills one cache line: it is read, written and reset together.
         # First answers lie side by side in memory: most episodes see few.
         self.answers = np.zeros((k, n, 8)).swapaxes(0, 1)
-        self.votes, self.small_votes, self.large_votes, self.weight = _columns(self.answers)[:4]
-        self.answer_logprob, self.answer_logprobs = _columns(self.answers)[4:6]
-        self.answer_score, self.answer_scores = _columns(self.answers)[6:]
+        columns = self.answers.transpose(2, 0, 1)
+        self.votes, self.small_votes, self.large_votes, self.weight = columns[:4]
+        self.answer_logprob, self.answer_logprobs = columns[4:6]
+        self.answer_score, self.answer_scores = columns[6:]
         self.seen = np.zeros((config.max_attempts, n), np.int64).T
         self.next_child = np.zeros((k, n), np.int64).T
         self.children_left = np.zeros((k, n), np.int64).T
@@ -363,7 +359,7 @@ class Episodes:
         answer, rung = attempts.answer, attempts.rung
         vote, small = self._vote_weight[rung], rung == 0
         known = self.recall(rows, answer)  # (n, 8)
-        votes, small_votes, large_votes, weight, logprob, logprobs = _columns(known)[:6]
+        votes, small_votes, large_votes, weight, logprob, logprobs = known.T[:6]
         before = votes.astype(np.int64)
         votes += vote
         small_votes += small

@@ -11,7 +11,11 @@ from numpy.typing import NDArray
 
 _BUCKETS = 256
 
-NUM_SHAPE_FEATURES = 15
+_SIGNS = "+-*/=()%$?,."
+_NUMBERS = 4
+_LARGEST = 1e30
+
+NUM_SHAPE_FEATURES = 15 + len(_SIGNS) + 4 * _NUMBERS
 NUM_TEXT_FEATURES = _BUCKETS + NUM_SHAPE_FEATURES
 
 _PIECE = re.compile(r"[^\W\d_]+|\d|[^\w\s]")
@@ -46,29 +50,43 @@ def shape_features(text: str) -> NDArray[np.float32]:
         text: as in `text_features`.
 
     Returns:
-        Logarithms of lengths and counts, (NUM_SHAPE_FEATURES,): of characters, pieces, distinct
-        pieces, digits, signs and lines; of numbers, their greatest, least and mean length and that
-        of the last one; of words, their greatest and mean length and that of the last one.
+        Logarithms of lengths and counts, then `_number_features`, (NUM_SHAPE_FEATURES,). The
+        lengths and counts are of characters, pieces, distinct pieces, digits, signs and lines; of
+        numbers, their greatest, least and mean length and that of the last one; of words, their
+        greatest and mean length and that of the last one; and of each sign of arithmetic.
     """
     text = text[:_MAX_CHARACTERS].lower()
-    pieces = _PIECE.findall(text)
-    numbers, words = ([len(run) for run in run.findall(text)] for run in (_NUMBER, _WORD))
-    digits = sum(numbers)
+    pieces, numbers = _PIECE.findall(text), _NUMBER.findall(text)
+    digits, words = ([len(run) for run in runs] for runs in (numbers, _WORD.findall(text)))
     sizes = (
         len(text),
         len(pieces),
         len(set(pieces)),
-        digits,
-        len(pieces) - digits - len(words),
+        sum(digits),
+        len(pieces) - sum(digits) - len(words),
         text.count("\n"),
-        len(numbers),
-        max(numbers, default=0),
-        min(numbers, default=0),
-        digits / max(len(numbers), 1),
-        numbers[-1] if numbers else 0,
+        len(digits),
+        max(digits, default=0),
+        min(digits, default=0),
+        sum(digits) / max(len(digits), 1),
+        digits[-1] if digits else 0,
         len(words),
         max(words, default=0),
         sum(words) / max(len(words), 1),
         words[-1] if words else 0,
+        *map(text.count, _SIGNS),
     )
-    return np.log1p(np.array(sizes, np.float32))
+    return np.concatenate([np.log1p(np.array(sizes, np.float32)), _number_features(numbers)])
+
+
+def _number_features(numbers: list[str]) -> NDArray[np.float32]:
+    """Logarithms of the first four numbers and whether 2, 3 and 5 divide them, 0 if missing.
+
+    How much work a calculation is depends on the numbers' size and on their small factors.
+    """
+    features = np.zeros((_NUMBERS, 4), np.float32)
+    for feature, digits in zip(features, numbers, strict=False):
+        last, total = int(digits[-1]), sum(map(int, digits))
+        size = np.log1p(min(float(digits), _LARGEST))
+        feature[:] = size, last % 2 == 0, total % 3 == 0, last % 5 == 0
+    return features.ravel()

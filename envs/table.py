@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from controller.difficulty import Reads
-from controller.text_features import shape_features, text_features
+from envs.prompts import Prompts
 from envs.traces import TraceSet
 
 RUNG, ANSWER, PROMPT, COMPLETION, FIRST_CHILD, NUM_CHILDREN = range(6)
@@ -22,7 +19,7 @@ MEAN_LOGPROB, MIN_LOGPROB, VERIFIER = range(3)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TraceTable:
+class TraceTable(Prompts):
     """Attempts of a ladder's models as arrays: Q questions, R rungs, M attempts.
 
     What is known of an attempt lies side by side, since replay fetches one here and one there:
@@ -31,8 +28,6 @@ class TraceTable:
     Attributes:
         question_ids, datasets, levels: one entry per question.
         prompt_tokens: (Q, R).
-        hidden: (Q, H) prompt states of the small model; None if not recorded.
-        texts: the questions; None if not recorded.
         stream: (Q, R, S) rows of independent attempts, -1 where there are no more.
         stream_length: (Q, R) how many there are.
         answer_correct: (Q, K) whether answer k of a question is right.
@@ -48,8 +43,6 @@ class TraceTable:
     datasets: tuple[str, ...]
     levels: NDArray[np.int64]
     prompt_tokens: NDArray[np.int64]
-    hidden: NDArray[np.float32] | None
-    texts: pa.ChunkedArray | None = None
     stream: NDArray[np.int32]
     stream_length: NDArray[np.int64]
     answer_correct: NDArray[np.bool_]
@@ -107,28 +100,6 @@ class TraceTable:
     def num_answers(self) -> int:
         """K, the most distinct answers that any question has."""
         return int(self.answer_correct.shape[1])
-
-    def features(self, reads: Reads) -> NDArray[np.float32] | None:
-        """What difficulty is read from, (Q, H); None if it was not recorded."""
-        if self.texts is None or (reads == "prompt" and self.hidden is None):
-            return None
-        if reads == "words":
-            return self._words
-        if reads == "shape" or self.hidden is None:
-            return self._shapes
-        return np.concatenate([self.hidden, self._shapes], 1)
-
-    @cached_property
-    def _words(self) -> NDArray[np.float32]:
-        return np.stack([*map(text_features, self._wordings)])
-
-    @cached_property
-    def _shapes(self) -> NDArray[np.float32]:
-        return np.stack([*map(shape_features, self._wordings)])
-
-    @property
-    def _wordings(self) -> list[str]:
-        return [] if self.texts is None else self.texts.to_pylist()
 
     def __len__(self) -> int:
         return len(self.question_ids)

@@ -15,6 +15,7 @@ from controller.answers import normalize_answer
 from controller.episodes import LEAST_LOGPROB
 from controller.errors import TraceFormatError
 from controller.types import ModelSpec
+from envs.prompts import read_prompts
 from envs.table import MIN_LOGPROB, TraceTable
 from envs.traces import TraceSet, code_rows
 
@@ -240,8 +241,7 @@ def _table(
         question_ids=tuple(table["question_id"].to_pylist()),
         datasets=tuple(_column(table, "dataset", "")),
         levels=np.array(_column(table, "level", 0), np.int64),
-        hidden=_hidden(table),
-        texts=_texts(table),
+        **read_prompts(table),
         prompt_tokens=counts[np.maximum(stream[:, :, 0], 0), 2].astype(np.int64),
         stream=stream,
         stream_length=length,
@@ -303,19 +303,3 @@ def _column(table: pa.Table, name: str, default: Any) -> list[Any]:
     if name not in table.column_names:
         return [default] * len(table)
     return [default if value is None else value for value in table[name].to_pylist()]
-
-
-def _hidden(table: pa.Table) -> NDArray[np.float32] | None:
-    """Prompt states, (Q, H), if every question has one."""
-    if "prompt_hidden" not in table.column_names or table["prompt_hidden"].null_count:
-        return None
-    states = table["prompt_hidden"].combine_chunks()
-    values: Array = states.flatten().to_numpy().astype(np.float32)
-    return values.reshape(len(table), -1)
-
-
-def _texts(table: pa.Table) -> pa.ChunkedArray | None:
-    """Questions as their models read them, (Q,), if every one is known."""
-    if "question" not in table.column_names or table["question"].null_count:
-        return None
-    return table["question"]

@@ -15,6 +15,7 @@ from scipy.special import logit
 from torch.nn import functional
 
 from controller.difficulty import Difficulty, Reads
+from envs.prompts import Prompts
 from envs.table import TraceTable
 
 Floats = NDArray[np.float64]
@@ -187,7 +188,7 @@ _WORTH = 0.01
 """Log loss that a prompt state must save."""
 
 
-def fit_difficulty(table: TraceTable) -> tuple[Difficulty, Floats] | None:
+def fit_difficulty(prompts: Prompts, rates: Floats) -> tuple[Difficulty, Floats] | None:
     """Read-out for other questions, and log-odds for these ones.
 
     Whoever learns from questions that the read-out was fitted on would trust it too much, so
@@ -196,14 +197,14 @@ def fit_difficulty(table: TraceTable) -> tuple[Difficulty, Floats] | None:
     paid for, has to be worth it.
 
     Args:
-        table: questions to fit on.
+        prompts: of the questions to fit on.
+        rates: how often an attempt of each rung at them is right, (Q, R).
 
     Returns:
-        The read-out and (Q, R) log-odds of the table's questions, or None if it holds no
-        questions, or fewer than folds.
+        The read-out and (Q, R) log-odds of these questions, or None if their wordings are not
+        known or they are fewer than folds.
     """
-    rates = success_rates(table)
-    fitted = {reads: fit_readout(table, reads, fits) for reads, fits in CANDIDATES.items()}
+    fitted = {reads: fit_readout(prompts, rates, reads, fits) for reads, fits in CANDIDATES.items()}
     known = {reads: fit for reads, fit in fitted.items() if fit is not None}
 
     def loss(reads: Reads) -> float:
@@ -213,13 +214,13 @@ def fit_difficulty(table: TraceTable) -> tuple[Difficulty, Floats] | None:
 
 
 def fit_readout(
-    table: TraceTable, reads: Reads, fits: Sequence[Fit]
+    prompts: Prompts, rates: Floats, reads: Reads, fits: Sequence[Fit]
 ) -> tuple[Difficulty, Floats] | None:
     """The same from given features by the best of given fits."""
-    features = table.features(reads)
-    if features is None or len(table) < FOLDS:
+    features = prompts.features(reads)
+    if features is None or len(rates) < FOLDS:
         return None
-    readout, log_odds = best_fit(features, success_rates(table), fits)
+    readout, log_odds = best_fit(features, rates, fits)
     return replace(readout, reads=reads), log_odds
 
 

@@ -29,7 +29,7 @@ from envs.reward import LogUniform
 from envs.table import TraceTable
 from training.asking import AskedPolicy
 from training.cluster import Cluster, map_on
-from training.difficulty import LINEAR, Fit, fit_networks, fit_readout, neighbours
+from training.difficulty import LINEAR, Fit, fit_networks, fit_readout, neighbours, success_rates
 from training.oracles import clairvoyant
 from training.play import Played, log_odds, play, play_checkpoint, pool, select
 from training.promises import kept_accuracies, kept_costs
@@ -210,7 +210,7 @@ class _Contest:
 
     def _log_odds(self, reads: Reads, fits: Sequence[Fit]) -> tuple[Floats, Floats] | None:
         """Difficulty of the tuning and of the test questions by the best of some read-outs."""
-        fitted = fit_readout(self.tuning, reads, fits)
+        fitted = fit_readout(self.tuning, success_rates(self.tuning), reads, fits)
         new = None if fitted is None else log_odds(fitted[0], self.test)
         return None if fitted is None or new is None else (fitted[1], new)
 

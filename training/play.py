@@ -13,6 +13,7 @@ from controller.checkpoint import Checkpoint
 from controller.difficulty import Difficulty
 from controller.episodes import EpisodeConfig
 from controller.policy import Policy
+from envs.prompts import Prompts
 from envs.random import Streams
 from envs.replay import Replay
 from envs.table import TraceTable
@@ -122,11 +123,11 @@ def play_checkpoint(
     )
 
 
-def log_odds(difficulty: Difficulty | None, table: TraceTable) -> Floats | None:
-    """Difficulty of every question of a table, (Q, R), or None."""
+def log_odds(difficulty: Difficulty | None, prompts: Prompts) -> Floats | None:
+    """Difficulty of every question, (Q, R), or None."""
     if difficulty is None:
         return None
-    features = table.features(difficulty.reads)
+    features = prompts.features(difficulty.reads)
     return None if features is None else difficulty.log_odds(features)
 
 

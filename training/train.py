@@ -31,7 +31,7 @@ from envs.vector import ComputeVectorEnv
 from training.best_rule import best_rule_utilities
 from training.config import TrainConfig
 from training.curve import CURVE, Curve
-from training.difficulty import fit_difficulty
+from training.difficulty import fit_difficulty, success_rates
 from training.lineage import controller_artifact, traces_artifact
 from training.play import log_odds, play, play_checkpoint
 from training.ppo import PPO
@@ -96,7 +96,7 @@ def prepare(traces: TraceSet, config: TrainConfig) -> Prepared:
         sample_widths=config.sample_widths,
         max_samples=config.max_samples,
     )
-    fitted = fit_difficulty(train)
+    fitted = fit_difficulty(train, success_rates(train))
     order = np.random.default_rng(0).permutation(len(validation))
     half = len(validation) // 2
     if not half:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from controller.backends.segments import SegmentWriter
     from controller.backends.transformers import TransformersBackend
 
-SEGMENT_CHECKPOINT_VERSION = 1
+SEGMENT_CHECKPOINT_VERSION = 2
 SETTINGS_FILE, WEIGHTS_FILE = "segments.json", "segments.safetensors"
 
 
@@ -54,7 +54,7 @@ class SegmentCheckpoint:
         segmentation: where segments end.
         models: small and large model that it was trained for.
         price_range: least and greatest price that it was trained for.
-        difficulty: read-out of the prompt state; None when the policy does not read it.
+        difficulty: read-out of the prompt; None when the policy does not read it.
         value: read-out of a prefix's worth; likewise.
         model_paths: where the models lie, relative to the checkpoint.
         training: how it came about, for people.
@@ -173,6 +173,7 @@ def save_segment_checkpoint(checkpoint: SegmentCheckpoint, directory: Path | str
         "models": [asdict(model) for model in checkpoint.models],
         "model_paths": list(checkpoint.model_paths),
         "price_range": list(checkpoint.price_range),
+        "difficulty_reads": checkpoint.difficulty.reads if checkpoint.difficulty else None,
         "readouts": [n for n in ("difficulty", "value") if getattr(checkpoint, n) is not None],
         "training": dict(checkpoint.training),
     }
@@ -207,7 +208,7 @@ def load_segment_checkpoint(directory: Path | str) -> SegmentCheckpoint:
             "model_paths": tuple(str(path) for path in settings["model_paths"]),
             "training": dict(settings["training"]),
         }
-        readouts = set(settings["readouts"])
+        readouts, reads = set(settings["readouts"]), settings["difficulty_reads"]
     except (AllotError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{directory / SETTINGS_FILE}: expected the settings of a controller: {error!r}"
@@ -220,7 +221,9 @@ def load_segment_checkpoint(directory: Path | str) -> SegmentCheckpoint:
         )
     tensors = read_tensors(directory / WEIGHTS_FILE)
     load_policy(policy, tensors, directory)
-    for name, outputs in (("difficulty", len(config.cost.weights)), ("value", 1)):
-        if name in readouts:
-            rest[name] = load_readout(tensors, name, outputs, directory)
+    if "difficulty" in readouts:
+        rungs = len(config.cost.weights)
+        rest["difficulty"] = load_readout(tensors, "difficulty", rungs, directory, reads=reads)
+    if "value" in readouts:
+        rest["value"] = load_readout(tensors, "value", 1, directory)
     return SegmentCheckpoint(policy=policy, **rest, path=directory)

@@ -68,7 +68,7 @@ class SegmentController:
         policy: the trained network.
         config: the decision process that it was trained for.
         backend: writes segments.
-        difficulty: read-out of the prompt's hidden state, if the policy reads it.
+        difficulty: read-out of the prompt, if the policy reads it.
         price: accuracy per unit cost, where `answer` is not given one.
     """
 

@@ -43,7 +43,7 @@ class SegmentRun:
         config: the decision process.
         price: accuracy per unit cost.
         budget: hard cap on the cost of each; None for no cap.
-        difficulty: read-out of the prompt's hidden state; None if there is none.
+        difficulty: read-out of the prompt; None if there is none.
 
     Attributes:
         state: of the N episodes.
@@ -74,9 +74,10 @@ class SegmentRun:
         self._drafts: list[list[str]] = [[] for _ in attempts]
         self._rows = np.arange(n)
         log_odds = np.full((n, rungs), np.nan)
-        hidden = [prefix.hidden for prefix in self.prefixes]
-        if difficulty is not None and all(h is not None for h in hidden):
-            log_odds = difficulty.log_odds(np.array(hidden, np.float32))
+        for row, ((question, _), prefix) in enumerate(zip(attempts, self.prefixes, strict=True)):
+            known = difficulty and difficulty.of_question(question.text, prefix.hidden)
+            if known is not None:
+                log_odds[row] = known
         self.state.reset(
             self._rows,
             price=np.full(n, price),
@@ -237,7 +238,7 @@ class SegmentEpisode(SegmentRun):
         config: the decision process.
         price: accuracy per unit cost.
         budget: hard cap on cost; None for no cap.
-        difficulty: read-out of the prompt's hidden state; None if there is none.
+        difficulty: read-out of the prompt; None if there is none.
         attempt: number of the attempt.
     """
 

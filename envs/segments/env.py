@@ -54,7 +54,7 @@ class SegmentEnv(ScalarEnv):
         grader: compares answers with references.
         attempts: per question; each has random streams of its own.
         prices: range that each episode's price is drawn from.
-        difficulty: read-out of the prompt state.
+        difficulty: read-out of the prompt.
         budgets: range that the hard cap of an episode's cost is drawn from; None for no caps.
         render_mode: None, "ansi" (a string), "human" (printed) or "rgb_array" (a picture).
     """

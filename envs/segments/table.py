@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from controller.answers import normalize_answer
 from controller.episodes import LEAST_LOGPROB, NO_ANSWER
 from controller.errors import TraceFormatError
+from envs.prompts import Prompts, read_prompts
 from envs.segments.traces import ESCALATE, PROMPT, SAMPLE, TO_END, SegmentTraces
 
 Ints = NDArray[np.int64]
@@ -21,13 +22,12 @@ NOWHERE = -1
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentTable:
+class SegmentTable(Prompts):
     """Trees of some splits; Q questions, T attempts in the order of questions, M nodes.
 
     Attributes:
         question_ids: (Q,).
         levels: difficulty level of each question, (Q,); 0 when unknown.
-        hidden: prompt states, (Q, H); None when some are missing.
         question: of each attempt, (T,) positions.
         attempt: number of each attempt, (T,).
         root: node of each attempt's prompt, (T,).
@@ -47,7 +47,6 @@ class SegmentTable:
 
     question_ids: tuple[str, ...]
     levels: Ints
-    hidden: NDArray[np.float32] | None
     question: Ints
     attempt: Ints
     root: Ints
@@ -144,7 +143,7 @@ class _Builder:
         return SegmentTable(
             question_ids=tuple(self.ids),
             levels=self._levels(),
-            hidden=self._hidden(),
+            **read_prompts(self.traces.questions.take(self.questions)),
             question=question[root],
             attempt=attempt[root],
             root=root,
@@ -164,7 +163,7 @@ class _Builder:
             rows=self.rows,
         )
 
-    def _links(self, question: Ints, action: Sequence[str]) -> dict[str, Ints]:
+    def _links(self, question: Ints, action: Sequence[str]) -> dict[str, Any]:
         """Where the draws from each node lead."""
         node, before = self._column("node", np.int64), self._column("before", np.int64)
         place = {
@@ -208,9 +207,3 @@ class _Builder:
     def _levels(self) -> Ints:
         levels = self.traces.questions["level"].take(self.questions).to_pylist()
         return np.array([level or 0 for level in levels], np.int64)
-
-    def _hidden(self) -> NDArray[np.float32] | None:
-        if "prompt_hidden" not in self.traces.questions.column_names:
-            return None
-        hidden = self.traces.questions["prompt_hidden"].take(self.questions).to_pylist()
-        return None if any(h is None for h in hidden) else np.array(hidden, np.float32)

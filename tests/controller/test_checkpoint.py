@@ -61,14 +61,14 @@ def test_round_trip(saved):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"version": 1}, "expected version 3, found 1"),
+        ({"version": 1}, "expected version 4, found 1"),
         ({"observation": ["made", "up"]}, "observation version"),
         ({"actions": ["STOP"]}, "expected actions"),
         ({"policy": {"num_features": 3, "num_actions": 10**9, "hidden_sizes": [8]}}, "sizes of 1"),
         ({"policy": {"num_features": 3, "num_actions": 4, "hidden_sizes": [8]}}, "features"),
         ({"process": {"cost": {"weights": [1.0, -3.0]}}}, "positive number per rung"),
         ({"price_range": [1]}, "settings of a controller"),
-        ({"difficulty_reads": "words"}, "read-out of any of .*271.* found 'words'"),
+        ({"difficulty_reads": "words"}, "read-out of any of .*299.* found 'words'"),
         ({"difficulty_reads": "minds"}, "read-out of any of .* found 'minds'"),
     ],
 )

@@ -23,6 +23,7 @@ from envs.segments.recorded import read_trees
 from envs.segments.replay import SegmentVectorEnv
 from envs.segments.table import SegmentTable
 from envs.segments.traces import SegmentTraces
+from training.play import log_odds
 from training.segments.train import value_readout
 
 STOP, SAMPLE, REVISE, ESCALATE, TO_END = SegmentAction
@@ -41,8 +42,8 @@ def process(trees, recorded):
 
 @pytest.fixture(scope="module")
 def readout(recorded):
-    """Any read-out of the prompt state: what matters is that both sides use it alike."""
-    width = recorded.table.hidden.shape[1]
+    """Any read-out of prompts: what matters is that both sides use it alike."""
+    width = recorded.table.features("prompt").shape[1]
     rng = np.random.default_rng(0)
     return Difficulty(
         mean=np.zeros(width, np.float32),
@@ -126,7 +127,7 @@ def test_replay_agrees_with_live(build, process, trees, small_and_large, probes,
 @pytest.mark.parametrize("probes", [False, True])
 def test_the_vector_environment_is_the_scalar_one(build, process, recorded, probes, readout):
     config = replace(process, probes=probes)
-    known = readout.log_odds(recorded.table.hidden)
+    known = log_odds(readout, recorded.table)
     many = SegmentVectorEnv(recorded.table, config, N, difficulty=known)
     observations, info = many.reset(seed=7)
     single = [build(config=config, difficulty=readout) for _ in range(N)]

@@ -35,6 +35,14 @@ def train(traces):
     return TraceTable.build(traces, ["train"])
 
 
+def difficulty_of(table):
+    return fit_difficulty(table, success_rates(table))
+
+
+def readout_of(table, reads, fits):
+    return fit_readout(table, success_rates(table), reads, fits)
+
+
 def log_loss(log_odds, rates):
     return np.mean(np.logaddexp(0, log_odds) - rates * log_odds, 0)
 
@@ -42,27 +50,27 @@ def log_loss(log_odds, rates):
 def test_a_network_knows_more_than_a_line_about_new_questions(train, validation):
     rates, new = success_rates(train), success_rates(validation.table)
     average = np.log(rates.mean(0) / (1 - rates.mean(0)))
-    line, network = (fit_readout(train, "prompt", fits) for fits in (LINEAR, [fit_networks]))
+    line, network = (readout_of(train, "prompt", fits) for fits in (LINEAR, [fit_networks]))
     losses = [log_loss(log_odds(fit[0], validation.table), new) for fit in (line, network)]
     assert (losses[1] < losses[0]).all()
     assert (losses[0] < log_loss(average, new)).all()
-    chosen = fit_readout(train, "prompt", READOUTS)
+    chosen = readout_of(train, "prompt", READOUTS)
     np.testing.assert_array_equal(chosen[1], network[1])
 
 
 def test_a_prompt_state_is_read_where_the_wording_says_less(train):
-    assert fit_difficulty(train)[0].is_free
+    assert difficulty_of(train)[0].is_free
     alike = pa.chunked_array([["the same question"] * len(train)])
-    readout, _ = fit_difficulty(replace(train, texts=alike))
+    readout, _ = difficulty_of(replace(train, texts=alike))
     assert readout.reads == "prompt"
 
 
 def test_log_odds_of_a_question_do_not_depend_on_its_own_outcome(train):
     some = train.take(np.arange(400))
-    _, before = fit_readout(some, "prompt", LINEAR[:1])
+    _, before = readout_of(some, "prompt", LINEAR[:1])
     turned = replace(some, answer_correct=some.answer_correct.copy())
     turned.answer_correct[7] = ~turned.answer_correct[7]
-    _, after = fit_readout(turned, "prompt", LINEAR[:1])
+    _, after = readout_of(turned, "prompt", LINEAR[:1])
     np.testing.assert_array_equal(before[7], after[7])
     assert np.abs(before - after).max() > 1e-3
 
@@ -81,7 +89,7 @@ def test_networks_are_fitted_as_if_alone(train):
 
 
 def test_the_same_questions_give_the_same_bits(train):
-    first, second = (fit_difficulty(train.take(np.arange(300)))[1] for _ in range(2))
+    first, second = (difficulty_of(train.take(np.arange(300)))[1] for _ in range(2))
     np.testing.assert_array_equal(first, second)
 
 
@@ -89,7 +97,7 @@ def test_wide_prompt_states_are_reduced(train):
     some = train.take(np.arange(400))
     rotation = torch.linalg.qr(torch.randn(300, 64, generator=torch.Generator().manual_seed(0)))[0]
     wide = replace(some, hidden=(some.hidden @ rotation.numpy().T).astype(np.float32))
-    readout, _ = fit_readout(wide, "prompt", [fit_networks])
+    readout, _ = readout_of(wide, "prompt", [fit_networks])
     assert readout.weights[0].shape == (300 + NUM_SHAPE_FEATURES, 128)
     assert log_odds(readout, wide).shape == (400, 2)
 
@@ -101,7 +109,7 @@ def wordings(train):
 
 
 def test_the_wording_tells_kinds_of_questions_apart(wordings, validation):
-    readout, known = fit_difficulty(wordings)
+    readout, known = difficulty_of(wordings)
     assert readout.is_free
     rates, new = success_rates(wordings), success_rates(validation.table)
     average = np.log(rates.mean(0) / (1 - rates.mean(0)))
@@ -119,15 +127,30 @@ def test_the_shape_of_a_wording_tells_more_than_the_prompt_state_alone(train):
 
 
 def test_what_the_shape_is():
-    counts = np.expm1(shape_features("What is 12 * 345?\nSay it."))
+    counts, numbers = np.split(shape_features("What is 12 * 345?\nSay it."), [-16])
+    lengths, signs = np.split(np.expm1(counts), [15])
     np.testing.assert_allclose(
-        counts, [25, 12, 12, 5, 3, 1, 2, 3, 2, 2.5, 3, 4, 4, 2.75, 2], rtol=1e-5
+        lengths, [25, 12, 12, 5, 3, 1, 2, 3, 2, 2.5, 3, 4, 4, 2.75, 2], rtol=1e-5
     )
+    assert dict(zip("+-*/=()%$?,.", signs.round(), strict=True)) == {
+        **dict.fromkeys("+-*/=()%$?,.", 0),
+        **dict.fromkeys("*?.", 1),
+    }
+    np.testing.assert_allclose(
+        numbers.reshape(4, 4)[:2], [[np.log(13), 1, 1, 0], [np.log(346), 0, 1, 1]], rtol=1e-5
+    )
+    assert not numbers[8:].any()
+
+
+@pytest.mark.parametrize("number", ["9" * 10_000, "\u0663\u0660"])  # too large to convert; Arabic
+def test_any_number_has_a_shape(number):
+    *_, size, _, _, _ = shape_features(f"1 2 3 {number}")
+    assert 3 < size < 70
 
 
 @pytest.mark.parametrize("reads", ["words", "shape", "prompt"])
 def test_a_live_episode_reads_questions_as_replay_does(train, validation, config, reads):
-    readout, _ = fit_readout(train.take(np.arange(300)), reads, LINEAR[:1])
+    readout, _ = readout_of(train.take(np.arange(300)), reads, LINEAR[:1])
     config = replace(config, reads_prompt=not readout.is_free)
     expected = log_odds(readout, validation.table)
     for q in (0, 7):
@@ -140,7 +163,7 @@ def test_a_live_episode_reads_questions_as_replay_does(train, validation, config
 
 
 def test_no_wording_no_read_out(wordings):
-    assert fit_difficulty(replace(wordings, texts=None)) is None
+    assert difficulty_of(replace(wordings, texts=None)) is None
 
 
 @pytest.mark.parametrize("text", ["", "?", "\ud800 \u202e", "a" * 10**6, "12 " * 10**5])
@@ -151,7 +174,7 @@ def test_any_text_has_features(text):
 
 
 def test_too_few_questions_to_fit_on(train):
-    assert fit_difficulty(train.take(np.arange(4))) is None
+    assert difficulty_of(train.take(np.arange(4))) is None
     few = train.take(np.arange(9))
     known, new = neighbours(few, train.take(np.arange(20, 25)))
     assert known.shape == (9, 2)

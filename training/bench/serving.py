@@ -32,6 +32,9 @@ from training.bench.load import run as run_load
 
 Json = dict[str, Any]
 
+_QUESTION = "Solve the following multiplication: 3 * 4. Give only the result as your final answer."
+"""Of a kind that the bundled controller knows."""
+
 PRICE = 2e-3
 """At which the bundled controller makes one attempt and stops: one call upstream."""
 
@@ -41,7 +44,7 @@ _KEY = f"sk-{secrets.token_hex(32)}"
 _CLIENT = """
 import json, sys, litellm
 asked = dict(model="openai/allot", api_base=sys.argv[1], api_key="any",
-             messages=[{"role": "user", "content": "2+5="}])
+             messages=[{"role": "user", "content": sys.argv[2]}])
 whole = litellm.completion(**asked)
 parts = litellm.completion(**asked, stream=True)
 text = "".join(p.choices[0].delta.content or "" for p in parts if p.choices)
@@ -179,7 +182,7 @@ def _measure(targets: dict[str, str], load: Load, rounds: int) -> list[dict[str,
 
 def question() -> Json:
     """Body of a request."""
-    return {"model": "allot", "messages": [{"role": "user", "content": "2+5="}]}
+    return {"model": "allot", "messages": [{"role": "user", "content": _QUESTION}]}
 
 
 def _free_port() -> int:
@@ -286,7 +289,7 @@ def _litellm(venv: Path, upstream: str) -> Iterator[str]:
 def _litellm_client(venv: Path, service: str) -> str:
     """What LiteLLM's client gets from the service, whole and streamed."""
     done = subprocess.run(
-        [str(venv / "bin" / "python"), "-c", _CLIENT, service],
+        [str(venv / "bin" / "python"), "-c", _CLIENT, service, _QUESTION],
         capture_output=True,
         text=True,
         timeout=120,

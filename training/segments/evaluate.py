@@ -21,8 +21,8 @@ from envs.reward import LogUniform
 from envs.segments.table import SegmentTable
 from envs.table import TraceTable
 from envs.traces import TraceSet
-from training.play import Played, play_checkpoint, pool
-from training.segments.play import play_segment_checkpoint, play_segments, tree_log_odds
+from training.play import Played, log_odds, play_checkpoint, pool
+from training.segments.play import play_segment_checkpoint, play_segments
 
 Floats = NDArray[np.float64]
 
@@ -150,7 +150,7 @@ def _tuned(
             table,
             checkpoint.config,
             price=1.0,
-            difficulty=tree_log_odds(checkpoint.difficulty, table),
+            difficulty=log_odds(checkpoint.difficulty, table),
         )
 
     tuned = [run(rule, tuning) for rule in rules]

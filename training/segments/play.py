@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.difficulty import Difficulty
 from controller.segments.checkpoint import SegmentCheckpoint
 from controller.segments.episodes import SegmentConfig
 from controller.segments.rules import ObservingPolicy, SegmentPolicy
 from envs.segments.replay import SegmentReplay
 from envs.segments.table import SegmentTable
-from training.play import Ints, Played
+from training.play import Ints, Played, log_odds
 
 Floats = NDArray[np.float64]
 Watcher = Callable[[SegmentReplay, Ints, Ints], None]
@@ -101,13 +100,6 @@ def play_segment_checkpoint(
         table,
         checkpoint.config,
         price=price,
-        difficulty=tree_log_odds(checkpoint.difficulty, table),
+        difficulty=log_odds(checkpoint.difficulty, table),
         watch=watch,
     )
-
-
-def tree_log_odds(difficulty: Difficulty | None, table: SegmentTable) -> Floats | None:
-    """Difficulty of every question of a table, (Q, R), or None."""
-    if difficulty is None or table.hidden is None:
-        return None
-    return difficulty.log_odds(table.hidden)

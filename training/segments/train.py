@@ -29,9 +29,10 @@ from envs.segments.table import SegmentTable
 from envs.segments.traces import VALUE_FILE, SegmentTraces
 from training.config import PPOConfig
 from training.curve import CURVE, Curve
-from training.difficulty import FOLDS, best_fit
+from training.difficulty import fit_difficulty
+from training.play import log_odds
 from training.ppo import PPO, Report
-from training.segments.play import play_segments, tree_log_odds
+from training.segments.play import play_segments
 from training.segments.values import monte_carlo_values
 from training.state import has_state
 
@@ -82,9 +83,7 @@ def prepare_trees(
     """
     train, validation = (SegmentTable.build(traces, [s]) for s in ("train", "validation"))
     process = derive_segment_config(train, traces, probes=probes, escalates=escalates)
-    fitted = None
-    if train.hidden is not None and len(train.hidden) >= FOLDS:
-        fitted = best_fit(train.hidden, success_rates(train))
+    fitted = fit_difficulty(train, success_rates(train))
     return PreparedTrees(
         traces=traces,
         train=train,
@@ -171,7 +170,7 @@ class SegmentTraining:
         """Utility on the validation split, over several prices."""
         prepared = self.prepared
         policy = ObservingPolicy(self.ppo.policy.choose)
-        known = tree_log_odds(prepared.difficulty, prepared.validation)
+        known = log_odds(prepared.difficulty, prepared.validation)
         utilities = [
             play_segments(
                 policy, prepared.validation, prepared.process, price=price, difficulty=known
