@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -79,12 +80,16 @@ class Difficulty:
             (n, R).
         """
         values = ((features - self.mean) / self.scale).astype(np.float64)  # (n, H)
-        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+        for layer, (weight, bias) in enumerate(zip(self._weights, self.biases, strict=True)):
             if layer:
                 values = np.maximum(values, 0.0)
             # einsum sums in one order whatever n is, where a matrix product may not.
-            values = np.einsum("nh,hr->nr", values, weight.astype(np.float64)) + bias
+            values = np.einsum("nh,hr->nr", values, weight) + bias
         return values
+
+    @cached_property
+    def _weights(self) -> tuple[NDArray[np.float64], ...]:
+        return tuple(weight.astype(np.float64) for weight in self.weights)
 
     def arrays(self) -> dict[str, NDArray[np.float32]]:
         """All numbers by name, as a checkpoint holds them."""

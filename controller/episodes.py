@@ -197,7 +197,8 @@ class Episodes:
         self.revisions, self.rung = np.zeros(n, np.int64), np.zeros(n, np.int64)
         # What is known of an answer fills one cache line: it is read, written and reset together.
         # First answers lie side by side in memory: most episodes see few.
-        self.answers = np.zeros((k, n, 8)).swapaxes(0, 1)
+        self._lines = np.zeros((k * n, 8))
+        self.answers = self._lines.reshape(k, n, 8).swapaxes(0, 1)
         columns = self.answers.transpose(2, 0, 1)
         self.votes, self.small_votes, self.large_votes, self.weight = columns[:4]
         self.answer_logprob, self.answer_logprobs = columns[4:6]
@@ -240,10 +241,11 @@ class Episodes:
             difficulty: (n, R) log-odds that a rung's attempt is right; NaN if unknown.
             round_price: (n,) accuracy per serial round.
         """
-        answers, known = self._seen(rows)
-        used = np.broadcast_to(rows[:, None], answers.shape)[known], answers[known]
-        self._note(*used, np.zeros((1, 8)))
-        self.children_left[used] = 0
+        if self.distinct[rows].any():
+            answers, known = self._seen(rows)
+            used = np.broadcast_to(rows[:, None], answers.shape)[known], answers[known]
+            self._note(*used, np.zeros((1, 8)))
+            self.children_left[used] = 0
         for zeroed in (
             self.counts,
             self.revisions,
@@ -399,11 +401,6 @@ class Episodes:
     def _note(self, rows: Ints, answer: Ints, known: Floats) -> None:
         # NumPy copies one item of 64 bytes far quicker than eight of 8.
         self._lines.view("V64")[answer * self.num_episodes + rows] = known.view("V64")
-
-    @property
-    def _lines(self) -> Floats:
-        """All that is known of answers, a line each, (K * N, 8); a view."""
-        return self.answers.swapaxes(0, 1).reshape(-1, 8)
 
     def score(self, rows: Ints, answer: Ints, rung: Ints, score: Floats) -> None:
         """Take note of a verifier's scores of attempts, all (n,); a row may come up repeatedly.
