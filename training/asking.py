@@ -85,7 +85,7 @@ def _name(episodes: Episodes, position: int) -> str:
 
 def _options(episodes: Episodes, row: int, allowed: NDArray[np.bool_]) -> dict[str, str]:
     """What can be done, by name of the action."""
-    costs = np.concatenate(episodes.expected_cost(np.array([row])))
+    costs = episodes.expected_cost(np.array([row]))[:, 0]
     prices = episodes.price[row] * costs
     return {
         _name(episodes, p): _option(episodes.config.actions[p], prices)
