@@ -56,7 +56,7 @@ Rules are tuned for each price on the train and validation splits. Regenerate wi
 A rule's compute is the least of its family's at that accuracy, mixtures included; the ratio
 is the geometric mean over the accuracies given.
 `allot segments evaluate` compares with decisions inside attempts, with both at once and with greedy
-attempts; for the bundled models, docs/segments-results.md and docs/segments-frontier.png are what it says.
+attempts; of the bundled models, docs/segments-results.md and docs/segments-frontier.png.
 
 ## By price
 
