@@ -225,9 +225,8 @@ class EpisodeCore:
         """
         position = self.config.actions.index(action)
         if action.kind is ActionKind.STOP or not self.mask()[0, position]:
-            allowed = [
-                str(a) for a, ok in zip(self.config.actions, self.mask()[0], strict=True) if ok
-            ]
+            names = zip(self.config.actions.names, self.mask()[0], strict=True)
+            allowed = [name for name, ok in names if ok]
             raise IllegalActionError(
                 f"{self.question.question_id}: expected one of {allowed} other than STOP, found "
                 f"{action}"

@@ -57,19 +57,20 @@ def shape_features(text: str) -> NDArray[np.float32]:
     """
     text = text[:_MAX_CHARACTERS].lower()
     pieces, numbers = _PIECE.findall(text), _NUMBER.findall(text)
-    digits, words = ([len(run) for run in runs] for runs in (numbers, _WORD.findall(text)))
+    lengths, words = ([len(run) for run in runs] for runs in (numbers, _WORD.findall(text)))
+    digits = sum(lengths)
     sizes = (
         len(text),
         len(pieces),
         len(set(pieces)),
-        sum(digits),
-        len(pieces) - sum(digits) - len(words),
+        digits,
+        len(pieces) - digits - len(words),
         text.count("\n"),
-        len(digits),
-        max(digits, default=0),
-        min(digits, default=0),
-        sum(digits) / max(len(digits), 1),
-        digits[-1] if digits else 0,
+        len(lengths),
+        max(lengths, default=0),
+        min(lengths, default=0),
+        digits / max(len(lengths), 1),
+        lengths[-1] if lengths else 0,
         len(words),
         max(words, default=0),
         sum(words) / max(len(words), 1),
