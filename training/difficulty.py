@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.spatial import cKDTree
 from scipy.special import logit
+from threadpoolctl import threadpool_limits
 from torch.nn import functional
 
 from controller.difficulty import Difficulty, Reads
@@ -58,7 +59,9 @@ def fit_linear(
         subsets: questions to fit on, for each read-out.
         penalty: on squared weights, per question.
     """
-    return [_ridge(features[rows], rates[rows], penalty) for rows in subsets]
+    # Products of a matrix and a vector take BLAS up to ten times as long on several threads.
+    with threadpool_limits(1, user_api="blas"):
+        return [_ridge(features[rows], rates[rows], penalty) for rows in subsets]
 
 
 def _ridge(features: Features, rates: Floats, penalty: float) -> Difficulty:
