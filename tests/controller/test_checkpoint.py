@@ -70,6 +70,7 @@ def test_round_trip(saved):
         ({"price_range": [1]}, "settings of a controller"),
         ({"difficulty_reads": "words"}, "read-out of any of .*299.* found 'words'"),
         ({"difficulty_reads": "minds"}, "read-out of any of .* found 'minds'"),
+        ({"difficulty_reads": ["words"]}, r"read-out of any of .* found \['words'\]"),
     ],
 )
 def test_wrong_settings_are_refused(saved, changes, message):
