@@ -5,6 +5,9 @@ CONTROLLER ?= runs/controller
 SOURCES := controller envs training
 # Environment steps of `make run`: half of what `allot train` takes by default, for a few minutes.
 STEPS ?= 4000000
+# Processes that the tests run in, a file at a time: `make test WORKERS=8` on a larger machine.
+WORKERS ?= 2
+PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
 
 .PHONY: run test check docs
 
@@ -21,13 +24,13 @@ run: $(BIN)/allot
 	$(BIN)/allot answer --examples 5 --controller $(CONTROLLER)
 
 test: $(BIN)/allot
-	$(BIN)/pytest
+	$(PYTEST)
 
 check: $(BIN)/allot
 	$(BIN)/ruff format --check $(SOURCES) docs examples tests
 	$(BIN)/ruff check $(SOURCES) docs examples tests
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(PYTEST)
 
 docs: $(BIN)/allot
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build

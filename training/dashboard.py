@@ -38,7 +38,7 @@ def build_workspace(entity: str, project: str) -> Any:
         ],
         runset_settings=ws.RunsetSettings(
             groupby=[ws.Metric("Group"), ws.Metric("JobType")],
-            pinned_columns=["summary:validation/best_utility", "summary:seeds/mean", "config:seed"],
+            pinned_columns=["summary:validation/kept_utility", "summary:seeds/mean", "config:seed"],
         ),
     )
 
@@ -90,7 +90,7 @@ def _decisions() -> list[Any]:
 
 
 def _sweep() -> list[Any]:
-    best = "validation/best_utility"
+    best = "validation/kept_utility"
     columns = [wr.ParallelCoordinatesPlotColumn(metric=wr.Config(name)) for name in SWEPT]
     columns.append(wr.ParallelCoordinatesPlotColumn(metric=best))
     return [

@@ -81,7 +81,7 @@ def train_all(settings: Settings, console: Console) -> None:
         for out, config in runs.items():
             training = ControllerTraining(traces, config, out, prepared)
             checkpoints.append(_trained(training, settings, stop, console))
-            console.print(f"{out}: validation utility {training.best_utility:.4f}", highlight=False)
+            console.print(f"{out}: validation utility {training.utility:.4f}", highlight=False)
     if len(runs) > 1:
         summary = _score(checkpoints, prepared)
         text = json.dumps(summary, indent=1)
@@ -131,8 +131,8 @@ def _trained(
 def _score(checkpoints: list[Checkpoint], prepared: Prepared) -> dict[str, Any]:
     """How the seeds do on questions that no training has looked at; see `summarise_seeds`.
 
-    Those are the half of the validation split that did not choose the weights; the test
-    split is left to `allot evaluate`.
+    Those are the half of the validation split that is held back; the test split is left to
+    `allot evaluate`.
     """
     prices = prepared.prices.grid(SCORED_PRICES)
     utility = np.array(

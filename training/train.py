@@ -56,8 +56,20 @@ CHECK_PRICES = 8
 class Prepared:
     """What training needs, made from a trace set.
 
-    The validation split is halved: one half chooses among checkpoints, the other tells what
-    the chosen one is good for.
+    The validation split is halved. The first half is learnt from as well, or, if training has a
+    patience, chooses when it ends and which weights it keeps. The other half tells what the
+    controller is good for: nothing is chosen by it.
+
+    Attributes:
+        models: the ladder, the small one first.
+        train: questions to learn from.
+        validation: questions that training is watched on.
+        calibration: questions that tell what the controller is good for.
+        process: the decision process.
+        prices: to train for.
+        difficulty: read-out for other questions; None without wordings or with few questions.
+        train_log_odds: (Q, R) difficulty of `train`, each question's by a read-out fitted
+            without it.
     """
 
     models: tuple[ModelSpec, ...]
@@ -84,11 +96,29 @@ def suited(config: TrainConfig, traces: TraceSet) -> TrainConfig:
 
 
 def prepare(traces: TraceSet, config: TrainConfig) -> Prepared:
-    """Tables, decision process and difficulty read-out of a trace set."""
+    """Tables, decision process and difficulty read-out of a trace set.
+
+    Raises:
+        TraceFormatError: there are too few questions that each model of the ladder has tried.
+    """
     models = traces.models(config.ladder)
     ladder = [model.name for model in models]
-    train = TraceTable.build(traces, ["train"], ladder)
-    validation = TraceTable.build(traces, ["validation"], ladder)
+    known = TraceTable.build(traces, ["train", "validation"], ladder)
+    ids, names = (traces.questions[c].to_pylist() for c in ("question_id", "split"))
+    split = dict(zip(ids, names, strict=True))
+    splits = np.array([split[question] for question in known.question_ids])
+    learned, held = (np.flatnonzero(splits == name) for name in ("train", "validation"))
+    if not len(learned) or len(held) < 2:
+        raise TraceFormatError(
+            f"{traces.path}: expected questions of the train split, and at least 2 of the "
+            f"validation split, that each of {ladder} has tried, found {len(learned)} and "
+            f"{len(held)}"
+        )
+    held = np.random.default_rng(0).permutation(held)
+    first, fresh = np.split(held, [len(held) // 2])
+    if not config.patience:
+        learned = np.sort(np.concatenate([learned, first]))
+    train = known.take(learned)
     process = derive_config(
         train,
         models,
@@ -97,18 +127,11 @@ def prepare(traces: TraceSet, config: TrainConfig) -> Prepared:
         max_samples=config.max_samples,
     )
     fitted = fit_difficulty(train, success_rates(train))
-    order = np.random.default_rng(0).permutation(len(validation))
-    half = len(validation) // 2
-    if not half:
-        raise TraceFormatError(
-            f"{traces.path}: expected at least 2 validation questions that each of {ladder} has "
-            f"tried, found {len(validation)}"
-        )
     return Prepared(
         models=models,
         train=train,
-        validation=validation.take(order[:half]),
-        calibration=validation.take(order[half:]),
+        validation=known.take(first if config.patience else fresh),
+        calibration=known.take(fresh),
         process=replace(process, reads_prompt=fitted is not None and not fitted[0].is_free),
         prices=LogUniform(low=config.prices[0], high=config.prices[1])
         if config.prices
@@ -119,7 +142,7 @@ def prepare(traces: TraceSet, config: TrainConfig) -> Prepared:
 
 
 class ControllerTraining:
-    """One training: PPO, with the best weights on the validation split kept.
+    """One training by PPO; the last weights are kept, or with a patience the best ones.
 
     Args:
         traces: recorded attempts.
@@ -146,11 +169,12 @@ class ControllerTraining:
             hide_signals=config.hide_signals,
         )
         self.ppo, self._env = PPO(env, config.ppo), env
-        self.best_utility, self._waited = -np.inf, 0
-        self._best: dict[str, torch.Tensor] = {}
+        self.utility, self._waited = -np.inf, 0
+        """Of the kept weights on `prepared.validation`."""
+        self._kept: dict[str, torch.Tensor] = {}
         if has_state(self._state):
-            notes, self._best = self.ppo.resume(self._state)
-            self.best_utility, self._waited = notes["best_utility"], notes["waited"]
+            notes, self._kept = self.ppo.resume(self._state)
+            self.utility, self._waited = notes["utility"], notes["waited"]
 
     def settings(self) -> dict[str, Any]:
         """Settings of the run, for people and W&B."""
@@ -205,24 +229,24 @@ class ControllerTraining:
         if not self._is_done:
             self._save_state()
             raise KeyboardInterrupt
-        self.ppo.policy.load_state_dict(self._best)
+        self.ppo.policy.load_state_dict(self._kept)
         support = observed_support(self._env, self.config.ppo.seed)
         checkpoint = replace(self._calibrated(self._checkpoint()), support=support)
         save_checkpoint(checkpoint, self.out, str(model_card(checkpoint, None)))
-        tracker.summary({"validation/best_utility": self.best_utility})
+        tracker.summary({"validation/kept_utility": self.utility})
         tracker.makes(controller_artifact(checkpoint, self.out, self.traces))
         return checkpoint
 
     def _check(self) -> dict[str, float]:
-        """Utility on the validation split; keeps the weights if it is the best so far."""
+        """Utility on `prepared.validation`; keeps the weights, unless better ones are wanted."""
         utility = float(
             np.mean([self._utility(p) for p in self.prepared.prices.grid(CHECK_PRICES)])
         )
         self._waited += 1
-        if utility > self.best_utility:
+        if not self.config.patience or utility > self.utility:
             self._waited = 0
-            self.best_utility = utility
-            self._best = {k: v.clone() for k, v in self.ppo.policy.state_dict().items()}
+            self.utility = utility
+            self._kept = {k: v.clone() for k, v in self.ppo.policy.state_dict().items()}
         return {
             "validation/utility": utility,
             "validation/best_rule": self.prepared.best_rule,
@@ -242,11 +266,11 @@ class ControllerTraining:
         return float(played.utility(price).mean())
 
     def _save_state(self) -> None:
-        notes = {"best_utility": self.best_utility, "waited": self._waited}
-        self.ppo.save(self._state, notes, self._best)
+        notes = {"utility": self.utility, "waited": self._waited}
+        self.ppo.save(self._state, notes, self._kept)
 
     def _calibrated(self, checkpoint: Checkpoint) -> Checkpoint:
-        """With mean cost on all questions but the test split's, and counts on fresh ones.
+        """With mean cost on the questions learnt from and on fresh ones, and counts on these.
 
         A specialist for one price has nothing to choose from.
         """
@@ -254,7 +278,7 @@ class ControllerTraining:
         if prepared.prices.low == prepared.prices.high:
             return checkpoint
         prices = prepared.prices.grid(_CALIBRATION_PRICES)
-        tables = (prepared.train, prepared.validation, prepared.calibration)
+        tables = (prepared.train, prepared.calibration)
         cost, right = [], []
         for price in prices:
             played = [play_checkpoint(checkpoint, table, price, repeats=1) for table in tables]
@@ -283,7 +307,7 @@ class ControllerTraining:
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),
                 "traces": self.traces.manifest.get("digest") or self.traces.path.name,
                 "questions": len(prepared.train),
-                "validation_utility": self.best_utility,
+                "validation_utility": self.utility,
                 "config": flat(self.config),
                 "versions": {"torch": torch.__version__, "numpy": np.__version__},
             },

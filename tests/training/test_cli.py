@@ -64,7 +64,7 @@ def test_training_can_be_read_back_from_wandb(run):
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert "validation/best_utility" in done.stdout
+    assert "validation/kept_utility" in done.stdout
     assert "charts/SPS" in done.stdout
 
 

@@ -9,7 +9,7 @@ import pytest
 from training.curve import CURVE, Curve, read_curve
 from training.ppo import PPOConfig
 from training.tracking import Tracker
-from training.train import ControllerTraining, TrainConfig
+from training.train import ControllerTraining, TrainConfig, prepare
 
 SETTINGS = TrainConfig(ppo=PPOConfig(total_steps=6 * 256 * 16, num_envs=256))
 
@@ -67,9 +67,21 @@ def test_patience_ends_a_training_that_does_not_get_better(few, tmp_path):
     assert len(read_curve(tmp_path / "training" / CURVE)) == 3
 
 
+def test_half_of_the_validation_split_is_learnt_from_or_chooses(few):
+    eager, patient = (prepare(few, replace(SETTINGS, patience=patience)) for patience in (0, 2))
+    names = ("train", "validation", "calibration")
+    learnt, watched, fresh = (set(getattr(eager, name).question_ids) for name in names)
+    less, choosing, same = (set(getattr(patient, name).question_ids) for name in names)
+    assert watched == fresh == same
+    assert learnt == less | choosing
+    assert choosing
+    assert not less & choosing | learnt & fresh
+
+
 def test_open_steps_follow_the_number_of_attempts(few, tmp_path):
     training = ControllerTraining(few, TrainConfig(), tmp_path)
-    assert training.config.ppo.total_steps == 350 * len(training.prepared.train.counts)
+    attempts = sum(rows.train_attempts for rows in few.model_rows.values())
+    assert training.config.ppo.total_steps == 350 * attempts
 
 
 def test_a_fresh_training_begins_a_fresh_curve(tmp_path):

@@ -58,7 +58,7 @@ def test_the_sweep_panel_shows_settings_and_the_metric(panels, pair, offline_run
     config = offline_run(pair / "seed-0").whole["config"]
     (plot,) = [panel["config"] for panel in panels if panel["viewType"].startswith("Parallel")]
     *settings, metric = [column["accessor"] for column in plot["columns"]]
-    assert metric == "summary:validation/best_utility"
+    assert metric == "summary:validation/kept_utility"
     assert settings
     for accessor in settings:
         assert re.fullmatch(r"config:(\w+)\.value", accessor)[1] in config

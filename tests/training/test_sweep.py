@@ -46,7 +46,7 @@ def test_every_parameter_is_a_setting():
 
 
 def test_the_metric_is_logged():
-    assert yaml.safe_load(SWEEP.read_text())["metric"]["name"] == "validation/best_utility"
+    assert yaml.safe_load(SWEEP.read_text())["metric"]["name"] == "validation/kept_utility"
 
 
 def test_the_agent_trains_each_run_in_a_directory_of_its_own(
@@ -77,4 +77,4 @@ def test_the_agent_trains_each_run_in_a_directory_of_its_own(
         logged = offline_run(out)
         assert logged.whole["run_id"] == run
         assert logged.whole["config"]["learning_rate"] == values["learning_rate"]
-        assert "validation/best_utility" in logged.summary
+        assert "validation/kept_utility" in logged.summary
