@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -130,7 +130,12 @@ class TraceTable(Prompts):
 
     @classmethod
     def build(
-        cls, traces: TraceSet, splits: Iterable[str], ladder: Sequence[str] | None = None
+        cls,
+        traces: TraceSet,
+        splits: Iterable[str],
+        ladder: Sequence[str] | None = None,
+        *,
+        also: Collection[str] = (),
     ) -> TraceTable:
         """Arrays of some splits.
 
@@ -138,10 +143,11 @@ class TraceTable(Prompts):
             traces: recorded attempts.
             splits: which of train, validation and test.
             ladder: models, the small one first; see `TraceSet.default_ladder`.
+            also: ids of questions of other splits.
 
         Raises:
             TraceFormatError: no question of these splits has an attempt by every model.
         """
         from envs.table_builder import build_table
 
-        return build_table(traces, set(splits), traces.models(ladder))
+        return build_table(traces, set(splits), set(also), traces.models(ladder))

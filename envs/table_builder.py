@@ -26,11 +26,16 @@ _BLOCK = 65_536
 """Questions whose answers are numbered at a time."""
 
 
-def build_table(traces: TraceSet, splits: set[str], models: Sequence[ModelSpec]) -> TraceTable:
+def build_table(
+    traces: TraceSet, splits: set[str], also: set[str], models: Sequence[ModelSpec]
+) -> TraceTable:
     """See `TraceTable.build`."""
     ladder = {model.name: model.rung for model in models}
+    ids, names = (traces.questions[c].to_pylist() for c in ("question_id", "split"))
     wanted = [
-        row for row, split in enumerate(traces.questions["split"].to_pylist()) if split in splits
+        row
+        for row, (question, split) in enumerate(zip(ids, names, strict=True))
+        if split in splits or question in also
     ]
     rows = _Rows.read(traces, wanted, ladder)
     tried = np.zeros((len(wanted), len(ladder)), bool)  # (Q, R)

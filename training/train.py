@@ -103,22 +103,20 @@ def prepare(traces: TraceSet, config: TrainConfig) -> Prepared:
     """
     models = traces.models(config.ladder)
     ladder = [model.name for model in models]
-    known = TraceTable.build(traces, ["train", "validation"], ladder)
-    ids, names = (traces.questions[c].to_pylist() for c in ("question_id", "split"))
-    split = dict(zip(ids, names, strict=True))
-    splits = np.array([split[question] for question in known.question_ids])
-    learned, held = (np.flatnonzero(splits == name) for name in ("train", "validation"))
-    if not len(learned) or len(held) < 2:
+    held = TraceTable.build(traces, ["validation"], ladder)
+    order = np.random.default_rng(0).permutation(len(held))
+    first, fresh = (held.take(half) for half in np.split(order, [len(held) // 2]))
+    if not len(first):
         raise TraceFormatError(
-            f"{traces.path}: expected questions of the train split, and at least 2 of the "
-            f"validation split, that each of {ladder} has tried, found {len(learned)} and "
-            f"{len(held)}"
+            f"{traces.path}: expected at least 2 validation questions that each of {ladder} has "
+            f"tried, found {len(held)}"
         )
-    held = np.random.default_rng(0).permutation(held)
-    first, fresh = np.split(held, [len(held) // 2])
-    if not config.patience:
-        learned = np.sort(np.concatenate([learned, first]))
-    train = known.take(learned)
+    also = () if config.patience else first.question_ids
+    train = TraceTable.build(traces, ["train"], ladder, also=also)
+    if len(train) == len(also):
+        raise TraceFormatError(
+            f"{traces.path}: expected train questions that each of {ladder} has tried, found none"
+        )
     process = derive_config(
         train,
         models,
@@ -130,8 +128,8 @@ def prepare(traces: TraceSet, config: TrainConfig) -> Prepared:
     return Prepared(
         models=models,
         train=train,
-        validation=known.take(first if config.patience else fresh),
-        calibration=known.take(fresh),
+        validation=first if config.patience else fresh,
+        calibration=fresh,
         process=replace(process, reads_prompt=fitted is not None and not fitted[0].is_free),
         prices=LogUniform(low=config.prices[0], high=config.prices[1])
         if config.prices
