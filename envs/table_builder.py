@@ -37,7 +37,7 @@ def build_table(
         for row, (question, split) in enumerate(zip(ids, names, strict=True))
         if split in splits or question in also
     ]
-    rows = _Rows.read(traces, wanted, ladder)
+    rows = _Rows.read(traces, [ids[row] for row in wanted], ladder)
     tried = np.zeros((len(wanted), len(ladder)), bool)  # (Q, R)
     fresh = ~rows.revised
     tried[rows.question[fresh], rows.rung[fresh]] = True
@@ -80,10 +80,9 @@ class _Rows:
     answers: tuple[str, ...]
 
     @classmethod
-    def read(cls, traces: TraceSet, wanted: Sequence[int], ladder: dict[str, int]) -> _Rows:
-        """Attempts of these models at these questions, by row of the questions' table."""
-        ids = traces.questions["question_id"].take(wanted).to_pylist()
-        place = {question: q for q, question in enumerate(ids)}
+    def read(cls, traces: TraceSet, wanted: Sequence[str], ladder: dict[str, int]) -> _Rows:
+        """Attempts of these models at these questions."""
+        place = {question: q for q, question in enumerate(wanted)}
         schema = traces.stored.schema
         held = [name for name in _SIGNALS if name in schema.names]
         precise = any(schema.field(name).type not in (pa.float32(), pa.null()) for name in held)

@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pytest
 
+from controller.errors import TraceFormatError
 from training.curve import CURVE, Curve, read_curve
 from training.ppo import PPOConfig
 from training.tracking import Tracker
@@ -76,6 +78,16 @@ def test_half_of_the_validation_split_is_learnt_from_or_chooses(few):
     assert learnt == less | choosing
     assert choosing
     assert not less & choosing | learnt & fresh
+
+
+@pytest.mark.parametrize(
+    ("left", "message"),
+    [("train", "questions of .'validation'."), ("validation", "expected train questions")],
+)
+def test_there_must_be_questions_of_both_splits(few, left, message):
+    of_split = pa.array(split == left for split in few.questions["split"].to_pylist())
+    with pytest.raises(TraceFormatError, match=message):
+        prepare(replace(few, questions=few.questions.filter(of_split)), SETTINGS)
 
 
 def test_open_steps_follow_the_number_of_attempts(few, tmp_path):
