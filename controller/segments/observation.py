@@ -69,14 +69,13 @@ def observe_segments(
     """
     e, config = episodes, episodes.config
     price, budget = e.price[rows], e.budget[rows]
-    sample, force, climb, to_end = (
-        log10(price * np.maximum(cost, 1.0)) for cost in e.expected_cost(rows)
-    )
+    costs = price * np.maximum(e.expected_cost(rows), 1.0)
+    sample, force, climb, to_end, log_price = log10(np.array([*costs, price * config.cost_unit]))
     bounded = np.isfinite(budget)
     left = np.where(bounded, budget - e.spent[rows], 0.0) / config.cost_unit
     difficulty, value, before = e.difficulty[rows], e.value[rows], e.value_before[rows]
     columns = (
-        log10(price * config.cost_unit),
+        log_price,
         bounded,
         np.log1p(np.maximum(left, 0.0)),
         e.segments[rows] * _COUNT_SCALE,
