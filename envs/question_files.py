@@ -13,15 +13,21 @@ import pyarrow.parquet as pq
 
 from controller.errors import TraceFormatError
 from controller.types import Question
-from envs.questions import draw_split
+from envs.questions import SPLIT_SIZES, draw_split
 
 SPLITS = ("train", "validation", "test")
 _SHARES = (0.7, 0.8)
 
 
-def bundled_questions() -> dict[str, list[Question]]:
-    """The questions of the bundled trace set, by split."""
-    return {split: draw_split(split) for split in SPLITS}
+def bundled_questions(train_scale: int = 1) -> dict[str, list[Question]]:
+    """The questions of the bundled trace set, by split.
+
+    Args:
+        train_scale: how many times as many train questions, those of the bundled set among them,
+            where a task and level has them.
+    """
+    sizes = {**SPLIT_SIZES, "train": tuple(n * train_scale for n in SPLIT_SIZES["train"])}
+    return {split: draw_split(split, sizes[split]) for split in SPLITS}
 
 
 def read_questions(path: Path) -> dict[str, list[Question]]:

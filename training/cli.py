@@ -122,6 +122,9 @@ def record(
             "split); default: the bundled tasks."
         ),
     ] = None,
+    train_scale: Annotated[
+        int, typer.Option(min=1, help="So many times as many train questions of bundled tasks.")
+    ] = 1,
     limit: Annotated[
         int | None, typer.Option(min=1, help="At most so many questions per split, spread evenly.")
     ] = None,
@@ -170,7 +173,12 @@ def record(
     from training.record_models import record_models
     from training.sources import find_source
 
-    by_split = read_questions(questions) if questions else bundled_questions()
+    if questions and train_scale > 1:
+        raise ConfigError(
+            f"train_scale: expected 1 with a file of questions, found {train_scale}; only bundled "
+            "tasks can be drawn anew"
+        )
+    by_split = read_questions(questions) if questions else bundled_questions(train_scale)
     if limit is not None:
         by_split = {
             split: members[:: max(1, len(members) // limit)][:limit]
