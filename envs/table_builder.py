@@ -42,7 +42,7 @@ def build_table(
     fresh = ~rows.revised
     tried[rows.question[fresh], rows.rung[fresh]] = True
     complete = np.asarray(tried.all(1))
-    if not complete.any():
+    if not any(names[row] in splits for row in np.array(wanted)[complete]):
         raise TraceFormatError(
             f"{traces.path}: expected questions of {sorted(splits)} with attempts by "
             f"each of {list(ladder)}, found none"

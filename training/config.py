@@ -115,7 +115,7 @@ class TrainConfig:
         max_samples: SAMPLE attempts per episode.
         hide_signals: 0..1, share of episodes without logprobs, without difficulty, and
             without a verifier.
-        patience: looks at the validation split, of 20 in all, that may pass without a better
+        patience: looks at the validation split, of 20 to 39 in all, that may pass without a better
             utility before the training ends early. Half of that split is then held back from
             learning and chooses the weights, too; with 0 they are the last ones.
         prices: least and greatest price to train for; none for three decades around a

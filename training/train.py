@@ -46,7 +46,7 @@ _SUPPORT_STEPS = 64
 """Random steps per environment that tell which observations there are."""
 
 CHECKS = 20
-"""How often, in all, training looks at the validation split."""
+"""How often, at least, training looks at the validation split."""
 
 CHECK_PRICES = 8
 """Prices at which it does."""
@@ -113,10 +113,6 @@ def prepare(traces: TraceSet, config: TrainConfig) -> Prepared:
         )
     also = () if config.patience else first.question_ids
     train = TraceTable.build(traces, ["train"], ladder, also=also)
-    if len(train) == len(also):
-        raise TraceFormatError(
-            f"{traces.path}: expected train questions that each of {ladder} has tried, found none"
-        )
     process = derive_config(
         train,
         models,

@@ -82,7 +82,7 @@ def test_half_of_the_validation_split_is_learnt_from_or_chooses(few):
 
 @pytest.mark.parametrize(
     ("left", "message"),
-    [("train", "questions of .'validation'."), ("validation", "expected train questions")],
+    [("train", "questions of .'validation'."), ("validation", "questions of .'train'.")],
 )
 def test_there_must_be_questions_of_both_splits(few, left, message):
     of_split = pa.array(split == left for split in few.questions["split"].to_pylist())

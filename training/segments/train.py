@@ -43,7 +43,7 @@ PPO_SETTINGS: dict[str, Any] = {"hidden_sizes": (64, 64), "gae_lambda": 0.95}
 HIDE_SIGNALS = 0.1
 """Share of episodes without each signal."""
 CHECKS = 20
-"""How often, in all, training looks at the validation split."""
+"""How often, at least, training looks at the validation split."""
 CHECK_PRICES = 8
 """Prices at which it does."""
 
