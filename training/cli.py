@@ -22,7 +22,7 @@ from training.segments.cli import CONTROLLER as SEGMENT_CONTROLLER
 from training.segments.cli import app as segments_app
 from training.serve_cli import key, serve
 from training.settings import WandbMode
-from training.tables import print_result, print_rows
+from training.tables import lead_table, print_result, print_rows
 from training.train_command import dashed, train
 from training.view import progress_bar
 
@@ -556,23 +556,10 @@ def _numbers(option: str, entries: list[str]) -> dict[str, float]:
 
 def _print_summary(summary: dict[str, Any], out: Path) -> None:
     from training.runs import print_seeds
-    from training.summary import behind, closest_rule
+    from training.summary import behind
     from training.track_evaluation import PICTURES
 
-    table = Table("price", "accuracy", "cost", "utility", "best rule", "lead", "95%", box=None)
-    for i, row in enumerate(summary["policies"]["controller"]):
-        rule, lead = closest_rule(summary, i)
-        low, high = lead["interval"]
-        table.add_row(
-            f"{row['price']:.1e}",
-            f"{row['accuracy']:.1%}",
-            f"{row['cost']:.0f}",
-            f"{row['utility']:.3f}",
-            rule,
-            f"{lead['lead']:+.3f}",
-            f"{low:+.3f} to {high:+.3f}",
-        )
-    console.print(table, "")
+    console.print(lead_table(summary, "controller", "best rule"), "")
     table = Table("at equal accuracy with", "compute used", "95%", "at accuracies", box=None)
     for name, entry in summary["headline"].items():
         low, high = entry["interval"]

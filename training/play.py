@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from controller.checkpoint import Checkpoint
 from controller.difficulty import Difficulty
 from controller.episodes import EpisodeConfig
 from controller.policy import Policy
+from envs.lockstep import STOP, Lockstep
 from envs.prompts import Prompts
 from envs.random import Streams
 from envs.replay import Replay
@@ -20,6 +21,7 @@ from envs.table import TraceTable
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Game = TypeVar("Game", bound=Lockstep)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,14 +82,7 @@ def play(
     streams = Streams(np.random.default_rng(seed).integers(2**63, size=n, dtype=np.uint64))
     budgets = np.full(n, np.inf if budget is None else budget)
     replay.begin(rows, question, np.full(n, price), budgets, round_price=round_price)
-    going = np.ones(n, bool)
-    while going.any():
-        mask = episodes.mask()
-        actions = policy.act(episodes, mask)
-        if watch is not None:
-            watch(replay, rows[going], actions[going])
-        going &= (actions != 0) & (mask.sum(1) > 1)
-        replay.take(rows[going], actions[going], streams)
+    play_out(replay, lambda mask: policy.act(episodes, mask), streams, watch)
 
     def mean(column: NDArray[Any]) -> Floats:
         return np.asarray(column.reshape(len(table), repeats).mean(1))
@@ -101,6 +96,31 @@ def play(
         rounds=mean(episodes.rounds),
         actions=np.stack([mean(c) for c in counts], 1),
     )
+
+
+def play_out(
+    replay: Game,
+    act: Callable[[NDArray[np.bool_]], Ints],
+    streams: Streams,
+    watch: Callable[[Game, Ints, Ints], None] | None = None,
+) -> None:
+    """Go on with all episodes until each of them is over.
+
+    Args:
+        replay: N episodes that have begun.
+        act: chooses actions, (N,), of those allowed, (N, A).
+        streams: what is drawn at random comes from.
+        watch: see `play`.
+    """
+    mask = replay.episodes.mask()
+    rows, going = np.arange(len(mask)), np.ones(len(mask), bool)
+    while going.any():
+        actions = act(mask)
+        if watch is not None:
+            watch(replay, rows[going], actions[going])
+        going &= (actions != STOP) & (mask.sum(1) > 1)
+        replay.take(rows[going], actions[going], streams)
+        mask = replay.episodes.mask()
 
 
 def play_checkpoint(

@@ -33,3 +33,29 @@ def print_rows(title: str, rows: list[dict[str, Any]]) -> None:
     for row in rows:
         table.add_row(*(f"{v:.1%}" if isinstance(v, float) else str(v) for v in row.values()))
     Console().print(table)
+
+
+def lead_table(summary: dict[str, Any], controller: str, others: str) -> Table:
+    """How a controller does by price, and the policy that it leads least.
+
+    Args:
+        summary: of a comparison, of whole attempts or inside attempts.
+        controller: its name there.
+        others: heading of those that it is compared with.
+    """
+    from training.summary import closest_rule
+
+    table = Table("price", "accuracy", "cost", "utility", others, "lead", "95%", box=None)
+    for i, row in enumerate(summary["policies"][controller]):
+        name, lead = closest_rule(summary, i)
+        low, high = lead["interval"]
+        table.add_row(
+            f"{row['price']:.1e}",
+            f"{row['accuracy']:.1%}",
+            f"{row['cost']:.0f}",
+            f"{row['utility']:.3f}",
+            name,
+            f"{lead['lead']:+.3f}",
+            f"{low:+.3f} to {high:+.3f}",
+        )
+    return table

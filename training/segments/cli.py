@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from controller.backends.base import TEMPERATURE
 from controller.errors import ConfigError
 from controller.types import Question
+from training.tables import lead_table
 
 app = typer.Typer(help="Control inside one attempt, segment by segment.", no_args_is_help=True)
 console = Console()
@@ -182,26 +182,11 @@ def evaluate(
     if as_json:
         print(json.dumps(summary, indent=1))
     else:
-        _print_summary(summary, out)
-
-
-def _print_summary(summary: dict[str, Any], out: Path) -> None:
-    table = Table("price", "accuracy", "cost", "utility", "best other", "lead", "95%", box=None)
-    for i, row in enumerate(summary["policies"]["segment controller"]):
-        other, lead = min(
-            ((name, rows[i]) for name, rows in summary["lead"].items()), key=lambda r: r[1]["lead"]
+        console.print(
+            lead_table(summary, "segment controller", "best other"),
+            f"\n{out}/evaluation/, {out}/frontier.png",
+            highlight=False,
         )
-        low, high = lead["interval"]
-        table.add_row(
-            f"{row['price']:.1e}",
-            f"{row['accuracy']:.1%}",
-            f"{row['cost']:.0f}",
-            f"{row['utility']:.3f}",
-            other,
-            f"{lead['lead']:+.3f}",
-            f"{low:+.3f} to {high:+.3f}",
-        )
-    console.print(table, f"\n{out}/evaluation/, {out}/frontier.png", highlight=False)
 
 
 def _spread(questions: Sequence[Question], limit: int) -> list[Question]:

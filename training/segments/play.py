@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from controller.segments.checkpoint import SegmentCheckpoint
 from controller.segments.episodes import SegmentConfig
 from controller.segments.rules import ObservingPolicy, SegmentPolicy
+from envs.random import Streams
 from envs.segments.replay import SegmentReplay
 from envs.segments.table import SegmentTable
-from training.play import Ints, Played, log_odds
+from training.play import Ints, Played, log_odds, play_out
 
 Floats = NDArray[np.float64]
 Watcher = Callable[[SegmentReplay, Ints, Ints], None]
@@ -76,14 +77,8 @@ def finished(
     n = len(table)
     replay, rows = SegmentReplay(table, config, n, difficulty=difficulty), np.arange(n)
     replay.begin(rows, rows, np.full(n, price), np.full(n, np.inf if budget is None else budget))
-    going = np.ones(n, bool)
-    while going.any():
-        mask = replay.episodes.mask()
-        actions = policy.act(replay.episodes, mask)
-        if watch is not None:
-            watch(replay, rows[going], actions[going])
-        going &= (actions != 0) & (mask.sum(1) > 1)
-        replay.take(rows[going], actions[going])
+    nothing_drawn = Streams(np.zeros(n, np.uint64))
+    play_out(replay, lambda mask: policy.act(replay.episodes, mask), nothing_drawn, watch)
     replay.close(rows)
     return replay
 
