@@ -22,7 +22,7 @@ from training.segments.cli import CONTROLLER as SEGMENT_CONTROLLER
 from training.segments.cli import app as segments_app
 from training.serve_cli import key, serve
 from training.settings import WandbMode
-from training.tables import lead_table, print_result, print_rows
+from training.tables import command_line, lead_table, print_result, print_rows
 from training.train_command import dashed, train
 from training.view import progress_bar
 
@@ -351,12 +351,8 @@ def evaluate(
         tracker.makes(evaluation_artifact(evaluation.decisions, trace_set))
     write_card(summary, paths, trace_set, repeats)
     if results is not None:
-        asking = f" --ask {ask}" if ask else ""
-        command = f"allot evaluate {' '.join(map(str, controllers))}{asking} --results {results}"
-        write_atomically(
-            results,
-            lambda path: path.write_text(results_markdown(summary, command, len(paths))),
-        )
+        text = results_markdown(summary, command_line(), len(paths))
+        write_atomically(results, lambda path: path.write_text(text))
     if as_json:
         print(json.dumps(summary, indent=1))
     else:
@@ -399,10 +395,7 @@ def ablate(
             cluster=_cluster(ray, cpus=worker_cpus),
             progress=update,
         )
-    steps_given = "" if steps is None else f" --steps {steps}"
-    text = ablation_markdown(
-        tables, f"allot ablate {controller}{steps_given} --results {results or 'FILE'}"
-    )
+    text = ablation_markdown(tables, command_line())
     if results is not None:
         write_atomically(results, lambda path: path.write_text(text))
     print(json.dumps(tables, indent=1) if as_json else text)

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+
+def command_line() -> str:
+    """The command that is running, as one would type it."""
+    return shlex.join(["allot", *sys.argv[1:]])
 
 
 def print_result(result: dict[str, Any], as_json: bool) -> None:

@@ -18,4 +18,6 @@ def test_every_signal_and_price_is_compared_and_kept(few, allot, tmp_path):
     assert len(finished) == len(tables["signals"]) + 1
     assert json.loads(allot(*command, "--json").stdout) == tables
     assert all(path.stat().st_mtime_ns == then for path, then in finished.items())
-    assert "| verifier scores |" in results.read_text()
+    text = results.read_text()
+    assert "| verifier scores |" in text
+    assert f"allot ablate {reference} --traces {few} --out {out} --steps 131072" in text

@@ -14,7 +14,7 @@ from rich.progress import Progress
 from controller.backends.base import TEMPERATURE
 from controller.errors import ConfigError
 from controller.types import Question
-from training.tables import lead_table
+from training.tables import command_line, lead_table
 
 app = typer.Typer(help="Control inside one attempt, segment by segment.", no_args_is_help=True)
 console = Console()
@@ -145,21 +145,19 @@ def evaluate(
     from training.threads import limit_threads
 
     limit_threads()
-    trees, command = SegmentTraces.read(traces), ["allot segments evaluate", *map(str, controllers)]
-    whole = {}
-    for name, option, paths, recorded in (
-        (ATTEMPTS, "attempt", attempt_controller, attempt_traces),
-        (BOTH, "both", both_controller, both_traces),
-    ):
-        if paths:
-            whole[name] = read_whole(paths, recorded)
-            command += [f"--{option}-controller {path}" for path in paths]
-            command.append(f"--{option}-traces {recorded}")
+    trees = SegmentTraces.read(traces)
+    whole = {
+        name: read_whole(paths, recorded)
+        for name, paths, recorded in (
+            (ATTEMPTS, attempt_controller, attempt_traces),
+            (BOTH, both_controller, both_traces),
+        )
+        if paths
+    }
     loaded, test = (
         [load_segment_checkpoint(path) for path in controllers],
         read_trees(trees, ["test"]),
     )
-    command += ["--greedy"] if greedy else []
     comparison = compare_segments(
         loaded,
         SegmentTable.build(trees, ["train", "validation"]),
@@ -178,7 +176,7 @@ def evaluate(
         "repeats": test.table.num_attempts,
     }
     save_segment_evaluation(out, about, summary, comparison, loaded[0], test)
-    save_results(summary, out, results, " ".join(command))
+    save_results(summary, out, results, command_line())
     if as_json:
         print(json.dumps(summary, indent=1))
     else:

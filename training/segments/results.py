@@ -105,7 +105,7 @@ def save_results(summary: dict[str, Any], out: Path, markdown: Path | None, comm
     out.mkdir(parents=True, exist_ok=True)
     draw_frontier(summary, out / "frontier.png")
     if markdown is not None:
-        tables = segment_results(summary, f"{command} --results {markdown}")
+        tables = segment_results(summary, command)
         write_atomically(markdown, lambda path: path.write_text(tables))
 
 
