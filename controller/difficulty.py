@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.errors import CheckpointError
+from controller.support import MARGIN
 from controller.text_features import (
     NUM_SHAPE_FEATURES,
     NUM_TEXT_FEATURES,
@@ -35,6 +36,8 @@ class Difficulty:
         reads: what its features are: `words` and `shape` are told by the wording, which costs
             nothing, `prompt` is the small model's hidden state at the end of the prompt with the
             shape of the wording.
+        low, high: ranges of the shapes that it was fitted on, (S,), of `shape_features`. How hard a
+            question with another one is, is unknown. None for no such ranges.
     """
 
     mean: NDArray[np.float32]
@@ -42,6 +45,8 @@ class Difficulty:
     weights: tuple[NDArray[np.float32], ...]
     biases: tuple[NDArray[np.float32], ...]
     reads: Reads = "prompt"
+    low: NDArray[np.float32] | None = None
+    high: NDArray[np.float32] | None = None
 
     @property
     def is_free(self) -> bool:
@@ -77,7 +82,7 @@ class Difficulty:
             features: (n, H).
 
         Returns:
-            (n, R).
+            (n, R), NaN where the shape is unlike those that it was fitted on.
         """
         values = ((features - self.mean) / self.scale).astype(np.float64)  # (n, H)
         for layer, (weight, bias) in enumerate(zip(self._weights, self.biases, strict=True)):
@@ -85,7 +90,16 @@ class Difficulty:
                 values = np.maximum(values, 0.0)
             # einsum sums in one order whatever n is, where a matrix product may not.
             values = np.einsum("nh,hr->nr", values, weight) + bias
+        values[self._strange(features)] = np.nan
         return values
+
+    def _strange(self, features: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """Whether shapes leave the ranges by more than a margin, (n,)."""
+        if self.low is None or self.high is None:
+            return np.zeros(len(features), bool)
+        shapes, margin = features[:, -NUM_SHAPE_FEATURES:], MARGIN * (self.high - self.low)
+        outside = (shapes < self.low - margin) | (shapes > self.high + margin)
+        return np.asarray(outside.any(1))
 
     @cached_property
     def _weights(self) -> tuple[NDArray[np.float64], ...]:
@@ -96,6 +110,8 @@ class Difficulty:
         arrays = {"mean": self.mean, "scale": self.scale}
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             arrays |= {f"{layer}/weight": weight, f"{layer}/bias": bias}
+        if self.low is not None and self.high is not None:
+            arrays |= {"low": self.low, "high": self.high}
         return arrays
 
     @classmethod
@@ -118,6 +134,8 @@ class Difficulty:
         Raises:
             CheckpointError: some are missing, or do not fit each other or the ladder.
         """
+        ranges = {name: arrays[name] for name in ("low", "high") if name in arrays}
+        arrays = {name: array for name, array in arrays.items() if name not in ranges}
         layers = range(max(1, (len(arrays) - 2) // 2))
         names = ["mean", "scale", *(f"{n}/{kind}" for n in layers for kind in ("weight", "bias"))]
         if set(names) != set(arrays):
@@ -144,4 +162,13 @@ class Difficulty:
                 f"{directory}: difficulty/* do not fit {num_rungs} rungs and {mean.size} features: "
                 f"found scale and biases {shapes}, weights {[weight.shape for weight in weights]}"
             )
-        return cls(mean=mean, scale=scale, weights=weights, biases=biases, reads=reads)
+        if ranges and (
+            mean.size < NUM_SHAPE_FEATURES
+            or [array.shape for array in ranges.values()] != [(NUM_SHAPE_FEATURES,)] * 2
+            or not (ranges["low"] <= ranges["high"]).all()
+        ):
+            raise CheckpointError(
+                f"{directory}: expected difficulty/low and difficulty/high, {NUM_SHAPE_FEATURES} "
+                f"numbers each, one not above the other, found {ranges}; train again"
+            )
+        return cls(mean=mean, scale=scale, weights=weights, biases=biases, reads=reads, **ranges)

@@ -213,7 +213,12 @@ def fit_difficulty(prompts: Prompts, rates: Floats) -> tuple[Difficulty, Floats]
     def loss(reads: Reads) -> float:
         return _loss(known[reads][1], rates) + (0.0 if known[reads][0].is_free else _WORTH)
 
-    return known[min(known, key=loss)] if known else None
+    if not known:
+        return None
+    readout, log_odds = known[min(known, key=loss)]
+    shapes = prompts.features("shape")
+    assert shapes is not None  # Whatever is read, the wording is.
+    return replace(readout, low=shapes.min(0), high=shapes.max(0)), log_odds
 
 
 def fit_readout(

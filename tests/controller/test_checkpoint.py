@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from controller.difficulty import Difficulty
 from controller.errors import CheckpointError
 from controller.observation import NUM_FEATURES
 from controller.policy import PolicyConfig, PolicyNetwork
+from controller.text_features import NUM_SHAPE_FEATURES
 from tests.conftest import CHECKPOINTS
 
 
@@ -77,6 +79,53 @@ def test_wrong_settings_are_refused(saved, changes, message):
     edit(saved[1], **changes)
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(saved[1])
+
+
+SHAPES = np.arange(NUM_SHAPE_FEATURES, dtype=np.float32)
+
+
+@pytest.fixture
+def ranged(saved):
+    """With a read-out of wordings in a range."""
+    checkpoint, path = saved
+    readout = Difficulty(
+        mean=0 * SHAPES,
+        scale=0 * SHAPES + 1,
+        weights=(np.ones((len(SHAPES), 2), np.float32),),
+        biases=(np.zeros(2, np.float32),),
+        reads="shape",
+        low=0 * SHAPES,
+        high=SHAPES,
+    )
+    save_checkpoint(replace(checkpoint, difficulty=readout), path)
+    return path
+
+
+def test_ranges_of_wordings_come_back(ranged):
+    readout = load_checkpoint(ranged).difficulty
+    known = readout.log_odds(np.stack([SHAPES, 1.2 * SHAPES, 1.3 * SHAPES, -SHAPES]))
+    assert np.isnan(known[:, 0]).tolist() == [False, False, True, True]
+
+
+@pytest.mark.parametrize("ranges", [{"low": SHAPES[1:]}, {"high": -SHAPES}, {"high": None}])
+def test_wrong_ranges_of_wordings_are_refused(ranged, ranges):
+    weights = load_file(ranged / "controller.safetensors")
+    for name, array in ranges.items():
+        del weights[f"difficulty/{name}"]
+        if array is not None:
+            weights[f"difficulty/{name}"] = torch.from_numpy(array)
+    save_file(weights, ranged / "controller.safetensors")
+    with pytest.raises(CheckpointError, match="expected difficulty/low and difficulty/high"):
+        load_checkpoint(ranged)
+
+
+def test_ranges_of_no_wordings_are_refused(saved):
+    _, path = saved
+    ranges = {f"difficulty/{name}": torch.tensor(SHAPES) for name in ("low", "high")}
+    weights = load_file(path / "controller.safetensors")
+    save_file({**weights, **ranges}, path / "controller.safetensors")
+    with pytest.raises(CheckpointError, match="expected difficulty/low and difficulty/high"):
+        load_checkpoint(path)
 
 
 def test_missing_truncated_and_garbage_files_are_refused(saved, tmp_path):

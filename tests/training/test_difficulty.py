@@ -148,6 +148,17 @@ def test_any_number_has_a_shape(number):
     assert 3 < size < 70
 
 
+def test_a_question_of_another_shape_is_of_unknown_difficulty(train, validation):
+    readout, of_train = difficulty_of(train.take(np.arange(0, len(train), 2)))
+    assert np.isfinite(of_train).all()
+    assert np.isfinite(log_odds(readout, validation.table)).all()
+    product = "Solve the following multiplication: 3 * 4."
+    whole = f"{product} Give only the result as your final answer."
+    assert np.isfinite(readout.of_question(whole, None)).all()
+    for strange in (product, "", f"{whole} {whole} {whole}", "9" * 400):
+        assert np.isnan(readout.of_question(strange, None)).all()
+
+
 @pytest.mark.parametrize("reads", ["words", "shape", "prompt"])
 def test_a_live_episode_reads_questions_as_replay_does(train, validation, config, reads):
     readout, _ = readout_of(train.take(np.arange(300)), reads, LINEAR[:1])
