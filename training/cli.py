@@ -123,7 +123,7 @@ def record(
         ),
     ] = None,
     train_scale: Annotated[
-        int, typer.Option(min=1, help="So many times as many train questions of bundled tasks.")
+        int, typer.Option(min=1, help="So many times the train questions of the bundled set.")
     ] = 1,
     limit: Annotated[
         int | None, typer.Option(min=1, help="At most so many questions per split, spread evenly.")

@@ -85,7 +85,9 @@ class Prepared:
     def best_rule(self) -> float:
         """Mean utility, over the prices of a check, of the best rule in hindsight."""
         table, prices = self.validation, self.prices.grid(CHECK_PRICES)
-        known = log_odds(self.difficulty, table)
+        # Rules, unlike a policy, cannot do without.
+        everywhere = self.difficulty and replace(self.difficulty, low=None, high=None)
+        known = log_odds(everywhere, table)
         return float(best_rule_utilities(table, self.process, prices, known).mean())
 
 

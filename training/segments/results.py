@@ -211,9 +211,7 @@ def _equal_accuracy(summary: dict[str, Any]) -> str:
             (
                 f"{row['accuracy']:.1%}",
                 *(
-                    "not reached"
-                    if entry["ratio"] is None
-                    else "{:.0%} ({:.0%} to {:.0%})".format(entry["ratio"], *entry["interval"])
+                    "{:.0%} ({:.0%} to {:.0%})".format(entry["ratio"], *entry["interval"])
                     for entry in row["compute"].values()
                 ),
             )

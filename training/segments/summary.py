@@ -29,6 +29,8 @@ from training.summary import (
 Floats = NDArray[np.float64]
 
 _RESAMPLES = 200
+_ACCURACIES = 5
+_CHEAPER = "whichever is cheaper"
 
 
 def summarise_segments(comparison: SegmentComparison) -> dict[str, Any]:
@@ -97,30 +99,38 @@ def _row(
 
 
 def _equal_accuracy(comparison: SegmentComparison, bootstrap: Bootstrap) -> list[dict[str, Any]]:
-    """Compute at equal accuracy, from what one small attempt reaches up to what all reach."""
+    """Compute at equal accuracy, from what one small attempt reaches up to what all reach.
+
+    Resampled questions are harder or easier, so each resample has accuracies of its own.
+    """
     kinds = {name: [name] for name in (SEGMENTS, BOTH) if name in comparison.played}
-    kinds["whichever is cheaper"] = [*kinds, ATTEMPTS]
-    reached = [max(p.right.mean() for p in comparison.played[n]) for n in (SEGMENTS, ATTEMPTS)]
-    bottom = float(comparison.played["always go on"][0].right.mean())
-    uniform = np.full(len(comparison.levels), 1 / len(comparison.levels))
+    kinds[_CHEAPER] = [*kinds, ATTEMPTS]
 
-    def ratio(names: Sequence[str], weights: Floats, accuracy: float) -> float:
-        base = cost_at_accuracy(*points(comparison.played[ATTEMPTS], weights), accuracy)
-        found = [points(comparison.played[name], weights) for name in names]
-        accuracies, costs = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        cost = cost_at_accuracy(accuracies, costs, accuracy)
-        return cost / base if np.isfinite([cost, base]).all() else np.nan
+    def compare(weights: Floats) -> tuple[Floats, Floats]:
+        """Accuracies, (A,), and ratios, (kinds, A)."""
+        reached = {name: points(comparison.played[name], weights) for name in kinds[_CHEAPER]}
+        bottom = weights @ comparison.played["always go on"][0].right
+        top = min(right.max() for right, _ in reached.values())
+        accuracies = np.linspace(bottom, top, _ACCURACIES)
 
-    rows = []
-    for accuracy in np.linspace(bottom, min(reached), 5):
-        compute: dict[str, dict[str, Any]] = {}
-        for kind, names in kinds.items():
-            found = ratio(names, uniform, accuracy)
-            if np.isnan(found):
-                compute[kind] = {"ratio": None, "interval": None}
-                continue
-            resampled = [ratio(names, w, accuracy) for w in bootstrap.weights[:_RESAMPLES]]
-            low, high = np.nanquantile([found, *resampled], [0.025, 0.975])
-            compute[kind] = {"ratio": found, "interval": (float(low), float(high))}
-        rows.append({"accuracy": float(accuracy), "compute": compute})
-    return rows
+        def costs(names: Sequence[str]) -> Floats:
+            known = [reached[name] for name in names]
+            right, cost = (np.concatenate(parts) for parts in zip(*known, strict=True))
+            return np.array([cost_at_accuracy(right, cost, accuracy) for accuracy in accuracies])
+
+        return accuracies, np.stack([costs(names) for names in kinds.values()]) / costs([ATTEMPTS])
+
+    accuracies, found = compare(np.full(len(comparison.levels), 1 / len(comparison.levels)))
+    resampled = [compare(weights)[1] for weights in bootstrap.weights[:_RESAMPLES]]
+    low, high = np.quantile([found, *resampled], [0.025, 0.975], axis=0)
+    figures = np.stack([found, low, high], axis=-1)  # (kinds, A, 3)
+    return [
+        {
+            "accuracy": float(accuracy),
+            "compute": {
+                kind: {"ratio": float(ratio), "interval": (float(least), float(most))}
+                for kind, (ratio, least, most) in zip(kinds, at, strict=True)
+            },
+        }
+        for accuracy, at in zip(accuracies, figures.swapaxes(0, 1), strict=True)
+    ]
