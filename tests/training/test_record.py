@@ -100,15 +100,10 @@ def test_bundled_traces_have_the_promised_size_and_split(traces):
     assert {(a.count("sample"), a.count("escalate")) for a in counts.values()} == {(16, 2)}
 
 
-@pytest.mark.parametrize("train_scale", [1, 4])
-def test_splits_share_no_question(train_scale):
-    by_split = bundled_questions(train_scale)
-    texts = [q.text for members in by_split.values() for q in members]
-    assert len(texts) == len(set(texts))
-
-
-def test_more_train_questions_hold_the_bundled_ones_and_leave_other_splits_alone():
+def test_splits_share_no_question_and_more_to_train_on_leaves_the_others_alone():
     bundled, more = bundled_questions(), bundled_questions(train_scale=4)
+    texts = [q.text for members in more.values() for q in members]
+    assert len(texts) == len(set(texts))
     assert len(more["train"]) > 3 * len(bundled["train"])
     assert {q.text for q in bundled["train"]} < {q.text for q in more["train"]}
     assert all(more[split] == bundled[split] for split in ("validation", "test"))
