@@ -112,15 +112,15 @@ def play_out(
         streams: what is drawn at random comes from.
         watch: see `play`.
     """
-    mask = replay.episodes.mask()
-    rows, going = np.arange(len(mask)), np.ones(len(mask), bool)
+    n = len(replay.episodes.price)
+    rows, going = np.arange(n), np.ones(n, bool)
     while going.any():
+        mask = replay.episodes.mask()
         actions = act(mask)
         if watch is not None:
             watch(replay, rows[going], actions[going])
         going &= (actions != STOP) & (mask.sum(1) > 1)
         replay.take(rows[going], actions[going], streams)
-        mask = replay.episodes.mask()
 
 
 def play_checkpoint(
