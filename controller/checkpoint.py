@@ -332,7 +332,7 @@ def with_tuples(entry: Mapping[str, Any]) -> dict[str, Any]:
 def model_spec(entry: Mapping[str, Any]) -> ModelSpec:
     """A model as JSON keeps it."""
     adapters = tuple(AdapterSpec(**adapter) for adapter in entry["adapters"])
-    return ModelSpec(**{**entry, "adapters": adapters})
+    return ModelSpec(**{**with_tuples(entry), "adapters": adapters})
 
 
 def read_settings(

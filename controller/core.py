@@ -172,6 +172,7 @@ class EpisodeCore:
             round_price=np.array([self.round_price]),
             budget=np.array([self.budget]),
             prompt_tokens=np.array([prompt.prompt_tokens]),
+            prompt_counted=prompt.counted,
             limits=np.array([available]),
             difficulty=self._log_odds(prompt),
         )
@@ -300,6 +301,7 @@ class EpisodeCore:
         revisions = _UNLIMITED if attempt.num_revisions is None else attempt.num_revisions
         if revisions and attempt.rung == 0 and answer != NO_ANSWER:
             self._parents[answer] = attempt
+        known = self.config.reads_logprobs
         self.state.record(
             _ROW,
             np.array([attempt.action is ActionKind.REVISE]),
@@ -308,8 +310,9 @@ class EpisodeCore:
                 answer=np.array([answer]),
                 prompt_tokens=np.array([attempt.prompt_tokens]),
                 completion_tokens=np.array([attempt.completion_tokens]),
-                mean_logprob=np.maximum(_column(attempt.mean_logprob), LEAST_LOGPROB),
-                min_logprob=np.maximum(_column(attempt.min_logprob), LEAST_LOGPROB),
+                mean_logprob=_column(attempt.mean_logprob if known else None),
+                min_logprob=_column(attempt.min_logprob if known else None),
+                cut=np.array([attempt.cut and self.config.reads_cuts]),
                 scoreable=np.array([scoreable]),
                 first_child=_ROW,
                 num_children=np.array([revisions]),
@@ -323,8 +326,9 @@ class EpisodeCore:
         )
 
 
-def _column(value: float | None) -> NDArray[np.float64]:
-    return np.array([np.nan if value is None else value], np.float64)
+def _column(logprob: float | None) -> NDArray[np.float64]:
+    value = np.nan if logprob is None else max(logprob, LEAST_LOGPROB)
+    return np.array([value], np.float64)
 
 
 def play(episode: EpisodeCore, decider: Decider) -> Generator[Work | Choice, Any, None]:

@@ -50,6 +50,9 @@ class EpisodeConfig:
         reads_prompt: whether the policy looks at the small model's prompt state, which
             charges the small model's prefill at the start of every episode.
         verifies: whether there is a verifier, and with it the action VERIFY.
+        reads_logprobs: whether log-probabilities of attempts were known in training; if not,
+            those of a deployment are left unread.
+        reads_cuts: the same for attempts that were cut at their longest.
     """
 
     cost: CostModel
@@ -64,6 +67,8 @@ class EpisodeConfig:
     revision_overhead: int = 0
     reads_prompt: bool = False
     verifies: bool = False
+    reads_logprobs: bool = True
+    reads_cuts: bool = False
 
     def __post_init__(self) -> None:
         rungs = len(self.cost.weights)
@@ -109,6 +114,7 @@ class AttemptColumns:
         completion_tokens: tokens written.
         mean_logprob: nats; NaN when unknown.
         min_logprob: nats; NaN when unknown.
+        cut: whether it was cut at its longest.
         scoreable: whether a verifier could judge it.
         first_child: where its recorded revisions begin; unused live.
         num_children: how many revisions of it can be had.
@@ -120,6 +126,7 @@ class AttemptColumns:
     completion_tokens: Ints
     mean_logprob: Floats
     min_logprob: Floats
+    cut: Bools
     scoreable: Bools
     first_child: Ints
     num_children: Ints
@@ -168,6 +175,8 @@ class Episodes:
             there are distinct ones.
         streak: how many of the latest attempts gave one and the same answer.
         unverified: attempts that a verifier could judge and has not.
+        prompt_counted: whether the length of the small model's prompt is known.
+        cuts: attempts that were cut at their longest; last_cut: whether the latest was.
     """
 
     def __init__(self, config: EpisodeConfig, num_episodes: int, num_answers: int) -> None:
@@ -191,6 +200,8 @@ class Episodes:
         self.spent, self.tokens = np.zeros(n), np.zeros(n)
         self.rounds = np.zeros(n, np.int64)
         self.prompt_tokens = np.zeros((n, r), np.int64)
+        self.prompt_counted = np.ones(n, bool)
+        self.cuts, self.last_cut = np.zeros(n, np.int64), np.zeros(n, bool)
         self.difficulty = np.full((n, r), np.nan)
         self.prefilled = np.zeros((n, r), bool)
         self.counts, self.limits = np.zeros((n, r), np.int64), np.zeros((n, r), np.int64)
@@ -229,6 +240,7 @@ class Episodes:
         limits: Ints,
         difficulty: Floats,
         round_price: Floats | float = 0.0,
+        prompt_counted: Bools | bool = True,
     ) -> None:
         """Begin new episodes in `rows`, (n,).
 
@@ -240,6 +252,7 @@ class Episodes:
             limits: (n, R) attempts that can be had per rung.
             difficulty: (n, R) log-odds that a rung's attempt is right; NaN if unknown.
             round_price: (n,) accuracy per serial round.
+            prompt_counted: (n,) whether the small model's prompt tokens are more than a guess.
         """
         if self.distinct[rows].any():
             answers, known = self._seen(rows)
@@ -258,6 +271,8 @@ class Episodes:
             self.count_log_count,
             self.num_attempts,
             self.unanswered,
+            self.cuts,
+            self.last_cut,
             self.last_agrees,
             self.logprob_sum,
             self.logprobs,
@@ -279,6 +294,7 @@ class Episodes:
         self.price[rows], self.budget[rows] = price, budget
         self.round_price[rows] = round_price
         self.prompt_tokens[rows], self.difficulty[rows] = prompt_tokens, difficulty
+        self.prompt_counted[rows] = prompt_counted
         caps = [self.config.max_samples] + [self.config.max_escalations] * (
             self.config.num_rungs - 1
         )
@@ -316,6 +332,7 @@ class Episodes:
     def record(self, rows: Ints, revised: Bools, attempts: AttemptColumns) -> None:
         """Add one attempt to each of `rows`, (n,); `revised` tells which ones revise."""
         rung = attempts.rung
+        self._count_prompts(rows, ~revised & (rung == 0), attempts.prompt_tokens)
         self._charge(rows, revised, attempts)
         self.revisions[rows] += revised
         self.counts[rows, rung] += ~revised
@@ -324,6 +341,8 @@ class Episodes:
         self.small_tokens[rows] += attempts.completion_tokens * (rung == 0)
         self.last_logprob[rows] = attempts.mean_logprob
         self.last_min_logprob[rows] = attempts.min_logprob
+        self.last_cut[rows] = attempts.cut
+        self.cuts[rows] += attempts.cut
         self.unverified[rows] += attempts.scoreable
         tokens = self.prompt_tokens[rows, 0] + attempts.completion_tokens
         self.unverified_tokens[rows] += tokens * attempts.scoreable
@@ -343,6 +362,13 @@ class Episodes:
             )
             rows = rows[answered]
         self._vote(rows, attempts)
+
+    def _count_prompts(self, rows: Ints, small: Bools, prompt_tokens: Ints) -> None:
+        """Learn the length of a prompt that was not known from the first attempt at it."""
+        learned = small & ~self.prompt_counted[rows]
+        if learned.any():
+            self.prompt_tokens[rows[learned], 0] = prompt_tokens[learned]
+            self.prompt_counted[rows[learned]] = True
 
     def _charge(self, rows: Ints, revised: Bools, attempts: AttemptColumns) -> None:
         rung = attempts.rung

@@ -16,7 +16,7 @@ from scipy.special import betainc
 
 from controller.episodes import Episodes, Floats, Rows
 
-OBSERVATION_VERSION = 2
+OBSERVATION_VERSION = 3
 
 OBSERVATION_NAMES: tuple[str, ...] = (
     "log_price",
@@ -59,6 +59,9 @@ OBSERVATION_NAMES: tuple[str, ...] = (
     "difficulty_known",
     "small_difficulty",
     "large_difficulty",
+    "prompt_known",
+    "last_cut",
+    "cut_share",
 )
 """Entry i of an observation is the feature named i."""
 
@@ -136,12 +139,13 @@ def observe(
             ]
         )
     )
-    share, margin, disorder, small, failed, length, *means = _ratios(
+    share, margin, disorder, small, failed, cut, length, *means = _ratios(
         (top, total),
         (top - second, total),
         (e.count_log_count[rows], total),
         (small_backing, e.small_total[rows]),
         (e.unanswered[rows], attempts),
+        (e.cuts[rows], attempts),
         (e.small_tokens[rows], samples + revisions),
         (logprob, logprobs),
         (e.logprob_sum[rows], e.logprobs[rows]),
@@ -158,6 +162,7 @@ def observe(
     )
     costs = price * np.maximum(e.expected_cost(rows), 1.0)
     least_round = np.maximum(round_price, _LEAST_ROUND_PRICE)
+    counted = e.prompt_counted[rows]
     *priced, log_price, log_round_price = log10(
         np.array([*costs, price * config.cost_unit, least_round])
     )
@@ -194,11 +199,14 @@ def observe(
         mean_score,
         unverified,
         length / config.cost_unit,
-        e.prompt_tokens[rows, 0] / config.cost_unit,
+        e.prompt_tokens[rows, 0] * counted / config.cost_unit,
         *priced,
         known[2],
         small_difficulty,
         large_difficulty,
+        counted,
+        e.last_cut[rows],
+        cut,
     )
     return assemble(columns, len(price), rows, out)
 

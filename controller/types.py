@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from controller.actions import ActionKind
 from controller.cost import Usage
 
+CUT = "length"
+"""`Attempt.finish_reason` of an attempt that was cut at its longest."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
@@ -58,6 +61,10 @@ class ModelSpec:
         temperature: at which its attempts are sampled; None when unknown.
         digest: of the weights, to tie a controller to the models it was trained for.
         adapters: on its weights.
+        prompt: chat that it is asked with, `{question}` in the place of the question; empty for
+            the bare question.
+        prompt_length: constant and tokens per character of a question, from which the length of
+            a prompt is estimated where no tokenizer is at hand; None when unknown.
     """
 
     name: str
@@ -67,6 +74,8 @@ class ModelSpec:
     temperature: float | None = None
     digest: str | None = None
     adapters: tuple[AdapterSpec, ...] = ()
+    prompt: tuple[dict[str, str], ...] = ()
+    prompt_length: tuple[float, float] | None = None
 
     @property
     def tier(self) -> str:
@@ -90,6 +99,9 @@ class Attempt:
         text: what the model wrote; None in traces that do not keep it.
         prompt_tokens: length of the prompt.
         completion_tokens: tokens written.
+        finish_reason: why it ended, as servers say: `stop`, or `length` where it was cut at its
+            longest; None if unknown.
+        how: rule by which the answer was read from the text; None without an answer or rule.
         mean_logprob: mean log-probability of the written tokens, in nats; None if unknown.
         min_logprob: the least of them; None if unknown.
         verifier_score: verifier's probability that the answer is right; None if unknown.
@@ -109,9 +121,16 @@ class Attempt:
     completion_tokens: int
     text: str | None = None
     parent_id: str | None = None
+    finish_reason: str | None = None
+    how: str | None = None
     mean_logprob: float | None = None
     min_logprob: float | None = None
     verifier_score: float | None = None
     num_revisions: int | None = None
     error: str | None = None
     usage: Usage = field(default_factory=Usage)
+
+    @property
+    def cut(self) -> bool:
+        """Whether it ended because it was as long as an attempt may be."""
+        return self.finish_reason == CUT

@@ -81,6 +81,8 @@ def derive_config(
         max_escalations=min(MAX_ESCALATIONS, int(train.stream_length[:, 1:].max(initial=0))),
         revision_overhead=_revision_overhead(train),
         verifies=bool((~np.isnan(train.verifier_score)).any()),
+        reads_logprobs=bool((~np.isnan(train.mean_logprob)).any()),
+        reads_cuts=bool(train.cut.any()),
     )
     enough = train
     if len(train) > _ENOUGH_QUESTIONS:

@@ -71,6 +71,7 @@ class Lockstep(Protocol):
         hide_logprobs: Array | bool = False,
         hide_difficulty: Array | bool = False,
         hide_verifier: Array | bool = False,
+        hide_prompt: Array | bool = False,
     ) -> None:
         """Start episodes on questions given by position, (n,)."""
         ...
@@ -112,7 +113,8 @@ class LockstepEnv(VectorEnv[Array, Array, Array]):
         budgets: range that the hard cap of an episode's cost is drawn from; None for no caps.
         round_prices: range that the price of a serial round is drawn from; None for none.
         hide_signals: probability that an episode goes without logprobs, and independently
-            without difficulty and without a verifier, so that a policy learns to do without.
+            without difficulty, without a verifier and without the length of its prompt, so
+            that a policy learns to do without.
         autoreset_mode: when a finished episode makes room for the next one: in the same step,
             in the next step (whose action it ignores), or, disabled, when `reset` is told
             to by `options={"reset_mask": mask}`.
@@ -222,6 +224,7 @@ class LockstepEnv(VectorEnv[Array, Array, Array]):
             hide_logprobs=hidden[0],
             hide_difficulty=hidden[1],
             hide_verifier=hidden[2],
+            hide_prompt=hidden[3],
         )
         self._over[rows], self._elapsed[rows] = False, 0
 
@@ -364,7 +367,7 @@ def draw_episode(
 ) -> tuple[Array, Array, Array, Array, list[Array]]:
     """Question, price, round price and budget of a new episode in each of `rows`, all (n,).
 
-    Last come whether logprobs, difficulty and verifier are hidden, each (n,). In most
+    Last come whether logprobs, difficulty, verifier and prompt are hidden, each (n,). In most
     episodes rounds cost nothing, and in as many there is no budget.
     """
     question = (streams.uniform(rows) * num_questions).astype(np.int64)
@@ -377,5 +380,5 @@ def draw_episode(
         )
         for values, otherwise in ((round_prices, 0.0), (budgets, np.inf))
     )
-    hidden = [streams.uniform(rows) < hide_signals for _ in range(3)]
+    hidden = [streams.uniform(rows) < hide_signals for _ in range(4)]
     return question, price, round_price, budget, hidden

@@ -107,6 +107,7 @@ def _attempts(traces: TraceSet, table: TraceTable) -> tuple[Attempt, ...]:
                 prompt_tokens=int(table.attempt_prompt_tokens[i]),
                 completion_tokens=int(table.completion_tokens[i]),
                 text=row.get("text"),
+                finish_reason=row.get("finish_reason"),
                 parent_id=row.get("parent_id"),
                 mean_logprob=row.get("mean_logprob"),
                 min_logprob=row.get("min_logprob"),

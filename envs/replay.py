@@ -81,6 +81,7 @@ class Replay:
         hide_logprobs: Array | bool = False,
         hide_difficulty: Array | bool = False,
         hide_verifier: Array | bool = False,
+        hide_prompt: Array | bool = False,
     ) -> None:
         """Start episodes on questions given by position, (n,)."""
         self.question[rows] = question
@@ -96,6 +97,7 @@ class Replay:
             prompt_tokens=self.table.prompt_tokens[question],
             limits=self.table.stream_length[question],
             difficulty=difficulty,
+            prompt_counted=~np.broadcast_to(hide_prompt, question.shape),
         )
 
     def take(self, rows: Array, actions: Array, streams: Streams) -> None:
@@ -128,11 +130,12 @@ class Replay:
         if revised.any():
             chosen[revised] = episodes.take_child(rows[revised])
         chosen[fresh] = self._draw(rows[fresh], rung[fresh], streams)
-        _, answer, prompt, completion, first_child, num_children = np.ascontiguousarray(
+        _, answer, prompt, completion, first_child, num_children, cut = np.ascontiguousarray(
             self.table.counts.take(chosen, axis=0).T, np.int64
         )
         mean, least, score = self.table.signals.take(chosen, axis=0).T.astype(np.float64)
-        mean, least = np.where(self.hide_logprobs[rows], np.nan, (mean, least))
+        hidden = self.hide_logprobs[rows] | (not self.config.reads_logprobs)
+        mean, least = np.where(hidden, np.nan, (mean, least))
         self.attempts[rows, episodes.num_attempts[rows]] = chosen
         self._unverified[rows, episodes.unverified[rows]] = chosen
         episodes.record(
@@ -145,6 +148,7 @@ class Replay:
                 completion_tokens=completion,
                 mean_logprob=mean,
                 min_logprob=least,
+                cut=(cut > 0) & self.config.reads_cuts,
                 scoreable=~(np.isnan(score) | self.hide_verifier[rows]) & self.config.verifies,
                 first_child=first_child,
                 num_children=num_children,

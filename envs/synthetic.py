@@ -187,7 +187,7 @@ class SyntheticFamily:
         places = np.arange(m).reshape(q, len(rungs))
         stream[:, 0, : self.max_samples] = places[:, : self.max_samples]
         stream[:, 1, : self.max_escalations] = places[:, self.max_samples :]
-        counts = np.zeros((m, 6), np.int32)  # (M, 6)
+        counts = np.zeros((m, 7), np.int32)  # (M, 7)
         counts[:, RUNG], counts[:, ANSWER] = np.tile(rungs, q), answer
         counts[:, PROMPT], counts[:, COMPLETION] = self.prompt_tokens, self.completion_tokens
         return TraceTable(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from envs.prompts import Prompts
 from envs.traces import TraceSet
 
-RUNG, ANSWER, PROMPT, COMPLETION, FIRST_CHILD, NUM_CHILDREN = range(6)
+RUNG, ANSWER, PROMPT, COMPLETION, FIRST_CHILD, NUM_CHILDREN, CUT = range(7)
 """Columns of `TraceTable.counts`."""
 
 MEAN_LOGPROB, MIN_LOGPROB, VERIFIER = range(3)
@@ -23,7 +23,7 @@ class TraceTable(Prompts):
     """Attempts of a ladder's models as arrays: Q questions, R rungs, M attempts.
 
     What is known of an attempt lies side by side, since replay fetches one here and one there:
-    40 bytes an attempt, and another 4 for its place in `stream`.
+    44 bytes an attempt, and another 4 for its place in `stream`.
 
     Attributes:
         question_ids, datasets, levels: one entry per question.
@@ -32,8 +32,8 @@ class TraceTable(Prompts):
         stream_length: (Q, R) how many there are.
         answer_correct: (Q, K) whether answer k of a question is right.
         answers: per question, the answers by id.
-        counts: (M, 6) rung, answer (-1 for none), prompt_tokens, completion_tokens, and where
-            an attempt's revisions begin and how many there are; int32.
+        counts: (M, 7) rung, answer (-1 for none), prompt_tokens, completion_tokens, where an
+            attempt's revisions begin, how many there are, and whether it was cut; int32.
         signals: (M, 3) mean_logprob, min_logprob and verifier_score, NaN where unknown; as
             precise as they were recorded.
         attempt_rows: (M,) row of each attempt in the trace set.
@@ -80,6 +80,11 @@ class TraceTable(Prompts):
     def num_children(self) -> NDArray[np.int32]:
         """(M,) how many there are."""
         return self.counts[:, NUM_CHILDREN]
+
+    @property
+    def cut(self) -> NDArray[np.bool_]:
+        """(M,) whether each attempt was cut at its longest."""
+        return self.counts[:, CUT] > 0
 
     @property
     def mean_logprob(self) -> NDArray[np.floating]:

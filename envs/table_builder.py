@@ -14,9 +14,20 @@ from numpy.typing import NDArray
 from controller.answers import normalize_answer
 from controller.episodes import LEAST_LOGPROB
 from controller.errors import TraceFormatError
+from controller.types import CUT as CUT_REASON
 from controller.types import ModelSpec
 from envs.prompts import read_prompts
-from envs.table import MIN_LOGPROB, TraceTable
+from envs.table import (
+    ANSWER,
+    COMPLETION,
+    CUT,
+    FIRST_CHILD,
+    MIN_LOGPROB,
+    NUM_CHILDREN,
+    PROMPT,
+    RUNG,
+    TraceTable,
+)
 from envs.traces import TraceSet, code_rows
 
 Array = NDArray[Any]
@@ -63,6 +74,7 @@ class _Rows:
         revised: (n,) whether it revises another one.
         answer: (n,) place of its answer in `answers`; -1 for none.
         correct, prompt_tokens, completion_tokens: (n,).
+        cut: (n,) whether it was cut at its longest.
         signals: (n, 3).
         answers: all distinct ones.
     """
@@ -76,6 +88,7 @@ class _Rows:
     correct: Array
     prompt_tokens: Array
     completion_tokens: Array
+    cut: Array
     signals: Array
     answers: tuple[str, ...]
 
@@ -98,11 +111,13 @@ class _Rows:
             "correct": np.empty(n, bool),
             "prompt_tokens": np.empty(n, np.int32),
             "completion_tokens": np.empty(n, np.int32),
+            "cut": np.zeros(n, bool),
             "signals": np.full((n, len(_SIGNALS)), np.nan, np.float64 if precise else np.float32),
         }
         answers = _Answers()
         names = ["question_id", "model", "action", "answer", "correct"]
-        names += ["prompt_tokens", "completion_tokens", *ordered, *held]
+        reasons = ["finish_reason"] if "finish_reason" in schema.names else []
+        names += ["prompt_tokens", "completion_tokens", *reasons, *ordered, *held]
         for batch in traces.scan(names):
             question = code_rows(batch["question_id"], lambda q: place.get(q, -1))
             rung = code_rows(batch["model"], lambda model: ladder.get(model, -1))
@@ -116,6 +131,10 @@ class _Rows:
             columns["answer"][part] = code_rows(batch["answer"], answers.code)[kept]
             for name in ("correct", "prompt_tokens", "completion_tokens", *ordered):
                 columns[name][part] = _filled(batch[name], 0)[kept]
+            for name in reasons:
+                columns["cut"][part] = code_rows(batch[name], lambda why: int(why == CUT_REASON))[
+                    kept
+                ]
             for name in held:
                 signal = _filled(batch[name], np.nan)[kept]
                 columns["signals"][part, _SIGNALS.index(name)] = signal
@@ -227,16 +246,20 @@ def _table(
 ) -> TraceTable:
     question, fresh = rows.question[order], parent < 0
     rung = rows.rung[order]
-    counts = np.zeros((len(order), 6), np.int32)  # (M, 6)
+    counts = np.zeros((len(order), 7), np.int32)  # (M, 7)
     answer, correct, answers = _number_answers(rows, order, question, len(questions))
-    for column, values in enumerate(
-        (rung, answer, rows.prompt_tokens[order], rows.completion_tokens[order])
+    for column, values in (
+        (RUNG, rung),
+        (ANSWER, answer),
+        (PROMPT, rows.prompt_tokens[order]),
+        (COMPLETION, rows.completion_tokens[order]),
+        (CUT, rows.cut[order]),
     ):
         counts[:, column] = values
     children = np.flatnonzero(~fresh)
     # Siblings lie side by side, so the first of them is where a parent's children begin.
     of, first, number = np.unique(parent[children], return_index=True, return_counts=True)
-    counts[of, 4], counts[of, 5] = children[first], number
+    counts[of, FIRST_CHILD], counts[of, NUM_CHILDREN] = children[first], number
     stream, length = _streams(question[fresh], rung[fresh], np.flatnonzero(fresh), num_rungs)
     signals = rows.signals[order]
     np.maximum(signals[:, : MIN_LOGPROB + 1], LEAST_LOGPROB, out=signals[:, : MIN_LOGPROB + 1])
@@ -246,7 +269,7 @@ def _table(
         datasets=tuple(_column(table, "dataset", "")),
         levels=np.array(_column(table, "level", 0), np.int64),
         **read_prompts(table),
-        prompt_tokens=counts[np.maximum(stream[:, :, 0], 0), 2].astype(np.int64),
+        prompt_tokens=counts[np.maximum(stream[:, :, 0], 0), PROMPT].astype(np.int64),
         stream=stream,
         stream_length=length,
         answer_correct=correct,

@@ -47,7 +47,7 @@ SIGNALS: Mapping[str, tuple[str, ...]] = {
     "log-probabilities": tuple(n for n in OBSERVATION_NAMES if "logprob" in n),
     "verifier scores": ("verifier_known", "leader_verifier", "mean_verifier"),
     "difficulty of the question": tuple(n for n in OBSERVATION_NAMES if "difficulty" in n),
-    "lengths": ("small_length", "prompt_length"),
+    "lengths": ("small_length", "prompt_length", "prompt_known", "last_cut", "cut_share"),
     "expected cost of actions": ("sample_price", "revise_price", "escalate_price", "verify_price"),
 }
 """Features that go together."""

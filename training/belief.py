@@ -135,6 +135,7 @@ class BeliefTree:
             completion_tokens=np.full(n, self.family.completion_tokens),
             mean_logprob=unknown,
             min_logprob=unknown,
+            cut=np.zeros(n, bool),
             scoreable=np.zeros(n, bool),
             first_child=none,
             num_children=none,

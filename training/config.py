@@ -113,8 +113,8 @@ class TrainConfig:
             unknown.
         sample_widths: attempts that a SAMPLE action makes side by side, one action each.
         max_samples: SAMPLE attempts per episode.
-        hide_signals: 0..1, share of episodes without logprobs, without difficulty, and
-            without a verifier.
+        hide_signals: 0..1, share of episodes without logprobs, without difficulty, without a
+            verifier, and without the length of the prompt.
         patience: looks at the validation split, of 20 to 39 in all, that may pass without a better
             utility before the training ends early. Half of that split is then held back from
             learning and chooses the weights, too; with 0 they are the last ones.

@@ -327,6 +327,8 @@ class LocalRecorder:
     def _attempt_row(self, question: Question, attempt: Attempt) -> dict[str, Any]:
         return {
             **{name: getattr(attempt, name, None) for name in ATTEMPT_SCHEMA.names},
+            "cached_tokens": attempt.usage.cached_tokens,
+            "seconds": attempt.usage.wall_s,
             "tier": self.backend.models[attempt.rung].tier,
             "action": attempt.action.value,
             "correct": self.grader.is_right(question, attempt.answer),

@@ -61,6 +61,8 @@ class PromptState:
 
     Attributes:
         prompt_tokens: prompt length per rung.
+        counted: whether the small model's was counted, or estimated from counts of the same
+            model; if not, it is a guess that a policy does not get to see.
         hidden: last hidden state of the small model at the end of the prompt, (H,)
             float32; None when it was not asked for or the backend cannot tell.
         available: attempts that can be had per rung; None for as many as one likes.
@@ -68,6 +70,7 @@ class PromptState:
     """
 
     prompt_tokens: tuple[int, ...]
+    counted: bool = True
     hidden: NDArray[np.float32] | None = None
     available: tuple[int, ...] | None = None
     usage: Usage = field(default_factory=Usage)

@@ -34,7 +34,7 @@ from controller.backends.local_model import LocalModel, load_model
 from controller.cost import Usage
 from controller.errors import BackendError, ConfigError
 from controller.prompts import REVISER, messages
-from controller.types import Attempt, ModelSpec, Question
+from controller.types import CUT, Attempt, ModelSpec, Question
 
 __all__ = ["LocalModel", "TransformersBackend", "load_model", "stated_answer"]
 
@@ -259,6 +259,7 @@ class TransformersBackend:
             text=text,
             prompt_tokens=draft.prompt_tokens,
             completion_tokens=len(generation.tokens),
+            finish_reason=None if failed else "stop" if ended else CUT,
             mean_logprob=float(logprobs.mean()) if len(logprobs) else None,
             min_logprob=float(logprobs.min()) if len(logprobs) else None,
             error=generation.error,

@@ -75,6 +75,7 @@ class SegmentReplay:
         hide_logprobs: Array | bool = False,
         hide_difficulty: Array | bool = False,
         hide_verifier: Array | bool = False,
+        hide_prompt: Array | bool = False,
     ) -> None:
         """Start episodes on attempts given by position, (n,); rounds have no price here."""
         table, rungs = self.table, len(self.config.cost.weights)
