@@ -1,0 +1,92 @@
+"""What a word for a model means, and what is wrong with it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from controller.backends.places import ModelPlace, PlaceKind
+from controller.errors import ConfigError
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working directory with a model of each local form, and things that are none."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models/small").mkdir(parents=True)
+    (tmp_path / "models/small/config.json").write_text("{}")
+    (tmp_path / "models/empty").mkdir()
+    (tmp_path / "models/qwen.Q4.gguf").write_bytes(b"GGUF\x03\0\0\0")
+    (tmp_path / "models/other.gguf").write_bytes(b"PK\x03\x04")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "name"),
+    [
+        ("models/small", PlaceKind.DIRECTORY, "small"),
+        ("./models/small/", PlaceKind.DIRECTORY, "small"),
+        ("models/qwen.Q4.gguf", PlaceKind.GGUF, "qwen.Q4"),
+        ("Qwen/Qwen2.5-Coder-0.5B-Instruct", PlaceKind.HUB, "Qwen/Qwen2.5-Coder-0.5B-Instruct"),
+        ("http://127.0.0.1:8000/v1#q05", PlaceKind.SERVER, "q05"),
+        ("terse=models/small", PlaceKind.DIRECTORY, "terse"),
+        ("terse=Qwen/Qwen2.5-Coder-0.5B-Instruct", PlaceKind.HUB, "terse"),
+        ("terse=https://host/v1?a=b#q05", PlaceKind.SERVER, "terse"),
+    ],
+)
+def test_each_form_is_told_from_the_others_and_can_be_named(folder, text, kind, name):
+    place = ModelPlace.parse(text)
+    assert (place.kind, place.name) == (kind, name)
+    assert place.is_local is not place.is_server
+    assert place.is_server is (kind is PlaceKind.SERVER)
+
+
+def test_a_server_has_a_url_and_a_model_of_its_own(folder):
+    place = ModelPlace.parse("terse=http://host/v1/#org/model")
+    assert (place.url, place.model, place.name) == ("http://host/v1", "org/model", "terse")
+    assert ModelPlace.parse("http://host/v1", model="small").model == "small"
+    with pytest.raises(ConfigError, match="URL#MODEL"):
+        ModelPlace.parse("http://host/v1")
+
+
+def test_local_models_are_found_from_anywhere(folder, monkeypatch):
+    place = ModelPlace.parse("models/small")
+    monkeypatch.chdir("/")
+    assert place.source == str(folder / "models/small")
+    assert ModelPlace.parse("Qwen/Qwen3").source == "Qwen/Qwen3"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", "no such path"),
+        ("nowhere", "no such path: 'nowhere'"),
+        ("/no/where", "no such path"),
+        ("./no/where", "no such path"),
+        ("a/b/c", "no such path"),
+        ("owner/file.gguf", "no such path"),
+        (Path("owner/name"), "no such path"),
+        ("models/smal", "in the folder 'models'"),
+        ("checkpoints/small", "in the folder 'checkpoints'"),
+        ("models/empty", "config.json in the directory"),
+        ("models/other.gguf", "begins with b'PK"),
+        ("ftp://host/v1#m", "http:// or https://"),
+        ("localhost:8000/v1#m", "http:// or https://"),
+        ("localhost:8000/v1", "http:// or https://"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(folder, text, found):
+    with pytest.raises(ConfigError, match=found) as error:
+        ModelPlace.parse(text)
+    assert "\n" not in str(error.value)
+    assert "expected" in str(error.value)
+
+
+def test_nothing_heavy_is_imported():
+    program = (
+        "import sys; from controller.backends.places import ModelPlace; "
+        "print([m for m in ('torch', 'transformers', 'openai', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
