@@ -30,7 +30,7 @@ GUESS: Line = (8.0, 0.25)
 FAR = 0.25
 """Share of the true length that nine estimates in ten are within."""
 
-_ENOUGH, _FEW, _WINDOW, _MOST_PAIRS = 8, 3, 64, 256
+_ENOUGH, _FEW, _MANY, _WINDOW, _MOST_PAIRS = 8, 3, 20, 64, 256
 _STEEPEST = 4.0
 _PATIENCE_S, _PAUSE_S = 0.25, 30.0
 _MOST_MISSES = 3
@@ -81,10 +81,10 @@ def _line(pairs: NDArray[np.float64]) -> Line:
     return float(np.median(tokens - slope * long)), slope
 
 
-def _off(line: Line, pairs: NDArray[np.float64]) -> float:
+def _off(line: Line, pairs: NDArray[np.float64], share: float = 0.9) -> float:
     long, tokens = pairs.T
     off = np.abs(line[0] + line[1] * long - tokens) / np.maximum(tokens, 1)
-    return float(np.quantile(off, 0.9))
+    return float(np.quantile(off, share))
 
 
 class RunningFit:
@@ -129,9 +129,10 @@ class RunningFit:
         self._counted.append((characters, tokens))
         pairs = _pairs([*self._start, *self._counted])
         if len(pairs) >= _ENOUGH and pairs[0, 0] != pairs[-1, 0]:
-            self.line = _line(pairs)
-            seen = _pairs(self._counted) if len(self._counted) >= _FEW else pairs
-            self.known = _off(self.line, seen) <= FAR
+            self.line, seen = _line(pairs), _pairs(self._counted)
+            if len(seen) >= _FEW:
+                # Of few prompts, single ones must not decide.
+                self.known = _off(self.line, seen, 0.9 if len(seen) >= _MANY else 0.5) <= FAR
 
 
 class PromptLengths:
