@@ -578,7 +578,7 @@ def test_a_start_tells_what_differs_from_training(server):
     said, backend = warnings()
     assert said == ""
     assert server.requests[0].body["max_tokens"] == 1
-    assert backend.lengths.fit.known
+    assert not backend.lengths.fit.known, "until attempts bear it out"
     assert backend.lengths.fit.estimate(340) == pytest.approx(115, abs=2)
 
 
