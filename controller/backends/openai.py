@@ -174,10 +174,8 @@ class OpenAIBackend:
             raise upstream_error(error) from None
 
     async def _post(self, path: str, **options: Any) -> Any:
-        """What `chat.completions.create` calls once it has gone through all arguments.
-
-        Which takes longer than everything of ours together.
-        """
+        # `chat.completions.create` calls `post`, too, once it has gone through all arguments, which
+        # takes longer than everything of ours together.
         try:
             return await self._client.post(path, **options)
         except APIConnectionError as error:
