@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from controller.actions import ActionKind
-from controller.backends.prompt_lengths import fit_prompt_length
+from controller.backends.prompt_lengths import Line, fit_prompt_length
 from controller.types import ModelSpec
 from envs.traces import TraceSet
 
@@ -23,14 +23,15 @@ def with_prompt_lengths(traces: TraceSet, models: Sequence[ModelSpec]) -> tuple[
         )
         if text and split == "train"
     }
-    counted: dict[str, set[tuple[int, int]]] = {model.name: set() for model in models}
+    counted: dict[str, dict[str, int]] = {model.name: {} for model in models}
     for batch in traces.scan(["question_id", "model", "action", "prompt_tokens"]):
         for question_id, model, action, tokens in zip(
             *(column.to_pylist() for column in batch.columns), strict=True
         ):
             if action != ActionKind.REVISE and tokens and question_id in long and model in counted:
-                counted[model].add((long[question_id], tokens))
-    return tuple(
-        replace(model, prompt_length=fit_prompt_length(list(counted[model.name])))
-        for model in models
-    )
+                counted[model][question_id] = tokens
+    return tuple(replace(model, prompt_length=_line(long, counted[model.name])) for model in models)
+
+
+def _line(long: Mapping[str, int], counted: Mapping[str, int]) -> Line | None:
+    return fit_prompt_length([(long[question], tokens) for question, tokens in counted.items()])

@@ -55,7 +55,7 @@ def fit_prompt_length(counted: Sequence[Counted]) -> Line | None:
     (30.0, 0.25)
     """
     pairs = _pairs(counted)
-    if len(pairs) < _ENOUGH or pairs[0, 0] == pairs[-1, 0]:
+    if len(counted) < _ENOUGH or pairs[0, 0] == pairs[-1, 0]:
         return None
     line = _line(pairs)
     return line if _off(line, pairs, 0.95) <= FAR else None

@@ -135,7 +135,7 @@ def test_llama_cpp(tmp_path):
     rng = np.random.default_rng(0)
     sums = [(f"What is {a} + {b}?", str(a + b)) for a, b in rng.integers(2, 60, (40, 2)).tolist()]
     write_questions(tmp_path / "questions.jsonl", sums, {"train": 16, "validation": 8, "test": 12})
-    prompt = "{question} Reply with the result alone, as in: Answer: 7"
+    prompt = "{question} Reply with 'Answer: ' and the number."
     with ExitStack() as stack:
         servers = [
             Upstream(stack.enter_context(llama_cpp(file, name)), name)
