@@ -3,38 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from controller.backends.ladder import Upstream
 from controller.errors import ConfigError
 from controller.server.arms import named_rule
 from controller.server.limits import Limits
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Upstream:
-    """How models behind servers are asked; see `controller.backends.openai.Endpoint`.
-
-    Attributes:
-        asks_n: several choices in one request.
-        streams: stream from them.
-        body: further fields of each request; a temperature, as the traces were recorded at, is
-            in it unless this says otherwise.
-        reviser: name of the model that REVISE asks on the small model's server.
-        read_timeout_s: between two bytes.
-        max_retries: further tries per attempt.
-    """
-
-    asks_n: bool = False
-    streams: bool = False
-    body: Mapping[str, Any] = field(default_factory=dict)
-    reviser: str | None = None
-    read_timeout_s: float = 60.0
-    max_retries: int = 3
 
 
 @dataclass(frozen=True, kw_only=True)
