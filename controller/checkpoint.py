@@ -33,6 +33,7 @@ from controller.types import AdapterSpec, ModelSpec
 
 if TYPE_CHECKING:
     from controller.backends.base import Backend
+    from controller.backends.places import ModelPlace
     from controller.backends.transformers import TransformersBackend
 
 CHECKPOINT_VERSION = 4
@@ -122,37 +123,42 @@ class Checkpoint(HubMixin):
         """Load the models that the checkpoint was trained for.
 
         Args:
-            models: directories or hub ids, the small model first; where the checkpoint says
-                when empty.
+            models: directories, GGUF files, hub ids or URL#MODEL of servers, in any mixture, the
+                small model first; where the checkpoint says when empty.
             adapters: directories of the small model's adapters, by name; likewise.
 
         Raises:
             CheckpointError: nothing says where they lie, or they are not those it was trained
                 for.
+            ConfigError: other than one model per rung, or one that is not there.
             BackendError: a model cannot be loaded.
         """
-        models = models or [self._located(path) for path in self.model_paths]
-        names = [model.name for model in self.models]
-        if len(models) != len(names):
+        from controller.backends.ladder import LadderBuilder, model_places
+
+        if not models and not self.model_paths:
             raise CheckpointError(
-                f"{self.path}: expected to be told where {names} lie, found {len(models)} places; "
-                "pass models=[...], or a backend"
+                f"{self.path}: expected to be told where {[m.name for m in self.models]} lie; pass "
+                "models=[...], or a backend"
             )
-        if adapters is None:
-            adapters = {name: self._located(path) for name, path in self.adapter_paths.items()}
+        places = model_places(models or self.located_models(), self)
+        if any(place.is_server for place in places):
+            from controller.backends.blocking import BlockingBackend
+
+            builder = LadderBuilder(checkpoint=self, other_weights=self._refuse, adapters=adapters)
+            return BlockingBackend(builder.build(places))
+        return self._load_all(places, self.located_adapters(adapters))
+
+    def _load_all(self, places: Sequence[ModelPlace], adapters: Mapping[str, Path]) -> Backend:
         from controller.backends.adapters import load_adapters
         from controller.backends.base import recorded_temperature
         from controller.backends.transformers import TransformersBackend, load_model
 
-        loaded = [load_model(path, rung) for rung, path in enumerate(models)]
-        for expected, found in zip(self.models, loaded, strict=True):
+        loaded = [load_model(place, rung) for rung, place in enumerate(places)]
+        for expected, found, place in zip(self.models, loaded, places, strict=True):
             if expected.digest and expected.digest != found.digest:
-                raise CheckpointError(
-                    f"{self.path}: expected {expected.name} with digest {expected.digest}, found "
-                    f"{found.digest}; train a controller for these weights or restore them"
-                )
+                self._refuse(expected, place.text, found.digest)
         if adapters:
-            loaded[0] = load_adapters(loaded[0], {n: Path(p) for n, p in adapters.items()})
+            loaded[0] = load_adapters(loaded[0], adapters)
         if loaded[0].adapters != self.models[0].adapters:
             raise CheckpointError(
                 f"{self.path}: expected adapters {self.models[0].adapters}, found "
@@ -164,6 +170,22 @@ class Checkpoint(HubMixin):
             max_new_tokens=max(self.config.max_completion_tokens),
         )
         return self.segmented(whole)
+
+    def _refuse(self, expected: ModelSpec, source: str, found: str) -> None:
+        raise CheckpointError(
+            f"{self.path}: expected {expected.name} with digest {expected.digest}, found "
+            f"{found} at {source}; train a controller for these weights or restore them"
+        )
+
+    def located_models(self) -> tuple[str | Path, ...]:
+        """Where the ladder's models lie, seen from here."""
+        return tuple(self._located(path) for path in self.model_paths)
+
+    def located_adapters(self, adapters: Mapping[str, str | Path] | None = None) -> dict[str, Path]:
+        """Directories of the small model's adapters: those given, or where they lie."""
+        if adapters is None:
+            adapters = {name: self._located(path) for name, path in self.adapter_paths.items()}
+        return {name: Path(path) for name, path in adapters.items()}
 
     def segmented(self, whole: TransformersBackend) -> Backend:
         """A backend whose SAMPLE attempts are written as those that it was trained on.

@@ -154,8 +154,8 @@ class Controller:
                 from it.
             backend: makes the attempts; None loads the models that the checkpoint names
                 and checks their digests.
-            models: where these lie, if not where the checkpoint says: directories or hub ids,
-                the small one first.
+            models: where these lie, if not where the checkpoint says: directories, GGUF files,
+                hub ids or URL#MODEL of servers, in any mixture, the small one first.
             adapters: where the small model's adapters lie, by name, likewise.
             mean_cost: small-model tokens that a question may cost on average; the price
                 follows what the questions so far have cost, see `controller.targets.Pace`.
@@ -166,16 +166,23 @@ class Controller:
         Raises:
             CheckpointError: missing, damaged or hostile checkpoint, or models other than
                 those it was trained for.
-            ConfigError: both targets at once, or one that is out of reach.
+            ConfigError: both targets at once, or one that is out of reach; other than one model
+                per rung, or one that is not there.
         """
+        from controller.backends.blocking import BlockingBackend
+        from controller.backends.ladder import deployed_process
         from controller.checkpoint import Checkpoint, load_checkpoint
 
         checkpoint = path if isinstance(path, Checkpoint) else load_checkpoint(path)
         price = checkpoint.price_for(mean_cost, accuracy, confidence)
+        backend = backend or checkpoint.load_backend(models, adapters)
+        process = checkpoint.config
+        if isinstance(backend, BlockingBackend):
+            process = deployed_process(checkpoint, backend)
         return cls(
             checkpoint.policy,
-            checkpoint.config,
-            backend or checkpoint.load_backend(models, adapters),
+            process,
+            backend,
             checkpoint.difficulty,
             price,
             None if mean_cost is None else checkpoint.pace(mean_cost),

@@ -20,7 +20,7 @@ from training.bench_cli import CONTROLLER, MODELS, TRACES, Json, bench_app
 from training.cluster import Cluster
 from training.segments.cli import CONTROLLER as SEGMENT_CONTROLLER
 from training.segments.cli import app as segments_app
-from training.serve_cli import key, serve
+from training.serve_cli import key, named_models, serve
 from training.settings import WandbMode
 from training.tables import command_line, lead_table, print_result, print_rows
 from training.train_command import dashed, train
@@ -473,6 +473,15 @@ def answer(
         float | None, typer.Option(help="Accuracy per small-model token; default: mid-range.")
     ] = None,
     controller: Annotated[Path, typer.Option(help="Checkpoint.")] = CONTROLLER,
+    small: Annotated[
+        str | None,
+        typer.Option(
+            help="Directory, GGUF file, hub id or URL#MODEL of a server; default: the checkpoint's."
+        ),
+    ] = None,
+    large: Annotated[
+        list[str] | None, typer.Option(help="The same; repeat for a longer ladder.")
+    ] = None,
     examples: Annotated[int, typer.Option(help="Draw so many new bundled questions.")] = 0,
     mean_cost: Annotated[
         float | None, typer.Option(help="Instead of a price: small-model tokens per question.")
@@ -496,8 +505,12 @@ def answer(
     as_json: Json = False,
 ) -> None:
     """Answer questions with live models, showing each decision."""
-    from transformers.utils.logging import disable_progress_bar
-
+    models = named_models(small, large)
+    if models and segments:
+        raise ConfigError(
+            "small, large: expected neither with --segments, whose checkpoint says where its "
+            f"models lie, found {list(models)}"
+        )
     from controller.checkpoint import load_checkpoint
     from controller.loop import Controller
     from controller.types import Question
@@ -510,7 +523,6 @@ def answer(
     ] + new_questions(examples, seed)
     if not asked:
         raise ConfigError('questions: expected at least one, as in allot answer "3 * 4 ="')
-    disable_progress_bar()
     if segments:
         answer_by_segments(console, asked, segment_controller, price, budget, as_json)
         return
@@ -518,7 +530,7 @@ def answer(
     if segment_price is not None:
         inside = str(segment_controller.resolve()), segment_price
         checkpoint = replace(checkpoint, inside=inside)
-    loaded = Controller.load(checkpoint, mean_cost=mean_cost, accuracy=accuracy)
+    loaded = Controller.load(checkpoint, models=models, mean_cost=mean_cost, accuracy=accuracy)
     limit_threads(max(model.parameters or 0 for model in loaded.backend.models))
     for question in asked:
         outcome = loaded.answer(question, price=price, round_price=round_price, budget=budget)

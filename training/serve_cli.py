@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from controller.backends.places import ModelPlace
 from controller.errors import ConfigError
 
 
@@ -15,7 +16,9 @@ def serve(
     controller: Annotated[Path, typer.Option(help="Checkpoint.")] = Path("checkpoints/controller"),
     small: Annotated[
         str | None,
-        typer.Option(help="URL#MODEL of a server, or a directory; default: the checkpoint's."),
+        typer.Option(
+            help="Directory, GGUF file, hub id or URL#MODEL of a server; default: the checkpoint's."
+        ),
     ] = None,
     large: Annotated[
         list[str] | None, typer.Option(help="The same; repeat for a longer ladder.")
@@ -90,10 +93,10 @@ def serve(
     telemetry: Annotated[bool, typer.Option(help="Spans by OTLP, see OTEL_*.")] = False,
 ) -> None:
     """Serve an OpenAI-compatible API in front of two or more models."""
-    from transformers.utils.logging import disable_progress_bar
-
+    models = named_models(small, large)
     try:
-        from controller.server.config import ServeConfig, Upstream, Variant
+        from controller.backends.ladder import Upstream
+        from controller.server.config import ServeConfig, Variant
         from controller.server.limits import Limits
         from controller.server.run import serve as run
     except ModuleNotFoundError as error:
@@ -102,14 +105,11 @@ def serve(
         ) from None
     from training.threads import limit_threads
 
-    if (small is None) != (not large):
-        raise ConfigError("models: expected both --small and --large, or neither")
-    disable_progress_bar()
     limit_threads()
     run(
         ServeConfig(
             controller=controller,
-            models=(small, *(large or ())) if small else (),
+            models=models,
             host=host,
             port=port,
             keys=keys,
@@ -146,6 +146,21 @@ def serve(
             telemetry=telemetry,
         )
     )
+
+
+def named_models(small: str | None, large: list[str] | None) -> tuple[str, ...]:
+    """A ladder as options name it, none if they do not; checked before anything is imported.
+
+    Raises:
+        ConfigError: only one of the options, or a model that is not there.
+    """
+    models = (*([] if small is None else [small]), *(large or ()))
+    for model in models:
+        # A server is asked for the model that the controller was trained for by default.
+        ModelPlace.parse(model, model="default")
+    if (small is None) != (not large):
+        raise ConfigError("models: expected both --small and --large, or neither")
+    return models
 
 
 def key(name: Annotated[str, typer.Argument(help="Who will use it.")]) -> None:

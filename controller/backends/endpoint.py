@@ -10,6 +10,7 @@ from controller.backends.prompt_lengths import Line
 from controller.backends.wire import MAX_RESPONSE_BYTES
 from controller.errors import ConfigError
 from controller.prompts import Message
+from controller.types import ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,7 @@ class Endpoint:
     Attributes:
         base_url: up to and including `/v1`.
         model: name that the server knows it by.
+        name: in traces, tables and decisions; `model` when None.
         api_key: sent as bearer token.
         reviser: name of the model that REVISE asks, such as a LoRA adapter's; the model
             itself when None.
@@ -35,7 +37,7 @@ class Endpoint:
         prompt_length: line to estimate the length of prompts by where nobody counts them; see
             `ModelSpec.prompt_length`.
         tokenize: counts a chat with the model's tokenizer, if that is at hand.
-        trained_as: name of the model that the policy was trained for; None if there is none.
+        trained_for: what a policy in front of it learned with; None without one.
         connect_timeout_s: for a connection.
         attempt_deadline_s: for an attempt from request to end, waiting in the server's queue
             included.
@@ -50,6 +52,7 @@ class Endpoint:
 
     base_url: str
     model: str
+    name: str | None = None
     api_key: str = field(default="none", repr=False)
     reviser: str | None = None
     revises: bool = True
@@ -62,7 +65,7 @@ class Endpoint:
     prompt: tuple[Message, ...] = ()
     prompt_length: Line | None = None
     tokenize: Callable[[Sequence[Message]], int] | None = None
-    trained_as: str | None = None
+    trained_for: ModelSpec | None = None
     connect_timeout_s: float = 2.0
     attempt_deadline_s: float = 600.0
     idle_timeout_s: float = 120.0
@@ -70,6 +73,11 @@ class Endpoint:
     max_response_bytes: int = MAX_RESPONSE_BYTES
     max_connections: int = 256
     seed: int | None = None
+
+    @property
+    def shown_name(self) -> str:
+        """As others know it."""
+        return self.name or self.model
 
     def __post_init__(self) -> None:
         if not self.base_url.startswith(("http://", "https://")):

@@ -103,7 +103,7 @@ class OpenAIBackend:
     def models(self) -> tuple[ModelSpec, ...]:
         """The one model."""
         spec = ModelSpec(
-            name=self.endpoint.model,
+            name=self.endpoint.shown_name,
             rung=0,
             parameters=self.endpoint.parameters,
             max_new_tokens=self.endpoint.max_new_tokens,
@@ -144,7 +144,7 @@ class OpenAIBackend:
         try:
             await self._client.models.list(timeout=5)
         except Exception as error:  # whatever it is, the server is not ready
-            return {self.endpoint.model: upstream_error(error).kind}
+            return {self.endpoint.shown_name: upstream_error(error).kind}
         return {}
 
     async def prepare(self) -> tuple[str, ...]:
@@ -284,7 +284,7 @@ class OpenAIBackend:
                 TOO_LATE, retryable=False, blames_server=False, wasted=reader.wasted
             ) from None
         finally:
-            self.observe(self.endpoint.model, outcome, time.monotonic() - started)
+            self.observe(self.endpoint.shown_name, outcome, time.monotonic() - started)
         self.breaker.succeeded()
         return answered
 
@@ -307,7 +307,7 @@ class OpenAIBackend:
             body["logprobs"] = True
         if self.endpoint.seed is not None:
             body["seed"] = stream_seed(
-                stream_name(self.endpoint.seed, self.endpoint.model, request)
+                stream_name(self.endpoint.seed, self.endpoint.shown_name, request)
             )
         if n > 1:
             body["n"] = n
@@ -377,7 +377,7 @@ class OpenAIBackend:
         return replace(self._blank(request), error=why, usage=usage)
 
     def _blank(self, request: Request) -> Attempt:
-        blank = blank_attempt(self.endpoint.model, request)
+        blank = blank_attempt(self.endpoint.shown_name, request)
         return replace(blank, num_revisions=None if self.revises else 0)
 
 

@@ -33,11 +33,14 @@ def differences(
         listed: models of the server.
         short: its answer to `SHORT`; None if there is none.
     """
-    name, found = endpoint.model, []
-    if listed and not any(same_model(name, model) for model in listed):
+    name, trained, found = endpoint.shown_name, endpoint.trained_for, []
+    if listed and not any(same_model(endpoint.model, model) for model in listed):
         found.append(f"{name}: the server lists {', '.join(listed[:5])}")
-    if endpoint.trained_as and not same_model(endpoint.trained_as, name):
-        found.append(f"{name}: the controller was trained for {endpoint.trained_as}")
+    if trained is not None:
+        if not any(same_model(trained.name, known) for known in (name, endpoint.model)):
+            found.append(f"{name}: the controller was trained for {trained.name}")
+        if trained.prompt != endpoint.prompt:
+            found.append(f"{name}: training had another prompt")
     if short is None:
         return tuple(found)
     if endpoint.wants_logprobs and not short.written[0].logprobs:

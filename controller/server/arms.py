@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from controller import baselines
-from controller.backends.asynchronous import AsyncBackend
 from controller.baselines import Rule, RulePolicy
 from controller.checkpoint import Checkpoint
 from controller.core import Choice, Decider, EpisodeCore
@@ -149,25 +148,3 @@ class Arms:
         place = int.from_bytes(digest, "big") / 2**64
         position = int(np.searchsorted(self._bounds, place, side="right"))
         return self.arms[min(position, len(self.arms) - 1)]
-
-
-def deployed_process(checkpoint: Checkpoint, backend: AsyncBackend) -> EpisodeConfig:
-    """The decision process of a checkpoint on these models.
-
-    What the models cannot do falls away: reading prompt states, revising. Models must
-    stand on as many rungs as in training.
-
-    Raises:
-        ConfigError: the ladder has another length.
-    """
-    process = checkpoint.config
-    if len(backend.models) != process.num_rungs:
-        raise ConfigError(
-            f"{checkpoint.path}: expected models on {process.num_rungs} rungs, found "
-            f"{[model.name for model in backend.models]}"
-        )
-    return replace(
-        process,
-        reads_prompt=process.reads_prompt and backend.reads_prompts,
-        max_revisions=process.max_revisions if backend.revises else 0,
-    )

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from controller.answers import stated_answer
-from controller.backends.asynchronous import AsyncBackend, Ladder
-from controller.backends.endpoint import Endpoint
-from controller.backends.openai import OpenAIBackend
+from controller.backends.asynchronous import AsyncBackend
+from controller.backends.ladder import LadderBuilder, deployed_process, model_places
 from controller.checkpoint import Checkpoint, load_checkpoint
 from controller.deciders import PolicyDecider
 from controller.errors import AllotError, ConfigError
-from controller.prompts import Message, read_prompts
 from controller.server.app import Service
-from controller.server.arms import Arm, Arms, deployed_process
+from controller.server.arms import Arm, Arms
 from controller.server.config import ServeConfig
 from controller.server.engine import Engine
 from controller.server.equivalence import Embedding, Equivalence, Exact, Numeric
@@ -27,10 +24,7 @@ from controller.server.metrics import Metrics
 from controller.server.terms import Served
 from controller.types import ModelSpec
 
-KEY_VARIABLE = "ALLOT_UPSTREAM_KEY_{rung}"
 EMBEDDING_KEY_VARIABLE = "ALLOT_EMBEDDING_KEY"
-
-Extract = Callable[[str], str | None]
 
 
 def whole_text(text: str) -> str | None:
@@ -136,132 +130,27 @@ class Reloader:
 
 def build_backend(config: ServeConfig, checkpoint: Checkpoint, metrics: Metrics) -> AsyncBackend:
     """The ladder of models."""
-    models = config.models or _named_models(checkpoint)
-    if len(models) != checkpoint.config.num_rungs:
-        raise ConfigError(
-            f"models: expected {checkpoint.config.num_rungs}, as {config.controller} was trained "
-            f"for {[m.name for m in checkpoint.models]}, found {list(models)}"
-        )
-    extract = whole_text if config.whole_texts else stated_answer
-    names = [source.partition("#")[2] or trained.name
-             for source, trained in zip(models, checkpoint.models, strict=True)]  # fmt: skip
-    prompts = read_prompts(config.prompts, names)
-    rungs = [
-        _endpoint(source, rung, config, checkpoint, metrics, extract, prompts.get(names[rung]))
-        if source.startswith(("http://", "https://"))
-        else _local(source, rung, config, checkpoint, extract)
-        for rung, source in enumerate(models)
-    ]
-    return Ladder(rungs)
-
-
-def _named_models(checkpoint: Checkpoint) -> tuple[str, ...]:
-    if not checkpoint.model_paths or checkpoint.path is None:
+    models = config.models or checkpoint.located_models()
+    if not models:
         raise ConfigError(
             f"models: expected --small and --large, since {checkpoint.path} names none"
         )
-    return tuple(str((checkpoint.path / path).resolve()) for path in checkpoint.model_paths)
-
-
-def _longest(rung: int, config: ServeConfig, checkpoint: Checkpoint) -> int:
-    return config.max_new_tokens or checkpoint.config.max_completion_tokens[rung]
-
-
-def _decoding(trained: ModelSpec) -> dict[str, Any]:
-    """Fields of a request that make a server sample as it did for the traces, if that is known."""
-    return {} if trained.temperature is None else {"temperature": trained.temperature}
-
-
-def _endpoint(
-    source: str,
-    rung: int,
-    config: ServeConfig,
-    checkpoint: Checkpoint,
-    metrics: Metrics,
-    extract: Extract,
-    prompt: tuple[Message, ...] | None,
-) -> AsyncBackend:
-    url, _, name = source.partition("#")
-    trained: ModelSpec = checkpoint.models[rung]
-    adapted = any(adapter.name == "reviser" for adapter in trained.adapters)
-    upstream = config.upstream
-    same_prompt = prompt in (None, trained.prompt)
-    if not same_prompt:
-        service_log.warning("other_prompt", extra={"fields": {"model": name or trained.name}})
-    return OpenAIBackend(
-        Endpoint(
-            base_url=url,
-            model=name or trained.name,
-            api_key=os.environ.get(KEY_VARIABLE.format(rung=rung), "none"),
-            reviser=upstream.reviser if rung == 0 else None,
-            # A policy that learned with a reviser's adapter must not revise without it.
-            revises=rung == 0 and (upstream.reviser is not None or not adapted),
-            parameters=trained.parameters,
-            max_new_tokens=_longest(rung, config, checkpoint),
-            asks_n=upstream.asks_n,
-            streams=upstream.streams,
-            body={**_decoding(trained), **upstream.body},
-            wants_logprobs=checkpoint.config.reads_logprobs,
-            prompt=trained.prompt if prompt is None else prompt,
-            prompt_length=trained.prompt_length if same_prompt else None,
-            tokenize=_tokenizer(checkpoint, rung),
-            trained_as=trained.name,
-            attempt_deadline_s=upstream.attempt_deadline_s,
-            max_retries=upstream.max_retries,
-            max_connections=4 * config.limits.max_in_flight,
-        ),
-        extract=extract,
+    places = model_places(models, checkpoint)
+    builder = LadderBuilder(
+        checkpoint=checkpoint,
+        other_weights=_other_weights,
+        upstream=replace(config.upstream, max_connections=4 * config.limits.max_in_flight),
+        prompts=config.prompts,
+        max_new_tokens=config.max_new_tokens,
+        extract=whole_text if config.whole_texts else stated_answer,
         observe=metrics.tried,
     )
+    return builder.build(places)
 
 
-def _tokenizer(checkpoint: Checkpoint, rung: int) -> Callable[[Sequence[Message]], int] | None:
-    """Counts chats by the tokenizer of the model that the checkpoint names, if it lies here."""
-    paths = checkpoint.model_paths
-    directory = (checkpoint.path or Path()) / paths[rung] if paths else Path()
-    if not (directory / "tokenizer_config.json").exists():
-        return None
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(directory.resolve(), local_files_only=True)
-    if not tokenizer.chat_template:
-        return None
-
-    def count(chat: Sequence[Message]) -> int:
-        ids = tokenizer.apply_chat_template(
-            list(chat), add_generation_prompt=True, return_dict=False
-        )
-        return len(ids)
-
-    return count
-
-
-def _local(
-    source: str, rung: int, config: ServeConfig, checkpoint: Checkpoint, extract: Extract
-) -> AsyncBackend:
-    from controller.backends.adapters import load_adapters
-    from controller.backends.base import recorded_temperature
-    from controller.backends.threaded import ThreadedBackend
-    from controller.backends.transformers import TransformersBackend, load_model
-
-    loaded = load_model(Path(source) if Path(source).is_dir() else source, 0)
-    trained = checkpoint.models[rung]
-    if trained.digest and loaded.digest != trained.digest:
-        fields = {"model": source, "expected": trained.digest, "found": loaded.digest}
-        service_log.warning("other_weights", extra={"fields": fields})
-    if rung == 0 and checkpoint.adapter_paths and loaded.digest == trained.digest:
-        root = checkpoint.path or Path()
-        paths = {name: (root / p).resolve() for name, p in checkpoint.adapter_paths.items()}
-        loaded = load_adapters(loaded, paths)
-    adapted = {adapter.name for adapter in trained.adapters} <= {a.name for a in loaded.adapters}
-    backend = TransformersBackend(
-        [loaded],
-        temperature=recorded_temperature(checkpoint.models),
-        max_new_tokens=_longest(rung, config, checkpoint),
-        extract=extract,
-    )
-    segmented = checkpoint.segmented(backend) if rung == 0 else backend
-    return ThreadedBackend(segmented, reads_prompts=rung == 0, revises=rung == 0 and adapted)
+def _other_weights(trained: ModelSpec, source: str, found: str) -> None:
+    fields = {"model": source, "expected": trained.digest, "found": found}
+    service_log.warning("other_weights", extra={"fields": fields})
 
 
 def build_equivalence(setting: str) -> Equivalence:

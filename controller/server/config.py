@@ -3,38 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from controller.backends.ladder import Upstream
 from controller.errors import ConfigError
 from controller.server.arms import named_rule
 from controller.server.limits import Limits
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Upstream:
-    """How models behind servers are asked; see `controller.backends.openai.Endpoint`.
-
-    Attributes:
-        asks_n: several choices in one request, of servers that make several.
-        streams: stream from them.
-        body: further fields of each request; a temperature, as the traces were recorded at, is
-            in it unless this says otherwise.
-        reviser: name of the model that REVISE asks on the small model's server.
-        attempt_deadline_s: for one attempt.
-        max_retries: further requests per attempt where nothing was generated.
-    """
-
-    asks_n: bool = True
-    streams: bool = False
-    body: Mapping[str, Any] = field(default_factory=dict)
-    reviser: str | None = None
-    attempt_deadline_s: float = 60.0
-    max_retries: int = 3
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,12 +14,13 @@ import uvicorn
 
 from controller.backends.asynchronous import Ladder
 from controller.backends.endpoint import Endpoint
+from controller.backends.ladder import deployed_process
 from controller.backends.openai import OpenAIBackend
 from controller.backends.resilience import CircuitBreaker
 from controller.checkpoint import load_checkpoint
 from controller.deciders import PolicyDecider
 from controller.server.app import Service
-from controller.server.arms import Arm, Arms, deployed_process
+from controller.server.arms import Arm, Arms
 from controller.server.engine import Engine
 from controller.server.limits import Limits
 from controller.server.metrics import Metrics

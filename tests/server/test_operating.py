@@ -21,10 +21,10 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from controller.backends.asynchronous import Ladder
+from controller.backends.ladder import deployed_process
 from controller.checkpoint import load_checkpoint, save_checkpoint
 from controller.errors import ConfigError
 from controller.observation import NUM_FEATURES
-from controller.server.arms import deployed_process
 from controller.server.config import ServeConfig, Variant
 from controller.server.keys import Keys, key_digest
 from envs.importing import import_attempts

@@ -140,6 +140,7 @@ def test_workers_that_ask_servers_record_what_one_process_does(cluster, tmp_path
 
 def test_errors_of_workers_are_those_of_this_machine(cluster, tmp_path):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/config.json").write_text("{}")
     source = find_source([str(tmp_path / "empty")])
     with pytest.raises(BackendError, match="expected a directory or hub model") as here:
         source.build()

@@ -16,7 +16,7 @@ from controller.backends.resilience import (
     RetryBudget,
     retry_after_s,
 )
-from controller.types import Question
+from controller.types import ModelSpec, Question
 from tests.server.upstream import Upstream, completion
 
 QUESTION = Question(question_id="q", text="2+5=")
@@ -569,7 +569,7 @@ def test_a_start_tells_what_differs_from_training(server):
         return asyncio.run(run())
 
     server.script(completion(usage=usage_of(50, 1), logprob=None))
-    said, _ = warnings(prompt_length=(10.0, 0.25), trained_as="qwen")
+    said, _ = warnings(prompt_length=(10.0, 0.25), trained_for=ModelSpec(name="qwen", rung=0))
     assert "trained for qwen" in said
     assert "no log-probabilities" in said
     assert "+36 tokens" in said

@@ -454,8 +454,12 @@ class TestLoading:
         assert weights_digest(models[0].model) != models[0].digest
 
     def test_missing_directory(self, tmp_path: Path) -> None:
-        with pytest.raises(BackendError, match="expected a directory"):
+        with pytest.raises(ConfigError, match="expected a directory"):
             load_model(tmp_path / "nowhere", 0)
+
+    def test_a_server_is_not_loaded(self) -> None:
+        with pytest.raises(ConfigError, match="found the server"):
+            load_model("http://127.0.0.1:1/v1#m", 0)
 
     def test_missing_tokenizer(self, paths: list[Path], tmp_path: Path) -> None:
         load_model(paths[0], 0).model.save_pretrained(tmp_path)
