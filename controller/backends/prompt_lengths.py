@@ -31,7 +31,7 @@ FAR = 0.2
 """Share of the true length by which estimates may be off, a few in a hundred apart."""
 
 _ENOUGH, _FEW, _WINDOW, _MOST_PAIRS = 8, 3, 64, 256
-_STEEPEST = 4.0
+_STEEPEST, _NARROW = 4.0, 0.7
 _PATIENCE_S, _PAUSE_S = 0.25, 30.0
 _MOST_MISSES = 3
 _REMEMBERED, _LONGEST_TEMPLATE = 1024, 4096
@@ -55,7 +55,7 @@ def fit_prompt_length(counted: Sequence[Counted]) -> Line | None:
     (30.0, 0.25)
     """
     pairs = _pairs(counted)
-    if len(counted) < _ENOUGH or pairs[0, 0] == pairs[-1, 0]:
+    if len(counted) < _ENOUGH:
         return None
     line = _line(pairs)
     return line if _off(line, pairs, 0.95) <= FAR else None
@@ -75,6 +75,9 @@ def _line(pairs: NDArray[np.float64]) -> Line:
     Source: Theil 1950, A rank-invariant method of linear and polynomial regression analysis.
     """
     long, tokens = pairs.T
+    if long[0] > _NARROW * long[-1]:
+        # Prompts of nearly one length do not tell a slope that holds for others.
+        return float(np.median(tokens - GUESS[1] * long)), GUESS[1]
     i, j = np.triu_indices(len(pairs), 1)
     i, j = i[long[i] != long[j]], j[long[i] != long[j]]
     slope = max(0.0, float(np.median((tokens[j] - tokens[i]) / (long[j] - long[i]))))
@@ -129,7 +132,7 @@ class RunningFit:
         """Take note of a prompt that was counted."""
         self._counted.append((characters, tokens))
         pairs = _pairs([*self._start, *self._counted])
-        if len(pairs) >= _ENOUGH and pairs[0, 0] != pairs[-1, 0]:
+        if len(pairs) >= _ENOUGH:
             self.line, seen = _line(pairs), _pairs(self._counted)
             # Trust takes nearly all of many prompts, doubt half of a few: outliers must do neither.
             if len(seen) >= _ENOUGH and _off(self.line, seen, 0.9) <= FAR:

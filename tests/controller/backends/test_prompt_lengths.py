@@ -23,7 +23,12 @@ def test_constant_and_slope_are_found():
 def test_a_line_that_is_far_from_the_prompts_is_none():
     assert fit_prompt_length(prompts(200, noise=80)) is None
     assert fit_prompt_length(prompts(3)) is None
-    assert fit_prompt_length([(50, 40)] * 20) is None
+
+
+def test_prompts_of_nearly_one_length_are_not_extrapolated_from():
+    """A digit more is a token more: a slope of 1, which no long question has."""
+    constant, slope = fit_prompt_length([(60, 50), (61, 51), (62, 52)] * 4)
+    assert (slope, constant) == (0.25, pytest.approx(36, abs=1))
 
 
 def test_outlandish_counts_do_not_spoil_the_line():
