@@ -128,7 +128,7 @@ def verify(local: LocalModel, texts: Sequence[Written], logprobs: Tensor) -> tup
     if local.score is None:
         raise BackendError(
             f"{local.name}: expected a model with a verifier, found none; train one with "
-            "`allot models train verifier`"
+            "`training.verifier.VerifierTraining`"
         )
     longest = max((len(text.tokens) for text in texts), default=0)
     if longest > local.context_tokens:
@@ -206,8 +206,8 @@ def _check(local: LocalModel, name: str, path: Path) -> None:
     for file in (_NOTES, _WEIGHTS, "adapter_config.json"):
         if not (path / file).is_file():
             raise BackendError(
-                f"adapter {path}: expected {file} in it, found none; train one with "
-                f"`allot models train {name}`"
+                f"adapter {path}: expected {file} in it, found none; save one "
+                f"with `save_adapter`, as training.{name} does"
             )
     try:
         notes = json.loads((path / _NOTES).read_text())
