@@ -7,8 +7,7 @@ imports alike. See docs/answers.md.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
-
+from collections.abc import Sequence
 
 from controller.answers.kinds import (
     AnswerKind,
@@ -25,12 +24,15 @@ from controller.answers.kinds import (
 from controller.errors import ConfigError
 
 __all__ = [
+    "EXAMPLES",
     "KINDS",
     "UNNAMED",
     "UNSTATED",
     "AnswerKind",
     "Reading",
     "answer_kind",
+    "first_same",
+    "is_right",
     "load_kind",
     "read_answer",
     "unread_warning",
@@ -55,18 +57,21 @@ UNSTATED = "auto"
 UNNAMED = "exact"
 """Of trace sets and checkpoints that name none: they are older than the kinds."""
 
-_LEAST_READ = 0.8
-_EXAMPLES, _SHOWN = 3, 100
+EXAMPLES = 3
+"""Texts that a warning shows."""
+
+_LEAST_READ, _SHOWN = 0.8, 100
+_WORKED = ("####", "\\boxed")
 
 
 def answer_kind(name: str) -> AnswerKind:
-    """A kind by name; nothing is imported, so names may come from files.
+    r"""A kind by name; nothing is imported, so names may come from files.
 
     Raises:
         ConfigError: no such kind.
 
-    >>> answer_kind("number").read("So the final answer is:\\n\\n$72").answer
-    '72'
+    >>> answer_kind("number").read("So the final answer is:\n\n$72")
+    Reading(answer='72', how='stated')
     """
     if name in KINDS:
         return KINDS[name]
@@ -110,26 +115,42 @@ def read_answer(text: str, named: str | None, otherwise: AnswerKind) -> str | No
     return None if reading is None else reading.answer
 
 
-def unread_warning(attempts: Iterable[tuple[str | None, str | None]], who: str) -> str | None:
-    """What to tell people of whose attempts less than 80% could be read; None if all is well.
+def is_right(kind: AnswerKind, answer: str | None, reference: str | None) -> bool:
+    r"""Whether an answer is the reference, which may be a worked solution that states one.
+
+    >>> is_right(answer_kind("number"), "0.5", "Half of 1 is 1/2.\n#### 1/2")
+    True
+    """
+    if answer is None or reference is None:
+        return False
+    stated = kind.read(reference) if any(mark in reference for mark in _WORKED) else None
+    expected = kind.canonical(reference) if stated is None else stated.answer
+    return expected is not None and kind.same(answer, expected)
+
+
+def first_same(kind: AnswerKind, answer: str, known: Sequence[str]) -> str:
+    """The first known answer that an answer is the same as, else the answer itself."""
+    if answer in known or all(kind.settled(text) for text in (answer, *known)):
+        return answer
+    return next((other for other in known if kind.same(other, answer)), answer)
+
+
+def unread_warning(who: str, attempts: int, read: int, unread: Sequence[str] = ()) -> str | None:
+    """What to tell people if less than 80% of the attempts could be read; None if all is well.
 
     Args:
-        attempts: text, None if it was not kept, and answer of each, None if there is none.
         who: whose attempts they are.
+        attempts: how many.
+        read: how many of them have an answer.
+        unread: texts of others.
     """
-    total = read = 0
-    unread: list[str] = []
-    for text, answer in attempts:
-        total += 1
-        read += answer is not None
-        if answer is None and text and len(unread) < _EXAMPLES:
-            unread.append(text)
-    if not total or read >= _LEAST_READ * total:
+    if read >= _LEAST_READ * attempts:
         return None
-    shown = "".join(f"\n  ...{text.strip()[-_SHOWN:]!r}" for text in unread)
+    shown = "".join(f"\n  {text.strip()[-_SHOWN:]!r}" for text in unread[:EXAMPLES])
     return (
-        f"{who}: an answer was read from {read / total:.0%} of {total} attempts; the others count "
-        f"as wrong. Choose what answers are (--answers {'|'.join(KINDS)}; try with `allot read`), "
-        f"ask for a form (--prompt), or allow longer attempts (--max-new-tokens) if they are cut."
-        f"{' For example:' if shown else ''}{shown}"
+        f"{who}: an answer could be read from {read} of {attempts} attempts "
+        f"({read / attempts:.0%}); the others count as wrong. Say what answers are (--answers "
+        f"{'|'.join(KINDS)}; `allot read FILE --kind KIND` tries it), ask for a form (--prompt), "
+        "or let attempts be longer (--max-new-tokens) if they are cut."
+        f"{' The ends of some:' if shown else ''}{shown}"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import wraps
 from typing import Any, Protocol
 
@@ -94,12 +95,15 @@ class _Spelled:
     """Answers that are equal if their spellings are."""
 
     def canonical(self, answer: str) -> str | None:
+        """See `AnswerKind.canonical`."""
         return " ".join(answer.split()) or None
 
     def same(self, one: str, other: str) -> bool:
+        """See `AnswerKind.same`."""
         return self.canonical(one) == self.canonical(other)
 
     def settled(self, answer: str) -> bool:
+        """See `AnswerKind.settled`."""
         return True
 
 
@@ -109,11 +113,13 @@ class Exact(_Spelled):
     name = "exact"
 
     def read(self, text: str) -> Reading | None:
+        """See `AnswerKind.read`."""
         found = exactly.extract_answer(text)
         answer = None if found is None else exactly.normalize_answer(found[0])
         return None if found is None or answer is None else Reading(answer=answer, how=found[1])
 
     def canonical(self, answer: str) -> str | None:
+        """See `AnswerKind.canonical`."""
         return exactly.normalize_answer(answer)
 
 
@@ -123,9 +129,11 @@ class Whole(_Spelled):
     name = "whole"
 
     def read(self, text: str) -> Reading | None:
+        """See `AnswerKind.read`."""
         return Reading(answer=text.strip(), how="whole") if text.strip() else None
 
     def canonical(self, answer: str) -> str | None:
+        """See `AnswerKind.canonical`."""
         return answer.strip() or None
 
 
@@ -260,9 +268,13 @@ class Several(_Marked, _Spelled):
 
     def _loose(self, text: str) -> Iterator[tuple[str, str | None]]:
         plain = cleaned(text)
-        if len(plain) <= 6 * LONGEST and "\n\n" not in plain and len(items_of(plain)) > 1:
-            if all(len(item) <= _SHORT_LINE for item in items_of(plain)):
-                yield "bare", self.canonical(plain)
+        items = items_of(plain) if len(plain) <= 6 * LONGEST and "\n\n" not in plain else []
+        if (
+            len(items) > 1
+            and not _VERB.search(plain)
+            and all(len(item) <= _SHORT_LINE for item in items)
+        ):
+            yield "bare", self.canonical(plain)
 
     @_plainly
     def canonical(self, answer: str) -> str | None:
@@ -317,7 +329,7 @@ class Auto(_Marked):
     def same(self, one: str, other: str) -> bool:
         """See `AnswerKind.same`."""
         one, other = self.canonical(one) or "", self.canonical(other) or ""
-        if one == other or self.settled(one) and self.settled(other):
+        if one == other or (self.settled(one) and self.settled(other)):
             return one == other
         return same_value(one, other)
 
@@ -338,6 +350,7 @@ class Own(_Spelled):
         self.name, self._function = name, function
 
     def read(self, text: str) -> Reading | None:
+        """See `AnswerKind.read`."""
         if self._function is None:
             raise ConfigError(
                 f"answers: {self.name} is named by a file, and files do not run code; pass "
@@ -400,7 +413,6 @@ def _entry(item: str) -> str | None:
     return number_at_start(item) or short_text(item)
 
 
-def _by_value(entry: str) -> tuple[bool, float, str]:
-    settled = _SETTLED.fullmatch(entry) is not None
-    above, _, below = entry.partition("/")
-    return not settled, float(above) / float(below or 1) if settled else 0.0, entry
+def _by_value(entry: str) -> tuple[bool, Fraction, str]:
+    is_number = number_at_start(entry) == entry
+    return not is_number, Fraction(entry) if is_number else Fraction(0), entry

@@ -64,26 +64,21 @@ _OPEN_END = re.compile(r"[-+*/×=,:;(<]\s*$")
 _UNFINISHED = re.compile(r"\w\s*$")
 _MORE_TO_COME = re.compile(r"\b(?:of|the|an?|by|to|and|or|with|from|in|for|is|are|that)\s*$")
 _CUT = re.compile(r"[^\W\d]\D{0,3}\s[-$€£]?\d[\d.,]*$")
+_LONG_SENTENCE = 60
 _CAN_BE_CUT = 400
 """Characters from which on a text that ends in a number may have been cut inside it."""
 _BULLET = re.compile(r"\s*[-*•]\s")
 _CONCLUDES = re.compile(r"=|\b(?:total|final|answer|therefore|so|thus|result)\b", re.IGNORECASE)
 _LAST_WORD = re.compile(r"\d[^\s=+*/×]*(?:\s[^\W\d]+){0,2}$")
 
-_UNITS = {
-    word: value
-    for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-        "fifteen sixteen seventeen eighteen nineteen".split()
-    )
-}
-_TENS = {
-    word: 10 * value
-    for value, word in enumerate(
-        "twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2
-    )
-}
-_WORDS = _UNITS | _TENS | {"hundred": 100} | _SCALES
+_UNITS = (
+    "zero,one,two,three,four,five,six,seven,eight,nine,ten,eleven,twelve,thirteen,fourteen,"
+    "fifteen,sixteen,seventeen,eighteen,nineteen"
+)
+_TENS = "twenty,thirty,forty,fifty,sixty,seventy,eighty,ninety"
+_WORDS: dict[str, int] = {word: value for value, word in enumerate(_UNITS.split(","))}
+_WORDS |= {word: 10 * value for value, word in enumerate(_TENS.split(","), start=2)}
+_WORDS |= {"hundred": 100, **_SCALES}
 _WORD = "|".join(sorted(_WORDS, key=len, reverse=True))
 _SPELT = re.compile(
     rf"(?:{_WORD})(?:(?:[ -]|\ and\ )(?:{_WORD}))*\b(?!\s(?:of|or|and|to)\b|-|/)",
@@ -163,9 +158,9 @@ def last_number(text: str) -> str | None:
     if not sentences:
         return None
     ends = sentences[-1].rstrip()
-    if len(sentences) > 1 or len(ends) > 60:
-        if _UNFINISHED.search(ends) and not _LAST_WORD.search(ends):
-            return None
+    long = len(sentences) > 1 or len(ends) > _LONG_SENTENCE
+    if long and _UNFINISHED.search(ends) and not _LAST_WORD.search(ends):
+        return None
     if _OPEN_END.search(ends) or _MORE_TO_COME.search(ends) or ends.count("(") > ends.count(")"):
         return None
     if len(text) > _CAN_BE_CUT and _CUT.search(ends):
@@ -190,9 +185,8 @@ def _numbers(sentence: str) -> Iterator[str]:
 def _value(found: re.Match[str], passage: str, *, free: bool) -> str | None:
     """The number found, None if what it is part of is something else."""
     after = passage[found.end() : found.end() + 40]
-    if after[:1] not in ("", ".", " ", "%", ")", "}", "\n") or after[:1] == " ":
-        if _NOT_ALONE.match(after):
-            return None
+    if after[:1] not in ("", ".", "%", ")", "}", "\n") and _NOT_ALONE.match(after):
+        return None
     value = _run_value(found["run"], free=free)
     if value is None:
         return None

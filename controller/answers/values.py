@@ -1,9 +1,8 @@
-"""Whether two expressions have one value, by math-verify in a process that is killed if it hangs."""
+"""Whether expressions have one value, by math-verify in a process that is killed if it hangs."""
 
 from __future__ import annotations
 
 import atexit
-import multiprocessing
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -49,6 +48,8 @@ def compare(one: str, other: str) -> bool:
 
 @cache
 def _pool() -> ProcessPool:
+    import multiprocessing
+
     try:
         import math_verify  # noqa: F401
         from pebble import ProcessPool

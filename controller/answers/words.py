@@ -9,9 +9,9 @@ LONGEST = 100
 """Characters of the longest text that can be an answer."""
 
 _LETTER = re.compile(
-    r"""(?:the\ )?(?:correct\ )?(?:(?:option|choice|letter|answer)\b:?\ ?)?
+    r"""(?:[Tt]he\ )?(?:correct\ )?(?:(?:[Oo]ption|[Cc]hoice|[Ll]etter|[Aa]nswer)\b:?\ ?)?
     (?:[\[({"'](?P<bracketed>[A-Za-z])[\])}"'] | (?P<marked>[A-Z])(?:[.):]|,(?=\ [a-z]))(?!\d|\w)
-    | (?P<small>[a-z])\)(?=\s) | (?P<alone>[A-Z])(?=\s*(?:$|\n|because\b|since\b|as\b)|[*_])
+    | (?P<small>[a-z])\)(?=\s) | (?P<alone>[A-Z])(?=[ ]*(?:\Z|\n|because\b|since\b|as\b)|[*_])
     | (?P<plain>[B-HJ-Z])(?=\ [A-Za-z(]|,) )""",
     re.VERBOSE,
 )
@@ -89,9 +89,9 @@ def short_text(text: str) -> str | None:
 
 
 def items_of(passage: str) -> list[str]:
-    """The entries of a list: between commas, semicolons, lines or "and", brackets aside.
+    r"""The entries of a list: between commas, semicolons, lines or "and", brackets aside.
 
-    >>> items_of("[3, 1, 2]"), items_of("red, green and blue."), items_of("- a b\\n- c")
+    >>> items_of("[3, 1, 2]"), items_of("red, green and blue."), items_of("- a b\n- c")
     (['3', '1', '2'], ['red', 'green', 'blue'], ['a b', 'c'])
     """
     passage = passage.strip().rstrip(".").strip()
