@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Forms of answers by hand, most of them as small models wrote them."""
 
 NUMBERS = (
