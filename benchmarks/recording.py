@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from envs.grader import ExactGrader
+from envs.grader import KindGrader
 from envs.question_files import bundled_questions
 from training.cluster import Cluster
 from training.ray_recorder import RayRecorder
@@ -32,7 +32,7 @@ def recording(models: tuple[str, ...], num_questions: int, shard_questions: int 
     questions = {"train": bundled_questions()["train"][:num_questions]}
     config = RecordConfig(samples=8, escalations=1, shard_questions=shard_questions)
     source = find_source(models)
-    found = {"here": _speed(questions, LocalRecorder(source.build(), ExactGrader(), config))}
+    found = {"here": _speed(questions, LocalRecorder(source.build(), KindGrader(), config))}
     for workers in (1, 2):
         started = time.perf_counter()
         with RayRecorder(source, config, Cluster(workers=workers)) as recorder:

@@ -14,10 +14,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from controller.answers import load_kind
 from controller.backends.base import TEMPERATURE
 from controller.errors import AllotError, ConfigError
 from controller.prompts import REVISER, VERIFIER
 from training.cluster import Cluster
+from training.read_command import read
 from training.segments.cli import CONTROLLER as SEGMENT_CONTROLLER
 from training.segments.cli import app as segments_app
 from training.serve_cli import key, serve
@@ -37,6 +39,7 @@ app.add_typer(segments_app, name="segments")
 app.command("train", context_settings={"token_normalize_func": dashed})(train)
 app.command()(serve)
 app.command()(key)
+app.command()(read)
 console = Console()
 
 TRACES = Path("checkpoints/traces")
@@ -229,6 +232,13 @@ def import_(
         Path | None,
         typer.Option(help="For logs of allot serve: reference by question_id or question."),
     ] = None,
+    answers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND",
+            help="Of answers, see docs/answers.md; default: auto, and what a harness has read.",
+        ),
+    ] = None,
 ) -> None:
     """Make a trace set from generations that were recorded elsewhere."""
     from envs.importing import import_attempts
@@ -236,7 +246,10 @@ def import_(
 
     sizes = _numbers("parameters", parameters or [])
     known = read_references(references) if references else {}
-    for missing in import_attempts(files, out, small=small, parameters=sizes, references=known):
+    kind = None if answers is None else load_kind(answers).name
+    for missing in import_attempts(
+        files, out, small=small, parameters=sizes, references=known, answers=kind
+    ):
         console.print(f"missing {missing}", highlight=False)
     console.print(f"{out}: ready for allot train --traces {out}", highlight=False)
 

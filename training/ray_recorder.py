@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from controller.errors import AllotError, BackendError
 from controller.types import ModelSpec
-from envs.grader import ExactGrader
+from envs.grader import KindGrader
 from training.cluster import Cluster, connected, num_workers
 from training.record import LocalRecorder, RecordConfig, RecordedShard, Shard
 from training.sources import Source
@@ -45,7 +45,7 @@ class ShardWorker:
         """Load the models; their description, and which machine this is."""
         import ray
 
-        self._recorder = LocalRecorder(self._source.build(), ExactGrader(), self._config)
+        self._recorder = LocalRecorder(self._source.build(), KindGrader(), self._config)
         return self._recorder.models, ray.get_runtime_context().get_node_id()
 
     def record(self, shard: Shard) -> RecordedShard:

@@ -22,6 +22,7 @@ from controller.actions import ActionKind
 from controller.backends.base import Backend, PromptState, Request
 from controller.errors import ConfigError
 from controller.types import Attempt, ModelSpec, Question
+from envs.answer_kinds import noted_kinds
 from envs.grader import Grader
 from envs.traces import (
     ATTEMPT_SCHEMA,
@@ -245,6 +246,7 @@ class Recording:
                 for model in self.recorder.models
             },
             "recorded": asdict(self.config),
+            "answers": noted_kinds(question for question, _ in self.questions),
             "questions": len(self.questions),
             "splits": splits,
             **{name: note for name, note in self.notes.items() if name != "model_paths"},

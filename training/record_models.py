@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from controller.types import Question
-from envs.grader import ExactGrader
+from envs.grader import KindGrader
 from training.cluster import Cluster
 from training.record import LocalRecorder, RecordConfig, Recording
 from training.sources import Source
@@ -32,7 +32,7 @@ def record_models(
         progress: called with the number of questions done and where they are recorded.
     """
     if cluster is None:
-        recorder = LocalRecorder(source.build(), ExactGrader(), config)
+        recorder = LocalRecorder(source.build(), KindGrader(), config)
         notes = source.notes(recorder.models, out)
         Recording(questions, recorder, out, notes).run(lambda done: progress(done, "recording"))
         return

@@ -8,7 +8,7 @@ import pytest
 from controller.backends.transformers import TransformersBackend, load_model
 from controller.errors import ConfigError, TraceFormatError
 from controller.types import Question
-from envs.grader import ExactGrader
+from envs.grader import KindGrader
 from envs.question_files import bundled_questions, read_questions
 from envs.questions import TASKS, QuestionSource, pool_of
 from envs.traces import TraceSet
@@ -27,7 +27,7 @@ def record(questions, out, progress=None, **changes):
     models = [load_model(CHECKPOINTS / name, rung) for rung, name in enumerate(("small", "large"))]
     backend = TransformersBackend(models, max_new_tokens=48)
     notes = {"model_paths": {}, **changes}
-    recorder = LocalRecorder(backend, ExactGrader(), CONFIG)
+    recorder = LocalRecorder(backend, KindGrader(), CONFIG)
     Recording(questions, recorder, out, notes).run(progress)
 
 
@@ -116,7 +116,7 @@ def test_worked_solutions_end_in_the_reference(task):
     for level in range(1, 6):
         for index in range(20):
             worked = QuestionSource(task, level)[index]
-            assert ExactGrader().is_right(worked.question, extract_answer(worked.solution))
+            assert KindGrader().is_right(worked.question, extract_answer(worked.solution))
 
 
 def test_question_files(tmp_path):
