@@ -23,14 +23,30 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables
 
 @bench_app.command("generate")
 def bench_generate(
-    model: Annotated[Path, typer.Option(help="Model directory.")] = Path("checkpoints/small"),
-    num_questions: Annotated[int, typer.Option(help="Questions, 16 samples each.")] = 192,
+    model: Annotated[
+        str, typer.Option(help="Directory, GGUF file or hub id.")
+    ] = "checkpoints/small",
+    num_questions: Annotated[int, typer.Option(min=1, help="Questions.")] = 192,
+    samples: Annotated[int, typer.Option(min=1, help="Of each question.")] = 16,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest attempt.")] = 192,
+    temperature: Annotated[float, typer.Option(min=0, help="Of the sampling.")] = 1.0,
+    repeats: Annotated[int, typer.Option(min=1, help="Measurements of each, in turns.")] = 3,
+    dtype: Annotated[str, typer.Option(help="Of weights: auto, bfloat16, float32.")] = "auto",
     as_json: Json = False,
 ) -> None:
-    """Tokens/s against model.generate(num_return_sequences=16)."""
+    """Tokens/s against model.generate(num_return_sequences=SAMPLES)."""
     from training.bench import generation
 
-    print_result(generation.run(model, num_questions), as_json)
+    found = generation.run(
+        model,
+        num_questions,
+        samples,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        num_repeats=repeats,
+        dtype=dtype,
+    )
+    print_result(found, as_json)
 
 
 @bench_app.command("all")
