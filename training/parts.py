@@ -19,7 +19,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from controller.errors import ConfigError
-from envs.traces import ROW_GROUP, write_atomically, write_table
+from envs.traces import MANIFEST, ROW_GROUP, write_atomically, write_table
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -76,10 +76,10 @@ class Parts:
         self._flushed = time.monotonic()
 
     def paths(self, table: str) -> list[Path]:
-        """Files with rows of a table, the trace set's first."""
-        whole = self.out / f"{table}.parquet"
+        """Files with rows of a table, those of a finished trace set first."""
+        finished = (self.out / MANIFEST).exists()
         parts = sorted(self.work.glob(f"{table}-*.parquet"))
-        return [whole, *parts] if whole.exists() else parts
+        return [self.out / f"{table}.parquet", *parts] if finished else parts
 
     def read(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
         """Rows of a table, of all parts; columns that an older part lacks are null there."""

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from controller.errors import ConfigError
-from controller.types import ModelSpec, Question
+from controller.types import Question
 from envs.traces import MANIFEST, QUESTION_SCHEMA, tables_digest, write_atomically, write_table
 from training.parts import Parts
 

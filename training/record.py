@@ -9,6 +9,8 @@ when, or after what.
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,9 +20,10 @@ import pyarrow as pa
 
 from controller.errors import ConfigError
 from controller.types import ModelSpec, Question
-from envs.traces import ATTEMPT_SCHEMA, MANIFEST, QUESTION_SCHEMA, TRACE_VERSION
+from envs.traces import ATTEMPT_SCHEMA, QUESTION_SCHEMA, TRACE_VERSION
 from training.parts import PART_S, Parts, Rows, locked
 from training.plans import Plan, question_row, spread
+from training.record_table import summary
 
 Add = Callable[[Mapping[str, Rows]], None]
 """Takes rows that have been recorded, by the tables' names."""
@@ -135,6 +138,7 @@ class Recording:
     ) -> None:
         self.recorder, self.out = recorder, out
         self.parts = Parts(out, self.schemas)
+        self.speeds: dict[str, float] = {}
         self.plan = Plan(
             questions=tuple((q, split) for split, members in questions.items() for q in members),
             wanted=self._wanted(),
@@ -145,16 +149,18 @@ class Recording:
         attempts_by = self.recorder.config.attempts_by
         return {model.name: attempts_by(rung) for rung, model in enumerate(self.recorder.models)}
 
+    def _tier(self, rung: int) -> str:
+        return self.recorder.config.tier(rung)
+
     def _manifest(self, notes: Mapping[str, Any]) -> dict[str, Any]:
         """What `trace.json` says that is known beforehand."""
-        config = self.recorder.config
         return {
             "version": TRACE_VERSION,
             "models": {
-                model.name: model_entry(model, config.tier(rung), notes)
+                model.name: model_entry(model, self._tier(rung), notes)
                 for rung, model in enumerate(self.recorder.models)
             },
-            "recorded": asdict(config),
+            "recorded": asdict(self.recorder.config),
             **{k: note for k, note in notes.items() if k not in ("model_paths", "servers")},
         }
 
@@ -184,11 +190,16 @@ class Recording:
     def _adder(self, watch: Watch) -> Add:
         per_question = sum(self.plan.wanted.values())
         most = per_question * shard_size(self.recorder)
+        started, tokens = time.monotonic(), Counter[str]()
 
         def add(rows: Mapping[str, Rows]) -> None:
             self.parts.add(rows)
             if self.parts.pending >= most or self.parts.pending_s >= PART_S:
                 self.parts.flush()
+            for row in rows.get("attempts", ()):
+                tokens[row["model"]] += row["completion_tokens"]
+            seconds = time.monotonic() - started
+            self.speeds.update({model: count / seconds for model, count in tokens.items()})
             watch(rows)
 
         return add
@@ -213,8 +224,9 @@ class Recording:
                 found.append(missing)
         return found
 
-    def _complete(self) -> None:
-        """What is left to do once the tables are whole: nothing."""
+    def _complete(self) -> dict[str, Any]:
+        """What is left to do once the tables are whole."""
+        return {"summary": summary(self.out, self.speeds)}
 
 
 def shard_size(recorder: Recorder) -> int:
@@ -233,16 +245,18 @@ def finish(out: Path) -> None:
     """
     parts = Parts(out, TABLES)
     with locked(out):
-        write_set(Plan.read(parts), parts)
+        write_set(Plan.read(parts), parts, lambda: {"summary": summary(out)})
 
 
-def write_set(plan: Plan, parts: Parts, complete: Callable[[], None] = lambda: None) -> None:
+def write_set(
+    plan: Plan, parts: Parts, complete: Callable[[], dict[str, Any]] = lambda: {}
+) -> None:
     """Put the parts together; trace.json, written last, makes the set valid.
 
     Args:
         plan: what was to be recorded.
         parts: what is there.
-        complete: called once the tables are whole.
+        complete: called once the tables are whole; returns further notes.
 
     Raises:
         ConfigError: not one question has all of its attempts.
@@ -261,15 +275,14 @@ def write_set(plan: Plan, parts: Parts, complete: Callable[[], None] = lambda: N
     tables["questions"] = pa.concat_tables(
         [tables["questions"], pa.Table.from_pylist(rows, schema=QUESTION_SCHEMA)]
     )
-    (parts.out / MANIFEST).unlink(missing_ok=True)
     left = {}
     for table, rows in tables.items():
         order, others = ordered(rows, places, models)
         parts.replace(table, rows, order)
         left[table] = rows.take(pa.array(others, pa.int64()))
-    complete()
+    notes = complete()
     unfinished = len(plan.questions) - len(whole)
-    plan.write_manifest(parts, whole, {"unfinished": unfinished} if unfinished else {})
+    plan.write_manifest(parts, whole, notes | ({"unfinished": unfinished} if unfinished else {}))
     parts.clear(left)
 
 

@@ -12,6 +12,7 @@ from training.cluster import Cluster
 from training.record import RecordConfig, Recording, Watch
 from training.sources import Source
 
+
 def record_models(
     questions: Mapping[str, Sequence[Question]],
     source: Source,

@@ -166,9 +166,7 @@ class MixedRecorder:
 
         def note(attempts: Sequence[Attempt], rung: int) -> None:
             tier = self.config.tier(rung)
-            rows = [
-                attempt_row(a, tier, self.grader, questions[a.question_id]) for a in attempts
-            ]
+            rows = [attempt_row(a, tier, self.grader, questions[a.question_id]) for a in attempts]
             add({"attempts": rows})
             pace.done(attempts[0].question_id)
 
@@ -189,7 +187,9 @@ class MixedRecorder:
             add(await _in_thread(lambda shard=shard: local.record_shard(shard)))
             for missing in shard:
                 for model in local.models:
-                    pace.done(missing.question.question_id, len(missing.indices.get(model.name, ())))
+                    pace.done(
+                        missing.question.question_id, len(missing.indices.get(model.name, ()))
+                    )
 
 
 async def _in_thread(work: Callable[[], Result]) -> Result:
@@ -217,9 +217,7 @@ async def _in_thread(work: Callable[[], Result]) -> Result:
     return await future
 
 
-def attempt_row(
-    attempt: Attempt, tier: str, grader: Grader, question: Question
-) -> dict[str, Any]:
+def attempt_row(attempt: Attempt, tier: str, grader: Grader, question: Question) -> dict[str, Any]:
     """A row of attempts.parquet."""
     return {
         **{name: getattr(attempt, name, None) for name in ATTEMPT_SCHEMA.names},

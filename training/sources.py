@@ -119,7 +119,7 @@ class Models:
         for rung, place in enumerate(self.local):
             if place.source not in loaded:
                 loaded[place.source] = load_model(
-                    place.source,
+                    place,
                     rung,
                     dtype=self.dtype,
                     device_map=self.device_map,
@@ -178,9 +178,7 @@ class Models:
             queues.append(ServerQueue(models, concurrency, self.deadline_s))
         return queues
 
-    def _served(
-        self, rung: int, concurrency: int, parameters: Mapping[str, float]
-    ) -> ServedModel:
+    def _served(self, rung: int, concurrency: int, parameters: Mapping[str, float]) -> ServedModel:
         from controller.backends.endpoint import Endpoint
         from training.queues import ServedModel
         from training.serving import patient_backend
