@@ -53,7 +53,7 @@ def large():
 
 def ladder(*upstreams, metrics=None, breaker=None, **settings):
     """Backends of upstream servers, impatient ones."""
-    quick = {"read_timeout_s": 0.5, "connect_timeout_s": 0.5, "revises": False, **settings}
+    quick = {"attempt_deadline_s": 0.5, "connect_timeout_s": 0.5, "revises": False, **settings}
     return Ladder(
         [
             OpenAIBackend(

@@ -60,14 +60,16 @@ class Exchange:
         )
 
     async def event(self, content=None, *, finish=None, model="small", **more):
-        delta = {} if content is None else {"content": content}
+        await self.delta(finish, model, more, **({} if content is None else {"content": content}))
+
+    async def delta(self, finish=None, model="small", more=None, **delta):
         chunk = {
             "id": "c",
             "object": "chat.completion.chunk",
             "created": 1,
             "model": model,
             "choices": [{"index": 0, "delta": delta, "finish_reason": finish}],
-            **more,
+            **(more or {}),
         }
         await self.send(b"data: " + json.dumps(chunk).encode() + b"\n\n")
 
@@ -88,6 +90,8 @@ class Upstream:
     def __init__(self, *behaviours):
         self.behaviours = list(behaviours) or [completion()]
         self.requests: list[Exchange] = []
+        self.paths: dict[str, object] = {}
+        """Bodies to reply with beside `/v1`."""
         self.open, self.abandoned = 0, 0
         self._ready = threading.Event()
 
@@ -118,6 +122,10 @@ class Upstream:
         exchange = Exchange(first.split()[1], headers, json.loads(raw or b"{}"), reader, writer)
         if exchange.path == "/v1/models":
             await exchange.reply({"object": "list", "data": []})
+            return
+        if not exchange.path.startswith("/v1/"):
+            found = self.paths.get(exchange.path)
+            await exchange.reply(found or {}, status=200 if found else 404)
             return
         self.requests.append(exchange)
         behaviour = self.behaviours.pop(0) if len(self.behaviours) > 1 else self.behaviours[0]
