@@ -16,11 +16,12 @@ from controller.actions import ActionKind
 from controller.backends.asynchronous import AsyncBackend
 from controller.backends.base import Request
 from controller.backends.identity import attempt_id
+from controller.backends.openai import ATTEMPT_DEADLINE
 from controller.errors import BackendError
 from controller.types import Attempt, ModelSpec, Question
 from training.record import Missing, RecordConfig
 
-FACTS = frozenset({"rejected", "null_content", "empty_choices", "too_large", "deadline"})
+FACTS = frozenset({"rejected", "null_content", "empty_choices", "too_large", ATTEMPT_DEADLINE})
 """Failures that say something about a question and a model, and are recorded as such."""
 
 HOPELESS = frozenset({"unauthorized", "no_such_model", "wrong_model"})
@@ -96,7 +97,6 @@ class ServerQueue:
     Args:
         models: behind it.
         concurrency: requests at the same time.
-        deadline_s: longest time that an attempt may take.
         patience_s: how long to wait for a server that is down.
     """
 
@@ -104,11 +104,10 @@ class ServerQueue:
         self,
         models: Sequence[ServedModel],
         concurrency: int,
-        deadline_s: float,
         patience_s: float = PATIENCE_S,
     ) -> None:
         self.models, self.concurrency = tuple(models), concurrency
-        self.deadline_s, self.patience_s = deadline_s, patience_s
+        self.patience_s = patience_s
         self._answered_at = 0.0
 
     async def record(
@@ -182,7 +181,7 @@ class ServerQueue:
         now = asyncio.get_running_loop().time
         failed_at, tries = 0.0, 0
         while True:
-            (attempt,) = await backend.attempts([request], deadline=now() + self.deadline_s)
+            (attempt,) = await backend.attempts([request])
             name = model.spec.name
             attempt = replace(
                 attempt, rung=model.rung, model=name, attempt_id=attempt_id(name, request)

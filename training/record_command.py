@@ -10,8 +10,9 @@ import typer
 from rich.console import Console
 
 from controller.backends.base import TEMPERATURE
+from controller.backends.places import ModelPlace
 from controller.errors import ConfigError
-from controller.prompts import REVISER, VERIFIER
+from controller.prompts import REVISER, VERIFIER, Message, read_prompt
 from training.options import Ray, Seed, WorkerCpus, WorkerGpus, Workers, cluster_of, numbers
 
 _PLACE = "[NAME=]PLACE: a directory, a GGUF file, a hub id or URL#MODEL of a server; repeatable."
@@ -38,6 +39,13 @@ def record(
     ] = None,
     samples: Annotated[int, typer.Option(help="Attempts per question by a small model.")] = 16,
     escalations: Annotated[int, typer.Option(help="Attempts per question by a large one.")] = 2,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="[NAME=]FILE|TEXT that models are asked with, all or one of them: {question} "
+            "stands for the question; chat messages as JSON; repeatable."
+        ),
+    ] = None,
     finish: Annotated[
         bool,
         typer.Option(
@@ -119,8 +127,10 @@ def record(
         shard_questions=shard_questions,
     )
     adapters = {REVISER: reviser, VERIFIER: verifier}
+    places = [ModelPlace.parse(model) for model in (*smalls, *larges)]
     source = find_source(
-        (*smalls, *larges),
+        places,
+        prompts=_prompts(prompt or [], [place.name for place in places]),
         adapters={name: path for name, path in adapters.items() if path is not None},
         parameters=numbers("parameters", parameters or []),
         max_new_tokens=max_new_tokens,
@@ -149,6 +159,19 @@ def record(
             progress=view.begin,
         )
     _report(out, as_json)
+
+
+def _prompts(given: list[str], names: list[str]) -> dict[str, tuple[Message, ...]]:
+    """Prompts by model: one without a name is for all models that have none of their own."""
+    common: dict[str, tuple[Message, ...]] = {}
+    own: dict[str, tuple[Message, ...]] = {}
+    for text in given:
+        name, found, rest = text.partition("=")
+        if found and name in names:
+            own[name] = read_prompt(rest)
+        else:
+            common = dict.fromkeys(names, read_prompt(text))
+    return common | own
 
 
 def _questions(file: Path | None, train_scale: int, limit: int | None) -> dict[str, Any]:

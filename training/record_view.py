@@ -89,8 +89,8 @@ def recording_view(console: Console) -> Iterator[RecordingView]:
 def summary_table(summary: Mapping[str, Mapping[str, Any]]) -> Table:
     """What was recorded, a row per model."""
     table = Table(box=None)
-    names = ("model", "attempts", "read", "cut", "failed", "right", "majority right", "tokens")
-    for name in (*names, "tokens/s", "prompt cached"):
+    names = ("model", "attempts", "read", "cut", "failed", "right", "majority", "tokens")
+    for name in (*names, "tokens/s", "cached"):
         table.add_column(name, justify="left" if name == "model" else "right")
     for model, found in summary.items():
         shares = (found[name] for name in ("read", "cut", "failed", "right", "majority"))

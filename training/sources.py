@@ -16,6 +16,7 @@ from controller.backends.base import TEMPERATURE
 from controller.backends.places import ModelPlace
 from controller.errors import ConfigError
 from controller.hub import HUB_SCHEME
+from controller.prompts import Message
 from controller.types import ModelSpec
 from training.record import RecordConfig, Recorder
 
@@ -50,6 +51,7 @@ class Models:
         places: where they are, the small ones first.
         adapters: directories of the first model's reviser and verifier, by name.
         parameters: of models behind servers, by name.
+        prompts: chats that models are asked with, by name; see `ModelSpec.prompt`.
         max_new_tokens: longest attempt.
         temperature: of the sampling; 0 takes the likeliest token each time.
         seed: of the sampling, also for servers that take one.
@@ -70,6 +72,7 @@ class Models:
     places: tuple[ModelPlace, ...]
     adapters: Mapping[str, Path] = field(default_factory=dict)
     parameters: Mapping[str, float] = field(default_factory=dict)
+    prompts: Mapping[str, tuple[Message, ...]] = field(default_factory=dict)
     max_new_tokens: int = 192
     temperature: float = TEMPERATURE
     seed: int = 0
@@ -88,11 +91,11 @@ class Models:
                 f"models: expected distinct names, found {', '.join(names)}; give one of them "
                 "another, as in other=PLACE"
             )
-        strangers = set(self.parameters) - set(names)
-        if strangers:
-            raise ConfigError(
-                f"parameters: expected any of {', '.join(names)}, found {', '.join(strangers)}"
-            )
+        for setting, given in (("parameters", self.parameters), ("prompt", self.prompts)):
+            for stranger in set(given) - set(names):
+                raise ConfigError(
+                    f"{setting}: expected one of the models {', '.join(names)}, found {stranger!r}"
+                )
         if (self.adapters or self.inside) and self.places[0].is_server:
             raise ConfigError(
                 "models: expected a small model in this process for adapters or a controller of "
@@ -175,7 +178,7 @@ class Models:
             about = about_server(url, self.keys.get(rungs[0], "none"))
             concurrency = self.concurrency or about.slots or CONCURRENCY
             models = [self._served(rung, concurrency, about.parameters) for rung in rungs]
-            queues.append(ServerQueue(models, concurrency, self.deadline_s))
+            queues.append(ServerQueue(models, concurrency))
         return queues
 
     def _served(self, rung: int, concurrency: int, parameters: Mapping[str, float]) -> ServedModel:
@@ -195,7 +198,8 @@ class Models:
             max_retries=0,
             max_connections=concurrency,
             connect_timeout_s=10.0,
-            read_timeout_s=self.deadline_s,
+            attempt_deadline_s=self.deadline_s,
+            prompt=self.prompts.get(place.name, ()),
             streams=True,
         )
         spec = ModelSpec(
@@ -204,6 +208,7 @@ class Models:
             parameters=endpoint.parameters,
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
+            prompt=endpoint.prompt,
         )
         return ServedModel(spec=spec, rung=rung, connect=lambda: patient_backend(endpoint))
 
@@ -228,11 +233,11 @@ class Models:
         return {"model_paths": paths, "servers": servers, "decoding": decoding}
 
 
-def find_source(models: Sequence[str | Path], **settings: Any) -> Models:
+def find_source(models: Sequence[str | Path | ModelPlace], **settings: Any) -> Models:
     """A source of models named as on the command line.
 
     Args:
-        models: `[NAME=]PLACE` each, the small ones first.
+        models: `[NAME=]PLACE` each or what was read from that, the small ones first.
         settings: see `Models`.
 
     Raises:
@@ -240,7 +245,7 @@ def find_source(models: Sequence[str | Path], **settings: Any) -> Models:
     """
     inside = settings.pop("inside", None)
     adapters = settings.pop("adapters", None) or {}
-    places = tuple(ModelPlace.parse(model) for model in models)
+    places = tuple(m if isinstance(m, ModelPlace) else ModelPlace.parse(m) for m in models)
     # Workers do not run in this directory.
     return Models(
         places=places,
