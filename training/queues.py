@@ -33,7 +33,7 @@ PATIENCE_S = 600.0
 _TRIES = 5
 """At an attempt that fails while the server answers others."""
 
-_LONGEST_PAUSE_S = 30.0
+FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,17 +97,10 @@ class ServerQueue:
     Args:
         models: behind it.
         concurrency: requests at the same time.
-        patience_s: how long to wait for a server that is down.
     """
 
-    def __init__(
-        self,
-        models: Sequence[ServedModel],
-        concurrency: int,
-        patience_s: float = PATIENCE_S,
-    ) -> None:
+    def __init__(self, models: Sequence[ServedModel], concurrency: int) -> None:
         self.models, self.concurrency = tuple(models), concurrency
-        self.patience_s = patience_s
         self._answered_at = 0.0
 
     async def record(
@@ -194,12 +187,12 @@ class ServerQueue:
             if tries >= _TRIES and self._answered_at > failed_at:
                 return attempt
             waited_s = now() - max(failed_at, self._answered_at)
-            if attempt.error in HOPELESS or waited_s > self.patience_s:
+            if attempt.error in HOPELESS or waited_s > PATIENCE_S:
                 raise BackendError(
                     f"{model.spec.name}: expected its server to answer, found {attempt.error!r} "
                     f"for {waited_s / 60:.0f} minutes; run the same command again to go on"
                 )
-            await asyncio.sleep(min(0.25 * 2**tries, _LONGEST_PAUSE_S))
+            await asyncio.sleep(min(FIRST_PAUSE_S * 2 ** (tries - 1), _LONGEST_PAUSE_S))
 
 
 def _next_turn(fresh: deque[_Turn], begun: list[_Turn]) -> _Turn | None:
