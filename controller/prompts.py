@@ -74,7 +74,7 @@ def read_prompt(given: str) -> tuple[Message, ...]:
     ({'role': 'user', 'content': '{question}\nThink step by step.'},)
     """
     text, where = given, "prompt"
-    if len(given) < _LONGEST_PATH and "\n" not in given and Path(given).is_file():
+    if _is_file(given):
         text, where = Path(given).read_text(encoding="utf-8"), given
     if not text.strip():
         raise ConfigError(f"{where}: expected a prompt, found nothing")
@@ -93,6 +93,28 @@ def read_prompt(given: str) -> tuple[Message, ...]:
     if placed and "user" not in placed:
         raise ConfigError(f"{where}: expected {PLACE} in a user's message, found it in {placed}")
     return tuple(chat)
+
+
+def read_prompts(given: Sequence[str], names: Sequence[str]) -> dict[str, tuple[Message, ...]]:
+    """Prompts by model, from `[NAME=]FILE|TEXT` each; one without a name is for all others.
+
+    Raises:
+        ConfigError: two for one model, a name that no model has, or see `read_prompt`.
+    """
+    found: dict[str, tuple[Message, ...]] = {}
+    for text in given:
+        name, equals, rest = text.partition("=")
+        if equals and name not in names and _is_file(rest):
+            raise ConfigError(f"prompt: expected one of {list(names)} before '=', found {name!r}")
+        key, text = (name, rest) if equals and name in names else ("", text)
+        if key in found:
+            raise ConfigError(f"prompt: expected one for {key or 'all models'}, found two")
+        found[key] = read_prompt(text)
+    return {name: found.get(name, found.get("", ())) for name in names if {name, ""} & found.keys()}
+
+
+def _is_file(text: str) -> bool:
+    return len(text) < _LONGEST_PATH and "\n" not in text and Path(text).is_file()
 
 
 def _is_message(entry: object) -> bool:

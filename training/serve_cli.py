@@ -39,9 +39,20 @@ def serve(
     max_new_tokens: Annotated[
         int | None, typer.Option(help="Longest attempt; default: as in training.")
     ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="[NAME=]FILE or TEXT: what models are asked with, {question} in it or after it; "
+            "default: as recorded. Repeatable."
+        ),
+    ] = None,
+    attempt_deadline: Annotated[
+        float, typer.Option(help="Minutes that one attempt by a server may take.")
+    ] = 1.0,
     upstream_n: Annotated[
-        bool, typer.Option(help="Ask servers for several choices in one request.")
-    ] = False,
+        bool,
+        typer.Option(help="Ask servers for several choices in one request, where they make them."),
+    ] = True,
     upstream_stream: Annotated[
         bool, typer.Option(help="Stream from servers: cancelled tokens are counted.")
     ] = False,
@@ -117,7 +128,9 @@ def serve(
                 streams=upstream_stream,
                 body=_json_object("upstream-body", upstream_body),
                 reviser=reviser,
+                attempt_deadline_s=60 * attempt_deadline,
             ),
+            prompts=tuple(prompt or ()),
             max_new_tokens=max_new_tokens,
             equivalence=equivalence,
             whole_texts=whole_texts,

@@ -35,6 +35,7 @@ from training.difficulty import fit_difficulty, success_rates
 from training.lineage import controller_artifact, traces_artifact
 from training.play import log_odds, play, play_checkpoint
 from training.ppo import PPO
+from training.prompt_lengths import with_prompt_lengths
 from training.settings import flat
 from training.state import has_state
 from training.tracking import Tracker
@@ -293,7 +294,7 @@ class ControllerTraining:
         return Checkpoint(
             policy=self.ppo.policy,
             config=prepared.process,
-            models=prepared.models,
+            models=with_prompt_lengths(self.traces, prepared.models),
             price_range=(prepared.prices.low, prepared.prices.high),
             difficulty=prepared.difficulty,
             model_paths=_model_paths(self.traces, prepared.models, self.out),

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from openai import AsyncOpenAI, AsyncStream
+from openai import APIConnectionError, AsyncOpenAI, AsyncStream
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from opentelemetry import trace
 
@@ -41,10 +41,10 @@ from controller.backends.resilience import (
     pause_s,
 )
 from controller.backends.startup import LONG, SHORT, differences, probe
-from controller.backends.wire import REJECTED, http_client, upstream_error
+from controller.backends.wire import REJECTED, http_client, unsent, upstream_error
 from controller.cost import Usage
 from controller.prompts import Message, messages
-from controller.types import Attempt, ModelSpec, Question
+from controller.types import CUT, Attempt, ModelSpec, Question
 
 _tracer = trace.get_tracer("allot")
 
@@ -169,9 +169,21 @@ class OpenAIBackend:
         """A request to the server that is not part of OpenAI's interface."""
         root = self.endpoint.base_url.rstrip("/").removesuffix("/v1")
         try:
-            return await self._client.post(root + path, cast_to=object, body=dict(body))
+            return await self._post(root + path, cast_to=object, body=dict(body))
         except Exception as error:  # the client raises what the server's bytes provoke
             raise upstream_error(error) from None
+
+    async def _post(self, path: str, **options: Any) -> Any:
+        """What `chat.completions.create` calls once it has gone through all arguments.
+
+        Which takes longer than everything of ours together.
+        """
+        try:
+            return await self._client.post(path, **options)
+        except APIConnectionError as error:
+            if not unsent(error):
+                raise
+            return await self._client.post(path, **options)
 
     def _chat(self, request: Request) -> list[Message]:
         return messages(request, self.endpoint.prompt)
@@ -282,13 +294,16 @@ class OpenAIBackend:
         revised = request.action is ActionKind.REVISE
         return (self.endpoint.reviser if revised else None) or self.endpoint.model
 
+    def _longest(self, question: Question) -> int:
+        most = self.endpoint.max_new_tokens
+        return min(question.max_new_tokens or most, most)
+
     def _body(self, request: Request, n: int) -> dict[str, Any]:
-        longest = request.question.max_new_tokens or self.endpoint.max_new_tokens
         body: dict[str, Any] = {
             **self.endpoint.body,
             "model": self._model(request),
             "messages": self._chat(request),
-            "max_tokens": min(longest, self.endpoint.max_new_tokens),
+            "max_tokens": self._longest(request.question),
         }
         if self.endpoint.wants_logprobs:
             body["logprobs"] = True
@@ -304,12 +319,10 @@ class OpenAIBackend:
         """One request to the server."""
         body = self._body(request, n)
         try:
-            # `post` is what `chat.completions.create` calls once it has gone through all
-            # arguments, which takes longer than everything of ours together.
             if not self.endpoint.streams or n > 1:
-                response: object = await self._client.post(_PATH, cast_to=ChatCompletion, body=body)
+                response = await self._post(_PATH, cast_to=ChatCompletion, body=body)
                 return read_completion(response, reader.model)
-            async with await self._client.post(
+            async with await self._post(
                 _PATH,
                 cast_to=ChatCompletion,
                 body={**body, "stream": True, "stream_options": {"include_usage": True}},
@@ -336,6 +349,9 @@ class OpenAIBackend:
         elif request.action is not ActionKind.REVISE:
             self.lengths.learn(request.question, prompt)
         tokens = written.tokens if written.tokens is not None else fit.tokens(text)
+        if len(answered.written) > 1:
+            longest = self._longest(request.question)
+            tokens = longest if written.finish_reason == CUT else min(tokens, longest)
         found = prompt if cached else min(answered.cached_tokens, prompt)
         usage = Usage(
             prefill_tokens=prompt - found,

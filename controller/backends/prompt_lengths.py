@@ -27,8 +27,8 @@ Post = Callable[[str, Mapping[str, Any]], Awaitable[Any]]
 GUESS: Line = (8.0, 0.25)
 """English in a short template: no knowledge."""
 
-FAR = 0.25
-"""Share of the true length that nine estimates in ten are within."""
+FAR = 0.2
+"""Share of the true length by which estimates may be off, a few in a hundred apart."""
 
 _ENOUGH, _FEW, _WINDOW, _MOST_PAIRS = 8, 3, 64, 256
 _STEEPEST = 4.0
@@ -58,7 +58,7 @@ def fit_prompt_length(counted: Sequence[Counted]) -> Line | None:
     if len(pairs) < _ENOUGH or pairs[0, 0] == pairs[-1, 0]:
         return None
     line = _line(pairs)
-    return line if _off(line, pairs) <= FAR else None
+    return line if _off(line, pairs, 0.95) <= FAR else None
 
 
 def _pairs(counted: Sequence[Counted]) -> NDArray[np.float64]:
@@ -81,10 +81,10 @@ def _line(pairs: NDArray[np.float64]) -> Line:
     return float(np.median(tokens - slope * long)), slope
 
 
-def _off(line: Line, pairs: NDArray[np.float64]) -> float:
+def _off(line: Line, pairs: NDArray[np.float64], share: float) -> float:
     long, tokens = pairs.T
     off = np.abs(line[0] + line[1] * long - tokens) / np.maximum(tokens, 1)
-    return float(np.quantile(off, 0.9))
+    return float(np.quantile(off, share))
 
 
 class RunningFit:
@@ -101,10 +101,11 @@ class RunningFit:
         """`known` tells that the line is more than a guess."""
         if prior is not None:
             self.start(prior)
+            self.known = True
 
     def start(self, line: Line) -> None:
-        """Begin with a line."""
-        self.line, self.known = line, True
+        """Begin with a line that is not yet known to be right."""
+        self.line = line
         lengths = [25 * 2**k for k in range(_ENOUGH)]
         self._start = [(n, max(1, round(line[0] + line[1] * n))) for n in lengths]
 
@@ -129,9 +130,12 @@ class RunningFit:
         self._counted.append((characters, tokens))
         pairs = _pairs([*self._start, *self._counted])
         if len(pairs) >= _ENOUGH and pairs[0, 0] != pairs[-1, 0]:
-            self.line = _line(pairs)
-            seen = _pairs(self._counted) if len(self._counted) >= _FEW else pairs
-            self.known = _off(self.line, seen) <= FAR
+            self.line, seen = _line(pairs), _pairs(self._counted)
+            # Trust takes nearly all of many prompts, doubt half of a few: outliers must do neither.
+            if len(seen) >= _ENOUGH and _off(self.line, seen, 0.9) <= FAR:
+                self.known = True
+            elif len(seen) >= _FEW and _off(self.line, seen, 0.5) > FAR:
+                self.known = False
 
 
 class PromptLengths:

@@ -82,6 +82,14 @@ def upstream_error(error: Exception, wasted: Usage | None = None) -> UpstreamErr
     return UpstreamError(kind, retryable=kind not in _GENERATED, wasted=wasted)
 
 
+def unsent(error: Exception) -> bool:
+    """Whether a request was never sent, as the server had closed a connection that was kept.
+
+    llama.cpp does so after each stream.
+    """
+    return any(isinstance(cause, aiohttp.ClientConnectionResetError) for cause in _chain(error))
+
+
 def _status_error(error: openai.APIStatusError, wasted: Usage | None) -> UpstreamError:
     status = error.status_code
     pause = retry_after_s(error.response.headers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from controller.backends.openai import OpenAIBackend
 from controller.checkpoint import Checkpoint, load_checkpoint
 from controller.deciders import PolicyDecider
 from controller.errors import AllotError, ConfigError
+from controller.prompts import Message, read_prompts
 from controller.server.app import Service
 from controller.server.arms import Arm, Arms, deployed_process
 from controller.server.config import ServeConfig
@@ -142,8 +143,11 @@ def build_backend(config: ServeConfig, checkpoint: Checkpoint, metrics: Metrics)
             f"for {[m.name for m in checkpoint.models]}, found {list(models)}"
         )
     extract = whole_text if config.whole_texts else stated_answer
+    names = [source.partition("#")[2] or trained.name
+             for source, trained in zip(models, checkpoint.models, strict=True)]  # fmt: skip
+    prompts = read_prompts(config.prompts, names)
     rungs = [
-        _endpoint(source, rung, config, checkpoint, metrics, extract)
+        _endpoint(source, rung, config, checkpoint, metrics, extract, prompts.get(names[rung]))
         if source.startswith(("http://", "https://"))
         else _local(source, rung, config, checkpoint, extract)
         for rung, source in enumerate(models)
@@ -175,11 +179,15 @@ def _endpoint(
     checkpoint: Checkpoint,
     metrics: Metrics,
     extract: Extract,
+    prompt: tuple[Message, ...] | None,
 ) -> AsyncBackend:
     url, _, name = source.partition("#")
     trained: ModelSpec = checkpoint.models[rung]
     adapted = any(adapter.name == "reviser" for adapter in trained.adapters)
     upstream = config.upstream
+    same_prompt = prompt in (None, trained.prompt)
+    if not same_prompt:
+        service_log.warning("other_prompt", extra={"fields": {"model": name or trained.name}})
     return OpenAIBackend(
         Endpoint(
             base_url=url,
@@ -193,13 +201,39 @@ def _endpoint(
             asks_n=upstream.asks_n,
             streams=upstream.streams,
             body={**_decoding(trained), **upstream.body},
-            read_timeout_s=upstream.read_timeout_s,
+            wants_logprobs=checkpoint.config.reads_logprobs,
+            prompt=trained.prompt if prompt is None else prompt,
+            prompt_length=trained.prompt_length if same_prompt else None,
+            tokenize=_tokenizer(checkpoint, rung),
+            trained_as=trained.name,
+            attempt_deadline_s=upstream.attempt_deadline_s,
             max_retries=upstream.max_retries,
             max_connections=4 * config.limits.max_in_flight,
         ),
         extract=extract,
         observe=metrics.tried,
     )
+
+
+def _tokenizer(checkpoint: Checkpoint, rung: int) -> Callable[[Sequence[Message]], int] | None:
+    """Counts chats by the tokenizer of the model that the checkpoint names, if it lies here."""
+    paths = checkpoint.model_paths
+    directory = (checkpoint.path or Path()) / paths[rung] if paths else Path()
+    if not (directory / "tokenizer_config.json").exists():
+        return None
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(directory.resolve(), local_files_only=True)
+    if not tokenizer.chat_template:
+        return None
+
+    def count(chat: Sequence[Message]) -> int:
+        ids = tokenizer.apply_chat_template(
+            list(chat), add_generation_prompt=True, return_dict=False
+        )
+        return len(ids)
+
+    return count
 
 
 def _local(

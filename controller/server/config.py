@@ -20,20 +20,20 @@ class Upstream:
     """How models behind servers are asked; see `controller.backends.openai.Endpoint`.
 
     Attributes:
-        asks_n: several choices in one request.
+        asks_n: several choices in one request, of servers that make several.
         streams: stream from them.
         body: further fields of each request; a temperature, as the traces were recorded at, is
             in it unless this says otherwise.
         reviser: name of the model that REVISE asks on the small model's server.
-        read_timeout_s: between two bytes.
-        max_retries: further tries per attempt.
+        attempt_deadline_s: for one attempt.
+        max_retries: further requests per attempt where nothing was generated.
     """
 
-    asks_n: bool = False
+    asks_n: bool = True
     streams: bool = False
     body: Mapping[str, Any] = field(default_factory=dict)
     reviser: str | None = None
-    read_timeout_s: float = 60.0
+    attempt_deadline_s: float = 60.0
     max_retries: int = 3
 
 
@@ -83,6 +83,8 @@ class ServeConfig:
             whose askers say nothing.
         limits: what callers may spend.
         upstream: how servers are asked.
+        prompts: what models are asked with, `[NAME=]FILE|TEXT` each; the checkpoint's where
+            nothing is said.
         max_new_tokens: longest attempt; None for what the controller was trained with.
         equivalence: `exact`, `numeric`, or URL#MODEL of a server of embeddings.
         whole_texts: whether the whole text of an attempt is its answer, for open questions.
@@ -107,6 +109,7 @@ class ServeConfig:
     mean_cost: float | None = None
     limits: Limits = field(default_factory=Limits)
     upstream: Upstream = field(default_factory=Upstream)
+    prompts: tuple[str, ...] = ()
     max_new_tokens: int | None = None
     equivalence: str = "exact"
     whole_texts: bool = False

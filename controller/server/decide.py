@@ -61,12 +61,14 @@ def decide(request: DecideRequest, terms: Terms, arm: Arm) -> dict[str, Any]:
         scores = [a.verifier_score for a in batch if a.verifier_score is not None]
         if config.verifies and scores:
             core.verified(scores)
-    choice = arm.new_decider(lambda feature: None).choose(core, core.mask())
+    strayed: list[str] = []
+    choice = arm.new_decider(strayed.append).choose(core, core.mask())
     allowed = zip(config.actions.names, core.mask()[0].tolist(), strict=True)
     return {
         "object": "decision",
         **choice_json(choice, explain=terms.explain),
         "allowed": [name for name, legal in allowed if legal],
+        "guarded": strayed[0] if strayed else None,
         "price": core.price,
         "arm": arm.name,
         "policy": arm.digest,
@@ -104,6 +106,7 @@ def _attempt(given: AttemptIn, index: int, models: tuple[ModelSpec, ...]) -> Att
         answer=normalize_answer(given.answer) if given.answer is not None else read,
         prompt_tokens=given.prompt_tokens,
         completion_tokens=given.completion_tokens,
+        finish_reason=given.finish_reason,
         mean_logprob=given.mean_logprob,
         min_logprob=given.min_logprob,
         verifier_score=given.verifier_score,

@@ -179,6 +179,7 @@ FAULTS = {
     "reset before the first token": (reset_early, {"streams": True}, "truncated_stream"),
 }  # fmt: skip
 
+STALLS = {"streams": True, "idle_timeout_s": 0.1, "attempt_deadline_s": 5}
 BEGUN = {
     "attempt deadline": (hang, {}, "attempt_deadline"),
     "truncated JSON": (cut_json, {}, "bad_json"),
@@ -186,7 +187,7 @@ BEGUN = {
     "huge body": (huge, {"max_response_bytes": 2**20}, "too_large"),
     "wrong model that wrote": (completion(model="tiny"), {}, "wrong_model"),
     "slow stream": (slow_stream, {"streams": True}, "attempt_deadline"),
-    "stalled stream": (stalled_stream, {"streams": True, "idle_timeout_s": 0.1}, "stalled"),
+    "stalled stream": (stalled_stream, STALLS, "stalled"),
     "truncated SSE": (cut_stream, {"streams": True}, "truncated_stream"),
     "garbled SSE": (garbled_stream, {"streams": True}, "bad_json"),
     "reset mid-stream": (reset_midway, {"streams": True}, "truncated_stream"),
@@ -577,7 +578,7 @@ def test_a_start_tells_what_differs_from_training(server):
     said, backend = warnings()
     assert said == ""
     assert server.requests[0].body["max_tokens"] == 1
-    assert backend.lengths.fit.known
+    assert not backend.lengths.fit.known, "until attempts bear it out"
     assert backend.lengths.fit.estimate(340) == pytest.approx(115, abs=2)
 
 
