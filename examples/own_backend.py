@@ -13,7 +13,8 @@ from controller.backends.identity import blank_attempt, stream_name
 from controller.loop import Controller
 from controller.types import ModelSpec, Question
 from envs.grader import KindGrader
-from training.record import LocalRecorder, RecordConfig, Recording
+from training.record import RecordConfig, Recording
+from training.recorders import LocalRecorder
 from training.train_command import train
 
 

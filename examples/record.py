@@ -14,7 +14,8 @@ from controller.backends.transformers import TransformersBackend, load_model
 from controller.types import Question
 from envs.grader import KindGrader
 from envs.traces import TraceSet
-from training.record import LocalRecorder, RecordConfig, Recording
+from training.record import RecordConfig, Recording
+from training.recorders import LocalRecorder
 from training.threads import limit_threads
 
 MODELS = Path(__file__).parent.parent / "checkpoints"

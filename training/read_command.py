@@ -14,7 +14,7 @@ from rich.table import Table
 
 from controller.answers import KINDS, AnswerKind, is_right, load_kind, unread_warning
 from controller.errors import ConfigError
-from training.bench_cli import Json
+from training.options import Json
 
 _SHOWN = 60
 
