@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,16 +14,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from controller.backends.base import TEMPERATURE
+from controller.answers import load_kind
 from controller.errors import AllotError, ConfigError
-from controller.prompts import REVISER, VERIFIER
-from training.bench_cli import CONTROLLER, MODELS, TRACES, Json, bench_app
-from training.cluster import Cluster
+from training.options import Json, Ray, Seed, WorkerCpus, cluster_of, numbers
+from training.read_command import read
+from training.record_command import record
 from training.segments.cli import CONTROLLER as SEGMENT_CONTROLLER
 from training.segments.cli import app as segments_app
 from training.serve_cli import key, named_models, serve
 from training.settings import WandbMode
-from training.tables import command_line, lead_table, print_result, print_rows
+from training.tables import command_line, lead_table, print_rows
 from training.train_command import dashed, train
 from training.view import progress_bar
 
@@ -31,63 +32,26 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-models_app = typer.Typer(help="The bundled language models.", no_args_is_help=True)
+models_app = typer.Typer(help="The recorded language models.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
-app.add_typer(bench_app, name="bench")
 app.add_typer(segments_app, name="segments")
 app.command("train", context_settings={"token_normalize_func": dashed})(train)
+app.command()(record)
 app.command()(serve)
 app.command()(key)
+app.command()(read)
 console = Console()
+
+TRACES = Path("checkpoints/traces")
+CONTROLLER = Path("checkpoints/controller")
 
 _INTERRUPTED = 130
 """Exit code that typer makes of a KeyboardInterrupt."""
 
-Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
 Ladder = Annotated[
     str, typer.Option(help="Models by name, the small one first, separated by commas.")
 ]
-Ray = Annotated[
-    str | None,
-    typer.Option(
-        metavar="ADDRESS",
-        help="Work on a Ray cluster: HOST:PORT, auto for this machine's, local to start one.",
-    ),
-]
-Workers = Annotated[
-    int | None, typer.Option(help="On the cluster; default: as many as there is room for.")
-]
-WorkerCpus = Annotated[float, typer.Option(help="CPUs of each worker.")]
-WorkerGpus = Annotated[float, typer.Option(help="GPUs of each worker; 0.5 lets two share one.")]
 Wandb = Annotated[WandbMode, typer.Option(help="W&B: auto, online, offline or disabled.")]
-
-
-@models_app.command("train")
-def train_model(
-    name: Annotated[str, typer.Argument(help="small, large, reviser or verifier")],
-    out: Annotated[Path | None, typer.Option(help="Default: checkpoints/NAME.")] = None,
-    compiled: Annotated[
-        bool, typer.Option(help="torch.compile in bfloat16; needs a C++ compiler.")
-    ] = False,
-) -> None:
-    """Train a bundled language model or adapter; run again to resume."""
-    from training.adapters import train_adapter
-    from training.language_models import CONFIGS, LanguageModelTraining
-    from training.threads import limit_threads
-
-    if name in (REVISER, VERIFIER):
-        limit_threads()
-        with progress_bar(f"training {name}", 1.0) as update:
-            result = train_adapter(name, MODELS, out or MODELS / name, update)
-        print_result(result, as_json=False)
-        return
-    if name not in CONFIGS:
-        raise ConfigError(f"model: expected one of {[*CONFIGS, REVISER, VERIFIER]}, found {name!r}")
-    config = CONFIGS[name]
-    with progress_bar(f"training {name}", config.train_tokens) as update:
-        LanguageModelTraining(config, out or MODELS / name, compiled=compiled).run(
-            lambda tokens, loss: update(tokens, f"{name}, loss {loss:.3f}")
-        )
 
 
 @models_app.command("evaluate")
@@ -106,116 +70,6 @@ def evaluate_models(
         return
     for kind, rows in table.items():
         print_rows(kind, rows)
-
-
-@app.command()
-def record(
-    out: Annotated[Path, typer.Option(help="Directory of the trace set.")],
-    small: Annotated[
-        str, typer.Option(help="Directory, hub id, or URL#MODEL of a server.")
-    ] = "checkpoints/small",
-    large: Annotated[str, typer.Option(help="The same.")] = "checkpoints/large",
-    questions: Annotated[
-        Path | None,
-        typer.Option(
-            help="JSONL or parquet with question and reference (and question_id, dataset, level, "
-            "split); default: the bundled tasks."
-        ),
-    ] = None,
-    train_scale: Annotated[
-        int, typer.Option(min=1, help="So many times the train questions of the bundled set.")
-    ] = 1,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="At most so many questions per split, spread evenly.")
-    ] = None,
-    samples: Annotated[int, typer.Option(help="Small attempts per question.")] = 16,
-    escalations: Annotated[int, typer.Option(help="Large attempts per question.")] = 2,
-    reviser: Annotated[Path | None, typer.Option(help="Adapter of the small model.")] = None,
-    verifier: Annotated[Path | None, typer.Option(help="Adapter of the small model.")] = None,
-    revised_samples: Annotated[
-        int, typer.Option(help="Samples that are revised, each up to four times in a row.")
-    ] = 0,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest attempt.")] = 192,
-    temperature: Annotated[
-        float, typer.Option(min=0, help="Of the sampling; 0 takes the likeliest tokens.")
-    ] = TEMPERATURE,
-    segment_controller: Annotated[
-        Path | None, typer.Option(help="Samples are written under it, segment by segment.")
-    ] = None,
-    segment_price: Annotated[float, typer.Option(help="Price that it is told.")] = 1e-3,
-    shard_questions: Annotated[
-        int, typer.Option(help="Questions recorded together; what a kill can cost.")
-    ] = 128,
-    parameters: Annotated[
-        list[str] | None, typer.Option(help="MODEL=COUNT of models on servers; repeatable.")
-    ] = None,
-    concurrency: Annotated[
-        int, typer.Option(help="Requests to servers at the same time, of each worker.")
-    ] = 64,
-    device_map: Annotated[
-        str | None, typer.Option(help="auto spreads the models' layers over all GPUs.")
-    ] = None,
-    dtype: Annotated[
-        str, typer.Option(help="Of weights: auto as stored, bfloat16, float32.")
-    ] = "auto",
-    compiled: Annotated[
-        bool, typer.Option(help="torch.compile; needs a C++ compiler, and a while.")
-    ] = False,
-    ray: Ray = None,
-    workers: Workers = None,
-    worker_cpus: WorkerCpus = 1.0,
-    worker_gpus: WorkerGpus = 0.0,
-    seed: Seed = 0,
-) -> None:
-    """Record attempts of a model pair as a trace set; run again to resume."""
-    from envs.question_files import bundled_questions, read_questions
-    from training.record import RecordConfig
-    from training.record_models import record_models
-    from training.sources import find_source
-
-    if questions and train_scale > 1:
-        raise ConfigError(
-            f"train_scale: expected 1 with a file of questions, found {train_scale}; only bundled "
-            "tasks can be drawn anew"
-        )
-    by_split = read_questions(questions) if questions else bundled_questions(train_scale)
-    if limit is not None:
-        by_split = {
-            split: members[:: max(1, len(members) // limit)][:limit]
-            for split, members in by_split.items()
-        }
-    total = sum(len(members) for members in by_split.values())
-    with progress_bar("recording", total) as update:
-        record_models(
-            by_split,
-            find_source(
-                (small, large),
-                adapters={
-                    name: path
-                    for name, path in ((REVISER, reviser), (VERIFIER, verifier))
-                    if path is not None
-                },
-                parameters=_numbers("parameters", parameters or []),
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                seed=seed,
-                concurrency=concurrency,
-                device_map=device_map or ("auto" if ray and worker_gpus else None),
-                dtype=dtype,
-                compiled=compiled,
-                inside=(segment_controller, segment_price) if segment_controller else None,
-            ),
-            out,
-            RecordConfig(
-                samples=samples,
-                escalations=escalations,
-                revised_samples=revised_samples,
-                shard_questions=shard_questions,
-            ),
-            cluster=_cluster(ray, workers, worker_cpus, worker_gpus),
-            progress=update,
-        )
-    console.print(f"{out}: {total} questions")
 
 
 @app.command()
@@ -254,14 +108,24 @@ def import_(
         Path | None,
         typer.Option(help="For logs of allot serve: reference by question_id or question."),
     ] = None,
+    answers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND",
+            help="Of answers, see docs/answers.md; default: auto, and what a harness has read.",
+        ),
+    ] = None,
 ) -> None:
     """Make a trace set from generations that were recorded elsewhere."""
     from envs.importing import import_attempts
     from envs.served import read_references
 
-    sizes = _numbers("parameters", parameters or [])
+    sizes = numbers("parameters", parameters or [])
     known = read_references(references) if references else {}
-    for missing in import_attempts(files, out, small=small, parameters=sizes, references=known):
+    kind = None if answers is None else load_kind(answers).name
+    for missing in import_attempts(
+        files, out, small=small, parameters=sizes, references=known, answers=kind
+    ):
         console.print(f"missing {missing}", highlight=False)
     console.print(f"{out}: ready for allot train --traces {out}", highlight=False)
 
@@ -282,9 +146,6 @@ def evaluate(
     ] = None,
     num_prices: Annotated[int, typer.Option(help="Evenly spaced on a log scale.")] = 12,
     repeats: Annotated[int, typer.Option(help="Episodes per question and price.")] = 8,
-    ask: Annotated[
-        str | None, typer.Option(help="Chat model that is asked what to do, as one more rule.")
-    ] = None,
     results: Annotated[
         Path | None, typer.Option(help="Markdown file to write the results to.")
     ] = None,
@@ -319,10 +180,9 @@ def evaluate(
         checkpoints,
         TraceTable.build(trace_set, ["train", "validation"], names),
         test.table,
-        asked=ask,
         num_prices=num_prices,
         repeats=repeats,
-        cluster=_cluster(ray, cpus=worker_cpus),
+        cluster=cluster_of(ray, cpus=worker_cpus),
     )
     summary = summarise(comparison)
     out = out or controllers[0]
@@ -357,48 +217,6 @@ def evaluate(
         print(json.dumps(summary, indent=1))
     else:
         _print_summary(summary, out)
-
-
-@app.command()
-def ablate(
-    controller: Annotated[Path, typer.Argument(help="Checkpoint to compare with.")] = CONTROLLER,
-    traces: Annotated[Path, typer.Option(help="Trace set that it was trained on.")] = TRACES,
-    out: Annotated[Path, typer.Option(help="Directory for the runs.")] = Path("runs/ablation"),
-    steps: Annotated[int | None, typer.Option(help="Environment steps per training.")] = None,
-    specialists: Annotated[int, typer.Option(help="Trained for one price each.")] = 4,
-    repeats: Annotated[int, typer.Option(help="Episodes per question and price.")] = 8,
-    results: Annotated[
-        Path | None, typer.Option(help="Markdown file to write the results to.")
-    ] = None,
-    ray: Ray = None,
-    worker_cpus: WorkerCpus = 1.0,
-    as_json: Json = False,
-) -> None:
-    """Train without each signal, and for single prices; run again to resume."""
-    from envs.traces import TraceSet, write_atomically
-    from training.ablation import ablate as run
-    from training.ablation import ablation_markdown
-    from training.config import PPOConfig, TrainConfig
-    from training.threads import limit_threads
-
-    limit_threads()
-    ppo = PPOConfig() if steps is None else PPOConfig(total_steps=steps)
-    config = TrainConfig(ppo=ppo)
-    with progress_bar("training", 1.0) as update:
-        tables = run(
-            controller,
-            TraceSet.read(traces),
-            config,
-            out,
-            num_specialists=specialists,
-            repeats=repeats,
-            cluster=_cluster(ray, cpus=worker_cpus),
-            progress=update,
-        )
-    text = ablation_markdown(tables, command_line())
-    if results is not None:
-        write_atomically(results, lambda path: path.write_text(text))
-    print(json.dumps(tables, indent=1) if as_json else text)
 
 
 @app.command()
@@ -540,25 +358,6 @@ def answer(
             print_outcome(console, question, outcome)
 
 
-def _cluster(
-    ray: str | None, workers: int | None = None, cpus: float = 1.0, gpus: float = 0.0
-) -> Cluster | None:
-    if ray is None:
-        return None
-    return Cluster(address=ray, workers=workers, cpus=cpus, gpus=gpus)
-
-
-def _numbers(option: str, entries: list[str]) -> dict[str, float]:
-    numbers = {}
-    for entry in entries:
-        name, _, number = entry.rpartition("=")
-        try:
-            numbers[name] = float(number)
-        except ValueError:
-            raise ConfigError(f"{option}: expected MODEL=NUMBER, found {entry!r}") from None
-    return numbers
-
-
 def _print_summary(summary: dict[str, Any], out: Path) -> None:
     from training.runs import print_seeds
     from training.summary import behind
@@ -581,11 +380,15 @@ def _print_summary(summary: dict[str, Any], out: Path) -> None:
     console.print(f"pictures: {', '.join(str(out / f'{n}.png') for n in PICTURES)}")
 
 
-def main() -> None:
-    """Entry point: errors that allot raises on purpose become one line and exit code 2."""
+def main(program: Callable[[], object] = app) -> None:
+    """Entry point: errors that allot raises on purpose become one line and exit code 2.
+
+    Args:
+        program: command line that runs.
+    """
     warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
     try:
-        app()
+        program()
     except AllotError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from controller.answers import stated_answer
+from controller.answers import answer_kind
 from controller.backends.asynchronous import AsyncBackend, Ladder
 from controller.backends.places import ModelPlace
 from controller.errors import ConfigError
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "ALLOT_UPSTREAM_KEY_{rung}"
 
-Extract = Callable[[str], str | None]
 OtherWeights = Callable[["ModelSpec", str, str], None]
 """Told what a controller was trained with, where another model was loaded from, its digest."""
 
@@ -63,7 +62,6 @@ class LadderBuilder:
         prompts: what models behind servers are asked with, see `read_prompts`; the checkpoint's
             where nothing is said.
         max_new_tokens: longest attempt; None for what the controller was trained with.
-        extract: from an attempt's text to its answer, None if there is none.
         observe: told the outcome of each request to a server.
     """
 
@@ -73,7 +71,6 @@ class LadderBuilder:
     upstream: Upstream = field(default_factory=Upstream)
     prompts: Sequence[str] = ()
     max_new_tokens: int | None = None
-    extract: Extract = stated_answer
     observe: Callable[[str, str, float], None] = lambda *_: None
 
     def build(self, places: Sequence[ModelPlace]) -> Ladder:
@@ -142,7 +139,9 @@ class LadderBuilder:
             max_retries=upstream.max_retries,
             max_connections=upstream.max_connections,
         )
-        return OpenAIBackend(endpoint, extract=self.extract, observe=self.observe)
+        return OpenAIBackend(
+            endpoint, answers=answer_kind(self.checkpoint.answers), observe=self.observe
+        )
 
     def _loaded(self, place: ModelPlace, rung: int) -> AsyncBackend:
         from controller.backends.adapters import load_adapters
@@ -162,7 +161,7 @@ class LadderBuilder:
             [loaded],
             temperature=recorded_temperature(self.checkpoint.models),
             max_new_tokens=self._longest(rung),
-            extract=self.extract,
+            answers=answer_kind(self.checkpoint.answers),
         )
         return ThreadedBackend(
             self.checkpoint.segmented(backend) if rung == 0 else backend,

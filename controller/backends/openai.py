@@ -20,7 +20,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from opentelemetry import trace
 
 from controller.actions import ActionKind
-from controller.answers import stated_answer
+from controller.answers import UNSTATED, AnswerKind, answer_kind, reading_of
 from controller.backends.asynchronous import no_verifier
 from controller.backends.base import PromptState, Request, Verdict
 from controller.backends.completions import (
@@ -63,7 +63,7 @@ class OpenAIBackend:
 
     Args:
         endpoint: where it is.
-        extract: from an attempt's text to its answer, None if there is none.
+        answers: how answers are read where a question does not say; None for `auto`.
         breaker: opens when the server fails again and again.
         retries: budget of retries.
         observe: told of each try.
@@ -74,13 +74,14 @@ class OpenAIBackend:
         self,
         endpoint: Endpoint,
         *,
-        extract: Callable[[str], str | None] = stated_answer,
+        answers: AnswerKind | None = None,
         breaker: CircuitBreaker | None = None,
         retries: RetryBudget | None = None,
         observe: Observer = lambda model, outcome, seconds: None,
         seed: int | None = None,
     ) -> None:
-        self.endpoint, self.extract, self.observe = endpoint, extract, observe
+        self.endpoint, self.observe = endpoint, observe
+        self.answers = answers or answer_kind(UNSTATED)
         self.breaker = breaker or CircuitBreaker()
         self.retries = retries or RetryBudget()
         self._rng = random.Random(seed)
@@ -358,9 +359,11 @@ class OpenAIBackend:
             serial_rounds=1,
             wall_s=0.0 if cached else answered.seconds,
         )
+        reading = reading_of(text, request.question.answers, self.answers)
         return replace(
             self._blank(request),
-            answer=self.extract(text),
+            answer=None if reading is None else reading.answer,
+            how=None if reading is None else reading.how,
             text=text,
             prompt_tokens=prompt,
             completion_tokens=tokens,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from controller.answers import stated_answer
+from controller.answers import AnswerKind, answer_kind
 from controller.backends.asynchronous import AsyncBackend
 from controller.backends.ladder import LadderBuilder, deployed_process, model_places
 from controller.checkpoint import Checkpoint, load_checkpoint
@@ -17,7 +17,7 @@ from controller.server.app import Service
 from controller.server.arms import Arm, Arms
 from controller.server.config import ServeConfig
 from controller.server.engine import Engine
-from controller.server.equivalence import Embedding, Equivalence, Exact, Numeric
+from controller.server.equivalence import ByKind, Embedding, Equivalence
 from controller.server.keys import Keys
 from controller.server.logs import episode_fields, episode_log, service_log
 from controller.server.metrics import Metrics
@@ -25,11 +25,6 @@ from controller.server.terms import Served
 from controller.types import ModelSpec
 
 EMBEDDING_KEY_VARIABLE = "ALLOT_EMBEDDING_KEY"
-
-
-def whole_text(text: str) -> str | None:
-    """The text itself as its answer, for questions that have no short one."""
-    return text.strip() or None
 
 
 def build_service(config: ServeConfig) -> Service:
@@ -41,18 +36,23 @@ def build_service(config: ServeConfig) -> Service:
         BackendError: a local model that cannot be loaded.
     """
     metrics = Metrics()
-    checkpoint = load_checkpoint(config.controller)
+    checkpoint = _load(config.controller, config)
     backend = build_backend(config, checkpoint, metrics)
     engine = Engine(
         build_arms(config, backend, metrics),
         backend,
         limits=config.limits,
-        equivalence=build_equivalence(config.equivalence),
+        equivalence=build_equivalence(answer_kind(checkpoint.answers), config.equivalence),
         on_served=partial(_served, metrics, config.log_texts),
         on_stray=lambda arm, feature: metrics.strays.labels(arm, feature).inc(),
     )
     keys = Keys.read(config.keys) if config.keys else Keys()
     return Service(engine, keys=keys, metrics=metrics)
+
+
+def _load(path: Path, config: ServeConfig) -> Checkpoint:
+    checkpoint = load_checkpoint(path)
+    return checkpoint if config.answers is None else replace(checkpoint, answers=config.answers)
 
 
 def _served(metrics: Metrics, texts: bool, served: Served) -> None:
@@ -67,7 +67,7 @@ def build_arms(config: ServeConfig, backend: AsyncBackend, metrics: Metrics) -> 
     named += [(v.name, v.path, v.share) for v in config.variants]
     arms = []
     for name, path, share in named:
-        checkpoint = load_checkpoint(path)
+        checkpoint = _load(path, config)
         if config.fallback is not None and checkpoint.support is None:
             service_log.warning("no_guard", extra={"fields": {"checkpoint": str(path)}})
         arms.append(
@@ -142,7 +142,6 @@ def build_backend(config: ServeConfig, checkpoint: Checkpoint, metrics: Metrics)
         upstream=replace(config.upstream, max_connections=4 * config.limits.max_in_flight),
         prompts=config.prompts,
         max_new_tokens=config.max_new_tokens,
-        extract=whole_text if config.whole_texts else stated_answer,
         observe=metrics.tried,
     )
     return builder.build(places)
@@ -153,17 +152,20 @@ def _other_weights(trained: ModelSpec, source: str, found: str) -> None:
     service_log.warning("other_weights", extra={"fields": fields})
 
 
-def build_equivalence(setting: str) -> Equivalence:
+def build_equivalence(kind: AnswerKind, setting: str | None = None) -> Equivalence:
     """When two answers are the same.
 
+    Args:
+        kind: of the answers.
+        setting: URL#MODEL of a server of embeddings; None for none.
+
     Raises:
-        ConfigError: neither exact nor numeric nor URL#MODEL.
+        ConfigError: not URL#MODEL.
     """
-    if setting == "exact":
-        return Exact()
-    if setting == "numeric":
-        return Numeric()
+    if setting is None:
+        return ByKind(kind)
     url, _, model = setting.partition("#")
     if not url.startswith(("http://", "https://")) or not model:
-        raise ConfigError(f"equivalence: expected exact, numeric or URL#MODEL, found {setting!r}")
-    return Embedding(url, model, api_key=os.environ.get(EMBEDDING_KEY_VARIABLE, "none"))
+        raise ConfigError(f"equivalence: expected URL#MODEL, found {setting!r}")
+    api_key = os.environ.get(EMBEDDING_KEY_VARIABLE, "none")
+    return Embedding(url, model, ByKind(kind), api_key=api_key)

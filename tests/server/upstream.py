@@ -145,11 +145,11 @@ class Upstream:
             work.cancel()
             gone.cancel()
 
-    def _run(self):
+    def _run(self, port):
         async def main():
             self._stop = asyncio.Event()
             self._loop = asyncio.get_running_loop()
-            server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+            server = await asyncio.start_server(self._serve, "127.0.0.1", port)
             self.port = server.sockets[0].getsockname()[1]
             self._ready.set()
             await self._stop.wait()
@@ -158,8 +158,9 @@ class Upstream:
         asyncio.run(main())
 
     @contextmanager
-    def running(self):
-        thread = threading.Thread(target=self._run, daemon=True)
+    def running(self, port=0):
+        self._ready.clear()
+        thread = threading.Thread(target=self._run, args=(port,), daemon=True)
         thread.start()
         self._ready.wait()
         try:

@@ -11,7 +11,7 @@ from controller.errors import CheckpointError, ConfigError
 from controller.segments.checkpoint import load_segment_checkpoint, save_segment_checkpoint
 from controller.segments.rules import AlwaysGoOn, FixedLength, RedoUnlikely, SegmentRulePolicy
 from controller.segments.types import SegmentAction
-from envs.grader import ExactGrader
+from envs.grader import KindGrader
 from envs.segments.recorded import read_trees
 from envs.segments.traces import SegmentTraces
 from training.config import PPOConfig
@@ -44,25 +44,28 @@ def test_a_killed_recording_goes_on_to_the_same_set(small_and_large, tmp_path):
     questions = {"train": new_questions(6, seed=9)}
     config = TreeConfig(attempts=1, draws=(2, 1), shard_questions=2, keep_text=True)
 
-    def record(name, stop_after=None):
+    def record(name, kill=False):
         class KilledError(Exception):
             pass
 
-        def progress(done):
-            if stop_after is not None and done >= stop_after:
-                raise KilledError
+        def watch(recording):
+            def see(rows):
+                if kill:
+                    raise KilledError
+
+            return see
 
         writer = SegmentWriter(small_and_large)
-        recorder = SegmentRecorder(writer, ExactGrader(), config)
+        recorder = SegmentRecorder(writer, KindGrader(), config)
         recording = SegmentRecording(questions, recorder, tmp_path / name, {})
         try:
-            recording.run(progress)
+            recording.run(watch)
         except KilledError:
             return None
         return SegmentTraces.read(tmp_path / name)
 
     whole = record("whole")
-    assert record("killed", stop_after=2) is None
+    assert record("killed", kill=True) is None
     with pytest.raises(Exception, match="expected segment traces"):
         SegmentTraces.read(tmp_path / "killed")
     resumed = record("killed")

@@ -8,10 +8,12 @@ from pathlib import Path
 from controller.backends.segments import SegmentWriter
 from controller.segments.types import Segmentation
 from controller.types import Question
-from envs.grader import ExactGrader
+from envs.grader import KindGrader
+from training.parts import Rows
+from training.record import Recording, Watch
 from training.segments.record import SegmentRecorder, SegmentRecording
 from training.segments.trees import TreeConfig
-from training.sources import LocalModels
+from training.sources import find_source
 
 
 def record_trees(
@@ -24,7 +26,7 @@ def record_trees(
     max_new_tokens: int,
     temperature: float,
     seed: int,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> None:
     """Record trees of local models.
 
@@ -39,11 +41,8 @@ def record_trees(
         seed: of the sampling.
         progress: called with the number of questions done.
     """
-    source = LocalModels(
-        paths=tuple(model_paths),
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        seed=seed,
+    source = find_source(
+        model_paths, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
     )
     backend = SegmentWriter(
         source.load(),
@@ -52,6 +51,18 @@ def record_trees(
         segmentation=segmentation,
         max_new_tokens=max_new_tokens,
     )
-    recorder = SegmentRecorder(backend, ExactGrader(), config)
+    recorder = SegmentRecorder(backend, KindGrader(), config)
     notes = source.notes(recorder.models, out)
-    SegmentRecording(questions, recorder, out, notes).run(progress)
+
+    def watch(recording: Recording) -> Watch:
+        done = len(recording.plan.questions) - len(recording.missing())
+        progress(done)
+
+        def see(rows: Mapping[str, Rows]) -> None:
+            nonlocal done
+            done += len(rows["questions"])
+            progress(done)
+
+        return see
+
+    SegmentRecording(questions, recorder, out, notes).run(watch)
