@@ -30,6 +30,9 @@ def bench_generate(
     samples: Annotated[int, typer.Option(min=1, help="Of each question.")] = 16,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest attempt.")] = 192,
     temperature: Annotated[float, typer.Option(min=0, help="Of the sampling.")] = 1.0,
+    question: Annotated[
+        str | None, typer.Option(help="Ask this, instead of bundled questions.")
+    ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="Measurements of each, in turns.")] = 3,
     dtype: Annotated[str, typer.Option(help="Of weights: auto, bfloat16, float32.")] = "auto",
     as_json: Json = False,
@@ -45,6 +48,7 @@ def bench_generate(
         temperature=temperature,
         num_repeats=repeats,
         dtype=dtype,
+        question=question,
     )
     print_result(found, as_json)
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from controller.backends.batches import batches_by_length, padded
-from controller.backends.local_model import DIGEST_LENGTH, LocalModel, Written
+from controller.backends.local_model import DIGEST_LENGTH, LocalModel, Written, quietly
 from controller.episodes import LEAST_LOGPROB
 from controller.errors import BackendError
 from controller.prompts import VERIFIER
@@ -179,10 +179,11 @@ def load_adapters(local: LocalModel, paths: Mapping[str, Path]) -> LocalModel:
     for name, path in paths.items():
         _check(local, name, path)
         try:
-            if specs:
-                model.load_adapter(str(path), adapter_name=name)
-            else:
-                model = PeftModel.from_pretrained(model, str(path), adapter_name=name)
+            with quietly():
+                if specs:
+                    model.load_adapter(str(path), adapter_name=name)
+                else:
+                    model = PeftModel.from_pretrained(model, str(path), adapter_name=name)
         except (OSError, ValueError, RuntimeError, TypeError) as error:
             raise BackendError(
                 f"adapter {path}: expected one that fits {local.name}; {error}"

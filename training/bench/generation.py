@@ -34,6 +34,7 @@ def run(
     max_rows: int = 256,
     num_repeats: int = 3,
     dtype: str = "auto",
+    question: str | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Decoded tokens per second of both, on the same questions, in turns.
@@ -50,6 +51,7 @@ def run(
         max_rows: attempts that the backend writes side by side.
         num_repeats: measurements of each, after one that is not counted.
         dtype: of the weights, as `load_model` takes it.
+        question: that is asked instead, as often.
         seed: of questions and attempts.
 
     Returns:
@@ -60,15 +62,18 @@ def run(
     Raises:
         BackendError: no such model, or an attempt failed.
     """
-    model = load_model(small_path, 0, dtype=dtype)
+    # The backend rearranges the weights of its model; `generate` has them as they were loaded.
+    model, plain = (load_model(small_path, 0, dtype=dtype) for _ in range(2))
     questions = draw_questions(num_questions, seed)
+    if question is not None:
+        questions = [Question(question_id=f"{i}", text=question) for i in range(num_questions)]
     settings = _Settings(num_samples, max_new_tokens, temperature, max_rows)
     _time_backend(model, questions[:1], settings, seed)
-    _time_generate(model, questions[:1], settings, seed)
+    _time_generate(plain, questions[:1], settings, seed)
     backend, generate = [], []
     for repeat in range(num_repeats):
         backend.append(_time_backend(model, questions, settings, seed + repeat))
-        generate.append(_time_generate(model, questions, settings, seed + repeat))
+        generate.append(_time_generate(plain, questions, settings, seed + repeat))
     report: dict[str, Any] = {
         "model": model.name,
         "parameters": model.parameters,
