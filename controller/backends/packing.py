@@ -36,13 +36,14 @@ class PackedLinear(nn.Linear):
 
 def pack_linears(model: nn.Module) -> None:
     """Pack the large linear layers of a model, those on a processor, in place."""
-    if not torch.backends.mkldnn.is_available():
+    if not torch._C._has_mkldnn:
         return
     for module in model.modules():
         if type(module) is nn.Linear and _gains(module.weight):
-            weight = module._parameters.pop("weight")
+            packed = torch.ops.mkldnn._reorder_linear_weight(module.weight.detach())
+            del module._parameters["weight"]
             module.__class__ = PackedLinear
-            module._packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
+            module._packed = packed
 
 
 def _gains(weight: torch.Tensor) -> bool:

@@ -43,7 +43,7 @@ def _invert(weights: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
         points = draws * cumulative[:, -1]  # (N,)
         found = torch.searchsorted(cumulative, points[:, None], right=True)[:, 0]
         return found.clamp_(max=num_tokens - 1)
-    blocks = pad(weights, (0, -num_tokens % BLOCK)).unflatten(-1, (-1, BLOCK))  # (N, K, B)
+    blocks = pad(weights, (0, -num_tokens % BLOCK)).view(len(weights), -1, BLOCK)  # (N, K, B)
     sums = blocks.sum(-1, dtype=torch.float64)  # (N, K)
     block = _invert(sums, draws)[:, None]  # (N, 1)
     ends, own = sums.cumsum(-1), sums.gather(-1, block)  # (N, K), (N, 1)
