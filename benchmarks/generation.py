@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import math
 import random
 import statistics
@@ -34,6 +36,7 @@ def run(
     max_rows: int = 256,
     num_repeats: int = 3,
     dtype: str = "auto",
+    question: str | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Decoded tokens per second of both, on the same questions, in turns.
@@ -50,6 +53,7 @@ def run(
         max_rows: attempts that the backend writes side by side.
         num_repeats: measurements of each, after one that is not counted.
         dtype: of the weights, as `load_model` takes it.
+        question: that is asked instead, as often.
         seed: of questions and attempts.
 
     Returns:
@@ -60,15 +64,18 @@ def run(
     Raises:
         BackendError: no such model, or an attempt failed.
     """
-    model = load_model(small_path, 0, dtype=dtype)
+    # The backend rearranges the weights of its model; `generate` has them as they were loaded.
+    model, plain = (load_model(small_path, 0, dtype=dtype) for _ in range(2))
     questions = draw_questions(num_questions, seed)
+    if question is not None:
+        questions = [Question(question_id=f"{i}", text=question) for i in range(num_questions)]
     settings = _Settings(num_samples, max_new_tokens, temperature, max_rows)
     _time_backend(model, questions[:1], settings, seed)
-    _time_generate(model, questions[:1], settings, seed)
+    _time_generate(plain, questions[:1], settings, seed)
     backend, generate = [], []
     for repeat in range(num_repeats):
         backend.append(_time_backend(model, questions, settings, seed + repeat))
-        generate.append(_time_generate(model, questions, settings, seed + repeat))
+        generate.append(_time_generate(plain, questions, settings, seed + repeat))
     report: dict[str, Any] = {
         "model": model.name,
         "parameters": model.parameters,
@@ -193,3 +200,32 @@ def _count_tokens(written: torch.Tensor, ends: torch.Tensor) -> int:
     """
     ended = torch.isin(written, ends).long()  # (B, M)
     return int((ended.cumsum(1) - ended == 0).sum())
+
+
+def main() -> None:
+    """Compare on any model: `python -m benchmarks.generation MODEL`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", help="directory, GGUF file or hub id")
+    parser.add_argument("--question", help="asked instead of bundled questions")
+    parser.add_argument("--num-questions", type=int, default=1)
+    parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--max-new-tokens", type=int, default=100)
+    parser.add_argument("--temperature", type=float, default=0.5)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--dtype", default="auto")
+    given = parser.parse_args()
+    found = run(
+        given.model,
+        given.num_questions,
+        given.samples,
+        max_new_tokens=given.max_new_tokens,
+        temperature=given.temperature,
+        num_repeats=given.repeats,
+        dtype=given.dtype,
+        question=given.question,
+    )
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -22,6 +22,7 @@ from transformers import DynamicCache, PreTrainedModel
 from controller.backends.adapters import forward
 from controller.backends.batches import batches_by_length, padded
 from controller.backends.jobs import NOT_FINITE, UNWANTED, Job, JobRows, Parked, Prompt
+from controller.backends.packing import pack_linears
 from controller.backends.rows import PromptCache, RowCache
 
 MODEL_ERRORS = (RuntimeError, ValueError, IndexError)
@@ -41,7 +42,8 @@ class Decoder:
     """Pre-fills prompts and writes attempts.
 
     Args:
-        model: a causal language model with plain key/value caches.
+        model: a causal language model with plain key/value caches; its large linear layers are
+            packed in place, unless it is compiled.
         end_tokens: ids that end an attempt.
         temperature: 0 takes the likeliest token each time.
         max_rows: attempts written side by side.
@@ -59,6 +61,8 @@ class Decoder:
     ) -> None:
         self.model, self.temperature, self.max_rows = model, temperature, max_rows
         self.keep_hidden = keep_hidden
+        if getattr(model, "_compiled_call_impl", None) is None:
+            pack_linears(model)
         self.end_tokens = torch.tensor(sorted(end_tokens), device=model.device)  # (E,)
         # Models that take any attention kernel take a finished mask, too; others (ALiBi) read
         # positions off the mask and need it as it is.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
@@ -166,7 +167,7 @@ def load_model(
     place = where if isinstance(where, ModelPlace) else ModelPlace.parse(where)
     if place.is_server:
         raise ConfigError(f"model: expected one that can be loaded, found the server {place.text}")
-    with _quietly():
+    with quietly():
         if place.kind is PlaceKind.GGUF:
             model, tokenizer, digest = _load_gguf(place, dtype, device_map)
         else:
@@ -249,13 +250,15 @@ def _check_room(source: str, model: PreTrainedModel) -> None:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """Without transformers' progress bars, and without notes that are not about errors."""
+def quietly() -> Iterator[None]:
+    """Without transformers' progress bars, and without notes for those who develop with it."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
         logging.set_verbosity(verbosity)
         if bars:

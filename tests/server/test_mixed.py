@@ -1,0 +1,83 @@
+"""A ladder of a model in this process and one behind `transformers serve`."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from controller.actions import ActionKind
+from controller.backends.base import Request
+from controller.backends.blocking import BlockingBackend
+from controller.checkpoint import load_checkpoint
+from controller.errors import CheckpointError, ConfigError
+from controller.loop import Controller
+from tests.conftest import CHECKPOINTS
+from tests.server.test_end_to_end import transformers_serve
+from training.show import new_questions
+
+QUESTIONS = new_questions(4, seed=2)
+
+
+@pytest.fixture(scope="module")
+def models():
+    with transformers_serve("large") as server:
+        server.wait()
+        yield [str(CHECKPOINTS / "small"), f"{server.url}#{CHECKPOINTS / 'large'}"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint():
+    return load_checkpoint(CHECKPOINTS / "controller")
+
+
+def test_each_rung_is_asked_where_it_is(models, checkpoint):
+    samples = [Request(question=q, action=ActionKind.SAMPLE) for q in QUESTIONS]
+    large = [replace(r, action=ActionKind.ESCALATE, rung=1) for r in samples]
+    mixed = checkpoint.load_backend(models)
+    assert isinstance(mixed, BlockingBackend)
+    try:
+        made = mixed.attempts([r for pair in zip(samples, large, strict=True) for r in pair])
+        state = mixed.prompt_states(QUESTIONS[:1], hidden=True)[0]
+    finally:
+        mixed.close()
+        mixed.close()
+    alone = checkpoint.load_backend()
+    assert [a.text for a in made[::2]] == [a.text for a in alone.attempts(samples)]
+    assert [a.error for a in made] == [None] * len(made)
+    assert [a.rung for a in made] == [0, 1] * len(QUESTIONS)
+    expected = alone.prompt_states(QUESTIONS[:1], hidden=True)[0]
+    assert (state.hidden == expected.hidden).all()
+
+
+def test_a_controller_answers_with_them(models, checkpoint):
+    controller = Controller.load(checkpoint, models=models)
+    outcomes = [controller.answer(question, price=1e-5) for question in QUESTIONS]
+    controller.backend.close()
+    assert controller.config.reads_prompt == checkpoint.config.reads_prompt
+    assert any(len(outcome.usage) == 2 for outcome in outcomes)
+
+
+def test_other_weights_and_other_ladders_are_refused(models, checkpoint):
+    with pytest.raises(CheckpointError, match="expected small with digest"):
+        checkpoint.load_backend([str(CHECKPOINTS / "large"), models[1]])
+    with pytest.raises(ConfigError, match="models: expected 2"):
+        checkpoint.load_backend(models[:1])
+
+
+@pytest.mark.parametrize("command", ["answer", "serve"])
+def test_commands_say_at_once_that_a_model_is_not_there(command):
+    options = ["--small", "nowhere", "--large", "http://127.0.0.1:1/v1#m"]
+    program = (
+        "import sys; from training.cli import main\n"
+        "try: main()\n"
+        "finally: print([m for m in ('torch', 'transformers', 'openai') if m in sys.modules])"
+    )
+    asked = ["1 + 1"] if command == "answer" else []
+    done = subprocess.run(
+        [sys.executable, "-c", program, command, *options, *asked], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stdout == "[]\n"
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: model: expected")
