@@ -132,7 +132,9 @@ class Models:
                     device_map=self.device_map,
                     compiled=self.compiled,
                 )
-            models.append(replace(loaded[place.source], name=place.name, rung=rung))
+            prompt = self.prompts.get(place.name, ())
+            named = replace(loaded[place.source], name=place.name, rung=rung, prompt=prompt)
+            models.append(named)
         if self.adapters:
             models[0] = load_adapters(models[0], self.adapters)
         limit_threads(max(model.parameters for model in models))

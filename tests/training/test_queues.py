@@ -239,6 +239,21 @@ def test_prompts_are_sent_and_stored(tmp_path):
     assert TraceSet.read(tmp_path).manifest["models"]["other"]["prompt"] == list(chat)
 
 
+def test_models_in_this_process_are_asked_with_a_prompt_as_well(tmp_path):
+    question = Question(question_id="q", text="3 * 4 =", reference="12")
+    small = CHECKPOINTS / "small"
+    source = find_source(
+        [f"bare={small}", f"asked={small}"],
+        prompts={"asked": ({"role": "user", "content": "{question} 3 * 4 ="},)},
+    )
+    record_models({"test": [question]}, source, tmp_path, RecordConfig(samples=1, escalations=1))
+    bare, asked = TraceSet.read(tmp_path).attempts["prompt_tokens"].to_pylist()
+    assert asked > bare
+    models = TraceSet.read(tmp_path).manifest["models"]
+    assert "prompt" not in models["bare"]
+    assert models["asked"]["prompt"][0]["content"].startswith("{question}")
+
+
 def test_credentials_are_not_recorded():
     with pytest.raises(ConfigError, match="without a name and password"):
         find_source(["http://me:secret@127.0.0.1:1/v1#m"])
