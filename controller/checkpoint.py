@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from controller.answers import UNNAMED, answer_kind
 from controller.cost import CostModel
 from controller.difficulty import Difficulty, Reads
 from controller.episodes import EpisodeConfig
@@ -58,6 +59,7 @@ class Checkpoint(HubMixin):
             segment, and the price that it is told; None for plain attempts.
         calibration: what it costs and how often it is right by price; None if unknown.
         support: where it has been in training; None if unknown.
+        answers: kind of the answers that it was trained on, see `controller.answers`.
         training: how it came about, for people.
         path: directory that it was loaded from; None before it is saved.
     """
@@ -72,6 +74,7 @@ class Checkpoint(HubMixin):
     inside: tuple[str, float] | None = None
     calibration: Calibration | None = None
     support: Support | None = None
+    answers: str = UNNAMED
     training: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
 
@@ -162,6 +165,7 @@ class Checkpoint(HubMixin):
             loaded,
             temperature=recorded_temperature(self.models),
             max_new_tokens=max(self.config.max_completion_tokens),
+            answers=answer_kind(self.answers),
         )
         return self.segmented(whole)
 
@@ -208,6 +212,7 @@ def save_checkpoint(checkpoint: Checkpoint, directory: Path | str, card: str | N
         "model_paths": list(checkpoint.model_paths),
         "adapter_paths": dict(checkpoint.adapter_paths),
         "inside": checkpoint.inside,
+        "answers": checkpoint.answers,
         "price_range": list(checkpoint.price_range),
         "calibration": checkpoint.calibration and checkpoint.calibration.to_json(),
         "support": checkpoint.support and checkpoint.support.to_json(),
@@ -273,6 +278,7 @@ def load_checkpoint(directory: Path | str) -> Checkpoint:
         model_paths = tuple(str(path) for path in settings["model_paths"])
         adapter_paths = {str(k): str(v) for k, v in settings["adapter_paths"].items()}
         inside = _inside(settings.get("inside"))
+        answers = answer_kind(str(settings.get("answers", UNNAMED))).name
         calibration = settings["calibration"] and Calibration.from_json(settings["calibration"])
         support = Support.from_json(settings["support"]) if settings.get("support") else None
         reads, training = settings["difficulty_reads"], dict(settings["training"])
@@ -307,6 +313,7 @@ def load_checkpoint(directory: Path | str) -> Checkpoint:
         inside=inside,
         calibration=calibration,
         support=support,
+        answers=answers,
         training=training,
         path=directory,
     )

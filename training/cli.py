@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,16 +14,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from controller.answers import load_kind
 from controller.errors import AllotError, ConfigError
-from controller.prompts import REVISER, VERIFIER
-from training.bench_cli import CONTROLLER, MODELS, TRACES, Json, bench_app
-from training.options import Ray, Seed, WorkerCpus, cluster_of, numbers
+from training.options import Json, Ray, Seed, WorkerCpus, cluster_of, numbers
+from training.read_command import read
 from training.record_command import record
 from training.segments.cli import CONTROLLER as SEGMENT_CONTROLLER
 from training.segments.cli import app as segments_app
 from training.serve_cli import key, serve
 from training.settings import WandbMode
-from training.tables import command_line, lead_table, print_result, print_rows
+from training.tables import command_line, lead_table, print_rows
 from training.train_command import dashed, train
 from training.view import progress_bar
 
@@ -31,15 +32,18 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-models_app = typer.Typer(help="The bundled language models.", no_args_is_help=True)
+models_app = typer.Typer(help="The recorded language models.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
-app.add_typer(bench_app, name="bench")
 app.add_typer(segments_app, name="segments")
 app.command("train", context_settings={"token_normalize_func": dashed})(train)
 app.command()(record)
 app.command()(serve)
 app.command()(key)
+app.command()(read)
 console = Console()
+
+TRACES = Path("checkpoints/traces")
+CONTROLLER = Path("checkpoints/controller")
 
 _INTERRUPTED = 130
 """Exit code that typer makes of a KeyboardInterrupt."""
@@ -48,34 +52,6 @@ Ladder = Annotated[
     str, typer.Option(help="Models by name, the small one first, separated by commas.")
 ]
 Wandb = Annotated[WandbMode, typer.Option(help="W&B: auto, online, offline or disabled.")]
-
-
-@models_app.command("train")
-def train_model(
-    name: Annotated[str, typer.Argument(help="small, large, reviser or verifier")],
-    out: Annotated[Path | None, typer.Option(help="Default: checkpoints/NAME.")] = None,
-    compiled: Annotated[
-        bool, typer.Option(help="torch.compile in bfloat16; needs a C++ compiler.")
-    ] = False,
-) -> None:
-    """Train a bundled language model or adapter; run again to resume."""
-    from training.adapters import train_adapter
-    from training.language_models import CONFIGS, LanguageModelTraining
-    from training.threads import limit_threads
-
-    if name in (REVISER, VERIFIER):
-        limit_threads()
-        with progress_bar(f"training {name}", 1.0) as update:
-            result = train_adapter(name, MODELS, out or MODELS / name, update)
-        print_result(result, as_json=False)
-        return
-    if name not in CONFIGS:
-        raise ConfigError(f"model: expected one of {[*CONFIGS, REVISER, VERIFIER]}, found {name!r}")
-    config = CONFIGS[name]
-    with progress_bar(f"training {name}", config.train_tokens) as update:
-        LanguageModelTraining(config, out or MODELS / name, compiled=compiled).run(
-            lambda tokens, loss: update(tokens, f"{name}, loss {loss:.3f}")
-        )
 
 
 @models_app.command("evaluate")
@@ -132,6 +108,13 @@ def import_(
         Path | None,
         typer.Option(help="For logs of allot serve: reference by question_id or question."),
     ] = None,
+    answers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND",
+            help="Of answers, see docs/answers.md; default: auto, and what a harness has read.",
+        ),
+    ] = None,
 ) -> None:
     """Make a trace set from generations that were recorded elsewhere."""
     from envs.importing import import_attempts
@@ -139,7 +122,10 @@ def import_(
 
     sizes = numbers("parameters", parameters or [])
     known = read_references(references) if references else {}
-    for missing in import_attempts(files, out, small=small, parameters=sizes, references=known):
+    kind = None if answers is None else load_kind(answers).name
+    for missing in import_attempts(
+        files, out, small=small, parameters=sizes, references=known, answers=kind
+    ):
         console.print(f"missing {missing}", highlight=False)
     console.print(f"{out}: ready for allot train --traces {out}", highlight=False)
 
@@ -160,9 +146,6 @@ def evaluate(
     ] = None,
     num_prices: Annotated[int, typer.Option(help="Evenly spaced on a log scale.")] = 12,
     repeats: Annotated[int, typer.Option(help="Episodes per question and price.")] = 8,
-    ask: Annotated[
-        str | None, typer.Option(help="Chat model that is asked what to do, as one more rule.")
-    ] = None,
     results: Annotated[
         Path | None, typer.Option(help="Markdown file to write the results to.")
     ] = None,
@@ -197,7 +180,6 @@ def evaluate(
         checkpoints,
         TraceTable.build(trace_set, ["train", "validation"], names),
         test.table,
-        asked=ask,
         num_prices=num_prices,
         repeats=repeats,
         cluster=cluster_of(ray, cpus=worker_cpus),
@@ -235,48 +217,6 @@ def evaluate(
         print(json.dumps(summary, indent=1))
     else:
         _print_summary(summary, out)
-
-
-@app.command()
-def ablate(
-    controller: Annotated[Path, typer.Argument(help="Checkpoint to compare with.")] = CONTROLLER,
-    traces: Annotated[Path, typer.Option(help="Trace set that it was trained on.")] = TRACES,
-    out: Annotated[Path, typer.Option(help="Directory for the runs.")] = Path("runs/ablation"),
-    steps: Annotated[int | None, typer.Option(help="Environment steps per training.")] = None,
-    specialists: Annotated[int, typer.Option(help="Trained for one price each.")] = 4,
-    repeats: Annotated[int, typer.Option(help="Episodes per question and price.")] = 8,
-    results: Annotated[
-        Path | None, typer.Option(help="Markdown file to write the results to.")
-    ] = None,
-    ray: Ray = None,
-    worker_cpus: WorkerCpus = 1.0,
-    as_json: Json = False,
-) -> None:
-    """Train without each signal, and for single prices; run again to resume."""
-    from envs.traces import TraceSet, write_atomically
-    from training.ablation import ablate as run
-    from training.ablation import ablation_markdown
-    from training.config import PPOConfig, TrainConfig
-    from training.threads import limit_threads
-
-    limit_threads()
-    ppo = PPOConfig() if steps is None else PPOConfig(total_steps=steps)
-    config = TrainConfig(ppo=ppo)
-    with progress_bar("training", 1.0) as update:
-        tables = run(
-            controller,
-            TraceSet.read(traces),
-            config,
-            out,
-            num_specialists=specialists,
-            repeats=repeats,
-            cluster=cluster_of(ray, cpus=worker_cpus),
-            progress=update,
-        )
-    text = ablation_markdown(tables, command_line())
-    if results is not None:
-        write_atomically(results, lambda path: path.write_text(text))
-    print(json.dumps(tables, indent=1) if as_json else text)
 
 
 @app.command()
@@ -428,11 +368,15 @@ def _print_summary(summary: dict[str, Any], out: Path) -> None:
     console.print(f"pictures: {', '.join(str(out / f'{n}.png') for n in PICTURES)}")
 
 
-def main() -> None:
-    """Entry point: errors that allot raises on purpose become one line and exit code 2."""
+def main(program: Callable[[], object] = app) -> None:
+    """Entry point: errors that allot raises on purpose become one line and exit code 2.
+
+    Args:
+        program: command line that runs.
+    """
     warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
     try:
-        app()
+        program()
     except AllotError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

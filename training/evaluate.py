@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +26,6 @@ from controller.difficulty import Reads
 from controller.episodes import EpisodeConfig
 from envs.reward import LogUniform
 from envs.table import TraceTable
-from training.asking import AskedPolicy
 from training.cluster import Cluster, map_on
 from training.difficulty import LINEAR, Fit, fit_networks, fit_readout, neighbours, success_rates
 from training.oracles import clairvoyant
@@ -71,7 +69,6 @@ def compare(
     tuning: TraceTable,
     test: TraceTable,
     *,
-    asked: str | Path | None = None,
     num_prices: int = 12,
     repeats: int = 8,
     cluster: Cluster | None = None,
@@ -82,7 +79,6 @@ def compare(
         checkpoints: controllers that differ by seed alone; their episodes are pooled.
         tuning: questions that rules are tuned on.
         test: held-out questions.
-        asked: directory or hub id of a chat model that is asked what to do, as one more rule.
         num_prices: P, evenly spaced on a log scale over the trained range.
         repeats: episodes per question.
         cluster: plays the controllers side by side; this process alone if None.
@@ -102,8 +98,6 @@ def compare(
     for family, rules in families.items():
         contest.add(family, rules, config)
     contest.add_routers()
-    if asked is not None:
-        contest.add_asked(AskedPolicy(asked, first.models[0]), config)
     return Comparison(
         prices=prices,
         played=contest.played,
@@ -179,12 +173,6 @@ class _Contest:
         tested = {i: self._tested(rules[i], config, test) for i in sorted(set(best))}
         self.played[family] = [tested[i] for i in best]
         self.settings[family] = [str(rules[i]) for i in best]
-
-    def add_asked(self, policy: AskedPolicy, config: EpisodeConfig) -> None:
-        """Play what a language model says at each price; there is nothing to tune."""
-        self.played["asked model"] = [
-            play(policy, self.test, config, price=price, repeats=1) for price in self.prices
-        ]
 
     def add_routers(self) -> None:
         """Play the rules that decide by the question alone, if it was recorded.

@@ -9,6 +9,7 @@ import typer
 from controller.errors import ConfigError
 from training.cluster import Cluster
 
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
 Ray = Annotated[
     str | None,

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from controller.errors import ConfigError
 from controller.types import ModelSpec, Question
+from envs.answer_kinds import noted_kinds
 from envs.traces import ATTEMPT_SCHEMA, QUESTION_SCHEMA, TRACE_VERSION
 from training.parts import PART_S, Parts, Rows, locked
 from training.plans import Plan, question_row, spread
@@ -139,10 +140,10 @@ class Recording:
         self.recorder, self.out = recorder, out
         self.parts = Parts(out, self.schemas)
         self.speeds: dict[str, float] = {}
+        asked = tuple((q, split) for split, members in questions.items() for q in members)
+        kinds = {"answers": noted_kinds(question for question, _ in asked)}
         self.plan = Plan(
-            questions=tuple((q, split) for split, members in questions.items() for q in members),
-            wanted=self._wanted(),
-            manifest=self._manifest(notes),
+            questions=asked, wanted=self._wanted(), manifest=self._manifest(notes) | kinds
         )
 
     def _wanted(self) -> dict[str, int]:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 from controller.actions import ActionKind
@@ -184,7 +185,7 @@ class MixedRecorder:
     ) -> None:
         for shard in local.shards(todo):
             await pace.reaches(shard[0].question.question_id)
-            add(await _in_thread(lambda shard=shard: local.record_shard(shard)))
+            add(await _in_thread(partial(local.record_shard, shard)))
             for missing in shard:
                 for model in local.models:
                     pace.done(

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from controller.answers import load_kind
 from controller.errors import ConfigError
 
 
@@ -62,12 +63,14 @@ def serve(
     reviser: Annotated[
         str | None, typer.Option(help="Model on the small model's server that REVISE asks.")
     ] = None,
+    answers: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help="Of answers, see docs/answers.md; default: as trained."),
+    ] = None,
     equivalence: Annotated[
-        str, typer.Option(help="exact, numeric, or URL#MODEL of a server of embeddings.")
-    ] = "exact",
-    whole_texts: Annotated[
-        bool, typer.Option(help="The whole text of an attempt is its answer.")
-    ] = False,
+        str | None,
+        typer.Option(help="URL#MODEL of a server of embeddings: close answers are the same."),
+    ] = None,
     fallback: Annotated[
         str, typer.Option(help="Rule where the policy was never trained; none for no guard.")
     ] = "adaptive-cascade",
@@ -132,8 +135,8 @@ def serve(
             ),
             prompts=tuple(prompt or ()),
             max_new_tokens=max_new_tokens,
+            answers=None if answers is None else load_kind(answers).name,
             equivalence=equivalence,
-            whole_texts=whole_texts,
             fallback=None if fallback == "none" else fallback,
             always=always,
             variants=tuple(Variant.parse(text) for text in variant or ()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -23,6 +24,7 @@ from controller.hub import HUB_SCHEME
 from controller.support import Support
 from controller.targets import Calibration
 from controller.types import ModelSpec
+from envs.answer_kinds import only_kind, unread_warnings
 from envs.derive import derive_config
 from envs.reward import ROUND_PRICES, LogUniform, budget_range, price_range
 from envs.table import TraceTable
@@ -106,6 +108,8 @@ def prepare(traces: TraceSet, config: TrainConfig) -> Prepared:
     """
     models = traces.models(config.ladder)
     ladder = [model.name for model in models]
+    for message in unread_warnings(traces, ladder):
+        warnings.warn(message, stacklevel=2)
     held = TraceTable.build(traces, ["validation"], ladder)
     order = np.random.default_rng(0).permutation(len(held))
     first, fresh = (held.take(half) for half in np.split(order, [len(held) // 2]))
@@ -300,6 +304,7 @@ class ControllerTraining:
             model_paths=_model_paths(self.traces, prepared.models, self.out),
             adapter_paths=_adapter_paths(self.traces, prepared.models[0], self.out),
             inside=_inside(self.traces, self.out),
+            answers=only_kind(self.traces.manifest),
             training={
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),
                 "traces": self.traces.manifest.get("digest") or self.traces.path.name,

@@ -20,7 +20,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from opentelemetry import trace
 
 from controller.actions import ActionKind
-from controller.answers import stated_answer
+from controller.answers import UNSTATED, AnswerKind, answer_kind, read_answer
 from controller.backends.asynchronous import no_verifier
 from controller.backends.base import PromptState, Request, Verdict
 from controller.backends.completions import (
@@ -63,7 +63,7 @@ class OpenAIBackend:
 
     Args:
         endpoint: where it is.
-        extract: from an attempt's text to its answer, None if there is none.
+        answers: how answers are read where a question does not say; None for `auto`.
         breaker: opens when the server fails again and again.
         retries: budget of retries.
         observe: told of each try.
@@ -74,13 +74,14 @@ class OpenAIBackend:
         self,
         endpoint: Endpoint,
         *,
-        extract: Callable[[str], str | None] = stated_answer,
+        answers: AnswerKind | None = None,
         breaker: CircuitBreaker | None = None,
         retries: RetryBudget | None = None,
         observe: Observer = lambda model, outcome, seconds: None,
         seed: int | None = None,
     ) -> None:
-        self.endpoint, self.extract, self.observe = endpoint, extract, observe
+        self.endpoint, self.observe = endpoint, observe
+        self.answers = answers or answer_kind(UNSTATED)
         self.breaker = breaker or CircuitBreaker()
         self.retries = retries or RetryBudget()
         self._rng = random.Random(seed)
@@ -174,10 +175,8 @@ class OpenAIBackend:
             raise upstream_error(error) from None
 
     async def _post(self, path: str, **options: Any) -> Any:
-        """What `chat.completions.create` calls once it has gone through all arguments.
-
-        Which takes longer than everything of ours together.
-        """
+        # `chat.completions.create` calls `post`, too, once it has gone through all arguments, which
+        # takes longer than everything of ours together.
         try:
             return await self._client.post(path, **options)
         except APIConnectionError as error:
@@ -362,7 +361,7 @@ class OpenAIBackend:
         )
         return replace(
             self._blank(request),
-            answer=self.extract(text),
+            answer=read_answer(text, request.question.answers, self.answers),
             text=text,
             prompt_tokens=prompt,
             completion_tokens=tokens,

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from controller.answers import UNNAMED, AnswerKind, answer_kind
 from controller.checkpoint import (
     load_policy,
     load_readout,
@@ -103,7 +104,7 @@ class SegmentCheckpoint:
         self._check(models)
         return SegmentedBackend(
             whole,
-            self._writer(models, whole.seed),
+            self._writer(models, whole.seed, whole.answers),
             ObservingPolicy(self.policy.choose),
             replace(self.config, escalates=False),
             price=price,
@@ -129,7 +130,7 @@ class SegmentCheckpoint:
             )
         loaded = [load_model(path, rung) for rung, path in enumerate(models)]
         self._check(loaded)
-        return self._writer(loaded, seed=0)
+        return self._writer(loaded, 0, answer_kind(UNNAMED))
 
     def _check(self, models: Sequence[LocalModel]) -> None:
         for expected, found in zip(self.models, models, strict=False):
@@ -139,7 +140,9 @@ class SegmentCheckpoint:
                     f"{found.digest}; train a controller for these weights or restore them"
                 )
 
-    def _writer(self, models: Sequence[LocalModel], seed: int) -> SegmentWriter:
+    def _writer(
+        self, models: Sequence[LocalModel], seed: int, answers: AnswerKind
+    ) -> SegmentWriter:
         from controller.backends.base import recorded_temperature
         from controller.backends.segments import SegmentWriter
 
@@ -150,6 +153,7 @@ class SegmentCheckpoint:
             segmentation=self.segmentation,
             max_new_tokens=self.config.max_tokens,
             value=self.value,
+            answers=answers,
         )
 
 

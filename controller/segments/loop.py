@@ -16,8 +16,6 @@ from controller.segments.run import SegmentEpisode
 from controller.segments.types import Segment, SegmentAction, SegmentBackend
 from controller.types import Question
 
-_ACTIONS = tuple(map(str, SegmentAction))
-
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentDecision:

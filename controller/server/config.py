@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from controller.answers import answer_kind
 from controller.errors import ConfigError
 from controller.server.arms import named_rule
 from controller.server.limits import Limits
@@ -86,8 +87,8 @@ class ServeConfig:
         prompts: what models are asked with, `[NAME=]FILE|TEXT` each; the checkpoint's where
             nothing is said.
         max_new_tokens: longest attempt; None for what the controller was trained with.
-        equivalence: `exact`, `numeric`, or URL#MODEL of a server of embeddings.
-        whole_texts: whether the whole text of an attempt is its answer, for open questions.
+        answers: kind of answers; None for what the controller was trained with.
+        equivalence: URL#MODEL of a server of embeddings, by which further answers are the same.
         fallback: rule that decides where the policy has not been in training; None for none.
         always: rule that decides always, the policy only being watched.
         variants: further controllers.
@@ -111,8 +112,8 @@ class ServeConfig:
     upstream: Upstream = field(default_factory=Upstream)
     prompts: tuple[str, ...] = ()
     max_new_tokens: int | None = None
-    equivalence: str = "exact"
-    whole_texts: bool = False
+    answers: str | None = None
+    equivalence: str | None = None
     fallback: str | None = "adaptive-cascade"
     always: str | None = None
     variants: tuple[Variant, ...] = ()
@@ -130,6 +131,8 @@ class ServeConfig:
                 f"host: expected a loopback address where no keys are needed, found {self.host}; "
                 "make keys with `allot key NAME` and pass --keys FILE"
             )
+        if self.answers is not None:
+            answer_kind(self.answers)
         for rule in (self.fallback, self.always):
             if rule is not None:
                 named_rule(rule)

@@ -13,12 +13,13 @@ from typing import Any
 
 from opentelemetry import trace
 
+from controller.answers import UNSTATED, answer_kind
 from controller.backends.asynchronous import AsyncBackend, perform
 from controller.core import Choice, Decision, EpisodeCore, play, steps_async
 from controller.errors import BackendError, ConfigError
 from controller.exchange import MakeAttempts, VerifyAttempts, Work, carry_out_async
 from controller.server.arms import Arm, Arms
-from controller.server.equivalence import Equivalence, Exact
+from controller.server.equivalence import ByKind, Equivalence
 from controller.server.limits import EscalationBudget, Limits
 from controller.server.restrict import DEADLINE, Restricted
 from controller.server.terms import NoAnswerError, Served, Terms, best_unread
@@ -52,7 +53,8 @@ class Engine:
         on_stray: Callable[[str, str], None] = lambda arm, feature: None,
     ) -> None:
         self.arms, self.backend = arms, backend
-        self.limits, self.equivalence = limits or Limits(), equivalence or Exact()
+        self.limits = limits or Limits()
+        self.equivalence = equivalence or ByKind(answer_kind(UNSTATED))
         self.escalations = EscalationBudget(self.limits)
         self._on_served, self._on_stray = on_served, on_stray
         self.differences: tuple[str, ...] = ()

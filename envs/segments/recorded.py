@@ -175,7 +175,7 @@ def read_trees(traces: SegmentTraces, splits: Iterable[str]) -> RecordedTrees:
     """Recorded questions and trees of some splits."""
     table = SegmentTable.build(traces, splits)
     return RecordedTrees(
-        questions=recorded_questions(traces.questions, table.question_ids),
+        questions=recorded_questions(traces, table.question_ids),
         backend=RecordedSegments(traces, table),
         grader=recorded_grader(table),
         table=table,

@@ -17,7 +17,7 @@ import openai
 import pytest
 
 from controller.checkpoint import load_checkpoint
-from envs.grader import ExactGrader
+from envs.grader import KindGrader
 from envs.recorded import read_recorded
 from envs.traces import TraceSet
 from tests.conftest import CHECKPOINTS
@@ -83,7 +83,7 @@ def agree(tmp_path, servers, record=(), steps=50_000):
     assert all(a["prompt_tokens"] for allot in found for a in attempts(allot))
 
     played = play_checkpoint(checkpoint, recorded.table, price)
-    grader = ExactGrader()
+    grader = KindGrader()
     right = [
         grader.is_right(question, allot["answer"])
         for question, allot in zip(recorded.questions, found, strict=True)

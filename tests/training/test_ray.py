@@ -19,7 +19,7 @@ from controller.backends.fake import FakeBackend
 from controller.checkpoint import load_checkpoint
 from controller.errors import BackendError, ConfigError
 from controller.types import ModelSpec, Question
-from envs.grader import ExactGrader
+from envs.grader import KindGrader
 from tests.conftest import CHECKPOINTS
 from tests.server.upstream import Upstream
 from tests.training.conftest import ROOT
@@ -168,7 +168,7 @@ class Poison:
     name: str
 
     def recorder(self, config):
-        return LocalRecorder(Poisoned(self.name), ExactGrader(), config)
+        return LocalRecorder(Poisoned(self.name), KindGrader(), config)
 
 
 @pytest.fixture

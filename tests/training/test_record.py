@@ -14,7 +14,7 @@ import pytest
 from controller.backends.transformers import TransformersBackend
 from controller.errors import ConfigError, TraceFormatError
 from controller.types import Question
-from envs.grader import ExactGrader
+from envs.grader import KindGrader
 from envs.question_files import bundled_questions, read_questions
 from envs.questions import TASKS, QuestionSource, pool_of
 from envs.traces import TraceSet
@@ -55,7 +55,7 @@ def record(small_and_large):
             return see
 
         recorder = LocalRecorder(
-            TransformersBackend(models, max_new_tokens=48), ExactGrader(), config
+            TransformersBackend(models, max_new_tokens=48), KindGrader(), config
         )
         Recording(questions, recorder, out, notes or {}).run(watch)
         return content(out)
@@ -301,7 +301,7 @@ def test_worked_solutions_end_in_the_reference(task):
     for level in range(1, 6):
         for index in range(20):
             worked = QuestionSource(task, level)[index]
-            assert ExactGrader().is_right(worked.question, extract_answer(worked.solution))
+            assert KindGrader().is_right(worked.question, extract_answer(worked.solution))
 
 
 def test_question_files(tmp_path):

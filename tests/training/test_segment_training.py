@@ -11,7 +11,7 @@ from controller.errors import CheckpointError, ConfigError
 from controller.segments.checkpoint import load_segment_checkpoint, save_segment_checkpoint
 from controller.segments.rules import AlwaysGoOn, FixedLength, RedoUnlikely, SegmentRulePolicy
 from controller.segments.types import SegmentAction
-from envs.grader import ExactGrader
+from envs.grader import KindGrader
 from envs.segments.recorded import read_trees
 from envs.segments.traces import SegmentTraces
 from training.config import PPOConfig
@@ -56,7 +56,7 @@ def test_a_killed_recording_goes_on_to_the_same_set(small_and_large, tmp_path):
             return see
 
         writer = SegmentWriter(small_and_large)
-        recorder = SegmentRecorder(writer, ExactGrader(), config)
+        recorder = SegmentRecorder(writer, KindGrader(), config)
         recording = SegmentRecording(questions, recorder, tmp_path / name, {})
         try:
             recording.run(watch)

@@ -8,7 +8,7 @@ from pathlib import Path
 from controller.backends.segments import SegmentWriter
 from controller.segments.types import Segmentation
 from controller.types import Question
-from envs.grader import ExactGrader
+from envs.grader import KindGrader
 from training.parts import Rows
 from training.record import Recording, Watch
 from training.segments.record import SegmentRecorder, SegmentRecording
@@ -51,7 +51,7 @@ def record_trees(
         segmentation=segmentation,
         max_new_tokens=max_new_tokens,
     )
-    recorder = SegmentRecorder(backend, ExactGrader(), config)
+    recorder = SegmentRecorder(backend, KindGrader(), config)
     notes = source.notes(recorder.models, out)
 
     def watch(recording: Recording) -> Watch:

@@ -1,0 +1,290 @@
+"""What each signal is worth, and what one checkpoint for every price costs.
+
+    python -m recipes.ablation runs/bundled --results docs/ABLATION.md
+
+Both by training anew: without a signal the policy has to find out what can be done with the
+others, and for one price alone it has nothing else to learn.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from controller.card import markdown_table
+from controller.checkpoint import Checkpoint, load_checkpoint
+from controller.observation import OBSERVATION_NAMES
+from envs.reward import LogUniform
+from envs.table import TraceTable
+from envs.traces import TraceSet, write_atomically
+from training.cli import CONTROLLER, TRACES
+from training.cli import main as run_program
+from training.cluster import Cluster
+from training.config import PPOConfig, TrainConfig
+from training.jobs import TrainJob, run_job
+from training.options import Json, Ray, WorkerCpus
+from training.play import play_checkpoint
+from training.ray_train import Progress, train_on_cluster
+from training.summary import Bootstrap
+from training.tables import command_line
+from training.threads import limit_threads
+from training.train import suited
+from training.view import progress_bar
+
+Floats = NDArray[np.float64]
+
+SIGNALS: Mapping[str, tuple[str, ...]] = {
+    "votes": (
+        "vote_share",
+        "vote_margin",
+        "vote_entropy",
+        "distinct_answers",
+        "leader_stays",
+        "leader_votes",
+        "rival_votes",
+        "leader_small_share",
+        "leader_large_backed",
+        "last_agrees",
+        "unanswered_share",
+    ),
+    "log-probabilities": tuple(n for n in OBSERVATION_NAMES if "logprob" in n),
+    "verifier scores": ("verifier_known", "leader_verifier", "mean_verifier"),
+    "difficulty of the question": tuple(n for n in OBSERVATION_NAMES if "difficulty" in n),
+    "lengths": ("small_length", "prompt_length", "prompt_known", "last_cut", "cut_share"),
+    "expected cost of actions": ("sample_price", "revise_price", "escalate_price", "verify_price"),
+}
+"""Features that go together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """A training to compare with the one of all signals and prices.
+
+    Attributes:
+        name: of its run directory.
+        without: signal that it does not see; None for a specialist.
+        price: the one price that it was trained for; None for all.
+        config: of its training.
+    """
+
+    name: str
+    without: str | None
+    price: float | None
+    config: TrainConfig
+
+
+def variants(config: TrainConfig, prices: Sequence[float]) -> Iterator[Variant]:
+    """One without each signal, and one specialist for each of some prices.
+
+    Args:
+        config: of the controller that they are compared with.
+        prices: of the specialists.
+    """
+    for signal, features in SIGNALS.items():
+        ppo = replace(config.ppo, ignored_features=features)
+        name = f"without {signal}".replace(" ", "-").replace("'", "")
+        yield Variant(name=name, without=signal, price=None, config=replace(config, ppo=ppo))
+    for price in prices:
+        yield Variant(
+            name=f"price-{price:.1e}",
+            without=None,
+            price=price,
+            config=replace(config, prices=(price, price), hide_signals=0.0),
+        )
+
+
+def ablate(
+    reference: Path,
+    traces: TraceSet,
+    config: TrainConfig,
+    out: Path,
+    *,
+    num_specialists: int = 4,
+    num_prices: int = 12,
+    repeats: int = 8,
+    cluster: Cluster | None = None,
+    progress: Progress = lambda done, text: None,
+) -> dict[str, list[dict[str, Any]]]:
+    """Train the variants that are not there yet and compare them on the test split.
+
+    Args:
+        reference: directory of the controller with all signals, trained with `config`.
+        traces: that it was trained on.
+        config: of its training.
+        out: directory for the variants' runs.
+        num_specialists: trained for single prices, spread over the range.
+        num_prices: at which signals are compared.
+        repeats: episodes per question and price.
+        cluster: trains them side by side; one after the other in this process if None.
+        progress: called with the share of the training done and what is worked on.
+
+    Returns:
+        `signals`: per signal the mean utility lost without it, with a 95% interval;
+        `specialists`: per price the utility of specialist and reference, and the share of the
+        specialist's that the reference loses.
+    """
+    checkpoint = load_checkpoint(reference)
+    grid = LogUniform(low=checkpoint.price_range[0], high=checkpoint.price_range[1])
+    test = TraceTable.build(traces, ["test"], [model.name for model in checkpoint.models])
+    bootstrap = Bootstrap(len(test))
+    prices = grid.grid(num_prices)
+    # Between the ends: at these a specialist gains from never having seen what lies beyond.
+    chosen = grid.grid(num_specialists + 2)[1:-1].tolist()
+
+    def utility(controller: Checkpoint, price: float) -> Floats:
+        return play_checkpoint(controller, test, price, repeats=repeats).utility(price)
+
+    full = np.mean([utility(checkpoint, price) for price in prices], axis=0)  # (Q,)
+    tables: dict[str, list[dict[str, Any]]] = {"signals": [], "specialists": []}
+    todo = list(variants(suited(config, traces), chosen))
+    _train_all(
+        [
+            TrainJob(
+                out=(out / variant.name).resolve(),
+                traces=traces.path.resolve(),
+                config=variant.config,
+            )
+            for variant in todo
+        ],
+        cluster,
+        progress,
+    )
+    for variant in todo:
+        trained = load_checkpoint(out / variant.name)
+        if variant.price is None:
+            lost = full - np.mean([utility(trained, price) for price in prices], axis=0)
+            tables["signals"].append(
+                {
+                    "signal": variant.without,
+                    "utility lost without it": float(lost.mean()),
+                    "interval": bootstrap.interval(lost),
+                }
+            )
+        else:
+            theirs, ours = utility(trained, variant.price), utility(checkpoint, variant.price)
+            tables["specialists"].append(
+                {
+                    "price": variant.price,
+                    "specialist": float(theirs.mean()),
+                    "one for all": float(ours.mean()),
+                    "lost": float((theirs - ours).mean() / theirs.mean()),
+                    "interval": tuple(
+                        float(bound / theirs.mean()) for bound in bootstrap.interval(theirs - ours)
+                    ),
+                }
+            )
+    return tables
+
+
+def _train_all(jobs: Sequence[TrainJob], cluster: Cluster | None, progress: Progress) -> None:
+    if cluster is not None:
+        train_on_cluster(jobs, cluster, progress)
+        return
+    for number, job in enumerate(jobs):
+
+        def view(
+            steps: int, _: Mapping[str, float], number: int = number, job: TrainJob = job
+        ) -> None:
+            progress((number + steps / job.total_steps) / len(jobs), job.out.name)
+
+        if not job.finished:
+            run_job(job, view)
+
+
+def ablation_markdown(tables: Mapping[str, Sequence[Mapping[str, Any]]], command: str) -> str:
+    """The tables for docs/ABLATION.md.
+
+    Args:
+        tables: from `ablate`.
+        command: that regenerates the file.
+    """
+    signals = markdown_table(
+        ("signal", "mean utility lost without it", "95% interval"),
+        (
+            (
+                row["signal"],
+                f"{row['utility lost without it']:+.4f}",
+                "{:+.4f} to {:+.4f}".format(*row["interval"]),
+            )
+            for row in tables["signals"]
+        ),
+    )
+    specialists = markdown_table(
+        ("price", "specialist's utility", "one checkpoint's", "lost", "95% interval"),
+        (
+            (
+                f"{row['price']:.1e}",
+                f"{row['specialist']:.4f}",
+                f"{row['one for all']:.4f}",
+                f"{row['lost']:+.2%}",
+                "{:+.2%} to {:+.2%}".format(*row["interval"]),
+            )
+            for row in tables["specialists"]
+        ),
+    )
+    return f"""# What signals and specialists are worth
+
+Test split; each row is a training of its own with the same settings, one seed. Intervals: paired
+bootstrap over questions. Regenerate with
+
+    {command}
+
+## Signals
+
+A policy that never sees a signal, over 12 prices. Actions stay: without scores, VERIFY still weighs
+the votes.
+
+{signals}
+
+## One checkpoint for every price
+
+Against a policy that was trained for a single price and always has every signal.
+
+{specialists}
+"""
+
+
+def main(
+    controller: Annotated[Path, typer.Argument(help="Checkpoint to compare with.")] = CONTROLLER,
+    traces: Annotated[Path, typer.Option(help="Trace set that it was trained on.")] = TRACES,
+    out: Annotated[Path, typer.Option(help="Directory for the runs.")] = Path("runs/ablation"),
+    steps: Annotated[
+        int, typer.Option(help="Environment steps per training.")
+    ] = PPOConfig().total_steps,
+    specialists: Annotated[int, typer.Option(help="Trained for one price each.")] = 4,
+    repeats: Annotated[int, typer.Option(help="Episodes per question and price.")] = 8,
+    results: Annotated[
+        Path | None, typer.Option(help="Markdown file to write the results to.")
+    ] = None,
+    ray: Ray = None,
+    worker_cpus: WorkerCpus = 1.0,
+    as_json: Json = False,
+) -> None:
+    """Train without each signal, and for single prices; run again to resume."""
+    limit_threads()
+    with progress_bar("training", 1.0) as update:
+        tables = ablate(
+            controller,
+            TraceSet.read(traces),
+            TrainConfig(ppo=PPOConfig(total_steps=steps)),
+            out,
+            num_specialists=specialists,
+            repeats=repeats,
+            cluster=Cluster(address=ray, cpus=worker_cpus) if ray else None,
+            progress=update,
+        )
+    text = ablation_markdown(tables, command_line("python -m recipes.ablation"))
+    if results is not None:
+        write_atomically(results, lambda path: path.write_text(text))
+    print(json.dumps(tables, indent=1) if as_json else text)
+
+
+if __name__ == "__main__":
+    run_program(lambda: typer.run(main))
