@@ -12,15 +12,20 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from controller.answers import UNSTATED
 from controller.errors import ConfigError
 from controller.types import Question
+from envs.answer_kinds import kinds_of, noted_kinds
 from envs.traces import MANIFEST, QUESTION_SCHEMA, tables_digest, write_atomically, write_table
 from training.parts import Parts
 
 _PLAN, _PLANNED = "plan.json", "planned.parquet"
 
-_MAY_CHANGE = {"models", "recorded", "questions", "splits", "digest", "summary", "unfinished"}
-"""Notes of a trace set that an extended one may have otherwise."""
+_MAY_CHANGE = {
+    *("models", "recorded", "answers"),
+    *("questions", "splits", "digest", "summary", "unfinished"),
+}
+"""Notes of a trace set that an extended one may have otherwise, or that are checked elsewhere."""
 
 _MODELS_MAY_CHANGE = {"parameters", "path", "server"}
 _MAY_GROW = {"samples", "escalations", "shard_questions"}
@@ -66,7 +71,8 @@ class Plan:
         path = parts.work / _PLAN
         if not path.exists():
             raise ConfigError(f"{parts.out}: expected an unfinished recording there, found none")
-        return cls(questions=_read_questions(parts.work / _PLANNED), **json.loads(path.read_text()))
+        stored = json.loads(path.read_text())
+        return cls(questions=_read_questions(parts.work / _PLANNED, stored["manifest"]), **stored)
 
     def write(self, parts: Parts) -> None:
         """Note what is to be recorded, so that it can be resumed or ended early."""
@@ -89,7 +95,10 @@ class Plan:
             return self
         manifest, questions = found
         _check_continues(manifest, json.loads(json.dumps(self.manifest)), parts.out)
-        planned = {question.question_id: (question, split) for question, split in self.questions}
+        planned = {
+            question.question_id: (replace(question, answers=question.answers or UNSTATED), split)
+            for question, split in self.questions
+        }
         held, more = parts.held(), []
         for question, split in questions:
             asked = planned.get(question.question_id)
@@ -100,7 +109,9 @@ class Plan:
                     f"{parts.out}: expected to continue the recording there, asked for another "
                     f"question {question.question_id!r}; choose another directory"
                 )
-        return replace(self, questions=(*self.questions, *more))
+        asked = (*self.questions, *more)
+        kinds = {"answers": noted_kinds(question for question, _ in asked)}
+        return replace(self, questions=asked, manifest={**self.manifest, **kinds})
 
     def whole(self, held: Mapping[str, set[tuple[str, int]]]) -> list[Asked]:
         """Questions that have all of their attempts."""
@@ -161,9 +172,11 @@ def spread(questions: Iterable[Asked]) -> list[Asked]:
     return [asked[i] for i in sorted(range(len(asked)), key=places.__getitem__)]
 
 
-def _read_questions(path: Path) -> tuple[Asked, ...]:
-    """Questions of a table as `question_row` makes it."""
+def _read_questions(path: Path, manifest: Mapping[str, Any]) -> tuple[Asked, ...]:
+    """Questions of a table as `question_row` makes it, with what `trace.json` says of answers."""
     columns = [name for name in QUESTION_SCHEMA.names if name != "prompt_hidden"]
+    rows = pq.read_table(path, columns=columns).to_pylist()
+    kinds = kinds_of(manifest, (row["dataset"] for row in rows))
     return tuple(
         (
             Question(
@@ -172,10 +185,11 @@ def _read_questions(path: Path) -> tuple[Asked, ...]:
                 dataset=row["dataset"],
                 reference=row["reference"],
                 level=row["level"],
+                answers=kind.name,
             ),
             row["split"],
         )
-        for row in pq.read_table(path, columns=columns).to_pylist()
+        for row, kind in zip(rows, kinds, strict=True)
     )
 
 
@@ -192,7 +206,7 @@ def _found(parts: Parts) -> tuple[Mapping[str, Any], tuple[Asked, ...]] | None:
             f"{parts.out}: expected nothing there, or a recorded trace set to extend; choose "
             "another directory"
         )
-    return manifest, _read_questions(parts.out / "questions.parquet")
+    return manifest, _read_questions(parts.out / "questions.parquet", manifest)
 
 
 def _check_continues(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:

@@ -249,6 +249,7 @@ def test_the_bundled_set_is_recorded_again_to_the_letter(traces, tmp_path):
             reference=row["reference"],
             dataset=row["dataset"],
             level=row["level"],
+            answers="exact",
         )
         for row in kept
     ]
