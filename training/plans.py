@@ -12,7 +12,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from controller.answers import UNSTATED
 from controller.errors import ConfigError
 from controller.types import Question
 from envs.answer_kinds import kinds_of, noted_kinds
@@ -22,10 +21,16 @@ from training.parts import Parts
 _PLAN, _PLANNED = "plan.json", "planned.parquet"
 
 _MAY_CHANGE = {
-    *("models", "recorded", "answers"),
-    *("questions", "splits", "digest", "summary", "unfinished"),
+    "models",
+    "recorded",
+    "answers",
+    "questions",
+    "splits",
+    "digest",
+    "summary",
+    "unfinished",
 }
-"""Notes of a trace set that an extended one may have otherwise, or that are checked elsewhere."""
+"""Notes of a trace set that an extended one may have otherwise."""
 
 _MODELS_MAY_CHANGE = {"parameters", "path", "server"}
 _MAY_GROW = {"samples", "escalations", "shard_questions"}
@@ -71,8 +76,8 @@ class Plan:
         path = parts.work / _PLAN
         if not path.exists():
             raise ConfigError(f"{parts.out}: expected an unfinished recording there, found none")
-        stored = json.loads(path.read_text())
-        return cls(questions=_read_questions(parts.work / _PLANNED, stored["manifest"]), **stored)
+        plan = json.loads(path.read_text())
+        return cls(questions=_read_questions(parts.work / _PLANNED, plan["manifest"]), **plan)
 
     def write(self, parts: Parts) -> None:
         """Note what is to be recorded, so that it can be resumed or ended early."""
@@ -93,14 +98,11 @@ class Plan:
         found = _found(parts)
         if found is None:
             return self
-        manifest, questions = found
+        manifest, stored = found
         _check_continues(manifest, json.loads(json.dumps(self.manifest)), parts.out)
-        planned = {
-            question.question_id: (replace(question, answers=question.answers or UNSTATED), split)
-            for question, split in self.questions
-        }
+        planned = {question.question_id: (question, split) for question, split in self.questions}
         held, more = parts.held(), []
-        for question, split in questions:
+        for question, split in stored:
             asked = planned.get(question.question_id)
             if asked is None and question.question_id in held:
                 more.append((question, split))
@@ -109,9 +111,9 @@ class Plan:
                     f"{parts.out}: expected to continue the recording there, asked for another "
                     f"question {question.question_id!r}; choose another directory"
                 )
-        asked = (*self.questions, *more)
-        kinds = {"answers": noted_kinds(question for question, _ in asked)}
-        return replace(self, questions=asked, manifest={**self.manifest, **kinds})
+        questions = (*self.questions, *more)
+        kinds = {"answers": noted_kinds(question for question, _ in questions)}
+        return replace(self, questions=questions, manifest={**self.manifest, **kinds})
 
     def whole(self, held: Mapping[str, set[tuple[str, int]]]) -> list[Asked]:
         """Questions that have all of their attempts."""
@@ -173,10 +175,10 @@ def spread(questions: Iterable[Asked]) -> list[Asked]:
 
 
 def _read_questions(path: Path, manifest: Mapping[str, Any]) -> tuple[Asked, ...]:
-    """Questions of a table as `question_row` makes it, with what `trace.json` says of answers."""
+    """Questions of a table as `question_row` makes it, their kinds of answers as noted."""
     columns = [name for name in QUESTION_SCHEMA.names if name != "prompt_hidden"]
     rows = pq.read_table(path, columns=columns).to_pylist()
-    kinds = kinds_of(manifest, (row["dataset"] for row in rows))
+    kinds = kinds_of(manifest, [row["dataset"] for row in rows])
     return tuple(
         (
             Question(

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 from controller.actions import ActionKind
-from controller.answers import UNSTATED, answer_kind
 from controller.backends.base import Backend, Request
 from controller.types import Attempt, ModelSpec, Question
 from envs.grader import Grader
@@ -221,11 +220,8 @@ async def _in_thread(work: Callable[[], Result]) -> Result:
 
 def attempt_row(attempt: Attempt, tier: str, grader: Grader, question: Question) -> dict[str, Any]:
     """A row of attempts.parquet."""
-    kind = answer_kind(question.answers or UNSTATED)
-    reading = kind.read(attempt.text) if attempt.text and attempt.answer is not None else None
     return {
         **{name: getattr(attempt, name, None) for name in ATTEMPT_SCHEMA.names},
-        "how": reading.how if reading and reading.answer == attempt.answer else None,
         "cached_tokens": attempt.usage.cached_tokens,
         "seconds": attempt.usage.wall_s,
         "tier": tier,
