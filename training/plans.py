@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from controller.errors import ConfigError
 from controller.types import Question
-from envs.answer_kinds import kinds_of
+from envs.answer_kinds import kinds_of, noted_kinds
 from envs.traces import MANIFEST, QUESTION_SCHEMA, tables_digest, write_atomically, write_table
 from training.parts import Parts
 
@@ -98,11 +98,11 @@ class Plan:
         found = _found(parts)
         if found is None:
             return self
-        manifest, questions = found
+        manifest, stored = found
         _check_continues(manifest, json.loads(json.dumps(self.manifest)), parts.out)
         planned = {question.question_id: (question, split) for question, split in self.questions}
         held, more = parts.held(), []
-        for question, split in questions:
+        for question, split in stored:
             asked = planned.get(question.question_id)
             if asked is None and question.question_id in held:
                 more.append((question, split))
@@ -111,7 +111,9 @@ class Plan:
                     f"{parts.out}: expected to continue the recording there, asked for another "
                     f"question {question.question_id!r}; choose another directory"
                 )
-        return replace(self, questions=(*self.questions, *more))
+        questions = (*self.questions, *more)
+        kinds = {"answers": noted_kinds(question for question, _ in questions)}
+        return replace(self, questions=questions, manifest={**self.manifest, **kinds})
 
     def whole(self, held: Mapping[str, set[tuple[str, int]]]) -> list[Asked]:
         """Questions that have all of their attempts."""

@@ -8,6 +8,7 @@ side by side would each read again.
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,9 @@ HOPELESS = frozenset({"unauthorized", "no_such_model", "wrong_model"})
 
 PATIENCE_S = 600.0
 """How long a recording waits for a server that is down."""
+
+_QUIET_S = 2.0
+"""How long it says nothing about that."""
 
 _TRIES = 5
 """At an attempt that fails while the server answers others."""
@@ -102,6 +106,8 @@ class ServerQueue:
     def __init__(self, models: Sequence[ServedModel], concurrency: int) -> None:
         self.models, self.concurrency = tuple(models), concurrency
         self._answered_at = 0.0
+        self._complained = False
+        self._to_blame: set[str] = set()
 
     async def record(
         self,
@@ -180,11 +186,11 @@ class ServerQueue:
                 attempt, rung=model.rung, model=name, attempt_id=attempt_id(name, request)
             )
             if attempt.error is None or attempt.error in FACTS:
-                self._answered_at = now()
+                self._answered_at, self._complained = now(), False
                 return attempt
             tries += 1
             failed_at = failed_at or now()
-            if tries >= _TRIES and self._answered_at > failed_at:
+            if tries >= _TRIES and self._is_to_blame(request.question.question_id, failed_at):
                 return attempt
             waited_s = now() - max(failed_at, self._answered_at)
             if attempt.error in HOPELESS or waited_s > PATIENCE_S:
@@ -192,7 +198,20 @@ class ServerQueue:
                     f"{model.spec.name}: expected its server to answer, found {attempt.error!r} "
                     f"for {waited_s / 60:.0f} minutes; run the same command again to go on"
                 )
+            if waited_s > _QUIET_S and not self._complained:
+                self._complained = True
+                warnings.warn(
+                    f"{model.spec.name}: expected its server to answer, found {attempt.error!r}, "
+                    f"asking again for up to {PATIENCE_S / 60:.0f} minutes",
+                    stacklevel=2,
+                )
             await asyncio.sleep(min(FIRST_PAUSE_S * 2 ** (tries - 1), _LONGEST_PAUSE_S))
+
+    def _is_to_blame(self, question_id: str, failed_at: float) -> bool:
+        """Whether a question fails while the server answers others."""
+        if self._answered_at > failed_at:
+            self._to_blame.add(question_id)
+        return question_id in self._to_blame
 
 
 def _next_turn(fresh: deque[_Turn], begun: list[_Turn]) -> _Turn | None:

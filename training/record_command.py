@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from controller.answers import UNSTATED, load_kind
 from controller.backends.base import TEMPERATURE
 from controller.backends.places import ModelPlace
 from controller.errors import ConfigError
 from controller.prompts import REVISER, VERIFIER, Message, read_prompt
-from training.options import Ray, Seed, WorkerCpus, WorkerGpus, Workers, cluster_of, numbers
+from training.options import Json, Ray, Seed, WorkerCpus, WorkerGpus, Workers, cluster_of, numbers
+
+_MUCH_CUT = 0.2
 
 _PLACE = "[NAME=]PLACE: a directory, a GGUF file, a hub id or URL#MODEL of a server; repeatable."
 
@@ -39,6 +43,13 @@ def record(
     ] = None,
     samples: Annotated[int, typer.Option(help="Attempts per question by a small model.")] = 16,
     escalations: Annotated[int, typer.Option(help="Attempts per question by a large one.")] = 2,
+    answers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND",
+            help="Of answers where a question names none, see docs/answers.md; default: auto.",
+        ),
+    ] = None,
     prompt: Annotated[
         list[str] | None,
         typer.Option(
@@ -103,7 +114,7 @@ def record(
     worker_cpus: WorkerCpus = 1.0,
     worker_gpus: WorkerGpus = 0.0,
     seed: Seed = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Record attempts of models as a trace set; run again to resume or extend it."""
     if finish:
@@ -143,7 +154,7 @@ def record(
         compiled=compiled,
         inside=(segment_controller, segment_price) if segment_controller else None,
     )
-    asked = _questions(questions, train_scale, limit)
+    asked = _questions(questions, answers, train_scale, limit)
 
     from training.record_models import record_models
     from training.record_view import recording_view
@@ -174,7 +185,9 @@ def _prompts(given: list[str], names: list[str]) -> dict[str, tuple[Message, ...
     return common | own
 
 
-def _questions(file: Path | None, train_scale: int, limit: int | None) -> dict[str, Any]:
+def _questions(
+    file: Path | None, answers: str | None, train_scale: int, limit: int | None
+) -> dict[str, Any]:
     """Questions by split."""
     from envs.question_files import bundled_questions, read_questions
     from training.plans import spread
@@ -184,7 +197,10 @@ def _questions(file: Path | None, train_scale: int, limit: int | None) -> dict[s
             f"train_scale: expected 1 with a file of questions, found {train_scale}; only bundled "
             "tasks can be drawn anew"
         )
-    by_split = read_questions(file) if file else bundled_questions(train_scale)
+    if answers and not file:
+        raise ConfigError(f"answers: expected a file of questions with it, found {answers!r} alone")
+    kind = load_kind(answers or UNSTATED).name
+    by_split = read_questions(file, kind) if file else bundled_questions(train_scale)
     if limit is None:
         return by_split
     kept = {
@@ -198,15 +214,28 @@ def _questions(file: Path | None, train_scale: int, limit: int | None) -> dict[s
 
 
 def _report(out: Path, as_json: bool) -> None:
-    """Say what was recorded."""
+    """Say what was recorded, and what may be wrong with it."""
+    from envs.answer_kinds import unread_warnings
+    from envs.traces import TraceSet
     from training.record_view import summary_table
 
-    manifest = json.loads((out / "trace.json").read_text())
+    traces = TraceSet.read(out)
+    manifest, summary = traces.manifest, traces.manifest["summary"]
     if as_json:
         keys = ("questions", "splits", "unfinished", "summary")
         print(json.dumps({key: manifest[key] for key in keys if key in manifest}, indent=1))
-        return
-    console = Console()
-    console.print(summary_table(manifest["summary"]))
-    left = f" ({manifest['unfinished']} more are not whole)" if "unfinished" in manifest else ""
-    console.print(f"{out}: {manifest['questions']} questions{left}", highlight=False)
+    else:
+        console = Console()
+        console.print(summary_table(summary))
+        left = f" ({manifest['unfinished']} more are not whole)" if "unfinished" in manifest else ""
+        console.print(f"{out}: {manifest['questions']} questions{left}", highlight=False)
+    for message in unread_warnings(traces, list(summary)):
+        warnings.warn(message, stacklevel=2)
+    for model, found in summary.items():
+        if found["cut"] > _MUCH_CUT:
+            warnings.warn(
+                f"{model}: {found['cut']:.0%} of its attempts were cut at their longest; allow "
+                "longer ones (--max-new-tokens) in another directory, or ask for shorter ones "
+                "(--prompt)",
+                stacklevel=2,
+            )

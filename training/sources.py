@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urlsplit
 
 from controller.backends.base import TEMPERATURE
 from controller.backends.places import ModelPlace
@@ -101,6 +100,11 @@ class Models:
                 "models: expected a small model in this process for adapters or a controller of "
                 f"segments, found {self.places[0].text}"
             )
+        if any("@" in (place.url or "") for place in self.places):
+            raise ConfigError(
+                "models: expected servers without a name and password in their address, which "
+                f"would be recorded; say a key in {_KEY_VARIABLE.format(rung='0, 1, ...')}"
+            )
         if self.concurrency is not None and self.concurrency < 1:
             raise ConfigError(f"concurrency: expected at least 1, found {self.concurrency}")
         if self.deadline_s <= 0:
@@ -128,7 +132,9 @@ class Models:
                     device_map=self.device_map,
                     compiled=self.compiled,
                 )
-            models.append(replace(loaded[place.source], name=place.name, rung=rung))
+            prompt = self.prompts.get(place.name, ())
+            named = replace(loaded[place.source], name=place.name, rung=rung, prompt=prompt)
+            models.append(named)
         if self.adapters:
             models[0] = load_adapters(models[0], self.adapters)
         limit_threads(max(model.parameters for model in models))
@@ -229,7 +235,7 @@ class Models:
         if self.inside is not None:
             controller, price = self.inside
             decoding["segments"] = {"controller": _seen_from(out, controller), "price": price}
-        servers = {p.name: f"{_public(p.url)}#{p.model}" for p in self.places if p.url}
+        servers = {p.name: f"{p.url}#{p.model}" for p in self.places if p.url}
         return {"model_paths": paths, "servers": servers, "decoding": decoding}
 
 
@@ -258,12 +264,6 @@ def find_source(models: Sequence[str | Path | ModelPlace], **settings: Any) -> M
         },
         **settings,
     )
-
-
-def _public(url: str | None) -> str:
-    """A server's address without a name and a password."""
-    parts = urlsplit(url or "")
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _seen_from(out: Path, path: Path) -> str:

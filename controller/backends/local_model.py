@@ -63,6 +63,7 @@ class LocalModel:
         digest: of the weights as they are stored, or loaded where a type was asked for.
         model: its cache must consist of plain keys and values.
         tokenizer: its chat template is used if there is one, plain text otherwise.
+        prompt: chat that it is asked with; see `ModelSpec.prompt`.
         adapters: on its weights; see `controller.backends.adapters`.
         score: head of the verifier among them.
     """
@@ -73,6 +74,7 @@ class LocalModel:
     digest: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    prompt: tuple[Message, ...] = ()
     adapters: tuple[AdapterSpec, ...] = ()
     score: ScoreHead | None = None
 
@@ -110,7 +112,7 @@ class LocalModel:
         Raises:
             BackendError: a REVISE without a parent's text.
         """
-        return self.encode_chat(messages(request))
+        return self.encode_chat(messages(request, self.prompt))
 
     def encode_chat(self, chat: Sequence[Message], *, complete: bool = False) -> tuple[int, ...]:
         """Token ids of a chat; a chat template brings its special tokens with it.

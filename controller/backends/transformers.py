@@ -110,6 +110,7 @@ class TransformersBackend:
                 temperature=self.temperature,
                 digest=rung.local.digest,
                 adapters=rung.local.adapters,
+                prompt=rung.local.prompt,
             )
             for rung in self._rungs
         )

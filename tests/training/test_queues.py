@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from controller.errors import BackendError
+from controller.errors import BackendError, ConfigError
 from controller.types import Question
 from envs.traces import TraceSet
 from tests.conftest import CHECKPOINTS
@@ -146,7 +146,7 @@ def test_a_slow_server_is_waited_for_and_an_attempt_beyond_its_deadline_is_a_fac
     assert errors == {None: 8, "attempt_deadline": 1}
 
 
-def test_a_server_that_is_down_is_waited_for(tmp_path):
+def test_a_server_that_is_down_is_waited_for(tmp_path, recwarn):
     async def ready(exchange):
         await stream(exchange, "Answer: 1")
 
@@ -163,8 +163,9 @@ def test_a_server_that_is_down_is_waited_for(tmp_path):
 
     recording = threading.Thread(target=run)
     recording.start()
-    time.sleep(0.5)
+    time.sleep(3)
     assert recording.is_alive()
+    assert "'refused', asking again for up to" in str(recwarn.list[0].message)
     with upstream.running(upstream.port):
         recording.join(60)
     assert not failures
@@ -223,19 +224,36 @@ def test_models_in_this_process_and_behind_a_server_are_recorded_together(valida
     assert texts == TraceSet.read(tmp_path / "local").attempts["text"].to_pylist()
 
 
-def test_prompts_are_sent_and_stored_and_credentials_are_not(tmp_path):
+def test_prompts_are_sent_and_stored(tmp_path):
     async def ready(exchange):
         await stream(exchange, "Answer: 1")
 
     with Upstream(ready).running() as upstream:
-        url = upstream.url.replace("http://", "http://me:secret@")
         chat = ({"role": "user", "content": "{question} Think."},)
-        places = [f"{url}#m", f"other={url}#m"]
+        places = [f"{upstream.url}#m", f"other={upstream.url}#m"]
         source = find_source(places, prompts={"other": chat})
         record_models(QUESTIONS, source, tmp_path, CONFIG)
         asked = Counter(r.body["messages"][-1]["content"][-6:] for r in upstream.requests)
     assert asked["Think."] == 18
     assert asked.total() == 54
-    manifest = (tmp_path / "trace.json").read_text()
-    assert "secret" not in manifest
     assert TraceSet.read(tmp_path).manifest["models"]["other"]["prompt"] == list(chat)
+
+
+def test_models_in_this_process_are_asked_with_a_prompt_as_well(tmp_path):
+    question = Question(question_id="q", text="3 * 4 =", reference="12")
+    small = CHECKPOINTS / "small"
+    source = find_source(
+        [f"bare={small}", f"asked={small}"],
+        prompts={"asked": ({"role": "user", "content": "{question} 3 * 4 ="},)},
+    )
+    record_models({"test": [question]}, source, tmp_path, RecordConfig(samples=1, escalations=1))
+    bare, asked = TraceSet.read(tmp_path).attempts["prompt_tokens"].to_pylist()
+    assert asked > bare
+    models = TraceSet.read(tmp_path).manifest["models"]
+    assert "prompt" not in models["bare"]
+    assert models["asked"]["prompt"][0]["content"].startswith("{question}")
+
+
+def test_credentials_are_not_recorded():
+    with pytest.raises(ConfigError, match="without a name and password"):
+        find_source(["http://me:secret@127.0.0.1:1/v1#m"])

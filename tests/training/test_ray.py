@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import psutil
-import pyarrow.parquet as pq
 import pytest
 from ray.cloudpickle import register_pickle_by_value, unregister_pickle_by_value
 from ray.cluster_utils import Cluster as RayCluster
@@ -26,6 +25,7 @@ from tests.server.upstream import Upstream
 from tests.training.conftest import ROOT
 from tests.training.test_queues import record as record_served
 from tests.training.test_queues import said, seeded
+from tests.training.test_record import content
 from training.cluster import Cluster, connected, map_on, num_workers
 from training.evaluate import play_prices
 from training.jobs import TrainJob
@@ -89,13 +89,6 @@ def workers(cluster, name="ShardWorker"):
                 if name in " ".join(child.cmdline()):
                     found.append(child)
     return found
-
-
-def content(out):
-    return {
-        name: pq.read_table(out / f"{name}.parquet").to_pylist()
-        for name in ("questions", "attempts")
-    }
 
 
 def test_nothing_is_lost_or_doubled_when_driver_and_worker_are_killed(
