@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from controller.actions import ActionKind
 from controller.backends.asynchronous import AsyncBackend
 from controller.backends.base import Request
-from controller.backends.identity import attempt_id
 from controller.backends.openai import ATTEMPT_DEADLINE
 from controller.errors import BackendError
 from controller.types import Attempt, ModelSpec, Question
@@ -181,10 +180,7 @@ class ServerQueue:
         failed_at, tries = 0.0, 0
         while True:
             (attempt,) = await backend.attempts([request])
-            name = model.spec.name
-            attempt = replace(
-                attempt, rung=model.rung, model=name, attempt_id=attempt_id(name, request)
-            )
+            attempt = replace(attempt, rung=model.rung)
             if attempt.error is None or attempt.error in FACTS:
                 self._answered_at, self._complained = now(), False
                 return attempt

@@ -14,7 +14,7 @@ from controller.answers import UNSTATED, load_kind
 from controller.backends.base import TEMPERATURE
 from controller.backends.places import ModelPlace
 from controller.errors import ConfigError
-from controller.prompts import REVISER, VERIFIER, Message, read_prompt
+from controller.prompts import REVISER, VERIFIER, read_prompts
 from training.options import Json, Ray, Seed, WorkerCpus, WorkerGpus, Workers, cluster_of, numbers
 
 _MUCH_CUT = 0.2
@@ -141,7 +141,7 @@ def record(
     places = [ModelPlace.parse(model) for model in (*smalls, *larges)]
     source = find_source(
         places,
-        prompts=_prompts(prompt or [], [place.name for place in places]),
+        prompts=read_prompts(prompt or [], [place.name for place in places]),
         adapters={name: path for name, path in adapters.items() if path is not None},
         parameters=numbers("parameters", parameters or []),
         max_new_tokens=max_new_tokens,
@@ -170,19 +170,6 @@ def record(
             progress=view.begin,
         )
     _report(out, as_json)
-
-
-def _prompts(given: list[str], names: list[str]) -> dict[str, tuple[Message, ...]]:
-    """Prompts by model: one without a name is for all models that have none of their own."""
-    common: dict[str, tuple[Message, ...]] = {}
-    own: dict[str, tuple[Message, ...]] = {}
-    for text in given:
-        name, found, rest = text.partition("=")
-        if found and name in names:
-            own[name] = read_prompt(rest)
-        else:
-            common = dict.fromkeys(names, read_prompt(text))
-    return common | own
 
 
 def _questions(

@@ -196,6 +196,7 @@ class Models:
         endpoint = Endpoint(
             base_url=place.url or "",
             model=place.model or "",
+            name=place.name,
             api_key=self.keys.get(rung, "none"),
             parameters=self.parameters.get(place.name, parameters.get(place.model or "")),
             max_new_tokens=self.max_new_tokens,

@@ -59,7 +59,7 @@ class LadderBuilder:
         adapters: directories of the small model's adapters, by name; where the checkpoint says
             when None.
         upstream: how servers are asked.
-        prompts: what models behind servers are asked with, see `read_prompts`; the checkpoint's
+        prompts: what models are asked with, see `read_prompts`; the checkpoint's
             where nothing is said.
         max_new_tokens: longest attempt; None for what the controller was trained with.
         observe: told the outcome of each request to a server.
@@ -85,17 +85,12 @@ class LadderBuilder:
             CheckpointError: the controller inside attempts is for other models.
         """
         prompts = read_prompts(self.prompts, [place.name for place in places])
-        for place in places:
-            if place.is_local and place.name in prompts:
-                raise ConfigError(
-                    f"prompt: expected models behind servers, found {place.text}, which is asked "
-                    "as it was recorded"
-                )
+        trained = self.checkpoint.models
         return Ladder(
             [
-                self._served(place, rung, prompts.get(place.name))
-                if place.is_server
-                else self._loaded(place, rung)
+                (self._served if place.is_server else self._loaded)(
+                    place, rung, prompts.get(place.name, trained[rung].prompt)
+                )
                 for rung, place in enumerate(places)
             ]
         )
@@ -103,9 +98,7 @@ class LadderBuilder:
     def _longest(self, rung: int) -> int:
         return self.max_new_tokens or self.checkpoint.config.max_completion_tokens[rung]
 
-    def _served(
-        self, place: ModelPlace, rung: int, prompt: tuple[Message, ...] | None
-    ) -> AsyncBackend:
+    def _served(self, place: ModelPlace, rung: int, prompt: tuple[Message, ...]) -> AsyncBackend:
         try:
             from controller.backends.endpoint import Endpoint
             from controller.backends.openai import OpenAIBackend
@@ -115,7 +108,6 @@ class LadderBuilder:
                 f"{error.name}; pip install 'allot[serve]'"
             ) from None
         trained, upstream = self.checkpoint.models[rung], self.upstream
-        prompt = trained.prompt if prompt is None else prompt
         adapted = any(adapter.name == "reviser" for adapter in trained.adapters)
         endpoint = Endpoint(
             base_url=place.url or "",
@@ -143,7 +135,7 @@ class LadderBuilder:
             endpoint, answers=answer_kind(self.checkpoint.answers), observe=self.observe
         )
 
-    def _loaded(self, place: ModelPlace, rung: int) -> AsyncBackend:
+    def _loaded(self, place: ModelPlace, rung: int, prompt: tuple[Message, ...]) -> AsyncBackend:
         from controller.backends.adapters import load_adapters
         from controller.backends.base import recorded_temperature
         from controller.backends.threaded import ThreadedBackend
@@ -158,7 +150,7 @@ class LadderBuilder:
             loaded = load_adapters(loaded, adapters)
         known = {adapter.name for adapter in loaded.adapters}
         backend = TransformersBackend(
-            [loaded],
+            [replace(loaded, prompt=prompt)],
             temperature=recorded_temperature(self.checkpoint.models),
             max_new_tokens=self._longest(rung),
             answers=answer_kind(self.checkpoint.answers),
