@@ -326,6 +326,7 @@ class TraceSet:
                     )
                     for name, entry in entries.get(model, {}).get("adapters", {}).items()
                 ),
+                prompt=tuple(entries.get(model, {}).get("prompt") or ()),
             )
             for rung, model in enumerate(ladder)
         )

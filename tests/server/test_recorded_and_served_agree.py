@@ -146,3 +146,5 @@ def test_llama_cpp(tmp_path):
             servers,
             ["--samples", "4", "--max-new-tokens", "16", "--prompt", prompt],
         )
+    models = load_checkpoint(tmp_path / "controller").models
+    assert {model.prompt for model in models} == {({"role": "user", "content": prompt},)}
