@@ -5,24 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from controller.actions import Action
 from controller.backends.base import Backend
-from controller.core import (
-    Decision,
-    EpisodeCore,
-    Pick,
-    play,
-    steps,
-)
+from controller.core import Decision, EpisodeCore, Pick, play, steps
 from controller.cost import Usage
 from controller.deciders import PolicyDecider
 from controller.difficulty import Difficulty
 from controller.episodes import EpisodeConfig
 from controller.errors import ConfigError
 from controller.exchange import carry_out, perform
+from controller.granularity import Process
 from controller.policy import PolicyNetwork
+from controller.segments.episodes import SegmentConfig
+from controller.segments.run import SegmentEpisode
+from controller.segments.types import SegmentBackend
 from controller.targets import Pace
 from controller.types import Attempt, Question
 
@@ -30,9 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from controller.checkpoint import Checkpoint
+    from controller.checkpoint import AnyCheckpoint
 
-__all__ = ["Controller", "Decision", "Episode", "Outcome"]
+__all__ = ["Controller", "Decision", "Episode", "Outcome", "begin_episode"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,13 +103,61 @@ class Episode(EpisodeCore):
         return carry_out(self.exchange(action), partial(perform, backend=self.backend))
 
 
+def begin_episode(
+    question: Question,
+    backend: Any,
+    config: Process,
+    *,
+    price: float,
+    round_price: float = 0.0,
+    budget: float | None = None,
+    difficulty: Difficulty | None = None,
+    pick: Pick | None = None,
+    number: int = 0,
+) -> Episode | SegmentEpisode:
+    """A fresh episode of either granularity.
+
+    Args:
+        question: to answer.
+        backend: a `Backend`, or of segments a `SegmentBackend`.
+        config: the decision process.
+        price: accuracy per unit cost.
+        round_price: accuracy per serial round.
+        budget: hard cap on cost; None for no cap.
+        difficulty: read-out of the prompt; None when the policy does not read it.
+        pick: see `EpisodeCore`; of whole attempts alone.
+        number: of the attempt, for decisions inside it.
+    """
+    if isinstance(config, SegmentConfig):
+        return SegmentEpisode(
+            question,
+            backend,
+            config,
+            price=price,
+            round_price=round_price,
+            budget=budget,
+            difficulty=difficulty,
+            number=number,
+        )
+    return Episode(
+        question,
+        backend,
+        config,
+        price=price,
+        round_price=round_price,
+        budget=budget,
+        difficulty=difficulty,
+        pick=pick,
+    )
+
+
 class Controller:
-    """Policy + backend + loop.
+    """Policy + backend + loop, deciding about whole attempts or inside one.
 
     Args:
         policy: the trained network.
         config: the decision process that it was trained for.
-        backend: makes the attempts.
+        backend: makes the attempts, or writes their segments.
         difficulty: read-out of the prompt, if the policy reads it.
         price: accuracy per unit cost, where `answer` is not given one.
         pace: sets the price from question to question instead, where `answer` is not given
@@ -121,8 +167,8 @@ class Controller:
     def __init__(
         self,
         policy: PolicyNetwork,
-        config: EpisodeConfig,
-        backend: Backend,
+        config: Process,
+        backend: Backend | SegmentBackend,
         difficulty: Difficulty | None = None,
         price: float | None = None,
         pace: Pace | None = None,
@@ -135,8 +181,8 @@ class Controller:
     @classmethod
     def load(
         cls,
-        path: str | Path | Checkpoint,
-        backend: Backend | None = None,
+        path: str | Path | AnyCheckpoint,
+        backend: Backend | SegmentBackend | None = None,
         *,
         models: Sequence[str | Path] = (),
         adapters: Mapping[str, str | Path] | None = None,
@@ -168,14 +214,15 @@ class Controller:
                 those it was trained for.
             ConfigError: both targets at once, or one that is out of reach.
         """
-        from controller.checkpoint import Checkpoint, load_checkpoint
+        from controller.checkpoint import Checkpoint, load_any
+        from controller.loading import load_backend
 
-        checkpoint = path if isinstance(path, Checkpoint) else load_checkpoint(path)
+        checkpoint = path if isinstance(path, Checkpoint) else load_any(path)
         price = checkpoint.price_for(mean_cost, accuracy, confidence)
         return cls(
             checkpoint.policy,
             checkpoint.config,
-            backend or checkpoint.load_backend(models, adapters),
+            backend or load_backend(checkpoint, models, adapters),
             checkpoint.difficulty,
             price,
             None if mean_cost is None else checkpoint.pace(mean_cost),
@@ -185,7 +232,7 @@ class Controller:
     def from_pretrained(
         cls,
         name: str | Path,
-        backend: Backend | None = None,
+        backend: Backend | SegmentBackend | None = None,
         *,
         revision: str | None = None,
         token: str | bool | None = None,
@@ -204,14 +251,14 @@ class Controller:
             CheckpointError: as `load`, or it cannot be downloaded.
             ConfigError: as `load`.
         """
-        from controller.checkpoint import Checkpoint
+        from controller.hub import from_hub
 
-        checkpoint = Checkpoint.from_pretrained(name, revision=revision, token=token)
+        checkpoint = from_hub(name, revision=revision, token=token)
         return cls.load(checkpoint, backend, **options)
 
-    def decisions(self, episode: Episode) -> Iterator[Decision]:
+    def decisions(self, episode: Episode | SegmentEpisode) -> Iterator[Decision]:
         """Decide until the episode ends, yielding each decision once carried out."""
-        work = partial(perform, backend=episode.backend)
+        work = partial(perform, backend=cast("Backend", episode.backend))
         for step in steps(play(episode, self.decider), work):
             if isinstance(step, Decision):
                 yield step
@@ -223,7 +270,8 @@ class Controller:
         price: float | None = None,
         round_price: float = 0.0,
         budget: float | None = None,
-    ) -> Episode:
+        number: int = 0,
+    ) -> Episode | SegmentEpisode:
         """A fresh episode for a question, to be driven by `decisions`."""
         if price is None:
             price = self.price if self.pace is None else self.pace.price()
@@ -231,7 +279,7 @@ class Controller:
             raise ConfigError("price: expected one, found none here and none in the controller")
         if isinstance(question, str):
             question = Question(question_id=question, text=question)
-        return Episode(
+        return begin_episode(
             question,
             self.backend,
             self.config,
@@ -239,6 +287,7 @@ class Controller:
             round_price=round_price,
             budget=budget,
             difficulty=self.difficulty,
+            number=number,
         )
 
     def answer(
@@ -248,6 +297,7 @@ class Controller:
         price: float | None = None,
         round_price: float = 0.0,
         budget: float | None = None,
+        number: int = 0,
     ) -> Outcome:
         """Answer a question.
 
@@ -257,12 +307,15 @@ class Controller:
                 controller's own when None, or what its pace asks for.
             round_price: accuracy per serial round of generation; 0 if waiting is free.
             budget: hard cap on cost; None for no cap.
+            number: of the attempt, for decisions inside it; others have other random streams.
 
         Raises:
             ConfigError: price or budget out of range.
             BackendError: the models cannot be reached at all.
         """
-        episode = self.episode(question, price=price, round_price=round_price, budget=budget)
+        episode = self.episode(
+            question, price=price, round_price=round_price, budget=budget, number=number
+        )
         decisions = tuple(self.decisions(episode))
         if self.pace is not None and price is None:
             self.pace.count(episode.cost)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Generic
 
 import pyarrow as pa
+from typing_extensions import TypeVar
 
 from controller.actions import ActionKind
 from controller.answers import normalize_answer
@@ -17,19 +18,27 @@ from envs.grader import RecordedGrader
 from envs.table import TraceTable
 from envs.traces import TraceSet
 
-if TYPE_CHECKING:
-    from envs.segments.table import SegmentTable
+B = TypeVar("B", default=ReplayBackend)
+T = TypeVar("T", default=TraceTable)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recorded:
-    """Questions and attempts of some splits, in the order of the table, backend and grader."""
+class Recorded(Generic[B, T]):
+    """Questions of some splits, in the order of the table, backend and grader.
+
+    Attributes:
+        questions: with references.
+        backend: replays the traces.
+        grader: calls right what was right when it was recorded.
+        table: the traces as arrays.
+        attempts: in the order of the table's, where it is one of whole attempts.
+    """
 
     questions: tuple[Question, ...]
-    attempts: tuple[Attempt, ...]
-    backend: ReplayBackend
+    backend: B
     grader: RecordedGrader
-    table: TraceTable
+    table: T
+    attempts: tuple[Attempt, ...] = ()
 
 
 def read_recorded(
@@ -76,8 +85,8 @@ def recorded_questions(questions: pa.Table, question_ids: Iterable[str]) -> tupl
     )
 
 
-def recorded_grader(table: TraceTable | SegmentTable) -> RecordedGrader:
-    """Calls right what was right when it was recorded."""
+def recorded_grader(table: Any) -> RecordedGrader:
+    """Calls right what was right when it was recorded in a `TraceTable` or `SegmentTable`."""
     return RecordedGrader(
         {
             question_id: frozenset(

@@ -18,8 +18,6 @@ from controller.errors import AllotError, ConfigError
 from controller.prompts import REVISER, VERIFIER
 from training.bench_cli import CONTROLLER, MODELS, TRACES, Json, bench_app
 from training.cluster import Cluster
-from training.segments.cli import CONTROLLER as SEGMENT_CONTROLLER
-from training.segments.cli import app as segments_app
 from training.serve_cli import key, serve
 from training.settings import WandbMode
 from training.tables import command_line, lead_table, print_result, print_rows
@@ -34,11 +32,13 @@ app = typer.Typer(
 models_app = typer.Typer(help="The bundled language models.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 app.add_typer(bench_app, name="bench")
-app.add_typer(segments_app, name="segments")
 app.command("train", context_settings={"token_normalize_func": dashed})(train)
 app.command()(serve)
 app.command()(key)
 console = Console()
+
+SEGMENT_CONTROLLER = Path("checkpoints/segments/controller")
+SEGMENT_TRACES = Path("checkpoints/segments/traces")
 
 _INTERRUPTED = 130
 """Exit code that typer makes of a KeyboardInterrupt."""
@@ -143,6 +143,16 @@ def record(
         Path | None, typer.Option(help="Samples are written under it, segment by segment.")
     ] = None,
     segment_price: Annotated[float, typer.Option(help="Price that it is told.")] = 1e-3,
+    granularity: Annotated[
+        str, typer.Option(help="attempts, or segments: trees of what could follow each segment.")
+    ] = "attempts",
+    trees: Annotated[int, typer.Option(min=1, help="Of segments, per question.")] = 1,
+    draws: Annotated[
+        str, typer.Option(help="Of each segment, by the number of places redone before it.")
+    ] = "3,2,1",
+    lines: Annotated[bool, typer.Option(help="End segments at line breaks.")] = True,
+    segment_tokens: Annotated[int, typer.Option(min=1, help="Longest segment.")] = 32,
+    text: Annotated[bool, typer.Option(help="Keep what segments say.")] = False,
     shard_questions: Annotated[
         int, typer.Option(help="Questions recorded together; what a kill can cost.")
     ] = 128,
@@ -167,10 +177,14 @@ def record(
     worker_gpus: WorkerGpus = 0.0,
     seed: Seed = 0,
 ) -> None:
-    """Record attempts of a model pair as a trace set; run again to resume."""
+    """Record attempts, or segments, of a model pair as a trace set; run again to resume."""
+    from controller.granularity import ATTEMPTS, SEGMENTS
+    from controller.segments.types import Segmentation
     from envs.question_files import bundled_questions, read_questions
     from training.record import RecordConfig
     from training.record_models import record_models
+    from training.segments.record_models import record_trees
+    from training.segments.trees import TreeConfig
     from training.sources import find_source
 
     if questions and train_scale > 1:
@@ -185,6 +199,28 @@ def record(
             for split, members in by_split.items()
         }
     total = sum(len(members) for members in by_split.values())
+    if granularity == SEGMENTS.name:
+        with progress_bar("recording", total) as update:
+            record_trees(
+                by_split,
+                (small, large),
+                out,
+                TreeConfig(
+                    attempts=trees,
+                    draws=_whole_numbers("draws", draws),
+                    keep_text=text,
+                    shard_questions=shard_questions,
+                ),
+                Segmentation(lines=lines, max_tokens=segment_tokens),
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                seed=seed,
+                progress=lambda done: update(done, "recording"),
+            )
+        console.print(f"{out}: {total} questions")
+        return
+    if granularity != ATTEMPTS.name:
+        raise ConfigError(f"granularity: expected attempts or segments, found {granularity!r}")
     with progress_bar("recording", total) as update:
         record_models(
             by_split,
@@ -285,6 +321,17 @@ def evaluate(
     ask: Annotated[
         str | None, typer.Option(help="Chat model that is asked what to do, as one more rule.")
     ] = None,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=CONTROLLER[,...]@TRACES",
+            help="Other controllers, of either granularity, on their traces of the same test "
+            "questions; seeds are pooled. Prices are those of the first. Repeatable.",
+        ),
+    ] = None,
+    greedy: Annotated[
+        bool, typer.Option("--greedy", help="Add attempts at temperature 0, by the live models.")
+    ] = False,
     results: Annotated[
         Path | None, typer.Option(help="Markdown file to write the results to.")
     ] = None,
@@ -294,13 +341,13 @@ def evaluate(
     wandb: Wandb = "auto",
 ) -> None:
     """Compare controllers with tuned rules on the test split; fills in the model card."""
-    from controller.checkpoint import load_checkpoint
-    from envs.recorded import read_recorded
-    from envs.table import TraceTable
-    from envs.traces import TraceSet, write_atomically
-    from training.decisions import attempt_columns, play_decisions
-    from training.evaluate import compare
+    from controller.checkpoint import load_any
+    from envs.granularity import read_traces, recordings_of
+    from envs.traces import write_atomically
+    from training.evaluate import CONTROLLER as OURS
+    from training.evaluate import compare, read_others
     from training.evaluation import save_evaluation
+    from training.greedy import play_greedy
     from training.lineage import controller_artifact, evaluation_artifact, traces_artifact
     from training.results import results_markdown, write_card
     from training.runs import seed_directories
@@ -311,15 +358,22 @@ def evaluate(
 
     limit_threads()
     paths = seed_directories(controllers)
-    checkpoints = [load_checkpoint(path) for path in paths]
-    trace_set = TraceSet.read(traces)
+    checkpoints = [load_any(path) for path in paths]
+    if checkpoints[0].granularity.name == "segments" and traces == TRACES:
+        traces = SEGMENT_TRACES
+    trace_set = read_traces(traces)
     names = [model.name for model in checkpoints[0].models]
-    test = read_recorded(trace_set, ["test"], names)
+    recordings = recordings_of(trace_set)
+    test = recordings.recorded(trace_set, ["test"], names)
     comparison = compare(
         checkpoints,
-        TraceTable.build(trace_set, ["train", "validation"], names),
+        recordings.table(trace_set, ["train", "validation"], names),
         test.table,
         asked=ask,
+        others=read_others(beside or []),
+        fixed=play_greedy(trace_set, test.questions, checkpoints[0].config.cost)
+        if greedy
+        else None,
         num_prices=num_prices,
         repeats=repeats,
         cluster=_cluster(ray, cpus=worker_cpus),
@@ -337,9 +391,9 @@ def evaluate(
         out,
         about,
         summary,
-        columns=attempt_columns(checkpoints[0].config.actions),
-        played=comparison.played["controller"],
-        episodes=play_decisions(checkpoints[0], test, summary["prices"]),
+        checkpoint=checkpoints[0],
+        recorded=test,
+        played=comparison.played[OURS],
     )
     with Tracker(
         out, "evaluate", about, mode=wandb, group=trace_set.path.name, name=str(out)
@@ -406,8 +460,7 @@ def report(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            help="Run directories that `allot evaluate` or `allot segments evaluate` has "
-            "written to.",
+            help="Run directories that `allot evaluate` has written to.",
             metavar="RUN",
         ),
     ],
@@ -498,10 +551,9 @@ def answer(
     """Answer questions with live models, showing each decision."""
     from transformers.utils.logging import disable_progress_bar
 
-    from controller.checkpoint import load_checkpoint
+    from controller.checkpoint import load_any
     from controller.loop import Controller
     from controller.types import Question
-    from training.segments.show import answer_by_segments
     from training.show import new_questions, outcome_json, print_outcome
     from training.threads import limit_threads
 
@@ -511,13 +563,10 @@ def answer(
     if not asked:
         raise ConfigError('questions: expected at least one, as in allot answer "3 * 4 ="')
     disable_progress_bar()
-    if segments:
-        answer_by_segments(console, asked, segment_controller, price, budget, as_json)
-        return
-    checkpoint = load_checkpoint(controller)
+    checkpoint = load_any(segment_controller if segments else controller)
     if segment_price is not None:
-        inside = str(segment_controller.resolve()), segment_price
-        checkpoint = replace(checkpoint, inside=inside)
+        under = str(segment_controller.resolve()), segment_price
+        checkpoint = replace(checkpoint, segment_controller=under)
     loaded = Controller.load(checkpoint, mean_cost=mean_cost, accuracy=accuracy)
     limit_threads(max(model.parameters or 0 for model in loaded.backend.models))
     for question in asked:
@@ -534,6 +583,15 @@ def _cluster(
     if ray is None:
         return None
     return Cluster(address=ray, workers=workers, cpus=cpus, gpus=gpus)
+
+
+def _whole_numbers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise ConfigError(
+            f"{option}: expected whole numbers separated by commas, found {text!r}"
+        ) from None
 
 
 def _numbers(option: str, entries: list[str]) -> dict[str, float]:

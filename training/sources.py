@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from controller.backends.base import TEMPERATURE, Backend
+from controller.checkpoint import HUB_SCHEME
 from controller.errors import ConfigError
-from controller.hub import HUB_SCHEME
 from controller.types import ModelSpec
 
 if TYPE_CHECKING:
@@ -96,9 +96,11 @@ class LocalModels:
         )
         if self.inside is None:
             return whole
-        from controller.segments.checkpoint import load_segment_checkpoint
+        from controller.checkpoint import load_segment_checkpoint
+        from controller.loading import written_under
 
-        return load_segment_checkpoint(self.inside[0]).inside(whole, self.inside[1])
+        path, price = self.inside
+        return written_under(load_segment_checkpoint(path), whole, price)
 
     def notes(self, models: Sequence[ModelSpec], out: Path) -> dict[str, Any]:
         """Paths, decoding and licence."""

@@ -7,28 +7,36 @@ controller all keep their state here, so that they cannot disagree.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from controller.actions import SEGMENT_ACTIONS, ActionSet
 from controller.cost import CostModel
-from controller.episodes import LEAST_LOGPROB, NO_ANSWER
+from controller.episodes import LEAST_LOGPROB, NO_ANSWER, Bools, Floats, Ints, Rows
 from controller.errors import ConfigError
-from controller.segments.types import SegmentAction
+from controller.segments.types import Segmentation
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
-Rows = Ints | slice
-
-REVISE, ESCALATE, TO_END = (
-    SegmentAction.REVISE,
-    SegmentAction.ESCALATE,
-    SegmentAction.ESCALATE_TO_END,
-)
+STOP, SAMPLE, REVISE, ESCALATE, TO_END = range(len(SEGMENT_ACTIONS))
 
 _WRITTEN, _SEGMENTS, _REDONE, _LOGPROB, _COUNTED, _LEAST, _VALUE, _PROBE, _STREAK = range(9)
 _START = np.array([0, 0, 0, 0, 0, 0, np.nan, NO_ANSWER, 0], np.float64)
+
+
+def _now(place: int) -> Any:
+    """A column of `SegmentEpisodes.now`, (N,)."""
+    return property(lambda episodes: episodes.now[:, place])
+
+
+_POSITIVE = (
+    "max_tokens",
+    "max_segment_tokens",
+    "max_forced_tokens",
+    "mean_segment_tokens",
+    "mean_forced_tokens",
+    "mean_rest_tokens",
+    "cost_unit",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +55,7 @@ class SegmentConfig:
         mean_rest_tokens: of what the large model writes to the end.
         cost_unit: cost of one typical attempt by the small model; makes prices comparable
             across models.
+        lines: whether segments end at line breaks.
         escalates: whether the large model may take over.
         probes: whether an answer is forced after each segment, paid for and seen; STOP then
             returns it.
@@ -61,21 +70,14 @@ class SegmentConfig:
     mean_forced_tokens: float
     mean_rest_tokens: float
     cost_unit: float
+    lines: bool = True
     escalates: bool = True
     probes: bool = False
 
     def __post_init__(self) -> None:
         if not self.draws or min(self.draws) < 1:
             raise ConfigError(f"draws: expected positive numbers, found {self.draws}")
-        for name in (
-            "max_tokens",
-            "max_segment_tokens",
-            "max_forced_tokens",
-            "mean_segment_tokens",
-            "mean_forced_tokens",
-            "mean_rest_tokens",
-            "cost_unit",
-        ):
+        for name in _POSITIVE:
             if getattr(self, name) <= 0:
                 raise ConfigError(
                     f"{name}: expected a positive number, found {getattr(self, name)}"
@@ -84,9 +86,19 @@ class SegmentConfig:
             raise ConfigError("escalates: expected a large model's weight in `cost`, found none")
 
     @property
-    def actions(self) -> tuple[SegmentAction, ...]:
-        """The actions, in the order of a policy's outputs."""
-        return tuple(SegmentAction)
+    def actions(self) -> ActionSet:
+        """Actions of a policy, in the order of its outputs."""
+        return SEGMENT_ACTIONS
+
+    @property
+    def num_rungs(self) -> int:
+        """R, models."""
+        return len(self.cost.weights)
+
+    @property
+    def segmentation(self) -> Segmentation:
+        """Where segments end."""
+        return Segmentation(lines=self.lines, max_tokens=self.max_segment_tokens)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,20 +220,13 @@ class SegmentEpisodes:
         """Whether nothing has been written or dropped yet, (N,)."""
         return np.asarray(self.rounds == 0)
 
-    @property
-    def written(self) -> Floats:
-        """Tokens of the prefix, (N,)."""
-        return self.now[:, _WRITTEN]
-
-    @property
-    def segments(self) -> Floats:
-        """Segments of the prefix, (N,)."""
-        return self.now[:, _SEGMENTS]
-
-    @property
-    def redone(self) -> Floats:
-        """Places of the prefix that were redone, (N,)."""
-        return self.now[:, _REDONE]
+    written = _now(_WRITTEN)
+    segments = _now(_SEGMENTS)
+    redone = _now(_REDONE)
+    least_logprob = _now(_LEAST)
+    value = _now(_VALUE)
+    probe = _now(_PROBE)
+    streak = _now(_STREAK)
 
     @property
     def logprob(self) -> Floats:
@@ -229,29 +234,9 @@ class SegmentEpisodes:
         return self.now[:, _LOGPROB] / np.maximum(self.now[:, _COUNTED], 1)
 
     @property
-    def least_logprob(self) -> Floats:
-        """Least log-probability of the prefix, 0 if unknown, (N,)."""
-        return self.now[:, _LEAST]
-
-    @property
-    def value(self) -> Floats:
-        """Log-odds that the small model ends right from here, NaN if unknown, (N,)."""
-        return self.now[:, _VALUE]
-
-    @property
     def value_before(self) -> Floats:
-        """The same before the last segment, (N,)."""
+        """Value of the prefix without its last segment, NaN if unknown, (N,)."""
         return self.before[:, _VALUE]
-
-    @property
-    def probe(self) -> Floats:
-        """Answer id of the last forced answer, -1 without one, (N,)."""
-        return self.now[:, _PROBE]
-
-    @property
-    def streak(self) -> Floats:
-        """How many forced answers in a row have been the same, (N,)."""
-        return self.now[:, _STREAK]
 
     def next_draw(self, rows: Ints, actions: Ints) -> Ints:
         """How often the segment that an action asks for was written before, (n,)."""

@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from controller.segments.episodes import Bools, Ints, SegmentEpisodes
-from controller.segments.observation import observe_segments
-from controller.segments.types import SegmentAction
-
-STOP, SAMPLE, REVISE, ESCALATE, TO_END = SegmentAction
-
-
-class SegmentPolicy(Protocol):
-    """Anything that chooses actions: the trained network and every hand-made rule."""
-
-    def act(self, episodes: SegmentEpisodes, mask: Bools) -> Ints:
-        """One allowed action per episode, (N,); `mask` is (N, 5), True = allowed."""
-        ...
+from controller.episodes import Bools, Ints
+from controller.segments.episodes import ESCALATE, REVISE, SAMPLE, STOP, TO_END, SegmentEpisodes
 
 
 class SegmentRule(Protocol):
@@ -49,35 +36,15 @@ class SegmentRulePolicy:
         return np.where(mask[np.arange(len(wanted)), wanted], wanted, on)
 
 
-def _all(episodes: SegmentEpisodes, action: SegmentAction) -> NDArray[np.int64]:
-    return np.full(episodes.num_episodes, int(action))
-
-
 @dataclass(frozen=True)
-class GiveUp:
-    """No answer at all."""
+class Always:
+    """One action at every step: STOP gives up, SAMPLE and ESCALATE(end) make whole attempts."""
+
+    action: int
 
     def wishes(self, episodes: SegmentEpisodes) -> Ints:
-        """Stop at once."""
-        return _all(episodes, STOP)
-
-
-@dataclass(frozen=True)
-class AlwaysGoOn:
-    """One whole attempt by the small model."""
-
-    def wishes(self, episodes: SegmentEpisodes) -> Ints:
-        """Sample until the attempt is done."""
-        return _all(episodes, SAMPLE)
-
-
-@dataclass(frozen=True)
-class AlwaysTakeOver:
-    """One whole attempt by the large model."""
-
-    def wishes(self, episodes: SegmentEpisodes) -> Ints:
-        """Escalate to the end from the prompt."""
-        return _all(episodes, TO_END)
+        """The action, everywhere."""
+        return np.full(episodes.num_episodes, self.action)
 
 
 @dataclass(frozen=True)
@@ -160,9 +127,9 @@ def segment_rule_families(draws: int) -> dict[str, tuple[SegmentRule, ...]]:
         draws: how often a segment may be written.
     """
     return {
-        "give up": (GiveUp(),),
-        "always go on": (AlwaysGoOn(),),
-        "always large": (AlwaysTakeOver(),),
+        "give up": (Always(STOP),),
+        "always go on": (Always(SAMPLE),),
+        "always large": (Always(TO_END),),
         "fixed length": tuple(FixedLength(n) for n in (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32)),
         "confident stop": tuple(ConfidentStop(t) for t in _THRESHOLDS),
         "redo unlikely segments": tuple(
@@ -178,23 +145,13 @@ def segment_rule_families(draws: int) -> dict[str, tuple[SegmentRule, ...]]:
     }
 
 
-SEGMENT_STATIC = ("give up", "always go on", "always large", "fixed length")
-SEGMENT_STOP_RULES = ("confident stop",)
-SEGMENT_REVISIONS = ("redo unlikely segments",)
-SEGMENT_CASCADES = ("SpecReason, a segment", "SpecReason, to the end")
-SEGMENT_ROUTERS = ("prompt-only router",)
-
-
-class ObservingPolicy:
-    """Plays a network that reads observations.
-
-    Args:
-        choose: from observations (N, D) and masks (N, 5) to allowed actions (N,).
-    """
-
-    def __init__(self, choose: Callable[[NDArray[np.float32], Bools], Ints]) -> None:
-        self._choose = choose
-
-    def act(self, episodes: SegmentEpisodes, mask: Bools) -> Ints:
-        """The network's action per episode, (N,)."""
-        return self._choose(observe_segments(episodes), mask)
+KINDS = {
+    "always large": ("always large",),
+    "fixed length": ("fixed length",),
+    "stop rules": ("confident stop",),
+    "redoing segments": ("redo unlikely segments",),
+    "cascades": ("SpecReason, a segment", "SpecReason, to the end"),
+    "prompt-only rules": ("prompt-only router",),
+    "static mixtures": ("give up", "always go on", "always large", "fixed length"),
+}
+"""Names of families by kind."""

@@ -15,6 +15,7 @@ from controller.backends.openai import OpenAIBackend
 from controller.checkpoint import Checkpoint, load_checkpoint
 from controller.deciders import PolicyDecider
 from controller.errors import AllotError, ConfigError
+from controller.loading import with_segments
 from controller.server.app import Service
 from controller.server.arms import Arm, Arms, deployed_process
 from controller.server.config import ServeConfig
@@ -226,7 +227,7 @@ def _local(
         max_new_tokens=_longest(rung, config, checkpoint),
         extract=extract,
     )
-    segmented = checkpoint.segmented(backend) if rung == 0 else backend
+    segmented = with_segments(checkpoint, backend) if rung == 0 else backend
     return ThreadedBackend(segmented, reads_prompts=rung == 0, revises=rung == 0 and adapted)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,8 +16,7 @@ from controller.segments.types import (
     SegmentRequest,
 )
 from controller.types import ModelSpec, Question
-from envs.grader import RecordedGrader
-from envs.recorded import recorded_grader, recorded_questions
+from envs.recorded import Recorded, recorded_grader, recorded_questions
 from envs.segments.table import SegmentTable
 from envs.segments.traces import SegmentTraces
 
@@ -35,7 +33,7 @@ class RecordedSegments:
     """
 
     def __init__(self, traces: SegmentTraces, table: SegmentTable) -> None:
-        self.models: tuple[ModelSpec, ...] = traces.models
+        self.models: tuple[ModelSpec, ...] = traces.models()
         self.segmentation: Segmentation = traces.segmentation
         self.table = table
         self.keeps_text = "text" in traces.segments.column_names
@@ -136,7 +134,6 @@ class RecordedSegments:
             ForcedAnswer(
                 answer=self.answer(prefix),
                 text="",
-                phrase_tokens=0,
                 num_tokens=int(self.table.forced_tokens[prefix.memory]),
                 usage=self._usage(
                     0, Usage(decoded_tokens=int(self.table.forced_tokens[prefix.memory]))
@@ -161,20 +158,12 @@ def _known(value: np.float64) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-@dataclass(frozen=True, kw_only=True)
-class RecordedTrees:
-    """Questions of some splits, in the order of the table, with backend and grader."""
-
-    questions: tuple[Question, ...]
-    backend: RecordedSegments
-    grader: RecordedGrader
-    table: SegmentTable
-
-
-def read_trees(traces: SegmentTraces, splits: Iterable[str]) -> RecordedTrees:
-    """Recorded questions and trees of some splits."""
-    table = SegmentTable.build(traces, splits)
-    return RecordedTrees(
+def read_trees(
+    traces: SegmentTraces, splits: Iterable[str], ladder: Sequence[str] | None = None
+) -> Recorded[RecordedSegments, SegmentTable]:
+    """Recorded questions and trees of some splits; see `SegmentTable.build`."""
+    table = SegmentTable.build(traces, splits, ladder)
+    return Recorded(
         questions=recorded_questions(traces.questions, table.question_ids),
         backend=RecordedSegments(traces, table),
         grader=recorded_grader(table),
