@@ -189,8 +189,9 @@ def _training(checkpoint: AnyCheckpoint) -> str:
         )
         if name in notes
     ]
-    if isinstance(notes.get("ppo"), dict) and "total_steps" in notes["ppo"]:
-        lines.append(f"- decisions: {notes['ppo']['total_steps']:,}, seed {notes['ppo']['seed']}")
+    settings = notes.get("config")
+    if isinstance(settings, dict) and "total_steps" in settings:
+        lines.append(f"- decisions: {settings['total_steps']:,}, seed {settings['seed']}")
     if "validation_utility" in notes:
         lines.append(f"- mean utility on the validation split: {notes['validation_utility']:.4f}")
     readout = checkpoint.difficulty

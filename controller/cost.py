@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from controller.actions import ActionKind
 from controller.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -115,11 +114,3 @@ class CostModel:
             reviser_weight=1 + extra.get("reviser", 0) / size,
             verifier_weight=1 + extra.get("verifier", 0) / size,
         )
-
-    def cost(self, usage: Usage, rung: int, kind: ActionKind) -> float:
-        """Cost of what an action on a model on `rung` consumed, in small-model tokens."""
-        weight = {
-            ActionKind.REVISE: self.reviser_weight,
-            ActionKind.VERIFY: self.verifier_weight,
-        }.get(kind, self.weights[rung])
-        return weight * usage.processed_tokens

@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from typer import Typer
 from typer.main import get_command
 
+import benchmarks.__main__
+from recipes import ablation, asking, models
 from tests.hub_server import hub
 from training.cli import app
 
@@ -112,18 +115,33 @@ def test_page_can_be_followed_from_top_to_bottom(page, clone, run):
             run(block)
 
 
+def only(function):
+    program = Typer()
+    program.command()(function)
+    return get_command(program)
+
+
+COMMANDS = {
+    "allot": get_command(app),
+    "python -m benchmarks": only(benchmarks.__main__.main),
+    "python -m recipes.ablation": only(ablation.main),
+    "python -m recipes.asking": only(asking.main),
+    "python -m recipes.models": get_command(models.app),
+}
+FORM = r"(allot|python -m (?:benchmarks|recipes\.\w+))( [^`\n]+)?"
+
+
 def forms(page):
     """Commands with placeholders: indented lines, rows of tables, and those within a sentence."""
     text = BLOCK.sub("", page.read_text())
-    lines = re.findall(r"(?m)^    (allot .+)$", text)
-    return [*lines, *re.findall(r"`(allot [^`\n]+)`", text)]
+    return [*re.findall(rf"(?m)^    {FORM}$", text), *re.findall(rf"`{FORM}`", text)]
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if forms(page)], ids=name)
 def test_commands_and_options_exist(page):
-    for form in forms(page):
-        words = form.split("#")[0].split()[1:]
-        command, path = get_command(app), []
+    for program, form in forms(page):
+        words = form.split("#")[0].split()
+        command, path = COMMANDS[program], []
         while hasattr(command, "commands"):
             if not words:
                 break

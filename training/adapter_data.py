@@ -1,21 +1,12 @@
-"""What the adapters of the small model learn from: its own attempts at questions of theirs."""
+"""Attempts that the adapters of a small model learn from."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from functools import cache
-from pathlib import Path
 
-from envs.questions import QuestionSource, draw_split
 from envs.traces import TraceSet
-from training.record import RecordConfig
-from training.record_models import record_models
-from training.sources import find_source
-
-_VALIDATION_SHARE = 0.03
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,31 +29,8 @@ class AttemptText:
 AttemptGroup = tuple[str, list[AttemptText]]
 """Question id and the attempts at that question."""
 
-
-def record_attempts(
-    small: Path,
-    out: Path,
-    sizes: tuple[int, ...],
-    config: RecordConfig,
-    *,
-    seed: int,
-) -> TraceSet:
-    """Attempts at questions of the pool `adapters`, recorded unless they are there already.
-
-    Args:
-        small: directory of the model.
-        out: directory of the trace set.
-        sizes: questions per task, by level.
-        config: how much to record.
-        seed: of questions and attempts.
-    """
-    if not (out / "trace.json").exists():
-        questions = draw_split("adapters", sizes, seed=seed, num_draws=60_000)
-        random.Random(0).shuffle(questions)
-        cut = int(len(questions) * (1 - _VALIDATION_SHARE))
-        splits = {"train": questions[:cut], "validation": questions[cut:]}
-        record_models(splits, find_source([str(small)], seed=seed), out, config)
-    return TraceSet.read(out)
+WorkedSolution = Callable[[str], str]
+"""The text that should have been written, by question id."""
 
 
 def distinct(attempts: Iterable[AttemptText]) -> list[AttemptText]:
@@ -90,15 +58,6 @@ def attempts_by_question(traces: TraceSet, split: str) -> Iterator[AttemptGroup]
                 )
             )
     yield from grouped.items()
-
-
-_source = cache(QuestionSource)
-
-
-def worked_solution(question_id: str) -> str:
-    """The worked solution of a bundled question, from its id."""
-    task, level, index = question_id.split("/")
-    return _source(task, int(level))[int(index)].solution
 
 
 def similarity(attempt: str, solution: str) -> float:

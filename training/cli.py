@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,11 +17,10 @@ from rich.table import Table
 from controller.backends.base import TEMPERATURE
 from controller.errors import AllotError, ConfigError
 from controller.prompts import REVISER, VERIFIER
-from training.bench_cli import CONTROLLER, MODELS, TRACES, Json, bench_app
 from training.cluster import Cluster
 from training.serve_cli import key, serve
 from training.settings import WandbMode
-from training.tables import command_line, lead_table, print_result, print_rows
+from training.tables import command_line, lead_table, print_rows
 from training.train_command import dashed, train
 from training.view import progress_bar
 
@@ -29,20 +29,22 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-models_app = typer.Typer(help="The bundled language models.", no_args_is_help=True)
+models_app = typer.Typer(help="The recorded language models.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
-app.add_typer(bench_app, name="bench")
 app.command("train", context_settings={"token_normalize_func": dashed})(train)
 app.command()(serve)
 app.command()(key)
 console = Console()
 
+TRACES = Path("checkpoints/traces")
+CONTROLLER = Path("checkpoints/controller")
 SEGMENT_CONTROLLER = Path("checkpoints/segments/controller")
 SEGMENT_TRACES = Path("checkpoints/segments/traces")
 
 _INTERRUPTED = 130
 """Exit code that typer makes of a KeyboardInterrupt."""
 
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
 Ladder = Annotated[
     str, typer.Option(help="Models by name, the small one first, separated by commas.")
@@ -60,34 +62,6 @@ Workers = Annotated[
 WorkerCpus = Annotated[float, typer.Option(help="CPUs of each worker.")]
 WorkerGpus = Annotated[float, typer.Option(help="GPUs of each worker; 0.5 lets two share one.")]
 Wandb = Annotated[WandbMode, typer.Option(help="W&B: auto, online, offline or disabled.")]
-
-
-@models_app.command("train")
-def train_model(
-    name: Annotated[str, typer.Argument(help="small, large, reviser or verifier")],
-    out: Annotated[Path | None, typer.Option(help="Default: checkpoints/NAME.")] = None,
-    compiled: Annotated[
-        bool, typer.Option(help="torch.compile in bfloat16; needs a C++ compiler.")
-    ] = False,
-) -> None:
-    """Train a bundled language model or adapter; run again to resume."""
-    from training.adapters import train_adapter
-    from training.language_models import CONFIGS, LanguageModelTraining
-    from training.threads import limit_threads
-
-    if name in (REVISER, VERIFIER):
-        limit_threads()
-        with progress_bar(f"training {name}", 1.0) as update:
-            result = train_adapter(name, MODELS, out or MODELS / name, update)
-        print_result(result, as_json=False)
-        return
-    if name not in CONFIGS:
-        raise ConfigError(f"model: expected one of {[*CONFIGS, REVISER, VERIFIER]}, found {name!r}")
-    config = CONFIGS[name]
-    with progress_bar(f"training {name}", config.train_tokens) as update:
-        LanguageModelTraining(config, out or MODELS / name, compiled=compiled).run(
-            lambda tokens, loss: update(tokens, f"{name}, loss {loss:.3f}")
-        )
 
 
 @models_app.command("evaluate")
@@ -318,9 +292,6 @@ def evaluate(
     ] = None,
     num_prices: Annotated[int, typer.Option(help="Evenly spaced on a log scale.")] = 12,
     repeats: Annotated[int, typer.Option(help="Episodes per question and price.")] = 8,
-    ask: Annotated[
-        str | None, typer.Option(help="Chat model that is asked what to do, as one more rule.")
-    ] = None,
     beside: Annotated[
         list[str] | None,
         typer.Option(
@@ -369,7 +340,6 @@ def evaluate(
         checkpoints,
         recordings.table(trace_set, ["train", "validation"], names),
         test.table,
-        asked=ask,
         others=read_others(beside or []),
         fixed=play_greedy(trace_set, test.questions, checkpoints[0].config.cost)
         if greedy
@@ -411,48 +381,6 @@ def evaluate(
         print(json.dumps(summary, indent=1))
     else:
         _print_summary(summary, out)
-
-
-@app.command()
-def ablate(
-    controller: Annotated[Path, typer.Argument(help="Checkpoint to compare with.")] = CONTROLLER,
-    traces: Annotated[Path, typer.Option(help="Trace set that it was trained on.")] = TRACES,
-    out: Annotated[Path, typer.Option(help="Directory for the runs.")] = Path("runs/ablation"),
-    steps: Annotated[int | None, typer.Option(help="Environment steps per training.")] = None,
-    specialists: Annotated[int, typer.Option(help="Trained for one price each.")] = 4,
-    repeats: Annotated[int, typer.Option(help="Episodes per question and price.")] = 8,
-    results: Annotated[
-        Path | None, typer.Option(help="Markdown file to write the results to.")
-    ] = None,
-    ray: Ray = None,
-    worker_cpus: WorkerCpus = 1.0,
-    as_json: Json = False,
-) -> None:
-    """Train without each signal, and for single prices; run again to resume."""
-    from envs.traces import TraceSet, write_atomically
-    from training.ablation import ablate as run
-    from training.ablation import ablation_markdown
-    from training.config import PPOConfig, TrainConfig
-    from training.threads import limit_threads
-
-    limit_threads()
-    ppo = PPOConfig() if steps is None else PPOConfig(total_steps=steps)
-    config = TrainConfig(ppo=ppo)
-    with progress_bar("training", 1.0) as update:
-        tables = run(
-            controller,
-            TraceSet.read(traces),
-            config,
-            out,
-            num_specialists=specialists,
-            repeats=repeats,
-            cluster=_cluster(ray, cpus=worker_cpus),
-            progress=update,
-        )
-    text = ablation_markdown(tables, command_line())
-    if results is not None:
-        write_atomically(results, lambda path: path.write_text(text))
-    print(json.dumps(tables, indent=1) if as_json else text)
 
 
 @app.command()
@@ -627,11 +555,15 @@ def _print_summary(summary: dict[str, Any], out: Path) -> None:
     console.print(f"pictures: {', '.join(str(out / f'{n}.png') for n in PICTURES)}")
 
 
-def main() -> None:
-    """Entry point: errors that allot raises on purpose become one line and exit code 2."""
+def main(program: Callable[[], object] = app) -> None:
+    """Entry point: errors that allot raises on purpose become one line and exit code 2.
+
+    Args:
+        program: command line that runs.
+    """
     warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
     try:
-        app()
+        program()
     except AllotError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -30,7 +30,6 @@ from controller.segments.episodes import SegmentConfig
 from envs.granularity import AnyTable, read_traces, recordings_of
 from envs.reward import LogUniform
 from envs.table import TraceTable
-from training.asking import AskedPolicy
 from training.cluster import Cluster, map_on
 from training.difficulty import LINEAR, Fit, fit_networks, fit_readout, neighbours, success_rates
 from training.granularity import Learning, learning_of
@@ -128,7 +127,6 @@ def compare(
     tuning: AnyTable,
     test: AnyTable,
     *,
-    asked: str | Path | None = None,
     others: Mapping[str, Other] | None = None,
     fixed: Mapping[str, Played] | None = None,
     num_prices: int = 12,
@@ -141,7 +139,6 @@ def compare(
         checkpoints: controllers that differ by seed alone; their episodes are pooled.
         tuning: questions that rules are tuned on.
         test: held-out questions.
-        asked: directory or hub id of a chat model that is asked what to do, as one more rule.
         others: controllers to compare with, of either granularity, by name; the prices are
             then from the range of the first of them.
         fixed: what was played on the test questions and is the same at every price, by name.
@@ -165,8 +162,6 @@ def compare(
     oracles, promises = {}, {}
     if isinstance(test, TraceTable):
         contest.add_routers()
-        if asked is not None:
-            contest.add_asked(AskedPolicy(asked, first.models[0]), config)
         oracles = {
             "informed oracle": contest.informed(config),
             "clairvoyant oracle": [clairvoyant(test, config, p, repeats=repeats) for p in prices],
@@ -268,12 +263,6 @@ class _Contest:
         tested = {i: self._tested(rules[i], config, test) for i in sorted(set(best))}
         self.played[family] = [tested[i] for i in best]
         self.settings[family] = [str(rules[i]) for i in best]
-
-    def add_asked(self, policy: AskedPolicy, config: EpisodeConfig) -> None:
-        """Play what a language model says at each price; there is nothing to tune."""
-        self.played["asked model"] = [
-            play(policy, self.test, config, price=price, repeats=1) for price in self.prices
-        ]
 
     def add_routers(self) -> None:
         """Play the rules that decide by the question alone, if it was recorded.

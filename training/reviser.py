@@ -16,7 +16,7 @@ from controller.backends.adapters import save_adapter
 from controller.backends.local_model import load_model
 from controller.prompts import revision_messages
 from envs.traces import TraceSet
-from training.adapter_data import attempts_by_question, distinct, similarity, worked_solution
+from training.adapter_data import WorkedSolution, attempts_by_question, distinct, similarity
 
 Example = dict[str, Any]
 
@@ -44,7 +44,9 @@ class ReviserConfig:
     seed: int = 0
 
 
-def revision_examples(traces: TraceSet, split: str, config: ReviserConfig) -> Iterator[Example]:
+def revision_examples(
+    traces: TraceSet, split: str, worked_solution: WorkedSolution, config: ReviserConfig
+) -> Iterator[Example]:
     """Prompt and completion, as chat messages, for each revision to learn."""
     for question_id, attempts in attempts_by_question(traces, split):
         wrong = [a for a in distinct(attempts) if not a.right]
@@ -65,13 +67,18 @@ def _example(question: str, attempt: str, target: str) -> Example:
 
 
 def train_reviser(
-    base: Path, traces: TraceSet, out: Path, config: ReviserConfig | None = None
+    base: str | Path,
+    traces: TraceSet,
+    worked_solution: WorkedSolution,
+    out: Path,
+    config: ReviserConfig | None = None,
 ) -> None:
     """Train the reviser and save it as a peft adapter; run again to resume.
 
     Args:
-        base: directory of the small model.
-        traces: its attempts at questions of the pool `adapters`.
+        base: directory or hub id of the small model.
+        traces: its attempts, with their texts.
+        worked_solution: of each question of the train split.
         out: directory of the adapter; its `training` holds what resuming needs.
         config: settings.
     """
@@ -114,7 +121,9 @@ def train_reviser(
             gradient_checkpointing=False,
             seed=config.seed,
         ),
-        train_dataset=Dataset.from_list(list(revision_examples(traces, "train", config))),
+        train_dataset=Dataset.from_list(
+            list(revision_examples(traces, "train", worked_solution, config))
+        ),
         processing_class=local.tokenizer,
         optimizer_cls_and_kwargs=(
             torch.optim.Muon,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from typing import Any
@@ -11,27 +10,13 @@ from rich.console import Console
 from rich.table import Table
 
 
-def command_line() -> str:
-    """The command that is running, as one would type it."""
-    return shlex.join(["allot", *sys.argv[1:]])
+def command_line(program: str = "allot") -> str:
+    """The command that is running, as one would type it.
 
-
-def print_result(result: dict[str, Any], as_json: bool) -> None:
-    """Print names and values, or JSON."""
-    if as_json:
-        print(json.dumps(result, indent=1))
-        return
-    for name, value in result.items():
-        shown = f"{value:,.4g}" if isinstance(value, float) else value
-        Console().print(f"{name:<32} {shown}", highlight=False)
-
-
-def print_figures(title: str, rows: list[dict[str, Any]]) -> None:
-    """Print rows of names and numbers as a table."""
-    table = Table(*rows[0], title=title, box=None)
-    for row in rows:
-        table.add_row(*(f"{v:,.4g}" if isinstance(v, float) else str(v) for v in row.values()))
-    Console().print(table)
+    Args:
+        program: how one calls it.
+    """
+    return shlex.join([*program.split(), *sys.argv[1:]])
 
 
 def print_rows(title: str, rows: list[dict[str, Any]]) -> None:

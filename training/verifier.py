@@ -29,11 +29,7 @@ from controller.backends.adapters import (
 from controller.backends.batches import batches_by_length, padded
 from controller.backends.local_model import LocalModel, Written, load_model
 from envs.traces import TraceSet
-from training.adapter_data import (
-    AttemptGroup,
-    attempts_by_question,
-    worked_solution,
-)
+from training.adapter_data import AttemptGroup, WorkedSolution, attempts_by_question
 from training.calibration import auroc, calibrate, expected_calibration_error
 from training.state import has_state, load_state, save_state
 
@@ -92,11 +88,13 @@ class Judged:
     question: NDArray[np.int64]
 
 
-def lesson(group: AttemptGroup, local: LocalModel, error_weight: float) -> Lesson:
+def lesson(
+    group: AttemptGroup, worked_solution: str, local: LocalModel, error_weight: float
+) -> Lesson:
     """What recorded attempts at one question teach."""
-    question_id, attempts = group
+    _, attempts = group
     question = attempts[0].question
-    solution = local.encode_attempt(question, worked_solution(question_id))
+    solution = local.encode_attempt(question, worked_solution)
     weights = np.zeros(len(solution.tokens), np.float32)  # (L,)
     weights[solution.begin :] = 1.0
     for attempt in attempts:
@@ -131,16 +129,18 @@ class VerifierTraining:
     """One training, begun or resumed.
 
     Args:
-        base: directory of the small model.
-        traces: attempts at questions of the pool `adapters`.
+        base: directory or hub id of the small model.
+        traces: its attempts, with their texts.
+        worked_solution: of each question of the train split.
         out: directory of the adapter; its `training` holds what resuming needs.
         config: settings.
     """
 
     def __init__(
         self,
-        base: Path,
+        base: str | Path,
         traces: Sequence[TraceSet],
+        worked_solution: WorkedSolution,
         out: Path,
         config: VerifierConfig | None = None,
     ) -> None:
@@ -153,7 +153,9 @@ class VerifierTraining:
             for split in ("train", "validation")
         )
         self.lessons = [
-            lesson(group, self.local, self.config.error_weight) for group in known if group[1]
+            lesson(group, worked_solution(group[0]), self.local, self.config.error_weight)
+            for group in known
+            if group[1]
         ]
         self.validation = judged_attempts(new, self.local)
         with torch.random.fork_rng():

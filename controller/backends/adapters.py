@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -127,7 +128,7 @@ def verify(local: LocalModel, texts: Sequence[Written], logprobs: Tensor) -> tup
     if local.score is None:
         raise BackendError(
             f"{local.name}: expected a model with a verifier, found none; train one with "
-            "`allot models train verifier`"
+            "`training.verifier.VerifierTraining`"
         )
     longest = max((len(text.tokens) for text in texts), default=0)
     if longest > local.context_tokens:
@@ -171,8 +172,6 @@ def load_adapters(local: LocalModel, paths: Mapping[str, Path]) -> LocalModel:
     Raises:
         BackendError: an adapter is missing or damaged, or was trained on other weights.
     """
-    from peft import PeftModel
-
     model: Any = local.model
     specs: list[AdapterSpec] = []
     score = None
@@ -182,7 +181,7 @@ def load_adapters(local: LocalModel, paths: Mapping[str, Path]) -> LocalModel:
             if specs:
                 model.load_adapter(str(path), adapter_name=name)
             else:
-                model = PeftModel.from_pretrained(model, str(path), adapter_name=name)
+                model = _first_adapter(model, path, name)
         except (OSError, ValueError, RuntimeError, TypeError) as error:
             raise BackendError(
                 f"adapter {path}: expected one that fits {local.name}; {error}"
@@ -194,12 +193,21 @@ def load_adapters(local: LocalModel, paths: Mapping[str, Path]) -> LocalModel:
     return replace(local, model=model, adapters=tuple(specs), score=score)
 
 
+def _first_adapter(model: Any, path: Path, name: str) -> PeftModel:
+    from peft import PeftModel
+
+    with warnings.catch_warnings():
+        # peft reads a property that transformers deprecates.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
+        return PeftModel.from_pretrained(model, str(path), adapter_name=name)
+
+
 def _check(local: LocalModel, name: str, path: Path) -> None:
     for file in (_NOTES, _WEIGHTS, "adapter_config.json"):
         if not (path / file).is_file():
             raise BackendError(
-                f"adapter {path}: expected {file} in it, found none; train one with "
-                f"`allot models train {name}`"
+                f"adapter {path}: expected {file} in it, found none; save one "
+                f"with `save_adapter`, as training.{name} does"
             )
     try:
         notes = json.loads((path / _NOTES).read_text())

@@ -71,7 +71,7 @@ class AsyncBackend(Protocol):
 
 
 async def perform(work: Work, backend: AsyncBackend, deadline: float | None = None) -> Any:
-    """Have a backend do a piece of work, as `controller.core.perform` does without waiting."""
+    """Have a backend do a piece of work, as `controller.exchange.perform` does without waiting."""
     match work:
         case ReadPrompt():
             return await backend.prompt_state(work.question, hidden=work.hidden)

@@ -52,8 +52,10 @@ def test_live_ledger_adds_up(validation, config, live):
     episode = Episode(validation.questions[3], live, config, price=1e-4)
     for kind in (ActionKind.SAMPLE, ActionKind.SAMPLE, ActionKind.REVISE, ActionKind.ESCALATE):
         episode.take(Action(kind))
-    cost = sum(config.cost.cost(a.usage, a.rung, a.action) for a in episode.attempts)
-    assert episode.cost == pytest.approx(cost)
+    ledger = config.cost
+    weights = (*ledger.weights[:1] * 2, ledger.reviser_weight, ledger.weights[1])
+    tokens = [attempt.usage.processed_tokens for attempt in episode.attempts]
+    assert episode.cost == pytest.approx(np.dot(weights, tokens))
     processed = sum(u.processed_tokens for u in episode.usage.values())
     assert processed == episode.state.tokens[0]
 

@@ -37,10 +37,10 @@ def environment():
 
 @pytest.fixture(scope="session")
 def allot(environment):
-    """Runs `allot` as a user does; further environment variables by name."""
+    """Runs `allot`, or another module, as a user does; further environment variables by name."""
 
-    def run(*arguments, check=True, **more):
-        command = [sys.executable, "-m", "training.cli", *map(str, arguments)]
+    def run(*arguments, check=True, program="training.cli", **more):
+        command = [sys.executable, "-m", program, *map(str, arguments)]
         done = subprocess.run(
             command,
             cwd=ROOT,

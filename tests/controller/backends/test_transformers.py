@@ -25,8 +25,8 @@ from controller.backends.transformers import LocalModel, TransformersBackend, lo
 from controller.errors import BackendError, ConfigError
 from controller.prompts import REVISE_PROMPT
 from controller.types import Attempt, Question
-from training.language_models import LanguageModelConfig, build_model
-from training.tokenizer import build_tokenizer
+from recipes.language_models import LanguageModelConfig, build_model
+from recipes.tokenizer import build_tokenizer
 
 CONTEXT_TOKENS = 96
 MAX_NEW_TOKENS = 40

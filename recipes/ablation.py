@@ -1,17 +1,21 @@
 """What each signal is worth, and what one checkpoint for every price costs.
 
+    python -m recipes.ablation runs/bundled --results docs/ABLATION.md
+
 Both by training anew: without a signal the policy has to find out what can be done with the
 others, and for one price alone it has nothing else to learn.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 
 from controller.card import markdown_table
@@ -19,14 +23,19 @@ from controller.checkpoint import Checkpoint, load_checkpoint
 from controller.observation import OBSERVATION_NAMES
 from envs.reward import LogUniform
 from envs.table import TraceTable
-from envs.traces import TraceSet
+from envs.traces import TraceSet, write_atomically
+from training.cli import CONTROLLER, TRACES, Json, Ray, WorkerCpus
+from training.cli import main as run_program
 from training.cluster import Cluster
-from training.config import TrainConfig
+from training.config import PPOConfig, TrainConfig
 from training.jobs import TrainJob, run_job
 from training.play import play_checkpoint
 from training.ray_train import Progress, train_on_cluster
 from training.summary import Bootstrap
+from training.tables import command_line
+from training.threads import limit_threads
 from training.train import suited
+from training.view import progress_bar
 
 Floats = NDArray[np.float64]
 
@@ -239,3 +248,42 @@ Against a policy that was trained for a single price and always has every signal
 
 {specialists}
 """
+
+
+def main(
+    controller: Annotated[Path, typer.Argument(help="Checkpoint to compare with.")] = CONTROLLER,
+    traces: Annotated[Path, typer.Option(help="Trace set that it was trained on.")] = TRACES,
+    out: Annotated[Path, typer.Option(help="Directory for the runs.")] = Path("runs/ablation"),
+    steps: Annotated[
+        int, typer.Option(help="Environment steps per training.")
+    ] = PPOConfig().total_steps,
+    specialists: Annotated[int, typer.Option(help="Trained for one price each.")] = 4,
+    repeats: Annotated[int, typer.Option(help="Episodes per question and price.")] = 8,
+    results: Annotated[
+        Path | None, typer.Option(help="Markdown file to write the results to.")
+    ] = None,
+    ray: Ray = None,
+    worker_cpus: WorkerCpus = 1.0,
+    as_json: Json = False,
+) -> None:
+    """Train without each signal, and for single prices; run again to resume."""
+    limit_threads()
+    with progress_bar("training", 1.0) as update:
+        tables = ablate(
+            controller,
+            TraceSet.read(traces),
+            TrainConfig(ppo=PPOConfig(total_steps=steps)),
+            out,
+            num_specialists=specialists,
+            repeats=repeats,
+            cluster=Cluster(address=ray, cpus=worker_cpus) if ray else None,
+            progress=update,
+        )
+    text = ablation_markdown(tables, command_line("python -m recipes.ablation"))
+    if results is not None:
+        write_atomically(results, lambda path: path.write_text(text))
+    print(json.dumps(tables, indent=1) if as_json else text)
+
+
+if __name__ == "__main__":
+    run_program(lambda: typer.run(main))

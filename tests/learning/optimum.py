@@ -18,7 +18,7 @@ from controller.episodes import Episodes
 from controller.errors import ConfigError, IllegalActionError
 from controller.policy import Policy
 from envs.synthetic import SyntheticFamily
-from training.belief import BeliefTree, Floats, Ints
+from tests.learning.belief import BeliefTree, Floats, Ints
 
 CHOICES = (ActionKind.STOP, ActionKind.SAMPLE, ActionKind.ESCALATE)
 """What can be done; choice 1 + r makes an attempt on rung r."""

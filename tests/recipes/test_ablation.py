@@ -7,17 +7,23 @@ def test_every_signal_and_price_is_compared_and_kept(few, allot, tmp_path):
     reference, out, results = tmp_path / "all", tmp_path / "runs", tmp_path / "ablation.md"
     given = ("--traces", few)
     allot("train", "--out", reference, "--steps", 131072, "--wandb", "disabled", *given)
-    command = ["ablate", reference, *given, "--out", out, "--steps", 131072, "--specialists", 1]
+
+    def ablate(*arguments):
+        return json.loads(allot(*arguments, "--json", program="recipes.ablation").stdout)
+
+    command = [reference, *given, "--out", out, "--steps", 131072, "--specialists", 1]
     command += ["--repeats", 1]
-    tables = json.loads(allot(*command, "--results", results, "--json").stdout)
+    tables = ablate(*command, "--results", results)
     assert {row["signal"] for row in tables["signals"]} >= {"votes", "log-probabilities"}
     (specialist,) = tables["specialists"]
     low, high = specialist["interval"]
     assert low <= specialist["lost"] <= high
     finished = {path: path.stat().st_mtime_ns for path in out.glob("*/controller.json")}
     assert len(finished) == len(tables["signals"]) + 1
-    assert json.loads(allot(*command, "--json").stdout) == tables
+    assert ablate(*command) == tables
     assert all(path.stat().st_mtime_ns == then for path, then in finished.items())
     text = results.read_text()
     assert "| verifier scores |" in text
-    assert f"allot ablate {reference} --traces {few} --out {out} --steps 131072" in text
+    assert (
+        f"python -m recipes.ablation {reference} --traces {few} --out {out} --steps 131072" in text
+    )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from controller.errors import BackendError
-from training.asking import AskedPolicy
+from recipes.asking import AskedPolicy
 from training.play import play
 
 

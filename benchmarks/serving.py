@@ -16,24 +16,35 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import uvloop
+from numpy.typing import NDArray
 
+from benchmarks.load import Load
+from benchmarks.load import run as run_load
 from controller.backends.base import PromptState
 from controller.checkpoint import Checkpoint, load_checkpoint
 from controller.core import EpisodeCore
 from controller.deciders import PolicyDecider
 from controller.errors import BackendError
 from controller.types import Attempt, ModelSpec, Question
-from training.bench.load import Load
-from training.bench.load import run as run_load
 
-Json = dict[str, Any]
+Figures = dict[str, float]
 
-_QUESTION = "Solve the following multiplication: 3 * 4. Give only the result as your final answer."
-"""Of a kind that the bundled controller knows."""
+QUESTION: dict[str, object] = {
+    "model": "allot",
+    "messages": [
+        {
+            "role": "user",
+            "content": "Solve the following multiplication: 3 * 4. Give only the result as your "
+            "final answer.",
+        }
+    ],
+}
+"""Body of a request, of a kind that the bundled controller knows."""
+
+_UPSTREAM = str(Path(__file__).with_name("upstream.py"))
 
 PRICE = 2e-3
 """At which the bundled controller makes one attempt and stops: one call upstream."""
@@ -41,97 +52,63 @@ PRICE = 2e-3
 _KEY = f"sk-{secrets.token_hex(32)}"
 """LiteLLM's proxy does not start without one."""
 
-_CLIENT = """
-import json, sys, litellm
-asked = dict(model="openai/allot", api_base=sys.argv[1], api_key="any",
-             messages=[{"role": "user", "content": sys.argv[2]}])
-whole = litellm.completion(**asked)
-parts = litellm.completion(**asked, stream=True)
-text = "".join(p.choices[0].delta.content or "" for p in parts if p.choices)
-print(json.dumps([whole.choices[0].message.content, text, whole.usage.total_tokens]))
-"""
 
-
-def run(
-    controller: Path,
-    *,
-    litellm: Path | None = None,
-    load: Load | None = None,
-    rounds: int = 5,
-    delay_s: float = 0.3,
-) -> Json:
+def serving(
+    controller: Path, number: int, *, load: Load, litellm: Path | None = None, delay_s: float = 0.3
+) -> Figures:
     """Latency of allot and LiteLLM's proxy over going directly to the same upstream.
 
     Args:
         controller: checkpoint.
-        litellm: virtual environment with `litellm[proxy]`; None leaves it out.
+        number: of the round; each begins with another target.
         load: open loop.
-        rounds: of all targets one after the other; medians over rounds are reported.
+        litellm: virtual environment with `litellm[proxy]`; None leaves it out.
         delay_s: that the upstream takes.
     """
-    load = load or Load()
-    found: Json = {"load_average": os.getloadavg()[0], **vars(load), "rounds": rounds}
-    found |= decision_us(load_checkpoint(controller))
+    found = decision_us(load_checkpoint(controller))
     with ExitStack() as stack:
         slow = stack.enter_context(upstream(delay_s))
         service, _ = stack.enter_context(allot(controller, slow))
         targets = {"direct": slow, "allot": service}
         if litellm is not None:
             targets["litellm"] = stack.enter_context(_litellm(litellm, slow))
-            found["litellm_client"] = _litellm_client(litellm, service)
-        measured = _measure(targets, load, rounds)
-    for name in targets:
-        for key in ("p50_ms", "p99_ms", "failed"):
-            found[f"{name}_{key}"] = statistics.median(m[name][key] for m in measured)
-        if name != "direct":
-            for key in ("p50_ms", "p99_ms"):
-                added = [m[name][key] - m["direct"][key] for m in measured]
-                found[f"{name}_added_{key}"] = statistics.median(added)
-                found[f"{name}_added_{key}_all"] = [round(x, 2) for x in added]
-    found["load_average_after"] = os.getloadavg()[0]
+        first = number % len(targets)
+        names = [*targets][first:] + [*targets][:first]
+        for name in names * 2:  # what the first time finds is overwritten: it warms up
+            seconds = ask(targets[name], load)
+            found[f"{name}_failed"] = int(np.isnan(seconds).sum())
+            for quantile in (50, 99):
+                found[f"{name}_p{quantile}_ms"] = float(np.nanpercentile(seconds, quantile) * 1000)
+    for name in set(targets) - {"direct"}:
+        for key in ("p50_ms", "p99_ms"):
+            found[f"{name}_added_{key}"] = found[f"{name}_{key}"] - found[f"direct_{key}"]
     return found
 
 
-def soak(controller: Path, *, minutes: float, load: Load, delay_s: float = 0.3) -> Json:
-    """Memory and failures of the service under a steady load.
-
-    Args:
-        controller: checkpoint.
-        minutes: how long.
-        load: open loop; its length is ignored.
-        delay_s: that the upstream takes.
-
-    Returns:
-        Resident megabytes after a tenth of the time and at the end, growth between them, and
-        requests and failures.
-    """
-    slices = max(10, int(minutes * 4))
-    part = Load(clients=load.clients, rate=load.rate, seconds=minutes * 60 / slices)
-    memory, failed, asked, slowest = [], 0, 0, []
+def by_clients(controller: Path, counts: Sequence[int] = (1, 4, 16, 64, 256)) -> Figures:
+    """Added to 300 ms upstream, and taken of a processor, by how many ask once a second each."""
+    found: Figures = {}
     with ExitStack() as stack:
-        slow = stack.enter_context(upstream(delay_s))
+        slow = stack.enter_context(upstream(0.3))
         service, process = stack.enter_context(allot(controller, slow))
-        for _ in range(slices):
-            seconds = uvloop.run(run_load(f"{service}/chat/completions", question(), part))
-            failed, asked = failed + int(np.isnan(seconds).sum()), asked + len(seconds)
-            slowest.append(float(np.nanquantile(seconds, 0.99) * 1000))
-            memory.append(_megabytes(process.pid))
-    warm = slices // 10
-    minutes_between = (slices - warm) * part.seconds / 60
-    slope = np.polyfit(np.linspace(0, minutes_between, slices - warm), memory[warm:], 1)[0]
-    return {
-        "minutes": minutes,
-        "requests": asked,
-        "failed": failed,
-        "p99_ms": statistics.median(slowest),
-        "rss_mb_warm": memory[warm],
-        "rss_mb_end": memory[-1],
-        "rss_mb_greatest": max(memory),
-        "growth_mb_per_minute": float(slope),
-    }
+        ask(service, Load(seconds=2.0))  # warms up
+        for count in counts:
+            before = _cpu_s(process.pid)
+            seconds = ask(
+                service, Load(clients=count, rate=float(count), seconds=max(2.0, 16 / count))
+            )
+            spent = (_cpu_s(process.pid) - before) * 1000 / len(seconds)
+            found[f"{count} clients: added_ms"] = float(np.nanmedian(seconds)) * 1000 - 300
+            found[f"{count} clients: cpu_ms_per_question"] = spent
+    return found
 
 
-def decision_us(checkpoint: Checkpoint, repeats: int = 2000) -> Json:
+def ask(url: str, load: Load) -> NDArray[np.float64]:
+    """Seconds of each request of a load, (n,)."""
+    return uvloop.run(run_load(f"{url}/chat/completions", QUESTION, load, _KEY))
+
+
+def decision_us(checkpoint: Checkpoint, repeats: int = 2000) -> Figures:
     """Median microseconds of one decision at batch 1: all of it, and its parts."""
 
     class _Known:
@@ -159,30 +136,6 @@ def _median_us(call: Callable[[], object], repeats: int) -> float:
         call()
         seconds.append(time.perf_counter() - started)
     return statistics.median(seconds) * 1e6
-
-
-def _measure(targets: dict[str, str], load: Load, rounds: int) -> list[dict[str, Json]]:
-    measured = []
-    for number in range(-1, rounds):
-        # The first round warms up; the others begin with another target each.
-        names = list(targets)[number % len(targets) :] + list(targets)[: number % len(targets)]
-        results: dict[str, Json] = {}
-        for name in names:
-            url = f"{targets[name]}/chat/completions"
-            seconds = uvloop.run(run_load(url, question(), load, _KEY))
-            results[name] = {
-                "p50_ms": float(np.nanquantile(seconds, 0.5) * 1000),
-                "p99_ms": float(np.nanquantile(seconds, 0.99) * 1000),
-                "failed": int(np.isnan(seconds).sum()),
-            }
-        if number >= 0:
-            measured.append(results)
-    return measured
-
-
-def question() -> Json:
-    """Body of a request."""
-    return {"model": "allot", "messages": [{"role": "user", "content": _QUESTION}]}
 
 
 def _free_port() -> int:
@@ -229,7 +182,7 @@ def _answers(url: str) -> bool:
 def upstream(delay_s: float) -> Iterator[str]:
     """A server of models that takes its time; its URL."""
     port = _free_port()
-    command = [sys.executable, "-m", "training.bench.upstream", str(port), str(delay_s)]
+    command = [sys.executable, _UPSTREAM, str(port), str(delay_s)]
     with _process(command, f"http://127.0.0.1:{port}/"):
         yield f"http://127.0.0.1:{port}/v1"
 
@@ -250,7 +203,7 @@ def allot(controller: Path, upstream: str) -> Iterator[tuple[str, subprocess.Pop
 def _check_one_call(url: str) -> None:
     request = urllib.request.Request(
         f"{url}/chat/completions",
-        json.dumps(question()).encode(),
+        json.dumps(QUESTION).encode(),
         {"content-type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=30) as reply:
@@ -258,7 +211,7 @@ def _check_one_call(url: str) -> None:
     attempts = sum(len(decision["attempts"]) for decision in decisions)
     if attempts != 1:
         raise BackendError(
-            f"bench serve: expected a controller that makes one attempt at price {PRICE}, found "
+            f"serve: expected a controller that makes one attempt at price {PRICE}, found "
             f"{attempts}; latencies could not be compared"
         )
 
@@ -286,23 +239,7 @@ def _litellm(venv: Path, upstream: str) -> Iterator[str]:
             yield f"http://127.0.0.1:{port}/v1"
 
 
-def _litellm_client(venv: Path, service: str) -> str:
-    """What LiteLLM's client gets from the service, whole and streamed."""
-    done = subprocess.run(
-        [str(venv / "bin" / "python"), "-c", _CLIENT, service, _QUESTION],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    if done.returncode:
-        return f"failed: {done.stderr[-300:]}"
-    whole, streamed, tokens = json.loads(done.stdout.splitlines()[-1])
-    return "ok" if whole == streamed == "Answer: 7" and tokens == 14 else done.stdout
-
-
-def _megabytes(pid: int) -> float:
-    """Resident memory of a process."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    raise BackendError(f"process {pid}: expected VmRSS in its status, found none")
+def _cpu_s(pid: int) -> float:
+    """Seconds of processor time that a process has taken."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,5 +1,7 @@
 """Asking a language model what to do next, as a rule to compare with.
 
+    python -m recipes.asking MODEL
+
 Any chat model decides through transformers' `DecisionPipeline`: one forward pass per decision, the
 options scored by the next-token logits of their labels. What it reads is charged to the
 episode like any other tokens.
@@ -8,17 +10,30 @@ episode like any other tokens.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 
 from controller.actions import Action, ActionKind
 from controller.backends.local_model import active_parameters
+from controller.card import markdown_table
+from controller.checkpoint import Checkpoint, load_checkpoint
 from controller.episodes import Episodes
 from controller.errors import BackendError
 from controller.types import ModelSpec
+from envs.reward import LogUniform
+from envs.table import TraceTable
+from envs.traces import TraceSet
+from training.cli import CONTROLLER, TRACES
+from training.cli import main as run_program
+from training.play import play, play_checkpoint
+from training.summary import Bootstrap
+from training.threads import limit_threads
 
 _INSTRUCTIONS = "What should be done next, so that the answer is likely right and little is spent?"
 
@@ -122,3 +137,54 @@ def _state(episodes: Episodes, row: int) -> str:
     if e.scores[row]:
         lines.append(f"mean verifier score: {e.score_sum[row] / e.scores[row]:.1f}")
     return "\n".join(lines)
+
+
+def leads(
+    checkpoint: Checkpoint, model: str, test: TraceTable, num_prices: int, repeats: int
+) -> Iterator[tuple[str, ...]]:
+    """A controller beside the asked model, price by price.
+
+    Args:
+        checkpoint: the controller.
+        model: directory or hub id of a chat model.
+        test: held-out questions.
+        num_prices: evenly spaced on a log scale over the trained range.
+        repeats: the controller's episodes per question; the model is asked once.
+    """
+    policy = AskedPolicy(model, checkpoint.models[0])
+    config = replace(checkpoint.config, reads_prompt=False)
+    bootstrap = Bootstrap(len(test))
+    low, high = checkpoint.price_range
+    for price in LogUniform(low=low, high=high).grid(num_prices):
+        ours = play_checkpoint(checkpoint, test, price, repeats=repeats).utility(price)  # (Q,)
+        asked = play(policy, test, config, price=price, repeats=1)
+        lead = ours - asked.utility(price)
+        yield (
+            f"{price:.1e}",
+            f"{asked.right.mean():.1%}",
+            f"{asked.cost.mean():.0f}",
+            f"{asked.utility(price).mean():.3f}",
+            f"{ours.mean():.3f}",
+            f"{lead.mean():+.3f}",
+            "{:+.3f} to {:+.3f}".format(*bootstrap.interval(lead)),
+        )
+
+
+def main(
+    model: Annotated[str, typer.Argument(help="Directory or hub id of a chat model.")],
+    controller: Annotated[Path, typer.Option(help="Checkpoint.")] = CONTROLLER,
+    traces: Annotated[Path, typer.Option(help="Trace set.")] = TRACES,
+    num_prices: Annotated[int, typer.Option(help="Evenly spaced on a log scale.")] = 12,
+    repeats: Annotated[int, typer.Option(help="Episodes per question and price.")] = 8,
+) -> None:
+    """Compare a controller with a language model that is asked what to do, on the test split."""
+    limit_threads()
+    checkpoint = load_checkpoint(controller)
+    names = [spec.name for spec in checkpoint.models]
+    test = TraceTable.build(TraceSet.read(traces), ["test"], names)
+    head = ("price", "accuracy", "cost", "utility", "the controller's", "lead of it", "95%")
+    print(markdown_table(head, leads(checkpoint, model, test, num_prices, repeats)))
+
+
+if __name__ == "__main__":
+    run_program(lambda: typer.run(main))

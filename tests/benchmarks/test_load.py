@@ -4,8 +4,8 @@ import asyncio
 
 import numpy as np
 
-from training.bench.load import Load, run
-from training.bench.upstream import SlowModel
+from benchmarks.load import Load, run
+from benchmarks.upstream import SlowModel
 
 HEAD = b"HTTP/1.1 %s\r\ncontent-length: 2\r\n\r\n{}"
 

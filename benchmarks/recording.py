@@ -14,10 +14,10 @@ from training.ray_recorder import RayRecorder
 from training.record import LocalRecorder, RecordConfig, Recorder, Recording
 from training.sources import find_source
 
+Figures = dict[str, float]
 
-def run(
-    models: tuple[str, ...], num_questions: int = 256, shard_questions: int = 16
-) -> dict[str, Any]:
+
+def recording(models: tuple[str, ...], num_questions: int, shard_questions: int = 16) -> Figures:
     """Attempts per second, from loaded models to the finished trace set.
 
     Args:
@@ -32,15 +32,14 @@ def run(
     questions = {"train": bundled_questions()["train"][:num_questions]}
     config = RecordConfig(samples=8, escalations=1, shard_questions=shard_questions)
     source = find_source(models)
-    found: dict[str, Any] = {"questions": num_questions}
-    found["here"] = _speed(questions, LocalRecorder(source.build(), ExactGrader(), config))
+    found = {"here": _speed(questions, LocalRecorder(source.build(), ExactGrader(), config))}
     for workers in (1, 2):
         started = time.perf_counter()
         with RayRecorder(source, config, Cluster(workers=workers)) as recorder:
             recorder.wait_for_all()
             found["start_s"] = time.perf_counter() - started
             found[f"workers_{workers}"] = _speed(questions, recorder)
-    return found | {"speedup": found["workers_2"] / found["workers_1"]}
+    return {**found, "speedup": found["workers_2"] / found["workers_1"]}
 
 
 def _speed(questions: Any, recorder: Recorder) -> float:

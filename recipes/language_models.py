@@ -16,9 +16,9 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from controller.errors import ConfigError
-from training.curriculum import ARITHMETIC, BROAD, Batch, Curriculum, Position
+from recipes.curriculum import ARITHMETIC, BROAD, Batch, Curriculum, Position
+from recipes.tokenizer import CONTEXT_LENGTH, build_tokenizer
 from training.state import has_state, load_state, save_state
-from training.tokenizer import CONTEXT_LENGTH, build_tokenizer
 
 _LOG_EVERY = 50
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from training.bench.generation import _count_tokens, run
-from training.language_models import LanguageModelConfig, build_model
-from training.tokenizer import build_tokenizer
+from benchmarks.generation import _count_tokens, run
+from recipes.language_models import LanguageModelConfig, build_model
+from recipes.tokenizer import build_tokenizer
 
 SHAPE = LanguageModelConfig(
     hidden_size=16, num_layers=1, num_heads=2, intermediate_size=16, train_tokens=0, broad_tokens=0

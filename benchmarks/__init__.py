@@ -1,0 +1,1 @@
+"""Benchmarks: functions that measure once and return figures by name."""

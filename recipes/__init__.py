@@ -1,0 +1,1 @@
+"""How the bundled models and the figures about them were made; runs in a checkout only."""

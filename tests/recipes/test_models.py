@@ -1,0 +1,43 @@
+"""The bundled models' recipes on less of everything."""
+
+from dataclasses import replace
+
+import pytest
+
+from controller.backends.adapters import load_adapters
+from controller.backends.transformers import load_model
+from controller.prompts import REVISER, VERIFIER
+from recipes import adapters
+from recipes.language_models import CONFIGS, LanguageModelTraining
+from tests.conftest import CHECKPOINTS
+
+
+def test_a_name_that_is_not_bundled_is_refused(allot):
+    done = allot("train", "medium", program="recipes.models", check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: model: expected one of ['small', 'large', 'reviser'")
+
+
+def test_a_bundled_shape_learns_and_loads(tmp_path):
+    config = replace(CONFIGS["small"], train_tokens=30_000, broad_tokens=20_000)
+    losses = []
+    LanguageModelTraining(config, tmp_path).run(lambda tokens, loss: losses.append(loss))
+    assert losses[-1] < losses[0]
+    assert load_model(tmp_path, 0).parameters == 159_488
+
+
+@pytest.fixture
+def few_questions(monkeypatch):
+    monkeypatch.setattr(adapters, "REVISER_QUESTIONS", (4, 4, 0, 0, 0))
+    monkeypatch.setattr(adapters, "NUM_DRAWS", 500)
+    monkeypatch.setattr(adapters, "VERIFIER_QUESTIONS", (8, 8, 0, 0, 0))
+
+
+def test_adapters_are_trained_on_attempts_of_their_own(few_questions, tmp_path):
+    (tmp_path / "small").symlink_to(CHECKPOINTS / "small")
+    for name in (REVISER, VERIFIER):
+        adapters.train_adapter(name, tmp_path, tmp_path / name, lambda share, text: None)
+    paths = {name: tmp_path / name for name in (REVISER, VERIFIER)}
+    small = load_adapters(load_model(CHECKPOINTS / "small", 0), paths)
+    assert [spec.name for spec in small.adapters] == [REVISER, VERIFIER]
+    assert small.score is not None

@@ -1,1 +1,0 @@
-"""Benchmarks: each module has a `run` that measures and returns what it found."""
