@@ -18,7 +18,7 @@ from controller.granularity import Process
 from controller.policy import Policy
 from controller.segments import rules as segment_rules
 from controller.segments.episodes import SegmentConfig
-from controller.segments.rules import SegmentRulePolicy, segment_rule_families
+from controller.segments.rules import segment_rule_families
 from envs import granularity
 from envs.granularity import AnyTable, AnyTraces, Recordings, recordings_of
 from envs.reward import ROUND_PRICES, LogUniform
@@ -157,7 +157,7 @@ SEGMENTS = Learning(
     rates=segment_success_rates,
     value=value_readout,
     round_prices=None,
-    policy=SegmentRulePolicy,
+    policy=lambda rule: rule,
     families=lambda process: segment_rule_families(max(process.draws)),
     routers=(),
     reads=True,

@@ -113,10 +113,10 @@ class SegmentColumns:
         entropy: of what the small model expects next, nats; NaN when unknown or done.
         value: log-odds that the small model ends right from here; NaN when unknown.
         done: whether the attempt has ended.
-        answer: answer id if it has; -1 if none could be read.
         repeats: earlier draws of this segment that said the same.
-        probe: answer id of the answer forced after it; -1 if none could be read.
-        probe_tokens: what forcing it takes, the phrase included; 0 once done.
+        answer: id of the attempt's if it has, else of one forced after the segment; -1 if none
+            could be read, or none was forced.
+        forced_tokens: what forcing it takes, the phrase included; 0 once done.
     """
 
     num_tokens: Ints
@@ -126,10 +126,9 @@ class SegmentColumns:
     entropy: Floats
     value: Floats
     done: Bools
-    answer: Ints
     repeats: Ints
-    probe: Ints
-    probe_tokens: Ints
+    answer: Ints
+    forced_tokens: Ints
 
 
 class SegmentEpisodes:
@@ -161,17 +160,16 @@ class SegmentEpisodes:
         self.price, self.round_price = np.zeros(n), np.zeros(n)
         self.budget = np.full(n, np.inf)
         self.spent, self.tokens = np.zeros(n), np.zeros(n)
-        self.rounds = np.zeros(n, np.int64)
         self.prompt_tokens = np.zeros((n, len(config.cost.weights)), np.int64)
         self.difficulty = np.full((n, len(config.cost.weights)), np.nan)
         self.now, self.before = np.tile(_START, (n, 1)), np.tile(_START, (n, 1))
-        self.draw, self.repeats = np.zeros(n, np.int64), np.zeros(n, np.int64)
         self.answer = np.full(n, NO_ANSWER)
-        self.done, self.escalated = np.zeros(n, bool), np.zeros(n, bool)
-        self.forced = np.zeros(n, bool)
-        self.last_logprob, self.last_min_logprob = np.full(n, np.nan), np.full(n, np.nan)
-        self.last_tokens, self.entropy = np.zeros(n, np.int64), np.full(n, np.nan)
-        self.samples, self.revisions = np.zeros(n, np.int64), np.zeros(n, np.int64)
+        self._counts, self._flags = np.zeros((6, n), np.int64), np.zeros((3, n), bool)
+        self._signals = np.full((3, n), np.nan)
+        self.rounds, self.draw, self.repeats, *others = self._counts
+        self.last_tokens, self.samples, self.revisions = others
+        self.done, self.escalated, self.forced = self._flags
+        self.last_logprob, self.last_min_logprob, self.entropy = self._signals
 
     def reset(
         self,
@@ -193,20 +191,8 @@ class SegmentEpisodes:
             difficulty: (n, R) log-odds that a rung's attempt is right; NaN if unknown.
             value: (n,) of the prompt; NaN if unknown.
         """
-        for zeroed in (
-            self.rounds,
-            self.draw,
-            self.repeats,
-            self.done,
-            self.escalated,
-            self.forced,
-            self.last_tokens,
-            self.samples,
-            self.revisions,
-        ):
-            zeroed[rows] = 0
-        for unknown in (self.last_logprob, self.last_min_logprob, self.entropy):
-            unknown[rows] = np.nan
+        self._counts[:, rows], self._flags[:, rows] = 0, False
+        self._signals[:, rows] = np.nan
         self.now[rows], self.before[rows] = _START, _START
         self.now[rows, _VALUE] = value
         self.answer[rows] = NO_ANSWER
@@ -252,7 +238,9 @@ class SegmentEpisodes:
         known = ~np.isnan(segments.mean_logprob)
         mean = np.maximum(np.where(known, segments.mean_logprob, 0.0), LEAST_LOGPROB)
         least = np.maximum(np.where(known, segments.min_logprob, 0.0), LEAST_LOGPROB)
-        agrees = (segments.probe == base[:, _PROBE]) & (segments.probe >= 0)
+        answer = segments.answer
+        probe = np.where(segments.done | (not self.config.probes), NO_ANSWER, answer)
+        agrees = (probe == base[:, _PROBE]) & (probe >= 0)
         self.now[rows] = np.column_stack(
             (
                 base[:, _WRITTEN] + segments.num_tokens,
@@ -262,15 +250,15 @@ class SegmentEpisodes:
                 base[:, _COUNTED] + known * segments.num_tokens,
                 np.minimum(base[:, _LEAST], least),
                 segments.value,
-                segments.probe,
-                np.where(agrees, base[:, _STREAK] + 1, segments.probe >= 0),
+                probe,
+                np.where(agrees, base[:, _STREAK] + 1, probe >= 0),
             )
         )
         self.last_logprob[rows] = np.where(known, mean, np.nan)
         self.last_min_logprob[rows] = np.where(known, least, np.nan)
         self.last_tokens[rows], self.entropy[rows] = segments.num_tokens, segments.entropy
         self.repeats[rows], self.done[rows] = segments.repeats, segments.done
-        self.answer[rows] = np.where(segments.done, segments.answer, segments.probe)
+        self.answer[rows] = np.where(segments.done, answer, probe)
         self.escalated[rows] |= large
         self.rounds[rows] += 1
         self.samples[rows] += ~large
@@ -284,7 +272,7 @@ class SegmentEpisodes:
         handed = escalated & ~segments.done
         by_small = ~escalated * segments.num_tokens + handed * segments.small_tokens
         if self.config.probes:
-            by_small = by_small + segments.probe_tokens
+            by_small = by_small + segments.forced_tokens
         self.tokens[rows] += by_large + by_small
         self.spent[rows] += large * by_large + small * by_small
 

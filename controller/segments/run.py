@@ -151,11 +151,11 @@ class SegmentRun:
 
     def _columns(self, rows: Ints, segments: Sequence[Segment]) -> SegmentColumns:
         n, done = len(rows), np.array([segment.done for segment in segments])
-        answer, probe, probe_tokens = np.full(n, NO_ANSWER), np.full(n, NO_ANSWER), np.zeros(n, int)
+        answer, forced_tokens = np.full(n, NO_ANSWER), np.zeros(n, int)
         for i in np.flatnonzero(done):
             answer[i] = self._known(rows[i], self.backend.answer(self.prefixes[rows[i]]))
         if self.config.probes:
-            probe[~done], probe_tokens[~done] = self._force(rows[~done])
+            answer[~done], forced_tokens[~done] = self._force(rows[~done])
         drafts = [self._drafts[row] for row in rows]
         return SegmentColumns(
             num_tokens=np.array([segment.num_tokens for segment in segments]),
@@ -165,10 +165,9 @@ class SegmentRun:
             entropy=_column([segment.entropy for segment in segments]),
             value=_column([self.prefixes[row].value for row in rows]),
             done=done,
-            answer=answer,
             repeats=np.array([same[:-1].count(same[-1]) for same in drafts]),
-            probe=probe,
-            probe_tokens=probe_tokens,
+            answer=answer,
+            forced_tokens=forced_tokens,
         )
 
     def _known(self, row: int, answer: str | None) -> int:

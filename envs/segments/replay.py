@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.actions import SEGMENT_ACTIONS
-from controller.episodes import NO_ANSWER
 from controller.errors import ConfigError, TraceFormatError
 from controller.segments.episodes import (
     ESCALATE,
@@ -136,9 +135,7 @@ class SegmentReplay:
         )
 
     def _columns(self, rows: Array, node: Array, repeats: Array) -> SegmentColumns:
-        table, done = self.table, self.table.done[node]
-        probe = np.where(done | (not self.config.probes), NO_ANSWER, table.answer[node])
-        shown = ~self.hide_logprobs[rows]
+        table, shown = self.table, ~self.hide_logprobs[rows]
         return SegmentColumns(
             num_tokens=table.num_tokens[node],
             small_tokens=table.small_tokens[node],
@@ -146,11 +143,10 @@ class SegmentReplay:
             min_logprob=np.where(shown, table.min_logprob[node], np.nan),
             entropy=np.where(shown, table.entropy[node], np.nan),
             value=np.where(self.hide_value[rows], np.nan, table.value[node]),
-            done=done,
-            answer=np.where(done, table.answer[node], NO_ANSWER),
+            done=table.done[node],
             repeats=repeats,
-            probe=probe,
-            probe_tokens=table.forced_tokens[node],
+            answer=table.answer[node],
+            forced_tokens=table.forced_tokens[node],
         )
 
     def close(self, rows: Array) -> None:

@@ -12,7 +12,7 @@ from controller.checkpoint import load_segment_checkpoint, save_checkpoint
 from controller.errors import CheckpointError, ConfigError
 from controller.loop import Controller
 from controller.segments.episodes import SAMPLE
-from controller.segments.rules import Always, FixedLength, RedoUnlikely, SegmentRulePolicy
+from controller.segments.rules import SegmentRule, always, fixed_length, redo_unlikely
 from envs.grader import ExactGrader
 from envs.segments.recorded import read_trees
 from envs.segments.traces import SegmentTraces
@@ -113,13 +113,13 @@ def test_rules_do_what_they_say(prepared):
     table, process = prepared.train, prepared.process
 
     def played(rule):
-        return play(SegmentRulePolicy(rule), table, process, price=1.0)
+        return play(rule, table, process, price=1.0)
 
-    whole, short = played(Always(SAMPLE)), played(FixedLength(1))
+    whole, short = played(SegmentRule(always, (SAMPLE,))), played(SegmentRule(fixed_length, (1,)))
     assert whole.actions[:, 1:].sum() == 0
     assert (short.actions[:, 0] == 1).all()
     assert short.cost.mean() < whole.cost.mean()
-    redone = played(RedoUnlikely(-0.1, 3))
+    redone = played(SegmentRule(redo_unlikely, (-0.1, 3)))
     assert redone.actions[:, 1].sum() > 0
     assert redone.cost.mean() > whole.cost.mean()
 
@@ -193,4 +193,4 @@ def test_comparisons_are_paired_and_rules_tuned_elsewhere(prepared, run, trees):
 def test_draws_beyond_what_was_recorded_are_refused(prepared):
     more = replace(prepared.process, draws=(9,))
     with pytest.raises(ConfigError, match="recorded"):
-        play(SegmentRulePolicy(Always(SAMPLE)), prepared.train, more, price=1.0)
+        play(SegmentRule(always, (SAMPLE,)), prepared.train, more, price=1.0)
