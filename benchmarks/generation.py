@@ -30,8 +30,10 @@ def run(
     num_samples: int = 16,
     *,
     max_new_tokens: int = 192,
+    temperature: float = 1.0,
     max_rows: int = 256,
     num_repeats: int = 3,
+    dtype: str = "auto",
     seed: int = 0,
 ) -> dict[str, Any]:
     """Decoded tokens per second of both, on the same questions, in turns.
@@ -44,8 +46,10 @@ def run(
         num_questions: drawn from the test split, over all tasks and levels.
         num_samples: attempts per question.
         max_new_tokens: longest attempt.
+        temperature: of the sampling.
         max_rows: attempts that the backend writes side by side.
         num_repeats: measurements of each, after one that is not counted.
+        dtype: of the weights, as `load_model` takes it.
         seed: of questions and attempts.
 
     Returns:
@@ -56,9 +60,9 @@ def run(
     Raises:
         BackendError: no such model, or an attempt failed.
     """
-    model = load_model(small_path, 0)
+    model = load_model(small_path, 0, dtype=dtype)
     questions = draw_questions(num_questions, seed)
-    settings = _Settings(num_samples, max_new_tokens, max_rows)
+    settings = _Settings(num_samples, max_new_tokens, temperature, max_rows)
     _time_backend(model, questions[:1], settings, seed)
     _time_generate(model, questions[:1], settings, seed)
     backend, generate = [], []
@@ -68,6 +72,7 @@ def run(
     report: dict[str, Any] = {
         "model": model.name,
         "parameters": model.parameters,
+        "dtype": str(model.model.dtype).removeprefix("torch."),
         "num_questions": len(questions),
         "num_threads": torch.get_num_threads(),
         "num_repeats": num_repeats,
@@ -88,6 +93,7 @@ class _Settings:
 
     num_samples: int
     max_new_tokens: int
+    temperature: float
     max_rows: int
 
 
@@ -129,6 +135,7 @@ def _time_backend(
     backend = TransformersBackend(
         [model],
         seed=seed,
+        temperature=settings.temperature,
         max_new_tokens=settings.max_new_tokens,
         max_rows=settings.max_rows,
     )
@@ -164,7 +171,7 @@ def _time_generate(
                 prompt,
                 attention_mask=torch.ones_like(prompt),
                 do_sample=True,
-                temperature=1.0,
+                temperature=settings.temperature,
                 top_k=0,
                 num_return_sequences=settings.num_samples,
                 max_new_tokens=settings.max_new_tokens,

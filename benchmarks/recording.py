@@ -7,11 +7,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from envs.grader import ExactGrader
 from envs.question_files import bundled_questions
 from training.cluster import Cluster
 from training.ray_recorder import RayRecorder
-from training.record import LocalRecorder, RecordConfig, Recorder, Recording
+from training.record import RecordConfig, Recorder, Recording
 from training.sources import find_source
 
 Figures = dict[str, float]
@@ -32,7 +31,7 @@ def recording(models: tuple[str, ...], num_questions: int, shard_questions: int 
     questions = {"train": bundled_questions()["train"][:num_questions]}
     config = RecordConfig(samples=8, escalations=1, shard_questions=shard_questions)
     source = find_source(models)
-    found = {"here": _speed(questions, LocalRecorder(source.build(), ExactGrader(), config))}
+    found = {"here": _speed(questions, source.recorder(config))}
     for workers in (1, 2):
         started = time.perf_counter()
         with RayRecorder(source, config, Cluster(workers=workers)) as recorder:

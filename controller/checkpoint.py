@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from typing_extensions import TypeVar
 
+from controller.answers import UNNAMED, answer_kind
 from controller.cost import CostModel
 from controller.difficulty import Difficulty, Reads
 from controller.episodes import EpisodeConfig
@@ -65,6 +66,7 @@ class Checkpoint(Generic[C]):
             segment by segment, and the price that it is told; None for plain attempts.
         calibration: what it costs and how often it is right by price; None if unknown.
         support: where it has been in training; None if unknown.
+        answers: kind of the answers that it was trained on, see `controller.answers`.
         training: how it came about, for people.
         path: directory that it was loaded from; None before it is saved.
     """
@@ -80,6 +82,7 @@ class Checkpoint(Generic[C]):
     segment_controller: tuple[str, float] | None = None
     calibration: Calibration | None = None
     support: Support | None = None
+    answers: str = UNNAMED
     training: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
 
@@ -169,6 +172,7 @@ def save_checkpoint(
         "model_paths": list(checkpoint.model_paths),
         "adapter_paths": dict(checkpoint.adapter_paths),
         "segment_controller": checkpoint.segment_controller,
+        "answers": checkpoint.answers,
         "price_range": list(checkpoint.price_range),
         "calibration": checkpoint.calibration and checkpoint.calibration.to_json(),
         "support": checkpoint.support and checkpoint.support.to_json(),
@@ -254,6 +258,7 @@ def load_any(directory: Path | str) -> AnyCheckpoint:
             "segment_controller": _placed(settings.get("segment_controller")),
             "calibration": calibration and Calibration.from_json(calibration),
             "support": support and _support(support, len(granularity.features)),
+            "answers": answer_kind(str(settings.get("answers", UNNAMED))).name,
             "training": dict(settings["training"]),
         }
         reads, value = settings["difficulty_reads"], "value" in settings.get("readouts", ())

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from controller.answers import AnswerKind, answer_kind
 from controller.backends.adapters import load_adapters
 from controller.backends.base import Backend, recorded_temperature
 from controller.backends.local_model import LocalModel, load_model
@@ -46,7 +47,7 @@ def load_backend(
     loaded = [load_model(path, rung) for rung, path in enumerate(models)]
     _check(checkpoint, loaded)
     if isinstance(checkpoint.config, SegmentConfig):
-        return segment_writer(checkpoint, loaded)
+        return segment_writer(checkpoint, loaded, 0, answer_kind(checkpoint.answers))
     if adapters is None:
         paths = checkpoint.adapter_paths.items()
         adapters = {name: checkpoint.located(path) for name, path in paths}
@@ -61,6 +62,7 @@ def load_backend(
         loaded,
         temperature=recorded_temperature(checkpoint.models),
         max_new_tokens=max(checkpoint.config.max_completion_tokens),
+        answers=answer_kind(checkpoint.answers),
     )
     return with_segments(checkpoint, whole)
 
@@ -94,7 +96,7 @@ def written_under(
     _check(checkpoint, models)
     return SegmentedBackend(
         whole,
-        segment_writer(checkpoint, models, whole.seed),
+        segment_writer(checkpoint, models, whole.seed, whole.answers),
         checkpoint.policy,
         replace(checkpoint.config, escalates=False),
         price=price,
@@ -103,7 +105,10 @@ def written_under(
 
 
 def segment_writer(
-    checkpoint: Checkpoint[SegmentConfig], models: Sequence[LocalModel], seed: int = 0
+    checkpoint: Checkpoint[SegmentConfig],
+    models: Sequence[LocalModel],
+    seed: int,
+    answers: AnswerKind,
 ) -> SegmentWriter:
     """Writes segments as those that a controller was trained on."""
     return SegmentWriter(
@@ -113,6 +118,7 @@ def segment_writer(
         segmentation=checkpoint.config.segmentation,
         max_new_tokens=checkpoint.config.max_tokens,
         value=checkpoint.value,
+        answers=answers,
     )
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from controller.actions import Action
+from controller.answers import AnswerKind, answer_kind, first_same
 from controller.backends.base import Backend
 from controller.core import Decision, EpisodeCore, Pick, play, steps
 from controller.cost import Usage
@@ -15,7 +15,7 @@ from controller.deciders import PolicyDecider
 from controller.difficulty import Difficulty
 from controller.episodes import EpisodeConfig
 from controller.errors import ConfigError
-from controller.exchange import carry_out, perform
+from controller.exchange import MakeAttempts, Work, carry_out, perform
 from controller.granularity import Process
 from controller.policy import PolicyNetwork
 from controller.segments.episodes import SegmentConfig
@@ -67,6 +67,8 @@ class Episode(EpisodeCore):
         budget: hard cap on cost; None for no cap.
         difficulty: read-out of the prompt; None when the policy does not read it.
         pick: see `EpisodeCore`.
+        answers: when answers vote for one another where the question does not say; None for
+            when they are spelled the same.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Episode(EpisodeCore):
         budget: float | None = None,
         difficulty: Difficulty | None = None,
         pick: Pick | None = None,
+        answers: AnswerKind | None = None,
     ) -> None:
         super().__init__(
             question,
@@ -92,7 +95,21 @@ class Episode(EpisodeCore):
             pick=pick,
         )
         self.backend = backend
-        carry_out(self.begin(), partial(perform, backend=backend))
+        self._kind = answer_kind(question.answers) if question.answers else answers
+        carry_out(self.begin(), self.perform)
+
+    def perform(self, work: Work) -> Any:
+        """Have the backend do a piece of work; answers that are the same get one spelling."""
+        result = perform(work, self.backend)
+        if self._kind is None or not isinstance(work, MakeAttempts):
+            return result
+        known = list(self.answers)
+        for i, attempt in enumerate(result):
+            if attempt.answer is not None:
+                answer = first_same(self._kind, attempt.answer, known)
+                known += [] if answer in known else [answer]
+                result[i] = replace(attempt, answer=answer)
+        return result
 
     def take(self, action: Action) -> tuple[Attempt, ...]:
         """Carry out an action other than STOP and return what it brought.
@@ -100,7 +117,7 @@ class Episode(EpisodeCore):
         Raises:
             IllegalActionError: the mask forbids it.
         """
-        return carry_out(self.exchange(action), partial(perform, backend=self.backend))
+        return carry_out(self.exchange(action), self.perform)
 
 
 def begin_episode(
@@ -114,6 +131,7 @@ def begin_episode(
     difficulty: Difficulty | None = None,
     pick: Pick | None = None,
     number: int = 0,
+    answers: AnswerKind | None = None,
 ) -> Episode | SegmentEpisode:
     """A fresh episode of either granularity.
 
@@ -127,6 +145,7 @@ def begin_episode(
         difficulty: read-out of the prompt; None when the policy does not read it.
         pick: see `EpisodeCore`; of whole attempts alone.
         number: of the attempt, for decisions inside it.
+        answers: see `Episode`; of whole attempts alone.
     """
     if isinstance(config, SegmentConfig):
         return SegmentEpisode(
@@ -148,6 +167,7 @@ def begin_episode(
         budget=budget,
         difficulty=difficulty,
         pick=pick,
+        answers=answers,
     )
 
 
@@ -162,6 +182,7 @@ class Controller:
         price: accuracy per unit cost, where `answer` is not given one.
         pace: sets the price from question to question instead, where `answer` is not given
             one.
+        answers: see `Episode`.
     """
 
     def __init__(
@@ -172,10 +193,11 @@ class Controller:
         difficulty: Difficulty | None = None,
         price: float | None = None,
         pace: Pace | None = None,
+        answers: AnswerKind | None = None,
     ) -> None:
         self.policy, self.config = policy, config
         self.backend, self.difficulty = backend, difficulty
-        self.price, self.pace = price, pace
+        self.price, self.pace, self.answers = price, pace, answers
         self.decider = PolicyDecider(policy)
 
     @classmethod
@@ -226,6 +248,7 @@ class Controller:
             checkpoint.difficulty,
             price,
             None if mean_cost is None else checkpoint.pace(mean_cost),
+            answer_kind(checkpoint.answers),
         )
 
     @classmethod
@@ -258,8 +281,7 @@ class Controller:
 
     def decisions(self, episode: Episode | SegmentEpisode) -> Iterator[Decision]:
         """Decide until the episode ends, yielding each decision once carried out."""
-        work = partial(perform, backend=cast("Backend", episode.backend))
-        for step in steps(play(episode, self.decider), work):
+        for step in steps(play(episode, self.decider), episode.perform):
             if isinstance(step, Decision):
                 yield step
 
@@ -288,6 +310,7 @@ class Controller:
             budget=budget,
             difficulty=self.difficulty,
             number=number,
+            answers=self.answers,
         )
 
     def answer(

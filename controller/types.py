@@ -23,6 +23,7 @@ class Question:
         level: difficulty level, 1-based; None when unknown.
         history: turns of a conversation before it, `{"role": ..., "content": ...}` each.
         max_new_tokens: longest attempt that is wanted; None for the backend's own limit.
+        answers: kind of its answers, see `controller.answers`; None for the backend's own.
     """
 
     question_id: str
@@ -32,6 +33,7 @@ class Question:
     level: int | None = None
     history: tuple[dict[str, str], ...] = ()
     max_new_tokens: int | None = None
+    answers: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from controller.answers import extract_answer, normalize_answer
+from controller.answers import (
+    EXAMPLES,
+    UNSTATED,
+    AnswerKind,
+    answer_kind,
+    is_right,
+    read_answer,
+    unread_warning,
+)
 from controller.errors import TraceFormatError
 from envs.question_files import SPLITS, read_rows, split_of, wording_digest
 from envs.served import episode_rows, is_service_log, logged_sizes
@@ -42,6 +51,7 @@ def import_attempts(
     small: str | None = None,
     parameters: Mapping[str, float] | None = None,
     references: Mapping[str, str] | None = None,
+    answers: str | None = None,
 ) -> list[str]:
     """Write a trace set from recorded generations.
 
@@ -54,6 +64,8 @@ def import_attempts(
         parameters: by model name, for the ledger.
         references: by question id or question, for logs of a service; what has none is
             left out.
+        answers: kind of the answers; None for `auto`, and for the answers and scores of
+            lm-evaluation-harness where it has them.
 
     Returns:
         What the logs lack, and what that means, one sentence each.
@@ -63,10 +75,11 @@ def import_attempts(
     """
     if (out / "trace.json").exists():
         raise TraceFormatError(f"{out}: expected no trace set there yet; choose another directory")
+    kind = answer_kind(answers or UNSTATED)
     rows, sizes = [], dict(parameters or {})
     for file in files:
         raw = read_rows(file)
-        rows += list(_read(file, raw, references or {}))
+        rows += list(_read(file, raw, references or {}, kind, filtered=answers is None))
         sizes = (logged_sizes(raw) if is_service_log(raw) else {}) | sizes
     if not rows:
         raise TraceFormatError(
@@ -95,46 +108,63 @@ def import_attempts(
             }
             for model in counts
         },
+        "answers": kind.name,
         "source": [file.name for file in files],
         "questions": len(questions),
     }
     write_atomically(
         out / "trace.json", lambda path: path.write_text(json.dumps(manifest, indent=1) + "\n")
     )
+    for message in _unread(attempts):
+        warnings.warn(message, stacklevel=2)
     return list(_missing(rows, counts, small, sizes))
 
 
-def _read(path: Path, rows: list[Row], references: Mapping[str, str]) -> Iterator[Row]:
+def _unread(attempts: Sequence[Row]) -> Iterator[str]:
+    for model in dict.fromkeys(row["model"] for row in attempts):
+        rows = [row for row in attempts if row["model"] == model]
+        unread = [row["text"] for row in rows if row["answer"] is None and row["text"]]
+        read = sum(row["answer"] is not None for row in rows)
+        if message := unread_warning(model, len(rows), read, unread[:EXAMPLES]):
+            yield message
+
+
+def _read(
+    path: Path,
+    rows: list[Row],
+    references: Mapping[str, str],
+    kind: AnswerKind,
+    *,
+    filtered: bool,
+) -> Iterator[Row]:
     if is_service_log(rows):
         try:
-            yield from episode_rows(rows, references)
+            yield from episode_rows(rows, references, kind)
         except (KeyError, TypeError, ValueError) as error:
             raise TraceFormatError(f"{path}: {error!r}") from None
         return
     harness = bool(rows) and {"doc", "resps"} <= rows[0].keys()
     for number, row in enumerate(rows, start=1):
         try:
-            yield from _harness(row, path) if harness else [_plain(row)]
+            yield from _harness(row, path, kind, filtered) if harness else [_plain(row, kind)]
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise TraceFormatError(f"{path}, row {number}: {error!r}") from None
 
 
-def _plain(row: Row) -> Row:
+def _plain(row: Row, kind: AnswerKind) -> Row:
     """A row of the plain format; see docs/traces.md."""
     missing = [name for name in ("question", "model") if not row.get(name)]
     if missing:
         raise ValueError(f"expected columns question and model, missing {missing}")
     text, answer = row.get("text"), row.get("answer")
     if answer is None and text is not None:
-        answer = extract_answer(str(text))
+        answer = read_answer(str(text), None, kind)
     answer = None if answer is None else str(answer)
     correct = row.get("correct")
     if correct is None:
         if row.get("reference") is None:
             raise ValueError("expected a column correct, or reference to grade with")
-        correct = answer is not None and normalize_answer(answer) == normalize_answer(
-            str(row["reference"])
-        )
+        correct = is_right(kind, answer, str(row["reference"]))
     tokens = row.get("completion_tokens", row.get("tokens"))
     return {
         **{
@@ -155,11 +185,11 @@ def _plain(row: Row) -> Row:
     }
 
 
-def _harness(row: Row, path: Path) -> Iterator[Row]:
+def _harness(row: Row, path: Path, kind: AnswerKind, filtered_ones: bool) -> Iterator[Row]:
     """Attempts of one entry of a sample log; each filter's entry repeats them.
 
     The harness scores an entry, not each of its repeats; these are graded by whether their
-    filtered response equals the target.
+    answer is the target's. Its filtered responses and scores count if `filtered_ones`.
     """
     task = path.stem.removeprefix("samples_").rsplit("_", 1)[0]
     responses = row["resps"][0] if isinstance(row["resps"][0], list) else row["resps"]
@@ -169,23 +199,21 @@ def _harness(row: Row, path: Path) -> Iterator[Row]:
     names = row.get("metrics") or [m for m in ("exact_match", "acc", "pass@1") if m in row]
     if not names:
         raise ValueError("expected a metric such as exact_match, found none")
-    if len(filtered) != len(responses):
-        filtered = [extract_answer(str(r)) for r in responses]
+    scored = filtered_ones and len(responses) == 1
+    if not filtered_ones or len(filtered) != len(responses):
+        filtered = [read_answer(str(r), None, kind) for r in responses]
     for text, answer in zip(responses, filtered, strict=True):
         if not isinstance(text, str):
             raise ValueError("expected generated text; log-likelihood tasks hold no attempts")
-        right = (
-            float(row[names[0]]) > 0.5
-            if len(responses) == 1
-            else normalize_answer(str(answer)) == normalize_answer(extract_answer(target) or target)
-        )
+        answer = None if answer in (None, "[invalid]") else str(answer)
+        right = float(row[names[0]]) > 0.5 if scored else is_right(kind, answer, target)
         yield {
             "question": _prompt(row),
             "question_id": f"{task}/{row['doc_id']}",
             "dataset": task,
             "reference": target,
             "model": path.parent.name,
-            "answer": None if answer in (None, "[invalid]") else str(answer),
+            "answer": answer,
             "text": text,
             "correct": right,
             "filter": row.get("filter"),

@@ -11,7 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from controller.errors import TraceFormatError
+from controller.answers import UNSTATED, answer_kind
+from controller.errors import ConfigError, TraceFormatError
 from controller.types import Question
 from envs.questions import SPLIT_SIZES, draw_split
 
@@ -30,12 +31,16 @@ def bundled_questions(train_scale: int = 1) -> dict[str, list[Question]]:
     return {split: draw_split(split, sizes[split]) for split in SPLITS}
 
 
-def read_questions(path: Path) -> dict[str, list[Question]]:
+def read_questions(path: Path, answers: str = UNSTATED) -> dict[str, list[Question]]:
     """Questions from a JSONL, CSV or parquet file, by split.
 
-    Columns: `question` and `reference`; optional `question_id`, `dataset`, `level` and
-    `split`. Without `split`, 70/10/20 by a hash of the wording, so that questions that
-    differ in case and white space alone stay together.
+    Columns: `question` and `reference`; optional `question_id`, `dataset`, `level`, `answers`
+    (see `controller.answers`) and `split`. Without `split`, 70/10/20 by a hash of the wording,
+    so that questions that differ in case and white space alone stay together.
+
+    Args:
+        path: of the file.
+        answers: kind of answers of rows that name none.
 
     Raises:
         TraceFormatError: the file cannot be read, or a row lacks a column.
@@ -60,9 +65,17 @@ def read_questions(path: Path) -> dict[str, list[Question]]:
                 dataset=row.get("dataset") or path.stem,
                 reference=row["reference"],
                 level=row.get("level"),
+                answers=_kind(row.get("answers"), answers, f"{path}, row {number}"),
             )
         )
     return splits
+
+
+def _kind(named: Any, otherwise: str, where: str) -> str:
+    try:
+        return answer_kind(str(named or otherwise)).name
+    except ConfigError as error:
+        raise TraceFormatError(f"{where}: {error}") from None
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -337,6 +337,7 @@ class QuestionSource:
             text=entry["question"].strip(),
             reference=entry["answer"],
             level=self.level,
+            answers="exact",
         )
         return WorkedQuestion(question=question, solution="\n".join(steps), key=key)
 

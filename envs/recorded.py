@@ -6,14 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
 
-import pyarrow as pa
 from typing_extensions import TypeVar
 
 from controller.actions import ActionKind
-from controller.answers import normalize_answer
 from controller.backends.base import PromptState
 from controller.backends.replay import ReplayBackend
 from controller.types import Attempt, Question
+from envs.answer_kinds import kinds_of
 from envs.grader import RecordedGrader
 from envs.table import TraceTable
 from envs.traces import TraceSet
@@ -62,7 +61,7 @@ def read_recorded(
     }
     attempts = _attempts(traces, table)
     return Recorded(
-        questions=recorded_questions(traces.questions, table.question_ids),
+        questions=recorded_questions(traces, table.question_ids),
         attempts=attempts,
         backend=ReplayBackend(models, attempts, states),
         grader=recorded_grader(table),
@@ -70,9 +69,11 @@ def read_recorded(
     )
 
 
-def recorded_questions(questions: pa.Table, question_ids: Iterable[str]) -> tuple[Question, ...]:
-    """Questions of a trace set, in the order of their ids."""
-    rows = {row["question_id"]: row for row in questions.to_pylist()}
+def recorded_questions(traces: Any, question_ids: Iterable[str]) -> tuple[Question, ...]:
+    """Questions of a `TraceSet` or of `SegmentTraces`, in the order of their ids."""
+    rows = {row["question_id"]: row for row in traces.questions.to_pylist()}
+    datasets = [row.get("dataset") or "" for row in rows.values()]
+    kinds = dict(zip(rows, kinds_of(traces.manifest, datasets), strict=True))
     return tuple(
         Question(
             question_id=question_id,
@@ -80,6 +81,7 @@ def recorded_questions(questions: pa.Table, question_ids: Iterable[str]) -> tupl
             dataset=rows[question_id].get("dataset") or "",
             reference=rows[question_id].get("reference"),
             level=rows[question_id].get("level"),
+            answers=kinds[question_id].name,
         )
         for question_id in question_ids
     )
@@ -101,6 +103,7 @@ def recorded_grader(table: Any) -> RecordedGrader:
 
 def _attempts(traces: TraceSet, table: TraceTable) -> tuple[Attempt, ...]:
     attempts = []
+    places = {question_id: q for q, question_id in enumerate(table.question_ids)}
     for i, row in enumerate(traces.attempts.take(table.attempt_rows).to_pylist()):
         attempts.append(
             Attempt(
@@ -112,7 +115,9 @@ def _attempts(traces: TraceSet, table: TraceTable) -> tuple[Attempt, ...]:
                 if row["action"] == "revise"
                 else (ActionKind.ESCALATE if table.rung[i] else ActionKind.SAMPLE),
                 index=i,
-                answer=normalize_answer(row["answer"]),
+                answer=None
+                if table.answer[i] < 0
+                else table.answers[places[row["question_id"]]][table.answer[i]],
                 prompt_tokens=int(table.attempt_prompt_tokens[i]),
                 completion_tokens=int(table.completion_tokens[i]),
                 text=row.get("text"),

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from controller.answers import normalize_answer
+from controller.answers import AnswerKind, is_right
 from controller.errors import TraceFormatError
 from envs.question_files import read_rows
 
@@ -20,7 +20,9 @@ def is_service_log(rows: Sequence[Row]) -> bool:
     return bool(rows) and all("event" in row and "logger" in row for row in rows[:10])
 
 
-def episode_rows(rows: Sequence[Row], references: Mapping[str, str]) -> Iterator[Row]:
+def episode_rows(
+    rows: Sequence[Row], references: Mapping[str, str], kind: AnswerKind
+) -> Iterator[Row]:
     """Attempts of those episodes whose reference is known.
 
     Attempts that failed tell about servers, not about models, and are left out.
@@ -28,6 +30,7 @@ def episode_rows(rows: Sequence[Row], references: Mapping[str, str]) -> Iterator
     Args:
         rows: lines of the log.
         references: by question id or question.
+        kind: of the answers.
 
     Raises:
         ValueError: an episode of an unknown version.
@@ -41,7 +44,6 @@ def episode_rows(rows: Sequence[Row], references: Mapping[str, str]) -> Iterator
         reference = references.get(name, references.get(question))
         if reference is None:
             continue
-        expected = normalize_answer(reference)
         for attempt in row["attempts"]:
             if attempt["error"] is None:
                 yield _attempt(row["episode_id"], attempt) | {
@@ -49,8 +51,7 @@ def episode_rows(rows: Sequence[Row], references: Mapping[str, str]) -> Iterator
                     "question_id": name,
                     "dataset": "served",
                     "reference": reference,
-                    "correct": attempt["answer"] is not None
-                    and normalize_answer(attempt["answer"]) == expected,
+                    "correct": is_right(kind, attempt["answer"], reference),
                 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from controller.answers import normalize_answer
+from controller.answers import AnswerKind, first_same
 from controller.episodes import LEAST_LOGPROB
 from controller.errors import TraceFormatError
 from controller.types import CUT as CUT_REASON
 from controller.types import ModelSpec
+from envs.answer_kinds import kinds_of
 from envs.prompts import read_prompts
 from envs.table import (
     ANSWER,
@@ -43,12 +45,13 @@ def build_table(
     """See `TraceTable.build`."""
     ladder = {model.name: model.rung for model in models}
     ids, names = (traces.questions[c].to_pylist() for c in ("question_id", "split"))
+    kinds = kinds_of(traces.manifest, _column(traces.questions, "dataset", ""))
     wanted = [
         row
         for row, (question, split) in enumerate(zip(ids, names, strict=True))
         if split in splits or question in also
     ]
-    rows = _Rows.read(traces, [ids[row] for row in wanted], ladder)
+    rows = _Rows.read(traces, [ids[row] for row in wanted], ladder, [kinds[row] for row in wanted])
     tried = np.zeros((len(wanted), len(ladder)), bool)  # (Q, R)
     fresh = ~rows.revised
     tried[rows.question[fresh], rows.rung[fresh]] = True
@@ -93,8 +96,14 @@ class _Rows:
     answers: tuple[str, ...]
 
     @classmethod
-    def read(cls, traces: TraceSet, wanted: Sequence[str], ladder: dict[str, int]) -> _Rows:
-        """Attempts of these models at these questions."""
+    def read(
+        cls,
+        traces: TraceSet,
+        wanted: Sequence[str],
+        ladder: dict[str, int],
+        kinds: Sequence[AnswerKind],
+    ) -> _Rows:
+        """Attempts of these models at these questions, whose answers are of these kinds."""
         place = {question: q for q, question in enumerate(wanted)}
         schema = traces.stored.schema
         held = [name for name in _SIGNALS if name in schema.names]
@@ -114,7 +123,7 @@ class _Rows:
             "cut": np.zeros(n, bool),
             "signals": np.full((n, len(_SIGNALS)), np.nan, np.float64 if precise else np.float32),
         }
-        answers = _Answers()
+        answers = _Answers(kinds)
         names = ["question_id", "model", "action", "answer", "correct"]
         reasons = ["finish_reason"] if "finish_reason" in schema.names else []
         names += ["prompt_tokens", "completion_tokens", *reasons, *ordered, *held]
@@ -128,7 +137,7 @@ class _Rows:
             columns["rung"][part] = rung[kept]
             action = code_rows(batch["action"], lambda action: int(action == "revise"))
             columns["revised"][part] = action[kept]
-            columns["answer"][part] = code_rows(batch["answer"], answers.code)[kept]
+            columns["answer"][part] = answers.codes(batch["answer"], question)[kept]
             for name in ("correct", "prompt_tokens", "completion_tokens", *ordered):
                 columns[name][part] = _filled(batch[name], 0)[kept]
             for name in reasons:
@@ -139,7 +148,9 @@ class _Rows:
                 signal = _filled(batch[name], np.nan)[kept]
                 columns["signals"][part, _SIGNALS.index(name)] = signal
             used, begin = part.stop, begin + len(batch)
-        return cls(**{name: c[:used] for name, c in columns.items()}, answers=tuple(answers.texts))
+        columns = {name: column[:used] for name, column in columns.items()}
+        answers.unify(columns["question"], columns["answer"])
+        return cls(**columns, answers=tuple(answers.texts))
 
     def of_questions(self, kept: Array) -> _Rows:
         """Those of questions that are kept, (Q,), counted anew."""
@@ -152,14 +163,46 @@ class _Rows:
 
 
 class _Answers:
-    """Numbers for answers that are the same once normalised."""
+    """Numbers for answers that are spelled the same.
 
-    def __init__(self) -> None:
+    Args:
+        kinds: of each question's answers, (Q,).
+    """
+
+    def __init__(self, kinds: Sequence[AnswerKind]) -> None:
         self.texts: list[str] = []
         self._codes: dict[str, int] = {}
+        self._kinds, self._names = kinds, np.array([kind.name for kind in kinds])
 
-    def code(self, answer: Any) -> int:
-        text = normalize_answer(None if answer is None else str(answer))
+    def codes(self, answers: pa.Array, question: Array) -> Array:
+        """A number for each row, (n,), given the place of its question, -1 for none, (n,)."""
+        found = np.full(len(question), -1, np.int32)
+        for kind in {kind.name: kind for kind in self._kinds}.values():
+            rows = (question >= 0) & (self._names[question] == kind.name)
+            if rows.all():
+                return code_rows(answers, partial(self._code, kind))
+            if rows.any():
+                found[rows] = code_rows(answers.filter(pa.array(rows)), partial(self._code, kind))
+        return found
+
+    def unify(self, question: Array, answer: Array) -> None:
+        """One number, in `answer`, for answers to a question that are the same."""
+        for kind in {kind.name: kind for kind in self._kinds}.values():
+            unsettled = np.array([not kind.settled(text) for text in self.texts], bool)
+            if not unsettled.any():
+                continue
+            rows = (answer >= 0) & (self._names[question] == kind.name)
+            for q in np.unique(question[rows & unsettled[answer]]):
+                self._unify(kind, np.flatnonzero(question == q), answer)
+
+    def _unify(self, kind: AnswerKind, rows: Array, answer: Array) -> None:
+        known: dict[str, int] = {}
+        for row in rows[answer[rows] >= 0]:
+            text = self.texts[answer[row]]
+            answer[row] = known.setdefault(first_same(kind, text, list(known)), answer[row])
+
+    def _code(self, kind: AnswerKind, answer: Any) -> int:
+        text = None if answer is None else kind.canonical(str(answer))
         if text is None:
             return -1
         if text not in self._codes:

@@ -12,8 +12,9 @@ from controller.backends.base import PromptState
 from controller.backends.identity import blank_attempt, stream_name
 from controller.loop import Controller
 from controller.types import ModelSpec, Question
-from envs.grader import ExactGrader
-from training.record import LocalRecorder, RecordConfig, Recording
+from envs.grader import KindGrader
+from training.record import RecordConfig, Recording
+from training.recorders import LocalRecorder
 from training.train_command import train
 
 
@@ -51,7 +52,7 @@ for i in range(800):
     text = "+".join(map(str, numbers))
     asked.append(Question(question_id=text, text=text, reference=str(sum(numbers))))
 
-recorder = LocalRecorder(Adders(), ExactGrader(), RecordConfig(samples=8))
+recorder = LocalRecorder(Adders(), KindGrader(), RecordConfig(samples=8))
 Recording({"train": asked[200:], "validation": asked[:200]}, recorder, Path(traces), {}).run()
 train(out=trained, traces=traces, steps=arguments.steps, num_envs="256", wandb="disabled")
 controller = Controller.load(trained, Adders())

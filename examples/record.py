@@ -12,9 +12,10 @@ from pathlib import Path
 
 from controller.backends.transformers import TransformersBackend, load_model
 from controller.types import Question
-from envs.grader import ExactGrader
+from envs.grader import KindGrader
 from envs.traces import TraceSet
-from training.record import LocalRecorder, RecordConfig, Recording
+from training.record import RecordConfig, Recording
+from training.recorders import LocalRecorder
 from training.threads import limit_threads
 
 MODELS = Path(__file__).parent.parent / "checkpoints"
@@ -36,7 +37,7 @@ for i in range(arguments.questions):
 limit_threads()
 models = [load_model(arguments.small, rung=0), load_model(arguments.large, rung=1)]
 backend = TransformersBackend(models, seed=0)
-recorder = LocalRecorder(backend, ExactGrader(), RecordConfig(samples=4, escalations=1))
+recorder = LocalRecorder(backend, KindGrader(), RecordConfig(samples=4, escalations=1))
 Recording({"train": questions}, recorder, arguments.out, {}).run()
 
 attempts = TraceSet.read(arguments.out).attempts.group_by("model")

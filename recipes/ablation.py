@@ -24,11 +24,12 @@ from controller.observation import OBSERVATION_NAMES
 from envs.reward import LogUniform
 from envs.table import TraceTable
 from envs.traces import TraceSet, write_atomically
-from training.cli import CONTROLLER, TRACES, Json, Ray, WorkerCpus
+from training.cli import CONTROLLER, TRACES
 from training.cli import main as run_program
 from training.cluster import Cluster
 from training.config import PPOConfig, TrainConfig
 from training.jobs import TrainJob, run_job
+from training.options import Json, Ray, WorkerCpus
 from training.play import play_checkpoint
 from training.ray_train import Progress, train_on_cluster
 from training.summary import Bootstrap

@@ -9,7 +9,7 @@ from controller.backends.segments import SegmentWriter
 from controller.backends.transformers import load_model
 from controller.checkpoint import save_checkpoint
 from envs.derive import derive_config
-from envs.grader import ExactGrader
+from envs.grader import KindGrader
 from envs.recorded import Recorded, read_recorded
 from envs.segments.traces import SegmentTraces
 from envs.traces import TraceSet
@@ -55,7 +55,7 @@ def trees(small_and_large, tmp_path_factory) -> SegmentTraces:
     writer = SegmentWriter(small_and_large)
     config = TreeConfig(attempts=2, draws=(3, 2, 1), keep_text=True, shard_questions=8)
     notes = {"model_paths": {name: str(CHECKPOINTS / name) for name in ("small", "large")}}
-    SegmentRecording(splits, SegmentRecorder(writer, ExactGrader(), config), out, notes).run()
+    SegmentRecording(splits, SegmentRecorder(writer, KindGrader(), config), out, notes).run()
     return SegmentTraces.read(out)
 
 

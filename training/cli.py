@@ -14,10 +14,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from controller.backends.base import TEMPERATURE
+from controller.answers import load_kind
 from controller.errors import AllotError, ConfigError
-from controller.prompts import REVISER, VERIFIER
-from training.cluster import Cluster
+from training.options import Json, Ray, Seed, WorkerCpus, cluster_of, numbers
+from training.read_command import read
+from training.record_command import record
 from training.serve_cli import key, serve
 from training.settings import WandbMode
 from training.tables import command_line, lead_table, print_rows
@@ -32,8 +33,10 @@ app = typer.Typer(
 models_app = typer.Typer(help="The recorded language models.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 app.command("train", context_settings={"token_normalize_func": dashed})(train)
+app.command()(record)
 app.command()(serve)
 app.command()(key)
+app.command()(read)
 console = Console()
 
 TRACES = Path("checkpoints/traces")
@@ -44,23 +47,9 @@ SEGMENT_TRACES = Path("checkpoints/segments/traces")
 _INTERRUPTED = 130
 """Exit code that typer makes of a KeyboardInterrupt."""
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
 Ladder = Annotated[
     str, typer.Option(help="Models by name, the small one first, separated by commas.")
 ]
-Ray = Annotated[
-    str | None,
-    typer.Option(
-        metavar="ADDRESS",
-        help="Work on a Ray cluster: HOST:PORT, auto for this machine's, local to start one.",
-    ),
-]
-Workers = Annotated[
-    int | None, typer.Option(help="On the cluster; default: as many as there is room for.")
-]
-WorkerCpus = Annotated[float, typer.Option(help="CPUs of each worker.")]
-WorkerGpus = Annotated[float, typer.Option(help="GPUs of each worker; 0.5 lets two share one.")]
 Wandb = Annotated[WandbMode, typer.Option(help="W&B: auto, online, offline or disabled.")]
 
 
@@ -80,152 +69,6 @@ def evaluate_models(
         return
     for kind, rows in table.items():
         print_rows(kind, rows)
-
-
-@app.command()
-def record(
-    out: Annotated[Path, typer.Option(help="Directory of the trace set.")],
-    small: Annotated[
-        str, typer.Option(help="Directory, hub id, or URL#MODEL of a server.")
-    ] = "checkpoints/small",
-    large: Annotated[str, typer.Option(help="The same.")] = "checkpoints/large",
-    questions: Annotated[
-        Path | None,
-        typer.Option(
-            help="JSONL or parquet with question and reference (and question_id, dataset, level, "
-            "split); default: the bundled tasks."
-        ),
-    ] = None,
-    train_scale: Annotated[
-        int, typer.Option(min=1, help="So many times the train questions of the bundled set.")
-    ] = 1,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="At most so many questions per split, spread evenly.")
-    ] = None,
-    samples: Annotated[int, typer.Option(help="Small attempts per question.")] = 16,
-    escalations: Annotated[int, typer.Option(help="Large attempts per question.")] = 2,
-    reviser: Annotated[Path | None, typer.Option(help="Adapter of the small model.")] = None,
-    verifier: Annotated[Path | None, typer.Option(help="Adapter of the small model.")] = None,
-    revised_samples: Annotated[
-        int, typer.Option(help="Samples that are revised, each up to four times in a row.")
-    ] = 0,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest attempt.")] = 192,
-    temperature: Annotated[
-        float, typer.Option(min=0, help="Of the sampling; 0 takes the likeliest tokens.")
-    ] = TEMPERATURE,
-    segment_controller: Annotated[
-        Path | None, typer.Option(help="Samples are written under it, segment by segment.")
-    ] = None,
-    segment_price: Annotated[float, typer.Option(help="Price that it is told.")] = 1e-3,
-    granularity: Annotated[
-        str, typer.Option(help="attempts, or segments: trees of what could follow each segment.")
-    ] = "attempts",
-    trees: Annotated[int, typer.Option(min=1, help="Of segments, per question.")] = 1,
-    draws: Annotated[
-        str, typer.Option(help="Of each segment, by the number of places redone before it.")
-    ] = "3,2,1",
-    lines: Annotated[bool, typer.Option(help="End segments at line breaks.")] = True,
-    segment_tokens: Annotated[int, typer.Option(min=1, help="Longest segment.")] = 32,
-    text: Annotated[bool, typer.Option(help="Keep what segments say.")] = False,
-    shard_questions: Annotated[
-        int, typer.Option(help="Questions recorded together; what a kill can cost.")
-    ] = 128,
-    parameters: Annotated[
-        list[str] | None, typer.Option(help="MODEL=COUNT of models on servers; repeatable.")
-    ] = None,
-    concurrency: Annotated[
-        int, typer.Option(help="Requests to servers at the same time, of each worker.")
-    ] = 64,
-    device_map: Annotated[
-        str | None, typer.Option(help="auto spreads the models' layers over all GPUs.")
-    ] = None,
-    dtype: Annotated[
-        str, typer.Option(help="Of weights: auto as stored, bfloat16, float32.")
-    ] = "auto",
-    compiled: Annotated[
-        bool, typer.Option(help="torch.compile; needs a C++ compiler, and a while.")
-    ] = False,
-    ray: Ray = None,
-    workers: Workers = None,
-    worker_cpus: WorkerCpus = 1.0,
-    worker_gpus: WorkerGpus = 0.0,
-    seed: Seed = 0,
-) -> None:
-    """Record attempts, or segments, of a model pair as a trace set; run again to resume."""
-    from controller.granularity import ATTEMPTS, SEGMENTS
-    from controller.segments.types import Segmentation
-    from envs.question_files import bundled_questions, read_questions
-    from training.record import RecordConfig
-    from training.record_models import record_models
-    from training.segments.record_models import record_trees
-    from training.segments.trees import TreeConfig
-    from training.sources import find_source
-
-    if questions and train_scale > 1:
-        raise ConfigError(
-            f"train_scale: expected 1 with a file of questions, found {train_scale}; only bundled "
-            "tasks can be drawn anew"
-        )
-    by_split = read_questions(questions) if questions else bundled_questions(train_scale)
-    if limit is not None:
-        by_split = {
-            split: members[:: max(1, len(members) // limit)][:limit]
-            for split, members in by_split.items()
-        }
-    total = sum(len(members) for members in by_split.values())
-    if granularity == SEGMENTS.name:
-        with progress_bar("recording", total) as update:
-            record_trees(
-                by_split,
-                (small, large),
-                out,
-                TreeConfig(
-                    attempts=trees,
-                    draws=_whole_numbers("draws", draws),
-                    keep_text=text,
-                    shard_questions=shard_questions,
-                ),
-                Segmentation(lines=lines, max_tokens=segment_tokens),
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                seed=seed,
-                progress=lambda done: update(done, "recording"),
-            )
-        console.print(f"{out}: {total} questions")
-        return
-    if granularity != ATTEMPTS.name:
-        raise ConfigError(f"granularity: expected attempts or segments, found {granularity!r}")
-    with progress_bar("recording", total) as update:
-        record_models(
-            by_split,
-            find_source(
-                (small, large),
-                adapters={
-                    name: path
-                    for name, path in ((REVISER, reviser), (VERIFIER, verifier))
-                    if path is not None
-                },
-                parameters=_numbers("parameters", parameters or []),
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                seed=seed,
-                concurrency=concurrency,
-                device_map=device_map or ("auto" if ray and worker_gpus else None),
-                dtype=dtype,
-                compiled=compiled,
-                inside=(segment_controller, segment_price) if segment_controller else None,
-            ),
-            out,
-            RecordConfig(
-                samples=samples,
-                escalations=escalations,
-                revised_samples=revised_samples,
-                shard_questions=shard_questions,
-            ),
-            cluster=_cluster(ray, workers, worker_cpus, worker_gpus),
-            progress=update,
-        )
-    console.print(f"{out}: {total} questions")
 
 
 @app.command()
@@ -264,14 +107,24 @@ def import_(
         Path | None,
         typer.Option(help="For logs of allot serve: reference by question_id or question."),
     ] = None,
+    answers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND",
+            help="Of answers, see docs/answers.md; default: auto, and what a harness has read.",
+        ),
+    ] = None,
 ) -> None:
     """Make a trace set from generations that were recorded elsewhere."""
     from envs.importing import import_attempts
     from envs.served import read_references
 
-    sizes = _numbers("parameters", parameters or [])
+    sizes = numbers("parameters", parameters or [])
     known = read_references(references) if references else {}
-    for missing in import_attempts(files, out, small=small, parameters=sizes, references=known):
+    kind = None if answers is None else load_kind(answers).name
+    for missing in import_attempts(
+        files, out, small=small, parameters=sizes, references=known, answers=kind
+    ):
         console.print(f"missing {missing}", highlight=False)
     console.print(f"{out}: ready for allot train --traces {out}", highlight=False)
 
@@ -346,7 +199,7 @@ def evaluate(
         else None,
         num_prices=num_prices,
         repeats=repeats,
-        cluster=_cluster(ray, cpus=worker_cpus),
+        cluster=cluster_of(ray, cpus=worker_cpus),
     )
     summary = summarise(comparison)
     out = out or controllers[0]
@@ -503,34 +356,6 @@ def answer(
             print(json.dumps(outcome_json(question, outcome)))
         else:
             print_outcome(console, question, outcome)
-
-
-def _cluster(
-    ray: str | None, workers: int | None = None, cpus: float = 1.0, gpus: float = 0.0
-) -> Cluster | None:
-    if ray is None:
-        return None
-    return Cluster(address=ray, workers=workers, cpus=cpus, gpus=gpus)
-
-
-def _whole_numbers(option: str, text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(number) for number in text.split(","))
-    except ValueError:
-        raise ConfigError(
-            f"{option}: expected whole numbers separated by commas, found {text!r}"
-        ) from None
-
-
-def _numbers(option: str, entries: list[str]) -> dict[str, float]:
-    numbers = {}
-    for entry in entries:
-        name, _, number = entry.rpartition("=")
-        try:
-            numbers[name] = float(number)
-        except ValueError:
-            raise ConfigError(f"{option}: expected MODEL=NUMBER, found {entry!r}") from None
-    return numbers
 
 
 def _print_summary(summary: dict[str, Any], out: Path) -> None:

@@ -11,7 +11,7 @@ from controller.backends.base import Request
 from controller.backends.transformers import TransformersBackend, load_model
 from controller.cost import CostModel
 from controller.types import Question
-from envs.grader import ExactGrader
+from envs.grader import KindGrader
 from envs.granularity import AnyTraces
 from training.play import Played
 
@@ -32,7 +32,7 @@ def play_greedy(
     models = [load_model(traces.path / e["path"], rung) for rung, e in enumerate(entries)]
     longest = int(traces.models()[0].max_new_tokens or 1)
     backend = TransformersBackend(models, temperature=0, max_new_tokens=longest)
-    grader, played = ExactGrader(), {}
+    grader, played = KindGrader(), {}
     for rung, name in enumerate(GREEDY[: len(models)]):
         action = ActionKind.ESCALATE if rung else ActionKind.SAMPLE
         attempts = backend.attempts(

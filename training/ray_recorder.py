@@ -1,7 +1,7 @@
 """Records shards on the machines of a Ray cluster.
 
-Each worker is an actor that holds the models, or the connections to their servers. It is given
-two shards at a time, so that it need not wait for the next one; the rest stays here. So memory
+Each worker is an actor that holds the models, or asks their servers. It is given two shards at a
+time, so that it need not wait for the next one; the rest stays here. So memory
 does not grow with the recording, and what a worker takes along when it dies is recorded again by
 the others. Only this process writes: a shard that two workers have recorded is one file.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -18,9 +18,9 @@ from typing import Any, Self
 
 from controller.errors import AllotError, BackendError
 from controller.types import ModelSpec
-from envs.grader import ExactGrader
 from training.cluster import Cluster, connected, num_workers
-from training.record import LocalRecorder, RecordConfig, RecordedShard, Shard
+from training.parts import Rows
+from training.record import Add, Missing, RecordConfig, shard_size
 from training.sources import Source
 
 SHARDS_EACH = 2
@@ -28,6 +28,19 @@ SHARDS_EACH = 2
 
 MAX_DEATHS = 3
 """Deaths of workers on one shard, or in a row while they start, that a recording survives."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Questions that are recorded together.
+
+    Attributes:
+        number: place among all shards.
+        todo: what they lack.
+    """
+
+    number: int
+    todo: Sequence[Missing]
 
 
 class ShardWorker:
@@ -45,12 +58,19 @@ class ShardWorker:
         """Load the models; their description, and which machine this is."""
         import ray
 
-        self._recorder = LocalRecorder(self._source.build(), ExactGrader(), self._config)
+        self._recorder = self._source.recorder(self._config)
         return self._recorder.models, ray.get_runtime_context().get_node_id()
 
-    def record(self, shard: Shard) -> RecordedShard:
+    def record(self, shard: Shard) -> dict[str, list[Mapping[str, Any]]]:
         """Record one shard."""
-        return self._recorder.record_shard(shard)
+        found: dict[str, list[Mapping[str, Any]]] = {}
+
+        def add(rows: Mapping[str, Rows]) -> None:
+            for table, more in rows.items():
+                found.setdefault(table, []).extend(more)
+
+        self._recorder.record(shard.todo, add)
+        return found
 
 
 @dataclass(eq=False)
@@ -130,18 +150,20 @@ class RayRecorder:
         machines = len(set(nodes))
         return f"{_count(len(nodes), 'worker')}, {_count(machines, 'machine')}"
 
-    def record(self, shards: Iterable[Shard]) -> Iterator[RecordedShard]:
-        """Record shards in the order in which workers finish them.
+    def record(self, todo: Sequence[Missing], add: Add) -> None:
+        """Record in shards, each added whole, in the order in which workers finish them.
 
         Raises:
             BackendError: an attempt cannot be made, or one shard kills worker after worker.
         """
-        todo = deque(shards)
-        while todo or any(worker.shards for worker in self._workers):
-            self._hand_out(todo)
-            recorded = self._wait(todo)
+        size = shard_size(self)
+        pieces = [todo[start : start + size] for start in range(0, len(todo), size)]
+        shards = deque(Shard(number, piece) for number, piece in enumerate(pieces))
+        while shards or any(worker.shards for worker in self._workers):
+            self._hand_out(shards)
+            recorded = self._wait(shards)
             if recorded is not None:
-                yield recorded
+                add(recorded)
 
     def _hand_out(self, todo: deque[Shard]) -> None:
         ready = [worker for worker in self._workers if worker.node is not None]
@@ -151,7 +173,7 @@ class RayRecorder:
                     shard = todo.popleft()
                     worker.shards[worker.actor.record.remote(shard)] = shard
 
-    def _wait(self, todo: deque[Shard]) -> RecordedShard | None:
+    def _wait(self, todo: deque[Shard]) -> Mapping[str, Rows] | None:
         """Wait until something has happened; the recorded shard if that was it.
 
         Args:
@@ -172,7 +194,7 @@ class RayRecorder:
             self._welcome(worker, *result)
             return None
         self._deaths.pop(worker.shards.pop(done).number, None)
-        recorded: RecordedShard = result
+        recorded: Mapping[str, Rows] = result
         return recorded
 
     def _welcome(self, worker: _Worker, models: tuple[ModelSpec, ...], node: str) -> None:

@@ -1,39 +1,42 @@
 """Records what language models really wrote, as a trace set.
 
-Recording proceeds shard by shard. A shard is on disk whole or not at all, so a
-recording that is killed at any moment goes on with the shards that are missing. What a
-shard holds follows from its questions and the backend's seed: it does not matter who
-records it, when, or after what.
+A recording is what was planned, and the parts of it that are on disk. Whatever it lacks is asked
+of the models; what they write is on disk within a minute. So a recording that is killed at any
+moment goes on, a finished one can be extended, and one that takes too long can be finished early.
+An attempt follows from its question, its number and the seed: it does not matter who records it,
+when, or after what.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
 
-from controller.actions import ActionKind
-from controller.backends.base import Backend, PromptState, Request
 from controller.errors import ConfigError
-from controller.types import Attempt, ModelSpec, Question
-from envs.grader import Grader
-from envs.traces import (
-    ATTEMPT_SCHEMA,
-    QUESTION_SCHEMA,
-    TRACE_VERSION,
-    merge_tables,
-    tables_digest,
-    write_atomically,
-    write_table,
-)
+from controller.types import ModelSpec, Question
+from envs.answer_kinds import noted_kinds
+from envs.traces import ATTEMPT_SCHEMA, QUESTION_SCHEMA, TRACE_VERSION
+from training.parts import PART_S, Parts, Rows, locked
+from training.plans import Plan, question_row, spread
+from training.record_table import summary
 
-_WORK = "recording"
+Add = Callable[[Mapping[str, Rows]], None]
+"""Takes rows that have been recorded, by the tables' names."""
+
+Watch = Callable[[Mapping[str, Rows]], None]
+"""Is shown rows as they are recorded."""
+
+TABLES: Mapping[str, pa.Schema] = {"questions": QUESTION_SCHEMA, "attempts": ATTEMPT_SCHEMA}
+"""Of a trace set."""
+
+_HEAVY = 2**24
+"""Parameters from which on a question takes a model a while."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,79 +44,91 @@ class RecordConfig:
     """How much to record.
 
     Attributes:
-        samples: small attempts per question.
-        escalations: attempts per question and rung above the small model.
-        revised_samples: how many of the samples are revised.
+        samples: attempts per question by each small model.
+        escalations: attempts per question by each large model.
+        smalls: how many models are small; those that come first.
+        revised_samples: how many samples of the first model are revised.
         revision_depth: revisions of each of them, every one of the last.
-        shard_questions: questions per shard; what a kill can cost.
+        shard_questions: questions that local models, or a worker, answer side by side; None for
+            128, or 8 where a model has more than 16 million parameters.
     """
 
     samples: int = 16
     escalations: int = 2
+    smalls: int = 1
     revised_samples: int = 0
     revision_depth: int = 4
-    shard_questions: int = 128
+    shard_questions: int | None = None
 
     def __post_init__(self) -> None:
-        if self.samples < 1 or self.escalations < 0 or self.shard_questions < 1:
+        if min(self.samples, self.smalls, self.shard_questions or 1) < 1 or self.escalations < 0:
             raise ConfigError(
-                "record: expected samples >= 1, escalations >= 0 and shard_questions >= 1, found "
-                f"{self.samples}, {self.escalations} and {self.shard_questions}"
+                "record: expected samples, smalls and shard_questions of at least 1 and "
+                f"escalations of at least 0, found {self.samples}, {self.smalls}, "
+                f"{self.shard_questions} and {self.escalations}"
             )
         if not 0 <= self.revised_samples <= self.samples:
             raise ConfigError(
                 f"revised_samples: expected 0..{self.samples}, found {self.revised_samples}"
             )
 
+    def tier(self, rung: int) -> str:
+        """Tier of the model on a rung."""
+        return "small" if rung < self.smalls else "large"
+
+    def attempts_by(self, rung: int) -> int:
+        """Attempts per question, revisions aside."""
+        return self.samples if rung < self.smalls else self.escalations
+
+    def is_revised(self, rung: int, index: int) -> bool:
+        """Whether an attempt of that index by the model on a rung is revised."""
+        return rung == 0 and index < self.revised_samples
+
 
 @dataclass(frozen=True, kw_only=True)
-class Shard:
-    """Questions that are recorded together.
+class Missing:
+    """What a recording lacks of one question.
 
     Attributes:
-        number: place among all shards.
-        questions: each with its split.
+        question: as asked.
+        split: that it belongs to.
+        indices: of attempts that are missing, by model.
+        described: whether its row of the questions is there.
     """
 
-    number: int
-    questions: Sequence[tuple[Question, str]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecordedShard:
-    """A shard's rows of the tables of a trace set, by the tables' names."""
-
-    number: int
-    tables: Mapping[str, pa.Table]
+    question: Question
+    split: str
+    indices: Mapping[str, tuple[int, ...]]
+    described: bool = False
 
 
 class Recorder(Protocol):
-    """Records shards, here or elsewhere."""
+    """Records what is missing, here or elsewhere."""
 
     config: RecordConfig
 
     @property
     def models(self) -> tuple[ModelSpec, ...]:
-        """One model per rung, the small one first."""
+        """All models, the small ones first."""
         ...
 
-    def record(self, shards: Iterable[Shard]) -> Iterator[RecordedShard]:
-        """Record shards, in any order."""
+    def record(self, todo: Sequence[Missing], add: Add) -> None:
+        """Record what is missing, more or less in order."""
         ...
 
 
 class Recording:
-    """One recording, begun or resumed.
+    """One recording: begun, resumed or extended.
 
     Args:
         questions: by split.
-        recorder: records them; `LocalRecorder` does so with any backend.
+        recorder: records them.
         out: directory of the trace set.
-        notes: added to `trace.json` (decoding settings, licence, paths of models).
+        notes: added to `trace.json` (decoding settings, licence); `model_paths` and `servers` say
+            where models are, by name.
     """
 
-    tables = ("questions", "attempts")
-    """Tables of the set; a shard is there once its last one is."""
+    schemas: Mapping[str, pa.Schema] = TABLES
 
     def __init__(
         self,
@@ -122,227 +137,207 @@ class Recording:
         out: Path,
         notes: Mapping[str, Any],
     ) -> None:
-        self.questions = [(q, split) for split, members in questions.items() for q in members]
-        self._check_questions()
-        self.recorder, self.config, self.out = recorder, recorder.config, out
-        self.notes = notes
-        self._work = out / _WORK
+        self.recorder, self.out = recorder, out
+        self.parts = Parts(out, self.schemas)
+        self.speeds: dict[str, float] = {}
+        asked = tuple((q, split) for split, members in questions.items() for q in members)
+        kinds = {"answers": noted_kinds(question for question, _ in asked)}
+        self.plan = Plan(
+            questions=asked, wanted=self._wanted(), manifest=self._manifest(notes) | kinds
+        )
 
-    def _check_questions(self) -> None:
-        seen: set[str] = set()
-        for question, _ in self.questions:
-            if question.reference is None:
-                raise ConfigError(f"{question.question_id}: expected a reference to grade with")
-            if question.question_id in seen:
-                raise ConfigError(
-                    f"question_id: expected no repeats, found {question.question_id!r} twice"
-                )
-            seen.add(question.question_id)
-        if not seen:
-            raise ConfigError("questions: expected at least one, found none")
+    def _wanted(self) -> dict[str, int]:
+        attempts_by = self.recorder.config.attempts_by
+        return {model.name: attempts_by(rung) for rung, model in enumerate(self.recorder.models)}
 
-    @property
-    def num_shards(self) -> int:
-        """Shards in all."""
-        return -(-len(self.questions) // self.config.shard_questions)
+    def _tier(self, rung: int) -> str:
+        return self.recorder.config.tier(rung)
 
-    def run(self, progress: Callable[[int], None] | None = None) -> None:
+    def _manifest(self, notes: Mapping[str, Any]) -> dict[str, Any]:
+        """What `trace.json` says that is known beforehand."""
+        return {
+            "version": TRACE_VERSION,
+            "models": {
+                model.name: model_entry(model, self._tier(rung), notes)
+                for rung, model in enumerate(self.recorder.models)
+            },
+            "recorded": asdict(self.recorder.config),
+            **{k: note for k, note in notes.items() if k not in ("model_paths", "servers")},
+        }
+
+    def run(self, progress: Callable[[Recording], Watch] | None = None) -> None:
         """Record what is missing, then write the trace set.
 
         Args:
-            progress: called with the number of questions done.
+            progress: shows this recording, about to begin, and then its rows.
 
         Raises:
-            ConfigError: `out` holds another recording, or a finished trace set.
+            ConfigError: `out` holds something that this recording does not continue, or another
+                process records there.
         """
-        if (self.out / "trace.json").exists():
-            raise ConfigError(
-                f"{self.out}: expected no trace set there yet; choose another directory"
+        with locked(self.out):
+            self.plan = self.plan.continued(self.parts)
+            missing = self.missing()
+            if not missing and not self.parts.work.exists():
+                return
+            self.plan.write(self.parts)
+            try:
+                watch = progress(self) if progress else lambda rows: None
+                self.recorder.record(missing, self._adder(watch))
+            finally:
+                self.parts.flush()
+            write_set(self.plan, self.parts, self._complete)
+
+    def _adder(self, watch: Watch) -> Add:
+        per_question = sum(self.plan.wanted.values())
+        most = per_question * shard_size(self.recorder)
+        started, tokens = time.monotonic(), Counter[str]()
+
+        def add(rows: Mapping[str, Rows]) -> None:
+            self.parts.add(rows)
+            if self.parts.pending >= most or self.parts.pending_s >= PART_S:
+                self.parts.flush()
+            for row in rows.get("attempts", ()):
+                tokens[row["model"]] += row["completion_tokens"]
+            seconds = time.monotonic() - started
+            self.speeds.update({model: count / seconds for model, count in tokens.items()})
+            watch(rows)
+
+        return add
+
+    def missing(self) -> list[Missing]:
+        """What is not on disk yet, spread over splits, data sets and levels."""
+        held, described = self.parts.held(), self.parts.held_questions()
+        found = []
+        for question, split in spread(self.plan.questions):
+            own = held.get(question.question_id, set())
+            lacking = {
+                name: tuple(index for index in range(count) if (name, index) not in own)
+                for name, count in self.plan.wanted.items()
+            }
+            missing = Missing(
+                question=question,
+                split=split,
+                indices={name: indices for name, indices in lacking.items() if indices},
+                described=question.question_id in described,
             )
-        self._work.mkdir(parents=True, exist_ok=True)
-        self._check_plan()
-        missing = list(self._missing())
-        done = len(self.questions) - sum(len(shard.questions) for shard in missing)
-        report = progress or (lambda done: None)
-        report(done)
-        for recorded in self.recorder.record(missing):
-            for table in self.tables:
-                write_table(self._path(table, recorded.number), recorded.tables[table])
-            done += recorded.tables["questions"].num_rows
-            report(done)
-        self._finish()
+            if missing.indices:
+                found.append(missing)
+        return found
 
-    def _missing(self) -> Iterator[Shard]:
-        size = self.config.shard_questions
-        for number in range(self.num_shards):
-            if not self._path(self.tables[-1], number).exists():
-                questions = self.questions[number * size : (number + 1) * size]
-                yield Shard(number=number, questions=questions)
-
-    def _check_plan(self) -> None:
-        """A half-done recording is only continued by the same recording."""
-        identity = hashlib.sha256()
-        for question, split in self.questions:
-            identity.update(f"{question}{split}".encode())
-        plan = {
-            "config": asdict(self.config),
-            "models": [asdict(model) for model in self.recorder.models],
-            "questions": identity.hexdigest(),
-            "notes": self.notes,
-        }
-        plan = json.loads(json.dumps(plan))
-        path = self._work / "plan.json"
-        if not path.exists():
-            write_atomically(path, lambda p: p.write_text(json.dumps(plan, indent=1)))
-        elif json.loads(path.read_text()) != plan:
-            raise ConfigError(
-                f"{self.out}: expected to continue the recording described in {path}, asked for "
-                "other questions, models or settings; choose another directory"
-            )
-
-    def _path(self, table: str, shard: int) -> Path:
-        return self._work / f"{table}-{shard:05d}.parquet"
-
-    def _finish(self) -> None:
-        """Put the shards together; trace.json, written last, makes the set valid."""
-        for table in self.tables:
-            shards = (self._path(table, shard) for shard in range(self.num_shards))
-            merge_tables(shards, self.out / f"{table}.parquet")
-        self._complete()
-        write_atomically(
-            self.out / "trace.json",
-            lambda path: path.write_text(json.dumps(self._manifest(), indent=1) + "\n"),
-        )
-        shutil.rmtree(self._work)
-
-    def _complete(self) -> None:
-        """What is left to do once the tables are whole: nothing."""
-
-    def _manifest(self) -> dict[str, Any]:
-        splits: dict[str, int] = {}
-        for _, split in self.questions:
-            splits[split] = splits.get(split, 0) + 1
-        paths = self.notes.get("model_paths", {})
-        return {
-            "version": TRACE_VERSION,
-            "digest": tables_digest(self.out, [f"{table}.parquet" for table in self.tables]),
-            "models": {
-                model.name: {
-                    "tier": model.tier,
-                    "parameters": model.parameters,
-                    "max_new_tokens": model.max_new_tokens,
-                    "digest": model.digest,
-                    "path": paths.get(model.name),
-                    "adapters": {
-                        adapter.name: {
-                            "parameters": adapter.parameters,
-                            "digest": adapter.digest,
-                            "path": paths.get(adapter.name),
-                        }
-                        for adapter in model.adapters
-                    },
-                }
-                for model in self.recorder.models
-            },
-            "recorded": asdict(self.config),
-            "questions": len(self.questions),
-            "splits": splits,
-            **{name: note for name, note in self.notes.items() if name != "model_paths"},
-        }
+    def _complete(self) -> dict[str, Any]:
+        """What is left to do once the tables are whole."""
+        return {"summary": summary(self.out, self.speeds)}
 
 
-class LocalRecorder:
-    """Records shards in this process.
+def shard_size(recorder: Recorder) -> int:
+    """Questions that local models, or a worker, answer side by side."""
+    heavy = max((model.parameters or 0 for model in recorder.models), default=0) > _HEAVY
+    return recorder.config.shard_questions or (8 if heavy else 128)
+
+
+def finish(out: Path) -> None:
+    """End a recording early: a set of the questions that have all of their attempts.
+
+    What other questions have stays aside, for the recording to be continued some time.
+
+    Raises:
+        ConfigError: there is no unfinished recording, or not one question is whole.
+    """
+    parts = Parts(out, TABLES)
+    with locked(out):
+        write_set(Plan.read(parts), parts, lambda: {"summary": summary(out)})
+
+
+def write_set(
+    plan: Plan, parts: Parts, complete: Callable[[], dict[str, Any]] = lambda: {}
+) -> None:
+    """Put the parts together; trace.json, written last, makes the set valid.
 
     Args:
-        backend: makes the attempts.
-        grader: grades them.
-        config: how much to record.
+        plan: what was to be recorded.
+        parts: what is there.
+        complete: called once the tables are whole; returns further notes.
+
+    Raises:
+        ConfigError: not one question has all of its attempts.
     """
-
-    def __init__(self, backend: Backend, grader: Grader, config: RecordConfig) -> None:
-        self.backend, self.grader, self.config = backend, grader, config
-
-    @property
-    def models(self) -> tuple[ModelSpec, ...]:
-        """The backend's."""
-        return self.backend.models
-
-    def record(self, shards: Iterable[Shard]) -> Iterator[RecordedShard]:
-        """Record shards one after the other."""
-        return map(self.record_shard, shards)
-
-    def record_shard(self, shard: Shard) -> RecordedShard:
-        """Record one shard."""
-        questions = shard.questions
-        states = self.backend.prompt_states([q for q, _ in questions], hidden=True)
-        requests = [r for question, _ in questions for r in self._requests(question)]
-        attempts = self.backend.attempts(requests)
-        by_id = {question.question_id: question for question, _ in questions}
-        parents = [
-            attempt
-            for request, attempt in zip(requests, attempts, strict=True)
-            if request.action is ActionKind.SAMPLE and request.index < self.config.revised_samples
-        ]
-        for _ in range(self.config.revision_depth):
-            parents = self.backend.attempts(
-                [
-                    Request(question=by_id[p.question_id], action=ActionKind.REVISE, parent=p)
-                    for p in parents
-                    if p.error is None
-                ]
-            )
-            attempts += parents
-        attempts = self._verified(by_id, attempts)
-        rows = [self._attempt_row(by_id[a.question_id], a) for a in attempts]
-        question_rows = [
-            question_row(q, split, state)
-            for (q, split), state in zip(questions, states, strict=True)
-        ]
-        return RecordedShard(
-            number=shard.number,
-            tables={
-                "questions": pa.Table.from_pylist(question_rows, schema=QUESTION_SCHEMA),
-                "attempts": pa.Table.from_pylist(rows, schema=ATTEMPT_SCHEMA),
-            },
+    whole = plan.whole(parts.held())
+    if not whole:
+        raise ConfigError(
+            f"{parts.out}: expected a question with all of its attempts, found none yet; record "
+            "for longer, or ask for less"
         )
-
-    def _verified(
-        self, questions: Mapping[str, Question], attempts: list[Attempt]
-    ) -> list[Attempt]:
-        places = [i for i, attempt in enumerate(attempts) if self.backend.can_verify(attempt)]
-        pairs = [(questions[attempts[i].question_id], attempts[i]) for i in places]
-        scores = self.backend.verify(pairs).scores if pairs else ()
-        for i, score in zip(places, scores, strict=True):
-            attempts[i] = replace(attempts[i], verifier_score=score)
-        return attempts
-
-    def _requests(self, question: Question) -> Iterable[Request]:
-        for index in range(self.config.samples):
-            yield Request(question=question, action=ActionKind.SAMPLE, index=index)
-        for rung in range(1, len(self.backend.models)):
-            for index in range(self.config.escalations):
-                yield Request(question=question, action=ActionKind.ESCALATE, rung=rung, index=index)
-
-    def _attempt_row(self, question: Question, attempt: Attempt) -> dict[str, Any]:
-        return {
-            **{name: getattr(attempt, name, None) for name in ATTEMPT_SCHEMA.names},
-            "cached_tokens": attempt.usage.cached_tokens,
-            "seconds": attempt.usage.wall_s,
-            "tier": self.backend.models[attempt.rung].tier,
-            "action": attempt.action.value,
-            "correct": self.grader.is_right(question, attempt.answer),
-        }
+    tables = {table: parts.read(table) for table in parts.schemas}
+    places = {question.question_id: place for place, (question, _) in enumerate(whole)}
+    models = {name: place for place, name in enumerate(plan.wanted)}
+    described = tables["questions"]["question_id"].to_pylist()
+    rows = [question_row(q, split) for q, split in whole if q.question_id not in set(described)]
+    tables["questions"] = pa.concat_tables(
+        [tables["questions"], pa.Table.from_pylist(rows, schema=QUESTION_SCHEMA)]
+    )
+    left = {}
+    for table, rows in tables.items():
+        order, others = ordered(rows, places, models)
+        parts.replace(table, rows, order)
+        left[table] = rows.take(pa.array(others, pa.int64()))
+    notes = complete()
+    unfinished = len(plan.questions) - len(whole)
+    plan.write_manifest(parts, whole, notes | ({"unfinished": unfinished} if unfinished else {}))
+    parts.clear(left)
 
 
-def question_row(question: Question, split: str, state: PromptState) -> dict[str, Any]:
-    """A row of questions.parquet."""
+def ordered(
+    rows: pa.Table, places: Mapping[str, int], models: Mapping[str, int]
+) -> tuple[list[int], list[int]]:
+    """In which order rows belong into a set.
+
+    Args:
+        rows: of one of its tables.
+        places: of its questions.
+        models: their order within a question.
+
+    Returns:
+        Rows of its questions by question, model and index, revisions last; and all other rows.
+    """
+    questions = rows["question_id"].to_pylist()
+    kept = [row for row, question in enumerate(questions) if question in places]
+    others = [row for row, question in enumerate(questions) if question not in places]
+    if "attempt_id" not in rows.column_names:
+        return sorted(kept, key=lambda row: places[questions[row]]), others
+    ids, by, index = (rows[name].to_pylist() for name in ("attempt_id", "model", "index"))
+
+    def key(row: int) -> tuple[Any, ...]:
+        root, *revisions = ids[row].split(">")
+        number = int(root.rpartition(":")[2]) if revisions else index[row]
+        return places[questions[row]], len(revisions), models.get(by[row], -1), number, ids[row]
+
+    return sorted({(questions[row], ids[row]): row for row in kept}.values(), key=key), others
+
+
+def model_entry(model: ModelSpec, tier: str, notes: Mapping[str, Any]) -> dict[str, Any]:
+    """What `trace.json` says about a model.
+
+    Args:
+        model: the model.
+        tier: small or large.
+        notes: of the recording.
+    """
+    paths, server = notes.get("model_paths", {}), notes.get("servers", {}).get(model.name)
     return {
-        "question_id": question.question_id,
-        "dataset": question.dataset,
-        "level": question.level,
-        "question": question.text,
-        "reference": question.reference,
-        "split": split,
-        "prompt_hidden": None if state.hidden is None else state.hidden.tolist(),
+        "tier": tier,
+        "parameters": model.parameters,
+        "max_new_tokens": model.max_new_tokens,
+        "digest": model.digest,
+        "path": paths.get(model.name),
+        **({"server": server} if server else {}),
+        **({"prompt": list(model.prompt)} if model.prompt else {}),
+        "adapters": {
+            adapter.name: {
+                "parameters": adapter.parameters,
+                "digest": adapter.digest,
+                "path": paths.get(adapter.name),
+            }
+            for adapter in model.adapters
+        },
     }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from controller.types import Question
-from envs.grader import ExactGrader
 from training.cluster import Cluster
-from training.record import LocalRecorder, RecordConfig, Recording
+from training.record import RecordConfig, Recording, Watch
 from training.sources import Source
 
 
@@ -19,8 +20,9 @@ def record_models(
     config: RecordConfig,
     *,
     cluster: Cluster | None = None,
-    progress: Callable[[int, str], None] = lambda done, text: None,
-) -> None:
+    notes: Mapping[str, Any] | None = None,
+    progress: Callable[[Recording], Watch] | None = None,
+) -> Recording:
     """Record attempts of language models.
 
     Args:
@@ -29,17 +31,17 @@ def record_models(
         out: directory of the trace set.
         config: how much to record.
         cluster: whose workers record; this process alone if None.
-        progress: called with the number of questions done and where they are recorded.
+        notes: added to `trace.json`.
+        progress: shows a recording that is about to begin, and then its rows.
     """
-    if cluster is None:
-        recorder = LocalRecorder(source.build(), ExactGrader(), config)
-        notes = source.notes(recorder.models, out)
-        Recording(questions, recorder, out, notes).run(lambda done: progress(done, "recording"))
-        return
-    from training.ray_recorder import RayRecorder
+    with ExitStack() as stack:
+        if cluster is None:
+            recorder = source.recorder(config)
+        else:
+            from training.ray_recorder import RayRecorder
 
-    with RayRecorder(source, config, cluster) as workers:
-        notes = source.notes(workers.models, out)
-        Recording(questions, workers, out, notes).run(
-            lambda done: progress(done, f"recording on {workers.where}")
-        )
+            recorder = stack.enter_context(RayRecorder(source, config, cluster))
+        described = {**source.notes(recorder.models, out), **(notes or {})}
+        recording = Recording(questions, recorder, out, described)
+        recording.run(progress)
+        return recording

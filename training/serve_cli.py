@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from controller.answers import load_kind
 from controller.errors import ConfigError
 
 
@@ -39,9 +40,20 @@ def serve(
     max_new_tokens: Annotated[
         int | None, typer.Option(help="Longest attempt; default: as in training.")
     ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="[NAME=]FILE or TEXT: what models are asked with, {question} in it or after it; "
+            "default: as recorded. Repeatable."
+        ),
+    ] = None,
+    attempt_deadline: Annotated[
+        float, typer.Option(help="Minutes that one attempt by a server may take.")
+    ] = 1.0,
     upstream_n: Annotated[
-        bool, typer.Option(help="Ask servers for several choices in one request.")
-    ] = False,
+        bool,
+        typer.Option(help="Ask servers for several choices in one request, where they make them."),
+    ] = True,
     upstream_stream: Annotated[
         bool, typer.Option(help="Stream from servers: cancelled tokens are counted.")
     ] = False,
@@ -51,12 +63,14 @@ def serve(
     reviser: Annotated[
         str | None, typer.Option(help="Model on the small model's server that REVISE asks.")
     ] = None,
+    answers: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help="Of answers, see docs/answers.md; default: as trained."),
+    ] = None,
     equivalence: Annotated[
-        str, typer.Option(help="exact, numeric, or URL#MODEL of a server of embeddings.")
-    ] = "exact",
-    whole_texts: Annotated[
-        bool, typer.Option(help="The whole text of an attempt is its answer.")
-    ] = False,
+        str | None,
+        typer.Option(help="URL#MODEL of a server of embeddings: close answers are the same."),
+    ] = None,
     fallback: Annotated[
         str, typer.Option(help="Rule where the policy was never trained; none for no guard.")
     ] = "adaptive-cascade",
@@ -117,10 +131,12 @@ def serve(
                 streams=upstream_stream,
                 body=_json_object("upstream-body", upstream_body),
                 reviser=reviser,
+                attempt_deadline_s=60 * attempt_deadline,
             ),
+            prompts=tuple(prompt or ()),
             max_new_tokens=max_new_tokens,
+            answers=None if answers is None else load_kind(answers).name,
             equivalence=equivalence,
-            whole_texts=whole_texts,
             fallback=None if fallback == "none" else fallback,
             always=always,
             variants=tuple(Variant.parse(text) for text in variant or ()),

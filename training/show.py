@@ -12,7 +12,7 @@ from rich.table import Table
 
 from controller.loop import Decision, Outcome
 from controller.types import Question
-from envs.grader import ExactGrader
+from envs.grader import KindGrader
 from envs.questions import TASKS, QuestionSource
 
 
@@ -61,7 +61,7 @@ def print_answer(
     """What came out, what it cost, and whether it is right where that is known."""
     verdict = ""
     if question.reference is not None:
-        right = ExactGrader().is_right(question, answer)
+        right = KindGrader().is_right(question, answer)
         verdict = f" ({'right' if right else f'wrong, the reference is {question.reference}'})"
     console.print(
         f"answer [bold]{answer if answer is not None else 'none: gave up'}[/bold]{verdict}, "

@@ -1,33 +1,41 @@
-"""Where a recording's backend comes from: a description that is small enough to be sent around.
+"""Where a recording's models come from: a description that is small enough to be sent around.
 
-A worker on another machine builds its backend of the same description as this process would.
+A worker on another machine builds its recorder of the same description as this process would.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
 
-from controller.backends.base import TEMPERATURE, Backend
+from controller.backends.base import TEMPERATURE
+from controller.backends.places import ModelPlace
 from controller.checkpoint import HUB_SCHEME
 from controller.errors import ConfigError
+from controller.prompts import Message
 from controller.types import ModelSpec
+from training.record import RecordConfig, Recorder
 
 if TYPE_CHECKING:
+    from controller.backends.base import Backend
     from controller.backends.local_model import LocalModel
+    from training.queues import ServedModel, ServerQueue
 
-_URLS = ("http://", "https://")
 _KEY_VARIABLE = "ALLOT_UPSTREAM_KEY_{rung}"
+
+CONCURRENCY = 8
+"""Requests to a server at the same time, where it does not tell how many it has room for."""
 
 
 class Source(Protocol):
-    """Describes a backend."""
+    """Describes who records."""
 
-    def build(self) -> Backend:
-        """The backend itself, with its models in memory."""
+    def recorder(self, config: RecordConfig) -> Recorder:
+        """The recorder itself, with its models in memory."""
         ...
 
     def notes(self, models: Sequence[ModelSpec], out: Path) -> dict[str, Any]:
@@ -36,60 +44,102 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalModels:
-    """Models that transformers loads.
+class Models:
+    """Models that transformers loads, models behind OpenAI-compatible servers, or both.
 
     Attributes:
-        paths: directories or hub ids, the small model first.
-        adapters: directories of the small model's reviser and verifier, by name.
+        places: where they are, the small ones first.
+        adapters: directories of the first model's reviser and verifier, by name.
+        parameters: of models behind servers, by name.
+        prompts: chats that models are asked with, by name; see `ModelSpec.prompt`.
         max_new_tokens: longest attempt.
-        temperature: of the sampling.
-        seed: of the sampling.
-        device_map: where their layers go; see `load_model`.
+        temperature: of the sampling; 0 takes the likeliest token each time.
+        seed: of the sampling, also for servers that take one.
+        concurrency: requests to one server at the same time; None for as many as it says that it
+            has room for.
+        deadline_s: longest time that a server's attempt may take.
+        device_map: where layers of local models go; see `load_model`.
         dtype: of their weights, as torch names it.
         compiled: have torch.compile make kernels for them.
-        inside: a controller under which samples are written segment by segment, and the price
-            that it is told; None for plain samples.
+        inside: a controller under which local samples are written segment by segment, and the
+            price that it is told; None for plain samples.
+        keys: of the servers, by rung.
+
+    Raises:
+        ConfigError: two models of one name, or adapters or a controller for a server's model.
     """
 
-    paths: tuple[str, ...]
+    places: tuple[ModelPlace, ...]
     adapters: Mapping[str, Path] = field(default_factory=dict)
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    prompts: Mapping[str, tuple[Message, ...]] = field(default_factory=dict)
     max_new_tokens: int = 192
     temperature: float = TEMPERATURE
     seed: int = 0
+    concurrency: int | None = None
+    deadline_s: float = 1800.0
     device_map: str | None = None
     dtype: str = "auto"
     compiled: bool = False
     inside: tuple[Path, float] | None = None
+    keys: Mapping[int, str] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        names = [place.name for place in self.places]
+        if len(set(names)) < len(names):
+            raise ConfigError(
+                f"models: expected distinct names, found {', '.join(names)}; give one of them "
+                "another, as in other=PLACE"
+            )
+        for setting, given in (("parameters", self.parameters), ("prompt", self.prompts)):
+            for stranger in set(given) - set(names):
+                raise ConfigError(
+                    f"{setting}: expected one of the models {', '.join(names)}, found {stranger!r}"
+                )
+        if (self.adapters or self.inside) and self.places[0].is_server:
+            raise ConfigError(
+                "models: expected a small model in this process for adapters or a controller of "
+                f"segments, found {self.places[0].text}"
+            )
+        if self.concurrency is not None and self.concurrency < 1:
+            raise ConfigError(f"concurrency: expected at least 1, found {self.concurrency}")
+        if self.deadline_s <= 0:
+            raise ConfigError(f"attempt_deadline: expected more than 0, found {self.deadline_s}")
+
+    @property
+    def local(self) -> tuple[ModelPlace, ...]:
+        """Models of this process."""
+        return tuple(place for place in self.places if place.is_local)
 
     def load(self) -> list[LocalModel]:
-        """The models in memory, the small one first."""
+        """Local models in memory, as a ladder of their own."""
         from controller.backends.adapters import load_adapters
         from controller.backends.local_model import load_model
         from training.threads import limit_threads
 
-        models = [
-            load_model(
-                path,
-                rung,
-                dtype=self.dtype,
-                device_map=self.device_map,
-                compiled=self.compiled,
-            )
-            for rung, path in enumerate(self.paths)
-        ]
+        models: list[LocalModel] = []
+        loaded: dict[str, LocalModel] = {}
+        for rung, place in enumerate(self.local):
+            if place.source not in loaded:
+                loaded[place.source] = load_model(
+                    place,
+                    rung,
+                    dtype=self.dtype,
+                    device_map=self.device_map,
+                    compiled=self.compiled,
+                )
+            models.append(replace(loaded[place.source], name=place.name, rung=rung))
         if self.adapters:
             models[0] = load_adapters(models[0], self.adapters)
         limit_threads(max(model.parameters for model in models))
         return models
 
-    def build(self) -> Backend:
-        """Load the models."""
+    def backend(self) -> Backend:
+        """Load the local models."""
         from controller.backends.transformers import TransformersBackend
 
-        models = self.load()
         whole = TransformersBackend(
-            models,
+            self.load(),
             seed=self.seed,
             temperature=self.temperature,
             max_new_tokens=self.max_new_tokens,
@@ -102,11 +152,73 @@ class LocalModels:
         path, price = self.inside
         return written_under(load_segment_checkpoint(path), whole, price)
 
+    def recorder(self, config: RecordConfig) -> Recorder:
+        """Load what is local, and ask the servers about the rest."""
+        from envs.grader import KindGrader
+        from training.recorders import LocalRecorder, MixedRecorder
+
+        grader = KindGrader()
+        rungs = [rung for rung, place in enumerate(self.places) if place.is_local]
+        local = LocalRecorder(self.backend(), grader, config, rungs) if rungs else None
+        return MixedRecorder(local, self._queues(), grader, config)
+
+    def _queues(self) -> list[ServerQueue]:
+        """A queue for each server."""
+        if len(self.local) == len(self.places):
+            return []
+        try:
+            from training.queues import ServerQueue
+            from training.serving import about_server
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"record: expected the packages that talk to servers, found no {error.name}; "
+                "pip install 'allot[serve]'"
+            ) from None
+        queues = []
+        for url in dict.fromkeys(place.url for place in self.places if place.url):
+            rungs = [rung for rung, place in enumerate(self.places) if place.url == url]
+            about = about_server(url, self.keys.get(rungs[0], "none"))
+            concurrency = self.concurrency or about.slots or CONCURRENCY
+            models = [self._served(rung, concurrency, about.parameters) for rung in rungs]
+            queues.append(ServerQueue(models, concurrency))
+        return queues
+
+    def _served(self, rung: int, concurrency: int, parameters: Mapping[str, float]) -> ServedModel:
+        from controller.backends.endpoint import Endpoint
+        from training.queues import ServedModel
+        from training.serving import patient_backend
+
+        place = self.places[rung]
+        endpoint = Endpoint(
+            base_url=place.url or "",
+            model=place.model or "",
+            api_key=self.keys.get(rung, "none"),
+            parameters=self.parameters.get(place.name, parameters.get(place.model or "")),
+            max_new_tokens=self.max_new_tokens,
+            body={"temperature": self.temperature},
+            seed=self.seed,
+            max_retries=0,
+            max_connections=concurrency,
+            connect_timeout_s=10.0,
+            attempt_deadline_s=self.deadline_s,
+            prompt=self.prompts.get(place.name, ()),
+            streams=True,
+        )
+        spec = ModelSpec(
+            name=place.name,
+            rung=rung,
+            parameters=endpoint.parameters,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            prompt=endpoint.prompt,
+        )
+        return ServedModel(spec=spec, rung=rung, connect=lambda: patient_backend(endpoint))
+
     def notes(self, models: Sequence[ModelSpec], out: Path) -> dict[str, Any]:
-        """Paths, decoding and licence."""
+        """Places and decoding."""
         paths = {
-            spec.name: _seen_from(out, Path(path)) if Path(path).exists() else HUB_SCHEME + path
-            for spec, path in zip(models, self.paths, strict=True)
+            place.name: _seen_from(out, place.path) if place.path else HUB_SCHEME + place.source
+            for place in self.local
         }
         paths |= {name: _seen_from(out, path) for name, path in self.adapters.items()}
         decoding: dict[str, Any] = {
@@ -119,142 +231,41 @@ class LocalModels:
         if self.inside is not None:
             controller, price = self.inside
             decoding["segments"] = {"controller": _seen_from(out, controller), "price": price}
-        return {
-            "model_paths": paths,
-            "decoding": decoding,
-            "licence": "Apache-2.0",
-        }
+        servers = {p.name: f"{_public(p.url)}#{p.model}" for p in self.places if p.url}
+        return {"model_paths": paths, "servers": servers, "decoding": decoding}
 
 
-@dataclass(frozen=True, kw_only=True)
-class ServedModels:
-    """Models behind OpenAI-compatible servers.
-
-    Attributes:
-        models: URL#MODEL per rung, the small one first.
-        parameters: by model name, for the ledger.
-        max_new_tokens: longest attempt.
-        temperature: of the sampling.
-        seed: of the sampling, for servers that take one.
-        concurrency: requests at the same time.
-        api_keys: per rung.
-    """
-
-    models: tuple[str, ...]
-    parameters: Mapping[str, float] = field(default_factory=dict)
-    max_new_tokens: int = 192
-    temperature: float = TEMPERATURE
-    seed: int = 0
-    concurrency: int = 64
-    api_keys: tuple[str, ...] = field(default=(), repr=False)
-
-    def build(self) -> Backend:
-        """Connect to nothing yet."""
-        try:
-            from controller.backends.endpoint import Endpoint
-            from training.served_backend import ServedBackend
-        except ModuleNotFoundError as error:
-            raise ConfigError(
-                f"record: expected the packages that talk to servers, found no {error.name}; "
-                "pip install 'allot[serve]'"
-            ) from None
-
-        endpoints = []
-        for rung, source in enumerate(self.models):
-            url, _, name = source.partition("#")
-            endpoints.append(
-                Endpoint(
-                    base_url=url,
-                    model=name,
-                    api_key=self.api_keys[rung] if self.api_keys else "none",
-                    parameters=self.parameters.get(name),
-                    max_new_tokens=self.max_new_tokens,
-                    body={"temperature": self.temperature},
-                    seed=self.seed,
-                    max_retries=10,
-                    max_connections=self.concurrency,
-                )
-            )
-        return ServedBackend(endpoints, self.concurrency)
-
-    def notes(self, models: Sequence[ModelSpec], out: Path) -> dict[str, Any]:
-        """Servers and decoding."""
-        return {
-            "servers": list(self.models),
-            "decoding": {
-                "temperature": self.temperature,
-                "max_new_tokens": self.max_new_tokens,
-                "seed": self.seed,
-            },
-        }
-
-
-def find_source(
-    models: Sequence[str],
-    *,
-    adapters: Mapping[str, Path] | None = None,
-    parameters: Mapping[str, float] | None = None,
-    max_new_tokens: int = 192,
-    temperature: float = TEMPERATURE,
-    seed: int = 0,
-    concurrency: int = 64,
-    device_map: str | None = None,
-    dtype: str = "auto",
-    compiled: bool = False,
-    inside: tuple[Path, float] | None = None,
-) -> Source:
+def find_source(models: Sequence[str | Path | ModelPlace], **settings: Any) -> Models:
     """A source of models named as on the command line.
 
     Args:
-        models: directories or hub ids, or else URL#MODEL, the small one first.
-        adapters: directories of the small model's reviser and verifier, by name.
-        parameters: of models behind servers, by name.
-        max_new_tokens: longest attempt.
-        temperature: of the sampling; 0 takes the likeliest token each time.
-        seed: of the sampling.
-        concurrency: requests to servers at the same time.
-        device_map: where layers of local models go; see `load_model`.
-        dtype: of their weights.
-        compiled: have torch.compile make kernels for them.
-        inside: see `LocalModels`.
+        models: `[NAME=]PLACE` each or what was read from that, the small ones first.
+        settings: see `Models`.
 
     Raises:
-        ConfigError: directories and servers are mixed, a server has no model's name, or there
-            are adapters or a controller of segments for a server's model.
+        ConfigError: no such place, or settings that do not go together.
     """
-    served = [model.startswith(_URLS) for model in models]
-    if not any(served):
-        # Workers do not run in this directory.
-        paths = tuple(str(Path(m).resolve()) if Path(m).is_dir() else m for m in models)
-        return LocalModels(
-            paths=paths,
-            adapters={name: path.resolve() for name, path in (adapters or {}).items()},
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            seed=seed,
-            device_map=device_map,
-            dtype=dtype,
-            compiled=compiled,
-            inside=None if inside is None else (inside[0].resolve(), inside[1]),
-        )
-    if not all(served) or any("#" not in model for model in models) or adapters or inside:
-        raise ConfigError(
-            "models: expected directories and hub ids, or else URL#MODEL for every rung with "
-            f"neither adapters nor a controller of segments, found {list(models)}"
-        )
-    if concurrency < 1:
-        raise ConfigError(f"concurrency: expected at least 1, found {concurrency}")
-    return ServedModels(
-        models=tuple(models),
-        parameters=parameters or {},
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        seed=seed,
-        concurrency=concurrency,
-        api_keys=tuple(
-            os.environ.get(_KEY_VARIABLE.format(rung=rung), "none") for rung in range(len(models))
-        ),
+    inside = settings.pop("inside", None)
+    adapters = settings.pop("adapters", None) or {}
+    places = tuple(m if isinstance(m, ModelPlace) else ModelPlace.parse(m) for m in models)
+    # Workers do not run in this directory.
+    return Models(
+        places=places,
+        adapters={name: path.resolve() for name, path in adapters.items()},
+        inside=None if inside is None else (inside[0].resolve(), inside[1]),
+        keys={
+            rung: key
+            for rung in range(len(places))
+            if (key := os.environ.get(_KEY_VARIABLE.format(rung=rung)))
+        },
+        **settings,
     )
+
+
+def _public(url: str | None) -> str:
+    """A server's address without a name and a password."""
+    parts = urlsplit(url or "")
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _seen_from(out: Path, path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -27,9 +28,11 @@ from controller.granularity import Process
 from controller.support import Support
 from controller.targets import Calibration
 from controller.types import ModelSpec
+from envs.answer_kinds import only_kind, unread_warnings
 from envs.granularity import AnyTable, AnyTraces
 from envs.reward import LogUniform, budget_range, price_range
 from envs.segments.traces import SegmentTraces
+from envs.traces import TraceSet
 from envs.vector import ComputeVectorEnv
 from training.best_rule import best_rule_utilities
 from training.config import SEGMENT_DEFAULTS, TrainConfig
@@ -39,6 +42,7 @@ from training.granularity import learning_of
 from training.lineage import controller_artifact, traces_artifact
 from training.play import log_odds, play, play_checkpoint
 from training.ppo import PPO
+from training.prompt_lengths import with_prompt_lengths
 from training.settings import flat
 from training.state import has_state
 from training.tracking import Tracker
@@ -110,12 +114,15 @@ def prepare(traces: AnyTraces, config: TrainConfig) -> Prepared:
     Raises:
         TraceFormatError: there are too few questions that each model of the ladder has tried.
     """
-    learning = learning_of(traces)
+    learning, models = learning_of(traces), traces.models(config.ladder)
+    if isinstance(traces, TraceSet):
+        for message in unread_warnings(traces, [model.name for model in models]):
+            warnings.warn(message, stacklevel=2)
     train, validation, calibration = learning.split(traces, config)
     difficulty, log_odds = fit_difficulty(train, learning.rates(train)) or (None, None)
     process = learning.derive(train, traces, config, difficulty)
     return Prepared(
-        models=traces.models(config.ladder),
+        models=models,
         train=train,
         validation=validation,
         calibration=calibration,
@@ -284,13 +291,16 @@ class ControllerTraining:
         return Checkpoint(
             policy=self.ppo.policy,
             config=prepared.process,
-            models=prepared.models,
+            models=with_prompt_lengths(self.traces, prepared.models)
+            if isinstance(self.traces, TraceSet)
+            else prepared.models,
             price_range=(prepared.prices.low, prepared.prices.high),
             difficulty=prepared.difficulty,
             value=learning_of(self.traces).value(self.traces),
             model_paths=_model_paths(self.traces, prepared.models, self.out),
             adapter_paths=_adapter_paths(self.traces, prepared.models[0], self.out),
             segment_controller=_segment_controller(self.traces, self.out),
+            answers=only_kind(self.traces.manifest),
             training={
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),
                 "traces": self.traces.manifest.get("digest") or self.traces.path.name,

@@ -65,6 +65,10 @@ class AsyncBackend(Protocol):
         """What is wrong with which model, by name; empty when all answer."""
         ...
 
+    async def prepare(self) -> tuple[str, ...]:
+        """Find out what questions need; says what is not as in training."""
+        ...
+
     async def close(self) -> None:
         """Let go of connections and threads."""
         ...
@@ -122,10 +126,12 @@ class Ladder:
 
     async def prompt_state(self, question: Question, *, hidden: bool) -> PromptState:
         """The small model's prompt state, with the prompt lengths of all rungs."""
-        states = [
-            await backend.prompt_state(question, hidden=hidden and rung == 0)
-            for rung, backend in enumerate(self._rungs)
-        ]
+        states = await asyncio.gather(
+            *(
+                backend.prompt_state(question, hidden=hidden and rung == 0)
+                for rung, backend in enumerate(self._rungs)
+            )
+        )
         return replace(states[0], prompt_tokens=tuple(s.prompt_tokens[0] for s in states))
 
     async def attempts(
@@ -156,6 +162,11 @@ class Ladder:
         """What is wrong with which model, by name."""
         found = await asyncio.gather(*(backend.check() for backend in self._rungs))
         return {name: what for entry in found for name, what in entry.items()}
+
+    async def prepare(self) -> tuple[str, ...]:
+        """Find out what each rung needs."""
+        found = await asyncio.gather(*(backend.prepare() for backend in self._rungs))
+        return tuple(warning for entry in found for warning in entry)
 
     async def close(self) -> None:
         """Close all backends."""

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from controller.backends.resilience import UpstreamError
 from controller.cost import Usage
+from controller.types import CUT
 
 _ROUNDING = 1e-3
 """Servers round log-probabilities of about 0 to slightly more."""
+
+STALLED = "stalled"
+_LONGEST_REASON = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,12 +29,14 @@ class Written:
     Attributes:
         text: what was written.
         logprobs: of its tokens, in nats; empty if unknown or implausible.
-        tokens: that it has; None if unknown.
+        tokens: that it has, thinking included; None if unknown.
+        finish_reason: why it ended; None if the server does not say.
     """
 
     text: str
     logprobs: tuple[float, ...] = ()
     tokens: int | None = None
+    finish_reason: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,24 +66,49 @@ def read_completion(response: object, model: str) -> Answered:
     """
     if not isinstance(response, ChatCompletion):
         raise UpstreamError("bad_type")
-    prompt, cached, completion = _usage(response.usage)
+    prompt, cached, completion = _usage(response)
     wasted = Usage(prefill_tokens=(prompt or 0) - cached, cancelled_tokens=completion or 0)
     if not same_model(model, response.model):
         raise UpstreamError("wrong_model", wasted=wasted)
     choices = response.choices if isinstance(response.choices, list) else []
-    texts = [getattr(getattr(choice, "message", None), "content", None) for choice in choices]
-    written = tuple(
+    written = [
         Written(
-            text=_clean(text),
+            text=text,
             logprobs=_logprobs(choice),
-            tokens=_count(choice, choices, completion),
+            tokens=completion,
+            finish_reason=_reason(choice),
         )
-        for text, choice in zip(texts, choices, strict=True)
-        if isinstance(text, str)
-    )
+        for choice in choices
+        if (text := _text(choice)) is not None
+    ]
     if not written:
         raise UpstreamError("null_content" if choices else "empty_choices", wasted=wasted)
-    return Answered(written=written, prompt_tokens=prompt, cached_tokens=cached)
+    if len(written) > 1 and completion is not None:
+        written = _shared(written, completion, alone=_timings(response) is not None)
+    return Answered(written=tuple(written), prompt_tokens=prompt, cached_tokens=cached)
+
+
+def _text(choice: Any) -> str | None:
+    """What a choice says; empty if it ended while it was thinking."""
+    message = getattr(choice, "message", None)
+    content = getattr(message, "content", None)
+    if isinstance(content, str):
+        return _clean(content)
+    return "" if _reason(choice) == CUT or _thought(message) else None
+
+
+def _thought(message: Any) -> str:
+    """Reasoning before the answer, under either name that servers give it."""
+    for name in ("reasoning_content", "reasoning"):
+        value = getattr(message, name, None)
+        if isinstance(value, str) and value:
+            return value
+    return ""
+
+
+def _reason(choice: Any) -> str | None:
+    reason = getattr(choice, "finish_reason", None)
+    return reason[:_LONGEST_REASON] if isinstance(reason, str) else None
 
 
 @dataclass
@@ -88,14 +121,20 @@ class StreamReader:
 
     model: str
     texts: list[str] = field(default_factory=list)
+    thoughts: int = 0
     logprobs: list[Any] = field(default_factory=list)
-    usage: Any = None
-    finished: bool = False
+    last: Any = None
+    finish_reason: str | None = None
+
+    @property
+    def pieces(self) -> int:
+        """Pieces written so far, each about a token."""
+        return len(self.texts) + self.thoughts
 
     @property
     def wasted(self) -> Usage:
-        """What has been written so far: a chunk is about a token."""
-        return Usage(cancelled_tokens=len(self.texts))
+        """What has been written so far."""
+        return Usage(cancelled_tokens=self.pieces)
 
     def add(self, chunk: object) -> None:
         """Take one chunk.
@@ -107,13 +146,29 @@ class StreamReader:
             raise UpstreamError("bad_type", wasted=self.wasted)
         if not same_model(self.model, chunk.model):
             raise UpstreamError("wrong_model", wasted=self.wasted)
-        self.usage = chunk.usage or self.usage
+        if chunk.usage is not None:
+            self.last = chunk
         for choice in (chunk.choices or [])[:1]:
             content = getattr(choice.delta, "content", None)
             if isinstance(content, str) and content:
                 self.texts.append(content)
+            self.thoughts += bool(_thought(choice.delta))
             self.logprobs.extend(getattr(choice.logprobs, "content", None) or [])
-            self.finished = self.finished or choice.finish_reason is not None
+            self.finish_reason = _reason(choice) or self.finish_reason
+
+    async def read(self, stream: AsyncIterable[object], idle_timeout_s: float) -> None:
+        """Take all chunks; once something is written, none may be late.
+
+        Raises:
+            UpstreamError: stalled, bad_type or wrong_model.
+        """
+        chunks = aiter(stream)
+        while True:
+            async with within(idle_timeout_s if self.pieces else None, STALLED, self):
+                chunk = await anext(chunks, None)
+            if chunk is None:
+                return
+            self.add(chunk)
 
     def result(self) -> Answered:
         """The whole choice.
@@ -121,17 +176,35 @@ class StreamReader:
         Raises:
             UpstreamError: truncated_stream or null_content.
         """
-        prompt, cached, completion = _usage(self.usage)
-        if not self.finished:
+        prompt, cached, completion = _usage(self.last)
+        if self.finish_reason is None:
             raise UpstreamError("truncated_stream", wasted=self.wasted)
-        if not self.texts:
+        if not self.pieces and self.finish_reason != CUT:
             raise UpstreamError("null_content", wasted=self.wasted)
         written = Written(
             text=_clean("".join(self.texts)),
             logprobs=plausible_logprobs(getattr(e, "logprob", None) for e in self.logprobs),
-            tokens=completion if completion is not None else len(self.texts),
+            tokens=completion if completion is not None else self.pieces,
+            finish_reason=self.finish_reason,
         )
         return Answered(written=(written,), prompt_tokens=prompt, cached_tokens=cached)
+
+
+@asynccontextmanager
+async def within(seconds: float | None, kind: str, reader: StreamReader) -> AsyncIterator[None]:
+    """Waits no longer than that.
+
+    Raises:
+        UpstreamError: `kind`, with what has been written by then.
+    """
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            yield
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise UpstreamError(kind, retryable=False, wasted=reader.wasted) from None
 
 
 def same_model(asked: str, found: object) -> bool:
@@ -176,20 +249,32 @@ def _logprobs(choice: Any) -> tuple[float, ...]:
     return plausible_logprobs(getattr(entry, "logprob", None) for entry in content)
 
 
-def _count(choice: Any, choices: Sequence[Any], completion: int | None) -> int | None:
-    """Tokens of a choice: the server's count if it is for this one alone."""
-    if completion is None or len(choices) == 1:
-        return completion
-    return len(_logprobs(choice)) or max(1, completion // len(choices))
+def _shared(written: Sequence[Written], completion: int, *, alone: bool) -> list[Written]:
+    """Choices with tokens of their own, from one count for all of them or for the first alone."""
+    characters = [max(1, len(choice.text)) for choice in written]
+    whole = characters[0] if alone else sum(characters)
+    return [
+        replace(choice, tokens=len(choice.logprobs) or max(1, round(completion * n / whole)))
+        for choice, n in zip(written, characters, strict=True)
+    ]
 
 
-def _usage(usage: Any) -> tuple[int | None, int, int | None]:
+def _usage(response: Any) -> tuple[int | None, int, int | None]:
     """Prompt tokens, those of them that were cached, and completion tokens."""
+    usage = getattr(response, "usage", None)
     prompt = _natural(getattr(usage, "prompt_tokens", None))
     details = getattr(usage, "prompt_tokens_details", None)
-    cached = _natural(getattr(details, "cached_tokens", None)) or 0
+    cached = _natural(getattr(details, "cached_tokens", None))
+    if cached is None:
+        cached = _natural((_timings(response) or {}).get("cache_n")) or 0
     completion = _natural(getattr(usage, "completion_tokens", None))
     return prompt, min(cached, prompt or 0), completion
+
+
+def _timings(response: Any) -> dict[str, Any] | None:
+    """What llama.cpp's server adds; its usage counts the first of several choices alone."""
+    timings = getattr(response, "timings", None)
+    return timings if isinstance(timings, dict) else None
 
 
 def _natural(value: object) -> int | None:

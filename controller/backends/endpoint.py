@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from controller.backends.prompt_lengths import Line
 from controller.backends.wire import MAX_RESPONSE_BYTES
 from controller.errors import ConfigError
+from controller.prompts import Message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +27,21 @@ class Endpoint:
         max_new_tokens: longest attempt.
         asks_n: ask for several choices in one request; what a server leaves out is asked
             for one by one.
-        streams: stream from the server, so that the tokens of cancelled attempts are known.
+        streams: stream from the server, so that slow is told from dead and the tokens of
+            cancelled attempts are known.
         wants_logprobs: ask for log-probabilities.
         body: further fields of each request, such as decoding settings.
+        prompt: chat that it is asked with; see `ModelSpec.prompt`.
+        prompt_length: line to estimate the length of prompts by where nobody counts them; see
+            `ModelSpec.prompt_length`.
+        tokenize: counts a chat with the model's tokenizer, if that is at hand.
+        trained_as: name of the model that the policy was trained for; None if there is none.
         connect_timeout_s: for a connection.
-        read_timeout_s: between two bytes.
-        max_retries: further tries per attempt.
+        attempt_deadline_s: for an attempt from request to end, waiting in the server's queue
+            included.
+        idle_timeout_s: between two pieces of a stream once the first has come: a server that
+            writes slowly is waited for, one that has stopped is not.
+        max_retries: further requests per attempt where nothing was generated.
         max_response_bytes: longest response.
         max_connections: at the same time.
         seed: from which each attempt gets one of its own, for servers that take one; None
@@ -48,8 +59,13 @@ class Endpoint:
     streams: bool = False
     wants_logprobs: bool = True
     body: Mapping[str, Any] = field(default_factory=dict)
+    prompt: tuple[Message, ...] = ()
+    prompt_length: Line | None = None
+    tokenize: Callable[[Sequence[Message]], int] | None = None
+    trained_as: str | None = None
     connect_timeout_s: float = 2.0
-    read_timeout_s: float = 60.0
+    attempt_deadline_s: float = 600.0
+    idle_timeout_s: float = 120.0
     max_retries: int = 3
     max_response_bytes: int = MAX_RESPONSE_BYTES
     max_connections: int = 256
@@ -58,5 +74,9 @@ class Endpoint:
     def __post_init__(self) -> None:
         if not self.base_url.startswith(("http://", "https://")):
             raise ConfigError(f"base_url: expected http:// or https://, found {self.base_url!r}")
-        if min(self.connect_timeout_s, self.read_timeout_s) <= 0 or self.max_retries < 0:
-            raise ConfigError("endpoint: expected positive time-outs and 0 or more retries")
+        waits = (self.connect_timeout_s, self.attempt_deadline_s, self.idle_timeout_s)
+        if min(waits) <= 0 or self.max_retries < 0:
+            raise ConfigError(
+                "endpoint: expected positive time-outs and 0 or more retries, found "
+                f"{waits} and {self.max_retries}"
+            )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from controller.actions import ActionKind
-from controller.answers import normalize_answer
+from controller.answers import UNSTATED, answer_kind
 from controller.backends.base import PromptState, Request, Verdict
 from controller.backends.identity import blank_attempt, stream_name, uniforms
 from controller.cost import Usage
@@ -126,9 +126,10 @@ class FakeBackend:
         except BackendError as error:
             return replace(blank, error=str(error))
         cached = self._find(request)
+        kind = answer_kind(request.question.answers or UNSTATED)
         return replace(
             blank,
-            answer=normalize_answer(answer),
+            answer=None if answer is None else kind.canonical(answer),
             text="no idea" if answer is None else f"Answer: {answer}",
             prompt_tokens=prompt_tokens,
             completion_tokens=self.completion_tokens,

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     DynamicCache,
+    GgufConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.utils import logging
 
 from controller.backends.base import Request
-from controller.errors import BackendError
+from controller.backends.places import ModelPlace, PlaceKind
+from controller.backends.precision import fast_dtype
+from controller.errors import BackendError, ConfigError
 from controller.prompts import Message, judged_messages, messages, plain_text
 from controller.types import AdapterSpec
 
@@ -48,11 +55,11 @@ class LocalModel:
     """One model of the ladder.
 
     Attributes:
-        name: of its directory, or on the hub.
+        name: of its directory or file, or on the hub, unless it was given one.
         rung: 0 for the small model.
         parameters: that multiply every token: all but an input embedding that is not the
             output head as well.
-        digest: of the weights.
+        digest: of the weights as they are stored, or loaded where a type was asked for.
         model: its cache must consist of plain keys and values.
         tokenizer: its chat template is used if there is one, plain text otherwise.
         adapters: on its weights; see `controller.backends.adapters`.
@@ -132,7 +139,7 @@ class LocalModel:
 
 
 def load_model(
-    path_or_hub_id: str | Path,
+    where: str | Path | ModelPlace,
     rung: int,
     *,
     dtype: torch.dtype | str = "auto",
@@ -142,21 +149,47 @@ def load_model(
     """Read a model and its tokenizer; code that comes with a model is never run.
 
     Args:
-        path_or_hub_id: a directory, or a name on the Hugging Face hub.
+        where: a directory, a GGUF file or a name on the Hugging Face hub, as `ModelPlace` reads
+            it.
         rung: 0 for the small model, 1 and up for the ladder above it.
-        dtype: of the weights in memory, as torch names it; "auto" takes them as they are stored.
+        dtype: of the weights in memory, as torch names it; "auto" takes them as they are stored,
+            but for halves on a processor that computes faster with float32. The numbers that
+            GGUF blocks stand for are bfloat16, or float32 on such a processor.
         device_map: where the layers go: "auto" lets accelerate spread them over all GPUs that
             are visible, a mapping names a device for each module, None is the processor.
         compiled: have torch.compile make kernels for it, when they are first needed.
 
     Raises:
-        BackendError: no such directory or model, no tokenizer with it, or no room for it on the
-            devices.
+        ConfigError: nothing of the kind is there, or the package that reads GGUF is not.
+        BackendError: no such model, no tokenizer with it, or no room for it on the devices.
     """
-    source = str(path_or_hub_id)
-    local = Path(source).is_dir()
-    if not local and _looks_local(path_or_hub_id):
-        raise BackendError(f"model: expected a directory, found none at {source}")
+    place = where if isinstance(where, ModelPlace) else ModelPlace.parse(where)
+    if place.is_server:
+        raise ConfigError(f"model: expected one that can be loaded, found the server {place.text}")
+    with _quietly():
+        if place.kind is PlaceKind.GGUF:
+            model, tokenizer, digest = _load_gguf(place, dtype, device_map)
+        else:
+            model, tokenizer, digest = _load_pretrained(place.source, dtype, device_map)
+    if dtype == "auto" and model.device.type == "cpu":
+        model = model.to(fast_dtype(model.dtype))
+    if compiled:
+        model.compile(dynamic=True)
+    return LocalModel(
+        name=place.name,
+        rung=rung,
+        parameters=active_parameters(model),
+        digest=digest,
+        model=model,
+        tokenizer=tokenizer,
+    )
+
+
+Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase, str]
+"""A model, its tokenizer and the digest of its weights as they are stored."""
+
+
+def _load_pretrained(source: str, dtype: torch.dtype | str, device_map: Any) -> Loaded:
     try:
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, device_map=device_map)
     except (OSError, ValueError) as error:
@@ -167,31 +200,66 @@ def load_model(
         raise BackendError(
             f"tokenizer of {source}: expected tokenizer.json or the like beside the model; {error}"
         ) from error
+    _check_room(source, model)
+    return model, tokenizer, weights_digest(model)
+
+
+def _load_gguf(place: ModelPlace, dtype: torch.dtype | str, device_map: Any) -> Loaded:
+    """The numbers that a file's blocks stand for, and the tokenizer in the same file."""
+    if find_spec("gguf") is None:
+        raise ConfigError(
+            f"model {place.text}: expected the package gguf, which reads the file, found none; "
+            "pip install 'allot[gguf]'"
+        )
+    assert place.path is not None
+    file = place.path
+    half = torch.bfloat16 if device_map is not None else fast_dtype(torch.bfloat16)
+    try:
+        # A progress bar of the reader's knows no setting.
+        with redirect_stderr(StringIO()):
+            model = AutoModelForCausalLM.from_pretrained(
+                str(file.parent),
+                gguf_file=file.name,
+                dtype=half if dtype == "auto" else dtype,
+                device_map=device_map,
+                # Kernels for packed weights would be fetched from the hub and run.
+                quantization_config=GgufConfig(dequantize=True),
+            )
+            tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BackendError(
+            f"model {file}: expected a GGUF file of an architecture that transformers reads; "
+            f"{error}; serve it with llama.cpp and name its URL#MODEL instead"
+        ) from error
+    _check_room(str(file), model)
+    # The weights are plain numbers by now, which can be saved, moved and adapted.
+    model.hf_quantizer = None
+    model.is_quantized = False
+    with file.open("rb") as stored:
+        digest = hashlib.file_digest(stored, "sha256").hexdigest()[:DIGEST_LENGTH]
+    return model, tokenizer, digest
+
+
+def _check_room(source: str, model: PreTrainedModel) -> None:
     if any(parameter.is_meta for parameter in model.parameters()):
         raise BackendError(
             f"model {source}: expected all layers to fit on the devices, found some left over; "
             "give it more or larger ones, or dtype bfloat16"
         )
-    if compiled:
-        model.compile(dynamic=True)
-    return LocalModel(
-        name=Path(source).resolve().name if local else source,
-        rung=rung,
-        parameters=active_parameters(model),
-        digest=weights_digest(model),
-        model=model,
-        tokenizer=tokenizer,
-    )
 
 
-def _looks_local(path_or_hub_id: str | Path) -> bool:
-    """Whether a name that is no directory was meant as one: hub names are owner/name."""
-    text = str(path_or_hub_id)
-    return (
-        isinstance(path_or_hub_id, Path)
-        or text.startswith((".", "/", "~"))
-        or (text.count("/") > 1)
-    )
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without transformers' progress bars, and without notes that are not about errors."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def active_parameters(model: PreTrainedModel) -> int:

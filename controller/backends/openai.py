@@ -3,7 +3,7 @@
 What the ledger of an attempt says: prompt tokens that the server reports as cached are
 `cached_tokens`, all others `prefill_tokens`; `cancelled_tokens` is what tries consumed that
 failed, as far as the server told. Servers that report no usage are measured by the length
-of their texts.
+of their texts. An attempt is asked for again only where nothing was generated.
 """
 
 from __future__ import annotations
@@ -11,21 +11,28 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from openai import AsyncOpenAI, AsyncStream
+from openai import APIConnectionError, AsyncOpenAI, AsyncStream
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from opentelemetry import trace
 
 from controller.actions import ActionKind
-from controller.answers import stated_answer
+from controller.answers import UNSTATED, AnswerKind, answer_kind, read_answer
 from controller.backends.asynchronous import no_verifier
 from controller.backends.base import PromptState, Request, Verdict
-from controller.backends.completions import Answered, StreamReader, Written, read_completion
+from controller.backends.completions import (
+    Answered,
+    StreamReader,
+    Written,
+    read_completion,
+    within,
+)
 from controller.backends.endpoint import Endpoint
 from controller.backends.identity import blank_attempt, stream_name, stream_seed
+from controller.backends.prompt_lengths import PromptLengths, characters, plausible
 from controller.backends.resilience import (
     MAX_RETRY_AFTER_S,
     CircuitBreaker,
@@ -33,16 +40,18 @@ from controller.backends.resilience import (
     UpstreamError,
     pause_s,
 )
-from controller.backends.wire import http_client, upstream_error
+from controller.backends.startup import LONG, SHORT, differences, probe
+from controller.backends.wire import REJECTED, http_client, unsent, upstream_error
 from controller.cost import Usage
-from controller.prompts import messages, plain_text
-from controller.types import Attempt, ModelSpec, Question
+from controller.prompts import Message, messages
+from controller.types import CUT, Attempt, ModelSpec, Question
 
 _tracer = trace.get_tracer("allot")
 
 _PATH = "/chat/completions"
 
 TOO_LATE = "deadline"
+ATTEMPT_DEADLINE = "attempt_deadline"
 UNAVAILABLE = "breaker_open"
 
 Observer = Callable[[str, str, float], None]
@@ -54,7 +63,7 @@ class OpenAIBackend:
 
     Args:
         endpoint: where it is.
-        extract: from an attempt's text to its answer, None if there is none.
+        answers: how answers are read where a question does not say; None for `auto`.
         breaker: opens when the server fails again and again.
         retries: budget of retries.
         observe: told of each try.
@@ -65,13 +74,14 @@ class OpenAIBackend:
         self,
         endpoint: Endpoint,
         *,
-        extract: Callable[[str], str | None] = stated_answer,
+        answers: AnswerKind | None = None,
         breaker: CircuitBreaker | None = None,
         retries: RetryBudget | None = None,
         observe: Observer = lambda model, outcome, seconds: None,
         seed: int | None = None,
     ) -> None:
-        self.endpoint, self.extract, self.observe = endpoint, extract, observe
+        self.endpoint, self.observe = endpoint, observe
+        self.answers = answers or answer_kind(UNSTATED)
         self.breaker = breaker or CircuitBreaker()
         self.retries = retries or RetryBudget()
         self._rng = random.Random(seed)
@@ -81,13 +91,14 @@ class OpenAIBackend:
             max_retries=0,
             http_client=http_client(
                 connect_timeout_s=endpoint.connect_timeout_s,
-                read_timeout_s=endpoint.read_timeout_s,
                 max_connections=endpoint.max_connections,
                 max_response_bytes=endpoint.max_response_bytes,
             ),
         )
         self._ignores_n = False
-        self._seen_tokens, self._seen_characters = 1, 4
+        self.lengths = PromptLengths(
+            self._beside, endpoint.model, endpoint.prompt_length, endpoint.tokenize
+        )
 
     @property
     def models(self) -> tuple[ModelSpec, ...]:
@@ -97,6 +108,9 @@ class OpenAIBackend:
             rung=0,
             parameters=self.endpoint.parameters,
             max_new_tokens=self.endpoint.max_new_tokens,
+            temperature=self.endpoint.body.get("temperature"),
+            prompt=self.endpoint.prompt,
+            prompt_length=self.endpoint.prompt_length,
         )
         return (spec,)
 
@@ -134,10 +148,50 @@ class OpenAIBackend:
             return {self.endpoint.model: upstream_error(error).kind}
         return {}
 
+    async def prepare(self) -> tuple[str, ...]:
+        """Learn from a request or two how long prompts are; says what is not as in training."""
+        try:
+            listed = [model.id async for model in self._client.models.list(timeout=5)]
+        except Exception:  # whatever it is, `check` tells it
+            return ()
+        counted = await self.lengths.count(self._chat(probe(SHORT)), patience_s=5)
+        short = await self._answered(probe(SHORT), 1, None)
+        if isinstance(short, Attempt):
+            return differences(self.endpoint, listed, None)
+        if counted is None and self.endpoint.prompt_length is None:
+            long = await self._answered(probe(LONG), 1, None)
+            if isinstance(long, _Answered):
+                self.lengths.fit.start_from(
+                    (len(SHORT), short.prompt_tokens), (len(LONG), long.prompt_tokens)
+                )
+        return differences(self.endpoint, listed, short)
+
+    async def _beside(self, path: str, body: Mapping[str, Any]) -> Any:
+        """A request to the server that is not part of OpenAI's interface."""
+        root = self.endpoint.base_url.rstrip("/").removesuffix("/v1")
+        try:
+            return await self._post(root + path, cast_to=object, body=dict(body))
+        except Exception as error:  # the client raises what the server's bytes provoke
+            raise upstream_error(error) from None
+
+    async def _post(self, path: str, **options: Any) -> Any:
+        # `chat.completions.create` calls `post`, too, once it has gone through all arguments, which
+        # takes longer than everything of ours together.
+        try:
+            return await self._client.post(path, **options)
+        except APIConnectionError as error:
+            if not unsent(error):
+                raise
+            return await self._client.post(path, **options)
+
+    def _chat(self, request: Request) -> list[Message]:
+        return messages(request, self.endpoint.prompt)
+
     async def prompt_state(self, question: Question, *, hidden: bool) -> PromptState:
-        """The prompt's length as an estimate, from what the server has counted so far."""
-        chat = messages(Request(question=question, action=ActionKind.SAMPLE))
-        return PromptState(prompt_tokens=(self._estimate(plain_text(chat)),))
+        """The prompt's length, counted by the server where it can; no hidden state."""
+        chat = self._chat(Request(question=question, action=ActionKind.SAMPLE))
+        tokens, known = await self.lengths.of(question, chat)
+        return PromptState(prompt_tokens=(tokens,), counted=known)
 
     async def attempts(
         self, requests: Sequence[Request], *, deadline: float | None = None
@@ -148,7 +202,7 @@ class OpenAIBackend:
         made: list[Attempt] = []
         if self.endpoint.asks_n and not self._ignores_n:
             made = await self._together(requests, deadline)
-            self._ignores_n = len(made) == 1
+            self._ignores_n = len(made) <= 1
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(self._attempt(request, deadline))
@@ -163,7 +217,10 @@ class OpenAIBackend:
         """
         answered = await self._answered(requests[0], len(requests), deadline)
         if isinstance(answered, Attempt):
-            return []
+            if answered.error == REJECTED:
+                return []
+            others = [self._failed(request, answered.error or "") for request in requests[1:]]
+            return [answered, *others]
         first = self._finished(requests[0], answered, answered.written[0])
         others = [
             self._finished(request, answered, written, cached=True)
@@ -190,7 +247,8 @@ class OpenAIBackend:
                 return _Answered(**vars(answered), wasted=wasted, seconds=seconds)
             except UpstreamError as error:
                 wasted, failure = wasted + error.wasted, error
-            if not failure.retryable or retry == self.endpoint.max_retries:
+            generated = wasted.processed_tokens > 0
+            if generated or not failure.retryable or retry == self.endpoint.max_retries:
                 break
             pause = pause_s(retry, failure.retry_after_s, self._rng)
             late = deadline is not None and asyncio.get_running_loop().time() + pause >= deadline
@@ -204,6 +262,8 @@ class OpenAIBackend:
             raise UpstreamError(UNAVAILABLE, retryable=False, blames_server=False)
         self.breaker.sent()
         started, outcome = time.monotonic(), "cancelled"
+        reader = StreamReader(self._model(request))
+        limit = within(self.endpoint.attempt_deadline_s, ATTEMPT_DEADLINE, reader)
         try:
             with _tracer.start_as_current_span(
                 f"chat {self.endpoint.model}",
@@ -211,8 +271,8 @@ class OpenAIBackend:
                 attributes={"gen_ai.request.model": self.endpoint.model},
                 record_exception=False,
             ):
-                async with asyncio.timeout_at(deadline):
-                    answered = await self._ask(request, n)
+                async with asyncio.timeout_at(deadline), limit:
+                    answered = await self._ask(request, n, reader)
             outcome = "ok"
         except UpstreamError as error:
             outcome = error.kind
@@ -221,22 +281,28 @@ class OpenAIBackend:
             raise
         except TimeoutError:
             outcome = TOO_LATE
-            raise UpstreamError(TOO_LATE, retryable=False, blames_server=False) from None
+            raise UpstreamError(
+                TOO_LATE, retryable=False, blames_server=False, wasted=reader.wasted
+            ) from None
         finally:
             self.observe(self.endpoint.model, outcome, time.monotonic() - started)
         self.breaker.succeeded()
         return answered
 
-    async def _ask(self, request: Request, n: int) -> Answered:
-        """One request to the server."""
+    def _model(self, request: Request) -> str:
         revised = request.action is ActionKind.REVISE
-        model = (self.endpoint.reviser if revised else None) or self.endpoint.model
-        longest = request.question.max_new_tokens or self.endpoint.max_new_tokens
+        return (self.endpoint.reviser if revised else None) or self.endpoint.model
+
+    def _longest(self, question: Question) -> int:
+        most = self.endpoint.max_new_tokens
+        return min(question.max_new_tokens or most, most)
+
+    def _body(self, request: Request, n: int) -> dict[str, Any]:
         body: dict[str, Any] = {
             **self.endpoint.body,
-            "model": model,
-            "messages": messages(request),
-            "max_tokens": min(longest, self.endpoint.max_new_tokens),
+            "model": self._model(request),
+            "messages": self._chat(request),
+            "max_tokens": self._longest(request.question),
         }
         if self.endpoint.wants_logprobs:
             body["logprobs"] = True
@@ -246,44 +312,46 @@ class OpenAIBackend:
             )
         if n > 1:
             body["n"] = n
-        reader = StreamReader(model)
+        return body
+
+    async def _ask(self, request: Request, n: int, reader: StreamReader) -> Answered:
+        """One request to the server."""
+        body = self._body(request, n)
         try:
-            # `post` is what `chat.completions.create` calls once it has gone through all
-            # arguments, which takes longer than everything of ours together.
             if not self.endpoint.streams or n > 1:
-                response: object = await self._client.post(_PATH, cast_to=ChatCompletion, body=body)
-                return read_completion(response, model)
-            async with await self._client.post(
+                response = await self._post(_PATH, cast_to=ChatCompletion, body=body)
+                return read_completion(response, reader.model)
+            async with await self._post(
                 _PATH,
                 cast_to=ChatCompletion,
                 body={**body, "stream": True, "stream_options": {"include_usage": True}},
                 stream=True,
                 stream_cls=AsyncStream[ChatCompletionChunk],
             ) as stream:
-                async for chunk in stream:
-                    reader.add(chunk)
+                await reader.read(stream, self.endpoint.idle_timeout_s)
             return reader.result()
         except UpstreamError:
             raise
         except Exception as error:  # the client raises what the server's bytes provoke
             raise upstream_error(error, reader.wasted) from None
 
-    def _estimate(self, text: str) -> int:
-        return max(1, round(len(text) * self._seen_tokens / self._seen_characters))
-
     def _finished(
         self, request: Request, answered: _Answered, written: Written, *, cached: bool = False
     ) -> Attempt:
         text, logprobs = written.text, written.logprobs
-        prompt_text = plain_text(messages(request))
+        fit, chat = self.lengths.fit, self._chat(request)
         prompt = answered.prompt_tokens
-        if prompt is None:
-            prompt = self._estimate(prompt_text)
-        else:
-            self._seen_tokens += prompt
-            self._seen_characters += len(prompt_text)
-        tokens = written.tokens if written.tokens is not None else self._estimate(text)
-        found = prompt if cached else answered.cached_tokens
+        if prompt is None or not plausible(prompt, chat):
+            prompt = fit.estimate(characters(request.question))
+            if request.parent is not None:
+                prompt += fit.tokens(request.parent.text or "")
+        elif request.action is not ActionKind.REVISE:
+            self.lengths.learn(request.question, prompt)
+        tokens = written.tokens if written.tokens is not None else fit.tokens(text)
+        if len(answered.written) > 1:
+            longest = self._longest(request.question)
+            tokens = longest if written.finish_reason == CUT else min(tokens, longest)
+        found = prompt if cached else min(answered.cached_tokens, prompt)
         usage = Usage(
             prefill_tokens=prompt - found,
             cached_tokens=found,
@@ -293,17 +361,20 @@ class OpenAIBackend:
         )
         return replace(
             self._blank(request),
-            answer=self.extract(text),
+            answer=read_answer(text, request.question.answers, self.answers),
             text=text,
             prompt_tokens=prompt,
             completion_tokens=tokens,
+            finish_reason=written.finish_reason,
             mean_logprob=sum(logprobs) / len(logprobs) if logprobs else None,
             min_logprob=min(logprobs) if logprobs else None,
             usage=usage if cached else usage + answered.wasted,
         )
 
-    def _failed(self, request: Request, why: str, wasted: Usage, seconds: float) -> Attempt:
-        usage = replace(wasted, serial_rounds=1, wall_s=seconds)
+    def _failed(
+        self, request: Request, why: str, wasted: Usage | None = None, seconds: float = 0.0
+    ) -> Attempt:
+        usage = replace(wasted or Usage(), serial_rounds=1, wall_s=seconds)
         return replace(self._blank(request), error=why, usage=usage)
 
     def _blank(self, request: Request) -> Attempt:

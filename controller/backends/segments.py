@@ -17,11 +17,11 @@ import hashlib
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from controller.actions import ActionKind
-from controller.answers import stated_answer
+from controller.answers import UNSTATED, AnswerKind, answer_kind, read_answer
 from controller.backends.base import TEMPERATURE, Request
 from controller.backends.jobs import Generation, Job
 from controller.backends.local_model import LocalModel
@@ -57,7 +57,7 @@ class SegmentWriter:
         segmentation: where segments end.
         max_new_tokens: longest attempt.
         max_rows: segments of one model written side by side.
-        extract: from an attempt's text to its answer, None if there is none.
+        answers: how answers are read where a question does not say; None for `auto`.
         value: read-out of a prefix's worth from the small model's hidden state; None for none.
     """
 
@@ -70,7 +70,7 @@ class SegmentWriter:
         segmentation: Segmentation | None = None,
         max_new_tokens: int = 192,
         max_rows: int = 256,
-        extract: Callable[[str], str | None] = stated_answer,
+        answers: AnswerKind | None = None,
         value: Difficulty | None = None,
     ) -> None:
         if not models or [m.rung for m in models] != list(range(len(models))):
@@ -78,7 +78,7 @@ class SegmentWriter:
                 f"models: expected rungs 0, 1, ... in order, found {[m.rung for m in models]}"
             )
         self.seed, self.temperature = seed, temperature
-        self.max_new_tokens, self.extract = max_new_tokens, extract
+        self.max_new_tokens, self.answers = max_new_tokens, answers or answer_kind(UNSTATED)
         self.value = value
         self.segmentation = segmentation or Segmentation()
         self._rungs = [
@@ -363,7 +363,7 @@ class SegmentWriter:
             wall_s=(len(piece.tokens) + tokens) * wall_s,
         )
         return ForcedAnswer(
-            answer=None if generation.error else self.extract(prefix.text + text),
+            answer=None if generation.error else self._read(prefix, prefix.text + text),
             text=text,
             num_tokens=len(piece.tokens) + tokens,
             usage=self._by_rung({0: usage}),
@@ -372,7 +372,10 @@ class SegmentWriter:
     def answer(self, prefix: Prefix) -> str | None:
         """The answer that an attempt states once it is done; None if it failed."""
         failed = any(segment.error for segment in prefix.segments)
-        return None if failed else self.extract(prefix.text)
+        return None if failed else self._read(prefix, prefix.text)
+
+    def _read(self, prefix: Prefix, text: str) -> str | None:
+        return read_answer(text, prefix.question.answers, self.answers)
 
 
 def _phrase(text: str) -> str:

@@ -127,6 +127,10 @@ class ThreadedBackend:
             return {}
         return {model.name: "stopped" for model in self._models}
 
+    async def prepare(self) -> tuple[str, ...]:
+        """Nothing: local models count prompts themselves."""
+        return ()
+
     async def close(self) -> None:
         """Finish the call that is running and end the thread."""
         self._orders.put(None)

@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from controller.actions import ActionKind
-from controller.answers import stated_answer
+from controller.answers import UNSTATED, AnswerKind, answer_kind, read_answer
 from controller.backends.adapters import BASE, verify
 from controller.backends.base import TEMPERATURE, PromptState, Request, Verdict
 from controller.backends.decoding import Decoder
@@ -36,7 +36,7 @@ from controller.errors import BackendError, ConfigError
 from controller.prompts import REVISER, messages
 from controller.types import CUT, Attempt, ModelSpec, Question
 
-__all__ = ["LocalModel", "TransformersBackend", "load_model", "stated_answer"]
+__all__ = ["LocalModel", "TransformersBackend", "load_model"]
 
 Chat = tuple[str, ...]
 """What is said in a prompt, turn by turn."""
@@ -61,7 +61,7 @@ class TransformersBackend:
         max_rows: attempts of one model written side by side.
         max_cached_prompts: prompts per model whose keys and values are kept for later calls,
             the least recently used going first; 0 keeps none.
-        extract: from an attempt's text to its answer, None if there is none.
+        answers: how answers are read where a question does not say; None for `auto`.
 
     Raises:
         ConfigError: a number is out of range, or rungs are other than 0, 1, ...
@@ -77,7 +77,7 @@ class TransformersBackend:
         max_new_tokens: int = 192,
         max_rows: int = 256,
         max_cached_prompts: int = 256,
-        extract: Callable[[str], str | None] = stated_answer,
+        answers: AnswerKind | None = None,
     ) -> None:
         if not models or [m.rung for m in models] != list(range(len(models))):
             raise ConfigError(
@@ -92,7 +92,7 @@ class TransformersBackend:
             if value < least:
                 raise ConfigError(f"{name}: expected at least {least}, found {value}")
         self.seed, self.temperature = seed, temperature
-        self.max_new_tokens, self.extract = max_new_tokens, extract
+        self.max_new_tokens, self.answers = max_new_tokens, answers or answer_kind(UNSTATED)
         self._rungs = [
             _Rung(model, temperature, max_rows=max_rows, max_cached_prompts=max_cached_prompts)
             for model in models
@@ -255,7 +255,7 @@ class TransformersBackend:
             action=request.action,
             index=request.index,
             parent_id=request.parent.attempt_id if request.parent else None,
-            answer=None if failed else self.extract(text),
+            answer=None if failed else read_answer(text, request.question.answers, self.answers),
             text=text,
             prompt_tokens=draft.prompt_tokens,
             completion_tokens=len(generation.tokens),

@@ -17,6 +17,9 @@ MAX_RESPONSE_BYTES = 8 * 2**20
 
 _KEEPALIVE_S = 30.0
 
+REJECTED = "rejected"
+"""Kind of error of a server that does not take a request as it is."""
+
 
 class TooLargeError(httpx2.ReadError):
     """A response is longer than it may be."""
@@ -42,14 +45,13 @@ class _Limited(httpx2.AsyncByteStream):
 def http_client(
     *,
     connect_timeout_s: float,
-    read_timeout_s: float,
     max_connections: int,
     max_response_bytes: int,
 ) -> httpx2.AsyncClient:
     """A client that follows no redirects, reads no proxy settings and takes no huge responses.
 
-    It speaks HTTP through aiohttp, in half the time. A request that waits for one of
-    `max_connections` waits as long as it may take in all.
+    It speaks HTTP through aiohttp, in half the time. Once it is connected, it waits for bytes as
+    long as its caller does.
     """
 
     async def limit(response: httpx2.Response) -> None:
@@ -57,7 +59,7 @@ def http_client(
         response.stream = _Limited(response.stream, max_response_bytes)
 
     return openai.DefaultAioHttpClient(
-        timeout=httpx2.Timeout(read_timeout_s, connect=connect_timeout_s, pool=None),
+        timeout=httpx2.Timeout(None, connect=connect_timeout_s),
         limits=httpx2.Limits(max_connections=max_connections, keepalive_expiry=_KEEPALIVE_S),
         follow_redirects=False,
         trust_env=False,
@@ -76,7 +78,16 @@ def upstream_error(error: Exception, wasted: Usage | None = None) -> UpstreamErr
         return _status_error(error, wasted)
     causes = list(_chain(error))
     kinds = (kind for cls, kind in _KINDS if any(isinstance(cause, cls) for cause in causes))
-    return UpstreamError(next(kinds, "bad_response"), wasted=wasted)
+    kind = next(kinds, "bad_response")
+    return UpstreamError(kind, retryable=kind not in _GENERATED, wasted=wasted)
+
+
+def unsent(error: Exception) -> bool:
+    """Whether a request was never sent, as the server had closed a connection that was kept.
+
+    llama.cpp does so after each stream.
+    """
+    return any(isinstance(cause, aiohttp.ClientConnectionResetError) for cause in _chain(error))
 
 
 def _status_error(error: openai.APIStatusError, wasted: Usage | None) -> UpstreamError:
@@ -87,7 +98,7 @@ def _status_error(error: openai.APIStatusError, wasted: Usage | None) -> Upstrea
     if status >= 500 or status in (408, 409):
         return UpstreamError("server_error", retry_after_s=pause, wasted=wasted)
     ours = status in (401, 403, 404)
-    kind = {401: "unauthorized", 403: "unauthorized", 404: "no_such_model"}.get(status, "rejected")
+    kind = {401: "unauthorized", 403: "unauthorized", 404: "no_such_model"}.get(status, REJECTED)
     return UpstreamError(kind, retryable=False, blames_server=ours, wasted=wasted)
 
 
@@ -97,17 +108,18 @@ _KINDS: tuple[tuple[type[BaseException], str], ...] = (
     (ssl.SSLError, "tls"),
     (aiohttp.ConnectionTimeoutError, "connect_timeout"),
     (aiohttp.ClientConnectorError, "refused"),
-    (aiohttp.SocketTimeoutError, "read_timeout"),
     (ConnectionResetError, "reset"),
     (aiohttp.ClientPayloadError, "truncated"),
-    (aiohttp.ServerDisconnectedError, "truncated"),
-    (aiohttp.ClientResponseError, "truncated"),
+    (aiohttp.ServerDisconnectedError, "reset"),
     (aiohttp.ClientError, "reset"),
     (json.JSONDecodeError, "bad_json"),
     (UnicodeDecodeError, "bad_json"),
     (openai.APIResponseValidationError, "bad_json"),
 )
 """What an error means that is among the causes; the most telling first."""
+
+_GENERATED = frozenset({"too_large", "truncated", "bad_json"})
+"""Of a response that had begun: the server has done its work, and would do all of it again."""
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -15,7 +15,7 @@ from controller.cost import Usage
 from controller.difficulty import Difficulty
 from controller.episodes import NO_ANSWER, Floats, Ints
 from controller.errors import ConfigError, IllegalActionError
-from controller.exchange import Exchange
+from controller.exchange import Exchange, Work
 from controller.policy import Policy
 from controller.segments.episodes import (
     ESCALATE,
@@ -297,6 +297,9 @@ class SegmentEpisode(SegmentRun):
         """Do as `take`; a backend of segments is always waited for in place."""
         yield from ()
         return self.take(action)
+
+    def perform(self, work: Work) -> None:
+        """Do nothing: no work is ever asked for."""
 
     def close(self) -> None:
         """End the attempt; see `stop`."""

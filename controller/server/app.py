@@ -255,7 +255,13 @@ class Service:
             if model.name not in wrong and backend.available(rung)
         ]
         ready = bool(up) and not self.draining
-        state = {"ready": ready, "draining": self.draining, "available": up, "wrong": wrong}
+        state = {
+            "ready": ready,
+            "draining": self.draining,
+            "available": up,
+            "wrong": wrong,
+            "warnings": list(self.engine.warnings),
+        }
         return JSONResponse(state, 200 if ready else 503)
 
     async def metrics_text(self, request: Request) -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from controller.core import Choice, Decider, EpisodeCore
 from controller.deciders import PolicyDecider, RuleDecider
 from controller.episodes import EpisodeConfig
 from controller.errors import ConfigError
+from controller.server.guard import GuardWatch
 from controller.support import Support
 from controller.targets import Pace
 
@@ -101,6 +103,17 @@ class Arm:
     def digest(self) -> str:
         """Of the policy's weights."""
         return self.decider.digest
+
+    @cached_property
+    def watch(self) -> GuardWatch:
+        """How often the guard overrules its policy."""
+        return GuardWatch(self.name)
+
+    @property
+    def guarded(self) -> bool:
+        """Whether there is a guard."""
+        ranges = self.checkpoint.support
+        return self.always is None and self.fallback is not None and ranges is not None
 
     def new_decider(self, on_stray: Callable[[str], None]) -> Decider:
         """Who decides one question."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from controller.answers import stated_answer
+from controller.answers import AnswerKind, answer_kind
 from controller.backends.asynchronous import AsyncBackend, Ladder
 from controller.backends.endpoint import Endpoint
 from controller.backends.openai import OpenAIBackend
@@ -16,11 +17,12 @@ from controller.checkpoint import Checkpoint, load_checkpoint
 from controller.deciders import PolicyDecider
 from controller.errors import AllotError, ConfigError
 from controller.loading import with_segments
+from controller.prompts import Message, read_prompts
 from controller.server.app import Service
 from controller.server.arms import Arm, Arms, deployed_process
 from controller.server.config import ServeConfig
 from controller.server.engine import Engine
-from controller.server.equivalence import Embedding, Equivalence, Exact, Numeric
+from controller.server.equivalence import ByKind, Embedding, Equivalence
 from controller.server.keys import Keys
 from controller.server.logs import episode_fields, episode_log, service_log
 from controller.server.metrics import Metrics
@@ -29,13 +31,6 @@ from controller.types import ModelSpec
 
 KEY_VARIABLE = "ALLOT_UPSTREAM_KEY_{rung}"
 EMBEDDING_KEY_VARIABLE = "ALLOT_EMBEDDING_KEY"
-
-Extract = Callable[[str], str | None]
-
-
-def whole_text(text: str) -> str | None:
-    """The text itself as its answer, for questions that have no short one."""
-    return text.strip() or None
 
 
 def build_service(config: ServeConfig) -> Service:
@@ -47,18 +42,23 @@ def build_service(config: ServeConfig) -> Service:
         BackendError: a local model that cannot be loaded.
     """
     metrics = Metrics()
-    checkpoint = load_checkpoint(config.controller)
+    checkpoint = _load(config.controller, config)
     backend = build_backend(config, checkpoint, metrics)
     engine = Engine(
         build_arms(config, backend, metrics),
         backend,
         limits=config.limits,
-        equivalence=build_equivalence(config.equivalence),
+        equivalence=build_equivalence(answer_kind(checkpoint.answers), config.equivalence),
         on_served=partial(_served, metrics, config.log_texts),
         on_stray=lambda arm, feature: metrics.strays.labels(arm, feature).inc(),
     )
     keys = Keys.read(config.keys) if config.keys else Keys()
     return Service(engine, keys=keys, metrics=metrics)
+
+
+def _load(path: Path, config: ServeConfig) -> Checkpoint:
+    checkpoint = load_checkpoint(path)
+    return checkpoint if config.answers is None else replace(checkpoint, answers=config.answers)
 
 
 def _served(metrics: Metrics, texts: bool, served: Served) -> None:
@@ -73,7 +73,7 @@ def build_arms(config: ServeConfig, backend: AsyncBackend, metrics: Metrics) -> 
     named += [(v.name, v.path, v.share) for v in config.variants]
     arms = []
     for name, path, share in named:
-        checkpoint = load_checkpoint(path)
+        checkpoint = _load(path, config)
         if config.fallback is not None and checkpoint.support is None:
             service_log.warning("no_guard", extra={"fields": {"checkpoint": str(path)}})
         arms.append(
@@ -142,11 +142,13 @@ def build_backend(config: ServeConfig, checkpoint: Checkpoint, metrics: Metrics)
             f"models: expected {checkpoint.config.num_rungs}, as {config.controller} was trained "
             f"for {[m.name for m in checkpoint.models]}, found {list(models)}"
         )
-    extract = whole_text if config.whole_texts else stated_answer
+    names = [source.partition("#")[2] or trained.name
+             for source, trained in zip(models, checkpoint.models, strict=True)]  # fmt: skip
+    prompts = read_prompts(config.prompts, names)
     rungs = [
-        _endpoint(source, rung, config, checkpoint, metrics, extract)
+        _endpoint(source, rung, config, checkpoint, metrics, prompts.get(names[rung]))
         if source.startswith(("http://", "https://"))
-        else _local(source, rung, config, checkpoint, extract)
+        else _local(source, rung, config, checkpoint)
         for rung, source in enumerate(models)
     ]
     return Ladder(rungs)
@@ -175,12 +177,15 @@ def _endpoint(
     config: ServeConfig,
     checkpoint: Checkpoint,
     metrics: Metrics,
-    extract: Extract,
+    prompt: tuple[Message, ...] | None,
 ) -> AsyncBackend:
     url, _, name = source.partition("#")
     trained: ModelSpec = checkpoint.models[rung]
     adapted = any(adapter.name == "reviser" for adapter in trained.adapters)
     upstream = config.upstream
+    same_prompt = prompt in (None, trained.prompt)
+    if not same_prompt:
+        service_log.warning("other_prompt", extra={"fields": {"model": name or trained.name}})
     return OpenAIBackend(
         Endpoint(
             base_url=url,
@@ -194,18 +199,42 @@ def _endpoint(
             asks_n=upstream.asks_n,
             streams=upstream.streams,
             body={**_decoding(trained), **upstream.body},
-            read_timeout_s=upstream.read_timeout_s,
+            wants_logprobs=checkpoint.config.reads_logprobs,
+            prompt=trained.prompt if prompt is None else prompt,
+            prompt_length=trained.prompt_length if same_prompt else None,
+            tokenize=_tokenizer(checkpoint, rung),
+            trained_as=trained.name,
+            attempt_deadline_s=upstream.attempt_deadline_s,
             max_retries=upstream.max_retries,
             max_connections=4 * config.limits.max_in_flight,
         ),
-        extract=extract,
+        answers=answer_kind(checkpoint.answers),
         observe=metrics.tried,
     )
 
 
-def _local(
-    source: str, rung: int, config: ServeConfig, checkpoint: Checkpoint, extract: Extract
-) -> AsyncBackend:
+def _tokenizer(checkpoint: Checkpoint, rung: int) -> Callable[[Sequence[Message]], int] | None:
+    """Counts chats by the tokenizer of the model that the checkpoint names, if it lies here."""
+    paths = checkpoint.model_paths
+    directory = (checkpoint.path or Path()) / paths[rung] if paths else Path()
+    if not (directory / "tokenizer_config.json").exists():
+        return None
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(directory.resolve(), local_files_only=True)
+    if not tokenizer.chat_template:
+        return None
+
+    def count(chat: Sequence[Message]) -> int:
+        ids = tokenizer.apply_chat_template(
+            list(chat), add_generation_prompt=True, return_dict=False
+        )
+        return len(ids)
+
+    return count
+
+
+def _local(source: str, rung: int, config: ServeConfig, checkpoint: Checkpoint) -> AsyncBackend:
     from controller.backends.adapters import load_adapters
     from controller.backends.base import recorded_temperature
     from controller.backends.threaded import ThreadedBackend
@@ -225,23 +254,26 @@ def _local(
         [loaded],
         temperature=recorded_temperature(checkpoint.models),
         max_new_tokens=_longest(rung, config, checkpoint),
-        extract=extract,
+        answers=answer_kind(checkpoint.answers),
     )
     segmented = with_segments(checkpoint, backend) if rung == 0 else backend
     return ThreadedBackend(segmented, reads_prompts=rung == 0, revises=rung == 0 and adapted)
 
 
-def build_equivalence(setting: str) -> Equivalence:
+def build_equivalence(kind: AnswerKind, setting: str | None = None) -> Equivalence:
     """When two answers are the same.
 
+    Args:
+        kind: of the answers.
+        setting: URL#MODEL of a server of embeddings; None for none.
+
     Raises:
-        ConfigError: neither exact nor numeric nor URL#MODEL.
+        ConfigError: not URL#MODEL.
     """
-    if setting == "exact":
-        return Exact()
-    if setting == "numeric":
-        return Numeric()
+    if setting is None:
+        return ByKind(kind)
     url, _, model = setting.partition("#")
     if not url.startswith(("http://", "https://")) or not model:
-        raise ConfigError(f"equivalence: expected exact, numeric or URL#MODEL, found {setting!r}")
-    return Embedding(url, model, api_key=os.environ.get(EMBEDDING_KEY_VARIABLE, "none"))
+        raise ConfigError(f"equivalence: expected URL#MODEL, found {setting!r}")
+    api_key = os.environ.get(EMBEDDING_KEY_VARIABLE, "none")
+    return Embedding(url, model, ByKind(kind), api_key=api_key)

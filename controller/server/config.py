@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from controller.answers import answer_kind
 from controller.errors import ConfigError
 from controller.server.arms import named_rule
 from controller.server.limits import Limits
@@ -20,20 +21,20 @@ class Upstream:
     """How models behind servers are asked; see `controller.backends.openai.Endpoint`.
 
     Attributes:
-        asks_n: several choices in one request.
+        asks_n: several choices in one request, of servers that make several.
         streams: stream from them.
         body: further fields of each request; a temperature, as the traces were recorded at, is
             in it unless this says otherwise.
         reviser: name of the model that REVISE asks on the small model's server.
-        read_timeout_s: between two bytes.
-        max_retries: further tries per attempt.
+        attempt_deadline_s: for one attempt.
+        max_retries: further requests per attempt where nothing was generated.
     """
 
-    asks_n: bool = False
+    asks_n: bool = True
     streams: bool = False
     body: Mapping[str, Any] = field(default_factory=dict)
     reviser: str | None = None
-    read_timeout_s: float = 60.0
+    attempt_deadline_s: float = 60.0
     max_retries: int = 3
 
 
@@ -83,9 +84,11 @@ class ServeConfig:
             whose askers say nothing.
         limits: what callers may spend.
         upstream: how servers are asked.
+        prompts: what models are asked with, `[NAME=]FILE|TEXT` each; the checkpoint's where
+            nothing is said.
         max_new_tokens: longest attempt; None for what the controller was trained with.
-        equivalence: `exact`, `numeric`, or URL#MODEL of a server of embeddings.
-        whole_texts: whether the whole text of an attempt is its answer, for open questions.
+        answers: kind of answers; None for what the controller was trained with.
+        equivalence: URL#MODEL of a server of embeddings, by which further answers are the same.
         fallback: rule that decides where the policy has not been in training; None for none.
         always: rule that decides always, the policy only being watched.
         variants: further controllers.
@@ -107,9 +110,10 @@ class ServeConfig:
     mean_cost: float | None = None
     limits: Limits = field(default_factory=Limits)
     upstream: Upstream = field(default_factory=Upstream)
+    prompts: tuple[str, ...] = ()
     max_new_tokens: int | None = None
-    equivalence: str = "exact"
-    whole_texts: bool = False
+    answers: str | None = None
+    equivalence: str | None = None
     fallback: str | None = "adaptive-cascade"
     always: str | None = None
     variants: tuple[Variant, ...] = ()
@@ -127,6 +131,8 @@ class ServeConfig:
                 f"host: expected a loopback address where no keys are needed, found {self.host}; "
                 "make keys with `allot key NAME` and pass --keys FILE"
             )
+        if self.answers is not None:
+            answer_kind(self.answers)
         for rule in (self.fallback, self.always):
             if rule is not None:
                 named_rule(rule)

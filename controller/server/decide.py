@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from controller.actions import ActionKind
-from controller.answers import normalize_answer, stated_answer
+from controller.answers import AnswerKind, answer_kind, read_answer
 from controller.backends.base import PromptState
 from controller.core import EpisodeCore
 from controller.cost import Usage
@@ -56,17 +56,21 @@ def decide(request: DecideRequest, terms: Terms, arm: Arm) -> dict[str, Any]:
         difficulty=None if request.question is None else arm.checkpoint.difficulty,
     )
     core.start(PromptState(prompt_tokens=lengths))
-    for batch in _rounds([_attempt(a, i, models) for i, a in enumerate(request.attempts)], request):
+    answers = answer_kind(arm.checkpoint.answers)
+    made = [_attempt(a, i, models, answers) for i, a in enumerate(request.attempts)]
+    for batch in _rounds(made, request):
         core.made(batch)
         scores = [a.verifier_score for a in batch if a.verifier_score is not None]
         if config.verifies and scores:
             core.verified(scores)
-    choice = arm.new_decider(lambda feature: None).choose(core, core.mask())
+    strayed: list[str] = []
+    choice = arm.new_decider(strayed.append).choose(core, core.mask())
     allowed = zip(config.actions.names, core.mask()[0].tolist(), strict=True)
     return {
         "object": "decision",
         **choice_json(choice, explain=terms.explain),
         "allowed": [name for name, legal in allowed if legal],
+        "guarded": strayed[0] if strayed else None,
         "price": core.price,
         "arm": arm.name,
         "policy": arm.digest,
@@ -85,7 +89,9 @@ def _rounds(attempts: list[Attempt], request: DecideRequest) -> list[list[Attemp
     return rounds
 
 
-def _attempt(given: AttemptIn, index: int, models: tuple[ModelSpec, ...]) -> Attempt:
+def _attempt(
+    given: AttemptIn, index: int, models: tuple[ModelSpec, ...], answers: AnswerKind
+) -> Attempt:
     kind = ActionKind(given.action)
     rung = given.rung if given.rung is not None else int(kind is ActionKind.ESCALATE)
     if not (rung < len(models) and (rung > 0) == (kind is ActionKind.ESCALATE)):
@@ -93,7 +99,7 @@ def _attempt(given: AttemptIn, index: int, models: tuple[ModelSpec, ...]) -> Att
             f"attempts.{index}.rung: expected 0 for sample and revise and 1 to "
             f"{len(models) - 1} for escalate, found {rung}"
         )
-    read = stated_answer(given.text) if given.text is not None else None
+    read = read_answer(given.text, None, answers) if given.text is not None else None
     return Attempt(
         attempt_id=str(index),
         question_id="",
@@ -101,9 +107,10 @@ def _attempt(given: AttemptIn, index: int, models: tuple[ModelSpec, ...]) -> Att
         rung=rung,
         action=kind,
         index=index,
-        answer=normalize_answer(given.answer) if given.answer is not None else read,
+        answer=answers.canonical(given.answer) if given.answer is not None else read,
         prompt_tokens=given.prompt_tokens,
         completion_tokens=given.completion_tokens,
+        finish_reason=given.finish_reason,
         mean_logprob=given.mean_logprob,
         min_logprob=given.min_logprob,
         verifier_score=given.verifier_score,

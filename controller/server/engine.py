@@ -13,12 +13,13 @@ from typing import Any
 
 from opentelemetry import trace
 
+from controller.answers import UNSTATED, answer_kind
 from controller.backends.asynchronous import AsyncBackend, perform
 from controller.core import Choice, Decision, EpisodeCore, play, steps_async
 from controller.errors import BackendError, ConfigError
 from controller.exchange import MakeAttempts, VerifyAttempts, Work, carry_out_async
 from controller.server.arms import Arm, Arms
-from controller.server.equivalence import Equivalence, Exact
+from controller.server.equivalence import ByKind, Equivalence
 from controller.server.limits import EscalationBudget, Limits
 from controller.server.restrict import DEADLINE, Restricted
 from controller.server.terms import NoAnswerError, Served, Terms, best_unread
@@ -52,9 +53,17 @@ class Engine:
         on_stray: Callable[[str, str], None] = lambda arm, feature: None,
     ) -> None:
         self.arms, self.backend = arms, backend
-        self.limits, self.equivalence = limits or Limits(), equivalence or Exact()
+        self.limits = limits or Limits()
+        self.equivalence = equivalence or ByKind(answer_kind(UNSTATED))
         self.escalations = EscalationBudget(self.limits)
         self._on_served, self._on_stray = on_served, on_stray
+        self.differences: tuple[str, ...] = ()
+        """From training, that were found at the start."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is not as it should be, for people."""
+        return self.differences + tuple(w for arm in self.arms.arms for w in arm.watch.warnings)
 
     async def answer(
         self,
@@ -93,8 +102,9 @@ class Engine:
             budget=budget,
             difficulty=arm.checkpoint.difficulty,
         )
+        strayed: list[str] = []
         decider = Restricted(
-            inner=arm.new_decider(partial(self._on_stray, arm.name)),
+            inner=arm.new_decider(strayed.append),
             backend=self.backend,
             budget=self.escalations,
             caller=caller,
@@ -107,6 +117,11 @@ class Engine:
             span.set_attribute("allot.cost", core.cost)
         if arm.pace is not None and not terms.price_terms:
             arm.pace.count(core.cost)
+        for feature in strayed:
+            self._on_stray(arm.name, feature)
+        guarded = strayed[0] if strayed else None
+        if arm.guarded and decisions:
+            arm.watch.note(guarded)
         served = Served(
             episode_id=f"allot-{uuid.uuid4().hex}",
             question=replace(question, question_id=terms.question_id or ""),
@@ -123,6 +138,8 @@ class Engine:
             usage=core.usage,
             degraded=tuple(sorted(decider.degraded)),
             limited=tuple(sorted(decider.limited)),
+            guarded=guarded,
+            warnings=self.warnings,
             decision_s=decider.seconds,
             wall_s=time.perf_counter() - started,
         )

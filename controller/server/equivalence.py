@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from openai import AsyncOpenAI
-from pebble import ProcessExpired, ProcessPool
 
+from controller.answers import AnswerKind, first_same
 from controller.errors import BackendError, ConfigError
 
 
@@ -27,66 +25,24 @@ class Equivalence(Protocol):
         ...
 
 
-class Exact:
-    """The same spelling, after `controller.answers.normalize_answer`."""
+class ByKind:
+    """The same as the kind of the answers says.
+
+    Args:
+        kind: of the answers.
+    """
+
+    def __init__(self, kind: AnswerKind) -> None:
+        self.kind = kind
 
     async def canonical(self, answer: str, known: Sequence[str]) -> str:
-        """The answer itself."""
-        return answer
+        """The first known answer that is the same."""
+        if answer in known or all(self.kind.settled(text) for text in (answer, *known)):
+            return answer
+        return await asyncio.to_thread(first_same, self.kind, answer, known)
 
     async def close(self) -> None:
         """Nothing to do."""
-
-
-class Numeric:
-    """The same mathematical value, by math-verify, in a process that is killed if it hangs.
-
-    Args:
-        timeout_s: for one comparison; answers that take longer are different.
-        workers: processes.
-    """
-
-    def __init__(self, timeout_s: float = 2.0, workers: int = 1) -> None:
-        if timeout_s <= 0 or workers < 1:
-            raise ConfigError("numeric equivalence: expected a positive time-out and workers")
-        self._timeout_s = timeout_s
-        self._pool = ProcessPool(workers, context=multiprocessing.get_context("spawn"))
-
-    async def canonical(self, answer: str, known: Sequence[str]) -> str:
-        """The first known answer of the same value."""
-        for other in known:
-            if other == answer or await self._same(other, answer):
-                return other
-        return answer
-
-    async def _same(self, one: str, other: str) -> bool:
-        future: Future[Any] = self._pool.schedule(
-            same_value, args=(one, other), timeout=self._timeout_s
-        )
-        try:
-            return bool(await asyncio.wrap_future(future))
-        except (TimeoutError, ProcessExpired):
-            return False
-
-    async def close(self) -> None:
-        """Stop the processes."""
-        self._pool.stop()  # type: ignore[no-untyped-call]
-        await asyncio.to_thread(self._pool.join)
-
-
-def same_value(one: str, other: str) -> bool:
-    r"""Whether two answers have one mathematical value.
-
-    They are read as LaTeX alone: math-verify reads other expressions with `eval`.
-
-    >>> same_value("1/2", "0.5"), same_value("x+1", "1+x"), same_value("3", "4")
-    (True, True, False)
-    """
-    from math_verify import LatexExtractionConfig, parse, verify
-
-    latex = [LatexExtractionConfig()]
-    parsed = [parse(f"${text}$", latex, parsing_timeout=None) for text in (one, other)]
-    return all(parsed) and bool(verify(*parsed, timeout_seconds=None))
 
 
 class Embedding:
@@ -95,6 +51,7 @@ class Embedding:
     Args:
         base_url: of an OpenAI-compatible server.
         model: that embeds.
+        first: puts answers together before, so that only the others are embedded.
         threshold: least cosine.
         api_key: sent as bearer token.
         timeout_s: for one embedding; answers that take longer are different.
@@ -104,6 +61,7 @@ class Embedding:
         self,
         base_url: str,
         model: str,
+        first: Equivalence,
         *,
         threshold: float = 0.9,
         api_key: str = "none",
@@ -114,10 +72,11 @@ class Embedding:
         self._client = AsyncOpenAI(
             base_url=base_url, api_key=api_key, max_retries=1, timeout=timeout_s
         )
-        self._model, self._threshold = model, threshold
+        self._model, self._threshold, self._first = model, threshold, first
 
     async def canonical(self, answer: str, known: Sequence[str]) -> str:
         """The closest known answer, if it is close enough."""
+        answer = await self._first.canonical(answer, known)
         if not known or answer in known:
             return answer
         try:
@@ -143,4 +102,5 @@ class Embedding:
 
     async def close(self) -> None:
         """Close the connections."""
+        await self._first.close()
         await self._client.close()

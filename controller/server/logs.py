@@ -101,6 +101,7 @@ def episode_fields(served: Served, *, texts: bool) -> dict[str, Any]:
         "cost": served.cost,
         "degraded": list(served.degraded),
         "limited": list(served.limited),
+        "guarded": served.guarded,
         "wall_s": round(served.wall_s, 6),
         "decisions": [_decision(decision) for decision in served.decisions],
         "attempts": [
@@ -114,6 +115,7 @@ def episode_fields(served: Served, *, texts: bool) -> dict[str, Any]:
                 "text": attempt.text if texts else None,
                 "prompt_tokens": attempt.prompt_tokens,
                 "completion_tokens": attempt.completion_tokens,
+                "finish_reason": attempt.finish_reason,
                 "mean_logprob": attempt.mean_logprob,
                 "min_logprob": attempt.min_logprob,
                 "verifier_score": attempt.verifier_score,

@@ -40,6 +40,12 @@ class Metrics:
         self.strays = Counter(
             "allot_strays", "Questions unlike those of training.", ["arm", "feature"], registry=r
         )
+        self.guard_share = Gauge(
+            "allot_guard_share",
+            "Share of the last questions that the guard decided.",
+            ["arm"],
+            registry=r,
+        )
         self.degraded = Counter(
             "allot_degraded", "Answers made without a model.", ["model"], registry=r
         )
@@ -76,6 +82,7 @@ class Metrics:
                 if kind.endswith("_tokens") and count:
                     self.tokens.labels(model, kind.removesuffix("_tokens")).inc(count)
         self.cost.labels(served.arm.name).inc(served.cost)
+        self.guard_share.labels(served.arm.name).set(served.arm.watch.share)
         for model in served.degraded:
             self.degraded.labels(model).inc()
         for reason in served.limited:

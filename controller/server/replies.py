@@ -60,6 +60,7 @@ def attempt_json(attempt: Attempt) -> Json:
         "error": attempt.error,
         "prompt_tokens": attempt.prompt_tokens,
         "completion_tokens": attempt.completion_tokens,
+        "finish_reason": attempt.finish_reason,
         "mean_logprob": attempt.mean_logprob,
     }
 
@@ -93,6 +94,8 @@ def extension(served: Served, *, explain: bool) -> Json:
         "degraded": bool(served.degraded),
         "unavailable": list(served.degraded),
         "limited": list(served.limited),
+        "guarded": served.guarded,
+        "warnings": list(served.warnings),
         "price": served.price,
         "round_price": served.round_price,
         "cost": served.cost,

@@ -16,7 +16,10 @@ from controller.errors import ConfigError
 from controller.server.app import Service
 from controller.server.build import Reloader, build_service
 from controller.server.config import ServeConfig
+from controller.server.engine import Engine
 from controller.server.logs import JsonFormatter, configure, service_log
+
+_PREPARE_EVERY_S = 5.0
 
 
 class _Server(uvicorn.Server):
@@ -76,22 +79,37 @@ def serve(config: ServeConfig) -> None:
     gc.collect()
     gc.freeze()
     with listener, asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-        runner.run(_serve(server, reloader, listener, config.watch_s))
+        runner.run(_serve(server, service.engine, reloader, listener, config.watch_s))
     service_log.info("stopped")
 
 
 async def _serve(
-    server: uvicorn.Server, reloader: Reloader, listener: socket.socket, watch_s: float
+    server: uvicorn.Server,
+    engine: Engine,
+    reloader: Reloader,
+    listener: socket.socket,
+    watch_s: float,
 ) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.reload)
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises the signal again once all is done; ending was all that it asked for.
         signal.signal(number, lambda number, frame: None)
     watching = asyncio.create_task(_watch(reloader, watch_s))
+    preparing = asyncio.create_task(_prepare(engine))
     try:
         await server.serve(sockets=[listener])
     finally:
         watching.cancel()
+        preparing.cancel()
+
+
+async def _prepare(engine: Engine) -> None:
+    """Compare the models with what the policy was trained for, once all of them answer."""
+    while await engine.backend.check():
+        await asyncio.sleep(_PREPARE_EVERY_S)
+    engine.differences = await engine.backend.prepare()
+    for difference in engine.differences:
+        service_log.warning("differs_from_training", extra={"fields": {"what": difference}})
 
 
 async def _watch(reloader: Reloader, every_s: float) -> None:

@@ -149,6 +149,9 @@ class AttemptIn(Strict):
     )
     prompt_tokens: Tokens
     completion_tokens: Tokens
+    finish_reason: Annotated[str, Field(max_length=32)] | None = Field(
+        None, description="As servers say; `length`: cut at its longest."
+    )
     mean_logprob: Logprob | None = None
     min_logprob: Logprob | None = None
     verifier_score: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None

@@ -70,6 +70,9 @@ class Served:
         usage: what was really processed, by model.
         degraded: models whose absence changed the answer's course.
         limited: budgets, or the deadline, that did.
+        guarded: feature that was outside its range of training, so that a rule decided; None
+            where the policy did.
+        warnings: about the service, for people.
         decision_s: spent deciding.
         wall_s: from question to answer.
     """
@@ -89,6 +92,8 @@ class Served:
     usage: dict[str, Usage]
     degraded: tuple[str, ...]
     limited: tuple[str, ...]
+    guarded: str | None
+    warnings: tuple[str, ...]
     decision_s: float
     wall_s: float
 

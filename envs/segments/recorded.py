@@ -164,7 +164,7 @@ def read_trees(
     """Recorded questions and trees of some splits; see `SegmentTable.build`."""
     table = SegmentTable.build(traces, splits, ladder)
     return Recorded(
-        questions=recorded_questions(traces.questions, table.question_ids),
+        questions=recorded_questions(traces, table.question_ids),
         backend=RecordedSegments(traces, table),
         grader=recorded_grader(table),
         table=table,

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.answers import normalize_answer
 from controller.episodes import LEAST_LOGPROB, NO_ANSWER
 from controller.errors import TraceFormatError
+from envs.answer_kinds import kinds_of
 from envs.prompts import Prompts, read_prompts
 from envs.segments.traces import ESCALATE, PROMPT, SAMPLE, TO_END, SegmentTraces
 
@@ -230,8 +230,9 @@ class _Builder:
         verdicts: list[dict[int, bool]] = [{} for _ in self.ids]
         answer = np.full(len(question), NO_ANSWER)
         texts, correct = self._list("answer"), self._list("correct")
+        kinds = kinds_of(self.traces.manifest, [""] * len(self.ids))
         for row, q in enumerate(question.tolist()):
-            text = normalize_answer(texts[row])
+            text = None if texts[row] is None else kinds[q].canonical(texts[row])
             if text is not None:
                 answer[row] = ids[q].setdefault(text, len(ids[q]))
                 verdicts[q].setdefault(int(answer[row]), bool(correct[row]))

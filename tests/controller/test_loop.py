@@ -13,7 +13,7 @@ from controller.checkpoint import load_checkpoint
 from controller.errors import ConfigError
 from controller.loop import Controller, Episode
 from envs.compute import ComputeEnv
-from envs.grader import ExactGrader
+from envs.grader import KindGrader
 from tests.conftest import CHECKPOINTS
 
 
@@ -62,7 +62,7 @@ def test_live_ledger_adds_up(validation, config, live):
 
 def test_compute_env_runs_live(validation, config, live):
     config = replace(config, max_revisions=4)
-    env = ComputeEnv(validation.questions, live, config, ExactGrader())
+    env = ComputeEnv(validation.questions, live, config, KindGrader())
     _, info = env.reset(seed=0)
     env.step(1)
     env.step(2)
@@ -108,7 +108,7 @@ def test_live_and_replay_agree_statistically(controller, validation, traces):
     places = np.random.default_rng(1).choice(len(validation.questions), 60, replace=False)
     outcomes = [controller.answer(validation.questions[i], price=price) for i in places]
     right = [
-        ExactGrader().is_right(validation.questions[i], o.answer)
+        KindGrader().is_right(validation.questions[i], o.answer)
         for i, o in zip(places, outcomes, strict=True)
     ]
     error = np.sqrt(played.right[places].mean() * (1 - played.right[places].mean()) / len(places))

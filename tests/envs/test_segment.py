@@ -16,7 +16,7 @@ from controller.errors import IllegalActionError, TraceFormatError
 from controller.segments.episodes import ESCALATE, REVISE, SAMPLE, STOP, TO_END
 from controller.segments.observation import SEGMENT_OBSERVATION_NAMES
 from envs.compute import ComputeEnv
-from envs.grader import ExactGrader
+from envs.grader import KindGrader
 from envs.reward import budget_range
 from envs.segments.derive import derive_segment_config
 from envs.segments.recorded import read_trees
@@ -99,7 +99,7 @@ def test_replay_agrees_with_live(build, process, trees, small_and_large, probes,
         small_and_large, segmentation=trees.segmentation, value=value_readout(trees)
     )
     config = replace(process, probes=probes)
-    options = {"config": config, "difficulty": readout, "grader": ExactGrader()}
+    options = {"config": config, "difficulty": readout, "grader": KindGrader()}
     options["trees"] = read_trees(trees, ["test"])
     sides = build(**options), build(backend=live, **options)
     kinds = set()

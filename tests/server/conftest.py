@@ -31,6 +31,9 @@ QUESTION = (
 )
 """Of a kind that the controller knows, and where a second opinion is worth something."""
 
+PROMPT_LENGTH = (0.0, 0.25)
+"""Scripted servers do not count; the bundled controller has to know."""
+
 CONTROLLER = Path(__file__).parent.parent.parent / "checkpoints" / "controller"
 
 
@@ -53,7 +56,13 @@ def large():
 
 def ladder(*upstreams, metrics=None, breaker=None, **settings):
     """Backends of upstream servers, impatient ones."""
-    quick = {"read_timeout_s": 0.5, "connect_timeout_s": 0.5, "revises": False, **settings}
+    quick = {
+        "attempt_deadline_s": 0.5,
+        "connect_timeout_s": 0.5,
+        "revises": False,
+        "prompt_length": PROMPT_LENGTH,
+        **settings,
+    }
     return Ladder(
         [
             OpenAIBackend(

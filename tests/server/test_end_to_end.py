@@ -17,7 +17,7 @@ import openai
 import pytest
 
 from controller.checkpoint import load_checkpoint
-from envs.grader import ExactGrader
+from envs.grader import KindGrader
 from envs.recorded import read_recorded
 from tests.conftest import CHECKPOINTS
 from tests.server.test_operating import serving
@@ -110,7 +110,7 @@ def test_accuracy_and_cost_agree_with_replay(service, traces):
         else:
             allot = client.chat.completions.create(**asked).model_extra["allot"]
         assert not allot["degraded"]
-        return ExactGrader().is_right(question, allot["answer"]), allot
+        return KindGrader().is_right(question, allot["answer"]), allot
 
     with ThreadPoolExecutor(4) as pool:
         right, answers = zip(*pool.map(ask, range(QUESTIONS)), strict=True)

@@ -23,6 +23,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from controller.backends.asynchronous import Ladder
 from controller.checkpoint import load_checkpoint, save_checkpoint
 from controller.errors import ConfigError
+from controller.observation import NUM_FEATURES
 from controller.server.arms import deployed_process
 from controller.server.config import ServeConfig, Variant
 from controller.server.keys import Keys, key_digest
@@ -30,13 +31,15 @@ from envs.importing import import_attempts
 from envs.served import read_references
 from envs.table import TraceTable
 from envs.traces import TraceSet
-from tests.server.conftest import CONTROLLER, QUESTION, ladder
+from tests.server.conftest import CONTROLLER, PROMPT_LENGTH, QUESTION, ladder
 from tests.server.upstream import completion
 
 
 def copied_controller(directory):
     """A checkpoint that names no models, so that none is loaded."""
-    checkpoint = replace(load_checkpoint(CONTROLLER), model_paths=(), adapter_paths={})
+    checkpoint = load_checkpoint(CONTROLLER)
+    models = tuple(replace(model, prompt_length=PROMPT_LENGTH) for model in checkpoint.models)
+    checkpoint = replace(checkpoint, models=models, model_paths=(), adapter_paths={})
     save_checkpoint(checkpoint, directory, "card")
     return directory
 
@@ -118,7 +121,7 @@ def test_a_process_from_start_to_end(tmp_path, small, large):
     decisions = [d for row in rows for d in row["decisions"]]
     assert all(0 < d["propensity"] <= 1 for d in decisions)
     assert len({d["propensity"] for d in decisions}) > 2
-    assert all(len(d["observation"]) == 40 for d in decisions)
+    assert all(len(d["observation"]) == NUM_FEATURES for d in decisions)
     assert "secret" not in log.read_text() + "".join(service.lines)
     _import(tmp_path, log, rows)
 

@@ -89,7 +89,7 @@ def test_the_deadline_is_kept_and_the_best_answer_too(serve, small, large):
     """The second model hangs for longer than there is time."""
     small.script(completion("Answer: 1", logprob=-0.5))
     large.script(hang)
-    service = serve(small, large, read_timeout_s=20)
+    service = serve(small, large, attempt_deadline_s=20)
     started = time.monotonic()
     found = service.ask(price=CHEAP, deadline_s=1.0).json()
     assert time.monotonic() - started < 1.6
@@ -102,7 +102,7 @@ def test_the_deadline_is_kept_and_the_best_answer_too(serve, small, large):
 def test_no_answer_by_the_deadline(serve, small, large):
     small.script(hang)
     large.script(hang)
-    service = serve(small, large, read_timeout_s=20)
+    service = serve(small, large, attempt_deadline_s=20)
     started = time.monotonic()
     reply = service.ask(price=DEAR, deadline_s=0.5)
     assert time.monotonic() - started < 1.1
@@ -112,7 +112,7 @@ def test_no_answer_by_the_deadline(serve, small, large):
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "sse"])
 def test_a_client_that_leaves_takes_its_requests_with_it(serve, small, large, stream):
     small.script(hang)
-    service = serve(small, large, read_timeout_s=20)
+    service = serve(small, large, attempt_deadline_s=20)
     body = {
         "model": "allot",
         "messages": [{"role": "user", "content": "?"}],
@@ -146,7 +146,7 @@ def test_others_are_answered_meanwhile(serve, small, large):
 
     small.script(choosy)
     large.script(completion(model="large"))
-    service = serve(small, large, read_timeout_s=20)
+    service = serve(small, large, attempt_deadline_s=20)
     slow = threading.Thread(target=lambda: service.ask("slow", price=DEAR, deadline_s=2))
     slow.start()
     assert eventually(lambda: small.open == 1)

@@ -60,14 +60,16 @@ class Exchange:
         )
 
     async def event(self, content=None, *, finish=None, model="small", **more):
-        delta = {} if content is None else {"content": content}
+        await self.delta(finish, model, more, **({} if content is None else {"content": content}))
+
+    async def delta(self, finish=None, model="small", more=None, **delta):
         chunk = {
             "id": "c",
             "object": "chat.completion.chunk",
             "created": 1,
             "model": model,
             "choices": [{"index": 0, "delta": delta, "finish_reason": finish}],
-            **more,
+            **(more or {}),
         }
         await self.send(b"data: " + json.dumps(chunk).encode() + b"\n\n")
 
@@ -88,6 +90,8 @@ class Upstream:
     def __init__(self, *behaviours):
         self.behaviours = list(behaviours) or [completion()]
         self.requests: list[Exchange] = []
+        self.paths: dict[str, object] = {}
+        """Bodies to reply with beside `/v1`."""
         self.open, self.abandoned = 0, 0
         self._ready = threading.Event()
 
@@ -119,6 +123,10 @@ class Upstream:
         if exchange.path == "/v1/models":
             await exchange.reply({"object": "list", "data": []})
             return
+        if not exchange.path.startswith("/v1/"):
+            found = self.paths.get(exchange.path)
+            await exchange.reply(found or {}, status=200 if found else 404)
+            return
         self.requests.append(exchange)
         behaviour = self.behaviours.pop(0) if len(self.behaviours) > 1 else self.behaviours[0]
         self.open += 1
@@ -137,11 +145,11 @@ class Upstream:
             work.cancel()
             gone.cancel()
 
-    def _run(self):
+    def _run(self, port):
         async def main():
             self._stop = asyncio.Event()
             self._loop = asyncio.get_running_loop()
-            server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+            server = await asyncio.start_server(self._serve, "127.0.0.1", port)
             self.port = server.sockets[0].getsockname()[1]
             self._ready.set()
             await self._stop.wait()
@@ -150,8 +158,9 @@ class Upstream:
         asyncio.run(main())
 
     @contextmanager
-    def running(self):
-        thread = threading.Thread(target=self._run, daemon=True)
+    def running(self, port=0):
+        self._ready.clear()
+        thread = threading.Thread(target=self._run, args=(port,), daemon=True)
         thread.start()
         self._ready.wait()
         try:

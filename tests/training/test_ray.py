@@ -20,17 +20,19 @@ from controller.backends.fake import FakeBackend
 from controller.checkpoint import load_checkpoint
 from controller.errors import BackendError, ConfigError
 from controller.types import ModelSpec, Question
+from envs.grader import KindGrader
 from tests.conftest import CHECKPOINTS
 from tests.server.upstream import Upstream
 from tests.training.conftest import ROOT
-from tests.training.test_served_backend import record as record_served
-from tests.training.test_served_backend import seeded
+from tests.training.test_queues import record as record_served
+from tests.training.test_queues import said, seeded
 from training.cluster import Cluster, connected, map_on, num_workers
 from training.evaluate import play_prices
 from training.jobs import TrainJob
 from training.ray_recorder import RayRecorder
 from training.ray_train import train_on_cluster
-from training.record import RecordConfig, Shard
+from training.record import Missing, RecordConfig
+from training.recorders import LocalRecorder
 from training.runs import run_directories, train_all
 from training.settings import resolve
 from training.sources import find_source
@@ -135,14 +137,15 @@ def test_workers_that_ask_servers_record_what_one_process_does(cluster, tmp_path
     with Upstream(seeded).running() as upstream:
         here = record_served(upstream, tmp_path / "here")
         there = record_served(upstream, tmp_path / "there", Cluster(address=cluster.address))
-    assert there.attempts.equals(here.attempts)
+    assert said(there) == said(here)
 
 
 def test_errors_of_workers_are_those_of_this_machine(cluster, tmp_path):
     (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "config.json").write_text("{}")
     source = find_source([str(tmp_path / "empty")])
     with pytest.raises(BackendError, match="expected a directory or hub model") as here:
-        source.build()
+        source.recorder(RecordConfig())
     with (
         pytest.raises(BackendError) as there,
         RayRecorder(source, RecordConfig(), Cluster(address=cluster.address)) as recorder,
@@ -171,8 +174,8 @@ class Poisoned(FakeBackend):
 class Poison:
     name: str
 
-    def build(self):
-        return Poisoned(self.name)
+    def recorder(self, config):
+        return LocalRecorder(Poisoned(self.name), KindGrader(), config)
 
 
 @pytest.fixture
@@ -186,9 +189,13 @@ def sent_along():
 
 def test_a_shard_that_kills_whoever_records_it_stops_the_recording(cluster, sent_along):
     texts = ("fine", "poison")
-    shards = [
-        Shard(number=i, questions=[(Question(question_id=text, text=text, reference="1"), "test")])
-        for i, text in enumerate(texts)
+    todo = [
+        Missing(
+            question=Question(question_id=text, text=text, reference="1"),
+            split="test",
+            indices={"fake": (0,)},
+        )
+        for text in texts
     ]
     config = RecordConfig(samples=1, shard_questions=1)
     with (
@@ -196,7 +203,7 @@ def test_a_shard_that_kills_whoever_records_it_stops_the_recording(cluster, sent
         pytest.warns(UserWarning, match="a worker has died"),
         RayRecorder(Poison("fake"), config, Cluster(address=cluster.address)) as recorder,
     ):
-        list(recorder.record(shards))
+        recorder.record(todo, lambda rows: None)
 
 
 def test_machines_with_other_models_do_not_record(cluster, sent_along):

@@ -13,7 +13,7 @@ from controller.errors import CheckpointError, ConfigError
 from controller.loop import Controller
 from controller.segments.episodes import SAMPLE
 from controller.segments.rules import SegmentRule, always, fixed_length, redo_unlikely
-from envs.grader import ExactGrader
+from envs.grader import KindGrader
 from envs.segments.recorded import read_trees
 from envs.segments.traces import SegmentTraces
 from training.config import PPOConfig, TrainConfig
@@ -52,25 +52,28 @@ def test_a_killed_recording_goes_on_to_the_same_set(small_and_large, tmp_path):
     questions = {"train": new_questions(6, seed=9)}
     config = TreeConfig(attempts=1, draws=(2, 1), shard_questions=2, keep_text=True)
 
-    def record(name, stop_after=None):
+    def record(name, kill=False):
         class KilledError(Exception):
             pass
 
-        def progress(done):
-            if stop_after is not None and done >= stop_after:
-                raise KilledError
+        def watch(recording):
+            def see(rows):
+                if kill:
+                    raise KilledError
+
+            return see
 
         writer = SegmentWriter(small_and_large)
-        recorder = SegmentRecorder(writer, ExactGrader(), config)
+        recorder = SegmentRecorder(writer, KindGrader(), config)
         recording = SegmentRecording(questions, recorder, tmp_path / name, {})
         try:
-            recording.run(progress)
+            recording.run(watch)
         except KilledError:
             return None
         return SegmentTraces.read(tmp_path / name)
 
     whole = record("whole")
-    assert record("killed", stop_after=2) is None
+    assert record("killed", kill=True) is None
     with pytest.raises(Exception, match="expected segment traces"):
         SegmentTraces.read(tmp_path / "killed")
     resumed = record("killed")

@@ -36,7 +36,7 @@ def asking(n=1, action=ActionKind.SAMPLE, parent=None):
 def ask(url, n=1, deadline_s=None, after=None, requests=None, **settings):
     """Attempts, and the backend that made them."""
     parts = {k: settings.pop(k) for k in ("breaker", "retries") if k in settings}
-    quick = {"read_timeout_s": 0.3, "connect_timeout_s": 0.3, "max_retries": 1, **settings}
+    quick = {"attempt_deadline_s": 0.3, "connect_timeout_s": 0.3, "max_retries": 1, **settings}
     backend = OpenAIBackend(
         Endpoint(base_url=url, model="small", api_key="sk-secret", **quick), seed=0, **parts
     )
@@ -85,6 +85,27 @@ async def reset_midway(exchange):
     exchange.reset()
 
 
+async def reset_early(exchange):
+    await exchange.begin_stream()
+    await exchange.event("")
+    exchange.reset()
+
+
+async def slow_stream(exchange):
+    await exchange.begin_stream()
+    for _ in range(100):
+        await exchange.event("x")
+        await asyncio.sleep(0.05)
+
+
+async def stalled_stream(exchange):
+    await exchange.begin_stream()
+    await exchange.event("")
+    await asyncio.sleep(0.15)
+    await exchange.event("Answer: ")
+    await asyncio.sleep(30)
+
+
 async def cut_stream(exchange):
     await exchange.begin_stream()
     await exchange.event("Answer: ")
@@ -129,28 +150,46 @@ def status(code, body=None, **headers):
     return reply
 
 
+def usage_of(prompt, written):
+    return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
+
+
+def saying(content, finish="stop", **more):
+    """A completion with one choice that ends as told."""
+    message = {"role": "assistant", "content": content, **more.pop("message", {})}
+    choice = {"index": 0, "message": message, "finish_reason": finish}
+    return completion(choices=[choice], **more)
+
+
 FAULTS = {
-    "read time-out": (hang, {}, "read_timeout"),
     "429": (status(429), {}, "rate_limited"),
     "429 with Retry-After": (status(429, retry_after="0.05"), {}, "rate_limited"),
     "500": (status(500), {}, "server_error"),
     "502 with HTML": (status(502, b"<html>bad gateway</html>"), {}, "server_error"),
     "503": (status(503), {}, "server_error"),
+    "wrong content type": (html, {}, "bad_type"),
+    "not HTTP": (not_http, {}, "reset"),
+    "empty choices": (completion(choices=[], usage=None), {}, "empty_choices"),
+    "null choices": (completion(choices=None, usage=None), {}, "empty_choices"),
+    "null content": (saying(None, usage=None), {}, "null_content"),
+    "a list instead of an object": ([1, 2], {}, "bad_type"),
+    "wrong model": (completion(model="tiny", usage=None), {}, "wrong_model"),
+    "reset": (reset, {}, "reset"),
+    "error in SSE": (error_in_stream, {"streams": True}, "bad_response"),
+    "reset before the first token": (reset_early, {"streams": True}, "truncated_stream"),
+}  # fmt: skip
+
+STALLS = {"streams": True, "idle_timeout_s": 0.1, "attempt_deadline_s": 5}
+BEGUN = {
+    "attempt deadline": (hang, {}, "attempt_deadline"),
     "truncated JSON": (cut_json, {}, "bad_json"),
     "truncated body": (cut_body, {}, "truncated"),
-    "wrong content type": (html, {}, "bad_type"),
-    "not HTTP": (not_http, {}, "truncated"),
-    "empty choices": (completion(choices=[]), {}, "empty_choices"),
-    "null choices": (completion(choices=None), {}, "empty_choices"),
-    "null content": (completion(choices=[{"index": 0, "message": {
-        "role": "assistant", "content": None}, "finish_reason": "stop"}]), {}, "null_content"),
-    "a list instead of an object": ([1, 2], {}, "bad_type"),
     "huge body": (huge, {"max_response_bytes": 2**20}, "too_large"),
-    "wrong model": (completion(model="tiny"), {}, "wrong_model"),
-    "reset": (reset, {}, "reset"),
+    "wrong model that wrote": (completion(model="tiny"), {}, "wrong_model"),
+    "slow stream": (slow_stream, {"streams": True}, "attempt_deadline"),
+    "stalled stream": (stalled_stream, STALLS, "stalled"),
     "truncated SSE": (cut_stream, {"streams": True}, "truncated_stream"),
     "garbled SSE": (garbled_stream, {"streams": True}, "bad_json"),
-    "error in SSE": (error_in_stream, {"streams": True}, "bad_response"),
     "reset mid-stream": (reset_midway, {"streams": True}, "truncated_stream"),
     "huge stream": (huge_stream, {"streams": True, "max_response_bytes": 2**20}, "too_large"),
 }  # fmt: skip
@@ -160,8 +199,7 @@ async def streamed(exchange):
     await exchange.begin_stream()
     for part in ("Answer", ": ", "7"):
         await exchange.event(part)
-    await exchange.event(finish="stop", usage={
-        "prompt_tokens": 10, "completion_tokens": 3, "total_tokens": 13})  # fmt: skip
+    await exchange.event(finish="stop", usage=usage_of(10, 3))
     await exchange.send(b"data: [DONE]\n\n")
 
 
@@ -183,6 +221,15 @@ def test_one_fault_is_retried_and_two_are_told(server, fault):
     assert backend.breaker.state is BreakerState.OPEN
 
 
+@pytest.mark.parametrize("fault", BEGUN)
+def test_what_a_server_has_begun_to_write_is_not_asked_for_again(server, fault):
+    behaviour, settings, kind = BEGUN[fault]
+    server.script(behaviour, RIGHT)
+    (attempt,), _ = ask(server.url, **settings)
+    assert (attempt.error, server.calls) == (kind, 1)
+    assert "sk-secret" not in repr(attempt)
+
+
 def test_refused_dns_and_connect_time_out():
     closed = "http://127.0.0.1:9/v1"
     assert ask(closed)[0][0].error == "refused"
@@ -199,7 +246,7 @@ def test_connect_time_out():
         for s in fill:
             s.setblocking(False)
             s.connect_ex(("127.0.0.1", port))
-        (attempt,), _ = ask(f"http://127.0.0.1:{port}/v1", max_retries=0)
+        (attempt,), _ = ask(f"http://127.0.0.1:{port}/v1", max_retries=0, attempt_deadline_s=5)
         for s in fill:
             s.close()
     assert attempt.error == "connect_timeout"
@@ -209,7 +256,7 @@ def test_slow_drip_ends_at_the_deadline(server):
     """Each byte comes in time, but the answer never does."""
     server.script(drip)
     started = time.monotonic()
-    (attempt,), backend = ask(server.url, deadline_s=0.5)
+    (attempt,), backend = ask(server.url, deadline_s=0.5, attempt_deadline_s=5)
     assert attempt.error == "deadline"
     assert time.monotonic() - started < 1.5
     assert backend.breaker.state is BreakerState.CLOSED
@@ -217,7 +264,7 @@ def test_slow_drip_ends_at_the_deadline(server):
 
 def test_what_is_not_done_by_the_deadline_does_not_cost_the_rest(server):
     server.script(RIGHT, hang)
-    made, _ = ask(server.url, n=3, deadline_s=0.25, read_timeout_s=5)
+    made, _ = ask(server.url, n=3, deadline_s=0.25, attempt_deadline_s=5)
     assert sorted((a.answer or "", a.error or "") for a in made) == [
         ("", "deadline"),
         ("", "deadline"),
@@ -322,7 +369,7 @@ def test_side_by_side(server):
 
     server.script(slow)
     started = time.monotonic()
-    made, _ = ask(server.url, n=4, read_timeout_s=5)
+    made, _ = ask(server.url, n=4, attempt_deadline_s=5)
     assert [a.answer for a in made] == ["7"] * 4
     assert time.monotonic() - started < 4 * 0.5
     assert server.calls == 4
@@ -383,15 +430,170 @@ def test_streams_add_up(server):
     assert attempt.usage.cancelled_tokens == 0
 
 
-def test_tokens_of_failed_tries_are_not_forgotten(server):
-    server.script(cut_stream, streamed)
-    (attempt,), _ = ask(server.url, streams=True)
-    assert attempt.answer == "7"
-    assert attempt.usage.cancelled_tokens == 1
-    wrong = completion("Answer: 7", model="tiny")
-    server.script(wrong, RIGHT)
+@pytest.mark.parametrize("streams", [False, True])
+def test_an_attempt_that_was_cut_while_thinking_is_paid_and_has_no_answer(server, streams):
+    async def thinking(exchange):
+        await exchange.begin_stream()
+        await exchange.delta(reasoning_content="Answer: 8")
+        await exchange.event(finish="length", usage=usage_of(10, 50))
+
+    thought = {"reasoning_content": "Answer: 8"}
+    whole = saying(None, "length", message=thought, usage=usage_of(10, 50))
+    server.script(thinking if streams else whole)
+    (attempt,), backend = ask(server.url, streams=streams)
+    assert (attempt.answer, attempt.error, attempt.text, attempt.cut) == (None, None, "", True)
+    assert attempt.usage.decoded_tokens == 50
+    assert (server.calls, backend.breaker.state) == (1, BreakerState.CLOSED)
+
+
+def test_reasons_to_end_are_kept(server):
+    for reason in ("stop", "length", "eos"):
+        server.script(saying("Answer: 7", reason))
+        (attempt,), _ = ask(server.url)
+        assert (attempt.finish_reason, attempt.cut) == (reason, reason == "length")
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"usage": {**usage_of(10, 5), "prompt_tokens_details": {"cached_tokens": 9}}},
+        {"usage": usage_of(10, 5), "timings": {"cache_n": 9, "prompt_n": 1}},
+    ],
+)
+def test_cached_tokens_are_not_prefilled_again(server, told):
+    server.script(completion(**told))
     (attempt,), _ = ask(server.url)
-    assert attempt.usage.prefill_tokens == 20
+    assert (attempt.usage.cached_tokens, attempt.usage.prefill_tokens) == (9, 1)
+
+
+def test_each_choice_has_its_own_tokens(server):
+    """vLLM counts all choices together, llama.cpp the first alone; without log-probabilities."""
+    texts = ("Answer: 7", "Let me see. Answer: 7")
+    choices = [
+        {"index": i, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+        for i, text in enumerate(texts)
+    ]
+    for told in (
+        {"usage": usage_of(10, 30)},
+        {"usage": usage_of(10, 9), "timings": {"cache_n": 0}},
+    ):
+        server.script(completion(choices=choices, **told))
+        made, _ = ask(server.url, n=2, asks_n=True)
+        assert [a.completion_tokens for a in made] == [9, 21]
+
+
+def test_a_failed_request_for_several_choices_is_not_asked_again_one_by_one(server):
+    server.script(hang, RIGHT)
+    made, _ = ask(server.url, n=3, asks_n=True)
+    assert ([a.error for a in made], server.calls) == (["attempt_deadline"] * 3, 1)
+    server.script(status(400), RIGHT)
+    made, _ = ask(server.url, n=3, asks_n=True)
+    assert ([a.answer for a in made], server.calls) == (["7"] * 3, 4)
+
+
+def test_prompts_are_put_around_the_question(server):
+    chat = (
+        {"role": "system", "content": "Be short."},
+        {"role": "user", "content": "Q: {question}"},
+    )
+    server.script(RIGHT)
+    ((first,), backend) = ask(server.url, prompt=chat)
+    assert server.requests[0].body["messages"] == [chat[0], {"role": "user", "content": "Q: 2+5="}]
+    assert backend.models[0].prompt == chat
+    ask(server.url, prompt=chat, requests=asking(action=ActionKind.REVISE, parent=first))
+    assert [m["role"] for m in server.requests[1].body["messages"]] == [
+        *("system", "user", "assistant", "user")
+    ]
+
+
+def state(url, after=(), **settings):
+    """What is known of the question's prompt before an attempt."""
+    backend = OpenAIBackend(Endpoint(base_url=url, model="small", **settings), seed=0)
+
+    async def run():
+        try:
+            for _ in after:
+                await backend.attempts(asking())
+            return await backend.prompt_state(QUESTION, hidden=False)
+        finally:
+            await backend.close()
+
+    return asyncio.run(run())
+
+
+def test_prompts_are_counted_by_servers_that_can(server):
+    llama = {"/apply-template": {"prompt": "<user>2+5="}, "/tokenize": {"tokens": [1] * 37}}
+    for paths, tokens in ((llama, 37), ({"/tokenize": {"count": 41}}, 41)):
+        server.script(RIGHT)
+        server.paths = paths
+        found = state(server.url)
+        assert (found.prompt_tokens, found.counted) == ((tokens,), True)
+    server.paths = {}
+
+
+def test_what_nobody_counts_is_estimated_as_in_training_or_a_guess(server):
+    server.script(RIGHT)
+    known = state(server.url, prompt_length=(30.0, 0.5))
+    assert (known.prompt_tokens, known.counted) == ((32,), True)
+    assert not state(server.url).counted
+    assert state(server.url, tokenize=lambda chat: 12).prompt_tokens == (12,)
+
+
+def test_a_server_that_counts_otherwise_than_it_bills_is_not_believed(server):
+    server.script(completion(usage=usage_of(80, 5)))
+    server.paths = {"/tokenize": {"count": 41}}
+    backend = OpenAIBackend(Endpoint(base_url=server.url, model="small"))
+
+    async def run():
+        for _ in range(3):
+            await backend.prompt_state(QUESTION, hidden=False)
+            await backend.attempts(asking())
+        found = await backend.prompt_state(QUESTION, hidden=False)
+        await backend.close()
+        return found
+
+    assert not asyncio.run(run()).counted
+    server.paths = {}
+
+
+def test_a_start_tells_what_differs_from_training(server):
+    def warnings(**settings):
+        backend = OpenAIBackend(Endpoint(base_url=server.url, model="small", **settings))
+
+        async def run():
+            try:
+                return " ".join(await backend.prepare()), backend
+            finally:
+                await backend.close()
+
+        return asyncio.run(run())
+
+    server.script(completion(usage=usage_of(50, 1), logprob=None))
+    said, _ = warnings(prompt_length=(10.0, 0.25), trained_as="qwen")
+    assert "trained for qwen" in said
+    assert "no log-probabilities" in said
+    assert "+36 tokens" in said
+    assert warnings(wants_logprobs=False, prompt_length=(46.0, 0.25))[0] == ""
+    server.script(completion(usage=usage_of(34, 1)), completion(usage=usage_of(194, 1)))
+    said, backend = warnings()
+    assert said == ""
+    assert server.requests[0].body["max_tokens"] == 1
+    assert not backend.lengths.fit.known, "until attempts bear it out"
+    assert backend.lengths.fit.estimate(340) == pytest.approx(115, abs=2)
+
+
+def test_tokens_of_failed_tries_are_not_forgotten(server):
+    server.script(cut_stream)
+    (attempt,), _ = ask(server.url, streams=True)
+    assert attempt.usage.cancelled_tokens == 1
+    server.script(slow_stream)
+    (attempt,), _ = ask(server.url, streams=True, deadline_s=0.2)
+    assert attempt.error == "deadline"
+    assert attempt.usage.cancelled_tokens > 1
+    wrong = completion("Answer: 7", model="tiny")
+    server.script(wrong)
+    (attempt,), _ = ask(server.url)
+    assert attempt.usage.prefill_tokens == 10
     assert attempt.usage.cancelled_tokens == wrong["usage"]["completion_tokens"]
 
 

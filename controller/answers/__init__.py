@@ -1,0 +1,156 @@
+"""From what a model wrote to an answer that can be compared and voted on.
+
+A kind of answer says what is read and which answers are equal: for votes, grading, service and
+imports alike. See docs/answers.md.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+
+from controller.answers.kinds import (
+    AnswerKind,
+    Auto,
+    Choice,
+    Exact,
+    Number,
+    Own,
+    Reading,
+    Several,
+    Text,
+    Whole,
+)
+from controller.errors import ConfigError
+
+__all__ = [
+    "EXAMPLES",
+    "KINDS",
+    "UNNAMED",
+    "UNSTATED",
+    "AnswerKind",
+    "Reading",
+    "answer_kind",
+    "first_same",
+    "is_right",
+    "load_kind",
+    "read_answer",
+    "unread_warning",
+]
+
+KINDS: dict[str, AnswerKind] = {
+    kind.name: kind
+    for kind in (
+        Auto(),
+        Number(),
+        Choice(),
+        Text(),
+        Several("list", ordered=True),
+        Several("set", ordered=False),
+        Exact(),
+        Whole(),
+    )
+}
+
+UNSTATED = "auto"
+"""For people who say nothing about their answers."""
+UNNAMED = "exact"
+"""Of trace sets and checkpoints that name none: they are older than the kinds."""
+
+EXAMPLES = 3
+"""Texts that a warning shows."""
+
+_LEAST_READ, _SHOWN = 0.8, 100
+_WORKED = ("####", "\\boxed")
+
+
+def answer_kind(name: str) -> AnswerKind:
+    r"""A kind by name; nothing is imported, so names may come from files.
+
+    Raises:
+        ConfigError: no such kind.
+
+    >>> answer_kind("number").read("So the final answer is:\n\n$72")
+    Reading(answer='72', how='stated')
+    """
+    if name in KINDS:
+        return KINDS[name]
+    if name.count(":") == 1 and all(name.split(":")):
+        return _OWN.get(name) or Own(name)
+    raise ConfigError(
+        f"answers: expected one of {sorted(KINDS)} or MODULE:FUNCTION, found {name!r}"
+    )
+
+
+_OWN: dict[str, AnswerKind] = {}
+
+
+def load_kind(name: str) -> AnswerKind:
+    """A kind that the caller names: an own function is imported, and known from then on.
+
+    Raises:
+        ConfigError: no such kind, module or function.
+    """
+    kind = answer_kind(name)
+    if name in KINDS or name in _OWN:
+        return kind
+    module, function = name.split(":")
+    try:
+        read = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"answers: expected a function {name}: {error}") from None
+    _OWN[name] = Own(name, read)
+    return _OWN[name]
+
+
+def read_answer(text: str, named: str | None, otherwise: AnswerKind) -> str | None:
+    """The answer of an attempt.
+
+    Args:
+        text: what a model wrote.
+        named: kind that the question names, see `Question.answers`.
+        otherwise: for questions that name none.
+    """
+    reading = (answer_kind(named) if named else otherwise).read(text)
+    return None if reading is None else reading.answer
+
+
+def is_right(kind: AnswerKind, answer: str | None, reference: str | None) -> bool:
+    r"""Whether an answer is the reference, which may be a worked solution that states one.
+
+    >>> is_right(answer_kind("number"), "0.5", "Half of 1 is 1/2.\n#### 1/2")
+    True
+    """
+    if answer is None or reference is None:
+        return False
+    stated = kind.read(reference) if any(mark in reference for mark in _WORKED) else None
+    expected = kind.canonical(reference) if stated is None else stated.answer
+    return expected is not None and kind.same(answer, expected)
+
+
+def first_same(kind: AnswerKind, answer: str, known: Sequence[str]) -> str:
+    """The first known answer that an answer is the same as, else the answer itself."""
+    if answer in known or all(kind.settled(text) for text in (answer, *known)):
+        return answer
+    return next((other for other in known if kind.same(other, answer)), answer)
+
+
+def unread_warning(who: str, attempts: int, read: int, unread: Sequence[str] = ()) -> str | None:
+    """What to tell people if less than 80% of the attempts could be read; None if all is well.
+
+    Args:
+        who: whose attempts they are.
+        attempts: how many.
+        read: how many of them have an answer.
+        unread: texts of others.
+    """
+    if read >= _LEAST_READ * attempts:
+        return None
+    shown = "".join(f"\n  {text.strip()[-_SHOWN:]!r}" for text in unread[:EXAMPLES])
+    return (
+        f"{who}: an answer could be read from {read} of {attempts} attempts "
+        f"({read / attempts:.0%}); the others count as wrong. Say what answers are (--answers "
+        f"{'|'.join(KINDS)}; `allot read FILE --kind KIND` tries it), ask for a form (--prompt), "
+        "or let attempts be longer (--max-new-tokens) if they are cut."
+        f"{' The ends of some:' if shown else ''}{shown}"
+    )

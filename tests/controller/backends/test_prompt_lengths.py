@@ -1,0 +1,55 @@
+"""Lengths of prompts from a server's own counts, whatever else it says."""
+
+import numpy as np
+import pytest
+
+from controller.backends.prompt_lengths import RunningFit, fit_prompt_length, plausible
+
+
+def prompts(n, constant=30, slope=0.3, noise=2.0, seed=0):
+    """Characters and tokens of prompts in one template."""
+    rng = np.random.default_rng(seed)
+    long = rng.integers(20, 600, n)
+    tokens = constant + slope * long + rng.normal(0, noise, n)
+    return [(int(c), max(1, round(t))) for c, t in zip(long, tokens, strict=True)]
+
+
+def test_constant_and_slope_are_found():
+    constant, slope = fit_prompt_length(prompts(500))
+    assert constant == pytest.approx(30, abs=1.5)
+    assert slope == pytest.approx(0.3, abs=0.01)
+
+
+def test_a_line_that_is_far_from_the_prompts_is_none():
+    assert fit_prompt_length(prompts(200, noise=80)) is None
+    assert fit_prompt_length(prompts(3)) is None
+    assert fit_prompt_length([(50, 40)] * 20) is None
+
+
+def test_outlandish_counts_do_not_spoil_the_line():
+    fit = RunningFit((30.0, 0.3))
+    for i, pair in enumerate(prompts(60)):
+        fit.learn(*(pair if i % 12 else (pair[0], 2**31 - 1)))
+    assert fit.known
+    assert fit.estimate(200) == pytest.approx(90, abs=4)
+    assert not plausible(2**31 - 1, [{"role": "user", "content": "1+1?"}])
+
+
+def test_a_line_is_learnt_from_nothing_but_counts():
+    fit = RunningFit()
+    assert not fit.known
+    for pair in prompts(20):
+        fit.learn(*pair)
+    assert fit.known
+    assert fit.estimate(200) == pytest.approx(90, abs=4)
+
+
+def test_a_line_of_training_that_does_not_fit_is_doubted_then_replaced():
+    """The server has another system prompt than the traces' had."""
+    fit, doubted = RunningFit((30.0, 0.3)), False
+    for pair in prompts(64, constant=200):
+        fit.learn(*pair)
+        doubted = doubted or not fit.known
+    assert doubted
+    assert fit.known
+    assert fit.estimate(200) == pytest.approx(260, abs=10)
