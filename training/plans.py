@@ -14,12 +14,22 @@ import pyarrow.parquet as pq
 
 from controller.errors import ConfigError
 from controller.types import Question
+from envs.answer_kinds import kinds_of
 from envs.traces import MANIFEST, QUESTION_SCHEMA, tables_digest, write_atomically, write_table
 from training.parts import Parts
 
 _PLAN, _PLANNED = "plan.json", "planned.parquet"
 
-_MAY_CHANGE = {"models", "recorded", "questions", "splits", "digest", "summary", "unfinished"}
+_MAY_CHANGE = {
+    "models",
+    "recorded",
+    "answers",
+    "questions",
+    "splits",
+    "digest",
+    "summary",
+    "unfinished",
+}
 """Notes of a trace set that an extended one may have otherwise."""
 
 _MODELS_MAY_CHANGE = {"parameters", "path", "server"}
@@ -66,7 +76,8 @@ class Plan:
         path = parts.work / _PLAN
         if not path.exists():
             raise ConfigError(f"{parts.out}: expected an unfinished recording there, found none")
-        return cls(questions=_read_questions(parts.work / _PLANNED), **json.loads(path.read_text()))
+        plan = json.loads(path.read_text())
+        return cls(questions=_read_questions(parts.work / _PLANNED, plan["manifest"]), **plan)
 
     def write(self, parts: Parts) -> None:
         """Note what is to be recorded, so that it can be resumed or ended early."""
@@ -161,9 +172,11 @@ def spread(questions: Iterable[Asked]) -> list[Asked]:
     return [asked[i] for i in sorted(range(len(asked)), key=places.__getitem__)]
 
 
-def _read_questions(path: Path) -> tuple[Asked, ...]:
-    """Questions of a table as `question_row` makes it."""
+def _read_questions(path: Path, manifest: Mapping[str, Any]) -> tuple[Asked, ...]:
+    """Questions of a table as `question_row` makes it, their kinds of answers as noted."""
     columns = [name for name in QUESTION_SCHEMA.names if name != "prompt_hidden"]
+    rows = pq.read_table(path, columns=columns).to_pylist()
+    kinds = kinds_of(manifest, [row["dataset"] for row in rows])
     return tuple(
         (
             Question(
@@ -172,10 +185,11 @@ def _read_questions(path: Path) -> tuple[Asked, ...]:
                 dataset=row["dataset"],
                 reference=row["reference"],
                 level=row["level"],
+                answers=kind.name,
             ),
             row["split"],
         )
-        for row in pq.read_table(path, columns=columns).to_pylist()
+        for row, kind in zip(rows, kinds, strict=True)
     )
 
 
@@ -192,7 +206,7 @@ def _found(parts: Parts) -> tuple[Mapping[str, Any], tuple[Asked, ...]] | None:
             f"{parts.out}: expected nothing there, or a recorded trace set to extend; choose "
             "another directory"
         )
-    return manifest, _read_questions(parts.out / "questions.parquet")
+    return manifest, _read_questions(parts.out / "questions.parquet", manifest)
 
 
 def _check_continues(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:

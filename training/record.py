@@ -12,12 +12,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
 
+from controller.answers import UNSTATED
 from controller.errors import ConfigError
 from controller.types import ModelSpec, Question
 from envs.answer_kinds import noted_kinds
@@ -140,7 +141,11 @@ class Recording:
         self.recorder, self.out = recorder, out
         self.parts = Parts(out, self.schemas)
         self.speeds: dict[str, float] = {}
-        asked = tuple((q, split) for split, members in questions.items() for q in members)
+        asked = tuple(
+            (replace(question, answers=question.answers or UNSTATED), split)
+            for split, members in questions.items()
+            for question in members
+        )
         kinds = {"answers": noted_kinds(question for question, _ in asked)}
         self.plan = Plan(
             questions=asked, wanted=self._wanted(), manifest=self._manifest(notes) | kinds

@@ -35,6 +35,7 @@ __all__ = [
     "is_right",
     "load_kind",
     "read_answer",
+    "reading_of",
     "unread_warning",
 ]
 
@@ -103,15 +104,20 @@ def load_kind(name: str) -> AnswerKind:
     return _OWN[name]
 
 
-def read_answer(text: str, named: str | None, otherwise: AnswerKind) -> str | None:
-    """The answer of an attempt.
+def reading_of(text: str, named: str | None, otherwise: AnswerKind) -> Reading | None:
+    """The answer of an attempt, and how it was read.
 
     Args:
         text: what a model wrote.
         named: kind that the question names, see `Question.answers`.
         otherwise: for questions that name none.
     """
-    reading = (answer_kind(named) if named else otherwise).read(text)
+    return (answer_kind(named) if named else otherwise).read(text)
+
+
+def read_answer(text: str, named: str | None, otherwise: AnswerKind) -> str | None:
+    """The answer alone; see `reading_of`."""
+    reading = reading_of(text, named, otherwise)
     return None if reading is None else reading.answer
 
 

@@ -20,7 +20,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from opentelemetry import trace
 
 from controller.actions import ActionKind
-from controller.answers import UNSTATED, AnswerKind, answer_kind, read_answer
+from controller.answers import UNSTATED, AnswerKind, answer_kind, reading_of
 from controller.backends.asynchronous import no_verifier
 from controller.backends.base import PromptState, Request, Verdict
 from controller.backends.completions import (
@@ -359,9 +359,11 @@ class OpenAIBackend:
             serial_rounds=1,
             wall_s=0.0 if cached else answered.seconds,
         )
+        reading = reading_of(text, request.question.answers, self.answers)
         return replace(
             self._blank(request),
-            answer=read_answer(text, request.question.answers, self.answers),
+            answer=None if reading is None else reading.answer,
+            how=None if reading is None else reading.how,
             text=text,
             prompt_tokens=prompt,
             completion_tokens=tokens,

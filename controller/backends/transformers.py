@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 
 from controller.actions import ActionKind
-from controller.answers import UNSTATED, AnswerKind, answer_kind, read_answer
+from controller.answers import UNSTATED, AnswerKind, answer_kind, reading_of
 from controller.backends.adapters import BASE, verify
 from controller.backends.base import TEMPERATURE, PromptState, Request, Verdict
 from controller.backends.decoding import Decoder
@@ -247,6 +247,7 @@ class TransformersBackend:
         ended = generation.tokens and generation.tokens[-1] in rung.end_tokens
         text = rung.local.decode(generation.tokens[: -1 if ended else None])
         failed, logprobs = generation.error is not None, generation.logprobs
+        reading = None if failed else reading_of(text, request.question.answers, self.answers)
         return Attempt(
             attempt_id=attempt_id(rung.local.name, request),
             question_id=request.question.question_id,
@@ -255,7 +256,8 @@ class TransformersBackend:
             action=request.action,
             index=request.index,
             parent_id=request.parent.attempt_id if request.parent else None,
-            answer=None if failed else read_answer(text, request.question.answers, self.answers),
+            answer=None if reading is None else reading.answer,
+            how=None if reading is None else reading.how,
             text=text,
             prompt_tokens=draft.prompt_tokens,
             completion_tokens=len(generation.tokens),

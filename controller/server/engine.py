@@ -13,7 +13,7 @@ from typing import Any
 
 from opentelemetry import trace
 
-from controller.answers import UNSTATED, answer_kind
+from controller.answers import answer_kind
 from controller.backends.asynchronous import AsyncBackend, perform
 from controller.core import Choice, Decision, EpisodeCore, play, steps_async
 from controller.errors import BackendError, ConfigError
@@ -37,7 +37,7 @@ class Engine:
         arms: who decides; replaced as a whole by a reload.
         backend: makes the attempts.
         limits: what callers may spend.
-        equivalence: when two answers are the same.
+        equivalence: when two answers are the same; as the first arm's checkpoint says when None.
         on_served: told of every question that has come to an end.
         on_stray: told of every question that strays: arm and feature.
     """
@@ -54,7 +54,7 @@ class Engine:
     ) -> None:
         self.arms, self.backend = arms, backend
         self.limits = limits or Limits()
-        self.equivalence = equivalence or ByKind(answer_kind(UNSTATED))
+        self.equivalence = equivalence or ByKind(answer_kind(arms.arms[0].checkpoint.answers))
         self.escalations = EscalationBudget(self.limits)
         self._on_served, self._on_stray = on_served, on_stray
         self.differences: tuple[str, ...] = ()
