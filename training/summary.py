@@ -256,7 +256,8 @@ def _equal_accuracy(comparison: Comparison, bootstrap: Bootstrap) -> list[dict[s
             right, cost = (np.concatenate(parts) for parts in zip(*known, strict=True))
             return np.array([cost_at_accuracy(right, cost, accuracy) for accuracy in accuracies])
 
-        return accuracies, np.stack([costs(names) for names in kinds.values()]) / costs([base])
+        with np.errstate(invalid="ignore"):  # where all give up, nothing is compared with nothing
+            return accuracies, np.stack([costs(names) for names in kinds.values()]) / costs([base])
 
     accuracies, found = compare(np.full(len(comparison.levels), 1 / len(comparison.levels)))
     resampled = [compare(weights)[1] for weights in bootstrap.weights[:_RESAMPLES]]

@@ -121,18 +121,17 @@ class SegmentReplay:
             table.draws[before, draw],
             np.where(actions == ESCALATE, table.escalated[before], table.ended[before]),
         )
-        if (node < 0).any():
-            self._miss(rows[node < 0][0], actions[node < 0][0])
+        missing = np.flatnonzero(node < 0)
+        if len(missing):
+            question = table.question[self.tree[rows[missing[0]]]]
+            raise TraceFormatError(
+                f"{table.question_ids[question]}: expected what follows "
+                f"{SEGMENT_ACTIONS[actions[missing[0]]]} to be recorded, found nothing; record "
+                "again, or train with fewer draws"
+            )
         self.before[rows], self.node[rows] = before, node
         repeats = np.where(actions < ESCALATE, table.repeats[before, draw], 0)
         self.episodes.record(rows, actions, self._columns(rows, node, repeats))
-
-    def _miss(self, row: int, action: int) -> None:
-        question = self.table.question_ids[self.table.question[self.tree[row]]]
-        raise TraceFormatError(
-            f"{question}: expected what follows {SEGMENT_ACTIONS[action]} to be recorded, found "
-            "nothing; record again, or train with fewer draws"
-        )
 
     def _columns(self, rows: Array, node: Array, repeats: Array) -> SegmentColumns:
         table, shown = self.table, ~self.hide_logprobs[rows]

@@ -18,12 +18,13 @@ from envs.segments.recorded import read_trees
 from envs.segments.traces import SegmentTraces
 from training.config import PPOConfig, TrainConfig
 from training.curve import CURVE, read_curve
-from training.evaluate import compare
+from training.evaluate import compare, read_others
 from training.greedy import play_greedy
 from training.play import play, play_checkpoint
 from training.segments.record import SegmentRecorder, SegmentRecording
 from training.segments.trees import TreeConfig
 from training.segments.values import monte_carlo_values
+from training.settings import resolve
 from training.show import new_questions
 from training.summary import summarise
 from training.tracking import Tracker
@@ -191,6 +192,30 @@ def test_comparisons_are_paired_and_rules_tuned_elsewhere(prepared, run, trees):
     for name, leads in summary["lead"].items():
         for row, other, lead in zip(rows, summary["policies"][name], leads, strict=True):
             assert lead["lead"] == pytest.approx(row["utility"] - other["utility"])
+
+
+def test_settings_that_nobody_gives_suit_what_the_traces_are_of(trees, traces, tmp_path):
+    inside = resolve({"out": "x", "traces": str(trees.path)})
+    whole = resolve({"out": "x", "traces": str(traces.path)})
+    given = resolve({"out": "x", "traces": str(trees.path), "hidden_sizes": "32"})
+    sizes = [settings.train.ppo.hidden_sizes for settings in (inside, whole, given)]
+    assert sizes == [(64, 64), (128, 128), (32,)]
+
+
+def test_controllers_of_both_granularities_are_compared_on_the_same_questions(run, trees):
+    checkpoint, out = run
+    (other,) = read_others([f"again={out}@{trees.path}"]).values()
+    test = read_trees(trees, ["test"]).table
+    comparison = compare([checkpoint], test, test, others={"again": other}, num_prices=2)
+    for ours, theirs in zip(
+        comparison.played["controller"], comparison.played["again"], strict=True
+    ):
+        assert (ours.cost == theirs.cost).all()
+    rows = summarise(comparison)["equal_accuracy"]
+    ratios = np.array([row["compute"]["controller"]["ratio"] for row in rows])
+    assert ((ratios == 1) | np.isnan(ratios)).all()
+    with pytest.raises(ConfigError, match="NAME=CONTROLLER"):
+        read_others(["again"])
 
 
 def test_draws_beyond_what_was_recorded_are_refused(prepared):
