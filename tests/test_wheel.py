@@ -1,0 +1,188 @@
+"""The wheel works alone: installed without the checkout, in a folder that is empty.
+
+Nothing is downloaded: packages that the wheel says it needs, and no others, are links to those of
+the environment that runs the tests. The Hub is out of reach.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import venv
+import zipfile
+from contextlib import suppress
+from importlib.metadata import PathDistribution, distribution
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("controller", "envs", "training")
+MOST_MIB = 60
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    unwanted = shutil.ignore_patterns("__pycache__")
+    for folder in (*PACKAGES, "checkpoints"):
+        shutil.copytree(ROOT / folder, source / folder, ignore=unwanted)
+    for file in ("LICENSE", "README.md", "pyproject.toml"):
+        shutil.copyfile(ROOT / file, source / file)
+    pip("wheel", "--no-build-isolation", "--wheel-dir", out, source)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+def pip(*arguments):
+    words = ["--quiet", "--disable-pip-version-check", *map(str, arguments)]
+    alone = ["--no-deps", "--no-index"]
+    subprocess.run([sys.executable, "-m", "pip", *words, *alone], check=True, timeout=300)
+
+
+def needed(requires, extras):
+    """Distributions that requirements bring along, with some extras chosen."""
+    pending, seen = [(text, {"", *extras}) for text in requires], set()
+    while pending:
+        text, chosen = pending.pop()
+        wanted = Requirement(text)
+        marker, key = wanted.marker, (wanted.name, *sorted(wanted.extras))
+        if key in seen or (marker and not any(marker.evaluate({"extra": e}) for e in chosen)):
+            continue
+        seen.add(key)
+        found = distribution(wanted.name)
+        pending += [(each, {"", *wanted.extras}) for each in found.requires or ()]
+        yield found
+
+
+class Installed:
+    """An environment with the wheel and what it needs with some extras.
+
+    Args:
+        folder: for the environment and, within, the empty folder to work in.
+        wheel: to install.
+        extras: chosen, as in `allot[train]`.
+    """
+
+    def __init__(self, folder, wheel, *extras):
+        self.work = folder / "work"
+        self.work.mkdir()
+        venv.create(folder / "venv", with_pip=False, symlinks=True)
+        self.bin = folder / "venv" / "bin"
+        pip("--python", self.bin / "python", "install", wheel)
+        (site,) = (folder / "venv" / "lib").glob("python*/site-packages")
+        (about,) = site.glob("allot-*.dist-info")
+        for found in needed(PathDistribution(about).requires, extras):
+            for top in {file.parts[0] for file in found.files} - {"..", "__pycache__"}:
+                with suppress(FileExistsError):  # of packages that share a folder
+                    (site / top).symlink_to(found.locate_file(top))
+        self.environment = {
+            **{k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+            "HF_ENDPOINT": "http://127.0.0.1:9",
+            "HF_HOME": str(folder / "hub"),
+            "WANDB_MODE": "disabled",
+        }
+
+    def start(self, program, *arguments):
+        return subprocess.Popen(
+            [self.bin / program, *map(str, arguments)],
+            cwd=self.work,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, program, *arguments, returns=0):
+        process = self.start(program, *arguments)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == returns, err
+        return out if returns == 0 else err
+
+
+@pytest.fixture(scope="module")
+def deployment(wheel, tmp_path_factory):
+    return Installed(tmp_path_factory.mktemp("deployment"), wheel)
+
+
+@pytest.fixture(scope="module")
+def research(wheel, tmp_path_factory):
+    return Installed(tmp_path_factory.mktemp("research"), wheel, "train")
+
+
+def test_the_wheel_holds_every_module_and_is_small(wheel):
+    held = set(zipfile.ZipFile(wheel).namelist())
+    modules = {str(p.relative_to(ROOT)) for name in PACKAGES for p in (ROOT / name).rglob("*.py")}
+    assert modules <= held
+    assert wheel.stat().st_size < MOST_MIB * 2**20
+
+
+def test_a_deployment_answers(deployment):
+    told = json.loads(deployment.run("allot", "answer", "3 * 4 =", "--json"))
+    assert told["decisions"][-1]["action"] == "STOP"
+
+
+def test_a_deployment_serves(deployment):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    service = deployment.start("allot", "serve", "--port", port)
+    try:
+        for _ in range(600):
+            with suppress(OSError), urllib.request.urlopen(f"{url}/ready"):
+                break
+            assert service.poll() is None, service.communicate()
+            time.sleep(0.2)
+        asked = {"model": "allot", "messages": [{"role": "user", "content": "3 * 4 ="}]}
+        request = urllib.request.Request(
+            f"{url}/v1/chat/completions",
+            json.dumps(asked).encode(),
+            {"content-type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as response:
+            assert json.load(response)["allot"]["decisions"]
+    finally:
+        service.terminate()
+        service.communicate(timeout=60)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "--out", "x"],
+        ["evaluate", "x"],
+        ["record", "--out", "x"],
+        ["answer", "--examples", "1"],
+    ],
+)
+def test_a_deployment_says_what_other_commands_need(deployment, command):
+    said = deployment.run("allot", *command, returns=2)
+    assert said.startswith("error: ")
+    assert said.endswith("pip install 'allot[train]'\n")
+    assert said.count("\n") == 1
+
+
+def test_environments_are_made_of_bundled_traces(research):
+    program = """
+import gymnasium, envs
+for name in ("allot/Compute-v0", "allot/Segment-v0"):
+    observation, info = gymnasium.make(name).reset(seed=0)
+    print(observation.shape, info["action_mask"].any())
+print(gymnasium.make_vec("allot/Compute-v0", num_envs=3).reset(seed=0)[0].shape)
+"""
+    assert research.run("python", "-c", program).count("True") == 2
+
+
+def test_a_controller_is_recorded_for_trained_compared_and_asked(research):
+    recorded = ["--limit", 1, "--samples", 1, "--escalations", 1, "--out", "recorded"]
+    research.run("allot", "record", *recorded)
+    research.run("allot", "train", "--out", "x", "--steps", 20000, "--num-envs", 512)
+    compared = research.run("allot", "evaluate", "x", "--num-prices", 2, "--repeats", 1, "--json")
+    assert len(json.loads(compared)["policies"]["controller"]) == 2
+    assert json.loads(research.run("allot", "answer", "3 * 4 =", "--controller", "x", "--json"))
