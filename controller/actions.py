@@ -26,13 +26,15 @@ class Action:
     Attributes:
         kind: what it does.
         width: attempts made side by side, in one serial round; 1 except for SAMPLE.
+        to_end: whether it writes all that is left of an attempt, not a segment.
     """
 
     kind: ActionKind
     width: int = 1
+    to_end: bool = False
 
     def __str__(self) -> str:
-        name = self.kind.value.upper()
+        name = f"{self.kind.value.upper()}(end)" if self.to_end else self.kind.value.upper()
         return name if self.width == 1 else f"{name}({self.width})"
 
 
@@ -91,3 +93,16 @@ class ActionSet(tuple[Action, ...]):
             raise ConfigError(
                 f"action set: expected one with {Action(kind, width)}, found {list(map(str, self))}"
             ) from None
+
+
+SEGMENT_ACTIONS = ActionSet(
+    (
+        *ActionSet.build(),
+        Action(ActionKind.ESCALATE, to_end=True),
+    )
+)
+"""Inside an attempt each action is about a segment of it: docs/segments.md.
+
+>>> SEGMENT_ACTIONS.names
+('STOP', 'SAMPLE', 'REVISE', 'ESCALATE', 'ESCALATE(end)')
+"""

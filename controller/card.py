@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from controller.actions import Action, ActionKind
+from controller.checkpoint import AnyCheckpoint
+from controller.episodes import EpisodeConfig
 from controller.figures import Figures, PricePoint
-
-if TYPE_CHECKING:
-    from controller.checkpoint import Checkpoint
+from controller.granularity import ATTEMPTS
 
 FRONTIER_FILE = "frontier.png"
 
 TAGS = ("allot", "reinforcement-learning", "test-time-compute")
-
-_MEANING = {
-    ActionKind.STOP: "return the best answer seen; before the first attempt, give up",
-    ActionKind.SAMPLE: "the small model makes an independent attempt",
-    ActionKind.REVISE: "the small model's reviser rewrites an attempt with the leading answer",
-    ActionKind.ESCALATE: "the next larger model makes an attempt, which joins the vote",
-    ActionKind.VERIFY: "the verifier scores the attempts that have no score yet",
-}
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -40,7 +33,7 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
-def model_card(checkpoint: Checkpoint, figures: Figures | None, **metadata: Any) -> ModelCard:
+def model_card(checkpoint: AnyCheckpoint, figures: Figures | None, **metadata: Any) -> ModelCard:
     """The card of a checkpoint.
 
     Args:
@@ -70,18 +63,19 @@ def model_card(checkpoint: Checkpoint, figures: Figures | None, **metadata: Any)
     return ModelCard(f"---\n{ModelCardData(**data).to_yaml()}\n---\n\n" + "\n\n".join(sections))
 
 
-def _summary(checkpoint: Checkpoint, ladder: str) -> str:
+def _summary(checkpoint: AnyCheckpoint, ladder: str) -> str:
     low, high = checkpoint.price_range
+    step = "attempt" if checkpoint.granularity is ATTEMPTS else "segment of an attempt"
     return f"""# Compute controller for {ladder}
 
 A policy that decides, question by question, how much compute these models spend. After every
-attempt it looks at what has come out so far and chooses what to do next; its reward is
+{step} it looks at what has come out so far and chooses what to do next; its reward is
 accuracy − price × cost. The price is an input: this one checkpoint serves every price from
 {low:.1e} to {high:.1e} (accuracy per token of the small model). It holds the policy alone, not
 the models."""
 
 
-def _usage(checkpoint: Checkpoint) -> str:
+def _usage(checkpoint: AnyCheckpoint) -> str:
     paths = ", ".join(f'"PATH OR HUB ID OF {model.name}"' for model in checkpoint.models)
     adapters = ", ".join(f'"{a.name}": "PATH"' for a in checkpoint.models[0].adapters)
     low, high = checkpoint.price_range
@@ -101,25 +95,28 @@ print(outcome.answer, outcome.cost)
 Models whose weights differ from those below are refused."""
 
 
-def _actions(checkpoint: Checkpoint) -> str:
-    config = checkpoint.config
-    most = {
-        ActionKind.SAMPLE: config.max_samples,
-        ActionKind.REVISE: config.max_revisions,
-        ActionKind.ESCALATE: config.max_escalations,
-    }
+def _actions(checkpoint: AnyCheckpoint) -> str:
+    config, meanings = checkpoint.config, checkpoint.granularity.meanings
+    most: dict[ActionKind, int] = {}
+    if isinstance(config, EpisodeConfig):
+        most = {
+            ActionKind.SAMPLE: config.max_samples,
+            ActionKind.REVISE: config.max_revisions,
+            ActionKind.ESCALATE: config.max_escalations,
+        }
 
     def row(action: Action) -> tuple[str, str, str]:
         limit = most.get(action.kind)
         wide = f", {action.width} side by side" if action.width > 1 else ""
-        return str(action), _MEANING[action.kind] + wide, "" if limit is None else str(limit)
+        meaning = meanings[str(replace(action, width=1))]
+        return str(action), meaning + wide, "" if limit is None else str(limit)
 
     allowed = [a for a in config.actions if most.get(a.kind) != 0]
     table = markdown_table(("action", "what it does", "at most"), map(row, allowed))
     return f"## What it can do\n\n{table}\n\nLimits are attempts per question."
 
 
-def _models(checkpoint: Checkpoint) -> str:
+def _models(checkpoint: AnyCheckpoint) -> str:
     def row(rung: int) -> tuple[str, ...]:
         model = checkpoint.models[rung]
         size = f"{model.parameters:,.0f}" if model.parameters else "unknown"
@@ -181,7 +178,7 @@ Compute at equal accuracy: this controller's over that of the best rule of each 
 of settings included."""
 
 
-def _training(checkpoint: Checkpoint) -> str:
+def _training(checkpoint: AnyCheckpoint) -> str:
     notes = checkpoint.training
     lines = [
         f"- {label}: {notes[name]}"
@@ -204,7 +201,7 @@ def _training(checkpoint: Checkpoint) -> str:
     return "## Training\n\nPPO with masked actions on recorded attempts.\n\n" + "\n".join(lines)
 
 
-def _limits(checkpoint: Checkpoint, figures: Figures | None) -> str:
+def _limits(checkpoint: AnyCheckpoint, figures: Figures | None) -> str:
     low, high = checkpoint.price_range
     lines = [
         f"- Prices outside {low:.1e} to {high:.1e} are outside what it has seen.",

@@ -1,7 +1,7 @@
 """Controller checkpoints: safetensors + JSON, never pickle.
 
-A checkpoint is a directory with `controller.json` (schema, decision process, models with
-digests, how it was trained), `controller.safetensors` (weights) and a README.md card; once
+A checkpoint is a directory with `controller.json` (granularity, schema, decision process, models
+with digests, how it was trained), `controller.safetensors` (weights) and a README.md card; once
 evaluated also with `card.json`, which the card shows.
 """
 
@@ -10,54 +10,60 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic, cast
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from typing_extensions import TypeVar
 
 from controller.answers import UNNAMED, answer_kind
 from controller.cost import CostModel
 from controller.difficulty import Difficulty, Reads
 from controller.episodes import EpisodeConfig
 from controller.errors import AllotError, CheckpointError, ConfigError
-from controller.hub import HUB_SCHEME, MAX_FILE_BYTES, SETTINGS_FILE, WEIGHTS_FILE, HubMixin
-from controller.observation import OBSERVATION_NAMES, OBSERVATION_VERSION
+from controller.granularity import ATTEMPTS, GRANULARITIES, SEGMENTS, Granularity, granularity_of
 from controller.policy import PolicyConfig, PolicyNetwork
+from controller.segments.episodes import SegmentConfig
 from controller.support import Support
 from controller.targets import Calibration, Pace
 from controller.types import AdapterSpec, ModelSpec
 
-if TYPE_CHECKING:
-    from controller.backends.base import Backend
-    from controller.backends.places import ModelPlace
-    from controller.backends.transformers import TransformersBackend
-
 CHECKPOINT_VERSION = 4
+SETTINGS_FILE, WEIGHTS_FILE = "controller.json", "controller.safetensors"
+MAX_FILE_BYTES = 64 * 2**20
 MAX_TENSOR_ELEMENTS = 2**24
+
+_READOUTS = ("difficulty", "value")
+"""Fields of a checkpoint that hold a read-out; their arrays are tensors under these names."""
+
+
+HUB_SCHEME = "hf://"
+"""Marks a model that lies on the Hub rather than in a directory."""
+
+C = TypeVar("C", EpisodeConfig, SegmentConfig, default=EpisodeConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint(HubMixin):
-    """A trained controller without its backend.
-
-    `save_pretrained`, `from_pretrained` and `push_to_hub` share it through the Hub.
+class Checkpoint(Generic[C]):
+    """A trained controller without its backend; `controller.hub` shares it.
 
     Attributes:
         policy: the network.
         config: the decision process.
         models: the ladder that it was trained for.
         difficulty: read-out of the prompt; None when the policy does not read it.
+        value: read-out of the worth of what an attempt has so far; likewise.
         price_range: least and greatest price that it was trained for.
         model_paths: where the ladder's models lie: relative to the checkpoint, or on the Hub
             as in `hf://user/name`.
         adapter_paths: the same for the small model's adapters, by name.
-        inside: the same for the controller under which SAMPLE attempts are written, segment by
-            segment, and the price that it is told; None for plain attempts.
+        segment_controller: the same for the controller under which SAMPLE attempts are written,
+            segment by segment, and the price that it is told; None for plain attempts.
         calibration: what it costs and how often it is right by price; None if unknown.
         support: where it has been in training; None if unknown.
         answers: kind of the answers that it was trained on, see `controller.answers`.
@@ -66,18 +72,40 @@ class Checkpoint(HubMixin):
     """
 
     policy: PolicyNetwork
-    config: EpisodeConfig
+    config: C
     models: tuple[ModelSpec, ...]
     price_range: tuple[float, float]
     difficulty: Difficulty | None = None
+    value: Difficulty | None = None
     model_paths: tuple[str, ...] = ()
     adapter_paths: Mapping[str, str] = field(default_factory=dict)
-    inside: tuple[str, float] | None = None
+    segment_controller: tuple[str, float] | None = None
     calibration: Calibration | None = None
     support: Support | None = None
     answers: str = UNNAMED
     training: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
+
+    @property
+    def granularity(self) -> Granularity:
+        """Its size of step."""
+        return granularity_of(self.config)
+
+    def located(self, path: str) -> str | Path:
+        """A place that the checkpoint names, as a hub id or an absolute path."""
+        if path.startswith(HUB_SCHEME):
+            return path.removeprefix(HUB_SCHEME)
+        return ((self.path or Path()) / path).resolve()
+
+    def located_models(self) -> tuple[str | Path, ...]:
+        """Where the ladder's models lie, seen from here."""
+        return tuple(self.located(path) for path in self.model_paths)
+
+    def located_adapters(self, adapters: Mapping[str, str | Path] | None = None) -> dict[str, Path]:
+        """Directories of the small model's adapters: those given, or where they lie."""
+        if adapters is None:
+            adapters = {name: self.located(path) for name, path in self.adapter_paths.items()}
+        return {name: Path(path) for name, path in adapters.items()}
 
     def price_for(
         self,
@@ -118,99 +146,14 @@ class Checkpoint(HubMixin):
             )
         return self.calibration
 
-    def load_backend(
-        self,
-        models: Sequence[str | Path] = (),
-        adapters: Mapping[str, str | Path] | None = None,
-    ) -> Backend:
-        """Load the models that the checkpoint was trained for.
 
-        Args:
-            models: directories, GGUF files, hub ids or URL#MODEL of servers, in any mixture, the
-                small model first; where the checkpoint says when empty.
-            adapters: directories of the small model's adapters, by name; likewise.
-
-        Raises:
-            CheckpointError: nothing says where they lie, or they are not those it was trained
-                for.
-            ConfigError: other than one model per rung, or one that is not there.
-            BackendError: a model cannot be loaded.
-        """
-        from controller.backends.ladder import LadderBuilder, model_places
-
-        if not models and not self.model_paths:
-            raise CheckpointError(
-                f"{self.path}: expected to be told where {[m.name for m in self.models]} lie; pass "
-                "models=[...], or a backend"
-            )
-        places = model_places(models or self.located_models(), self)
-        if any(place.is_server for place in places):
-            from controller.backends.blocking import BlockingBackend
-
-            builder = LadderBuilder(checkpoint=self, other_weights=self._refuse, adapters=adapters)
-            return BlockingBackend(builder.build(places))
-        return self._load_all(places, self.located_adapters(adapters))
-
-    def _load_all(self, places: Sequence[ModelPlace], adapters: Mapping[str, Path]) -> Backend:
-        from controller.backends.adapters import load_adapters
-        from controller.backends.base import recorded_temperature
-        from controller.backends.transformers import TransformersBackend, load_model
-
-        loaded = [load_model(place, rung) for rung, place in enumerate(places)]
-        for expected, found, place in zip(self.models, loaded, places, strict=True):
-            if expected.digest and expected.digest != found.digest:
-                self._refuse(expected, place.text, found.digest)
-        if adapters:
-            loaded[0] = load_adapters(loaded[0], adapters)
-        if loaded[0].adapters != self.models[0].adapters:
-            raise CheckpointError(
-                f"{self.path}: expected adapters {self.models[0].adapters}, found "
-                f"{loaded[0].adapters}; train a controller for these or restore them"
-            )
-        whole = TransformersBackend(
-            loaded,
-            temperature=recorded_temperature(self.models),
-            max_new_tokens=max(self.config.max_completion_tokens),
-            answers=answer_kind(self.answers),
-        )
-        return self.segmented(whole)
-
-    def _refuse(self, expected: ModelSpec, source: str, found: str) -> None:
-        raise CheckpointError(
-            f"{self.path}: expected {expected.name} with digest {expected.digest}, found "
-            f"{found} at {source}; train a controller for these weights or restore them"
-        )
-
-    def located_models(self) -> tuple[str | Path, ...]:
-        """Where the ladder's models lie, seen from here."""
-        return tuple(self._located(path) for path in self.model_paths)
-
-    def located_adapters(self, adapters: Mapping[str, str | Path] | None = None) -> dict[str, Path]:
-        """Directories of the small model's adapters: those given, or where they lie."""
-        if adapters is None:
-            adapters = {name: self._located(path) for name, path in self.adapter_paths.items()}
-        return {name: Path(path) for name, path in adapters.items()}
-
-    def segmented(self, whole: TransformersBackend) -> Backend:
-        """A backend whose SAMPLE attempts are written as those that it was trained on.
-
-        Raises:
-            CheckpointError: there is no such controller inside, or it is for other models.
-        """
-        if self.inside is None:
-            return whole
-        from controller.segments.checkpoint import load_segment_checkpoint
-
-        path, price = self.inside
-        return load_segment_checkpoint(self._located(path)).inside(whole, price)
-
-    def _located(self, path: str) -> str | Path:
-        if path.startswith(HUB_SCHEME):
-            return path.removeprefix(HUB_SCHEME)
-        return ((self.path or Path()) / path).resolve()
+AnyCheckpoint = Checkpoint[Any]
+"""A controller of either granularity."""
 
 
-def save_checkpoint(checkpoint: Checkpoint, directory: Path | str, card: str | None = None) -> None:
+def save_checkpoint(
+    checkpoint: AnyCheckpoint, directory: Path | str, card: str | None = None
+) -> None:
     """Write a checkpoint; the JSON, written last, makes it valid.
 
     Args:
@@ -220,25 +163,31 @@ def save_checkpoint(checkpoint: Checkpoint, directory: Path | str, card: str | N
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    tensors = policy_tensors(checkpoint.policy)
-    if checkpoint.difficulty is not None:
-        tensors |= readout_tensors("difficulty", checkpoint.difficulty)
+    weights = {f"policy/{k}": v for k, v in checkpoint.policy.state_dict().items()}
+    tensors = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
+    for name in _READOUTS:
+        readout = getattr(checkpoint, name)
+        for key, array in readout.arrays().items() if readout else ():
+            tensors[f"{name}/{key}"] = torch.from_numpy(np.ascontiguousarray(array))
+    granularity = checkpoint.granularity
     settings = {
         "version": CHECKPOINT_VERSION,
-        "observation_version": OBSERVATION_VERSION,
-        "observation": list(OBSERVATION_NAMES),
+        "granularity": granularity.name,
+        "observation_version": granularity.features_version,
+        "observation": list(granularity.features),
         "actions": checkpoint.config.actions.names,
         "policy": asdict(checkpoint.policy.config),
         "process": asdict(checkpoint.config),
         "models": [asdict(model) for model in checkpoint.models],
         "model_paths": list(checkpoint.model_paths),
         "adapter_paths": dict(checkpoint.adapter_paths),
-        "inside": checkpoint.inside,
+        "segment_controller": checkpoint.segment_controller,
         "answers": checkpoint.answers,
         "price_range": list(checkpoint.price_range),
         "calibration": checkpoint.calibration and checkpoint.calibration.to_json(),
         "support": checkpoint.support and checkpoint.support.to_json(),
         "difficulty_reads": checkpoint.difficulty and checkpoint.difficulty.reads,
+        "readouts": [name for name in _READOUTS if getattr(checkpoint, name)],
         "training": dict(checkpoint.training),
     }
     write_files(
@@ -246,19 +195,6 @@ def save_checkpoint(checkpoint: Checkpoint, directory: Path | str, card: str | N
         tensors,
         {"README.md": card, SETTINGS_FILE: json.dumps(settings, indent=1)},
     )
-
-
-def policy_tensors(policy: PolicyNetwork) -> dict[str, torch.Tensor]:
-    """Weights by the names under which a checkpoint keeps them."""
-    return {f"policy/{k}": v.detach().contiguous() for k, v in policy.state_dict().items()}
-
-
-def readout_tensors(name: str, readout: Difficulty) -> dict[str, torch.Tensor]:
-    """A read-out's arrays likewise."""
-    return {
-        f"{name}/{key}": torch.from_numpy(np.ascontiguousarray(array))
-        for key, array in readout.arrays().items()
-    }
 
 
 def write_files(
@@ -277,83 +213,121 @@ def write_files(
 
 
 def load_checkpoint(directory: Path | str) -> Checkpoint:
-    """Read a checkpoint, trusting nothing in it.
+    """Read a controller of whole attempts, trusting nothing in its files.
+
+    Raises:
+        CheckpointError: see `load_any`; or it decides about segments.
+    """
+    return cast("Checkpoint", _of(ATTEMPTS, load_any(directory)))
+
+
+def load_segment_checkpoint(directory: Path | str) -> Checkpoint[SegmentConfig]:
+    """Read a controller that decides inside an attempt, trusting nothing in its files.
+
+    Raises:
+        CheckpointError: see `load_any`; or it decides about whole attempts.
+    """
+    return _of(SEGMENTS, load_any(directory))
+
+
+def _of(granularity: Granularity, checkpoint: AnyCheckpoint) -> AnyCheckpoint:
+    if checkpoint.granularity is not granularity:
+        raise CheckpointError(
+            f"{checkpoint.path}: expected a controller of {granularity.unit}, found one of "
+            f"{checkpoint.granularity.unit}"
+        )
+    return checkpoint
+
+
+def load_any(directory: Path | str) -> AnyCheckpoint:
+    """Read a controller of either granularity, trusting nothing in its files.
 
     Raises:
         CheckpointError: files are missing, too large or damaged, the version is unknown,
             shapes do not fit the settings, or weights are not finite.
     """
     directory = Path(directory)
-    settings = read_settings(
-        directory / SETTINGS_FILE,
-        "a controller checkpoint (controller.json and controller.safetensors; `allot train` "
-        "makes one)",
-        CHECKPOINT_VERSION,
-        OBSERVATION_NAMES,
-        OBSERVATION_VERSION,
-    )
+    settings = _read_settings(directory / SETTINGS_FILE)
     try:
-        policy = PolicyNetwork(PolicyConfig(**with_tuples(settings["policy"])))
-        config = EpisodeConfig(**process_values(settings["process"]))
-        models = tuple(model_spec(model) for model in settings["models"])
+        granularity = GRANULARITIES[settings.get("granularity", ATTEMPTS.name)]
+        policy = PolicyNetwork(PolicyConfig(**_with_tuples(settings["policy"])))
+        config = granularity.process(
+            **{
+                **_with_tuples(settings["process"]),
+                "cost": CostModel(**_with_tuples(settings["process"]["cost"])),
+            }
+        )
         low, high = settings["price_range"]
-        model_paths = tuple(str(path) for path in settings["model_paths"])
-        adapter_paths = {str(k): str(v) for k, v in settings["adapter_paths"].items()}
-        inside = _inside(settings.get("inside"))
-        answers = answer_kind(str(settings.get("answers", UNNAMED))).name
-        calibration = settings["calibration"] and Calibration.from_json(settings["calibration"])
-        support = Support.from_json(settings["support"]) if settings.get("support") else None
-        reads, training = settings["difficulty_reads"], dict(settings["training"])
+        calibration, support = settings["calibration"], settings.get("support")
+        fields: dict[str, Any] = {
+            "config": config,
+            "models": tuple(model_spec(model) for model in settings["models"]),
+            "price_range": (float(low), float(high)),
+            "model_paths": tuple(str(path) for path in settings["model_paths"]),
+            "adapter_paths": {str(k): str(v) for k, v in settings["adapter_paths"].items()},
+            "segment_controller": _placed(settings.get("segment_controller")),
+            "calibration": calibration and Calibration.from_json(calibration),
+            "support": support and _support(support, len(granularity.features)),
+            "answers": answer_kind(str(settings.get("answers", UNNAMED))).name,
+            "training": dict(settings["training"]),
+        }
+        reads, value = settings["difficulty_reads"], "value" in settings.get("readouts", ())
     except (AllotError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{directory / SETTINGS_FILE}: expected the settings of a controller: {error!r}"
         ) from None
-    if list(config.actions.names) != settings["actions"]:
-        raise CheckpointError(
-            f"{directory}: expected actions {list(config.actions.names)}, found "
-            f"{settings['actions']}"
-        )
-    if policy.config.num_features != len(OBSERVATION_NAMES) or policy.config.num_actions != len(
-        config.actions
-    ):
-        raise CheckpointError(
-            f"{directory}: expected a policy over {len(OBSERVATION_NAMES)} features and "
-            f"{len(config.actions)} actions, found {policy.config}"
-        )
+    _check_shapes(directory, settings, granularity, config, policy.config)
     tensors = read_tensors(directory / WEIGHTS_FILE)
     load_policy(policy, tensors, directory)
-    return Checkpoint(
-        policy=policy,
-        config=config,
-        models=models,
-        price_range=(float(low), float(high)),
-        difficulty=None
-        if reads is None
-        else load_readout(tensors, "difficulty", config.num_rungs, directory, reads=reads),
-        model_paths=model_paths,
-        adapter_paths=adapter_paths,
-        inside=inside,
-        calibration=calibration,
-        support=support,
-        answers=answers,
-        training=training,
-        path=directory,
-    )
+    if reads is not None:
+        rungs = config.num_rungs
+        fields["difficulty"] = load_readout(tensors, "difficulty", rungs, directory, reads=reads)
+    if value:
+        fields["value"] = load_readout(tensors, "value", 1, directory)
+    return Checkpoint(policy=policy, **fields, path=directory)
 
 
-def _inside(entry: Any) -> tuple[str, float] | None:
+def _check_shapes(
+    directory: Path,
+    settings: Mapping[str, Any],
+    granularity: Granularity,
+    config: Any,
+    policy: PolicyConfig,
+) -> None:
+    if settings.get("observation") != list(granularity.features):
+        raise CheckpointError(
+            f"{directory}: expected the features of observation version "
+            f"{granularity.features_version}, found those of version "
+            f"{settings.get('observation_version')!r}; train again"
+        )
+    if list(config.actions.names) != settings.get("actions"):
+        raise CheckpointError(
+            f"{directory}: expected actions {list(config.actions.names)}, found "
+            f"{settings.get('actions')}"
+        )
+    shape = len(granularity.features), len(config.actions)
+    if (policy.num_features, policy.num_actions) != shape:
+        raise CheckpointError(
+            f"{directory}: expected a policy over {shape[0]} features and {shape[1]} actions, "
+            f"found {policy}"
+        )
+
+
+def _support(entry: Mapping[str, Any], num_features: int) -> Support:
+    support = Support.from_json(entry)
+    if len(support.low) != num_features:
+        raise ValueError(f"support: expected {num_features} ranges, found {len(support.low)}")
+    return support
+
+
+def _placed(entry: Any) -> tuple[str, float] | None:
     if entry is None:
         return None
     path, price = entry
     return str(path), float(price)
 
 
-def process_values(process: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a decision process as JSON holds them, its ledger among them."""
-    return {**with_tuples(process), "cost": CostModel(**with_tuples(process["cost"]))}
-
-
-def with_tuples(entry: Mapping[str, Any]) -> dict[str, Any]:
+def _with_tuples(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Fields of a frozen config as JSON keeps them: lists become tuples again."""
     return {name: tuple(v) if isinstance(v, list) else v for name, v in entry.items()}
 
@@ -361,26 +335,16 @@ def with_tuples(entry: Mapping[str, Any]) -> dict[str, Any]:
 def model_spec(entry: Mapping[str, Any]) -> ModelSpec:
     """A model as JSON keeps it."""
     adapters = tuple(AdapterSpec(**adapter) for adapter in entry["adapters"])
-    return ModelSpec(**{**with_tuples(entry), "adapters": adapters})
+    return ModelSpec(**{**_with_tuples(entry), "adapters": adapters})
 
 
-def read_settings(
-    path: Path, expected: str, version: int, names: Sequence[str], names_version: int
-) -> dict[str, Any]:
-    """Settings of a checkpoint that is not trusted.
-
-    Args:
-        path: JSON file.
-        expected: what should be there and how it is made, for messages.
-        version: of the checkpoint.
-        names: of the features of an observation.
-        names_version: of these.
-
-    Raises:
-        CheckpointError: there is none, it is damaged, or one of the versions is another.
-    """
+def _read_settings(path: Path) -> dict[str, Any]:
+    """Settings of a checkpoint, of a known version."""
     if not path.exists():
-        raise CheckpointError(f"{path}: expected {expected}, found no such file")
+        raise CheckpointError(
+            f"{path}: expected a controller checkpoint ({SETTINGS_FILE} and {WEIGHTS_FILE}; "
+            "`allot train` makes one), found no such file"
+        )
     if path.stat().st_size > MAX_FILE_BYTES:
         raise CheckpointError(f"{path}: expected at most {MAX_FILE_BYTES} bytes")
     try:
@@ -388,14 +352,10 @@ def read_settings(
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: expected JSON: {error}") from None
     found = settings.get("version") if isinstance(settings, dict) else type(settings).__name__
-    if found != version:
+    if found != CHECKPOINT_VERSION:
         raise CheckpointError(
-            f"{path}: expected version {version}, found {found!r}; upgrade allot or train again"
-        )
-    if settings.get("observation") != list(names):
-        raise CheckpointError(
-            f"{path}: expected the features of observation version {names_version}, found "
-            f"those of version {settings.get('observation_version')!r}; train again"
+            f"{path}: expected version {CHECKPOINT_VERSION}, found {found!r}; upgrade allot or "
+            "train again"
         )
     return dict(settings)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from typing_extensions import TypeVar
 
 from controller.actions import Action, ActionKind
 from controller.backends.base import PromptState, Request
@@ -21,6 +22,7 @@ from controller.episodes import LEAST_LOGPROB, NO_ANSWER, AttemptColumns, Episod
 from controller.errors import ConfigError, IllegalActionError
 from controller.exchange import Exchange, MakeAttempts, ReadPrompt, VerifyAttempts, Work
 from controller.observation import observe
+from controller.segments.types import Segment
 from controller.types import Attempt, ModelSpec, Question
 
 if TYPE_CHECKING:
@@ -65,18 +67,80 @@ class Decision(Choice):
     """A choice carried out.
 
     Attributes:
-        attempts: what the action brought.
+        brought: attempts, or a segment of one, that the action brought.
         final: whether the episode is over.
     """
 
-    attempts: tuple[Attempt, ...]
+    brought: tuple[Attempt | Segment, ...] = ()
     final: bool = False
 
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """The attempts that the action brought."""
+        return tuple(made for made in self.brought if isinstance(made, Attempt))
 
-class Decider(Protocol):
+    @property
+    def segment(self) -> Segment | None:
+        """The segment that the action brought; None if there is none."""
+        return next((made for made in self.brought if isinstance(made, Segment)), None)
+
+
+class Underway(Protocol):
+    """An episode that has begun, of either granularity."""
+
+    @property
+    def config(self) -> Any:
+        """The decision process."""
+        ...
+
+    @property
+    def usage(self) -> dict[str, Usage]:
+        """Tokens processed so far, by model name."""
+        ...
+
+    @property
+    def answer(self) -> str | None:
+        """Answer if it ended now; None if there is none yet."""
+        ...
+
+    @property
+    def cost(self) -> float:
+        """Cost so far, in small-model tokens."""
+        ...
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing but STOP is left to do."""
+        ...
+
+    def observation(self) -> NDArray[np.float32]:
+        """What the policy sees, (1, D)."""
+        ...
+
+    def mask(self) -> NDArray[np.bool_]:
+        """Allowed actions, (1, A)."""
+        ...
+
+    def exchange(self, action: Action) -> Exchange[tuple[Any, ...]]:
+        """Carry out an action other than STOP; returns what it brought."""
+        ...
+
+    def close(self) -> None:
+        """End the episode, by forcing an answer if one is still owed."""
+        ...
+
+    def best_attempt(self) -> Attempt | None:
+        """An attempt that gives the answer."""
+        ...
+
+
+E = TypeVar("E", bound=Underway, contravariant=True, default="EpisodeCore")
+
+
+class Decider(Protocol[E]):
     """Anything that chooses an episode's next action: the policy, a rule, a guard."""
 
-    def choose(self, episode: EpisodeCore, mask: NDArray[np.bool_]) -> Choice:
+    def choose(self, episode: E, mask: NDArray[np.bool_]) -> Choice:
         """One action that `mask`, (1, A), allows."""
         ...
 
@@ -319,6 +383,9 @@ class EpisodeCore:
             ),
         )
 
+    def close(self) -> None:
+        """End the episode; the leading answer stands."""
+
     def best_attempt(self) -> Attempt | None:
         """The first attempt that gave the leading answer."""
         return next(
@@ -331,7 +398,7 @@ def _column(logprob: float | None) -> NDArray[np.float64]:
     return np.array([value], np.float64)
 
 
-def play(episode: EpisodeCore, decider: Decider) -> Generator[Work | Choice, Any, None]:
+def play(episode: E, decider: Decider[E]) -> Generator[Work | Choice, Any, None]:
     """The decision loop, from an episode that has begun to its end.
 
     Yields:
@@ -341,9 +408,11 @@ def play(episode: EpisodeCore, decider: Decider) -> Generator[Work | Choice, Any
     while True:
         choice = decider.choose(episode, episode.mask())
         yield choice
-        attempts = () if choice.stops else (yield from episode.exchange(choice.action))
+        brought = () if choice.stops else (yield from episode.exchange(choice.action))
         final = choice.stops or episode.over
-        yield Decision(**vars(choice), attempts=attempts, final=final)
+        if final:
+            episode.close()
+        yield Decision(**vars(choice), brought=brought, final=final)
         if final:
             return
 

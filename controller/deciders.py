@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from controller.core import Choice, EpisodeCore
+from controller.core import Choice, EpisodeCore, Underway
 from controller.errors import ConfigError
+from controller.granularity import granularity_of
 from controller.observation import OBSERVATION_NAMES
 from controller.policy import Policy, PolicyNetwork
 
@@ -53,7 +54,7 @@ class PolicyDecider:
         odds = np.exp(logits - logits.max())
         return odds / odds.sum(), float(value)
 
-    def choose(self, episode: EpisodeCore, mask: NDArray[np.bool_]) -> Choice:
+    def choose(self, episode: Underway, mask: NDArray[np.bool_]) -> Choice:
         """See `Decider.choose`."""
         observation = episode.observation()
         probabilities, value = self.judge(observation, mask)
@@ -64,12 +65,12 @@ class PolicyDecider:
             )
         propensity = self.exploration * float(probabilities[position])
         propensity += (1 - self.exploration) * (position == likeliest)
-        actions = episode.config.actions
+        actions, features = episode.config.actions, granularity_of(episode.config).features
         return Choice(
             action=actions[position],
             probabilities=dict(zip(actions.names, probabilities.tolist(), strict=True)),
             value=value,
-            observation=dict(zip(OBSERVATION_NAMES, observation[0].tolist(), strict=True)),
+            observation=dict(zip(features, observation[0].tolist(), strict=True)),
             leader=episode.answer,
             cost=episode.cost,
             propensity=propensity,

@@ -9,20 +9,18 @@ from typing import TYPE_CHECKING, Any
 from controller.actions import Action
 from controller.answers import AnswerKind, answer_kind, first_same
 from controller.backends.base import Backend
-from controller.core import (
-    Decision,
-    EpisodeCore,
-    Pick,
-    play,
-    steps,
-)
+from controller.core import Decision, EpisodeCore, Pick, play, steps
 from controller.cost import Usage
 from controller.deciders import PolicyDecider
 from controller.difficulty import Difficulty
 from controller.episodes import EpisodeConfig
 from controller.errors import ConfigError
 from controller.exchange import MakeAttempts, Work, carry_out, perform
+from controller.granularity import Process
 from controller.policy import PolicyNetwork
+from controller.segments.episodes import SegmentConfig
+from controller.segments.run import SegmentEpisode
+from controller.segments.types import SegmentBackend
 from controller.targets import Pace
 from controller.types import Attempt, Question
 
@@ -30,9 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from controller.checkpoint import Checkpoint
+    from controller.checkpoint import AnyCheckpoint
 
-__all__ = ["Controller", "Decision", "Episode", "Outcome"]
+__all__ = ["Controller", "Decision", "Episode", "Outcome", "begin_episode"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,13 +120,64 @@ class Episode(EpisodeCore):
         return carry_out(self.exchange(action), self.perform)
 
 
+def begin_episode(
+    question: Question,
+    backend: Any,
+    config: Process,
+    *,
+    price: float,
+    round_price: float = 0.0,
+    budget: float | None = None,
+    difficulty: Difficulty | None = None,
+    pick: Pick | None = None,
+    number: int = 0,
+    answers: AnswerKind | None = None,
+) -> Episode | SegmentEpisode:
+    """A fresh episode of either granularity.
+
+    Args:
+        question: to answer.
+        backend: a `Backend`, or of segments a `SegmentBackend`.
+        config: the decision process.
+        price: accuracy per unit cost.
+        round_price: accuracy per serial round.
+        budget: hard cap on cost; None for no cap.
+        difficulty: read-out of the prompt; None when the policy does not read it.
+        pick: see `EpisodeCore`; of whole attempts alone.
+        number: of the attempt, for decisions inside it.
+        answers: see `Episode`; of whole attempts alone.
+    """
+    if isinstance(config, SegmentConfig):
+        return SegmentEpisode(
+            question,
+            backend,
+            config,
+            price=price,
+            round_price=round_price,
+            budget=budget,
+            difficulty=difficulty,
+            number=number,
+        )
+    return Episode(
+        question,
+        backend,
+        config,
+        price=price,
+        round_price=round_price,
+        budget=budget,
+        difficulty=difficulty,
+        pick=pick,
+        answers=answers,
+    )
+
+
 class Controller:
-    """Policy + backend + loop.
+    """Policy + backend + loop, deciding about whole attempts or inside one.
 
     Args:
         policy: the trained network.
         config: the decision process that it was trained for.
-        backend: makes the attempts.
+        backend: makes the attempts, or writes their segments.
         difficulty: read-out of the prompt, if the policy reads it.
         price: accuracy per unit cost, where `answer` is not given one.
         pace: sets the price from question to question instead, where `answer` is not given
@@ -139,8 +188,8 @@ class Controller:
     def __init__(
         self,
         policy: PolicyNetwork,
-        config: EpisodeConfig,
-        backend: Backend,
+        config: Process,
+        backend: Backend | SegmentBackend,
         difficulty: Difficulty | None = None,
         price: float | None = None,
         pace: Pace | None = None,
@@ -154,8 +203,8 @@ class Controller:
     @classmethod
     def load(
         cls,
-        path: str | Path | Checkpoint,
-        backend: Backend | None = None,
+        path: str | Path | AnyCheckpoint,
+        backend: Backend | SegmentBackend | None = None,
         *,
         models: Sequence[str | Path] = (),
         adapters: Mapping[str, str | Path] | None = None,
@@ -190,11 +239,12 @@ class Controller:
         """
         from controller.backends.blocking import BlockingBackend
         from controller.backends.ladder import deployed_process
-        from controller.checkpoint import Checkpoint, load_checkpoint
+        from controller.checkpoint import Checkpoint, load_any
+        from controller.loading import load_backend
 
-        checkpoint = path if isinstance(path, Checkpoint) else load_checkpoint(path)
+        checkpoint = path if isinstance(path, Checkpoint) else load_any(path)
         price = checkpoint.price_for(mean_cost, accuracy, confidence)
-        backend = backend or checkpoint.load_backend(models, adapters)
+        backend = backend or load_backend(checkpoint, models, adapters)
         process = checkpoint.config
         if isinstance(backend, BlockingBackend):
             process = deployed_process(checkpoint, backend)
@@ -212,7 +262,7 @@ class Controller:
     def from_pretrained(
         cls,
         name: str | Path,
-        backend: Backend | None = None,
+        backend: Backend | SegmentBackend | None = None,
         *,
         revision: str | None = None,
         token: str | bool | None = None,
@@ -231,12 +281,12 @@ class Controller:
             CheckpointError: as `load`, or it cannot be downloaded.
             ConfigError: as `load`.
         """
-        from controller.checkpoint import Checkpoint
+        from controller.hub import from_hub
 
-        checkpoint = Checkpoint.from_pretrained(name, revision=revision, token=token)
+        checkpoint = from_hub(name, revision=revision, token=token)
         return cls.load(checkpoint, backend, **options)
 
-    def decisions(self, episode: Episode) -> Iterator[Decision]:
+    def decisions(self, episode: Episode | SegmentEpisode) -> Iterator[Decision]:
         """Decide until the episode ends, yielding each decision once carried out."""
         for step in steps(play(episode, self.decider), episode.perform):
             if isinstance(step, Decision):
@@ -249,7 +299,8 @@ class Controller:
         price: float | None = None,
         round_price: float = 0.0,
         budget: float | None = None,
-    ) -> Episode:
+        number: int = 0,
+    ) -> Episode | SegmentEpisode:
         """A fresh episode for a question, to be driven by `decisions`."""
         if price is None:
             price = self.price if self.pace is None else self.pace.price()
@@ -257,7 +308,7 @@ class Controller:
             raise ConfigError("price: expected one, found none here and none in the controller")
         if isinstance(question, str):
             question = Question(question_id=question, text=question)
-        return Episode(
+        return begin_episode(
             question,
             self.backend,
             self.config,
@@ -265,6 +316,7 @@ class Controller:
             round_price=round_price,
             budget=budget,
             difficulty=self.difficulty,
+            number=number,
             answers=self.answers,
         )
 
@@ -275,6 +327,7 @@ class Controller:
         price: float | None = None,
         round_price: float = 0.0,
         budget: float | None = None,
+        number: int = 0,
     ) -> Outcome:
         """Answer a question.
 
@@ -284,12 +337,15 @@ class Controller:
                 controller's own when None, or what its pace asks for.
             round_price: accuracy per serial round of generation; 0 if waiting is free.
             budget: hard cap on cost; None for no cap.
+            number: of the attempt, for decisions inside it; others have other random streams.
 
         Raises:
             ConfigError: price or budget out of range.
             BackendError: the models cannot be reached at all.
         """
-        episode = self.episode(question, price=price, round_price=round_price, budget=budget)
+        episode = self.episode(
+            question, price=price, round_price=round_price, budget=budget, number=number
+        )
         decisions = tuple(self.decisions(episode))
         if self.pace is not None and price is None:
             self.pace.count(episode.cost)

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from controller.episodes import Episodes
 from controller.errors import ConfigError
-from controller.observation import OBSERVATION_NAMES, observe
+from controller.granularity import granularity_of
+from controller.observation import OBSERVATION_NAMES
 
 
 class Policy(Protocol):
     """Anything that chooses actions: the trained network and every hand-made rule."""
 
-    def act(self, episodes: Episodes, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    def act(self, episodes: Any, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
         """One allowed action per episode.
 
         Args:
-            episodes: state of N episodes; only what a deployment can see.
+            episodes: state of N episodes, `Episodes` or `SegmentEpisodes`; only what a
+                deployment can see.
             mask: (N, A), True = allowed.
 
         Returns:
@@ -123,6 +124,6 @@ class PolicyNetwork(nn.Module):
         log_probs = self.log_probs(torch.from_numpy(observation), torch.from_numpy(mask))
         return log_probs.argmax(-1).numpy()
 
-    def act(self, episodes: Episodes, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    def act(self, episodes: Any, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
         """The most likely allowed action per episode; see `Policy.act`."""
-        return self.choose(observe(episodes), mask)
+        return self.choose(granularity_of(episodes.config).observe(episodes), mask)

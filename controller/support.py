@@ -29,11 +29,10 @@ class Support:
     high: NDArray[np.float64]
 
     def __post_init__(self) -> None:
-        shape = (len(OBSERVATION_NAMES),)
-        if self.low.shape != shape or self.high.shape != shape or not (self.low <= self.high).all():
+        shape = self.low.shape
+        if len(shape) != 1 or self.high.shape != shape or not (self.low <= self.high).all():
             raise CheckpointError(
-                f"support: expected {shape[0]} ranges, low to high, found {self.low} and "
-                f"{self.high}"
+                f"support: expected ranges, low to high, found {self.low} and {self.high}"
             )
 
     @classmethod

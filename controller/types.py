@@ -133,6 +133,11 @@ class Attempt:
     usage: Usage = field(default_factory=Usage)
 
     @property
+    def brief(self) -> str:
+        """Itself in a few words."""
+        return str(self.answer)
+
+    @property
     def cut(self) -> bool:
         """Whether it ended because it was as long as an attempt may be."""
         return self.finish_reason == CUT

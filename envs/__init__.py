@@ -1,7 +1,8 @@
 """The Gymnasium side: environments over live models and recorded traces.
 
 Importing this package registers `allot/Compute-v0` and `allot/Segment-v0`, for `gymnasium.make`
-and `gymnasium.make_vec`; all take `traces=DIRECTORY` and `split`.
+and `gymnasium.make_vec`; both take `traces=DIRECTORY` and `split`. They are one environment over
+traces of whole attempts and of segments.
 """
 
 from __future__ import annotations
@@ -13,23 +14,16 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 
 if TYPE_CHECKING:
-    from controller.episodes import EpisodeConfig
-    from controller.segments.episodes import SegmentConfig
     from envs.compute import ComputeEnv
-    from envs.recorded import Recorded
-    from envs.segments.env import SegmentEnv
-    from envs.segments.recorded import RecordedTrees
-    from envs.segments.replay import SegmentVectorEnv
-    from envs.table import TraceTable
-    from envs.traces import TraceSet
+    from envs.granularity import AnyTraces
     from envs.vector import ComputeVectorEnv
 
 COMPUTE_ID = "allot/Compute-v0"
 SEGMENT_ID = "allot/Segment-v0"
 
 
-def make_compute(traces: str, split: str = "train", **kwargs: Any) -> ComputeEnv:
-    """`allot/Compute-v0` over a trace set; settings follow from its train split.
+def make(traces: str, split: str = "train", **kwargs: Any) -> ComputeEnv:
+    """The environment over recorded traces; settings follow from their train split.
 
     Args:
         traces: directory of a trace set.
@@ -40,13 +34,14 @@ def make_compute(traces: str, split: str = "train", **kwargs: Any) -> ComputeEnv
 
     recorded = _recorded(traces, split, _stamp(traces))
     config = kwargs.pop("config", None) or _config(traces, _stamp(traces))
+    kwargs = {"attempts": recorded.table.num_attempts, **kwargs}
     return ComputeEnv(recorded.questions, recorded.backend, config, recorded.grader, **kwargs)
 
 
-def make_compute_vector(
+def make_vector(
     traces: str, num_envs: int = 1, split: str = "train", **kwargs: Any
 ) -> ComputeVectorEnv:
-    """Vectorised `allot/Compute-v0` over a trace set.
+    """The vectorised environment over recorded traces.
 
     Args:
         traces: directory of a trace set.
@@ -60,41 +55,6 @@ def make_compute_vector(
     return ComputeVectorEnv(_table(traces, split, _stamp(traces)), config, num_envs, **kwargs)
 
 
-def make_segment(traces: str, split: str = "train", **kwargs: Any) -> SegmentEnv:
-    """`allot/Segment-v0` over segment traces; settings follow from their train split.
-
-    Args:
-        traces: directory of segment traces.
-        split: train, validation or test.
-        kwargs: of `envs.segments.env.SegmentEnv`.
-    """
-    from envs.segments.env import SegmentEnv
-
-    trees = _trees(traces, split, _stamp(traces))
-    kwargs = {"config": _segment_config(traces, _stamp(traces)), **kwargs}
-    attempts = trees.table.num_attempts
-    return SegmentEnv(
-        trees.questions, trees.backend, grader=trees.grader, attempts=attempts, **kwargs
-    )
-
-
-def make_segment_vector(
-    traces: str, num_envs: int = 1, split: str = "train", **kwargs: Any
-) -> SegmentVectorEnv:
-    """Vectorised `allot/Segment-v0` over segment traces.
-
-    Args:
-        traces: directory of segment traces.
-        num_envs: N.
-        split: train, validation or test.
-        kwargs: of `envs.segments.replay.SegmentVectorEnv`.
-    """
-    from envs.segments.replay import SegmentVectorEnv
-
-    config = kwargs.pop("config", None) or _segment_config(traces, _stamp(traces))
-    return SegmentVectorEnv(_trees(traces, split, _stamp(traces)).table, config, num_envs, **kwargs)
-
-
 # Many environments are often made of one trace set, which takes seconds to read.
 
 
@@ -105,58 +65,40 @@ def _stamp(traces: str) -> int:
 
 
 @lru_cache(maxsize=2)
-def _trace_set(traces: str, stamp: int) -> TraceSet:
-    from envs.traces import TraceSet
+def _traces(traces: str, stamp: int) -> AnyTraces:
+    from envs.granularity import read_traces
 
-    return TraceSet.read(traces)
-
-
-@lru_cache(maxsize=4)
-def _table(traces: str, split: str, stamp: int) -> TraceTable:
-    from envs.table import TraceTable
-
-    return TraceTable.build(_trace_set(traces, stamp), [split])
+    return read_traces(traces)
 
 
 @lru_cache(maxsize=4)
-def _recorded(traces: str, split: str, stamp: int) -> Recorded:
-    from envs.recorded import read_recorded
+def _table(traces: str, split: str, stamp: int) -> Any:
+    from envs.granularity import recordings_of
 
-    return read_recorded(_trace_set(traces, stamp), [split])
+    read = _traces(traces, stamp)
+    return recordings_of(read).table(read, [split])
+
+
+@lru_cache(maxsize=4)
+def _recorded(traces: str, split: str, stamp: int) -> Any:
+    from envs.granularity import recordings_of
+
+    read = _traces(traces, stamp)
+    return recordings_of(read).recorded(read, [split])
 
 
 @lru_cache(maxsize=2)
-def _config(traces: str, stamp: int) -> EpisodeConfig:
-    from envs.derive import derive_config
+def _config(traces: str, stamp: int) -> Any:
+    from envs.granularity import recordings_of
 
-    return derive_config(_table(traces, "train", stamp), _trace_set(traces, stamp).models())
-
-
-@lru_cache(maxsize=4)
-def _trees(traces: str, split: str, stamp: int) -> RecordedTrees:
-    from envs.segments.recorded import read_trees
-    from envs.segments.traces import SegmentTraces
-
-    return read_trees(SegmentTraces.read(traces), [split])
+    read = _traces(traces, stamp)
+    return recordings_of(read).derive(_table(traces, "train", stamp), read)
 
 
-@lru_cache(maxsize=2)
-def _segment_config(traces: str, stamp: int) -> SegmentConfig:
-    from envs.segments.derive import derive_segment_config
-    from envs.segments.traces import SegmentTraces
-
-    return derive_segment_config(_trees(traces, "train", stamp).table, SegmentTraces.read(traces))
-
-
-gymnasium.register(
-    COMPUTE_ID,
-    entry_point="envs:make_compute",
-    vector_entry_point="envs:make_compute_vector",
-    order_enforce=False,
-)
-gymnasium.register(
-    SEGMENT_ID,
-    entry_point="envs:make_segment",
-    vector_entry_point="envs:make_segment_vector",
-    order_enforce=False,
-)
+for _name in (COMPUTE_ID, SEGMENT_ID):
+    gymnasium.register(
+        _name,
+        entry_point="envs:make",
+        vector_entry_point="envs:make_vector",
+        order_enforce=False,
+    )

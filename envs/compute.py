@@ -1,56 +1,68 @@
-"""`allot/Compute-v0`: how much compute does a question deserve?"""
+"""The environment: how much compute does a question deserve?"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+import gymnasium
 import numpy as np
 from gymnasium.spaces import Discrete
+from numpy.typing import NDArray
 
 from controller.actions import ActionKind
 from controller.backends.base import Backend
 from controller.difficulty import Difficulty
-from controller.episodes import EpisodeConfig
-from controller.errors import IllegalActionError
-from controller.loop import Episode
-from controller.observation import NUM_FEATURES
+from controller.errors import ConfigError, IllegalActionError
+from controller.granularity import Process, granularity_of
+from controller.loop import Episode, begin_episode
+from controller.segments.run import SegmentEpisode
+from controller.segments.types import SegmentBackend
 from controller.types import Question
+from envs.draws import draw_episode, observation_space, stream_key
 from envs.grader import Grader
-from envs.lockstep import draw_episode, observation_space
+from envs.pictures import text_picture
+from envs.random import Streams
 from envs.reward import LogUniform, price_range, reward
-from envs.scalar import Observation, ScalarEnv
+
+Observation = NDArray[np.float32]
 
 _ROW = np.zeros(1, np.int64)
+_CHOSEN = ("question", "attempt", "price", "round_price", "budget")
 
 
-class ComputeEnv(ScalarEnv):
-    """One question per episode; one decision per step.
+class ComputeEnv(gymnasium.Env[Observation, np.int64]):
+    """One question per episode; one decision after each attempt, or inside one, each segment.
 
     ## Action Space
-    `Discrete(A)`: STOP, SAMPLE (one entry per width), REVISE, ESCALATE and, with a
-    verifier, VERIFY.
+    `Discrete(A)`, of whole attempts: STOP, SAMPLE (one entry per width), REVISE, ESCALATE and,
+    with a verifier, VERIFY. Inside an attempt: STOP (answer now), SAMPLE (the small model
+    writes the next segment), REVISE (drop the last segment and write another in its place),
+    ESCALATE (the large model writes the next segment) and ESCALATE(end) (all that is left).
     `info["action_mask"]`, (A,) int8, and `action_masks()`, (A,) bool, tell which are
-    legal; STOP always is: before the first attempt it means giving up.
+    legal; STOP always is: before the first attempt or segment it means giving up.
 
     ## Observation Space
-    `Box(D,)` float32; entry i is `controller.observation.OBSERVATION_NAMES[i]`.
+    `Box(D,)` float32; entry i is `controller.granularity.granularity_of(config).features[i]`.
 
     ## Rewards
     At each step -price x cost of the action - round price x serial rounds; at the end +1
-    if the leading answer is right.
+    if the answer is right.
 
     ## Starting State
-    A question drawn uniformly, a price drawn log-uniformly, no attempts.
+    A question, and inside attempts the number of one, drawn uniformly, a price drawn
+    log-uniformly, no attempts.
 
     ## Episode Termination
     STOP, or nothing but STOP left to do. Only a TimeLimit truncates.
 
     Args:
         questions: with references.
-        backend: makes the attempts, live or replayed.
+        backend: makes the attempts or writes their segments, live or replayed.
         config: the decision process.
         grader: compares answers with references.
+        attempts: per question, of those that are decided inside; each has random streams of
+            its own.
         prices: range that each episode's price is drawn from.
         difficulty: read-out of the prompt.
         round_prices: range that the price of a serial round is drawn from; None for none.
@@ -59,13 +71,19 @@ class ComputeEnv(ScalarEnv):
         render_mode: None, "ansi" (a string), "human" (printed) or "rgb_array" (a picture).
     """
 
+    metadata: dict[str, Any] = {  # noqa: RUF012 (as in Gymnasium)
+        "render_modes": ["human", "ansi", "rgb_array"],
+        "render_fps": 4,
+    }
+
     def __init__(
         self,
         questions: Sequence[Question],
-        backend: Backend,
-        config: EpisodeConfig,
+        backend: Backend | SegmentBackend,
+        config: Process,
         grader: Grader,
         *,
+        attempts: int = 1,
         prices: LogUniform | None = None,
         round_prices: LogUniform | None = None,
         difficulty: Difficulty | None = None,
@@ -73,14 +91,25 @@ class ComputeEnv(ScalarEnv):
         permute: bool = True,
         render_mode: str | None = None,
     ) -> None:
-        super().__init__(questions, render_mode)
+        if not questions:
+            raise ConfigError("questions: expected at least one, found none")
+        if attempts < 1:
+            raise ConfigError(f"attempts: expected at least 1, found {attempts}")
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ConfigError(
+                f"render_mode: expected one of {self.metadata['render_modes']} or None, "
+                f"found {render_mode!r}"
+            )
+        self.questions, self.attempts, self.render_mode = questions, attempts, render_mode
         self.backend, self.config, self.grader = backend, config, grader
         self.prices = prices or price_range(config.cost_unit)
         self.round_prices, self.budgets = round_prices, budgets
         self.difficulty, self.permute = difficulty, permute
-        self.observation_space = observation_space(NUM_FEATURES)
+        self.observation_space = observation_space(len(granularity_of(config).features))
         self.action_space = Discrete(len(config.actions))
-        self.episode: Episode | None = None
+        self.episode: Episode | SegmentEpisode | None = None
+        self._streams: Streams | None = None
+        self._lines: list[str] = []
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -89,26 +118,31 @@ class ComputeEnv(ScalarEnv):
 
         Args:
             seed: starts a new random stream.
-            options: `question` (position), `price`, `round_price` and `budget` to choose
-                instead of drawing.
+            options: `question` (position), `attempt`, `price`, `round_price` and `budget` to
+                choose instead of drawing.
 
         Raises:
             ConfigError: an unknown option.
         """
-        names = ("question", "price", "round_price", "budget")
-        streams, options = self._drawing(seed, options, names)
-        position, price, round_price, budget, _ = draw_episode(
-            streams,
+        super().reset(seed=seed)
+        if seed is not None or self._streams is None:
+            self._streams = Streams(np.array([stream_key(seed)]))
+        options = options or {}
+        if unknown := set(options) - {*_CHOSEN}:
+            raise ConfigError(f"options: expected {', '.join(_CHOSEN)}, found {sorted(unknown)}")
+        start, price, round_price, budget, _ = draw_episode(
+            self._streams,
             _ROW,
-            len(self.questions),
+            len(self.questions) * self.attempts,
             self.prices,
             self.round_prices,
             self.budgets,
             hide_signals=0,
         )
-        self.question = self.questions[int(options.get("question", position[0]))]
+        question, number = divmod(int(start[0]), self.attempts)
+        self.question = self.questions[int(options.get("question", question))]
         self.price = float(options.get("price", price[0]))
-        self.episode = Episode(
+        self.episode = begin_episode(
             self.question,
             self.backend,
             self.config,
@@ -117,14 +151,23 @@ class ComputeEnv(ScalarEnv):
             budget=float(options.get("budget", budget[0])),
             difficulty=self.difficulty,
             pick=self._pick if self.permute else None,
+            number=int(options.get("attempt", number)),
         )
         self._charged, self._rounds = 0.0, 0
-        self._begin_picture()
+        self._lines = []
+        self._show(f"{self.question.text.strip()}\n  price {self.price:.2g}")
         return self.episode.observation()[0], self._info()
 
     def _pick(self, used: int, available: int) -> int:
         assert self._streams is not None
         return used + int(self._streams.uniform(_ROW)[0] * (available - used))
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Allowed actions now, (A,)."""
+        if self.episode is None:
+            raise IllegalActionError("action_masks: expected a reset first, found none")
+        mask: NDArray[np.bool_] = self.episode.mask()[0]
+        return mask
 
     def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Carry out one action.
@@ -136,8 +179,10 @@ class ComputeEnv(ScalarEnv):
             raise IllegalActionError("step: expected a reset first, found an episode that is over")
         episode, chosen = self.episode, self.config.actions[int(action)]
         stops = chosen.kind is ActionKind.STOP
-        attempts = () if stops else episode.take(chosen)
-        terminated = stops or bool(episode.mask().sum() == 1)
+        brought = () if stops else episode.take(chosen)
+        terminated = stops or episode.over
+        if terminated:
+            episode.close()
         right = terminated and self.grader.is_right(self.question, episode.answer)
         state = episode.state
         compute = state.price * (state.spent - self._charged)
@@ -145,17 +190,28 @@ class ComputeEnv(ScalarEnv):
         gain = float(reward(np.array([right]), compute, rounds)[0])
         self._charged, self._rounds = float(state.spent[0]), int(state.rounds[0])
         info = self._info()
-        self._describe(str(chosen), [a.answer for a in attempts], gain)
+        told = f" -> {', '.join(made.brief for made in brought)}" if brought else ""
+        self._show(f"  {chosen!s:<13}{told}  reward {gain:+.4f}")
         if terminated:
             info |= {"answer": episode.answer, "right": right, "cost": episode.cost}
-            self._describe(f"answer {episode.answer}, {'right' if right else 'wrong'}", [], None)
+            self._show(f"  answer {episode.answer}, {'right' if right else 'wrong'}")
             self.episode = None
         return episode.observation()[0], gain, terminated, False, info
 
-    def _describe(self, action: str, answers: list[str | None], gain: float | None) -> None:
-        line = f"  {action:<9}"
-        if answers:
-            line += f" -> {', '.join(str(a) for a in answers)}"
-        if gain is not None:
-            line += f"  reward {gain:+.4f}"
-        self._show(line)
+    def _info(self) -> dict[str, Any]:
+        return {
+            "action_mask": self.action_masks().astype(np.int8),
+            "question_id": self.question.question_id,
+            "price": self.price,
+        }
+
+    def _show(self, line: str) -> None:
+        self._lines.append(line)
+        if self.render_mode == "human":
+            print(line)
+
+    def render(self) -> Any:
+        """The episode so far as text or as (H, W, 3) uint8; "human" has printed it already."""
+        if self.render_mode == "rgb_array":
+            return text_picture(self._lines)
+        return "\n".join(self._lines) if self.render_mode == "ansi" else None

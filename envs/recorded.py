@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Generic
+
+from typing_extensions import TypeVar
 
 from controller.actions import ActionKind
 from controller.backends.base import PromptState
@@ -15,20 +17,27 @@ from envs.grader import RecordedGrader
 from envs.table import TraceTable
 from envs.traces import TraceSet
 
-if TYPE_CHECKING:
-    from envs.segments.table import SegmentTable
-    from envs.segments.traces import SegmentTraces
+B = TypeVar("B", default=ReplayBackend)
+T = TypeVar("T", default=TraceTable)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recorded:
-    """Questions and attempts of some splits, in the order of the table, backend and grader."""
+class Recorded(Generic[B, T]):
+    """Questions of some splits, in the order of the table, backend and grader.
+
+    Attributes:
+        questions: with references.
+        backend: replays the traces.
+        grader: calls right what was right when it was recorded.
+        table: the traces as arrays.
+        attempts: in the order of the table's, where it is one of whole attempts.
+    """
 
     questions: tuple[Question, ...]
-    attempts: tuple[Attempt, ...]
-    backend: ReplayBackend
+    backend: B
     grader: RecordedGrader
-    table: TraceTable
+    table: T
+    attempts: tuple[Attempt, ...] = ()
 
 
 def read_recorded(
@@ -60,10 +69,8 @@ def read_recorded(
     )
 
 
-def recorded_questions(
-    traces: TraceSet | SegmentTraces, question_ids: Iterable[str]
-) -> tuple[Question, ...]:
-    """Questions of a trace set, in the order of their ids."""
+def recorded_questions(traces: Any, question_ids: Iterable[str]) -> tuple[Question, ...]:
+    """Questions of a `TraceSet` or of `SegmentTraces`, in the order of their ids."""
     rows = {row["question_id"]: row for row in traces.questions.to_pylist()}
     datasets = [row.get("dataset") or "" for row in rows.values()]
     kinds = dict(zip(rows, kinds_of(traces.manifest, datasets), strict=True))
@@ -80,8 +87,8 @@ def recorded_questions(
     )
 
 
-def recorded_grader(table: TraceTable | SegmentTable) -> RecordedGrader:
-    """Calls right what was right when it was recorded."""
+def recorded_grader(table: Any) -> RecordedGrader:
+    """Calls right what was right when it was recorded in a `TraceTable` or `SegmentTable`."""
     return RecordedGrader(
         {
             question_id: frozenset(

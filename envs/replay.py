@@ -181,9 +181,20 @@ class Replay:
         return NUM_FEATURES
 
     @property
-    def num_questions(self) -> int:
-        """Questions of the table."""
+    def num_starts(self) -> int:
+        """Questions of the table: an episode starts at any of them."""
         return len(self.table)
+
+    @property
+    def tally(self) -> dict[str, Array]:
+        """Samples, revisions, escalations and verified attempts, (N,) each."""
+        episodes = self.episodes
+        return {
+            "samples": episodes.counts[:, 0],
+            "revisions": episodes.revisions,
+            "escalations": episodes.counts[:, 1:].sum(1),
+            "verified": episodes.scores,
+        }
 
     def close(self, rows: Array) -> None:
         """End the episodes of `rows`; the leading answer stands."""
@@ -202,8 +213,6 @@ class Replay:
             "price": episodes.price.copy(),
             "round_price": episodes.round_price.copy(),
             "budget": episodes.budget.copy(),
-            "samples": episodes.counts[:, 0].copy(),
-            "revisions": episodes.revisions.copy(),
-            "escalations": episodes.counts[:, 1:].sum(1),
             "rounds": episodes.rounds.copy(),
+            **{name: column.copy() for name, column in self.tally.items()},
         }

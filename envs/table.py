@@ -109,6 +109,20 @@ class TraceTable(Prompts):
     def __len__(self) -> int:
         return len(self.question_ids)
 
+    @property
+    def num_questions(self) -> int:
+        """Q."""
+        return len(self)
+
+    @property
+    def num_attempts(self) -> int:
+        """Attempts per question that are decided inside: each is one decision here."""
+        return 1
+
+    def starts(self, repeats: int) -> NDArray[np.int64]:
+        """Where to begin to play every question `repeats` times, (Q * repeats,)."""
+        return np.repeat(np.arange(len(self)), repeats)
+
     def right(self, attempts: NDArray[np.integer]) -> NDArray[np.bool_]:
         """Whether attempts of each question, (Q, ...) with -1 for none, are right."""
         places = np.maximum(attempts, 0)

@@ -1,38 +1,58 @@
-"""`allot/Compute-v0` over recorded traces, thousands of episodes at a time."""
+"""The environment over recorded traces, thousands of episodes at a time."""
 
 from __future__ import annotations
 
-from gymnasium.vector import AutoresetMode
+from typing import Any
 
-from controller.episodes import EpisodeConfig
-from controller.errors import ConfigError
-from envs.lockstep import Array, LockstepEnv
-from envs.replay import Replay
-from envs.reward import LogUniform, price_range
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from controller.errors import ConfigError, IllegalActionError
+from controller.granularity import Process
+from envs.draws import Array, draw_episode, observation_space, stream_key
+from envs.granularity import STOP, replay_of
+from envs.random import Streams
+from envs.reward import LogUniform, price_range, reward
+from envs.segments.table import SegmentTable
 from envs.table import TraceTable
 
 
-class ComputeVectorEnv(LockstepEnv):
-    """Vectorised `allot/Compute-v0` over traces; see `LockstepEnv`.
+class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
+    """`allot/Compute-v0` or `allot/Segment-v0` over recorded traces, N episodes at a time.
+
+    Environment i draws the same episodes, bit for bit, as a scalar environment over the same
+    traces that is reset with seed + i.
 
     Args:
-        table: recorded attempts.
+        table: recorded attempts, or trees of segments.
         config: the decision process.
         num_envs: N.
         prices: range that each episode's price is drawn from.
         difficulty: (Q, R) log-odds per question and rung; None when unknown.
         budgets: range that the hard cap of an episode's cost is drawn from; None for no caps.
         round_prices: range that the price of a serial round is drawn from; None for none.
-        hide_signals: share of episodes without each signal.
+        hide_signals: probability that an episode goes without logprobs, and independently
+            without difficulty, without a verifier and without the length of its prompt, so
+            that a policy learns to do without.
         permute: whether independent attempts come in random order.
-        autoreset_mode: when a finished episode makes room for the next one.
+        autoreset_mode: when a finished episode makes room for the next one: in the same step,
+            in the next step (whose action it ignores), or, disabled, when `reset` is told
+            to by `options={"reset_mask": mask}`.
         max_episode_steps: steps after which an episode is truncated; None for never.
     """
 
+    metadata: dict[str, Any] = {  # noqa: RUF012 (as in Gymnasium)
+        "autoreset_mode": AutoresetMode.SAME_STEP,
+        "render_modes": [],
+    }
+
     def __init__(
         self,
-        table: TraceTable,
-        config: EpisodeConfig,
+        table: TraceTable | SegmentTable,
+        config: Process,
         num_envs: int,
         *,
         prices: LogUniform | None = None,
@@ -46,16 +66,209 @@ class ComputeVectorEnv(LockstepEnv):
     ) -> None:
         if num_envs < 1:
             raise ConfigError(f"num_envs: expected at least 1, found {num_envs}")
-        self.config = config
-        self.replay = Replay(table, config, num_envs, difficulty=difficulty, permute=permute)
-        super().__init__(
-            self.replay,
-            config.actions.names,
-            num_envs,
-            prices=prices or price_range(config.cost_unit),
-            budgets=budgets,
-            round_prices=round_prices,
-            hide_signals=hide_signals,
-            autoreset_mode=autoreset_mode,
-            max_episode_steps=max_episode_steps,
+        if max_episode_steps is not None and max_episode_steps < 1:
+            raise ConfigError(f"max_episode_steps: expected at least 1, found {max_episode_steps}")
+        replay = replay_of(table, config, num_envs, difficulty=difficulty, permute=permute)
+        self.config, self.replay, self.num_envs = config, replay, num_envs
+        self.actions, self.num_features = config.actions.names, replay.num_features
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
+        self.max_episode_steps = max_episode_steps
+        self.prices = prices or price_range(config.cost_unit)
+        self.round_prices, self.budgets = round_prices, budgets
+        self.hide_signals = hide_signals
+        self.single_observation_space = observation_space(self.num_features)
+        self.single_action_space = gymnasium.spaces.Discrete(len(self.actions))
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._rows = np.arange(num_envs)
+        self._streams: Streams | None = None
+        self._mask = np.ones((num_envs, len(self.actions)), bool)  # (N, A)
+        self._over = np.zeros(num_envs, bool)  # ended, and not begun again yet
+        self._elapsed = np.zeros(num_envs, np.int64)
+
+    def reset(
+        self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Array, dict[str, Any]]:
+        """Start episodes afresh; environment i is seeded with seed + i.
+
+        Args:
+            seed: starts new random streams.
+            options: `reset_mask`, (N,) bool, to start these environments' episodes alone.
+
+        Raises:
+            ConfigError: an unknown option, or a mask of another shape or type.
+        """
+        rows = self._chosen(options or {})
+        if seed is not None or self._streams is None:
+            seeds = (
+                [None] * self.num_envs
+                if seed is None
+                else [seed + i for i in range(self.num_envs)]
+                if isinstance(seed, int)
+                else seed
+            )
+            keys = np.array([stream_key(s) for s in seeds], np.uint64)
+            if self._streams is None:
+                self._streams = Streams(keys)
+            self._streams.state[rows] = keys[rows]
+        self._begin(rows)
+        self._mask = self.replay.episodes.mask()
+        return self.replay.observe(), {"action_mask": self._mask.astype(np.int8)}
+
+    def _chosen(self, options: dict[str, Any]) -> Array:
+        """Environments to reset, (n,)."""
+        unknown = set(options) - {"reset_mask"}
+        if unknown:
+            raise ConfigError(f"options: expected reset_mask, found {sorted(unknown)}")
+        mask = options.get("reset_mask")
+        if mask is None or self._streams is None:
+            return self._rows
+        if mask.shape != (self.num_envs,) or mask.dtype != np.bool_:
+            raise ConfigError(
+                f"reset_mask: expected bool of shape ({self.num_envs},), found {mask.dtype} of "
+                f"{mask.shape}"
+            )
+        return np.flatnonzero(mask)
+
+    def _begin(self, rows: Array) -> None:
+        streams = self._streams
+        assert streams is not None
+        question, price, round_price, budget, hidden = draw_episode(
+            streams,
+            rows,
+            self.replay.num_starts,
+            self.prices,
+            self.round_prices,
+            self.budgets,
+            self.hide_signals,
         )
+        self.replay.begin(
+            rows,
+            question,
+            price,
+            budget,
+            round_price=round_price,
+            hide_logprobs=hidden[0],
+            hide_difficulty=hidden[1],
+            hide_verifier=hidden[2],
+            hide_prompt=hidden[3],
+        )
+        self._over[rows], self._elapsed[rows] = False, 0
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Allowed actions now, (N, A)."""
+        return self._mask
+
+    def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
+        """One action per environment.
+
+        Raises:
+            IllegalActionError: an action that its mask forbids, or an episode that is over and
+                that nobody has reset.
+        """
+        actions = np.asarray(actions)
+        resting = self._rest(actions)
+        episodes = self.replay.episodes
+        stopped = (actions == STOP) & ~resting
+        spent = np.where(episodes.fresh, 0.0, episodes.spent)
+        rounds = episodes.rounds.copy()
+        moving = ~(stopped | resting)
+        assert self._streams is not None
+        self.replay.take(self._rows[moving], actions[moving], self._streams)
+        self._elapsed += ~resting
+        self._mask = episodes.mask()
+        terminated = ~resting & (stopped | (self._mask.sum(1) == 1))
+        truncated = np.zeros(self.num_envs, bool)
+        if self.max_episode_steps is not None:
+            truncated = self._elapsed >= self.max_episode_steps
+        self.replay.close(self._rows[terminated])
+        right = np.zeros(self.num_envs, bool)
+        right[terminated] = self.replay.right(terminated)
+        rewards = reward(
+            right,
+            episodes.price * (episodes.spent - spent),
+            episodes.round_price * (episodes.rounds - rounds),
+        )
+        rewards[resting] = 0.0
+        observation = self.replay.observe()
+        info = self._end(observation, terminated | truncated, right)
+        info["action_mask"] = self._mask.astype(np.int8)
+        return observation, rewards, terminated, truncated, info
+
+    def _rest(self, actions: Array) -> NDArray[np.bool_]:
+        """Begin again what was over before this step, and check all other actions; (N,)."""
+        if self._streams is None:
+            raise IllegalActionError("step: expected a reset first, found none")
+        resting = self._over.copy()
+        illegal = ~(self._mask[self._rows, actions] | resting)
+        if illegal.any():
+            first = int(np.flatnonzero(illegal)[0])
+            raise IllegalActionError(
+                f"environment {first}: expected an action allowed by its mask "
+                f"{self._mask[first].astype(int).tolist()}, found {int(actions[first])}"
+            )
+        if resting.any():
+            rows = self._rows[resting]
+            if self.autoreset_mode is AutoresetMode.DISABLED:
+                raise IllegalActionError(
+                    f"environments {rows.tolist()}: expected a reset of what is over, by "
+                    'options={"reset_mask": mask}, found a step'
+                )
+            self._begin(rows)
+        return resting
+
+    def _end(self, observation: Array, done: Array, right: Array) -> dict[str, Any]:
+        """Tell how episodes ended, and begin the next ones if that is to be in the same step."""
+        if not done.any():
+            return {}
+        final = {"right": right, **self.replay.final()}
+        if self.autoreset_mode is not AutoresetMode.SAME_STEP:
+            self._over = done
+            return final | {f"_{name}": done for name in final}
+        info = {
+            "final_obs": observation.copy("K"),
+            "_final_obs": done,
+            "final_info": final,
+            "_final_info": done,
+        }
+        rows = self._rows[done]
+        self._begin(rows)
+        self.replay.observe(rows, observation)
+        self._mask[rows] = self.replay.episodes.mask(rows)
+        return info
+
+    def state(self) -> dict[str, Array]:
+        """Everything that changes from step to step, as arrays by name."""
+        if self._streams is None:
+            raise IllegalActionError("state: expected a reset first, found none")
+        return {
+            "streams": self._streams.state,
+            "over": self._over,
+            "elapsed": self._elapsed,
+            **{f"replay/{k}": v.copy() for k, v in _arrays(self.replay).items()},
+            **{f"episodes/{k}": v.copy() for k, v in _arrays(self.replay.episodes).items()},
+        }
+
+    def restore(self, state: dict[str, Array]) -> tuple[Array, NDArray[np.bool_]]:
+        """Go back to a `state`; returns observations (N, D) and masks (N, A)."""
+        self._streams = Streams(state["streams"])
+        self._over, self._elapsed = state["over"].copy(), state["elapsed"].copy()
+        for prefix, owner in (("replay/", self.replay), ("episodes/", self.replay.episodes)):
+            for name, array in _arrays(owner).items():
+                array[...] = state[prefix + name]
+        self._mask = self.replay.episodes.mask()
+        return self.replay.observe(), self._mask
+
+
+def _arrays(owner: object) -> dict[str, Array]:
+    """What changes from step to step; views of arrays that are there already left out."""
+    found: dict[str, Array] = {}
+    for name, value in vars(owner).items():
+        if (
+            isinstance(value, np.ndarray)
+            and value.flags.writeable
+            and not any(np.may_share_memory(value, array) for array in found.values())
+        ):
+            found[name] = value
+    return found

@@ -7,17 +7,18 @@ import torch
 
 from controller.backends.segments import SegmentWriter
 from controller.backends.transformers import load_model
-from controller.segments.checkpoint import save_segment_checkpoint
+from controller.checkpoint import save_checkpoint
 from envs.derive import derive_config
 from envs.grader import KindGrader
 from envs.recorded import Recorded, read_recorded
 from envs.segments.traces import SegmentTraces
 from envs.traces import TraceSet
-from training.config import PPOConfig
+from training.config import PPOConfig, TrainConfig
 from training.segments.record import SegmentRecorder, SegmentRecording
-from training.segments.train import SegmentTraining, prepare_trees
 from training.segments.trees import TreeConfig
 from training.show import new_questions
+from training.tracking import Tracker
+from training.train import ControllerTraining
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 
@@ -62,8 +63,9 @@ def trees(small_and_large, tmp_path_factory) -> SegmentTraces:
 def redoing(trees: SegmentTraces, tmp_path_factory) -> Path:
     """Run directory of a controller inside attempts, hardly trained, that likes to redo."""
     out = tmp_path_factory.mktemp("segments") / "redoing"
-    config = PPOConfig(total_steps=64 * 16 * 6, num_envs=64, num_steps=16)
-    checkpoint = SegmentTraining(prepare_trees(trees), config, out).run()
+    config = TrainConfig(ppo=PPOConfig(total_steps=64 * 16 * 6, num_envs=64, num_steps=16))
+    with Tracker(out, "train", {}, mode="disabled") as tracker:
+        checkpoint = ControllerTraining(trees, config, out).run(tracker)
     checkpoint.policy.actor[-1].bias.data += torch.tensor([-0.5, 0.5, 1, -1, -1])
-    save_segment_checkpoint(checkpoint, out)
+    save_checkpoint(checkpoint, out)
     return out

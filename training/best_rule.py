@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.baselines import Rule, RulePolicy, routers, rule_families
 from controller.episodes import EpisodeConfig
-from envs.table import TraceTable
+from controller.granularity import Process
+from envs.granularity import AnyTable
+from training.granularity import learning_of
 from training.play import play
 
 Floats = NDArray[np.float64]
 
 
 def best_rule_utilities(
-    table: TraceTable, config: EpisodeConfig, prices: Floats, difficulty: Floats | None = None
+    table: AnyTable, config: Process, prices: Floats, difficulty: Floats | None = None
 ) -> Floats:
     """Highest utility that any setting of any rule has at each price, (P,).
 
@@ -29,17 +31,19 @@ def best_rule_utilities(
         prices: (P,).
         difficulty: (Q, R) log-odds for rules that read the prompt; None leaves those out.
     """
-    families = rule_families(
-        config.max_samples, revises=config.max_revisions > 0, verifies=config.verifies
-    )
-    blind = replace(config, reads_prompt=False)
+    learning = learning_of(config)
+    blind = config
+    if isinstance(config, EpisodeConfig):
+        blind = replace(config, reads_prompt=False)
 
-    def utilities(rule: Rule, process: EpisodeConfig, known: Floats | None) -> Floats:
-        policy = RulePolicy(rule)
+    def utilities(rule: Any, process: Process, known: Floats | None) -> Floats:
+        policy = learning.policy(rule)
         played = play(policy, table, process, price=1.0, difficulty=known, repeats=1)
         return np.array([played.utility(price).mean() for price in prices])
 
-    rows = [utilities(rule, blind, None) for rules in families.values() for rule in rules]
+    seen = difficulty if learning.reads else None
+    families = learning.families(config).values()
+    rows = [utilities(rule, blind, seen) for rules in families for rule in rules]
     if difficulty is not None:
-        rows += [utilities(rule, config, difficulty) for rule in routers()]
+        rows += [utilities(rule, config, difficulty) for rule in learning.routers]
     return np.asarray(np.max(rows, axis=0))

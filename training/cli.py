@@ -19,8 +19,6 @@ from controller.errors import AllotError, ConfigError
 from training.options import Json, Ray, Seed, WorkerCpus, cluster_of, numbers
 from training.read_command import read
 from training.record_command import record
-from training.segments.cli import CONTROLLER as SEGMENT_CONTROLLER
-from training.segments.cli import app as segments_app
 from training.serve_cli import key, named_models, serve
 from training.settings import WandbMode
 from training.tables import command_line, lead_table, print_rows
@@ -34,7 +32,6 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="The recorded language models.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
-app.add_typer(segments_app, name="segments")
 app.command("train", context_settings={"token_normalize_func": dashed})(train)
 app.command()(record)
 app.command()(serve)
@@ -44,6 +41,8 @@ console = Console()
 
 TRACES = Path("checkpoints/traces")
 CONTROLLER = Path("checkpoints/controller")
+SEGMENT_CONTROLLER = Path("checkpoints/segments/controller")
+SEGMENT_TRACES = Path("checkpoints/segments/traces")
 
 _INTERRUPTED = 130
 """Exit code that typer makes of a KeyboardInterrupt."""
@@ -146,6 +145,17 @@ def evaluate(
     ] = None,
     num_prices: Annotated[int, typer.Option(help="Evenly spaced on a log scale.")] = 12,
     repeats: Annotated[int, typer.Option(help="Episodes per question and price.")] = 8,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=CONTROLLER[,...]@TRACES",
+            help="Other controllers, of either granularity, on their traces of the same test "
+            "questions; seeds are pooled. Prices are those of the first. Repeatable.",
+        ),
+    ] = None,
+    greedy: Annotated[
+        bool, typer.Option("--greedy", help="Add attempts at temperature 0, by the live models.")
+    ] = False,
     results: Annotated[
         Path | None, typer.Option(help="Markdown file to write the results to.")
     ] = None,
@@ -155,13 +165,13 @@ def evaluate(
     wandb: Wandb = "auto",
 ) -> None:
     """Compare controllers with tuned rules on the test split; fills in the model card."""
-    from controller.checkpoint import load_checkpoint
-    from envs.recorded import read_recorded
-    from envs.table import TraceTable
-    from envs.traces import TraceSet, write_atomically
-    from training.decisions import attempt_columns, play_decisions
-    from training.evaluate import compare
+    from controller.checkpoint import load_any
+    from envs.granularity import read_traces, recordings_of
+    from envs.traces import write_atomically
+    from training.evaluate import CONTROLLER as OURS
+    from training.evaluate import compare, read_others
     from training.evaluation import save_evaluation
+    from training.greedy import play_greedy
     from training.lineage import controller_artifact, evaluation_artifact, traces_artifact
     from training.results import results_markdown, write_card
     from training.runs import seed_directories
@@ -172,14 +182,21 @@ def evaluate(
 
     limit_threads()
     paths = seed_directories(controllers)
-    checkpoints = [load_checkpoint(path) for path in paths]
-    trace_set = TraceSet.read(traces)
+    checkpoints = [load_any(path) for path in paths]
+    if checkpoints[0].granularity.name == "segments" and traces == TRACES:
+        traces = SEGMENT_TRACES
+    trace_set = read_traces(traces)
     names = [model.name for model in checkpoints[0].models]
-    test = read_recorded(trace_set, ["test"], names)
+    recordings = recordings_of(trace_set)
+    test = recordings.recorded(trace_set, ["test"], names)
     comparison = compare(
         checkpoints,
-        TraceTable.build(trace_set, ["train", "validation"], names),
+        recordings.table(trace_set, ["train", "validation"], names),
         test.table,
+        others=read_others(beside or []),
+        fixed=play_greedy(trace_set, test.questions, checkpoints[0].config.cost)
+        if greedy
+        else None,
         num_prices=num_prices,
         repeats=repeats,
         cluster=cluster_of(ray, cpus=worker_cpus),
@@ -197,9 +214,9 @@ def evaluate(
         out,
         about,
         summary,
-        columns=attempt_columns(checkpoints[0].config.actions),
-        played=comparison.played["controller"],
-        episodes=play_decisions(checkpoints[0], test, summary["prices"]),
+        checkpoint=checkpoints[0],
+        recorded=test,
+        played=comparison.played[OURS],
     )
     with Tracker(
         out, "evaluate", about, mode=wandb, group=trace_set.path.name, name=str(out)
@@ -224,8 +241,7 @@ def report(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            help="Run directories that `allot evaluate` or `allot segments evaluate` has "
-            "written to.",
+            help="Run directories that `allot evaluate` has written to.",
             metavar="RUN",
         ),
     ],
@@ -329,10 +345,9 @@ def answer(
             "small, large: expected neither with --segments, whose checkpoint says where its "
             f"models lie, found {list(models)}"
         )
-    from controller.checkpoint import load_checkpoint
+    from controller.checkpoint import load_any
     from controller.loop import Controller
     from controller.types import Question
-    from training.segments.show import answer_by_segments
     from training.show import new_questions, outcome_json, print_outcome
     from training.threads import limit_threads
 
@@ -341,13 +356,10 @@ def answer(
     ] + new_questions(examples, seed)
     if not asked:
         raise ConfigError('questions: expected at least one, as in allot answer "3 * 4 ="')
-    if segments:
-        answer_by_segments(console, asked, segment_controller, price, budget, as_json)
-        return
-    checkpoint = load_checkpoint(controller)
+    checkpoint = load_any(segment_controller if segments else controller)
     if segment_price is not None:
-        inside = str(segment_controller.resolve()), segment_price
-        checkpoint = replace(checkpoint, inside=inside)
+        under = str(segment_controller.resolve()), segment_price
+        checkpoint = replace(checkpoint, segment_controller=under)
     loaded = Controller.load(checkpoint, models=models, mean_cost=mean_cost, accuracy=accuracy)
     limit_threads(max(model.parameters or 0 for model in loaded.backend.models))
     for question in asked:

@@ -13,6 +13,13 @@ STEPS_PER_ATTEMPT = 350
 LEAST_STEPS, MOST_STEPS = 500_000, 8_000_000
 """Environment steps that suit a number of recorded attempts."""
 
+SEGMENT_DEFAULTS: dict[str, Any] = {
+    "total_steps": 4_000_000,
+    "hidden_sizes": (64, 64),
+    "gae_lambda": 0.95,
+}
+"""Of trainings inside attempts: larger networks soon learn two thousand trees by heart."""
+
 
 def check_range(
     config: Any,
@@ -120,6 +127,8 @@ class TrainConfig:
             learning and chooses the weights, too; with 0 they are the last ones.
         prices: least and greatest price to train for; none for three decades around a
             typical attempt's worth.
+        probes: inside attempts, force an answer after each segment, to be paid for and seen.
+        escalate: inside attempts, let the large model take over.
         ppo: settings of PPO.
     """
 
@@ -130,6 +139,8 @@ class TrainConfig:
     hide_signals: float = 0.1
     patience: int = 0
     prices: tuple[float, ...] = ()
+    probes: bool = False
+    escalate: bool = True
     ppo: PPOConfig = field(default_factory=PPOConfig)
 
     def __post_init__(self) -> None:

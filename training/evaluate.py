@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,19 +17,22 @@ from numpy.typing import NDArray
 from controller.baselines import (
     AlwaysLarge,
     Rule,
-    RulePolicy,
     SelfConsistency,
     VerifiedBestOfN,
     routers,
-    rule_families,
 )
-from controller.checkpoint import Checkpoint
+from controller.checkpoint import AnyCheckpoint, load_any
 from controller.difficulty import Reads
 from controller.episodes import EpisodeConfig
+from controller.errors import ConfigError
+from controller.granularity import Process
+from controller.segments.episodes import SegmentConfig
+from envs.granularity import AnyTable, read_traces, recordings_of
 from envs.reward import LogUniform
 from envs.table import TraceTable
 from training.cluster import Cluster, map_on
 from training.difficulty import LINEAR, Fit, fit_networks, fit_readout, neighbours, success_rates
+from training.granularity import Learning, learning_of
 from training.oracles import clairvoyant
 from training.play import Played, log_odds, play, play_checkpoint, pool, select
 from training.promises import kept_accuracies, kept_costs
@@ -45,6 +50,7 @@ class Comparison:
     """Everything that was played on the test split.
 
     Attributes:
+        learning: granularity of the controllers.
         prices: (P,).
         played: by policy name, one entry per price.
         settings: by rule family, the setting tuned for each price.
@@ -53,8 +59,10 @@ class Comparison:
         promises: mean costs and accuracies that the first controller was asked for, and what
             became of them.
         seeds: (S, P) mean utility of each controller.
+        others: names in `played` of other controllers.
     """
 
+    learning: Learning
     prices: Floats
     played: Mapping[str, Sequence[Played]]
     settings: Mapping[str, Sequence[str]]
@@ -62,13 +70,65 @@ class Comparison:
     levels: NDArray[np.int64]
     promises: Mapping[str, Sequence[Mapping[str, float]]]
     seeds: Floats
+    others: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Other:
+    """Controllers that differ by seed alone, and traces of the same test questions as others'."""
+
+    checkpoints: Sequence[AnyCheckpoint]
+    table: AnyTable
+
+    @classmethod
+    def read(cls, controllers: Sequence[Path], traces: Path) -> Other:
+        """From directories; of the traces the test split."""
+        checkpoints, read = [load_any(path) for path in controllers], read_traces(traces)
+        names = [model.name for model in checkpoints[0].models]
+        table = recordings_of(read).table(read, ["test"], names)
+        return cls(checkpoints=checkpoints, table=table)
+
+    def play(self, question_ids: Sequence[str], price: float, repeats: int) -> Played:
+        """How they do at these questions, in this order.
+
+        Raises:
+            ConfigError: some were not recorded.
+        """
+        position = {name: q for q, name in enumerate(self.table.question_ids)}
+        missing = [name for name in question_ids if name not in position]
+        if missing:
+            raise ConfigError(
+                f"beside: expected traces of the same test questions, missing {len(missing)}, for "
+                f"example {missing[0]}"
+            )
+        order = np.array([position[name] for name in question_ids])
+        table = self.table.take(order)
+        return pool([play_checkpoint(c, table, price, repeats=repeats) for c in self.checkpoints])
+
+
+def read_others(entries: Sequence[str]) -> dict[str, Other]:
+    """Other controllers by name, from NAME=CONTROLLER[,...]@TRACES each.
+
+    Raises:
+        ConfigError: an entry is of another form.
+    """
+    others = {}
+    for entry in entries:
+        name, _, places = entry.partition("=")
+        controllers, _, traces = places.rpartition("@")
+        if not (name and controllers and traces):
+            raise ConfigError(f"beside: expected NAME=CONTROLLER[,...]@TRACES, found {entry!r}")
+        others[name] = Other.read([Path(c) for c in controllers.split(",")], Path(traces))
+    return others
 
 
 def compare(
-    checkpoints: Sequence[Checkpoint],
-    tuning: TraceTable,
-    test: TraceTable,
+    checkpoints: Sequence[AnyCheckpoint],
+    tuning: AnyTable,
+    test: AnyTable,
     *,
+    others: Mapping[str, Other] | None = None,
+    fixed: Mapping[str, Played] | None = None,
     num_prices: int = 12,
     repeats: int = 8,
     cluster: Cluster | None = None,
@@ -79,48 +139,59 @@ def compare(
         checkpoints: controllers that differ by seed alone; their episodes are pooled.
         tuning: questions that rules are tuned on.
         test: held-out questions.
+        others: controllers to compare with, of either granularity, by name; the prices are
+            then from the range of the first of them.
+        fixed: what was played on the test questions and is the same at every price, by name.
         num_prices: P, evenly spaced on a log scale over the trained range.
         repeats: episodes per question.
         cluster: plays the controllers side by side; this process alone if None.
     """
-    first = checkpoints[0]
-    prices = LogUniform(low=first.price_range[0], high=first.price_range[1]).grid(num_prices)
+    first, others = checkpoints[0], others or {}
+    learning = learning_of(test)
+    low, high = next((o.checkpoints[0].price_range for o in others.values()), first.price_range)
+    prices = LogUniform(low=low, high=high).grid(num_prices)
     contest = _Contest(first, tuning, test, prices, repeats)
     by_checkpoint = map_on(cluster, play_prices, checkpoints, test, prices, repeats)
     by_seed = list(zip(*by_checkpoint, strict=True))
     contest.played[CONTROLLER] = [pool(played) for played in by_seed]
-    families = rule_families(
-        first.config.max_samples,
-        revises=first.config.max_revisions > 0,
-        verifies=first.config.verifies,
-    )
-    config = replace(first.config, reads_prompt=False)
-    for family, rules in families.items():
-        contest.add(family, rules, config)
-    contest.add_routers()
+    config = contest.blind
+    known = contest.known() if learning.reads else None
+    for family, rules in learning.families(first.config).items():
+        contest.add(family, rules, config, known)
+    contest.give_up()
+    oracles, promises = {}, {}
+    if isinstance(test, TraceTable):
+        contest.add_routers()
+        oracles = {
+            "informed oracle": contest.informed(config),
+            "clairvoyant oracle": [clairvoyant(test, config, p, repeats=repeats) for p in prices],
+        }
+        if first.calibration is not None:
+            costs, accuracies = kept_costs(first, test), kept_accuracies(first, test)
+            promises = {"mean_cost": costs, "accuracy": accuracies}
+    contest.played |= {name: [once] * num_prices for name, once in (fixed or {}).items()}
+    for name, other in others.items():
+        contest.played[name] = [other.play(test.question_ids, p, repeats) for p in prices]
     return Comparison(
+        learning=learning,
         prices=prices,
         played=contest.played,
         settings=contest.settings,
-        oracles={
-            "informed oracle": contest.informed(config),
-            "clairvoyant oracle": [clairvoyant(test, config, p, repeats=repeats) for p in prices],
-        },
+        oracles=oracles,
         levels=test.levels,
-        promises={"mean_cost": kept_costs(first, test), "accuracy": kept_accuracies(first, test)}
-        if first.calibration is not None
-        else {},
+        promises=promises,
         seeds=np.array(
             [
                 [p.utility(price).mean() for p in played]
                 for played, price in zip(by_seed, prices, strict=True)
             ]
         ).T,
+        others=tuple(others),
     )
 
 
 def play_prices(
-    checkpoint: Checkpoint, test: TraceTable, prices: Floats, repeats: int
+    checkpoint: AnyCheckpoint, test: AnyTable, prices: Floats, repeats: int
 ) -> list[Played]:
     """How a controller does at each of some prices."""
     return [play_checkpoint(checkpoint, test, price, repeats=repeats) for price in prices]
@@ -131,32 +202,51 @@ class _Contest:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
-        tuning: TraceTable,
-        test: TraceTable,
+        checkpoint: AnyCheckpoint,
+        tuning: Any,
+        test: Any,
         prices: Floats,
         repeats: int,
     ) -> None:
-        self.config, self.tuning, self.test = checkpoint.config, tuning, test
+        self.config, self.difficulty = checkpoint.config, checkpoint.difficulty
+        self.tuning, self.test, self.learning = tuning, test, learning_of(test)
         self.prices, self.repeats = prices, repeats
         self.tuning_repeats = max(1, min(repeats, _TUNING_EPISODES // len(tuning)))
         self.played: dict[str, list[Played]] = {}
         self.settings: dict[str, list[str]] = {}
 
-    def _tuned(self, rule: Rule, config: EpisodeConfig, difficulty: Floats | None) -> Played:
+    @property
+    def blind(self) -> Any:
+        """The decision process of those that do not read the prompt."""
+        if isinstance(self.config, SegmentConfig):
+            return self.config
+        return replace(self.config, reads_prompt=False)
+
+    def known(self) -> tuple[Floats, Floats] | None:
+        """Difficulty of tuning and test questions as the controller reads it, or None."""
+        tuning, test = (log_odds(self.difficulty, table) for table in (self.tuning, self.test))
+        return None if tuning is None or test is None else (tuning, test)
+
+    def give_up(self) -> None:
+        """Let giving up cost nothing: who gives up need not so much as read the question."""
+        nothing = np.zeros(len(self.test.levels))
+        given_up = [replace(p, cost=nothing, tokens=nothing) for p in self.played["give up"]]
+        self.played["give up"] = given_up
+
+    def _tuned(self, rule: Any, config: Process, difficulty: Floats | None) -> Played:
         repeats = self.tuning_repeats
-        policy = RulePolicy(rule)
+        policy = self.learning.policy(rule)
         return play(policy, self.tuning, config, price=1.0, difficulty=difficulty, repeats=repeats)
 
-    def _tested(self, rule: Rule, config: EpisodeConfig, difficulty: Floats | None) -> Played:
-        policy, repeats = RulePolicy(rule), self.repeats
+    def _tested(self, rule: Any, config: Process, difficulty: Floats | None) -> Played:
+        policy, repeats = self.learning.policy(rule), self.repeats
         return play(policy, self.test, config, price=1.0, difficulty=difficulty, repeats=repeats)
 
     def add(
         self,
         family: str,
-        rules: Sequence[Rule],
-        config: EpisodeConfig,
+        rules: Sequence[Any],
+        config: Process,
         difficulty: tuple[Floats, Floats] | None = None,
     ) -> None:
         """Play a family, its setting tuned for each price.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,10 +19,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from controller.checkpoint import AnyCheckpoint
 from controller.errors import EvaluationError
-from controller.segments.checkpoint import SETTINGS_FILE as INSIDE
+from envs.recorded import Recorded
 from envs.traces import write_atomically
-from training.decisions import D, DecisionColumns, PlayedEpisode
+from training.decisions import Keeping, PlayedEpisode, keeping_of, play_decisions
 from training.play import Played
 
 EVALUATION_VERSION = 1
@@ -39,8 +40,7 @@ class Evaluation:
 
     Attributes:
         about: what was compared on what, for people.
-        summary: from `training.summary.summarise`, or `training.segments.summary` of
-            controllers inside attempts; None where a figure is not finite.
+        summary: from `training.summary.summarise`; None where a figure is not finite.
         decisions: parquet file of `decision_schema`.
     """
 
@@ -49,7 +49,7 @@ class Evaluation:
     decisions: Path
 
     @property
-    def inside(self) -> bool:
+    def is_segmented(self) -> bool:
         """Whether decisions were made inside attempts."""
         return "segment" in _names(self._decision)
 
@@ -66,21 +66,22 @@ def _names(struct: pa.StructType) -> list[str]:
     return [field.name for field in struct]
 
 
-def decision_schema(columns: DecisionColumns[D]) -> pa.Schema:
+def decision_schema(checkpoint: AnyCheckpoint, keeping: Keeping) -> pa.Schema:
     """Columns of decisions.parquet: one row per question and price.
 
     Each row is one episode, beside `mean_correct` and `mean_cost` over all episodes that
     were played. Probabilities and observations are structs, their fields named after actions
     and features.
     """
+    actions, features = checkpoint.config.actions.names, checkpoint.granularity.features
     decision = pa.struct(
         [
             ("action", pa.string()),
-            ("probabilities", pa.struct([(name, pa.float32()) for name in columns.actions])),
+            ("probabilities", pa.struct([(name, pa.float32()) for name in actions])),
             ("value", pa.float32()),
-            ("observation", pa.struct([(name, pa.float32()) for name in columns.features])),
+            ("observation", pa.struct([(name, pa.float32()) for name in features])),
             ("cost", pa.float64()),
-            *columns.more,
+            *keeping.columns,
         ]
     )
     return pa.schema(
@@ -106,9 +107,9 @@ def save_evaluation(
     about: dict[str, Any],
     summary: dict[str, Any],
     *,
-    columns: DecisionColumns[D],
+    checkpoint: AnyCheckpoint,
+    recorded: Recorded[Any, Any],
     played: Sequence[Played],
-    episodes: Iterable[PlayedEpisode[D]],
 ) -> Evaluation:
     """Write an evaluation into a run directory, in place of an older one.
 
@@ -116,18 +117,19 @@ def save_evaluation(
         run: directory; created if missing.
         about: what was compared on what, as JSON.
         summary: see `Evaluation`.
-        columns: how decisions are kept.
+        checkpoint: controller whose decisions are kept.
+        recorded: questions and traces that it was played on.
         played: how it did at each price.
-        episodes: one of each question and price, in the order of `played`; taken as they come,
-            so that few are in memory.
     """
     directory = run / _DIRECTORY
     directory.mkdir(parents=True, exist_ok=True)
-    decisions = directory / _DECISIONS
+    decisions, keeping = directory / _DECISIONS, keeping_of(recorded.table)
     means = ((float(r), float(c)) for p in played for r, c in zip(p.right, p.cost, strict=True))
-    paired = zip(episodes, means, strict=True)
-    rows = (_episode_row(episode, columns, *mean) for episode, mean in paired)
-    schema = decision_schema(columns)
+    episodes = play_decisions(checkpoint, recorded, summary["prices"])  # few are in memory
+    rows = (
+        _episode_row(episode, keeping, *mean) for episode, mean in zip(episodes, means, strict=True)
+    )
+    schema = decision_schema(checkpoint, keeping)
     write_atomically(decisions, lambda path: _write_decisions(path, schema, rows))
     settings = {
         "version": EVALUATION_VERSION,
@@ -147,8 +149,7 @@ def read_evaluation(run: Path) -> Evaluation:
         EvaluationError: there is none, it is damaged, or its version is unknown.
     """
     path, decisions = run / _DIRECTORY / _SETTINGS, run / _DIRECTORY / _DECISIONS
-    inside = "segments " if (run / INSIDE).exists() else ""
-    again = f"run `allot {inside}evaluate {run}`"
+    again = f"run `allot evaluate {run}`"
     if not path.exists() or not decisions.exists():
         raise EvaluationError(
             f"{run}: expected an evaluation ({_DIRECTORY}/{_SETTINGS} and {_DECISIONS}), found "
@@ -193,7 +194,7 @@ def _write_decisions(path: Path, schema: pa.Schema, rows: Iterator[dict[str, Any
 
 
 def _episode_row(
-    episode: PlayedEpisode[D], columns: DecisionColumns[D], mean_correct: float, mean_cost: float
+    episode: PlayedEpisode, keeping: Keeping, mean_correct: float, mean_cost: float
 ) -> dict[str, Any]:
     question, right = episode.question, episode.right_answers
     return {
@@ -204,7 +205,7 @@ def _episode_row(
         "reference": question.reference,
         "price": float(episode.price),
         "decisions": [
-            {**vars(d), "action": str(d.action), **columns.row(d, right)} for d in episode.decisions
+            {**vars(d), "action": str(d.action), **keeping.row(d, right)} for d in episode.decisions
         ],
         "answer": episode.answer,
         "correct": episode.right,

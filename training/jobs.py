@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from envs.traces import TraceSet
+from envs.granularity import read_traces
 from training.config import TrainConfig
 from training.settings import WandbMode
 from training.threads import limit_threads
@@ -65,7 +65,7 @@ def run_job(job: TrainJob, view: View, stop: Callable[[], bool] | None = None) -
     """
     limit_threads()
     os.environ.update(job.environment)
-    training = ControllerTraining(TraceSet.read(job.traces), job.config, job.out)
+    training = ControllerTraining(read_traces(job.traces), job.config, job.out)
     if not training.finished:
         with tracker_of(training, job.traces, job.name or str(job.out), job.wandb) as tracker:
             training.run(tracker, view, stop)

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from controller.checkpoint import Checkpoint
-from envs.traces import TraceSet
+from controller.checkpoint import SETTINGS_FILE, WEIGHTS_FILE, AnyCheckpoint
+from envs.granularity import AnyTraces
 from training.tracking import Artifact
 
 
-def traces_artifact(traces: TraceSet) -> Artifact:
+def traces_artifact(traces: AnyTraces) -> Artifact:
     """A trace set, by content."""
     return Artifact(
         name=f"traces-{traces.path.name}",
         kind="traces",
-        files=[
-            traces.path / name for name in ("trace.json", "questions.parquet", "attempts.parquet")
-        ],
+        files=[traces.path / "trace.json", *sorted(traces.path.glob("*.parquet"))],
         metadata={"questions": len(traces.questions), "attempts": traces.num_attempts},
         lasting=True,
     )
 
 
-def controller_artifact(checkpoint: Checkpoint, path: Path, traces: TraceSet) -> Artifact:
+def controller_artifact(checkpoint: AnyCheckpoint, path: Path, traces: AnyTraces) -> Artifact:
     """A checkpoint; one that was trained and the same one that is evaluated are one version.
 
     The card is left out: an evaluation fills it in.
@@ -30,12 +28,12 @@ def controller_artifact(checkpoint: Checkpoint, path: Path, traces: TraceSet) ->
     return Artifact(
         name=f"controller-{traces.path.name}",
         kind="controller",
-        files=[path / name for name in ("controller.json", "controller.safetensors")],
+        files=[path / name for name in (SETTINGS_FILE, WEIGHTS_FILE)],
         metadata=dict(checkpoint.training),
     )
 
 
-def evaluation_artifact(decisions: Path, traces: TraceSet) -> Artifact:
+def evaluation_artifact(decisions: Path, traces: AnyTraces) -> Artifact:
     """A saved evaluation.
 
     Args:

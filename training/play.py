@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.checkpoint import Checkpoint
+from controller.checkpoint import AnyCheckpoint
 from controller.difficulty import Difficulty
-from controller.episodes import EpisodeConfig
+from controller.granularity import Process
 from controller.policy import Policy
-from envs.lockstep import STOP, Lockstep
+from envs.granularity import STOP, AnyTable, Replayed, replay_of
 from envs.prompts import Prompts
 from envs.random import Streams
-from envs.replay import Replay
-from envs.table import TraceTable
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Game = TypeVar("Game", bound=Lockstep)
+Watcher = Callable[[Any, Ints, Ints], None]
+"""Told of a replay, the rows of it that are going on, (n,), and their actions, (n,)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +32,7 @@ class Played:
         cost: mean cost, in small-model tokens.
         tokens: mean tokens processed, all models.
         rounds: mean serial rounds.
-        actions: mean samples, revisions, escalations and verified attempts, (Q, 4).
+        actions: mean steps by kind, (Q, 4); see `Replayed.tally`.
     """
 
     right: Floats
@@ -49,8 +48,8 @@ class Played:
 
 def play(
     policy: Policy,
-    table: TraceTable,
-    config: EpisodeConfig,
+    table: AnyTable,
+    config: Process,
     *,
     price: float,
     round_price: float = 0.0,
@@ -58,9 +57,11 @@ def play(
     budget: float | None = None,
     repeats: int = 8,
     seed: int = 0,
-    watch: Callable[[Replay, Ints, Ints], None] | None = None,
+    watch: Watcher | None = None,
 ) -> Played:
-    """Play every question `repeats` times, each with another order of attempts.
+    """Play every question, `repeats` times each with another order of attempts.
+
+    Inside attempts every recorded one is played once.
 
     Args:
         policy: to play.
@@ -72,37 +73,35 @@ def play(
         budget: hard cap on cost; None for no cap.
         repeats: episodes per question.
         seed: of the orders; the same for every policy, which pairs them.
-        watch: called before each step with the episodes, the rows that are going on, (n,),
-            and their actions, (n,).
+        watch: called before each step.
     """
-    n = len(table) * repeats
-    question = np.repeat(np.arange(len(table)), repeats)  # (Q * repeats,)
-    replay = Replay(table, config, n, difficulty=difficulty)
+    starts = table.starts(repeats)
+    n = len(starts)
+    replay = replay_of(table, config, n, difficulty=difficulty)
     episodes, rows = replay.episodes, np.arange(n)
     streams = Streams(np.random.default_rng(seed).integers(2**63, size=n, dtype=np.uint64))
     budgets = np.full(n, np.inf if budget is None else budget)
-    replay.begin(rows, question, np.full(n, price), budgets, round_price=round_price)
+    replay.begin(rows, starts, np.full(n, price), budgets, round_price=round_price)
     play_out(replay, lambda mask: policy.act(episodes, mask), streams, watch)
+    replay.close(rows)
 
     def mean(column: NDArray[Any]) -> Floats:
-        return np.asarray(column.reshape(len(table), repeats).mean(1))
+        return np.asarray(column.reshape(table.num_questions, -1).mean(1))
 
-    climbs = episodes.counts[:, 1:].sum(1)
-    counts = (episodes.counts[:, 0], episodes.revisions, climbs, episodes.scores)
     return Played(
         right=mean(replay.right()),
         cost=mean(episodes.spent),
         tokens=mean(episodes.tokens),
         rounds=mean(episodes.rounds),
-        actions=np.stack([mean(c) for c in counts], 1),
+        actions=np.stack([mean(count) for count in replay.tally.values()], 1),
     )
 
 
 def play_out(
-    replay: Game,
+    replay: Replayed,
     act: Callable[[NDArray[np.bool_]], Ints],
     streams: Streams,
-    watch: Callable[[Game, Ints, Ints], None] | None = None,
+    watch: Watcher | None = None,
 ) -> None:
     """Go on with all episodes until each of them is over.
 
@@ -124,12 +123,12 @@ def play_out(
 
 
 def play_checkpoint(
-    checkpoint: Checkpoint,
-    table: TraceTable,
+    checkpoint: AnyCheckpoint,
+    table: AnyTable,
     price: float,
     *,
     repeats: int = 8,
-    watch: Callable[[Replay, Ints, Ints], None] | None = None,
+    watch: Watcher | None = None,
 ) -> Played:
     """Play a controller; see `play`."""
     return play(

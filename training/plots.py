@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,17 @@ _STYLES = {
     "vote cascade": ("P", "#ccbb44"),
     "adaptive cascade": ("X", "#ee6677"),
     "logprob cascade": ("*", "#aa3377"),
+    "greedy small attempt": ("p", "#aa3377"),
+    "greedy large attempt": ("h", "#aa3377"),
+    "fixed length": ("^", "#4477aa"),
+    "confident stop": ("v", "#66ccee"),
+    "redo unlikely segments": ("P", "#228833"),
+    "SpecReason, a segment": ("X", "#ccbb44"),
+    "SpecReason, to the end": ("*", "#999933"),
+    "prompt-only router": ("D", "#777777"),
 }
+_OTHERS = ("#ee6677", "#4477aa", "#228833")
+"""Colours of other controllers."""
 
 
 def plot_frontier(summary: dict[str, Any], path: Path) -> None:
@@ -46,31 +57,28 @@ def plot_frontier(summary: dict[str, Any], path: Path) -> None:
             {(row["cost"], row["accuracy"]) for row in summary["policies"][name] if row["cost"] > 0}
         )
         axes.plot(*zip(*points, strict=True), marker=marker, color=colour, lw=0.8, ms=6, label=name)
-    rows = [row for row in summary["policies"][CONTROLLER] if row["cost"] > 0]
-    cost, accuracy = [r["cost"] for r in rows], [r["accuracy"] for r in rows]
-    axes.fill_between(
-        cost,
-        [r["accuracy_interval"][0] for r in rows],
-        [r["accuracy_interval"][1] for r in rows],
-        color="black",
-        alpha=0.12,
-        lw=0,
-        label="95% interval",
-    )
-    axes.plot(cost, accuracy, "ko-", lw=2, ms=4, label="controller, one checkpoint")
-    finish_frontier(axes, f"{summary['num_questions']} held-out questions, {len(rows)} prices")
-    save_figure(figure, path)
-
-
-def finish_frontier(axes: Axes, title: str) -> None:
-    """Scales, labels and legend of accuracy against compute."""
+    for name, colour in zip(summary["others"], cycle(_OTHERS), strict=False):
+        _plot_controller(axes, summary["policies"][name], colour, name)
+    ours = summary["policies"][CONTROLLER]
+    _plot_controller(axes, ours, "black", "controller, one checkpoint, 95% interval")
     axes.set_xscale("log")
     axes.set_xlabel("mean compute per question (small-model tokens)")
     axes.set_ylabel("accuracy")
     axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
-    axes.set_title(title)
+    axes.set_title(f"{summary['num_questions']} held-out questions, {len(ours)} prices")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="upper left")
+    save_figure(figure, path)
+
+
+def _plot_controller(
+    axes: Axes, policy: Sequence[Mapping[str, Any]], colour: str, label: str
+) -> None:
+    rows = [row for row in policy if row["cost"] > 0]
+    cost, accuracy = [r["cost"] for r in rows], [r["accuracy"] for r in rows]
+    low, high = zip(*(r["accuracy_interval"] for r in rows), strict=True)
+    axes.fill_between(cost, low, high, color=colour, alpha=0.12, lw=0)
+    axes.plot(cost, accuracy, "o-", color=colour, lw=2, ms=4, label=label)
 
 
 def plot_utility(summary: dict[str, Any], path: Path) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from controller.errors import ConfigError
 from controller.policy import PolicyConfig, PolicyNetwork
-from envs.lockstep import LockstepEnv
+from envs.vector import ComputeVectorEnv
 from training.config import PPOConfig
 from training.state import load_state, save_state
 
@@ -148,7 +148,7 @@ class PPO:
         config: settings.
     """
 
-    def __init__(self, env: LockstepEnv, config: PPOConfig) -> None:
+    def __init__(self, env: ComputeVectorEnv, config: PPOConfig) -> None:
         if not config.total_steps:
             raise ConfigError("total_steps: expected at least 1, found 0")
         if env.num_envs != config.num_envs:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -16,6 +16,7 @@ from controller.backends.places import ModelPlace
 from controller.errors import ConfigError
 from controller.prompts import REVISER, VERIFIER, read_prompts
 from training.options import Json, Ray, Seed, WorkerCpus, WorkerGpus, Workers, cluster_of, numbers
+from training.view import progress_bar
 
 _MUCH_CUT = 0.2
 
@@ -90,6 +91,17 @@ def record(
         Path | None, typer.Option(help="Samples are written under it, segment by segment.")
     ] = None,
     segment_price: Annotated[float, typer.Option(help="Price that it is told.")] = 1e-3,
+    granularity: Annotated[
+        Literal["attempts", "segments"],
+        typer.Option(help="segments: trees of all that may follow each segment of an attempt."),
+    ] = "attempts",
+    trees: Annotated[int, typer.Option(min=1, help="Of segments, per question.")] = 1,
+    draws: Annotated[
+        str, typer.Option(help="Of each segment, by the number of places redone before it.")
+    ] = "3,2,1",
+    lines: Annotated[bool, typer.Option(help="End segments at line breaks.")] = True,
+    segment_tokens: Annotated[int, typer.Option(min=1, help="Longest segment.")] = 32,
+    text: Annotated[bool, typer.Option(help="Keep the text of segments.")] = False,
     shard_questions: Annotated[
         int | None,
         typer.Option(
@@ -155,6 +167,18 @@ def record(
         inside=(segment_controller, segment_price) if segment_controller else None,
     )
     asked = _questions(questions, answers, train_scale, limit)
+    if granularity == "segments":
+        from controller.segments.types import Segmentation
+        from training.segments.record import record_trees
+        from training.segments.trees import TreeConfig
+
+        tree_config = TreeConfig(attempts=trees, draws=_draws(draws), keep_text=text)
+        segmentation = Segmentation(lines=lines, max_tokens=segment_tokens)
+        total = sum(map(len, asked.values()))
+        with progress_bar("recording", total) as update:
+            record_trees(asked, source, out, tree_config, segmentation, update)
+        Console().print(f"{out}: {total} questions", highlight=False)
+        return
 
     from training.record_models import record_models
     from training.record_view import recording_view
@@ -170,6 +194,15 @@ def record(
             progress=view.begin,
         )
     _report(out, as_json)
+
+
+def _draws(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise ConfigError(
+            f"draws: expected whole numbers separated by commas, found {text!r}"
+        ) from None
 
 
 def _questions(

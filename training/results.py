@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from controller.card import markdown_table
-from controller.checkpoint import load_checkpoint
+from controller.checkpoint import WEIGHTS_FILE, load_any
 from controller.figures import (
     ComputeRatio,
     Figures,
@@ -15,8 +15,9 @@ from controller.figures import (
     weights_digest,
     write_figures,
 )
-from controller.hub import WEIGHTS_FILE
-from envs.traces import TraceSet, write_atomically
+from controller.hub import card_of
+from envs.granularity import AnyTraces
+from envs.traces import write_atomically
 from training.evaluate import CONTROLLER
 from training.summary import behind, closest_rule
 
@@ -41,44 +42,85 @@ def results_markdown(summary: dict[str, Any], command: str, num_seeds: int) -> s
             for name, entry in summary["headline"].items()
         ),
     )
-    return f"""# Results
+    segmented = "segments" in summary["tally"]
+    sections = [
+        f"""# Results{" inside attempts" if segmented else ""}
 
 {summary["num_questions"]} held-out questions, {len(summary["prices"])} prices, controllers of
 {num_seeds} seed{"s" if num_seeds > 1 else ""} pooled. Intervals: paired bootstrap over questions.
 Rules are tuned for each price on the train and validation splits. Regenerate with
 
-    {command}
-
-## Compute at equal accuracy
+    {command}""",
+        f"""## Compute at equal accuracy
 
 {headline}
 
 A rule's compute is the least of its family's at that accuracy, mixtures included; the ratio
-is the geometric mean over the accuracies given.
-`allot segments evaluate` compares with decisions inside attempts, with both at once and with greedy
-attempts; of the bundled models, docs/segments-results.md and docs/segments-frontier.png.
-
-## By price
+is the geometric mean over the accuracies given.{"" if segmented else _SEE_ALSO}""",
+        f"""## By price
 
 {_prices(summary)}
 
-Behind a rule beyond its interval: {behind(summary)}.
+Behind a rule beyond its interval: {behind(summary)}.""",
+        _seeds(summary),
+        f"## What the controller does\n\n{_actions(summary)}",
+        f"## What was asked for and what was kept\n\n{_promises(summary)}"
+        if summary["promises"]
+        else "",
+        *(_against(summary, other) for other in summary["others"]),
+        _equal_accuracy(summary) if summary["others"] else "",
+        f"## Every policy's utility\n\n{_utilities(summary)}",
+    ]
+    return "\n\n".join(filter(None, sections)) + "\n"
 
-{_seeds(summary)}## What the controller does
 
-{_actions(summary)}
+_SEE_ALSO = """
+`allot evaluate` compares with other controllers, decisions inside attempts among them, and with
+greedy attempts; of the bundled models, docs/segments-results.md and docs/segments-frontier.png."""
 
-## What was asked for and what was kept
 
-{_promises(summary)}
+def _against(summary: dict[str, Any], other: str) -> str:
+    table = markdown_table(
+        ("price", f"{other}: accuracy", "cost", "utility", "lead over it", "95% interval"),
+        (
+            (
+                f"{row['price']:.1e}",
+                f"{row['accuracy']:.1%}",
+                f"{row['cost']:.0f}",
+                f"{row['utility']:.3f}",
+                f"{lead['lead']:+.3f}",
+                "{:+.3f} to {:+.3f}".format(*lead["interval"]),
+            )
+            for row, lead in zip(summary["policies"][other], summary["lead"][other], strict=True)
+        ),
+    )
+    return f"## Against {other}\n\n{table}"
 
-## Every policy's utility
 
-{_utilities(summary)}
-"""
+def _equal_accuracy(summary: dict[str, Any]) -> str:
+    rows = summary["equal_accuracy"]
+    table = markdown_table(
+        ("accuracy", *rows[0]["compute"]),
+        (
+            (
+                f"{row['accuracy']:.1%}",
+                *(
+                    "{:.0%} ({:.0%} to {:.0%})".format(entry["ratio"], *entry["interval"])
+                    for entry in row["compute"].values()
+                ),
+            )
+            for row in rows
+        ),
+    )
+    return f"""{table}
+
+Compute relative to that of {summary["others"][0]} at the same accuracy, mixtures of operating
+points included; "whichever is cheaper" mixes the points of all of them."""
 
 
 def _prices(summary: dict[str, Any]) -> str:
+    known = bool(summary["gap_closed"])
+
     def row(i: int) -> Sequence[str]:
         ours = summary["policies"][CONTROLLER][i]
         name, lead = closest_rule(summary, i)
@@ -90,7 +132,7 @@ def _prices(summary: dict[str, Any]) -> str:
             name,
             f"{lead['lead']:+.3f}",
             "{:+.3f} to {:+.3f}".format(*lead["interval"]),
-            f"{summary['gap_closed'][i]:.0%}",
+            *([f"{summary['gap_closed'][i]:.0%}"] if known else []),
         )
 
     head = (
@@ -101,12 +143,14 @@ def _prices(summary: dict[str, Any]) -> str:
         "best rule",
         "lead",
         "95% interval",
-        "gap closed",
+        *(["gap closed"] if known else []),
     )
+    table = markdown_table(head, (row(i) for i in range(len(summary["prices"]))))
+    if not known:
+        return table
     return (
-        markdown_table(head, (row(i) for i in range(len(summary["prices"]))))
-        + "\n\nGap closed: share of the utility between the best static mixture and the informed "
-        "oracle, which knows\nwhich fixed plan is best for each question."
+        f"{table}\n\nGap closed: share of the utility between the best static mixture and the "
+        "informed oracle, which knows\nwhich fixed plan is best for each question."
     )
 
 
@@ -155,11 +199,11 @@ def _seeds(summary: dict[str, Any]) -> str:
             for name, title in (("mean", "mean"), ("iqm", "interquartile mean"))
         ),
     )
-    return f"## Seeds\n\n{table}\n\n"
+    return f"## Seeds\n\n{table}"
 
 
 def _actions(summary: dict[str, Any]) -> str:
-    names = ("samples", "revisions", "escalations", "verified", "serial_rounds")
+    names = (*summary["tally"], "serial_rounds")
     return markdown_table(
         ("price", *(name.replace("_", " ") for name in names)),
         (
@@ -178,7 +222,7 @@ def _utilities(summary: dict[str, Any]) -> str:
 
 
 def write_card(
-    summary: dict[str, Any], controllers: Sequence[Path], traces: TraceSet, repeats: int
+    summary: dict[str, Any], controllers: Sequence[Path], traces: AnyTraces, repeats: int
 ) -> None:
     """Put a comparison beside the first of its checkpoints and into its model card.
 
@@ -204,7 +248,7 @@ def write_card(
         ),
         directory,
     )
-    card = str(load_checkpoint(directory).generate_model_card())
+    card = str(card_of(load_any(directory)))
     write_atomically(directory / "README.md", lambda path: path.write_text(card + "\n"))
 
 

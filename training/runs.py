@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from controller.checkpoint import Checkpoint, load_checkpoint
-from envs.traces import TraceSet, write_atomically
+from controller.checkpoint import AnyCheckpoint, load_any
+from envs.granularity import read_traces
+from envs.traces import write_atomically
 from training.cluster import Cluster
 from training.config import TrainConfig
 from training.interrupt import asked_to_stop
@@ -61,7 +62,7 @@ def train_all(settings: Settings, console: Console) -> None:
         KeyboardInterrupt: a signal stopped it; the next call goes on from there.
     """
     limit_threads()
-    traces = TraceSet.read(settings.run.traces)
+    traces = read_traces(settings.run.traces)
     config = suited(settings.train, traces)
     runs = run_directories(replace(settings, train=config))
     for out, config in runs.items():
@@ -110,9 +111,9 @@ def _train_on_cluster(
 
 def _trained(
     training: ControllerTraining, settings: Settings, stop: Callable[[], bool], console: Console
-) -> Checkpoint:
+) -> AnyCheckpoint:
     if training.finished:
-        return load_checkpoint(training.out)
+        return load_any(training.out)
     total = training.config.ppo.num_updates * training.config.ppo.steps_per_update
     with (
         tracker_of(training, settings.run.traces, str(training.out), settings.run.wandb) as tracker,
@@ -128,7 +129,7 @@ def _trained(
     return checkpoint
 
 
-def _score(checkpoints: list[Checkpoint], prepared: Prepared) -> dict[str, Any]:
+def _score(checkpoints: list[AnyCheckpoint], prepared: Prepared) -> dict[str, Any]:
     """How the seeds do on questions that no training has looked at; see `summarise_seeds`.
 
     Those are the half of the validation split that is held back; the test split is left to

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_origin, get_type_hints
 
 from controller.errors import ConfigError
-from training.config import PPOConfig, TrainConfig, check_range
+from training.config import SEGMENT_DEFAULTS, PPOConfig, TrainConfig, check_range
 
 WandbMode = Literal["auto", "online", "offline", "disabled"]
 
@@ -130,10 +131,21 @@ def resolve(flags: Mapping[str, Any], file: Path | None = None) -> Settings:
     def chosen(owner: type) -> dict[str, Any]:
         return {f.name: values[f.name] for f in fields(owner) if f.name in values}
 
+    run = RunConfig(**chosen(RunConfig))
+    if _holds_segments(run.traces):
+        values = {**SEGMENT_DEFAULTS, **values}
     return Settings(
-        run=RunConfig(**chosen(RunConfig)),
+        run=run,
         train=TrainConfig(**chosen(TrainConfig), ppo=PPOConfig(**chosen(PPOConfig))),
     )
+
+
+def _holds_segments(traces: Path) -> bool:
+    """Whether a set is of segments; anything amiss with it is told when it is read."""
+    try:
+        return bool(json.loads((traces / "trace.json").read_text()).get("kind") == "segments")
+    except (AttributeError, OSError, ValueError):
+        return False
 
 
 def flat(config: TrainConfig) -> dict[str, Any]:

@@ -29,16 +29,25 @@ def new_questions(count: int, seed: int) -> list[Question]:
 def print_outcome(console: Console, question: Question, outcome: Outcome) -> None:
     """One line per decision, with the numbers that gave the reason."""
     console.print(f"\n[bold]{question.text.strip()}[/bold]", highlight=False)
-    table = Table(
-        "action", "brought", "probabilities", "leader", "share", "value", "cost", box=None
+    shown = {"vote_share": "share", "last_min_logprob": "least logprob"}
+    names = [name for name in shown if name in outcome.decisions[0].observation]
+    heads = (
+        "action",
+        "brought",
+        "probabilities",
+        "leader",
+        *(shown[n] for n in names),
+        "value",
+        "cost",
     )
+    table = Table(*heads, box=None)
     for decision in outcome.decisions:
         table.add_row(
             str(decision.action),
-            ", ".join(str(a.answer) for a in decision.attempts),
+            ", ".join(made.brief for made in decision.brought),
             " ".join(f"{name} {p:.2f}" for name, p in decision.probabilities.items() if p >= 0.005),
             decision.leader or "-",
-            f"{decision.observation['vote_share']:.2f}",
+            *(f"{decision.observation[name]:.2f}" for name in names),
             f"{decision.value:.3f}",
             f"{decision.cost:.0f}",
         )
@@ -83,5 +92,5 @@ def _decision_json(decision: Decision) -> dict[str, Any]:
         "leader": decision.leader,
         "cost": decision.cost,
         "observation": decision.observation,
-        "answers": [attempt.answer for attempt in decision.attempts],
+        "brought": [made.brief for made in decision.brought],
     }

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from controller.backends.base import TEMPERATURE
 from controller.backends.places import ModelPlace
+from controller.checkpoint import HUB_SCHEME
 from controller.errors import ConfigError
-from controller.hub import HUB_SCHEME
 from controller.prompts import Message
 from controller.types import ModelSpec
 from training.record import RecordConfig, Recorder
@@ -152,9 +152,11 @@ class Models:
         )
         if self.inside is None:
             return whole
-        from controller.segments.checkpoint import load_segment_checkpoint
+        from controller.checkpoint import load_segment_checkpoint
+        from controller.segments.deployed import written_under
 
-        return load_segment_checkpoint(self.inside[0]).inside(whole, self.inside[1])
+        path, price = self.inside
+        return written_under(load_segment_checkpoint(path), whole, price)
 
     def recorder(self, config: RecordConfig) -> Recorder:
         """Load what is local, and ask the servers about the rest."""

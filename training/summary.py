@@ -11,12 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.baselines import CASCADES, ROUTERS, STATIC, STOP_RULES
+from controller.baselines import STATIC
 from training.evaluate import CONTROLLER, Comparison
 from training.play import Played
 from training.seeds import summarise_seeds
 
 Floats = NDArray[np.float64]
+
+_RESAMPLES = 200
+"""For ratios of compute, which take long."""
+_ACCURACIES = 5
+_CHEAPER = "whichever is cheaper"
 
 
 class Bootstrap:
@@ -85,12 +90,14 @@ def summarise(comparison: Comparison) -> dict[str, Any]:
         more than can be seen; `promises`: what was asked for instead of a price, and what
         became of it; `gap_closed`: per price, how much of the utility between the
         best static mixture and the informed oracle the controller gains; `seeds`: see
-        `training.seeds.summarise_seeds`.
+        `training.seeds.summarise_seeds`; `tally`: names of what was counted; `others`: names of
+        other controllers, and `equal_accuracy`: compute of all controllers relative to the first
+        other one's at the same accuracy.
     """
     bootstrap = Bootstrap(len(comparison.levels))
     rules = [name for name in comparison.played if name != CONTROLLER]
-    prices = comparison.prices.tolist()
-    return {
+    prices, tally = comparison.prices.tolist(), comparison.learning.tally
+    summary = {
         "num_questions": len(comparison.levels),
         "prices": prices,
         "policies": {name: _rows(comparison, name, bootstrap) for name in comparison.played},
@@ -104,14 +111,19 @@ def summarise(comparison: Comparison) -> dict[str, Any]:
             for name in rules
         },
         "oracles": {
-            name: [row(p, price, bootstrap) for p, price in zip(rows, prices, strict=True)]
+            name: [row(p, price, bootstrap, tally) for p, price in zip(rows, prices, strict=True)]
             for name, rows in comparison.oracles.items()
         },
         "gap_closed": _gap_closed(comparison),
         "headline": _headline(comparison, bootstrap),
         "promises": comparison.promises,
         "seeds": summarise_seeds(comparison.seeds),
+        "tally": list(tally),
+        "others": list(comparison.others),
     }
+    if comparison.others:
+        summary["equal_accuracy"] = _equal_accuracy(comparison, bootstrap)
+    return summary
 
 
 def _rows(comparison: Comparison, name: str, bootstrap: Bootstrap) -> list[dict[str, Any]]:
@@ -119,33 +131,37 @@ def _rows(comparison: Comparison, name: str, bootstrap: Bootstrap) -> list[dict[
     for i, (played, price) in enumerate(
         zip(comparison.played[name], comparison.prices, strict=True)
     ):
-        entry = row(played, price, bootstrap)
+        entry = row(played, price, bootstrap, comparison.learning.tally)
         if name in comparison.settings:
             entry["setting"] = comparison.settings[name][i]
         rows.append(entry)
     return rows
 
 
+def rule_leads(summary: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The controller's leads over rules; other controllers are none."""
+    return {n: rows for n, rows in summary["lead"].items() if n not in summary["others"]}
+
+
 def closest_rule(summary: dict[str, Any], i: int) -> tuple[str, dict[str, Any]]:
     """The rule that the controller leads least at price number i, and that lead."""
-    return min(
-        ((name, rows[i]) for name, rows in summary["lead"].items()), key=lambda r: r[1]["lead"]
-    )
+    rules = rule_leads(summary)
+    return min(((name, rows[i]) for name, rows in rules.items()), key=lambda r: r[1]["lead"])
 
 
 def behind(summary: dict[str, Any]) -> str:
     """Where the controller is behind a rule beyond its interval, in words."""
     places = [
         f"{name} at {row['price']:.1e}"
-        for name, rows in summary["lead"].items()
+        for name, rows in rule_leads(summary).items()
         for row in rows
         if row["behind"]
     ]
     return ", ".join(places) or "nowhere"
 
 
-def row(played: Played, price: float, bootstrap: Bootstrap) -> dict[str, Any]:
-    """How a policy did at a price, with 95% intervals."""
+def row(played: Played, price: float, bootstrap: Bootstrap, tally: Sequence[str]) -> dict[str, Any]:
+    """How a policy did at a price, with 95% intervals; `tally` names what it counted."""
     found: dict[str, Any] = {"price": float(price)}
     for quantity, values in (
         ("accuracy", played.right),
@@ -154,16 +170,17 @@ def row(played: Played, price: float, bootstrap: Bootstrap) -> dict[str, Any]:
     ):
         found[quantity] = float(values.mean())
         found[f"{quantity}_interval"] = bootstrap.interval(values)
-    actions = ("samples", "revisions", "escalations", "verified")
     return found | {
         "tokens": float(played.tokens.mean()),
         "serial_rounds": float(played.rounds.mean()),
-        **dict(zip(actions, played.actions.mean(0).tolist(), strict=True)),
+        **dict(zip(tally, played.actions.mean(0).tolist(), strict=True)),
     }
 
 
 def _gap_closed(comparison: Comparison) -> list[float]:
-    shares = []
+    shares: list[float] = []
+    if not comparison.oracles:
+        return shares
     for i, price in enumerate(comparison.prices):
         bottom = max(comparison.played[n][i].utility(price).mean() for n in STATIC)
         top = comparison.oracles["informed oracle"][i].utility(price).mean()
@@ -200,24 +217,62 @@ def points(played: Sequence[Played], weights: Floats) -> tuple[Floats, Floats]:
 
 
 def _headline(comparison: Comparison, bootstrap: Bootstrap) -> dict[str, Any]:
+    names = comparison.played
     kinds = {
-        "self-consistency": [n for n in comparison.played if n.startswith("self-consistency-")],
+        "self-consistency": [n for n in names if n.startswith("self-consistency-")],
         "verified best of N": [
-            n for n in comparison.played if n.startswith("verified best of ") and n[-1] != "n"
+            n for n in names if n.startswith("verified best of ") and n[-1] != "n"
         ],
-        "always large": ["always large"],
-        "stop rules": STOP_RULES,
-        "cascades": CASCADES,
-        "prompt-only rules": ROUTERS,
-        "static mixtures": STATIC,
+        **comparison.learning.kinds,
+        **{name: [name] for name in comparison.others},
     }
     return compute_at_equal_accuracy(
         comparison.played,
         CONTROLLER,
         kinds,
-        single="always small",
+        single=comparison.learning.single,
         bootstrap=bootstrap,
     )
+
+
+def _equal_accuracy(comparison: Comparison, bootstrap: Bootstrap) -> list[dict[str, Any]]:
+    """Compute at equal accuracy, from what one small attempt reaches up to what all reach.
+
+    Resampled questions are harder or easier, so each resample has accuracies of its own.
+    """
+    base, *more = comparison.others
+    kinds = {name: [name] for name in (CONTROLLER, *more)}
+    kinds[_CHEAPER] = [*kinds, base]
+
+    def compare(weights: Floats) -> tuple[Floats, Floats]:
+        """Accuracies, (A,), and ratios, (kinds, A)."""
+        reached = {name: points(comparison.played[name], weights) for name in kinds[_CHEAPER]}
+        bottom = weights @ comparison.played[comparison.learning.single][0].right
+        top = min(right.max() for right, _ in reached.values())
+        accuracies = np.linspace(bottom, top, _ACCURACIES)
+
+        def costs(names: Sequence[str]) -> Floats:
+            known = [reached[name] for name in names]
+            right, cost = (np.concatenate(parts) for parts in zip(*known, strict=True))
+            return np.array([cost_at_accuracy(right, cost, accuracy) for accuracy in accuracies])
+
+        with np.errstate(invalid="ignore"):  # where all give up, nothing is compared with nothing
+            return accuracies, np.stack([costs(names) for names in kinds.values()]) / costs([base])
+
+    accuracies, found = compare(np.full(len(comparison.levels), 1 / len(comparison.levels)))
+    resampled = [compare(weights)[1] for weights in bootstrap.weights[:_RESAMPLES]]
+    low, high = np.quantile([found, *resampled], [0.025, 0.975], axis=0)
+    figures = np.stack([found, low, high], axis=-1)  # (kinds, A, 3)
+    return [
+        {
+            "accuracy": float(accuracy),
+            "compute": {
+                kind: {"ratio": float(ratio), "interval": (float(least), float(most))}
+                for kind, (ratio, least, most) in zip(kinds, at, strict=True)
+            },
+        }
+        for accuracy, at in zip(accuracies, figures.swapaxes(0, 1), strict=True)
+    ]
 
 
 def compute_at_equal_accuracy(
@@ -250,7 +305,7 @@ def compute_at_equal_accuracy(
         accuracies, ratio = _cost_ratio(*contest, uniform)
         low = high = ratio
         if not np.isnan(ratio):
-            resampled = [_cost_ratio(*contest, w)[1] for w in bootstrap.weights[:200]]
+            resampled = [_cost_ratio(*contest, w)[1] for w in bootstrap.weights[:_RESAMPLES]]
             low, high = np.nanquantile(resampled, [0.025, 0.975])
         headline[kind] = {
             "ratio": ratio,

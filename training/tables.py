@@ -31,7 +31,7 @@ def lead_table(summary: dict[str, Any], controller: str, others: str) -> Table:
     """How a controller does by price, and the policy that it leads least.
 
     Args:
-        summary: of a comparison, of whole attempts or inside attempts.
+        summary: of a comparison.
         controller: its name there.
         others: heading of those that it is compared with.
     """

@@ -16,24 +16,29 @@ import torch
 from numpy.typing import NDArray
 
 from controller.card import model_card
-from controller.checkpoint import Checkpoint, save_checkpoint
+from controller.checkpoint import (
+    HUB_SCHEME,
+    SETTINGS_FILE,
+    AnyCheckpoint,
+    Checkpoint,
+    save_checkpoint,
+)
 from controller.difficulty import Difficulty
-from controller.episodes import EpisodeConfig
-from controller.errors import TraceFormatError
-from controller.hub import HUB_SCHEME
+from controller.granularity import Process
 from controller.support import Support
 from controller.targets import Calibration
 from controller.types import ModelSpec
 from envs.answer_kinds import only_kind, unread_warnings
-from envs.derive import derive_config
-from envs.reward import ROUND_PRICES, LogUniform, budget_range, price_range
-from envs.table import TraceTable
+from envs.granularity import AnyTable, AnyTraces
+from envs.reward import LogUniform, budget_range, price_range
+from envs.segments.traces import SegmentTraces
 from envs.traces import TraceSet
 from envs.vector import ComputeVectorEnv
 from training.best_rule import best_rule_utilities
-from training.config import TrainConfig
+from training.config import SEGMENT_DEFAULTS, TrainConfig
 from training.curve import CURVE, Curve
-from training.difficulty import fit_difficulty, success_rates
+from training.difficulty import fit_difficulty
+from training.granularity import learning_of
 from training.lineage import controller_artifact, traces_artifact
 from training.play import log_odds, play, play_checkpoint
 from training.ppo import PPO
@@ -57,11 +62,11 @@ CHECK_PRICES = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """What training needs, made from a trace set.
+    """Tables and settings that training needs, made from a trace set.
 
-    The validation split is halved. The first half is learnt from as well, or, if training has a
-    patience, chooses when it ends and which weights it keeps. The other half tells what the
-    controller is good for: nothing is chosen by it.
+    Of whole attempts the validation split is halved. The first half is learnt from as well, or,
+    if training has a patience, chooses when it ends and which weights it keeps. The other half
+    tells what the controller is good for: nothing is chosen by it.
 
     Attributes:
         models: the ladder, the small one first.
@@ -76,10 +81,10 @@ class Prepared:
     """
 
     models: tuple[ModelSpec, ...]
-    train: TraceTable
-    validation: TraceTable
-    calibration: TraceTable
-    process: EpisodeConfig
+    train: AnyTable
+    validation: AnyTable
+    calibration: AnyTable
+    process: Process
     prices: LogUniform
     difficulty: Difficulty | None
     train_log_odds: NDArray[np.float64] | None
@@ -94,51 +99,39 @@ class Prepared:
         return float(best_rule_utilities(table, self.process, prices, known).mean())
 
 
-def suited(config: TrainConfig, traces: TraceSet) -> TrainConfig:
+def suited(config: TrainConfig, traces: AnyTraces) -> TrainConfig:
     """The same with `total_steps`, if left open, as suits the attempts of the train split."""
+    if isinstance(traces, SegmentTraces):
+        steps = config.ppo.total_steps or SEGMENT_DEFAULTS["total_steps"]
+        return replace(config, ppo=replace(config.ppo, total_steps=steps))
     models = traces.models(config.ladder)
     return config.suited(sum(traces.model_rows[model.name].train_attempts for model in models))
 
 
-def prepare(traces: TraceSet, config: TrainConfig) -> Prepared:
+def prepare(traces: AnyTraces, config: TrainConfig) -> Prepared:
     """Tables, decision process and difficulty read-out of a trace set.
 
     Raises:
         TraceFormatError: there are too few questions that each model of the ladder has tried.
     """
-    models = traces.models(config.ladder)
-    ladder = [model.name for model in models]
-    for message in unread_warnings(traces, ladder):
-        warnings.warn(message, stacklevel=2)
-    held = TraceTable.build(traces, ["validation"], ladder)
-    order = np.random.default_rng(0).permutation(len(held))
-    first, fresh = (held.take(half) for half in np.split(order, [len(held) // 2]))
-    if not len(first):
-        raise TraceFormatError(
-            f"{traces.path}: expected at least 2 validation questions that each of {ladder} has "
-            f"tried, found {len(held)}"
-        )
-    also = () if config.patience else first.question_ids
-    train = TraceTable.build(traces, ["train"], ladder, also=also)
-    process = derive_config(
-        train,
-        models,
-        token_costs=config.token_costs,
-        sample_widths=config.sample_widths,
-        max_samples=config.max_samples,
-    )
-    fitted = fit_difficulty(train, success_rates(train))
+    learning, models = learning_of(traces), traces.models(config.ladder)
+    if isinstance(traces, TraceSet):
+        for message in unread_warnings(traces, [model.name for model in models]):
+            warnings.warn(message, stacklevel=2)
+    train, validation, calibration = learning.split(traces, config)
+    difficulty, log_odds = fit_difficulty(train, learning.rates(train)) or (None, None)
+    process = learning.derive(train, traces, config, difficulty)
     return Prepared(
         models=models,
         train=train,
-        validation=first if config.patience else fresh,
-        calibration=fresh,
-        process=replace(process, reads_prompt=fitted is not None and not fitted[0].is_free),
+        validation=validation,
+        calibration=calibration,
+        process=process,
         prices=LogUniform(low=config.prices[0], high=config.prices[1])
         if config.prices
         else price_range(process.cost_unit),
-        difficulty=fitted[0] if fitted else None,
-        train_log_odds=fitted[1] if fitted else None,
+        difficulty=difficulty,
+        train_log_odds=log_odds,
     )
 
 
@@ -154,7 +147,7 @@ class ControllerTraining:
     """
 
     def __init__(
-        self, traces: TraceSet, config: TrainConfig, out: Path, prepared: Prepared | None = None
+        self, traces: AnyTraces, config: TrainConfig, out: Path, prepared: Prepared | None = None
     ) -> None:
         self.prepared = prepared or prepare(traces, config)
         config = suited(config, traces)
@@ -165,7 +158,7 @@ class ControllerTraining:
             config.ppo.num_envs,
             prices=self.prepared.prices,
             difficulty=self.prepared.train_log_odds,
-            round_prices=ROUND_PRICES,
+            round_prices=learning_of(traces).round_prices,
             budgets=budget_range(self.prepared.process.cost_unit),
             hide_signals=config.hide_signals,
         )
@@ -184,7 +177,7 @@ class ControllerTraining:
     @property
     def finished(self) -> bool:
         """Whether there is nothing left to do."""
-        return self._is_done and (self.out / "controller.json").exists()
+        return self._is_done and (self.out / SETTINGS_FILE).exists()
 
     @property
     def _is_done(self) -> bool:
@@ -201,7 +194,7 @@ class ControllerTraining:
         tracker: Tracker,
         view: View | None = None,
         stop: Callable[[], bool] | None = None,
-    ) -> Checkpoint:
+    ) -> AnyCheckpoint:
         """Train to the end and save the checkpoint.
 
         Args:
@@ -270,7 +263,7 @@ class ControllerTraining:
         notes = {"utility": self.utility, "waited": self._waited}
         self.ppo.save(self._state, notes, self._kept)
 
-    def _calibrated(self, checkpoint: Checkpoint) -> Checkpoint:
+    def _calibrated(self, checkpoint: AnyCheckpoint) -> AnyCheckpoint:
         """With mean cost on the questions learnt from and on fresh ones, and counts on these.
 
         A specialist for one price has nothing to choose from.
@@ -289,26 +282,29 @@ class ControllerTraining:
             prices=tuple(prices.tolist()),
             cost=tuple(cost),
             right=tuple(right),
-            questions=len(prepared.calibration),
+            questions=prepared.calibration.num_questions,
         )
         return replace(checkpoint, calibration=calibration)
 
-    def _checkpoint(self) -> Checkpoint:
+    def _checkpoint(self) -> AnyCheckpoint:
         prepared = self.prepared
         return Checkpoint(
             policy=self.ppo.policy,
             config=prepared.process,
-            models=with_prompt_lengths(self.traces, prepared.models),
+            models=with_prompt_lengths(self.traces, prepared.models)
+            if isinstance(self.traces, TraceSet)
+            else prepared.models,
             price_range=(prepared.prices.low, prepared.prices.high),
             difficulty=prepared.difficulty,
+            value=learning_of(self.traces).value(self.traces),
             model_paths=_model_paths(self.traces, prepared.models, self.out),
             adapter_paths=_adapter_paths(self.traces, prepared.models[0], self.out),
-            inside=_inside(self.traces, self.out),
+            segment_controller=_segment_controller(self.traces, self.out),
             answers=only_kind(self.traces.manifest),
             training={
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),
                 "traces": self.traces.manifest.get("digest") or self.traces.path.name,
-                "questions": len(prepared.train),
+                "questions": prepared.train.num_questions,
                 "validation_utility": self.utility,
                 "config": flat(self.config),
                 "versions": {"torch": torch.__version__, "numpy": np.__version__},
@@ -328,7 +324,7 @@ def observed_support(env: ComputeVectorEnv, seed: int) -> Support:
     return support
 
 
-def _model_paths(traces: TraceSet, models: Sequence[ModelSpec], out: Path) -> tuple[str, ...]:
+def _model_paths(traces: AnyTraces, models: Sequence[ModelSpec], out: Path) -> tuple[str, ...]:
     """Where the ladder's models lie, seen from `out`; empty if the traces do not tell."""
     entries: Mapping[str, Any] = traces.manifest.get("models", {})
     paths = [entries.get(model.name, {}).get("path") for model in models]
@@ -337,7 +333,7 @@ def _model_paths(traces: TraceSet, models: Sequence[ModelSpec], out: Path) -> tu
     return tuple(_seen_from(out, traces.path, path) for path in paths)
 
 
-def _adapter_paths(traces: TraceSet, small: ModelSpec, out: Path) -> dict[str, str]:
+def _adapter_paths(traces: AnyTraces, small: ModelSpec, out: Path) -> dict[str, str]:
     entries = traces.manifest.get("models", {}).get(small.name, {}).get("adapters", {})
     return {
         name: _seen_from(out, traces.path, entry["path"])
@@ -346,7 +342,7 @@ def _adapter_paths(traces: TraceSet, small: ModelSpec, out: Path) -> dict[str, s
     }
 
 
-def _inside(traces: TraceSet, out: Path) -> tuple[str, float] | None:
+def _segment_controller(traces: AnyTraces, out: Path) -> tuple[str, float] | None:
     """Controller under which the samples were written, and its price; None for plain ones."""
     entry = traces.manifest.get("decoding", {}).get("segments")
     if entry is None:

@@ -140,6 +140,7 @@ class LadderBuilder:
         from controller.backends.base import recorded_temperature
         from controller.backends.threaded import ThreadedBackend
         from controller.backends.transformers import TransformersBackend, load_model
+        from controller.segments.deployed import with_segments
 
         loaded, trained = load_model(place, 0), self.checkpoint.models[rung]
         same = not trained.digest or loaded.digest == trained.digest
@@ -156,7 +157,7 @@ class LadderBuilder:
             answers=answer_kind(self.checkpoint.answers),
         )
         return ThreadedBackend(
-            self.checkpoint.segmented(backend) if rung == 0 else backend,
+            with_segments(self.checkpoint, backend) if rung == 0 else backend,
             reads_prompts=rung == 0,
             revises=rung == 0 and {adapter.name for adapter in trained.adapters} <= known,
         )

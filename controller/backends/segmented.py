@@ -7,13 +7,11 @@ from dataclasses import replace
 
 from controller.actions import ActionKind
 from controller.backends.base import Backend, PromptState, Request, Verdict
-from controller.backends.identity import attempt_id
 from controller.backends.jobs import UNWANTED
-from controller.cost import Usage
 from controller.difficulty import Difficulty
 from controller.errors import ConfigError
+from controller.policy import Policy
 from controller.segments.episodes import SegmentConfig
-from controller.segments.rules import SegmentPolicy
 from controller.segments.run import SegmentRun
 from controller.segments.types import SegmentBackend
 from controller.types import Attempt, ModelSpec, Question
@@ -44,7 +42,7 @@ class SegmentedBackend:
         self,
         whole: Backend,
         writer: SegmentBackend,
-        policy: SegmentPolicy,
+        policy: Policy,
         config: SegmentConfig,
         *,
         price: float,
@@ -97,36 +95,12 @@ class SegmentedBackend:
             price=self.price,
             difficulty=self.difficulty,
         )
-        flags = [request.unwanted for request in requests]
-        wanted = run.play(self.policy, gives_up=False, unwanted=flags)
-        answers = run.answers()
-        written = [
-            self._attempt(run, row, request, answers[row]) for row, request in enumerate(requests)
-        ]
+        wanted = run.play(self.policy, [request.unwanted for request in requests])
+        written = [run.attempt(row) for row in range(len(requests))]
         return [
             attempt if kept else _given_up(attempt)
             for attempt, kept in zip(written, wanted, strict=True)
         ]
-
-    def _attempt(self, run: SegmentRun, row: int, request: Request, answer: str | None) -> Attempt:
-        prefix, forced, state, model = run.prefixes[row], run.forced[row], run.state, self.models[0]
-        known = bool(prefix.segments)
-        usage = sum(run.usage[row], Usage())
-        return Attempt(
-            attempt_id=attempt_id(model.name, request),
-            question_id=request.question.question_id,
-            model=model.name,
-            rung=0,
-            action=request.action,
-            index=request.index,
-            answer=answer,
-            text=prefix.text + ("" if forced is None or prefix.done else forced.text),
-            prompt_tokens=prefix.prompt_tokens[0],
-            completion_tokens=int(state.tokens[row]) - prefix.prompt_tokens[0],
-            mean_logprob=float(state.logprob[row]) if known else None,
-            min_logprob=float(state.least_logprob[row]) if known else None,
-            usage=usage,
-        )
 
 
 def _given_up(attempt: Attempt) -> Attempt:

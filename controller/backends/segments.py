@@ -354,7 +354,7 @@ class SegmentWriter:
         self, prefix: Prefix, phrase: str, piece: Piece, generation: Generation, wall_s: float
     ) -> ForcedAnswer:
         text = phrase + self._rungs[0].text(generation)
-        tokens, logprobs = len(generation.tokens), generation.logprobs
+        tokens = len(generation.tokens)
         usage = Usage(
             prefill_tokens=len(piece.tokens),
             cached_tokens=piece.past_tokens,
@@ -365,9 +365,7 @@ class SegmentWriter:
         return ForcedAnswer(
             answer=None if generation.error else self._read(prefix, prefix.text + text),
             text=text,
-            phrase_tokens=len(piece.tokens),
-            num_tokens=tokens,
-            mean_logprob=float(logprobs.mean()) if len(logprobs) else None,
+            num_tokens=len(piece.tokens) + tokens,
             usage=self._by_rung({0: usage}),
         )
 

@@ -7,28 +7,36 @@ controller all keep their state here, so that they cannot disagree.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from controller.actions import SEGMENT_ACTIONS, ActionSet
 from controller.cost import CostModel
-from controller.episodes import LEAST_LOGPROB, NO_ANSWER
+from controller.episodes import LEAST_LOGPROB, NO_ANSWER, Bools, Floats, Ints, Rows
 from controller.errors import ConfigError
-from controller.segments.types import SegmentAction
+from controller.segments.types import Segmentation
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
-Rows = Ints | slice
-
-REVISE, ESCALATE, TO_END = (
-    SegmentAction.REVISE,
-    SegmentAction.ESCALATE,
-    SegmentAction.ESCALATE_TO_END,
-)
+STOP, SAMPLE, REVISE, ESCALATE, TO_END = range(len(SEGMENT_ACTIONS))
 
 _WRITTEN, _SEGMENTS, _REDONE, _LOGPROB, _COUNTED, _LEAST, _VALUE, _PROBE, _STREAK = range(9)
 _START = np.array([0, 0, 0, 0, 0, 0, np.nan, NO_ANSWER, 0], np.float64)
+
+
+def _now(place: int) -> Any:
+    """A column of `SegmentEpisodes.now`, (N,)."""
+    return property(lambda episodes: episodes.now[:, place])
+
+
+_POSITIVE = (
+    "max_tokens",
+    "max_segment_tokens",
+    "max_forced_tokens",
+    "mean_segment_tokens",
+    "mean_forced_tokens",
+    "mean_rest_tokens",
+    "cost_unit",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +55,7 @@ class SegmentConfig:
         mean_rest_tokens: of what the large model writes to the end.
         cost_unit: cost of one typical attempt by the small model; makes prices comparable
             across models.
+        lines: whether segments end at line breaks.
         escalates: whether the large model may take over.
         probes: whether an answer is forced after each segment, paid for and seen; STOP then
             returns it.
@@ -61,21 +70,14 @@ class SegmentConfig:
     mean_forced_tokens: float
     mean_rest_tokens: float
     cost_unit: float
+    lines: bool = True
     escalates: bool = True
     probes: bool = False
 
     def __post_init__(self) -> None:
         if not self.draws or min(self.draws) < 1:
             raise ConfigError(f"draws: expected positive numbers, found {self.draws}")
-        for name in (
-            "max_tokens",
-            "max_segment_tokens",
-            "max_forced_tokens",
-            "mean_segment_tokens",
-            "mean_forced_tokens",
-            "mean_rest_tokens",
-            "cost_unit",
-        ):
+        for name in _POSITIVE:
             if getattr(self, name) <= 0:
                 raise ConfigError(
                     f"{name}: expected a positive number, found {getattr(self, name)}"
@@ -84,9 +86,19 @@ class SegmentConfig:
             raise ConfigError("escalates: expected a large model's weight in `cost`, found none")
 
     @property
-    def actions(self) -> tuple[SegmentAction, ...]:
-        """The actions, in the order of a policy's outputs."""
-        return tuple(SegmentAction)
+    def actions(self) -> ActionSet:
+        """Actions of a policy, in the order of its outputs."""
+        return SEGMENT_ACTIONS
+
+    @property
+    def num_rungs(self) -> int:
+        """R, models."""
+        return len(self.cost.weights)
+
+    @property
+    def segmentation(self) -> Segmentation:
+        """Where segments end."""
+        return Segmentation(lines=self.lines, max_tokens=self.max_segment_tokens)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,10 +113,10 @@ class SegmentColumns:
         entropy: of what the small model expects next, nats; NaN when unknown or done.
         value: log-odds that the small model ends right from here; NaN when unknown.
         done: whether the attempt has ended.
-        answer: answer id if it has; -1 if none could be read.
         repeats: earlier draws of this segment that said the same.
-        probe: answer id of the answer forced after it; -1 if none could be read.
-        probe_tokens: what forcing it takes, the phrase included; 0 once done.
+        answer: id of the attempt's if it has, else of one forced after the segment; -1 if none
+            could be read, or none was forced.
+        forced_tokens: what forcing it takes, the phrase included; 0 once done.
     """
 
     num_tokens: Ints
@@ -114,10 +126,9 @@ class SegmentColumns:
     entropy: Floats
     value: Floats
     done: Bools
-    answer: Ints
     repeats: Ints
-    probe: Ints
-    probe_tokens: Ints
+    answer: Ints
+    forced_tokens: Ints
 
 
 class SegmentEpisodes:
@@ -149,17 +160,16 @@ class SegmentEpisodes:
         self.price, self.round_price = np.zeros(n), np.zeros(n)
         self.budget = np.full(n, np.inf)
         self.spent, self.tokens = np.zeros(n), np.zeros(n)
-        self.rounds = np.zeros(n, np.int64)
         self.prompt_tokens = np.zeros((n, len(config.cost.weights)), np.int64)
         self.difficulty = np.full((n, len(config.cost.weights)), np.nan)
         self.now, self.before = np.tile(_START, (n, 1)), np.tile(_START, (n, 1))
-        self.draw, self.repeats = np.zeros(n, np.int64), np.zeros(n, np.int64)
         self.answer = np.full(n, NO_ANSWER)
-        self.done, self.escalated = np.zeros(n, bool), np.zeros(n, bool)
-        self.forced = np.zeros(n, bool)
-        self.last_logprob, self.last_min_logprob = np.full(n, np.nan), np.full(n, np.nan)
-        self.last_tokens, self.entropy = np.zeros(n, np.int64), np.full(n, np.nan)
-        self.samples, self.revisions = np.zeros(n, np.int64), np.zeros(n, np.int64)
+        self._counts, self._flags = np.zeros((6, n), np.int64), np.zeros((3, n), bool)
+        self._signals = np.full((3, n), np.nan)
+        self.rounds, self.draw, self.repeats, *others = self._counts
+        self.last_tokens, self.samples, self.revisions = others
+        self.done, self.escalated, self.forced = self._flags
+        self.last_logprob, self.last_min_logprob, self.entropy = self._signals
 
     def reset(
         self,
@@ -181,20 +191,8 @@ class SegmentEpisodes:
             difficulty: (n, R) log-odds that a rung's attempt is right; NaN if unknown.
             value: (n,) of the prompt; NaN if unknown.
         """
-        for zeroed in (
-            self.rounds,
-            self.draw,
-            self.repeats,
-            self.done,
-            self.escalated,
-            self.forced,
-            self.last_tokens,
-            self.samples,
-            self.revisions,
-        ):
-            zeroed[rows] = 0
-        for unknown in (self.last_logprob, self.last_min_logprob, self.entropy):
-            unknown[rows] = np.nan
+        self._counts[:, rows], self._flags[:, rows] = 0, False
+        self._signals[:, rows] = np.nan
         self.now[rows], self.before[rows] = _START, _START
         self.now[rows, _VALUE] = value
         self.answer[rows] = NO_ANSWER
@@ -208,20 +206,13 @@ class SegmentEpisodes:
         """Whether nothing has been written or dropped yet, (N,)."""
         return np.asarray(self.rounds == 0)
 
-    @property
-    def written(self) -> Floats:
-        """Tokens of the prefix, (N,)."""
-        return self.now[:, _WRITTEN]
-
-    @property
-    def segments(self) -> Floats:
-        """Segments of the prefix, (N,)."""
-        return self.now[:, _SEGMENTS]
-
-    @property
-    def redone(self) -> Floats:
-        """Places of the prefix that were redone, (N,)."""
-        return self.now[:, _REDONE]
+    written = _now(_WRITTEN)
+    segments = _now(_SEGMENTS)
+    redone = _now(_REDONE)
+    least_logprob = _now(_LEAST)
+    value = _now(_VALUE)
+    probe = _now(_PROBE)
+    streak = _now(_STREAK)
 
     @property
     def logprob(self) -> Floats:
@@ -229,29 +220,9 @@ class SegmentEpisodes:
         return self.now[:, _LOGPROB] / np.maximum(self.now[:, _COUNTED], 1)
 
     @property
-    def least_logprob(self) -> Floats:
-        """Least log-probability of the prefix, 0 if unknown, (N,)."""
-        return self.now[:, _LEAST]
-
-    @property
-    def value(self) -> Floats:
-        """Log-odds that the small model ends right from here, NaN if unknown, (N,)."""
-        return self.now[:, _VALUE]
-
-    @property
     def value_before(self) -> Floats:
-        """The same before the last segment, (N,)."""
+        """Value of the prefix without its last segment, NaN if unknown, (N,)."""
         return self.before[:, _VALUE]
-
-    @property
-    def probe(self) -> Floats:
-        """Answer id of the last forced answer, -1 without one, (N,)."""
-        return self.now[:, _PROBE]
-
-    @property
-    def streak(self) -> Floats:
-        """How many forced answers in a row have been the same, (N,)."""
-        return self.now[:, _STREAK]
 
     def next_draw(self, rows: Ints, actions: Ints) -> Ints:
         """How often the segment that an action asks for was written before, (n,)."""
@@ -267,7 +238,9 @@ class SegmentEpisodes:
         known = ~np.isnan(segments.mean_logprob)
         mean = np.maximum(np.where(known, segments.mean_logprob, 0.0), LEAST_LOGPROB)
         least = np.maximum(np.where(known, segments.min_logprob, 0.0), LEAST_LOGPROB)
-        agrees = (segments.probe == base[:, _PROBE]) & (segments.probe >= 0)
+        answer = segments.answer
+        probe = np.where(segments.done | (not self.config.probes), NO_ANSWER, answer)
+        agrees = (probe == base[:, _PROBE]) & (probe >= 0)
         self.now[rows] = np.column_stack(
             (
                 base[:, _WRITTEN] + segments.num_tokens,
@@ -277,15 +250,15 @@ class SegmentEpisodes:
                 base[:, _COUNTED] + known * segments.num_tokens,
                 np.minimum(base[:, _LEAST], least),
                 segments.value,
-                segments.probe,
-                np.where(agrees, base[:, _STREAK] + 1, segments.probe >= 0),
+                probe,
+                np.where(agrees, base[:, _STREAK] + 1, probe >= 0),
             )
         )
         self.last_logprob[rows] = np.where(known, mean, np.nan)
         self.last_min_logprob[rows] = np.where(known, least, np.nan)
         self.last_tokens[rows], self.entropy[rows] = segments.num_tokens, segments.entropy
         self.repeats[rows], self.done[rows] = segments.repeats, segments.done
-        self.answer[rows] = np.where(segments.done, segments.answer, segments.probe)
+        self.answer[rows] = np.where(segments.done, answer, probe)
         self.escalated[rows] |= large
         self.rounds[rows] += 1
         self.samples[rows] += ~large
@@ -299,7 +272,7 @@ class SegmentEpisodes:
         handed = escalated & ~segments.done
         by_small = ~escalated * segments.num_tokens + handed * segments.small_tokens
         if self.config.probes:
-            by_small = by_small + segments.probe_tokens
+            by_small = by_small + segments.forced_tokens
         self.tokens[rows] += by_large + by_small
         self.spent[rows] += large * by_large + small * by_small
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.episodes import Floats
+from controller.episodes import Floats, Rows
 from controller.observation import assemble, log10
-from controller.segments.episodes import Rows, SegmentEpisodes
+from controller.segments.episodes import SegmentEpisodes
 
 SEGMENT_OBSERVATION_VERSION = 1
 

@@ -4,197 +4,115 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from controller.segments.episodes import Bools, Ints, SegmentEpisodes
-from controller.segments.observation import observe_segments
-from controller.segments.types import SegmentAction
+from controller.episodes import Bools, Ints
+from controller.segments.episodes import ESCALATE, REVISE, SAMPLE, STOP, TO_END, SegmentEpisodes
 
-STOP, SAMPLE, REVISE, ESCALATE, TO_END = SegmentAction
-
-
-class SegmentPolicy(Protocol):
-    """Anything that chooses actions: the trained network and every hand-made rule."""
-
-    def act(self, episodes: SegmentEpisodes, mask: Bools) -> Ints:
-        """One allowed action per episode, (N,); `mask` is (N, 5), True = allowed."""
-        ...
+Wishes = Callable[..., Ints]
+"""From episodes and settings to wanted actions, (N,)."""
 
 
-class SegmentRule(Protocol):
-    """What to do when, by preference."""
-
-    def wishes(self, episodes: SegmentEpisodes) -> Ints:
-        """Wanted actions, (N,); where one is not allowed, the episode goes on, or else stops."""
-        ...
-
-
-class SegmentRulePolicy:
+@dataclass(frozen=True)
+class SegmentRule:
     """Plays a rule: its wish where that is allowed, else SAMPLE, else STOP.
 
-    Args:
-        rule: what to do when.
+    Attributes:
+        wishes: what to do when.
+        settings: of the rule.
     """
 
-    def __init__(self, rule: SegmentRule) -> None:
-        self.rule = rule
+    wishes: Wishes
+    settings: tuple[float, ...] = ()
 
     def act(self, episodes: SegmentEpisodes, mask: Bools) -> Ints:
         """The rule's action per episode, (N,)."""
-        wanted = self.rule.wishes(episodes)
+        wanted = self.wishes(episodes, *self.settings)
         on = np.where(mask[:, SAMPLE], SAMPLE, STOP)
         return np.where(mask[np.arange(len(wanted)), wanted], wanted, on)
 
-
-def _all(episodes: SegmentEpisodes, action: SegmentAction) -> NDArray[np.int64]:
-    return np.full(episodes.num_episodes, int(action))
-
-
-@dataclass(frozen=True)
-class GiveUp:
-    """No answer at all."""
-
-    def wishes(self, episodes: SegmentEpisodes) -> Ints:
-        """Stop at once."""
-        return _all(episodes, STOP)
+    def __str__(self) -> str:
+        return f"{self.wishes.__name__}({', '.join(map(str, self.settings))})"
 
 
-@dataclass(frozen=True)
-class AlwaysGoOn:
-    """One whole attempt by the small model."""
-
-    def wishes(self, episodes: SegmentEpisodes) -> Ints:
-        """Sample until the attempt is done."""
-        return _all(episodes, SAMPLE)
+def always(episodes: SegmentEpisodes, action: int) -> Ints:
+    """STOP gives up, SAMPLE and ESCALATE(end) make whole attempts."""
+    return np.full(episodes.num_episodes, action)
 
 
-@dataclass(frozen=True)
-class AlwaysTakeOver:
-    """One whole attempt by the large model."""
-
-    def wishes(self, episodes: SegmentEpisodes) -> Ints:
-        """Escalate to the end from the prompt."""
-        return _all(episodes, TO_END)
-
-
-@dataclass(frozen=True)
-class FixedLength:
+def fixed_length(episodes: SegmentEpisodes, segments: int) -> Ints:
     """Budget forcing: answer after so many segments (s1, Muennighoff et al. 2025, 2501.19393)."""
-
-    segments: int
-
-    def wishes(self, episodes: SegmentEpisodes) -> Ints:
-        """Sample so many segments, then stop."""
-        return np.where(episodes.segments < self.segments, SAMPLE, STOP)
+    return np.where(episodes.segments < segments, SAMPLE, STOP)
 
 
-@dataclass(frozen=True)
-class ConfidentStop:
+def confident_stop(episodes: SegmentEpisodes, threshold: float) -> Ints:
     """Answer as soon as a segment's least log-probability is high enough.
 
     As in early exits by confidence, for instance DEER (Yang et al. 2025, arXiv 2504.15895).
     """
-
-    threshold: float
-
-    def wishes(self, episodes: SegmentEpisodes) -> Ints:
-        """Sample until a segment is confident, then stop."""
-        return np.where(episodes.last_min_logprob >= self.threshold, STOP, SAMPLE)
+    return np.where(episodes.last_min_logprob >= threshold, STOP, SAMPLE)
 
 
-@dataclass(frozen=True)
-class RedoUnlikely:
-    """Redo every segment whose least log-probability is below a threshold."""
-
-    threshold: float
-    draws: int
-
-    def wishes(self, episodes: SegmentEpisodes) -> Ints:
-        """Redo while below the threshold and the segment was written less often than `draws`."""
-        low = episodes.last_min_logprob < self.threshold
-        return np.where(low & (episodes.draw + 1 < self.draws), REVISE, SAMPLE)
+def redo_unlikely(episodes: SegmentEpisodes, threshold: float, draws: int) -> Ints:
+    """Redo, up to so many draws, every segment whose least log-probability is too low."""
+    low = episodes.last_min_logprob < threshold
+    return np.where(low & (episodes.draw + 1 < draws), REVISE, SAMPLE)
 
 
-@dataclass(frozen=True)
-class TakeOverUnlikely:
-    """The large model goes on after a segment in which the small one was not confident.
+def take_over_unlikely(episodes: SegmentEpisodes, threshold: float, action: int) -> Ints:
+    """Let the large model go on after a segment in which the small one was not confident.
 
     SpecReason (Pan et al. 2025, arXiv 2504.07891) with the writer's own least log-probability
     as the judge.
     """
-
-    threshold: float
-    to_end: bool
-
-    def wishes(self, episodes: SegmentEpisodes) -> Ints:
-        """Escalate, for a segment or to the end, after a segment below the threshold."""
-        low = episodes.last_min_logprob < self.threshold
-        return np.where(low, TO_END if self.to_end else ESCALATE, SAMPLE)
+    return np.where(episodes.last_min_logprob < threshold, action, SAMPLE)
 
 
-@dataclass(frozen=True)
-class PromptRouter:
-    """Small model, large model or no answer, by the prompt alone."""
-
-    advantage: float
-    floor: float
-
-    def wishes(self, episodes: SegmentEpisodes) -> Ints:
-        """Give up below `floor`; escalate where the large model is so much more often right."""
-        chance = 1 / (1 + np.exp(-episodes.difficulty))  # (N, R)
-        fresh, hopeless = episodes.fresh, chance.max(1) < self.floor
-        large = fresh & ~hopeless & (chance[:, -1] - chance[:, 0] >= self.advantage)
-        return np.where(fresh & hopeless, STOP, np.where(large, TO_END, SAMPLE))
+def prompt_router(episodes: SegmentEpisodes, advantage: float, floor: float) -> Ints:
+    """Small model, large model if it is more often right by so much, or no answer below `floor`."""
+    chance = 1 / (1 + np.exp(-episodes.difficulty))  # (N, R)
+    fresh, hopeless = episodes.fresh, chance.max(1) < floor
+    large = fresh & ~hopeless & (chance[:, -1] - chance[:, 0] >= advantage)
+    return np.where(fresh & hopeless, STOP, np.where(large, TO_END, SAMPLE))
 
 
 _THRESHOLDS = (-0.005, -0.01, -0.02, -0.05, -0.1, -0.2, -0.3, -0.5, -0.7, -1.0, -1.5, -2.0, -3.0)
+_LENGTHS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32)
+_ADVANTAGES, _FLOORS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 1.1), (0.0, 0.1, 0.2, 0.4, 1.1)
 
 
-def segment_rule_families(draws: int) -> dict[str, tuple[SegmentRule, ...]]:
+def segment_rule_families(draws: int) -> dict[str, list[SegmentRule]]:
     """Every family of rules with the settings that tuning chooses from.
 
     Args:
         draws: how often a segment may be written.
     """
+    redos = [(t, n) for t in _THRESHOLDS for n in range(2, draws + 1)]
+    families: dict[str, tuple[Wishes, list[tuple[float, ...]]]] = {
+        "give up": (always, [(STOP,)]),
+        "always go on": (always, [(SAMPLE,)]),
+        "always large": (always, [(TO_END,)]),
+        "fixed length": (fixed_length, [(n,) for n in _LENGTHS]),
+        "confident stop": (confident_stop, [(t,) for t in _THRESHOLDS]),
+        "redo unlikely segments": (redo_unlikely, [*redos]),
+        "SpecReason, a segment": (take_over_unlikely, [(t, ESCALATE) for t in _THRESHOLDS]),
+        "SpecReason, to the end": (take_over_unlikely, [(t, TO_END) for t in _THRESHOLDS]),
+        "prompt-only router": (prompt_router, [(a, f) for a in _ADVANTAGES for f in _FLOORS]),
+    }
     return {
-        "give up": (GiveUp(),),
-        "always go on": (AlwaysGoOn(),),
-        "always large": (AlwaysTakeOver(),),
-        "fixed length": tuple(FixedLength(n) for n in (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32)),
-        "confident stop": tuple(ConfidentStop(t) for t in _THRESHOLDS),
-        "redo unlikely segments": tuple(
-            RedoUnlikely(t, n) for t in _THRESHOLDS for n in range(2, draws + 1)
-        ),
-        "SpecReason, a segment": tuple(TakeOverUnlikely(t, False) for t in _THRESHOLDS),
-        "SpecReason, to the end": tuple(TakeOverUnlikely(t, True) for t in _THRESHOLDS),
-        "prompt-only router": tuple(
-            PromptRouter(a, f)
-            for a in (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 1.1)
-            for f in (0.0, 0.1, 0.2, 0.4, 1.1)
-        ),
+        name: [SegmentRule(wishes, settings) for settings in known]
+        for name, (wishes, known) in families.items()
     }
 
 
-SEGMENT_STATIC = ("give up", "always go on", "always large", "fixed length")
-SEGMENT_STOP_RULES = ("confident stop",)
-SEGMENT_REVISIONS = ("redo unlikely segments",)
-SEGMENT_CASCADES = ("SpecReason, a segment", "SpecReason, to the end")
-SEGMENT_ROUTERS = ("prompt-only router",)
-
-
-class ObservingPolicy:
-    """Plays a network that reads observations.
-
-    Args:
-        choose: from observations (N, D) and masks (N, 5) to allowed actions (N,).
-    """
-
-    def __init__(self, choose: Callable[[NDArray[np.float32], Bools], Ints]) -> None:
-        self._choose = choose
-
-    def act(self, episodes: SegmentEpisodes, mask: Bools) -> Ints:
-        """The network's action per episode, (N,)."""
-        return self._choose(observe_segments(episodes), mask)
+KINDS = {
+    "always large": ("always large",),
+    "fixed length": ("fixed length",),
+    "stop rules": ("confident stop",),
+    "redoing segments": ("redo unlikely segments",),
+    "cascades": ("SpecReason, a segment", "SpecReason, to the end"),
+    "prompt-only rules": ("prompt-only router",),
+    "static mixtures": ("give up", "always go on", "always large", "fixed length"),
+}
+"""Names of families by kind."""

@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.backends.base import Flag
+from controller.actions import SEGMENT_ACTIONS, Action, ActionKind
+from controller.backends.base import Flag, Request
+from controller.backends.identity import blank_attempt
 from controller.cost import Usage
 from controller.difficulty import Difficulty
-from controller.episodes import NO_ANSWER
+from controller.episodes import NO_ANSWER, Floats, Ints
 from controller.errors import ConfigError, IllegalActionError
+from controller.exchange import Exchange, Work
+from controller.policy import Policy
 from controller.segments.episodes import (
-    Floats,
-    Ints,
+    ESCALATE,
+    REVISE,
+    STOP,
+    TO_END,
     SegmentColumns,
     SegmentConfig,
     SegmentEpisodes,
 )
 from controller.segments.observation import observe_segments
-from controller.segments.rules import SegmentPolicy
-from controller.segments.types import (
-    ForcedAnswer,
-    Prefix,
-    Segment,
-    SegmentAction,
-    SegmentBackend,
-    SegmentRequest,
-)
-from controller.types import Question
+from controller.segments.types import ForcedAnswer, Prefix, Segment, SegmentBackend, SegmentRequest
+from controller.types import Attempt, Question
 
 _ROW = np.zeros(1, np.int64)
 
@@ -49,7 +48,7 @@ class SegmentRun:
         state: of the N episodes.
         prefixes: where each attempt stands.
         forced: the answer last forced in each; None if there was none.
-        usage: what each consumed, one entry per rung.
+        spent: what each consumed, one entry per rung.
     """
 
     def __init__(
@@ -66,10 +65,10 @@ class SegmentRun:
             raise ConfigError(f"price: expected a positive number, found {price}")
         self.backend, self.config = backend, config
         self.prefixes = backend.open(attempts)
-        n, rungs = len(attempts), len(config.cost.weights)
+        n, rungs = len(attempts), config.num_rungs
         self.state = SegmentEpisodes(config, n)
         self.forced: list[ForcedAnswer | None] = [None] * n
-        self.usage: list[tuple[Usage, ...]] = [prefix.usage for prefix in self.prefixes]
+        self.spent: list[tuple[Usage, ...]] = [prefix.usage for prefix in self.prefixes]
         self._answers: list[list[str]] = [[] for _ in attempts]
         self._drafts: list[list[str]] = [[] for _ in attempts]
         self._rows = np.arange(n)
@@ -78,24 +77,37 @@ class SegmentRun:
             known = difficulty and difficulty.of_question(question.text, prefix.hidden)
             if known is not None:
                 log_odds[row] = known
+        # Models that cannot take over here have prompts as long as the top one's.
+        lengths = [prefix.prompt_tokens[:rungs] for prefix in self.prefixes]
         self.state.reset(
             self._rows,
             price=np.full(n, price),
             budget=np.full(n, float("inf") if budget is None else budget),
-            prompt_tokens=np.array([_lengths(prefix, rungs) for prefix in self.prefixes]),
+            prompt_tokens=np.array(
+                [known + known[-1:] * (rungs - len(known)) for known in lengths]
+            ),
             difficulty=log_odds,
             value=_column([prefix.value for prefix in self.prefixes]),
         )
 
     def _count(self, row: int, usage: tuple[Usage, ...]) -> None:
-        self.usage[row] = tuple(a + b for a, b in zip(self.usage[row], usage, strict=True))
+        self.spent[row] = tuple(a + b for a, b in zip(self.spent[row], usage, strict=True))
 
-    def answers(self) -> list[str | None]:
-        """Answer of each attempt once it is done or one has been forced; None before."""
-        return [
-            None if known == NO_ANSWER else self._answers[row][known]
-            for row, known in enumerate(self.state.answer.tolist())
-        ]
+    def attempt(self, row: int) -> Attempt:
+        """An attempt as it stands, a forced answer included."""
+        prefix, forced, state = self.prefixes[row], self.forced[row], self.state
+        known, answer = bool(prefix.segments), int(state.answer[row])
+        request = Request(question=prefix.question, action=ActionKind.SAMPLE, index=prefix.attempt)
+        return replace(
+            blank_attempt(self.backend.models[0].name, request),
+            answer=None if answer == NO_ANSWER else self._answers[row][answer],
+            text=prefix.text + ("" if forced is None or prefix.done else forced.text),
+            prompt_tokens=prefix.prompt_tokens[0],
+            completion_tokens=int(state.tokens[row]) - prefix.prompt_tokens[0],
+            mean_logprob=float(state.logprob[row]) if known else None,
+            min_logprob=float(state.least_logprob[row]) if known else None,
+            usage=sum(self.spent[row], Usage()),
+        )
 
     def advance(self, rows: Ints, actions: Ints) -> list[Segment]:
         """Carry out one action in each of `rows`, none of them STOP; what they brought.
@@ -107,49 +119,44 @@ class SegmentRun:
         draws, requests = self.state.next_draw(rows, actions), []
         for row, action, draw in zip(rows.tolist(), actions.tolist(), draws.tolist(), strict=True):
             prefix = self.prefixes[row]
-            redo, large = action == SegmentAction.REVISE, action >= SegmentAction.ESCALATE
-            before = prefix.before if redo else prefix
+            before = prefix.before if action == REVISE else prefix
             assert before is not None
-            requests.append(
-                SegmentRequest(
-                    prefix=before,
-                    rung=len(self.config.cost.weights) - 1 if large else 0,
-                    index=draw,
-                    to_end=action == SegmentAction.ESCALATE_TO_END,
-                )
-            )
+            rung = self.config.num_rungs - 1 if action >= ESCALATE else 0
+            to_end = action == TO_END
+            requests.append(SegmentRequest(prefix=before, rung=rung, index=draw, to_end=to_end))
         segments = []
-        for row, action, prefix in zip(
-            rows.tolist(), actions.tolist(), self.backend.write(requests), strict=True
-        ):
+        written = self.backend.write(requests)
+        for row, action, prefix in zip(rows.tolist(), actions.tolist(), written, strict=True):
             segment = prefix.segment
             assert segment is not None
             self.prefixes[row] = prefix
             self._count(row, segment.usage)
-            redo = action == SegmentAction.REVISE
-            self._drafts[row] = [*(self._drafts[row] if redo else ()), segment.text]
+            self._drafts[row] = [*(self._drafts[row] if action == REVISE else ()), segment.text]
             segments.append(segment)
         self.state.record(rows, actions, self._columns(rows, segments))
         return segments
 
     def _check(self, rows: Ints, actions: Ints) -> None:
         mask = self.state.mask(rows)
-        legal = mask[np.arange(len(rows)), actions] & (actions != SegmentAction.STOP)
+        legal = mask[np.arange(len(rows)), actions] & (actions != STOP)
         if not legal.all():
             first = int(np.flatnonzero(~legal)[0])
-            allowed = [str(a) for a in SegmentAction if mask[first, a]]
+            allowed = [
+                name for name, ok in zip(SEGMENT_ACTIONS.names, mask[first], strict=True) if ok
+            ]
             raise IllegalActionError(
                 f"{self.prefixes[rows[first]].question.question_id}: expected one of {allowed} "
-                f"other than STOP, found {SegmentAction(int(actions[first]))}"
+                f"other than STOP, found {SEGMENT_ACTIONS[int(actions[first])]}"
             )
 
     def _columns(self, rows: Ints, segments: Sequence[Segment]) -> SegmentColumns:
         n, done = len(rows), np.array([segment.done for segment in segments])
-        answer, probe, probe_tokens = np.full(n, NO_ANSWER), np.full(n, NO_ANSWER), np.zeros(n, int)
+        answer, forced_tokens = np.full(n, NO_ANSWER), np.zeros(n, int)
         for i in np.flatnonzero(done):
             answer[i] = self._known(rows[i], self.backend.answer(self.prefixes[rows[i]]))
         if self.config.probes:
-            probe[~done], probe_tokens[~done] = self._force(rows[~done])
+            answer[~done], forced_tokens[~done] = self._force(rows[~done])
+        drafts = [self._drafts[row] for row in rows]
         return SegmentColumns(
             num_tokens=np.array([segment.num_tokens for segment in segments]),
             small_tokens=np.array([segment.small_tokens for segment in segments]),
@@ -158,15 +165,9 @@ class SegmentRun:
             entropy=_column([segment.entropy for segment in segments]),
             value=_column([self.prefixes[row].value for row in rows]),
             done=done,
+            repeats=np.array([same[:-1].count(same[-1]) for same in drafts]),
             answer=answer,
-            repeats=np.array(
-                [
-                    self._drafts[row][:-1].count(segment.text)
-                    for row, segment in zip(rows, segments, strict=True)
-                ]
-            ),
-            probe=probe,
-            probe_tokens=probe_tokens,
+            forced_tokens=forced_tokens,
         )
 
     def _known(self, row: int, answer: str | None) -> int:
@@ -184,8 +185,7 @@ class SegmentRun:
             self._count(row, forced.usage)
             self.forced[row] = forced
         ids = [self._known(row, forced.answer) for row, forced in zip(rows, found, strict=True)]
-        tokens = [forced.phrase_tokens + forced.num_tokens for forced in found]
-        return np.array(ids, np.int64), np.array(tokens, np.int64)
+        return np.array(ids, np.int64), np.array([f.num_tokens for f in found], np.int64)
 
     def stop(self, rows: Ints) -> None:
         """End attempts: force an answer where there is none and something has been written."""
@@ -193,20 +193,12 @@ class SegmentRun:
         if len(rows):
             self.state.force(rows, *self._force(rows))
 
-    def play(
-        self,
-        policy: SegmentPolicy,
-        *,
-        gives_up: bool = True,
-        unwanted: Sequence[Flag | None] = (),
-    ) -> NDArray[np.bool_]:
-        """Let a policy decide until every attempt has ended.
+    def play(self, policy: Policy, unwanted: Sequence[Flag | None]) -> NDArray[np.bool_]:
+        """Let a policy, which may not give up, decide until every attempt has ended.
 
         Args:
             policy: to play.
-            gives_up: whether it may stop before anything has been written.
-            unwanted: flags, one per attempt or none at all, that are set once nobody waits for it
-                any more.
+            unwanted: flags, one per attempt, that are set once nobody waits for it any more.
 
         Returns:
             (n,) whether each attempt was wanted to its end; others are left as they were.
@@ -219,10 +211,9 @@ class SegmentRun:
             if not going.any():
                 break
             mask = self.state.mask()
-            if not gives_up:
-                mask[:, SegmentAction.STOP] &= ~self.state.fresh | (mask.sum(1) == 1)
+            mask[:, STOP] &= ~self.state.fresh | (mask.sum(1) == 1)
             actions = policy.act(self.state, mask)
-            going &= (actions != SegmentAction.STOP) & mask[:, 1:].any(1)
+            going &= (actions != STOP) & mask[:, 1:].any(1)
             if going.any():
                 self.advance(self._rows[going], actions[going])
         self.stop(self._rows[wanted])
@@ -230,16 +221,17 @@ class SegmentRun:
 
 
 class SegmentEpisode(SegmentRun):
-    """One attempt at one question.
+    """One attempt at one question; see `controller.core.Underway`.
 
     Args:
         question: to answer; its reference is never looked at.
         backend: writes segments.
         config: the decision process.
         price: accuracy per unit cost.
+        round_price: accuracy per serial round; an attempt is one serial stream, so 0.
         budget: hard cap on cost; None for no cap.
         difficulty: read-out of the prompt; None if there is none.
-        attempt: number of the attempt.
+        number: of the attempt.
     """
 
     def __init__(
@@ -249,18 +241,15 @@ class SegmentEpisode(SegmentRun):
         config: SegmentConfig,
         *,
         price: float,
+        round_price: float = 0.0,
         budget: float | None = None,
         difficulty: Difficulty | None = None,
-        attempt: int = 0,
+        number: int = 0,
     ) -> None:
-        super().__init__(
-            [(question, attempt)],
-            backend,
-            config,
-            price=price,
-            budget=budget,
-            difficulty=difficulty,
-        )
+        if round_price:
+            raise ConfigError(f"round_price: expected 0 inside an attempt, found {round_price}")
+        opened, self.price = [(question, number)], price
+        super().__init__(opened, backend, config, price=price, budget=budget, difficulty=difficulty)
 
     @property
     def prefix(self) -> Prefix:
@@ -270,43 +259,55 @@ class SegmentEpisode(SegmentRun):
     @property
     def answer(self) -> str | None:
         """Answer of the attempt once it is done or one has been forced; None before."""
-        return self.answers()[0]
+        return self.attempt(0).answer
 
     @property
     def cost(self) -> float:
         """Cost so far, in small-model tokens."""
         return float(self.state.spent[0])
 
-    def observation(self) -> NDArray[np.float32]:
-        """What the policy sees, (1, D)."""
-        return observe_segments(self.state)
-
-    def mask(self) -> NDArray[np.bool_]:
-        """Allowed actions, (1, 5)."""
-        return self.state.mask()
+    @property
+    def usage(self) -> dict[str, Usage]:
+        """Tokens processed so far, by model name."""
+        names = (model.name for model in self.backend.models)
+        return dict(zip(names, self.spent[0], strict=True))
 
     @property
     def over(self) -> bool:
         """Whether nothing but STOP is left to do."""
         return bool(self.mask().sum() == 1)
 
-    def take(self, action: SegmentAction) -> Segment:
+    def observation(self) -> NDArray[np.float32]:
+        """What the policy sees, (1, D)."""
+        return observe_segments(self.state)
+
+    def mask(self) -> NDArray[np.bool_]:
+        """Allowed actions, (1, A)."""
+        return self.state.mask()
+
+    def take(self, action: Action) -> tuple[Segment, ...]:
         """Carry out an action other than STOP and return the segment that it brought.
 
         Raises:
             IllegalActionError: the mask forbids it.
         """
-        return self.advance(_ROW, np.array([action]))[0]
+        return tuple(self.advance(_ROW, np.array([SEGMENT_ACTIONS.index(action)])))
 
-    def finish(self) -> None:
+    def exchange(self, action: Action) -> Exchange[tuple[Segment, ...]]:
+        """Do as `take`; a backend of segments is always waited for in place."""
+        yield from ()
+        return self.take(action)
+
+    def perform(self, work: Work) -> None:
+        """Do nothing: no work is ever asked for."""
+
+    def close(self) -> None:
         """End the attempt; see `stop`."""
         self.stop(_ROW)
 
-
-def _lengths(prefix: Prefix, rungs: int) -> tuple[int, ...]:
-    """The prompt's length per rung; models that cannot take over here count like the top one."""
-    known = prefix.prompt_tokens[:rungs]
-    return known + known[-1:] * (rungs - len(known))
+    def best_attempt(self) -> Attempt | None:
+        """The attempt as it stands; None before the first segment."""
+        return None if self.state.fresh[0] else self.attempt(0)
 
 
 def _column(values: Sequence[float | None]) -> Floats:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -14,19 +13,6 @@ from numpy.typing import NDArray
 from controller.cost import Usage
 from controller.errors import ConfigError
 from controller.types import ModelSpec, Question
-
-
-class SegmentAction(IntEnum):
-    """What can be done after a segment; a policy's output i stands for action i."""
-
-    STOP = 0
-    SAMPLE = 1
-    REVISE = 2
-    ESCALATE = 3
-    ESCALATE_TO_END = 4
-
-    def __str__(self) -> str:
-        return "ESCALATE(end)" if self is SegmentAction.ESCALATE_TO_END else self.name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +62,11 @@ class Segment:
     error: str | None = None
     usage: tuple[Usage, ...] = ()
 
+    @property
+    def brief(self) -> str:
+        """Itself in a few words."""
+        return self.text.strip()
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Prefix:
@@ -115,7 +106,7 @@ class Prefix:
 
     @cached_property
     def text(self) -> str:
-        """What has been written so far."""
+        """The attempt so far."""
         return "".join(segment.text for segment in self.segments)
 
     @property
@@ -149,29 +140,25 @@ class SegmentRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class ForcedAnswer:
-    """What the small model answers when it is told to answer now.
+    """The small model's answer when it is told to answer now.
 
     Attributes:
         answer: parsed; None when none could be read.
         text: the phrase that was put into its mouth and what it made of it.
-        phrase_tokens: length of the phrase.
-        num_tokens: tokens written after it.
-        mean_logprob: of these, in nats; None if unknown.
+        num_tokens: of both.
         usage: one entry per rung.
     """
 
     answer: str | None
     text: str
-    phrase_tokens: int
     num_tokens: int
-    mean_logprob: float | None = None
     usage: tuple[Usage, ...] = ()
 
 
 class SegmentBackend(Protocol):
     """Writes attempts segment by segment, many at a time.
 
-    What it returns for one entry of a call never depends on the others.
+    An entry of a result never depends on the other entries of the call.
     """
 
     @property
@@ -193,7 +180,7 @@ class SegmentBackend(Protocol):
         ...
 
     def force(self, prefixes: Sequence[Prefix]) -> list[ForcedAnswer]:
-        """What the small model answers after each prefix; none of them done."""
+        """The small model's forced answer after each prefix; none of them done."""
         ...
 
     def answer(self, prefix: Prefix) -> str | None:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from controller.segments.episodes import SegmentConfig
 from envs.derive import cost_model
-from envs.segments.table import SegmentTable
+from envs.segments.table import Ints, SegmentTable
 from envs.segments.traces import SegmentTraces
 
 
 def derive_segment_config(
     train: SegmentTable,
     traces: SegmentTraces,
+    ladder: Sequence[str] | None = None,
     *,
     token_costs: Mapping[str, float] | None = None,
     probes: bool = False,
@@ -25,30 +26,36 @@ def derive_segment_config(
     Args:
         train: trees of the train split.
         traces: the set.
+        ladder: names of its models, or None.
         token_costs: relative cost per token by model name, where sizes are unknown.
         probes: whether an answer is forced after each segment.
         escalates: whether the large model may take over, if there is one.
     """
-    models = traces.models
+    models, segmentation = traces.models(ladder), traces.segmentation
     small = np.unique(train.draws[train.draws >= 0])
     ended = train.ended[train.ended >= 0]
     forced = train.forced_tokens[train.forced_tokens > 0]
+
+    def mean(lengths: Ints) -> float:
+        return max(1.0, float(lengths.mean()) if len(lengths) else 1.0)
+
     return SegmentConfig(
         cost=cost_model(models, token_costs),
         draws=traces.draws,
         max_tokens=int(models[0].max_new_tokens or 1),
-        max_segment_tokens=traces.segmentation.max_tokens,
+        max_segment_tokens=segmentation.max_tokens,
         max_forced_tokens=int(forced.max(initial=1)),
-        mean_segment_tokens=max(1.0, float(train.num_tokens[small].mean())),
-        mean_forced_tokens=max(1.0, float(forced.mean()) if len(forced) else 1.0),
-        mean_rest_tokens=max(1.0, float(train.num_tokens[ended].mean()) if len(ended) else 1.0),
-        cost_unit=float(train.prompt_tokens[:, 0].mean() + first_lengths(train).mean()),
+        mean_segment_tokens=mean(train.num_tokens[small]),
+        mean_forced_tokens=mean(forced),
+        mean_rest_tokens=mean(train.num_tokens[ended]),
+        cost_unit=float(train.prompt_tokens[:, 0].mean() + _first_lengths(train).mean()),
+        lines=segmentation.lines,
         escalates=escalates and len(models) > 1,
         probes=probes,
     )
 
 
-def first_lengths(table: SegmentTable) -> np.ndarray:
+def _first_lengths(table: SegmentTable) -> Ints:
     """Tokens of the attempts that take the first draw of each segment, (T,)."""
     node, lengths = table.root.copy(), np.zeros(len(table), np.int64)
     while True:

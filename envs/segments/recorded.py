@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,8 +17,7 @@ from controller.segments.types import (
     SegmentRequest,
 )
 from controller.types import ModelSpec, Question
-from envs.grader import RecordedGrader
-from envs.recorded import recorded_grader, recorded_questions
+from envs.recorded import Recorded, recorded_grader, recorded_questions
 from envs.segments.table import SegmentTable
 from envs.segments.traces import SegmentTraces
 
@@ -35,7 +34,7 @@ class RecordedSegments:
     """
 
     def __init__(self, traces: SegmentTraces, table: SegmentTable) -> None:
-        self.models: tuple[ModelSpec, ...] = traces.models
+        self.models: tuple[ModelSpec, ...] = traces.models()
         self.segmentation: Segmentation = traces.segmentation
         self.table = table
         self.keeps_text = "text" in traces.segments.column_names
@@ -71,12 +70,12 @@ class RecordedSegments:
             prompt_tokens=tuple(lengths),
             hidden=None if table.hidden is None else table.hidden[table.question[tree]],
             value=_known(table.value[root]),
-            usage=self._usage(0, Usage(prefill_tokens=lengths[0])),
-            memory=root,
+            usage=self._usage({0: Usage(prefill_tokens=lengths[0])}),
+            memory=(tree, root),
         )
 
-    def _usage(self, rung: int, usage: Usage) -> tuple[Usage, ...]:
-        return tuple(usage if r == rung else Usage() for r in range(len(self.models)))
+    def _usage(self, by_rung: Mapping[int, Usage]) -> tuple[Usage, ...]:
+        return tuple(by_rung.get(rung, Usage()) for rung in range(len(self.models)))
 
     def write(self, requests: Sequence[SegmentRequest]) -> list[Prefix]:
         """The prefixes, each longer by the segment asked for.
@@ -87,34 +86,34 @@ class RecordedSegments:
         return [self._write(request) for request in requests]
 
     def _write(self, request: SegmentRequest) -> Prefix:
-        table, prefix, node = self.table, request.prefix, -1
-        if request.rung == 0 and request.index < table.draws.shape[1]:
-            node = int(table.draws[prefix.memory, request.index])
-        elif request.rung:
-            node = int((table.ended if request.to_end else table.escalated)[prefix.memory])
+        table, prefix, rung, node = self.table, request.prefix, request.rung, -1
+        tree, before = prefix.memory
+        if rung:
+            node = int((table.ended if request.to_end else table.escalated)[before])
+        elif request.index < table.draws.shape[1]:
+            node = int(table.draws[before, request.index])
         if node < 0:
             raise BackendError(
                 f"{prefix.question.question_id}: expected segment {request.index} by rung "
-                f"{request.rung} after {prefix.text!r} to be recorded, found none"
+                f"{rung} after {prefix.text!r} to be recorded, found none"
             )
-        written, done = int(table.num_tokens[node]), bool(table.done[node])
-        usage = [Usage() for _ in self.models]
-        usage[request.rung] = Usage(decoded_tokens=written, serial_rounds=1)
-        if request.rung:
-            read = prefix.prompt_tokens[request.rung] + prefix.num_tokens
-            usage[request.rung] += Usage(prefill_tokens=read)
-            usage[0] = Usage(prefill_tokens=0 if done else int(table.small_tokens[node]))
-        return Prefix(
-            question=prefix.question,
-            attempt=prefix.attempt,
-            prompt_tokens=prefix.prompt_tokens,
+        usage = {rung: Usage(decoded_tokens=int(table.num_tokens[node]), serial_rounds=1)}
+        if rung:
+            read = prefix.prompt_tokens[rung] + prefix.num_tokens
+            handed = 0 if table.done[node] else int(table.small_tokens[node])
+            usage[rung] += Usage(prefill_tokens=read)
+            usage[0] = Usage(prefill_tokens=handed)
+        return replace(
+            prefix,
             before=prefix,
-            segment=self.segment(node, request.rung, tuple(usage)),
+            segment=replace(self.segment(node, rung), usage=self._usage(usage)),
+            hidden=None,
             value=_known(table.value[node]),
-            memory=node,
+            usage=(),
+            memory=(tree, node),
         )
 
-    def segment(self, node: int, rung: int, usage: tuple[Usage, ...] = ()) -> Segment:
+    def segment(self, node: int, rung: int) -> Segment:
         """The segment that leads to a node, as written by the model of a rung."""
         table, text = self.table, self._texts[node]
         return Segment(
@@ -127,29 +126,21 @@ class RecordedSegments:
             min_logprob=_known(table.min_logprob[node]),
             entropy=_known(table.entropy[node]),
             done=bool(table.done[node]),
-            usage=usage,
         )
 
     def force(self, prefixes: Sequence[Prefix]) -> list[ForcedAnswer]:
-        """What the small model answered after each prefix."""
-        return [
-            ForcedAnswer(
-                answer=self.answer(prefix),
-                text="",
-                phrase_tokens=0,
-                num_tokens=int(self.table.forced_tokens[prefix.memory]),
-                usage=self._usage(
-                    0, Usage(decoded_tokens=int(self.table.forced_tokens[prefix.memory]))
-                ),
-            )
-            for prefix in prefixes
-        ]
+        """The small model's forced answer after each prefix."""
+        return [self._force(*prefix.memory) for prefix in prefixes]
+
+    def _force(self, tree: int, node: int) -> ForcedAnswer:
+        tokens = int(self.table.forced_tokens[node])
+        usage = self._usage({0: Usage(decoded_tokens=tokens)})
+        answer = self.answer_at(tree, node)
+        return ForcedAnswer(answer=answer, text="", num_tokens=tokens, usage=usage)
 
     def answer(self, prefix: Prefix) -> str | None:
         """The answer recorded with a prefix: of the attempt, or forced after it."""
-        return self.answer_at(
-            self._trees[prefix.question.question_id, prefix.attempt], prefix.memory
-        )
+        return self.answer_at(*prefix.memory)
 
     def answer_at(self, tree: int, node: int) -> str | None:
         """The same of a node, given the position of its tree."""
@@ -161,20 +152,12 @@ def _known(value: np.float64) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-@dataclass(frozen=True, kw_only=True)
-class RecordedTrees:
-    """Questions of some splits, in the order of the table, with backend and grader."""
-
-    questions: tuple[Question, ...]
-    backend: RecordedSegments
-    grader: RecordedGrader
-    table: SegmentTable
-
-
-def read_trees(traces: SegmentTraces, splits: Iterable[str]) -> RecordedTrees:
-    """Recorded questions and trees of some splits."""
-    table = SegmentTable.build(traces, splits)
-    return RecordedTrees(
+def read_trees(
+    traces: SegmentTraces, splits: Iterable[str], ladder: Sequence[str] | None = None
+) -> Recorded[RecordedSegments, SegmentTable]:
+    """Recorded questions and trees of some splits; see `SegmentTable.build`."""
+    table = SegmentTable.build(traces, splits, ladder)
+    return Recorded(
         questions=recorded_questions(traces, table.question_ids),
         backend=RecordedSegments(traces, table),
         grader=recorded_grader(table),

@@ -1,22 +1,23 @@
-"""Recorded trees replayed in N attempts at a time, and the vector environment over them."""
+"""Recorded trees replayed in N attempts at a time."""
 
 from __future__ import annotations
 
 import numpy as np
-from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from controller.episodes import NO_ANSWER
+from controller.actions import SEGMENT_ACTIONS
 from controller.errors import ConfigError, TraceFormatError
-from controller.segments.episodes import SegmentColumns, SegmentConfig, SegmentEpisodes
+from controller.segments.episodes import (
+    ESCALATE,
+    REVISE,
+    SegmentColumns,
+    SegmentConfig,
+    SegmentEpisodes,
+)
 from controller.segments.observation import NUM_SEGMENT_FEATURES, observe_segments
-from controller.segments.types import SegmentAction
-from envs.lockstep import Array, LockstepEnv
+from envs.draws import Array
 from envs.random import Streams
-from envs.reward import LogUniform, price_range
 from envs.segments.table import SegmentTable
-
-REVISE, ESCALATE = SegmentAction.REVISE, SegmentAction.ESCALATE
 
 
 class SegmentReplay:
@@ -27,6 +28,7 @@ class SegmentReplay:
         config: the decision process.
         num_episodes: N.
         difficulty: (Q, R) log-odds per question and rung; None when unknown.
+        permute: of no consequence: each draw has its place in a tree.
 
     Attributes:
         tree: (N,) position of each episode's attempt in the table.
@@ -39,7 +41,8 @@ class SegmentReplay:
         config: SegmentConfig,
         num_episodes: int,
         *,
-        difficulty: NDArray[np.float64] | None = None,
+        difficulty: Array | None = None,
+        permute: bool = True,
     ) -> None:
         if max(config.draws) > table.draws.shape[1]:
             raise ConfigError(
@@ -60,14 +63,25 @@ class SegmentReplay:
         return NUM_SEGMENT_FEATURES
 
     @property
-    def num_questions(self) -> int:
-        """Attempts of the table: episodes are drawn from these."""
+    def num_starts(self) -> int:
+        """Attempts of the table: an episode starts at any of them."""
         return len(self.table)
+
+    @property
+    def tally(self) -> dict[str, Array]:
+        """Segments by the small model, those redone, escalations and forced answers, (N,) each."""
+        episodes = self.episodes
+        return {
+            "segments": episodes.samples,
+            "redone": episodes.revisions,
+            "escalations": episodes.escalated.astype(np.int64),
+            "forced": episodes.forced.astype(np.int64),
+        }
 
     def begin(
         self,
         rows: Array,
-        question: Array,
+        tree: Array,
         price: Array,
         budget: Array,
         *,
@@ -79,21 +93,21 @@ class SegmentReplay:
     ) -> None:
         """Start episodes on attempts given by position, (n,); rounds have no price here."""
         table, rungs = self.table, len(self.config.cost.weights)
-        self.tree[rows], self.node[rows] = question, table.root[question]
+        self.tree[rows], self.node[rows] = tree, table.root[tree]
         self.hide_logprobs[rows], self.hide_value[rows] = hide_logprobs, hide_verifier
         difficulty = np.full((len(rows), rungs), np.nan)
         if self.difficulty is not None:
             difficulty = np.where(
-                np.broadcast_to(hide_difficulty, question.shape)[:, None],
+                np.broadcast_to(hide_difficulty, tree.shape)[:, None],
                 np.nan,
-                self.difficulty[table.question[question]],
+                self.difficulty[table.question[tree]],
             )
         value = table.value[self.node[rows]]
         self.episodes.reset(
             rows,
             price=price,
             budget=budget,
-            prompt_tokens=table.prompt_tokens[question, :rungs],
+            prompt_tokens=table.prompt_tokens[tree, :rungs],
             difficulty=difficulty,
             value=np.where(self.hide_value[rows], np.nan, value),
         )
@@ -107,23 +121,20 @@ class SegmentReplay:
             table.draws[before, draw],
             np.where(actions == ESCALATE, table.escalated[before], table.ended[before]),
         )
-        if (node < 0).any():
-            self._miss(rows[node < 0][0], actions[node < 0][0])
+        missing = np.flatnonzero(node < 0)
+        if len(missing):
+            question = table.question[self.tree[rows[missing[0]]]]
+            raise TraceFormatError(
+                f"{table.question_ids[question]}: expected what follows "
+                f"{SEGMENT_ACTIONS[actions[missing[0]]]} to be recorded, found nothing; record "
+                "again, or train with fewer draws"
+            )
         self.before[rows], self.node[rows] = before, node
         repeats = np.where(actions < ESCALATE, table.repeats[before, draw], 0)
         self.episodes.record(rows, actions, self._columns(rows, node, repeats))
 
-    def _miss(self, row: int, action: int) -> None:
-        question = self.table.question_ids[self.table.question[self.tree[row]]]
-        raise TraceFormatError(
-            f"{question}: expected what follows {SegmentAction(action)} to be recorded, found "
-            "nothing; record again, or train with fewer draws"
-        )
-
     def _columns(self, rows: Array, node: Array, repeats: Array) -> SegmentColumns:
-        table, done = self.table, self.table.done[node]
-        probe = np.where(done | (not self.config.probes), NO_ANSWER, table.answer[node])
-        shown = ~self.hide_logprobs[rows]
+        table, shown = self.table, ~self.hide_logprobs[rows]
         return SegmentColumns(
             num_tokens=table.num_tokens[node],
             small_tokens=table.small_tokens[node],
@@ -131,11 +142,10 @@ class SegmentReplay:
             min_logprob=np.where(shown, table.min_logprob[node], np.nan),
             entropy=np.where(shown, table.entropy[node], np.nan),
             value=np.where(self.hide_value[rows], np.nan, table.value[node]),
-            done=done,
-            answer=np.where(done, table.answer[node], NO_ANSWER),
+            done=table.done[node],
             repeats=repeats,
-            probe=probe,
-            probe_tokens=table.forced_tokens[node],
+            answer=table.answer[node],
+            forced_tokens=table.forced_tokens[node],
         )
 
     def close(self, rows: Array) -> None:
@@ -162,52 +172,5 @@ class SegmentReplay:
             "cost": episodes.spent.copy(),
             "price": episodes.price.copy(),
             "budget": episodes.budget.copy(),
-            "samples": episodes.samples.copy(),
-            "revisions": episodes.revisions.copy(),
-            "escalations": episodes.escalated.astype(np.int64),
-            "forced": episodes.forced.astype(np.int64),
+            **{name: column.copy() for name, column in self.tally.items()},
         }
-
-
-class SegmentVectorEnv(LockstepEnv):
-    """Vectorised `allot/Segment-v0` over recorded trees; see `LockstepEnv`.
-
-    Args:
-        table: recorded trees.
-        config: the decision process.
-        num_envs: N.
-        prices: range that each episode's price is drawn from.
-        difficulty: (Q, R) log-odds per question and rung; None when unknown.
-        budgets: range that the hard cap of an episode's cost is drawn from; None for no caps.
-        hide_signals: share of episodes without each signal.
-        autoreset_mode: when a finished episode makes room for the next one.
-        max_episode_steps: steps after which an episode is truncated; None for never.
-    """
-
-    def __init__(
-        self,
-        table: SegmentTable,
-        config: SegmentConfig,
-        num_envs: int,
-        *,
-        prices: LogUniform | None = None,
-        difficulty: NDArray[np.float64] | None = None,
-        budgets: LogUniform | None = None,
-        hide_signals: float = 0.0,
-        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
-        max_episode_steps: int | None = None,
-    ) -> None:
-        if num_envs < 1:
-            raise ConfigError(f"num_envs: expected at least 1, found {num_envs}")
-        self.config = config
-        self.replay = SegmentReplay(table, config, num_envs, difficulty=difficulty)
-        super().__init__(
-            self.replay,
-            [str(action) for action in config.actions],
-            num_envs,
-            prices=prices or price_range(config.cost_unit),
-            budgets=budgets,
-            hide_signals=hide_signals,
-            autoreset_mode=autoreset_mode,
-            max_episode_steps=max_episode_steps,
-        )

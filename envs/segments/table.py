@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,15 @@ class SegmentTable(Prompts):
         return len(self.root)
 
     @property
+    def num_questions(self) -> int:
+        """Q."""
+        return len(self.question_ids)
+
+    def starts(self, repeats: int) -> Ints:
+        """Where to begin to play every question: once at every attempt, (T,)."""
+        return np.arange(len(self))
+
+    @property
     def num_attempts(self) -> int:
         """Attempts per question; the same for all."""
         return len(self.root) // len(self.question_ids)
@@ -83,13 +92,40 @@ class SegmentTable(Prompts):
         known = self.answer_correct[self.question[trees], np.maximum(answer, 0)]
         return np.asarray(known & (answer >= 0))
 
+    def take(self, questions: Ints) -> SegmentTable:
+        """The same with these questions alone, (q,) positions; nodes keep their rows."""
+        trees = (questions[:, None] * self.num_attempts + np.arange(self.num_attempts)).ravel()
+        return replace(
+            self,
+            question_ids=tuple(self.question_ids[q] for q in questions),
+            levels=self.levels[questions],
+            hidden=None if self.hidden is None else self.hidden[questions],
+            texts=None if self.texts is None else self.texts.take(questions),
+            question=np.repeat(np.arange(len(questions)), self.num_attempts),
+            attempt=self.attempt[trees],
+            root=self.root[trees],
+            prompt_tokens=self.prompt_tokens[trees],
+            answer_correct=self.answer_correct[questions],
+            answers=tuple(self.answers[q] for q in questions),
+        )
+
     @classmethod
-    def build(cls, traces: SegmentTraces, splits: Iterable[str]) -> SegmentTable:
+    def build(
+        cls, traces: SegmentTraces, splits: Iterable[str], ladder: Sequence[str] | None = None
+    ) -> SegmentTable:
         """Arrays of some splits.
 
+        Args:
+            traces: the set.
+            splits: which of train, validation and test.
+            ladder: names of its models, or None.
+
         Raises:
+            ConfigError: the set is of other models.
             TraceFormatError: these splits hold no questions, or not equally many attempts each.
         """
+        if ladder:
+            traces.models(ladder)
         return _Builder(traces, set(splits)).build()
 
 

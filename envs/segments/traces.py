@@ -6,19 +6,19 @@ with the same text are one node, so a node may stand for several draws. See docs
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from controller.errors import TraceFormatError
+from controller.errors import ConfigError, TraceFormatError
 from controller.segments.types import Segmentation
 from controller.types import ModelSpec
 from envs.traces import MANIFEST, read_manifest, read_table
 
-SEGMENT_TRACE_VERSION = 1
+KIND, SEGMENT_TRACE_VERSION = "segments", 1
 
 PROMPT, SAMPLE, ESCALATE, TO_END = "prompt", "sample", "escalate", "escalate_to_end"
 """How a node came about: it is the prompt, or what a model wrote after the node before."""
@@ -88,20 +88,27 @@ class SegmentTraces:
         manifest = read_manifest(
             path,
             "segment traces with trace.json, questions.parquet and segments.parquet; record some "
-            "with `allot segments record`",
+            "with `allot record --granularity segments`",
         )
         found = manifest.get("kind", "attempts"), manifest.get("version")
-        if found != ("segments", SEGMENT_TRACE_VERSION):
+        if found != (KIND, SEGMENT_TRACE_VERSION):
             raise TraceFormatError(
                 f"{path / MANIFEST}: expected segments of version {SEGMENT_TRACE_VERSION}, found "
-                f"{found[0]} of version {found[1]!r}; record them with `allot segments record`"
+                f"{found[0]} of version {found[1]!r}; record them with `allot record "
+                "--granularity segments`"
             )
         questions, segments = (read_table(path / name, TABLES[name]) for name in TABLES)
         return cls(path=path, manifest=manifest, questions=questions, segments=segments)
 
-    @property
-    def models(self) -> tuple[ModelSpec, ...]:
-        """The small model, then the large one if it takes over anywhere."""
+    def models(self, ladder: Sequence[str] | None = None) -> tuple[ModelSpec, ...]:
+        """The small model, then the large one if it takes over anywhere.
+
+        Raises:
+            ConfigError: another ladder is asked for.
+        """
+        held = tuple(self.manifest["models"])
+        if ladder and tuple(ladder) != held:
+            raise ConfigError(f"ladder: expected {held}, which wrote the segments, found {ladder}")
         temperature = self.manifest.get("decoding", {}).get("temperature")
         return tuple(
             ModelSpec(
@@ -114,6 +121,11 @@ class SegmentTraces:
             )
             for rung, (name, entry) in enumerate(self.manifest["models"].items())
         )
+
+    @property
+    def num_attempts(self) -> int:
+        """Trees."""
+        return sum(action == PROMPT for action in self.segments["action"].to_pylist())
 
     @property
     def segmentation(self) -> Segmentation:

@@ -27,7 +27,7 @@ def inside(trees, redoing, tmp_path_factory):
     for i, row in enumerate(rows):
         row["text"] = f"{HOSTILE[i % len(HOSTILE)]} {row['text']}"
     write_table(path / "segments.parquet", pa.Table.from_pylist(rows, trees.segments.schema))
-    allot("segments", "evaluate", run, "--traces", path, "--num-prices", 3)
+    allot("evaluate", run, "--traces", path, "--num-prices", 3)
     return run
 
 

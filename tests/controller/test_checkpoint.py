@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from controller.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from controller.difficulty import Difficulty
 from controller.errors import CheckpointError
+from controller.loading import load_backend
 from controller.observation import NUM_FEATURES
 from controller.policy import PolicyConfig, PolicyNetwork
 from controller.text_features import NUM_SHAPE_FEATURES
@@ -194,4 +195,4 @@ def test_bundled_controller_refuses_other_models(tmp_path):
     save_file(weights, tmp_path / "small" / "model.safetensors", metadata={"format": "pt"})
     checkpoint = load_checkpoint(tmp_path / "controller")
     with pytest.raises(CheckpointError, match="with digest"):
-        checkpoint.load_backend()
+        load_backend(checkpoint)

@@ -11,10 +11,11 @@ import pytest
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
-from controller.checkpoint import Checkpoint, load_checkpoint
+from controller.checkpoint import MAX_FILE_BYTES, load_checkpoint
 from controller.errors import CheckpointError
 from controller.figures import read_figures
-from controller.hub import MAX_FILE_BYTES
+from controller.hub import card_of, save_copy
+from controller.loading import load_backend
 from tests.conftest import CHECKPOINTS
 from tests.hub_server import TOKEN, hub
 
@@ -41,12 +42,12 @@ def run(program, server, home):
 def test_pushed_controllers_come_back_and_answer_alike(tmp_path):
     program = f"""
 import json
-from controller.checkpoint import Checkpoint
+from controller.hub import from_hub, push_to_hub
 from controller.loop import Controller
 
 local = Controller.load({str(BUNDLED)!r})
-commit = Checkpoint.from_pretrained({str(BUNDLED)!r}).push_to_hub(
-    "me/controller", private=True, model_card_kwargs={{"license": "apache-2.0"}}
+commit = push_to_hub(
+    from_hub({str(BUNDLED)!r}), "me/controller", private=True, license="apache-2.0"
 )
 shared = Controller.from_pretrained("me/controller", models={MODELS}, adapters={ADAPTERS})
 outcomes = [c.answer({QUESTION!r}, price=1e-4) for c in (local, shared)]
@@ -69,18 +70,19 @@ def test_models_on_the_hub_are_found_there_and_the_cache_does_without_it(tmp_pat
 import json
 from dataclasses import replace
 from controller.checkpoint import load_checkpoint
+from controller.hub import push_to_hub
 from controller.loop import Controller
 
 places = ("hf://me/small", "hf://me/large")
-replace(load_checkpoint({str(BUNDLED)!r}), model_paths=places).push_to_hub("me/controller")
+push_to_hub(replace(load_checkpoint({str(BUNDLED)!r}), model_paths=places), "me/controller")
 controller = Controller.from_pretrained("me/controller", adapters={ADAPTERS})
 print(json.dumps(controller.answer({QUESTION!r}).answer))
 """
     offline = """
 import json
-from controller.checkpoint import Checkpoint
+from controller.hub import from_hub
 
-print(json.dumps(Checkpoint.from_pretrained("me/controller").model_paths))
+print(json.dumps(from_hub("me/controller").model_paths))
 """
     with hub() as server:
         for name in ("small", "large"):
@@ -94,13 +96,13 @@ print(json.dumps(Checkpoint.from_pretrained("me/controller").model_paths))
 def test_what_is_not_a_checkpoint_is_refused(tmp_path):
     program = """
 import json
-from controller.checkpoint import Checkpoint
 from controller.errors import CheckpointError
+from controller.hub import from_hub
 
 found = []
 for name in ("me/nothing", "not a name!", "me/huge", "me/half"):
     try:
-        Checkpoint.from_pretrained(name)
+        from_hub(name)
     except CheckpointError as error:
         found.append(str(error))
 print(json.dumps(found))
@@ -122,17 +124,17 @@ print(json.dumps(found))
 
 
 def test_saved_elsewhere_it_still_finds_its_models(tmp_path):
-    checkpoint = Checkpoint.from_pretrained(BUNDLED)
-    checkpoint.save_pretrained(tmp_path / "deep" / "copy")
-    copy = Checkpoint.from_pretrained(tmp_path / "deep" / "copy")
-    assert [copy._located(path) for path in copy.model_paths] == [
+    checkpoint = load_checkpoint(BUNDLED)
+    save_copy(checkpoint, tmp_path / "deep" / "copy")
+    copy = load_checkpoint(tmp_path / "deep" / "copy")
+    assert [copy.located(path) for path in copy.model_paths] == [
         (CHECKPOINTS / name).resolve() for name in ("small", "large")
     ]
-    assert {m.digest for m in copy.load_backend().models} == {m.digest for m in copy.models}
+    assert {m.digest for m in load_backend(copy).models} == {m.digest for m in copy.models}
     assert copy.calibration == checkpoint.calibration
-    assert str(copy.generate_model_card()) == str(checkpoint.generate_model_card())
+    assert str(card_of(copy)) == str(card_of(checkpoint))
     with pytest.raises(CheckpointError, match=r"models=\[...\], or a backend"):
-        replace(copy, model_paths=()).load_backend()
+        load_backend(replace(copy, model_paths=()))
 
 
 def test_card_tells_the_measured_accuracy_and_its_interval():
@@ -151,18 +153,16 @@ def test_card_tells_the_measured_accuracy_and_its_interval():
 
 
 def test_bundled_card_is_up_to_date():
-    assert (
-        BUNDLED / "README.md"
-    ).read_text() == f"{load_checkpoint(BUNDLED).generate_model_card()}\n"
+    assert (BUNDLED / "README.md").read_text() == f"{card_of(load_checkpoint(BUNDLED))}\n"
 
 
 def test_figures_of_other_weights_are_not_shown(tmp_path):
     checkpoint = load_checkpoint(BUNDLED)
-    checkpoint.save_pretrained(tmp_path)
+    save_copy(checkpoint, tmp_path)
     weights = load_file(tmp_path / "controller.safetensors")
     name = min(weights)
     save_file({**weights, name: weights[name] + 1}, tmp_path / "controller.safetensors")
-    card = str(load_checkpoint(tmp_path).generate_model_card())
+    card = str(card_of(load_checkpoint(tmp_path)))
     assert "Not measured yet" in card
     assert "lead over it" not in card
 
@@ -171,10 +171,10 @@ def test_figures_of_other_weights_are_not_shown(tmp_path):
     "text", ["{", "[]", '{"version": 2}', '{"version": 1}', json.dumps({"version": 1, "points": 3})]
 )
 def test_damaged_figures_are_refused(tmp_path, text):
-    load_checkpoint(BUNDLED).save_pretrained(tmp_path)
+    save_copy(load_checkpoint(BUNDLED), tmp_path)
     (tmp_path / "card.json").write_text(text)
     with pytest.raises(CheckpointError, match="expected what `allot evaluate` writes"):
-        load_checkpoint(tmp_path).generate_model_card()
+        card_of(load_checkpoint(tmp_path))
 
 
 def test_figures_survive_json():

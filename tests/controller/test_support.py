@@ -60,4 +60,4 @@ def test_ranges_are_checked():
     with pytest.raises(CheckpointError, match="support: expected"):
         Support.from_json({"low": [1.0] * size, "high": [0.0] * size})
     with pytest.raises(CheckpointError, match="support: expected"):
-        Support.from_json({"low": [0.0], "high": [1.0]})
+        Support.from_json({"low": [0.0], "high": [1.0, 2.0]})

@@ -13,20 +13,19 @@ import envs
 from controller.backends.segments import SegmentWriter
 from controller.difficulty import Difficulty
 from controller.errors import IllegalActionError, TraceFormatError
+from controller.segments.episodes import ESCALATE, REVISE, SAMPLE, STOP, TO_END
 from controller.segments.observation import SEGMENT_OBSERVATION_NAMES
-from controller.segments.types import SegmentAction
+from envs.compute import ComputeEnv
 from envs.grader import KindGrader
 from envs.reward import budget_range
 from envs.segments.derive import derive_segment_config
-from envs.segments.env import SegmentEnv
 from envs.segments.recorded import read_trees
-from envs.segments.replay import SegmentVectorEnv
 from envs.segments.table import SegmentTable
 from envs.segments.traces import SegmentTraces
+from envs.vector import ComputeVectorEnv
 from training.play import log_odds
-from training.segments.train import value_readout
+from training.segments.values import value_readout
 
-STOP, SAMPLE, REVISE, ESCALATE, TO_END = SegmentAction
 N = 24
 
 
@@ -58,7 +57,7 @@ def build(recorded, process):
     def make(trees=recorded, config=process, backend=None, grader=recorded.grader, **options):
         attempts = trees.table.num_attempts
         backend = backend or trees.backend
-        return SegmentEnv(trees.questions, backend, config, grader, attempts=attempts, **options)
+        return ComputeEnv(trees.questions, backend, config, grader, attempts=attempts, **options)
 
     return make
 
@@ -128,7 +127,7 @@ def test_replay_agrees_with_live(build, process, trees, small_and_large, probes,
 def test_the_vector_environment_is_the_scalar_one(build, process, recorded, probes, readout):
     config = replace(process, probes=probes)
     known = log_odds(readout, recorded.table)
-    many = SegmentVectorEnv(recorded.table, config, N, difficulty=known)
+    many = ComputeVectorEnv(recorded.table, config, N, difficulty=known)
     observations, info = many.reset(seed=7)
     single = [build(config=config, difficulty=readout) for _ in range(N)]
     firsts = [env.reset(seed=7 + i) for i, env in enumerate(single)]
@@ -201,7 +200,7 @@ def test_the_large_model_takes_over_once_and_nothing_is_redone_after(build):
 
 
 def test_no_budget_is_overspent(build, recorded, process):
-    many = SegmentVectorEnv(recorded.table, process, 64, budgets=budget_range(process.cost_unit))
+    many = ComputeVectorEnv(recorded.table, process, 64, budgets=budget_range(process.cost_unit))
     rng = np.random.default_rng(0)
     _, info = many.reset(seed=0)
     ended = 0
@@ -211,7 +210,7 @@ def test_no_budget_is_overspent(build, recorded, process):
         if "final_info" in info:
             done, final = info["_final_info"], info["final_info"]
             # Reading the prompt is all that may exceed a budget that does not even cover it.
-            begun = final["samples"] + final["escalations"] > 0
+            begun = final["segments"] + final["escalations"] > 0
             assert (final["cost"] <= final["budget"] + 1e-9)[done & begun].all()
             ended += int(np.isfinite(final["budget"][done & begun]).sum())
     assert ended > 20
@@ -221,7 +220,7 @@ def test_references_never_reach_observations(trees, process):
     """The same trees with other verdicts look the same."""
     table = SegmentTable.build(trees, ["train"])
     blind = replace(table, answer_correct=~table.answer_correct)
-    sides = [SegmentVectorEnv(t, process, N) for t in (table, blind)]
+    sides = [ComputeVectorEnv(t, process, N) for t in (table, blind)]
     rng = np.random.default_rng(2)
     (seen, info), (other, _) = (env.reset(seed=1) for env in sides)
     gains = []
@@ -245,7 +244,7 @@ def test_registered_and_vectorised_by_name(trees):
 
 
 def test_state_is_restored_to_the_bit(recorded, process):
-    env = SegmentVectorEnv(recorded.table, process, 16)
+    env = ComputeVectorEnv(recorded.table, process, 16)
     env.reset(seed=0)
     env.step(np.full(16, SAMPLE))
     kept = {name: array.copy() for name, array in env.state().items()}

@@ -8,8 +8,9 @@ import pytest
 
 from controller.actions import ActionKind
 from controller.backends.base import Request
-from controller.checkpoint import load_checkpoint, save_checkpoint
-from controller.segments.checkpoint import load_segment_checkpoint
+from controller.checkpoint import load_checkpoint, load_segment_checkpoint, save_checkpoint
+from controller.loading import load_backend
+from controller.segments.deployed import written_under
 from controller.server.build import build_backend
 from controller.server.config import ServeConfig
 from controller.server.metrics import Metrics
@@ -24,14 +25,14 @@ def segmented(tmp_path_factory):
     """The bundled controller, told that its samples are written under the one inside."""
     root = tmp_path_factory.mktemp("both")
     bundled = load_checkpoint("checkpoints/controller")
-    inside = bundled.path.resolve().parent / "segments" / "controller"
+    under = bundled.path.resolve().parent / "segments" / "controller"
     absolute = {
         "model_paths": tuple(str((bundled.path / p).resolve()) for p in bundled.model_paths),
         "adapter_paths": {
             name: str((bundled.path / p).resolve()) for name, p in bundled.adapter_paths.items()
         },
     }
-    save_checkpoint(replace(bundled, inside=(str(inside), PRICE), **absolute), root)
+    save_checkpoint(replace(bundled, segment_controller=(str(under), PRICE), **absolute), root)
     return load_checkpoint(root)
 
 
@@ -42,13 +43,14 @@ def samples(**settings):
 @pytest.fixture(scope="module")
 def expected(segmented):
     """What the controller inside writes, and what would be written without it."""
-    plain = replace(segmented, inside=None).load_backend()
-    inside = load_segment_checkpoint(segmented.inside[0]).inside(plain, PRICE)
+    plain = load_backend(replace(segmented, segment_controller=None))
+    under = load_segment_checkpoint(segmented.segment_controller[0])
+    inside = written_under(under, plain, PRICE)
     return [[a.text for a in backend.attempts(samples())] for backend in (inside, plain)]
 
 
 def test_loading_brings_the_controller_inside(segmented, expected):
-    written = [a.text for a in segmented.load_backend().attempts(samples())]
+    written = [a.text for a in load_backend(segmented).attempts(samples())]
     assert written == expected[0]
     assert written != expected[1]
 
@@ -70,7 +72,7 @@ def test_what_is_not_wanted_any_more_is_given_up(segmented):
     unwanted.set()
     given_up, kept = samples()[:3], samples()[3:]
     requests = [replace(r, unwanted=unwanted) for r in given_up] + kept
-    attempts = segmented.load_backend().attempts(requests)
+    attempts = load_backend(segmented).attempts(requests)
     for attempt in attempts[:3]:
         assert attempt.error is not None
         assert attempt.answer is None

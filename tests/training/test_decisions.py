@@ -11,7 +11,7 @@ from controller.checkpoint import load_checkpoint
 from controller.errors import EvaluationError
 from envs.recorded import read_recorded
 from tests.conftest import CHECKPOINTS
-from training.decisions import attempt_columns, play_decisions
+from training.decisions import play_decisions
 from training.evaluation import read_evaluation, save_evaluation
 from training.play import play_checkpoint
 
@@ -86,15 +86,15 @@ def test_an_answer_was_seen_and_led_before_stop(episodes):
 
 
 @pytest.fixture
-def run(tmp_path, checkpoint, recorded, episodes):
+def run(tmp_path, checkpoint, recorded):
     summary = {"prices": PRICES, "unknown": float("nan")}
     save_evaluation(
         tmp_path,
         {"traces": "bundled"},
         summary,
-        columns=attempt_columns(checkpoint.config.actions),
+        checkpoint=checkpoint,
+        recorded=recorded,
         played=[play_checkpoint(checkpoint, recorded.table, p, repeats=2) for p in PRICES],
-        episodes=iter(episodes),
     )
     return tmp_path
 

@@ -6,13 +6,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from controller.actions import ActionKind
+from controller.checkpoint import load_segment_checkpoint
 from controller.errors import EvaluationError
-from controller.segments.checkpoint import load_segment_checkpoint
-from controller.segments.types import SegmentAction
+from controller.loop import Controller
 from envs.segments.recorded import read_trees
+from training.decisions import play_decisions
 from training.evaluation import read_evaluation, save_evaluation
-from training.segments.decisions import play_segment_decisions, segment_columns
-from training.segments.play import play_segment_checkpoint
+from training.play import play_checkpoint
 
 PRICES = [5e-6, 2e-4, 2e-3]
 
@@ -29,11 +30,11 @@ def recorded(trees):
 
 @pytest.fixture(scope="module")
 def episodes(checkpoint, recorded):
-    return list(play_segment_decisions(checkpoint, recorded, PRICES))
+    return list(play_decisions(checkpoint, recorded, PRICES))
 
 
 def test_decisions_are_those_of_the_deployed_controller(checkpoint, recorded, episodes):
-    controller, played = checkpoint.controller(recorded.backend), iter(episodes)
+    controller, played = Controller.load(checkpoint, recorded.backend), iter(episodes)
     actions = set()
     for price in PRICES:
         for question in recorded.questions:
@@ -48,38 +49,38 @@ def test_decisions_are_those_of_the_deployed_controller(checkpoint, recorded, ep
                 assert (ours.segment is None) == (theirs.segment is None)
                 if ours.segment is not None:
                     assert ours.segment == replace(theirs.segment, usage=())
-            actions |= {decision.action for decision in episode.decisions}
+            actions |= {decision.action.kind for decision in episode.decisions}
             # Where nothing else is left to do, the deployed controller is not asked any more.
             unasked = episode.decisions[len(outcome.decisions) :]
-            assert [d.action for d in unasked] in ([], [SegmentAction.STOP])
-    assert {SegmentAction.STOP, SegmentAction.SAMPLE, SegmentAction.REVISE} <= actions
+            assert [d.action.kind for d in unasked] in ([], [ActionKind.STOP])
+    assert {ActionKind.STOP, ActionKind.SAMPLE, ActionKind.REVISE} <= actions
 
 
 def test_answers_are_what_stopping_returns(checkpoint, recorded, episodes):
     for episode in episodes:
-        assert episode.decisions[0].answer is None
-        assert episode.decisions[-1].action is SegmentAction.STOP
-        assert episode.decisions[-1].answer == episode.answer
-    seen = {d.answer for e in episodes for d in e.decisions[:-1]}
+        assert episode.decisions[0].leader is None
+        assert episode.decisions[-1].action.kind is ActionKind.STOP
+        assert episode.decisions[-1].leader == episode.answer
+    seen = {d.leader for e in episodes for d in e.decisions[:-1]}
     assert len(seen) > 1, "no answer forced on the way"
 
 
-def saved(trees, checkpoint, recorded, episodes, out):
-    played = [play_segment_checkpoint(checkpoint, recorded.table, price) for price in PRICES]
+def saved(checkpoint, recorded, out):
+    played = [play_checkpoint(checkpoint, recorded.table, price) for price in PRICES]
     save_evaluation(
         out,
         {"traces": "trees"},
         {"prices": PRICES},
-        columns=segment_columns(read_trees(trees, ["test"]).backend.keeps_text),
+        checkpoint=checkpoint,
+        recorded=recorded,
         played=played,
-        episodes=iter(episodes),
     )
     return pq.read_table(read_evaluation(out).decisions).to_pylist(), played
 
 
-def test_files_hold_what_was_played(trees, checkpoint, recorded, episodes, tmp_path):
-    rows, played = saved(trees, checkpoint, recorded, episodes, tmp_path)
-    assert read_evaluation(tmp_path).inside
+def test_files_hold_what_was_played(checkpoint, recorded, episodes, tmp_path):
+    rows, played = saved(checkpoint, recorded, tmp_path)
+    assert read_evaluation(tmp_path).is_segmented
     means = np.concatenate([p.cost for p in played])
     np.testing.assert_array_equal([row["mean_cost"] for row in rows], means)
     for row, episode in zip(rows, episodes, strict=True):
@@ -87,7 +88,7 @@ def test_files_hold_what_was_played(trees, checkpoint, recorded, episodes, tmp_p
         for stored, decision in zip(row["decisions"], episode.decisions, strict=True):
             assert stored["action"] == str(decision.action)
             assert stored["observation"] == pytest.approx(decision.observation)
-            assert stored["correct"] == (decision.answer in episode.right_answers)
+            assert stored["correct"] == (decision.leader in episode.right_answers)
             assert (stored["segment"] is None) == (decision.segment is None)
             if decision.segment is not None:
                 assert stored["segment"]["text"] == decision.segment.text
@@ -97,13 +98,12 @@ def test_files_hold_what_was_played(trees, checkpoint, recorded, episodes, tmp_p
 def test_traces_without_text_leave_none_behind(trees, checkpoint, tmp_path):
     silent = replace(trees, segments=trees.segments.drop_columns("text"))
     recorded = read_trees(silent, ["test"])
-    episodes = list(play_segment_decisions(checkpoint, recorded, PRICES))
-    rows, _ = saved(silent, checkpoint, recorded, episodes, tmp_path)
+    rows, _ = saved(checkpoint, recorded, tmp_path)
     segments = [d["segment"] for row in rows for d in row["decisions"] if d["segment"]]
     assert segments
-    assert not any("text" in segment for segment in segments)
+    assert not any(segment["text"] for segment in segments)
 
 
 def test_a_missing_evaluation_names_the_command_that_makes_it(redoing):
-    with pytest.raises(EvaluationError, match=f"allot segments evaluate {redoing}"):
+    with pytest.raises(EvaluationError, match=f"allot evaluate {redoing}"):
         read_evaluation(redoing)

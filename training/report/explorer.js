@@ -1,7 +1,7 @@
 // Steps through single episodes.
 
 const episode = () => data.episodes[state.run][state.question][state.price];
-const inside = () => data.runs[state.run].inside;
+const segmented = () => data.runs[state.run].segmented;
 const chip = (action) => make("span", { class: "chip", of: actionColour(action) }, action);
 
 function verdict(correct, answer) {
@@ -80,7 +80,7 @@ function drawStep() {
   byId("decision").replaceChildren(
     make("div", {}, make("h3", {}, "Probability of each action"), probabilities(decision), facts(decisions, state.step)),
     make("div", {}, make("h3", {}, "What it brought"), ...brought(decisions, state.step)),
-    ...(inside() ? attemptSoFar(decisions, state.step) : []),
+    ...(segmented() ? attemptSoFar(decisions, state.step) : []),
     observation(decision, decisions[state.step - 1], open),
   );
 }
@@ -105,14 +105,14 @@ function facts(decisions, at) {
   const rows = [
     ["cost so far", `${count(cost)} small-model tokens`],
     ["expected return", `${fixed(value)} from here on`],
-    inside() ? answerSoFar(decisions, at) : ["leading answer", leader === null ? "none yet" : make("bdi", {}, leader)],
+    segmented() ? answerSoFar(decisions, at) : ["leading answer", leader === null ? "none yet" : make("bdi", {}, leader)],
   ];
   return make("dl", { class: "facts" }, ...rows.flatMap(([name, shown]) => [make("dt", {}, name), make("dd", {}, shown)]));
 }
 
 /** What an action brought: attempts, scores, or inside an attempt a segment. */
 function brought(decisions, at) {
-  if (inside()) return segmentBrought(decisions, at, episode().cost);
+  if (segmented()) return segmentBrought(decisions, at, episode().cost);
   const { action, attempts } = decisions[at];
   if (action === "STOP") return [make("p", {}, "Nothing more: the leading answer is returned.")];
   if (action !== "VERIFY") return attempts.map((i) => attemptBox(data.attempts[i]));

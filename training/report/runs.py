@@ -13,24 +13,27 @@ from numpy.typing import NDArray
 
 from controller.baselines import CASCADES, ROUTERS, STATIC, STOP_RULES
 from controller.errors import EvaluationError
-from controller.segments.rules import (
-    SEGMENT_CASCADES,
-    SEGMENT_REVISIONS,
-    SEGMENT_ROUTERS,
-    SEGMENT_STATIC,
-    SEGMENT_STOP_RULES,
-)
+from controller.segments.rules import KINDS as SEGMENT_KINDS
 from training.curve import CURVE, read_curve
 from training.evaluate import CONTROLLER
 from training.evaluation import Evaluation, read_evaluation
+from training.greedy import GREEDY
 from training.report.episodes import action_shares, episodes
-from training.segments.evaluate import ATTEMPTS, BOTH, GREEDY, SEGMENTS
 from training.summary import Bootstrap, behind, closest_rule
 
 _CURVE_POINTS = 300
 _CHECKED = "validation/utility"
 _SAME_PRICE = 1e-3
 """Largest relative difference of prices that are taken for one: nobody sees what it changes."""
+
+_KINDS = {
+    "static": (*STATIC, "self-consistency-", *SEGMENT_KINDS["static mixtures"], *GREEDY),
+    "stop": (*STOP_RULES, *SEGMENT_KINDS["stop rules"]),
+    "cascade": (*CASCADES, *SEGMENT_KINDS["cascades"]),
+    "prompt": (*ROUTERS, *SEGMENT_KINDS["prompt-only rules"]),
+    "verify": ("verified best of ", "revise-n", *SEGMENT_KINDS["redoing segments"]),
+}
+"""Names of rules by how the page draws them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,17 +59,6 @@ class Run:
     def prices(self) -> list[float]:
         """Prices that it was evaluated at."""
         return list(self.evaluation.summary["prices"])
-
-    @property
-    def controller(self) -> str:
-        """Name of the controller among the policies of its evaluation."""
-        return SEGMENTS if self.evaluation.inside else CONTROLLER
-
-    @property
-    def rules(self) -> dict[str, Any]:
-        """The leads over rules, as in a summary; other controllers are none."""
-        leads = self.evaluation.summary["lead"]
-        return {"lead": {name: rows for name, rows in leads.items() if _kind(name) != "whole"}}
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
@@ -112,14 +104,13 @@ def _scope(run: Run) -> str:
 
 def _again(run: Run, first: Run) -> str:
     """What to do so that both runs fit on a page."""
-    if run.evaluation.inside == first.evaluation.inside:
+    if run.evaluation.is_segmented == first.evaluation.is_segmented:
         return "evaluate both runs on the same trace set with the same --num-prices"
-    inside, whole = (run, first) if run.evaluation.inside else (first, run)
+    controllers = ",".join(first.evaluation.about["controllers"])
     return (
         "record whole attempts and segments of the same test questions, and evaluate both with the "
-        "same --num-prices; `allot segments evaluate` takes the prices of the whole attempts with "
-        f"--attempt-controller {whole.evaluation.about['controllers'][0]} --attempt-traces TRACES "
-        f"--out {inside.path}"
+        "same --num-prices; `allot evaluate` takes the prices of another controller with "
+        f'--beside "NAME={controllers}@TRACES" --out {run.path}'
     )
 
 
@@ -158,17 +149,17 @@ def report_data(runs: Sequence[Run], num_questions: int) -> dict[str, Any]:
 
 
 def _run(run: Run) -> dict[str, Any]:
-    evaluation, rules = run.evaluation, run.rules
-    closest = [closest_rule(rules, i) for i in range(len(run.prices))]
+    evaluation = run.evaluation
+    closest = [closest_rule(evaluation.summary, i) for i in range(len(run.prices))]
     return {
         "name": run.name,
         "path": str(run.path),
         "about": evaluation.about,
-        "inside": evaluation.inside,
+        "segmented": evaluation.is_segmented,
         "actions": evaluation.decision_names("probabilities"),
         "features": evaluation.decision_names("observation"),
         "headline": evaluation.summary["headline"],
-        "behind": behind(rules),
+        "behind": behind(evaluation.summary),
         "best_rule": [
             {"name": name, "lead": _short([lead["lead"], *lead["interval"]])}
             for name, lead in closest
@@ -183,21 +174,21 @@ def _policies(runs: Sequence[Run]) -> list[dict[str, Any]]:
     first, bootstrap = runs[0], Bootstrap(len(runs[0].question_ids))
     policies = []
     for i, run in enumerate(runs):
-        rows = run.evaluation.summary["policies"][run.controller]
+        rows = run.evaluation.summary["policies"][CONTROLLER]
         leads = [_lead(first, run, p, bootstrap) for p in range(len(run.prices))] if i else None
-        policies.append(_policy(run.controller, "controller", rows, leads, run=i))
+        policies.append(_policy(CONTROLLER, "controller", rows, leads, run=i))
     known: dict[str, list[Any]] = {}
     for i, run in enumerate(runs):
         summary = run.evaluation.summary
-        oracles = summary.get("oracles", {})
+        oracles, others = summary["oracles"], summary["others"]
         for name, rows in {**summary["policies"], **oracles}.items():
-            if name == run.controller or rows in known.get(name, []):
+            if name == CONTROLLER or rows in known.get(name, []):
                 continue
             known.setdefault(name, []).append(rows)
             leads = None
             if i == 0 and name in summary["lead"]:
                 leads = [[row["lead"], *row["interval"]] for row in summary["lead"][name]]
-            kind = "oracle" if name in oracles else _kind(name)
+            kind = "oracle" if name in oracles else "whole" if name in others else _kind(name)
             policies.append(_policy(name, kind, rows, leads, run=i if i else None))
     return policies
 
@@ -233,16 +224,8 @@ def _policy(
 
 
 def _kind(rule: str) -> str:
-    kinds = {
-        "static": (*STATIC, "self-consistency-", *SEGMENT_STATIC, *GREEDY),
-        "stop": (*STOP_RULES, *SEGMENT_STOP_RULES),
-        "cascade": (*CASCADES, *SEGMENT_CASCADES),
-        "prompt": (*ROUTERS, *SEGMENT_ROUTERS),
-        "verify": ("verified best of ", "revise-n", *SEGMENT_REVISIONS),
-        "whole": (ATTEMPTS, BOTH),
-    }
     numbered = rule.rstrip("n0123456789")
-    return next((kind for kind, names in kinds.items() if {rule, numbered} & {*names}), "other")
+    return next((kind for kind, names in _KINDS.items() if {rule, numbered} & {*names}), "other")
 
 
 def _curves(run: Path) -> list[dict[str, Any]]:

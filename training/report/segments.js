@@ -64,7 +64,7 @@ const WHOSE_ANSWERS =
 function attemptSoFar(decisions, at) {
   const parts = written(decisions, at);
   if (!parts.length) return [];
-  const says = parts.some(({ segment }) => segment.text !== undefined);
+  const says = parts.some(({ segment }) => segment.text !== null);
   const heads = ["#", "action", ...(says ? ["text"] : []), "tokens", "least log-probability", "answer after it"];
   const head = make("tr", {}, ...heads.map((name) => make("th", { scope: "col", class: name === "text" ? "says" : null }, name)));
   const table = make("table", { class: "segments" }, make("thead", {}, head), make("tbody", {}, ...parts.map((part) => segmentRow(part, says))));

@@ -7,10 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
+from controller.backends.segments import SegmentWriter
 from controller.errors import ConfigError
-from controller.segments.types import SegmentBackend
+from controller.segments.types import Segmentation, SegmentBackend
 from controller.types import Question
-from envs.grader import Grader
+from envs.grader import Grader, KindGrader
 from envs.segments.traces import SEGMENT_SCHEMA, SEGMENT_TRACE_VERSION
 from envs.traces import MANIFEST, QUESTION_SCHEMA
 from training.parts import WHOLE, Rows
@@ -18,6 +19,7 @@ from training.plans import question_row
 from training.record import Add, Missing, RecordConfig, Recording, Watch
 from training.segments.trees import TreeConfig, TreeGrower
 from training.segments.values import add_values
+from training.sources import Models
 
 
 class SegmentRecorder:
@@ -104,3 +106,44 @@ class SegmentRecording(Recording):
             "version": SEGMENT_TRACE_VERSION,
             "segmentation": asdict(self._segmentation),
         }
+
+
+def record_trees(
+    questions: Mapping[str, Sequence[Question]],
+    source: Models,
+    out: Path,
+    config: TreeConfig,
+    segmentation: Segmentation,
+    progress: Callable[[int], None] = lambda done: None,
+) -> None:
+    """Record trees of local models.
+
+    Args:
+        questions: by split.
+        source: of the models.
+        out: directory of the trace set.
+        config: how much to record.
+        segmentation: where segments end.
+        progress: called with the number of questions done.
+    """
+    backend = SegmentWriter(
+        source.load(),
+        seed=source.seed,
+        temperature=source.temperature,
+        segmentation=segmentation,
+        max_new_tokens=source.max_new_tokens,
+    )
+    recorder = SegmentRecorder(backend, KindGrader(), config)
+
+    def watch(recording: Recording) -> Watch:
+        done = len(recording.plan.questions) - len(recording.missing())
+
+        def see(rows: Mapping[str, Rows]) -> None:
+            nonlocal done
+            done += len(rows["questions"])
+            progress(done)
+
+        return see
+
+    notes = source.notes(recorder.models, out)
+    SegmentRecording(questions, recorder, out, notes).run(watch)

@@ -147,7 +147,7 @@ class TreeGrower:
         answer = self.backend.answer(prefix) if prefix.done else None
         if node.forced is not None:
             answer = node.forced.answer
-            row["forced_tokens"] = node.forced.phrase_tokens + node.forced.num_tokens
+            row["forced_tokens"] = node.forced.num_tokens
         if self.config.keep_text:
             row["text"] = segment.text
         names = ("num_tokens", "small_tokens", "mean_logprob", "min_logprob", "entropy")

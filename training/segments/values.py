@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from controller.checkpoint import load_readout, read_tensors
 from controller.difficulty import Difficulty
 from envs.segments.table import SegmentTable
 from envs.segments.traces import VALUE_FILE, SegmentTraces
@@ -40,6 +41,25 @@ def monte_carlo_values(table: SegmentTable) -> Floats:
         if len(following):
             values[node] = values[following].mean()
     return values
+
+
+def segment_success_rates(table: SegmentTable) -> Floats:
+    """Share of right answers by model, when either writes whole attempts, (Q, R)."""
+    attempts = table.num_questions, table.num_attempts
+    rates = [monte_carlo_values(table)[table.root].reshape(attempts).mean(1)]
+    ended = table.ended[table.root]
+    if (ended >= 0).all():
+        rates.append(table.right(np.arange(len(table)), ended).reshape(attempts).mean(1))
+    return np.stack(rates, 1)
+
+
+def value_readout(traces: SegmentTraces) -> Difficulty | None:
+    """The read-out that made the column `value`, or None."""
+    path = traces.path / VALUE_FILE
+    if not path.exists():
+        return None
+    tensors = {f"value/{name}": tensor for name, tensor in read_tensors(path).items()}
+    return load_readout(tensors, "value", 1, traces.path)
 
 
 def add_values(directory: Path, draws: tuple[int, ...]) -> Difficulty | None:

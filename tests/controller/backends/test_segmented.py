@@ -10,13 +10,8 @@ from controller.backends.segmented import SegmentedBackend
 from controller.backends.segments import SegmentWriter
 from controller.backends.transformers import TransformersBackend
 from controller.errors import ConfigError
-from controller.segments.rules import (
-    AlwaysGoOn,
-    FixedLength,
-    GiveUp,
-    RedoUnlikely,
-    SegmentRulePolicy,
-)
+from controller.segments.episodes import SAMPLE, STOP
+from controller.segments.rules import SegmentRule, always, fixed_length, redo_unlikely
 from envs.segments.derive import derive_segment_config
 from envs.segments.table import SegmentTable
 from training.show import new_questions
@@ -41,7 +36,7 @@ def build(small_and_large, process):
         return SegmentedBackend(
             TransformersBackend(small_and_large),
             SegmentWriter(small_and_large),
-            SegmentRulePolicy(rule),
+            rule,
             process,
             price=1e-3,
         )
@@ -50,7 +45,7 @@ def build(small_and_large, process):
 
 
 def test_going_on_to_the_end_writes_plain_attempts(build):
-    for attempt in build(AlwaysGoOn()).attempts(SAMPLES):
+    for attempt in build(SegmentRule(always, (SAMPLE,))).attempts(SAMPLES):
         assert "Answer:" in attempt.text
         assert attempt.completion_tokens == attempt.usage.decoded_tokens
         assert attempt.usage.prefill_tokens in (0, attempt.prompt_tokens)
@@ -58,7 +53,8 @@ def test_going_on_to_the_end_writes_plain_attempts(build):
 
 def test_what_is_thrown_away_is_paid_for(build, small_and_large):
     plain, redone = (
-        build(rule).attempts(SAMPLES) for rule in (AlwaysGoOn(), RedoUnlikely(-0.2, 3))
+        build(rule).attempts(SAMPLES)
+        for rule in (SegmentRule(always, (SAMPLE,)), SegmentRule(redo_unlikely, (-0.2, 3)))
     )
     tokens = [len(small_and_large[0].tokenizer(a.text)["input_ids"]) for a in redone]
     assert sum(a.completion_tokens for a in redone) > sum(tokens) + len(tokens)
@@ -69,26 +65,26 @@ def test_what_is_thrown_away_is_paid_for(build, small_and_large):
 
 
 def test_a_forced_answer_ends_the_text_and_counts(build):
-    for attempt in build(FixedLength(1)).attempts(SAMPLES):
+    for attempt in build(SegmentRule(fixed_length, (1,))).attempts(SAMPLES):
         assert attempt.text.splitlines()[-1].startswith("Answer:")
         assert attempt.completion_tokens <= attempt.usage.processed_tokens
 
 
 def test_an_attempt_that_is_asked_for_is_made(build):
-    for attempt in build(GiveUp()).attempts(SAMPLES):
+    for attempt in build(SegmentRule(always, (STOP,))).attempts(SAMPLES):
         assert attempt.text
         assert attempt.completion_tokens > 0
 
 
 def test_an_attempt_does_not_depend_on_the_others(build):
-    together = build(RedoUnlikely(-0.2, 3)).attempts(SAMPLES)
+    together = build(SegmentRule(redo_unlikely, (-0.2, 3))).attempts(SAMPLES)
     for request, attempt in zip(SAMPLES, together, strict=True):
-        (alone,) = build(RedoUnlikely(-0.2, 3)).attempts([request])
+        (alone,) = build(SegmentRule(redo_unlikely, (-0.2, 3))).attempts([request])
         assert (alone.text, alone.completion_tokens) == (attempt.text, attempt.completion_tokens)
 
 
 def test_other_attempts_are_left_to_the_backend_around(build):
-    backend = build(AlwaysGoOn())
+    backend = build(SegmentRule(always, (SAMPLE,)))
     climb = Request(question=QUESTIONS[0], action=ActionKind.ESCALATE, rung=1)
     first, large, second = backend.attempts([SAMPLES[0], climb, SAMPLES[1]])
     assert (first.rung, large.rung, second.index) == (0, 1, 1)
@@ -96,7 +92,7 @@ def test_other_attempts_are_left_to_the_backend_around(build):
 
 
 def test_the_large_model_may_not_take_over_inside(build, process):
-    backend = build(AlwaysGoOn())
+    backend = build(SegmentRule(always, (SAMPLE,)))
     with pytest.raises(ConfigError, match="escalates"):
         SegmentedBackend(
             backend.whole,

@@ -7,9 +7,8 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 
-from controller.checkpoint import load_checkpoint
+from controller.checkpoint import load_checkpoint, load_segment_checkpoint
 from controller.errors import EvaluationError
-from controller.segments.checkpoint import load_segment_checkpoint
 from envs.segments.recorded import read_trees
 from envs.segments.table import SegmentTable
 from envs.segments.traces import SegmentTraces
@@ -17,19 +16,27 @@ from envs.table import TraceTable
 from tests.conftest import CHECKPOINTS
 from tests.training.report.test_runs import evaluate, some
 from training.curve import CURVE, read_curve
+from training.evaluate import CONTROLLER, Other, compare
+from training.evaluation import save_evaluation
 from training.report.runs import read_runs, report_data
-from training.segments.evaluate import ATTEMPTS, SEGMENTS, WholeAttempts, compare_segments
-from training.segments.results import save_segment_evaluation
-from training.segments.summary import summarise_segments
+from training.summary import summarise
+
+ATTEMPTS = "whole attempts"
 
 
-def evaluate_inside(checkpoint, trees, run, whole=None):
+def evaluate_inside(checkpoint, trees, run, others=None):
     test = read_trees(trees, ["test"])
     tuning = SegmentTable.build(trees, ["validation"])
-    comparison = compare_segments([checkpoint], tuning, test.table, num_prices=3, whole=whole)
+    comparison = compare([checkpoint], tuning, test.table, num_prices=3, others=others)
     about = {"controllers": ["c"], "traces": "t", "traces_digest": None, "models": [], "repeats": 1}
-    summary = summarise_segments(comparison)
-    save_segment_evaluation(run, about, summary, comparison, checkpoint, test)
+    save_evaluation(
+        run,
+        about,
+        summarise(comparison),
+        checkpoint=checkpoint,
+        recorded=test,
+        played=comparison.played[CONTROLLER],
+    )
     return comparison
 
 
@@ -46,14 +53,14 @@ def test_every_policy_is_of_a_kind(data):
     policies, comparison = data[0]["policies"], data[1]
     assert {p["name"] for p in policies} == set(comparison.played)
     kinds = {policy["name"]: policy["kind"] for policy in policies}
-    assert kinds[SEGMENTS] == "controller"
+    assert kinds[CONTROLLER] == "controller"
     assert "other" not in kinds.values()
     assert set(data[0]["runs"][0]["headline"]) > {"always large", "cascades", "static mixtures"}
 
 
 def test_groups_add_up_to_the_evaluation(data):
     (run,), comparison = data[0]["runs"], data[1]
-    played, questions = comparison.played[SEGMENTS], sum(g["questions"] for g in run["groups"])
+    played, questions = comparison.played[CONTROLLER], sum(g["questions"] for g in run["groups"])
     assert run["actions"] == ["STOP", "SAMPLE", "REVISE", "ESCALATE", "ESCALATE(end)"]
     for i in range(3):
         accuracy = sum(g["questions"] * g["accuracy"][i] for g in run["groups"]) / questions
@@ -92,8 +99,8 @@ def mixed(traces, tmp_path_factory):
         pc.is_in(trees.questions["question_id"], few.questions["question_id"].combine_chunks())
     )
     trees = replace(trees, questions=questions.take(list(reversed(range(len(questions))))))
-    whole = WholeAttempts(
-        controllers=[load_checkpoint(CHECKPOINTS / "controller")],
+    whole = Other(
+        checkpoints=[load_checkpoint(CHECKPOINTS / "controller")],
         table=TraceTable.build(few, ["test"]),
     )
     checkpoint = load_segment_checkpoint(CHECKPOINTS / "segments" / "controller")
@@ -108,7 +115,7 @@ def test_both_granularities_are_compared_question_by_question(mixed):
     (theirs,) = (p for p in data["policies"] if p["kind"] == "controller" and p["run"] == 1)
     for i, price in enumerate(data["prices"]):
         ours = attempts.played["controller"][i].utility(price)
-        lead = ours - inside.played[SEGMENTS][i].utility(price)[::-1]
+        lead = ours - inside.played[CONTROLLER][i].utility(price)[::-1]
         assert theirs["lead"][i][0] == pytest.approx(lead.mean(), abs=1e-4)
         assert theirs["lead"][i][2] - theirs["lead"][i][1] == pytest.approx(
             2 * 1.96 * lead.std() / np.sqrt(len(lead)), rel=0.2
@@ -124,11 +131,11 @@ def test_other_controllers_are_shown_and_are_no_rules(mixed):
     kinds = {policy["name"]: policy["kind"] for policy in data["policies"]}
     assert kinds[ATTEMPTS] == "whole"
     assert ATTEMPTS not in {best["name"] for best in data["runs"][0]["best_rule"]}
-    assert "whole attempts" in data["runs"][0]["headline"]
+    assert ATTEMPTS in data["runs"][0]["headline"]
 
 
 def test_runs_that_do_not_fit_say_how_they_would(mixed, redoing, trees, tmp_path):
     evaluate_inside(load_segment_checkpoint(redoing), trees, tmp_path)
     with pytest.raises(EvaluationError, match="0 of these questions") as error:
         read_runs([mixed[0][0], tmp_path])
-    assert "--attempt-controller c --attempt-traces TRACES" in str(error.value)
+    assert '--beside "NAME=' in str(error.value)

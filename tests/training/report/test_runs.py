@@ -16,7 +16,6 @@ from envs.recorded import read_recorded
 from envs.table import TraceTable
 from tests.conftest import CHECKPOINTS
 from training.curve import CURVE, Curve
-from training.decisions import attempt_columns, play_decisions
 from training.evaluate import compare
 from training.evaluation import save_evaluation
 from training.report.episodes import MAX_TEXT
@@ -48,9 +47,9 @@ def evaluate(traces, run, seed=0):
         run,
         {"controllers": ["c"], "traces": "t", "traces_digest": None, "models": [], "repeats": 2},
         summary,
-        columns=attempt_columns(checkpoint.config.actions),
+        checkpoint=checkpoint,
+        recorded=test,
         played=comparison.played["controller"],
-        episodes=play_decisions(checkpoint, test, summary["prices"]),
     ), comparison
 
 

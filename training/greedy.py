@@ -12,13 +12,14 @@ from controller.backends.transformers import TransformersBackend, load_model
 from controller.cost import CostModel
 from controller.types import Question
 from envs.grader import KindGrader
-from envs.segments.traces import SegmentTraces
+from envs.granularity import AnyTraces
 from training.play import Played
-from training.segments.evaluate import GREEDY
+
+GREEDY = ("greedy small attempt", "greedy large attempt")
 
 
 def play_greedy(
-    traces: SegmentTraces, questions: Sequence[Question], cost: CostModel
+    traces: AnyTraces, questions: Sequence[Question], cost: CostModel
 ) -> dict[str, Played]:
     """One attempt at each question by each model of the traces, at temperature 0.
 
@@ -29,7 +30,7 @@ def play_greedy(
     """
     entries = list(traces.manifest["models"].values())
     models = [load_model(traces.path / e["path"], rung) for rung, e in enumerate(entries)]
-    longest = int(traces.models[0].max_new_tokens or 1)
+    longest = int(traces.models()[0].max_new_tokens or 1)
     backend = TransformersBackend(models, temperature=0, max_new_tokens=longest)
     grader, played = KindGrader(), {}
     for rung, name in enumerate(GREEDY[: len(models)]):

@@ -1,0 +1,87 @@
+"""Granularities: whether a step of the decision process is a whole attempt or a segment of one.
+
+Everything that plays, trains, compares and keeps controllers takes the granularity as a value.
+The packages above add their part under the same names: `envs.granularity` the recorded traces,
+`training.granularity` what is learned and compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from controller.episodes import EpisodeConfig
+from controller.observation import OBSERVATION_NAMES, OBSERVATION_VERSION, observe
+from controller.segments.episodes import SegmentConfig
+from controller.segments.observation import (
+    SEGMENT_OBSERVATION_NAMES,
+    SEGMENT_OBSERVATION_VERSION,
+    observe_segments,
+)
+
+Process = EpisodeConfig | SegmentConfig
+"""The decision process of either granularity."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Granularity:
+    """One size of step.
+
+    Attributes:
+        name: in files and commands.
+        unit: of a step, in messages.
+        process: class of its decision process.
+        features: names of what a policy sees.
+        features_version: of that list.
+        observe: from the state of N episodes, rows and an array to fill to observations; see
+            `controller.observation.observe`.
+        meanings: of the actions, by name.
+    """
+
+    name: str
+    unit: str
+    process: type[Any]
+    features: tuple[str, ...]
+    features_version: int
+    observe: Callable[..., Any]
+    meanings: dict[str, str]
+
+
+ATTEMPTS = Granularity(
+    name="attempts",
+    unit="whole attempts",
+    process=EpisodeConfig,
+    features=OBSERVATION_NAMES,
+    features_version=OBSERVATION_VERSION,
+    observe=observe,
+    meanings={
+        "STOP": "return the best answer seen; before the first attempt, give up",
+        "SAMPLE": "the small model makes an independent attempt",
+        "REVISE": "the small model's reviser rewrites an attempt with the leading answer",
+        "ESCALATE": "the next larger model makes an attempt, which joins the vote",
+        "VERIFY": "the verifier scores the attempts that have no score yet",
+    },
+)
+SEGMENTS = Granularity(
+    name="segments",
+    unit="segments of an attempt",
+    process=SegmentConfig,
+    features=SEGMENT_OBSERVATION_NAMES,
+    features_version=SEGMENT_OBSERVATION_VERSION,
+    observe=observe_segments,
+    meanings={
+        "STOP": "force the answer now; before the first segment, give up",
+        "SAMPLE": "the small model writes the next segment",
+        "REVISE": "the small model drops the last segment and writes another in its place",
+        "ESCALATE": "the large model writes the next segment",
+        "ESCALATE(end)": "the large model writes all that is left",
+    },
+)
+GRANULARITIES = {granularity.name: granularity for granularity in (ATTEMPTS, SEGMENTS)}
+"""By name."""
+
+
+def granularity_of(process: Process) -> Granularity:
+    """The granularity of a decision process."""
+    return SEGMENTS if isinstance(process, SegmentConfig) else ATTEMPTS

@@ -1,0 +1,31 @@
+"""Both granularities, told apart by what is on disk."""
+
+import pytest
+
+from controller.checkpoint import load_any, load_checkpoint, load_segment_checkpoint
+from controller.errors import CheckpointError
+from controller.granularity import GRANULARITIES, SEGMENTS
+from tests.conftest import CHECKPOINTS
+
+PLACES = {"attempts": CHECKPOINTS / "controller", "segments": CHECKPOINTS / "segments/controller"}
+
+
+@pytest.mark.parametrize("name", GRANULARITIES)
+def test_a_checkpoint_says_what_its_policy_sees_and_does(name):
+    checkpoint = load_any(PLACES[name])
+    granularity = checkpoint.granularity
+    assert granularity is GRANULARITIES[name]
+    shape = checkpoint.policy.config.num_features, checkpoint.policy.config.num_actions
+    assert shape == (len(granularity.features), len(checkpoint.config.actions))
+
+
+def test_a_checkpoint_of_the_other_granularity_is_refused():
+    with pytest.raises(CheckpointError, match="expected a controller of whole attempts, found one"):
+        load_checkpoint(PLACES["segments"])
+    with pytest.raises(CheckpointError, match="expected a controller of segments"):
+        load_segment_checkpoint(PLACES["attempts"])
+
+
+def test_every_action_inside_an_attempt_has_a_meaning():
+    actions = load_segment_checkpoint(PLACES["segments"]).config.actions
+    assert set(SEGMENTS.meanings) == set(actions.names)

@@ -1,0 +1,174 @@
+"""The learned side of both granularities: tables to learn from, and rules to compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller import baselines
+from controller.baselines import RulePolicy, routers, rule_families
+from controller.difficulty import Difficulty
+from controller.episodes import EpisodeConfig
+from controller.errors import ConfigError, TraceFormatError
+from controller.granularity import Process
+from controller.policy import Policy
+from controller.segments import rules as segment_rules
+from controller.segments.episodes import SegmentConfig
+from controller.segments.rules import segment_rule_families
+from envs import granularity
+from envs.granularity import AnyTable, AnyTraces, Recordings, recordings_of
+from envs.reward import ROUND_PRICES, LogUniform
+from envs.segments.table import SegmentTable
+from envs.segments.traces import SegmentTraces
+from envs.table import TraceTable
+from envs.traces import TraceSet
+from training.config import TrainConfig
+from training.difficulty import success_rates
+from training.segments.values import segment_success_rates, value_readout
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learning:
+    """Training and comparison at one granularity.
+
+    Attributes:
+        recordings: of the traces.
+        split: from a set and settings to questions to learn from, to watch a training on and
+            to tell how good it is.
+        derive: from the first of these, the set, settings and the read-out of difficulty to
+            the decision process.
+        rates: share of right attempts by question and model, (Q, R), of a table.
+        value: read-out of the worth of what an attempt has so far, that a set came with.
+        round_prices: to train for; None for none.
+        policy: plays a rule.
+        families: of rules, by name, for a decision process.
+        routers: rules that read the difficulty, and are no family of `families`.
+        reads: whether those of `families` do, too.
+        tally: names of `Played.actions`.
+        single: name of the rule that makes one attempt by the small model.
+        kinds: names of families by kind; those of a comparison's headline.
+    """
+
+    recordings: Recordings
+    split: Callable[[Any, TrainConfig], tuple[Any, Any, Any]]
+    derive: Callable[[Any, Any, TrainConfig, Difficulty | None], Any]
+    rates: Callable[[Any], Floats]
+    value: Callable[[Any], Difficulty | None]
+    round_prices: LogUniform | None
+    policy: Callable[[Any], Policy]
+    families: Callable[[Any], Mapping[str, Sequence[Any]]]
+    routers: Sequence[Any]
+    reads: bool
+    tally: tuple[str, ...]
+    single: str
+    kinds: Mapping[str, Sequence[str]]
+
+
+def _split_attempts(
+    traces: TraceSet, config: TrainConfig
+) -> tuple[TraceTable, TraceTable, TraceTable]:
+    """The validation split is halved; its first half is learnt from as well, unless it chooses."""
+    ladder = [model.name for model in traces.models(config.ladder)]
+    held = TraceTable.build(traces, ["validation"], ladder)
+    order = np.random.default_rng(0).permutation(len(held))
+    first, fresh = (held.take(half) for half in np.split(order, [len(held) // 2]))
+    if not len(first):
+        raise TraceFormatError(
+            f"{traces.path}: expected at least 2 validation questions that each of {ladder} has "
+            f"tried, found {len(held)}"
+        )
+    also = () if config.patience else first.question_ids
+    train = TraceTable.build(traces, ["train"], ladder, also=also)
+    return train, first if config.patience else fresh, fresh
+
+
+def _derive_attempts(
+    train: TraceTable, traces: TraceSet, config: TrainConfig, difficulty: Difficulty | None
+) -> EpisodeConfig:
+    process: EpisodeConfig = granularity.ATTEMPTS.derive(
+        train,
+        traces,
+        config.ladder,
+        token_costs=config.token_costs,
+        sample_widths=config.sample_widths,
+        max_samples=config.max_samples,
+    )
+    reads_prompt = difficulty is not None and not difficulty.is_free
+    return replace(process, reads_prompt=reads_prompt)
+
+
+def _split_segments(
+    traces: SegmentTraces, config: TrainConfig
+) -> tuple[SegmentTable, SegmentTable, SegmentTable]:
+    """Nothing is chosen by the validation split: one outcome a question is too noisy for that."""
+    if config.patience:
+        raise ConfigError(f"patience: expected 0 inside attempts, found {config.patience}")
+    train, held = (SegmentTable.build(traces, [s], config.ladder) for s in ("train", "validation"))
+    return train, held, held
+
+
+def _derive_segments(
+    train: SegmentTable, traces: SegmentTraces, config: TrainConfig, _: Difficulty | None
+) -> SegmentConfig:
+    process: SegmentConfig = granularity.SEGMENTS.derive(
+        train,
+        traces,
+        config.ladder,
+        token_costs=config.token_costs,
+        probes=config.probes,
+        escalates=config.escalate,
+    )
+    return process
+
+
+ATTEMPTS = Learning(
+    recordings=granularity.ATTEMPTS,
+    split=_split_attempts,
+    derive=_derive_attempts,
+    rates=success_rates,
+    value=lambda traces: None,
+    round_prices=ROUND_PRICES,
+    policy=RulePolicy,
+    families=lambda process: rule_families(
+        process.max_samples, revises=process.max_revisions > 0, verifies=process.verifies
+    ),
+    routers=routers(),
+    reads=False,
+    tally=("samples", "revisions", "escalations", "verified"),
+    single="always small",
+    kinds={
+        "always large": ["always large"],
+        "stop rules": baselines.STOP_RULES,
+        "cascades": baselines.CASCADES,
+        "prompt-only rules": baselines.ROUTERS,
+        "static mixtures": baselines.STATIC,
+    },
+)
+SEGMENTS = Learning(
+    recordings=granularity.SEGMENTS,
+    split=_split_segments,
+    derive=_derive_segments,
+    rates=segment_success_rates,
+    value=value_readout,
+    round_prices=None,
+    policy=lambda rule: rule,
+    families=lambda process: segment_rule_families(max(process.draws)),
+    routers=(),
+    reads=True,
+    tally=("segments", "redone", "escalations", "forced"),
+    single="always go on",
+    kinds=segment_rules.KINDS,
+)
+
+
+def learning_of(about: AnyTraces | AnyTable | Process) -> Learning:
+    """The granularity of a set, of its table or of a decision process."""
+    if isinstance(about, EpisodeConfig | SegmentConfig):
+        return SEGMENTS if isinstance(about, SegmentConfig) else ATTEMPTS
+    return SEGMENTS if recordings_of(about) is granularity.SEGMENTS else ATTEMPTS
