@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Protocol
 
 from controller.actions import ActionKind
 from controller.cost import Usage
 from controller.types import Attempt, ModelSpec, Question
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 TEMPERATURE = 0.5
 """Of sampling, where nobody says otherwise: docs/decisions/0023."""
