@@ -173,7 +173,7 @@ def save_checkpoint(
     settings = {
         "version": CHECKPOINT_VERSION,
         "granularity": granularity.name,
-        "observation_version": granularity.features_version,
+        "observation_version": granularity.table.version,
         "observation": list(granularity.features),
         "actions": checkpoint.config.actions.names,
         "policy": asdict(checkpoint.policy.config),
@@ -297,7 +297,7 @@ def _check_shapes(
     if settings.get("observation") != list(granularity.features):
         raise CheckpointError(
             f"{directory}: expected the features of observation version "
-            f"{granularity.features_version}, found those of version "
+            f"{granularity.table.version}, found those of version "
             f"{settings.get('observation_version')!r}; train again"
         )
     if list(config.actions.names) != settings.get("actions"):

@@ -12,13 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from controller.episodes import EpisodeConfig
-from controller.observation import OBSERVATION_NAMES, OBSERVATION_VERSION, observe
+from controller.features import FeatureTable
+from controller.observation import FEATURES, observe
 from controller.segments.episodes import SegmentConfig
-from controller.segments.observation import (
-    SEGMENT_OBSERVATION_NAMES,
-    SEGMENT_OBSERVATION_VERSION,
-    observe_segments,
-)
+from controller.segments.observation import SEGMENT_FEATURES, observe_segments
 
 Process = EpisodeConfig | SegmentConfig
 """The decision process of either granularity."""
@@ -32,8 +29,7 @@ class Granularity:
         name: in files and commands.
         unit: of a step, in messages.
         process: class of its decision process.
-        features: names of what a policy sees.
-        features_version: of that list.
+        table: of what a policy sees.
         observe: from the state of N episodes, rows and an array to fill to observations; see
             `controller.observation.observe`.
         meanings: of the actions, by name.
@@ -42,18 +38,21 @@ class Granularity:
     name: str
     unit: str
     process: type[Any]
-    features: tuple[str, ...]
-    features_version: int
+    table: FeatureTable[Any]
     observe: Callable[..., Any]
     meanings: dict[str, str]
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of what a policy sees."""
+        return self.table.names
 
 
 ATTEMPTS = Granularity(
     name="attempts",
     unit="whole attempts",
     process=EpisodeConfig,
-    features=OBSERVATION_NAMES,
-    features_version=OBSERVATION_VERSION,
+    table=FEATURES,
     observe=observe,
     meanings={
         "STOP": "return the best answer seen; before the first attempt, give up",
@@ -67,8 +66,7 @@ SEGMENTS = Granularity(
     name="segments",
     unit="segments of an attempt",
     process=SegmentConfig,
-    features=SEGMENT_OBSERVATION_NAMES,
-    features_version=SEGMENT_OBSERVATION_VERSION,
+    table=SEGMENT_FEATURES,
     observe=observe_segments,
     meanings={
         "STOP": "force the answer now; before the first segment, give up",

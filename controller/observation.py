@@ -1,4 +1,4 @@
-"""What a policy sees: a flat vector with a versioned list of names.
+"""What a policy sees of whole attempts: a flat vector, whose features are a table.
 
 Nothing here is computed from a reference. Unknown signals read 0 and their
 `*_known` flag reads 0 too.
@@ -6,71 +6,43 @@ Nothing here is computed from a reference. Unknown signals read 0 and their
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betainc
 
 from controller.episodes import Episodes, Floats, Rows
-
-OBSERVATION_VERSION = 3
-
-OBSERVATION_NAMES: tuple[str, ...] = (
-    "log_price",
-    "rounds_priced",
-    "log_round_price",
-    "budget_known",
-    "log_budget_left",
-    "step",
-    "samples",
-    "revisions",
-    "escalations",
-    "rung",
-    "answered",
-    "vote_share",
-    "vote_margin",
-    "vote_entropy",
-    "distinct_answers",
-    "leader_stays",
-    "leader_votes",
-    "rival_votes",
-    "leader_small_share",
-    "leader_large_backed",
-    "last_agrees",
-    "unanswered_share",
-    "logprob_known",
-    "last_mean_logprob",
-    "last_min_logprob",
-    "leader_mean_logprob",
-    "mean_logprob",
-    "verifier_known",
-    "leader_verifier",
-    "mean_verifier",
-    "unverified",
-    "small_length",
-    "prompt_length",
-    "sample_price",
-    "revise_price",
-    "escalate_price",
-    "verify_price",
-    "difficulty_known",
-    "small_difficulty",
-    "large_difficulty",
-    "prompt_known",
-    "last_cut",
-    "cut_share",
+from controller.features import (
+    BUDGET_KNOWN,
+    COUNTS,
+    DIFFICULTY_KNOWN,
+    FLAG,
+    KNOWN,
+    LARGE_DIFFICULTY,
+    LENGTHS,
+    LOG10,
+    LOG_BUDGET_LEFT,
+    LOG_PRICE,
+    LOGPROBS,
+    PER_UNIT,
+    PLAIN,
+    QUOTIENT,
+    SMALL_DIFFICULTY,
+    TERMS,
+    Feature,
+    FeatureTable,
+    Scale,
+    cost_feature,
+    counted,
+    is_known,
+    quotient,
 )
-"""Entry i of an observation is the feature named i."""
-
-NUM_FEATURES = len(OBSERVATION_NAMES)
 
 _BETA_SIZE = 128
-_COUNT_SCALE = 1 / 8
-_PER_DECADE = np.float32(1 / np.log(10))
 _LEAST_ROUND_PRICE = 1e-4
+_COUNT = counted(1 / 8, "1/8 each")
+_VOTES, _SCORES = "votes", "verifier scores"
 
 
 @cache
@@ -97,133 +69,328 @@ def leader_stays(top: Floats, second: Floats) -> Floats:
     return np.asarray(_leader_stays_table()[places[0], places[1]])
 
 
-def log10(values: Floats) -> NDArray[np.float32]:
-    """Through float32, whose logarithm NumPy computes several numbers at a time."""
-    return np.log(values.astype(np.float32)) * _PER_DECADE
+class Seen:
+    """What several features are computed from, of n episodes, (n,) each.
+
+    Args:
+        episodes: state of N episodes, whose names these are.
+        rows: which of them.
+    """
+
+    def __init__(self, episodes: Episodes, rows: Rows) -> None:
+        e = episodes
+        self.e, self.rows, self.unit = e, rows, e.config.cost_unit
+        self.total, self.top, self.second = e.total[rows], e.top[rows], e.second[rows]
+        self.samples, self.revisions = e.counts[rows, 0], e.revisions[rows]
+        self.attempts, self.scores = e.num_attempts[rows], e.scores[rows]
+        self.leader = e.recall(e.positions(rows), np.maximum(e.leader[rows], 0)).T  # (8, n)
+        self.last_logprob = e.last_logprob[rows]
+        self.price, self.round_price = e.price[rows], e.round_price[rows]
+        self.difficulty, budget = e.difficulty[rows], e.budget[rows]
+        self.bounded = np.isfinite(budget)
+        self.left = np.where(self.bounded, budget - e.spent[rows], 0.0) / self.unit
+        self.costs = self.price * np.maximum(e.expected_cost(rows), 1.0)
+        self.counted = e.prompt_counted[rows]
+
+
+def _entropy(s: Seen) -> Floats:
+    total = np.maximum(s.total, 1)
+    return np.log(total) - s.e.count_log_count[s.rows] / total
+
+
+FEATURES = FeatureTable[Seen](
+    3,
+    LOG_PRICE,
+    Feature(
+        name="rounds_priced",
+        group=TERMS,
+        unit="",
+        scale=FLAG,
+        meaning="whether serial rounds have a price",
+        column=lambda s: s.round_price > 0,
+    ),
+    Feature(
+        name="log_round_price",
+        group=TERMS,
+        unit="accuracy per round",
+        scale=LOG10,
+        meaning=f"price of a serial round, at least {_LEAST_ROUND_PRICE}",
+        column=lambda s: np.maximum(s.round_price, _LEAST_ROUND_PRICE),
+    ),
+    BUDGET_KNOWN,
+    LOG_BUDGET_LEFT,
+    Feature(
+        name="step",
+        group=COUNTS,
+        unit="rounds",
+        scale=_COUNT,
+        meaning="serial rounds so far",
+        column=lambda s: s.e.rounds[s.rows],
+    ),
+    Feature(
+        name="samples",
+        group=COUNTS,
+        unit="attempts",
+        scale=_COUNT,
+        meaning="independent attempts by the small model",
+        column=lambda s: s.samples,
+    ),
+    Feature(
+        name="revisions",
+        group=COUNTS,
+        unit="attempts",
+        scale=_COUNT,
+        meaning="revisions",
+        column=lambda s: s.revisions,
+    ),
+    Feature(
+        name="escalations",
+        group=COUNTS,
+        unit="attempts",
+        scale=Scale(text="1/2 each"),
+        meaning="attempts by larger models",
+        column=lambda s: (s.attempts - s.samples - s.revisions) * 0.5,
+    ),
+    Feature(
+        name="rung",
+        group=COUNTS,
+        unit="rungs",
+        scale=PLAIN,
+        meaning="highest model that was asked, 0 for the small one",
+        column=lambda s: s.e.rung[s.rows],
+    ),
+    Feature(
+        name="answered",
+        group=COUNTS,
+        unit="",
+        scale=FLAG,
+        meaning="whether any attempt gave an answer",
+        column=lambda s: s.total > 0,
+    ),
+    Feature(
+        name="vote_share",
+        group=_VOTES,
+        unit="share of votes",
+        scale=QUOTIENT,
+        meaning="votes for the leading answer among all",
+        column=lambda s: (s.top, s.total),
+    ),
+    Feature(
+        name="vote_margin",
+        group=_VOTES,
+        unit="share of votes",
+        scale=QUOTIENT,
+        meaning="lead over the closest rival among all votes",
+        column=lambda s: (s.top - s.second, s.total),
+    ),
+    Feature(
+        name="vote_entropy",
+        group=_VOTES,
+        unit="nats",
+        scale=PLAIN,
+        meaning="entropy of the votes",
+        column=_entropy,
+    ),
+    Feature(
+        name="distinct_answers",
+        group=_VOTES,
+        unit="answers",
+        scale=_COUNT,
+        meaning="different answers",
+        column=lambda s: s.e.distinct[s.rows],
+    ),
+    Feature(
+        name="leader_stays",
+        group=_VOTES,
+        unit="probability",
+        scale=PLAIN,
+        meaning="posterior that the leading answer stays ahead of its closest rival",
+        column=lambda s: leader_stays(s.top, s.second),
+    ),
+    Feature(
+        name="leader_votes",
+        group=_VOTES,
+        unit="votes",
+        scale=_COUNT,
+        meaning="for the leading answer",
+        column=lambda s: s.top,
+    ),
+    Feature(
+        name="rival_votes",
+        group=_VOTES,
+        unit="votes",
+        scale=_COUNT,
+        meaning="for its closest rival",
+        column=lambda s: s.second,
+    ),
+    Feature(
+        name="leader_small_share",
+        group=_VOTES,
+        unit="share of attempts",
+        scale=QUOTIENT,
+        meaning="attempts that gave the leading answer among all of the small model with an answer",
+        column=lambda s: (s.leader[1], s.e.small_total[s.rows]),
+    ),
+    Feature(
+        name="leader_large_backed",
+        group=_VOTES,
+        unit="",
+        scale=FLAG,
+        meaning="whether a larger model gave the leading answer",
+        column=lambda s: s.leader[2] > 0,
+    ),
+    Feature(
+        name="last_agrees",
+        group=_VOTES,
+        unit="",
+        scale=FLAG,
+        meaning="whether the latest attempt gave the answer that led before",
+        column=lambda s: s.e.last_agrees[s.rows],
+    ),
+    Feature(
+        name="unanswered_share",
+        group=_VOTES,
+        unit="share of attempts",
+        scale=QUOTIENT,
+        meaning="attempts without an answer",
+        column=lambda s: (s.e.unanswered[s.rows], s.attempts),
+    ),
+    Feature(
+        name="logprob_known",
+        group=LOGPROBS,
+        unit="",
+        scale=FLAG,
+        meaning="whether log-probabilities of the latest attempt are known",
+        column=lambda s: is_known(s.last_logprob),
+    ),
+    Feature(
+        name="last_mean_logprob",
+        group=LOGPROBS,
+        unit="nats",
+        scale=KNOWN,
+        meaning="mean log-probability of the latest attempt's tokens",
+        column=lambda s: s.last_logprob,
+    ),
+    Feature(
+        name="last_min_logprob",
+        group=LOGPROBS,
+        unit="nats",
+        scale=KNOWN,
+        meaning="the least of them",
+        column=lambda s: s.e.last_min_logprob[s.rows],
+    ),
+    Feature(
+        name="leader_mean_logprob",
+        group=LOGPROBS,
+        unit="nats",
+        scale=QUOTIENT,
+        meaning="mean over the attempts that gave the leading answer",
+        column=lambda s: (s.leader[4], s.leader[5]),
+    ),
+    Feature(
+        name="mean_logprob",
+        group=LOGPROBS,
+        unit="nats",
+        scale=QUOTIENT,
+        meaning="mean over all attempts",
+        column=lambda s: (s.e.logprob_sum[s.rows], s.e.logprobs[s.rows]),
+    ),
+    Feature(
+        name="verifier_known",
+        group=_SCORES,
+        unit="",
+        scale=FLAG,
+        meaning="whether a verifier has scored any attempt",
+        column=lambda s: s.scores > 0,
+    ),
+    Feature(
+        name="leader_verifier",
+        group=_SCORES,
+        unit="probability",
+        scale=QUOTIENT,
+        meaning="mean score of the attempts that gave the leading answer",
+        column=lambda s: (s.leader[6], s.leader[7]),
+    ),
+    Feature(
+        name="mean_verifier",
+        group=_SCORES,
+        unit="probability",
+        scale=QUOTIENT,
+        meaning="mean score of all that were scored",
+        column=lambda s: (s.e.score_sum[s.rows], s.scores),
+    ),
+    Feature(
+        name="unverified",
+        group=COUNTS,
+        unit="attempts",
+        scale=_COUNT,
+        meaning="attempts that a verifier could score and has not",
+        column=lambda s: s.e.unverified[s.rows],
+    ),
+    Feature(
+        name="small_length",
+        group=LENGTHS,
+        unit="tokens",
+        scale=PER_UNIT,
+        meaning="mean length of the small model's attempts",
+        column=lambda s: quotient(s.e.small_tokens[s.rows], s.samples + s.revisions) / s.unit,
+    ),
+    Feature(
+        name="prompt_length",
+        group=LENGTHS,
+        unit="tokens",
+        scale=PER_UNIT,
+        meaning="length of the small model's prompt; 0 where unknown",
+        column=lambda s: s.e.prompt_tokens[s.rows, 0] * s.counted / s.unit,
+    ),
+    cost_feature("sample_price", "an attempt by the small model", lambda s: s.costs[0]),
+    cost_feature("revise_price", "a revision", lambda s: s.costs[1]),
+    cost_feature("escalate_price", "an attempt by the next larger model", lambda s: s.costs[2]),
+    cost_feature("verify_price", "scores of all attempts that have none", lambda s: s.costs[3]),
+    DIFFICULTY_KNOWN,
+    SMALL_DIFFICULTY,
+    LARGE_DIFFICULTY,
+    Feature(
+        name="prompt_known",
+        group=LENGTHS,
+        unit="",
+        scale=FLAG,
+        meaning="whether the length of the small model's prompt is known",
+        column=lambda s: s.counted,
+    ),
+    Feature(
+        name="last_cut",
+        group=LENGTHS,
+        unit="",
+        scale=FLAG,
+        meaning="whether the latest attempt was cut at its longest",
+        column=lambda s: s.e.last_cut[s.rows],
+    ),
+    Feature(
+        name="cut_share",
+        group=LENGTHS,
+        unit="share of attempts",
+        scale=QUOTIENT,
+        meaning="attempts that were cut at their longest",
+        column=lambda s: (s.e.cuts[s.rows], s.attempts),
+    ),
+)
+OBSERVATION_NAMES = FEATURES.names
+NUM_FEATURES = len(FEATURES)
 
 
 def observe(
     episodes: Episodes, rows: Rows = slice(None), out: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
-    """Observations in the order of OBSERVATION_NAMES.
+    """Observations of N episodes.
 
     Args:
-        episodes: state of N episodes.
+        episodes: their state.
         rows: which of them; all when left out.
         out: (N, D) observations of all episodes, in which those of `rows` are replaced.
 
     Returns:
         `out`, or without it the observations of `rows` alone, (n, D) float32.
     """
-    e, config = episodes, episodes.config
-    at = e.positions(rows)
-    total, top, second = e.total[rows], e.top[rows], e.second[rows]
-    samples, revisions, attempts = e.counts[rows, 0], e.revisions[rows], e.num_attempts[rows]
-    at_leader = e.recall(at, np.maximum(e.leader[rows], 0))  # (n, 8)
-    _, small_backing, large_backing, _, logprob, logprobs, score, scores = at_leader.T
-    price, budget, difficulty = e.price[rows], e.budget[rows], e.difficulty[rows]
-    round_price, verified = e.round_price[rows], e.scores[rows]
-    bounded = np.isfinite(budget)
-    left = np.where(bounded, budget - e.spent[rows], 0.0) / config.cost_unit
-    # At batch 1 a call takes longer than its arithmetic: what is alike is computed at once.
-    step, sampled, revised, distinct, leader_votes, rival_votes, unverified = _COUNT_SCALE * (
-        np.array(
-            [
-                e.rounds[rows],
-                samples,
-                revisions,
-                e.distinct[rows],
-                top,
-                second,
-                e.unverified[rows],
-            ]
-        )
-    )
-    share, margin, disorder, small, failed, cut, length, *means = _ratios(
-        (top, total),
-        (top - second, total),
-        (e.count_log_count[rows], total),
-        (small_backing, e.small_total[rows]),
-        (e.unanswered[rows], attempts),
-        (e.cuts[rows], attempts),
-        (e.small_tokens[rows], samples + revisions),
-        (logprob, logprobs),
-        (e.logprob_sum[rows], e.logprobs[rows]),
-        (score, scores),
-        (e.score_sum[rows], verified),
-    )
-    leader_logprob, mean_logprob, leader_score, mean_score = means
-    signals = np.array(
-        [e.last_logprob[rows], e.last_min_logprob[rows], difficulty[:, 0], difficulty[:, -1]]
-    )
-    known = ~np.isnan(signals)
-    last_logprob, last_min_logprob, small_difficulty, large_difficulty = np.where(
-        known, signals, 0.0
-    )
-    costs = price * np.maximum(e.expected_cost(rows), 1.0)
-    least_round = np.maximum(round_price, _LEAST_ROUND_PRICE)
-    counted = e.prompt_counted[rows]
-    *priced, log_price, log_round_price = log10(
-        np.array([*costs, price * config.cost_unit, least_round])
-    )
-    columns = (
-        log_price,
-        round_price > 0,
-        log_round_price,
-        bounded,
-        np.log1p(np.maximum(left, 0.0)),
-        step,
-        sampled,
-        revised,
-        (attempts - samples - revisions) * 0.5,
-        e.rung[rows],
-        total > 0,
-        share,
-        margin,
-        np.log(np.maximum(total, 1)) - disorder,
-        distinct,
-        leader_stays(top, second),
-        leader_votes,
-        rival_votes,
-        small,
-        large_backing > 0,
-        e.last_agrees[rows],
-        failed,
-        known[0],
-        last_logprob,
-        last_min_logprob,
-        leader_logprob,
-        mean_logprob,
-        verified > 0,
-        leader_score,
-        mean_score,
-        unverified,
-        length / config.cost_unit,
-        e.prompt_tokens[rows, 0] * counted / config.cost_unit,
-        *priced,
-        known[2],
-        small_difficulty,
-        large_difficulty,
-        counted,
-        e.last_cut[rows],
-        cut,
-    )
-    return assemble(columns, len(price), rows, out)
-
-
-def _ratios(*pairs: tuple[NDArray[Any], NDArray[Any]]) -> Floats:
-    """Quotients of (sum, count), 0 where nothing was counted, a row each."""
-    sums, counts = zip(*pairs, strict=True)
-    return np.asarray(np.array(sums) / np.maximum(np.array(counts), 1))
-
-
-def assemble(
-    columns: Sequence[NDArray[Any]], n: int, rows: Rows, out: NDArray[np.float32] | None
-) -> NDArray[np.float32]:
-    """Observations from their features, (n,) each; `rows` and `out` as in `observe`."""
-    if out is None:
-        # Features lie side by side in memory: they are computed one after the other.
-        return np.concatenate(columns, dtype=np.float32).reshape(len(columns), n).T
-    for feature, column in zip(out.T, columns, strict=True):
-        feature[rows] = column
-    return out
+    seen = Seen(episodes, rows)
+    return FEATURES.observe(seen, len(seen.price), rows, out)

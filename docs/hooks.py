@@ -1,4 +1,4 @@
-"""Pages that follow from the repository: the command line's, and the list of decisions."""
+"""Pages that follow from the repository: command line, observations, list of decisions."""
 
 from __future__ import annotations
 
@@ -15,9 +15,16 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from typer.main import get_command
 
+from controller.card import markdown_table
+from controller.granularity import GRANULARITIES, Granularity
 from training.cli import app
 
 DOCUMENT = [sys.executable, "-m", "typer", "training.cli", "utils", "docs", "--name", "allot"]
+
+_OBSERVATION = """A vector of float32, its entries in this order. Each is the number in its unit,
+scaled as said. Nothing is computed from a reference. Signals that are unknown read 0, and so does
+the flag that says whether they are known. Features of a group are left out together in
+[ablations](../ABLATION.md)."""
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -29,14 +36,28 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Write the page of the command line from what the program says of itself."""
+    """Write the pages of the command line and of observations from what the program says."""
     done = subprocess.run(DOCUMENT, capture_output=True, text=True, check=True)
     text = done.stdout.replace("# `allot`", "# Command line", 1)
     for name, command in _commands(get_command(app)):
         cut, whole = (html.escape(command.get_short_help_str(limit)) for limit in (45, 200))
         text = text.replace(f"* `{name}`: {cut}\n", f"* `{name}`: {whole}\n")
     files.append(File.generated(config, "reference/cli.md", content=text))
+    pages = "\n\n".join(map(_observation, GRANULARITIES.values()))
+    text = f"# What a policy sees\n\n{_OBSERVATION}\n\n{pages}\n"
+    files.append(File.generated(config, "reference/observation.md", content=text))
     return files
+
+
+def _observation(granularity: Granularity) -> str:
+    table = granularity.table
+    rows = (
+        (str(i), f"`{f.name}`", f.meaning, f.unit, f.scale.text, f.group)
+        for i, f in enumerate(table.features)
+    )
+    head = ("entry", "feature", "what it means", "unit", "scale", "group")
+    title = f"## Of {granularity.unit}\n\nVersion {table.version}, {len(table)} features."
+    return f"{title}\n\n{markdown_table(head, rows)}"
 
 
 def _commands(group: Any) -> Iterator[tuple[str, Any]]:

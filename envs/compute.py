@@ -43,7 +43,9 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
     legal; STOP always is: before the first attempt or segment it means giving up.
 
     ## Observation Space
-    `Box(D,)` float32; entry i is `controller.granularity.granularity_of(config).features[i]`.
+    `Box(D,)` float32; entry i is `controller.granularity.granularity_of(config).features[i]`,
+    whose meaning, unit and scale are on the page docs/reference/observation.md and in
+    `controller.observation.FEATURES`.
 
     ## Rewards
     At each step -price x cost of the action - round price x serial rounds; at the end +1

@@ -24,7 +24,8 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
     """`allot/Compute-v0` or `allot/Segment-v0` over recorded traces, N episodes at a time.
 
     Environment i draws the same episodes, bit for bit, as a scalar environment over the same
-    traces that is reset with seed + i.
+    traces that is reset with seed + i. Actions, observations (docs/reference/observation.md)
+    and rewards are those of `envs.compute.ComputeEnv`.
 
     Args:
         table: recorded attempts, or trees of segments.

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from controller.bundled import bundled
 from controller.card import markdown_table
 from controller.checkpoint import Checkpoint, load_checkpoint
-from controller.observation import OBSERVATION_NAMES
+from controller.features import COUNTS, TERMS
+from controller.observation import FEATURES
 from envs.reward import LogUniform
 from envs.table import TraceTable
 from envs.traces import TraceSet, write_atomically
@@ -41,24 +42,7 @@ from training.view import progress_bar
 Floats = NDArray[np.float64]
 
 SIGNALS: Mapping[str, tuple[str, ...]] = {
-    "votes": (
-        "vote_share",
-        "vote_margin",
-        "vote_entropy",
-        "distinct_answers",
-        "leader_stays",
-        "leader_votes",
-        "rival_votes",
-        "leader_small_share",
-        "leader_large_backed",
-        "last_agrees",
-        "unanswered_share",
-    ),
-    "log-probabilities": tuple(n for n in OBSERVATION_NAMES if "logprob" in n),
-    "verifier scores": ("verifier_known", "leader_verifier", "mean_verifier"),
-    "difficulty of the question": tuple(n for n in OBSERVATION_NAMES if "difficulty" in n),
-    "lengths": ("small_length", "prompt_length", "prompt_known", "last_cut", "cut_share"),
-    "expected cost of actions": ("sample_price", "revise_price", "escalate_price", "verify_price"),
+    group: names for group, names in FEATURES.groups.items() if group not in (TERMS, COUNTS)
 }
 """Features that go together."""
 

@@ -1,4 +1,4 @@
-"""What a policy sees after a segment: a flat vector with a versioned list of names.
+"""What a policy sees after a segment: a flat vector, whose features are a table.
 
 Nothing here is computed from a reference. Unknown signals read 0 and their `*_known` flag
 reads 0 too.
@@ -9,106 +9,232 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.episodes import Floats, Rows
-from controller.observation import assemble, log10
+from controller.episodes import Rows
+from controller.features import (
+    BUDGET_KNOWN,
+    COUNTS,
+    DIFFICULTY_KNOWN,
+    FLAG,
+    KNOWN,
+    LARGE_DIFFICULTY,
+    LENGTHS,
+    LOG_BUDGET_LEFT,
+    LOG_PRICE,
+    LOGPROBS,
+    PER_UNIT,
+    PLAIN,
+    QUOTIENT,
+    SMALL_DIFFICULTY,
+    Feature,
+    FeatureTable,
+    cost_feature,
+    counted,
+    is_known,
+)
 from controller.segments.episodes import SegmentEpisodes
 
-SEGMENT_OBSERVATION_VERSION = 1
+_COUNT = counted(1 / 4, "1/4 each")
+_VALUE, _ANSWER = "value of the prefix", "forced answers"
 
-SEGMENT_OBSERVATION_NAMES: tuple[str, ...] = (
-    "log_price",
-    "budget_known",
-    "log_budget_left",
-    "segments",
-    "length",
-    "done",
-    "redone",
-    "draw",
-    "repeats",
-    "escalated",
-    "logprob_known",
-    "last_mean_logprob",
-    "last_min_logprob",
-    "last_length",
-    "mean_logprob",
-    "min_logprob",
-    "next_entropy",
-    "value_known",
-    "value",
-    "value_change",
-    "answer_known",
-    "answer_streak",
-    "prompt_length",
-    "sample_price",
-    "force_price",
-    "escalate_price",
-    "escalate_to_end_price",
-    "difficulty_known",
-    "small_difficulty",
-    "large_difficulty",
+
+class SegmentSeen:
+    """What several features are computed from, of n episodes, (n,) each.
+
+    Args:
+        episodes: state of N episodes, whose names these are.
+        rows: which of them.
+    """
+
+    def __init__(self, episodes: SegmentEpisodes, rows: Rows) -> None:
+        e = episodes
+        self.e, self.rows, self.unit = e, rows, e.config.cost_unit
+        self.price, self.difficulty, budget = e.price[rows], e.difficulty[rows], e.budget[rows]
+        self.bounded = np.isfinite(budget)
+        self.left = np.where(self.bounded, budget - e.spent[rows], 0.0) / self.unit
+        self.costs = self.price * np.maximum(e.expected_cost(rows), 1.0)
+        self.last_logprob, self.value, self.draw = e.last_logprob[rows], e.value[rows], e.draw[rows]
+
+
+SEGMENT_FEATURES = FeatureTable[SegmentSeen](
+    1,
+    LOG_PRICE,
+    BUDGET_KNOWN,
+    LOG_BUDGET_LEFT,
+    Feature(
+        name="segments",
+        group=COUNTS,
+        unit="segments",
+        scale=_COUNT,
+        meaning="segments of the attempt so far",
+        column=lambda s: s.e.segments[s.rows],
+    ),
+    Feature(
+        name="length",
+        group=LENGTHS,
+        unit="tokens",
+        scale=PER_UNIT,
+        meaning="written so far",
+        column=lambda s: s.e.written[s.rows] / s.unit,
+    ),
+    Feature(
+        name="done",
+        group=COUNTS,
+        unit="",
+        scale=FLAG,
+        meaning="whether the attempt has ended",
+        column=lambda s: s.e.done[s.rows],
+    ),
+    Feature(
+        name="redone",
+        group=COUNTS,
+        unit="places",
+        scale=PLAIN,
+        meaning="segments that were dropped and written again",
+        column=lambda s: s.e.redone[s.rows],
+    ),
+    Feature(
+        name="draw",
+        group=COUNTS,
+        unit="draws",
+        scale=_COUNT,
+        meaning="how often the last segment had been written before",
+        column=lambda s: s.draw,
+    ),
+    Feature(
+        name="repeats",
+        group=COUNTS,
+        unit="share of draws",
+        scale=QUOTIENT,
+        meaning="those of them that said the same",
+        column=lambda s: (s.e.repeats[s.rows], s.draw),
+    ),
+    Feature(
+        name="escalated",
+        group=COUNTS,
+        unit="",
+        scale=FLAG,
+        meaning="whether the large model has taken over",
+        column=lambda s: s.e.escalated[s.rows],
+    ),
+    Feature(
+        name="logprob_known",
+        group=LOGPROBS,
+        unit="",
+        scale=FLAG,
+        meaning="whether log-probabilities of the last segment are known",
+        column=lambda s: is_known(s.last_logprob),
+    ),
+    Feature(
+        name="last_mean_logprob",
+        group=LOGPROBS,
+        unit="nats",
+        scale=KNOWN,
+        meaning="mean log-probability of the last segment's tokens",
+        column=lambda s: s.last_logprob,
+    ),
+    Feature(
+        name="last_min_logprob",
+        group=LOGPROBS,
+        unit="nats",
+        scale=KNOWN,
+        meaning="the least of them",
+        column=lambda s: s.e.last_min_logprob[s.rows],
+    ),
+    Feature(
+        name="last_length",
+        group=LENGTHS,
+        unit="typical segments",
+        scale=_COUNT,
+        meaning="length of the last segment",
+        column=lambda s: s.e.last_tokens[s.rows] / s.e.config.mean_segment_tokens,
+    ),
+    Feature(
+        name="mean_logprob",
+        group=LOGPROBS,
+        unit="nats",
+        scale=PLAIN,
+        meaning="mean log-probability of all tokens so far",
+        column=lambda s: s.e.logprob[s.rows],
+    ),
+    Feature(
+        name="min_logprob",
+        group=LOGPROBS,
+        unit="nats",
+        scale=PLAIN,
+        meaning="the least of them",
+        column=lambda s: s.e.least_logprob[s.rows],
+    ),
+    Feature(
+        name="next_entropy",
+        group=LOGPROBS,
+        unit="nats",
+        scale=KNOWN,
+        meaning="entropy of the token that the small model expects next",
+        column=lambda s: s.e.entropy[s.rows],
+    ),
+    Feature(
+        name="value_known",
+        group=_VALUE,
+        unit="",
+        scale=FLAG,
+        meaning="whether the small model's state was read for how it will end",
+        column=lambda s: is_known(s.value),
+    ),
+    Feature(
+        name="value",
+        group=_VALUE,
+        unit="log-odds",
+        scale=KNOWN,
+        meaning="that the small model ends right from here",
+        column=lambda s: s.value,
+    ),
+    Feature(
+        name="value_change",
+        group=_VALUE,
+        unit="log-odds",
+        scale=KNOWN,
+        meaning="how the last segment changed it",
+        column=lambda s: s.value - s.e.value_before[s.rows],
+    ),
+    Feature(
+        name="answer_known",
+        group=_ANSWER,
+        unit="",
+        scale=FLAG,
+        meaning="whether an answer that was forced after the last segment could be read",
+        column=lambda s: (s.e.probe[s.rows] >= 0) & s.e.config.probes,
+    ),
+    Feature(
+        name="answer_streak",
+        group=_ANSWER,
+        unit="answers",
+        scale=_COUNT,
+        meaning="forced answers that have been the same, one after the other",
+        column=lambda s: s.e.streak[s.rows] * s.e.config.probes,
+    ),
+    Feature(
+        name="prompt_length",
+        group=LENGTHS,
+        unit="tokens",
+        scale=PER_UNIT,
+        meaning="length of the small model's prompt",
+        column=lambda s: s.e.prompt_tokens[s.rows, 0] / s.unit,
+    ),
+    cost_feature("sample_price", "a segment by the small model", lambda s: s.costs[0]),
+    cost_feature("force_price", "forcing an answer", lambda s: s.costs[1]),
+    cost_feature("escalate_price", "a segment by the large model", lambda s: s.costs[2]),
+    cost_feature("escalate_to_end_price", "the rest by the large model", lambda s: s.costs[3]),
+    DIFFICULTY_KNOWN,
+    SMALL_DIFFICULTY,
+    LARGE_DIFFICULTY,
 )
-"""Entry i of an observation is the feature named i."""
-
-NUM_SEGMENT_FEATURES = len(SEGMENT_OBSERVATION_NAMES)
-
-_COUNT_SCALE = 1 / 4
+SEGMENT_OBSERVATION_NAMES = SEGMENT_FEATURES.names
+NUM_SEGMENT_FEATURES = len(SEGMENT_FEATURES)
 
 
 def observe_segments(
     episodes: SegmentEpisodes, rows: Rows = slice(None), out: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
-    """Observations in the order of SEGMENT_OBSERVATION_NAMES.
-
-    Args:
-        episodes: state of N episodes.
-        rows: which of them; all when left out.
-        out: (N, D) observations of all episodes, in which those of `rows` are replaced.
-
-    Returns:
-        `out`, or without it the observations of `rows` alone, (n, D) float32.
-    """
-    e, config = episodes, episodes.config
-    price, budget = e.price[rows], e.budget[rows]
-    costs = price * np.maximum(e.expected_cost(rows), 1.0)
-    sample, force, climb, to_end, log_price = log10(np.array([*costs, price * config.cost_unit]))
-    bounded = np.isfinite(budget)
-    left = np.where(bounded, budget - e.spent[rows], 0.0) / config.cost_unit
-    difficulty, value, before = e.difficulty[rows], e.value[rows], e.value_before[rows]
-    columns = (
-        log_price,
-        bounded,
-        np.log1p(np.maximum(left, 0.0)),
-        e.segments[rows] * _COUNT_SCALE,
-        e.written[rows] / config.cost_unit,
-        e.done[rows],
-        e.redone[rows],
-        e.draw[rows] * _COUNT_SCALE,
-        e.repeats[rows] / np.maximum(e.draw[rows], 1),
-        e.escalated[rows],
-        ~np.isnan(e.last_logprob[rows]),
-        _known(e.last_logprob[rows]),
-        _known(e.last_min_logprob[rows]),
-        e.last_tokens[rows] / config.mean_segment_tokens * _COUNT_SCALE,
-        e.logprob[rows],
-        e.least_logprob[rows],
-        _known(e.entropy[rows]),
-        ~np.isnan(value),
-        _known(value),
-        _known(value - before),
-        (e.probe[rows] >= 0) & config.probes,
-        e.streak[rows] * _COUNT_SCALE * config.probes,
-        e.prompt_tokens[rows, 0] / config.cost_unit,
-        sample,
-        force,
-        climb,
-        to_end,
-        ~np.isnan(difficulty[:, 0]),
-        _known(difficulty[:, 0]),
-        _known(difficulty[:, -1]),
-    )
-    return assemble(columns, len(price), rows, out)
-
-
-def _known(values: Floats) -> Floats:
-    """The same with 0 in place of NaN."""
-    return np.where(np.isnan(values), 0.0, values)
+    """Observations of N episodes; see `controller.observation.observe`."""
+    seen = SegmentSeen(episodes, rows)
+    return SEGMENT_FEATURES.observe(seen, len(seen.price), rows, out)
