@@ -12,7 +12,7 @@ from transformers import DynamicCache
 
 from benchmarks.generation import draw_questions
 from controller.actions import ActionKind
-from controller.backends.base import Request
+from controller.backends.base import Request, run_now
 from controller.backends.transformers import LocalModel, TransformersBackend, load_model
 from controller.types import Attempt
 from training.threads import limit_threads
@@ -79,7 +79,7 @@ def _generate(
         for index in range(num_samples)
     ]
     started = time.perf_counter()
-    attempts = backend.attempts(requests)
+    attempts = run_now(backend.attempts(requests))
     seconds = time.perf_counter() - started
     return attempts, sum(attempt.completion_tokens for attempt in attempts) / seconds
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from controller.actions import ActionKind
-from controller.backends.base import Request
+from controller.backends.base import Request, run_now
 from controller.backends.transformers import LocalModel, TransformersBackend, load_model
 from controller.errors import BackendError
 from controller.types import Question
@@ -153,7 +153,7 @@ def _time_backend(
     ]
 
     def write() -> int:
-        attempts = backend.attempts(requests)
+        attempts = run_now(backend.attempts(requests))
         errors = {attempt.error for attempt in attempts if attempt.error}
         if errors:
             raise BackendError(f"attempts: expected none to fail, found {sorted(errors)}")

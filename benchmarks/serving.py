@@ -24,11 +24,12 @@ from numpy.typing import NDArray
 from benchmarks.load import Load
 from benchmarks.load import run as run_load
 from controller.backends.base import PromptState
+from controller.backends.replay import ReplayBackend
 from controller.checkpoint import Checkpoint, load_checkpoint
-from controller.core import EpisodeCore
+from controller.core import Episode
 from controller.deciders import PolicyDecider
 from controller.errors import BackendError
-from controller.types import Attempt, ModelSpec, Question
+from controller.types import Question
 
 Figures = dict[str, float]
 
@@ -110,22 +111,16 @@ def ask(url: str, load: Load) -> NDArray[np.float64]:
 
 def decision_us(checkpoint: Checkpoint, repeats: int = 2000) -> Figures:
     """Median microseconds of one decision at batch 1: all of it, and its parts."""
-
-    class _Known:
-        models: tuple[ModelSpec, ...] = checkpoint.models
-
-        def can_verify(self, attempt: Attempt) -> bool:
-            return False
-
-    core = EpisodeCore(Question(question_id="", text=""), _Known(), checkpoint.config, price=PRICE)
-    core.start(PromptState(prompt_tokens=(20,) * checkpoint.config.num_rungs))
+    backend, question = ReplayBackend(checkpoint.models, (), {}), Question(question_id="", text="")
+    episode = Episode(question, backend, checkpoint.config, price=PRICE)
+    episode.start(PromptState(prompt_tokens=(20,) * checkpoint.config.num_rungs))
     decider = PolicyDecider(checkpoint.policy)
-    observation, mask = core.observation(), core.mask()
+    observation, mask = episode.observation(), episode.mask()
     return {
-        "decision_us": _median_us(lambda: decider.choose(core, core.state.mask()), repeats),
+        "decision_us": _median_us(lambda: decider.choose(episode, episode.state.mask()), repeats),
         "policy_us": _median_us(lambda: decider.judge(observation, mask), repeats),
-        "observation_us": _median_us(core.observation, repeats),
-        "mask_us": _median_us(core.state.mask, repeats),
+        "observation_us": _median_us(episode.observation, repeats),
+        "mask_us": _median_us(episode.state.mask, repeats),
     }
 
 

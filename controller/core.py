@@ -1,29 +1,28 @@
-"""The decision core: everything about one episode except the waiting.
+"""The decision core: one episode, and the loop that plays it.
 
-Nothing here calls a backend. What is needed from one is yielded as `Work` and its result
-sent back, so that the same code runs live (`controller.loop`, one thread) and served
-(`controller.server`, one event loop): they differ in how they wait, and in nothing else.
+Both await the backend. One that never suspends needs no event loop: the environment and
+`controller.loop` get on with `run_now`. The service awaits one that does.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from typing_extensions import TypeVar
 
 from controller.actions import Action, ActionKind
-from controller.backends.base import PromptState, Request
+from controller.backends.base import Backend, PromptState, Request
 from controller.cost import Usage
 from controller.difficulty import Difficulty
 from controller.episodes import LEAST_LOGPROB, NO_ANSWER, AttemptColumns, EpisodeConfig, Episodes
 from controller.errors import ConfigError, IllegalActionError
-from controller.exchange import Exchange, MakeAttempts, ReadPrompt, VerifyAttempts, Work
+from controller.granularity import Process
 from controller.observation import observe
 from controller.segments.types import Segment
-from controller.types import Attempt, ModelSpec, Question
+from controller.types import Attempt, Question
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -89,7 +88,7 @@ class Underway(Protocol):
     """An episode that has begun, of either granularity."""
 
     @property
-    def config(self) -> Any:
+    def config(self) -> Process:
         """The decision process."""
         ...
 
@@ -121,7 +120,7 @@ class Underway(Protocol):
         """Allowed actions, (1, A)."""
         ...
 
-    def exchange(self, action: Action) -> Exchange[tuple[Any, ...]]:
+    async def take(self, action: Action) -> Sequence[Attempt | Segment]:
         """Carry out an action other than STOP; returns what it brought."""
         ...
 
@@ -134,7 +133,7 @@ class Underway(Protocol):
         ...
 
 
-E = TypeVar("E", bound=Underway, contravariant=True, default="EpisodeCore")
+E = TypeVar("E", bound=Underway, contravariant=True, default="Episode")
 
 
 class Decider(Protocol[E]):
@@ -153,25 +152,12 @@ class Pick(Protocol):
         ...
 
 
-class Capabilities(Protocol):
-    """What the core must know about a backend, waiting or not."""
-
-    @property
-    def models(self) -> tuple[ModelSpec, ...]:
-        """One model per rung, the small one first."""
-        ...
-
-    def can_verify(self, attempt: Attempt) -> bool:
-        """Whether its verifier could score an attempt."""
-        ...
-
-
-class EpisodeCore:
+class Episode:
     """One question, whoever makes the attempts.
 
     Args:
         question: to answer; its reference is never looked at.
-        backend: that will do the work; only asked what it can do.
+        backend: makes the attempts.
         config: the decision process.
         price: accuracy per unit cost.
         round_price: accuracy per serial round.
@@ -184,7 +170,7 @@ class EpisodeCore:
     def __init__(
         self,
         question: Question,
-        backend: Capabilities,
+        backend: Backend,
         config: EpisodeConfig,
         *,
         price: float,
@@ -208,22 +194,25 @@ class EpisodeCore:
         self.state = Episodes(config, 1, config.max_attempts)
         self.attempts: list[Attempt] = []
         self.usage = {model.name: Usage() for model in backend.models}
-        self._models, self._can_verify = backend.models, backend.can_verify
+        self.backend, self._names = backend, [model.name for model in backend.models]
         self._difficulty, self._pick = difficulty, pick
         self._answer_ids: dict[str, int] = {}
         self._parents: dict[int, Attempt] = {}
         self._unverified: list[Attempt] = []
         self._mask: NDArray[np.bool_] | None = None
 
-    def begin(self) -> Exchange[None]:
+    async def begin(self) -> None:
         """Look at the prompt, as far as policy and budget want that."""
         reads = self.config.reads_prompt
         if reads and self.budget < float("inf"):
-            prompt: PromptState = yield ReadPrompt(question=self.question, hidden=False)
+            prompt = await self._prompt_state(hidden=False)
             cost = self.state.reading_cost(np.array(prompt.prompt_tokens[0]))
             reads = bool(cost <= self.budget)
-        prompt = yield ReadPrompt(question=self.question, hidden=reads)
-        self.start(prompt)
+        self.start(await self._prompt_state(hidden=reads))
+
+    async def _prompt_state(self, *, hidden: bool) -> PromptState:
+        (state,) = await self.backend.prompt_states([self.question], hidden=hidden)
+        return state
 
     def start(self, prompt: PromptState) -> None:
         """Begin with a prompt's state already known."""
@@ -248,7 +237,7 @@ class EpisodeCore:
         return np.full((1, self.config.num_rungs), np.nan) if known is None else known
 
     def _count(self, rung: int, usage: Usage) -> None:
-        name = self._models[rung].name
+        name = self._names[rung]
         self.usage[name] = self.usage[name] + usage
 
     @property
@@ -282,7 +271,7 @@ class EpisodeCore:
             self._mask = self.state.mask()
         return self._mask
 
-    def exchange(self, action: Action) -> Exchange[tuple[Attempt, ...]]:
+    async def take(self, action: Action) -> tuple[Attempt, ...]:
         """Carry out an action other than STOP; returns what it brought.
 
         Raises:
@@ -297,13 +286,11 @@ class EpisodeCore:
                 f"{action}"
             )
         if action.kind is ActionKind.VERIFY:
-            verdict = yield VerifyAttempts(
-                pairs=tuple((self.question, a) for a in self._unverified)
-            )
+            verdict = await self.backend.verify([(self.question, a) for a in self._unverified])
             self._count(0, verdict.usage)
             self.verified(verdict.scores)
             return ()
-        attempts = tuple((yield MakeAttempts(requests=self._requests(action))))
+        attempts = tuple(await self.backend.attempts(self._requests(action)))
         self.made(attempts)
         return attempts
 
@@ -355,7 +342,7 @@ class EpisodeCore:
 
     def _record(self, attempt: Attempt) -> None:
         self.attempts.append(attempt)
-        scoreable = self.config.verifies and self._can_verify(attempt)
+        scoreable = self.config.verifies and self.backend.can_verify(attempt)
         if scoreable:
             self._unverified.append(attempt)
         self._count(attempt.rung, attempt.usage)
@@ -398,54 +385,18 @@ def _column(logprob: float | None) -> NDArray[np.float64]:
     return np.array([value], np.float64)
 
 
-def play(episode: E, decider: Decider[E]) -> Generator[Work | Choice, Any, None]:
+async def play(episode: E, decider: Decider[E]) -> AsyncIterator[Choice]:
     """The decision loop, from an episode that has begun to its end.
 
     Yields:
-        Each choice when it is made, the work that it takes, and the `Decision` once carried
-        out. Only work expects a result to be sent.
+        Each choice when it is made, and the `Decision` once it has been carried out.
     """
-    while True:
+    final = False
+    while not final:
         choice = decider.choose(episode, episode.mask())
         yield choice
-        brought = () if choice.stops else (yield from episode.exchange(choice.action))
+        brought = () if choice.stops else await episode.take(choice.action)
         final = choice.stops or episode.over
         if final:
             episode.close()
-        yield Decision(**vars(choice), brought=brought, final=final)
-        if final:
-            return
-
-
-def steps(
-    loop: Generator[Work | Choice, Any, None], perform: Callable[[Work], Any]
-) -> Iterator[Choice]:
-    """Choices and decisions of a decision loop, run in this thread."""
-    result = None
-    while True:
-        try:
-            step = loop.send(result)
-        except StopIteration:
-            return
-        result = None
-        if isinstance(step, Choice):
-            yield step
-        else:
-            result = perform(step)
-
-
-async def steps_async(
-    loop: Generator[Work | Choice, Any, None], perform: Callable[[Work], Awaitable[Any]]
-) -> AsyncIterator[Choice]:
-    """Choices and decisions of a decision loop, run on the event loop."""
-    result = None
-    while True:
-        try:
-            step = loop.send(result)
-        except StopIteration:
-            return
-        result = None
-        if isinstance(step, Choice):
-            yield step
-        else:
-            result = await perform(step)
+        yield Decision(**vars(choice), brought=tuple(brought), final=final)

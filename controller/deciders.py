@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from controller.core import Choice, EpisodeCore, Underway
+from controller.core import Choice, Episode, Underway
 from controller.errors import ConfigError
 from controller.granularity import granularity_of
 from controller.observation import OBSERVATION_NAMES
@@ -89,7 +89,7 @@ class RuleDecider:
     def __init__(self, rule: Policy, name: str, beside: PolicyDecider) -> None:
         self.rule, self.name, self.beside = rule, name, beside
 
-    def choose(self, episode: EpisodeCore, mask: NDArray[np.bool_]) -> Choice:
+    def choose(self, episode: Episode, mask: NDArray[np.bool_]) -> Choice:
         """See `Decider.choose`."""
         position = int(self.rule.act(episode.state, mask)[0])
         return replace(

@@ -1,21 +1,20 @@
-"""The decision core with a backend that is waited for: live, and inside the environment."""
+"""Controllers: policy, backend and loop, for callers that wait."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from controller.actions import Action
 from controller.answers import AnswerKind, answer_kind, first_same
-from controller.backends.base import Backend
-from controller.core import Decision, EpisodeCore, Pick, play, steps
+from controller.backends.base import Backend, run_now
+from controller.backends.spelling import OneSpelling
+from controller.core import Decision, Episode, Pick, play
 from controller.cost import Usage
 from controller.deciders import PolicyDecider
 from controller.difficulty import Difficulty
-from controller.episodes import EpisodeConfig
 from controller.errors import ConfigError
-from controller.exchange import MakeAttempts, Work, carry_out, perform
 from controller.granularity import Process
 from controller.policy import PolicyNetwork
 from controller.segments.episodes import SegmentConfig
@@ -25,7 +24,7 @@ from controller.targets import Pace
 from controller.types import Attempt, Question
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
     from controller.checkpoint import AnyCheckpoint
@@ -55,72 +54,7 @@ class Outcome:
     usage: dict[str, Usage]
 
 
-class Episode(EpisodeCore):
-    """One question with a backend that makes its attempts; begun when it is built.
-
-    Args:
-        question: to answer; its reference is never looked at.
-        backend: makes the attempts.
-        config: the decision process.
-        price: accuracy per unit cost.
-        round_price: accuracy per serial round.
-        budget: hard cap on cost; None for no cap.
-        difficulty: read-out of the prompt; None when the policy does not read it.
-        pick: see `EpisodeCore`.
-        answers: when answers vote for one another where the question does not say; None for
-            when they are spelled the same.
-    """
-
-    def __init__(
-        self,
-        question: Question,
-        backend: Backend,
-        config: EpisodeConfig,
-        *,
-        price: float,
-        round_price: float = 0.0,
-        budget: float | None = None,
-        difficulty: Difficulty | None = None,
-        pick: Pick | None = None,
-        answers: AnswerKind | None = None,
-    ) -> None:
-        super().__init__(
-            question,
-            backend,
-            config,
-            price=price,
-            round_price=round_price,
-            budget=budget,
-            difficulty=difficulty,
-            pick=pick,
-        )
-        self.backend = backend
-        self._kind = answer_kind(question.answers) if question.answers else answers
-        carry_out(self.begin(), self.perform)
-
-    def perform(self, work: Work) -> Any:
-        """Have the backend do a piece of work; answers that are the same get one spelling."""
-        result = perform(work, self.backend)
-        if self._kind is None or not isinstance(work, MakeAttempts):
-            return result
-        known = list(self.answers)
-        for i, attempt in enumerate(result):
-            if attempt.answer is not None:
-                answer = first_same(self._kind, attempt.answer, known)
-                known += [] if answer in known else [answer]
-                result[i] = replace(attempt, answer=answer)
-        return result
-
-    def take(self, action: Action) -> tuple[Attempt, ...]:
-        """Carry out an action other than STOP and return what it brought.
-
-        Raises:
-            IllegalActionError: the mask forbids it.
-        """
-        return carry_out(self.exchange(action), self.perform)
-
-
-def begin_episode(
+async def begin_episode(
     question: Question,
     backend: Any,
     config: Process,
@@ -143,9 +77,10 @@ def begin_episode(
         round_price: accuracy per serial round.
         budget: hard cap on cost; None for no cap.
         difficulty: read-out of the prompt; None when the policy does not read it.
-        pick: see `EpisodeCore`; of whole attempts alone.
+        pick: see `Episode`; of whole attempts alone.
         number: of the attempt, for decisions inside it.
-        answers: see `Episode`; of whole attempts alone.
+        answers: kind by which answers vote for one another where the question does not say;
+            None for when they are spelled the same; of whole attempts alone.
     """
     if isinstance(config, SegmentConfig):
         return SegmentEpisode(
@@ -158,7 +93,14 @@ def begin_episode(
             difficulty=difficulty,
             number=number,
         )
-    return Episode(
+    kind = answer_kind(question.answers) if question.answers else answers
+    if kind is not None:
+
+        async def canonical(answer: str, known: Sequence[str]) -> str:
+            return first_same(kind, answer, known)
+
+        backend = OneSpelling(backend, canonical)
+    episode = Episode(
         question,
         backend,
         config,
@@ -167,8 +109,9 @@ def begin_episode(
         budget=budget,
         difficulty=difficulty,
         pick=pick,
-        answers=answers,
     )
+    await episode.begin()
+    return episode
 
 
 class Controller:
@@ -182,7 +125,7 @@ class Controller:
         price: accuracy per unit cost, where `answer` is not given one.
         pace: sets the price from question to question instead, where `answer` is not given
             one.
-        answers: see `Episode`.
+        answers: see `begin_episode`.
     """
 
     def __init__(
@@ -237,7 +180,6 @@ class Controller:
             ConfigError: both targets at once, or one that is out of reach; other than one model
                 per rung, or one that is not there.
         """
-        from controller.backends.blocking import BlockingBackend
         from controller.backends.ladder import deployed_process
         from controller.checkpoint import Checkpoint, load_any
         from controller.loading import load_backend
@@ -246,7 +188,7 @@ class Controller:
         price = checkpoint.price_for(mean_cost, accuracy, confidence)
         backend = backend or load_backend(checkpoint, models, adapters)
         process = checkpoint.config
-        if isinstance(backend, BlockingBackend):
+        if isinstance(backend, Backend):
             process = deployed_process(checkpoint, backend)
         return cls(
             checkpoint.policy,
@@ -288,9 +230,12 @@ class Controller:
 
     def decisions(self, episode: Episode | SegmentEpisode) -> Iterator[Decision]:
         """Decide until the episode ends, yielding each decision once carried out."""
-        for step in steps(play(episode, self.decider), episode.perform):
-            if isinstance(step, Decision):
-                yield step
+        steps = play(episode, self.decider)
+        with suppress(StopAsyncIteration):
+            while True:
+                step = run_now(anext(steps))
+                if isinstance(step, Decision):
+                    yield step
 
     def episode(
         self,
@@ -308,16 +253,18 @@ class Controller:
             raise ConfigError("price: expected one, found none here and none in the controller")
         if isinstance(question, str):
             question = Question(question_id=question, text=question)
-        return begin_episode(
-            question,
-            self.backend,
-            self.config,
-            price=price,
-            round_price=round_price,
-            budget=budget,
-            difficulty=self.difficulty,
-            number=number,
-            answers=self.answers,
+        return run_now(
+            begin_episode(
+                question,
+                self.backend,
+                self.config,
+                price=price,
+                round_price=round_price,
+                budget=budget,
+                difficulty=self.difficulty,
+                number=number,
+                answers=self.answers,
+            )
         )
 
     def answer(

@@ -11,14 +11,15 @@ from gymnasium.spaces import Discrete
 from numpy.typing import NDArray
 
 from controller.actions import ActionKind
-from controller.backends.base import Backend
+from controller.backends.base import Backend, run_now
+from controller.core import Episode
 from controller.difficulty import Difficulty
 from controller.errors import ConfigError, IllegalActionError
 from controller.granularity import Process, granularity_of
-from controller.loop import Episode, begin_episode
+from controller.loop import begin_episode
 from controller.segments.run import SegmentEpisode
-from controller.segments.types import SegmentBackend
-from controller.types import Question
+from controller.segments.types import Segment, SegmentBackend
+from controller.types import Attempt, Question
 from envs.draws import draw_episode, observation_space, stream_key
 from envs.grader import Grader
 from envs.pictures import text_picture
@@ -144,7 +145,7 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
         question, number = divmod(int(start[0]), self.attempts)
         self.question = self.questions[int(options.get("question", question))]
         self.price = float(options.get("price", price[0]))
-        self.episode = begin_episode(
+        beginning = begin_episode(
             self.question,
             self.backend,
             self.config,
@@ -155,6 +156,7 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
             pick=self._pick if self.permute else None,
             number=int(options.get("attempt", number)),
         )
+        self.episode = run_now(beginning)
         self._charged, self._rounds = 0.0, 0
         self._lines = []
         self._show(f"{self.question.text.strip()}\n  price {self.price:.2g}")
@@ -181,7 +183,7 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
             raise IllegalActionError("step: expected a reset first, found an episode that is over")
         episode, chosen = self.episode, self.config.actions[int(action)]
         stops = chosen.kind is ActionKind.STOP
-        brought = () if stops else episode.take(chosen)
+        brought: Sequence[Attempt | Segment] = () if stops else run_now(episode.take(chosen))
         terminated = stops or episode.over
         if terminated:
             episode.close()

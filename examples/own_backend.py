@@ -1,4 +1,4 @@
-"""A controller for models of your own: any class with these four members is a backend.
+"""A controller for models of your own: a backend needs these three members.
 
 python examples/own_backend.py --out runs/adders
 """
@@ -8,7 +8,7 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
-from controller.backends.base import PromptState
+from controller.backends.base import Backend, PromptState
 from controller.backends.identity import blank_attempt, stream_name
 from controller.loop import Controller
 from controller.types import ModelSpec, Question
@@ -18,16 +18,16 @@ from training.recorders import LocalRecorder
 from training.train_command import train
 
 
-class Adders:  # `hasty` slips in one of twenty additions, `careful` never
+class Adders(Backend):  # `hasty` slips in one of twenty additions, `careful` never
     models = (
         ModelSpec(name="hasty", rung=0, parameters=1e6, max_new_tokens=10),
         ModelSpec(name="careful", rung=1, parameters=1e7, max_new_tokens=10),
     )
 
-    def prompt_states(self, questions, *, hidden=False):
+    async def prompt_states(self, questions, *, hidden=False):
         return [PromptState(prompt_tokens=(len(q.text.split("+")),) * 2) for q in questions]
 
-    def attempts(self, requests):
+    async def attempts(self, requests):
         return [self.add(request, self.models[request.rung].name) for request in requests]
 
     def add(self, request, name):  # call your model here
@@ -36,9 +36,6 @@ class Adders:  # `hasty` slips in one of twenty additions, `careful` never
         slips = sum(luck.random() < 0.05 for _ in numbers) if name == "hasty" else 0
         counts = {"prompt_tokens": len(numbers), "completion_tokens": 10}
         return replace(blank_attempt(name, request), answer=str(sum(numbers) + slips), **counts)
-
-    def can_verify(self, attempt):
-        return False
 
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

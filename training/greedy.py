@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from controller.actions import ActionKind
-from controller.backends.base import Request
+from controller.backends.base import Request, run_now
 from controller.backends.transformers import TransformersBackend, load_model
 from controller.cost import CostModel
 from controller.types import Question
@@ -35,9 +35,8 @@ def play_greedy(
     grader, played = KindGrader(), {}
     for rung, name in enumerate(GREEDY[: len(models)]):
         action = ActionKind.ESCALATE if rung else ActionKind.SAMPLE
-        attempts = backend.attempts(
-            [Request(question=q, action=action, rung=rung) for q in questions]
-        )
+        requests = [Request(question=q, action=action, rung=rung) for q in questions]
+        attempts = run_now(backend.attempts(requests))
         tokens = np.array([a.prompt_tokens + a.completion_tokens for a in attempts], np.float64)
         right = [grader.is_right(q, a.answer) for q, a in zip(questions, attempts, strict=True)]
         made = np.zeros((len(questions), 4))

@@ -14,8 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from controller.actions import ActionKind
-from controller.backends.asynchronous import AsyncBackend
-from controller.backends.base import Request
+from controller.backends.base import Backend, Request
 from controller.backends.openai import ATTEMPT_DEADLINE
 from controller.errors import BackendError
 from controller.types import Attempt, ModelSpec, Question
@@ -51,7 +50,7 @@ class ServedModel:
 
     spec: ModelSpec
     rung: int
-    connect: Callable[[], AsyncBackend]
+    connect: Callable[[], Backend]
 
 
 class Pace:
@@ -154,7 +153,7 @@ class ServerQueue:
                 await backend.close()
 
     async def _chain(
-        self, backend: AsyncBackend, turn: _Turn, index: int, config: RecordConfig
+        self, backend: Backend, turn: _Turn, index: int, config: RecordConfig
     ) -> list[Attempt]:
         """An attempt and its revisions."""
         rung, question = turn.model.rung, turn.question
@@ -168,9 +167,7 @@ class ServerQueue:
             chain.append(await self._attempt(backend, turn.model, again))
         return chain
 
-    async def _attempt(
-        self, backend: AsyncBackend, model: ServedModel, request: Request
-    ) -> Attempt:
+    async def _attempt(self, backend: Backend, model: ServedModel, request: Request) -> Attempt:
         """An attempt, or the failure that says something about its question.
 
         Raises:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from controller.actions import ActionKind
-from controller.backends.base import Backend, Request
+from controller.backends.base import Backend, Request, run_now
 from controller.types import Attempt, ModelSpec, Question
 from envs.grader import Grader
 from envs.traces import ATTEMPT_SCHEMA
@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 
 
 class LocalRecorder:
-    """Records with a backend that blocks, many questions side by side.
+    """Records with a backend that never suspends, many questions side by side.
 
     Args:
         backend: makes the attempts.
@@ -61,23 +61,26 @@ class LocalRecorder:
 
     def record_shard(self, shard: Sequence[Missing]) -> dict[str, Rows]:
         """Record what some questions lack."""
+        return run_now(self._recorded(shard))
+
+    async def _recorded(self, shard: Sequence[Missing]) -> dict[str, Rows]:
         questions = {missing.question.question_id: missing.question for missing in shard}
-        described = self._describe(shard)
+        described = await self._describe(shard)
         requests = [request for missing in shard for request in self._requests(missing)]
-        attempts = self.backend.attempts(requests)
-        attempts += self._revised(questions, requests, attempts)
-        attempts = self._verified(questions, attempts)
+        attempts = await self.backend.attempts(requests)
+        attempts += await self._revised(questions, requests, attempts)
+        attempts = await self._verified(questions, attempts)
         tier = {m.name: self.config.tier(r) for m, r in zip(self.models, self.rungs, strict=True)}
         rows = [
             attempt_row(a, tier[a.model], self.grader, questions[a.question_id]) for a in attempts
         ]
         return {"questions": described, "attempts": rows}
 
-    def _describe(self, shard: Sequence[Missing]) -> Rows:
+    async def _describe(self, shard: Sequence[Missing]) -> Rows:
         """Rows of questions, with what the small model makes of them if it is one of these."""
         if self.rungs[0]:
             return []
-        states = self.backend.prompt_states([m.question for m in shard], hidden=True)
+        states = await self.backend.prompt_states([m.question for m in shard], hidden=True)
         return [
             question_row(missing.question, missing.split, state.hidden)
             for missing, state in zip(shard, states, strict=True)
@@ -91,7 +94,7 @@ class LocalRecorder:
             for index in missing.indices.get(model.name, ()):
                 yield Request(question=missing.question, action=action, rung=rung, index=index)
 
-    def _revised(
+    async def _revised(
         self,
         questions: Mapping[str, Question],
         requests: Sequence[Request],
@@ -104,7 +107,7 @@ class LocalRecorder:
         ]
         found: list[Attempt] = []
         for _ in range(self.config.revision_depth):
-            parents = self.backend.attempts(
+            parents = await self.backend.attempts(
                 [
                     Request(question=questions[p.question_id], action=ActionKind.REVISE, parent=p)
                     for p in parents
@@ -114,12 +117,12 @@ class LocalRecorder:
             found += parents
         return found
 
-    def _verified(
+    async def _verified(
         self, questions: Mapping[str, Question], attempts: list[Attempt]
     ) -> list[Attempt]:
         places = [i for i, attempt in enumerate(attempts) if self.backend.can_verify(attempt)]
         pairs = [(questions[attempts[i].question_id], attempts[i]) for i in places]
-        scores = self.backend.verify(pairs).scores if pairs else ()
+        scores = (await self.backend.verify(pairs)).scores if pairs else ()
         for i, score in zip(places, scores, strict=True):
             attempts[i] = replace(attempts[i], verifier_score=score)
         return attempts

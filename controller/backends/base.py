@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from controller.actions import ActionKind
 from controller.cost import Usage
+from controller.errors import BackendError
 from controller.types import Attempt, ModelSpec, Question
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+T = TypeVar("T")
 
 TEMPERATURE = 0.5
 """Of sampling, where nobody says otherwise: docs/decisions/0023."""
@@ -46,6 +50,8 @@ class Request:
         parent: attempt to revise; None unless the action is REVISE.
         unwanted: set once nobody waits for the attempt any more; backends that can may then
             give it up.
+        deadline: a time of the event loop's clock; what is not done by then is returned as an
+            attempt with `error`, by backends that suspend.
     """
 
     question: Question
@@ -54,6 +60,7 @@ class Request:
     index: int = 0
     parent: Attempt | None = None
     unwanted: Flag | None = field(default=None, compare=False)
+    deadline: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,20 +97,29 @@ class Verdict:
     usage: Usage = field(default_factory=Usage)
 
 
-class Backend(Protocol):
+class Backend(ABC):
     """Makes attempts, many at a time.
+
+    Those that need not wait for anything else, as recordings and models in this process, never
+    suspend, and `run_now` gets their results without an event loop. A cancelled call cancels
+    what it has asked of others.
 
     A prompt's first attempt in an episode pays its prefill; later ones find it cached.
     A generation that fails is returned as an attempt with `error`, never raised, so that
     one bad request does not lose the others.
+
+    Attributes:
+        models: one per rung, the small one first.
+        reads_prompts: whether it can tell the small model's prompt state.
+        revises: whether its small model can be asked to revise.
     """
 
-    @property
-    def models(self) -> tuple[ModelSpec, ...]:
-        """One model per rung, the small one first."""
-        ...
+    models: tuple[ModelSpec, ...]
+    reads_prompts: bool = True
+    revises: bool = True
 
-    def prompt_states(
+    @abstractmethod
+    async def prompt_states(
         self, questions: Sequence[Question], *, hidden: bool = False
     ) -> list[PromptState]:
         """Prompt length of each question and, if asked for and known, its hidden state.
@@ -111,24 +127,104 @@ class Backend(Protocol):
         An episode begins with this call. With `hidden`, the small model's prefill is
         paid here, and the first attempt then finds the prompt cached.
         """
-        ...
 
-    def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
+    @abstractmethod
+    async def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
         """One attempt per request, in order.
 
         The result for a request depends on the request and the backend's seed alone,
         never on the others in the call.
         """
-        ...
 
     def can_verify(self, attempt: Attempt) -> bool:
         """Whether `verify` could score an attempt."""
-        ...
+        return False
 
-    def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
+    async def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
         """Score attempts, each with the question that it tries to answer.
 
         Raises:
             BackendError: there is no verifier, or it cannot score one of them.
         """
-        ...
+        raise BackendError("verify: expected a backend with a verifier, found none")
+
+    def available(self, rung: int) -> bool:
+        """Whether a model is worth asking now."""
+        return True
+
+    async def check(self) -> dict[str, str]:
+        """What is wrong with which model, by name; empty when all answer."""
+        return {}
+
+    async def prepare(self) -> tuple[str, ...]:
+        """Find out what questions need; says what is not as in training."""
+        return ()
+
+    async def close(self) -> None:
+        """Let go of connections and threads."""
+        return
+
+
+class Wrapped(Backend):
+    """Does what another backend does; for those that change a part of it.
+
+    Args:
+        backend: the other.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend, self.models = backend, backend.models
+        self.reads_prompts, self.revises = backend.reads_prompts, backend.revises
+
+    async def prompt_states(
+        self, questions: Sequence[Question], *, hidden: bool = False
+    ) -> list[PromptState]:
+        """See `Backend.prompt_states`."""
+        return await self.backend.prompt_states(questions, hidden=hidden)
+
+    async def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
+        """See `Backend.attempts`."""
+        return await self.backend.attempts(requests)
+
+    def can_verify(self, attempt: Attempt) -> bool:
+        """See `Backend.can_verify`."""
+        return self.backend.can_verify(attempt)
+
+    async def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
+        """See `Backend.verify`."""
+        return await self.backend.verify(pairs)
+
+    def available(self, rung: int) -> bool:
+        """See `Backend.available`."""
+        return self.backend.available(rung)
+
+    async def check(self) -> dict[str, str]:
+        """See `Backend.check`."""
+        return await self.backend.check()
+
+    async def prepare(self) -> tuple[str, ...]:
+        """See `Backend.prepare`."""
+        return await self.backend.prepare()
+
+    async def close(self) -> None:
+        """See `Backend.close`."""
+        await self.backend.close()
+
+
+def run_now(work: Awaitable[T]) -> T:
+    """The result of what never suspends, without an event loop.
+
+    Raises:
+        BackendError: it does suspend.
+    """
+    running = work.__await__()
+    try:
+        next(running)
+    except StopIteration as done:
+        value: T = done.value
+        return value
+    running.close()
+    raise BackendError(
+        "backend: expected one that never suspends, found one that waits; wrap it in "
+        "controller.backends.blocking.BlockingBackend"
+    )

@@ -1,21 +1,18 @@
-"""A backend that is awaited, for code that waits."""
+"""A backend that suspends, for code that waits."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections.abc import Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
-from controller.backends.asynchronous import AsyncBackend
-from controller.backends.base import PromptState, Request, Verdict
-from controller.types import Attempt, ModelSpec, Question
-
-T = TypeVar("T")
+from controller.backends.base import Backend, PromptState, Request, T, Verdict, Wrapped
+from controller.types import Attempt, Question
 
 
-class BlockingBackend:
-    """Drives an `AsyncBackend` on an event loop of its own, in a thread of its own.
+class BlockingBackend(Wrapped):
+    """Drives a backend on an event loop of its own, in a thread of its own; never suspends.
 
     The loop, and with it connections and their limits, lasts from call to call. Calls may come
     from several threads.
@@ -24,70 +21,41 @@ class BlockingBackend:
         backend: whose rungs become this one's.
     """
 
-    def __init__(self, backend: AsyncBackend) -> None:
-        self._backend, self._loop = backend, asyncio.new_event_loop()
+    def __init__(self, backend: Backend) -> None:
+        super().__init__(backend)
+        self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="allot-waiting", daemon=True
         )
         self._thread.start()
 
-    @property
-    def models(self) -> tuple[ModelSpec, ...]:
-        """One model per rung, the small one first."""
-        return self._backend.models
-
-    @property
-    def reads_prompts(self) -> bool:
-        """Whether it can tell the small model's prompt state."""
-        return self._backend.reads_prompts
-
-    @property
-    def revises(self) -> bool:
-        """Whether its small model can be asked to revise."""
-        return self._backend.revises
-
-    def prompt_states(
+    async def prompt_states(
         self, questions: Sequence[Question], *, hidden: bool = False
     ) -> list[PromptState]:
         """See `Backend.prompt_states`."""
+        return self._wait(super().prompt_states(questions, hidden=hidden))
 
-        async def states() -> list[PromptState]:
-            found = (self._backend.prompt_state(question, hidden=hidden) for question in questions)
-            return list(await asyncio.gather(*found))
+    async def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
+        """See `Backend.attempts`."""
+        return self._wait(super().attempts(requests))
 
-        return self._wait(states())
-
-    def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
-        """See `Backend.attempts`; all rungs work at the same time."""
-
-        async def made() -> list[Attempt]:
-            rungs = sorted({request.rung for request in requests})
-            places = [[i for i, r in enumerate(requests) if r.rung == rung] for rung in rungs]
-            groups = await asyncio.gather(
-                *(self._backend.attempts([requests[i] for i in of_rung]) for of_rung in places)
-            )
-            by_place = {
-                place: attempt
-                for of_rung, group in zip(places, groups, strict=True)
-                for place, attempt in zip(of_rung, group, strict=True)
-            }
-            return [by_place[i] for i in range(len(requests))]
-
-        return self._wait(made())
-
-    def can_verify(self, attempt: Attempt) -> bool:
-        """See `Backend.can_verify`."""
-        return self._backend.can_verify(attempt)
-
-    def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
+    async def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
         """See `Backend.verify`."""
-        return self._wait(self._backend.verify(pairs))
+        return self._wait(super().verify(pairs))
 
-    def close(self) -> None:
+    async def check(self) -> dict[str, str]:
+        """See `Backend.check`."""
+        return self._wait(super().check())
+
+    async def prepare(self) -> tuple[str, ...]:
+        """See `Backend.prepare`."""
+        return self._wait(super().prepare())
+
+    async def close(self) -> None:
         """Let go of connections and threads; a second time does nothing."""
         if self._loop.is_closed():
             return
-        self._wait(self._backend.close())
+        self._wait(super().close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

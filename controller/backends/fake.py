@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from controller.actions import ActionKind
 from controller.answers import UNSTATED, answer_kind
-from controller.backends.base import PromptState, Request, Verdict
+from controller.backends.base import Backend, PromptState, Request, Verdict
 from controller.backends.identity import blank_attempt, stream_name, uniforms
 from controller.cost import Usage
 from controller.errors import BackendError, ConfigError
@@ -43,7 +43,7 @@ class Script:
             raise ConfigError(f"success: expected chances in [0, 1], found {self.success}")
 
 
-class FakeBackend:
+class FakeBackend(Backend):
     """Backend that makes attempts up.
 
     Args:
@@ -64,17 +64,12 @@ class FakeBackend:
         completion_tokens: int = 20,
         verifier: Callable[[Question, Attempt], float] | None = None,
     ) -> None:
-        self._models, self._scripts = tuple(models), dict(scripts or {})
+        self.models, self._scripts = tuple(models), dict(scripts or {})
         self._default, self.seed = default or Script(success=[0.5] * len(models)), seed
         self.completion_tokens, self.verifier = completion_tokens, verifier
         self._prefilled: set[tuple[str, int]] = set()
 
-    @property
-    def models(self) -> tuple[ModelSpec, ...]:
-        """One model per rung, the small one first."""
-        return self._models
-
-    def prompt_states(
+    async def prompt_states(
         self, questions: Sequence[Question], *, hidden: bool = False
     ) -> list[PromptState]:
         """Prompt lengths; an episode begins, so nothing is cached for these questions yet.
@@ -85,7 +80,7 @@ class FakeBackend:
         """
         states = []
         for question in questions:
-            name, rungs = question.question_id, range(len(self._models))
+            name, rungs = question.question_id, range(len(self.models))
             tokens = _count(Request(question=question, action=ActionKind.SAMPLE))
             self._prefilled -= {(name, rung) for rung in rungs}
             if hidden:
@@ -98,7 +93,7 @@ class FakeBackend:
             )
         return states
 
-    def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
+    async def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
         """One attempt per request, in order; a failed one says why in `error`."""
         return [self._attempt(request) for request in requests]
 
@@ -106,10 +101,10 @@ class FakeBackend:
         """Whether there is a verifier and the attempt did not fail."""
         return self.verifier is not None and attempt.error is None
 
-    def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
+    async def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
         """What the given verifier says."""
         if self.verifier is None:
-            raise BackendError("verify: expected a backend with a verifier, found none")
+            return await super().verify(pairs)
         scores = tuple(self.verifier(question, attempt) for question, attempt in pairs)
         tokens = sum(
             _count(Request(question=q, action=ActionKind.SAMPLE)) + a.completion_tokens
@@ -118,7 +113,7 @@ class FakeBackend:
         return Verdict(scores=scores, usage=Usage(verifier_tokens=tokens))
 
     def _attempt(self, request: Request) -> Attempt:
-        model = self._models[request.rung]
+        model = self.models[request.rung]
         blank = replace(blank_attempt(model.name, request), usage=Usage(serial_rounds=1))
         luck, choice, doubt = uniforms(stream_name(self.seed, model.name, request), 3).tolist()
         try:

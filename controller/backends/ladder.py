@@ -6,11 +6,12 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from controller.answers import answer_kind
-from controller.backends.asynchronous import AsyncBackend, Ladder
+from controller.backends.base import Backend
 from controller.backends.places import ModelPlace
+from controller.backends.rungs import Ladder
 from controller.errors import ConfigError
 from controller.prompts import Message, read_prompts
 
@@ -98,7 +99,7 @@ class LadderBuilder:
     def _longest(self, rung: int) -> int:
         return self.max_new_tokens or self.checkpoint.config.max_completion_tokens[rung]
 
-    def _served(self, place: ModelPlace, rung: int, prompt: tuple[Message, ...]) -> AsyncBackend:
+    def _served(self, place: ModelPlace, rung: int, prompt: tuple[Message, ...]) -> Backend:
         try:
             from controller.backends.endpoint import Endpoint
             from controller.backends.openai import OpenAIBackend
@@ -135,7 +136,7 @@ class LadderBuilder:
             endpoint, answers=answer_kind(self.checkpoint.answers), observe=self.observe
         )
 
-    def _loaded(self, place: ModelPlace, rung: int, prompt: tuple[Message, ...]) -> AsyncBackend:
+    def _loaded(self, place: ModelPlace, rung: int, prompt: tuple[Message, ...]) -> Backend:
         from controller.backends.adapters import load_adapters
         from controller.backends.base import recorded_temperature
         from controller.backends.threaded import ThreadedBackend
@@ -210,26 +211,7 @@ def _tokenizer(checkpoint: Checkpoint, rung: int) -> Callable[[Sequence[Message]
     return count
 
 
-class Deployed(Protocol):
-    """What must be known of the models that a controller is deployed on."""
-
-    @property
-    def models(self) -> tuple[ModelSpec, ...]:
-        """One model per rung, the small one first."""
-        ...
-
-    @property
-    def reads_prompts(self) -> bool:
-        """Whether the small model's prompt state can be told."""
-        ...
-
-    @property
-    def revises(self) -> bool:
-        """Whether the small model can be asked to revise."""
-        ...
-
-
-def deployed_process(checkpoint: Checkpoint, backend: Deployed) -> EpisodeConfig:
+def deployed_process(checkpoint: Checkpoint, backend: Backend) -> EpisodeConfig:
     """The decision process of a checkpoint on these models.
 
     What the models cannot do falls away: reading prompt states, revising. Models must

@@ -21,8 +21,7 @@ from opentelemetry import trace
 
 from controller.actions import ActionKind
 from controller.answers import UNSTATED, AnswerKind, answer_kind, reading_of
-from controller.backends.asynchronous import no_verifier
-from controller.backends.base import PromptState, Request, Verdict
+from controller.backends.base import Backend, PromptState, Request
 from controller.backends.completions import (
     Answered,
     StreamReader,
@@ -58,8 +57,8 @@ Observer = Callable[[str, str, float], None]
 """Told of each try: model, `ok` or what went wrong, seconds."""
 
 
-class OpenAIBackend:
-    """One model, as rung 0; see `controller.backends.asynchronous`.
+class OpenAIBackend(Backend):
+    """One model, as rung 0.
 
     Args:
         endpoint: where it is.
@@ -69,6 +68,8 @@ class OpenAIBackend:
         observe: told of each try.
         seed: of the jitter of pauses.
     """
+
+    reads_prompts = False
 
     def __init__(
         self,
@@ -99,42 +100,22 @@ class OpenAIBackend:
         self.lengths = PromptLengths(
             self._beside, endpoint.model, endpoint.prompt_length, endpoint.tokenize
         )
-
-    @property
-    def models(self) -> tuple[ModelSpec, ...]:
-        """The one model."""
-        spec = ModelSpec(
-            name=self.endpoint.shown_name,
-            rung=0,
-            parameters=self.endpoint.parameters,
-            max_new_tokens=self.endpoint.max_new_tokens,
-            temperature=self.endpoint.body.get("temperature"),
-            prompt=self.endpoint.prompt,
-            prompt_length=self.endpoint.prompt_length,
+        self.revises = endpoint.revises
+        self.models = (
+            ModelSpec(
+                name=endpoint.shown_name,
+                rung=0,
+                parameters=endpoint.parameters,
+                max_new_tokens=endpoint.max_new_tokens,
+                temperature=endpoint.body.get("temperature"),
+                prompt=endpoint.prompt,
+                prompt_length=endpoint.prompt_length,
+            ),
         )
-        return (spec,)
-
-    @property
-    def reads_prompts(self) -> bool:
-        """False: servers do not tell hidden states."""
-        return False
-
-    @property
-    def revises(self) -> bool:
-        """Whether it can be asked to revise."""
-        return self.endpoint.revises
 
     def available(self, rung: int) -> bool:
         """Whether the circuit breaker lets requests through."""
         return self.breaker.allows
-
-    def can_verify(self, attempt: Attempt) -> bool:
-        """False: there is no verifier."""
-        return False
-
-    async def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
-        """Never; raises `BackendError`."""
-        raise no_verifier()
 
     async def close(self) -> None:
         """Close all connections."""
@@ -155,11 +136,11 @@ class OpenAIBackend:
         except Exception:  # whatever it is, `check` tells it
             return ()
         counted = await self.lengths.count(self._chat(probe(SHORT)), patience_s=5)
-        short = await self._answered(probe(SHORT), 1, None)
+        short = await self._answered(probe(SHORT), 1)
         if isinstance(short, Attempt):
             return differences(self.endpoint, listed, None)
         if counted is None and self.endpoint.prompt_length is None:
-            long = await self._answered(probe(LONG), 1, None)
+            long = await self._answered(probe(LONG), 1)
             if isinstance(long, _Answered):
                 self.lengths.fit.start_from(
                     (len(SHORT), short.prompt_tokens), (len(LONG), long.prompt_tokens)
@@ -187,35 +168,35 @@ class OpenAIBackend:
     def _chat(self, request: Request) -> list[Message]:
         return messages(request, self.endpoint.prompt)
 
-    async def prompt_state(self, question: Question, *, hidden: bool) -> PromptState:
-        """The prompt's length, counted by the server where it can; no hidden state."""
+    async def prompt_states(
+        self, questions: Sequence[Question], *, hidden: bool = False
+    ) -> list[PromptState]:
+        """Prompt lengths, counted by the server where it can; no hidden states."""
+        return list(await asyncio.gather(*map(self._prompt_state, questions)))
+
+    async def _prompt_state(self, question: Question) -> PromptState:
         chat = self._chat(Request(question=question, action=ActionKind.SAMPLE))
         tokens, known = await self.lengths.of(question, chat)
         return PromptState(prompt_tokens=(tokens,), counted=known)
 
-    async def attempts(
-        self, requests: Sequence[Request], *, deadline: float | None = None
-    ) -> list[Attempt]:
+    async def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
         """One attempt per request, side by side; a failed one says why in `error`."""
         if len(requests) == 1:
-            return [await self._attempt(requests[0], deadline)]
+            return [await self._attempt(requests[0])]
         made: list[Attempt] = []
         if self.endpoint.asks_n and not self._ignores_n:
-            made = await self._together(requests, deadline)
+            made = await self._together(requests)
             self._ignores_n = len(made) <= 1
         async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(self._attempt(request, deadline))
-                for request in requests[len(made) :]
-            ]
+            tasks = [group.create_task(self._attempt(request)) for request in requests[len(made) :]]
         return made + [task.result() for task in tasks]
 
-    async def _together(self, requests: Sequence[Request], deadline: float | None) -> list[Attempt]:
+    async def _together(self, requests: Sequence[Request]) -> list[Attempt]:
         """Attempts from one request for several choices, as many as the server makes.
 
         The first carries the prompt's tokens; the others found it cached.
         """
-        answered = await self._answered(requests[0], len(requests), deadline)
+        answered = await self._answered(requests[0], len(requests))
         if isinstance(answered, Attempt):
             if answered.error == REJECTED:
                 return []
@@ -228,21 +209,20 @@ class OpenAIBackend:
         ]
         return [first, *others]
 
-    async def _attempt(self, request: Request, deadline: float | None) -> Attempt:
-        answered = await self._answered(request, 1, deadline)
+    async def _attempt(self, request: Request) -> Attempt:
+        answered = await self._answered(request, 1)
         if isinstance(answered, Attempt):
             return answered
         return self._finished(request, answered, answered.written[0])
 
-    async def _answered(
-        self, request: Request, n: int, deadline: float | None
-    ) -> _Answered | Attempt:
+    async def _answered(self, request: Request, n: int) -> _Answered | Attempt:
         """The one retry loop: an answer, or the failed attempt."""
         started, wasted = time.monotonic(), Usage()
+        deadline = request.deadline
         self.retries.earn()
         for retry in range(self.endpoint.max_retries + 1):
             try:
-                answered = await self._try(request, n, deadline)
+                answered = await self._try(request, n)
                 seconds = time.monotonic() - started
                 return _Answered(**vars(answered), wasted=wasted, seconds=seconds)
             except UpstreamError as error:
@@ -257,7 +237,7 @@ class OpenAIBackend:
             await asyncio.sleep(pause)
         return self._failed(request, failure.kind, wasted, time.monotonic() - started)
 
-    async def _try(self, request: Request, n: int, deadline: float | None) -> Answered:
+    async def _try(self, request: Request, n: int) -> Answered:
         if not self.breaker.allows:
             raise UpstreamError(UNAVAILABLE, retryable=False, blames_server=False)
         self.breaker.sent()
@@ -271,7 +251,7 @@ class OpenAIBackend:
                 attributes={"gen_ai.request.model": self.endpoint.model},
                 record_exception=False,
             ):
-                async with asyncio.timeout_at(deadline), limit:
+                async with asyncio.timeout_at(request.deadline), limit:
                     answered = await self._ask(request, n, reader)
             outcome = "ok"
         except UpstreamError as error:

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from controller.actions import ActionKind
-from controller.backends.base import PromptState, Request, Verdict
+from controller.backends.base import Backend, PromptState, Request, Verdict
 from controller.cost import Usage
 from controller.errors import BackendError
 from controller.types import Attempt, ModelSpec, Question
 
 
-class ReplayBackend:
+class ReplayBackend(Backend):
     """Replays recorded attempts of the models of a ladder.
 
     Args:
@@ -44,7 +44,7 @@ class ReplayBackend:
             else:
                 self._streams.setdefault((attempt.question_id, attempt.rung), []).append(attempt)
 
-    def prompt_states(
+    async def prompt_states(
         self, questions: Sequence[Question], *, hidden: bool = False
     ) -> list[PromptState]:
         """See `Backend.prompt_states`; `available` tells how much was recorded."""
@@ -71,7 +71,7 @@ class ReplayBackend:
             )
         return states
 
-    def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
+    async def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
         """See `Backend.attempts`."""
         return [self._attempt(request) for request in requests]
 
@@ -79,7 +79,7 @@ class ReplayBackend:
         """Whether a score was recorded."""
         return attempt.verifier_score is not None
 
-    def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
+    async def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
         """See `Backend.verify`."""
         scores, tokens = [], 0
         for question, attempt in pairs:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from controller.actions import ActionKind
-from controller.backends.base import Backend, PromptState, Request, Verdict
+from controller.backends.base import Backend, Request, Wrapped
 from controller.backends.jobs import UNWANTED
 from controller.difficulty import Difficulty
 from controller.errors import ConfigError
@@ -14,10 +14,10 @@ from controller.policy import Policy
 from controller.segments.episodes import SegmentConfig
 from controller.segments.run import SegmentRun
 from controller.segments.types import SegmentBackend
-from controller.types import Attempt, ModelSpec, Question
+from controller.types import Attempt
 
 
-class SegmentedBackend:
+class SegmentedBackend(Wrapped):
     """A backend whose SAMPLE attempts are written segment by segment, under a policy.
 
     Whether an attempt is made at all is for whoever asks for it, so the policy cannot give up.
@@ -55,34 +55,16 @@ class SegmentedBackend:
                 f"writer: expected the small model {whole.models[0].digest}, found "
                 f"{writer.models[0].digest}"
             )
-        self.whole, self.writer, self.policy, self.config = whole, writer, policy, config
+        super().__init__(whole)
+        self.writer, self.policy, self.config = writer, policy, config
         self.price, self.difficulty = price, difficulty
 
-    @property
-    def models(self) -> tuple[ModelSpec, ...]:
-        """One model per rung, the small one first."""
-        return self.whole.models
-
-    def prompt_states(
-        self, questions: Sequence[Question], *, hidden: bool = False
-    ) -> list[PromptState]:
-        """See `Backend.prompt_states`."""
-        return self.whole.prompt_states(questions, hidden=hidden)
-
-    def can_verify(self, attempt: Attempt) -> bool:
-        """See `Backend.can_verify`."""
-        return self.whole.can_verify(attempt)
-
-    def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
-        """See `Backend.verify`."""
-        return self.whole.verify(pairs)
-
-    def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
+    async def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
         """One attempt per request, in order."""
         sampled = [request.action is ActionKind.SAMPLE for request in requests]
         inside = iter(self._written([r for r, s in zip(requests, sampled, strict=True) if s]))
         others = [r for r, s in zip(requests, sampled, strict=True) if not s]
-        outside = iter(self.whole.attempts(others) if others else [])
+        outside = iter(await self.backend.attempts(others) if others else [])
         return [next(inside) if sample else next(outside) for sample in sampled]
 
     def _written(self, requests: Sequence[Request]) -> list[Attempt]:

@@ -1,4 +1,4 @@
-"""A backend that blocks, on a thread of its own, for many requests at a time."""
+"""A backend that never suspends, on a thread of its own, for many requests at a time."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from controller.backends.base import Backend, PromptState, Request, Verdict
+from controller.backends.base import Backend, PromptState, Request, Verdict, run_now
 from controller.backends.identity import blank_attempt
 from controller.cost import Usage
 from controller.errors import BackendError
-from controller.types import Attempt, ModelSpec, Question
+from controller.types import Attempt, Question
 
 T = TypeVar("T")
 
@@ -41,8 +41,8 @@ class _Order(Generic[T]):
     loop: asyncio.AbstractEventLoop
 
 
-class ThreadedBackend:
-    """Runs a blocking backend in one thread, what has piled up meanwhile in one call.
+class ThreadedBackend(Backend):
+    """Runs a backend that never suspends in one thread, what has piled up meanwhile in one call.
 
     Requests of different clients so share the batches of a local model. An attempt that is
     no longer wanted is given up at its next token.
@@ -56,31 +56,26 @@ class ThreadedBackend:
     def __init__(
         self, backend: Backend, *, reads_prompts: bool = True, revises: bool = True
     ) -> None:
-        self._backend, self._models = backend, backend.models
+        self._backend, self.models = backend, backend.models
         self.reads_prompts, self.revises = reads_prompts, revises
         self._orders: queue.SimpleQueue[_Order[Any] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="allot-models", daemon=True)
         self._thread.start()
 
-    @property
-    def models(self) -> tuple[ModelSpec, ...]:
-        """One model per rung, the small one first."""
-        return self._models
-
     def available(self, rung: int) -> bool:
         """Whether the thread runs."""
         return self._thread.is_alive()
 
-    async def prompt_state(self, question: Question, *, hidden: bool) -> PromptState:
+    async def prompt_states(
+        self, questions: Sequence[Question], *, hidden: bool = False
+    ) -> list[PromptState]:
         """See `Backend.prompt_states`."""
-        kind = "hidden_states" if hidden else "prompt_states"
-        states: list[PromptState] = await self._order(kind, [question])
-        return states[0]
+        return await self._order("hidden_states" if hidden else "prompt_states", questions)
 
-    async def attempts(
-        self, requests: Sequence[Request], *, deadline: float | None = None
-    ) -> list[Attempt]:
-        """See `Backend.attempts`; what is not done by the deadline has an `error`."""
+    async def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
+        """See `Backend.attempts`; what is not done by the first deadline has an `error`."""
+        deadlines = (r.deadline for r in requests if r.deadline is not None)
+        deadline = min(deadlines, default=None)
         unwanted = threading.Event()
         wanted = [dataclasses.replace(request, unwanted=unwanted) for request in requests]
         work = asyncio.ensure_future(self._order("attempts", wanted))
@@ -109,7 +104,7 @@ class ThreadedBackend:
         return [dataclasses.replace(attempt, num_revisions=0) for attempt in made]
 
     def _failed(self, request: Request, why: str) -> Attempt:
-        blank = blank_attempt(self._models[request.rung].name, request)
+        blank = blank_attempt(self.models[request.rung].name, request)
         return dataclasses.replace(blank, error=why, usage=Usage(serial_rounds=1))
 
     def can_verify(self, attempt: Attempt) -> bool:
@@ -125,11 +120,7 @@ class ThreadedBackend:
         """What is wrong, if the thread has ended."""
         if self._thread.is_alive():
             return {}
-        return {model.name: "stopped" for model in self._models}
-
-    async def prepare(self) -> tuple[str, ...]:
-        """Nothing: local models count prompts themselves."""
-        return ()
+        return {model.name: "stopped" for model in self.models}
 
     async def close(self) -> None:
         """Finish the call that is running and end the thread."""
@@ -182,10 +173,10 @@ class ThreadedBackend:
 
     def _call(self, kind: str, items: list[Any]) -> list[Any]:
         if kind == "attempts":
-            return self._backend.attempts(items)
+            return run_now(self._backend.attempts(items))
         if kind == "verify":
-            return [self._backend.verify(pairs) for pairs in items]
-        return self._backend.prompt_states(items, hidden=kind == "hidden_states")
+            return [run_now(self._backend.verify(pairs)) for pairs in items]
+        return run_now(self._backend.prompt_states(items, hidden=kind == "hidden_states"))
 
 
 def _tell(order: _Order[Any], settle: Callable[[], object]) -> None:

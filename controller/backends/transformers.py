@@ -26,7 +26,7 @@ import torch
 from controller.actions import ActionKind
 from controller.answers import UNSTATED, AnswerKind, answer_kind, reading_of
 from controller.backends.adapters import BASE, verify
-from controller.backends.base import TEMPERATURE, PromptState, Request, Verdict
+from controller.backends.base import TEMPERATURE, Backend, PromptState, Request, Verdict
 from controller.backends.decoding import Decoder
 from controller.backends.identity import attempt_id, stream_name
 from controller.backends.jobs import Generation, Job, Prompt
@@ -45,7 +45,7 @@ PROMPTS_AT_A_TIME = 512
 """Prompts that `prompt_states` holds in memory at once."""
 
 
-class TransformersBackend:
+class TransformersBackend(Backend):
     """Backend on local models.
 
     Each request has its own random stream, named after seed, question, model, action, parent
@@ -97,17 +97,13 @@ class TransformersBackend:
             _Rung(model, temperature, max_rows=max_rows, max_cached_prompts=max_cached_prompts)
             for model in models
         ]
-
-    @property
-    def models(self) -> tuple[ModelSpec, ...]:
-        """One model per rung, the small one first."""
-        return tuple(
+        self.models = tuple(
             ModelSpec(
                 name=rung.local.name,
                 rung=rung.local.rung,
                 parameters=rung.local.parameters,
-                max_new_tokens=min(self.max_new_tokens, rung.context_tokens),
-                temperature=self.temperature,
+                max_new_tokens=min(max_new_tokens, rung.context_tokens),
+                temperature=temperature,
                 digest=rung.local.digest,
                 adapters=rung.local.adapters,
                 prompt=rung.local.prompt,
@@ -120,7 +116,7 @@ class TransformersBackend:
         """The models themselves, the small one first."""
         return tuple(rung.local for rung in self._rungs)
 
-    def prompt_states(
+    async def prompt_states(
         self, questions: Sequence[Question], *, hidden: bool = False
     ) -> list[PromptState]:
         """Prompt lengths on all rungs and, with `hidden`, what the small model makes of them.
@@ -159,7 +155,7 @@ class TransformersBackend:
             for request, prompt, tokens in zip(requests, prompts, billed, strict=True)
         ]
 
-    def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
+    async def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
         """One attempt per request, in order; a failed one says why in `error`.
 
         Raises:
@@ -185,7 +181,7 @@ class TransformersBackend:
         known = attempt.rung == 0 and attempt.text is not None and attempt.error is None
         return known and self._rungs[0].local.score is not None
 
-    def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
+    async def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
         """Score attempts by one forward pass each over question and attempt.
 
         Raises:

@@ -15,7 +15,6 @@ from controller.cost import Usage
 from controller.difficulty import Difficulty
 from controller.episodes import NO_ANSWER, Floats, Ints
 from controller.errors import ConfigError, IllegalActionError
-from controller.exchange import Exchange, Work
 from controller.policy import Policy
 from controller.segments.episodes import (
     ESCALATE,
@@ -285,21 +284,15 @@ class SegmentEpisode(SegmentRun):
         """Allowed actions, (1, A)."""
         return self.state.mask()
 
-    def take(self, action: Action) -> tuple[Segment, ...]:
+    async def take(self, action: Action) -> tuple[Segment, ...]:
         """Carry out an action other than STOP and return the segment that it brought.
+
+        Never suspends: a backend of segments is waited for in place.
 
         Raises:
             IllegalActionError: the mask forbids it.
         """
         return tuple(self.advance(_ROW, np.array([SEGMENT_ACTIONS.index(action)])))
-
-    def exchange(self, action: Action) -> Exchange[tuple[Segment, ...]]:
-        """Do as `take`; a backend of segments is always waited for in place."""
-        yield from ()
-        return self.take(action)
-
-    def perform(self, work: Work) -> None:
-        """Do nothing: no work is ever asked for."""
 
     def close(self) -> None:
         """End the attempt; see `stop`."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from controller import baselines
 from controller.baselines import Rule, RulePolicy
 from controller.checkpoint import Checkpoint
-from controller.core import Choice, Decider, EpisodeCore
+from controller.core import Choice, Decider, Episode
 from controller.deciders import PolicyDecider, RuleDecider
 from controller.episodes import EpisodeConfig
 from controller.errors import ConfigError
@@ -59,7 +59,7 @@ class Guarded:
         self._inner, self._support, self._rule = inner, support, rule
         self._on_stray, self._strayed = on_stray, False
 
-    def choose(self, episode: EpisodeCore, mask: NDArray[np.bool_]) -> Choice:
+    def choose(self, episode: Episode, mask: NDArray[np.bool_]) -> Choice:
         """See `Decider.choose`."""
         if not self._strayed:
             choice = self._inner.choose(episode, mask)

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from controller.answers import AnswerKind, answer_kind
-from controller.backends.asynchronous import AsyncBackend
+from controller.backends.base import Backend
 from controller.backends.ladder import LadderBuilder, deployed_process, model_places
 from controller.checkpoint import Checkpoint, load_checkpoint
 from controller.deciders import PolicyDecider
@@ -60,7 +60,7 @@ def _served(metrics: Metrics, texts: bool, served: Served) -> None:
     episode_log.info("episode", extra={"fields": episode_fields(served, texts=texts)})
 
 
-def build_arms(config: ServeConfig, backend: AsyncBackend, metrics: Metrics) -> Arms:
+def build_arms(config: ServeConfig, backend: Backend, metrics: Metrics) -> Arms:
     """All arms, read from disk now."""
     main = 1.0 - sum(variant.share for variant in config.variants)
     named = [("main", config.controller, main)]
@@ -128,7 +128,7 @@ class Reloader:
         service_log.info("reloaded", extra={"fields": {"policies": policies}})
 
 
-def build_backend(config: ServeConfig, checkpoint: Checkpoint, metrics: Metrics) -> AsyncBackend:
+def build_backend(config: ServeConfig, checkpoint: Checkpoint, metrics: Metrics) -> Backend:
     """The ladder of models."""
     models = config.models or checkpoint.located_models()
     if not models:

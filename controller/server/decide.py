@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from controller.actions import ActionKind
 from controller.answers import AnswerKind, answer_kind, read_answer
 from controller.backends.base import PromptState
-from controller.core import EpisodeCore
+from controller.backends.replay import ReplayBackend
+from controller.core import Episode
 from controller.cost import Usage
 from controller.errors import ConfigError
 from controller.server.arms import Arm
@@ -17,17 +17,6 @@ from controller.server.replies import choice_json
 from controller.server.schema import AttemptIn, DecideRequest
 from controller.server.terms import Terms
 from controller.types import Attempt, ModelSpec, Question
-
-
-@dataclass(frozen=True)
-class _Elsewhere:
-    """A backend that others have."""
-
-    models: tuple[ModelSpec, ...]
-
-    def can_verify(self, attempt: Attempt) -> bool:
-        """Whether a score came with it."""
-        return attempt.verifier_score is not None
 
 
 def decide(request: DecideRequest, terms: Terms, arm: Arm) -> dict[str, Any]:
@@ -46,32 +35,32 @@ def decide(request: DecideRequest, terms: Terms, arm: Arm) -> dict[str, Any]:
         raise ConfigError(
             f"attempts: expected at most {config.max_attempts}, found {len(request.attempts)}"
         )
-    core = EpisodeCore(
+    episode = Episode(
         Question(question_id="", text=request.question or ""),
-        _Elsewhere(models),
+        ReplayBackend(models, (), {}),
         config,
         price=price_of(arm, terms),
         round_price=terms.round_price,
         budget=terms.budget,
         difficulty=None if request.question is None else arm.checkpoint.difficulty,
     )
-    core.start(PromptState(prompt_tokens=lengths))
+    episode.start(PromptState(prompt_tokens=lengths))
     answers = answer_kind(arm.checkpoint.answers)
     made = [_attempt(a, i, models, answers) for i, a in enumerate(request.attempts)]
     for batch in _rounds(made, request):
-        core.made(batch)
+        episode.made(batch)
         scores = [a.verifier_score for a in batch if a.verifier_score is not None]
         if config.verifies and scores:
-            core.verified(scores)
+            episode.verified(scores)
     strayed: list[str] = []
-    choice = arm.new_decider(strayed.append).choose(core, core.mask())
-    allowed = zip(config.actions.names, core.mask()[0].tolist(), strict=True)
+    choice = arm.new_decider(strayed.append).choose(episode, episode.mask())
+    allowed = zip(config.actions.names, episode.mask()[0].tolist(), strict=True)
     return {
         "object": "decision",
         **choice_json(choice, explain=terms.explain),
         "allowed": [name for name, legal in allowed if legal],
         "guarded": strayed[0] if strayed else None,
-        "price": core.price,
+        "price": episode.price,
         "arm": arm.name,
         "policy": arm.digest,
     }

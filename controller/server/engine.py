@@ -8,16 +8,15 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from opentelemetry import trace
 
 from controller.answers import answer_kind
-from controller.backends.asynchronous import AsyncBackend, perform
-from controller.core import Choice, Decision, EpisodeCore, play, steps_async
+from controller.backends.base import Backend, Request, Verdict, Wrapped
+from controller.backends.spelling import OneSpelling
+from controller.core import Choice, Decision, Episode, play
 from controller.errors import BackendError, ConfigError
-from controller.exchange import MakeAttempts, VerifyAttempts, Work, carry_out_async
 from controller.server.arms import Arm, Arms
 from controller.server.equivalence import ByKind, Equivalence
 from controller.server.limits import EscalationBudget, Limits
@@ -45,7 +44,7 @@ class Engine:
     def __init__(
         self,
         arms: Arms,
-        backend: AsyncBackend,
+        backend: Backend,
         *,
         limits: Limits | None = None,
         equivalence: Equivalence | None = None,
@@ -93,15 +92,6 @@ class Engine:
         deadline = loop.time() + min(
             terms.deadline_s or self.limits.default_deadline_s, self.limits.max_deadline_s
         )
-        core = EpisodeCore(
-            identified(question, terms),
-            self.backend,
-            arm.process,
-            price=price_of(arm, terms),
-            round_price=terms.round_price,
-            budget=budget,
-            difficulty=arm.checkpoint.difficulty,
-        )
         strayed: list[str] = []
         decider = Restricted(
             inner=arm.new_decider(strayed.append),
@@ -112,11 +102,20 @@ class Engine:
             out_of_time=lambda: loop.time() >= deadline,
             may_give_up=terms.give_up,
         )
+        episode = Episode(
+            identified(question, terms),
+            self._attended(decider, deadline),
+            arm.process,
+            price=price_of(arm, terms),
+            round_price=terms.round_price,
+            budget=budget,
+            difficulty=arm.checkpoint.difficulty,
+        )
         with _tracer.start_as_current_span("answer", attributes={"allot.arm": arm.name}) as span:
-            decisions = await self._run(core, decider, deadline, emit)
-            span.set_attribute("allot.cost", core.cost)
+            decisions = await self._run(episode, decider, deadline, emit)
+            span.set_attribute("allot.cost", episode.cost)
         if arm.pace is not None and not terms.price_terms:
-            arm.pace.count(core.cost)
+            arm.pace.count(episode.cost)
         for feature in strayed:
             self._on_stray(arm.name, feature)
         guarded = strayed[0] if strayed else None
@@ -127,15 +126,15 @@ class Engine:
             question=replace(question, question_id=terms.question_id or ""),
             caller=caller,
             arm=arm,
-            answer=core.answer,
-            attempt=core.best_attempt() or best_unread(core.attempts),
+            answer=episode.answer,
+            attempt=episode.best_attempt() or best_unread(episode.attempts),
             decisions=tuple(decisions),
-            attempts=tuple(core.attempts),
-            price=core.price,
-            round_price=core.round_price,
+            attempts=tuple(episode.attempts),
+            price=episode.price,
+            round_price=episode.round_price,
             budget=budget,
-            cost=core.cost,
-            usage=core.usage,
+            cost=episode.cost,
+            usage=episode.usage,
             degraded=tuple(sorted(decider.degraded)),
             limited=tuple(sorted(decider.limited)),
             guarded=guarded,
@@ -148,13 +147,24 @@ class Engine:
             raise NoAnswerError(served)
         return served
 
+    def _attended(self, decider: Restricted, deadline: float) -> Backend:
+        """The backend for one question."""
+
+        async def canonical(answer: str, known: Sequence[str]) -> str:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    return await self.equivalence.canonical(answer, known)
+            except TimeoutError:
+                return answer
+
+        return OneSpelling(_Attended(self.backend, decider, deadline), canonical)
+
     async def _run(
-        self, core: EpisodeCore, decider: Restricted, deadline: float, emit: Emit
+        self, episode: Episode, decider: Restricted, deadline: float, emit: Emit
     ) -> list[Decision]:
-        work = partial(self._perform, core=core, decider=decider, deadline=deadline)
         try:
             async with asyncio.timeout_at(deadline):
-                await carry_out_async(core.begin(), work)
+                await episode.begin()
         except TimeoutError:
             decider.limited.add(DEADLINE)
             return []
@@ -164,7 +174,7 @@ class Engine:
         decisions: list[Decision] = []
         while not decisions or not decisions[-1].final:
             try:
-                async for step in steps_async(play(core, decider), work):
+                async for step in play(episode, decider):
                     emit(step)
                     if isinstance(step, Decision):
                         decisions.append(step)
@@ -173,42 +183,31 @@ class Engine:
                 decider.verifier_down = True
         return decisions
 
-    async def _perform(
-        self, work: Work, *, core: EpisodeCore, decider: Restricted, deadline: float
-    ) -> Any:
-        """Have the backend do some work, and draw conclusions from what fails."""
-        if isinstance(work, VerifyAttempts):
-            try:
-                async with asyncio.timeout_at(deadline):
-                    return await perform(work, self.backend)
-            except (BackendError, TimeoutError) as error:
-                raise _VerifierError from error
-        result = await perform(work, self.backend, deadline)
-        if not isinstance(work, MakeAttempts):
-            return result
-        rung = work.requests[0].rung
-        if all(attempt.error for attempt in result):
-            decider.down.add(rung)
-            if not all(attempt.error == DEADLINE for attempt in result):
-                decider.degraded.add(self.backend.models[rung].name)
-        return await self._unified(result, core.answers, deadline)
 
-    async def _unified(
-        self, attempts: Sequence[Attempt], answers: Sequence[str], deadline: float
-    ) -> list[Attempt]:
-        """The attempts with answers that mean the same in one spelling."""
-        known, unified = list(answers), []
-        for attempt in attempts:
-            answer = attempt.answer
-            if answer is not None:
-                try:
-                    async with asyncio.timeout_at(deadline):
-                        answer = await self.equivalence.canonical(answer, known)
-                except TimeoutError:
-                    pass
-                known += [] if answer in known else [answer]
-            unified.append(attempt if answer == attempt.answer else replace(attempt, answer=answer))
-        return unified
+class _Attended(Wrapped):
+    """Keeps a question's deadline, and draws conclusions from what fails."""
+
+    def __init__(self, backend: Backend, decider: Restricted, deadline: float) -> None:
+        super().__init__(backend)
+        self._decider, self._deadline = decider, deadline
+
+    async def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
+        """See `Backend.attempts`; a model that makes none is down for this question."""
+        made = await super().attempts([replace(r, deadline=self._deadline) for r in requests])
+        if all(attempt.error for attempt in made):
+            rung = requests[0].rung
+            self._decider.down.add(rung)
+            if not all(attempt.error == DEADLINE for attempt in made):
+                self._decider.degraded.add(self.models[rung].name)
+        return made
+
+    async def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
+        """See `Backend.verify`."""
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                return await super().verify(pairs)
+        except (BackendError, TimeoutError) as error:
+            raise _VerifierError from error
 
 
 class _VerifierError(Exception):

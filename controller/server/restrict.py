@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.actions import ActionKind
-from controller.backends.asynchronous import AsyncBackend
-from controller.core import Choice, Decider, EpisodeCore
+from controller.backends.base import Backend
+from controller.core import Choice, Decider, Episode
 from controller.server.limits import EscalationBudget
 
 DEADLINE, REQUEST_BUDGET = "deadline", "request_budget"
@@ -40,7 +40,7 @@ class Restricted:
     """
 
     inner: Decider
-    backend: AsyncBackend
+    backend: Backend
     budget: EscalationBudget
     caller: str
     max_escalations: int | None
@@ -54,7 +54,7 @@ class Restricted:
     seconds: float = 0.0
     decisions: int = 0
 
-    def choose(self, episode: EpisodeCore, mask: NDArray[np.bool_]) -> Choice:
+    def choose(self, episode: Episode, mask: NDArray[np.bool_]) -> Choice:
         """See `Decider.choose`; a mask that allows nothing else means STOP."""
         started = self.clock()
         allowed, why = self._allowed(episode, mask[0])
@@ -67,18 +67,18 @@ class Restricted:
         self.decisions += 1
         return choice
 
-    def _wanted(self, episode: EpisodeCore, mask: NDArray[np.bool_]) -> Choice:
+    def _wanted(self, episode: Episode, mask: NDArray[np.bool_]) -> Choice:
         """What would have been chosen if nothing but the decision process forbade it."""
         free = mask.copy()
         if not self._may_stop(episode):
             free[0, 0] = free[0].sum() == 1
         return self.inner.choose(episode, free)
 
-    def _may_stop(self, episode: EpisodeCore) -> bool:
+    def _may_stop(self, episode: Episode) -> bool:
         return self.may_give_up or any(a.error is None for a in episode.attempts)
 
     def _allowed(
-        self, episode: EpisodeCore, mask: NDArray[np.bool_]
+        self, episode: Episode, mask: NDArray[np.bool_]
     ) -> tuple[NDArray[np.bool_], dict[ActionKind, str]]:
         """Allowed actions, (A,), and why each of the other kinds is not."""
         kinds = [action.kind for action in episode.config.actions]
@@ -91,7 +91,7 @@ class Restricted:
             allowed[0] = False
         return allowed, why
 
-    def _reasons(self, episode: EpisodeCore) -> dict[ActionKind, str]:
+    def _reasons(self, episode: Episode) -> dict[ActionKind, str]:
         every = [kind for kind in ActionKind if kind is not ActionKind.STOP]
         if self.out_of_time():
             return dict.fromkeys(every, DEADLINE)

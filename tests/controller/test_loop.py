@@ -8,10 +8,11 @@ import pytest
 
 from controller.actions import Action, ActionKind, ActionSet
 from controller.backends.adapters import load_adapters
+from controller.backends.base import run_now
 from controller.backends.transformers import TransformersBackend, load_model
 from controller.checkpoint import load_checkpoint
 from controller.errors import ConfigError
-from controller.loop import Controller, Episode
+from controller.loop import Controller, begin_episode
 from envs.compute import ComputeEnv
 from envs.grader import KindGrader
 from tests.conftest import CHECKPOINTS
@@ -34,10 +35,11 @@ def test_replay_and_live_make_the_same_attempts(validation, config, live):
     rng, same, total = np.random.default_rng(0), 0, 0
     for question in rng.choice(np.array(validation.questions, object), 12, replace=False):
         episodes = [
-            Episode(question, backend, config, price=1e-4) for backend in (live, validation.backend)
+            run_now(begin_episode(question, backend, config, price=1e-4))
+            for backend in (live, validation.backend)
         ]
         for kind in (ActionKind.SAMPLE, ActionKind.SAMPLE, ActionKind.ESCALATE):
-            made, recorded = (episode.take(Action(kind))[0] for episode in episodes)
+            made, recorded = (run_now(episode.take(Action(kind)))[0] for episode in episodes)
             same += (made.text, made.answer) == (recorded.text, recorded.answer)
             total += 1
         if same == total:
@@ -49,9 +51,9 @@ def test_replay_and_live_make_the_same_attempts(validation, config, live):
 
 def test_live_ledger_adds_up(validation, config, live):
     config = replace(config, max_revisions=4)
-    episode = Episode(validation.questions[3], live, config, price=1e-4)
+    episode = run_now(begin_episode(validation.questions[3], live, config, price=1e-4))
     for kind in (ActionKind.SAMPLE, ActionKind.SAMPLE, ActionKind.REVISE, ActionKind.ESCALATE):
-        episode.take(Action(kind))
+        run_now(episode.take(Action(kind)))
     ledger = config.cost
     weights = (*ledger.weights[:1] * 2, ledger.reviser_weight, ledger.weights[1])
     tokens = [attempt.usage.processed_tokens for attempt in episode.attempts]

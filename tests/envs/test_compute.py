@@ -9,6 +9,7 @@ from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import envs
+from controller.backends.base import run_now
 from controller.errors import ConfigError, IllegalActionError
 from controller.types import Question
 from envs.compute import ComputeEnv
@@ -204,7 +205,7 @@ def test_state_can_be_restored(validation, config):
 
 def test_questions_must_be_recorded(validation):
     with pytest.raises(Exception, match="recorded question"):
-        validation.backend.prompt_states([Question(question_id="nope", text="?")])
+        run_now(validation.backend.prompt_states([Question(question_id="nope", text="?")]))
 
 
 def test_picture_shows_more_after_a_step(validation, config):

@@ -12,11 +12,11 @@ import openai
 import pytest
 import uvicorn
 
-from controller.backends.asynchronous import Ladder
 from controller.backends.endpoint import Endpoint
 from controller.backends.ladder import deployed_process
 from controller.backends.openai import OpenAIBackend
 from controller.backends.resilience import CircuitBreaker
+from controller.backends.rungs import Ladder
 from controller.checkpoint import load_checkpoint
 from controller.deciders import PolicyDecider
 from controller.server.app import Service

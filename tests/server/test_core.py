@@ -2,19 +2,17 @@
 
 import asyncio
 import dataclasses
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 from controller.backends.adapters import load_adapters
-from controller.backends.asynchronous import perform
+from controller.backends.base import Wrapped, run_now
 from controller.backends.threaded import ThreadedBackend
 from controller.backends.transformers import TransformersBackend, load_model
-from controller.core import Decision, EpisodeCore, play, steps_async
+from controller.core import Decision, Episode, play
 from controller.deciders import PolicyDecider
-from controller.exchange import carry_out_async
 from controller.loop import Controller
 from controller.policy import PolicyNetwork
 from controller.server.arms import Arms
@@ -33,12 +31,13 @@ class Recordings(ThreadedBackend):
         super().__init__(backend)
         self.questions = {question.text: question for question in questions}
 
-    async def prompt_state(self, question, *, hidden):
-        return await super().prompt_state(self.questions[question.text], hidden=hidden)
+    async def prompt_states(self, questions, *, hidden=False):
+        known = [self.questions[question.text] for question in questions]
+        return await super().prompt_states(known, hidden=hidden)
 
-    async def attempts(self, requests, *, deadline=None):
+    async def attempts(self, requests):
         known = [dataclasses.replace(r, question=self.questions[r.question.text]) for r in requests]
-        return await super().attempts(known, deadline=deadline)
+        return await super().attempts(known)
 
     async def verify(self, pairs):
         return await super().verify([(self.questions[q.text], a) for q, a in pairs])
@@ -183,18 +182,17 @@ def test_numpy_policy_is_the_torch_policy(checkpoint, ignored):
 
 def test_a_choice_is_told_before_it_is_carried_out(checkpoint, validation, some):
     async def order():
-        backend = ThreadedBackend(validation.backend)
         told = []
 
-        async def work(needed):
-            told.append("work")
-            return await perform(needed, backend)
+        class Told(Wrapped):
+            async def attempts(self, requests):
+                told.append("work")
+                return await super().attempts(requests)
 
-        core = EpisodeCore(some[0], backend, checkpoint.config, price=1e-5)
-        await carry_out_async(core.begin(), work)
-        told.clear()
-        decider = PolicyDecider(checkpoint.policy)
-        async for step in steps_async(play(core, decider), partial(work)):
+        backend = Told(ThreadedBackend(validation.backend))
+        episode = Episode(some[0], backend, checkpoint.config, price=1e-5)
+        await episode.begin()
+        async for step in play(episode, PolicyDecider(checkpoint.policy)):
             told.append("decision" if isinstance(step, Decision) else "choice")
         await backend.close()
         return told
@@ -205,11 +203,11 @@ def test_a_choice_is_told_before_it_is_carried_out(checkpoint, validation, some)
 
 def test_exploration_tells_its_propensities(checkpoint, validation, some):
     """Drawn actions are as frequent as their propensities say."""
-    core = EpisodeCore(some[0], validation.backend, checkpoint.config, price=1e-4)
-    (state,) = validation.backend.prompt_states([some[0]], hidden=True)
-    core.start(state)
+    episode = Episode(some[0], validation.backend, checkpoint.config, price=1e-4)
+    (state,) = run_now(validation.backend.prompt_states([some[0]], hidden=True))
+    episode.start(state)
     decider = PolicyDecider(checkpoint.policy, exploration=0.5, seed=3)
-    choices = [decider.choose(core, core.mask()) for _ in range(3000)]
+    choices = [decider.choose(episode, episode.mask()) for _ in range(3000)]
     for name, propensity in {str(c.action): c.propensity for c in choices}.items():
         share = np.mean([str(c.action) == name for c in choices])
         assert share == pytest.approx(propensity, abs=4 * (propensity / 3000) ** 0.5)

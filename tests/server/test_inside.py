@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from controller.actions import ActionKind
-from controller.backends.base import Request
+from controller.backends.base import Request, run_now
 from controller.checkpoint import load_checkpoint, load_segment_checkpoint, save_checkpoint
 from controller.loading import load_backend
 from controller.segments.deployed import written_under
@@ -46,11 +46,11 @@ def expected(segmented):
     plain = load_backend(replace(segmented, segment_controller=None))
     under = load_segment_checkpoint(segmented.segment_controller[0])
     inside = written_under(under, plain, PRICE)
-    return [[a.text for a in backend.attempts(samples())] for backend in (inside, plain)]
+    return [[a.text for a in run_now(backend.attempts(samples()))] for backend in (inside, plain)]
 
 
 def test_loading_brings_the_controller_inside(segmented, expected):
-    written = [a.text for a in load_backend(segmented).attempts(samples())]
+    written = [a.text for a in run_now(load_backend(segmented).attempts(samples()))]
     assert written == expected[0]
     assert written != expected[1]
 
@@ -72,7 +72,7 @@ def test_what_is_not_wanted_any_more_is_given_up(segmented):
     unwanted.set()
     given_up, kept = samples()[:3], samples()[3:]
     requests = [replace(r, unwanted=unwanted) for r in given_up] + kept
-    attempts = load_backend(segmented).attempts(requests)
+    attempts = run_now(load_backend(segmented).attempts(requests))
     for attempt in attempts[:3]:
         assert attempt.error is not None
         assert attempt.answer is None

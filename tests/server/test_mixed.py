@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from controller.actions import ActionKind
-from controller.backends.base import Request
+from controller.backends.base import Request, run_now
 from controller.backends.blocking import BlockingBackend
 from controller.checkpoint import load_checkpoint
 from controller.errors import CheckpointError, ConfigError
@@ -38,23 +38,25 @@ def test_each_rung_is_asked_where_it_is(models, checkpoint):
     mixed = load_backend(checkpoint, models)
     assert isinstance(mixed, BlockingBackend)
     try:
-        made = mixed.attempts([r for pair in zip(samples, large, strict=True) for r in pair])
-        state = mixed.prompt_states(QUESTIONS[:1], hidden=True)[0]
+        made = run_now(
+            mixed.attempts([r for pair in zip(samples, large, strict=True) for r in pair])
+        )
+        state = run_now(mixed.prompt_states(QUESTIONS[:1], hidden=True))[0]
     finally:
-        mixed.close()
-        mixed.close()
+        run_now(mixed.close())
+        run_now(mixed.close())
     alone = load_backend(checkpoint)
-    assert [a.text for a in made[::2]] == [a.text for a in alone.attempts(samples)]
+    assert [a.text for a in made[::2]] == [a.text for a in run_now(alone.attempts(samples))]
     assert [a.error for a in made] == [None] * len(made)
     assert [a.rung for a in made] == [0, 1] * len(QUESTIONS)
-    expected = alone.prompt_states(QUESTIONS[:1], hidden=True)[0]
+    expected = run_now(alone.prompt_states(QUESTIONS[:1], hidden=True))[0]
     assert (state.hidden == expected.hidden).all()
 
 
 def test_a_controller_answers_with_them(models, checkpoint):
     controller = Controller.load(checkpoint, models=models)
     outcomes = [controller.answer(question, price=1e-5) for question in QUESTIONS]
-    controller.backend.close()
+    run_now(controller.backend.close())
     assert controller.config.reads_prompt == checkpoint.config.reads_prompt
     assert any(len(outcome.usage) == 2 for outcome in outcomes)
 

@@ -20,8 +20,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from controller.backends.asynchronous import Ladder
 from controller.backends.ladder import deployed_process
+from controller.backends.rungs import Ladder
 from controller.checkpoint import load_checkpoint, save_checkpoint
 from controller.errors import ConfigError
 from controller.observation import NUM_FEATURES

@@ -1,15 +1,14 @@
 """What is known of a question before the first attempt."""
 
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 
-from controller.core import EpisodeCore
-from controller.exchange import carry_out, perform
+from controller.backends.base import run_now
+from controller.core import Episode
 from controller.text_features import (
     NUM_SHAPE_FEATURES,
     NUM_TEXT_FEATURES,
@@ -165,12 +164,12 @@ def test_a_live_episode_reads_questions_as_replay_does(train, validation, config
     config = replace(config, reads_prompt=not readout.is_free)
     expected = log_odds(readout, validation.table)
     for q in (0, 7):
-        core = EpisodeCore(
+        episode = Episode(
             validation.questions[q], validation.backend, config, price=1e-3, difficulty=readout
         )
-        carry_out(core.begin(), partial(perform, backend=validation.backend))
-        np.testing.assert_array_equal(core.state.difficulty[0], expected[q])
-        assert core.cost == (0 if readout.is_free else validation.table.prompt_tokens[q, 0])
+        run_now(episode.begin())
+        np.testing.assert_array_equal(episode.state.difficulty[0], expected[q])
+        assert episode.cost == (0 if readout.is_free else validation.table.prompt_tokens[q, 0])
 
 
 def test_no_wording_no_read_out(wordings):

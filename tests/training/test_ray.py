@@ -157,10 +157,10 @@ class Poisoned(FakeBackend):
     def __init__(self, name):
         super().__init__([ModelSpec(name=name or f"model-{os.getpid()}", rung=0)])
 
-    def attempts(self, requests):
+    async def attempts(self, requests):
         if any(request.question.text == "poison" for request in requests):
             os._exit(1)
-        return super().attempts(requests)
+        return await super().attempts(requests)
 
 
 @dataclass(frozen=True)

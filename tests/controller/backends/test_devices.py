@@ -5,7 +5,7 @@ import torch
 from accelerate import dispatch_model
 
 from controller.actions import ActionKind
-from controller.backends.base import Request
+from controller.backends.base import Request, run_now
 from controller.backends.transformers import TransformersBackend, load_model
 from controller.errors import BackendError
 from controller.types import Question
@@ -17,9 +17,9 @@ QUESTION = Question(question_id="q", text="Spell this word backward (example: su
 
 def written(local):
     backend = TransformersBackend([local], max_new_tokens=32, max_rows=3)
-    states = backend.prompt_states([QUESTION], hidden=True)
+    states = run_now(backend.prompt_states([QUESTION], hidden=True))
     requests = [Request(question=QUESTION, action=ActionKind.SAMPLE, index=i) for i in range(5)]
-    attempts = backend.attempts(requests)
+    attempts = run_now(backend.attempts(requests))
     assert not any(attempt.error for attempt in attempts)
     return states[0].hidden.tolist(), [(a.text, a.mean_logprob) for a in attempts]
 

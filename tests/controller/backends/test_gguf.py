@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from controller.actions import ActionKind
-from controller.backends.base import Request
+from controller.backends.base import Request, run_now
 from controller.backends.transformers import TransformersBackend, load_model
 from controller.errors import BackendError
 from controller.prompts import messages
@@ -53,12 +53,14 @@ def test_the_template_in_the_file_is_used(local):
 @real
 def test_attempts_say_something_and_do_not_depend_on_company(local):
     backend = TransformersBackend([local], max_new_tokens=24)
-    together = backend.attempts(REQUESTS)
+    together = run_now(backend.attempts(REQUESTS))
     assert all(a.error is None and a.text for a in together)
     assert any("5" in (a.text or "") for a in together)
-    again = TransformersBackend([local], max_new_tokens=24).attempts(REQUESTS)
+    again = run_now(TransformersBackend([local], max_new_tokens=24).attempts(REQUESTS))
     assert [a.text for a in again] == [a.text for a in together]
-    alone = [TransformersBackend([local], max_new_tokens=24).attempts([r])[0] for r in REQUESTS]
+    alone = [
+        run_now(TransformersBackend([local], max_new_tokens=24).attempts([r]))[0] for r in REQUESTS
+    ]
     assert [a.text for a in alone] == [a.text for a in together]
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -46,7 +47,8 @@ def ask(url, n=1, deadline_s=None, after=None, requests=None, **settings):
         if deadline_s is not None:
             deadline = asyncio.get_running_loop().time() + deadline_s
         try:
-            made = await backend.attempts(requests or asking(n), deadline=deadline)
+            timed = [replace(r, deadline=deadline) for r in requests or asking(n)]
+            made = await backend.attempts(timed)
             return made if after is None else await after(backend)
         finally:
             await backend.close()
@@ -514,7 +516,7 @@ def state(url, after=(), **settings):
         try:
             for _ in after:
                 await backend.attempts(asking())
-            return await backend.prompt_state(QUESTION, hidden=False)
+            return (await backend.prompt_states([QUESTION]))[0]
         finally:
             await backend.close()
 
@@ -546,9 +548,9 @@ def test_a_server_that_counts_otherwise_than_it_bills_is_not_believed(server):
 
     async def run():
         for _ in range(3):
-            await backend.prompt_state(QUESTION, hidden=False)
+            await backend.prompt_states([QUESTION])
             await backend.attempts(asking())
-        found = await backend.prompt_state(QUESTION, hidden=False)
+        (found,) = await backend.prompt_states([QUESTION])
         await backend.close()
         return found
 

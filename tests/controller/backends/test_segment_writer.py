@@ -8,7 +8,7 @@ import torch
 
 from controller.actions import ActionKind
 from controller.answers import read_answer
-from controller.backends.base import Request
+from controller.backends.base import Request, run_now
 from controller.backends.segments import SegmentWriter
 from controller.backends.transformers import TransformersBackend, load_model
 from controller.cost import Usage
@@ -129,7 +129,9 @@ def test_segments_are_lines_and_attempts_end_as_whole_ones_do(writer):
 def test_greedy_segments_make_up_the_greedy_attempt(models, segmentation):
     writer = SegmentWriter(models, temperature=0, segmentation=segmentation)
     whole = TransformersBackend(models, temperature=0)
-    attempts = whole.attempts([Request(question=q, action=ActionKind.SAMPLE) for q in QUESTIONS])
+    attempts = run_now(
+        whole.attempts([Request(question=q, action=ActionKind.SAMPLE) for q in QUESTIONS])
+    )
     ended = to_the_end(writer, writer.open([(q, 0) for q in QUESTIONS]))
     for prefix, attempt in zip(ended, attempts, strict=True):
         assert prefix.text == attempt.text

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from controller.actions import ActionKind
-from controller.backends.base import Request
+from controller.backends.base import Request, run_now
 from controller.backends.segmented import SegmentedBackend
 from controller.backends.segments import SegmentWriter
 from controller.backends.transformers import TransformersBackend
@@ -45,7 +45,7 @@ def build(small_and_large, process):
 
 
 def test_going_on_to_the_end_writes_plain_attempts(build):
-    for attempt in build(SegmentRule(always, (SAMPLE,))).attempts(SAMPLES):
+    for attempt in run_now(build(SegmentRule(always, (SAMPLE,))).attempts(SAMPLES)):
         assert "Answer:" in attempt.text
         assert attempt.completion_tokens == attempt.usage.decoded_tokens
         assert attempt.usage.prefill_tokens in (0, attempt.prompt_tokens)
@@ -53,7 +53,7 @@ def test_going_on_to_the_end_writes_plain_attempts(build):
 
 def test_what_is_thrown_away_is_paid_for(build, small_and_large):
     plain, redone = (
-        build(rule).attempts(SAMPLES)
+        run_now(build(rule).attempts(SAMPLES))
         for rule in (SegmentRule(always, (SAMPLE,)), SegmentRule(redo_unlikely, (-0.2, 3)))
     )
     tokens = [len(small_and_large[0].tokenizer(a.text)["input_ids"]) for a in redone]
@@ -65,30 +65,30 @@ def test_what_is_thrown_away_is_paid_for(build, small_and_large):
 
 
 def test_a_forced_answer_ends_the_text_and_counts(build):
-    for attempt in build(SegmentRule(fixed_length, (1,))).attempts(SAMPLES):
+    for attempt in run_now(build(SegmentRule(fixed_length, (1,))).attempts(SAMPLES)):
         assert attempt.text.splitlines()[-1].startswith("Answer:")
         assert attempt.completion_tokens <= attempt.usage.processed_tokens
 
 
 def test_an_attempt_that_is_asked_for_is_made(build):
-    for attempt in build(SegmentRule(always, (STOP,))).attempts(SAMPLES):
+    for attempt in run_now(build(SegmentRule(always, (STOP,))).attempts(SAMPLES)):
         assert attempt.text
         assert attempt.completion_tokens > 0
 
 
 def test_an_attempt_does_not_depend_on_the_others(build):
-    together = build(SegmentRule(redo_unlikely, (-0.2, 3))).attempts(SAMPLES)
+    together = run_now(build(SegmentRule(redo_unlikely, (-0.2, 3))).attempts(SAMPLES))
     for request, attempt in zip(SAMPLES, together, strict=True):
-        (alone,) = build(SegmentRule(redo_unlikely, (-0.2, 3))).attempts([request])
+        (alone,) = run_now(build(SegmentRule(redo_unlikely, (-0.2, 3))).attempts([request]))
         assert (alone.text, alone.completion_tokens) == (attempt.text, attempt.completion_tokens)
 
 
 def test_other_attempts_are_left_to_the_backend_around(build):
     backend = build(SegmentRule(always, (SAMPLE,)))
     climb = Request(question=QUESTIONS[0], action=ActionKind.ESCALATE, rung=1)
-    first, large, second = backend.attempts([SAMPLES[0], climb, SAMPLES[1]])
+    first, large, second = run_now(backend.attempts([SAMPLES[0], climb, SAMPLES[1]]))
     assert (first.rung, large.rung, second.index) == (0, 1, 1)
-    assert large.text == backend.whole.attempts([climb])[0].text
+    assert large.text == run_now(backend.whole.attempts([climb]))[0].text
 
 
 def test_the_large_model_may_not_take_over_inside(build, process):

@@ -3,11 +3,12 @@
 import asyncio
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
 from controller.actions import ActionKind
-from controller.backends.base import Request
+from controller.backends.base import Request, run_now
 from controller.backends.fake import FakeBackend, Script
 from controller.backends.threaded import ThreadedBackend
 from controller.backends.transformers import TransformersBackend, load_model
@@ -25,7 +26,7 @@ class Slow(FakeBackend):
         super().__init__(MODELS, default=Script(answers=[["7"]]))
         self.seconds, self.calls = seconds, []
 
-    def attempts(self, requests):
+    async def attempts(self, requests):
         self.calls.append(list(requests))
         end = time.monotonic() + self.seconds
         while time.monotonic() < end and not all(
@@ -34,7 +35,7 @@ class Slow(FakeBackend):
             time.sleep(0.01)
         if any(r.question.text == "bad" for r in requests):
             raise ValueError("bad question")
-        return super().attempts(requests)
+        return await super().attempts(requests)
 
 
 class After:
@@ -106,7 +107,7 @@ def test_the_deadline_is_kept_and_what_waits_is_told():
 
     async def ask(threaded):
         deadline = asyncio.get_running_loop().time() + 0.2
-        return await threaded.attempts([request()], deadline=deadline)
+        return await threaded.attempts([replace(request(), deadline=deadline)])
 
     started = time.monotonic()
     run(backend, ask)
@@ -136,13 +137,13 @@ def test_local_models_give_up_at_the_next_token():
     """Tokens written until then are counted as cancelled; others in the batch go on."""
     backend = TransformersBackend([load_model(CHECKPOINTS / "small", 0)], temperature=0.0)
     text = "Spell this word backward (example: sun -> nus): planet"
-    (whole,) = backend.attempts([request(text)])
+    (whole,) = run_now(backend.attempts([request(text)]))
     never, soon = threading.Event(), After(4)
-    kept, dropped = backend.attempts([request(text, 1, never), request(text, 2, soon)])
+    kept, dropped = run_now(backend.attempts([request(text, 1, never), request(text, 2, soon)]))
     assert (kept.answer, kept.completion_tokens) == (whole.answer, whole.completion_tokens)
     assert (dropped.answer, dropped.completion_tokens) == (None, 0)
     assert dropped.error.startswith("cancelled")
     assert 0 < dropped.usage.cancelled_tokens < whole.completion_tokens
     never.set()
-    (unbegun,) = backend.attempts([request(text, 3, never)])
+    (unbegun,) = run_now(backend.attempts([request(text, 3, never)]))
     assert (unbegun.usage.processed_tokens, unbegun.answer) == (0, None)

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from controller.actions import ActionKind
-from controller.backends.base import Request
+from controller.backends.base import Request, run_now
 from controller.backends.local_model import active_parameters, weights_digest
 from controller.backends.transformers import LocalModel, TransformersBackend, load_model
 from controller.errors import BackendError, ConfigError
@@ -104,14 +104,14 @@ class TestIndependence:
 
     def test_alone_or_in_any_batch(self, models: list[LocalModel]) -> None:
         requests = samples()
-        together = texts(build(models).attempts(requests))
-        reversed_order = texts(build(models).attempts(requests[::-1]))[::-1]
-        narrow = texts(build(models, max_rows=3).attempts(requests))
-        alone = [texts(build(models).attempts([request]))[0] for request in requests]
+        together = texts(run_now(build(models).attempts(requests)))
+        reversed_order = texts(run_now(build(models).attempts(requests[::-1])))[::-1]
+        narrow = texts(run_now(build(models, max_rows=3).attempts(requests)))
+        alone = [texts(run_now(build(models).attempts([request])))[0] for request in requests]
         assert together == reversed_order == narrow == alone
 
     def test_same_seed_same_bits(self, models: list[LocalModel]) -> None:
-        first, second = (build(models, seed=3).attempts(samples()) for _ in range(2))
+        first, second = (run_now(build(models, seed=3).attempts(samples())) for _ in range(2))
         assert texts(first) == texts(second)
         assert [a.mean_logprob for a in first] == [a.mean_logprob for a in second]
 
@@ -121,8 +121,8 @@ class TestIndependence:
         request = samples(count=1)[0]
         twin = replace(request, question=replace(request.question, question_id="twin"))
         large = Request(question=request.question, action=ActionKind.ESCALATE, rung=1)
-        found = build(models).attempts([request, replace(request, index=1), twin, large])
-        found += build(models, seed=1).attempts([request])
+        found = run_now(build(models).attempts([request, replace(request, index=1), twin, large]))
+        found += run_now(build(models, seed=1).attempts([request]))
         assert len(set(texts(found))) == len(found)
 
 
@@ -136,7 +136,7 @@ class TestLedger:
             for question in QUESTIONS
             for index in range(2)
         ]
-        attempts = build(models, max_rows=7).attempts(requests)
+        attempts = run_now(build(models, max_rows=7).attempts(requests))
         for rung, count in enumerate(counts):
             mine = [a for a in attempts if a.rung == rung]
             assert {a.error for a in mine} == {None}
@@ -144,7 +144,7 @@ class TestLedger:
             assert count.total == sum(a.usage.processed_tokens - 1 for a in mine)
 
     def test_first_attempt_pays_the_prompt(self, models: list[LocalModel]) -> None:
-        attempts = build(models).attempts(samples(QUESTIONS[:1], 3))
+        attempts = run_now(build(models).attempts(samples(QUESTIONS[:1], 3)))
         length = attempts[0].prompt_tokens
         assert length == len(models[0].encode(samples(count=1)[0])) == len("7-3-7") + 3
         assert [a.usage.prefill_tokens for a in attempts] == [length, 0, 0]
@@ -155,9 +155,9 @@ class TestLedger:
     def test_prompt_is_cached_for_later_calls(self, models: list[LocalModel]) -> None:
         count, backend = TokenCount(models[0]), build(models)
         first, second = samples(QUESTIONS[:1], 2)
-        backend.attempts([first])
+        run_now(backend.attempts([first]))
         before = count.total
-        (later,) = backend.attempts([second])
+        (later,) = run_now(backend.attempts([second]))
         assert later.usage.cached_tokens == later.prompt_tokens
         assert later.usage.prefill_tokens == 0
         assert count.total - before == later.completion_tokens - 1
@@ -165,20 +165,20 @@ class TestLedger:
     @pytest.mark.parametrize("room", [0, 1])
     def test_cache_is_bounded(self, models: list[LocalModel], room: int) -> None:
         backend = build(models, max_cached_prompts=room)
-        backend.attempts(samples(QUESTIONS[:2], 1))
-        again = [backend.attempts(samples([QUESTIONS[i]], 1))[0] for i in (1, 0)]
+        run_now(backend.attempts(samples(QUESTIONS[:2], 1)))
+        again = [run_now(backend.attempts(samples([QUESTIONS[i]], 1)))[0] for i in (1, 0)]
         assert [a.usage.cached_tokens > 0 for a in again] == [room == 1, False]
 
     def test_hidden_states_pay_their_prefill(self, models: list[LocalModel]) -> None:
         count, backend = TokenCount(models[0]), build(models)
-        lengths = [state.prompt_tokens[0] for state in backend.prompt_states(QUESTIONS)]
+        lengths = [state.prompt_tokens[0] for state in run_now(backend.prompt_states(QUESTIONS))]
         assert count.total == 0
-        for usage in (s.usage for s in backend.prompt_states(QUESTIONS, hidden=True)):
+        for usage in (s.usage for s in run_now(backend.prompt_states(QUESTIONS, hidden=True))):
             assert usage.prefill_tokens > usage.cached_tokens == 0
         assert count.total == sum(lengths)
-        again = backend.prompt_states(QUESTIONS, hidden=True)
+        again = run_now(backend.prompt_states(QUESTIONS, hidden=True))
         assert [s.usage.cached_tokens for s in again] == lengths
-        attempts = backend.attempts(samples(count=1))
+        attempts = run_now(backend.attempts(samples(count=1)))
         assert [a.usage.cached_tokens for a in attempts] == lengths
         assert count.total == sum(lengths) + sum(a.usage.decoded_tokens - 1 for a in attempts)
 
@@ -187,7 +187,7 @@ class TestModel:
     """The tokens are those that the model says."""
 
     def test_greedy_equals_generate(self, models: list[LocalModel]) -> None:
-        attempts = build(models, temperature=0.0).attempts(samples(count=1))
+        attempts = run_now(build(models, temperature=0.0).attempts(samples(count=1)))
         for attempt, question in zip(attempts, QUESTIONS, strict=True):
             prompt = torch.tensor(
                 [models[0].encode(Request(question=question, action=ActionKind.SAMPLE))]
@@ -233,7 +233,7 @@ class TestModel:
         assert np.abs(counts / len(requests) - expected).sum() / 2 < 0.1
 
     def test_prompt_state_is_the_last_hidden_state(self, models: list[LocalModel]) -> None:
-        states = build(models).prompt_states(QUESTIONS, hidden=True)
+        states = run_now(build(models).prompt_states(QUESTIONS, hidden=True))
         for state, request in zip(states, samples(count=1), strict=True):
             ids = torch.tensor([models[0].encode(request)])
             with torch.inference_mode():
@@ -245,7 +245,7 @@ class TestModel:
             assert state.prompt_tokens == (ids.shape[1], ids.shape[1])
 
     def test_ends_with_the_end_token_or_at_the_limit(self, models: list[LocalModel]) -> None:
-        attempts = build(models, max_rows=6).attempts(samples(count=16))
+        attempts = run_now(build(models, max_rows=6).attempts(samples(count=16)))
         lengths = {a.completion_tokens for a in attempts}
         assert max(lengths) == MAX_NEW_TOKENS
         assert min(lengths) < MAX_NEW_TOKENS
@@ -258,7 +258,7 @@ class TestModel:
             lambda _module, _args, kwargs: longest.append(int(kwargs["position_ids"].max())),
             with_kwargs=True,
         )
-        attempts = build(models, seed=2).attempts(samples([question], 8))
+        attempts = run_now(build(models, seed=2).attempts(samples([question], 8)))
         assert max(a.prompt_tokens + a.completion_tokens for a in attempts) == CONTEXT_TOKENS
         assert max(longest) < CONTEXT_TOKENS
 
@@ -270,9 +270,9 @@ class TestOtherModels:
         return replace(like, model=model.eval())
 
     def test_model_that_reads_positions_off_the_mask(self, models: list[LocalModel]) -> None:
-        expected = texts(build(models).attempts(samples()))
+        expected = texts(run_now(build(models).attempts(samples())))
         models[0].model._supports_attention_backend = False
-        assert texts(build(models).attempts(samples())) == expected
+        assert texts(run_now(build(models).attempts(samples()))) == expected
 
     def test_sliding_window_bounds_the_context(self, models: list[LocalModel]) -> None:
         torch.manual_seed(0)
@@ -288,7 +288,7 @@ class TestOtherModels:
         )
         local = self.wrap(MistralForCausalLM(config), models[0])
         assert local.context_tokens == 24
-        attempts = build([local], temperature=0.0).attempts(samples(QUESTIONS[:1], 1))
+        attempts = run_now(build([local], temperature=0.0).attempts(samples(QUESTIONS[:1], 1)))
         model: Any = local.model
         ids = torch.tensor([local.encode(samples(count=1)[0])])
         written = model.generate(
@@ -301,12 +301,12 @@ class TestOtherModels:
         assert attempts[0].text == local.decode(written[0, ids.shape[1] :].tolist())
 
     def test_every_end_token_ends(self, models: list[LocalModel]) -> None:
-        (whole,) = build(models).attempts(samples(count=1)[:1])
+        (whole,) = run_now(build(models).attempts(samples(count=1)[:1]))
         drafts, jobs = build(models)._plan(build(models)._rungs[0], samples(count=1)[:1])
         build(models)._rungs[0].decoder.run(jobs)
         third = drafts[0].generation.tokens[2]
         models[0].model.generation_config.eos_token_id = [third, models[0].tokenizer.eos_token_id]
-        (cut,) = build(models).attempts(samples(count=1)[:1])
+        (cut,) = run_now(build(models).attempts(samples(count=1)[:1]))
         assert whole.completion_tokens > cut.completion_tokens
         assert cut.completion_tokens == drafts[0].generation.tokens.index(third) + 1
 
@@ -321,7 +321,7 @@ class TestRevise:
 
     def test_prompt_holds_question_parent_and_instruction(self, models: list[LocalModel]) -> None:
         backend = build(models)
-        (parent,) = backend.attempts(samples(QUESTIONS[:1], 1))
+        (parent,) = run_now(backend.attempts(samples(QUESTIONS[:1], 1)))
         request = Request(question=QUESTIONS[0], action=ActionKind.REVISE, parent=parent)
         prompt = models[0].tokenizer.decode(list(models[0].encode(request)))
         assert prompt == (
@@ -331,19 +331,19 @@ class TestRevise:
 
     def test_pays_its_whole_prompt_in_every_call(self, models: list[LocalModel]) -> None:
         backend = build(models)
-        (parent,) = backend.attempts(samples(QUESTIONS[:1], 1))
+        (parent,) = run_now(backend.attempts(samples(QUESTIONS[:1], 1)))
         request = Request(
             question=QUESTIONS[0], action=ActionKind.REVISE, parent=replace(parent, text="7-3=4")
         )
         for index in range(2):
-            (attempt,) = backend.attempts([replace(request, index=index)])
+            (attempt,) = run_now(backend.attempts([replace(request, index=index)]))
             assert attempt.usage.prefill_tokens == attempt.prompt_tokens > parent.prompt_tokens
             assert attempt.attempt_id == f"small:sample:0>revise:{index}"
             assert attempt.parent_id == parent.attempt_id
 
     def test_without_chat_template(self, models: list[LocalModel]) -> None:
         models[0].tokenizer.chat_template = None
-        (parent,) = build(models).attempts(samples(QUESTIONS[:1], 1))
+        (parent,) = run_now(build(models).attempts(samples(QUESTIONS[:1], 1)))
         request = Request(question=QUESTIONS[0], action=ActionKind.REVISE, parent=parent)
         prompt = models[0].tokenizer.decode(list(models[0].encode(request)))
         assert prompt == f"7-3-7\n\n{parent.text}\n\n{REVISE_PROMPT}\n\n"
@@ -354,8 +354,8 @@ class TestFailure:
 
     def check(self, backend: TransformersBackend, bad: Request, healthy: list[Request]) -> Attempt:
         """The failed attempt, after comparing the others with a call of their own."""
-        expected = texts(backend.attempts(healthy))
-        attempts = backend.attempts([healthy[0], bad, *healthy[1:]])
+        expected = texts(run_now(backend.attempts(healthy)))
+        attempts = run_now(backend.attempts([healthy[0], bad, *healthy[1:]]))
         assert texts([attempts[0], *attempts[2:]]) == expected
         assert attempts[1].error is not None
         assert attempts[1].answer is None
@@ -368,7 +368,7 @@ class TestFailure:
         failed = self.check(build(models), bad, samples())
         assert "context" in str(failed.error)
         assert failed.usage.processed_tokens == 0
-        assert build(models).prompt_states([question], hidden=True)[0].hidden is None
+        assert run_now(build(models).prompt_states([question], hidden=True))[0].hidden is None
 
     def test_revise_without_parent(self, models: list[LocalModel]) -> None:
         bad = Request(question=QUESTIONS[0], action=ActionKind.REVISE)
@@ -417,7 +417,7 @@ class TestFailure:
             return output.masked_fill(bad[..., None], torch.nan)
 
         models[0].model.get_input_embeddings().register_forward_hook(spoil)
-        attempts = build(models, max_rows=9).attempts(requests)
+        attempts = run_now(build(models, max_rows=9).attempts(requests))
         for attempt, draft in zip(attempts, drafts, strict=True):
             tokens = draft.generation.tokens
             if poison in tokens[:-1]:
@@ -468,8 +468,8 @@ class TestLoading:
 
     def test_bfloat16(self, paths: list[Path]) -> None:
         backend = build([load_model(paths[0], 0, dtype=torch.bfloat16)])
-        assert {a.error for a in backend.attempts(samples(count=1))} == {None}
-        hidden = backend.prompt_states(QUESTIONS[:1], hidden=True)[0].hidden
+        assert {a.error for a in run_now(backend.attempts(samples(count=1)))} == {None}
+        hidden = run_now(backend.prompt_states(QUESTIONS[:1], hidden=True))[0].hidden
         assert hidden is not None
         assert hidden.dtype == np.float32
 
@@ -485,6 +485,8 @@ class TestLoading:
         with pytest.raises(ConfigError, match="rungs"):
             build(models[::-1])
         with pytest.raises(ConfigError, match="rung"):
-            build(models[:1]).attempts(
-                [Request(question=QUESTIONS[0], action=ActionKind.ESCALATE, rung=1)]
+            run_now(
+                build(models[:1]).attempts(
+                    [Request(question=QUESTIONS[0], action=ActionKind.ESCALATE, rung=1)]
+                )
             )

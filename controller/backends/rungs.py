@@ -1,0 +1,101 @@
+"""A ladder of backends, one model each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+from controller.backends.base import Backend, PromptState, Request, Verdict
+from controller.errors import ConfigError
+from controller.types import Attempt, Question
+
+
+class Ladder(Backend):
+    """One backend per rung, each of which knows its own model alone, as rung 0.
+
+    Args:
+        rungs: the small model's first.
+
+    Raises:
+        ConfigError: no rungs, a rung with several models, or two models of one name.
+    """
+
+    def __init__(self, rungs: Sequence[Backend]) -> None:
+        if not rungs or any(len(rung.models) != 1 for rung in rungs):
+            raise ConfigError("ladder: expected backends of one model each")
+        self._rungs = tuple(rungs)
+        self.models = tuple(replace(b.models[0], rung=r) for r, b in enumerate(rungs))
+        if len({model.name for model in self.models}) < len(rungs):
+            raise ConfigError(
+                f"ladder: expected models of distinct names, found {[m.name for m in self.models]}"
+            )
+        self.reads_prompts, self.revises = rungs[0].reads_prompts, rungs[0].revises
+
+    def available(self, rung: int) -> bool:
+        """Whether a model is worth asking now."""
+        return self._rungs[rung].available(0)
+
+    async def prompt_states(
+        self, questions: Sequence[Question], *, hidden: bool = False
+    ) -> list[PromptState]:
+        """The small model's prompt states, with the prompt lengths of all rungs."""
+        by_rung = await asyncio.gather(
+            *(
+                backend.prompt_states(questions, hidden=hidden and rung == 0)
+                for rung, backend in enumerate(self._rungs)
+            )
+        )
+        return [
+            replace(states[0], prompt_tokens=tuple(s.prompt_tokens[0] for s in states))
+            for states in zip(*by_rung, strict=True)
+        ]
+
+    async def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
+        """One attempt per request, in order; all rungs work at the same time.
+
+        Raises:
+            ConfigError: a request for a rung that is not on the ladder.
+        """
+        places: dict[int, list[int]] = {}
+        for place, request in enumerate(requests):
+            places.setdefault(request.rung, []).append(place)
+        if not places.keys() <= set(range(len(self._rungs))):
+            raise ConfigError(f"requests: expected rungs of the ladder, found {sorted(places)}")
+        groups = await asyncio.gather(
+            *(self._made(rung, [requests[i] for i in own]) for rung, own in places.items())
+        )
+        made = {
+            place: attempt
+            for own, group in zip(places.values(), groups, strict=True)
+            for place, attempt in zip(own, group, strict=True)
+        }
+        return [made[place] for place in range(len(requests))]
+
+    async def _made(self, rung: int, requests: Sequence[Request]) -> list[Attempt]:
+        local = [replace(request, rung=0) for request in requests]
+        made = await self._rungs[rung].attempts(local)
+        return [replace(attempt, rung=rung) for attempt in made] if rung else made
+
+    def can_verify(self, attempt: Attempt) -> bool:
+        """Whether the small model's backend could score an attempt."""
+        return attempt.rung == 0 and self._rungs[0].can_verify(attempt)
+
+    async def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
+        """Have the small model's backend score attempts."""
+        return await self._rungs[0].verify(pairs)
+
+    async def check(self) -> dict[str, str]:
+        """What is wrong with which model, by name."""
+        found = await asyncio.gather(*(backend.check() for backend in self._rungs))
+        return {name: what for entry in found for name, what in entry.items()}
+
+    async def prepare(self) -> tuple[str, ...]:
+        """Find out what each rung needs."""
+        found = await asyncio.gather(*(backend.prepare() for backend in self._rungs))
+        return tuple(warning for entry in found for warning in entry)
+
+    async def close(self) -> None:
+        """Close all backends."""
+        for backend in self._rungs:
+            await backend.close()
