@@ -81,7 +81,6 @@ class LadderBuilder:
             places: of the models, the small one's first.
 
         Raises:
-            ConfigError: no package that talks to servers.
             BackendError: a model cannot be loaded.
             CheckpointError: the controller inside attempts is for other models.
         """
@@ -100,14 +99,9 @@ class LadderBuilder:
         return self.max_new_tokens or self.checkpoint.config.max_completion_tokens[rung]
 
     def _served(self, place: ModelPlace, rung: int, prompt: tuple[Message, ...]) -> Backend:
-        try:
-            from controller.backends.endpoint import Endpoint
-            from controller.backends.openai import OpenAIBackend
-        except ModuleNotFoundError as error:
-            raise ConfigError(
-                f"model {place.text}: expected the packages that talk to servers, found no "
-                f"{error.name}; pip install 'allot[serve]'"
-            ) from None
+        from controller.backends.endpoint import Endpoint
+        from controller.backends.openai import OpenAIBackend
+
         trained, upstream = self.checkpoint.models[rung], self.upstream
         adapted = any(adapter.name == "reviser" for adapter in trained.adapters)
         endpoint = Endpoint(
