@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.actions import ActionKind, ActionSet
+from controller.actions import PRICED, ActionSet, Bill, Stock
 from controller.cost import CostModel
 from controller.errors import ConfigError
 
@@ -134,7 +134,6 @@ class AttemptColumns:
 
 _MAX_WEIGHT = 1024
 _COUNT_LOG_COUNT = np.array([0.0] + [c * np.log(c) for c in range(1, _MAX_WEIGHT)])
-_KINDS = {kind: i for i, kind in enumerate(ActionKind)}
 
 
 def score_weight(score: Floats) -> Floats:
@@ -186,9 +185,9 @@ class Episodes:
                 f"vote_weights: expected less than {_MAX_WEIGHT} votes per episode, found "
                 f"{config.max_attempts} attempts with up to {max(config.vote_weights)} each"
             )
-        self._kinds = np.array([_KINDS[a.kind] for a in config.actions])
+        self._kinds = np.array([a.kind.place for a in config.actions])
         self._widths = np.array([a.width for a in config.actions])
-        self._sample_widths = config.actions.sample_widths
+        self._choices = [(action.kind.spec, action.width) for action in config.actions]
         self._token_cost = np.array(config.cost.weights)
         self._vote_weight = np.array(config.vote_weights)
         self._completion = np.array(config.mean_completion_tokens)
@@ -312,7 +311,7 @@ class Episodes:
         return np.asarray(self._token_cost[0] * prompt_tokens)
 
     def kind(self, actions: Ints) -> Ints:
-        """Position in `ActionKind` of each action, (n,)."""
+        """Position of each action's kind in the table of actions, (n,)."""
         return self._kinds[actions]
 
     def width(self, actions: Ints) -> Ints:
@@ -489,43 +488,51 @@ class Episodes:
         return self._rows[rows]
 
     def expected_cost(self, rows: Rows = slice(None)) -> Floats:
-        """Expected cost of SAMPLE (width 1), REVISE, ESCALATE and VERIFY, (4, n)."""
-        return self._costs(self._completion, rows)
+        """Expected cost of each kind of action that costs something, one row for each, (P, n)."""
+        bill = self._bill(self._completion, rows)
+        return np.array([cost(bill) for cost in PRICED.values()])
 
-    def _costs(self, completion: NDArray[Any], rows: Rows) -> Floats:
+    def _bill(self, completion: NDArray[Any], rows: Rows) -> Bill:
         prompt, rung = self.prompt_tokens[rows], self.next_rung[rows]
-        cold = prompt * ~self.prefilled[rows]  # (n, R) prompt tokens that are not cached
-        climb = cold[self._rows[: len(rung)], rung] + completion[rung]
-        weights, ledger = self._token_cost, self.config.cost
-        revision = prompt[:, 0] + (self.config.revision_overhead + 2 * completion[0])
-        return np.array(
-            [
-                weights[0] * (cold[:, 0] + completion[0]),
-                ledger.reviser_weight * revision,
-                weights[rung] * climb,
-                ledger.verifier_weight * self.unverified_tokens[rows],
-            ]
+        return Bill(
+            at=self._rows[: len(rung)],
+            rung=rung,
+            prompt=prompt,
+            cold=prompt * ~self.prefilled[rows],
+            completion=completion,
+            weights=self._token_cost,
+            ledger=self.config.cost,
+            overhead=self.config.revision_overhead,
+            unverified_tokens=self.unverified_tokens[rows],
+        )
+
+    def _stock(self, rows: Rows) -> Stock:
+        leader, rung = self.leader[rows], self.next_rung[rows]
+        children = self.children_left[self.positions(rows), np.maximum(leader, 0)]
+        few = self.revisions[rows] < self.config.max_revisions
+        return Stock(
+            at=self._rows[: len(rung)],
+            rung=rung,
+            left=self.limits[rows] - self.counts[rows],
+            revisable=(leader >= 0) & few & (children > 0),
+            unverified=self.unverified[rows],
         )
 
     def mask(self, rows: Rows = slice(None)) -> Bools:
         """Allowed actions, (n, A), in `rows` or everywhere; STOP always is."""
-        at, leader, rung = self.positions(rows), self.leader[rows], self.next_rung[rows]
-        used, limit = self.counts[rows, 0], self.limits[rows, 0]
-        never = np.zeros(len(at), bool)
-        revisable = (
-            (leader >= 0)
-            & (self.revisions[rows] < self.config.max_revisions)
-            & (self.children_left[at, np.maximum(leader, 0)] > 0)
-        )
-        climbs = self.config.num_rungs > 1
-        climbable = self.counts[at, rung] < self.limits[at, rung] if climbs else never
-        samples = [used + width <= limit for width in self._sample_widths]
-        verifiable = [self.unverified[rows] > 0] if self.config.verifies else []
-        allowed = np.array([~never, *samples, revisable, climbable, *verifiable])  # (A, n)
+        stock = self._stock(rows)
+        allowed = np.array([spec.legal(stock, width) for spec, width in self._choices])  # (A, n)
         left = self.budget[rows] - self.spent[rows]
         if np.isinf(left).all():
             return allowed.T
-        sample, *others = self._costs(self._worst_completion, rows)
-        wide = [sample + (width - 1) * self._worst_completion[0] for width in self._sample_widths]
-        worst = np.array([np.full_like(left, -np.inf), *wide, *others])[: len(allowed)]
+        completion = self._worst_completion
+        bill = self._bill(completion, rows)
+        worst = np.array(
+            [
+                np.full_like(left, -np.inf)
+                if spec.cost is None
+                else spec.cost(bill) + (width - 1) * completion[0]
+                for spec, width in self._choices
+            ]
+        )
         return (allowed & (worst <= left)).T

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betainc
 
+from controller.actions import PRICED, ActionKind
 from controller.episodes import Episodes, Floats, Rows
 from controller.features import (
     BUDGET_KNOWN,
@@ -96,6 +97,10 @@ class Seen:
 def _entropy(s: Seen) -> Floats:
     total = np.maximum(s.total, 1)
     return np.log(total) - s.e.count_log_count[s.rows] / total
+
+
+def _price(row: int, kind: ActionKind) -> Feature[Seen]:
+    return cost_feature(f"{kind.value}_price", kind.spec.paid_for, lambda s: s.costs[row])
 
 
 FEATURES = FeatureTable[Seen](
@@ -343,10 +348,7 @@ FEATURES = FeatureTable[Seen](
         meaning="length of the small model's prompt; 0 where unknown",
         column=lambda s: s.e.prompt_tokens[s.rows, 0] * s.counted / s.unit,
     ),
-    cost_feature("sample_price", "an attempt by the small model", lambda s: s.costs[0]),
-    cost_feature("revise_price", "a revision", lambda s: s.costs[1]),
-    cost_feature("escalate_price", "an attempt by the next larger model", lambda s: s.costs[2]),
-    cost_feature("verify_price", "scores of all attempts that have none", lambda s: s.costs[3]),
+    *(_price(i, kind) for i, kind in enumerate(PRICED)),
     DIFFICULTY_KNOWN,
     SMALL_DIFFICULTY,
     LARGE_DIFFICULTY,

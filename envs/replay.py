@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.actions import ActionKind
+from controller.actions import ACTIONS
 from controller.episodes import AttemptColumns, EpisodeConfig, Episodes
 from controller.errors import ConfigError
 from controller.observation import NUM_FEATURES, observe
 from envs.random import Streams
 from envs.table import ANSWER, VERIFIER, TraceTable
 
-_REVISE = list(ActionKind).index(ActionKind.REVISE)
-_ESCALATE = list(ActionKind).index(ActionKind.ESCALATE)
-_VERIFY = list(ActionKind).index(ActionKind.VERIFY)
+_REVISES = np.array([spec.revises for spec in ACTIONS.values()])
+_SCORES = np.array([spec.scores for spec in ACTIONS.values()])
+_CLIMBS = {kind.place: spec.climbs for kind, spec in ACTIONS.items() if spec.climbs is not None}
 
 Array = NDArray[Any]
 
@@ -104,7 +104,7 @@ class Replay:
         """Carry out one action in each of `rows`, none of them STOP."""
         kinds, widths = self.episodes.kind(actions), self.episodes.width(actions)
         if self.config.verifies:
-            verifying = kinds == _VERIFY
+            verifying = _SCORES[kinds]
             self._verify(rows[verifying])
             rows, kinds, widths = rows[~verifying], kinds[~verifying], widths[~verifying]
         for attempt in range(int(widths.max(initial=0))):
@@ -123,8 +123,9 @@ class Replay:
 
     def _attempt(self, rows: Array, kinds: Array, streams: Streams) -> None:
         episodes = self.episodes
-        revised = kinds == _REVISE
-        rung = np.where(kinds == _ESCALATE, episodes.next_rung[rows], 0)
+        revised, rung = _REVISES[kinds], np.zeros(len(rows), np.int64)
+        for place, climbs in _CLIMBS.items():
+            rung = np.where(kinds == place, climbs(episodes, rows), rung)
         chosen = np.empty(len(rows), np.int64)
         fresh = ~revised
         if revised.any():
