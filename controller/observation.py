@@ -13,7 +13,17 @@ from numpy.typing import NDArray
 from scipy.special import betainc
 
 from controller.actions import PRICED, ActionKind
-from controller.episodes import Episodes, Floats, Rows
+from controller.episodes import (
+    LARGE_VOTES,
+    LOGPROB,
+    LOGPROB_COUNT,
+    SCORE,
+    SCORES,
+    SMALL_VOTES,
+    Episodes,
+    Floats,
+    Rows,
+)
 from controller.features import (
     BUDGET_KNOWN,
     COUNTS,
@@ -234,7 +244,7 @@ FEATURES = FeatureTable[Seen](
         unit="share of attempts",
         scale=QUOTIENT,
         meaning="attempts that gave the leading answer among all of the small model with an answer",
-        column=lambda s: (s.leader[1], s.e.small_total[s.rows]),
+        column=lambda s: (s.leader[SMALL_VOTES], s.e.small_total[s.rows]),
     ),
     Feature(
         name="leader_large_backed",
@@ -242,7 +252,7 @@ FEATURES = FeatureTable[Seen](
         unit="",
         scale=FLAG,
         meaning="whether a larger model gave the leading answer",
-        column=lambda s: s.leader[2] > 0,
+        column=lambda s: s.leader[LARGE_VOTES] > 0,
     ),
     Feature(
         name="last_agrees",
@@ -290,7 +300,7 @@ FEATURES = FeatureTable[Seen](
         unit="nats",
         scale=QUOTIENT,
         meaning="mean over the attempts that gave the leading answer",
-        column=lambda s: (s.leader[4], s.leader[5]),
+        column=lambda s: (s.leader[LOGPROB], s.leader[LOGPROB_COUNT]),
     ),
     Feature(
         name="mean_logprob",
@@ -314,7 +324,7 @@ FEATURES = FeatureTable[Seen](
         unit="probability",
         scale=QUOTIENT,
         meaning="mean score of the attempts that gave the leading answer",
-        column=lambda s: (s.leader[6], s.leader[7]),
+        column=lambda s: (s.leader[SCORE], s.leader[SCORES]),
     ),
     Feature(
         name="mean_verifier",

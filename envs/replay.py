@@ -12,7 +12,18 @@ from controller.episodes import AttemptColumns, EpisodeConfig, Episodes
 from controller.errors import ConfigError
 from controller.observation import NUM_FEATURES, observe
 from envs.random import Streams
-from envs.table import ANSWER, VERIFIER, TraceTable
+from envs.table import (
+    ANSWER,
+    COMPLETION,
+    CUT,
+    FIRST_CHILD,
+    MEAN_LOGPROB,
+    MIN_LOGPROB,
+    NUM_CHILDREN,
+    PROMPT,
+    VERIFIER,
+    TraceTable,
+)
 
 _REVISES = np.array([spec.revises for spec in ACTIONS.values()])
 _SCORES = np.array([spec.scores for spec in ACTIONS.values()])
@@ -117,8 +128,9 @@ class Replay:
         waiting = episodes.unverified[rows]
         scored = np.repeat(rows, waiting)
         attempt = self._unverified[rows][np.arange(self._unverified.shape[1]) < waiting[:, None]]
-        rung, answer = table.counts[attempt, : ANSWER + 1].astype(np.int64).T
-        episodes.score(scored, answer, rung, table.signals[attempt, VERIFIER].astype(np.float64))
+        answer, rung = table.answer[attempt], table.rung[attempt]
+        score = table.verifier_score[attempt].astype(np.float64)
+        episodes.score(scored, answer.astype(np.int64), rung.astype(np.int64), score)
         episodes.finish_verification(rows)
 
     def _attempt(self, rows: Array, kinds: Array, streams: Streams) -> None:
@@ -131,12 +143,13 @@ class Replay:
         if revised.any():
             chosen[revised] = episodes.take_child(rows[revised])
         chosen[fresh] = self._draw(rows[fresh], rung[fresh], streams)
-        _, answer, prompt, completion, first_child, num_children, cut = np.ascontiguousarray(
-            self.table.counts.take(chosen, axis=0).T, np.int64
-        )
-        mean, least, score = self.table.signals.take(chosen, axis=0).T.astype(np.float64)
+        counts = np.ascontiguousarray(self.table.counts.take(chosen, axis=0).T, np.int64)
+        signals = self.table.signals.take(chosen, axis=0).T.astype(np.float64)
         hidden = self.hide_logprobs[rows] | (not self.config.reads_logprobs)
-        mean, least = np.where(hidden, np.nan, (mean, least))
+        signals[[MEAN_LOGPROB, MIN_LOGPROB]] = np.where(
+            hidden, np.nan, (signals[MEAN_LOGPROB], signals[MIN_LOGPROB])
+        )
+        unscored = np.isnan(signals[VERIFIER]) | self.hide_verifier[rows]
         self.attempts[rows, episodes.num_attempts[rows]] = chosen
         self._unverified[rows, episodes.unverified[rows]] = chosen
         episodes.record(
@@ -144,15 +157,15 @@ class Replay:
             revised,
             AttemptColumns(
                 rung=rung,
-                answer=answer,
-                prompt_tokens=prompt,
-                completion_tokens=completion,
-                mean_logprob=mean,
-                min_logprob=least,
-                cut=(cut > 0) & self.config.reads_cuts,
-                scoreable=~(np.isnan(score) | self.hide_verifier[rows]) & self.config.verifies,
-                first_child=first_child,
-                num_children=num_children,
+                answer=counts[ANSWER],
+                prompt_tokens=counts[PROMPT],
+                completion_tokens=counts[COMPLETION],
+                mean_logprob=signals[MEAN_LOGPROB],
+                min_logprob=signals[MIN_LOGPROB],
+                cut=(counts[CUT] > 0) & self.config.reads_cuts,
+                scoreable=~unscored & self.config.verifies,
+                first_child=counts[FIRST_CHILD],
+                num_children=counts[NUM_CHILDREN],
             ),
         )
 
