@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from controller.actions import Action, ActionKind
+from controller.actions import Action
 from controller.checkpoint import AnyCheckpoint
 from controller.episodes import EpisodeConfig
 from controller.figures import Figures, PricePoint
@@ -97,21 +97,17 @@ Models whose weights differ from those below are refused."""
 
 def _actions(checkpoint: AnyCheckpoint) -> str:
     config, meanings = checkpoint.config, checkpoint.granularity.meanings
-    most: dict[ActionKind, int] = {}
-    if isinstance(config, EpisodeConfig):
-        most = {
-            ActionKind.SAMPLE: config.max_samples,
-            ActionKind.REVISE: config.max_revisions,
-            ActionKind.ESCALATE: config.max_escalations,
-        }
+
+    def most(action: Action) -> int | None:
+        return action.kind.spec.limit(config) if isinstance(config, EpisodeConfig) else None
 
     def row(action: Action) -> tuple[str, str, str]:
-        limit = most.get(action.kind)
+        limit = most(action)
         wide = f", {action.width} side by side" if action.width > 1 else ""
         meaning = meanings[str(replace(action, width=1))]
         return str(action), meaning + wide, "" if limit is None else str(limit)
 
-    allowed = [a for a in config.actions if most.get(a.kind) != 0]
+    allowed = [a for a in config.actions if most(a) != 0]
     table = markdown_table(("action", "what it does", "at most"), map(row, allowed))
     return f"## What it can do\n\n{table}\n\nLimits are attempts per question."
 

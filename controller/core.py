@@ -285,7 +285,7 @@ class Episode:
                 f"{self.question.question_id}: expected one of {allowed} other than STOP, found "
                 f"{action}"
             )
-        if action.kind is ActionKind.VERIFY:
+        if action.kind.spec.scores:
             verdict = await self.backend.verify([(self.question, a) for a in self._unverified])
             self._count(0, verdict.usage)
             self.verified(verdict.scores)
@@ -312,19 +312,19 @@ class Episode:
         self._unverified, self._mask = [], None
 
     def _requests(self, action: Action) -> tuple[Request, ...]:
-        if action.kind is ActionKind.REVISE:
+        spec = action.kind.spec
+        kind = spec.attempt or action.kind
+        if spec.revises:
             parent = self._parents[int(self.state.leader[0])]
             index = int(self.state.take_child(_ROW)[0])
-            revision = Request(
-                question=self.question, action=action.kind, index=index, parent=parent
-            )
+            revision = Request(question=self.question, action=kind, index=index, parent=parent)
             return (revision,)
-        rung = int(self.state.next_rung[0]) if action.kind is ActionKind.ESCALATE else 0
+        rung = 0 if spec.climbs is None else int(spec.climbs(self.state, _ROW)[0])
         used = int(self.state.counts[0, rung])
         return tuple(
             Request(
                 question=self.question,
-                action=action.kind,
+                action=kind,
                 rung=rung,
                 index=self._next_index(rung, used + i),
             )
@@ -355,7 +355,7 @@ class Episode:
         known = self.config.reads_logprobs
         self.state.record(
             _ROW,
-            np.array([attempt.action is ActionKind.REVISE]),
+            np.array([attempt.action.spec.revises]),
             AttemptColumns(
                 rung=np.array([attempt.rung]),
                 answer=np.array([answer]),

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.actions import ActionKind, ActionSet
+from controller.actions import PRICED, ActionSet, Bill, Stock
 from controller.cost import CostModel
 from controller.errors import ConfigError
 
@@ -132,9 +132,40 @@ class AttemptColumns:
     num_children: Ints
 
 
+VOTES, SMALL_VOTES, LARGE_VOTES, WEIGHT, LOGPROB, LOGPROB_COUNT, SCORE, SCORES = range(8)
+"""Columns of `Episodes.answers`."""
+
+_ZERO_AT_START = (
+    "counts",
+    "revisions",
+    "rung",
+    "top",
+    "second",
+    "total",
+    "small_total",
+    "distinct",
+    "count_log_count",
+    "num_attempts",
+    "unanswered",
+    "cuts",
+    "last_cut",
+    "last_agrees",
+    "logprob_sum",
+    "logprobs",
+    "score_sum",
+    "scores",
+    "small_tokens",
+    "unverified",
+    "unverified_tokens",
+    "prefilled",
+    "spent",
+    "tokens",
+    "rounds",
+    "streak",
+)
+
 _MAX_WEIGHT = 1024
 _COUNT_LOG_COUNT = np.array([0.0] + [c * np.log(c) for c in range(1, _MAX_WEIGHT)])
-_KINDS = {kind: i for i, kind in enumerate(ActionKind)}
 
 
 def score_weight(score: Floats) -> Floats:
@@ -186,13 +217,7 @@ class Episodes:
                 f"vote_weights: expected less than {_MAX_WEIGHT} votes per episode, found "
                 f"{config.max_attempts} attempts with up to {max(config.vote_weights)} each"
             )
-        self._kinds = np.array([_KINDS[a.kind] for a in config.actions])
-        self._widths = np.array([a.width for a in config.actions])
-        self._sample_widths = config.actions.sample_widths
-        self._token_cost = np.array(config.cost.weights)
-        self._vote_weight = np.array(config.vote_weights)
-        self._completion = np.array(config.mean_completion_tokens)
-        self._worst_completion = np.array(config.max_completion_tokens)
+        self._read_config(config)
         n, k, r = num_episodes, num_answers, config.num_rungs
         self._rows = np.arange(n)
         self.price, self.round_price = np.zeros(n), np.zeros(n)
@@ -206,14 +231,7 @@ class Episodes:
         self.prefilled = np.zeros((n, r), bool)
         self.counts, self.limits = np.zeros((n, r), np.int64), np.zeros((n, r), np.int64)
         self.revisions, self.rung = np.zeros(n, np.int64), np.zeros(n, np.int64)
-        # What is known of an answer fills one cache line: it is read, written and reset together.
-        # First answers lie side by side in memory: most episodes see few.
-        self._lines = np.zeros((k * n, 8))
-        self.answers = self._lines.reshape(k, n, 8).swapaxes(0, 1)
-        columns = self.answers.transpose(2, 0, 1)
-        self.votes, self.small_votes, self.large_votes, self.weight = columns[:4]
-        self.answer_logprob, self.answer_logprobs = columns[4:6]
-        self.answer_score, self.answer_scores = columns[6:]
+        self._make_answers(k, n)
         self.seen = np.zeros((config.max_attempts, n), np.int64).T
         self.next_child = np.zeros((k, n), np.int64).T
         self.children_left = np.zeros((k, n), np.int64).T
@@ -229,6 +247,26 @@ class Episodes:
         self.logprob_sum, self.logprobs = np.zeros(n), np.zeros(n, np.int64)
         self.score_sum, self.scores = np.zeros(n), np.zeros(n, np.int64)
         self.small_tokens = np.zeros(n, np.int64)
+
+    def _read_config(self, config: EpisodeConfig) -> None:
+        self._kinds = np.array([a.kind.place for a in config.actions])
+        self._widths = np.array([a.width for a in config.actions])
+        self._choices = [(action.kind.spec, action.width) for action in config.actions]
+        self._token_cost = np.array(config.cost.weights)
+        self._vote_weight = np.array(config.vote_weights)
+        self._completion = np.array(config.mean_completion_tokens)
+        self._worst_completion = np.array(config.max_completion_tokens)
+
+    def _make_answers(self, k: int, n: int) -> None:
+        # What is known of an answer fills one cache line: it is read, written and reset together.
+        # First answers lie side by side in memory: most episodes see few.
+        self._lines = np.zeros((k * n, 8))
+        self.answers = self._lines.reshape(k, n, 8).swapaxes(0, 1)
+        columns = self.answers.transpose(2, 0, 1)
+        self.votes, self.weight = columns[VOTES], columns[WEIGHT]
+        self.small_votes, self.large_votes = columns[SMALL_VOTES], columns[LARGE_VOTES]
+        self.answer_logprob, self.answer_logprobs = columns[LOGPROB], columns[LOGPROB_COUNT]
+        self.answer_score, self.answer_scores = columns[SCORE], columns[SCORES]
 
     def reset(
         self,
@@ -259,38 +297,12 @@ class Episodes:
             used = np.broadcast_to(rows[:, None], answers.shape)[known], answers[known]
             self._note(*used, np.zeros((1, 8)))
             self.children_left[used] = 0
-        for zeroed in (
-            self.counts,
-            self.revisions,
-            self.rung,
-            self.top,
-            self.second,
-            self.total,
-            self.small_total,
-            self.distinct,
-            self.count_log_count,
-            self.num_attempts,
-            self.unanswered,
-            self.cuts,
-            self.last_cut,
-            self.last_agrees,
-            self.logprob_sum,
-            self.logprobs,
-            self.score_sum,
-            self.scores,
-            self.small_tokens,
-            self.unverified,
-            self.unverified_tokens,
-            self.prefilled,
-            self.spent,
-            self.tokens,
-            self.rounds,
-        ):
-            zeroed[rows] = 0
+        for name in _ZERO_AT_START:
+            getattr(self, name)[rows] = 0
         for unknown in (self.last_logprob, self.last_min_logprob):
             unknown[rows] = np.nan
         self.leader[rows] = NO_ANSWER
-        self.last_answer[rows], self.streak[rows] = NO_ANSWER, 0
+        self.last_answer[rows] = NO_ANSWER
         self.price[rows], self.budget[rows] = price, budget
         self.round_price[rows] = round_price
         self.prompt_tokens[rows], self.difficulty[rows] = prompt_tokens, difficulty
@@ -300,19 +312,23 @@ class Episodes:
         )
         self.limits[rows] = np.minimum(limits, caps)
         if self.config.reads_prompt:
-            reading = self.reading_cost(prompt_tokens[:, 0]) <= self.budget[rows]
-            self.difficulty[rows[~reading]] = np.nan
-            rows = rows[reading]
-            self.prefilled[rows, 0] = True
-            self.spent[rows] = self.reading_cost(self.prompt_tokens[rows, 0])
-            self.tokens[rows] = self.prompt_tokens[rows, 0]
+            self._read_prompts(rows)
+
+    def _read_prompts(self, rows: Ints) -> None:
+        """Charge `rows` for reading their prompts; where the budget is below it, none is read."""
+        reading = self.reading_cost(self.prompt_tokens[rows, 0]) <= self.budget[rows]
+        self.difficulty[rows[~reading]] = np.nan
+        rows = rows[reading]
+        self.prefilled[rows, 0] = True
+        self.spent[rows] = self.reading_cost(self.prompt_tokens[rows, 0])
+        self.tokens[rows] = self.prompt_tokens[rows, 0]
 
     def reading_cost(self, prompt_tokens: Ints) -> Floats:
         """Cost of the small model's prefill; where the budget is below it, it is left out."""
         return np.asarray(self._token_cost[0] * prompt_tokens)
 
     def kind(self, actions: Ints) -> Ints:
-        """Position in `ActionKind` of each action, (n,)."""
+        """Position of each action's kind in the table of actions, (n,)."""
         return self._kinds[actions]
 
     def width(self, actions: Ints) -> Ints:
@@ -387,7 +403,9 @@ class Episodes:
         answer, rung = attempts.answer, attempts.rung
         vote, small = self._vote_weight[rung], rung == 0
         known = self.recall(rows, answer)  # (n, 8)
-        votes, small_votes, large_votes, weight, logprob, logprobs = known.T[:6]
+        votes, weight = known[:, VOTES], known[:, WEIGHT]
+        small_votes, large_votes = known[:, SMALL_VOTES], known[:, LARGE_VOTES]
+        logprob, logprobs = known[:, LOGPROB], known[:, LOGPROB_COUNT]
         before = votes.astype(np.int64)
         votes += vote
         small_votes += small
@@ -489,43 +507,51 @@ class Episodes:
         return self._rows[rows]
 
     def expected_cost(self, rows: Rows = slice(None)) -> Floats:
-        """Expected cost of SAMPLE (width 1), REVISE, ESCALATE and VERIFY, (4, n)."""
-        return self._costs(self._completion, rows)
+        """Expected cost of each kind of action that costs something, one row for each, (P, n)."""
+        bill = self._bill(self._completion, rows)
+        return np.array([cost(bill) for cost in PRICED.values()])
 
-    def _costs(self, completion: NDArray[Any], rows: Rows) -> Floats:
+    def _bill(self, completion: NDArray[Any], rows: Rows) -> Bill:
         prompt, rung = self.prompt_tokens[rows], self.next_rung[rows]
-        cold = prompt * ~self.prefilled[rows]  # (n, R) prompt tokens that are not cached
-        climb = cold[self._rows[: len(rung)], rung] + completion[rung]
-        weights, ledger = self._token_cost, self.config.cost
-        revision = prompt[:, 0] + (self.config.revision_overhead + 2 * completion[0])
-        return np.array(
-            [
-                weights[0] * (cold[:, 0] + completion[0]),
-                ledger.reviser_weight * revision,
-                weights[rung] * climb,
-                ledger.verifier_weight * self.unverified_tokens[rows],
-            ]
+        return Bill(
+            at=self._rows[: len(rung)],
+            rung=rung,
+            prompt=prompt,
+            cold=prompt * ~self.prefilled[rows],
+            completion=completion,
+            weights=self._token_cost,
+            ledger=self.config.cost,
+            overhead=self.config.revision_overhead,
+            unverified_tokens=self.unverified_tokens[rows],
+        )
+
+    def _stock(self, rows: Rows) -> Stock:
+        leader, rung = self.leader[rows], self.next_rung[rows]
+        children = self.children_left[self.positions(rows), np.maximum(leader, 0)]
+        few = self.revisions[rows] < self.config.max_revisions
+        return Stock(
+            at=self._rows[: len(rung)],
+            rung=rung,
+            left=self.limits[rows] - self.counts[rows],
+            revisable=(leader >= 0) & few & (children > 0),
+            unverified=self.unverified[rows],
         )
 
     def mask(self, rows: Rows = slice(None)) -> Bools:
         """Allowed actions, (n, A), in `rows` or everywhere; STOP always is."""
-        at, leader, rung = self.positions(rows), self.leader[rows], self.next_rung[rows]
-        used, limit = self.counts[rows, 0], self.limits[rows, 0]
-        never = np.zeros(len(at), bool)
-        revisable = (
-            (leader >= 0)
-            & (self.revisions[rows] < self.config.max_revisions)
-            & (self.children_left[at, np.maximum(leader, 0)] > 0)
-        )
-        climbs = self.config.num_rungs > 1
-        climbable = self.counts[at, rung] < self.limits[at, rung] if climbs else never
-        samples = [used + width <= limit for width in self._sample_widths]
-        verifiable = [self.unverified[rows] > 0] if self.config.verifies else []
-        allowed = np.array([~never, *samples, revisable, climbable, *verifiable])  # (A, n)
+        stock = self._stock(rows)
+        allowed = np.array([spec.legal(stock, width) for spec, width in self._choices])  # (A, n)
         left = self.budget[rows] - self.spent[rows]
         if np.isinf(left).all():
             return allowed.T
-        sample, *others = self._costs(self._worst_completion, rows)
-        wide = [sample + (width - 1) * self._worst_completion[0] for width in self._sample_widths]
-        worst = np.array([np.full_like(left, -np.inf), *wide, *others])[: len(allowed)]
+        completion = self._worst_completion
+        bill = self._bill(completion, rows)
+        worst = np.array(
+            [
+                np.full_like(left, -np.inf)
+                if spec.cost is None
+                else spec.cost(bill) + (width - 1) * completion[0]
+                for spec, width in self._choices
+            ]
+        )
         return (allowed & (worst <= left)).T

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from controller.actions import ACTIONS, Action
 from controller.episodes import EpisodeConfig
 from controller.features import FeatureTable
 from controller.observation import FEATURES, observe
@@ -54,13 +55,7 @@ ATTEMPTS = Granularity(
     process=EpisodeConfig,
     table=FEATURES,
     observe=observe,
-    meanings={
-        "STOP": "return the best answer seen; before the first attempt, give up",
-        "SAMPLE": "the small model makes an independent attempt",
-        "REVISE": "the small model's reviser rewrites an attempt with the leading answer",
-        "ESCALATE": "the next larger model makes an attempt, which joins the vote",
-        "VERIFY": "the verifier scores the attempts that have no score yet",
-    },
+    meanings={str(Action(kind)): spec.meaning for kind, spec in ACTIONS.items()},
 )
 SEGMENTS = Granularity(
     name="segments",

@@ -12,7 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betainc
 
-from controller.episodes import Episodes, Floats, Rows
+from controller.actions import PRICED, ActionKind
+from controller.episodes import (
+    LARGE_VOTES,
+    LOGPROB,
+    LOGPROB_COUNT,
+    SCORE,
+    SCORES,
+    SMALL_VOTES,
+    Episodes,
+    Floats,
+    Rows,
+)
 from controller.features import (
     BUDGET_KNOWN,
     COUNTS,
@@ -96,6 +107,10 @@ class Seen:
 def _entropy(s: Seen) -> Floats:
     total = np.maximum(s.total, 1)
     return np.log(total) - s.e.count_log_count[s.rows] / total
+
+
+def _price(row: int, kind: ActionKind) -> Feature[Seen]:
+    return cost_feature(f"{kind.value}_price", kind.spec.paid_for, lambda s: s.costs[row])
 
 
 FEATURES = FeatureTable[Seen](
@@ -229,7 +244,7 @@ FEATURES = FeatureTable[Seen](
         unit="share of attempts",
         scale=QUOTIENT,
         meaning="attempts that gave the leading answer among all of the small model with an answer",
-        column=lambda s: (s.leader[1], s.e.small_total[s.rows]),
+        column=lambda s: (s.leader[SMALL_VOTES], s.e.small_total[s.rows]),
     ),
     Feature(
         name="leader_large_backed",
@@ -237,7 +252,7 @@ FEATURES = FeatureTable[Seen](
         unit="",
         scale=FLAG,
         meaning="whether a larger model gave the leading answer",
-        column=lambda s: s.leader[2] > 0,
+        column=lambda s: s.leader[LARGE_VOTES] > 0,
     ),
     Feature(
         name="last_agrees",
@@ -285,7 +300,7 @@ FEATURES = FeatureTable[Seen](
         unit="nats",
         scale=QUOTIENT,
         meaning="mean over the attempts that gave the leading answer",
-        column=lambda s: (s.leader[4], s.leader[5]),
+        column=lambda s: (s.leader[LOGPROB], s.leader[LOGPROB_COUNT]),
     ),
     Feature(
         name="mean_logprob",
@@ -309,7 +324,7 @@ FEATURES = FeatureTable[Seen](
         unit="probability",
         scale=QUOTIENT,
         meaning="mean score of the attempts that gave the leading answer",
-        column=lambda s: (s.leader[6], s.leader[7]),
+        column=lambda s: (s.leader[SCORE], s.leader[SCORES]),
     ),
     Feature(
         name="mean_verifier",
@@ -343,10 +358,7 @@ FEATURES = FeatureTable[Seen](
         meaning="length of the small model's prompt; 0 where unknown",
         column=lambda s: s.e.prompt_tokens[s.rows, 0] * s.counted / s.unit,
     ),
-    cost_feature("sample_price", "an attempt by the small model", lambda s: s.costs[0]),
-    cost_feature("revise_price", "a revision", lambda s: s.costs[1]),
-    cost_feature("escalate_price", "an attempt by the next larger model", lambda s: s.costs[2]),
-    cost_feature("verify_price", "scores of all attempts that have none", lambda s: s.costs[3]),
+    *(_price(i, kind) for i, kind in enumerate(PRICED)),
     DIFFICULTY_KNOWN,
     SMALL_DIFFICULTY,
     LARGE_DIFFICULTY,

@@ -8,7 +8,7 @@ from typing import Any, Generic
 
 from typing_extensions import TypeVar
 
-from controller.actions import ActionKind
+from controller.actions import REVISING, ActionKind
 from controller.backends.base import PromptState
 from controller.backends.replay import ReplayBackend
 from controller.types import Attempt, Question
@@ -112,7 +112,7 @@ def _attempts(traces: TraceSet, table: TraceTable) -> tuple[Attempt, ...]:
                 model=row["model"],
                 rung=int(table.rung[i]),
                 action=ActionKind(row["action"])
-                if row["action"] == "revise"
+                if row["action"] in REVISING
                 else (ActionKind.ESCALATE if table.rung[i] else ActionKind.SAMPLE),
                 index=i,
                 answer=None

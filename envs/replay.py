@@ -7,16 +7,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.actions import ActionKind
+from controller.actions import ACTIONS
 from controller.episodes import AttemptColumns, EpisodeConfig, Episodes
 from controller.errors import ConfigError
 from controller.observation import NUM_FEATURES, observe
 from envs.random import Streams
-from envs.table import ANSWER, VERIFIER, TraceTable
+from envs.table import (
+    ANSWER,
+    COMPLETION,
+    CUT,
+    FIRST_CHILD,
+    MEAN_LOGPROB,
+    MIN_LOGPROB,
+    NUM_CHILDREN,
+    PROMPT,
+    VERIFIER,
+    TraceTable,
+)
 
-_REVISE = list(ActionKind).index(ActionKind.REVISE)
-_ESCALATE = list(ActionKind).index(ActionKind.ESCALATE)
-_VERIFY = list(ActionKind).index(ActionKind.VERIFY)
+_REVISES = np.array([spec.revises for spec in ACTIONS.values()])
+_SCORES = np.array([spec.scores for spec in ACTIONS.values()])
+_CLIMBS = {kind.place: spec.climbs for kind, spec in ACTIONS.items() if spec.climbs is not None}
 
 Array = NDArray[Any]
 
@@ -104,7 +115,7 @@ class Replay:
         """Carry out one action in each of `rows`, none of them STOP."""
         kinds, widths = self.episodes.kind(actions), self.episodes.width(actions)
         if self.config.verifies:
-            verifying = kinds == _VERIFY
+            verifying = _SCORES[kinds]
             self._verify(rows[verifying])
             rows, kinds, widths = rows[~verifying], kinds[~verifying], widths[~verifying]
         for attempt in range(int(widths.max(initial=0))):
@@ -117,25 +128,28 @@ class Replay:
         waiting = episodes.unverified[rows]
         scored = np.repeat(rows, waiting)
         attempt = self._unverified[rows][np.arange(self._unverified.shape[1]) < waiting[:, None]]
-        rung, answer = table.counts[attempt, : ANSWER + 1].astype(np.int64).T
-        episodes.score(scored, answer, rung, table.signals[attempt, VERIFIER].astype(np.float64))
+        answer, rung = table.answer[attempt], table.rung[attempt]
+        score = table.verifier_score[attempt].astype(np.float64)
+        episodes.score(scored, answer.astype(np.int64), rung.astype(np.int64), score)
         episodes.finish_verification(rows)
 
     def _attempt(self, rows: Array, kinds: Array, streams: Streams) -> None:
         episodes = self.episodes
-        revised = kinds == _REVISE
-        rung = np.where(kinds == _ESCALATE, episodes.next_rung[rows], 0)
+        revised, rung = _REVISES[kinds], np.zeros(len(rows), np.int64)
+        for place, climbs in _CLIMBS.items():
+            rung = np.where(kinds == place, climbs(episodes, rows), rung)
         chosen = np.empty(len(rows), np.int64)
         fresh = ~revised
         if revised.any():
             chosen[revised] = episodes.take_child(rows[revised])
         chosen[fresh] = self._draw(rows[fresh], rung[fresh], streams)
-        _, answer, prompt, completion, first_child, num_children, cut = np.ascontiguousarray(
-            self.table.counts.take(chosen, axis=0).T, np.int64
-        )
-        mean, least, score = self.table.signals.take(chosen, axis=0).T.astype(np.float64)
+        counts = np.ascontiguousarray(self.table.counts.take(chosen, axis=0).T, np.int64)
+        signals = self.table.signals.take(chosen, axis=0).T.astype(np.float64)
         hidden = self.hide_logprobs[rows] | (not self.config.reads_logprobs)
-        mean, least = np.where(hidden, np.nan, (mean, least))
+        signals[[MEAN_LOGPROB, MIN_LOGPROB]] = np.where(
+            hidden, np.nan, (signals[MEAN_LOGPROB], signals[MIN_LOGPROB])
+        )
+        unscored = np.isnan(signals[VERIFIER]) | self.hide_verifier[rows]
         self.attempts[rows, episodes.num_attempts[rows]] = chosen
         self._unverified[rows, episodes.unverified[rows]] = chosen
         episodes.record(
@@ -143,15 +157,15 @@ class Replay:
             revised,
             AttemptColumns(
                 rung=rung,
-                answer=answer,
-                prompt_tokens=prompt,
-                completion_tokens=completion,
-                mean_logprob=mean,
-                min_logprob=least,
-                cut=(cut > 0) & self.config.reads_cuts,
-                scoreable=~(np.isnan(score) | self.hide_verifier[rows]) & self.config.verifies,
-                first_child=first_child,
-                num_children=num_children,
+                answer=counts[ANSWER],
+                prompt_tokens=counts[PROMPT],
+                completion_tokens=counts[COMPLETION],
+                mean_logprob=signals[MEAN_LOGPROB],
+                min_logprob=signals[MIN_LOGPROB],
+                cut=(counts[CUT] > 0) & self.config.reads_cuts,
+                scoreable=~unscored & self.config.verifies,
+                first_child=counts[FIRST_CHILD],
+                num_children=counts[NUM_CHILDREN],
             ),
         )
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from controller.actions import REVISING
 from controller.answers import AnswerKind, first_same
 from controller.episodes import LEAST_LOGPROB
 from controller.errors import TraceFormatError
@@ -135,7 +136,7 @@ class _Rows:
             columns["row"][part] = begin + kept
             columns["question"][part] = question[kept]
             columns["rung"][part] = rung[kept]
-            action = code_rows(batch["action"], lambda action: int(action == "revise"))
+            action = code_rows(batch["action"], lambda action: int(action in REVISING))
             columns["revised"][part] = action[kept]
             columns["answer"][part] = answers.codes(batch["answer"], question)[kept]
             for name in ("correct", "prompt_tokens", "completion_tokens", *ordered):

@@ -10,7 +10,7 @@ episode like any other tokens.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +19,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from controller.actions import Action, ActionKind
+from controller.actions import PRICED, Action, ActionKind
 from controller.backends.local_model import active_parameters
 from controller.bundled import bundled
 from controller.card import markdown_table
@@ -36,14 +36,6 @@ from training.summary import Bootstrap
 from training.threads import limit_threads
 
 _INSTRUCTIONS = "What should be done next, so that the answer is likely right and little is spent?"
-
-_MEANING = {
-    ActionKind.STOP: "return the leading answer",
-    ActionKind.SAMPLE: "let the small model make another attempt",
-    ActionKind.REVISE: "let the small model revise the leading attempt",
-    ActionKind.ESCALATE: "let the large model answer",
-    ActionKind.VERIFY: "let a verifier score the attempts",
-}
 
 
 class AskedPolicy:
@@ -101,25 +93,18 @@ def _name(episodes: Episodes, position: int) -> str:
 def _options(episodes: Episodes, row: int, allowed: NDArray[np.bool_]) -> dict[str, str]:
     """What can be done, by name of the action."""
     costs = episodes.expected_cost(np.array([row]))[:, 0]
-    prices = episodes.price[row] * costs
+    prices = dict(zip(PRICED, (episodes.price[row] * costs).tolist(), strict=True))
     return {
         _name(episodes, p): _option(episodes.config.actions[p], prices)
         for p in np.flatnonzero(allowed).tolist()
     }
 
 
-def _option(action: Action, prices: NDArray[np.float64]) -> str:
+def _option(action: Action, prices: Mapping[ActionKind, float]) -> str:
     """What an action does and what it is expected to cost, in percentage points of accuracy."""
-    sample, revise, climb, verify = (100 * prices).tolist()
-    points = {
-        ActionKind.STOP: 0.0,
-        ActionKind.SAMPLE: sample * action.width,
-        ActionKind.REVISE: revise,
-        ActionKind.ESCALATE: climb,
-        ActionKind.VERIFY: verify,
-    }[action.kind]
+    points = 100 * prices.get(action.kind, 0.0) * action.width
     times = f", {action.width} times" if action.width > 1 else ""
-    return f"{_MEANING[action.kind]}{times} (costs {points:.1g} points)"
+    return f"{action.kind.spec.asked}{times} (costs {points:.1g} points)"
 
 
 def _state(episodes: Episodes, row: int) -> str:

@@ -83,7 +83,7 @@ def explain(checkpoint: Checkpoint, table: TraceTable, path: Path) -> None:
 
 
 def _colour(kind: ActionKind) -> str:
-    return _COLOURS[list(ActionKind).index(kind)]
+    return _COLOURS[kind.place]
 
 
 def _action_map(axis: Axes, watched: _Watched) -> None:
@@ -108,7 +108,7 @@ def _by_level(axis: Axes, watched: _Watched, kinds: Sequence[ActionKind]) -> Non
     shares = np.array([watched.by_level[v] / max(watched.by_level[v].sum(), 1) for v in levels])
     bottom = np.zeros(len(levels))
     for kind in kinds:
-        share = shares[:, list(ActionKind).index(kind)]
+        share = shares[:, kind.place]
         axis.bar(range(len(levels)), share, bottom=bottom, color=_colour(kind))
         bottom += share
     axis.set_xticks(range(len(levels)), [str(v) if v else "all" for v in levels])

@@ -82,8 +82,8 @@ def _attempt(
     given: AttemptIn, index: int, models: tuple[ModelSpec, ...], answers: AnswerKind
 ) -> Attempt:
     kind = ActionKind(given.action)
-    rung = given.rung if given.rung is not None else int(kind is ActionKind.ESCALATE)
-    if not (rung < len(models) and (rung > 0) == (kind is ActionKind.ESCALATE)):
+    rung = given.rung if given.rung is not None else int(kind.spec.climbs is not None)
+    if not (rung < len(models) and (rung > 0) == (kind.spec.climbs is not None)):
         raise ConfigError(
             f"attempts.{index}.rung: expected 0 for sample and revise and 1 to "
             f"{len(models) - 1} for escalate, found {rung}"

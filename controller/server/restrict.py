@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.actions import ActionKind
+from controller.actions import ACTIONS, PRICED, ActionKind
 from controller.backends.base import Backend
 from controller.core import Choice, Decider, Episode
 from controller.server.limits import EscalationBudget
 
 DEADLINE, REQUEST_BUDGET = "deadline", "request_budget"
-_BY_SMALL = (ActionKind.SAMPLE, ActionKind.REVISE, ActionKind.VERIFY)
+_BY_SMALL = tuple(kind for kind in PRICED if ACTIONS[kind].climbs is None)
 
 
 @dataclass

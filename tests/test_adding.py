@@ -1,0 +1,94 @@
+"""An action and a feature are added in their tables alone, as docs/ARCHITECTURE.md says."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import CHECKPOINTS
+
+ROOT = CHECKPOINTS.parent
+
+ACTION = '''
+    ActionKind.LEAP: ActionSpec(
+        meaning="the largest model makes an attempt",
+        asked="let the largest model answer",
+        legal=lambda stock, width: stock.left[:, -1] > 0,
+        cost=lambda bill: bill.weights[-1] * (bill.cold[:, -1] + bill.completion[-1]),
+        paid_for="an attempt by the largest model",
+        climbs=lambda episodes, rows: episodes.next_rung[rows] * 0 + episodes.config.num_rungs - 1,
+        attempt=ActionKind.ESCALATE,
+    ),
+}
+"""By kind,'''
+
+FEATURE = """
+    Feature(
+        name="tokens",
+        group=COUNTS,
+        unit="tokens",
+        scale=PER_UNIT,
+        meaning="processed so far",
+        column=lambda s: s.e.tokens[s.rows] / s.unit,
+    ),
+)
+OBSERVATION_NAMES"""
+
+EPISODES = """
+import sys
+import numpy as np
+from controller.granularity import ATTEMPTS
+from envs.compute import ComputeEnv
+from envs.derive import derive_config
+from envs.recorded import read_recorded
+from envs.traces import TraceSet
+from envs.vector import ComputeVectorEnv
+
+traces = TraceSet.read(sys.argv[1])
+recorded = read_recorded(traces, ["validation"])
+config = derive_config(recorded.table, traces.models())
+leap, tokens = config.actions.names.index("LEAP"), ATTEMPTS.features.index("tokens")
+assert ATTEMPTS.meanings["LEAP"] == "the largest model makes an attempt"
+assert "leap_price" in ATTEMPTS.features
+vector = ComputeVectorEnv(recorded.table, config, 3)
+scalars = [
+    ComputeEnv(recorded.questions, recorded.backend, config, recorded.grader) for _ in range(3)
+]
+vector.reset(seed=0)
+for i, env in enumerate(scalars):
+    env.reset(seed=i)
+for action in (leap, 1, leap):
+    observations, rewards, *_, info = vector.step(np.full(3, action))
+    stepped = [env.step(action) for env in scalars]
+    assert (observations == [seen for seen, *_ in stepped]).all()
+    assert (rewards == [reward for _, reward, *_ in stepped]).all()
+    assert (info["action_mask"] == [info["action_mask"] for *_, info in stepped]).all()
+    assert (observations[:, tokens] > 0).all()
+assert not info["action_mask"][:, leap].any()
+top = config.num_rungs - 1
+assert [a.rung for a in scalars[0].episode.attempts] == [top, 0, top]
+"""
+
+
+def insert(path: Path, before: str, text: str) -> None:
+    source = path.read_text()
+    assert source.count(before) == 1
+    path.write_text(source.replace(before, text))
+
+
+def test_an_action_and_a_feature_are_added_in_their_tables_alone(tmp_path):
+    for package in ("controller", "envs"):
+        shutil.copytree(ROOT / package, tmp_path / package)
+    actions = tmp_path / "controller" / "actions.py"
+    insert(actions, '    VERIFY = "verify"\n', '    VERIFY = "verify"\n    LEAP = "leap"\n')
+    insert(actions, '\n}\n"""By kind,', ACTION)
+    insert(tmp_path / "controller" / "observation.py", "\n)\nOBSERVATION_NAMES", FEATURE)
+    done = subprocess.run(
+        [sys.executable, "-c", EPISODES, CHECKPOINTS / "traces"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
