@@ -9,7 +9,14 @@ STEPS ?= 4000000
 WORKERS ?= 2
 PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
 
-.PHONY: run test check docs bench
+# What `make real` takes: two models, as `allot record` names them, and questions per split.
+SMALL ?= Qwen/Qwen2.5-Coder-0.5B-Instruct
+LARGE ?= Qwen/Qwen2.5-Coder-1.5B-Instruct
+REAL ?= runs/real
+QUESTIONS ?= 60
+TOKENS ?= 400
+
+.PHONY: run real test check docs bench
 
 # torch comes first and pinned: a plain `torch` may bring gigabytes of CUDA along.
 $(BIN)/allot: pyproject.toml
@@ -22,6 +29,17 @@ run: $(BIN)/allot
 	$(BIN)/allot train --out $(CONTROLLER) --steps $(STEPS)
 	$(BIN)/allot evaluate $(CONTROLLER)
 	$(BIN)/allot answer --examples 5 --controller $(CONTROLLER)
+
+real: $(BIN)/allot
+	mkdir -p $(REAL)
+	test -f $(REAL)/questions.jsonl || $(BIN)/python -m recipes.real_questions $(REAL)/questions.jsonl
+	$(BIN)/allot record --small small=$(SMALL) --large large=$(LARGE) --out $(REAL)/traces \
+		--questions $(REAL)/questions.jsonl --limit $(QUESTIONS) --samples 6 --max-new-tokens $(TOKENS) \
+		--prompt '{question} Think step by step and end with the answer, as in "Answer: 7".'
+	$(BIN)/allot train --traces $(REAL)/traces --out $(REAL)/controller --steps 200000 --num-envs 256
+	$(BIN)/allot evaluate $(REAL)/controller --traces $(REAL)/traces --num-prices 4
+	$(BIN)/allot answer --controller $(REAL)/controller --small small=$(SMALL) --large large=$(LARGE) \
+		"A farmer has 3 cows and 5 hens. How many legs is that?"
 
 test: $(BIN)/allot
 	$(PYTEST)

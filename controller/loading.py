@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,7 +56,8 @@ def load_backend(
         )
     from controller.backends.blocking import BlockingBackend
 
-    builder = LadderBuilder(checkpoint=checkpoint, other_weights=_refuse, adapters=adapters)
+    refuse = partial(_refuse, checkpoint.path)
+    builder = LadderBuilder(checkpoint=checkpoint, other_weights=refuse, adapters=adapters)
     return BlockingBackend(builder.build(places))
 
 
@@ -90,8 +92,8 @@ def _load_all(
     return with_segments(checkpoint, whole)
 
 
-def _refuse(expected: ModelSpec, source: str, found: str) -> None:
+def _refuse(path: Path | None, expected: ModelSpec, source: str, found: str) -> None:
     raise CheckpointError(
-        f"expected {expected.name} with digest {expected.digest}, found {found} at {source}; train "
-        "a controller for these weights or restore them"
+        f"{path}: expected {expected.name} with digest {expected.digest}, found {found} at "
+        f"{source}; train a controller for these weights or restore them"
     )

@@ -1,8 +1,8 @@
 """The Gymnasium side: environments over live models and recorded traces.
 
 Importing this package registers `allot/Compute-v0` and `allot/Segment-v0`, for `gymnasium.make`
-and `gymnasium.make_vec`; both take `traces=DIRECTORY` and `split`. They are one environment over
-traces of whole attempts and of segments.
+and `gymnasium.make_vec`; both take `traces=DIRECTORY`, the bundled set by default, and `split`.
+They are one environment over traces of whole attempts and of segments.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
+
+from controller.bundled import bundled
 
 if TYPE_CHECKING:
     from envs.compute import ComputeEnv
@@ -95,9 +97,10 @@ def _config(traces: str, stamp: int) -> Any:
     return recordings_of(read).derive(_table(traces, "train", stamp), read)
 
 
-for _name in (COMPUTE_ID, SEGMENT_ID):
+for _name, _traces_name in ((COMPUTE_ID, "traces"), (SEGMENT_ID, "segments/traces")):
     gymnasium.register(
         _name,
+        kwargs={"traces": str(bundled(_traces_name))},
         entry_point="envs:make",
         vector_entry_point="envs:make_vector",
         order_enforce=False,

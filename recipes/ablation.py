@@ -18,13 +18,13 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
+from controller.bundled import bundled
 from controller.card import markdown_table
 from controller.checkpoint import Checkpoint, load_checkpoint
 from controller.observation import OBSERVATION_NAMES
 from envs.reward import LogUniform
 from envs.table import TraceTable
 from envs.traces import TraceSet, write_atomically
-from training.cli import CONTROLLER, TRACES
 from training.cli import main as run_program
 from training.cluster import Cluster
 from training.config import PPOConfig, TrainConfig
@@ -252,8 +252,12 @@ Against a policy that was trained for a single price and always has every signal
 
 
 def main(
-    controller: Annotated[Path, typer.Argument(help="Checkpoint to compare with.")] = CONTROLLER,
-    traces: Annotated[Path, typer.Option(help="Trace set that it was trained on.")] = TRACES,
+    controller: Annotated[Path, typer.Argument(help="Checkpoint to compare with.")] = bundled(
+        "controller"
+    ),
+    traces: Annotated[Path, typer.Option(help="Trace set that it was trained on.")] = bundled(
+        "traces"
+    ),
     out: Annotated[Path, typer.Option(help="Directory for the runs.")] = Path("runs/ablation"),
     steps: Annotated[
         int, typer.Option(help="Environment steps per training.")

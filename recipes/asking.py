@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from controller.actions import Action, ActionKind
 from controller.backends.local_model import active_parameters
+from controller.bundled import bundled
 from controller.card import markdown_table
 from controller.checkpoint import Checkpoint, load_checkpoint
 from controller.episodes import Episodes
@@ -29,7 +30,6 @@ from controller.types import ModelSpec
 from envs.reward import LogUniform
 from envs.table import TraceTable
 from envs.traces import TraceSet
-from training.cli import CONTROLLER, TRACES
 from training.cli import main as run_program
 from training.play import play, play_checkpoint
 from training.summary import Bootstrap
@@ -172,8 +172,8 @@ def leads(
 
 def main(
     model: Annotated[str, typer.Argument(help="Directory or hub id of a chat model.")],
-    controller: Annotated[Path, typer.Option(help="Checkpoint.")] = CONTROLLER,
-    traces: Annotated[Path, typer.Option(help="Trace set.")] = TRACES,
+    controller: Annotated[Path, typer.Option(help="Checkpoint.")] = bundled("controller"),
+    traces: Annotated[Path, typer.Option(help="Trace set.")] = bundled("traces"),
     num_prices: Annotated[int, typer.Option(help="Evenly spaced on a log scale.")] = 12,
     repeats: Annotated[int, typer.Option(help="Episodes per question and price.")] = 8,
 ) -> None:

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from controller.answers import load_kind
+from controller.bundled import bundled
 from controller.errors import AllotError, ConfigError
 from training.options import Json, Ray, Seed, WorkerCpus, cluster_of, numbers
 from training.read_command import read
@@ -39,23 +39,17 @@ app.command()(key)
 app.command()(read)
 console = Console()
 
-TRACES = Path("checkpoints/traces")
-CONTROLLER = Path("checkpoints/controller")
-SEGMENT_CONTROLLER = Path("checkpoints/segments/controller")
-SEGMENT_TRACES = Path("checkpoints/segments/traces")
-
 _INTERRUPTED = 130
 """Exit code that typer makes of a KeyboardInterrupt."""
 
-Ladder = Annotated[
-    str, typer.Option(help="Models by name, the small one first, separated by commas.")
-]
+Traces = Annotated[Path, typer.Option(help="Trace set.", show_default="the bundled one")]
+Controller = Annotated[Path, typer.Option(help="Checkpoint.", show_default="the bundled one")]
 Wandb = Annotated[WandbMode, typer.Option(help="W&B: auto, online, offline or disabled.")]
 
 
 @models_app.command("evaluate")
 def evaluate_models(
-    traces: Annotated[Path, typer.Option(help="Trace set.")] = TRACES,
+    traces: Traces = bundled("traces"),
     split: Annotated[str, typer.Option(help="train, validation or test")] = "test",
     as_json: Json = False,
 ) -> None:
@@ -76,7 +70,9 @@ def verify(
     traces: Annotated[Path, typer.Argument(help="Trace set with the attempts' texts.")],
     verifier: Annotated[Path, typer.Option(help="Adapter of the small model.")],
     out: Annotated[Path, typer.Option(help="Directory of the new trace set.")],
-    small: Annotated[str, typer.Option(help="Directory or hub id.")] = "checkpoints/small",
+    small: Annotated[
+        str, typer.Option(help="Directory or hub id.", show_default="the bundled one")
+    ] = str(bundled("small")),
 ) -> None:
     """Add a verifier's scores to a trace set that was recorded without it."""
     from envs.traces import TraceSet
@@ -116,6 +112,7 @@ def import_(
     ] = None,
 ) -> None:
     """Make a trace set from generations that were recorded elsewhere."""
+    from controller.answers import load_kind
     from envs.importing import import_attempts
     from envs.served import read_references
 
@@ -135,7 +132,9 @@ def evaluate(
         list[Path],
         typer.Argument(help="Checkpoints, or directories of `--seeds`; seeds are pooled."),
     ],
-    traces: Annotated[Path, typer.Option(help="Trace set.")] = TRACES,
+    traces: Annotated[
+        Path | None, typer.Option(help="Trace set; default: the bundled one of their granularity.")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -183,9 +182,8 @@ def evaluate(
     limit_threads()
     paths = seed_directories(controllers)
     checkpoints = [load_any(path) for path in paths]
-    if checkpoints[0].granularity.name == "segments" and traces == TRACES:
-        traces = SEGMENT_TRACES
-    trace_set = read_traces(traces)
+    inside = checkpoints[0].granularity.name == "segments"
+    trace_set = read_traces(traces or bundled("segments/traces" if inside else "traces"))
     names = [model.name for model in checkpoints[0].models]
     recordings = recordings_of(trace_set)
     test = recordings.recorded(trace_set, ["test"], names)
@@ -282,8 +280,10 @@ def dashboard(
 
 @app.command()
 def explain(
-    controller: Annotated[Path, typer.Argument(help="Checkpoint.")] = CONTROLLER,
-    traces: Annotated[Path, typer.Option(help="Trace set.")] = TRACES,
+    controller: Annotated[
+        Path, typer.Argument(help="Checkpoint.", show_default="the bundled one")
+    ] = bundled("controller"),
+    traces: Traces = bundled("traces"),
     out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("policy.png"),
 ) -> None:
     """Draw what a controller does, when, and at which price."""
@@ -306,7 +306,7 @@ def answer(
     price: Annotated[
         float | None, typer.Option(help="Accuracy per small-model token; default: mid-range.")
     ] = None,
-    controller: Annotated[Path, typer.Option(help="Checkpoint.")] = CONTROLLER,
+    controller: Controller = bundled("controller"),
     small: Annotated[
         str | None,
         typer.Option(
@@ -329,8 +329,8 @@ def answer(
         bool, typer.Option("--segments", help="Decide inside one attempt, segment by segment.")
     ] = False,
     segment_controller: Annotated[
-        Path, typer.Option(help="Checkpoint that does.")
-    ] = SEGMENT_CONTROLLER,
+        Path, typer.Option(help="Checkpoint that does.", show_default="the bundled one")
+    ] = bundled("segments/controller"),
     segment_price: Annotated[
         float | None,
         typer.Option(help="Decide about whole attempts, each written under it at this price."),
@@ -353,7 +353,7 @@ def answer(
 
     asked = [
         Question(question_id=f"asked/{i}", text=text) for i, text in enumerate(questions or [])
-    ] + new_questions(examples, seed)
+    ] + (new_questions(examples, seed) if examples else [])
     if not asked:
         raise ConfigError('questions: expected at least one, as in allot answer "3 * 4 ="')
     checkpoint = load_any(segment_controller if segments else controller)
@@ -395,6 +395,8 @@ def _print_summary(summary: dict[str, Any], out: Path) -> None:
 def main(program: Callable[[], object] = app) -> None:
     """Entry point: errors that allot raises on purpose become one line and exit code 2.
 
+    Packages that are missing do, too: those of the extra `train`, which commands import late.
+
     Args:
         program: command line that runs.
     """
@@ -403,6 +405,13 @@ def main(program: Callable[[], object] = app) -> None:
         program()
     except AllotError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        print(
+            f"error: expected the packages of allot[train], found no {error.name}; "
+            "pip install 'allot[train]'",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except SystemExit as ended:
         if ended.code == _INTERRUPTED:

@@ -29,10 +29,13 @@ def kept_costs(
 
     Returns:
         Per target `asked`, mean cost `paid`, `deviation` of that from what was asked, and the
-        same for the `fixed` price that brings the target on the calibration's questions.
+        same for the `fixed` price that brings the target on the calibration's questions. Nothing
+        for a controller that spends the same at every price.
     """
     assert checkpoint.calibration is not None
     low, high = checkpoint.calibration.cost_range()
+    if high <= max(low, 1.0):
+        return []
     targets = np.geomspace(max(low, 1.0), high, num_targets + 2)[1:-1]
     order = np.random.default_rng(seed).permutation(len(test))
     rows = []

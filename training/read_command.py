@@ -6,15 +6,17 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from controller.answers import KINDS, AnswerKind, is_right, load_kind, unread_warning
 from controller.errors import ConfigError
 from training.options import Json
+
+if TYPE_CHECKING:
+    from controller.answers import AnswerKind
 
 _SHOWN = 60
 
@@ -26,10 +28,14 @@ def read(
             help="A text per line, or JSONL with text (and reference); - for standard input."
         ),
     ],
-    kind: Annotated[str, typer.Option(help=f"{', '.join(KINDS)}, or MODULE:FUNCTION.")] = "auto",
+    kind: Annotated[
+        str, typer.Option(help="Of answers, see docs/answers.md, or MODULE:FUNCTION.")
+    ] = "auto",
     as_json: Json = False,
 ) -> None:
     """Read the answers that texts state, and say by which rule."""
+    from controller.answers import load_kind, unread_warning
+
     chosen = load_kind(kind)
     rows = [_read(chosen, row) for row in _texts(_lines(file))]
     if as_json:
@@ -64,6 +70,8 @@ def _read(kind: AnswerKind, row: dict[str, Any]) -> dict[str, Any]:
     answer, how = (None, None) if reading is None else (reading.answer, reading.how)
     found: dict[str, Any] = {"text": row["text"], "answer": answer, "how": how}
     if row.get("reference") is not None:
+        from controller.answers import is_right
+
         found["right"] = is_right(kind, answer, str(row["reference"]))
     return found
 

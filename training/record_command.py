@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from controller.answers import UNSTATED, load_kind
 from controller.backends.base import TEMPERATURE
 from controller.backends.places import ModelPlace
+from controller.bundled import bundled
 from controller.errors import ConfigError
 from controller.prompts import REVISER, VERIFIER, read_prompts
 from training.options import Json, Ray, Seed, WorkerCpus, WorkerGpus, Workers, cluster_of, numbers
@@ -139,8 +139,8 @@ def record(
     from training.sources import find_source
 
     smalls, larges = (
-        small or ["checkpoints/small"],
-        large or ([] if small else ["checkpoints/large"]),
+        small or [str(bundled("small"))],
+        large or ([] if small else [str(bundled("large"))]),
     )
     config = RecordConfig(
         samples=samples,
@@ -209,6 +209,7 @@ def _questions(
     file: Path | None, answers: str | None, train_scale: int, limit: int | None
 ) -> dict[str, Any]:
     """Questions by split."""
+    from controller.answers import UNSTATED, load_kind
     from envs.question_files import bundled_questions, read_questions
     from training.plans import spread
 

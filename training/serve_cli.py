@@ -8,13 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
-from controller.answers import load_kind
 from controller.backends.places import ModelPlace
+from controller.bundled import bundled
 from controller.errors import ConfigError
 
 
 def serve(
-    controller: Annotated[Path, typer.Option(help="Checkpoint.")] = Path("checkpoints/controller"),
+    controller: Annotated[
+        Path, typer.Option(help="Checkpoint.", show_default="the bundled one")
+    ] = bundled("controller"),
     small: Annotated[
         str | None,
         typer.Option(
@@ -97,15 +99,11 @@ def serve(
 ) -> None:
     """Serve an OpenAI-compatible API in front of two or more models."""
     models = named_models(small, large)
-    try:
-        from controller.backends.ladder import Upstream
-        from controller.server.config import ServeConfig, Variant
-        from controller.server.limits import Limits
-        from controller.server.run import serve as run
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"serve: expected its packages, found no {error.name}; pip install 'allot[serve]'"
-        ) from None
+    from controller.answers import load_kind
+    from controller.backends.ladder import Upstream
+    from controller.server.config import ServeConfig, Variant
+    from controller.server.limits import Limits
+    from controller.server.run import serve as run
     from training.threads import limit_threads
 
     limit_threads()

@@ -12,6 +12,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_origin, get_type_hints
 
+from controller.bundled import bundled
 from controller.errors import ConfigError
 from training.config import SEGMENT_DEFAULTS, PPOConfig, TrainConfig, check_range
 
@@ -38,7 +39,7 @@ class RunConfig:
     """
 
     out: Path
-    traces: Path = Path("checkpoints/traces")
+    traces: Path = bundled("traces")
     seeds: int = 1
     wandb: WandbMode = "auto"
     ray: str = ""

@@ -10,14 +10,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from controller.answers import UNSTATED, answer_kind, is_right
 from controller.loop import Decision, Outcome
 from controller.types import Question
-from envs.grader import KindGrader
-from envs.questions import TASKS, QuestionSource
 
 
 def new_questions(count: int, seed: int) -> list[Question]:
     """Bundled questions, drawn afresh from those that no model was trained on."""
+    from envs.questions import TASKS, QuestionSource
+
     rng = random.Random(f"new/{seed}")
     questions = []
     for _ in range(count):
@@ -61,7 +62,7 @@ def print_answer(
     """What came out, what it cost, and whether it is right where that is known."""
     verdict = ""
     if question.reference is not None:
-        right = KindGrader().is_right(question, answer)
+        right = is_right(answer_kind(question.answers or UNSTATED), answer, question.reference)
         verdict = f" ({'right' if right else f'wrong, the reference is {question.reference}'})"
     console.print(
         f"answer [bold]{answer if answer is not None else 'none: gave up'}[/bold]{verdict}, "

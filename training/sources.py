@@ -172,14 +172,9 @@ class Models:
         """A queue for each server."""
         if len(self.local) == len(self.places):
             return []
-        try:
-            from training.queues import ServerQueue
-            from training.serving import about_server
-        except ModuleNotFoundError as error:
-            raise ConfigError(
-                f"record: expected the packages that talk to servers, found no {error.name}; "
-                "pip install 'allot[serve]'"
-            ) from None
+        from training.queues import ServerQueue
+        from training.serving import about_server
+
         queues = []
         for url in dict.fromkeys(place.url for place in self.places if place.url):
             rungs = [rung for rung, place in enumerate(self.places) if place.url == url]

@@ -30,6 +30,8 @@ def _help(setting: Setting) -> str:
         return text
     if isinstance(default, tuple):
         default = ",".join(map(str, default))
+    if isinstance(default, Path):
+        default = "the bundled one"
     shown = f"{default:_}" if isinstance(default, int) else default
     return f"{text} Default: {shown}."
 

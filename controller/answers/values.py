@@ -6,8 +6,6 @@ import atexit
 from functools import cache
 from typing import TYPE_CHECKING
 
-from controller.errors import ConfigError
-
 if TYPE_CHECKING:
     from pebble import ProcessPool
 
@@ -16,11 +14,7 @@ TIMEOUT_S = 2.0
 
 
 def same_value(one: str, other: str, *, timeout_s: float = TIMEOUT_S) -> bool:
-    r"""Whether two expressions have one mathematical value.
-
-    Raises:
-        ConfigError: math-verify or pebble is not installed.
-    """
+    """Whether two expressions have one mathematical value."""
     pool = _pool()
     from pebble import ProcessExpired
 
@@ -50,14 +44,8 @@ def compare(one: str, other: str) -> bool:
 def _pool() -> ProcessPool:
     import multiprocessing
 
-    try:
-        import math_verify  # noqa: F401
-        from pebble import ProcessPool
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"answers: comparing expressions needs math-verify and pebble, found no {error.name}; "
-            "pip install 'allot[answers]'"
-        ) from None
+    from pebble import ProcessPool
+
     context = multiprocessing.get_context("spawn")
     pool = ProcessPool(1, context=context, initializer=compare, initargs=("1", "1"))
     atexit.register(_stop, pool)

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
-from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,7 +162,7 @@ def load_model(
         compiled: have torch.compile make kernels for it, when they are first needed.
 
     Raises:
-        ConfigError: nothing of the kind is there, or the package that reads GGUF is not.
+        ConfigError: nothing of the kind is there.
         BackendError: no such model, no tokenizer with it, or no room for it on the devices.
     """
     place = where if isinstance(where, ModelPlace) else ModelPlace.parse(where)
@@ -209,11 +208,6 @@ def _load_pretrained(source: str, dtype: torch.dtype | str, device_map: Any) -> 
 
 def _load_gguf(place: ModelPlace, dtype: torch.dtype | str, device_map: Any) -> Loaded:
     """The numbers that a file's blocks stand for, and the tokenizer in the same file."""
-    if find_spec("gguf") is None:
-        raise ConfigError(
-            f"model {place.text}: expected the package gguf, which reads the file, found none; "
-            "pip install 'allot[gguf]'"
-        )
     assert place.path is not None
     file = place.path
     half = torch.bfloat16 if device_map is not None else fast_dtype(torch.bfloat16)

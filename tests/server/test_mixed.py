@@ -11,6 +11,7 @@ from controller.backends.base import Request, run_now
 from controller.backends.blocking import BlockingBackend
 from controller.checkpoint import load_checkpoint
 from controller.errors import CheckpointError, ConfigError
+from controller.loading import load_backend
 from controller.loop import Controller
 from tests.conftest import CHECKPOINTS
 from tests.server.test_end_to_end import transformers_serve
@@ -34,7 +35,7 @@ def checkpoint():
 def test_each_rung_is_asked_where_it_is(models, checkpoint):
     samples = [Request(question=q, action=ActionKind.SAMPLE) for q in QUESTIONS]
     large = [replace(r, action=ActionKind.ESCALATE, rung=1) for r in samples]
-    mixed = checkpoint.load_backend(models)
+    mixed = load_backend(checkpoint, models)
     assert isinstance(mixed, BlockingBackend)
     try:
         made = run_now(
@@ -44,7 +45,7 @@ def test_each_rung_is_asked_where_it_is(models, checkpoint):
     finally:
         run_now(mixed.close())
         run_now(mixed.close())
-    alone = checkpoint.load_backend()
+    alone = load_backend(checkpoint)
     assert [a.text for a in made[::2]] == [a.text for a in run_now(alone.attempts(samples))]
     assert [a.error for a in made] == [None] * len(made)
     assert [a.rung for a in made] == [0, 1] * len(QUESTIONS)
@@ -62,9 +63,9 @@ def test_a_controller_answers_with_them(models, checkpoint):
 
 def test_other_weights_and_other_ladders_are_refused(models, checkpoint):
     with pytest.raises(CheckpointError, match="expected small with digest"):
-        checkpoint.load_backend([str(CHECKPOINTS / "large"), models[1]])
+        load_backend(checkpoint, [str(CHECKPOINTS / "large"), models[1]])
     with pytest.raises(ConfigError, match="models: expected 2"):
-        checkpoint.load_backend(models[:1])
+        load_backend(checkpoint, models[:1])
 
 
 @pytest.mark.parametrize("command", ["answer", "serve"])

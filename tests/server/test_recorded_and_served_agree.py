@@ -133,8 +133,8 @@ def test_llama_cpp(tmp_path):
     """Sums, asked with a prompt that the checkpoint remembers."""
     files = [Path(file) for file in (REAL or "").split(os.pathsep)]
     rng = np.random.default_rng(0)
-    sums = [(f"What is {a} + {b}?", str(a + b)) for a, b in rng.integers(2, 60, (40, 2)).tolist()]
-    write_questions(tmp_path / "questions.jsonl", sums, {"train": 16, "validation": 8, "test": 12})
+    sums = [(f"What is {a} + {b}?", str(a + b)) for a, b in rng.integers(1, 10, (44, 2)).tolist()]
+    write_questions(tmp_path / "questions.jsonl", sums, {"train": 24, "validation": 8, "test": 12})
     prompt = "{question} Reply with 'Answer: ' and the number."
     with ExitStack() as stack:
         servers = [
@@ -144,7 +144,7 @@ def test_llama_cpp(tmp_path):
         agree(
             tmp_path,
             servers,
-            ["--samples", "4", "--max-new-tokens", "16", "--prompt", prompt],
+            ["--samples", "6", "--max-new-tokens", "16", "--prompt", prompt],
         )
     models = load_checkpoint(tmp_path / "controller").models
-    assert {model.prompt for model in models} == {({"role": "user", "content": prompt},)}
+    assert [model.prompt for model in models] == [({"role": "user", "content": prompt},)] * 2
