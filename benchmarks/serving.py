@@ -29,6 +29,7 @@ from controller.checkpoint import Checkpoint, load_checkpoint
 from controller.core import Episode
 from controller.deciders import PolicyDecider
 from controller.errors import BackendError
+from controller.terms import Terms
 from controller.types import Question
 
 Figures = dict[str, float]
@@ -112,7 +113,7 @@ def ask(url: str, load: Load) -> NDArray[np.float64]:
 def decision_us(checkpoint: Checkpoint, repeats: int = 2000) -> Figures:
     """Median microseconds of one decision at batch 1: all of it, and its parts."""
     backend, question = ReplayBackend(checkpoint.models, (), {}), Question(question_id="", text="")
-    episode = Episode(question, backend, checkpoint.config, price=PRICE)
+    episode = Episode(question, backend, checkpoint.config, Terms(price=PRICE))
     episode.start(PromptState(prompt_tokens=(20,) * checkpoint.config.num_rungs))
     decider = PolicyDecider(checkpoint.policy)
     observation, mask = episode.observation(), episode.mask()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         TraceFormatError,
     )
     from controller.loop import Controller, Decision, Outcome
+    from controller.terms import Terms
     from controller.types import Question
 
 __all__ = [
@@ -33,10 +34,17 @@ __all__ = [
     "IllegalActionError",
     "Outcome",
     "Question",
+    "Terms",
     "TraceFormatError",
 ]
 
-_HOMES = {"Controller": "loop", "Decision": "loop", "Outcome": "loop", "Question": "types"}
+_HOMES = {
+    "Controller": "loop",
+    "Decision": "loop",
+    "Outcome": "loop",
+    "Question": "types",
+    "Terms": "terms",
+}
 """Module of each name; of the others: errors."""
 
 

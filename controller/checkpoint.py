@@ -8,7 +8,6 @@ evaluated also with `card.json`, which the card shows.
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -25,12 +24,12 @@ from controller.answers import UNNAMED, answer_kind
 from controller.cost import CostModel
 from controller.difficulty import Difficulty, Reads
 from controller.episodes import EpisodeConfig
-from controller.errors import AllotError, CheckpointError, ConfigError
+from controller.errors import AllotError, CheckpointError
 from controller.granularity import ATTEMPTS, GRANULARITIES, SEGMENTS, Granularity, granularity_of
 from controller.policy import PolicyConfig, PolicyNetwork
 from controller.segments.episodes import SegmentConfig
 from controller.support import Support
-from controller.targets import Calibration, Pace
+from controller.targets import Calibration
 from controller.types import AdapterSpec, ModelSpec
 
 CHECKPOINT_VERSION = 4
@@ -107,39 +106,13 @@ class Checkpoint(Generic[C]):
             adapters = {name: self.located(path) for name, path in self.adapter_paths.items()}
         return {name: Path(path) for name, path in adapters.items()}
 
-    def price_for(
-        self,
-        mean_cost: float | None = None,
-        accuracy: float | None = None,
-        confidence: float = 0.9,
-    ) -> float:
-        """Price that brings a mean cost or an accuracy; mid-range without either.
+    @property
+    def known_calibration(self) -> Calibration:
+        """The calibration.
 
         Raises:
-            ConfigError: both at once, or one that is out of reach.
-            CheckpointError: the checkpoint was saved without a calibration.
+            CheckpointError: the checkpoint was saved without one.
         """
-        if mean_cost is None and accuracy is None:
-            low, high = self.price_range
-            return math.sqrt(low * high)
-        calibration = self._known_calibration()
-        if accuracy is None:
-            assert mean_cost is not None
-            return calibration.price_for_cost(mean_cost)
-        if mean_cost is not None:
-            raise ConfigError("mean_cost, accuracy: expected one of them, found both")
-        return calibration.price_for_accuracy(accuracy, confidence)
-
-    def pace(self, mean_cost: float) -> Pace:
-        """Keeps a mean cost over a stream of questions.
-
-        Raises:
-            ConfigError: one that is out of reach.
-            CheckpointError: the checkpoint was saved without a calibration.
-        """
-        return Pace(self._known_calibration(), mean_cost)
-
-    def _known_calibration(self) -> Calibration:
         if self.calibration is None:
             raise CheckpointError(
                 f"{self.path}: expected a checkpoint with a calibration, found none; train again"

@@ -22,6 +22,7 @@ from controller.errors import ConfigError, IllegalActionError
 from controller.granularity import Process
 from controller.observation import observe
 from controller.segments.types import Segment
+from controller.terms import Terms
 from controller.types import Attempt, Question
 
 if TYPE_CHECKING:
@@ -159,9 +160,7 @@ class Episode:
         question: to answer; its reference is never looked at.
         backend: makes the attempts.
         config: the decision process.
-        price: accuracy per unit cost.
-        round_price: accuracy per serial round.
-        budget: hard cap on cost; None for no cap.
+        terms: what it may cost, at a known price.
         difficulty: read-out of the prompt; None when the policy does not read it.
         pick: chooses the next of a limited stock of attempts, from (used, available) to
             a position in used..available-1; recorded order when None.
@@ -172,25 +171,19 @@ class Episode:
         question: Question,
         backend: Backend,
         config: EpisodeConfig,
+        terms: Terms,
         *,
-        price: float,
-        round_price: float = 0.0,
-        budget: float | None = None,
         difficulty: Difficulty | None = None,
         pick: Pick | None = None,
     ) -> None:
-        if not 0 < price < float("inf"):
-            raise ConfigError(f"price: expected a positive number, found {price}")
-        if not 0 <= round_price < float("inf"):
-            raise ConfigError(f"round_price: expected 0 or more, found {round_price}")
         if len(backend.models) != config.num_rungs:
             raise ConfigError(
                 f"backend: expected {config.num_rungs} models, one per rung, found "
                 f"{[model.name for model in backend.models]}"
             )
         self.question, self.config = question, config
-        self.price, self.round_price = price, round_price
-        self.budget = float("inf") if budget is None else budget
+        self.terms, self.price = terms, terms.known_price
+        self.budget = float("inf") if terms.budget is None else terms.budget
         self.state = Episodes(config, 1, config.max_attempts)
         self.attempts: list[Attempt] = []
         self.usage = {model.name: Usage() for model in backend.models}
@@ -222,7 +215,7 @@ class Episode:
         self.state.reset(
             _ROW,
             price=np.array([self.price]),
-            round_price=np.array([self.round_price]),
+            round_price=np.array([self.terms.round_price]),
             budget=np.array([self.budget]),
             prompt_tokens=np.array([prompt.prompt_tokens]),
             prompt_counted=prompt.counted,

@@ -14,13 +14,13 @@ from controller.core import Decision, Episode, Pick, play
 from controller.cost import Usage
 from controller.deciders import PolicyDecider
 from controller.difficulty import Difficulty
-from controller.errors import ConfigError
 from controller.granularity import Process
 from controller.policy import PolicyNetwork
+from controller.pricing import Pricing
 from controller.segments.episodes import SegmentConfig
 from controller.segments.run import SegmentEpisode
 from controller.segments.types import SegmentBackend
-from controller.targets import Pace
+from controller.terms import Terms
 from controller.types import Attempt, Question
 
 if TYPE_CHECKING:
@@ -58,10 +58,8 @@ async def begin_episode(
     question: Question,
     backend: Any,
     config: Process,
+    terms: Terms,
     *,
-    price: float,
-    round_price: float = 0.0,
-    budget: float | None = None,
     difficulty: Difficulty | None = None,
     pick: Pick | None = None,
     number: int = 0,
@@ -73,9 +71,7 @@ async def begin_episode(
         question: to answer.
         backend: a `Backend`, or of segments a `SegmentBackend`.
         config: the decision process.
-        price: accuracy per unit cost.
-        round_price: accuracy per serial round.
-        budget: hard cap on cost; None for no cap.
+        terms: what it may cost, at a known price.
         difficulty: read-out of the prompt; None when the policy does not read it.
         pick: see `Episode`; of whole attempts alone.
         number: of the attempt, for decisions inside it.
@@ -87,9 +83,7 @@ async def begin_episode(
             question,
             backend,
             config,
-            price=price,
-            round_price=round_price,
-            budget=budget,
+            terms,
             difficulty=difficulty,
             number=number,
         )
@@ -104,9 +98,7 @@ async def begin_episode(
         question,
         backend,
         config,
-        price=price,
-        round_price=round_price,
-        budget=budget,
+        terms,
         difficulty=difficulty,
         pick=pick,
     )
@@ -122,9 +114,7 @@ class Controller:
         config: the decision process that it was trained for.
         backend: makes the attempts, or writes their segments.
         difficulty: read-out of the prompt, if the policy reads it.
-        price: accuracy per unit cost, where `answer` is not given one.
-        pace: sets the price from question to question instead, where `answer` is not given
-            one.
+        pricing: finds the price of terms that do not say it; None if all terms say it.
         answers: see `begin_episode`.
     """
 
@@ -134,13 +124,12 @@ class Controller:
         config: Process,
         backend: Backend | SegmentBackend,
         difficulty: Difficulty | None = None,
-        price: float | None = None,
-        pace: Pace | None = None,
+        pricing: Pricing | None = None,
         answers: AnswerKind | None = None,
     ) -> None:
         self.policy, self.config = policy, config
         self.backend, self.difficulty = backend, difficulty
-        self.price, self.pace, self.answers = price, pace, answers
+        self.pricing, self.answers = pricing, answers
         self.decider = PolicyDecider(policy)
 
     @classmethod
@@ -185,7 +174,8 @@ class Controller:
         from controller.loading import load_backend
 
         checkpoint = path if isinstance(path, Checkpoint) else load_any(path)
-        price = checkpoint.price_for(mean_cost, accuracy, confidence)
+        standing = Terms(mean_cost=mean_cost, accuracy=accuracy, confidence=confidence)
+        pricing = Pricing(checkpoint, standing)
         backend = backend or load_backend(checkpoint, models, adapters)
         process = checkpoint.config
         if isinstance(backend, Backend):
@@ -195,8 +185,7 @@ class Controller:
             process,
             backend,
             checkpoint.difficulty,
-            price,
-            None if mean_cost is None else checkpoint.pace(mean_cost),
+            pricing,
             answer_kind(checkpoint.answers),
         )
 
@@ -240,17 +229,15 @@ class Controller:
     def episode(
         self,
         question: str | Question,
+        terms: Terms | None = None,
         *,
-        price: float | None = None,
-        round_price: float = 0.0,
-        budget: float | None = None,
         number: int = 0,
+        **wanted: Any,
     ) -> Episode | SegmentEpisode:
-        """A fresh episode for a question, to be driven by `decisions`."""
-        if price is None:
-            price = self.price if self.pace is None else self.pace.price()
-        if price is None:
-            raise ConfigError("price: expected one, found none here and none in the controller")
+        """A fresh episode for a question, to be driven by `decisions`; see `answer`."""
+        terms = terms or Terms(**wanted)
+        if self.pricing is not None:
+            terms = terms.at(self.pricing.price_for(terms))
         if isinstance(question, str):
             question = Question(question_id=question, text=question)
         return run_now(
@@ -258,9 +245,7 @@ class Controller:
                 question,
                 self.backend,
                 self.config,
-                price=price,
-                round_price=round_price,
-                budget=budget,
+                terms,
                 difficulty=self.difficulty,
                 number=number,
                 answers=self.answers,
@@ -270,32 +255,28 @@ class Controller:
     def answer(
         self,
         question: str | Question,
+        terms: Terms | None = None,
         *,
-        price: float | None = None,
-        round_price: float = 0.0,
-        budget: float | None = None,
         number: int = 0,
+        **wanted: Any,
     ) -> Outcome:
         """Answer a question.
 
         Args:
             question: text, or a Question.
-            price: accuracy per unit cost, the unit being one small-model token; the
-                controller's own when None, or what its pace asks for.
-            round_price: accuracy per serial round of generation; 0 if waiting is free.
-            budget: hard cap on cost; None for no cap.
+            terms: what it may cost; the controller's own price where they do not say one.
             number: of the attempt, for decisions inside it; others have other random streams.
+            wanted: fields of `Terms`, in place of `terms`: `price`, `round_price`, `budget`, ...
 
         Raises:
-            ConfigError: price or budget out of range.
+            ConfigError: terms that are out of range.
             BackendError: the models cannot be reached at all.
         """
-        episode = self.episode(
-            question, price=price, round_price=round_price, budget=budget, number=number
-        )
+        terms = terms or Terms(**wanted)
+        episode = self.episode(question, terms, number=number)
         decisions = tuple(self.decisions(episode))
-        if self.pace is not None and price is None:
-            self.pace.count(episode.cost)
+        if self.pricing is not None:
+            self.pricing.count(terms, episode.cost)
         return Outcome(
             answer=episode.answer,
             attempt=episode.best_attempt(),

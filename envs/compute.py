@@ -19,6 +19,7 @@ from controller.granularity import Process, granularity_of
 from controller.loop import begin_episode
 from controller.segments.run import SegmentEpisode
 from controller.segments.types import Segment, SegmentBackend
+from controller.terms import Terms
 from controller.types import Attempt, Question
 from envs.draws import draw_episode, observation_space, stream_key
 from envs.grader import Grader
@@ -149,9 +150,11 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
             self.question,
             self.backend,
             self.config,
-            price=self.price,
-            round_price=float(options.get("round_price", round_price[0])),
-            budget=float(options.get("budget", budget[0])),
+            Terms(
+                price=self.price,
+                round_price=float(options.get("round_price", round_price[0])),
+                budget=float(options.get("budget", budget[0])),
+            ),
             difficulty=self.difficulty,
             pick=self._pick if self.permute else None,
             number=int(options.get("attempt", number)),

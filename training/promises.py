@@ -6,6 +6,8 @@ import numpy as np
 
 from controller.checkpoint import Checkpoint
 from controller.errors import ConfigError
+from controller.pricing import Pricing
+from controller.terms import Terms
 from envs.table import TraceTable
 from training.play import play_checkpoint
 
@@ -40,13 +42,15 @@ def kept_costs(
     order = np.random.default_rng(seed).permutation(len(test))
     rows = []
     for asked in targets.tolist():
-        pace, costs = checkpoint.pace(asked), []
+        target, costs = Terms(mean_cost=asked), []
+        pricing = Pricing(checkpoint, target)
         for chunk in np.array_split(order, -(-len(order) // _IN_FLIGHT)):
-            played = play_checkpoint(checkpoint, test.take(chunk), pace.price(), repeats=1)
+            price = pricing.price_for(Terms())
+            played = play_checkpoint(checkpoint, test.take(chunk), price, repeats=1)
             costs += played.cost.tolist()
             for cost in played.cost.tolist():
-                pace.count(cost)
-        fixed = play_checkpoint(checkpoint, test, checkpoint.price_for(asked), repeats=1)
+                pricing.count(Terms(), cost)
+        fixed = play_checkpoint(checkpoint, test, pricing.price_for(target), repeats=1)
         rows.append(
             {
                 "asked": asked,
@@ -67,7 +71,7 @@ def kept_accuracies(checkpoint: Checkpoint, test: TraceTable) -> list[dict[str, 
     rows = []
     for asked in ACCURACIES:
         try:
-            price = checkpoint.price_for(accuracy=asked, confidence=CONFIDENCE)
+            price = Pricing(checkpoint).price_for(Terms(accuracy=asked, confidence=CONFIDENCE))
         except ConfigError:
             break
         played = play_checkpoint(checkpoint, test, price, repeats=8)

@@ -14,6 +14,7 @@ from controller.policy import Policy
 from controller.segments.episodes import SegmentConfig
 from controller.segments.run import SegmentRun
 from controller.segments.types import SegmentBackend
+from controller.terms import Terms
 from controller.types import Attempt
 
 
@@ -74,7 +75,7 @@ class SegmentedBackend(Wrapped):
             [(request.question, request.index) for request in requests],
             self.writer,
             self.config,
-            price=self.price,
+            Terms(price=self.price),
             difficulty=self.difficulty,
         )
         wanted = run.play(self.policy, [request.unwanted for request in requests])

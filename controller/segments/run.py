@@ -27,6 +27,7 @@ from controller.segments.episodes import (
 )
 from controller.segments.observation import observe_segments
 from controller.segments.types import ForcedAnswer, Prefix, Segment, SegmentBackend, SegmentRequest
+from controller.terms import Terms
 from controller.types import Attempt, Question
 
 _ROW = np.zeros(1, np.int64)
@@ -39,8 +40,8 @@ class SegmentRun:
         attempts: questions, whose references are never looked at, and numbers of attempts.
         backend: writes segments.
         config: the decision process.
-        price: accuracy per unit cost.
-        budget: hard cap on the cost of each; None for no cap.
+        terms: what each may cost, at a known price; an attempt is one serial stream, so
+            `round_price` is 0.
         difficulty: read-out of the prompt; None if there is none.
 
     Attributes:
@@ -55,14 +56,15 @@ class SegmentRun:
         attempts: Sequence[tuple[Question, int]],
         backend: SegmentBackend,
         config: SegmentConfig,
+        terms: Terms,
         *,
-        price: float,
-        budget: float | None = None,
         difficulty: Difficulty | None = None,
     ) -> None:
-        if not 0 < price < float("inf"):
-            raise ConfigError(f"price: expected a positive number, found {price}")
-        self.backend, self.config = backend, config
+        if terms.round_price:
+            raise ConfigError(
+                f"round_price: expected 0 inside an attempt, found {terms.round_price}"
+            )
+        self.backend, self.config, self.price = backend, config, terms.known_price
         self.prefixes = backend.open(attempts)
         n, rungs = len(attempts), config.num_rungs
         self.state = SegmentEpisodes(config, n)
@@ -80,8 +82,8 @@ class SegmentRun:
         lengths = [prefix.prompt_tokens[:rungs] for prefix in self.prefixes]
         self.state.reset(
             self._rows,
-            price=np.full(n, price),
-            budget=np.full(n, float("inf") if budget is None else budget),
+            price=np.full(n, self.price),
+            budget=np.full(n, float("inf") if terms.budget is None else terms.budget),
             prompt_tokens=np.array(
                 [known + known[-1:] * (rungs - len(known)) for known in lengths]
             ),
@@ -226,9 +228,7 @@ class SegmentEpisode(SegmentRun):
         question: to answer; its reference is never looked at.
         backend: writes segments.
         config: the decision process.
-        price: accuracy per unit cost.
-        round_price: accuracy per serial round; an attempt is one serial stream, so 0.
-        budget: hard cap on cost; None for no cap.
+        terms: see `SegmentRun`.
         difficulty: read-out of the prompt; None if there is none.
         number: of the attempt.
     """
@@ -238,17 +238,12 @@ class SegmentEpisode(SegmentRun):
         question: Question,
         backend: SegmentBackend,
         config: SegmentConfig,
+        terms: Terms,
         *,
-        price: float,
-        round_price: float = 0.0,
-        budget: float | None = None,
         difficulty: Difficulty | None = None,
         number: int = 0,
     ) -> None:
-        if round_price:
-            raise ConfigError(f"round_price: expected 0 inside an attempt, found {round_price}")
-        opened, self.price = [(question, number)], price
-        super().__init__(opened, backend, config, price=price, budget=budget, difficulty=difficulty)
+        super().__init__([(question, number)], backend, config, terms, difficulty=difficulty)
 
     @property
     def prefix(self) -> Prefix:

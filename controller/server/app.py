@@ -42,7 +42,7 @@ from controller.server.schema import (
     DecideRequest,
     read_terms,
 )
-from controller.server.terms import NoAnswerError, Served, Terms
+from controller.server.terms import NoAnswerError, RequestTerms, Served
 
 _tracer = trace.get_tracer("allot")
 
@@ -176,7 +176,7 @@ class Service:
         self,
         request: Request,
         include_usage: bool,
-        terms: Terms,
+        terms: RequestTerms,
         answer: Callable[[Callable[[Choice], None]], Coroutine[Any, Any, Served]],
         *,
         chat: bool,

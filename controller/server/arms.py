@@ -17,9 +17,9 @@ from controller.core import Choice, Decider, Episode
 from controller.deciders import PolicyDecider, RuleDecider
 from controller.episodes import EpisodeConfig
 from controller.errors import ConfigError
+from controller.pricing import Pricing
 from controller.server.guard import GuardWatch
 from controller.support import Support
-from controller.targets import Pace
 
 RULES: Mapping[str, Rule] = {
     "always-small": baselines.SelfConsistency(1),
@@ -80,9 +80,8 @@ class Arm:
         checkpoint: what decides.
         process: the decision process that it is deployed in.
         decider: the policy alone.
+        pricing: what compute is worth where an asker says nothing.
         share: of all questions, relative to the other arms'.
-        price: accuracy per unit cost where an asker says nothing; mid-range when None.
-        pace: sets it from question to question instead.
         always: name of the rule that decides in its stead, while it is only watched.
         fallback: name of the rule that decides where the policy has not been in training;
             None switches the guard off.
@@ -92,9 +91,8 @@ class Arm:
     checkpoint: Checkpoint
     process: EpisodeConfig
     decider: PolicyDecider
+    pricing: Pricing
     share: float = 1.0
-    price: float | None = None
-    pace: Pace | None = None
     always: str | None = None
     fallback: str | None = "adaptive-cascade"
 

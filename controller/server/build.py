@@ -13,6 +13,7 @@ from controller.backends.ladder import LadderBuilder, deployed_process, model_pl
 from controller.checkpoint import Checkpoint, load_checkpoint
 from controller.deciders import PolicyDecider
 from controller.errors import AllotError, ConfigError
+from controller.pricing import Pricing
 from controller.server.app import Service
 from controller.server.arms import Arm, Arms
 from controller.server.config import ServeConfig
@@ -76,9 +77,8 @@ def build_arms(config: ServeConfig, backend: Backend, metrics: Metrics) -> Arms:
                 checkpoint=checkpoint,
                 process=deployed_process(checkpoint, backend),
                 decider=PolicyDecider(checkpoint.policy, exploration=config.exploration),
+                pricing=Pricing(checkpoint, config.standing),
                 share=share,
-                price=config.price,
-                pace=None if config.mean_cost is None else checkpoint.pace(config.mean_cost),
                 always=config.always,
                 fallback=config.fallback,
             )

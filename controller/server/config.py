@@ -11,6 +11,7 @@ from controller.backends.ladder import Upstream
 from controller.errors import ConfigError
 from controller.server.arms import named_rule
 from controller.server.limits import Limits
+from controller.terms import Terms
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -102,6 +103,11 @@ class ServeConfig:
     shutdown_s: float = 30.0
     telemetry: bool = False
 
+    @property
+    def standing(self) -> Terms:
+        """Terms of those who say none."""
+        return Terms(price=self.price, mean_cost=self.mean_cost)
+
     def __post_init__(self) -> None:
         if self.host not in LOOPBACK and self.keys is None:
             raise ConfigError(
@@ -116,9 +122,6 @@ class ServeConfig:
         for name in ("watch_s", "drain_s", "shutdown_s"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name}: expected 0 or more, found {getattr(self, name)}")
-        if self.price is not None and not 0 < self.price < float("inf"):
-            raise ConfigError(f"price: expected a positive number, found {self.price}")
-        if self.price is not None and self.mean_cost is not None:
-            raise ConfigError("price, mean_cost: expected at most one of them, found both")
+        _ = self.standing
         if sum(variant.share for variant in self.variants) >= 1:
             raise ConfigError("variants: expected shares that leave something for the controller")

@@ -12,14 +12,13 @@ from controller.core import Episode
 from controller.cost import Usage
 from controller.errors import ConfigError
 from controller.server.arms import Arm
-from controller.server.engine import price_of
 from controller.server.replies import choice_json
 from controller.server.schema import AttemptIn, DecideRequest
-from controller.server.terms import Terms
+from controller.server.terms import RequestTerms
 from controller.types import Attempt, ModelSpec, Question
 
 
-def decide(request: DecideRequest, terms: Terms, arm: Arm) -> dict[str, Any]:
+def decide(request: DecideRequest, terms: RequestTerms, arm: Arm) -> dict[str, Any]:
     """The next action after some attempts, as an arm's policy would choose it.
 
     Raises:
@@ -39,9 +38,7 @@ def decide(request: DecideRequest, terms: Terms, arm: Arm) -> dict[str, Any]:
         Question(question_id="", text=request.question or ""),
         ReplayBackend(models, (), {}),
         config,
-        price=price_of(arm, terms),
-        round_price=terms.round_price,
-        budget=terms.budget,
+        terms.at(arm.pricing.price_for(terms)),
         difficulty=None if request.question is None else arm.checkpoint.difficulty,
     )
     episode.start(PromptState(prompt_tokens=lengths))

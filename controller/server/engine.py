@@ -16,12 +16,12 @@ from controller.answers import answer_kind
 from controller.backends.base import Backend, Request, Verdict, Wrapped
 from controller.backends.spelling import OneSpelling
 from controller.core import Choice, Decision, Episode, play
-from controller.errors import BackendError, ConfigError
-from controller.server.arms import Arm, Arms
+from controller.errors import BackendError
+from controller.server.arms import Arms
 from controller.server.equivalence import ByKind, Equivalence
 from controller.server.limits import EscalationBudget, Limits
 from controller.server.restrict import DEADLINE, Restricted
-from controller.server.terms import NoAnswerError, Served, Terms, best_unread
+from controller.server.terms import NoAnswerError, RequestTerms, Served, best_unread
 from controller.types import Attempt, Question
 
 _tracer = trace.get_tracer("allot")
@@ -67,7 +67,7 @@ class Engine:
     async def answer(
         self,
         question: Question,
-        terms: Terms,
+        terms: RequestTerms,
         *,
         caller: str = "anyone",
         sticky: str | None = None,
@@ -88,7 +88,10 @@ class Engine:
         """
         started, loop = time.perf_counter(), asyncio.get_running_loop()
         arm = self.arms.assign(sticky or question.text)
-        budget = least(terms.budget, self.limits.max_budget)
+        allowed = replace(
+            terms.at(arm.pricing.price_for(terms)),
+            budget=least(terms.budget, self.limits.max_budget),
+        )
         deadline = loop.time() + min(
             terms.deadline_s or self.limits.default_deadline_s, self.limits.max_deadline_s
         )
@@ -106,16 +109,13 @@ class Engine:
             identified(question, terms),
             self._attended(decider, deadline),
             arm.process,
-            price=price_of(arm, terms),
-            round_price=terms.round_price,
-            budget=budget,
+            allowed,
             difficulty=arm.checkpoint.difficulty,
         )
         with _tracer.start_as_current_span("answer", attributes={"allot.arm": arm.name}) as span:
             decisions = await self._run(episode, decider, deadline, emit)
             span.set_attribute("allot.cost", episode.cost)
-        if arm.pace is not None and not terms.price_terms:
-            arm.pace.count(episode.cost)
+        arm.pricing.count(terms, episode.cost)
         for feature in strayed:
             self._on_stray(arm.name, feature)
         guarded = strayed[0] if strayed else None
@@ -130,9 +130,7 @@ class Engine:
             attempt=episode.best_attempt() or best_unread(episode.attempts),
             decisions=tuple(decisions),
             attempts=tuple(episode.attempts),
-            price=episode.price,
-            round_price=episode.round_price,
-            budget=budget,
+            terms=allowed,
             cost=episode.cost,
             usage=episode.usage,
             degraded=tuple(sorted(decider.degraded)),
@@ -226,24 +224,7 @@ def _trace(decision: Decision) -> None:
     )
 
 
-def price_of(arm: Arm, terms: Terms) -> float:
-    """The price that terms amount to.
-
-    Raises:
-        ConfigError: several of price, accuracy and mean cost, or one that is out of reach.
-    """
-    given = terms.price_terms
-    if len(given) > 1:
-        raise ConfigError("price, accuracy, mean_cost: expected at most one of them")
-    if arm.pace is not None and not given:
-        return arm.pace.price()
-    price = terms.price if given else arm.price
-    if price is not None:
-        return price
-    return arm.checkpoint.price_for(terms.mean_cost, terms.accuracy)
-
-
-def identified(question: Question, terms: Terms) -> Question:
+def identified(question: Question, terms: RequestTerms) -> Question:
     """The question under an id that no other request has, unless it brings a seed."""
     digest = hashlib.sha256(question.text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
     run = uuid.uuid4().hex if terms.seed is None else f"seed{terms.seed}"

@@ -94,9 +94,9 @@ def episode_fields(served: Served, *, texts: bool) -> dict[str, Any]:
             {"name": model.name, "rung": rung, "parameters": model.parameters}
             for rung, model in enumerate(served.arm.checkpoint.models)
         ],
-        "price": served.price,
-        "round_price": served.round_price,
-        "budget": served.budget,
+        "price": served.terms.price,
+        "round_price": served.terms.round_price,
+        "budget": served.terms.budget,
         "answer": served.answer,
         "cost": served.cost,
         "degraded": list(served.degraded),

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from controller.server.terms import Terms
+from controller.server.terms import RequestTerms
 from controller.types import Question
 
 MAX_MESSAGES = 256
@@ -183,7 +183,7 @@ HEADERS: Mapping[str, type] = {
 HEADER_PREFIX = "x-allot-"
 
 
-def read_terms(given: TermsIn | None, headers: Mapping[str, str], seed: int | None) -> Terms:
+def read_terms(given: TermsIn | None, headers: Mapping[str, str], seed: int | None) -> RequestTerms:
     """Terms from headers and body.
 
     Raises:
@@ -205,7 +205,7 @@ def read_terms(given: TermsIn | None, headers: Mapping[str, str], seed: int | No
             k: v for k, v in by_header.items() if k not in ("price", "accuracy", "mean_cost")
         }
     chosen = {} if seed is None else {"seed": seed}
-    return Terms(**{**chosen, **by_header, **by_body})
+    return RequestTerms(**{**chosen, **by_header, **by_body})
 
 
 def complaint(error: ValidationError) -> tuple[str, str]:

@@ -10,20 +10,15 @@ from controller.cost import Usage
 from controller.errors import BackendError
 from controller.server.arms import Arm
 from controller.server.restrict import DEADLINE
+from controller.terms import Terms
 from controller.types import Attempt, Question
 
 
 @dataclass(frozen=True, kw_only=True)
-class Terms:
-    """What an asker wants of an answer.
+class RequestTerms(Terms):
+    """What a client of the service wants of an answer.
 
     Attributes:
-        price: accuracy per small-model token; the service's own when None.
-        round_price: accuracy per serial round.
-        budget: hard cap on cost.
-        accuracy: instead of a price: share of questions to be answered right.
-        mean_cost: instead of a price: small-model tokens per question on average.
-        deadline_s: seconds until there must be an answer.
         max_escalations: calls to larger models.
         give_up: whether no attempt at all is acceptable where the price makes it best.
         explain: whether the answer should come with what the policy saw.
@@ -31,23 +26,11 @@ class Terms:
         seed: the same seed and question make the same attempts, on local models.
     """
 
-    price: float | None = None
-    round_price: float = 0.0
-    budget: float | None = None
-    accuracy: float | None = None
-    mean_cost: float | None = None
-    deadline_s: float | None = None
     max_escalations: int | None = None
     give_up: bool = False
     explain: bool = False
     question_id: str | None = None
     seed: int | None = None
-
-    @property
-    def price_terms(self) -> tuple[float, ...]:
-        """What the asker says compute is worth, one way or another; empty if nothing."""
-        given = self.price, self.accuracy, self.mean_cost
-        return tuple(term for term in given if term is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +46,7 @@ class Served:
         attempt: that is returned; None if no attempt succeeded.
         decisions: in order.
         attempts: all that were made, failed ones too.
-        price: accuracy per unit cost.
-        round_price: accuracy per serial round.
-        budget: hard cap on cost.
+        terms: what it was answered for, at a known price.
         cost: in small-model tokens.
         usage: what was really processed, by model.
         degraded: models whose absence changed the answer's course.
@@ -85,9 +66,7 @@ class Served:
     attempt: Attempt | None
     decisions: tuple[Decision, ...]
     attempts: tuple[Attempt, ...]
-    price: float
-    round_price: float
-    budget: float | None
+    terms: Terms
     cost: float
     usage: dict[str, Usage]
     degraded: tuple[str, ...]

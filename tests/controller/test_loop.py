@@ -13,6 +13,7 @@ from controller.backends.transformers import TransformersBackend, load_model
 from controller.checkpoint import load_checkpoint
 from controller.errors import ConfigError
 from controller.loop import Controller, begin_episode
+from controller.terms import Terms
 from envs.compute import ComputeEnv
 from envs.grader import KindGrader
 from tests.conftest import CHECKPOINTS
@@ -35,7 +36,7 @@ def test_replay_and_live_make_the_same_attempts(validation, config, live):
     rng, same, total = np.random.default_rng(0), 0, 0
     for question in rng.choice(np.array(validation.questions, object), 12, replace=False):
         episodes = [
-            run_now(begin_episode(question, backend, config, price=1e-4))
+            run_now(begin_episode(question, backend, config, Terms(price=1e-4)))
             for backend in (live, validation.backend)
         ]
         for kind in (ActionKind.SAMPLE, ActionKind.SAMPLE, ActionKind.ESCALATE):
@@ -51,7 +52,7 @@ def test_replay_and_live_make_the_same_attempts(validation, config, live):
 
 def test_live_ledger_adds_up(validation, config, live):
     config = replace(config, max_revisions=4)
-    episode = run_now(begin_episode(validation.questions[3], live, config, price=1e-4))
+    episode = run_now(begin_episode(validation.questions[3], live, config, Terms(price=1e-4)))
     for kind in (ActionKind.SAMPLE, ActionKind.SAMPLE, ActionKind.REVISE, ActionKind.ESCALATE):
         run_now(episode.take(Action(kind)))
     ledger = config.cost

@@ -19,6 +19,7 @@ from controller.backends.resilience import CircuitBreaker
 from controller.backends.rungs import Ladder
 from controller.checkpoint import load_checkpoint
 from controller.deciders import PolicyDecider
+from controller.pricing import Pricing
 from controller.server.app import Service
 from controller.server.arms import Arm, Arms
 from controller.server.engine import Engine
@@ -87,7 +88,7 @@ def arm(checkpoint, backend, name="main", **settings):
         checkpoint=checkpoint,
         process=deployed_process(checkpoint, backend),
         decider=PolicyDecider(checkpoint.policy),
-        **settings,
+        **{"pricing": Pricing(checkpoint), **settings},
     )
 
 

@@ -6,9 +6,11 @@ import json
 import openai
 import pytest
 
+from controller.pricing import Pricing
 from controller.server.keys import Keys, key_digest, new_key
 from controller.server.limits import Limits
 from controller.targets import PACE_QUESTIONS
+from controller.terms import Terms
 from tests.server.conftest import arm, ladder
 from tests.server.upstream import completion
 
@@ -124,9 +126,9 @@ def test_terms_by_field_and_by_header(service):
 
 def test_targets_become_prices(service, checkpoint):
     by_cost = service.ask(mean_cost=300).json()["allot"]["price"]
-    assert by_cost == pytest.approx(checkpoint.price_for(mean_cost=300))
+    assert by_cost == pytest.approx(Pricing(checkpoint).price_for(Terms(mean_cost=300)))
     by_accuracy = service.ask(accuracy=0.5).json()["allot"]["price"]
-    assert by_accuracy == pytest.approx(checkpoint.price_for(accuracy=0.5))
+    assert by_accuracy == pytest.approx(Pricing(checkpoint).price_for(Terms(accuracy=0.5)))
     out_of_reach = service.ask(accuracy=0.999)
     assert out_of_reach.status_code == 400
     assert "cannot be relied on" in out_of_reach.json()["error"]["message"]
@@ -134,13 +136,15 @@ def test_targets_become_prices(service, checkpoint):
 
 
 def test_a_mean_cost_is_kept_over_the_questions_that_name_no_price(serve, small, large, checkpoint):
-    service = serve(small, large, arm_settings={"pace": checkpoint.pace(300)})
+    service = serve(
+        small, large, arm_settings={"pricing": Pricing(checkpoint, Terms(mean_cost=300))}
+    )
     first = service.ask().json()["allot"]
-    assert first["price"] == pytest.approx(checkpoint.price_for(mean_cost=300))
+    assert first["price"] == pytest.approx(Pricing(checkpoint).price_for(Terms(mean_cost=300)))
     service.ask(price=1e-5)
     owed = (300 - first["cost"]) / PACE_QUESTIONS
     assert owed != 0
-    expected = checkpoint.price_for(mean_cost=300 + owed)
+    expected = Pricing(checkpoint).price_for(Terms(mean_cost=300 + owed))
     assert service.ask().json()["allot"]["price"] == pytest.approx(expected)
 
 

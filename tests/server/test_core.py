@@ -17,7 +17,8 @@ from controller.loop import Controller
 from controller.policy import PolicyNetwork
 from controller.server.arms import Arms
 from controller.server.engine import Engine, identified
-from controller.server.terms import Terms
+from controller.server.terms import RequestTerms
+from controller.terms import Terms
 from controller.types import Question
 from envs.compute import ComputeEnv
 from tests.conftest import CHECKPOINTS
@@ -90,7 +91,7 @@ def test_served_equals_live_and_environment(checkpoint, validation, some, traine
         version = arm(checkpoint, backend, fallback=None)
         engine = Engine(Arms([dataclasses.replace(version, decider=new_decider())]), backend)
         asked = [
-            engine.answer(q, Terms(price=p, give_up=True))
+            engine.answer(q, RequestTerms(price=p, give_up=True))
             for q, p in zip(some, prices, strict=True)
         ]
         try:
@@ -145,7 +146,7 @@ def test_served_equals_live_on_local_models(checkpoint):
                 *(
                     engine.answer(
                         Question(question_id="", text=text),
-                        Terms(price=1e-4, seed=1, give_up=True),
+                        RequestTerms(price=1e-4, seed=1, give_up=True),
                     )
                     for text in texts
                 )
@@ -154,7 +155,7 @@ def test_served_equals_live_on_local_models(checkpoint):
             await backend.close()
 
     for text, found in zip(texts, asyncio.run(served()), strict=True):
-        question = identified(Question(question_id="", text=text), Terms(seed=1))
+        question = identified(Question(question_id="", text=text), RequestTerms(seed=1))
         outcome = live.answer(question, price=1e-4)
         assert [d.action for d in outcome.decisions] == [d.action for d in found.decisions]
         assert (outcome.answer, outcome.cost) == (found.answer, found.cost)
@@ -190,7 +191,7 @@ def test_a_choice_is_told_before_it_is_carried_out(checkpoint, validation, some)
                 return await super().attempts(requests)
 
         backend = Told(ThreadedBackend(validation.backend))
-        episode = Episode(some[0], backend, checkpoint.config, price=1e-5)
+        episode = Episode(some[0], backend, checkpoint.config, Terms(price=1e-5))
         await episode.begin()
         async for step in play(episode, PolicyDecider(checkpoint.policy)):
             told.append("decision" if isinstance(step, Decision) else "choice")
@@ -203,7 +204,7 @@ def test_a_choice_is_told_before_it_is_carried_out(checkpoint, validation, some)
 
 def test_exploration_tells_its_propensities(checkpoint, validation, some):
     """Drawn actions are as frequent as their propensities say."""
-    episode = Episode(some[0], validation.backend, checkpoint.config, price=1e-4)
+    episode = Episode(some[0], validation.backend, checkpoint.config, Terms(price=1e-4))
     (state,) = run_now(validation.backend.prompt_states([some[0]], hidden=True))
     episode.start(state)
     decider = PolicyDecider(checkpoint.policy, exploration=0.5, seed=3)

@@ -17,6 +17,8 @@ import openai
 import pytest
 
 from controller.checkpoint import load_checkpoint
+from controller.pricing import Pricing
+from controller.terms import Terms
 from envs.grader import KindGrader
 from envs.recorded import read_recorded
 from envs.traces import TraceSet
@@ -71,7 +73,7 @@ def agree(tmp_path, servers, record=(), steps=50_000):
     allot("train", "--traces", traces, "--out", out, "--steps", str(steps))
 
     checkpoint, recorded = load_checkpoint(out), read_recorded(TraceSet.read(traces), ["test"])
-    price = checkpoint.price_for()
+    price = Pricing(checkpoint).price_for(Terms())
     names = [server.name for server in servers]
     with serving(out, *servers, names=names) as service:
         client = openai.OpenAI(base_url=f"{service.http.base_url}/v1", api_key="any")

@@ -9,6 +9,7 @@ import torch
 
 from controller.backends.base import run_now
 from controller.core import Episode
+from controller.terms import Terms
 from controller.text_features import (
     NUM_SHAPE_FEATURES,
     NUM_TEXT_FEATURES,
@@ -165,7 +166,11 @@ def test_a_live_episode_reads_questions_as_replay_does(train, validation, config
     expected = log_odds(readout, validation.table)
     for q in (0, 7):
         episode = Episode(
-            validation.questions[q], validation.backend, config, price=1e-3, difficulty=readout
+            validation.questions[q],
+            validation.backend,
+            config,
+            Terms(price=1e-3),
+            difficulty=readout,
         )
         run_now(episode.begin())
         np.testing.assert_array_equal(episode.state.difficulty[0], expected[q])

@@ -88,14 +88,14 @@ def test_other_attempts_are_left_to_the_backend_around(build):
     climb = Request(question=QUESTIONS[0], action=ActionKind.ESCALATE, rung=1)
     first, large, second = run_now(backend.attempts([SAMPLES[0], climb, SAMPLES[1]]))
     assert (first.rung, large.rung, second.index) == (0, 1, 1)
-    assert large.text == run_now(backend.whole.attempts([climb]))[0].text
+    assert large.text == run_now(backend.backend.attempts([climb]))[0].text
 
 
 def test_the_large_model_may_not_take_over_inside(build, process):
     backend = build(SegmentRule(always, (SAMPLE,)))
     with pytest.raises(ConfigError, match="escalates"):
         SegmentedBackend(
-            backend.whole,
+            backend.backend,
             backend.writer,
             backend.policy,
             replace(process, escalates=True),
