@@ -20,6 +20,7 @@ from controller.episodes import EpisodeConfig
 from envs.derive import derive_config
 from envs.synthetic import SyntheticFamily
 from envs.table import TraceTable
+from envs.table_builder import build_table
 from envs.traces import TraceSet
 from envs.vector import ComputeVectorEnv
 
@@ -52,7 +53,7 @@ def _trained_on(traces: Path) -> tuple[TraceTable, EpisodeConfig]:
     """Table of the train split, and its decision process."""
     trace_set = TraceSet.read(traces)
     models = trace_set.models()
-    table = TraceTable.build(trace_set, ["train"], [model.name for model in models])
+    table = build_table(trace_set, ["train"], [model.name for model in models])
     return table, derive_config(table, models)
 
 

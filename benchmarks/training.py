@@ -17,7 +17,7 @@ from envs.compute import ComputeEnv
 from envs.derive import derive_config
 from envs.recorded import read_recorded
 from envs.reward import price_range
-from envs.table import TraceTable
+from envs.table_builder import build_table
 from envs.traces import TraceSet
 from envs.vector import ComputeVectorEnv
 from training.config import PPOConfig, TrainConfig
@@ -47,7 +47,7 @@ def ppo(traces: Path, seed: int, *, steps: int, sb3_steps: int) -> Figures:
     models = trace_set.models()
     ladder = [model.name for model in models]
     recorded = read_recorded(trace_set, ["train"], ladder)
-    validation = TraceTable.build(trace_set, ["validation"], ladder)
+    validation = build_table(trace_set, ["validation"], ladder)
     config = derive_config(recorded.table, models)
     settings = PPOConfig(total_steps=steps, seed=seed)
 

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from controller.errors import ConfigError
-
-if TYPE_CHECKING:
-    from controller.types import ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,39 +73,3 @@ class CostModel:
                 "weights: expected 1.0 for the small model, then a positive number per rung, "
                 f"found {self.weights}"
             )
-
-    @classmethod
-    def from_models(
-        cls, models: Sequence[ModelSpec], overrides: dict[str, float] | None = None
-    ) -> CostModel:
-        """Weights from parameter counts, ladder order.
-
-        Args:
-            models: one per rung, the small model first.
-            overrides: relative cost per token by model name, for models whose
-                parameters are not known.
-
-        Raises:
-            ConfigError: a model's parameters are unknown and not overridden.
-        """
-        weights = []
-        for model in models:
-            if overrides and model.name in overrides:
-                weights.append(float(overrides[model.name]))
-            elif model.parameters and models[0].parameters:
-                weights.append(model.parameters / models[0].parameters)
-            elif model is models[0]:
-                weights.append(1.0)
-            else:
-                raise ConfigError(
-                    f"cost of {model.name}: its parameters or the small model's are unknown; "
-                    f"say how much one of its tokens costs in small-model tokens, as in "
-                    f"--token-cost {model.name}=20"
-                )
-        extra = {adapter.name: adapter.parameters for adapter in models[0].adapters}
-        size = models[0].parameters or float("inf")
-        return cls(
-            weights=tuple(weights),
-            reviser_weight=1 + extra.get("reviser", 0) / size,
-            verifier_weight=1 + extra.get("verifier", 0) / size,
-        )

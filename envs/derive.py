@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -32,17 +33,24 @@ def cost_model(
     models: Sequence[ModelSpec], token_costs: Mapping[str, float] | None = None
 ) -> CostModel:
     """Ledger of a ladder; models of unknown size are assumed dear, with a warning."""
-    overrides = dict(token_costs or {})
+    told, size = token_costs or {}, models[0].parameters
+    weights = [float(told.get(models[0].name, 1.0))]
     for model in models[1:]:
-        if model.name not in overrides and not (model.parameters and models[0].parameters):
-            overrides[model.name] = ASSUMED_TOKEN_COST
+        known = told.get(model.name) or (size and model.parameters and model.parameters / size)
+        if not known:
             warnings.warn(
                 f"the size of {model.name} is unknown: assuming that one of its tokens costs "
                 f"{ASSUMED_TOKEN_COST:g} tokens of {models[0].name}; set it with "
                 f"--token-cost {model.name}=COST",
                 stacklevel=2,
             )
-    return CostModel.from_models(models, overrides)
+        weights.append(float(known or ASSUMED_TOKEN_COST))
+    extra = {adapter.name: adapter.parameters for adapter in models[0].adapters}
+    return CostModel(
+        weights=tuple(weights),
+        reviser_weight=1 + extra.get("reviser", 0) / (size or math.inf),
+        verifier_weight=1 + extra.get("verifier", 0) / (size or math.inf),
+    )
 
 
 def derive_config(

@@ -24,6 +24,7 @@ from envs.segments.replay import SegmentReplay
 from envs.segments.table import SegmentTable
 from envs.segments.traces import KIND, SegmentTraces
 from envs.table import TraceTable
+from envs.table_builder import build_table
 from envs.traces import TraceSet, read_manifest
 
 AnyTraces = TraceSet | SegmentTraces
@@ -122,7 +123,7 @@ class Recordings:
     Attributes:
         granularity: of the decisions that they let replay.
         read: a set from its directory.
-        table: arrays of a set's splits; see `TraceTable.build`.
+        table: arrays of a set's splits; see `build_table`.
         recorded: questions, backend and grader of a set's splits; see `read_recorded`.
         derive: the decision process from the table of the train split, the set and options.
         replay: N episodes over a table; see `Replay`.
@@ -139,7 +140,7 @@ class Recordings:
 ATTEMPTS = Recordings(
     granularity=ATTEMPT_STEPS,
     read=TraceSet.read,
-    table=TraceTable.build,
+    table=build_table,
     recorded=read_recorded,
     derive=lambda train, traces, ladder=None, **options: derive_config(
         train, traces.models(ladder), **options

@@ -15,6 +15,7 @@ from controller.types import Attempt, Question
 from envs.answer_kinds import kinds_of
 from envs.grader import RecordedGrader
 from envs.table import TraceTable
+from envs.table_builder import build_table
 from envs.traces import TraceSet
 
 B = TypeVar("B", default=ReplayBackend)
@@ -51,7 +52,7 @@ def read_recorded(
         ladder: models, the small one first; see `TraceSet.default_ladder`.
     """
     models = traces.models(ladder)
-    table = TraceTable.build(traces, splits, [model.name for model in models])
+    table = build_table(traces, splits, [model.name for model in models])
     states = {
         question_id: PromptState(
             prompt_tokens=tuple(table.prompt_tokens[q].tolist()),

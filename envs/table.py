@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from envs.prompts import Prompts
-from envs.traces import TraceSet
 
 RUNG, ANSWER, PROMPT, COMPLETION, FIRST_CHILD, NUM_CHILDREN, CUT = range(7)
 """Columns of `TraceTable.counts`."""
@@ -146,27 +144,3 @@ class TraceTable(Prompts):
             answer_correct=self.answer_correct[questions],
             answers=tuple(self.answers[q] for q in questions),
         )
-
-    @classmethod
-    def build(
-        cls,
-        traces: TraceSet,
-        splits: Iterable[str],
-        ladder: Sequence[str] | None = None,
-        *,
-        also: Collection[str] = (),
-    ) -> TraceTable:
-        """Arrays of some splits.
-
-        Args:
-            traces: recorded attempts.
-            splits: which of train, validation and test.
-            ladder: models, the small one first; see `TraceSet.default_ladder`.
-            also: ids of questions of other splits.
-
-        Raises:
-            TraceFormatError: no question of these splits has an attempt by every model.
-        """
-        from envs.table_builder import build_table
-
-        return build_table(traces, set(splits), set(also), traces.models(ladder))

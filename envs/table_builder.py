@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,7 +17,6 @@ from controller.answers import AnswerKind, first_same
 from controller.episodes import LEAST_LOGPROB
 from controller.errors import TraceFormatError
 from controller.types import CUT as CUT_REASON
-from controller.types import ModelSpec
 from envs.answer_kinds import kinds_of
 from envs.prompts import read_prompts
 from envs.table import (
@@ -41,10 +40,25 @@ _BLOCK = 65_536
 
 
 def build_table(
-    traces: TraceSet, splits: set[str], also: set[str], models: Sequence[ModelSpec]
+    traces: TraceSet,
+    splits: Iterable[str],
+    models: Sequence[str] | None = None,
+    *,
+    also: Collection[str] = (),
 ) -> TraceTable:
-    """See `TraceTable.build`."""
-    ladder = {model.name: model.rung for model in models}
+    """Arrays of some splits.
+
+    Args:
+        traces: recorded attempts.
+        splits: which of train, validation and test.
+        models: names, the small one first; see `TraceSet.default_ladder`.
+        also: ids of questions of other splits.
+
+    Raises:
+        TraceFormatError: no question of these splits has an attempt by every model.
+    """
+    splits, also = set(splits), set(also)
+    ladder = {model.name: model.rung for model in traces.models(models)}
     ids, names = (traces.questions[c].to_pylist() for c in ("question_id", "split"))
     kinds = kinds_of(traces.manifest, _column(traces.questions, "dataset", ""))
     wanted = [

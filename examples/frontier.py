@@ -12,7 +12,7 @@ import numpy as np
 
 from controller.baselines import AlwaysLarge, LogprobCascade, RulePolicy, SelfConsistency
 from controller.checkpoint import load_checkpoint
-from envs.table import TraceTable
+from envs.table_builder import build_table
 from envs.traces import TraceSet
 from training.play import play, play_checkpoint
 
@@ -33,7 +33,7 @@ arguments = parser.parse_args()
 
 checkpoint = load_checkpoint(arguments.controller)
 ladder = [model.name for model in checkpoint.models]
-test = TraceTable.build(TraceSet.read(arguments.traces), ["test"], ladder)
+test = build_table(TraceSet.read(arguments.traces), ["test"], ladder)
 blind = replace(checkpoint.config, reads_prompt=False)  # rules do not pay for what they ignore
 repeats = arguments.repeats
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from controller.baselines import AlwaysLarge, RulePolicy, SelfConsistency
-from envs.table import TraceTable
+from envs.table_builder import build_table
 from envs.traces import TraceSet
 from training.play import play, play_checkpoint
 from training.ppo import PPOConfig
@@ -34,7 +34,7 @@ config = TrainConfig(ppo=PPOConfig(total_steps=arguments.steps, num_envs=512))
 with Tracker(arguments.out, "train", {}, mode="disabled") as tracker:
     checkpoint = ControllerTraining(traces, config, arguments.out).run(tracker)
 
-test = TraceTable.build(traces, ["test"], [model.name for model in checkpoint.models])
+test = build_table(traces, ["test"], [model.name for model in checkpoint.models])
 blind = replace(checkpoint.config, reads_prompt=False)  # rules do not pay for what they ignore
 rules = {"one small attempt": SelfConsistency(1), "always large": AlwaysLarge()}
 print(f"{'utility at price':<16}", *(f"{name:>18}" for name in ("controller", *rules)))

@@ -24,7 +24,7 @@ from controller.checkpoint import Checkpoint, load_checkpoint
 from controller.features import COUNTS, TERMS
 from controller.observation import FEATURES
 from envs.reward import LogUniform
-from envs.table import TraceTable
+from envs.table_builder import build_table
 from envs.traces import TraceSet, write_atomically
 from training.cli import main as run_program
 from training.cluster import Cluster
@@ -116,7 +116,7 @@ def ablate(
     """
     checkpoint = load_checkpoint(reference)
     grid = LogUniform(low=checkpoint.price_range[0], high=checkpoint.price_range[1])
-    test = TraceTable.build(traces, ["test"], [model.name for model in checkpoint.models])
+    test = build_table(traces, ["test"], [model.name for model in checkpoint.models])
     bootstrap = Bootstrap(len(test))
     prices = grid.grid(num_prices)
     # Between the ends: at these a specialist gains from never having seen what lies beyond.

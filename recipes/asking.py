@@ -29,6 +29,7 @@ from controller.errors import BackendError
 from controller.types import ModelSpec
 from envs.reward import LogUniform
 from envs.table import TraceTable
+from envs.table_builder import build_table
 from envs.traces import TraceSet
 from training.cli import main as run_program
 from training.play import play, play_checkpoint
@@ -166,7 +167,7 @@ def main(
     limit_threads()
     checkpoint = load_checkpoint(controller)
     names = [spec.name for spec in checkpoint.models]
-    test = TraceTable.build(TraceSet.read(traces), ["test"], names)
+    test = build_table(TraceSet.read(traces), ["test"], names)
     head = ("price", "accuracy", "cost", "utility", "the controller's", "lead of it", "95%")
     print(markdown_table(head, leads(checkpoint, model, test, num_prices, repeats)))
 

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from graphlib import TopologicalSorter
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -35,6 +36,26 @@ def test_imports_go_one_way(package):
     assert files
     for path in files:
         assert not imported(path) & (FORBIDDEN[package] | OUTSIDE), path
+
+
+def modules_used(path: Path, modules: dict[str, Path]) -> set[str]:
+    """Modules of this repository that a file imports, within functions and for types as well."""
+    used = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            used |= {name if name in modules else node.module for name in names}
+    return used & modules.keys()
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    files = [path for package in FORBIDDEN for path in (ROOT / package).rglob("*.py")]
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in files
+    }
+    uses = {name: modules_used(path, modules) - {name} for name, path in modules.items()}
+    TopologicalSorter(uses).prepare()
 
 
 HEAVY = (

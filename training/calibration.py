@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from torch import Tensor
 
-from controller.backends.adapters import score_features
+from controller.backends.score import score_features
 
 Floats = NDArray[np.float64]
 

@@ -288,7 +288,7 @@ def explain(
 ) -> None:
     """Draw what a controller does, when, and at which price."""
     from controller.checkpoint import load_checkpoint
-    from envs.table import TraceTable
+    from envs.table_builder import build_table
     from envs.traces import TraceSet
     from training.explain import explain as draw
     from training.threads import limit_threads
@@ -296,7 +296,7 @@ def explain(
     limit_threads()
     checkpoint = load_checkpoint(controller)
     names = [model.name for model in checkpoint.models]
-    draw(checkpoint, TraceTable.build(TraceSet.read(traces), ["test"], names), out)
+    draw(checkpoint, build_table(TraceSet.read(traces), ["test"], names), out)
     console.print(f"{out}: drawn from the test split")
 
 

@@ -25,6 +25,7 @@ from envs.reward import ROUND_PRICES, LogUniform
 from envs.segments.table import SegmentTable
 from envs.segments.traces import SegmentTraces
 from envs.table import TraceTable
+from envs.table_builder import build_table
 from envs.traces import TraceSet
 from training.config import TrainConfig
 from training.difficulty import success_rates
@@ -75,7 +76,7 @@ def _split_attempts(
 ) -> tuple[TraceTable, TraceTable, TraceTable]:
     """The validation split is halved; its first half is learnt from as well, unless it chooses."""
     ladder = [model.name for model in traces.models(config.ladder)]
-    held = TraceTable.build(traces, ["validation"], ladder)
+    held = build_table(traces, ["validation"], ladder)
     order = np.random.default_rng(0).permutation(len(held))
     first, fresh = (held.take(half) for half in np.split(order, [len(held) // 2]))
     if not len(first):
@@ -84,7 +85,7 @@ def _split_attempts(
             f"tried, found {len(held)}"
         )
     also = () if config.patience else first.question_ids
-    train = TraceTable.build(traces, ["train"], ladder, also=also)
+    train = build_table(traces, ["train"], ladder, also=also)
     return train, first if config.patience else fresh, fresh
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from controller.episodes import score_weight
 from envs.table import TraceTable
+from envs.table_builder import build_table
 from envs.traces import TraceSet
 from training.calibration import auroc, expected_calibration_error
 
@@ -29,7 +30,7 @@ def model_table(traces: TraceSet, split: str) -> dict[str, list[dict[str, Any]]]
         choosing among all small attempts by score.
     """
     models = traces.models()
-    table = TraceTable.build(traces, [split], [model.name for model in models])
+    table = build_table(traces, [split], [model.name for model in models])
     columns: dict[str, NDArray[np.float64]] = {}
     for model in models:
         columns |= _model_columns(table, model.rung, model.name)

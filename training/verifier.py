@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from controller.backends.adapters import (
-    ScoreHead,
     judge,
     save_adapter,
     token_logprobs,
 )
 from controller.backends.batches import batches_by_length, padded
 from controller.backends.local_model import LocalModel, Written, load_model
+from controller.backends.score import ScoreHead
 from envs.traces import TraceSet
 from training.adapter_data import AttemptGroup, WorkedSolution, attempts_by_question
 from training.calibration import auroc, calibrate, expected_calibration_error

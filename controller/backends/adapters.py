@@ -12,7 +12,7 @@ import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from controller.backends.batches import batches_by_length, padded
 from controller.backends.local_model import DIGEST_LENGTH, LocalModel, Written
+from controller.backends.score import ScoreHead
 from controller.episodes import LEAST_LOGPROB
 from controller.errors import BackendError
 from controller.prompts import VERIFIER
@@ -35,42 +36,6 @@ BASE = "__base__"
 """What peft calls the model without an adapter."""
 
 _NOTES, _WEIGHTS, _SCORE = "allot.json", "adapter_model.safetensors", "score.safetensors"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoreHead:
-    """From what a verifier thinks of an attempt's tokens to the probability that it is right.
-
-    What the writer itself thought of them is known for free and takes part where it is known.
-
-    Attributes:
-        calibration: (2, 7): what the features of `score_features` are multiplied by; first
-            where the writer's log-probabilities are known, then where not.
-    """
-
-    calibration: Tensor
-
-    def probability(self, judged: Tensor, logprobs: Tensor) -> Tensor:
-        """From the verifier's sum and least and the writer's mean and least, (B, 2) each, (B,).
-
-        What the writer thought is NaN where it is not known.
-        """
-        unknown = logprobs.isnan().any(1)  # (B,)
-        features = score_features(judged, torch.where(unknown[:, None], 0.0, logprobs))
-        return torch.sigmoid((features * self.calibration[unknown.long()]).sum(1))
-
-
-def score_features(judged: Tensor, logprobs: Tensor) -> Tensor:
-    """What a score is calibrated on, (B, 7).
-
-    The verifier's sum and least log-probability, both as probabilities, which tell good
-    attempts apart where logarithms tell bad ones, the writer's mean and least, and 1.
-
-    Args:
-        judged: (B, 2) sum and least by the verifier.
-        logprobs: (B, 2) mean and least by the writer.
-    """
-    return torch.cat((judged, judged.exp(), logprobs, torch.ones_like(judged[:, :1])), 1)
 
 
 def forward(model: Any, adapters: Sequence[str], **inputs: Any) -> Any:

@@ -9,7 +9,7 @@ from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import (
@@ -26,12 +26,10 @@ from transformers.utils import logging
 from controller.backends.base import Request
 from controller.backends.places import ModelPlace, PlaceKind
 from controller.backends.precision import fast_dtype
+from controller.backends.score import ScoreHead
 from controller.errors import BackendError, ConfigError
 from controller.prompts import Message, judged_messages, messages, plain_text
 from controller.types import AdapterSpec
-
-if TYPE_CHECKING:
-    from controller.backends.adapters import ScoreHead
 
 UNBOUNDED = 2**31
 DIGEST_LENGTH = 16

@@ -11,7 +11,7 @@ from envs.grader import KindGrader
 from envs.importing import import_attempts
 from envs.question_files import read_questions
 from envs.recorded import read_recorded
-from envs.table import TraceTable
+from envs.table_builder import build_table
 from envs.traces import TraceSet
 
 TEXTS = (r"\boxed{\frac{\sqrt{2}}{2}}", r"The answer is $1/\sqrt{2}$.", "It is 0.5.", "Answer: 1/2")
@@ -33,7 +33,7 @@ def imported(directory, *, answers=None, datasets=("d", "d")):
 def test_equal_answers_get_one_number_in_replay(tmp_path):
     traces = imported(tmp_path, answers="number")
     assert traces.manifest["answers"] == "number"
-    table = TraceTable.build(traces, ["train"])
+    table = build_table(traces, ["train"])
     assert table.answer.tolist() == [0, 0, 1, 1] * 2
     assert table.answers == ((r"\frac{\sqrt{2}}{2}", "0.5"),) * 2
     assert table.answer_correct.tolist() == [[False, True]] * 2
@@ -45,12 +45,12 @@ def test_equal_answers_get_one_number_in_replay(tmp_path):
 def test_each_data_set_may_have_its_own_kind(tmp_path):
     traces = imported(tmp_path, answers="number", datasets=("d", "e"))
     traces.manifest["answers"] = {"d": "number", "e": "exact"}
-    table = TraceTable.build(traces, ["train"])
+    table = build_table(traces, ["train"])
     assert table.answer.tolist() == [0, 0, 1, 1, 0, 1, 2, 2]
     assert only_kind(traces.manifest) == "auto"
     traces.manifest["answers"] = {"d": "number"}
     with pytest.raises(TraceFormatError, match="data set 'e': answers: expected one of"):
-        TraceTable.build(traces, ["train"])
+        build_table(traces, ["train"])
 
 
 def test_answers_that_cannot_be_read_are_told(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from controller.errors import TraceFormatError
 from envs.derive import derive_config
 from envs.importing import import_attempts
-from envs.table import TraceTable
+from envs.table_builder import build_table
 from envs.traces import TraceSet
 
 
@@ -54,7 +54,7 @@ def test_harness_logs(tmp_path):
     assert len(traces.attempts) == 60 * 5
     models = traces.models()
     assert [model.name for model in models] == ["org__small", "org__large"]
-    table = TraceTable.build(traces, ["train", "validation", "test"])
+    table = build_table(traces, ["train", "validation", "test"])
     rates = [table.answer_correct[q, table.answer[table.stream[q, 1, 0]]] for q in range(60)]
     assert sum(rates) == 54
     with pytest.warns(UserWarning, match="the size of org__large is unknown"):
@@ -76,7 +76,7 @@ def test_plain_csv(tmp_path):
     assert not any("token counts" in sentence for sentence in missing)
     traces = TraceSet.read(tmp_path / "traces")
     assert set(traces.attempts["completion_tokens"].to_pylist()) == {12}
-    table = TraceTable.build(traces, ["train", "validation", "test"])
+    table = build_table(traces, ["train", "validation", "test"])
     assert len(table) == 40
     assert derive_config(table, traces.models()).max_escalations == 0
 

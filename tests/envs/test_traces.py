@@ -9,7 +9,7 @@ import pytest
 
 from controller.errors import ConfigError, TraceFormatError
 from envs.derive import derive_config
-from envs.table import TraceTable
+from envs.table_builder import build_table
 from envs.traces import TraceSet
 from tests.conftest import CHECKPOINTS
 
@@ -48,7 +48,7 @@ def test_optional_columns_may_be_absent(copy):
     pq.write_table(attempts.drop_columns(optional), copy / "attempts.parquet")
     questions = pq.read_table(copy / "questions.parquet").drop_columns(["prompt_hidden", "level"])
     pq.write_table(questions, copy / "questions.parquet")
-    table = TraceTable.build(TraceSet.read(copy), ["validation"])
+    table = build_table(TraceSet.read(copy), ["validation"])
     assert np.isnan(table.mean_logprob).all()
     assert table.hidden is None
 
@@ -58,8 +58,8 @@ def test_order_of_rows_and_size_of_row_groups_do_not_matter(traces, copy):
     attempts = pq.read_table(copy / "attempts.parquet")
     order = np.random.default_rng(0).permutation(len(attempts))
     pq.write_table(attempts.take(order), copy / "attempts.parquet", row_group_size=1000)
-    expected = TraceTable.build(traces, ["train"])
-    found = TraceTable.build(TraceSet.read(copy), ["train"])
+    expected = build_table(traces, ["train"])
+    found = build_table(TraceSet.read(copy), ["train"])
     for name in ("stream", "stream_length", "answer_correct", "counts", "signals", "hidden"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
     assert found.answers == expected.answers
@@ -68,7 +68,7 @@ def test_order_of_rows_and_size_of_row_groups_do_not_matter(traces, copy):
 
 
 def test_revisions_hang_off_their_parents(traces):
-    table = TraceTable.build(traces, ["train"])
+    table = build_table(traces, ["train"])
     ids = traces.attempts["attempt_id"].take(table.attempt_rows).to_pylist()
     of = traces.attempts["parent_id"].take(table.attempt_rows).to_pylist()
     parents = np.flatnonzero(table.num_children)

@@ -29,7 +29,7 @@ from controller.server.config import ServeConfig, Variant
 from controller.server.keys import Keys, key_digest
 from envs.importing import import_attempts
 from envs.served import read_references
-from envs.table import TraceTable
+from envs.table_builder import build_table
 from envs.traces import TraceSet
 from tests.server.conftest import CONTROLLER, PROMPT_LENGTH, QUESTION, ladder
 from tests.server.upstream import completion
@@ -180,7 +180,7 @@ def _import(tmp_path, log, rows):
     assert traces.attempts["correct"].to_pylist() == right
     assert traces.parameters("large") > traces.parameters("small")
     tried = {row["question_id"] for row in rows if any(a["rung"] == 0 for a in row["attempts"])}
-    table = TraceTable.build(traces, ["train", "validation", "test"], ["small"])
+    table = build_table(traces, ["train", "validation", "test"], ["small"])
     assert set(table.question_ids) == tried & ids
 
 

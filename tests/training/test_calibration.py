@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.special import expit
 
-from controller.backends.adapters import ScoreHead
+from controller.backends.score import ScoreHead
 from training.calibration import auroc, calibrate, expected_calibration_error
 
 QUESTIONS, ATTEMPTS = 400, 8

@@ -16,7 +16,7 @@ from controller.text_features import (
     shape_features,
     text_features,
 )
-from envs.table import TraceTable
+from envs.table_builder import build_table
 from training.difficulty import (
     LINEAR,
     READOUTS,
@@ -32,7 +32,7 @@ from training.play import log_odds
 
 @pytest.fixture(scope="module")
 def train(traces):
-    return TraceTable.build(traces, ["train"])
+    return build_table(traces, ["train"])
 
 
 def difficulty_of(table):

@@ -12,7 +12,7 @@ from controller.errors import EvaluationError
 from envs.segments.recorded import read_trees
 from envs.segments.table import SegmentTable
 from envs.segments.traces import SegmentTraces
-from envs.table import TraceTable
+from envs.table_builder import build_table
 from tests.conftest import CHECKPOINTS
 from tests.training.report.test_runs import evaluate, some
 from training.curve import CURVE, read_curve
@@ -101,7 +101,7 @@ def mixed(traces, tmp_path_factory):
     trees = replace(trees, questions=questions.take(list(reversed(range(len(questions))))))
     whole = Other(
         checkpoints=[load_checkpoint(CHECKPOINTS / "controller")],
-        table=TraceTable.build(few, ["test"]),
+        table=build_table(few, ["test"]),
     )
     checkpoint = load_segment_checkpoint(CHECKPOINTS / "segments" / "controller")
     _, attempts = evaluate(few, base / "whole")

@@ -13,7 +13,7 @@ import torch
 from controller.checkpoint import load_checkpoint
 from controller.errors import EvaluationError
 from envs.recorded import read_recorded
-from envs.table import TraceTable
+from envs.table_builder import build_table
 from tests.conftest import CHECKPOINTS
 from training.curve import CURVE, Curve
 from training.evaluate import compare
@@ -40,7 +40,7 @@ def evaluate(traces, run, seed=0):
     for parameter in checkpoint.policy.parameters() if seed else ():
         parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator)
     test = read_recorded(traces, ["test"])
-    tuning = TraceTable.build(traces, ["train", "validation"])
+    tuning = build_table(traces, ["train", "validation"])
     comparison = compare([checkpoint], tuning, test.table, num_prices=3, repeats=2)
     summary = summarise(comparison)
     return save_evaluation(
