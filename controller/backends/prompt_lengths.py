@@ -185,14 +185,16 @@ class PromptLengths:
         if self._misses >= _MOST_MISSES:
             return None
         while self._ways and time.monotonic() >= self._not_before:
+            way = self._ways[0]
             try:
                 async with asyncio.timeout(patience_s):
-                    return await self._ways[0](chat)
+                    return await way(chat)
             except (TimeoutError, UpstreamError) as error:
                 if isinstance(error, TimeoutError) or error.retryable:
                     self._not_before = time.monotonic() + _PAUSE_S
                     break
-                self._ways.pop(0)
+                # Another question may have found out the same meanwhile.
+                self._ways = [other for other in self._ways if other != way]
         return None if self._tokenize is None else self._tokenize(chat)
 
     async def _by_llama_cpp(self, chat: Sequence[Message]) -> int:

@@ -1,9 +1,17 @@
 """Lengths of prompts from a server's own counts, whatever else it says."""
 
+import asyncio
+
 import numpy as np
 import pytest
 
-from controller.backends.prompt_lengths import RunningFit, fit_prompt_length, plausible
+from controller.backends.prompt_lengths import (
+    PromptLengths,
+    RunningFit,
+    fit_prompt_length,
+    plausible,
+)
+from controller.backends.resilience import UpstreamError
 
 
 def prompts(n, constant=30, slope=0.3, noise=2.0, seed=0):
@@ -58,3 +66,15 @@ def test_a_line_of_training_that_does_not_fit_is_doubted_then_replaced():
     assert doubted
     assert fit.known
     assert fit.estimate(200) == pytest.approx(260, abs=10)
+
+
+def test_questions_that_are_counted_side_by_side_find_out_together_that_nobody_counts():
+    async def refused(path, body):
+        await asyncio.sleep(0)
+        raise UpstreamError("no_such_path", retryable=False)
+
+    async def counted():
+        lengths = PromptLengths(refused, "small")
+        return await asyncio.gather(*(lengths.count([{"content": str(i)}]) for i in range(8)))
+
+    assert asyncio.run(counted()) == [None] * 8
