@@ -5,7 +5,7 @@ import inspect
 import pytest
 
 import controller
-from controller import bundled, errors, loop, types
+from controller import bundled, errors, loop, terms, types
 
 
 def test_the_exported_names_are_these_and_can_be_had():
@@ -18,6 +18,7 @@ def test_the_exported_names_are_these_and_can_be_had():
         "Decision": loop.Decision,
         "Outcome": loop.Outcome,
         "Question": types.Question,
+        "Terms": terms.Terms,
     }
 
 
