@@ -6,15 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from controller.cost import CostModel
 from controller.errors import ConfigError
 
-Array = NDArray[Any]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
 
 
 class ActionKind(StrEnum):
@@ -123,7 +123,7 @@ ACTIONS: dict[ActionKind, ActionSpec] = {
     ActionKind.STOP: ActionSpec(
         meaning="return the best answer seen; before the first attempt, give up",
         asked="return the leading answer",
-        legal=lambda stock, width: np.ones(len(stock.at), bool),
+        legal=lambda stock, width: stock.at >= 0,
     ),
     ActionKind.SAMPLE: ActionSpec(
         meaning="the small model makes an independent attempt",

@@ -14,6 +14,7 @@ from controller.core import Decision, Episode, Pick, play
 from controller.cost import Usage
 from controller.deciders import PolicyDecider
 from controller.difficulty import Difficulty
+from controller.errors import ConfigError
 from controller.granularity import Process
 from controller.policy import PolicyNetwork
 from controller.pricing import Pricing
@@ -251,6 +252,17 @@ class Controller:
                 answers=self.answers,
             )
         )
+
+    @property
+    def price(self) -> float:
+        """Price of a question whose terms do not say one.
+
+        Raises:
+            ConfigError: the controller has no prices of its own.
+        """
+        if self.pricing is None:
+            raise ConfigError("price: expected a controller from a checkpoint, found none")
+        return self.pricing.price_for(Terms())
 
     def close(self) -> None:
         """Let go of connections and threads of the backend."""
