@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from controller.answers import AnswerKind, answer_kind, first_same
 from controller.backends.base import Backend, run_now
@@ -251,6 +251,17 @@ class Controller:
                 answers=self.answers,
             )
         )
+
+    def close(self) -> None:
+        """Let go of connections and threads of the backend."""
+        if isinstance(self.backend, Backend):
+            run_now(self.backend.close())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def answer(
         self,

@@ -361,13 +361,14 @@ def answer(
         under = str(segment_controller.resolve()), segment_price
         checkpoint = replace(checkpoint, segment_controller=under)
     loaded = Controller.load(checkpoint, models=models, mean_cost=mean_cost, accuracy=accuracy)
-    limit_threads(max(model.parameters or 0 for model in loaded.backend.models))
-    for question in asked:
-        outcome = loaded.answer(question, price=price, round_price=round_price, budget=budget)
-        if as_json:
-            print(json.dumps(outcome_json(question, outcome)))
-        else:
-            print_outcome(console, question, outcome)
+    with loaded:
+        limit_threads(max(model.parameters or 0 for model in loaded.backend.models))
+        for question in asked:
+            outcome = loaded.answer(question, price=price, round_price=round_price, budget=budget)
+            if as_json:
+                print(json.dumps(outcome_json(question, outcome)))
+            else:
+                print_outcome(console, question, outcome)
 
 
 def _print_summary(summary: dict[str, Any], out: Path) -> None:

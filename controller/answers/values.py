@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,8 @@ def compare(one: str, other: str) -> bool:
     """
     from math_verify import LatexExtractionConfig, parse, verify
 
+    # It warns that somebody else has to watch the time: `same_value` does.
+    logging.getLogger("math_verify").setLevel(logging.ERROR)
     latex = [LatexExtractionConfig()]
     parsed = [parse(f"${text}$", latex, parsing_timeout=None) for text in (one, other)]
     return all(parsed) and bool(verify(*parsed, timeout_seconds=None))
