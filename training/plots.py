@@ -56,7 +56,8 @@ def plot_frontier(summary: dict[str, Any], path: Path) -> None:
         points = sorted(
             {(row["cost"], row["accuracy"]) for row in summary["policies"][name] if row["cost"] > 0}
         )
-        axes.plot(*zip(*points, strict=True), marker=marker, color=colour, lw=0.8, ms=6, label=name)
+        cost, accuracy = [c for c, _ in points], [a for _, a in points]
+        axes.plot(cost, accuracy, marker=marker, color=colour, lw=0.8, ms=6, label=name)
     for name, colour in zip(summary["others"], cycle(_OTHERS), strict=False):
         _plot_controller(axes, summary["policies"][name], colour, name)
     ours = summary["policies"][CONTROLLER]
@@ -76,7 +77,7 @@ def _plot_controller(
 ) -> None:
     rows = [row for row in policy if row["cost"] > 0]
     cost, accuracy = [r["cost"] for r in rows], [r["accuracy"] for r in rows]
-    low, high = zip(*(r["accuracy_interval"] for r in rows), strict=True)
+    low, high = ([r["accuracy_interval"][end] for r in rows] for end in (0, 1))
     axes.fill_between(cost, low, high, color=colour, alpha=0.12, lw=0)
     axes.plot(cost, accuracy, "o-", color=colour, lw=2, ms=4, label=label)
 

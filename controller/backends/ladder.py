@@ -159,7 +159,7 @@ class LadderBuilder:
 
 
 def model_places(models: Sequence[str | Path], checkpoint: Checkpoint) -> tuple[ModelPlace, ...]:
-    """Where the models of a controller are, one per rung.
+    """Where the models of a controller are, one per rung; its own have the names of its training.
 
     Args:
         models: as they were named, the small one first.
@@ -174,9 +174,11 @@ def model_places(models: Sequence[str | Path], checkpoint: Checkpoint) -> tuple[
             f"models: expected {len(names)}, as {checkpoint.path} was trained for {names}, found "
             f"{[str(model) for model in models]}"
         )
-    return tuple(
-        ModelPlace.parse(model, model=name) for model, name in zip(models, names, strict=True)
-    )
+    places = [ModelPlace.parse(model, model=n) for model, n in zip(models, names, strict=True)]
+    if tuple(models) == checkpoint.located_models():
+        # One file may have been recorded under several names.
+        places = [replace(place, name=n) for place, n in zip(places, names, strict=True)]
+    return tuple(places)
 
 
 def _decoding(trained: ModelSpec) -> dict[str, Any]:
