@@ -96,6 +96,22 @@ class Checkpoint(Generic[C]):
             return path.removeprefix(HUB_SCHEME)
         return ((self.path or Path()) / path).resolve()
 
+    def refuse_weights(self, expected: ModelSpec, source: str, found: str) -> None:
+        """Raise because a model is not the one that the controller was trained for.
+
+        Args:
+            expected: of its training.
+            source: where another model was loaded from.
+            found: digest of that one's weights.
+
+        Raises:
+            CheckpointError: always.
+        """
+        raise CheckpointError(
+            f"{self.path}: expected {expected.name} with digest {expected.digest}, found {found} "
+            f"at {source}; train a controller for these weights or restore them"
+        )
+
     def located_models(self) -> tuple[str | Path, ...]:
         """Where the ladder's models lie, seen from here."""
         return tuple(self.located(path) for path in self.model_paths)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from controller.backends.base import Backend
     from controller.backends.places import ModelPlace
     from controller.segments.types import SegmentBackend
-    from controller.types import ModelSpec
 
 
 def load_backend(
@@ -56,8 +54,9 @@ def load_backend(
         )
     from controller.backends.blocking import BlockingBackend
 
-    refuse = partial(_refuse, checkpoint.path)
-    builder = LadderBuilder(checkpoint=checkpoint, other_weights=refuse, adapters=adapters)
+    builder = LadderBuilder(
+        checkpoint=checkpoint, other_weights=checkpoint.refuse_weights, adapters=adapters
+    )
     return BlockingBackend(builder.build(places))
 
 
@@ -90,10 +89,3 @@ def _load_all(
         answers=answer_kind(checkpoint.answers),
     )
     return with_segments(checkpoint, whole)
-
-
-def _refuse(path: Path | None, expected: ModelSpec, source: str, found: str) -> None:
-    raise CheckpointError(
-        f"{path}: expected {expected.name} with digest {expected.digest}, found {found} at "
-        f"{source}; train a controller for these weights or restore them"
-    )

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -97,32 +96,6 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
 def write_table(path: Path, table: pa.Table) -> None:
     """Write a table of a trace set, atomically."""
     write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
-
-
-def merge_tables(parts: Iterable[Path], path: Path) -> None:
-    """Put parts of a table together, atomically and a row group at a time.
-
-    Args:
-        parts: in order, all of one schema; at least one.
-        path: of the whole.
-    """
-
-    def write(temporary: Path) -> None:
-        pending: list[pa.Table] = []
-        with ExitStack() as stack:
-            writer = None
-            for part in parts:
-                pending.append(pq.read_table(part))
-                writer = writer or stack.enter_context(
-                    pq.ParquetWriter(temporary, pending[0].schema, compression="zstd")
-                )
-                if sum(table.num_rows for table in pending) >= ROW_GROUP:
-                    writer.write_table(pa.concat_tables(pending))
-                    pending.clear()
-            if writer is not None and pending:
-                writer.write_table(pa.concat_tables(pending))
-
-    write_atomically(path, write)
 
 
 def tables_digest(directory: Path, tables: Iterable[str] = tuple(_REQUIRED)) -> str:

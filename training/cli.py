@@ -16,7 +16,16 @@ from rich.table import Table
 
 from controller.bundled import bundled
 from controller.errors import AllotError, ConfigError
-from training.options import Json, Ray, Seed, WorkerCpus, cluster_of, numbers
+from training.options import (
+    Json,
+    LargeModels,
+    Ray,
+    Seed,
+    SmallModel,
+    WorkerCpus,
+    cluster_of,
+    numbers,
+)
 from training.read_command import read
 from training.record_command import record
 from training.serve_cli import key, named_models, serve
@@ -307,15 +316,8 @@ def answer(
         float | None, typer.Option(help="Accuracy per small-model token; default: mid-range.")
     ] = None,
     controller: Controller = bundled("controller"),
-    small: Annotated[
-        str | None,
-        typer.Option(
-            help="Directory, GGUF file, hub id or URL#MODEL of a server; default: the checkpoint's."
-        ),
-    ] = None,
-    large: Annotated[
-        list[str] | None, typer.Option(help="The same; repeat for a longer ladder.")
-    ] = None,
+    small: SmallModel = None,
+    large: LargeModels = None,
     examples: Annotated[int, typer.Option(help="Draw so many new bundled questions.")] = 0,
     mean_cost: Annotated[
         float | None, typer.Option(help="Instead of a price: small-model tokens per question.")

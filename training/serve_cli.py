@@ -11,21 +11,15 @@ import typer
 from controller.backends.places import ModelPlace
 from controller.bundled import bundled
 from controller.errors import ConfigError
+from training.options import LargeModels, SmallModel
 
 
 def serve(
     controller: Annotated[
         Path, typer.Option(help="Checkpoint.", show_default="the bundled one")
     ] = bundled("controller"),
-    small: Annotated[
-        str | None,
-        typer.Option(
-            help="Directory, GGUF file, hub id or URL#MODEL of a server; default: the checkpoint's."
-        ),
-    ] = None,
-    large: Annotated[
-        list[str] | None, typer.Option(help="The same; repeat for a longer ladder.")
-    ] = None,
+    small: SmallModel = None,
+    large: LargeModels = None,
     host: Annotated[str, typer.Option(help="Other than loopback needs --keys.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = 8080,
     keys: Annotated[Path | None, typer.Option(help="File of API keys, see `allot key`.")] = None,

@@ -12,7 +12,6 @@ from controller.backends.segmented import SegmentedBackend
 from controller.backends.segments import SegmentWriter
 from controller.backends.transformers import TransformersBackend
 from controller.checkpoint import AnyCheckpoint, Checkpoint, load_segment_checkpoint
-from controller.errors import CheckpointError
 from controller.segments.episodes import SegmentConfig
 
 
@@ -79,7 +78,4 @@ def check_weights(checkpoint: AnyCheckpoint, models: Sequence[LocalModel]) -> No
     """
     for expected, found in zip(checkpoint.models, models, strict=False):
         if expected.digest and expected.digest != found.digest:
-            raise CheckpointError(
-                f"{checkpoint.path}: expected {expected.name} with digest {expected.digest}, found "
-                f"{found.digest}; train a controller for these weights or restore them"
-            )
+            checkpoint.refuse_weights(expected, found.name, found.digest)
