@@ -19,7 +19,7 @@ from rich.table import Table
 from benchmarks import environments, forward, generation, recording, serving, training
 from benchmarks.load import Load
 from benchmarks.optimum import TRAINING, OptimumBench, share_of_optimum
-from training.threads import limit_threads
+from training.learn.threads import limit_threads
 
 Benchmark = Callable[[int], Mapping[str, Any]]
 """Takes the number of the round, which is also its seed."""

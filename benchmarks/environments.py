@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from controller.episodes import EpisodeConfig
-from envs.derive import derive_config
+from controller.process.episodes import EpisodeConfig
 from envs.synthetic import SyntheticFamily
-from envs.table import TraceTable
-from envs.table_builder import build_table
-from envs.traces import TraceSet
+from envs.traces.derive import derive_config
+from envs.traces.format import TraceSet
+from envs.traces.table import TraceTable
+from envs.traces.table_builder import build_table
 from envs.vector import ComputeVectorEnv
 
 Figures = dict[str, float]

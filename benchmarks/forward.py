@@ -11,11 +11,11 @@ import torch
 from transformers import DynamicCache
 
 from benchmarks.generation import draw_questions
-from controller.actions import ActionKind
 from controller.backends.base import Request, run_now
-from controller.backends.transformers import LocalModel, TransformersBackend, load_model
-from controller.types import Attempt
-from training.threads import limit_threads
+from controller.backends.local.backend import LocalModel, TransformersBackend, load_model
+from controller.process.actions import ActionKind
+from controller.process.types import Attempt
+from training.learn.threads import limit_threads
 
 Figures = dict[str, float]
 

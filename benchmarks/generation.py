@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 
-from controller.actions import ActionKind
 from controller.backends.base import Request, run_now
-from controller.backends.transformers import LocalModel, TransformersBackend, load_model
+from controller.backends.local.backend import LocalModel, TransformersBackend, load_model
 from controller.errors import BackendError
-from controller.types import Question
-from envs.questions import SPLIT_SIZES, TASKS, draw_split
+from controller.process.actions import ActionKind
+from controller.process.types import Question
+from envs.questions.bundled import SPLIT_SIZES, TASKS, draw_split
 
 NUM_DRAWS = 2_000
 """Questions looked through per task and level; enough, and quick."""

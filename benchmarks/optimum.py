@@ -6,14 +6,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from controller.baselines import RulePolicy, rule_families
-from controller.policy import PolicyNetwork
+from controller.policy.network import PolicyNetwork
+from controller.policy.rules import RulePolicy, rule_families
 from envs.reward import LogUniform, price_range
 from envs.synthetic import SyntheticFamily
 from envs.vector import ComputeVectorEnv
 from tests.learning.belief import BeliefTree, Floats
 from tests.learning.optimum import evaluate, solve
-from training.config import PPOConfig
+from training.learn.config import PPOConfig
 from training.ppo import PPO
 
 VOTE_RULES = (

@@ -7,11 +7,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from envs.question_files import bundled_questions
-from training.cluster import Cluster
-from training.ray_recorder import RayRecorder
-from training.record import RecordConfig, Recorder, Recording
-from training.sources import find_source
+from envs.questions.files import bundled_questions
+from training.record.cluster import Cluster
+from training.record.ray_recorder import RayRecorder
+from training.record.recording import RecordConfig, Recorder, Recording
+from training.record.sources import find_source
 
 Figures = dict[str, float]
 

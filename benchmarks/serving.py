@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 from benchmarks.load import Load
 from benchmarks.load import run as run_load
 from controller.backends.base import PromptState
-from controller.backends.replay import ReplayBackend
+from controller.backends.recorded import ReplayBackend
 from controller.checkpoint import Checkpoint, load_checkpoint
 from controller.core import Episode
-from controller.deciders import PolicyDecider
 from controller.errors import BackendError
-from controller.terms import Terms
-from controller.types import Question
+from controller.policy.deciders import PolicyDecider
+from controller.process.terms import Terms
+from controller.process.types import Question
 
 Figures = dict[str, float]
 

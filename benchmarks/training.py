@@ -11,21 +11,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.episodes import Episodes
-from controller.observation import observe
+from controller.process.episodes import Episodes
+from controller.process.observation import observe
 from envs.compute import ComputeEnv
-from envs.derive import derive_config
-from envs.recorded import read_recorded
 from envs.reward import price_range
-from envs.table_builder import build_table
-from envs.traces import TraceSet
+from envs.traces.derive import derive_config
+from envs.traces.format import TraceSet
+from envs.traces.recorded import read_recorded
+from envs.traces.table_builder import build_table
 from envs.vector import ComputeVectorEnv
-from training.config import PPOConfig, TrainConfig
-from training.play import play
+from training.compare.simulate import play
+from training.learn.config import PPOConfig, TrainConfig
+from training.learn.settings import WandbMode
+from training.learn.train import ControllerTraining, Prepared, prepare
 from training.ppo import PPO
-from training.settings import WandbMode
-from training.tracking import Tracker
-from training.train import ControllerTraining, Prepared, prepare
+from training.report.tracking import Tracker
 
 Figures = dict[str, float]
 

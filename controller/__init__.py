@@ -20,8 +20,8 @@ if TYPE_CHECKING:
         TraceFormatError,
     )
     from controller.loop import Controller, Decision, Outcome
-    from controller.terms import Terms
-    from controller.types import Question
+    from controller.process.terms import Terms
+    from controller.process.types import Question
 
 __all__ = [
     "AllotError",
@@ -42,8 +42,8 @@ _HOMES = {
     "Controller": "loop",
     "Decision": "loop",
     "Outcome": "loop",
-    "Question": "types",
-    "Terms": "terms",
+    "Question": "process.types",
+    "Terms": "process.terms",
 }
 """Module of each name; of the others: errors."""
 

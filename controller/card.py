@@ -9,11 +9,11 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from controller.actions import Action
+from controller.card_metrics import Figures, PricePoint
 from controller.checkpoint import AnyCheckpoint
-from controller.episodes import EpisodeConfig
-from controller.figures import Figures, PricePoint
 from controller.granularity import ATTEMPTS
+from controller.process.actions import Action
+from controller.process.episodes import EpisodeConfig
 
 FRONTIER_FILE = "frontier.png"
 

@@ -21,16 +21,16 @@ from safetensors.torch import save_file
 from typing_extensions import TypeVar
 
 from controller.answers import UNNAMED, answer_kind
-from controller.cost import CostModel
-from controller.difficulty import Difficulty, Reads
-from controller.episodes import EpisodeConfig
 from controller.errors import AllotError, CheckpointError
 from controller.granularity import ATTEMPTS, GRANULARITIES, SEGMENTS, Granularity, granularity_of
-from controller.policy import PolicyConfig, PolicyNetwork
+from controller.policy.difficulty import Difficulty, Reads
+from controller.policy.network import PolicyConfig, PolicyNetwork
+from controller.policy.targets import Calibration
+from controller.policy.training_range import Support
+from controller.process.cost import CostModel
+from controller.process.episodes import EpisodeConfig
+from controller.process.types import AdapterSpec, ModelSpec
 from controller.segments.episodes import SegmentConfig
-from controller.support import Support
-from controller.targets import Calibration
-from controller.types import AdapterSpec, ModelSpec
 
 CHECKPOINT_VERSION = 4
 SETTINGS_FILE, WEIGHTS_FILE = "controller.json", "controller.safetensors"

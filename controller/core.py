@@ -13,17 +13,23 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from typing_extensions import TypeVar
 
-from controller.actions import Action, ActionKind
 from controller.backends.base import Backend, PromptState, Request
-from controller.cost import Usage
-from controller.difficulty import Difficulty
-from controller.episodes import LEAST_LOGPROB, NO_ANSWER, AttemptColumns, EpisodeConfig, Episodes
 from controller.errors import ConfigError, IllegalActionError
 from controller.granularity import Process
-from controller.observation import observe
+from controller.policy.difficulty import Difficulty
+from controller.process.actions import Action, ActionKind
+from controller.process.cost import Usage
+from controller.process.episodes import (
+    LEAST_LOGPROB,
+    NO_ANSWER,
+    AttemptColumns,
+    EpisodeConfig,
+    Episodes,
+)
+from controller.process.observation import observe
+from controller.process.terms import Terms
+from controller.process.types import Attempt, Question
 from controller.segments.types import Segment
-from controller.terms import Terms
-from controller.types import Attempt, Question
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from controller.actions import ACTIONS, Action
-from controller.episodes import EpisodeConfig
-from controller.features import FeatureTable
-from controller.observation import FEATURES, observe
+from controller.process.actions import ACTIONS, Action
+from controller.process.episodes import EpisodeConfig
+from controller.process.features import FeatureTable
+from controller.process.observation import FEATURES, observe
 from controller.segments.episodes import SegmentConfig
 from controller.segments.observation import SEGMENT_FEATURES, observe_segments
 
@@ -32,7 +32,7 @@ class Granularity:
         process: class of its decision process.
         table: of what a policy sees.
         observe: from the state of N episodes, rows and an array to fill to observations; see
-            `controller.observation.observe`.
+            `controller.process.observation.observe`.
         meanings: of the actions, by name.
     """
 

@@ -17,6 +17,7 @@ from huggingface_hub.errors import DryRunError
 from tqdm.auto import tqdm
 
 from controller.card import FRONTIER_FILE, model_card
+from controller.card_metrics import FIGURES_FILE, read_figures, weights_digest
 from controller.checkpoint import (
     HUB_SCHEME,
     MAX_FILE_BYTES,
@@ -27,7 +28,6 @@ from controller.checkpoint import (
     save_checkpoint,
 )
 from controller.errors import CheckpointError
-from controller.figures import FIGURES_FILE, read_figures, weights_digest
 
 _DOWNLOADED = (SETTINGS_FILE, WEIGHTS_FILE, FIGURES_FILE, FRONTIER_FILE, "README.md")
 

@@ -63,9 +63,9 @@ def load_backend(
 def _load_all(
     checkpoint: AnyCheckpoint, places: Sequence[ModelPlace], adapters: Mapping[str, Path]
 ) -> Backend | SegmentBackend:
-    from controller.backends.adapters import load_adapters
     from controller.backends.base import recorded_temperature
-    from controller.backends.transformers import TransformersBackend, load_model
+    from controller.backends.local.adapters import load_adapters
+    from controller.backends.local.backend import TransformersBackend, load_model
     from controller.segments.deployed import check_weights, segment_writer, with_segments
 
     loaded = [

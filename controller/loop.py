@@ -11,18 +11,18 @@ from controller.answers import AnswerKind, answer_kind, first_same
 from controller.backends.base import Backend, run_now
 from controller.backends.spelling import OneSpelling
 from controller.core import Decision, Episode, Pick, play
-from controller.cost import Usage
-from controller.deciders import PolicyDecider
-from controller.difficulty import Difficulty
 from controller.errors import ConfigError
 from controller.granularity import Process
-from controller.policy import PolicyNetwork
-from controller.pricing import Pricing
+from controller.policy.deciders import PolicyDecider
+from controller.policy.difficulty import Difficulty
+from controller.policy.network import PolicyNetwork
+from controller.policy.pricing import Pricing
+from controller.process.cost import Usage
+from controller.process.terms import Terms
+from controller.process.types import Attempt, Question
 from controller.segments.episodes import SegmentConfig
 from controller.segments.run import SegmentEpisode
 from controller.segments.types import SegmentBackend
-from controller.terms import Terms
-from controller.types import Attempt, Question
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -159,7 +159,7 @@ class Controller:
                 hub ids or URL#MODEL of servers, in any mixture, the small one first.
             adapters: where the small model's adapters lie, by name, likewise.
             mean_cost: small-model tokens that a question may cost on average; the price
-                follows what the questions so far have cost, see `controller.targets.Pace`.
+                follows what the questions so far have cost, see `controller.policy.targets.Pace`.
             accuracy: share of questions to be answered right.
             confidence: probability with which `accuracy` is kept; see
                 `Calibration.price_for_accuracy`.

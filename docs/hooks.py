@@ -17,9 +17,9 @@ from typer.main import get_command
 
 from controller.card import markdown_table
 from controller.granularity import GRANULARITIES, Granularity
-from training.cli import app
+from training.cli.app import app
 
-DOCUMENT = [sys.executable, "-m", "typer", "training.cli", "utils", "docs", "--name", "allot"]
+DOCUMENT = [sys.executable, "-m", "typer", "training.cli.app", "utils", "docs", "--name", "allot"]
 
 _OBSERVATION = """A vector of float32, its entries in this order. Each is the number in its unit,
 scaled as said. Nothing is computed from a reference. Signals that are unknown read 0, and so does

@@ -10,20 +10,20 @@ import numpy as np
 from gymnasium.spaces import Discrete
 from numpy.typing import NDArray
 
-from controller.actions import ActionKind
 from controller.backends.base import Backend, run_now
 from controller.core import Episode
-from controller.difficulty import Difficulty
 from controller.errors import ConfigError, IllegalActionError
 from controller.granularity import Process, granularity_of
 from controller.loop import begin_episode
+from controller.policy.difficulty import Difficulty
+from controller.process.actions import ActionKind
+from controller.process.terms import Terms
+from controller.process.types import Attempt, Question
 from controller.segments.run import SegmentEpisode
 from controller.segments.types import Segment, SegmentBackend
-from controller.terms import Terms
-from controller.types import Attempt, Question
 from envs.draws import draw_episode, observation_space, stream_key
-from envs.grader import Grader
 from envs.pictures import text_picture
+from envs.questions.grader import Grader
 from envs.random import Streams
 from envs.reward import LogUniform, price_range, reward
 
@@ -47,7 +47,7 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
     ## Observation Space
     `Box(D,)` float32; entry i is `controller.granularity.granularity_of(config).features[i]`,
     whose meaning, unit and scale are on the page docs/reference/observation.md and in
-    `controller.observation.FEATURES`.
+    `controller.process.observation.FEATURES`.
 
     ## Rewards
     At each step -price x cost of the action - round price x serial rounds; at the end +1

@@ -13,19 +13,19 @@ from numpy.typing import NDArray
 from controller.granularity import ATTEMPTS as ATTEMPT_STEPS
 from controller.granularity import SEGMENTS as SEGMENT_STEPS
 from controller.granularity import Granularity, Process
-from envs.derive import derive_config
 from envs.draws import Array
 from envs.random import Streams
-from envs.recorded import read_recorded
 from envs.replay import Replay
 from envs.segments.derive import derive_segment_config
 from envs.segments.recorded import read_trees
 from envs.segments.replay import SegmentReplay
 from envs.segments.table import SegmentTable
 from envs.segments.traces import KIND, SegmentTraces
-from envs.table import TraceTable
-from envs.table_builder import build_table
-from envs.traces import TraceSet, read_manifest
+from envs.traces.derive import derive_config
+from envs.traces.format import TraceSet, read_manifest
+from envs.traces.recorded import read_recorded
+from envs.traces.table import TraceTable
+from envs.traces.table_builder import build_table
 
 AnyTraces = TraceSet | SegmentTraces
 AnyTable = TraceTable | SegmentTable

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.actions import ACTIONS
-from controller.episodes import AttemptColumns, EpisodeConfig, Episodes
 from controller.errors import ConfigError
-from controller.observation import NUM_FEATURES, observe
+from controller.process.actions import ACTIONS
+from controller.process.episodes import AttemptColumns, EpisodeConfig, Episodes
+from controller.process.observation import NUM_FEATURES, observe
 from envs.random import Streams
-from envs.table import (
+from envs.traces.table import (
     ANSWER,
     COMPLETION,
     CUT,
@@ -216,7 +216,7 @@ class Replay:
     def observe(
         self, rows: Array | slice = slice(None), out: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
-        """Observations; see `controller.observation.observe`."""
+        """Observations; see `controller.process.observation.observe`."""
         return observe(self.episodes, rows, out)
 
     def final(self) -> dict[str, Array]:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.cost import CostModel
-from controller.episodes import EpisodeConfig
 from controller.errors import ConfigError
-from envs.table import ANSWER, COMPLETION, PROMPT, RUNG, TraceTable
+from controller.process.cost import CostModel
+from controller.process.episodes import EpisodeConfig
+from envs.traces.table import ANSWER, COMPLETION, PROMPT, RUNG, TraceTable
 
 _TOLERANCE = 1e-9
 _LEAST_PROBABILITY = 1e-4

@@ -17,7 +17,7 @@ from envs.granularity import STOP, replay_of
 from envs.random import Streams
 from envs.reward import LogUniform, price_range, reward
 from envs.segments.table import SegmentTable
-from envs.table import TraceTable
+from envs.traces.table import TraceTable
 
 
 class ComputeVectorEnv(VectorEnv[Array, Array, Array]):

@@ -7,8 +7,8 @@ import argparse
 from pathlib import Path
 
 from controller.loop import Controller
-from training.show import new_questions
-from training.threads import limit_threads
+from training.learn.threads import limit_threads
+from training.report.show import new_questions
 
 CHECKPOINT = Path(__file__).parent.parent / "checkpoints" / "controller"
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from controller.baselines import AlwaysLarge, LogprobCascade, RulePolicy, SelfConsistency
 from controller.checkpoint import load_checkpoint
-from envs.table_builder import build_table
-from envs.traces import TraceSet
-from training.play import play, play_checkpoint
+from controller.policy.rules import AlwaysLarge, LogprobCascade, RulePolicy, SelfConsistency
+from envs.traces.format import TraceSet
+from envs.traces.table_builder import build_table
+from training.compare.simulate import play, play_checkpoint
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 RULES = {

@@ -11,11 +11,11 @@ from pathlib import Path
 from controller.backends.base import Backend, PromptState
 from controller.backends.identity import blank_attempt, stream_name
 from controller.loop import Controller
-from controller.types import ModelSpec, Question
-from envs.grader import KindGrader
-from training.record import RecordConfig, Recording
-from training.recorders import LocalRecorder
-from training.train_command import train
+from controller.process.types import ModelSpec, Question
+from envs.questions.grader import KindGrader
+from training.cli.train import train
+from training.record.recorders import LocalRecorder
+from training.record.recording import RecordConfig, Recording
 
 
 class Adders(Backend):  # `hasty` slips in one of twenty additions, `careful` never

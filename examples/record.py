@@ -10,13 +10,13 @@ import argparse
 import random
 from pathlib import Path
 
-from controller.backends.transformers import TransformersBackend, load_model
-from controller.types import Question
-from envs.grader import KindGrader
-from envs.traces import TraceSet
-from training.record import RecordConfig, Recording
-from training.recorders import LocalRecorder
-from training.threads import limit_threads
+from controller.backends.local.backend import TransformersBackend, load_model
+from controller.process.types import Question
+from envs.questions.grader import KindGrader
+from envs.traces.format import TraceSet
+from training.learn.threads import limit_threads
+from training.record.recorders import LocalRecorder
+from training.record.recording import RecordConfig, Recording
 
 MODELS = Path(__file__).parent.parent / "checkpoints"
 

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from controller.baselines import AlwaysLarge, RulePolicy, SelfConsistency
-from envs.table_builder import build_table
-from envs.traces import TraceSet
-from training.play import play, play_checkpoint
+from controller.policy.rules import AlwaysLarge, RulePolicy, SelfConsistency
+from envs.traces.format import TraceSet
+from envs.traces.table_builder import build_table
+from training.compare.simulate import play, play_checkpoint
+from training.learn.threads import limit_threads
+from training.learn.train import ControllerTraining, TrainConfig
 from training.ppo import PPOConfig
-from training.threads import limit_threads
-from training.tracking import Tracker
-from training.train import ControllerTraining, TrainConfig
+from training.report.tracking import Tracker
 
 TRACES = Path(__file__).parent.parent / "checkpoints" / "traces"
 

@@ -14,8 +14,8 @@ import numpy as np
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.env_util import make_vec_env
 
-from controller.observation import OBSERVATION_NAMES
-from training.threads import limit_threads
+from controller.process.observation import OBSERVATION_NAMES
+from training.learn.threads import limit_threads
 
 ENV = "envs:allot/Compute-v0"
 TRACES = {"traces": str(Path(__file__).parent.parent / "checkpoints" / "traces")}

@@ -21,23 +21,23 @@ from numpy.typing import NDArray
 from controller.bundled import bundled
 from controller.card import markdown_table
 from controller.checkpoint import Checkpoint, load_checkpoint
-from controller.features import COUNTS, TERMS
-from controller.observation import FEATURES
+from controller.process.features import COUNTS, TERMS
+from controller.process.observation import FEATURES
 from envs.reward import LogUniform
-from envs.table_builder import build_table
-from envs.traces import TraceSet, write_atomically
-from training.cli import main as run_program
-from training.cluster import Cluster
-from training.config import PPOConfig, TrainConfig
-from training.jobs import TrainJob, run_job
-from training.options import Json, Ray, WorkerCpus
-from training.play import play_checkpoint
-from training.ray_train import Progress, train_on_cluster
-from training.summary import Bootstrap
-from training.tables import command_line
-from training.threads import limit_threads
-from training.train import suited
-from training.view import progress_bar
+from envs.traces.format import TraceSet, write_atomically
+from envs.traces.table_builder import build_table
+from training.cli.app import main as run_program
+from training.cli.options import Json, Ray, WorkerCpus
+from training.compare.simulate import play_checkpoint
+from training.compare.summary import Bootstrap
+from training.learn.config import PPOConfig, TrainConfig
+from training.learn.jobs import TrainJob, run_job
+from training.learn.ray_train import Progress, train_on_cluster
+from training.learn.threads import limit_threads
+from training.learn.train import suited
+from training.record.cluster import Cluster
+from training.report.tables import command_line
+from training.report.view import progress_bar
 
 Floats = NDArray[np.float64]
 

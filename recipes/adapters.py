@@ -8,14 +8,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from controller.prompts import REVISER
-from envs.questions import QuestionSource, draw_split
-from envs.traces import TraceSet
-from training.record import RecordConfig
-from training.record_models import record_models
-from training.reviser import train_reviser
-from training.sources import find_source
-from training.verifier import VerifierTraining
+from controller.backends.prompts import REVISER
+from envs.questions.bundled import QuestionSource, draw_split
+from envs.traces.format import TraceSet
+from training.adapters.reviser import train_reviser
+from training.adapters.verifier import VerifierTraining
+from training.record.record_models import record_models
+from training.record.recording import RecordConfig
+from training.record.sources import find_source
 
 Progress = Callable[[float, str], None]
 

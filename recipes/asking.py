@@ -19,28 +19,28 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from controller.actions import PRICED, Action, ActionKind
-from controller.backends.local_model import active_parameters
+from controller.backends.local.model import active_parameters
 from controller.bundled import bundled
 from controller.card import markdown_table
 from controller.checkpoint import Checkpoint, load_checkpoint
-from controller.episodes import Episodes
 from controller.errors import BackendError
-from controller.types import ModelSpec
+from controller.process.actions import PRICED, Action, ActionKind
+from controller.process.episodes import Episodes
+from controller.process.types import ModelSpec
 from envs.reward import LogUniform
-from envs.table import TraceTable
-from envs.table_builder import build_table
-from envs.traces import TraceSet
-from training.cli import main as run_program
-from training.play import play, play_checkpoint
-from training.summary import Bootstrap
-from training.threads import limit_threads
+from envs.traces.format import TraceSet
+from envs.traces.table import TraceTable
+from envs.traces.table_builder import build_table
+from training.cli.app import main as run_program
+from training.compare.simulate import play, play_checkpoint
+from training.compare.summary import Bootstrap
+from training.learn.threads import limit_threads
 
 _INSTRUCTIONS = "What should be done next, so that the answer is likely right and little is spent?"
 
 
 class AskedPolicy:
-    """Plays what a language model says; see `controller.policy.Policy`.
+    """Plays what a language model says; see `controller.policy.network.Policy`.
 
     Args:
         path: directory or hub id of a chat model.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from envs.questions import TASKS, QuestionSource
+from envs.questions.bundled import TASKS, QuestionSource
 
 Position = tuple[int, int]
 Batch = tuple[Tensor, Tensor]

@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from controller.errors import ConfigError
 from recipes.curriculum import ARITHMETIC, BROAD, Batch, Curriculum, Position
 from recipes.tokenizer import CONTEXT_LENGTH, build_tokenizer
-from training.state import has_state, load_state, save_state
+from training.learn.resume import has_state, load_state, save_state
 
 _LOG_EVERY = 50
 

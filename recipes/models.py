@@ -10,13 +10,13 @@ from typing import Annotated
 
 import typer
 
+from controller.backends.prompts import REVISER, VERIFIER
 from controller.errors import ConfigError
-from controller.prompts import REVISER, VERIFIER
 from recipes.adapters import train_adapter
 from recipes.language_models import CONFIGS, LanguageModelTraining
-from training.cli import main
-from training.threads import limit_threads
-from training.view import progress_bar
+from training.cli.app import main
+from training.learn.threads import limit_threads
+from training.report.view import progress_bar
 
 MODELS = Path("checkpoints")
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from controller.prompts import REVISE_PROMPT
-from envs.questions import TASKS
+from controller.backends.prompts import REVISE_PROMPT
+from envs.questions.bundled import TASKS
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>"

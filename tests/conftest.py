@@ -5,20 +5,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from controller.backends.segments import SegmentWriter
-from controller.backends.transformers import load_model
+from controller.backends.local.backend import load_model
+from controller.backends.local.segments import SegmentWriter
 from controller.checkpoint import save_checkpoint
-from envs.derive import derive_config
-from envs.grader import KindGrader
-from envs.recorded import Recorded, read_recorded
+from envs.questions.grader import KindGrader
 from envs.segments.traces import SegmentTraces
-from envs.traces import TraceSet
-from training.config import PPOConfig, TrainConfig
+from envs.traces.derive import derive_config
+from envs.traces.format import TraceSet
+from envs.traces.recorded import Recorded, read_recorded
+from training.learn.config import PPOConfig, TrainConfig
+from training.learn.train import ControllerTraining
+from training.report.show import new_questions
+from training.report.tracking import Tracker
 from training.segments.record import SegmentRecorder, SegmentRecording
 from training.segments.trees import TreeConfig
-from training.show import new_questions
-from training.tracking import Tracker
-from training.train import ControllerTraining
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 

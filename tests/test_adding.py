@@ -40,9 +40,9 @@ import sys
 import numpy as np
 from controller.granularity import ATTEMPTS
 from envs.compute import ComputeEnv
-from envs.derive import derive_config
-from envs.recorded import read_recorded
-from envs.traces import TraceSet
+from envs.traces.derive import derive_config
+from envs.traces.recorded import read_recorded
+from envs.traces.format import TraceSet
 from envs.vector import ComputeVectorEnv
 
 traces = TraceSet.read(sys.argv[1])
@@ -80,10 +80,10 @@ def insert(path: Path, before: str, text: str) -> None:
 def test_an_action_and_a_feature_are_added_in_their_tables_alone(tmp_path):
     for package in ("controller", "envs"):
         shutil.copytree(ROOT / package, tmp_path / package)
-    actions = tmp_path / "controller" / "actions.py"
+    actions = tmp_path / "controller" / "process" / "actions.py"
     insert(actions, '    VERIFY = "verify"\n', '    VERIFY = "verify"\n    LEAP = "leap"\n')
     insert(actions, '\n}\n"""By kind,', ACTION)
-    insert(tmp_path / "controller" / "observation.py", "\n)\nOBSERVATION_NAMES", FEATURE)
+    insert(tmp_path / "controller" / "process" / "observation.py", "\n)\nOBSERVATION_NAMES", FEATURE)
     done = subprocess.run(
         [sys.executable, "-c", EPISODES, CHECKPOINTS / "traces"],
         cwd=tmp_path,

@@ -18,7 +18,7 @@ from typer.main import get_command
 import benchmarks.__main__
 from recipes import ablation, asking, models
 from tests.hub_server import hub
-from training.cli import app
+from training.cli.app import app
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

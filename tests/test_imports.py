@@ -96,7 +96,7 @@ for module in pkgutil.walk_packages(controller.__path__, "controller."):
 def test_help_comes_without_loading_anything_heavy(command):
     program = f"""
 sys.argv = ["allot", *{command}, "--help"]
-from training.cli import main
+from training.cli.app import main
 try:
     main()
 except SystemExit as ended:

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from controller import baselines
-from controller.baselines import RulePolicy, routers, rule_families
-from controller.difficulty import Difficulty
-from controller.episodes import EpisodeConfig
 from controller.errors import ConfigError, TraceFormatError
 from controller.granularity import Process
-from controller.policy import Policy
+from controller.policy import rules
+from controller.policy.difficulty import Difficulty
+from controller.policy.network import Policy
+from controller.policy.rules import RulePolicy, routers, rule_families
+from controller.process.episodes import EpisodeConfig
 from controller.segments import rules as segment_rules
 from controller.segments.episodes import SegmentConfig
 from controller.segments.rules import segment_rule_families
@@ -24,11 +24,11 @@ from envs.granularity import AnyTable, AnyTraces, Recordings, recordings_of
 from envs.reward import ROUND_PRICES, LogUniform
 from envs.segments.table import SegmentTable
 from envs.segments.traces import SegmentTraces
-from envs.table import TraceTable
-from envs.table_builder import build_table
-from envs.traces import TraceSet
-from training.config import TrainConfig
-from training.difficulty import success_rates
+from envs.traces.format import TraceSet
+from envs.traces.table import TraceTable
+from envs.traces.table_builder import build_table
+from training.learn.config import TrainConfig
+from training.learn.difficulty import success_rates
 from training.segments.values import segment_success_rates, value_readout
 
 Floats = NDArray[np.float64]
@@ -145,10 +145,10 @@ ATTEMPTS = Learning(
     single="always small",
     kinds={
         "always large": ["always large"],
-        "stop rules": baselines.STOP_RULES,
-        "cascades": baselines.CASCADES,
-        "prompt-only rules": baselines.ROUTERS,
-        "static mixtures": baselines.STATIC,
+        "stop rules": rules.STOP_RULES,
+        "cascades": rules.CASCADES,
+        "prompt-only rules": rules.ROUTERS,
+        "static mixtures": rules.STATIC,
     },
 )
 SEGMENTS = Learning(

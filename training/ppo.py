@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from controller.errors import ConfigError
-from controller.policy import PolicyConfig, PolicyNetwork
+from controller.policy.network import PolicyConfig, PolicyNetwork
 from envs.vector import ComputeVectorEnv
-from training.config import PPOConfig
-from training.state import load_state, save_state
+from training.learn.config import PPOConfig
+from training.learn.resume import load_state, save_state
 
 
 def compute_gae(

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from controller.actions import ActionKind
-from controller.cost import Usage
 from controller.errors import BackendError
-from controller.types import Attempt, ModelSpec, Question
+from controller.process.actions import ActionKind
+from controller.process.cost import Usage
+from controller.process.types import Attempt, ModelSpec, Question
 
 if TYPE_CHECKING:
     import numpy as np

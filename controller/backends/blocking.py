@@ -8,7 +8,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from controller.backends.base import Backend, PromptState, Request, T, Verdict, Wrapped
-from controller.types import Attempt, Question
+from controller.process.types import Attempt, Question
 
 
 class BlockingBackend(Wrapped):

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from controller.actions import ActionKind
 from controller.answers import UNSTATED, answer_kind
 from controller.backends.base import Backend, PromptState, Request, Verdict
 from controller.backends.identity import blank_attempt, stream_name, uniforms
-from controller.cost import Usage
+from controller.backends.prompts import messages, plain_text
 from controller.errors import BackendError, ConfigError
-from controller.prompts import messages, plain_text
-from controller.types import Attempt, ModelSpec, Question
+from controller.process.actions import ActionKind
+from controller.process.cost import Usage
+from controller.process.types import Attempt, ModelSpec, Question
 
 NUM_WRONG_ANSWERS = 3
 

@@ -7,9 +7,9 @@ import json
 
 import numpy as np
 
-from controller.actions import ActionKind
 from controller.backends.base import Request
-from controller.types import Attempt
+from controller.process.actions import ActionKind
+from controller.process.types import Attempt
 
 
 def attempt_id(model: str, request: Request) -> str:

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from controller.answers import answer_kind
 from controller.backends.base import Backend
 from controller.backends.places import ModelPlace
+from controller.backends.prompts import Message, read_prompts
 from controller.backends.rungs import Ladder
 from controller.errors import ConfigError
-from controller.prompts import Message, read_prompts
 
 if TYPE_CHECKING:
     from controller.checkpoint import Checkpoint
-    from controller.episodes import EpisodeConfig
-    from controller.types import ModelSpec
+    from controller.process.episodes import EpisodeConfig
+    from controller.process.types import ModelSpec
 
 KEY_VARIABLE = "ALLOT_UPSTREAM_KEY_{rung}"
 
@@ -28,7 +28,7 @@ OtherWeights = Callable[["ModelSpec", str, str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Upstream:
-    """How models behind servers are asked; see `controller.backends.openai.Endpoint`.
+    """How models behind servers are asked; see `controller.backends.openai.backend.Endpoint`.
 
     Attributes:
         asks_n: several choices in one request, of servers that make several.
@@ -99,8 +99,8 @@ class LadderBuilder:
         return self.max_new_tokens or self.checkpoint.config.max_completion_tokens[rung]
 
     def _served(self, place: ModelPlace, rung: int, prompt: tuple[Message, ...]) -> Backend:
-        from controller.backends.endpoint import Endpoint
-        from controller.backends.openai import OpenAIBackend
+        from controller.backends.openai.backend import OpenAIBackend
+        from controller.backends.openai.endpoint import Endpoint
 
         trained, upstream = self.checkpoint.models[rung], self.upstream
         adapted = any(adapter.name == "reviser" for adapter in trained.adapters)
@@ -131,10 +131,10 @@ class LadderBuilder:
         )
 
     def _loaded(self, place: ModelPlace, rung: int, prompt: tuple[Message, ...]) -> Backend:
-        from controller.backends.adapters import load_adapters
         from controller.backends.base import recorded_temperature
+        from controller.backends.local.adapters import load_adapters
+        from controller.backends.local.backend import TransformersBackend, load_model
         from controller.backends.threaded import ThreadedBackend
-        from controller.backends.transformers import TransformersBackend, load_model
         from controller.segments.deployed import with_segments
 
         loaded, trained = load_model(place, 0), self.checkpoint.models[rung]

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from controller.backends.base import Backend, PromptState, Request, Verdict
 from controller.errors import ConfigError
-from controller.types import Attempt, Question
+from controller.process.types import Attempt, Question
 
 
 class Ladder(Backend):

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from controller.backends.base import Backend, Request, Wrapped
-from controller.types import Attempt
+from controller.process.types import Attempt
 
 Canonical = Callable[[str, Sequence[str]], Awaitable[str]]
 """The one of the known answers that an answer is the same as, or the answer itself."""

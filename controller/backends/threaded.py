@@ -13,9 +13,9 @@ from typing import Any, Generic, TypeVar
 
 from controller.backends.base import Backend, PromptState, Request, Verdict, run_now
 from controller.backends.identity import blank_attempt
-from controller.cost import Usage
 from controller.errors import BackendError
-from controller.types import Attempt, Question
+from controller.process.cost import Usage
+from controller.process.types import Attempt, Question
 
 T = TypeVar("T")
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from controller.answers import AnswerKind
 from controller.backends.base import Backend, recorded_temperature
-from controller.backends.local_model import LocalModel
-from controller.backends.segmented import SegmentedBackend
-from controller.backends.segments import SegmentWriter
-from controller.backends.transformers import TransformersBackend
+from controller.backends.local.backend import TransformersBackend
+from controller.backends.local.model import LocalModel
+from controller.backends.local.segmented import SegmentedBackend
+from controller.backends.local.segments import SegmentWriter
 from controller.checkpoint import AnyCheckpoint, Checkpoint, load_segment_checkpoint
 from controller.segments.episodes import SegmentConfig
 

@@ -1,6 +1,6 @@
 """State of many attempts under way at once, as a structure of arrays.
 
-As in `controller.episodes`, the scalar environment, the vector environment and the deployed
+As in `controller.process.episodes`, the scalar environment, the vector environment and the deployed
 controller all keep their state here, so that they cannot disagree.
 """
 
@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from controller.actions import SEGMENT_ACTIONS, ActionSet
-from controller.cost import CostModel
-from controller.episodes import LEAST_LOGPROB, NO_ANSWER, Bools, Floats, Ints, Rows
 from controller.errors import ConfigError
+from controller.process.actions import SEGMENT_ACTIONS, ActionSet
+from controller.process.cost import CostModel
+from controller.process.episodes import LEAST_LOGPROB, NO_ANSWER, Bools, Floats, Ints, Rows
 from controller.segments.types import Segmentation
 
 STOP, SAMPLE, REVISE, ESCALATE, TO_END = range(len(SEGMENT_ACTIONS))

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.episodes import Rows
-from controller.features import (
+from controller.process.episodes import Rows
+from controller.process.features import (
     BUDGET_KNOWN,
     COUNTS,
     DIFFICULTY_KNOWN,
@@ -235,6 +235,6 @@ NUM_SEGMENT_FEATURES = len(SEGMENT_FEATURES)
 def observe_segments(
     episodes: SegmentEpisodes, rows: Rows = slice(None), out: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
-    """Observations of N episodes; see `controller.observation.observe`."""
+    """Observations of N episodes; see `controller.process.observation.observe`."""
     seen = SegmentSeen(episodes, rows)
     return SEGMENT_FEATURES.observe(seen, len(seen.price), rows, out)

@@ -8,14 +8,16 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.actions import SEGMENT_ACTIONS, Action, ActionKind
 from controller.backends.base import Flag, Request
 from controller.backends.identity import blank_attempt
-from controller.cost import Usage
-from controller.difficulty import Difficulty
-from controller.episodes import NO_ANSWER, Floats, Ints
 from controller.errors import ConfigError, IllegalActionError
-from controller.policy import Policy
+from controller.policy.difficulty import Difficulty
+from controller.policy.network import Policy
+from controller.process.actions import SEGMENT_ACTIONS, Action, ActionKind
+from controller.process.cost import Usage
+from controller.process.episodes import NO_ANSWER, Floats, Ints
+from controller.process.terms import Terms
+from controller.process.types import Attempt, Question
 from controller.segments.episodes import (
     ESCALATE,
     REVISE,
@@ -27,8 +29,6 @@ from controller.segments.episodes import (
 )
 from controller.segments.observation import observe_segments
 from controller.segments.types import ForcedAnswer, Prefix, Segment, SegmentBackend, SegmentRequest
-from controller.terms import Terms
-from controller.types import Attempt, Question
 
 _ROW = np.zeros(1, np.int64)
 

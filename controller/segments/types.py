@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.cost import Usage
 from controller.errors import ConfigError
-from controller.types import ModelSpec, Question
+from controller.process.cost import Usage
+from controller.process.types import ModelSpec, Question
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,22 +10,22 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from controller import baselines
-from controller.baselines import Rule, RulePolicy
 from controller.checkpoint import Checkpoint
 from controller.core import Choice, Decider, Episode
-from controller.deciders import PolicyDecider, RuleDecider
-from controller.episodes import EpisodeConfig
 from controller.errors import ConfigError
-from controller.pricing import Pricing
+from controller.policy import rules
+from controller.policy.deciders import PolicyDecider, RuleDecider
+from controller.policy.pricing import Pricing
+from controller.policy.rules import Rule, RulePolicy
+from controller.policy.training_range import Support
+from controller.process.episodes import EpisodeConfig
 from controller.server.guard import GuardWatch
-from controller.support import Support
 
 RULES: Mapping[str, Rule] = {
-    "always-small": baselines.SelfConsistency(1),
-    "always-large": baselines.AlwaysLarge(),
-    "self-consistency-5": baselines.SelfConsistency(5),
-    "adaptive-cascade": baselines.AdaptiveCascade(0.9, 8),
+    "always-small": rules.SelfConsistency(1),
+    "always-large": rules.AlwaysLarge(),
+    "self-consistency-5": rules.SelfConsistency(5),
+    "adaptive-cascade": rules.AdaptiveCascade(0.9, 8),
 }
 """Static rules by the name that operators know them by."""
 

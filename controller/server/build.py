@@ -11,9 +11,10 @@ from controller.answers import AnswerKind, answer_kind
 from controller.backends.base import Backend
 from controller.backends.ladder import LadderBuilder, deployed_process, model_places
 from controller.checkpoint import Checkpoint, load_checkpoint
-from controller.deciders import PolicyDecider
 from controller.errors import AllotError, ConfigError
-from controller.pricing import Pricing
+from controller.policy.deciders import PolicyDecider
+from controller.policy.pricing import Pricing
+from controller.process.types import ModelSpec
 from controller.server.app import Service
 from controller.server.arms import Arm, Arms
 from controller.server.config import ServeConfig
@@ -23,7 +24,6 @@ from controller.server.keys import Keys
 from controller.server.logs import episode_fields, episode_log, service_log
 from controller.server.metrics import Metrics
 from controller.server.terms import Served
-from controller.types import ModelSpec
 
 EMBEDDING_KEY_VARIABLE = "ALLOT_EMBEDDING_KEY"
 

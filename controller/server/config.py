@@ -9,9 +9,9 @@ from pathlib import Path
 from controller.answers import answer_kind
 from controller.backends.ladder import Upstream
 from controller.errors import ConfigError
+from controller.process.terms import Terms
 from controller.server.arms import named_rule
 from controller.server.limits import Limits
-from controller.terms import Terms
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 

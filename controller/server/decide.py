@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from controller.actions import ActionKind
 from controller.answers import AnswerKind, answer_kind, read_answer
 from controller.backends.base import PromptState
-from controller.backends.replay import ReplayBackend
+from controller.backends.recorded import ReplayBackend
 from controller.core import Episode
-from controller.cost import Usage
 from controller.errors import ConfigError
+from controller.process.actions import ActionKind
+from controller.process.cost import Usage
+from controller.process.types import Attempt, ModelSpec, Question
 from controller.server.arms import Arm
 from controller.server.replies import choice_json
 from controller.server.schema import AttemptIn, DecideRequest
 from controller.server.terms import RequestTerms
-from controller.types import Attempt, ModelSpec, Question
 
 
 def decide(request: DecideRequest, terms: RequestTerms, arm: Arm) -> dict[str, Any]:

@@ -17,12 +17,12 @@ from controller.backends.base import Backend, Request, Verdict, Wrapped
 from controller.backends.spelling import OneSpelling
 from controller.core import Choice, Decision, Episode, play
 from controller.errors import BackendError
+from controller.process.types import Attempt, Question
 from controller.server.arms import Arms
 from controller.server.equivalence import ByKind, Equivalence
 from controller.server.limits import EscalationBudget, Limits
 from controller.server.restrict import DEADLINE, Restricted
 from controller.server.terms import NoAnswerError, RequestTerms, Served, best_unread
-from controller.types import Attempt, Question
 
 _tracer = trace.get_tracer("allot")
 

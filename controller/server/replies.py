@@ -7,12 +7,12 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from controller.actions import ActionKind
 from controller.core import Choice, Decision
-from controller.cost import Usage
+from controller.process.actions import ActionKind
+from controller.process.cost import Usage
+from controller.process.types import Attempt
 from controller.server.schema import MODEL
 from controller.server.terms import Served
-from controller.types import Attempt
 
 Json = dict[str, Any]
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.actions import ACTIONS, PRICED, ActionKind
 from controller.backends.base import Backend
 from controller.core import Choice, Decider, Episode
+from controller.process.actions import ACTIONS, PRICED, ActionKind
 from controller.server.limits import EscalationBudget
 
 DEADLINE, REQUEST_BUDGET = "deadline", "request_budget"

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from controller.process.types import Question
 from controller.server.terms import RequestTerms
-from controller.types import Question
 
 MAX_MESSAGES = 256
 MAX_TEXT = 2**20

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from controller.core import Decision
-from controller.cost import Usage
 from controller.errors import BackendError
+from controller.process.cost import Usage
+from controller.process.terms import Terms
+from controller.process.types import Attempt, Question
 from controller.server.arms import Arm
 from controller.server.restrict import DEADLINE
-from controller.terms import Terms
-from controller.types import Attempt, Question
 
 
 @dataclass(frozen=True, kw_only=True)

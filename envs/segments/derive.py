@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from controller.segments.episodes import SegmentConfig
-from envs.derive import cost_model
 from envs.segments.table import Ints, SegmentTable
 from envs.segments.traces import SegmentTraces
+from envs.traces.derive import cost_model
 
 
 def derive_segment_config(

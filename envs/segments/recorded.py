@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from controller.cost import Usage
 from controller.errors import BackendError
+from controller.process.cost import Usage
+from controller.process.types import ModelSpec, Question
 from controller.segments.types import (
     ForcedAnswer,
     Prefix,
@@ -16,10 +17,9 @@ from controller.segments.types import (
     Segmentation,
     SegmentRequest,
 )
-from controller.types import ModelSpec, Question
-from envs.recorded import Recorded, recorded_grader, recorded_questions
 from envs.segments.table import SegmentTable
 from envs.segments.traces import SegmentTraces
+from envs.traces.recorded import Recorded, recorded_grader, recorded_questions
 
 
 class RecordedSegments:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.actions import SEGMENT_ACTIONS
 from controller.errors import ConfigError, TraceFormatError
+from controller.process.actions import SEGMENT_ACTIONS
 from controller.segments.episodes import (
     ESCALATE,
     REVISE,

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.episodes import LEAST_LOGPROB, NO_ANSWER
 from controller.errors import TraceFormatError
-from envs.answer_kinds import kinds_of
-from envs.prompts import Prompts, read_prompts
+from controller.process.episodes import LEAST_LOGPROB, NO_ANSWER
+from envs.questions.answer_kinds import kinds_of
+from envs.questions.prompts import Prompts, read_prompts
 from envs.segments.traces import ESCALATE, PROMPT, SAMPLE, TO_END, SegmentTraces
 
 Ints = NDArray[np.int64]

@@ -14,9 +14,9 @@ from typing import Any
 import pyarrow as pa
 
 from controller.errors import ConfigError, TraceFormatError
+from controller.process.types import ModelSpec
 from controller.segments.types import Segmentation
-from controller.types import ModelSpec
-from envs.traces import MANIFEST, read_manifest, read_table
+from envs.traces.format import MANIFEST, read_manifest, read_table
 
 KIND, SEGMENT_TRACE_VERSION = "segments", 1
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pytest
 from playwright.sync_api import Browser, Page, Request, sync_playwright
 
-from envs.traces import TraceSet, write_table
+from envs.traces.format import TraceSet, write_table
 from tests.training.test_cli import allot
 
 REQUIRED = "ALLOT_REQUIRE_BROWSER"

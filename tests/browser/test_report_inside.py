@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from envs.traces import write_table
+from envs.traces.format import write_table
 from tests.browser.conftest import HOSTILE
 from tests.training.test_cli import allot
 

@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from controller.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from controller.difficulty import Difficulty
 from controller.errors import CheckpointError
 from controller.loading import load_backend
-from controller.observation import NUM_FEATURES
-from controller.policy import PolicyConfig, PolicyNetwork
-from controller.text_features import NUM_SHAPE_FEATURES
+from controller.policy.difficulty import Difficulty
+from controller.policy.network import PolicyConfig, PolicyNetwork
+from controller.process.observation import NUM_FEATURES
+from controller.process.wording import NUM_SHAPE_FEATURES
 from tests.conftest import CHECKPOINTS
 
 

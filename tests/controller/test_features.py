@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from controller.features import FLAG, KNOWN, QUOTIENT, Feature, FeatureTable, counted
 from controller.granularity import GRANULARITIES
+from controller.process.features import FLAG, KNOWN, QUOTIENT, Feature, FeatureTable, counted
 
 DIGESTS = {("attempts", 3): "653c5661879694ca", ("segments", 1): "18fe9df5bb1a5339"}
 """Of the tables by version. Another digest needs another version: policies are trained anew."""

@@ -11,9 +11,9 @@ import pytest
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
+from controller.card_metrics import read_figures
 from controller.checkpoint import MAX_FILE_BYTES, load_checkpoint
 from controller.errors import CheckpointError
-from controller.figures import read_figures
 from controller.hub import card_of, save_copy
 from controller.loading import load_backend
 from tests.conftest import CHECKPOINTS

@@ -6,16 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from controller.actions import Action, ActionKind, ActionSet
-from controller.backends.adapters import load_adapters
 from controller.backends.base import run_now
-from controller.backends.transformers import TransformersBackend, load_model
+from controller.backends.local.adapters import load_adapters
+from controller.backends.local.backend import TransformersBackend, load_model
 from controller.checkpoint import load_checkpoint
 from controller.errors import ConfigError
 from controller.loop import Controller, begin_episode
-from controller.terms import Terms
+from controller.process.actions import Action, ActionKind, ActionSet
+from controller.process.terms import Terms
 from envs.compute import ComputeEnv
-from envs.grader import KindGrader
+from envs.questions.grader import KindGrader
 from tests.conftest import CHECKPOINTS
 
 
@@ -96,7 +96,7 @@ def test_dearer_means_less_compute(controller, validation):
 
 def test_live_and_replay_agree_statistically(controller, validation, traces):
     """Over fresh questions, live accuracy and cost lie where replay says they should."""
-    from training.play import log_odds, play
+    from training.compare.simulate import log_odds, play
 
     checkpoint = load_checkpoint(CHECKPOINTS / "controller")
     low, high = checkpoint.price_range

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from controller.deciders import PolicyDecider
 from controller.errors import ConfigError
-from controller.observation import NUM_FEATURES, OBSERVATION_NAMES
-from controller.policy import PolicyConfig, PolicyNetwork
+from controller.policy.deciders import PolicyDecider
+from controller.policy.network import PolicyConfig, PolicyNetwork
+from controller.process.observation import NUM_FEATURES, OBSERVATION_NAMES
 
 
 def network(**changes):

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from controller.actions import ActionKind
 from controller.backends.base import Request
+from controller.backends.prompts import messages, read_prompt
 from controller.errors import ConfigError
-from controller.prompts import messages, read_prompt
-from controller.types import Question
+from controller.process.actions import ActionKind
+from controller.process.types import Question
 
 
 def chat(prompt, history=()):

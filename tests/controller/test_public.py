@@ -5,7 +5,8 @@ import inspect
 import pytest
 
 import controller
-from controller import bundled, errors, loop, terms, types
+from controller import bundled, errors, loop
+from controller.process import terms, types
 
 
 def test_the_exported_names_are_these_and_can_be_had():

@@ -6,8 +6,8 @@ import pytest
 from controller.checkpoint import load_checkpoint, save_checkpoint
 from controller.errors import CheckpointError
 from controller.loop import Controller
-from controller.observation import OBSERVATION_NAMES
-from controller.support import MARGIN, Support
+from controller.policy.training_range import MARGIN, Support
+from controller.process.observation import OBSERVATION_NAMES
 from tests.conftest import CHECKPOINTS
 
 

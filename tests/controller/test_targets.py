@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from controller.errors import CheckpointError, ConfigError
-from controller.targets import Calibration, Pace
+from controller.policy.targets import Calibration, Pace
 
 PRICES = (1e-4, 1e-3, 1e-2)
 

@@ -4,8 +4,8 @@ import pytest
 
 from controller.checkpoint import load_checkpoint
 from controller.errors import ConfigError
-from controller.pricing import Pricing
-from controller.terms import Terms
+from controller.policy.pricing import Pricing
+from controller.process.terms import Terms
 from tests.conftest import CHECKPOINTS
 
 

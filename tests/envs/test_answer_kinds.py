@@ -5,14 +5,14 @@ import json
 import pytest
 
 from controller.errors import ConfigError, TraceFormatError
-from controller.types import Question
-from envs.answer_kinds import noted_kinds, only_kind
-from envs.grader import KindGrader
-from envs.importing import import_attempts
-from envs.question_files import read_questions
-from envs.recorded import read_recorded
-from envs.table_builder import build_table
-from envs.traces import TraceSet
+from controller.process.types import Question
+from envs.questions.answer_kinds import noted_kinds, only_kind
+from envs.questions.files import read_questions
+from envs.questions.grader import KindGrader
+from envs.traces.format import TraceSet
+from envs.traces.importing import import_attempts
+from envs.traces.recorded import read_recorded
+from envs.traces.table_builder import build_table
 
 TEXTS = (r"\boxed{\frac{\sqrt{2}}{2}}", r"The answer is $1/\sqrt{2}$.", "It is 0.5.", "Answer: 1/2")
 

@@ -11,10 +11,10 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 import envs
 from controller.backends.base import run_now
 from controller.errors import ConfigError, IllegalActionError
-from controller.types import Question
+from controller.process.types import Question
 from envs.compute import ComputeEnv
-from envs.recorded import Recorded
 from envs.reward import ROUND_PRICES, LogUniform
+from envs.traces.recorded import Recorded
 from envs.vector import ComputeVectorEnv
 from tests.conftest import CHECKPOINTS
 

@@ -6,10 +6,10 @@ import json
 import pytest
 
 from controller.errors import TraceFormatError
-from envs.derive import derive_config
-from envs.importing import import_attempts
-from envs.table_builder import build_table
-from envs.traces import TraceSet
+from envs.traces.derive import derive_config
+from envs.traces.format import TraceSet
+from envs.traces.importing import import_attempts
+from envs.traces.table_builder import build_table
 
 
 def harness_log(directory, *, right, repeats=1):

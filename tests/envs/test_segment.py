@@ -10,20 +10,20 @@ from sb3_contrib import MaskablePPO
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import envs
-from controller.backends.segments import SegmentWriter
-from controller.difficulty import Difficulty
+from controller.backends.local.segments import SegmentWriter
 from controller.errors import IllegalActionError, TraceFormatError
+from controller.policy.difficulty import Difficulty
 from controller.segments.episodes import ESCALATE, REVISE, SAMPLE, STOP, TO_END
 from controller.segments.observation import SEGMENT_OBSERVATION_NAMES
 from envs.compute import ComputeEnv
-from envs.grader import KindGrader
+from envs.questions.grader import KindGrader
 from envs.reward import budget_range
 from envs.segments.derive import derive_segment_config
 from envs.segments.recorded import read_trees
 from envs.segments.table import SegmentTable
 from envs.segments.traces import SegmentTraces
 from envs.vector import ComputeVectorEnv
-from training.play import log_odds
+from training.compare.simulate import log_odds
 from training.segments.values import value_readout
 
 N = 24

@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from controller.errors import ConfigError, TraceFormatError
-from envs.derive import derive_config
-from envs.table_builder import build_table
-from envs.traces import TraceSet
+from envs.traces.derive import derive_config
+from envs.traces.format import TraceSet
+from envs.traces.table_builder import build_table
 from tests.conftest import CHECKPOINTS
 
 

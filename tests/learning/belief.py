@@ -15,8 +15,8 @@ from math import factorial
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.episodes import AttemptColumns, Episodes
 from controller.errors import ConfigError
+from controller.process.episodes import AttemptColumns, Episodes
 from envs.synthetic import SyntheticFamily
 
 Floats = NDArray[np.float64]

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.actions import ActionKind
-from controller.episodes import Episodes
 from controller.errors import ConfigError, IllegalActionError
-from controller.policy import Policy
+from controller.policy.network import Policy
+from controller.process.actions import ActionKind
+from controller.process.episodes import Episodes
 from envs.synthetic import SyntheticFamily
 from tests.learning.belief import BeliefTree, Floats, Ints
 

@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from benchmarks.optimum import OptimumBench, best_rules, share_of_optimum
-from controller.baselines import RulePolicy, SelfConsistency, VoteCascade
 from controller.errors import ConfigError, IllegalActionError
-from controller.observation import NUM_FEATURES
-from controller.policy import PolicyConfig, PolicyNetwork
+from controller.policy.network import PolicyConfig, PolicyNetwork
+from controller.policy.rules import RulePolicy, SelfConsistency, VoteCascade
+from controller.process.observation import NUM_FEATURES
 from envs.random import Streams
 from envs.replay import Replay
 from envs.reward import price_range
 from envs.synthetic import QuestionType, SyntheticFamily
 from tests.learning.belief import BeliefTree
 from tests.learning.optimum import evaluate, solve
-from training.config import PPOConfig
+from training.learn.config import PPOConfig
 
 FAMILY = SyntheticFamily()
 PRICES = price_range(FAMILY.config().cost_unit).grid(5)

@@ -7,7 +7,7 @@ import pytest
 
 from controller.errors import BackendError
 from recipes.asking import AskedPolicy
-from training.play import play
+from training.compare.simulate import play
 
 
 def test_decides_within_the_mask_and_pays_for_what_it_reads(validation, config, traces):

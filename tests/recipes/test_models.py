@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from controller.backends.adapters import load_adapters
-from controller.backends.transformers import load_model
-from controller.prompts import REVISER, VERIFIER
+from controller.backends.local.adapters import load_adapters
+from controller.backends.local.backend import load_model
+from controller.backends.prompts import REVISER, VERIFIER
 from recipes import adapters
 from recipes.language_models import CONFIGS, LanguageModelTraining
 from tests.conftest import CHECKPOINTS

@@ -12,14 +12,14 @@ import openai
 import pytest
 import uvicorn
 
-from controller.backends.endpoint import Endpoint
 from controller.backends.ladder import deployed_process
-from controller.backends.openai import OpenAIBackend
-from controller.backends.resilience import CircuitBreaker
+from controller.backends.openai.backend import OpenAIBackend
+from controller.backends.openai.endpoint import Endpoint
+from controller.backends.openai.resilience import CircuitBreaker
 from controller.backends.rungs import Ladder
 from controller.checkpoint import load_checkpoint
-from controller.deciders import PolicyDecider
-from controller.pricing import Pricing
+from controller.policy.deciders import PolicyDecider
+from controller.policy.pricing import Pricing
 from controller.server.app import Service
 from controller.server.arms import Arm, Arms
 from controller.server.engine import Engine

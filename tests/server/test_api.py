@@ -6,11 +6,11 @@ import json
 import openai
 import pytest
 
-from controller.pricing import Pricing
+from controller.policy.pricing import Pricing
+from controller.policy.targets import PACE_QUESTIONS
+from controller.process.terms import Terms
 from controller.server.keys import Keys, key_digest, new_key
 from controller.server.limits import Limits
-from controller.targets import PACE_QUESTIONS
-from controller.terms import Terms
 from tests.server.conftest import arm, ladder
 from tests.server.upstream import completion
 

@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from controller.backends.adapters import load_adapters
 from controller.backends.base import Wrapped, run_now
+from controller.backends.local.adapters import load_adapters
+from controller.backends.local.backend import TransformersBackend, load_model
 from controller.backends.threaded import ThreadedBackend
-from controller.backends.transformers import TransformersBackend, load_model
 from controller.core import Decision, Episode, play
-from controller.deciders import PolicyDecider
 from controller.loop import Controller
-from controller.policy import PolicyNetwork
+from controller.policy.deciders import PolicyDecider
+from controller.policy.network import PolicyNetwork
+from controller.process.terms import Terms
+from controller.process.types import Question
 from controller.server.arms import Arms
 from controller.server.engine import Engine, identified
 from controller.server.terms import RequestTerms
-from controller.terms import Terms
-from controller.types import Question
 from envs.compute import ComputeEnv
 from tests.conftest import CHECKPOINTS
 from tests.server.conftest import arm

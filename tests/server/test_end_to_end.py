@@ -17,11 +17,11 @@ import openai
 import pytest
 
 from controller.checkpoint import load_checkpoint
-from envs.grader import KindGrader
-from envs.recorded import read_recorded
+from envs.questions.grader import KindGrader
+from envs.traces.recorded import read_recorded
 from tests.conftest import CHECKPOINTS
 from tests.server.test_operating import serving
-from training.play import play
+from training.compare.simulate import play
 
 QUESTIONS, PRICE = 60, 3e-4
 SAMPLING = json.dumps(

@@ -4,8 +4,8 @@ import logging
 
 import pytest
 
+from controller.backends.prompts import read_prompts
 from controller.errors import ConfigError
-from controller.prompts import read_prompts
 from controller.server.guard import ENOUGH, GuardWatch
 from tests.server.conftest import QUESTION
 

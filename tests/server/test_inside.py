@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from controller.actions import ActionKind
 from controller.backends.base import Request, run_now
 from controller.checkpoint import load_checkpoint, load_segment_checkpoint, save_checkpoint
 from controller.loading import load_backend
+from controller.process.actions import ActionKind
 from controller.segments.deployed import written_under
 from controller.server.build import build_backend
 from controller.server.config import ServeConfig
 from controller.server.metrics import Metrics
-from training.show import new_questions
+from training.report.show import new_questions
 
 QUESTIONS = new_questions(6, seed=3)
 PRICE = 1e-3

@@ -2,7 +2,7 @@
 
 import pytest
 
-from controller.backends.resilience import BreakerState, CircuitBreaker
+from controller.backends.openai.resilience import BreakerState, CircuitBreaker
 from controller.errors import ConfigError
 from controller.server.limits import EscalationBudget, Limits
 

@@ -6,16 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from controller.actions import ActionKind
 from controller.backends.base import Request, run_now
 from controller.backends.blocking import BlockingBackend
 from controller.checkpoint import load_checkpoint
 from controller.errors import CheckpointError, ConfigError
 from controller.loading import load_backend
 from controller.loop import Controller
+from controller.process.actions import ActionKind
 from tests.conftest import CHECKPOINTS
 from tests.server.test_end_to_end import transformers_serve
-from training.show import new_questions
+from training.report.show import new_questions
 
 QUESTIONS = new_questions(4, seed=2)
 
@@ -72,7 +72,7 @@ def test_other_weights_and_other_ladders_are_refused(models, checkpoint):
 def test_commands_say_at_once_that_a_model_is_not_there(command):
     options = ["--small", "nowhere", "--large", "http://127.0.0.1:1/v1#m"]
     program = (
-        "import sys; from training.cli import main\n"
+        "import sys; from training.cli.app import main\n"
         "try: main()\n"
         "finally: print([m for m in ('torch', 'transformers', 'openai') if m in sys.modules])"
     )

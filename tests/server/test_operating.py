@@ -24,13 +24,13 @@ from controller.backends.ladder import deployed_process
 from controller.backends.rungs import Ladder
 from controller.checkpoint import load_checkpoint, save_checkpoint
 from controller.errors import ConfigError
-from controller.observation import NUM_FEATURES
+from controller.process.observation import NUM_FEATURES
 from controller.server.config import ServeConfig, Variant
 from controller.server.keys import Keys, key_digest
-from envs.importing import import_attempts
-from envs.served import read_references
-from envs.table_builder import build_table
-from envs.traces import TraceSet
+from envs.traces.format import TraceSet
+from envs.traces.importing import import_attempts
+from envs.traces.served import read_references
+from envs.traces.table_builder import build_table
 from tests.server.conftest import CONTROLLER, PROMPT_LENGTH, QUESTION, ladder
 from tests.server.upstream import completion
 

@@ -17,16 +17,16 @@ import openai
 import pytest
 
 from controller.checkpoint import load_checkpoint
-from controller.pricing import Pricing
-from controller.terms import Terms
-from envs.grader import KindGrader
-from envs.recorded import read_recorded
-from envs.traces import TraceSet
+from controller.policy.pricing import Pricing
+from controller.process.terms import Terms
+from envs.questions.grader import KindGrader
+from envs.traces.format import TraceSet
+from envs.traces.recorded import read_recorded
 from tests.conftest import CHECKPOINTS
 from tests.server.llama_cpp import llama_cpp
 from tests.server.test_end_to_end import transformers_serve
 from tests.server.test_operating import serving
-from training.play import play_checkpoint
+from training.compare.simulate import play_checkpoint
 
 REAL = os.environ.get("ALLOT_REAL_MODEL")
 SIZES = {"small": 1e6, "large": 8e6}

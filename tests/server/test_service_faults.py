@@ -8,7 +8,7 @@ from contextlib import suppress
 import httpx2
 import pytest
 
-from controller.backends.resilience import CircuitBreaker
+from controller.backends.openai.resilience import CircuitBreaker
 from controller.server.limits import Limits
 from tests.server.upstream import completion
 

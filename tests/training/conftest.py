@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pytest
 
-from envs.traces import TraceSet, write_table
+from envs.traces.format import TraceSet, write_table
 
 ROOT = Path(__file__).parent.parent.parent
 

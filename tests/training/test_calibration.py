@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy.special import expit
 
-from controller.backends.score import ScoreHead
-from training.calibration import auroc, calibrate, expected_calibration_error
+from controller.backends.local.score import ScoreHead
+from training.learn.calibration import auroc, calibrate, expected_calibration_error
 
 QUESTIONS, ATTEMPTS = 400, 8
 

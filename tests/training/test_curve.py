@@ -8,10 +8,10 @@ import pyarrow.dataset as ds
 import pytest
 
 from controller.errors import TraceFormatError
-from training.curve import CURVE, Curve, read_curve
+from training.learn.curve import CURVE, Curve, read_curve
+from training.learn.train import ControllerTraining, TrainConfig, prepare
 from training.ppo import PPOConfig
-from training.tracking import Tracker
-from training.train import ControllerTraining, TrainConfig, prepare
+from training.report.tracking import Tracker
 
 SETTINGS = TrainConfig(ppo=PPOConfig(total_steps=6 * 256 * 16, num_envs=256))
 

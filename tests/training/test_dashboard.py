@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from training.tracking import AXES
+from training.report.tracking import AXES
 
 
 @pytest.fixture(scope="module")

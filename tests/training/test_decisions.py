@@ -6,14 +6,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from controller.actions import ActionKind
 from controller.checkpoint import load_checkpoint
 from controller.errors import EvaluationError
-from envs.recorded import read_recorded
+from controller.process.actions import ActionKind
+from envs.traces.recorded import read_recorded
 from tests.conftest import CHECKPOINTS
-from training.decisions import play_decisions
-from training.evaluation import read_evaluation, save_evaluation
-from training.play import play_checkpoint
+from training.compare.decisions import play_decisions
+from training.compare.evaluation import read_evaluation, save_evaluation
+from training.compare.simulate import play_checkpoint
 
 PRICES = [5e-6, 2e-4, 2e-3]
 

@@ -9,15 +9,16 @@ import torch
 
 from controller.backends.base import run_now
 from controller.core import Episode
-from controller.terms import Terms
-from controller.text_features import (
+from controller.process.terms import Terms
+from controller.process.wording import (
     NUM_SHAPE_FEATURES,
     NUM_TEXT_FEATURES,
     shape_features,
     text_features,
 )
-from envs.table_builder import build_table
-from training.difficulty import (
+from envs.traces.table_builder import build_table
+from training.compare.simulate import log_odds
+from training.learn.difficulty import (
     LINEAR,
     READOUTS,
     best_fit,
@@ -27,7 +28,6 @@ from training.difficulty import (
     neighbours,
     success_rates,
 )
-from training.play import log_odds
 
 
 @pytest.fixture(scope="module")

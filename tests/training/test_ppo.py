@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from controller.errors import ConfigError
-from controller.policy import PolicyConfig, PolicyNetwork
+from controller.policy.network import PolicyConfig, PolicyNetwork
 from envs.reward import LogUniform
 from envs.vector import ComputeVectorEnv
-from training.config import PPOConfig
-from training.evaluate import play
+from training.compare.evaluate import play
+from training.learn.config import PPOConfig
 from training.ppo import PPO, compute_gae
 
 SHORT = PPOConfig(total_steps=64 * 16 * 6, num_envs=64, num_steps=16)

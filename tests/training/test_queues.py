@@ -9,13 +9,13 @@ from collections import Counter
 import pytest
 
 from controller.errors import BackendError, ConfigError
-from controller.types import Question
-from envs.traces import TraceSet
+from controller.process.types import Question
+from envs.traces.format import TraceSet
 from tests.conftest import CHECKPOINTS
 from tests.server.upstream import Upstream, completion
-from training.record import RecordConfig
-from training.record_models import record_models
-from training.sources import find_source
+from training.record.record_models import record_models
+from training.record.recording import RecordConfig
+from training.record.sources import find_source
 
 QUESTIONS = {
     "train": [
@@ -48,7 +48,7 @@ async def seeded(exchange):
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr("training.queues.FIRST_PAUSE_S", 0.005)
+    monkeypatch.setattr("training.record.queues.FIRST_PAUSE_S", 0.005)
 
 
 def record(upstream, out, cluster=None, config=CONFIG, questions=QUESTIONS, **settings):
@@ -194,7 +194,7 @@ def test_what_waiting_does_not_help_against_stops_and_a_refusal_is_a_fact(tmp_pa
     with Upstream(fails_once).running() as upstream:
         poisoned = record(upstream, tmp_path / "poisoned", concurrency=2)
     assert Counter(poisoned.attempts["error"].to_pylist()) == {None: 48, "server_error": 6}
-    monkeypatch.setattr("training.queues.PATIENCE_S", 0.1)
+    monkeypatch.setattr("training.record.queues.PATIENCE_S", 0.1)
     for name, behaviour in (("down", down), ("locked", locked)):
         with (
             Upstream(behaviour).running() as upstream,

@@ -18,24 +18,24 @@ from rich.console import Console
 from controller.backends.fake import FakeBackend
 from controller.checkpoint import load_checkpoint
 from controller.errors import BackendError, ConfigError
-from controller.types import ModelSpec, Question
-from envs.grader import KindGrader
+from controller.process.types import ModelSpec, Question
+from envs.questions.grader import KindGrader
 from tests.conftest import CHECKPOINTS
 from tests.server.upstream import Upstream
 from tests.training.conftest import ROOT
 from tests.training.test_queues import record as record_served
 from tests.training.test_queues import said, seeded
 from tests.training.test_record import content
-from training.cluster import Cluster, connected, map_on, num_workers
-from training.evaluate import play_prices
-from training.jobs import TrainJob
-from training.ray_recorder import RayRecorder
-from training.ray_train import train_on_cluster
-from training.record import Missing, RecordConfig
-from training.recorders import LocalRecorder
-from training.runs import run_directories, train_all
-from training.settings import resolve
-from training.sources import find_source
+from training.compare.evaluate import play_prices
+from training.learn.jobs import TrainJob
+from training.learn.ray_train import train_on_cluster
+from training.learn.runs import run_directories, train_all
+from training.learn.settings import resolve
+from training.record.cluster import Cluster, connected, map_on, num_workers
+from training.record.ray_recorder import RayRecorder
+from training.record.recorders import LocalRecorder
+from training.record.recording import Missing, RecordConfig
+from training.record.sources import find_source
 
 NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
 

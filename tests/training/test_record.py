@@ -12,21 +12,21 @@ import pyarrow.parquet as pq
 import pytest
 
 from controller.answers import read_answer
-from controller.backends.transformers import TransformersBackend
+from controller.backends.local.backend import TransformersBackend
 from controller.errors import ConfigError, TraceFormatError
-from controller.types import Question
-from envs.grader import KindGrader
-from envs.question_files import bundled_questions, read_questions
-from envs.questions import TASKS, QuestionSource, pool_of
-from envs.traces import TraceSet
+from controller.process.types import Question
+from envs.questions.bundled import TASKS, QuestionSource, pool_of
+from envs.questions.files import bundled_questions, read_questions
+from envs.questions.grader import KindGrader
+from envs.traces.format import TraceSet
 from tests.conftest import CHECKPOINTS
 from tests.training.conftest import ROOT
-from training.parts import locked
-from training.plans import spread
-from training.record import RecordConfig, Recording, finish
-from training.record_models import record_models
-from training.recorders import LocalRecorder
-from training.sources import find_source
+from training.record.parts import locked
+from training.record.plans import spread
+from training.record.record_models import record_models
+from training.record.recorders import LocalRecorder
+from training.record.recording import RecordConfig, Recording, finish
+from training.record.sources import find_source
 
 CONFIG = RecordConfig(samples=2, escalations=1, revised_samples=1, shard_questions=4)
 
@@ -172,7 +172,7 @@ def test_two_recordings_into_one_directory_do_not_mix(questions, record, tmp_pat
     script = f"""
 import sys, time
 from pathlib import Path
-from training.parts import locked
+from training.record.parts import locked
 with locked(Path({str(tmp_path)!r})):
     print("held", flush=True)
     time.sleep(600)

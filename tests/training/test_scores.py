@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
+from controller.backends.prompts import VERIFIER
 from controller.errors import ConfigError
-from controller.prompts import VERIFIER
-from envs.traces import TraceSet
+from envs.traces.format import TraceSet
 from tests.conftest import CHECKPOINTS
-from training.record import RecordConfig
-from training.record_models import record_models
-from training.scores import add_scores
-from training.sources import find_source
+from training.record.record_models import record_models
+from training.record.recording import RecordConfig
+from training.record.scores import add_scores
+from training.record.sources import find_source
 
 VERIFIER_PATH = CHECKPOINTS / "verifier"
 

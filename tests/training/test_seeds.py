@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from training.runs import seed_directories
-from training.seeds import summarise_seeds
+from training.learn.runs import seed_directories
+from training.learn.seeds import summarise_seeds
 
 
 def test_the_interquartile_mean_leaves_out_the_outer_quarters():

@@ -6,29 +6,29 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from controller.actions import ActionKind
-from controller.backends.segments import SegmentWriter
+from controller.backends.local.segments import SegmentWriter
 from controller.checkpoint import load_segment_checkpoint, save_checkpoint
 from controller.errors import CheckpointError, ConfigError
 from controller.loop import Controller
+from controller.process.actions import ActionKind
 from controller.segments.episodes import SAMPLE
 from controller.segments.rules import SegmentRule, always, fixed_length, redo_unlikely
-from envs.grader import KindGrader
+from envs.questions.grader import KindGrader
 from envs.segments.recorded import read_trees
 from envs.segments.traces import SegmentTraces
-from training.config import PPOConfig, TrainConfig
-from training.curve import CURVE, read_curve
-from training.evaluate import compare, read_others
-from training.greedy import play_greedy
-from training.play import play, play_checkpoint
+from training.compare.evaluate import compare, read_others
+from training.compare.greedy import play_greedy
+from training.compare.simulate import play, play_checkpoint
+from training.compare.summary import summarise
+from training.learn.config import PPOConfig, TrainConfig
+from training.learn.curve import CURVE, read_curve
+from training.learn.settings import resolve
+from training.learn.train import ControllerTraining, prepare
+from training.report.show import new_questions
+from training.report.tracking import Tracker
 from training.segments.record import SegmentRecorder, SegmentRecording
 from training.segments.trees import TreeConfig
 from training.segments.values import monte_carlo_values
-from training.settings import resolve
-from training.show import new_questions
-from training.summary import summarise
-from training.tracking import Tracker
-from training.train import ControllerTraining, prepare
 
 CONFIG = TrainConfig(ppo=PPOConfig(total_steps=64 * 16 * 6, num_envs=64, num_steps=16))
 

@@ -7,9 +7,9 @@ import yaml
 from typer.main import get_command
 
 from controller.errors import ConfigError
-from training.cli import app
-from training.config import PPOConfig, TrainConfig
-from training.settings import SETTINGS, flat, resolve, store
+from training.cli.app import app
+from training.learn.config import PPOConfig, TrainConfig
+from training.learn.settings import SETTINGS, flat, resolve, store
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from training.settings import resolve
+from training.learn.settings import resolve
 
 ROOT = Path(__file__).parent.parent.parent
 SWEEP = ROOT / "examples" / "sweep.yaml"

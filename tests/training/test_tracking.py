@@ -159,7 +159,7 @@ def test_without_an_account_or_network_everything_works(few, allot, offline_run,
 def test_disabled_leaves_wandb_alone(few, tmp_path, environment):
     program = f"""
 import sys
-from training.cli import app
+from training.cli.app import app
 app(["train", "--traces", {str(few)!r}, "--out", {str(tmp_path / "run")!r}, "--wandb", "disabled",
      "--num-envs", "64", "--steps", "1024"], standalone_mode=False)
 print("wandb" in sys.modules)

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from training.evaluation import Evaluation
+from training.compare.evaluation import Evaluation
 
 MAX_TEXT = 4000
 """Longer texts are cut, and the page says so."""

@@ -15,7 +15,7 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from envs.traces import write_atomically
+from envs.traces.format import write_atomically
 from training.report.runs import read_runs, report_data
 
 _PROGRAM = ("dom.js", "figures.js", "table.js", "segments.js", "explorer.js", "main.js")

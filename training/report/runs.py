@@ -11,15 +11,15 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from controller.baselines import CASCADES, ROUTERS, STATIC, STOP_RULES
 from controller.errors import EvaluationError
+from controller.policy.rules import CASCADES, ROUTERS, STATIC, STOP_RULES
 from controller.segments.rules import KINDS as SEGMENT_KINDS
-from training.curve import CURVE, read_curve
-from training.evaluate import CONTROLLER
-from training.evaluation import Evaluation, read_evaluation
-from training.greedy import GREEDY
+from training.compare.evaluate import CONTROLLER
+from training.compare.evaluation import Evaluation, read_evaluation
+from training.compare.greedy import GREEDY
+from training.compare.summary import Bootstrap, behind, closest_rule
+from training.learn.curve import CURVE, read_curve
 from training.report.episodes import action_shares, episodes
-from training.summary import Bootstrap, behind, closest_rule
 
 _CURVE_POINTS = 300
 _CHECKED = "validation/utility"

@@ -1,4 +1,4 @@
-"""Records trees of segments as a trace set, shard by shard; see `training.record`."""
+"""Records trees of segments as a trace set, shard by shard."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-from controller.backends.segments import SegmentWriter
+from controller.backends.local.segments import SegmentWriter
 from controller.errors import ConfigError
+from controller.process.types import Question
 from controller.segments.types import Segmentation, SegmentBackend
-from controller.types import Question
-from envs.grader import Grader, KindGrader
+from envs.questions.grader import Grader, KindGrader
 from envs.segments.traces import SEGMENT_SCHEMA, SEGMENT_TRACE_VERSION
-from envs.traces import MANIFEST, QUESTION_SCHEMA
-from training.parts import WHOLE, Rows
-from training.plans import question_row
-from training.record import Add, Missing, RecordConfig, Recording, Watch
+from envs.traces.format import MANIFEST, QUESTION_SCHEMA
+from training.record.parts import WHOLE, Rows
+from training.record.plans import question_row
+from training.record.recording import Add, Missing, RecordConfig, Recording, Watch
+from training.record.sources import Models
 from training.segments.trees import TreeConfig, TreeGrower
 from training.segments.values import add_values
-from training.sources import Models
 
 
 class SegmentRecorder:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from controller.errors import ConfigError
+from controller.process.types import Question
 from controller.segments.types import ForcedAnswer, Prefix, SegmentBackend, SegmentRequest
-from controller.types import Question
-from envs.grader import Grader
+from envs.questions.grader import Grader
 from envs.segments.traces import ESCALATE, PROMPT, SAMPLE, TO_END
 
 

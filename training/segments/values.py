@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from controller.checkpoint import load_readout, read_tensors
-from controller.difficulty import Difficulty
+from controller.policy.difficulty import Difficulty
 from envs.segments.table import SegmentTable
 from envs.segments.traces import VALUE_FILE, SegmentTraces
-from envs.traces import write_atomically, write_table
-from training.difficulty import FOLDS, cross_fit, fit_networks
+from envs.traces.format import write_atomically, write_table
+from training.learn.difficulty import FOLDS, cross_fit, fit_networks
 
 Floats = NDArray[np.float64]
 

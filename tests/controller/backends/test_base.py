@@ -4,13 +4,13 @@ import asyncio
 
 import pytest
 
-from controller.actions import ActionKind
 from controller.backends.base import Backend, Request, Wrapped, run_now
 from controller.backends.blocking import BlockingBackend
 from controller.backends.fake import FakeBackend, Script
 from controller.backends.spelling import OneSpelling
 from controller.errors import BackendError
-from controller.types import ModelSpec, Question
+from controller.process.actions import ActionKind
+from controller.process.types import ModelSpec, Question
 
 QUESTION = Question(question_id="q", text="q")
 REQUEST = Request(question=QUESTION, action=ActionKind.SAMPLE)

@@ -4,11 +4,11 @@ import pytest
 import torch
 from accelerate import dispatch_model
 
-from controller.actions import ActionKind
 from controller.backends.base import Request, run_now
-from controller.backends.transformers import TransformersBackend, load_model
+from controller.backends.local.backend import TransformersBackend, load_model
 from controller.errors import BackendError
-from controller.types import Question
+from controller.process.actions import ActionKind
+from controller.process.types import Question
 from tests.conftest import CHECKPOINTS
 
 SMALL = CHECKPOINTS / "small"

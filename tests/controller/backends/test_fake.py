@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from controller.actions import ActionKind
 from controller.backends.base import Backend, Request, run_now
 from controller.backends.fake import FakeBackend, Script
 from controller.errors import BackendError, ConfigError
-from controller.types import Attempt, ModelSpec, Question
+from controller.process.actions import ActionKind
+from controller.process.types import Attempt, ModelSpec, Question
 
 MODELS = (
     ModelSpec(name="small", rung=0, parameters=1.0),

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from controller.actions import ActionKind
 from controller.backends.base import Request, run_now
-from controller.backends.transformers import TransformersBackend, load_model
+from controller.backends.local.backend import TransformersBackend, load_model
+from controller.backends.prompts import messages
 from controller.errors import BackendError
-from controller.prompts import messages
-from controller.types import Question
+from controller.process.actions import ActionKind
+from controller.process.types import Question
 
 FILE = os.environ.get("ALLOT_REAL_MODEL", "")
 QUESTION = Question(question_id="q", text="What is 2 + 3? Reply with the number only.")

@@ -7,17 +7,17 @@ from dataclasses import replace
 
 import pytest
 
-from controller.actions import ActionKind
 from controller.backends.base import Request
-from controller.backends.endpoint import Endpoint
-from controller.backends.openai import OpenAIBackend
-from controller.backends.resilience import (
+from controller.backends.openai.backend import OpenAIBackend
+from controller.backends.openai.endpoint import Endpoint
+from controller.backends.openai.resilience import (
     BreakerState,
     CircuitBreaker,
     RetryBudget,
     retry_after_s,
 )
-from controller.types import ModelSpec, Question
+from controller.process.actions import ActionKind
+from controller.process.types import ModelSpec, Question
 from tests.server.upstream import Upstream, completion
 
 QUESTION = Question(question_id="q", text="2+5=")

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from controller.backends.packing import LEAST_WEIGHTS, PackedLinear, pack_linears
-from controller.backends.sampling import BLOCK, choose_tokens
+from controller.backends.local.packing import LEAST_WEIGHTS, PackedLinear, pack_linears
+from controller.backends.local.sampling import BLOCK, choose_tokens
 
 
 def layers(dtype):

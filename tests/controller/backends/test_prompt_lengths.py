@@ -5,13 +5,13 @@ import asyncio
 import numpy as np
 import pytest
 
-from controller.backends.prompt_lengths import (
+from controller.backends.openai.prompt_lengths import (
     PromptLengths,
     RunningFit,
     fit_prompt_length,
     plausible,
 )
-from controller.backends.resilience import UpstreamError
+from controller.backends.openai.resilience import UpstreamError
 
 
 def prompts(n, constant=30, slope=0.3, noise=2.0, seed=0):

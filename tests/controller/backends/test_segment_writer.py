@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from controller.actions import ActionKind
 from controller.answers import read_answer
 from controller.backends.base import Request, run_now
-from controller.backends.segments import SegmentWriter
-from controller.backends.transformers import TransformersBackend, load_model
-from controller.cost import Usage
+from controller.backends.local.backend import TransformersBackend, load_model
+from controller.backends.local.segments import SegmentWriter
 from controller.errors import BackendError, ConfigError
+from controller.process.actions import ActionKind
+from controller.process.cost import Usage
+from controller.process.types import Question
 from controller.segments.types import Prefix, Segmentation, SegmentRequest
-from controller.types import Question
 from tests.conftest import CHECKPOINTS
-from training.show import new_questions
+from training.report.show import new_questions
 
 QUESTIONS = new_questions(6, seed=3)
 

@@ -4,17 +4,17 @@ from dataclasses import replace
 
 import pytest
 
-from controller.actions import ActionKind
 from controller.backends.base import Request, run_now
-from controller.backends.segmented import SegmentedBackend
-from controller.backends.segments import SegmentWriter
-from controller.backends.transformers import TransformersBackend
+from controller.backends.local.backend import TransformersBackend
+from controller.backends.local.segmented import SegmentedBackend
+from controller.backends.local.segments import SegmentWriter
 from controller.errors import ConfigError
+from controller.process.actions import ActionKind
 from controller.segments.episodes import SAMPLE, STOP
 from controller.segments.rules import SegmentRule, always, fixed_length, redo_unlikely
 from envs.segments.derive import derive_segment_config
 from envs.segments.table import SegmentTable
-from training.show import new_questions
+from training.report.show import new_questions
 
 QUESTIONS = new_questions(5, seed=11)
 SAMPLES = [

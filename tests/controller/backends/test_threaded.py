@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from controller.actions import ActionKind
 from controller.backends.base import Request, run_now
 from controller.backends.fake import FakeBackend, Script
+from controller.backends.local.backend import TransformersBackend, load_model
 from controller.backends.threaded import ThreadedBackend
-from controller.backends.transformers import TransformersBackend, load_model
 from controller.errors import BackendError
-from controller.types import ModelSpec, Question
+from controller.process.actions import ActionKind
+from controller.process.types import ModelSpec, Question
 from tests.conftest import CHECKPOINTS
 
 MODELS = [ModelSpec(name="small", rung=0)]

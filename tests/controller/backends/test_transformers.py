@@ -18,13 +18,13 @@ from transformers import (
     PreTrainedModel,
 )
 
-from controller.actions import ActionKind
 from controller.backends.base import Request, run_now
-from controller.backends.local_model import active_parameters, weights_digest
-from controller.backends.transformers import LocalModel, TransformersBackend, load_model
+from controller.backends.local.backend import LocalModel, TransformersBackend, load_model
+from controller.backends.local.model import active_parameters, weights_digest
+from controller.backends.prompts import REVISE_PROMPT
 from controller.errors import BackendError, ConfigError
-from controller.prompts import REVISE_PROMPT
-from controller.types import Attempt, Question
+from controller.process.actions import ActionKind
+from controller.process.types import Attempt, Question
 from recipes.language_models import LanguageModelConfig, build_model
 from recipes.tokenizer import build_tokenizer
 

@@ -12,14 +12,14 @@ from controller.errors import EvaluationError
 from envs.segments.recorded import read_trees
 from envs.segments.table import SegmentTable
 from envs.segments.traces import SegmentTraces
-from envs.table_builder import build_table
+from envs.traces.table_builder import build_table
 from tests.conftest import CHECKPOINTS
 from tests.training.report.test_runs import evaluate, some
-from training.curve import CURVE, read_curve
-from training.evaluate import CONTROLLER, Other, compare
-from training.evaluation import save_evaluation
+from training.compare.evaluate import CONTROLLER, Other, compare
+from training.compare.evaluation import save_evaluation
+from training.compare.summary import summarise
+from training.learn.curve import CURVE, read_curve
 from training.report.runs import read_runs, report_data
-from training.summary import summarise
 
 ATTEMPTS = "whole attempts"
 

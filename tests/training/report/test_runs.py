@@ -12,16 +12,16 @@ import torch
 
 from controller.checkpoint import load_checkpoint
 from controller.errors import EvaluationError
-from envs.recorded import read_recorded
-from envs.table_builder import build_table
+from envs.traces.recorded import read_recorded
+from envs.traces.table_builder import build_table
 from tests.conftest import CHECKPOINTS
-from training.curve import CURVE, Curve
-from training.evaluate import compare
-from training.evaluation import save_evaluation
+from training.compare.evaluate import compare
+from training.compare.evaluation import save_evaluation
+from training.compare.summary import summarise
+from training.learn.curve import CURVE, Curve
 from training.report.episodes import MAX_TEXT
 from training.report.page import render
 from training.report.runs import read_runs, report_data
-from training.summary import summarise
 
 
 def some(traces, every):

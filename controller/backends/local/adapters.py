@@ -1,0 +1,212 @@
+"""Adapters on the small model's weights: LoRA through peft, mixed row by row in one batch.
+
+An adapter is a directory that peft wrote (adapter_config.json, adapter_model.safetensors),
+with `allot.json`, which names the weights that it was trained on, and for a verifier
+`score.safetensors`, the calibration of its score.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from controller.backends.local.batches import batches_by_length, padded
+from controller.backends.local.model import DIGEST_LENGTH, LocalModel, Written
+from controller.backends.local.score import ScoreHead
+from controller.backends.prompts import VERIFIER
+from controller.errors import BackendError
+from controller.process.episodes import LEAST_LOGPROB
+from controller.process.types import AdapterSpec
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+BASE = "__base__"
+"""What peft calls the model without an adapter."""
+
+_NOTES, _WEIGHTS, _SCORE = "allot.json", "adapter_model.safetensors", "score.safetensors"
+
+
+def forward(model: Any, adapters: Sequence[str], **inputs: Any) -> Any:
+    """One forward pass, each row through its own adapter.
+
+    Args:
+        model: with or without adapters.
+        adapters: name per row, `BASE` for none.
+        inputs: of the model.
+    """
+    if not getattr(model, "peft_config", None):
+        return model(**inputs)
+    return model(**inputs, adapter_names=list(adapters))
+
+
+def token_logprobs(logits: Tensor, ids: Tensor) -> Tensor:
+    """Log-probability of every token after the first, from logits (B, L, V) and ids (B, L).
+
+    Returns:
+        (B, L - 1), not below `LEAST_LOGPROB`.
+    """
+    logprobs = logits[:, :-1].float().log_softmax(-1)
+    return logprobs.gather(2, ids[:, 1:, None])[:, :, 0].clamp_min(LEAST_LOGPROB)
+
+
+@torch.inference_mode()
+def judge(model: Any, texts: Sequence[Written], adapter: str) -> Tensor:
+    """Sum and least log-probability of each attempt's tokens through an adapter, (B, 2)."""
+    judged: dict[int, Tensor] = {}
+    for batch in batches_by_length([len(text.tokens) for text in texts]):
+        inputs, lengths = padded([texts[i].tokens for i in batch], model.device)
+        output = forward(model, [adapter] * len(batch), **inputs, use_cache=False)
+        logprobs = token_logprobs(output.logits, inputs["input_ids"])  # (B, L - 1)
+        begins = torch.tensor([texts[i].begin for i in batch], device=model.device)
+        columns = torch.arange(1, logprobs.shape[1] + 1, device=model.device)
+        written = (columns >= begins[:, None]) & (columns < lengths[:, None])
+        logprobs = torch.where(written, logprobs, 0.0)
+        both = torch.stack((logprobs.sum(1), logprobs.amin(1)), 1)  # (B, 2)
+        judged.update(zip(batch, both, strict=True))
+    return torch.stack([judged[i] for i in range(len(texts))])
+
+
+def verify(local: LocalModel, texts: Sequence[Written], logprobs: Tensor) -> tuple[float, ...]:
+    """The verifier's probability that each attempt is right.
+
+    Args:
+        local: the small model.
+        texts: questions and attempts, B of them.
+        logprobs: mean and least log-probability of each attempt's tokens, NaN if unknown,
+            (B, 2).
+
+    Raises:
+        BackendError: there is no verifier, or a text does not fit into the context.
+    """
+    if local.score is None:
+        raise BackendError(
+            f"{local.name}: expected a model with a verifier, found none; train one with "
+            "`training.adapters.verifier.VerifierTraining`"
+        )
+    longest = max((len(text.tokens) for text in texts), default=0)
+    if longest > local.context_tokens:
+        raise BackendError(
+            f"verify: expected at most {local.context_tokens} tokens, found {longest}"
+        )
+    if not texts:
+        return ()
+    judged = judge(local.model, texts, VERIFIER).to(logprobs.device)
+    return tuple(local.score.probability(judged, logprobs).tolist())
+
+
+def save_adapter(
+    model: PeftModel, out: Path, *, base_digest: str, score: ScoreHead | None = None
+) -> None:
+    """Write an adapter; `allot.json`, written last, makes it valid.
+
+    Args:
+        model: with one adapter.
+        out: directory, created if missing.
+        base_digest: of the weights that it was trained on.
+        score: head of a verifier.
+    """
+    model.save_pretrained(str(out))
+    (out / "README.md").unlink(missing_ok=True)
+    if score is not None:
+        tensors = {name: tensor.contiguous() for name, tensor in vars(score).items()}
+        save_file(tensors, out / _SCORE)
+    temporary = out / (_NOTES + ".tmp")
+    temporary.write_text(json.dumps({"version": 1, "base_digest": base_digest}) + "\n")
+    os.replace(temporary, out / _NOTES)
+
+
+def load_adapters(local: LocalModel, paths: Mapping[str, Path]) -> LocalModel:
+    """A model with adapters on its weights.
+
+    Args:
+        local: the base model; its modules are changed in place.
+        paths: directories by name, `REVISER` and `VERIFIER`.
+
+    Raises:
+        BackendError: an adapter is missing or damaged, or was trained on other weights.
+    """
+    model: Any = local.model
+    specs: list[AdapterSpec] = []
+    score = None
+    for name, path in paths.items():
+        _check(local, name, path)
+        try:
+            if specs:
+                model.load_adapter(str(path), adapter_name=name)
+            else:
+                model = _first_adapter(model, path, name)
+        except (OSError, ValueError, RuntimeError, TypeError) as error:
+            raise BackendError(
+                f"adapter {path}: expected one that fits {local.name}; {error}"
+            ) from error
+        specs.append(_spec(name, path))
+        if name == VERIFIER:
+            score = _load_score(path)
+    model.eval()
+    return replace(local, model=model, adapters=tuple(specs), score=score)
+
+
+def _first_adapter(model: Any, path: Path, name: str) -> PeftModel:
+    from peft import PeftModel
+
+    with warnings.catch_warnings():
+        # peft reads a property that transformers deprecates.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
+        return PeftModel.from_pretrained(model, str(path), adapter_name=name)
+
+
+def _check(local: LocalModel, name: str, path: Path) -> None:
+    for file in (_NOTES, _WEIGHTS, "adapter_config.json"):
+        if not (path / file).is_file():
+            raise BackendError(
+                f"adapter {path}: expected {file} in it, found none; save one "
+                f"with `save_adapter`, as training.{name} does"
+            )
+    try:
+        notes = json.loads((path / _NOTES).read_text())
+        found = notes["base_digest"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise BackendError(f"{path / _NOTES}: expected base_digest: {error!r}") from None
+    if found != local.digest:
+        raise BackendError(
+            f"adapter {path}: expected one for {local.name} with digest {local.digest}, found one "
+            f"for {found}; train it again on these weights"
+        )
+
+
+def _spec(name: str, path: Path) -> AdapterSpec:
+    digest = hashlib.sha256()
+    for file in (_WEIGHTS, _SCORE):
+        if (path / file).exists():
+            digest.update((path / file).read_bytes())
+    tensors = load_file(path / _WEIGHTS)
+    return AdapterSpec(
+        name=name,
+        parameters=sum(tensor.numel() for tensor in tensors.values()),
+        digest=digest.hexdigest()[:DIGEST_LENGTH],
+    )
+
+
+def _load_score(path: Path) -> ScoreHead:
+    try:
+        calibration = load_file(path / _SCORE)["calibration"]
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise BackendError(f"{path / _SCORE}: expected the head of a verifier: {error!r}") from None
+    if calibration.shape != (2, 7) or not bool(torch.isfinite(calibration).all()):
+        raise BackendError(
+            f"{path / _SCORE}: expected a finite (2, 7) calibration, found "
+            f"{tuple(calibration.shape)}"
+        )
+    return ScoreHead(calibration=calibration)

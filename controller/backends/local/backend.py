@@ -1,0 +1,334 @@
+"""Attempts by language models on this machine, through `transformers`.
+
+What the ledger of an attempt says, and does not:
+
+- `prefill_tokens` are prompt tokens that went through the model, without padding. Of the
+  attempts on one prompt, the first in the call carries them all and the others carry
+  `cached_tokens`; so does every attempt of a later call that finds the prompt still cached.
+  A prefill by `prompt_states` is charged there.
+- `decoded_tokens` are the tokens written, the end token included. The last of them is never
+  fed back, so the model runs once less than that.
+- `wall_s` is the time of the call, shared out by tokens processed: it adds up to the time
+  spent, whatever was written side by side.
+- `mean_logprob` and `min_logprob` are of the model's own distribution, at temperature 1,
+  whatever the temperature of sampling.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from controller.answers import UNSTATED, AnswerKind, answer_kind, reading_of
+from controller.backends.base import TEMPERATURE, Backend, PromptState, Request, Verdict
+from controller.backends.identity import attempt_id, stream_name
+from controller.backends.local.adapters import BASE, verify
+from controller.backends.local.decoding import Decoder
+from controller.backends.local.jobs import Generation, Job, Prompt
+from controller.backends.local.model import LocalModel, load_model
+from controller.backends.prompts import REVISER, messages
+from controller.errors import BackendError, ConfigError
+from controller.process.actions import ActionKind
+from controller.process.cost import Usage
+from controller.process.types import CUT, Attempt, ModelSpec, Question
+
+__all__ = ["LocalModel", "TransformersBackend", "load_model"]
+
+Chat = tuple[str, ...]
+"""What is said in a prompt, turn by turn."""
+
+PROMPTS_AT_A_TIME = 512
+"""Prompts that `prompt_states` holds in memory at once."""
+
+
+class TransformersBackend(Backend):
+    """Backend on local models.
+
+    Each request has its own random stream, named after seed, question, model, action, parent
+    and index, so that its attempt does not depend on what else is in the call. Up to rounding:
+    sums in larger batches may differ in their last bits, and so may a token whose draw falls
+    between the two.
+
+    Args:
+        models: one per rung, the small one first.
+        seed: of all streams.
+        temperature: of sampling; 0 always takes the likeliest token.
+        max_new_tokens: longest attempt.
+        max_rows: attempts of one model written side by side.
+        max_cached_prompts: prompts per model whose keys and values are kept for later calls,
+            the least recently used going first; 0 keeps none.
+        answers: how answers are read where a question does not say; None for `auto`.
+
+    Raises:
+        ConfigError: a number is out of range, or rungs are other than 0, 1, ...
+        BackendError: some model's cache is not plain keys and values.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[LocalModel],
+        *,
+        seed: int = 0,
+        temperature: float = TEMPERATURE,
+        max_new_tokens: int = 192,
+        max_rows: int = 256,
+        max_cached_prompts: int = 256,
+        answers: AnswerKind | None = None,
+    ) -> None:
+        if not models or [m.rung for m in models] != list(range(len(models))):
+            raise ConfigError(
+                f"models: expected rungs 0, 1, ... in order, found {[m.rung for m in models]}"
+            )
+        for name, value, least in (
+            ("temperature", temperature, 0),
+            ("max_new_tokens", max_new_tokens, 1),
+            ("max_rows", max_rows, 1),
+            ("max_cached_prompts", max_cached_prompts, 0),
+        ):
+            if value < least:
+                raise ConfigError(f"{name}: expected at least {least}, found {value}")
+        self.seed, self.temperature = seed, temperature
+        self.max_new_tokens, self.answers = max_new_tokens, answers or answer_kind(UNSTATED)
+        self._rungs = [
+            _Rung(model, temperature, max_rows=max_rows, max_cached_prompts=max_cached_prompts)
+            for model in models
+        ]
+        self.models = tuple(
+            ModelSpec(
+                name=rung.local.name,
+                rung=rung.local.rung,
+                parameters=rung.local.parameters,
+                max_new_tokens=min(max_new_tokens, rung.context_tokens),
+                temperature=temperature,
+                digest=rung.local.digest,
+                adapters=rung.local.adapters,
+                prompt=rung.local.prompt,
+            )
+            for rung in self._rungs
+        )
+
+    @property
+    def local_models(self) -> tuple[LocalModel, ...]:
+        """The models themselves, the small one first."""
+        return tuple(rung.local for rung in self._rungs)
+
+    async def prompt_states(
+        self, questions: Sequence[Question], *, hidden: bool = False
+    ) -> list[PromptState]:
+        """Prompt lengths on all rungs and, with `hidden`, what the small model makes of them.
+
+        The small model's prompts then stay cached for `attempts`, as far as there is room.
+        `hidden` is None where a prompt does not fit into the context or cannot be processed.
+        """
+        requests = [Request(question=q, action=ActionKind.SAMPLE) for q in questions]
+        if not hidden:
+            return [PromptState(prompt_tokens=self._lengths(request)) for request in requests]
+        states: list[PromptState] = []
+        for start in range(0, len(requests), PROMPTS_AT_A_TIME):
+            states.extend(self._hidden_states(requests[start : start + PROMPTS_AT_A_TIME]))
+        return states
+
+    def _lengths(self, request: Request) -> tuple[int, ...]:
+        return tuple(len(rung.local.encode(request)) for rung in self._rungs)
+
+    def _hidden_states(self, requests: Sequence[Request]) -> list[PromptState]:
+        small, started = self._rungs[0], time.perf_counter()
+        distinct: dict[Chat, Prompt] = {}
+        prompts = [small.prompt(request, distinct) for request in requests]
+        small.decoder.prefill([p for p in prompts if small.room_after(p) > 0])
+        billed = [prompt.bill() for prompt in prompts]
+        wall_s_per_token = (time.perf_counter() - started) / max(sum(billed), 1)
+        return [
+            PromptState(
+                prompt_tokens=self._lengths(request),
+                hidden=None if prompt.hidden is None else prompt.hidden.cpu().numpy(),
+                usage=Usage(
+                    prefill_tokens=tokens,
+                    cached_tokens=len(prompt.tokens) - tokens if prompt.cache else 0,
+                    wall_s=tokens * wall_s_per_token,
+                ),
+            )
+            for request, prompt, tokens in zip(requests, prompts, billed, strict=True)
+        ]
+
+    async def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
+        """One attempt per request, in order; a failed one says why in `error`.
+
+        Raises:
+            ConfigError: a request for a rung that is not on the ladder.
+        """
+        for request in requests:
+            if not 0 <= request.rung < len(self._rungs):
+                raise ConfigError(
+                    f"rung: expected 0 to {len(self._rungs) - 1}, found {request.rung}"
+                )
+        attempts: dict[int, Attempt] = {}
+        for rung in self._rungs:
+            positions = [i for i, r in enumerate(requests) if r.rung == rung.local.rung]
+            group = self._attempts(rung, [requests[i] for i in positions])
+            attempts.update(zip(positions, group, strict=True))
+        return [attempts[i] for i in range(len(requests))]
+
+    def can_verify(self, attempt: Attempt) -> bool:
+        """Whether there is a verifier and the small model wrote the attempt.
+
+        The verifier has learned from the small model's attempts and knows no others.
+        """
+        known = attempt.rung == 0 and attempt.text is not None and attempt.error is None
+        return known and self._rungs[0].local.score is not None
+
+    async def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
+        """Score attempts by one forward pass each over question and attempt.
+
+        Raises:
+            BackendError: there is no verifier, or an attempt has no text.
+        """
+        small, started = self._rungs[0].local, time.perf_counter()
+        texts = [
+            small.encode_attempt(question.text, attempt.text or "", question.history)
+            for question, attempt in pairs
+        ]
+        unknown = float("nan")
+        logprobs = [
+            [unknown if x is None else x for x in (a.mean_logprob, a.min_logprob)] for _, a in pairs
+        ]
+        scores = verify(small, texts, torch.tensor(logprobs).reshape(-1, 2))
+        tokens = sum(len(text.tokens) for text in texts)
+        wall_s = time.perf_counter() - started
+        return Verdict(scores=scores, usage=Usage(verifier_tokens=tokens, wall_s=wall_s))
+
+    def _attempts(self, rung: _Rung, requests: Sequence[Request]) -> list[Attempt]:
+        started = time.perf_counter()
+        drafts, jobs = self._plan(rung, requests)
+        rung.decoder.run(jobs)
+        seconds = time.perf_counter() - started
+        total = sum(draft.generation.processed_tokens for draft in drafts)
+        return [
+            self._attempt(rung, draft, seconds * draft.generation.processed_tokens / max(total, 1))
+            for draft in drafts
+        ]
+
+    def _plan(self, rung: _Rung, requests: Sequence[Request]) -> tuple[list[_Draft], deque[Job]]:
+        """A draft for each request, and a job for each that can be fulfilled, by length."""
+        drafts, jobs = [], []
+        distinct: dict[Chat, Prompt] = {}
+        for request in requests:
+            draft = _Draft(request, 0, Generation())
+            drafts.append(draft)
+            try:
+                prompt = rung.prompt(request, distinct)
+            except BackendError as error:
+                draft.generation.error = str(error)
+                continue
+            draft.prompt_tokens = len(prompt.tokens)
+            room = rung.room_after(prompt)
+            if room < 1:
+                draft.generation.error = (
+                    f"prompt of {draft.prompt_tokens} tokens: expected fewer than the context's "
+                    f"{rung.context_tokens}"
+                )
+                continue
+            stream = stream_name(self.seed, rung.local.name, request)
+            longest = min(self.max_new_tokens, room, request.question.max_new_tokens or room)
+            jobs.append(Job(prompt, stream, longest, draft.generation, request.unwanted))
+        order = {prompt: number for number, prompt in enumerate(distinct.values())}
+        jobs.sort(key=lambda job: (len(job.prompt.tokens), order[job.prompt]))
+        return drafts, deque(jobs)
+
+    def _attempt(self, rung: _Rung, draft: _Draft, wall_s: float) -> Attempt:
+        request, generation = draft.request, draft.generation
+        ended = generation.tokens and generation.tokens[-1] in rung.end_tokens
+        text = rung.local.decode(generation.tokens[: -1 if ended else None])
+        failed, logprobs = generation.error is not None, generation.logprobs
+        reading = None if failed else reading_of(text, request.question.answers, self.answers)
+        return Attempt(
+            attempt_id=attempt_id(rung.local.name, request),
+            question_id=request.question.question_id,
+            model=rung.local.name,
+            rung=request.rung,
+            action=request.action,
+            index=request.index,
+            parent_id=request.parent.attempt_id if request.parent else None,
+            answer=None if reading is None else reading.answer,
+            how=None if reading is None else reading.how,
+            text=text,
+            prompt_tokens=draft.prompt_tokens,
+            completion_tokens=len(generation.tokens),
+            finish_reason=None if failed else "stop" if ended else CUT,
+            mean_logprob=float(logprobs.mean()) if len(logprobs) else None,
+            min_logprob=float(logprobs.min()) if len(logprobs) else None,
+            error=generation.error,
+            usage=Usage(
+                prefill_tokens=generation.prefill_tokens,
+                cached_tokens=generation.cached_tokens,
+                decoded_tokens=len(generation.tokens),
+                cancelled_tokens=generation.cancelled_tokens,
+                serial_rounds=1,
+                wall_s=wall_s,
+            ),
+        )
+
+
+@dataclass(eq=False)
+class _Draft:
+    """An attempt in the making."""
+
+    request: Request
+    prompt_tokens: int
+    generation: Generation
+
+
+class _Rung:
+    """One model with its decoder and the prompts that it remembers."""
+
+    def __init__(
+        self, local: LocalModel, temperature: float, *, max_rows: int, max_cached_prompts: int
+    ) -> None:
+        self.local, self.context_tokens = local, local.context_tokens
+        self.end_tokens = local.end_tokens
+        adapters = {adapter.name for adapter in local.adapters}
+        self.reviser = REVISER if REVISER in adapters else BASE
+        self.max_cached_prompts = max_cached_prompts
+        self.decoder = Decoder(
+            local.model,
+            self.end_tokens,
+            temperature=temperature,
+            max_rows=max_rows,
+            keep_hidden=local.rung == 0,
+        )
+        self._cached: OrderedDict[Chat, Prompt] = OrderedDict()
+
+    def room_after(self, prompt: Prompt) -> int:
+        """Tokens of the context that a prompt leaves; none or fewer if it does not fit."""
+        return self.context_tokens - len(prompt.tokens)
+
+    def prompt(self, request: Request, distinct: dict[Chat, Prompt]) -> Prompt:
+        """The prompt of a request: from this call, from an earlier one, or new.
+
+        Args:
+            request: only questions are remembered from call to call, not revisions.
+            distinct: prompts of this call by what is said in them; a new one is added.
+
+        Raises:
+            BackendError: a REVISE without a parent's text.
+        """
+        chat = tuple(message["content"] for message in messages(request))
+        if chat not in distinct:
+            if request.action is ActionKind.REVISE:
+                distinct[chat] = Prompt(self.local.encode(request), adapter=self.reviser)
+            else:
+                distinct[chat] = self._remembered(chat, request)
+        return distinct[chat]
+
+    def _remembered(self, chat: Chat, request: Request) -> Prompt:
+        prompt = self._cached.pop(chat, None)
+        if prompt is None or prompt.error is not None:
+            prompt = Prompt(self.local.encode(request))
+        self._cached[chat] = prompt
+        if len(self._cached) > self.max_cached_prompts:
+            self._cached.popitem(last=False)
+        return prompt

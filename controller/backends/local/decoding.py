@@ -1,0 +1,282 @@
+"""Many attempts written at once by one local model.
+
+Each prompt is pre-filled once. A row that ends gives its place to the last row, and free
+places go to waiting jobs, so only rows that are still being written go through the model.
+The last token of an attempt is never fed back: writing n tokens takes n - 1 forward passes
+after the prompt's.
+
+Attention costs as much as the longest row of a batch, so jobs are written in stages: all up
+to 32 tokens of prompt and attempt together, then those that are not done up to 64, and so
+on, each stage in full batches. It also means that a token's arithmetic has the same shape
+whatever the other rows are, but for their number.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Sequence
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+from controller.backends.local.adapters import forward
+from controller.backends.local.batches import batches_by_length, padded
+from controller.backends.local.jobs import NOT_FINITE, UNWANTED, Job, JobRows, Parked, Prompt
+from controller.backends.local.packing import pack_linears
+from controller.backends.local.rows import PromptCache, RowCache
+
+MODEL_ERRORS = (RuntimeError, ValueError, IndexError)
+"""What a forward pass raises when it fails; running out of memory is a RuntimeError."""
+
+STAGE_COLUMNS = 32
+"""Columns by which the first stages differ; later ones grow by a quarter."""
+FULL_BATCHES = 2
+"""A stage is run when its jobs make up so many batches."""
+REFILL_SHARE = 8
+"""Jobs are let in when this fraction (1 / REFILL_SHARE) of the rows is free."""
+SPARSE_SHARE = 2
+"""A stage is left with less than this fraction (1 / SPARSE_SHARE) of the rows in use."""
+
+
+class Decoder:
+    """Pre-fills prompts and writes attempts.
+
+    Args:
+        model: a causal language model with plain key/value caches; its large linear layers are
+            packed in place, unless it is compiled.
+        end_tokens: ids that end an attempt.
+        temperature: 0 takes the likeliest token each time.
+        max_rows: attempts written side by side.
+        keep_hidden: keep each prompt's last hidden state.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        end_tokens: Collection[int],
+        *,
+        temperature: float,
+        max_rows: int,
+        keep_hidden: bool,
+    ) -> None:
+        self.model, self.temperature, self.max_rows = model, temperature, max_rows
+        self.keep_hidden = keep_hidden
+        if getattr(model, "_compiled_call_impl", None) is None:
+            pack_linears(model)
+        self.end_tokens = torch.tensor(sorted(end_tokens), device=model.device)  # (E,)
+        # Models that take any attention kernel take a finished mask, too; others (ALiBi) read
+        # positions off the mask and need it as it is.
+        self._finished_mask = bool(getattr(model, "_supports_attention_backend", False)) and (
+            model.config._attn_implementation in ("eager", "sdpa")
+        )
+
+    @torch.inference_mode()
+    def prefill(self, prompts: Sequence[Prompt]) -> None:
+        """Fill in `cache`, or `error`, of those prompts that have neither."""
+        missing = [p for p in dict.fromkeys(prompts) if p.cache is None and p.error is None]
+        for batch in batches_by_length([len(prompt.tokens) for prompt in missing]):
+            self._prefill_batch([missing[i] for i in batch])
+
+    def _prefill_batch(self, batch: list[Prompt]) -> None:
+        try:
+            caches = self._prompt_caches(batch)
+        except MODEL_ERRORS as error:
+            if len(batch) == 1:
+                batch[0].error = f"prefill: {error}"
+                return
+            for prompt in batch:
+                self._prefill_batch([prompt])
+            return
+        for prompt, cache in zip(batch, caches, strict=True):
+            prompt.unbilled_tokens += len(prompt.tokens)
+            if bool(cache.logits.logsumexp(-1).isfinite()):
+                prompt.cache = cache
+            else:
+                prompt.error = NOT_FINITE
+
+    def _prompt_caches(self, prompts: list[Prompt]) -> list[PromptCache]:
+        inputs, lengths = padded([prompt.tokens for prompt in prompts], self.model.device)
+        last = lengths - 1  # (B,)
+        output = forward(
+            self.model,
+            [prompt.adapter for prompt in prompts],
+            **inputs,
+            cache=DynamicCache(),
+            use_cache=True,
+            output_hidden_states=self.keep_hidden,
+            logits_to_keep=last[:, None],
+        )
+        layers = [(keys, values) for keys, values, *_ in output.cache]
+        return [
+            PromptCache(
+                keys=tuple(keys[row, :, :length].clone() for keys, _ in layers),
+                values=tuple(values[row, :, :length].clone() for _, values in layers),
+                logits=output.logits[row, 0].to(torch.float32, copy=True),
+                hidden=output.hidden_states[-1][row, length - 1].to(torch.float32, copy=True)
+                if self.keep_hidden
+                else None,
+            )
+            for row, length in enumerate(lengths.tolist())
+        ]
+
+    @torch.inference_mode()
+    def run(self, waiting: deque[Job]) -> None:
+        """Write all jobs, in batches that are refilled in the order given.
+
+        Args:
+            waiting: jobs, those of one prompt next to each other; taken out one by one, so
+                that a prompt's keys and values are let go with its last job.
+        """
+        self._run(waiting, self.max_rows)
+
+    def _run(self, fresh: deque[Job], max_rows: int) -> None:
+        max_rows = min(max_rows, len(fresh))
+        max_tokens = max((job.max_tokens for job in fresh), default=0)
+        rows = JobRows(max_rows, max_tokens, RowCache(max_rows, self.model.device))
+        parked = Parked()
+        while fresh or parked:
+            num_rows = min(max_rows, len(fresh) + parked.num_jobs)
+            try:
+                rows.cache.start(num_rows, _next_width(fresh, parked, num_rows))
+                self._run_stage(rows, fresh, parked)
+            except MODEL_ERRORS as error:
+                self._recover(rows, error)
+
+    def _run_stage(self, rows: JobRows, fresh: deque[Job], parked: Parked) -> None:
+        """Write with as many columns as `rows.cache` has, while there are enough jobs for it.
+
+        Jobs that outgrow the columns are parked. So are all of them when the next stage has
+        its jobs together, or when too few are left to be worth a batch of their own: until
+        fresh jobs make up for it, or else to go on with the next stage's.
+        """
+        num_rows, width = rows.cache.num_rows, rows.cache.width
+        wider = stage_width(width)
+        while True:
+            if rows.num_free * REFILL_SHARE >= num_rows:
+                self._refill(rows, fresh, parked)
+            if not rows.jobs:
+                return
+            crowded = parked.count(wider) >= FULL_BATCHES * num_rows
+            sparse = len(rows.jobs) * SPARSE_SHARE < num_rows
+            if crowded or (sparse and (fresh or parked)):
+                everyone = rows.cache.indices[: len(rows.jobs)]
+                parked.add(width if crowded or fresh else wider, rows.stash(everyone))
+                return
+            self._write(rows, 0, self._next_logits(rows))
+            outgrown = (rows.cache.lengths[: len(rows.jobs)] >= width).nonzero()[:, 0]
+            if len(outgrown):
+                parked.add(wider, rows.stash(outgrown))
+
+    def _refill(self, rows: JobRows, fresh: deque[Job], parked: Parked) -> None:
+        """Fill the free rows with parked jobs, then with fresh ones that start in this stage."""
+        width = rows.cache.width
+        while rows.num_free and parked.count(width):
+            rows.unstash(parked.take(width, rows.num_free))
+        jobs: list[Job] = []
+        while (
+            fresh
+            and len(jobs) < rows.num_free
+            and stage_width(len(fresh[0].prompt.tokens)) == width
+        ):
+            jobs.append(fresh.popleft())
+        if jobs:
+            self._admit(jobs, rows)
+
+    def _admit(self, jobs: list[Job], rows: JobRows) -> None:
+        """Give fresh jobs that are still wanted a row each and write their first tokens."""
+        for job in jobs:
+            job.generation.error = None if job.is_wanted else UNWANTED
+        jobs = [job for job in jobs if job.generation.error is None]
+        self.prefill([job.prompt for job in jobs])
+        first, ready = len(rows.jobs), []
+        for job in jobs:
+            job.generation.prefill_tokens += job.prompt.bill()
+            if job.prompt.cache is None:
+                job.generation.error = job.prompt.error
+            else:
+                job.generation.cached_tokens = (
+                    len(job.prompt.tokens) - job.generation.prefill_tokens
+                )
+                ready.append((job, job.prompt.cache))
+        if ready:
+            rows.load(ready)
+            self._write(rows, first, torch.stack([cache.logits for _, cache in ready]))
+
+    def _next_logits(self, rows: JobRows) -> torch.Tensor:
+        """Logits of every row's next token, (N, V)."""
+        mask, positions = rows.cache.begin_step()
+        output = forward(
+            self.model,
+            [job.prompt.adapter for job in rows.jobs],
+            input_ids=rows.last_tokens(),
+            attention_mask=self._additive(mask) if self._finished_mask else mask,
+            position_ids=positions,
+            cache=rows.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        rows.cache.end_step()
+        logits: torch.Tensor = output.logits[:, -1]
+        return logits
+
+    def _additive(self, mask: torch.Tensor) -> torch.Tensor:
+        """A mask (N, W) as attention adds it to its scores, (N, 1, 1, W), once for all layers."""
+        scores = torch.zeros(mask.shape, dtype=self.model.dtype, device=mask.device)
+        return scores.masked_fill_(~mask, -torch.inf)[:, None, None]
+
+    def _write(self, rows: JobRows, first: int, logits: torch.Tensor) -> None:
+        """Sample a token in the rows from `first` on, and let go of those that end.
+
+        Args:
+            rows: the jobs being written.
+            first: row of the first of the logits.
+            logits: (K, V), K rows from `first` to the last.
+        """
+        tokens, logprobs = rows.write(first, logits, self.temperature)
+        broken = ~logprobs.isfinite()  # (K,)
+        full = rows.written[first : len(rows.jobs)] >= rows.limits[first : len(rows.jobs)]
+        unwanted = [not job.is_wanted for job in rows.jobs[first:]]
+        done = broken | full | torch.isin(tokens, self.end_tokens)  # (K,)
+        if any(unwanted):
+            done |= torch.tensor(unwanted, device=done.device)
+        ended = done.nonzero()[:, 0]
+        if not len(ended):
+            return
+        for row, failed in zip(ended.tolist(), broken[ended].tolist(), strict=True):
+            dropped = UNWANTED if unwanted[row] else None
+            rows.finish(row + first, NOT_FINITE if failed else dropped)
+        rows.cache.blank(broken.nonzero()[:, 0] + first)
+        rows.remove(ended + first)
+
+    def _recover(self, rows: JobRows, error: Exception) -> None:
+        """Write the jobs of a batch that failed one by one, to find the one to blame."""
+        jobs = list(rows.jobs)
+        if not jobs:
+            raise error
+        if len(jobs) == 1:
+            rows.finish(0, f"decoding: {error}")
+        for row, job in enumerate(jobs):
+            job.generation.cancelled_tokens += int(rows.written[row]) if len(jobs) > 1 else 0
+        rows.clear()
+        for job in jobs if len(jobs) > 1 else ():
+            self._run(deque([job]), max_rows=1)
+
+
+def stage_width(length: int) -> int:
+    """Columns of the first stage that has room for another token after `length` of them.
+
+    >>> [stage_width(length) for length in (0, 31, 32, 200)]
+    [32, 32, 64, 250]
+    """
+    width = STAGE_COLUMNS
+    while width <= length:
+        width += max(STAGE_COLUMNS, width // 4)
+    return width
+
+
+def _next_width(fresh: deque[Job], parked: Parked, num_rows: int) -> int:
+    """Columns of the stage to run: the widest that has its jobs, or fresh jobs, or the rest."""
+    full = [width for width in parked.widths() if parked.count(width) >= FULL_BATCHES * num_rows]
+    if full:
+        return full[-1]
+    return stage_width(len(fresh[0].prompt.tokens)) if fresh else parked.widths()[0]

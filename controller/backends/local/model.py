@@ -1,0 +1,281 @@
+"""A language model on this machine: its weights, tokenizer, prompts and limits."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    GgufConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.utils import logging
+
+from controller.backends.base import Request
+from controller.backends.local.precision import fast_dtype
+from controller.backends.local.score import ScoreHead
+from controller.backends.places import ModelPlace, PlaceKind
+from controller.backends.prompts import Message, judged_messages, messages, plain_text
+from controller.errors import BackendError, ConfigError
+from controller.process.types import AdapterSpec
+
+UNBOUNDED = 2**31
+DIGEST_LENGTH = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """A question and an attempt as token ids.
+
+    Attributes:
+        tokens: of both.
+        begin: position of the attempt's first one.
+    """
+
+    tokens: tuple[int, ...]
+    begin: int
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LocalModel:
+    """One model of the ladder.
+
+    Attributes:
+        name: of its directory or file, or on the hub, unless it was given one.
+        rung: 0 for the small model.
+        parameters: that multiply every token: all but an input embedding that is not the
+            output head as well.
+        digest: of the weights as they are stored, or loaded where a type was asked for.
+        model: its cache must consist of plain keys and values.
+        tokenizer: its chat template is used if there is one, plain text otherwise.
+        prompt: chat that it is asked with; see `ModelSpec.prompt`.
+        adapters: on its weights; see `controller.backends.local.adapters`.
+        score: head of the verifier among them.
+    """
+
+    name: str
+    rung: int
+    parameters: int
+    digest: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    prompt: tuple[Message, ...] = ()
+    adapters: tuple[AdapterSpec, ...] = ()
+    score: ScoreHead | None = None
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """Ids that end an attempt, from the generation config and the tokenizer."""
+        ends = getattr(self.model.generation_config, "eos_token_id", None)
+        found = ends if isinstance(ends, list) else [ends]
+        return frozenset(i for i in (*found, self.tokenizer.eos_token_id) if i is not None)
+
+    @property
+    def context_tokens(self) -> int:
+        """Longest sequence: of positions, or of the sliding window where that is shorter.
+
+        Within its window, sliding attention is plain attention.
+
+        Raises:
+            BackendError: some layer keeps something other than keys and values.
+        """
+        context = getattr(
+            self.model.config.get_text_config(decoder=True), "max_position_embeddings", None
+        )
+        for layer in DynamicCache(config=self.model.config).layers:
+            if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
+                raise BackendError(
+                    f"{self.name}: expected a model whose cache is plain keys and values, found "
+                    f"{type(layer).__name__}; serve it and use the openai backend"
+                )
+            context = min(context or UNBOUNDED, getattr(layer, "sliding_window", UNBOUNDED))
+        return context or UNBOUNDED
+
+    def encode(self, request: Request) -> tuple[int, ...]:
+        """Token ids of a request's prompt.
+
+        Raises:
+            BackendError: a REVISE without a parent's text.
+        """
+        return self.encode_chat(messages(request, self.prompt))
+
+    def encode_chat(self, chat: Sequence[Message], *, complete: bool = False) -> tuple[int, ...]:
+        """Token ids of a chat; a chat template brings its special tokens with it.
+
+        Args:
+            chat: turn by turn.
+            complete: nothing is to be written after it.
+        """
+        if not self.tokenizer.chat_template:
+            return tuple(self.tokenizer(plain_text(chat))["input_ids"])
+        text = self.tokenizer.apply_chat_template(
+            chat, add_generation_prompt=not complete, tokenize=False
+        )
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def encode_attempt(
+        self, question: str, attempt: str, history: Sequence[Message] = ()
+    ) -> Written:
+        """Token ids of a question, after earlier turns of its chat, and an attempt at it."""
+        chat = [*history, *judged_messages(question, attempt)]
+        begin = len(self.encode_chat(chat[:-1]))
+        return Written(tokens=self.encode_chat(chat, complete=True), begin=begin)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of an attempt, without end token and other special ones."""
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+
+def load_model(
+    where: str | Path | ModelPlace,
+    rung: int,
+    *,
+    dtype: torch.dtype | str = "auto",
+    device_map: str | Mapping[str, int | str] | None = None,
+    compiled: bool = False,
+) -> LocalModel:
+    """Read a model and its tokenizer; code that comes with a model is never run.
+
+    Args:
+        where: a directory, a GGUF file or a name on the Hugging Face hub, as `ModelPlace` reads
+            it.
+        rung: 0 for the small model, 1 and up for the ladder above it.
+        dtype: of the weights in memory, as torch names it; "auto" takes them as they are stored,
+            but for halves on a processor that computes faster with float32. The numbers that
+            GGUF blocks stand for are bfloat16, or float32 on such a processor.
+        device_map: where the layers go: "auto" lets accelerate spread them over all GPUs that
+            are visible, a mapping names a device for each module, None is the processor.
+        compiled: have torch.compile make kernels for it, when they are first needed.
+
+    Raises:
+        ConfigError: nothing of the kind is there.
+        BackendError: no such model, no tokenizer with it, or no room for it on the devices.
+    """
+    place = where if isinstance(where, ModelPlace) else ModelPlace.parse(where)
+    if place.is_server:
+        raise ConfigError(f"model: expected one that can be loaded, found the server {place.text}")
+    with quietly():
+        if place.kind is PlaceKind.GGUF:
+            model, tokenizer, digest = _load_gguf(place, dtype, device_map)
+        else:
+            model, tokenizer, digest = _load_pretrained(place.source, dtype, device_map)
+    if dtype == "auto" and model.device.type == "cpu":
+        model = model.to(fast_dtype(model.dtype))
+    if compiled:
+        model.compile(dynamic=True)
+    return LocalModel(
+        name=place.name,
+        rung=rung,
+        parameters=active_parameters(model),
+        digest=digest,
+        model=model,
+        tokenizer=tokenizer,
+    )
+
+
+Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase, str]
+"""A model, its tokenizer and the digest of its weights as they are stored."""
+
+
+def _load_pretrained(source: str, dtype: torch.dtype | str, device_map: Any) -> Loaded:
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, device_map=device_map)
+    except (OSError, ValueError) as error:
+        raise BackendError(f"model {source}: expected a directory or hub model; {error}") from error
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise BackendError(
+            f"tokenizer of {source}: expected tokenizer.json or the like beside the model; {error}"
+        ) from error
+    _check_room(source, model)
+    return model, tokenizer, weights_digest(model)
+
+
+def _load_gguf(place: ModelPlace, dtype: torch.dtype | str, device_map: Any) -> Loaded:
+    """The numbers that a file's blocks stand for, and the tokenizer in the same file."""
+    assert place.path is not None
+    file = place.path
+    half = torch.bfloat16 if device_map is not None else fast_dtype(torch.bfloat16)
+    try:
+        # A progress bar of the reader's knows no setting.
+        with redirect_stderr(StringIO()):
+            model = AutoModelForCausalLM.from_pretrained(
+                str(file.parent),
+                gguf_file=file.name,
+                dtype=half if dtype == "auto" else dtype,
+                device_map=device_map,
+                # Kernels for packed weights would be fetched from the hub and run.
+                quantization_config=GgufConfig(dequantize=True),
+            )
+            tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BackendError(
+            f"model {file}: expected a GGUF file of an architecture that transformers reads; "
+            f"{error}; serve it with llama.cpp and name its URL#MODEL instead"
+        ) from error
+    _check_room(str(file), model)
+    # The weights are plain numbers by now, which can be saved, moved and adapted.
+    model.hf_quantizer = None
+    model.is_quantized = False
+    with file.open("rb") as stored:
+        digest = hashlib.file_digest(stored, "sha256").hexdigest()[:DIGEST_LENGTH]
+    return model, tokenizer, digest
+
+
+def _check_room(source: str, model: PreTrainedModel) -> None:
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise BackendError(
+            f"model {source}: expected all layers to fit on the devices, found some left over; "
+            "give it more or larger ones, or dtype bfloat16"
+        )
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without transformers' progress bars, and without notes for those who develop with it."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def active_parameters(model: PreTrainedModel) -> int:
+    """Parameters that multiply every token.
+
+    An input embedding is looked up, not multiplied, unless it is the output head as well. The
+    experts of a mixture all count, although a token passes through some of them only.
+    """
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    tied = head is not None and head.weight is embedding.weight
+    looked_up = 0 if tied else embedding.weight.numel()
+    return int(sum(p.numel() for p in model.parameters()) - looked_up)
+
+
+def weights_digest(model: PreTrainedModel) -> str:
+    """SHA-256 over parameter names and bytes in the order of names, shortened, in hex."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        digest.update(name.encode())
+        data = parameter.detach().cpu().contiguous().view(-1).view(torch.uint8)
+        digest.update(data.numpy().data)
+    return digest.hexdigest()[:DIGEST_LENGTH]

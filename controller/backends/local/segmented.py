@@ -1,0 +1,93 @@
+"""Both granularities at once: attempts that are themselves written under a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from controller.backends.base import Backend, Request, Wrapped
+from controller.backends.local.jobs import UNWANTED
+from controller.errors import ConfigError
+from controller.policy.difficulty import Difficulty
+from controller.policy.network import Policy
+from controller.process.actions import ActionKind
+from controller.process.terms import Terms
+from controller.process.types import Attempt
+from controller.segments.episodes import SegmentConfig
+from controller.segments.run import SegmentRun
+from controller.segments.types import SegmentBackend
+
+
+class SegmentedBackend(Wrapped):
+    """A backend whose SAMPLE attempts are written segment by segment, under a policy.
+
+    Whether an attempt is made at all is for whoever asks for it, so the policy cannot give up.
+    What the policy throws away is part of an attempt's `completion_tokens`, and so is the
+    answer that it forces: whoever asks for the attempt pays for both. Everything but SAMPLE is
+    left to the backend around.
+
+    Args:
+        whole: makes all other attempts, reads prompts and verifies.
+        writer: writes segments.
+        policy: decides inside attempts.
+        config: the decision process inside attempts; the large model may not take over there,
+            as that is what ESCALATE is for.
+        price: accuracy per unit cost inside attempts.
+        difficulty: read-out of the prompt state, if the policy reads it.
+
+    Raises:
+        ConfigError: `config` lets the large model take over, or the small models differ.
+    """
+
+    def __init__(
+        self,
+        whole: Backend,
+        writer: SegmentBackend,
+        policy: Policy,
+        config: SegmentConfig,
+        *,
+        price: float,
+        difficulty: Difficulty | None = None,
+    ) -> None:
+        if config.escalates:
+            raise ConfigError("escalates: expected False inside the attempts of another controller")
+        if whole.models[0].digest != writer.models[0].digest:
+            raise ConfigError(
+                f"writer: expected the small model {whole.models[0].digest}, found "
+                f"{writer.models[0].digest}"
+            )
+        super().__init__(whole)
+        self.writer, self.policy, self.config = writer, policy, config
+        self.price, self.difficulty = price, difficulty
+
+    async def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
+        """One attempt per request, in order."""
+        sampled = [request.action is ActionKind.SAMPLE for request in requests]
+        inside = iter(self._written([r for r, s in zip(requests, sampled, strict=True) if s]))
+        others = [r for r, s in zip(requests, sampled, strict=True) if not s]
+        outside = iter(await self.backend.attempts(others) if others else [])
+        return [next(inside) if sample else next(outside) for sample in sampled]
+
+    def _written(self, requests: Sequence[Request]) -> list[Attempt]:
+        if not requests:
+            return []
+        run = SegmentRun(
+            [(request.question, request.index) for request in requests],
+            self.writer,
+            self.config,
+            Terms(price=self.price),
+            difficulty=self.difficulty,
+        )
+        wanted = run.play(self.policy, [request.unwanted for request in requests])
+        written = [run.attempt(row) for row in range(len(requests))]
+        return [
+            attempt if kept else _given_up(attempt)
+            for attempt, kept in zip(written, wanted, strict=True)
+        ]
+
+
+def _given_up(attempt: Attempt) -> Attempt:
+    """An attempt that nobody waited for to the end."""
+    usage = attempt.usage
+    spent = replace(usage, decoded_tokens=0, cancelled_tokens=usage.decoded_tokens)
+    return replace(attempt, answer=None, error=UNWANTED, completion_tokens=0, usage=spent)

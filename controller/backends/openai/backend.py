@@ -1,0 +1,372 @@
+"""Attempts by a model behind an OpenAI-compatible server: vLLM, `transformers serve`, hosted.
+
+What the ledger of an attempt says: prompt tokens that the server reports as cached are
+`cached_tokens`, all others `prefill_tokens`; `cancelled_tokens` is what tries consumed that
+failed, as far as the server told. Servers that report no usage are measured by the length
+of their texts. An attempt is asked for again only where nothing was generated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from openai import APIConnectionError, AsyncOpenAI, AsyncStream
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from opentelemetry import trace
+
+from controller.answers import UNSTATED, AnswerKind, answer_kind, reading_of
+from controller.backends.base import Backend, PromptState, Request
+from controller.backends.identity import blank_attempt, stream_name, stream_seed
+from controller.backends.openai.completions import (
+    Answered,
+    StreamReader,
+    Written,
+    read_completion,
+    within,
+)
+from controller.backends.openai.endpoint import Endpoint
+from controller.backends.openai.prompt_lengths import PromptLengths, characters, plausible
+from controller.backends.openai.resilience import (
+    MAX_RETRY_AFTER_S,
+    CircuitBreaker,
+    RetryBudget,
+    UpstreamError,
+    pause_s,
+)
+from controller.backends.openai.startup import LONG, SHORT, differences, probe
+from controller.backends.openai.wire import REJECTED, http_client, unsent, upstream_error
+from controller.backends.prompts import Message, messages
+from controller.process.actions import ActionKind
+from controller.process.cost import Usage
+from controller.process.types import CUT, Attempt, ModelSpec, Question
+
+_tracer = trace.get_tracer("allot")
+
+_PATH = "/chat/completions"
+
+TOO_LATE = "deadline"
+ATTEMPT_DEADLINE = "attempt_deadline"
+UNAVAILABLE = "breaker_open"
+
+Observer = Callable[[str, str, float], None]
+"""Told of each try: model, `ok` or what went wrong, seconds."""
+
+
+class OpenAIBackend(Backend):
+    """One model, as rung 0.
+
+    Args:
+        endpoint: where it is.
+        answers: how answers are read where a question does not say; None for `auto`.
+        breaker: opens when the server fails again and again.
+        retries: budget of retries.
+        observe: told of each try.
+        seed: of the jitter of pauses.
+    """
+
+    reads_prompts = False
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        answers: AnswerKind | None = None,
+        breaker: CircuitBreaker | None = None,
+        retries: RetryBudget | None = None,
+        observe: Observer = lambda model, outcome, seconds: None,
+        seed: int | None = None,
+    ) -> None:
+        self.endpoint, self.observe = endpoint, observe
+        self.answers = answers or answer_kind(UNSTATED)
+        self.breaker = breaker or CircuitBreaker()
+        self.retries = retries or RetryBudget()
+        self._rng = random.Random(seed)
+        self._client = AsyncOpenAI(
+            base_url=endpoint.base_url,
+            api_key=endpoint.api_key,
+            max_retries=0,
+            http_client=http_client(
+                connect_timeout_s=endpoint.connect_timeout_s,
+                max_connections=endpoint.max_connections,
+                max_response_bytes=endpoint.max_response_bytes,
+            ),
+        )
+        self._ignores_n = False
+        self.lengths = PromptLengths(
+            self._beside, endpoint.model, endpoint.prompt_length, endpoint.tokenize
+        )
+        self.revises = endpoint.revises
+        self.models = (
+            ModelSpec(
+                name=endpoint.shown_name,
+                rung=0,
+                parameters=endpoint.parameters,
+                max_new_tokens=endpoint.max_new_tokens,
+                temperature=endpoint.body.get("temperature"),
+                prompt=endpoint.prompt,
+                prompt_length=endpoint.prompt_length,
+            ),
+        )
+
+    def available(self, rung: int) -> bool:
+        """Whether the circuit breaker lets requests through."""
+        return self.breaker.allows
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.close()
+
+    async def check(self) -> dict[str, str]:
+        """What is wrong, if the server does not list its models."""
+        try:
+            await self._client.models.list(timeout=5)
+        except Exception as error:  # whatever it is, the server is not ready
+            return {self.endpoint.shown_name: upstream_error(error).kind}
+        return {}
+
+    async def prepare(self) -> tuple[str, ...]:
+        """Learn from a request or two how long prompts are; says what is not as in training."""
+        try:
+            listed = [model.id async for model in self._client.models.list(timeout=5)]
+        except Exception:  # whatever it is, `check` tells it
+            return ()
+        counted = await self.lengths.count(self._chat(probe(SHORT)), patience_s=5)
+        short = await self._answered(probe(SHORT), 1)
+        if isinstance(short, Attempt):
+            return differences(self.endpoint, listed, None)
+        if counted is None and self.endpoint.prompt_length is None:
+            long = await self._answered(probe(LONG), 1)
+            if isinstance(long, _Answered):
+                self.lengths.fit.start_from(
+                    (len(SHORT), short.prompt_tokens), (len(LONG), long.prompt_tokens)
+                )
+        return differences(self.endpoint, listed, short)
+
+    async def _beside(self, path: str, body: Mapping[str, Any]) -> Any:
+        """A request to the server that is not part of OpenAI's interface."""
+        root = self.endpoint.base_url.rstrip("/").removesuffix("/v1")
+        try:
+            return await self._post(root + path, cast_to=object, body=dict(body))
+        except Exception as error:  # the client raises what the server's bytes provoke
+            raise upstream_error(error) from None
+
+    async def _post(self, path: str, **options: Any) -> Any:
+        # `chat.completions.create` calls `post`, too, once it has gone through all arguments, which
+        # takes longer than everything of ours together.
+        try:
+            return await self._client.post(path, **options)
+        except APIConnectionError as error:
+            if not unsent(error):
+                raise
+            return await self._client.post(path, **options)
+
+    def _chat(self, request: Request) -> list[Message]:
+        return messages(request, self.endpoint.prompt)
+
+    async def prompt_states(
+        self, questions: Sequence[Question], *, hidden: bool = False
+    ) -> list[PromptState]:
+        """Prompt lengths, counted by the server where it can; no hidden states."""
+        return list(await asyncio.gather(*map(self._prompt_state, questions)))
+
+    async def _prompt_state(self, question: Question) -> PromptState:
+        chat = self._chat(Request(question=question, action=ActionKind.SAMPLE))
+        tokens, known = await self.lengths.of(question, chat)
+        return PromptState(prompt_tokens=(tokens,), counted=known)
+
+    async def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
+        """One attempt per request, side by side; a failed one says why in `error`."""
+        if len(requests) == 1:
+            return [await self._attempt(requests[0])]
+        made: list[Attempt] = []
+        if self.endpoint.asks_n and not self._ignores_n:
+            made = await self._together(requests)
+            self._ignores_n = len(made) <= 1
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._attempt(request)) for request in requests[len(made) :]]
+        return made + [task.result() for task in tasks]
+
+    async def _together(self, requests: Sequence[Request]) -> list[Attempt]:
+        """Attempts from one request for several choices, as many as the server makes.
+
+        The first carries the prompt's tokens; the others found it cached.
+        """
+        answered = await self._answered(requests[0], len(requests))
+        if isinstance(answered, Attempt):
+            if answered.error == REJECTED:
+                return []
+            others = [self._failed(request, answered.error or "") for request in requests[1:]]
+            return [answered, *others]
+        first = self._finished(requests[0], answered, answered.written[0])
+        others = [
+            self._finished(request, answered, written, cached=True)
+            for request, written in zip(requests[1:], answered.written[1:], strict=False)
+        ]
+        return [first, *others]
+
+    async def _attempt(self, request: Request) -> Attempt:
+        answered = await self._answered(request, 1)
+        if isinstance(answered, Attempt):
+            return answered
+        return self._finished(request, answered, answered.written[0])
+
+    async def _answered(self, request: Request, n: int) -> _Answered | Attempt:
+        """The one retry loop: an answer, or the failed attempt."""
+        started, wasted = time.monotonic(), Usage()
+        deadline = request.deadline
+        self.retries.earn()
+        for retry in range(self.endpoint.max_retries + 1):
+            try:
+                answered = await self._try(request, n)
+                seconds = time.monotonic() - started
+                return _Answered(**vars(answered), wasted=wasted, seconds=seconds)
+            except UpstreamError as error:
+                wasted, failure = wasted + error.wasted, error
+            generated = wasted.processed_tokens > 0
+            if generated or not failure.retryable or retry == self.endpoint.max_retries:
+                break
+            pause = pause_s(retry, failure.retry_after_s, self._rng)
+            late = deadline is not None and asyncio.get_running_loop().time() + pause >= deadline
+            if pause > MAX_RETRY_AFTER_S or late or not self.retries.spend():
+                break
+            await asyncio.sleep(pause)
+        return self._failed(request, failure.kind, wasted, time.monotonic() - started)
+
+    async def _try(self, request: Request, n: int) -> Answered:
+        if not self.breaker.allows:
+            raise UpstreamError(UNAVAILABLE, retryable=False, blames_server=False)
+        self.breaker.sent()
+        started, outcome = time.monotonic(), "cancelled"
+        reader = StreamReader(self._model(request))
+        limit = within(self.endpoint.attempt_deadline_s, ATTEMPT_DEADLINE, reader)
+        try:
+            with _tracer.start_as_current_span(
+                f"chat {self.endpoint.model}",
+                kind=trace.SpanKind.CLIENT,
+                attributes={"gen_ai.request.model": self.endpoint.model},
+                record_exception=False,
+            ):
+                async with asyncio.timeout_at(request.deadline), limit:
+                    answered = await self._ask(request, n, reader)
+            outcome = "ok"
+        except UpstreamError as error:
+            outcome = error.kind
+            if error.blames_server:
+                self.breaker.failed()
+            raise
+        except TimeoutError:
+            outcome = TOO_LATE
+            raise UpstreamError(
+                TOO_LATE, retryable=False, blames_server=False, wasted=reader.wasted
+            ) from None
+        finally:
+            self.observe(self.endpoint.shown_name, outcome, time.monotonic() - started)
+        self.breaker.succeeded()
+        return answered
+
+    def _model(self, request: Request) -> str:
+        revised = request.action is ActionKind.REVISE
+        return (self.endpoint.reviser if revised else None) or self.endpoint.model
+
+    def _longest(self, question: Question) -> int:
+        most = self.endpoint.max_new_tokens
+        return min(question.max_new_tokens or most, most)
+
+    def _body(self, request: Request, n: int) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            **self.endpoint.body,
+            "model": self._model(request),
+            "messages": self._chat(request),
+            "max_tokens": self._longest(request.question),
+        }
+        if self.endpoint.wants_logprobs:
+            body["logprobs"] = True
+        if self.endpoint.seed is not None:
+            body["seed"] = stream_seed(
+                stream_name(self.endpoint.seed, self.endpoint.shown_name, request)
+            )
+        if n > 1:
+            body["n"] = n
+        return body
+
+    async def _ask(self, request: Request, n: int, reader: StreamReader) -> Answered:
+        """One request to the server."""
+        body = self._body(request, n)
+        try:
+            if not self.endpoint.streams or n > 1:
+                response = await self._post(_PATH, cast_to=ChatCompletion, body=body)
+                return read_completion(response, reader.model)
+            async with await self._post(
+                _PATH,
+                cast_to=ChatCompletion,
+                body={**body, "stream": True, "stream_options": {"include_usage": True}},
+                stream=True,
+                stream_cls=AsyncStream[ChatCompletionChunk],
+            ) as stream:
+                await reader.read(stream, self.endpoint.idle_timeout_s)
+            return reader.result()
+        except UpstreamError:
+            raise
+        except Exception as error:  # the client raises what the server's bytes provoke
+            raise upstream_error(error, reader.wasted) from None
+
+    def _finished(
+        self, request: Request, answered: _Answered, written: Written, *, cached: bool = False
+    ) -> Attempt:
+        text, logprobs = written.text, written.logprobs
+        fit, chat = self.lengths.fit, self._chat(request)
+        prompt = answered.prompt_tokens
+        if prompt is None or not plausible(prompt, chat):
+            prompt = fit.estimate(characters(request.question))
+            if request.parent is not None:
+                prompt += fit.tokens(request.parent.text or "")
+        elif request.action is not ActionKind.REVISE:
+            self.lengths.learn(request.question, prompt)
+        tokens = written.tokens if written.tokens is not None else fit.tokens(text)
+        if len(answered.written) > 1:
+            longest = self._longest(request.question)
+            tokens = longest if written.finish_reason == CUT else min(tokens, longest)
+        found = prompt if cached else min(answered.cached_tokens, prompt)
+        usage = Usage(
+            prefill_tokens=prompt - found,
+            cached_tokens=found,
+            decoded_tokens=tokens,
+            serial_rounds=1,
+            wall_s=0.0 if cached else answered.seconds,
+        )
+        reading = reading_of(text, request.question.answers, self.answers)
+        return replace(
+            self._blank(request),
+            answer=None if reading is None else reading.answer,
+            how=None if reading is None else reading.how,
+            text=text,
+            prompt_tokens=prompt,
+            completion_tokens=tokens,
+            finish_reason=written.finish_reason,
+            mean_logprob=sum(logprobs) / len(logprobs) if logprobs else None,
+            min_logprob=min(logprobs) if logprobs else None,
+            usage=usage if cached else usage + answered.wasted,
+        )
+
+    def _failed(
+        self, request: Request, why: str, wasted: Usage | None = None, seconds: float = 0.0
+    ) -> Attempt:
+        usage = replace(wasted or Usage(), serial_rounds=1, wall_s=seconds)
+        return replace(self._blank(request), error=why, usage=usage)
+
+    def _blank(self, request: Request) -> Attempt:
+        blank = blank_attempt(self.endpoint.shown_name, request)
+        return replace(blank, num_revisions=None if self.revises else 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Answered(Answered):
+    """A completion with what it took to get it."""
+
+    wasted: Usage
+    seconds: float

@@ -1,0 +1,215 @@
+"""How long prompts are: counted by a server or a tokenizer, else estimated from its counts."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.backends.openai.resilience import UpstreamError
+from controller.backends.prompts import Message
+from controller.process.types import Question
+
+Line = tuple[float, float]
+"""Tokens of the template, and tokens per character of what is asked."""
+
+Counted = tuple[int, int]
+"""Characters of what is asked, and tokens of the prompt."""
+
+Post = Callable[[str, Mapping[str, Any]], Awaitable[Any]]
+"""Sends JSON to a path beside `/v1`; returns JSON or raises `UpstreamError`."""
+
+GUESS: Line = (8.0, 0.25)
+"""English in a short template: no knowledge."""
+
+FAR = 0.2
+"""Share of the true length by which estimates may be off, a few in a hundred apart."""
+
+_ENOUGH, _FEW, _WINDOW, _MOST_PAIRS = 8, 3, 64, 256
+_STEEPEST, _NARROW = 4.0, 0.7
+_PATIENCE_S, _PAUSE_S = 0.25, 30.0
+_MOST_MISSES = 3
+_REMEMBERED, _LONGEST_TEMPLATE = 1024, 4096
+
+
+def characters(question: Question) -> int:
+    """Length of what is asked, without the prompt around it."""
+    return len(question.text) + sum(len(turn["content"]) for turn in question.history)
+
+
+def plausible(tokens: int, chat: Sequence[Message]) -> bool:
+    """Whether a chat may have so many tokens: hardly more than bytes, the template apart."""
+    size = sum(len(turn["content"].encode("utf-8", "replace")) for turn in chat)
+    return tokens <= size + _LONGEST_TEMPLATE
+
+
+def fit_prompt_length(counted: Sequence[Counted]) -> Line | None:
+    """The line from characters to tokens; None if it is too far from the prompts, or these few.
+
+    >>> fit_prompt_length([(n, 30 + n // 4) for n in range(40, 400, 4)])
+    (30.0, 0.25)
+    """
+    pairs = _pairs(counted)
+    if len(counted) < _ENOUGH:
+        return None
+    line = _line(pairs)
+    return line if _off(line, pairs, 0.95) <= FAR else None
+
+
+def _pairs(counted: Sequence[Counted]) -> NDArray[np.float64]:
+    """Different prompts by length, (K, 2), as many as it takes."""
+    pairs = np.array(sorted(set(counted)), float).reshape(-1, 2)
+    if len(pairs) <= _MOST_PAIRS:
+        return pairs
+    return np.asarray(pairs[np.linspace(0, len(pairs) - 1, _MOST_PAIRS).astype(np.int64)])
+
+
+def _line(pairs: NDArray[np.float64]) -> Line:
+    """Medians of slopes and constants, to which outliers do not matter.
+
+    Source: Theil 1950, A rank-invariant method of linear and polynomial regression analysis.
+    """
+    long, tokens = pairs.T
+    if long[0] > _NARROW * long[-1]:
+        # Prompts of nearly one length do not tell a slope that holds for others.
+        return float(np.median(tokens - GUESS[1] * long)), GUESS[1]
+    i, j = np.triu_indices(len(pairs), 1)
+    i, j = i[long[i] != long[j]], j[long[i] != long[j]]
+    slope = max(0.0, float(np.median((tokens[j] - tokens[i]) / (long[j] - long[i]))))
+    return float(np.median(tokens - slope * long)), slope
+
+
+def _off(line: Line, pairs: NDArray[np.float64], share: float) -> float:
+    long, tokens = pairs.T
+    off = np.abs(line[0] + line[1] * long - tokens) / np.maximum(tokens, 1)
+    return float(np.quantile(off, share))
+
+
+class RunningFit:
+    """Estimates the length of prompts, better with each that was counted.
+
+    Args:
+        prior: line that training saw; it weighs as much as a few prompts.
+    """
+
+    def __init__(self, prior: Line | None = None) -> None:
+        self._counted: deque[Counted] = deque(maxlen=_WINDOW)
+        self._start: list[Counted] = []
+        self.line, self.known = GUESS, False
+        """`known` tells that the line is more than a guess."""
+        if prior is not None:
+            self.start(prior)
+            self.known = True
+
+    def start(self, line: Line) -> None:
+        """Begin with a line that is not yet known to be right."""
+        self.line = line
+        lengths = [25 * 2**k for k in range(_ENOUGH)]
+        self._start = [(n, max(1, round(line[0] + line[1] * n))) for n in lengths]
+
+    def start_from(self, short: tuple[int, int | None], long: tuple[int, int | None]) -> None:
+        """Begin with the line through two prompts, as far as they were counted."""
+        if short[1] is not None and long[1] is not None:
+            slope = (long[1] - short[1]) / (long[0] - short[0])
+            if 0 < slope <= _STEEPEST:
+                self.start((short[1] - slope * short[0], slope))
+
+    def estimate(self, characters: int) -> int:
+        """Tokens of a prompt that asks something of so many characters."""
+        constant, slope = self.line
+        return max(1, round(constant + slope * characters))
+
+    def tokens(self, text: str) -> int:
+        """Tokens of a text on its own."""
+        return max(1, round(self.line[1] * len(text)))
+
+    def learn(self, characters: int, tokens: int) -> None:
+        """Take note of a prompt that was counted."""
+        self._counted.append((characters, tokens))
+        pairs = _pairs([*self._start, *self._counted])
+        if len(pairs) >= _ENOUGH:
+            self.line, seen = _line(pairs), _pairs(self._counted)
+            # Trust takes nearly all of many prompts, doubt half of a few: outliers must do neither.
+            if len(seen) >= _ENOUGH and _off(self.line, seen, 0.9) <= FAR:
+                self.known = True
+            elif len(seen) >= _FEW and _off(self.line, seen, 0.5) > FAR:
+                self.known = False
+
+
+class PromptLengths:
+    """Lengths of the prompts of one model behind a server.
+
+    Args:
+        post: asks the server.
+        model: name that the server knows it by.
+        prior: line to begin with where nobody counts.
+        tokenize: counts a chat with a tokenizer at hand; None without one.
+    """
+
+    def __init__(
+        self,
+        post: Post,
+        model: str,
+        prior: Line | None = None,
+        tokenize: Callable[[Sequence[Message]], int] | None = None,
+    ) -> None:
+        self.fit = RunningFit(prior)
+        self._post, self._model, self._tokenize = post, model, tokenize
+        self._ways = [self._by_llama_cpp, self._by_vllm]
+        self._not_before, self._misses = 0.0, 0
+        self._expected: OrderedDict[str, int] = OrderedDict()
+
+    async def of(self, question: Question, chat: Sequence[Message]) -> tuple[int, bool]:
+        """Tokens of a prompt, and whether that is more than a guess."""
+        counted = await self.count(chat)
+        if counted is None:
+            return self.fit.estimate(characters(question)), self.fit.known
+        self._expected[question.question_id] = counted
+        if len(self._expected) > _REMEMBERED:
+            self._expected.popitem(last=False)
+        return counted, True
+
+    def learn(self, question: Question, tokens: int) -> None:
+        """What the server counted in the end; who counted otherwise is not asked again."""
+        expected = self._expected.pop(question.question_id, tokens)
+        self._misses = self._misses + 1 if abs(expected - tokens) > 1 else 0
+        self.fit.learn(characters(question), tokens)
+
+    async def count(self, chat: Sequence[Message], patience_s: float = _PATIENCE_S) -> int | None:
+        """Tokens of a chat by the server's template or a tokenizer; None if nobody counts."""
+        if self._misses >= _MOST_MISSES:
+            return None
+        while self._ways and time.monotonic() >= self._not_before:
+            way = self._ways[0]
+            try:
+                async with asyncio.timeout(patience_s):
+                    return await way(chat)
+            except (TimeoutError, UpstreamError) as error:
+                if isinstance(error, TimeoutError) or error.retryable:
+                    self._not_before = time.monotonic() + _PAUSE_S
+                    break
+                # Another question may have found out the same meanwhile.
+                self._ways = [other for other in self._ways if other != way]
+        return None if self._tokenize is None else self._tokenize(chat)
+
+    async def _by_llama_cpp(self, chat: Sequence[Message]) -> int:
+        rendered = await self._post("/apply-template", {"messages": list(chat)})
+        text = _entry(rendered, "prompt", str)
+        asked = {"content": text, "add_special": True, "parse_special": True}
+        return len(_entry(await self._post("/tokenize", asked), "tokens", list))
+
+    async def _by_vllm(self, chat: Sequence[Message]) -> int:
+        asked = {"model": self._model, "messages": list(chat), "add_generation_prompt": True}
+        return int(_entry(await self._post("/tokenize", asked), "count", int))
+
+
+def _entry(found: Any, name: str, kind: type) -> Any:
+    value = found.get(name) if isinstance(found, dict) else None
+    if not isinstance(value, kind):
+        raise UpstreamError("bad_type", retryable=False)
+    return value

@@ -1,0 +1,169 @@
+"""When to ask an upstream server again, when to wait, and when to leave it alone."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+
+from controller.errors import BackendError, ConfigError
+from controller.process.cost import Usage
+
+MAX_RETRY_AFTER_S = 30.0
+"""Servers that want longer pauses are not asked again."""
+
+
+class UpstreamError(BackendError):
+    """One try at an upstream server failed.
+
+    Attributes:
+        kind: what went wrong, one word; safe to show to anyone.
+        retryable: whether the same request may go through later.
+        blames_server: whether it speaks against the server, not against the request.
+        retry_after_s: pause that the server asked for; None if it did not.
+        wasted: what the try consumed all the same, as far as is known.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        *,
+        retryable: bool = True,
+        blames_server: bool = True,
+        retry_after_s: float | None = None,
+        wasted: Usage | None = None,
+    ) -> None:
+        super().__init__(kind)
+        self.kind, self.retryable, self.blames_server = kind, retryable, blames_server
+        self.retry_after_s, self.wasted = retry_after_s, wasted or Usage()
+
+
+class BreakerState(StrEnum):
+    """What a circuit breaker lets through."""
+
+    CLOSED = "closed"
+    HALF_OPEN = "half_open"
+    OPEN = "open"
+
+
+class CircuitBreaker:
+    """Leaves a server alone that fails again and again, and tries it once in a while.
+
+    Args:
+        failures: in a row, that open it.
+        cooldown_s: from opening until one request may probe.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        failures: int = 5,
+        cooldown_s: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if failures < 1 or cooldown_s <= 0:
+            raise ConfigError(
+                f"breaker: expected at least 1 failure and a positive cool-down, found "
+                f"{failures} and {cooldown_s}"
+            )
+        self.failures, self.cooldown_s, self._clock = failures, cooldown_s, clock
+        self._in_a_row, self._opened_at, self._probing_since = 0, 0.0, -float("inf")
+
+    @property
+    def state(self) -> BreakerState:
+        """What it lets through now."""
+        if self._in_a_row < self.failures:
+            return BreakerState.CLOSED
+        cooled = self._clock() - self._opened_at >= self.cooldown_s
+        return BreakerState.HALF_OPEN if cooled else BreakerState.OPEN
+
+    @property
+    def allows(self) -> bool:
+        """Whether a request may go out; of a half-open breaker's, one per cool-down."""
+        state = self.state
+        waited = self._clock() - self._probing_since >= self.cooldown_s
+        return state is BreakerState.CLOSED or (state is BreakerState.HALF_OPEN and waited)
+
+    def sent(self) -> None:
+        """A request goes out."""
+        if self.state is BreakerState.HALF_OPEN:
+            self._probing_since = self._clock()
+
+    def succeeded(self) -> None:
+        """A request was answered."""
+        self._in_a_row, self._probing_since = 0, -float("inf")
+
+    def failed(self) -> None:
+        """A request failed, and the server is to blame."""
+        self._in_a_row += 1
+        if self._in_a_row >= self.failures:
+            self._opened_at = self._clock()
+
+
+@dataclass
+class RetryBudget:
+    """Retries as a share of requests, so that they cannot multiply an overload.
+
+    Attributes:
+        share: retries earned per request.
+        most: that can be saved up.
+        saved: what is there to spend.
+    """
+
+    share: float = 0.2
+    most: float = 10.0
+    saved: float = 10.0
+
+    def earn(self) -> None:
+        """A first try goes out."""
+        self.saved = min(self.most, self.saved + self.share)
+
+    def spend(self) -> bool:
+        """Take one retry, if there is one."""
+        if self.saved < 1:
+            return False
+        self.saved -= 1
+        return True
+
+
+def pause_s(retry: int, wanted_s: float | None, rng: random.Random, base_s: float = 0.1) -> float:
+    """Pause before retry number `retry`, from 0: what the server wants, or exponential.
+
+    Source: "full jitter", Brooker 2015, Exponential Backoff And Jitter (AWS).
+    """
+    if wanted_s is not None:
+        return wanted_s + rng.uniform(0, base_s)
+    return rng.uniform(0, min(base_s * 2**retry, 5.0))
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Pause that a response asks for, in seconds; None if it asks for none that makes sense.
+
+    A date is compared with the response's own `Date`, so that it does not matter how far the
+    server's clock is from ours.
+
+    >>> retry_after_s({"retry-after": "2"})
+    2.0
+    """
+    value = headers.get("retry-after", "").strip()
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        until, now = _date(value), _date(headers.get("date", ""))
+        if until is None or now is None:
+            return None
+        seconds = (until - now).total_seconds()
+    return seconds if 0 <= seconds < float("inf") else None
+
+
+def _date(value: str) -> datetime | None:
+    try:
+        return parsedate_to_datetime(value)
+    except ValueError:
+        return None

@@ -1,0 +1,152 @@
+"""What a model is asked, as chat messages, for every backend that renders prompts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from controller.backends.base import Request
+from controller.errors import BackendError, ConfigError
+from controller.process.actions import ActionKind
+from controller.process.types import Question
+
+REVISER, VERIFIER = "reviser", "verifier"
+"""Adapters of the small model by what they are asked for."""
+
+REVISE_PROMPT = "Check the attempt above and write a better one."
+
+PLACE = "{question}"
+"""Where a prompt has the question."""
+
+ROLES = ("system", "user", "assistant")
+
+_LONGEST_PATH = 1024
+
+Message = dict[str, str]
+"""One turn of a chat: `role` (system, user or assistant) and `content`."""
+
+
+def messages(request: Request, prompt: Sequence[Message] = ()) -> list[Message]:
+    """The chat that asks for an attempt.
+
+    System messages come first, then examples, earlier turns of the conversation and the question.
+
+    Args:
+        request: a REVISE shows the model its question, the parent's text and `REVISE_PROMPT`;
+            anything else shows it the question.
+        prompt: `ModelSpec.prompt`: `{question}` stands where the question goes; without it the
+            bare question follows.
+
+    Raises:
+        BackendError: a REVISE without a parent, or whose parent has no text.
+    """
+    question = _rendered(request.question, prompt)
+    if request.action is not ActionKind.REVISE:
+        return question
+    if request.parent is None or request.parent.text is None:
+        found = "no parent" if request.parent is None else f"{request.parent.attempt_id} without it"
+        raise BackendError(f"REVISE: expected a parent attempt with its text, found {found}")
+    return [*question, *_revision(request.parent.text)]
+
+
+def _rendered(question: Question, prompt: Sequence[Message]) -> list[Message]:
+    asks = [PLACE in message["content"] for message in prompt]
+    first = asks.index(True) if any(asks) else len(prompt)
+    filled = [{**m, "content": m["content"].replace(PLACE, question.text)} for m in prompt]
+    asking = filled[first:] or [{"role": "user", "content": question.text}]
+    turns = [*filled[:first], *question.history, *asking]
+    # Many chat templates take system messages nowhere else.
+    return sorted(turns, key=lambda message: message["role"] != "system")
+
+
+def read_prompt(given: str) -> tuple[Message, ...]:
+    r"""The prompt that `--prompt` names.
+
+    Args:
+        given: a file, or the text itself: a JSON list of messages, or else plain text, which is
+            the user's message if `{question}` is in it and the system's if not.
+
+    Raises:
+        ConfigError: nothing is there, or a message has another form.
+
+    >>> read_prompt("{question}\nThink step by step.")
+    ({'role': 'user', 'content': '{question}\nThink step by step.'},)
+    """
+    text, where = given, "prompt"
+    if _is_file(given):
+        text, where = Path(given).read_text(encoding="utf-8"), given
+    if not text.strip():
+        raise ConfigError(f"{where}: expected a prompt, found nothing")
+    if not text.lstrip().startswith("["):
+        return ({"role": "user" if PLACE in text else "system", "content": text.strip()},)
+    try:
+        chat = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{where}: expected a JSON list of messages: {error}") from None
+    if not chat or not all(_is_message(entry) for entry in chat):
+        raise ConfigError(
+            f"{where}: expected messages such as {{'role': 'user', 'content': '{PLACE}'}} with "
+            f"roles of {', '.join(ROLES)}, found {text.strip()[:80]!r}"
+        )
+    placed = [message["role"] for message in chat if PLACE in message["content"]]
+    if placed and "user" not in placed:
+        raise ConfigError(f"{where}: expected {PLACE} in a user's message, found it in {placed}")
+    return tuple(chat)
+
+
+def read_prompts(given: Sequence[str], names: Sequence[str]) -> dict[str, tuple[Message, ...]]:
+    """Prompts by model, from `[NAME=]FILE|TEXT` each; one without a name is for all others.
+
+    Raises:
+        ConfigError: two for one model, a name that no model has, or see `read_prompt`.
+    """
+    found: dict[str, tuple[Message, ...]] = {}
+    for text in given:
+        name, equals, rest = text.partition("=")
+        if equals and name not in names and _is_file(rest):
+            raise ConfigError(f"prompt: expected one of {list(names)} before '=', found {name!r}")
+        key, text = (name, rest) if equals and name in names else ("", text)
+        if key in found:
+            raise ConfigError(f"prompt: expected one for {key or 'all models'}, found two")
+        found[key] = read_prompt(text)
+    return {name: found.get(name, found.get("", ())) for name in names if {name, ""} & found.keys()}
+
+
+def _is_file(text: str) -> bool:
+    return len(text) < _LONGEST_PATH and "\n" not in text and Path(text).is_file()
+
+
+def _is_message(entry: object) -> bool:
+    return (
+        isinstance(entry, dict)
+        and entry.keys() == {"role", "content"}
+        and entry["role"] in ROLES
+        and isinstance(entry["content"], str)
+    )
+
+
+def revision_messages(question: str, attempt: str) -> list[Message]:
+    """The chat that asks for a better attempt."""
+    return [{"role": "user", "content": question}, *_revision(attempt)]
+
+
+def _revision(attempt: str) -> list[Message]:
+    return [
+        {"role": "assistant", "content": attempt},
+        {"role": "user", "content": REVISE_PROMPT},
+    ]
+
+
+def judged_messages(question: str, attempt: str) -> list[Message]:
+    """The chat that a verifier judges."""
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": attempt}]
+
+
+def plain_text(chat: Sequence[Message]) -> str:
+    r"""The same chat for models without a chat template: its turns, separated by blank lines.
+
+    >>> plain_text([{"role": "user", "content": "1+1?"}])
+    '1+1?\n\n'
+    """
+    return "".join(f"{message['content']}\n\n" for message in chat)

@@ -1,0 +1,131 @@
+"""Who chooses: the trained policy or a rule, behind one protocol."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from controller.core import Choice, Episode, Underway
+from controller.errors import ConfigError
+from controller.granularity import granularity_of
+from controller.policy.network import Policy, PolicyNetwork
+from controller.process.observation import OBSERVATION_NAMES
+
+Layers = list[tuple[NDArray[np.float32], NDArray[np.float32]]]
+
+
+class PolicyDecider:
+    """A trained policy at batch 1, in NumPy: torch takes four times as long for so little.
+
+    Args:
+        policy: the trained network.
+        exploration: share of decisions that are drawn from the policy's distribution; the
+            others are its most likely action.
+        seed: of what is drawn.
+    """
+
+    def __init__(self, policy: PolicyNetwork, *, exploration: float = 0.0, seed: int = 0) -> None:
+        if not 0 <= exploration <= 1:
+            raise ConfigError(f"exploration: expected 0 to 1, found {exploration}")
+        self._layers = _layers(policy)
+        self.exploration, self._rng = exploration, np.random.default_rng(seed)
+        self.digest = policy_digest(policy)
+
+    def judge(
+        self, observation: NDArray[np.float32], mask: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.float32], float]:
+        """Probabilities of all actions, (A,), and the expected return.
+
+        Args:
+            observation: (1, D).
+            mask: (1, A).
+        """
+        values = observation
+        for weight, bias in self._layers[:-1]:
+            values = np.tanh(values @ weight + bias)
+        weight, bias = self._layers[-1]
+        logits, (value, *_) = (values @ weight + bias)[:, 0]
+        logits = np.where(mask[0], logits, -np.inf)
+        odds = np.exp(logits - logits.max())
+        return odds / odds.sum(), float(value)
+
+    def choose(self, episode: Underway, mask: NDArray[np.bool_]) -> Choice:
+        """See `Decider.choose`."""
+        observation = episode.observation()
+        probabilities, value = self.judge(observation, mask)
+        likeliest = position = int(probabilities.argmax())
+        if self.exploration and self._rng.random() < self.exploration:
+            position = int(
+                self._rng.choice(len(probabilities), p=probabilities / probabilities.sum())
+            )
+        propensity = self.exploration * float(probabilities[position])
+        propensity += (1 - self.exploration) * (position == likeliest)
+        actions, features = episode.config.actions, granularity_of(episode.config).features
+        return Choice(
+            action=actions[position],
+            probabilities=dict(zip(actions.names, probabilities.tolist(), strict=True)),
+            value=value,
+            observation=dict(zip(features, observation[0].tolist(), strict=True)),
+            leader=episode.answer,
+            cost=episode.cost,
+            propensity=propensity,
+        )
+
+
+class RuleDecider:
+    """A rule decides; the policy's view of the same situation is kept beside its choice.
+
+    Args:
+        rule: any batch policy, as in `controller.policy.network.rules`.
+        name: shown as `decided_by`.
+        beside: tells probabilities and value.
+    """
+
+    def __init__(self, rule: Policy, name: str, beside: PolicyDecider) -> None:
+        self.rule, self.name, self.beside = rule, name, beside
+
+    def choose(self, episode: Episode, mask: NDArray[np.bool_]) -> Choice:
+        """See `Decider.choose`."""
+        position = int(self.rule.act(episode.state, mask)[0])
+        return replace(
+            self.beside.choose(episode, mask),
+            action=episode.config.actions[position],
+            propensity=1.0,
+            decided_by=self.name,
+        )
+
+
+def policy_digest(policy: PolicyNetwork) -> str:
+    """SHA-256 over parameter names and bytes, shortened, in hex."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(policy.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _layers(policy: PolicyNetwork) -> Layers:
+    """Weights, (2, inputs, outputs), and biases of actor and critic, side by side.
+
+    Of what the policy ignores there are none, and the critic's missing outputs are 0.
+    """
+    ignored = [OBSERVATION_NAMES.index(name) for name in policy.config.ignored_features]
+    networks = [
+        [module for module in network if isinstance(module, nn.Linear)]
+        for network in (policy.actor, policy.critic)
+    ]
+    layers = []
+    for actor, critic in zip(*networks, strict=True):
+        weight = torch.zeros(2, actor.in_features, actor.out_features)
+        bias = torch.zeros(2, 1, actor.out_features)
+        for side, layer in enumerate((actor, critic)):
+            weight[side, :, : layer.out_features] = layer.weight.detach().T
+            bias[side, :, : layer.out_features] = layer.bias.detach()
+        layers.append((weight.numpy(), bias.numpy()))
+    layers[0][0][:, ignored] = 0.0
+    return layers

@@ -1,0 +1,1 @@
+"""What an episode is: actions, features, state and cost, as arrays, without input or output."""

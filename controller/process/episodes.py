@@ -1,0 +1,557 @@
+"""State of many episodes at once, as a structure of arrays.
+
+The scalar environment, the vector environment and the deployed controller all keep
+their state here, with N = 1 or N in the thousands, so that they cannot disagree.
+Everything that depends on the history is updated attempt by attempt, never summed
+afresh, which keeps the floats equal bit for bit whatever N is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.errors import ConfigError
+from controller.process.actions import PRICED, ActionSet, Bill, Stock
+from controller.process.cost import CostModel
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Rows = Ints | slice
+
+NO_ANSWER = -1
+
+LEAST_LOGPROB = -30.0
+"""Lower log-probabilities, minus infinity among them, are read as this."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeConfig:
+    """The decision process that a controller is trained for and deployed in.
+
+    Attributes:
+        sample_widths: widths of the SAMPLE actions.
+        cost: ledger; one weight per rung.
+        vote_weights: votes that one answer of each rung counts for, whole numbers.
+        mean_completion_tokens: expected length of an attempt per rung, for the
+            expected cost of an action.
+        max_completion_tokens: longest attempt per rung, for hard budgets.
+        cost_unit: cost that one typical small attempt has; makes prices comparable
+            across models.
+        max_samples: SAMPLE attempts per episode.
+        max_revisions: REVISE attempts per episode.
+        max_escalations: attempts per rung above the small model.
+        revision_overhead: most tokens of a REVISE prompt beside question and parent.
+        reads_prompt: whether the policy looks at the small model's prompt state, which
+            charges the small model's prefill at the start of every episode.
+        verifies: whether there is a verifier, and with it the action VERIFY.
+        reads_logprobs: whether log-probabilities of attempts were known in training; if not,
+            those of a deployment are left unread.
+        reads_cuts: the same for attempts that were cut at their longest.
+    """
+
+    cost: CostModel
+    vote_weights: tuple[int, ...]
+    mean_completion_tokens: tuple[float, ...]
+    max_completion_tokens: tuple[int, ...]
+    cost_unit: float
+    sample_widths: tuple[int, ...] = (1,)
+    max_samples: int = 16
+    max_revisions: int = 4
+    max_escalations: int = 2
+    revision_overhead: int = 0
+    reads_prompt: bool = False
+    verifies: bool = False
+    reads_logprobs: bool = True
+    reads_cuts: bool = False
+
+    def __post_init__(self) -> None:
+        rungs = len(self.cost.weights)
+        for name in ("vote_weights", "mean_completion_tokens", "max_completion_tokens"):
+            values = getattr(self, name)
+            if len(values) != rungs or min(values) <= 0:
+                raise ConfigError(
+                    f"{name}: expected {rungs} positive numbers, one per rung, found {values}"
+                )
+        if self.cost_unit <= 0:
+            raise ConfigError(f"cost_unit: expected a positive number, found {self.cost_unit}")
+        if self.max_samples < 1 or self.max_revisions < 0 or self.max_escalations < 0:
+            raise ConfigError(
+                "max_samples: expected at least 1, and max_revisions and max_escalations at "
+                f"least 0, found {self.max_samples}, {self.max_revisions}, {self.max_escalations}"
+            )
+        ActionSet.build(self.sample_widths, self.verifies)
+
+    @cached_property
+    def actions(self) -> ActionSet:
+        """The action set, in the order of a policy's outputs."""
+        return ActionSet.build(self.sample_widths, self.verifies)
+
+    @property
+    def num_rungs(self) -> int:
+        """Rungs of the ladder, the small model's included."""
+        return len(self.cost.weights)
+
+    @property
+    def max_attempts(self) -> int:
+        """Attempts that one episode can hold."""
+        return self.max_samples + self.max_revisions + self.max_escalations * (self.num_rungs - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptColumns:
+    """Attempts of several episodes, one each, as columns of length n.
+
+    Attributes:
+        rung: model that made it.
+        answer: answer id, from 0; -1 when none could be read.
+        prompt_tokens: length of the prompt; for REVISE that includes the parent.
+        completion_tokens: tokens written.
+        mean_logprob: nats; NaN when unknown.
+        min_logprob: nats; NaN when unknown.
+        cut: whether it was cut at its longest.
+        scoreable: whether a verifier could judge it.
+        first_child: where its recorded revisions begin; unused live.
+        num_children: how many revisions of it can be had.
+    """
+
+    rung: Ints
+    answer: Ints
+    prompt_tokens: Ints
+    completion_tokens: Ints
+    mean_logprob: Floats
+    min_logprob: Floats
+    cut: Bools
+    scoreable: Bools
+    first_child: Ints
+    num_children: Ints
+
+
+VOTES, SMALL_VOTES, LARGE_VOTES, WEIGHT, LOGPROB, LOGPROB_COUNT, SCORE, SCORES = range(8)
+"""Columns of `Episodes.answers`."""
+
+_ZERO_AT_START = (
+    "counts",
+    "revisions",
+    "rung",
+    "top",
+    "second",
+    "total",
+    "small_total",
+    "distinct",
+    "count_log_count",
+    "num_attempts",
+    "unanswered",
+    "cuts",
+    "last_cut",
+    "last_agrees",
+    "logprob_sum",
+    "logprobs",
+    "score_sum",
+    "scores",
+    "small_tokens",
+    "unverified",
+    "unverified_tokens",
+    "prefilled",
+    "spent",
+    "tokens",
+    "rounds",
+    "streak",
+)
+
+_MAX_WEIGHT = 1024
+_COUNT_LOG_COUNT = np.array([0.0] + [c * np.log(c) for c in range(1, _MAX_WEIGHT)])
+
+
+def score_weight(score: Floats) -> Floats:
+    """Votes that an attempt counts for once a verifier has scored it; 1 without, as at 1/2."""
+    return (2 * score) ** 2
+
+
+class Episodes:
+    """N episodes in lockstep.
+
+    Args:
+        config: the decision process.
+        num_episodes: N.
+        num_answers: distinct answers that one episode can hold.
+
+    Attributes (arrays over N unless a shape is given):
+        price: accuracy per unit cost.
+        round_price: accuracy per serial round.
+        budget: hard cap on cost; inf when there is none.
+        spent: cost so far.
+        tokens: tokens processed so far, all models.
+        rounds: serial rounds so far.
+        counts: attempts per rung, revisions apart, (N, R).
+        limits: attempts per rung that can be had, (N, R).
+        revisions: REVISE attempts.
+        rung: highest rung used.
+        answers: what is known of each answer, (N, K, 8); the next ones are views of it.
+        votes: weighted votes per answer, (N, K).
+        small_votes, large_votes: attempts that gave it, per answer, (N, K).
+        weight: votes after verification, (N, K).
+        answer_logprob, answer_logprobs: sum and count of mean log-probabilities, (N, K).
+        answer_score, answer_scores: sum and count of verifier scores, (N, K).
+        leader: answer of most weight; -1 before the first answer.
+        top, second: weight of the leader and of its closest rival.
+        total: votes cast.
+        distinct: answers seen.
+        seen: which, in the order of their first attempts, (N, attempts); as many count as
+            there are distinct ones.
+        streak: how many of the latest attempts gave one and the same answer.
+        unverified: attempts that a verifier could judge and has not.
+        prompt_counted: whether the length of the small model's prompt is known.
+        cuts: attempts that were cut at their longest; last_cut: whether the latest was.
+    """
+
+    def __init__(self, config: EpisodeConfig, num_episodes: int, num_answers: int) -> None:
+        self.config, self.num_episodes, self.num_answers = config, num_episodes, num_answers
+        if config.max_attempts * max(config.vote_weights) >= _MAX_WEIGHT:
+            raise ConfigError(
+                f"vote_weights: expected less than {_MAX_WEIGHT} votes per episode, found "
+                f"{config.max_attempts} attempts with up to {max(config.vote_weights)} each"
+            )
+        self._read_config(config)
+        n, k, r = num_episodes, num_answers, config.num_rungs
+        self._rows = np.arange(n)
+        self.price, self.round_price = np.zeros(n), np.zeros(n)
+        self.budget = np.full(n, np.inf)
+        self.spent, self.tokens = np.zeros(n), np.zeros(n)
+        self.rounds = np.zeros(n, np.int64)
+        self.prompt_tokens = np.zeros((n, r), np.int64)
+        self.prompt_counted = np.ones(n, bool)
+        self.cuts, self.last_cut = np.zeros(n, np.int64), np.zeros(n, bool)
+        self.difficulty = np.full((n, r), np.nan)
+        self.prefilled = np.zeros((n, r), bool)
+        self.counts, self.limits = np.zeros((n, r), np.int64), np.zeros((n, r), np.int64)
+        self.revisions, self.rung = np.zeros(n, np.int64), np.zeros(n, np.int64)
+        self._make_answers(k, n)
+        self.seen = np.zeros((config.max_attempts, n), np.int64).T
+        self.next_child = np.zeros((k, n), np.int64).T
+        self.children_left = np.zeros((k, n), np.int64).T
+        self.leader = np.full(n, NO_ANSWER)
+        self.top, self.second, self.total = np.zeros(n), np.zeros(n), np.zeros(n)
+        self.small_total, self.distinct = np.zeros(n), np.zeros(n, np.int64)
+        self.count_log_count = np.zeros(n)
+        self.num_attempts, self.unanswered = np.zeros(n, np.int64), np.zeros(n, np.int64)
+        self.last_agrees = np.zeros(n, bool)
+        self.last_answer, self.streak = np.full(n, NO_ANSWER), np.zeros(n, np.int64)
+        self.last_logprob, self.last_min_logprob = np.full(n, np.nan), np.full(n, np.nan)
+        self.unverified, self.unverified_tokens = np.zeros(n, np.int64), np.zeros(n, np.int64)
+        self.logprob_sum, self.logprobs = np.zeros(n), np.zeros(n, np.int64)
+        self.score_sum, self.scores = np.zeros(n), np.zeros(n, np.int64)
+        self.small_tokens = np.zeros(n, np.int64)
+
+    def _read_config(self, config: EpisodeConfig) -> None:
+        self._kinds = np.array([a.kind.place for a in config.actions])
+        self._widths = np.array([a.width for a in config.actions])
+        self._choices = [(action.kind.spec, action.width) for action in config.actions]
+        self._token_cost = np.array(config.cost.weights)
+        self._vote_weight = np.array(config.vote_weights)
+        self._completion = np.array(config.mean_completion_tokens)
+        self._worst_completion = np.array(config.max_completion_tokens)
+
+    def _make_answers(self, k: int, n: int) -> None:
+        # What is known of an answer fills one cache line: it is read, written and reset together.
+        # First answers lie side by side in memory: most episodes see few.
+        self._lines = np.zeros((k * n, 8))
+        self.answers = self._lines.reshape(k, n, 8).swapaxes(0, 1)
+        columns = self.answers.transpose(2, 0, 1)
+        self.votes, self.weight = columns[VOTES], columns[WEIGHT]
+        self.small_votes, self.large_votes = columns[SMALL_VOTES], columns[LARGE_VOTES]
+        self.answer_logprob, self.answer_logprobs = columns[LOGPROB], columns[LOGPROB_COUNT]
+        self.answer_score, self.answer_scores = columns[SCORE], columns[SCORES]
+
+    def reset(
+        self,
+        rows: Ints,
+        *,
+        price: Floats,
+        budget: Floats,
+        prompt_tokens: Ints,
+        limits: Ints,
+        difficulty: Floats,
+        round_price: Floats | float = 0.0,
+        prompt_counted: Bools | bool = True,
+    ) -> None:
+        """Begin new episodes in `rows`, (n,).
+
+        Args:
+            rows: which episodes.
+            price: (n,) accuracy per unit cost.
+            budget: (n,) hard cap on cost; inf for none.
+            prompt_tokens: (n, R).
+            limits: (n, R) attempts that can be had per rung.
+            difficulty: (n, R) log-odds that a rung's attempt is right; NaN if unknown.
+            round_price: (n,) accuracy per serial round.
+            prompt_counted: (n,) whether the small model's prompt tokens are more than a guess.
+        """
+        if self.distinct[rows].any():
+            answers, known = self._seen(rows)
+            used = np.broadcast_to(rows[:, None], answers.shape)[known], answers[known]
+            self._note(*used, np.zeros((1, 8)))
+            self.children_left[used] = 0
+        for name in _ZERO_AT_START:
+            getattr(self, name)[rows] = 0
+        for unknown in (self.last_logprob, self.last_min_logprob):
+            unknown[rows] = np.nan
+        self.leader[rows] = NO_ANSWER
+        self.last_answer[rows] = NO_ANSWER
+        self.price[rows], self.budget[rows] = price, budget
+        self.round_price[rows] = round_price
+        self.prompt_tokens[rows], self.difficulty[rows] = prompt_tokens, difficulty
+        self.prompt_counted[rows] = prompt_counted
+        caps = [self.config.max_samples] + [self.config.max_escalations] * (
+            self.config.num_rungs - 1
+        )
+        self.limits[rows] = np.minimum(limits, caps)
+        if self.config.reads_prompt:
+            self._read_prompts(rows)
+
+    def _read_prompts(self, rows: Ints) -> None:
+        """Charge `rows` for reading their prompts; where the budget is below it, none is read."""
+        reading = self.reading_cost(self.prompt_tokens[rows, 0]) <= self.budget[rows]
+        self.difficulty[rows[~reading]] = np.nan
+        rows = rows[reading]
+        self.prefilled[rows, 0] = True
+        self.spent[rows] = self.reading_cost(self.prompt_tokens[rows, 0])
+        self.tokens[rows] = self.prompt_tokens[rows, 0]
+
+    def reading_cost(self, prompt_tokens: Ints) -> Floats:
+        """Cost of the small model's prefill; where the budget is below it, it is left out."""
+        return np.asarray(self._token_cost[0] * prompt_tokens)
+
+    def kind(self, actions: Ints) -> Ints:
+        """Position of each action's kind in the table of actions, (n,)."""
+        return self._kinds[actions]
+
+    def width(self, actions: Ints) -> Ints:
+        """Attempts that each action makes, (n,)."""
+        return self._widths[actions]
+
+    @property
+    def fresh(self) -> Bools:
+        """Whether no attempt has been made yet, (N,)."""
+        return np.asarray(self.num_attempts == 0)
+
+    @property
+    def next_rung(self) -> Ints:
+        """Rung that ESCALATE would climb to, (N,)."""
+        return np.minimum(self.rung + 1, self.config.num_rungs - 1)
+
+    def record(self, rows: Ints, revised: Bools, attempts: AttemptColumns) -> None:
+        """Add one attempt to each of `rows`, (n,); `revised` tells which ones revise."""
+        rung = attempts.rung
+        self._count_prompts(rows, ~revised & (rung == 0), attempts.prompt_tokens)
+        self._charge(rows, revised, attempts)
+        self.revisions[rows] += revised
+        self.counts[rows, rung] += ~revised
+        self.rung[rows] = np.maximum(self.rung[rows], rung)
+        self.num_attempts[rows] += 1
+        self.small_tokens[rows] += attempts.completion_tokens * (rung == 0)
+        self.last_logprob[rows] = attempts.mean_logprob
+        self.last_min_logprob[rows] = attempts.min_logprob
+        self.last_cut[rows] = attempts.cut
+        self.cuts[rows] += attempts.cut
+        self.unverified[rows] += attempts.scoreable
+        tokens = self.prompt_tokens[rows, 0] + attempts.completion_tokens
+        self.unverified_tokens[rows] += tokens * attempts.scoreable
+        unknown = np.isnan(attempts.mean_logprob)
+        self.logprob_sum[rows] += np.where(unknown, 0.0, attempts.mean_logprob)
+        self.logprobs[rows] += ~unknown
+        answered = attempts.answer >= 0
+        self.unanswered[rows] += ~answered
+        self.last_agrees[rows] = attempts.answer == self.leader[rows]
+        repeats = answered & (attempts.answer == self.last_answer[rows])
+        self.streak[rows] = np.where(repeats, self.streak[rows], 0) + answered
+        self.last_answer[rows] = attempts.answer
+        if not answered.all():
+            self.last_agrees[rows[~answered]] = False
+            attempts = AttemptColumns(
+                **{name: column[answered] for name, column in vars(attempts).items()}
+            )
+            rows = rows[answered]
+        self._vote(rows, attempts)
+
+    def _count_prompts(self, rows: Ints, small: Bools, prompt_tokens: Ints) -> None:
+        """Learn the length of a prompt that was not known from the first attempt at it."""
+        learned = small & ~self.prompt_counted[rows]
+        if learned.any():
+            self.prompt_tokens[rows[learned], 0] = prompt_tokens[learned]
+            self.prompt_counted[rows[learned]] = True
+
+    def _charge(self, rows: Ints, revised: Bools, attempts: AttemptColumns) -> None:
+        rung = attempts.rung
+        prefill = attempts.prompt_tokens * (revised | ~self.prefilled[rows, rung])
+        processed = prefill + attempts.completion_tokens
+        self.prefilled[rows, rung] |= ~revised
+        cost = np.where(revised, self.config.cost.reviser_weight, self._token_cost[rung])
+        self.charge(rows, np.asarray(cost * processed), processed)
+
+    def charge(self, rows: Ints, cost: Floats, tokens: Ints) -> None:
+        """Put cost and tokens processed on the bill of `rows`, all (n,)."""
+        self.spent[rows] += cost
+        self.tokens[rows] += tokens
+
+    def _vote(self, rows: Ints, attempts: AttemptColumns) -> None:
+        answer, rung = attempts.answer, attempts.rung
+        vote, small = self._vote_weight[rung], rung == 0
+        known = self.recall(rows, answer)  # (n, 8)
+        votes, weight = known[:, VOTES], known[:, WEIGHT]
+        small_votes, large_votes = known[:, SMALL_VOTES], known[:, LARGE_VOTES]
+        logprob, logprobs = known[:, LOGPROB], known[:, LOGPROB_COUNT]
+        before = votes.astype(np.int64)
+        votes += vote
+        small_votes += small
+        large_votes += ~small
+        weight += vote
+        unknown = np.isnan(attempts.mean_logprob)
+        logprob += np.where(unknown, 0.0, attempts.mean_logprob)
+        logprobs += ~unknown
+        self._note(rows, answer, known)
+        self.count_log_count[rows] += _COUNT_LOG_COUNT[before + vote] - _COUNT_LOG_COUNT[before]
+        new = before == 0
+        self.distinct[rows] += new
+        self.seen[rows[new], self.distinct[rows[new]] - 1] = answer[new]
+        self.total[rows] += vote
+        self.small_total[rows] += small
+        revisable = (attempts.num_children > 0) & small
+        self.next_child[rows[revisable], answer[revisable]] = attempts.first_child[revisable]
+        self.children_left[rows[revisable], answer[revisable]] = attempts.num_children[revisable]
+        self._lead(rows, answer, rung, weight)
+
+    def _lead(self, rows: Ints, answer: Ints, rung: Ints, weight: Floats) -> None:
+        """Find leaders and rivals after one answer of each of `rows` got more weight."""
+        top, second, leader = self.top[rows], self.second[rows], self.leader[rows]
+        leads = answer == leader
+        # On a tie the larger model's answer leads.
+        overtakes = ~leads & ((weight > top) | ((weight == top) & (rung > 0)))
+        self.second[rows] = np.where(
+            leads, second, np.where(overtakes, top, np.maximum(second, weight))
+        )
+        self.top[rows] = np.where(leads | overtakes, weight, top)
+        self.leader[rows] = np.where(overtakes, answer, leader)
+
+    def recall(self, rows: Ints, answer: Ints) -> Floats:
+        """What is known of one answer in each of `rows`, a copy, (n, 8)."""
+        return self._lines.take(answer * self.num_episodes + rows, axis=0)
+
+    def _note(self, rows: Ints, answer: Ints, known: Floats) -> None:
+        # NumPy copies one item of 64 bytes far quicker than eight of 8.
+        self._lines.view("V64")[answer * self.num_episodes + rows] = known.view("V64")
+
+    def score(self, rows: Ints, answer: Ints, rung: Ints, score: Floats) -> None:
+        """Take note of a verifier's scores of attempts, all (n,); a row may come up repeatedly.
+
+        Args:
+            rows: whose attempts.
+            answer: answer id of the attempt; -1 if it has none.
+            rung: model that made it.
+            score: probability that it is right.
+        """
+        np.add.at(self.score_sum, rows, score)
+        np.add.at(self.scores, rows, 1)
+        answered = answer >= 0
+        rows, answer, score = rows[answered], answer[answered], score[answered]
+        weight = self._vote_weight[rung[answered]] * (score_weight(score) - 1)
+        np.add.at(self.answer_score, (rows, answer), score)
+        np.add.at(self.answer_scores, (rows, answer), 1)
+        np.add.at(self.weight, (rows, answer), weight)
+
+    def finish_verification(self, rows: Ints) -> None:
+        """Charge `rows` for the scores of all their attempts and find the leaders anew."""
+        tokens = self.unverified_tokens[rows]
+        self.charge(rows, np.asarray(self.config.cost.verifier_weight * tokens), tokens)
+        self.unverified[rows] = self.unverified_tokens[rows] = 0
+        answered = rows[self.leader[rows] != NO_ANSWER]
+        if not len(answered):
+            return
+        answers, known = self._seen(answered)  # (n, seen)
+        at = answered[:, None], answers
+        # On a tie the larger model's answer leads, and of several the first.
+        bonus = 1e-9 * (self.large_votes[at] > 0)
+        weight = np.where(known, self.weight[at], 0.0)
+        place = np.where(known, weight + bonus, -np.inf).argmax(1)
+        first = np.arange(len(answered)), place
+        self.leader[answered] = answers[first]
+        self.top[answered] = weight[first]
+        weight[first] = 0.0
+        self.second[answered] = np.maximum(weight.max(1), 0.0)
+
+    def _seen(self, rows: Ints) -> tuple[Ints, Bools]:
+        """Answers seen in each of `rows` and which entries count, (n, most distinct) each."""
+        distinct = self.distinct[rows]
+        width = int(distinct.max(initial=0))
+        return self.seen[rows, :width], np.arange(width) < distinct[:, None]
+
+    def take_child(self, rows: Ints) -> Ints:
+        """Where the next recorded revision of each leading answer stands, (n,)."""
+        leader = self.leader[rows]
+        child = self.next_child[rows, leader]
+        self.next_child[rows, leader] += 1
+        self.children_left[rows, leader] -= 1
+        return np.asarray(child)
+
+    def finish_round(self, rows: Ints) -> None:
+        """Count one serial round in each of `rows`."""
+        self.rounds[rows] += 1
+
+    def positions(self, rows: Rows) -> Ints:
+        """The same rows as a list of integers, (n,)."""
+        return self._rows[rows]
+
+    def expected_cost(self, rows: Rows = slice(None)) -> Floats:
+        """Expected cost of each kind of action that costs something, one row for each, (P, n)."""
+        bill = self._bill(self._completion, rows)
+        return np.array([cost(bill) for cost in PRICED.values()])
+
+    def _bill(self, completion: NDArray[Any], rows: Rows) -> Bill:
+        prompt, rung = self.prompt_tokens[rows], self.next_rung[rows]
+        return Bill(
+            at=self._rows[: len(rung)],
+            rung=rung,
+            prompt=prompt,
+            cold=prompt * ~self.prefilled[rows],
+            completion=completion,
+            weights=self._token_cost,
+            ledger=self.config.cost,
+            overhead=self.config.revision_overhead,
+            unverified_tokens=self.unverified_tokens[rows],
+        )
+
+    def _stock(self, rows: Rows) -> Stock:
+        leader, rung = self.leader[rows], self.next_rung[rows]
+        children = self.children_left[self.positions(rows), np.maximum(leader, 0)]
+        few = self.revisions[rows] < self.config.max_revisions
+        return Stock(
+            at=self._rows[: len(rung)],
+            rung=rung,
+            left=self.limits[rows] - self.counts[rows],
+            revisable=(leader >= 0) & few & (children > 0),
+            unverified=self.unverified[rows],
+        )
+
+    def mask(self, rows: Rows = slice(None)) -> Bools:
+        """Allowed actions, (n, A), in `rows` or everywhere; STOP always is."""
+        stock = self._stock(rows)
+        allowed = np.array([spec.legal(stock, width) for spec, width in self._choices])  # (A, n)
+        left = self.budget[rows] - self.spent[rows]
+        if np.isinf(left).all():
+            return allowed.T
+        completion = self._worst_completion
+        bill = self._bill(completion, rows)
+        worst = np.array(
+            [
+                np.full_like(left, -np.inf)
+                if spec.cost is None
+                else spec.cost(bill) + (width - 1) * completion[0]
+                for spec, width in self._choices
+            ]
+        )
+        return (allowed & (worst <= left)).T

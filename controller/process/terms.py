@@ -1,0 +1,66 @@
+"""What an answer may cost: one value from whoever asks to the observation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+from controller.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What an asker wants of an answer.
+
+    Attributes:
+        price: accuracy per unit cost, the unit being one small-model token; the controller's
+            own when None.
+        round_price: accuracy per serial round of generation; 0 if waiting is free.
+        budget: hard cap on cost; None for no cap.
+        accuracy: instead of a price: share of questions to be answered right.
+        confidence: probability with which `accuracy` is kept; see
+            `Calibration.price_for_accuracy`.
+        mean_cost: instead of a price: small-model tokens per question on average.
+        deadline_s: seconds until there must be an answer, of a service; None for its own.
+
+    Raises:
+        ConfigError: a number is out of range, or several of price, accuracy and mean cost.
+    """
+
+    price: float | None = None
+    round_price: float = 0.0
+    budget: float | None = None
+    accuracy: float | None = None
+    confidence: float = 0.9
+    mean_cost: float | None = None
+    deadline_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.price is not None and not 0 < self.price < float("inf"):
+            raise ConfigError(f"price: expected a positive number, found {self.price}")
+        if not 0 <= self.round_price < float("inf"):
+            raise ConfigError(f"round_price: expected 0 or more, found {self.round_price}")
+        if self.budget is not None and not self.budget >= 0:
+            raise ConfigError(f"budget: expected 0 or more, found {self.budget}")
+        if sum(x is not None for x in (self.price, self.accuracy, self.mean_cost)) > 1:
+            raise ConfigError("price, accuracy, mean_cost: expected at most one of them")
+
+    @property
+    def says_price(self) -> bool:
+        """Whether it says what compute is worth, one way or another."""
+        return any(x is not None for x in (self.price, self.accuracy, self.mean_cost))
+
+    def at(self, price: float) -> Self:
+        """The same at a price."""
+        return replace(self, price=price, accuracy=None, mean_cost=None)
+
+    @property
+    def known_price(self) -> float:
+        """The price.
+
+        Raises:
+            ConfigError: it has yet to be found; see `controller.policy.pricing.Pricing`.
+        """
+        if self.price is None:
+            raise ConfigError("price: expected one, found none here and none in the controller")
+        return self.price

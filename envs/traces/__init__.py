@@ -1,0 +1,1 @@
+"""Trace sets: recorded attempts, their table, and readers of other tools' logs."""

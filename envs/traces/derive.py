@@ -1,0 +1,152 @@
+"""Settings of the decision process that follow from the train split of a trace set."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from controller.process.actions import ActionKind
+from controller.process.cost import CostModel
+from controller.process.episodes import EpisodeConfig
+from controller.process.types import ModelSpec
+from envs.random import Streams
+from envs.replay import Replay
+from envs.traces.table import TraceTable
+
+ASSUMED_TOKEN_COST = 20.0
+"""Small-model tokens that a token of a large model of unknown size is taken to cost."""
+
+MAX_REVISIONS = 4
+MAX_ESCALATIONS = 2
+
+_ENOUGH_QUESTIONS = 20_000
+"""To fit vote weights on; more only take longer."""
+
+_VOTE_WEIGHTS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
+
+
+def cost_model(
+    models: Sequence[ModelSpec], token_costs: Mapping[str, float] | None = None
+) -> CostModel:
+    """Ledger of a ladder; models of unknown size are assumed dear, with a warning."""
+    told, size = token_costs or {}, models[0].parameters
+    weights = [float(told.get(models[0].name, 1.0))]
+    for model in models[1:]:
+        known = told.get(model.name) or (size and model.parameters and model.parameters / size)
+        if not known:
+            warnings.warn(
+                f"the size of {model.name} is unknown: assuming that one of its tokens costs "
+                f"{ASSUMED_TOKEN_COST:g} tokens of {models[0].name}; set it with "
+                f"--token-cost {model.name}=COST",
+                stacklevel=2,
+            )
+        weights.append(float(known or ASSUMED_TOKEN_COST))
+    extra = {adapter.name: adapter.parameters for adapter in models[0].adapters}
+    return CostModel(
+        weights=tuple(weights),
+        reviser_weight=1 + extra.get("reviser", 0) / (size or math.inf),
+        verifier_weight=1 + extra.get("verifier", 0) / (size or math.inf),
+    )
+
+
+def derive_config(
+    train: TraceTable,
+    models: Sequence[ModelSpec],
+    *,
+    token_costs: Mapping[str, float] | None = None,
+    sample_widths: tuple[int, ...] = (1,),
+    max_samples: int = 16,
+) -> EpisodeConfig:
+    """The decision process for a trace set.
+
+    Lengths, the cost unit (a typical first small attempt) and the vote weight of each
+    rung come from the train split alone. What the traces do not hold, a policy cannot
+    learn to use: no revisions recorded, no REVISE later.
+
+    Args:
+        train: attempts of the train split.
+        models: the ladder.
+        token_costs: relative cost per token by model name, where sizes are unknown.
+        sample_widths: widths of the SAMPLE actions.
+        max_samples: most SAMPLE attempts per episode.
+    """
+    rungs = range(len(models))
+    most = min(max_samples, int(train.stream_length[:, 0].max()))
+    means = tuple(float(train.completion_tokens[train.rung == r].mean()) for r in rungs)
+    config = EpisodeConfig(
+        cost=cost_model(models, token_costs),
+        vote_weights=(1,) * len(models),
+        mean_completion_tokens=tuple(max(mean, 1.0) for mean in means),
+        max_completion_tokens=tuple(int(m.max_new_tokens or 1) for m in models),
+        cost_unit=max(1.0, float(train.prompt_tokens[:, 0].mean()) + means[0]),
+        sample_widths=tuple(w for w in sample_widths if w == 1 or w <= most),
+        max_samples=most,
+        max_revisions=MAX_REVISIONS if train.num_children.any() else 0,
+        max_escalations=min(MAX_ESCALATIONS, int(train.stream_length[:, 1:].max(initial=0))),
+        revision_overhead=_revision_overhead(train),
+        verifies=bool((~np.isnan(train.verifier_score)).any()),
+        reads_logprobs=bool((~np.isnan(train.mean_logprob)).any()),
+        reads_cuts=bool(train.cut.any()),
+    )
+    enough = train
+    if len(train) > _ENOUGH_QUESTIONS:
+        enough = train.take(np.linspace(0, len(train) - 1, _ENOUGH_QUESTIONS).astype(np.int64))
+    for rung in rungs[1:]:
+        config = replace(config, vote_weights=_fit_weight(enough, config, rung))
+    return config
+
+
+def _revision_overhead(train: TraceTable) -> int:
+    """Most tokens of a REVISE prompt beside its question and parent."""
+    parents = np.flatnonzero(train.num_children)
+    if not len(parents):
+        return 0
+    question = np.empty(len(train.rung), np.int64)
+    held = train.stream[:, 0] >= 0  # (Q, S)
+    question[train.stream[:, 0][held]] = held.nonzero()[0]
+    fresh = parents[np.isin(parents, train.stream[:, 0])]
+    children = train.first_child[fresh]
+    extra = (
+        train.attempt_prompt_tokens[children]
+        - train.prompt_tokens[question[fresh], 0]
+        - train.completion_tokens[fresh]
+    )
+    return max(0, int(extra.max(initial=0)))
+
+
+def _fit_weight(train: TraceTable, config: EpisodeConfig, rung: int) -> tuple[int, ...]:
+    """Weight of one rung's answers that makes votes of mixed rungs most often right."""
+
+    def weights(weight: int) -> tuple[int, ...]:
+        return tuple(weight if r == rung else w for r, w in enumerate(config.vote_weights))
+
+    accuracy = [
+        _mixed_vote_accuracy(train, replace(config, vote_weights=weights(w)), rung)
+        for w in _VOTE_WEIGHTS
+    ]
+    return weights(_VOTE_WEIGHTS[int(np.argmax(accuracy))])
+
+
+def _mixed_vote_accuracy(train: TraceTable, config: EpisodeConfig, rung: int) -> float:
+    """Mean accuracy of votes over 1..max_samples small attempts and one of `rung`."""
+    n = len(train)
+    samples = config.actions.position(ActionKind.SAMPLE, min(config.sample_widths))
+    climb = config.actions.position(ActionKind.ESCALATE)
+    replay = Replay(train, replace(config, max_escalations=rung), n)
+    streams = Streams(np.arange(n, dtype=np.uint64))
+    rows = np.arange(n)
+    replay.begin(rows, rows, np.ones(n), np.full(n, np.inf))
+    for _ in range(rung):
+        replay.take(rows, np.full(n, climb), streams)
+    right = []
+    for _ in range(config.max_samples):
+        open_rows = rows[replay.episodes.counts[:, 0] < replay.episodes.limits[:, 0]]
+        if not len(open_rows):
+            break
+        replay.take(open_rows, np.full(len(open_rows), samples), streams)
+        right.append(replay.right().mean())
+    return float(np.mean(right))

@@ -1,0 +1,360 @@
+"""Trace sets: recorded attempts on disk, and as arrays for replay.
+
+A trace set is a directory with `questions.parquet`, `attempts.parquet` and
+`trace.json`. See docs/traces.md for the columns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pyarrow.fs import LocalFileSystem
+
+from controller.errors import ConfigError, TraceFormatError
+from controller.process.types import AdapterSpec, ModelSpec
+
+TRACE_VERSION = 1
+
+MANIFEST = "trace.json"
+
+ROW_GROUP = 65_536
+"""Rows that are in memory at a time: of a merged table's row groups, and when scanning."""
+
+_BLOCK = 2**24
+
+QUESTION_SCHEMA = pa.schema(
+    [
+        ("question_id", pa.string()),
+        ("dataset", pa.string()),
+        ("level", pa.int32()),
+        ("question", pa.string()),
+        ("reference", pa.string()),
+        ("split", pa.string()),
+        ("prompt_hidden", pa.list_(pa.float32())),
+    ]
+)
+ATTEMPT_SCHEMA = pa.schema(
+    [
+        ("question_id", pa.string()),
+        ("attempt_id", pa.string()),
+        ("parent_id", pa.string()),
+        ("model", pa.string()),
+        ("tier", pa.string()),
+        ("action", pa.string()),
+        ("index", pa.int32()),
+        ("answer", pa.string()),
+        ("correct", pa.bool_()),
+        ("prompt_tokens", pa.int32()),
+        ("completion_tokens", pa.int32()),
+        ("cached_tokens", pa.int32()),
+        ("finish_reason", pa.string()),
+        ("how", pa.string()),
+        ("seconds", pa.float32()),
+        ("mean_logprob", pa.float32()),
+        ("min_logprob", pa.float32()),
+        ("verifier_score", pa.float32()),
+        ("text", pa.string()),
+        ("error", pa.string()),
+    ]
+)
+_REQUIRED = {
+    "questions.parquet": ("question_id", "split"),
+    "attempts.parquet": (
+        "question_id",
+        "attempt_id",
+        "model",
+        "tier",
+        "action",
+        "answer",
+        "correct",
+        "prompt_tokens",
+        "completion_tokens",
+    ),
+}
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Call `write(temporary_path)`, then put the file in place in one move."""
+    temporary = path.with_name(path.name + ".tmp")
+    write(temporary)
+    os.replace(temporary, path)
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a table of a trace set, atomically."""
+    write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+
+
+def tables_digest(directory: Path, tables: Iterable[str] = tuple(_REQUIRED)) -> str:
+    """SHA-256 of a trace set's tables, in hex."""
+    digest = hashlib.sha256()
+    for table in tables:
+        with (directory / table).open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRows:
+    """What a trace set holds by one model.
+
+    Attributes:
+        attempts: how many.
+        tiers: that they are recorded under.
+        longest: most tokens written.
+        train_attempts: at questions of the train split.
+        train_right: of those.
+    """
+
+    attempts: int = 0
+    tiers: frozenset[str] = frozenset()
+    longest: int = 1
+    train_attempts: int = 0
+    train_right: int = 0
+
+    def __add__(self, other: ModelRows) -> ModelRows:
+        return ModelRows(
+            attempts=self.attempts + other.attempts,
+            tiers=self.tiers | other.tiers,
+            longest=max(self.longest, other.longest),
+            train_attempts=self.train_attempts + other.train_attempts,
+            train_right=self.train_right + other.train_right,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TraceSet:
+    """A trace set on disk. Attempts stay there: they may be more than memory holds.
+
+    Attributes:
+        path: its directory.
+        manifest: `trace.json`.
+        questions: one row per question.
+        stored: one row per attempt, to be read in parts; see `scan` and `attempts`.
+    """
+
+    path: Path
+    manifest: Mapping[str, Any]
+    questions: pa.Table
+    stored: ds.Dataset
+
+    @classmethod
+    def read(cls, path: Path | str) -> TraceSet:
+        """Open and check a trace set.
+
+        Raises:
+            TraceFormatError: files or columns are missing, the version is unknown, or
+                attempts refer to questions that are not there.
+        """
+        path = Path(path)
+        manifest = read_manifest(
+            path,
+            "a trace set with trace.json, questions.parquet and attempts.parquet; record one with "
+            "`allot record`",
+        )
+        if manifest.get("version") != TRACE_VERSION:
+            raise TraceFormatError(
+                f"{path / MANIFEST}: expected version {TRACE_VERSION}, found "
+                f"{manifest.get('version')!r}; upgrade allot or record the set again"
+            )
+        stored = {name: _open_table(path / name, needed) for name, needed in _REQUIRED.items()}
+        traces = cls(
+            path=path,
+            manifest=manifest,
+            questions=stored["questions.parquet"].to_table(),
+            stored=stored["attempts.parquet"],
+        )
+        known = set(traces.questions["question_id"].to_pylist())
+        strangers: set[Any] = set()
+        for batch in traces.scan(["question_id"]):
+            strangers |= set(batch["question_id"].unique().to_pylist()) - known
+        if strangers:
+            raise TraceFormatError(
+                f"{path}: {len(strangers)} question ids of attempts.parquet are not in "
+                f"questions.parquet, for example {min(strangers)!r}"
+            )
+        return traces
+
+    @cached_property
+    def attempts(self) -> pa.Table:
+        """All attempts with all columns, in memory; for sets that fit into it."""
+        return self.stored.to_table()
+
+    @cached_property
+    def num_attempts(self) -> int:
+        """Rows of `attempts`, from the file's own notes."""
+        return int(self.stored.count_rows())
+
+    def scan(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Some columns of the attempts, in order and a part at a time."""
+        yield from self.stored.to_batches(
+            columns=list(columns), batch_size=ROW_GROUP, batch_readahead=1, fragment_readahead=1
+        )
+
+    @cached_property
+    def model_rows(self) -> dict[str, ModelRows]:
+        """What there is by each model, in order of their first attempts."""
+        train = {
+            question
+            for question, split in zip(
+                self.questions["question_id"].to_pylist(),
+                self.questions["split"].to_pylist(),
+                strict=True,
+            )
+            if split == "train"
+        }
+        found: dict[str, ModelRows] = {}
+        for batch in self.scan(["question_id", "model", "tier", "completion_tokens", "correct"]):
+            learned = code_rows(batch["question_id"], lambda q: 1 if q in train else 0)
+            table = pa.table(
+                {
+                    "model": batch["model"],
+                    "tier": batch["tier"],
+                    "tokens": batch["completion_tokens"],
+                    "train": learned,
+                    "right": learned * pc.fill_null(batch["correct"], False).to_numpy(False),
+                }
+            )
+            parts = table.group_by(["model", "tier"], use_threads=False).aggregate(
+                [("tokens", "max"), ("train", "sum"), ("right", "sum"), ([], "count_all")]
+            )
+            for row in parts.to_pylist():
+                found[row["model"]] = found.get(row["model"], ModelRows()) + ModelRows(
+                    attempts=row["count_all"],
+                    tiers=frozenset([row["tier"]]),
+                    longest=int(row["tokens_max"] or 1),
+                    train_attempts=row["train_sum"],
+                    train_right=row["right_sum"],
+                )
+        return found
+
+    def default_ladder(self) -> tuple[str, ...]:
+        """One small and one large model, when the caller does not choose.
+
+        Small: most attempts recorded, then fewest parameters. Large: most often right on
+        the train split, among models of known size if there are any.
+
+        Raises:
+            TraceFormatError: no model of the small tier.
+        """
+        rows = self.model_rows
+        smalls, larges = ([m for m in rows if tier in rows[m].tiers] for tier in ("small", "large"))
+        if not smalls:
+            raise TraceFormatError(f"{self.path}: expected attempts of tier 'small', found none")
+        sizes = {model: self.parameters(model) for model in rows}
+        small = min(smalls, key=lambda m: (-rows[m].attempts, sizes[m] or float("inf"), m))
+        candidates = [m for m in larges if sizes[m] and sizes[small]] or larges
+        if not candidates:
+            return (small,)
+
+        def accuracy(model: str) -> float:
+            return rows[model].train_right / max(rows[model].train_attempts, 1)
+
+        return small, max(sorted(candidates), key=accuracy)
+
+    def parameters(self, model: str) -> float | None:
+        """Active parameters of a model, or None."""
+        entry = self.manifest.get("models", {}).get(model, {})
+        value = entry.get("active_parameters") or entry.get("parameters")
+        return float(value) if value else None
+
+    def models(self, ladder: Sequence[str] | None = None) -> tuple[ModelSpec, ...]:
+        """The models of a ladder, the small one first.
+
+        Raises:
+            ConfigError: a model that the set does not hold.
+        """
+        ladder = tuple(ladder) if ladder else self.default_ladder()
+        held = self.model_rows
+        for model in ladder:
+            if model not in held:
+                raise ConfigError(f"ladder: expected models among {sorted(held)}, found {model!r}")
+        entries = self.manifest.get("models", {})
+        temperature = self.manifest.get("decoding", {}).get("temperature")
+        return tuple(
+            ModelSpec(
+                name=model,
+                rung=rung,
+                parameters=self.parameters(model),
+                max_new_tokens=entries.get(model, {}).get("max_new_tokens") or held[model].longest,
+                temperature=temperature,
+                digest=entries.get(model, {}).get("digest"),
+                adapters=tuple(
+                    AdapterSpec(
+                        name=name, parameters=int(entry["parameters"]), digest=entry["digest"]
+                    )
+                    for name, entry in entries.get(model, {}).get("adapters", {}).items()
+                ),
+                prompt=tuple(entries.get(model, {}).get("prompt") or ()),
+            )
+            for rung, model in enumerate(ladder)
+        )
+
+
+def code_rows(column: pa.Array, code: Callable[[Any], int]) -> NDArray[np.int32]:
+    """A number for each row, (n,), worked out once per distinct value."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    encoded = column.dictionary_encode(null_encoding="encode")
+    codes = np.array([code(value) for value in encoded.dictionary.to_pylist()], np.int32)
+    return np.asarray(codes[encoded.indices.to_numpy(zero_copy_only=False)])
+
+
+def read_manifest(path: Path, expected: str) -> dict[str, Any]:
+    """What a trace set says about itself.
+
+    Args:
+        path: its directory.
+        expected: what should lie there and how to make it, for the message.
+
+    Raises:
+        TraceFormatError: there is no manifest, or it is not JSON.
+    """
+    file = path / MANIFEST
+    if not file.exists():
+        raise TraceFormatError(f"{path}: expected {expected}")
+    try:
+        manifest: dict[str, Any] = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise TraceFormatError(f"{file}: expected JSON: {error}") from None
+    return manifest
+
+
+def read_table(path: Path, required: Sequence[str]) -> pa.Table:
+    """A table of a trace set, whole.
+
+    Args:
+        path: parquet file.
+        required: columns that it must have.
+
+    Raises:
+        TraceFormatError: no such file or columns, or it is no parquet file.
+    """
+    return _open_table(path, required).to_table()
+
+
+def _open_table(path: Path, required: Sequence[str]) -> ds.Dataset:
+    if not path.exists():
+        raise TraceFormatError(f"{path}: expected this file of the trace set, found none")
+    try:
+        table = ds.dataset(path, format="parquet", filesystem=LocalFileSystem(use_mmap=True))
+    except pa.ArrowInvalid as error:
+        raise TraceFormatError(f"{path}: expected a parquet file: {error}") from None
+    missing = [name for name in required if name not in table.schema.names]
+    if missing:
+        raise TraceFormatError(f"{path}: expected columns {list(required)}, missing {missing}")
+    return table

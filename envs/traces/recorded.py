@@ -1,0 +1,132 @@
+"""Recorded traces behind the interfaces of the scalar environment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic
+
+from typing_extensions import TypeVar
+
+from controller.backends.base import PromptState
+from controller.backends.recorded import ReplayBackend
+from controller.process.actions import REVISING, ActionKind
+from controller.process.types import Attempt, Question
+from envs.questions.answer_kinds import kinds_of
+from envs.questions.grader import RecordedGrader
+from envs.traces.format import TraceSet
+from envs.traces.table import TraceTable
+from envs.traces.table_builder import build_table
+
+B = TypeVar("B", default=ReplayBackend)
+T = TypeVar("T", default=TraceTable)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded(Generic[B, T]):
+    """Questions of some splits, in the order of the table, backend and grader.
+
+    Attributes:
+        questions: with references.
+        backend: replays the traces.
+        grader: calls right what was right when it was recorded.
+        table: the traces as arrays.
+        attempts: in the order of the table's, where it is one of whole attempts.
+    """
+
+    questions: tuple[Question, ...]
+    backend: B
+    grader: RecordedGrader
+    table: T
+    attempts: tuple[Attempt, ...] = ()
+
+
+def read_recorded(
+    traces: TraceSet, splits: Iterable[str], ladder: Sequence[str] | None = None
+) -> Recorded:
+    """Recorded questions and attempts of some splits.
+
+    Args:
+        traces: recorded attempts.
+        splits: which of train, validation and test.
+        ladder: models, the small one first; see `TraceSet.default_ladder`.
+    """
+    models = traces.models(ladder)
+    table = build_table(traces, splits, [model.name for model in models])
+    states = {
+        question_id: PromptState(
+            prompt_tokens=tuple(table.prompt_tokens[q].tolist()),
+            hidden=None if table.hidden is None else table.hidden[q],
+        )
+        for q, question_id in enumerate(table.question_ids)
+    }
+    attempts = _attempts(traces, table)
+    return Recorded(
+        questions=recorded_questions(traces, table.question_ids),
+        attempts=attempts,
+        backend=ReplayBackend(models, attempts, states),
+        grader=recorded_grader(table),
+        table=table,
+    )
+
+
+def recorded_questions(traces: Any, question_ids: Iterable[str]) -> tuple[Question, ...]:
+    """Questions of a `TraceSet` or of `SegmentTraces`, in the order of their ids."""
+    rows = {row["question_id"]: row for row in traces.questions.to_pylist()}
+    datasets = [row.get("dataset") or "" for row in rows.values()]
+    kinds = dict(zip(rows, kinds_of(traces.manifest, datasets), strict=True))
+    return tuple(
+        Question(
+            question_id=question_id,
+            text=rows[question_id].get("question") or "",
+            dataset=rows[question_id].get("dataset") or "",
+            reference=rows[question_id].get("reference"),
+            level=rows[question_id].get("level"),
+            answers=kinds[question_id].name,
+        )
+        for question_id in question_ids
+    )
+
+
+def recorded_grader(table: Any) -> RecordedGrader:
+    """Calls right what was right when it was recorded in a `TraceTable` or `SegmentTable`."""
+    return RecordedGrader(
+        {
+            question_id: frozenset(
+                answer for k, answer in enumerate(answers) if table.answer_correct[q, k]
+            )
+            for q, (question_id, answers) in enumerate(
+                zip(table.question_ids, table.answers, strict=True)
+            )
+        }
+    )
+
+
+def _attempts(traces: TraceSet, table: TraceTable) -> tuple[Attempt, ...]:
+    attempts = []
+    places = {question_id: q for q, question_id in enumerate(table.question_ids)}
+    for i, row in enumerate(traces.attempts.take(table.attempt_rows).to_pylist()):
+        attempts.append(
+            Attempt(
+                attempt_id=row["attempt_id"],
+                question_id=row["question_id"],
+                model=row["model"],
+                rung=int(table.rung[i]),
+                action=ActionKind(row["action"])
+                if row["action"] in REVISING
+                else (ActionKind.ESCALATE if table.rung[i] else ActionKind.SAMPLE),
+                index=i,
+                answer=None
+                if table.answer[i] < 0
+                else table.answers[places[row["question_id"]]][table.answer[i]],
+                prompt_tokens=int(table.attempt_prompt_tokens[i]),
+                completion_tokens=int(table.completion_tokens[i]),
+                text=row.get("text"),
+                finish_reason=row.get("finish_reason"),
+                parent_id=row.get("parent_id"),
+                mean_logprob=row.get("mean_logprob"),
+                min_logprob=row.get("min_logprob"),
+                verifier_score=row.get("verifier_score"),
+            )
+        )
+    return tuple(attempts)

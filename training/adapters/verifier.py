@@ -1,0 +1,252 @@
+"""The verifier: a LoRA adapter that knows better what the small model should have written.
+
+It learns the worked solutions of questions, most of all the tokens at which the small model's own
+recorded attempts go wrong. Its score of an attempt, one forward pass over question and attempt, is
+made of how likely it finds the attempt's tokens, and calibrated on other questions by logistic
+regression (Platt 1999) together with what the writer itself thought of them. Why not a head on
+the last hidden state: docs/decisions/0008.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from controller.backends.local.adapters import (
+    judge,
+    save_adapter,
+    token_logprobs,
+)
+from controller.backends.local.batches import batches_by_length, padded
+from controller.backends.local.model import LocalModel, Written, load_model
+from controller.backends.local.score import ScoreHead
+from envs.traces.format import TraceSet
+from training.adapters.adapter_data import AttemptGroup, WorkedSolution, attempts_by_question
+from training.learn.calibration import auroc, calibrate, expected_calibration_error
+from training.learn.resume import has_state, load_state, save_state
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifierConfig:
+    """Training of the verifier.
+
+    Attributes:
+        rank: of the LoRA matrices.
+        epochs: passes over the questions.
+        learning_rate: peak, of Muon; falls along a cosine.
+        error_weight: of a token at which every attempt goes wrong, relative to one at which
+            none does, less 1.
+        save_every: optimiser steps between saved states.
+        seed: of weights and order.
+    """
+
+    rank: int = 32
+    epochs: int = 12
+    learning_rate: float = 0.01
+    error_weight: float = 10.0
+    save_every: int = 500
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """A question with its worked solution.
+
+    Attributes:
+        tokens: L of them.
+        weights: (L,) how much each counts; 0 in the question.
+    """
+
+    tokens: tuple[int, ...]
+    weights: NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """n attempts and what is known of each.
+
+    Attributes:
+        texts: n of them.
+        right: (n,).
+        logprobs: mean and least log-probability of the tokens, (n, 2).
+        question: number of the question that each tries to answer, (n,), in order.
+    """
+
+    texts: list[Written]
+    right: NDArray[np.bool_]
+    logprobs: Floats
+    question: NDArray[np.int64]
+
+
+def lesson(
+    group: AttemptGroup, worked_solution: str, local: LocalModel, error_weight: float
+) -> Lesson:
+    """What recorded attempts at one question teach."""
+    _, attempts = group
+    question = attempts[0].question
+    solution = local.encode_attempt(question, worked_solution)
+    weights = np.zeros(len(solution.tokens), np.float32)  # (L,)
+    weights[solution.begin :] = 1.0
+    for attempt in attempts:
+        if not attempt.right:
+            written = local.encode_attempt(question, attempt.text).tokens
+            error = _first_difference(written, solution.tokens)
+            weights[error] += error_weight / len(attempts)
+    return Lesson(tokens=solution.tokens, weights=weights)
+
+
+def _first_difference(written: tuple[int, ...], solution: tuple[int, ...]) -> int:
+    """Position of the first token of a solution that was not written; the last one at most."""
+    pairs = enumerate(zip(written, solution, strict=False))
+    return next((i for i, (ours, right) in pairs if ours != right), len(solution) - 1)
+
+
+def judged_attempts(groups: Iterable[AttemptGroup], local: LocalModel) -> Judged:
+    """Recorded attempts, question by question, ready for the verifier."""
+    attempts, question = [], []
+    for number, (_, group) in enumerate(groups):
+        attempts += group
+        question += [number] * len(group)
+    return Judged(
+        texts=[local.encode_attempt(a.question, a.text) for a in attempts],
+        right=np.array([a.right for a in attempts]),
+        logprobs=np.array([a.logprobs for a in attempts], np.float64).reshape(-1, 2),
+        question=np.array(question, np.int64),
+    )
+
+
+class VerifierTraining:
+    """One training, begun or resumed.
+
+    Args:
+        base: directory or hub id of the small model.
+        traces: its attempts, with their texts.
+        worked_solution: of each question of the train split.
+        out: directory of the adapter; its `training` holds what resuming needs.
+        config: settings.
+    """
+
+    def __init__(
+        self,
+        base: str | Path,
+        traces: Sequence[TraceSet],
+        worked_solution: WorkedSolution,
+        out: Path,
+        config: VerifierConfig | None = None,
+    ) -> None:
+        from peft import LoraConfig, get_peft_model
+
+        self.config, self.out = config or VerifierConfig(), out
+        self.local = load_model(base, 0)
+        known, new = (
+            [group for t in traces for group in attempts_by_question(t, split)]
+            for split in ("train", "validation")
+        )
+        self.lessons = [
+            lesson(group, worked_solution(group[0]), self.local, self.config.error_weight)
+            for group in known
+            if group[1]
+        ]
+        self.validation = judged_attempts(new, self.local)
+        with torch.random.fork_rng():
+            torch.manual_seed(self.config.seed)
+            self.model: Any = get_peft_model(
+                self.local.model,
+                LoraConfig(
+                    r=self.config.rank,
+                    lora_alpha=2 * self.config.rank,
+                    target_modules="all-linear",
+                    task_type="CAUSAL_LM",
+                ),
+            )
+        self.trained = nn.ParameterList(p for p in self.model.parameters() if p.requires_grad)
+        self.optimizer = torch.optim.Muon(
+            list(self.trained), lr=self.config.learning_rate, momentum=0.95, weight_decay=0.0
+        )
+        self.step = 0
+        if has_state(out / "training"):
+            progress, _ = load_state(out / "training", self.trained, [self.optimizer])
+            self.step = progress["step"]
+
+    def _batches(self, epoch: int) -> list[list[int]]:
+        """Positions of the lessons of each batch of an epoch; of about equal lengths."""
+        rng = np.random.default_rng((self.config.seed, epoch))
+        order = rng.permutation(len(self.lessons))
+        lengths = [len(self.lessons[i].tokens) for i in order]
+        batches = [order[batch].tolist() for batch in batches_by_length(lengths)]
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def run(self, progress: Callable[[float, float], None] | None = None) -> dict[str, float]:
+        """Train, calibrate and save.
+
+        Args:
+            progress: called with the share that is done and the loss.
+
+        Returns:
+            `auroc` and `ece` on the validation split.
+        """
+        self.model.train()
+        step = 0
+        for epoch in range(self.config.epochs):
+            batches = self._batches(epoch)
+            total = len(batches) * self.config.epochs
+            for batch in batches:
+                step += 1
+                if step <= self.step:
+                    continue
+                loss = self._learn(batch, step / total)
+                self.step = step
+                if step % self.config.save_every == 0:
+                    self._save_state()
+                if progress is not None and step % 20 == 0:
+                    progress(step / total, loss)
+        self._save_state()
+        return self._finish()
+
+    def _save_state(self) -> None:
+        progress = {"step": self.step, "config": asdict(self.config)}
+        save_state(self.out / "training", self.trained, [self.optimizer], progress)
+
+    def _learn(self, batch: list[int], done: float) -> float:
+        lessons = [self.lessons[i] for i in batch]
+        inputs, _ = padded([each.tokens for each in lessons], self.model.device)
+        logits = self.model(**inputs, use_cache=False).logits  # (B, L, V)
+        weights = torch.zeros(logits.shape[:2], device=logits.device)  # (B, L)
+        for row, each in enumerate(lessons):
+            weights[row, : len(each.tokens)] = torch.from_numpy(each.weights)
+        errors = -token_logprobs(logits, inputs["input_ids"])  # (B, L - 1)
+        loss = (errors * weights[:, 1:]).sum() / weights.sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.trained.parameters(), 1.0)
+        rate = min(1.0, done * 50) * 0.5 * (1 + math.cos(math.pi * done))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * rate
+        self.optimizer.step()  # type: ignore[no-untyped-call]
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(loss.detach())
+
+    def _finish(self) -> dict[str, float]:
+        self.model.eval()
+        known = self.validation
+        judged = judge(self.model, known.texts, "default")
+        score = ScoreHead(
+            calibration=calibrate(
+                judged.double().numpy(), known.logprobs, known.right, known.question
+            )
+        )
+        save_adapter(self.model, self.out, base_digest=self.local.digest, score=score)
+        probability = score.probability(judged, torch.from_numpy(known.logprobs).float()).numpy()
+        return {
+            "auroc": auroc(probability, known.right),
+            "ece": expected_calibration_error(probability, known.right),
+        }

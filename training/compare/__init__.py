@@ -1,0 +1,1 @@
+"""Controllers and rules side by side on recorded questions."""

@@ -1,0 +1,273 @@
+"""Decision by decision, what a controller did on recorded questions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from controller.checkpoint import AnyCheckpoint
+from controller.loop import Decision
+from controller.policy.network import PolicyNetwork
+from controller.process.episodes import NO_ANSWER
+from controller.process.types import Attempt, Question
+from controller.segments.episodes import ESCALATE, STOP
+from controller.segments.types import Segment
+from envs.segments.table import SegmentTable
+from envs.traces.recorded import Recorded
+from training.compare.simulate import Ints, play_checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlayedEpisode:
+    """One question at one price, from the first decision to the answer.
+
+    Attributes:
+        question: with its reference.
+        price: accuracy per unit cost.
+        decisions: in order, the last one STOP unless nothing else was left to do.
+        answer: what was returned; None when it gave up or none could be read.
+        right_answers: those of the recorded answers that the grader accepts.
+        cost: in small-model tokens.
+    """
+
+    question: Question
+    price: float
+    decisions: tuple[Decision, ...]
+    answer: str | None
+    right_answers: frozenset[str]
+    cost: float
+
+    @property
+    def right(self) -> bool:
+        """Whether the answer is right."""
+        return self.answer in self.right_answers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What a policy made of one state.
+
+    Attributes:
+        action: that it took.
+        probabilities: of every action, (A,).
+        value: expected return.
+        observation: what it saw, (D,).
+        cost: spent before acting, in small-model tokens.
+        note: what else was taken down.
+    """
+
+    action: int
+    probabilities: NDArray[np.float32]
+    value: float
+    observation: NDArray[np.float32]
+    cost: float
+    note: Any
+
+
+class Watch:
+    """Looks on while a policy is played.
+
+    Args:
+        policy: that is played.
+        note: what else to take down of an episode, given its replay and row.
+        every: one row in so many is watched, the first among them.
+
+    Attributes:
+        replay: that is watched.
+        seen: by row, every state that the policy decided in.
+    """
+
+    replay: Any
+
+    def __init__(
+        self, policy: PolicyNetwork, note: Callable[[Any, int], Any], every: int = 1
+    ) -> None:
+        self._policy, self._note, self._every = policy, note, every
+        self.seen: dict[int, list[Seen]] = {}
+
+    @torch.no_grad()
+    def __call__(self, replay: Any, rows: Ints, actions: Ints) -> None:
+        """Take down what is about to be done in `rows`, (n,): `actions`, (n,)."""
+        self.replay, watched = replay, rows % self._every == 0
+        rows, actions = rows[watched], actions[watched]
+        observation = replay.observe(rows)  # (n, D)
+        seen, mask = torch.from_numpy(observation), torch.from_numpy(replay.episodes.mask(rows))
+        probabilities = self._policy.log_probs(seen, mask).exp().numpy()  # (n, A)
+        value = self._policy.value(seen).numpy()  # (n,)
+        for i, row in enumerate(rows.tolist()):
+            self.seen.setdefault(row, []).append(
+                Seen(
+                    action=int(actions[i]),
+                    probabilities=probabilities[i],
+                    value=float(value[i]),
+                    observation=observation[i],
+                    cost=float(replay.episodes.spent[row]),
+                    note=self._note(replay, row),
+                )
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keeping:
+    """How the decisions of one granularity are found in recorded traces and kept in a file.
+
+    Attributes:
+        columns: beside action, probabilities, value, observation and cost.
+        row: values of these columns, from a decision and the right answers to its question.
+        note: taken down before each decision, from a replay and a row.
+        leader: answer that STOP returns there, from recorded traces, row and note.
+        brought: by an action, from recorded traces, the replay, row, action, the note before it
+            and the one after it.
+    """
+
+    columns: Sequence[tuple[str, pa.DataType]]
+    row: Callable[[Decision, frozenset[str]], Mapping[str, Any]]
+    note: Callable[[Any, int], Any]
+    leader: Callable[[Any, int, Any], str | None]
+    brought: Callable[[Any, Any, int, int, Any, Any], Sequence[Any]]
+
+
+def play_decisions(
+    checkpoint: AnyCheckpoint, recorded: Recorded[Any, Any], prices: Sequence[float]
+) -> Iterator[PlayedEpisode]:
+    """Play each question once at each price and keep every decision.
+
+    Args:
+        checkpoint: the controller.
+        recorded: questions and attempts, or trees of which the first at each question is played.
+        prices: accuracy per unit cost.
+
+    Yields:
+        Episodes by price, then in the order of the questions.
+    """
+    table, keeping = recorded.table, keeping_of(recorded.table)
+    for price in prices:
+        watch = Watch(checkpoint.policy, keeping.note, table.num_attempts)
+        play_checkpoint(checkpoint, table, price, repeats=1, watch=watch)
+        rows = range(0, table.num_attempts * table.num_questions, table.num_attempts)
+        for row, question in zip(rows, recorded.questions, strict=True):
+            last = keeping.note(watch.replay, row)
+            yield PlayedEpisode(
+                question=question,
+                price=price,
+                decisions=tuple(_decisions(checkpoint, recorded, watch, row)),
+                answer=keeping.leader(recorded, row, last),
+                right_answers=recorded.grader.right[question.question_id],
+                cost=float(watch.replay.episodes.spent[row]),
+            )
+
+
+def _decisions(
+    checkpoint: AnyCheckpoint, recorded: Recorded[Any, Any], watch: Watch, row: int
+) -> Iterator[Decision]:
+    keeping, replay, seen = keeping_of(recorded.table), watch.replay, watch.seen[row]
+    actions, features = checkpoint.config.actions, checkpoint.granularity.features
+    notes = [entry.note for entry in seen] + [keeping.note(replay, row)]
+    for entry, before, after in zip(seen, notes, notes[1:], strict=False):
+        yield Decision(
+            action=actions[entry.action],
+            probabilities=dict(zip(actions.names, entry.probabilities.tolist(), strict=True)),
+            value=entry.value,
+            observation=dict(zip(features, entry.observation.tolist(), strict=True)),
+            leader=keeping.leader(recorded, row, before),
+            cost=entry.cost,
+            brought=tuple(keeping.brought(recorded, replay, row, entry.action, before, after)),
+        )
+
+
+_ATTEMPT = pa.struct(
+    [
+        ("attempt_id", pa.string()),
+        ("parent_id", pa.string()),
+        ("model", pa.string()),
+        ("action", pa.string()),
+        ("answer", pa.string()),
+        ("correct", pa.bool_()),
+        ("prompt_tokens", pa.int32()),
+        ("completion_tokens", pa.int32()),
+        ("mean_logprob", pa.float32()),
+        ("verifier_score", pa.float32()),
+        ("text", pa.string()),
+    ]
+)
+
+
+def _attempt_row(attempt: Attempt, right: frozenset[str]) -> dict[str, Any]:
+    return {**vars(attempt), "action": str(attempt.action), "correct": attempt.answer in right}
+
+
+def _leading(recorded: Recorded, row: int, note: tuple[int, int]) -> str | None:
+    return None if note[0] == NO_ANSWER else recorded.table.answers[row][note[0]]
+
+
+ATTEMPTS = Keeping(
+    columns=[("leader", pa.string()), ("attempts", pa.list_(_ATTEMPT))],
+    row=lambda decision, right: {
+        "leader": decision.leader,
+        "attempts": [_attempt_row(attempt, right) for attempt in decision.attempts],
+    },
+    note=lambda replay, row: (
+        int(replay.episodes.leader[row]),
+        int(replay.episodes.num_attempts[row]),
+    ),
+    leader=_leading,
+    brought=lambda recorded, replay, row, action, before, after: [
+        recorded.attempts[a] for a in replay.attempts[row, before[1] : after[1]]
+    ],
+)
+
+_SEGMENT = pa.struct(
+    [
+        ("model", pa.string()),
+        ("num_tokens", pa.int32()),
+        ("mean_logprob", pa.float32()),
+        ("min_logprob", pa.float32()),
+        ("entropy", pa.float32()),
+        ("done", pa.bool_()),
+        ("text", pa.string()),
+    ]
+)
+
+
+def _stopping(recorded: Recorded[Any, Any], tree: int, node: int) -> str | None:
+    """The answer at a node: of the attempt once it is done, else forced; None at the prompt."""
+    at_prompt = node == recorded.table.root[tree]
+    return None if at_prompt else recorded.backend.answer_at(tree, node)
+
+
+def _segment(
+    recorded: Recorded[Any, Any], _: Any, row: int, action: int, before: int, after: int
+) -> Sequence[Any]:
+    if action == STOP:
+        return []
+    backend = recorded.backend
+    segment = backend.segment(after, len(backend.models) - 1 if action >= ESCALATE else 0)
+    return [segment if backend.keeps_text else replace(segment, text="")]
+
+
+def _segment_row(segment: Segment) -> dict[str, Any]:
+    return {**vars(segment), "text": segment.text or None}
+
+
+SEGMENTS = Keeping(
+    columns=[("answer", pa.string()), ("correct", pa.bool_()), ("segment", _SEGMENT)],
+    row=lambda decision, right: {
+        "answer": decision.leader,
+        "correct": decision.leader in right,
+        "segment": decision.segment and _segment_row(decision.segment),
+    },
+    note=lambda replay, row: int(replay.node[row]),
+    leader=_stopping,
+    brought=_segment,
+)
+
+
+def keeping_of(table: Any) -> Keeping:
+    """How decisions over a table are kept."""
+    return SEGMENTS if isinstance(table, SegmentTable) else ATTEMPTS

@@ -1,0 +1,333 @@
+"""Play controllers and hand-made rules on held-out questions.
+
+Rules are tuned for each price on the train and validation splits; the test split is
+looked at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.checkpoint import AnyCheckpoint, load_any
+from controller.errors import ConfigError
+from controller.granularity import Process
+from controller.policy.difficulty import Reads
+from controller.policy.rules import (
+    AlwaysLarge,
+    Rule,
+    SelfConsistency,
+    VerifiedBestOfN,
+    routers,
+)
+from controller.process.episodes import EpisodeConfig
+from controller.segments.episodes import SegmentConfig
+from envs.granularity import AnyTable, read_traces, recordings_of
+from envs.reward import LogUniform
+from envs.traces.table import TraceTable
+from training.compare.oracles import clairvoyant
+from training.compare.promises import kept_accuracies, kept_costs
+from training.compare.simulate import Played, log_odds, play, play_checkpoint, pool, select
+from training.granularity import Learning, learning_of
+from training.learn.difficulty import (
+    LINEAR,
+    Fit,
+    fit_networks,
+    fit_readout,
+    neighbours,
+    success_rates,
+)
+from training.record.cluster import Cluster, map_on
+
+Floats = NDArray[np.float64]
+
+CONTROLLER = "controller"
+
+_TUNING_EPISODES = 10_000
+"""Enough to tell settings of a rule apart; more only takes longer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Everything that was played on the test split.
+
+    Attributes:
+        learning: granularity of the controllers.
+        prices: (P,).
+        played: by policy name, one entry per price.
+        settings: by rule family, the setting tuned for each price.
+        oracles: as `played`, for what no policy can do.
+        levels: (Q,) difficulty of each question; 0 when unknown.
+        promises: mean costs and accuracies that the first controller was asked for, and what
+            became of them.
+        seeds: (S, P) mean utility of each controller.
+        others: names in `played` of other controllers.
+    """
+
+    learning: Learning
+    prices: Floats
+    played: Mapping[str, Sequence[Played]]
+    settings: Mapping[str, Sequence[str]]
+    oracles: Mapping[str, Sequence[Played]]
+    levels: NDArray[np.int64]
+    promises: Mapping[str, Sequence[Mapping[str, float]]]
+    seeds: Floats
+    others: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Other:
+    """Controllers that differ by seed alone, and traces of the same test questions as others'."""
+
+    checkpoints: Sequence[AnyCheckpoint]
+    table: AnyTable
+
+    @classmethod
+    def read(cls, controllers: Sequence[Path], traces: Path) -> Other:
+        """From directories; of the traces the test split."""
+        checkpoints, read = [load_any(path) for path in controllers], read_traces(traces)
+        names = [model.name for model in checkpoints[0].models]
+        table = recordings_of(read).table(read, ["test"], names)
+        return cls(checkpoints=checkpoints, table=table)
+
+    def play(self, question_ids: Sequence[str], price: float, repeats: int) -> Played:
+        """How they do at these questions, in this order.
+
+        Raises:
+            ConfigError: some were not recorded.
+        """
+        position = {name: q for q, name in enumerate(self.table.question_ids)}
+        missing = [name for name in question_ids if name not in position]
+        if missing:
+            raise ConfigError(
+                f"beside: expected traces of the same test questions, missing {len(missing)}, for "
+                f"example {missing[0]}"
+            )
+        order = np.array([position[name] for name in question_ids])
+        table = self.table.take(order)
+        return pool([play_checkpoint(c, table, price, repeats=repeats) for c in self.checkpoints])
+
+
+def read_others(entries: Sequence[str]) -> dict[str, Other]:
+    """Other controllers by name, from NAME=CONTROLLER[,...]@TRACES each.
+
+    Raises:
+        ConfigError: an entry is of another form.
+    """
+    others = {}
+    for entry in entries:
+        name, _, places = entry.partition("=")
+        controllers, _, traces = places.rpartition("@")
+        if not (name and controllers and traces):
+            raise ConfigError(f"beside: expected NAME=CONTROLLER[,...]@TRACES, found {entry!r}")
+        others[name] = Other.read([Path(c) for c in controllers.split(",")], Path(traces))
+    return others
+
+
+def compare(
+    checkpoints: Sequence[AnyCheckpoint],
+    tuning: AnyTable,
+    test: AnyTable,
+    *,
+    others: Mapping[str, Other] | None = None,
+    fixed: Mapping[str, Played] | None = None,
+    num_prices: int = 12,
+    repeats: int = 8,
+    cluster: Cluster | None = None,
+) -> Comparison:
+    """Play controllers and tuned rules on the test split.
+
+    Args:
+        checkpoints: controllers that differ by seed alone; their episodes are pooled.
+        tuning: questions that rules are tuned on.
+        test: held-out questions.
+        others: controllers to compare with, of either granularity, by name; the prices are
+            then from the range of the first of them.
+        fixed: what was played on the test questions and is the same at every price, by name.
+        num_prices: P, evenly spaced on a log scale over the trained range.
+        repeats: episodes per question.
+        cluster: plays the controllers side by side; this process alone if None.
+    """
+    first, others = checkpoints[0], others or {}
+    learning = learning_of(test)
+    low, high = next((o.checkpoints[0].price_range for o in others.values()), first.price_range)
+    prices = LogUniform(low=low, high=high).grid(num_prices)
+    contest = _Contest(first, tuning, test, prices, repeats)
+    by_checkpoint = map_on(cluster, play_prices, checkpoints, test, prices, repeats)
+    by_seed = list(zip(*by_checkpoint, strict=True))
+    contest.played[CONTROLLER] = [pool(played) for played in by_seed]
+    config = contest.blind
+    known = contest.known() if learning.reads else None
+    for family, rules in learning.families(first.config).items():
+        contest.add(family, rules, config, known)
+    contest.give_up()
+    oracles, promises = {}, {}
+    if isinstance(test, TraceTable):
+        contest.add_routers()
+        oracles = {
+            "informed oracle": contest.informed(config),
+            "clairvoyant oracle": [clairvoyant(test, config, p, repeats=repeats) for p in prices],
+        }
+        if first.calibration is not None:
+            costs, accuracies = kept_costs(first, test), kept_accuracies(first, test)
+            promises = {"mean_cost": costs, "accuracy": accuracies}
+    contest.played |= {name: [once] * num_prices for name, once in (fixed or {}).items()}
+    for name, other in others.items():
+        contest.played[name] = [other.play(test.question_ids, p, repeats) for p in prices]
+    return Comparison(
+        learning=learning,
+        prices=prices,
+        played=contest.played,
+        settings=contest.settings,
+        oracles=oracles,
+        levels=test.levels,
+        promises=promises,
+        seeds=np.array(
+            [
+                [p.utility(price).mean() for p in played]
+                for played, price in zip(by_seed, prices, strict=True)
+            ]
+        ).T,
+        others=tuple(others),
+    )
+
+
+def play_prices(
+    checkpoint: AnyCheckpoint, test: AnyTable, prices: Floats, repeats: int
+) -> list[Played]:
+    """How a controller does at each of some prices."""
+    return [play_checkpoint(checkpoint, test, price, repeats=repeats) for price in prices]
+
+
+class _Contest:
+    """Rules tuned on one table and played on another, price by price."""
+
+    def __init__(
+        self,
+        checkpoint: AnyCheckpoint,
+        tuning: Any,
+        test: Any,
+        prices: Floats,
+        repeats: int,
+    ) -> None:
+        self.config, self.difficulty = checkpoint.config, checkpoint.difficulty
+        self.tuning, self.test, self.learning = tuning, test, learning_of(test)
+        self.prices, self.repeats = prices, repeats
+        self.tuning_repeats = max(1, min(repeats, _TUNING_EPISODES // len(tuning)))
+        self.played: dict[str, list[Played]] = {}
+        self.settings: dict[str, list[str]] = {}
+
+    @property
+    def blind(self) -> Any:
+        """The decision process of those that do not read the prompt."""
+        if isinstance(self.config, SegmentConfig):
+            return self.config
+        return replace(self.config, reads_prompt=False)
+
+    def known(self) -> tuple[Floats, Floats] | None:
+        """Difficulty of tuning and test questions as the controller reads it, or None."""
+        tuning, test = (log_odds(self.difficulty, table) for table in (self.tuning, self.test))
+        return None if tuning is None or test is None else (tuning, test)
+
+    def give_up(self) -> None:
+        """Let giving up cost nothing: who gives up need not so much as read the question."""
+        nothing = np.zeros(len(self.test.levels))
+        given_up = [replace(p, cost=nothing, tokens=nothing) for p in self.played["give up"]]
+        self.played["give up"] = given_up
+
+    def _tuned(self, rule: Any, config: Process, difficulty: Floats | None) -> Played:
+        repeats = self.tuning_repeats
+        policy = self.learning.policy(rule)
+        return play(policy, self.tuning, config, price=1.0, difficulty=difficulty, repeats=repeats)
+
+    def _tested(self, rule: Any, config: Process, difficulty: Floats | None) -> Played:
+        policy, repeats = self.learning.policy(rule), self.repeats
+        return play(policy, self.test, config, price=1.0, difficulty=difficulty, repeats=repeats)
+
+    def add(
+        self,
+        family: str,
+        rules: Sequence[Any],
+        config: Process,
+        difficulty: tuple[Floats, Floats] | None = None,
+    ) -> None:
+        """Play a family, its setting tuned for each price.
+
+        Args:
+            family: its name.
+            rules: settings to choose from.
+            config: the decision process.
+            difficulty: of tuning and test questions, for rules that read it.
+        """
+        tuning, test = difficulty or (None, None)
+        tuned = [self._tuned(rule, config, tuning) for rule in rules]
+        best = [int(np.argmax([p.utility(price).mean() for p in tuned])) for price in self.prices]
+        tested = {i: self._tested(rules[i], config, test) for i in sorted(set(best))}
+        self.played[family] = [tested[i] for i in best]
+        self.settings[family] = [str(rules[i]) for i in best]
+
+    def add_routers(self) -> None:
+        """Play the rules that decide by the question alone, if it was recorded.
+
+        Those that read the small model's prompt state, if there is one, pay for it.
+        """
+        recorded: Reads = "words" if self.tuning.features("prompt") is None else "prompt"
+        known = self._log_odds(recorded, LINEAR)
+        if known is None:
+            return
+        paying = replace(self.config, reads_prompt=recorded == "prompt")
+        self.add("logistic router", routers(), paying, known)
+        network = self._log_odds("prompt", [fit_networks])
+        if network is not None:
+            self.add("network router", routers(), paying, network)
+        near = neighbours(self.tuning, self.test)
+        if near is not None:
+            self.add("kNN router", routers(), paying, near)
+        free = replace(self.config, reads_prompt=False)
+        shape = self._log_odds("shape", [fit_networks])
+        self.add("wording router", routers(), free, shape)
+        self.played["difficulty bins"] = self._lookup(free, shape or known)
+
+    def _log_odds(self, reads: Reads, fits: Sequence[Fit]) -> tuple[Floats, Floats] | None:
+        """Difficulty of the tuning and of the test questions by the best of some read-outs."""
+        fitted = fit_readout(self.tuning, success_rates(self.tuning), reads, fits)
+        new = None if fitted is None else log_odds(fitted[0], self.test)
+        return None if fitted is None or new is None else (fitted[1], new)
+
+    def _plans(self, config: EpisodeConfig) -> list[Rule]:
+        """What can be done about a question without looking at its attempts."""
+        counts = [n for n in range(config.max_samples + 1) if n <= 4 or n % 4 == 0]
+        plans: list[Rule] = [AlwaysLarge(), *(SelfConsistency(n) for n in counts)]
+        if config.verifies:
+            plans += [VerifiedBestOfN(n) for n in counts if n > 1]
+        return plans
+
+    def _lookup(self, config: EpisodeConfig, difficulty: tuple[Floats, Floats]) -> list[Played]:
+        """The best plan for each fifth of the questions by difficulty.
+
+        Source: Snell et al. 2024 (arXiv 2408.03314), section 3.2.
+        """
+        plans = self._plans(config)
+        tuned = [self._tuned(plan, config, difficulty[0]) for plan in plans]
+        tested = [self._tested(plan, config, difficulty[1]) for plan in plans]
+        edges = np.quantile(difficulty[0][:, 0], [0.2, 0.4, 0.6, 0.8])
+        known, new = (np.searchsorted(edges, d[:, 0]) for d in difficulty)
+        played = []
+        for price in self.prices:
+            utility = np.array([p.utility(price) for p in tuned])  # (plans, Q)
+            by_bin = [utility[:, known == b].mean(1).argmax() for b in range(5)]
+            played.append(select(tested, np.array(by_bin)[new]))
+        return played
+
+    def informed(self, config: EpisodeConfig) -> list[Played]:
+        """The best plan for each question, by what it brings on that very question."""
+        tested = [self._tested(plan, config, None) for plan in self._plans(config)]
+        return [
+            select(tested, np.array([p.utility(price) for p in tested]).argmax(0))
+            for price in self.prices
+        ]

@@ -1,0 +1,215 @@
+"""An evaluation as files: what a report, W&B or a notebook reads.
+
+`evaluation/decisions.parquet` in a run directory holds one row per question and price
+with all decisions; `evaluation/evaluation.json`, written last, holds every figure of the
+comparison and makes both valid.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from controller.checkpoint import AnyCheckpoint
+from controller.errors import EvaluationError
+from envs.traces.format import write_atomically
+from envs.traces.recorded import Recorded
+from training.compare.decisions import Keeping, PlayedEpisode, keeping_of, play_decisions
+from training.compare.simulate import Played
+
+EVALUATION_VERSION = 1
+
+_DIRECTORY = "evaluation"
+_SETTINGS = "evaluation.json"
+_DECISIONS = "decisions.parquet"
+_BATCH = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """A saved evaluation.
+
+    Attributes:
+        about: what was compared on what, for people.
+        summary: from `training.compare.summary.summarise`; None where a figure is not finite.
+        decisions: parquet file of `decision_schema`.
+    """
+
+    about: dict[str, Any]
+    summary: dict[str, Any]
+    decisions: Path
+
+    @property
+    def is_segmented(self) -> bool:
+        """Whether decisions were made inside attempts."""
+        return "segment" in _names(self._decision)
+
+    def decision_names(self, column: str) -> list[str]:
+        """Names behind `probabilities` or `observation` of every decision."""
+        return _names(self._decision.field(column).type)
+
+    @property
+    def _decision(self) -> pa.StructType:
+        return pq.read_schema(self.decisions).field("decisions").type.value_type
+
+
+def _names(struct: pa.StructType) -> list[str]:
+    return [field.name for field in struct]
+
+
+def decision_schema(checkpoint: AnyCheckpoint, keeping: Keeping) -> pa.Schema:
+    """Columns of decisions.parquet: one row per question and price.
+
+    Each row is one episode, beside `mean_correct` and `mean_cost` over all episodes that
+    were played. Probabilities and observations are structs, their fields named after actions
+    and features.
+    """
+    actions, features = checkpoint.config.actions.names, checkpoint.granularity.features
+    decision = pa.struct(
+        [
+            ("action", pa.string()),
+            ("probabilities", pa.struct([(name, pa.float32()) for name in actions])),
+            ("value", pa.float32()),
+            ("observation", pa.struct([(name, pa.float32()) for name in features])),
+            ("cost", pa.float64()),
+            *keeping.columns,
+        ]
+    )
+    return pa.schema(
+        [
+            ("question_id", pa.string()),
+            ("dataset", pa.string()),
+            ("level", pa.int32()),
+            ("question", pa.string()),
+            ("reference", pa.string()),
+            ("price", pa.float64()),
+            ("decisions", pa.list_(decision)),
+            ("answer", pa.string()),
+            ("correct", pa.bool_()),
+            ("cost", pa.float64()),
+            ("mean_correct", pa.float64()),
+            ("mean_cost", pa.float64()),
+        ]
+    )
+
+
+def save_evaluation(
+    run: Path,
+    about: dict[str, Any],
+    summary: dict[str, Any],
+    *,
+    checkpoint: AnyCheckpoint,
+    recorded: Recorded[Any, Any],
+    played: Sequence[Played],
+) -> Evaluation:
+    """Write an evaluation into a run directory, in place of an older one.
+
+    Args:
+        run: directory; created if missing.
+        about: what was compared on what, as JSON.
+        summary: see `Evaluation`.
+        checkpoint: controller whose decisions are kept.
+        recorded: questions and traces that it was played on.
+        played: how it did at each price.
+    """
+    directory = run / _DIRECTORY
+    directory.mkdir(parents=True, exist_ok=True)
+    decisions, keeping = directory / _DECISIONS, keeping_of(recorded.table)
+    means = ((float(r), float(c)) for p in played for r, c in zip(p.right, p.cost, strict=True))
+    episodes = play_decisions(checkpoint, recorded, summary["prices"])  # few are in memory
+    rows = (
+        _episode_row(episode, keeping, *mean) for episode, mean in zip(episodes, means, strict=True)
+    )
+    schema = decision_schema(checkpoint, keeping)
+    write_atomically(decisions, lambda path: _write_decisions(path, schema, rows))
+    settings = {
+        "version": EVALUATION_VERSION,
+        "decisions": _digest(decisions),
+        "about": about,
+        "summary": _finite(summary),
+    }
+    text = json.dumps(settings, indent=1, allow_nan=False) + "\n"
+    write_atomically(directory / _SETTINGS, lambda path: path.write_text(text))
+    return Evaluation(about=about, summary=summary, decisions=decisions)
+
+
+def read_evaluation(run: Path) -> Evaluation:
+    """Read the evaluation of a run directory.
+
+    Raises:
+        EvaluationError: there is none, it is damaged, or its version is unknown.
+    """
+    path, decisions = run / _DIRECTORY / _SETTINGS, run / _DIRECTORY / _DECISIONS
+    again = f"run `allot evaluate {run}`"
+    if not path.exists() or not decisions.exists():
+        raise EvaluationError(
+            f"{run}: expected an evaluation ({_DIRECTORY}/{_SETTINGS} and {_DECISIONS}), found "
+            f"none; {again}"
+        )
+    try:
+        settings = json.loads(path.read_text())
+        version, digest = settings["version"], settings["decisions"]
+        about, summary = settings["about"], settings["summary"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise EvaluationError(f"{path}: expected an evaluation: {error!r}; {again}") from None
+    if version != EVALUATION_VERSION:
+        raise EvaluationError(
+            f"{path}: expected version {EVALUATION_VERSION}, found {version!r}; {again}"
+        )
+    if digest != _digest(decisions):
+        raise EvaluationError(
+            f"{decisions}: expected the decisions that {path.name} was written with, found others; "
+            f"{again}"
+        )
+    return Evaluation(about=about, summary=summary, decisions=decisions)
+
+
+def _finite(value: Any) -> Any:
+    """The same without NaN and infinity, which JSON lacks: None in their place."""
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_decisions(path: Path, schema: pa.Schema, rows: Iterator[dict[str, Any]]) -> None:
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        while batch := list(islice(rows, _BATCH)):
+            writer.write_table(pa.Table.from_pylist(batch, schema))
+
+
+def _episode_row(
+    episode: PlayedEpisode, keeping: Keeping, mean_correct: float, mean_cost: float
+) -> dict[str, Any]:
+    question, right = episode.question, episode.right_answers
+    return {
+        "question_id": question.question_id,
+        "dataset": question.dataset,
+        "level": question.level,
+        "question": question.text,
+        "reference": question.reference,
+        "price": float(episode.price),
+        "decisions": [
+            {**vars(d), "action": str(d.action), **keeping.row(d, right)} for d in episode.decisions
+        ],
+        "answer": episode.answer,
+        "correct": episode.right,
+        "cost": episode.cost,
+        "mean_correct": mean_correct,
+        "mean_cost": mean_cost,
+    }

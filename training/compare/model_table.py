@@ -1,0 +1,120 @@
+"""How often the recorded models are right: pass@1, majority, pass@k."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.process.episodes import score_weight
+from envs.traces.format import TraceSet
+from envs.traces.table import TraceTable
+from envs.traces.table_builder import build_table
+from training.learn.calibration import auroc, expected_calibration_error
+
+
+def model_table(traces: TraceSet, split: str) -> dict[str, list[dict[str, Any]]]:
+    """Rows by level, by task and overall.
+
+    Args:
+        traces: recorded attempts.
+        split: train, validation or test.
+
+    Returns:
+        Rows with the share of right answers in 0..1 per model of the default ladder:
+        pass@1, and where there are more than two attempts majority and pass@k. Where the
+        traces hold revisions: how often a revision fixes a wrong attempt, against how often
+        a fresh attempt at the same question is right, and how often it breaks a right one.
+        Where they hold verifier scores: AUROC, calibration error, and the accuracy of
+        choosing among all small attempts by score.
+    """
+    models = traces.models()
+    table = build_table(traces, [split], [model.name for model in models])
+    columns: dict[str, NDArray[np.float64]] = {}
+    for model in models:
+        columns |= _model_columns(table, model.rung, model.name)
+    datasets = np.array(table.datasets)
+    everything = np.ones(len(table), bool)
+
+    def row(name: str, value: Any, where: NDArray[np.bool_]) -> dict[str, Any]:
+        shares = {column: float(values[where].mean()) for column, values in columns.items()}
+        return {name: value, "questions": int(where.sum()), **shares}
+
+    tables = {
+        "overall": [row("split", split, everything)],
+        "by level": [row("level", int(v), table.levels == v) for v in np.unique(table.levels)],
+        "by task": [row("task", str(v), datasets == v) for v in np.unique(datasets)],
+        "by task and level": [
+            row("task and level", f"{d} {v}", where)
+            for d in np.unique(datasets)
+            for v in np.unique(table.levels)
+            if (where := (datasets == d) & (table.levels == v)).any()
+        ],
+    }
+    if table.num_children.any():
+        tables["revising"] = _revising(table)
+    if not np.isnan(table.verifier_score).all():
+        tables["verifier"] = [_verifier(table)]
+    return tables
+
+
+def _revising(table: TraceTable) -> list[dict[str, Any]]:
+    length = int(table.stream_length[:, 0].min())
+    parents = table.stream[:, 0, :length]  # (Q, k)
+    right, revised = table.right(parents), table.num_children[parents] > 0
+    child = table.right(table.first_child[parents])
+    # On the same question, without the attempt itself.
+    fresh = (right.sum(1, keepdims=True) - right) / max(length - 1, 1)
+    rows = []
+    for level in (None, *np.unique(table.levels)):
+        where = (
+            revised
+            & (np.ones(len(table), bool) if level is None else table.levels == level)[:, None]
+        )
+        wrong, kept = where & ~right, where & right
+        fixed, again = child[wrong].mean(), fresh[wrong].mean()
+        rows.append(
+            {
+                "level": "all" if level is None else int(level),
+                "revised": int(where.sum()),
+                "fixes a wrong attempt": float(fixed),
+                "a fresh one is right": float(again),
+                "breaks a right attempt": float(1 - child[kept].mean()),
+            }
+        )
+    return rows
+
+
+def _verifier(table: TraceTable) -> dict[str, Any]:
+    length = int(table.stream_length[:, 0].min())
+    attempts = table.stream[:, 0, :length]  # (Q, k)
+    right, score, answers = (
+        table.right(attempts),
+        table.verifier_score[attempts].astype(np.float64),
+        table.answer[attempts],
+    )
+    chosen = answers[:, :, None] == np.arange(table.num_answers)  # (Q, k, K)
+    winner = (chosen * score_weight(score)[:, :, None]).sum(1).argmax(1)
+    questions = np.arange(len(table))
+    return {
+        "attempts": int(right.size),
+        "AUROC": auroc(score.ravel(), right.ravel()),
+        "calibration error": expected_calibration_error(score.ravel(), right.ravel()),
+        f"best of {length}": float(right[questions, score.argmax(1)].mean()),
+        f"weighted vote of {length}": float(table.answer_correct[questions, winner].mean()),
+    }
+
+
+def _model_columns(table: TraceTable, rung: int, name: str) -> dict[str, NDArray[np.float64]]:
+    length = int(table.stream_length[:, rung].min())
+    places = table.stream[:, rung, :length]  # (Q, k)
+    answers, right = table.answer[places], table.right(places)
+    columns = {f"{name} pass@1": right.mean(1)}
+    if length > 2:
+        votes = (answers[:, :, None] == np.arange(table.num_answers)).sum(1)  # (Q, K)
+        winner = votes.argmax(1)
+        majority = table.answer_correct[np.arange(len(table)), winner] & (votes.max(1) > 0)
+        columns[f"{name} majority@{length}"] = majority.astype(np.float64)
+        columns[f"{name} pass@{length}"] = right.any(1).astype(np.float64)
+    return columns

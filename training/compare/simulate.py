@@ -1,0 +1,168 @@
+"""Plays policies on recorded questions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.checkpoint import AnyCheckpoint
+from controller.granularity import Process
+from controller.policy.difficulty import Difficulty
+from controller.policy.network import Policy
+from envs.granularity import STOP, AnyTable, Replayed, replay_of
+from envs.questions.prompts import Prompts
+from envs.random import Streams
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Watcher = Callable[[Any, Ints, Ints], None]
+"""Told of a replay, the rows of it that are going on, (n,), and their actions, (n,)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Played:
+    """How a policy did, per question: means over repeats, each (Q,).
+
+    Attributes:
+        right: share of episodes with a right answer.
+        cost: mean cost, in small-model tokens.
+        tokens: mean tokens processed, all models.
+        rounds: mean serial rounds.
+        actions: mean steps by kind, (Q, 4); see `Replayed.tally`.
+    """
+
+    right: Floats
+    cost: Floats
+    tokens: Floats
+    rounds: Floats
+    actions: Floats
+
+    def utility(self, price: float) -> Floats:
+        """Accuracy less price x cost, (Q,)."""
+        return self.right - price * self.cost
+
+
+def play(
+    policy: Policy,
+    table: AnyTable,
+    config: Process,
+    *,
+    price: float,
+    round_price: float = 0.0,
+    difficulty: Floats | None = None,
+    budget: float | None = None,
+    repeats: int = 8,
+    seed: int = 0,
+    watch: Watcher | None = None,
+) -> Played:
+    """Play every question, `repeats` times each with another order of attempts.
+
+    Inside attempts every recorded one is played once.
+
+    Args:
+        policy: to play.
+        table: questions and attempts.
+        config: the decision process.
+        price: accuracy per unit cost.
+        round_price: accuracy per serial round.
+        difficulty: (Q, R) log-odds; None when unknown.
+        budget: hard cap on cost; None for no cap.
+        repeats: episodes per question.
+        seed: of the orders; the same for every policy, which pairs them.
+        watch: called before each step.
+    """
+    starts = table.starts(repeats)
+    n = len(starts)
+    replay = replay_of(table, config, n, difficulty=difficulty)
+    episodes, rows = replay.episodes, np.arange(n)
+    streams = Streams(np.random.default_rng(seed).integers(2**63, size=n, dtype=np.uint64))
+    budgets = np.full(n, np.inf if budget is None else budget)
+    replay.begin(rows, starts, np.full(n, price), budgets, round_price=round_price)
+    play_out(replay, lambda mask: policy.act(episodes, mask), streams, watch)
+    replay.close(rows)
+
+    def mean(column: NDArray[Any]) -> Floats:
+        return np.asarray(column.reshape(table.num_questions, -1).mean(1))
+
+    return Played(
+        right=mean(replay.right()),
+        cost=mean(episodes.spent),
+        tokens=mean(episodes.tokens),
+        rounds=mean(episodes.rounds),
+        actions=np.stack([mean(count) for count in replay.tally.values()], 1),
+    )
+
+
+def play_out(
+    replay: Replayed,
+    act: Callable[[NDArray[np.bool_]], Ints],
+    streams: Streams,
+    watch: Watcher | None = None,
+) -> None:
+    """Go on with all episodes until each of them is over.
+
+    Args:
+        replay: N episodes that have begun.
+        act: chooses actions, (N,), of those allowed, (N, A).
+        streams: what is drawn at random comes from.
+        watch: see `play`.
+    """
+    n = len(replay.episodes.price)
+    rows, going = np.arange(n), np.ones(n, bool)
+    while going.any():
+        mask = replay.episodes.mask()
+        actions = act(mask)
+        if watch is not None:
+            watch(replay, rows[going], actions[going])
+        going &= (actions != STOP) & (mask.sum(1) > 1)
+        replay.take(rows[going], actions[going], streams)
+
+
+def play_checkpoint(
+    checkpoint: AnyCheckpoint,
+    table: AnyTable,
+    price: float,
+    *,
+    repeats: int = 8,
+    watch: Watcher | None = None,
+) -> Played:
+    """Play a controller; see `play`."""
+    return play(
+        checkpoint.policy,
+        table,
+        checkpoint.config,
+        price=price,
+        difficulty=log_odds(checkpoint.difficulty, table),
+        repeats=repeats,
+        watch=watch,
+    )
+
+
+def log_odds(difficulty: Difficulty | None, prompts: Prompts) -> Floats | None:
+    """Difficulty of every question, (Q, R), or None."""
+    if difficulty is None:
+        return None
+    features = prompts.features(difficulty.reads)
+    return None if features is None else difficulty.log_odds(features)
+
+
+def pool(played: Sequence[Played]) -> Played:
+    """Means over controllers."""
+    return Played(
+        **{f.name: np.mean([getattr(p, f.name) for p in played], axis=0) for f in fields(Played)}
+    )
+
+
+def select(played: Sequence[Played], choice: NDArray[np.int64]) -> Played:
+    """For each question, (Q,), how the chosen one did."""
+    rows = np.arange(len(choice))
+    return Played(
+        **{
+            f.name: np.stack([getattr(p, f.name) for p in played])[choice, rows]
+            for f in fields(Played)
+        }
+    )

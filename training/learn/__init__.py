@@ -1,0 +1,1 @@
+"""Trainings: settings, preparation, PPO, resumption."""

@@ -1,0 +1,102 @@
+"""Calibration of the verifier's score, and how good a score is."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import expit
+from torch import Tensor
+
+from controller.backends.local.score import score_features
+
+Floats = NDArray[np.float64]
+
+
+def calibrate(
+    judged: Floats, logprobs: Floats, right: NDArray[np.bool_], question: NDArray[np.int64]
+) -> Tensor:
+    """Calibration of a `ScoreHead`.
+
+    Args:
+        judged: (n, 2) what the verifier thinks of the tokens.
+        logprobs: (n, 2) what the writer thought of them.
+        right: (n,).
+        question: (n,) number of the question that each tries to answer, in order.
+    """
+    pairs, weight = _pairs(right, question)
+    rows = []
+    for known in (logprobs, np.zeros_like(logprobs)):
+        features = score_features(torch.from_numpy(judged), torch.from_numpy(known)).numpy()
+        scale = features.std(0) + 1e-6
+        scale[-1] = 1.0
+        inputs = features / scale
+        ahead = inputs[pairs[:, 0]] - inputs[pairs[:, 1]]  # (pairs, 7)
+        rows.append(_fit(inputs, right, ahead, weight) / scale)
+    return torch.from_numpy(np.stack(rows)).float()
+
+
+def _pairs(
+    right: NDArray[np.bool_], question: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], Floats]:
+    """All pairs of a right and a wrong attempt at one question, (pairs, 2), and their weights.
+
+    Each question weighs the same; all weights add up to 1.
+    """
+    pairs, weights = [np.empty((0, 2), np.int64)], [np.empty(0)]
+    _, begin = np.unique(question, return_index=True)
+    for attempts in np.split(np.arange(len(question)), begin[1:]):
+        good, bad = attempts[right[attempts]], attempts[~right[attempts]]
+        product = np.stack(np.meshgrid(good, bad), -1).reshape(-1, 2)
+        pairs.append(product)
+        weights.append(np.full(len(product), 1 / max(len(product), 1)))
+    weight = np.concatenate(weights)
+    return np.concatenate(pairs), weight / max(weight.sum(), 1e-9)
+
+
+def _fit(features: Floats, right: NDArray[np.bool_], ahead: Floats, weight: Floats) -> Floats:
+    """Weights of a score, (features,), that says how likely attempts are right and ranks them.
+
+    Logistic regression alone would learn which questions are easy, which says little about
+    the attempts at one of them; so the loss of RankNet on pairs of these is added.
+
+    Source: Burges et al. 2005, "Learning to Rank using Gradient Descent", eq. 3.
+    """
+
+    def loss(weights: Floats) -> tuple[float, Floats]:
+        logits, lead = features @ weights, ahead @ weights
+        error = (expit(logits) - right) / len(right)
+        value = float(np.mean(np.logaddexp(0, logits) - right * logits))
+        value += float(weight @ np.logaddexp(0, -lead))
+        return value, features.T @ error - ahead.T @ (weight * expit(-lead))
+
+    return np.asarray(minimize(loss, np.zeros(features.shape[1]), jac=True).x)
+
+
+def auroc(score: Floats, right: NDArray[np.bool_]) -> float:
+    """Chance that a right attempt scores above a wrong one; ties count half.
+
+    >>> auroc(np.array([0.1, 0.4, 0.8]), np.array([False, True, True]))
+    1.0
+    """
+    from scipy.stats import rankdata
+
+    positives = int(right.sum())
+    ranks = rankdata(score)[right].sum() - positives * (positives + 1) / 2
+    return float(ranks / (positives * (len(right) - positives)))
+
+
+def expected_calibration_error(
+    probability: Floats, right: NDArray[np.bool_], bins: int = 15
+) -> float:
+    """Mean gap between probability and share of right attempts, over bins of equal width.
+
+    Source: Guo et al. 2017 (arXiv 1706.04599), eq. 3.
+
+    >>> expected_calibration_error(np.array([0.25] * 4), np.array([True, False, False, False]))
+    0.0
+    """
+    place = np.minimum((probability * bins).astype(int), bins - 1)
+    gaps = np.bincount(place, probability - right, bins)
+    return float(np.abs(gaps).sum() / len(right))

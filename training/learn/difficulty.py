@@ -1,0 +1,275 @@
+"""Fits the read-out that tells from a prompt how hard a question is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.spatial import cKDTree
+from scipy.special import logit
+from threadpoolctl import threadpool_limits
+from torch.nn import functional
+
+from controller.policy.difficulty import Difficulty, Reads
+from envs.questions.prompts import Prompts
+from envs.traces.table import TraceTable
+
+Floats = NDArray[np.float64]
+Features = NDArray[np.float32]
+
+Fit = Callable[[Features, Floats, Sequence[NDArray[np.int64]]], list[Difficulty]]
+"""From prompt features (Q, H), success rates (Q, R) and subsets of Q: a read-out per subset."""
+
+_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+
+FOLDS = 5
+_LEAST_SCALE = 1e-4
+
+# Chosen by the cross-fitted loss on the train split of the bundled traces.
+_UNITS = 128
+_DROPOUT = 0.5
+_BATCH = 256
+_EPOCHS = 60
+_STEPS = (100, 2000)
+"""Least and most gradient steps, whatever the number of questions."""
+_LEARNING_RATE = 1e-2
+_WEIGHT_DECAY = 0.3
+_MAX_DIRECTIONS = 256
+"""Wider prompt states are reduced to so many principal components first."""
+
+
+def success_rates(table: TraceTable) -> Floats:
+    """Share of recorded independent attempts that are right, (Q, R)."""
+    return np.asarray(table.right(table.stream).sum(2) / table.stream_length)
+
+
+def fit_linear(
+    features: Features, rates: Floats, subsets: Sequence[NDArray[np.int64]], *, penalty: float
+) -> list[Difficulty]:
+    """Ridge logistic regressions on shares of right attempts, one output per rung.
+
+    Args:
+        features: (Q, H), of the prompts.
+        rates: (Q, R).
+        subsets: questions to fit on, for each read-out.
+        penalty: on squared weights, per question.
+    """
+    # Products of a matrix and a vector take BLAS up to ten times as long on several threads.
+    with threadpool_limits(1, user_api="blas"):
+        return [_ridge(features[rows], rates[rows], penalty) for rows in subsets]
+
+
+def _ridge(features: Features, rates: Floats, penalty: float) -> Difficulty:
+    mean, scale = _moments(features)
+    inputs = ((features - mean) / scale).astype(np.float64)  # (Q, H)
+    width = inputs.shape[1]
+
+    def fit_rung(target: Floats) -> Floats:
+        def loss(parameters: Floats) -> tuple[float, Floats]:
+            logits = inputs @ parameters[:width] + parameters[width]
+            error = 1 / (1 + np.exp(-logits)) - target
+            value = np.mean(np.logaddexp(0, logits) - target * logits)
+            gradient = np.append(inputs.T @ error / len(target), error.mean())
+            gradient[:width] += penalty * parameters[:width]
+            return value + penalty / 2 * np.sum(parameters[:width] ** 2), gradient
+
+        return np.asarray(minimize(loss, np.zeros(width + 1), jac=True, method="L-BFGS-B").x)
+
+    columns = np.stack([fit_rung(rates[:, rung]) for rung in range(rates.shape[1])], 1)  # (H+1, R)
+    return Difficulty(
+        mean=mean,
+        scale=scale,
+        weights=(columns[:width].astype(np.float32),),
+        biases=(columns[width].astype(np.float32),),
+    )
+
+
+def fit_networks(
+    features: Features, rates: Floats, subsets: Sequence[NDArray[np.int64]]
+) -> list[Difficulty]:
+    """Networks with one hidden layer, all trained at once; see `fit_linear` for arguments."""
+    mean, scale = _moments(features)
+    inputs = torch.from_numpy((features - mean) / scale)  # (Q, H)
+    directions = _directions(inputs)  # (H, D)
+    inputs, targets = inputs @ directions, torch.from_numpy(rates.astype(np.float32))
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.tensor([len(rows) for rows in subsets])[:, None]
+    members = torch.nn.utils.rnn.pad_sequence(
+        [torch.from_numpy(rows) for rows in subsets], batch_first=True
+    )  # (M, most)
+
+    def layer(inputs: int, outputs: int) -> list[torch.Tensor]:
+        bound = inputs**-0.5
+        shapes = (len(subsets), inputs, outputs), (len(subsets), 1, outputs)
+        return [
+            ((torch.rand(shape, generator=generator) * 2 - 1) * bound).requires_grad_()
+            for shape in shapes
+        ]
+
+    first, last = layer(inputs.shape[1], _UNITS), layer(_UNITS, targets.shape[1])
+    optimizer = torch.optim.AdamW([*first, *last], _LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
+    least, most = _STEPS
+    steps = min(max(_EPOCHS * len(features) // _BATCH, least), most)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = _LEARNING_RATE * (1 - step / steps)
+        drawn = torch.rand((len(subsets), _BATCH), generator=generator) * counts
+        rows = members.gather(1, drawn.long())  # (M, B)
+        units = torch.baddbmm(first[1], inputs[rows], first[0]).relu()
+        kept = torch.rand(units.shape, generator=generator) >= _DROPOUT
+        logits = torch.baddbmm(last[1], units * kept / (1 - _DROPOUT), last[0])
+        loss = functional.binary_cross_entropy_with_logits(logits, targets[rows])
+        optimizer.zero_grad()
+        # Each network's gradient as if it were alone.
+        (loss * len(subsets)).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    weight, bias, weight_out, bias_out = (tensor.detach() for tensor in (*first, *last))
+    return [
+        Difficulty(
+            mean=mean,
+            scale=scale,
+            weights=((directions @ weight[m]).numpy(), weight_out[m].numpy()),
+            biases=(bias[m, 0].numpy(), bias_out[m, 0].numpy()),
+        )
+        for m in range(len(subsets))
+    ]
+
+
+def _moments(features: Features) -> tuple[Features, Features]:
+    """Mean and scale of each feature; of those that never vary, one that makes them vanish."""
+    scale = features.std(0)
+    return features.mean(0), np.where(scale > _LEAST_SCALE, scale, np.float32(1e6))
+
+
+def _directions(features: torch.Tensor) -> torch.Tensor:
+    """Orthonormal columns that keep most of the variance; all of it if there are few features."""
+    if features.shape[1] <= _MAX_DIRECTIONS:
+        return torch.eye(features.shape[1])
+    rows: torch.Tensor = torch.linalg.svd(features, full_matrices=False).Vh
+    return rows[:_MAX_DIRECTIONS].T
+
+
+def cross_fit(
+    features: Features, rates: Floats, fit: Fit, fold: NDArray[np.int64] | None = None
+) -> tuple[Difficulty, Floats]:
+    """A read-out fitted on all rows, and log-odds of each by one fitted without its fold.
+
+    Args:
+        features: (n, H).
+        rates: (n, R).
+        fit: how.
+        fold: of each row, (n,) in 0..4; drawn when None.
+    """
+    if fold is None:
+        fold = np.random.default_rng(0).permutation(len(features)) % FOLDS
+    outside = [np.flatnonzero(fold != part) for part in range(FOLDS)]
+    whole, *parts = fit(features, rates, [np.arange(len(features)), *outside])
+    log_odds = np.empty_like(rates)
+    for part, readout in enumerate(parts):
+        log_odds[fold == part] = readout.log_odds(features[fold == part])
+    return whole, log_odds
+
+
+LINEAR: tuple[Fit, ...] = tuple(partial(fit_linear, penalty=penalty) for penalty in _PENALTIES)
+"""Linear read-outs to choose from."""
+
+READOUTS: tuple[Fit, ...] = (*LINEAR, fit_networks)
+"""Those and a network."""
+
+CANDIDATES: Mapping[Reads, Sequence[Fit]] = {
+    "words": LINEAR,
+    "shape": (fit_networks,),
+    "prompt": READOUTS,
+}
+"""What difficulty may be read from, and how."""
+
+_WORTH = 0.01
+"""Log loss that a prompt state must save."""
+
+
+def fit_difficulty(prompts: Prompts, rates: Floats) -> tuple[Difficulty, Floats] | None:
+    """Read-out for other questions, and log-odds for these ones.
+
+    Whoever learns from questions that the read-out was fitted on would trust it too much, so
+    the log-odds of these come from five read-outs, each fitted without a fifth of them. What is
+    read is chosen by log loss on these, too; a prompt state, which the small model has to be
+    paid for, has to be worth it.
+
+    Args:
+        prompts: of the questions to fit on.
+        rates: how often an attempt of each rung at them is right, (Q, R).
+
+    Returns:
+        The read-out and (Q, R) log-odds of these questions, or None if their wordings are not
+        known or they are fewer than folds.
+    """
+    fitted = {reads: fit_readout(prompts, rates, reads, fits) for reads, fits in CANDIDATES.items()}
+    known = {reads: fit for reads, fit in fitted.items() if fit is not None}
+
+    def loss(reads: Reads) -> float:
+        return _loss(known[reads][1], rates) + (0.0 if known[reads][0].is_free else _WORTH)
+
+    if not known:
+        return None
+    readout, log_odds = known[min(known, key=loss)]
+    shapes = prompts.features("shape")
+    assert shapes is not None  # Whatever is read, the wording is.
+    return replace(readout, low=shapes.min(0), high=shapes.max(0)), log_odds
+
+
+def fit_readout(
+    prompts: Prompts, rates: Floats, reads: Reads, fits: Sequence[Fit]
+) -> tuple[Difficulty, Floats] | None:
+    """The same from given features by the best of given fits."""
+    features = prompts.features(reads)
+    if features is None or len(rates) < FOLDS:
+        return None
+    readout, log_odds = best_fit(features, rates, fits)
+    return replace(readout, reads=reads), log_odds
+
+
+def best_fit(
+    features: Features, rates: Floats, fits: Sequence[Fit] = READOUTS
+) -> tuple[Difficulty, Floats]:
+    """The read-out of `fit_difficulty` from features (Q, H) and success rates (Q, R)."""
+    fitted = (cross_fit(features, rates, fit) for fit in fits)
+    return min(fitted, key=lambda entry: _loss(entry[1], rates))
+
+
+def _loss(log_odds: Floats, rates: Floats) -> float:
+    return float(np.mean(np.logaddexp(0, log_odds) - rates * log_odds))
+
+
+def _features(table: TraceTable) -> Features | None:
+    """Prompt states, where they were recorded, else words."""
+    states = table.features("prompt")
+    return table.features("words") if states is None else states
+
+
+def neighbours(known: TraceTable, new: TraceTable, *, k: int = 30) -> tuple[Floats, Floats] | None:
+    """Log-odds of both tables' questions by the success of their nearest known ones.
+
+    Args:
+        known: Q questions; none is a neighbour of itself.
+        new: Q' other questions.
+        k: neighbours.
+
+    Returns:
+        (Q, R) and (Q', R), or None if there are no prompts that could be near each other.
+    """
+    ours, theirs = _features(known), _features(new)
+    if ours is None or theirs is None or ours.shape[1] != theirs.shape[1]:
+        return None
+    mean, scale = _moments(ours)
+    points, others = (ours - mean) / scale, (theirs - mean) / scale
+    rates, tree, k = success_rates(known), cKDTree(points), min(k, len(known) - 1)
+    inside = tree.query(points, k + 1)[1][:, 1:]
+    outside = tree.query(others, k)[1]
+    inside_rates, outside_rates = (
+        (rates[places].sum(1) + 0.5) / (k + 1) for places in (inside, outside)
+    )
+    return logit(inside_rates), logit(outside_rates)

@@ -1,0 +1,159 @@
+"""Trainings as a user starts them: one seed or several, each in a directory of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from controller.checkpoint import AnyCheckpoint, load_any
+from envs.granularity import read_traces
+from envs.traces.format import write_atomically
+from training.compare.simulate import play_checkpoint
+from training.learn.config import TrainConfig
+from training.learn.interrupt import asked_to_stop
+from training.learn.jobs import TrainJob, tracker_of, wandb_environment
+from training.learn.ray_train import train_on_cluster
+from training.learn.seeds import summarise_seeds
+from training.learn.settings import Settings, store
+from training.learn.threads import limit_threads
+from training.learn.train import ControllerTraining, Prepared, prepare, suited
+from training.record.cluster import Cluster
+from training.report.view import progress_bar, training_view
+
+Floats = NDArray[np.float64]
+
+SCORED_PRICES = 12
+
+
+def run_directories(settings: Settings) -> dict[Path, TrainConfig]:
+    """What each run directory is to hold."""
+    run, config = settings.run, settings.train
+    if run.seeds == 1:
+        return {run.out: config}
+    seeds = range(config.ppo.seed, config.ppo.seed + run.seeds)
+    return {
+        run.out / f"seed-{seed}": replace(config, ppo=replace(config.ppo, seed=seed))
+        for seed in seeds
+    }
+
+
+def seed_directories(paths: Sequence[Path]) -> list[Path]:
+    """Checkpoints, with those of its seeds in place of a directory of `--seeds`."""
+
+    def seeds(path: Path) -> list[Path]:
+        found = [p.parent for p in path.glob("seed-*/controller.json")]
+        return sorted(found, key=lambda p: int(p.name.removeprefix("seed-")))
+
+    return [p for path in paths for p in seeds(path) or [path]]
+
+
+def train_all(settings: Settings, console: Console) -> None:
+    """Train every seed that is not finished, then say what they amount to.
+
+    Raises:
+        KeyboardInterrupt: a signal stopped it; the next call goes on from there.
+    """
+    limit_threads()
+    traces = read_traces(settings.run.traces)
+    config = suited(settings.train, traces)
+    runs = run_directories(replace(settings, train=config))
+    for out, config in runs.items():
+        store(config, settings.run.traces, out)
+    prepared = prepare(traces, config)
+    models = " -> ".join(model.name for model in prepared.models)
+    console.print(
+        f"models {models}; validation utility of the best rule in hindsight: "
+        f"{prepared.best_rule:.4f}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    with asked_to_stop() as stop:
+        if settings.run.ray:
+            _train_on_cluster(settings, runs, stop)
+        checkpoints = []
+        for out, config in runs.items():
+            training = ControllerTraining(traces, config, out, prepared)
+            checkpoints.append(_trained(training, settings, stop, console))
+            console.print(f"{out}: validation utility {training.utility:.4f}", highlight=False)
+    if len(runs) > 1:
+        summary = _score(checkpoints, prepared)
+        text = json.dumps(summary, indent=1)
+        write_atomically(settings.run.out / "seeds.json", lambda path: path.write_text(text))
+        print_seeds(console, summary)
+
+
+def _train_on_cluster(
+    settings: Settings, runs: Mapping[Path, TrainConfig], stop: Callable[[], bool]
+) -> None:
+    jobs = [
+        TrainJob(
+            out=out.resolve(),
+            traces=settings.run.traces.resolve(),
+            config=config,
+            name=str(out),
+            wandb=settings.run.wandb,
+            environment=wandb_environment(),
+        )
+        for out, config in runs.items()
+    ]
+    cluster = Cluster(address=settings.run.ray, cpus=settings.run.worker_cpus)
+    with progress_bar("training", 1.0) as update:
+        train_on_cluster(jobs, cluster, update, stop)
+
+
+def _trained(
+    training: ControllerTraining, settings: Settings, stop: Callable[[], bool], console: Console
+) -> AnyCheckpoint:
+    if training.finished:
+        return load_any(training.out)
+    total = training.config.ppo.num_updates * training.config.ppo.steps_per_update
+    with (
+        tracker_of(training, settings.run.traces, str(training.out), settings.run.wandb) as tracker,
+        training_view(Console(stderr=True), training.out.name, training.ppo.steps, total) as view,
+    ):
+        checkpoint = training.run(tracker, view, stop)
+    if tracker.offline_directory:
+        console.print(
+            f"W&B, with an account: wandb sync {tracker.offline_directory}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return checkpoint
+
+
+def _score(checkpoints: list[AnyCheckpoint], prepared: Prepared) -> dict[str, Any]:
+    """How the seeds do on questions that no training has looked at; see `summarise_seeds`.
+
+    Those are the half of the validation split that is held back; the test split is left to
+    `allot evaluate`.
+    """
+    prices = prepared.prices.grid(SCORED_PRICES)
+    utility = np.array(
+        [
+            [
+                play_checkpoint(checkpoint, prepared.calibration, price).utility(price).mean()
+                for price in prices
+            ]
+            for checkpoint in checkpoints
+        ]
+    )  # (S, P)
+    return {"prices": prices.tolist(), **summarise_seeds(utility)}
+
+
+def print_seeds(console: Console, summary: dict[str, Any]) -> None:
+    """Print what `summarise_seeds` says of several seeds."""
+    count = len(summary["utility"])
+    table = Table(f"utility of {count} seeds", "value", "95%", "95%, each price apart", box=None)
+    for name, title in (("mean", "mean"), ("iqm", "interquartile mean")):
+        entry = summary[name]
+        intervals = ("{:.4f} to {:.4f}".format(*entry[kind]) for kind in ("interval", "stratified"))
+        table.add_row(title, f"{entry['value']:.4f}", *intervals)
+    console.print(table, "")

@@ -1,0 +1,357 @@
+"""From a trace set to a controller checkpoint."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from controller.card import model_card
+from controller.checkpoint import (
+    HUB_SCHEME,
+    SETTINGS_FILE,
+    AnyCheckpoint,
+    Checkpoint,
+    save_checkpoint,
+)
+from controller.granularity import Process
+from controller.policy.difficulty import Difficulty
+from controller.policy.targets import Calibration
+from controller.policy.training_range import Support
+from controller.process.types import ModelSpec
+from envs.granularity import AnyTable, AnyTraces
+from envs.questions.answer_kinds import only_kind, unread_warnings
+from envs.reward import LogUniform, budget_range, price_range
+from envs.segments.traces import SegmentTraces
+from envs.traces.format import TraceSet
+from envs.vector import ComputeVectorEnv
+from training.compare.simulate import log_odds, play, play_checkpoint
+from training.granularity import learning_of
+from training.learn.best_rule import best_rule_utilities
+from training.learn.config import SEGMENT_DEFAULTS, TrainConfig
+from training.learn.curve import CURVE, Curve
+from training.learn.difficulty import fit_difficulty
+from training.learn.resume import has_state
+from training.learn.settings import flat
+from training.ppo import PPO
+from training.record.prompt_lengths import with_prompt_lengths
+from training.report.lineage import controller_artifact, traces_artifact
+from training.report.tracking import Tracker
+from training.report.view import View
+
+_CALIBRATION_PRICES = 31
+
+_SUPPORT_STEPS = 64
+"""Random steps per environment that tell which observations there are."""
+
+CHECKS = 20
+"""How often, at least, training looks at the validation split."""
+
+CHECK_PRICES = 8
+"""Prices at which it does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Tables and settings that training needs, made from a trace set.
+
+    Of whole attempts the validation split is halved. The first half is learnt from as well, or,
+    if training has a patience, chooses when it ends and which weights it keeps. The other half
+    tells what the controller is good for: nothing is chosen by it.
+
+    Attributes:
+        models: the ladder, the small one first.
+        train: questions to learn from.
+        validation: questions that training is watched on.
+        calibration: questions that tell what the controller is good for.
+        process: the decision process.
+        prices: to train for.
+        difficulty: read-out for other questions; None without wordings or with few questions.
+        train_log_odds: (Q, R) difficulty of `train`, each question's by a read-out fitted
+            without it.
+    """
+
+    models: tuple[ModelSpec, ...]
+    train: AnyTable
+    validation: AnyTable
+    calibration: AnyTable
+    process: Process
+    prices: LogUniform
+    difficulty: Difficulty | None
+    train_log_odds: NDArray[np.float64] | None
+
+    @cached_property
+    def best_rule(self) -> float:
+        """Mean utility, over the prices of a check, of the best rule in hindsight."""
+        table, prices = self.validation, self.prices.grid(CHECK_PRICES)
+        # Rules, unlike a policy, cannot do without.
+        everywhere = self.difficulty and replace(self.difficulty, low=None, high=None)
+        known = log_odds(everywhere, table)
+        return float(best_rule_utilities(table, self.process, prices, known).mean())
+
+
+def suited(config: TrainConfig, traces: AnyTraces) -> TrainConfig:
+    """The same with `total_steps`, if left open, as suits the attempts of the train split."""
+    if isinstance(traces, SegmentTraces):
+        steps = config.ppo.total_steps or SEGMENT_DEFAULTS["total_steps"]
+        return replace(config, ppo=replace(config.ppo, total_steps=steps))
+    models = traces.models(config.ladder)
+    return config.suited(sum(traces.model_rows[model.name].train_attempts for model in models))
+
+
+def prepare(traces: AnyTraces, config: TrainConfig) -> Prepared:
+    """Tables, decision process and difficulty read-out of a trace set.
+
+    Raises:
+        TraceFormatError: there are too few questions that each model of the ladder has tried.
+    """
+    learning, models = learning_of(traces), traces.models(config.ladder)
+    if isinstance(traces, TraceSet):
+        for message in unread_warnings(traces, [model.name for model in models]):
+            warnings.warn(message, stacklevel=2)
+    train, validation, calibration = learning.split(traces, config)
+    difficulty, log_odds = fit_difficulty(train, learning.rates(train)) or (None, None)
+    process = learning.derive(train, traces, config, difficulty)
+    return Prepared(
+        models=models,
+        train=train,
+        validation=validation,
+        calibration=calibration,
+        process=process,
+        prices=LogUniform(low=config.prices[0], high=config.prices[1])
+        if config.prices
+        else price_range(process.cost_unit),
+        difficulty=difficulty,
+        train_log_odds=log_odds,
+    )
+
+
+class ControllerTraining:
+    """One training by PPO; the last weights are kept, or with a patience the best ones.
+
+    Args:
+        traces: recorded attempts.
+        config: what to train.
+        out: run directory: the checkpoint, and under `training/` what resuming needs and the
+            metrics of every update.
+        prepared: from `prepare`, to share among seeds; made here if None.
+    """
+
+    def __init__(
+        self, traces: AnyTraces, config: TrainConfig, out: Path, prepared: Prepared | None = None
+    ) -> None:
+        self.prepared = prepared or prepare(traces, config)
+        config = suited(config, traces)
+        self.traces, self.config, self.out = traces, config, out
+        env = ComputeVectorEnv(
+            self.prepared.train,
+            self.prepared.process,
+            config.ppo.num_envs,
+            prices=self.prepared.prices,
+            difficulty=self.prepared.train_log_odds,
+            round_prices=learning_of(traces).round_prices,
+            budgets=budget_range(self.prepared.process.cost_unit),
+            hide_signals=config.hide_signals,
+        )
+        self.ppo, self._env = PPO(env, config.ppo), env
+        self.utility, self._waited = -np.inf, 0
+        """Of the kept weights on `prepared.validation`."""
+        self._kept: dict[str, torch.Tensor] = {}
+        if has_state(self._state):
+            notes, self._kept = self.ppo.resume(self._state)
+            self.utility, self._waited = notes["utility"], notes["waited"]
+
+    def settings(self) -> dict[str, Any]:
+        """Settings of the run, for people and W&B."""
+        return {**flat(self.config), "process": asdict(self.prepared.process)}
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to do."""
+        return self._is_done and (self.out / SETTINGS_FILE).exists()
+
+    @property
+    def _is_done(self) -> bool:
+        patience = self.config.patience
+        impatient = patience > 0 and self._waited >= patience
+        return impatient or self.ppo.update >= self.config.ppo.num_updates
+
+    @property
+    def _state(self) -> Path:
+        return self.out / "training"
+
+    def run(
+        self,
+        tracker: Tracker,
+        view: View | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> AnyCheckpoint:
+        """Train to the end and save the checkpoint.
+
+        Args:
+            tracker: gets the metrics.
+            view: called after each update.
+            stop: asked after each update whether to save and stop.
+
+        Raises:
+            KeyboardInterrupt: it was stopped; the next run goes on from there to the bit.
+        """
+        every = max(1, self.config.ppo.num_updates // CHECKS)
+        curve = Curve(self._state / CURVE, self.ppo.steps)
+
+        def report(steps: int, metrics: dict[str, float]) -> None:
+            if self.ppo.update % every == 0 or self.ppo.update == self.config.ppo.num_updates:
+                metrics |= self._check()
+                self._save_state()
+            curve.add(steps, metrics)
+            tracker.log({"global_step": steps, **metrics})
+            if view is not None:
+                view(steps, metrics)
+
+        tracker.uses(traces_artifact(self.traces))
+        if not self._is_done:
+            self.ppo.train(report, lambda: self._is_done or (stop is not None and stop()))
+        if not self._is_done:
+            self._save_state()
+            raise KeyboardInterrupt
+        self.ppo.policy.load_state_dict(self._kept)
+        support = observed_support(self._env, self.config.ppo.seed)
+        checkpoint = replace(self._calibrated(self._checkpoint()), support=support)
+        save_checkpoint(checkpoint, self.out, str(model_card(checkpoint, None)))
+        tracker.summary({"validation/kept_utility": self.utility})
+        tracker.makes(controller_artifact(checkpoint, self.out, self.traces))
+        return checkpoint
+
+    def _check(self) -> dict[str, float]:
+        """Utility on `prepared.validation`; keeps the weights, unless better ones are wanted."""
+        utility = float(
+            np.mean([self._utility(p) for p in self.prepared.prices.grid(CHECK_PRICES)])
+        )
+        self._waited += 1
+        if not self.config.patience or utility > self.utility:
+            self._waited = 0
+            self.utility = utility
+            self._kept = {k: v.clone() for k, v in self.ppo.policy.state_dict().items()}
+        return {
+            "validation/utility": utility,
+            "validation/best_rule": self.prepared.best_rule,
+            "validation/lead": utility - self.prepared.best_rule,
+        }
+
+    def _utility(self, price: float) -> float:
+        prepared = self.prepared
+        played = play(
+            self.ppo.policy,
+            prepared.validation,
+            prepared.process,
+            price=price,
+            difficulty=log_odds(prepared.difficulty, prepared.validation),
+            repeats=4,
+        )
+        return float(played.utility(price).mean())
+
+    def _save_state(self) -> None:
+        notes = {"utility": self.utility, "waited": self._waited}
+        self.ppo.save(self._state, notes, self._kept)
+
+    def _calibrated(self, checkpoint: AnyCheckpoint) -> AnyCheckpoint:
+        """With mean cost on the questions learnt from and on fresh ones, and counts on these.
+
+        A specialist for one price has nothing to choose from.
+        """
+        prepared = self.prepared
+        if prepared.prices.low == prepared.prices.high:
+            return checkpoint
+        prices = prepared.prices.grid(_CALIBRATION_PRICES)
+        tables = (prepared.train, prepared.calibration)
+        cost, right = [], []
+        for price in prices:
+            played = [play_checkpoint(checkpoint, table, price, repeats=1) for table in tables]
+            cost.append(float(np.concatenate([p.cost for p in played]).mean()))
+            right.append(int(played[-1].right.sum()))
+        calibration = Calibration(
+            prices=tuple(prices.tolist()),
+            cost=tuple(cost),
+            right=tuple(right),
+            questions=prepared.calibration.num_questions,
+        )
+        return replace(checkpoint, calibration=calibration)
+
+    def _checkpoint(self) -> AnyCheckpoint:
+        prepared = self.prepared
+        return Checkpoint(
+            policy=self.ppo.policy,
+            config=prepared.process,
+            models=with_prompt_lengths(self.traces, prepared.models)
+            if isinstance(self.traces, TraceSet)
+            else prepared.models,
+            price_range=(prepared.prices.low, prepared.prices.high),
+            difficulty=prepared.difficulty,
+            value=learning_of(self.traces).value(self.traces),
+            model_paths=_model_paths(self.traces, prepared.models, self.out),
+            adapter_paths=_adapter_paths(self.traces, prepared.models[0], self.out),
+            segment_controller=_segment_controller(self.traces, self.out),
+            answers=only_kind(self.traces.manifest),
+            training={
+                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+                "traces": self.traces.manifest.get("digest") or self.traces.path.name,
+                "questions": prepared.train.num_questions,
+                "validation_utility": self.utility,
+                "config": flat(self.config),
+                "versions": {"torch": torch.__version__, "numpy": np.__version__},
+            },
+        )
+
+
+def observed_support(env: ComputeVectorEnv, seed: int) -> Support:
+    """Ranges of all features under random legal actions."""
+    rng = np.random.default_rng(seed)
+    observation, _ = env.reset(seed=seed)
+    support = Support.of(observation)
+    for _ in range(_SUPPORT_STEPS):
+        mask = env.action_masks()
+        observation, *_ = env.step((rng.random(mask.shape) * mask).argmax(1))
+        support = support.merged(Support.of(observation))
+    return support
+
+
+def _model_paths(traces: AnyTraces, models: Sequence[ModelSpec], out: Path) -> tuple[str, ...]:
+    """Where the ladder's models lie, seen from `out`; empty if the traces do not tell."""
+    entries: Mapping[str, Any] = traces.manifest.get("models", {})
+    paths = [entries.get(model.name, {}).get("path") for model in models]
+    if any(path is None for path in paths):
+        return ()
+    return tuple(_seen_from(out, traces.path, path) for path in paths)
+
+
+def _adapter_paths(traces: AnyTraces, small: ModelSpec, out: Path) -> dict[str, str]:
+    entries = traces.manifest.get("models", {}).get(small.name, {}).get("adapters", {})
+    return {
+        name: _seen_from(out, traces.path, entry["path"])
+        for name, entry in entries.items()
+        if entry.get("path")
+    }
+
+
+def _segment_controller(traces: AnyTraces, out: Path) -> tuple[str, float] | None:
+    """Controller under which the samples were written, and its price; None for plain ones."""
+    entry = traces.manifest.get("decoding", {}).get("segments")
+    if entry is None:
+        return None
+    return _seen_from(out, traces.path, entry["controller"]), float(entry["price"])
+
+
+def _seen_from(out: Path, base: Path, path: str) -> str:
+    """A path relative to `base`, relative to `out`; what is on the Hub stays there."""
+    if path.startswith(HUB_SCHEME):
+        return path
+    return os.path.relpath((base / path).resolve(), out.resolve())

@@ -1,0 +1,1 @@
+"""Recordings of attempts by models."""

@@ -1,0 +1,243 @@
+"""Records shards on the machines of a Ray cluster.
+
+Each worker is an actor that holds the models, or asks their servers. It is given two shards at a
+time, so that it need not wait for the next one; the rest stays here. So memory
+does not grow with the recording, and what a worker takes along when it dies is recorded again by
+the others. Only this process writes: a shard that two workers have recorded is one file.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+from controller.errors import AllotError, BackendError
+from controller.process.types import ModelSpec
+from training.record.cluster import Cluster, connected, num_workers
+from training.record.parts import Rows
+from training.record.recording import Add, Missing, RecordConfig, shard_size
+from training.record.sources import Source
+
+SHARDS_EACH = 2
+"""Shards that a worker has at a time: one that it records and the next."""
+
+MAX_DEATHS = 3
+"""Deaths of workers on one shard, or in a row while they start, that a recording survives."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Questions that are recorded together.
+
+    Attributes:
+        number: place among all shards.
+        todo: what they lack.
+    """
+
+    number: int
+    todo: Sequence[Missing]
+
+
+class ShardWorker:
+    """Records shards on some machine of the cluster.
+
+    Args:
+        source: of the models.
+        config: how much to record.
+    """
+
+    def __init__(self, source: Source, config: RecordConfig) -> None:
+        self._source, self._config = source, config
+
+    def start(self) -> tuple[tuple[ModelSpec, ...], str]:
+        """Load the models; their description, and which machine this is."""
+        import ray
+
+        self._recorder = self._source.recorder(self._config)
+        return self._recorder.models, ray.get_runtime_context().get_node_id()
+
+    def record(self, shard: Shard) -> dict[str, list[Mapping[str, Any]]]:
+        """Record one shard."""
+        found: dict[str, list[Mapping[str, Any]]] = {}
+
+        def add(rows: Mapping[str, Rows]) -> None:
+            for table, more in rows.items():
+                found.setdefault(table, []).extend(more)
+
+        self._recorder.record(shard.todo, add)
+        return found
+
+
+@dataclass(eq=False)
+class _Worker:
+    """A worker as seen from here.
+
+    Attributes:
+        actor: its handle.
+        starting: what its start will return.
+        node: id of its machine; None until it has started.
+        shards: that it has, by what it will return, the oldest first.
+    """
+
+    actor: Any
+    starting: Any
+    node: str | None = None
+    shards: dict[Any, Shard] = field(default_factory=dict)
+
+
+class RayRecorder:
+    """Records shards on a cluster; leave its context to let go of the workers.
+
+    Args:
+        source: of the models.
+        config: how much to record.
+        cluster: where.
+    """
+
+    def __init__(self, source: Source, config: RecordConfig, cluster: Cluster) -> None:
+        self._source, self.config, self._cluster = source, config, cluster
+        self._workers: list[_Worker] = []
+        self._deaths: dict[int, int] = {}
+        self._failed_starts = 0
+        self._models: tuple[ModelSpec, ...] | None = None
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._ray = self._stack.enter_context(connected(self._cluster))
+        with ExitStack() as undo:
+            undo.push(self._stack)
+            for _ in range(num_workers(self._ray, self._cluster)):
+                self._start_worker()
+            undo.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for worker in self._workers:
+            self._ray.kill(worker.actor)
+        self._workers.clear()
+        self._stack.close()
+
+    @property
+    def models(self) -> tuple[ModelSpec, ...]:
+        """One model per rung, as the first worker that is ready describes them.
+
+        Raises:
+            BackendError: the models cannot be loaded, or workers die while they load them.
+        """
+        while self._models is None:
+            self._wait(deque())
+        return self._models
+
+    def wait_for_all(self) -> None:
+        """Wait until every worker has loaded the models."""
+        while any(worker.node is None for worker in self._workers):
+            self._wait(deque())
+
+    @property
+    def where(self) -> str:
+        """How many workers there are, and on how many machines."""
+        nodes = [worker.node for worker in self._workers if worker.node is not None]
+        machines = len(set(nodes))
+        return f"{_count(len(nodes), 'worker')}, {_count(machines, 'machine')}"
+
+    def record(self, todo: Sequence[Missing], add: Add) -> None:
+        """Record in shards, each added whole, in the order in which workers finish them.
+
+        Raises:
+            BackendError: an attempt cannot be made, or one shard kills worker after worker.
+        """
+        size = shard_size(self)
+        pieces = [todo[start : start + size] for start in range(0, len(todo), size)]
+        shards = deque(Shard(number, piece) for number, piece in enumerate(pieces))
+        while shards or any(worker.shards for worker in self._workers):
+            self._hand_out(shards)
+            recorded = self._wait(shards)
+            if recorded is not None:
+                add(recorded)
+
+    def _hand_out(self, todo: deque[Shard]) -> None:
+        ready = [worker for worker in self._workers if worker.node is not None]
+        for held in range(SHARDS_EACH):
+            for worker in ready:
+                if todo and len(worker.shards) == held:
+                    shard = todo.popleft()
+                    worker.shards[worker.actor.record.remote(shard)] = shard
+
+    def _wait(self, todo: deque[Shard]) -> Mapping[str, Rows] | None:
+        """Wait until something has happened; the recorded shard if that was it.
+
+        Args:
+            todo: gets the shards of a worker that has died.
+        """
+        owners = {w.starting: w for w in self._workers if w.node is None}
+        owners |= {result: w for w in self._workers for result in w.shards}
+        (done, *_), _ = self._ray.wait(list(owners), num_returns=1)
+        worker = owners[done]
+        try:
+            result = self._ray.get(done)
+        except self._ray.exceptions.RayTaskError as error:
+            raise error.cause if isinstance(error.cause, AllotError) else error from None
+        except self._ray.exceptions.RayError as error:
+            todo.extendleft(self._bury(worker, error))
+            return None
+        if worker.node is None:
+            self._welcome(worker, *result)
+            return None
+        self._deaths.pop(worker.shards.pop(done).number, None)
+        recorded: Mapping[str, Rows] = result
+        return recorded
+
+    def _welcome(self, worker: _Worker, models: tuple[ModelSpec, ...], node: str) -> None:
+        """Take a worker that has loaded the models, if they are what the others have."""
+        if self._models not in (None, models):
+            raise BackendError(
+                f"machine {node}: expected the models that the other machines have "
+                f"({_digests(self._models or ())}), found {_digests(models)}; copy the same "
+                "directories to all of them"
+            )
+        self._models, worker.node, self._failed_starts = models, node, 0
+
+    def _bury(self, worker: _Worker, error: Exception) -> list[Shard]:
+        """Start another worker in place of one that has died; the shards that it leaves behind."""
+        why = " ".join(str(error).split())[:300]
+        shards = list(worker.shards.values())
+        if worker.node is None:
+            self._failed_starts += 1
+        elif shards:  # the oldest is the one that it was recording
+            self._deaths[shards[0].number] = self._deaths.get(shards[0].number, 0) + 1
+        if self._failed_starts == MAX_DEATHS or MAX_DEATHS in self._deaths.values():
+            raise BackendError(
+                f"workers: expected them to live, found {MAX_DEATHS} dead over "
+                f"{'one shard' if worker.node else 'loading the models'}, perhaps for want of "
+                f"memory; try smaller shards or other resources for each worker: {why}"
+            ) from None
+        warnings.warn(
+            f"a worker has died, its {len(shards)} shards go to others: {why}", stacklevel=2
+        )
+        self._workers.remove(worker)
+        self._ray.kill(worker.actor)
+        self._start_worker()
+        return shards
+
+    def _start_worker(self) -> None:
+        options = {"num_cpus": self._cluster.cpus, "num_gpus": self._cluster.gpus}
+        actor = self._ray.remote(**options)(ShardWorker).remote(self._source, self.config)
+        self._workers.append(_Worker(actor=actor, starting=actor.start.remote()))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _digests(models: Sequence[ModelSpec]) -> str:
+    return ", ".join(f"{model.name} {model.digest}" for model in models)

@@ -1,0 +1,268 @@
+"""Where a recording's models come from: a description that is small enough to be sent around.
+
+A worker on another machine builds its recorder of the same description as this process would.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from controller.backends.base import TEMPERATURE
+from controller.backends.places import ModelPlace
+from controller.backends.prompts import Message
+from controller.checkpoint import HUB_SCHEME
+from controller.errors import ConfigError
+from controller.process.types import ModelSpec
+from training.record.recording import RecordConfig, Recorder
+
+if TYPE_CHECKING:
+    from controller.backends.base import Backend
+    from controller.backends.local.model import LocalModel
+    from training.record.queues import ServedModel, ServerQueue
+
+_KEY_VARIABLE = "ALLOT_UPSTREAM_KEY_{rung}"
+
+CONCURRENCY = 8
+"""Requests to a server at the same time, where it does not tell how many it has room for."""
+
+
+class Source(Protocol):
+    """Describes who records."""
+
+    def recorder(self, config: RecordConfig) -> Recorder:
+        """The recorder itself, with its models in memory."""
+        ...
+
+    def notes(self, models: Sequence[ModelSpec], out: Path) -> dict[str, Any]:
+        """What `trace.json` says about it, seen from the directory of the trace set."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    """Models that transformers loads, models behind OpenAI-compatible servers, or both.
+
+    Attributes:
+        places: where they are, the small ones first.
+        adapters: directories of the first model's reviser and verifier, by name.
+        parameters: of models behind servers, by name.
+        prompts: chats that models are asked with, by name; see `ModelSpec.prompt`.
+        max_new_tokens: longest attempt.
+        temperature: of the sampling; 0 takes the likeliest token each time.
+        seed: of the sampling, also for servers that take one.
+        concurrency: requests to one server at the same time; None for as many as it says that it
+            has room for.
+        deadline_s: longest time that a server's attempt may take.
+        device_map: where layers of local models go; see `load_model`.
+        dtype: of their weights, as torch names it.
+        compiled: have torch.compile make kernels for them.
+        inside: a controller under which local samples are written segment by segment, and the
+            price that it is told; None for plain samples.
+        keys: of the servers, by rung.
+
+    Raises:
+        ConfigError: two models of one name, or adapters or a controller for a server's model.
+    """
+
+    places: tuple[ModelPlace, ...]
+    adapters: Mapping[str, Path] = field(default_factory=dict)
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    prompts: Mapping[str, tuple[Message, ...]] = field(default_factory=dict)
+    max_new_tokens: int = 192
+    temperature: float = TEMPERATURE
+    seed: int = 0
+    concurrency: int | None = None
+    deadline_s: float = 1800.0
+    device_map: str | None = None
+    dtype: str = "auto"
+    compiled: bool = False
+    inside: tuple[Path, float] | None = None
+    keys: Mapping[int, str] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        names = [place.name for place in self.places]
+        if len(set(names)) < len(names):
+            raise ConfigError(
+                f"models: expected distinct names, found {', '.join(names)}; give one of them "
+                "another, as in other=PLACE"
+            )
+        for setting, given in (("parameters", self.parameters), ("prompt", self.prompts)):
+            for stranger in set(given) - set(names):
+                raise ConfigError(
+                    f"{setting}: expected one of the models {', '.join(names)}, found {stranger!r}"
+                )
+        if (self.adapters or self.inside) and self.places[0].is_server:
+            raise ConfigError(
+                "models: expected a small model in this process for adapters or a controller of "
+                f"segments, found {self.places[0].text}"
+            )
+        if any("@" in (place.url or "") for place in self.places):
+            raise ConfigError(
+                "models: expected servers without a name and password in their address, which "
+                f"would be recorded; say a key in {_KEY_VARIABLE.format(rung='0, 1, ...')}"
+            )
+        if self.concurrency is not None and self.concurrency < 1:
+            raise ConfigError(f"concurrency: expected at least 1, found {self.concurrency}")
+        if self.deadline_s <= 0:
+            raise ConfigError(f"attempt_deadline: expected more than 0, found {self.deadline_s}")
+
+    @property
+    def local(self) -> tuple[ModelPlace, ...]:
+        """Models of this process."""
+        return tuple(place for place in self.places if place.is_local)
+
+    def load(self) -> list[LocalModel]:
+        """Local models in memory, as a ladder of their own."""
+        from controller.backends.local.adapters import load_adapters
+        from controller.backends.local.model import load_model
+        from training.learn.threads import limit_threads
+
+        models: list[LocalModel] = []
+        loaded: dict[str, LocalModel] = {}
+        for rung, place in enumerate(self.local):
+            if place.source not in loaded:
+                loaded[place.source] = load_model(
+                    place,
+                    rung,
+                    dtype=self.dtype,
+                    device_map=self.device_map,
+                    compiled=self.compiled,
+                )
+            prompt = self.prompts.get(place.name, ())
+            named = replace(loaded[place.source], name=place.name, rung=rung, prompt=prompt)
+            models.append(named)
+        if self.adapters:
+            models[0] = load_adapters(models[0], self.adapters)
+        limit_threads(max(model.parameters for model in models))
+        return models
+
+    def backend(self) -> Backend:
+        """Load the local models."""
+        from controller.backends.local.backend import TransformersBackend
+
+        whole = TransformersBackend(
+            self.load(),
+            seed=self.seed,
+            temperature=self.temperature,
+            max_new_tokens=self.max_new_tokens,
+        )
+        if self.inside is None:
+            return whole
+        from controller.checkpoint import load_segment_checkpoint
+        from controller.segments.deployed import written_under
+
+        path, price = self.inside
+        return written_under(load_segment_checkpoint(path), whole, price)
+
+    def recorder(self, config: RecordConfig) -> Recorder:
+        """Load what is local, and ask the servers about the rest."""
+        from envs.questions.grader import KindGrader
+        from training.record.recorders import LocalRecorder, MixedRecorder
+
+        grader = KindGrader()
+        rungs = [rung for rung, place in enumerate(self.places) if place.is_local]
+        local = LocalRecorder(self.backend(), grader, config, rungs) if rungs else None
+        return MixedRecorder(local, self._queues(), grader, config)
+
+    def _queues(self) -> list[ServerQueue]:
+        """A queue for each server."""
+        if len(self.local) == len(self.places):
+            return []
+        from training.record.queues import ServerQueue
+        from training.record.serving import about_server
+
+        queues = []
+        for url in dict.fromkeys(place.url for place in self.places if place.url):
+            rungs = [rung for rung, place in enumerate(self.places) if place.url == url]
+            about = about_server(url, self.keys.get(rungs[0], "none"))
+            concurrency = self.concurrency or about.slots or CONCURRENCY
+            models = [self._served(rung, concurrency, about.parameters) for rung in rungs]
+            queues.append(ServerQueue(models, concurrency))
+        return queues
+
+    def _served(self, rung: int, concurrency: int, parameters: Mapping[str, float]) -> ServedModel:
+        from controller.backends.openai.endpoint import Endpoint
+        from training.record.queues import ServedModel
+        from training.record.serving import patient_backend
+
+        place = self.places[rung]
+        endpoint = Endpoint(
+            base_url=place.url or "",
+            model=place.model or "",
+            name=place.name,
+            api_key=self.keys.get(rung, "none"),
+            parameters=self.parameters.get(place.name, parameters.get(place.model or "")),
+            max_new_tokens=self.max_new_tokens,
+            body={"temperature": self.temperature},
+            seed=self.seed,
+            max_retries=0,
+            max_connections=concurrency,
+            connect_timeout_s=10.0,
+            attempt_deadline_s=self.deadline_s,
+            prompt=self.prompts.get(place.name, ()),
+            streams=True,
+        )
+        spec = ModelSpec(
+            name=place.name,
+            rung=rung,
+            parameters=endpoint.parameters,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            prompt=endpoint.prompt,
+        )
+        return ServedModel(spec=spec, rung=rung, connect=lambda: patient_backend(endpoint))
+
+    def notes(self, models: Sequence[ModelSpec], out: Path) -> dict[str, Any]:
+        """Places and decoding."""
+        paths = {
+            place.name: _seen_from(out, place.path) if place.path else HUB_SCHEME + place.source
+            for place in self.local
+        }
+        paths |= {name: _seen_from(out, path) for name, path in self.adapters.items()}
+        decoding: dict[str, Any] = {
+            "temperature": self.temperature,
+            "max_new_tokens": self.max_new_tokens,
+            "seed": self.seed,
+        }
+        if self.dtype != "auto":
+            decoding["dtype"] = self.dtype
+        if self.inside is not None:
+            controller, price = self.inside
+            decoding["segments"] = {"controller": _seen_from(out, controller), "price": price}
+        servers = {p.name: f"{p.url}#{p.model}" for p in self.places if p.url}
+        return {"model_paths": paths, "servers": servers, "decoding": decoding}
+
+
+def find_source(models: Sequence[str | Path | ModelPlace], **settings: Any) -> Models:
+    """A source of models named as on the command line.
+
+    Args:
+        models: `[NAME=]PLACE` each or what was read from that, the small ones first.
+        settings: see `Models`.
+
+    Raises:
+        ConfigError: no such place, or settings that do not go together.
+    """
+    inside = settings.pop("inside", None)
+    adapters = settings.pop("adapters", None) or {}
+    places = tuple(m if isinstance(m, ModelPlace) else ModelPlace.parse(m) for m in models)
+    # Workers do not run in this directory.
+    return Models(
+        places=places,
+        adapters={name: path.resolve() for name, path in adapters.items()},
+        inside=None if inside is None else (inside[0].resolve(), inside[1]),
+        keys={
+            rung: key
+            for rung in range(len(places))
+            if (key := os.environ.get(_KEY_VARIABLE.format(rung=rung)))
+        },
+        **settings,
+    )
+
+
+def _seen_from(out: Path, path: Path) -> str:
+    return os.path.relpath(path.resolve(), out.resolve())

@@ -1,0 +1,206 @@
+"""W&B tracking: online with an account, offline without, never needed."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from controller.errors import ConfigError
+from training.learn.settings import WandbMode
+
+PROJECT = "allot"
+"""Where runs go unless WANDB_PROJECT says otherwise."""
+
+AXES = {
+    "train": ("global_step", ("*",)),
+    "evaluate": ("price", ("accuracy/*", "cost/*", "utility/*", "lead/*", "actions/*")),
+}
+"""By type of job, the metric that others are drawn against, and patterns of their names."""
+
+MAX_TABLE_ROWS = 10_000
+"""W&B cuts longer tables off."""
+
+_AUTO_TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """Files that went into a run or came out of it; the same files are the same version.
+
+    Attributes:
+        name: versions of one thing share it.
+        kind: "traces", "controller" or "evaluation".
+        files: to upload.
+        metadata: for people.
+        lasting: whether the files stay as they are, so that W&B need not copy them first.
+    """
+
+    name: str
+    kind: str
+    files: Sequence[Path]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    lasting: bool = False
+
+
+class Tracker:
+    """One W&B run; does nothing in mode "disabled".
+
+    Args:
+        directory: that W&B writes to.
+        job_type: "train" or "evaluate".
+        config: settings of the run.
+        mode: "auto" obeys WANDB_MODE if that is set; else it is online with a stored login or
+            WANDB_API_KEY, and offline otherwise or if W&B does not answer.
+        group: runs of one trace set share a group.
+        name: of the run; None lets W&B make one up.
+        resume: whether to go on with the run that a broken-off call left in `directory`.
+
+    Raises:
+        ConfigError: W&B does not answer in mode "online".
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        job_type: str,
+        config: Mapping[str, Any],
+        *,
+        mode: WandbMode = "auto",
+        group: str | None = None,
+        name: str | None = None,
+        resume: bool = False,
+    ) -> None:
+        self._run: Any = None
+        chosen = _chosen(mode)
+        if chosen == "disabled":
+            return
+        directory.mkdir(parents=True, exist_ok=True)
+        self._run = _start(
+            chosen,
+            forced=mode == "online",
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            dir=directory,
+            job_type=job_type,
+            group=group,
+            name=name,
+            config=dict(config),
+            resume="auto" if resume else None,
+        )
+        axis, patterns = AXES[job_type]
+        self._run.define_metric(axis)
+        for pattern in patterns:
+            self._run.define_metric(pattern, step_metric=axis)
+
+    @property
+    def offline_directory(self) -> Path | None:
+        """What `wandb sync` can send later; None if there is nothing to send."""
+        if self._run is None or not self._run.offline:
+            return None
+        return Path(self._run.dir).parent
+
+    def log(self, metrics: Mapping[str, Any]) -> None:
+        """Log metrics, with the one that they are drawn against among them."""
+        if self._run is not None:
+            self._run.log(dict(metrics))
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Set the run's closing figures."""
+        if self._run is not None:
+            self._run.summary.update(dict(values))
+
+    def image(self, name: str, path: Path) -> None:
+        """Log a picture."""
+        if self._run is not None:
+            import wandb
+
+            self._run.log({name: wandb.Image(str(path))})
+
+    def table(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """Log a table of at most `MAX_TABLE_ROWS` rows."""
+        if self._run is not None:
+            import wandb
+
+            data = [list(row) for row in rows]
+            self._run.log({name: wandb.Table(list(columns), data, allow_mixed_types=True)})
+
+    def makes(self, artifact: Artifact) -> None:
+        """Log an artifact as what came out of the run."""
+        self._artifact(artifact, used=False)
+
+    def uses(self, artifact: Artifact) -> None:
+        """Log an artifact as what went into the run."""
+        self._artifact(artifact, used=True)
+
+    def _artifact(self, artifact: Artifact, *, used: bool) -> None:
+        if self._run is None:
+            return
+        import wandb
+
+        entry = wandb.Artifact(
+            re.sub(r"[^\w.-]", "-", artifact.name),
+            type=artifact.kind,
+            metadata=dict(artifact.metadata),
+        )
+        policy = "immutable" if artifact.lasting else "mutable"
+        for path in artifact.files:
+            entry.add_file(str(path.resolve()), path.name, policy=policy)
+        # What `use_artifact` does too, but that refuses offline and waits for the upload.
+        self._run._log_artifact(entry, is_user_created=True, use_after_commit=used)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._run is not None:
+            self._run.finish(exit_code=0 if error is None else 1)
+
+
+def _chosen(mode: WandbMode) -> str:
+    if mode != "auto":
+        return mode
+    if os.environ.get("WANDB_MODE"):
+        return os.environ["WANDB_MODE"]
+    return "online" if has_account() else "offline"
+
+
+def has_account() -> bool:
+    """Whether there are credentials, stored or in WANDB_API_KEY; asks neither people nor W&B."""
+    import wandb
+
+    try:
+        return bool(wandb.login(prompt=False, verify=False))
+    except wandb.Error as error:
+        warnings.warn(f"W&B: no use of these credentials: {error}", stacklevel=2)
+        return False
+
+
+def _start(mode: Any, *, forced: bool, **settings: Any) -> Any:
+    import wandb
+
+    quiet = {"silent": True, "console": "off"}
+    hasty = quiet if forced else {**quiet, "init_timeout": _AUTO_TIMEOUT_S}
+    try:
+        return wandb.init(mode=mode, settings=wandb.Settings(**hasty), **settings)
+    except wandb.Error as error:
+        if mode != "online":
+            raise
+        reason = " ".join(str(error).split())
+        if forced:
+            raise ConfigError(
+                f"wandb: expected an answer from W&B, found: {reason}; use --wandb offline and "
+                "`wandb sync` later"
+            ) from None
+        warnings.warn(f"W&B does not answer, logging offline: {reason}", stacklevel=3)
+        wandb.teardown()  # the run that did not start still occupies its id
+        return wandb.init(mode="offline", settings=wandb.Settings(**quiet), **settings)
