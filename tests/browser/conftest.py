@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Request, sync_playwright
 
 from envs.traces.format import TraceSet, write_table
-from tests.training.test_cli import allot
+from tests.training.cli.test_app import allot
 
 REQUIRED = "ALLOT_REQUIRE_BROWSER"
 ARGUMENTS = [

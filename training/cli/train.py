@@ -25,7 +25,7 @@ def _metavar(kind: Any) -> str:
 
 
 def _help(setting: Setting) -> str:
-    text, default = setting.help[0].upper() + setting.help[1:], setting.default
+    text, default = setting.help, setting.default
     if default is MISSING or default in ((), {}, ""):
         return text
     if isinstance(default, tuple):

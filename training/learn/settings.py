@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_origin, get_type_hints
 
@@ -60,6 +60,7 @@ class Setting:
         default: MISSING where there is none.
         help: what it does.
         group: title that it stands under.
+        metadata: of the field.
     """
 
     name: str
@@ -67,9 +68,11 @@ class Setting:
     default: Any
     help: str
     group: str
+    metadata: Mapping[str, Any]
 
 
-def _settings_of(owner: type, group: str) -> list[Setting]:
+def settings_of(owner: type, group: str = "Options") -> list[Setting]:
+    """Fields of a dataclass, but for those that are dataclasses themselves."""
     kinds = get_type_hints(owner)
     notes = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", inspect.getdoc(owner) or "", re.MULTILINE)
     help_by_name = {name: " ".join(text.split()) for name, text in notes}
@@ -78,18 +81,19 @@ def _settings_of(owner: type, group: str) -> list[Setting]:
             name=f.name,
             kind=kinds[f.name],
             default=f.default if f.default_factory is MISSING else f.default_factory(),
-            help=help_by_name[f.name],
+            help=help_by_name[f.name][0].upper() + help_by_name[f.name][1:],
             group=group,
+            metadata=f.metadata,
         )
         for f in fields(owner)
-        if f.name != "ppo"
+        if not is_dataclass(kinds[f.name])
     ]
 
 
 SETTINGS = {
     setting.name: setting
     for owner, group in ((RunConfig, "Run"), (TrainConfig, "Decisions"), (PPOConfig, "PPO"))
-    for setting in _settings_of(owner, group)
+    for setting in settings_of(owner, group)
 }
 """Every setting by name."""
 

@@ -20,8 +20,7 @@ from controller.errors import AllotError, BackendError
 from controller.process.types import ModelSpec
 from training.record.cluster import Cluster, connected, num_workers
 from training.record.parts import Rows
-from training.record.recording import Add, Missing, RecordConfig, shard_size
-from training.record.sources import Source
+from training.record.recording import Add, Missing, RecordConfig, Source, shard_size
 
 SHARDS_EACH = 2
 """Shards that a worker has at a time: one that it records and the next."""

@@ -25,13 +25,10 @@ from envs.questions.answer_kinds import noted_kinds
 from envs.traces.format import ATTEMPT_SCHEMA, QUESTION_SCHEMA, TRACE_VERSION
 from training.record.parts import PART_S, Parts, Rows, locked
 from training.record.plans import Plan, question_row, spread
-from training.record.table import summary
+from training.record.progress import Watch, summary
 
 Add = Callable[[Mapping[str, Rows]], None]
 """Takes rows that have been recorded, by the tables' names."""
-
-Watch = Callable[[Mapping[str, Rows]], None]
-"""Is shown rows as they are recorded."""
 
 TABLES: Mapping[str, pa.Schema] = {"questions": QUESTION_SCHEMA, "attempts": ATTEMPT_SCHEMA}
 """Of a trace set."""
@@ -115,6 +112,18 @@ class Recorder(Protocol):
 
     def record(self, todo: Sequence[Missing], add: Add) -> None:
         """Record what is missing, more or less in order."""
+        ...
+
+
+class Source(Protocol):
+    """Describes who records."""
+
+    def recorder(self, config: RecordConfig) -> Recorder:
+        """The recorder itself, with its models in memory."""
+        ...
+
+    def notes(self, models: Sequence[ModelSpec], out: Path) -> dict[str, Any]:
+        """What `trace.json` says about it, seen from the directory of the trace set."""
         ...
 
 
@@ -210,6 +219,11 @@ class Recording:
 
         return add
 
+    def counts(self) -> tuple[int, int]:
+        """Attempts that are wanted, and those of them that are missing; revisions aside."""
+        wanted = len(self.plan.questions) * sum(self.plan.wanted.values())
+        return wanted, sum(len(i) for m in self.missing() for i in m.indices.values())
+
     def missing(self) -> list[Missing]:
         """What is not on disk yet, spread over splits, data sets and levels."""
         held, described = self.parts.held(), self.parts.held_questions()
@@ -273,44 +287,49 @@ def write_set(
             f"{parts.out}: expected a question with all of its attempts, found none yet; record "
             "for longer, or ask for less"
         )
-    tables = {table: parts.read(table) for table in parts.schemas}
+    described = parts.held_questions()
+    rows = [question_row(q, split) for q, split in whole if q.question_id not in described]
+    parts.add({"questions": rows})
+    parts.flush()
     places = {question.question_id: place for place, (question, _) in enumerate(whole)}
     models = {name: place for place, name in enumerate(plan.wanted)}
-    described = tables["questions"]["question_id"].to_pylist()
-    rows = [question_row(q, split) for q, split in whole if q.question_id not in set(described)]
-    tables["questions"] = pa.concat_tables(
-        [tables["questions"], pa.Table.from_pylist(rows, schema=QUESTION_SCHEMA)]
-    )
-    left = {}
-    for table, rows in tables.items():
-        order, others = ordered(rows, places, models)
-        parts.replace(table, rows, order)
-        left[table] = rows.take(pa.array(others, pa.int64()))
+    left = set()
+    for table in parts.schemas:
+        order, others = _ordered(parts, table, places, models)
+        if others:
+            left.add(parts.next_path(table))
+            parts.write(parts.next_path(table), table, others)
+        parts.write(parts.out / f"{table}.parquet", table, order)
     notes = complete()
     unfinished = len(plan.questions) - len(whole)
     plan.write_manifest(parts, whole, notes | ({"unfinished": unfinished} if unfinished else {}))
     parts.clear(left)
 
 
-def ordered(
-    rows: pa.Table, places: Mapping[str, int], models: Mapping[str, int]
+def _ordered(
+    parts: Parts, table: str, places: Mapping[str, int], models: Mapping[str, int]
 ) -> tuple[list[int], list[int]]:
-    """In which order rows belong into a set.
+    """In which order the rows of a table belong into a set.
 
     Args:
-        rows: of one of its tables.
-        places: of its questions.
+        parts: hold them.
+        table: its name.
+        places: of the set's questions.
         models: their order within a question.
 
     Returns:
         Rows of its questions by question, model and index, revisions last; and all other rows.
     """
-    questions = rows["question_id"].to_pylist()
+    known = {"question_id", "attempt_id", "model", "index"} & {*parts.schemas[table].names}
+    columns = parts.read(table, sorted(known))
+    questions = columns["question_id"]
     kept = [row for row, question in enumerate(questions) if question in places]
     others = [row for row, question in enumerate(questions) if question not in places]
-    if "attempt_id" not in rows.column_names:
+    if "attempt_id" not in columns:
+        if table == "questions":  # a kill while the set was written may have left a row twice
+            kept = list({questions[row]: row for row in kept}.values())
         return sorted(kept, key=lambda row: places[questions[row]]), others
-    ids, by, index = (rows[name].to_pylist() for name in ("attempt_id", "model", "index"))
+    ids, by, index = (columns[name] for name in ("attempt_id", "model", "index"))
 
     def key(row: int) -> tuple[Any, ...]:
         root, *revisions = ids[row].split(">")

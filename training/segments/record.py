@@ -16,7 +16,8 @@ from envs.segments.traces import SEGMENT_SCHEMA, SEGMENT_TRACE_VERSION
 from envs.traces.format import MANIFEST, QUESTION_SCHEMA
 from training.record.parts import WHOLE, Rows
 from training.record.plans import question_row
-from training.record.recording import Add, Missing, RecordConfig, Recording, Watch
+from training.record.progress import Watch
+from training.record.recording import Add, Missing, RecordConfig, Recording
 from training.record.sources import Models
 from training.segments.trees import TreeConfig, TreeGrower
 from training.segments.values import add_values
