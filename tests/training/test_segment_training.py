@@ -21,7 +21,7 @@ from training.compare.simulate import play, play_checkpoint
 from training.compare.summary import summarise
 from training.compare.yardsticks import play_greedy
 from training.learn.config import PPOConfig, TrainConfig
-from training.learn.curve import CURVE, read_curve
+from training.learn.resume import CURVE, read_curve
 from training.learn.settings import resolve
 from training.learn.train import ControllerTraining, prepare
 from training.report.show import new_questions

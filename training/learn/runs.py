@@ -22,8 +22,7 @@ from training.compare.results import Seeds
 from training.compare.simulate import play_checkpoint
 from training.compare.summary import summarise_seeds
 from training.learn.config import TrainConfig
-from training.learn.jobs import TrainJob, tracker_of, wandb_environment
-from training.learn.ray_train import train_on_cluster
+from training.learn.jobs import TrainJob, tracker_of, train_on_cluster, wandb_environment
 from training.learn.settings import Settings, store
 from training.learn.threads import limit_threads
 from training.learn.train import ControllerTraining, Prepared, prepare, suited

@@ -10,6 +10,7 @@ from controller.card_metrics import (
     ComputeRatio,
     Figures,
     PricePoint,
+    held_out,
     weights_digest,
     write_figures,
 )
@@ -36,7 +37,7 @@ def results_markdown(results: Results, command: str, num_seeds: int) -> str:
     sections = [
         f"""# Results{" inside attempts" if segmented else ""}
 
-{_questions(results)}, {len(results.prices)} prices, controllers of
+{held_out(results.num_questions, results.num_distinct)}, {len(results.prices)} prices, controllers of
 {num_seeds} seed{plural} pooled. Intervals: paired bootstrap over questions.
 Rules are tuned for each price on the train and validation splits. Regenerate with
 
@@ -65,13 +66,6 @@ Behind a rule beyond its interval: {results.behind}.""",
 _SEE_ALSO = """
 `allot evaluate` compares with other controllers, decisions inside attempts among them, and with
 greedy attempts; of the bundled models, docs/segments-results.md and docs/segments-frontier.png."""
-
-
-def _questions(results: Results) -> str:
-    asked = f"{results.num_questions} held-out questions"
-    if results.num_distinct == results.num_questions:
-        return asked
-    return f"{asked} ({results.num_distinct} if those that differ in order or wording are one)"
 
 
 def headline_rows(results: Results) -> Iterator[tuple[str, ...]]:
@@ -230,6 +224,7 @@ def write_card(
             traces=traces.path.resolve().name,
             traces_digest=traces.manifest.get("digest"),
             questions=results.num_questions,
+            distinct=results.num_distinct,
             repeats=repeats,
             weights=tuple(weights_digest(path / WEIGHTS_FILE) for path in controllers),
             points=tuple(_point(results, i) for i in range(len(results.prices))),

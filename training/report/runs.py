@@ -16,7 +16,7 @@ from training.compare.evaluation import Evaluation, read_evaluation
 from training.compare.results import CONTROLLER, QUANTITIES, Point
 from training.compare.summary import Bootstrap
 from training.compare.yardsticks import kind_of
-from training.learn.curve import CURVE, read_curve
+from training.learn.resume import CURVE, read_curve
 from training.report.episodes import action_shares, episodes
 
 _CURVE_POINTS = 300

@@ -19,7 +19,7 @@ from training.compare.evaluate import Other, compare
 from training.compare.evaluation import About, save_evaluation
 from training.compare.results import CONTROLLER
 from training.compare.summary import summarise
-from training.learn.curve import CURVE, read_curve
+from training.learn.resume import CURVE, read_curve
 from training.report.runs import read_runs, report_data
 
 ATTEMPTS = "whole attempts"

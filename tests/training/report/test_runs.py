@@ -18,7 +18,7 @@ from tests.conftest import CHECKPOINTS
 from training.compare.evaluate import compare
 from training.compare.evaluation import About, save_evaluation
 from training.compare.summary import summarise
-from training.learn.curve import CURVE, Curve
+from training.learn.resume import CURVE, Curve
 from training.report.episodes import MAX_TEXT
 from training.report.page import render
 from training.report.runs import read_runs, report_data
