@@ -88,7 +88,7 @@ def runs(traces, tmp_path_factory) -> list[Path]:
     runs = [base / "<img src=x onerror=hacked=7>", base / "second & <i>last"]
     for seed, run in enumerate(runs):
         options = ("--traces", path, "--wandb", "disabled")
-        allot("train", "--out", run, "--steps", 131072, "--seed", seed, *options)
+        allot("train", "--out", run, "--steps", 32768, "--num-envs", 256, "--seed", seed, *options)
         allot("evaluate", run, "--repeats", 2, "--num-prices", 5, *options)
     return runs
 

@@ -29,6 +29,7 @@ def results_markdown(results: Results, command: str, num_seeds: int) -> str:
         command: that regenerates the file.
         num_seeds: controllers that were pooled.
     """
+    asked = held_out(results.num_questions, results.num_distinct)
     segmented, plural = "segments" in results.tally, "s" if num_seeds > 1 else ""
     headline = markdown_table(
         ("at equal accuracy with", "compute used", "95% interval", "at accuracies"),
@@ -37,7 +38,7 @@ def results_markdown(results: Results, command: str, num_seeds: int) -> str:
     sections = [
         f"""# Results{" inside attempts" if segmented else ""}
 
-{held_out(results.num_questions, results.num_distinct)}, {len(results.prices)} prices, controllers of
+{asked}, {len(results.prices)} prices, controllers of
 {num_seeds} seed{plural} pooled. Intervals: paired bootstrap over questions.
 Rules are tuned for each price on the train and validation splits. Regenerate with
 
