@@ -21,18 +21,21 @@ from starlette.routing import Route
 from controller.core import Choice
 from controller.errors import CheckpointError, ConfigError
 from controller.server.decide import decide
-from controller.server.engine import Engine
-from controller.server.failures import bad_request, bug, engine_error, error_body, http_error
+from controller.server.engine import Engine, NoAnswerError, RequestTerms, Served
 from controller.server.keys import Keys
-from controller.server.metrics import Metrics
-from controller.server.middleware import LimitSize, Observe, ScrubHeaders
-from controller.server.openapi import document
+from controller.server.middleware import LimitSize, Observe
+from controller.server.ops import Metrics
 from controller.server.replies import (
     ALIVE,
     DONE,
     Chunks,
+    bad_request,
+    bug,
     chat_json,
     completion_json,
+    engine_error,
+    error_body,
+    http_error,
     sse,
 )
 from controller.server.schema import (
@@ -40,9 +43,9 @@ from controller.server.schema import (
     ChatRequest,
     CompletionRequest,
     DecideRequest,
+    document,
     read_terms,
 )
-from controller.server.terms import NoAnswerError, RequestTerms, Served
 
 _tracer = trace.get_tracer("allot")
 
@@ -87,14 +90,12 @@ class Service:
             Route("/metrics", self.metrics_text, methods=["GET"]),
             Route("/openapi.json", self.openapi, methods=["GET"]),
         ]
-        limits = self.engine.limits
         paths = frozenset(route.path for route in routes)
         return Starlette(
             routes=routes,
             middleware=[
                 Middleware(Observe, metrics=self.metrics, paths=paths),
-                Middleware(ScrubHeaders),
-                Middleware(LimitSize, limits=limits),
+                Middleware(LimitSize),
             ],
             exception_handlers={HTTPException: http_error, Exception: bug},
             lifespan=self._lifespan,
@@ -144,7 +145,7 @@ class Service:
         try:
             seed = asked.seed if asked.seed is not None and 0 <= asked.seed <= 2**31 else None
             terms = read_terms(asked.allot, request.headers, seed)
-            question = asked.question(self.engine.limits.max_new_tokens)
+            question = asked.question()
         except ValueError as error:
             raise bad_request(error) from None
 
@@ -217,8 +218,8 @@ class Service:
         asked = await _body(request, DecideRequest)
         try:
             terms = read_terms(asked.allot, request.headers, None)
-            arm = self.engine.arms.assign(terms.question_id or "")
-            return JSONResponse(decide(asked, terms, arm))
+            variant = self.engine.variants.assign(terms.question_id or "")
+            return JSONResponse(decide(asked, terms, variant))
         except (ValueError, CheckpointError) as error:
             raise bad_request(error) from None
 
@@ -236,7 +237,7 @@ class Service:
 
     def _model(self) -> dict[str, Any]:
         engine = self.engine
-        arms = [{"name": arm.name, "policy": arm.digest} for arm in engine.arms.arms]
+        arms = [{"name": v.name, "policy": v.digest} for v in engine.variants.all]
         ladder = [model.name for model in engine.backend.models]
         shown = {"ladder": ladder, "arms": arms}
         return {"id": MODEL, "object": "model", "created": 0, "owned_by": "allot", "allot": shown}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -11,6 +12,8 @@ from openai import AsyncOpenAI
 
 from controller.answers import AnswerKind, first_same
 from controller.errors import BackendError, ConfigError
+
+EMBEDDING_KEY_VARIABLE = "ALLOT_EMBEDDING_KEY"
 
 
 class Equivalence(Protocol):
@@ -104,3 +107,22 @@ class Embedding:
         """Close the connections."""
         await self._first.close()
         await self._client.close()
+
+
+def build_equivalence(kind: AnswerKind, setting: str | None = None) -> Equivalence:
+    """When two answers are the same.
+
+    Args:
+        kind: of the answers.
+        setting: URL#MODEL of a server of embeddings; None for none.
+
+    Raises:
+        ConfigError: not URL#MODEL.
+    """
+    if setting is None:
+        return ByKind(kind)
+    url, _, model = setting.partition("#")
+    if not url.startswith(("http://", "https://")) or not model:
+        raise ConfigError(f"equivalence: expected URL#MODEL, found {setting!r}")
+    api_key = os.environ.get(EMBEDDING_KEY_VARIABLE, "none")
+    return Embedding(url, model, ByKind(kind), api_key=api_key)

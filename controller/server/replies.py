@@ -1,4 +1,4 @@
-"""Answers in OpenAI's form, with an extension field `allot` that tells how they came about."""
+"""Answers and errors in OpenAI's form; a field `allot` tells how answers came about."""
 
 from __future__ import annotations
 
@@ -7,12 +7,18 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
 from controller.core import Choice, Decision
 from controller.process.actions import ActionKind
 from controller.process.cost import Usage
 from controller.process.types import Attempt
-from controller.server.schema import MODEL
-from controller.server.terms import Served
+from controller.server.engine import NoAnswerError, Served
+from controller.server.ops import service_log
+from controller.server.schema import MODEL, complaint
 
 Json = dict[str, Any]
 
@@ -99,8 +105,8 @@ def extension(served: Served, *, explain: bool) -> Json:
         "price": served.terms.price,
         "round_price": served.terms.round_price,
         "cost": served.cost,
-        "arm": served.arm.name,
-        "policy": served.arm.digest,
+        "arm": served.variant.name,
+        "policy": served.variant.digest,
         "usage": {
             "by_model": {name: _counts(usage) for name, usage in served.usage.items()},
             "by_action": usage_by_action(served),
@@ -196,3 +202,50 @@ def sse(data: Mapping[str, Any]) -> bytes:
 def error_json(message: str, kind: str, param: str | None = None, code: str | None = None) -> Json:
     """An error in OpenAI's form."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def bad_request(error: Exception) -> HTTPException:
+    """A 400 that names the field, from a failed check."""
+    if isinstance(error, ValidationError):
+        message, param = complaint(error)
+        return BadRequest(message, param)
+    return BadRequest(str(error), str(error).partition(":")[0])
+
+
+class BadRequest(HTTPException):
+    """A request that cannot be answered as it is."""
+
+    def __init__(self, message: str, param: str) -> None:
+        super().__init__(400, message)
+        self.param = param
+
+
+def http_error(request: Request, error: Exception) -> Response:
+    """Any HTTP error, in OpenAI's form."""
+    assert isinstance(error, HTTPException)
+    kinds = {401: "authentication_error", 429: "rate_limit_error"}
+    kind = kinds.get(error.status_code, "invalid_request_error")
+    body = error_json(error.detail, kind, getattr(error, "param", None))
+    return JSONResponse(body, error.status_code, headers=error.headers)
+
+
+def bug(request: Request, error: Exception) -> Response:
+    """A 500 that tells the log where, and the client nothing."""
+    service_log.error("bug", exc_info=error, extra={"fields": {"path": request.url.path}})
+    return JSONResponse(error_json("internal error", "server_error"), 500)
+
+
+def error_body(error: Exception) -> tuple[int, dict[str, Any]]:
+    """Status and body for what the engine raises."""
+    if isinstance(error, NoAnswerError):
+        code = "deadline" if error.late else "models_unavailable"
+        status = 504 if error.late else 503
+        return status, error_json(str(error), "upstream_error", code=code)
+    return 400, error_json(str(error), "invalid_request_error", str(error).partition(":")[0])
+
+
+def engine_error(error: Exception) -> Response:
+    """A response for what the engine raises."""
+    status, body = error_body(error)
+    headers = {"retry-after": "5"} if status == 503 else None
+    return JSONResponse(body, status, headers=headers)

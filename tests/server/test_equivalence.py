@@ -6,8 +6,7 @@ import pytest
 
 from controller.answers import answer_kind
 from controller.errors import ConfigError
-from controller.server.build import build_equivalence
-from controller.server.equivalence import ByKind, Embedding
+from controller.server.equivalence import ByKind, Embedding, build_equivalence
 from tests.server.upstream import Upstream
 
 WHOLE = ByKind(answer_kind("whole"))

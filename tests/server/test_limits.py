@@ -4,7 +4,8 @@ import pytest
 
 from controller.backends.openai.resilience import BreakerState, CircuitBreaker
 from controller.errors import ConfigError
-from controller.server.limits import EscalationBudget, Limits
+from controller.server.config import Limits
+from controller.server.limits import EscalationBudget
 
 
 class Clock:
@@ -54,7 +55,7 @@ def test_a_breaker_lets_one_probe_through():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"max_in_flight": -1}, {"max_budget": float("nan")}, {"default_deadline_s": 0}]
+    "wrong", [{"max_in_flight": -1}, {"max_budget": float("nan")}, {"deadline_s": 0}]
 )
 def test_limits_are_checked(wrong):
     with pytest.raises(ConfigError):

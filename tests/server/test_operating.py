@@ -20,12 +20,12 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from controller.backends.ladder import deployed_process
-from controller.backends.rungs import Ladder
+from controller.backends.ladder import Ladder
 from controller.checkpoint import load_checkpoint, save_checkpoint
 from controller.errors import ConfigError
+from controller.loading import deployed_process
 from controller.process.observation import NUM_FEATURES
-from controller.server.config import ServeConfig, Variant
+from controller.server.config import ServeConfig, VariantPlace
 from controller.server.keys import Keys, key_digest
 from envs.traces.format import TraceSet
 from envs.traces.importing import import_attempts
@@ -190,8 +190,8 @@ def test_settings_that_are_not_safe_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="rule: expected one of"):
         ServeConfig(controller=CONTROLLER, fallback="magic")
     with pytest.raises(ConfigError, match="NAME=DIR:SHARE"):
-        Variant.parse("b=dir:1.5")
-    assert Variant.parse("b=/some/dir:0.25") == Variant(
+        VariantPlace.parse("b=dir:1.5")
+    assert VariantPlace.parse("b=/some/dir:0.25") == VariantPlace(
         name="b", path=Path("/some/dir"), share=0.25
     )
 
