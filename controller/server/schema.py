@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.json_schema import models_json_schema
 
 from controller.field_notes import field_notes
@@ -39,9 +39,7 @@ class Compatible(BaseModel):
 
 
 _TERMS = TypeAdapter(RequestTerms)
-TermsIn = Annotated[
-    dict[str, Any] | None, WithJsonSchema({"$ref": "#/components/schemas/RequestTerms"})
-]
+TermsIn = dict[str, Any] | None
 """Read together with headers, by `read_terms`."""
 
 
@@ -249,6 +247,9 @@ def document(*, keys: bool) -> dict[str, Any]:
     _, definitions = models_json_schema(
         [(kind, "validation") for kind, _, _ in _POSTS.values()], ref_template=_REF
     )
+    terms = {"$ref": _REF.format(model="RequestTerms")}
+    for kind, _, _ in _POSTS.values():
+        definitions["$defs"][kind.__name__]["properties"]["allot"] = terms
     schemas = definitions["$defs"] | {
         "RequestTerms": _terms_schema(),
         "Error": _object({"error": {"type": "object", "required": ["message", "type"]}}),

@@ -3,10 +3,10 @@
 import logging
 
 import pytest
-from controller.server.variants import ENOUGH, GuardWatch
 
 from controller.backends.prompts import read_prompts
 from controller.errors import ConfigError
+from controller.server.variants import ENOUGH, GuardWatch
 from tests.server.conftest import QUESTION
 
 STRANGE = "word " * 20_000

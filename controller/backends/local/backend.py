@@ -26,10 +26,11 @@ import torch
 from controller.answers import UNSTATED, AnswerKind, answer_kind, reading_of
 from controller.backends.base import TEMPERATURE, Backend, PromptState, Request, Verdict
 from controller.backends.identity import attempt_id, stream_name
-from controller.backends.local.adapters import BASE, verify
+from controller.backends.local.adapters import verify
 from controller.backends.local.decoding import Decoder
 from controller.backends.local.jobs import Generation, Job, Prompt
 from controller.backends.local.model import LocalModel, load_model
+from controller.backends.local.passes import BASE
 from controller.backends.prompts import REVISER, messages
 from controller.errors import BackendError, ConfigError
 from controller.process.actions import ActionKind

@@ -24,8 +24,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.utils import logging
 
 from controller.backends.base import Request
-from controller.backends.local.precision import fast_dtype
-from controller.backends.local.score import ScoreHead
+from controller.backends.local.processor import fast_dtype
 from controller.backends.places import ModelPlace, PlaceKind
 from controller.backends.prompts import Message, judged_messages, messages, plain_text
 from controller.errors import BackendError, ConfigError
@@ -62,7 +61,7 @@ class LocalModel:
         tokenizer: its chat template is used if there is one, plain text otherwise.
         prompt: chat that it is asked with; see `ModelSpec.prompt`.
         adapters: on its weights; see `controller.backends.local.adapters`.
-        score: head of the verifier among them.
+        score: calibration of the verifier among them, (2, 7).
     """
 
     name: str
@@ -73,7 +72,7 @@ class LocalModel:
     tokenizer: PreTrainedTokenizerBase
     prompt: tuple[Message, ...] = ()
     adapters: tuple[AdapterSpec, ...] = ()
-    score: ScoreHead | None = None
+    score: torch.Tensor | None = None
 
     @property
     def end_tokens(self) -> frozenset[int]:

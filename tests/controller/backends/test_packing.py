@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from controller.backends.local.packing import LEAST_WEIGHTS, PackedLinear, pack_linears
-from controller.backends.local.sampling import BLOCK, choose_tokens
+from controller.backends.local.jobs import BLOCK, choose_tokens
+from controller.backends.local.processor import LEAST_WEIGHTS, PackedLinear, pack_linears
 
 
 def layers(dtype):
