@@ -21,7 +21,7 @@ from controller.process.cost import Usage
 from controller.process.terms import Terms
 from controller.process.types import Attempt, Question
 from controller.server.config import MAX_DEADLINE_S, Limits
-from controller.server.equivalence import ByKind, Equivalence
+from controller.server.equivalence import ByKind
 from controller.server.limits import DEADLINE, EscalationBudget, Restricted
 from controller.server.variants import Variant, Variants
 
@@ -56,13 +56,8 @@ class Served:
     """What became of a question.
 
     Attributes:
-        episode_id: of this answer, in response and log.
-        question: as asked.
-        caller: who asked.
-        variant: which one decided.
         answer: leading answer; None if there is none.
         attempt: that is returned; None if no attempt succeeded.
-        decisions: in order.
         attempts: all that were made, failed ones too.
         terms: what it was answered for, at a known price.
         cost: in small-model tokens.
@@ -133,7 +128,7 @@ class Engine:
         backend: Backend,
         *,
         limits: Limits | None = None,
-        equivalence: Equivalence | None = None,
+        equivalence: ByKind | None = None,
         on_served: Callable[[Served], None] = lambda served: None,
         on_stray: Callable[[str, str], None] = lambda variant, feature: None,
     ) -> None:

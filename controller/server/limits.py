@@ -89,15 +89,12 @@ class Restricted:
     """A decider that is only offered what may be done here and now.
 
     Attributes:
-        inner: decides.
-        backend: tells which models are worth asking.
         budget: escalations that are left.
         caller: who pays for them.
         max_escalations: for this question; None for no limit of its own.
         out_of_time: whether the deadline has passed.
         may_give_up: whether it may end without an attempt while one could be made.
         down: rungs that have failed this question.
-        verifier_down: whether the verifier has.
         degraded: models whose absence changed a choice.
         limited: budgets, or the deadline, that changed one.
         seconds: spent deciding.

@@ -13,9 +13,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from controller.core import Choice, Decision
+from controller.errors import CheckpointError, ConfigError
 from controller.process.actions import ActionKind
 from controller.process.cost import Usage
-from controller.process.types import Attempt
 from controller.server.engine import NoAnswerError, Served
 from controller.server.ops import service_log
 from controller.server.schema import MODEL, complaint
@@ -56,37 +56,22 @@ def _counts(usage: Usage) -> Json:
     return {name: value for name, value in vars(usage).items() if name != "wall_s"}
 
 
-def attempt_json(attempt: Attempt) -> Json:
-    """An attempt for an asker: its answer and what it took, not its text."""
-    return {
-        "attempt_id": attempt.attempt_id,
-        "action": attempt.action.value,
-        "model": attempt.model,
-        "answer": attempt.answer,
-        "error": attempt.error,
-        "prompt_tokens": attempt.prompt_tokens,
-        "completion_tokens": attempt.completion_tokens,
-        "finish_reason": attempt.finish_reason,
-        "mean_logprob": attempt.mean_logprob,
-    }
+_ATTEMPT = (
+    *("attempt_id", "action", "model", "answer", "error", "prompt_tokens", "completion_tokens"),
+    *("finish_reason", "mean_logprob"),
+)
+_CHOICE = ("probabilities", "value", "propensity", "decided_by", "leader", "cost")
 
 
 def choice_json(choice: Choice, *, explain: bool = False) -> Json:
-    """A choice or, once it has been carried out, a decision."""
-    shown: Json = {
-        "event": "decision" if isinstance(choice, Decision) else "choice",
-        "action": str(choice.action),
-        "probabilities": choice.probabilities,
-        "value": choice.value,
-        "propensity": choice.propensity,
-        "decided_by": choice.decided_by,
-        "leader": choice.leader,
-        "cost": choice.cost,
-    }
+    """A choice or, once it has been carried out, a decision; of attempts all but their texts."""
+    event = "decision" if isinstance(choice, Decision) else "choice"
+    shown: Json = {"event": event, "action": str(choice.action)}
+    shown |= {name: getattr(choice, name) for name in _CHOICE}
     if explain:
         shown["observation"] = choice.observation
     if isinstance(choice, Decision):
-        shown["attempts"] = [attempt_json(attempt) for attempt in choice.attempts]
+        shown["attempts"] = [{name: getattr(a, name) for name in _ATTEMPT} for a in choice.attempts]
     return shown
 
 
@@ -120,30 +105,17 @@ def _text(served: Served) -> str:
     return (served.attempt.text or served.attempt.answer or "") if served.attempt else ""
 
 
-def chat_json(served: Served, *, explain: bool) -> Json:
-    """A chat completion."""
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", "content": _text(served), "refusal": None},
-        "finish_reason": "stop",
-        "logprobs": None,
-    }
-    return _completion(served, "chat.completion", choice, explain)
-
-
-def completion_json(served: Served, *, explain: bool) -> Json:
-    """A text completion."""
-    choice = {"index": 0, "text": _text(served), "finish_reason": "stop", "logprobs": None}
-    return _completion(served, "text_completion", choice, explain)
-
-
-def _completion(served: Served, kind: str, choice: Json, explain: bool) -> Json:
+def answer_json(served: Served, *, chat: bool, explain: bool) -> Json:
+    """A chat completion or a text completion."""
+    said: Json = {"text": _text(served)}
+    if chat:
+        said = {"message": {"role": "assistant", "content": _text(served), "refusal": None}}
     return {
         "id": served.episode_id,
-        "object": kind,
+        "object": "chat.completion" if chat else "text_completion",
         "created": int(time.time()),
         "model": MODEL,
-        "choices": [choice],
+        "choices": [{"index": 0, **said, "finish_reason": "stop", "logprobs": None}],
         "usage": usage_json(served),
         "allot": extension(served, explain=explain),
     }
@@ -204,29 +176,26 @@ def error_json(message: str, kind: str, param: str | None = None, code: str | No
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def bad_request(error: Exception) -> HTTPException:
-    """A 400 that names the field, from a failed check."""
+def refusal(error: Exception) -> tuple[int, Json]:
+    """Status and body of what clients are told about an error that is not a bug."""
+    message, param = str(error), str(error).partition(":")[0]
+    if isinstance(error, NoAnswerError):
+        status, code = (504, "deadline") if error.late else (503, "models_unavailable")
+        return status, error_json(message, "upstream_error", code=code)
+    if isinstance(error, HTTPException):
+        kinds = {401: "authentication_error", 429: "rate_limit_error"}
+        kind = kinds.get(error.status_code, "invalid_request_error")
+        return error.status_code, error_json(error.detail, kind)
     if isinstance(error, ValidationError):
         message, param = complaint(error)
-        return BadRequest(message, param)
-    return BadRequest(str(error), str(error).partition(":")[0])
+    return 400, error_json(message, "invalid_request_error", param)
 
 
-class BadRequest(HTTPException):
-    """A request that cannot be answered as it is."""
-
-    def __init__(self, message: str, param: str) -> None:
-        super().__init__(400, message)
-        self.param = param
-
-
-def http_error(request: Request, error: Exception) -> Response:
-    """Any HTTP error, in OpenAI's form."""
-    assert isinstance(error, HTTPException)
-    kinds = {401: "authentication_error", 429: "rate_limit_error"}
-    kind = kinds.get(error.status_code, "invalid_request_error")
-    body = error_json(error.detail, kind, getattr(error, "param", None))
-    return JSONResponse(body, error.status_code, headers=error.headers)
+def refused(request: Request, error: Exception) -> Response:
+    """The response that goes with it."""
+    status, body = refusal(error)
+    headers = {"retry-after": "5"} if status == 503 else getattr(error, "headers", None)
+    return JSONResponse(body, status, headers=headers)
 
 
 def bug(request: Request, error: Exception) -> Response:
@@ -235,17 +204,5 @@ def bug(request: Request, error: Exception) -> Response:
     return JSONResponse(error_json("internal error", "server_error"), 500)
 
 
-def error_body(error: Exception) -> tuple[int, dict[str, Any]]:
-    """Status and body for what the engine raises."""
-    if isinstance(error, NoAnswerError):
-        code = "deadline" if error.late else "models_unavailable"
-        status = 504 if error.late else 503
-        return status, error_json(str(error), "upstream_error", code=code)
-    return 400, error_json(str(error), "invalid_request_error", str(error).partition(":")[0])
-
-
-def engine_error(error: Exception) -> Response:
-    """A response for what the engine raises."""
-    status, body = error_body(error)
-    headers = {"retry-after": "5"} if status == 503 else None
-    return JSONResponse(body, status, headers=headers)
+REFUSED = (HTTPException, ValidationError, NoAnswerError, ConfigError, CheckpointError)
+"""Errors that clients are told about."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.json_schema import models_json_schema
 
+from controller.errors import ConfigError
 from controller.field_notes import field_notes
 from controller.process.actions import ActionKind
 from controller.process.types import Question
@@ -98,11 +99,11 @@ class ChatRequest(Asked):
         """The last turn, with those before it as history.
 
         Raises:
-            ValueError: the last turn is not the user's.
+            ConfigError: the last turn is not the user's.
         """
         turns = [message.plain() for message in self.messages]
         if turns[-1]["role"] != "user":
-            raise ValueError("messages: expected the last one from the user")
+            raise ConfigError("messages: expected the last one from the user")
         wanted = self.max_completion_tokens or self.max_tokens or LONGEST_ATTEMPT
         return Question(
             question_id="",
@@ -173,11 +174,11 @@ _PRICES = {"price", "accuracy", "mean_cost"}
 def read_terms(
     given: Mapping[str, Any] | None, headers: Mapping[str, str], seed: int | None
 ) -> RequestTerms:
-    """Terms from headers and body.
+    """Terms from headers, body and a seed, of which those outside the range are left out.
 
     Raises:
         ValidationError: a field or header that does not fit.
-        ValueError: a header that is not a number.
+        ConfigError: a header that is not a number.
     """
     by_header: dict[str, Any] = {}
     for name, kind in HEADERS.items():
@@ -186,11 +187,11 @@ def read_terms(
             try:
                 by_header[name.replace("-", "_")] = kind(value)
             except ValueError:
-                raise ValueError(f"{HEADER_PREFIX}{name}: expected a number") from None
+                raise ConfigError(f"{HEADER_PREFIX}{name}: expected a number") from None
     by_body = {name: value for name, value in (given or {}).items() if value is not None}
     if _PRICES & by_body.keys():
         by_header = {name: by_header[name] for name in by_header.keys() - _PRICES}
-    chosen = {} if seed is None else {"seed": seed}
+    chosen = {} if seed is None or not 0 <= seed <= 2**31 else {"seed": seed}
     merged = {**chosen, **by_header, **by_body}
     # As JSON, since its strict reading takes objects for dataclasses.
     return _TERMS.validate_json(json.dumps(merged))

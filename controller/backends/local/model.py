@@ -31,6 +31,11 @@ from controller.errors import BackendError, ConfigError
 from controller.process.types import AdapterSpec
 
 UNBOUNDED = 2**31
+END_TOKENS = (
+    *("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>"),
+    *("<|end_of_text|>", "<EOT>"),
+)
+"""Of GGUF files; source: llama.cpp, tokens that end a generation."""
 DIGEST_LENGTH = 16
 
 
@@ -226,6 +231,10 @@ def _load_gguf(place: ModelPlace, dtype: torch.dtype | str, device_map: Any) -> 
             f"{error}; serve it with llama.cpp and name its URL#MODEL instead"
         ) from error
     _check_room(str(file), model)
+    # A file names one token that ends a turn; a chat template may use another.
+    known = tokenizer.get_vocab()
+    ends = {known[token] for token in END_TOKENS if token in known}
+    model.generation_config.eos_token_id = sorted(ends | {tokenizer.eos_token_id} - {None})
     # The weights are plain numbers by now, which can be saved, moved and adapted.
     model.hf_quantizer = None
     model.is_quantized = False
