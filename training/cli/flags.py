@@ -3,15 +3,55 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, field, fields, is_dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import wraps
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
-from training.learn.settings import Setting, settings_of
+from controller.field_notes import field_notes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One setting.
+
+    Attributes:
+        name: of the field and, with dashes, the flag.
+        kind: type that its value is checked against.
+        default: MISSING where there is none.
+        help: what it does.
+        group: title that it stands under.
+        metadata: of the field.
+    """
+
+    name: str
+    kind: Any
+    default: Any
+    help: str
+    group: str
+    metadata: Mapping[str, Any]
+
+
+def settings_of(owner: type, group: str = "Options") -> list[Setting]:
+    """The fields of a dataclass, those aside that are dataclasses themselves."""
+    kinds = get_type_hints(owner)
+    notes = field_notes(owner)
+    return [
+        Setting(
+            name=f.name,
+            kind=kinds[f.name],
+            default=f.default if f.default_factory is MISSING else f.default_factory(),
+            help=notes[f.name],
+            group=group,
+            metadata=f.metadata,
+        )
+        for f in fields(owner)
+        if not is_dataclass(kinds[f.name])
+    ]
 
 
 def flag(default: Any = MISSING, *names: str, **more: Any) -> Any:
@@ -32,21 +72,28 @@ def with_flags(owner: type[Any]) -> Callable[[Callable[..., None]], Callable[...
     """
 
     def decorated(command: Callable[..., None]) -> Callable[..., None]:
-        signature = inspect.signature(command, eval_str=True)
-        own = [p for p in signature.parameters.values() if p.annotation is not owner]
-        (config,) = signature.parameters.keys() - {p.name for p in own}
+        given = inspect.signature(command, eval_str=True).parameters
+        (config,) = (name for name, p in given.items() if p.annotation is owner)
 
         @wraps(command)
-        def run(**given: Any) -> None:
-            mine = {p.name: given[p.name] for p in own}
-            command(**mine, **{config: _built(owner, given)})
+        def run(**values: Any) -> None:
+            own = {name: values[name] for name in given if name != config}
+            command(**own, **{config: _built(owner, values)})
 
-        parameters = [*own, *map(_flag, _all_settings(owner))]
-        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        run.__annotations__ = {p.name: p.annotation for p in parameters}
-        return run
+        flags = map(_flag, _all_settings(owner))
+        parameters = ([p] if name != config else flags for name, p in given.items())
+        return taking(run, list(chain.from_iterable(parameters)))
 
     return decorated
+
+
+def taking(
+    command: Callable[..., None], parameters: Sequence[inspect.Parameter]
+) -> Callable[..., None]:
+    """A command that says that it takes these parameters."""
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command
 
 
 def _all_settings(owner: type) -> Iterator[Setting]:

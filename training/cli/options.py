@@ -15,15 +15,6 @@ if TYPE_CHECKING:
     from training.record.cluster import Cluster
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-SmallModel = Annotated[
-    str | None,
-    typer.Option(
-        help="Directory, GGUF file, hub id or URL#MODEL of a server; default: the checkpoint's."
-    ),
-]
-LargeModels = Annotated[
-    list[str] | None, typer.Option(help="The same; repeat for a longer ladder.")
-]
 Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
 Traces = Annotated[Path, typer.Option(help="Trace set.", show_default="the bundled one")]
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.special import expit
 
-from controller.backends.local.score import ScoreHead
+from controller.backends.local.adapters import probability
 from training.learn.calibration import auroc, calibrate, expected_calibration_error
 
 QUESTIONS, ATTEMPTS = 400, 8
@@ -27,8 +27,10 @@ def attempts():
 
 def test_attempts_at_one_question_are_ranked_and_probabilities_are_kept(attempts):
     judged, writer, right, question = attempts
-    head = ScoreHead(calibration=calibrate(judged, writer, right, question))
-    score = head.probability(torch.tensor(judged).float(), torch.tensor(writer).float()).numpy()
+    calibration = calibrate(judged, writer, right, question)
+    score = probability(
+        calibration, torch.tensor(judged).float(), torch.tensor(writer).float()
+    ).numpy()
 
     def ranked(values):
         """Share of questions with both kinds where the best attempt by value is right."""
@@ -45,7 +47,7 @@ def test_attempts_at_one_question_are_ranked_and_probabilities_are_kept(attempts
 
 def test_without_the_writer_the_verifier_alone_decides(attempts):
     judged, writer, right, question = attempts
-    head = ScoreHead(calibration=calibrate(judged, writer, right, question))
+    calibration = calibrate(judged, writer, right, question)
     unknown = torch.full((len(right), 2), float("nan"))
-    score = head.probability(torch.tensor(judged).float(), unknown).numpy()
+    score = probability(calibration, torch.tensor(judged).float(), unknown).numpy()
     assert expected_calibration_error(score.astype(np.float64), right) < 0.05

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from controller.backends.local.packing import LEAST_WEIGHTS, PackedLinear, pack_linears
-from controller.backends.local.sampling import BLOCK, choose_tokens
+from controller.backends.local.jobs import BLOCK, choose_tokens
+from controller.backends.local.processor import LEAST_WEIGHTS, PackedLinear, pack_linears
 
 
 def layers(dtype):
@@ -49,3 +49,11 @@ def test_draws_from_long_vocabularies_invert_the_whole_distribution(temperature)
     assert bool(((ends - own - 1e-6 <= draws) & (draws <= ends + 1e-6)).all())
     expected = logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
     torch.testing.assert_close(logprobs, expected)
+
+
+def test_a_packed_model_saves_all_its_weights():
+    model, expected = layers(torch.float32), layers(torch.float32)
+    pack_linears(model)
+    found, wanted = model.state_dict(), expected.state_dict()
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)

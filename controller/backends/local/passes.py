@@ -1,15 +1,31 @@
-"""Sequences of tokens in batches with little padding."""
+"""Forward passes over sequences of tokens: in batches with little padding, row by row adapted."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 
+BASE = "__base__"
+"""What peft calls the model without an adapter."""
 MAX_TOKENS = 8192
 """Tokens, with padding, that go through a model at once."""
 MAX_PADDING_RATIO = 1.25
 """Longest sequence of a batch relative to its shortest."""
+
+
+def forward(model: Any, adapters: Sequence[str], **inputs: Any) -> Any:
+    """One forward pass, each row through its own adapter.
+
+    Args:
+        model: with or without adapters.
+        adapters: name per row, `BASE` for none.
+        inputs: of the model.
+    """
+    if not getattr(model, "peft_config", None):
+        return model(**inputs)
+    return model(**inputs, adapter_names=list(adapters))
 
 
 def batches_by_length(lengths: Sequence[int]) -> Iterator[list[int]]:

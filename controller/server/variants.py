@@ -1,10 +1,12 @@
-"""Which controller decides: versions side by side, shadows, and a guard for strange cases."""
+"""Which controller decides: variants side by side, shadows, and a guard for strange cases."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -19,7 +21,11 @@ from controller.policy.pricing import Pricing
 from controller.policy.rules import Rule, RulePolicy
 from controller.policy.training_range import Support
 from controller.process.episodes import EpisodeConfig
-from controller.server.guard import GuardWatch
+
+_log = logging.getLogger("allot.service")
+
+WINDOW, ENOUGH, TOO_OFTEN = 200, 20, 0.05
+"""Of the last questions, so many at least, the guard may decide this share."""
 
 RULES: Mapping[str, Rule] = {
     "always-small": rules.SelfConsistency(1),
@@ -71,8 +77,56 @@ class Guarded:
         return self._rule.choose(episode, mask)
 
 
+@dataclass
+class GuardWatch:
+    """The last questions of a variant.
+
+    Attributes:
+        variant: its name, for the log.
+        last: feature by which each question strayed; None where the policy decided.
+        overruled: whether the guard overrules too often.
+    """
+
+    variant: str
+    last: deque[str | None] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    overruled: bool = False
+
+    @property
+    def share(self) -> float:
+        """Share of the questions that the guard decided."""
+        return 1 - self.last.count(None) / len(self.last) if self.last else 0.0
+
+    @property
+    def feature(self) -> str | None:
+        """By which most of them strayed."""
+        strayed = Counter(feature for feature in self.last if feature is not None)
+        return strayed.most_common(1)[0][0] if strayed else None
+
+    def note(self, feature: str | None) -> None:
+        """A question has come to an end."""
+        self.last.append(feature)
+        overruled = len(self.last) >= ENOUGH and self.share > TOO_OFTEN
+        if overruled == self.overruled:
+            return
+        self.overruled = overruled
+        log = _log.warning if overruled else _log.info
+        fields = {"arm": self.variant, "share": round(self.share, 3), "feature": self.feature}
+        log("guard_overrules" if overruled else "guard_is_quiet", extra={"fields": fields})
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What people should know; empty while the policy decides."""
+        if not self.overruled:
+            return ()
+        return (
+            f"{self.variant}: the guard overrules the policy on {self.share:.0%} of the last "
+            f"{len(self.last)} questions, most often because {self.feature} is outside its range "
+            "of training; record, train and serve with the same servers, prompts and settings",
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
-class Arm:
+class Variant:
     """One version that answers a share of the questions.
 
     Attributes:
@@ -81,7 +135,7 @@ class Arm:
         process: the decision process that it is deployed in.
         decider: the policy alone.
         pricing: what compute is worth where an asker says nothing.
-        share: of all questions, relative to the other arms'.
+        share: of all questions, relative to the other variants'.
         always: name of the rule that decides in its stead, while it is only watched.
         fallback: name of the rule that decides where the policy has not been in training;
             None switches the guard off.
@@ -123,26 +177,26 @@ class Arm:
         return Guarded(self.decider, support, rule, on_stray)
 
 
-class Arms:
-    """All versions; which one answers follows from a hash, so that it stays the same.
+class Variants:
+    """All of them; which one answers follows from a hash, so that it stays the same.
 
     Args:
-        arms: at least one, with different names.
+        variants: at least one, with different names.
         salt: another one deals the cards anew.
     """
 
-    def __init__(self, arms: Sequence[Arm], salt: str = "allot") -> None:
-        shares = [arm.share for arm in arms]
-        if not arms or min(shares) < 0 or not 0 < sum(shares) < float("inf"):
-            raise ConfigError(f"arms: expected shares of 0 or more, not all 0, found {shares}")
-        if len({arm.name for arm in arms}) < len(arms):
-            raise ConfigError(f"arms: expected different names, found {[a.name for a in arms]}")
-        self.arms, self._salt = tuple(arms), salt
+    def __init__(self, variants: Sequence[Variant], salt: str = "allot") -> None:
+        names, shares = [v.name for v in variants], [v.share for v in variants]
+        if not variants or min(shares) < 0 or not 0 < sum(shares) < float("inf"):
+            raise ConfigError(f"variants: expected shares of 0 or more, not all 0, found {shares}")
+        if len(set(names)) < len(names):
+            raise ConfigError(f"variants: expected different names, found {names}")
+        self.all, self._salt = tuple(variants), salt
         self._bounds = np.cumsum(shares) / sum(shares)
 
-    def assign(self, key: str) -> Arm:
-        """The arm of a caller, conversation or question."""
+    def assign(self, key: str) -> Variant:
+        """The one of a caller, conversation or question."""
         digest = hashlib.blake2b(f"{self._salt}\0{key}".encode(), digest_size=8).digest()
         place = int.from_bytes(digest, "big") / 2**64
         position = int(np.searchsorted(self._bounds, place, side="right"))
-        return self.arms[min(position, len(self.arms) - 1)]
+        return self.all[min(position, len(self.all) - 1)]

@@ -10,7 +10,7 @@ import pytest
 from controller.backends.base import Request, run_now
 from controller.backends.fake import FakeBackend, Script
 from controller.backends.local.backend import TransformersBackend, load_model
-from controller.backends.threaded import ThreadedBackend
+from controller.backends.threads import ThreadedBackend
 from controller.errors import BackendError
 from controller.process.actions import ActionKind
 from controller.process.types import ModelSpec, Question

@@ -1,23 +1,20 @@
-"""A backend that never suspends, on a thread of its own, for many requests at a time."""
+"""Backends on threads: one that waits for code that does not, and the other way round."""
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import queue
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
-from controller.backends.base import Backend, PromptState, Request, Verdict, run_now
+from controller.backends.base import Backend, PromptState, Request, T, Verdict, Wrapped, run_now
 from controller.backends.identity import blank_attempt
 from controller.errors import BackendError
 from controller.process.cost import Usage
 from controller.process.types import Attempt, Question
-
-T = TypeVar("T")
 
 TOO_LATE = "deadline"
 GRACE_S = 0.25
@@ -77,7 +74,7 @@ class ThreadedBackend(Backend):
         deadlines = (r.deadline for r in requests if r.deadline is not None)
         deadline = min(deadlines, default=None)
         unwanted = threading.Event()
-        wanted = [dataclasses.replace(request, unwanted=unwanted) for request in requests]
+        wanted = [replace(request, unwanted=unwanted) for request in requests]
         work = asyncio.ensure_future(self._order("attempts", wanted))
         loop = asyncio.get_running_loop()
         left_s = None if deadline is None else max(0.0, deadline - loop.time())
@@ -98,14 +95,14 @@ class ThreadedBackend(Backend):
         except BackendError as error:
             return [self._failed(request, str(error)) for request in requests]
         if late:
-            made = [dataclasses.replace(a, error=TOO_LATE) if a.error else a for a in made]
+            made = [replace(a, error=TOO_LATE) if a.error else a for a in made]
         if self.revises:
             return made
-        return [dataclasses.replace(attempt, num_revisions=0) for attempt in made]
+        return [replace(attempt, num_revisions=0) for attempt in made]
 
     def _failed(self, request: Request, why: str) -> Attempt:
         blank = blank_attempt(self.models[request.rung].name, request)
-        return dataclasses.replace(blank, error=why, usage=Usage(serial_rounds=1))
+        return replace(blank, error=why, usage=Usage(serial_rounds=1))
 
     def can_verify(self, attempt: Attempt) -> bool:
         """See `Backend.can_verify`."""
@@ -188,3 +185,61 @@ def _tell(order: _Order[Any], settle: Callable[[], object]) -> None:
         order.loop.call_soon_threadsafe(unless_done)
     except RuntimeError:
         return  # the loop is closed: nobody waits any more
+
+
+class BlockingBackend(Wrapped):
+    """Drives a backend on an event loop of its own, in a thread of its own; never suspends.
+
+    The loop, and with it connections and their limits, lasts from call to call. Calls may come
+    from several threads.
+
+    Args:
+        backend: whose rungs become this one's.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        super().__init__(backend)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="allot-waiting", daemon=True
+        )
+        self._thread.start()
+
+    async def prompt_states(
+        self, questions: Sequence[Question], *, hidden: bool = False
+    ) -> list[PromptState]:
+        """See `Backend.prompt_states`."""
+        return self._wait(super().prompt_states(questions, hidden=hidden))
+
+    async def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
+        """See `Backend.attempts`."""
+        return self._wait(super().attempts(requests))
+
+    async def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
+        """See `Backend.verify`."""
+        return self._wait(super().verify(pairs))
+
+    async def check(self) -> dict[str, str]:
+        """See `Backend.check`."""
+        return self._wait(super().check())
+
+    async def prepare(self) -> tuple[str, ...]:
+        """See `Backend.prepare`."""
+        return self._wait(super().prepare())
+
+    async def close(self) -> None:
+        """Let go of connections and threads; a second time does nothing."""
+        if self._loop.is_closed():
+            return
+        self._wait(super().close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:  # an interrupt ends what was asked of others, too
+            future.cancel()
+            raise
