@@ -76,7 +76,9 @@ def build_arms(config: ServeConfig, backend: Backend, metrics: Metrics) -> Arms:
                 name=name,
                 checkpoint=checkpoint,
                 process=deployed_process(checkpoint, backend),
-                decider=PolicyDecider(checkpoint.policy, exploration=config.exploration),
+                decider=PolicyDecider(
+                    checkpoint.policy, exploration=config.exploration, floor=checkpoint.floor
+                ),
                 pricing=Pricing(checkpoint, config.standing),
                 share=share,
                 always=config.always,

@@ -59,6 +59,7 @@ class Seen:
         value: expected return.
         observation: what it saw, (D,).
         cost: spent before acting, in small-model tokens.
+        price: accuracy per unit cost.
         note: what else was taken down.
     """
 
@@ -67,6 +68,7 @@ class Seen:
     value: float
     observation: NDArray[np.float32]
     cost: float
+    price: float
     note: Any
 
 
@@ -108,6 +110,7 @@ class Watch:
                     value=float(value[i]),
                     observation=observation[i],
                     cost=float(replay.episodes.spent[row]),
+                    price=float(replay.episodes.price[row]),
                     note=self._note(replay, row),
                 )
             )
@@ -177,6 +180,7 @@ def _decisions(
             observation=dict(zip(features, entry.observation.tolist(), strict=True)),
             leader=keeping.leader(recorded, row, before),
             cost=entry.cost,
+            decided_by=checkpoint.floor.decides_at(entry.price) if checkpoint.floor else "policy",
             brought=tuple(keeping.brought(recorded, replay, row, entry.action, before, after)),
         )
 

@@ -83,6 +83,8 @@ def train_all(settings: Settings, console: Console) -> None:
             training = ControllerTraining(traces, config, out, prepared)
             checkpoints.append(_trained(training, settings, stop, console))
             console.print(f"{out}: validation utility {training.utility:.4f}", highlight=False)
+            if floor := checkpoints[-1].floor:
+                console.print(f"{out}: {floor}", highlight=False, soft_wrap=True)
     if len(runs) > 1:
         summary = _score(checkpoints, prepared)
         text = json.dumps(summary, indent=1)
