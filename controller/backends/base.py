@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from controller.errors import BackendError
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 T = TypeVar("T")
+
+Canonical = Callable[[str, Sequence[str]], Awaitable[str]]
+"""The one of the known answers that an answer is the same as, or the answer itself."""
 
 TEMPERATURE = 0.5
 """Of sampling, where nobody says otherwise: docs/decisions/0023."""
@@ -211,6 +214,32 @@ class Wrapped(Backend):
         await self.backend.close()
 
 
+class OneSpelling(Wrapped):
+    """Gives answers that are the same the spelling of the first, throughout one episode.
+
+    Args:
+        backend: makes the attempts.
+        canonical: tells which answers are the same.
+    """
+
+    def __init__(self, backend: Backend, canonical: Canonical) -> None:
+        super().__init__(backend)
+        self._canonical = canonical
+        self._known: list[str] = []
+
+    async def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
+        """See `Backend.attempts`."""
+        return [await self._spelled(made) for made in await super().attempts(requests)]
+
+    async def _spelled(self, attempt: Attempt) -> Attempt:
+        if attempt.answer is None:
+            return attempt
+        answer = await self._canonical(attempt.answer, self._known)
+        if answer not in self._known:
+            self._known.append(answer)
+        return attempt if answer == attempt.answer else replace(attempt, answer=answer)
+
+
 def run_now(work: Awaitable[T]) -> T:
     """The result of what never suspends, without an event loop.
 
@@ -226,5 +255,5 @@ def run_now(work: Awaitable[T]) -> T:
     running.close()
     raise BackendError(
         "backend: expected one that never suspends, found one that waits; wrap it in "
-        "controller.backends.blocking.BlockingBackend"
+        "controller.backends.threads.BlockingBackend"
     )

@@ -12,19 +12,19 @@ import openai
 import pytest
 import uvicorn
 
-from controller.backends.ladder import deployed_process
+from controller.backends.ladder import Ladder
 from controller.backends.openai.backend import OpenAIBackend
 from controller.backends.openai.endpoint import Endpoint
 from controller.backends.openai.resilience import CircuitBreaker
-from controller.backends.rungs import Ladder
 from controller.checkpoint import load_checkpoint
+from controller.loading import deployed_process
 from controller.policy.deciders import PolicyDecider
 from controller.policy.pricing import Pricing
 from controller.server.app import Service
-from controller.server.arms import Arm, Arms
+from controller.server.config import Limits
 from controller.server.engine import Engine
-from controller.server.limits import Limits
-from controller.server.metrics import Metrics
+from controller.server.ops import Metrics
+from controller.server.variants import Variant, Variants
 from tests.server.upstream import Upstream, completion
 
 QUESTION = (
@@ -82,8 +82,8 @@ def ladder(*upstreams, metrics=None, breaker=None, **settings):
     )
 
 
-def arm(checkpoint, backend, name="main", **settings):
-    return Arm(
+def variant(checkpoint, backend, name="main", **settings):
+    return Variant(
         name=name,
         checkpoint=checkpoint,
         process=deployed_process(checkpoint, backend),
@@ -142,17 +142,17 @@ def serve(checkpoint):
             *upstreams,
             limits=None,
             keys=None,
-            arms=None,
-            arm_settings=None,
+            variants=None,
+            variant_settings=None,
             breaker=None,
             **settings,
         ):
             metrics = Metrics()
             backend = ladder(*upstreams, metrics=metrics, breaker=breaker, **settings)
             engine = Engine(
-                Arms(arms or [arm(checkpoint, backend, **(arm_settings or {}))]),
+                Variants(variants or [variant(checkpoint, backend, **(variant_settings or {}))]),
                 backend,
-                limits=replace(limits or Limits(), default_deadline_s=10),
+                limits=replace(limits or Limits(), deadline_s=10),
                 on_served=metrics.served,
                 on_stray=lambda name, feature: metrics.strays.labels(name, feature).inc(),
             )

@@ -9,9 +9,9 @@ import pytest
 from controller.policy.pricing import Pricing
 from controller.policy.targets import PACE_QUESTIONS
 from controller.process.terms import Terms
+from controller.server.config import Limits
 from controller.server.keys import Keys, key_digest, new_key
-from controller.server.limits import Limits
-from tests.server.conftest import arm, ladder
+from tests.server.conftest import ladder, variant
 from tests.server.upstream import completion
 
 MIDDLE = 1e-4
@@ -137,7 +137,7 @@ def test_targets_become_prices(service, checkpoint):
 
 def test_a_mean_cost_is_kept_over_the_questions_that_name_no_price(serve, small, large, checkpoint):
     service = serve(
-        small, large, arm_settings={"pricing": Pricing(checkpoint, Terms(mean_cost=300))}
+        small, large, variant_settings={"pricing": Pricing(checkpoint, Terms(mean_cost=300))}
     )
     first = service.ask().json()["allot"]
     assert first["price"] == pytest.approx(Pricing(checkpoint).price_for(Terms(mean_cost=300)))
@@ -299,8 +299,8 @@ def test_forged_headers_are_scrubbed(service, small):
 
 
 def test_limits(serve, small, large):
-    service = serve(small, large, limits=Limits(max_body_bytes=2000, max_in_flight=0))
-    assert service.ask("x" * 3000).status_code == 413
+    service = serve(small, large, limits=Limits(max_in_flight=0))
+    assert service.ask("x" * 2**20).status_code == 413
     assert service.ask(headers={"x-big": "y" * 40_000}).status_code in (400, 431)
     busy = service.ask()
     assert (busy.status_code, busy.headers["retry-after"]) == (429, "1")
@@ -308,7 +308,7 @@ def test_limits(serve, small, large):
 
 def test_strange_questions_are_for_the_rule(serve, small, large):
     """A prompt far longer than any in training, counted as such."""
-    service = serve(small, large, arm_settings={"fallback": "self-consistency-5"})
+    service = serve(small, large, variant_settings={"fallback": "self-consistency-5"})
     found = service.ask("word " * 20_000).json()["allot"]
     assert {d["decided_by"] for d in found["decisions"]} == {"self-consistency-5"}
     assert small.calls == 5
@@ -319,7 +319,7 @@ def test_strange_questions_are_for_the_rule(serve, small, large):
 
 
 def test_a_watched_policy_does_not_decide(serve, small, large):
-    service = serve(small, large, arm_settings={"always": "always-large"})
+    service = serve(small, large, variant_settings={"always": "always-large"})
     found = service.ask().json()["allot"]
     assert (found["model"], small.calls, large.calls) == ("large", 0, 1)
     assert found["decisions"][0]["decided_by"] == "always-large"
@@ -328,12 +328,12 @@ def test_a_watched_policy_does_not_decide(serve, small, large):
 
 def test_a_split_is_by_hash_and_stays(serve, small, large, checkpoint):
     backend = ladder(small, large)
-    arms = [
-        arm(checkpoint, backend, "a", share=0.7),
-        arm(checkpoint, backend, "b", share=0.3, always="always-large"),
+    variants = [
+        variant(checkpoint, backend, "a", share=0.7),
+        variant(checkpoint, backend, "b", share=0.3, always="always-large"),
     ]
-    service = serve(small, large, arms=arms)
-    assign = service.service.engine.arms.assign
+    service = serve(small, large, variants=variants)
+    assign = service.service.engine.variants.assign
     names = [assign(f"user {i}").name for i in range(4000)]
     assert names == [assign(f"user {i}").name for i in range(4000)]
     assert 0.27 < names.count("b") / len(names) < 0.33

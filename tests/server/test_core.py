@@ -10,19 +10,18 @@ import torch
 from controller.backends.base import Wrapped, run_now
 from controller.backends.local.adapters import load_adapters
 from controller.backends.local.backend import TransformersBackend, load_model
-from controller.backends.threaded import ThreadedBackend
+from controller.backends.threads import ThreadedBackend
 from controller.core import Decision, Episode, play
 from controller.loop import Controller
 from controller.policy.deciders import PolicyDecider
 from controller.policy.network import PolicyNetwork
 from controller.process.terms import Terms
 from controller.process.types import Question
-from controller.server.arms import Arms
-from controller.server.engine import Engine, identified
-from controller.server.terms import RequestTerms
+from controller.server.engine import Engine, RequestTerms, identified
+from controller.server.variants import Variants
 from envs.compute import ComputeEnv
 from tests.conftest import CHECKPOINTS
-from tests.server.conftest import arm
+from tests.server.conftest import variant
 
 
 class Recordings(ThreadedBackend):
@@ -88,8 +87,8 @@ def test_served_equals_live_and_environment(checkpoint, validation, some, traine
 
     async def served():
         backend = Recordings(validation.backend, validation.questions)
-        version = arm(checkpoint, backend, fallback=None)
-        engine = Engine(Arms([dataclasses.replace(version, decider=new_decider())]), backend)
+        version = variant(checkpoint, backend, fallback=None)
+        engine = Engine(Variants([dataclasses.replace(version, decider=new_decider())]), backend)
         asked = [
             engine.answer(q, RequestTerms(price=p, give_up=True))
             for q, p in zip(some, prices, strict=True)
@@ -140,7 +139,7 @@ def test_served_equals_live_on_local_models(checkpoint):
 
     async def served():
         backend = ThreadedBackend(TransformersBackend(models, temperature=0.0))
-        engine = Engine(Arms([arm(checkpoint, backend, fallback=None)]), backend)
+        engine = Engine(Variants([variant(checkpoint, backend, fallback=None)]), backend)
         try:
             return await asyncio.gather(
                 *(

@@ -6,11 +6,10 @@ import pytest
 
 from controller.answers import answer_kind
 from controller.errors import ConfigError
-from controller.server.build import build_equivalence
-from controller.server.equivalence import ByKind, Embedding
+from controller.server.equivalence import ByKind, Embedding, build_equivalence
 from tests.server.upstream import Upstream
 
-WHOLE = ByKind(answer_kind("whole"))
+WHOLE = answer_kind("whole")
 
 
 def canonical(equivalence, answers):
@@ -47,10 +46,10 @@ def test_embedding():
         await exchange.reply({}, status=500)
 
     with Upstream(embed).running() as upstream:
-        found = canonical(Embedding(upstream.url, "e", WHOLE), list(vectors))
+        found = canonical(Embedding(WHOLE, upstream.url, "e"), list(vectors))
         assert found == ["Paris", "Paris", "Rome"]
         upstream.script(fail)
-        assert canonical(Embedding(upstream.url, "e", WHOLE), list(vectors)) == list(vectors)
+        assert canonical(Embedding(WHOLE, upstream.url, "e"), list(vectors)) == list(vectors)
 
 
 def test_settings():

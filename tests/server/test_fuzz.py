@@ -15,10 +15,10 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from controller.server.app import Service
-from controller.server.arms import Arms
+from controller.server.config import Limits
 from controller.server.engine import Engine
-from controller.server.limits import Limits
-from tests.server.conftest import arm, ladder, listening
+from controller.server.variants import Variants
+from tests.server.conftest import ladder, listening, variant
 from tests.server.upstream import Upstream, completion
 
 QUICK = {
@@ -35,7 +35,7 @@ def service(checkpoint):
         Upstream(completion(model="large")).running() as large,
     ):
         backend = ladder(small, large)
-        engine = Engine(Arms([arm(checkpoint, backend)]), backend, limits=Limits())
+        engine = Engine(Variants([variant(checkpoint, backend)]), backend, limits=Limits())
         with listening(Service(engine)) as running:
             yield running
 

@@ -6,7 +6,7 @@ import pytest
 
 from controller.backends.prompts import read_prompts
 from controller.errors import ConfigError
-from controller.server.guard import ENOUGH, GuardWatch
+from controller.server.variants import ENOUGH, GuardWatch
 from tests.server.conftest import QUESTION
 
 STRANGE = "word " * 20_000
@@ -35,7 +35,7 @@ def test_a_state_begins_and_ends_once(caplog):
 def test_a_service_says_loudly_that_its_policy_does_not_decide(serve, small, large, caplog):
     """In the reply, in /ready, in a metric and in the log."""
     caplog.set_level(logging.INFO, "allot.service")
-    service = serve(small, large, arm_settings={"fallback": "always-small"})
+    service = serve(small, large, variant_settings={"fallback": "always-small"})
     replies = [service.ask(STRANGE).json()["allot"] for _ in range(ENOUGH)]
     assert {reply["guarded"] for reply in replies} == {"prompt_length"}
     assert replies[-2]["warnings"] == []
@@ -50,7 +50,7 @@ def test_a_service_says_loudly_that_its_policy_does_not_decide(serve, small, lar
 
 
 def test_without_a_guard_nothing_is_watched(serve, small, large):
-    service = serve(small, large, arm_settings={"fallback": None})
+    service = serve(small, large, variant_settings={"fallback": None})
     for _ in range(ENOUGH):
         assert service.ask(STRANGE).json()["allot"]["guarded"] is None
     assert service.http.get("/ready").json()["warnings"] == []

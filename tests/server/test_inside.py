@@ -11,9 +11,9 @@ from controller.checkpoint import load_checkpoint, load_segment_checkpoint, save
 from controller.loading import load_backend
 from controller.process.actions import ActionKind
 from controller.segments.deployed import written_under
-from controller.server.build import build_backend
 from controller.server.config import ServeConfig
-from controller.server.metrics import Metrics
+from controller.server.ops import Metrics
+from controller.server.run import build_backend
 from training.report.show import new_questions
 
 QUESTIONS = new_questions(6, seed=3)

@@ -10,7 +10,6 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import httpx2
 import pytest
@@ -20,12 +19,11 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from controller.backends.ladder import deployed_process
-from controller.backends.rungs import Ladder
+from controller.backends.ladder import Ladder
 from controller.checkpoint import load_checkpoint, save_checkpoint
 from controller.errors import ConfigError
+from controller.loading import deployed_process
 from controller.process.observation import NUM_FEATURES
-from controller.server.config import ServeConfig, Variant
 from controller.server.keys import Keys, key_digest
 from envs.traces.format import TraceSet
 from envs.traces.importing import import_attempts
@@ -182,18 +180,6 @@ def _import(tmp_path, log, rows):
     tried = {row["question_id"] for row in rows if any(a["rung"] == 0 for a in row["attempts"])}
     table = build_table(traces, ["train", "validation", "test"], ["small"])
     assert set(table.question_ids) == tried & ids
-
-
-def test_settings_that_are_not_safe_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="loopback"):
-        ServeConfig(controller=CONTROLLER, host="0.0.0.0")
-    with pytest.raises(ConfigError, match="rule: expected one of"):
-        ServeConfig(controller=CONTROLLER, fallback="magic")
-    with pytest.raises(ConfigError, match="NAME=DIR:SHARE"):
-        Variant.parse("b=dir:1.5")
-    assert Variant.parse("b=/some/dir:0.25") == Variant(
-        name="b", path=Path("/some/dir"), share=0.25
-    )
 
 
 def test_key_files(tmp_path):

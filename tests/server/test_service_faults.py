@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from controller.backends.openai.resilience import CircuitBreaker
-from controller.server.limits import Limits
+from controller.server.config import Limits
 from tests.server.upstream import completion
 
 DEAR, CHEAP = 2e-3, 1e-5

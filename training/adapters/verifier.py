@@ -22,12 +22,12 @@ from torch import nn
 
 from controller.backends.local.adapters import (
     judge,
+    probability,
     save_adapter,
     token_logprobs,
 )
-from controller.backends.local.batches import batches_by_length, padded
 from controller.backends.local.model import LocalModel, Written, load_model
-from controller.backends.local.score import ScoreHead
+from controller.backends.local.passes import batches_by_length, padded
 from envs.traces.format import TraceSet
 from training.adapters.adapter_data import AttemptGroup, WorkedSolution, attempts_by_question
 from training.learn.calibration import auroc, calibrate, expected_calibration_error
@@ -239,14 +239,10 @@ class VerifierTraining:
         self.model.eval()
         known = self.validation
         judged = judge(self.model, known.texts, "default")
-        score = ScoreHead(
-            calibration=calibrate(
-                judged.double().numpy(), known.logprobs, known.right, known.question
-            )
-        )
+        score = calibrate(judged.double().numpy(), known.logprobs, known.right, known.question)
         save_adapter(self.model, self.out, base_digest=self.local.digest, score=score)
-        probability = score.probability(judged, torch.from_numpy(known.logprobs).float()).numpy()
+        right = probability(score, judged, torch.from_numpy(known.logprobs).float()).numpy()
         return {
-            "auroc": auroc(probability, known.right),
-            "ece": expected_calibration_error(probability, known.right),
+            "auroc": auroc(right, known.right),
+            "ece": expected_calibration_error(right, known.right),
         }

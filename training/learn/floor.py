@@ -139,7 +139,8 @@ def _best_rules(utility: Floats, simple: NDArray[np.bool_]) -> NDArray[np.int64]
     mean, places = utility.mean(2), np.arange(len(utility))
     plain, best = np.where(simple, mean, -np.inf).argmax(1), mean.argmax(1)
     lead = utility[places, best] - utility[places, plain]  # (P, Q)
-    return np.where(lead.mean(1) > lead.std(1) / np.sqrt(lead.shape[1]), best, plain)
+    ahead = lead.mean(1) > lead.std(1) / np.sqrt(lead.shape[1])
+    return np.asarray(np.where(ahead, best, plain))
 
 
 def _rule_utilities(

@@ -20,8 +20,8 @@ from controller.errors import AllotError, BackendError
 from controller.process.types import ModelSpec
 from training.record.cluster import Cluster, connected, num_workers
 from training.record.parts import Rows
-from training.record.recording import Add, Missing, RecordConfig, shard_size
-from training.record.sources import Source
+from training.record.progress import Watch
+from training.record.recording import Missing, RecordConfig, Source, shard_size
 
 SHARDS_EACH = 2
 """Shards that a worker has at a time: one that it records and the next."""
@@ -150,7 +150,7 @@ class RayRecorder:
         machines = len(set(nodes))
         return f"{_count(len(nodes), 'worker')}, {_count(machines, 'machine')}"
 
-    def record(self, todo: Sequence[Missing], add: Add) -> None:
+    def record(self, todo: Sequence[Missing], add: Watch) -> None:
         """Record in shards, each added whole, in the order in which workers finish them.
 
         Raises:

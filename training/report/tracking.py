@@ -1,4 +1,7 @@
-"""W&B tracking: online with an account, offline without, never needed."""
+"""W&B tracking: online with an account, offline without, never needed.
+
+Artifacts tell where things come from: traces -> controller -> evaluation.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from controller.checkpoint import SETTINGS_FILE, WEIGHTS_FILE, AnyCheckpoint
 from controller.errors import ConfigError
+from envs.granularity import AnyTraces
 from training.learn.settings import WandbMode
 
 PROJECT = "allot"
@@ -46,6 +51,39 @@ class Artifact:
     files: Sequence[Path]
     metadata: Mapping[str, Any] = field(default_factory=dict)
     lasting: bool = False
+
+
+def traces_artifact(traces: AnyTraces) -> Artifact:
+    """A trace set, by content."""
+    return Artifact(
+        name=f"traces-{traces.path.name}",
+        kind="traces",
+        files=[traces.path / "trace.json", *sorted(traces.path.glob("*.parquet"))],
+        metadata={"questions": len(traces.questions), "attempts": traces.num_attempts},
+        lasting=True,
+    )
+
+
+def controller_artifact(checkpoint: AnyCheckpoint, path: Path, traces: AnyTraces) -> Artifact:
+    """A checkpoint; one that was trained and the same one that is evaluated are one version.
+
+    The card is left out: an evaluation fills it in.
+    """
+    return Artifact(
+        name=f"controller-{traces.path.name}",
+        kind="controller",
+        files=[path / name for name in (SETTINGS_FILE, WEIGHTS_FILE)],
+        metadata=dict(checkpoint.training),
+    )
+
+
+def evaluation_artifact(decisions: Path, traces: AnyTraces) -> Artifact:
+    """A saved evaluation: its parquet file, and the figures beside it."""
+    return Artifact(
+        name=f"evaluation-{traces.path.name}",
+        kind="evaluation",
+        files=[decisions, decisions.with_name("evaluation.json")],
+    )
 
 
 class Tracker:
@@ -129,15 +167,12 @@ class Tracker:
             data = [list(row) for row in rows]
             self._run.log({name: wandb.Table(list(columns), data, allow_mixed_types=True)})
 
-    def makes(self, artifact: Artifact) -> None:
-        """Log an artifact as what came out of the run."""
-        self._artifact(artifact, used=False)
-
     def uses(self, artifact: Artifact) -> None:
         """Log an artifact as what went into the run."""
-        self._artifact(artifact, used=True)
+        self.makes(artifact, used=True)
 
-    def _artifact(self, artifact: Artifact, *, used: bool) -> None:
+    def makes(self, artifact: Artifact, *, used: bool = False) -> None:
+        """Log an artifact as what came out of the run, or went into it."""
         if self._run is None:
             return
         import wandb

@@ -24,14 +24,18 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.utils import logging
 
 from controller.backends.base import Request
-from controller.backends.local.precision import fast_dtype
-from controller.backends.local.score import ScoreHead
+from controller.backends.local.processor import fast_dtype
 from controller.backends.places import ModelPlace, PlaceKind
 from controller.backends.prompts import Message, judged_messages, messages, plain_text
 from controller.errors import BackendError, ConfigError
 from controller.process.types import AdapterSpec
 
 UNBOUNDED = 2**31
+END_TOKENS = (
+    *("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>"),
+    *("<|end_of_text|>", "<EOT>"),
+)
+"""Of GGUF files; source: llama.cpp, tokens that end a generation."""
 DIGEST_LENGTH = 16
 
 
@@ -62,7 +66,7 @@ class LocalModel:
         tokenizer: its chat template is used if there is one, plain text otherwise.
         prompt: chat that it is asked with; see `ModelSpec.prompt`.
         adapters: on its weights; see `controller.backends.local.adapters`.
-        score: head of the verifier among them.
+        score: calibration of the verifier among them, (2, 7).
     """
 
     name: str
@@ -73,7 +77,7 @@ class LocalModel:
     tokenizer: PreTrainedTokenizerBase
     prompt: tuple[Message, ...] = ()
     adapters: tuple[AdapterSpec, ...] = ()
-    score: ScoreHead | None = None
+    score: torch.Tensor | None = None
 
     @property
     def end_tokens(self) -> frozenset[int]:
@@ -227,6 +231,10 @@ def _load_gguf(place: ModelPlace, dtype: torch.dtype | str, device_map: Any) -> 
             f"{error}; serve it with llama.cpp and name its URL#MODEL instead"
         ) from error
     _check_room(str(file), model)
+    # A file names one token that ends a turn; a chat template may use another.
+    known = tokenizer.get_vocab()
+    ends = {known[token] for token in END_TOKENS if token in known}
+    model.generation_config.eos_token_id = sorted(ends | {tokenizer.eos_token_id} - {None})
     # The weights are plain numbers by now, which can be saved, moved and adapted.
     model.hf_quantizer = None
     model.is_quantized = False

@@ -175,7 +175,7 @@ def test_reading_on_equals_reading_at_once(writer, models):
     assert prefixes
     small = models[0]
     for prefix in prefixes:
-        ids = torch.tensor([prefix.memory[0].prompt().tokens])
+        ids = torch.tensor([prefix.memory[0].whole().tokens])
         with torch.inference_mode():
             output = small.model(input_ids=ids, output_hidden_states=True)
         assert small.decode(ids[0].tolist()).endswith(prefix.text)
