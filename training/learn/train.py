@@ -40,7 +40,7 @@ from envs.vector import ComputeVectorEnv
 from training.compare.simulate import log_odds, play, play_checkpoint
 from training.compare.yardsticks import best_rule_utilities
 from training.granularity import learning_of
-from training.learn.config import SEGMENT_DEFAULTS, TrainConfig
+from training.learn.config import LEAST_STEPS, SEGMENT_DEFAULTS, TrainConfig
 from training.learn.difficulty import fit_difficulty
 from training.learn.floor import (
     FLOOR_PRICES,
@@ -293,13 +293,14 @@ class ControllerTraining:
     def _cross_fitted(
         self, prepared: Prepared, state: Path, stop: Callable[[], bool] | None
     ) -> Policy:
-        """Another policy, that learns from a part of the questions."""
-        ppo = PPO(self._env_of(prepared), self.config.ppo)
+        """Another policy, that learns from a part of the questions, in fewer steps."""
+        steps = min(self.config.ppo.total_steps, LEAST_STEPS)
+        ppo = PPO(self._env_of(prepared), replace(self.config.ppo, total_steps=steps))
         if has_state(state):
             ppo.resume(state)
         ppo.train(stop=stop)
         ppo.save(state)
-        if ppo.update < self.config.ppo.num_updates:
+        if ppo.update < ppo.config.num_updates:
             raise KeyboardInterrupt
         return ppo.policy
 
