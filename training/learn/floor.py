@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from controller.granularity import Process
 from controller.policy.floor import Floor
 from controller.policy.network import Policy
-from controller.policy.rules import AlwaysLarge, Rule, RulePolicy, SelfConsistency
+from controller.policy.rules import Rule, RulePolicy
 from envs.granularity import AnyTable
 from training.compare.simulate import Played, play
 from training.granularity import learning_of
@@ -23,13 +23,14 @@ MANY_QUESTIONS = 1500
 """From so many train questions on, those that are held out say enough without folds."""
 
 FLOOR_PRICES = 12
-_MARGIN = 0.0
-"""Standard errors by which a policy must lead."""
+_MARGIN = 1.0
+"""Standard errors by which a policy must lead: what was shown on few questions may be chance.
+
+Source: the one-standard-error rule, Breiman et al. 1984, "Classification and Regression Trees".
+"""
 
 RULE_QUESTIONS = 1000
 """Enough to tell rules apart; more only takes longer."""
-
-_SIMPLE = (SelfConsistency, AlwaysLarge)
 
 _SCREENING_QUESTIONS, _FINALISTS = 300, 8
 """Questions on which all rules are played, and how many of these go on, per price."""
@@ -83,8 +84,7 @@ def _screened(held: Sequence[HeldOut], process: Process, prices: Floats) -> list
     sample = [part.every(every) for part in held]
     totals = sum(_rule_utilities(rules, part, process, prices).sum(2) for part in sample)  # (P, R)
     best = np.argsort(-np.asarray(totals), axis=1)[:, :_FINALISTS]
-    simple = [i for i, rule in enumerate(rules) if type(rule) in _SIMPLE]
-    return [rules[i] for i in np.union1d(best, simple)]
+    return [rules[i] for i in np.unique(best)]
 
 
 def fit_floor(held: Sequence[HeldOut], process: Process, prices: Floats) -> Floor:
@@ -100,12 +100,8 @@ def fit_floor(held: Sequence[HeldOut], process: Process, prices: Floats) -> Floo
     """
     rules = _screened(held, process, prices)
     utilities = [_rule_utilities(rules, part, process, prices) for part in held]  # (P, R, Q) each
-    simple = np.array([type(rule) in _SIMPLE for rule in rules])
-    best = _best_rules(np.concatenate(utilities, 2), simple)
-    chosen = [
-        _best_rules(np.concatenate([u for u in utilities if u is not utility], 2), simple)
-        for utility in utilities
-    ]
+    totals = np.array([utility.sum(2) for utility in utilities])  # (parts, P, rules)
+    best, chosen = totals.sum(0).argmax(1), (totals.sum(0) - totals).argmax(2)
     places = np.arange(len(prices))
     lead = np.concatenate(
         [
@@ -124,23 +120,6 @@ def fit_floor(held: Sequence[HeldOut], process: Process, prices: Floats) -> Floo
         rules=tuple(None if ahead[p] else rules[best[p]] for p in range(len(prices))),
         leads=tuple(float(lead) for lead in leads),
     )
-
-
-def _best_rules(utility: Floats, simple: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """The best rule at each price, (P,): a simple one, unless another leads by a standard error.
-
-    Of many rules some do well on few questions by chance. Source: the one-standard-error rule,
-    Breiman et al. 1984, "Classification and Regression Trees", section 3.4.3.
-
-    Args:
-        utility: (P, R, Q).
-        simple: (R,) which rules are simple.
-    """
-    mean, places = utility.mean(2), np.arange(len(utility))
-    plain, best = np.where(simple, mean, -np.inf).argmax(1), mean.argmax(1)
-    lead = utility[places, best] - utility[places, plain]  # (P, Q)
-    ahead = lead.mean(1) > lead.std(1) / np.sqrt(lead.shape[1])
-    return np.asarray(np.where(ahead, best, plain))
 
 
 def _rule_utilities(
