@@ -99,12 +99,9 @@ class LadderBuilder:
     """Makes backends of the models that a controller is deployed on.
 
     Attributes:
-        checkpoint: of the controller.
         other_weights: called where a model in this process is not the one of its training.
         adapters: directories of the small model's adapters, by name; where the checkpoint says
             when None.
-        upstream: how servers are asked.
-        max_connections: to each server at the same time.
         prompts: what models are asked with, see `read_prompts`; the checkpoint's
             where nothing is said.
         max_new_tokens: longest attempt; None for what the controller was trained with.
@@ -122,9 +119,6 @@ class LadderBuilder:
 
     def build(self, places: Sequence[ModelPlace]) -> Ladder:
         """The ladder, one backend per rung.
-
-        Args:
-            places: of the models, the small one's first.
 
         Raises:
             BackendError: a model cannot be loaded.

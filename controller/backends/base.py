@@ -44,9 +44,6 @@ class Request:
     """An attempt that the loop asks for.
 
     Attributes:
-        question: what to answer.
-        action: SAMPLE, REVISE or ESCALATE.
-        rung: model on the ladder that is to make it.
         index: number of the attempt among those of the same question, model and action
             (for REVISE: of the same parent); together with the backend's seed it
             determines the attempt.
@@ -77,7 +74,6 @@ class PromptState:
         hidden: last hidden state of the small model at the end of the prompt, (H,)
             float32; None when it was not asked for or the backend cannot tell.
         available: attempts that can be had per rung; None for as many as one likes.
-        usage: what finding this out took on the small model.
     """
 
     prompt_tokens: tuple[int, ...]
@@ -93,7 +89,6 @@ class Verdict:
 
     Attributes:
         scores: probability that each is right.
-        usage: what finding this out took on the small model.
     """
 
     scores: tuple[float, ...]
@@ -112,7 +107,6 @@ class Backend(ABC):
     one bad request does not lose the others.
 
     Attributes:
-        models: one per rung, the small one first.
         reads_prompts: whether it can tell the small model's prompt state.
         revises: whether its small model can be asked to revise.
     """
@@ -169,11 +163,7 @@ class Backend(ABC):
 
 
 class Wrapped(Backend):
-    """Does what another backend does; for those that change a part of it.
-
-    Args:
-        backend: the other.
-    """
+    """Does what another backend does; for those that change a part of it."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend, self.models = backend, backend.models
@@ -215,12 +205,7 @@ class Wrapped(Backend):
 
 
 class OneSpelling(Wrapped):
-    """Gives answers that are the same the spelling of the first, throughout one episode.
-
-    Args:
-        backend: makes the attempts.
-        canonical: tells which answers are the same.
-    """
+    """Gives answers that are the same the spelling of the first, throughout one episode."""
 
     def __init__(self, backend: Backend, canonical: Canonical) -> None:
         super().__init__(backend)

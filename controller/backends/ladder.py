@@ -14,9 +14,6 @@ from controller.process.types import Attempt, Question
 class Ladder(Backend):
     """One backend per rung, each of which knows its own model alone, as rung 0.
 
-    Args:
-        rungs: the small model's first.
-
     Raises:
         ConfigError: no rungs, a rung with several models, or two models of one name.
     """

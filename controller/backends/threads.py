@@ -28,8 +28,6 @@ class _Order(Generic[T]):
     Attributes:
         kind: method of the backend; orders of one kind go into one call.
         items: arguments of that call; a list with a result for each comes back.
-        future: of that result.
-        loop: that the future belongs to.
     """
 
     kind: str
@@ -38,22 +36,17 @@ class _Order(Generic[T]):
     loop: asyncio.AbstractEventLoop
 
 
-class ThreadedBackend(Backend):
+class ThreadedBackend(Wrapped):
     """Runs a backend that never suspends in one thread, what has piled up meanwhile in one call.
 
     Requests of different clients so share the batches of a local model. An attempt that is
     no longer wanted is given up at its next token.
-
-    Args:
-        backend: whose rungs become this one's.
-        reads_prompts: whether it can tell hidden states.
-        revises: whether its small model can be asked to revise.
     """
 
     def __init__(
         self, backend: Backend, *, reads_prompts: bool = True, revises: bool = True
     ) -> None:
-        self._backend, self.models = backend, backend.models
+        super().__init__(backend)
         self.reads_prompts, self.revises = reads_prompts, revises
         self._orders: queue.SimpleQueue[_Order[Any] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="allot-models", daemon=True)
@@ -103,10 +96,6 @@ class ThreadedBackend(Backend):
     def _failed(self, request: Request, why: str) -> Attempt:
         blank = blank_attempt(self.models[request.rung].name, request)
         return replace(blank, error=why, usage=Usage(serial_rounds=1))
-
-    def can_verify(self, attempt: Attempt) -> bool:
-        """See `Backend.can_verify`."""
-        return self._backend.can_verify(attempt)
 
     async def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
         """See `Backend.verify`."""
@@ -170,10 +159,10 @@ class ThreadedBackend(Backend):
 
     def _call(self, kind: str, items: list[Any]) -> list[Any]:
         if kind == "attempts":
-            return run_now(self._backend.attempts(items))
+            return run_now(self.backend.attempts(items))
         if kind == "verify":
-            return [run_now(self._backend.verify(pairs)) for pairs in items]
-        return run_now(self._backend.prompt_states(items, hidden=kind == "hidden_states"))
+            return [run_now(self.backend.verify(pairs)) for pairs in items]
+        return run_now(self.backend.prompt_states(items, hidden=kind == "hidden_states"))
 
 
 def _tell(order: _Order[Any], settle: Callable[[], object]) -> None:
@@ -192,9 +181,6 @@ class BlockingBackend(Wrapped):
 
     The loop, and with it connections and their limits, lasts from call to call. Calls may come
     from several threads.
-
-    Args:
-        backend: whose rungs become this one's.
     """
 
     def __init__(self, backend: Backend) -> None:

@@ -58,17 +58,12 @@ class Served:
     Attributes:
         answer: leading answer; None if there is none.
         attempt: that is returned; None if no attempt succeeded.
-        attempts: all that were made, failed ones too.
         terms: what it was answered for, at a known price.
-        cost: in small-model tokens.
         usage: what was really processed, by model.
         degraded: models whose absence changed the answer's course.
         limited: budgets, or the deadline, that did.
         guarded: feature that was outside its range of training, so that a rule decided; None
             where the policy did.
-        warnings: about the service, for people.
-        decision_s: spent deciding.
-        wall_s: from question to answer.
     """
 
     episode_id: str
@@ -96,11 +91,7 @@ class Served:
 
 
 class NoAnswerError(BackendError):
-    """No model made a single attempt that succeeded.
-
-    Attributes:
-        served: what became of the question all the same.
-    """
+    """No model made a single attempt that succeeded."""
 
     def __init__(self, served: Served) -> None:
         kinds = sorted({a.error or "" for a in served.attempts})
@@ -113,13 +104,8 @@ class Engine:
     """Answers questions side by side.
 
     Args:
-        variants: who decides; replaced as a whole by a reload.
-        backend: makes the attempts.
-        limits: what callers may spend.
         equivalence: when two answers are the same; as the first variant's checkpoint says when
             None.
-        on_served: told of every question that has come to an end.
-        on_stray: told of every question that strays: variant and feature.
     """
 
     def __init__(

@@ -17,11 +17,7 @@ _LEAST_COSINE, _TIMEOUT_S = 0.9, 5.0
 
 
 class ByKind:
-    """Puts answers that mean the same, as their kind says, under one spelling.
-
-    Args:
-        kind: of the answers.
-    """
+    """Puts answers that mean the same, as their kind says, under one spelling."""
 
     def __init__(self, kind: AnswerKind) -> None:
         self.kind = kind
@@ -37,14 +33,7 @@ class ByKind:
 
 
 class Embedding(ByKind):
-    """The same, then by the cosine of their embeddings: for open questions.
-
-    Args:
-        kind: of the answers.
-        base_url: of an OpenAI-compatible server.
-        model: that embeds.
-        api_key: sent as bearer token.
-    """
+    """The same, then by the cosine of their embeddings: for open questions."""
 
     def __init__(
         self, kind: AnswerKind, base_url: str, model: str, *, api_key: str = "none"
@@ -88,10 +77,6 @@ class Embedding(ByKind):
 
 def build_equivalence(kind: AnswerKind, setting: str | None = None) -> ByKind:
     """When two answers are the same.
-
-    Args:
-        kind: of the answers.
-        setting: URL#MODEL of a server of embeddings; None for none.
 
     Raises:
         ConfigError: not URL#MODEL.

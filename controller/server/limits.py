@@ -21,12 +21,7 @@ _MAX_CALLERS = 10_000
 
 
 class Bucket:
-    """A token bucket: up to a minute's worth at once, refilled evenly.
-
-    Args:
-        per_minute: rate.
-        clock: monotonic seconds.
-    """
+    """A token bucket: up to a minute's worth at once, refilled evenly."""
 
     def __init__(self, per_minute: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._per_minute, self._clock = per_minute, clock
@@ -49,10 +44,6 @@ class EscalationBudget:
     """Escalations that callers may still set off, each and together.
 
     It lies outside the policy: no question can talk its way past it.
-
-    Args:
-        limits: rates.
-        clock: monotonic seconds.
     """
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
@@ -89,15 +80,12 @@ class Restricted:
     """A decider that is only offered what may be done here and now.
 
     Attributes:
-        budget: escalations that are left.
         caller: who pays for them.
         max_escalations: for this question; None for no limit of its own.
-        out_of_time: whether the deadline has passed.
         may_give_up: whether it may end without an attempt while one could be made.
         down: rungs that have failed this question.
         degraded: models whose absence changed a choice.
         limited: budgets, or the deadline, that changed one.
-        seconds: spent deciding.
     """
 
     inner: Decider

@@ -64,18 +64,17 @@ def configure(episodes: Path | None) -> None:
 
     The file may be moved away at any time; a new one is then begun.
     """
-    root = logging.getLogger("allot")
-    root.setLevel(logging.INFO)
-    root.propagate = False
     stderr = logging.StreamHandler()
     stderr.setFormatter(JsonFormatter())
-    root.handlers = [stderr]
+    for name, level in (("allot", logging.INFO), ("uvicorn", logging.WARNING)):
+        logger = logging.getLogger(name)
+        logger.setLevel(level)
+        logger.handlers, logger.propagate = [stderr], False
     if episodes is not None:
         episodes.parent.mkdir(parents=True, exist_ok=True)
         file = WatchedFileHandler(episodes, encoding="utf-8")
         file.setFormatter(JsonFormatter())
-        episode_log.handlers = [file]
-        episode_log.propagate = False
+        episode_log.handlers, episode_log.propagate = [file], False
 
 
 _SERVED = ("episode_id", "caller", "answer", "cost", "degraded", "limited", "guarded")
@@ -87,12 +86,7 @@ _ATTEMPT = (
 
 
 def episode_fields(served: Served, *, texts: bool) -> dict[str, Any]:
-    """What the log says about a question.
-
-    Args:
-        served: what became of it.
-        texts: whether question and attempts may be written down.
-    """
+    """What the log says about a question."""
     question = served.question
     digest = hashlib.sha256(question.text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
     same = {name: getattr(served, name) for name in _SERVED}

@@ -125,10 +125,6 @@ class Chunks:
     """The events of one stream.
 
     Every chunk has a choice, if only an empty one, since clients look at the first.
-
-    Args:
-        chat: of a chat completion, not of a text completion.
-        explain: show what the policy saw.
     """
 
     def __init__(self, *, chat: bool, explain: bool) -> None:

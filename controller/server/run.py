@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import signal
 import socket
 from dataclasses import replace
@@ -29,7 +28,6 @@ from controller.server.engine import Engine, Served
 from controller.server.equivalence import build_equivalence
 from controller.server.keys import Keys
 from controller.server.ops import (
-    JsonFormatter,
     Metrics,
     configure,
     episode_fields,
@@ -109,10 +107,6 @@ class Reloader:
     """Reads checkpoints anew, and keeps the old ones if the new ones are not good.
 
     Requests that are being answered finish with the variants that they began with.
-
-    Args:
-        config: where they lie.
-        service: that uses them.
     """
 
     def __init__(self, config: ServeConfig, service: Service) -> None:
@@ -188,11 +182,10 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """See `uvicorn.Server.handle_exit`; a second signal does not wait."""
-        if self._service.draining or not self._drain_s:
-            self._service.draining = True
+        waits, self._service.draining = not self._service.draining and self._drain_s, True
+        if not waits:
             super().handle_exit(sig, frame)
             return
-        self._service.draining = True
         service_log.info("draining", extra={"fields": {"seconds": self._drain_s}})
         loop = asyncio.get_running_loop()
         loop.call_later(self._drain_s, lambda: uvicorn.Server.handle_exit(self, sig, frame))
@@ -221,7 +214,6 @@ def serve(config: ServeConfig) -> None:
         service,
         config.drain_s,
     )
-    _log_uvicorn()
     reloader = Reloader(config, service)
     # What has been built so far stays: collecting it over and over would cost milliseconds.
     gc.collect()
@@ -262,24 +254,12 @@ async def _prepare(engine: Engine) -> None:
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((host, port))
-    except (OSError, OverflowError) as error:
-        listener.close()
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
         raise ConfigError(
             f"port: expected a free one, found {host}:{port} taken: {error}"
         ) from None
-    return listener
-
-
-def _log_uvicorn() -> None:
-    logger = logging.getLogger("uvicorn")
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter())
-    logger.handlers, logger.propagate = [handler], False
-    logger.setLevel(logging.WARNING)
 
 
 def _send_spans() -> None:

@@ -51,12 +51,6 @@ class Guarded:
     """Lets the policy decide where it has been in training, and a rule everywhere else.
 
     Once a question has led outside, the rule sees it through.
-
-    Args:
-        inner: decides normally.
-        support: where the policy has been.
-        rule: decides elsewhere.
-        on_stray: told the feature that is outside.
     """
 
     def __init__(
@@ -82,7 +76,6 @@ class GuardWatch:
     """The last questions of a variant.
 
     Attributes:
-        variant: its name, for the log.
         last: feature by which each question strayed; None where the policy decided.
         overruled: whether the guard overrules too often.
     """
@@ -131,8 +124,6 @@ class Variant:
 
     Attributes:
         name: in logs, metrics and responses.
-        checkpoint: what decides.
-        process: the decision process that it is deployed in.
         decider: the policy alone.
         pricing: what compute is worth where an asker says nothing.
         share: of all questions, relative to the other variants'.
@@ -178,12 +169,7 @@ class Variant:
 
 
 class Variants:
-    """All of them; which one answers follows from a hash, so that it stays the same.
-
-    Args:
-        variants: at least one, with different names.
-        salt: another one deals the cards anew.
-    """
+    """All of them; which one answers follows from a hash, so that it stays the same."""
 
     def __init__(self, variants: Sequence[Variant], salt: str = "allot") -> None:
         names, shares = [v.name for v in variants], [v.share for v in variants]

@@ -27,10 +27,10 @@ models_app = typer.Typer(help="The recorded language models.", no_args_is_help=T
 app.add_typer(models_app, name="models")
 models_app.command("evaluate")(evaluate_models)
 app.command("train", context_settings={"token_normalize_func": dashed})(train)
-for command in (record, answer, serve, key, read, verify):
+for command in (record, serve, key, read, verify):
     app.command()(command)
 app.command("import")(import_)
-for command in (evaluate, report, dashboard, explain):
+for command in (evaluate, report, dashboard, explain, answer):
     app.command()(command)
 
 _INTERRUPTED = 130

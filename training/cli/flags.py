@@ -25,7 +25,7 @@ class Setting:
         default: MISSING where there is none.
         help: what it does.
         group: title that it stands under.
-        metadata: of the field.
+        metadata: see `flag` and `argument`.
     """
 
     name: str
@@ -34,6 +34,16 @@ class Setting:
     help: str
     group: str
     metadata: Mapping[str, Any]
+
+
+def flag(default: Any = MISSING, *names: str, **more: Any) -> Any:
+    """A field whose flag has other names, or more that `typer.Option` takes."""
+    return field(default=default, metadata={"names": names, "option": more})
+
+
+def argument(**more: Any) -> Any:
+    """A field that is given by its place."""
+    return field(metadata={"argument": more})
 
 
 def settings_of(owner: type, group: str = "Options") -> list[Setting]:
@@ -52,16 +62,6 @@ def settings_of(owner: type, group: str = "Options") -> list[Setting]:
         for f in fields(owner)
         if not is_dataclass(kinds[f.name])
     ]
-
-
-def flag(default: Any = MISSING, *names: str, **more: Any) -> Any:
-    """A field whose flag has other names, or more that `typer.Option` takes."""
-    return field(default=default, metadata={"names": names, "option": more})
-
-
-def argument(**more: Any) -> Any:
-    """A field that is given by its place."""
-    return field(metadata={"argument": more})
 
 
 def with_flags(owner: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -254,14 +254,7 @@ class _Contest:
         config: Process,
         difficulty: tuple[Floats, Floats] | None = None,
     ) -> None:
-        """Play a family, its setting tuned for each price.
-
-        Args:
-            family: its name.
-            rules: settings to choose from.
-            config: the decision process.
-            difficulty: of tuning and test questions, for rules that read it.
-        """
+        """Play settings of a rule, the best one for each price; difficulty is of both tables."""
         tuning, test = difficulty or (None, None)
         tuned = [self._tuned(rule, config, tuning) for rule in rules]
         best = [int(np.argmax([p.utility(price).mean() for p in tuned])) for price in self.prices]

@@ -127,16 +127,7 @@ def save_evaluation(
     recorded: Recorded[Any, Any],
     played: Sequence[Played],
 ) -> Evaluation:
-    """Write an evaluation into a run directory, in place of an older one.
-
-    Args:
-        run: directory; created if missing.
-        about: what was compared on what.
-        results: figures of the comparison.
-        checkpoint: controller whose decisions are kept.
-        recorded: questions and traces that it was played on.
-        played: how it did at each price.
-    """
+    """Write an evaluation, with all decisions of one checkpoint, in place of an older one."""
     directory = run / _DIRECTORY
     directory.mkdir(parents=True, exist_ok=True)
     decisions, keeping = directory / _DECISIONS, keeping_of(recorded.table)

@@ -78,18 +78,10 @@ def count_distinct(questions: Sequence[Question]) -> int:
 
 
 def cost_at_accuracy(accuracy: Floats, cost: Floats, target: float) -> float:
-    """Least mean cost at which mixtures of given operating points reach an accuracy.
+    """Least mean cost at which mixtures of operating points, (P,) each, reach an accuracy; or inf.
 
     Between two operating points one may toss a coin for each question, so the frontier
     is the lower convex hull of (accuracy, cost), the free point (0, 0) included.
-
-    Args:
-        accuracy: (P,).
-        cost: (P,).
-        target: accuracy to reach.
-
-    Returns:
-        Cost; inf if no mixture reaches the target.
     """
     x, y = np.append(accuracy, 0.0), np.append(cost, 0.0)
     reaching, below = x >= target, x < target

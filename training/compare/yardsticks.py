@@ -132,13 +132,7 @@ def best_rule_utilities(
 def play_greedy(
     traces: AnyTraces, questions: Sequence[Question], cost: CostModel
 ) -> dict[str, Played]:
-    """One attempt at each question by each model of the traces, at temperature 0.
-
-    Args:
-        traces: tell where the models lie.
-        questions: with references.
-        cost: ledger.
-    """
+    """One attempt at each question by each model that the traces name, at temperature 0."""
     from controller.backends.local.backend import TransformersBackend, load_model
 
     entries = list(traces.manifest["models"].values())

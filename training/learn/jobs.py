@@ -29,14 +29,10 @@ Progress = Callable[[float, str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainJob:
-    """One training.
+    """One training; its paths are absolute, since a worker does not run where the command does.
 
     Attributes:
-        out: run directory, absolute: a worker does not run where the command does.
-        traces: trace set, absolute.
-        config: what to train.
         name: of its run; the directory's if empty.
-        wandb: mode of W&B.
         environment: variables that a worker takes over.
     """
 
@@ -64,12 +60,7 @@ def wandb_environment() -> dict[str, str]:
 
 
 def run_job(job: TrainJob, view: View, stop: Callable[[], bool] | None = None) -> None:
-    """Train, or go on with a training, in this process.
-
-    Args:
-        job: what.
-        view: called after each update.
-        stop: asked after each update whether to save and stop.
+    """Train, or go on with a training, in this process; `stop` is asked after each update.
 
     Raises:
         KeyboardInterrupt: it was stopped; the next call goes on from there.
@@ -123,12 +114,6 @@ def train_on_cluster(
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train what is not finished; directories must be the same on all machines.
-
-    Args:
-        jobs: trainings.
-        cluster: where; it runs as many at a time as it has room for.
-        progress: called now and then.
-        stop: asked now and then whether all are to save and stop.
 
     Raises:
         KeyboardInterrupt: they were stopped; the next call goes on from there.

@@ -32,15 +32,7 @@ def save_state(
     progress: Mapping[str, Any],
     extra: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write weights, optimiser state and progress; the JSON, written last, makes it valid.
-
-    Args:
-        directory: created if missing; an older state in it is replaced.
-        model: its parameters are stored under their names.
-        optimizers: their per-parameter tensors are stored.
-        progress: whatever else resuming needs, as JSON.
-        extra: further tensors, returned by `load_state` under the same names.
-    """
+    """Write weights, optimisers, progress and tensors; the JSON, written last, makes it valid."""
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {f"model/{name}": p.detach().clone() for name, p in model.named_parameters()}
     for i, optimizer in enumerate(optimizers):

@@ -75,14 +75,7 @@ class ShardWorker:
 
 @dataclass(eq=False)
 class _Worker:
-    """A worker as seen from here.
-
-    Attributes:
-        actor: its handle.
-        starting: what its start will return.
-        node: id of its machine; None until it has started.
-        shards: that it has, by what it will return, the oldest first.
-    """
+    """A worker as seen from here: its machine once it has started, its shards by their results."""
 
     actor: Any
     starting: Any
@@ -91,13 +84,7 @@ class _Worker:
 
 
 class RayRecorder:
-    """Records shards on a cluster; leave its context to let go of the workers.
-
-    Args:
-        source: of the models.
-        config: how much to record.
-        cluster: where.
-    """
+    """Records shards on a cluster; leave its context to let go of the workers."""
 
     def __init__(self, source: Source, config: RecordConfig, cluster: Cluster) -> None:
         self._source, self.config, self._cluster = source, config, cluster

@@ -130,14 +130,7 @@ class LocalRecorder:
 
 
 class MixedRecorder:
-    """Records with models in this process and behind servers, all of them at the same time.
-
-    Args:
-        local: of the models in this process; None if there are none.
-        servers: a queue for each.
-        grader: grades attempts.
-        config: how much to record.
-    """
+    """Records with models in this process and behind servers, all of them at the same time."""
 
     def __init__(
         self,

@@ -169,10 +169,7 @@ class Recording:
         }
 
     def run(self, progress: Callable[[Recording], Watch] | None = None) -> None:
-        """Record what is missing, then write the trace set.
-
-        Args:
-            progress: shows this recording, about to begin, and then its rows.
+        """Record what is missing, which `progress` is shown, then write the trace set.
 
         Raises:
             ConfigError: `out` holds something that this recording does not continue, or another
@@ -262,10 +259,7 @@ def write_set(
 ) -> None:
     """Put the parts together; trace.json, written last, makes the set valid.
 
-    Args:
-        plan: what was to be recorded.
-        parts: what is there.
-        complete: called once the tables are whole; returns further notes.
+    `complete` is called once the tables are whole, and returns further notes.
 
     Raises:
         ConfigError: not one question has all of its attempts.

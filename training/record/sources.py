@@ -271,11 +271,7 @@ def _get(url: str, key: str) -> dict[str, Any]:
 
 
 def find_source(models: Sequence[str | Path | ModelPlace], **settings: Any) -> Models:
-    """A source of models named as on the command line.
-
-    Args:
-        models: `[NAME=]PLACE` each or what was read from that, the small ones first.
-        settings: see `Models`.
+    """A source of models named as on the command line, with settings of `Models`.
 
     Raises:
         ConfigError: no such place, or settings that do not go together.
@@ -308,14 +304,7 @@ def record_models(
 ) -> None:
     """Record attempts of language models, on this machine or on a cluster.
 
-    Args:
-        questions: by split.
-        source: of the models.
-        out: directory of the trace set.
-        config: how much to record.
-        cluster: whose workers record; this process alone if None.
-        notes: added to `trace.json`.
-        progress: shows a recording that is about to begin, and then its rows.
+    `notes` are added to `trace.json`; `progress` is shown a recording that is about to begin.
     """
     with ExitStack() as stack:
         if cluster is None:

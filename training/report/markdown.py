@@ -22,13 +22,7 @@ from training.compare.results import QUANTITIES, Lead, Point, Promises, Results,
 
 
 def results_markdown(results: Results, command: str, num_seeds: int) -> str:
-    """Everything that a comparison says, as tables.
-
-    Args:
-        results: of the comparison.
-        command: that regenerates the file.
-        num_seeds: controllers that were pooled.
-    """
+    """Everything that a comparison of so many seeds says, and the command that repeats it."""
     asked = held_out(results.num_questions, results.num_distinct)
     segmented, plural = "segments" in results.tally, "s" if num_seeds > 1 else ""
     headline = markdown_table(
@@ -211,14 +205,7 @@ def _utilities(results: Results) -> str:
 def write_card(
     results: Results, controllers: Sequence[Path], traces: AnyTraces, repeats: int
 ) -> None:
-    """Put a comparison beside the first of its checkpoints and into its model card.
-
-    Args:
-        results: of the comparison.
-        controllers: checkpoints that were compared.
-        traces: trace set that they were compared on.
-        repeats: episodes per question and price.
-    """
+    """Put a comparison beside the first of its checkpoints and into its model card."""
     directory = controllers[0]
     write_figures(
         Figures(

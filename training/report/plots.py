@@ -34,12 +34,7 @@ _OTHERS = ("#aa3377", "#332288", "#117733")
 
 
 def plot_frontier(results: Results, path: Path) -> None:
-    """Accuracy against mean cost: the controller's frontier and the best of each kind of rule.
-
-    Args:
-        results: of a comparison.
-        path: PNG to write.
-    """
+    """Accuracy against mean cost: the controller's frontier and the best of each kind of rule."""
     figure, axes = plt.subplots(figsize=(8, 5), dpi=140, layout="constrained")
     rules = {n: p for n, p in results.policies.items() if n not in (CONTROLLER, *results.others)}
     for kind in (*KINDS, "other"):
@@ -87,12 +82,7 @@ def _plot_controller(axes: Axes, policy: Sequence[Point], colour: str, label: st
 
 
 def plot_utility(results: Results, path: Path) -> None:
-    """Utility of every tuned rule less the controller's, with paired 95% intervals.
-
-    Args:
-        results: of a comparison.
-        path: PNG to write.
-    """
+    """Utility of every tuned rule less the controller's, with paired 95% intervals."""
     figure, axes = plt.subplots(figsize=(9, 5), dpi=140, layout="constrained")
     axes.axhline(0, color="black", lw=2, label=CONTROLLER)
     for (name, leads), marker in zip(results.lead.items(), cycle("osD^vPX*ph."), strict=False):
@@ -122,12 +112,7 @@ def plot_utility(results: Results, path: Path) -> None:
 
 
 def plot_actions(shares: Mapping[float, Mapping[str, float]], path: Path) -> None:
-    """What the controller does at each price.
-
-    Args:
-        shares: by price and name of action, its share in all decisions.
-        path: PNG to write.
-    """
+    """Shares of actions in all decisions of the controller, by price."""
     figure, axes = plt.subplots(figsize=(8, 4), dpi=140, layout="constrained")
     prices = sorted(shares)
     names = list(shares[prices[0]])

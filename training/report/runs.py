@@ -27,15 +27,7 @@ _SAME_PRICE = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """An evaluated run.
-
-    Attributes:
-        path: its directory.
-        name: short, and unlike that of any other run of the report.
-        evaluation: what was compared.
-        right, cost: (P, Q) means per price and question of the controller.
-        question_ids: the Q questions.
-    """
+    """An evaluated run, of a name unlike any other's; `right` and `cost` are means, (P, Q)."""
 
     path: Path
     name: str

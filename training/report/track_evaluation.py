@@ -61,15 +61,7 @@ def log_evaluation(
     out: Path,
     mode: WandbMode,
 ) -> None:
-    """Draw an evaluation, and log it as a run of W&B.
-
-    Args:
-        evaluation: as saved.
-        traces: that it was made on.
-        controllers: what was compared, by directory.
-        out: directory of the pictures and the run.
-        mode: of W&B.
-    """
+    """Draw an evaluation of controllers, by directory, into `out`, and log it as a run of W&B."""
     config, group = asdict(evaluation.about), traces.path.name
     with Tracker(out, "evaluate", config, mode=mode, group=group, name=str(out)) as tracker:
         tracker.uses(traces_artifact(traces))

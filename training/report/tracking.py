@@ -41,8 +41,6 @@ class Artifact:
     Attributes:
         name: versions of one thing share it.
         kind: "traces", "controller" or "evaluation".
-        files: to upload.
-        metadata: for people.
         lasting: whether the files stay as they are, so that W&B need not copy them first.
     """
 
@@ -95,8 +93,7 @@ class Tracker:
         config: settings of the run.
         mode: "auto" obeys WANDB_MODE if that is set; else it is online with a stored login or
             WANDB_API_KEY, and offline otherwise or if W&B does not answer.
-        group: runs of one trace set share a group.
-        name: of the run; None lets W&B make one up.
+        group, name: runs of one trace set share a group; None lets W&B make up a name.
         resume: whether to go on with the run that a broken-off call left in `directory`.
 
     Raises:

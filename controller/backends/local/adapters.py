@@ -62,13 +62,9 @@ def judge(model: Any, texts: Sequence[Written], adapter: str) -> Tensor:
 
 
 def verify(local: LocalModel, texts: Sequence[Written], logprobs: Tensor) -> tuple[float, ...]:
-    """The verifier's probability that each attempt is right.
+    """The verifier's probability that each of B attempts is right.
 
-    Args:
-        local: the small model.
-        texts: questions and attempts, B of them.
-        logprobs: mean and least log-probability of each attempt's tokens, NaN if unknown,
-            (B, 2).
+    `logprobs` are what `probability` takes.
 
     Raises:
         BackendError: there is no verifier, or a text does not fit into the context.
@@ -110,10 +106,6 @@ def score_features(judged: Tensor, logprobs: Tensor) -> Tensor:
 
     The verifier's sum and least log-probability, both as probabilities, which tell good
     attempts apart where logarithms tell bad ones, the writer's mean and least, and 1.
-
-    Args:
-        judged: (B, 2) sum and least by the verifier.
-        logprobs: (B, 2) mean and least by the writer.
     """
     return torch.cat((judged, judged.exp(), logprobs, torch.ones_like(judged[:, :1])), 1)
 
@@ -121,14 +113,7 @@ def score_features(judged: Tensor, logprobs: Tensor) -> Tensor:
 def save_adapter(
     model: PeftModel, out: Path, *, base_digest: str, score: Tensor | None = None
 ) -> None:
-    """Write an adapter; `allot.json`, written last, makes it valid.
-
-    Args:
-        model: with one adapter.
-        out: directory, created if missing.
-        base_digest: of the weights that it was trained on.
-        score: calibration of a verifier.
-    """
+    """Write an adapter; `allot.json`, written last, makes it valid."""
     model.save_pretrained(str(out))
     (out / "README.md").unlink(missing_ok=True)
     if score is not None:
@@ -139,11 +124,7 @@ def save_adapter(
 
 
 def load_adapters(local: LocalModel, paths: Mapping[str, Path]) -> LocalModel:
-    """A model with adapters on its weights.
-
-    Args:
-        local: the base model; its modules are changed in place.
-        paths: directories by name, `REVISER` and `VERIFIER`.
+    """A model with adapters on its weights, by `REVISER` and `VERIFIER`; it is changed in place.
 
     Raises:
         BackendError: an adapter is missing or damaged, or was trained on other weights.

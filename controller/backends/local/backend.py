@@ -55,8 +55,6 @@ class TransformersBackend(Backend):
     between the two.
 
     Args:
-        models: one per rung, the small one first.
-        seed: of all streams.
         temperature: of sampling; 0 always takes the likeliest token.
         max_new_tokens: longest attempt.
         max_rows: attempts of one model written side by side.
@@ -303,10 +301,6 @@ class _Rung:
 
     def prompt(self, request: Request, distinct: dict[Chat, Prompt]) -> Prompt:
         """The prompt of a request: from this call, from an earlier one, or new.
-
-        Args:
-            request: only questions are remembered from call to call, not revisions.
-            distinct: prompts of this call by what is said in them; a new one is added.
 
         Raises:
             BackendError: a REVISE without a parent's text.

@@ -40,10 +40,7 @@ class Decoder:
     Args:
         model: a causal language model with plain key/value caches; its large linear layers are
             packed in place, unless it is compiled.
-        end_tokens: ids that end an attempt.
         temperature: 0 takes the likeliest token each time.
-        max_rows: attempts written side by side.
-        keep_hidden: keep each prompt's last hidden state.
     """
 
     def __init__(
@@ -197,13 +194,7 @@ class Decoder:
         return scores.masked_fill_(~mask, -torch.inf)[:, None, None]
 
     def _write(self, rows: RunningBatch, first: int, logits: torch.Tensor) -> None:
-        """Sample a token in the rows from `first` on, and let go of those that end.
-
-        Args:
-            rows: the jobs being written.
-            first: row of the first of the logits.
-            logits: (K, V), K rows from `first` to the last.
-        """
+        """Sample a token in the rows from `first` on, and let go of those that end."""
         tokens, logprobs = rows.write(first, logits, self.temperature)
         broken = ~logprobs.isfinite()  # (K,)
         full = rows.written[first : len(rows.jobs)] >= rows.limits[first : len(rows.jobs)]

@@ -24,10 +24,7 @@ class Prompt:
     """A prompt, shared by all jobs that start from it.
 
     Attributes:
-        tokens: its token ids.
-        adapter: that it and its attempts go through.
         cache: None until it has been pre-filled.
-        error: why it could not be; None when it could.
         unbilled_tokens: tokens pre-filled that no attempt has been charged with yet.
     """
 
@@ -61,11 +58,8 @@ class Generation:
     Attributes:
         tokens: token ids written, the end token included.
         logprobs: of each at temperature 1, in nats, (tokens,) float32.
-        prefill_tokens: prompt tokens that went through the model on its account.
-        cached_tokens: prompt tokens whose keys and values it found.
         cancelled_tokens: tokens written in a batch that failed, before it was tried again, or
             before the attempt was given up.
-        error: why it failed; None when it did not.
         memory: keys and values of all its tokens but the last, which was never fed back, as
             `KVBatch.columns` returns them; only of jobs that keep them.
     """
@@ -89,11 +83,7 @@ class Job:
     """One attempt to be written.
 
     Attributes:
-        prompt: where it starts.
-        stream: name of its random stream.
         max_tokens: longest that it may become, at least 1.
-        generation: filled in by `Decoder.run`.
-        unwanted: set once nobody waits for it any more.
         keeps: whether the generation is to have a memory.
     """
 
@@ -115,7 +105,6 @@ class PausedRows:
     """Jobs set aside in the middle of being written.
 
     Attributes:
-        jobs: K of them.
         state: tensors of `RunningBatch.state` and of its cache, K rows of each.
     """
 
@@ -170,7 +159,6 @@ class RunningBatch:
     Args:
         max_rows: most jobs at a time, R.
         max_tokens: longest attempt, M.
-        cache: keys and values of the same rows.
     """
 
     def __init__(self, max_rows: int, max_tokens: int, cache: KVBatch) -> None:
@@ -229,11 +217,6 @@ class RunningBatch:
         self, first: int, logits: torch.Tensor, temperature: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Sample a token in the rows from `first` on.
-
-        Args:
-            first: row of the first of the logits.
-            logits: (K, V).
-            temperature: as in `choose_tokens`.
 
         Returns:
             the tokens (K,) and their log-probabilities (K,), as in `choose_tokens`.

@@ -75,13 +75,7 @@ class KVPrefix:
         return KVPrefix(tokens, layers, None, self.logits, self.hidden)
 
     def longer(self, written: Sequence[int], layers: KeysValues, last: KVPrefix) -> KVPrefix:
-        """With further tokens.
-
-        Args:
-            written: tokens, one at least.
-            layers: of all of them but the last.
-            last: of the last one, after those.
-        """
+        """With further tokens: `layers` of all but the last of them, `last` of that one."""
         joined = tuple(
             (torch.cat((keys, last_keys), 1), torch.cat((values, last_values), 1))
             for (keys, values), (last_keys, last_values) in zip(layers, last.layers, strict=True)
@@ -119,10 +113,6 @@ class Piece:
 @torch.inference_mode()
 def read(model: Any, pieces: Sequence[Piece]) -> list[KVPrefix]:
     """Let a model read pieces of text, each after its own past.
-
-    Args:
-        model: a causal language model with plain key/value caches.
-        pieces: what to read, in batches.
 
     Raises:
         BackendError: the model fails, or its logits are not finite.
@@ -197,10 +187,6 @@ class KVBatch(Cache):  # type: ignore[misc]
     not depend on the neighbours; padding on the left would shift it. Attention sees all `width`
     columns, masked beyond each row's end: on a CPU, reading one contiguous block is worth more
     than leaving out some of its columns.
-
-    Args:
-        max_rows: most rows at a time.
-        device: of the model.
     """
 
     def __init__(self, max_rows: int, device: torch.device) -> None:
@@ -308,11 +294,6 @@ class KVLayer(CacheLayerMixin):  # type: ignore[misc]
     """One layer's keys and values, each (R, heads, W, head size).
 
     Adding a token copies that token alone, where a `DynamicLayer` copies all of them.
-
-    Args:
-        batch: that it belongs to.
-        keys: of some rows, (K, heads, L, head size), for their shape.
-        values: likewise.
     """
 
     is_sliding = False

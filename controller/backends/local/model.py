@@ -58,14 +58,11 @@ class LocalModel:
 
     Attributes:
         name: of its directory or file, or on the hub, unless it was given one.
-        rung: 0 for the small model.
         parameters: that multiply every token: all but an input embedding that is not the
             output head as well.
         digest: of the weights as they are stored, or loaded where a type was asked for.
         model: its cache must consist of plain keys and values.
         tokenizer: its chat template is used if there is one, plain text otherwise.
-        prompt: chat that it is asked with; see `ModelSpec.prompt`.
-        adapters: on its weights; see `controller.backends.local.adapters`.
         score: calibration of the verifier among them, (2, 7).
     """
 
@@ -116,12 +113,7 @@ class LocalModel:
         return self.encode_chat(messages(request, self.prompt))
 
     def encode_chat(self, chat: Sequence[Message], *, complete: bool = False) -> tuple[int, ...]:
-        """Token ids of a chat; a chat template brings its special tokens with it.
-
-        Args:
-            chat: turn by turn.
-            complete: nothing is to be written after it.
-        """
+        """Token ids of a chat; a chat template brings its special tokens with it."""
         if not self.tokenizer.chat_template:
             return tuple(self.tokenizer(plain_text(chat))["input_ids"])
         text = self.tokenizer.apply_chat_template(

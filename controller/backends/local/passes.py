@@ -16,13 +16,7 @@ MAX_PADDING_RATIO = 1.25
 
 
 def forward(model: Any, adapters: Sequence[str], **inputs: Any) -> Any:
-    """One forward pass, each row through its own adapter.
-
-    Args:
-        model: with or without adapters.
-        adapters: name per row, `BASE` for none.
-        inputs: of the model.
-    """
+    """One forward pass, each row through its own adapter."""
     if not getattr(model, "peft_config", None):
         return model(**inputs)
     return model(**inputs, adapter_names=list(adapters))

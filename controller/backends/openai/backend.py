@@ -62,11 +62,7 @@ class OpenAIBackend(Backend):
     """One model, as rung 0.
 
     Args:
-        endpoint: where it is.
         answers: how answers are read where a question does not say; None for `auto`.
-        breaker: opens when the server fails again and again.
-        retries: budget of retries.
-        observe: told of each try.
         seed: of the jitter of pauses.
     """
 

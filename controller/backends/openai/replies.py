@@ -27,10 +27,8 @@ class Written:
     """One choice of a completion.
 
     Attributes:
-        text: what was written.
         logprobs: of its tokens, in nats; empty if unknown or implausible.
         tokens: that it has, thinking included; None if unknown.
-        finish_reason: why it ended; None if the server does not say.
     """
 
     text: str
@@ -41,13 +39,7 @@ class Written:
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """A completion.
-
-    Attributes:
-        written: its choices.
-        prompt_tokens: None if unknown.
-        cached_tokens: of the prompt.
-    """
+    """A completion."""
 
     written: tuple[Written, ...]
     prompt_tokens: int | None
@@ -56,10 +48,6 @@ class Answered:
 
 def read_completion(response: object, model: str) -> Answered:
     """The choices of a response.
-
-    Args:
-        response: as the client parsed it.
-        model: that was asked for.
 
     Raises:
         UpstreamError: bad_type, wrong_model, empty_choices or null_content.
@@ -113,11 +101,7 @@ def _reason(choice: Any) -> str | None:
 
 @dataclass
 class StreamReader:
-    """Puts the chunks of one streamed choice together.
-
-    Attributes:
-        model: that was asked for.
-    """
+    """Puts the chunks of one streamed choice together."""
 
     model: str
     texts: list[str] = field(default_factory=list)

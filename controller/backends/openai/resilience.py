@@ -127,7 +127,6 @@ class CircuitBreaker:
     Args:
         failures: in a row, that open it.
         cooldown_s: from opening until one request may probe.
-        clock: monotonic seconds.
     """
 
     def __init__(
@@ -177,13 +176,7 @@ class CircuitBreaker:
 
 @dataclass
 class RetryBudget:
-    """Retries as a share of requests, so that they cannot multiply an overload.
-
-    Attributes:
-        share: retries earned per request.
-        most: that can be saved up.
-        saved: what is there to spend.
-    """
+    """Retries as a share of requests, so that they cannot multiply an overload."""
 
     share: float = 0.2
     most: float = 10.0

@@ -12,7 +12,7 @@ from controller.errors import BackendError, ConfigError
 from controller.process.types import Question
 from envs.traces.format import TraceSet
 from tests.conftest import CHECKPOINTS
-from tests.server.upstream import Upstream, completion
+from tests.controller.server.upstream import Upstream, completion
 from training.record.recording import RecordConfig
 from training.record.sources import find_source, record_models
 

@@ -21,7 +21,7 @@ from controller.errors import BackendError, ConfigError
 from controller.process.types import ModelSpec, Question
 from envs.questions.grader import KindGrader
 from tests.conftest import CHECKPOINTS
-from tests.server.upstream import Upstream
+from tests.controller.server.upstream import Upstream
 from tests.training.conftest import ROOT
 from tests.training.record.test_queues import record as record_served
 from tests.training.record.test_queues import said, seeded

@@ -23,9 +23,9 @@ from envs.questions.grader import KindGrader
 from envs.traces.format import TraceSet
 from envs.traces.recorded import read_recorded
 from tests.conftest import CHECKPOINTS
-from tests.server.llama_cpp import llama_cpp
-from tests.server.test_end_to_end import transformers_serve
-from tests.server.test_operating import serving
+from tests.controller.server.llama_cpp import llama_cpp
+from tests.controller.server.test_end_to_end import transformers_serve
+from tests.controller.server.test_operating import serving
 from training.compare.simulate import play_checkpoint
 
 REAL = os.environ.get("ALLOT_REAL_MODEL")

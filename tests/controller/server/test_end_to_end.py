@@ -20,7 +20,7 @@ from controller.checkpoint import load_checkpoint
 from envs.questions.grader import KindGrader
 from envs.traces.recorded import read_recorded
 from tests.conftest import CHECKPOINTS
-from tests.server.test_operating import serving
+from tests.controller.server.test_operating import serving
 from training.compare.simulate import play
 
 QUESTIONS, PRICE = 60, 3e-4

@@ -21,7 +21,7 @@ from controller.server.engine import Engine, RequestTerms, identified
 from controller.server.variants import Variants
 from envs.compute import ComputeEnv
 from tests.conftest import CHECKPOINTS
-from tests.server.conftest import variant
+from tests.controller.server.conftest import variant
 
 
 class Recordings(ThreadedBackend):

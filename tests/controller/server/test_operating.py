@@ -29,8 +29,8 @@ from envs.traces.format import TraceSet
 from envs.traces.importing import import_attempts
 from envs.traces.served import read_references
 from envs.traces.table_builder import build_table
-from tests.server.conftest import CONTROLLER, PROMPT_LENGTH, QUESTION, ladder
-from tests.server.upstream import completion
+from tests.controller.server.conftest import CONTROLLER, PROMPT_LENGTH, QUESTION, ladder
+from tests.controller.server.upstream import completion
 
 
 def copied_controller(directory):

@@ -7,7 +7,7 @@ import pytest
 from controller.answers import answer_kind
 from controller.errors import ConfigError
 from controller.server.equivalence import ByKind, Embedding, build_equivalence
-from tests.server.upstream import Upstream
+from tests.controller.server.upstream import Upstream
 
 WHOLE = answer_kind("whole")
 

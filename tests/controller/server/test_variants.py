@@ -7,7 +7,7 @@ import pytest
 from controller.backends.prompts import read_prompts
 from controller.errors import ConfigError
 from controller.server.variants import ENOUGH, GuardWatch
-from tests.server.conftest import QUESTION
+from tests.controller.server.conftest import QUESTION
 
 STRANGE = "word " * 20_000
 

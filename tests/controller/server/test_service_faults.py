@@ -10,7 +10,7 @@ import pytest
 
 from controller.backends.openai.resilience import CircuitBreaker
 from controller.server.config import Limits
-from tests.server.upstream import completion
+from tests.controller.server.upstream import completion
 
 DEAR, CHEAP = 2e-3, 1e-5
 """Prices at which the controller samples once and stops, and at which it then escalates."""

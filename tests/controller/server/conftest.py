@@ -25,7 +25,7 @@ from controller.server.config import Limits
 from controller.server.engine import Engine
 from controller.server.ops import Metrics
 from controller.server.variants import Variant, Variants
-from tests.server.upstream import Upstream, completion
+from tests.controller.server.upstream import Upstream, completion
 
 QUESTION = (
     "Find the Greatest Common Divisor (GCD) of these numbers: 44, 86. "
@@ -36,7 +36,7 @@ QUESTION = (
 PROMPT_LENGTH = (0.0, 0.25)
 """Scripted servers do not count; the bundled controller has to know."""
 
-CONTROLLER = Path(__file__).parent.parent.parent / "checkpoints" / "controller"
+CONTROLLER = Path(__file__).parents[3] / "checkpoints" / "controller"
 
 
 @pytest.fixture(scope="session")

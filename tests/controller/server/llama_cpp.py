@@ -1,6 +1,6 @@
 """llama.cpp's server in a process of its own, as the wheel `xllamacpp` has it.
 
-python -m tests.server.llama_cpp FILE.gguf NAME [SLOTS]
+python -m tests.controller.server.llama_cpp FILE.gguf NAME [SLOTS]
 """
 
 import os
@@ -9,7 +9,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 
 
 def main(path, name, slots="4"):
@@ -34,7 +34,7 @@ def main(path, name, slots="4"):
 def llama_cpp(path, name, slots=4):
     """The URL of a server of a GGUF file, up to and including `/v1`."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.server.llama_cpp", str(path), name, str(slots)],
+        [sys.executable, "-m", "tests.controller.server.llama_cpp", str(path), name, str(slots)],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

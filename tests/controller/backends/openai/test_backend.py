@@ -18,7 +18,7 @@ from controller.backends.openai.resilience import (
 )
 from controller.process.actions import ActionKind
 from controller.process.types import ModelSpec, Question
-from tests.server.upstream import Upstream, completion
+from tests.controller.server.upstream import Upstream, completion
 
 QUESTION = Question(question_id="q", text="2+5=")
 RIGHT = completion("Answer: 7")

@@ -18,8 +18,8 @@ from controller.server.app import Service
 from controller.server.config import Limits
 from controller.server.engine import Engine
 from controller.server.variants import Variants
-from tests.server.conftest import ladder, listening, variant
-from tests.server.upstream import Upstream, completion
+from tests.controller.server.conftest import ladder, listening, variant
+from tests.controller.server.upstream import Upstream, completion
 
 QUICK = {
     "deadline": None,

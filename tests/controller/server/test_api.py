@@ -11,8 +11,8 @@ from controller.policy.targets import PACE_QUESTIONS
 from controller.process.terms import Terms
 from controller.server.config import Limits
 from controller.server.keys import Keys, key_digest, new_key
-from tests.server.conftest import ladder, variant
-from tests.server.upstream import completion
+from tests.controller.server.conftest import ladder, variant
+from tests.controller.server.upstream import completion
 
 MIDDLE = 1e-4
 SPELL = "Spell this word backward (example: sun -> nus): planet"

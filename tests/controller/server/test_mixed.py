@@ -14,7 +14,7 @@ from controller.loading import load_backend
 from controller.loop import Controller
 from controller.process.actions import ActionKind
 from tests.conftest import CHECKPOINTS
-from tests.server.test_end_to_end import transformers_serve
+from tests.controller.server.test_end_to_end import transformers_serve
 from training.report.show import new_questions
 
 QUESTIONS = new_questions(4, seed=2)
