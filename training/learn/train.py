@@ -219,6 +219,7 @@ class ControllerTraining:
         tracker: Tracker,
         view: View | None = None,
         stop: Callable[[], bool] | None = None,
+        say: Callable[[str], None] = lambda _: None,
     ) -> AnyCheckpoint:
         """Train to the end and save the checkpoint.
 
@@ -226,6 +227,7 @@ class ControllerTraining:
             tracker: gets the metrics.
             view: called after each update.
             stop: asked after each update whether to save and stop.
+            say: told what is done once the policy is trained.
 
         Raises:
             KeyboardInterrupt: it was stopped; the next run goes on from there to the bit.
@@ -249,6 +251,7 @@ class ControllerTraining:
             self._save_state()
             raise KeyboardInterrupt
         self.ppo.policy.load_state_dict(self._kept)
+        say("comparing the policy with hand-made rules on questions that it has not learnt from")
         support = observed_support(self._env, self.config.ppo.seed)
         checkpoint = replace(self._checkpoint(), support=support, floor=self._floor(stop))
         checkpoint = self._calibrated(checkpoint)
