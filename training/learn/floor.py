@@ -32,6 +32,9 @@ Source: the one-standard-error rule, Breiman et al. 1984, "Classification and Re
 RULE_QUESTIONS = 1000
 """Enough to tell rules apart; more only takes longer."""
 
+_EPISODES = 3000
+"""Of each rule at least, in up to eight orders of the attempts."""
+
 _SCREENING_QUESTIONS, _FINALISTS = 300, 8
 """Questions on which all rules are played, and how many of these go on, per price."""
 
@@ -82,7 +85,7 @@ def _screened(held: Sequence[HeldOut], process: Process, prices: Floats) -> list
     rules += learning.routers if reads else ()
     every = max(1, sum(len(part.table) for part in held) // _SCREENING_QUESTIONS)
     sample = [part.every(every) for part in held]
-    totals = sum(_rule_utilities(rules, part, process, prices).sum(2) for part in sample)  # (P, R)
+    totals = sum(_rule_utilities(rules, part, process, prices, 2).sum(2) for part in sample)
     best = np.argsort(-np.asarray(totals), axis=1)[:, :_FINALISTS]
     return [rules[i] for i in np.unique(best)]
 
@@ -99,7 +102,8 @@ def fit_floor(held: Sequence[HeldOut], process: Process, prices: Floats) -> Floo
         prices: (P,), those of `HeldOut.played`.
     """
     rules = _screened(held, process, prices)
-    utilities = [_rule_utilities(rules, part, process, prices) for part in held]  # (P, R, Q) each
+    repeats = int(np.clip(_EPISODES // sum(len(part.table) for part in held), 1, 8))
+    utilities = [_rule_utilities(rules, part, process, prices, repeats) for part in held]
     totals = np.array([utility.sum(2) for utility in utilities])  # (parts, P, rules)
     best, chosen = totals.sum(0).argmax(1), (totals.sum(0) - totals).argmax(2)
     places = np.arange(len(prices))
@@ -123,10 +127,18 @@ def fit_floor(held: Sequence[HeldOut], process: Process, prices: Floats) -> Floo
 
 
 def _rule_utilities(
-    rules: Sequence[Rule], part: HeldOut, process: Process, prices: Floats
+    rules: Sequence[Rule], part: HeldOut, process: Process, prices: Floats, repeats: int
 ) -> Floats:
+    """Of every rule on every question, (P, rules, Q)."""
     played = [
-        play(RulePolicy(rule), part.table, process, price=1.0, difficulty=part.known, repeats=1)
+        play(
+            RulePolicy(rule),
+            part.table,
+            process,
+            price=1.0,
+            difficulty=part.known,
+            repeats=repeats,
+        )
         for rule in rules
     ]
     return np.array([[p.utility(price) for p in played] for price in prices])
