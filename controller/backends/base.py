@@ -115,6 +115,11 @@ class Backend(ABC):
     reads_prompts: bool = True
     revises: bool = True
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What people should know of its servers, found while they are asked."""
+        return ()
+
     @abstractmethod
     async def prompt_states(
         self, questions: Sequence[Question], *, hidden: bool = False
@@ -168,6 +173,11 @@ class Wrapped(Backend):
     def __init__(self, backend: Backend) -> None:
         self.backend, self.models = backend, backend.models
         self.reads_prompts, self.revises = backend.reads_prompts, backend.revises
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """See `Backend.notes`."""
+        return self.backend.notes
 
     async def prompt_states(
         self, questions: Sequence[Question], *, hidden: bool = False

@@ -29,6 +29,11 @@ class Ladder(Backend):
             )
         self.reads_prompts, self.revises = rungs[0].reads_prompts, rungs[0].revises
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Of all rungs."""
+        return tuple(note for rung in self._rungs for note in rung.notes)
+
     def available(self, rung: int) -> bool:
         """Whether a model is worth asking now."""
         return self._rungs[rung].available(0)

@@ -129,7 +129,8 @@ class Engine:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is not as it should be, for people."""
-        return self.differences + tuple(w for v in self.variants.all for w in v.watch.warnings)
+        watched = (w for v in self.variants.all for w in v.watch.warnings)
+        return (*self.differences, *self.backend.notes, *watched)
 
     async def answer(
         self,

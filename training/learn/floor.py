@@ -23,12 +23,6 @@ MANY_QUESTIONS = 1500
 """From so many train questions on, those that are held out say enough without folds."""
 
 FLOOR_PRICES = 12
-_MARGIN = 1.0
-"""Standard errors by which a policy must lead: what was shown on few questions may be chance.
-
-Source: the one-standard-error rule, Breiman et al. 1984, "Classification and Regression Trees".
-"""
-
 RULE_QUESTIONS = 1000
 """Enough to tell rules apart; more only takes longer."""
 
@@ -116,9 +110,8 @@ def fit_floor(held: Sequence[HeldOut], process: Process, prices: Floats) -> Floo
         ],
         1,
     )  # (P, questions)
-    leads, error = lead.mean(1), lead.std(1) / np.sqrt(lead.shape[1])
-    smooth = np.convolve(np.pad(leads, 1, "edge"), (0.25, 0.5, 0.25), "valid")
-    ahead = smooth >= _MARGIN * error
+    leads = lead.mean(1)
+    ahead = np.convolve(np.pad(leads, 1, "edge"), (0.25, 0.5, 0.25), "valid") >= 0
     return Floor(
         prices=tuple(prices.tolist()),
         rules=tuple(None if ahead[p] else rules[best[p]] for p in range(len(prices))),

@@ -23,7 +23,7 @@ from training.record.recording import Missing, RecordConfig
 FACTS = frozenset({"rejected", "null_content", "empty_choices", "too_large", ATTEMPT_DEADLINE})
 """Failures that say something about a question and a model, and are recorded as such."""
 
-HOPELESS = frozenset({"unauthorized", "no_such_model", "wrong_model"})
+HOPELESS = frozenset({"unauthorized", "no_such_model"})
 """Failures that waiting does not help against."""
 
 PATIENCE_S = 600.0

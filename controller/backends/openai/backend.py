@@ -24,6 +24,7 @@ from controller.backends.base import Backend, PromptState, Request
 from controller.backends.identity import blank_attempt, stream_name, stream_seed
 from controller.backends.openai.endpoint import LONG, SHORT, Endpoint, probe
 from controller.backends.openai.prompt_lengths import PromptLengths, characters, plausible
+from controller.backends.openai.quirks import Quirks
 from controller.backends.openai.replies import (
     Answered,
     StreamReader,
@@ -85,6 +86,7 @@ class OpenAIBackend(Backend):
         self._rng = random.Random(seed)
         self._client = endpoint.client()
         self._ignores_n = False
+        self.quirks = Quirks(endpoint.shown_name, endpoint.names)
         self.lengths = PromptLengths(
             self._beside, endpoint.model, endpoint.prompt_length, endpoint.tokenize
         )
@@ -104,6 +106,11 @@ class OpenAIBackend(Backend):
     def available(self, rung: int) -> bool:
         """Whether the circuit breaker lets requests through."""
         return self.breaker.allows
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What its server refuses or does otherwise."""
+        return self.quirks.notes
 
     async def close(self) -> None:
         """Close all connections."""
@@ -230,7 +237,7 @@ class OpenAIBackend(Backend):
             raise UpstreamError(UNAVAILABLE, retryable=False, blames_server=False)
         self.breaker.sent()
         started, outcome = time.monotonic(), "cancelled"
-        reader = StreamReader(self._model(request))
+        reader = StreamReader()
         limit = within(self.endpoint.attempt_deadline_s, ATTEMPT_DEADLINE, reader)
         try:
             with _tracer.start_as_current_span(
@@ -266,12 +273,7 @@ class OpenAIBackend(Backend):
         return min(question.max_new_tokens or most, most)
 
     def _body(self, request: Request, n: int) -> dict[str, Any]:
-        body: dict[str, Any] = {
-            **self.endpoint.body,
-            "model": self._model(request),
-            "messages": self._chat(request),
-            "max_tokens": self._longest(request.question),
-        }
+        body: dict[str, Any] = {"max_tokens": self._longest(request.question)}
         if self.endpoint.wants_logprobs:
             body["logprobs"] = True
         if self.endpoint.seed is not None:
@@ -280,7 +282,9 @@ class OpenAIBackend(Backend):
             )
         if n > 1:
             body["n"] = n
-        return body
+        body |= self.endpoint.body
+        body |= {"model": self._model(request), "messages": self._chat(request)}
+        return self.quirks.suited({k: v for k, v in body.items() if v is not None})
 
     async def _ask(self, request: Request, n: int, reader: StreamReader) -> Answered:
         """One request to the server."""
@@ -288,20 +292,30 @@ class OpenAIBackend(Backend):
         try:
             if not self.endpoint.streams or n > 1:
                 response = await self._post(_PATH, cast_to=ChatCompletion, body=body)
-                return read_completion(response, reader.model)
+                return self._noted(read_completion(response))
+            body = self.quirks.suited(
+                {**body, "stream": True, "stream_options": {"include_usage": True}}
+            )
             async with await self._post(
                 _PATH,
                 cast_to=ChatCompletion,
-                body={**body, "stream": True, "stream_options": {"include_usage": True}},
+                body=body,
                 stream=True,
                 stream_cls=AsyncStream[ChatCompletionChunk],
             ) as stream:
                 await reader.read(stream, self.endpoint.idle_timeout_s)
-            return reader.result()
+            return self._noted(reader.result())
         except UpstreamError:
             raise
         except Exception as error:  # the client raises what the server's bytes provoke
-            raise upstream_error(error, reader.wasted) from None
+            failure = upstream_error(error, reader.wasted)
+            if self.quirks.learn(error, body):
+                failure.retryable, failure.retry_after_s = True, 0.0
+            raise failure from None
+
+    def _noted(self, answered: Answered) -> Answered:
+        self.quirks.answered(answered.model)
+        return answered
 
     def _finished(
         self, request: Request, answered: _Answered, written: Written, *, cached: bool = False

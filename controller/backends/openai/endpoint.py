@@ -11,7 +11,7 @@ from openai import AsyncOpenAI, DefaultAioHttpClient
 
 from controller.backends.base import Request
 from controller.backends.openai.prompt_lengths import FAR, Line
-from controller.backends.openai.replies import Answered, same_model
+from controller.backends.openai.replies import Answered
 from controller.backends.openai.resilience import TooLargeError
 from controller.backends.prompts import Message
 from controller.errors import ConfigError
@@ -50,7 +50,9 @@ class Endpoint:
         streams: stream from the server, so that slow is told from dead and the tokens of
             cancelled attempts are known.
         wants_logprobs: ask for log-probabilities.
-        body: further fields of each request, such as decoding settings.
+        body: further fields of each request, such as decoding settings, in place of those of the
+            same name that are sent otherwise; None leaves one off.
+        aliases: other names under which the server may answer.
         prompt: chat that it is asked with; see `ModelSpec.prompt`.
         prompt_length: line to estimate the length of prompts by where nobody counts them; see
             `ModelSpec.prompt_length`.
@@ -80,6 +82,7 @@ class Endpoint:
     streams: bool = False
     wants_logprobs: bool = True
     body: Mapping[str, Any] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
     prompt: tuple[Message, ...] = ()
     prompt_length: Line | None = None
     tokenize: Callable[[Sequence[Message]], int] | None = None
@@ -96,6 +99,11 @@ class Endpoint:
     def shown_name(self) -> str:
         """As others know it."""
         return self.name or self.model
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Under which it may answer."""
+        return frozenset(n for n in (self.name, self.model, self.reviser, *self.aliases) if n)
 
     def __post_init__(self) -> None:
         if not self.base_url.startswith(("http://", "https://")):
@@ -141,10 +149,13 @@ class Endpoint:
             short: its answer to `SHORT`; None if there is none.
         """
         name, trained, found = self.shown_name, self.trained_for, []
-        if listed and not any(same_model(self.model, model) for model in listed):
-            found.append(f"{name}: the server lists {', '.join(listed[:5])}")
+        if listed and self.names.isdisjoint(listed):
+            found.append(
+                f"{name}: the server lists {', '.join(listed[:5])}, not {self.model}; "
+                "expected one of its names after #"
+            )
         if trained is not None:
-            if not any(same_model(trained.name, known) for known in (name, self.model)):
+            if trained.name not in self.names:
                 found.append(f"{name}: the controller was trained for {trained.name}")
             if trained.prompt != self.prompt:
                 found.append(f"{name}: training had another prompt")

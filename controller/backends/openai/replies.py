@@ -39,25 +39,24 @@ class Written:
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """A completion."""
+    """A completion; `model` is the name that the server answers under."""
 
     written: tuple[Written, ...]
     prompt_tokens: int | None
     cached_tokens: int = 0
+    model: str | None = None
 
 
-def read_completion(response: object, model: str) -> Answered:
+def read_completion(response: object) -> Answered:
     """The choices of a response.
 
     Raises:
-        UpstreamError: bad_type, wrong_model, empty_choices or null_content.
+        UpstreamError: bad_type, empty_choices or null_content.
     """
     if not isinstance(response, ChatCompletion):
         raise UpstreamError("bad_type")
     prompt, cached, completion = _usage(response)
     wasted = Usage(prefill_tokens=(prompt or 0) - cached, cancelled_tokens=completion or 0)
-    if not same_model(model, response.model):
-        raise UpstreamError("wrong_model", wasted=wasted)
     choices = response.choices if isinstance(response.choices, list) else []
     written = [
         Written(
@@ -67,22 +66,27 @@ def read_completion(response: object, model: str) -> Answered:
             finish_reason=_reason(choice),
         )
         for choice in choices
-        if (text := _text(choice)) is not None
+        if (text := _text(choice, completion or 0)) is not None
     ]
     if not written:
         raise UpstreamError("null_content" if choices else "empty_choices", wasted=wasted)
     if len(written) > 1 and completion is not None:
         written = _shared(written, completion, alone=_timings(response) is not None)
-    return Answered(written=tuple(written), prompt_tokens=prompt, cached_tokens=cached)
+    return Answered(
+        written=tuple(written), prompt_tokens=prompt, cached_tokens=cached, model=response.model
+    )
 
 
-def _text(choice: Any) -> str | None:
-    """What a choice says; empty if it ended while it was thinking."""
+def _text(choice: Any, written: int) -> str | None:
+    """What a choice says, a refusal included; empty if only thoughts or calls were written."""
     message = getattr(choice, "message", None)
-    content = getattr(message, "content", None)
-    if isinstance(content, str):
-        return _clean(content)
-    return "" if _reason(choice) == CUT or _thought(message) else None
+    for said in (getattr(message, "content", None), getattr(message, "refusal", None)):
+        if isinstance(said, list):
+            parts = (part.get("text") for part in said if isinstance(part, dict))
+            said = "".join(part for part in parts if isinstance(part, str))
+        if isinstance(said, str):
+            return _clean(said)
+    return "" if written or _reason(choice) == CUT or _thought(message) else None
 
 
 def _thought(message: Any) -> str:
@@ -103,11 +107,11 @@ def _reason(choice: Any) -> str | None:
 class StreamReader:
     """Puts the chunks of one streamed choice together."""
 
-    model: str
     texts: list[str] = field(default_factory=list)
     thoughts: int = 0
     logprobs: list[Any] = field(default_factory=list)
     last: Any = None
+    model: str | None = None
     finish_reason: str | None = None
 
     @property
@@ -124,18 +128,18 @@ class StreamReader:
         """Take one chunk.
 
         Raises:
-            UpstreamError: bad_type or wrong_model.
+            UpstreamError: bad_type.
         """
         if not isinstance(chunk, ChatCompletionChunk):
             raise UpstreamError("bad_type", wasted=self.wasted)
-        if not same_model(self.model, chunk.model):
-            raise UpstreamError("wrong_model", wasted=self.wasted)
+        self.model = chunk.model or self.model
         if chunk.usage is not None:
             self.last = chunk
         for choice in (chunk.choices or [])[:1]:
-            content = getattr(choice.delta, "content", None)
-            if isinstance(content, str) and content:
-                self.texts.append(content)
+            for name in ("content", "refusal"):
+                said = getattr(choice.delta, name, None)
+                if isinstance(said, str) and said:
+                    self.texts.append(said)
             self.thoughts += bool(_thought(choice.delta))
             self.logprobs.extend(getattr(choice.logprobs, "content", None) or [])
             self.finish_reason = _reason(choice) or self.finish_reason
@@ -144,7 +148,7 @@ class StreamReader:
         """Take all chunks; once something is written, none may be late.
 
         Raises:
-            UpstreamError: stalled, bad_type or wrong_model.
+            UpstreamError: stalled or bad_type.
         """
         chunks = aiter(stream)
         while True:
@@ -163,7 +167,7 @@ class StreamReader:
         prompt, cached, completion = _usage(self.last)
         if self.finish_reason is None:
             raise UpstreamError("truncated_stream", wasted=self.wasted)
-        if not self.pieces and self.finish_reason != CUT:
+        if not (self.pieces or completion) and self.finish_reason != CUT:
             raise UpstreamError("null_content", wasted=self.wasted)
         written = Written(
             text=_clean("".join(self.texts)),
@@ -171,7 +175,9 @@ class StreamReader:
             tokens=completion if completion is not None else self.pieces,
             finish_reason=self.finish_reason,
         )
-        return Answered(written=(written,), prompt_tokens=prompt, cached_tokens=cached)
+        return Answered(
+            written=(written,), prompt_tokens=prompt, cached_tokens=cached, model=self.model
+        )
 
 
 @asynccontextmanager
@@ -189,20 +195,6 @@ async def within(seconds: float | None, kind: str, reader: StreamReader) -> Asyn
         if not limit.expired():
             raise
         raise UpstreamError(kind, retryable=False, wasted=reader.wasted) from None
-
-
-def same_model(asked: str, found: object) -> bool:
-    """Whether a response may come from the model that was asked for.
-
-    Servers add versions and leave out owners; nothing at all is believed, too.
-
-    >>> same_model("gpt-4o", "gpt-4o-2024-08-06"), same_model("org/small", "large")
-    (True, False)
-    """
-    if not isinstance(found, str) or not found:
-        return True
-    asked, found = asked.lower().rstrip("/"), found.lower().rstrip("/")
-    return any(x in y for x, y in ((asked, found), (found, asked)))
 
 
 def plausible_logprobs(values: Iterable[object]) -> tuple[float, ...]:

@@ -1,6 +1,7 @@
 """A model behind a server that misbehaves in every way that servers do, on real sockets."""
 
 import asyncio
+import json
 import socket
 import time
 from dataclasses import replace
@@ -175,7 +176,6 @@ FAULTS = {
     "null choices": (completion(choices=None, usage=None), {}, "empty_choices"),
     "null content": (saying(None, usage=None), {}, "null_content"),
     "a list instead of an object": ([1, 2], {}, "bad_type"),
-    "wrong model": (completion(model="tiny", usage=None), {}, "wrong_model"),
     "reset": (reset, {}, "reset"),
     "error in SSE": (error_in_stream, {"streams": True}, "bad_response"),
     "reset before the first token": (reset_early, {"streams": True}, "truncated_stream"),
@@ -187,7 +187,6 @@ BEGUN = {
     "truncated JSON": (cut_json, {}, "bad_json"),
     "truncated body": (cut_body, {}, "truncated"),
     "huge body": (huge, {"max_response_bytes": 2**20}, "too_large"),
-    "wrong model that wrote": (completion(model="tiny"), {}, "wrong_model"),
     "slow stream": (slow_stream, {"streams": True}, "attempt_deadline"),
     "stalled stream": (stalled_stream, STALLS, "stalled"),
     "truncated SSE": (cut_stream, {"streams": True}, "truncated_stream"),
@@ -282,6 +281,76 @@ def test_what_would_fail_again_is_not_retried(server, code, kind):
     server.script(status(code))
     (attempt,), _ = ask(server.url)
     assert (attempt.error, server.calls) == (kind, 1)
+
+
+def refusing(*names, successor=None):
+    """Answers 400 as long as a request has any of these fields."""
+
+    async def reply(exchange):
+        found = next((name for name in names if name in exchange.body), None)
+        if found is None:
+            await exchange.reply(RIGHT)
+        else:
+            message = f"Unsupported parameter: '{found}' is not supported with this model."
+            body = {"error": {"message": message, "param": found, "code": "unsupported_parameter"}}
+            await exchange.reply(body, status=400)
+
+    return reply
+
+
+def test_a_refused_field_is_left_off_from_then_on(server):
+    server.script(refusing("max_tokens", "temperature", "logprobs"))
+    body = {"temperature": 0.5}
+    (attempt,), backend = ask(
+        server.url, body=body, max_retries=3, after=lambda backend: backend.attempts(asking())
+    )
+    assert (attempt.answer, attempt.error, server.calls) == ("7", None, 5)
+    sent = server.requests[-1].body
+    assert sent["max_completion_tokens"] > 0
+    assert not {"max_tokens", "temperature", "logprobs"} & set(sent)
+    assert any("refuses temperature" in note for note in backend.notes)
+
+
+def test_a_context_that_is_too_long_is_no_refusal_of_a_field(server):
+    message = "max_tokens is too large: the maximum context length is 512 tokens"
+    server.script(status(400, json.dumps({"error": {"message": message}}).encode()))
+    (attempt,), backend = ask(server.url)
+    assert (attempt.error, server.calls, backend.notes) == ("rejected", 1, ())
+
+
+def test_an_answer_under_another_name_counts_and_is_told(server):
+    server.script(completion(model="small-2026-11-01"))
+    (attempt,), backend = ask(server.url)
+    assert (attempt.answer, attempt.error, server.calls) == ("7", None, 1)
+    assert any("answers as small-2026-11-01" in note for note in backend.notes)
+    (attempt,), backend = ask(server.url, aliases=("small-2026-11-01",))
+    assert backend.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ({"content": None, "refusal": "I cannot help with that."}, "I cannot help with that."),
+        (
+            {"content": [{"type": "text", "text": "Answer: "}, {"type": "text", "text": "7"}]},
+            "Answer: 7",
+        ),
+        ({"content": None, "tool_calls": []}, ""),
+    ],
+)
+def test_what_was_written_is_paid_for_once_whatever_it_is(server, message, text):
+    server.script(saying(None, message=message))
+    (attempt,), _ = ask(server.url)
+    assert (attempt.text, attempt.error, server.calls) == (text, None, 1)
+    assert attempt.usage.decoded_tokens > 0
+
+
+def test_a_body_replaces_and_removes_fields(server):
+    server.script(RIGHT)
+    ask(server.url, body={"max_tokens": None, "max_completion_tokens": 99, "logprobs": False})
+    sent = server.requests[-1].body
+    assert "max_tokens" not in sent
+    assert (sent["max_completion_tokens"], sent["logprobs"]) == (99, False)
 
 
 def test_garbage_logprobs_are_unknown_ones(server):
