@@ -318,7 +318,7 @@ class Episode:
             index = int(self.state.take_child(_ROW)[0])
             revision = Request(question=self.question, action=kind, index=index, parent=parent)
             return (revision,)
-        rung = 0 if spec.climbs is None else int(spec.climbs(self.state, _ROW)[0])
+        rung = 0 if spec.climbs is None else int(spec.climbs(self.state)[0])
         used = int(self.state.counts[0, rung])
         return tuple(
             Request(

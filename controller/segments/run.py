@@ -15,7 +15,8 @@ from controller.policy.difficulty import Difficulty
 from controller.policy.network import Policy
 from controller.process.actions import SEGMENT_ACTIONS, Action, ActionKind
 from controller.process.cost import Usage
-from controller.process.episodes import NO_ANSWER, Floats, Ints
+from controller.process.episodes import NO_ANSWER
+from controller.process.lockstep import Floats, Ints
 from controller.process.terms import Terms
 from controller.process.types import Attempt, Question
 from controller.segments.episodes import (
@@ -27,7 +28,7 @@ from controller.segments.episodes import (
     SegmentConfig,
     SegmentEpisodes,
 )
-from controller.segments.observation import observe_segments
+from controller.segments.observation import SEGMENT_FEATURES
 from controller.segments.types import ForcedAnswer, Prefix, Segment, SegmentBackend, SegmentRequest
 
 _ROW = np.zeros(1, np.int64)
@@ -273,7 +274,7 @@ class SegmentEpisode(SegmentRun):
 
     def observation(self) -> NDArray[np.float32]:
         """What the policy sees, (1, D)."""
-        return observe_segments(self.state)
+        return SEGMENT_FEATURES.observe(self.state)
 
     def mask(self) -> NDArray[np.bool_]:
         """Allowed actions, (1, A)."""

@@ -81,6 +81,10 @@ class SegmentTable(Prompts):
         """Where to begin to play every question: once at every attempt, (T,)."""
         return np.arange(len(self))
 
+    def question_of(self, starts: Ints) -> Ints:
+        """Question of each attempt, (n,)."""
+        return self.question[starts]
+
     @property
     def num_attempts(self) -> int:
         """Attempts per question; the same for all."""

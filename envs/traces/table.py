@@ -112,6 +112,10 @@ class TraceTable(Prompts):
         """Q."""
         return len(self)
 
+    def question_of(self, starts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Question of each place that an episode can start at: the same here, (n,)."""
+        return starts
+
     @property
     def num_attempts(self) -> int:
         """Attempts per question that are decided inside: each is one decision here."""

@@ -14,7 +14,7 @@ from controller.backends.local.segments import SegmentWriter
 from controller.errors import IllegalActionError, TraceFormatError
 from controller.policy.difficulty import Difficulty
 from controller.segments.episodes import ESCALATE, REVISE, SAMPLE, STOP, TO_END
-from controller.segments.observation import SEGMENT_OBSERVATION_NAMES
+from controller.segments.observation import SEGMENT_FEATURES
 from envs.compute import ComputeEnv
 from envs.questions.grader import KindGrader
 from envs.reward import budget_range
@@ -240,7 +240,7 @@ def test_registered_and_vectorised_by_name(trees):
     assert "SAMPLE" in env.render()
     many = gymnasium.make_vec(envs.SEGMENT_ID, num_envs=8, traces=str(trees.path), split="test")
     observation, _ = many.reset(seed=0)
-    assert observation.shape == (8, len(SEGMENT_OBSERVATION_NAMES))
+    assert observation.shape == (8, len(SEGMENT_FEATURES))
 
 
 def test_state_is_restored_to_the_bit(recorded, process):
