@@ -14,7 +14,7 @@ import numpy as np
 from typing_extensions import TypeVar
 
 from controller.backends.base import Backend, PromptState, Request
-from controller.errors import ConfigError, IllegalActionError
+from controller.errors import ConfigError
 from controller.granularity import Process
 from controller.policy.difficulty import Difficulty
 from controller.process.actions import Action, ActionKind
@@ -278,12 +278,7 @@ class Episode:
         """
         position = self.config.actions.index(action)
         if action.kind is ActionKind.STOP or not self.mask()[0, position]:
-            names = zip(self.config.actions.names, self.mask()[0], strict=True)
-            allowed = [name for name, ok in names if ok]
-            raise IllegalActionError(
-                f"{self.question.question_id}: expected one of {allowed} other than STOP, found "
-                f"{action}"
-            )
+            raise self.config.actions.illegal(self.question, self.mask()[0], action)
         if action.kind.spec.scores:
             verdict = await self.backend.verify([(self.question, a) for a in self._unverified])
             self._count(0, verdict.usage)

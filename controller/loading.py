@@ -66,13 +66,14 @@ def _load_all(
     from controller.backends.base import recorded_temperature
     from controller.backends.local.adapters import load_adapters
     from controller.backends.local.backend import TransformersBackend, load_model
-    from controller.segments.deployed import check_weights, segment_writer, with_segments
+    from controller.backends.local.segmented import with_segments
+    from controller.backends.local.segments import segment_writer
 
     loaded = [
         replace(load_model(place, rung), prompt=trained.prompt)
         for rung, (place, trained) in enumerate(zip(places, checkpoint.models, strict=True))
     ]
-    check_weights(checkpoint, loaded)
+    checkpoint.check_weights(loaded)
     if isinstance(checkpoint.config, SegmentConfig):
         return segment_writer(checkpoint, loaded, 0, answer_kind(checkpoint.answers))
     if adapters:

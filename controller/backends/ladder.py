@@ -134,8 +134,8 @@ class LadderBuilder:
         from controller.backends.base import recorded_temperature
         from controller.backends.local.adapters import load_adapters
         from controller.backends.local.backend import TransformersBackend, load_model
+        from controller.backends.local.segmented import with_segments
         from controller.backends.threaded import ThreadedBackend
-        from controller.segments.deployed import with_segments
 
         loaded, trained = load_model(place, 0), self.checkpoint.models[rung]
         same = not trained.digest or loaded.digest == trained.digest

@@ -8,10 +8,12 @@ from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from controller.errors import ConfigError
+from controller.errors import ConfigError, IllegalActionError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from controller.process.types import Question
 
     Array = NDArray[Any]
 
@@ -202,6 +204,13 @@ class ActionSet(tuple[Action, ...]):
     def names(self) -> tuple[str, ...]:
         """As people and checkpoints call them, in order."""
         return tuple(str(action) for action in self)
+
+    def illegal(self, question: Question, mask: Array, action: Action) -> IllegalActionError:
+        """What to raise when an action is taken that `mask`, (A,), forbids, or STOP."""
+        allowed = [name for name, ok in zip(self.names, mask, strict=True) if ok]
+        return IllegalActionError(
+            f"{question.question_id}: expected one of {allowed} other than STOP, found {action}"
+        )
 
     @property
     def sample_widths(self) -> tuple[int, ...]:
