@@ -15,7 +15,7 @@ from envs.replay import AttemptReplay, Replay
 from envs.segments.derive import derive_segment_config
 from envs.segments.recorded import read_trees
 from envs.segments.replay import SegmentReplay
-from envs.segments.table import SegmentTable
+from envs.segments.table import SegmentTable, build_trees
 from envs.segments.traces import KIND, SegmentTraces
 from envs.traces.derive import derive_config
 from envs.traces.format import TraceSet, read_manifest
@@ -64,7 +64,7 @@ ATTEMPTS = Recordings(
 SEGMENTS = Recordings(
     granularity=SEGMENT_STEPS,
     read=SegmentTraces.read,
-    table=SegmentTable.build,
+    table=build_trees,
     recorded=read_trees,
     derive=derive_segment_config,
     replay=SegmentReplay,

@@ -17,7 +17,7 @@ from controller.segments.types import (
     Segmentation,
     SegmentRequest,
 )
-from envs.segments.table import SegmentTable
+from envs.segments.table import SegmentTable, build_trees
 from envs.segments.traces import SegmentTraces
 from envs.traces.recorded import Recorded, recorded_grader, recorded_questions
 
@@ -155,8 +155,8 @@ def _known(value: np.float64) -> float | None:
 def read_trees(
     traces: SegmentTraces, splits: Iterable[str], ladder: Sequence[str] | None = None
 ) -> Recorded[RecordedSegments, SegmentTable]:
-    """Recorded questions and trees of some splits; see `SegmentTable.build`."""
-    table = SegmentTable.build(traces, splits, ladder)
+    """Recorded questions and trees of some splits; see `build_trees`."""
+    table = build_trees(traces, splits, ladder)
     return Recorded(
         questions=recorded_questions(traces, table.question_ids),
         backend=RecordedSegments(traces, table),

@@ -20,7 +20,7 @@ from envs.questions.grader import KindGrader
 from envs.reward import budget_range
 from envs.segments.derive import derive_segment_config
 from envs.segments.recorded import read_trees
-from envs.segments.table import SegmentTable
+from envs.segments.table import build_trees
 from envs.segments.traces import SegmentTraces
 from envs.vector import ComputeVectorEnv
 from training.compare.simulate import log_odds
@@ -218,7 +218,7 @@ def test_no_budget_is_overspent(build, recorded, process):
 
 def test_references_never_reach_observations(trees, process):
     """The same trees with other verdicts look the same."""
-    table = SegmentTable.build(trees, ["train"])
+    table = build_trees(trees, ["train"])
     blind = replace(table, answer_correct=~table.answer_correct)
     sides = [ComputeVectorEnv(t, process, N) for t in (table, blind)]
     rng = np.random.default_rng(2)

@@ -10,7 +10,7 @@ import pytest
 from controller.checkpoint import load_checkpoint, load_segment_checkpoint
 from controller.errors import EvaluationError
 from envs.segments.recorded import read_trees
-from envs.segments.table import SegmentTable
+from envs.segments.table import build_trees
 from envs.segments.traces import SegmentTraces
 from envs.traces.table_builder import build_table
 from tests.conftest import CHECKPOINTS
@@ -26,7 +26,7 @@ ATTEMPTS = "whole attempts"
 
 def evaluate_inside(checkpoint, trees, run, others=None):
     test = read_trees(trees, ["test"])
-    tuning = SegmentTable.build(trees, ["validation"])
+    tuning = build_trees(trees, ["validation"])
     comparison = compare([checkpoint], tuning, test.table, num_prices=3, others=others)
     about = {"controllers": ["c"], "traces": "t", "traces_digest": None, "models": [], "repeats": 1}
     save_evaluation(
