@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ class SegmentTable(QuestionTable):
         """Attempts per question; the same for all."""
         return len(self.root) // len(self.question_ids)
 
-    @property
+    @cached_property
     def tree(self) -> Ints:
         """Attempt that each node belongs to, (M,)."""
         return np.repeat(np.arange(len(self)), np.diff([*self.root, len(self.rows)]))
