@@ -178,8 +178,7 @@ def record(
     asked = _questions(questions, answers, train_scale, limit)
     if granularity == "segments":
         from controller.segments.types import Segmentation
-        from training.segments.record import record_trees
-        from training.segments.trees import TreeConfig
+        from training.segments.record import TreeConfig, record_trees
 
         tree_config = TreeConfig(attempts=trees, draws=_draws(draws), keep_text=text)
         segmentation = Segmentation(lines=lines, max_tokens=segment_tokens)
