@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from controller.card_metrics import Figures, PricePoint
+from controller.card_metrics import Figures, PricePoint, held_out
 from controller.checkpoint import AnyCheckpoint
 from controller.granularity import ATTEMPTS
 from controller.process.actions import Action
@@ -161,7 +161,7 @@ def _figures(figures: Figures, directory: Path | None) -> str:
     picture = f"![accuracy against compute]({FRONTIER_FILE})\n\n" if drawn else ""
     return f"""## How good it is
 
-{figures.questions} held-out questions, the test split of trace set
+{held_out(figures.questions, figures.distinct)}, the test split of trace set
 `{figures.traces}`{digest}, {figures.repeats} episodes each{pooled}. Cost is in tokens of
 the small model, utility is accuracy − price × cost. In brackets: 95% intervals, paired
 bootstrap over questions. Each rule was tuned for each price on the other splits.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Generic, cast
@@ -111,16 +111,6 @@ class Checkpoint(Generic[C]):
             f"{self.path}: expected {expected.name} with digest {expected.digest}, found {found} "
             f"at {source}; train a controller for these weights or restore them"
         )
-
-    def check_weights(self, models: Iterable[Any]) -> None:
-        """Compare loaded models, which have a name and a digest, with those of training.
-
-        Raises:
-            CheckpointError: one has other weights.
-        """
-        for expected, found in zip(self.models, models, strict=False):
-            if expected.digest and expected.digest != found.digest:
-                self.refuse_weights(expected, found.name, found.digest)
 
     def located_models(self) -> tuple[str | Path, ...]:
         """Where the ladder's models lie, seen from here."""

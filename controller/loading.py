@@ -1,22 +1,34 @@
-"""Backends of the models that a checkpoint names, checked against those that it was trained for."""
+"""From words for models to backends of them, loaded or behind servers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from controller.answers import answer_kind
-from controller.backends.ladder import LadderBuilder, model_places
+from controller.backends.base import Backend, recorded_temperature
+from controller.backends.ladder import Ladder
+from controller.backends.places import ModelPlace, Upstream
+from controller.backends.prompts import Message, read_prompts
 from controller.checkpoint import AnyCheckpoint
 from controller.errors import CheckpointError, ConfigError
+from controller.process.episodes import EpisodeConfig
+from controller.process.types import ModelSpec
 from controller.segments.episodes import SegmentConfig
 
 if TYPE_CHECKING:
-    from controller.backends.base import Backend
-    from controller.backends.places import ModelPlace
+    from controller.backends.local.backend import TransformersBackend
+    from controller.backends.local.model import LocalModel
+    from controller.checkpoint import Checkpoint
     from controller.segments.types import SegmentBackend
+
+KEY_VARIABLE = "ALLOT_UPSTREAM_KEY_{rung}"
+
+OtherWeights = Callable[[ModelSpec, str, str], None]
+"""Told what a controller was trained with, where another model was loaded from, its digest."""
 
 
 def load_backend(
@@ -24,7 +36,7 @@ def load_backend(
     models: Sequence[str | Path] = (),
     adapters: Mapping[str, str | Path] | None = None,
 ) -> Backend | SegmentBackend:
-    """Load the models that a checkpoint was trained for.
+    """Load the models that a checkpoint was trained for; the backend never suspends.
 
     Args:
         checkpoint: of either granularity.
@@ -44,49 +56,221 @@ def load_backend(
             "lie; pass models=[...], or a backend"
         )
     places = model_places(models or checkpoint.located_models(), checkpoint)
-    segments = isinstance(checkpoint.config, SegmentConfig)
+    builder = LadderBuilder(
+        checkpoint=checkpoint, other_weights=checkpoint.refuse_weights, adapters=adapters
+    )
     if not any(place.is_server for place in places):
-        return _load_all(checkpoint, places, checkpoint.located_adapters(adapters))
-    if segments:
+        return builder.in_process(places)
+    if isinstance(checkpoint.config, SegmentConfig):
         raise ConfigError(
             f"models: expected models in this process for decisions inside attempts, found "
             f"{[place.text for place in places]}"
         )
-    from controller.backends.blocking import BlockingBackend
+    from controller.backends.threads import BlockingBackend
 
-    builder = LadderBuilder(
-        checkpoint=checkpoint, other_weights=checkpoint.refuse_weights, adapters=adapters
-    )
     return BlockingBackend(builder.build(places))
 
 
-def _load_all(
-    checkpoint: AnyCheckpoint, places: Sequence[ModelPlace], adapters: Mapping[str, Path]
-) -> Backend | SegmentBackend:
-    from controller.backends.base import recorded_temperature
-    from controller.backends.local.adapters import load_adapters
-    from controller.backends.local.backend import TransformersBackend, load_model
-    from controller.backends.local.segmented import with_segments
-    from controller.backends.local.segments import segment_writer
+def model_places(models: Sequence[str | Path], checkpoint: AnyCheckpoint) -> tuple[ModelPlace, ...]:
+    """Where the models of a controller are, one per rung; its own have the names of its training.
 
-    loaded = [
-        replace(load_model(place, rung), prompt=trained.prompt)
-        for rung, (place, trained) in enumerate(zip(places, checkpoint.models, strict=True))
-    ]
-    checkpoint.check_weights(loaded)
-    if isinstance(checkpoint.config, SegmentConfig):
-        return segment_writer(checkpoint, loaded, 0, answer_kind(checkpoint.answers))
-    if adapters:
-        loaded[0] = load_adapters(loaded[0], adapters)
-    if loaded[0].adapters != checkpoint.models[0].adapters:
-        raise CheckpointError(
-            f"{checkpoint.path}: expected adapters {checkpoint.models[0].adapters}, found "
-            f"{loaded[0].adapters}; train a controller for these or restore them"
+    Args:
+        models: as they were named, the small one first.
+        checkpoint: whose names servers are asked for where nothing else is said.
+
+    Raises:
+        ConfigError: too few, too many, or one that is not there.
+    """
+    names = [model.name for model in checkpoint.models]
+    if len(models) != len(names):
+        raise ConfigError(
+            f"models: expected {len(names)}, as {checkpoint.path} was trained for {names}, found "
+            f"{[str(model) for model in models]}"
         )
-    whole = TransformersBackend(
-        loaded,
-        temperature=recorded_temperature(checkpoint.models),
-        max_new_tokens=max(checkpoint.config.max_completion_tokens),
-        answers=answer_kind(checkpoint.answers),
+    places = [ModelPlace.parse(model, model=n) for model, n in zip(models, names, strict=True)]
+    if tuple(models) == checkpoint.located_models():
+        # One file may have been recorded under several names.
+        places = [replace(place, name=n) for place, n in zip(places, names, strict=True)]
+    return tuple(places)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LadderBuilder:
+    """Makes backends of the models that a controller is deployed on.
+
+    Attributes:
+        other_weights: called where a model in this process is not the one of its training.
+        adapters: directories of the small model's adapters, by name; where the checkpoint says
+            when None.
+        prompts: what models are asked with, see `read_prompts`; the checkpoint's
+            where nothing is said.
+        max_new_tokens: longest attempt; None for what the controller was trained with.
+        observe: told the outcome of each request to a server.
+    """
+
+    checkpoint: AnyCheckpoint
+    other_weights: OtherWeights
+    adapters: Mapping[str, str | Path] | None = None
+    upstream: Upstream = field(default_factory=Upstream)
+    max_connections: int = 256
+    prompts: Sequence[str] = ()
+    max_new_tokens: int | None = None
+    observe: Callable[[str, str, float], None] = lambda *_: None
+
+    def build(self, places: Sequence[ModelPlace]) -> Ladder:
+        """The ladder, one backend per rung.
+
+        Raises:
+            BackendError: a model cannot be loaded.
+            CheckpointError: the controller inside attempts is for other models.
+        """
+        prompts = read_prompts(self.prompts, [place.name for place in places])
+        trained = self.checkpoint.models
+        return Ladder(
+            [
+                (self._served if place.is_server else self._threaded)(
+                    place, rung, prompts.get(place.name, trained[rung].prompt)
+                )
+                for rung, place in enumerate(places)
+            ]
+        )
+
+    def in_process(self, places: Sequence[ModelPlace]) -> Backend | SegmentBackend:
+        """All models as one backend that never suspends.
+
+        Raises:
+            BackendError: a model cannot be loaded.
+            CheckpointError: an adapter of the training is missing, or one is too many.
+        """
+        from controller.backends.local.segmented import with_segments
+        from controller.backends.local.segments import segment_writer
+
+        checkpoint = self.checkpoint
+        models = [
+            replace(self._model(place, rung), rung=rung, prompt=trained.prompt)
+            for rung, (place, trained) in enumerate(zip(places, checkpoint.models, strict=True))
+        ]
+        if isinstance(checkpoint.config, SegmentConfig):
+            return segment_writer(checkpoint, models, 0, answer_kind(checkpoint.answers))
+        if models[0].adapters != checkpoint.models[0].adapters:
+            raise CheckpointError(
+                f"{checkpoint.path}: expected adapters {checkpoint.models[0].adapters}, found "
+                f"{models[0].adapters}; train a controller for these or restore them"
+            )
+        longest = max(checkpoint.config.max_completion_tokens)
+        return with_segments(checkpoint, self._local(models, longest))
+
+    def _model(self, place: ModelPlace, rung: int) -> LocalModel:
+        """A model in this process with its adapters, if they were trained on its weights."""
+        from controller.backends.local.adapters import load_adapters
+        from controller.backends.local.model import load_model
+
+        loaded, trained = load_model(place, 0), self.checkpoint.models[rung]
+        if trained.digest and loaded.digest != trained.digest:
+            self.other_weights(trained, place.text, loaded.digest)
+            return loaded
+        adapters = {} if rung else self.checkpoint.located_adapters(self.adapters)
+        return load_adapters(loaded, adapters) if adapters else loaded
+
+    def _local(self, models: Sequence[LocalModel], longest: int) -> TransformersBackend:
+        from controller.backends.local.backend import TransformersBackend
+
+        return TransformersBackend(
+            models,
+            temperature=recorded_temperature(self.checkpoint.models),
+            max_new_tokens=longest,
+            answers=answer_kind(self.checkpoint.answers),
+        )
+
+    def _threaded(self, place: ModelPlace, rung: int, prompt: tuple[Message, ...]) -> Backend:
+        from controller.backends.local.segmented import with_segments
+        from controller.backends.threads import ThreadedBackend
+
+        model = replace(self._model(place, rung), prompt=prompt)
+        backend = self._local([model], self._longest(rung))
+        trained = {adapter.name for adapter in self.checkpoint.models[rung].adapters}
+        return ThreadedBackend(
+            backend if rung else with_segments(self.checkpoint, backend),
+            reads_prompts=rung == 0,
+            revises=rung == 0 and trained <= {adapter.name for adapter in model.adapters},
+        )
+
+    def _longest(self, rung: int) -> int:
+        most: int = self.checkpoint.config.max_completion_tokens[rung]
+        return self.max_new_tokens or most
+
+    def _served(self, place: ModelPlace, rung: int, prompt: tuple[Message, ...]) -> Backend:
+        from controller.backends.openai.backend import OpenAIBackend
+        from controller.backends.openai.endpoint import Endpoint
+
+        trained, upstream = self.checkpoint.models[rung], self.upstream
+        adapted = any(adapter.name == "reviser" for adapter in trained.adapters)
+        # Servers sample as they did for the traces, if that is known.
+        known = {} if trained.temperature is None else {"temperature": trained.temperature}
+        endpoint = Endpoint(
+            base_url=place.url or "",
+            model=place.model or "",
+            name=place.name,
+            api_key=os.environ.get(KEY_VARIABLE.format(rung=rung), "none"),
+            reviser=upstream.reviser if rung == 0 else None,
+            # A policy that learned with a reviser's adapter must not revise without it.
+            revises=rung == 0 and (upstream.reviser is not None or not adapted),
+            parameters=trained.parameters,
+            max_new_tokens=self._longest(rung),
+            asks_n=upstream.upstream_n,
+            streams=upstream.upstream_stream,
+            body={**known, **upstream.body},
+            wants_logprobs=self.checkpoint.config.reads_logprobs,
+            prompt=prompt,
+            prompt_length=trained.prompt_length if prompt == trained.prompt else None,
+            tokenize=_tokenizer(self.checkpoint, rung),
+            trained_for=trained,
+            attempt_deadline_s=60 * upstream.attempt_deadline,
+            max_connections=self.max_connections,
+        )
+        return OpenAIBackend(
+            endpoint, answers=answer_kind(self.checkpoint.answers), observe=self.observe
+        )
+
+
+def _tokenizer(checkpoint: AnyCheckpoint, rung: int) -> Callable[[Sequence[Message]], int] | None:
+    """Counts chats by the tokenizer of the model that the checkpoint names, if it lies here."""
+    paths = checkpoint.model_paths
+    directory = (checkpoint.path or Path()) / paths[rung] if paths else Path()
+    if not (directory / "tokenizer_config.json").exists():
+        return None
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(directory.resolve(), local_files_only=True)
+    if not tokenizer.chat_template:
+        return None
+
+    def count(chat: Sequence[Message]) -> int:
+        ids = tokenizer.apply_chat_template(
+            list(chat), add_generation_prompt=True, return_dict=False
+        )
+        return len(ids)
+
+    return count
+
+
+def deployed_process(checkpoint: Checkpoint, backend: Backend) -> EpisodeConfig:
+    """The decision process of a checkpoint on these models.
+
+    What the models cannot do falls away: reading prompt states, revising. Models must
+    stand on as many rungs as in training.
+
+    Raises:
+        ConfigError: the ladder has another length.
+    """
+    process = checkpoint.config
+    if len(backend.models) != process.num_rungs:
+        raise ConfigError(
+            f"{checkpoint.path}: expected models on {process.num_rungs} rungs, found "
+            f"{[model.name for model in backend.models]}"
+        )
+    return replace(
+        process,
+        reads_prompt=process.reads_prompt and backend.reads_prompts,
+        max_revisions=process.max_revisions if backend.revises else 0,
     )
-    return with_segments(checkpoint, whole)

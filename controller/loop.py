@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from controller.answers import AnswerKind, answer_kind, first_same
-from controller.backends.base import Backend, run_now
-from controller.backends.spelling import OneSpelling
+from controller.backends.base import Backend, OneSpelling, run_now
 from controller.core import Decision, Episode, Pick, play
 from controller.errors import ConfigError
 from controller.granularity import Process
@@ -170,9 +169,8 @@ class Controller:
             ConfigError: both targets at once, or one that is out of reach; other than one model
                 per rung, or one that is not there.
         """
-        from controller.backends.ladder import deployed_process
         from controller.checkpoint import Checkpoint, load_any
-        from controller.loading import load_backend
+        from controller.loading import deployed_process, load_backend
 
         checkpoint = path if isinstance(path, Checkpoint) else load_any(path)
         standing = Terms(mean_cost=mean_cost, accuracy=accuracy, confidence=confidence)

@@ -76,9 +76,8 @@ def test_an_action_and_a_feature_are_added_in_their_tables_alone(tmp_path):
     actions = tmp_path / "controller" / "process" / "actions.py"
     insert(actions, '    VERIFY = "verify"\n', '    VERIFY = "verify"\n    LEAP = "leap"\n')
     insert(actions, '\n}\n"""By kind,', ACTION)
-    insert(
-        tmp_path / "controller" / "process" / "observation.py", "\n    seen=AttemptsSeen,", FEATURE
-    )
+    observation = tmp_path / "controller" / "process" / "observation.py"
+    insert(observation, "\n    seen=AttemptsSeen,", "\n" + FEATURE.strip("\n"))
     done = subprocess.run(
         [sys.executable, "-c", EPISODES, CHECKPOINTS / "traces"],
         cwd=tmp_path,

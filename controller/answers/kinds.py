@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import wraps
-from typing import Any, Protocol
+from typing import Any
 
-from controller.answers import exactly
-from controller.answers.numbers import last_number, number_at_start, number_in
-from controller.answers.passages import cleaned, is_cut, marked, tail
+from controller.answers.numbers import last_number, normalize_answer, number_at_start, number_in
+from controller.answers.passages import cleaned, extract_answer, is_cut, marked, tail
 from controller.answers.values import same_value
 from controller.answers.words import (
     LONGEST,
@@ -52,21 +52,22 @@ class Reading:
     how: str
 
 
-class AnswerKind(Protocol):
-    """What counts as an answer, and which answers are equal."""
+class AnswerKind(ABC):
+    """What counts as an answer, and which answers are equal: those of one spelling.
 
-    @property
-    def name(self) -> str:
-        """As people choose it."""
-        ...
+    Attributes:
+        name: as people choose it.
+    """
 
+    name: str
+
+    @abstractmethod
     def read(self, text: str) -> Reading | None:
         """The answer that a text states, None if none can be read."""
-        ...
 
     def canonical(self, answer: str) -> str | None:
         """The spelling of an answer or reference; None for one without content."""
-        ...
+        return " ".join(answer.split()) or None
 
     def same(self, one: str, other: str) -> bool:
         """Whether two answers are equal.
@@ -74,11 +75,11 @@ class AnswerKind(Protocol):
         Raises:
             ConfigError: comparing them needs a package that is not installed.
         """
-        ...
+        return self.canonical(one) == self.canonical(other)
 
     def settled(self, answer: str) -> bool:
         """Whether an answer, in its spelling, equals another settled one only if spelled so."""
-        ...
+        return True
 
 
 def _plainly(spell: Callable[[Any, str], str | None]) -> Callable[[Any, str], str | None]:
@@ -91,39 +92,23 @@ def _plainly(spell: Callable[[Any, str], str | None]) -> Callable[[Any, str], st
     return canonical
 
 
-class _Spelled:
-    """Answers that are equal if their spellings are."""
-
-    def canonical(self, answer: str) -> str | None:
-        """See `AnswerKind.canonical`."""
-        return " ".join(answer.split()) or None
-
-    def same(self, one: str, other: str) -> bool:
-        """See `AnswerKind.same`."""
-        return self.canonical(one) == self.canonical(other)
-
-    def settled(self, answer: str) -> bool:
-        """See `AnswerKind.settled`."""
-        return True
-
-
-class Exact(_Spelled):
+class Exact(AnswerKind):
     """As stated after a marker; plain numbers by value. The kind of the bundled tasks."""
 
     name = "exact"
 
     def read(self, text: str) -> Reading | None:
         """See `AnswerKind.read`."""
-        found = exactly.extract_answer(text)
-        answer = None if found is None else exactly.normalize_answer(found[0])
-        return None if found is None or answer is None else Reading(answer=answer, how=found[1])
+        found = extract_answer(text)
+        answer = self.canonical(found[0]) if found else None
+        return Reading(answer=answer, how=found[1]) if found and answer else None
 
     def canonical(self, answer: str) -> str | None:
         """See `AnswerKind.canonical`."""
-        return exactly.normalize_answer(answer)
+        return normalize_answer(answer)
 
 
-class Whole(_Spelled):
+class Whole(AnswerKind):
     """The whole text, for open questions."""
 
     name = "whole"
@@ -137,7 +122,7 @@ class Whole(_Spelled):
         return answer.strip() or None
 
 
-class _Marked:
+class _Marked(AnswerKind):
     """Kinds that are read behind markers first, and less surely elsewhere."""
 
     def read(self, text: str) -> Reading | None:
@@ -154,14 +139,31 @@ class _Marked:
                 return Reading(answer=answer, how=how)
         return None
 
+    @abstractmethod
     def _passage(self, passage: str, how: str) -> str | None:
-        raise NotImplementedError
+        """The answer that a marked passage states."""
 
+    @abstractmethod
     def _loose(self, text: str) -> Iterator[tuple[str, str | None]]:
-        raise NotImplementedError
+        """What a text without a marker might state, and how, the surest first."""
 
 
-class Number(_Marked):
+class _Valued(_Marked):
+    """Kinds whose answers may be expressions, which are equal if their values are."""
+
+    def same(self, one: str, other: str) -> bool:
+        """See `AnswerKind.same`."""
+        one, other = self.canonical(one) or "", self.canonical(other) or ""
+        if one == other or not (one and other) or (self.settled(one) and self.settled(other)):
+            return one == other
+        return same_value(one, other)
+
+    def settled(self, answer: str) -> bool:
+        """See `AnswerKind.settled`."""
+        return _SETTLED.fullmatch(answer) is not None or not _is_expression(answer)
+
+
+class Number(_Valued):
     """A number, or what evaluates to one; units, currencies and percent signs are left out."""
 
     name = "number"
@@ -188,21 +190,8 @@ class Number(_Marked):
         plain = cleaned(answer)
         return number_at_start(plain) or _expression(answer) or " ".join(plain.split()) or None
 
-    def same(self, one: str, other: str) -> bool:
-        """See `AnswerKind.same`."""
-        one, other = self.canonical(one) or "", self.canonical(other) or ""
-        if one == other or not one or not other:
-            return one == other
-        if self.settled(one) and self.settled(other):
-            return False
-        return same_value(one, other)
 
-    def settled(self, answer: str) -> bool:
-        """See `AnswerKind.settled`."""
-        return _SETTLED.fullmatch(answer) is not None or not _is_expression(answer)
-
-
-class Choice(_Marked, _Spelled):
+class Choice(_Marked):
     """A letter."""
 
     name = "choice"
@@ -223,17 +212,13 @@ class Choice(_Marked, _Spelled):
         return letter_at_start(cleaned(answer)) or short_text(cleaned(answer))
 
 
-class Text(_Marked, _Spelled):
+class Text(_Marked):
     """A word or a few; case, quotes, final punctuation and a first article do not count."""
 
     name = "text"
 
     def _passage(self, passage: str, how: str) -> str | None:
-        plain = cleaned(passage)
-        if word := yes_or_no(plain):
-            return word
-        sentence = first_sentence(plain) if how == "stated" else plain
-        return short_text(sentence) if len(sentence) <= LONGEST else None
+        return _text_of(passage, how)
 
     def _loose(self, text: str) -> Iterator[tuple[str, str | None]]:
         plain = cleaned(text) if len(text) <= 2 * LONGEST else ""
@@ -249,7 +234,7 @@ class Text(_Marked, _Spelled):
         return short_text(plain)
 
 
-class Several(_Marked, _Spelled):
+class Several(_Marked):
     """Numbers or short texts, separated by commas, lines or "and".
 
     Args:
@@ -284,13 +269,10 @@ class Several(_Marked, _Spelled):
         return ", ".join(entries if self._ordered else sorted(entries, key=_by_value)) or None
 
 
-class Auto(_Marked):
+class Auto(_Valued):
     """A number, a choice or a short text: whichever is stated."""
 
     name = "auto"
-
-    def __init__(self) -> None:
-        self._number, self._choice, self._text = Number(), Choice(), Text()
 
     def _passage(self, passage: str, how: str) -> str | None:
         plain = cleaned(passage)
@@ -302,7 +284,7 @@ class Auto(_Marked):
         return (
             (number_in(sentence) if how == "stated" and " " in sentence else None)
             or _numbers_of(sentence)
-            or self._text._passage(passage, how)
+            or _text_of(passage, how)
         )
 
     def _loose(self, text: str) -> Iterator[tuple[str, str | None]]:
@@ -326,19 +308,8 @@ class Auto(_Marked):
             or short_text(plain)
         )
 
-    def same(self, one: str, other: str) -> bool:
-        """See `AnswerKind.same`."""
-        one, other = self.canonical(one) or "", self.canonical(other) or ""
-        if one == other or (self.settled(one) and self.settled(other)):
-            return one == other
-        return same_value(one, other)
 
-    def settled(self, answer: str) -> bool:
-        """See `AnswerKind.settled`."""
-        return self._number.settled(answer)
-
-
-class Own(_Spelled):
+class Own(AnswerKind):
     """Read by a function of the caller's.
 
     Args:
@@ -359,6 +330,15 @@ class Own(_Spelled):
         found = self._function(text)
         answer = None if found is None else self.canonical(found)
         return None if answer is None else Reading(answer=answer, how="own")
+
+
+def _text_of(passage: str, how: str) -> str | None:
+    """The word or few that a marked passage states."""
+    plain = cleaned(passage)
+    if word := yes_or_no(plain):
+        return word
+    sentence = first_sentence(plain) if how == "stated" else plain
+    return short_text(sentence) if len(sentence) <= LONGEST else None
 
 
 def _expression(passage: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 
 _DIGITS = 40
@@ -20,6 +21,7 @@ _RUN = rf"""
 _HEAD = re.compile(_RUN, re.VERBOSE | re.IGNORECASE)
 _ANYWHERE = re.compile(rf"(?<![\w.,:/^\\{{-]){_RUN}", re.VERBOSE | re.IGNORECASE)
 _PLAIN = re.compile(r"\d+(?:\.\d*)?|\.\d+")
+_AMOUNT = re.compile(r"[-+]?\$?(?:\d[\d,]*\.?\d*|\.\d+)%?")
 _GROUPED = re.compile(r"\d{1,3}(?:([, '’_])\d{3})(?:\1\d{3})*(?:\.\d+)?|\d{1,2}(?:,\d\d)+,\d{3}")
 _POINTS = re.compile(r"\d{1,3}(?:\.\d{3})+,\d+|\d{1,3}(?:\.\d{3}){2,}|\d{1,3}(?: \d{3})+,\d+")
 _COMMA = re.compile(r"\d+,\d{1,2}|0,\d+")
@@ -236,3 +238,20 @@ def _spelt_value(words: str) -> int:
         elif word != "and":
             part += _WORDS[word]
     return total + part
+
+
+def normalize_answer(answer: str) -> str | None:
+    """Spelling under which equal answers are equal: numbers by value, text as it is.
+
+    >>> normalize_answer("$1,200.00"), normalize_answer(" 7 "), normalize_answer("B. dogs")
+    ('1200', '7', 'B. dogs')
+    """
+    text = " ".join(answer.split())
+    if _AMOUNT.fullmatch(text):
+        try:
+            number = Decimal(text.replace(",", "").replace("$", "").rstrip("%"))
+        except InvalidOperation:
+            return text
+        if abs(number.adjusted()) < 40:
+            return f"{number.normalize():f}"
+    return text or None

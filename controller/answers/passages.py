@@ -18,6 +18,11 @@ _TRIES = 8
 """Statements of one kind that are looked at, the last one first."""
 
 _FORMULAS = (("\\[", "\\]"), ("\\(", "\\)"))
+_PLAIN_MARKERS = {
+    "boxed": re.compile(r"\\boxed\{([^{}]*)\}"),
+    "hashes": re.compile(r"####\s*(.+)"),
+    "stated": re.compile(r"(?:final answer|answer)\s*(?:is|:)\s*(.+)", re.IGNORECASE),
+}
 _THOUGHT = "</think>"
 _BOXES = ("\\boxed", "\\fbox")
 _TAG = re.compile(r"<answer>(.{1,600}?)</answer>", re.IGNORECASE | re.DOTALL)
@@ -185,3 +190,22 @@ def _spelled(found: re.Match[str]) -> str:
     if "circ" in text:
         return "°"
     return text[1] if text[0] == "\\" and text[1] in "$%&#{}" else " " if text[0] != "<" else ""
+
+
+def extract_answer(text: str) -> tuple[str, str] | None:
+    r"""The answer stated in a text and its marker, or None.
+
+    The last statement wins, in this order of preference: `\boxed{...}`, `#### ...`,
+    `Answer: ...` or `the answer is ...`.
+
+    >>> extract_answer("4-1=3\n3-7=-4\nAnswer: -4")
+    ('-4', 'stated')
+    >>> extract_answer("no idea") is None
+    True
+    """
+    for how, marker in _PLAIN_MARKERS.items():
+        found = marker.findall(text)
+        if found:
+            answer = found[-1].strip().rstrip(".").strip()
+            return (answer, how) if answer else None
+    return None

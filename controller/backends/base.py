@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from controller.errors import BackendError
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 T = TypeVar("T")
+
+Canonical = Callable[[str, Sequence[str]], Awaitable[str]]
+"""The one of the known answers that an answer is the same as, or the answer itself."""
 
 TEMPERATURE = 0.5
 """Of sampling, where nobody says otherwise: docs/decisions/0023."""
@@ -41,9 +44,6 @@ class Request:
     """An attempt that the loop asks for.
 
     Attributes:
-        question: what to answer.
-        action: SAMPLE, REVISE or ESCALATE.
-        rung: model on the ladder that is to make it.
         index: number of the attempt among those of the same question, model and action
             (for REVISE: of the same parent); together with the backend's seed it
             determines the attempt.
@@ -74,7 +74,6 @@ class PromptState:
         hidden: last hidden state of the small model at the end of the prompt, (H,)
             float32; None when it was not asked for or the backend cannot tell.
         available: attempts that can be had per rung; None for as many as one likes.
-        usage: what finding this out took on the small model.
     """
 
     prompt_tokens: tuple[int, ...]
@@ -90,7 +89,6 @@ class Verdict:
 
     Attributes:
         scores: probability that each is right.
-        usage: what finding this out took on the small model.
     """
 
     scores: tuple[float, ...]
@@ -109,7 +107,6 @@ class Backend(ABC):
     one bad request does not lose the others.
 
     Attributes:
-        models: one per rung, the small one first.
         reads_prompts: whether it can tell the small model's prompt state.
         revises: whether its small model can be asked to revise.
     """
@@ -166,11 +163,7 @@ class Backend(ABC):
 
 
 class Wrapped(Backend):
-    """Does what another backend does; for those that change a part of it.
-
-    Args:
-        backend: the other.
-    """
+    """Does what another backend does; for those that change a part of it."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend, self.models = backend, backend.models
@@ -211,6 +204,27 @@ class Wrapped(Backend):
         await self.backend.close()
 
 
+class OneSpelling(Wrapped):
+    """Gives answers that are the same the spelling of the first, throughout one episode."""
+
+    def __init__(self, backend: Backend, canonical: Canonical) -> None:
+        super().__init__(backend)
+        self._canonical = canonical
+        self._known: list[str] = []
+
+    async def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
+        """See `Backend.attempts`."""
+        return [await self._spelled(made) for made in await super().attempts(requests)]
+
+    async def _spelled(self, attempt: Attempt) -> Attempt:
+        if attempt.answer is None:
+            return attempt
+        answer = await self._canonical(attempt.answer, self._known)
+        if answer not in self._known:
+            self._known.append(answer)
+        return attempt if answer == attempt.answer else replace(attempt, answer=answer)
+
+
 def run_now(work: Awaitable[T]) -> T:
     """The result of what never suspends, without an event loop.
 
@@ -226,5 +240,5 @@ def run_now(work: Awaitable[T]) -> T:
     running.close()
     raise BackendError(
         "backend: expected one that never suspends, found one that waits; wrap it in "
-        "controller.backends.blocking.BlockingBackend"
+        "controller.backends.threads.BlockingBackend"
     )

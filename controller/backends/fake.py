@@ -44,15 +44,7 @@ class Script:
 
 
 class FakeBackend(Backend):
-    """Backend that makes attempts up.
-
-    Args:
-        models: one per rung, the small one first.
-        scripts: by question id.
-        default: for all other questions.
-        seed: of what is drawn.
-        completion_tokens: length of every attempt.
-    """
+    """Backend that makes attempts up: as scripted by question id, else by default."""
 
     def __init__(
         self,
@@ -72,12 +64,7 @@ class FakeBackend(Backend):
     async def prompt_states(
         self, questions: Sequence[Question], *, hidden: bool = False
     ) -> list[PromptState]:
-        """Prompt lengths; an episode begins, so nothing is cached for these questions yet.
-
-        Args:
-            questions: of the episodes.
-            hidden: pay the small model's prefill; there is no hidden state to show for it.
-        """
+        """Prompt lengths; an episode begins, so nothing is cached for these questions yet."""
         states = []
         for question in questions:
             name, rungs = question.question_id, range(len(self.models))

@@ -13,12 +13,7 @@ from controller.process.types import Attempt
 
 
 def attempt_id(model: str, request: Request) -> str:
-    """Id of the attempt that fulfils a request, unique within its question.
-
-    Args:
-        model: name of the model that writes it.
-        request: the id of a REVISE hangs on its parent's.
-    """
+    """Id of the attempt that fulfils a request, unique within its question."""
     if request.action is ActionKind.REVISE:
         parent = request.parent.attempt_id if request.parent else ""
         return f"{parent}>revise:{request.index}"
@@ -26,12 +21,7 @@ def attempt_id(model: str, request: Request) -> str:
 
 
 def blank_attempt(model: str, request: Request) -> Attempt:
-    """An attempt at a request before anything has been written, to be filled in.
-
-    Args:
-        model: name of the model that is to write it.
-        request: what is asked for.
-    """
+    """An attempt at a request before anything has been written, to be filled in."""
     return Attempt(
         attempt_id=attempt_id(model, request),
         question_id=request.question.question_id,
@@ -47,13 +37,7 @@ def blank_attempt(model: str, request: Request) -> Attempt:
 
 
 def stream_name(seed: int, model: str, request: Request) -> str:
-    """Name of the random stream of an attempt; no two attempts share one.
-
-    Args:
-        seed: of the backend.
-        model: name of the model that writes it.
-        request: what is asked for.
-    """
+    """Name of the random stream of an attempt; no two attempts share one."""
     parent = request.parent.attempt_id if request.parent else None
     question_id, action = request.question.question_id, request.action.value
     return json.dumps([seed, question_id, model, action, parent, request.index])

@@ -6,10 +6,12 @@ said at once.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from controller.errors import ConfigError
 
@@ -141,3 +143,69 @@ def _check_hub_id(place: str, *, is_path: bool) -> None:
             f"model: {EXPECTED}, found no {place!r} in the folder {owner!r}; check the name, or "
             "run this where the folder is"
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedModels:
+    """The models of a ladder as options name them; none where they do not.
+
+    Attributes:
+        small: directory, GGUF file, hub id or URL#MODEL of a server; default: the checkpoint's.
+        large: the same; repeat for a longer ladder.
+
+    Raises:
+        ConfigError: only one of the options, or a model that is not there.
+    """
+
+    small: str | None = None
+    large: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for model in self.all:
+            # A server is asked for the model that the controller was trained for by default.
+            ModelPlace.parse(model, model="default")
+        if (self.small is None) != (not self.large):
+            raise ConfigError("models: expected both --small and --large, or neither")
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """The small model, then the larger ones."""
+        return (*([] if self.small is None else [self.small]), *self.large)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upstream:
+    """How models behind servers are asked.
+
+    Attributes:
+        attempt_deadline: minutes that one attempt by a server may take.
+        upstream_n: ask servers for several choices in one request, where they make them.
+        upstream_stream: stream from servers: cancelled tokens are counted.
+        upstream_body: JSON object: further fields of each request to servers.
+        reviser: model on the small model's server that REVISE asks.
+
+    Raises:
+        ConfigError: the body is something else.
+    """
+
+    attempt_deadline: float = 1.0
+    upstream_n: bool = True
+    upstream_stream: bool = False
+    upstream_body: str = "{}"
+    reviser: str | None = None
+
+    def __post_init__(self) -> None:
+        _ = self.body
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The further fields."""
+        try:
+            found = json.loads(self.upstream_body)
+        except json.JSONDecodeError:
+            found = None
+        if not isinstance(found, dict):
+            raise ConfigError(
+                f"upstream-body: expected a JSON object, found {self.upstream_body!r}"
+            )
+        return found

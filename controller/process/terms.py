@@ -7,6 +7,9 @@ from typing import Self
 
 from controller.errors import ConfigError
 
+LARGEST = 1e12
+"""Greater prices and times are mistakes, and too much for float32."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
@@ -36,9 +39,11 @@ class Terms:
     deadline_s: float | None = None
 
     def __post_init__(self) -> None:
-        if self.price is not None and not 0 < self.price < float("inf"):
-            raise ConfigError(f"price: expected a positive number, found {self.price}")
-        if not 0 <= self.round_price < float("inf"):
+        for name in ("price", "mean_cost", "deadline_s"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= LARGEST:
+                raise ConfigError(f"{name}: expected a positive number, found {value}")
+        if not 0 <= self.round_price <= LARGEST:
             raise ConfigError(f"round_price: expected 0 or more, found {self.round_price}")
         if self.budget is not None and not self.budget >= 0:
             raise ConfigError(f"budget: expected 0 or more, found {self.budget}")

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 from opentelemetry import propagate, trace
-from pydantic import BaseModel, ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -19,20 +18,20 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from controller.core import Choice
-from controller.errors import CheckpointError, ConfigError
 from controller.server.decide import decide
-from controller.server.engine import Engine
-from controller.server.failures import bad_request, bug, engine_error, error_body, http_error
+from controller.server.engine import Engine, RequestTerms, Served
 from controller.server.keys import Keys
-from controller.server.metrics import Metrics
-from controller.server.middleware import LimitSize, Observe, ScrubHeaders
-from controller.server.openapi import document
+from controller.server.middleware import LimitSize, Observe
+from controller.server.ops import Metrics
 from controller.server.replies import (
     ALIVE,
     DONE,
+    REFUSED,
     Chunks,
-    chat_json,
-    completion_json,
+    answer_json,
+    bug,
+    refusal,
+    refused,
     sse,
 )
 from controller.server.schema import (
@@ -40,15 +39,14 @@ from controller.server.schema import (
     ChatRequest,
     CompletionRequest,
     DecideRequest,
+    document,
     read_terms,
 )
-from controller.server.terms import NoAnswerError, RequestTerms, Served
 
 _tracer = trace.get_tracer("allot")
 
 ALIVE_EVERY_S = 15.0
 
-B = TypeVar("B", bound=BaseModel)
 T = TypeVar("T")
 
 
@@ -87,16 +85,14 @@ class Service:
             Route("/metrics", self.metrics_text, methods=["GET"]),
             Route("/openapi.json", self.openapi, methods=["GET"]),
         ]
-        limits = self.engine.limits
         paths = frozenset(route.path for route in routes)
         return Starlette(
             routes=routes,
             middleware=[
                 Middleware(Observe, metrics=self.metrics, paths=paths),
-                Middleware(ScrubHeaders),
-                Middleware(LimitSize, limits=limits),
+                Middleware(LimitSize),
             ],
-            exception_handlers={HTTPException: http_error, Exception: bug},
+            exception_handlers={**dict.fromkeys(REFUSED, refused), Exception: bug},
             lifespan=self._lifespan,
         )
 
@@ -138,16 +134,10 @@ class Service:
         self, request: Request, kind: type[ChatRequest] | type[CompletionRequest]
     ) -> Response:
         caller = self._caller(request)
-        asked = await _body(request, kind)
+        asked = kind.model_validate_json(await request.body())
         if asked.model != MODEL:
             raise HTTPException(404, f"model: expected {MODEL!r}; see /v1/models")
-        try:
-            seed = asked.seed if asked.seed is not None and 0 <= asked.seed <= 2**31 else None
-            terms = read_terms(asked.allot, request.headers, seed)
-            question = asked.question(self.engine.limits.max_new_tokens)
-        except ValueError as error:
-            raise bad_request(error) from None
-
+        terms, question = read_terms(asked.allot, request.headers, asked.seed), asked.question()
         context = propagate.extract(request.headers)
 
         async def answer(emit: Callable[[Choice], None] = lambda choice: None) -> Served:
@@ -163,14 +153,10 @@ class Service:
         if asked.stream:
             return self._stream(request, asked.include_usage, terms, answer, chat=chat)
         with self._taken_in():
-            try:
-                served = await _unless_gone(request, answer())
-            except (NoAnswerError, ConfigError, CheckpointError) as error:
-                return engine_error(error)
+            served = await _unless_gone(request, answer())
         if served is None:
             return Response(status_code=499)
-        form = chat_json if chat else completion_json
-        return JSONResponse(form(served, explain=terms.explain))
+        return JSONResponse(answer_json(served, chat=chat, explain=terms.explain))
 
     def _stream(
         self,
@@ -189,9 +175,8 @@ class Service:
                 served = await answer(lambda choice: events.put_nowait(chunks.choice(choice)))
                 events.put_nowait(chunks.answer(served, include_usage=include_usage))
                 events.put_nowait(DONE)
-            except (NoAnswerError, ConfigError, CheckpointError) as error:
-                _, body = error_body(error)
-                events.put_nowait(sse(body))
+            except REFUSED as error:
+                events.put_nowait(sse(refusal(error)[1]))
             finally:
                 events.put_nowait(None)
 
@@ -214,13 +199,10 @@ class Service:
     async def decide(self, request: Request) -> Response:
         """POST /v1/decide."""
         self._caller(request)
-        asked = await _body(request, DecideRequest)
-        try:
-            terms = read_terms(asked.allot, request.headers, None)
-            arm = self.engine.arms.assign(terms.question_id or "")
-            return JSONResponse(decide(asked, terms, arm))
-        except (ValueError, CheckpointError) as error:
-            raise bad_request(error) from None
+        asked = DecideRequest.model_validate_json(await request.body())
+        terms = read_terms(asked.allot, request.headers, None)
+        variant = self.engine.variants.assign(terms.question_id or "")
+        return JSONResponse(decide(asked, terms, variant))
 
     async def models(self, request: Request) -> Response:
         """GET /v1/models."""
@@ -236,7 +218,7 @@ class Service:
 
     def _model(self) -> dict[str, Any]:
         engine = self.engine
-        arms = [{"name": arm.name, "policy": arm.digest} for arm in engine.arms.arms]
+        arms = [{"name": v.name, "policy": v.digest} for v in engine.variants.all]
         ladder = [model.name for model in engine.backend.models]
         shown = {"ladder": ladder, "arms": arms}
         return {"id": MODEL, "object": "model", "created": 0, "owned_by": "allot", "allot": shown}
@@ -272,13 +254,6 @@ class Service:
     async def openapi(self, request: Request) -> Response:
         """GET /openapi.json."""
         return JSONResponse(document(keys=self.keys.required))
-
-
-async def _body(request: Request, kind: type[B]) -> B:
-    try:
-        return kind.model_validate_json(await request.body())
-    except ValidationError as error:
-        raise bad_request(error) from None
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | None:

@@ -1,4 +1,4 @@
-"""How a service is set up."""
+"""How a service is set up; free of numpy, so that the command line starts quickly."""
 
 from __future__ import annotations
 
@@ -6,18 +6,49 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from controller.answers import answer_kind
-from controller.backends.ladder import Upstream
+from controller.backends.places import NamedModels, Upstream
+from controller.bundled import bundled
 from controller.errors import ConfigError
 from controller.process.terms import Terms
-from controller.server.arms import named_rule
-from controller.server.limits import Limits
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+MAX_DEADLINE_S = 600.0
+"""Longest that a client may wait."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Variant:
+class Limits:
+    """What callers may spend, whatever the policy would like to.
+
+    Attributes:
+        max_budget: cost of any question.
+        max_escalations: of any question.
+        escalations_per_minute: of all callers.
+        caller_escalations_per_minute: of each.
+        deadline_s: where an asker says nothing.
+        max_in_flight: questions at a time.
+    """
+
+    max_budget: float | None = None
+    max_escalations: int | None = None
+    escalations_per_minute: float | None = None
+    caller_escalations_per_minute: float | None = None
+    deadline_s: float = 120.0
+    max_in_flight: int = 1024
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and not 0 <= value < float("inf"):
+                raise ConfigError(f"{name}: expected 0 or more, found {value}")
+        if not 0 < self.deadline_s <= MAX_DEADLINE_S:
+            raise ConfigError(
+                f"deadline_s: expected more than 0 and at most {MAX_DEADLINE_S}, "
+                f"found {self.deadline_s}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariantPlace:
     """Another controller that answers a share of the questions.
 
     Attributes:
@@ -31,70 +62,67 @@ class Variant:
     share: float
 
     @classmethod
-    def parse(cls, text: str) -> Variant:
+    def parse(cls, text: str) -> VariantPlace:
         """From NAME=DIR:SHARE.
 
         Raises:
             ConfigError: another form, or a share that is not between 0 and 1.
         """
-        found = re.fullmatch(r"(?P<name>[\w.-]+)=(?P<path>.+):(?P<share>[0-9.]+)", text)
-        share = float(found["share"]) if found and found["share"].count(".") <= 1 else 0.0
-        if found is None or not 0 < share < 1:
+        found = re.fullmatch(r"(?P<name>[\w.-]+)=(?P<path>.+):(?P<share>\d*\.?\d+)", text)
+        if found is None or not 0 < float(found["share"]) < 1:
             raise ConfigError(
                 f"variant: expected NAME=DIR:SHARE with a share between 0 and 1, found {text!r}"
             )
-        return cls(name=found["name"], path=Path(found["path"]), share=share)
+        return cls(name=found["name"], path=Path(found["path"]), share=float(found["share"]))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig:
-    """Everything that an operator chooses.
+    """Everything that an operator chooses; `allot serve` has a flag for each.
 
     Attributes:
         controller: checkpoint.
-        models: directory or URL#MODEL per rung, the small one first; empty for the models
-            that the checkpoint names.
-        host: to listen on; anything but loopback needs keys.
-        port: to listen on.
-        keys: file with API keys; None lets anyone ask.
-        price: accuracy per small-model token where an asker says nothing.
-        mean_cost: instead of a price: small-model tokens per question, kept over all questions
-            whose askers say nothing.
+        models: in front of which it stands.
+        host: other than loopback needs --keys.
+        port: 0 for any that is free.
+        keys: file of API keys, see `allot key`.
+        price: where an asker says nothing; default: mid-range.
+        mean_cost: instead of a price: small-model tokens per question, kept over time.
         limits: what callers may spend.
+        max_new_tokens: longest attempt; default: as in training.
+        prompt: [NAME=]FILE or TEXT: what models are asked with, {question} in it or after it;
+            default: as recorded. Repeatable.
         upstream: how servers are asked.
-        prompts: what models are asked with, `[NAME=]FILE|TEXT` each; the checkpoint's where
-            nothing is said.
-        max_new_tokens: longest attempt; None for what the controller was trained with.
-        answers: kind of answers; None for what the controller was trained with.
-        equivalence: URL#MODEL of a server of embeddings, by which further answers are the same.
-        fallback: rule that decides where the policy has not been in training; None for none.
-        always: rule that decides always, the policy only being watched.
-        variants: further controllers.
-        exploration: share of decisions drawn at random from the policy.
-        log: file for episodes; standard error when None.
-        log_texts: whether questions and attempts may be written down.
-        watch_s: how often the checkpoints are looked at for changes; 0 for never.
-        drain_s: how long /ready says no before the service stops taking requests.
-        shutdown_s: how long requests may take to finish after that.
-        telemetry: send spans by OTLP, as the OTEL_* variables say.
+        answers: their kind, see docs/answers.md; default: as trained.
+        equivalence: URL#MODEL of a server of embeddings: close answers are the same.
+        fallback: rule where the policy was never trained; none for no guard.
+        always: rule that decides; the policy is only watched.
+        variant: NAME=DIR:SHARE, another controller; repeatable.
+        exploration: share of decisions drawn from the policy.
+        log: file of episodes; default: stderr.
+        log_texts: write questions and attempts down, too.
+        watch_s: look for new checkpoints; 0: on SIGHUP.
+        drain_s: not ready for so long before the end.
+        shutdown_s: for requests to finish.
+        telemetry: spans by OTLP, see OTEL_*.
     """
 
-    controller: Path
-    models: tuple[str, ...] = ()
+    controller: Path = bundled("controller")
+    models: NamedModels = field(default_factory=NamedModels)
     host: str = "127.0.0.1"
     port: int = 8080
     keys: Path | None = None
     price: float | None = None
     mean_cost: float | None = None
     limits: Limits = field(default_factory=Limits)
-    upstream: Upstream = field(default_factory=Upstream)
-    prompts: tuple[str, ...] = ()
     max_new_tokens: int | None = None
+    prompt: tuple[str, ...] = ()
+    upstream: Upstream = field(default_factory=Upstream)
     answers: str | None = None
     equivalence: str | None = None
-    fallback: str | None = "adaptive-cascade"
+    fallback: str = "adaptive-cascade"
     always: str | None = None
-    variants: tuple[Variant, ...] = ()
+    variant: tuple[str, ...] = ()
     exploration: float = 0.0
     log: Path | None = None
     log_texts: bool = False
@@ -108,15 +136,27 @@ class ServeConfig:
         """Terms of those who say none."""
         return Terms(price=self.price, mean_cost=self.mean_cost)
 
+    @property
+    def guard(self) -> str | None:
+        """Rule that decides where the policy has not been in training."""
+        return None if self.fallback == "none" else self.fallback
+
+    @property
+    def variants(self) -> tuple[VariantPlace, ...]:
+        """Further controllers."""
+        return tuple(map(VariantPlace.parse, self.variant))
+
     def __post_init__(self) -> None:
+        from controller.server.variants import named_rule
+
         if self.host not in LOOPBACK and self.keys is None:
             raise ConfigError(
                 f"host: expected a loopback address where no keys are needed, found {self.host}; "
                 "make keys with `allot key NAME` and pass --keys FILE"
             )
-        if self.answers is not None:
-            answer_kind(self.answers)
-        for rule in (self.fallback, self.always):
+        if not 0 <= self.port < 2**16:
+            raise ConfigError(f"port: expected 0 to {2**16 - 1}, found {self.port}")
+        for rule in (self.guard, self.always):
             if rule is not None:
                 named_rule(rule)
         for name in ("watch_s", "drain_s", "shutdown_s"):
@@ -124,4 +164,4 @@ class ServeConfig:
                 raise ConfigError(f"{name}: expected 0 or more, found {getattr(self, name)}")
         _ = self.standing
         if sum(variant.share for variant in self.variants) >= 1:
-            raise ConfigError("variants: expected shares that leave something for the controller")
+            raise ConfigError("variant: expected shares that leave something for the controller")

@@ -9,22 +9,21 @@ from controller.backends.base import PromptState
 from controller.backends.recorded import ReplayBackend
 from controller.core import Episode
 from controller.errors import ConfigError
-from controller.process.actions import ActionKind
 from controller.process.cost import Usage
 from controller.process.types import Attempt, ModelSpec, Question
-from controller.server.arms import Arm
+from controller.server.engine import RequestTerms
 from controller.server.replies import choice_json
 from controller.server.schema import AttemptIn, DecideRequest
-from controller.server.terms import RequestTerms
+from controller.server.variants import Variant
 
 
-def decide(request: DecideRequest, terms: RequestTerms, arm: Arm) -> dict[str, Any]:
-    """The next action after some attempts, as an arm's policy would choose it.
+def decide(request: DecideRequest, terms: RequestTerms, variant: Variant) -> dict[str, Any]:
+    """The next action after some attempts, as a variant's policy would choose it.
 
     Raises:
         ConfigError: terms out of range, or attempts that the decision process has no room for.
     """
-    config, models = arm.checkpoint.config, arm.checkpoint.models
+    config, models = variant.checkpoint.config, variant.checkpoint.models
     lengths = tuple(request.prompt_tokens)
     if len(lengths) == 1:
         lengths *= config.num_rungs
@@ -38,11 +37,11 @@ def decide(request: DecideRequest, terms: RequestTerms, arm: Arm) -> dict[str, A
         Question(question_id="", text=request.question or ""),
         ReplayBackend(models, (), {}),
         config,
-        terms.at(arm.pricing.price_for(terms)),
-        difficulty=None if request.question is None else arm.checkpoint.difficulty,
+        terms.at(variant.pricing.price_for(terms)),
+        difficulty=None if request.question is None else variant.checkpoint.difficulty,
     )
     episode.start(PromptState(prompt_tokens=lengths))
-    answers = answer_kind(arm.checkpoint.answers)
+    answers = answer_kind(variant.checkpoint.answers)
     made = [_attempt(a, i, models, answers) for i, a in enumerate(request.attempts)]
     for batch in _rounds(made, request):
         episode.made(batch)
@@ -50,7 +49,7 @@ def decide(request: DecideRequest, terms: RequestTerms, arm: Arm) -> dict[str, A
         if config.verifies and scores:
             episode.verified(scores)
     strayed: list[str] = []
-    choice = arm.new_decider(strayed.append).choose(episode, episode.mask())
+    choice = variant.new_decider(strayed.append).choose(episode, episode.mask())
     allowed = zip(config.actions.names, episode.mask()[0].tolist(), strict=True)
     return {
         "object": "decision",
@@ -58,8 +57,8 @@ def decide(request: DecideRequest, terms: RequestTerms, arm: Arm) -> dict[str, A
         "allowed": [name for name, legal in allowed if legal],
         "guarded": strayed[0] if strayed else None,
         "price": episode.price,
-        "arm": arm.name,
-        "policy": arm.digest,
+        "arm": variant.name,
+        "policy": variant.digest,
     }
 
 
@@ -78,9 +77,13 @@ def _rounds(attempts: list[Attempt], request: DecideRequest) -> list[list[Attemp
 def _attempt(
     given: AttemptIn, index: int, models: tuple[ModelSpec, ...], answers: AnswerKind
 ) -> Attempt:
-    kind = ActionKind(given.action)
-    rung = given.rung if given.rung is not None else int(kind.spec.climbs is not None)
-    if not (rung < len(models) and (rung > 0) == (kind.spec.climbs is not None)):
+    climbs = given.action.spec.climbs is not None
+    rung = int(climbs) if given.rung is None else given.rung
+    if given.action.spec.attempt is None:
+        raise ConfigError(
+            f"attempts.{index}.action: expected one that brings attempts, found {given.action}"
+        )
+    if not (rung < len(models) and (rung > 0) == climbs):
         raise ConfigError(
             f"attempts.{index}.rung: expected 0 for sample and revise and 1 to "
             f"{len(models) - 1} for escalate, found {rung}"
@@ -91,14 +94,8 @@ def _attempt(
         question_id="",
         model=models[rung].name,
         rung=rung,
-        action=kind,
         index=index,
         answer=answers.canonical(given.answer) if given.answer is not None else read,
-        prompt_tokens=given.prompt_tokens,
-        completion_tokens=given.completion_tokens,
-        finish_reason=given.finish_reason,
-        mean_logprob=given.mean_logprob,
-        min_logprob=given.min_logprob,
-        verifier_score=given.verifier_score,
         usage=Usage(decoded_tokens=given.completion_tokens),
+        **given.model_dump(exclude={"answer", "rung", "round", "text"}),
     )

@@ -7,53 +7,120 @@ import hashlib
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar
 
 from opentelemetry import trace
+from pydantic import ConfigDict, Field
 
 from controller.answers import answer_kind
-from controller.backends.base import Backend, Request, Verdict, Wrapped
-from controller.backends.spelling import OneSpelling
+from controller.backends.base import Backend, OneSpelling, Request, Verdict, Wrapped
 from controller.core import Choice, Decision, Episode, play
 from controller.errors import BackendError
+from controller.process.cost import Usage
+from controller.process.terms import Terms
 from controller.process.types import Attempt, Question
-from controller.server.arms import Arms
-from controller.server.equivalence import ByKind, Equivalence
-from controller.server.limits import EscalationBudget, Limits
-from controller.server.restrict import DEADLINE, Restricted
-from controller.server.terms import NoAnswerError, RequestTerms, Served, best_unread
+from controller.server.config import MAX_DEADLINE_S, Limits
+from controller.server.equivalence import ByKind
+from controller.server.limits import DEADLINE, EscalationBudget, Restricted
+from controller.server.variants import Variant, Variants
 
 _tracer = trace.get_tracer("allot")
 
 Emit = Callable[[Choice], None]
 
 
+@dataclass(frozen=True, kw_only=True)
+class RequestTerms(Terms):
+    """What a client of the service wants of an answer.
+
+    Attributes:
+        max_escalations: calls to larger models.
+        give_up: whether it may end without any attempt where the price makes that best.
+        explain: return what the policy saw, too.
+        question_id: for the log, to be joined with references later.
+        seed: the same seed and question make the same attempts, on local models.
+    """
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    max_escalations: Annotated[int, Field(ge=0, le=1000)] | None = None
+    give_up: bool = False
+    explain: bool = False
+    question_id: Annotated[str, Field(max_length=256)] | None = None
+    seed: Annotated[int, Field(ge=0, le=2**31)] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """What became of a question.
+
+    Attributes:
+        answer: leading answer; None if there is none.
+        attempt: that is returned; None if no attempt succeeded.
+        terms: what it was answered for, at a known price.
+        usage: what was really processed, by model.
+        degraded: models whose absence changed the answer's course.
+        limited: budgets, or the deadline, that did.
+        guarded: feature that was outside its range of training, so that a rule decided; None
+            where the policy did.
+    """
+
+    episode_id: str
+    question: Question
+    caller: str
+    variant: Variant
+    answer: str | None
+    attempt: Attempt | None
+    decisions: tuple[Decision, ...]
+    attempts: tuple[Attempt, ...]
+    terms: Terms
+    cost: float
+    usage: dict[str, Usage]
+    degraded: tuple[str, ...]
+    limited: tuple[str, ...]
+    guarded: str | None
+    warnings: tuple[str, ...]
+    decision_s: float
+    wall_s: float
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether no attempt was made on purpose."""
+        return not (self.attempts or self.degraded or self.limited)
+
+
+class NoAnswerError(BackendError):
+    """No model made a single attempt that succeeded."""
+
+    def __init__(self, served: Served) -> None:
+        kinds = sorted({a.error or "" for a in served.attempts})
+        super().__init__(f"no model answered: {', '.join(kinds) or 'none is available'}")
+        self.served = served
+        self.late = DEADLINE in served.limited or set(kinds) == {DEADLINE}
+
+
 class Engine:
     """Answers questions side by side.
 
     Args:
-        arms: who decides; replaced as a whole by a reload.
-        backend: makes the attempts.
-        limits: what callers may spend.
-        equivalence: when two answers are the same; as the first arm's checkpoint says when None.
-        on_served: told of every question that has come to an end.
-        on_stray: told of every question that strays: arm and feature.
+        equivalence: when two answers are the same; as the first variant's checkpoint says when
+            None.
     """
 
     def __init__(
         self,
-        arms: Arms,
+        variants: Variants,
         backend: Backend,
         *,
         limits: Limits | None = None,
-        equivalence: Equivalence | None = None,
+        equivalence: ByKind | None = None,
         on_served: Callable[[Served], None] = lambda served: None,
-        on_stray: Callable[[str, str], None] = lambda arm, feature: None,
+        on_stray: Callable[[str, str], None] = lambda variant, feature: None,
     ) -> None:
-        self.arms, self.backend = arms, backend
+        self.variants, self.backend = variants, backend
         self.limits = limits or Limits()
-        self.equivalence = equivalence or ByKind(answer_kind(arms.arms[0].checkpoint.answers))
+        self.equivalence = equivalence or ByKind(answer_kind(variants.all[0].checkpoint.answers))
         self.escalations = EscalationBudget(self.limits)
         self._on_served, self._on_stray = on_served, on_stray
         self.differences: tuple[str, ...] = ()
@@ -62,7 +129,7 @@ class Engine:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is not as it should be, for people."""
-        return self.differences + tuple(w for arm in self.arms.arms for w in arm.watch.warnings)
+        return self.differences + tuple(w for v in self.variants.all for w in v.watch.warnings)
 
     async def answer(
         self,
@@ -79,53 +146,43 @@ class Engine:
             question: to answer.
             terms: of the asker.
             caller: who pays for escalations.
-            sticky: what is hashed to choose an arm; the question's text when None.
+            sticky: what is hashed to choose a variant; the question's text when None.
             emit: told of each choice when it is made, and of each decision once carried out.
 
         Raises:
             ConfigError: terms that are out of range.
             NoAnswerError: no attempt succeeded.
         """
-        started, loop = time.perf_counter(), asyncio.get_running_loop()
-        arm = self.arms.assign(sticky or question.text)
+        started = time.perf_counter()
+        variant = self.variants.assign(sticky or question.text)
         allowed = replace(
-            terms.at(arm.pricing.price_for(terms)),
+            terms.at(variant.pricing.price_for(terms)),
             budget=least(terms.budget, self.limits.max_budget),
         )
-        deadline = loop.time() + min(
-            terms.deadline_s or self.limits.default_deadline_s, self.limits.max_deadline_s
-        )
         strayed: list[str] = []
-        decider = Restricted(
-            inner=arm.new_decider(strayed.append),
-            backend=self.backend,
-            budget=self.escalations,
-            caller=caller,
-            max_escalations=least(terms.max_escalations, self.limits.max_escalations),
-            out_of_time=lambda: loop.time() >= deadline,
-            may_give_up=terms.give_up,
-        )
+        decider, deadline = self._decider(variant, terms, caller, strayed)
         episode = Episode(
             identified(question, terms),
             self._attended(decider, deadline),
-            arm.process,
+            variant.process,
             allowed,
-            difficulty=arm.checkpoint.difficulty,
+            difficulty=variant.checkpoint.difficulty,
         )
-        with _tracer.start_as_current_span("answer", attributes={"allot.arm": arm.name}) as span:
+        attributes = {"allot.arm": variant.name}
+        with _tracer.start_as_current_span("answer", attributes=attributes) as span:
             decisions = await self._run(episode, decider, deadline, emit)
             span.set_attribute("allot.cost", episode.cost)
-        arm.pricing.count(terms, episode.cost)
+        variant.pricing.count(terms, episode.cost)
         for feature in strayed:
-            self._on_stray(arm.name, feature)
+            self._on_stray(variant.name, feature)
         guarded = strayed[0] if strayed else None
-        if arm.guarded and decisions:
-            arm.watch.note(guarded)
+        if variant.guarded and decisions:
+            variant.watch.note(guarded)
         served = Served(
             episode_id=f"allot-{uuid.uuid4().hex}",
             question=replace(question, question_id=terms.question_id or ""),
             caller=caller,
-            arm=arm,
+            variant=variant,
             answer=episode.answer,
             attempt=episode.best_attempt() or best_unread(episode.attempts),
             decisions=tuple(decisions),
@@ -144,6 +201,23 @@ class Engine:
         if served.attempt is None and not (served.gave_up and terms.give_up):
             raise NoAnswerError(served)
         return served
+
+    def _decider(
+        self, variant: Variant, terms: RequestTerms, caller: str, strayed: list[str]
+    ) -> tuple[Restricted, float]:
+        """Who decides one question, and until when on the event loop's clock."""
+        now, limits = asyncio.get_running_loop().time, self.limits
+        deadline = now() + min(terms.deadline_s or limits.deadline_s, MAX_DEADLINE_S)
+        decider = Restricted(
+            inner=variant.new_decider(strayed.append),
+            backend=self.backend,
+            budget=self.escalations,
+            caller=caller,
+            max_escalations=least(terms.max_escalations, limits.max_escalations),
+            out_of_time=lambda: now() >= deadline,
+            may_give_up=terms.give_up,
+        )
+        return decider, deadline
 
     def _attended(self, decider: Restricted, deadline: float) -> Backend:
         """The backend for one question."""
@@ -238,3 +312,21 @@ def least(*limits: float | None) -> Any:
     (2, None)
     """
     return min((limit for limit in limits if limit is not None), default=None)
+
+
+def best_unread(attempts: Sequence[Attempt]) -> Attempt | None:
+    """The attempt to return where no answer could be read from any of them.
+
+    The largest model's, then the one that the verifier likes best, then the most confident,
+    then the first.
+    """
+    made = [attempt for attempt in attempts if attempt.error is None]
+
+    def worth(attempt: Attempt) -> tuple[float, ...]:
+        unknown = -float("inf")
+        return tuple(
+            unknown if signal is None else float(signal)
+            for signal in (attempt.rung, attempt.verifier_score, attempt.mean_logprob)
+        )
+
+    return max(made, key=worth, default=None)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 from openai import AsyncOpenAI
@@ -12,71 +12,41 @@ from openai import AsyncOpenAI
 from controller.answers import AnswerKind, first_same
 from controller.errors import BackendError, ConfigError
 
-
-class Equivalence(Protocol):
-    """Puts answers that mean the same under one spelling."""
-
-    async def canonical(self, answer: str, known: Sequence[str]) -> str:
-        """The known answer that `answer` is the same as, or `answer` itself."""
-        ...
-
-    async def close(self) -> None:
-        """Let go of processes and connections."""
-        ...
+EMBEDDING_KEY_VARIABLE = "ALLOT_EMBEDDING_KEY"
+_LEAST_COSINE, _TIMEOUT_S = 0.9, 5.0
 
 
 class ByKind:
-    """The same as the kind of the answers says.
-
-    Args:
-        kind: of the answers.
-    """
+    """Puts answers that mean the same, as their kind says, under one spelling."""
 
     def __init__(self, kind: AnswerKind) -> None:
         self.kind = kind
 
     async def canonical(self, answer: str, known: Sequence[str]) -> str:
-        """The first known answer that is the same."""
+        """The first known answer that `answer` is the same as, or `answer` itself."""
         if answer in known or all(self.kind.settled(text) for text in (answer, *known)):
             return answer
         return await asyncio.to_thread(first_same, self.kind, answer, known)
 
     async def close(self) -> None:
-        """Nothing to do."""
+        """Let go of connections."""
 
 
-class Embedding:
-    """Close in meaning, by the cosine of their embeddings: for open questions.
-
-    Args:
-        base_url: of an OpenAI-compatible server.
-        model: that embeds.
-        first: puts answers together before, so that only the others are embedded.
-        threshold: least cosine.
-        api_key: sent as bearer token.
-        timeout_s: for one embedding; answers that take longer are different.
-    """
+class Embedding(ByKind):
+    """The same, then by the cosine of their embeddings: for open questions."""
 
     def __init__(
-        self,
-        base_url: str,
-        model: str,
-        first: Equivalence,
-        *,
-        threshold: float = 0.9,
-        api_key: str = "none",
-        timeout_s: float = 5.0,
+        self, kind: AnswerKind, base_url: str, model: str, *, api_key: str = "none"
     ) -> None:
-        if not 0 < threshold <= 1:
-            raise ConfigError(f"threshold: expected more than 0 and at most 1, found {threshold}")
+        super().__init__(kind)
         self._client = AsyncOpenAI(
-            base_url=base_url, api_key=api_key, max_retries=1, timeout=timeout_s
+            base_url=base_url, api_key=api_key, max_retries=1, timeout=_TIMEOUT_S
         )
-        self._model, self._threshold, self._first = model, threshold, first
+        self._model = model
 
     async def canonical(self, answer: str, known: Sequence[str]) -> str:
-        """The closest known answer, if it is close enough."""
-        answer = await self._first.canonical(answer, known)
+        """The closest known answer, if it is close enough; `answer` itself if embedding fails."""
+        answer = await super().canonical(answer, known)
         if not known or answer in known:
             return answer
         try:
@@ -85,7 +55,7 @@ class Embedding:
             return answer
         cosines = vectors[1:] @ vectors[0]  # (K,)
         closest = int(cosines.argmax())
-        return known[closest] if cosines[closest] >= self._threshold else answer
+        return known[closest] if cosines[closest] >= _LEAST_COSINE else answer
 
     async def _embed(self, texts: Sequence[str]) -> np.ndarray:
         try:
@@ -102,5 +72,18 @@ class Embedding:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._first.close()
         await self._client.close()
+
+
+def build_equivalence(kind: AnswerKind, setting: str | None = None) -> ByKind:
+    """When two answers are the same.
+
+    Raises:
+        ConfigError: not URL#MODEL.
+    """
+    if setting is None:
+        return ByKind(kind)
+    url, _, model = setting.partition("#")
+    if not url.startswith(("http://", "https://")) or not model:
+        raise ConfigError(f"equivalence: expected URL#MODEL, found {setting!r}")
+    return Embedding(kind, url, model, api_key=os.environ.get(EMBEDDING_KEY_VARIABLE, "none"))

@@ -1,65 +1,27 @@
-"""What callers may spend, whatever the policy would like to."""
+"""What callers may spend and what a choice may not be: budgets, deadlines, models that are down."""
 
 from __future__ import annotations
 
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from controller.errors import ConfigError
+import numpy as np
+from numpy.typing import NDArray
 
+from controller.backends.base import Backend
+from controller.core import Choice, Decider, Episode
+from controller.process.actions import PRICED, ActionKind
+from controller.server.config import Limits
+
+DEADLINE, REQUEST_BUDGET = "deadline", "request_budget"
+_BY_SMALL = tuple(kind for kind, spec in PRICED.items() if spec.climbs is None)
 _MAX_CALLERS = 10_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """Bounds on requests and on what they may set off.
-
-    Attributes:
-        max_body_bytes: of a request.
-        max_header_bytes: of a request, all headers together.
-        body_timeout_s: for a request's body to arrive.
-        max_in_flight: requests being answered at a time; more are turned away with 429.
-        max_new_tokens: longest attempt that a client may ask for.
-        default_deadline_s: for an answer, where a client does not say.
-        max_deadline_s: longest that a client may wait.
-        max_budget: hard cap on any question's cost; None for none.
-        max_escalations: per question; None for what the controller was trained with.
-        escalations_per_minute: of all callers together; None for no limit.
-        caller_escalations_per_minute: of each caller; None for no limit.
-    """
-
-    max_body_bytes: int = 2**20
-    max_header_bytes: int = 32 * 2**10
-    body_timeout_s: float = 30.0
-    max_in_flight: int = 1024
-    max_new_tokens: int = 4096
-    default_deadline_s: float = 120.0
-    max_deadline_s: float = 600.0
-    max_budget: float | None = None
-    max_escalations: int | None = None
-    escalations_per_minute: float | None = None
-    caller_escalations_per_minute: float | None = None
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value is not None and (not 0 <= value < float("inf") or value != value):
-                raise ConfigError(f"{name}: expected 0 or more, found {value}")
-        if not 0 < self.default_deadline_s <= self.max_deadline_s:
-            raise ConfigError(
-                f"default_deadline_s: expected more than 0 and at most {self.max_deadline_s}, "
-                f"found {self.default_deadline_s}"
-            )
-
-
 class Bucket:
-    """A token bucket: up to a minute's worth at once, refilled evenly.
-
-    Args:
-        per_minute: rate.
-        clock: monotonic seconds.
-    """
+    """A token bucket: up to a minute's worth at once, refilled evenly."""
 
     def __init__(self, per_minute: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._per_minute, self._clock = per_minute, clock
@@ -82,10 +44,6 @@ class EscalationBudget:
     """Escalations that callers may still set off, each and together.
 
     It lies outside the policy: no question can talk its way past it.
-
-    Args:
-        limits: rates.
-        clock: monotonic seconds.
     """
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
@@ -115,3 +73,99 @@ class EscalationBudget:
         if len(self._callers) > _MAX_CALLERS:
             self._callers.popitem(last=False)
         return bucket
+
+
+@dataclass
+class Restricted:
+    """A decider that is only offered what may be done here and now.
+
+    Attributes:
+        caller: who pays for them.
+        max_escalations: for this question; None for no limit of its own.
+        may_give_up: whether it may end without an attempt while one could be made.
+        down: rungs that have failed this question.
+        degraded: models whose absence changed a choice.
+        limited: budgets, or the deadline, that changed one.
+    """
+
+    inner: Decider
+    backend: Backend
+    budget: EscalationBudget
+    caller: str
+    max_escalations: int | None
+    out_of_time: Callable[[], bool]
+    may_give_up: bool = False
+    down: set[int] = field(default_factory=set)
+    verifier_down: bool = False
+    degraded: set[str] = field(default_factory=set)
+    limited: set[str] = field(default_factory=set)
+    seconds: float = 0.0
+
+    def choose(self, episode: Episode, mask: NDArray[np.bool_]) -> Choice:
+        """See `Decider.choose`; a mask that allows nothing else means STOP."""
+        started = time.perf_counter()
+        allowed, why = self._allowed(episode, mask[0])
+        choice = self.inner.choose(episode, allowed[None])
+        if why:
+            self._note(choice, self._wanted(episode, mask), why)
+        if choice.action.kind is ActionKind.ESCALATE:
+            self.budget.take(self.caller)
+        self.seconds += time.perf_counter() - started
+        return choice
+
+    def _wanted(self, episode: Episode, mask: NDArray[np.bool_]) -> Choice:
+        """What would have been chosen if nothing but the decision process forbade it."""
+        free = mask.copy()
+        if not self._may_stop(episode):
+            free[0, 0] = free[0].sum() == 1
+        return self.inner.choose(episode, free)
+
+    def _may_stop(self, episode: Episode) -> bool:
+        return self.may_give_up or any(a.error is None for a in episode.attempts)
+
+    def _allowed(
+        self, episode: Episode, mask: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.bool_], dict[ActionKind, str]]:
+        """Allowed actions, (A,), and why each of the other kinds is not."""
+        kinds = [action.kind for action in episode.config.actions]
+        why = self._reasons(episode)
+        allowed = mask & np.array([kind not in why for kind in kinds])  # (A,)
+        allowed[0] = True
+        # Giving up because a model is down would not be the caller's wish.
+        stuck = episode.answer is None and any(r.startswith("down:") for r in why.values())
+        if (not self._may_stop(episode) or (stuck and not episode.attempts)) and allowed.sum() > 1:
+            allowed[0] = False
+        return allowed, why
+
+    def _reasons(self, episode: Episode) -> dict[ActionKind, str]:
+        every = [kind for kind in ActionKind if kind is not ActionKind.STOP]
+        if self.out_of_time():
+            return dict.fromkeys(every, DEADLINE)
+        why: dict[ActionKind, str] = {}
+        if self._is_down(0):
+            why |= dict.fromkeys(_BY_SMALL, f"down:{self.backend.models[0].name}")
+        elif self.verifier_down:
+            why[ActionKind.VERIFY] = "down:verifier"
+        rung = int(episode.state.next_rung[0])
+        made = int(episode.state.counts[0, 1:].sum())
+        budget = self.budget.exhausted(self.caller)
+        if rung and self._is_down(rung):
+            why[ActionKind.ESCALATE] = f"down:{self.backend.models[rung].name}"
+        elif self.max_escalations is not None and made >= self.max_escalations:
+            why[ActionKind.ESCALATE] = REQUEST_BUDGET
+        elif budget is not None:
+            why[ActionKind.ESCALATE] = budget
+        return why
+
+    def _is_down(self, rung: int) -> bool:
+        return rung in self.down or not self.backend.available(rung)
+
+    def _note(self, choice: Choice, wanted: Choice, why: dict[ActionKind, str]) -> None:
+        reason = why.get(wanted.action.kind)
+        if reason is None or wanted.action == choice.action:
+            return
+        kind, _, model = reason.partition(":")
+        if kind == "down":
+            self.degraded.add(model)
+        else:
+            self.limited.add(reason)

@@ -8,30 +8,11 @@ import time
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from controller.server.limits import Limits
-from controller.server.metrics import Metrics
+from controller.server.ops import Metrics
 from controller.server.replies import error_json
-from controller.server.schema import HEADER_PREFIX, HEADERS
 
-_ALLOWED = frozenset(f"{HEADER_PREFIX}{name}".encode() for name in HEADERS)
-_PREFIX = HEADER_PREFIX.encode()
-
-
-class ScrubHeaders:
-    """Takes out headers that look internal and are not for clients to set."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See ASGI."""
-        if scope["type"] == "http":
-            scope["headers"] = [
-                (name, value)
-                for name, value in scope["headers"]
-                if not name.lower().startswith(_PREFIX) or name.lower() in _ALLOWED
-            ]
-        await self._app(scope, receive, send)
+MAX_BODY_BYTES, MAX_HEADER_BYTES = 2**20, 32 * 2**10
+BODY_TIMEOUT_S = 30.0
 
 
 class LimitSize:
@@ -40,26 +21,25 @@ class LimitSize:
     The body is read here, so that everything behind finds it complete.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits) -> None:
-        self._app, self._limits = app, limits
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limits = self._limits
-        if sum(len(n) + len(v) for n, v in scope["headers"]) > limits.max_header_bytes:
+        if sum(len(n) + len(v) for n, v in scope["headers"]) > MAX_HEADER_BYTES:
             await _refuse(431, "headers: too large")(scope, receive, send)
             return
         try:
-            async with asyncio.timeout(limits.body_timeout_s):
-                body = await _read(receive, limits.max_body_bytes)
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                body = await _read(receive, MAX_BODY_BYTES)
         except TimeoutError:
             await _refuse(408, "body: did not arrive in time")(scope, receive, send)
             return
         if body is None:
-            message = f"body: expected at most {limits.max_body_bytes} bytes"
+            message = f"body: expected at most {MAX_BODY_BYTES} bytes"
             await _refuse(413, message)(scope, receive, send)
             return
         await self._app(scope, _replay(body, receive), send)

@@ -1,4 +1,4 @@
-"""Answers in OpenAI's form, with an extension field `allot` that tells how they came about."""
+"""Answers and errors in OpenAI's form; a field `allot` tells how answers came about."""
 
 from __future__ import annotations
 
@@ -7,12 +7,18 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
 from controller.core import Choice, Decision
+from controller.errors import CheckpointError, ConfigError
 from controller.process.actions import ActionKind
 from controller.process.cost import Usage
-from controller.process.types import Attempt
-from controller.server.schema import MODEL
-from controller.server.terms import Served
+from controller.server.engine import NoAnswerError, Served
+from controller.server.ops import service_log
+from controller.server.schema import MODEL, complaint
 
 Json = dict[str, Any]
 
@@ -50,37 +56,22 @@ def _counts(usage: Usage) -> Json:
     return {name: value for name, value in vars(usage).items() if name != "wall_s"}
 
 
-def attempt_json(attempt: Attempt) -> Json:
-    """An attempt for an asker: its answer and what it took, not its text."""
-    return {
-        "attempt_id": attempt.attempt_id,
-        "action": attempt.action.value,
-        "model": attempt.model,
-        "answer": attempt.answer,
-        "error": attempt.error,
-        "prompt_tokens": attempt.prompt_tokens,
-        "completion_tokens": attempt.completion_tokens,
-        "finish_reason": attempt.finish_reason,
-        "mean_logprob": attempt.mean_logprob,
-    }
+_ATTEMPT = (
+    *("attempt_id", "action", "model", "answer", "error", "prompt_tokens", "completion_tokens"),
+    *("finish_reason", "mean_logprob"),
+)
+_CHOICE = ("probabilities", "value", "propensity", "decided_by", "leader", "cost")
 
 
 def choice_json(choice: Choice, *, explain: bool = False) -> Json:
-    """A choice or, once it has been carried out, a decision."""
-    shown: Json = {
-        "event": "decision" if isinstance(choice, Decision) else "choice",
-        "action": str(choice.action),
-        "probabilities": choice.probabilities,
-        "value": choice.value,
-        "propensity": choice.propensity,
-        "decided_by": choice.decided_by,
-        "leader": choice.leader,
-        "cost": choice.cost,
-    }
+    """A choice or, once it has been carried out, a decision; of attempts all but their texts."""
+    event = "decision" if isinstance(choice, Decision) else "choice"
+    shown: Json = {"event": event, "action": str(choice.action)}
+    shown |= {name: getattr(choice, name) for name in _CHOICE}
     if explain:
         shown["observation"] = choice.observation
     if isinstance(choice, Decision):
-        shown["attempts"] = [attempt_json(attempt) for attempt in choice.attempts]
+        shown["attempts"] = [{name: getattr(a, name) for name in _ATTEMPT} for a in choice.attempts]
     return shown
 
 
@@ -99,8 +90,8 @@ def extension(served: Served, *, explain: bool) -> Json:
         "price": served.terms.price,
         "round_price": served.terms.round_price,
         "cost": served.cost,
-        "arm": served.arm.name,
-        "policy": served.arm.digest,
+        "arm": served.variant.name,
+        "policy": served.variant.digest,
         "usage": {
             "by_model": {name: _counts(usage) for name, usage in served.usage.items()},
             "by_action": usage_by_action(served),
@@ -114,30 +105,17 @@ def _text(served: Served) -> str:
     return (served.attempt.text or served.attempt.answer or "") if served.attempt else ""
 
 
-def chat_json(served: Served, *, explain: bool) -> Json:
-    """A chat completion."""
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", "content": _text(served), "refusal": None},
-        "finish_reason": "stop",
-        "logprobs": None,
-    }
-    return _completion(served, "chat.completion", choice, explain)
-
-
-def completion_json(served: Served, *, explain: bool) -> Json:
-    """A text completion."""
-    choice = {"index": 0, "text": _text(served), "finish_reason": "stop", "logprobs": None}
-    return _completion(served, "text_completion", choice, explain)
-
-
-def _completion(served: Served, kind: str, choice: Json, explain: bool) -> Json:
+def answer_json(served: Served, *, chat: bool, explain: bool) -> Json:
+    """A chat completion or a text completion."""
+    said: Json = {"text": _text(served)}
+    if chat:
+        said = {"message": {"role": "assistant", "content": _text(served), "refusal": None}}
     return {
         "id": served.episode_id,
-        "object": kind,
+        "object": "chat.completion" if chat else "text_completion",
         "created": int(time.time()),
         "model": MODEL,
-        "choices": [choice],
+        "choices": [{"index": 0, **said, "finish_reason": "stop", "logprobs": None}],
         "usage": usage_json(served),
         "allot": extension(served, explain=explain),
     }
@@ -147,10 +125,6 @@ class Chunks:
     """The events of one stream.
 
     Every chunk has a choice, if only an empty one, since clients look at the first.
-
-    Args:
-        chat: of a chat completion, not of a text completion.
-        explain: show what the policy saw.
     """
 
     def __init__(self, *, chat: bool, explain: bool) -> None:
@@ -196,3 +170,35 @@ def sse(data: Mapping[str, Any]) -> bytes:
 def error_json(message: str, kind: str, param: str | None = None, code: str | None = None) -> Json:
     """An error in OpenAI's form."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def refusal(error: Exception) -> tuple[int, Json]:
+    """Status and body of what clients are told about an error that is not a bug."""
+    message, param = str(error), str(error).partition(":")[0]
+    if isinstance(error, NoAnswerError):
+        status, code = (504, "deadline") if error.late else (503, "models_unavailable")
+        return status, error_json(message, "upstream_error", code=code)
+    if isinstance(error, HTTPException):
+        kinds = {401: "authentication_error", 429: "rate_limit_error"}
+        kind = kinds.get(error.status_code, "invalid_request_error")
+        return error.status_code, error_json(error.detail, kind)
+    if isinstance(error, ValidationError):
+        message, param = complaint(error)
+    return 400, error_json(message, "invalid_request_error", param)
+
+
+def refused(request: Request, error: Exception) -> Response:
+    """The response that goes with it."""
+    status, body = refusal(error)
+    headers = {"retry-after": "5"} if status == 503 else getattr(error, "headers", None)
+    return JSONResponse(body, status, headers=headers)
+
+
+def bug(request: Request, error: Exception) -> Response:
+    """A 500 that tells the log where, and the client nothing."""
+    service_log.error("bug", exc_info=error, extra={"fields": {"path": request.url.path}})
+    return JSONResponse(error_json("internal error", "server_error"), 500)
+
+
+REFUSED = (HTTPException, ValidationError, NoAnswerError, ConfigError, CheckpointError)
+"""Errors that clients are told about."""

@@ -1,25 +1,165 @@
-"""Listening, signals, and the way down."""
+"""From settings to a service that listens, takes up new checkpoints, and goes down in order."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import signal
 import socket
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
 from opentelemetry import trace
 
-from controller.errors import ConfigError
+from controller.answers import answer_kind, load_kind
+from controller.backends.base import Backend
+from controller.checkpoint import Checkpoint, load_checkpoint
+from controller.errors import AllotError, ConfigError
+from controller.loading import LadderBuilder, deployed_process, model_places
+from controller.policy.deciders import PolicyDecider
+from controller.policy.pricing import Pricing
+from controller.process.types import ModelSpec
 from controller.server.app import Service
-from controller.server.build import Reloader, build_service
-from controller.server.config import ServeConfig
-from controller.server.engine import Engine
-from controller.server.logs import JsonFormatter, configure, service_log
+from controller.server.config import ServeConfig, VariantPlace
+from controller.server.engine import Engine, Served
+from controller.server.equivalence import build_equivalence
+from controller.server.keys import Keys
+from controller.server.ops import (
+    Metrics,
+    configure,
+    episode_fields,
+    episode_log,
+    service_log,
+)
+from controller.server.variants import Variant, Variants
 
 _PREPARE_EVERY_S = 5.0
+
+
+def build_service(config: ServeConfig) -> Service:
+    """A service, ready to be listened with.
+
+    Raises:
+        ConfigError: settings that contradict one another.
+        CheckpointError: a checkpoint that cannot be read.
+        BackendError: a local model that cannot be loaded.
+    """
+    metrics = Metrics()
+    checkpoint = _load(config.controller, config)
+    backend = build_backend(config, checkpoint, metrics)
+    engine = Engine(
+        build_variants(config, backend, metrics),
+        backend,
+        limits=config.limits,
+        equivalence=build_equivalence(answer_kind(checkpoint.answers), config.equivalence),
+        on_served=partial(_served, metrics, config.log_texts),
+        on_stray=lambda variant, feature: metrics.strays.labels(variant, feature).inc(),
+    )
+    keys = Keys.read(config.keys) if config.keys else Keys()
+    return Service(engine, keys=keys, metrics=metrics)
+
+
+def _load(path: Path, config: ServeConfig) -> Checkpoint:
+    checkpoint = load_checkpoint(path)
+    if config.answers is None:
+        return checkpoint
+    return replace(checkpoint, answers=load_kind(config.answers).name)
+
+
+def _served(metrics: Metrics, texts: bool, served: Served) -> None:
+    metrics.served(served)
+    episode_log.info("episode", extra={"fields": episode_fields(served, texts=texts)})
+
+
+def build_variants(config: ServeConfig, backend: Backend, metrics: Metrics) -> Variants:
+    """All variants, read from disk now."""
+    main = 1.0 - sum(variant.share for variant in config.variants)
+    places = [VariantPlace(name="main", path=config.controller, share=main), *config.variants]
+    variants = []
+    for place in places:
+        checkpoint = _load(place.path, config)
+        if config.guard is not None and checkpoint.support is None:
+            service_log.warning("no_guard", extra={"fields": {"checkpoint": str(place.path)}})
+        variants.append(
+            Variant(
+                name=place.name,
+                checkpoint=checkpoint,
+                process=deployed_process(checkpoint, backend),
+                decider=PolicyDecider(checkpoint.policy, exploration=config.exploration),
+                pricing=Pricing(checkpoint, config.standing),
+                share=place.share,
+                always=config.always,
+                fallback=config.guard,
+            )
+        )
+    metrics.policy.clear()
+    for variant in variants:
+        metrics.policy.labels(variant.name, variant.digest).set(1)
+    return Variants(variants)
+
+
+class Reloader:
+    """Reads checkpoints anew, and keeps the old ones if the new ones are not good.
+
+    Requests that are being answered finish with the variants that they began with.
+    """
+
+    def __init__(self, config: ServeConfig, service: Service) -> None:
+        self._config, self._service = config, service
+        self._seen = self._stamps()
+
+    def _stamps(self) -> list[float]:
+        paths = [self._config.controller, *(v.path for v in self._config.variants)]
+        files = [Path(path) / "controller.json" for path in paths]
+        return [file.stat().st_mtime_ns if file.exists() else 0 for file in files]
+
+    async def watch(self, every_s: float) -> None:
+        """Reload whenever a checkpoint has been written; never if `every_s` is 0."""
+        while every_s:
+            await asyncio.sleep(every_s)
+            if self._stamps() != self._seen:
+                self.reload()
+
+    def reload(self) -> None:
+        """Reload now."""
+        self._seen = self._stamps()
+        engine, metrics = self._service.engine, self._service.metrics
+        try:
+            engine.variants = build_variants(self._config, engine.backend, metrics)
+        except AllotError as error:
+            metrics.reloads.labels("refused").inc()
+            service_log.error("reload_refused", extra={"fields": {"why": str(error)}})
+            return
+        metrics.reloads.labels("done").inc()
+        policies = {variant.name: variant.digest for variant in engine.variants.all}
+        service_log.info("reloaded", extra={"fields": {"policies": policies}})
+
+
+def build_backend(config: ServeConfig, checkpoint: Checkpoint, metrics: Metrics) -> Backend:
+    """The ladder of models."""
+    models = config.models.all or checkpoint.located_models()
+    if not models:
+        raise ConfigError(
+            f"models: expected --small and --large, since {checkpoint.path} names none"
+        )
+    builder = LadderBuilder(
+        checkpoint=checkpoint,
+        other_weights=_other_weights,
+        upstream=config.upstream,
+        max_connections=4 * config.limits.max_in_flight,
+        prompts=config.prompt,
+        max_new_tokens=config.max_new_tokens,
+        observe=metrics.tried,
+    )
+    return builder.build(model_places(models, checkpoint))
+
+
+def _other_weights(trained: ModelSpec, source: str, found: str) -> None:
+    fields = {"model": source, "expected": trained.digest, "found": found}
+    service_log.warning("other_weights", extra={"fields": fields})
 
 
 class _Server(uvicorn.Server):
@@ -40,11 +180,10 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """See `uvicorn.Server.handle_exit`; a second signal does not wait."""
-        if self._service.draining or not self._drain_s:
-            self._service.draining = True
+        waits, self._service.draining = not self._service.draining and self._drain_s, True
+        if not waits:
             super().handle_exit(sig, frame)
             return
-        self._service.draining = True
         service_log.info("draining", extra={"fields": {"seconds": self._drain_s}})
         loop = asyncio.get_running_loop()
         loop.call_later(self._drain_s, lambda: uvicorn.Server.handle_exit(self, sig, frame))
@@ -73,7 +212,6 @@ def serve(config: ServeConfig) -> None:
         service,
         config.drain_s,
     )
-    _log_uvicorn()
     reloader = Reloader(config, service)
     # What has been built so far stays: collecting it over and over would cost milliseconds.
     gc.collect()
@@ -94,7 +232,7 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises the signal again once all is done; ending was all that it asked for.
         signal.signal(number, lambda number, frame: None)
-    watching = asyncio.create_task(_watch(reloader, watch_s))
+    watching = asyncio.create_task(reloader.watch(watch_s))
     preparing = asyncio.create_task(_prepare(engine))
     try:
         await server.serve(sockets=[listener])
@@ -112,32 +250,14 @@ async def _prepare(engine: Engine) -> None:
         service_log.warning("differs_from_training", extra={"fields": {"what": difference}})
 
 
-async def _watch(reloader: Reloader, every_s: float) -> None:
-    while every_s:
-        await asyncio.sleep(every_s)
-        reloader.reload_if_changed()
-
-
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((host, port))
-    except (OSError, OverflowError) as error:
-        listener.close()
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
         raise ConfigError(
             f"port: expected a free one, found {host}:{port} taken: {error}"
         ) from None
-    return listener
-
-
-def _log_uvicorn() -> None:
-    logger = logging.getLogger("uvicorn")
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter())
-    logger.handlers, logger.propagate = [handler], False
-    logger.setLevel(logging.WARNING)
 
 
 def _send_spans() -> None:

@@ -1,24 +1,28 @@
-"""Requests as clients send them, checked; everything else is for the engine."""
+"""Requests as clients send them, checked, and the OpenAPI document that follows from the checks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.json_schema import models_json_schema
 
+from controller.errors import ConfigError
+from controller.field_notes import field_notes
+from controller.process.actions import ActionKind
 from controller.process.types import Question
-from controller.server.terms import RequestTerms
+from controller.server.engine import RequestTerms
 
 MAX_MESSAGES = 256
 MAX_TEXT = 2**20
 MODEL = "allot"
+LONGEST_ATTEMPT = 4096
+"""Tokens that a client may ask for."""
 _LONGEST_NAME = 128
 
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
-Positive = Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
-Share = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 Tokens = Annotated[int, Field(ge=0, le=10**7)]
 Logprob = Annotated[float, Field(ge=-1e6, le=0, allow_inf_nan=False)]
 
@@ -35,22 +39,9 @@ class Compatible(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
 
-class TermsIn(Strict):
-    """What an answer may cost; also as headers `x-allot-price` and so on."""
-
-    price: Positive | None = Field(None, description="Accuracy per small-model token.")
-    round_price: NotNegative | None = Field(None, description="Accuracy per serial round.")
-    budget: NotNegative | None = Field(None, description="Hard cap, small-model tokens.")
-    accuracy: Share | None = Field(None, description="Instead of a price.")
-    mean_cost: Positive | None = Field(None, description="Instead of a price: tokens on average.")
-    deadline_s: Positive | None = Field(None, description="Seconds until there is an answer.")
-    max_escalations: Annotated[int, Field(ge=0, le=1000)] | None = None
-    give_up: bool | None = Field(None, description="May end without any attempt.")
-    explain: bool | None = Field(None, description="Return what the policy saw, too.")
-    question_id: Annotated[str, Field(max_length=256)] | None = Field(
-        None, description="For the log, to be joined with references later."
-    )
-    seed: Annotated[int, Field(ge=0, le=2**31)] | None = None
+_TERMS = TypeAdapter(RequestTerms)
+TermsIn = dict[str, Any] | None
+"""Read together with headers, by `read_terms`."""
 
 
 class TextPart(Compatible):
@@ -89,7 +80,7 @@ class Asked(Compatible):
     max_tokens: Annotated[int, Field(ge=1, le=10**7)] | None = None
     user: Annotated[str, Field(max_length=256)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    allot: TermsIn | None = Field(None, description="What the answer may cost.")
+    allot: TermsIn = Field(None, description="What the answer may cost.")
 
     @property
     def include_usage(self) -> bool:
@@ -104,21 +95,21 @@ class ChatRequest(Asked):
     max_completion_tokens: Annotated[int, Field(ge=1, le=10**7)] | None = None
     tools: Annotated[list[Any], Field(max_length=0, description="Not supported.")] | None = None
 
-    def question(self, longest: int) -> Question:
+    def question(self) -> Question:
         """The last turn, with those before it as history.
 
         Raises:
-            ValueError: the last turn is not the user's.
+            ConfigError: the last turn is not the user's.
         """
         turns = [message.plain() for message in self.messages]
         if turns[-1]["role"] != "user":
-            raise ValueError("messages: expected the last one from the user")
-        wanted = self.max_completion_tokens or self.max_tokens or longest
+            raise ConfigError("messages: expected the last one from the user")
+        wanted = self.max_completion_tokens or self.max_tokens or LONGEST_ATTEMPT
         return Question(
             question_id="",
             text=turns[-1]["content"],
             history=tuple(turns[:-1]),
-            max_new_tokens=min(wanted, longest),
+            max_new_tokens=min(wanted, LONGEST_ATTEMPT),
         )
 
 
@@ -127,18 +118,17 @@ class CompletionRequest(Asked):
 
     prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=1)]
 
-    def question(self, longest: int) -> Question:
+    def question(self) -> Question:
         """The prompt."""
         text = self.prompt if isinstance(self.prompt, str) else self.prompt[0]
-        return Question(
-            question_id="", text=text, max_new_tokens=min(self.max_tokens or longest, longest)
-        )
+        longest = min(self.max_tokens or LONGEST_ATTEMPT, LONGEST_ATTEMPT)
+        return Question(question_id="", text=text, max_new_tokens=longest)
 
 
 class AttemptIn(Strict):
     """An attempt that was made elsewhere."""
 
-    action: Literal["sample", "revise", "escalate"]
+    action: ActionKind
     answer: Text | None = Field(None, description="Or `text`, to read the answer from.")
     text: Text | None = None
     rung: Annotated[int, Field(ge=0, le=64)] | None = Field(
@@ -165,56 +155,171 @@ class DecideRequest(Strict):
     )
     question: Text | None = Field(None, description="Its wording, if difficulty is to be read.")
     attempts: Annotated[list[AttemptIn], Field(max_length=1024)] = Field(default=[])
-    allot: TermsIn | None = None
+    allot: TermsIn = None
 
 
 HEADERS: Mapping[str, type] = {
-    "price": float,
-    "round-price": float,
-    "budget": float,
-    "accuracy": float,
-    "mean-cost": float,
-    "deadline-s": float,
+    **dict.fromkeys(
+        ("price", "round-price", "budget", "accuracy", "mean-cost", "deadline-s"), float
+    ),
     "max-escalations": int,
     "question-id": str,
 }
 """Terms that may come as `x-allot-NAME`; fields of the body come first."""
 
 HEADER_PREFIX = "x-allot-"
+_PRICES = {"price", "accuracy", "mean_cost"}
 
 
-def read_terms(given: TermsIn | None, headers: Mapping[str, str], seed: int | None) -> RequestTerms:
-    """Terms from headers and body.
+def read_terms(
+    given: Mapping[str, Any] | None, headers: Mapping[str, str], seed: int | None
+) -> RequestTerms:
+    """Terms from headers, body and a seed, of which those outside the range are left out.
 
     Raises:
-        ValidationError: a header that does not fit.
-        ValueError: a header that is not a number.
+        ValidationError: a field or header that does not fit.
+        ConfigError: a header that is not a number.
     """
-    fields: dict[str, Any] = {}
+    by_header: dict[str, Any] = {}
     for name, kind in HEADERS.items():
         value = headers.get(HEADER_PREFIX + name)
         if value is not None:
             try:
-                fields[name.replace("-", "_")] = kind(value)
+                by_header[name.replace("-", "_")] = kind(value)
             except ValueError:
-                raise ValueError(f"{HEADER_PREFIX}{name}: expected a number") from None
-    by_header = TermsIn(**fields).model_dump(exclude_none=True)
-    by_body = given.model_dump(exclude_none=True) if given else {}
-    if {"price", "accuracy", "mean_cost"} & by_body.keys():
-        by_header = {
-            k: v for k, v in by_header.items() if k not in ("price", "accuracy", "mean_cost")
-        }
-    chosen = {} if seed is None else {"seed": seed}
-    return RequestTerms(**{**chosen, **by_header, **by_body})
+                raise ConfigError(f"{HEADER_PREFIX}{name}: expected a number") from None
+    by_body = {name: value for name, value in (given or {}).items() if value is not None}
+    if _PRICES & by_body.keys():
+        by_header = {name: by_header[name] for name in by_header.keys() - _PRICES}
+    chosen = {} if seed is None or not 0 <= seed <= 2**31 else {"seed": seed}
+    merged = {**chosen, **by_header, **by_body}
+    # As JSON, since its strict reading takes objects for dataclasses.
+    return _TERMS.validate_json(json.dumps(merged))
 
 
 def complaint(error: ValidationError) -> tuple[str, str]:
-    """What is wrong, and with which field, without repeating what was sent."""
+    """What is wrong, and with which field, without repeating texts that were sent."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    where = ".".join(str(part) for part in _named(first["loc"]))[:_LONGEST_NAME]
+    if first["type"] == "value_error":  # one of ours, which names the field
+        message = first["msg"].removeprefix("Value error, ")
+        return message, message.partition(":")[0]
+    # Names of pydantic's own branches, such as `list[...]`, are no fields.
+    named = [part for part in first["loc"] if isinstance(part, int) or part.isidentifier()]
+    where = ".".join(map(str, named))[:_LONGEST_NAME]
     return f"{where or 'body'}: {first['msg']}", where
 
 
-def _named(location: Sequence[int | str]) -> list[int | str]:
-    """Without the names of pydantic's own branches, such as `list[...]`."""
-    return [part for part in location if isinstance(part, int) or part.isidentifier()]
+_REF = "#/components/schemas/{model}"
+_POSTS: dict[str, tuple[type[BaseModel], str, str]] = {
+    "/v1/chat/completions": (
+        ChatRequest,
+        "Answer a question; JSON or server-sent events.",
+        "Completion",
+    ),
+    "/v1/completions": (CompletionRequest, "The same with a prompt.", "Completion"),
+    "/v1/decide": (DecideRequest, "Choose the next action after given attempts.", "Decision"),
+}
+_GETS: dict[str, tuple[str, tuple[int, ...]]] = {
+    "/v1/models": ("The one model there is.", (200, 401)),
+    "/health": ("Whether the process runs.", (200,)),
+    "/ready": ("Whether questions can be answered.", (200, 503)),
+    "/metrics": ("For Prometheus.", (200, 401)),
+    "/openapi.json": ("This document.", (200,)),
+}
+_ERRORS = {
+    400: "The request cannot be answered as it is.",
+    401: "No valid API key.",
+    404: "No such model.",
+    408: "The body did not arrive in time.",
+    413: "The body is too large.",
+    429: "Too many questions at once.",
+    431: "The headers are too large.",
+    503: "No model answered.",
+    504: "The deadline came before any answer.",
+}
+
+
+def document(*, keys: bool) -> dict[str, Any]:
+    """The document.
+
+    Args:
+        keys: whether an API key is needed.
+    """
+    _, definitions = models_json_schema(
+        [(kind, "validation") for kind, _, _ in _POSTS.values()], ref_template=_REF
+    )
+    terms = {"$ref": _REF.format(model="RequestTerms")}
+    for kind, _, _ in _POSTS.values():
+        definitions["$defs"][kind.__name__]["properties"]["allot"] = terms
+    schemas = definitions["$defs"] | {
+        "RequestTerms": _terms_schema(),
+        "Error": _object({"error": {"type": "object", "required": ["message", "type"]}}),
+        "Completion": _object(
+            {
+                "id": {"type": "string"},
+                "object": {"enum": ["chat.completion", "text_completion"]},
+                "choices": {"type": "array", "minItems": 1, "maxItems": 1},
+                "usage": {"type": "object"},
+                "allot": {"type": "object", "required": ["decisions", "price", "cost"]},
+            }
+        ),
+        "Decision": _object(
+            {
+                "action": {"type": "string"},
+                "probabilities": {"type": "object"},
+                "value": {"type": "number"},
+                "allowed": {"type": "array", "items": {"type": "string"}},
+            }
+        ),
+    }
+    paths = {path: {"post": _post(*entry)} for path, entry in _POSTS.items()}
+    paths |= {path: {"get": _get(*entry)} for path, entry in _GETS.items()}
+    found: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {"title": "allot", "version": "1"},
+        "paths": paths,
+        "components": {"schemas": schemas},
+    }
+    if keys:
+        found["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        found["security"] = [{"key": []}]
+    return found
+
+
+def _post(kind: type[BaseModel], summary: str, reply: str) -> dict[str, Any]:
+    body = {"schema": {"$ref": _REF.format(model=kind.__name__)}}
+    replies = {"200": _reply("As asked for.", reply)}
+    if reply == "Completion":
+        replies["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+    statuses = _ERRORS if reply == "Completion" else set(_ERRORS) - {404, 429, 503, 504}
+    return {
+        "summary": summary,
+        "parameters": [_header(name) for name in HEADERS],
+        "requestBody": {"required": True, "content": {"application/json": body}},
+        "responses": replies | {str(s): _reply(_ERRORS[s], "Error") for s in sorted(statuses)},
+    }
+
+
+def _get(summary: str, statuses: tuple[int, ...]) -> dict[str, Any]:
+    return {"summary": summary, "responses": {str(s): {"description": summary} for s in statuses}}
+
+
+def _reply(description: str, schema: str) -> dict[str, Any]:
+    content = {"schema": {"$ref": _REF.format(model=schema)}}
+    return {"description": description, "content": {"application/json": content}}
+
+
+def _terms_schema() -> dict[str, Any]:
+    schema, notes = _TERMS.json_schema(), field_notes(RequestTerms)
+    for name, field in schema["properties"].items():
+        field["description"] = notes[name]
+    return schema
+
+
+def _header(name: str) -> dict[str, Any]:
+    schema = {"type": {float: "number", int: "integer", str: "string"}[HEADERS[name]]}
+    return {"name": HEADER_PREFIX + name, "in": "header", "schema": schema}
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties)}

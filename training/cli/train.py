@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 from rich.console import Console
 
-from training.learn.settings import ALIASES, SETTINGS, Setting, resolve
+from training.cli.flags import Setting, taking
+from training.learn.settings import ALIASES, SETTINGS, resolve
 
 
 def _metavar(kind: Any) -> str:
@@ -25,7 +26,7 @@ def _metavar(kind: Any) -> str:
 
 
 def _help(setting: Setting) -> str:
-    text, default = setting.help[0].upper() + setting.help[1:], setting.default
+    text, default = setting.help, setting.default
     if default is MISSING or default in ((), {}, ""):
         return text
     if isinstance(default, tuple):
@@ -54,17 +55,14 @@ def _flag(setting: Setting) -> inspect.Parameter:
     )
 
 
-def with_flags(command: Callable[..., None]) -> Callable[..., None]:
+def _with_flags(command: Callable[..., None]) -> Callable[..., None]:
     """Replace a command's `**flags` by one flag per setting."""
     own = [
         parameter
         for parameter in inspect.signature(command, eval_str=True).parameters.values()
         if parameter.kind is not inspect.Parameter.VAR_KEYWORD
     ]
-    parameters = [*own, *(_flag(setting) for setting in SETTINGS.values())]
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in parameters}
-    return command
+    return taking(command, [*own, *(_flag(setting) for setting in SETTINGS.values())])
 
 
 def dashed(name: str) -> str:
@@ -72,7 +70,7 @@ def dashed(name: str) -> str:
     return name.replace("_", "-")
 
 
-@with_flags
+@_with_flags
 def train(
     *,
     config: Annotated[

@@ -51,16 +51,7 @@ class PlayedEpisode:
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What a policy made of one state.
-
-    Attributes:
-        action: that it took.
-        probabilities: of every action, (A,).
-        value: expected return.
-        observation: what it saw, (D,).
-        cost: spent before acting, in small-model tokens.
-        note: what else was taken down.
-    """
+    """What a policy made of a state; `probabilities` (A,), `observation` (D,), cost till then."""
 
     action: int
     probabilities: NDArray[np.float32]
@@ -71,16 +62,12 @@ class Seen:
 
 
 class Watch:
-    """Looks on while a policy is played.
+    """Takes down by row, in `seen`, every state that a policy decides in while it is played.
 
     Args:
         policy: that is played.
         note: what else to take down of an episode, given its replay and row.
         every: one row in so many is watched, the first among them.
-
-    Attributes:
-        replay: that is watched.
-        seen: by row, every state that the policy decided in.
     """
 
     replay: Any
@@ -168,13 +155,8 @@ def play_decisions(
 ) -> Iterator[PlayedEpisode]:
     """Play each question once at each price and keep every decision.
 
-    Args:
-        checkpoint: the controller.
-        recorded: questions and attempts, or trees of which the first at each question is played.
-        prices: accuracy per unit cost.
-
-    Yields:
-        Episodes by price, then in the order of the questions.
+    Of trees the first at each question is played. Episodes come by price, then in the order of the
+    questions.
     """
     table, keeping = recorded.table, keeping_of(recorded.table)
     for price in prices:

@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from torch import Tensor
 
-from controller.backends.local.score import score_features
+from controller.backends.local.adapters import score_features
 
 Floats = NDArray[np.float64]
 
@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 def calibrate(
     judged: Floats, logprobs: Floats, right: NDArray[np.bool_], question: NDArray[np.int64]
 ) -> Tensor:
-    """Calibration of a `ScoreHead`.
+    """Calibration of a verifier, see `controller.backends.local.adapters.probability`.
 
     Args:
         judged: (n, 2) what the verifier thinks of the tokens.

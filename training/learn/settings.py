@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 import json
 import os
-import re
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_origin, get_type_hints
+from typing import Any, Literal, get_origin
 
 from controller.bundled import bundled
 from controller.errors import ConfigError
+from training.cli.flags import settings_of
 from training.learn.config import SEGMENT_DEFAULTS, PPOConfig, TrainConfig, check_range
 
 WandbMode = Literal["auto", "online", "offline", "disabled"]
@@ -50,46 +49,10 @@ class RunConfig:
         check_range(self, ("worker_cpus",), above=0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """One setting.
-
-    Attributes:
-        name: of the field, the YAML key and, with dashes, the flag.
-        kind: type that its value is checked against.
-        default: MISSING where there is none.
-        help: what it does.
-        group: title that it stands under.
-    """
-
-    name: str
-    kind: Any
-    default: Any
-    help: str
-    group: str
-
-
-def _settings_of(owner: type, group: str) -> list[Setting]:
-    kinds = get_type_hints(owner)
-    notes = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", inspect.getdoc(owner) or "", re.MULTILINE)
-    help_by_name = {name: " ".join(text.split()) for name, text in notes}
-    return [
-        Setting(
-            name=f.name,
-            kind=kinds[f.name],
-            default=f.default if f.default_factory is MISSING else f.default_factory(),
-            help=help_by_name[f.name],
-            group=group,
-        )
-        for f in fields(owner)
-        if f.name != "ppo"
-    ]
-
-
 SETTINGS = {
     setting.name: setting
     for owner, group in ((RunConfig, "Run"), (TrainConfig, "Decisions"), (PPOConfig, "PPO"))
-    for setting in _settings_of(owner, group)
+    for setting in settings_of(owner, group)
 }
 """Every setting by name."""
 

@@ -29,7 +29,8 @@ from envs.segments.traces import (
 from envs.traces.format import MANIFEST, QUESTION_SCHEMA
 from training.record.parts import WHOLE, Rows
 from training.record.plans import question_row
-from training.record.recording import Add, Missing, RecordConfig, Recording, Watch
+from training.record.progress import Watch
+from training.record.recording import Missing, RecordConfig, Recording
 from training.record.sources import Models
 from training.segments.values import add_values
 
@@ -88,7 +89,7 @@ class SegmentRecorder:
         # A recording asks a config for the size of shards, whatever else it says.
         self.config = cast(RecordConfig, config)
 
-    def record(self, todo: Sequence[Missing], add: Add) -> None:
+    def record(self, todo: Sequence[Missing], add: Watch) -> None:
         """Record shards one after the other."""
         size = self.trees.shard_questions
         for start in range(0, len(todo), size):

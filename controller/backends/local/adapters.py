@@ -21,9 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from controller.backends.local.batches import batches_by_length, padded
 from controller.backends.local.model import DIGEST_LENGTH, LocalModel, Written
-from controller.backends.local.score import ScoreHead
+from controller.backends.local.passes import batches_by_length, forward, padded
 from controller.backends.prompts import VERIFIER
 from controller.errors import BackendError
 from controller.process.episodes import LEAST_LOGPROB
@@ -32,23 +31,7 @@ from controller.process.types import AdapterSpec
 if TYPE_CHECKING:
     from peft import PeftModel
 
-BASE = "__base__"
-"""What peft calls the model without an adapter."""
-
 _NOTES, _WEIGHTS, _SCORE = "allot.json", "adapter_model.safetensors", "score.safetensors"
-
-
-def forward(model: Any, adapters: Sequence[str], **inputs: Any) -> Any:
-    """One forward pass, each row through its own adapter.
-
-    Args:
-        model: with or without adapters.
-        adapters: name per row, `BASE` for none.
-        inputs: of the model.
-    """
-    if not getattr(model, "peft_config", None):
-        return model(**inputs)
-    return model(**inputs, adapter_names=list(adapters))
 
 
 def token_logprobs(logits: Tensor, ids: Tensor) -> Tensor:
@@ -79,13 +62,9 @@ def judge(model: Any, texts: Sequence[Written], adapter: str) -> Tensor:
 
 
 def verify(local: LocalModel, texts: Sequence[Written], logprobs: Tensor) -> tuple[float, ...]:
-    """The verifier's probability that each attempt is right.
+    """The verifier's probability that each of B attempts is right.
 
-    Args:
-        local: the small model.
-        texts: questions and attempts, B of them.
-        logprobs: mean and least log-probability of each attempt's tokens, NaN if unknown,
-            (B, 2).
+    `logprobs` are what `probability` takes.
 
     Raises:
         BackendError: there is no verifier, or a text does not fit into the context.
@@ -103,36 +82,49 @@ def verify(local: LocalModel, texts: Sequence[Written], logprobs: Tensor) -> tup
     if not texts:
         return ()
     judged = judge(local.model, texts, VERIFIER).to(logprobs.device)
-    return tuple(local.score.probability(judged, logprobs).tolist())
+    return tuple(probability(local.score, judged, logprobs).tolist())
+
+
+def probability(calibration: Tensor, judged: Tensor, logprobs: Tensor) -> Tensor:
+    """How likely B attempts are right, (B,).
+
+    What the writer itself thought of them is known for free and takes part where it is known.
+
+    Args:
+        calibration: (2, 7): what the features of `score_features` are multiplied by; first
+            where the writer's log-probabilities are known, then where not.
+        judged: (B, 2) sum and least log-probability by the verifier.
+        logprobs: (B, 2) mean and least by the writer, NaN where unknown.
+    """
+    unknown = logprobs.isnan().any(1)  # (B,)
+    features = score_features(judged, torch.where(unknown[:, None], 0.0, logprobs))
+    return torch.sigmoid((features * calibration[unknown.long()]).sum(1))
+
+
+def score_features(judged: Tensor, logprobs: Tensor) -> Tensor:
+    """What a score is calibrated on, (B, 7).
+
+    The verifier's sum and least log-probability, both as probabilities, which tell good
+    attempts apart where logarithms tell bad ones, the writer's mean and least, and 1.
+    """
+    return torch.cat((judged, judged.exp(), logprobs, torch.ones_like(judged[:, :1])), 1)
 
 
 def save_adapter(
-    model: PeftModel, out: Path, *, base_digest: str, score: ScoreHead | None = None
+    model: PeftModel, out: Path, *, base_digest: str, score: Tensor | None = None
 ) -> None:
-    """Write an adapter; `allot.json`, written last, makes it valid.
-
-    Args:
-        model: with one adapter.
-        out: directory, created if missing.
-        base_digest: of the weights that it was trained on.
-        score: head of a verifier.
-    """
+    """Write an adapter; `allot.json`, written last, makes it valid."""
     model.save_pretrained(str(out))
     (out / "README.md").unlink(missing_ok=True)
     if score is not None:
-        tensors = {name: tensor.contiguous() for name, tensor in vars(score).items()}
-        save_file(tensors, out / _SCORE)
+        save_file({"calibration": score.contiguous()}, out / _SCORE)
     temporary = out / (_NOTES + ".tmp")
     temporary.write_text(json.dumps({"version": 1, "base_digest": base_digest}) + "\n")
     os.replace(temporary, out / _NOTES)
 
 
 def load_adapters(local: LocalModel, paths: Mapping[str, Path]) -> LocalModel:
-    """A model with adapters on its weights.
-
-    Args:
-        local: the base model; its modules are changed in place.
-        paths: directories by name, `REVISER` and `VERIFIER`.
+    """A model with adapters on its weights, by `REVISER` and `VERIFIER`; it is changed in place.
 
     Raises:
         BackendError: an adapter is missing or damaged, or was trained on other weights.
@@ -199,14 +191,16 @@ def _spec(name: str, path: Path) -> AdapterSpec:
     )
 
 
-def _load_score(path: Path) -> ScoreHead:
+def _load_score(path: Path) -> Tensor:
     try:
         calibration = load_file(path / _SCORE)["calibration"]
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise BackendError(f"{path / _SCORE}: expected the head of a verifier: {error!r}") from None
+        raise BackendError(
+            f"{path / _SCORE}: expected a verifier's calibration: {error!r}"
+        ) from None
     if calibration.shape != (2, 7) or not bool(torch.isfinite(calibration).all()):
         raise BackendError(
             f"{path / _SCORE}: expected a finite (2, 7) calibration, found "
             f"{tuple(calibration.shape)}"
         )
-    return ScoreHead(calibration=calibration)
+    return calibration

@@ -19,17 +19,18 @@ from __future__ import annotations
 import time
 from collections import OrderedDict, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from controller.answers import UNSTATED, AnswerKind, answer_kind, reading_of
 from controller.backends.base import TEMPERATURE, Backend, PromptState, Request, Verdict
-from controller.backends.identity import attempt_id, stream_name
-from controller.backends.local.adapters import BASE, verify
+from controller.backends.identity import blank_attempt, stream_name
+from controller.backends.local.adapters import verify
 from controller.backends.local.decoding import Decoder
 from controller.backends.local.jobs import Generation, Job, Prompt
 from controller.backends.local.model import LocalModel, load_model
+from controller.backends.local.passes import BASE
 from controller.backends.prompts import REVISER, messages
 from controller.errors import BackendError, ConfigError
 from controller.process.actions import ActionKind
@@ -54,8 +55,6 @@ class TransformersBackend(Backend):
     between the two.
 
     Args:
-        models: one per rung, the small one first.
-        seed: of all streams.
         temperature: of sampling; 0 always takes the likeliest token.
         max_new_tokens: longest attempt.
         max_rows: attempts of one model written side by side.
@@ -245,14 +244,8 @@ class TransformersBackend(Backend):
         text = rung.local.decode(generation.tokens[: -1 if ended else None])
         failed, logprobs = generation.error is not None, generation.logprobs
         reading = None if failed else reading_of(text, request.question.answers, self.answers)
-        return Attempt(
-            attempt_id=attempt_id(rung.local.name, request),
-            question_id=request.question.question_id,
-            model=rung.local.name,
-            rung=request.rung,
-            action=request.action,
-            index=request.index,
-            parent_id=request.parent.attempt_id if request.parent else None,
+        return replace(
+            blank_attempt(rung.local.name, request),
             answer=None if reading is None else reading.answer,
             how=None if reading is None else reading.how,
             text=text,
@@ -308,10 +301,6 @@ class _Rung:
 
     def prompt(self, request: Request, distinct: dict[Chat, Prompt]) -> Prompt:
         """The prompt of a request: from this call, from an earlier one, or new.
-
-        Args:
-            request: only questions are remembered from call to call, not revisions.
-            distinct: prompts of this call by what is said in them; a new one is added.
 
         Raises:
             BackendError: a REVISE without a parent's text.

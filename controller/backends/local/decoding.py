@@ -17,16 +17,12 @@ from collections import deque
 from collections.abc import Collection, Sequence
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
-from controller.backends.local.adapters import forward
-from controller.backends.local.batches import batches_by_length, padded
-from controller.backends.local.jobs import NOT_FINITE, UNWANTED, Job, JobRows, Parked, Prompt
-from controller.backends.local.packing import pack_linears
-from controller.backends.local.rows import PromptCache, RowCache
-
-MODEL_ERRORS = (RuntimeError, ValueError, IndexError)
-"""What a forward pass raises when it fails; running out of memory is a RuntimeError."""
+from controller.backends.local.jobs import UNWANTED, Job, Prompt, RunningBatch, WaitingByWidth
+from controller.backends.local.kv import MODEL_ERRORS, NOT_FINITE, KVBatch, Piece, read_batch
+from controller.backends.local.passes import batches_by_length, forward
+from controller.backends.local.processor import pack_linears
 
 STAGE_COLUMNS = 32
 """Columns by which the first stages differ; later ones grow by a quarter."""
@@ -44,10 +40,7 @@ class Decoder:
     Args:
         model: a causal language model with plain key/value caches; its large linear layers are
             packed in place, unless it is compiled.
-        end_tokens: ids that end an attempt.
         temperature: 0 takes the likeliest token each time.
-        max_rows: attempts written side by side.
-        keep_hidden: keep each prompt's last hidden state.
     """
 
     def __init__(
@@ -78,8 +71,9 @@ class Decoder:
             self._prefill_batch([missing[i] for i in batch])
 
     def _prefill_batch(self, batch: list[Prompt]) -> None:
+        pieces = [Piece(prompt.tokens, adapter=prompt.adapter) for prompt in batch]
         try:
-            caches = self._prompt_caches(batch)
+            caches = read_batch(self.model, pieces, keep_hidden=self.keep_hidden)
         except MODEL_ERRORS as error:
             if len(batch) == 1:
                 batch[0].error = f"prefill: {error}"
@@ -89,35 +83,10 @@ class Decoder:
             return
         for prompt, cache in zip(batch, caches, strict=True):
             prompt.unbilled_tokens += len(prompt.tokens)
-            if bool(cache.logits.logsumexp(-1).isfinite()):
+            if cache.is_finite:
                 prompt.cache = cache
             else:
                 prompt.error = NOT_FINITE
-
-    def _prompt_caches(self, prompts: list[Prompt]) -> list[PromptCache]:
-        inputs, lengths = padded([prompt.tokens for prompt in prompts], self.model.device)
-        last = lengths - 1  # (B,)
-        output = forward(
-            self.model,
-            [prompt.adapter for prompt in prompts],
-            **inputs,
-            cache=DynamicCache(),
-            use_cache=True,
-            output_hidden_states=self.keep_hidden,
-            logits_to_keep=last[:, None],
-        )
-        layers = [(keys, values) for keys, values, *_ in output.cache]
-        return [
-            PromptCache(
-                keys=tuple(keys[row, :, :length].clone() for keys, _ in layers),
-                values=tuple(values[row, :, :length].clone() for _, values in layers),
-                logits=output.logits[row, 0].to(torch.float32, copy=True),
-                hidden=output.hidden_states[-1][row, length - 1].to(torch.float32, copy=True)
-                if self.keep_hidden
-                else None,
-            )
-            for row, length in enumerate(lengths.tolist())
-        ]
 
     @torch.inference_mode()
     def run(self, waiting: deque[Job]) -> None:
@@ -132,20 +101,20 @@ class Decoder:
     def _run(self, fresh: deque[Job], max_rows: int) -> None:
         max_rows = min(max_rows, len(fresh))
         max_tokens = max((job.max_tokens for job in fresh), default=0)
-        rows = JobRows(max_rows, max_tokens, RowCache(max_rows, self.model.device))
-        parked = Parked()
-        while fresh or parked:
-            num_rows = min(max_rows, len(fresh) + parked.num_jobs)
+        rows = RunningBatch(max_rows, max_tokens, KVBatch(max_rows, self.model.device))
+        waiting = WaitingByWidth()
+        while fresh or waiting:
+            num_rows = min(max_rows, len(fresh) + waiting.num_jobs)
             try:
-                rows.cache.start(num_rows, _next_width(fresh, parked, num_rows))
-                self._run_stage(rows, fresh, parked)
+                rows.cache.start(num_rows, _next_width(fresh, waiting, num_rows))
+                self._run_stage(rows, fresh, waiting)
             except MODEL_ERRORS as error:
                 self._recover(rows, error)
 
-    def _run_stage(self, rows: JobRows, fresh: deque[Job], parked: Parked) -> None:
+    def _run_stage(self, rows: RunningBatch, fresh: deque[Job], waiting: WaitingByWidth) -> None:
         """Write with as many columns as `rows.cache` has, while there are enough jobs for it.
 
-        Jobs that outgrow the columns are parked. So are all of them when the next stage has
+        Jobs that outgrow the columns are paused. So are all of them when the next stage has
         its jobs together, or when too few are left to be worth a batch of their own: until
         fresh jobs make up for it, or else to go on with the next stage's.
         """
@@ -153,25 +122,25 @@ class Decoder:
         wider = stage_width(width)
         while True:
             if rows.num_free * REFILL_SHARE >= num_rows:
-                self._refill(rows, fresh, parked)
+                self._refill(rows, fresh, waiting)
             if not rows.jobs:
                 return
-            crowded = parked.count(wider) >= FULL_BATCHES * num_rows
+            crowded = waiting.count(wider) >= FULL_BATCHES * num_rows
             sparse = len(rows.jobs) * SPARSE_SHARE < num_rows
-            if crowded or (sparse and (fresh or parked)):
+            if crowded or (sparse and (fresh or waiting)):
                 everyone = rows.cache.indices[: len(rows.jobs)]
-                parked.add(width if crowded or fresh else wider, rows.stash(everyone))
+                waiting.add(width if crowded or fresh else wider, rows.pause(everyone))
                 return
             self._write(rows, 0, self._next_logits(rows))
             outgrown = (rows.cache.lengths[: len(rows.jobs)] >= width).nonzero()[:, 0]
             if len(outgrown):
-                parked.add(wider, rows.stash(outgrown))
+                waiting.add(wider, rows.pause(outgrown))
 
-    def _refill(self, rows: JobRows, fresh: deque[Job], parked: Parked) -> None:
-        """Fill the free rows with parked jobs, then with fresh ones that start in this stage."""
+    def _refill(self, rows: RunningBatch, fresh: deque[Job], waiting: WaitingByWidth) -> None:
+        """Fill the free rows with paused jobs, then with fresh ones that start in this stage."""
         width = rows.cache.width
-        while rows.num_free and parked.count(width):
-            rows.unstash(parked.take(width, rows.num_free))
+        while rows.num_free and waiting.count(width):
+            rows.resume(waiting.take(width, rows.num_free))
         jobs: list[Job] = []
         while (
             fresh
@@ -182,7 +151,7 @@ class Decoder:
         if jobs:
             self._admit(jobs, rows)
 
-    def _admit(self, jobs: list[Job], rows: JobRows) -> None:
+    def _admit(self, jobs: list[Job], rows: RunningBatch) -> None:
         """Give fresh jobs that are still wanted a row each and write their first tokens."""
         for job in jobs:
             job.generation.error = None if job.is_wanted else UNWANTED
@@ -202,7 +171,7 @@ class Decoder:
             rows.load(ready)
             self._write(rows, first, torch.stack([cache.logits for _, cache in ready]))
 
-    def _next_logits(self, rows: JobRows) -> torch.Tensor:
+    def _next_logits(self, rows: RunningBatch) -> torch.Tensor:
         """Logits of every row's next token, (N, V)."""
         mask, positions = rows.cache.begin_step()
         output = forward(
@@ -224,14 +193,8 @@ class Decoder:
         scores = torch.zeros(mask.shape, dtype=self.model.dtype, device=mask.device)
         return scores.masked_fill_(~mask, -torch.inf)[:, None, None]
 
-    def _write(self, rows: JobRows, first: int, logits: torch.Tensor) -> None:
-        """Sample a token in the rows from `first` on, and let go of those that end.
-
-        Args:
-            rows: the jobs being written.
-            first: row of the first of the logits.
-            logits: (K, V), K rows from `first` to the last.
-        """
+    def _write(self, rows: RunningBatch, first: int, logits: torch.Tensor) -> None:
+        """Sample a token in the rows from `first` on, and let go of those that end."""
         tokens, logprobs = rows.write(first, logits, self.temperature)
         broken = ~logprobs.isfinite()  # (K,)
         full = rows.written[first : len(rows.jobs)] >= rows.limits[first : len(rows.jobs)]
@@ -248,7 +211,7 @@ class Decoder:
         rows.cache.blank(broken.nonzero()[:, 0] + first)
         rows.remove(ended + first)
 
-    def _recover(self, rows: JobRows, error: Exception) -> None:
+    def _recover(self, rows: RunningBatch, error: Exception) -> None:
         """Write the jobs of a batch that failed one by one, to find the one to blame."""
         jobs = list(rows.jobs)
         if not jobs:
@@ -274,9 +237,9 @@ def stage_width(length: int) -> int:
     return width
 
 
-def _next_width(fresh: deque[Job], parked: Parked, num_rows: int) -> int:
+def _next_width(fresh: deque[Job], waiting: WaitingByWidth, num_rows: int) -> int:
     """Columns of the stage to run: the widest that has its jobs, or fresh jobs, or the rest."""
-    full = [width for width in parked.widths() if parked.count(width) >= FULL_BATCHES * num_rows]
+    full = [width for width in waiting.widths() if waiting.count(width) >= FULL_BATCHES * num_rows]
     if full:
         return full[-1]
-    return stage_width(len(fresh[0].prompt.tokens)) if fresh else parked.widths()[0]
+    return stage_width(len(fresh[0].prompt.tokens)) if fresh else waiting.widths()[0]

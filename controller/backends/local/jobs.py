@@ -1,4 +1,4 @@
-"""The jobs that a decoder works on, and the tokens that they have written so far."""
+"""The jobs that a decoder works on, and how they write their tokens."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 
 from controller.backends.base import Flag
 from controller.backends.identity import uniforms
-from controller.backends.local.adapters import BASE
-from controller.backends.local.rows import KeysValues, PromptCache, RowBlock, RowCache
-from controller.backends.local.sampling import choose_tokens
+from controller.backends.local.kv import NOT_FINITE, KeysValues, KVBatch, KVPrefix
+from controller.backends.local.passes import BASE
 
-NOT_FINITE = "logits: expected finite numbers, found NaN or infinity"
 UNWANTED = "cancelled: nobody waits for it any more"
+BLOCK = 2048
+"""Tokens that are summed up together before a draw looks into one of the blocks."""
 
 
 @dataclass(eq=False)
@@ -23,28 +24,31 @@ class Prompt:
     """A prompt, shared by all jobs that start from it.
 
     Attributes:
-        tokens: its token ids.
-        adapter: that it and its attempts go through.
         cache: None until it has been pre-filled.
-        error: why it could not be; None when it could.
         unbilled_tokens: tokens pre-filled that no attempt has been charged with yet.
     """
 
     tokens: tuple[int, ...]
     adapter: str = BASE
-    cache: PromptCache | None = None
+    cache: KVPrefix | None = None
     error: str | None = None
     unbilled_tokens: int = 0
 
     @property
     def hidden(self) -> torch.Tensor | None:
         """Last hidden state at its last token, (H,); None if that is not known."""
-        return self.cache.hidden if self.cache is not None else None
+        return None if self.cache is None else self.cache.hidden
 
     def bill(self) -> int:
         """Tokens that the caller pays for: all of them the first time, then none."""
         tokens, self.unbilled_tokens = self.unbilled_tokens, 0
         return tokens
+
+
+def prompt_of(prefix: KVPrefix) -> Prompt:
+    """A prompt that has been read, for jobs to go on from."""
+    whole = prefix.whole()
+    return Prompt(whole.tokens, cache=whole)
 
 
 @dataclass(eq=False)
@@ -54,13 +58,10 @@ class Generation:
     Attributes:
         tokens: token ids written, the end token included.
         logprobs: of each at temperature 1, in nats, (tokens,) float32.
-        prefill_tokens: prompt tokens that went through the model on its account.
-        cached_tokens: prompt tokens whose keys and values it found.
         cancelled_tokens: tokens written in a batch that failed, before it was tried again, or
             before the attempt was given up.
-        error: why it failed; None when it did not.
         memory: keys and values of all its tokens but the last, which was never fed back, as
-            `RowCache.columns` returns them; only of jobs that keep them.
+            `KVBatch.columns` returns them; only of jobs that keep them.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -82,11 +83,7 @@ class Job:
     """One attempt to be written.
 
     Attributes:
-        prompt: where it starts.
-        stream: name of its random stream.
         max_tokens: longest that it may become, at least 1.
-        generation: filled in by `Decoder.run`.
-        unwanted: set once nobody waits for it any more.
         keeps: whether the generation is to have a memory.
     """
 
@@ -104,71 +101,67 @@ class Job:
 
 
 @dataclass(frozen=True, eq=False)
-class Stash:
+class PausedRows:
     """Jobs set aside in the middle of being written.
 
     Attributes:
-        jobs: K of them.
-        state: the tensors of `JobRows.state`, K rows of each.
-        block: their keys and values.
+        state: tensors of `RunningBatch.state` and of its cache, K rows of each.
     """
 
     jobs: list[Job]
     state: tuple[torch.Tensor, ...]
-    block: RowBlock
 
-    def __getitem__(self, rows: slice) -> Stash:
+    def __getitem__(self, rows: slice) -> PausedRows:
         """A part of the jobs, sharing memory."""
-        return Stash(self.jobs[rows], tuple(x[rows] for x in self.state), self.block[rows])
+        return PausedRows(self.jobs[rows], tuple(x[rows] for x in self.state))
 
 
-class Parked:
-    """Stashes by the width, in columns, that they wait for."""
+class WaitingByWidth:
+    """Paused jobs by the width, in columns, that they wait for."""
 
     def __init__(self) -> None:
-        self._stashes: dict[int, list[Stash]] = {}
+        self._paused: dict[int, list[PausedRows]] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._stashes)
+        return bool(self._paused)
 
     def widths(self) -> list[int]:
         """Widths that some job waits for, the narrowest first."""
-        return sorted(self._stashes)
+        return sorted(self._paused)
 
     @property
     def num_jobs(self) -> int:
         """Jobs that wait, for whichever width."""
-        return sum(self.count(width) for width in self._stashes)
+        return sum(self.count(width) for width in self._paused)
 
     def count(self, width: int) -> int:
         """Jobs that wait for a width."""
-        return sum(len(stash.jobs) for stash in self._stashes.get(width, ()))
+        return sum(len(rows.jobs) for rows in self._paused.get(width, ()))
 
-    def add(self, width: int, stash: Stash) -> None:
+    def add(self, width: int, rows: PausedRows) -> None:
         """Set jobs aside."""
-        self._stashes.setdefault(width, []).append(stash)
+        self._paused.setdefault(width, []).append(rows)
 
-    def take(self, width: int, most: int) -> Stash:
+    def take(self, width: int, most: int) -> PausedRows:
         """Up to `most` of the jobs that wait for a width; there must be some."""
-        stashes = self._stashes[width]
-        stash = stashes.pop()
-        if len(stash.jobs) > most:
-            stashes.append(stash[most:])
-        if not stashes:
-            del self._stashes[width]
-        return stash[:most]
+        waiting = self._paused[width]
+        rows = waiting.pop()
+        if len(rows.jobs) > most:
+            waiting.append(rows[most:])
+        if not waiting:
+            del self._paused[width]
+        return rows[:most]
 
 
-class JobRows:
+class RunningBatch:
     """The jobs that are being written, row by row; all tensors are on the model's device.
 
     Args:
         max_rows: most jobs at a time, R.
         max_tokens: longest attempt, M.
-        cache: keys and values of the same rows.
     """
 
-    def __init__(self, max_rows: int, max_tokens: int, cache: RowCache) -> None:
+    def __init__(self, max_rows: int, max_tokens: int, cache: KVBatch) -> None:
         device = cache.lengths.device
         self.cache = cache
         self.jobs: list[Job] = []
@@ -188,7 +181,7 @@ class JobRows:
         """Rows of the cache that could take a job."""
         return self.cache.num_rows - len(self.jobs)
 
-    def load(self, jobs: Sequence[tuple[Job, PromptCache]]) -> None:
+    def load(self, jobs: Sequence[tuple[Job, KVPrefix]]) -> None:
         """Append jobs, each with its prompt's keys and values."""
         first = len(self.jobs)
         self.jobs.extend(job for job, _ in jobs)
@@ -200,20 +193,20 @@ class JobRows:
             )
         self.cache.load([cache for _, cache in jobs])
 
-    def stash(self, rows: torch.Tensor) -> Stash:
+    def pause(self, rows: torch.Tensor) -> PausedRows:
         """Take jobs (K,) out, to be put back later."""
-        state = tuple(x[rows] for x in self.state)
-        stash = Stash([self.jobs[row] for row in rows.tolist()], state, self.cache.take(rows))
+        state = (*(x[rows] for x in self.state), *self.cache.take(rows))
+        paused = PausedRows([self.jobs[row] for row in rows.tolist()], state)
         self.remove(rows)
-        return stash
+        return paused
 
-    def unstash(self, stash: Stash) -> None:
+    def resume(self, paused: PausedRows) -> None:
         """Append jobs that were taken out."""
-        first = len(self.jobs)
-        self.jobs.extend(stash.jobs)
-        for mine, theirs in zip(self.state, stash.state, strict=True):
+        first, own = len(self.jobs), len(self.state)
+        self.jobs.extend(paused.jobs)
+        for mine, theirs in zip(self.state, paused.state[:own], strict=True):
             mine[first : len(self.jobs)] = theirs
-        self.cache.put(stash.block)
+        self.cache.put(paused.state[own:])
 
     def last_tokens(self) -> torch.Tensor:
         """What each row wrote last, (N, 1)."""
@@ -224,11 +217,6 @@ class JobRows:
         self, first: int, logits: torch.Tensor, temperature: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Sample a token in the rows from `first` on.
-
-        Args:
-            first: row of the first of the logits.
-            logits: (K, V).
-            temperature: as in `choose_tokens`.
 
         Returns:
             the tokens (K,) and their log-probabilities (K,), as in `choose_tokens`.
@@ -277,3 +265,46 @@ class JobRows:
         """Drop all jobs, with their keys and values."""
         self.jobs.clear()
         self.cache.clear()
+
+
+def choose_tokens(
+    logits: torch.Tensor, draws: torch.Tensor, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One token per row, by inverting the cumulative distribution.
+
+    Args:
+        logits: (N, V).
+        draws: (N,) float64 in [0, 1).
+        temperature: 0 takes the likeliest token.
+
+    Returns:
+        tokens (N,) and their log-probabilities at temperature 1, in nats, (N,) float32; not
+        finite where the logits are not.
+    """
+    logprobs = logits.float().log_softmax(-1)  # (N, V)
+    if temperature == 0:
+        tokens = logits.argmax(-1)  # (N,)
+    else:
+        tempered = logprobs if temperature == 1 else (logprobs / temperature).log_softmax(-1)
+        tokens = _invert(tempered.exp(), draws)
+    return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
+
+
+def _invert(weights: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+    """Where the cumulative sum of weights (N, V) passes a share (N,) of their total, (N,).
+
+    Long sums go block by block: one block alone is looked into.
+    """
+    num_tokens = weights.shape[-1]
+    if num_tokens <= BLOCK:
+        cumulative = weights.cumsum(-1, dtype=torch.float64)  # (N, V)
+        points = draws * cumulative[:, -1]  # (N,)
+        found = torch.searchsorted(cumulative, points[:, None], right=True)[:, 0]
+        return found.clamp_(max=num_tokens - 1)
+    blocks = pad(weights, (0, -num_tokens % BLOCK)).view(len(weights), -1, BLOCK)  # (N, K, B)
+    sums = blocks.sum(-1, dtype=torch.float64)  # (N, K)
+    block = _invert(sums, draws)[:, None]  # (N, 1)
+    ends, own = sums.cumsum(-1), sums.gather(-1, block)  # (N, K), (N, 1)
+    share = (draws[:, None] * ends[:, -1:] - ends.gather(-1, block) + own) / own  # (N, 1)
+    inside = blocks[torch.arange(len(blocks), device=block.device), block[:, 0]]  # (N, B)
+    return (block[:, 0] * BLOCK + _invert(inside, share[:, 0])).clamp_(max=num_tokens - 1)

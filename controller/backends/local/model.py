@@ -24,14 +24,18 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.utils import logging
 
 from controller.backends.base import Request
-from controller.backends.local.precision import fast_dtype
-from controller.backends.local.score import ScoreHead
+from controller.backends.local.processor import fast_dtype
 from controller.backends.places import ModelPlace, PlaceKind
 from controller.backends.prompts import Message, judged_messages, messages, plain_text
 from controller.errors import BackendError, ConfigError
 from controller.process.types import AdapterSpec
 
 UNBOUNDED = 2**31
+END_TOKENS = (
+    *("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>"),
+    *("<|end_of_text|>", "<EOT>"),
+)
+"""Of GGUF files; source: llama.cpp, tokens that end a generation."""
 DIGEST_LENGTH = 16
 
 
@@ -54,15 +58,12 @@ class LocalModel:
 
     Attributes:
         name: of its directory or file, or on the hub, unless it was given one.
-        rung: 0 for the small model.
         parameters: that multiply every token: all but an input embedding that is not the
             output head as well.
         digest: of the weights as they are stored, or loaded where a type was asked for.
         model: its cache must consist of plain keys and values.
         tokenizer: its chat template is used if there is one, plain text otherwise.
-        prompt: chat that it is asked with; see `ModelSpec.prompt`.
-        adapters: on its weights; see `controller.backends.local.adapters`.
-        score: head of the verifier among them.
+        score: calibration of the verifier among them, (2, 7).
     """
 
     name: str
@@ -73,7 +74,7 @@ class LocalModel:
     tokenizer: PreTrainedTokenizerBase
     prompt: tuple[Message, ...] = ()
     adapters: tuple[AdapterSpec, ...] = ()
-    score: ScoreHead | None = None
+    score: torch.Tensor | None = None
 
     @property
     def end_tokens(self) -> frozenset[int]:
@@ -112,12 +113,7 @@ class LocalModel:
         return self.encode_chat(messages(request, self.prompt))
 
     def encode_chat(self, chat: Sequence[Message], *, complete: bool = False) -> tuple[int, ...]:
-        """Token ids of a chat; a chat template brings its special tokens with it.
-
-        Args:
-            chat: turn by turn.
-            complete: nothing is to be written after it.
-        """
+        """Token ids of a chat; a chat template brings its special tokens with it."""
         if not self.tokenizer.chat_template:
             return tuple(self.tokenizer(plain_text(chat))["input_ids"])
         text = self.tokenizer.apply_chat_template(
@@ -227,6 +223,10 @@ def _load_gguf(place: ModelPlace, dtype: torch.dtype | str, device_map: Any) -> 
             f"{error}; serve it with llama.cpp and name its URL#MODEL instead"
         ) from error
     _check_room(str(file), model)
+    # A file names one token that ends a turn; a chat template may use another.
+    known = tokenizer.get_vocab()
+    ends = {known[token] for token in END_TOKENS if token in known}
+    model.generation_config.eos_token_id = sorted(ends | {tokenizer.eos_token_id} - {None})
     # The weights are plain numbers by now, which can be saved, moved and adapted.
     model.hf_quantizer = None
     model.is_quantized = False

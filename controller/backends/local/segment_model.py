@@ -10,7 +10,7 @@ import torch
 
 from controller.backends.local.decoding import Decoder
 from controller.backends.local.jobs import Generation
-from controller.backends.local.memory import Memory
+from controller.backends.local.kv import KVPrefix
 from controller.backends.local.model import LocalModel
 from controller.errors import BackendError
 from controller.process.types import Question
@@ -30,7 +30,7 @@ class Draft:
     prefill: int = 0
     cached: int = 0
     handed: int = 0
-    small: Memory | None = None
+    small: KVPrefix | None = None
     before: Any = None
 
     @property

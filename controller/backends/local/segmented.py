@@ -109,11 +109,12 @@ def written_under(
     Raises:
         CheckpointError: the segment controller was trained for another model.
     """
-    models = whole.local_models[:1]
-    checkpoint.check_weights(models)
+    small, trained = whole.local_models[0], checkpoint.models[0]
+    if trained.digest and trained.digest != small.digest:
+        checkpoint.refuse_weights(trained, small.name, small.digest)
     return SegmentedBackend(
         whole,
-        segment_writer(checkpoint, models, whole.seed, whole.answers),
+        segment_writer(checkpoint, [small], whole.seed, whole.answers),
         checkpoint.policy,
         replace(checkpoint.config, escalates=False),
         price=price,

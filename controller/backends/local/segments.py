@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from controller.answers import UNSTATED, AnswerKind, answer_kind, read_answer
 from controller.backends.base import TEMPERATURE, Request, recorded_temperature
-from controller.backends.local.jobs import Generation, Job
-from controller.backends.local.memory import Memory, Piece, read
+from controller.backends.local.jobs import Generation, Job, prompt_of
+from controller.backends.local.kv import KVPrefix, Piece, read
 from controller.backends.local.model import LocalModel
 from controller.backends.local.segment_model import Draft, SegmentModel, entropy
 from controller.errors import BackendError, ConfigError
@@ -137,9 +137,9 @@ class SegmentWriter:
         request = Request(question=question, action=ActionKind.SAMPLE)
         return [rung.local.encode(request) for rung in self._rungs]
 
-    def _seen(self, memory: Memory | None) -> dict[str, Any]:
+    def _seen(self, memory: KVPrefix | None) -> dict[str, Any]:
         """What the small model's hidden state tells of a prefix; nothing once it is done."""
-        if memory is None:
+        if memory is None or memory.hidden is None:
             return {}
         hidden = memory.hidden.cpu().numpy()
         value = None if self.value is None else float(self.value.log_odds(hidden[None])[0, 0])
@@ -233,7 +233,7 @@ class SegmentWriter:
                         f"{self.max_new_tokens}"
                     )
                 stream = self._stream(rung.local.name, request)
-                prompt = draft.before.prompt()
+                prompt = prompt_of(draft.before)
                 jobs.append(Job(prompt, stream, room, draft.generation, keeps=not to_end))
             jobs.sort(key=lambda job: len(job.prompt.tokens))
             decoder.run(deque(jobs))
@@ -339,7 +339,7 @@ class SegmentWriter:
         jobs = []
         for prefix, memory in zip(prefixes, memories, strict=True):
             small.check_room(prefix.question, memory.num_tokens + MAX_FORCED_TOKENS)
-            jobs.append(Job(memory.prompt(), "", MAX_FORCED_TOKENS, Generation()))
+            jobs.append(Job(prompt_of(memory), "", MAX_FORCED_TOKENS, Generation()))
         small.forced.run(deque(sorted(jobs, key=lambda job: len(job.prompt.tokens))))
         read_tokens = sum(
             len(p.tokens) + len(j.generation.tokens) for p, j in zip(pieces, jobs, strict=True)

@@ -15,31 +15,32 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from openai import APIConnectionError, AsyncOpenAI, AsyncStream
+from openai import APIConnectionError, AsyncStream
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from opentelemetry import trace
 
 from controller.answers import UNSTATED, AnswerKind, answer_kind, reading_of
 from controller.backends.base import Backend, PromptState, Request
 from controller.backends.identity import blank_attempt, stream_name, stream_seed
-from controller.backends.openai.completions import (
+from controller.backends.openai.endpoint import LONG, SHORT, Endpoint, probe
+from controller.backends.openai.prompt_lengths import PromptLengths, characters, plausible
+from controller.backends.openai.replies import (
     Answered,
     StreamReader,
     Written,
     read_completion,
     within,
 )
-from controller.backends.openai.endpoint import Endpoint
-from controller.backends.openai.prompt_lengths import PromptLengths, characters, plausible
 from controller.backends.openai.resilience import (
     MAX_RETRY_AFTER_S,
+    REJECTED,
     CircuitBreaker,
     RetryBudget,
     UpstreamError,
     pause_s,
+    unsent,
+    upstream_error,
 )
-from controller.backends.openai.startup import LONG, SHORT, differences, probe
-from controller.backends.openai.wire import REJECTED, http_client, unsent, upstream_error
 from controller.backends.prompts import Message, messages
 from controller.process.actions import ActionKind
 from controller.process.cost import Usage
@@ -61,11 +62,7 @@ class OpenAIBackend(Backend):
     """One model, as rung 0.
 
     Args:
-        endpoint: where it is.
         answers: how answers are read where a question does not say; None for `auto`.
-        breaker: opens when the server fails again and again.
-        retries: budget of retries.
-        observe: told of each try.
         seed: of the jitter of pauses.
     """
 
@@ -86,16 +83,7 @@ class OpenAIBackend(Backend):
         self.breaker = breaker or CircuitBreaker()
         self.retries = retries or RetryBudget()
         self._rng = random.Random(seed)
-        self._client = AsyncOpenAI(
-            base_url=endpoint.base_url,
-            api_key=endpoint.api_key,
-            max_retries=0,
-            http_client=http_client(
-                connect_timeout_s=endpoint.connect_timeout_s,
-                max_connections=endpoint.max_connections,
-                max_response_bytes=endpoint.max_response_bytes,
-            ),
-        )
+        self._client = endpoint.client()
         self._ignores_n = False
         self.lengths = PromptLengths(
             self._beside, endpoint.model, endpoint.prompt_length, endpoint.tokenize
@@ -138,14 +126,14 @@ class OpenAIBackend(Backend):
         counted = await self.lengths.count(self._chat(probe(SHORT)), patience_s=5)
         short = await self._answered(probe(SHORT), 1)
         if isinstance(short, Attempt):
-            return differences(self.endpoint, listed, None)
+            return self.endpoint.differences(listed, None)
         if counted is None and self.endpoint.prompt_length is None:
             long = await self._answered(probe(LONG), 1)
             if isinstance(long, _Answered):
                 self.lengths.fit.start_from(
                     (len(SHORT), short.prompt_tokens), (len(LONG), long.prompt_tokens)
                 )
-        return differences(self.endpoint, listed, short)
+        return self.endpoint.differences(listed, short)
 
     async def _beside(self, path: str, body: Mapping[str, Any]) -> Any:
         """A request to the server that is not part of OpenAI's interface."""

@@ -1,16 +1,34 @@
-"""Where a model behind an OpenAI-compatible server is, and how it is asked."""
+"""Where a model behind an OpenAI-compatible server is, how it is asked, and what training had."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from controller.backends.openai.prompt_lengths import Line
-from controller.backends.openai.wire import MAX_RESPONSE_BYTES
+import httpx2
+from openai import AsyncOpenAI, DefaultAioHttpClient
+
+from controller.backends.base import Request
+from controller.backends.openai.prompt_lengths import FAR, Line
+from controller.backends.openai.replies import Answered, same_model
+from controller.backends.openai.resilience import TooLargeError
 from controller.backends.prompts import Message
 from controller.errors import ConfigError
-from controller.process.types import ModelSpec
+from controller.process.actions import ActionKind
+from controller.process.types import ModelSpec, Question
+
+SHORT = "What is 23 + 48?"
+LONG = "Anna has 3 red apples, 12 green ones and a basket of pears that her aunt gave her. " * 8
+
+_FAR_TOKENS = 16
+_KEEPALIVE_S = 30.0
+
+
+def probe(text: str) -> Request:
+    """Asks for one token."""
+    question = Question(question_id="probe", text=text, max_new_tokens=1)
+    return Request(question=question, action=ActionKind.SAMPLE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +88,7 @@ class Endpoint:
     attempt_deadline_s: float = 600.0
     idle_timeout_s: float = 120.0
     max_retries: int = 3
-    max_response_bytes: int = MAX_RESPONSE_BYTES
+    max_response_bytes: int = 8 * 2**20
     max_connections: int = 256
     seed: int | None = None
 
@@ -88,3 +106,75 @@ class Endpoint:
                 "endpoint: expected positive time-outs and 0 or more retries, found "
                 f"{waits} and {self.max_retries}"
             )
+
+    def client(self) -> AsyncOpenAI:
+        """A client that never tries again, follows no redirects and takes no huge responses.
+
+        It reads no proxy settings and speaks HTTP through aiohttp, in half the time. Once it is
+        connected, it waits for bytes as long as its caller does.
+        """
+
+        async def limit(response: httpx2.Response) -> None:
+            assert isinstance(response.stream, httpx2.AsyncByteStream)
+            response.stream = _Limited(response.stream, self.max_response_bytes)
+
+        http_client = DefaultAioHttpClient(
+            timeout=httpx2.Timeout(None, connect=self.connect_timeout_s),
+            limits=httpx2.Limits(
+                max_connections=self.max_connections, keepalive_expiry=_KEEPALIVE_S
+            ),
+            follow_redirects=False,
+            trust_env=False,
+            # A small compressed body may be a huge one.
+            headers={"accept-encoding": "identity"},
+            event_hooks={"response": [limit]},
+        )
+        return AsyncOpenAI(
+            base_url=self.base_url, api_key=self.api_key, max_retries=0, http_client=http_client
+        )
+
+    def differences(self, listed: Sequence[str], short: Answered | None) -> tuple[str, ...]:
+        """What differs from training, in words.
+
+        Args:
+            listed: models of the server.
+            short: its answer to `SHORT`; None if there is none.
+        """
+        name, trained, found = self.shown_name, self.trained_for, []
+        if listed and not any(same_model(self.model, model) for model in listed):
+            found.append(f"{name}: the server lists {', '.join(listed[:5])}")
+        if trained is not None:
+            if not any(same_model(trained.name, known) for known in (name, self.model)):
+                found.append(f"{name}: the controller was trained for {trained.name}")
+            if trained.prompt != self.prompt:
+                found.append(f"{name}: training had another prompt")
+        if short is None:
+            return tuple(found)
+        if self.wants_logprobs and not short.written[0].logprobs:
+            found.append(f"{name}: the server tells no log-probabilities, which training had")
+        line, tokens = self.prompt_length, short.prompt_tokens
+        if line is not None and tokens is not None:
+            more = tokens - (line[0] + line[1] * len(SHORT))
+            if abs(more) > max(_FAR_TOKENS, FAR * tokens):
+                found.append(
+                    f"{name}: prompts have about {more:+.0f} tokens compared with training; "
+                    "another chat template or system prompt?"
+                )
+        return tuple(found)
+
+
+class _Limited(httpx2.AsyncByteStream):
+    """A response's bytes, up to a limit."""
+
+    def __init__(self, stream: httpx2.AsyncByteStream, most: int) -> None:
+        self._stream, self._left = stream, most
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self._stream:
+            self._left -= len(chunk)
+            if self._left < 0:
+                raise TooLargeError("response longer than allowed")
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()

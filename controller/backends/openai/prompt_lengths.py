@@ -145,8 +145,6 @@ class PromptLengths:
     """Lengths of the prompts of one model behind a server.
 
     Args:
-        post: asks the server.
-        model: name that the server knows it by.
         prior: line to begin with where nobody counts.
         tokenize: counts a chat with a tokenizer at hand; None without one.
     """

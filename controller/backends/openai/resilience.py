@@ -1,18 +1,26 @@
-"""When to ask an upstream server again, when to wait, and when to leave it alone."""
+"""What went wrong with an upstream server; when to ask again, wait, or leave it alone."""
 
 from __future__ import annotations
 
+import json
 import random
+import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 
+import aiohttp
+import httpx2
+import openai
+
 from controller.errors import BackendError, ConfigError
 from controller.process.cost import Usage
 
+REJECTED = "rejected"
+"""Kind of error of a server that does not take a request as it is."""
 MAX_RETRY_AFTER_S = 30.0
 """Servers that want longer pauses are not asked again."""
 
@@ -42,6 +50,69 @@ class UpstreamError(BackendError):
         self.retry_after_s, self.wasted = retry_after_s, wasted or Usage()
 
 
+class TooLargeError(httpx2.ReadError):
+    """A response is longer than it may be."""
+
+
+def upstream_error(error: Exception, wasted: Usage | None = None) -> UpstreamError:
+    """What an error of the client says about the server.
+
+    Its kind is all that is kept: messages of servers may quote keys and prompts.
+    """
+    if isinstance(error, openai.APIStatusError):
+        return _status_error(error, wasted)
+    causes = list(_chain(error))
+    kinds = (kind for cls, kind in _KINDS if any(isinstance(cause, cls) for cause in causes))
+    kind = next(kinds, "bad_response")
+    return UpstreamError(kind, retryable=kind not in _GENERATED, wasted=wasted)
+
+
+def unsent(error: Exception) -> bool:
+    """Whether a request was never sent, as the server had closed a connection that was kept.
+
+    llama.cpp does so after each stream.
+    """
+    return any(isinstance(cause, aiohttp.ClientConnectionResetError) for cause in _chain(error))
+
+
+def _status_error(error: openai.APIStatusError, wasted: Usage | None) -> UpstreamError:
+    status = error.status_code
+    pause = retry_after_s(error.response.headers)
+    if status == 429:
+        return UpstreamError("rate_limited", retry_after_s=pause, wasted=wasted)
+    if status >= 500 or status in (408, 409):
+        return UpstreamError("server_error", retry_after_s=pause, wasted=wasted)
+    ours = status in (401, 403, 404)
+    kind = {401: "unauthorized", 403: "unauthorized", 404: "no_such_model"}.get(status, REJECTED)
+    return UpstreamError(kind, retryable=False, blames_server=ours, wasted=wasted)
+
+
+_KINDS: tuple[tuple[type[BaseException], str], ...] = (
+    (TooLargeError, "too_large"),
+    (aiohttp.ClientConnectorDNSError, "dns"),
+    (ssl.SSLError, "tls"),
+    (aiohttp.ConnectionTimeoutError, "connect_timeout"),
+    (aiohttp.ClientConnectorError, "refused"),
+    (ConnectionResetError, "reset"),
+    (aiohttp.ClientPayloadError, "truncated"),
+    (aiohttp.ServerDisconnectedError, "reset"),
+    (aiohttp.ClientError, "reset"),
+    (json.JSONDecodeError, "bad_json"),
+    (UnicodeDecodeError, "bad_json"),
+    (openai.APIResponseValidationError, "bad_json"),
+)
+"""What an error means that is among the causes; the most telling first."""
+
+_GENERATED = frozenset({"too_large", "truncated", "bad_json"})
+"""Of a response that had begun: the server has done its work, and would do all of it again."""
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 class BreakerState(StrEnum):
     """What a circuit breaker lets through."""
 
@@ -56,7 +127,6 @@ class CircuitBreaker:
     Args:
         failures: in a row, that open it.
         cooldown_s: from opening until one request may probe.
-        clock: monotonic seconds.
     """
 
     def __init__(
@@ -106,13 +176,7 @@ class CircuitBreaker:
 
 @dataclass
 class RetryBudget:
-    """Retries as a share of requests, so that they cannot multiply an overload.
-
-    Attributes:
-        share: retries earned per request.
-        most: that can be saved up.
-        saved: what is there to spend.
-    """
+    """Retries as a share of requests, so that they cannot multiply an overload."""
 
     share: float = 0.2
     most: float = 10.0

@@ -4,10 +4,9 @@ import asyncio
 
 import pytest
 
-from controller.backends.base import Backend, Request, Wrapped, run_now
-from controller.backends.blocking import BlockingBackend
+from controller.backends.base import Backend, OneSpelling, Request, Wrapped, run_now
 from controller.backends.fake import FakeBackend, Script
-from controller.backends.spelling import OneSpelling
+from controller.backends.threads import BlockingBackend
 from controller.errors import BackendError
 from controller.process.actions import ActionKind
 from controller.process.types import ModelSpec, Question

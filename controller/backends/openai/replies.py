@@ -1,0 +1,266 @@
+"""What upstream servers answer, read with suspicion."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+from controller.backends.openai.resilience import UpstreamError
+from controller.process.cost import Usage
+from controller.process.types import CUT
+
+_ROUNDING = 1e-3
+"""Servers round log-probabilities of about 0 to slightly more."""
+
+STALLED = "stalled"
+_LONGEST_REASON = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """One choice of a completion.
+
+    Attributes:
+        logprobs: of its tokens, in nats; empty if unknown or implausible.
+        tokens: that it has, thinking included; None if unknown.
+    """
+
+    text: str
+    logprobs: tuple[float, ...] = ()
+    tokens: int | None = None
+    finish_reason: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """A completion."""
+
+    written: tuple[Written, ...]
+    prompt_tokens: int | None
+    cached_tokens: int = 0
+
+
+def read_completion(response: object, model: str) -> Answered:
+    """The choices of a response.
+
+    Raises:
+        UpstreamError: bad_type, wrong_model, empty_choices or null_content.
+    """
+    if not isinstance(response, ChatCompletion):
+        raise UpstreamError("bad_type")
+    prompt, cached, completion = _usage(response)
+    wasted = Usage(prefill_tokens=(prompt or 0) - cached, cancelled_tokens=completion or 0)
+    if not same_model(model, response.model):
+        raise UpstreamError("wrong_model", wasted=wasted)
+    choices = response.choices if isinstance(response.choices, list) else []
+    written = [
+        Written(
+            text=text,
+            logprobs=_logprobs(choice),
+            tokens=completion,
+            finish_reason=_reason(choice),
+        )
+        for choice in choices
+        if (text := _text(choice)) is not None
+    ]
+    if not written:
+        raise UpstreamError("null_content" if choices else "empty_choices", wasted=wasted)
+    if len(written) > 1 and completion is not None:
+        written = _shared(written, completion, alone=_timings(response) is not None)
+    return Answered(written=tuple(written), prompt_tokens=prompt, cached_tokens=cached)
+
+
+def _text(choice: Any) -> str | None:
+    """What a choice says; empty if it ended while it was thinking."""
+    message = getattr(choice, "message", None)
+    content = getattr(message, "content", None)
+    if isinstance(content, str):
+        return _clean(content)
+    return "" if _reason(choice) == CUT or _thought(message) else None
+
+
+def _thought(message: Any) -> str:
+    """Reasoning before the answer, under either name that servers give it."""
+    for name in ("reasoning_content", "reasoning"):
+        value = getattr(message, name, None)
+        if isinstance(value, str) and value:
+            return value
+    return ""
+
+
+def _reason(choice: Any) -> str | None:
+    reason = getattr(choice, "finish_reason", None)
+    return reason[:_LONGEST_REASON] if isinstance(reason, str) else None
+
+
+@dataclass
+class StreamReader:
+    """Puts the chunks of one streamed choice together."""
+
+    model: str
+    texts: list[str] = field(default_factory=list)
+    thoughts: int = 0
+    logprobs: list[Any] = field(default_factory=list)
+    last: Any = None
+    finish_reason: str | None = None
+
+    @property
+    def pieces(self) -> int:
+        """Pieces written so far, each about a token."""
+        return len(self.texts) + self.thoughts
+
+    @property
+    def wasted(self) -> Usage:
+        """What has been written so far."""
+        return Usage(cancelled_tokens=self.pieces)
+
+    def add(self, chunk: object) -> None:
+        """Take one chunk.
+
+        Raises:
+            UpstreamError: bad_type or wrong_model.
+        """
+        if not isinstance(chunk, ChatCompletionChunk):
+            raise UpstreamError("bad_type", wasted=self.wasted)
+        if not same_model(self.model, chunk.model):
+            raise UpstreamError("wrong_model", wasted=self.wasted)
+        if chunk.usage is not None:
+            self.last = chunk
+        for choice in (chunk.choices or [])[:1]:
+            content = getattr(choice.delta, "content", None)
+            if isinstance(content, str) and content:
+                self.texts.append(content)
+            self.thoughts += bool(_thought(choice.delta))
+            self.logprobs.extend(getattr(choice.logprobs, "content", None) or [])
+            self.finish_reason = _reason(choice) or self.finish_reason
+
+    async def read(self, stream: AsyncIterable[object], idle_timeout_s: float) -> None:
+        """Take all chunks; once something is written, none may be late.
+
+        Raises:
+            UpstreamError: stalled, bad_type or wrong_model.
+        """
+        chunks = aiter(stream)
+        while True:
+            async with within(idle_timeout_s if self.pieces else None, STALLED, self):
+                chunk = await anext(chunks, None)
+            if chunk is None:
+                return
+            self.add(chunk)
+
+    def result(self) -> Answered:
+        """The whole choice.
+
+        Raises:
+            UpstreamError: truncated_stream or null_content.
+        """
+        prompt, cached, completion = _usage(self.last)
+        if self.finish_reason is None:
+            raise UpstreamError("truncated_stream", wasted=self.wasted)
+        if not self.pieces and self.finish_reason != CUT:
+            raise UpstreamError("null_content", wasted=self.wasted)
+        written = Written(
+            text=_clean("".join(self.texts)),
+            logprobs=plausible_logprobs(getattr(e, "logprob", None) for e in self.logprobs),
+            tokens=completion if completion is not None else self.pieces,
+            finish_reason=self.finish_reason,
+        )
+        return Answered(written=(written,), prompt_tokens=prompt, cached_tokens=cached)
+
+
+@asynccontextmanager
+async def within(seconds: float | None, kind: str, reader: StreamReader) -> AsyncIterator[None]:
+    """Waits no longer than that.
+
+    Raises:
+        UpstreamError: `kind`, with what has been written by then.
+    """
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            yield
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise UpstreamError(kind, retryable=False, wasted=reader.wasted) from None
+
+
+def same_model(asked: str, found: object) -> bool:
+    """Whether a response may come from the model that was asked for.
+
+    Servers add versions and leave out owners; nothing at all is believed, too.
+
+    >>> same_model("gpt-4o", "gpt-4o-2024-08-06"), same_model("org/small", "large")
+    (True, False)
+    """
+    if not isinstance(found, str) or not found:
+        return True
+    asked, found = asked.lower().rstrip("/"), found.lower().rstrip("/")
+    return any(x in y for x, y in ((asked, found), (found, asked)))
+
+
+def plausible_logprobs(values: Iterable[object]) -> tuple[float, ...]:
+    """The values if all of them are log-probabilities, and nothing otherwise.
+
+    >>> plausible_logprobs([-0.5, 0.0]), plausible_logprobs([-0.5, float("nan")])
+    ((-0.5, 0.0), ())
+    """
+    found = []
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return ()
+        if not math.isfinite(value) or value > _ROUNDING:
+            return ()
+        found.append(min(float(value), 0.0))
+    return tuple(found)
+
+
+def _clean(text: str) -> str:
+    """Without halves of surrogate pairs, which JSON can bring and UTF-8 cannot take away."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _logprobs(choice: Any) -> tuple[float, ...]:
+    content = getattr(getattr(choice, "logprobs", None), "content", None)
+    if not isinstance(content, list):
+        return ()
+    return plausible_logprobs(getattr(entry, "logprob", None) for entry in content)
+
+
+def _shared(written: Sequence[Written], completion: int, *, alone: bool) -> list[Written]:
+    """Choices with tokens of their own, from one count for all of them or for the first alone."""
+    characters = [max(1, len(choice.text)) for choice in written]
+    whole = characters[0] if alone else sum(characters)
+    return [
+        replace(choice, tokens=len(choice.logprobs) or max(1, round(completion * n / whole)))
+        for choice, n in zip(written, characters, strict=True)
+    ]
+
+
+def _usage(response: Any) -> tuple[int | None, int, int | None]:
+    """Prompt tokens, those of them that were cached, and completion tokens."""
+    usage = getattr(response, "usage", None)
+    prompt = _natural(getattr(usage, "prompt_tokens", None))
+    details = getattr(usage, "prompt_tokens_details", None)
+    cached = _natural(getattr(details, "cached_tokens", None))
+    if cached is None:
+        cached = _natural((_timings(response) or {}).get("cache_n")) or 0
+    completion = _natural(getattr(usage, "completion_tokens", None))
+    return prompt, min(cached, prompt or 0), completion
+
+
+def _timings(response: Any) -> dict[str, Any] | None:
+    """What llama.cpp's server adds; its usage counts the first of several choices alone."""
+    timings = getattr(response, "timings", None)
+    return timings if isinstance(timings, dict) else None
+
+
+def _natural(value: object) -> int | None:
+    plausible = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+    return value if plausible and isinstance(value, int) else None

@@ -1,0 +1,203 @@
+"""What operators see: structured logs, one JSON object per line without secrets, and metrics."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from logging.handlers import WatchedFileHandler
+from pathlib import Path
+from typing import Any
+
+from opentelemetry import trace
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from controller.core import Decision
+from controller.server.engine import Served
+
+LOG_VERSION = 1
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_DECISION_SECONDS = (25e-6, 50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 5e-3)
+
+service_log = logging.getLogger("allot.service")
+"""What happens to the service."""
+episode_log = logging.getLogger("allot.episodes")
+"""Every question, with decisions, propensities and attempts."""
+
+
+class JsonFormatter(logging.Formatter):
+    """A record as one line of JSON: its message is the event, its `fields` are added."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See `logging.Formatter.format`."""
+        entry: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        context = trace.get_current_span().get_span_context()
+        if context.is_valid:
+            entry["trace_id"] = trace.format_trace_id(context.trace_id)
+        if record.exc_info and record.exc_info[0] is not None:
+            # Messages of exceptions may quote requests; where it happened is enough.
+            entry["exception"] = record.exc_info[0].__name__
+            entry["where"] = _where(record.exc_info[2])
+        return json.dumps(entry, separators=(",", ":"), default=str)
+
+
+def _where(traceback: Any) -> list[str]:
+    frames = []
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        frames.append(f"{Path(code.co_filename).name}:{traceback.tb_lineno}")
+        traceback = traceback.tb_next
+    return frames[-8:]
+
+
+def configure(episodes: Path | None) -> None:
+    """Log to standard error, and episodes to a file if one is given.
+
+    The file may be moved away at any time; a new one is then begun.
+    """
+    stderr = logging.StreamHandler()
+    stderr.setFormatter(JsonFormatter())
+    for name, level in (("allot", logging.INFO), ("uvicorn", logging.WARNING)):
+        logger = logging.getLogger(name)
+        logger.setLevel(level)
+        logger.handlers, logger.propagate = [stderr], False
+    if episodes is not None:
+        episodes.parent.mkdir(parents=True, exist_ok=True)
+        file = WatchedFileHandler(episodes, encoding="utf-8")
+        file.setFormatter(JsonFormatter())
+        episode_log.handlers, episode_log.propagate = [file], False
+
+
+_SERVED = ("episode_id", "caller", "answer", "cost", "degraded", "limited", "guarded")
+_ATTEMPT = (
+    *("attempt_id", "parent_id", "model", "rung", "action", "answer", "prompt_tokens"),
+    *("completion_tokens", "finish_reason", "mean_logprob", "min_logprob", "verifier_score"),
+    "error",
+)
+
+
+def episode_fields(served: Served, *, texts: bool) -> dict[str, Any]:
+    """What the log says about a question."""
+    question = served.question
+    digest = hashlib.sha256(question.text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    same = {name: getattr(served, name) for name in _SERVED}
+    return {
+        "version": LOG_VERSION,
+        **same,
+        "question_id": question.question_id or digest,
+        "question": question.text if texts else None,
+        "arm": served.variant.name,
+        "policy": served.variant.digest,
+        "models": [
+            {"name": model.name, "rung": rung, "parameters": model.parameters}
+            for rung, model in enumerate(served.variant.checkpoint.models)
+        ],
+        "price": served.terms.price,
+        "round_price": served.terms.round_price,
+        "budget": served.terms.budget,
+        "wall_s": round(served.wall_s, 6),
+        "decisions": [_decision(decision) for decision in served.decisions],
+        "attempts": [
+            {name: getattr(attempt, name) for name in _ATTEMPT}
+            | {"text": attempt.text if texts else None}
+            for attempt in served.attempts
+        ],
+    }
+
+
+def _decision(decision: Decision) -> dict[str, Any]:
+    probabilities = {name: round(p, 6) for name, p in decision.probabilities.items()}
+    return {
+        "action": str(decision.action),
+        "propensity": decision.propensity,
+        "decided_by": decision.decided_by,
+        "policy_action": max(probabilities, key=lambda name: probabilities[name]),
+        "probabilities": probabilities,
+        "value": round(decision.value, 6),
+        "cost": decision.cost,
+        "observation": [round(x, 6) for x in decision.observation.values()],
+        "attempts": [attempt.attempt_id for attempt in decision.attempts],
+    }
+
+
+class Metrics:
+    """All metrics of one service, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        counter = partial(Counter, registry=self.registry)
+        gauge = partial(Gauge, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry)
+        self.requests = counter("allot_requests", "HTTP requests.", ["path", "status"])
+        self.seconds = histogram(
+            "allot_request_seconds", "Until the answer.", ["path"], buckets=_SECONDS
+        )
+        self.in_flight = gauge("allot_in_flight", "Questions being answered.")
+        self.turned_away = counter("allot_turned_away", "Requests not taken in.", ["reason"])
+        self.decisions = counter("allot_decisions", "Decisions.", ["arm", "action", "decided_by"])
+        self.decision_seconds = histogram(
+            "allot_decision_seconds",
+            "Mean time per decision of a question.",
+            buckets=_DECISION_SECONDS,
+        )
+        self.tokens = counter("allot_tokens", "Tokens.", ["model", "kind"])
+        self.cost = counter("allot_cost", "Cost in small-model tokens.", ["arm"])
+        self.strays = counter(
+            "allot_strays", "Questions unlike those of training.", ["arm", "feature"]
+        )
+        self.guard_share = gauge(
+            "allot_guard_share", "Share of the last questions that the guard decided.", ["arm"]
+        )
+        self.degraded = counter("allot_degraded", "Answers made without a model.", ["model"])
+        self.limited = counter(
+            "allot_limited", "Answers cut short by a budget or deadline.", ["reason"]
+        )
+        self.tries = counter("allot_upstream_tries", "Requests to models.", ["model", "outcome"])
+        self.upstream_seconds = histogram(
+            "allot_upstream_seconds", "Per try.", ["model"], buckets=_SECONDS
+        )
+        self.available = gauge(
+            "allot_model_available", "1 while a model is worth asking.", ["model"]
+        )
+        self.reloads = counter("allot_reloads", "Checkpoints read anew.", ["outcome"])
+        self.policy = gauge("allot_policy", "1 for every arm's policy.", ["arm", "policy"])
+
+    def tried(self, model: str, outcome: str, seconds: float) -> None:
+        """A try at a model is over."""
+        self.tries.labels(model, outcome).inc()
+        self.upstream_seconds.labels(model).observe(seconds)
+
+    def served(self, served: Served) -> None:
+        """A question has come to an end."""
+        name = served.variant.name
+        for decision in served.decisions:
+            self.decisions.labels(name, str(decision.action), decision.decided_by).inc()
+        if served.decisions:
+            self.decision_seconds.observe(served.decision_s / len(served.decisions))
+        for model, usage in served.usage.items():
+            for kind, count in vars(usage).items():
+                if kind.endswith("_tokens") and count:
+                    self.tokens.labels(model, kind.removesuffix("_tokens")).inc(count)
+        self.cost.labels(name).inc(served.cost)
+        self.guard_share.labels(name).set(served.variant.watch.share)
+        for model in served.degraded:
+            self.degraded.labels(model).inc()
+        for reason in served.limited:
+            self.limited.labels(reason).inc()
+
+    def watch(self, model: str, available: Callable[[], bool]) -> None:
+        """Ask whether a model is available whenever Prometheus asks."""
+        self.available.labels(model).set_function(lambda: float(available()))
+
+    def text(self) -> bytes:
+        """In Prometheus's format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,188 @@
+"""Which controller decides: variants side by side, shadows, and a guard for strange cases."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.checkpoint import Checkpoint
+from controller.core import Choice, Decider, Episode
+from controller.errors import ConfigError
+from controller.policy import rules
+from controller.policy.deciders import PolicyDecider, RuleDecider
+from controller.policy.pricing import Pricing
+from controller.policy.rules import Rule, RulePolicy
+from controller.policy.training_range import Support
+from controller.process.episodes import EpisodeConfig
+
+_log = logging.getLogger("allot.service")
+
+WINDOW, ENOUGH, TOO_OFTEN = 200, 20, 0.05
+"""Of the last questions, so many at least, the guard may decide this share."""
+
+RULES: Mapping[str, Rule] = {
+    "always-small": rules.SelfConsistency(1),
+    "always-large": rules.AlwaysLarge(),
+    "self-consistency-5": rules.SelfConsistency(5),
+    "adaptive-cascade": rules.AdaptiveCascade(0.9, 8),
+}
+"""Static rules by the name that operators know them by."""
+
+
+def named_rule(name: str) -> RulePolicy:
+    """A static rule.
+
+    Raises:
+        ConfigError: no rule has that name.
+    """
+    if name not in RULES:
+        raise ConfigError(f"rule: expected one of {sorted(RULES)}, found {name!r}")
+    return RulePolicy(RULES[name])
+
+
+class Guarded:
+    """Lets the policy decide where it has been in training, and a rule everywhere else.
+
+    Once a question has led outside, the rule sees it through.
+    """
+
+    def __init__(
+        self, inner: Decider, support: Support, rule: Decider, on_stray: Callable[[str], None]
+    ) -> None:
+        self._inner, self._support, self._rule = inner, support, rule
+        self._on_stray, self._strayed = on_stray, False
+
+    def choose(self, episode: Episode, mask: NDArray[np.bool_]) -> Choice:
+        """See `Decider.choose`."""
+        if not self._strayed:
+            choice = self._inner.choose(episode, mask)
+            feature = self._support.stray(np.fromiter(choice.observation.values(), np.float64))
+            if feature is None:
+                return choice
+            self._strayed = True
+            self._on_stray(feature)
+        return self._rule.choose(episode, mask)
+
+
+@dataclass
+class GuardWatch:
+    """The last questions of a variant.
+
+    Attributes:
+        last: feature by which each question strayed; None where the policy decided.
+        overruled: whether the guard overrules too often.
+    """
+
+    variant: str
+    last: deque[str | None] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    overruled: bool = False
+
+    @property
+    def share(self) -> float:
+        """Share of the questions that the guard decided."""
+        return 1 - self.last.count(None) / len(self.last) if self.last else 0.0
+
+    @property
+    def feature(self) -> str | None:
+        """By which most of them strayed."""
+        strayed = Counter(feature for feature in self.last if feature is not None)
+        return strayed.most_common(1)[0][0] if strayed else None
+
+    def note(self, feature: str | None) -> None:
+        """A question has come to an end."""
+        self.last.append(feature)
+        overruled = len(self.last) >= ENOUGH and self.share > TOO_OFTEN
+        if overruled == self.overruled:
+            return
+        self.overruled = overruled
+        log = _log.warning if overruled else _log.info
+        fields = {"arm": self.variant, "share": round(self.share, 3), "feature": self.feature}
+        log("guard_overrules" if overruled else "guard_is_quiet", extra={"fields": fields})
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What people should know; empty while the policy decides."""
+        if not self.overruled:
+            return ()
+        return (
+            f"{self.variant}: the guard overrules the policy on {self.share:.0%} of the last "
+            f"{len(self.last)} questions, most often because {self.feature} is outside its range "
+            "of training; record, train and serve with the same servers, prompts and settings",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One version that answers a share of the questions.
+
+    Attributes:
+        name: in logs, metrics and responses.
+        decider: the policy alone.
+        pricing: what compute is worth where an asker says nothing.
+        share: of all questions, relative to the other variants'.
+        always: name of the rule that decides in its stead, while it is only watched.
+        fallback: name of the rule that decides where the policy has not been in training;
+            None switches the guard off.
+    """
+
+    name: str
+    checkpoint: Checkpoint
+    process: EpisodeConfig
+    decider: PolicyDecider
+    pricing: Pricing
+    share: float = 1.0
+    always: str | None = None
+    fallback: str | None = "adaptive-cascade"
+
+    @property
+    def digest(self) -> str:
+        """Of the policy's weights."""
+        return self.decider.digest
+
+    @cached_property
+    def watch(self) -> GuardWatch:
+        """How often the guard overrules its policy."""
+        return GuardWatch(self.name)
+
+    @property
+    def guarded(self) -> bool:
+        """Whether there is a guard."""
+        ranges = self.checkpoint.support
+        return self.always is None and self.fallback is not None and ranges is not None
+
+    def new_decider(self, on_stray: Callable[[str], None]) -> Decider:
+        """Who decides one question."""
+        if self.always is not None:
+            return RuleDecider(named_rule(self.always), self.always, self.decider)
+        support = self.checkpoint.support
+        if self.fallback is None or support is None:
+            return self.decider
+        rule = RuleDecider(named_rule(self.fallback), self.fallback, self.decider)
+        return Guarded(self.decider, support, rule, on_stray)
+
+
+class Variants:
+    """All of them; which one answers follows from a hash, so that it stays the same."""
+
+    def __init__(self, variants: Sequence[Variant], salt: str = "allot") -> None:
+        names, shares = [v.name for v in variants], [v.share for v in variants]
+        if not variants or min(shares) < 0 or not 0 < sum(shares) < float("inf"):
+            raise ConfigError(f"variants: expected shares of 0 or more, not all 0, found {shares}")
+        if len(set(names)) < len(names):
+            raise ConfigError(f"variants: expected different names, found {names}")
+        self.all, self._salt = tuple(variants), salt
+        self._bounds = np.cumsum(shares) / sum(shares)
+
+    def assign(self, key: str) -> Variant:
+        """The one of a caller, conversation or question."""
+        digest = hashlib.blake2b(f"{self._salt}\0{key}".encode(), digest_size=8).digest()
+        place = int.from_bytes(digest, "big") / 2**64
+        position = int(np.searchsorted(self._bounds, place, side="right"))
+        return self.all[min(position, len(self.all) - 1)]

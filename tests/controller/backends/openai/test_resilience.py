@@ -1,0 +1,29 @@
+"""When a server is left alone."""
+
+from controller.backends.openai.resilience import BreakerState, CircuitBreaker
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_a_breaker_lets_one_probe_through():
+    clock = Clock()
+    breaker = CircuitBreaker(failures=2, cooldown_s=5, clock=clock)
+    breaker.failed()
+    assert breaker.allows
+    breaker.failed()
+    assert (breaker.allows, breaker.state) == (False, BreakerState.OPEN)
+    clock.now = 5
+    assert breaker.allows
+    breaker.sent()
+    assert not breaker.allows, "one probe at a time"
+    breaker.failed()
+    assert breaker.state is BreakerState.OPEN
+    clock.now = 10
+    breaker.sent()
+    breaker.succeeded()
+    assert (breaker.allows, breaker.state) == (True, BreakerState.CLOSED)

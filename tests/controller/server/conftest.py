@@ -1,0 +1,162 @@
+"""A service on a real socket, in front of upstream servers that can be scripted."""
+
+import asyncio
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import httpx2
+import openai
+import pytest
+import uvicorn
+
+from controller.backends.ladder import Ladder
+from controller.backends.openai.backend import OpenAIBackend
+from controller.backends.openai.endpoint import Endpoint
+from controller.backends.openai.resilience import CircuitBreaker
+from controller.checkpoint import load_checkpoint
+from controller.loading import deployed_process
+from controller.policy.deciders import PolicyDecider
+from controller.policy.pricing import Pricing
+from controller.server.app import Service
+from controller.server.config import Limits
+from controller.server.engine import Engine
+from controller.server.ops import Metrics
+from controller.server.variants import Variant, Variants
+from tests.controller.server.upstream import Upstream, completion
+
+QUESTION = (
+    "Find the Greatest Common Divisor (GCD) of these numbers: 44, 86. "
+    "Give only the GCD as your final answer."
+)
+"""Of a kind that the controller knows, and where a second opinion is worth something."""
+
+PROMPT_LENGTH = (0.0, 0.25)
+"""Scripted servers do not count; the bundled controller has to know."""
+
+CONTROLLER = Path(__file__).parents[3] / "checkpoints" / "controller"
+
+
+@pytest.fixture(scope="session")
+def checkpoint():
+    return load_checkpoint(CONTROLLER)
+
+
+@pytest.fixture
+def small():
+    with Upstream(completion(model="small")).running() as upstream:
+        yield upstream
+
+
+@pytest.fixture
+def large():
+    with Upstream(completion(model="large")).running() as upstream:
+        yield upstream
+
+
+def ladder(*upstreams, metrics=None, breaker=None, **settings):
+    """Backends of upstream servers, impatient ones."""
+    quick = {
+        "attempt_deadline_s": 0.5,
+        "connect_timeout_s": 0.5,
+        "revises": False,
+        "prompt_length": PROMPT_LENGTH,
+        **settings,
+    }
+    return Ladder(
+        [
+            OpenAIBackend(
+                Endpoint(
+                    base_url=upstream if isinstance(upstream, str) else upstream.url,
+                    model=name,
+                    api_key="upstream-secret",
+                    **quick,
+                ),
+                breaker=breaker() if breaker else CircuitBreaker(failures=50),
+                observe=metrics.tried if metrics else lambda *_: None,
+            )
+            for upstream, name in zip(upstreams, ("small", "large"), strict=True)
+        ]
+    )
+
+
+def variant(checkpoint, backend, name="main", **settings):
+    return Variant(
+        name=name,
+        checkpoint=checkpoint,
+        process=deployed_process(checkpoint, backend),
+        decider=PolicyDecider(checkpoint.policy),
+        **{"pricing": Pricing(checkpoint), **settings},
+    )
+
+
+class Running:
+    """A service that listens, and clients for it."""
+
+    def __init__(self, service, port):
+        self.service, self.url = service, f"http://127.0.0.1:{port}"
+        self.http = httpx2.Client(base_url=self.url, timeout=30)
+        self.openai = openai.OpenAI(base_url=f"{self.url}/v1", api_key="any", max_retries=0)
+
+    def ask(self, text=QUESTION, headers=None, **allot):
+        """A chat completion, as JSON."""
+        return self.http.post(
+            "/v1/chat/completions",
+            json={
+                "model": "allot",
+                "messages": [{"role": "user", "content": text}],
+                "allot": allot,
+            },
+            headers=headers,
+        )
+
+
+@contextmanager
+def listening(service):
+    """Serve in a thread until the block ends."""
+    server = uvicorn.Server(
+        uvicorn.Config(service.app(), port=0, log_level="error", timeout_graceful_shutdown=2)
+    )
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.005)
+    running = Running(service, server.servers[0].sockets[0].getsockname()[1])
+    try:
+        yield running
+    finally:
+        running.http.close()
+        running.openai.close()
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def serve(checkpoint):
+    """Makes services in front of upstream servers; they end with the test."""
+    with ExitStack() as stack:
+
+        def start(
+            *upstreams,
+            limits=None,
+            keys=None,
+            variants=None,
+            variant_settings=None,
+            breaker=None,
+            **settings,
+        ):
+            metrics = Metrics()
+            backend = ladder(*upstreams, metrics=metrics, breaker=breaker, **settings)
+            engine = Engine(
+                Variants(variants or [variant(checkpoint, backend, **(variant_settings or {}))]),
+                backend,
+                limits=replace(limits or Limits(), deadline_s=10),
+                on_served=metrics.served,
+                on_stray=lambda name, feature: metrics.strays.labels(name, feature).inc(),
+            )
+            service = Service(engine, keys=keys, metrics=metrics)
+            return stack.enter_context(listening(service))
+
+        yield start

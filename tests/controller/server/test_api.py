@@ -1,0 +1,342 @@
+"""The API as clients see it."""
+
+import asyncio
+import json
+
+import openai
+import pytest
+
+from controller.policy.pricing import Pricing
+from controller.policy.targets import PACE_QUESTIONS
+from controller.process.terms import Terms
+from controller.server.config import Limits
+from controller.server.keys import Keys, key_digest, new_key
+from tests.controller.server.conftest import ladder, variant
+from tests.controller.server.upstream import completion
+
+MIDDLE = 1e-4
+SPELL = "Spell this word backward (example: sun -> nus): planet"
+SUM = "State the final answer to the following arithmetic problem: 88 - 52 - 32 - 30 ="
+"""Price at which the controller samples until it is settled."""
+ASK = [{"role": "user", "content": "2+5="}]
+
+
+@pytest.fixture
+def service(serve, small, large):
+    return serve(small, large)
+
+
+def total(upstreams):
+    """Tokens that the upstream servers say they processed."""
+    served = [completion(model="any")["usage"] for upstream in upstreams for _ in upstream.requests]
+    return sum(u["prompt_tokens"] for u in served), sum(u["completion_tokens"] for u in served)
+
+
+def test_json(service, small, large):
+    found = service.openai.chat.completions.create(model="allot", messages=ASK)
+    assert found.choices[0].message.content == "Answer: 7"
+    assert found.choices[0].finish_reason == "stop"
+    allot = found.model_extra["allot"]
+    assert allot["answer"] == "7"
+    assert [d["action"] for d in allot["decisions"]][-1] == "STOP"
+    assert sum(allot["decisions"][0]["probabilities"].values()) == pytest.approx(1)
+
+
+def test_usage_is_the_sum_of_all_calls(service, small, large):
+    small.script(*(completion(f"Answer: {n}", logprob=-2.0) for n in (1, 2, 3, 3, 4, 5)))
+    found = service.ask(price=MIDDLE).json()
+    assert small.calls + large.calls > 3
+    prompt, written = total([small, large])
+    assert found["usage"]["prompt_tokens"] == prompt
+    assert found["usage"]["completion_tokens"] == written
+    by_action = found["allot"]["usage"]["by_action"]
+    assert sum(u["decoded_tokens"] for u in by_action.values()) == written
+    assert sum(u["prefill_tokens"] for u in by_action.values()) == prompt
+    attempts = [a for d in found["allot"]["decisions"] for a in d["attempts"]]
+    assert len(attempts) == small.calls + large.calls
+
+
+def test_stream(service):
+    chunks = list(
+        service.openai.chat.completions.create(
+            model="allot", messages=ASK, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    events = [c.model_extra["allot"]["event"] for c in chunks if "event" in (
+        c.model_extra or {}).get("allot", {})]  # fmt: skip
+    assert text == "Answer: 7"
+    assert events[:2] == ["choice", "decision"]
+    assert chunks[-1].usage.total_tokens > 0
+    assert chunks[-2].choices[0].finish_reason == "stop"
+    assert chunks[-2].model_extra["allot"]["answer"] == "7"
+
+
+def test_decisions_are_streamed_when_they_happen(serve, small, large):
+    """The first choice is there before the model has answered."""
+    release = []
+
+    async def wait(exchange):
+        while not release:
+            await asyncio.sleep(0.01)
+        await exchange.reply(completion())
+
+    small.script(wait)
+    service = serve(small, large, attempt_deadline_s=20)
+    body = {"model": "allot", "messages": ASK, "stream": True, "allot": {"price": 1e-3}}
+    with service.http.stream("POST", "/v1/chat/completions", json=body) as reply:
+        lines = reply.iter_lines()
+        seen = [json.loads(line[6:]) for line in (next(lines) for _ in range(4)) if line]
+        assert seen[-1]["allot"]["event"] == "choice"
+        release.append(True)
+        assert [line for line in lines if line][-1] == "data: [DONE]"
+
+
+def test_text_completions(service):
+    found = service.openai.completions.create(model="allot", prompt="2+5=")
+    assert found.choices[0].text == "Answer: 7"
+    parts = service.openai.completions.create(model="allot", prompt="2+5=", stream=True)
+    assert "".join(p.choices[0].text for p in parts) == "Answer: 7"
+
+
+def test_the_conversation_reaches_the_models(service, small):
+    turns = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
+        {"role": "assistant", "content": "Hello"},
+        *ASK,
+    ]
+    service.openai.chat.completions.create(model="allot", messages=turns, max_tokens=17)
+    body = small.requests[0].body
+    assert [m["role"] for m in body["messages"]] == ["system", "user", "assistant", "user"]
+    assert body["messages"][1]["content"] == "Hi"
+    assert body["max_tokens"] == 17
+
+
+def test_terms_by_field_and_by_header(service):
+    by_field = service.ask(price=2e-4, round_price=0.01).json()["allot"]
+    by_header = service.ask(
+        headers={"x-allot-price": "2e-4", "x-allot-round-price": "0.01"}
+    ).json()["allot"]
+    assert (by_field["price"], by_field["round_price"]) == (2e-4, 0.01)
+    assert (by_header["price"], by_header["round_price"]) == (2e-4, 0.01)
+    both = service.ask(headers={"x-allot-accuracy": "0.4"}, price=3e-4).json()["allot"]
+    assert both["price"] == 3e-4
+
+
+def test_targets_become_prices(service, checkpoint):
+    by_cost = service.ask(mean_cost=300).json()["allot"]["price"]
+    assert by_cost == pytest.approx(Pricing(checkpoint).price_for(Terms(mean_cost=300)))
+    by_accuracy = service.ask(accuracy=0.5).json()["allot"]["price"]
+    assert by_accuracy == pytest.approx(Pricing(checkpoint).price_for(Terms(accuracy=0.5)))
+    out_of_reach = service.ask(accuracy=0.999)
+    assert out_of_reach.status_code == 400
+    assert "cannot be relied on" in out_of_reach.json()["error"]["message"]
+    assert service.ask(accuracy=0.5, price=1e-4).status_code == 400
+
+
+def test_a_mean_cost_is_kept_over_the_questions_that_name_no_price(serve, small, large, checkpoint):
+    service = serve(
+        small, large, variant_settings={"pricing": Pricing(checkpoint, Terms(mean_cost=300))}
+    )
+    first = service.ask().json()["allot"]
+    assert first["price"] == pytest.approx(Pricing(checkpoint).price_for(Terms(mean_cost=300)))
+    service.ask(price=1e-5)
+    owed = (300 - first["cost"]) / PACE_QUESTIONS
+    assert owed != 0
+    expected = Pricing(checkpoint).price_for(Terms(mean_cost=300 + owed))
+    assert service.ask().json()["allot"]["price"] == pytest.approx(expected)
+
+
+def test_a_budget_is_a_hard_cap(service, small):
+    small.script(*(completion(f"Answer: {n}", logprob=-2.0) for n in range(30)))
+    free = service.ask(price=MIDDLE).json()["allot"]["cost"]
+    capped = service.ask(price=MIDDLE, budget=240).json()["allot"]["cost"]
+    assert capped < 240
+    assert capped < free
+
+
+def test_giving_up_must_be_wished_for(service, small, large):
+    """At an absurd price no attempt is worth it; by default there is one all the same."""
+    assert service.ask(price=0.5).json()["allot"]["answer"] == "7"
+    small.script(completion())
+    found = service.ask(price=0.5, give_up=True).json()
+    assert found["allot"]["gave_up"] is (small.calls == 0)
+
+
+def test_no_readable_answer(service, small, large):
+    """The largest model's text is returned where no answer can be read."""
+    short, long = "Once upon a time. There was a queen.", "Long ago there lived a king. He was old."
+    small.script(completion(short))
+    large.script(completion(long, model="large"))
+    found = service.ask("Tell me a story", price=MIDDLE).json()
+    expected = long if large.calls else short
+    assert found["choices"][0]["message"]["content"] == expected
+    assert found["allot"]["answer"] is None
+
+
+def test_decide(service, checkpoint):
+    def decide(*answers, question=None, **allot):
+        reply = service.http.post(
+            "/v1/decide",
+            json={
+                "question": question,
+                "prompt_tokens": [20],
+                "attempts": [
+                    {
+                        "action": "sample",
+                        "answer": a,
+                        "prompt_tokens": 20,
+                        "completion_tokens": 40,
+                        "mean_logprob": -0.3,
+                        "round": 1,
+                    }
+                    for a in answers
+                ],
+                "allot": {"price": 1e-3, **allot},
+            },
+        )
+        assert reply.status_code == 200, reply.text
+        return reply.json()
+
+    fresh = decide(give_up=True)
+    assert fresh["leader"] is None
+    assert "REVISE" not in fresh["allowed"]
+    settled, split = decide("7", "7", "7.0", "7"), decide("1", "2", "3", "4")
+    assert settled["leader"] == "7"
+    assert settled["action"] == "STOP"
+    assert settled["value"] > split["value"]
+    assert sum(split["probabilities"].values()) == pytest.approx(1)
+    assert "observation" in decide("7", explain=True)
+    easy, hard = (decide(question=q)["value"] for q in (SPELL, SUM))
+    assert easy > hard
+    scored = service.http.post(
+        "/v1/decide",
+        json={
+            "prompt_tokens": [20, 25],
+            "attempts": [
+                {
+                    "action": "escalate",
+                    "text": "Answer: 3",
+                    "prompt_tokens": 25,
+                    "completion_tokens": 9,
+                    "verifier_score": 0.9,
+                }
+            ],
+        },
+    ).json()
+    assert scored["leader"] == "3"
+
+
+def test_models_health_and_readiness(service, large):
+    assert [m.id for m in service.openai.models.list()] == ["allot"]
+    assert service.openai.models.retrieve("allot").id == "allot"
+    assert service.http.get("/health").json() == {"status": "ok"}
+    assert service.http.get("/ready").json()["available"] == ["small", "large"]
+    service.service.draining = True
+    assert service.http.get("/ready").status_code == 503
+
+
+def test_ready_with_one_model_down(serve, large):
+    service = serve("http://127.0.0.1:9/v1", large)
+    found = service.http.get("/ready")
+    assert (found.status_code, found.json()["available"]) == (200, ["large"])
+    assert found.json()["wrong"] == {"small": "refused"}
+
+
+def test_metrics(service):
+    service.ask()
+    text = service.http.get("/metrics").text
+    assert 'allot_upstream_tries_total{model="small",outcome="ok"}' in text
+    assert 'allot_requests_total{path="/v1/chat/completions",status="200"} 1.0' in text
+    assert "allot_decision_seconds_count 1.0" in text
+
+
+def test_unknown_models_are_told(service):
+    with pytest.raises(openai.NotFoundError):
+        service.openai.chat.completions.create(model="gpt-9", messages=ASK)
+
+
+def test_keys(serve, small, large):
+    key = new_key()
+    service = serve(small, large, keys=Keys({"ann": key_digest(key)}))
+    assert service.ask().status_code == 401
+    assert service.ask(headers={"authorization": f"Bearer {key}x"}).status_code == 401
+    assert service.ask(headers={"authorization": f"Basic {key}"}).status_code == 401
+    assert service.http.get("/metrics").status_code == 401
+    assert service.http.get("/health").status_code == 200
+    client = service.openai.with_options(api_key=key)
+    assert client.chat.completions.create(model="allot", messages=ASK).choices
+    assert small.requests[-1].headers["authorization"] == "Bearer upstream-secret"
+
+
+def test_escalation_budgets_are_per_caller(serve, small, large):
+    async def fail(exchange):
+        await exchange.reply({}, status=500)
+
+    small.script(fail)
+    keys = {name: new_key() for name in ("ann", "bob")}
+    service = serve(
+        small,
+        large,
+        max_retries=0,
+        keys=Keys({name: key_digest(key) for name, key in keys.items()}),
+        limits=Limits(caller_escalations_per_minute=1),
+    )
+
+    def ask(name):
+        return service.ask(headers={"authorization": f"Bearer {keys[name]}"}).status_code
+
+    assert [ask("ann"), ask("ann"), ask("bob")] == [200, 503, 200]
+
+
+def test_forged_headers_are_scrubbed(service, small):
+    service.ask(headers={"x-allot-arm": "evil", "x-allot-caller": "root", "x-other": "kept"})
+    forwarded = " ".join(f"{k}: {v}" for k, v in small.requests[0].headers.items())
+    assert "evil" not in forwarded
+    assert "root" not in forwarded
+    assert "x-other" not in forwarded
+
+
+def test_limits(serve, small, large):
+    service = serve(small, large, limits=Limits(max_in_flight=0))
+    assert service.ask("x" * 2**20).status_code == 413
+    assert service.ask(headers={"x-big": "y" * 40_000}).status_code in (400, 431)
+    busy = service.ask()
+    assert (busy.status_code, busy.headers["retry-after"]) == (429, "1")
+
+
+def test_strange_questions_are_for_the_rule(serve, small, large):
+    """A prompt far longer than any in training, counted as such."""
+    service = serve(small, large, variant_settings={"fallback": "self-consistency-5"})
+    found = service.ask("word " * 20_000).json()["allot"]
+    assert {d["decided_by"] for d in found["decisions"]} == {"self-consistency-5"}
+    assert small.calls == 5
+    metrics = service.http.get("/metrics").text
+    assert 'allot_strays_total{arm="main",feature="prompt_length"} 1.0' in metrics
+    normal = service.ask(price=1e-3).json()["allot"]
+    assert {d["decided_by"] for d in normal["decisions"]} == {"policy"}
+
+
+def test_a_watched_policy_does_not_decide(serve, small, large):
+    service = serve(small, large, variant_settings={"always": "always-large"})
+    found = service.ask().json()["allot"]
+    assert (found["model"], small.calls, large.calls) == ("large", 0, 1)
+    assert found["decisions"][0]["decided_by"] == "always-large"
+    assert len(found["decisions"][0]["probabilities"]) == 6
+
+
+def test_a_split_is_by_hash_and_stays(serve, small, large, checkpoint):
+    backend = ladder(small, large)
+    variants = [
+        variant(checkpoint, backend, "a", share=0.7),
+        variant(checkpoint, backend, "b", share=0.3, always="always-large"),
+    ]
+    service = serve(small, large, variants=variants)
+    assign = service.service.engine.variants.assign
+    names = [assign(f"user {i}").name for i in range(4000)]
+    assert names == [assign(f"user {i}").name for i in range(4000)]
+    assert 0.27 < names.count("b") / len(names) < 0.33
+    user = next(f"user {i}" for i, name in enumerate(names) if name == "b")
+    found = service.openai.chat.completions.create(model="allot", messages=ASK, user=user)
+    assert found.model_extra["allot"]["arm"] == "b"

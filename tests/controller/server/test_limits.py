@@ -1,0 +1,124 @@
+"""Budgets, and what a choice may not be."""
+
+import pytest
+
+from controller.backends.base import run_now
+from controller.backends.fake import FakeBackend, Script
+from controller.core import Choice, Episode
+from controller.process.actions import ActionKind
+from controller.process.cost import CostModel
+from controller.process.episodes import EpisodeConfig
+from controller.process.terms import Terms
+from controller.process.types import ModelSpec, Question
+from controller.server.config import Limits
+from controller.server.limits import EscalationBudget, Restricted
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_escalations_come_back_evenly():
+    clock = Clock()
+    budget = EscalationBudget(Limits(escalations_per_minute=6), clock)
+    for _ in range(6):
+        assert budget.exhausted("ann") is None
+        budget.take("ann")
+    assert budget.exhausted("bob") == "global_budget"
+    clock.now = 10.1
+    assert budget.exhausted("bob") is None
+    budget.take("bob")
+    assert budget.exhausted("bob") == "global_budget"
+
+
+def test_callers_do_not_share_their_own_budget():
+    budget = EscalationBudget(Limits(caller_escalations_per_minute=1), Clock())
+    budget.take("ann")
+    assert budget.exhausted("ann") == "caller_budget"
+    assert budget.exhausted("bob") is None
+
+
+PROCESS = EpisodeConfig(
+    cost=CostModel(weights=(1.0, 10.0)),
+    vote_weights=(1, 2),
+    mean_completion_tokens=(20.0, 20.0),
+    max_completion_tokens=(40, 40),
+    cost_unit=20.0,
+)
+MODELS = [ModelSpec(name="small", rung=0), ModelSpec(name="large", rung=1)]
+
+
+class Wishes:
+    """Chooses the first action of its wishes that is allowed."""
+
+    def __init__(self, *wishes):
+        self.wishes = [ActionKind(wish) for wish in wishes]
+
+    def choose(self, episode, mask):
+        allowed = [a for a, ok in zip(episode.config.actions, mask[0], strict=True) if ok]
+        kinds = {action.kind: action for action in allowed}
+        action = next((kinds[wish] for wish in self.wishes if wish in kinds), allowed[0])
+        names = {str(a): float(a == action) for a in episode.config.actions}
+        return Choice(
+            action=action,
+            probabilities=names,
+            value=0.0,
+            observation={},
+            leader=episode.answer,
+            cost=episode.cost,
+        )
+
+
+def restricted(*wishes, limits=None, late=False, **settings):
+    backend = FakeBackend(MODELS, default=Script(answers=[["1"], ["2"]]))
+    episode = Episode(Question(question_id="q", text="q"), backend, PROCESS, Terms(price=1e-3))
+    run_now(episode.begin())
+    decider = Restricted(
+        inner=Wishes(*wishes),
+        backend=backend,
+        budget=EscalationBudget(limits or Limits(), Clock()),
+        caller="ann",
+        **{"max_escalations": None, "out_of_time": lambda: late, **settings},
+    )
+    return decider, episode
+
+
+def kind_chosen(decider, episode):
+    return decider.choose(episode, episode.mask()).action.kind
+
+
+def test_without_limits_the_policy_chooses():
+    decider, episode = restricted("escalate")
+    assert kind_chosen(decider, episode) is ActionKind.ESCALATE
+    assert (decider.limited, decider.degraded) == (set(), set())
+
+
+def test_a_question_is_not_given_up_unless_its_asker_says_so():
+    assert kind_chosen(*restricted("stop", "sample")) is ActionKind.SAMPLE
+    assert kind_chosen(*restricted("stop", may_give_up=True)) is ActionKind.STOP
+
+
+def test_a_model_that_is_down_is_told_only_where_it_was_wanted():
+    for wish, told in (("escalate", {"large"}), ("sample", set())):
+        decider, episode = restricted(wish, "sample")
+        decider.down.add(1)
+        assert kind_chosen(decider, episode) is ActionKind.SAMPLE
+        assert decider.degraded == told
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"late": True}, "deadline"),
+        ({"max_escalations": 0}, "request_budget"),
+        ({"limits": Limits(escalations_per_minute=0)}, "global_budget"),
+        ({"limits": Limits(caller_escalations_per_minute=0)}, "caller_budget"),
+    ],
+)
+def test_what_is_spent_or_over_is_not_offered_and_named(settings, reason):
+    decider, episode = restricted("escalate", "sample", **settings)
+    assert kind_chosen(decider, episode) is not ActionKind.ESCALATE
+    assert decider.limited == {reason}

@@ -1,0 +1,221 @@
+"""`allot serve` as operators run it: a process, its log, signals and checkpoints."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+
+import httpx2
+import pytest
+import torch
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from controller.backends.ladder import Ladder
+from controller.checkpoint import load_checkpoint, save_checkpoint
+from controller.errors import ConfigError
+from controller.loading import deployed_process
+from controller.process.observation import NUM_FEATURES
+from controller.server.keys import Keys, key_digest
+from envs.traces.format import TraceSet
+from envs.traces.importing import import_attempts
+from envs.traces.served import read_references
+from envs.traces.table_builder import build_table
+from tests.controller.server.conftest import CONTROLLER, PROMPT_LENGTH, QUESTION, ladder
+from tests.controller.server.upstream import completion
+
+
+def copied_controller(directory):
+    """A checkpoint that names no models, so that none is loaded."""
+    checkpoint = load_checkpoint(CONTROLLER)
+    models = tuple(replace(model, prompt_length=PROMPT_LENGTH) for model in checkpoint.models)
+    checkpoint = replace(checkpoint, models=models, model_paths=(), adapter_paths={})
+    save_checkpoint(checkpoint, directory, "card")
+    return directory
+
+
+class Process:
+    """A service in a process of its own."""
+
+    def __init__(self, process):
+        self.process, self.lines = process, []
+        threading.Thread(target=self._read, daemon=True).start()
+        self.port = self.wait_for("listening")["port"]
+        self.http = httpx2.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
+
+    def _read(self):
+        for line in self.process.stderr:
+            self.lines.append(line)
+
+    def wait_for(self, event, within_s=300):
+        end = time.monotonic() + within_s
+        while time.monotonic() < end and self.process.poll() is None:
+            for line in list(self.lines):
+                if line.startswith("{") and json.loads(line)["event"] == event:
+                    return json.loads(line)
+            time.sleep(0.02)
+        raise AssertionError(f"no {event}: {''.join(self.lines)}")
+
+    def ask(self, text, **allot):
+        return self.http.post(
+            "/v1/chat/completions",
+            json={
+                "model": "allot",
+                "messages": [{"role": "user", "content": text}],
+                "allot": {"price": 1e-4, **allot},
+            },
+        )
+
+
+@contextmanager
+def serving(controller, *upstreams, names=("small", "large"), options=()):
+    models = [f"{u.url}#{name}" for u, name in zip(upstreams, names, strict=True)]
+    command = [sys.executable, "-m", "training.cli", "serve", "--controller", str(controller)]
+    command += ["--port", "0", "--small", models[0], "--large", models[1], *map(str, options)]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "ALLOT_UPSTREAM_KEY_0": "sk-small-secret",
+        "ALLOT_UPSTREAM_KEY_1": "sk-large-secret",
+    }
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        yield Process(process)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_process_from_start_to_end(tmp_path, small, large):
+    """Log, reload, a request that outlives the signal, and the log as traces."""
+    controller, log = (
+        copied_controller(tmp_path / "controller"),
+        tmp_path / "log" / "episodes.jsonl",
+    )
+    small.script(*(completion(f"Answer: {n % 3}") for n in range(400)))
+    large.script(completion("Answer: 2", model="large"))
+    options = ["--log", log, "--log-texts", "--watch-s", "0.1", "--exploration", "0.2"]
+    with serving(controller, small, large, options=options) as service:
+        for n in range(12):
+            asked = QUESTION.replace("44", str(44 + n))
+            assert service.ask(asked, question_id=f"id {n}").status_code == 200
+        before = service.http.get("/v1/models").json()["data"][0]["allot"]["arms"][0]["policy"]
+        _reload(controller, service)
+        after = service.http.get("/v1/models").json()["data"][0]["allot"]["arms"][0]["policy"]
+        assert before != after
+        _refuse_broken(controller, service, after)
+        _finish_what_was_begun(service, small)
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    assert len(rows) == 13
+    assert {row["policy"] for row in rows} == {before, after}
+    decisions = [d for row in rows for d in row["decisions"]]
+    assert all(0 < d["propensity"] <= 1 for d in decisions)
+    assert len({d["propensity"] for d in decisions}) > 2
+    assert all(len(d["observation"]) == NUM_FEATURES for d in decisions)
+    assert "secret" not in log.read_text() + "".join(service.lines)
+    _import(tmp_path, log, rows)
+
+
+def _reload(controller, service):
+    checkpoint = load_checkpoint(controller)
+    with torch.no_grad():
+        for parameter in checkpoint.policy.parameters():
+            parameter.mul_(0.99)
+    save_checkpoint(checkpoint, controller, "card")
+    service.wait_for("reloaded")
+
+
+def _refuse_broken(controller, service, policy):
+    (controller / "controller.json").write_text("{}")
+    service.wait_for("reload_refused")
+    arms = service.http.get("/v1/models").json()["data"][0]["allot"]["arms"]
+    assert arms[0]["policy"] == policy
+
+
+def _finish_what_was_begun(service, small):
+    """SIGTERM while a model is thinking: the answer comes, then the process ends."""
+    release = threading.Event()
+
+    async def wait(exchange):
+        while not release.is_set():
+            await asyncio.sleep(0.01)
+        await exchange.reply(completion())
+
+    small.script(wait)
+    replies = []
+    client = threading.Thread(target=lambda: replies.append(service.ask("last", price=1e-3)))
+    client.start()
+    while not small.open:
+        time.sleep(0.01)
+    service.process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    assert service.process.poll() is None
+    release.set()
+    client.join()
+    assert replies[0].status_code == 200
+    assert service.process.wait(timeout=20) == 0
+
+
+def _import(tmp_path, log, rows):
+    references = tmp_path / "references.jsonl"
+    known = [{"question_id": f"id {n}", "reference": "2"} for n in range(10)]
+    references.write_text("\n".join(json.dumps(row) for row in known))
+    import_attempts([log], tmp_path / "traces", references=read_references(references))
+    traces = TraceSet.read(tmp_path / "traces")
+    ids = {row["question_id"] for row in known}
+    made = [a for row in rows if row["question_id"] in ids for a in row["attempts"]]
+    assert len(traces.attempts) == len(made)
+    assert traces.default_ladder()[0] == "small"
+    right = [a["answer"] == "2" for a in made]
+    assert traces.attempts["correct"].to_pylist() == right
+    assert traces.parameters("large") > traces.parameters("small")
+    tried = {row["question_id"] for row in rows if any(a["rung"] == 0 for a in row["attempts"])}
+    table = build_table(traces, ["train", "validation", "test"], ["small"])
+    assert set(table.question_ids) == tried & ids
+
+
+def test_key_files(tmp_path):
+    path = tmp_path / "keys"
+    path.write_text(f"# ours\nann {key_digest('k1')}  # Ann\nbob {key_digest('k2')}\n")
+    keys = Keys.read(path)
+    assert [keys.caller(f"Bearer {k}") for k in ("k1", "k2", "k3", "")] == [
+        "ann",
+        "bob",
+        None,
+        None,
+    ]
+    for text in ("", "ann k1", f"ann {key_digest('k1')}\nann {key_digest('k2')}"):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match="key"):
+            Keys.read(path)
+
+
+def test_what_the_models_cannot_do_falls_away(checkpoint, small, large):
+    process = deployed_process(checkpoint, ladder(small, large))
+    assert (process.max_revisions, process.reads_prompt) == (0, False)
+    with pytest.raises(ConfigError, match="expected models on 2 rungs"):
+        deployed_process(checkpoint, Ladder(ladder(small, large)._rungs[:1]))
+
+
+def test_spans(serve, small, large):
+    """One span per answer, decisions as events on it, one client span per try."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    found = serve(small, large).ask(price=1e-3, headers={"traceparent": parent}).json()["allot"]
+    spans = {span.name: span for span in exporter.get_finished_spans()}
+    assert {"/v1/chat/completions", "answer", "chat small"} <= set(spans)
+    assert len({span.context.trace_id for span in spans.values()}) == 1
+    assert f"{spans['answer'].context.trace_id:032x}" in parent
+    actions = [event.attributes["allot.action"] for event in spans["answer"].events]
+    assert actions == [d["action"] for d in found["decisions"]]

@@ -1,0 +1,152 @@
+"""What is recorded from a server and what is served before the same server agree.
+
+Commands as users type them: record, train, serve. With `ALLOT_REAL_MODEL=FILE.gguf`, or two files
+with a `:` between them, behind llama.cpp too.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import openai
+import pytest
+
+from controller.checkpoint import load_checkpoint
+from controller.policy.pricing import Pricing
+from controller.process.terms import Terms
+from envs.questions.grader import KindGrader
+from envs.traces.format import TraceSet
+from envs.traces.recorded import read_recorded
+from tests.conftest import CHECKPOINTS
+from tests.controller.server.llama_cpp import llama_cpp
+from tests.controller.server.test_end_to_end import transformers_serve
+from tests.controller.server.test_operating import serving
+from training.compare.simulate import play_checkpoint
+
+REAL = os.environ.get("ALLOT_REAL_MODEL")
+SIZES = {"small": 1e6, "large": 8e6}
+
+
+def allot(*command):
+    done = subprocess.run(
+        [sys.executable, "-m", "training.cli", *map(str, command)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+class Upstream:
+    def __init__(self, url, name):
+        self.url, self.name = url, name
+
+    def __str__(self):
+        return f"{self.url}#{self.name}"
+
+
+def write_questions(path, texts_and_answers, splits):
+    """As many as `splits` says, the splits interleaved."""
+    order = [split for split, count in splits.items() for _ in range(count)]
+    np.random.default_rng(0).shuffle(order)
+    rows = [
+        {"question_id": f"q{i}", "question": text, "reference": answer, "split": split}
+        for i, (split, (text, answer)) in enumerate(zip(order, texts_and_answers, strict=False))
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def agree(tmp_path, servers, record=(), steps=50_000):
+    """Record, train, serve and ask; the policy decides, as well and as dearly as in replay."""
+    traces, out = tmp_path / "traces", tmp_path / "controller"
+    models = ["--small", servers[0], "--large", servers[1]]
+    sizes = [f"{s.name}={n:.0f}" for s, n in zip(servers, SIZES.values(), strict=True)]
+    record = [*record, *(word for size in sizes for word in ("--parameters", size))]
+    asked = ["--questions", tmp_path / "questions.jsonl", "--escalations", "2"]
+    allot("record", "--out", traces, *models, *asked, *record)
+    allot("train", "--traces", traces, "--out", out, "--steps", str(steps))
+
+    checkpoint, recorded = load_checkpoint(out), read_recorded(TraceSet.read(traces), ["test"])
+    price = Pricing(checkpoint).price_for(Terms())
+    names = [server.name for server in servers]
+    with serving(out, *servers, names=names) as service:
+        client = openai.OpenAI(base_url=f"{service.http.base_url}/v1", api_key="any")
+        found = [ask(client, question, price) for question in recorded.questions]
+        ready = service.http.get("/ready").json()
+    decisions = [d["decided_by"] for allot in found for d in allot["decisions"]]
+    assert decisions.count("policy") >= 0.99 * len(decisions), found
+    assert ready["warnings"] == []
+    assert all(a["prompt_tokens"] for allot in found for a in attempts(allot))
+
+    played = play_checkpoint(checkpoint, recorded.table, price)
+    grader = KindGrader()
+    right = [
+        grader.is_right(question, allot["answer"])
+        for question, allot in zip(recorded.questions, found, strict=True)
+    ]
+    for served, replayed in ((right, played.right), ([a["cost"] for a in found], played.cost)):
+        spread = max(np.std(served), np.std(replayed)) / len(served) ** 0.5
+        assert abs(np.mean(served) - np.mean(replayed)) <= 3.5 * spread + 1e-9, (served, replayed)
+    return found
+
+
+def ask(client, question, price):
+    reply = client.chat.completions.create(
+        model="allot",
+        messages=[{"role": "user", "content": question.text}],
+        extra_body={"allot": {"price": price, "give_up": True, "explain": True}},
+    )
+    return reply.model_extra["allot"]
+
+
+def attempts(allot):
+    return [attempt for decision in allot["decisions"] for attempt in decision["attempts"]]
+
+
+def test_transformers_serve(tmp_path, traces):
+    """The bundled models, which sample by default here; no log-probabilities, no token counts."""
+    splits = {"train": 16, "validation": 8, "test": 12}
+    table = traces.questions.to_pylist()
+    asked = [(q["question"], q["reference"]) for q in table if q["split"] == "test"]
+    places = np.random.default_rng(1).choice(len(asked), sum(splits.values()), replace=False)
+    write_questions(tmp_path / "questions.jsonl", [asked[i] for i in places], splits)
+    with ExitStack() as stack:
+        started = []
+        for name in SIZES:
+            shutil.copytree(CHECKPOINTS / name, tmp_path / name)
+            settings = tmp_path / name / "generation_config.json"
+            sampling = {**json.loads(settings.read_text()), "do_sample": True, "top_k": 0}
+            settings.write_text(json.dumps(sampling))
+            started.append(stack.enter_context(transformers_serve(tmp_path / name)))
+        for server in started:
+            server.wait()
+        servers = [Upstream(s.url, str(s.name)) for s in started]
+        agree(tmp_path, servers, ["--samples", "3", "--max-new-tokens", "64"])
+
+
+@pytest.mark.skipif(not REAL, reason="needs a real model: ALLOT_REAL_MODEL=FILE.gguf[:FILE.gguf]")
+def test_llama_cpp(tmp_path):
+    """Sums, asked with a prompt that the checkpoint remembers."""
+    files = [Path(file) for file in (REAL or "").split(os.pathsep)]
+    rng = np.random.default_rng(0)
+    sums = [(f"What is {a} + {b}?", str(a + b)) for a, b in rng.integers(1, 10, (44, 2)).tolist()]
+    write_questions(tmp_path / "questions.jsonl", sums, {"train": 24, "validation": 8, "test": 12})
+    prompt = "{question} Reply with 'Answer: ' and the number."
+    with ExitStack() as stack:
+        servers = [
+            Upstream(stack.enter_context(llama_cpp(file, name)), name)
+            for file, name in zip((files[0], files[-1]), SIZES, strict=True)
+        ]
+        agree(
+            tmp_path,
+            servers,
+            ["--samples", "6", "--max-new-tokens", "16", "--prompt", prompt],
+        )
+    models = load_checkpoint(tmp_path / "controller").models
+    assert [model.prompt for model in models] == [({"role": "user", "content": prompt},)] * 2

@@ -1,0 +1,173 @@
+"""What becomes of an answer when models fail: degraded, in time, never lost."""
+
+import asyncio
+import threading
+import time
+from contextlib import suppress
+
+import httpx2
+import pytest
+
+from controller.backends.openai.resilience import CircuitBreaker
+from controller.server.config import Limits
+from tests.controller.server.upstream import completion
+
+DEAR, CHEAP = 2e-3, 1e-5
+"""Prices at which the controller samples once and stops, and at which it then escalates."""
+
+
+async def fail(exchange):
+    await exchange.reply({"error": {"message": "internal sk-secret"}}, status=500)
+
+
+async def hang(exchange):
+    await asyncio.sleep(30)
+
+
+def eventually(holds, within_s=3.0):
+    end = time.monotonic() + within_s
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.01)
+    return holds()
+
+
+def test_small_down_the_large_one_answers(serve, small, large):
+    small.script(fail)
+    found = serve(small, large, max_retries=1).ask(price=CHEAP).json()
+    assert found["allot"]["model"] == "large"
+    assert found["allot"]["answer"] == "7"
+    assert found["allot"]["degraded"] is True
+    assert found["allot"]["unavailable"] == ["small"]
+    assert small.calls >= 2
+    assert large.calls >= 1
+
+
+def test_small_down_and_no_budget_for_the_large_one(serve, small, large):
+    small.script(fail)
+    reply = serve(small, large, max_retries=0).ask(price=CHEAP, budget=400)
+    assert (reply.status_code, large.calls) == (503, 0)
+    assert reply.json()["error"]["code"] == "models_unavailable"
+    assert "secret" not in reply.text
+
+
+def test_large_down_the_best_small_answer_stands(serve, small, large):
+    small.script(completion("Answer: 1", logprob=-0.5))
+    large.script(fail)
+    found = serve(small, large, max_retries=0).ask(price=CHEAP).json()
+    assert large.calls >= 1
+    assert found["allot"]["degraded"] is True
+    assert found["allot"]["unavailable"] == ["large"]
+    assert found["allot"]["model"] == "small"
+    assert found["choices"][0]["message"]["content"] == "Answer: 1"
+
+
+def test_an_open_breaker_saves_the_wait(serve, small, large):
+    small.script(fail)
+    service = serve(
+        small, large, max_retries=0, breaker=lambda: CircuitBreaker(failures=2, cooldown_s=60)
+    )
+    for _ in range(2):
+        service.ask(price=CHEAP)
+    calls = small.calls
+    found = service.ask(price=CHEAP).json()
+    assert small.calls == calls
+    assert found["allot"]["unavailable"] == ["small"]
+    assert 'allot_model_available{model="small"} 0.0' in service.http.get("/metrics").text
+
+
+def test_all_down(serve, small, large):
+    small.script(fail)
+    large.script(fail)
+    reply = serve(small, large, max_retries=0).ask(price=CHEAP)
+    assert reply.status_code == 503
+    assert reply.headers["retry-after"]
+    assert small.calls
+    assert large.calls
+
+
+def test_the_deadline_is_kept_and_the_best_answer_too(serve, small, large):
+    """The second model hangs for longer than there is time."""
+    small.script(completion("Answer: 1", logprob=-0.5))
+    large.script(hang)
+    service = serve(small, large, attempt_deadline_s=20)
+    started = time.monotonic()
+    found = service.ask(price=CHEAP, deadline_s=1.0).json()
+    assert time.monotonic() - started < 1.6
+    assert large.calls
+    assert found["allot"]["answer"] == "1"
+    assert "deadline" in found["allot"]["limited"]
+    assert eventually(lambda: large.abandoned == large.calls)
+
+
+def test_no_answer_by_the_deadline(serve, small, large):
+    small.script(hang)
+    large.script(hang)
+    service = serve(small, large, attempt_deadline_s=20)
+    started = time.monotonic()
+    reply = service.ask(price=DEAR, deadline_s=0.5)
+    assert time.monotonic() - started < 1.1
+    assert (reply.status_code, reply.json()["error"]["code"]) == (504, "deadline")
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["json", "sse"])
+def test_a_client_that_leaves_takes_its_requests_with_it(serve, small, large, stream):
+    small.script(hang)
+    service = serve(small, large, attempt_deadline_s=20)
+    body = {
+        "model": "allot",
+        "messages": [{"role": "user", "content": "?"}],
+        "stream": stream,
+        "allot": {"price": DEAR},
+    }
+
+    def leave():
+        url = "/v1/chat/completions"
+        with (
+            suppress(httpx2.TimeoutException),
+            service.http.stream("POST", url, json=body, timeout=0.5) as reply,
+        ):
+            list(reply.iter_bytes())
+
+    thread = threading.Thread(target=leave)
+    thread.start()
+    assert eventually(lambda: small.open >= 1)
+    thread.join()
+    assert eventually(lambda: small.open == 0)
+    assert small.abandoned == small.calls
+    assert eventually(lambda: service.service.in_flight == 0)
+
+
+def test_others_are_answered_meanwhile(serve, small, large):
+    """One upstream that hangs does not hold up the event loop."""
+
+    async def choosy(exchange):
+        slow = "slow" in exchange.body["messages"][0]["content"]
+        await (hang(exchange) if slow else exchange.reply(completion()))
+
+    small.script(choosy)
+    large.script(completion(model="large"))
+    service = serve(small, large, attempt_deadline_s=20)
+    slow = threading.Thread(target=lambda: service.ask("slow", price=DEAR, deadline_s=2))
+    slow.start()
+    assert eventually(lambda: small.open == 1)
+    assert service.ask("quick", price=DEAR).json()["allot"]["answer"] == "7"
+    slow.join()
+
+
+def test_escalations_are_budgeted_outside_the_policy(serve, small, large):
+    """However much a question looks like it, nobody spends more than allowed."""
+    small.script(fail)  # all that is left is to escalate
+    limits = Limits(escalations_per_minute=3)
+    service = serve(small, large, limits=limits, max_retries=0)
+    codes = [service.ask(price=CHEAP).status_code for _ in range(5)]
+    assert large.calls == 3
+    assert codes[3:] == [503, 503]
+
+
+def test_escalations_of_a_request(serve, small, large):
+    small.script(completion("Answer: 1", logprob=-0.5))
+    service = serve(small, large)
+    found = service.ask(price=CHEAP, max_escalations=0).json()
+    assert large.calls == 0
+    assert "request_budget" in found["allot"]["limited"]
+    assert found["allot"]["degraded"] is False

@@ -1,0 +1,71 @@
+"""Flags follow from dataclasses."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import typer
+from typer.testing import CliRunner
+
+from training.cli.flags import with_flags
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    """A part.
+
+    Attributes:
+        colours: one or more, as they
+            come.
+        loud: say so.
+    """
+
+    colours: tuple[str, ...] = ()
+    loud: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    """All of it.
+
+    Attributes:
+        size: in metres.
+        inner: has flags of its own.
+        out: where it goes.
+    """
+
+    size: float
+    inner: Inner = field(default_factory=Inner)
+    out: Path = Path("x")
+
+
+def run(*arguments):
+    seen = []
+
+    @with_flags(Outer)
+    def command(name: str, config: Outer) -> None:
+        """Do it."""
+        seen.append((name, config))
+
+    app = typer.Typer()
+    app.command()(command)
+    done = CliRunner().invoke(app, arguments)
+    return done, seen
+
+
+def test_nested_fields_are_flags_and_come_back_as_they_were_declared():
+    flags = ["--size", "2", "--colours", "red", "--colours", "blue", "--loud", "--out", "y"]
+    done, seen = run("me", *flags)
+    assert not done.exception, done.output
+    inner = Inner(colours=("red", "blue"), loud=True)
+    assert seen == [("me", Outer(size=2.0, inner=inner, out=Path("y")))]
+    assert run("me", "--size", "1")[1] == [("me", Outer(size=1.0))]
+
+
+def test_a_field_without_a_default_must_be_given():
+    assert run("me")[0].exit_code == 2
+
+
+def test_help_says_what_the_docstring_says():
+    shown = " ".join(run("--help")[0].output.replace("│", " ").split())
+    assert "One or more, as they come." in shown
+    assert "In metres." in shown

@@ -1,0 +1,103 @@
+"""The training curve on disk."""
+
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pytest
+
+from controller.errors import TraceFormatError
+from training.learn.resume import CURVE, Curve, read_curve
+from training.learn.train import ControllerTraining, TrainConfig, prepare
+from training.ppo import PPOConfig
+from training.report.tracking import Tracker
+
+SETTINGS = TrainConfig(ppo=PPOConfig(total_steps=6 * 256 * 16, num_envs=256))
+
+
+@pytest.fixture(scope="module")
+def few(traces):
+    """Bundled traces with 300 questions, and without hidden states, which take long to fit."""
+    ids = traces.questions["question_id"].take(list(range(0, len(traces.questions), 15)))
+    return replace(
+        traces,
+        questions=traces.questions.filter(
+            pc.is_in(traces.questions["question_id"], ids)
+        ).drop_columns("prompt_hidden"),
+        stored=ds.dataset(traces.attempts.filter(pc.is_in(traces.attempts["question_id"], ids))),
+    )
+
+
+def train(traces, out, stop_after=None, config=SETTINGS):
+    training = ControllerTraining(traces, config, out)
+
+    def interrupt(steps, metrics):
+        if stop_after is not None and training.ppo.update == stop_after:
+            raise KeyboardInterrupt
+
+    with Tracker(out, "train", {}, mode="disabled") as tracker:
+        training.run(tracker, interrupt)
+    return training
+
+
+def without_speed(lines):
+    return [{k: v for k, v in line.items() if k != "charts/SPS"} for line in lines]
+
+
+def test_an_interrupted_training_leaves_the_curve_of_an_uninterrupted_one(few, tmp_path):
+    train(few, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(few, tmp_path / "halves", stop_after=3)
+    halves, whole = (tmp_path / name / "training" / CURVE for name in ("halves", "whole"))
+    with halves.open("a") as file:  # as if the machine had failed later, mid-line
+        file.write('{"global_step": 16384, "episodic/utility": 9}\n{"global_st')
+    train(few, tmp_path / "halves")
+    assert [line["global_step"] for line in read_curve(halves)] == [
+        4096 * update for update in range(1, 7)
+    ]
+    assert without_speed(read_curve(halves)) == without_speed(read_curve(whole))
+    assert "validation/utility" in read_curve(halves)[-1]
+
+
+def test_patience_ends_a_training_that_does_not_get_better(few, tmp_path):
+    """Here none does: so small a rate changes nothing. Called again, nothing is left to do."""
+    still = replace(SETTINGS.ppo, learning_rate=1e-12)
+    patient = replace(SETTINGS, patience=2, ppo=still)
+    assert train(few, tmp_path, config=patient).ppo.update == 3
+    assert train(few, tmp_path, config=patient).finished
+    assert len(read_curve(tmp_path / "training" / CURVE)) == 3
+
+
+def test_half_of_the_validation_split_is_learnt_from_or_chooses(few):
+    eager, patient = (prepare(few, replace(SETTINGS, patience=patience)) for patience in (0, 2))
+    names = ("train", "validation", "calibration")
+    learnt, watched, fresh = (set(getattr(eager, name).question_ids) for name in names)
+    less, choosing, same = (set(getattr(patient, name).question_ids) for name in names)
+    assert watched == fresh == same
+    assert learnt == less | choosing
+    assert choosing
+    assert not less & choosing | learnt & fresh
+
+
+@pytest.mark.parametrize(
+    ("left", "message"),
+    [("train", "questions of .'validation'."), ("validation", "questions of .'train'.")],
+)
+def test_there_must_be_questions_of_both_splits(few, left, message):
+    of_split = pa.array(split == left for split in few.questions["split"].to_pylist())
+    with pytest.raises(TraceFormatError, match=message):
+        prepare(replace(few, questions=few.questions.filter(of_split)), SETTINGS)
+
+
+def test_open_steps_follow_the_number_of_attempts(few, tmp_path):
+    training = ControllerTraining(few, TrainConfig(), tmp_path)
+    attempts = sum(rows.train_attempts for rows in few.model_rows.values())
+    assert training.config.ppo.total_steps == 350 * attempts
+
+
+def test_a_fresh_training_begins_a_fresh_curve(tmp_path):
+    Curve(tmp_path / CURVE, 0).add(64, {"a": 1.0, "undefined": float("nan")})
+    assert read_curve(tmp_path / CURVE) == [{"global_step": 64, "a": 1.0}]
+    Curve(tmp_path / CURVE, 0)
+    assert read_curve(tmp_path / CURVE) == []

@@ -1,0 +1,316 @@
+"""Recording: resumed, extended or ended early, nothing is lost, doubled or recorded otherwise."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pyarrow.parquet as pq
+import pytest
+
+from controller.answers import read_answer
+from controller.backends.local.backend import TransformersBackend
+from controller.errors import ConfigError, TraceFormatError
+from controller.process.types import Question
+from envs.questions.bundled import TASKS, QuestionSource, pool_of
+from envs.questions.files import bundled_questions, read_questions
+from envs.questions.grader import KindGrader
+from envs.traces.format import TraceSet
+from tests.conftest import CHECKPOINTS
+from tests.training.conftest import ROOT
+from training.record.parts import locked
+from training.record.plans import spread
+from training.record.recorders import LocalRecorder
+from training.record.recording import RecordConfig, Recording, finish
+from training.record.sources import find_source, record_models
+
+CONFIG = RecordConfig(samples=2, escalations=1, revised_samples=1, shard_questions=4)
+
+MEASURED = {"seconds", "cached_tokens", "mean_logprob", "min_logprob"}
+"""Columns that what else is in memory has a say in, be it in the last bits."""
+
+
+@pytest.fixture(scope="module")
+def questions(validation):
+    return {"train": validation.questions[::80], "test": validation.questions[1::120]}
+
+
+@pytest.fixture
+def record(small_and_large):
+    """Records with the bundled models, until so many attempts have been made."""
+
+    def call(questions, out, config=CONFIG, stop_after=None, notes=None, models=small_and_large):
+        def watch(recording):
+            made = 0
+
+            def see(rows):
+                nonlocal made
+                made += len(rows["attempts"])
+                if stop_after is not None and made >= stop_after:
+                    raise Killed
+
+            return see
+
+        recorder = LocalRecorder(
+            TransformersBackend(models, max_new_tokens=48), KindGrader(), config
+        )
+        Recording(questions, recorder, out, notes or {}).run(watch)
+        return content(out)
+
+    return call
+
+
+class Killed(BaseException):
+    pass
+
+
+def content(out):
+    """What a set holds, but for what was measured."""
+    columns = list(pq.read_schema(out / "attempts.parquet").names)
+    kept = [name for name in columns if name not in MEASURED]
+    return {
+        "questions": pq.read_table(out / "questions.parquet", columns=["question_id"]).to_pylist(),
+        "attempts": pq.read_table(out / "attempts.parquet", columns=kept).to_pylist(),
+    }
+
+
+def by_question(attempts):
+    return Counter(row["question_id"] for row in attempts)
+
+
+def test_resumes_after_a_kill_with_the_same_content(questions, record, tmp_path):
+    whole = record(questions, tmp_path / "whole")
+    with pytest.raises(Killed):
+        record(questions, tmp_path / "killed", stop_after=40)
+    assert not (tmp_path / "killed" / "trace.json").exists()
+    with pytest.raises(ConfigError, match="asked for another licence"):
+        record(questions, tmp_path / "killed", notes={"licence": "another"})
+    assert record(questions, tmp_path / "killed") == whole
+    assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == [
+        "attempts.parquet",
+        "questions.parquet",
+        "trace.json",
+    ]
+    traces = TraceSet.read(tmp_path / "killed")
+    total = sum(len(members) for members in questions.values())
+    assert len(traces.questions) == total
+    ids = [(row["question_id"], row["attempt_id"]) for row in whole["attempts"]]
+    assert len(ids) == len(set(ids)) == total * 7
+    before = (tmp_path / "killed" / "trace.json").read_bytes()
+    record(questions, tmp_path / "killed")
+    assert (tmp_path / "killed" / "trace.json").read_bytes() == before
+
+
+def test_an_extended_set_is_the_one_that_would_have_been_recorded_at_once(
+    questions, record, small_and_large, tmp_path
+):
+    few = {split: members[:3] for split, members in questions.items()}
+    fewer = RecordConfig(samples=1, escalations=0, revised_samples=1)
+    more = RecordConfig(samples=3, escalations=2, revised_samples=1)
+    record(few, tmp_path / "grown", fewer, models=small_and_large[:1])
+    record(few, tmp_path / "grown", more)
+    grown = record(questions, tmp_path / "grown", more)
+    assert grown == record(questions, tmp_path / "once", more)
+    kept = record(few, tmp_path / "grown", more)
+    assert kept["attempts"] == list(grown["attempts"])
+    assert len(kept["questions"]) == sum(map(len, questions.values()))
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"notes": {"decoding": {"temperature": 1.0}}}, "another decoding"),
+        ({"config": RecordConfig(samples=2, escalations=1)}, "another revised_samples"),
+        ({"models": 1}, "another large: tier"),
+    ],
+)
+def test_what_was_recorded_otherwise_is_not_mixed_in(
+    questions, record, small_and_large, tmp_path, change, expected
+):
+    few = {"test": questions["test"][:2]}
+    record(few, tmp_path)
+    if "models" in change:
+        change = {"models": small_and_large[: change["models"]]}
+    with pytest.raises(ConfigError, match=expected):
+        record(few, tmp_path, **change)
+    other = Question(**{**vars(few["test"][0]), "reference": "other"})
+    with pytest.raises(ConfigError, match="asked for another question"):
+        record({"test": [other]}, tmp_path)
+
+
+def test_finishing_early_gives_a_balanced_set_that_can_be_gone_on_with(questions, record, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(ConfigError, match="expected an unfinished recording"):
+        finish(out)
+    with pytest.raises(Killed):
+        record(questions, out, stop_after=40)
+    finish(out)
+    traces = TraceSet.read(out)
+    assert len(traces.questions) == 8
+    assert set(traces.questions["split"].to_pylist()) == set(questions)
+    assert set(by_question(content(out)["attempts"]).values()) == {7}
+    total = sum(map(len, questions.values()))
+    assert traces.manifest["unfinished"] == total - 8
+    assert traces.manifest["summary"]["small"]["attempts"] == 16
+    assert record(questions, out) == record(questions, tmp_path / "once")
+    assert "unfinished" not in TraceSet.read(out).manifest
+
+
+def test_every_beginning_of_the_order_has_its_share_of_all():
+    order = spread((q, split) for split, members in bundled_questions().items() for q in members)
+    whole = Counter((split, q.dataset) for q, split in order)
+    for share in (0.1, 0.5):
+        some = Counter((split, q.dataset) for q, split in order[: int(share * len(order))])
+        assert max(abs(some[group] - share * count) for group, count in whole.items()) < 6
+
+
+def test_two_recordings_into_one_directory_do_not_mix(questions, record, tmp_path):
+    script = f"""
+import sys, time
+from pathlib import Path
+from training.record.parts import locked
+with locked(Path({str(tmp_path)!r})):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+    other = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE)
+    try:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(ConfigError, match=f"found process {other.pid} on"):
+            record(questions, tmp_path)
+    finally:
+        other.kill()
+        other.wait()
+    record({"test": questions["test"][:1]}, tmp_path)  # what a dead process held is free
+    elsewhere = tmp_path / "recording.lock"
+    elsewhere.write_text(json.dumps({"host": "another", "pid": 1}))
+    with pytest.raises(ConfigError, match="found process 1 on another"), locked(tmp_path):
+        pass
+
+
+def test_a_recording_killed_at_any_moment_goes_on(questions, environment, allot, tmp_path):
+    file = tmp_path / "questions.jsonl"
+    rows = [
+        {"question_id": q.question_id, "question": q.text, "reference": q.reference, "split": split}
+        for split, members in questions.items()
+        for q in members
+    ]
+    file.write_text("\n".join(json.dumps(row) for row in rows))
+    given = ["record", "--questions", file, "--samples", "8", "--shard-questions", "2"]
+    given += ["--max-new-tokens", "64", "--json"]
+    allot(*given, "--out", tmp_path / "whole")
+    out = tmp_path / "killed"
+    command = [sys.executable, "-m", "training.cli", *map(str, given), "--out", str(out)]
+    for parts in (1, 3):
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+        while len(list(out.glob("recording/attempts-*.parquet"))) < parts:
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    said = json.loads(allot(*given, "--out", out).stdout)
+    assert content(out) == content(tmp_path / "whole")
+    assert said["summary"]["small"]["attempts"] == 8 * len(rows)
+    assert said["questions"] == len(rows)
+
+
+def test_a_failed_generation_is_a_recorded_fact(record, tmp_path):
+    too_long = Question(question_id="long", text="7" * 5000, reference="1")
+    fine = Question(question_id="fine", text="Find the prime factorization of 8", reference="2")
+    record({"train": [too_long, fine]}, tmp_path / "out")
+    rows = pq.read_table(tmp_path / "out" / "attempts.parquet").to_pylist()
+    errors = {row["question_id"]: row["error"] for row in rows if row["action"] == "sample"}
+    assert errors["long"]
+    assert errors["fine"] is None
+
+
+def test_any_number_of_models_is_recorded_and_told_apart_by_name(questions, tmp_path):
+    places = [str(CHECKPOINTS / "small"), *(f"{n}={CHECKPOINTS / 'large'}" for n in ("a", "b"))]
+    source = find_source(places, max_new_tokens=32)
+    few = {"test": questions["test"][:3]}
+    record_models(few, source, tmp_path / "out", RecordConfig(samples=2, escalations=1))
+    models = TraceSet.read(tmp_path / "out").models(["small", "a", "b"])
+    assert models[1].digest == models[2].digest
+    rows = content(tmp_path / "out")["attempts"]
+    assert Counter(row["model"] for row in rows) == {"small": 6, "a": 3, "b": 3}
+    with pytest.raises(ConfigError, match="expected distinct names"):
+        find_source([places[0], places[0]])
+
+
+def test_the_bundled_set_is_recorded_again_to_the_letter(traces, tmp_path):
+    kept = traces.questions.to_pylist()[::150]
+    asked = [
+        Question(
+            question_id=row["question_id"],
+            text=row["question"],
+            reference=row["reference"],
+            dataset=row["dataset"],
+            level=row["level"],
+            answers="exact",
+        )
+        for row in kept
+    ]
+    places = [str(CHECKPOINTS / name) for name in ("small", "large")]
+    source = find_source(places, adapters={"reviser": CHECKPOINTS / "reviser"})
+    config = RecordConfig(samples=6, revised_samples=2)
+    record_models({"test": asked}, source, tmp_path / "out", config)
+    before = {(row["question_id"], row["attempt_id"]): row for row in traces.attempts.to_pylist()}
+    ignored = {*MEASURED, "verifier_score"}
+    for row in TraceSet.read(tmp_path / "out").attempts.to_pylist():
+        known = before[row["question_id"], row["attempt_id"]]
+        assert {k: row[k] for k in known if k not in ignored} == {
+            k: v for k, v in known.items() if k not in ignored
+        }
+
+
+def test_bundled_traces_have_the_promised_size_and_split(traces):
+    splits = traces.questions["split"].to_pylist()
+    assert splits.count("train") >= 3000
+    assert splits.count("validation") >= 500
+    assert splits.count("test") >= 1000
+    for row in traces.questions.to_pylist()[::97]:
+        task, level, index = row["question_id"].split("/")
+        worked = QuestionSource(task, int(level))[int(index)]
+        assert worked.question.text == row["question"]
+        assert pool_of(worked.key) == row["split"]
+    counts = {}
+    for question, action in zip(
+        traces.attempts["question_id"].to_pylist(),
+        traces.attempts["action"].to_pylist(),
+        strict=True,
+    ):
+        counts.setdefault(question, []).append(action)
+    assert {(a.count("sample"), a.count("escalate")) for a in counts.values()} == {(16, 2)}
+
+
+def test_splits_share_no_question_and_more_to_train_on_leaves_the_others_alone():
+    bundled, more = bundled_questions(), bundled_questions(train_scale=4)
+    texts = [q.text for members in more.values() for q in members]
+    assert len(texts) == len(set(texts))
+    assert len(more["train"]) > 3 * len(bundled["train"])
+    assert {q.text for q in bundled["train"]} < {q.text for q in more["train"]}
+    assert all(more[split] == bundled[split] for split in ("validation", "test"))
+
+
+@pytest.mark.parametrize("task", sorted(TASKS))
+def test_worked_solutions_end_in_the_reference(task):
+    for level in range(1, 6):
+        for index in range(20):
+            worked = QuestionSource(task, level)[index]
+            answer = read_answer(worked.solution, worked.question.answers, None)
+            assert KindGrader().is_right(worked.question, answer)
+
+
+def test_question_files(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    rows = [{"question": f"What is {i} + 1?", "reference": str(i + 1)} for i in range(200)]
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    splits = read_questions(path)
+    assert sum(len(members) for members in splits.values()) == 200
+    assert min(len(members) for members in splits.values()) > 5
+    path.write_text('{"question": "no reference"}')
+    with pytest.raises(TraceFormatError, match="row 1: expected text in column 'reference'"):
+        read_questions(path)

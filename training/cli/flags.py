@@ -1,0 +1,136 @@
+"""Flags from dataclasses: a field is declared once, and its docstring says what the flag does."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from functools import wraps
+from itertools import chain
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import typer
+
+from controller.field_notes import field_notes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One setting.
+
+    Attributes:
+        name: of the field and, with dashes, the flag.
+        kind: type that its value is checked against.
+        default: MISSING where there is none.
+        help: what it does.
+        group: title that it stands under.
+        metadata: see `flag` and `argument`.
+    """
+
+    name: str
+    kind: Any
+    default: Any
+    help: str
+    group: str
+    metadata: Mapping[str, Any]
+
+
+def flag(default: Any = MISSING, *names: str, **more: Any) -> Any:
+    """A field whose flag has other names, or more that `typer.Option` takes."""
+    return field(default=default, metadata={"names": names, "option": more})
+
+
+def argument(**more: Any) -> Any:
+    """A field that is given by its place."""
+    return field(metadata={"argument": more})
+
+
+def settings_of(owner: type, group: str = "Options") -> list[Setting]:
+    """The fields of a dataclass, those aside that are dataclasses themselves."""
+    kinds = get_type_hints(owner)
+    notes = field_notes(owner)
+    return [
+        Setting(
+            name=f.name,
+            kind=kinds[f.name],
+            default=f.default if f.default_factory is MISSING else f.default_factory(),
+            help=notes[f.name],
+            group=group,
+            metadata=f.metadata,
+        )
+        for f in fields(owner)
+        if not is_dataclass(kinds[f.name])
+    ]
+
+
+def with_flags(owner: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Replace a command's parameter of a dataclass by one flag per field, nested ones included.
+
+    Raises:
+        ConfigError: from the command, where the dataclass refuses what the flags say.
+    """
+
+    def decorated(command: Callable[..., None]) -> Callable[..., None]:
+        given = inspect.signature(command, eval_str=True).parameters
+        (config,) = (name for name, p in given.items() if p.annotation is owner)
+
+        @wraps(command)
+        def run(**values: Any) -> None:
+            own = {name: values[name] for name in given if name != config}
+            command(**own, **{config: _built(owner, values)})
+
+        flags = map(_flag, _all_settings(owner))
+        parameters = ([p] if name != config else flags for name, p in given.items())
+        return taking(run, list(chain.from_iterable(parameters)))
+
+    return decorated
+
+
+def taking(
+    command: Callable[..., None], parameters: Sequence[inspect.Parameter]
+) -> Callable[..., None]:
+    """A command that says that it takes these parameters."""
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command
+
+
+def _all_settings(owner: type) -> Iterator[Setting]:
+    kinds, own = get_type_hints(owner), {setting.name: setting for setting in settings_of(owner)}
+    for f in fields(owner):
+        yield from [own[f.name]] if f.name in own else _all_settings(kinds[f.name])
+
+
+def _flag(setting: Setting) -> inspect.Parameter:
+    kind, default, more = setting.kind, setting.default, setting.metadata
+    if get_origin(kind) is tuple:
+        kind = list[get_args(kind)[0]]  # type: ignore[misc]
+        if default is not MISSING:
+            kind, default = kind | None, None
+    if "argument" in more:
+        option: Any = typer.Argument(help=setting.help, **more["argument"])
+    else:
+        shown = {"show_default": "the bundled one"} if isinstance(default, Path) else {}
+        option = typer.Option(
+            *more.get("names", ()), help=setting.help, **{**shown, **more.get("option", {})}
+        )
+    return inspect.Parameter(
+        setting.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if default is MISSING else default,
+        annotation=Annotated[kind, option],
+    )
+
+
+def _built(owner: type[Any], given: Mapping[str, Any]) -> Any:
+    """The dataclass, of the flags that are its own and its parts'."""
+    kinds = get_type_hints(owner)
+    values = {
+        f.name: _built(kinds[f.name], given) if is_dataclass(kinds[f.name]) else given[f.name]
+        for f in fields(owner)
+    }
+    for name, kind in kinds.items():
+        if get_origin(kind) is tuple:
+            values[name] = tuple(values[name] or ())
+    return owner(**values)
