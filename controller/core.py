@@ -278,7 +278,7 @@ class Episode:
         """
         position = self.config.actions.index(action)
         if action.kind is ActionKind.STOP or not self.mask()[0, position]:
-            raise self.config.actions.illegal(self.question, self.mask()[0], action)
+            raise self.config.actions.illegal(self.question.question_id, self.mask()[0], action)
         if action.kind.spec.scores:
             verdict = await self.backend.verify([(self.question, a) for a in self._unverified])
             self._count(0, verdict.usage)

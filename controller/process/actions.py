@@ -13,8 +13,6 @@ from controller.errors import ConfigError, IllegalActionError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from controller.process.types import Question
-
     Array = NDArray[Any]
 
 
@@ -205,11 +203,11 @@ class ActionSet(tuple[Action, ...]):
         """As people and checkpoints call them, in order."""
         return tuple(str(action) for action in self)
 
-    def illegal(self, question: Question, mask: Array, action: Action) -> IllegalActionError:
+    def illegal(self, question_id: str, mask: Array, action: Action) -> IllegalActionError:
         """What to raise when an action is taken that `mask`, (A,), forbids, or STOP."""
         allowed = [name for name, ok in zip(self.names, mask, strict=True) if ok]
         return IllegalActionError(
-            f"{question.question_id}: expected one of {allowed} other than STOP, found {action}"
+            f"{question_id}: expected one of {allowed} other than STOP, found {action}"
         )
 
     @property

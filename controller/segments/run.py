@@ -140,8 +140,8 @@ class SegmentRun:
         mask = self.state.mask(rows)
         illegal = ~mask[np.arange(len(rows)), actions] | (actions == STOP)
         for i in np.flatnonzero(illegal):
-            question = self.prefixes[rows[i]].question
-            raise SEGMENT_ACTIONS.illegal(question, mask[i], SEGMENT_ACTIONS[actions[i]])
+            question_id = self.prefixes[rows[i]].question.question_id
+            raise SEGMENT_ACTIONS.illegal(question_id, mask[i], SEGMENT_ACTIONS[actions[i]])
 
     def _columns(self, rows: Ints, segments: Sequence[Segment]) -> SegmentColumns:
         done = np.array([segment.done for segment in segments])
