@@ -14,7 +14,7 @@ import numpy as np
 from typing_extensions import TypeVar
 
 from controller.backends.base import Backend, PromptState, Request
-from controller.errors import ConfigError, IllegalActionError
+from controller.errors import ConfigError
 from controller.granularity import Process
 from controller.policy.difficulty import Difficulty
 from controller.process.actions import Action, ActionKind
@@ -286,12 +286,7 @@ class Episode:
         """
         position = self.config.actions.index(action)
         if action.kind is ActionKind.STOP or not self.mask()[0, position]:
-            names = zip(self.config.actions.names, self.mask()[0], strict=True)
-            allowed = [name for name, ok in names if ok]
-            raise IllegalActionError(
-                f"{self.question.question_id}: expected one of {allowed} other than STOP, found "
-                f"{action}"
-            )
+            raise self.config.actions.illegal(self.question.question_id, self.mask()[0], action)
         if action.kind.spec.scores:
             verdict = await self.backend.verify([(self.question, a) for a in self._unverified])
             self._count(0, verdict.usage)
@@ -326,7 +321,7 @@ class Episode:
             index = int(self.state.take_child(_ROW)[0])
             revision = Request(question=self.question, action=kind, index=index, parent=parent)
             return (revision,)
-        rung = 0 if spec.climbs is None else int(spec.climbs(self.state, _ROW)[0])
+        rung = 0 if spec.climbs is None else int(spec.climbs(self.state)[0])
         used = int(self.state.counts[0, rung])
         return tuple(
             Request(

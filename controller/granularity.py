@@ -7,16 +7,15 @@ The packages above add their part under the same names: `envs.granularity` the r
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from controller.process.actions import ACTIONS, Action
+from controller.process.actions import ACTIONS, SEGMENT_ACTIONS, Action
 from controller.process.episodes import EpisodeConfig
 from controller.process.features import FeatureTable
-from controller.process.observation import FEATURES, observe
-from controller.segments.episodes import SegmentConfig
-from controller.segments.observation import SEGMENT_FEATURES, observe_segments
+from controller.process.observation import FEATURES
+from controller.segments.episodes import STEPS, SegmentConfig
+from controller.segments.observation import SEGMENT_FEATURES
 
 Process = EpisodeConfig | SegmentConfig
 """The decision process of either granularity."""
@@ -31,16 +30,13 @@ class Granularity:
         unit: of a step, in messages.
         process: class of its decision process.
         table: of what a policy sees.
-        observe: from the state of N episodes, rows and an array to fill to observations; see
-            `controller.process.observation.observe`.
         meanings: of the actions, by name.
     """
 
     name: str
     unit: str
     process: type[Any]
-    table: FeatureTable[Any]
-    observe: Callable[..., Any]
+    table: FeatureTable
     meanings: dict[str, str]
 
     @property
@@ -54,7 +50,6 @@ ATTEMPTS = Granularity(
     unit="whole attempts",
     process=EpisodeConfig,
     table=FEATURES,
-    observe=observe,
     meanings={str(Action(kind)): spec.meaning for kind, spec in ACTIONS.items()},
 )
 SEGMENTS = Granularity(
@@ -62,14 +57,7 @@ SEGMENTS = Granularity(
     unit="segments of an attempt",
     process=SegmentConfig,
     table=SEGMENT_FEATURES,
-    observe=observe_segments,
-    meanings={
-        "STOP": "force the answer now; before the first segment, give up",
-        "SAMPLE": "the small model writes the next segment",
-        "REVISE": "the small model drops the last segment and writes another in its place",
-        "ESCALATE": "the large model writes the next segment",
-        "ESCALATE(end)": "the large model writes all that is left",
-    },
+    meanings={name: spec.meaning for name, spec in zip(SEGMENT_ACTIONS.names, STEPS, strict=True)},
 )
 GRANULARITIES = {granularity.name: granularity for granularity in (ATTEMPTS, SEGMENTS)}
 """By name."""

@@ -142,7 +142,8 @@ class LadderBuilder:
             BackendError: a model cannot be loaded.
             CheckpointError: an adapter of the training is missing, or one is too many.
         """
-        from controller.segments.deployed import segment_writer, with_segments
+        from controller.backends.local.segmented import with_segments
+        from controller.backends.local.segments import segment_writer
 
         checkpoint = self.checkpoint
         models = [
@@ -182,8 +183,8 @@ class LadderBuilder:
         )
 
     def _threaded(self, place: ModelPlace, rung: int, prompt: tuple[Message, ...]) -> Backend:
+        from controller.backends.local.segmented import with_segments
         from controller.backends.threads import ThreadedBackend
-        from controller.segments.deployed import with_segments
 
         model = replace(self._model(place, rung), prompt=prompt)
         backend = self._local([model], self._longest(rung))

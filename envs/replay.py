@@ -1,16 +1,17 @@
-"""Recorded attempts replayed in N episodes at a time."""
+"""Recorded traces replayed in N episodes at a time."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from controller.errors import ConfigError
-from controller.process.actions import ACTIONS
+from controller.granularity import granularity_of
 from controller.process.episodes import AttemptColumns, EpisodeConfig, Episodes
-from controller.process.observation import NUM_FEATURES, observe
+from controller.process.lockstep import Lockstep, Rows
 from envs.random import Streams
 from envs.traces.table import (
     ANSWER,
@@ -25,15 +26,102 @@ from envs.traces.table import (
     TraceTable,
 )
 
-_REVISES = np.array([spec.revises for spec in ACTIONS.values()])
-_SCORES = np.array([spec.scores for spec in ACTIONS.values()])
-_CLIMBS = {kind.place: spec.climbs for kind, spec in ACTIONS.items() if spec.climbs is not None}
-
 Array = NDArray[Any]
+Hidden = Array | bool
 
 
-class Replay:
-    """Replays N episodes from a table of attempts; the state of the vector environment.
+class Replay(ABC):
+    """Recorded traces replayed in N episodes at a time; the state of the vector environment.
+
+    Args:
+        table: recorded traces.
+        episodes: state of the episodes.
+        difficulty: (Q, R) log-odds per question and rung; None when unknown.
+
+    Attributes:
+        start: (N,) place that each episode started at: a question, or a recorded attempt at one.
+    """
+
+    table: Any
+    episodes: Any
+
+    def __init__(self, table: Any, episodes: Lockstep, difficulty: Array | None) -> None:
+        n, shape = episodes.num_episodes, (table.num_questions, episodes.config.num_rungs)
+        self.table, self.config, self.episodes = table, episodes.config, episodes
+        self.difficulty = np.full(shape, np.nan) if difficulty is None else difficulty
+        self.start = np.zeros(n, np.int64)
+        self.hide_logprobs, self.hide_verifier = np.zeros(n, bool), np.zeros(n, bool)
+        self._features = granularity_of(episodes.config).table
+
+    @property
+    def num_features(self) -> int:
+        """D."""
+        return len(self._features)
+
+    @property
+    def num_starts(self) -> int:
+        """Places that an episode can start at."""
+        return len(self.table)
+
+    @property
+    @abstractmethod
+    def tally(self) -> dict[str, Array]:
+        """Steps of an episode by kind, (N,) each."""
+
+    def begin(
+        self,
+        rows: Array,
+        start: Array,
+        price: Array,
+        budget: Array,
+        *,
+        round_price: Array | float = 0.0,
+        hide_logprobs: Hidden = False,
+        hide_difficulty: Hidden = False,
+        hide_verifier: Hidden = False,
+        hide_prompt: Hidden = False,
+    ) -> None:
+        """Start episodes at places given by position, (n,)."""
+        self.start[rows] = start
+        self.hide_logprobs[rows], self.hide_verifier[rows] = hide_logprobs, hide_verifier
+        hidden = np.broadcast_to(hide_difficulty, start.shape)[:, None]
+        difficulty = np.where(hidden, np.nan, self.difficulty[self.table.question_of(start)])
+        terms = {"price": price, "round_price": round_price, "budget": budget}
+        hide_prompt = np.broadcast_to(hide_prompt, start.shape)
+        self._begin(rows, start, hide_prompt, {**terms, "difficulty": difficulty})
+
+    @abstractmethod
+    def _begin(self, rows: Array, start: Array, hide_prompt: Array, terms: dict[str, Any]) -> None:
+        """Reset the episodes of `rows`; `terms` are for `Lockstep.begin`."""
+
+    @abstractmethod
+    def take(self, rows: Array, actions: Array, streams: Streams) -> None:
+        """Carry out one action in each of `rows`, none of them STOP."""
+
+    def close(self, rows: Array) -> None:
+        """End the episodes of `rows`; what answers them stands."""
+        return
+
+    @abstractmethod
+    def right(self) -> NDArray[np.bool_]:
+        """Whether the answer of each episode is right, (N,)."""
+
+    def observe(
+        self, rows: Rows = None, out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Observations; see `controller.process.features.FeatureTable.observe`."""
+        return self._features.observe(self.episodes, rows, out)
+
+    def final(self) -> dict[str, Array]:
+        """What to tell of an episode that has ended, (N,) each."""
+        e = self.episodes
+        told = {"cost": e.spent, "price": e.price, "round_price": e.round_price}
+        told |= {"budget": e.budget, "rounds": e.rounds, **self.tally}
+        return {name: column.copy() for name, column in told.items()}
+
+
+class AttemptReplay(Replay):
+    """Replays N episodes from a table of attempts.
 
     Independent attempts of a question come in a fresh random order in each episode.
 
@@ -45,10 +133,12 @@ class Replay:
         permute: whether to shuffle independent attempts; if not, recorded order.
 
     Attributes:
-        question: (N,) position of each episode's question in the table.
         attempts: (N, attempts) rows of the table that each episode has seen, in order; as
             many count as `episodes.num_attempts` says.
     """
+
+    table: TraceTable
+    episodes: Episodes
 
     def __init__(
         self,
@@ -66,14 +156,12 @@ class Replay:
             )
         if config.reads_prompt and difficulty is None:
             raise ConfigError("reads_prompt: expected the difficulty of each question, found none")
-        self.table, self.config, self.permute = table, config, permute
-        self.episodes = Episodes(config, num_episodes, table.num_answers)
-        self.difficulty = (
-            difficulty if difficulty is not None else np.full(table.prompt_tokens.shape, np.nan)
-        )
-        self.question = np.zeros(num_episodes, np.int64)
-        self.hide_logprobs = np.zeros(num_episodes, bool)
-        self.hide_verifier = np.zeros(num_episodes, bool)
+        super().__init__(table, Episodes(config, num_episodes, table.num_answers), difficulty)
+        self.permute = permute
+        choices = config.choices
+        self._widths = np.array([width for _, width in choices])
+        self._scores, self._revises = np.array([(s.scores, s.revises) for s, _ in choices]).T
+        self._climbs = {a: spec.climbs for a, (spec, _) in enumerate(choices) if spec.climbs}
         self.attempts = np.zeros((config.max_attempts, num_episodes), np.int64).T
         self._unverified = np.zeros((config.max_attempts, num_episodes), np.int64).T
         self._order = np.zeros((num_episodes, *table.stream.shape[1:]), np.int16)  # (N, R, S)
@@ -81,46 +169,26 @@ class Replay:
             np.arange(table.stream.shape[2], dtype=np.int16), table.stream.shape[1:]
         )
 
-    def begin(
-        self,
-        rows: Array,
-        question: Array,
-        price: Array,
-        budget: Array,
-        *,
-        round_price: Array | float = 0.0,
-        hide_logprobs: Array | bool = False,
-        hide_difficulty: Array | bool = False,
-        hide_verifier: Array | bool = False,
-        hide_prompt: Array | bool = False,
-    ) -> None:
-        """Start episodes on questions given by position, (n,)."""
-        self.question[rows] = question
+    def _begin(self, rows: Array, start: Array, hide_prompt: Array, terms: dict[str, Any]) -> None:
         self._order[rows] = self._identity
-        self.hide_logprobs[rows], self.hide_verifier[rows] = hide_logprobs, hide_verifier
-        hidden = np.broadcast_to(hide_difficulty, question.shape)[:, None]
-        difficulty = np.where(hidden, np.nan, self.difficulty[question])
         self.episodes.reset(
             rows,
-            price=price,
-            round_price=round_price,
-            budget=budget,
-            prompt_tokens=self.table.prompt_tokens[question],
-            limits=self.table.stream_length[question],
-            difficulty=difficulty,
-            prompt_counted=~np.broadcast_to(hide_prompt, question.shape),
+            prompt_tokens=self.table.prompt_tokens[start],
+            limits=self.table.stream_length[start],
+            prompt_counted=~hide_prompt,
+            **terms,
         )
 
     def take(self, rows: Array, actions: Array, streams: Streams) -> None:
         """Carry out one action in each of `rows`, none of them STOP."""
-        kinds, widths = self.episodes.kind(actions), self.episodes.width(actions)
         if self.config.verifies:
-            verifying = _SCORES[kinds]
+            verifying = self._scores[actions]
             self._verify(rows[verifying])
-            rows, kinds, widths = rows[~verifying], kinds[~verifying], widths[~verifying]
+            rows, actions = rows[~verifying], actions[~verifying]
+        widths = self._widths[actions]
         for attempt in range(int(widths.max(initial=0))):
             wide = widths > attempt
-            self._attempt(rows[wide], kinds[wide], streams)
+            self._attempt(rows[wide], actions[wide], streams)
         self.episodes.finish_round(rows)
 
     def _verify(self, rows: Array) -> None:
@@ -133,11 +201,11 @@ class Replay:
         episodes.score(scored, answer.astype(np.int64), rung.astype(np.int64), score)
         episodes.finish_verification(rows)
 
-    def _attempt(self, rows: Array, kinds: Array, streams: Streams) -> None:
+    def _attempt(self, rows: Array, actions: Array, streams: Streams) -> None:
         episodes = self.episodes
-        revised, rung = _REVISES[kinds], np.zeros(len(rows), np.int64)
-        for place, climbs in _CLIMBS.items():
-            rung = np.where(kinds == place, climbs(episodes, rows), rung)
+        revised, rung = self._revises[actions], np.zeros(len(rows), np.int64)
+        for action, climbs in self._climbs.items():
+            rung = np.where(actions == action, climbs(episodes.part(rows)), rung)
         chosen = np.empty(len(rows), np.int64)
         fresh = ~revised
         if revised.any():
@@ -173,7 +241,7 @@ class Replay:
         """Next attempts of each stream, by one step of a Fisher-Yates shuffle."""
         table, used = self.table, self.episodes.counts[rows, rung]
         _, rungs, longest = table.stream.shape
-        stream = self.question[rows] * rungs + rung
+        stream = self.start[rows] * rungs + rung
         if not self.permute:
             return np.asarray(table.stream.ravel()[stream * longest + used])
         order, begin = self._order.ravel(), (rows * rungs + rung) * longest
@@ -183,21 +251,11 @@ class Replay:
         order[picked] = order[begin + used]
         return np.asarray(table.stream.ravel()[stream * longest + slot])
 
-    def right(self, rows: Array | slice = slice(None)) -> NDArray[np.bool_]:
-        """Whether the leading answer of each episode of `rows` is right, (n,)."""
-        leader = self.episodes.leader[rows]
-        known = self.table.answer_correct[self.question[rows], np.maximum(leader, 0)]
+    def right(self) -> NDArray[np.bool_]:
+        """Whether the leading answer of each episode is right, (N,)."""
+        leader = self.episodes.leader
+        known = self.table.answer_correct[self.start, np.maximum(leader, 0)]
         return np.asarray(known & (leader >= 0))
-
-    @property
-    def num_features(self) -> int:
-        """D."""
-        return NUM_FEATURES
-
-    @property
-    def num_starts(self) -> int:
-        """Questions of the table: an episode starts at any of them."""
-        return len(self.table)
 
     @property
     def tally(self) -> dict[str, Array]:
@@ -208,25 +266,4 @@ class Replay:
             "revisions": episodes.revisions,
             "escalations": episodes.counts[:, 1:].sum(1),
             "verified": episodes.scores,
-        }
-
-    def close(self, rows: Array) -> None:
-        """End the episodes of `rows`; the leading answer stands."""
-
-    def observe(
-        self, rows: Array | slice = slice(None), out: NDArray[np.float32] | None = None
-    ) -> NDArray[np.float32]:
-        """Observations; see `controller.process.observation.observe`."""
-        return observe(self.episodes, rows, out)
-
-    def final(self) -> dict[str, Array]:
-        """What to tell of an episode that has ended, (N,) each."""
-        episodes = self.episodes
-        return {
-            "cost": episodes.spent.copy(),
-            "price": episodes.price.copy(),
-            "round_price": episodes.round_price.copy(),
-            "budget": episodes.budget.copy(),
-            "rounds": episodes.rounds.copy(),
-            **{name: column.copy() for name, column in self.tally.items()},
         }

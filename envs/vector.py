@@ -184,8 +184,7 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
         if self.max_episode_steps is not None:
             truncated = self._elapsed >= self.max_episode_steps
         self.replay.close(self._rows[terminated])
-        right = np.zeros(self.num_envs, bool)
-        right[terminated] = self.replay.right(terminated)
+        right = terminated & self.replay.right()
         rewards = reward(
             right,
             episodes.price * (episodes.spent - spent),

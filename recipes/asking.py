@@ -93,7 +93,7 @@ def _name(episodes: Episodes, position: int) -> str:
 
 def _options(episodes: Episodes, row: int, allowed: NDArray[np.bool_]) -> dict[str, str]:
     """What can be done, by name of the action."""
-    costs = episodes.expected_cost(np.array([row]))[:, 0]
+    costs = episodes.part(np.array([row])).expected_cost()[:, 0]
     prices = dict(zip(PRICED, (episodes.price[row] * costs).tolist(), strict=True))
     return {
         _name(episodes, p): _option(episodes.config.actions[p], prices)

@@ -17,8 +17,7 @@ from training.learn.config import PPOConfig, TrainConfig
 from training.learn.train import ControllerTraining
 from training.report.show import new_questions
 from training.report.tracking import Tracker
-from training.segments.record import SegmentRecorder, SegmentRecording
-from training.segments.trees import TreeConfig
+from training.segments.record import SegmentRecorder, SegmentRecording, TreeConfig
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 

@@ -14,26 +14,19 @@ ACTION = '''
     ActionKind.LEAP: ActionSpec(
         meaning="the largest model makes an attempt",
         asked="let the largest model answer",
-        legal=lambda stock, width: stock.left[:, -1] > 0,
-        cost=lambda bill: bill.weights[-1] * (bill.cold[:, -1] + bill.completion[-1]),
+        legal=lambda e, width: e.limits[:, -1] > e.counts[:, -1],
+        cost=lambda e, lengths: e.config.token_cost[-1] * (e.prompt_tokens[:, -1] + lengths[-1]),
         paid_for="an attempt by the largest model",
-        climbs=lambda episodes, rows: episodes.next_rung[rows] * 0 + episodes.config.num_rungs - 1,
+        climbs=lambda e: e.rung * 0 + e.config.num_rungs - 1,
         attempt=ActionKind.ESCALATE,
     ),
 }
 """By kind,'''
 
 FEATURE = """
-    Feature(
-        name="tokens",
-        group=COUNTS,
-        unit="tokens",
-        scale=PER_UNIT,
-        meaning="processed so far",
-        column=lambda s: s.e.tokens[s.rows] / s.unit,
-    ),
-)
-OBSERVATION_NAMES"""
+    Feature("tokens", COUNTS, "tokens", PER_UNIT, lambda s: s.e.tokens / s.unit,
+            "processed so far"),
+    seen=AttemptsSeen,"""
 
 EPISODES = """
 import sys
@@ -83,9 +76,8 @@ def test_an_action_and_a_feature_are_added_in_their_tables_alone(tmp_path):
     actions = tmp_path / "controller" / "process" / "actions.py"
     insert(actions, '    VERIFY = "verify"\n', '    VERIFY = "verify"\n    LEAP = "leap"\n')
     insert(actions, '\n}\n"""By kind,', ACTION)
-    insert(
-        tmp_path / "controller" / "process" / "observation.py", "\n)\nOBSERVATION_NAMES", FEATURE
-    )
+    observation = tmp_path / "controller" / "process" / "observation.py"
+    insert(observation, "\n    seen=AttemptsSeen,", "\n" + FEATURE.strip("\n"))
     done = subprocess.run(
         [sys.executable, "-c", EPISODES, CHECKPOINTS / "traces"],
         cwd=tmp_path,

@@ -22,7 +22,7 @@ from controller.segments.rules import segment_rule_families
 from envs import granularity
 from envs.granularity import AnyTable, AnyTraces, Recordings, recordings_of
 from envs.reward import ROUND_PRICES, LogUniform
-from envs.segments.table import SegmentTable
+from envs.segments.table import SegmentTable, build_trees
 from envs.segments.traces import SegmentTraces
 from envs.traces.format import TraceSet
 from envs.traces.table import TraceTable
@@ -110,7 +110,7 @@ def _split_segments(
     """Nothing is chosen by the validation split: one outcome a question is too noisy for that."""
     if config.patience:
         raise ConfigError(f"patience: expected 0 inside attempts, found {config.patience}")
-    train, held = (SegmentTable.build(traces, [s], config.ladder) for s in ("train", "validation"))
+    train, held = (build_trees(traces, [s], config.ladder) for s in ("train", "validation"))
     return train, held, held
 
 

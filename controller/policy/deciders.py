@@ -61,8 +61,8 @@ class PolicyDecider:
         weight, bias = self._layers[-1]
         logits, (value, *_) = (values @ weight + bias)[:, 0]
         logits = np.where(mask[0], logits, -np.inf)
-        odds = np.exp(logits - logits.max())
-        return odds / odds.sum(), float(value)
+        odds = np.exp(logits - np.maximum.reduce(logits))
+        return odds / np.add.reduce(odds), float(value)
 
     def choose(self, episode: Underway, mask: NDArray[np.bool_]) -> Choice:
         """See `Decider.choose`."""

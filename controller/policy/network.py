@@ -126,4 +126,4 @@ class PolicyNetwork(nn.Module):
 
     def act(self, episodes: Any, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
         """The most likely allowed action per episode; see `Policy.act`."""
-        return self.choose(granularity_of(episodes.config).observe(episodes), mask)
+        return self.choose(granularity_of(episodes.config).table.observe(episodes), mask)

@@ -8,8 +8,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from controller.errors import ConfigError
-from controller.process.cost import CostModel
+from controller.errors import ConfigError, IllegalActionError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,68 +36,20 @@ class ActionKind(StrEnum):
         return list(ACTIONS).index(self)
 
 
-@dataclass(kw_only=True, slots=True)
-class Stock:
-    """What n episodes can still have, (n,) each unless a shape is given.
-
-    Attributes:
-        at: 0 to n-1.
-        rung: model that ESCALATE would climb to.
-        left: attempts per rung, (n, R).
-        revisable: whether the leading answer can be revised.
-        unverified: attempts that a verifier could score and has not.
-    """
-
-    at: Array
-    rung: Array
-    left: Array
-    revisable: Array
-    unverified: Array
-
-
-@dataclass(kw_only=True, slots=True)
-class Bill:
-    """What cost is computed from, of n episodes, (n,) each unless a shape is given.
-
-    Attributes:
-        at: 0 to n-1.
-        rung: model that ESCALATE would climb to.
-        prompt: length of the prompt, (n, R).
-        cold: of it what is not cached, (n, R).
-        completion: length of an attempt per rung, (R,).
-        weights: cost of a token per rung, (R,).
-        ledger: of tokens that pass an adapter.
-        overhead: tokens of a revision's prompt beside question and parent.
-        unverified_tokens: that a verifier would read.
-    """
-
-    at: Array
-    rung: Array
-    prompt: Array
-    cold: Array
-    completion: Array
-    weights: Array
-    ledger: CostModel
-    overhead: int
-    unverified_tokens: Array
-
-
-def _never(config: Any) -> None:
-    return None
-
-
 @dataclass(frozen=True, kw_only=True)
 class ActionSpec:
     """All that is to be said of a kind of action; see `ACTIONS`.
 
+    Functions look at the state e of n episodes (`controller.process.lockstep.Lockstep`) and give
+    (n,). Lengths of attempts, (R,), are those that are expected, or the longest.
+
     Attributes:
         meaning: in words, for cards.
-        asked: the same, for a language model that decides.
-        legal: whether it can be taken, from what can be had and the action's width to (n,).
-        cost: what it costs, (n,); None for nothing.
+        legal: whether it can be taken, from state and the action's width.
+        asked: the meaning for a language model that decides.
+        cost: what it costs, from state and lengths; None for nothing.
         paid_for: what that buys, in words.
-        climbs: model that is asked, from the state of N episodes and rows to rungs, (n,); None
-            for the small model.
+        climbs: model that is asked, from the state; None for the small model.
         attempt: how traces spell the attempts that it brings; None if it brings none.
         revises: whether these revise another.
         scores: whether it brings a verifier's scores.
@@ -107,29 +58,55 @@ class ActionSpec:
     """
 
     meaning: str
-    asked: str
-    legal: Callable[[Stock, int], Array]
-    cost: Callable[[Bill], Array] | None = None
+    legal: Callable[[Any, int], Array]
+    asked: str = ""
+    cost: Callable[[Any, Any], Array] | None = None
     paid_for: str = ""
-    climbs: Callable[[Any, Any], Array] | None = None
+    climbs: Callable[[Any], Array] | None = None
     attempt: ActionKind | None = None
     revises: bool = False
     scores: bool = False
     wide: bool = False
-    limit: Callable[[Any], int | None] = _never
+    limit: Callable[[Any], int | None] = lambda config: None
+
+
+def _sampling(e: Any, lengths: Array) -> Any:
+    unread = e.prompt_tokens[:, 0] * ~e.prefilled[:, 0]
+    return e.config.token_cost[0] * (unread + lengths[0])
+
+
+def _revising(e: Any, lengths: Array) -> Any:
+    read = e.prompt_tokens[:, 0] + (e.config.revision_overhead + 2 * lengths[0])
+    return e.config.cost.reviser_weight * read
+
+
+def _escalating(e: Any, lengths: Array) -> Any:
+    place = e.at, (rung := e.next_rung)
+    unread = e.prompt_tokens[place] * ~e.prefilled[place]
+    return e.config.token_cost[rung] * (unread + lengths[rung])
+
+
+def _revisable(e: Any, width: int) -> Any:
+    few = e.revisions < e.config.max_revisions
+    return few & (e.children_of_leader > 0)
+
+
+def _climbable(e: Any, width: int) -> Any:
+    place = e.at, (rung := e.next_rung)
+    return (rung > 0) & (e.limits[place] > e.counts[place])
 
 
 ACTIONS: dict[ActionKind, ActionSpec] = {
     ActionKind.STOP: ActionSpec(
         meaning="return the best answer seen; before the first attempt, give up",
         asked="return the leading answer",
-        legal=lambda stock, width: stock.at >= 0,
+        legal=lambda e, width: e.at >= 0,
     ),
     ActionKind.SAMPLE: ActionSpec(
         meaning="the small model makes an independent attempt",
         asked="let the small model make another attempt",
-        legal=lambda stock, width: stock.left[:, 0] >= width,
-        cost=lambda bill: bill.weights[0] * (bill.cold[:, 0] + bill.completion[0]),
+        legal=lambda e, width: e.limits[:, 0] >= e.counts[:, 0] + width,
+        cost=_sampling,
         paid_for="an attempt by the small model",
         attempt=ActionKind.SAMPLE,
         wide=True,
@@ -138,11 +115,8 @@ ACTIONS: dict[ActionKind, ActionSpec] = {
     ActionKind.REVISE: ActionSpec(
         meaning="the small model's reviser rewrites an attempt with the leading answer",
         asked="let the small model revise the leading attempt",
-        legal=lambda stock, width: stock.revisable,
-        cost=lambda bill: (
-            bill.ledger.reviser_weight
-            * (bill.prompt[:, 0] + (bill.overhead + 2 * bill.completion[0]))
-        ),
+        legal=_revisable,
+        cost=_revising,
         paid_for="a revision",
         attempt=ActionKind.REVISE,
         revises=True,
@@ -151,20 +125,18 @@ ACTIONS: dict[ActionKind, ActionSpec] = {
     ActionKind.ESCALATE: ActionSpec(
         meaning="the next larger model makes an attempt, which joins the vote",
         asked="let the large model answer",
-        legal=lambda stock, width: (stock.rung > 0) & (stock.left[stock.at, stock.rung] > 0),
-        cost=lambda bill: (
-            bill.weights[bill.rung] * (bill.cold[bill.at, bill.rung] + bill.completion[bill.rung])
-        ),
+        legal=_climbable,
+        cost=_escalating,
         paid_for="an attempt by the next larger model",
-        climbs=lambda episodes, rows: episodes.next_rung[rows],
+        climbs=lambda e: e.next_rung,
         attempt=ActionKind.ESCALATE,
         limit=lambda config: config.max_escalations,
     ),
     ActionKind.VERIFY: ActionSpec(
         meaning="the verifier scores the attempts that have no score yet",
         asked="let a verifier score the attempts",
-        legal=lambda stock, width: stock.unverified > 0,
-        cost=lambda bill: bill.ledger.verifier_weight * bill.unverified_tokens,
+        legal=lambda e, width: e.unverified > 0,
+        cost=lambda e, lengths: e.config.cost.verifier_weight * e.unverified_tokens,
         paid_for="scores of all attempts that have none",
         scores=True,
     ),
@@ -174,8 +146,8 @@ ACTIONS: dict[ActionKind, ActionSpec] = {
 REVISING = frozenset(kind for kind, spec in ACTIONS.items() if spec.revises)
 """Kinds that revise attempts, as traces spell them."""
 
-PRICED = {kind: spec.cost for kind, spec in ACTIONS.items() if spec.cost is not None}
-"""Cost of the kinds that cost something."""
+PRICED = {kind: spec for kind, spec in ACTIONS.items() if spec.cost is not None}
+"""Those that cost something."""
 
 
 @dataclass(frozen=True)
@@ -230,6 +202,13 @@ class ActionSet(tuple[Action, ...]):
     def names(self) -> tuple[str, ...]:
         """As people and checkpoints call them, in order."""
         return tuple(str(action) for action in self)
+
+    def illegal(self, question_id: str, mask: Array, action: Action) -> IllegalActionError:
+        """What to raise when an action is taken that `mask`, (A,), forbids, or STOP."""
+        allowed = [name for name, ok in zip(self.names, mask, strict=True) if ok]
+        return IllegalActionError(
+            f"{question_id}: expected one of {allowed} other than STOP, found {action}"
+        )
 
     @property
     def sample_widths(self) -> tuple[int, ...]:

@@ -1,28 +1,16 @@
-"""State of many episodes at once, as a structure of arrays.
-
-The scalar environment, the vector environment and the deployed controller all keep
-their state here, with N = 1 or N in the thousands, so that they cannot disagree.
-Everything that depends on the history is updated attempt by attempt, never summed
-afresh, which keeps the floats equal bit for bit whatever N is.
-"""
+"""State of many questions that are under way: attempts, votes, scores and what they cost."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from controller.errors import ConfigError
-from controller.process.actions import PRICED, ActionSet, Bill, Stock
+from controller.process.actions import ACTIONS, PRICED, ActionKind, ActionSet, ActionSpec
 from controller.process.cost import CostModel
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
-Rows = Ints | slice
+from controller.process.lockstep import Bools, Floats, Ints, Lockstep
 
 NO_ANSWER = -1
 
@@ -92,6 +80,36 @@ class EpisodeConfig:
         """The action set, in the order of a policy's outputs."""
         return ActionSet.build(self.sample_widths, self.verifies)
 
+    @cached_property
+    def choices(self) -> tuple[tuple[ActionSpec, int], ...]:
+        """What is to be said of each action, and its width."""
+        return tuple((ACTIONS[action.kind], action.width) for action in self.actions)
+
+    @property
+    def priced(self) -> dict[ActionKind, ActionSpec]:
+        """Actions whose expected cost a policy sees."""
+        return PRICED
+
+    @cached_property
+    def mean_lengths(self) -> Floats:
+        """Expected length of an attempt per rung, (R,)."""
+        return np.array(self.mean_completion_tokens, np.float64)
+
+    @cached_property
+    def worst_lengths(self) -> Ints:
+        """Longest attempt per rung, (R,)."""
+        return np.array(self.max_completion_tokens)
+
+    @cached_property
+    def token_cost(self) -> Floats:
+        """Cost of a token per rung, (R,)."""
+        return np.array(self.cost.weights)
+
+    @cached_property
+    def rung_above(self) -> Ints:
+        """Rung that ESCALATE climbs to from each, (R,)."""
+        return np.minimum(np.arange(self.num_rungs) + 1, self.num_rungs - 1)
+
     @property
     def num_rungs(self) -> int:
         """Rungs of the ladder, the small model's included."""
@@ -158,9 +176,6 @@ _ZERO_AT_START = (
     "unverified",
     "unverified_tokens",
     "prefilled",
-    "spent",
-    "tokens",
-    "rounds",
     "streak",
 )
 
@@ -173,7 +188,7 @@ def score_weight(score: Floats) -> Floats:
     return (2 * score) ** 2
 
 
-class Episodes:
+class Episodes(Lockstep):
     """N episodes in lockstep.
 
     Args:
@@ -181,13 +196,7 @@ class Episodes:
         num_episodes: N.
         num_answers: distinct answers that one episode can hold.
 
-    Attributes (arrays over N unless a shape is given):
-        price: accuracy per unit cost.
-        round_price: accuracy per serial round.
-        budget: hard cap on cost; inf when there is none.
-        spent: cost so far.
-        tokens: tokens processed so far, all models.
-        rounds: serial rounds so far.
+    Attributes (arrays over N unless a shape is given; see also `Lockstep`):
         counts: attempts per rung, revisions apart, (N, R).
         limits: attempts per rung that can be had, (N, R).
         revisions: REVISE attempts.
@@ -210,24 +219,19 @@ class Episodes:
         cuts: attempts that were cut at their longest; last_cut: whether the latest was.
     """
 
+    config: EpisodeConfig
+
     def __init__(self, config: EpisodeConfig, num_episodes: int, num_answers: int) -> None:
-        self.config, self.num_episodes, self.num_answers = config, num_episodes, num_answers
+        super().__init__(config, num_episodes)
         if config.max_attempts * max(config.vote_weights) >= _MAX_WEIGHT:
             raise ConfigError(
                 f"vote_weights: expected less than {_MAX_WEIGHT} votes per episode, found "
                 f"{config.max_attempts} attempts with up to {max(config.vote_weights)} each"
             )
-        self._read_config(config)
         n, k, r = num_episodes, num_answers, config.num_rungs
-        self._rows = np.arange(n)
-        self.price, self.round_price = np.zeros(n), np.zeros(n)
-        self.budget = np.full(n, np.inf)
-        self.spent, self.tokens = np.zeros(n), np.zeros(n)
-        self.rounds = np.zeros(n, np.int64)
-        self.prompt_tokens = np.zeros((n, r), np.int64)
+        self._vote_weight = np.array(config.vote_weights)
         self.prompt_counted = np.ones(n, bool)
         self.cuts, self.last_cut = np.zeros(n, np.int64), np.zeros(n, bool)
-        self.difficulty = np.full((n, r), np.nan)
         self.prefilled = np.zeros((n, r), bool)
         self.counts, self.limits = np.zeros((n, r), np.int64), np.zeros((n, r), np.int64)
         self.revisions, self.rung = np.zeros(n, np.int64), np.zeros(n, np.int64)
@@ -247,15 +251,6 @@ class Episodes:
         self.logprob_sum, self.logprobs = np.zeros(n), np.zeros(n, np.int64)
         self.score_sum, self.scores = np.zeros(n), np.zeros(n, np.int64)
         self.small_tokens = np.zeros(n, np.int64)
-
-    def _read_config(self, config: EpisodeConfig) -> None:
-        self._kinds = np.array([a.kind.place for a in config.actions])
-        self._widths = np.array([a.width for a in config.actions])
-        self._choices = [(action.kind.spec, action.width) for action in config.actions]
-        self._token_cost = np.array(config.cost.weights)
-        self._vote_weight = np.array(config.vote_weights)
-        self._completion = np.array(config.mean_completion_tokens)
-        self._worst_completion = np.array(config.max_completion_tokens)
 
     def _make_answers(self, k: int, n: int) -> None:
         # What is known of an answer fills one cache line: it is read, written and reset together.
@@ -303,9 +298,14 @@ class Episodes:
             unknown[rows] = np.nan
         self.leader[rows] = NO_ANSWER
         self.last_answer[rows] = NO_ANSWER
-        self.price[rows], self.budget[rows] = price, budget
-        self.round_price[rows] = round_price
-        self.prompt_tokens[rows], self.difficulty[rows] = prompt_tokens, difficulty
+        self.begin(
+            rows,
+            price=price,
+            budget=budget,
+            prompt_tokens=prompt_tokens,
+            difficulty=difficulty,
+            round_price=round_price,
+        )
         self.prompt_counted[rows] = prompt_counted
         caps = [self.config.max_samples] + [self.config.max_escalations] * (
             self.config.num_rungs - 1
@@ -325,15 +325,7 @@ class Episodes:
 
     def reading_cost(self, prompt_tokens: Ints) -> Floats:
         """Cost of the small model's prefill; where the budget is below it, it is left out."""
-        return np.asarray(self._token_cost[0] * prompt_tokens)
-
-    def kind(self, actions: Ints) -> Ints:
-        """Position of each action's kind in the table of actions, (n,)."""
-        return self._kinds[actions]
-
-    def width(self, actions: Ints) -> Ints:
-        """Attempts that each action makes, (n,)."""
-        return self._widths[actions]
+        return np.asarray(self.config.token_cost[0] * prompt_tokens)
 
     @property
     def fresh(self) -> Bools:
@@ -343,7 +335,20 @@ class Episodes:
     @property
     def next_rung(self) -> Ints:
         """Rung that ESCALATE would climb to, (N,)."""
-        return np.minimum(self.rung + 1, self.config.num_rungs - 1)
+        return self.config.rung_above[self.rung]
+
+    @property
+    def children_of_leader(self) -> Ints:
+        """Revisions of the leading answer that can be had, (N,)."""
+        whole, rows = self.place
+        # Without a leader all answers, and so the last one, are as at the start.
+        return np.asarray(whole.children_left[rows, self.leader])
+
+    @property
+    def known_of_leader(self) -> Floats:
+        """What is known of the leading answer, (8, N)."""
+        whole, rows = self.place
+        return whole.recall(rows, self.leader).T
 
     def record(self, rows: Ints, revised: Bools, attempts: AttemptColumns) -> None:
         """Add one attempt to each of `rows`, (n,); `revised` tells which ones revise."""
@@ -391,13 +396,8 @@ class Episodes:
         prefill = attempts.prompt_tokens * (revised | ~self.prefilled[rows, rung])
         processed = prefill + attempts.completion_tokens
         self.prefilled[rows, rung] |= ~revised
-        cost = np.where(revised, self.config.cost.reviser_weight, self._token_cost[rung])
+        cost = np.where(revised, self.config.cost.reviser_weight, self.config.token_cost[rung])
         self.charge(rows, np.asarray(cost * processed), processed)
-
-    def charge(self, rows: Ints, cost: Floats, tokens: Ints) -> None:
-        """Put cost and tokens processed on the bill of `rows`, all (n,)."""
-        self.spent[rows] += cost
-        self.tokens[rows] += tokens
 
     def _vote(self, rows: Ints, attempts: AttemptColumns) -> None:
         answer, rung = attempts.answer, attempts.rung
@@ -501,57 +501,3 @@ class Episodes:
     def finish_round(self, rows: Ints) -> None:
         """Count one serial round in each of `rows`."""
         self.rounds[rows] += 1
-
-    def positions(self, rows: Rows) -> Ints:
-        """The same rows as a list of integers, (n,)."""
-        return self._rows[rows]
-
-    def expected_cost(self, rows: Rows = slice(None)) -> Floats:
-        """Expected cost of each kind of action that costs something, one row for each, (P, n)."""
-        bill = self._bill(self._completion, rows)
-        return np.array([cost(bill) for cost in PRICED.values()])
-
-    def _bill(self, completion: NDArray[Any], rows: Rows) -> Bill:
-        prompt, rung = self.prompt_tokens[rows], self.next_rung[rows]
-        return Bill(
-            at=self._rows[: len(rung)],
-            rung=rung,
-            prompt=prompt,
-            cold=prompt * ~self.prefilled[rows],
-            completion=completion,
-            weights=self._token_cost,
-            ledger=self.config.cost,
-            overhead=self.config.revision_overhead,
-            unverified_tokens=self.unverified_tokens[rows],
-        )
-
-    def _stock(self, rows: Rows) -> Stock:
-        leader, rung = self.leader[rows], self.next_rung[rows]
-        children = self.children_left[self.positions(rows), np.maximum(leader, 0)]
-        few = self.revisions[rows] < self.config.max_revisions
-        return Stock(
-            at=self._rows[: len(rung)],
-            rung=rung,
-            left=self.limits[rows] - self.counts[rows],
-            revisable=(leader >= 0) & few & (children > 0),
-            unverified=self.unverified[rows],
-        )
-
-    def mask(self, rows: Rows = slice(None)) -> Bools:
-        """Allowed actions, (n, A), in `rows` or everywhere; STOP always is."""
-        stock = self._stock(rows)
-        allowed = np.array([spec.legal(stock, width) for spec, width in self._choices])  # (A, n)
-        left = self.budget[rows] - self.spent[rows]
-        if np.isinf(left).all():
-            return allowed.T
-        completion = self._worst_completion
-        bill = self._bill(completion, rows)
-        worst = np.array(
-            [
-                np.full_like(left, -np.inf)
-                if spec.cost is None
-                else spec.cost(bill) + (width - 1) * completion[0]
-                for spec, width in self._choices
-            ]
-        )
-        return (allowed & (worst <= left)).T

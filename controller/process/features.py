@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import count
-from operator import itemgetter
-from typing import Any, Generic, Protocol, TypeVar
+from itertools import chain
+from operator import attrgetter, itemgetter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[Any]
-Rows = NDArray[np.int64] | slice
+from controller.process.actions import ActionSpec
+from controller.process.lockstep import Array, Lockstep, Rows, stacked
 
 TERMS, COUNTS = "price and budget", "what was done"
 """Groups that tell what is asked for and what was done, where others are signals."""
@@ -32,25 +32,21 @@ class Scale:
         text: says so.
         apply: does so to the columns of several features in one call, since at batch 1 a call
             takes longer than its arithmetic; None where the columns are features already.
+            Features of two columns bring all first ones, then all second ones.
     """
 
     text: str
-    apply: Callable[[Sequence[Any]], Array] | None = None
+    apply: Callable[[Sequence[Array]], Array] | None = None
 
 
 def counted(part: float, text: str) -> Scale:
     """Counts, of which each adds `part`."""
-    return Scale(text=text, apply=lambda columns: part * _rows(columns))
+    return Scale(text=text, apply=lambda columns: part * stacked(columns))
 
 
-def _rows(columns: Sequence[Array]) -> Array:
-    """Columns (n,) as (k, n); quicker than `np.array`, which looks at every entry first."""
-    return np.concatenate(columns).reshape(len(columns), len(columns[0]))
-
-
-def log10(values: Array) -> NDArray[np.float32]:
-    """Through float32, whose logarithm NumPy computes several numbers at a time."""
-    return np.log(values.astype(np.float32)) * _PER_DECADE
+def _log10(columns: Sequence[Array]) -> Array:
+    # Through float32, whose logarithm NumPy computes several numbers at a time.
+    return np.log(stacked(columns, np.float32)) * _PER_DECADE
 
 
 def quotient(sums: Array, counts: Array) -> Array:
@@ -63,76 +59,109 @@ def is_known(values: Array) -> Array:
     return np.equal(values, values)
 
 
-def _quotients(pairs: Sequence[tuple[Array, Array]]) -> Array:
-    sums, counts = zip(*pairs, strict=True)
-    return quotient(_rows(sums), _rows(counts))
+def _quotients(columns: Sequence[Array]) -> Array:
+    both, half = stacked(columns), len(columns) // 2
+    return quotient(both[:half], both[half:])
 
 
 def _known(columns: Sequence[Array]) -> Array:
-    values = _rows(columns)
+    values = stacked(columns)
     return np.where(np.isnan(values), 0.0, values)
 
 
 FLAG = Scale(text="0 or 1")
 PLAIN = Scale(text="as it is")
 PER_UNIT = Scale(text="per cost of a typical small attempt")
-LOG10 = Scale(text="log10", apply=lambda columns: log10(_rows(columns)))
+LOG10 = Scale(text="log10", apply=_log10)
 QUOTIENT = Scale(text="quotient; 0 where nothing was counted", apply=_quotients)
 KNOWN = Scale(text="as it is; 0 where unknown", apply=_known)
 
-S = TypeVar("S", contravariant=True)
+
+Column = str | Callable[[Any], Array]
+"""Name of an array of the episodes, or from `Seen` to (n,)."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Feature(Generic[S]):
-    """One number that a policy sees.
+@dataclass(frozen=True)
+class Feature:
+    """One number that a policy sees: a row of the table.
 
     Attributes:
         name: in observations, checkpoints and reports.
         group: features that are seen, or for an ablation not seen, together.
-        unit: of what `column` gives.
+        unit: of the column.
         scale: from there to the number that is seen.
+        column: what it is made of; of QUOTIENT sums and counts.
         meaning: in words.
-        column: from what is seen of n episodes to (n,), or for QUOTIENT (sums, counts).
     """
 
     name: str
     group: str
     unit: str
     scale: Scale
+    column: Column | tuple[Column, Column]
     meaning: str
-    column: Callable[[S], Any]
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """Its columns, one or two."""
+        return self.column if isinstance(self.column, tuple) else (self.column,)
 
 
-def _picker(places: Sequence[int]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
-    """Picks some of a list, at the speed of C."""
-    if len(places) == 1:
-        return lambda values: (values[places[0]],)
-    return itemgetter(*places)
+class Seen:
+    """What columns are computed from.
+
+    Args:
+        episodes: n of them.
+
+    Attributes:
+        e: the episodes.
+        unit: cost of a typical small attempt.
+        bounded: whether cost has a hard cap, (n,).
+        left: of that cap, in units; 0 without one, (n,).
+        costs: price x expected cost of the actions that have one, (P, n).
+    """
+
+    def __init__(self, episodes: Any) -> None:
+        e = self.e = episodes
+        self.unit: float = e.config.cost_unit
+        self.bounded = np.isfinite(e.budget)
+        self.left = np.where(self.bounded, e.budget - e.spent, 0.0) / self.unit
+        self.costs = e.price * np.maximum(e.expected_cost(), 1.0)
 
 
-class FeatureTable(Generic[S]):
+def _getter(of: Any, wanted: Sequence[Any]) -> Callable[[Any], tuple[Any, ...]]:
+    """Gets several things in one call, at the speed of C."""
+    if len(wanted) > 1:
+        getter: Callable[[Any], tuple[Any, ...]] = of(*wanted)
+        return getter
+    return lambda whole: tuple(of(name)(whole) for name in wanted)
+
+
+class FeatureTable:
     """Entry i of an observation is the feature that stands at i.
 
     Args:
         version: goes up whenever a feature comes, goes or changes; see `digest`.
         features: in order.
+        seen: what their columns are computed from.
     """
 
-    def __init__(self, version: int, *features: Feature[S]) -> None:
-        self.version, self.features = version, features
+    def __init__(self, version: int, *features: Feature, seen: type[Seen] = Seen) -> None:
+        self.version, self.features, self._seen = version, features, seen
         self.names = tuple(feature.name for feature in features)
-        self._columns = [feature.column for feature in features]
-        self._together: list[tuple[Callable[[Sequence[Any]], Array], Callable[[Any], Any]]] = []
-        # Scaled features are added after all columns, and then put where they stand.
-        places, added = list(range(len(features))), count(len(features))
-        for scale in dict.fromkeys(feature.scale for feature in features):
-            if scale.apply is not None:
-                chosen = [i for i, feature in enumerate(features) if feature.scale is scale]
-                self._together.append((scale.apply, _picker(chosen)))
-                for place in chosen:
-                    places[place] = next(added)
-        self._order = _picker(places)
+        columns = dict.fromkeys(c for feature in features for c in feature.columns)
+        named = [column for column in columns if isinstance(column, str)]
+        self._named = _getter(attrgetter, named)
+        self._computed = [column for column in columns if not isinstance(column, str)]
+        place = {column: i for i, column in enumerate((*named, *self._computed))}
+        self._scaled, made = [], []
+        # Those of no scale come first.
+        for scale in sorted({f.scale.apply for f in features}, key=lambda scale: scale is not None):
+            chosen = [feature for feature in features if feature.scale.apply is scale]
+            wanted = chain(*zip(*(feature.columns for feature in chosen), strict=True))
+            self._scaled.append((scale, _getter(itemgetter, [place[column] for column in wanted])))
+            made += chosen
+        self._order = np.array([made.index(feature) for feature in features])
 
     def __len__(self) -> int:
         return len(self.features)
@@ -150,119 +179,84 @@ class FeatureTable(Generic[S]):
         return hashlib.sha256(repr(said).encode()).hexdigest()[:16]
 
     def observe(
-        self, seen: S, num_rows: int, rows: Rows, out: NDArray[np.float32] | None
+        self, episodes: Lockstep, rows: Rows = None, out: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
-        """Observations of n episodes.
+        """Observations of N episodes.
 
         Args:
-            seen: of the episodes.
-            num_rows: n.
-            rows: where they stand in `out`.
-            out: (N, D) observations, in which those of `rows` are replaced.
+            episodes: their state.
+            rows: which of them.
+            out: (N, D) observations of all episodes, in which those of `rows` are replaced.
 
         Returns:
-            `out`, or without it these observations alone, (n, D) float32.
+            `out`, or without it the observations of `rows` alone, (n, D) float32.
         """
-        given = [column(seen) for column in self._columns]
-        made = given.copy()
-        for apply, pick in self._together:
-            made.extend(apply(pick(given)))
-        columns = self._order(made)
+        e = episodes.part(rows)
+        seen = self._seen(e)
+        given = [*self._named(e), *[column(seen) for column in self._computed]]
+        made: list[Array] = []
+        for apply, pick in self._scaled:
+            made += pick(given) if apply is None else (apply(pick(given)).ravel(),)
+        # Features lie side by side in memory: they are computed one after the other.
+        columns = np.concatenate(made, dtype=np.float32).reshape(len(self), -1)[self._order]
         if out is None:
-            # Features lie side by side in memory: they are computed one after the other.
-            return np.concatenate(columns, dtype=np.float32).reshape(len(columns), num_rows).T
+            observed: NDArray[np.float32] = columns.T
+            return observed
         for feature, column in zip(out.T, columns, strict=True):
             feature[rows] = column
         return out
 
 
-class Asked(Protocol):
-    """What episodes of any granularity are about, (n,) each; see `controller.process.episodes`."""
-
-    @property
-    def unit(self) -> float:
-        """Cost of a typical small attempt."""
-        ...
-
-    @property
-    def price(self) -> Array:
-        """Accuracy per unit cost."""
-        ...
-
-    @property
-    def bounded(self) -> Array:
-        """Whether cost has a hard cap."""
-        ...
-
-    @property
-    def left(self) -> Array:
-        """What is left of it, in cost of typical small attempts; 0 without a cap."""
-        ...
-
-    @property
-    def difficulty(self) -> Array:
-        """Log-odds per rung that an attempt is right, (n, R); NaN if unknown."""
-        ...
-
-
-LOG_PRICE = Feature[Asked](
-    name="log_price",
-    group=TERMS,
-    unit="accuracy per cost of a typical small attempt",
-    scale=LOG10,
-    meaning="price of compute",
-    column=lambda seen: seen.price * seen.unit,
-)
-BUDGET_KNOWN = Feature[Asked](
-    name="budget_known",
-    group=TERMS,
-    unit="",
-    scale=FLAG,
-    meaning="whether cost has a hard cap",
-    column=lambda seen: seen.bounded,
-)
-LOG_BUDGET_LEFT = Feature[Asked](
-    name="log_budget_left",
-    group=TERMS,
-    unit="typical small attempts",
-    scale=Scale(text="ln(1 + x)"),
-    meaning="what is left of the hard cap; 0 without one",
-    column=lambda seen: np.log1p(np.maximum(seen.left, 0.0)),
-)
 _DIFFICULTY = "difficulty of the question"
-DIFFICULTY_KNOWN = Feature[Asked](
-    name="difficulty_known",
-    group=_DIFFICULTY,
-    unit="",
-    scale=FLAG,
-    meaning="whether the prompt was read for how hard the question is",
-    column=lambda seen: is_known(seen.difficulty[:, 0]),
+
+# fmt: off
+LOG_PRICE = Feature(
+    "log_price", TERMS, "accuracy per cost of a typical small attempt", LOG10,
+    lambda s: s.e.price * s.unit, "price of compute")
+BUDGET_KNOWN = Feature(
+    "budget_known", TERMS, "", FLAG, lambda s: s.bounded, "whether cost has a hard cap")
+LOG_BUDGET_LEFT = Feature(
+    "log_budget_left", TERMS, "typical small attempts", Scale(text="ln(1 + x)"),
+    lambda s: np.log1p(np.maximum(s.left, 0.0)), "what is left of the hard cap; 0 without one")
+DIFFICULTY = (
+    Feature("difficulty_known", _DIFFICULTY, "", FLAG, lambda s: is_known(s.e.difficulty[:, 0]),
+            "whether the prompt was read for how hard the question is"),
+    Feature("small_difficulty", _DIFFICULTY, "log-odds", KNOWN, lambda s: s.e.difficulty[:, 0],
+            "that an attempt of the small model is right, read from the prompt"),
+    Feature("large_difficulty", _DIFFICULTY, "log-odds", KNOWN, lambda s: s.e.difficulty[:, -1],
+            "that an attempt of the largest model is right, read from the prompt"),
 )
-SMALL_DIFFICULTY = Feature[Asked](
-    name="small_difficulty",
-    group=_DIFFICULTY,
-    unit="log-odds",
-    scale=KNOWN,
-    meaning="that an attempt of the small model is right, read from the prompt",
-    column=lambda seen: seen.difficulty[:, 0],
-)
-LARGE_DIFFICULTY = Feature[Asked](
-    name="large_difficulty",
-    group=_DIFFICULTY,
-    unit="log-odds",
-    scale=KNOWN,
-    meaning="that an attempt of the largest model is right, read from the prompt",
-    column=lambda seen: seen.difficulty[:, -1],
-)
+# fmt: on
 
 
-def cost_feature(name: str, of: str, column: Callable[[S], Array]) -> Feature[S]:
-    """What an action or the like is expected to cost, at the episode's price."""
-    return Feature(
-        name=name,
-        group="expected cost of actions",
-        unit="accuracy",
-        scale=LOG10,
-        meaning=f"price x expected cost of {of}",
-        column=column,
+def last_logprobs(of: str) -> tuple[Feature, Feature, Feature]:
+    """What is known of the tokens that were written last, by what they make up."""
+    # fmt: off
+    return (
+        Feature("logprob_known", LOGPROBS, "", FLAG, lambda s: is_known(s.e.last_logprob),
+                f"whether log-probabilities of the {of} are known"),
+        Feature("last_mean_logprob", LOGPROBS, "nats", KNOWN, "last_logprob",
+                f"mean log-probability of the {of}'s tokens"),
+        Feature("last_min_logprob", LOGPROBS, "nats", KNOWN, "last_min_logprob",
+                "the least of them"),
+    )
+    # fmt: on
+
+
+def expected_costs(priced: Mapping[Any, ActionSpec]) -> tuple[Feature, ...]:
+    """What actions are expected to cost, at the episode's price."""
+
+    def row(place: int) -> Callable[[Seen], Array]:
+        return lambda seen: seen.costs[place]
+
+    return tuple(
+        Feature(
+            f"{name}_price",
+            "expected cost of actions",
+            "accuracy",
+            LOG10,
+            row(place),
+            f"price x expected cost of {spec.paid_for}",
+        )
+        for place, (name, spec) in enumerate(priced.items())
     )

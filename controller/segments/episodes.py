@@ -1,26 +1,104 @@
-"""State of many attempts under way at once, as a structure of arrays.
-
-As in `controller.process.episodes`, the scalar environment, the vector environment and the deployed
-controller all keep their state here, so that they cannot disagree.
-"""
+"""The decision process inside one attempt, and the state of many attempts that are under way."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from controller.errors import ConfigError
-from controller.process.actions import SEGMENT_ACTIONS, ActionSet
+from controller.process.actions import SEGMENT_ACTIONS, ActionSet, ActionSpec
 from controller.process.cost import CostModel
-from controller.process.episodes import LEAST_LOGPROB, NO_ANSWER, Bools, Floats, Ints, Rows
+from controller.process.episodes import LEAST_LOGPROB, NO_ANSWER
+from controller.process.lockstep import Bools, Floats, Ints, Lockstep
 from controller.segments.types import Segmentation
 
 STOP, SAMPLE, REVISE, ESCALATE, TO_END = range(len(SEGMENT_ACTIONS))
 
 _WRITTEN, _SEGMENTS, _REDONE, _LOGPROB, _COUNTED, _LEAST, _VALUE, _PROBE, _STREAK = range(9)
 _START = np.array([0, 0, 0, 0, 0, 0, np.nan, NO_ANSWER, 0], np.float64)
+
+
+class Lengths(NamedTuple):
+    """Tokens that costs are computed with: of a segment, a forced answer and the rest.
+
+    `reserve` is what must be left to force an answer afterwards.
+    """
+
+    segment: float
+    forced: float
+    rest: float
+    reserve: float
+
+
+def _sampling(e: Any, lengths: Lengths) -> Any:
+    return np.full(e.num_episodes, lengths.segment + lengths.reserve)
+
+
+def _open(e: Any) -> Any:
+    return ~e.done & (e.written < e.config.max_tokens)
+
+
+def _redoable(e: Any, width: int) -> Any:
+    draws = np.array([*e.config.draws, 0])[e.before[:, _REDONE].astype(np.int64)]
+    return (e.segments > 0) & ~e.escalated & (e.draw + 1 < draws)
+
+
+def _untouched(e: Any, width: int) -> Any:
+    return _open(e) & ~e.escalated & (e.redone == 0) & e.config.escalates
+
+
+def _by_large(e: Any, tokens: float) -> Any:
+    """Cost of so many tokens by the large model, which first reads what there is."""
+    return e.config.cost.weights[-1] * (e.prompt_tokens[:, -1] + e.written + tokens)
+
+
+STEPS = (
+    ActionSpec(
+        meaning="force the answer now; before the first segment, give up",
+        legal=lambda e, width: e.at >= 0,
+        cost=lambda e, lengths: np.full(e.num_episodes, lengths.forced),
+        paid_for="forcing an answer",
+    ),
+    ActionSpec(
+        meaning="the small model writes the next segment",
+        legal=lambda e, width: _open(e),
+        cost=_sampling,
+        paid_for="a segment by the small model",
+    ),
+    ActionSpec(
+        meaning="the small model drops the last segment and writes another in its place",
+        legal=_redoable,
+        cost=_sampling,
+    ),
+    ActionSpec(
+        meaning="the large model writes the next segment",
+        legal=_untouched,
+        cost=lambda e, lengths: _by_large(e, lengths.segment) + _sampling(e, lengths),
+        paid_for="a segment by the large model",
+    ),
+    ActionSpec(
+        meaning="the large model writes all that is left",
+        legal=_untouched,
+        cost=lambda e, lengths: _by_large(e, lengths.rest),
+        paid_for="the rest by the large model",
+    ),
+)
+"""What is to be said of the actions, in order.
+
+The large model takes over once at most, and only where nothing was redone; after that nothing is
+redone any more. Traces record these continuations and no others.
+"""
+
+PRICED = {
+    "sample": STEPS[SAMPLE],
+    "force": STEPS[STOP],
+    "escalate": STEPS[ESCALATE],
+    "escalate_to_end": STEPS[TO_END],
+}
+"""Those whose expected cost a policy sees, by name."""
 
 
 def _now(place: int) -> Any:
@@ -48,11 +126,9 @@ class SegmentConfig:
         draws: how often a segment may be written, by the number of places before it that were
             redone already; its length less one is how many places may be redone.
         max_tokens: longest attempt.
-        max_segment_tokens: longest segment.
-        max_forced_tokens: longest forced answer, its phrase included.
-        mean_segment_tokens: expected length of a segment, for the expected cost of an action.
-        mean_forced_tokens: of a forced answer.
-        mean_rest_tokens: of what the large model writes to the end.
+        max_segment_tokens, max_forced_tokens: longest segment, and forced answer with its phrase.
+        mean_segment_tokens, mean_forced_tokens, mean_rest_tokens: expected lengths of a segment,
+            of a forced answer and of what the large model writes to the end.
         cost_unit: cost of one typical attempt by the small model; makes prices comparable
             across models.
         lines: whether segments end at line breaks.
@@ -89,6 +165,28 @@ class SegmentConfig:
     def actions(self) -> ActionSet:
         """Actions of a policy, in the order of its outputs."""
         return SEGMENT_ACTIONS
+
+    @property
+    def choices(self) -> list[tuple[ActionSpec, int]]:
+        """What is to be said of each action, and its width."""
+        return [(spec, 1) for spec in STEPS]
+
+    @property
+    def priced(self) -> dict[str, ActionSpec]:
+        """Actions whose expected cost a policy sees."""
+        return PRICED
+
+    @cached_property
+    def mean_lengths(self) -> Lengths:
+        """Expected lengths."""
+        means = self.mean_segment_tokens, self.mean_forced_tokens, self.mean_rest_tokens
+        return Lengths(*means, reserve=0.0)
+
+    @cached_property
+    def worst_lengths(self) -> Lengths:
+        """Longest lengths."""
+        forced = self.max_forced_tokens
+        return Lengths(self.max_segment_tokens, forced, self.max_tokens, reserve=forced)
 
     @property
     def num_rungs(self) -> int:
@@ -131,19 +229,14 @@ class SegmentColumns:
     forced_tokens: Ints
 
 
-class SegmentEpisodes:
-    """N attempts in lockstep.
+class SegmentEpisodes(Lockstep):
+    """N attempts in lockstep; rounds are generations, one after the other.
 
     Args:
         config: the decision process.
         num_episodes: N.
 
-    Attributes (arrays over N unless a shape is given):
-        price: accuracy per unit cost.
-        budget: hard cap on cost; inf when there is none.
-        spent: cost so far; reading the prompt is paid for at the start.
-        tokens: tokens processed so far, all models.
-        rounds: generations so far, one after the other.
+    Attributes (arrays over N unless a shape is given; see also `Lockstep`):
         now, before: of the whole prefix and of the prefix without its last segment, (N, 9):
             tokens, segments, places redone, sum and count of log-probabilities, the least of
             them, value, last answer forced, how often it has stayed the same.
@@ -153,53 +246,36 @@ class SegmentEpisodes:
         escalated: whether the large model has taken over.
     """
 
+    config: SegmentConfig
+
     def __init__(self, config: SegmentConfig, num_episodes: int) -> None:
-        self.config, self.num_episodes = config, num_episodes
+        super().__init__(config, num_episodes)
         n = num_episodes
-        self._draws = np.array([*config.draws, 0])
-        self.price, self.round_price = np.zeros(n), np.zeros(n)
-        self.budget = np.full(n, np.inf)
-        self.spent, self.tokens = np.zeros(n), np.zeros(n)
-        self.prompt_tokens = np.zeros((n, len(config.cost.weights)), np.int64)
-        self.difficulty = np.full((n, len(config.cost.weights)), np.nan)
         self.now, self.before = np.tile(_START, (n, 1)), np.tile(_START, (n, 1))
         self.answer = np.full(n, NO_ANSWER)
-        self._counts, self._flags = np.zeros((6, n), np.int64), np.zeros((3, n), bool)
+        self._counts, self._flags = np.zeros((5, n), np.int64), np.zeros((3, n), bool)
         self._signals = np.full((3, n), np.nan)
-        self.rounds, self.draw, self.repeats, *others = self._counts
-        self.last_tokens, self.samples, self.revisions = others
+        self.draw, self.repeats, self.last_tokens, self.samples, self.revisions = self._counts
         self.done, self.escalated, self.forced = self._flags
         self.last_logprob, self.last_min_logprob, self.entropy = self._signals
 
-    def reset(
-        self,
-        rows: Ints,
-        *,
-        price: Floats,
-        budget: Floats,
-        prompt_tokens: Ints,
-        difficulty: Floats,
-        value: Floats,
-    ) -> None:
+    def reset(self, rows: Ints, *, prompt_tokens: Ints, value: Floats, **terms: Any) -> None:
         """Begin new attempts in `rows`, (n,), and read their prompts.
 
         Args:
             rows: which episodes.
-            price: (n,) accuracy per unit cost.
-            budget: (n,) hard cap on cost; inf for none.
             prompt_tokens: (n, R).
-            difficulty: (n, R) log-odds that a rung's attempt is right; NaN if unknown.
             value: (n,) of the prompt; NaN if unknown.
+            terms: price, budget and difficulty; see `Lockstep.begin`.
         """
+        self.begin(rows, prompt_tokens=prompt_tokens, **terms)
         self._counts[:, rows], self._flags[:, rows] = 0, False
         self._signals[:, rows] = np.nan
         self.now[rows], self.before[rows] = _START, _START
         self.now[rows, _VALUE] = value
         self.answer[rows] = NO_ANSWER
-        self.price[rows], self.budget[rows] = price, budget
-        self.prompt_tokens[rows], self.difficulty[rows] = prompt_tokens, difficulty
-        self.tokens[rows] = prompt_tokens[:, 0]
-        self.spent[rows] = self.config.cost.weights[0] * prompt_tokens[:, 0]
+        read = prompt_tokens[:, 0]
+        self.charge(rows, self.config.cost.weights[0] * read, read)
 
     @property
     def fresh(self) -> Bools:
@@ -265,7 +341,6 @@ class SegmentEpisodes:
         self.revisions[rows] += redo
 
     def _charge(self, rows: Ints, actions: Ints, segments: SegmentColumns) -> None:
-        small, large = self.config.cost.weights[0], self.config.cost.weights[-1]
         escalated = actions >= ESCALATE
         taken_over = self.prompt_tokens[rows, -1] + self.written[rows]
         by_large = escalated * (taken_over + segments.num_tokens)
@@ -273,8 +348,8 @@ class SegmentEpisodes:
         by_small = ~escalated * segments.num_tokens + handed * segments.small_tokens
         if self.config.probes:
             by_small = by_small + segments.forced_tokens
-        self.tokens[rows] += by_large + by_small
-        self.spent[rows] += large * by_large + small * by_small
+        weights = self.config.cost.weights
+        self.charge(rows, weights[-1] * by_large + weights[0] * by_small, by_large + by_small)
 
     def force(self, rows: Ints, answer: Ints, tokens: Ints) -> None:
         """Take note of answers that were forced at the end.
@@ -285,8 +360,7 @@ class SegmentEpisodes:
             tokens: phrases and answers, (n,).
         """
         self.answer[rows], self.forced[rows] = answer, True
-        self.tokens[rows] += tokens
-        self.spent[rows] += self.config.cost.weights[0] * tokens
+        self.charge(rows, self.config.cost.weights[0] * tokens, tokens)
         self.rounds[rows] += 1
 
     def unanswered(self, rows: Ints) -> Ints:
@@ -294,45 +368,3 @@ class SegmentEpisodes:
         if self.config.probes:
             return rows[:0]
         return rows[~self.done[rows] & ~self.fresh[rows]]
-
-    def expected_cost(self, rows: Rows = slice(None)) -> tuple[Floats, Floats, Floats, Floats]:
-        """Expected cost of SAMPLE, of forcing an answer, of ESCALATE and of it to the end."""
-        c = self.config
-        small, large = c.cost.weights[0], c.cost.weights[-1]
-        taken_over = self.prompt_tokens[rows, -1] + self.written[rows]
-        ones = np.ones(len(taken_over))
-        return (
-            small * c.mean_segment_tokens * ones,
-            small * c.mean_forced_tokens * ones,
-            large * (taken_over + c.mean_segment_tokens) + small * c.mean_segment_tokens,
-            large * (taken_over + c.mean_rest_tokens),
-        )
-
-    def mask(self, rows: Rows = slice(None)) -> Bools:
-        """Allowed actions, (n, 5), in `rows` or everywhere; STOP always is.
-
-        The large model takes over once at most, and only where nothing was redone; after that
-        nothing is redone any more. Traces record these continuations and no others.
-        """
-        c, done = self.config, self.done[rows]
-        unspent = self.budget[rows] - self.spent[rows]
-        taken_over = self.prompt_tokens[rows, -1] + self.written[rows]
-        small, large = c.cost.weights[0], c.cost.weights[-1]
-        forced = small * c.max_forced_tokens
-        segment = small * c.max_segment_tokens + forced
-        over = large * (taken_over + c.max_segment_tokens) + segment
-        to_end = large * (taken_over + c.max_tokens)
-        open_ = ~done & (self.written[rows] < c.max_tokens)
-        begun = self.segments[rows] > 0
-        untouched = open_ & ~self.escalated[rows] & (self.redone[rows] == 0) & c.escalates
-        places = self.before[rows, _REDONE].astype(np.int64)
-        again = begun & ~self.escalated[rows] & (self.draw[rows] + 1 < self._draws[places])
-        return np.column_stack(
-            (
-                np.ones(len(done), bool),
-                open_ & (segment <= unspent),
-                again & (segment <= unspent),
-                untouched & (over <= unspent),
-                untouched & (to_end <= unspent),
-            )
-        )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from controller.process.episodes import Bools, Ints
+from controller.process.lockstep import Bools, Ints
 from controller.segments.episodes import ESCALATE, REVISE, SAMPLE, STOP, TO_END, SegmentEpisodes
 
 Wishes = Callable[..., Ints]

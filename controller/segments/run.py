@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from controller.backends.base import Flag, Request
 from controller.backends.identity import blank_attempt
-from controller.errors import ConfigError, IllegalActionError
+from controller.errors import ConfigError
 from controller.policy.difficulty import Difficulty
 from controller.policy.network import Policy
 from controller.process.actions import SEGMENT_ACTIONS, Action, ActionKind
 from controller.process.cost import Usage
-from controller.process.episodes import NO_ANSWER, Floats, Ints
+from controller.process.episodes import NO_ANSWER
+from controller.process.lockstep import Floats, Ints
 from controller.process.terms import Terms
 from controller.process.types import Attempt, Question
 from controller.segments.episodes import (
@@ -27,7 +28,7 @@ from controller.segments.episodes import (
     SegmentConfig,
     SegmentEpisodes,
 )
-from controller.segments.observation import observe_segments
+from controller.segments.observation import SEGMENT_FEATURES
 from controller.segments.types import ForcedAnswer, Prefix, Segment, SegmentBackend, SegmentRequest
 
 _ROW = np.zeros(1, np.int64)
@@ -47,7 +48,6 @@ class SegmentRun:
     Attributes:
         state: of the N episodes.
         prefixes: where each attempt stands.
-        forced: the answer last forced in each; None if there was none.
         spent: what each consumed, one entry per rung.
     """
 
@@ -67,28 +67,26 @@ class SegmentRun:
         self.backend, self.config, self.price = backend, config, terms.known_price
         self.prefixes = backend.open(attempts)
         n, rungs = len(attempts), config.num_rungs
-        self.state = SegmentEpisodes(config, n)
-        self.forced: list[ForcedAnswer | None] = [None] * n
+        self.state, self._rows = SegmentEpisodes(config, n), np.arange(n)
         self.spent: list[tuple[Usage, ...]] = [prefix.usage for prefix in self.prefixes]
+        self._forced: list[ForcedAnswer | None] = [None] * n
         self._answers: list[list[str]] = [[] for _ in attempts]
         self._drafts: list[list[str]] = [[] for _ in attempts]
-        self._rows = np.arange(n)
-        log_odds = np.full((n, rungs), np.nan)
-        for row, ((question, _), prefix) in enumerate(zip(attempts, self.prefixes, strict=True)):
-            known = difficulty and difficulty.of_question(question.text, prefix.hidden)
+        log_odds, lengths = np.full((n, rungs), np.nan), np.zeros((n, rungs), np.int64)
+        for row, prefix in enumerate(self.prefixes):
+            known = difficulty and difficulty.of_question(prefix.question.text, prefix.hidden)
             if known is not None:
                 log_odds[row] = known
-        # Models that cannot take over here have prompts as long as the top one's.
-        lengths = [prefix.prompt_tokens[:rungs] for prefix in self.prefixes]
+            # Models that cannot take over here have prompts as long as the top one's.
+            last = len(prefix.prompt_tokens) - 1
+            lengths[row] = [prefix.prompt_tokens[min(rung, last)] for rung in range(rungs)]
         self.state.reset(
             self._rows,
             price=np.full(n, self.price),
-            budget=np.full(n, float("inf") if terms.budget is None else terms.budget),
-            prompt_tokens=np.array(
-                [known + known[-1:] * (rungs - len(known)) for known in lengths]
-            ),
+            budget=np.full(n, np.inf if terms.budget is None else terms.budget),
+            prompt_tokens=lengths,
             difficulty=log_odds,
-            value=_column([prefix.value for prefix in self.prefixes]),
+            value=_column(prefix.value for prefix in self.prefixes),
         )
 
     def _count(self, row: int, usage: tuple[Usage, ...]) -> None:
@@ -96,7 +94,7 @@ class SegmentRun:
 
     def attempt(self, row: int) -> Attempt:
         """An attempt as it stands, a forced answer included."""
-        prefix, forced, state = self.prefixes[row], self.forced[row], self.state
+        prefix, forced, state = self.prefixes[row], self._forced[row], self.state
         known, answer = bool(prefix.segments), int(state.answer[row])
         request = Request(question=prefix.question, action=ActionKind.SAMPLE, index=prefix.attempt)
         return replace(
@@ -120,39 +118,34 @@ class SegmentRun:
         draws, requests = self.state.next_draw(rows, actions), []
         for row, action, draw in zip(rows.tolist(), actions.tolist(), draws.tolist(), strict=True):
             prefix = self.prefixes[row]
-            before = prefix.before if action == REVISE else prefix
-            assert before is not None
+            if action == REVISE:
+                assert prefix.before is not None
+                prefix = prefix.before
+            else:
+                self._drafts[row] = []
             rung = self.config.num_rungs - 1 if action >= ESCALATE else 0
             to_end = action == TO_END
-            requests.append(SegmentRequest(prefix=before, rung=rung, index=draw, to_end=to_end))
+            requests.append(SegmentRequest(prefix=prefix, rung=rung, index=draw, to_end=to_end))
         segments = []
-        written = self.backend.write(requests)
-        for row, action, prefix in zip(rows.tolist(), actions.tolist(), written, strict=True):
-            segment = prefix.segment
-            assert segment is not None
+        for row, prefix in zip(rows.tolist(), self.backend.write(requests), strict=True):
+            assert prefix.segment is not None
             self.prefixes[row] = prefix
-            self._count(row, segment.usage)
-            self._drafts[row] = [*(self._drafts[row] if action == REVISE else ()), segment.text]
-            segments.append(segment)
+            self._count(row, prefix.segment.usage)
+            self._drafts[row].append(prefix.segment.text)
+            segments.append(prefix.segment)
         self.state.record(rows, actions, self._columns(rows, segments))
         return segments
 
     def _check(self, rows: Ints, actions: Ints) -> None:
         mask = self.state.mask(rows)
-        legal = mask[np.arange(len(rows)), actions] & (actions != STOP)
-        if not legal.all():
-            first = int(np.flatnonzero(~legal)[0])
-            allowed = [
-                name for name, ok in zip(SEGMENT_ACTIONS.names, mask[first], strict=True) if ok
-            ]
-            raise IllegalActionError(
-                f"{self.prefixes[rows[first]].question.question_id}: expected one of {allowed} "
-                f"other than STOP, found {SEGMENT_ACTIONS[int(actions[first])]}"
-            )
+        illegal = ~mask[np.arange(len(rows)), actions] | (actions == STOP)
+        for i in np.flatnonzero(illegal):
+            question_id = self.prefixes[rows[i]].question.question_id
+            raise SEGMENT_ACTIONS.illegal(question_id, mask[i], SEGMENT_ACTIONS[actions[i]])
 
     def _columns(self, rows: Ints, segments: Sequence[Segment]) -> SegmentColumns:
-        n, done = len(rows), np.array([segment.done for segment in segments])
-        answer, forced_tokens = np.full(n, NO_ANSWER), np.zeros(n, int)
+        done = np.array([segment.done for segment in segments])
+        answer, forced_tokens = np.full(len(rows), NO_ANSWER), np.zeros(len(rows), int)
         for i in np.flatnonzero(done):
             answer[i] = self._known(rows[i], self.backend.answer(self.prefixes[rows[i]]))
         if self.config.probes:
@@ -161,10 +154,10 @@ class SegmentRun:
         return SegmentColumns(
             num_tokens=np.array([segment.num_tokens for segment in segments]),
             small_tokens=np.array([segment.small_tokens for segment in segments]),
-            mean_logprob=_column([segment.mean_logprob for segment in segments]),
-            min_logprob=_column([segment.min_logprob for segment in segments]),
-            entropy=_column([segment.entropy for segment in segments]),
-            value=_column([self.prefixes[row].value for row in rows]),
+            mean_logprob=_column(segment.mean_logprob for segment in segments),
+            min_logprob=_column(segment.min_logprob for segment in segments),
+            entropy=_column(segment.entropy for segment in segments),
+            value=_column(self.prefixes[row].value for row in rows),
             done=done,
             repeats=np.array([same[:-1].count(same[-1]) for same in drafts]),
             answer=answer,
@@ -184,7 +177,7 @@ class SegmentRun:
         found = self.backend.force([self.prefixes[row] for row in rows])
         for row, forced in zip(rows.tolist(), found, strict=True):
             self._count(row, forced.usage)
-            self.forced[row] = forced
+            self._forced[row] = forced
         ids = [self._known(row, forced.answer) for row, forced in zip(rows, found, strict=True)]
         return np.array(ids, np.int64), np.array([f.num_tokens for f in found], np.int64)
 
@@ -228,8 +221,7 @@ class SegmentEpisode(SegmentRun):
         question: to answer; its reference is never looked at.
         backend: writes segments.
         config: the decision process.
-        terms: see `SegmentRun`.
-        difficulty: read-out of the prompt; None if there is none.
+        terms, difficulty: see `SegmentRun`.
         number: of the attempt.
     """
 
@@ -263,8 +255,7 @@ class SegmentEpisode(SegmentRun):
     @property
     def usage(self) -> dict[str, Usage]:
         """Tokens processed so far, by model name."""
-        names = (model.name for model in self.backend.models)
-        return dict(zip(names, self.spent[0], strict=True))
+        return {m.name: used for m, used in zip(self.backend.models, self.spent[0], strict=True)}
 
     @property
     def over(self) -> bool:
@@ -273,7 +264,7 @@ class SegmentEpisode(SegmentRun):
 
     def observation(self) -> NDArray[np.float32]:
         """What the policy sees, (1, D)."""
-        return observe_segments(self.state)
+        return SEGMENT_FEATURES.observe(self.state)
 
     def mask(self) -> NDArray[np.bool_]:
         """Allowed actions, (1, A)."""
@@ -298,5 +289,5 @@ class SegmentEpisode(SegmentRun):
         return None if self.state.fresh[0] else self.attempt(0)
 
 
-def _column(values: Sequence[float | None]) -> Floats:
+def _column(values: Iterable[float | None]) -> Floats:
     return np.array([np.nan if value is None else value for value in values], np.float64)

@@ -17,12 +17,7 @@ from controller.process.types import ModelSpec, Question
 
 @dataclass(frozen=True, kw_only=True)
 class Segmentation:
-    """Where a segment ends: with the attempt, or at the first of these.
-
-    Attributes:
-        lines: at the end of a line.
-        max_tokens: after so many tokens.
-    """
+    """Where a segment ends: with the attempt, or at a line's end or after `max_tokens`."""
 
     lines: bool = True
     max_tokens: int = 32
@@ -37,13 +32,11 @@ class Segment:
     """A piece of an attempt, or all that was left of it.
 
     Attributes:
-        model: name of the model that wrote it.
-        rung: of that model.
+        model, rung: that wrote it.
         text: what it wrote.
         num_tokens: as counted by the model that wrote it, an end token included.
         small_tokens: as counted by the small model; the same where it wrote it itself.
-        mean_logprob: of the tokens written, in nats; None if unknown.
-        min_logprob: the least of them; None if unknown.
+        mean_logprob, min_logprob: of the tokens written, in nats; None if unknown.
         entropy: of the token that the small model expects next, in nats; None once `done`.
         done: whether the attempt ends with it.
         error: why it could not be written; None when it could.
@@ -79,8 +72,7 @@ class Prefix:
         question: to answer.
         attempt: number of the attempt; attempts have random streams of their own.
         prompt_tokens: length of the prompt per rung.
-        before: the prefix without its last segment; None at the prompt.
-        segment: its last one; None at the prompt.
+        before, segment: the prefix without its last segment, and that segment; None at the prompt.
         hidden: last hidden state of the small model, (H,) float32; None if unknown or done.
         value: log-odds that the small model ends right from here; None if unknown or done.
         usage: what reading the prompt consumed, one entry per rung; only at the prompt.
@@ -140,12 +132,11 @@ class SegmentRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class ForcedAnswer:
-    """The small model's answer when it is told to answer now.
+    """What the small model says when it is told to answer now.
 
     Attributes:
         answer: parsed; None when none could be read.
-        text: the phrase that was put into its mouth and what it made of it.
-        num_tokens: of both.
+        text, num_tokens: of the phrase that was put into its mouth and what it made of it.
         usage: one entry per rung.
     """
 
@@ -159,17 +150,14 @@ class SegmentBackend(Protocol):
     """Writes attempts segment by segment, many at a time.
 
     An entry of a result never depends on the other entries of the call.
+
+    Attributes:
+        models: one per rung, the small one first.
+        segmentation: where segments end.
     """
 
-    @property
-    def models(self) -> tuple[ModelSpec, ...]:
-        """One model per rung, the small one first."""
-        ...
-
-    @property
-    def segmentation(self) -> Segmentation:
-        """Where segments end."""
-        ...
+    models: tuple[ModelSpec, ...]
+    segmentation: Segmentation
 
     def open(self, attempts: Sequence[tuple[Question, int]]) -> list[Prefix]:
         """Read the prompts of attempts, each a question and a number, with the small model."""

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from controller.backends.base import Backend
 from controller.core import Choice, Decider, Episode
-from controller.process.actions import ACTIONS, PRICED, ActionKind
+from controller.process.actions import PRICED, ActionKind
 from controller.server.config import Limits
 
 DEADLINE, REQUEST_BUDGET = "deadline", "request_budget"
-_BY_SMALL = tuple(kind for kind in PRICED if ACTIONS[kind].climbs is None)
+_BY_SMALL = tuple(kind for kind, spec in PRICED.items() if spec.climbs is None)
 _MAX_CALLERS = 10_000
 
 

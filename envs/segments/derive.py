@@ -32,22 +32,16 @@ def derive_segment_config(
         escalates: whether the large model may take over, if there is one.
     """
     models, segmentation = traces.models(ladder), traces.segmentation
-    small = np.unique(train.draws[train.draws >= 0])
-    ended = train.ended[train.ended >= 0]
     forced = train.forced_tokens[train.forced_tokens > 0]
-
-    def mean(lengths: Ints) -> float:
-        return max(1.0, float(lengths.mean()) if len(lengths) else 1.0)
-
     return SegmentConfig(
         cost=cost_model(models, token_costs),
         draws=traces.draws,
         max_tokens=int(models[0].max_new_tokens or 1),
         max_segment_tokens=segmentation.max_tokens,
         max_forced_tokens=int(forced.max(initial=1)),
-        mean_segment_tokens=mean(train.num_tokens[small]),
-        mean_forced_tokens=mean(forced),
-        mean_rest_tokens=mean(train.num_tokens[ended]),
+        mean_segment_tokens=_mean(train.num_tokens[np.unique(train.draws[train.draws >= 0])]),
+        mean_forced_tokens=_mean(forced),
+        mean_rest_tokens=_mean(train.num_tokens[train.ended[train.ended >= 0]]),
         cost_unit=float(train.prompt_tokens[:, 0].mean() + _first_lengths(train).mean()),
         lines=segmentation.lines,
         escalates=escalates and len(models) > 1,
@@ -55,13 +49,14 @@ def derive_segment_config(
     )
 
 
+def _mean(lengths: Ints) -> float:
+    return max(1.0, float(lengths.mean()) if len(lengths) else 1.0)
+
+
 def _first_lengths(table: SegmentTable) -> Ints:
     """Tokens of the attempts that take the first draw of each segment, (T,)."""
-    node, lengths = table.root.copy(), np.zeros(len(table), np.int64)
-    while True:
-        following = table.draws[node, 0]
-        going = following >= 0
-        if not going.any():
-            return lengths
-        node = np.where(going, following, node)
+    node, lengths = table.root, np.zeros(len(table), np.int64)
+    while (going := table.draws[node, 0] >= 0).any():
+        node = np.where(going, table.draws[node, 0], node)
         lengths += np.where(going, table.num_tokens[node], 0)
+    return lengths

@@ -17,32 +17,25 @@ from controller.segments.types import (
     Segmentation,
     SegmentRequest,
 )
-from envs.segments.table import SegmentTable
+from envs.segments.table import SegmentTable, build_trees
 from envs.segments.traces import SegmentTraces
 from envs.traces.recorded import Recorded, recorded_grader, recorded_questions
 
 
 class RecordedSegments:
-    """`SegmentBackend` over recorded trees.
+    """`SegmentBackend` over recorded trees; a number stands for texts that were not recorded.
 
     Args:
         traces: the set.
         table: some of its trees, as arrays.
-
-    Attributes:
-        keeps_text: whether the set tells what segments say; a number stands for them if not.
     """
 
     def __init__(self, traces: SegmentTraces, table: SegmentTable) -> None:
         self.models: tuple[ModelSpec, ...] = traces.models()
         self.segmentation: Segmentation = traces.segmentation
         self.table = table
-        self.keeps_text = "text" in traces.segments.column_names
-        self._texts: Sequence[str | None] = (
-            traces.segments["text"].take(table.rows).to_pylist()
-            if self.keeps_text
-            else [None] * len(table.rows)
-        )
+        kept = "text" in traces.segments.column_names
+        self._texts = traces.segments["text"].take(table.rows).to_pylist() if kept else None
         self._trees = {
             (table.question_ids[q], int(attempt)): tree
             for tree, (q, attempt) in enumerate(zip(table.question, table.attempt, strict=True))
@@ -71,7 +64,7 @@ class RecordedSegments:
             hidden=None if table.hidden is None else table.hidden[table.question[tree]],
             value=_known(table.value[root]),
             usage=self._usage({0: Usage(prefill_tokens=lengths[0])}),
-            memory=(tree, root),
+            memory=root,
         )
 
     def _usage(self, by_rung: Mapping[int, Usage]) -> tuple[Usage, ...]:
@@ -87,11 +80,10 @@ class RecordedSegments:
 
     def _write(self, request: SegmentRequest) -> Prefix:
         table, prefix, rung, node = self.table, request.prefix, request.rung, -1
-        tree, before = prefix.memory
         if rung:
-            node = int((table.ended if request.to_end else table.escalated)[before])
+            node = int((table.ended if request.to_end else table.escalated)[prefix.memory])
         elif request.index < table.draws.shape[1]:
-            node = int(table.draws[before, request.index])
+            node = int(table.draws[prefix.memory, request.index])
         if node < 0:
             raise BackendError(
                 f"{prefix.question.question_id}: expected segment {request.index} by rung "
@@ -103,23 +95,24 @@ class RecordedSegments:
             handed = 0 if table.done[node] else int(table.small_tokens[node])
             usage[rung] += Usage(prefill_tokens=read)
             usage[0] = Usage(prefill_tokens=handed)
+        segment = replace(self.segment(node, rung), usage=self._usage(usage))
         return replace(
             prefix,
             before=prefix,
-            segment=replace(self.segment(node, rung), usage=self._usage(usage)),
+            segment=segment if self._texts is not None else replace(segment, text=f"[{node}]"),
             hidden=None,
             value=_known(table.value[node]),
             usage=(),
-            memory=(tree, node),
+            memory=node,
         )
 
     def segment(self, node: int, rung: int) -> Segment:
         """The segment that leads to a node, as written by the model of a rung."""
-        table, text = self.table, self._texts[node]
+        table = self.table
         return Segment(
             model=self.models[rung].name,
             rung=rung,
-            text=f"[{node}]" if text is None else text,
+            text="" if self._texts is None else self._texts[node],
             num_tokens=int(table.num_tokens[node]),
             small_tokens=int(table.small_tokens[node]),
             mean_logprob=_known(table.mean_logprob[node]),
@@ -130,22 +123,21 @@ class RecordedSegments:
 
     def force(self, prefixes: Sequence[Prefix]) -> list[ForcedAnswer]:
         """The small model's forced answer after each prefix."""
-        return [self._force(*prefix.memory) for prefix in prefixes]
+        return [self._force(prefix) for prefix in prefixes]
 
-    def _force(self, tree: int, node: int) -> ForcedAnswer:
-        tokens = int(self.table.forced_tokens[node])
+    def _force(self, prefix: Prefix) -> ForcedAnswer:
+        tokens = int(self.table.forced_tokens[prefix.memory])
         usage = self._usage({0: Usage(decoded_tokens=tokens)})
-        answer = self.answer_at(tree, node)
-        return ForcedAnswer(answer=answer, text="", num_tokens=tokens, usage=usage)
+        return ForcedAnswer(answer=self.answer(prefix), text="", num_tokens=tokens, usage=usage)
 
     def answer(self, prefix: Prefix) -> str | None:
         """The answer recorded with a prefix: of the attempt, or forced after it."""
-        return self.answer_at(*prefix.memory)
+        return self.answer_at(prefix.memory)
 
-    def answer_at(self, tree: int, node: int) -> str | None:
-        """The same of a node, given the position of its tree."""
-        answer = int(self.table.answer[node])
-        return None if answer < 0 else self.table.answers[self.table.question[tree]][answer]
+    def answer_at(self, node: int) -> str | None:
+        """The same of a node."""
+        table, answer = self.table, int(self.table.answer[node])
+        return None if answer < 0 else table.answers[table.question[table.tree[node]]][answer]
 
 
 def _known(value: np.float64) -> float | None:
@@ -155,8 +147,8 @@ def _known(value: np.float64) -> float | None:
 def read_trees(
     traces: SegmentTraces, splits: Iterable[str], ladder: Sequence[str] | None = None
 ) -> Recorded[RecordedSegments, SegmentTable]:
-    """Recorded questions and trees of some splits; see `SegmentTable.build`."""
-    table = SegmentTable.build(traces, splits, ladder)
+    """Recorded questions and trees of some splits; see `build_trees`."""
+    table = build_trees(traces, splits, ladder)
     return Recorded(
         questions=recorded_questions(traces, table.question_ids),
         backend=RecordedSegments(traces, table),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,14 +16,13 @@ from controller.segments.episodes import (
     SegmentConfig,
     SegmentEpisodes,
 )
-from controller.segments.observation import NUM_SEGMENT_FEATURES, observe_segments
-from envs.draws import Array
 from envs.random import Streams
+from envs.replay import Array, Replay
 from envs.segments.table import SegmentTable
 
 
-class SegmentReplay:
-    """Replays N attempts from a table of trees; the state of the vector environment.
+class SegmentReplay(Replay):
+    """Replays N attempts from a table of trees; rounds have no price there.
 
     Args:
         table: recorded trees.
@@ -31,9 +32,11 @@ class SegmentReplay:
         permute: of no consequence: each draw has its place in a tree.
 
     Attributes:
-        tree: (N,) position of each episode's attempt in the table.
         node, before: (N,) node that each episode is at, and the one before it.
     """
+
+    table: SegmentTable
+    episodes: SegmentEpisodes
 
     def __init__(
         self,
@@ -49,23 +52,8 @@ class SegmentReplay:
                 f"draws: expected at most the {table.draws.shape[1]} that were recorded, found "
                 f"{config.draws}"
             )
-        self.table, self.config = table, config
-        self.episodes = SegmentEpisodes(config, num_episodes)
-        self.difficulty = difficulty
-        self.tree = np.zeros(num_episodes, np.int64)
-        self.node, self.before = np.zeros(num_episodes, np.int64), np.zeros(num_episodes, np.int64)
-        self.hide_logprobs = np.zeros(num_episodes, bool)
-        self.hide_value = np.zeros(num_episodes, bool)
-
-    @property
-    def num_features(self) -> int:
-        """D."""
-        return NUM_SEGMENT_FEATURES
-
-    @property
-    def num_starts(self) -> int:
-        """Attempts of the table: an episode starts at any of them."""
-        return len(self.table)
+        super().__init__(table, SegmentEpisodes(config, num_episodes), difficulty)
+        self.node, self.before = np.zeros((2, num_episodes), np.int64)
 
     @property
     def tally(self) -> dict[str, Array]:
@@ -78,41 +66,16 @@ class SegmentReplay:
             "forced": episodes.forced.astype(np.int64),
         }
 
-    def begin(
-        self,
-        rows: Array,
-        tree: Array,
-        price: Array,
-        budget: Array,
-        *,
-        round_price: Array | float = 0.0,
-        hide_logprobs: Array | bool = False,
-        hide_difficulty: Array | bool = False,
-        hide_verifier: Array | bool = False,
-        hide_prompt: Array | bool = False,
-    ) -> None:
-        """Start episodes on attempts given by position, (n,); rounds have no price here."""
-        table, rungs = self.table, len(self.config.cost.weights)
-        self.tree[rows], self.node[rows] = tree, table.root[tree]
-        self.hide_logprobs[rows], self.hide_value[rows] = hide_logprobs, hide_verifier
-        difficulty = np.full((len(rows), rungs), np.nan)
-        if self.difficulty is not None:
-            difficulty = np.where(
-                np.broadcast_to(hide_difficulty, tree.shape)[:, None],
-                np.nan,
-                self.difficulty[table.question[tree]],
-            )
-        value = table.value[self.node[rows]]
+    def _begin(self, rows: Array, start: Array, hide_prompt: Array, terms: dict[str, Any]) -> None:
+        self.node[rows] = root = self.table.root[start]
         self.episodes.reset(
             rows,
-            price=price,
-            budget=budget,
-            prompt_tokens=table.prompt_tokens[tree, :rungs],
-            difficulty=difficulty,
-            value=np.where(self.hide_value[rows], np.nan, value),
+            prompt_tokens=self.table.prompt_tokens[start, : self.config.num_rungs],
+            value=np.where(self.hide_verifier[rows], np.nan, self.table.value[root]),
+            **terms,
         )
 
-    def take(self, rows: Array, actions: Array, streams: Streams | None = None) -> None:
+    def take(self, rows: Array, actions: Array, streams: Streams) -> None:
         """Carry out one action in each of `rows`, none of them STOP."""
         table, draw = self.table, self.episodes.next_draw(rows, actions)
         before = np.where(actions == REVISE, self.before[rows], self.node[rows])
@@ -123,7 +86,7 @@ class SegmentReplay:
         )
         missing = np.flatnonzero(node < 0)
         if len(missing):
-            question = table.question[self.tree[rows[missing[0]]]]
+            question = table.question[self.start[rows[missing[0]]]]
             raise TraceFormatError(
                 f"{table.question_ids[question]}: expected what follows "
                 f"{SEGMENT_ACTIONS[actions[missing[0]]]} to be recorded, found nothing; record "
@@ -141,7 +104,7 @@ class SegmentReplay:
             mean_logprob=np.where(shown, table.mean_logprob[node], np.nan),
             min_logprob=np.where(shown, table.min_logprob[node], np.nan),
             entropy=np.where(shown, table.entropy[node], np.nan),
-            value=np.where(self.hide_value[rows], np.nan, table.value[node]),
+            value=np.where(self.hide_verifier[rows], np.nan, table.value[node]),
             done=table.done[node],
             repeats=repeats,
             answer=table.answer[node],
@@ -154,23 +117,6 @@ class SegmentReplay:
         node = self.node[rows]
         self.episodes.force(rows, self.table.answer[node], self.table.forced_tokens[node])
 
-    def right(self, rows: Array | slice = slice(None)) -> NDArray[np.bool_]:
-        """Whether the answer of each episode of `rows` is right, (n,)."""
-        answered = self.episodes.answer[rows] >= 0
-        return answered & self.table.right(self.tree[rows], self.node[rows])
-
-    def observe(
-        self, rows: Array | slice = slice(None), out: NDArray[np.float32] | None = None
-    ) -> NDArray[np.float32]:
-        """Observations; see `observe_segments`."""
-        return observe_segments(self.episodes, rows, out)
-
-    def final(self) -> dict[str, Array]:
-        """What to tell of an episode that has ended, (N,) each."""
-        episodes = self.episodes
-        return {
-            "cost": episodes.spent.copy(),
-            "price": episodes.price.copy(),
-            "budget": episodes.budget.copy(),
-            **{name: column.copy() for name, column in self.tally.items()},
-        }
+    def right(self) -> NDArray[np.bool_]:
+        """Whether the answer of each episode is right, (N,)."""
+        return (self.episodes.answer >= 0) & self.table.right(self.start, self.node)

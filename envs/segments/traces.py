@@ -19,6 +19,7 @@ from controller.segments.types import Segmentation
 from envs.traces.format import MANIFEST, read_manifest, read_table
 
 KIND, SEGMENT_TRACE_VERSION = "segments", 1
+_RECORD = "record some with `allot record --granularity segments`"
 
 PROMPT, SAMPLE, ESCALATE, TO_END = "prompt", "sample", "escalate", "escalate_to_end"
 """How a node came about: it is the prompt, or what a model wrote after the node before."""
@@ -63,14 +64,7 @@ VALUE_FILE = "value.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentTraces:
-    """A set of segment traces as read from disk.
-
-    Attributes:
-        path: its directory.
-        manifest: `trace.json`.
-        questions: one row per question.
-        segments: one row per node.
-    """
+    """A set of segment traces: its directory, `trace.json`, a row per question and one per node."""
 
     path: Path
     manifest: Mapping[str, Any]
@@ -85,17 +79,12 @@ class SegmentTraces:
             TraceFormatError: files or columns are missing, or it is of another kind or version.
         """
         path = Path(path)
-        manifest = read_manifest(
-            path,
-            "segment traces with trace.json, questions.parquet and segments.parquet; record some "
-            "with `allot record --granularity segments`",
-        )
+        manifest = read_manifest(path, f"segment traces with trace.json and {[*TABLES]}; {_RECORD}")
         found = manifest.get("kind", "attempts"), manifest.get("version")
         if found != (KIND, SEGMENT_TRACE_VERSION):
             raise TraceFormatError(
                 f"{path / MANIFEST}: expected segments of version {SEGMENT_TRACE_VERSION}, found "
-                f"{found[0]} of version {found[1]!r}; record them with `allot record "
-                "--granularity segments`"
+                f"{found[0]} of version {found[1]!r}; {_RECORD}"
             )
         questions, segments = (read_table(path / name, TABLES[name]) for name in TABLES)
         return cls(path=path, manifest=manifest, questions=questions, segments=segments)

@@ -14,7 +14,7 @@ from controller.process.cost import CostModel
 from controller.process.episodes import EpisodeConfig
 from controller.process.types import ModelSpec
 from envs.random import Streams
-from envs.replay import Replay
+from envs.replay import AttemptReplay
 from envs.traces.table import TraceTable
 
 ASSUMED_TOKEN_COST = 20.0
@@ -136,7 +136,7 @@ def _mixed_vote_accuracy(train: TraceTable, config: EpisodeConfig, rung: int) ->
     n = len(train)
     samples = config.actions.position(ActionKind.SAMPLE, min(config.sample_widths))
     climb = config.actions.position(ActionKind.ESCALATE)
-    replay = Replay(train, replace(config, max_escalations=rung), n)
+    replay = AttemptReplay(train, replace(config, max_escalations=rung), n)
     streams = Streams(np.arange(n, dtype=np.uint64))
     rows = np.arange(n)
     replay.begin(rows, rows, np.ones(n), np.full(n, np.inf))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,19 +18,50 @@ MEAN_LOGPROB, MIN_LOGPROB, VERIFIER = range(3)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TraceTable(Prompts):
+class QuestionTable(Prompts):
+    """Q questions and the answers that were given to them.
+
+    Attributes:
+        question_ids: (Q,).
+        levels: difficulty level of each question, (Q,); 0 when unknown.
+        answer_correct: (Q, K) whether answer k of a question is right.
+        answers: per question, the answers by id.
+    """
+
+    question_ids: tuple[str, ...]
+    levels: NDArray[np.int64]
+    answer_correct: NDArray[np.bool_]
+    answers: tuple[tuple[str, ...], ...]
+
+    @property
+    def num_questions(self) -> int:
+        """Q."""
+        return len(self.question_ids)
+
+    def _of(self, questions: NDArray[np.int64]) -> dict[str, Any]:
+        """These fields for some questions, (q,) positions."""
+        return {
+            "question_ids": tuple(self.question_ids[q] for q in questions),
+            "levels": self.levels[questions],
+            "hidden": None if self.hidden is None else self.hidden[questions],
+            "texts": None if self.texts is None else self.texts.take(questions),
+            "answer_correct": self.answer_correct[questions],
+            "answers": tuple(self.answers[q] for q in questions),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TraceTable(QuestionTable):
     """Attempts of a ladder's models as arrays: Q questions, R rungs, M attempts.
 
     What is known of an attempt lies side by side, since replay fetches one here and one there:
     44 bytes an attempt, and another 4 for its place in `stream`.
 
     Attributes:
-        question_ids, datasets, levels: one entry per question.
+        datasets: (Q,).
         prompt_tokens: (Q, R).
         stream: (Q, R, S) rows of independent attempts, -1 where there are no more.
         stream_length: (Q, R) how many there are.
-        answer_correct: (Q, K) whether answer k of a question is right.
-        answers: per question, the answers by id.
         counts: (M, 7) rung, answer (-1 for none), prompt_tokens, completion_tokens, where an
             attempt's revisions begin, how many there are, and whether it was cut; int32.
         signals: (M, 3) mean_logprob, min_logprob and verifier_score, NaN where unknown; as
@@ -37,14 +69,10 @@ class TraceTable(Prompts):
         attempt_rows: (M,) row of each attempt in the trace set.
     """
 
-    question_ids: tuple[str, ...]
     datasets: tuple[str, ...]
-    levels: NDArray[np.int64]
     prompt_tokens: NDArray[np.int64]
     stream: NDArray[np.int32]
     stream_length: NDArray[np.int64]
-    answer_correct: NDArray[np.bool_]
-    answers: tuple[tuple[str, ...], ...]
     counts: NDArray[np.int32]
     signals: NDArray[np.floating]
     attempt_rows: NDArray[np.int32]
@@ -107,10 +135,9 @@ class TraceTable(Prompts):
     def __len__(self) -> int:
         return len(self.question_ids)
 
-    @property
-    def num_questions(self) -> int:
-        """Q."""
-        return len(self)
+    def question_of(self, starts: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Question of each place that an episode can start at: the same here, (n,)."""
+        return starts
 
     @property
     def num_attempts(self) -> int:
@@ -133,14 +160,9 @@ class TraceTable(Prompts):
         """The same with these questions alone, (q,) positions; attempts keep their rows."""
         return replace(
             self,
-            question_ids=tuple(self.question_ids[q] for q in questions),
+            **self._of(questions),
             datasets=tuple(self.datasets[q] for q in questions),
-            levels=self.levels[questions],
             prompt_tokens=self.prompt_tokens[questions],
-            hidden=None if self.hidden is None else self.hidden[questions],
-            texts=None if self.texts is None else self.texts.take(questions),
             stream=self.stream[questions],
             stream_length=self.stream_length[questions],
-            answer_correct=self.answer_correct[questions],
-            answers=tuple(self.answers[q] for q in questions),
         )

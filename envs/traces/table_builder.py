@@ -154,13 +154,13 @@ class _Rows:
             columns["revised"][part] = action[kept]
             columns["answer"][part] = answers.codes(batch["answer"], question)[kept]
             for name in ("correct", "prompt_tokens", "completion_tokens", *ordered):
-                columns[name][part] = _filled(batch[name], 0)[kept]
+                columns[name][part] = filled(batch[name], 0)[kept]
             for name in reasons:
                 columns["cut"][part] = code_rows(batch[name], lambda why: int(why == CUT_REASON))[
                     kept
                 ]
             for name in held:
-                signal = _filled(batch[name], np.nan)[kept]
+                signal = filled(batch[name], np.nan)[kept]
                 columns["signals"][part, _SIGNALS.index(name)] = signal
             used, begin = part.stop, begin + len(batch)
         columns = {name: column[:used] for name, column in columns.items()}
@@ -226,7 +226,7 @@ class _Answers:
         return self._codes[text]
 
 
-def _filled(column: pa.Array, default: float) -> Array:
+def filled(column: pa.Array, default: float) -> Array:
     """A column of numbers or truths, (n,), with a value for what is unknown."""
     if pa.types.is_null(column.type):
         return np.full(len(column), default)

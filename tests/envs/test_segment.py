@@ -14,13 +14,13 @@ from controller.backends.local.segments import SegmentWriter
 from controller.errors import IllegalActionError, TraceFormatError
 from controller.policy.difficulty import Difficulty
 from controller.segments.episodes import ESCALATE, REVISE, SAMPLE, STOP, TO_END
-from controller.segments.observation import SEGMENT_OBSERVATION_NAMES
+from controller.segments.observation import SEGMENT_FEATURES
 from envs.compute import ComputeEnv
 from envs.questions.grader import KindGrader
 from envs.reward import budget_range
 from envs.segments.derive import derive_segment_config
 from envs.segments.recorded import read_trees
-from envs.segments.table import SegmentTable
+from envs.segments.table import build_trees
 from envs.segments.traces import SegmentTraces
 from envs.vector import ComputeVectorEnv
 from training.compare.simulate import log_odds
@@ -218,7 +218,7 @@ def test_no_budget_is_overspent(build, recorded, process):
 
 def test_references_never_reach_observations(trees, process):
     """The same trees with other verdicts look the same."""
-    table = SegmentTable.build(trees, ["train"])
+    table = build_trees(trees, ["train"])
     blind = replace(table, answer_correct=~table.answer_correct)
     sides = [ComputeVectorEnv(t, process, N) for t in (table, blind)]
     rng = np.random.default_rng(2)
@@ -240,7 +240,7 @@ def test_registered_and_vectorised_by_name(trees):
     assert "SAMPLE" in env.render()
     many = gymnasium.make_vec(envs.SEGMENT_ID, num_envs=8, traces=str(trees.path), split="test")
     observation, _ = many.reset(seed=0)
-    assert observation.shape == (8, len(SEGMENT_OBSERVATION_NAMES))
+    assert observation.shape == (8, len(SEGMENT_FEATURES))
 
 
 def test_state_is_restored_to_the_bit(recorded, process):

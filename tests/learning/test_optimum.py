@@ -15,7 +15,7 @@ from controller.policy.network import PolicyConfig, PolicyNetwork
 from controller.policy.rules import RulePolicy, SelfConsistency, VoteCascade
 from controller.process.observation import NUM_FEATURES
 from envs.random import Streams
-from envs.replay import Replay
+from envs.replay import AttemptReplay
 from envs.reward import price_range
 from envs.synthetic import QuestionType, SyntheticFamily
 from tests.learning.belief import BeliefTree
@@ -41,7 +41,9 @@ def coin(right, **settings):
 def simulate(policy, prices, *, num_questions=20_000, seed=5):
     """Utility of every episode when each question is asked at each price, (P, Q)."""
     table = FAMILY.table(num_questions, seed)
-    replay = Replay(table, FAMILY.config(), num_questions, difficulty=FAMILY.difficulty(table))
+    replay = AttemptReplay(
+        table, FAMILY.config(), num_questions, difficulty=FAMILY.difficulty(table)
+    )
     rows, episodes, utilities = np.arange(num_questions), replay.episodes, []
     for price in prices:
         streams = Streams(np.arange(num_questions, dtype=np.uint64) + np.uint64(seed))

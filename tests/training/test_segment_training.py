@@ -26,8 +26,7 @@ from training.learn.settings import resolve
 from training.learn.train import ControllerTraining, prepare
 from training.report.show import new_questions
 from training.report.tracking import Tracker
-from training.segments.record import SegmentRecorder, SegmentRecording
-from training.segments.trees import TreeConfig
+from training.segments.record import SegmentRecorder, SegmentRecording, TreeConfig
 from training.segments.values import monte_carlo_values
 
 CONFIG = TrainConfig(ppo=PPOConfig(total_steps=64 * 16 * 6, num_envs=64, num_steps=16))

@@ -174,8 +174,7 @@ def _source(o: RecordOptions, places: list[ModelPlace]) -> Models:
 
 def _record_trees(o: RecordOptions, asked: dict[str, Any], source: Models) -> None:
     from controller.segments.types import Segmentation
-    from training.segments.record import record_trees
-    from training.segments.trees import TreeConfig
+    from training.segments.record import TreeConfig, record_trees
 
     try:
         draws = tuple(int(number) for number in o.draws.split(","))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -102,24 +102,54 @@ class Watch:
             )
 
 
+_ATTEMPT = pa.struct(
+    [
+        ("attempt_id", pa.string()),
+        ("parent_id", pa.string()),
+        ("model", pa.string()),
+        ("action", pa.string()),
+        ("answer", pa.string()),
+        ("correct", pa.bool_()),
+        ("prompt_tokens", pa.int32()),
+        ("completion_tokens", pa.int32()),
+        ("mean_logprob", pa.float32()),
+        ("min_logprob", pa.float32()),
+        ("verifier_score", pa.float32()),
+        ("text", pa.string()),
+    ]
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Keeping:
-    """How the decisions of one granularity are found in recorded traces and kept in a file.
+    """How the decisions of one granularity are found in recorded traces.
 
     Attributes:
-        columns: beside action, probabilities, value, observation and cost.
-        row: values of these columns, from a decision and the right answers to its question.
         note: taken down before each decision, from a replay and a row.
         leader: answer that STOP returns there, from recorded traces, row and note.
         brought: by an action, from recorded traces, the replay, row, action, the note before it
             and the one after it.
     """
 
-    columns: Sequence[tuple[str, pa.DataType]]
-    row: Callable[[Decision, frozenset[str]], Mapping[str, Any]]
     note: Callable[[Any, int], Any]
     leader: Callable[[Any, int, Any], str | None]
     brought: Callable[[Any, Any, int, int, Any, Any], Sequence[Any]]
+
+    columns = ("leader", pa.string()), ("attempts", pa.list_(_ATTEMPT))
+    """Of a decision in a file, beside action, probabilities, value, observation and cost."""
+
+    @staticmethod
+    def row(decision: Decision, right: frozenset[str]) -> Mapping[str, Any]:
+        """Values of these columns, given the right answers to the question."""
+        attempts = [_brought_row(made, right) for made in decision.brought]
+        return {"leader": decision.leader, "attempts": attempts}
+
+
+def _brought_row(made: Attempt | Segment, right: frozenset[str]) -> dict[str, Any]:
+    """An attempt; a segment of one is kept like it, without an answer of its own."""
+    if isinstance(made, Segment):
+        return {**vars(made), "completion_tokens": made.num_tokens, "text": made.text or None}
+    return {**vars(made), "action": str(made.action), "correct": made.answer in right}
 
 
 def play_decisions(
@@ -166,37 +196,11 @@ def _decisions(
         )
 
 
-_ATTEMPT = pa.struct(
-    [
-        ("attempt_id", pa.string()),
-        ("parent_id", pa.string()),
-        ("model", pa.string()),
-        ("action", pa.string()),
-        ("answer", pa.string()),
-        ("correct", pa.bool_()),
-        ("prompt_tokens", pa.int32()),
-        ("completion_tokens", pa.int32()),
-        ("mean_logprob", pa.float32()),
-        ("verifier_score", pa.float32()),
-        ("text", pa.string()),
-    ]
-)
-
-
-def _attempt_row(attempt: Attempt, right: frozenset[str]) -> dict[str, Any]:
-    return {**vars(attempt), "action": str(attempt.action), "correct": attempt.answer in right}
-
-
 def _leading(recorded: Recorded, row: int, note: tuple[int, int]) -> str | None:
     return None if note[0] == NO_ANSWER else recorded.table.answers[row][note[0]]
 
 
 ATTEMPTS = Keeping(
-    columns=[("leader", pa.string()), ("attempts", pa.list_(_ATTEMPT))],
-    row=lambda decision, right: {
-        "leader": decision.leader,
-        "attempts": [_attempt_row(attempt, right) for attempt in decision.attempts],
-    },
     note=lambda replay, row: (
         int(replay.episodes.leader[row]),
         int(replay.episodes.num_attempts[row]),
@@ -207,49 +211,25 @@ ATTEMPTS = Keeping(
     ],
 )
 
-_SEGMENT = pa.struct(
-    [
-        ("model", pa.string()),
-        ("num_tokens", pa.int32()),
-        ("mean_logprob", pa.float32()),
-        ("min_logprob", pa.float32()),
-        ("entropy", pa.float32()),
-        ("done", pa.bool_()),
-        ("text", pa.string()),
-    ]
-)
-
 
 def _stopping(recorded: Recorded[Any, Any], tree: int, node: int) -> str | None:
     """The answer at a node: of the attempt once it is done, else forced; None at the prompt."""
     at_prompt = node == recorded.table.root[tree]
-    return None if at_prompt else recorded.backend.answer_at(tree, node)
-
-
-def _segment(
-    recorded: Recorded[Any, Any], _: Any, row: int, action: int, before: int, after: int
-) -> Sequence[Any]:
-    if action == STOP:
-        return []
-    backend = recorded.backend
-    segment = backend.segment(after, len(backend.models) - 1 if action >= ESCALATE else 0)
-    return [segment if backend.keeps_text else replace(segment, text="")]
-
-
-def _segment_row(segment: Segment) -> dict[str, Any]:
-    return {**vars(segment), "text": segment.text or None}
+    return None if at_prompt else recorded.backend.answer_at(node)
 
 
 SEGMENTS = Keeping(
-    columns=[("answer", pa.string()), ("correct", pa.bool_()), ("segment", _SEGMENT)],
-    row=lambda decision, right: {
-        "answer": decision.leader,
-        "correct": decision.leader in right,
-        "segment": decision.segment and _segment_row(decision.segment),
-    },
     note=lambda replay, row: int(replay.node[row]),
     leader=_stopping,
-    brought=_segment,
+    brought=lambda recorded, replay, row, action, before, after: (
+        []
+        if action == STOP
+        else [
+            recorded.backend.segment(
+                after, replay.config.num_rungs - 1 if action >= ESCALATE else 0
+            )
+        ]
+    ),
 )
 
 

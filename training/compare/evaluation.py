@@ -21,6 +21,7 @@ from pydantic import TypeAdapter
 
 from controller.checkpoint import AnyCheckpoint
 from controller.errors import EvaluationError
+from controller.granularity import SEGMENTS
 from envs.traces.format import write_atomically
 from envs.traces.recorded import Recorded
 from training.compare.decisions import Keeping, PlayedEpisode, keeping_of, play_decisions
@@ -67,7 +68,7 @@ class Evaluation:
     @property
     def is_segmented(self) -> bool:
         """Whether decisions were made inside attempts."""
-        return "segment" in _names(self._decision)
+        return self.decision_names("observation") == list(SEGMENTS.features)
 
     def decision_names(self, column: str) -> list[str]:
         """Names behind `probabilities` or `observation` of every decision."""

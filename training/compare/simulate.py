@@ -13,9 +13,10 @@ from controller.checkpoint import AnyCheckpoint
 from controller.granularity import Process
 from controller.policy.difficulty import Difficulty
 from controller.policy.network import Policy
-from envs.granularity import STOP, AnyTable, Replayed, replay_of
+from envs.granularity import STOP, AnyTable, replay_of
 from envs.questions.prompts import Prompts
 from envs.random import Streams
+from envs.replay import Replay
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -32,7 +33,7 @@ class Played:
         cost: mean cost, in small-model tokens.
         tokens: mean tokens processed, all models.
         rounds: mean serial rounds.
-        actions: mean steps by kind, (Q, 4); see `Replayed.tally`.
+        actions: mean steps by kind, (Q, 4); see `Replay.tally`.
     """
 
     right: Floats
@@ -98,7 +99,7 @@ def play(
 
 
 def play_out(
-    replay: Replayed,
+    replay: Replay,
     act: Callable[[NDArray[np.bool_]], Ints],
     streams: Streams,
     watch: Watcher | None = None,

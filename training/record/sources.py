@@ -148,8 +148,8 @@ class Models:
         )
         if self.inside is None:
             return whole
+        from controller.backends.local.segmented import written_under
         from controller.checkpoint import load_segment_checkpoint
-        from controller.segments.deployed import written_under
 
         path, price = self.inside
         return written_under(load_segment_checkpoint(path), whole, price)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +72,7 @@ def episodes(
     """Episodes of some test questions, drawn at random, as many of each level as there are.
 
     Returns:
-        `questions`, each with its `group`; `attempts` and `segments`, which episodes refer to
+        `questions`, each with its `group`; `attempts`, or segments, which episodes refer to
         by position; `episodes` by run, question and price.
     """
     columns = ["question_id", "dataset", "level", "question", "reference"]
@@ -83,21 +82,20 @@ def episodes(
     questions = table.take(chosen).to_pylist()
     groups = [names[g] for g in group[chosen]]
     place = {question["question_id"]: i for i, question in enumerate(questions)}
-    brought = _Brought()
+    attempts: dict[tuple[Any, ...], int] = {}
     played = []
     for path in decisions:
         rows = pq.read_table(path, filters=[("question_id", "in", list(place))]).to_pylist()
         by_question: list[list[dict[str, Any]]] = [[] for _ in questions]
         for row in rows:
-            by_question[place[row["question_id"]]].append(_episode(row, brought))
+            by_question[place[row["question_id"]]].append(_episode(row, attempts))
         played.append(by_question)
     return {
         "questions": [
             {**_cut(question), "group": name}
             for question, name in zip(questions, groups, strict=True)
         ],
-        "attempts": [dict(key) for key in brought.attempts],
-        "segments": [dict(key) for key in brought.segments],
+        "attempts": [dict(key) for key in attempts],
         "episodes": played,
     }
 
@@ -113,19 +111,11 @@ def _draw(group: NDArray[np.int64], num_questions: int) -> list[int]:
     return [position for members in drawn for position in sorted(members)]
 
 
-@dataclass(frozen=True)
-class _Brought:
-    """Whatever actions brought, each once, with its position."""
-
-    attempts: dict[tuple[Any, ...], int] = field(default_factory=dict)
-    segments: dict[tuple[Any, ...], int] = field(default_factory=dict)
+def _place(attempt: Mapping[str, Any], known: dict[tuple[Any, ...], int]) -> int:
+    return known.setdefault(tuple(_cut(attempt).items()), len(known))
 
 
-def _place(entry: Mapping[str, Any], known: dict[tuple[Any, ...], int]) -> int:
-    return known.setdefault(tuple(_cut(entry).items()), len(known))
-
-
-def _episode(row: Mapping[str, Any], brought: _Brought) -> dict[str, Any]:
+def _episode(row: Mapping[str, Any], attempts: dict[tuple[Any, ...], int]) -> dict[str, Any]:
     return {
         "answer": row["answer"],
         "correct": row["correct"],
@@ -137,23 +127,11 @@ def _episode(row: Mapping[str, Any], brought: _Brought) -> dict[str, Any]:
                 "value": round(decision["value"], 4),
                 "observation": [float(f"{x:.4g}") for x in decision["observation"].values()],
                 "cost": round(decision["cost"], 1),
-                **_more(decision, brought),
+                "leader": decision["leader"],
+                "attempts": [_place(attempt, attempts) for attempt in decision["attempts"]],
             }
             for decision in row["decisions"]
         ],
-    }
-
-
-def _more(decision: Mapping[str, Any], brought: _Brought) -> dict[str, Any]:
-    """What decisions of its granularity have beside what all have."""
-    if "segment" not in decision:
-        attempts = [_place(attempt, brought.attempts) for attempt in decision["attempts"]]
-        return {"leader": decision["leader"], "attempts": attempts}
-    segment = decision["segment"]
-    return {
-        "answer": decision["answer"],
-        "correct": decision["correct"],
-        "segment": None if segment is None else _place(segment, brought.segments),
     }
 
 

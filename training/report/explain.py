@@ -28,26 +28,29 @@ _SHARES = 5
 
 @dataclass
 class _Watched:
-    """Counts of decisions by attempts, share of the leader and kind; by level and kind."""
+    """Counts of decisions by attempts, share of the leader and kind; by level and kind.
+
+    `kinds` are places of the actions' kinds, (A,).
+    """
 
     max_attempts: int
-    num_kinds: int
+    kinds: NDArray[np.int64]
     counts: NDArray[np.int64] = field(init=False)
     by_level: dict[int, NDArray[np.int64]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.counts = np.zeros((self.max_attempts + 1, _SHARES, self.num_kinds), np.int64)
+        self.counts = np.zeros((self.max_attempts + 1, _SHARES, len(ActionKind)), np.int64)
 
     def __call__(self, replay: Replay, rows: Ints, actions: Ints) -> None:
         episodes = replay.episodes
         leader = np.maximum(episodes.leader[rows], 0)
         share = episodes.votes[rows, leader] / np.maximum(episodes.total[rows], 1)
         place = np.minimum((share * _SHARES).astype(np.int64), _SHARES - 1)
-        made, kinds = episodes.num_attempts[rows], episodes.kind(actions)
+        made, kinds = episodes.num_attempts[rows], self.kinds[actions]
         np.add.at(self.counts, (made, place, kinds), 1)
-        levels = replay.table.levels[replay.question[rows]]
+        levels = replay.table.levels[replay.start[rows]]
         for level in np.unique(levels):
-            total = self.by_level.setdefault(int(level), np.zeros(self.num_kinds, np.int64))
+            total = self.by_level.setdefault(int(level), np.zeros(len(ActionKind), np.int64))
             np.add.at(total, kinds[levels == level], 1)
 
 
@@ -59,9 +62,10 @@ def explain(checkpoint: Checkpoint, table: TraceTable, path: Path) -> None:
     """
     prices = LogUniform(low=checkpoint.price_range[0], high=checkpoint.price_range[1]).grid(13)
     kinds = list(dict.fromkeys(action.kind for action in checkpoint.config.actions))
+    places = np.array([action.kind.place for action in checkpoint.config.actions])
     watched, played = [], []
     for price in prices:
-        watch = _Watched(checkpoint.config.max_attempts, len(ActionKind))
+        watch = _Watched(checkpoint.config.max_attempts, places)
         played.append(play_checkpoint(checkpoint, table, float(price), repeats=4, watch=watch))
         watched.append(watch)
     figure, axes = plt.subplots(2, 3, figsize=(13, 7.5), dpi=110, layout="constrained")

@@ -80,7 +80,6 @@ function drawStep() {
   byId("decision").replaceChildren(
     make("div", {}, make("h3", {}, "Probability of each action"), probabilities(decision), facts(decisions, state.step)),
     make("div", {}, make("h3", {}, "What it brought"), ...brought(decisions, state.step)),
-    ...(segmented() ? attemptSoFar(decisions, state.step) : []),
     observation(decision, decisions[state.step - 1], open),
   );
 }
@@ -105,16 +104,15 @@ function facts(decisions, at) {
   const rows = [
     ["cost so far", `${count(cost)} small-model tokens`],
     ["expected return", `${fixed(value)} from here on`],
-    segmented() ? answerSoFar(decisions, at) : ["leading answer", leader === null ? "none yet" : make("bdi", {}, leader)],
+    [segmented() ? "answer if it stops" : "leading answer", leader === null ? "none yet" : make("bdi", {}, leader)],
   ];
   return make("dl", { class: "facts" }, ...rows.flatMap(([name, shown]) => [make("dt", {}, name), make("dd", {}, shown)]));
 }
 
 /** What an action brought: attempts, scores, or inside an attempt a segment. */
 function brought(decisions, at) {
-  if (segmented()) return segmentBrought(decisions, at, episode().cost);
   const { action, attempts } = decisions[at];
-  if (action === "STOP") return [make("p", {}, "Nothing more: the leading answer is returned.")];
+  if (action === "STOP") return [make("p", {}, segmented() ? "The answer, forced unless the attempt is done." : "Nothing more: the leading answer is returned.")];
   if (action !== "VERIFY") return attempts.map((i) => attemptBox(data.attempts[i]));
   const earlier = decisions.slice(0, at);
   const since = earlier.findLastIndex((decision) => decision.action === "VERIFY") + 1;
@@ -131,20 +129,22 @@ function brought(decisions, at) {
 
 function attemptBox(attempt) {
   const numbers = [`${count(attempt.completion_tokens)} tokens`];
-  if (attempt.mean_logprob !== null) numbers.push(`mean log-probability ${fixed(attempt.mean_logprob)}`);
+  const logprobs = { mean: attempt.mean_logprob, least: attempt.min_logprob };
+  for (const [which, value] of Object.entries(logprobs)) {
+    if (value !== null) numbers.push(`${which} log-probability ${fixed(value)}`);
+  }
+  const said = segmented() ? [] : [verdict(attempt.correct, attempt.answer), ...(attempt.answer === null ? [] : [": ", make("bdi", {}, attempt.answer)]), " – "];
   return make(
     "div",
     { class: "attempt" },
     make(
       "p",
       {},
-      verdict(attempt.correct, attempt.answer),
-      ...(attempt.answer === null ? [] : [": ", make("bdi", {}, attempt.answer)]),
-      " – ",
+      ...said,
       make("bdi", {}, attempt.model),
-      `, ${attempt.action}, ${numbers.join(", ")}`,
+      `, ${[attempt.action, ...numbers].filter((part) => part !== null).join(", ")}`,
     ),
-    make("pre", { dir: "auto", tabindex: "0", "aria-label": "text of the attempt" }, attempt.text ?? "(text not recorded)"),
+    make("pre", { dir: "auto", tabindex: "0", "aria-label": segmented() ? "text of the segment" : "text of the attempt" }, attempt.text ?? "(text not recorded)"),
   );
 }
 

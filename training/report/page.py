@@ -18,7 +18,7 @@ from plotly.offline import get_plotlyjs
 from envs.traces.format import write_atomically
 from training.report.runs import read_runs, report_data
 
-_PROGRAM = ("dom.js", "figures.js", "table.js", "segments.js", "explorer.js", "main.js")
+_PROGRAM = ("dom.js", "figures.js", "table.js", "explorer.js", "main.js")
 
 
 def write_report(runs: Sequence[Path], out: Path, num_questions: int) -> None:

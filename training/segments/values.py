@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 
 from controller.checkpoint import load_readout, read_tensors
 from controller.policy.difficulty import Difficulty
-from envs.segments.table import SegmentTable
+from envs.segments.table import SegmentTable, build_trees
 from envs.segments.traces import VALUE_FILE, SegmentTraces
 from envs.traces.format import write_atomically, write_table
 from training.learn.difficulty import FOLDS, cross_fit, fit_networks
@@ -33,8 +33,7 @@ def monte_carlo_values(table: SegmentTable) -> Floats:
     Where nothing follows, the answer there counts. Draws count alike at every prefix, so what
     follows a prefix twice counts twice.
     """
-    tree = np.repeat(np.arange(len(table)), np.diff([*table.root, len(table.rows)]))
-    values = table.right(tree, np.arange(len(table.rows))).astype(np.float64)
+    values = table.right(table.tree, np.arange(len(table.rows))).astype(np.float64)
     # Nodes are numbered breadth first within a question: whatever follows comes later.
     for node in range(len(values) - 1, -1, -1):
         following = table.draws[node][table.draws[node] >= 0]
@@ -110,8 +109,8 @@ def halved(table: pa.Table) -> pa.Table:
 def _fit(traces: SegmentTraces) -> tuple[Difficulty, Floats]:
     """The read-out, and values of all nodes, NaN where an attempt is done."""
     hidden = traces.segments["hidden"].to_pylist()
-    table = SegmentTable.build(traces, ["train"])
-    question = np.repeat(table.question, np.diff([*table.root, len(table.rows)]))
+    table = build_trees(traces, ["train"])
+    question = table.question[table.tree]
     fold = np.random.default_rng(0).permutation(len(table.question_ids))[question] % FOLDS
     learned = ~table.done
     rows = table.rows[learned]

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from controller.backends.base import Backend, Request, Wrapped
+from controller.backends.local.backend import TransformersBackend
 from controller.backends.local.jobs import UNWANTED
+from controller.backends.local.segments import segment_writer
+from controller.checkpoint import Checkpoint, load_segment_checkpoint
 from controller.errors import ConfigError
 from controller.policy.difficulty import Difficulty
 from controller.policy.network import Policy
@@ -91,3 +94,41 @@ def _given_up(attempt: Attempt) -> Attempt:
     usage = attempt.usage
     spent = replace(usage, decoded_tokens=0, cancelled_tokens=usage.decoded_tokens)
     return replace(attempt, answer=None, error=UNWANTED, completion_tokens=0, usage=spent)
+
+
+def written_under(
+    checkpoint: Checkpoint[SegmentConfig], whole: TransformersBackend, price: float
+) -> SegmentedBackend:
+    """A backend whose SAMPLE attempts are written under a segment controller.
+
+    Args:
+        checkpoint: of the segment controller.
+        whole: makes everything else; its small model writes the segments.
+        price: accuracy per small-model token inside attempts.
+
+    Raises:
+        CheckpointError: the segment controller was trained for another model.
+    """
+    small, trained = whole.local_models[0], checkpoint.models[0]
+    if trained.digest and trained.digest != small.digest:
+        checkpoint.refuse_weights(trained, small.name, small.digest)
+    return SegmentedBackend(
+        whole,
+        segment_writer(checkpoint, [small], whole.seed, whole.answers),
+        checkpoint.policy,
+        replace(checkpoint.config, escalates=False),
+        price=price,
+        difficulty=checkpoint.difficulty,
+    )
+
+
+def with_segments(checkpoint: Checkpoint, whole: TransformersBackend) -> Backend:
+    """The same under the segment controller that a controller was trained with, if any.
+
+    Raises:
+        CheckpointError: the segment controller is missing, or is for other models.
+    """
+    if checkpoint.segment_controller is None:
+        return whole
+    path, price = checkpoint.segment_controller
+    return written_under(load_segment_checkpoint(checkpoint.located(path)), whole, price)

@@ -18,10 +18,10 @@ import json
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from controller.answers import UNSTATED, AnswerKind, answer_kind, read_answer
-from controller.backends.base import TEMPERATURE, Request
+from controller.backends.base import TEMPERATURE, Request, recorded_temperature
 from controller.backends.local.jobs import Generation, Job, prompt_of
 from controller.backends.local.kv import KVPrefix, Piece, read
 from controller.backends.local.model import LocalModel
@@ -38,6 +38,10 @@ from controller.segments.types import (
     Segmentation,
     SegmentRequest,
 )
+
+if TYPE_CHECKING:
+    from controller.checkpoint import Checkpoint
+    from controller.segments.episodes import SegmentConfig
 
 ANSWER_PHRASE = "Answer:"
 """What is put into the small model's mouth to make it answer at once."""
@@ -84,20 +88,16 @@ class SegmentWriter:
         self._rungs = [
             SegmentModel(model, self.segmentation, temperature, max_rows) for model in models
         ]
-
-    @property
-    def models(self) -> tuple[ModelSpec, ...]:
-        """One model per rung, the small one first."""
-        return tuple(
+        self.models = tuple(
             ModelSpec(
-                name=rung.local.name,
-                rung=rung.local.rung,
-                parameters=rung.local.parameters,
-                max_new_tokens=min(self.max_new_tokens, rung.local.context_tokens),
-                temperature=self.temperature,
-                digest=rung.local.digest,
+                name=model.name,
+                rung=model.rung,
+                parameters=model.parameters,
+                max_new_tokens=min(max_new_tokens, model.context_tokens),
+                temperature=temperature,
+                digest=model.digest,
             )
-            for rung in self._rungs
+            for model in models
         )
 
     def open(self, attempts: Sequence[tuple[Question, int]]) -> list[Prefix]:
@@ -376,6 +376,24 @@ class SegmentWriter:
 
     def _read(self, prefix: Prefix, text: str) -> str | None:
         return read_answer(text, prefix.question.answers, self.answers)
+
+
+def segment_writer(
+    checkpoint: Checkpoint[SegmentConfig],
+    models: Sequence[LocalModel],
+    seed: int,
+    answers: AnswerKind,
+) -> SegmentWriter:
+    """Writes segments as those that a controller was trained on."""
+    return SegmentWriter(
+        models,
+        seed=seed,
+        temperature=recorded_temperature(checkpoint.models),
+        segmentation=checkpoint.config.segmentation,
+        max_new_tokens=checkpoint.config.max_tokens,
+        value=checkpoint.value,
+        answers=answers,
+    )
 
 
 def _phrase(text: str) -> str:

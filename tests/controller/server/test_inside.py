@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from controller.backends.base import Request, run_now
+from controller.backends.local.segmented import written_under
 from controller.checkpoint import load_checkpoint, load_segment_checkpoint, save_checkpoint
 from controller.loading import load_backend
 from controller.process.actions import ActionKind
-from controller.segments.deployed import written_under
 from controller.server.config import ServeConfig
 from controller.server.ops import Metrics
 from controller.server.run import build_backend

@@ -89,18 +89,18 @@ def test_files_hold_what_was_played(checkpoint, recorded, episodes, tmp_path):
         for stored, decision in zip(row["decisions"], episode.decisions, strict=True):
             assert stored["action"] == str(decision.action)
             assert stored["observation"] == pytest.approx(decision.observation)
-            assert stored["correct"] == (decision.leader in episode.right_answers)
-            assert (stored["segment"] is None) == (decision.segment is None)
-            if decision.segment is not None:
-                assert stored["segment"]["text"] == decision.segment.text
-                assert stored["segment"]["min_logprob"] == decision.segment.min_logprob
+            assert stored["leader"] == decision.leader
+            assert bool(stored["attempts"]) == (decision.segment is not None)
+            for kept in stored["attempts"]:
+                assert (kept["text"] or "") == decision.segment.text
+                assert kept["min_logprob"] == decision.segment.min_logprob
 
 
 def test_traces_without_text_leave_none_behind(trees, checkpoint, tmp_path):
     silent = replace(trees, segments=trees.segments.drop_columns("text"))
     recorded = read_trees(silent, ["test"])
     rows, _ = saved(checkpoint, recorded, tmp_path)
-    segments = [d["segment"] for row in rows for d in row["decisions"] if d["segment"]]
+    segments = [made for row in rows for d in row["decisions"] for made in d["attempts"]]
     assert segments
     assert not any(segment["text"] for segment in segments)
 

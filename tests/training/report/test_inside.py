@@ -10,7 +10,7 @@ import pytest
 from controller.checkpoint import load_checkpoint, load_segment_checkpoint
 from controller.errors import EvaluationError
 from envs.segments.recorded import read_trees
-from envs.segments.table import SegmentTable
+from envs.segments.table import build_trees
 from envs.segments.traces import SegmentTraces
 from envs.traces.table_builder import build_table
 from tests.conftest import CHECKPOINTS
@@ -27,7 +27,7 @@ ATTEMPTS = "whole attempts"
 
 def evaluate_inside(checkpoint, trees, run, others=None):
     test = read_trees(trees, ["test"])
-    tuning = SegmentTable.build(trees, ["validation"])
+    tuning = build_trees(trees, ["validation"])
     comparison = compare([checkpoint], tuning, test.table, num_prices=3, others=others)
     save_evaluation(
         run,
@@ -74,13 +74,13 @@ def test_segments_of_an_episode_are_told_with_text_and_logprobs(data):
     for episode in episodes:
         for decision in episode["decisions"]:
             brought[decision["action"]] += 1
-            assert (decision["segment"] is None) == (decision["action"] == "STOP")
-        assert episode["decisions"][-1]["answer"] == episode["answer"]
+            assert len(decision["attempts"]) == (decision["action"] != "STOP")
+        assert episode["decisions"][-1]["leader"] == episode["answer"]
     assert brought["REVISE"] > 0
-    used = {d["segment"] for e in episodes for d in e["decisions"]} - {None}
-    assert used == set(range(len(content["segments"])))
-    assert all(s["min_logprob"] <= 0 and s["num_tokens"] for s in content["segments"])
-    assert any(s["text"].strip() for s in content["segments"])
+    used = {made for e in episodes for d in e["decisions"] for made in d["attempts"]}
+    assert used == set(range(len(content["attempts"])))
+    assert all(s["min_logprob"] <= 0 and s["completion_tokens"] for s in content["attempts"])
+    assert any(s["text"].strip() for s in content["attempts"])
 
 
 def test_the_curve_of_its_training_is_there(data, redoing):
@@ -122,8 +122,9 @@ def test_both_granularities_are_compared_question_by_question(mixed):
         )
     for question, whole, segments in zip(data["questions"], *data["episodes"], strict=True):
         assert question["question"]
-        assert all("attempts" in d for e in whole for d in e["decisions"])
-        assert all("segment" in d for e in segments for d in e["decisions"])
+        for run, episodes in enumerate((whole, segments)):
+            size = len(data["runs"][run]["features"])
+            assert all(len(d["observation"]) == size for e in episodes for d in e["decisions"])
 
 
 def test_other_controllers_are_shown_and_are_no_rules(mixed):

@@ -13,7 +13,7 @@ from controller.process.actions import ActionKind
 from controller.segments.episodes import SAMPLE, STOP
 from controller.segments.rules import SegmentRule, always, fixed_length, redo_unlikely
 from envs.segments.derive import derive_segment_config
-from envs.segments.table import SegmentTable
+from envs.segments.table import build_trees
 from training.report.show import new_questions
 
 QUESTIONS = new_questions(5, seed=11)
@@ -26,7 +26,7 @@ SAMPLES = [
 
 @pytest.fixture(scope="module")
 def process(trees):
-    table = SegmentTable.build(trees, ["train"])
+    table = build_trees(trees, ["train"])
     return replace(derive_segment_config(table, trees), escalates=False)
 
 

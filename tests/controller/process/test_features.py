@@ -4,8 +4,17 @@ import numpy as np
 import pytest
 
 from controller.granularity import GRANULARITIES
+from controller.process.cost import CostModel
+from controller.process.episodes import EpisodeConfig, Episodes
 from controller.process.features import FLAG, KNOWN, QUOTIENT, Feature, FeatureTable, counted
 
+CONFIG = EpisodeConfig(
+    cost=CostModel(weights=(1.0, 10.0)),
+    vote_weights=(1, 3),
+    mean_completion_tokens=(10.0, 20.0),
+    max_completion_tokens=(32, 64),
+    cost_unit=20.0,
+)
 DIGESTS = {("attempts", 3): "653c5661879694ca", ("segments", 1): "18fe9df5bb1a5339"}
 """Of the tables by version. Another digest needs another version: policies are trained anew."""
 
@@ -26,21 +35,23 @@ def test_every_feature_is_named_once_explained_and_in_one_group(granularity):
 
 def test_each_feature_stands_in_its_place_whatever_is_computed_together():
     def feature(name, scale, column):
-        return Feature(name=name, group="", unit="", scale=scale, meaning="", column=column)
+        return Feature(name, "", "", scale, column, "")
 
     eighths = counted(1 / 8, "1/8 each")
     table = FeatureTable(
         1,
-        feature("a", eighths, lambda seen: seen),
-        feature("b", FLAG, lambda seen: seen > 8),
-        feature("c", QUOTIENT, lambda seen: (seen, seen - 8)),
-        feature("d", eighths, lambda seen: seen * 2),
-        feature("e", KNOWN, lambda seen: np.where(seen > 8, np.nan, seen)),
+        feature("a", eighths, "spent"),
+        feature("b", FLAG, lambda seen: seen.e.spent > 8),
+        feature("c", QUOTIENT, ("spent", lambda seen: seen.e.spent - 8)),
+        feature("d", eighths, lambda seen: seen.e.spent * 2),
+        feature("e", KNOWN, lambda seen: np.where(seen.e.spent > 8, np.nan, seen.e.spent)),
     )
-    seen = np.array([8.0, 16.0])
-    expected = np.array([[1, 0, 8, 2, 8], [2, 1, 2, 4, 0]], np.float32)
-    np.testing.assert_array_equal(table.observe(seen, 2, slice(None), None), expected)
+    episodes = Episodes(CONFIG, 3, 2)
+    episodes.spent[:] = 16.0, 0.0, 8.0
+    expected = np.array([[2, 1, 2, 4, 0], [0, 0, 0, 0, 0], [1, 0, 8, 2, 8]], np.float32)
+    np.testing.assert_array_equal(table.observe(episodes), expected)
+    np.testing.assert_array_equal(table.observe(episodes, np.array([2, 0])), expected[[2, 0]])
     out = np.zeros((3, 5), np.float32)
-    table.observe(seen, 2, np.array([2, 0]), out)
-    np.testing.assert_array_equal(out[[2, 0]], expected)
+    table.observe(episodes, np.array([2, 0]), out)
+    np.testing.assert_array_equal(out[[2, 0]], expected[[2, 0]])
     assert not out[1].any()

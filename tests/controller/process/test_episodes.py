@@ -1,0 +1,110 @@
+"""The state of episodes, attempt by attempt."""
+
+import numpy as np
+import pytest
+
+from controller.errors import ConfigError
+from controller.process.episodes import (
+    NO_ANSWER,
+    AttemptColumns,
+    EpisodeConfig,
+    Episodes,
+    score_weight,
+)
+
+ROW = np.zeros(1, np.int64)
+
+
+def begun(process, budget=np.inf):
+    episodes = Episodes(process, 1, 4)
+    episodes.reset(
+        ROW,
+        price=np.array([1e-3]),
+        budget=np.array([budget]),
+        prompt_tokens=np.array([[5, 7]]),
+        limits=np.array([[4, 2]]),
+        difficulty=np.full((1, 2), np.nan),
+    )
+    return episodes
+
+
+def attempt(episodes, answer, rung=0, tokens=10):
+    episodes.record(
+        ROW,
+        np.array([False]),
+        AttemptColumns(
+            rung=np.array([rung]),
+            answer=np.array([answer]),
+            prompt_tokens=np.array([(5, 7)[rung]]),
+            completion_tokens=np.array([tokens]),
+            mean_logprob=np.array([-0.5]),
+            min_logprob=np.array([-1.0]),
+            cut=np.array([False]),
+            scoreable=np.array([True]),
+            first_child=ROW,
+            num_children=ROW,
+        ),
+    )
+    episodes.finish_round(ROW)
+
+
+def test_the_majority_leads_and_a_large_answer_outvotes_it(process):
+    episodes = begun(process)
+    for answer in (0, 1, 1):
+        attempt(episodes, answer)
+    assert (episodes.leader[0], episodes.top[0], episodes.second[0]) == (1, 2, 1)
+    attempt(episodes, 2, rung=1)
+    assert (episodes.leader[0], episodes.top[0], episodes.second[0]) == (2, 3, 2)
+
+
+def test_each_models_prompt_is_paid_for_once(process):
+    episodes = begun(process)
+    attempt(episodes, 0)
+    attempt(episodes, 0)
+    assert episodes.spent[0] == 5 + 10 + 10
+    attempt(episodes, 0, rung=1, tokens=20)
+    assert episodes.spent[0] == 25 + 10 * (7 + 20)
+    assert (episodes.tokens[0], episodes.rounds[0]) == (25 + 27, 3)
+
+
+def test_an_attempt_without_an_answer_counts_and_does_not_vote(process):
+    episodes = begun(process)
+    attempt(episodes, NO_ANSWER)
+    assert (episodes.num_attempts[0], episodes.unanswered[0], episodes.leader[0]) == (1, 1, -1)
+
+
+def test_a_verifiers_scores_turn_the_vote(process):
+    episodes = begun(process)
+    attempt(episodes, 0)
+    attempt(episodes, 0)
+    attempt(episodes, 1)
+    rows, rungs = np.zeros(3, np.int64), np.zeros(3, np.int64)
+    episodes.score(rows, np.array([0, 0, 1]), rungs, np.array([0.1, 0.1, 0.9]))
+    episodes.finish_verification(ROW)
+    assert episodes.leader[0] == 1
+    assert episodes.top[0] == score_weight(np.array(0.9))
+    assert episodes.spent[0] == 5 + 30 + 3 * (5 + 10)
+    assert episodes.unverified[0] == 0
+
+
+def test_a_budget_leaves_what_it_surely_covers(process):
+    names = process.actions.names
+    allowed = [name for name, ok in zip(names, begun(process, 5 + 32).mask()[0], strict=True) if ok]
+    assert allowed == ["STOP", "SAMPLE"]
+    assert begun(process, 36).mask()[0].tolist() == [True] + [False] * (len(names) - 1)
+
+
+def test_a_part_has_the_same_names_for_some_rows(process):
+    episodes = Episodes(process, 3, 4)
+    episodes.spent[:] = 1, 2, 3
+    part = episodes.part(np.array([2, 0]))
+    assert part.spent.tolist() == [3, 1]
+    assert (part.mask() == episodes.mask()[[2, 0]]).all()
+    assert episodes.part(None) is episodes
+    with pytest.raises(AttributeError, match="spend"):
+        _ = episodes.spend
+
+
+def test_numbers_per_rung_must_fit_the_ladder(process):
+    with pytest.raises(ConfigError, match="vote_weights: expected 2 positive numbers"):
+        EpisodeConfig(**{**vars(process), "vote_weights": (1,)})
