@@ -39,11 +39,13 @@ class Written:
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """A completion."""
+    """A completion, and what it took to get it."""
 
     written: tuple[Written, ...]
     prompt_tokens: int | None
     cached_tokens: int = 0
+    wasted: Usage = field(default_factory=Usage)
+    seconds: float = 0.0
 
 
 def read_completion(response: object, model: str) -> Answered:
