@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from controller.card_metrics import Figures, PricePoint
+from controller.card_metrics import Figures, PricePoint, held_out
 from controller.checkpoint import AnyCheckpoint
 from controller.granularity import ATTEMPTS
 from controller.process.actions import Action
@@ -55,6 +55,7 @@ def model_card(checkpoint: AnyCheckpoint, figures: Figures | None, **metadata: A
         _summary(checkpoint, ladder),
         _usage(checkpoint),
         _actions(checkpoint),
+        *_floor(checkpoint),
         _models(checkpoint),
         _figures(figures, checkpoint.path) if figures else _UNKNOWN,
         _training(checkpoint),
@@ -112,6 +113,23 @@ def _actions(checkpoint: AnyCheckpoint) -> str:
     return f"## What it can do\n\n{table}\n\nLimits are attempts per question."
 
 
+def _floor(checkpoint: AnyCheckpoint) -> list[str]:
+    floor = checkpoint.floor
+    if floor is None or not floor.share:
+        return []
+    places = zip(floor.prices, floor.rules, floor.leads, strict=True)
+    rows = [(f"{p:.1e}", str(rule or "the policy"), f"{lead:+.3f}") for p, rule, lead in places]
+    head = ("price", "who decides", "lead of the policy")
+    return [
+        f"""## Safe floor
+
+A hand-made rule decides where questions that were not learnt from do not show the policy ahead of
+the best one.
+
+{markdown_table(head, rows)}"""
+    ]
+
+
 def _models(checkpoint: AnyCheckpoint) -> str:
     def row(rung: int) -> tuple[str, ...]:
         model = checkpoint.models[rung]
@@ -161,7 +179,7 @@ def _figures(figures: Figures, directory: Path | None) -> str:
     picture = f"![accuracy against compute]({FRONTIER_FILE})\n\n" if drawn else ""
     return f"""## How good it is
 
-{figures.questions} held-out questions, the test split of trace set
+{held_out(figures.questions, figures.distinct)}, the test split of trace set
 `{figures.traces}`{digest}, {figures.repeats} episodes each{pooled}. Cost is in tokens of
 the small model, utility is accuracy − price × cost. In brackets: 95% intervals, paired
 bootstrap over questions. Each rule was tuned for each price on the other splits.

@@ -68,6 +68,7 @@ class Figures:
         traces: name of the trace set.
         traces_digest: of its content; None if it has none.
         questions: held-out questions.
+        distinct: of them that ask something else, not the same in another order or wording.
         repeats: episodes per question and price.
         weights: digests of the controllers, which differ by seed alone and were pooled.
         points: by ascending price.
@@ -77,6 +78,7 @@ class Figures:
     traces: str
     traces_digest: str | None
     questions: int
+    distinct: int
     repeats: int
     weights: tuple[str, ...]
     points: tuple[PricePoint, ...]
@@ -91,6 +93,7 @@ class Figures:
             traces=str(entry["traces"]),
             traces_digest=entry["traces_digest"] and str(entry["traces_digest"]),
             questions=int(entry["questions"]),
+            distinct=int(entry.get("distinct", entry["questions"])),
             repeats=int(entry["repeats"]),
             weights=tuple(str(digest) for digest in entry["weights"]),
             points=tuple(PricePoint(**_typed(point, "rule")) for point in entry["points"]),
@@ -100,6 +103,17 @@ class Figures:
     def to_json(self) -> dict[str, Any]:
         """Plain lists and numbers."""
         return {"version": FIGURES_VERSION, **asdict(self)}
+
+
+def held_out(questions: int, distinct: int) -> str:
+    """How many questions figures are of.
+
+    >>> held_out(1025, 856)
+    '1025 held-out questions (856 if those that differ in order or wording are one)'
+    """
+    asked = f"{questions} held-out questions"
+    same = f"{asked} ({distinct} if those that differ in order or wording are one)"
+    return asked if distinct == questions else same
 
 
 def _typed(entry: Mapping[str, Any], name: str) -> dict[str, Any]:

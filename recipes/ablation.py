@@ -27,16 +27,16 @@ from envs.reward import LogUniform
 from envs.traces.format import TraceSet, write_atomically
 from envs.traces.table_builder import build_table
 from training.cli.app import main as run_program
-from training.cli.options import Json, Ray, WorkerCpus
+from training.cli.flags import with_flags
+from training.cli.options import Json, RayOptions
 from training.compare.simulate import play_checkpoint
 from training.compare.summary import Bootstrap
 from training.learn.config import PPOConfig, TrainConfig
-from training.learn.jobs import TrainJob, run_job
-from training.learn.ray_train import Progress, train_on_cluster
+from training.learn.jobs import Progress, TrainJob, run_job, train_on_cluster
 from training.learn.threads import limit_threads
 from training.learn.train import suited
 from training.record.cluster import Cluster
-from training.report.tables import command_line
+from training.report.show import command_line
 from training.report.view import progress_bar
 
 Floats = NDArray[np.float64]
@@ -235,6 +235,7 @@ Against a policy that was trained for a single price and always has every signal
 """
 
 
+@with_flags(RayOptions)
 def main(
     controller: Annotated[Path, typer.Argument(help="Checkpoint to compare with.")] = bundled(
         "controller"
@@ -251,9 +252,9 @@ def main(
     results: Annotated[
         Path | None, typer.Option(help="Markdown file to write the results to.")
     ] = None,
-    ray: Ray = None,
-    worker_cpus: WorkerCpus = 1.0,
     as_json: Json = False,
+    *,
+    cluster: RayOptions,
 ) -> None:
     """Train without each signal, and for single prices; run again to resume."""
     limit_threads()
@@ -265,7 +266,7 @@ def main(
             out,
             num_specialists=specialists,
             repeats=repeats,
-            cluster=Cluster(address=ray, cpus=worker_cpus) if ray else None,
+            cluster=cluster.cluster(),
             progress=update,
         )
     text = ablation_markdown(tables, command_line("python -m recipes.ablation"))

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Request, sync_playwright
 
 from envs.traces.format import TraceSet, write_table
-from tests.training.test_cli import allot
+from tests.training.cli.test_app import allot
 
 REQUIRED = "ALLOT_REQUIRE_BROWSER"
 ARGUMENTS = [
@@ -88,7 +88,7 @@ def runs(traces, tmp_path_factory) -> list[Path]:
     runs = [base / "<img src=x onerror=hacked=7>", base / "second & <i>last"]
     for seed, run in enumerate(runs):
         options = ("--traces", path, "--wandb", "disabled")
-        allot("train", "--out", run, "--steps", 131072, "--seed", seed, *options)
+        allot("train", "--out", run, "--steps", 32768, "--num-envs", 256, "--seed", seed, *options)
         allot("evaluate", run, "--repeats", 2, "--num-prices", 5, *options)
     return runs
 

@@ -11,7 +11,7 @@ from axe_playwright_python.sync_playwright import Axe
 
 from envs.traces.format import write_table
 from tests.browser.conftest import HOSTILE
-from tests.training.test_cli import allot
+from tests.training.cli.test_app import allot
 
 PHONE = {"viewport": {"width": 375, "height": 812}, "is_mobile": True, "has_touch": True}
 

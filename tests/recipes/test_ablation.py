@@ -6,12 +6,12 @@ import json
 def test_every_signal_and_price_is_compared_and_kept(few, allot, tmp_path):
     reference, out, results = tmp_path / "all", tmp_path / "runs", tmp_path / "ablation.md"
     given = ("--traces", few)
-    allot("train", "--out", reference, "--steps", 131072, "--wandb", "disabled", *given)
+    allot("train", "--out", reference, "--steps", 32768, "--wandb", "disabled", *given)
 
     def ablate(*arguments):
         return json.loads(allot(*arguments, "--json", program="recipes.ablation").stdout)
 
-    command = [reference, *given, "--out", out, "--steps", 131072, "--specialists", 1]
+    command = [reference, *given, "--out", out, "--steps", 32768, "--specialists", 1]
     command += ["--repeats", 1]
     tables = ablate(*command, "--results", results)
     assert {row["signal"] for row in tables["signals"]} >= {"votes", "log-probabilities"}
@@ -25,5 +25,5 @@ def test_every_signal_and_price_is_compared_and_kept(few, allot, tmp_path):
     text = results.read_text()
     assert "| verifier scores |" in text
     assert (
-        f"python -m recipes.ablation {reference} --traces {few} --out {out} --steps 131072" in text
+        f"python -m recipes.ablation {reference} --traces {few} --out {out} --steps 32768" in text
     )

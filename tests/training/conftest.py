@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -14,18 +15,23 @@ from envs.traces.format import TraceSet, write_table
 ROOT = Path(__file__).parent.parent.parent
 
 
+def thinned(traces: TraceSet, out: Path, every: int, without: Sequence[str] = ()) -> Path:
+    """Directory with one question in so many of a set, some columns left out."""
+    out.mkdir(parents=True)
+    ids = traces.questions["question_id"].take(list(range(0, len(traces.questions), every)))
+    for name, table in (("questions", traces.questions), ("attempts", traces.attempts)):
+        kept = table.filter(pc.is_in(table["question_id"], ids))
+        columns = [c for c in kept.column_names if c not in without]
+        write_table(out / f"{name}.parquet", kept.select(columns))
+    (out / "trace.json").write_text(json.dumps(traces.manifest))
+    return out
+
+
 @pytest.fixture(scope="session")
 def few(traces: TraceSet, tmp_path_factory) -> Path:
     """Directory with 300 questions of the bundled set, without hidden states to fit."""
     out = tmp_path_factory.mktemp("traces") / "few"
-    out.mkdir()
-    ids = traces.questions["question_id"].take(list(range(0, len(traces.questions), 15)))
-    for name, table in (("questions", traces.questions), ("attempts", traces.attempts)):
-        kept = table.filter(pc.is_in(table["question_id"], ids))
-        columns = [c for c in kept.column_names if c != "prompt_hidden"]
-        write_table(out / f"{name}.parquet", kept.select(columns))
-    (out / "trace.json").write_text(json.dumps(traces.manifest))
-    return out
+    return thinned(traces, out, every=15, without=("prompt_hidden",))
 
 
 @pytest.fixture(scope="session")

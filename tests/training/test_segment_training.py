@@ -17,11 +17,11 @@ from envs.questions.grader import KindGrader
 from envs.segments.recorded import read_trees
 from envs.segments.traces import SegmentTraces
 from training.compare.evaluate import compare, read_others
-from training.compare.greedy import play_greedy
 from training.compare.simulate import play, play_checkpoint
 from training.compare.summary import summarise
+from training.compare.yardsticks import play_greedy
 from training.learn.config import PPOConfig, TrainConfig
-from training.learn.curve import CURVE, read_curve
+from training.learn.resume import CURVE, read_curve
 from training.learn.settings import resolve
 from training.learn.train import ControllerTraining, prepare
 from training.report.show import new_questions
@@ -186,12 +186,11 @@ def test_comparisons_are_paired_and_rules_tuned_elsewhere(prepared, run, trees):
     test = read_trees(trees, ["test"])
     greedy = play_greedy(trees, test.questions, checkpoint.config.cost)
     comparison = compare([checkpoint], prepared.train, test.table, fixed=greedy, num_prices=3)
-    summary = summarise(comparison)
-    assert summary["num_questions"] == len(test.questions)
-    rows = summary["policies"]["controller"]
-    for name, leads in summary["lead"].items():
-        for row, other, lead in zip(rows, summary["policies"][name], leads, strict=True):
-            assert lead["lead"] == pytest.approx(row["utility"] - other["utility"])
+    results = summarise(comparison, test.questions)
+    assert results.num_questions == results.num_distinct == len(test.questions)
+    for name, leads in results.lead.items():
+        for row, other, lead in zip(results.controller, results.policies[name], leads, strict=True):
+            assert lead.lead == pytest.approx(row.utility - other.utility)
 
 
 def test_settings_that_nobody_gives_suit_what_the_traces_are_of(trees, traces, tmp_path):
@@ -205,14 +204,15 @@ def test_settings_that_nobody_gives_suit_what_the_traces_are_of(trees, traces, t
 def test_controllers_of_both_granularities_are_compared_on_the_same_questions(run, trees):
     checkpoint, out = run
     (other,) = read_others([f"again={out}@{trees.path}"]).values()
-    test = read_trees(trees, ["test"]).table
+    recorded = read_trees(trees, ["test"])
+    test = recorded.table
     comparison = compare([checkpoint], test, test, others={"again": other}, num_prices=2)
     for ours, theirs in zip(
         comparison.played["controller"], comparison.played["again"], strict=True
     ):
         assert (ours.cost == theirs.cost).all()
-    rows = summarise(comparison)["equal_accuracy"]
-    ratios = np.array([row["compute"]["controller"]["ratio"] for row in rows])
+    rows = summarise(comparison, recorded.questions).equal_accuracy
+    ratios = np.array([row.compute["controller"].ratio for row in rows])
     assert ((ratios == 1) | np.isnan(ratios)).all()
     with pytest.raises(ConfigError, match="NAME=CONTROLLER"):
         read_others(["again"])

@@ -5,20 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from typing import Any
 
 from envs.traces.format import TraceSet
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptText:
-    """One attempt of the small model.
-
-    Attributes:
-        question: what was asked.
-        text: what was written.
-        right: whether its answer is right.
-        logprobs: mean and least log-probability of its tokens.
-    """
+    """One attempt of the small model; `logprobs` are the mean and the least one of its tokens."""
 
     question: str
     text: str
@@ -58,6 +52,19 @@ def attempts_by_question(traces: TraceSet, split: str) -> Iterator[AttemptGroup]
                 )
             )
     yield from grouped.items()
+
+
+def with_lora(model: Any, rank: int, seed: int) -> Any:
+    """A model with fresh LoRA matrices beside all of its linear layers, ready to be trained."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return get_peft_model(model, config)
 
 
 def similarity(attempt: str, solution: str) -> float:

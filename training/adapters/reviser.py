@@ -21,6 +21,7 @@ from training.adapters.adapter_data import (
     attempts_by_question,
     distinct,
     similarity,
+    with_lora,
 )
 
 Example = dict[str, Any]
@@ -89,26 +90,14 @@ def train_reviser(
     """
     import torch
     from datasets import Dataset
-    from peft import LoraConfig, get_peft_model
     from transformers.trainer_utils import get_last_checkpoint
     from trl import SFTConfig, SFTTrainer
 
     config = config or ReviserConfig()
     local = load_model(base, 0)
     state = out / "training"
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        model = get_peft_model(
-            local.model,
-            LoraConfig(
-                r=config.rank,
-                lora_alpha=2 * config.rank,
-                target_modules="all-linear",
-                task_type="CAUSAL_LM",
-            ),
-        )
     trainer = SFTTrainer(
-        model=model,
+        model=with_lora(local.model, config.rank, config.seed),
         args=SFTConfig(
             output_dir=str(state),
             num_train_epochs=config.epochs,

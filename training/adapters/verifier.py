@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +28,12 @@ from controller.backends.local.adapters import (
 from controller.backends.local.model import LocalModel, Written, load_model
 from controller.backends.local.passes import batches_by_length, padded
 from envs.traces.format import TraceSet
-from training.adapters.adapter_data import AttemptGroup, WorkedSolution, attempts_by_question
+from training.adapters.adapter_data import (
+    AttemptGroup,
+    WorkedSolution,
+    attempts_by_question,
+    with_lora,
+)
 from training.learn.calibration import auroc, calibrate, expected_calibration_error
 from training.learn.resume import has_state, load_state, save_state
 
@@ -73,14 +77,7 @@ class Lesson:
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """n attempts and what is known of each.
-
-    Attributes:
-        texts: n of them.
-        right: (n,).
-        logprobs: mean and least log-probability of the tokens, (n, 2).
-        question: number of the question that each tries to answer, (n,), in order.
-    """
+    """n attempts, `right` (n,), `logprobs` (n, 2) and number of the `question`, (n,), in order."""
 
     texts: list[Written]
     right: NDArray[np.bool_]
@@ -144,8 +141,6 @@ class VerifierTraining:
         out: Path,
         config: VerifierConfig | None = None,
     ) -> None:
-        from peft import LoraConfig, get_peft_model
-
         self.config, self.out = config or VerifierConfig(), out
         self.local = load_model(base, 0)
         known, new = (
@@ -158,17 +153,7 @@ class VerifierTraining:
             if group[1]
         ]
         self.validation = judged_attempts(new, self.local)
-        with torch.random.fork_rng():
-            torch.manual_seed(self.config.seed)
-            self.model: Any = get_peft_model(
-                self.local.model,
-                LoraConfig(
-                    r=self.config.rank,
-                    lora_alpha=2 * self.config.rank,
-                    target_modules="all-linear",
-                    task_type="CAUSAL_LM",
-                ),
-            )
+        self.model = with_lora(self.local.model, self.config.rank, self.config.seed)
         self.trained = nn.ParameterList(p for p in self.model.parameters() if p.requires_grad)
         self.optimizer = torch.optim.Muon(
             list(self.trained), lr=self.config.learning_rate, momentum=0.95, weight_decay=0.0

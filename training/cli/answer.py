@@ -13,7 +13,7 @@ from rich.console import Console
 from controller.backends.places import NamedModels
 from controller.bundled import bundled
 from controller.errors import ConfigError
-from training.cli.flags import with_flags
+from training.cli.flags import flag, with_flags
 from training.cli.options import Json, Seed
 
 
@@ -43,7 +43,7 @@ class AnswerConfig:
     accuracy: float | None = None
     round_price: float = 0.0
     budget: float | None = None
-    segments: bool = False
+    segments: bool = flag(False, "--segments")
     segment_controller: Path = bundled("segments/controller")
     segment_price: float | None = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import wraps
 from itertools import chain
 from pathlib import Path
@@ -25,6 +25,7 @@ class Setting:
         default: MISSING where there is none.
         help: what it does.
         group: title that it stands under.
+        metadata: see `flag` and `argument`.
     """
 
     name: str
@@ -32,6 +33,17 @@ class Setting:
     default: Any
     help: str
     group: str
+    metadata: Mapping[str, Any]
+
+
+def flag(default: Any = MISSING, *names: str, **more: Any) -> Any:
+    """A field whose flag has other names, or more that `typer.Option` takes."""
+    return field(default=default, metadata={"names": names, "option": more})
+
+
+def argument(**more: Any) -> Any:
+    """A field that is given by its place."""
+    return field(metadata={"argument": more})
 
 
 def settings_of(owner: type, group: str = "Options") -> list[Setting]:
@@ -45,6 +57,7 @@ def settings_of(owner: type, group: str = "Options") -> list[Setting]:
             default=f.default if f.default_factory is MISSING else f.default_factory(),
             help=notes[f.name],
             group=group,
+            metadata=f.metadata,
         )
         for f in fields(owner)
         if not is_dataclass(kinds[f.name])
@@ -90,11 +103,18 @@ def _all_settings(owner: type) -> Iterator[Setting]:
 
 
 def _flag(setting: Setting) -> inspect.Parameter:
-    kind, default = setting.kind, setting.default
+    kind, default, more = setting.kind, setting.default, setting.metadata
     if get_origin(kind) is tuple:
-        kind, default = list[get_args(kind)[0]] | None, None  # type: ignore[misc]
-    shown = "the bundled one" if isinstance(default, Path) else True
-    option = typer.Option(help=setting.help, show_default=shown)
+        kind = list[get_args(kind)[0]]  # type: ignore[misc]
+        if default is not MISSING:
+            kind, default = kind | None, None
+    if "argument" in more:
+        option: Any = typer.Argument(help=setting.help, **more["argument"])
+    else:
+        shown = {"show_default": "the bundled one"} if isinstance(default, Path) else {}
+        option = typer.Option(
+            *more.get("names", ()), help=setting.help, **{**shown, **more.get("option", {})}
+        )
     return inspect.Parameter(
         setting.name,
         inspect.Parameter.KEYWORD_ONLY,

@@ -2,39 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from controller.errors import ConfigError
-from training.record.cluster import Cluster
+from training.cli.flags import flag
+
+if TYPE_CHECKING:
+    from training.record.cluster import Cluster
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
-Ray = Annotated[
-    str | None,
-    typer.Option(
-        metavar="ADDRESS",
-        help="Work on a Ray cluster: HOST:PORT, auto for this machine's, local to start one.",
-    ),
-]
-Workers = Annotated[
-    int | None, typer.Option(help="On the cluster; default: as many as there is room for.")
-]
-WorkerCpus = Annotated[float, typer.Option(help="CPUs of each worker.")]
-WorkerGpus = Annotated[float, typer.Option(help="GPUs of each worker; 0.5 lets two share one.")]
+Traces = Annotated[Path, typer.Option(help="Trace set.", show_default="the bundled one")]
 
 
-def cluster_of(
-    ray: str | None, workers: int | None = None, cpus: float = 1.0, gpus: float = 0.0
-) -> Cluster | None:
-    """The cluster that options describe."""
-    if ray is None:
-        return None
-    return Cluster(address=ray, workers=workers, cpus=cpus, gpus=gpus)
+@dataclass(frozen=True, kw_only=True)
+class RayOptions:
+    """A cluster to work on.
+
+    Attributes:
+        ray: work on a Ray cluster: HOST:PORT, auto for this machine's, local to start one.
+        worker_cpus: CPUs of each worker.
+    """
+
+    ray: str | None = flag(None, metavar="ADDRESS")
+    worker_cpus: float = 1.0
+
+    def cluster(self, workers: int | None = None, gpus: float = 0.0) -> Cluster | None:
+        """The cluster, or None for this process."""
+        from training.record.cluster import Cluster
+
+        if self.ray is None:
+            return None
+        return Cluster(address=self.ray, workers=workers, cpus=self.worker_cpus, gpus=gpus)
 
 
-def numbers(option: str, entries: list[str]) -> dict[str, float]:
+def numbers(option: str, entries: tuple[str, ...] | list[str]) -> dict[str, float]:
     """Numbers by name, from NAME=NUMBER each.
 
     Raises:

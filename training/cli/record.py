@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import typer
 from rich.console import Console
 
 from controller.backends.base import TEMPERATURE
@@ -15,226 +15,205 @@ from controller.backends.places import ModelPlace
 from controller.backends.prompts import REVISER, VERIFIER, read_prompts
 from controller.bundled import bundled
 from controller.errors import ConfigError
-from training.cli.options import (
-    Json,
-    Ray,
-    Seed,
-    WorkerCpus,
-    WorkerGpus,
-    Workers,
-    cluster_of,
-    numbers,
-)
+from training.cli.flags import flag, with_flags
+from training.cli.options import RayOptions, numbers
 from training.report.view import progress_bar
+
+if TYPE_CHECKING:
+    from training.record.cluster import Cluster
+    from training.record.sources import Models
 
 _MUCH_CUT = 0.2
 
-_PLACE = "[NAME=]PLACE: a directory, a GGUF file, a hub id or URL#MODEL of a server; repeatable."
+
+@dataclass(frozen=True, kw_only=True)
+class RecordOptions:
+    """What to record of which models, and how.
+
+    Attributes:
+        out: directory of the trace set.
+        small: [NAME=]PLACE: a directory, a GGUF file, a hub id or URL#MODEL of a server;
+            repeatable. Default: the bundled model.
+        large: the same.
+        questions: JSONL, CSV or parquet with question and reference (and question_id, dataset,
+            level, split); default: the bundled tasks.
+        train_scale: so many times the train questions of the bundled set.
+        limit: at most so many questions per split, spread evenly.
+        samples: attempts per question by a small model.
+        escalations: attempts per question by a large one.
+        answers: of answers where a question names none, see docs/answers.md; default: auto.
+        prompt: [NAME=]FILE|TEXT that models are asked with, all or one of them: {question} stands
+            for the question; chat messages as JSON; repeatable.
+        finish: end an unfinished recording: a set of the questions that are whole.
+        reviser: adapter of the small model.
+        verifier: adapter of the small model.
+        revised_samples: samples that are revised, each up to four times in a row.
+        max_new_tokens: longest attempt.
+        temperature: of the sampling; 0 takes the likeliest tokens.
+        attempt_deadline: minutes that a server's attempt may take.
+        concurrency: requests to each server at the same time; default: as many as it says that it
+            has room for, else 8.
+        parameters: NAME=COUNT of models on servers that do not tell; repeatable.
+        segment_controller: samples are written under it, segment by segment.
+        segment_price: price that it is told.
+        granularity: of segments: trees of all that may follow each segment of an attempt.
+        trees: of segments, per question.
+        draws: of each segment, by the number of places redone before it.
+        lines: end segments at line breaks.
+        segment_tokens: longest segment.
+        text: keep the text of segments.
+        shard_questions: questions that local models answer side by side; what a kill can cost.
+            Default: 128, or 8 where a model has more than 16 million parameters.
+        device_map: with auto, the models' layers are spread over all GPUs.
+        dtype: of weights: auto as stored, bfloat16, float32.
+        compiled: by torch.compile; needs a C++ compiler, and a while.
+        licence: of the recorded texts; noted in trace.json.
+        cluster: that records.
+        workers: on the cluster; default: as many as there is room for.
+        worker_gpus: GPUs of each worker; 0.5 lets two share one.
+        seed: everything random follows from it.
+        as_json: print JSON instead of tables.
+    """
+
+    out: Path
+    small: tuple[str, ...] = ()
+    large: tuple[str, ...] = ()
+    questions: Path | None = None
+    train_scale: int = flag(1, min=1)
+    limit: int | None = flag(None, min=1)
+    samples: int = 16
+    escalations: int = 2
+    answers: str | None = flag(None, metavar="KIND")
+    prompt: tuple[str, ...] = ()
+    finish: bool = flag(False, "--finish")
+    reviser: Path | None = None
+    verifier: Path | None = None
+    revised_samples: int = 0
+    max_new_tokens: int = 192
+    temperature: float = flag(TEMPERATURE, min=0)
+    attempt_deadline: float = 30.0
+    concurrency: int | None = None
+    parameters: tuple[str, ...] = ()
+    segment_controller: Path | None = None
+    segment_price: float = 1e-3
+    granularity: Literal["attempts", "segments"] = "attempts"
+    trees: int = flag(1, min=1)
+    draws: str = "3,2,1"
+    lines: bool = True
+    segment_tokens: int = flag(32, min=1)
+    text: bool = False
+    shard_questions: int | None = None
+    device_map: str | None = None
+    dtype: str = "auto"
+    compiled: bool = False
+    licence: str | None = None
+    cluster: RayOptions
+    workers: int | None = None
+    worker_gpus: float = 0.0
+    seed: int = 0
+    as_json: bool = flag(False, "--json")
 
 
-def record(
-    out: Annotated[Path, typer.Option(help="Directory of the trace set.")],
-    small: Annotated[
-        list[str] | None, typer.Option(help=f"{_PLACE} Default: the bundled model.")
-    ] = None,
-    large: Annotated[list[str] | None, typer.Option(help="The same.")] = None,
-    questions: Annotated[
-        Path | None,
-        typer.Option(
-            help="JSONL, CSV or parquet with question and reference (and question_id, dataset, "
-            "level, split); default: the bundled tasks."
-        ),
-    ] = None,
-    train_scale: Annotated[
-        int, typer.Option(min=1, help="So many times the train questions of the bundled set.")
-    ] = 1,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="At most so many questions per split, spread evenly.")
-    ] = None,
-    samples: Annotated[int, typer.Option(help="Attempts per question by a small model.")] = 16,
-    escalations: Annotated[int, typer.Option(help="Attempts per question by a large one.")] = 2,
-    answers: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KIND",
-            help="Of answers where a question names none, see docs/answers.md; default: auto.",
-        ),
-    ] = None,
-    prompt: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="[NAME=]FILE|TEXT that models are asked with, all or one of them: {question} "
-            "stands for the question; chat messages as JSON; repeatable."
-        ),
-    ] = None,
-    finish: Annotated[
-        bool,
-        typer.Option(
-            "--finish", help="End an unfinished recording: a set of the questions that are whole."
-        ),
-    ] = False,
-    reviser: Annotated[Path | None, typer.Option(help="Adapter of the small model.")] = None,
-    verifier: Annotated[Path | None, typer.Option(help="Adapter of the small model.")] = None,
-    revised_samples: Annotated[
-        int, typer.Option(help="Samples that are revised, each up to four times in a row.")
-    ] = 0,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest attempt.")] = 192,
-    temperature: Annotated[
-        float, typer.Option(min=0, help="Of the sampling; 0 takes the likeliest tokens.")
-    ] = TEMPERATURE,
-    attempt_deadline: Annotated[
-        float, typer.Option(help="Minutes that a server's attempt may take.")
-    ] = 30.0,
-    concurrency: Annotated[
-        int | None,
-        typer.Option(
-            help="Requests to each server at the same time; default: as many as it says that it "
-            "has room for, else 8."
-        ),
-    ] = None,
-    parameters: Annotated[
-        list[str] | None,
-        typer.Option(help="NAME=COUNT of models on servers that do not tell; repeatable."),
-    ] = None,
-    segment_controller: Annotated[
-        Path | None, typer.Option(help="Samples are written under it, segment by segment.")
-    ] = None,
-    segment_price: Annotated[float, typer.Option(help="Price that it is told.")] = 1e-3,
-    granularity: Annotated[
-        Literal["attempts", "segments"],
-        typer.Option(help="segments: trees of all that may follow each segment of an attempt."),
-    ] = "attempts",
-    trees: Annotated[int, typer.Option(min=1, help="Of segments, per question.")] = 1,
-    draws: Annotated[
-        str, typer.Option(help="Of each segment, by the number of places redone before it.")
-    ] = "3,2,1",
-    lines: Annotated[bool, typer.Option(help="End segments at line breaks.")] = True,
-    segment_tokens: Annotated[int, typer.Option(min=1, help="Longest segment.")] = 32,
-    text: Annotated[bool, typer.Option(help="Keep the text of segments.")] = False,
-    shard_questions: Annotated[
-        int | None,
-        typer.Option(
-            help="Questions that local models answer side by side; what a kill can cost. Default: "
-            "128, or 8 where a model has more than 16 million parameters."
-        ),
-    ] = None,
-    device_map: Annotated[
-        str | None, typer.Option(help="auto spreads the models' layers over all GPUs.")
-    ] = None,
-    dtype: Annotated[
-        str, typer.Option(help="Of weights: auto as stored, bfloat16, float32.")
-    ] = "auto",
-    compiled: Annotated[
-        bool, typer.Option(help="torch.compile; needs a C++ compiler, and a while.")
-    ] = False,
-    licence: Annotated[
-        str | None, typer.Option(help="Of the recorded texts; noted in trace.json.")
-    ] = None,
-    ray: Ray = None,
-    workers: Workers = None,
-    worker_cpus: WorkerCpus = 1.0,
-    worker_gpus: WorkerGpus = 0.0,
-    seed: Seed = 0,
-    as_json: Json = False,
-) -> None:
+@with_flags(RecordOptions)
+def record(options: RecordOptions) -> None:
     """Record attempts of models as a trace set; run again to resume or extend it."""
-    if finish:
-        from training.record.recording import finish as finish_recording
+    o = options
+    if o.finish:
+        from training.record.recording import finish
 
-        finish_recording(out)
-        _report(out, as_json)
+        finish(o.out)
+        _report(o.out, o.as_json)
         return
-    from training.record.recording import RecordConfig
-    from training.record.sources import find_source
-
-    smalls, larges = (
-        small or [str(bundled("small"))],
-        large or ([] if small else [str(bundled("large"))]),
-    )
-    config = RecordConfig(
-        samples=samples,
-        escalations=escalations,
-        smalls=len(smalls),
-        revised_samples=revised_samples,
-        shard_questions=shard_questions,
-    )
-    adapters = {REVISER: reviser, VERIFIER: verifier}
-    places = [ModelPlace.parse(model) for model in (*smalls, *larges)]
-    source = find_source(
-        places,
-        prompts=read_prompts(prompt or [], [place.name for place in places]),
-        adapters={name: path for name, path in adapters.items() if path is not None},
-        parameters=numbers("parameters", parameters or []),
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        seed=seed,
-        concurrency=concurrency,
-        deadline_s=60 * attempt_deadline,
-        device_map=device_map or ("auto" if ray and worker_gpus else None),
-        dtype=dtype,
-        compiled=compiled,
-        inside=(segment_controller, segment_price) if segment_controller else None,
-    )
-    asked = _questions(questions, answers, train_scale, limit)
-    if granularity == "segments":
-        from controller.segments.types import Segmentation
-        from training.segments.record import record_trees
-        from training.segments.trees import TreeConfig
-
-        tree_config = TreeConfig(attempts=trees, draws=_draws(draws), keep_text=text)
-        segmentation = Segmentation(lines=lines, max_tokens=segment_tokens)
-        total = sum(map(len, asked.values()))
-        with progress_bar("recording", total) as update:
-            record_trees(asked, source, out, tree_config, segmentation, update)
-        Console().print(f"{out}: {total} questions", highlight=False)
+    smalls = o.small or (str(bundled("small")),)
+    larges = o.large or (() if o.small else (str(bundled("large")),))
+    source = _source(o, [ModelPlace.parse(model) for model in (*smalls, *larges)])
+    asked = _questions(o)
+    if o.granularity == "segments":
+        _record_trees(o, asked, source)
         return
-
     from training.record.progress import recording_view
-    from training.record.record_models import record_models
+    from training.record.recording import RecordConfig
+    from training.record.sources import record_models
 
+    config = RecordConfig(
+        samples=o.samples,
+        escalations=o.escalations,
+        smalls=len(smalls),
+        revised_samples=o.revised_samples,
+        shard_questions=o.shard_questions,
+    )
+    cluster: Cluster | None = o.cluster.cluster(o.workers, o.worker_gpus)
+    notes = {"licence": o.licence} if o.licence else {}
     with recording_view(Console(stderr=True)) as view:
         record_models(
-            asked,
-            source,
-            out,
-            config,
-            cluster=cluster_of(ray, workers, worker_cpus, worker_gpus),
-            notes={"licence": licence} if licence else {},
-            progress=view.begin,
+            asked, source, o.out, config, cluster, notes, lambda r: view.begin(*r.counts())
         )
-    _report(out, as_json)
+    _report(o.out, o.as_json)
 
 
-def _draws(text: str) -> tuple[int, ...]:
+def _source(o: RecordOptions, places: list[ModelPlace]) -> Models:
+    from training.record.sources import find_source
+
+    adapters = {REVISER: o.reviser, VERIFIER: o.verifier}
+    return find_source(
+        places,
+        prompts=read_prompts(o.prompt, [place.name for place in places]),
+        adapters={name: path for name, path in adapters.items() if path is not None},
+        parameters=numbers("parameters", o.parameters),
+        max_new_tokens=o.max_new_tokens,
+        temperature=o.temperature,
+        seed=o.seed,
+        concurrency=o.concurrency,
+        deadline_s=60 * o.attempt_deadline,
+        device_map=o.device_map or ("auto" if o.cluster.ray and o.worker_gpus else None),
+        dtype=o.dtype,
+        compiled=o.compiled,
+        inside=(o.segment_controller, o.segment_price) if o.segment_controller else None,
+    )
+
+
+def _record_trees(o: RecordOptions, asked: dict[str, Any], source: Models) -> None:
+    from controller.segments.types import Segmentation
+    from training.segments.record import record_trees
+    from training.segments.trees import TreeConfig
+
     try:
-        return tuple(int(number) for number in text.split(","))
+        draws = tuple(int(number) for number in o.draws.split(","))
     except ValueError:
         raise ConfigError(
-            f"draws: expected whole numbers separated by commas, found {text!r}"
+            f"draws: expected whole numbers separated by commas, found {o.draws!r}"
         ) from None
+    config = TreeConfig(attempts=o.trees, draws=draws, keep_text=o.text)
+    segmentation = Segmentation(lines=o.lines, max_tokens=o.segment_tokens)
+    total = sum(map(len, asked.values()))
+    with progress_bar("recording", total) as update:
+        record_trees(asked, source, o.out, config, segmentation, update)
+    Console().print(f"{o.out}: {total} questions", highlight=False)
 
 
-def _questions(
-    file: Path | None, answers: str | None, train_scale: int, limit: int | None
-) -> dict[str, Any]:
+def _questions(o: RecordOptions) -> dict[str, Any]:
     """Questions by split."""
     from controller.answers import UNSTATED, load_kind
     from envs.questions.files import bundled_questions, read_questions
     from training.record.plans import spread
 
-    if file and train_scale > 1:
+    if o.questions and o.train_scale > 1:
         raise ConfigError(
-            f"train_scale: expected 1 with a file of questions, found {train_scale}; only bundled "
-            "tasks can be drawn anew"
+            f"train_scale: expected 1 with a file of questions, found {o.train_scale}; only "
+            "bundled tasks can be drawn anew"
         )
-    if answers and not file:
-        raise ConfigError(f"answers: expected a file of questions with it, found {answers!r} alone")
-    kind = load_kind(answers or UNSTATED).name
-    by_split = read_questions(file, kind) if file else bundled_questions(train_scale)
-    if limit is None:
+    if o.answers and not o.questions:
+        raise ConfigError(
+            f"answers: expected a file of questions with it, found {o.answers!r} alone"
+        )
+    kind = load_kind(o.answers or UNSTATED).name
+    by_split = (
+        read_questions(o.questions, kind) if o.questions else bundled_questions(o.train_scale)
+    )
+    if o.limit is None:
         return by_split
     kept = {
-        split: {q.question_id for q, _ in spread((q, split) for q in members)[:limit]}
+        split: {q.question_id for q, _ in spread((q, split) for q in members)[: o.limit]}
         for split, members in by_split.items()
     }
     return {

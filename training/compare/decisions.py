@@ -51,36 +51,24 @@ class PlayedEpisode:
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What a policy made of one state.
-
-    Attributes:
-        action: that it took.
-        probabilities: of every action, (A,).
-        value: expected return.
-        observation: what it saw, (D,).
-        cost: spent before acting, in small-model tokens.
-        note: what else was taken down.
-    """
+    """What a policy made of a state; `probabilities` (A,), `observation` (D,), cost till then."""
 
     action: int
     probabilities: NDArray[np.float32]
     value: float
     observation: NDArray[np.float32]
     cost: float
+    price: float
     note: Any
 
 
 class Watch:
-    """Looks on while a policy is played.
+    """Takes down by row, in `seen`, every state that a policy decides in while it is played.
 
     Args:
         policy: that is played.
         note: what else to take down of an episode, given its replay and row.
         every: one row in so many is watched, the first among them.
-
-    Attributes:
-        replay: that is watched.
-        seen: by row, every state that the policy decided in.
     """
 
     replay: Any
@@ -108,6 +96,7 @@ class Watch:
                     value=float(value[i]),
                     observation=observation[i],
                     cost=float(replay.episodes.spent[row]),
+                    price=float(replay.episodes.price[row]),
                     note=self._note(replay, row),
                 )
             )
@@ -138,13 +127,8 @@ def play_decisions(
 ) -> Iterator[PlayedEpisode]:
     """Play each question once at each price and keep every decision.
 
-    Args:
-        checkpoint: the controller.
-        recorded: questions and attempts, or trees of which the first at each question is played.
-        prices: accuracy per unit cost.
-
-    Yields:
-        Episodes by price, then in the order of the questions.
+    Of trees the first at each question is played. Episodes come by price, then in the order of the
+    questions.
     """
     table, keeping = recorded.table, keeping_of(recorded.table)
     for price in prices:
@@ -177,6 +161,7 @@ def _decisions(
             observation=dict(zip(features, entry.observation.tolist(), strict=True)),
             leader=keeping.leader(recorded, row, before),
             cost=entry.cost,
+            decided_by=checkpoint.floor.decides_at(entry.price) if checkpoint.floor else "policy",
             brought=tuple(keeping.brought(recorded, replay, row, entry.action, before, after)),
         )
 

@@ -30,9 +30,10 @@ from controller.segments.episodes import SegmentConfig
 from envs.granularity import AnyTable, read_traces, recordings_of
 from envs.reward import LogUniform
 from envs.traces.table import TraceTable
-from training.compare.oracles import clairvoyant
-from training.compare.promises import kept_accuracies, kept_costs
+from training.compare.results import CONTROLLER, Promises
+from training.compare.selector import select_plans
 from training.compare.simulate import Played, log_odds, play, play_checkpoint, pool, select
+from training.compare.yardsticks import clairvoyant, kept_promises
 from training.granularity import Learning, learning_of
 from training.learn.difficulty import (
     LINEAR,
@@ -45,8 +46,6 @@ from training.learn.difficulty import (
 from training.record.cluster import Cluster, map_on
 
 Floats = NDArray[np.float64]
-
-CONTROLLER = "controller"
 
 _TUNING_EPISODES = 10_000
 """Enough to tell settings of a rule apart; more only takes longer."""
@@ -75,7 +74,7 @@ class Comparison:
     settings: Mapping[str, Sequence[str]]
     oracles: Mapping[str, Sequence[Played]]
     levels: NDArray[np.int64]
-    promises: Mapping[str, Sequence[Mapping[str, float]]]
+    promises: Promises | None
     seeds: Floats
     others: tuple[str, ...] = ()
 
@@ -166,16 +165,14 @@ def compare(
     for family, rules in learning.families(first.config).items():
         contest.add(family, rules, config, known)
     contest.give_up()
-    oracles, promises = {}, {}
+    oracles, promises = {}, None
     if isinstance(test, TraceTable):
         contest.add_routers()
         oracles = {
             "informed oracle": contest.informed(config),
             "clairvoyant oracle": [clairvoyant(test, config, p, repeats=repeats) for p in prices],
         }
-        if first.calibration is not None:
-            costs, accuracies = kept_costs(first, test), kept_accuracies(first, test)
-            promises = {"mean_cost": costs, "accuracy": accuracies}
+        promises = kept_promises(first, test)
     contest.played |= {name: [once] * num_prices for name, once in (fixed or {}).items()}
     for name, other in others.items():
         contest.played[name] = [other.play(test.question_ids, p, repeats) for p in prices]
@@ -221,6 +218,7 @@ class _Contest:
         self.tuning_repeats = max(1, min(repeats, _TUNING_EPISODES // len(tuning)))
         self.played: dict[str, list[Played]] = {}
         self.settings: dict[str, list[str]] = {}
+        self._plans_played: dict[str, tuple[Played, Played]] = {}
 
     @property
     def blind(self) -> Any:
@@ -256,18 +254,12 @@ class _Contest:
         config: Process,
         difficulty: tuple[Floats, Floats] | None = None,
     ) -> None:
-        """Play a family, its setting tuned for each price.
-
-        Args:
-            family: its name.
-            rules: settings to choose from.
-            config: the decision process.
-            difficulty: of tuning and test questions, for rules that read it.
-        """
+        """Play settings of a rule, the best one for each price; difficulty is of both tables."""
         tuning, test = difficulty or (None, None)
         tuned = [self._tuned(rule, config, tuning) for rule in rules]
         best = [int(np.argmax([p.utility(price).mean() for p in tuned])) for price in self.prices]
         tested = {i: self._tested(rules[i], config, test) for i in sorted(set(best))}
+        self._plans_played |= {f"{family}/{rules[i]}": (tuned[i], tested[i]) for i in tested}
         self.played[family] = [tested[i] for i in best]
         self.settings[family] = [str(rules[i]) for i in best]
 
@@ -292,6 +284,14 @@ class _Contest:
         shape = self._log_odds("shape", [fit_networks])
         self.add("wording router", routers(), free, shape)
         self.played["difficulty bins"] = self._lookup(free, shape or known)
+        self._add_selector()
+
+    def _add_selector(self) -> None:
+        """Let the wording pick one of all rules that were tuned for any of the prices."""
+        features = [table.features("words") for table in (self.tuning, self.test)]
+        plans = list(self._plans_played.values())
+        choice = select_plans(features[0], [p for p, _ in plans], features[1], self.prices)
+        self.played["plan selector"] = [select([p for _, p in plans], row) for row in choice]
 
     def _log_odds(self, reads: Reads, fits: Sequence[Fit]) -> tuple[Floats, Floats] | None:
         """Difficulty of the tuning and of the test questions by the best of some read-outs."""

@@ -9,24 +9,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter
 
 from controller.checkpoint import AnyCheckpoint
 from controller.errors import EvaluationError
 from envs.traces.format import write_atomically
 from envs.traces.recorded import Recorded
 from training.compare.decisions import Keeping, PlayedEpisode, keeping_of, play_decisions
+from training.compare.results import Results
 from training.compare.simulate import Played
 
-EVALUATION_VERSION = 1
+EVALUATION_VERSION = 2
 
 _DIRECTORY = "evaluation"
 _SETTINGS = "evaluation.json"
@@ -35,17 +36,32 @@ _BATCH = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """A saved evaluation.
+class About:
+    """What was compared on what, for people.
 
     Attributes:
-        about: what was compared on what, for people.
-        summary: from `training.compare.summary.summarise`; None where a figure is not finite.
-        decisions: parquet file of `decision_schema`.
+        controllers: directories of the checkpoints, which were pooled.
+        traces, traces_digest: name and content of the trace set.
+        models: the ladder, by name.
+        repeats: episodes per question and price.
     """
 
-    about: dict[str, Any]
-    summary: dict[str, Any]
+    controllers: tuple[str, ...]
+    traces: str
+    traces_digest: str | None
+    models: tuple[str, ...]
+    repeats: int
+
+
+_ABOUT = TypeAdapter(About)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """A saved evaluation; `decisions` is a parquet file of `decision_schema`."""
+
+    about: About
+    results: Results
     decisions: Path
 
     @property
@@ -104,28 +120,19 @@ def decision_schema(checkpoint: AnyCheckpoint, keeping: Keeping) -> pa.Schema:
 
 def save_evaluation(
     run: Path,
-    about: dict[str, Any],
-    summary: dict[str, Any],
+    about: About,
+    results: Results,
     *,
     checkpoint: AnyCheckpoint,
     recorded: Recorded[Any, Any],
     played: Sequence[Played],
 ) -> Evaluation:
-    """Write an evaluation into a run directory, in place of an older one.
-
-    Args:
-        run: directory; created if missing.
-        about: what was compared on what, as JSON.
-        summary: see `Evaluation`.
-        checkpoint: controller whose decisions are kept.
-        recorded: questions and traces that it was played on.
-        played: how it did at each price.
-    """
+    """Write an evaluation, with all decisions of one checkpoint, in place of an older one."""
     directory = run / _DIRECTORY
     directory.mkdir(parents=True, exist_ok=True)
     decisions, keeping = directory / _DECISIONS, keeping_of(recorded.table)
     means = ((float(r), float(c)) for p in played for r, c in zip(p.right, p.cost, strict=True))
-    episodes = play_decisions(checkpoint, recorded, summary["prices"])  # few are in memory
+    episodes = play_decisions(checkpoint, recorded, results.prices)  # few are in memory
     rows = (
         _episode_row(episode, keeping, *mean) for episode, mean in zip(episodes, means, strict=True)
     )
@@ -134,12 +141,12 @@ def save_evaluation(
     settings = {
         "version": EVALUATION_VERSION,
         "decisions": _digest(decisions),
-        "about": about,
-        "summary": _finite(summary),
+        "about": asdict(about),
+        "summary": results.to_json(),
     }
     text = json.dumps(settings, indent=1, allow_nan=False) + "\n"
     write_atomically(directory / _SETTINGS, lambda path: path.write_text(text))
-    return Evaluation(about=about, summary=summary, decisions=decisions)
+    return Evaluation(about=about, results=results, decisions=decisions)
 
 
 def read_evaluation(run: Path) -> Evaluation:
@@ -158,7 +165,6 @@ def read_evaluation(run: Path) -> Evaluation:
     try:
         settings = json.loads(path.read_text())
         version, digest = settings["version"], settings["decisions"]
-        about, summary = settings["about"], settings["summary"]
     except (KeyError, TypeError, ValueError) as error:
         raise EvaluationError(f"{path}: expected an evaluation: {error!r}; {again}") from None
     if version != EVALUATION_VERSION:
@@ -170,16 +176,12 @@ def read_evaluation(run: Path) -> Evaluation:
             f"{decisions}: expected the decisions that {path.name} was written with, found others; "
             f"{again}"
         )
-    return Evaluation(about=about, summary=summary, decisions=decisions)
-
-
-def _finite(value: Any) -> Any:
-    """The same without NaN and infinity, which JSON lacks: None in their place."""
-    if isinstance(value, Mapping):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    try:
+        about = _ABOUT.validate_python(settings["about"])
+        results = Results.from_json(settings["summary"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise EvaluationError(f"{path}: expected figures: {error!r}; {again}") from None
+    return Evaluation(about=about, results=results, decisions=decisions)
 
 
 def _digest(path: Path) -> str:

@@ -15,19 +15,12 @@ from training.learn.calibration import auroc, expected_calibration_error
 
 
 def model_table(traces: TraceSet, split: str) -> dict[str, list[dict[str, Any]]]:
-    """Rows by level, by task and overall.
+    """Rows of shares, 0..1, by level, by task and overall, of each model of the default ladder.
 
-    Args:
-        traces: recorded attempts.
-        split: train, validation or test.
-
-    Returns:
-        Rows with the share of right answers in 0..1 per model of the default ladder:
-        pass@1, and where there are more than two attempts majority and pass@k. Where the
-        traces hold revisions: how often a revision fixes a wrong attempt, against how often
-        a fresh attempt at the same question is right, and how often it breaks a right one.
-        Where they hold verifier scores: AUROC, calibration error, and the accuracy of
-        choosing among all small attempts by score.
+    pass@1, and where there are more than two attempts majority and pass@k. Where the traces hold
+    revisions: how often a revision fixes a wrong attempt, against how often a fresh attempt at the
+    same question is right, and how often it breaks a right one. Where they hold verifier scores:
+    AUROC, calibration error, and the accuracy of choosing among all small attempts by score.
     """
     models = traces.models()
     table = build_table(traces, [split], [model.name for model in models])

@@ -103,14 +103,7 @@ def play_out(
     streams: Streams,
     watch: Watcher | None = None,
 ) -> None:
-    """Go on with all episodes until each of them is over.
-
-    Args:
-        replay: N episodes that have begun.
-        act: chooses actions, (N,), of those allowed, (N, A).
-        streams: what is drawn at random comes from.
-        watch: see `play`.
-    """
+    """Go on with N episodes that have begun until each is over; `act` chooses of a mask, (N, A)."""
     n = len(replay.episodes.price)
     rows, going = np.arange(n), np.ones(n, bool)
     while going.any():
@@ -132,7 +125,7 @@ def play_checkpoint(
 ) -> Played:
     """Play a controller; see `play`."""
     return play(
-        checkpoint.policy,
+        checkpoint.acting,
         table,
         checkpoint.config,
         price=price,

@@ -1,25 +1,37 @@
-"""Tables, intervals and claims from a comparison.
-
-Intervals come from a paired bootstrap over questions.
-"""
+"""Figures and intervals from a comparison: paired bootstrap over questions and over seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from controller.policy.rules import STATIC
-from training.compare.evaluate import CONTROLLER, Comparison
+from controller.process.types import Question
+from training.compare.evaluate import Comparison
+from training.compare.results import (
+    CONTROLLER,
+    QUANTITIES,
+    EqualAccuracy,
+    Headline,
+    Interval,
+    Lead,
+    Point,
+    Ratio,
+    Results,
+    SeedFigure,
+    Seeds,
+)
 from training.compare.simulate import Played
-from training.learn.seeds import summarise_seeds
 
 Floats = NDArray[np.float64]
 
 _RESAMPLES = 200
 """For ratios of compute, which take long."""
+_SEED_RESAMPLES = 2000
 _ACCURACIES = 5
 _CHEAPER = "whichever is cheaper"
 
@@ -37,34 +49,39 @@ class Bootstrap:
 
     def __init__(self, num_questions: int, resamples: int = 2000, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
-        counts = rng.multinomial(
-            num_questions, np.full(num_questions, 1 / num_questions), resamples
-        )
+        self.uniform = np.full(num_questions, 1 / num_questions)  # (Q,)
+        counts = rng.multinomial(num_questions, self.uniform, resamples)
         self.weights = counts / num_questions  # (B, Q)
-
-    def means(self, values: Floats) -> Floats:
-        """Mean of `values`, (Q,) or (Q, m), in each resample: (B,) or (B, m)."""
-        return np.asarray(self.weights @ values)
 
     def interval(self, values: Floats) -> tuple[float, float]:
         """95% interval of the mean of `values`, (Q,)."""
-        low, high = np.quantile(self.means(values), [0.025, 0.975])
+        low, high = np.quantile(self.weights @ values, [0.025, 0.975])
         return float(low), float(high)
 
 
+def count_distinct(questions: Sequence[Question]) -> int:
+    """Questions that ask something else; of bundled ones, order and wording aside."""
+    from envs.questions.bundled import TASKS, QuestionSource
+
+    sources: dict[tuple[str, str], QuestionSource] = {}
+
+    def asked(question: Question) -> str:
+        task, *numbers = question.question_id.split("/")
+        if task not in TASKS or task != question.dataset or len(numbers) != 2:
+            return question.text
+        place = task, numbers[0]
+        if place not in sources:
+            sources[place] = QuestionSource(task, int(numbers[0]))
+        return sources[place][int(numbers[1])].key
+
+    return len({asked(question) for question in questions})
+
+
 def cost_at_accuracy(accuracy: Floats, cost: Floats, target: float) -> float:
-    """Least mean cost at which mixtures of given operating points reach an accuracy.
+    """Least mean cost at which mixtures of operating points, (P,) each, reach an accuracy; or inf.
 
     Between two operating points one may toss a coin for each question, so the frontier
     is the lower convex hull of (accuracy, cost), the free point (0, 0) included.
-
-    Args:
-        accuracy: (P,).
-        cost: (P,).
-        target: accuracy to reach.
-
-    Returns:
-        Cost; inf if no mixture reaches the target.
     """
     x, y = np.append(accuracy, 0.0), np.append(cost, 0.0)
     reaching, below = x >= target, x < target
@@ -79,136 +96,79 @@ def cost_at_accuracy(accuracy: Floats, cost: Floats, target: float) -> float:
     return best
 
 
-def summarise(comparison: Comparison) -> dict[str, Any]:
-    """Tables of a comparison, ready for JSON.
-
-    Returns:
-        `policies`: per name and price accuracy, cost and utility with 95% intervals,
-        tokens, serial rounds and actions; `lead`: per rule and price, the controller's
-        utility less the rule's; `headline`: the controller's compute, relative to that of
-        each kind of rule, at the same accuracies; `oracles`: as `policies`, for what knows
-        more than can be seen; `promises`: what was asked for instead of a price, and what
-        became of it; `gap_closed`: per price, how much of the utility between the
-        best static mixture and the informed oracle the controller gains; `seeds`: see
-        `training.learn.seeds.summarise_seeds`; `tally`: names of counts; `others`: names of
-        other controllers, and `equal_accuracy`: compute of all controllers relative to the first
-        other one's at the same accuracy.
-    """
+def summarise(comparison: Comparison, questions: Sequence[Question]) -> Results:
+    """All figures of a comparison on some questions."""
     bootstrap = Bootstrap(len(comparison.levels))
-    rules = [name for name in comparison.played if name != CONTROLLER]
-    prices, tally = comparison.prices.tolist(), comparison.learning.tally
-    summary = {
-        "num_questions": len(comparison.levels),
-        "prices": prices,
-        "policies": {name: _rows(comparison, name, bootstrap) for name in comparison.played},
-        "lead": {
-            name: leads(
-                comparison.played[CONTROLLER],
-                comparison.played[name],
-                comparison.prices,
-                bootstrap,
-            )
-            for name in rules
+    played, prices = comparison.played, comparison.prices
+    return Results(
+        num_questions=len(comparison.levels),
+        num_distinct=count_distinct(questions),
+        prices=tuple(prices.tolist()),
+        policies={
+            name: _points(comparison, name, rows, bootstrap) for name, rows in played.items()
         },
-        "oracles": {
-            name: [row(p, price, bootstrap, tally) for p, price in zip(rows, prices, strict=True)]
+        lead={
+            name: tuple(_leads(played[CONTROLLER], rows, prices, bootstrap))
+            for name, rows in played.items()
+            if name != CONTROLLER
+        },
+        oracles={
+            name: _points(comparison, name, rows, bootstrap)
             for name, rows in comparison.oracles.items()
         },
-        "gap_closed": _gap_closed(comparison),
-        "headline": _headline(comparison, bootstrap),
-        "promises": comparison.promises,
-        "seeds": summarise_seeds(comparison.seeds),
-        "tally": list(tally),
-        "others": list(comparison.others),
-    }
-    if comparison.others:
-        summary["equal_accuracy"] = _equal_accuracy(comparison, bootstrap)
-    return summary
+        gap_closed=tuple(_gap_closed(comparison)),
+        headline=_headline(comparison, bootstrap),
+        promises=comparison.promises,
+        seeds=summarise_seeds(comparison.seeds),
+        tally=comparison.learning.tally,
+        others=comparison.others,
+        equal_accuracy=_equal_accuracy(comparison, bootstrap) if comparison.others else (),
+    )
 
 
-def _rows(comparison: Comparison, name: str, bootstrap: Bootstrap) -> list[dict[str, Any]]:
-    rows = []
-    for i, (played, price) in enumerate(
-        zip(comparison.played[name], comparison.prices, strict=True)
-    ):
-        entry = row(played, price, bootstrap, comparison.learning.tally)
-        if name in comparison.settings:
-            entry["setting"] = comparison.settings[name][i]
-        rows.append(entry)
-    return rows
+def _points(
+    comparison: Comparison, name: str, played: Sequence[Played], bootstrap: Bootstrap
+) -> tuple[Point, ...]:
+    tally, settings = comparison.learning.tally, comparison.settings.get(name)
+
+    def point(i: int, price: float) -> Point:
+        row, found = played[i], dict[str, Any]()
+        measured = row.right, row.cost, row.utility(price)
+        for quantity, values in zip(QUANTITIES, measured, strict=True):
+            found[quantity] = float(values.mean())
+            found[f"{quantity}_interval"] = bootstrap.interval(values)
+        return Point(
+            price=price,
+            **found,
+            tokens=float(row.tokens.mean()),
+            serial_rounds=float(row.rounds.mean()),
+            counts=dict(zip(tally, row.actions.mean(0).tolist(), strict=True)),
+            setting=settings[i] if settings else None,
+        )
+
+    return tuple(point(i, price) for i, price in enumerate(comparison.prices.tolist()))
 
 
-def rule_leads(summary: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The controller's leads over rules; other controllers are none."""
-    return {n: rows for n, rows in summary["lead"].items() if n not in summary["others"]}
+def _leads(
+    ours: Sequence[Played], theirs: Sequence[Played], prices: Floats, bootstrap: Bootstrap
+) -> Iterator[Lead]:
+    for price, mine, other in zip(prices.tolist(), ours, theirs, strict=True):
+        difference = mine.utility(price) - other.utility(price)
+        low, high = bootstrap.interval(difference)
+        yield Lead(
+            price=price, lead=float(difference.mean()), interval=(low, high), behind=high < 0
+        )
 
 
-def closest_rule(summary: dict[str, Any], i: int) -> tuple[str, dict[str, Any]]:
-    """The rule that the controller leads least at price number i, and that lead."""
-    rules = rule_leads(summary)
-    return min(((name, rows[i]) for name, rows in rules.items()), key=lambda r: r[1]["lead"])
-
-
-def behind(summary: dict[str, Any]) -> str:
-    """Where the controller is behind a rule beyond its interval, in words."""
-    places = [
-        f"{name} at {row['price']:.1e}"
-        for name, rows in rule_leads(summary).items()
-        for row in rows
-        if row["behind"]
-    ]
-    return ", ".join(places) or "nowhere"
-
-
-def row(played: Played, price: float, bootstrap: Bootstrap, tally: Sequence[str]) -> dict[str, Any]:
-    """How a policy did at a price, with 95% intervals; `tally` names what it counted."""
-    found: dict[str, Any] = {"price": float(price)}
-    for quantity, values in (
-        ("accuracy", played.right),
-        ("cost", played.cost),
-        ("utility", played.utility(price)),
-    ):
-        found[quantity] = float(values.mean())
-        found[f"{quantity}_interval"] = bootstrap.interval(values)
-    return found | {
-        "tokens": float(played.tokens.mean()),
-        "serial_rounds": float(played.rounds.mean()),
-        **dict(zip(tally, played.actions.mean(0).tolist(), strict=True)),
-    }
-
-
-def _gap_closed(comparison: Comparison) -> list[float]:
-    shares: list[float] = []
-    if not comparison.oracles:
-        return shares
-    for i, price in enumerate(comparison.prices):
+def _gap_closed(comparison: Comparison) -> Iterator[float]:
+    for i, price in enumerate(comparison.prices if comparison.oracles else ()):
         bottom = max(comparison.played[n][i].utility(price).mean() for n in STATIC)
         top = comparison.oracles["informed oracle"][i].utility(price).mean()
         ours = comparison.played[CONTROLLER][i].utility(price).mean()
-        shares.append(float((ours - bottom) / max(top - bottom, 1e-9)))
-    return shares
+        yield float((ours - bottom) / max(top - bottom, 1e-9))
 
 
-def leads(
-    ours: Sequence[Played], theirs: Sequence[Played], prices: Floats, bootstrap: Bootstrap
-) -> list[dict[str, Any]]:
-    """Utility of one policy less another's at each price, (P,), with intervals."""
-    rows = []
-    for price, mine, other in zip(prices, ours, theirs, strict=True):
-        difference = mine.utility(price) - other.utility(price)
-        low, high = bootstrap.interval(difference)
-        rows.append(
-            {
-                "price": float(price),
-                "lead": float(difference.mean()),
-                "interval": (low, high),
-                "behind": high < 0,
-            }
-        )
-    return rows
-
-
-def points(played: Sequence[Played], weights: Floats) -> tuple[Floats, Floats]:
+def _reached(played: Sequence[Played], weights: Floats) -> tuple[Floats, Floats]:
     """Accuracy and cost at each price, for questions weighted by `weights`, (Q,)."""
     return (
         np.array([weights @ p.right for p in played]),
@@ -216,7 +176,8 @@ def points(played: Sequence[Played], weights: Floats) -> tuple[Floats, Floats]:
     )
 
 
-def _headline(comparison: Comparison, bootstrap: Bootstrap) -> dict[str, Any]:
+def _headline(comparison: Comparison, bootstrap: Bootstrap) -> dict[str, Headline]:
+    """The controller's compute over that of each kind of rule that was played."""
     names = comparison.played
     kinds = {
         "self-consistency": [n for n in names if n.startswith("self-consistency-")],
@@ -226,92 +187,20 @@ def _headline(comparison: Comparison, bootstrap: Bootstrap) -> dict[str, Any]:
         **comparison.learning.kinds,
         **{name: [name] for name in comparison.others},
     }
-    return compute_at_equal_accuracy(
-        comparison.played,
-        CONTROLLER,
-        kinds,
-        single=comparison.learning.single,
-        bootstrap=bootstrap,
-    )
-
-
-def _equal_accuracy(comparison: Comparison, bootstrap: Bootstrap) -> list[dict[str, Any]]:
-    """Compute at equal accuracy, from what one small attempt reaches up to what all reach.
-
-    Resampled questions are harder or easier, so each resample has accuracies of its own.
-    """
-    base, *more = comparison.others
-    kinds = {name: [name] for name in (CONTROLLER, *more)}
-    kinds[_CHEAPER] = [*kinds, base]
-
-    def compare(weights: Floats) -> tuple[Floats, Floats]:
-        """Accuracies, (A,), and ratios, (kinds, A)."""
-        reached = {name: points(comparison.played[name], weights) for name in kinds[_CHEAPER]}
-        bottom = weights @ comparison.played[comparison.learning.single][0].right
-        top = min(right.max() for right, _ in reached.values())
-        accuracies = np.linspace(bottom, top, _ACCURACIES)
-
-        def costs(names: Sequence[str]) -> Floats:
-            known = [reached[name] for name in names]
-            right, cost = (np.concatenate(parts) for parts in zip(*known, strict=True))
-            return np.array([cost_at_accuracy(right, cost, accuracy) for accuracy in accuracies])
-
-        with np.errstate(invalid="ignore"):  # where all give up, nothing is compared with nothing
-            return accuracies, np.stack([costs(names) for names in kinds.values()]) / costs([base])
-
-    accuracies, found = compare(np.full(len(comparison.levels), 1 / len(comparison.levels)))
-    resampled = [compare(weights)[1] for weights in bootstrap.weights[:_RESAMPLES]]
-    low, high = np.quantile([found, *resampled], [0.025, 0.975], axis=0)
-    figures = np.stack([found, low, high], axis=-1)  # (kinds, A, 3)
-    return [
-        {
-            "accuracy": float(accuracy),
-            "compute": {
-                kind: {"ratio": float(ratio), "interval": (float(least), float(most))}
-                for kind, (ratio, least, most) in zip(kinds, at, strict=True)
-            },
-        }
-        for accuracy, at in zip(accuracies, figures.swapaxes(0, 1), strict=True)
-    ]
-
-
-def compute_at_equal_accuracy(
-    played: Mapping[str, Sequence[Played]],
-    ours: str,
-    kinds: Mapping[str, Sequence[str]],
-    *,
-    single: str,
-    bootstrap: Bootstrap,
-) -> dict[str, Any]:
-    """A policy's compute over that of each kind of rule, with intervals.
-
-    Args:
-        played: by policy name, one entry per price.
-        ours: name of the policy.
-        kinds: names of rules by kind; those that were not played are left out.
-        single: name of the rule that makes one small attempt, where accuracies begin.
-        bootstrap: over the questions.
-
-    Returns:
-        By kind `ratio`, its `interval` and the `accuracies` that it is the mean over.
-    """
-    uniform = np.full(bootstrap.weights.shape[1], 1 / bootstrap.weights.shape[1])
     headline = {}
     for kind, members in kinds.items():
-        names = [name for name in members if name in played]
-        if not names:
+        rivals = [names[name] for name in members if name in names]
+        if not rivals:
             continue
-        contest = played[ours], [played[name] for name in names], played[single][0]
-        accuracies, ratio = _cost_ratio(*contest, uniform)
+        contest = names[CONTROLLER], rivals, names[comparison.learning.single][0]
+        accuracies, ratio = _cost_ratio(*contest, bootstrap.uniform)
         low = high = ratio
         if not np.isnan(ratio):
-            resampled = [_cost_ratio(*contest, w)[1] for w in bootstrap.weights[:_RESAMPLES]]
-            low, high = np.nanquantile(resampled, [0.025, 0.975])
-        headline[kind] = {
-            "ratio": ratio,
-            "interval": (float(low), float(high)),
-            "accuracies": accuracies,
-        }
+            resamples = [_cost_ratio(*contest, w)[1] for w in bootstrap.weights[:_RESAMPLES]]
+            low, high = np.nanquantile(resamples, [0.025, 0.975])
+        headline[kind] = Headline(
+            ratio=ratio, interval=(float(low), float(high)), accuracies=tuple(accuracies)
+        )
     return headline
 
 
@@ -327,9 +216,8 @@ def _cost_ratio(
     the most that both the controller and the best of these rules reach up to the latter. NaN
     where that is none at all.
     """
-    ours = points(controller, weights)
-    rivals = [points(rule, weights) for rule in rules]
-    theirs = np.concatenate([a for a, _ in rivals]), np.concatenate([c for _, c in rivals])
+    ours = _reached(controller, weights)
+    theirs = _together([_reached(rule, weights) for rule in rules])
     bottom = float(weights @ single.right)
     top = float(min(theirs[0].max(), ours[0].max()))
     if top <= 0:
@@ -341,3 +229,87 @@ def _cost_ratio(
     )
     ratios = [cost_at_accuracy(*ours, a) / cost_at_accuracy(*theirs, a) for a in accuracies]
     return accuracies, float(np.exp(np.mean(np.log(ratios))))
+
+
+def _together(reached: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
+    right, cost = (np.concatenate(parts) for parts in zip(*reached, strict=True))
+    return right, cost
+
+
+def _equal_accuracy(comparison: Comparison, bootstrap: Bootstrap) -> tuple[EqualAccuracy, ...]:
+    """Compute at equal accuracy, from what one small attempt reaches up to what all reach.
+
+    Resampled questions are harder or easier, so each resample has accuracies of its own.
+    """
+    base, *more = comparison.others
+    kinds = {name: [name] for name in (CONTROLLER, *more)}
+    kinds[_CHEAPER] = [*kinds, base]
+
+    def compare(weights: Floats) -> tuple[Floats, Floats]:
+        """Accuracies, (A,), and ratios, (kinds, A)."""
+        reached = {name: _reached(comparison.played[name], weights) for name in kinds[_CHEAPER]}
+        bottom = weights @ comparison.played[comparison.learning.single][0].right
+        top = min(right.max() for right, _ in reached.values())
+        accuracies = np.linspace(bottom, top, _ACCURACIES)
+
+        def costs(names: Sequence[str]) -> Floats:
+            known = _together([reached[name] for name in names])
+            return np.array([cost_at_accuracy(*known, accuracy) for accuracy in accuracies])
+
+        with np.errstate(invalid="ignore"):  # where all give up, nothing is compared with nothing
+            return accuracies, np.stack([costs(names) for names in kinds.values()]) / costs([base])
+
+    accuracies, found = compare(bootstrap.uniform)
+    resamples = [compare(weights)[1] for weights in bootstrap.weights[:_RESAMPLES]]
+    low, high = np.quantile([found, *resamples], [0.025, 0.975], axis=0)
+    figures = np.stack([found, low, high], axis=-1).swapaxes(0, 1).tolist()  # (A, kinds, 3)
+    return tuple(
+        EqualAccuracy(
+            accuracy=float(accuracy),
+            compute={
+                kind: Ratio(ratio=ratio, interval=(low, high))
+                for kind, (ratio, low, high) in zip(kinds, at, strict=True)
+            },
+        )
+        for accuracy, at in zip(accuracies, figures, strict=True)
+    )
+
+
+def summarise_seeds(utility: Floats) -> Seeds:
+    """Mean and interquartile mean of utility, (S, P), over seeds and prices.
+
+    Source: Agarwal et al. 2021 (arXiv 2108.13264), sections 4.1 and 4.3.
+    """
+    rows = tuple(tuple(row) for row in utility.tolist())
+    if len(rows) < 2:
+        return Seeds(utility=rows)
+    return Seeds(
+        utility=rows, mean=_seed_figure(utility, _mean), iqm=_seed_figure(utility, _middle_mean)
+    )
+
+
+def _mean(*columns: Floats, axis: int = -1) -> Any:
+    return np.mean(np.concatenate(columns, axis), axis)
+
+
+def _middle_mean(*columns: Floats, axis: int = -1) -> Any:
+    return stats.trim_mean(np.concatenate(columns, axis), 0.25, axis)
+
+
+def _seed_figure(utility: Floats, statistic: Any) -> SeedFigure:
+    by_price = tuple(utility.T)
+
+    def interval(whole_seeds: bool) -> Interval:
+        low, high = stats.bootstrap(
+            by_price,
+            statistic,
+            paired=whole_seeds,
+            method="percentile",
+            n_resamples=_SEED_RESAMPLES,
+            rng=np.random.default_rng(0),
+        ).confidence_interval
+        return float(low), float(high)
+
+    return SeedFigure(
+        value=float(statistic(*by_price)), interval=interval(True), stratified=interval(False)
+    )

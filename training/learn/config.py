@@ -29,14 +29,7 @@ def check_range(
     least: float = -inf,
     most: float = inf,
 ) -> None:
-    """Numbers, or each number of a tuple, in a range.
-
-    Args:
-        config: holds the fields.
-        names: of the fields.
-        above: values must be greater.
-        least: values must not be less.
-        most: values must not be greater.
+    """Refuse fields whose number, or a number of whose tuple, is outside a range.
 
     Raises:
         ConfigError: one is outside, or not a number.

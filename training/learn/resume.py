@@ -1,8 +1,13 @@
-"""Resumable training state in safetensors and JSON, replaced atomically."""
+"""What a training leaves in its directory: a state to resume from, and its curve.
+
+The state is safetensors and JSON, replaced atomically; the curve holds the metrics of every update,
+one JSON object a line.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +16,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from envs.traces.format import write_atomically
+
+CURVE = "metrics.jsonl"
+"""File of a run's `training/` directory."""
 
 _EXTRA = "extra/"
 
@@ -22,15 +32,7 @@ def save_state(
     progress: Mapping[str, Any],
     extra: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write weights, optimiser state and progress; the JSON, written last, makes it valid.
-
-    Args:
-        directory: created if missing; an older state in it is replaced.
-        model: its parameters are stored under their names.
-        optimizers: their per-parameter tensors are stored.
-        progress: whatever else resuming needs, as JSON.
-        extra: further tensors, returned by `load_state` under the same names.
-    """
+    """Write weights, optimisers, progress and tensors; the JSON, written last, makes it valid."""
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {f"model/{name}": p.detach().clone() for name, p in model.named_parameters()}
     for i, optimizer in enumerate(optimizers):
@@ -73,3 +75,38 @@ def load_state(
         optimizer.load_state_dict({"state": state, "param_groups": groups})
     extra = {k.removeprefix(_EXTRA): v for k, v in tensors.items() if k.startswith(_EXTRA)}
     return manifest["progress"], extra
+
+
+class Curve:
+    """Appends to `path`; lines beyond the update that a training resumes from are dropped.
+
+    Args:
+        path: JSONL file; created if missing.
+        steps: environment steps that the training has behind it.
+    """
+
+    def __init__(self, path: Path, steps: int) -> None:
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in read_curve(path) if line["global_step"] <= steps]
+        text = "".join(_line(entry) for entry in kept)
+        write_atomically(path, lambda temporary: temporary.write_text(text))
+
+    def add(self, steps: int, metrics: Mapping[str, float]) -> None:
+        """Append the metrics of one update."""
+        with self._path.open("a") as file:
+            file.write(_line({"global_step": steps, **metrics}))
+
+
+def read_curve(path: Path) -> list[dict[str, float]]:
+    """Metrics per update, by name; empty without a file.
+
+    The last line is left out if a killed training wrote only a part of it.
+    """
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def _line(entry: Mapping[str, float]) -> str:
+    finite = {name: value for name, value in entry.items() if math.isfinite(value)}
+    return json.dumps(finite, allow_nan=False) + "\n"

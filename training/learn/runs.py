@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from types import FrameType
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
 
 from controller.checkpoint import AnyCheckpoint, load_any
 from envs.granularity import read_traces
 from envs.traces.format import write_atomically
+from training.compare.results import Seeds
 from training.compare.simulate import play_checkpoint
+from training.compare.summary import summarise_seeds
 from training.learn.config import TrainConfig
-from training.learn.interrupt import asked_to_stop
-from training.learn.jobs import TrainJob, tracker_of, wandb_environment
-from training.learn.ray_train import train_on_cluster
-from training.learn.seeds import summarise_seeds
+from training.learn.jobs import TrainJob, tracker_of, train_on_cluster, wandb_environment
 from training.learn.settings import Settings, store
 from training.learn.threads import limit_threads
 from training.learn.train import ControllerTraining, Prepared, prepare, suited
 from training.record.cluster import Cluster
+from training.report.show import print_seeds
 from training.report.view import progress_bar, training_view
 
 Floats = NDArray[np.float64]
@@ -53,6 +55,31 @@ def seed_directories(paths: Sequence[Path]) -> list[Path]:
         return sorted(found, key=lambda p: int(p.name.removeprefix("seed-")))
 
     return [p for path in paths for p in seeds(path) or [path]]
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """Turn the first SIGINT or SIGTERM into a request, which the yielded function tells of.
+
+    The second one raises KeyboardInterrupt at once. Outside the main thread, which alone
+    receives signals, nothing is ever asked.
+    """
+    asked = threading.Event()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def train_all(settings: Settings, console: Console) -> None:
@@ -83,11 +110,14 @@ def train_all(settings: Settings, console: Console) -> None:
             training = ControllerTraining(traces, config, out, prepared)
             checkpoints.append(_trained(training, settings, stop, console))
             console.print(f"{out}: validation utility {training.utility:.4f}", highlight=False)
+            if floor := checkpoints[-1].floor:
+                console.print(f"{out}: {floor}", highlight=False, soft_wrap=True)
     if len(runs) > 1:
-        summary = _score(checkpoints, prepared)
-        text = json.dumps(summary, indent=1)
+        prices = prepared.prices.grid(SCORED_PRICES)
+        seeds = _score(checkpoints, prepared, prices)
+        text = json.dumps({"prices": prices.tolist(), **asdict(seeds)}, indent=1)
         write_atomically(settings.run.out / "seeds.json", lambda path: path.write_text(text))
-        print_seeds(console, summary)
+        print_seeds(console, seeds)
 
 
 def _train_on_cluster(
@@ -119,7 +149,7 @@ def _trained(
         tracker_of(training, settings.run.traces, str(training.out), settings.run.wandb) as tracker,
         training_view(Console(stderr=True), training.out.name, training.ppo.steps, total) as view,
     ):
-        checkpoint = training.run(tracker, view, stop)
+        checkpoint = training.run(tracker, view, stop, lambda text: console.print(text))
     if tracker.offline_directory:
         console.print(
             f"W&B, with an account: wandb sync {tracker.offline_directory}",
@@ -129,31 +159,20 @@ def _trained(
     return checkpoint
 
 
-def _score(checkpoints: list[AnyCheckpoint], prepared: Prepared) -> dict[str, Any]:
-    """How the seeds do on questions that no training has looked at; see `summarise_seeds`.
+def _score(checkpoints: list[AnyCheckpoint], prepared: Prepared, prices: Floats) -> Seeds:
+    """How the seeds do on questions that no training has looked at.
 
     Those are the half of the validation split that is held back; the test split is left to
     `allot evaluate`.
     """
-    prices = prepared.prices.grid(SCORED_PRICES)
-    utility = np.array(
-        [
+    return summarise_seeds(
+        np.array(
             [
-                play_checkpoint(checkpoint, prepared.calibration, price).utility(price).mean()
-                for price in prices
+                [
+                    play_checkpoint(checkpoint, prepared.calibration, price).utility(price).mean()
+                    for price in prices
+                ]
+                for checkpoint in checkpoints
             ]
-            for checkpoint in checkpoints
-        ]
-    )  # (S, P)
-    return {"prices": prices.tolist(), **summarise_seeds(utility)}
-
-
-def print_seeds(console: Console, summary: dict[str, Any]) -> None:
-    """Print what `summarise_seeds` says of several seeds."""
-    count = len(summary["utility"])
-    table = Table(f"utility of {count} seeds", "value", "95%", "95%, each price apart", box=None)
-    for name, title in (("mean", "mean"), ("iqm", "interquartile mean")):
-        entry = summary[name]
-        intervals = ("{:.4f} to {:.4f}".format(*entry[kind]) for kind in ("interval", "stratified"))
-        table.add_row(title, f"{entry['value']:.4f}", *intervals)
-    console.print(table, "")
+        )  # (S, P)
+    )

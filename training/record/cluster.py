@@ -115,14 +115,7 @@ def connected(cluster: Cluster) -> Iterator[Any]:
 def map_on(
     cluster: Cluster | None, function: Callable[..., Result], items: Sequence[Item], *shared: Any
 ) -> list[Result]:
-    """Call a function on each of some items, in this process or on a cluster.
-
-    Args:
-        cluster: None for this process.
-        function: takes an item and what is shared; must not change either.
-        items: in the order of the results.
-        shared: further arguments, sent to each machine once.
-    """
+    """Call a function on each of some items and what is shared, in this process or on a cluster."""
     if cluster is None:
         return [function(item, *shared) for item in items]
     with connected(cluster) as ray:

@@ -8,7 +8,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,11 +67,10 @@ class Parts:
 
     def flush(self) -> None:
         """Write a part, unless there is nothing to write; what was recorded comes last."""
-        number = len(list(self.work.glob(f"{self.recorded}-*.parquet")))
         for table, rows in self._rows.items():
             if rows:
                 part = pa.Table.from_pylist(rows, schema=self.schemas[table])
-                write_table(self.work / f"{table}-{number:05d}.parquet", part)
+                write_table(self.next_path(table), part)
                 rows.clear()
         self._flushed = time.monotonic()
 
@@ -81,72 +80,56 @@ class Parts:
         parts = sorted(self.work.glob(f"{table}-*.parquet"))
         return [self.out / f"{table}.parquet", *parts] if finished else parts
 
-    def read(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """Rows of a table, of all parts; columns that an older part lacks are null there."""
-        schema = self.schemas[table]
-        if columns is not None:
-            schema = pa.schema([schema.field(name) for name in columns])
-        found = [schema.empty_table()]
-        for path in self.paths(table):
-            names = set(pq.read_schema(path).names)
-            part = pq.read_table(path, columns=[n for n in schema.names if n in names])
-            for field in schema:
-                if field.name not in names:
-                    part = part.append_column(field, pa.nulls(len(part), field.type))
-            found.append(part.select(schema.names).cast(schema))
-        return pa.concat_tables(found)
+    def rows(self, table: str) -> ds.Dataset:
+        """Rows of a table, on disk; columns that an older part lacks are null there."""
+        return ds.dataset(list(map(str, self.paths(table))), schema=self.schemas[table])
+
+    def read(self, table: str, columns: Sequence[str]) -> dict[str, list[Any]]:
+        """Some columns of a table, in memory."""
+        if not self.paths(table):
+            return {name: [] for name in columns}
+        return dict(self.rows(table).to_table(columns=list(columns)).to_pydict())
 
     def held(self) -> dict[str, set[tuple[str, int]]]:
         """What has been recorded of each question: attempts by model and index, or all at once."""
         held: dict[str, set[tuple[str, int]]] = {}
         if "model" not in self.schemas[self.recorded].names:
-            rows = self.read(self.recorded, ("question_id",))
-            return {question: {WHOLE} for question in rows["question_id"].unique().to_pylist()}
-        columns = ("question_id", "model", "index", "parent_id")
-        rows = self.read(self.recorded, columns)
-        found = zip(*(rows[name].to_pylist() for name in columns), strict=True)
-        for question, model, index, parent in found:
+            found = self.read(self.recorded, ("question_id",))["question_id"]
+            return {question: {WHOLE} for question in found}
+        rows = self.read(self.recorded, ("question_id", "model", "index", "parent_id"))
+        for question, model, index, parent in zip(*rows.values(), strict=True):
             if parent is None:
                 held.setdefault(question, set()).add((model, index))
         return held
 
     def held_questions(self) -> set[str]:
         """Questions whose own row has been recorded."""
-        return set(self.read("questions", ("question_id",))["question_id"].to_pylist())
+        return set(self.read("questions", ("question_id",))["question_id"])
 
-    def replace(self, table: str, rows: pa.Table, order: Sequence[int]) -> None:
-        """Write the trace set's own table, a row group at a time.
-
-        Args:
-            table: its name.
-            rows: that it is made of.
-            order: places of those that it holds, in order.
-        """
-        stored, places = ds.dataset(rows), np.asarray(order, np.int64)
+    def write(self, path: Path, table: str, places: Sequence[int]) -> None:
+        """Write rows of a table, by their places in `rows`; one row group at a time in memory."""
+        rows, order = self.rows(table), np.asarray(places, np.int64)
 
         def write(temporary: Path) -> None:
-            with pq.ParquetWriter(temporary, rows.schema, compression="zstd") as writer:
-                for begin in range(0, max(len(places), 1), ROW_GROUP):
-                    writer.write_table(stored.take(pa.array(places[begin : begin + ROW_GROUP])))
+            with pq.ParquetWriter(temporary, self.schemas[table], compression="zstd") as writer:
+                for begin in range(0, max(len(order), 1), ROW_GROUP):
+                    writer.write_table(rows.take(pa.array(order[begin : begin + ROW_GROUP])))
 
-        write_atomically(self.out / f"{table}.parquet", write)
+        write_atomically(path, write)
 
-    def clear(self, left: Mapping[str, pa.Table]) -> None:
-        """Let go of the parts.
+    def next_path(self, table: str) -> Path:
+        """File of the next part."""
+        return self.work / f"{table}-{len(list(self.work.glob(f'{table}-*.parquet'))):05d}.parquet"
 
-        Args:
-            left: rows by table that go on being a part; if there are none, no trace of the
-                recording is left.
-        """
-        if not any(len(rows) for rows in left.values()):
+    def clear(self, left: Collection[Path]) -> None:
+        """Let go of all parts but some; if none is left, no trace of the recording is."""
+        if not left:
             shutil.rmtree(self.work)
             return
-        before = [path for table in self.schemas for path in sorted(self.work.glob(f"{table}-*"))]
-        for table, rows in left.items():
-            write_table(self.work / f"{table}-00000.parquet", rows)
-        for path in before:
-            if not path.name.endswith("-00000.parquet"):
-                path.unlink()
+        for table in self.schemas:
+            for path in self.work.glob(f"{table}-*.parquet"):
+                if path not in left:
+                    path.unlink()
 
 
 @contextmanager

@@ -132,13 +132,7 @@ class Plan:
         ]
 
     def write_manifest(self, parts: Parts, whole: Sequence[Asked], more: Mapping[str, Any]) -> None:
-        """Write `trace.json`, which makes the set valid.
-
-        Args:
-            parts: whose tables are in place.
-            whole: questions of the set.
-            more: further notes.
-        """
+        """Write `trace.json` about the whole questions, which makes the set valid."""
         manifest = {
             **self.manifest,
             "digest": tables_digest(parts.out, [f"{table}.parquet" for table in parts.schemas]),

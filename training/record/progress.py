@@ -1,20 +1,25 @@
-"""What one sees while models are recorded: a live line, or plain ones without a terminal."""
+"""What one sees of a recording: a line while models write, and a row per model at its end."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from controller.process.types import CUT
 from training.record.parts import Rows
-from training.record.recording import Recording, Watch
+
+Watch = Callable[[Mapping[str, Rows]], None]
+"""Is shown rows as they are recorded, by the tables' names."""
 
 _QUIET_S = 60.0
 """Longest time between two plain lines."""
@@ -32,11 +37,9 @@ class RecordingView:
         self._total = self._before = self._done = self._tokens = self._read = self._cut = 0
         self._started = self._printed = time.monotonic()
 
-    def begin(self, recording: Recording) -> Watch:
-        """See what there is and what is missing; returns what is to be called with new rows."""
-        left = sum(len(i) for m in recording.missing() for i in m.indices.values())
-        self._total = len(recording.plan.questions) * sum(recording.plan.wanted.values())
-        self._before = self._total - left
+    def begin(self, total: int, left: int) -> Watch:
+        """Of attempts that are wanted some are missing; returns what is called with new rows."""
+        self._total, self._before = total, total - left
         self._started = time.monotonic()
         self._print()
         return self._see
@@ -84,6 +87,69 @@ def recording_view(console: Console) -> Iterator[RecordingView]:
     view = RecordingView(None)
     with Live(get_renderable=lambda: str(view), console=console, refresh_per_second=2):
         yield view
+
+
+_COLUMNS = (
+    "question_id",
+    "model",
+    "parent_id",
+    "answer",
+    "correct",
+    "completion_tokens",
+    "prompt_tokens",
+    "cached_tokens",
+    "finish_reason",
+    "error",
+)
+
+
+def summary(
+    out: Path, speeds: Mapping[str, float] | None = None
+) -> dict[str, dict[str, float | None]]:
+    """How each model did, revisions aside.
+
+    Args:
+        out: directory of the tables.
+        speeds: tokens per second by model, where they were measured.
+
+    Returns:
+        By model: `attempts`; shares of them that could be `read`, were `cut`, `failed` and were
+        `right`; the share of questions whose most frequent answer is right, `majority`; `tokens`
+        per attempt, `tokens_per_s` and the share of the prompts that was `cached`.
+    """
+    rows = pq.read_table(out / "attempts.parquet", columns=list(_COLUMNS)).to_pylist()
+    by_model: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["parent_id"] is None:
+            by_model.setdefault(row["model"], []).append(row)
+    return {
+        model: {**_shares(own), "tokens_per_s": (speeds or {}).get(model)}
+        for model, own in by_model.items()
+    }
+
+
+def _shares(rows: list[dict[str, Any]]) -> dict[str, float | None]:
+    votes: dict[str, Counter[str]] = {}
+    right = set()
+    for row in rows:
+        counts = votes.setdefault(row["question_id"], Counter())
+        if row["answer"] is not None:
+            counts[row["answer"]] += 1
+        if row["correct"]:
+            right.add((row["question_id"], row["answer"]))
+    leaders = [(q, counts.most_common(1)[0][0]) for q, counts in votes.items() if counts]
+    prompts = sum(row["prompt_tokens"] for row in rows)
+    n = len(rows)
+    return {
+        "attempts": n,
+        "read": sum(row["answer"] is not None for row in rows) / n,
+        "cut": sum(row["finish_reason"] == CUT for row in rows) / n,
+        "failed": sum(row["error"] is not None for row in rows) / n,
+        "right": sum(bool(row["correct"]) for row in rows) / n,
+        "majority": sum(leader in right for leader in leaders) / len(votes),
+        "tokens": sum(row["completion_tokens"] for row in rows) / n,
+        "cached": sum(row["cached_tokens"] or 0 for row in rows) / prompts if prompts else None,
+    }
 
 
 def summary_table(summary: Mapping[str, Mapping[str, Any]]) -> Table:

@@ -40,13 +40,7 @@ FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class ServedModel:
-    """A model behind a server.
-
-    Attributes:
-        spec: of the model.
-        rung: place among all models that are recorded.
-        connect: makes a backend that asks it, as rung 0.
-    """
+    """A model behind a server, its place among all that are recorded, and a way to ask it."""
 
     spec: ModelSpec
     rung: int
@@ -114,13 +108,7 @@ class ServerQueue:
         pace: Pace,
         note: Callable[[Sequence[Attempt], int], None],
     ) -> None:
-        """Record what its models lack.
-
-        Args:
-            todo: what is missing.
-            config: of the recording.
-            pace: that it keeps.
-            note: called with an attempt and its revisions, and the model's rung.
+        """Record what its models lack; `note` is told of attempts, their revisions, and rungs.
 
         Raises:
             BackendError: the server does not answer.
@@ -157,8 +145,7 @@ class ServerQueue:
     ) -> list[Attempt]:
         """An attempt and its revisions."""
         rung, question = turn.model.rung, turn.question
-        action = ActionKind.SAMPLE if config.tier(rung) == "small" else ActionKind.ESCALATE
-        request = Request(question=question, action=action, index=index)
+        request = Request(question=question, action=config.action(rung), index=index)
         chain = [await self._attempt(backend, turn.model, request)]
         for _ in range(config.revision_depth if config.is_revised(rung, index) else 0):
             if chain[-1].error is not None:

@@ -20,8 +20,8 @@ from controller.errors import AllotError, BackendError
 from controller.process.types import ModelSpec
 from training.record.cluster import Cluster, connected, num_workers
 from training.record.parts import Rows
-from training.record.recording import Add, Missing, RecordConfig, shard_size
-from training.record.sources import Source
+from training.record.progress import Watch
+from training.record.recording import Missing, RecordConfig, Source, shard_size
 
 SHARDS_EACH = 2
 """Shards that a worker has at a time: one that it records and the next."""
@@ -75,14 +75,7 @@ class ShardWorker:
 
 @dataclass(eq=False)
 class _Worker:
-    """A worker as seen from here.
-
-    Attributes:
-        actor: its handle.
-        starting: what its start will return.
-        node: id of its machine; None until it has started.
-        shards: that it has, by what it will return, the oldest first.
-    """
+    """A worker as seen from here: its machine once it has started, its shards by their results."""
 
     actor: Any
     starting: Any
@@ -91,13 +84,7 @@ class _Worker:
 
 
 class RayRecorder:
-    """Records shards on a cluster; leave its context to let go of the workers.
-
-    Args:
-        source: of the models.
-        config: how much to record.
-        cluster: where.
-    """
+    """Records shards on a cluster; leave its context to let go of the workers."""
 
     def __init__(self, source: Source, config: RecordConfig, cluster: Cluster) -> None:
         self._source, self.config, self._cluster = source, config, cluster
@@ -150,7 +137,7 @@ class RayRecorder:
         machines = len(set(nodes))
         return f"{_count(len(nodes), 'worker')}, {_count(machines, 'machine')}"
 
-    def record(self, todo: Sequence[Missing], add: Add) -> None:
+    def record(self, todo: Sequence[Missing], add: Watch) -> None:
         """Record in shards, each added whole, in the order in which workers finish them.
 
         Raises:

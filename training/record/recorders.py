@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -16,8 +17,9 @@ from envs.questions.grader import Grader
 from envs.traces.format import ATTEMPT_SCHEMA
 from training.record.parts import Rows
 from training.record.plans import question_row
+from training.record.progress import Watch
 from training.record.queues import Pace, ServerQueue
-from training.record.recording import Add, Missing, RecordConfig, shard_size
+from training.record.recording import Missing, RecordConfig, shard_size
 
 Result = TypeVar("Result")
 
@@ -47,7 +49,7 @@ class LocalRecorder:
         """The backend's."""
         return self.backend.models
 
-    def record(self, todo: Sequence[Missing], add: Add) -> None:
+    def record(self, todo: Sequence[Missing], add: Watch) -> None:
         """Record one shard after the other."""
         for shard in self.shards(todo):
             add(self.record_shard(shard))
@@ -89,8 +91,7 @@ class LocalRecorder:
 
     def _requests(self, missing: Missing) -> Iterable[Request]:
         for rung, model in enumerate(self.models):
-            small = self.config.tier(self.rungs[rung]) == "small"
-            action = ActionKind.SAMPLE if small else ActionKind.ESCALATE
+            action = self.config.action(self.rungs[rung])
             for index in missing.indices.get(model.name, ()):
                 yield Request(question=missing.question, action=action, rung=rung, index=index)
 
@@ -129,14 +130,7 @@ class LocalRecorder:
 
 
 class MixedRecorder:
-    """Records with models in this process and behind servers, all of them at the same time.
-
-    Args:
-        local: of the models in this process; None if there are none.
-        servers: a queue for each.
-        grader: grades attempts.
-        config: how much to record.
-    """
+    """Records with models in this process and behind servers, all of them at the same time."""
 
     def __init__(
         self,
@@ -155,7 +149,7 @@ class MixedRecorder:
             found |= dict(zip(self.local.rungs, self.local.models, strict=True))
         return tuple(found[rung] for rung in sorted(found))
 
-    def record(self, todo: Sequence[Missing], add: Add) -> None:
+    def record(self, todo: Sequence[Missing], add: Watch) -> None:
         """Record what is missing, none of the models far ahead of the others."""
         if not self.servers:
             assert self.local is not None
@@ -163,7 +157,7 @@ class MixedRecorder:
             return
         asyncio.run(self._record(todo, add))
 
-    async def _record(self, todo: Sequence[Missing], add: Add) -> None:
+    async def _record(self, todo: Sequence[Missing], add: Watch) -> None:
         ahead = max(2 * max(s.concurrency for s in self.servers), shard_size(self))
         pace = Pace(todo, ahead)
         questions = {missing.question.question_id: missing.question for missing in todo}
@@ -184,41 +178,28 @@ class MixedRecorder:
             raise errors.exceptions[0] from None
 
     async def _record_local(
-        self, local: LocalRecorder, todo: Sequence[Missing], pace: Pace, add: Add
+        self, local: LocalRecorder, todo: Sequence[Missing], pace: Pace, add: Watch
     ) -> None:
         for shard in local.shards(todo):
             await pace.reaches(shard[0].question.question_id)
             add(await _in_thread(partial(local.record_shard, shard)))
             for missing in shard:
-                for model in local.models:
-                    pace.done(
-                        missing.question.question_id, len(missing.indices.get(model.name, ()))
-                    )
+                made = (missing.indices.get(model.name, ()) for model in local.models)
+                pace.done(missing.question.question_id, sum(map(len, made)))
 
 
 async def _in_thread(work: Callable[[], Result]) -> Result:
     """What a piece of work returns; an interrupted program does not wait for its end."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Result] = loop.create_future()
-
-    def settle(result: Result | None, error: BaseException | None) -> None:
-        if future.done():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)  # type: ignore[arg-type]
+    done: Future[Result] = Future()
 
     def run() -> None:
-        result, error = None, None
         try:
-            result = work()
+            done.set_result(work())
         except BaseException as raised:  # whatever it is, those who wait must hear of it
-            error = raised
-        loop.call_soon_threadsafe(settle, result, error)
+            done.set_exception(raised)
 
     threading.Thread(target=run, name="allot-recording", daemon=True).start()
-    return await future
+    return await asyncio.wrap_future(done)
 
 
 def attempt_row(attempt: Attempt, tier: str, grader: Grader, question: Question) -> dict[str, Any]:

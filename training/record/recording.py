@@ -20,18 +20,13 @@ import pyarrow as pa
 
 from controller.answers import UNSTATED
 from controller.errors import ConfigError
+from controller.process.actions import ActionKind
 from controller.process.types import ModelSpec, Question
 from envs.questions.answer_kinds import noted_kinds
 from envs.traces.format import ATTEMPT_SCHEMA, QUESTION_SCHEMA, TRACE_VERSION
 from training.record.parts import PART_S, Parts, Rows, locked
 from training.record.plans import Plan, question_row, spread
-from training.record.table import summary
-
-Add = Callable[[Mapping[str, Rows]], None]
-"""Takes rows that have been recorded, by the tables' names."""
-
-Watch = Callable[[Mapping[str, Rows]], None]
-"""Is shown rows as they are recorded."""
+from training.record.progress import Watch, summary
 
 TABLES: Mapping[str, pa.Schema] = {"questions": QUESTION_SCHEMA, "attempts": ATTEMPT_SCHEMA}
 """Of a trace set."""
@@ -77,6 +72,10 @@ class RecordConfig:
         """Tier of the model on a rung."""
         return "small" if rung < self.smalls else "large"
 
+    def action(self, rung: int) -> ActionKind:
+        """How the model on a rung is asked."""
+        return ActionKind.SAMPLE if rung < self.smalls else ActionKind.ESCALATE
+
     def attempts_by(self, rung: int) -> int:
         """Attempts per question, revisions aside."""
         return self.samples if rung < self.smalls else self.escalations
@@ -88,14 +87,7 @@ class RecordConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Missing:
-    """What a recording lacks of one question.
-
-    Attributes:
-        question: as asked.
-        split: that it belongs to.
-        indices: of attempts that are missing, by model.
-        described: whether its row of the questions is there.
-    """
+    """What a recording lacks of one question: indices of attempts by model, and maybe its row."""
 
     question: Question
     split: str
@@ -111,11 +103,19 @@ class Recorder(Protocol):
     @property
     def models(self) -> tuple[ModelSpec, ...]:
         """All models, the small ones first."""
-        ...
 
-    def record(self, todo: Sequence[Missing], add: Add) -> None:
+    def record(self, todo: Sequence[Missing], add: Watch) -> None:
         """Record what is missing, more or less in order."""
-        ...
+
+
+class Source(Protocol):
+    """Describes who records."""
+
+    def recorder(self, config: RecordConfig) -> Recorder:
+        """The recorder itself, with its models in memory."""
+
+    def notes(self, models: Sequence[ModelSpec], out: Path) -> dict[str, Any]:
+        """What `trace.json` says about it, seen from the directory of the trace set."""
 
 
 class Recording:
@@ -152,29 +152,24 @@ class Recording:
         )
 
     def _wanted(self) -> dict[str, int]:
-        attempts_by = self.recorder.config.attempts_by
-        return {model.name: attempts_by(rung) for rung, model in enumerate(self.recorder.models)}
+        models, attempts_by = self.recorder.models, self.recorder.config.attempts_by
+        return {model.name: attempts_by(rung) for rung, model in enumerate(models)}
 
     def _tier(self, rung: int) -> str:
         return self.recorder.config.tier(rung)
 
     def _manifest(self, notes: Mapping[str, Any]) -> dict[str, Any]:
         """What `trace.json` says that is known beforehand."""
+        models = enumerate(self.recorder.models)
         return {
             "version": TRACE_VERSION,
-            "models": {
-                model.name: model_entry(model, self._tier(rung), notes)
-                for rung, model in enumerate(self.recorder.models)
-            },
+            "models": {m.name: _model_entry(m, self._tier(rung), notes) for rung, m in models},
             "recorded": asdict(self.recorder.config),
             **{k: note for k, note in notes.items() if k not in ("model_paths", "servers")},
         }
 
     def run(self, progress: Callable[[Recording], Watch] | None = None) -> None:
-        """Record what is missing, then write the trace set.
-
-        Args:
-            progress: shows this recording, about to begin, and then its rows.
+        """Record what is missing, which `progress` is shown, then write the trace set.
 
         Raises:
             ConfigError: `out` holds something that this recording does not continue, or another
@@ -193,7 +188,7 @@ class Recording:
                 self.parts.flush()
             write_set(self.plan, self.parts, self._complete)
 
-    def _adder(self, watch: Watch) -> Add:
+    def _adder(self, watch: Watch) -> Watch:
         per_question = sum(self.plan.wanted.values())
         most = per_question * shard_size(self.recorder)
         started, tokens = time.monotonic(), Counter[str]()
@@ -209,6 +204,11 @@ class Recording:
             watch(rows)
 
         return add
+
+    def counts(self) -> tuple[int, int]:
+        """Attempts that are wanted, and those of them that are missing; revisions aside."""
+        wanted = len(self.plan.questions) * sum(self.plan.wanted.values())
+        return wanted, sum(len(i) for m in self.missing() for i in m.indices.values())
 
     def missing(self) -> list[Missing]:
         """What is not on disk yet, spread over splits, data sets and levels."""
@@ -259,10 +259,7 @@ def write_set(
 ) -> None:
     """Put the parts together; trace.json, written last, makes the set valid.
 
-    Args:
-        plan: what was to be recorded.
-        parts: what is there.
-        complete: called once the tables are whole; returns further notes.
+    `complete` is called once the tables are whole, and returns further notes.
 
     Raises:
         ConfigError: not one question has all of its attempts.
@@ -273,44 +270,43 @@ def write_set(
             f"{parts.out}: expected a question with all of its attempts, found none yet; record "
             "for longer, or ask for less"
         )
-    tables = {table: parts.read(table) for table in parts.schemas}
+    described = parts.held_questions()
+    rows = [question_row(q, split) for q, split in whole if q.question_id not in described]
+    parts.add({"questions": rows})
+    parts.flush()
     places = {question.question_id: place for place, (question, _) in enumerate(whole)}
     models = {name: place for place, name in enumerate(plan.wanted)}
-    described = tables["questions"]["question_id"].to_pylist()
-    rows = [question_row(q, split) for q, split in whole if q.question_id not in set(described)]
-    tables["questions"] = pa.concat_tables(
-        [tables["questions"], pa.Table.from_pylist(rows, schema=QUESTION_SCHEMA)]
-    )
-    left = {}
-    for table, rows in tables.items():
-        order, others = ordered(rows, places, models)
-        parts.replace(table, rows, order)
-        left[table] = rows.take(pa.array(others, pa.int64()))
+    left = set()
+    for table in parts.schemas:
+        order, others = _ordered(parts, table, places, models)
+        if others:
+            left.add(parts.next_path(table))
+            parts.write(parts.next_path(table), table, others)
+        parts.write(parts.out / f"{table}.parquet", table, order)
     notes = complete()
     unfinished = len(plan.questions) - len(whole)
     plan.write_manifest(parts, whole, notes | ({"unfinished": unfinished} if unfinished else {}))
     parts.clear(left)
 
 
-def ordered(
-    rows: pa.Table, places: Mapping[str, int], models: Mapping[str, int]
+def _ordered(
+    parts: Parts, table: str, places: Mapping[str, int], models: Mapping[str, int]
 ) -> tuple[list[int], list[int]]:
-    """In which order rows belong into a set.
+    """Rows of a table that belong into a set, and all others.
 
-    Args:
-        rows: of one of its tables.
-        places: of its questions.
-        models: their order within a question.
-
-    Returns:
-        Rows of its questions by question, model and index, revisions last; and all other rows.
+    The first are ordered by the `places` of their questions, then by the places of `models`, then
+    by index, revisions last.
     """
-    questions = rows["question_id"].to_pylist()
+    known = {"question_id", "attempt_id", "model", "index"} & {*parts.schemas[table].names}
+    columns = parts.read(table, sorted(known))
+    questions = columns["question_id"]
     kept = [row for row, question in enumerate(questions) if question in places]
     others = [row for row, question in enumerate(questions) if question not in places]
-    if "attempt_id" not in rows.column_names:
+    if "attempt_id" not in columns:
+        if table == "questions":  # a kill while the set was written may have left a row twice
+            kept = list({questions[row]: row for row in kept}.values())
         return sorted(kept, key=lambda row: places[questions[row]]), others
-    ids, by, index = (rows[name].to_pylist() for name in ("attempt_id", "model", "index"))
+    ids, by, index = (columns[name] for name in ("attempt_id", "model", "index"))
 
     def key(row: int) -> tuple[Any, ...]:
         root, *revisions = ids[row].split(">")
@@ -320,14 +316,7 @@ def ordered(
     return sorted({(questions[row], ids[row]): row for row in kept}.values(), key=key), others
 
 
-def model_entry(model: ModelSpec, tier: str, notes: Mapping[str, Any]) -> dict[str, Any]:
-    """What `trace.json` says about a model.
-
-    Args:
-        model: the model.
-        tier: small or large.
-        notes: of the recording.
-    """
+def _model_entry(model: ModelSpec, tier: str, notes: Mapping[str, Any]) -> dict[str, Any]:
     paths, server = notes.get("model_paths", {}), notes.get("servers", {}).get(model.name)
     return {
         "tier": tier,

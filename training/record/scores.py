@@ -39,9 +39,6 @@ def add_scores(
         out: directory of the new set, which must hold none yet.
         progress: called with the number of attempts scored.
 
-    Returns:
-        How many attempts were scored.
-
     Raises:
         ConfigError: `out` holds a trace set, or the set's small model is another one.
         BackendError: the adapter does not fit the model.

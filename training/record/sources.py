@@ -5,19 +5,25 @@ A worker on another machine builds its recorder of the same description as this 
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
+from urllib.error import URLError
+from urllib.request import ProxyHandler, Request, build_opener
 
 from controller.backends.base import TEMPERATURE
 from controller.backends.places import ModelPlace
 from controller.backends.prompts import Message
 from controller.checkpoint import HUB_SCHEME
 from controller.errors import ConfigError
-from controller.process.types import ModelSpec
-from training.record.recording import RecordConfig, Recorder
+from controller.process.types import ModelSpec, Question
+from training.record.cluster import Cluster
+from training.record.progress import Watch
+from training.record.recording import RecordConfig, Recorder, Recording, Source
 
 if TYPE_CHECKING:
     from controller.backends.base import Backend
@@ -26,20 +32,10 @@ if TYPE_CHECKING:
 
 _KEY_VARIABLE = "ALLOT_UPSTREAM_KEY_{rung}"
 
+_TIMEOUT_S = 5.0
+
 CONCURRENCY = 8
 """Requests to a server at the same time, where it does not tell how many it has room for."""
-
-
-class Source(Protocol):
-    """Describes who records."""
-
-    def recorder(self, config: RecordConfig) -> Recorder:
-        """The recorder itself, with its models in memory."""
-        ...
-
-    def notes(self, models: Sequence[ModelSpec], out: Path) -> dict[str, Any]:
-        """What `trace.json` says about it, seen from the directory of the trace set."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,21 +169,21 @@ class Models:
         if len(self.local) == len(self.places):
             return []
         from training.record.queues import ServerQueue
-        from training.record.serving import about_server
 
         queues = []
         for url in dict.fromkeys(place.url for place in self.places if place.url):
             rungs = [rung for rung, place in enumerate(self.places) if place.url == url]
-            about = about_server(url, self.keys.get(rungs[0], "none"))
+            about = _about_server(url, self.keys.get(rungs[0], "none"))
             concurrency = self.concurrency or about.slots or CONCURRENCY
             models = [self._served(rung, concurrency, about.parameters) for rung in rungs]
             queues.append(ServerQueue(models, concurrency))
         return queues
 
     def _served(self, rung: int, concurrency: int, parameters: Mapping[str, float]) -> ServedModel:
+        from controller.backends.openai.backend import OpenAIBackend
         from controller.backends.openai.endpoint import Endpoint
+        from controller.backends.openai.resilience import CircuitBreaker
         from training.record.queues import ServedModel
-        from training.record.serving import patient_backend
 
         place = self.places[rung]
         endpoint = Endpoint(
@@ -214,7 +210,12 @@ class Models:
             temperature=self.temperature,
             prompt=endpoint.prompt,
         )
-        return ServedModel(spec=spec, rung=rung, connect=lambda: patient_backend(endpoint))
+
+        def connect() -> Backend:
+            """Leaves it to its user when to give up on a server."""
+            return OpenAIBackend(endpoint, breaker=CircuitBreaker(failures=2**31))
+
+        return ServedModel(spec=spec, rung=rung, connect=connect)
 
     def notes(self, models: Sequence[ModelSpec], out: Path) -> dict[str, Any]:
         """Places and decoding."""
@@ -237,12 +238,40 @@ class Models:
         return {"model_paths": paths, "servers": servers, "decoding": decoding}
 
 
-def find_source(models: Sequence[str | Path | ModelPlace], **settings: Any) -> Models:
-    """A source of models named as on the command line.
+@dataclass(frozen=True, kw_only=True)
+class _AboutServer:
+    """What a server tells: parameters by model, requests that it works on at the same time."""
 
-    Args:
-        models: `[NAME=]PLACE` each or what was read from that, the small ones first.
-        settings: see `Models`.
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    slots: int | None = None
+
+
+def _about_server(url: str, key: str) -> _AboutServer:
+    """Ask a server at URL/v1 about itself; nothing is known of one that does not answer."""
+    listed = _get(f"{url}/models", key).get("data") or []
+    parameters = {}
+    for entry in listed if isinstance(listed, list) else []:
+        count = (entry.get("meta") or {}).get("n_params")
+        if isinstance(count, int | float) and count > 0:
+            parameters[str(entry.get("id"))] = float(count)
+    slots = _get(f"{url.removesuffix('/v1')}/props", key).get("total_slots")
+    return _AboutServer(
+        parameters=parameters, slots=slots if isinstance(slots, int) and slots > 0 else None
+    )
+
+
+def _get(url: str, key: str) -> dict[str, Any]:
+    request = Request(url, headers={"authorization": f"Bearer {key}"})
+    try:
+        with build_opener(ProxyHandler({})).open(request, timeout=_TIMEOUT_S) as response:
+            found = json.load(response)
+    except (URLError, OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def find_source(models: Sequence[str | Path | ModelPlace], **settings: Any) -> Models:
+    """A source of models named as on the command line, with settings of `Models`.
 
     Raises:
         ConfigError: no such place, or settings that do not go together.
@@ -262,6 +291,30 @@ def find_source(models: Sequence[str | Path | ModelPlace], **settings: Any) -> M
         },
         **settings,
     )
+
+
+def record_models(
+    questions: Mapping[str, Sequence[Question]],
+    source: Source,
+    out: Path,
+    config: RecordConfig,
+    cluster: Cluster | None = None,
+    notes: Mapping[str, Any] | None = None,
+    progress: Callable[[Recording], Watch] | None = None,
+) -> None:
+    """Record attempts of language models, on this machine or on a cluster.
+
+    `notes` are added to `trace.json`; `progress` is shown a recording that is about to begin.
+    """
+    with ExitStack() as stack:
+        if cluster is None:
+            recorder = source.recorder(config)
+        else:
+            from training.record.ray_recorder import RayRecorder
+
+            recorder = stack.enter_context(RayRecorder(source, config, cluster))
+        described = {**source.notes(recorder.models, out), **(notes or {})}
+        Recording(questions, recorder, out, described).run(progress)
 
 
 def _seen_from(out: Path, path: Path) -> str:

@@ -19,12 +19,7 @@ SWEPT = ("learning_rate", "entropy_coefficient", "gae_lambda", "hidden_sizes")
 
 
 def build_workspace(entity: str, project: str) -> Any:
-    """The workspace, not yet saved.
-
-    Args:
-        entity: user or team that owns the project.
-        project: its name.
-    """
+    """The workspace of a user's or team's project, not yet saved."""
     return ws.Workspace(
         name="allot",
         entity=entity,

@@ -70,12 +70,7 @@ def _groups(table: pa.Table) -> tuple[list[str], NDArray[np.int64]]:
 def episodes(
     decisions: Sequence[Path], question_ids: Sequence[str], num_questions: int
 ) -> dict[str, Any]:
-    """Episodes of some questions, drawn at random, as many of each level as there are.
-
-    Args:
-        decisions: one file per run.
-        question_ids: of all test questions.
-        num_questions: to draw.
+    """Episodes of some test questions, drawn at random, as many of each level as there are.
 
     Returns:
         `questions`, each with its `group`; `attempts` and `segments`, which episodes refer to

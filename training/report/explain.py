@@ -52,14 +52,10 @@ class _Watched:
 
 
 def explain(checkpoint: Checkpoint, table: TraceTable, path: Path) -> None:
-    """Draw a controller's policy.
+    """Draw a controller's policy on some questions.
 
-    Args:
-        checkpoint: to explain.
-        table: questions that it is played on.
-        path: PNG to write: what it does by attempts and vote share at three prices, what
-            it does by difficulty, where escalating and giving up begin to pay, and where
-            nothing pays.
+    The picture tells what it does by attempts and vote share at three prices, what it does by
+    difficulty, where escalating and giving up begin to pay, and where nothing pays.
     """
     prices = LogUniform(low=checkpoint.price_range[0], high=checkpoint.price_range[1]).grid(13)
     kinds = list(dict.fromkeys(action.kind for action in checkpoint.config.actions))

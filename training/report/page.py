@@ -22,12 +22,7 @@ _PROGRAM = ("dom.js", "figures.js", "table.js", "segments.js", "explorer.js", "m
 
 
 def write_report(runs: Sequence[Path], out: Path, num_questions: int) -> None:
-    """Compare evaluated runs on one page that needs nothing else.
-
-    Args:
-        runs: run directories, the most interesting one first.
-        out: HTML file to write.
-        num_questions: of which single episodes can be looked at.
+    """Compare evaluated runs, the most interesting one first, on one page that needs nothing else.
 
     Raises:
         EvaluationError: see `read_runs`.

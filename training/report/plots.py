@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -15,100 +14,91 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from training.compare.evaluate import CONTROLLER
+from training.compare.results import CONTROLLER, Point, Results
+from training.compare.yardsticks import GREEDY, KINDS, kind_of
 
 _PRICE = "price (accuracy per small-model token)"
 _ACTION_COLOURS = ("#777777", "#4477aa", "#66ccee", "#ccbb44", "#ee6677", "#228833")
 
 _STYLES = {
-    "always small": ("s", "#777777"),
-    "always large": ("D", "#333333"),
-    "self-consistency": ("o", "#4477aa"),
-    "adaptive consistency": ("^", "#66ccee"),
-    "early-stopping consistency": ("v", "#228833"),
-    "vote cascade": ("P", "#ccbb44"),
-    "adaptive cascade": ("X", "#ee6677"),
-    "logprob cascade": ("*", "#aa3377"),
-    "greedy small attempt": ("p", "#aa3377"),
-    "greedy large attempt": ("h", "#aa3377"),
-    "fixed length": ("^", "#4477aa"),
-    "confident stop": ("v", "#66ccee"),
-    "redo unlikely segments": ("P", "#228833"),
-    "SpecReason, a segment": ("X", "#ccbb44"),
-    "SpecReason, to the end": ("*", "#999933"),
-    "prompt-only router": ("D", "#777777"),
+    "static": ("always one model, or a vote", "s", "#777777"),
+    "stop": ("stop rules", "^", "#4477aa"),
+    "cascade": ("cascades", "X", "#ee6677"),
+    "prompt": ("prompt-only routers", "D", "#ccbb44"),
+    "verify": ("verified or revised attempts", "P", "#228833"),
+    "other": ("other rules", "v", "#66ccee"),
 }
-_OTHERS = ("#ee6677", "#4477aa", "#228833")
+"""By kind of rule: title, marker and colour."""
+_OTHERS = ("#aa3377", "#332288", "#117733")
 """Colours of other controllers."""
 
 
-def plot_frontier(summary: dict[str, Any], path: Path) -> None:
-    """Accuracy against mean cost: the controller's frontier and every tuned rule.
-
-    Args:
-        summary: from `training.compare.summary.summarise`.
-        path: PNG to write.
-    """
+def plot_frontier(results: Results, path: Path) -> None:
+    """Accuracy against mean cost: the controller's frontier and the best of each kind of rule."""
     figure, axes = plt.subplots(figsize=(8, 5), dpi=140, layout="constrained")
-    for name, (marker, colour) in _STYLES.items():
-        if name not in summary["policies"]:
-            continue
-        points = sorted(
-            {(row["cost"], row["accuracy"]) for row in summary["policies"][name] if row["cost"] > 0}
-        )
-        cost, accuracy = [c for c, _ in points], [a for _, a in points]
-        axes.plot(cost, accuracy, marker=marker, color=colour, lw=0.8, ms=6, label=name)
-    for name, colour in zip(summary["others"], cycle(_OTHERS), strict=False):
-        _plot_controller(axes, summary["policies"][name], colour, name)
-    ours = summary["policies"][CONTROLLER]
-    _plot_controller(axes, ours, "black", "controller, one checkpoint, 95% interval")
+    rules = {n: p for n, p in results.policies.items() if n not in (CONTROLLER, *results.others)}
+    for kind in (*KINDS, "other"):
+        members = [name for name in rules if kind_of(name) == kind and name not in GREEDY]
+        if members:
+            title, marker, colour = _STYLES[kind]
+            cost, accuracy = _envelope(point for name in members for point in rules[name])
+            label = f"{title} (best of {len(members)})"
+            axes.plot(cost, accuracy, marker=marker, color=colour, lw=0.8, ms=5, label=label)
+    for name, marker in zip(GREEDY, "ph", strict=True):
+        if name in rules:
+            point = rules[name][0]
+            axes.plot(point.cost, point.accuracy, marker, color="#999933", ms=9, label=name)
+    for name, colour in zip(results.others, cycle(_OTHERS), strict=False):
+        _plot_controller(axes, results.policies[name], colour, name)
+    label = "controller, one checkpoint, 95% interval"
+    _plot_controller(axes, results.controller, "black", label)
     axes.set_xscale("log")
     axes.set_xlabel("mean compute per question (small-model tokens)")
     axes.set_ylabel("accuracy")
     axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
-    axes.set_title(f"{summary['num_questions']} held-out questions, {len(ours)} prices")
+    axes.set_title(f"{results.num_questions} held-out questions, {len(results.prices)} prices")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="upper left")
     save_figure(figure, path)
 
 
-def _plot_controller(
-    axes: Axes, policy: Sequence[Mapping[str, Any]], colour: str, label: str
-) -> None:
-    rows = [row for row in policy if row["cost"] > 0]
-    cost, accuracy = [r["cost"] for r in rows], [r["accuracy"] for r in rows]
-    low, high = ([r["accuracy_interval"][end] for r in rows] for end in (0, 1))
+def _envelope(points: Iterable[Point]) -> tuple[list[float], list[float]]:
+    """Costs and accuracies of the points that no cheaper one is as accurate as."""
+    cost: list[float] = []
+    accuracy: list[float] = []
+    for point in sorted((p for p in points if p.cost > 0), key=lambda p: (p.cost, -p.accuracy)):
+        if not accuracy or point.accuracy > accuracy[-1]:
+            cost.append(point.cost)
+            accuracy.append(point.accuracy)
+    return cost, accuracy
+
+
+def _plot_controller(axes: Axes, policy: Sequence[Point], colour: str, label: str) -> None:
+    points = [point for point in policy if point.cost > 0]
+    cost, accuracy = [p.cost for p in points], [p.accuracy for p in points]
+    low, high = ([p.accuracy_interval[end] for p in points] for end in (0, 1))
     axes.fill_between(cost, low, high, color=colour, alpha=0.12, lw=0)
     axes.plot(cost, accuracy, "o-", color=colour, lw=2, ms=4, label=label)
 
 
-def plot_utility(summary: dict[str, Any], path: Path) -> None:
-    """Utility of every tuned rule less the controller's, with paired 95% intervals.
-
-    Args:
-        summary: from `training.compare.summary.summarise`.
-        path: PNG to write.
-    """
+def plot_utility(results: Results, path: Path) -> None:
+    """Utility of every tuned rule less the controller's, with paired 95% intervals."""
     figure, axes = plt.subplots(figsize=(9, 5), dpi=140, layout="constrained")
     axes.axhline(0, color="black", lw=2, label=CONTROLLER)
-    palette = plt.get_cmap("tab20")
-    colours = (palette(i) for i in range(palette.N))
-    for name, rows in summary["lead"].items():
-        marker, colour = _STYLES[name] if name in _STYLES else (".", next(colours))
-        lead = np.array([row["lead"] for row in rows])
-        low, high = np.array([row["interval"] for row in rows]).T  # (P,) each
+    for (name, leads), marker in zip(results.lead.items(), cycle("osD^vPX*ph."), strict=False):
+        lead, low, high = np.array([entry.measured for entry in leads]).T  # (P,) each
         axes.errorbar(
-            summary["prices"],
+            results.prices,
             -lead,
             (high - lead, lead - low),
             marker=marker,
-            color=colour,
+            color=_STYLES[kind_of(name)][-1],
             lw=0.8,
             elinewidth=0.5,
             ms=5,
             label=name,
         )
-    highest = -min(row["interval"][0] for rows in summary["lead"].values() for row in rows)
+    highest = -min(entry.interval[0] for leads in results.lead.values() for entry in leads)
     axes.set(
         xscale="log",
         xlabel=_PRICE,
@@ -122,12 +112,7 @@ def plot_utility(summary: dict[str, Any], path: Path) -> None:
 
 
 def plot_actions(shares: Mapping[float, Mapping[str, float]], path: Path) -> None:
-    """What the controller does at each price.
-
-    Args:
-        shares: by price and name of action, its share in all decisions.
-        path: PNG to write.
-    """
+    """Shares of actions in all decisions of the controller, by price."""
     figure, axes = plt.subplots(figsize=(8, 4), dpi=140, layout="constrained")
     prices = sorted(shares)
     names = list(shares[prices[0]])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from controller.errors import EvaluationError
-from controller.policy.rules import CASCADES, ROUTERS, STATIC, STOP_RULES
-from controller.segments.rules import KINDS as SEGMENT_KINDS
-from training.compare.evaluate import CONTROLLER
 from training.compare.evaluation import Evaluation, read_evaluation
-from training.compare.greedy import GREEDY
-from training.compare.summary import Bootstrap, behind, closest_rule
-from training.learn.curve import CURVE, read_curve
+from training.compare.results import CONTROLLER, QUANTITIES, Point
+from training.compare.summary import Bootstrap
+from training.compare.yardsticks import kind_of
+from training.learn.resume import CURVE, read_curve
 from training.report.episodes import action_shares, episodes
 
 _CURVE_POINTS = 300
@@ -26,27 +24,10 @@ _CHECKED = "validation/utility"
 _SAME_PRICE = 1e-3
 """Largest relative difference of prices that are taken for one: nobody sees what it changes."""
 
-_KINDS = {
-    "static": (*STATIC, "self-consistency-", *SEGMENT_KINDS["static mixtures"], *GREEDY),
-    "stop": (*STOP_RULES, *SEGMENT_KINDS["stop rules"]),
-    "cascade": (*CASCADES, *SEGMENT_KINDS["cascades"]),
-    "prompt": (*ROUTERS, *SEGMENT_KINDS["prompt-only rules"]),
-    "verify": ("verified best of ", "revise-n", *SEGMENT_KINDS["redoing segments"]),
-}
-"""Names of rules by how the page draws them."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """An evaluated run.
-
-    Attributes:
-        path: its directory.
-        name: short, and unlike that of any other run of the report.
-        evaluation: what was compared.
-        right, cost: (P, Q) means per price and question of the controller.
-        question_ids: the Q questions.
-    """
+    """An evaluated run, of a name unlike any other's; `right` and `cost` are means, (P, Q)."""
 
     path: Path
     name: str
@@ -58,7 +39,7 @@ class Run:
     @property
     def prices(self) -> list[float]:
         """Prices that it was evaluated at."""
-        return list(self.evaluation.summary["prices"])
+        return list(self.evaluation.results.prices)
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
@@ -106,7 +87,7 @@ def _again(run: Run, first: Run) -> str:
     """What to do so that both runs fit on a page."""
     if run.evaluation.is_segmented == first.evaluation.is_segmented:
         return "evaluate both runs on the same trace set with the same --num-prices"
-    controllers = ",".join(first.evaluation.about["controllers"])
+    controllers = ",".join(first.evaluation.about.controllers)
     return (
         "record whole attempts and segments of the same test questions, and evaluate both with the "
         "same --num-prices; `allot evaluate` takes the prices of another controller with "
@@ -118,7 +99,7 @@ def _read(path: Path, name: str) -> Run:
     evaluation = read_evaluation(path)
     columns = ["question_id", "mean_correct", "mean_cost"]
     table = pq.read_table(evaluation.decisions, columns=columns)
-    shape = (len(evaluation.summary["prices"]), -1)
+    shape = (len(evaluation.results.prices), -1)
     right, cost = (table[column].to_numpy().reshape(shape) for column in columns[1:])
     ids = table["question_id"].to_pylist()
     return Run(
@@ -149,21 +130,18 @@ def report_data(runs: Sequence[Run], num_questions: int) -> dict[str, Any]:
 
 
 def _run(run: Run) -> dict[str, Any]:
-    evaluation = run.evaluation
-    closest = [closest_rule(evaluation.summary, i) for i in range(len(run.prices))]
+    evaluation, results = run.evaluation, run.evaluation.results
+    closest = [results.closest_rule(i) for i in range(len(run.prices))]
     return {
         "name": run.name,
         "path": str(run.path),
-        "about": evaluation.about,
+        "about": asdict(evaluation.about),
         "segmented": evaluation.is_segmented,
         "actions": evaluation.decision_names("probabilities"),
         "features": evaluation.decision_names("observation"),
-        "headline": evaluation.summary["headline"],
-        "behind": behind(evaluation.summary),
-        "best_rule": [
-            {"name": name, "lead": _short([lead["lead"], *lead["interval"]])}
-            for name, lead in closest
-        ],
+        "headline": results.to_json()["headline"],
+        "behind": results.behind,
+        "best_rule": [{"name": name, "lead": _short(lead.measured)} for name, lead in closest],
         "groups": action_shares(evaluation, run.prices),
         "curves": _curves(run.path),
     }
@@ -174,38 +152,38 @@ def _policies(runs: Sequence[Run]) -> list[dict[str, Any]]:
     first, bootstrap = runs[0], Bootstrap(len(runs[0].question_ids))
     policies = []
     for i, run in enumerate(runs):
-        rows = run.evaluation.summary["policies"][CONTROLLER]
         leads = [_lead(first, run, p, bootstrap) for p in range(len(run.prices))] if i else None
-        policies.append(_policy(CONTROLLER, "controller", rows, leads, run=i))
-    known: dict[str, list[Any]] = {}
+        points = run.evaluation.results.controller
+        policies.append(_policy(CONTROLLER, "controller", points, leads, run=i))
+    known: dict[str, list[Sequence[Point]]] = {}
     for i, run in enumerate(runs):
-        summary = run.evaluation.summary
-        oracles, others = summary["oracles"], summary["others"]
-        for name, rows in {**summary["policies"], **oracles}.items():
-            if name == CONTROLLER or rows in known.get(name, []):
+        results = run.evaluation.results
+        for name, points in results.everyone.items():
+            if name == CONTROLLER or points in known.get(name, []):
                 continue
-            known.setdefault(name, []).append(rows)
+            known.setdefault(name, []).append(points)
             leads = None
-            if i == 0 and name in summary["lead"]:
-                leads = [[row["lead"], *row["interval"]] for row in summary["lead"][name]]
-            kind = "oracle" if name in oracles else "whole" if name in others else _kind(name)
-            policies.append(_policy(name, kind, rows, leads, run=i if i else None))
+            if i == 0 and name in results.lead:
+                leads = [lead.measured for lead in results.lead[name]]
+            is_oracle, is_other = name in results.oracles, name in results.others
+            kind = "oracle" if is_oracle else "whole" if is_other else kind_of(name)
+            policies.append(_policy(name, kind, points, leads, run=i if i else None))
     return policies
 
 
-def _lead(first: Run, other: Run, price: int, bootstrap: Bootstrap) -> list[float]:
+def _lead(first: Run, other: Run, price: int, bootstrap: Bootstrap) -> tuple[float, float, float]:
     """Utility of the first controller less that of another, and its 95% interval."""
     difference = (first.right[price] - other.right[price]) - first.prices[price] * (
         first.cost[price] - other.cost[price]
     )
-    return [float(difference.mean()), *bootstrap.interval(difference)]
+    return float(difference.mean()), *bootstrap.interval(difference)
 
 
 def _policy(
     name: str,
     kind: str,
-    rows: Sequence[Mapping[str, Any]],
-    leads: list[list[float]] | None,
+    points: Sequence[Point],
+    leads: Sequence[tuple[float, float, float]] | None,
     run: int | None,
 ) -> dict[str, Any]:
     """One policy by price; `run` tells whose it is, None for one that all runs share."""
@@ -213,19 +191,11 @@ def _policy(
         "name": name,
         "kind": kind,
         "run": run,
-        "settings": [row.get("setting") for row in rows],
-        **{
-            quantity: [_short([row[quantity], *row[f"{quantity}_interval"]]) for row in rows]
-            for quantity in ("accuracy", "cost", "utility")
-        },
-        "rounds": _short([row["serial_rounds"] for row in rows]),
+        "settings": [point.setting for point in points],
+        **{q: [_short(point.measured(q)) for point in points] for q in QUANTITIES},
+        "rounds": _short([point.serial_rounds for point in points]),
         "lead": leads and [_short(lead) for lead in leads],
     }
-
-
-def _kind(rule: str) -> str:
-    numbered = rule.rstrip("n0123456789")
-    return next((kind for kind, names in _KINDS.items() if {rule, numbered} & {*names}), "other")
 
 
 def _curves(run: Path) -> list[dict[str, Any]]:

@@ -1,18 +1,65 @@
-"""Shows how a controller came to its answers."""
+"""What one sees on the terminal: comparisons, and how a controller came to its answers."""
 
 from __future__ import annotations
 
 import random
+import shlex
+import sys
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from controller.answers import UNSTATED, answer_kind, is_right
-from controller.loop import Decision, Outcome
 from controller.process.types import Question
+
+if TYPE_CHECKING:
+    from controller.loop import Outcome
+    from training.compare.results import Results, Seeds
+
+
+def command_line(program: str = "allot") -> str:
+    """The command that is running, as one would type it."""
+    return shlex.join([*program.split(), *sys.argv[1:]])
+
+
+def print_rows(title: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Print rows of names and shares as a table."""
+    table = Table(*rows[0], title=title)
+    for row in rows:
+        table.add_row(*(f"{v:.1%}" if isinstance(v, float) else str(v) for v in row.values()))
+    Console().print(table)
+
+
+def print_results(console: Console, results: Results) -> None:
+    """Print what a comparison found."""
+    from training.report.markdown import headline_rows, price_rows
+
+    by_price = ("price", "accuracy", "cost", "utility", "best rule", "lead", "95%")
+    _print_table(console, by_price, price_rows(results))
+    by_kind = ("at equal accuracy with", "compute used", "95%", "at accuracies")
+    _print_table(console, by_kind, headline_rows(results))
+    console.print(f"behind a rule beyond its interval: {results.behind}")
+    print_seeds(console, results.seeds)
+
+
+def print_seeds(console: Console, seeds: Seeds) -> None:
+    """Print what several seeds amount to; nothing of a single one."""
+    from training.report.markdown import seed_rows
+
+    if seeds.statistics:
+        title = f"utility of {len(seeds.utility)} seeds"
+        _print_table(console, (title, "value", "95%", "95%, each price apart"), seed_rows(seeds))
+
+
+def _print_table(console: Console, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    table = Table(*head, box=None)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table, "")
 
 
 def new_questions(count: int, seed: int) -> list[Question]:
@@ -27,21 +74,16 @@ def new_questions(count: int, seed: int) -> list[Question]:
     return questions
 
 
+_SHOWN = {"vote_share": "share", "last_min_logprob": "least logprob"}
+"""Features that give the reason of a decision, where there are such."""
+
+
 def print_outcome(console: Console, question: Question, outcome: Outcome) -> None:
-    """One line per decision, with the numbers that gave the reason."""
+    """One line per decision, then what came out, what it cost, and whether it is right if known."""
     console.print(f"\n[bold]{question.text.strip()}[/bold]", highlight=False)
-    shown = {"vote_share": "share", "last_min_logprob": "least logprob"}
-    names = [name for name in shown if name in outcome.decisions[0].observation]
-    heads = (
-        "action",
-        "brought",
-        "probabilities",
-        "leader",
-        *(shown[n] for n in names),
-        "value",
-        "cost",
-    )
-    table = Table(*heads, box=None)
+    names = [name for name in _SHOWN if name in outcome.decisions[0].observation]
+    shown = [_SHOWN[name] for name in names]
+    table = Table("action", "brought", "probabilities", "leader", *shown, "value", "cost", box=None)
     for decision in outcome.decisions:
         table.add_row(
             str(decision.action),
@@ -53,20 +95,14 @@ def print_outcome(console: Console, question: Question, outcome: Outcome) -> Non
             f"{decision.cost:.0f}",
         )
     console.print(table)
-    print_answer(console, question, outcome.answer, outcome.cost, outcome.price)
-
-
-def print_answer(
-    console: Console, question: Question, answer: str | None, cost: float, price: float
-) -> None:
-    """What came out, what it cost, and whether it is right where that is known."""
-    verdict = ""
+    verdict, answer = "", outcome.answer
     if question.reference is not None:
         right = is_right(answer_kind(question.answers or UNSTATED), answer, question.reference)
         verdict = f" ({'right' if right else f'wrong, the reference is {question.reference}'})"
     console.print(
-        f"answer [bold]{answer if answer is not None else 'none: gave up'}[/bold]{verdict}, "
-        f"cost {cost:.0f} small-model tokens x price {price:.1e} = {cost * price:.3f}",
+        f"answer [bold]{answer if answer is not None else 'none: gave up'}[/bold]{verdict}, cost "
+        f"{outcome.cost:.0f} small-model tokens x price {outcome.price:.1e} = "
+        f"{outcome.cost * outcome.price:.3f}",
         highlight=False,
     )
 
@@ -81,17 +117,8 @@ def outcome_json(question: Question, outcome: Outcome) -> dict[str, Any]:
         "cost": outcome.cost,
         "actions": dict(Counter(str(d.action) for d in outcome.decisions)),
         "usage": {model: asdict(usage) for model, usage in outcome.usage.items()},
-        "decisions": [_decision_json(decision) for decision in outcome.decisions],
-    }
-
-
-def _decision_json(decision: Decision) -> dict[str, Any]:
-    return {
-        "action": str(decision.action),
-        "probabilities": decision.probabilities,
-        "value": decision.value,
-        "leader": decision.leader,
-        "cost": decision.cost,
-        "observation": decision.observation,
-        "brought": [made.brief for made in decision.brought],
+        "decisions": [
+            {**vars(d), "action": str(d.action), "brought": [made.brief for made in d.brought]}
+            for d in outcome.decisions
+        ],
     }

@@ -1,29 +1,39 @@
-"""An evaluation in W&B: figures by price, tables, pictures and where it all comes from."""
+"""An evaluation in W&B: figures by price, tables and pictures."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
+from controller.checkpoint import AnyCheckpoint
+from envs.granularity import AnyTraces
+from training.compare.evaluation import Evaluation
+from training.compare.results import QUANTITIES, Results
+from training.learn.settings import WandbMode
 from training.report.plots import plot_actions, plot_frontier, plot_utility
-from training.report.tracking import MAX_TABLE_ROWS, Tracker
+from training.report.tracking import (
+    MAX_TABLE_ROWS,
+    Tracker,
+    controller_artifact,
+    evaluation_artifact,
+    traces_artifact,
+)
 
 PICTURES = ("frontier", "utility", "actions")
+
+_ENDS = ("", "_low", "_high")
 
 POLICY_COLUMNS = (
     "policy",
     "price",
     "setting",
-    *(
-        f"{quantity}{end}"
-        for quantity in ("accuracy", "cost", "utility", "lead")
-        for end in ("", "_low", "_high")
-    ),
+    *(f"{quantity}{end}" for quantity in (*QUANTITIES, "lead") for end in _ENDS),
 )
 """`lead` is the controller's utility less the policy's."""
 
@@ -44,70 +54,68 @@ DECISION_COLUMNS = (
 """`difficulty` is the level; means are over all episodes that were played."""
 
 
-def track_evaluation(tracker: Tracker, summary: dict[str, Any], decisions: Path, out: Path) -> None:
-    """Draw and log an evaluation.
+def log_evaluation(
+    evaluation: Evaluation,
+    traces: AnyTraces,
+    controllers: Mapping[Path, AnyCheckpoint],
+    out: Path,
+    mode: WandbMode,
+) -> None:
+    """Draw an evaluation of controllers, by directory, into `out`, and log it as a run of W&B."""
+    config, group = asdict(evaluation.about), traces.path.name
+    with Tracker(out, "evaluate", config, mode=mode, group=group, name=str(out)) as tracker:
+        tracker.uses(traces_artifact(traces))
+        for path, checkpoint in controllers.items():
+            tracker.uses(controller_artifact(checkpoint, path, traces))
+        _log(tracker, evaluation, out)
+        tracker.makes(evaluation_artifact(evaluation.decisions, traces))
 
-    Args:
-        tracker: of a run of type "evaluate".
-        summary: from `training.compare.summary.summarise`.
-        decisions: parquet file of `training.compare.evaluation`.
-        out: directory of the pictures.
-    """
-    episodes = read_episodes(decisions)
-    shares = action_shares(episodes, action_names(decisions))
-    plot_frontier(summary, out / "frontier.png")
-    plot_utility(summary, out / "utility.png")
+
+def _log(tracker: Tracker, evaluation: Evaluation, out: Path) -> None:
+    results, episodes = evaluation.results, _read_episodes(evaluation.decisions)
+    shares = _shares_by_price(episodes, evaluation.decision_names("probabilities"))
+    plot_frontier(results, out / "frontier.png")
+    plot_utility(results, out / "utility.png")
     plot_actions(shares, out / "actions.png")
     for picture in PICTURES:
         tracker.image(picture, out / f"{picture}.png")
-    for i, price in enumerate(summary["prices"]):
+    for i, price in enumerate(results.prices):
         actions = {f"actions/{name}": share for name, share in shares[price].items()}
-        tracker.log({"price": price, **_figures(summary, i), **actions})
-    tracker.table("policies", POLICY_COLUMNS, policy_rows(summary))
-    tracker.table("decisions", DECISION_COLUMNS, decision_rows(episodes, summary["prices"]))
-    headline = {f"headline/{kind}": e["ratio"] for kind, e in summary["headline"].items()}
-    tracker.summary({**headline, **_seed_figures(summary["seeds"])})
+        tracker.log({"price": price, **_figures(results, i), **actions})
+    tracker.table("policies", POLICY_COLUMNS, _policy_rows(results))
+    tracker.table("decisions", DECISION_COLUMNS, _decision_rows(episodes, results.prices))
+    headline = {f"headline/{kind}": entry.ratio for kind, entry in results.headline.items()}
+    seeds = {
+        f"seeds/{name}{end}": value
+        for name, figure in results.seeds.statistics.items()
+        for end, value in zip(_ENDS, (figure.value, *figure.interval), strict=True)
+    }
+    tracker.summary({**headline, **seeds})
 
 
-def _figures(summary: dict[str, Any], i: int) -> dict[str, float]:
+def _figures(results: Results, i: int) -> dict[str, float]:
     """Everything at price number i that is drawn against the price."""
-    everyone = {**summary["policies"], **summary["oracles"]}
     return {
         **{
-            f"{quantity}/{name}": rows[i][quantity]
-            for quantity in ("accuracy", "cost", "utility")
-            for name, rows in everyone.items()
+            f"{quantity}/{name}": getattr(points[i], quantity)
+            for quantity in QUANTITIES
+            for name, points in results.everyone.items()
         },
-        **{f"lead/{name}": rows[i]["lead"] for name, rows in summary["lead"].items()},
+        **{f"lead/{name}": leads[i].lead for name, leads in results.lead.items()},
     }
 
 
-def _seed_figures(seeds: dict[str, Any]) -> dict[str, float]:
-    return {
-        f"seeds/{name}{end}": value
-        for name in ("mean", "iqm")
-        if name in seeds
-        for end, value in zip(
-            ("", "_low", "_high"), (seeds[name]["value"], *seeds[name]["interval"]), strict=True
-        )
-    }
-
-
-def policy_rows(summary: dict[str, Any]) -> Iterator[list[Any]]:
+def _policy_rows(results: Results) -> Iterator[list[Any]]:
     """A row of `POLICY_COLUMNS` per policy, oracles included, and price."""
-    for name, rows in {**summary["policies"], **summary["oracles"]}.items():
-        leads = summary["lead"].get(name, [None] * len(rows))
-        for row, lead in zip(rows, leads, strict=True):
-            figures = [
-                value
-                for quantity in ("accuracy", "cost", "utility")
-                for value in (row[quantity], *row[f"{quantity}_interval"])
-            ]
-            figures += [lead["lead"], *lead["interval"]] if lead else [None] * 3
-            yield [name, row["price"], row.get("setting"), *figures]
+    for name, points in results.everyone.items():
+        leads = results.lead.get(name)
+        for i, point in enumerate(points):
+            figures = [value for quantity in QUANTITIES for value in point.measured(quantity)]
+            lead = leads[i].measured if leads else (None, None, None)
+            yield [name, point.price, point.setting, *figures, *lead]
 
 
-def read_episodes(decisions: Path) -> list[dict[str, Any]]:
+def _read_episodes(decisions: Path) -> list[dict[str, Any]]:
     """Rows of a decisions file, with the names of the actions in place of the decisions."""
     columns = [name for name in DECISION_COLUMNS if name not in ("difficulty", "actions")]
     columns += ["level", "decisions.list.element.action"]
@@ -117,13 +125,7 @@ def read_episodes(decisions: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def action_names(decisions: Path) -> list[str]:
-    """What the controller of a decisions file chooses from."""
-    decision = pq.read_schema(decisions).field("decisions").type.value_type
-    return [action.name for action in decision.field("probabilities").type]
-
-
-def action_shares(
+def _shares_by_price(
     episodes: Sequence[Mapping[str, Any]], names: Sequence[str]
 ) -> dict[float, dict[str, float]]:
     """By price and name of action, its share in all decisions."""
@@ -136,7 +138,7 @@ def action_shares(
     }
 
 
-def decision_rows(
+def _decision_rows(
     episodes: Sequence[Mapping[str, Any]], prices: Sequence[float]
 ) -> Iterator[list[Any]]:
     """A row of `DECISION_COLUMNS` per question and price.

@@ -1,4 +1,7 @@
-"""W&B tracking: online with an account, offline without, never needed."""
+"""W&B tracking: online with an account, offline without, never needed.
+
+Artifacts tell where things come from: traces -> controller -> evaluation.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from controller.checkpoint import SETTINGS_FILE, WEIGHTS_FILE, AnyCheckpoint
 from controller.errors import ConfigError
+from envs.granularity import AnyTraces
 from training.learn.settings import WandbMode
 
 PROJECT = "allot"
@@ -36,8 +41,6 @@ class Artifact:
     Attributes:
         name: versions of one thing share it.
         kind: "traces", "controller" or "evaluation".
-        files: to upload.
-        metadata: for people.
         lasting: whether the files stay as they are, so that W&B need not copy them first.
     """
 
@@ -46,6 +49,39 @@ class Artifact:
     files: Sequence[Path]
     metadata: Mapping[str, Any] = field(default_factory=dict)
     lasting: bool = False
+
+
+def traces_artifact(traces: AnyTraces) -> Artifact:
+    """A trace set, by content."""
+    return Artifact(
+        name=f"traces-{traces.path.name}",
+        kind="traces",
+        files=[traces.path / "trace.json", *sorted(traces.path.glob("*.parquet"))],
+        metadata={"questions": len(traces.questions), "attempts": traces.num_attempts},
+        lasting=True,
+    )
+
+
+def controller_artifact(checkpoint: AnyCheckpoint, path: Path, traces: AnyTraces) -> Artifact:
+    """A checkpoint; one that was trained and the same one that is evaluated are one version.
+
+    The card is left out: an evaluation fills it in.
+    """
+    return Artifact(
+        name=f"controller-{traces.path.name}",
+        kind="controller",
+        files=[path / name for name in (SETTINGS_FILE, WEIGHTS_FILE)],
+        metadata=dict(checkpoint.training),
+    )
+
+
+def evaluation_artifact(decisions: Path, traces: AnyTraces) -> Artifact:
+    """A saved evaluation: its parquet file, and the figures beside it."""
+    return Artifact(
+        name=f"evaluation-{traces.path.name}",
+        kind="evaluation",
+        files=[decisions, decisions.with_name("evaluation.json")],
+    )
 
 
 class Tracker:
@@ -57,8 +93,7 @@ class Tracker:
         config: settings of the run.
         mode: "auto" obeys WANDB_MODE if that is set; else it is online with a stored login or
             WANDB_API_KEY, and offline otherwise or if W&B does not answer.
-        group: runs of one trace set share a group.
-        name: of the run; None lets W&B make one up.
+        group, name: runs of one trace set share a group; None lets W&B make up a name.
         resume: whether to go on with the run that a broken-off call left in `directory`.
 
     Raises:
@@ -129,15 +164,12 @@ class Tracker:
             data = [list(row) for row in rows]
             self._run.log({name: wandb.Table(list(columns), data, allow_mixed_types=True)})
 
-    def makes(self, artifact: Artifact) -> None:
-        """Log an artifact as what came out of the run."""
-        self._artifact(artifact, used=False)
-
     def uses(self, artifact: Artifact) -> None:
         """Log an artifact as what went into the run."""
-        self._artifact(artifact, used=True)
+        self.makes(artifact, used=True)
 
-    def _artifact(self, artifact: Artifact, *, used: bool) -> None:
+    def makes(self, artifact: Artifact, *, used: bool = False) -> None:
+        """Log an artifact as what came out of the run, or went into it."""
         if self._run is None:
             return
         import wandb

@@ -43,11 +43,7 @@ def progress_bar(description: str, total: float) -> Iterator[Callable[..., None]
 def training_view(console: Console, label: str, done: int, total: int) -> Iterator[View]:
     """Shows a training; call what is yielded with the steps so far and the newest metrics.
 
-    Args:
-        console: to draw on; gets plain lines if it is no terminal.
-        label: what is trained.
-        done: steps made before, when resuming.
-        total: steps in all.
+    A console that is no terminal gets plain lines. `done` steps of `total` were made before.
     """
     if not console.is_interactive or console.is_dumb_terminal:
         yield _Log(console, label, done, total).update

@@ -16,7 +16,8 @@ from envs.segments.traces import SEGMENT_SCHEMA, SEGMENT_TRACE_VERSION
 from envs.traces.format import MANIFEST, QUESTION_SCHEMA
 from training.record.parts import WHOLE, Rows
 from training.record.plans import question_row
-from training.record.recording import Add, Missing, RecordConfig, Recording, Watch
+from training.record.progress import Watch
+from training.record.recording import Missing, RecordConfig, Recording
 from training.record.sources import Models
 from training.segments.trees import TreeConfig, TreeGrower
 from training.segments.values import add_values
@@ -38,7 +39,7 @@ class SegmentRecorder:
         self.config = cast(RecordConfig, config)
         self._grower = TreeGrower(backend, grader, config, backend.models[0].max_new_tokens or 1)
 
-    def record(self, todo: Sequence[Missing], add: Add) -> None:
+    def record(self, todo: Sequence[Missing], add: Watch) -> None:
         """Record shards one after the other."""
         size = self.config.shard_questions or 1
         for start in range(0, len(todo), size):

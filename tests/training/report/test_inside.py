@@ -15,10 +15,11 @@ from envs.segments.traces import SegmentTraces
 from envs.traces.table_builder import build_table
 from tests.conftest import CHECKPOINTS
 from tests.training.report.test_runs import evaluate, some
-from training.compare.evaluate import CONTROLLER, Other, compare
-from training.compare.evaluation import save_evaluation
+from training.compare.evaluate import Other, compare
+from training.compare.evaluation import About, save_evaluation
+from training.compare.results import CONTROLLER
 from training.compare.summary import summarise
-from training.learn.curve import CURVE, read_curve
+from training.learn.resume import CURVE, read_curve
 from training.report.runs import read_runs, report_data
 
 ATTEMPTS = "whole attempts"
@@ -28,11 +29,10 @@ def evaluate_inside(checkpoint, trees, run, others=None):
     test = read_trees(trees, ["test"])
     tuning = SegmentTable.build(trees, ["validation"])
     comparison = compare([checkpoint], tuning, test.table, num_prices=3, others=others)
-    about = {"controllers": ["c"], "traces": "t", "traces_digest": None, "models": [], "repeats": 1}
     save_evaluation(
         run,
-        about,
-        summarise(comparison),
+        About(controllers=("c",), traces="t", traces_digest=None, models=(), repeats=1),
+        summarise(comparison, test.questions),
         checkpoint=checkpoint,
         recorded=test,
         played=comparison.played[CONTROLLER],

@@ -16,9 +16,9 @@ from envs.traces.recorded import read_recorded
 from envs.traces.table_builder import build_table
 from tests.conftest import CHECKPOINTS
 from training.compare.evaluate import compare
-from training.compare.evaluation import save_evaluation
+from training.compare.evaluation import About, save_evaluation
 from training.compare.summary import summarise
-from training.learn.curve import CURVE, Curve
+from training.learn.resume import CURVE, Curve
 from training.report.episodes import MAX_TEXT
 from training.report.page import render
 from training.report.runs import read_runs, report_data
@@ -42,11 +42,10 @@ def evaluate(traces, run, seed=0):
     test = read_recorded(traces, ["test"])
     tuning = build_table(traces, ["train", "validation"])
     comparison = compare([checkpoint], tuning, test.table, num_prices=3, repeats=2)
-    summary = summarise(comparison)
     return save_evaluation(
         run,
-        {"controllers": ["c"], "traces": "t", "traces_digest": None, "models": [], "repeats": 2},
-        summary,
+        About(controllers=("c",), traces="t", traces_digest=None, models=(), repeats=2),
+        summarise(comparison, test.questions),
         checkpoint=checkpoint,
         recorded=test,
         played=comparison.played["controller"],

@@ -11,11 +11,13 @@ from controller.errors import EvaluationError
 from controller.process.actions import ActionKind
 from envs.traces.recorded import read_recorded
 from tests.conftest import CHECKPOINTS
+from tests.training.compare.test_results import results
 from training.compare.decisions import play_decisions
-from training.compare.evaluation import read_evaluation, save_evaluation
+from training.compare.evaluation import About, read_evaluation, save_evaluation
 from training.compare.simulate import play_checkpoint
 
 PRICES = [5e-6, 2e-4, 2e-3]
+ABOUT = About(controllers=("c",), traces="bundled", traces_digest=None, models=(), repeats=2)
 
 
 @pytest.fixture(scope="module")
@@ -87,11 +89,10 @@ def test_an_answer_was_seen_and_led_before_stop(episodes):
 
 @pytest.fixture
 def run(tmp_path, checkpoint, recorded):
-    summary = {"prices": PRICES, "unknown": float("nan")}
     save_evaluation(
         tmp_path,
-        {"traces": "bundled"},
-        summary,
+        ABOUT,
+        results(tuple(PRICES)),
         checkpoint=checkpoint,
         recorded=recorded,
         played=[play_checkpoint(checkpoint, recorded.table, p, repeats=2) for p in PRICES],
@@ -101,8 +102,8 @@ def run(tmp_path, checkpoint, recorded):
 
 def test_files_hold_what_was_played(run, checkpoint, recorded, episodes):
     evaluation = read_evaluation(run)
-    assert evaluation.about == {"traces": "bundled"}
-    assert evaluation.summary == {"prices": PRICES, "unknown": None}
+    assert evaluation.about == ABOUT
+    assert evaluation.results.to_json() == results(tuple(PRICES)).to_json()
     rows = pq.read_table(evaluation.decisions).to_pylist()
     assert len(rows) == len(episodes)
     last = play_checkpoint(checkpoint, recorded.table, PRICES[-1], repeats=2)
@@ -121,7 +122,7 @@ def test_an_evaluation_that_does_not_fit_is_refused(run, tmp_path):
     settings = run / "evaluation" / "evaluation.json"
     text = settings.read_text()
     settings.write_text(json.dumps({**json.loads(text), "version": 99}))
-    with pytest.raises(EvaluationError, match="expected version 1, found 99"):
+    with pytest.raises(EvaluationError, match="expected version 2, found 99"):
         read_evaluation(run)
     settings.write_text(text[:100])
     with pytest.raises(EvaluationError, match="expected an evaluation"):

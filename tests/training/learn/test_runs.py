@@ -5,35 +5,36 @@ import json
 import numpy as np
 import pytest
 
+from training.compare.results import Seeds
+from training.compare.summary import summarise_seeds
 from training.learn.runs import seed_directories
-from training.learn.seeds import summarise_seeds
 
 
 def test_the_interquartile_mean_leaves_out_the_outer_quarters():
     utility = np.array([[0.0, 1.0, 2.0, 100.0], [1.0, 2.0, -100.0, 3.0]])
     summary = summarise_seeds(utility)
-    assert summary["mean"]["value"] == pytest.approx(utility.mean())
-    assert summary["iqm"]["value"] == pytest.approx((1 + 1 + 2 + 2) / 4)
+    assert summary.mean.value == pytest.approx(utility.mean())
+    assert summary.iqm.value == pytest.approx((1 + 1 + 2 + 2) / 4)
 
 
 def test_seeds_that_differ_alike_at_all_prices_are_resampled_as_wholes():
     """With one number per seed, resampling each price apart would hide most of the spread."""
     utility = np.array([0.1, 0.2, 0.3, 0.4, 0.5])[:, None] + np.zeros((5, 20))
-    summary = summarise_seeds(utility)["mean"]
-    low, high = summary["interval"]
+    summary = summarise_seeds(utility).mean
+    low, high = summary.interval
     deviation = np.sqrt(0.02 / 5)
     assert (high - low) / 2 == pytest.approx(1.96 * deviation, rel=0.1)
-    low, high = summary["stratified"]
+    low, high = summary.stratified
     assert (high - low) / 2 == pytest.approx(1.96 * deviation / np.sqrt(20), rel=0.1)
 
 
 def test_seeds_that_agree_leave_no_doubt():
     summary = summarise_seeds(np.full((3, 4), 0.25))
-    assert summary["iqm"]["interval"] == pytest.approx((0.25, 0.25))
+    assert summary.iqm.interval == pytest.approx((0.25, 0.25))
 
 
 def test_one_seed_has_no_interval():
-    assert summarise_seeds(np.ones((1, 4))) == {"utility": [[1.0] * 4]}
+    assert summarise_seeds(np.ones((1, 4))) == Seeds(utility=((1.0,) * 4,))
 
 
 def test_directories_of_seeds_are_found_in_their_order(tmp_path):

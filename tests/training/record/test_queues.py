@@ -13,9 +13,8 @@ from controller.process.types import Question
 from envs.traces.format import TraceSet
 from tests.conftest import CHECKPOINTS
 from tests.controller.server.upstream import Upstream, completion
-from training.record.record_models import record_models
 from training.record.recording import RecordConfig
-from training.record.sources import find_source
+from training.record.sources import find_source, record_models
 
 QUESTIONS = {
     "train": [

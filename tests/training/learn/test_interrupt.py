@@ -148,7 +148,7 @@ def test_wandb_sees_one_run_with_each_step_once(trained):
 def test_a_second_signal_stops_at_once(environment):
     program = """
 import os, signal, time
-from training.learn.interrupt import asked_to_stop
+from training.learn.runs import asked_to_stop
 with asked_to_stop() as stop:
     os.kill(os.getpid(), signal.SIGINT)
     print(stop(), flush=True)

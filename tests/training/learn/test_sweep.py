@@ -10,7 +10,7 @@ import yaml
 
 from training.learn.settings import resolve
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent.parent.parent
 SWEEP = ROOT / "examples" / "sweep.yaml"
 
 AGENT = """

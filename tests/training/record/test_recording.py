@@ -23,10 +23,9 @@ from tests.conftest import CHECKPOINTS
 from tests.training.conftest import ROOT
 from training.record.parts import locked
 from training.record.plans import spread
-from training.record.record_models import record_models
 from training.record.recorders import LocalRecorder
 from training.record.recording import RecordConfig, Recording, finish
-from training.record.sources import find_source
+from training.record.sources import find_source, record_models
 
 CONFIG = RecordConfig(samples=2, escalations=1, revised_samples=1, shard_questions=4)
 

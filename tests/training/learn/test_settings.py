@@ -11,7 +11,7 @@ from training.cli.app import app
 from training.learn.config import PPOConfig, TrainConfig
 from training.learn.settings import SETTINGS, flat, resolve, store
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent.parent.parent
 
 
 def written(tmp_path, text):

@@ -23,12 +23,11 @@ from envs.questions.grader import KindGrader
 from tests.conftest import CHECKPOINTS
 from tests.controller.server.upstream import Upstream
 from tests.training.conftest import ROOT
-from tests.training.test_queues import record as record_served
-from tests.training.test_queues import said, seeded
-from tests.training.test_record import content
+from tests.training.record.test_queues import record as record_served
+from tests.training.record.test_queues import said, seeded
+from tests.training.record.test_recording import content
 from training.compare.evaluate import play_prices
-from training.learn.jobs import TrainJob
-from training.learn.ray_train import train_on_cluster
+from training.learn.jobs import TrainJob, train_on_cluster
 from training.learn.runs import run_directories, train_all
 from training.learn.settings import resolve
 from training.record.cluster import Cluster, connected, map_on, num_workers

@@ -11,8 +11,9 @@ from controller.errors import EvaluationError
 from controller.loop import Controller
 from controller.process.actions import ActionKind
 from envs.segments.recorded import read_trees
+from tests.training.compare.test_results import results
 from training.compare.decisions import play_decisions
-from training.compare.evaluation import read_evaluation, save_evaluation
+from training.compare.evaluation import About, read_evaluation, save_evaluation
 from training.compare.simulate import play_checkpoint
 
 PRICES = [5e-6, 2e-4, 2e-3]
@@ -69,8 +70,8 @@ def saved(checkpoint, recorded, out):
     played = [play_checkpoint(checkpoint, recorded.table, price) for price in PRICES]
     save_evaluation(
         out,
-        {"traces": "trees"},
-        {"prices": PRICES},
+        About(controllers=("c",), traces="trees", traces_digest=None, models=(), repeats=1),
+        results(tuple(PRICES)),
         checkpoint=checkpoint,
         recorded=recorded,
         played=played,

@@ -1,0 +1,92 @@
+"""Figures of a comparison: what is said of them, and that files give them back."""
+
+import json
+from dataclasses import replace
+from math import inf, isnan, nan
+
+import numpy as np
+import pytest
+
+from controller.process.types import Question
+from envs.questions.bundled import QuestionSource
+from training.compare.results import CONTROLLER, Headline, Lead, Point, Results, Seeds
+from training.compare.summary import Bootstrap, cost_at_accuracy, count_distinct
+
+
+def point(price, utility=0.5, setting=None):
+    measured = {"accuracy": 0.6, "cost": 100.0, "utility": utility}
+    intervals = {f"{name}_interval": (value, value) for name, value in measured.items()}
+    more = {"tokens": 50.0, "serial_rounds": 2.0, "counts": {"samples": 1.5}, "setting": setting}
+    return Point(price=price, **measured, **intervals, **more)
+
+
+def lead(price, value):
+    return Lead(price=price, lead=value, interval=(value - 0.1, value + 0.1), behind=value < -0.1)
+
+
+def results(prices=(1e-4, 1e-3)):
+    """Of a controller that one rule is level with and another one far ahead of at first."""
+    return Results(
+        num_questions=4,
+        num_distinct=3,
+        prices=prices,
+        policies={
+            CONTROLLER: tuple(map(point, prices)),
+            "rule": tuple(point(price, setting="n=4") for price in prices),
+            "other": tuple(map(point, prices)),
+        },
+        lead={
+            "rule": (lead(prices[0], -0.2), *(lead(price, 0.3) for price in prices[1:])),
+            "another": tuple(lead(price, 0.0) for price in prices),
+            "other": tuple(lead(price, -0.9) for price in prices),
+        },
+        oracles={},
+        gap_closed=(),
+        headline={"rules": Headline(ratio=nan, interval=(nan, nan), accuracies=(0.5,))},
+        promises=None,
+        seeds=Seeds(utility=((0.5,) * len(prices),)),
+        tally=("samples",),
+        others=("other",),
+    )
+
+
+def test_the_closest_rule_is_no_controller_and_changes_with_the_price():
+    found = results()
+    assert [found.closest_rule(i)[0] for i in (0, 1)] == ["rule", "another"]
+    assert found.behind == "rule at 1.0e-04"
+
+
+def test_files_give_back_what_was_found():
+    entry = json.loads(json.dumps(results().to_json(), allow_nan=False))
+    assert entry["policies"][CONTROLLER][0]["samples"] == 1.5
+    assert entry["headline"]["rules"]["ratio"] is None
+    again = Results.from_json(entry)
+    assert isnan(again.headline["rules"].ratio)
+    assert replace(again, headline={}) == replace(results(), headline={})
+
+
+def test_figures_that_are_none_are_refused():
+    entry = results().to_json()
+    with pytest.raises(ValueError, match="prices"):
+        Results.from_json({**entry, "prices": ["dear"]})
+
+
+def test_questions_that_ask_the_same_count_once():
+    asked = [QuestionSource("gcd", 1)[i].question for i in range(300)]
+    keys = {QuestionSource("gcd", 1)[i].key for i in range(300)}
+    assert count_distinct(asked) == len(keys) < len({question.text for question in asked})
+    own = [Question(question_id=f"own/{i}", text=text) for i, text in enumerate("aab")]
+    assert count_distinct(own) == 2
+
+
+def test_between_operating_points_a_coin_is_tossed():
+    accuracy, cost = np.array([0.4, 0.8]), np.array([10.0, 90.0])
+    assert cost_at_accuracy(accuracy, cost, 0.6) == pytest.approx(50)
+    assert cost_at_accuracy(accuracy, cost, 0.2) == pytest.approx(5)
+    assert cost_at_accuracy(accuracy, cost, 0.9) == inf
+
+
+def test_the_interval_of_a_mean_is_that_of_the_normal_distribution():
+    values = np.random.default_rng(0).normal(size=400)
+    low, high = Bootstrap(400).interval(values)
+    assert (high - low) / 2 == pytest.approx(1.96 * values.std() / 20, rel=0.1)

@@ -1,0 +1,84 @@
+"""Parts of a recording: written row group by row group, put in order, rows of others kept."""
+
+import pyarrow.parquet as pq
+import pytest
+
+from controller.errors import ConfigError
+from controller.process.types import Question
+from envs.traces.format import ATTEMPT_SCHEMA, QUESTION_SCHEMA
+from training.record import parts as parts_module
+from training.record.parts import Parts
+from training.record.plans import Plan, question_row
+from training.record.recording import write_set
+
+SCHEMAS = {"questions": QUESTION_SCHEMA, "attempts": ATTEMPT_SCHEMA}
+
+
+def question(name):
+    return Question(question_id=name, text=name, reference="1", answers="exact")
+
+
+def attempt(name, index, parent=None):
+    attempt_id = f"sample:{index}" if parent is None else f"{parent}>0"
+    row = dict.fromkeys(ATTEMPT_SCHEMA.names)
+    return row | {
+        "question_id": name,
+        "attempt_id": attempt_id,
+        "parent_id": parent,
+        "model": "small",
+        "index": index,
+        "text": f"{name} {attempt_id}",
+    }
+
+
+@pytest.fixture
+def parts(tmp_path):
+    """Two attempts at each of b and a, the latter one of them revised, and one of two at c."""
+    parts = Parts(tmp_path, SCHEMAS)
+    plan = Plan(
+        questions=tuple((question(name), "test") for name in "abc"),
+        wanted={"small": 2},
+        manifest={"answers": "exact"},
+    )
+    plan.write(parts)
+    for name, index in (("b", 1), ("c", 0), ("a", 1), ("b", 0)):
+        parts.add({"attempts": [attempt(name, index)]})
+        parts.flush()
+    parts.add({"attempts": [attempt("a", 1, "sample:1"), attempt("a", 0)]})
+    parts.add({"questions": [question_row(question("a"), "test", None)]})
+    parts.flush()
+    return parts
+
+
+def texts(path):
+    return pq.read_table(path / "attempts.parquet")["text"].to_pylist()
+
+
+def test_a_set_is_in_order_whatever_the_parts_are_and_a_row_group_at_a_time(parts, monkeypatch):
+    monkeypatch.setattr(parts_module, "ROW_GROUP", 2)
+    write_set(Plan.read(parts), parts)
+    expected = ["a sample:0", "a sample:1", "a sample:1>0", "b sample:0", "b sample:1"]
+    assert texts(parts.out) == expected
+    assert pq.ParquetFile(parts.out / "attempts.parquet").num_row_groups == 3
+    asked = pq.read_table(parts.out / "questions.parquet")["question_id"].to_pylist()
+    assert asked == ["a", "b"]
+
+
+def test_what_is_not_whole_is_kept_and_goes_into_the_set_later(parts):
+    write_set(Plan.read(parts), parts)
+    assert [len(parts.paths(table)) for table in SCHEMAS] == [1, 2]
+    assert parts.held()["c"] == {("small", 0)}
+    parts.add({"attempts": [attempt("c", 1)]})
+    parts.flush()
+    write_set(Plan.read(parts), parts)
+    assert texts(parts.out)[-2:] == ["c sample:0", "c sample:1"]
+    assert len(texts(parts.out)) == 7
+    assert not parts.work.exists()
+
+
+def test_a_set_of_no_whole_question_is_none(tmp_path):
+    parts = Parts(tmp_path, SCHEMAS)
+    plan = Plan(questions=((question("a"), "test"),), wanted={"small": 1}, manifest={})
+    plan.write(parts)
+    with pytest.raises(ConfigError, match="found none yet"):
+        write_set(plan, parts)

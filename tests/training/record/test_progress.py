@@ -1,0 +1,54 @@
+"""What is said of a recording."""
+
+import pyarrow as pa
+import pytest
+from rich.console import Console
+
+from controller.process.types import CUT
+from envs.traces.format import ATTEMPT_SCHEMA, write_table
+from training.record.progress import RecordingView, summary
+
+
+def row(question, answer, correct=False, **more):
+    tokens = {"completion_tokens": 10, "prompt_tokens": 20, "cached_tokens": 5}
+    empty = dict.fromkeys(ATTEMPT_SCHEMA.names)
+    return (
+        empty
+        | tokens
+        | more
+        | {
+            "question_id": question,
+            "model": "small",
+            "answer": answer,
+            "correct": correct,
+        }
+    )
+
+
+def test_majorities_are_of_answers_and_revisions_are_left_out(tmp_path):
+    rows = [row("q", "1", True), row("q", "1", True), row("q", "2"), row("r", None)]
+    rows += [row("r", "3", error="rejected"), row("r", "4", True, parent_id="sample:0")]
+    rows[3]["finish_reason"] = CUT
+    write_table(tmp_path / "attempts.parquet", pa.Table.from_pylist(rows, ATTEMPT_SCHEMA))
+    found = summary(tmp_path, {"small": 7.0})["small"]
+    assert found == {
+        "attempts": 5,
+        "read": 0.8,
+        "cut": 0.2,
+        "failed": 0.2,
+        "right": 0.4,
+        "majority": 0.5,
+        "tokens": 10,
+        "cached": 0.25,
+        "tokens_per_s": 7.0,
+    }
+
+
+def test_a_line_tells_how_far_a_recording_is():
+    view = RecordingView(Console(quiet=True))
+    see = view.begin(total=10, left=8)
+    assert str(view) == "recording: 2 of 10 attempts"
+    see({"attempts": [row("q", "1"), row("q", None), row("q", "1", parent_id="sample:0")]})
+    assert str(view).startswith("recording: 4 of 10 attempts (40%)")
+    assert "50% read, 0% cut" in str(view)
+    assert pytest.approx(0.5) == view._read / view._done

@@ -1,0 +1,112 @@
+"""The command `allot evaluate`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from controller.bundled import bundled
+from training.cli.flags import argument, flag, with_flags
+from training.cli.options import RayOptions
+from training.learn.settings import WandbMode
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """What to compare, and where the results go.
+
+    Attributes:
+        controllers: checkpoints, or directories of `--seeds`; seeds are pooled.
+        traces: trace set; default: the bundled one of their granularity.
+        out: directory for pictures and evaluation/, which `allot report` reads; default: the
+            first one given.
+        num_prices: evenly spaced on a log scale.
+        repeats: episodes per question and price.
+        beside: other controllers, of either granularity, on their traces of the same test
+            questions; seeds are pooled. Prices are those of the first. Repeatable.
+        greedy: add attempts at temperature 0, by the live models.
+        results: Markdown file to write the results to.
+        cluster: that controllers are played on.
+        as_json: print JSON instead of tables.
+        wandb: W&B: auto, online, offline or disabled.
+    """
+
+    controllers: tuple[Path, ...] = argument()
+    traces: Path | None = None
+    out: Path | None = None
+    num_prices: int = 12
+    repeats: int = 8
+    beside: tuple[str, ...] = flag((), metavar="NAME=CONTROLLER[,...]@TRACES")
+    greedy: bool = flag(False, "--greedy")
+    results: Path | None = None
+    cluster: RayOptions
+    as_json: bool = flag(False, "--json")
+    wandb: WandbMode = "auto"
+
+
+@with_flags(EvaluateOptions)
+def evaluate(options: EvaluateOptions) -> None:
+    """Compare controllers with tuned rules on the test split; fills in the model card."""
+    from controller.checkpoint import load_any
+    from envs.granularity import read_traces, recordings_of
+    from envs.traces.format import write_atomically
+    from training.compare.evaluate import compare, read_others
+    from training.compare.evaluation import About, save_evaluation
+    from training.compare.results import CONTROLLER
+    from training.compare.summary import summarise
+    from training.compare.yardsticks import play_greedy
+    from training.learn.runs import seed_directories
+    from training.learn.threads import limit_threads
+    from training.report.markdown import results_markdown, write_card
+    from training.report.show import command_line, print_results
+    from training.report.track_evaluation import PICTURES, log_evaluation
+
+    limit_threads()
+    paths = seed_directories(options.controllers)
+    checkpoints = [load_any(path) for path in paths]
+    first, names = checkpoints[0], [model.name for model in checkpoints[0].models]
+    inside = first.granularity.name == "segments"
+    traces = read_traces(options.traces or bundled("segments/traces" if inside else "traces"))
+    recordings = recordings_of(traces)
+    test = recordings.recorded(traces, ["test"], names)
+    comparison = compare(
+        checkpoints,
+        recordings.table(traces, ["train", "validation"], names),
+        test.table,
+        others=read_others(options.beside),
+        fixed=play_greedy(traces, test.questions, first.config.cost) if options.greedy else None,
+        num_prices=options.num_prices,
+        repeats=options.repeats,
+        cluster=options.cluster.cluster(),
+    )
+    out = options.out or options.controllers[0]
+    evaluation = save_evaluation(
+        out,
+        About(
+            controllers=tuple(map(str, paths)),
+            traces=traces.path.name,
+            traces_digest=traces.manifest.get("digest"),
+            models=tuple(names),
+            repeats=options.repeats,
+        ),
+        summarise(comparison, test.questions),
+        checkpoint=first,
+        recorded=test,
+        played=comparison.played[CONTROLLER],
+    )
+    results = evaluation.results
+    lineage = dict(zip(paths, checkpoints, strict=True))
+    log_evaluation(evaluation, traces, lineage, out, options.wandb)
+    write_card(results, paths, traces, options.repeats)
+    if options.results is not None:
+        text = results_markdown(results, command_line(), len(paths))
+        write_atomically(options.results, lambda path: path.write_text(text))
+    if options.as_json:
+        print(json.dumps(results.to_json(), indent=1))
+        return
+    console = Console()
+    print_results(console, results)
+    console.print(f"pictures: {', '.join(str(out / f'{name}.png') for name in PICTURES)}")

@@ -1,0 +1,93 @@
+"""Commands about trace sets that are there: `allot import`, `verify` and `models evaluate`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from controller.bundled import bundled
+from training.cli.options import Json, Traces, numbers
+from training.report.show import print_rows
+from training.report.view import progress_bar
+
+console = Console()
+
+
+def evaluate_models(
+    traces: Traces = bundled("traces"),
+    split: Annotated[str, typer.Option(help="train, validation or test")] = "test",
+    as_json: Json = False,
+) -> None:
+    """pass@1, majority and pass@k of a trace set's models, by level and task."""
+    from envs.traces.format import TraceSet
+    from training.compare.model_table import model_table
+
+    table = model_table(TraceSet.read(traces), split)
+    if as_json:
+        print(json.dumps(table, indent=1))
+        return
+    for kind, rows in table.items():
+        print_rows(kind, rows)
+
+
+def verify(
+    traces: Annotated[Path, typer.Argument(help="Trace set with the attempts' texts.")],
+    verifier: Annotated[Path, typer.Option(help="Adapter of the small model.")],
+    out: Annotated[Path, typer.Option(help="Directory of the new trace set.")],
+    small: Annotated[
+        str, typer.Option(help="Directory or hub id.", show_default="the bundled one")
+    ] = str(bundled("small")),
+) -> None:
+    """Add a verifier's scores to a trace set that was recorded without it."""
+    from envs.traces.format import TraceSet
+    from training.learn.threads import limit_threads
+    from training.record.scores import add_scores
+
+    limit_threads()
+    trace_set = TraceSet.read(traces)
+    with progress_bar("verifying", trace_set.num_attempts) as update:
+        num_scored = add_scores(trace_set, small, verifier, out, update)
+    console.print(f"{out}: {num_scored} attempts scored")
+
+
+def import_(
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="lm-evaluation-harness or allot serve logs, CSV, JSONL, parquet."),
+    ],
+    out: Annotated[Path, typer.Option(help="Directory of the trace set.")],
+    small: Annotated[
+        str | None, typer.Option(help="Model that samples; default: most attempts.")
+    ] = None,
+    parameters: Annotated[
+        list[str] | None, typer.Option(help="MODEL=COUNT, for the ledger; repeatable.")
+    ] = None,
+    references: Annotated[
+        Path | None,
+        typer.Option(help="For logs of allot serve: reference by question_id or question."),
+    ] = None,
+    answers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND",
+            help="Of answers, see docs/answers.md; default: auto, and what a harness has read.",
+        ),
+    ] = None,
+) -> None:
+    """Make a trace set from generations that were recorded elsewhere."""
+    from controller.answers import load_kind
+    from envs.traces.importing import import_attempts
+    from envs.traces.served import read_references
+
+    sizes = numbers("parameters", parameters or [])
+    known = read_references(references) if references else {}
+    kind = None if answers is None else load_kind(answers).name
+    for missing in import_attempts(
+        files, out, small=small, parameters=sizes, references=known, answers=kind
+    ):
+        console.print(f"missing {missing}", highlight=False)
+    console.print(f"{out}: ready for allot train --traces {out}", highlight=False)

@@ -1,0 +1,260 @@
+"""What a comparison found, as every renderer takes it and evaluation.json holds it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import nan
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, TypeAdapter
+
+CONTROLLER = "controller"
+
+QUANTITIES = ("accuracy", "cost", "utility")
+
+Number = Annotated[float, BeforeValidator(lambda value: nan if value is None else value)]
+"""JSON has no NaN: null stands for one."""
+
+Interval = tuple[Number, Number]
+"""Ends of a 95% interval: paired bootstrap over questions, unless said otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """How a policy did at one price; means per question.
+
+    Attributes:
+        price: accuracy per small-model token.
+        accuracy, accuracy_interval: share of right answers.
+        cost, cost_interval: in small-model tokens.
+        utility, utility_interval: accuracy less price x cost.
+        tokens: processed by all models.
+        serial_rounds: steps that wait for one another.
+        counts: steps by kind, by the names of `Results.tally`.
+        setting: of a rule that was tuned for this price.
+    """
+
+    price: float
+    accuracy: float
+    accuracy_interval: Interval
+    cost: float
+    cost_interval: Interval
+    utility: float
+    utility_interval: Interval
+    tokens: float
+    serial_rounds: float
+    counts: Mapping[str, float]
+    setting: str | None = None
+
+    def measured(self, quantity: str) -> tuple[float, float, float]:
+        """One of `QUANTITIES` with the ends of its interval."""
+        return getattr(self, quantity), *getattr(self, f"{quantity}_interval")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lead:
+    """Utility of the controller less that of another policy at one price.
+
+    Attributes:
+        price: accuracy per small-model token.
+        lead, interval: the difference, question by question.
+        behind: whether all of the interval is below zero.
+    """
+
+    price: float
+    lead: float
+    interval: Interval
+    behind: bool
+
+    @property
+    def measured(self) -> tuple[float, float, float]:
+        """The lead with the ends of its interval."""
+        return self.lead, *self.interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratio:
+    """Compute relative to another's at the same accuracy; NaN where none is reached."""
+
+    ratio: Number
+    interval: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Headline(Ratio):
+    """The controller's compute over that of a kind of rule, each tuned for each price.
+
+    Attributes:
+        accuracies: that `ratio` is the geometric mean over.
+    """
+
+    accuracies: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EqualAccuracy:
+    """Compute of all controllers, by name, over that of the first other one at one accuracy."""
+
+    accuracy: float
+    compute: Mapping[str, Ratio]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptCost:
+    """A mean cost that was asked for, in small-model tokens.
+
+    Attributes:
+        asked, paid: on the test questions, streamed once.
+        deviation: of what was paid, relative to what was asked.
+        fixed: the same at the fixed price that brings the cost on the calibration's questions.
+    """
+
+    asked: float
+    paid: float
+    deviation: float
+    fixed: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptAccuracy:
+    """An accuracy that was asked for, the price chosen for it, and the accuracy found there."""
+
+    asked: float
+    price: float
+    found: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promises:
+    """What the first controller was asked for instead of a price, and what became of it."""
+
+    mean_cost: tuple[KeptCost, ...] = ()
+    accuracy: tuple[KeptAccuracy, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedFigure:
+    """A statistic over seeds and prices.
+
+    Attributes:
+        value: of all of them.
+        interval: resamples whole seeds: a controller plays all prices, so its utilities go up and
+            down together.
+        stratified: resamples the seeds of each price by themselves, as rliable does for trainings
+            that are independent from task to task.
+    """
+
+    value: float
+    interval: Interval
+    stratified: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seeds:
+    """Mean utilities, S x P by seed and price; of two seeds on, what they amount to."""
+
+    utility: tuple[tuple[float, ...], ...]
+    mean: SeedFigure | None = None
+    iqm: SeedFigure | None = None
+
+    @property
+    def statistics(self) -> dict[str, SeedFigure]:
+        """`mean` and `iqm`, the interquartile mean, where there are several seeds."""
+        found = {"mean": self.mean, "iqm": self.iqm}
+        return {name: figure for name, figure in found.items() if figure is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """All figures of a comparison.
+
+    Attributes:
+        num_questions: of the test split.
+        num_distinct: of them that ask something else, not the same in other words or order.
+        prices: P of them.
+        policies: by name, P points each.
+        lead: by name of another policy, P leads of the controller.
+        oracles: as `policies`, for what knows more than can be seen.
+        gap_closed: P shares of the utility between the best static mixture and the informed
+            oracle that the controller gains; empty without oracles.
+        headline: by kind of rule.
+        promises: None for a controller that is asked for prices only.
+        seeds: of the controller.
+        tally: names of `Point.counts`.
+        others: names in `policies` of other controllers.
+        equal_accuracy: all controllers, from what one small attempt reaches up to what all reach;
+            empty without others.
+    """
+
+    num_questions: int
+    num_distinct: int
+    prices: tuple[float, ...]
+    policies: Mapping[str, tuple[Point, ...]]
+    lead: Mapping[str, tuple[Lead, ...]]
+    oracles: Mapping[str, tuple[Point, ...]]
+    gap_closed: tuple[float, ...]
+    headline: Mapping[str, Headline]
+    promises: Promises | None
+    seeds: Seeds
+    tally: tuple[str, ...]
+    others: tuple[str, ...]
+    equal_accuracy: tuple[EqualAccuracy, ...] = ()
+
+    @property
+    def controller(self) -> tuple[Point, ...]:
+        """The controller's points."""
+        return self.policies[CONTROLLER]
+
+    @property
+    def everyone(self) -> dict[str, tuple[Point, ...]]:
+        """Points of all policies and oracles."""
+        return {**self.policies, **self.oracles}
+
+    @property
+    def rule_leads(self) -> dict[str, tuple[Lead, ...]]:
+        """The controller's leads over rules; other controllers are none."""
+        return {name: leads for name, leads in self.lead.items() if name not in self.others}
+
+    def closest_rule(self, i: int) -> tuple[str, Lead]:
+        """The rule that the controller leads least at price number i, and that lead."""
+        leads = ((name, rows[i]) for name, rows in self.rule_leads.items())
+        return min(leads, key=lambda entry: entry[1].lead)
+
+    @property
+    def behind(self) -> str:
+        """Where the controller is behind a rule beyond its interval, in words."""
+        places = [
+            f"{name} at {row.price:.1e}"
+            for name, rows in self.rule_leads.items()
+            for row in rows
+            if row.behind
+        ]
+        return ", ".join(places) or "nowhere"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; counts stand beside a point's other figures."""
+        entry: dict[str, Any] = json.loads(_RESULTS.dump_json(self))
+        for point in _points(entry):
+            point |= point.pop("counts")
+        return entry
+
+    @classmethod
+    def from_json(cls, entry: dict[str, Any]) -> Results:
+        """From what `to_json` gave.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        for point in _points(entry):
+            point["counts"] = {name: point[name] for name in entry["tally"]}
+        return _RESULTS.validate_python(entry)
+
+
+_RESULTS = TypeAdapter(Results)
+
+
+def _points(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rows = (*entry["policies"].values(), *entry["oracles"].values())
+    return [point for row in rows for point in row]
