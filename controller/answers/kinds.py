@@ -179,10 +179,9 @@ class Number(_Valued):
         return number
 
     def _loose(self, text: str) -> Iterator[tuple[str, str | None]]:
-        plain = cleaned(text) if len(text) <= 2 * LONGEST else ""
-        if plain and len(plain) <= _SHORT_LINE and "\n" not in plain:
-            yield "bare", _only_number(plain) or _expression(text)
-        yield "last_number", last_number(plain or cleaned(text[-_LOOSE:]))
+        if line := _short_line(text):
+            yield "bare", _only_number(line) or _expression(text)
+        yield "last_number", last_number(cleaned(text[-_LOOSE:]))
 
     @_plainly
     def canonical(self, answer: str) -> str | None:
@@ -221,17 +220,15 @@ class Text(_Marked):
         return _text_of(passage, how)
 
     def _loose(self, text: str) -> Iterator[tuple[str, str | None]]:
-        plain = cleaned(text) if len(text) <= 2 * LONGEST else ""
         yield "first_word", yes_or_no(text[:20])
-        if plain and len(plain) <= _SHORT_LINE and "\n" not in plain and _is_phrase(plain):
-            yield "bare", short_text(plain)
+        if (line := _short_line(text)) and _is_phrase(line):
+            yield "bare", short_text(line)
         yield "quoted", last_quoted(text[-_LOOSE:])
 
     @_plainly
     def canonical(self, answer: str) -> str | None:
         """See `AnswerKind.canonical`."""
-        plain = cleaned(answer)
-        return short_text(plain)
+        return short_text(cleaned(answer))
 
 
 class Several(_Marked):
@@ -288,13 +285,12 @@ class Auto(_Valued):
         )
 
     def _loose(self, text: str) -> Iterator[tuple[str, str | None]]:
-        plain = cleaned(text) if len(text) <= 2 * LONGEST else ""
-        if plain and len(plain) <= _SHORT_LINE and "\n" not in plain:
-            yield "bare", self._passage(text, "bare") if _is_phrase(plain) else None
+        if line := _short_line(text):
+            yield "bare", self._passage(text, "bare") if _is_phrase(line) else None
         yield "first_word", yes_or_no(text[:20])
         yield "first_letter", letter_at_start(cleaned(text[:LONGEST]))
         yield "named_letter", named_letter(text[-_LOOSE:])
-        yield "last_number", last_number(plain or cleaned(text[-_LOOSE:]))
+        yield "last_number", last_number(cleaned(text[-_LOOSE:]))
 
     @_plainly
     def canonical(self, answer: str) -> str | None:
@@ -367,6 +363,12 @@ def _maths(passage: str) -> str:
         passage,
     )
     return (found[1] or found[2] or "") if found else first_sentence(passage)
+
+
+def _short_line(text: str) -> str:
+    """A text, cleaned, if that is one short line; else nothing."""
+    plain = cleaned(text) if len(text) <= 2 * LONGEST else ""
+    return plain if len(plain) <= _SHORT_LINE and "\n" not in plain else ""
 
 
 def _is_phrase(plain: str) -> bool:

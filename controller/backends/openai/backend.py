@@ -12,7 +12,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from openai import APIConnectionError, AsyncStream
@@ -136,7 +136,7 @@ class OpenAIBackend(Backend):
             return self.endpoint.differences(listed, None)
         if counted is None and self.endpoint.prompt_length is None:
             long = await self._answered(probe(LONG), 1)
-            if isinstance(long, _Answered):
+            if isinstance(long, Answered):
                 self.lengths.fit.start_from(
                     (len(SHORT), short.prompt_tokens), (len(LONG), long.prompt_tokens)
                 )
@@ -210,7 +210,7 @@ class OpenAIBackend(Backend):
             return answered
         return self._finished(request, answered, answered.written[0])
 
-    async def _answered(self, request: Request, n: int) -> _Answered | Attempt:
+    async def _answered(self, request: Request, n: int) -> Answered | Attempt:
         """The one retry loop: an answer, or the failed attempt."""
         started, wasted = time.monotonic(), Usage()
         deadline = request.deadline
@@ -219,7 +219,7 @@ class OpenAIBackend(Backend):
             try:
                 answered = await self._try(request, n)
                 seconds = time.monotonic() - started
-                return _Answered(**vars(answered), wasted=wasted, seconds=seconds)
+                return replace(answered, wasted=wasted, seconds=seconds)
             except UpstreamError as error:
                 wasted, failure = wasted + error.wasted, error
             generated = wasted.processed_tokens > 0
@@ -318,7 +318,7 @@ class OpenAIBackend(Backend):
         return answered
 
     def _finished(
-        self, request: Request, answered: _Answered, written: Written, *, cached: bool = False
+        self, request: Request, answered: Answered, written: Written, *, cached: bool = False
     ) -> Attempt:
         text, logprobs = written.text, written.logprobs
         fit, chat = self.lengths.fit, self._chat(request)
@@ -364,11 +364,3 @@ class OpenAIBackend(Backend):
     def _blank(self, request: Request) -> Attempt:
         blank = blank_attempt(self.endpoint.shown_name, request)
         return replace(blank, num_revisions=None if self.revises else 0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Answered(Answered):
-    """A completion with what it took to get it."""
-
-    wasted: Usage
-    seconds: float

@@ -39,12 +39,14 @@ class Written:
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """A completion; `model` is the name that the server answers under."""
+    """A completion, what it took to get it, and the name that the server answers under."""
 
     written: tuple[Written, ...]
     prompt_tokens: int | None
     cached_tokens: int = 0
     model: str | None = None
+    wasted: Usage = field(default_factory=Usage)
+    seconds: float = 0.0
 
 
 def read_completion(response: object) -> Answered:
