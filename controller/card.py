@@ -55,6 +55,7 @@ def model_card(checkpoint: AnyCheckpoint, figures: Figures | None, **metadata: A
         _summary(checkpoint, ladder),
         _usage(checkpoint),
         _actions(checkpoint),
+        *_floor(checkpoint),
         _models(checkpoint),
         _figures(figures, checkpoint.path) if figures else _UNKNOWN,
         _training(checkpoint),
@@ -110,6 +111,23 @@ def _actions(checkpoint: AnyCheckpoint) -> str:
     allowed = [a for a in config.actions if most(a) != 0]
     table = markdown_table(("action", "what it does", "at most"), map(row, allowed))
     return f"## What it can do\n\n{table}\n\nLimits are attempts per question."
+
+
+def _floor(checkpoint: AnyCheckpoint) -> list[str]:
+    floor = checkpoint.floor
+    if floor is None or not floor.share:
+        return []
+    places = zip(floor.prices, floor.rules, floor.leads, strict=True)
+    rows = [(f"{p:.1e}", str(rule or "the policy"), f"{lead:+.3f}") for p, rule, lead in places]
+    head = ("price", "who decides", "lead of the policy")
+    return [
+        f"""## Safe floor
+
+A hand-made rule decides where questions that were not learnt from do not show the policy ahead of
+the best one.
+
+{markdown_table(head, rows)}"""
+    ]
 
 
 def _models(checkpoint: AnyCheckpoint) -> str:

@@ -24,7 +24,8 @@ from controller.answers import UNNAMED, answer_kind
 from controller.errors import AllotError, CheckpointError
 from controller.granularity import ATTEMPTS, GRANULARITIES, SEGMENTS, Granularity, granularity_of
 from controller.policy.difficulty import Difficulty, Reads
-from controller.policy.network import PolicyConfig, PolicyNetwork
+from controller.policy.floor import Floor, FlooredPolicy
+from controller.policy.network import Policy, PolicyConfig, PolicyNetwork
 from controller.policy.targets import Calibration
 from controller.policy.training_range import Support
 from controller.process.cost import CostModel
@@ -65,6 +66,7 @@ class Checkpoint(Generic[C]):
             segment by segment, and the price that it is told; None for plain attempts.
         calibration: what it costs and how often it is right by price; None if unknown.
         support: where it has been in training; None if unknown.
+        floor: rules that decide where the policy was not shown to be ahead; None for none.
         answers: kind of the answers that it was trained on, see `controller.answers`.
         training: how it came about, for people.
         path: directory that it was loaded from; None before it is saved.
@@ -81,6 +83,7 @@ class Checkpoint(Generic[C]):
     segment_controller: tuple[str, float] | None = None
     calibration: Calibration | None = None
     support: Support | None = None
+    floor: Floor | None = None
     answers: str = UNNAMED
     training: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
@@ -89,6 +92,11 @@ class Checkpoint(Generic[C]):
     def granularity(self) -> Granularity:
         """Its size of step."""
         return granularity_of(self.config)
+
+    @property
+    def acting(self) -> Policy:
+        """Who decides: the policy, or the rules of its floor at their prices."""
+        return FlooredPolicy(self.policy, self.floor) if self.floor else self.policy
 
     def located(self, path: str) -> str | Path:
         """A place that the checkpoint names, as a hub id or an absolute path."""
@@ -175,6 +183,7 @@ def save_checkpoint(
         "price_range": list(checkpoint.price_range),
         "calibration": checkpoint.calibration and checkpoint.calibration.to_json(),
         "support": checkpoint.support and checkpoint.support.to_json(),
+        "floor": checkpoint.floor and checkpoint.floor.to_json(),
         "difficulty_reads": checkpoint.difficulty and checkpoint.difficulty.reads,
         "readouts": [name for name in _READOUTS if getattr(checkpoint, name)],
         "training": dict(checkpoint.training),
@@ -248,6 +257,7 @@ def load_any(directory: Path | str) -> AnyCheckpoint:
         )
         low, high = settings["price_range"]
         calibration, support = settings["calibration"], settings.get("support")
+        floor = settings.get("floor")
         fields: dict[str, Any] = {
             "config": config,
             "models": tuple(model_spec(model) for model in settings["models"]),
@@ -257,6 +267,7 @@ def load_any(directory: Path | str) -> AnyCheckpoint:
             "segment_controller": _placed(settings.get("segment_controller")),
             "calibration": calibration and Calibration.from_json(calibration),
             "support": support and _support(support, len(granularity.features)),
+            "floor": floor and Floor.from_json(floor),
             "answers": answer_kind(str(settings.get("answers", UNNAMED))).name,
             "training": dict(settings["training"]),
         }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from typing_extensions import TypeVar
@@ -50,7 +50,7 @@ class Choice:
         leader: leading answer before acting.
         cost: spent before acting, in small-model tokens.
         propensity: probability with which it would be chosen here again.
-        decided_by: `policy`, or the rule that decided instead.
+        decided_by: `policy`, or the rule that decided instead, `floor: ...` one of its safe floor.
     """
 
     action: Action
@@ -92,7 +92,15 @@ class Decision(Choice):
 
 
 class Underway(Protocol):
-    """An episode that has begun, of either granularity."""
+    """An episode that has begun, of either granularity.
+
+    Attributes:
+        price: accuracy per unit cost.
+        state: its arrays, as of N = 1 episodes.
+    """
+
+    price: float
+    state: Any
 
     @property
     def config(self) -> Process:

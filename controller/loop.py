@@ -14,6 +14,7 @@ from controller.errors import ConfigError
 from controller.granularity import Process
 from controller.policy.deciders import PolicyDecider
 from controller.policy.difficulty import Difficulty
+from controller.policy.floor import Floor
 from controller.policy.network import PolicyNetwork
 from controller.policy.pricing import Pricing
 from controller.process.cost import Usage
@@ -116,6 +117,7 @@ class Controller:
         difficulty: read-out of the prompt, if the policy reads it.
         pricing: finds the price of terms that do not say it; None if all terms say it.
         answers: see `begin_episode`.
+        floor: rules that decide at some prices; None for none.
     """
 
     def __init__(
@@ -126,11 +128,12 @@ class Controller:
         difficulty: Difficulty | None = None,
         pricing: Pricing | None = None,
         answers: AnswerKind | None = None,
+        floor: Floor | None = None,
     ) -> None:
         self.policy, self.config = policy, config
         self.backend, self.difficulty = backend, difficulty
         self.pricing, self.answers = pricing, answers
-        self.decider = PolicyDecider(policy)
+        self.decider = PolicyDecider(policy, floor=floor)
 
     @classmethod
     def load(
@@ -186,6 +189,7 @@ class Controller:
             checkpoint.difficulty,
             pricing,
             answer_kind(checkpoint.answers),
+            checkpoint.floor,
         )
 
     @classmethod

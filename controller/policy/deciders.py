@@ -13,7 +13,9 @@ from torch import nn
 from controller.core import Choice, Episode, Underway
 from controller.errors import ConfigError
 from controller.granularity import granularity_of
+from controller.policy.floor import Floor
 from controller.policy.network import Policy, PolicyNetwork
+from controller.policy.rules import RulePolicy
 from controller.process.observation import OBSERVATION_NAMES
 
 Layers = list[tuple[NDArray[np.float32], NDArray[np.float32]]]
@@ -27,12 +29,20 @@ class PolicyDecider:
         exploration: share of decisions that are drawn from the policy's distribution; the
             others are its most likely action.
         seed: of what is drawn.
+        floor: rules that decide at some prices, without exploration; None for none.
     """
 
-    def __init__(self, policy: PolicyNetwork, *, exploration: float = 0.0, seed: int = 0) -> None:
+    def __init__(
+        self,
+        policy: PolicyNetwork,
+        *,
+        exploration: float = 0.0,
+        seed: int = 0,
+        floor: Floor | None = None,
+    ) -> None:
         if not 0 <= exploration <= 1:
             raise ConfigError(f"exploration: expected 0 to 1, found {exploration}")
-        self._layers = _layers(policy)
+        self._layers, self.floor = _layers(policy), floor
         self.exploration, self._rng = exploration, np.random.default_rng(seed)
         self.digest = policy_digest(policy)
 
@@ -59,12 +69,16 @@ class PolicyDecider:
         observation = episode.observation()
         probabilities, value = self.judge(observation, mask)
         likeliest = position = int(probabilities.argmax())
-        if self.exploration and self._rng.random() < self.exploration:
+        rule = self.floor.rule_at(episode.price) if self.floor else None
+        if rule is not None:
+            likeliest = position = int(RulePolicy(rule).act(episode.state, mask)[0])
+        elif self.exploration and self._rng.random() < self.exploration:
             position = int(
                 self._rng.choice(len(probabilities), p=probabilities / probabilities.sum())
             )
-        propensity = self.exploration * float(probabilities[position])
-        propensity += (1 - self.exploration) * (position == likeliest)
+        exploration = self.exploration if rule is None else 0.0
+        propensity = exploration * float(probabilities[position])
+        propensity += (1 - exploration) * (position == likeliest)
         actions, features = episode.config.actions, granularity_of(episode.config).features
         return Choice(
             action=actions[position],
@@ -74,6 +88,7 @@ class PolicyDecider:
             leader=episode.answer,
             cost=episode.cost,
             propensity=propensity,
+            decided_by=self.floor.decides_at(episode.price) if self.floor else "policy",
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -282,7 +282,7 @@ class VerifierCascade:
 class Router:
     """Small or large model by the prompt alone (RouteLLM, Ong et al. 2024, arXiv 2406.18665).
 
-    Reads the difficulty of a question as log-odds per rung.
+    Reads the difficulty of a question as log-odds per rung; unknown ones count as 0.
     """
 
     advantage: float
@@ -290,12 +290,33 @@ class Router:
 
     def wishes(self, episodes: Episodes) -> Wishes:
         """Give up below `floor`; escalate where the large model is so much more often right."""
-        chance = 1 / (1 + np.exp(-episodes.difficulty))  # (N, R)
+        chance = 1 / (1 + np.exp(-np.nan_to_num(episodes.difficulty)))  # (N, R)
         fresh, hopeful = episodes.num_attempts == 0, chance.max(1) >= self.floor
         large = hopeful & (chance[:, -1] - chance[:, 0] >= self.advantage)
         climbing = (fresh & large) | ~_on_small(episodes)
         return {ESCALATE: climbing & _below_top(episodes), SAMPLE: fresh & hopeful & ~large}
 
+
+RULES: Mapping[str, type[Any]] = {
+    rule.__name__: rule
+    for rule in (
+        SelfConsistency,
+        AlwaysLarge,
+        AdaptiveConsistency,
+        EarlyStoppingConsistency,
+        ConfidenceStop,
+        BayesianStop,
+        ReviseN,
+        VerifiedBestOfN,
+        VerifierStop,
+        VoteCascade,
+        AdaptiveCascade,
+        LogprobCascade,
+        VerifierCascade,
+        Router,
+    )
+}
+"""Every rule by the name that checkpoints call it."""
 
 _COUNTS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32)
 _CONFIDENCE = (0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99)
@@ -370,5 +391,6 @@ ROUTERS = (
     "kNN router",
     "wording router",
     "difficulty bins",
+    "plan selector",
 )
 CASCADES = ("vote cascade", "adaptive cascade", "logprob cascade", "verifier cascade")

@@ -88,7 +88,9 @@ def build_variants(config: ServeConfig, backend: Backend, metrics: Metrics) -> V
                 name=place.name,
                 checkpoint=checkpoint,
                 process=deployed_process(checkpoint, backend),
-                decider=PolicyDecider(checkpoint.policy, exploration=config.exploration),
+                decider=PolicyDecider(
+                    checkpoint.policy, exploration=config.exploration, floor=checkpoint.floor
+                ),
                 pricing=Pricing(checkpoint, config.standing),
                 share=place.share,
                 always=config.always,

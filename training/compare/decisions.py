@@ -58,6 +58,7 @@ class Seen:
     value: float
     observation: NDArray[np.float32]
     cost: float
+    price: float
     note: Any
 
 
@@ -95,6 +96,7 @@ class Watch:
                     value=float(value[i]),
                     observation=observation[i],
                     cost=float(replay.episodes.spent[row]),
+                    price=float(replay.episodes.price[row]),
                     note=self._note(replay, row),
                 )
             )
@@ -159,6 +161,7 @@ def _decisions(
             observation=dict(zip(features, entry.observation.tolist(), strict=True)),
             leader=keeping.leader(recorded, row, before),
             cost=entry.cost,
+            decided_by=checkpoint.floor.decides_at(entry.price) if checkpoint.floor else "policy",
             brought=tuple(keeping.brought(recorded, replay, row, entry.action, before, after)),
         )
 

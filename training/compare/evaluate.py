@@ -31,6 +31,7 @@ from envs.granularity import AnyTable, read_traces, recordings_of
 from envs.reward import LogUniform
 from envs.traces.table import TraceTable
 from training.compare.results import CONTROLLER, Promises
+from training.compare.selector import select_plans
 from training.compare.simulate import Played, log_odds, play, play_checkpoint, pool, select
 from training.compare.yardsticks import clairvoyant, kept_promises
 from training.granularity import Learning, learning_of
@@ -217,6 +218,7 @@ class _Contest:
         self.tuning_repeats = max(1, min(repeats, _TUNING_EPISODES // len(tuning)))
         self.played: dict[str, list[Played]] = {}
         self.settings: dict[str, list[str]] = {}
+        self._plans_played: dict[str, tuple[Played, Played]] = {}
 
     @property
     def blind(self) -> Any:
@@ -257,6 +259,7 @@ class _Contest:
         tuned = [self._tuned(rule, config, tuning) for rule in rules]
         best = [int(np.argmax([p.utility(price).mean() for p in tuned])) for price in self.prices]
         tested = {i: self._tested(rules[i], config, test) for i in sorted(set(best))}
+        self._plans_played |= {f"{family}/{rules[i]}": (tuned[i], tested[i]) for i in tested}
         self.played[family] = [tested[i] for i in best]
         self.settings[family] = [str(rules[i]) for i in best]
 
@@ -281,6 +284,14 @@ class _Contest:
         shape = self._log_odds("shape", [fit_networks])
         self.add("wording router", routers(), free, shape)
         self.played["difficulty bins"] = self._lookup(free, shape or known)
+        self._add_selector()
+
+    def _add_selector(self) -> None:
+        """Let the wording pick one of all rules that were tuned for any of the prices."""
+        features = [table.features("words") for table in (self.tuning, self.test)]
+        plans = list(self._plans_played.values())
+        choice = select_plans(features[0], [p for p, _ in plans], features[1], self.prices)
+        self.played["plan selector"] = [select([p for _, p in plans], row) for row in choice]
 
     def _log_odds(self, reads: Reads, fits: Sequence[Fit]) -> tuple[Floats, Floats] | None:
         """Difficulty of the tuning and of the test questions by the best of some read-outs."""

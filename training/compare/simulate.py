@@ -125,7 +125,7 @@ def play_checkpoint(
 ) -> Played:
     """Play a controller; see `play`."""
     return play(
-        checkpoint.policy,
+        checkpoint.acting,
         table,
         checkpoint.config,
         price=price,

@@ -110,6 +110,8 @@ def train_all(settings: Settings, console: Console) -> None:
             training = ControllerTraining(traces, config, out, prepared)
             checkpoints.append(_trained(training, settings, stop, console))
             console.print(f"{out}: validation utility {training.utility:.4f}", highlight=False)
+            if floor := checkpoints[-1].floor:
+                console.print(f"{out}: {floor}", highlight=False, soft_wrap=True)
     if len(runs) > 1:
         prices = prepared.prices.grid(SCORED_PRICES)
         seeds = _score(checkpoints, prepared, prices)
@@ -147,7 +149,7 @@ def _trained(
         tracker_of(training, settings.run.traces, str(training.out), settings.run.wandb) as tracker,
         training_view(Console(stderr=True), training.out.name, training.ppo.steps, total) as view,
     ):
-        checkpoint = training.run(tracker, view, stop)
+        checkpoint = training.run(tracker, view, stop, lambda text: console.print(text))
     if tracker.offline_directory:
         console.print(
             f"W&B, with an account: wandb sync {tracker.offline_directory}",

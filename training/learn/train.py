@@ -25,6 +25,8 @@ from controller.checkpoint import (
 )
 from controller.granularity import Process
 from controller.policy.difficulty import Difficulty
+from controller.policy.floor import Floor
+from controller.policy.network import Policy
 from controller.policy.targets import Calibration
 from controller.policy.training_range import Support
 from controller.process.types import ModelSpec
@@ -33,17 +35,29 @@ from envs.questions.answer_kinds import only_kind, unread_warnings
 from envs.reward import LogUniform, budget_range, price_range
 from envs.segments.traces import SegmentTraces
 from envs.traces.format import TraceSet
+from envs.traces.table import TraceTable
 from envs.vector import ComputeVectorEnv
 from training.compare.simulate import log_odds, play, play_checkpoint
 from training.compare.yardsticks import best_rule_utilities
 from training.granularity import learning_of
-from training.learn.config import SEGMENT_DEFAULTS, TrainConfig
+from training.learn.config import LEAST_STEPS, SEGMENT_DEFAULTS, TrainConfig
 from training.learn.difficulty import fit_difficulty, with_prompt_lengths
+from training.learn.floor import (
+    FLOOR_PRICES,
+    RULE_QUESTIONS,
+    HeldOut,
+    fit_floor,
+    fold_of,
+    folds_for,
+    play_at,
+)
 from training.learn.resume import CURVE, Curve, has_state
 from training.learn.settings import flat
 from training.ppo import PPO
 from training.report.tracking import Tracker, controller_artifact, traces_artifact
 from training.report.view import View
+
+Floats = NDArray[np.float64]
 
 _CALIBRATION_PRICES = 31
 
@@ -85,6 +99,15 @@ class Prepared:
     prices: LogUniform
     difficulty: Difficulty | None
     train_log_odds: NDArray[np.float64] | None
+
+    def of(self, rows: NDArray[np.bool_]) -> Prepared:
+        """The same with some of the questions to learn from, (Q,)."""
+        known, places = self.train_log_odds, np.flatnonzero(rows)
+        return replace(
+            self,
+            train=self.train.take(places),
+            train_log_odds=None if known is None else known[places],
+        )
 
     @cached_property
     def best_rule(self) -> float:
@@ -149,16 +172,7 @@ class ControllerTraining:
         self.prepared = prepared or prepare(traces, config)
         config = suited(config, traces)
         self.traces, self.config, self.out = traces, config, out
-        env = ComputeVectorEnv(
-            self.prepared.train,
-            self.prepared.process,
-            config.ppo.num_envs,
-            prices=self.prepared.prices,
-            difficulty=self.prepared.train_log_odds,
-            round_prices=learning_of(traces).round_prices,
-            budgets=budget_range(self.prepared.process.cost_unit),
-            hide_signals=config.hide_signals,
-        )
+        env = self._env_of(self.prepared)
         self.ppo, self._env = PPO(env, config.ppo), env
         self.utility, self._waited = -np.inf, 0
         """Of the kept weights on `prepared.validation`."""
@@ -166,6 +180,19 @@ class ControllerTraining:
         if has_state(self._state):
             notes, self._kept = self.ppo.resume(self._state)
             self.utility, self._waited = notes["utility"], notes["waited"]
+
+    def _env_of(self, prepared: Prepared) -> ComputeVectorEnv:
+        """The environment of what a policy learns from."""
+        return ComputeVectorEnv(
+            prepared.train,
+            prepared.process,
+            self.config.ppo.num_envs,
+            prices=prepared.prices,
+            difficulty=prepared.train_log_odds,
+            round_prices=learning_of(self.traces).round_prices,
+            budgets=budget_range(prepared.process.cost_unit),
+            hide_signals=self.config.hide_signals,
+        )
 
     def settings(self) -> dict[str, Any]:
         """Settings of the run, for people and W&B."""
@@ -191,6 +218,7 @@ class ControllerTraining:
         tracker: Tracker,
         view: View | None = None,
         stop: Callable[[], bool] | None = None,
+        say: Callable[[str], None] = lambda _: None,
     ) -> AnyCheckpoint:
         """Train to the end and save the checkpoint.
 
@@ -198,6 +226,7 @@ class ControllerTraining:
             tracker: gets the metrics.
             view: called after each update.
             stop: asked after each update whether to save and stop.
+            say: told what is done once the policy is trained.
 
         Raises:
             KeyboardInterrupt: it was stopped; the next run goes on from there to the bit.
@@ -221,12 +250,61 @@ class ControllerTraining:
             self._save_state()
             raise KeyboardInterrupt
         self.ppo.policy.load_state_dict(self._kept)
+        say("comparing the policy with hand-made rules on questions that it has not learnt from")
         support = observed_support(self._env, self.config.ppo.seed)
-        checkpoint = replace(self._calibrated(self._checkpoint()), support=support)
+        checkpoint = replace(self._checkpoint(), support=support, floor=self._floor(stop))
+        checkpoint = self._calibrated(checkpoint)
         save_checkpoint(checkpoint, self.out, str(model_card(checkpoint, None)))
         tracker.summary({"validation/kept_utility": self.utility})
         tracker.makes(controller_artifact(checkpoint, self.out, self.traces))
         return checkpoint
+
+    def _floor(self, stop: Callable[[], bool] | None) -> Floor | None:
+        """Rules for prices at which policies are behind them on questions not learnt from.
+
+        Few questions are learnt from in folds, by further policies that are judged by the fold
+        that each has not seen; the calibration's questions judge the policy itself.
+
+        Raises:
+            KeyboardInterrupt: it was stopped; the next run goes on from there.
+        """
+        prepared = self.prepared
+        if not isinstance(prepared.train, TraceTable):
+            return None
+        low, high = prepared.prices.low, prepared.prices.high
+        prices = prepared.prices.grid(FLOOR_PRICES if low < high else 1)
+
+        def held_out(policy: Policy, table: AnyTable, known: Floats | None) -> HeldOut:
+            played = play_at(policy, table, prepared.process, known, prices)
+            return HeldOut(table=table, known=known, played=played)
+
+        known = log_odds(prepared.difficulty, prepared.calibration)
+        held = [held_out(self.ppo.policy, prepared.calibration, known)]
+        folds = folds_for(len(prepared.train))
+        if not folds:
+            some = fold_of(len(prepared.train), len(prepared.train)) < RULE_QUESTIONS
+            tuning = prepared.of(some)
+            held.append(HeldOut(table=tuning.train, known=tuning.train_log_odds))
+        fold = fold_of(len(prepared.train), max(folds, 1))
+        for part in range(folds):
+            seen, unseen = prepared.of(fold != part), prepared.of(fold == part)
+            policy = self._cross_fitted(seen, self._state / f"fold-{part}", stop)
+            held.append(held_out(policy, unseen.train, unseen.train_log_odds))
+        return fit_floor(held, prepared.process, prices)
+
+    def _cross_fitted(
+        self, prepared: Prepared, state: Path, stop: Callable[[], bool] | None
+    ) -> Policy:
+        """Another policy, that learns from a part of the questions, in fewer steps."""
+        steps = min(self.config.ppo.total_steps, LEAST_STEPS)
+        ppo = PPO(self._env_of(prepared), replace(self.config.ppo, total_steps=steps))
+        if has_state(state):
+            ppo.resume(state)
+        ppo.train(stop=stop)
+        ppo.save(state)
+        if ppo.update < ppo.config.num_updates:
+            raise KeyboardInterrupt
+        return ppo.policy
 
     def _check(self) -> dict[str, float]:
         """Utility on `prepared.validation`; keeps the weights, unless better ones are wanted."""

@@ -1,0 +1,117 @@
+"""The safe floor: rules that stand in for a policy at prices where it was not shown to be ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.errors import CheckpointError
+from controller.policy.network import Policy
+from controller.policy.rules import RULES, Rule, RulePolicy
+from controller.process.episodes import Episodes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Floor:
+    """Who decides at which price.
+
+    Attributes:
+        prices: (P,) accuracy per unit cost, ascending; a price belongs to the nearest of them
+            on a log scale.
+        rules: at each of them the rule that decides, None for the policy.
+        leads: at each of them the policy's mean utility on held-out questions less the rule's.
+    """
+
+    prices: tuple[float, ...]
+    rules: tuple[Rule | None, ...]
+    leads: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        sizes = {len(self.prices), len(self.rules), len(self.leads)}
+        rising = all(0 < a < b for a, b in zip(self.prices, self.prices[1:], strict=False))
+        if sizes != {len(self.prices)} or not self.prices or not rising:
+            raise CheckpointError(
+                "floor: expected ascending prices with a rule and a lead each, found "
+                f"{self.prices}, {len(self.rules)} rules and {len(self.leads)} leads"
+            )
+
+    def __str__(self) -> str:
+        """One line for people."""
+        if not self.share:
+            return "the policy decides at every price"
+        dealt = zip(self.prices, self.rules, strict=True)
+        ruled = ", ".join(f"{rule} at {price:.1e}" for price, rule in dealt if rule is not None)
+        return f"held-out questions do not show the policy ahead at every price; instead: {ruled}"
+
+    @property
+    def share(self) -> float:
+        """Share of the prices at which a rule decides."""
+        return sum(rule is not None for rule in self.rules) / len(self.rules)
+
+    def places(self, prices: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Which of its prices is nearest to each of some, same shape."""
+        logs = np.log(self.prices)
+        return np.asarray(np.searchsorted((logs[1:] + logs[:-1]) / 2, np.log(prices)))
+
+    def rule_at(self, price: float) -> Rule | None:
+        """The rule that decides at a price; None for the policy."""
+        return self.rules[int(self.places(np.array(price)))]
+
+    def decides_at(self, price: float) -> str:
+        """`policy`, or the name of the rule that stands in for it."""
+        rule = self.rule_at(price)
+        return "policy" if rule is None else f"floor: {rule}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists; rules by class and settings."""
+        rules = [rule and {"rule": type(rule).__name__, **vars(rule)} for rule in self.rules]
+        return {"prices": list(self.prices), "rules": rules, "leads": list(self.leads)}
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Floor:
+        """From what `to_json` gave.
+
+        Raises:
+            CheckpointError: it names unknown rules, or has other lengths than prices.
+        """
+        return cls(
+            prices=tuple(float(price) for price in entry["prices"]),
+            rules=tuple(rule and _rule(rule) for rule in entry["rules"]),
+            leads=tuple(float(lead) for lead in entry["leads"]),
+        )
+
+
+def _rule(entry: Mapping[str, Any]) -> Rule:
+    settings = {name: value for name, value in entry.items() if name != "rule"}
+    kind = RULES.get(entry["rule"])
+    numbers = all(isinstance(value, int | float) for value in settings.values())
+    if kind is None or not numbers or set(settings) != set(kind.__dataclass_fields__):
+        raise CheckpointError(f"floor: expected one of {sorted(RULES)}, found {dict(entry)}")
+    rule: Rule = kind(**settings)
+    return rule
+
+
+class FlooredPolicy:
+    """A policy, and the rules of its floor at their prices; see `Policy`.
+
+    Args:
+        policy: decides elsewhere.
+        floor: who decides where.
+    """
+
+    def __init__(self, policy: Policy, floor: Floor) -> None:
+        self.policy, self.floor = policy, floor
+
+    def act(self, episodes: Episodes, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """One allowed action per episode, (N,)."""
+        places = self.floor.places(episodes.price)
+        actions = np.zeros(len(mask), np.int64)
+        for place in np.unique(places):
+            rule, rows = self.floor.rules[place], places == place
+            policy = self.policy if rule is None else RulePolicy(rule)
+            actions[rows] = policy.act(episodes, mask)[rows]
+        return actions
