@@ -34,7 +34,7 @@ from training.compare.summary import Bootstrap
 from training.learn.config import PPOConfig, TrainConfig
 from training.learn.jobs import Progress, TrainJob, run_job, train_on_cluster
 from training.learn.threads import limit_threads
-from training.learn.train import suited
+from training.learn.train import prepare, suited
 from training.record.cluster import Cluster
 from training.report.show import command_line
 from training.report.view import progress_bar
@@ -137,6 +137,7 @@ def ablate(
             )
             for variant in todo
         ],
+        traces,
         cluster,
         progress,
     )
@@ -167,19 +168,30 @@ def ablate(
     return tables
 
 
-def _train_all(jobs: Sequence[TrainJob], cluster: Cluster | None, progress: Progress) -> None:
+def _train_all(
+    jobs: Sequence[TrainJob], traces: TraceSet, cluster: Cluster | None, progress: Progress
+) -> None:
     if cluster is not None:
         train_on_cluster(jobs, cluster, progress)
         return
-    for number, job in enumerate(jobs):
+    todo = [job for job in jobs if not job.finished]
+    if not todo:
+        return
+    whole = prepare(
+        traces, replace(todo[0].config, prices=())
+    )  # signals are hidden later, in the network
+    for number, job in enumerate(todo):
 
         def view(
             steps: int, _: Mapping[str, float], number: int = number, job: TrainJob = job
         ) -> None:
-            progress((number + steps / job.total_steps) / len(jobs), job.out.name)
+            progress((number + steps / job.total_steps) / len(todo), job.out.name)
 
-        if not job.finished:
-            run_job(job, view)
+        prepared = whole
+        if job.config.prices:
+            low, high = job.config.prices
+            prepared = replace(whole, prices=LogUniform(low=low, high=high))
+        run_job(job, view, prepared=prepared)
 
 
 def ablation_markdown(tables: Mapping[str, Sequence[Mapping[str, Any]]], command: str) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -12,6 +14,11 @@ from controller.bundled import bundled
 from training.cli.flags import argument, flag, with_flags
 from training.cli.options import RayOptions
 from training.learn.settings import WandbMode
+
+if TYPE_CHECKING:
+    from controller.checkpoint import AnyCheckpoint
+    from envs.granularity import AnyTraces
+    from training.compare.evaluation import Evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +58,8 @@ class EvaluateOptions:
 def evaluate(options: EvaluateOptions) -> None:
     """Compare controllers with tuned rules on the test split; fills in the model card."""
     from controller.checkpoint import load_any
-    from envs.granularity import read_traces, recordings_of
+    from envs.granularity import read_traces
     from envs.traces.format import write_atomically
-    from training.compare.evaluate import compare, read_others
-    from training.compare.evaluation import About, save_evaluation
-    from training.compare.results import CONTROLLER
-    from training.compare.summary import summarise
-    from training.compare.yardsticks import play_greedy
     from training.learn.runs import seed_directories
     from training.learn.threads import limit_threads
     from training.report.markdown import results_markdown, write_card
@@ -65,12 +67,42 @@ def evaluate(options: EvaluateOptions) -> None:
     from training.report.track_evaluation import PICTURES, log_evaluation
 
     limit_threads()
-    paths = seed_directories(options.controllers)
-    checkpoints = [load_any(path) for path in paths]
-    first, names = checkpoints[0], [model.name for model in checkpoints[0].models]
+    controllers = {path: load_any(path) for path in seed_directories(options.controllers)}
+    paths, first = list(controllers), next(iter(controllers.values()))
     inside = first.granularity.name == "segments"
     traces = read_traces(options.traces or bundled("segments/traces" if inside else "traces"))
-    recordings = recordings_of(traces)
+    out = options.out or options.controllers[0]
+    evaluation = _evaluated(options, controllers, traces, out)
+    results = evaluation.results
+    log_evaluation(evaluation, traces, controllers, out, options.wandb)
+    write_card(results, paths, traces, options.repeats)
+    if options.results is not None:
+        text = results_markdown(results, command_line(), len(paths))
+        write_atomically(options.results, lambda path: path.write_text(text))
+    if options.as_json:
+        print(json.dumps(results.to_json(), indent=1))
+        return
+    console = Console()
+    print_results(console, results)
+    console.print(f"pictures: {', '.join(str(out / f'{name}.png') for name in PICTURES)}")
+
+
+def _evaluated(
+    options: EvaluateOptions,
+    controllers: Mapping[Path, AnyCheckpoint],
+    traces: AnyTraces,
+    out: Path,
+) -> Evaluation:
+    """Play all, and keep what was found."""
+    from envs.granularity import recordings_of
+    from training.compare.evaluate import compare, read_others
+    from training.compare.evaluation import About, save_evaluation
+    from training.compare.results import CONTROLLER
+    from training.compare.summary import summarise
+    from training.compare.yardsticks import play_greedy
+
+    checkpoints, recordings = list(controllers.values()), recordings_of(traces)
+    first, names = checkpoints[0], [model.name for model in checkpoints[0].models]
     test = recordings.recorded(traces, ["test"], names)
     comparison = compare(
         checkpoints,
@@ -82,31 +114,18 @@ def evaluate(options: EvaluateOptions) -> None:
         repeats=options.repeats,
         cluster=options.cluster.cluster(),
     )
-    out = options.out or options.controllers[0]
-    evaluation = save_evaluation(
+    about = About(
+        controllers=tuple(map(str, controllers)),
+        traces=traces.path.name,
+        traces_digest=traces.manifest.get("digest"),
+        models=tuple(names),
+        repeats=options.repeats,
+    )
+    return save_evaluation(
         out,
-        About(
-            controllers=tuple(map(str, paths)),
-            traces=traces.path.name,
-            traces_digest=traces.manifest.get("digest"),
-            models=tuple(names),
-            repeats=options.repeats,
-        ),
+        about,
         summarise(comparison, test.questions),
         checkpoint=first,
         recorded=test,
         played=comparison.played[CONTROLLER],
     )
-    results = evaluation.results
-    lineage = dict(zip(paths, checkpoints, strict=True))
-    log_evaluation(evaluation, traces, lineage, out, options.wandb)
-    write_card(results, paths, traces, options.repeats)
-    if options.results is not None:
-        text = results_markdown(results, command_line(), len(paths))
-        write_atomically(options.results, lambda path: path.write_text(text))
-    if options.as_json:
-        print(json.dumps(results.to_json(), indent=1))
-        return
-    console = Console()
-    print_results(console, results)
-    console.print(f"pictures: {', '.join(str(out / f'{name}.png') for name in PICTURES)}")

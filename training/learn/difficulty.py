@@ -1,4 +1,4 @@
-"""Fits the read-out that tells from a prompt how hard a question is."""
+"""Fits what a question tells before it is asked: how hard it is, and how long its prompt is."""
 
 from __future__ import annotations
 
@@ -15,8 +15,12 @@ from scipy.special import logit
 from threadpoolctl import threadpool_limits
 from torch.nn import functional
 
+from controller.backends.openai.prompt_lengths import Line, fit_prompt_length
 from controller.policy.difficulty import Difficulty, Reads
+from controller.process.actions import ActionKind
+from controller.process.types import ModelSpec
 from envs.questions.prompts import Prompts
+from envs.traces.format import TraceSet
 from envs.traces.table import TraceTable
 
 Floats = NDArray[np.float64]
@@ -273,3 +277,31 @@ def neighbours(known: TraceTable, new: TraceTable, *, k: int = 30) -> tuple[Floa
         (rates[places].sum(1) + 0.5) / (k + 1) for places in (inside, outside)
     )
     return logit(inside_rates), logit(outside_rates)
+
+
+def with_prompt_lengths(traces: TraceSet, models: Sequence[ModelSpec]) -> tuple[ModelSpec, ...]:
+    """The models with `prompt_length`, as far as wordings and counts of the train split tell."""
+    table = traces.questions
+    if "question" not in table.column_names:
+        return tuple(models)
+    long = {
+        question_id: len(text)
+        for question_id, text, split in zip(
+            *(table[name].to_pylist() for name in ("question_id", "question", "split")), strict=True
+        )
+        if text and split == "train"
+    }
+    counted: dict[str, dict[str, int]] = {model.name: {} for model in models}
+    for batch in traces.scan(["question_id", "model", "action", "prompt_tokens"]):
+        for question_id, model, action, tokens in zip(
+            *(column.to_pylist() for column in batch.columns), strict=True
+        ):
+            if action != ActionKind.REVISE and tokens and question_id in long and model in counted:
+                counted[model][question_id] = tokens
+    return tuple(
+        replace(model, prompt_length=_length_line(long, counted[model.name])) for model in models
+    )
+
+
+def _length_line(long: Mapping[str, int], counted: Mapping[str, int]) -> Line | None:
+    return fit_prompt_length([(long[question], tokens) for question, tokens in counted.items()])

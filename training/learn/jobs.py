@@ -16,7 +16,7 @@ from envs.granularity import read_traces
 from training.learn.config import TrainConfig
 from training.learn.settings import WandbMode
 from training.learn.threads import limit_threads
-from training.learn.train import ControllerTraining
+from training.learn.train import ControllerTraining, Prepared
 from training.record.cluster import Cluster, connected
 from training.report.tracking import Tracker
 from training.report.view import View
@@ -59,7 +59,12 @@ def wandb_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith("WANDB_")}
 
 
-def run_job(job: TrainJob, view: View, stop: Callable[[], bool] | None = None) -> None:
+def run_job(
+    job: TrainJob,
+    view: View,
+    stop: Callable[[], bool] | None = None,
+    prepared: Prepared | None = None,
+) -> None:
     """Train, or go on with a training, in this process; `stop` is asked after each update.
 
     Raises:
@@ -67,7 +72,7 @@ def run_job(job: TrainJob, view: View, stop: Callable[[], bool] | None = None) -
     """
     limit_threads()
     os.environ.update(job.environment)
-    training = ControllerTraining(read_traces(job.traces), job.config, job.out)
+    training = ControllerTraining(read_traces(job.traces), job.config, job.out, prepared)
     if not training.finished:
         with tracker_of(training, job.traces, job.name or str(job.out), job.wandb) as tracker:
             training.run(tracker, view, stop)

@@ -41,7 +41,7 @@ from training.compare.simulate import log_odds, play, play_checkpoint
 from training.compare.yardsticks import best_rule_utilities
 from training.granularity import learning_of
 from training.learn.config import LEAST_STEPS, SEGMENT_DEFAULTS, TrainConfig
-from training.learn.difficulty import fit_difficulty
+from training.learn.difficulty import fit_difficulty, with_prompt_lengths
 from training.learn.floor import (
     FLOOR_PRICES,
     RULE_QUESTIONS,
@@ -54,7 +54,6 @@ from training.learn.floor import (
 from training.learn.resume import CURVE, Curve, has_state
 from training.learn.settings import flat
 from training.ppo import PPO
-from training.record.prompt_lengths import with_prompt_lengths
 from training.report.tracking import Tracker, controller_artifact, traces_artifact
 from training.report.view import View
 

@@ -20,7 +20,7 @@ from training.compare.evaluation import About, save_evaluation
 from training.compare.results import CONTROLLER
 from training.compare.summary import summarise
 from training.learn.resume import CURVE, read_curve
-from training.report.runs import read_runs, report_data
+from training.report.page import read_runs, report_data
 
 ATTEMPTS = "whole attempts"
 
