@@ -1,5 +1,7 @@
 """The state of episodes, attempt by attempt."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,6 @@ from controller.errors import ConfigError
 from controller.process.episodes import (
     NO_ANSWER,
     AttemptColumns,
-    EpisodeConfig,
     Episodes,
     score_weight,
 )
@@ -107,4 +108,4 @@ def test_a_part_has_the_same_names_for_some_rows(process):
 
 def test_numbers_per_rung_must_fit_the_ladder(process):
     with pytest.raises(ConfigError, match="vote_weights: expected 2 positive numbers"):
-        EpisodeConfig(**{**vars(process), "vote_weights": (1,)})
+        replace(process, vote_weights=(1,))
