@@ -6,6 +6,7 @@ Both await the backend. One that never suspends needs no event loop: the environ
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,7 +16,7 @@ from typing_extensions import TypeVar
 
 from controller.backends.base import Backend, PromptState, Request
 from controller.errors import ConfigError
-from controller.granularity import Process
+from controller.granularity import granularity_of
 from controller.policy.difficulty import Difficulty
 from controller.process.actions import Action, ActionKind
 from controller.process.cost import Usage
@@ -26,7 +27,6 @@ from controller.process.episodes import (
     EpisodeConfig,
     Episodes,
 )
-from controller.process.observation import observe
 from controller.process.terms import Terms
 from controller.process.types import Attempt, Question
 from controller.segments.types import Segment
@@ -91,61 +91,62 @@ class Decision(Choice):
         return next((made for made in self.brought if isinstance(made, Segment)), None)
 
 
-class Underway(Protocol):
+class Underway(ABC):
     """An episode that has begun, of either granularity.
 
     Attributes:
+        config: the decision process.
+        state: of the one episode.
         price: accuracy per unit cost.
-        state: its arrays, as of N = 1 episodes.
     """
 
-    price: float
+    config: Any
     state: Any
+    price: float
 
     @property
-    def config(self) -> Process:
-        """The decision process."""
-        ...
-
-    @property
+    @abstractmethod
     def usage(self) -> dict[str, Usage]:
         """Tokens processed so far, by model name."""
-        ...
 
     @property
+    @abstractmethod
     def answer(self) -> str | None:
         """Answer if it ended now; None if there is none yet."""
-        ...
 
     @property
     def cost(self) -> float:
         """Cost so far, in small-model tokens."""
-        ...
+        return float(self.state.spent[0])
 
     @property
     def over(self) -> bool:
         """Whether nothing but STOP is left to do."""
-        ...
+        return bool(self.mask().sum() == 1)
 
     def observation(self) -> NDArray[np.float32]:
         """What the policy sees, (1, D)."""
-        ...
+        return granularity_of(self.config).table.observe(self.state)
 
     def mask(self) -> NDArray[np.bool_]:
         """Allowed actions, (1, A)."""
-        ...
+        return np.asarray(self.state.mask())
 
+    @abstractmethod
     async def take(self, action: Action) -> Sequence[Attempt | Segment]:
-        """Carry out an action other than STOP; returns what it brought."""
-        ...
+        """Carry out an action other than STOP; returns what it brought.
+
+        Raises:
+            IllegalActionError: the mask forbids it.
+        """
 
     def close(self) -> None:
         """End the episode, by forcing an answer if one is still owed."""
-        ...
+        return
 
+    @abstractmethod
     def best_attempt(self) -> Attempt | None:
         """An attempt that gives the answer."""
-        ...
 
 
 E = TypeVar("E", bound=Underway, contravariant=True, default="Episode")
@@ -167,7 +168,7 @@ class Pick(Protocol):
         ...
 
 
-class Episode:
+class Episode(Underway):
     """One question, whoever makes the attempts.
 
     Args:
@@ -200,7 +201,7 @@ class Episode:
         self.budget = float("inf") if terms.budget is None else terms.budget
         self.state = Episodes(config, 1, config.max_attempts)
         self.attempts: list[Attempt] = []
-        self.usage = {model.name: Usage() for model in backend.models}
+        self._usage = {model.name: Usage() for model in backend.models}
         self.backend, self._names = backend, [model.name for model in backend.models]
         self._difficulty, self._pick = difficulty, pick
         self._answer_ids: dict[str, int] = {}
@@ -245,7 +246,12 @@ class Episode:
 
     def _count(self, rung: int, usage: Usage) -> None:
         name = self._names[rung]
-        self.usage[name] = self.usage[name] + usage
+        self._usage[name] = self._usage[name] + usage
+
+    @property
+    def usage(self) -> dict[str, Usage]:
+        """Tokens processed so far, by model name."""
+        return self._usage
 
     @property
     def answer(self) -> str | None:
@@ -257,20 +263,6 @@ class Episode:
     def answers(self) -> list[str]:
         """Distinct answers, in the order in which they came."""
         return list(self._answer_ids)
-
-    @property
-    def cost(self) -> float:
-        """Cost so far, in small-model tokens."""
-        return float(self.state.spent[0])
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing but STOP is left to do."""
-        return bool(self.mask().sum() == 1)
-
-    def observation(self) -> NDArray[np.float32]:
-        """What the policy sees, (1, D)."""
-        return observe(self.state)
 
     def mask(self) -> NDArray[np.bool_]:
         """Allowed actions, (1, A)."""
@@ -371,9 +363,6 @@ class Episode:
                 num_children=np.array([revisions]),
             ),
         )
-
-    def close(self) -> None:
-        """End the episode; the leading answer stands."""
 
     def best_attempt(self) -> Attempt | None:
         """The first attempt that gave the leading answer."""

@@ -96,7 +96,7 @@ class RuleDecider:
     """A rule decides; the policy's view of the same situation is kept beside its choice.
 
     Args:
-        rule: any batch policy, as in `controller.policy.network.rules`.
+        rule: any batch policy, as in `controller.policy.rules`.
         name: shown as `decided_by`.
         beside: tells probabilities and value.
     """

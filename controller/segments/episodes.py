@@ -106,17 +106,6 @@ def _now(place: int) -> Any:
     return property(lambda episodes: episodes.now[:, place])
 
 
-_POSITIVE = (
-    "max_tokens",
-    "max_segment_tokens",
-    "max_forced_tokens",
-    "mean_segment_tokens",
-    "mean_forced_tokens",
-    "mean_rest_tokens",
-    "cost_unit",
-)
-
-
 @dataclass(frozen=True, kw_only=True)
 class SegmentConfig:
     """The decision process inside one attempt.
@@ -153,11 +142,9 @@ class SegmentConfig:
     def __post_init__(self) -> None:
         if not self.draws or min(self.draws) < 1:
             raise ConfigError(f"draws: expected positive numbers, found {self.draws}")
-        for name in _POSITIVE:
-            if getattr(self, name) <= 0:
-                raise ConfigError(
-                    f"{name}: expected a positive number, found {getattr(self, name)}"
-                )
+        for name, value in vars(self).items():
+            if name.startswith(("max_", "mean_", "cost_unit")) and value <= 0:
+                raise ConfigError(f"{name}: expected a positive number, found {value}")
         if self.escalates and len(self.cost.weights) < 2:
             raise ConfigError("escalates: expected a large model's weight in `cost`, found none")
 
@@ -204,13 +191,9 @@ class SegmentColumns:
     """Segments of several episodes, one each, as columns of length n.
 
     Attributes:
-        num_tokens: tokens written.
-        small_tokens: the same text in tokens of the small model.
-        mean_logprob: nats; NaN when unknown.
-        min_logprob: nats; NaN when unknown.
-        entropy: of what the small model expects next, nats; NaN when unknown or done.
-        value: log-odds that the small model ends right from here; NaN when unknown.
-        done: whether the attempt has ended.
+        num_tokens, small_tokens: tokens written; the same text in tokens of the small model.
+        mean_logprob, min_logprob, entropy, value, done: see `Segment` and `Prefix`; NaN when
+            unknown.
         repeats: earlier draws of this segment that said the same.
         answer: id of the attempt's if it has, else of one forced after the segment; -1 if none
             could be read, or none was forced.

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from controller.backends.base import Flag, Request
 from controller.backends.identity import blank_attempt
+from controller.core import Underway
 from controller.errors import ConfigError
 from controller.policy.difficulty import Difficulty
 from controller.policy.network import Policy
@@ -28,7 +29,6 @@ from controller.segments.episodes import (
     SegmentConfig,
     SegmentEpisodes,
 )
-from controller.segments.observation import SEGMENT_FEATURES
 from controller.segments.types import ForcedAnswer, Prefix, Segment, SegmentBackend, SegmentRequest
 
 _ROW = np.zeros(1, np.int64)
@@ -214,7 +214,7 @@ class SegmentRun:
         return wanted
 
 
-class SegmentEpisode(SegmentRun):
+class SegmentEpisode(SegmentRun, Underway):
     """One attempt at one question; see `controller.core.Underway`.
 
     Args:
@@ -248,36 +248,12 @@ class SegmentEpisode(SegmentRun):
         return self.attempt(0).answer
 
     @property
-    def cost(self) -> float:
-        """Cost so far, in small-model tokens."""
-        return float(self.state.spent[0])
-
-    @property
     def usage(self) -> dict[str, Usage]:
         """Tokens processed so far, by model name."""
         return {m.name: used for m, used in zip(self.backend.models, self.spent[0], strict=True)}
 
-    @property
-    def over(self) -> bool:
-        """Whether nothing but STOP is left to do."""
-        return bool(self.mask().sum() == 1)
-
-    def observation(self) -> NDArray[np.float32]:
-        """What the policy sees, (1, D)."""
-        return SEGMENT_FEATURES.observe(self.state)
-
-    def mask(self) -> NDArray[np.bool_]:
-        """Allowed actions, (1, A)."""
-        return self.state.mask()
-
     async def take(self, action: Action) -> tuple[Segment, ...]:
-        """Carry out an action other than STOP and return the segment that it brought.
-
-        Never suspends: a backend of segments is waited for in place.
-
-        Raises:
-            IllegalActionError: the mask forbids it.
-        """
+        """See `Underway.take`; never suspends: a backend of segments is waited for in place."""
         return tuple(self.advance(_ROW, np.array([SEGMENT_ACTIONS.index(action)])))
 
     def close(self) -> None:

@@ -21,7 +21,8 @@ from envs.traces.table import TraceTable
 from training.compare.simulate import Ints, Played, play_checkpoint
 from training.report.plots import save_figure
 
-_COLOURS = ("#999999", "#4477aa", "#228833", "#ee6677", "#ccbb44")
+_COLOURS = ("#999999", "#4477aa", "#228833", "#ee6677", "#ccbb44", "#66ccee", "#aa3377")
+"""Of kinds of actions in the order of their table, with some to spare."""
 _SHARES = 5
 """Bins of the leader's vote share."""
 
@@ -83,7 +84,7 @@ def explain(checkpoint: Checkpoint, table: TraceTable, path: Path) -> None:
 
 
 def _colour(kind: ActionKind) -> str:
-    return _COLOURS[kind.place]
+    return _COLOURS[kind.place % len(_COLOURS)]
 
 
 def _action_map(axis: Axes, watched: _Watched) -> None:
