@@ -11,7 +11,6 @@ from rich.console import Console
 
 from controller.bundled import bundled
 from training.cli.options import Json, Traces, numbers
-from training.report.show import print_rows
 from training.report.view import progress_bar
 
 console = Console()
@@ -25,6 +24,7 @@ def evaluate_models(
     """pass@1, majority and pass@k of a trace set's models, by level and task."""
     from envs.traces.format import TraceSet
     from training.compare.model_table import model_table
+    from training.report.show import print_rows
 
     table = model_table(TraceSet.read(traces), split)
     if as_json:
