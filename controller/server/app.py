@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -16,10 +17,11 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from controller.core import Choice
 from controller.server.decide import decide
-from controller.server.engine import Engine, RequestTerms, Served
+from controller.server.engine import Engine, Served
 from controller.server.keys import Keys
 from controller.server.middleware import LimitSize, Observe
 from controller.server.ops import Metrics
@@ -47,6 +49,9 @@ _tracer = trace.get_tracer("allot")
 
 ALIVE_EVERY_S = 15.0
 
+FRESH_S, PATIENCE_S = 1.0, 0.25
+"""How long what a check of all models said holds, and how long `/ready` waits for a new one."""
+
 T = TypeVar("T")
 
 
@@ -68,6 +73,9 @@ class Service:
     ) -> None:
         self.engine, self.keys, self.metrics = engine, keys or Keys(), metrics or Metrics()
         self.in_flight, self.draining = 0, False
+        self._check: asyncio.Task[dict[str, str]] | None = None
+        self._stale_at = 0.0
+        self._wrong = {model.name: "not checked yet" for model in engine.backend.models}
         self.metrics.in_flight.set_function(lambda: self.in_flight)
         for rung, model in enumerate(engine.backend.models):
             self.metrics.watch(model.name, partial(engine.backend.available, rung))
@@ -99,6 +107,8 @@ class Service:
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         yield
+        if self._check is not None:
+            await _cancelled(self._check)
         await self.engine.backend.close()
         await self.engine.equivalence.close()
 
@@ -114,13 +124,15 @@ class Service:
             self.metrics.turned_away.labels("busy").inc()
             raise HTTPException(429, "too many questions at once", {"retry-after": "1"})
 
-    @contextlib.contextmanager
-    def _taken_in(self) -> Iterator[None]:
+    def _taken_in(self) -> contextlib.ExitStack:
+        """A question is in flight from now on, until what is returned is closed."""
         self.in_flight += 1
-        try:
-            yield
-        finally:
-            self.in_flight -= 1
+        taken = contextlib.ExitStack()
+        taken.callback(self._let_go)
+        return taken
+
+    def _let_go(self) -> None:
+        self.in_flight -= 1
 
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
@@ -151,23 +163,21 @@ class Service:
         self._check_room()
         chat = kind is ChatRequest
         if asked.stream:
-            return self._stream(request, asked.include_usage, terms, answer, chat=chat)
+            chunks = Chunks(asked.ignored, chat=chat, explain=terms.explain)
+            return self._stream(request, asked.include_usage, chunks, answer)
         with self._taken_in():
             served = await _unless_gone(request, answer())
         if served is None:
             return Response(status_code=499)
-        return JSONResponse(answer_json(served, chat=chat, explain=terms.explain))
+        return JSONResponse(answer_json(served, asked.ignored, chat=chat, explain=terms.explain))
 
     def _stream(
         self,
         request: Request,
         include_usage: bool,
-        terms: RequestTerms,
+        chunks: Chunks,
         answer: Callable[[Callable[[Choice], None]], Coroutine[Any, Any, Served]],
-        *,
-        chat: bool,
     ) -> Response:
-        chunks = Chunks(chat=chat, explain=terms.explain)
         events: asyncio.Queue[bytes | None] = asyncio.Queue()
 
         async def work() -> None:
@@ -181,20 +191,17 @@ class Service:
                 events.put_nowait(None)
 
         async def stream() -> AsyncIterator[bytes]:
-            with self._taken_in():
-                yield chunks.first()
-                task = asyncio.create_task(work())
-                gone = asyncio.create_task(_disconnected(request))
-                gone.add_done_callback(lambda _: task.cancel())
-                try:
-                    while (event := await _next(events)) is not None:
-                        yield event
-                finally:
-                    await _cancelled(task, gone)
+            yield chunks.first()
+            task = asyncio.create_task(work())
+            gone = asyncio.create_task(_disconnected(request))
+            gone.add_done_callback(lambda _: task.cancel())
+            try:
+                while (event := await _next(events)) is not None:
+                    yield event
+            finally:
+                await _cancelled(task, gone)
 
-        return StreamingResponse(
-            stream(), media_type="text/event-stream", headers={"cache-control": "no-store"}
-        )
+        return _Stream(self._taken_in(), stream())
 
     async def decide(self, request: Request) -> Response:
         """POST /v1/decide."""
@@ -230,7 +237,7 @@ class Service:
     async def ready(self, request: Request) -> Response:
         """GET /ready: whether questions can be answered, if only by one model."""
         backend = self.engine.backend
-        wrong = await backend.check()
+        wrong = await self._checked()
         up = [
             model.name
             for rung, model in enumerate(backend.models)
@@ -246,6 +253,16 @@ class Service:
         }
         return JSONResponse(state, 200 if ready else 503)
 
+    async def _checked(self) -> dict[str, str]:
+        """What the last check of all models said; a new one goes on beside if that is old."""
+        if self._check is None or (self._check.done() and time.monotonic() > self._stale_at):
+            self._check = asyncio.create_task(self.engine.backend.check())
+            self._stale_at = time.monotonic() + FRESH_S
+        done, _ = await asyncio.wait({self._check}, timeout=PATIENCE_S)
+        if done:
+            self._wrong = self._check.result()
+        return self._wrong
+
     async def metrics_text(self, request: Request) -> Response:
         """GET /metrics."""
         self._caller(request)
@@ -254,6 +271,20 @@ class Service:
     async def openapi(self, request: Request) -> Response:
         """GET /openapi.json."""
         return JSONResponse(document(keys=self.keys.required))
+
+
+class _Stream(StreamingResponse):
+    """Server-sent events, which count as in flight from before the first to after the last."""
+
+    def __init__(self, taken: contextlib.ExitStack, events: AsyncIterator[bytes]) -> None:
+        headers = {"cache-control": "no-store"}
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._taken = taken
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send all events."""
+        with self._taken:
+            await super().__call__(scope, receive, send)
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | None:

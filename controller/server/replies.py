@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -16,6 +16,7 @@ from controller.core import Choice, Decision
 from controller.errors import CheckpointError, ConfigError
 from controller.process.actions import ActionKind
 from controller.process.cost import Usage
+from controller.process.types import CUT
 from controller.server.engine import NoAnswerError, Served
 from controller.server.ops import service_log
 from controller.server.schema import MODEL, complaint
@@ -75,8 +76,8 @@ def choice_json(choice: Choice, *, explain: bool = False) -> Json:
     return shown
 
 
-def extension(served: Served, *, explain: bool) -> Json:
-    """The field `allot` of an answer."""
+def extension(served: Served, ignored: Sequence[str], *, explain: bool) -> Json:
+    """The field `allot` of an answer; `ignored` are fields of the request that changed nothing."""
     return {
         "episode_id": served.episode_id,
         "answer": served.answer,
@@ -87,6 +88,7 @@ def extension(served: Served, *, explain: bool) -> Json:
         "limited": list(served.limited),
         "guarded": served.guarded,
         "warnings": list(served.warnings),
+        "ignored": list(ignored),
         "price": served.terms.price,
         "round_price": served.terms.round_price,
         "cost": served.cost,
@@ -105,7 +107,13 @@ def _text(served: Served) -> str:
     return (served.attempt.text or served.attempt.answer or "") if served.attempt else ""
 
 
-def answer_json(served: Served, *, chat: bool, explain: bool) -> Json:
+def _finish(served: Served) -> str:
+    """Why the returned attempt ended, in OpenAI's words."""
+    reason = served.attempt.finish_reason if served.attempt else None
+    return reason if reason in (CUT, "content_filter") else "stop"
+
+
+def answer_json(served: Served, ignored: Sequence[str], *, chat: bool, explain: bool) -> Json:
     """A chat completion or a text completion."""
     said: Json = {"text": _text(served)}
     if chat:
@@ -115,9 +123,9 @@ def answer_json(served: Served, *, chat: bool, explain: bool) -> Json:
         "object": "chat.completion" if chat else "text_completion",
         "created": int(time.time()),
         "model": MODEL,
-        "choices": [{"index": 0, **said, "finish_reason": "stop", "logprobs": None}],
+        "choices": [{"index": 0, **said, "finish_reason": _finish(served), "logprobs": None}],
         "usage": usage_json(served),
-        "allot": extension(served, explain=explain),
+        "allot": extension(served, ignored, explain=explain),
     }
 
 
@@ -127,8 +135,8 @@ class Chunks:
     Every chunk has a choice, if only an empty one, since clients look at the first.
     """
 
-    def __init__(self, *, chat: bool, explain: bool) -> None:
-        self._chat, self._explain = chat, explain
+    def __init__(self, ignored: Sequence[str], *, chat: bool, explain: bool) -> None:
+        self._ignored, self._chat, self._explain = ignored, chat, explain
         self._head = {
             "id": f"allot-stream-{time.time_ns():x}",
             "object": "chat.completion.chunk" if chat else "text_completion",
@@ -146,7 +154,8 @@ class Chunks:
 
     def answer(self, served: Served, *, include_usage: bool) -> bytes:
         """The answer, its end, and usage if wanted."""
-        end = self._event({}, "stop", allot=extension(served, explain=self._explain))
+        told = extension(served, self._ignored, explain=self._explain)
+        end = self._event({}, _finish(served), allot=told)
         events = [self._event({"content": _text(served)}), end]
         if include_usage:
             events.append(sse({**self._head, "choices": [], "usage": usage_json(served)}))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.json_schema import models_json_schema
 
 from controller.errors import ConfigError
@@ -37,6 +37,29 @@ class Compatible(BaseModel):
     """OpenAI's fields: those that mean nothing here are ignored."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
+
+
+_NOT_SERVED: Mapping[str, tuple[Any, ...]] = {
+    "stop": ([], ""),
+    "response_format": ({"type": "text"},),
+    "logprobs": (False, 0),
+    "top_logprobs": (0,),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+    "modalities": (["text"],),
+    "audio": (),
+    "best_of": (1,),
+    "echo": (False,),
+    "suffix": ("",),
+    "logit_bias": ({},),
+    "prediction": (),
+    "web_search_options": (),
+}
+"""Fields that would change what an answer is, with values that ask for nothing."""
+
+_MOST_IGNORED = 32
 
 
 _TERMS = TypeAdapter(RequestTerms)
@@ -73,6 +96,8 @@ class StreamOptions(Compatible):
 class Asked(Compatible):
     """What both kinds of completions have in common."""
 
+    model_config = ConfigDict(extra="allow", strict=True)
+
     model: Annotated[str, Field(max_length=256)]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -81,6 +106,20 @@ class Asked(Compatible):
     user: Annotated[str, Field(max_length=256)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     allot: TermsIn = Field(None, description="What the answer may cost.")
+
+    @model_validator(mode="after")
+    def _asks_for_what_is_served(self) -> Self:
+        for name, harmless in _NOT_SERVED.items():
+            value = (self.model_extra or {}).get(name)
+            if value is not None and value not in harmless:
+                raise ValueError(f"{name}: expected it left out, as it is not served here")
+        return self
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """Names of fields that were set and change nothing, such as `temperature`."""
+        names = (name[:_LONGEST_NAME] for name in (self.model_extra or {}))
+        return tuple(sorted(name for name in names if name not in _NOT_SERVED)[:_MOST_IGNORED])
 
     @property
     def include_usage(self) -> bool:

@@ -112,6 +112,15 @@ class Running:
             headers=headers,
         )
 
+    def ready(self):
+        """GET /ready, once all models have been checked."""
+        for _ in range(100):
+            found = self.http.get("/ready")
+            if "not checked yet" not in found.json()["wrong"].values():
+                break
+            time.sleep(0.05)
+        return found
+
 
 @contextmanager
 def listening(service):

@@ -2,6 +2,10 @@
 
 import asyncio
 import json
+import socket
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
@@ -24,6 +28,11 @@ ASK = [{"role": "user", "content": "2+5="}]
 @pytest.fixture
 def service(serve, small, large):
     return serve(small, large)
+
+
+async def patient(exchange):
+    await asyncio.sleep(0.4)
+    await exchange.reply(completion("Answer: 7"))
 
 
 def total(upstreams):
@@ -232,16 +241,76 @@ def test_models_health_and_readiness(service, large):
     assert [m.id for m in service.openai.models.list()] == ["allot"]
     assert service.openai.models.retrieve("allot").id == "allot"
     assert service.http.get("/health").json() == {"status": "ok"}
-    assert service.http.get("/ready").json()["available"] == ["small", "large"]
+    assert service.ready().json()["available"] == ["small", "large"]
     service.service.draining = True
     assert service.http.get("/ready").status_code == 503
 
 
 def test_ready_with_one_model_down(serve, large):
     service = serve("http://127.0.0.1:9/v1", large)
-    found = service.http.get("/ready")
+    found = service.ready()
     assert (found.status_code, found.json()["available"]) == (200, ["large"])
     assert found.json()["wrong"] == {"small": "refused"}
+
+
+def test_ready_does_not_wait_for_servers_that_hang(serve, large):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        service = serve(f"http://127.0.0.1:{silent.getsockname()[1]}/v1", large)
+        started = time.monotonic()
+        found = service.http.get("/ready")
+        assert time.monotonic() - started < 1
+    assert found.json()["wrong"]["small"] == "not checked yet"
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"stop": ["\n"]},
+        {"response_format": {"type": "json_object"}},
+        {"logprobs": True},
+        {"functions": [{"name": "f"}]},
+        {"tool_choice": "required"},
+        {"modalities": ["audio"]},
+    ],
+)
+def test_what_would_change_an_answer_is_refused_by_name(service, small, field):
+    with pytest.raises(openai.BadRequestError, match=next(iter(field))) as refused:
+        service.openai.chat.completions.create(model="allot", messages=ASK, extra_body=field)
+    assert refused.value.param == next(iter(field))
+    assert small.calls == 0
+
+
+def test_what_a_request_sets_in_vain_is_named(service):
+    found = service.openai.chat.completions.create(
+        model="allot", messages=ASK, temperature=0.3, stop=[], extra_body={"top_k": 5}
+    )
+    assert found.model_extra["allot"]["ignored"] == ["temperature", "top_k"]
+
+
+def test_an_answer_that_was_cut_says_so(service, small, large):
+    for upstream in (small, large):
+        body = completion("Answer: 7")
+        body["choices"][0]["finish_reason"] = "length"
+        upstream.script(body)
+    found = service.openai.chat.completions.create(model="allot", messages=ASK, max_tokens=4)
+    assert found.choices[0].finish_reason == "length"
+
+
+def test_streams_count_as_in_flight_from_the_start(serve, small, large):
+    """All requests of a burst are counted before the first of them has its answer."""
+    small.script(patient)
+    service = serve(small, large, limits=Limits(max_in_flight=4))
+    body = {"model": "allot", "messages": ASK, "stream": True}
+
+    def status(_):
+        with service.http.stream("POST", "/v1/chat/completions", json=body) as reply:
+            reply.read()
+            return reply.status_code
+
+    with ThreadPoolExecutor(12) as pool:
+        found = Counter(pool.map(status, range(12)))
+    assert found == {200: 4, 429: 8}
+    assert service.service.in_flight == 0
 
 
 def test_metrics(service):

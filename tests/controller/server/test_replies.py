@@ -65,7 +65,7 @@ def served(*attempts, **changes):
 
 @pytest.mark.parametrize("chat", [True, False])
 def test_usage_is_told_in_all_and_by_what_it_was_for(chat):
-    found = answer_json(served(ATTEMPT), chat=chat, explain=False)
+    found = answer_json(served(ATTEMPT), (), chat=chat, explain=False)
     assert found["usage"]["total_tokens"] == 5 + 3 + 11 + 2
     by_action = found["allot"]["usage"]["by_action"]
     assert by_action["sample"]["decoded_tokens"] == 3
@@ -85,7 +85,7 @@ def test_choices_show_what_was_seen_only_if_asked_and_attempts_without_texts():
 
 
 def test_every_chunk_of_a_stream_has_a_choice_but_that_of_usage():
-    chunks = Chunks(chat=True, explain=False)
+    chunks = Chunks((), chat=True, explain=False)
     text = chunks.first() + chunks.answer(served(ATTEMPT), include_usage=True)
     events = [json.loads(part[6:]) for part in text.decode().split("\n\n") if part]
     assert [len(event["choices"]) for event in events] == [1, 1, 1, 0]
