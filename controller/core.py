@@ -50,7 +50,8 @@ class Choice:
         leader: leading answer before acting.
         cost: spent before acting, in small-model tokens.
         propensity: probability with which it would be chosen here again.
-        decided_by: `policy`, or the rule that decided instead, `floor: ...` one of its safe floor.
+        decided_by: `policy`, or the rule that decided instead of the checkpoint's policy.
+        floor: rule of the checkpoint's safe floor that stood in for the network; None for none.
     """
 
     action: Action
@@ -61,6 +62,7 @@ class Choice:
     cost: float
     propensity: float = 1.0
     decided_by: str = "policy"
+    floor: str | None = None
 
     @property
     def stops(self) -> bool:

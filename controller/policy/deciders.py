@@ -88,7 +88,7 @@ class PolicyDecider:
             leader=episode.answer,
             cost=episode.cost,
             propensity=propensity,
-            decided_by=self.floor.decides_at(episode.price) if self.floor else "policy",
+            floor=None if rule is None else str(rule),
         )
 
 
@@ -112,6 +112,7 @@ class RuleDecider:
             action=episode.config.actions[position],
             propensity=1.0,
             decided_by=self.name,
+            floor=None,
         )
 
 

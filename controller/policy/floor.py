@@ -61,11 +61,6 @@ class Floor:
         """The rule that decides at a price; None for the policy."""
         return self.rules[int(self.places(np.array(price)))]
 
-    def decides_at(self, price: float) -> str:
-        """`policy`, or the name of the rule that stands in for it."""
-        rule = self.rule_at(price)
-        return "policy" if rule is None else f"floor: {rule}"
-
     def to_json(self) -> dict[str, Any]:
         """Plain lists; rules by class and settings."""
         rules = [rule and {"rule": type(rule).__name__, **vars(rule)} for rule in self.rules]

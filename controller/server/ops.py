@@ -120,6 +120,7 @@ def _decision(decision: Decision) -> dict[str, Any]:
         "action": str(decision.action),
         "propensity": decision.propensity,
         "decided_by": decision.decided_by,
+        "floor": decision.floor,
         "policy_action": max(probabilities, key=lambda name: probabilities[name]),
         "probabilities": probabilities,
         "value": round(decision.value, 6),

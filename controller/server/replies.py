@@ -61,7 +61,7 @@ _ATTEMPT = (
     *("attempt_id", "action", "model", "answer", "error", "prompt_tokens", "completion_tokens"),
     *("finish_reason", "mean_logprob"),
 )
-_CHOICE = ("probabilities", "value", "propensity", "decided_by", "leader", "cost")
+_CHOICE = ("probabilities", "value", "propensity", "decided_by", "floor", "leader", "cost")
 
 
 def choice_json(choice: Choice, *, explain: bool = False) -> Json:

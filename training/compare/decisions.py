@@ -183,6 +183,7 @@ def _decisions(
     keeping, replay, seen = keeping_of(recorded.table), watch.replay, watch.seen[row]
     actions, features = checkpoint.config.actions, checkpoint.granularity.features
     notes = [entry.note for entry in seen] + [keeping.note(replay, row)]
+    rule = checkpoint.floor.rule_at(seen[0].price) if checkpoint.floor else None
     for entry, before, after in zip(seen, notes, notes[1:], strict=False):
         yield Decision(
             action=actions[entry.action],
@@ -191,7 +192,7 @@ def _decisions(
             observation=dict(zip(features, entry.observation.tolist(), strict=True)),
             leader=keeping.leader(recorded, row, before),
             cost=entry.cost,
-            decided_by=checkpoint.floor.decides_at(entry.price) if checkpoint.floor else "policy",
+            floor=None if rule is None else str(rule),
             brought=tuple(keeping.brought(recorded, replay, row, entry.action, before, after)),
         )
 

@@ -30,8 +30,7 @@ def test_a_price_belongs_to_the_nearest_on_a_log_scale():
     prices = np.array([1e-9, 0.9e-5, 1.1e-5, 0.9e-3, 1.1e-3, 1.0])
     assert FLOOR.places(prices).tolist() == [0, 0, 1, 1, 2, 2]
     assert FLOOR.rule_at(2e-4) is None
-    assert FLOOR.decides_at(2e-4) == "policy"
-    assert FLOOR.decides_at(1e-8) == "floor: AlwaysLarge()"
+    assert FLOOR.rule_at(1e-8) == AlwaysLarge()
 
 
 def test_the_rule_plays_at_its_prices_and_the_policy_elsewhere(floored, validation):
@@ -53,9 +52,10 @@ def test_live_and_replay_take_the_same_actions(floored, validation):
         floored.difficulty,
         floor=floored.floor,
     )
-    for price, name in ((1e-6, "floor: AlwaysLarge()"), (1e-4, "policy")):
+    for price, name in ((1e-6, "AlwaysLarge()"), (1e-4, None)):
         outcome = controller.answer(validation.questions[3], price=price)
-        assert {decision.decided_by for decision in outcome.decisions} == {name}
+        assert {decision.floor for decision in outcome.decisions} == {name}
+        assert {decision.decided_by for decision in outcome.decisions} == {"policy"}
     large = controller.answer(validation.questions[3], price=1e-6)
     assert str(large.decisions[0].action) == "ESCALATE"
 
