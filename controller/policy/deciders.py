@@ -68,15 +68,15 @@ class PolicyDecider:
         """See `Decider.choose`."""
         observation = episode.observation()
         probabilities, value = self.judge(observation, mask)
-        likeliest = position = int(probabilities.argmax())
         rule = self.floor.rule_at(episode.price) if self.floor else None
+        likeliest, exploration = int(probabilities.argmax()), self.exploration
         if rule is not None:
-            likeliest = position = int(RulePolicy(rule).act(episode.state, mask)[0])
-        elif self.exploration and self._rng.random() < self.exploration:
+            likeliest, exploration = int(RulePolicy(rule).act(episode.state, mask)[0]), 0.0
+        position = likeliest
+        if exploration and self._rng.random() < exploration:
             position = int(
                 self._rng.choice(len(probabilities), p=probabilities / probabilities.sum())
             )
-        exploration = self.exploration if rule is None else 0.0
         propensity = exploration * float(probabilities[position])
         propensity += (1 - exploration) * (position == likeliest)
         actions, features = episode.config.actions, granularity_of(episode.config).features

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -54,8 +55,13 @@ class Floor:
 
     def places(self, prices: NDArray[np.float64]) -> NDArray[np.int64]:
         """Which of its prices is nearest to each of some, same shape."""
+        return np.asarray(np.searchsorted(self._borders, np.log(prices)))
+
+    @cached_property
+    def _borders(self) -> NDArray[np.float64]:
+        """Between neighbouring prices, (P - 1,), as logarithms."""
         logs = np.log(self.prices)
-        return np.asarray(np.searchsorted((logs[1:] + logs[:-1]) / 2, np.log(prices)))
+        return np.asarray((logs[1:] + logs[:-1]) / 2)
 
     def rule_at(self, price: float) -> Rule | None:
         """The rule that decides at a price; None for the policy."""

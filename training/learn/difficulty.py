@@ -157,6 +157,11 @@ def _directions(features: torch.Tensor) -> torch.Tensor:
     return rows[:_MAX_DIRECTIONS].T
 
 
+def fold_of(num_questions: int, folds: int) -> NDArray[np.int64]:
+    """Fold of each question, (Q,): as large as one another, and always the same."""
+    return np.random.default_rng(0).permutation(num_questions) % folds
+
+
 def cross_fit(
     features: Features, rates: Floats, fit: Fit, fold: NDArray[np.int64] | None = None
 ) -> tuple[Difficulty, Floats]:
@@ -169,7 +174,7 @@ def cross_fit(
         fold: of each row, (n,) in 0..4; drawn when None.
     """
     if fold is None:
-        fold = np.random.default_rng(0).permutation(len(features)) % FOLDS
+        fold = fold_of(len(features), FOLDS)
     outside = [np.flatnonzero(fold != part) for part in range(FOLDS)]
     whole, *parts = fit(features, rates, [np.arange(len(features)), *outside])
     log_odds = np.empty_like(rates)

@@ -60,11 +60,6 @@ def folds_for(num_questions: int) -> int:
     return 0 if num_questions >= MANY_QUESTIONS else FOLDS
 
 
-def fold_of(num_questions: int, folds: int) -> NDArray[np.int64]:
-    """Fold of each question, (Q,)."""
-    return np.random.default_rng(0).permutation(num_questions) % folds
-
-
 def play_at(
     policy: Policy, table: AnyTable, process: Process, known: Floats | None, prices: Floats
 ) -> list[Played]:

@@ -149,7 +149,7 @@ def _trained(
         tracker_of(training, settings.run.traces, str(training.out), settings.run.wandb) as tracker,
         training_view(Console(stderr=True), training.out.name, training.ppo.steps, total) as view,
     ):
-        checkpoint = training.run(tracker, view, stop, lambda text: console.print(text))
+        checkpoint = training.run(tracker, view, stop, console.print)
     if tracker.offline_directory:
         console.print(
             f"W&B, with an account: wandb sync {tracker.offline_directory}",

@@ -41,13 +41,12 @@ from training.compare.simulate import log_odds, play, play_checkpoint
 from training.compare.yardsticks import best_rule_utilities
 from training.granularity import learning_of
 from training.learn.config import LEAST_STEPS, SEGMENT_DEFAULTS, TrainConfig
-from training.learn.difficulty import fit_difficulty, with_prompt_lengths
+from training.learn.difficulty import fit_difficulty, fold_of, with_prompt_lengths
 from training.learn.floor import (
     FLOOR_PRICES,
     RULE_QUESTIONS,
     HeldOut,
     fit_floor,
-    fold_of,
     folds_for,
     play_at,
 )
@@ -281,11 +280,10 @@ class ControllerTraining:
         known = log_odds(prepared.difficulty, prepared.calibration)
         held = [held_out(self.ppo.policy, prepared.calibration, known)]
         folds = folds_for(len(prepared.train))
+        fold = fold_of(len(prepared.train), folds or len(prepared.train))
         if not folds:
-            some = fold_of(len(prepared.train), len(prepared.train)) < RULE_QUESTIONS
-            tuning = prepared.of(some)
+            tuning = prepared.of(fold < RULE_QUESTIONS)
             held.append(HeldOut(table=tuning.train, known=tuning.train_log_odds))
-        fold = fold_of(len(prepared.train), max(folds, 1))
         for part in range(folds):
             seen, unseen = prepared.of(fold != part), prepared.of(fold == part)
             policy = self._cross_fitted(seen, self._state / f"fold-{part}", stop)

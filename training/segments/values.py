@@ -22,7 +22,7 @@ from controller.policy.difficulty import Difficulty
 from envs.segments.table import SegmentTable, build_trees
 from envs.segments.traces import VALUE_FILE, SegmentTraces
 from envs.traces.format import write_atomically, write_table
-from training.learn.difficulty import FOLDS, cross_fit, fit_networks
+from training.learn.difficulty import FOLDS, cross_fit, fit_networks, fold_of
 
 Floats = NDArray[np.float64]
 
@@ -111,7 +111,7 @@ def _fit(traces: SegmentTraces) -> tuple[Difficulty, Floats]:
     hidden = traces.segments["hidden"].to_pylist()
     table = build_trees(traces, ["train"])
     question = table.question[table.tree]
-    fold = np.random.default_rng(0).permutation(len(table.question_ids))[question] % FOLDS
+    fold = fold_of(len(table.question_ids), FOLDS)[question]
     learned = ~table.done
     rows = table.rows[learned]
     states = np.array([hidden[row] for row in rows], np.float32)

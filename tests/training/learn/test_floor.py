@@ -3,7 +3,8 @@
 import numpy as np
 
 from controller.policy.rules import AlwaysLarge, RulePolicy, SelfConsistency
-from training.learn.floor import HeldOut, fit_floor, fold_of, play_at
+from training.learn.difficulty import fold_of
+from training.learn.floor import HeldOut, fit_floor, play_at
 
 PRICES = np.array([1e-7, 1e-2])
 
