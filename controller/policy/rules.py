@@ -48,13 +48,13 @@ class RulePolicy:
         self.rule = rule
 
     def act(self, episodes: Episodes, mask: Bools) -> NDArray[np.int64]:
-        """The rule's action per episode, STOP where that is not allowed, (N,)."""
+        """The rule's action per episode, else the first that is allowed: STOP if it is, (N,)."""
         actions = episodes.config.actions
         wanted = np.zeros(len(mask), np.int64)
         for kind, where in reversed(list(self.rule.wishes(episodes).items())):
             width = min(actions.sample_widths) if kind is SAMPLE else 1
             wanted = np.where(where, actions.position(kind, width), wanted)
-        return np.where(mask[np.arange(len(wanted)), wanted], wanted, 0)
+        return np.where(mask[np.arange(len(wanted)), wanted], wanted, mask.argmax(1))
 
 
 def _samples(episodes: Episodes) -> NDArray[np.int64]:

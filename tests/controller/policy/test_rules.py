@@ -45,6 +45,13 @@ def test_a_rule_stops_where_its_wish_is_not_allowed(process):
     assert chosen(AlwaysLarge(), begun(process, budget=50)) == "STOP"
 
 
+def test_a_rule_that_may_not_stop_takes_the_first_allowed_action(process):
+    episodes = begun(process)
+    mask = episodes.mask()
+    mask[:, 0] = False
+    assert process.actions.names[RulePolicy(SelfConsistency(0)).act(episodes, mask)[0]] == "SAMPLE"
+
+
 def test_families_need_what_they_use():
     plain, all_of_them = rule_families(4), rule_families(4, revises=True, verifies=True)
     assert set(all_of_them) - set(plain) == {
