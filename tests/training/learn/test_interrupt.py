@@ -82,7 +82,11 @@ def trained(few, allot, environment, tmp_path_factory):
     assert terminal.close() == 130, terminal.text
 
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        log = [process.stderr.readline() for _ in range(2)]
+        log = []
+        for line in process.stderr:  # W&B's own lines may come before the first of progress
+            log.append(line)
+            if PROGRESS.search(line):
+                break
         process.send_signal(signal.SIGTERM)
         log += process.stderr.readlines()
     assert process.returncode == 130, log
