@@ -237,10 +237,10 @@ class Episode(Underway):
             prompt_tokens=np.array([prompt.prompt_tokens]),
             prompt_counted=prompt.counted,
             limits=np.array([available]),
-            difficulty=self._log_odds(prompt),
+            difficulty=self._outlook(prompt),
         )
 
-    def _log_odds(self, prompt: PromptState) -> NDArray[np.float64]:
+    def _outlook(self, prompt: PromptState) -> NDArray[np.float64]:
         readout, known = self._difficulty, None
         if readout is not None:
             known = readout.of_question(self.question.text, prompt.hidden)

@@ -56,7 +56,7 @@ def test_round_trip(saved):
         assert torch.equal(left, right)
     hidden = np.ones((3, 5), np.float32)
     np.testing.assert_array_equal(
-        loaded.difficulty.log_odds(hidden), checkpoint.difficulty.log_odds(hidden)
+        loaded.difficulty.outlook(hidden), checkpoint.difficulty.outlook(hidden)
     )
     assert (path / "README.md").read_text() == "# card\n"
 
@@ -104,7 +104,7 @@ def ranged(saved):
 
 def test_ranges_of_wordings_come_back(ranged):
     readout = load_checkpoint(ranged).difficulty
-    known = readout.log_odds(np.stack([SHAPES, 1.2 * SHAPES, 1.3 * SHAPES, -SHAPES]))
+    known = readout.outlook(np.stack([SHAPES, 1.2 * SHAPES, 1.3 * SHAPES, -SHAPES]))
     assert np.isnan(known[:, 0]).tolist() == [False, False, True, True]
 
 

@@ -58,6 +58,9 @@ class PPOConfig:
         clip: how far the probability ratio may move.
         entropy_coefficient: at the start; falls linearly to zero.
         value_coefficient: weight of the value loss.
+        cloning_share: 0..1, share of the updates that clone the best rules before PPO begins.
+        prior_coefficient: weight of the distance from these rules as PPO begins; falls with the
+            square of what is left to zero.
         max_grad_norm: gradients are scaled down to this norm.
         hidden_sizes: of the policy network.
         ignored_features: names of features that the network does not see, for ablations.
@@ -74,6 +77,8 @@ class PPOConfig:
     clip: float = 0.2
     entropy_coefficient: float = 0.01
     value_coefficient: float = 0.5
+    cloning_share: float = 0.25
+    prior_coefficient: float = 0.1
     max_grad_norm: float = 0.5
     hidden_sizes: tuple[int, ...] = (128, 128)
     ignored_features: tuple[str, ...] = ()
@@ -83,9 +88,10 @@ class PPOConfig:
         counts = ("num_envs", "num_steps", "num_minibatches", "num_epochs")
         check_range(self, (*counts, "hidden_sizes"), least=1)
         check_range(self, ("learning_rate", "clip", "max_grad_norm"), above=0)
-        check_range(self, ("total_steps", "entropy_coefficient", "value_coefficient"), least=0)
+        weights = ("entropy_coefficient", "value_coefficient", "prior_coefficient")
+        check_range(self, ("total_steps", *weights), least=0)
         check_range(self, ("seed",), least=0)
-        check_range(self, ("gae_lambda",), least=0, most=1)
+        check_range(self, ("gae_lambda", "cloning_share"), least=0, most=1)
         if self.steps_per_update % self.num_minibatches:
             raise ConfigError(
                 f"num_minibatches: expected a divisor of num_envs * num_steps = "
