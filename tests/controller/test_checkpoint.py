@@ -170,7 +170,7 @@ def test_hostile_weights_are_refused(saved):
         ({"mean": (2, 5)}, "do not fit"),
         ({"0/weight": (5, 4)}, "do not fit"),
         ({"1/bias": (1, 2)}, "do not fit"),
-        ({"1/weight": (3, 4), "1/bias": (4,)}, "do not fit 2 rungs"),
+        ({"1/weight": (3, 5), "1/bias": (5,)}, "do not fit 2 rungs"),
     ],
 )
 def test_read_outs_that_do_not_fit_are_refused(saved, changes, message):
