@@ -14,7 +14,7 @@ from controller.process.actions import ActionKind
 from controller.segments.episodes import SAMPLE
 from controller.segments.rules import SegmentRule, always, fixed_length, redo_unlikely
 from envs.questions.grader import KindGrader
-from envs.segments.recorded import read_trees
+from envs.segments.replay import read_trees
 from envs.segments.traces import SegmentTraces
 from training.compare.evaluate import compare, read_others
 from training.compare.simulate import play, play_checkpoint

@@ -64,7 +64,7 @@ def explain(
     """Draw what a controller does, when, and at which price."""
     from controller.checkpoint import load_checkpoint
     from envs.traces.format import TraceSet
-    from envs.traces.table_builder import build_table
+    from envs.traces.table import build_table
     from training.learn.threads import limit_threads
     from training.report.explain import explain as draw
 

@@ -13,9 +13,9 @@ from controller.checkpoint import AnyCheckpoint
 from controller.granularity import Process
 from controller.policy.difficulty import Difficulty
 from controller.policy.network import Policy
+from envs.draws import Streams
 from envs.granularity import STOP, AnyTable, replay_of
 from envs.questions.prompts import Prompts
-from envs.random import Streams
 from envs.replay import Replay
 
 Floats = NDArray[np.float64]

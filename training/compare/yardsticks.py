@@ -80,7 +80,7 @@ def clairvoyant(
             places = np.take_along_axis(stream, order.argsort(1), 1)[:, :most]
             hits = table.right(places)
             processed = table.prompt_tokens[:, rung, None] + np.cumsum(
-                table.completion_tokens[places] * (places >= 0), 1
+                table.attempts["completion_tokens"][places] * (places >= 0), 1
             )
             first, found = hits.argmax(1), hits.any(1)
             spent = processed[np.arange(q), first]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 
 from controller.backends.base import TEMPERATURE, Backend
+from controller.backends.ladder import Ladder
 from controller.backends.openai.backend import OpenAIBackend
 from controller.backends.openai.endpoint import Endpoint
 from controller.backends.openai.resilience import CircuitBreaker
@@ -136,19 +137,23 @@ class Models:
 
     def backend(self) -> Backend:
         """Load the local models."""
-        from controller.backends.local.backend import TransformersBackend
+        from controller.backends.local.backend import LocalBackend
         from controller.backends.local.segmented import written_under
 
-        whole = TransformersBackend(
-            self.load(),
-            seed=self.seed,
-            temperature=self.temperature,
-            max_new_tokens=self.max_new_tokens,
+        small, *larges = (
+            LocalBackend(
+                model,
+                seed=self.seed,
+                temperature=self.temperature,
+                max_new_tokens=self.max_new_tokens,
+            )
+            for model in self.load()
         )
         if self.inside is None:
-            return whole
+            return Ladder([small, *larges], at_once=False)
         path, price = self.inside
-        return written_under(load_segment_checkpoint(path), whole, price)
+        inside = written_under(load_segment_checkpoint(path), small, price)
+        return Ladder([inside, *larges], at_once=False)
 
     def recorder(self, config: RecordConfig) -> Recorder:
         """Load what is local, and ask the servers about the rest."""

@@ -28,7 +28,7 @@ from controller.backends.local.processor import fast_dtype
 from controller.backends.places import ModelPlace, PlaceKind
 from controller.backends.prompts import Message, judged_messages, messages, plain_text
 from controller.errors import BackendError, ConfigError
-from controller.process.types import AdapterSpec
+from controller.process.types import AdapterSpec, ModelSpec
 
 UNBOUNDED = 2**31
 END_TOKENS = (
@@ -104,6 +104,19 @@ class LocalModel:
             context = min(context or UNBOUNDED, getattr(layer, "sliding_window", UNBOUNDED))
         return context or UNBOUNDED
 
+    def spec(self, temperature: float, max_new_tokens: int) -> ModelSpec:
+        """What the ledger needs to know of it, where it is asked in this way."""
+        return ModelSpec(
+            name=self.name,
+            rung=self.rung,
+            parameters=self.parameters,
+            max_new_tokens=min(max_new_tokens, self.context_tokens),
+            temperature=temperature,
+            digest=self.digest,
+            adapters=self.adapters,
+            prompt=self.prompt,
+        )
+
     def encode(self, request: Request) -> tuple[int, ...]:
         """Token ids of a request's prompt.
 
@@ -132,6 +145,14 @@ class LocalModel:
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of an attempt, without end token and other special ones."""
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+
+def check_rungs(models: Sequence[LocalModel]) -> None:
+    """Raise ConfigError unless models stand on rungs 0, 1, ... of a ladder."""
+    if not models or [m.rung for m in models] != list(range(len(models))):
+        raise ConfigError(
+            f"models: expected rungs 0, 1, ... in order, found {[m.rung for m in models]}"
+        )
 
 
 def load_model(

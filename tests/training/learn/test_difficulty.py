@@ -16,7 +16,7 @@ from controller.process.wording import (
     shape_features,
     text_features,
 )
-from envs.traces.table_builder import build_table
+from envs.traces.table import build_table
 from training.compare.simulate import log_odds
 from training.learn.difficulty import (
     LINEAR,
