@@ -17,11 +17,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from controller.process.episodes import EpisodeConfig
-from envs.synthetic import SyntheticFamily
 from envs.traces.derive import derive_config
 from envs.traces.format import TraceSet
 from envs.traces.table import TraceTable, build_table
 from envs.vector import ComputeVectorEnv
+from tests.learning.synthetic import SyntheticFamily
 
 Figures = dict[str, float]
 

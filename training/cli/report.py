@@ -66,7 +66,7 @@ def explain(
     from envs.traces.format import TraceSet
     from envs.traces.table import build_table
     from training.learn.threads import limit_threads
-    from training.report.explain import explain as draw
+    from training.report.plots import explain as draw
 
     limit_threads()
     checkpoint = load_checkpoint(controller)

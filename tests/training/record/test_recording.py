@@ -11,11 +11,10 @@ from collections import Counter
 import pyarrow.parquet as pq
 import pytest
 
-from controller.answers import read_answer
 from controller.backends.local.backend import TransformersBackend
 from controller.errors import ConfigError, TraceFormatError
 from controller.process.types import Question
-from envs.questions.bundled import TASKS, QuestionSource, pool_of
+from envs.questions.bundled import QuestionSource, pool_of
 from envs.questions.files import bundled_questions, read_questions
 from envs.questions.grader import KindGrader
 from envs.traces.format import TraceSet
@@ -273,9 +272,9 @@ def test_bundled_traces_have_the_promised_size_and_split(traces):
     assert splits.count("test") >= 1000
     for row in traces.questions.to_pylist()[::97]:
         task, level, index = row["question_id"].split("/")
-        worked = QuestionSource(task, int(level))[int(index)]
-        assert worked.question.text == row["question"]
-        assert pool_of(worked.key) == row["split"]
+        drawn = QuestionSource(task, int(level))[int(index)]
+        assert drawn.question.text == row["question"]
+        assert pool_of(drawn.key) == row["split"]
     counts = {}
     for question, action in zip(
         traces.attempts["question_id"].to_pylist(),
@@ -293,15 +292,6 @@ def test_splits_share_no_question_and_more_to_train_on_leaves_the_others_alone()
     assert len(more["train"]) > 1.5 * len(bundled["train"])
     assert {q.text for q in bundled["train"]} < {q.text for q in more["train"]}
     assert all(more[split] == bundled[split] for split in ("validation", "test"))
-
-
-@pytest.mark.parametrize("task", sorted(TASKS))
-def test_worked_solutions_end_in_the_reference(task):
-    for level in range(1, 6):
-        for index in range(20):
-            worked = QuestionSource(task, level)[index]
-            answer = read_answer(worked.solution, worked.question.answers, None)
-            assert KindGrader().is_right(worked.question, answer)
 
 
 def test_question_files(tmp_path):

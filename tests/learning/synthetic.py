@@ -1,7 +1,7 @@
 """Problems with known success probabilities, so that the optimum can be computed.
 
 Everything that a trained policy can know about one of these problems is a count of votes
-and a hint about the prompt, a finite state: `tests/learning/optimum.py` solves it exactly.
+and a hint about the prompt, a finite state: `optimum.py` solves it exactly.
 """
 
 from __future__ import annotations

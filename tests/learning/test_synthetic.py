@@ -9,8 +9,8 @@ import pytest
 
 from controller.errors import ConfigError
 from envs.reward import LogUniform
-from envs.synthetic import QuestionType, SyntheticFamily
 from envs.vector import ComputeVectorEnv
+from tests.learning.synthetic import QuestionType, SyntheticFamily
 
 FAMILY = SyntheticFamily()
 
