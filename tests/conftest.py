@@ -54,7 +54,7 @@ def trees(small_and_large, tmp_path_factory) -> SegmentTraces:
     drawn = new_questions(30, seed=5)
     splits = {"train": drawn[:16], "validation": drawn[16:20], "test": drawn[20:]}
     writer = SegmentWriter(small_and_large)
-    config = TreeConfig(attempts=2, draws=(3, 2, 1), keep_text=True, shard_questions=8)
+    config = TreeConfig(attempts=2, draws=(3, 2, 1), keep_text=True, shard_questions=len(drawn))
     notes = {"model_paths": {name: str(CHECKPOINTS / name) for name in ("small", "large")}}
     notes["segmentation"] = asdict(writer.segmentation)
     Recording(splits, SegmentRecorder(writer, KindGrader(), config), out, notes).run()

@@ -91,10 +91,9 @@ class LocalBackend(Backend):
         self.local, self.seed, self.max_new_tokens = local, seed, max_new_tokens
         self.answers = answers or answer_kind(UNSTATED)
         self.models = (local.spec(temperature, max_new_tokens),)
-        self._context_tokens, self._end_tokens = local.context_tokens, local.end_tokens
         self._decoder = Decoder(
             local.model,
-            self._end_tokens,
+            local.end_tokens,
             temperature=temperature,
             max_rows=max_rows,
             keep_hidden=local.rung == 0,
@@ -122,7 +121,7 @@ class LocalBackend(Backend):
         started = time.perf_counter()
         distinct: dict[Chat, Prompt] = {}
         prompts = [self._prompt(request, distinct) for request in requests]
-        self._decoder.prefill([p for p in prompts if len(p.tokens) < self._context_tokens])
+        self._decoder.prefill([p for p in prompts if len(p.tokens) < self.local.context_tokens])
         billed = [prompt.bill() for prompt in prompts]
         wall_s_per_token = (time.perf_counter() - started) / max(sum(billed), 1)
         return [
@@ -191,11 +190,11 @@ class LocalBackend(Backend):
                 draft.generation.error = str(error)
                 continue
             draft.prompt_tokens = len(prompt.tokens)
-            room = self._context_tokens - draft.prompt_tokens
+            room = self.local.context_tokens - draft.prompt_tokens
             if room < 1:
                 draft.generation.error = (
                     f"prompt of {draft.prompt_tokens} tokens: expected fewer than the context's "
-                    f"{self._context_tokens}"
+                    f"{self.local.context_tokens}"
                 )
                 continue
             stream = stream_name(self.seed, self.local.name, request)
@@ -232,7 +231,7 @@ class LocalBackend(Backend):
 
     def _attempt(self, draft: _Draft, wall_s: float) -> Attempt:
         request, generation = draft.request, draft.generation
-        ended = generation.tokens and generation.tokens[-1] in self._end_tokens
+        ended = generation.tokens and generation.tokens[-1] in self.local.end_tokens
         text = self.local.decode(generation.tokens[: -1 if ended else None])
         failed, logprobs = generation.error is not None, generation.logprobs
         reading = None if failed else reading_of(text, request.question.answers, self.answers)

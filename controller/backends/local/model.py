@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from functools import cached_property
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -76,14 +77,14 @@ class LocalModel:
     adapters: tuple[AdapterSpec, ...] = ()
     score: torch.Tensor | None = None
 
-    @property
+    @cached_property
     def end_tokens(self) -> frozenset[int]:
         """Ids that end an attempt, from the generation config and the tokenizer."""
         ends = getattr(self.model.generation_config, "eos_token_id", None)
         found = ends if isinstance(ends, list) else [ends]
         return frozenset(i for i in (*found, self.tokenizer.eos_token_id) if i is not None)
 
-    @property
+    @cached_property
     def context_tokens(self) -> int:
         """Longest sequence: of positions, or of the sliding window where that is shorter.
 

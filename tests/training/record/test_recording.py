@@ -158,8 +158,13 @@ def test_finishing_early_gives_a_balanced_set_that_can_be_gone_on_with(questions
     assert "unfinished" not in TraceSet.read(out).manifest
 
 
-def test_every_beginning_of_the_order_has_its_share_of_all():
-    order = spread((q, split) for split, members in bundled_questions().items() for q in members)
+def test_every_beginning_of_the_order_has_its_share_of_all(traces):
+    asked = traces.questions.to_pylist()
+    questions = [
+        Question(question_id=r["question_id"], text="", dataset=r["dataset"], level=r["level"])
+        for r in asked
+    ]
+    order = spread(zip(questions, (row["split"] for row in asked), strict=True))
     whole = Counter((split, q.dataset) for q, split in order)
     for share in (0.1, 0.5):
         some = Counter((split, q.dataset) for q, split in order[: int(share * len(order))])
