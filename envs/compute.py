@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import gymnasium
+import matplotlib
 import numpy as np
 from gymnasium.spaces import Discrete
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
 from controller.backends.base import Backend, run_now
 from controller.core import Episode
@@ -21,13 +26,15 @@ from controller.process.terms import Terms
 from controller.process.types import Attempt, Question
 from controller.segments.run import SegmentEpisode
 from controller.segments.types import Segment, SegmentBackend
-from envs.draws import draw_episode, observation_space, stream_key
-from envs.pictures import text_picture
+from envs.draws import Streams, draw_episode, observation_space, stream_key
 from envs.questions.grader import Grader
-from envs.random import Streams
 from envs.reward import LogUniform, price_range, reward
 
 Observation = NDArray[np.float32]
+
+WIDTH, HEIGHT = 800, 480
+_SIZE, _MARGIN, _COLUMNS = 16, 16, 78
+_ROWS = (HEIGHT - 2 * _MARGIN) // (_SIZE + 4)
 
 _ROW = np.zeros(1, np.int64)
 _CHOSEN = ("question", "attempt", "price", "round_price", "budget")
@@ -222,3 +229,33 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
         if self.render_mode == "rgb_array":
             return text_picture(self._lines)
         return "\n".join(self._lines) if self.render_mode == "ansi" else None
+
+
+@cache
+def _font() -> Any:
+    return ImageFont.truetype(
+        Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSansMono.ttf", _SIZE
+    )
+
+
+def text_picture(lines: Sequence[str]) -> NDArray[np.uint8]:
+    """Lines of text in black on white; of too many, the first and the last ones.
+
+    Args:
+        lines: top to bottom; long ones are wrapped.
+
+    Returns:
+        (HEIGHT, WIDTH, 3).
+    """
+    rows = [
+        row
+        for line in "\n".join(lines).splitlines()
+        for row in textwrap.wrap(line, _COLUMNS, drop_whitespace=False) or [""]
+    ]
+    if len(rows) > _ROWS:
+        rows = [*rows[: _ROWS // 2], "...", *rows[len(rows) - (_ROWS - _ROWS // 2 - 1) :]]
+    picture = Image.new("RGB", (WIDTH, HEIGHT), "white")
+    ImageDraw.Draw(picture).multiline_text(
+        (_MARGIN, _MARGIN), "\n".join(rows), "black", _font(), spacing=4
+    )
+    return np.asarray(picture).copy()

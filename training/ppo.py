@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from controller.errors import ConfigError
-from controller.policy.network import Policy, PolicyConfig, PolicyNetwork
+from controller.policy.network import Policy, PolicyConfig, PolicyNetwork, mlp
 from envs.vector import ComputeVectorEnv
 from training.learn.config import PPOConfig
 from training.learn.resume import load_state, save_state
@@ -72,6 +72,7 @@ class Rollout:
     advantages: Tensor
     returns: Tensor
     advised: Tensor
+    truths: Tensor
 
     def flat(self) -> Rollout:
         """The same with T and N merged."""
@@ -84,7 +85,7 @@ class Rollout:
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Of the terms of the loss, the value's apart."""
+    """Of the terms of the loss, those of the values apart."""
 
     policy: float = 1.0
     entropy: float = 0.0
@@ -104,8 +105,10 @@ class Losses:
     clip_fraction: Tensor
 
 
-def ppo_loss(policy: PolicyNetwork, batch: Rollout, config: PPOConfig, weights: Weights) -> Losses:
-    """Clipped surrogate, squared value error, entropy bonus and distance from the prior.
+def ppo_loss(
+    policy: PolicyNetwork, critic: Critic, batch: Rollout, config: PPOConfig, weights: Weights
+) -> Losses:
+    """Clipped surrogate, squared errors of values, entropy bonus and distance from the prior.
 
     The distance is the cross-entropy of the prior's actions, smoothed over all that are allowed.
 
@@ -119,7 +122,10 @@ def ppo_loss(policy: PolicyNetwork, batch: Rollout, config: PPOConfig, weights: 
     advantages = (batch.advantages - batch.advantages.mean()) / (batch.advantages.std() + 1e-8)
     clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
     policy_loss = -torch.min(advantages * ratio, advantages * clipped).mean()
-    value_loss = 0.5 * (policy.value(batch.observations) - batch.returns).square().mean()
+    values = torch.stack(
+        [policy.value(batch.observations), critic(batch.observations, batch.truths)]
+    )
+    value_loss = 0.5 * (values - batch.returns).square().mean(1).sum()
     allowed = log_probs.masked_fill(~batch.masks, 0.0)
     entropy = -(log_probs.exp() * allowed).sum(-1).mean()
     advised = log_probs.gather(-1, batch.advised[:, None]).squeeze(-1)
@@ -136,6 +142,28 @@ def ppo_loss(policy: PolicyNetwork, batch: Rollout, config: PPOConfig, weights: 
         approx_kl=((ratio - 1) - log_ratio).mean().detach(),
         clip_fraction=((ratio - 1).abs() > config.clip).float().mean().detach(),
     )
+
+
+class Critic(nn.Module):
+    """Values for advantages: what it is told of the references takes most of the noise out.
+
+    The policy never sees it, and its baseline leaves policy gradients unbiased. Source: Pinto et
+    al. 2017, "Asymmetric Actor Critic" (arXiv 1710.06542).
+
+    Args:
+        num_features: D, of an observation.
+        num_truths: K, of `Replay.truth`.
+        hidden_sizes: widths of the hidden layers.
+    """
+
+    def __init__(self, num_features: int, num_truths: int, hidden_sizes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.layers = mlp((num_features + num_truths, *hidden_sizes, 1), 1.0)
+
+    def forward(self, observations: Tensor, truths: Tensor) -> Tensor:
+        """Expected returns, (B,), of observations (B, D) and truths (B, K)."""
+        value: Tensor = self.layers(torch.cat([observations, truths], -1)).squeeze(-1)
+        return value
 
 
 @dataclass
@@ -196,8 +224,10 @@ class PPO:
                     ignored_features=config.ignored_features,
                 )
             )
+            self.critic = Critic(env.num_features, env.replay.truth().shape[1], config.hidden_sizes)
+        self._trained = nn.ModuleDict({"policy": self.policy, "critic": self.critic})
         self.optimizer = torch.optim.Adam(
-            self.policy.parameters(), lr=config.learning_rate, eps=1e-5, fused=True
+            self._trained.parameters(), lr=config.learning_rate, eps=1e-5, fused=True
         )
         self.update = 0
         self._prior: Policy | None = None
@@ -289,7 +319,7 @@ class PPO:
                 strays = torch.rand(len(actions), generator=self._generator) < _STRAYING
                 actions = torch.where(strays, actions, advised)
             chosen = log_probs.gather(-1, actions[:, None]).squeeze(-1)
-            value = self.policy.value(observation)
+            truth = self._truth()
             after, gain, done, _, info = self.env.step(actions.numpy())
             totals.add(info)
             steps.append(
@@ -298,19 +328,19 @@ class PPO:
                     mask,
                     actions,
                     chosen,
-                    value,
+                    self.critic(observation, truth),
                     torch.from_numpy(gain).float(),
                     torch.from_numpy(done).float(),
                     advised,
+                    truth,
                 )
             )
             observation, mask = _tensors(after, info["action_mask"])
         self._seen = observation, mask
         columns = [torch.stack(column) for column in zip(*steps, strict=True)]  # (T, N, ...)
-        observations, masks, actions, chosen, values, rewards, dones, advised = columns
-        advantages = compute_gae(
-            rewards, values, dones, self.policy.value(observation), self.config.gae_lambda
-        )
+        observations, masks, actions, chosen, values, rewards, dones, advised, truths = columns
+        following = self.critic(observation, self._truth())
+        advantages = compute_gae(rewards, values, dones, following, self.config.gae_lambda)
         return Rollout(
             observations=observations,
             masks=masks,
@@ -319,7 +349,11 @@ class PPO:
             advantages=advantages,
             returns=advantages + values,
             advised=advised,
+            truths=truths,
         )
+
+    def _truth(self) -> Tensor:
+        return torch.from_numpy(self.env.replay.truth()).float()
 
     def _sample(self, log_probs: Tensor) -> Tensor:
         """One action per row by the Gumbel-max trick, (N,)."""
@@ -332,10 +366,11 @@ class PPO:
             order = torch.randperm(len(rollout.actions), generator=self._generator)
             for start in range(0, len(order), size):
                 batch = rollout.take(order[start : start + size])
-                losses = ppo_loss(self.policy, batch, self.config, weights)
+                losses = ppo_loss(self.policy, self.critic, batch, self.config, weights)
                 self.optimizer.zero_grad(set_to_none=True)
                 losses.total.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
+                for part in self._trained.values():
+                    nn.utils.clip_grad_norm_(part.parameters(), self.config.max_grad_norm)
                 self.optimizer.step()
         return losses
 
@@ -356,7 +391,7 @@ class PPO:
         state |= {f"env/{k}": torch.from_numpy(v) for k, v in self.env.state().items()}
         state |= {f"extra/{k}": v for k, v in (extra or {}).items()}
         progress = {"config": _plain(self.config), "update": self.update, "notes": notes or {}}
-        save_state(directory, self.policy, [self.optimizer], progress, state)
+        save_state(directory, self._trained, [self.optimizer], progress, state)
 
     def resume(self, directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Go on where `save` left off, to the bit; returns its notes and extra tensors.
@@ -364,7 +399,7 @@ class PPO:
         Raises:
             ConfigError: the saved training had other settings.
         """
-        progress, extra = load_state(directory, self.policy, [self.optimizer])
+        progress, extra = load_state(directory, self._trained, [self.optimizer])
         if progress["config"] != _plain(self.config):
             raise ConfigError(
                 f"{directory}: expected a training with {_plain(self.config)}, found "

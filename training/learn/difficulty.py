@@ -74,16 +74,11 @@ _MAX_DIRECTIONS = 256
 """Wider prompt states are reduced to so many principal components first."""
 
 
-def success_rates(table: TraceTable) -> Floats:
-    """Share of recorded independent attempts that are right, (Q, R)."""
-    return np.asarray(table.right(table.stream).sum(2) / table.stream_length)
-
-
 def attempt_outcomes(table: TraceTable) -> Outcomes:
     """What the recorded independent attempts came to."""
-    tokens = (table.completion_tokens[table.stream] * (table.stream >= 0)).sum(2)
-    means = np.maximum(tokens / table.stream_length, 1.0)  # (Q, R)
-    return Outcomes(success_rates(table), np.log(means / means.mean(0)))
+    tokens = table.attempts["completion_tokens"][table.stream] * (table.stream >= 0)
+    means = np.maximum(tokens.sum(2) / table.stream_length, 1.0)  # (Q, R)
+    return Outcomes(table.success_rates, np.log(means / means.mean(0)))
 
 
 def fit_linear(
@@ -327,7 +322,7 @@ def neighbours(known: TraceTable, new: TraceTable, *, k: int = 30) -> tuple[Floa
         return None
     mean, scale = _moments(ours)
     points, others = (ours - mean) / scale, (theirs - mean) / scale
-    rates, tree, k = success_rates(known), cKDTree(points), min(k, len(known) - 1)
+    rates, tree, k = known.success_rates, cKDTree(points), min(k, len(known) - 1)
     inside = tree.query(points, k + 1)[1][:, 1:]
     outside = tree.query(others, k)[1]
     inside_rates, outside_rates = (

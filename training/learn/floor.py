@@ -13,7 +13,7 @@ from controller.policy.floor import Floor
 from controller.policy.network import Policy
 from controller.policy.rules import Rule, RulePolicy
 from envs.granularity import AnyTable
-from training.compare.simulate import Played, play
+from training.compare.simulate import play, play_each
 from training.granularity import learning_of
 
 Floats = NDArray[np.float64]
@@ -93,25 +93,18 @@ class Rulebook:
         return self._utilities(table, known, repeats)
 
     def _utilities(self, table: AnyTable, known: Floats | None, repeats: int) -> Floats:
-        played = [
-            self._play(RulePolicy(rule), table, known, price=1.0, repeats=repeats)
-            for rule in self.rules
-        ]
+        policies = [RulePolicy(rule) for rule in self.rules]
+        played = play_each(policies, table, self.process, difficulty=known, repeats=repeats)
         return np.array([[p.utility(price) for p in played] for price in self.prices])
 
     def judge(self, policy: Policy, table: AnyTable, known: Floats | None) -> Floats:
         """Utility of a policy on every question at every price, (P, Q)."""
-        return np.array(
-            [
-                self._play(policy, table, known, price=price, repeats=4).utility(price)
-                for price in self.prices
-            ]
-        )
 
-    def _play(
-        self, policy: Policy, table: AnyTable, known: Floats | None, *, price: float, repeats: int
-    ) -> Played:
-        return play(policy, table, self.process, price=price, difficulty=known, repeats=repeats)
+        def utility(price: float) -> Floats:
+            played = play(policy, table, self.process, price=price, difficulty=known, repeats=4)
+            return played.utility(price)
+
+        return np.array([utility(price) for price in self.prices])
 
     def best(self, utilities: Floats) -> Floor:
         """The best rule at each price, by (P, rules, Q) utilities."""
