@@ -9,8 +9,8 @@ from typing import Any
 
 from controller.errors import ConfigError
 
-STEPS_PER_ATTEMPT = 350
-LEAST_STEPS, MOST_STEPS = 500_000, 8_000_000
+STEPS_PER_ATTEMPT = 200
+LEAST_STEPS, MOST_STEPS = 400_000, 8_000_000
 """Environment steps that suit a number of recorded attempts."""
 
 SEGMENT_DEFAULTS: dict[str, Any] = {
@@ -68,7 +68,7 @@ class PPOConfig:
     """
 
     total_steps: int = 0
-    num_envs: int = 2048
+    num_envs: int = 512
     num_steps: int = 16
     num_minibatches: int = 8
     num_epochs: int = 4
@@ -162,7 +162,7 @@ class TrainConfig:
         docs/decisions/0024.
 
         >>> [TrainConfig().suited(n).ppo.total_steps for n in (500, 2500, 130_000)]
-        [500000, 875000, 8000000]
+        [400000, 500000, 8000000]
         """
         if self.ppo.total_steps:
             return self
