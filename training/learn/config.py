@@ -15,6 +15,7 @@ LEAST_STEPS, MOST_STEPS = 400_000, 8_000_000
 
 SEGMENT_DEFAULTS: dict[str, Any] = {
     "total_steps": 4_000_000,
+    "num_envs": 2048,
     "hidden_sizes": (64, 64),
     "gae_lambda": 0.95,
 }

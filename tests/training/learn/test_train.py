@@ -93,7 +93,7 @@ def test_there_must_be_questions_of_both_splits(few, left, message):
 def test_open_steps_follow_the_number_of_attempts(few, tmp_path):
     training = ControllerTraining(few, TrainConfig(), tmp_path)
     attempts = sum(rows.train_attempts for rows in few.model_rows.values())
-    assert training.config.ppo.total_steps == 350 * attempts
+    assert training.config.ppo.total_steps == STEPS_PER_ATTEMPT * attempts
 
 
 def test_a_fresh_training_begins_a_fresh_curve(tmp_path):
