@@ -8,6 +8,7 @@ import pyarrow.dataset as ds
 import pytest
 
 from controller.errors import TraceFormatError
+from training.learn.config import STEPS_PER_ATTEMPT
 from training.learn.resume import CURVE, Curve, read_curve
 from training.learn.train import ControllerTraining, TrainConfig, prepare
 from training.ppo import PPOConfig
