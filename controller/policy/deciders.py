@@ -89,6 +89,7 @@ class PolicyDecider:
             cost=episode.cost,
             propensity=propensity,
             floor=None if rule is None else str(rule),
+            votes=episode.votes,
         )
 
 

@@ -32,6 +32,7 @@ RULES: Mapping[str, Rule] = {
     "always-large": rules.AlwaysLarge(),
     "self-consistency-5": rules.SelfConsistency(5),
     "adaptive-cascade": rules.AdaptiveCascade(0.9, 8),
+    "router": rules.Router(0.2, 0.0),
 }
 """Static rules by the name that operators know them by."""
 
@@ -157,15 +158,16 @@ class Variant:
         ranges = self.checkpoint.support
         return self.always is None and self.fallback is not None and ranges is not None
 
-    def new_decider(self, on_stray: Callable[[str], None]) -> Decider:
-        """Who decides one question."""
-        if self.always is not None:
-            return RuleDecider(named_rule(self.always), self.always, self.decider)
+    def new_decider(self, on_stray: Callable[[str], None], rule: str | None = None) -> Decider:
+        """Who decides one question: a rule if its asker names one."""
+        always = rule or self.always
+        if always is not None:
+            return RuleDecider(named_rule(always), always, self.decider)
         support = self.checkpoint.support
         if self.fallback is None or support is None:
             return self.decider
-        rule = RuleDecider(named_rule(self.fallback), self.fallback, self.decider)
-        return Guarded(self.decider, support, rule, on_stray)
+        fallback = RuleDecider(named_rule(self.fallback), self.fallback, self.decider)
+        return Guarded(self.decider, support, fallback, on_stray)
 
 
 class Variants:

@@ -14,7 +14,7 @@ from training.cli.evaluate import evaluate
 from training.cli.read import read
 from training.cli.record import record
 from training.cli.report import dashboard, explain, report
-from training.cli.serve import key, serve
+from training.cli.serve import key, playground, serve
 from training.cli.traces import evaluate_models, import_, verify
 from training.cli.train import dashed, train
 
@@ -27,7 +27,7 @@ models_app = typer.Typer(help="The recorded language models.", no_args_is_help=T
 app.add_typer(models_app, name="models")
 models_app.command("evaluate")(evaluate_models)
 app.command("train", context_settings={"token_normalize_func": dashed})(train)
-for command in (record, serve, key, read, verify):
+for command in (record, serve, playground, key, read, verify):
     app.command()(command)
 app.command("import")(import_)
 for command in (evaluate, report, dashboard, explain, answer):

@@ -1,11 +1,14 @@
-"""`allot serve` and `allot key`."""
+"""`allot serve`, `allot playground` and `allot key`."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from controller.bundled import bundled
 from controller.server.config import ServeConfig
 from training.cli.flags import with_flags
 
@@ -18,6 +21,21 @@ def serve(config: ServeConfig) -> None:
 
     limit_threads()
     run(config)
+
+
+def playground(
+    controller: Annotated[
+        Path, typer.Option(help="Checkpoint.", show_default="the bundled one")
+    ] = bundled("controller"),
+    port: Annotated[int, typer.Option(help="0 for any that is free.")] = 8080,
+) -> None:
+    """Watch a controller decide, on a page that asks the models of its checkpoint."""
+    from controller.server.run import serve as run
+    from training.learn.threads import limit_threads
+
+    limit_threads()
+    config = ServeConfig(controller=controller, port=port, log=Path(os.devnull))
+    run(config, lambda url: print(f"open {url} in a browser; Ctrl-C ends it", flush=True))
 
 
 def key(name: Annotated[str, typer.Argument(help="Who will use it.")]) -> None:
