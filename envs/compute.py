@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -22,7 +23,7 @@ from controller.process.types import Attempt, Question
 from controller.segments.run import SegmentEpisode
 from controller.segments.types import Segment, SegmentBackend
 from envs.draws import draw_episode, observation_space, stream_key
-from envs.pictures import text_picture
+from envs.pictures import Frame, picture
 from envs.questions.grader import Grader
 from envs.random import Streams
 from envs.reward import LogUniform, price_range, reward
@@ -162,6 +163,11 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
         self.episode = run_now(beginning)
         self._charged, self._rounds = 0.0, 0
         self._lines = []
+        self._frame = Frame(
+            question=self.question.text.strip(),
+            price=self.price,
+            lanes=tuple(map(str, self.config.actions[1:])),
+        )
         self._show(f"{self.question.text.strip()}\n  price {self.price:.2g}")
         return self.episode.observation()[0], self._info()
 
@@ -199,6 +205,15 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
         info = self._info()
         told = f" -> {', '.join(made.brief for made in brought)}" if brought else ""
         self._show(f"  {chosen!s:<13}{told}  reward {gain:+.4f}")
+        if self.render_mode == "rgb_array":
+            self._frame = replace(
+                self._frame,
+                steps=(*self._frame.steps, (str(chosen), tuple(made.brief for made in brought))),
+                votes=episode.votes,
+                cost=episode.cost,
+                answer=episode.answer,
+                right=bool(right) if terminated else None,
+            )
         if terminated:
             info |= {"answer": episode.answer, "right": right, "cost": episode.cost}
             self._show(f"  answer {episode.answer}, {'right' if right else 'wrong'}")
@@ -220,5 +235,5 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
     def render(self) -> Any:
         """The episode so far as text or as (H, W, 3) uint8; "human" has printed it already."""
         if self.render_mode == "rgb_array":
-            return text_picture(self._lines)
+            return picture(self._frame)
         return "\n".join(self._lines) if self.render_mode == "ansi" else None

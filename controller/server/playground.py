@@ -69,9 +69,7 @@ def page(engine: Engine, *, keys: bool) -> HTMLResponse:
         ],
         "actions": process.actions.names,
         "kinds": {
-            kind.value: kind.spec.meaning
-            for kind in dict.fromkeys(action.kind for action in process.actions)
-            if kind is not ActionKind.STOP and kind.spec.limit(process) != 0
+            kind.value: kind.spec.meaning for kind in process.kinds if kind is not ActionKind.STOP
         },
         "rules": {name: str(rule) for name, rule in RULES.items()},
         "price": variant.pricing.price_for(Terms()),
