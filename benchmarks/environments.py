@@ -17,12 +17,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from controller.process.episodes import EpisodeConfig
-from envs.synthetic import SyntheticFamily
 from envs.traces.derive import derive_config
 from envs.traces.format import TraceSet
-from envs.traces.table import TraceTable
-from envs.traces.table_builder import build_table
+from envs.traces.table import TraceTable, build_table
 from envs.vector import ComputeVectorEnv
+from tests.learning.synthetic import SyntheticFamily
 
 Figures = dict[str, float]
 
@@ -129,15 +128,14 @@ def _measure(small: Path, large: Path, num_envs: int, steps: int) -> Figures:
     before = time.perf_counter()
     many, _ = _trained_on(large)
     build_s = time.perf_counter() - before
-    arrays = (many.counts, many.signals, many.attempt_rows, many.stream)
     ours, theirs = (
         steps_per_s(ComputeVectorEnv(t, config, num_envs), steps) for t in (table, many)
     )
     return {
         "questions": len(many),
-        "attempts": len(many.counts),
+        "attempts": len(many.attempts),
         "build_s": build_s,
-        "bytes_per_attempt": sum(array.nbytes for array in arrays) / len(many.counts),
+        "bytes_per_attempt": (many.attempts.nbytes + many.stream.nbytes) / len(many.attempts),
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         "small_steps_per_s": ours,
         "large_steps_per_s": theirs,

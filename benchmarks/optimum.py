@@ -9,10 +9,10 @@ import numpy as np
 from controller.policy.network import PolicyNetwork
 from controller.policy.rules import RulePolicy, rule_families
 from envs.reward import LogUniform, price_range
-from envs.synthetic import SyntheticFamily
 from envs.vector import ComputeVectorEnv
 from tests.learning.belief import BeliefTree, Floats
 from tests.learning.optimum import evaluate, solve
+from tests.learning.synthetic import SyntheticFamily
 from training.learn.config import PPOConfig
 from training.ppo import PPO
 

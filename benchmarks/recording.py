@@ -9,8 +9,9 @@ from typing import Any
 
 from envs.questions.files import bundled_questions
 from training.record.cluster import Cluster
+from training.record.plans import RecordConfig
 from training.record.ray_recorder import RayRecorder
-from training.record.recording import RecordConfig, Recorder, Recording
+from training.record.recording import Recorder, Recording
 from training.record.sources import find_source
 
 Figures = dict[str, float]
@@ -46,5 +47,5 @@ def _speed(questions: Any, recorder: Recorder) -> float:
         started = time.perf_counter()
         Recording(questions, recorder, Path(directory), {}).run()
         seconds = time.perf_counter() - started
-    attempts = recorder.config.samples + recorder.config.escalations * (len(recorder.models) - 1)
+    attempts = sum(recorder.config.wanted(recorder.models).values())
     return len(questions["train"]) * attempts / seconds

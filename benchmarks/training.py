@@ -18,7 +18,7 @@ from envs.reward import price_range
 from envs.traces.derive import derive_config
 from envs.traces.format import TraceSet
 from envs.traces.recorded import read_recorded
-from envs.traces.table_builder import build_table
+from envs.traces.table import build_table
 from envs.vector import ComputeVectorEnv
 from training.compare.simulate import play
 from training.learn.config import PPOConfig, TrainConfig

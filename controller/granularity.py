@@ -14,8 +14,7 @@ from controller.process.actions import ACTIONS, SEGMENT_ACTIONS, Action
 from controller.process.episodes import EpisodeConfig
 from controller.process.features import FeatureTable
 from controller.process.observation import FEATURES
-from controller.segments.episodes import STEPS, SegmentConfig
-from controller.segments.observation import SEGMENT_FEATURES
+from controller.segments.episodes import SEGMENT_FEATURES, STEPS, SegmentConfig
 
 Process = EpisodeConfig | SegmentConfig
 """The decision process of either granularity."""

@@ -20,7 +20,7 @@ from controller.process.types import ModelSpec
 from controller.segments.episodes import SegmentConfig
 
 if TYPE_CHECKING:
-    from controller.backends.local.backend import TransformersBackend
+    from controller.backends.local.backend import LocalBackend
     from controller.backends.local.model import LocalModel
     from controller.checkpoint import Checkpoint
     from controller.segments.types import SegmentBackend
@@ -158,7 +158,8 @@ class LadderBuilder:
                 f"{models[0].adapters}; train a controller for these or restore them"
             )
         longest = max(checkpoint.config.max_completion_tokens)
-        return with_segments(checkpoint, self._local(models, longest))
+        small, *larges = (self._local(model, longest) for model in models)
+        return Ladder([with_segments(checkpoint, small), *larges], at_once=False)
 
     def _model(self, place: ModelPlace, rung: int) -> LocalModel:
         """A model in this process with its adapters, if they were trained on its weights."""
@@ -172,11 +173,11 @@ class LadderBuilder:
         adapters = {} if rung else self.checkpoint.located_adapters(self.adapters)
         return load_adapters(loaded, adapters) if adapters else loaded
 
-    def _local(self, models: Sequence[LocalModel], longest: int) -> TransformersBackend:
-        from controller.backends.local.backend import TransformersBackend
+    def _local(self, model: LocalModel, longest: int) -> LocalBackend:
+        from controller.backends.local.backend import LocalBackend
 
-        return TransformersBackend(
-            models,
+        return LocalBackend(
+            model,
             temperature=recorded_temperature(self.checkpoint.models),
             max_new_tokens=longest,
             answers=answer_kind(self.checkpoint.answers),
@@ -187,7 +188,7 @@ class LadderBuilder:
         from controller.backends.threads import ThreadedBackend
 
         model = replace(self._model(place, rung), prompt=prompt)
-        backend = self._local([model], self._longest(rung))
+        backend = self._local(model, self._longest(rung))
         trained = {adapter.name for adapter in self.checkpoint.models[rung].adapters}
         return ThreadedBackend(
             backend if rung else with_segments(self.checkpoint, backend),

@@ -7,7 +7,7 @@ They are one environment over traces of whole attempts and of segments.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,8 @@ import gymnasium
 from controller.bundled import bundled
 
 if TYPE_CHECKING:
+    from controller.granularity import Process
     from envs.compute import ComputeEnv
-    from envs.granularity import AnyTraces
     from envs.vector import ComputeVectorEnv
 
 COMPUTE_ID = "allot/Compute-v0"
@@ -34,8 +34,8 @@ def make(traces: str, split: str = "train", **kwargs: Any) -> ComputeEnv:
     """
     from envs.compute import ComputeEnv
 
-    recorded = _recorded(traces, split, _stamp(traces))
-    config = kwargs.pop("config", None) or _config(traces, _stamp(traces))
+    read = _opened(traces)
+    recorded, config = read.recorded(split), kwargs.pop("config", None) or read.config
     kwargs = {"attempts": recorded.table.num_attempts, **kwargs}
     return ComputeEnv(recorded.questions, recorded.backend, config, recorded.grader, **kwargs)
 
@@ -53,48 +53,38 @@ def make_vector(
     """
     from envs.vector import ComputeVectorEnv
 
-    config = kwargs.pop("config", None) or _config(traces, _stamp(traces))
-    return ComputeVectorEnv(_table(traces, split, _stamp(traces)), config, num_envs, **kwargs)
+    read = _opened(traces)
+    config = kwargs.pop("config", None) or read.config
+    return ComputeVectorEnv(read.table(split), config, num_envs, **kwargs)
 
 
-# Many environments are often made of one trace set, which takes seconds to read.
+class _Opened:
+    """A trace set; of which many environments are often made, and which takes seconds to read."""
+
+    def __init__(self, path: str) -> None:
+        from envs.granularity import read_traces, recordings_of
+
+        self._traces = read_traces(path)
+        self._recordings = recordings_of(self._traces)
+        self.table = cache(lambda split: self._recordings.table(self._traces, [split]))
+        self.recorded = cache(lambda split: self._recordings.recorded(self._traces, [split]))
+
+    @cached_property
+    def config(self) -> Process:
+        """The decision process that follows from the train split."""
+        process: Process = self._recordings.derive(self.table("train"), self._traces)
+        return process
 
 
-def _stamp(traces: str) -> int:
-    """When a trace set was written; 0 if it is not there, which reading it tells."""
+@lru_cache(maxsize=2)
+def _read(traces: str, written_at: int) -> _Opened:
+    return _Opened(traces)
+
+
+def _opened(traces: str) -> _Opened:
+    """A trace set as it is now; reading tells if it is not there."""
     manifest = Path(traces) / "trace.json"
-    return manifest.stat().st_mtime_ns if manifest.exists() else 0
-
-
-@lru_cache(maxsize=2)
-def _traces(traces: str, stamp: int) -> AnyTraces:
-    from envs.granularity import read_traces
-
-    return read_traces(traces)
-
-
-@lru_cache(maxsize=4)
-def _table(traces: str, split: str, stamp: int) -> Any:
-    from envs.granularity import recordings_of
-
-    read = _traces(traces, stamp)
-    return recordings_of(read).table(read, [split])
-
-
-@lru_cache(maxsize=4)
-def _recorded(traces: str, split: str, stamp: int) -> Any:
-    from envs.granularity import recordings_of
-
-    read = _traces(traces, stamp)
-    return recordings_of(read).recorded(read, [split])
-
-
-@lru_cache(maxsize=2)
-def _config(traces: str, stamp: int) -> Any:
-    from envs.granularity import recordings_of
-
-    read = _traces(traces, stamp)
-    return recordings_of(read).derive(_table(traces, "train", stamp), read)
+    return _read(traces, manifest.stat().st_mtime_ns if manifest.exists() else 0)
 
 
 for _name, _traces_name in ((COMPUTE_ID, "traces"), (SEGMENT_ID, "segments/traces")):

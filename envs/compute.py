@@ -22,10 +22,9 @@ from controller.process.terms import Terms
 from controller.process.types import Attempt, Question
 from controller.segments.run import SegmentEpisode
 from controller.segments.types import Segment, SegmentBackend
-from envs.draws import draw_episode, observation_space, stream_key
+from envs.draws import Streams, draw_episode, observation_space, stream_key
 from envs.pictures import Frame, picture
 from envs.questions.grader import Grader
-from envs.random import Streams
 from envs.reward import LogUniform, price_range, reward
 
 Observation = NDArray[np.float32]

@@ -1,20 +1,51 @@
-"""Drawing episodes: a scalar environment and one of many draw the same, bit for bit."""
+"""Random streams, one per episode, and how episodes begin.
+
+Environment i of a vector environment must draw what a scalar environment with the same seed
+draws, bit for bit. NumPy's generators are one stream each, so a counter-based generator runs over
+arrays instead.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
 from gymnasium.utils import seeding
 from numpy.typing import NDArray
 
-from envs.random import Streams
 from envs.reward import LogUniform
 
 Array = NDArray[Any]
 
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+
 _SPECIAL_SHARE = 0.15
+
+
+class Streams:
+    """N independent random streams.
+
+    Source: Steele, Lea and Flood 2014, "Fast Splittable Pseudorandom Number Generators",
+    SplitMix64.
+
+    Args:
+        keys: (N,) uint64, one seed per stream.
+    """
+
+    def __init__(self, keys: NDArray[np.uint64]) -> None:
+        self.state = keys.astype(np.uint64).copy()
+
+    def uniform(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The next number in [0, 1) of each stream in `rows`, (n,)."""
+        z = self.state[rows] + _GOLDEN
+        self.state[rows] = z
+        z = (z ^ (z >> np.uint64(30))) * _MIX_1
+        z = (z ^ (z >> np.uint64(27))) * _MIX_2
+        z ^= z >> np.uint64(31)
+        return np.asarray((z >> np.uint64(11)) * 2.0**-53, np.float64)
 
 
 def observation_space(num_features: int) -> gymnasium.spaces.Space[Array]:
@@ -27,6 +58,15 @@ def stream_key(seed: int | None) -> np.uint64:
     return np.uint64(seeding.np_random(seed)[0].integers(2**63))
 
 
+class Hidden(NamedTuple):
+    """What a policy does not get to see of episodes, (n,) or for all of them."""
+
+    logprobs: Array | bool = False
+    difficulty: Array | bool = False
+    verifier: Array | bool = False
+    prompt: Array | bool = False
+
+
 def draw_episode(
     streams: Streams,
     rows: Array,
@@ -35,11 +75,10 @@ def draw_episode(
     round_prices: LogUniform | None,
     budgets: LogUniform | None,
     hide_signals: float,
-) -> tuple[Array, Array, Array, Array, list[Array]]:
-    """Question, price, round price and budget of a new episode in each of `rows`, all (n,).
+) -> tuple[Array, Array, Array, Array, Hidden]:
+    """Question, price, round price, budget and what is hidden of a new episode in each of `rows`.
 
-    Last come whether logprobs, difficulty, verifier and prompt are hidden, each (n,). In most
-    episodes rounds cost nothing, and in as many there is no budget.
+    All are (n,). In most episodes rounds cost nothing, and in as many there is no budget.
     """
     question = (streams.uniform(rows) * num_questions).astype(np.int64)
     price = prices.at(streams.uniform(rows))
@@ -51,5 +90,5 @@ def draw_episode(
         )
         for values, otherwise in ((round_prices, 0.0), (budgets, np.inf))
     )
-    hidden = [streams.uniform(rows) < hide_signals for _ in range(4)]
+    hidden = Hidden(*(streams.uniform(rows) < hide_signals for _ in Hidden._fields))
     return question, price, round_price, budget, hidden

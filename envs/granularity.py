@@ -12,16 +12,13 @@ from controller.granularity import SEGMENTS as SEGMENT_STEPS
 from controller.granularity import Granularity, Process
 from envs.draws import Array
 from envs.replay import AttemptReplay, Replay
-from envs.segments.derive import derive_segment_config
-from envs.segments.recorded import read_trees
-from envs.segments.replay import SegmentReplay
-from envs.segments.table import SegmentTable, build_trees
+from envs.segments.replay import SegmentReplay, read_trees
+from envs.segments.table import SegmentTable, build_trees, derive_segment_config
 from envs.segments.traces import KIND, SegmentTraces
 from envs.traces.derive import derive_config
 from envs.traces.format import TraceSet, read_manifest
 from envs.traces.recorded import read_recorded
-from envs.traces.table import TraceTable
-from envs.traces.table_builder import build_table
+from envs.traces.table import TraceTable, build_table
 
 AnyTraces = TraceSet | SegmentTraces
 AnyTable = TraceTable | SegmentTable

@@ -12,22 +12,13 @@ from controller.errors import ConfigError
 from controller.granularity import granularity_of
 from controller.process.episodes import AttemptColumns, EpisodeConfig, Episodes
 from controller.process.lockstep import Lockstep, Rows
-from envs.random import Streams
-from envs.traces.table import (
-    ANSWER,
-    COMPLETION,
-    CUT,
-    FIRST_CHILD,
-    MEAN_LOGPROB,
-    MIN_LOGPROB,
-    NUM_CHILDREN,
-    PROMPT,
-    VERIFIER,
-    TraceTable,
-)
+from envs.draws import Array, Hidden, Streams
+from envs.traces.table import TraceTable
 
-Array = NDArray[Any]
-Hidden = Array | bool
+NOTHING = Hidden()
+"""Is hidden."""
+
+_RECORDED = ("answer", "prompt_tokens", "completion_tokens", "first_child", "num_children")
 
 
 class Replay(ABC):
@@ -72,22 +63,19 @@ class Replay(ABC):
         self,
         rows: Array,
         start: Array,
-        price: Array,
-        budget: Array,
+        price: Array | float,
+        budget: Array | float = np.inf,
         *,
         round_price: Array | float = 0.0,
-        hide_logprobs: Hidden = False,
-        hide_difficulty: Hidden = False,
-        hide_verifier: Hidden = False,
-        hide_prompt: Hidden = False,
+        hidden: Hidden = NOTHING,
     ) -> None:
         """Start episodes at places given by position, (n,)."""
         self.start[rows] = start
-        self.hide_logprobs[rows], self.hide_verifier[rows] = hide_logprobs, hide_verifier
-        hidden = np.broadcast_to(hide_difficulty, start.shape)[:, None]
-        difficulty = np.where(hidden, np.nan, self.difficulty[self.table.question_of(start)])
+        self.hide_logprobs[rows], self.hide_verifier[rows] = hidden.logprobs, hidden.verifier
+        unknown = np.broadcast_to(hidden.difficulty, start.shape)[:, None]
+        difficulty = np.where(unknown, np.nan, self.difficulty[self.table.question_of(start)])
         terms = {"price": price, "round_price": round_price, "budget": budget}
-        hide_prompt = np.broadcast_to(hide_prompt, start.shape)
+        hide_prompt = np.broadcast_to(hidden.prompt, start.shape)
         self._begin(rows, start, hide_prompt, {**terms, "difficulty": difficulty})
 
     @abstractmethod
@@ -192,13 +180,13 @@ class AttemptReplay(Replay):
         self.episodes.finish_round(rows)
 
     def _verify(self, rows: Array) -> None:
-        episodes, table = self.episodes, self.table
+        episodes = self.episodes
         waiting = episodes.unverified[rows]
         scored = np.repeat(rows, waiting)
-        attempt = self._unverified[rows][np.arange(self._unverified.shape[1]) < waiting[:, None]]
-        answer, rung = table.answer[attempt], table.rung[attempt]
-        score = table.verifier_score[attempt].astype(np.float64)
-        episodes.score(scored, answer.astype(np.int64), rung.astype(np.int64), score)
+        places = self._unverified[rows][np.arange(self._unverified.shape[1]) < waiting[:, None]]
+        made = self.table.attempts[places]
+        answer, rung = (made[name].astype(np.int64) for name in ("answer", "rung"))
+        episodes.score(scored, answer, rung, made["verifier_score"].astype(np.float64))
         episodes.finish_verification(rows)
 
     def _attempt(self, rows: Array, actions: Array, streams: Streams) -> None:
@@ -211,13 +199,10 @@ class AttemptReplay(Replay):
         if revised.any():
             chosen[revised] = episodes.take_child(rows[revised])
         chosen[fresh] = self._draw(rows[fresh], rung[fresh], streams)
-        counts = np.ascontiguousarray(self.table.counts.take(chosen, axis=0).T, np.int64)
-        signals = self.table.signals.take(chosen, axis=0).T.astype(np.float64)
+        made = self.table.attempts.take(chosen)
+        counts = {name: made[name].astype(np.int64) for name in _RECORDED}
         hidden = self.hide_logprobs[rows] | (not self.config.reads_logprobs)
-        signals[[MEAN_LOGPROB, MIN_LOGPROB]] = np.where(
-            hidden, np.nan, (signals[MEAN_LOGPROB], signals[MIN_LOGPROB])
-        )
-        unscored = np.isnan(signals[VERIFIER]) | self.hide_verifier[rows]
+        unscored = np.isnan(made["verifier_score"]) | self.hide_verifier[rows]
         self.attempts[rows, episodes.num_attempts[rows]] = chosen
         self._unverified[rows, episodes.unverified[rows]] = chosen
         episodes.record(
@@ -225,15 +210,11 @@ class AttemptReplay(Replay):
             revised,
             AttemptColumns(
                 rung=rung,
-                answer=counts[ANSWER],
-                prompt_tokens=counts[PROMPT],
-                completion_tokens=counts[COMPLETION],
-                mean_logprob=signals[MEAN_LOGPROB],
-                min_logprob=signals[MIN_LOGPROB],
-                cut=(counts[CUT] > 0) & self.config.reads_cuts,
+                mean_logprob=np.where(hidden, np.nan, made["mean_logprob"]).astype(np.float64),
+                min_logprob=np.where(hidden, np.nan, made["min_logprob"]).astype(np.float64),
+                cut=made["cut"] & self.config.reads_cuts,
                 scoreable=~unscored & self.config.verifies,
-                first_child=counts[FIRST_CHILD],
-                num_children=counts[NUM_CHILDREN],
+                **counts,
             ),
         )
 

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from controller.errors import ConfigError, IllegalActionError
 from controller.granularity import Process
-from envs.draws import Array, draw_episode, observation_space, stream_key
+from envs.draws import Array, Streams, draw_episode, observation_space, stream_key
 from envs.granularity import STOP, replay_of
-from envs.random import Streams
 from envs.reward import LogUniform, price_range, reward
 from envs.segments.table import SegmentTable
 from envs.traces.table import TraceTable
@@ -150,10 +149,7 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
             price,
             budget,
             round_price=round_price,
-            hide_logprobs=hidden[0],
-            hide_difficulty=hidden[1],
-            hide_verifier=hidden[2],
-            hide_prompt=hidden[3],
+            hidden=hidden,
         )
         self._over[rows], self._elapsed[rows] = False, 0
 

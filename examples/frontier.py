@@ -13,7 +13,7 @@ import numpy as np
 from controller.checkpoint import load_checkpoint
 from controller.policy.rules import AlwaysLarge, LogprobCascade, RulePolicy, SelfConsistency
 from envs.traces.format import TraceSet
-from envs.traces.table_builder import build_table
+from envs.traces.table import build_table
 from training.compare.simulate import play, play_checkpoint
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"

@@ -13,7 +13,7 @@ import numpy as np
 
 from controller.policy.rules import AlwaysLarge, RulePolicy, SelfConsistency
 from envs.traces.format import TraceSet
-from envs.traces.table_builder import build_table
+from envs.traces.table import build_table
 from training.compare.simulate import play, play_checkpoint
 from training.learn.threads import limit_threads
 from training.learn.train import ControllerTraining, TrainConfig

@@ -25,7 +25,7 @@ from controller.process.features import COUNTS, TERMS
 from controller.process.observation import FEATURES
 from envs.reward import LogUniform
 from envs.traces.format import TraceSet, write_atomically
-from envs.traces.table_builder import build_table
+from envs.traces.table import build_table
 from training.cli.app import main as run_program
 from training.cli.flags import with_flags
 from training.cli.options import Json, RayOptions

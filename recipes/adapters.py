@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from controller.backends.prompts import REVISER
-from envs.questions.bundled import QuestionSource, draw_split
+from envs.questions.bundled import draw_split
 from envs.traces.format import TraceSet
+from recipes.solutions import worked_solution
 from training.adapters.reviser import train_reviser
 from training.adapters.verifier import VerifierTraining
-from training.record.recording import RecordConfig
+from training.record.plans import RecordConfig
 from training.record.sources import find_source, record_models
 
 Progress = Callable[[float, str], None]
@@ -74,12 +74,3 @@ def _recorded(small: Path, out: Path, sizes: tuple[int, ...], samples: int, seed
         config = RecordConfig(samples=samples, escalations=0)
         record_models(splits, find_source([str(small)], seed=seed), out, config)
     return TraceSet.read(out)
-
-
-_source = cache(QuestionSource)
-
-
-def worked_solution(question_id: str) -> str:
-    """The worked solution of a bundled question, from its id."""
-    task, level, index = question_id.split("/")
-    return _source(task, int(level))[int(index)].solution

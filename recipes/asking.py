@@ -29,8 +29,7 @@ from controller.process.episodes import Episodes
 from controller.process.types import ModelSpec
 from envs.reward import LogUniform
 from envs.traces.format import TraceSet
-from envs.traces.table import TraceTable
-from envs.traces.table_builder import build_table
+from envs.traces.table import TraceTable, build_table
 from training.cli.app import main as run_program
 from training.compare.simulate import play, play_checkpoint
 from training.compare.summary import Bootstrap

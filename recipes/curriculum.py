@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from envs.questions.bundled import TASKS, QuestionSource
+from recipes.solutions import solution
 
 Position = tuple[int, int]
 Batch = tuple[Tensor, Tensor]
@@ -74,9 +75,9 @@ class Curriculum:
         prompts, solutions = [], []
         weights = list(self._weights.values())
         for source in rng.choices(self._sources, weights, k=self.examples_per_block):
-            worked = next(source.draw("language_model", rng, num_draws=1000))
-            prompts.append(f"<|user|>{worked.question.text}<|end|><|assistant|>")
-            solutions.append(f"{worked.solution}<|end|>")
+            drawn = next(source.draw("language_model", rng, num_draws=1000))
+            prompts.append(f"<|user|>{drawn.question.text}<|end|><|assistant|>")
+            solutions.append(f"{solution(drawn)}<|end|>")
         encoded = zip(
             self.tokenizer(prompts)["input_ids"],
             self.tokenizer(solutions)["input_ids"],

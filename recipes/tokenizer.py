@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from controller.backends.prompts import REVISE_PROMPT
-from envs.questions.bundled import TASKS
+from recipes.solutions import PHRASES
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>"
@@ -28,7 +28,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(t, special=True) for t in SPECIAL_TOKENS])
-    phrases = [phrase for task in TASKS.values() for phrase in task.phrases]
+    phrases = [phrase for task in PHRASES.values() for phrase in task]
     tokenizer.add_tokens(
         [AddedToken(p, normalized=False) for p in (*phrases, "Answer:", REVISE_PROMPT)]
     )

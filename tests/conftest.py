@@ -1,5 +1,6 @@
 """Real recorded traces for every test: the bundled set."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,10 @@ from envs.traces.format import TraceSet
 from envs.traces.recorded import Recorded, read_recorded
 from training.learn.config import PPOConfig, TrainConfig
 from training.learn.train import ControllerTraining
+from training.record.recording import Recording
 from training.report.show import new_questions
 from training.report.tracking import Tracker
-from training.segments.record import SegmentRecorder, SegmentRecording, TreeConfig
+from training.segments.record import SegmentRecorder, TreeConfig
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 
@@ -52,9 +54,10 @@ def trees(small_and_large, tmp_path_factory) -> SegmentTraces:
     drawn = new_questions(30, seed=5)
     splits = {"train": drawn[:16], "validation": drawn[16:20], "test": drawn[20:]}
     writer = SegmentWriter(small_and_large)
-    config = TreeConfig(attempts=2, draws=(3, 2, 1), keep_text=True, shard_questions=8)
+    config = TreeConfig(attempts=2, draws=(3, 2, 1), keep_text=True, shard_questions=len(drawn))
     notes = {"model_paths": {name: str(CHECKPOINTS / name) for name in ("small", "large")}}
-    SegmentRecording(splits, SegmentRecorder(writer, KindGrader(), config), out, notes).run()
+    notes["segmentation"] = asdict(writer.segmentation)
+    Recording(splits, SegmentRecorder(writer, KindGrader(), config), out, notes).run()
     return SegmentTraces.read(out)
 
 

@@ -25,8 +25,7 @@ from envs.reward import ROUND_PRICES, LogUniform
 from envs.segments.table import SegmentTable, build_trees
 from envs.segments.traces import SegmentTraces
 from envs.traces.format import TraceSet
-from envs.traces.table import TraceTable
-from envs.traces.table_builder import build_table
+from envs.traces.table import TraceTable, build_table
 from training.learn.config import TrainConfig
 from training.learn.difficulty import success_rates
 from training.segments.values import segment_success_rates, value_readout

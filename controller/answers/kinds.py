@@ -10,17 +10,26 @@ from fractions import Fraction
 from functools import wraps
 from typing import Any
 
-from controller.answers.numbers import last_number, normalize_answer, number_at_start, number_in
-from controller.answers.passages import cleaned, extract_answer, is_cut, marked, tail
-from controller.answers.values import same_value
-from controller.answers.words import (
+from controller.answers.numbers import (
+    last_number,
+    normalize_answer,
+    number_at_start,
+    number_in,
+    same_value,
+)
+from controller.answers.passages import (
     LONGEST,
+    cleaned,
+    extract_answer,
     first_sentence,
+    is_cut,
     items_of,
     last_quoted,
     letter_at_start,
+    marked,
     named_letter,
     short_text,
+    tail,
     yes_or_no,
 )
 from controller.errors import ConfigError

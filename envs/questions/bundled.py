@@ -1,4 +1,4 @@
-"""Questions with worked solutions, from an allow-list of reasoning-gym tasks.
+"""Questions from an allow-list of reasoning-gym tasks.
 
 Only tasks whose scorers compare text or numbers are listed: several reasoning-gym
 scorers evaluate the candidate answer as code, and no answer is ever executed here.
@@ -31,104 +31,22 @@ class Task:
 
     Attributes:
         name: reasoning-gym dataset name.
-        family: arithmetic, number theory or strings.
-        phrases: fixed wording of its prompts; each becomes one token of the
-            bundled tokenizer.
         levels: reasoning-gym settings, from trivial to out of reach.
         key: what is asked, equal for near-duplicates.
-        solve: worked steps that lead to the answer, one per line.
     """
 
     name: str
-    family: str
-    phrases: tuple[str, ...]
     levels: tuple[Mapping[str, Any], ...]
     key: Callable[[Entry], str]
-    solve: Callable[[Entry], list[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkedQuestion:
-    """A question together with what only training and grading may see."""
+class DrawnQuestion:
+    """A question, its key, and the entry of reasoning-gym's that it is made of."""
 
     question: Question
-    solution: str
     key: str
-
-
-def _euclid(a: int, b: int) -> tuple[int, list[str]]:
-    steps = []
-    a, b = max(a, b), min(a, b)
-    while b:
-        steps.append(f"{a}={a // b}*{b}+{a % b}")
-        a, b = b, a % b
-    return a, steps
-
-
-def _solve_chain_sum(entry: Entry) -> list[str]:
-    total, *rest = entry["metadata"]["expression"].split()
-    value, steps = int(total), []
-    for sign, term in zip(rest[::2], rest[1::2], strict=True):
-        after = value + int(term) if sign == "+" else value - int(term)
-        steps.append(f"{value}{sign}{term}={after}")
-        value = after
-    return steps
-
-
-def _solve_products(entry: Entry) -> list[str]:
-    value, *factors = (int(f) for f in entry["metadata"]["expression"].split(" * "))
-    steps = []
-    for factor in factors:
-        partials = [int(d) * 10**i for i, d in enumerate(reversed(str(factor))) if d != "0"]
-        total = 0
-        for partial in partials:
-            steps.append(f"{value}*{partial}={value * partial}")
-            if total:
-                steps.append(f"{total}+{value * partial}={total + value * partial}")
-            total += value * partial
-        value = total
-    return steps
-
-
-def _solve_gcd(entry: Entry) -> list[str]:
-    return _euclid(*entry["metadata"]["numbers"])[1]
-
-
-def _solve_lcm(entry: Entry) -> list[str]:
-    a, b = entry["metadata"]["numbers"]
-    divisor, steps = _euclid(a, b)
-    return [*steps, f"{a}/{divisor}={a // divisor}", f"{a // divisor}*{b}={a // divisor * b}"]
-
-
-def _solve_fraction(entry: Entry) -> list[str]:
-    top, bottom = entry["metadata"]["numerator"], entry["metadata"]["denominator"]
-    divisor, steps = _euclid(top, bottom)
-    return [*steps, f"{top}/{divisor}={top // divisor}", f"{bottom}/{divisor}={bottom // divisor}"]
-
-
-def _solve_factors(entry: Entry) -> list[str]:
-    value, steps = entry["metadata"]["number"], []
-    for factor in entry["metadata"]["factors"][:-1]:
-        steps.append(f"{value}/{factor}={value // factor}")
-        value //= factor
-    return steps
-
-
-def _solve_count_bits(entry: Entry) -> list[str]:
-    value, ones, steps = entry["metadata"]["number"], 0, []
-    while value:
-        ones += value % 2
-        steps.append(f"{value} {ones}")
-        value //= 2
-    return steps
-
-
-def _solve_letter_counting(entry: Entry) -> list[str]:
-    count, steps = 0, []
-    for word in entry["metadata"]["span"]:
-        count += word.lower().count(entry["metadata"]["target_letter"].lower())
-        steps.append(f"{word} {count}")
-    return steps
+    entry: Entry
 
 
 def _sorted_key(*values: Any) -> str:
@@ -140,8 +58,6 @@ TASKS: dict[str, Task] = {
     for task in (
         Task(
             name="chain_sum",
-            family="arithmetic",
-            phrases=("State the final answer to the following arithmetic problem:",),
             levels=(
                 {"min_terms": 2, "max_terms": 4, "min_digits": 1, "max_digits": 1},
                 {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2},
@@ -150,15 +66,9 @@ TASKS: dict[str, Task] = {
                 {"min_terms": 5, "max_terms": 6, "min_digits": 5, "max_digits": 5},
             ),
             key=lambda e: _sorted_key(*e["metadata"]["expression"].split()),
-            solve=_solve_chain_sum,
         ),
         Task(
             name="products",
-            family="arithmetic",
-            phrases=(
-                "Solve the following multiplication:",
-                "Give only the result as your final answer.",
-            ),
             levels=(
                 {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1},
                 {"min_terms": 4, "max_terms": 4, "min_digits": 1, "max_digits": 1},
@@ -167,40 +77,25 @@ TASKS: dict[str, Task] = {
                 {"min_terms": 2, "max_terms": 2, "min_digits": 5, "max_digits": 5},
             ),
             key=lambda e: _sorted_key(*e["metadata"]["expression"].split()),
-            solve=_solve_products,
         ),
         Task(
             name="gcd",
-            family="number theory",
-            phrases=(
-                "Find the Greatest Common Divisor (GCD) of these numbers:",
-                "Give only the GCD as your final answer.",
-            ),
             levels=(
                 *({"min_value": 2, "max_value": m} for m in (25, 50, 100, 300)),
                 {"min_value": 10_000, "max_value": 99_999},
             ),
             key=lambda e: _sorted_key(*e["metadata"]["numbers"]),
-            solve=_solve_gcd,
         ),
         Task(
             name="lcm",
-            family="number theory",
-            phrases=("Find the Least Common Multiple (LCM) of these numbers:",),
             levels=(
                 *({"min_value": 2, "max_value": m} for m in (20, 30, 50, 100)),
                 {"min_value": 1_000, "max_value": 9_999},
             ),
             key=lambda e: _sorted_key(*e["metadata"]["numbers"]),
-            solve=_solve_lcm,
         ),
         Task(
             name="fraction_simplification",
-            family="number theory",
-            phrases=(
-                "Simplify the fraction",
-                "to its lowest terms. Give only the simplified fraction as your final answer.",
-            ),
             levels=tuple(
                 {
                     "min_value": low,
@@ -220,26 +115,17 @@ TASKS: dict[str, Task] = {
             key=lambda e: (
                 f"{e['metadata']['simplified_numerator']}/{e['metadata']['simplified_denominator']}"
             ),
-            solve=_solve_fraction,
         ),
         Task(
             name="prime_factorization",
-            family="number theory",
-            phrases=(
-                "Find the prime factorization of",
-                "Write the factors separated by × (Example: for 12 the answer would be: 2 × 2 × 3)",
-            ),
             levels=tuple(
                 {"min_value": low, "max_value": high}
                 for low, high in ((2, 200), (200, 500), (500, 1500), (1500, 5000), (50_000, 99_999))
             ),
             key=lambda e: str(e["metadata"]["number"]),
-            solve=_solve_factors,
         ),
         Task(
             name="count_bits",
-            family="number theory",
-            phrases=("How many 1 bits are there in the binary representation of the number",),
             levels=tuple(
                 {"min_n": low, "max_n": high}
                 for low, high in (
@@ -251,29 +137,22 @@ TASKS: dict[str, Task] = {
                 )
             ),
             key=lambda e: str(e["metadata"]["number"]),
-            solve=_solve_count_bits,
         ),
         Task(
             name="spell_backward",
-            family="strings",
-            phrases=("Spell this word backward (example: sun -> nus):",),
             levels=tuple(
                 {"min_word_len": low, "max_word_len": high}
                 for low, high in ((3, 4), (5, 6), (7, 7), (8, 8), (10, 10))
             ),
             key=lambda e: e["metadata"]["word"].lower(),
-            solve=lambda e: [],
         ),
         Task(
             name="letter_counting",
-            family="strings",
-            phrases=("How many times does the letter", "appear in the text:"),
             levels=tuple(
                 {"min_words": low, "max_words": high}
                 for low, high in ((2, 3), (4, 5), (6, 8), (9, 11), (20, 24))
             ),
             key=lambda e: " ".join(e["metadata"]["span"]).lower(),
-            solve=_solve_letter_counting,
         ),
     )
 }
@@ -294,7 +173,7 @@ def pool_of(key: str) -> str:
     """Pool that a question key belongs to, by hash alone.
 
     Args:
-        key: task name and what is asked, as in `WorkedQuestion.key`.
+        key: task name and what is asked, as in `DrawnQuestion.key`.
     """
     digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
     position = int.from_bytes(digest, "big") / 2**64
@@ -327,10 +206,9 @@ class QuestionSource:
         settings = self.task.levels[level - 1]
         self._dataset = reasoning_gym.create_dataset(task, size=MAX_INDEX, seed=level, **settings)
 
-    def __getitem__(self, index: int) -> WorkedQuestion:
+    def __getitem__(self, index: int) -> DrawnQuestion:
         entry = self._dataset[index]
         key = f"{self.task.name}:{self.task.key(entry)}"
-        steps = [*self.task.solve(entry), f"Answer: {entry['answer']}"]
         question = Question(
             question_id=f"{self.task.name}/{self.level}/{index}",
             dataset=self.task.name,
@@ -339,16 +217,16 @@ class QuestionSource:
             level=self.level,
             answers="exact",
         )
-        return WorkedQuestion(question=question, solution="\n".join(steps), key=key)
+        return DrawnQuestion(question=question, key=key, entry=entry)
 
-    def draw(self, pool: str, rng: random.Random, num_draws: int) -> Iterator[WorkedQuestion]:
+    def draw(self, pool: str, rng: random.Random, num_draws: int) -> Iterator[DrawnQuestion]:
         """Those of `num_draws` random questions that belong to a pool; some may repeat."""
         if pool not in POOLS:
             raise ConfigError(f"pool: expected one of {list(POOLS)}, found {pool!r}")
         for _ in range(num_draws):
-            worked = self[rng.randrange(MAX_INDEX)]
-            if pool_of(worked.key) == pool:
-                yield worked
+            drawn = self[rng.randrange(MAX_INDEX)]
+            if pool_of(drawn.key) == pool:
+                yield drawn
 
 
 SPLIT_SIZES: dict[str, tuple[int, ...]] = {
@@ -381,10 +259,10 @@ def draw_split(
         for level, size in enumerate(sizes, start=1):
             rng = random.Random(f"{seed}/{pool}/{task.name}/{level}")
             wanted = len(seen) + size
-            for worked in QuestionSource(task.name, level).draw(pool, rng, num_draws):
+            for drawn in QuestionSource(task.name, level).draw(pool, rng, num_draws):
                 if len(seen) == wanted:
                     break
-                if worked.question.text not in seen:
-                    seen.add(worked.question.text)
-                    questions.append(worked.question)
+                if drawn.question.text not in seen:
+                    seen.add(drawn.question.text)
+                    questions.append(drawn.question)
     return questions

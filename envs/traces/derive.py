@@ -13,7 +13,7 @@ from controller.process.actions import ActionKind
 from controller.process.cost import CostModel
 from controller.process.episodes import EpisodeConfig
 from controller.process.types import ModelSpec
-from envs.random import Streams
+from envs.draws import Streams
 from envs.replay import AttemptReplay
 from envs.traces.table import TraceTable
 
@@ -74,9 +74,9 @@ def derive_config(
         sample_widths: widths of the SAMPLE actions.
         max_samples: most SAMPLE attempts per episode.
     """
-    rungs = range(len(models))
+    rungs, made = range(len(models)), train.attempts
     most = min(max_samples, int(train.stream_length[:, 0].max()))
-    means = tuple(float(train.completion_tokens[train.rung == r].mean()) for r in rungs)
+    means = tuple(float(made["completion_tokens"][made["rung"] == r].mean()) for r in rungs)
     config = EpisodeConfig(
         cost=cost_model(models, token_costs),
         vote_weights=(1,) * len(models),
@@ -85,12 +85,12 @@ def derive_config(
         cost_unit=max(1.0, float(train.prompt_tokens[:, 0].mean()) + means[0]),
         sample_widths=tuple(w for w in sample_widths if w == 1 or w <= most),
         max_samples=most,
-        max_revisions=MAX_REVISIONS if train.num_children.any() else 0,
+        max_revisions=MAX_REVISIONS if made["num_children"].any() else 0,
         max_escalations=min(MAX_ESCALATIONS, int(train.stream_length[:, 1:].max(initial=0))),
         revision_overhead=_revision_overhead(train),
-        verifies=bool((~np.isnan(train.verifier_score)).any()),
-        reads_logprobs=bool((~np.isnan(train.mean_logprob)).any()),
-        reads_cuts=bool(train.cut.any()),
+        verifies=bool((~np.isnan(made["verifier_score"])).any()),
+        reads_logprobs=bool((~np.isnan(made["mean_logprob"])).any()),
+        reads_cuts=bool(made["cut"].any()),
     )
     enough = train
     if len(train) > _ENOUGH_QUESTIONS:
@@ -102,18 +102,19 @@ def derive_config(
 
 def _revision_overhead(train: TraceTable) -> int:
     """Most tokens of a REVISE prompt beside its question and parent."""
-    parents = np.flatnonzero(train.num_children)
+    made = train.attempts
+    parents = np.flatnonzero(made["num_children"])
     if not len(parents):
         return 0
-    question = np.empty(len(train.rung), np.int64)
+    question = np.empty(len(made), np.int64)
     held = train.stream[:, 0] >= 0  # (Q, S)
     question[train.stream[:, 0][held]] = held.nonzero()[0]
     fresh = parents[np.isin(parents, train.stream[:, 0])]
-    children = train.first_child[fresh]
+    children = made["first_child"][fresh]
     extra = (
-        train.attempt_prompt_tokens[children]
+        made["prompt_tokens"][children]
         - train.prompt_tokens[question[fresh], 0]
-        - train.completion_tokens[fresh]
+        - made["completion_tokens"][fresh]
     )
     return max(0, int(extra.max(initial=0)))
 
@@ -139,7 +140,7 @@ def _mixed_vote_accuracy(train: TraceTable, config: EpisodeConfig, rung: int) ->
     replay = AttemptReplay(train, replace(config, max_escalations=rung), n)
     streams = Streams(np.arange(n, dtype=np.uint64))
     rows = np.arange(n)
-    replay.begin(rows, rows, np.ones(n), np.full(n, np.inf))
+    replay.begin(rows, rows, np.ones(n))
     for _ in range(rung):
         replay.take(rows, np.full(n, climb), streams)
     right = []

@@ -98,6 +98,12 @@ def write_table(path: Path, table: pa.Table) -> None:
     write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
 
 
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, atomically."""
+    text = json.dumps(content, indent=1) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text))
+
+
 def tables_digest(directory: Path, tables: Iterable[str] = tuple(_REQUIRED)) -> str:
     """SHA-256 of a trace set's tables, in hex."""
     digest = hashlib.sha256()

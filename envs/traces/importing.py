@@ -31,7 +31,7 @@ from envs.traces.format import (
     ATTEMPT_SCHEMA,
     QUESTION_SCHEMA,
     TRACE_VERSION,
-    write_atomically,
+    write_json,
     write_table,
 )
 from envs.traces.served import episode_rows, is_service_log, logged_sizes
@@ -112,9 +112,7 @@ def import_attempts(
         "source": [file.name for file in files],
         "questions": len(questions),
     }
-    write_atomically(
-        out / "trace.json", lambda path: path.write_text(json.dumps(manifest, indent=1) + "\n")
-    )
+    write_json(out / "trace.json", manifest)
     for message in _unread(attempts):
         warnings.warn(message, stacklevel=2)
     return list(_missing(rows, counts, small, sizes))

@@ -15,8 +15,13 @@ from controller.process.types import Attempt, Question
 from envs.questions.answer_kinds import kinds_of
 from envs.questions.grader import RecordedGrader
 from envs.traces.format import TraceSet
-from envs.traces.table import TraceTable
-from envs.traces.table_builder import build_table
+from envs.traces.table import TraceTable, build_table
+
+_KEPT = (
+    *("attempt_id", "question_id", "model", "parent_id", "prompt_tokens", "completion_tokens"),
+    *("text", "finish_reason", "mean_logprob", "min_logprob", "verifier_score"),
+)
+"""Columns of the trace set that an attempt has as they are."""
 
 B = TypeVar("B", default=ReplayBackend)
 T = TypeVar("T", default=TraceTable)
@@ -104,29 +109,17 @@ def recorded_grader(table: Any) -> RecordedGrader:
 
 def _attempts(traces: TraceSet, table: TraceTable) -> tuple[Attempt, ...]:
     attempts = []
-    places = {question_id: q for q, question_id in enumerate(table.question_ids)}
-    for i, row in enumerate(traces.attempts.take(table.attempt_rows).to_pylist()):
+    answers = dict(zip(table.question_ids, table.answers, strict=True))
+    rungs, given = table.attempts["rung"].tolist(), table.attempts["answer"].tolist()
+    for i, row in enumerate(traces.attempts.take(table.attempts["row"]).to_pylist()):
+        fresh = ActionKind.ESCALATE if rungs[i] else ActionKind.SAMPLE
         attempts.append(
             Attempt(
-                attempt_id=row["attempt_id"],
-                question_id=row["question_id"],
-                model=row["model"],
-                rung=int(table.rung[i]),
-                action=ActionKind(row["action"])
-                if row["action"] in REVISING
-                else (ActionKind.ESCALATE if table.rung[i] else ActionKind.SAMPLE),
+                rung=rungs[i],
+                action=ActionKind(row["action"]) if row["action"] in REVISING else fresh,
                 index=i,
-                answer=None
-                if table.answer[i] < 0
-                else table.answers[places[row["question_id"]]][table.answer[i]],
-                prompt_tokens=int(table.attempt_prompt_tokens[i]),
-                completion_tokens=int(table.completion_tokens[i]),
-                text=row.get("text"),
-                finish_reason=row.get("finish_reason"),
-                parent_id=row.get("parent_id"),
-                mean_logprob=row.get("mean_logprob"),
-                min_logprob=row.get("min_logprob"),
-                verifier_score=row.get("verifier_score"),
+                answer=None if given[i] < 0 else answers[row["question_id"]][given[i]],
+                **{name: row.get(name) for name in _KEPT},
             )
         )
     return tuple(attempts)

@@ -1,20 +1,51 @@
-"""Traces as arrays, for replaying thousands of episodes at a time."""
+"""Traces as arrays, for replaying thousands of episodes at a time.
+
+They are read from a trace set a part at a time, since attempts may be many.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from envs.questions.prompts import Prompts
+from controller.answers import AnswerKind, first_same
+from controller.errors import TraceFormatError
+from controller.process.actions import REVISING
+from controller.process.episodes import LEAST_LOGPROB
+from controller.process.types import CUT
+from envs.questions.answer_kinds import kinds_of
+from envs.questions.prompts import Prompts, read_prompts
+from envs.traces.format import TraceSet, code_rows
 
-RUNG, ANSWER, PROMPT, COMPLETION, FIRST_CHILD, NUM_CHILDREN, CUT = range(7)
-"""Columns of `TraceTable.counts`."""
+Array = NDArray[Any]
 
-MEAN_LOGPROB, MIN_LOGPROB, VERIFIER = range(3)
-"""Columns of `TraceTable.signals`."""
+COUNTS = ("answer", "prompt_tokens", "completion_tokens", "first_child", "num_children", "row")
+SIGNALS = ("mean_logprob", "min_logprob", "verifier_score")
+
+_BLOCK = 65_536
+"""Questions whose answers are numbered at a time."""
+
+
+def attempt_type(signal: type[np.floating] = np.float32) -> np.dtype[np.void]:
+    """One attempt of a `TraceTable`; signals are as precise as they were recorded.
+
+    - rung: of the model;
+    - answer: id among its question's; -1 for none;
+    - prompt_tokens, completion_tokens;
+    - first_child, num_children: where its revisions begin, and how many there are;
+    - row: of the trace set;
+    - cut: whether it was cut at its longest;
+    - mean_logprob, min_logprob, verifier_score: NaN where unknown.
+    """
+    counts = [("rung", np.int16), ("cut", np.bool_), *((name, np.int32) for name in COUNTS)]
+    return np.dtype([*counts, *((name, signal) for name in SIGNALS)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,78 +85,21 @@ class QuestionTable(Prompts):
 class TraceTable(QuestionTable):
     """Attempts of a ladder's models as arrays: Q questions, R rungs, M attempts.
 
-    What is known of an attempt lies side by side, since replay fetches one here and one there:
-    44 bytes an attempt, and another 4 for its place in `stream`.
+    What is known of an attempt lies side by side, since replay fetches one here and one there.
 
     Attributes:
         datasets: (Q,).
         prompt_tokens: (Q, R).
-        stream: (Q, R, S) rows of independent attempts, -1 where there are no more.
+        stream: (Q, R, S) places of independent attempts, -1 where there are no more.
         stream_length: (Q, R) how many there are.
-        counts: (M, 7) rung, answer (-1 for none), prompt_tokens, completion_tokens, where an
-            attempt's revisions begin, how many there are, and whether it was cut; int32.
-        signals: (M, 3) mean_logprob, min_logprob and verifier_score, NaN where unknown; as
-            precise as they were recorded.
-        attempt_rows: (M,) row of each attempt in the trace set.
+        attempts: (M,) of an `attempt_type`.
     """
 
     datasets: tuple[str, ...]
     prompt_tokens: NDArray[np.int64]
     stream: NDArray[np.int32]
     stream_length: NDArray[np.int64]
-    counts: NDArray[np.int32]
-    signals: NDArray[np.floating]
-    attempt_rows: NDArray[np.int32]
-
-    @property
-    def rung(self) -> NDArray[np.int32]:
-        """(M,) rung of each attempt's model."""
-        return self.counts[:, RUNG]
-
-    @property
-    def answer(self) -> NDArray[np.int32]:
-        """(M,) id of each attempt's answer among its question's; -1 for none."""
-        return self.counts[:, ANSWER]
-
-    @property
-    def attempt_prompt_tokens(self) -> NDArray[np.int32]:
-        """(M,)."""
-        return self.counts[:, PROMPT]
-
-    @property
-    def completion_tokens(self) -> NDArray[np.int32]:
-        """(M,)."""
-        return self.counts[:, COMPLETION]
-
-    @property
-    def first_child(self) -> NDArray[np.int32]:
-        """(M,) where the revisions of each attempt begin."""
-        return self.counts[:, FIRST_CHILD]
-
-    @property
-    def num_children(self) -> NDArray[np.int32]:
-        """(M,) how many there are."""
-        return self.counts[:, NUM_CHILDREN]
-
-    @property
-    def cut(self) -> NDArray[np.bool_]:
-        """(M,) whether each attempt was cut at its longest."""
-        return self.counts[:, CUT] > 0
-
-    @property
-    def mean_logprob(self) -> NDArray[np.floating]:
-        """(M,), NaN where unknown."""
-        return self.signals[:, MEAN_LOGPROB]
-
-    @property
-    def min_logprob(self) -> NDArray[np.floating]:
-        """(M,), NaN where unknown."""
-        return self.signals[:, MIN_LOGPROB]
-
-    @property
-    def verifier_score(self) -> NDArray[np.floating]:
-        """(M,), NaN where unknown."""
-        return self.signals[:, VERIFIER]
+    attempts: NDArray[np.void]
 
     @property
     def num_answers(self) -> int:
@@ -151,13 +125,13 @@ class TraceTable(QuestionTable):
     def right(self, attempts: NDArray[np.integer]) -> NDArray[np.bool_]:
         """Whether attempts of each question, (Q, ...) with -1 for none, are right."""
         places = np.maximum(attempts, 0)
-        answer = self.answer[places]
+        answer = self.attempts["answer"][places]
         question = np.arange(len(self)).reshape(-1, *(1,) * (attempts.ndim - 1))
         known = self.answer_correct[question, np.maximum(answer, 0)]
         return np.asarray(known & (answer >= 0) & (attempts >= 0))
 
     def take(self, questions: NDArray[np.int64]) -> TraceTable:
-        """The same with these questions alone, (q,) positions; attempts keep their rows."""
+        """The same with these questions alone, (q,) positions; attempts keep their places."""
         return replace(
             self,
             **self._of(questions),
@@ -166,3 +140,293 @@ class TraceTable(QuestionTable):
             stream=self.stream[questions],
             stream_length=self.stream_length[questions],
         )
+
+
+def build_table(
+    traces: TraceSet,
+    splits: Iterable[str],
+    models: Sequence[str] | None = None,
+    *,
+    also: Collection[str] = (),
+) -> TraceTable:
+    """Arrays of some splits.
+
+    Args:
+        traces: recorded attempts.
+        splits: which of train, validation and test.
+        models: names, the small one first; see `TraceSet.default_ladder`.
+        also: ids of questions of other splits.
+
+    Raises:
+        TraceFormatError: no question of these splits has an attempt by every model.
+    """
+    splits, also = set(splits), set(also)
+    ladder = {model.name: model.rung for model in traces.models(models)}
+    ids, names = (traces.questions[c].to_pylist() for c in ("question_id", "split"))
+    kinds = kinds_of(traces.manifest, _column(traces.questions, "dataset", ""))
+    wanted = [
+        row
+        for row, (question, split) in enumerate(zip(ids, names, strict=True))
+        if split in splits or question in also
+    ]
+    answers = _Answers([kinds[row] for row in wanted])
+    rows = _read(traces, [ids[row] for row in wanted], ladder, answers)
+    tried = np.zeros((len(wanted), len(ladder)), bool)  # (Q, R)
+    fresh = rows[~rows["revised"]]
+    tried[fresh["question"], fresh["rung"]] = True
+    complete = np.asarray(tried.all(1))
+    if not any(names[row] in splits for row in np.array(wanted)[complete]):
+        raise TraceFormatError(
+            f"{traces.path}: expected questions of {sorted(splits)} with attempts by "
+            f"each of {list(ladder)}, found none"
+        )
+    rows = rows[complete[rows["question"]]]
+    rows["question"] = (complete.cumsum() - 1)[rows["question"]]
+    order, parent = _order(rows, traces)
+    questions = traces.questions.take(np.array(wanted)[complete])
+    return _table(questions, len(ladder), rows[order], parent, answers.texts)
+
+
+def _read(
+    traces: TraceSet, wanted: Sequence[str], ladder: dict[str, int], answers: _Answers
+) -> Array:
+    """Attempts of these models at these questions in the order of the trace set, (n,).
+
+    Each has the fields of `attempt_type`, the place of its `question`, its `index`, whether it is
+    `revised` and `correct`, and its `answer` as `answers` number it.
+    """
+    place = {question: q for q, question in enumerate(wanted)}
+    types = {field.name: field.type for field in traces.stored.schema}
+    held = [name for name in SIGNALS if name in types]
+    precise = any(types[name] not in (pa.float32(), pa.null()) for name in held)
+    more = [("question", np.int32), ("index", np.int32), ("revised", bool), ("correct", bool)]
+    fields = [*attempt_type(np.float64 if precise else np.float32).descr, *more]
+    rows = np.zeros(traces.num_attempts, fields)
+    counted = ["correct", "prompt_tokens", "completion_tokens", *({"index"} & types.keys())]
+    reason = ["finish_reason"] if "finish_reason" in types else []
+    used = begin = 0
+    for batch in traces.scan(
+        ["question_id", "model", "action", "answer", *reason, *counted, *held]
+    ):
+        question = code_rows(batch["question_id"], lambda q: place.get(q, -1))
+        rung = code_rows(batch["model"], lambda model: ladder.get(model, -1))
+        kept = np.flatnonzero((question >= 0) & (rung >= 0))
+        part = rows[used : used + len(kept)]
+        part["row"], part["question"], part["rung"] = begin + kept, question[kept], rung[kept]
+        part["revised"] = code_rows(batch["action"], lambda action: action in REVISING)[kept]
+        part["answer"] = answers.codes(batch["answer"], question)[kept]
+        for name in reason:
+            part["cut"] = code_rows(batch[name], lambda why: why == CUT)[kept]
+        for name in counted:
+            part[name] = filled(batch[name], 0)[kept]
+        for name in SIGNALS:
+            part[name] = filled(batch[name], np.nan)[kept] if name in held else np.nan
+        used, begin = used + len(kept), begin + len(batch)
+    rows = rows[:used]
+    answers.unify(rows["question"], rows["answer"])
+    return rows
+
+
+class _Answers:
+    """Numbers for answers that are spelled the same.
+
+    Args:
+        kinds: of each question's answers, (Q,).
+    """
+
+    def __init__(self, kinds: Sequence[AnswerKind]) -> None:
+        self.texts: list[str] = []
+        self._codes: dict[str, int] = {}
+        self._kinds, self._names = kinds, np.array([kind.name for kind in kinds])
+
+    def codes(self, answers: pa.Array, question: Array) -> Array:
+        """A number for each row, (n,), given the place of its question, -1 for none, (n,)."""
+        found = np.full(len(question), -1, np.int32)
+        for kind in {kind.name: kind for kind in self._kinds}.values():
+            rows = (question >= 0) & (self._names[question] == kind.name)
+            if rows.all():
+                return code_rows(answers, partial(self._code, kind))
+            if rows.any():
+                found[rows] = code_rows(answers.filter(pa.array(rows)), partial(self._code, kind))
+        return found
+
+    def unify(self, question: Array, answer: Array) -> None:
+        """One number, in `answer`, for answers to a question that are the same."""
+        for kind in {kind.name: kind for kind in self._kinds}.values():
+            unsettled = np.array([not kind.settled(text) for text in self.texts], bool)
+            if not unsettled.any():
+                continue
+            rows = (answer >= 0) & (self._names[question] == kind.name)
+            for q in np.unique(question[rows & unsettled[answer]]):
+                self._unify(kind, np.flatnonzero(question == q), answer)
+
+    def _unify(self, kind: AnswerKind, rows: Array, answer: Array) -> None:
+        known: dict[str, int] = {}
+        for row in rows[answer[rows] >= 0]:
+            text = self.texts[answer[row]]
+            answer[row] = known.setdefault(first_same(kind, text, list(known)), answer[row])
+
+    def _code(self, kind: AnswerKind, answer: Any) -> int:
+        text = None if answer is None else kind.canonical(str(answer))
+        if text is None:
+            return -1
+        if text not in self._codes:
+            self._codes[text] = len(self.texts)
+            self.texts.append(text)
+        return self._codes[text]
+
+
+def filled(column: pa.Array, default: float) -> Array:
+    """A column of numbers or truths, (n,), with a value for what is unknown."""
+    if pa.types.is_null(column.type):
+        return np.full(len(column), default)
+    if pa.types.is_boolean(column.type):
+        column = column.cast(pa.int8())
+    if isinstance(default, float):
+        column = column.cast(pa.float64())
+    values: Array = pc.fill_null(column, default).to_numpy(False)
+    return values
+
+
+def _order(rows: Array, traces: TraceSet) -> tuple[Array, Array]:
+    """Order of the attempts, (M,), and place of the parent in it of each, -1 for none, (M,).
+
+    Question by question; independent attempts by rung and index, then revisions of those,
+    siblings side by side in the order of their parents, then revisions of revisions.
+    """
+    fresh = np.flatnonzero(~rows["revised"])
+    levels = [fresh[_sorted(rows["question"][fresh], rows["rung"][fresh], rows["index"][fresh])]]
+    parents = [np.full(len(fresh), -1)]
+    if rows["revised"].any():
+        own, wanted = _ids(rows, traces)
+        left = np.flatnonzero(rows["revised"] & (wanted >= 0))
+        while len(left):
+            above = levels[-1]
+            keys, first = np.unique(own[above], return_index=True)
+            at = np.searchsorted(keys, wanted[left]).clip(max=len(keys) - 1)
+            found = (keys[at] == wanted[left]) & (keys[at] >= 0)
+            child, rank = left[found], first[at[found]]
+            if not len(child):
+                break
+            by_parent = _sorted(rank, rows["rung"][child], rows["index"][child])
+            levels.append(child[by_parent])
+            parents.append(above[rank[by_parent]])
+            left = left[~found]
+    order, parent = np.concatenate(levels), np.concatenate(parents)
+    by_question = _sorted(rows["question"][order])
+    order, parent = order[by_question], parent[by_question]
+    place = np.full(len(rows), -1, np.int32)
+    place[order] = np.arange(len(order), dtype=np.int32)
+    return order, np.where(parent >= 0, place[parent], -1)
+
+
+def _sorted(*keys: Array) -> Array:
+    """Order by several keys, the first one foremost, that keeps equals as they are."""
+    if len(keys) == 1 and bool((keys[0][1:] >= keys[0][:-1]).all()):
+        return np.arange(len(keys[0]))
+    return np.lexsort(keys[::-1])
+
+
+def _ids(rows: Array, traces: TraceSet) -> tuple[Array, Array]:
+    """Numbers for each attempt's own id and for its parent's, (n,) both; -1 for no parent.
+
+    Equal numbers are equal ids at the same question; an id that is nobody's parent is -1.
+    """
+    known: dict[Any, int] = {}
+    if "parent_id" not in traces.stored.schema.names:
+        return np.full(len(rows), -1), np.full(len(rows), -1)
+
+    def parent(name: Any) -> int:
+        return -1 if name is None else known.setdefault(name, len(known))
+
+    wanted = _scanned(traces, "parent_id", parent)[rows["row"]]
+    own = _scanned(traces, "attempt_id", lambda name: known.get(name, -1))[rows["row"]]
+    question = rows["question"].astype(np.int64) * len(known)
+    return np.where(own < 0, -1, question + own), np.where(wanted < 0, -1, question + wanted)
+
+
+def _scanned(traces: TraceSet, name: str, code: Any) -> Array:
+    return np.concatenate([code_rows(batch[name], code) for batch in traces.scan([name])])
+
+
+def _table(
+    questions: pa.Table, num_rungs: int, rows: Array, parent: Array, texts: Sequence[str]
+) -> TraceTable:
+    """Arrays of attempts in order, (M,), whose answers are numbered in `texts`."""
+    precise = rows.dtype["mean_logprob"].type
+    attempts = np.zeros(len(rows), attempt_type(precise))
+    for name in attempts.dtype.names or ():
+        attempts[name] = rows[name]
+    for name in ("mean_logprob", "min_logprob"):
+        attempts[name] = np.maximum(attempts[name], LEAST_LOGPROB)
+    attempts["answer"], correct, answers = _number_answers(rows, len(questions), texts)
+    fresh = parent < 0
+    children = np.flatnonzero(~fresh)
+    # Siblings lie side by side, so the first of them is where a parent's children begin.
+    of, first, number = np.unique(parent[children], return_index=True, return_counts=True)
+    attempts["first_child"][of], attempts["num_children"][of] = children[first], number
+    stream, length = _streams(rows[fresh], np.flatnonzero(fresh), num_rungs)
+    return TraceTable(
+        question_ids=tuple(questions["question_id"].to_pylist()),
+        datasets=tuple(_column(questions, "dataset", "")),
+        levels=np.array(_column(questions, "level", 0), np.int64),
+        **read_prompts(questions),
+        prompt_tokens=attempts["prompt_tokens"][np.maximum(stream[:, :, 0], 0)].astype(np.int64),
+        stream=stream,
+        stream_length=length,
+        answer_correct=correct,
+        answers=answers,
+        attempts=attempts,
+    )
+
+
+def _streams(fresh: Array, place: Array, num_rungs: int) -> tuple[Array, Array]:
+    """Independent attempts by question and rung, (Q, R, S), and how many there are, (Q, R)."""
+    group = fresh["question"].astype(np.int64) * num_rungs + fresh["rung"]
+    num_questions = int(fresh["question"][-1]) + 1
+    length = np.bincount(group, minlength=num_questions * num_rungs)  # (Q * R,)
+    begin = length.cumsum() - length
+    stream = np.full((num_questions * num_rungs, int(length.max())), -1, np.int32)
+    stream[group, np.arange(len(group)) - begin[group]] = place
+    shape = num_questions, num_rungs
+    return stream.reshape(*shape, -1), length.reshape(shape)
+
+
+def _number_answers(
+    rows: Array, num_questions: int, all_texts: Sequence[str]
+) -> tuple[Array, Array, tuple[tuple[str, ...], ...]]:
+    """Answers numbered within each question as they appear, (M,); right ones, (Q, K); texts."""
+    question, answer = rows["question"], rows["answer"].copy()
+    texts = np.array(all_texts, object)
+    named: list[tuple[str, ...]] = []
+    verdicts = []
+    for start in range(0, num_questions, _BLOCK):
+        stop = min(start + _BLOCK, num_questions)
+        part = slice(*np.searchsorted(question, [start, stop]))
+        given = part.start + np.flatnonzero(answer[part] >= 0)
+        keys = question[given].astype(np.int64) * max(len(texts), 1) + answer[given]
+        distinct, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+        appearance = np.argsort(first)
+        rank = np.empty_like(appearance)
+        rank[appearance] = np.arange(len(appearance))
+        owner = distinct // max(len(texts), 1)
+        number = np.bincount(owner - start, minlength=stop - start)
+        ends = number.cumsum()
+        local = rank - (ends - number)[owner - start]
+        verdicts.append((owner, local, rows["correct"][given[first]]))
+        shown = texts[answer[given[first]][appearance]].tolist()
+        named += [
+            tuple(shown[end - n : end])
+            for end, n in zip(ends.tolist(), number.tolist(), strict=True)
+        ]
+        answer[given] = local[inverse]
+    correct = np.zeros((num_questions, max(1, *map(len, named), 1)), bool)  # (Q, K)
+    for owner, local, right in verdicts:
+        correct[owner, local] = right
+    return answer, correct, tuple(named)
+
+
+def _column(table: pa.Table, name: str, default: Any) -> list[Any]:
+    if name not in table.column_names:
+        return [default] * len(table)
+    return [default if value is None else value for value in table[name].to_pylist()]

@@ -12,7 +12,7 @@ from envs.questions.grader import KindGrader
 from envs.traces.format import TraceSet
 from envs.traces.importing import import_attempts
 from envs.traces.recorded import read_recorded
-from envs.traces.table_builder import build_table
+from envs.traces.table import build_table
 
 TEXTS = (r"\boxed{\frac{\sqrt{2}}{2}}", r"The answer is $1/\sqrt{2}$.", "It is 0.5.", "Answer: 1/2")
 
@@ -34,7 +34,7 @@ def test_equal_answers_get_one_number_in_replay(tmp_path):
     traces = imported(tmp_path, answers="number")
     assert traces.manifest["answers"] == "number"
     table = build_table(traces, ["train"])
-    assert table.answer.tolist() == [0, 0, 1, 1] * 2
+    assert table.attempts["answer"].tolist() == [0, 0, 1, 1] * 2
     assert table.answers == ((r"\frac{\sqrt{2}}{2}", "0.5"),) * 2
     assert table.answer_correct.tolist() == [[False, True]] * 2
     recorded = read_recorded(traces, ["train"])
@@ -46,7 +46,7 @@ def test_each_data_set_may_have_its_own_kind(tmp_path):
     traces = imported(tmp_path, answers="number", datasets=("d", "e"))
     traces.manifest["answers"] = {"d": "number", "e": "exact"}
     table = build_table(traces, ["train"])
-    assert table.answer.tolist() == [0, 0, 1, 1, 0, 1, 2, 2]
+    assert table.attempts["answer"].tolist() == [0, 0, 1, 1, 0, 1, 2, 2]
     assert only_kind(traces.manifest) == "auto"
     traces.manifest["answers"] = {"d": "number"}
     with pytest.raises(TraceFormatError, match="data set 'e': answers: expected one of"):

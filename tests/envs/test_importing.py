@@ -9,7 +9,7 @@ from controller.errors import TraceFormatError
 from envs.traces.derive import derive_config
 from envs.traces.format import TraceSet
 from envs.traces.importing import import_attempts
-from envs.traces.table_builder import build_table
+from envs.traces.table import build_table
 
 
 def harness_log(directory, *, right, repeats=1):
@@ -55,7 +55,9 @@ def test_harness_logs(tmp_path):
     models = traces.models()
     assert [model.name for model in models] == ["org__small", "org__large"]
     table = build_table(traces, ["train", "validation", "test"])
-    rates = [table.answer_correct[q, table.answer[table.stream[q, 1, 0]]] for q in range(60)]
+    rates = [
+        table.answer_correct[q, table.attempts["answer"][table.stream[q, 1, 0]]] for q in range(60)
+    ]
     assert sum(rates) == 54
     with pytest.warns(UserWarning, match="the size of org__large is unknown"):
         config = derive_config(table, models)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from envs.random import Streams
+from envs.draws import Hidden, Streams
 from envs.replay import AttemptReplay
 from envs.traces.derive import derive_config
-from envs.traces.table_builder import build_table
+from envs.traces.table import build_table
 
 ROWS = np.arange(2)
 
@@ -38,7 +38,7 @@ def test_a_revision_is_of_the_leading_answers_attempt(replay):
     take(replay, ROWS[:1], "SAMPLE")
     revise = replay.config.actions.names.index("REVISE")
     assert not replay.episodes.mask()[0, revise]
-    replay.episodes.leader[0] = replay.table.answer[replay.table.stream[0, 0, 1]]
+    replay.episodes.leader[0] = replay.table.attempts["answer"][replay.table.stream[0, 0, 1]]
     take(replay, ROWS[:1], "SAMPLE")
     assert replay.episodes.mask()[0, revise]
     take(replay, ROWS[:1], "REVISE")
@@ -47,9 +47,9 @@ def test_a_revision_is_of_the_leading_answers_attempt(replay):
 
 
 def test_hidden_signals_are_unknown(replay):
-    price, budget = np.full(2, 1e-3), np.full(2, np.inf)
-    replay.begin(ROWS, ROWS, price, budget, hide_logprobs=True, hide_prompt=np.array([True, False]))
+    some, price, budget = np.array([True, False]), np.full(2, 1e-3), np.full(2, np.inf)
+    replay.begin(ROWS, ROWS, price, budget, hidden=Hidden(logprobs=True, prompt=some))
     take(replay, ROWS, "SAMPLE")
     assert np.isnan(replay.episodes.last_logprob).all()
-    replay.begin(ROWS, ROWS, price, budget, hide_prompt=np.array([True, False]))
+    replay.begin(ROWS, ROWS, price, budget, hidden=Hidden(prompt=some))
     assert replay.episodes.prompt_counted.tolist() == [False, True]

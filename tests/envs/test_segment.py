@@ -13,14 +13,12 @@ import envs
 from controller.backends.local.segments import SegmentWriter
 from controller.errors import IllegalActionError, TraceFormatError
 from controller.policy.difficulty import Difficulty
-from controller.segments.episodes import ESCALATE, REVISE, SAMPLE, STOP, TO_END
-from controller.segments.observation import SEGMENT_FEATURES
+from controller.segments.episodes import ESCALATE, REVISE, SAMPLE, SEGMENT_FEATURES, STOP, TO_END
 from envs.compute import ComputeEnv
 from envs.questions.grader import KindGrader
 from envs.reward import budget_range
-from envs.segments.derive import derive_segment_config
-from envs.segments.recorded import read_trees
-from envs.segments.table import build_trees
+from envs.segments.replay import read_trees
+from envs.segments.table import build_trees, derive_segment_config
 from envs.segments.traces import SegmentTraces
 from envs.vector import ComputeVectorEnv
 from training.compare.simulate import log_odds

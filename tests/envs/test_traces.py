@@ -10,7 +10,7 @@ import pytest
 from controller.errors import ConfigError, TraceFormatError
 from envs.traces.derive import derive_config
 from envs.traces.format import TraceSet
-from envs.traces.table_builder import build_table
+from envs.traces.table import build_table
 from tests.conftest import CHECKPOINTS
 
 
@@ -49,7 +49,7 @@ def test_optional_columns_may_be_absent(copy):
     questions = pq.read_table(copy / "questions.parquet").drop_columns(["prompt_hidden", "level"])
     pq.write_table(questions, copy / "questions.parquet")
     table = build_table(TraceSet.read(copy), ["validation"])
-    assert np.isnan(table.mean_logprob).all()
+    assert np.isnan(table.attempts["mean_logprob"]).all()
     assert table.hidden is None
 
 
@@ -60,24 +60,26 @@ def test_order_of_rows_and_size_of_row_groups_do_not_matter(traces, copy):
     pq.write_table(attempts.take(order), copy / "attempts.parquet", row_group_size=1000)
     expected = build_table(traces, ["train"])
     found = build_table(TraceSet.read(copy), ["train"])
-    for name in ("stream", "stream_length", "answer_correct", "counts", "signals", "hidden"):
+    for name in ("stream", "stream_length", "answer_correct", "hidden"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
+    for name in {*found.attempts.dtype.names} - {"row"}:
+        np.testing.assert_array_equal(found.attempts[name], expected.attempts[name], err_msg=name)
     assert found.answers == expected.answers
-    np.testing.assert_array_equal(order[found.attempt_rows], expected.attempt_rows)
+    np.testing.assert_array_equal(order[found.attempts["row"]], expected.attempts["row"])
     assert TraceSet.read(copy).models() == traces.models()
 
 
 def test_revisions_hang_off_their_parents(traces):
     table = build_table(traces, ["train"])
-    ids = traces.attempts["attempt_id"].take(table.attempt_rows).to_pylist()
-    of = traces.attempts["parent_id"].take(table.attempt_rows).to_pylist()
-    parents = np.flatnonzero(table.num_children)
+    ids = traces.attempts["attempt_id"].take(table.attempts["row"]).to_pylist()
+    of = traces.attempts["parent_id"].take(table.attempts["row"]).to_pylist()
+    parents = np.flatnonzero(table.attempts["num_children"])
     assert len(parents) > 1000
     for parent in parents[:: len(parents) // 500]:
-        first = table.first_child[parent]
-        children = range(first, first + table.num_children[parent])
+        first = table.attempts["first_child"][parent]
+        children = range(first, first + table.attempts["num_children"][parent])
         assert {of[child] for child in children} == {ids[parent]}
-    assert table.num_children.sum() == sum(name is not None for name in of)
+    assert table.attempts["num_children"].sum() == sum(name is not None for name in of)
 
 
 def test_models_out_of_the_set_are_refused(traces):

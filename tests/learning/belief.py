@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from controller.errors import ConfigError
 from controller.process.episodes import AttemptColumns, Episodes
-from envs.synthetic import SyntheticFamily
+from tests.learning.synthetic import SyntheticFamily
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -17,8 +17,8 @@ from controller.errors import ConfigError, IllegalActionError
 from controller.policy.network import Policy
 from controller.process.actions import ActionKind
 from controller.process.episodes import Episodes
-from envs.synthetic import SyntheticFamily
 from tests.learning.belief import BeliefTree, Floats, Ints
+from tests.learning.synthetic import SyntheticFamily
 
 CHOICES = (ActionKind.STOP, ActionKind.SAMPLE, ActionKind.ESCALATE)
 """What can be done; choice 1 + r makes an attempt on rung r."""

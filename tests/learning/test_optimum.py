@@ -14,12 +14,12 @@ from controller.errors import ConfigError, IllegalActionError
 from controller.policy.network import PolicyConfig, PolicyNetwork
 from controller.policy.rules import RulePolicy, SelfConsistency, VoteCascade
 from controller.process.observation import NUM_FEATURES
-from envs.random import Streams
+from envs.draws import Streams
 from envs.replay import AttemptReplay
 from envs.reward import price_range
-from envs.synthetic import QuestionType, SyntheticFamily
 from tests.learning.belief import BeliefTree
 from tests.learning.optimum import evaluate, solve
+from tests.learning.synthetic import QuestionType, SyntheticFamily
 from training.learn.config import PPOConfig
 
 FAMILY = SyntheticFamily()

@@ -1,7 +1,7 @@
 """Recording, training and evaluation inside attempts."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from controller.process.actions import ActionKind
 from controller.segments.episodes import SAMPLE
 from controller.segments.rules import SegmentRule, always, fixed_length, redo_unlikely
 from envs.questions.grader import KindGrader
-from envs.segments.recorded import read_trees
+from envs.segments.replay import read_trees
 from envs.segments.traces import SegmentTraces
 from training.compare.evaluate import compare, read_others
 from training.compare.simulate import play, play_checkpoint
@@ -24,9 +24,10 @@ from training.learn.config import PPOConfig, TrainConfig
 from training.learn.resume import CURVE, read_curve
 from training.learn.settings import resolve
 from training.learn.train import ControllerTraining, prepare
+from training.record.recording import Recording
 from training.report.show import new_questions
 from training.report.tracking import Tracker
-from training.segments.record import SegmentRecorder, SegmentRecording, TreeConfig
+from training.segments.record import SegmentRecorder, TreeConfig
 from training.segments.values import monte_carlo_values
 
 CONFIG = TrainConfig(ppo=PPOConfig(total_steps=64 * 16 * 6, num_envs=64, num_steps=16))
@@ -65,7 +66,8 @@ def test_a_killed_recording_goes_on_to_the_same_set(small_and_large, tmp_path):
 
         writer = SegmentWriter(small_and_large)
         recorder = SegmentRecorder(writer, KindGrader(), config)
-        recording = SegmentRecording(questions, recorder, tmp_path / name, {})
+        notes = {"segmentation": asdict(writer.segmentation)}
+        recording = Recording(questions, recorder, tmp_path / name, notes)
         try:
             recording.run(watch)
         except KilledError:

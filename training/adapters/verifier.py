@@ -9,25 +9,33 @@ the last hidden state: docs/decisions/0008.
 
 from __future__ import annotations
 
+import json
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from controller.backends.local.adapters import (
     judge,
+    load_adapters,
     probability,
     save_adapter,
     token_logprobs,
+    verify,
 )
 from controller.backends.local.model import LocalModel, Written, load_model
 from controller.backends.local.passes import batches_by_length, padded
-from envs.traces.format import TraceSet
+from controller.backends.prompts import VERIFIER
+from controller.errors import ConfigError
+from envs.traces.format import TraceSet, tables_digest, write_json, write_table
 from training.adapters.adapter_data import (
     AttemptGroup,
     WorkedSolution,
@@ -38,6 +46,9 @@ from training.learn.calibration import auroc, calibrate, expected_calibration_er
 from training.learn.resume import has_state, load_state, save_state
 
 Floats = NDArray[np.float64]
+
+_AT_ONCE = 4096
+"""Attempts that are scored between two reports of progress."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,3 +242,95 @@ class VerifierTraining:
             "auroc": auroc(right, known.right),
             "ece": expected_calibration_error(right, known.right),
         }
+
+
+def add_scores(
+    traces: TraceSet,
+    small: str | Path,
+    verifier: Path,
+    out: Path,
+    progress: Callable[[int], None] = lambda done: None,
+) -> int:
+    """Write a trace set again with a verifier's scores of the small model's attempts.
+
+    Args:
+        traces: with the attempts' texts; scores that it has are replaced.
+        small: directory or hub id of the model that the verifier is an adapter of.
+        verifier: directory of the adapter.
+        out: directory of the new set, which must hold none yet.
+        progress: called with the number of attempts scored.
+
+    Returns:
+        How many attempts were scored.
+
+    Raises:
+        ConfigError: `out` holds a trace set, or the set's small model is another one.
+    """
+    if (out / "trace.json").exists():
+        raise ConfigError(f"{out}: expected no trace set there yet; choose another directory")
+    local = load_adapters(load_model(small, 0), {VERIFIER: verifier})
+    entry = traces.manifest.get("models", {}).get(local.name)
+    if entry is None or entry.get("digest") not in (None, local.digest):
+        raise ConfigError(
+            f"{traces.path}: expected attempts by {local.name} with digest {local.digest}, found "
+            f"{entry and entry.get('digest')}; verify them with the model that wrote them"
+        )
+    attempts = traces.attempts
+    known = [_column(attempts, name) for name in ("model", "text", "error")]
+    rows = [
+        row
+        for row, (name, text, error) in enumerate(zip(*known, strict=True))
+        if name == local.name and text is not None and error is None
+    ]
+    if not rows:
+        raise ConfigError(
+            f"{traces.path}: expected attempts by {local.name} with their texts, found none"
+        )
+    scores = np.full(len(attempts), np.nan)
+    asked = dict(
+        zip(*(traces.questions[n].to_pylist() for n in ("question_id", "question")), strict=True)
+    )
+    for start in range(0, len(rows), _AT_ONCE):
+        chunk = rows[start : start + _AT_ONCE]
+        scores[chunk] = _scores(local, asked, attempts.take(chunk))
+        progress(start + len(chunk))
+    out.mkdir(parents=True, exist_ok=True)
+    kept = attempts.select([n for n in attempts.column_names if n != "verifier_score"])
+    column = pa.array(scores, pa.float32(), from_pandas=True)
+    write_table(out / "questions.parquet", traces.questions)
+    write_table(out / "attempts.parquet", kept.append_column("verifier_score", column))
+    write_json(out / "trace.json", _rewritten_manifest(traces, local, verifier, out))
+    return len(rows)
+
+
+def _column(attempts: pa.Table, name: str) -> list[Any]:
+    """Values of a column; None where there is no such column."""
+    known = name in attempts.column_names
+    return list(attempts[name].to_pylist()) if known else [None] * len(attempts)
+
+
+def _scores(local: LocalModel, asked: dict[str, str], attempts: pa.Table) -> tuple[float, ...]:
+    pairs = zip(_column(attempts, "question_id"), _column(attempts, "text"), strict=True)
+    texts = [local.encode_attempt(asked[question], text) for question, text in pairs]
+    known = [_column(attempts, name) for name in ("mean_logprob", "min_logprob")]
+    logprobs = np.array(known, np.float32).T  # (n, 2), NaN where None
+    return verify(local, texts, torch.from_numpy(np.ascontiguousarray(logprobs)))
+
+
+def _rewritten_manifest(
+    traces: TraceSet, local: LocalModel, verifier: Path, out: Path
+) -> dict[str, Any]:
+    """`trace.json` as seen from the new directory, with the verifier's entry."""
+    manifest: dict[str, Any] = json.loads(json.dumps(traces.manifest))
+    for entry in manifest["models"].values():
+        for each in (entry, *entry.get("adapters", {}).values()):
+            if each.get("path") is not None:
+                moved = (traces.path / each["path"]).resolve()
+                each["path"] = os.path.relpath(moved, out.resolve())
+    (spec,) = local.adapters
+    manifest["models"][local.name].setdefault("adapters", {})[VERIFIER] = {
+        "parameters": spec.parameters,
+        "digest": spec.digest,
+        "path": os.path.relpath(verifier.resolve(), out.resolve()),
+    }
+    return manifest | {"digest": tables_digest(out)}

@@ -1,22 +1,60 @@
-"""The command `allot`."""
+"""The command `allot`, and those that serve: `allot serve`, `playground` and `key`."""
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
+from controller.bundled import bundled
 from controller.errors import AllotError
+from controller.server.config import ServeConfig
 from training.cli.answer import answer
-from training.cli.evaluate import evaluate
+from training.cli.evaluate import dashboard, evaluate, explain, report
+from training.cli.flags import with_flags
 from training.cli.read import read
 from training.cli.record import record
-from training.cli.report import dashboard, explain, report
-from training.cli.serve import key, playground, serve
 from training.cli.traces import evaluate_models, import_, verify
 from training.cli.train import dashed, train
+
+
+@with_flags(ServeConfig)
+def serve(config: ServeConfig) -> None:
+    """Serve an OpenAI-compatible API in front of two or more models."""
+    from controller.server.run import serve as run
+    from training.learn.threads import limit_threads
+
+    limit_threads()
+    run(config)
+
+
+def playground(
+    controller: Annotated[
+        Path, typer.Option(help="Checkpoint.", show_default="the bundled one")
+    ] = bundled("controller"),
+    port: Annotated[int, typer.Option(help="0 for any that is free.")] = 8080,
+) -> None:
+    """Watch a controller decide, on a page that asks the models of its checkpoint."""
+    from controller.server.run import serve as run
+    from training.learn.threads import limit_threads
+
+    limit_threads()
+    config = ServeConfig(controller=controller, port=port, log=Path(os.devnull))
+    run(config, lambda url: print(f"open {url} in a browser; Ctrl-C ends it", flush=True))
+
+
+def key(name: Annotated[str, typer.Argument(help="Who will use it.")]) -> None:
+    """Make an API key: the key for its owner, the line for the service's file."""
+    from controller.server.keys import key_digest, new_key
+
+    made = new_key()
+    print(f"key   {made}\nline  {name} {key_digest(made)}")
+
 
 app = typer.Typer(
     help="Learns how much inference compute each question deserves.",

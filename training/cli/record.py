@@ -131,8 +131,8 @@ def record(options: RecordOptions) -> None:
     if o.granularity == "segments":
         _record_trees(o, asked, source)
         return
+    from training.record.plans import RecordConfig
     from training.record.progress import recording_view
-    from training.record.recording import RecordConfig
     from training.record.sources import record_models
 
     config = RecordConfig(

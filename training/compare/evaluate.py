@@ -32,7 +32,7 @@ from envs.reward import LogUniform
 from envs.traces.table import TraceTable
 from training.compare.results import CONTROLLER, Promises
 from training.compare.selector import select_plans
-from training.compare.simulate import Played, log_odds, play, play_checkpoint, pool, select
+from training.compare.simulate import Played, log_odds, play_checkpoint, play_each, pool, select
 from training.compare.yardsticks import clairvoyant, kept_promises
 from training.granularity import Learning, learning_of
 from training.learn.difficulty import (
@@ -238,14 +238,17 @@ class _Contest:
         given_up = [replace(p, cost=nothing, tokens=nothing) for p in self.played["give up"]]
         self.played["give up"] = given_up
 
-    def _tuned(self, rule: Any, config: Process, difficulty: Floats | None) -> Played:
-        repeats = self.tuning_repeats
-        policy = self.learning.policy(rule)
-        return play(policy, self.tuning, config, price=1.0, difficulty=difficulty, repeats=repeats)
+    def _tuned(
+        self, rules: Sequence[Any], config: Process, difficulty: Floats | None
+    ) -> list[Played]:
+        policies, repeats = [self.learning.policy(rule) for rule in rules], self.tuning_repeats
+        return play_each(policies, self.tuning, config, difficulty=difficulty, repeats=repeats)
 
-    def _tested(self, rule: Any, config: Process, difficulty: Floats | None) -> Played:
-        policy, repeats = self.learning.policy(rule), self.repeats
-        return play(policy, self.test, config, price=1.0, difficulty=difficulty, repeats=repeats)
+    def _tested(
+        self, rules: Sequence[Any], config: Process, difficulty: Floats | None
+    ) -> list[Played]:
+        policies, repeats = [self.learning.policy(rule) for rule in rules], self.repeats
+        return play_each(policies, self.test, config, difficulty=difficulty, repeats=repeats)
 
     def add(
         self,
@@ -256,9 +259,11 @@ class _Contest:
     ) -> None:
         """Play settings of a rule, the best one for each price; difficulty is of both tables."""
         tuning, test = difficulty or (None, None)
-        tuned = [self._tuned(rule, config, tuning) for rule in rules]
+        tuned = self._tuned(rules, config, tuning)
         best = [int(np.argmax([p.utility(price).mean() for p in tuned])) for price in self.prices]
-        tested = {i: self._tested(rules[i], config, test) for i in sorted(set(best))}
+        chosen = sorted(set(best))
+        played = self._tested([rules[i] for i in chosen], config, test)
+        tested = dict(zip(chosen, played, strict=True))
         self._plans_played |= {f"{family}/{rules[i]}": (tuned[i], tested[i]) for i in tested}
         self.played[family] = [tested[i] for i in best]
         self.settings[family] = [str(rules[i]) for i in best]
@@ -313,8 +318,8 @@ class _Contest:
         Source: Snell et al. 2024 (arXiv 2408.03314), section 3.2.
         """
         plans = self._plans(config)
-        tuned = [self._tuned(plan, config, difficulty[0]) for plan in plans]
-        tested = [self._tested(plan, config, difficulty[1]) for plan in plans]
+        tuned = self._tuned(plans, config, difficulty[0])
+        tested = self._tested(plans, config, difficulty[1])
         edges = np.quantile(difficulty[0][:, 0], [0.2, 0.4, 0.6, 0.8])
         known, new = (np.searchsorted(edges, d[:, 0]) for d in difficulty)
         played = []
@@ -326,7 +331,7 @@ class _Contest:
 
     def informed(self, config: EpisodeConfig) -> list[Played]:
         """The best plan for each question, by what it brings on that very question."""
-        tested = [self._tested(plan, config, None) for plan in self._plans(config)]
+        tested = self._tested(self._plans(config), config, None)
         return [
             select(tested, np.array([p.utility(price) for p in tested]).argmax(0))
             for price in self.prices

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from controller.process.episodes import score_weight
 from envs.traces.format import TraceSet
-from envs.traces.table import TraceTable
-from envs.traces.table_builder import build_table
+from envs.traces.table import TraceTable, build_table
 from training.learn.calibration import auroc, expected_calibration_error
 
 
@@ -45,9 +44,9 @@ def model_table(traces: TraceSet, split: str) -> dict[str, list[dict[str, Any]]]
             if (where := (datasets == d) & (table.levels == v)).any()
         ],
     }
-    if table.num_children.any():
+    if table.attempts["num_children"].any():
         tables["revising"] = _revising(table)
-    if not np.isnan(table.verifier_score).all():
+    if not np.isnan(table.attempts["verifier_score"]).all():
         tables["verifier"] = [_verifier(table)]
     return tables
 
@@ -55,8 +54,8 @@ def model_table(traces: TraceSet, split: str) -> dict[str, list[dict[str, Any]]]
 def _revising(table: TraceTable) -> list[dict[str, Any]]:
     length = int(table.stream_length[:, 0].min())
     parents = table.stream[:, 0, :length]  # (Q, k)
-    right, revised = table.right(parents), table.num_children[parents] > 0
-    child = table.right(table.first_child[parents])
+    right, revised = table.right(parents), table.attempts["num_children"][parents] > 0
+    child = table.right(table.attempts["first_child"][parents])
     # On the same question, without the attempt itself.
     fresh = (right.sum(1, keepdims=True) - right) / max(length - 1, 1)
     rows = []
@@ -84,8 +83,8 @@ def _verifier(table: TraceTable) -> dict[str, Any]:
     attempts = table.stream[:, 0, :length]  # (Q, k)
     right, score, answers = (
         table.right(attempts),
-        table.verifier_score[attempts].astype(np.float64),
-        table.answer[attempts],
+        table.attempts["verifier_score"][attempts].astype(np.float64),
+        table.attempts["answer"][attempts],
     )
     chosen = answers[:, :, None] == np.arange(table.num_answers)  # (Q, k, K)
     winner = (chosen * score_weight(score)[:, :, None]).sum(1).argmax(1)
@@ -102,7 +101,7 @@ def _verifier(table: TraceTable) -> dict[str, Any]:
 def _model_columns(table: TraceTable, rung: int, name: str) -> dict[str, NDArray[np.float64]]:
     length = int(table.stream_length[:, rung].min())
     places = table.stream[:, rung, :length]  # (Q, k)
-    answers, right = table.answer[places], table.right(places)
+    answers, right = table.attempts["answer"][places], table.right(places)
     columns = {f"{name} pass@1": right.mean(1)}
     if length > 2:
         votes = (answers[:, :, None] == np.arange(table.num_answers)).sum(1)  # (Q, K)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.ensemble import ExtraTreesRegressor
 
 from training.compare.simulate import Played
 
@@ -34,9 +34,11 @@ def select_plans(
     Returns:
         (P, Q') positions in `plans`.
     """
+    from sklearn.ensemble import ExtraTreesRegressor
+
     right, cost = (np.array([getattr(p, name) for p in plans]).T for name in ("right", "cost"))
 
-    def forest(utility: Floats, leaf: int) -> ExtraTreesRegressor:
+    def forest(utility: Floats, leaf: int) -> Any:
         trees = ExtraTreesRegressor(
             _TREES,
             min_samples_leaf=leaf,

@@ -13,15 +13,19 @@ from controller.checkpoint import AnyCheckpoint
 from controller.granularity import Process
 from controller.policy.difficulty import Difficulty
 from controller.policy.network import Policy
+from envs.draws import Streams
 from envs.granularity import STOP, AnyTable, replay_of
 from envs.questions.prompts import Prompts
-from envs.random import Streams
 from envs.replay import Replay
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Watcher = Callable[[Any, Ints, Ints], None]
 """Told of a replay, the rows of it that are going on, (n,), and their actions, (n,)."""
+
+
+_SIDE_BY_SIDE = 50_000
+"""Episodes that several policies are played in at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,17 +81,64 @@ def play(
         watch: called before each step.
     """
     starts = table.starts(repeats)
-    n = len(starts)
-    replay = replay_of(table, config, n, difficulty=difficulty)
-    episodes, rows = replay.episodes, np.arange(n)
-    streams = Streams(np.random.default_rng(seed).integers(2**63, size=n, dtype=np.uint64))
-    budgets = np.full(n, np.inf if budget is None else budget)
-    replay.begin(rows, starts, np.full(n, price), budgets, round_price=round_price)
-    play_out(replay, lambda mask: policy.act(episodes, mask), streams, watch)
+    rows = np.arange(len(starts))
+    replay = replay_of(table, config, len(starts), difficulty=difficulty)
+    most = np.inf if budget is None else budget
+    replay.begin(rows, starts, price, most, round_price=round_price)
+    streams = Streams(_keys(len(starts), seed))
+    play_out(replay, lambda mask, _: policy.act(replay.episodes, mask), streams, watch)
     replay.close(rows)
+    return _played(replay, rows)
+
+
+def play_each(
+    policies: Sequence[Policy],
+    table: AnyTable,
+    config: Process,
+    *,
+    difficulty: Floats | None = None,
+    repeats: int = 8,
+) -> list[Played]:
+    """Play policies that no price changes: the same as `play` of each, many side by side."""
+    starts = table.starts(repeats)
+    most = max(1, _SIDE_BY_SIDE // len(starts))
+    chunks = [policies[first : first + most] for first in range(0, len(policies), most)]
+    return [p for c in chunks for p in _side_by_side(c, table, config, starts, difficulty)]
+
+
+def _side_by_side(
+    policies: Sequence[Policy],
+    table: AnyTable,
+    config: Process,
+    starts: Ints,
+    difficulty: Floats | None,
+) -> list[Played]:
+    rows = np.arange(len(policies) * len(starts)).reshape(len(policies), -1)
+    replay = replay_of(table, config, rows.size, difficulty=difficulty)
+    replay.begin(rows.ravel(), np.tile(starts, len(policies)), 1.0)
+
+    def act(mask: NDArray[np.bool_], going: NDArray[np.bool_]) -> Ints:
+        actions = np.full(rows.size, STOP)
+        for policy, own in zip(policies, rows, strict=True):
+            if going[own].any():
+                actions[own] = policy.act(replay.episodes.part(own), mask[own])
+        return actions
+
+    play_out(replay, act, Streams(np.tile(_keys(len(starts), 0), len(policies))))
+    replay.close(rows.ravel())
+    return [_played(replay, own) for own in rows]
+
+
+def _keys(num_episodes: int, seed: int) -> NDArray[np.uint64]:
+    return np.random.default_rng(seed).integers(2**63, size=num_episodes, dtype=np.uint64)
+
+
+def _played(replay: Replay, rows: Ints) -> Played:
+    """How the episodes of `rows` went, those of a question next to each other."""
+    episodes = replay.episodes
 
     def mean(column: NDArray[Any]) -> Floats:
-        return np.asarray(column.reshape(table.num_questions, -1).mean(1))
+        return np.asarray(column[rows].reshape(replay.table.num_questions, -1).mean(1))
 
     return Played(
         right=mean(replay.right()),
@@ -100,16 +151,19 @@ def play(
 
 def play_out(
     replay: Replay,
-    act: Callable[[NDArray[np.bool_]], Ints],
+    act: Callable[[NDArray[np.bool_], NDArray[np.bool_]], Ints],
     streams: Streams,
     watch: Watcher | None = None,
 ) -> None:
-    """Go on with N episodes that have begun until each is over; `act` chooses of a mask, (N, A)."""
+    """Go on with N episodes that have begun until each is over.
+
+    `act` chooses of a mask, (N, A), in those that are going on, (N,).
+    """
     n = len(replay.episodes.price)
     rows, going = np.arange(n), np.ones(n, bool)
     while going.any():
         mask = replay.episodes.mask()
-        actions = act(mask)
+        actions = act(mask, going)
         if watch is not None:
             watch(replay, rows[going], actions[going])
         going &= (actions != STOP) & (mask.sum(1) > 1)

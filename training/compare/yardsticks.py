@@ -7,8 +7,9 @@ what was asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from envs.granularity import AnyTable, AnyTraces
 from envs.questions.grader import KindGrader
 from envs.traces.table import TraceTable
 from training.compare.results import KeptAccuracy, KeptCost, Promises
-from training.compare.simulate import Played, play, play_checkpoint
+from training.compare.simulate import Played, play_checkpoint, play_each
 from training.granularity import learning_of
 
 Floats = NDArray[np.float64]
@@ -80,7 +81,7 @@ def clairvoyant(
             places = np.take_along_axis(stream, order.argsort(1), 1)[:, :most]
             hits = table.right(places)
             processed = table.prompt_tokens[:, rung, None] + np.cumsum(
-                table.completion_tokens[places] * (places >= 0), 1
+                table.attempts["completion_tokens"][places] * (places >= 0), 1
             )
             first, found = hits.argmax(1), hits.any(1)
             spent = processed[np.arange(q), first]
@@ -116,17 +117,15 @@ def best_rule_utilities(
     learning = learning_of(config)
     blind = replace(config, reads_prompt=False) if isinstance(config, EpisodeConfig) else config
 
-    def utilities(rule: Any, process: Process, known: Floats | None) -> Floats:
-        policy = learning.policy(rule)
-        played = play(policy, table, process, price=1.0, difficulty=known, repeats=1)
-        return np.array([played.utility(price).mean() for price in prices])
+    def played(rules: Iterable[Any], process: Process, known: Floats | None) -> list[Played]:
+        policies = [learning.policy(rule) for rule in rules]
+        return play_each(policies, table, process, difficulty=known, repeats=1)
 
-    seen = difficulty if learning.reads else None
-    families = learning.families(config).values()
-    rows = [utilities(rule, blind, seen) for rules in families for rule in rules]
+    rules = chain.from_iterable(learning.families(config).values())
+    found = played(rules, blind, difficulty if learning.reads else None)
     if difficulty is not None:
-        rows += [utilities(rule, config, difficulty) for rule in learning.routers]
-    return np.asarray(np.max(rows, axis=0))
+        found += played(learning.routers, config, difficulty)
+    return np.array([max(p.utility(price).mean() for p in found) for price in prices])
 
 
 def play_greedy(

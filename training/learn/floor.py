@@ -13,7 +13,7 @@ from controller.policy.floor import Floor
 from controller.policy.network import Policy
 from controller.policy.rules import Rule, RulePolicy
 from envs.granularity import AnyTable
-from training.compare.simulate import Played, play
+from training.compare.simulate import Played, play, play_each
 from training.granularity import learning_of
 
 Floats = NDArray[np.float64]
@@ -118,15 +118,6 @@ def _rule_utilities(
     rules: Sequence[Rule], part: HeldOut, process: Process, prices: Floats, repeats: int
 ) -> Floats:
     """Of every rule on every question, (P, rules, Q)."""
-    played = [
-        play(
-            RulePolicy(rule),
-            part.table,
-            process,
-            price=1.0,
-            difficulty=part.known,
-            repeats=repeats,
-        )
-        for rule in rules
-    ]
+    policies = [RulePolicy(rule) for rule in rules]
+    played = play_each(policies, part.table, process, difficulty=part.known, repeats=repeats)
     return np.array([[p.utility(price) for p in played] for price in prices])

@@ -129,7 +129,7 @@ def train_on_cluster(
         return
     with connected(cluster) as ray:
         if cluster.workers is None:
-            cluster.capacity(ray.cluster_resources())
+            cluster.num_workers(ray.cluster_resources())
         board = ray.remote(num_cpus=0)(Board).remote()
         task = ray.remote(num_cpus=cluster.cpus, num_gpus=cluster.gpus, max_retries=3)(_train)
         running = [task.remote(number, job, board) for number, job in enumerate(todo)]

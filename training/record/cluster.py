@@ -45,15 +45,17 @@ class Cluster:
                 f"workers: expected some CPU or GPU for each, found {self.cpus} and {self.gpus}"
             )
 
-    def capacity(self, resources: dict[str, float]) -> int:
-        """Workers that resources, by Ray's names, have room for.
+    def num_workers(self, resources: dict[str, float]) -> int:
+        """Workers to start on a cluster with these resources, by Ray's names.
 
-        >>> Cluster(cpus=2, gpus=0.5).capacity({"CPU": 16, "GPU": 2})
+        >>> Cluster(cpus=2, gpus=0.5).num_workers({"CPU": 16, "GPU": 2})
         4
 
         Raises:
-            ConfigError: not even one.
+            ConfigError: there is not room for even one, and nobody says how many.
         """
+        if self.workers:
+            return self.workers
         room = min(
             int(resources.get(name, 0.0) / wanted + 1e-9)
             for name, wanted in (("CPU", self.cpus), ("GPU", self.gpus))
@@ -69,11 +71,12 @@ class Cluster:
         return room
 
 
-def import_ray() -> Any:
-    """The package `ray`.
+@contextmanager
+def connected(cluster: Cluster) -> Iterator[Any]:
+    """Joins or starts a cluster, and yields `ray`.
 
     Raises:
-        ConfigError: it is not installed.
+        ConfigError: Ray is not installed, or there is no cluster at the address.
     """
     # Read when Ray is imported; whoever runs it may turn them on again.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -84,22 +87,13 @@ def import_ray() -> Any:
             "ray: expected the package, found none; pip install 'allot[ray]' on every machine of "
             "the cluster"
         ) from None
-    return ray
-
-
-@contextmanager
-def connected(cluster: Cluster) -> Iterator[Any]:
-    """Joins or starts a cluster, and yields `ray`.
-
-    Raises:
-        ConfigError: Ray is not installed, or there is no cluster at the address.
-    """
-    ray = import_ray()
     options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": False}
     if cluster.address == LOCAL:
         options |= {"include_dashboard": False}
+    host, _, port = cluster.address.rpartition(":")
     try:
-        _knock(cluster.address)
+        if host and port.isdigit() and "/" not in host:  # Ray itself would knock for minutes
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
         ray.init(cluster.address, **options)
     except (OSError, ValueError) as error:
         raise ConfigError(
@@ -123,15 +117,3 @@ def map_on(
         sent = [ray.put(argument) for argument in shared]
         results: list[Result] = ray.get([task.remote(item, *sent) for item in items])
     return results
-
-
-def _knock(address: str) -> None:
-    """Raise OSError if nobody listens at HOST:PORT: Ray itself would ask for minutes."""
-    host, _, port = address.rpartition(":")
-    if host and port.isdigit() and "/" not in host:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
-
-
-def num_workers(ray: Any, cluster: Cluster) -> int:
-    """Workers to start."""
-    return cluster.workers or cluster.capacity(ray.cluster_resources())

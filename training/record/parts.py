@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import shutil
 import socket
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,6 @@ PART_S = 60.0
 WHOLE = ("", 0)
 """Stands for all that is recorded of a question at once."""
 
-_WORK = "recording"
-
 
 class Parts:
     """The rows that a directory holds: those of a trace set, and parts that came after it.
@@ -41,36 +40,25 @@ class Parts:
     """
 
     def __init__(self, out: Path, schemas: Mapping[str, pa.Schema]) -> None:
-        self.out, self.work, self.schemas = out, out / _WORK, schemas
+        self.out, self.work, self.schemas = out, out / "recording", schemas
+        self.recorded = list(schemas)[-1]
         self._rows: dict[str, list[Mapping[str, Any]]] = {name: [] for name in schemas}
         self._flushed = time.monotonic()
 
-    @property
-    def recorded(self) -> str:
-        """Name of the table of what was recorded."""
-        return list(self.schemas)[-1]
-
-    @property
-    def pending(self) -> int:
-        """Recorded rows that are not on disk yet."""
-        return len(self._rows[self.recorded])
-
-    @property
-    def pending_s(self) -> float:
-        """Seconds since the last part was written."""
-        return time.monotonic() - self._flushed
-
-    def add(self, rows: Mapping[str, Rows]) -> None:
-        """Take rows by table, to be written with the next part."""
+    def add(self, rows: Mapping[str, Rows], most: float = math.inf) -> None:
+        """Take rows by table; a part is written once `most` wait, or have waited for a minute."""
         for table, more in rows.items():
             self._rows[table].extend(more)
+        late = time.monotonic() - self._flushed >= PART_S
+        if late or len(self._rows[self.recorded]) >= most:
+            self.flush()
 
     def flush(self) -> None:
         """Write a part, unless there is nothing to write; what was recorded comes last."""
         for table, rows in self._rows.items():
             if rows:
                 part = pa.Table.from_pylist(rows, schema=self.schemas[table])
-                write_table(self.next_path(table), part)
+                write_table(self._next_path(table), part)
                 rows.clear()
         self._flushed = time.monotonic()
 
@@ -80,35 +68,84 @@ class Parts:
         parts = sorted(self.work.glob(f"{table}-*.parquet"))
         return [self.out / f"{table}.parquet", *parts] if finished else parts
 
-    def rows(self, table: str) -> ds.Dataset:
-        """Rows of a table, on disk; columns that an older part lacks are null there."""
+    def _next_path(self, table: str) -> Path:
+        return self.work / f"{table}-{len(list(self.work.glob(f'{table}-*.parquet'))):05d}.parquet"
+
+    def _dataset(self, table: str) -> ds.Dataset:
+        """Rows of a table on disk; columns that an older part lacks are null there."""
         return ds.dataset(list(map(str, self.paths(table))), schema=self.schemas[table])
 
-    def read(self, table: str, columns: Sequence[str]) -> dict[str, list[Any]]:
+    def _read(self, table: str, *columns: str) -> list[list[Any]]:
         """Some columns of a table, in memory."""
         if not self.paths(table):
-            return {name: [] for name in columns}
-        return dict(self.rows(table).to_table(columns=list(columns)).to_pydict())
+            return [[] for _ in columns]
+        found = self._dataset(table).to_table(columns=list(columns))
+        return [found[name].to_pylist() for name in columns]
 
     def held(self) -> dict[str, set[tuple[str, int]]]:
         """What has been recorded of each question: attempts by model and index, or all at once."""
         held: dict[str, set[tuple[str, int]]] = {}
         if "model" not in self.schemas[self.recorded].names:
-            found = self.read(self.recorded, ("question_id",))["question_id"]
-            return {question: {WHOLE} for question in found}
-        rows = self.read(self.recorded, ("question_id", "model", "index", "parent_id"))
-        for question, model, index, parent in zip(*rows.values(), strict=True):
+            return {question: {WHOLE} for question in self._read(self.recorded, "question_id")[0]}
+        rows = self._read(self.recorded, "question_id", "model", "index", "parent_id")
+        for question, model, index, parent in zip(*rows, strict=True):
             if parent is None:
                 held.setdefault(question, set()).add((model, index))
         return held
 
-    def held_questions(self) -> set[str]:
+    def described(self) -> set[str]:
         """Questions whose own row has been recorded."""
-        return set(self.read("questions", ("question_id",))["question_id"])
+        return set(self._read("questions", "question_id")[0])
 
-    def write(self, path: Path, table: str, places: Sequence[int]) -> None:
-        """Write rows of a table, by their places in `rows`; one row group at a time in memory."""
-        rows, order = self.rows(table), np.asarray(places, np.int64)
+    def put_together(self, questions: Sequence[str], models: Sequence[str]) -> set[Path]:
+        """Write the tables of the trace set, of some questions.
+
+        Args:
+            questions: their ids, in order.
+            models: names, in order.
+
+        Returns:
+            Parts with the rows of all other questions.
+        """
+        places = {question: place for place, question in enumerate(questions)}
+        left = set()
+        for table in self.schemas:
+            order, others = self._ordered(table, places, models)
+            if others:
+                path = self._next_path(table)
+                left.add(path)
+                self._write(path, table, others)
+            self._write(self.out / f"{table}.parquet", table, order)
+        return left
+
+    def _ordered(
+        self, table: str, places: Mapping[str, int], models: Sequence[str]
+    ) -> tuple[list[int], list[int]]:
+        """Rows of the questions that have `places`, and all others.
+
+        The first are ordered by these places, then models, then index, revisions last. A kill
+        while a set was written may have left a row twice.
+        """
+        (questions,) = self._read(table, "question_id")
+        kept = [row for row, question in enumerate(questions) if question in places]
+        others = [row for row, question in enumerate(questions) if question not in places]
+        if table == "questions":
+            kept = list({questions[row]: row for row in kept}.values())
+        if "attempt_id" not in self.schemas[table].names:
+            return sorted(kept, key=lambda row: places[questions[row]]), others
+        ids, names, index = self._read(table, "attempt_id", "model", "index")
+
+        def key(row: int) -> tuple[Any, ...]:
+            root, *revisions = ids[row].split(">")
+            number = int(root.rpartition(":")[2]) if revisions else index[row]
+            by = models.index(names[row]) if names[row] in models else -1
+            return places[questions[row]], len(revisions), by, number, ids[row]
+
+        return sorted({(questions[row], ids[row]): row for row in kept}.values(), key=key), others
+
+    def _write(self, path: Path, table: str, places: Sequence[int]) -> None:
+        """Write rows of a table by their places in it; one row group at a time in memory."""
+        rows, order = self._dataset(table), np.asarray(places, np.int64)
 
         def write(temporary: Path) -> None:
             with pq.ParquetWriter(temporary, self.schemas[table], compression="zstd") as writer:
@@ -117,19 +154,14 @@ class Parts:
 
         write_atomically(path, write)
 
-    def next_path(self, table: str) -> Path:
-        """File of the next part."""
-        return self.work / f"{table}-{len(list(self.work.glob(f'{table}-*.parquet'))):05d}.parquet"
-
-    def clear(self, left: Collection[Path]) -> None:
+    def clear(self, left: set[Path]) -> None:
         """Let go of all parts but some; if none is left, no trace of the recording is."""
         if not left:
             shutil.rmtree(self.work)
             return
-        for table in self.schemas:
-            for path in self.work.glob(f"{table}-*.parquet"):
-                if path not in left:
-                    path.unlink()
+        for path in self.work.glob("*-*.parquet"):
+            if path not in left:
+                path.unlink()
 
 
 @contextmanager
@@ -144,12 +176,17 @@ def locked(out: Path) -> Iterator[None]:
     with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            taken = False
         except BlockingIOError:
-            raise _taken(path, path.read_text()) from None
-        held = path.read_text()
+            taken = True
+        owner = json.loads(path.read_text() or "{}")
         # Not every shared file system tells one machine of another one's locks.
-        if held and json.loads(held)["host"] != socket.gethostname():
-            raise _taken(path, held)
+        if taken or owner.get("host") not in (None, socket.gethostname()):
+            raise ConfigError(
+                f"{out}: expected nobody to be recording there, found process "
+                f"{owner.get('pid')} on {owner.get('host')}; wait for it or stop it, and if there "
+                f"is no such process any more, delete {path}"
+            )
         file.truncate(0)
         file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
         file.flush()
@@ -157,12 +194,3 @@ def locked(out: Path) -> Iterator[None]:
             yield
         finally:
             path.unlink()
-
-
-def _taken(path: Path, held: str) -> ConfigError:
-    owner = json.loads(held or "{}")
-    return ConfigError(
-        f"{path.parent}: expected nobody to be recording there, found process "
-        f"{owner.get('pid')} on {owner.get('host')}; wait for it or stop it, and if there is no "
-        f"such process any more, delete {path}"
-    )

@@ -7,22 +7,25 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from controller.errors import ConfigError
-from controller.process.types import Question
+from controller.process.actions import ActionKind
+from controller.process.types import ModelSpec, Question
 from envs.questions.answer_kinds import kinds_of, noted_kinds
 from envs.traces.format import (
+    ATTEMPT_SCHEMA,
     MANIFEST,
     QUESTION_SCHEMA,
-    tables_digest,
-    write_atomically,
+    TRACE_VERSION,
+    write_json,
     write_table,
 )
 from training.record.parts import Parts
+from training.record.progress import summary
 
 _PLAN, _PLANNED = "plan.json", "planned.parquet"
 
@@ -41,8 +44,116 @@ _MAY_CHANGE = {
 _MODELS_MAY_CHANGE = {"parameters", "path", "server"}
 _MAY_GROW = {"samples", "escalations", "shard_questions"}
 
+_HEAVY = 2**24
+"""Parameters from which on a question takes a model a while."""
+
 Asked = tuple[Question, str]
 """A question and its split."""
+
+
+class Amount(Protocol):
+    """How much to record; the settings of it are noted in `trace.json`.
+
+    Attributes:
+        tables: schemas of the trace set's tables, the recorded one last.
+        format: how `trace.json` says what kind of set it is.
+        extends: whether a finished set can be extended.
+    """
+
+    tables: ClassVar[Mapping[str, pa.Schema]]
+    format: ClassVar[Mapping[str, Any]]
+    extends: ClassVar[bool]
+
+    def wanted(self, models: Sequence[ModelSpec]) -> dict[str, int]:
+        """What is recorded of each question, as `Parts.held` counts it, by model."""
+
+    def tier(self, rung: int) -> str:
+        """Tier of the model on a rung."""
+
+    def shard_size(self, models: Sequence[ModelSpec]) -> int:
+        """Questions that local models, or a worker, answer side by side."""
+
+    def complete(self, out: Path, speeds: Mapping[str, float]) -> dict[str, Any]:
+        """Do what is left once the tables are whole; further notes for `trace.json`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordConfig:
+    """How many attempts to record.
+
+    Attributes:
+        samples: attempts per question by each small model.
+        escalations: attempts per question by each large model.
+        smalls: how many models are small; those that come first.
+        revised_samples: how many samples of the first model are revised.
+        revision_depth: revisions of each of them, every one of the last.
+        shard_questions: questions that local models, or a worker, answer side by side; None for
+            128, or 8 where a model has more than 16 million parameters.
+    """
+
+    tables: ClassVar[Mapping[str, pa.Schema]] = {
+        "questions": QUESTION_SCHEMA,
+        "attempts": ATTEMPT_SCHEMA,
+    }
+    format: ClassVar[Mapping[str, Any]] = {"version": TRACE_VERSION}
+    extends: ClassVar[bool] = True
+
+    samples: int = 16
+    escalations: int = 2
+    smalls: int = 1
+    revised_samples: int = 0
+    revision_depth: int = 4
+    shard_questions: int | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.samples, self.smalls, self.shard_questions or 1) < 1 or self.escalations < 0:
+            raise ConfigError(
+                "record: expected samples, smalls and shard_questions of at least 1 and "
+                f"escalations of at least 0, found {self.samples}, {self.smalls}, "
+                f"{self.shard_questions} and {self.escalations}"
+            )
+        if not 0 <= self.revised_samples <= self.samples:
+            raise ConfigError(
+                f"revised_samples: expected 0..{self.samples}, found {self.revised_samples}"
+            )
+
+    def tier(self, rung: int) -> str:
+        """Tier of the model on a rung."""
+        return "small" if rung < self.smalls else "large"
+
+    def action(self, rung: int) -> ActionKind:
+        """How the model on a rung is asked."""
+        return ActionKind.SAMPLE if rung < self.smalls else ActionKind.ESCALATE
+
+    def is_revised(self, rung: int, index: int) -> bool:
+        """Whether an attempt of that index by the model on a rung is revised."""
+        return rung == 0 and index < self.revised_samples
+
+    def wanted(self, models: Sequence[ModelSpec]) -> dict[str, int]:
+        """Attempts per question by model, revisions aside."""
+        return {
+            model.name: self.samples if rung < self.smalls else self.escalations
+            for rung, model in enumerate(models)
+        }
+
+    def shard_size(self, models: Sequence[ModelSpec]) -> int:
+        """Questions that local models, or a worker, answer side by side."""
+        heavy = max((model.parameters or 0 for model in models), default=0) > _HEAVY
+        return self.shard_questions or (8 if heavy else 128)
+
+    def complete(self, out: Path, speeds: Mapping[str, float]) -> dict[str, Any]:
+        """How each model did."""
+        return {"summary": summary(out, speeds)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Missing:
+    """What a recording lacks of one question: indices of attempts by model, and maybe its row."""
+
+    question: Question
+    split: str
+    indices: Mapping[str, tuple[int, ...]]
+    described: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,17 +171,15 @@ class Plan:
     manifest: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        seen: set[str] = set()
+        if not self.questions:
+            raise ConfigError("questions: expected at least one, found none")
         for question, _ in self.questions:
             if question.reference is None:
                 raise ConfigError(f"{question.question_id}: expected a reference to grade with")
-            if question.question_id in seen:
-                raise ConfigError(
-                    f"question_id: expected no repeats, found {question.question_id!r} twice"
-                )
-            seen.add(question.question_id)
-        if not seen:
-            raise ConfigError("questions: expected at least one, found none")
+        ids = Counter(question.question_id for question, _ in self.questions)
+        ((most, count),) = ids.most_common(1)
+        if count > 1:
+            raise ConfigError(f"question_id: expected no repeats, found {most!r} twice")
 
     @classmethod
     def read(cls, parts: Parts) -> Plan:
@@ -90,8 +199,7 @@ class Plan:
         parts.work.mkdir(parents=True, exist_ok=True)
         rows = [question_row(question, split) for question, split in self.questions]
         write_table(parts.work / _PLANNED, pa.Table.from_pylist(rows, schema=QUESTION_SCHEMA))
-        text = json.dumps({"wanted": self.wanted, "manifest": self.manifest}, indent=1)
-        write_atomically(parts.work / _PLAN, lambda path: path.write_text(text))
+        write_json(parts.work / _PLAN, {"wanted": self.wanted, "manifest": self.manifest})
 
     def continued(self, parts: Parts) -> Plan:
         """This plan as the continuation of what is there.
@@ -101,47 +209,52 @@ class Plan:
         Raises:
             ConfigError: what is there was recorded otherwise.
         """
-        found = _found(parts)
-        if found is None:
+        if (parts.work / _PLAN).exists():
+            before = Plan.read(parts)
+            manifest, stored = before.manifest, before.questions
+        elif (parts.out / MANIFEST).exists():
+            manifest = json.loads((parts.out / MANIFEST).read_text())
+            if "recorded" not in manifest:
+                raise ConfigError(
+                    f"{parts.out}: expected nothing there, or a recorded trace set to extend; "
+                    "choose another directory"
+                )
+            stored = _read_questions(parts.out / "questions.parquet", manifest)
+        else:
             return self
-        manifest, stored = found
         _check_continues(manifest, json.loads(json.dumps(self.manifest)), parts.out)
-        planned = {question.question_id: (question, split) for question, split in self.questions}
+        planned = {asked[0].question_id: asked for asked in self.questions}
         held, more = parts.held(), []
-        for question, split in stored:
-            asked = planned.get(question.question_id)
-            if asked is None and question.question_id in held:
-                more.append((question, split))
-            elif asked not in (None, (question, split)):
+        for asked in stored:
+            question_id = asked[0].question_id
+            if question_id not in planned and question_id in held:
+                more.append(asked)
+            elif planned.get(question_id, asked) != asked:
                 raise ConfigError(
                     f"{parts.out}: expected to continue the recording there, asked for another "
-                    f"question {question.question_id!r}; choose another directory"
+                    f"question {question_id!r}; choose another directory"
                 )
         questions = (*self.questions, *more)
         kinds = {"answers": noted_kinds(question for question, _ in questions)}
         return replace(self, questions=questions, manifest={**self.manifest, **kinds})
 
-    def whole(self, held: Mapping[str, set[tuple[str, int]]]) -> list[Asked]:
-        """Questions that have all of their attempts."""
-        wanted = {(name, index) for name, count in self.wanted.items() for index in range(count)}
-        nothing: set[tuple[str, int]] = set()
-        return [
-            (question, split)
-            for question, split in self.questions
-            if wanted <= held.get(question.question_id, nothing)
-        ]
-
-    def write_manifest(self, parts: Parts, whole: Sequence[Asked], more: Mapping[str, Any]) -> None:
-        """Write `trace.json` about the whole questions, which makes the set valid."""
-        manifest = {
-            **self.manifest,
-            "digest": tables_digest(parts.out, [f"{table}.parquet" for table in parts.schemas]),
-            "questions": len(whole),
-            "splits": dict(Counter(split for _, split in whole)),
-            **more,
-        }
-        text = json.dumps(manifest, indent=1) + "\n"
-        write_atomically(parts.out / MANIFEST, lambda path: path.write_text(text))
+    def missing(self, parts: Parts) -> list[Missing]:
+        """What is not on disk yet, spread over splits, data sets and levels."""
+        held, described = parts.held(), parts.described()
+        found = []
+        for question, split in spread(self.questions):
+            own = held.get(question.question_id, set())
+            lacking = {
+                name: tuple(index for index in range(count) if (name, index) not in own)
+                for name, count in self.wanted.items()
+            }
+            indices = {name: numbers for name, numbers in lacking.items() if numbers}
+            if indices:
+                known = question.question_id in described
+                found.append(
+                    Missing(question=question, split=split, indices=indices, described=known)
+                )
+        return found
 
 
 def question_row(question: Question, split: str, hidden: Any = None) -> dict[str, Any]:
@@ -179,57 +292,27 @@ def _read_questions(path: Path, manifest: Mapping[str, Any]) -> tuple[Asked, ...
     columns = [name for name in QUESTION_SCHEMA.names if name != "prompt_hidden"]
     rows = pq.read_table(path, columns=columns).to_pylist()
     kinds = kinds_of(manifest, [row["dataset"] for row in rows])
+    splits = [(row.pop("split"), row.pop("question")) for row in rows]
     return tuple(
-        (
-            Question(
-                question_id=row["question_id"],
-                text=row["question"],
-                dataset=row["dataset"],
-                reference=row["reference"],
-                level=row["level"],
-                answers=kind.name,
-            ),
-            row["split"],
-        )
-        for row, kind in zip(rows, kinds, strict=True)
+        (Question(text=text, answers=kind.name, **row), split)
+        for row, kind, (split, text) in zip(rows, kinds, splits, strict=True)
     )
-
-
-def _found(parts: Parts) -> tuple[Mapping[str, Any], tuple[Asked, ...]] | None:
-    """Manifest and questions of the recording that is there, unfinished or finished."""
-    if (parts.work / _PLAN).exists():
-        plan = Plan.read(parts)
-        return plan.manifest, plan.questions
-    if not (parts.out / MANIFEST).exists():
-        return None
-    manifest = json.loads((parts.out / MANIFEST).read_text())
-    if "recorded" not in manifest:
-        raise ConfigError(
-            f"{parts.out}: expected nothing there, or a recorded trace set to extend; choose "
-            "another directory"
-        )
-    return manifest, _read_questions(parts.out / "questions.parquet", manifest)
 
 
 def _check_continues(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
     """Raise if attempts of two recordings would not be of one kind."""
-    changed = [
-        name
-        for name in {**before, **now}
-        if name not in _MAY_CHANGE and before.get(name) != now.get(name)
-    ]
-    for name, entry in before["models"].items():
-        found = now["models"].get(name)
-        changed += [
-            f"{name}: {key}"
-            for key, value in entry.items()
-            if key not in _MODELS_MAY_CHANGE and (found or {}).get(key) != value
-        ]
-    changed += [
-        name
-        for name, value in before["recorded"].items()
-        if name not in _MAY_GROW and now["recorded"].get(name) != value
-    ]
+
+    def fixed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """Notes that attempts recorded `before` depend on; those that name nothing are left out."""
+        notes = {name: note for name, note in manifest.items() if name not in _MAY_CHANGE}
+        for name in before["models"]:
+            entry = manifest["models"].get(name, {})
+            notes |= {f"{name}: {k}": v for k, v in entry.items() if k not in _MODELS_MAY_CHANGE}
+        held = set(before["recorded"]) - _MAY_GROW
+        return notes | {name: manifest["recorded"].get(name) for name in sorted(held)}
+
+    then, asked = fixed(before), fixed(now)
+    changed = [name for name in {**then, **asked} if then.get(name) != asked.get(name)]
     if changed:
         raise ConfigError(
             f"{out}: expected to continue the recording there, which may get more questions, "

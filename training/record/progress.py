@@ -90,22 +90,12 @@ def recording_view(console: Console) -> Iterator[RecordingView]:
 
 
 _COLUMNS = (
-    "question_id",
-    "model",
-    "parent_id",
-    "answer",
-    "correct",
-    "completion_tokens",
-    "prompt_tokens",
-    "cached_tokens",
-    "finish_reason",
-    "error",
+    *("question_id", "model", "parent_id", "answer", "correct", "finish_reason", "error"),
+    *("completion_tokens", "prompt_tokens", "cached_tokens"),
 )
 
 
-def summary(
-    out: Path, speeds: Mapping[str, float] | None = None
-) -> dict[str, dict[str, float | None]]:
+def summary(out: Path, speeds: Mapping[str, float]) -> dict[str, dict[str, float | None]]:
     """How each model did, revisions aside.
 
     Args:
@@ -123,30 +113,26 @@ def summary(
         if row["parent_id"] is None:
             by_model.setdefault(row["model"], []).append(row)
     return {
-        model: {**_shares(own), "tokens_per_s": (speeds or {}).get(model)}
+        model: {**_shares(own), "tokens_per_s": speeds.get(model)}
         for model, own in by_model.items()
     }
 
 
 def _shares(rows: list[dict[str, Any]]) -> dict[str, float | None]:
-    votes: dict[str, Counter[str]] = {}
-    right = set()
+    votes: dict[str, Counter[str]] = {row["question_id"]: Counter() for row in rows}
     for row in rows:
-        counts = votes.setdefault(row["question_id"], Counter())
         if row["answer"] is not None:
-            counts[row["answer"]] += 1
-        if row["correct"]:
-            right.add((row["question_id"], row["answer"]))
-    leaders = [(q, counts.most_common(1)[0][0]) for q, counts in votes.items() if counts]
-    prompts = sum(row["prompt_tokens"] for row in rows)
-    n = len(rows)
+            votes[row["question_id"]][row["answer"]] += 1
+    leaders = {(q, counts.most_common(1)[0][0]) for q, counts in votes.items() if counts}
+    right = {(row["question_id"], row["answer"]) for row in rows if row["correct"]}
+    prompts, n = sum(row["prompt_tokens"] for row in rows), len(rows)
     return {
         "attempts": n,
         "read": sum(row["answer"] is not None for row in rows) / n,
         "cut": sum(row["finish_reason"] == CUT for row in rows) / n,
         "failed": sum(row["error"] is not None for row in rows) / n,
         "right": sum(bool(row["correct"]) for row in rows) / n,
-        "majority": sum(leader in right for leader in leaders) / len(votes),
+        "majority": len(leaders & right) / len(votes),
         "tokens": sum(row["completion_tokens"] for row in rows) / n,
         "cached": sum(row["cached_tokens"] or 0 for row in rows) / prompts if prompts else None,
     }
@@ -165,7 +151,7 @@ def summary_table(summary: Mapping[str, Mapping[str, Any]]) -> Table:
             f"{found['attempts']:,}",
             *(f"{share:.0%}" for share in shares),
             f"{found['tokens']:.0f}",
-            *("" if v is None else f"{v:,.0f}" for v in (found["tokens_per_s"],)),
-            *("" if v is None else f"{v:.0%}" for v in (found["cached"],)),
+            "" if found["tokens_per_s"] is None else f"{found['tokens_per_s']:,.0f}",
+            "" if found["cached"] is None else f"{found['cached']:.0%}",
         )
     return table

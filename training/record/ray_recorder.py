@@ -9,19 +9,19 @@ the others. Only this process writes: a shard that two workers have recorded is 
 from __future__ import annotations
 
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from controller.errors import AllotError, BackendError
 from controller.process.types import ModelSpec
-from training.record.cluster import Cluster, connected, num_workers
+from training.record.cluster import Cluster, connected
 from training.record.parts import Rows
+from training.record.plans import Amount, Missing
 from training.record.progress import Watch
-from training.record.recording import Missing, RecordConfig, Source, shard_size
+from training.record.recording import Recorder
 
 SHARDS_EACH = 2
 """Shards that a worker has at a time: one that it records and the next."""
@@ -30,17 +30,15 @@ MAX_DEATHS = 3
 """Deaths of workers on one shard, or in a row while they start, that a recording survives."""
 
 
-@dataclass(frozen=True)
-class Shard:
-    """Questions that are recorded together.
+class Source(Protocol):
+    """Describes models, for any machine to load."""
 
-    Attributes:
-        number: place among all shards.
-        todo: what they lack.
-    """
+    def recorder(self, config: Any) -> Recorder:
+        """Who records so much, with the models in memory."""
 
-    number: int
-    todo: Sequence[Missing]
+
+Shard = Sequence[Missing]
+"""What the questions lack that are recorded together."""
 
 
 class ShardWorker:
@@ -51,7 +49,7 @@ class ShardWorker:
         config: how much to record.
     """
 
-    def __init__(self, source: Source, config: RecordConfig) -> None:
+    def __init__(self, source: Source, config: Amount) -> None:
         self._source, self._config = source, config
 
     def start(self) -> tuple[tuple[ModelSpec, ...], str]:
@@ -69,7 +67,7 @@ class ShardWorker:
             for table, more in rows.items():
                 found.setdefault(table, []).extend(more)
 
-        self._recorder.record(shard.todo, add)
+        self._recorder.record(shard, add)
         return found
 
 
@@ -86,10 +84,10 @@ class _Worker:
 class RayRecorder:
     """Records shards on a cluster; leave its context to let go of the workers."""
 
-    def __init__(self, source: Source, config: RecordConfig, cluster: Cluster) -> None:
+    def __init__(self, source: Source, config: Amount, cluster: Cluster) -> None:
         self._source, self.config, self._cluster = source, config, cluster
         self._workers: list[_Worker] = []
-        self._deaths: dict[int, int] = {}
+        self._deaths: Counter[str] = Counter()
         self._failed_starts = 0
         self._models: tuple[ModelSpec, ...] | None = None
         self._stack = ExitStack()
@@ -98,17 +96,12 @@ class RayRecorder:
         self._ray = self._stack.enter_context(connected(self._cluster))
         with ExitStack() as undo:
             undo.push(self._stack)
-            for _ in range(num_workers(self._ray, self._cluster)):
+            for _ in range(self._cluster.num_workers(self._ray.cluster_resources())):
                 self._start_worker()
             undo.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         for worker in self._workers:
             self._ray.kill(worker.actor)
         self._workers.clear()
@@ -130,22 +123,14 @@ class RayRecorder:
         while any(worker.node is None for worker in self._workers):
             self._wait(deque())
 
-    @property
-    def where(self) -> str:
-        """How many workers there are, and on how many machines."""
-        nodes = [worker.node for worker in self._workers if worker.node is not None]
-        machines = len(set(nodes))
-        return f"{_count(len(nodes), 'worker')}, {_count(machines, 'machine')}"
-
     def record(self, todo: Sequence[Missing], add: Watch) -> None:
         """Record in shards, each added whole, in the order in which workers finish them.
 
         Raises:
             BackendError: an attempt cannot be made, or one shard kills worker after worker.
         """
-        size = shard_size(self)
-        pieces = [todo[start : start + size] for start in range(0, len(todo), size)]
-        shards = deque(Shard(number, piece) for number, piece in enumerate(pieces))
+        size = self.config.shard_size(self.models)
+        shards = deque(todo[start : start + size] for start in range(0, len(todo), size))
         while shards or any(worker.shards for worker in self._workers):
             self._hand_out(shards)
             recorded = self._wait(shards)
@@ -180,7 +165,7 @@ class RayRecorder:
         if worker.node is None:
             self._welcome(worker, *result)
             return None
-        self._deaths.pop(worker.shards.pop(done).number, None)
+        del self._deaths[_name(worker.shards.pop(done))]
         recorded: Mapping[str, Rows] = result
         return recorded
 
@@ -201,7 +186,7 @@ class RayRecorder:
         if worker.node is None:
             self._failed_starts += 1
         elif shards:  # the oldest is the one that it was recording
-            self._deaths[shards[0].number] = self._deaths.get(shards[0].number, 0) + 1
+            self._deaths[_name(shards[0])] += 1
         if self._failed_starts == MAX_DEATHS or MAX_DEATHS in self._deaths.values():
             raise BackendError(
                 f"workers: expected them to live, found {MAX_DEATHS} dead over "
@@ -222,8 +207,8 @@ class RayRecorder:
         self._workers.append(_Worker(actor=actor, starting=actor.start.remote()))
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
+def _name(shard: Shard) -> str:
+    return shard[0].question.question_id
 
 
 def _digests(models: Sequence[ModelSpec]) -> str:

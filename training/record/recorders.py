@@ -1,27 +1,51 @@
-"""Who records: models in this process, models behind servers, or both at the same time."""
+"""Who records: models in this process, models behind servers, or both at the same time.
+
+Attempts at one question by a server's model are asked for one after the other, by as many askers
+as the server has room for: so each finds the prompt that the last one left in the server's cache,
+which attempts side by side would each read again.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
 from controller.backends.base import Backend, Request, run_now
+from controller.backends.openai.backend import ATTEMPT_DEADLINE
+from controller.errors import BackendError
 from controller.process.actions import ActionKind
 from controller.process.types import Attempt, ModelSpec, Question
 from envs.questions.grader import Grader
 from envs.traces.format import ATTEMPT_SCHEMA
 from training.record.parts import Rows
-from training.record.plans import question_row
+from training.record.plans import Missing, RecordConfig, question_row
 from training.record.progress import Watch
-from training.record.queues import Pace, ServerQueue
-from training.record.recording import Missing, RecordConfig, shard_size
 
 Result = TypeVar("Result")
+
+FACTS = frozenset({"rejected", "null_content", "empty_choices", "too_large", ATTEMPT_DEADLINE})
+"""Failures that say something about a question and a model, and are recorded as such."""
+
+HOPELESS = frozenset({"unauthorized", "no_such_model"})
+"""Failures that waiting does not help against."""
+
+PATIENCE_S = 600.0
+"""How long a recording waits for a server that is down."""
+
+_QUIET_S = 2.0
+"""How long it says nothing about that."""
+
+_TRIES = 5
+"""At an attempt that fails while the server answers others."""
+
+FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 
 
 class LocalRecorder:
@@ -42,12 +66,7 @@ class LocalRecorder:
         rungs: Sequence[int] | None = None,
     ) -> None:
         self.backend, self.grader, self.config = backend, grader, config
-        self.rungs = tuple(rungs or range(len(backend.models)))
-
-    @property
-    def models(self) -> tuple[ModelSpec, ...]:
-        """The backend's."""
-        return self.backend.models
+        self.models, self.rungs = backend.models, tuple(rungs or range(len(backend.models)))
 
     def record(self, todo: Sequence[Missing], add: Watch) -> None:
         """Record one shard after the other."""
@@ -58,7 +77,7 @@ class LocalRecorder:
         """What is missing by these models, in pieces that are recorded together."""
         names = {model.name for model in self.models}
         own = [missing for missing in todo if names & set(missing.indices)]
-        size = shard_size(self)
+        size = self.config.shard_size(self.models)
         return (own[start : start + size] for start in range(0, len(own), size))
 
     def record_shard(self, shard: Sequence[Missing]) -> dict[str, Rows]:
@@ -70,13 +89,29 @@ class LocalRecorder:
         described = await self._describe(shard)
         requests = [request for missing in shard for request in self._requests(missing)]
         attempts = await self.backend.attempts(requests)
-        attempts += await self._revised(questions, requests, attempts)
-        attempts = await self._verified(questions, attempts)
-        tier = {m.name: self.config.tier(r) for m, r in zip(self.models, self.rungs, strict=True)}
-        rows = [
-            attempt_row(a, tier[a.model], self.grader, questions[a.question_id]) for a in attempts
+        parents = [
+            attempt
+            for request, attempt in zip(requests, attempts, strict=True)
+            if self.config.is_revised(self.rungs[request.rung], request.index)
         ]
-        return {"questions": described, "attempts": rows}
+        for _ in range(self.config.revision_depth):
+            parents = await self.backend.attempts(
+                [
+                    Request(question=questions[p.question_id], action=ActionKind.REVISE, parent=p)
+                    for p in parents
+                    if p.error is None
+                ]
+            )
+            attempts += parents
+        await self._verify(questions, attempts)
+        rungs = {model.name: rung for model, rung in zip(self.models, self.rungs, strict=True)}
+        return {
+            "questions": described,
+            "attempts": [
+                attempt_row(a, self.config.tier(rungs[a.model]), self.grader, questions)
+                for a in attempts
+            ],
+        }
 
     async def _describe(self, shard: Sequence[Missing]) -> Rows:
         """Rows of questions, with what the small model makes of them if it is one of these."""
@@ -95,42 +130,172 @@ class LocalRecorder:
             for index in missing.indices.get(model.name, ()):
                 yield Request(question=missing.question, action=action, rung=rung, index=index)
 
-    async def _revised(
-        self,
-        questions: Mapping[str, Question],
-        requests: Sequence[Request],
-        attempts: Sequence[Attempt],
-    ) -> list[Attempt]:
-        parents = [
-            attempt
-            for request, attempt in zip(requests, attempts, strict=True)
-            if self.config.is_revised(self.rungs[request.rung], request.index)
-        ]
-        found: list[Attempt] = []
-        for _ in range(self.config.revision_depth):
-            parents = await self.backend.attempts(
-                [
-                    Request(question=questions[p.question_id], action=ActionKind.REVISE, parent=p)
-                    for p in parents
-                    if p.error is None
-                ]
-            )
-            found += parents
-        return found
-
-    async def _verified(
-        self, questions: Mapping[str, Question], attempts: list[Attempt]
-    ) -> list[Attempt]:
+    async def _verify(self, questions: Mapping[str, Question], attempts: list[Attempt]) -> None:
+        """Score, in place, what can be scored."""
         places = [i for i, attempt in enumerate(attempts) if self.backend.can_verify(attempt)]
         pairs = [(questions[attempts[i].question_id], attempts[i]) for i in places]
         scores = (await self.backend.verify(pairs)).scores if pairs else ()
         for i, score in zip(places, scores, strict=True):
             attempts[i] = replace(attempts[i], verifier_score=score)
-        return attempts
 
 
-class MixedRecorder:
-    """Records with models in this process and behind servers, all of them at the same time."""
+class Pace:
+    """Keeps models from running ahead, so that a recording that is ended early has wasted little.
+
+    Args:
+        todo: what is to be recorded, in order.
+        ahead: questions by which one may be ahead of the first that is not whole.
+    """
+
+    def __init__(self, todo: Sequence[Missing], ahead: int) -> None:
+        self._ahead, self._front = ahead, 0
+        self._left = [sum(map(len, missing.indices.values())) for missing in todo]
+        self._places = {missing.question.question_id: i for i, missing in enumerate(todo)}
+        self._moved = asyncio.Event()
+
+    def done(self, question_id: str, attempts: int = 1) -> None:
+        """Attempts at a question have been made."""
+        self._left[self._places[question_id]] -= attempts
+        while self._front < len(self._left) and self._left[self._front] <= 0:
+            self._front += 1
+            self._moved.set()
+
+    async def reaches(self, question_id: str) -> None:
+        """Wait until it is a question's turn."""
+        while self._places[question_id] > self._front + self._ahead:
+            self._moved.clear()
+            await self._moved.wait()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedModel:
+    """A model behind a server, its place among all that are recorded, and a way to ask it."""
+
+    spec: ModelSpec
+    rung: int
+    connect: Callable[[], Backend]
+
+
+@dataclass(eq=False)
+class _Turn:
+    """Attempts at one question by one model."""
+
+    question: Question
+    model: ServedModel
+    indices: deque[int]
+
+
+class ServerQueue:
+    """Asks the models of one server, a bounded number of requests at a time.
+
+    A service has to give up on a server that is down. A recording waits, and if that is in vain
+    had better stop, to be resumed when the server is up again, than write down failures.
+
+    Args:
+        models: behind it.
+        concurrency: requests at the same time.
+    """
+
+    def __init__(self, models: Sequence[ServedModel], concurrency: int) -> None:
+        self.models, self.concurrency = tuple(models), concurrency
+        self._answered_at = 0.0
+        self._complained = False
+        self._to_blame: set[str] = set()
+
+    async def record(
+        self,
+        todo: Sequence[Missing],
+        config: RecordConfig,
+        pace: Pace,
+        note: Callable[[Sequence[Attempt], int], None],
+    ) -> None:
+        """Record what its models lack; `note` is told of attempts, their revisions, and rungs.
+
+        Raises:
+            BackendError: the server does not answer.
+        """
+        backends = {model.rung: model.connect() for model in self.models}
+        fresh = deque(
+            _Turn(missing.question, model, deque(missing.indices[model.spec.name]))
+            for missing in todo
+            for model in self.models
+            if model.spec.name in missing.indices
+        )
+        begun: list[_Turn] = []
+
+        async def ask() -> None:
+            while (turn := _next_turn(fresh, begun)) is not None:
+                await pace.reaches(turn.question.question_id)
+                rung = turn.model.rung
+                while turn.indices:
+                    index = turn.indices.popleft()
+                    note(await self._chain(backends[rung], turn, index, config), rung)
+
+        try:
+            await _all_of(ask() for _ in range(self.concurrency))
+        finally:
+            for backend in backends.values():
+                await backend.close()
+
+    async def _chain(
+        self, backend: Backend, turn: _Turn, index: int, config: RecordConfig
+    ) -> list[Attempt]:
+        """An attempt and its revisions."""
+        rung, question = turn.model.rung, turn.question
+        request = Request(question=question, action=config.action(rung), index=index)
+        chain = [await self._attempt(backend, turn.model, request)]
+        for _ in range(config.revision_depth if config.is_revised(rung, index) else 0):
+            if chain[-1].error is not None:
+                break
+            again = Request(question=question, action=ActionKind.REVISE, parent=chain[-1])
+            chain.append(await self._attempt(backend, turn.model, again))
+        return chain
+
+    async def _attempt(self, backend: Backend, model: ServedModel, request: Request) -> Attempt:
+        """An attempt, or the failure that says something about its question.
+
+        Raises:
+            BackendError: the server is down, or does not have the model.
+        """
+        now = asyncio.get_running_loop().time
+        failed_at, tries = 0.0, 0
+        while True:
+            (attempt,) = await backend.attempts([request])
+            attempt = replace(attempt, rung=model.rung)
+            if attempt.error is None or attempt.error in FACTS:
+                self._answered_at, self._complained = now(), False
+                return attempt
+            tries += 1
+            failed_at = failed_at or now()
+            if self._answered_at > failed_at and tries >= _TRIES:
+                self._to_blame.add(request.question.question_id)
+            if tries >= _TRIES and request.question.question_id in self._to_blame:
+                return attempt
+            waited_s = now() - max(failed_at, self._answered_at)
+            expected = f"{model.spec.name}: expected its server to answer, found {attempt.error!r}"
+            if attempt.error in HOPELESS or waited_s > PATIENCE_S:
+                raise BackendError(
+                    f"{expected} for {waited_s / 60:.0f} minutes; run the same command again to go "
+                    "on"
+                )
+            if waited_s > _QUIET_S and not self._complained:
+                self._complained = True
+                minutes = f"{PATIENCE_S / 60:.0f} minutes"
+                warnings.warn(f"{expected}, asking again for up to {minutes}", stacklevel=2)
+            await asyncio.sleep(min(FIRST_PAUSE_S * 2 ** (tries - 1), _LONGEST_PAUSE_S))
+
+
+def _next_turn(fresh: deque[_Turn], begun: list[_Turn]) -> _Turn | None:
+    """What to do next: a question that nobody has begun, else help with one."""
+    begun[:] = [turn for turn in begun if turn.indices]
+    if fresh:
+        begun.append(fresh.popleft())
+        return begun[-1]
+    return max(begun, key=lambda turn: len(turn.indices), default=None)
+
+
+class ServedRecorder:
+    """Records with models behind servers and, at the same time, with some in this process."""
 
     def __init__(
         self,
@@ -139,53 +304,51 @@ class MixedRecorder:
         grader: Grader,
         config: RecordConfig,
     ) -> None:
-        self.local, self.servers, self.grader, self.config = local, tuple(servers), grader, config
-
-    @property
-    def models(self) -> tuple[ModelSpec, ...]:
-        """All models, the small ones first."""
-        found = {model.rung: model.spec for server in self.servers for model in server.models}
-        if self.local is not None:
-            found |= dict(zip(self.local.rungs, self.local.models, strict=True))
-        return tuple(found[rung] for rung in sorted(found))
+        self.local, self.servers, self.grader, self.config = local, servers, grader, config
+        found = {model.rung: model.spec for server in servers for model in server.models}
+        if local is not None:
+            found |= dict(zip(local.rungs, local.models, strict=True))
+        self.models = tuple(found[rung] for rung in sorted(found))
 
     def record(self, todo: Sequence[Missing], add: Watch) -> None:
         """Record what is missing, none of the models far ahead of the others."""
-        if not self.servers:
-            assert self.local is not None
-            self.local.record(todo, add)
-            return
         asyncio.run(self._record(todo, add))
 
     async def _record(self, todo: Sequence[Missing], add: Watch) -> None:
-        ahead = max(2 * max(s.concurrency for s in self.servers), shard_size(self))
-        pace = Pace(todo, ahead)
+        busiest = max(server.concurrency for server in self.servers)
+        pace = Pace(todo, ahead=max(2 * busiest, self.config.shard_size(self.models)))
         questions = {missing.question.question_id: missing.question for missing in todo}
 
         def note(attempts: Sequence[Attempt], rung: int) -> None:
             tier = self.config.tier(rung)
-            rows = [attempt_row(a, tier, self.grader, questions[a.question_id]) for a in attempts]
-            add({"attempts": rows})
+            add({"attempts": [attempt_row(a, tier, self.grader, questions) for a in attempts]})
             pace.done(attempts[0].question_id)
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                for server in self.servers:
-                    group.create_task(server.record(todo, self.config, pace, note))
-                if self.local is not None:
-                    group.create_task(self._record_local(self.local, todo, pace, add))
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from None
+        work = [server.record(todo, self.config, pace, note) for server in self.servers]
+        if self.local is not None:
+            work.append(_record_beside(self.local, todo, pace, add))
+        await _all_of(work)
 
-    async def _record_local(
-        self, local: LocalRecorder, todo: Sequence[Missing], pace: Pace, add: Watch
-    ) -> None:
-        for shard in local.shards(todo):
-            await pace.reaches(shard[0].question.question_id)
-            add(await _in_thread(partial(local.record_shard, shard)))
-            for missing in shard:
-                made = (missing.indices.get(model.name, ()) for model in local.models)
-                pace.done(missing.question.question_id, sum(map(len, made)))
+
+async def _record_beside(
+    local: LocalRecorder, todo: Sequence[Missing], pace: Pace, add: Watch
+) -> None:
+    for shard in local.shards(todo):
+        await pace.reaches(shard[0].question.question_id)
+        add(await _in_thread(partial(local.record_shard, shard)))
+        for missing in shard:
+            made = (missing.indices.get(model.name, ()) for model in local.models)
+            pace.done(missing.question.question_id, sum(map(len, made)))
+
+
+async def _all_of(work: Iterable[Any]) -> None:
+    """Await all of it, or the first error, which cancels the rest."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for piece in work:
+                group.create_task(piece)
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
 
 
 async def _in_thread(work: Callable[[], Result]) -> Result:
@@ -202,13 +365,15 @@ async def _in_thread(work: Callable[[], Result]) -> Result:
     return await asyncio.wrap_future(done)
 
 
-def attempt_row(attempt: Attempt, tier: str, grader: Grader, question: Question) -> dict[str, Any]:
-    """A row of attempts.parquet."""
+def attempt_row(
+    attempt: Attempt, tier: str, grader: Grader, questions: Mapping[str, Question]
+) -> dict[str, Any]:
+    """A row of attempts.parquet, graded by its question, one of `questions` by id."""
     return {
         **{name: getattr(attempt, name, None) for name in ATTEMPT_SCHEMA.names},
         "cached_tokens": attempt.usage.cached_tokens,
         "seconds": attempt.usage.wall_s,
         "tier": tier,
         "action": attempt.action.value,
-        "correct": grader.is_right(question, attempt.answer),
+        "correct": grader.is_right(questions[attempt.question_id], attempt.answer),
     }

@@ -5,30 +5,35 @@ A worker on another machine builds its recorder of the same description as this 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.error import URLError
-from urllib.request import ProxyHandler, Request, build_opener
 
-from controller.backends.base import TEMPERATURE
+import httpx2
+
+from controller.backends.base import TEMPERATURE, Backend
+from controller.backends.ladder import Ladder
+from controller.backends.openai.backend import OpenAIBackend
+from controller.backends.openai.endpoint import Endpoint
+from controller.backends.openai.resilience import CircuitBreaker
 from controller.backends.places import ModelPlace
 from controller.backends.prompts import Message
-from controller.checkpoint import HUB_SCHEME
+from controller.checkpoint import HUB_SCHEME, load_segment_checkpoint
 from controller.errors import ConfigError
 from controller.process.types import ModelSpec, Question
+from envs.questions.grader import KindGrader
 from training.record.cluster import Cluster
+from training.record.plans import RecordConfig
 from training.record.progress import Watch
-from training.record.recording import RecordConfig, Recorder, Recording, Source
+from training.record.ray_recorder import RayRecorder
+from training.record.recorders import LocalRecorder, ServedModel, ServedRecorder, ServerQueue
+from training.record.recording import Recorder, Recording
 
 if TYPE_CHECKING:
-    from controller.backends.base import Backend
     from controller.backends.local.model import LocalModel
-    from training.record.queues import ServedModel, ServerQueue
 
 _KEY_VARIABLE = "ALLOT_UPSTREAM_KEY_{rung}"
 
@@ -117,20 +122,14 @@ class Models:
         from controller.backends.local.model import load_model
         from training.learn.threads import limit_threads
 
-        models: list[LocalModel] = []
+        how = {"dtype": self.dtype, "device_map": self.device_map, "compiled": self.compiled}
         loaded: dict[str, LocalModel] = {}
+        models: list[LocalModel] = []
         for rung, place in enumerate(self.local):
             if place.source not in loaded:
-                loaded[place.source] = load_model(
-                    place,
-                    rung,
-                    dtype=self.dtype,
-                    device_map=self.device_map,
-                    compiled=self.compiled,
-                )
+                loaded[place.source] = load_model(place, rung, **how)  # type: ignore[arg-type]
             prompt = self.prompts.get(place.name, ())
-            named = replace(loaded[place.source], name=place.name, rung=rung, prompt=prompt)
-            models.append(named)
+            models.append(replace(loaded[place.source], name=place.name, rung=rung, prompt=prompt))
         if self.adapters:
             models[0] = load_adapters(models[0], self.adapters)
         limit_threads(max(model.parameters for model in models))
@@ -138,53 +137,44 @@ class Models:
 
     def backend(self) -> Backend:
         """Load the local models."""
-        from controller.backends.local.backend import TransformersBackend
+        from controller.backends.local.backend import LocalBackend
+        from controller.backends.local.segmented import written_under
 
-        whole = TransformersBackend(
-            self.load(),
-            seed=self.seed,
-            temperature=self.temperature,
-            max_new_tokens=self.max_new_tokens,
+        small, *larges = (
+            LocalBackend(
+                model,
+                seed=self.seed,
+                temperature=self.temperature,
+                max_new_tokens=self.max_new_tokens,
+            )
+            for model in self.load()
         )
         if self.inside is None:
-            return whole
-        from controller.backends.local.segmented import written_under
-        from controller.checkpoint import load_segment_checkpoint
-
+            return Ladder([small, *larges], at_once=False)
         path, price = self.inside
-        return written_under(load_segment_checkpoint(path), whole, price)
+        inside = written_under(load_segment_checkpoint(path), small, price)
+        return Ladder([inside, *larges], at_once=False)
 
     def recorder(self, config: RecordConfig) -> Recorder:
         """Load what is local, and ask the servers about the rest."""
-        from envs.questions.grader import KindGrader
-        from training.record.recorders import LocalRecorder, MixedRecorder
-
         grader = KindGrader()
         rungs = [rung for rung, place in enumerate(self.places) if place.is_local]
         local = LocalRecorder(self.backend(), grader, config, rungs) if rungs else None
-        return MixedRecorder(local, self._queues(), grader, config)
+        urls = dict.fromkeys(place.url for place in self.places if place.url)
+        if local is not None and not urls:
+            return local
+        return ServedRecorder(local, [self._queue(url) for url in urls], grader, config)
 
-    def _queues(self) -> list[ServerQueue]:
-        """A queue for each server."""
-        if len(self.local) == len(self.places):
-            return []
-        from training.record.queues import ServerQueue
-
-        queues = []
-        for url in dict.fromkeys(place.url for place in self.places if place.url):
-            rungs = [rung for rung, place in enumerate(self.places) if place.url == url]
-            about = _about_server(url, self.keys.get(rungs[0], "none"))
-            concurrency = self.concurrency or about.slots or CONCURRENCY
-            models = [self._served(rung, concurrency, about.parameters) for rung in rungs]
-            queues.append(ServerQueue(models, concurrency))
-        return queues
+    def _queue(self, url: str) -> ServerQueue:
+        """Asks the models behind one server."""
+        rungs = [rung for rung, place in enumerate(self.places) if place.url == url]
+        parameters, slots = _about_server(url, self.keys.get(rungs[0], "none"))
+        concurrency = self.concurrency or slots or CONCURRENCY
+        return ServerQueue(
+            [self._served(rung, concurrency, parameters) for rung in rungs], concurrency
+        )
 
     def _served(self, rung: int, concurrency: int, parameters: Mapping[str, float]) -> ServedModel:
-        from controller.backends.openai.backend import OpenAIBackend
-        from controller.backends.openai.endpoint import Endpoint
-        from controller.backends.openai.resilience import CircuitBreaker
-        from training.record.queues import ServedModel
-
         place = self.places[rung]
         endpoint = Endpoint(
             base_url=place.url or "",
@@ -217,8 +207,8 @@ class Models:
 
         return ServedModel(spec=spec, rung=rung, connect=connect)
 
-    def notes(self, models: Sequence[ModelSpec], out: Path) -> dict[str, Any]:
-        """Places and decoding."""
+    def notes(self, out: Path) -> dict[str, Any]:
+        """Places and decoding, as `trace.json` in the directory `out` says them."""
         paths = {
             place.name: _seen_from(out, place.path) if place.path else HUB_SCHEME + place.source
             for place in self.local
@@ -238,34 +228,30 @@ class Models:
         return {"model_paths": paths, "servers": servers, "decoding": decoding}
 
 
-@dataclass(frozen=True, kw_only=True)
-class _AboutServer:
-    """What a server tells: parameters by model, requests that it works on at the same time."""
+def _about_server(url: str, key: str) -> tuple[dict[str, float], int | None]:
+    """What a server at URL/v1 tells, if it does.
 
-    parameters: Mapping[str, float] = field(default_factory=dict)
-    slots: int | None = None
-
-
-def _about_server(url: str, key: str) -> _AboutServer:
-    """Ask a server at URL/v1 about itself; nothing is known of one that does not answer."""
-    listed = _get(f"{url}/models", key).get("data") or []
-    parameters = {}
-    for entry in listed if isinstance(listed, list) else []:
-        count = (entry.get("meta") or {}).get("n_params")
-        if isinstance(count, int | float) and count > 0:
-            parameters[str(entry.get("id"))] = float(count)
+    Returns:
+        Parameters by model, and the requests that it works on at the same time.
+    """
+    listed = _get(f"{url}/models", key).get("data")
+    counts = {
+        str(entry.get("id")): (entry.get("meta") or {}).get("n_params")
+        for entry in (listed if isinstance(listed, list) else [])
+    }
     slots = _get(f"{url.removesuffix('/v1')}/props", key).get("total_slots")
-    return _AboutServer(
-        parameters=parameters, slots=slots if isinstance(slots, int) and slots > 0 else None
+    return (
+        {name: float(n) for name, n in counts.items() if isinstance(n, int | float) and n > 0},
+        slots if isinstance(slots, int) and slots > 0 else None,
     )
 
 
 def _get(url: str, key: str) -> dict[str, Any]:
-    request = Request(url, headers={"authorization": f"Bearer {key}"})
+    headers = {"authorization": f"Bearer {key}"}
     try:
-        with build_opener(ProxyHandler({})).open(request, timeout=_TIMEOUT_S) as response:
-            found = json.load(response)
-    except (URLError, OSError, ValueError):
+        reply = httpx2.get(url, headers=headers, timeout=_TIMEOUT_S, trust_env=False)
+        found = reply.raise_for_status().json()
+    except (httpx2.HTTPError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -279,23 +265,20 @@ def find_source(models: Sequence[str | Path | ModelPlace], **settings: Any) -> M
     inside = settings.pop("inside", None)
     adapters = settings.pop("adapters", None) or {}
     places = tuple(m if isinstance(m, ModelPlace) else ModelPlace.parse(m) for m in models)
+    keys = {rung: os.environ.get(_KEY_VARIABLE.format(rung=rung)) for rung in range(len(places))}
     # Workers do not run in this directory.
     return Models(
         places=places,
         adapters={name: path.resolve() for name, path in adapters.items()},
         inside=None if inside is None else (inside[0].resolve(), inside[1]),
-        keys={
-            rung: key
-            for rung in range(len(places))
-            if (key := os.environ.get(_KEY_VARIABLE.format(rung=rung)))
-        },
+        keys={rung: key for rung, key in keys.items() if key},
         **settings,
     )
 
 
 def record_models(
     questions: Mapping[str, Sequence[Question]],
-    source: Source,
+    source: Models,
     out: Path,
     config: RecordConfig,
     cluster: Cluster | None = None,
@@ -307,14 +290,12 @@ def record_models(
     `notes` are added to `trace.json`; `progress` is shown a recording that is about to begin.
     """
     with ExitStack() as stack:
-        if cluster is None:
-            recorder = source.recorder(config)
-        else:
-            from training.record.ray_recorder import RayRecorder
-
-            recorder = stack.enter_context(RayRecorder(source, config, cluster))
-        described = {**source.notes(recorder.models, out), **(notes or {})}
-        Recording(questions, recorder, out, described).run(progress)
+        recorder = (
+            source.recorder(config)
+            if cluster is None
+            else stack.enter_context(RayRecorder(source, config, cluster))
+        )
+        Recording(questions, recorder, out, source.notes(out) | dict(notes or {})).run(progress)
 
 
 def _seen_from(out: Path, path: Path) -> str:

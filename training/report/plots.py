@@ -1,23 +1,32 @@
-"""Pictures of a comparison: opaque and in large letters, for dark pages and small screens."""
+"""Pictures of a comparison and of a policy: opaque, in large letters, for any page and screen."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+from numpy.typing import NDArray
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
+from controller.checkpoint import Checkpoint
+from controller.process.actions import ActionKind
 from envs.pictures import action_colour
+from envs.replay import Replay
+from envs.reward import LogUniform
+from envs.traces.table import TraceTable
 from training.compare.results import CONTROLLER, Lead, Point, Results
+from training.compare.simulate import Ints, Played, play_checkpoint
 from training.compare.yardsticks import GREEDY, kind_of
 
 _FAMILIES = {
@@ -34,12 +43,12 @@ _FAMILIES = {
 _OTHERS = ("#b03a8c", "#c2187a", "#d4720b")
 """Colours of other controllers."""
 
-INK, MUTED, _LINE = "#1b1c1e", "#5d6066", "#dedfdb"
-STYLE: dict[Any, Any] = {
+_INK, _MUTED, _LINE = "#1b1c1e", "#5d6066", "#dedfdb"
+_STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": _LINE,
     "axes.grid": True,
-    "axes.labelcolor": MUTED,
+    "axes.labelcolor": _MUTED,
     "axes.labelsize": 10.5,
     "axes.spines.right": False,
     "axes.spines.top": False,
@@ -55,15 +64,24 @@ STYLE: dict[Any, Any] = {
     "legend.fontsize": 10,
     "legend.title_fontsize": 10,
     "legend.frameon": False,
-    "text.color": INK,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
+    "text.color": _INK,
+    "xtick.color": _MUTED,
+    "ytick.color": _MUTED,
 }
 """Settings of matplotlib for all pictures."""
-WORTH = "what a right answer is worth (small-model tokens)"
+_WORTH = "what a right answer is worth (small-model tokens)"
+
+_SHOWN = (2, 6, 10)
+"""Which of the prices have a map: low, middle, high."""
+_SHARES = 5
+"""Bins of the leader's vote share."""
+_RARE = 1e-3
+"""Share of all decisions below which a place is left white."""
+_WIDE, _LARGEST, _SMALLEST = 230.0, 22.0, 0.08
+"""Width of a map and side of the most frequent place, in points; the least share of its area."""
 
 
-@matplotlib.rc_context(STYLE)
+@matplotlib.rc_context(_STYLE)
 def plot_frontier(results: Results, path: Path) -> None:
     """Accuracy against compute, and below the paired lead over the best rule at each price."""
     size, ratios = (5.2, 6.4), (3, 1.1)
@@ -75,19 +93,19 @@ def plot_frontier(results: Results, path: Path) -> None:
     for name, marker in zip(GREEDY, "ph", strict=True):
         if name in results.policies:
             point = results.policies[name][0]
-            above.plot(point.cost, point.accuracy, marker, color=MUTED, ms=8, label=name)
+            above.plot(point.cost, point.accuracy, marker, color=_MUTED, ms=8, label=name)
     for name, colour in zip(results.others, cycle(_OTHERS), strict=False):
         _plot_controller(above, results.policies[name], colour, name)
-    _plot_controller(above, results.controller, INK, CONTROLLER)
+    _plot_controller(above, results.controller, _INK, CONTROLLER)
     above.set(xlabel="mean compute per question (small-model tokens)", ylabel="accuracy")
     least = min(p.accuracy for points in results.policies.values() for p in points if p.cost > 0)
     above.set_ylim(bottom=least - 0.02)
     above.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     above.set_title(f"{results.num_questions:,} held-out questions")
-    log_axis(above)
+    _log_axis(above)
     closest = [results.closest_rule(i)[1] for i in range(len(results.prices))]
-    _plot_lead(below, closest, -1, INK, "o-", lw=1.5, ms=4)
-    below.set(xlabel=WORTH, ylabel="utility, points")
+    _plot_lead(below, closest, 1, _INK, "o-", lw=1.5, ms=4)
+    below.set(xlabel=_WORTH, ylabel="utility, points")
     below.set_title("Ahead of the best rule, paired 95%")
     title = "the best of (so many) rules, mixtures included"
     figure.legend(loc="outside lower center", ncols=2, title=title)
@@ -144,18 +162,23 @@ def _plot_controller(axes: Axes, policy: Sequence[Point], colour: str, label: st
 def _plot_lead(
     axes: Axes, leads: Sequence[Lead], sign: int, colour: str, style: str, **more: Any
 ) -> None:
-    """Leads in points, or with a sign of 1 how far another is behind, against 1 / price."""
-    lead, low, high = 100 * np.array([entry.measured for entry in leads]).T  # (P,) each
-    middle, below, above = (-lead, high - lead, lead - low)
-    if sign < 0:
-        middle, below, above = lead, lead - low, high - lead
-    worth = [1 / entry.price for entry in leads]
-    axes.axhline(0, color=INK, lw=1)
-    axes.errorbar(worth, middle, (below, above), fmt=style, color=colour, elinewidth=1.2, **more)
-    log_axis(axes)
+    """Leads, or with a sign of -1 what is behind, in points against 1 / price."""
+    lead, *ends = sign * 100 * np.array([entry.measured for entry in leads]).T  # (P,) each
+    low, high = np.sort(ends, axis=0)
+    axes.axhline(0, color=_INK, lw=1)
+    axes.errorbar(
+        [1 / entry.price for entry in leads],
+        lead,
+        (lead - low, high - lead),
+        fmt=style,
+        color=colour,
+        elinewidth=1.2,
+        **more,
+    )
+    _log_axis(axes)
 
 
-def log_axis(axes: Axes) -> None:
+def _log_axis(axes: Axes) -> None:
     """A logarithmic x axis with plain numbers."""
     axes.set_xscale("log")
     low, high = axes.get_xlim()
@@ -177,7 +200,7 @@ def _short(value: float, place: object = None) -> str:
     return f"{value:g}"
 
 
-@matplotlib.rc_context(STYLE)
+@matplotlib.rc_context(_STYLE)
 def plot_utility(results: Results, path: Path) -> None:
     """How far the best rule of each kind is behind the controller, with paired intervals."""
     figure, axes = plt.subplots(figsize=(5.2, 5.2))
@@ -186,16 +209,16 @@ def plot_utility(results: Results, path: Path) -> None:
         title, colour = _FAMILIES[family]
         known = [results.lead[name] for name in names if name in results.lead]
         closest = [min(row, key=lambda entry: entry.lead) for row in zip(*known, strict=True)]
-        _plot_lead(axes, closest, 1, colour, "osD^vPX"[place] + "-", lw=1.5, ms=4, label=title)
+        _plot_lead(axes, closest, -1, colour, "osD^vPX"[place] + "-", lw=1.5, ms=4, label=title)
         highest = max(highest, *(-100 * entry.interval[0] for entry in closest))
-    axes.set(xlabel=WORTH, ylabel="utility less the controller's, points")
+    axes.set(xlabel=_WORTH, ylabel="utility less the controller's, points")
     axes.set_ylim(-25, highest)
     axes.set_title("The best rule of each kind, paired 95%")
     figure.legend(loc="outside lower center", ncols=2)
     save_figure(figure, path)
 
 
-@matplotlib.rc_context(STYLE)
+@matplotlib.rc_context(_STYLE)
 def plot_actions(shares: Mapping[float, Mapping[str, float]], path: Path) -> None:
     """Shares of actions in all decisions of the controller, by price."""
     figure, axes = plt.subplots(figsize=(5.2, 4.6))
@@ -207,9 +230,9 @@ def plot_actions(shares: Mapping[float, Mapping[str, float]], path: Path) -> Non
         labels=names,
         colors=[action_colour(name) for name in names],
     )
-    axes.set(xlabel=WORTH, ylabel="share of decisions", ylim=(0, 1))
+    axes.set(xlabel=_WORTH, ylabel="share of decisions", ylim=(0, 1))
     axes.set_title("What the controller does, by price")
-    log_axis(axes)
+    _log_axis(axes)
     axes.margins(x=0)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     figure.legend(loc="outside lower center", ncols=3)
@@ -222,3 +245,137 @@ def save_figure(figure: Figure, path: Path) -> None:
     figure.savefig(temporary)
     plt.close(figure)
     temporary.replace(path)
+
+
+@dataclass
+class _Watched:
+    """Counts of decisions by attempts, share of the leader and kind; by level and kind.
+
+    `kinds` are places of the actions' kinds, (A,).
+    """
+
+    max_attempts: int
+    kinds: NDArray[np.int64]
+    counts: NDArray[np.int64] = field(init=False)
+    by_level: dict[int, NDArray[np.int64]] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.counts = np.zeros((self.max_attempts + 1, _SHARES, len(ActionKind)), np.int64)
+
+    def __call__(self, replay: Replay, rows: Ints, actions: Ints) -> None:
+        episodes = replay.episodes
+        leader = np.maximum(episodes.leader[rows], 0)
+        share = episodes.votes[rows, leader] / np.maximum(episodes.total[rows], 1)
+        place = np.minimum((share * _SHARES).astype(np.int64), _SHARES - 1)
+        made, kinds = episodes.num_attempts[rows], self.kinds[actions]
+        np.add.at(self.counts, (made, place, kinds), 1)
+        levels = replay.table.levels[replay.start[rows]]
+        for level in np.unique(levels):
+            total = self.by_level.setdefault(int(level), np.zeros(len(ActionKind), np.int64))
+            np.add.at(total, kinds[levels == level], 1)
+
+
+@matplotlib.rc_context(_STYLE)
+def explain(checkpoint: Checkpoint, table: TraceTable, path: Path) -> None:
+    """Draw a controller's policy on some questions.
+
+    The picture tells what it does by attempts and vote share at three prices, what it does by
+    difficulty, where escalating and giving up begin to pay, and where nothing pays.
+    """
+    prices = LogUniform(low=checkpoint.price_range[0], high=checkpoint.price_range[1]).grid(13)
+    kinds = checkpoint.config.kinds
+    places = np.array([action.kind.place for action in checkpoint.config.actions])
+    watched, played = [], []
+    for price in prices:
+        watch = _Watched(checkpoint.config.max_attempts, places)
+        played.append(play_checkpoint(checkpoint, table, float(price), repeats=4, watch=watch))
+        watched.append(watch)
+    figure, axes = plt.subplots(2, 3, figsize=(13, 7.8), dpi=110)
+    for axis, i in zip(axes[0], _SHOWN, strict=True):
+        _action_map(axis, watched[i], kinds)
+        axis.set_title(f"A right answer is worth {_worth(prices[i])} tokens")
+    _by_level(axes[1, 0], watched[_SHOWN[1]], kinds)
+    _by_price(axes[1, 1], prices, played)
+    _where_it_pays(axes[1, 2], table, prices, played)
+    handles = [Patch(color=_colour(kind)) for kind in kinds]
+    figure.legend(
+        handles, [k.value.upper() for k in kinds], loc="outside upper center", ncols=len(kinds)
+    )
+    save_figure(figure, path)
+
+
+def _worth(price: float) -> str:
+    return f"{float(f'{1 / price:.2g}'):,.0f}"
+
+
+def _colour(kind: ActionKind) -> str:
+    return action_colour(kind.value.upper())
+
+
+def _action_map(axis: Axes, watched: _Watched, kinds: Sequence[ActionKind]) -> None:
+    """The most frequent action at each place, the larger the more often it was met."""
+    seen = watched.counts.sum(2)  # (attempts, shares)
+    common = watched.counts.argmax(2)
+    made, share = np.nonzero(seen >= _RARE * seen.sum())
+    often = np.sqrt(seen[made, share] / seen.max())
+    side = min(_LARGEST, _WIDE / (made.max() + 1))
+    colours = {kind.place: _colour(kind) for kind in kinds}
+    axis.scatter(
+        made,
+        (share + 0.5) / _SHARES,
+        s=side**2 * np.maximum(often, _SMALLEST),
+        c=[colours[place] for place in common[made, share]],
+        marker="s",
+    )
+    axis.set(xlabel="attempts so far; size: how often", ylabel="vote share of the leader")
+    axis.set(xlim=(-0.7, made.max() + 0.7), ylim=(0, 1))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+
+
+def _by_level(axis: Axes, watched: _Watched, kinds: Sequence[ActionKind]) -> None:
+    levels = sorted(watched.by_level)
+    shares = np.array([watched.by_level[v] / max(watched.by_level[v].sum(), 1) for v in levels])
+    bottom = np.zeros(len(levels))
+    for kind in kinds:
+        share = shares[:, kind.place]
+        axis.bar(range(len(levels)), share, bottom=bottom, color=_colour(kind))
+        bottom += share
+    _name_levels(axis, levels)
+    axis.set(ylabel="share of actions", title="By difficulty, at the middle price")
+
+
+def _by_price(axis: Axes, prices: NDArray[np.float64], played: Sequence[Played]) -> None:
+    worth = 1 / prices
+    for place, name in enumerate(("SAMPLE", "REVISE", "ESCALATE", "VERIFY")):
+        values = [p.actions[:, place].mean() for p in played]
+        if any(values):
+            axis.plot(worth, values, color=action_colour(name), marker="o", ms=4, lw=2)
+    nothing = [float((p.actions[:, 0] + p.actions[:, 2] == 0).mean()) for p in played]
+    axis.plot(worth, nothing, color=_INK, ls="--", label="questions given up at once")
+    axis.set(xlabel=_WORTH, ylabel="mean per question", title="By price")
+    _log_axis(axis)
+    axis.legend(loc="upper left")
+
+
+def _where_it_pays(
+    axis: Axes, table: TraceTable, prices: NDArray[np.float64], played: Sequence[Played]
+) -> None:
+    """Accuracy by level at two prices, and on the bars what a question costs there."""
+    levels = np.unique(table.levels).tolist()
+    for offset, i, shade in ((-0.2, _SHOWN[0], _INK), (0.2, _SHOWN[1], _MUTED)):
+        accuracy = [float(played[i].right[table.levels == v].mean()) for v in levels]
+        cost = [float(played[i].cost[table.levels == v].mean()) for v in levels]
+        label = f"worth {_worth(prices[i])} tokens"
+        bars = axis.bar(np.arange(len(levels)) + offset, accuracy, 0.38, color=shade, label=label)
+        axis.bar_label(bars, [f"{c:.0f}" for c in cost], fontsize=9, color=_MUTED)
+    _name_levels(axis, levels)
+    axis.set(ylabel="accuracy; on the bars: mean cost", title="Where compute pays")
+    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axis.legend()
+
+
+def _name_levels(axis: Axes, levels: Sequence[int]) -> None:
+    axis.set_xticks(range(len(levels)), [str(v) if v else "all" for v in levels])
+    axis.set_xlabel("difficulty level")
+    axis.grid(visible=False, axis="x")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar
+
+import pyarrow as pa
 
 from controller.backends.local.segments import SegmentWriter
 from controller.errors import ConfigError
-from controller.process.types import Question
+from controller.process.types import ModelSpec, Question
 from controller.segments.types import (
     ForcedAnswer,
     Prefix,
@@ -20,24 +22,25 @@ from controller.segments.types import (
 from envs.questions.grader import Grader, KindGrader
 from envs.segments.traces import (
     ESCALATE,
+    KIND,
     PROMPT,
     SAMPLE,
     SEGMENT_SCHEMA,
     SEGMENT_TRACE_VERSION,
     TO_END,
 )
-from envs.traces.format import MANIFEST, QUESTION_SCHEMA
+from envs.traces.format import QUESTION_SCHEMA
 from training.record.parts import WHOLE, Rows
-from training.record.plans import question_row
+from training.record.plans import Missing, question_row
 from training.record.progress import Watch
-from training.record.recording import Missing, RecordConfig, Recording
+from training.record.recording import Recording
 from training.record.sources import Models
 from training.segments.values import add_values
 
 
 @dataclass(frozen=True, kw_only=True)
 class TreeConfig:
-    """How much to record.
+    """How much to record of attempts as trees.
 
     Attributes:
         attempts: trees per question.
@@ -46,6 +49,13 @@ class TreeConfig:
         keep_text: whether to record what the segments say.
         shard_questions: questions per shard; what a kill can cost.
     """
+
+    tables: ClassVar[Mapping[str, pa.Schema]] = {
+        "questions": QUESTION_SCHEMA,
+        "segments": SEGMENT_SCHEMA,
+    }
+    format: ClassVar[Mapping[str, Any]] = {"kind": KIND, "version": SEGMENT_TRACE_VERSION}
+    extends: ClassVar[bool] = False
 
     attempts: int = 1
     draws: tuple[int, ...] = (3, 2, 1)
@@ -58,6 +68,23 @@ class TreeConfig:
                 "segments: expected attempts, shard_questions and draws of at least 1, found "
                 f"{self.attempts}, {self.shard_questions} and {self.draws}"
             )
+
+    def wanted(self, models: Sequence[ModelSpec]) -> dict[str, int]:
+        """All trees of a question at once."""
+        return {WHOLE[0]: 1}
+
+    def tier(self, rung: int) -> str:
+        """Tier of the model on a rung."""
+        return "large" if rung else "small"
+
+    def shard_size(self, models: Sequence[ModelSpec]) -> int:
+        """Questions per shard."""
+        return self.shard_questions
+
+    def complete(self, out: Path, speeds: Mapping[str, float]) -> dict[str, Any]:
+        """Add the values of prefixes, in place of the hidden states that they are read from."""
+        add_values(out, self.draws)
+        return {}
 
 
 @dataclass(eq=False)
@@ -85,19 +112,17 @@ class SegmentRecorder:
 
     def __init__(self, backend: SegmentBackend, grader: Grader, config: TreeConfig) -> None:
         self.models, self.backend, self.grader = backend.models, backend, grader
-        self.trees = config
-        # A recording asks a config for the size of shards, whatever else it says.
-        self.config = cast(RecordConfig, config)
+        self.config = config
 
     def record(self, todo: Sequence[Missing], add: Watch) -> None:
         """Record shards one after the other."""
-        size = self.trees.shard_questions
+        size = self.config.shard_questions
         for start in range(0, len(todo), size):
             add(self._record(todo[start : start + size]))
 
     def _record(self, shard: Sequence[Missing]) -> dict[str, Rows]:
         """Rows of questions, and a row per node as in `SEGMENT_SCHEMA`."""
-        number = self.trees.attempts
+        number = self.config.attempts
         prompts = self.backend.open([(m.question, i) for m in shard for i in range(number)])
         self._numbers = dict.fromkeys((m.question.question_id for m in shard), 0)
         level = [self._node(prompt) for prompt in prompts]
@@ -146,7 +171,7 @@ class SegmentRecorder:
         return list(siblings.values())
 
     def _requests(self, node: _Node) -> list[tuple[str, SegmentRequest]]:
-        draws = 1 if node.escalated else (*self.trees.draws, 1)[node.redone]
+        draws = 1 if node.escalated else (*self.config.draws, 1)[node.redone]
         requests = [
             (SAMPLE, SegmentRequest(prefix=node.prefix, index=index)) for index in range(draws)
         ]
@@ -177,52 +202,13 @@ class SegmentRecorder:
         if node.forced is not None:
             answer = node.forced.answer
             row["forced_tokens"] = node.forced.num_tokens
-        if self.trees.keep_text:
+        if self.config.keep_text:
             row["text"] = segment.text
         names = ("num_tokens", "small_tokens", "mean_logprob", "min_logprob", "entropy")
         return row | {
             **{name: getattr(segment, name) for name in names},
             "answer": answer,
             "correct": self.grader.is_right(prefix.question, answer),
-        }
-
-
-class SegmentRecording(Recording):
-    """One recording of trees, begun or resumed; see `Recording`."""
-
-    schemas = {"questions": QUESTION_SCHEMA, "segments": SEGMENT_SCHEMA}  # noqa: RUF012
-    recorder: SegmentRecorder
-
-    def run(self, progress: Callable[[Recording], Watch] | None = None) -> None:
-        """Record what is missing, then write the trace set; a finished one stays as it is.
-
-        Raises:
-            ConfigError: `out` holds a finished set, or another recording.
-        """
-        if (self.out / MANIFEST).exists():
-            raise ConfigError(
-                f"{self.out}: expected no trace set there yet; choose another directory"
-            )
-        super().run(progress)
-
-    def _tier(self, rung: int) -> str:
-        return self.recorder.models[rung].tier
-
-    def _wanted(self) -> dict[str, int]:
-        name, _ = WHOLE
-        return {name: 1}
-
-    def _complete(self) -> dict[str, Any]:
-        """Add the values of prefixes, in place of the hidden states that they are read from."""
-        add_values(self.out, self.recorder.trees.draws)
-        return {}
-
-    def _manifest(self, notes: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            **super()._manifest(notes),
-            "kind": "segments",
-            "version": SEGMENT_TRACE_VERSION,
-            "segmentation": asdict(self.recorder.backend.segmentation),
         }
 
 
@@ -263,5 +249,5 @@ def record_trees(
 
         return see
 
-    notes = source.notes(recorder.models, out)
-    SegmentRecording(questions, recorder, out, notes).run(watch)
+    notes = source.notes(out) | {"segmentation": asdict(segmentation)}
+    Recording(questions, recorder, out, notes).run(watch)

@@ -20,24 +20,26 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
 from controller.answers import UNSTATED, AnswerKind, answer_kind, reading_of
 from controller.backends.base import TEMPERATURE, Backend, PromptState, Request, Verdict
 from controller.backends.identity import blank_attempt, stream_name
+from controller.backends.ladder import Ladder
 from controller.backends.local.adapters import verify
 from controller.backends.local.decoding import Decoder
 from controller.backends.local.jobs import Generation, Job, Prompt
-from controller.backends.local.model import LocalModel, load_model
+from controller.backends.local.model import LocalModel, check_rungs, load_model
 from controller.backends.local.passes import BASE
 from controller.backends.prompts import REVISER, messages
 from controller.errors import BackendError, ConfigError
 from controller.process.actions import ActionKind
 from controller.process.cost import Usage
-from controller.process.types import CUT, Attempt, ModelSpec, Question
+from controller.process.types import CUT, Attempt, Question
 
-__all__ = ["LocalModel", "TransformersBackend", "load_model"]
+__all__ = ["LocalBackend", "LocalModel", "TransformersBackend", "load_model"]
 
 Chat = tuple[str, ...]
 """What is said in a prompt, turn by turn."""
@@ -46,8 +48,8 @@ PROMPTS_AT_A_TIME = 512
 """Prompts that `prompt_states` holds in memory at once."""
 
 
-class TransformersBackend(Backend):
-    """Backend on local models.
+class LocalBackend(Backend):
+    """Backend on one local model.
 
     Each request has its own random stream, named after seed, question, model, action, parent
     and index, so that its attempt does not depend on what else is in the call. Up to rounding:
@@ -57,19 +59,19 @@ class TransformersBackend(Backend):
     Args:
         temperature: of sampling; 0 always takes the likeliest token.
         max_new_tokens: longest attempt.
-        max_rows: attempts of one model written side by side.
-        max_cached_prompts: prompts per model whose keys and values are kept for later calls,
-            the least recently used going first; 0 keeps none.
+        max_rows: attempts written side by side.
+        max_cached_prompts: prompts whose keys and values are kept for later calls, the least
+            recently used going first; 0 keeps none.
         answers: how answers are read where a question does not say; None for `auto`.
 
     Raises:
-        ConfigError: a number is out of range, or rungs are other than 0, 1, ...
-        BackendError: some model's cache is not plain keys and values.
+        ConfigError: a number is out of range.
+        BackendError: the model's cache is not plain keys and values.
     """
 
     def __init__(
         self,
-        models: Sequence[LocalModel],
+        local: LocalModel,
         *,
         seed: int = 0,
         temperature: float = TEMPERATURE,
@@ -78,10 +80,6 @@ class TransformersBackend(Backend):
         max_cached_prompts: int = 256,
         answers: AnswerKind | None = None,
     ) -> None:
-        if not models or [m.rung for m in models] != list(range(len(models))):
-            raise ConfigError(
-                f"models: expected rungs 0, 1, ... in order, found {[m.rung for m in models]}"
-            )
         for name, value, least in (
             ("temperature", temperature, 0),
             ("max_new_tokens", max_new_tokens, 1),
@@ -90,60 +88,45 @@ class TransformersBackend(Backend):
         ):
             if value < least:
                 raise ConfigError(f"{name}: expected at least {least}, found {value}")
-        self.seed, self.temperature = seed, temperature
-        self.max_new_tokens, self.answers = max_new_tokens, answers or answer_kind(UNSTATED)
-        self._rungs = [
-            _Rung(model, temperature, max_rows=max_rows, max_cached_prompts=max_cached_prompts)
-            for model in models
-        ]
-        self.models = tuple(
-            ModelSpec(
-                name=rung.local.name,
-                rung=rung.local.rung,
-                parameters=rung.local.parameters,
-                max_new_tokens=min(max_new_tokens, rung.context_tokens),
-                temperature=temperature,
-                digest=rung.local.digest,
-                adapters=rung.local.adapters,
-                prompt=rung.local.prompt,
-            )
-            for rung in self._rungs
+        self.local, self.seed, self.max_new_tokens = local, seed, max_new_tokens
+        self.answers = answers or answer_kind(UNSTATED)
+        self.models = (local.spec(temperature, max_new_tokens),)
+        self._decoder = Decoder(
+            local.model,
+            local.end_tokens,
+            temperature=temperature,
+            max_rows=max_rows,
+            keep_hidden=local.rung == 0,
         )
-
-    @property
-    def local_models(self) -> tuple[LocalModel, ...]:
-        """The models themselves, the small one first."""
-        return tuple(rung.local for rung in self._rungs)
+        self._max_cached_prompts = max_cached_prompts
+        self._cached: OrderedDict[Chat, Prompt] = OrderedDict()
 
     async def prompt_states(
         self, questions: Sequence[Question], *, hidden: bool = False
     ) -> list[PromptState]:
-        """Prompt lengths on all rungs and, with `hidden`, what the small model makes of them.
+        """Prompt lengths and, with `hidden`, what the model makes of the prompts.
 
-        The small model's prompts then stay cached for `attempts`, as far as there is room.
-        `hidden` is None where a prompt does not fit into the context or cannot be processed.
+        The prompts then stay cached for `attempts`, as far as there is room. `hidden` is None
+        where a prompt does not fit into the context or cannot be processed.
         """
         requests = [Request(question=q, action=ActionKind.SAMPLE) for q in questions]
         if not hidden:
-            return [PromptState(prompt_tokens=self._lengths(request)) for request in requests]
+            return [PromptState(prompt_tokens=(len(self.local.encode(r)),)) for r in requests]
         states: list[PromptState] = []
         for start in range(0, len(requests), PROMPTS_AT_A_TIME):
-            states.extend(self._hidden_states(requests[start : start + PROMPTS_AT_A_TIME]))
+            states += self._hidden_states(requests[start : start + PROMPTS_AT_A_TIME])
         return states
 
-    def _lengths(self, request: Request) -> tuple[int, ...]:
-        return tuple(len(rung.local.encode(request)) for rung in self._rungs)
-
     def _hidden_states(self, requests: Sequence[Request]) -> list[PromptState]:
-        small, started = self._rungs[0], time.perf_counter()
+        started = time.perf_counter()
         distinct: dict[Chat, Prompt] = {}
-        prompts = [small.prompt(request, distinct) for request in requests]
-        small.decoder.prefill([p for p in prompts if small.room_after(p) > 0])
+        prompts = [self._prompt(request, distinct) for request in requests]
+        self._decoder.prefill([p for p in prompts if len(p.tokens) < self.local.context_tokens])
         billed = [prompt.bill() for prompt in prompts]
         wall_s_per_token = (time.perf_counter() - started) / max(sum(billed), 1)
         return [
             PromptState(
-                prompt_tokens=self._lengths(request),
+                prompt_tokens=(len(prompt.tokens),),
                 hidden=None if prompt.hidden is None else prompt.hidden.cpu().numpy(),
                 usage=Usage(
                     prefill_tokens=tokens,
@@ -151,34 +134,16 @@ class TransformersBackend(Backend):
                     wall_s=tokens * wall_s_per_token,
                 ),
             )
-            for request, prompt, tokens in zip(requests, prompts, billed, strict=True)
+            for prompt, tokens in zip(prompts, billed, strict=True)
         ]
 
-    async def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
-        """One attempt per request, in order; a failed one says why in `error`.
-
-        Raises:
-            ConfigError: a request for a rung that is not on the ladder.
-        """
-        for request in requests:
-            if not 0 <= request.rung < len(self._rungs):
-                raise ConfigError(
-                    f"rung: expected 0 to {len(self._rungs) - 1}, found {request.rung}"
-                )
-        attempts: dict[int, Attempt] = {}
-        for rung in self._rungs:
-            positions = [i for i, r in enumerate(requests) if r.rung == rung.local.rung]
-            group = self._attempts(rung, [requests[i] for i in positions])
-            attempts.update(zip(positions, group, strict=True))
-        return [attempts[i] for i in range(len(requests))]
-
     def can_verify(self, attempt: Attempt) -> bool:
-        """Whether there is a verifier and the small model wrote the attempt.
+        """Whether there is a verifier and this model wrote the attempt.
 
-        The verifier has learned from the small model's attempts and knows no others.
+        The verifier has learned from its attempts and knows no others.
         """
         known = attempt.rung == 0 and attempt.text is not None and attempt.error is None
-        return known and self._rungs[0].local.score is not None
+        return known and self.local.score is not None
 
     async def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
         """Score attempts by one forward pass each over question and attempt.
@@ -186,32 +151,33 @@ class TransformersBackend(Backend):
         Raises:
             BackendError: there is no verifier, or an attempt has no text.
         """
-        small, started = self._rungs[0].local, time.perf_counter()
+        started = time.perf_counter()
         texts = [
-            small.encode_attempt(question.text, attempt.text or "", question.history)
+            self.local.encode_attempt(question.text, attempt.text or "", question.history)
             for question, attempt in pairs
         ]
         unknown = float("nan")
         logprobs = [
             [unknown if x is None else x for x in (a.mean_logprob, a.min_logprob)] for _, a in pairs
         ]
-        scores = verify(small, texts, torch.tensor(logprobs).reshape(-1, 2))
+        scores = verify(self.local, texts, torch.tensor(logprobs).reshape(-1, 2))
         tokens = sum(len(text.tokens) for text in texts)
         wall_s = time.perf_counter() - started
         return Verdict(scores=scores, usage=Usage(verifier_tokens=tokens, wall_s=wall_s))
 
-    def _attempts(self, rung: _Rung, requests: Sequence[Request]) -> list[Attempt]:
+    async def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
+        """One attempt per request, in order; a failed one says why in `error`."""
         started = time.perf_counter()
-        drafts, jobs = self._plan(rung, requests)
-        rung.decoder.run(jobs)
+        drafts, jobs = self._plan(requests)
+        self._decoder.run(jobs)
         seconds = time.perf_counter() - started
         total = sum(draft.generation.processed_tokens for draft in drafts)
         return [
-            self._attempt(rung, draft, seconds * draft.generation.processed_tokens / max(total, 1))
+            self._attempt(draft, seconds * draft.generation.processed_tokens / max(total, 1))
             for draft in drafts
         ]
 
-    def _plan(self, rung: _Rung, requests: Sequence[Request]) -> tuple[list[_Draft], deque[Job]]:
+    def _plan(self, requests: Sequence[Request]) -> tuple[list[_Draft], deque[Job]]:
         """A draft for each request, and a job for each that can be fulfilled, by length."""
         drafts, jobs = [], []
         distinct: dict[Chat, Prompt] = {}
@@ -219,33 +185,58 @@ class TransformersBackend(Backend):
             draft = _Draft(request, 0, Generation())
             drafts.append(draft)
             try:
-                prompt = rung.prompt(request, distinct)
+                prompt = self._prompt(request, distinct)
             except BackendError as error:
                 draft.generation.error = str(error)
                 continue
             draft.prompt_tokens = len(prompt.tokens)
-            room = rung.room_after(prompt)
+            room = self.local.context_tokens - draft.prompt_tokens
             if room < 1:
                 draft.generation.error = (
                     f"prompt of {draft.prompt_tokens} tokens: expected fewer than the context's "
-                    f"{rung.context_tokens}"
+                    f"{self.local.context_tokens}"
                 )
                 continue
-            stream = stream_name(self.seed, rung.local.name, request)
+            stream = stream_name(self.seed, self.local.name, request)
             longest = min(self.max_new_tokens, room, request.question.max_new_tokens or room)
             jobs.append(Job(prompt, stream, longest, draft.generation, request.unwanted))
         order = {prompt: number for number, prompt in enumerate(distinct.values())}
         jobs.sort(key=lambda job: (len(job.prompt.tokens), order[job.prompt]))
         return drafts, deque(jobs)
 
-    def _attempt(self, rung: _Rung, draft: _Draft, wall_s: float) -> Attempt:
+    def _prompt(self, request: Request, distinct: dict[Chat, Prompt]) -> Prompt:
+        """The prompt of a request: from this call, from an earlier one, or new.
+
+        Raises:
+            BackendError: a REVISE without a parent's text.
+        """
+        chat = tuple(message["content"] for message in messages(request))
+        if chat not in distinct:
+            if request.action is ActionKind.REVISE:
+                adapted = any(adapter.name == REVISER for adapter in self.local.adapters)
+                adapter = REVISER if adapted else BASE
+                distinct[chat] = Prompt(self.local.encode(request), adapter=adapter)
+            else:
+                distinct[chat] = self._remembered(chat, request)
+        return distinct[chat]
+
+    def _remembered(self, chat: Chat, request: Request) -> Prompt:
+        prompt = self._cached.pop(chat, None)
+        if prompt is None or prompt.error is not None:
+            prompt = Prompt(self.local.encode(request))
+        self._cached[chat] = prompt
+        if len(self._cached) > self._max_cached_prompts:
+            self._cached.popitem(last=False)
+        return prompt
+
+    def _attempt(self, draft: _Draft, wall_s: float) -> Attempt:
         request, generation = draft.request, draft.generation
-        ended = generation.tokens and generation.tokens[-1] in rung.end_tokens
-        text = rung.local.decode(generation.tokens[: -1 if ended else None])
+        ended = generation.tokens and generation.tokens[-1] in self.local.end_tokens
+        text = self.local.decode(generation.tokens[: -1 if ended else None])
         failed, logprobs = generation.error is not None, generation.logprobs
         reading = None if failed else reading_of(text, request.question.answers, self.answers)
         return replace(
-            blank_attempt(rung.local.name, request),
+            blank_attempt(self.local.name, request),
             answer=None if reading is None else reading.answer,
             how=None if reading is None else reading.how,
             text=text,
@@ -266,6 +257,23 @@ class TransformersBackend(Backend):
         )
 
 
+class TransformersBackend(Ladder):
+    """A ladder of local models; never suspends.
+
+    Args:
+        models: the small one first.
+        settings: of each `LocalBackend`.
+
+    Raises:
+        ConfigError: a number is out of range, or models are not of rungs 0, 1, ...
+        BackendError: some model's cache is not plain keys and values.
+    """
+
+    def __init__(self, models: Sequence[LocalModel], **settings: Any) -> None:
+        check_rungs(models)
+        super().__init__([LocalBackend(model, **settings) for model in models], at_once=False)
+
+
 @dataclass(eq=False)
 class _Draft:
     """An attempt in the making."""
@@ -273,51 +281,3 @@ class _Draft:
     request: Request
     prompt_tokens: int
     generation: Generation
-
-
-class _Rung:
-    """One model with its decoder and the prompts that it remembers."""
-
-    def __init__(
-        self, local: LocalModel, temperature: float, *, max_rows: int, max_cached_prompts: int
-    ) -> None:
-        self.local, self.context_tokens = local, local.context_tokens
-        self.end_tokens = local.end_tokens
-        adapters = {adapter.name for adapter in local.adapters}
-        self.reviser = REVISER if REVISER in adapters else BASE
-        self.max_cached_prompts = max_cached_prompts
-        self.decoder = Decoder(
-            local.model,
-            self.end_tokens,
-            temperature=temperature,
-            max_rows=max_rows,
-            keep_hidden=local.rung == 0,
-        )
-        self._cached: OrderedDict[Chat, Prompt] = OrderedDict()
-
-    def room_after(self, prompt: Prompt) -> int:
-        """Tokens of the context that a prompt leaves; none or fewer if it does not fit."""
-        return self.context_tokens - len(prompt.tokens)
-
-    def prompt(self, request: Request, distinct: dict[Chat, Prompt]) -> Prompt:
-        """The prompt of a request: from this call, from an earlier one, or new.
-
-        Raises:
-            BackendError: a REVISE without a parent's text.
-        """
-        chat = tuple(message["content"] for message in messages(request))
-        if chat not in distinct:
-            if request.action is ActionKind.REVISE:
-                distinct[chat] = Prompt(self.local.encode(request), adapter=self.reviser)
-            else:
-                distinct[chat] = self._remembered(chat, request)
-        return distinct[chat]
-
-    def _remembered(self, chat: Chat, request: Request) -> Prompt:
-        prompt = self._cached.pop(chat, None)
-        if prompt is None or prompt.error is not None:
-            prompt = Prompt(self.local.encode(request))
-        self._cached[chat] = prompt
-        if len(self._cached) > self.max_cached_prompts:
-            self._cached.popitem(last=False)
-        return prompt

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from functools import cached_property
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from controller.backends.local.processor import fast_dtype
 from controller.backends.places import ModelPlace, PlaceKind
 from controller.backends.prompts import Message, judged_messages, messages, plain_text
 from controller.errors import BackendError, ConfigError
-from controller.process.types import AdapterSpec
+from controller.process.types import AdapterSpec, ModelSpec
 
 UNBOUNDED = 2**31
 END_TOKENS = (
@@ -76,14 +77,14 @@ class LocalModel:
     adapters: tuple[AdapterSpec, ...] = ()
     score: torch.Tensor | None = None
 
-    @property
+    @cached_property
     def end_tokens(self) -> frozenset[int]:
         """Ids that end an attempt, from the generation config and the tokenizer."""
         ends = getattr(self.model.generation_config, "eos_token_id", None)
         found = ends if isinstance(ends, list) else [ends]
         return frozenset(i for i in (*found, self.tokenizer.eos_token_id) if i is not None)
 
-    @property
+    @cached_property
     def context_tokens(self) -> int:
         """Longest sequence: of positions, or of the sliding window where that is shorter.
 
@@ -103,6 +104,19 @@ class LocalModel:
                 )
             context = min(context or UNBOUNDED, getattr(layer, "sliding_window", UNBOUNDED))
         return context or UNBOUNDED
+
+    def spec(self, temperature: float, max_new_tokens: int) -> ModelSpec:
+        """What the ledger needs to know of it, where it is asked in this way."""
+        return ModelSpec(
+            name=self.name,
+            rung=self.rung,
+            parameters=self.parameters,
+            max_new_tokens=min(max_new_tokens, self.context_tokens),
+            temperature=temperature,
+            digest=self.digest,
+            adapters=self.adapters,
+            prompt=self.prompt,
+        )
 
     def encode(self, request: Request) -> tuple[int, ...]:
         """Token ids of a request's prompt.
@@ -132,6 +146,14 @@ class LocalModel:
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of an attempt, without end token and other special ones."""
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+
+def check_rungs(models: Sequence[LocalModel]) -> None:
+    """Raise ConfigError unless models stand on rungs 0, 1, ... of a ladder."""
+    if not models or [m.rung for m in models] != list(range(len(models))):
+        raise ConfigError(
+            f"models: expected rungs 0, 1, ... in order, found {[m.rung for m in models]}"
+        )
 
 
 def load_model(

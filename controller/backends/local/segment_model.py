@@ -45,7 +45,7 @@ class SegmentModel:
     def __init__(
         self, local: LocalModel, segmentation: Segmentation, temperature: float, max_rows: int
     ) -> None:
-        self.local, self.end_tokens = local, local.end_tokens
+        self.local = local
         breaks = _line_breaks(local.tokenizer) if segmentation.lines else ()
 
         def decoder(ends: Iterable[int], temperature: float) -> Decoder:
@@ -57,9 +57,9 @@ class SegmentModel:
                 keep_hidden=False,
             )
 
-        self.segments = decoder((*self.end_tokens, *breaks), temperature)
-        self.attempts = decoder(self.end_tokens, temperature)
-        self.forced = decoder((*self.end_tokens, *_line_breaks(local.tokenizer)), 0.0)
+        self.segments = decoder((*self.local.end_tokens, *breaks), temperature)
+        self.attempts = decoder(self.local.end_tokens, temperature)
+        self.forced = decoder((*self.local.end_tokens, *_line_breaks(local.tokenizer)), 0.0)
 
     def tokens(self, text: str) -> tuple[int, ...]:
         """Token ids of a piece of an attempt."""
@@ -67,13 +67,13 @@ class SegmentModel:
 
     def text(self, generation: Generation) -> str:
         """What a generation says, without an end token."""
-        return self.local.decode([t for t in generation.tokens if t not in self.end_tokens])
+        return self.local.decode([t for t in generation.tokens if t not in self.local.end_tokens])
 
     def ends(self, draft: Draft) -> bool:
         """Whether the attempt ends with what was written; it does if that failed."""
         generation = draft.generation
         failed = generation.error is not None or not generation.tokens
-        return failed or draft.request.to_end or generation.tokens[-1] in self.end_tokens
+        return failed or draft.request.to_end or generation.tokens[-1] in self.local.end_tokens
 
     def check_room(self, question: Question, tokens: int) -> None:
         """Raise BackendError unless so many tokens and one more fit into the context."""

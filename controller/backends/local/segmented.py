@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from controller.backends.base import Backend, Request, Wrapped
-from controller.backends.local.backend import TransformersBackend
+from controller.backends.local.backend import LocalBackend
 from controller.backends.local.jobs import UNWANTED
 from controller.backends.local.segments import segment_writer
 from controller.checkpoint import Checkpoint, load_segment_checkpoint
@@ -97,19 +97,19 @@ def _given_up(attempt: Attempt) -> Attempt:
 
 
 def written_under(
-    checkpoint: Checkpoint[SegmentConfig], whole: TransformersBackend, price: float
+    checkpoint: Checkpoint[SegmentConfig], whole: LocalBackend, price: float
 ) -> SegmentedBackend:
     """A backend whose SAMPLE attempts are written under a segment controller.
 
     Args:
         checkpoint: of the segment controller.
-        whole: makes everything else; its small model writes the segments.
+        whole: makes everything else; its model writes the segments.
         price: accuracy per small-model token inside attempts.
 
     Raises:
         CheckpointError: the segment controller was trained for another model.
     """
-    small, trained = whole.local_models[0], checkpoint.models[0]
+    small, trained = whole.local, checkpoint.models[0]
     if trained.digest and trained.digest != small.digest:
         checkpoint.refuse_weights(trained, small.name, small.digest)
     return SegmentedBackend(
@@ -122,7 +122,7 @@ def written_under(
     )
 
 
-def with_segments(checkpoint: Checkpoint, whole: TransformersBackend) -> Backend:
+def with_segments(checkpoint: Checkpoint, whole: LocalBackend) -> Backend:
     """The same under the segment controller that a controller was trained with, if any.
 
     Raises:

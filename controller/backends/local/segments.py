@@ -24,13 +24,13 @@ from controller.answers import UNSTATED, AnswerKind, answer_kind, read_answer
 from controller.backends.base import TEMPERATURE, Request, recorded_temperature
 from controller.backends.local.jobs import Generation, Job, prompt_of
 from controller.backends.local.kv import KVPrefix, Piece, read
-from controller.backends.local.model import LocalModel
+from controller.backends.local.model import LocalModel, check_rungs
 from controller.backends.local.segment_model import Draft, SegmentModel, entropy
 from controller.errors import BackendError, ConfigError
 from controller.policy.difficulty import Difficulty
 from controller.process.actions import ActionKind
 from controller.process.cost import Usage
-from controller.process.types import ModelSpec, Question
+from controller.process.types import Question
 from controller.segments.types import (
     ForcedAnswer,
     Prefix,
@@ -77,10 +77,7 @@ class SegmentWriter:
         answers: AnswerKind | None = None,
         value: Difficulty | None = None,
     ) -> None:
-        if not models or [m.rung for m in models] != list(range(len(models))):
-            raise ConfigError(
-                f"models: expected rungs 0, 1, ... in order, found {[m.rung for m in models]}"
-            )
+        check_rungs(models)
         self.seed, self.temperature = seed, temperature
         self.max_new_tokens, self.answers = max_new_tokens, answers or answer_kind(UNSTATED)
         self.value = value
@@ -88,17 +85,7 @@ class SegmentWriter:
         self._rungs = [
             SegmentModel(model, self.segmentation, temperature, max_rows) for model in models
         ]
-        self.models = tuple(
-            ModelSpec(
-                name=model.name,
-                rung=model.rung,
-                parameters=model.parameters,
-                max_new_tokens=min(max_new_tokens, model.context_tokens),
-                temperature=temperature,
-                digest=model.digest,
-            )
-            for model in models
-        )
+        self.models = tuple(model.spec(temperature, max_new_tokens) for model in models)
 
     def open(self, attempts: Sequence[tuple[Question, int]]) -> list[Prefix]:
         """Read the prompts of attempts with the small model, each question's once.

@@ -24,7 +24,6 @@ from controller.backends.base import Backend, PromptState, Request
 from controller.backends.identity import blank_attempt, stream_name, stream_seed
 from controller.backends.openai.endpoint import LONG, SHORT, Endpoint, probe
 from controller.backends.openai.prompt_lengths import PromptLengths, characters, plausible
-from controller.backends.openai.quirks import Quirks
 from controller.backends.openai.replies import (
     Answered,
     StreamReader,
@@ -36,6 +35,7 @@ from controller.backends.openai.resilience import (
     MAX_RETRY_AFTER_S,
     REJECTED,
     CircuitBreaker,
+    Quirks,
     RetryBudget,
     UpstreamError,
     pause_s,

@@ -19,6 +19,7 @@ import pytest
 from controller.checkpoint import load_checkpoint
 from envs.questions.grader import KindGrader
 from envs.traces.recorded import read_recorded
+from envs.traces.table import SIGNALS
 from tests.conftest import CHECKPOINTS
 from tests.controller.server.test_operating import serving
 from training.compare.simulate import play
@@ -120,8 +121,9 @@ def test_accuracy_and_cost_agree_with_replay(service, traces):
     assert len(used) == 2, "both models are asked"
 
     checkpoint = load_checkpoint(CHECKPOINTS / "controller")
-    unknown = np.full_like(recorded.table.signals, np.nan)
-    table = replace(recorded.table, signals=unknown)
+    table = replace(recorded.table, attempts=recorded.table.attempts.copy())
+    for name in SIGNALS:
+        table.attempts[name] = np.nan
     process = replace(checkpoint.config, reads_prompt=False, max_revisions=0)
     played = play(checkpoint.policy, table, process, price=PRICE)
     expected, cost = played.right[places].mean(), played.cost[places].mean()

@@ -28,7 +28,7 @@ from controller.server.keys import Keys, key_digest
 from envs.traces.format import TraceSet
 from envs.traces.importing import import_attempts
 from envs.traces.served import read_references
-from envs.traces.table_builder import build_table
+from envs.traces.table import build_table
 from tests.controller.server.conftest import CONTROLLER, PROMPT_LENGTH, QUESTION, ladder
 from tests.controller.server.upstream import completion
 
@@ -202,7 +202,7 @@ def test_what_the_models_cannot_do_falls_away(checkpoint, small, large):
     process = deployed_process(checkpoint, ladder(small, large))
     assert (process.max_revisions, process.reads_prompt) == (0, False)
     with pytest.raises(ConfigError, match="expected models on 2 rungs"):
-        deployed_process(checkpoint, Ladder(ladder(small, large)._rungs[:1]))
+        deployed_process(checkpoint, Ladder(ladder(small, large).rungs[:1]))
 
 
 def test_spans(serve, small, large):

@@ -3,7 +3,7 @@
 import pytest
 
 from envs.traces.derive import ASSUMED_TOKEN_COST, cost_model, derive_config
-from envs.traces.table_builder import build_table
+from envs.traces.table import build_table
 
 
 def test_lengths_costs_and_limits_come_from_the_train_split(tiny):

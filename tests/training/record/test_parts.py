@@ -5,13 +5,14 @@ import pytest
 
 from controller.errors import ConfigError
 from controller.process.types import Question
-from envs.traces.format import ATTEMPT_SCHEMA, QUESTION_SCHEMA
+from envs.traces.format import ATTEMPT_SCHEMA
 from training.record import parts as parts_module
 from training.record.parts import Parts
-from training.record.plans import Plan, question_row
+from training.record.plans import Plan, RecordConfig, question_row
 from training.record.recording import write_set
 
-SCHEMAS = {"questions": QUESTION_SCHEMA, "attempts": ATTEMPT_SCHEMA}
+CONFIG = RecordConfig()
+SCHEMAS = CONFIG.tables
 
 
 def question(name):
@@ -27,6 +28,8 @@ def attempt(name, index, parent=None):
         "parent_id": parent,
         "model": "small",
         "index": index,
+        "prompt_tokens": 1,
+        "completion_tokens": 1,
         "text": f"{name} {attempt_id}",
     }
 
@@ -56,7 +59,7 @@ def texts(path):
 
 def test_a_set_is_in_order_whatever_the_parts_are_and_a_row_group_at_a_time(parts, monkeypatch):
     monkeypatch.setattr(parts_module, "ROW_GROUP", 2)
-    write_set(Plan.read(parts), parts)
+    write_set(Plan.read(parts), parts, CONFIG, {})
     expected = ["a sample:0", "a sample:1", "a sample:1>0", "b sample:0", "b sample:1"]
     assert texts(parts.out) == expected
     assert pq.ParquetFile(parts.out / "attempts.parquet").num_row_groups == 3
@@ -65,12 +68,12 @@ def test_a_set_is_in_order_whatever_the_parts_are_and_a_row_group_at_a_time(part
 
 
 def test_what_is_not_whole_is_kept_and_goes_into_the_set_later(parts):
-    write_set(Plan.read(parts), parts)
+    write_set(Plan.read(parts), parts, CONFIG, {})
     assert [len(parts.paths(table)) for table in SCHEMAS] == [1, 2]
     assert parts.held()["c"] == {("small", 0)}
     parts.add({"attempts": [attempt("c", 1)]})
     parts.flush()
-    write_set(Plan.read(parts), parts)
+    write_set(Plan.read(parts), parts, CONFIG, {})
     assert texts(parts.out)[-2:] == ["c sample:0", "c sample:1"]
     assert len(texts(parts.out)) == 7
     assert not parts.work.exists()
@@ -81,4 +84,4 @@ def test_a_set_of_no_whole_question_is_none(tmp_path):
     plan = Plan(questions=((question("a"), "test"),), wanted={"small": 1}, manifest={})
     plan.write(parts)
     with pytest.raises(ConfigError, match="found none yet"):
-        write_set(plan, parts)
+        write_set(plan, parts, CONFIG, {})

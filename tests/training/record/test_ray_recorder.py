@@ -23,17 +23,17 @@ from envs.questions.grader import KindGrader
 from tests.conftest import CHECKPOINTS
 from tests.controller.server.upstream import Upstream
 from tests.training.conftest import ROOT
-from tests.training.record.test_queues import record as record_served
-from tests.training.record.test_queues import said, seeded
+from tests.training.record.test_recorders import record as record_served
+from tests.training.record.test_recorders import said, seeded
 from tests.training.record.test_recording import content
 from training.compare.evaluate import play_prices
 from training.learn.jobs import TrainJob, train_on_cluster
 from training.learn.runs import run_directories, train_all
 from training.learn.settings import resolve
-from training.record.cluster import Cluster, connected, map_on, num_workers
+from training.record.cluster import Cluster, connected, map_on
+from training.record.plans import Missing, RecordConfig
 from training.record.ray_recorder import RayRecorder
 from training.record.recorders import LocalRecorder
-from training.record.recording import Missing, RecordConfig
 from training.record.sources import find_source
 
 NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
@@ -213,9 +213,9 @@ def test_a_cluster_that_is_not_there_or_too_small_is_said_to_be(cluster):
         pass
     few = Cluster(address=cluster.address, gpus=1)
     with connected(few) as ray, pytest.raises(ConfigError, match="found 2 and 0"):
-        num_workers(ray, few)
+        few.num_workers(ray.cluster_resources())
     with connected(few) as ray:
-        assert num_workers(ray, Cluster(cpus=0.5)) == 4
+        assert Cluster(cpus=0.5).num_workers(ray.cluster_resources()) == 4
 
 
 def test_trainings_side_by_side_are_those_one_after_the_other(cluster, few, environment, tmp_path):

@@ -11,20 +11,19 @@ from collections import Counter
 import pyarrow.parquet as pq
 import pytest
 
-from controller.answers import read_answer
 from controller.backends.local.backend import TransformersBackend
 from controller.errors import ConfigError, TraceFormatError
 from controller.process.types import Question
-from envs.questions.bundled import TASKS, QuestionSource, pool_of
+from envs.questions.bundled import QuestionSource, pool_of
 from envs.questions.files import bundled_questions, read_questions
 from envs.questions.grader import KindGrader
 from envs.traces.format import TraceSet
 from tests.conftest import CHECKPOINTS
 from tests.training.conftest import ROOT
 from training.record.parts import locked
-from training.record.plans import spread
+from training.record.plans import RecordConfig, spread
 from training.record.recorders import LocalRecorder
-from training.record.recording import RecordConfig, Recording, finish
+from training.record.recording import Recording, finish
 from training.record.sources import find_source, record_models
 
 CONFIG = RecordConfig(samples=2, escalations=1, revised_samples=1, shard_questions=4)
@@ -159,8 +158,13 @@ def test_finishing_early_gives_a_balanced_set_that_can_be_gone_on_with(questions
     assert "unfinished" not in TraceSet.read(out).manifest
 
 
-def test_every_beginning_of_the_order_has_its_share_of_all():
-    order = spread((q, split) for split, members in bundled_questions().items() for q in members)
+def test_every_beginning_of_the_order_has_its_share_of_all(traces):
+    asked = traces.questions.to_pylist()
+    questions = [
+        Question(question_id=r["question_id"], text="", dataset=r["dataset"], level=r["level"])
+        for r in asked
+    ]
+    order = spread(zip(questions, (row["split"] for row in asked), strict=True))
     whole = Counter((split, q.dataset) for q, split in order)
     for share in (0.1, 0.5):
         some = Counter((split, q.dataset) for q, split in order[: int(share * len(order))])
@@ -273,9 +277,9 @@ def test_bundled_traces_have_the_promised_size_and_split(traces):
     assert splits.count("test") >= 1000
     for row in traces.questions.to_pylist()[::97]:
         task, level, index = row["question_id"].split("/")
-        worked = QuestionSource(task, int(level))[int(index)]
-        assert worked.question.text == row["question"]
-        assert pool_of(worked.key) == row["split"]
+        drawn = QuestionSource(task, int(level))[int(index)]
+        assert drawn.question.text == row["question"]
+        assert pool_of(drawn.key) == row["split"]
     counts = {}
     for question, action in zip(
         traces.attempts["question_id"].to_pylist(),
@@ -287,21 +291,12 @@ def test_bundled_traces_have_the_promised_size_and_split(traces):
 
 
 def test_splits_share_no_question_and_more_to_train_on_leaves_the_others_alone():
-    bundled, more = bundled_questions(), bundled_questions(train_scale=4)
+    bundled, more = bundled_questions(), bundled_questions(train_scale=2)
     texts = [q.text for members in more.values() for q in members]
     assert len(texts) == len(set(texts))
-    assert len(more["train"]) > 3 * len(bundled["train"])
+    assert len(more["train"]) > 1.5 * len(bundled["train"])
     assert {q.text for q in bundled["train"]} < {q.text for q in more["train"]}
     assert all(more[split] == bundled[split] for split in ("validation", "test"))
-
-
-@pytest.mark.parametrize("task", sorted(TASKS))
-def test_worked_solutions_end_in_the_reference(task):
-    for level in range(1, 6):
-        for index in range(20):
-            worked = QuestionSource(task, level)[index]
-            answer = read_answer(worked.solution, worked.question.answers, None)
-            assert KindGrader().is_right(worked.question, answer)
 
 
 def test_question_files(tmp_path):

@@ -9,10 +9,10 @@ import pytest
 
 from controller.checkpoint import load_checkpoint, load_segment_checkpoint
 from controller.errors import EvaluationError
-from envs.segments.recorded import read_trees
+from envs.segments.replay import read_trees
 from envs.segments.table import build_trees
 from envs.segments.traces import SegmentTraces
-from envs.traces.table_builder import build_table
+from envs.traces.table import build_table
 from tests.conftest import CHECKPOINTS
 from tests.training.report.test_runs import evaluate, some
 from training.compare.evaluate import Other, compare

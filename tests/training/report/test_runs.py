@@ -13,7 +13,7 @@ import torch
 from controller.checkpoint import load_checkpoint
 from controller.errors import EvaluationError
 from envs.traces.recorded import read_recorded
-from envs.traces.table_builder import build_table
+from envs.traces.table import build_table
 from tests.conftest import CHECKPOINTS
 from training.compare.evaluate import compare
 from training.compare.evaluation import About, save_evaluation

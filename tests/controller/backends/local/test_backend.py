@@ -208,9 +208,9 @@ class TestModel:
         self, models: list[LocalModel], temperature: float
     ) -> None:
         backend = build(models, temperature=temperature)
-        drafts, jobs = backend._plan(backend._rungs[0], samples())
+        drafts, jobs = backend.rungs[0]._plan(samples())
         prompts = {id(job.generation): job.prompt.tokens for job in jobs}
-        backend._rungs[0].decoder.run(jobs)
+        backend.rungs[0]._decoder.run(jobs)
         for draft in drafts:
             prompt = prompts[id(draft.generation)]
             ids = torch.tensor([[*prompt, *draft.generation.tokens]])
@@ -225,9 +225,9 @@ class TestModel:
     def test_samples_follow_the_distribution(self, models: list[LocalModel]) -> None:
         requests = samples(QUESTIONS[:1], 2000)
         backend = build(models, max_new_tokens=1)
-        drafts, jobs = backend._plan(backend._rungs[0], requests)
+        drafts, jobs = backend.rungs[0]._plan(requests)
         logits = models[0].model(input_ids=torch.tensor([jobs[0].prompt.tokens])).logits[0, -1]
-        backend._rungs[0].decoder.run(jobs)
+        backend.rungs[0]._decoder.run(jobs)
         counts = np.bincount([d.generation.tokens[0] for d in drafts], minlength=len(logits))
         expected = logits.softmax(-1).detach().numpy()
         assert np.abs(counts / len(requests) - expected).sum() / 2 < 0.1
@@ -302,8 +302,8 @@ class TestOtherModels:
 
     def test_every_end_token_ends(self, models: list[LocalModel]) -> None:
         (whole,) = run_now(build(models).attempts(samples(count=1)[:1]))
-        drafts, jobs = build(models)._plan(build(models)._rungs[0], samples(count=1)[:1])
-        build(models)._rungs[0].decoder.run(jobs)
+        drafts, jobs = build(models).rungs[0]._plan(samples(count=1)[:1])
+        build(models).rungs[0]._decoder.run(jobs)
         third = drafts[0].generation.tokens[2]
         models[0].model.generation_config.eos_token_id = [third, models[0].tokenizer.eos_token_id]
         (cut,) = run_now(build(models).attempts(samples(count=1)[:1]))
@@ -405,8 +405,8 @@ class TestFailure:
         self, models: list[LocalModel], raises: bool
     ) -> None:
         requests = samples(count=16)
-        drafts, jobs = build(models)._plan(build(models)._rungs[0], requests)
-        build(models)._rungs[0].decoder.run(jobs)
+        drafts, jobs = build(models).rungs[0]._plan(requests)
+        build(models).rungs[0]._decoder.run(jobs)
         poison = drafts[0].generation.tokens[3]
 
         def spoil(module: torch.nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:

@@ -12,8 +12,7 @@ from controller.errors import ConfigError
 from controller.process.actions import ActionKind
 from controller.segments.episodes import SAMPLE, STOP
 from controller.segments.rules import SegmentRule, always, fixed_length, redo_unlikely
-from envs.segments.derive import derive_segment_config
-from envs.segments.table import build_trees
+from envs.segments.table import build_trees, derive_segment_config
 from training.report.show import new_questions
 
 QUESTIONS = new_questions(5, seed=11)

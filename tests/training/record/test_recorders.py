@@ -13,7 +13,7 @@ from controller.process.types import Question
 from envs.traces.format import TraceSet
 from tests.conftest import CHECKPOINTS
 from tests.controller.server.upstream import Upstream, completion
-from training.record.recording import RecordConfig
+from training.record.plans import RecordConfig
 from training.record.sources import find_source, record_models
 
 QUESTIONS = {
@@ -47,7 +47,7 @@ async def seeded(exchange):
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr("training.record.queues.FIRST_PAUSE_S", 0.005)
+    monkeypatch.setattr("training.record.recorders.FIRST_PAUSE_S", 0.005)
 
 
 def record(upstream, out, cluster=None, config=CONFIG, questions=QUESTIONS, **settings):
@@ -193,7 +193,7 @@ def test_what_waiting_does_not_help_against_stops_and_a_refusal_is_a_fact(tmp_pa
     with Upstream(fails_once).running() as upstream:
         poisoned = record(upstream, tmp_path / "poisoned", concurrency=2)
     assert Counter(poisoned.attempts["error"].to_pylist()) == {None: 48, "server_error": 6}
-    monkeypatch.setattr("training.record.queues.PATIENCE_S", 0.1)
+    monkeypatch.setattr("training.record.recorders.PATIENCE_S", 0.1)
     for name, behaviour in (("down", down), ("locked", locked)):
         with (
             Upstream(behaviour).running() as upstream,

@@ -1,7 +1,7 @@
 """Problems with known success probabilities, so that the optimum can be computed.
 
 Everything that a trained policy can know about one of these problems is a count of votes
-and a hint about the prompt, a finite state: `tests/learning/optimum.py` solves it exactly.
+and a hint about the prompt, a finite state: `optimum.py` solves it exactly.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from controller.errors import ConfigError
 from controller.process.cost import CostModel
 from controller.process.episodes import EpisodeConfig
-from envs.traces.table import ANSWER, COMPLETION, PROMPT, RUNG, TraceTable
+from envs.traces.table import SIGNALS, TraceTable, attempt_type
 
 _TOLERANCE = 1e-9
 _LEAST_PROBABILITY = 1e-4
@@ -187,9 +187,12 @@ class SyntheticFamily:
         places = np.arange(m).reshape(q, len(rungs))
         stream[:, 0, : self.max_samples] = places[:, : self.max_samples]
         stream[:, 1, : self.max_escalations] = places[:, self.max_samples :]
-        counts = np.zeros((m, 7), np.int32)  # (M, 7)
-        counts[:, RUNG], counts[:, ANSWER] = np.tile(rungs, q), answer
-        counts[:, PROMPT], counts[:, COMPLETION] = self.prompt_tokens, self.completion_tokens
+        attempts = np.zeros(m, attempt_type())  # (M,)
+        attempts["rung"], attempts["answer"], attempts["row"] = np.tile(rungs, q), answer, range(m)
+        attempts["prompt_tokens"] = self.prompt_tokens
+        attempts["completion_tokens"] = self.completion_tokens
+        for name in SIGNALS:
+            attempts[name] = np.nan
         return TraceTable(
             question_ids=tuple(str(i) for i in range(q)),
             datasets=("synthetic",) * q,
@@ -200,7 +203,5 @@ class SyntheticFamily:
             stream_length=(stream >= 0).sum(2),
             answer_correct=correct,
             answers=(tuple(str(k) for k in range(self.num_answers)),) * q,
-            counts=counts,
-            signals=np.full((m, 3), np.nan, np.float32),
-            attempt_rows=np.arange(m, dtype=np.int32),
+            attempts=attempts,
         )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from controller.errors import TraceFormatError
-from envs.traces.table_builder import build_table
+from envs.traces.table import build_table
 
 
 @pytest.fixture(scope="module")
@@ -21,16 +21,16 @@ def test_only_questions_that_every_model_has_tried_are_held(table, tiny):
 def test_attempts_stand_in_the_order_of_their_numbers_not_of_their_rows(table):
     assert table.stream_length.tolist() == [[2, 1], [2, 1]]
     first, second = table.stream[0, 0]
-    assert (table.attempt_rows[first], table.attempt_rows[second]) == (1, 0)
-    assert np.isnan(table.mean_logprob[first])
-    assert table.completion_tokens[second] == 12
+    assert (table.attempts["row"][first], table.attempts["row"][second]) == (1, 0)
+    assert np.isnan(table.attempts["mean_logprob"][first])
+    assert table.attempts["completion_tokens"][second] == 12
 
 
 def test_answers_that_are_the_same_are_one_and_none_is_none(table):
     assert [len(answers) for answers in table.answers] == [2, 2]
     small, large = table.stream[0, 0, 0], table.stream[0, 1, 0]
-    assert table.answer[small] == table.answer[large]
-    assert table.answer[table.stream[1, 0, 0]] == -1
+    assert table.attempts["answer"][small] == table.attempts["answer"][large]
+    assert table.attempts["answer"][table.stream[1, 0, 0]] == -1
     assert table.right(table.stream).tolist() == [
         [[True, False], [True, False]],
         [[False, False], [True, False]],
@@ -39,8 +39,8 @@ def test_answers_that_are_the_same_are_one_and_none_is_none(table):
 
 def test_revisions_hang_on_their_parents(table):
     parent = table.stream[0, 0, 1]
-    assert table.num_children[parent] == 1
-    assert table.num_children.sum() == 1
-    child = table.first_child[parent]
-    assert table.attempt_prompt_tokens[child] == 21
+    assert table.attempts["num_children"][parent] == 1
+    assert table.attempts["num_children"].sum() == 1
+    child = table.attempts["first_child"][parent]
+    assert table.attempts["prompt_tokens"][child] == 21
     assert child not in table.stream

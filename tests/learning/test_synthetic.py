@@ -9,8 +9,8 @@ import pytest
 
 from controller.errors import ConfigError
 from envs.reward import LogUniform
-from envs.synthetic import QuestionType, SyntheticFamily
 from envs.vector import ComputeVectorEnv
+from tests.learning.synthetic import QuestionType, SyntheticFamily
 
 FAMILY = SyntheticFamily()
 
@@ -21,11 +21,11 @@ def table():
 
 
 def test_table_is_right_as_often_as_the_family_says(table):
-    right = table.answer_correct[np.arange(len(table)).repeat(10), table.answer]
+    right = table.answer_correct[np.arange(len(table)).repeat(10), table.attempts["answer"]]
     prior = FAMILY.prior.sum(1)
     for rung in (0, 1):
         expected = prior @ FAMILY.answer_probabilities[:, rung, 0]
-        per_question = right[table.rung == rung].reshape(len(table), -1).mean(1)
+        per_question = right[table.attempts["rung"] == rung].reshape(len(table), -1).mean(1)
         error = per_question.std() / len(table) ** 0.5
         assert abs(per_question.mean() - expected) < 4 * error
 
@@ -37,12 +37,12 @@ def test_hints_come_as_often_as_the_family_says(table):
 
 
 def test_difficulty_is_the_log_odds_of_a_right_attempt_given_the_hint(table):
-    right = table.answer_correct[np.arange(len(table)).repeat(10), table.answer]
+    right = table.answer_correct[np.arange(len(table)).repeat(10), table.attempts["answer"]]
     difficulty = FAMILY.difficulty(table)
     for hint in range(FAMILY.num_hints):
         asked = table.levels == hint + 1
         for rung in (0, 1):
-            share = right[(table.rung == rung) & asked.repeat(10)].mean()
+            share = right[(table.attempts["rung"] == rung) & asked.repeat(10)].mean()
             expected = 1 / (1 + np.exp(-difficulty[asked][0, rung]))
             assert abs(share - expected) < 4 * 0.5 / asked.sum() ** 0.5
 
@@ -50,11 +50,13 @@ def test_difficulty_is_the_log_odds_of_a_right_attempt_given_the_hint(table):
 def test_wrong_answers_divide_as_the_family_says():
     kind = QuestionType(share=1.0, small=0.0, large=0.0, wrong=(0.7, 0.2, 0.1))
     table = SyntheticFamily(types=(kind,)).table(2_000, seed=0)
-    votes = np.stack([np.bincount(a, minlength=4) for a in table.answer.reshape(2_000, 10)])
+    votes = np.stack(
+        [np.bincount(a, minlength=4) for a in table.attempts["answer"].reshape(2_000, 10)]
+    )
     shares = np.sort(votes, axis=1)[:, ::-1].mean(0) / 10
     assert shares[0] == pytest.approx(0.7, abs=0.03)
     assert shares[3] == 0
-    assert not table.answer_correct[np.arange(2_000).repeat(10), table.answer].any()
+    assert not table.answer_correct[np.arange(2_000).repeat(10), table.attempts["answer"]].any()
 
 
 def test_answer_ids_tell_nothing_about_which_is_right(table):
@@ -65,9 +67,10 @@ def test_answer_ids_tell_nothing_about_which_is_right(table):
 
 def test_same_seed_same_table_other_seed_another():
     one, same, other = (FAMILY.table(50, seed=s) for s in (3, 3, 4))
-    assert (one.answer == same.answer).all()
+    answers = [table.attempts["answer"] for table in (one, same, other)]
+    assert (answers[0] == answers[1]).all()
     assert (one.levels == same.levels).all()
-    assert (one.answer != other.answer).any()
+    assert (answers[0] != answers[2]).any()
 
 
 def test_vector_environment_plays_it_at_constant_costs(table):
