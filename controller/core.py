@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -52,6 +52,7 @@ class Choice:
         propensity: probability with which it would be chosen here again.
         decided_by: `policy`, or the rule that decided instead of the checkpoint's policy.
         floor: rule of the checkpoint's safe floor that stood in for the network; None for none.
+        votes: weight of each answer before acting; empty inside attempts, where none compete.
     """
 
     action: Action
@@ -63,6 +64,7 @@ class Choice:
     propensity: float = 1.0
     decided_by: str = "policy"
     floor: str | None = None
+    votes: dict[str, float] = field(default_factory=dict)
 
     @property
     def stops(self) -> bool:
@@ -115,6 +117,11 @@ class Underway(ABC):
     @abstractmethod
     def answer(self) -> str | None:
         """Answer if it ended now; None if there is none yet."""
+
+    @property
+    def votes(self) -> dict[str, float]:
+        """Weight of each answer so far."""
+        return {}
 
     @property
     def cost(self) -> float:
@@ -268,6 +275,12 @@ class Episode(Underway):
     def answers(self) -> list[str]:
         """Distinct answers, in the order in which they came."""
         return list(self._answer_ids)
+
+    @property
+    def votes(self) -> dict[str, float]:
+        """Weight of each answer so far, after verification."""
+        weights = self.state.weight[0, : len(self._answer_ids)].tolist()
+        return dict(zip(self._answer_ids, weights, strict=True))
 
     def mask(self) -> NDArray[np.bool_]:
         """Allowed actions, (1, A)."""

@@ -37,6 +37,7 @@ NAMED_RULES: Mapping[str, Rule] = {
     "always-large": rules.AlwaysLarge(),
     "self-consistency-5": rules.SelfConsistency(5),
     FALLBACK: rules.AdaptiveCascade(0.9, 8),
+    "router": rules.Router(0.2, 0.0),
 }
 """Static rules by the name that operators know them by."""
 
@@ -111,6 +112,7 @@ class PolicyDecider:
             cost=episode.cost,
             propensity=propensity,
             floor=None if rule is None else str(rule),
+            votes=episode.votes,
         )
 
 

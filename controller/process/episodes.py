@@ -85,6 +85,12 @@ class EpisodeConfig:
         """What is to be said of each action, and its width."""
         return tuple((ACTIONS[action.kind], action.width) for action in self.actions)
 
+    @cached_property
+    def kinds(self) -> tuple[ActionKind, ...]:
+        """Kinds of actions that can be taken, in the order of a policy's outputs."""
+        kinds = dict.fromkeys(action.kind for action in self.actions)
+        return tuple(kind for kind in kinds if kind.spec.limit(self) != 0)
+
     @property
     def priced(self) -> dict[ActionKind, ActionSpec]:
         """Actions whose expected cost a policy sees."""

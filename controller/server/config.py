@@ -86,6 +86,7 @@ class ServeConfig:
         host: other than loopback needs --keys.
         port: 0 for any that is free.
         keys: file of API keys, see `allot key`.
+        playground: answer / with a page to try it on; default: unless there are keys.
         price: where an asker says nothing; default: mid-range.
         mean_cost: instead of a price: small-model tokens per question, kept over time.
         limits: what callers may spend.
@@ -112,6 +113,7 @@ class ServeConfig:
     host: str = "127.0.0.1"
     port: int = 8080
     keys: Path | None = None
+    playground: bool | None = None
     price: float | None = None
     mean_cost: float | None = None
     limits: Limits = field(default_factory=Limits)
@@ -135,6 +137,11 @@ class ServeConfig:
     def standing(self) -> Terms:
         """Terms of those who say none."""
         return Terms(price=self.price, mean_cost=self.mean_cost)
+
+    @property
+    def has_playground(self) -> bool:
+        """Whether `/` answers with a page."""
+        return self.keys is None if self.playground is None else self.playground
 
     @property
     def guard(self) -> str | None:

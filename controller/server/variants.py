@@ -110,10 +110,11 @@ class Variant:
         ranges = self.checkpoint.support
         return self.always is None and self.fallback is not None and ranges is not None
 
-    def new_decider(self, on_stray: Callable[[str], None]) -> Decider:
-        """Who decides one question."""
-        if self.always is not None:
-            return RuleDecider(named_rule(self.always), self.always, self.decider)
+    def new_decider(self, on_stray: Callable[[str], None], rule: str | None = None) -> Decider:
+        """Who decides one question: a rule if its asker names one."""
+        always = rule or self.always
+        if always is not None:
+            return RuleDecider(named_rule(always), always, self.decider)
         if self.fallback is None:
             return self.decider
         return guarded(self.decider, self.checkpoint, self.fallback, on_stray)

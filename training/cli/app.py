@@ -1,14 +1,17 @@
-"""The command `allot`, and those that serve: `allot serve` and `allot key`."""
+"""The command `allot`, and those that serve: `allot serve`, `playground` and `key`."""
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from controller.bundled import bundled
 from controller.errors import AllotError
 from controller.server.config import ServeConfig
 from training.cli.answer import answer
@@ -30,6 +33,21 @@ def serve(config: ServeConfig) -> None:
     run(config)
 
 
+def playground(
+    controller: Annotated[
+        Path, typer.Option(help="Checkpoint.", show_default="the bundled one")
+    ] = bundled("controller"),
+    port: Annotated[int, typer.Option(help="0 for any that is free.")] = 8080,
+) -> None:
+    """Watch a controller decide, on a page that asks the models of its checkpoint."""
+    from controller.server.run import serve as run
+    from training.learn.threads import limit_threads
+
+    limit_threads()
+    config = ServeConfig(controller=controller, port=port, log=Path(os.devnull))
+    run(config, lambda url: print(f"open {url} in a browser; Ctrl-C ends it", flush=True))
+
+
 def key(name: Annotated[str, typer.Argument(help="Who will use it.")]) -> None:
     """Make an API key: the key for its owner, the line for the service's file."""
     from controller.server.keys import key_digest, new_key
@@ -47,7 +65,7 @@ models_app = typer.Typer(help="The recorded language models.", no_args_is_help=T
 app.add_typer(models_app, name="models")
 models_app.command("evaluate")(evaluate_models)
 app.command("train", context_settings={"token_normalize_func": dashed})(train)
-for command in (record, serve, key, read, verify):
+for command in (record, serve, playground, key, read, verify):
     app.command()(command)
 app.command("import")(import_)
 for command in (evaluate, report, dashboard, explain, answer):

@@ -154,6 +154,7 @@ def serve(checkpoint):
             variants=None,
             variant_settings=None,
             breaker=None,
+            playground=False,
             **settings,
         ):
             metrics = Metrics()
@@ -165,7 +166,7 @@ def serve(checkpoint):
                 on_served=metrics.served,
                 on_stray=lambda name, feature: metrics.strays.labels(name, feature).inc(),
             )
-            service = Service(engine, keys=keys, metrics=metrics)
+            service = Service(engine, keys=keys, metrics=metrics, playground=playground)
             return stack.enter_context(listening(service))
 
         yield start
