@@ -151,7 +151,7 @@ class Guarded:
         support: where that is.
         rule: decides outside.
         calibration: what questions of training cost; None for no limit.
-        on_stray: told of the feature that was outside.
+        on_stray: told of the feature that was outside, or of the wording.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class Guarded:
         if not self._strayed:
             choice = self._inner.choose(episode, mask)
             seen = np.fromiter(choice.observation.values(), np.float64)
-            feature = "wording" if episode.is_strange else self._support.stray(seen)
+            feature = self._support.stray(seen) or ("wording" if episode.is_strange else None)
             if feature is None:
                 return choice
             self._strayed = True

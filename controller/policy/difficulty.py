@@ -97,10 +97,12 @@ class Difficulty:
         return values
 
     def _strange(self, features: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Whether shapes leave the ranges by more than a margin, (n,)."""
+        """Whether shapes leave the ranges by a margin, or by more than one of a kind not seen, (n,)."""
         if self.low is None or self.high is None:
             return np.zeros(len(features), bool)
-        shapes, margin = features[:, -NUM_SHAPE_FEATURES:], MARGIN * (self.high - self.low)
+        shapes = features[:, -NUM_SHAPE_FEATURES:]
+        spread = self.high - self.low
+        margin = np.where(spread > 0, MARGIN * spread, np.log(2))
         outside = (shapes < self.low - margin) | (shapes > self.high + margin)
         return np.asarray(outside.any(1))
 
