@@ -253,7 +253,7 @@ class Episode(Underway):
         readout, known = self._difficulty, None
         if readout is not None:
             known = readout.of_question(self.question.text, prompt.hidden)
-            self.is_strange = known is not None and bool(np.isnan(known).any())
+            self.is_strange = readout.is_strange(self.question.text)
         return np.full((1, self.config.num_rungs), np.nan) if known is None else known
 
     def _count(self, rung: int, usage: Usage) -> None:

@@ -6,10 +6,10 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
+from controller.policy.deciders import NAMED_RULES
 from controller.server.config import ServeConfig
 from controller.server.playground import EXAMPLES
 from controller.server.run import build_service
-from controller.policy.deciders import NAMED_RULES
 from tests.browser.conftest import HOSTILE, PATIENCE_MS, Opened
 from tests.controller.server.conftest import listening
 
