@@ -10,7 +10,7 @@ from controller.errors import ConfigError
 from controller.policy.network import PolicyConfig, PolicyNetwork
 from envs.reward import LogUniform
 from envs.vector import ComputeVectorEnv
-from training.compare.evaluate import play
+from training.compare.simulate import play
 from training.learn.config import PPOConfig
 from training.ppo import PPO, compute_gae
 
