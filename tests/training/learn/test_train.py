@@ -3,11 +3,10 @@
 from dataclasses import replace
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pytest
 
 from controller.errors import TraceFormatError
+from envs.traces.format import TraceSet
 from training.learn.config import STEPS_PER_ATTEMPT
 from training.learn.resume import CURVE, Curve, read_curve
 from training.learn.train import ControllerTraining, TrainConfig, prepare
@@ -18,16 +17,9 @@ SETTINGS = TrainConfig(ppo=PPOConfig(total_steps=6 * 256 * 16, num_envs=256))
 
 
 @pytest.fixture(scope="module")
-def few(traces):
-    """Bundled traces with 300 questions, and without hidden states, which take long to fit."""
-    ids = traces.questions["question_id"].take(list(range(0, len(traces.questions), 15)))
-    return replace(
-        traces,
-        questions=traces.questions.filter(
-            pc.is_in(traces.questions["question_id"], ids)
-        ).drop_columns("prompt_hidden"),
-        stored=ds.dataset(traces.attempts.filter(pc.is_in(traces.attempts["question_id"], ids))),
-    )
+def few(few):
+    """The set itself, not its directory."""
+    return TraceSet.read(few)
 
 
 def train(traces, out, stop_after=None, config=SETTINGS):
