@@ -13,6 +13,8 @@ from controller.server.variants import RULES
 from tests.browser.conftest import HOSTILE, PATIENCE_MS, Opened
 from tests.controller.server.conftest import listening
 
+expect.set_options(timeout=PATIENCE_MS)
+
 DIVISOR = next(example for example in EXAMPLES if example["name"] == "Divisor")
 SEED = 2**31 // 4
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
@@ -54,7 +56,7 @@ def ask(page: Page, example="Divisor"):
 
 
 def done(page: Page):
-    expect(page.locator("#says")).to_contain_text("It is done", timeout=PATIENCE_MS)
+    expect(page.locator("#says")).to_contain_text("It is done")
 
 
 def terms(opened: Opened) -> list[dict]:
