@@ -25,7 +25,7 @@ class Limits:
         max_escalations: of any question.
         escalations_per_minute: of all callers.
         caller_escalations_per_minute: of each.
-        deadline_s: where an asker says nothing.
+        deadline_s: seconds until there must be an answer, if the request does not set it.
         max_in_flight: questions at a time.
     """
 
@@ -87,7 +87,8 @@ class ServeConfig:
         port: 0 for any that is free.
         keys: file of API keys, see `allot key`.
         playground: answer / with a page to try it on; default: unless there are keys.
-        price: where an asker says nothing; default: mid-range.
+        price: accuracy per small-model token, if the request does not set it; default:
+            mid-range.
         mean_cost: instead of a price: small-model tokens per question, kept over time.
         limits: what callers may spend.
         max_new_tokens: longest attempt; default: as in training.
@@ -135,7 +136,7 @@ class ServeConfig:
 
     @property
     def standing(self) -> Terms:
-        """Terms of those who say none."""
+        """Terms of requests that set none."""
         return Terms(price=self.price, mean_cost=self.mean_cost)
 
     @property

@@ -78,7 +78,7 @@ class Variant:
     Attributes:
         name: in logs, metrics and responses.
         decider: the policy alone.
-        pricing: what compute is worth where an asker says nothing.
+        pricing: what compute is worth if the request does not set it.
         share: of all questions, relative to the other variants'.
         always: name of the rule that decides in its stead, while it is only watched.
         fallback: name of the rule that decides where the policy has not been in training;

@@ -8,10 +8,13 @@ from playwright.sync_api import Browser, Page, expect
 
 from controller.policy.deciders import NAMED_RULES
 from controller.server.config import ServeConfig
+from controller.server.keys import key_digest, new_key
 from controller.server.playground import EXAMPLES
 from controller.server.run import build_service
 from tests.browser.conftest import HOSTILE, PATIENCE_MS, Opened
 from tests.controller.server.conftest import listening
+
+expect.set_options(timeout=PATIENCE_MS)
 
 DIVISOR = next(example for example in EXAMPLES if example["name"] == "Divisor")
 SEED = 2**31 // 4
@@ -54,7 +57,7 @@ def ask(page: Page, example="Divisor"):
 
 
 def done(page: Page):
-    expect(page.locator("#says")).to_contain_text("It is done", timeout=PATIENCE_MS)
+    expect(page.locator("#says")).to_contain_text("It is done")
 
 
 def terms(opened: Opened) -> list[dict]:
@@ -174,6 +177,31 @@ def test_a_refusal_is_told_and_the_next_question_is_answered(open_page):
     )
     opened.page.unroute("**/completions")
     ask(opened.page)
+
+
+def test_an_answer_is_stopped_and_its_playing_ends(open_page):
+    opened = open_page()
+    page = opened.page
+    page.locator("#slow").check()
+    page.get_by_role("button", name="Ask").click()
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator("#says")).to_have_text("Stopped.")
+    ask(page)
+    assert page.locator(".finish").count() == 1
+    assert opened.complaints == []
+
+
+def test_a_visitor_enters_a_key_where_one_is_needed(open_page, tmp_path):
+    key = new_key()
+    (tmp_path / "keys").write_text(f"visitor {key_digest(key)}\n")
+    config = ServeConfig(keys=tmp_path / "keys", playground=True)
+    with listening(build_service(config)) as running:
+        page = open_page().page
+        page.goto(f"{running.url}/")
+        page.get_by_role("button", name="Ask").click()
+        expect(page.locator("#says")).to_have_text("The service says: a valid API key is needed")
+        page.get_by_label("API key").fill(key)
+        ask(page)
 
 
 def test_hostile_text_is_shown_and_inert(open_page):

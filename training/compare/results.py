@@ -227,17 +227,16 @@ class Results:
     def verdict(self) -> str:
         """How the controller stands against the best rule at each price, in a sentence."""
         closest = [self.closest_rule(i)[1] for i in range(len(self.prices))]
-        ahead, behind = (
-            sum(lead.interval[0] > 0 for lead in closest),
-            sum(x.behind for x in closest),
-        )
+        ahead = sum(lead.interval[0] > 0 for lead in closest)
+        behind = sum(lead.behind for lead in closest)
+        level = len(closest) - ahead - behind
         means = {name: fmean(row.lead for row in rows) for name, rows in self.rule_leads.items()}
         strongest = min(means, key=lambda name: means[name])
         return (
             f"Against the best of {len(means)} tuned rules at each of {len(closest)} prices the "
-            f"controller is ahead at {ahead}, level at {len(closest) - ahead - behind} and behind "
-            f"at {behind} (paired 95% intervals); over the strongest of them, {strongest}, its "
-            f"mean lead is {100 * means[strongest]:+.1f} points of utility."
+            f"controller is ahead at {ahead or 'none'}, level at {level or 'none'} and behind "
+            f"at {behind or 'none'} (paired 95% intervals); over the strongest of them, "
+            f"{strongest}, its mean lead is {100 * means[strongest]:+.1f} points of utility."
         )
 
     @property

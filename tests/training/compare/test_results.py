@@ -58,9 +58,9 @@ def test_the_closest_rule_is_no_controller_and_changes_with_the_price():
 
 def test_a_verdict_counts_prices_and_names_the_strongest_rule():
     assert results().verdict == (
-        "Against the best of 2 tuned rules at each of 2 prices the controller is ahead at 0, level "
-        "at 1 and behind at 1 (paired 95% intervals); over the strongest of them, another, its "
-        "mean lead is +0.0 points of utility."
+        "Against the best of 2 tuned rules at each of 2 prices the controller is ahead at none, "
+        "level at 1 and behind at 1 (paired 95% intervals); over the strongest of them, another, "
+        "its mean lead is +0.0 points of utility."
     )
 
 
