@@ -213,6 +213,8 @@ class Episode(Underway):
         self._usage = {model.name: Usage() for model in backend.models}
         self.backend, self._names = backend, [model.name for model in backend.models]
         self._difficulty, self._pick = difficulty, pick
+        self.is_strange = False
+        """Whether the wording is unlike all that difficulty was learnt from."""
         self._answer_ids: dict[str, int] = {}
         self._parents: dict[int, Attempt] = {}
         self._unverified: list[Attempt] = []
@@ -244,13 +246,14 @@ class Episode(Underway):
             prompt_tokens=np.array([prompt.prompt_tokens]),
             prompt_counted=prompt.counted,
             limits=np.array([available]),
-            difficulty=self._log_odds(prompt),
+            difficulty=self._outlook(prompt),
         )
 
-    def _log_odds(self, prompt: PromptState) -> NDArray[np.float64]:
+    def _outlook(self, prompt: PromptState) -> NDArray[np.float64]:
         readout, known = self._difficulty, None
         if readout is not None:
             known = readout.of_question(self.question.text, prompt.hidden)
+            self.is_strange = readout.is_strange(self.question.text)
         return np.full((1, self.config.num_rungs), np.nan) if known is None else known
 
     def _count(self, rung: int, usage: Usage) -> None:

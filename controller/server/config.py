@@ -155,7 +155,7 @@ class ServeConfig:
         return tuple(map(VariantPlace.parse, self.variant))
 
     def __post_init__(self) -> None:
-        from controller.server.variants import named_rule
+        from controller.policy.deciders import named_rule
 
         if self.host not in LOOPBACK and self.keys is None:
             raise ConfigError(

@@ -17,6 +17,7 @@ from controller.answers import answer_kind
 from controller.backends.base import Backend, OneSpelling, Request, Verdict, Wrapped
 from controller.core import Choice, Decision, Episode, play
 from controller.errors import BackendError, ConfigError
+from controller.policy.deciders import named_rule
 from controller.process.actions import ActionKind
 from controller.process.cost import Usage
 from controller.process.terms import Terms
@@ -24,7 +25,7 @@ from controller.process.types import Attempt, Question
 from controller.server.config import MAX_DEADLINE_S, Limits
 from controller.server.equivalence import ByKind
 from controller.server.limits import DEADLINE, EscalationBudget, Restricted
-from controller.server.variants import Variant, Variants, named_rule
+from controller.server.variants import Variant, Variants
 
 _tracer = trace.get_tracer("allot")
 

@@ -12,11 +12,11 @@ from typing import Any
 from jinja2.utils import htmlsafe_json_dumps
 from starlette.responses import HTMLResponse
 
+from controller.policy.deciders import NAMED_RULES
 from controller.process.actions import ActionKind
 from controller.process.terms import Terms
 from controller.server.engine import Engine
 from controller.server.schema import MODEL
-from controller.server.variants import RULES
 
 EXAMPLES = (
     {
@@ -71,7 +71,7 @@ def page(engine: Engine, *, keys: bool) -> HTMLResponse:
         "kinds": {
             kind.value: kind.spec.meaning for kind in process.kinds if kind is not ActionKind.STOP
         },
-        "rules": {name: str(rule) for name, rule in RULES.items()},
+        "rules": {name: str(rule) for name, rule in NAMED_RULES.items()},
         "price": variant.pricing.price_for(Terms()),
         "price_range": variant.checkpoint.price_range,
         "calibration": calibration and calibration.to_json(),

@@ -6,11 +6,11 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
+from controller.policy.deciders import NAMED_RULES
 from controller.server.config import ServeConfig
 from controller.server.keys import key_digest, new_key
 from controller.server.playground import EXAMPLES
 from controller.server.run import build_service
-from controller.server.variants import RULES
 from tests.browser.conftest import HOSTILE, PATIENCE_MS, Opened
 from tests.controller.server.conftest import listening
 
@@ -148,9 +148,9 @@ def test_rules_and_prices_are_played_only_when_asked_for_and_paid_for(open_page,
     assert len(terms(opened)) == 1
     page.get_by_label("play rules").check()
     cards = page.locator("#rules .run")
-    expect(cards.locator(".chip", has_text="STOP")).to_have_count(len(RULES) + 1)
+    expect(cards.locator(".chip", has_text="STOP")).to_have_count(len(NAMED_RULES) + 1)
     own, *rules = terms(opened)
-    assert [asked["rule"] for asked in rules] == list(RULES)
+    assert [asked["rule"] for asked in rules] == list(NAMED_RULES)
     told = [service.ask(DIVISOR["text"], **asked).json()["allot"] for asked in (own, *rules)]
     assert cards.locator(".got").all_inner_texts() == [each["answer"] for each in told]
     costs = [number(text.split("token")[0]) for text in cards.locator(".cost").all_inner_texts()]
@@ -161,7 +161,7 @@ def test_rules_and_prices_are_played_only_when_asked_for_and_paid_for(open_page,
 
     page.get_by_label("ask at five prices").check()
     expect(page.locator("#prices .run .right, #prices .run .wrong")).to_have_count(5)
-    prices = [asked["price"] for asked in terms(opened)[1 + len(RULES) :]]
+    prices = [asked["price"] for asked in terms(opened)[1 + len(NAMED_RULES) :]]
     assert prices == sorted(prices, reverse=True)
     assert len(set(prices)) == 5
     assert opened.complaints == []

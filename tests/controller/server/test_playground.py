@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from controller.policy.deciders import NAMED_RULES
 from controller.server.config import ServeConfig
 from controller.server.playground import page
-from controller.server.variants import RULES
 
 HOSTILE = "</script><script>hacked = 1</script>"
 
@@ -55,7 +55,7 @@ def test_names_of_models_cannot_leave_their_place(serve, small, large, checkpoin
     assert json.loads(setup)["models"][0]["name"] == HOSTILE + "0"
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", NAMED_RULES)
 def test_a_rule_that_an_asker_names_decides(service, rule):
     told = service.ask(rule=rule).json()["allot"]
     assert {decision["decided_by"] for decision in told["decisions"]} == {rule}
