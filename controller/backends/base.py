@@ -109,11 +109,13 @@ class Backend(ABC):
     Attributes:
         reads_prompts: whether it can tell the small model's prompt state.
         revises: whether its small model can be asked to revise.
+        takes_fields: whether all models get `Question.fields` and turns about tools.
     """
 
     models: tuple[ModelSpec, ...]
     reads_prompts: bool = True
     revises: bool = True
+    takes_fields: bool = False
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -173,6 +175,7 @@ class Wrapped(Backend):
     def __init__(self, backend: Backend) -> None:
         self.backend, self.models = backend, backend.models
         self.reads_prompts, self.revises = backend.reads_prompts, backend.revises
+        self.takes_fields = backend.takes_fields
 
     @property
     def notes(self) -> tuple[str, ...]:

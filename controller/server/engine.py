@@ -14,9 +14,10 @@ from opentelemetry import trace
 from pydantic import ConfigDict, Field
 
 from controller.answers import answer_kind
+from controller.answers.structured import has_schemas, schema_fault
 from controller.backends.base import Backend, OneSpelling, Request, Verdict, Wrapped
 from controller.core import Choice, Decision, Episode, play
-from controller.errors import BackendError
+from controller.errors import BackendError, ConfigError
 from controller.process.cost import Usage
 from controller.process.terms import Terms
 from controller.process.types import Attempt, Question
@@ -94,10 +95,11 @@ class NoAnswerError(BackendError):
     """No model made a single attempt that succeeded."""
 
     def __init__(self, served: Served) -> None:
-        kinds = sorted({a.error or "" for a in served.attempts})
-        super().__init__(f"no model answered: {', '.join(kinds) or 'none is available'}")
+        self.kinds = {a.error or "" for a in served.attempts}
+        said = ", ".join(sorted(self.kinds)) or "none is available"
+        super().__init__(f"no model answered: {said}")
         self.served = served
-        self.late = DEADLINE in served.limited or set(kinds) == {DEADLINE}
+        self.late = DEADLINE in served.limited or self.kinds == {DEADLINE}
 
 
 class Engine:
@@ -151,10 +153,11 @@ class Engine:
             emit: told of each choice when it is made, and of each decision once carried out.
 
         Raises:
-            ConfigError: terms that are out of range.
+            ConfigError: terms that are out of range, or fields that a model does not take.
             NoAnswerError: no attempt succeeded.
         """
         started = time.perf_counter()
+        await self._check_fields(question)
         variant = self.variants.assign(sticky or question.text)
         allowed = replace(
             terms.at(variant.pricing.price_for(terms)),
@@ -164,7 +167,7 @@ class Engine:
         decider, deadline = self._decider(variant, terms, caller, strayed)
         episode = Episode(
             identified(question, terms),
-            self._attended(decider, deadline),
+            self._attended(question, decider, deadline),
             variant.process,
             allowed,
             difficulty=variant.checkpoint.difficulty,
@@ -220,7 +223,20 @@ class Engine:
         )
         return decider, deadline
 
-    def _attended(self, decider: Restricted, deadline: float) -> Backend:
+    async def _check_fields(self, question: Question) -> None:
+        """What a client wants beside a text must reach every model, and be possible."""
+        turns = (*question.history, *question.since)
+        wanted = [*question.fields, *("messages" for t in turns if t.keys() - {"role", "content"})]
+        if wanted and not self.backend.takes_fields:
+            raise ConfigError(
+                f"{wanted[0]}: expected it left out, as a model here is not behind a server"
+            )
+        if has_schemas(question.fields):
+            fault = await asyncio.to_thread(schema_fault, question.fields)
+            if fault is not None:
+                raise ConfigError(f"{fault}: expected a JSON Schema")
+
+    def _attended(self, question: Question, decider: Restricted, deadline: float) -> Backend:
         """The backend for one question."""
 
         async def canonical(answer: str, known: Sequence[str]) -> str:
@@ -230,7 +246,8 @@ class Engine:
             except TimeoutError:
                 return answer
 
-        return OneSpelling(_Attended(self.backend, decider, deadline), canonical)
+        attended = _Attended(self.backend, decider, deadline)
+        return attended if has_schemas(question.fields) else OneSpelling(attended, canonical)
 
     async def _run(
         self, episode: Episode, decider: Restricted, deadline: float, emit: Emit

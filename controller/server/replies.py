@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from controller.backends.openai.resilience import PERMANENT, TOO_LONG
 from controller.core import Choice, Decision
 from controller.errors import CheckpointError, ConfigError
 from controller.process.actions import ActionKind
@@ -104,20 +105,33 @@ def extension(served: Served, ignored: Sequence[str], *, explain: bool) -> Json:
 
 
 def _text(served: Served) -> str:
-    return (served.attempt.text or served.attempt.answer or "") if served.attempt else ""
+    attempt = served.attempt
+    if attempt is None or attempt.calls:
+        return (attempt and attempt.text) or ""
+    return attempt.text or attempt.answer or ""
 
 
 def _finish(served: Served) -> str:
     """Why the returned attempt ended, in OpenAI's words."""
+    if served.attempt and served.attempt.calls:
+        return "tool_calls"
     reason = served.attempt.finish_reason if served.attempt else None
     return reason if reason in (CUT, "content_filter") else "stop"
+
+
+def _calls(served: Served) -> Json:
+    """The calls of tools that an answer is, as a field of a message; none for a text."""
+    calls = served.attempt.calls if served.attempt else ()
+    return {"tool_calls": list(calls)} if calls else {}
 
 
 def answer_json(served: Served, ignored: Sequence[str], *, chat: bool, explain: bool) -> Json:
     """A chat completion or a text completion."""
     said: Json = {"text": _text(served)}
     if chat:
-        said = {"message": {"role": "assistant", "content": _text(served), "refusal": None}}
+        calls = _calls(served)
+        content = _text(served) or (None if calls else "")
+        said = {"message": {"role": "assistant", "content": content, "refusal": None, **calls}}
     return {
         "id": served.episode_id,
         "object": "chat.completion" if chat else "text_completion",
@@ -156,12 +170,16 @@ class Chunks:
         """The answer, its end, and usage if wanted."""
         told = extension(served, self._ignored, explain=self._explain)
         end = self._event({}, _finish(served), allot=told)
-        events = [self._event({"content": _text(served)}), end]
+        calls = [
+            {"index": i, **call} for i, call in enumerate(_calls(served).get("tool_calls", ()))
+        ]
+        delta = {"content": _text(served), **({"tool_calls": calls} if calls else {})}
+        events = [self._event(delta), end]
         if include_usage:
             events.append(sse({**self._head, "choices": [], "usage": usage_json(served)}))
         return b"".join(events)
 
-    def _event(self, delta: Mapping[str, str], finish: str | None = None, **more: Any) -> bytes:
+    def _event(self, delta: Mapping[str, Any], finish: str | None = None, **more: Any) -> bytes:
         choice: Json = {"index": 0, "finish_reason": finish, "logprobs": None}
         choice |= {"delta": delta} if self._chat else {"text": delta.get("content", "")}
         return sse({**self._head, "choices": [choice], **more})
@@ -185,8 +203,9 @@ def refusal(error: Exception) -> tuple[int, Json]:
     """Status and body of what clients are told about an error that is not a bug."""
     message, param = str(error), str(error).partition(":")[0]
     if isinstance(error, NoAnswerError):
-        status, code = (504, "deadline") if error.late else (503, "models_unavailable")
-        return status, error_json(message, "upstream_error", code=code)
+        status, code = _no_answer(error)
+        kind = "invalid_request_error" if status == 400 else "upstream_error"
+        return status, error_json(message, kind, code=code)
     if isinstance(error, HTTPException):
         kinds = {401: "authentication_error", 429: "rate_limit_error"}
         kind = kinds.get(error.status_code, "invalid_request_error")
@@ -196,10 +215,23 @@ def refusal(error: Exception) -> tuple[int, Json]:
     return 400, error_json(message, "invalid_request_error", param)
 
 
+def _no_answer(error: NoAnswerError) -> tuple[int, str]:
+    """Status and code of a question that no model has answered."""
+    if error.kinds == {TOO_LONG}:
+        return 400, TOO_LONG
+    if error.kinds and error.kinds <= PERMANENT:
+        return 502, "request_refused"
+    return (504, "deadline") if error.late else (503, "models_unavailable")
+
+
+_AGAIN = {502: {"x-should-retry": "false"}, 503: {"retry-after": "5"}}
+"""Whether and when it makes sense to ask again."""
+
+
 def refused(request: Request, error: Exception) -> Response:
     """The response that goes with it."""
     status, body = refusal(error)
-    headers = {"retry-after": "5"} if status == 503 else getattr(error, "headers", None)
+    headers = _AGAIN.get(status) or getattr(error, "headers", None)
     return JSONResponse(body, status, headers=headers)
 
 

@@ -15,14 +15,16 @@ from controller.process.actions import ActionKind
 from controller.process.types import Question
 from controller.server.engine import RequestTerms
 
-MAX_MESSAGES = 256
+MAX_MESSAGES, MAX_TOOLS = 256, 128
 MAX_TEXT = 2**20
 MODEL = "allot"
 LONGEST_ATTEMPT = 4096
 """Tokens that a client may ask for."""
 _LONGEST_NAME = 128
 
+Name = Annotated[str, Field(min_length=1, max_length=128)]
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
+Stop = Annotated[str, Field(max_length=256)]
 Tokens = Annotated[int, Field(ge=0, le=10**7)]
 Logprob = Annotated[float, Field(ge=-1e6, le=0, allow_inf_nan=False)]
 
@@ -40,10 +42,10 @@ class Compatible(BaseModel):
 
 
 _NOT_SERVED: Mapping[str, tuple[Any, ...]] = {
-    "stop": ([], ""),
     "response_format": ({"type": "text"},),
     "logprobs": (False, 0),
     "top_logprobs": (0,),
+    "tools": ([],),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "tool_choice": ("none", "auto"),
@@ -57,7 +59,12 @@ _NOT_SERVED: Mapping[str, tuple[Any, ...]] = {
     "prediction": (),
     "web_search_options": (),
 }
-"""Fields that would change what an answer is, with values that ask for nothing."""
+"""Fields that would change what an answer is, with values that ask for nothing.
+
+Those that a request declares are served."""
+
+_PASSED = ("stop", "response_format", "tools", "tool_choice", "parallel_tool_calls")
+"""Fields that models get as they are."""
 
 _MOST_IGNORED = 32
 
@@ -74,17 +81,106 @@ class TextPart(Compatible):
     text: Text
 
 
-class MessageIn(Compatible):
+class Passed(BaseModel):
+    """Fields that models get as they are; what is looked at is named."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    def passed(self) -> dict[str, Any]:
+        """As it was set."""
+        return self.model_dump(exclude_unset=True, by_alias=True)
+
+
+class FunctionIn(Passed):
+    """A function that may be called."""
+
+    name: Name
+    parameters: dict[str, Any] | None = None
+
+
+class ToolIn(Passed):
+    """A tool that may be called."""
+
+    type: Literal["function"]
+    function: FunctionIn
+
+
+class CalledIn(Passed):
+    """What was called; `arguments` are JSON."""
+
+    name: Name
+    arguments: Text
+
+
+class CallIn(Passed):
+    """A call of a tool in an earlier turn."""
+
+    id: Name
+    type: Literal["function"]
+    function: CalledIn
+
+
+class NamedIn(Passed):
+    """A function by name."""
+
+    name: Name
+
+
+class ToolChoiceIn(Passed):
+    """The one tool that must be called."""
+
+    type: Literal["function"]
+    function: NamedIn
+
+
+class SchemaIn(Passed):
+    """A schema and its name."""
+
+    name: Name
+    wanted: dict[str, Any] | None = Field(None, alias="schema")
+
+
+class FormIn(Passed):
+    """What form an answer has."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: SchemaIn | None = None
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> Self:
+        if self.type == "json_schema" and self.json_schema is None:
+            raise ValueError("response_format.json_schema: expected a schema")
+        return self
+
+
+class MessageIn(Passed):
     """A turn of a conversation."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[TextPart], Field(max_length=MAX_MESSAGES)]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Text | Annotated[list[TextPart], Field(max_length=MAX_MESSAGES)] | None = None
+    tool_calls: Annotated[list[CallIn], Field(max_length=MAX_TOOLS)] | None = None
+    tool_call_id: Name | None = None
 
-    def plain(self) -> dict[str, str]:
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.content is None and not (self.role == "assistant" and self.tool_calls):
+            raise ValueError("messages.content: expected text")
+        if (self.role == "tool") != (self.tool_call_id is not None):
+            raise ValueError("messages.tool_call_id: expected one in turns of tools alone")
+        return self
+
+    def plain(self) -> dict[str, Any]:
         """With its content as one text."""
         content = self.content
-        text = content if isinstance(content, str) else "".join(part.text for part in content)
-        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+        if isinstance(content, list):
+            content = "".join(part.text for part in content)
+        turn: dict[str, Any] = {
+            "role": "system" if self.role == "developer" else self.role,
+            "content": content,
+        }
+        if self.tool_calls:
+            turn["tool_calls"] = [call.passed() for call in self.tool_calls]
+        return turn if self.tool_call_id is None else {**turn, "tool_call_id": self.tool_call_id}
 
 
 class StreamOptions(Compatible):
@@ -105,6 +201,7 @@ class Asked(Compatible):
     max_tokens: Annotated[int, Field(ge=1, le=10**7)] | None = None
     user: Annotated[str, Field(max_length=256)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
     allot: TermsIn = Field(None, description="What the answer may cost.")
 
     @model_validator(mode="after")
@@ -116,10 +213,20 @@ class Asked(Compatible):
         return self
 
     @property
+    def extra(self) -> set[str]:
+        """Names of fields that nothing here reads."""
+        return (self.model_extra or {}).keys() - _NOT_SERVED
+
+    @property
     def ignored(self) -> tuple[str, ...]:
         """Names of fields that were set and change nothing, such as `temperature`."""
-        names = (name[:_LONGEST_NAME] for name in (self.model_extra or {}))
-        return tuple(sorted(name for name in names if name not in _NOT_SERVED)[:_MOST_IGNORED])
+        return tuple(sorted(name[:_LONGEST_NAME] for name in self.extra)[:_MOST_IGNORED])
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Fields that models get as they are, as they were set."""
+        chosen = self.model_dump(include=set(_PASSED), exclude_unset=True, by_alias=True)
+        return {name: value for name, value in chosen.items() if value not in (None, [], "")}
 
     @property
     def include_usage(self) -> bool:
@@ -132,22 +239,51 @@ class ChatRequest(Asked):
 
     messages: Annotated[list[MessageIn], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: Annotated[int, Field(ge=1, le=10**7)] | None = None
-    tools: Annotated[list[Any], Field(max_length=0, description="Not supported.")] | None = None
+    response_format: FormIn | None = None
+    tools: Annotated[list[ToolIn], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoiceIn | None = None
+    parallel_tool_calls: bool | None = None
 
-    def question(self) -> Question:
-        """The last turn, with those before it as history.
+    @property
+    def extra(self) -> set[str]:
+        """With those of messages."""
+        names = (message.model_extra or {} for message in self.messages)
+        unread = {f"messages.{k}" for extra in names for k, v in extra.items() if v}
+        return super().extra | unread
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Without what asks for nothing: text as a form, or a choice among no tools.
 
         Raises:
-            ConfigError: the last turn is not the user's.
+            ConfigError: a choice among no tools.
+        """
+        chosen = super().fields
+        if chosen.get("response_format", {}).get("type") == "text":
+            del chosen["response_format"]
+        if "tools" not in chosen:
+            chosen.pop("parallel_tool_calls", None)
+            if chosen.pop("tool_choice", "auto") not in ("none", "auto"):
+                raise ConfigError("tool_choice: expected tools with it, found none")
+        return chosen
+
+    def question(self) -> Question:
+        """The last turn of the user, with those before and after it.
+
+        Raises:
+            ConfigError: the last turn is neither the user's nor a tool's.
         """
         turns = [message.plain() for message in self.messages]
-        if turns[-1]["role"] != "user":
-            raise ConfigError("messages: expected the last one from the user")
+        users = [place for place, turn in enumerate(turns) if turn["role"] == "user"]
+        if turns[-1]["role"] not in ("user", "tool") or not users:
+            raise ConfigError("messages: expected the last one from the user, or a tool after it")
         wanted = self.max_completion_tokens or self.max_tokens or LONGEST_ATTEMPT
         return Question(
             question_id="",
-            text=turns[-1]["content"],
-            history=tuple(turns[:-1]),
+            text=turns[users[-1]]["content"],
+            history=tuple(turns[: users[-1]]),
+            since=tuple(turns[users[-1] + 1 :]),
+            fields=self.fields,
             max_new_tokens=min(wanted, LONGEST_ATTEMPT),
         )
 
@@ -161,7 +297,7 @@ class CompletionRequest(Asked):
         """The prompt."""
         text = self.prompt if isinstance(self.prompt, str) else self.prompt[0]
         longest = min(self.max_tokens or LONGEST_ATTEMPT, LONGEST_ATTEMPT)
-        return Question(question_id="", text=text, max_new_tokens=longest)
+        return Question(question_id="", text=text, fields=self.fields, max_new_tokens=longest)
 
 
 class AttemptIn(Strict):
@@ -273,6 +409,7 @@ _ERRORS = {
     413: "The body is too large.",
     429: "Too many questions at once.",
     431: "The headers are too large.",
+    502: "All models refuse the request.",
     503: "No model answered.",
     504: "The deadline came before any answer.",
 }
@@ -330,7 +467,7 @@ def _post(kind: type[BaseModel], summary: str, reply: str) -> dict[str, Any]:
     replies = {"200": _reply("As asked for.", reply)}
     if reply == "Completion":
         replies["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
-    statuses = _ERRORS if reply == "Completion" else set(_ERRORS) - {404, 429, 503, 504}
+    statuses = _ERRORS if reply == "Completion" else set(_ERRORS) - {404, 429, 502, 503, 504}
     return {
         "summary": summary,
         "parameters": [_header(name) for name in HEADERS],

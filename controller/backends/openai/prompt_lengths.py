@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -38,14 +39,22 @@ _REMEMBERED, _LONGEST_TEMPLATE = 1024, 4096
 
 
 def characters(question: Question) -> int:
-    """Length of what is asked, without the prompt around it."""
-    return len(question.text) + sum(len(turn["content"]) for turn in question.history)
+    """Length of what is asked, tools included, without the prompt around it."""
+    return len(question.text) + _length((*question.history, *question.since), question.fields)
 
 
-def plausible(tokens: int, chat: Sequence[Message]) -> bool:
+def plausible(tokens: int, chat: Sequence[Message], fields: Mapping[str, Any]) -> bool:
     """Whether a chat may have so many tokens: hardly more than bytes, the template apart."""
-    size = sum(len(turn["content"].encode("utf-8", "replace")) for turn in chat)
-    return tokens <= size + _LONGEST_TEMPLATE
+    return tokens <= 4 * _length(chat, fields) + _LONGEST_TEMPLATE
+
+
+def _length(turns: Sequence[Message], fields: Mapping[str, Any]) -> int:
+    """Characters of turns and of what else a template writes out."""
+    written = sum(len(turn["content"] or "") for turn in turns)
+    calls = [turn["tool_calls"] for turn in turns if "tool_calls" in turn]
+    for further in (calls, fields.get("tools"), fields.get("response_format")):
+        written += len(json.dumps(further)) if further else 0
+    return written
 
 
 def fit_prompt_length(counted: Sequence[Counted]) -> Line | None:
@@ -164,7 +173,7 @@ class PromptLengths:
 
     async def of(self, question: Question, chat: Sequence[Message]) -> tuple[int, bool]:
         """Tokens of a prompt, and whether that is more than a guess."""
-        counted = await self.count(chat)
+        counted = await self.count(chat, question.fields.get("tools"))
         if counted is None:
             return self.fit.estimate(characters(question)), self.fit.known
         self._expected[question.question_id] = counted
@@ -178,7 +187,9 @@ class PromptLengths:
         self._misses = self._misses + 1 if abs(expected - tokens) > 1 else 0
         self.fit.learn(characters(question), tokens)
 
-    async def count(self, chat: Sequence[Message], patience_s: float = _PATIENCE_S) -> int | None:
+    async def count(
+        self, chat: Sequence[Message], tools: Any = None, *, patience_s: float = _PATIENCE_S
+    ) -> int | None:
         """Tokens of a chat by the server's template or a tokenizer; None if nobody counts."""
         if self._misses >= _MOST_MISSES:
             return None
@@ -186,24 +197,33 @@ class PromptLengths:
             way = self._ways[0]
             try:
                 async with asyncio.timeout(patience_s):
-                    return await way(chat)
+                    return await way(
+                        {"messages": list(chat), **({"tools": tools} if tools else {})}
+                    )
             except (TimeoutError, UpstreamError) as error:
                 if isinstance(error, TimeoutError) or error.retryable:
                     self._not_before = time.monotonic() + _PAUSE_S
                     break
                 # Another question may have found out the same meanwhile.
                 self._ways = [other for other in self._ways if other != way]
-        return None if self._tokenize is None else self._tokenize(chat)
+        # Templates of tools differ between a tokenizer and the server that parses its calls.
+        if self._tokenize is None or tools or any("tool_calls" in turn for turn in chat):
+            return None
+        try:
+            async with asyncio.timeout(patience_s):
+                return await asyncio.to_thread(self._tokenize, chat)
+        except TimeoutError:
+            return None
 
-    async def _by_llama_cpp(self, chat: Sequence[Message]) -> int:
-        rendered = await self._post("/apply-template", {"messages": list(chat)})
+    async def _by_llama_cpp(self, asked: Mapping[str, Any]) -> int:
+        rendered = await self._post("/apply-template", asked)
         text = _entry(rendered, "prompt", str)
-        asked = {"content": text, "add_special": True, "parse_special": True}
-        return len(_entry(await self._post("/tokenize", asked), "tokens", list))
+        whole = {"content": text, "add_special": True, "parse_special": True}
+        return len(_entry(await self._post("/tokenize", whole), "tokens", list))
 
-    async def _by_vllm(self, chat: Sequence[Message]) -> int:
-        asked = {"model": self._model, "messages": list(chat), "add_generation_prompt": True}
-        return int(_entry(await self._post("/tokenize", asked), "count", int))
+    async def _by_vllm(self, asked: Mapping[str, Any]) -> int:
+        chat = {"model": self._model, **asked, "add_generation_prompt": True}
+        return int(_entry(await self._post("/tokenize", chat), "count", int))
 
 
 def _entry(found: Any, name: str, kind: type) -> Any:

@@ -265,8 +265,6 @@ def test_ready_does_not_wait_for_servers_that_hang(serve, large):
 @pytest.mark.parametrize(
     "field",
     [
-        {"stop": ["\n"]},
-        {"response_format": {"type": "json_object"}},
         {"logprobs": True},
         {"functions": [{"name": "f"}]},
         {"tool_choice": "required"},
