@@ -23,7 +23,7 @@ from controller.core import Choice
 from controller.server.decide import decide
 from controller.server.engine import Engine, Served
 from controller.server.keys import Keys
-from controller.server.middleware import LimitSize, Observe
+from controller.server.middleware import LimitSize, LoopbackOnly, Observe
 from controller.server.ops import Metrics
 from controller.server.replies import (
     ALIVE,
@@ -98,6 +98,7 @@ class Service:
             routes=routes,
             middleware=[
                 Middleware(Observe, metrics=self.metrics, paths=paths),
+                Middleware(LoopbackOnly, keys=self.keys),
                 Middleware(LimitSize),
             ],
             exception_handlers={**dict.fromkeys(REFUSED, refused), Exception: bug},

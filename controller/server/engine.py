@@ -7,15 +7,18 @@ import hashlib
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import chain, repeat
 from typing import Annotated, Any, ClassVar
 
 from opentelemetry import trace
 from pydantic import ConfigDict, Field
 
 from controller.answers import answer_kind
+from controller.answers.kinds import Whole
 from controller.answers.structured import has_schemas, schema_fault
 from controller.backends.base import Backend, OneSpelling, Request, Verdict, Wrapped
+from controller.backends.identity import blank_attempt
 from controller.core import Choice, Decision, Episode, play
 from controller.errors import BackendError, ConfigError
 from controller.process.cost import Usage
@@ -23,7 +26,7 @@ from controller.process.terms import Terms
 from controller.process.types import Attempt, Question
 from controller.server.config import MAX_DEADLINE_S, Limits
 from controller.server.equivalence import ByKind
-from controller.server.limits import DEADLINE, EscalationBudget, Restricted
+from controller.server.limits import BUDGET, CANCELLED, DEADLINE, EscalationBudget, Restricted
 from controller.server.variants import Variant, Variants
 
 _tracer = trace.get_tracer("allot")
@@ -84,6 +87,12 @@ class Served:
     warnings: tuple[str, ...]
     decision_s: float
     wall_s: float
+
+    @property
+    def answers_are_texts(self) -> bool:
+        """Whether an answer is all that a model wrote, and not a few words of it."""
+        whole = self.variant.checkpoint.answers == Whole.name
+        return whole or has_schemas(self.question.fields)
 
     @property
     def gave_up(self) -> bool:
@@ -156,42 +165,83 @@ class Engine:
             ConfigError: terms that are out of range, or fields that a model does not take.
             NoAnswerError: no attempt succeeded.
         """
-        started = time.perf_counter()
         await self._check_fields(question)
         variant = self.variants.assign(sticky or question.text)
         allowed = replace(
             terms.at(variant.pricing.price_for(terms)),
             budget=least(terms.budget, self.limits.max_budget),
         )
+        asked = self._begun(question, terms, caller, variant, allowed)
+        attributes = {"allot.arm": variant.name}
+        with _tracer.start_as_current_span("answer", attributes=attributes) as span:
+            try:
+                await self._run(asked, emit)
+            except asyncio.CancelledError:
+                asked.decider.limited.add(CANCELLED)
+                self._settle(asked)
+                raise
+            span.set_attribute("allot.cost", asked.episode.cost)
+        served = self._settle(asked)
+        if served.limited == (BUDGET,) and served.attempt is None:
+            raise ConfigError(
+                f"budget: expected at least {asked.least_cost:g}, which one attempt may cost here, "
+                f"found {allowed.budget:g}"
+            )
+        if served.attempt is None and not (served.gave_up and terms.give_up):
+            raise NoAnswerError(served)
+        return served
+
+    def _begun(
+        self,
+        question: Question,
+        terms: RequestTerms,
+        caller: str,
+        variant: Variant,
+        allowed: RequestTerms,
+    ) -> _Asked:
+        """A question, what it may cost, and who decides about it, before anything is done."""
         strayed: list[str] = []
         decider, deadline = self._decider(variant, terms, caller, strayed)
+        attended = _Attended(self.backend, decider, deadline)
         episode = Episode(
             identified(question, terms),
-            self._attended(question, decider, deadline),
+            self._spelled(question, attended, deadline),
             variant.process,
             allowed,
             difficulty=variant.checkpoint.difficulty,
         )
-        attributes = {"allot.arm": variant.name}
-        with _tracer.start_as_current_span("answer", attributes=attributes) as span:
-            decisions = await self._run(episode, decider, deadline, emit)
-            span.set_attribute("allot.cost", episode.cost)
-        variant.pricing.count(terms, episode.cost)
-        for feature in strayed:
+        return _Asked(
+            question=replace(question, question_id=terms.question_id or ""),
+            terms=terms,
+            allowed=allowed,
+            variant=variant,
+            episode=episode,
+            attended=attended,
+            decider=decider,
+            deadline=deadline,
+            strayed=strayed,
+        )
+
+    def _settle(self, asked: _Asked) -> Served:
+        """Charge, count and log a question, however it ended."""
+        asked.record_abandoned()
+        episode, decider, variant = asked.episode, asked.decider, asked.variant
+        variant.pricing.count(asked.terms, episode.cost)
+        for feature in asked.strayed:
             self._on_stray(variant.name, feature)
-        guarded = strayed[0] if strayed else None
-        if variant.guarded and decisions:
+        guarded = asked.strayed[0] if asked.strayed else None
+        if variant.guarded and asked.decisions:
             variant.watch.note(guarded)
         served = Served(
             episode_id=f"allot-{uuid.uuid4().hex}",
-            question=replace(question, question_id=terms.question_id or ""),
-            caller=caller,
+            question=asked.question,
+            caller=decider.caller,
             variant=variant,
             answer=episode.answer,
             attempt=episode.best_attempt() or best_unread(episode.attempts),
-            decisions=tuple(decisions),
+            decisions=tuple(asked.decisions),
             attempts=tuple(episode.attempts),
-            terms=allowed,
+            terms=asked.allowed,
             cost=episode.cost,
             usage=episode.usage,
             degraded=tuple(sorted(decider.degraded)),
@@ -199,11 +249,9 @@ class Engine:
             guarded=guarded,
             warnings=self.warnings,
             decision_s=decider.seconds,
-            wall_s=time.perf_counter() - started,
+            wall_s=time.perf_counter() - asked.started,
         )
         self._on_served(served)
-        if served.attempt is None and not (served.gave_up and terms.give_up):
-            raise NoAnswerError(served)
         return served
 
     def _decider(
@@ -236,8 +284,8 @@ class Engine:
             if fault is not None:
                 raise ConfigError(f"{fault}: expected a JSON Schema")
 
-    def _attended(self, question: Question, decider: Restricted, deadline: float) -> Backend:
-        """The backend for one question."""
+    def _spelled(self, question: Question, backend: Backend, deadline: float) -> Backend:
+        """A backend that gives equal answers to one question one spelling."""
 
         async def canonical(answer: str, known: Sequence[str]) -> str:
             try:
@@ -246,32 +294,79 @@ class Engine:
             except TimeoutError:
                 return answer
 
-        attended = _Attended(self.backend, decider, deadline)
-        return attended if has_schemas(question.fields) else OneSpelling(attended, canonical)
+        return backend if has_schemas(question.fields) else OneSpelling(backend, canonical)
 
-    async def _run(
-        self, episode: Episode, decider: Restricted, deadline: float, emit: Emit
-    ) -> list[Decision]:
+    async def _run(self, asked: _Asked, emit: Emit) -> None:
+        decider, decisions = asked.decider, asked.decisions
         try:
-            async with asyncio.timeout_at(deadline):
-                await episode.begin()
+            async with asyncio.timeout_at(asked.deadline):
+                await asked.episode.begin()
         except TimeoutError:
             decider.limited.add(DEADLINE)
-            return []
+            return
         except BackendError:
             decider.degraded.add(self.backend.models[0].name)
-            return []
-        decisions: list[Decision] = []
+            return
         while not decisions or not decisions[-1].final:
             try:
-                async for step in play(episode, decider):
+                async for step in play(asked.episode, decider):
                     emit(step)
                     if isinstance(step, Decision):
                         decisions.append(step)
                         _trace(step)
             except _VerifierError:
                 decider.verifier_down = True
-        return decisions
+        unwished = not (asked.episode.attempts or asked.terms.give_up)
+        if unwished and not (decider.degraded or decider.limited):
+            decider.limited.add(BUDGET)
+
+
+@dataclass(kw_only=True)
+class _Asked:
+    """A question that is being answered.
+
+    Attributes:
+        question: under its asker's id.
+        allowed: its terms at a known price, within the service's limits.
+        deadline: on the event loop's clock.
+        strayed: features that have been outside their range of training.
+        decisions: carried out so far.
+    """
+
+    question: Question
+    terms: RequestTerms
+    allowed: RequestTerms
+    variant: Variant
+    episode: Episode
+    attended: _Attended
+    decider: Restricted
+    deadline: float
+    strayed: list[str]
+    decisions: list[Decision] = field(default_factory=list)
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def least_cost(self) -> float:
+        """Most that one attempt of the small model may cost."""
+        config, lengths = self.episode.config, self.episode.state.prompt_tokens
+        return float(lengths[0, 0] + config.max_completion_tokens[0])
+
+    def record_abandoned(self) -> None:
+        """Take note of attempts that were cancelled: their prompts have been paid for."""
+        requests, self.attended.pending = self.attended.pending, ()
+        names, lengths = self.attended.models, self.episode.state.prompt_tokens
+        if requests:
+            self.episode.made(
+                [
+                    replace(
+                        blank_attempt(names[request.rung].name, request),
+                        error=CANCELLED,
+                        prompt_tokens=int(lengths[0, request.rung]),
+                        usage=Usage(prefill_tokens=int(lengths[0, request.rung]) if first else 0),
+                    )
+                    for first, request in zip(chain([True], repeat(False)), requests, strict=False)
+                ]
+            )
 
 
 class _Attended(Wrapped):
@@ -280,10 +375,14 @@ class _Attended(Wrapped):
     def __init__(self, backend: Backend, decider: Restricted, deadline: float) -> None:
         super().__init__(backend)
         self._decider, self._deadline = decider, deadline
+        self.pending: Sequence[Request] = ()
+        """Requests that have gone out and are not answered."""
 
     async def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
         """See `Backend.attempts`; a model that makes none is down for this question."""
+        self.pending = requests
         made = await super().attempts([replace(r, deadline=self._deadline) for r in requests])
+        self.pending = ()
         if all(attempt.error for attempt in made):
             rung = requests[0].rung
             self._decider.down.add(rung)

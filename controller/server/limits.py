@@ -16,6 +16,7 @@ from controller.process.actions import PRICED, ActionKind
 from controller.server.config import Limits
 
 DEADLINE, REQUEST_BUDGET = "deadline", "request_budget"
+BUDGET, CANCELLED = "budget", "cancelled"
 _BY_SMALL = tuple(kind for kind, spec in PRICED.items() if spec.climbs is None)
 _MAX_CALLERS = 10_000
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from opentelemetry import trace
@@ -202,18 +203,7 @@ def serve(config: ServeConfig) -> None:
         _send_spans()
     service = build_service(config)
     listener = _listen(config.host, config.port)
-    server = _Server(
-        uvicorn.Config(
-            service.app(),
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=int(config.shutdown_s),
-            timeout_keep_alive=30,
-        ),
-        service,
-        config.drain_s,
-    )
+    server = _Server(http_server(service, config.shutdown_s), service, config.drain_s)
     reloader = Reloader(config, service)
     # What has been built so far stays: collecting it over and over would cost milliseconds.
     gc.collect()
@@ -221,6 +211,21 @@ def serve(config: ServeConfig) -> None:
     with listener, asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
         runner.run(_serve(server, service.engine, reloader, listener, config.watch_s))
     service_log.info("stopped")
+
+
+def http_server(service: Service, shutdown_s: float, **settings: Any) -> uvicorn.Config:
+    """How HTTP is spoken."""
+    return uvicorn.Config(
+        service.app(),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(shutdown_s),
+        timeout_keep_alive=30,
+        # httptools drops the body of a request that asks for another protocol.
+        http="h11",
+        **settings,
+    )
 
 
 async def _serve(

@@ -404,6 +404,7 @@ _GETS: dict[str, tuple[str, tuple[int, ...]]] = {
 _ERRORS = {
     400: "The request cannot be answered as it is.",
     401: "No valid API key.",
+    403: "A page of another machine asks where no key is needed.",
     404: "No such model.",
     408: "The body did not arrive in time.",
     413: "The body is too large.",

@@ -239,7 +239,8 @@ class OpenAIBackend(Backend):
             raise UpstreamError(UNAVAILABLE, retryable=False, blames_server=False)
         self.breaker.sent()
         started, outcome = time.monotonic(), "cancelled"
-        reader = StreamReader()
+        prompt_tokens = self.lengths.fit.estimate(characters(request.question))
+        reader = StreamReader(prompt_tokens=prompt_tokens)
         limit = within(self.endpoint.attempt_deadline_s, ATTEMPT_DEADLINE, reader)
         try:
             with _tracer.start_as_current_span(
@@ -259,7 +260,7 @@ class OpenAIBackend(Backend):
         except TimeoutError:
             outcome = TOO_LATE
             raise UpstreamError(
-                TOO_LATE, retryable=False, blames_server=False, wasted=reader.wasted
+                TOO_LATE, retryable=False, blames_server=False, wasted=reader.abandoned
             ) from None
         finally:
             self.observe(self.endpoint.shown_name, outcome, time.monotonic() - started)
@@ -377,7 +378,15 @@ class OpenAIBackend(Backend):
         self, request: Request, why: str, wasted: Usage | None = None, seconds: float = 0.0
     ) -> Attempt:
         usage = replace(wasted or Usage(), serial_rounds=1, wall_s=seconds)
-        return replace(self._blank(request), error=why, usage=usage)
+        if not plausible(usage.prefill_tokens, self._chat(request), request.question.fields):
+            usage = replace(usage, prefill_tokens=self.lengths.fit.estimate(0))
+        return replace(
+            self._blank(request),
+            error=why,
+            usage=usage,
+            prompt_tokens=usage.prefill_tokens,
+            completion_tokens=usage.cancelled_tokens,
+        )
 
     def _blank(self, request: Request) -> Attempt:
         blank = blank_attempt(self.endpoint.shown_name, request)

@@ -130,6 +130,7 @@ def _reason(choice: Any) -> str | None:
 class StreamReader:
     """Puts the chunks of one streamed choice together."""
 
+    prompt_tokens: int = 0
     texts: list[str] = field(default_factory=list)
     calls: dict[int, tuple[object, object, str]] = field(
         default_factory=dict
@@ -147,8 +148,13 @@ class StreamReader:
 
     @property
     def wasted(self) -> Usage:
-        """What has been written so far."""
-        return Usage(cancelled_tokens=self.pieces)
+        """What is known to have been processed so far."""
+        return self.abandoned if self.pieces else Usage()
+
+    @property
+    def abandoned(self) -> Usage:
+        """The same of a request that is given up, whose prompt is being read if not more."""
+        return Usage(prefill_tokens=self.prompt_tokens, cancelled_tokens=self.pieces)
 
     def add(self, chunk: object) -> None:
         """Take one chunk.
@@ -235,7 +241,7 @@ async def within(seconds: float | None, kind: str, reader: StreamReader) -> Asyn
     except TimeoutError:
         if not limit.expired():
             raise
-        raise UpstreamError(kind, retryable=False, wasted=reader.wasted) from None
+        raise UpstreamError(kind, retryable=False, wasted=reader.abandoned) from None
 
 
 def plausible_logprobs(values: Iterable[object]) -> tuple[float, ...]:
