@@ -162,10 +162,9 @@ class Engine:
             emit: told of each choice when it is made, and of each decision once carried out.
 
         Raises:
-            ConfigError: terms that are out of range, or fields that a model does not take.
+            ConfigError: terms that are out of range.
             NoAnswerError: no attempt succeeded.
         """
-        await self._check_fields(question)
         variant = self.variants.assign(sticky or question.text)
         allowed = replace(
             terms.at(variant.pricing.price_for(terms)),
@@ -271,8 +270,16 @@ class Engine:
         )
         return decider, deadline
 
-    async def _check_fields(self, question: Question) -> None:
-        """What a client wants beside a text must reach every model, and be possible."""
+    async def check(
+        self, question: Question, terms: RequestTerms, *, sticky: str | None = None
+    ) -> None:
+        """See that a question can be answered as its client wants, before anything is done.
+
+        Raises:
+            ConfigError: terms that are out of reach, fields that a model would not get, or a
+                schema that is none.
+        """
+        self.variants.assign(sticky or question.text).pricing.price_for(terms)
         turns = (*question.history, *question.since)
         wanted = [*question.fields, *("messages" for t in turns if t.keys() - {"role", "content"})]
         if wanted and not self.backend.takes_fields:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
@@ -20,7 +20,7 @@ from controller.process.cost import Usage
 from controller.process.types import CUT
 from controller.server.engine import NoAnswerError, Served
 from controller.server.ops import service_log
-from controller.server.schema import MODEL, complaint
+from controller.server.schema import MODEL, Completing, complaint
 
 Json = dict[str, Any]
 
@@ -104,7 +104,8 @@ def extension(served: Served, ignored: Sequence[str], *, explain: bool) -> Json:
     }
 
 
-def _text(served: Served) -> str:
+def text_of(served: Served) -> str:
+    """What is returned as text."""
     attempt = served.attempt
     if attempt is None or attempt.calls:
         return (attempt and attempt.text) or ""
@@ -119,43 +120,76 @@ def _finish(served: Served) -> str:
     return reason if reason in (CUT, "content_filter") else "stop"
 
 
-def _calls(served: Served) -> Json:
-    """The calls of tools that an answer is, as a field of a message; none for a text."""
-    calls = served.attempt.calls if served.attempt else ()
-    return {"tool_calls": list(calls)} if calls else {}
+def calls_of(served: Served) -> list[Json]:
+    """The calls of tools that an answer is, as OpenAI has them; none for a text."""
+    return [dict(call) for call in served.attempt.calls] if served.attempt else []
 
 
-def answer_json(served: Served, ignored: Sequence[str], *, chat: bool, explain: bool) -> Json:
-    """A chat completion or a text completion."""
-    said: Json = {"text": _text(served)}
-    if chat:
-        calls = _calls(served)
-        content = _text(served) or (None if calls else "")
-        said = {"message": {"role": "assistant", "content": content, "refusal": None, **calls}}
-    return {
-        "id": served.episode_id,
-        "object": "chat.completion" if chat else "text_completion",
-        "created": int(time.time()),
-        "model": MODEL,
-        "choices": [{"index": 0, **said, "finish_reason": _finish(served), "logprobs": None}],
-        "usage": usage_json(served),
-        "allot": extension(served, ignored, explain=explain),
-    }
+class Form(Protocol):
+    """How an answer is told, whole or as the events of one stream."""
+
+    def whole(self, served: Served) -> Json:
+        """The answer."""
+        ...
+
+    def first(self) -> bytes:
+        """That an answer is being made."""
+        ...
+
+    def choice(self, choice: Choice) -> bytes:
+        """A choice or decision, when it happens."""
+        ...
+
+    def answer(self, served: Served) -> bytes:
+        """The answer and its end."""
+        ...
+
+    def error(self, error: Exception) -> bytes:
+        """That there is no answer."""
+        ...
 
 
-class Chunks:
-    """The events of one stream.
+def completion_form(asked: Completing, *, chat: bool, explain: bool) -> CompletionForm:
+    """The form that a completion is asked for in."""
+    return CompletionForm(
+        asked.ignored, chat=chat, explain=explain, include_usage=asked.include_usage
+    )
+
+
+class CompletionForm:
+    """An answer in the form of a completion, whole or as the events of one stream.
 
     Every chunk has a choice, if only an empty one, since clients look at the first.
     """
 
-    def __init__(self, ignored: Sequence[str], *, chat: bool, explain: bool) -> None:
+    def __init__(
+        self, ignored: Sequence[str], *, chat: bool, explain: bool, include_usage: bool = False
+    ) -> None:
         self._ignored, self._chat, self._explain = ignored, chat, explain
+        self._include_usage = include_usage
         self._head = {
             "id": f"allot-stream-{time.time_ns():x}",
             "object": "chat.completion.chunk" if chat else "text_completion",
             "created": int(time.time()),
             "model": MODEL,
+        }
+
+    def whole(self, served: Served) -> Json:
+        """The completion."""
+        said: Json = {"text": text_of(served)}
+        if self._chat:
+            calls = calls_of(served)
+            content = text_of(served) or (None if calls else "")
+            said = {"message": {"role": "assistant", "content": content, "refusal": None}}
+            said["message"] |= {"tool_calls": calls} if calls else {}
+        return {
+            "id": served.episode_id,
+            "object": "chat.completion" if self._chat else "text_completion",
+            "created": int(time.time()),
+            "model": MODEL,
+            "choices": [{"index": 0, **said, "finish_reason": _finish(served), "logprobs": None}],
+            "usage": usage_json(served),
+            "allot": extension(served, self._ignored, explain=self._explain),
         }
 
     def first(self) -> bytes:
@@ -166,18 +200,20 @@ class Chunks:
         """A choice or decision, when it happens."""
         return self._event({}, allot=choice_json(choice, explain=self._explain))
 
-    def answer(self, served: Served, *, include_usage: bool) -> bytes:
+    def answer(self, served: Served) -> bytes:
         """The answer, its end, and usage if wanted."""
         told = extension(served, self._ignored, explain=self._explain)
         end = self._event({}, _finish(served), allot=told)
-        calls = [
-            {"index": i, **call} for i, call in enumerate(_calls(served).get("tool_calls", ()))
-        ]
-        delta = {"content": _text(served), **({"tool_calls": calls} if calls else {})}
+        calls = [{"index": i, **call} for i, call in enumerate(calls_of(served))]
+        delta = {"content": text_of(served), **({"tool_calls": calls} if calls else {})}
         events = [self._event(delta), end]
-        if include_usage:
+        if self._include_usage:
             events.append(sse({**self._head, "choices": [], "usage": usage_json(served)}))
-        return b"".join(events)
+        return b"".join([*events, DONE])
+
+    def error(self, error: Exception) -> bytes:
+        """That there is no answer."""
+        return sse(refusal(error)[1])
 
     def _event(self, delta: Mapping[str, Any], finish: str | None = None, **more: Any) -> bytes:
         choice: Json = {"index": 0, "finish_reason": finish, "logprobs": None}

@@ -1,16 +1,15 @@
-"""Requests as clients send them, checked, and the OpenAPI document that follows from the checks."""
+"""Requests as clients send them, checked."""
 
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
-from pydantic.json_schema import models_json_schema
 
 from controller.errors import ConfigError
-from controller.field_notes import field_notes
 from controller.process.actions import ActionKind
 from controller.process.types import Question
 from controller.server.engine import RequestTerms
@@ -59,9 +58,7 @@ _NOT_SERVED: Mapping[str, tuple[Any, ...]] = {
     "prediction": (),
     "web_search_options": (),
 }
-"""Fields that would change what an answer is, with values that ask for nothing.
-
-Those that a request declares are served."""
+"""See `Asked.not_served`."""
 
 _PASSED = ("stop", "response_format", "tools", "tool_choice", "parallel_tool_calls")
 """Fields that models get as they are."""
@@ -69,7 +66,7 @@ _PASSED = ("stop", "response_format", "tools", "tool_choice", "parallel_tool_cal
 _MOST_IGNORED = 32
 
 
-_TERMS = TypeAdapter(RequestTerms)
+TERMS = TypeAdapter(RequestTerms)
 TermsIn = dict[str, Any] | None
 """Read together with headers, by `read_terms`."""
 
@@ -190,23 +187,25 @@ class StreamOptions(Compatible):
 
 
 class Asked(Compatible):
-    """What both kinds of completions have in common."""
+    """What all questions have in common.
+
+    Attributes:
+        not_served: fields that would change what an answer is, with values that ask for nothing;
+            those that a request declares are served.
+    """
 
     model_config = ConfigDict(extra="allow", strict=True)
+    not_served: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
 
     model: Annotated[str, Field(max_length=256)]
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    n: Annotated[int, Field(ge=1, le=1, description="One answer is chosen.")] | None = None
-    max_tokens: Annotated[int, Field(ge=1, le=10**7)] | None = None
     user: Annotated[str, Field(max_length=256)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
     allot: TermsIn = Field(None, description="What the answer may cost.")
 
     @model_validator(mode="after")
     def _asks_for_what_is_served(self) -> Self:
-        for name, harmless in _NOT_SERVED.items():
+        for name, harmless in self.not_served.items():
             value = (self.model_extra or {}).get(name)
             if value is not None and value not in harmless:
                 raise ValueError(f"{name}: expected it left out, as it is not served here")
@@ -215,12 +214,31 @@ class Asked(Compatible):
     @property
     def extra(self) -> set[str]:
         """Names of fields that nothing here reads."""
-        return (self.model_extra or {}).keys() - _NOT_SERVED
+        return (self.model_extra or {}).keys() - self.not_served
 
     @property
     def ignored(self) -> tuple[str, ...]:
         """Names of fields that were set and change nothing, such as `temperature`."""
         return tuple(sorted(name[:_LONGEST_NAME] for name in self.extra)[:_MOST_IGNORED])
+
+    @abstractmethod
+    def question(self) -> Question:
+        """What is asked.
+
+        Raises:
+            ConfigError: what belongs together does not.
+        """
+
+
+class Completing(Asked):
+    """What both kinds of completions have in common."""
+
+    not_served = _NOT_SERVED
+
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Field(ge=1, le=1, description="One answer is chosen.")] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=10**7)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -234,7 +252,7 @@ class Asked(Compatible):
         return bool(self.stream_options and self.stream_options.include_usage)
 
 
-class ChatRequest(Asked):
+class ChatRequest(Completing):
     """POST /v1/chat/completions."""
 
     messages: Annotated[list[MessageIn], Field(min_length=1, max_length=MAX_MESSAGES)]
@@ -288,7 +306,7 @@ class ChatRequest(Asked):
         )
 
 
-class CompletionRequest(Asked):
+class CompletionRequest(Completing):
     """POST /v1/completions: the prompt is the question, asked as one user message."""
 
     prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=1)]
@@ -369,7 +387,7 @@ def read_terms(
     chosen = {} if seed is None or not 0 <= seed <= 2**31 else {"seed": seed}
     merged = {**chosen, **by_header, **by_body}
     # As JSON, since its strict reading takes objects for dataclasses.
-    return _TERMS.validate_json(json.dumps(merged))
+    return TERMS.validate_json(json.dumps(merged))
 
 
 def complaint(error: ValidationError) -> tuple[str, str]:
@@ -382,121 +400,3 @@ def complaint(error: ValidationError) -> tuple[str, str]:
     named = [part for part in first["loc"] if isinstance(part, int) or part.isidentifier()]
     where = ".".join(map(str, named))[:_LONGEST_NAME]
     return f"{where or 'body'}: {first['msg']}", where
-
-
-_REF = "#/components/schemas/{model}"
-_POSTS: dict[str, tuple[type[BaseModel], str, str]] = {
-    "/v1/chat/completions": (
-        ChatRequest,
-        "Answer a question; JSON or server-sent events.",
-        "Completion",
-    ),
-    "/v1/completions": (CompletionRequest, "The same with a prompt.", "Completion"),
-    "/v1/decide": (DecideRequest, "Choose the next action after given attempts.", "Decision"),
-}
-_GETS: dict[str, tuple[str, tuple[int, ...]]] = {
-    "/v1/models": ("The one model there is.", (200, 401)),
-    "/health": ("Whether the process runs.", (200,)),
-    "/ready": ("Whether questions can be answered.", (200, 503)),
-    "/metrics": ("For Prometheus.", (200, 401)),
-    "/openapi.json": ("This document.", (200,)),
-}
-_ERRORS = {
-    400: "The request cannot be answered as it is.",
-    401: "No valid API key.",
-    403: "A page of another machine asks where no key is needed.",
-    404: "No such model.",
-    408: "The body did not arrive in time.",
-    413: "The body is too large.",
-    429: "Too many questions at once.",
-    431: "The headers are too large.",
-    502: "All models refuse the request.",
-    503: "No model answered.",
-    504: "The deadline came before any answer.",
-}
-
-
-def document(*, keys: bool) -> dict[str, Any]:
-    """The document.
-
-    Args:
-        keys: whether an API key is needed.
-    """
-    _, definitions = models_json_schema(
-        [(kind, "validation") for kind, _, _ in _POSTS.values()], ref_template=_REF
-    )
-    terms = {"$ref": _REF.format(model="RequestTerms")}
-    for kind, _, _ in _POSTS.values():
-        definitions["$defs"][kind.__name__]["properties"]["allot"] = terms
-    schemas = definitions["$defs"] | {
-        "RequestTerms": _terms_schema(),
-        "Error": _object({"error": {"type": "object", "required": ["message", "type"]}}),
-        "Completion": _object(
-            {
-                "id": {"type": "string"},
-                "object": {"enum": ["chat.completion", "text_completion"]},
-                "choices": {"type": "array", "minItems": 1, "maxItems": 1},
-                "usage": {"type": "object"},
-                "allot": {"type": "object", "required": ["decisions", "price", "cost"]},
-            }
-        ),
-        "Decision": _object(
-            {
-                "action": {"type": "string"},
-                "probabilities": {"type": "object"},
-                "value": {"type": "number"},
-                "allowed": {"type": "array", "items": {"type": "string"}},
-            }
-        ),
-    }
-    paths = {path: {"post": _post(*entry)} for path, entry in _POSTS.items()}
-    paths |= {path: {"get": _get(*entry)} for path, entry in _GETS.items()}
-    found: dict[str, Any] = {
-        "openapi": "3.1.0",
-        "info": {"title": "allot", "version": "1"},
-        "paths": paths,
-        "components": {"schemas": schemas},
-    }
-    if keys:
-        found["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        found["security"] = [{"key": []}]
-    return found
-
-
-def _post(kind: type[BaseModel], summary: str, reply: str) -> dict[str, Any]:
-    body = {"schema": {"$ref": _REF.format(model=kind.__name__)}}
-    replies = {"200": _reply("As asked for.", reply)}
-    if reply == "Completion":
-        replies["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
-    statuses = _ERRORS if reply == "Completion" else set(_ERRORS) - {404, 429, 502, 503, 504}
-    return {
-        "summary": summary,
-        "parameters": [_header(name) for name in HEADERS],
-        "requestBody": {"required": True, "content": {"application/json": body}},
-        "responses": replies | {str(s): _reply(_ERRORS[s], "Error") for s in sorted(statuses)},
-    }
-
-
-def _get(summary: str, statuses: tuple[int, ...]) -> dict[str, Any]:
-    return {"summary": summary, "responses": {str(s): {"description": summary} for s in statuses}}
-
-
-def _reply(description: str, schema: str) -> dict[str, Any]:
-    content = {"schema": {"$ref": _REF.format(model=schema)}}
-    return {"description": description, "content": {"application/json": content}}
-
-
-def _terms_schema() -> dict[str, Any]:
-    schema, notes = _TERMS.json_schema(), field_notes(RequestTerms)
-    for name, field in schema["properties"].items():
-        field["description"] = notes[name]
-    return schema
-
-
-def _header(name: str) -> dict[str, Any]:
-    schema = {"type": {float: "number", int: "integer", str: "string"}[HEADERS[name]]}
-    return {"name": HEADER_PREFIX + name, "in": "header", "schema": schema}
-
-
-def _object(properties: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": list(properties)}
