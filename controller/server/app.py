@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from controller.backends.openai.backend import UNAVAILABLE
 from controller.core import Choice
 from controller.server.decide import decide
 from controller.server.document import document
@@ -88,7 +89,8 @@ class Service:
             Route("/v1/decide", self.decide, methods=["POST"]),
             Route("/v1/models", self.models, methods=["GET"]),
             Route("/v1/models/{model}", self.model, methods=["GET"]),
-            Route("/health", self.health, methods=["GET"]),
+            Route("/health", self.live, methods=["GET"]),
+            Route("/live", self.live, methods=["GET"]),
             Route("/ready", self.ready, methods=["GET"]),
             Route("/metrics", self.metrics_text, methods=["GET"]),
             Route("/openapi.json", self.openapi, methods=["GET"]),
@@ -237,19 +239,17 @@ class Service:
         shown = {"ladder": ladder, "arms": arms}
         return {"id": MODEL, "object": "model", "created": 0, "owned_by": "allot", "allot": shown}
 
-    async def health(self, request: Request) -> Response:
-        """GET /health: whether the process runs."""
+    async def live(self, request: Request) -> Response:
+        """GET /live, or /health: whether the process runs."""
         return JSONResponse({"status": "ok"})
 
     async def ready(self, request: Request) -> Response:
         """GET /ready: whether questions can be answered, if only by one model."""
         backend = self.engine.backend
-        wrong = await self._checked()
-        up = [
-            model.name
-            for rung, model in enumerate(backend.models)
-            if model.name not in wrong and backend.available(rung)
-        ]
+        names = [model.name for model in backend.models]
+        shut = [name for rung, name in enumerate(names) if not backend.available(rung)]
+        wrong = {**dict.fromkeys(shut, UNAVAILABLE), **await self._checked()}
+        up = [name for name in names if name not in wrong]
         ready = bool(up) and not self.draining
         state = {
             "ready": ready,

@@ -32,7 +32,8 @@ _POSTS: dict[str, tuple[type[BaseModel], str, str]] = {
 }
 _GETS: dict[str, tuple[str, tuple[int, ...]]] = {
     "/v1/models": ("The one model there is.", (200, 401)),
-    "/health": ("Whether the process runs.", (200,)),
+    "/live": ("Whether the process runs.", (200,)),
+    "/health": ("The same.", (200,)),
     "/ready": ("Whether questions can be answered.", (200, 503)),
     "/metrics": ("For Prometheus.", (200, 401)),
     "/openapi.json": ("This document.", (200,)),
