@@ -50,6 +50,7 @@ class Request:
         parent: attempt to revise; None unless the action is REVISE.
         unwanted: set once nobody waits for the attempt any more; backends that can may then
             give it up.
+        on_text: told each piece of text as it is written, by backends that can.
         deadline: a time of the event loop's clock; what is not done by then is returned as an
             attempt with `error`, by backends that suspend.
     """
@@ -60,6 +61,7 @@ class Request:
     index: int = 0
     parent: Attempt | None = None
     unwanted: Flag | None = field(default=None, compare=False)
+    on_text: Callable[[str], None] | None = field(default=None, compare=False)
     deadline: float | None = field(default=None, compare=False)
 
 

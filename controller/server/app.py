@@ -167,12 +167,15 @@ class Service:
         await self.engine.check(question, terms, sticky=asked.user)
         caller, context = self._caller(request), propagate.extract(request.headers)
 
-        async def answer(emit: Callable[[Choice], None] = lambda choice: None) -> Served:
+        async def answer(
+            emit: Callable[[Choice], None] = lambda choice: None,
+            say: Callable[[str], None] | None = None,
+        ) -> Served:
             with _tracer.start_as_current_span(
                 request.url.path, context=context, kind=trace.SpanKind.SERVER
             ):
                 return await self.engine.answer(
-                    question, terms, caller=caller, sticky=asked.user, emit=emit
+                    question, terms, caller=caller, sticky=asked.user, emit=emit, say=say
                 )
 
         form = new_form(explain=terms.explain)
@@ -186,13 +189,16 @@ class Service:
         self,
         request: Request,
         form: Form,
-        answer: Callable[[Callable[[Choice], None]], Coroutine[Any, Any, Served]],
+        answer: Callable[..., Coroutine[Any, Any, Served]],
     ) -> Response:
         events: asyncio.Queue[bytes | None] = asyncio.Queue()
 
         async def work() -> None:
             try:
-                served = await answer(lambda choice: events.put_nowait(form.choice(choice)))
+                served = await answer(
+                    emit=lambda choice: events.put_nowait(form.choice(choice)),
+                    say=lambda piece: events.put_nowait(form.text(piece)),
+                )
                 events.put_nowait(form.answer(served))
             except REFUSED as error:
                 events.put_nowait(form.error(error))

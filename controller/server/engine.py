@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import hashlib
 import time
 import uuid
@@ -11,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, repeat
 from typing import Annotated, Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
 from opentelemetry import trace
 from pydantic import ConfigDict, Field
 
@@ -22,16 +25,25 @@ from controller.backends.identity import blank_attempt
 from controller.core import Choice, Decision, Episode, play
 from controller.errors import BackendError, ConfigError
 from controller.process.cost import Usage
+from controller.process.episodes import NO_ANSWER, AttemptColumns
 from controller.process.terms import Terms
 from controller.process.types import Attempt, Question
 from controller.server.config import MAX_DEADLINE_S, Limits
 from controller.server.equivalence import ByKind
-from controller.server.limits import BUDGET, CANCELLED, DEADLINE, EscalationBudget, Restricted
-from controller.server.variants import Variant, Variants
+from controller.server.limits import (
+    BROKEN_OFF,
+    BUDGET,
+    CANCELLED,
+    DEADLINE,
+    EscalationBudget,
+    Restricted,
+)
+from controller.server.variants import Variant, Variants, named_rule
 
 _tracer = trace.get_tracer("allot")
 
 Emit = Callable[[Choice], None]
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +163,7 @@ class Engine:
         caller: str = "anyone",
         sticky: str | None = None,
         emit: Emit = lambda choice: None,
+        say: Say | None = None,
     ) -> Served:
         """Answer a question.
 
@@ -160,6 +173,8 @@ class Engine:
             caller: who pays for escalations.
             sticky: what is hashed to choose a variant; the question's text when None.
             emit: told of each choice when it is made, and of each decision once carried out.
+            say: told the text of an attempt as it is written, where that will be returned
+                whatever it says.
 
         Raises:
             ConfigError: terms that are out of range.
@@ -174,7 +189,7 @@ class Engine:
         attributes = {"allot.arm": variant.name}
         with _tracer.start_as_current_span("answer", attributes=attributes) as span:
             try:
-                await self._run(asked, emit)
+                await self._run(asked, emit, say)
             except asyncio.CancelledError:
                 asked.decider.limited.add(CANCELLED)
                 self._settle(asked)
@@ -303,7 +318,7 @@ class Engine:
 
         return backend if has_schemas(question.fields) else OneSpelling(backend, canonical)
 
-    async def _run(self, asked: _Asked, emit: Emit) -> None:
+    async def _run(self, asked: _Asked, emit: Emit, say: Say | None) -> None:
         decider, decisions = asked.decider, asked.decisions
         try:
             async with asyncio.timeout_at(asked.deadline):
@@ -318,6 +333,7 @@ class Engine:
             try:
                 async for step in play(asked.episode, decider):
                     emit(step)
+                    asked.attended.say = say if say and asked.returns(step) else None
                     if isinstance(step, Decision):
                         decisions.append(step)
                         _trace(step)
@@ -358,6 +374,22 @@ class _Asked:
         config, lengths = self.episode.config, self.episode.state.prompt_tokens
         return float(lengths[0, 0] + config.max_completion_tokens[0])
 
+    def returns(self, choice: Choice) -> bool:
+        """Whether the attempt that a choice brings is returned whatever it says.
+
+        A rule that always decides tells: it is asked what it would do after an answer, and after
+        none. A policy may change its mind.
+        """
+        always, climbs = self.variant.always, choice.action.kind.spec.climbs
+        if always is None or self.episode.attempts or choice.stops or choice.action.width > 1:
+            return False
+        rung = np.zeros(1, np.int64) if climbs is None else climbs(self.episode.state)
+        after = [copy.deepcopy(self.episode.state) for _ in range(2)]
+        for answer, state in enumerate(after, NO_ANSWER):
+            state.record(np.zeros(1, np.int64), np.zeros(1, np.bool_), unseen(rung, answer))
+        rule = named_rule(always)
+        return not any(rule.act(state, state.mask())[0] for state in after)
+
     def record_abandoned(self) -> None:
         """Take note of attempts that were cancelled: their prompts have been paid for."""
         requests, self.attended.pending = self.attended.pending, ()
@@ -384,18 +416,30 @@ class _Attended(Wrapped):
         self._decider, self._deadline = decider, deadline
         self.pending: Sequence[Request] = ()
         """Requests that have gone out and are not answered."""
+        self.say: Say | None = None
+        """Told the text of the next attempt."""
+        self._said = False
 
     async def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
         """See `Backend.attempts`; a model that makes none is down for this question."""
         self.pending = requests
-        made = await super().attempts([replace(r, deadline=self._deadline) for r in requests])
+        on_text = self._say if self.say else None
+        asked = [replace(r, deadline=self._deadline, on_text=on_text) for r in requests]
+        made = await super().attempts(asked)
         self.pending = ()
+        if self._said and any(attempt.error for attempt in made):
+            self._decider.limited.add(BROKEN_OFF)
         if all(attempt.error for attempt in made):
             rung = requests[0].rung
             self._decider.down.add(rung)
             if not all(attempt.error == DEADLINE for attempt in made):
                 self._decider.degraded.add(self.models[rung].name)
         return made
+
+    def _say(self, piece: str) -> None:
+        self._said = True
+        if self.say:
+            self.say(piece)
 
     async def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
         """See `Backend.verify`."""
@@ -436,6 +480,23 @@ def least(*limits: float | None) -> Any:
     (2, None)
     """
     return min((limit for limit in limits if limit is not None), default=None)
+
+
+def unseen(rung: NDArray[np.int64], answer: int) -> AttemptColumns:
+    """An attempt of which nothing is known but who made it and what it answers."""
+    zero, unknown = np.zeros(1, np.int64), np.full(1, np.nan)
+    return AttemptColumns(
+        rung=rung,
+        answer=np.array([answer]),
+        prompt_tokens=zero,
+        completion_tokens=zero,
+        mean_logprob=unknown,
+        min_logprob=unknown,
+        cut=zero > 0,
+        scoreable=zero > 0,
+        first_child=zero,
+        num_children=zero,
+    )
 
 
 def best_unread(attempts: Sequence[Attempt]) -> Attempt | None:

@@ -140,8 +140,12 @@ class Form(Protocol):
         """A choice or decision, when it happens."""
         ...
 
+    def text(self, piece: str) -> bytes:
+        """A piece of the answer's text, when it is written."""
+        ...
+
     def answer(self, served: Served) -> bytes:
-        """The answer and its end."""
+        """What has not been told of the answer, and its end."""
         ...
 
     def error(self, error: Exception) -> bytes:
@@ -166,7 +170,7 @@ class CompletionForm:
         self, ignored: Sequence[str], *, chat: bool, explain: bool, include_usage: bool = False
     ) -> None:
         self._ignored, self._chat, self._explain = ignored, chat, explain
-        self._include_usage = include_usage
+        self._include_usage, self._told = include_usage, ""
         self._head = {
             "id": f"allot-stream-{time.time_ns():x}",
             "object": "chat.completion.chunk" if chat else "text_completion",
@@ -200,12 +204,20 @@ class CompletionForm:
         """A choice or decision, when it happens."""
         return self._event({}, allot=choice_json(choice, explain=self._explain))
 
+    def text(self, piece: str) -> bytes:
+        """A piece of the answer's text, when it is written."""
+        self._told += piece
+        return self._event({"content": piece})
+
     def answer(self, served: Served) -> bytes:
-        """The answer, its end, and usage if wanted."""
+        """What has not been told of the answer, its end, and usage if wanted."""
         told = extension(served, self._ignored, explain=self._explain)
         end = self._event({}, _finish(served), allot=told)
         calls = [{"index": i, **call} for i, call in enumerate(calls_of(served))]
-        delta = {"content": text_of(served), **({"tool_calls": calls} if calls else {})}
+        delta = {
+            "content": text_of(served)[len(self._told) :],
+            **({"tool_calls": calls} if calls else {}),
+        }
         events = [self._event(delta), end]
         if self._include_usage:
             events.append(sse({**self._head, "choices": [], "usage": usage_json(served)}))

@@ -184,11 +184,11 @@ class ResponseForm:
     def __init__(self, asked: ResponseRequest, *, explain: bool) -> None:
         self._asked, self._explain = asked, explain
         self._number, self._id = 0, f"resp_{uuid.uuid4().hex}"
-        self._created = int(time.time())
+        self._created, self._told = int(time.time()), ""
 
     def whole(self, served: Served) -> Json:
         """The response."""
-        return self._response("completed", _items(served)) | {
+        return self._response("completed", self._items(served)) | {
             "status": "completed" if _lacking(served) is None else "incomplete",
             "incomplete_details": _lacking(served),
             "usage": _usage(served),
@@ -237,13 +237,17 @@ class ResponseForm:
         """Nothing: clients know all events that there may be."""
         return b""
 
+    def text(self, piece: str) -> bytes:
+        """A piece of the answer's text, when it is written."""
+        begun = b"" if self._told else self._begun_message()
+        self._told += piece
+        return begun + self._said(piece)
+
     def answer(self, served: Served) -> bytes:
-        """The answer in one piece, item by item, and the end."""
-        events = []
-        for place, item in enumerate(_items(served)):
-            events += self._item_events(place, item)
+        """What has not been told of the answer, item by item, and the end."""
         whole = self.whole(served)
-        return b"".join([*events, self._event(f"response.{whole['status']}", response=whole)])
+        items = b"".join(self._item(n, item) for n, item in enumerate(whole["output"]))
+        return items + self._event(f"response.{whole['status']}", response=whole)
 
     def error(self, error: Exception) -> bytes:
         """That there is no answer."""
@@ -252,35 +256,76 @@ class ResponseForm:
         # The client raises what has a field `error`, and hands on what has not.
         return self._event("error", **shown, error=told)
 
-    def _item_events(self, place: int, item: Json) -> list[bytes]:
-        at = {"item_id": item["id"], "output_index": place}
-        begun = {**item, "status": "in_progress"}
-        if item["type"] == "function_call":
-            begun["arguments"], arguments = "", item["arguments"]
-            kind, name = "response.function_call_arguments", item["name"]
-            inner = [
-                self._later(f"{kind}.delta", **at, delta=arguments),
-                self._later(f"{kind}.done", **at, arguments=arguments, name=name),
-            ]
-        else:
-            begun["content"], (part,) = [], item["content"]
-            at_part = {**at, "content_index": 0}
-            said = {"text": part["text"], "logprobs": []}
-            inner = [
-                self._later("response.content_part.added", **at_part, part={**part, "text": ""}),
-                self._later(
-                    "response.output_text.delta", **at_part, delta=part["text"], logprobs=[]
-                ),
-                self._later("response.output_text.done", **at_part, **said),
-                self._later("response.content_part.done", **at_part, part=part),
-            ]
-        added = self._later("response.output_item.added", output_index=place, item=begun)
-        done = self._later("response.output_item.done", output_index=place, item=item)
-        return [self._event(kind, **fields) for kind, fields in (added, *inner, done)]
+    def _item(self, place: int, item: Json) -> bytes:
+        return self._call(place, item) if item["type"] == "function_call" else self._message(item)
 
-    @staticmethod
-    def _later(kind: str, **fields: Any) -> tuple[str, Json]:
-        return kind, fields
+    def _call(self, place: int, item: Json) -> bytes:
+        at, arguments = {"item_id": item["id"], "output_index": place}, item["arguments"]
+        begun, kind = {**item, "status": "in_progress", "arguments": ""}, "function_call_arguments"
+        return b"".join(
+            (
+                self._event("response.output_item.added", output_index=place, item=begun),
+                self._event(f"response.{kind}.delta", **at, delta=arguments),
+                self._event(f"response.{kind}.done", **at, arguments=arguments, name=item["name"]),
+                self._event("response.output_item.done", output_index=place, item=item),
+            )
+        )
+
+    def _begun_message(self) -> bytes:
+        begun = {**self._new_message(""), "status": "in_progress", "content": []}
+        part = self._new_message("")["content"][0]
+        return b"".join(
+            (
+                self._event("response.output_item.added", output_index=0, item=begun),
+                self._event("response.content_part.added", **self._at, part=part),
+            )
+        )
+
+    def _said(self, piece: str) -> bytes:
+        return self._event("response.output_text.delta", **self._at, delta=piece, logprobs=[])
+
+    def _message(self, item: Json) -> bytes:
+        (part,) = item["content"]
+        said = {"text": part["text"], "logprobs": []}
+        return b"".join(
+            (
+                b"" if self._told else self._begun_message(),
+                self._said(part["text"][len(self._told) :]),
+                self._event("response.output_text.done", **self._at, **said),
+                self._event("response.content_part.done", **self._at, part=part),
+                self._event("response.output_item.done", output_index=0, item=item),
+            )
+        )
+
+    @property
+    def _at(self) -> Json:
+        """Where the text of the message is."""
+        return {"item_id": f"msg_{self._id}", "output_index": 0, "content_index": 0}
+
+    def _new_message(self, text: str) -> Json:
+        said = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+        return {
+            "id": f"msg_{self._id}",
+            "type": "message",
+            "role": "assistant",
+            "status": "completed",
+            "content": [said],
+        }
+
+    def _items(self, served: Served) -> list[Json]:
+        """The output: a message, calls of tools, or both."""
+        text, calls = text_of(served), calls_of(served)
+        called = [
+            {
+                "id": f"fc_{self._id}_{number}",
+                "type": "function_call",
+                "call_id": call["id"],
+                "status": "completed",
+                **call["function"],
+            }
+            for number, call in enumerate(calls)
+        ]
+        return [*([self._new_message(text)] if text or not calls else []), *called]
 
     def _event(self, kind: str, **fields: Any) -> bytes:
         told = {"type": kind, "sequence_number": self._number, **fields}
@@ -293,30 +338,6 @@ def _lacking(served: Served) -> Json | None:
     reason = served.attempt.finish_reason if served.attempt else None
     known = {CUT: "max_output_tokens", "content_filter": "content_filter"}
     return {"reason": known[reason]} if reason in known else None
-
-
-def _items(served: Served) -> list[Json]:
-    """The output: a message, calls of tools, or both."""
-    text, calls, name = text_of(served), calls_of(served), served.episode_id
-    said = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
-    message = {
-        "id": f"msg_{name}",
-        "type": "message",
-        "role": "assistant",
-        "status": "completed",
-        "content": [said],
-    }
-    called = [
-        {
-            "id": f"fc_{name}_{number}",
-            "type": "function_call",
-            "call_id": call["id"],
-            "status": "completed",
-            **call["function"],
-        }
-        for number, call in enumerate(calls)
-    ]
-    return [*([message] if text or not calls else []), *called]
 
 
 def _usage(served: Served) -> Json:

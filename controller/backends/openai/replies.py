@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -131,6 +131,7 @@ class StreamReader:
     """Puts the chunks of one streamed choice together."""
 
     prompt_tokens: int = 0
+    on_text: Callable[[str], None] = lambda piece: None
     texts: list[str] = field(default_factory=list)
     calls: dict[int, tuple[object, object, str]] = field(
         default_factory=dict
@@ -172,6 +173,7 @@ class StreamReader:
                 said = getattr(choice.delta, name, None)
                 if isinstance(said, str) and said:
                     self.texts.append(said)
+                    self.on_text(said)
             self.unseen += bool(_thought(choice.delta))
             for call in choice.delta.tool_calls or ():
                 self._add_call(call)

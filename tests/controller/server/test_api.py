@@ -464,3 +464,49 @@ def test_a_split_is_by_hash_and_stays(serve, small, large, checkpoint):
     user = next(f"user {i}" for i, name in enumerate(names) if name == "b")
     found = service.openai.chat.completions.create(model="allot", messages=ASK, user=user)
     assert found.model_extra["allot"]["arm"] == "b"
+
+
+@pytest.mark.parametrize("api", ["chat", "responses"])
+def test_text_is_streamed_as_it_is_written_where_it_is_returned_whatever_it_says(
+    serve, small, large, api
+):
+    """A fixed rule's one attempt: its first words are there before its last."""
+    release = []
+
+    async def slowly(exchange):
+        await exchange.begin_stream()
+        await exchange.event("Answer: ")
+        while not release:
+            await asyncio.sleep(0.01)
+        await exchange.event("7", finish="stop")
+        await exchange.send(b"data: [DONE]\n\n")
+
+    small.script(slowly)
+    service = serve(
+        small, large, variant_settings={"always": "always-small"}, attempt_deadline_s=20
+    )
+    pieces = []
+    if api == "chat":
+        stream = service.openai.chat.completions.create(model="allot", messages=ASK, stream=True)
+        told = (c.choices[0].delta.content for c in stream)
+    else:
+        stream = service.openai.responses.create(model="allot", input="2+5=", stream=True)
+        told = (e.delta for e in stream if e.type == "response.output_text.delta")
+    for piece in filter(None, told):
+        pieces.append(piece)
+        release.append(True)
+    assert pieces == ["Answer: ", "7"]
+    assert small.calls == 1
+
+
+def test_a_text_that_breaks_off_is_not_followed_by_another(serve, small, large):
+    async def broken(exchange):
+        await exchange.begin_stream()
+        await exchange.event("Answer: ")
+        exchange.reset()
+
+    small.script(broken)
+    service = serve(small, large, variant_settings={"always": "always-small"})
+    with pytest.raises(openai.APIError, match="no model answered"):
+        list(service.openai.chat.completions.create(model="allot", messages=ASK, stream=True))
+    assert (small.calls, large.calls) == (1, 0)
