@@ -5,9 +5,9 @@ CONTROLLER ?= runs/controller
 SOURCES := controller envs training benchmarks recipes
 # Environment steps of `make run`: half of what `allot train` takes by default, for a few minutes.
 STEPS ?= 4000000
-# Processes that the tests run in, a file at a time: `make test WORKERS=8` on a larger machine.
+# Processes that the tests run in, a file or a page at a time: `make test WORKERS=8` on more cores.
 WORKERS ?= 2
-PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
+PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist loadgroup
 
 # What `make real` takes: two models, as `allot record` names them, and questions per split.
 SMALL ?= Qwen/Qwen2.5-Coder-0.5B-Instruct

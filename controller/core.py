@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -52,6 +52,7 @@ class Choice:
         propensity: probability with which it would be chosen here again.
         decided_by: `policy`, or the rule that decided instead of the checkpoint's policy.
         floor: rule of the checkpoint's safe floor that stood in for the network; None for none.
+        votes: weight of each answer before acting; empty inside attempts, where none compete.
     """
 
     action: Action
@@ -63,6 +64,7 @@ class Choice:
     propensity: float = 1.0
     decided_by: str = "policy"
     floor: str | None = None
+    votes: dict[str, float] = field(default_factory=dict)
 
     @property
     def stops(self) -> bool:
@@ -115,6 +117,11 @@ class Underway(ABC):
     @abstractmethod
     def answer(self) -> str | None:
         """Answer if it ended now; None if there is none yet."""
+
+    @property
+    def votes(self) -> dict[str, float]:
+        """Weight of each answer so far."""
+        return {}
 
     @property
     def cost(self) -> float:
@@ -206,6 +213,8 @@ class Episode(Underway):
         self._usage = {model.name: Usage() for model in backend.models}
         self.backend, self._names = backend, [model.name for model in backend.models]
         self._difficulty, self._pick = difficulty, pick
+        self.is_strange = False
+        """Whether the wording is unlike all that difficulty was learnt from."""
         self._answer_ids: dict[str, int] = {}
         self._parents: dict[int, Attempt] = {}
         self._unverified: list[Attempt] = []
@@ -237,13 +246,14 @@ class Episode(Underway):
             prompt_tokens=np.array([prompt.prompt_tokens]),
             prompt_counted=prompt.counted,
             limits=np.array([available]),
-            difficulty=self._log_odds(prompt),
+            difficulty=self._outlook(prompt),
         )
 
-    def _log_odds(self, prompt: PromptState) -> NDArray[np.float64]:
+    def _outlook(self, prompt: PromptState) -> NDArray[np.float64]:
         readout, known = self._difficulty, None
         if readout is not None:
             known = readout.of_question(self.question.text, prompt.hidden)
+            self.is_strange = readout.is_strange(self.question.text)
         return np.full((1, self.config.num_rungs), np.nan) if known is None else known
 
     def _count(self, rung: int, usage: Usage) -> None:
@@ -265,6 +275,12 @@ class Episode(Underway):
     def answers(self) -> list[str]:
         """Distinct answers, in the order in which they came."""
         return list(self._answer_ids)
+
+    @property
+    def votes(self) -> dict[str, float]:
+        """Weight of each answer so far, after verification."""
+        weights = self.state.weight[0, : len(self._answer_ids)].tolist()
+        return dict(zip(self._answer_ids, weights, strict=True))
 
     def mask(self) -> NDArray[np.bool_]:
         """Allowed actions, (1, A)."""

@@ -12,7 +12,7 @@ from controller.backends.base import Backend, OneSpelling, run_now
 from controller.core import Decision, Episode, Pick, play
 from controller.errors import ConfigError
 from controller.granularity import Process
-from controller.policy.deciders import PolicyDecider
+from controller.policy.deciders import PolicyDecider, guarded
 from controller.policy.difficulty import Difficulty
 from controller.policy.floor import Floor
 from controller.policy.network import PolicyNetwork
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from controller.checkpoint import AnyCheckpoint
+    from controller.checkpoint import AnyCheckpoint, Checkpoint
 
 __all__ = ["Controller", "Decision", "Episode", "Outcome", "begin_episode"]
 
@@ -118,6 +118,8 @@ class Controller:
         pricing: finds the price of terms that do not say it; None if all terms say it.
         answers: see `begin_episode`.
         floor: rules that decide at some prices; None for none.
+        guard: tells where the policy has been in training, so that a rule decides elsewhere; None
+            for no guard.
     """
 
     def __init__(
@@ -129,11 +131,12 @@ class Controller:
         pricing: Pricing | None = None,
         answers: AnswerKind | None = None,
         floor: Floor | None = None,
+        guard: Checkpoint | None = None,
     ) -> None:
         self.policy, self.config = policy, config
         self.backend, self.difficulty = backend, difficulty
         self.pricing, self.answers = pricing, answers
-        self.decider = PolicyDecider(policy, floor=floor)
+        self.decider, self.guard = PolicyDecider(policy, floor=floor), guard
 
     @classmethod
     def load(
@@ -190,6 +193,7 @@ class Controller:
             pricing,
             answer_kind(checkpoint.answers),
             checkpoint.floor,
+            checkpoint if isinstance(checkpoint, Checkpoint) else None,
         )
 
     @classmethod
@@ -222,7 +226,8 @@ class Controller:
 
     def decisions(self, episode: Episode | SegmentEpisode) -> Iterator[Decision]:
         """Decide until the episode ends, yielding each decision once carried out."""
-        steps = play(episode, self.decider)
+        decider: Any = self.decider if self.guard is None else guarded(self.decider, self.guard)
+        steps = play(episode, decider)
         with suppress(StopAsyncIteration):
             while True:
                 step = run_now(anext(steps))
@@ -243,6 +248,7 @@ class Controller:
             terms = terms.at(self.pricing.price_for(terms))
         if isinstance(question, str):
             question = Question(question_id=question, text=question)
+        _check_text(question.text)
         return run_now(
             begin_episode(
                 question,
@@ -294,7 +300,7 @@ class Controller:
             wanted: fields of `Terms`, in place of `terms`: `price`, `round_price`, `budget`, ...
 
         Raises:
-            ConfigError: terms that are out of range.
+            ConfigError: terms that are out of range, or no question.
             BackendError: the models cannot be reached at all.
         """
         terms = terms or Terms(**wanted)
@@ -310,3 +316,20 @@ class Controller:
             cost=episode.cost,
             usage=episode.usage,
         )
+
+
+def _check_text(text: str) -> None:
+    """Refuse what no model could be asked.
+
+    Raises:
+        ConfigError: there is no text, or it is not Unicode.
+    """
+    if not text.strip():
+        raise ConfigError(f"question: expected a text, found {text!r}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"question: expected Unicode text, found half a surrogate pair at {error.start}; "
+            'text.encode("utf-8", "replace").decode() repairs it'
+        ) from None

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
-import matplotlib
 import numpy as np
 from gymnasium.spaces import Discrete
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 
 from controller.backends.base import Backend, run_now
 from controller.core import Episode
@@ -27,14 +23,11 @@ from controller.process.types import Attempt, Question
 from controller.segments.run import SegmentEpisode
 from controller.segments.types import Segment, SegmentBackend
 from envs.draws import Streams, draw_episode, observation_space, stream_key
+from envs.pictures import Frame, picture
 from envs.questions.grader import Grader
 from envs.reward import LogUniform, price_range, reward
 
 Observation = NDArray[np.float32]
-
-WIDTH, HEIGHT = 800, 480
-_SIZE, _MARGIN, _COLUMNS = 16, 16, 78
-_ROWS = (HEIGHT - 2 * _MARGIN) // (_SIZE + 4)
 
 _ROW = np.zeros(1, np.int64)
 _CHOSEN = ("question", "attempt", "price", "round_price", "budget")
@@ -169,6 +162,11 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
         self.episode = run_now(beginning)
         self._charged, self._rounds = 0.0, 0
         self._lines = []
+        self._frame = Frame(
+            question=self.question.text.strip(),
+            price=self.price,
+            lanes=tuple(map(str, self.config.actions[1:])),
+        )
         self._show(f"{self.question.text.strip()}\n  price {self.price:.2g}")
         return self.episode.observation()[0], self._info()
 
@@ -206,6 +204,15 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
         info = self._info()
         told = f" -> {', '.join(made.brief for made in brought)}" if brought else ""
         self._show(f"  {chosen!s:<13}{told}  reward {gain:+.4f}")
+        if self.render_mode == "rgb_array":
+            self._frame = replace(
+                self._frame,
+                steps=(*self._frame.steps, (str(chosen), tuple(made.brief for made in brought))),
+                votes=episode.votes,
+                cost=episode.cost,
+                answer=episode.answer,
+                right=bool(right) if terminated else None,
+            )
         if terminated:
             info |= {"answer": episode.answer, "right": right, "cost": episode.cost}
             self._show(f"  answer {episode.answer}, {'right' if right else 'wrong'}")
@@ -227,35 +234,5 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
     def render(self) -> Any:
         """The episode so far as text or as (H, W, 3) uint8; "human" has printed it already."""
         if self.render_mode == "rgb_array":
-            return text_picture(self._lines)
+            return picture(self._frame)
         return "\n".join(self._lines) if self.render_mode == "ansi" else None
-
-
-@cache
-def _font() -> Any:
-    return ImageFont.truetype(
-        Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSansMono.ttf", _SIZE
-    )
-
-
-def text_picture(lines: Sequence[str]) -> NDArray[np.uint8]:
-    """Lines of text in black on white; of too many, the first and the last ones.
-
-    Args:
-        lines: top to bottom; long ones are wrapped.
-
-    Returns:
-        (HEIGHT, WIDTH, 3).
-    """
-    rows = [
-        row
-        for line in "\n".join(lines).splitlines()
-        for row in textwrap.wrap(line, _COLUMNS, drop_whitespace=False) or [""]
-    ]
-    if len(rows) > _ROWS:
-        rows = [*rows[: _ROWS // 2], "...", *rows[len(rows) - (_ROWS - _ROWS // 2 - 1) :]]
-    picture = Image.new("RGB", (WIDTH, HEIGHT), "white")
-    ImageDraw.Draw(picture).multiline_text(
-        (_MARGIN, _MARGIN), "\n".join(rows), "black", _font(), spacing=4
-    )
-    return np.asarray(picture).copy()

@@ -94,6 +94,10 @@ class Replay(ABC):
     def right(self) -> NDArray[np.bool_]:
         """Whether the answer of each episode is right, (N,)."""
 
+    def truth(self) -> Array:
+        """What the critic of a training is told of references, and no policy, (N, K) numbers."""
+        return np.zeros((len(self.start), 0))
+
     def observe(
         self, rows: Rows = None, out: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
@@ -237,6 +241,11 @@ class AttemptReplay(Replay):
         leader = self.episodes.leader
         known = self.table.answer_correct[self.start, np.maximum(leader, 0)]
         return np.asarray(known & (leader >= 0))
+
+    def truth(self) -> Array:
+        """Success rates of the models, whether there is an answer and it is right, (N, R + 2)."""
+        rates = self.table.success_rates[self.start]
+        return np.column_stack([rates, self.episodes.total > 0, self.right()])
 
     @property
     def tally(self) -> dict[str, Array]:

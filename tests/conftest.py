@@ -23,7 +23,17 @@ from training.segments.record import SegmentRecorder, TreeConfig
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 
+ON_THEIR_OWN = ("test_docs.py", "test_examples.py")
+"""Files of long tests that share no set-up: whichever process is free takes the next one."""
+
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Keep the tests of a file, which share set-ups, in one process; see the Makefile."""
+    for item in items:
+        if item.path.name not in ON_THEIR_OWN:
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
 
 
 @pytest.fixture(scope="session")

@@ -138,6 +138,8 @@ def test_a_deployment_serves(deployment):
                 break
             assert service.poll() is None, service.communicate()
             time.sleep(0.2)
+        with urllib.request.urlopen(f"{url}/") as response:
+            assert b"<title>allot playground</title>" in response.read()
         asked = {"model": "allot", "messages": [{"role": "user", "content": "3 * 4 ="}]}
         request = urllib.request.Request(
             f"{url}/v1/chat/completions",
@@ -180,7 +182,7 @@ def test_bundled_models_are_recorded(research):
 
 @pytest.fixture(scope="module")
 def run(research):
-    research.run("allot", "train", "--out", "run", "--steps", 131072, "--wandb", "offline")
+    research.run("allot", "train", "--out", "run", "--steps", 32768, "--wandb", "offline")
     return research.work / "run"
 
 

@@ -27,7 +27,7 @@ from envs.segments.traces import SegmentTraces
 from envs.traces.format import TraceSet
 from envs.traces.table import TraceTable, build_table
 from training.learn.config import TrainConfig
-from training.learn.difficulty import success_rates
+from training.learn.difficulty import Outcomes, attempt_outcomes
 from training.segments.values import segment_success_rates, value_readout
 
 Floats = NDArray[np.float64]
@@ -43,7 +43,7 @@ class Learning:
             to tell how good it is.
         derive: from the first of these, the set, settings and the read-out of difficulty to
             the decision process.
-        rates: share of right attempts by question and model, (Q, R), of a table.
+        outcomes: of the attempts at the questions of a table.
         value: read-out of the worth of what an attempt has so far, that a set came with.
         round_prices: to train for; None for none.
         policy: plays a rule.
@@ -58,7 +58,7 @@ class Learning:
     recordings: Recordings
     split: Callable[[Any, TrainConfig], tuple[Any, Any, Any]]
     derive: Callable[[Any, Any, TrainConfig, Difficulty | None], Any]
-    rates: Callable[[Any], Floats]
+    outcomes: Callable[[Any], Outcomes]
     value: Callable[[Any], Difficulty | None]
     round_prices: LogUniform | None
     policy: Callable[[Any], Policy]
@@ -131,7 +131,7 @@ ATTEMPTS = Learning(
     recordings=granularity.ATTEMPTS,
     split=_split_attempts,
     derive=_derive_attempts,
-    rates=success_rates,
+    outcomes=attempt_outcomes,
     value=lambda traces: None,
     round_prices=ROUND_PRICES,
     policy=RulePolicy,
@@ -154,7 +154,7 @@ SEGMENTS = Learning(
     recordings=granularity.SEGMENTS,
     split=_split_segments,
     derive=_derive_segments,
-    rates=segment_success_rates,
+    outcomes=lambda table: Outcomes(segment_success_rates(table)),
     value=value_readout,
     round_prices=None,
     policy=lambda rule: rule,

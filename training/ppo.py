@@ -21,10 +21,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from controller.errors import ConfigError
-from controller.policy.network import PolicyConfig, PolicyNetwork
+from controller.policy.network import Policy, PolicyConfig, PolicyNetwork, mlp
 from envs.vector import ComputeVectorEnv
 from training.learn.config import PPOConfig
 from training.learn.resume import load_state, save_state
+
+_SMOOTHING = 0.1
+"""Share of a prior's probability that goes to all allowed actions alike: none is ruled out."""
+
+_STRAYING = 0.1
+"""Share of steps, while a prior is cloned, in which the policy decides where episodes go."""
 
 
 def compute_gae(
@@ -65,6 +71,8 @@ class Rollout:
     log_probs: Tensor
     advantages: Tensor
     returns: Tensor
+    advised: Tensor
+    truths: Tensor
 
     def flat(self) -> Rollout:
         """The same with T and N merged."""
@@ -76,23 +84,36 @@ class Rollout:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Of the terms of the loss, those of the values apart."""
+
+    policy: float = 1.0
+    entropy: float = 0.0
+    prior: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Losses:
     """Terms of the loss and what to watch, all scalars."""
 
     total: Tensor
     policy: Tensor
     value: Tensor
+    prior: Tensor
     entropy: Tensor
     approx_kl: Tensor
     clip_fraction: Tensor
 
 
 def ppo_loss(
-    policy: PolicyNetwork, batch: Rollout, config: PPOConfig, entropy_coefficient: float
+    policy: PolicyNetwork, critic: Critic, batch: Rollout, config: PPOConfig, weights: Weights
 ) -> Losses:
-    """Clipped surrogate, squared value error and entropy bonus of a minibatch.
+    """Clipped surrogate, squared errors of values, entropy bonus and distance from the prior.
 
-    Source: arXiv 1707.06347, eqs. 7 and 9; approx_kl after http://joschu.net/blog/kl-approx.html.
+    The distance is the cross-entropy of the prior's actions, smoothed over all that are allowed.
+
+    Source: arXiv 1707.06347, eqs. 7 and 9; approx_kl after http://joschu.net/blog/kl-approx.html;
+    smoothing: Szegedy et al. 2016 (arXiv 1512.00567), section 7.
     """
     log_probs = policy.log_probs(batch.observations, batch.masks)  # (B, A)
     chosen = log_probs.gather(-1, batch.actions[:, None]).squeeze(-1)  # (B,)
@@ -101,17 +122,48 @@ def ppo_loss(
     advantages = (batch.advantages - batch.advantages.mean()) / (batch.advantages.std() + 1e-8)
     clipped = ratio.clamp(1 - config.clip, 1 + config.clip)
     policy_loss = -torch.min(advantages * ratio, advantages * clipped).mean()
-    value_loss = 0.5 * (policy.value(batch.observations) - batch.returns).square().mean()
-    probabilities = log_probs.exp()
-    entropy = -(probabilities * log_probs.masked_fill(~batch.masks, 0.0)).sum(-1).mean()
+    values = torch.stack(
+        [policy.value(batch.observations), critic(batch.observations, batch.truths)]
+    )
+    value_loss = 0.5 * (values - batch.returns).square().mean(1).sum()
+    allowed = log_probs.masked_fill(~batch.masks, 0.0)
+    entropy = -(log_probs.exp() * allowed).sum(-1).mean()
+    advised = log_probs.gather(-1, batch.advised[:, None]).squeeze(-1)
+    prior_loss = -torch.lerp(advised, allowed.sum(-1) / batch.masks.sum(-1), _SMOOTHING).mean()
     return Losses(
-        total=policy_loss - entropy_coefficient * entropy + config.value_coefficient * value_loss,
+        total=weights.policy * policy_loss
+        + weights.prior * prior_loss
+        - weights.entropy * entropy
+        + config.value_coefficient * value_loss,
         policy=policy_loss.detach(),
         value=value_loss.detach(),
+        prior=prior_loss.detach(),
         entropy=entropy.detach(),
         approx_kl=((ratio - 1) - log_ratio).mean().detach(),
         clip_fraction=((ratio - 1).abs() > config.clip).float().mean().detach(),
     )
+
+
+class Critic(nn.Module):
+    """Values for advantages: what it is told of the references takes most of the noise out.
+
+    The policy never sees it, and its baseline leaves policy gradients unbiased. Source: Pinto et
+    al. 2017, "Asymmetric Actor Critic" (arXiv 1710.06542).
+
+    Args:
+        num_features: D, of an observation.
+        num_truths: K, of `Replay.truth`.
+        hidden_sizes: widths of the hidden layers.
+    """
+
+    def __init__(self, num_features: int, num_truths: int, hidden_sizes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.layers = mlp((num_features + num_truths, *hidden_sizes, 1), 1.0)
+
+    def forward(self, observations: Tensor, truths: Tensor) -> Tensor:
+        """Expected returns, (B,), of observations (B, D) and truths (B, K)."""
+        value: Tensor = self.layers(torch.cat([observations, truths], -1)).squeeze(-1)
+        return value
 
 
 @dataclass
@@ -172,10 +224,13 @@ class PPO:
                     ignored_features=config.ignored_features,
                 )
             )
+            self.critic = Critic(env.num_features, env.replay.truth().shape[1], config.hidden_sizes)
+        self._trained = nn.ModuleDict({"policy": self.policy, "critic": self.critic})
         self.optimizer = torch.optim.Adam(
-            self.policy.parameters(), lr=config.learning_rate, eps=1e-5, fused=True
+            self._trained.parameters(), lr=config.learning_rate, eps=1e-5, fused=True
         )
         self.update = 0
+        self._prior: Policy | None = None
         self._seen: tuple[Tensor, Tensor] | None = None  # observations (N, D), masks (N, A)
 
     @property
@@ -183,13 +238,20 @@ class PPO:
         """Environment steps so far."""
         return self.update * self.config.steps_per_update
 
-    def train(self, report: Report | None = None, stop: Callable[[], bool] | None = None) -> None:
+    def train(
+        self,
+        report: Report | None = None,
+        stop: Callable[[], bool] | None = None,
+        prior: Policy | None = None,
+    ) -> None:
         """Run the updates that are left.
 
         Args:
             report: called after each update with the steps so far and its metrics.
             stop: asked after each update whether to end early.
+            prior: policy to start from; None to start from nothing.
         """
+        self._prior = prior
         while self.update < self.config.num_updates:
             started = time.perf_counter()
             metrics = self._update()
@@ -207,7 +269,7 @@ class PPO:
             group["lr"] = self.config.learning_rate * left
         totals = EpisodeTotals()
         rollout = self._collect(totals).flat()
-        losses = self._learn(rollout, self.config.entropy_coefficient * left)
+        losses = self._learn(rollout, self._weights())
         explained = 1 - rollout.advantages.var() / rollout.returns.var()
         taken = torch.bincount(rollout.actions, minlength=len(self.env.actions))
         return {
@@ -219,11 +281,26 @@ class PPO:
             "losses/policy_loss": float(losses.policy),
             "losses/value_loss": float(losses.value),
             "losses/entropy": float(losses.entropy),
+            **({} if self._prior is None else {"losses/prior_loss": float(losses.prior)}),
             "losses/approx_kl": float(losses.approx_kl),
             "losses/clipfrac": float(losses.clip_fraction),
             "losses/explained_variance": float(explained),
             "charts/learning_rate": self.config.learning_rate * left,
         }
+
+    @property
+    def _cloning(self) -> bool:
+        """Whether the prior is still being cloned."""
+        cloned = self.config.cloning_share * self.config.num_updates
+        return self._prior is not None and self.update < cloned
+
+    def _weights(self) -> Weights:
+        """Cloning first, then PPO with less and less of a pull towards the prior."""
+        left = 1.0 - self.update / self.config.num_updates
+        if self._cloning:
+            return Weights(policy=0.0, prior=1.0)
+        prior = 0.0 if self._prior is None else self.config.prior_coefficient * left**2
+        return Weights(entropy=self.config.entropy_coefficient * left, prior=prior)
 
     @torch.no_grad()
     def _collect(self, totals: EpisodeTotals) -> Rollout:
@@ -234,9 +311,15 @@ class PPO:
         steps: list[tuple[Tensor, ...]] = []
         for _ in range(self.config.num_steps):
             log_probs = self.policy.log_probs(observation, mask)  # (N, A)
-            actions = self._sample(log_probs)  # (N,)
+            actions = advised = self._sample(log_probs)  # (N,)
+            if self._prior is not None:
+                told = self._prior.act(self.env.replay.episodes, mask.numpy())
+                advised = torch.from_numpy(told)
+            if self._cloning:
+                strays = torch.rand(len(actions), generator=self._generator) < _STRAYING
+                actions = torch.where(strays, actions, advised)
             chosen = log_probs.gather(-1, actions[:, None]).squeeze(-1)
-            value = self.policy.value(observation)
+            truth = self._truth()
             after, gain, done, _, info = self.env.step(actions.numpy())
             totals.add(info)
             steps.append(
@@ -245,18 +328,19 @@ class PPO:
                     mask,
                     actions,
                     chosen,
-                    value,
+                    self.critic(observation, truth),
                     torch.from_numpy(gain).float(),
                     torch.from_numpy(done).float(),
+                    advised,
+                    truth,
                 )
             )
             observation, mask = _tensors(after, info["action_mask"])
         self._seen = observation, mask
         columns = [torch.stack(column) for column in zip(*steps, strict=True)]  # (T, N, ...)
-        observations, masks, actions, chosen, values, rewards, dones = columns
-        advantages = compute_gae(
-            rewards, values, dones, self.policy.value(observation), self.config.gae_lambda
-        )
+        observations, masks, actions, chosen, values, rewards, dones, advised, truths = columns
+        following = self.critic(observation, self._truth())
+        advantages = compute_gae(rewards, values, dones, following, self.config.gae_lambda)
         return Rollout(
             observations=observations,
             masks=masks,
@@ -264,23 +348,29 @@ class PPO:
             log_probs=chosen,
             advantages=advantages,
             returns=advantages + values,
+            advised=advised,
+            truths=truths,
         )
+
+    def _truth(self) -> Tensor:
+        return torch.from_numpy(self.env.replay.truth()).float()
 
     def _sample(self, log_probs: Tensor) -> Tensor:
         """One action per row by the Gumbel-max trick, (N,)."""
         uniform = torch.rand(log_probs.shape, generator=self._generator)
         return (log_probs - torch.log(-torch.log(uniform.clamp(1e-10, 1 - 1e-7)))).argmax(-1)
 
-    def _learn(self, rollout: Rollout, entropy_coefficient: float) -> Losses:
+    def _learn(self, rollout: Rollout, weights: Weights) -> Losses:
         size = len(rollout.actions) // self.config.num_minibatches
         for _ in range(self.config.num_epochs):
             order = torch.randperm(len(rollout.actions), generator=self._generator)
             for start in range(0, len(order), size):
                 batch = rollout.take(order[start : start + size])
-                losses = ppo_loss(self.policy, batch, self.config, entropy_coefficient)
+                losses = ppo_loss(self.policy, self.critic, batch, self.config, weights)
                 self.optimizer.zero_grad(set_to_none=True)
                 losses.total.backward()  # type: ignore[no-untyped-call]
-                nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
+                for part in self._trained.values():
+                    nn.utils.clip_grad_norm_(part.parameters(), self.config.max_grad_norm)
                 self.optimizer.step()
         return losses
 
@@ -301,7 +391,7 @@ class PPO:
         state |= {f"env/{k}": torch.from_numpy(v) for k, v in self.env.state().items()}
         state |= {f"extra/{k}": v for k, v in (extra or {}).items()}
         progress = {"config": _plain(self.config), "update": self.update, "notes": notes or {}}
-        save_state(directory, self.policy, [self.optimizer], progress, state)
+        save_state(directory, self._trained, [self.optimizer], progress, state)
 
     def resume(self, directory: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Go on where `save` left off, to the bit; returns its notes and extra tensors.
@@ -309,7 +399,7 @@ class PPO:
         Raises:
             ConfigError: the saved training had other settings.
         """
-        progress, extra = load_state(directory, self.policy, [self.optimizer])
+        progress, extra = load_state(directory, self._trained, [self.optimizer])
         if progress["config"] != _plain(self.config):
             raise ConfigError(
                 f"{directory}: expected a training with {_plain(self.config)}, found "

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from controller.errors import BackendError
 from controller.process.actions import ActionKind
@@ -188,11 +188,11 @@ class Wrapped(Backend):
         self, questions: Sequence[Question], *, hidden: bool = False
     ) -> list[PromptState]:
         """See `Backend.prompt_states`."""
-        return await self.backend.prompt_states(questions, hidden=hidden)
+        return await self._done(self.backend.prompt_states(questions, hidden=hidden))
 
     async def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
         """See `Backend.attempts`."""
-        return await self.backend.attempts(requests)
+        return await self._done(self.backend.attempts(requests))
 
     def can_verify(self, attempt: Attempt) -> bool:
         """See `Backend.can_verify`."""
@@ -200,7 +200,7 @@ class Wrapped(Backend):
 
     async def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
         """See `Backend.verify`."""
-        return await self.backend.verify(pairs)
+        return await self._done(self.backend.verify(pairs))
 
     def available(self, rung: int) -> bool:
         """See `Backend.available`."""
@@ -208,15 +208,19 @@ class Wrapped(Backend):
 
     async def check(self) -> dict[str, str]:
         """See `Backend.check`."""
-        return await self.backend.check()
+        return await self._done(self.backend.check())
 
     async def prepare(self) -> tuple[str, ...]:
         """See `Backend.prepare`."""
-        return await self.backend.prepare()
+        return await self._done(self.backend.prepare())
 
     async def close(self) -> None:
         """See `Backend.close`."""
-        await self.backend.close()
+        await self._done(self.backend.close())
+
+    async def _done(self, work: Coroutine[Any, Any, T]) -> T:
+        """What the other backend was asked for; those that wait for it in another way say how."""
+        return await work
 
 
 class OneSpelling(Wrapped):

@@ -191,38 +191,16 @@ class BlockingBackend(Wrapped):
         )
         self._thread.start()
 
-    async def prompt_states(
-        self, questions: Sequence[Question], *, hidden: bool = False
-    ) -> list[PromptState]:
-        """See `Backend.prompt_states`."""
-        return self._wait(super().prompt_states(questions, hidden=hidden))
-
-    async def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
-        """See `Backend.attempts`."""
-        return self._wait(super().attempts(requests))
-
-    async def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
-        """See `Backend.verify`."""
-        return self._wait(super().verify(pairs))
-
-    async def check(self) -> dict[str, str]:
-        """See `Backend.check`."""
-        return self._wait(super().check())
-
-    async def prepare(self) -> tuple[str, ...]:
-        """See `Backend.prepare`."""
-        return self._wait(super().prepare())
-
     async def close(self) -> None:
         """Let go of connections and threads; a second time does nothing."""
         if self._loop.is_closed():
             return
-        self._wait(super().close())
+        await super().close()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
-    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+    async def _done(self, work: Coroutine[Any, Any, T]) -> T:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()

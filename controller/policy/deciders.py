@@ -3,20 +3,43 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from controller.core import Choice, Episode, Underway
+from controller.core import Choice, Decider, Episode, Underway
 from controller.errors import ConfigError
 from controller.granularity import granularity_of
+from controller.policy import rules
 from controller.policy.floor import Floor
 from controller.policy.network import Policy, PolicyNetwork
-from controller.policy.rules import RulePolicy
+from controller.policy.rules import Rule, RulePolicy
+from controller.policy.targets import Calibration
+from controller.policy.training_range import Support
 from controller.process.observation import OBSERVATION_NAMES
+
+if TYPE_CHECKING:
+    from controller.checkpoint import Checkpoint
+
+FALLBACK = "adaptive-cascade"
+"""Name of the rule that decides where a policy has not been in training."""
+
+_STRANGE_COST = 2.0
+"""What a strange question may cost, of the mean cost of those of training at its price."""
+
+NAMED_RULES: Mapping[str, Rule] = {
+    "always-small": rules.SelfConsistency(1),
+    "always-large": rules.AlwaysLarge(),
+    "self-consistency-5": rules.SelfConsistency(5),
+    FALLBACK: rules.AdaptiveCascade(0.9, 8),
+    "router": rules.Router(0.2, 0.0),
+}
+"""Static rules by the name that operators know them by."""
 
 Layers = list[tuple[NDArray[np.float32], NDArray[np.float32]]]
 
@@ -89,6 +112,7 @@ class PolicyDecider:
             cost=episode.cost,
             propensity=propensity,
             floor=None if rule is None else str(rule),
+            votes=episode.votes,
         )
 
 
@@ -114,6 +138,85 @@ class RuleDecider:
             decided_by=self.name,
             floor=None,
         )
+
+
+class Guarded:
+    """Lets the policy decide where it has been in training, and a rule everywhere else.
+
+    Once a question has led outside, or if its wording is unlike those of training, the rule sees it
+    through, as long as it does not cost far more than questions of training do.
+
+    Args:
+        inner: decides inside.
+        support: where that is.
+        rule: decides outside.
+        calibration: what questions of training cost; None for no limit.
+        on_stray: told of the feature that was outside, or of the wording.
+    """
+
+    def __init__(
+        self,
+        inner: PolicyDecider,
+        support: Support,
+        rule: RuleDecider,
+        calibration: Calibration | None,
+        on_stray: Callable[[str], None],
+    ) -> None:
+        self._inner, self._support, self._rule = inner, support, rule
+        self._calibration, self._on_stray, self._strayed = calibration, on_stray, False
+
+    def choose(self, episode: Episode, mask: NDArray[np.bool_]) -> Choice:
+        """See `Decider.choose`."""
+        if not self._strayed:
+            choice = self._inner.choose(episode, mask)
+            seen = np.fromiter(choice.observation.values(), np.float64)
+            feature = self._support.stray(seen) or ("wording" if episode.is_strange else None)
+            if feature is None:
+                return choice
+            self._strayed = True
+            self._on_stray(feature)
+        choice = self._rule.choose(episode, mask)
+        return replace(choice, action=episode.config.actions[0]) if self._stops(episode) else choice
+
+    def _stops(self, episode: Episode) -> bool:
+        """Whether there is an answer and it has cost enough; STOP is then allowed."""
+        if self._calibration is None or episode.answer is None:
+            return False
+        return episode.cost >= _STRANGE_COST * self._calibration.cost_at(episode.price)
+
+
+def named_rule(name: str) -> RulePolicy:
+    """A static rule.
+
+    Raises:
+        ConfigError: no rule has that name.
+    """
+    if name not in NAMED_RULES:
+        raise ConfigError(f"rule: expected one of {sorted(NAMED_RULES)}, found {name!r}")
+    return RulePolicy(NAMED_RULES[name])
+
+
+def guarded(
+    decider: PolicyDecider,
+    checkpoint: Checkpoint,
+    fallback: str = FALLBACK,
+    on_stray: Callable[[str], None] = lambda feature: None,
+) -> Decider:
+    """Who decides one question: a policy, and outside of its training a rule.
+
+    Args:
+        decider: the policy.
+        checkpoint: tells where it has been; one that does not gets no guard.
+        fallback: name of the rule.
+        on_stray: told of the feature that was outside.
+
+    Raises:
+        ConfigError: no rule has that name.
+    """
+    if checkpoint.support is None:
+        return decider
+    rule = RuleDecider(named_rule(fallback), fallback, decider)
+    return Guarded(decider, checkpoint.support, rule, checkpoint.calibration, on_stray)
 
 
 def policy_digest(policy: PolicyNetwork) -> str:

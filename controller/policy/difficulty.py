@@ -1,4 +1,4 @@
-"""How hard a question looks before anything has been written."""
+"""How hard a question looks, and how long its attempts, before anything has been written."""
 
 from __future__ import annotations
 
@@ -24,6 +24,10 @@ from controller.process.wording import (
 Reads = Literal["words", "shape", "prompt"]
 """What difficulty is read from."""
 
+_STRANGE = 3
+"""Shapes outside of their ranges that make a wording strange: 0.1% of held-out questions of five
+recorded sets have so many; greetings, trivia and bare sums have 4 to 7 on the bundled set."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Difficulty:
@@ -31,7 +35,8 @@ class Difficulty:
 
     Attributes:
         mean, scale: (H,) of the features that it was fitted on.
-        weights: of each layer, (inputs, outputs); the first has H inputs, the last R outputs.
+        weights: of each layer, (inputs, outputs); the first has H inputs, the last R outputs, or
+            2R with those of lengths.
         biases: of each layer, (outputs,).
         reads: what its features are: `words` and `shape` are told by the wording, which costs
             nothing, `prompt` is the small model's hidden state at the end of the prompt with the
@@ -56,14 +61,14 @@ class Difficulty:
     def of_question(
         self, text: str, hidden: NDArray[np.float32] | None
     ) -> NDArray[np.float64] | None:
-        """Log-odds that an attempt of each rung at a question is right.
+        """`outlook` of a question.
 
         Args:
             text: the question.
             hidden: the small model's hidden state at the end of its prompt, None if unknown.
 
         Returns:
-            (1, R), or None if it reads the hidden state and that is unknown.
+            (1, R or 2R), or None if it reads the hidden state and that is unknown.
         """
         if self.reads == "words":
             features = text_features(text)
@@ -73,16 +78,18 @@ class Difficulty:
             features = np.concatenate([hidden, shape_features(text)])
         else:
             return None
-        return self.log_odds(features[None])
+        return self.outlook(features[None])
 
-    def log_odds(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Log-odds that an attempt of each rung is right.
+    def outlook(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
+        """What is to be expected of an attempt of each rung.
 
         Args:
             features: (n, H).
 
         Returns:
-            (n, R), NaN where the shape is unlike those that it was fitted on.
+            (n, R) log-odds that it is right, or (n, 2R) with the natural logarithms of its length
+            over the rung's mean length after them; NaN where the shape is unlike those that it
+            was fitted on.
         """
         values = ((features - self.mean) / self.scale).astype(np.float64)  # (n, H)
         for layer, (weight, bias) in enumerate(zip(self._weights, self.biases, strict=True)):
@@ -90,16 +97,21 @@ class Difficulty:
                 values = np.maximum(values, 0.0)
             # einsum sums in one order whatever n is, where a matrix product may not.
             values = np.einsum("nh,hr->nr", values, weight) + bias
-        values[self._strange(features)] = np.nan
+        values[self._outside(features) > 0] = np.nan
         return values
 
-    def _strange(self, features: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Whether shapes leave the ranges by more than a margin, (n,)."""
+    def is_strange(self, text: str) -> bool:
+        """Whether a question's wording is unlike all that it was fitted on."""
+        return bool(self._outside(shape_features(text)[None])[0] >= _STRANGE)
+
+    def _outside(self, features: NDArray[np.float32]) -> NDArray[np.int64]:
+        """How many shapes leave their ranges by a margin, or by one of a kind not seen, (n,)."""
         if self.low is None or self.high is None:
-            return np.zeros(len(features), bool)
-        shapes, margin = features[:, -NUM_SHAPE_FEATURES:], MARGIN * (self.high - self.low)
+            return np.zeros(len(features), np.int64)
+        shapes, spread = features[:, -NUM_SHAPE_FEATURES:], self.high - self.low
+        margin = np.where(spread > 0, MARGIN * spread, np.log(2))
         outside = (shapes < self.low - margin) | (shapes > self.high + margin)
-        return np.asarray(outside.any(1))
+        return np.asarray(outside.sum(1))
 
     @cached_property
     def _weights(self) -> tuple[NDArray[np.float64], ...]:
@@ -156,7 +168,7 @@ class Difficulty:
         if (
             shapes != [(width,) for width in widths]
             or [weight.shape for weight in weights] != list(pairwise(widths))
-            or widths[-1] != num_rungs
+            or widths[-1] not in (num_rungs, 2 * num_rungs)
         ):
             raise CheckpointError(
                 f"{directory}: difficulty/* do not fit {num_rungs} rungs and {mean.size} features: "

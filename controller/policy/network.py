@@ -65,7 +65,8 @@ class PolicyConfig:
             )
 
 
-def _mlp(sizes: tuple[int, ...], last_gain: float) -> nn.Sequential:
+def mlp(sizes: tuple[int, ...], last_gain: float) -> nn.Sequential:
+    """Linear layers with tanh between them; `last_gain` scales the last one's first weights."""
     layers: list[nn.Module] = []
     for i, (width_in, width_out) in enumerate(pairwise(sizes)):
         linear = nn.Linear(width_in, width_out)
@@ -87,8 +88,8 @@ class PolicyNetwork(nn.Module):
         super().__init__()
         self.config = config
         self._ignored: Tensor
-        self.actor = _mlp((config.num_features, *config.hidden_sizes, config.num_actions), 0.01)
-        self.critic = _mlp((config.num_features, *config.hidden_sizes, 1), 1.0)
+        self.actor = mlp((config.num_features, *config.hidden_sizes, config.num_actions), 0.01)
+        self.critic = mlp((config.num_features, *config.hidden_sizes, 1), 1.0)
         ignored = [OBSERVATION_NAMES.index(name) for name in config.ignored_features]
         self.register_buffer("_ignored", torch.tensor(ignored, dtype=torch.long), persistent=False)
 

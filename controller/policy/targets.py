@@ -72,6 +72,10 @@ class Calibration:
         log_price = np.log(np.array(self.prices))
         return float(np.exp(np.interp(mean_cost, cost[::-1], log_price[::-1])))
 
+    def cost_at(self, price: float) -> float:
+        """Mean cost of a question at a price; that of the nearest price in range."""
+        return float(np.interp(np.log(price), np.log(self.prices), self.cost))
+
     def cost_range(self) -> tuple[float, float]:
         """Least and greatest mean cost that a price in range brings."""
         return min(self.cost), self.cost[0]

@@ -83,7 +83,7 @@ def _revising(e: Any, lengths: Array) -> Any:
 def _escalating(e: Any, lengths: Array) -> Any:
     place = e.at, (rung := e.next_rung)
     unread = e.prompt_tokens[place] * ~e.prefilled[place]
-    return e.config.token_cost[rung] * (unread + lengths[rung])
+    return e.config.token_cost[rung] * (unread + lengths[rung, e.at])
 
 
 def _revisable(e: Any, width: int) -> Any:

@@ -26,8 +26,8 @@ class EpisodeConfig:
         sample_widths: widths of the SAMPLE actions.
         cost: ledger; one weight per rung.
         vote_weights: votes that one answer of each rung counts for, whole numbers.
-        mean_completion_tokens: expected length of an attempt per rung, for the
-            expected cost of an action.
+        mean_completion_tokens: mean length of an attempt per rung, for the expected cost of an
+            action.
         max_completion_tokens: longest attempt per rung, for hard budgets.
         cost_unit: cost that one typical small attempt has; makes prices comparable
             across models.
@@ -84,6 +84,12 @@ class EpisodeConfig:
     def choices(self) -> tuple[tuple[ActionSpec, int], ...]:
         """What is to be said of each action, and its width."""
         return tuple((ACTIONS[action.kind], action.width) for action in self.actions)
+
+    @cached_property
+    def kinds(self) -> tuple[ActionKind, ...]:
+        """Kinds of actions that can be taken, in the order of a policy's outputs."""
+        kinds = dict.fromkeys(action.kind for action in self.actions)
+        return tuple(kind for kind in kinds if kind.spec.limit(self) != 0)
 
     @property
     def priced(self) -> dict[ActionKind, ActionSpec]:
@@ -179,6 +185,9 @@ _ZERO_AT_START = (
     "streak",
 )
 
+_LOG_FACTORS = (-3.0, 3.0)
+"""What a wording may tell of lengths: it is extrapolated to questions unlike those of training."""
+
 _MAX_WEIGHT = 1024
 _COUNT_LOG_COUNT = np.array([0.0] + [c * np.log(c) for c in range(1, _MAX_WEIGHT)])
 
@@ -215,6 +224,7 @@ class Episodes(Lockstep):
             there are distinct ones.
         streak: how many of the latest attempts gave one and the same answer.
         unverified: attempts that a verifier could judge and has not.
+        length_factor: what the wording tells of lengths, times the rungs' means, (N, R).
         prompt_counted: whether the length of the small model's prompt is known.
         cuts: attempts that were cut at their longest; last_cut: whether the latest was.
     """
@@ -229,6 +239,7 @@ class Episodes(Lockstep):
                 f"{config.max_attempts} attempts with up to {max(config.vote_weights)} each"
             )
         n, k, r = num_episodes, num_answers, config.num_rungs
+        self.length_factor = np.ones((n, r))
         self._vote_weight = np.array(config.vote_weights)
         self.prompt_counted = np.ones(n, bool)
         self.cuts, self.last_cut = np.zeros(n, np.int64), np.zeros(n, bool)
@@ -283,7 +294,7 @@ class Episodes(Lockstep):
             budget: (n,) hard cap on cost; inf for none.
             prompt_tokens: (n, R).
             limits: (n, R) attempts that can be had per rung.
-            difficulty: (n, R) log-odds that a rung's attempt is right; NaN if unknown.
+            difficulty: (n, R) or (n, 2R), `Difficulty.outlook` of the question; NaN if unknown.
             round_price: (n,) accuracy per serial round.
             prompt_counted: (n,) whether the small model's prompt tokens are more than a guess.
         """
@@ -298,14 +309,18 @@ class Episodes(Lockstep):
             unknown[rows] = np.nan
         self.leader[rows] = NO_ANSWER
         self.last_answer[rows] = NO_ANSWER
+        chances, lengths = np.split(difficulty, [self.config.num_rungs], axis=1)
         self.begin(
             rows,
             price=price,
             budget=budget,
             prompt_tokens=prompt_tokens,
-            difficulty=difficulty,
+            difficulty=chances,
             round_price=round_price,
         )
+        self.length_factor[rows] = 1.0
+        if lengths.size:
+            self.length_factor[rows] = np.exp(np.clip(np.nan_to_num(lengths), *_LOG_FACTORS))
         self.prompt_counted[rows] = prompt_counted
         caps = [self.config.max_samples] + [self.config.max_escalations] * (
             self.config.num_rungs - 1
@@ -317,11 +332,22 @@ class Episodes(Lockstep):
     def _read_prompts(self, rows: Ints) -> None:
         """Charge `rows` for reading their prompts; where the budget is below it, none is read."""
         reading = self.reading_cost(self.prompt_tokens[rows, 0]) <= self.budget[rows]
-        self.difficulty[rows[~reading]] = np.nan
+        self.difficulty[rows[~reading]], self.length_factor[rows[~reading]] = np.nan, 1.0
         rows = rows[reading]
         self.prefilled[rows, 0] = True
         self.spent[rows] = self.reading_cost(self.prompt_tokens[rows, 0])
         self.tokens[rows] = self.prompt_tokens[rows, 0]
+
+    @property
+    def expected_lengths(self) -> Floats:
+        """Expected length of an attempt per rung, (R, N)."""
+        return np.asarray((self.length_factor * self.config.mean_lengths).T)
+
+    @property
+    def worst_lengths(self) -> Floats:
+        """Longest attempt per rung, (R, N)."""
+        worst = self.config.worst_lengths[:, None]
+        return np.broadcast_to(worst, (self.config.num_rungs, self.num_episodes))
 
     def reading_cost(self, prompt_tokens: Ints) -> Floats:
         """Cost of the small model's prefill; where the budget is below it, it is left out."""

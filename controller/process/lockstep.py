@@ -100,6 +100,16 @@ class Lockstep:
         place: tuple[Self, Ints] = self.__dict__.get("_of", (self, self.at))
         return place
 
+    @property
+    def expected_lengths(self) -> Any:
+        """What the cost of an action follows from."""
+        return self.config.mean_lengths
+
+    @property
+    def worst_lengths(self) -> Any:
+        """The same at the most."""
+        return self.config.worst_lengths
+
     def charge(self, rows: Ints, cost: Array, tokens: Array) -> None:
         """Put cost and tokens processed on the bill of `rows`, all (n,)."""
         self.spent[rows] += cost
@@ -107,7 +117,7 @@ class Lockstep:
 
     def expected_cost(self) -> Floats:
         """Expected cost of the actions whose cost a policy sees, one row for each, (P, n)."""
-        lengths = self.config.mean_lengths
+        lengths = self.expected_lengths
         return stacked([spec.cost(self, lengths) for spec in self.config.priced.values()])
 
     def mask(self, rows: Rows = None) -> Bools:
@@ -115,7 +125,7 @@ class Lockstep:
         e, choices = self.part(rows), self.config.choices
         allowed = [spec.legal(e, width) for spec, width in choices]
         if np.isfinite(e.budget).any():
-            left, worst = e.budget - e.spent, self.config.worst_lengths
+            left, worst = e.budget - e.spent, e.worst_lengths
             for place, (spec, width) in enumerate(choices[1:], 1):
                 cost = spec.cost(e, worst) + (width - 1) * worst[0]
                 allowed[place] = allowed[place] & (cost <= left)

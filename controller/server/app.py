@@ -27,6 +27,7 @@ from controller.server.engine import Engine, Served
 from controller.server.keys import Keys
 from controller.server.middleware import LimitSize, LoopbackOnly, Observe
 from controller.server.ops import Metrics
+from controller.server.playground import page
 from controller.server.replies import (
     ALIVE,
     REFUSED,
@@ -62,6 +63,7 @@ class Service:
         engine: answers.
         keys: who may ask.
         metrics: what is counted.
+        playground: whether `/` answers with a page to try it on.
     """
 
     def __init__(
@@ -70,8 +72,10 @@ class Service:
         *,
         keys: Keys | None = None,
         metrics: Metrics | None = None,
+        playground: bool = False,
     ) -> None:
         self.engine, self.keys, self.metrics = engine, keys or Keys(), metrics or Metrics()
+        self.playground = playground
         self.in_flight, self.draining = 0, False
         self._check: asyncio.Task[dict[str, str]] | None = None
         self._stale_at = 0.0
@@ -95,6 +99,8 @@ class Service:
             Route("/metrics", self.metrics_text, methods=["GET"]),
             Route("/openapi.json", self.openapi, methods=["GET"]),
         ]
+        if self.playground:
+            routes.append(Route("/", self.page, methods=["GET"]))
         paths = frozenset(route.path for route in routes)
         return Starlette(
             routes=routes,
@@ -284,6 +290,10 @@ class Service:
     async def openapi(self, request: Request) -> Response:
         """GET /openapi.json."""
         return JSONResponse(document(keys=self.keys.required))
+
+    async def page(self, request: Request) -> Response:
+        """GET /: the playground."""
+        return page(self.engine, keys=self.keys.required)
 
 
 class _Stream(StreamingResponse):

@@ -25,7 +25,7 @@ class Limits:
         max_escalations: of any question.
         escalations_per_minute: of all callers.
         caller_escalations_per_minute: of each.
-        deadline_s: where an asker says nothing.
+        deadline_s: seconds until there must be an answer, if the request does not set it.
         max_in_flight: questions at a time.
     """
 
@@ -86,7 +86,9 @@ class ServeConfig:
         host: other than loopback needs --keys.
         port: 0 for any that is free.
         keys: file of API keys, see `allot key`.
-        price: where an asker says nothing; default: mid-range.
+        playground: answer / with a page to try it on; default: unless there are keys.
+        price: accuracy per small-model token, if the request does not set it; default:
+            mid-range.
         mean_cost: instead of a price: small-model tokens per question, kept over time.
         limits: what callers may spend.
         max_new_tokens: longest attempt; default: as in training.
@@ -112,6 +114,7 @@ class ServeConfig:
     host: str = "127.0.0.1"
     port: int = 8080
     keys: Path | None = None
+    playground: bool | None = None
     price: float | None = None
     mean_cost: float | None = None
     limits: Limits = field(default_factory=Limits)
@@ -133,8 +136,13 @@ class ServeConfig:
 
     @property
     def standing(self) -> Terms:
-        """Terms of those who say none."""
+        """Terms of requests that set none."""
         return Terms(price=self.price, mean_cost=self.mean_cost)
+
+    @property
+    def has_playground(self) -> bool:
+        """Whether `/` answers with a page."""
+        return self.keys is None if self.playground is None else self.playground
 
     @property
     def guard(self) -> str | None:
@@ -147,7 +155,7 @@ class ServeConfig:
         return tuple(map(VariantPlace.parse, self.variant))
 
     def __post_init__(self) -> None:
-        from controller.server.variants import named_rule
+        from controller.policy.deciders import named_rule
 
         if self.host not in LOOPBACK and self.keys is None:
             raise ConfigError(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from controller.answers import AnswerKind, answer_kind, read_answer
 from controller.backends.base import PromptState
 from controller.backends.recorded import ReplayBackend
@@ -49,8 +51,10 @@ def decide(request: DecideRequest, terms: RequestTerms, variant: Variant) -> dic
         if config.verifies and scores:
             episode.verified(scores)
     strayed: list[str] = []
-    choice = variant.new_decider(strayed.append).choose(episode, episode.mask())
-    allowed = zip(config.actions.names, episode.mask()[0].tolist(), strict=True)
+    wanted = [action.kind not in terms.without for action in config.actions]
+    mask = episode.mask() & np.array(wanted)
+    choice = variant.new_decider(strayed.append, terms.rule).choose(episode, mask)
+    allowed = zip(config.actions.names, mask[0].tolist(), strict=True)
     return {
         "object": "decision",
         **choice_json(choice, explain=terms.explain),

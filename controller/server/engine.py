@@ -24,6 +24,8 @@ from controller.backends.base import Backend, OneSpelling, Request, Verdict, Wra
 from controller.backends.identity import blank_attempt
 from controller.core import Choice, Decision, Episode, play
 from controller.errors import BackendError, ConfigError
+from controller.policy.deciders import named_rule
+from controller.process.actions import ActionKind
 from controller.process.cost import Usage
 from controller.process.episodes import NO_ANSWER, AttemptColumns
 from controller.process.terms import Terms
@@ -38,7 +40,7 @@ from controller.server.limits import (
     EscalationBudget,
     Restricted,
 )
-from controller.server.variants import Variant, Variants, named_rule
+from controller.server.variants import Variant, Variants
 
 _tracer = trace.get_tracer("allot")
 
@@ -53,7 +55,9 @@ class RequestTerms(Terms):
     Attributes:
         max_escalations: calls to larger models.
         give_up: whether it may end without any attempt where the price makes that best.
-        explain: return what the policy saw, too.
+        rule: name of a rule that decides instead of the policy.
+        without: kinds of actions that are not taken.
+        explain: return what the policy saw, all votes and what attempts said, too.
         question_id: for the log, to be joined with references later.
         seed: the same seed and question make the same attempts, on local models.
     """
@@ -62,9 +66,22 @@ class RequestTerms(Terms):
 
     max_escalations: Annotated[int, Field(ge=0, le=1000)] | None = None
     give_up: bool = False
+    rule: Annotated[str, Field(max_length=64)] | None = None
+    without: Annotated[tuple[ActionKind, ...], Field(max_length=8)] = ()
     explain: bool = False
     question_id: Annotated[str, Field(max_length=256)] | None = None
     seed: Annotated[int, Field(ge=0, le=2**31)] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rule is not None:
+            named_rule(self.rule)
+        refused = set(self.without)
+        if ActionKind.STOP in refused or {ActionKind.SAMPLE, ActionKind.ESCALATE} <= refused:
+            raise ConfigError(
+                "without: expected kinds that leave stop, and sample or escalate, found "
+                f"{[kind.value for kind in self.without]}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +94,7 @@ class Served:
         terms: what it was answered for, at a known price.
         usage: what was really processed, by model.
         degraded: models whose absence changed the answer's course.
-        limited: budgets, or the deadline, that did.
+        limited: budgets, the deadline or the asker's `without` that did.
         guarded: feature that was outside its range of training, so that a rule decided; None
             where the policy did.
     """
@@ -244,7 +261,7 @@ class Engine:
         for feature in asked.strayed:
             self._on_stray(variant.name, feature)
         guarded = asked.strayed[0] if asked.strayed else None
-        if variant.guarded and asked.decisions:
+        if variant.guarded and asked.decisions and asked.terms.rule is None:
             variant.watch.note(guarded)
         served = Served(
             episode_id=f"allot-{uuid.uuid4().hex}",
@@ -275,13 +292,14 @@ class Engine:
         now, limits = asyncio.get_running_loop().time, self.limits
         deadline = now() + min(terms.deadline_s or limits.deadline_s, MAX_DEADLINE_S)
         decider = Restricted(
-            inner=variant.new_decider(strayed.append),
+            inner=variant.new_decider(strayed.append, terms.rule),
             backend=self.backend,
             budget=self.escalations,
             caller=caller,
             max_escalations=least(terms.max_escalations, limits.max_escalations),
             out_of_time=lambda: now() >= deadline,
             may_give_up=terms.give_up,
+            without=terms.without,
         )
         return decider, deadline
 
@@ -380,7 +398,7 @@ class _Asked:
         A rule that always decides tells: it is asked what it would do after an answer, and after
         none. A policy may change its mind.
         """
-        always, climbs = self.variant.always, choice.action.kind.spec.climbs
+        always, climbs = self.terms.rule or self.variant.always, choice.action.kind.spec.climbs
         if always is None or self.episode.attempts or choice.stops or choice.action.width > 1:
             return False
         rung = np.zeros(1, np.int64) if climbs is None else climbs(self.episode.state)

@@ -15,7 +15,7 @@ from controller.core import Choice, Decider, Episode
 from controller.process.actions import PRICED, ActionKind
 from controller.server.config import Limits
 
-DEADLINE, REQUEST_BUDGET = "deadline", "request_budget"
+DEADLINE, REQUEST_BUDGET, WITHOUT = "deadline", "request_budget", "without"
 BUDGET, CANCELLED, BROKEN_OFF = "budget", "cancelled", "broken_off"
 _BY_SMALL = tuple(kind for kind, spec in PRICED.items() if spec.climbs is None)
 _MAX_CALLERS = 10_000
@@ -84,6 +84,7 @@ class Restricted:
         caller: who pays for them.
         max_escalations: for this question; None for no limit of its own.
         may_give_up: whether it may end without an attempt while one could be made.
+        without: kinds of actions that the asker does not want.
         down: rungs that have failed this question.
         degraded: models whose absence changed a choice.
         limited: budgets, or the deadline, that changed one.
@@ -96,6 +97,7 @@ class Restricted:
     max_escalations: int | None
     out_of_time: Callable[[], bool]
     may_give_up: bool = False
+    without: tuple[ActionKind, ...] = ()
     down: set[int] = field(default_factory=set)
     verifier_down: bool = False
     degraded: set[str] = field(default_factory=set)
@@ -158,7 +160,7 @@ class Restricted:
             why[ActionKind.ESCALATE] = REQUEST_BUDGET
         elif budget is not None:
             why[ActionKind.ESCALATE] = budget
-        return why
+        return why | dict.fromkeys(self.without, WITHOUT)
 
     def _is_down(self, rung: int) -> bool:
         return rung in self.down or not self.backend.available(rung)

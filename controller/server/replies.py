@@ -66,14 +66,20 @@ _CHOICE = ("probabilities", "value", "propensity", "decided_by", "floor", "leade
 
 
 def choice_json(choice: Choice, *, explain: bool = False) -> Json:
-    """A choice or, once it has been carried out, a decision; of attempts all but their texts."""
+    """A choice or, once it has been carried out, a decision.
+
+    Args:
+        choice: or decision.
+        explain: tell what the policy saw, all votes and what attempts said, too.
+    """
     event = "decision" if isinstance(choice, Decision) else "choice"
     shown: Json = {"event": event, "action": str(choice.action)}
     shown |= {name: getattr(choice, name) for name in _CHOICE}
     if explain:
-        shown["observation"] = choice.observation
+        shown |= {"observation": choice.observation, "votes": choice.votes}
     if isinstance(choice, Decision):
-        shown["attempts"] = [{name: getattr(a, name) for name in _ATTEMPT} for a in choice.attempts]
+        names = (*_ATTEMPT, "text") if explain else _ATTEMPT
+        shown["attempts"] = [{name: getattr(a, name) for name in names} for a in choice.attempts]
     return shown
 
 

@@ -63,7 +63,7 @@ def build_service(config: ServeConfig) -> Service:
         on_stray=lambda variant, feature: metrics.strays.labels(variant, feature).inc(),
     )
     keys = Keys.read(config.keys) if config.keys else Keys()
-    return Service(engine, keys=keys, metrics=metrics)
+    return Service(engine, keys=keys, metrics=metrics, playground=config.has_playground)
 
 
 def _load(path: Path, config: ServeConfig) -> Checkpoint:
@@ -206,9 +206,16 @@ def _other_weights(trained: ModelSpec, source: str, found: str) -> None:
 class _Server(uvicorn.Server):
     """Says that it is not ready before it stops taking requests."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, drain_s: float) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        service: Service,
+        drain_s: float,
+        on_listening: Callable[[str], None],
+    ) -> None:
         super().__init__(config)
         self._service, self._drain_s = service, drain_s
+        self._on_listening = on_listening
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """See `uvicorn.Server.startup`; tells where it listens."""
@@ -218,6 +225,7 @@ class _Server(uvicorn.Server):
             models = [model.name for model in self._service.engine.backend.models]
             fields = {"host": host, "port": port, "models": models}
             service_log.info("listening", extra={"fields": fields})
+            self._on_listening(f"http://{host}:{port}/")
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """See `uvicorn.Server.handle_exit`; a second signal does not wait."""
@@ -230,8 +238,12 @@ class _Server(uvicorn.Server):
         loop.call_later(self._drain_s, lambda: uvicorn.Server.handle_exit(self, sig, frame))
 
 
-def serve(config: ServeConfig) -> None:
+def serve(config: ServeConfig, on_listening: Callable[[str], None] = lambda url: None) -> None:
     """Serve until a signal says stop.
+
+    Args:
+        config: what the operator chose.
+        on_listening: told the service's address once it takes requests.
 
     Raises:
         ConfigError: the port cannot be had.
@@ -241,7 +253,7 @@ def serve(config: ServeConfig) -> None:
         _send_spans()
     service = build_service(config)
     listener = _listen(config.host, config.port)
-    server = _Server(http_server(service, config.shutdown_s), service, config.drain_s)
+    server = _Server(http_server(service, config.shutdown_s), service, config.drain_s, on_listening)
     reloader = Reloader(config, service)
     # What has been built so far stays: collecting it over and over would cost milliseconds.
     gc.collect()

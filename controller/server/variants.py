@@ -5,70 +5,23 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from controller.checkpoint import Checkpoint
-from controller.core import Choice, Decider, Episode
+from controller.core import Decider
 from controller.errors import ConfigError
-from controller.policy import rules
-from controller.policy.deciders import PolicyDecider, RuleDecider
+from controller.policy.deciders import FALLBACK, PolicyDecider, RuleDecider, guarded, named_rule
 from controller.policy.pricing import Pricing
-from controller.policy.rules import Rule, RulePolicy
-from controller.policy.training_range import Support
 from controller.process.episodes import EpisodeConfig
 
 _log = logging.getLogger("allot.service")
 
 WINDOW, ENOUGH, TOO_OFTEN = 200, 20, 0.05
 """Of the last questions, so many at least, the guard may decide this share."""
-
-RULES: Mapping[str, Rule] = {
-    "always-small": rules.SelfConsistency(1),
-    "always-large": rules.AlwaysLarge(),
-    "self-consistency-5": rules.SelfConsistency(5),
-    "adaptive-cascade": rules.AdaptiveCascade(0.9, 8),
-}
-"""Static rules by the name that operators know them by."""
-
-
-def named_rule(name: str) -> RulePolicy:
-    """A static rule.
-
-    Raises:
-        ConfigError: no rule has that name.
-    """
-    if name not in RULES:
-        raise ConfigError(f"rule: expected one of {sorted(RULES)}, found {name!r}")
-    return RulePolicy(RULES[name])
-
-
-class Guarded:
-    """Lets the policy decide where it has been in training, and a rule everywhere else.
-
-    Once a question has led outside, the rule sees it through.
-    """
-
-    def __init__(
-        self, inner: Decider, support: Support, rule: Decider, on_stray: Callable[[str], None]
-    ) -> None:
-        self._inner, self._support, self._rule = inner, support, rule
-        self._on_stray, self._strayed = on_stray, False
-
-    def choose(self, episode: Episode, mask: NDArray[np.bool_]) -> Choice:
-        """See `Decider.choose`."""
-        if not self._strayed:
-            choice = self._inner.choose(episode, mask)
-            feature = self._support.stray(np.fromiter(choice.observation.values(), np.float64))
-            if feature is None:
-                return choice
-            self._strayed = True
-            self._on_stray(feature)
-        return self._rule.choose(episode, mask)
 
 
 @dataclass
@@ -125,7 +78,7 @@ class Variant:
     Attributes:
         name: in logs, metrics and responses.
         decider: the policy alone.
-        pricing: what compute is worth where an asker says nothing.
+        pricing: what compute is worth if the request does not set it.
         share: of all questions, relative to the other variants'.
         always: name of the rule that decides in its stead, while it is only watched.
         fallback: name of the rule that decides where the policy has not been in training;
@@ -139,7 +92,7 @@ class Variant:
     pricing: Pricing
     share: float = 1.0
     always: str | None = None
-    fallback: str | None = "adaptive-cascade"
+    fallback: str | None = FALLBACK
 
     @property
     def digest(self) -> str:
@@ -157,15 +110,14 @@ class Variant:
         ranges = self.checkpoint.support
         return self.always is None and self.fallback is not None and ranges is not None
 
-    def new_decider(self, on_stray: Callable[[str], None]) -> Decider:
-        """Who decides one question."""
-        if self.always is not None:
-            return RuleDecider(named_rule(self.always), self.always, self.decider)
-        support = self.checkpoint.support
-        if self.fallback is None or support is None:
+    def new_decider(self, on_stray: Callable[[str], None], rule: str | None = None) -> Decider:
+        """Who decides one question: a rule if its asker names one."""
+        always = rule or self.always
+        if always is not None:
+            return RuleDecider(named_rule(always), always, self.decider)
+        if self.fallback is None:
             return self.decider
-        rule = RuleDecider(named_rule(self.fallback), self.fallback, self.decider)
-        return Guarded(self.decider, support, rule, on_stray)
+        return guarded(self.decider, self.checkpoint, self.fallback, on_stray)
 
 
 class Variants:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from controller.errors import ConfigError, TraceFormatError
 from controller.process.types import ModelSpec
 from controller.segments.types import Segmentation
-from envs.traces.format import MANIFEST, read_manifest, read_table
+from envs.traces.format import MANIFEST, model_spec, read_manifest, read_table
 
 KIND, SEGMENT_TRACE_VERSION = "segments", 1
 _RECORD = "record some with `allot record --granularity segments`"
@@ -98,18 +98,7 @@ class SegmentTraces:
         held = tuple(self.manifest["models"])
         if ladder and tuple(ladder) != held:
             raise ConfigError(f"ladder: expected {held}, which wrote the segments, found {ladder}")
-        temperature = self.manifest.get("decoding", {}).get("temperature")
-        return tuple(
-            ModelSpec(
-                name=name,
-                rung=rung,
-                parameters=entry["parameters"],
-                max_new_tokens=entry["max_new_tokens"],
-                temperature=temperature,
-                digest=entry["digest"],
-            )
-            for rung, (name, entry) in enumerate(self.manifest["models"].items())
-        )
+        return tuple(model_spec(self.manifest, name, rung) for rung, name in enumerate(held))
 
     @property
     def num_attempts(self) -> int:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -261,7 +261,7 @@ class TraceSet:
         smalls, larges = ([m for m in rows if tier in rows[m].tiers] for tier in ("small", "large"))
         if not smalls:
             raise TraceFormatError(f"{self.path}: expected attempts of tier 'small', found none")
-        sizes = {model: self.parameters(model) for model in rows}
+        sizes = {model: model_spec(self.manifest, model).parameters for model in rows}
         small = min(smalls, key=lambda m: (-rows[m].attempts, sizes[m] or float("inf"), m))
         candidates = [m for m in larges if sizes[m] and sizes[small]] or larges
         if not candidates:
@@ -271,12 +271,6 @@ class TraceSet:
             return rows[model].train_right / max(rows[model].train_attempts, 1)
 
         return small, max(sorted(candidates), key=accuracy)
-
-    def parameters(self, model: str) -> float | None:
-        """Active parameters of a model, or None."""
-        entry = self.manifest.get("models", {}).get(model, {})
-        value = entry.get("active_parameters") or entry.get("parameters")
-        return float(value) if value else None
 
     def models(self, ladder: Sequence[str] | None = None) -> tuple[ModelSpec, ...]:
         """The models of a ladder, the small one first.
@@ -289,26 +283,30 @@ class TraceSet:
         for model in ladder:
             if model not in held:
                 raise ConfigError(f"ladder: expected models among {sorted(held)}, found {model!r}")
-        entries = self.manifest.get("models", {})
-        temperature = self.manifest.get("decoding", {}).get("temperature")
+        specs = (model_spec(self.manifest, model, rung) for rung, model in enumerate(ladder))
         return tuple(
-            ModelSpec(
-                name=model,
-                rung=rung,
-                parameters=self.parameters(model),
-                max_new_tokens=entries.get(model, {}).get("max_new_tokens") or held[model].longest,
-                temperature=temperature,
-                digest=entries.get(model, {}).get("digest"),
-                adapters=tuple(
-                    AdapterSpec(
-                        name=name, parameters=int(entry["parameters"]), digest=entry["digest"]
-                    )
-                    for name, entry in entries.get(model, {}).get("adapters", {}).items()
-                ),
-                prompt=tuple(entries.get(model, {}).get("prompt") or ()),
-            )
-            for rung, model in enumerate(ladder)
+            replace(spec, max_new_tokens=spec.max_new_tokens or held[spec.name].longest)
+            for spec in specs
         )
+
+
+def model_spec(manifest: Mapping[str, Any], name: str, rung: int = 0) -> ModelSpec:
+    """A model as `trace.json` describes it."""
+    entry = manifest.get("models", {}).get(name, {})
+    size = entry.get("active_parameters") or entry.get("parameters")
+    return ModelSpec(
+        name=name,
+        rung=rung,
+        parameters=float(size) if size else None,
+        max_new_tokens=entry.get("max_new_tokens"),
+        temperature=manifest.get("decoding", {}).get("temperature"),
+        digest=entry.get("digest"),
+        adapters=tuple(
+            AdapterSpec(name=adapter, parameters=int(e["parameters"]), digest=e["digest"])
+            for adapter, e in entry.get("adapters", {}).items()
+        ),
+        prompt=tuple(entry.get("prompt") or ()),
+    )
 
 
 def code_rows(column: pa.Array, code: Callable[[Any], int]) -> NDArray[np.int32]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -100,6 +100,11 @@ class TraceTable(QuestionTable):
     stream: NDArray[np.int32]
     stream_length: NDArray[np.int64]
     attempts: NDArray[np.void]
+
+    @cached_property
+    def success_rates(self) -> NDArray[np.float64]:
+        """Share of recorded independent attempts that are right, (Q, R)."""
+        return np.asarray(self.right(self.stream).sum(2) / self.stream_length)
 
     @property
     def num_answers(self) -> int:

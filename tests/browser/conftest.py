@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 from playwright.sync_api import Browser, Page, Request, sync_playwright
 
 from envs.traces.format import TraceSet, write_table
 from tests.training.cli.test_app import allot
+from tests.training.conftest import thinned
 
 REQUIRED = "ALLOT_REQUIRE_BROWSER"
 ARGUMENTS = [
@@ -56,11 +56,8 @@ def chromium():
 
 def hostile_traces(traces: TraceSet, path: Path) -> Path:
     """300 bundled questions whose every text is hostile."""
-    ids = traces.questions["question_id"].take(list(range(0, len(traces.questions), 15)))
-    questions = traces.questions.filter(pc.is_in(traces.questions["question_id"], ids))
-    attempts = traces.attempts.filter(pc.is_in(traces.attempts["question_id"], ids))
-    questions = questions.drop_columns("prompt_hidden").to_pylist()
-    attempts = attempts.to_pylist()
+    few = TraceSet.read(thinned(traces, path.parent / "few", every=15, without=["prompt_hidden"]))
+    questions, attempts = few.questions.to_pylist(), few.attempts.to_pylist()
     for i, row in enumerate(questions):
         row["question"] = f"{HOSTILE[i % len(HOSTILE)]} {row['question']}"
         row["dataset"] = HOSTILE[i % 2]

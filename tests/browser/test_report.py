@@ -40,6 +40,12 @@ def test_opens_from_a_file_without_a_network_or_a_complaint(open_report, report)
     assert opened.complaints == []
 
 
+def test_a_sentence_says_how_each_run_stands(open_report, runs):
+    verdicts = open_report().page.locator(".verdict").all_inner_texts()
+    assert [text.split(":")[0] for text in verdicts] == [run.name for run in runs]
+    assert all("Against the best of" in text for text in verdicts)
+
+
 def test_table_holds_every_policy_by_utility(open_report, summary):
     page = open_report().page
     rows = page.locator("#policies tbody tr")

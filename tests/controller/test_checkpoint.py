@@ -56,7 +56,7 @@ def test_round_trip(saved):
         assert torch.equal(left, right)
     hidden = np.ones((3, 5), np.float32)
     np.testing.assert_array_equal(
-        loaded.difficulty.log_odds(hidden), checkpoint.difficulty.log_odds(hidden)
+        loaded.difficulty.outlook(hidden), checkpoint.difficulty.outlook(hidden)
     )
     assert (path / "README.md").read_text() == "# card\n"
 
@@ -104,7 +104,7 @@ def ranged(saved):
 
 def test_ranges_of_wordings_come_back(ranged):
     readout = load_checkpoint(ranged).difficulty
-    known = readout.log_odds(np.stack([SHAPES, 1.2 * SHAPES, 1.3 * SHAPES, -SHAPES]))
+    known = readout.outlook(np.stack([SHAPES, 1.2 * SHAPES, 1.3 * SHAPES, -SHAPES]))
     assert np.isnan(known[:, 0]).tolist() == [False, False, True, True]
 
 
@@ -170,7 +170,7 @@ def test_hostile_weights_are_refused(saved):
         ({"mean": (2, 5)}, "do not fit"),
         ({"0/weight": (5, 4)}, "do not fit"),
         ({"1/bias": (1, 2)}, "do not fit"),
-        ({"1/weight": (3, 4), "1/bias": (4,)}, "do not fit 2 rungs"),
+        ({"1/weight": (3, 5), "1/bias": (5,)}, "do not fit 2 rungs"),
     ],
 )
 def test_read_outs_that_do_not_fit_are_refused(saved, changes, message):

@@ -96,7 +96,7 @@ def test_dearer_means_less_compute(controller, validation):
 
 def test_live_and_replay_agree_statistically(controller, validation, traces):
     """Over fresh questions, live accuracy and cost lie where replay says they should."""
-    from training.compare.simulate import log_odds, play
+    from training.compare.simulate import outlook, play
 
     checkpoint = load_checkpoint(CHECKPOINTS / "controller")
     low, high = checkpoint.price_range
@@ -106,7 +106,7 @@ def test_live_and_replay_agree_statistically(controller, validation, traces):
         validation.table,
         checkpoint.config,
         price=price,
-        difficulty=log_odds(checkpoint.difficulty, validation.table),
+        difficulty=outlook(checkpoint.difficulty, validation.table),
     )
     places = np.random.default_rng(1).choice(len(validation.questions), 60, replace=False)
     outcomes = [controller.answer(validation.questions[i], price=price) for i in places]

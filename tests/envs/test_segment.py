@@ -21,7 +21,7 @@ from envs.segments.replay import read_trees
 from envs.segments.table import build_trees, derive_segment_config
 from envs.segments.traces import SegmentTraces
 from envs.vector import ComputeVectorEnv
-from training.compare.simulate import log_odds
+from training.compare.simulate import outlook
 from training.segments.values import value_readout
 
 N = 24
@@ -124,7 +124,7 @@ def test_replay_agrees_with_live(build, process, trees, small_and_large, probes,
 @pytest.mark.parametrize("probes", [False, True])
 def test_the_vector_environment_is_the_scalar_one(build, process, recorded, probes, readout):
     config = replace(process, probes=probes)
-    known = log_odds(readout, recorded.table)
+    known = outlook(readout, recorded.table)
     many = ComputeVectorEnv(recorded.table, config, N, difficulty=known)
     observations, info = many.reset(seed=7)
     single = [build(config=config, difficulty=readout) for _ in range(N)]

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
@@ -15,11 +16,20 @@ from envs.traces.format import TraceSet, write_table
 ROOT = Path(__file__).parent.parent.parent
 
 
-def thinned(traces: TraceSet, out: Path, every: int, without: Sequence[str] = ()) -> Path:
-    """Directory with one question in so many of a set, some columns left out."""
+def thinned(
+    traces: TraceSet, out: Path, every: int, without: Sequence[str] = (), samples: int = 6
+) -> Path:
+    """Directory with one question in so many of a set, fewer samples, some columns left out.
+
+    Hand-made rules, which each training is held against, have the fewer settings the fewer
+    samples there are.
+    """
     out.mkdir(parents=True)
     ids = traces.questions["question_id"].take(list(range(0, len(traces.questions), every)))
-    for name, table in (("questions", traces.questions), ("attempts", traces.attempts)):
+    names = traces.attempts["attempt_id"].to_pylist()
+    early = [int(name.split(">")[0].rpartition(":")[2]) < samples for name in names]
+    attempts = traces.attempts.filter(pa.array(early))
+    for name, table in (("questions", traces.questions), ("attempts", attempts)):
         kept = table.filter(pc.is_in(table["question_id"], ids))
         columns = [c for c in kept.column_names if c not in without]
         write_table(out / f"{name}.parquet", kept.select(columns))

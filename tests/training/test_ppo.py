@@ -8,11 +8,12 @@ import torch
 
 from controller.errors import ConfigError
 from controller.policy.network import PolicyConfig, PolicyNetwork
+from controller.policy.rules import AdaptiveCascade, RulePolicy
 from envs.reward import LogUniform
 from envs.vector import ComputeVectorEnv
-from training.compare.evaluate import play
+from training.compare.simulate import play
 from training.learn.config import PPOConfig
-from training.ppo import PPO, compute_gae
+from training.ppo import PPO, EpisodeTotals, compute_gae
 
 SHORT = PPOConfig(total_steps=64 * 16 * 6, num_envs=64, num_steps=16)
 
@@ -80,6 +81,30 @@ def test_finds_the_known_optimum_at_an_absurd_price(validation, config):
     ppo.train()
     played = play(ppo.policy, validation.table, config, price=1.0, repeats=1)
     assert played.cost.sum() == 0
+
+
+def test_a_clone_does_what_its_prior_does(validation, config):
+    cloning = replace(SHORT, total_steps=64 * 16 * 40, cloning_share=1.0)
+    ppo, prior = make(validation, config, cloning), RulePolicy(AdaptiveCascade(0.9, 4))
+    ppo.train(prior=prior)
+    price = float(ppo.env.prices.grid(3)[1])
+    clone, original = (
+        play(policy, validation.table, config, price=price, repeats=2)
+        for policy in (ppo.policy, prior)
+    )
+    assert clone.right.mean() == pytest.approx(original.right.mean(), abs=0.02)
+    assert clone.cost.mean() == pytest.approx(original.cost.mean(), rel=0.1)
+
+
+def test_the_truth_explains_what_no_observation_can(validation, config):
+    """The critic of a training predicts returns that the policy's own values cannot."""
+    ppo = make(validation, config, replace(SHORT, total_steps=64 * 16 * 40))
+    explained = []
+    ppo.train(lambda steps, metrics: explained.append(metrics["losses/explained_variance"]))
+    rollout = ppo._collect(EpisodeTotals()).flat()
+    with torch.no_grad():
+        blind = rollout.returns - ppo.policy.value(rollout.observations)
+    assert np.mean(explained[-5:]) > 1 - float(blind.var() / rollout.returns.var()) + 0.1
 
 
 def test_settings_out_of_range_are_refused():

@@ -1,14 +1,17 @@
-"""The command `allot`, and those about serving: `allot serve`, `allot key`, `allot status`."""
+"""The command `allot`, and those about serving: `serve`, `playground`, `key` and `status`."""
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from controller.bundled import bundled
 from controller.errors import AllotError, ConfigError
 from controller.server.config import ServeConfig
 from training.cli.answer import answer
@@ -28,6 +31,21 @@ def serve(config: ServeConfig) -> None:
 
     limit_threads()
     run(config)
+
+
+def playground(
+    controller: Annotated[
+        Path, typer.Option(help="Checkpoint.", show_default="the bundled one")
+    ] = bundled("controller"),
+    port: Annotated[int, typer.Option(help="0 for any that is free.")] = 8080,
+) -> None:
+    """Watch a controller decide, on a page that asks the models of its checkpoint."""
+    from controller.server.run import serve as run
+    from training.learn.threads import limit_threads
+
+    limit_threads()
+    config = ServeConfig(controller=controller, port=port, log=Path(os.devnull))
+    run(config, lambda url: print(f"open {url} in a browser; Ctrl-C ends it", flush=True))
 
 
 def key(name: Annotated[str, typer.Argument(help="Who will use it.")]) -> None:
@@ -67,7 +85,7 @@ models_app = typer.Typer(help="The recorded language models.", no_args_is_help=T
 app.add_typer(models_app, name="models")
 models_app.command("evaluate")(evaluate_models)
 app.command("train", context_settings={"token_normalize_func": dashed})(train)
-for command in (record, serve, key, status, read, verify):
+for command in (record, serve, playground, key, status, read, verify):
     app.command()(command)
 app.command("import")(import_)
 for command in (evaluate, report, dashboard, explain, answer):

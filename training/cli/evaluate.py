@@ -87,6 +87,7 @@ def evaluate(options: EvaluateOptions) -> None:
         return
     print_results(console, results)
     console.print(f"pictures: {', '.join(str(out / f'{name}.png') for name in PICTURES)}")
+    console.print(results.verdict, highlight=False)
 
 
 def _evaluated(

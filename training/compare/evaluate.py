@@ -32,16 +32,16 @@ from envs.reward import LogUniform
 from envs.traces.table import TraceTable
 from training.compare.results import CONTROLLER, Promises
 from training.compare.selector import select_plans
-from training.compare.simulate import Played, log_odds, play_checkpoint, play_each, pool, select
+from training.compare.simulate import Played, outlook, play_checkpoint, play_each, pool, select
 from training.compare.yardsticks import clairvoyant, kept_promises
 from training.granularity import Learning, learning_of
 from training.learn.difficulty import (
     LINEAR,
     Fit,
+    attempt_outcomes,
     fit_networks,
     fit_readout,
     neighbours,
-    success_rates,
 )
 from training.record.cluster import Cluster, map_on
 
@@ -229,7 +229,7 @@ class _Contest:
 
     def known(self) -> tuple[Floats, Floats] | None:
         """Difficulty of tuning and test questions as the controller reads it, or None."""
-        tuning, test = (log_odds(self.difficulty, table) for table in (self.tuning, self.test))
+        tuning, test = (outlook(self.difficulty, table) for table in (self.tuning, self.test))
         return None if tuning is None or test is None else (tuning, test)
 
     def give_up(self) -> None:
@@ -274,19 +274,19 @@ class _Contest:
         Those that read the small model's prompt state, if there is one, pay for it.
         """
         recorded: Reads = "words" if self.tuning.features("prompt") is None else "prompt"
-        known = self._log_odds(recorded, LINEAR)
+        known = self._read(recorded, LINEAR)
         if known is None:
             return
         paying = replace(self.config, reads_prompt=recorded == "prompt")
         self.add("logistic router", routers(), paying, known)
-        network = self._log_odds("prompt", [fit_networks])
+        network = self._read("prompt", [fit_networks])
         if network is not None:
             self.add("network router", routers(), paying, network)
         near = neighbours(self.tuning, self.test)
         if near is not None:
             self.add("kNN router", routers(), paying, near)
         free = replace(self.config, reads_prompt=False)
-        shape = self._log_odds("shape", [fit_networks])
+        shape = self._read("shape", [fit_networks])
         self.add("wording router", routers(), free, shape)
         self.played["difficulty bins"] = self._lookup(free, shape or known)
         self._add_selector()
@@ -298,10 +298,10 @@ class _Contest:
         choice = select_plans(features[0], [p for p, _ in plans], features[1], self.prices)
         self.played["plan selector"] = [select([p for _, p in plans], row) for row in choice]
 
-    def _log_odds(self, reads: Reads, fits: Sequence[Fit]) -> tuple[Floats, Floats] | None:
+    def _read(self, reads: Reads, fits: Sequence[Fit]) -> tuple[Floats, Floats] | None:
         """Difficulty of the tuning and of the test questions by the best of some read-outs."""
-        fitted = fit_readout(self.tuning, success_rates(self.tuning), reads, fits)
-        new = None if fitted is None else log_odds(fitted[0], self.test)
+        fitted = fit_readout(self.tuning, attempt_outcomes(self.tuning), reads, fits)
+        new = None if fitted is None else outlook(fitted[0], self.test)
         return None if fitted is None or new is None else (fitted[1], new)
 
     def _plans(self, config: EpisodeConfig) -> list[Rule]:

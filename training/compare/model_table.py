@@ -12,9 +12,14 @@ from envs.traces.format import TraceSet
 from envs.traces.table import TraceTable, build_table
 from training.learn.calibration import auroc, expected_calibration_error
 
+FEWEST = 5
+"""Questions of a task and level below which shares would say little."""
+
 
 def model_table(traces: TraceSet, split: str) -> dict[str, list[dict[str, Any]]]:
     """Rows of shares, 0..1, by level, by task and overall, of each model of the default ladder.
+
+    Of tasks and levels together, those with fewer than `FEWEST` questions are left out.
 
     pass@1, and where there are more than two attempts majority and pass@k. Where the traces hold
     revisions: how often a revision fixes a wrong attempt, against how often a fresh attempt at the
@@ -41,14 +46,14 @@ def model_table(traces: TraceSet, split: str) -> dict[str, list[dict[str, Any]]]
             row("task and level", f"{d} {v}", where)
             for d in np.unique(datasets)
             for v in np.unique(table.levels)
-            if (where := (datasets == d) & (table.levels == v)).any()
+            if (where := (datasets == d) & (table.levels == v)).sum() >= FEWEST
         ],
     }
     if table.attempts["num_children"].any():
         tables["revising"] = _revising(table)
     if not np.isnan(table.attempts["verifier_score"]).all():
         tables["verifier"] = [_verifier(table)]
-    return tables
+    return {kind: rows for kind, rows in tables.items() if rows}
 
 
 def _revising(table: TraceTable) -> list[dict[str, Any]]:

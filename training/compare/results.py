@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import nan
+from statistics import fmean
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, TypeAdapter
@@ -221,6 +222,22 @@ class Results:
         """The rule that the controller leads least at price number i, and that lead."""
         leads = ((name, rows[i]) for name, rows in self.rule_leads.items())
         return min(leads, key=lambda entry: entry[1].lead)
+
+    @property
+    def verdict(self) -> str:
+        """How the controller stands against the best rule at each price, in a sentence."""
+        closest = [self.closest_rule(i)[1] for i in range(len(self.prices))]
+        ahead = sum(lead.interval[0] > 0 for lead in closest)
+        behind = sum(lead.behind for lead in closest)
+        level = len(closest) - ahead - behind
+        means = {name: fmean(row.lead for row in rows) for name, rows in self.rule_leads.items()}
+        strongest = min(means, key=lambda name: means[name])
+        return (
+            f"Against the best of {len(means)} tuned rules at each of {len(closest)} prices the "
+            f"controller is ahead at {ahead or 'none'}, level at {level or 'none'} and behind "
+            f"at {behind or 'none'} (paired 95% intervals); over the strongest of them, "
+            f"{strongest}, its mean lead is {100 * means[strongest]:+.1f} points of utility."
+        )
 
     @property
     def behind(self) -> str:

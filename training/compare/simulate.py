@@ -184,18 +184,18 @@ def play_checkpoint(
         table,
         checkpoint.config,
         price=price,
-        difficulty=log_odds(checkpoint.difficulty, table),
+        difficulty=outlook(checkpoint.difficulty, table),
         repeats=repeats,
         watch=watch,
     )
 
 
-def log_odds(difficulty: Difficulty | None, prompts: Prompts) -> Floats | None:
-    """Difficulty of every question, (Q, R), or None."""
+def outlook(difficulty: Difficulty | None, prompts: Prompts) -> Floats | None:
+    """`Difficulty.outlook` of every question, or None."""
     if difficulty is None:
         return None
     features = prompts.features(difficulty.reads)
-    return None if features is None else difficulty.log_odds(features)
+    return None if features is None else difficulty.outlook(features)
 
 
 def pool(played: Sequence[Played]) -> Played:

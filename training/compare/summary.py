@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from controller.policy.rules import STATIC
 from controller.process.types import Question
@@ -293,10 +292,14 @@ def _mean(*columns: Floats, axis: int = -1) -> Any:
 
 
 def _middle_mean(*columns: Floats, axis: int = -1) -> Any:
+    from scipy import stats
+
     return stats.trim_mean(np.concatenate(columns, axis), 0.25, axis)
 
 
 def _seed_figure(utility: Floats, statistic: Any) -> SeedFigure:
+    from scipy import stats
+
     by_price = tuple(utility.T)
 
     def interval(whole_seeds: bool) -> Interval:

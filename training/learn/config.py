@@ -9,12 +9,13 @@ from typing import Any
 
 from controller.errors import ConfigError
 
-STEPS_PER_ATTEMPT = 350
-LEAST_STEPS, MOST_STEPS = 500_000, 8_000_000
+STEPS_PER_ATTEMPT = 200
+LEAST_STEPS, MOST_STEPS = 400_000, 8_000_000
 """Environment steps that suit a number of recorded attempts."""
 
 SEGMENT_DEFAULTS: dict[str, Any] = {
     "total_steps": 4_000_000,
+    "num_envs": 2048,
     "hidden_sizes": (64, 64),
     "gae_lambda": 0.95,
 }
@@ -58,6 +59,9 @@ class PPOConfig:
         clip: how far the probability ratio may move.
         entropy_coefficient: at the start; falls linearly to zero.
         value_coefficient: weight of the value loss.
+        cloning_share: 0..1, share of the updates that clone the best rules before PPO begins.
+        prior_coefficient: weight of the distance from these rules as PPO begins; falls with the
+            square of what is left to zero.
         max_grad_norm: gradients are scaled down to this norm.
         hidden_sizes: of the policy network.
         ignored_features: names of features that the network does not see, for ablations.
@@ -65,7 +69,7 @@ class PPOConfig:
     """
 
     total_steps: int = 0
-    num_envs: int = 2048
+    num_envs: int = 512
     num_steps: int = 16
     num_minibatches: int = 8
     num_epochs: int = 4
@@ -74,6 +78,8 @@ class PPOConfig:
     clip: float = 0.2
     entropy_coefficient: float = 0.01
     value_coefficient: float = 0.5
+    cloning_share: float = 0.25
+    prior_coefficient: float = 0.1
     max_grad_norm: float = 0.5
     hidden_sizes: tuple[int, ...] = (128, 128)
     ignored_features: tuple[str, ...] = ()
@@ -83,9 +89,10 @@ class PPOConfig:
         counts = ("num_envs", "num_steps", "num_minibatches", "num_epochs")
         check_range(self, (*counts, "hidden_sizes"), least=1)
         check_range(self, ("learning_rate", "clip", "max_grad_norm"), above=0)
-        check_range(self, ("total_steps", "entropy_coefficient", "value_coefficient"), least=0)
+        weights = ("entropy_coefficient", "value_coefficient", "prior_coefficient")
+        check_range(self, ("total_steps", *weights), least=0)
         check_range(self, ("seed",), least=0)
-        check_range(self, ("gae_lambda",), least=0, most=1)
+        check_range(self, ("gae_lambda", "cloning_share"), least=0, most=1)
         if self.steps_per_update % self.num_minibatches:
             raise ConfigError(
                 f"num_minibatches: expected a divisor of num_envs * num_steps = "
@@ -156,7 +163,7 @@ class TrainConfig:
         docs/decisions/0024.
 
         >>> [TrainConfig().suited(n).ppo.total_steps for n in (500, 2500, 130_000)]
-        [500000, 875000, 8000000]
+        [400000, 500000, 8000000]
         """
         if self.ppo.total_steps:
             return self

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -26,8 +26,35 @@ from envs.traces.table import TraceTable
 Floats = NDArray[np.float64]
 Features = NDArray[np.float32]
 
-Fit = Callable[[Features, Floats, Sequence[NDArray[np.int64]]], list[Difficulty]]
-"""From prompt features (Q, H), success rates (Q, R) and subsets of Q: a read-out per subset."""
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What attempts at Q questions came to.
+
+    Attributes:
+        rates: (Q, R) share that is right.
+        lengths: (Q, R) natural logarithm of their mean length over that of all questions; None
+            where read-outs are to tell nothing about it.
+    """
+
+    rates: Floats
+    lengths: Floats | None = None
+
+    @cached_property
+    def standard_lengths(self) -> tuple[Floats, Floats]:
+        """Lengths, (Q, R or 0), at mean 0 and deviation 1, and their deviations."""
+        lengths = self.rates[:, :0] if self.lengths is None else self.lengths
+        deviations = np.maximum(lengths.std(0), _LEAST_SCALE)
+        return lengths / deviations, deviations
+
+    def take(self, rows: NDArray[np.int64]) -> Outcomes:
+        """Those of some questions."""
+        lengths = None if self.lengths is None else self.lengths[rows]
+        return Outcomes(self.rates[rows], lengths)
+
+
+Fit = Callable[[Features, Outcomes, Sequence[NDArray[np.int64]]], list[Difficulty]]
+"""From prompt features (Q, H), their outcomes and subsets of Q: a read-out per subset."""
 
 _PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
@@ -47,28 +74,31 @@ _MAX_DIRECTIONS = 256
 """Wider prompt states are reduced to so many principal components first."""
 
 
-def success_rates(table: TraceTable) -> Floats:
-    """Share of recorded independent attempts that are right, (Q, R)."""
-    return np.asarray(table.right(table.stream).sum(2) / table.stream_length)
+def attempt_outcomes(table: TraceTable) -> Outcomes:
+    """What the recorded independent attempts came to."""
+    tokens = table.attempts["completion_tokens"][table.stream] * (table.stream >= 0)
+    means = np.maximum(tokens.sum(2) / table.stream_length, 1.0)  # (Q, R)
+    return Outcomes(table.success_rates, np.log(means / means.mean(0)))
 
 
 def fit_linear(
-    features: Features, rates: Floats, subsets: Sequence[NDArray[np.int64]], *, penalty: float
+    features: Features, outcomes: Outcomes, subsets: Sequence[NDArray[np.int64]], *, penalty: float
 ) -> list[Difficulty]:
-    """Ridge logistic regressions on shares of right attempts, one output per rung.
+    """Ridge logistic regressions on shares of right attempts, and ridge regressions on lengths.
 
     Args:
         features: (Q, H), of the prompts.
-        rates: (Q, R).
+        outcomes: of Q questions.
         subsets: questions to fit on, for each read-out.
         penalty: on squared weights, per question.
     """
     # Products of a matrix and a vector take BLAS up to ten times as long on several threads.
     with threadpool_limits(1, user_api="blas"):
-        return [_ridge(features[rows], rates[rows], penalty) for rows in subsets]
+        return [_ridge(features[rows], outcomes.take(rows), penalty) for rows in subsets]
 
 
-def _ridge(features: Features, rates: Floats, penalty: float) -> Difficulty:
+def _ridge(features: Features, outcomes: Outcomes, penalty: float) -> Difficulty:
+    rates = outcomes.rates
     mean, scale = _moments(features)
     inputs = ((features - mean) / scale).astype(np.float64)  # (Q, H)
     width = inputs.shape[1]
@@ -84,7 +114,12 @@ def _ridge(features: Features, rates: Floats, penalty: float) -> Difficulty:
 
         return np.asarray(minimize(loss, np.zeros(width + 1), jac=True, method="L-BFGS-B").x)
 
-    columns = np.stack([fit_rung(rates[:, rung]) for rung in range(rates.shape[1])], 1)  # (H+1, R)
+    lengths, deviations = outcomes.standard_lengths
+    gram = inputs.T @ inputs / len(inputs) + penalty * np.eye(width)
+    slopes = np.linalg.solve(gram, inputs.T @ (lengths - lengths.mean(0)) / len(inputs))
+    of_lengths = np.vstack([slopes, lengths.mean(0)]) * deviations
+    chances = np.stack([fit_rung(target) for target in rates.T], 1)  # (H+1, R)
+    columns = np.hstack([chances, of_lengths])
     return Difficulty(
         mean=mean,
         scale=scale,
@@ -94,13 +129,15 @@ def _ridge(features: Features, rates: Floats, penalty: float) -> Difficulty:
 
 
 def fit_networks(
-    features: Features, rates: Floats, subsets: Sequence[NDArray[np.int64]]
+    features: Features, outcomes: Outcomes, subsets: Sequence[NDArray[np.int64]]
 ) -> list[Difficulty]:
     """Networks with one hidden layer, all trained at once; see `fit_linear` for arguments."""
     mean, scale = _moments(features)
     inputs = torch.from_numpy((features - mean) / scale)  # (Q, H)
     directions = _directions(inputs)  # (H, D)
-    inputs, targets = inputs @ directions, torch.from_numpy(rates.astype(np.float32))
+    lengths, deviations = outcomes.standard_lengths
+    inputs, rungs = inputs @ directions, outcomes.rates.shape[1]
+    targets = torch.from_numpy(np.hstack([outcomes.rates, lengths]).astype(np.float32))
     generator = torch.Generator().manual_seed(0)
     counts = torch.tensor([len(rows) for rows in subsets])[:, None]
     members = torch.nn.utils.rnn.pad_sequence(
@@ -126,12 +163,17 @@ def fit_networks(
         units = torch.baddbmm(first[1], inputs[rows], first[0]).relu()
         kept = torch.rand(units.shape, generator=generator) >= _DROPOUT
         logits = torch.baddbmm(last[1], units * kept / (1 - _DROPOUT), last[0])
-        loss = functional.binary_cross_entropy_with_logits(logits, targets[rows])
+        wanted = targets[rows]  # (M, B, R or 2R)
+        loss = functional.binary_cross_entropy_with_logits(logits[..., :rungs], wanted[..., :rungs])
+        if lengths.size:
+            loss = loss + functional.mse_loss(logits[..., rungs:], wanted[..., rungs:]) / 2
         optimizer.zero_grad()
         # Each network's gradient as if it were alone.
         (loss * len(subsets)).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    weight, bias, weight_out, bias_out = (tensor.detach() for tensor in (*first, *last))
+    units = torch.from_numpy(np.hstack([np.ones(rungs), deviations]).astype(np.float32))
+    weight, bias = (tensor.detach() for tensor in first)
+    weight_out, bias_out = (tensor.detach() * units for tensor in last)
     return [
         Difficulty(
             mean=mean,
@@ -163,24 +205,24 @@ def fold_of(num_questions: int, folds: int) -> NDArray[np.int64]:
 
 
 def cross_fit(
-    features: Features, rates: Floats, fit: Fit, fold: NDArray[np.int64] | None = None
+    features: Features, outcomes: Outcomes, fit: Fit, fold: NDArray[np.int64] | None = None
 ) -> tuple[Difficulty, Floats]:
-    """A read-out fitted on all rows, and log-odds of each by one fitted without its fold.
+    """A read-out fitted on all rows, and the outlook of each by one fitted without its fold.
 
     Args:
         features: (n, H).
-        rates: (n, R).
+        outcomes: of n rows.
         fit: how.
         fold: of each row, (n,) in 0..4; drawn when None.
     """
     if fold is None:
         fold = fold_of(len(features), FOLDS)
     outside = [np.flatnonzero(fold != part) for part in range(FOLDS)]
-    whole, *parts = fit(features, rates, [np.arange(len(features)), *outside])
-    log_odds = np.empty_like(rates)
+    whole, *parts = fit(features, outcomes, [np.arange(len(features)), *outside])
+    outlook = np.empty((len(features), len(whole.biases[-1])))
     for part, readout in enumerate(parts):
-        log_odds[fold == part] = readout.log_odds(features[fold == part])
-    return whole, log_odds
+        outlook[fold == part] = readout.outlook(features[fold == part])
+    return whole, outlook
 
 
 LINEAR: tuple[Fit, ...] = tuple(partial(fit_linear, penalty=penalty) for penalty in _PENALTIES)
@@ -200,56 +242,61 @@ _WORTH = 0.01
 """Log loss that a prompt state must save."""
 
 
-def fit_difficulty(prompts: Prompts, rates: Floats) -> tuple[Difficulty, Floats] | None:
-    """Read-out for other questions, and log-odds for these ones.
+def fit_difficulty(prompts: Prompts, outcomes: Outcomes) -> tuple[Difficulty, Floats] | None:
+    """Read-out for other questions, and the outlook of these ones.
 
     Whoever learns from questions that the read-out was fitted on would trust it too much, so
-    the log-odds of these come from five read-outs, each fitted without a fifth of them. What is
+    the outlook of these comes from five read-outs, each fitted without a fifth of them. What is
     read is chosen by log loss on these, too; a prompt state, which the small model has to be
     paid for, has to be worth it.
 
     Args:
         prompts: of the questions to fit on.
-        rates: how often an attempt of each rung at them is right, (Q, R).
+        outcomes: of attempts at these.
 
     Returns:
-        The read-out and (Q, R) log-odds of these questions, or None if their wordings are not
+        The read-out and `Difficulty.outlook` of these questions, or None if their wordings are not
         known or they are fewer than folds.
     """
-    fitted = {reads: fit_readout(prompts, rates, reads, fits) for reads, fits in CANDIDATES.items()}
+    fitted = {
+        reads: fit_readout(prompts, outcomes, reads, fits) for reads, fits in CANDIDATES.items()
+    }
     known = {reads: fit for reads, fit in fitted.items() if fit is not None}
 
     def loss(reads: Reads) -> float:
-        return _loss(known[reads][1], rates) + (0.0 if known[reads][0].is_free else _WORTH)
+        return _loss(known[reads][1], outcomes) + (0.0 if known[reads][0].is_free else _WORTH)
 
     if not known:
         return None
-    readout, log_odds = known[min(known, key=loss)]
+    readout, outlook = known[min(known, key=loss)]
     shapes = prompts.features("shape")
     assert shapes is not None  # Whatever is read, the wording is.
-    return replace(readout, low=shapes.min(0), high=shapes.max(0)), log_odds
+    return replace(readout, low=shapes.min(0), high=shapes.max(0)), outlook
 
 
 def fit_readout(
-    prompts: Prompts, rates: Floats, reads: Reads, fits: Sequence[Fit]
+    prompts: Prompts, outcomes: Outcomes, reads: Reads, fits: Sequence[Fit]
 ) -> tuple[Difficulty, Floats] | None:
     """The same from given features by the best of given fits."""
     features = prompts.features(reads)
-    if features is None or len(rates) < FOLDS:
+    if features is None or len(features) < FOLDS:
         return None
-    readout, log_odds = best_fit(features, rates, fits)
-    return replace(readout, reads=reads), log_odds
+    readout, outlook = best_fit(features, outcomes, fits)
+    return replace(readout, reads=reads), outlook
 
 
 def best_fit(
-    features: Features, rates: Floats, fits: Sequence[Fit] = READOUTS
+    features: Features, outcomes: Outcomes, fits: Sequence[Fit] = READOUTS
 ) -> tuple[Difficulty, Floats]:
-    """The read-out of `fit_difficulty` from features (Q, H) and success rates (Q, R)."""
-    fitted = (cross_fit(features, rates, fit) for fit in fits)
-    return min(fitted, key=lambda entry: _loss(entry[1], rates))
+    """The read-out of `fit_difficulty` from features, (Q, H)."""
+    fitted = (cross_fit(features, outcomes, fit) for fit in fits)
+    return min(fitted, key=lambda entry: _loss(entry[1], outcomes))
 
 
-def _loss(log_odds: Floats, rates: Floats) -> float:
+def _loss(outlook: Floats, outcomes: Outcomes) -> float:
+    """Log loss of the chances of being right."""
+    rates = outcomes.rates
+    log_odds = outlook[:, : rates.shape[1]]
     return float(np.mean(np.logaddexp(0, log_odds) - rates * log_odds))
 
 
@@ -275,7 +322,7 @@ def neighbours(known: TraceTable, new: TraceTable, *, k: int = 30) -> tuple[Floa
         return None
     mean, scale = _moments(ours)
     points, others = (ours - mean) / scale, (theirs - mean) / scale
-    rates, tree, k = success_rates(known), cKDTree(points), min(k, len(known) - 1)
+    rates, tree, k = known.success_rates, cKDTree(points), min(k, len(known) - 1)
     inside = tree.query(points, k + 1)[1][:, 1:]
     outside = tree.query(others, k)[1]
     inside_rates, outside_rates = (

@@ -13,7 +13,7 @@ from controller.policy.floor import Floor
 from controller.policy.network import Policy
 from controller.policy.rules import Rule, RulePolicy
 from envs.granularity import AnyTable
-from training.compare.simulate import Played, play, play_each
+from training.compare.simulate import play, play_each
 from training.granularity import learning_of
 
 Floats = NDArray[np.float64]
@@ -33,91 +33,111 @@ _SCREENING_QUESTIONS, _FINALISTS = 300, 8
 """Questions on which all rules are played, and how many of these go on, per price."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class HeldOut:
-    """Questions that rules are chosen by, and how a policy did that has not learnt from them.
-
-    Attributes:
-        table: Q questions.
-        known: (Q, R) log-odds of their difficulty; None when unknown.
-        played: by price; empty without such a policy.
-    """
-
-    table: AnyTable
-    known: Floats | None
-    played: Sequence[Played] = ()
-
-    def every(self, step: int) -> HeldOut:
-        """One question in so many."""
-        rows = np.arange(0, len(self.table), step)
-        return HeldOut(
-            table=self.table.take(rows), known=None if self.known is None else self.known[rows]
-        )
-
-
 def folds_for(num_questions: int) -> int:
     """Folds that suit a number of train questions."""
     return 0 if num_questions >= MANY_QUESTIONS else FOLDS
 
 
-def play_at(
-    policy: Policy, table: AnyTable, process: Process, known: Floats | None, prices: Floats
-) -> list[Played]:
-    """How a policy does at each of some prices."""
-    return [play(policy, table, process, price=p, difficulty=known, repeats=4) for p in prices]
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """How rules did on Q questions, and how a policy did that has not learnt from these.
 
-
-def _screened(held: Sequence[HeldOut], process: Process, prices: Floats) -> list[Rule]:
-    """Of all rules those that may be the best at some price, judged by a sample of questions."""
-    learning, reads = learning_of(process), all(part.known is not None for part in held)
-    rules = [rule for family in learning.families(process).values() for rule in family]
-    rules += learning.routers if reads else ()
-    every = max(1, sum(len(part.table) for part in held) // _SCREENING_QUESTIONS)
-    sample = [part.every(every) for part in held]
-    totals = sum(_rule_utilities(rules, part, process, prices, 2).sum(2) for part in sample)
-    best = np.argsort(-np.asarray(totals), axis=1)[:, :_FINALISTS]
-    return [rules[i] for i in np.unique(best)]
-
-
-def fit_floor(held: Sequence[HeldOut], process: Process, prices: Floats) -> Floor:
-    """Who decides at which price.
-
-    The policy's lead is over the rule that the other parts chose, so that both are judged by
-    questions that they were not chosen by; it is smoothed over neighbouring prices.
-
-    Args:
-        held: at least two parts of the questions, one of them with a policy.
-        process: the decision process.
-        prices: (P,), those of `HeldOut.played`.
+    Attributes:
+        rules: (P, rules, Q) utility at each price.
+        policy: (P, Q) the same of the policy; None without one.
     """
-    rules = _screened(held, process, prices)
-    repeats = int(np.clip(_EPISODES // sum(len(part.table) for part in held), 1, 8))
-    utilities = [_rule_utilities(rules, part, process, prices, repeats) for part in held]
-    totals = np.array([utility.sum(2) for utility in utilities])  # (parts, P, rules)
-    best, chosen = totals.sum(0).argmax(1), (totals.sum(0) - totals).argmax(2)
-    places = np.arange(len(prices))
-    lead = np.concatenate(
-        [
-            np.array([p.utility(price) for p, price in zip(part.played, prices, strict=True)])
-            - utility[places, rule]
-            for part, utility, rule in zip(held, utilities, chosen, strict=True)
-            if part.played
-        ],
-        1,
-    )  # (P, questions)
-    leads = lead.mean(1)
-    ahead = np.convolve(np.pad(leads, 1, "edge"), (0.25, 0.5, 0.25), "valid") >= 0
-    return Floor(
-        prices=tuple(prices.tolist()),
-        rules=tuple(None if ahead[p] else rules[best[p]] for p in range(len(prices))),
-        leads=tuple(float(lead) for lead in leads),
-    )
+
+    rules: Floats
+    policy: Floats | None = None
 
 
-def _rule_utilities(
-    rules: Sequence[Rule], part: HeldOut, process: Process, prices: Floats, repeats: int
-) -> Floats:
-    """Of every rule on every question, (P, rules, Q)."""
-    policies = [RulePolicy(rule) for rule in rules]
-    played = play_each(policies, part.table, process, difficulty=part.known, repeats=repeats)
-    return np.array([[p.utility(price) for p in played] for price in prices])
+@dataclass(frozen=True, kw_only=True)
+class Rulebook:
+    """The rules that may be the best at some price.
+
+    Attributes:
+        process: the decision process.
+        prices: (P,) accuracy per unit cost, ascending.
+        rules: those.
+    """
+
+    process: Process
+    prices: Floats
+    rules: Sequence[Rule]
+
+    @classmethod
+    def screened(
+        cls, process: Process, prices: Floats, table: AnyTable, known: Floats | None
+    ) -> Rulebook:
+        """Of all rules those that do best on a sample of questions.
+
+        Args:
+            process: the decision process.
+            prices: (P,).
+            table: Q questions.
+            known: their outlook; None when unknown.
+        """
+        learning = learning_of(process)
+        rules = [rule for family in learning.families(process).values() for rule in family]
+        rules += learning.routers if known is not None else ()
+        every = slice(None, None, max(1, len(table) // _SCREENING_QUESTIONS))
+        sample = table.take(np.arange(len(table))[every])
+        everything = cls(process=process, prices=prices, rules=rules)
+        totals = everything._utilities(sample, None if known is None else known[every], 2).sum(2)
+        best = np.argsort(-totals, axis=1)[:, :_FINALISTS]
+        return cls(process=process, prices=prices, rules=[rules[i] for i in np.unique(best)])
+
+    def utilities(self, table: AnyTable, known: Floats | None) -> Floats:
+        """Of every rule on every question at every price, (P, rules, Q)."""
+        repeats = int(np.clip(_EPISODES // max(len(table), 1), 1, 8))
+        return self._utilities(table, known, repeats)
+
+    def _utilities(self, table: AnyTable, known: Floats | None, repeats: int) -> Floats:
+        policies = [RulePolicy(rule) for rule in self.rules]
+        played = play_each(policies, table, self.process, difficulty=known, repeats=repeats)
+        return np.array([[p.utility(price) for p in played] for price in self.prices])
+
+    def judge(self, policy: Policy, table: AnyTable, known: Floats | None) -> Floats:
+        """Utility of a policy on every question at every price, (P, Q)."""
+
+        def utility(price: float) -> Floats:
+            played = play(policy, table, self.process, price=price, difficulty=known, repeats=4)
+            return played.utility(price)
+
+        return np.array([utility(price) for price in self.prices])
+
+    def best(self, utilities: Floats) -> Floor:
+        """The best rule at each price, by (P, rules, Q) utilities."""
+        best = utilities.sum(2).argmax(1)
+        return Floor(
+            prices=tuple(self.prices.tolist()),
+            rules=tuple(self.rules[rule] for rule in best),
+            leads=(0.0,) * len(best),
+        )
+
+    def floor(self, held: Sequence[Judged]) -> Floor:
+        """Who decides at which price.
+
+        The policy's lead is over the rule that the other parts chose, so that both are judged by
+        questions that they were not chosen by; it is smoothed over neighbouring prices.
+
+        Args:
+            held: at least two parts of the questions, one of them with a policy.
+        """
+        totals = np.array([part.rules.sum(2) for part in held])  # (parts, P, rules)
+        best, chosen = totals.sum(0).argmax(1), (totals.sum(0) - totals).argmax(2)
+        places = np.arange(len(self.prices))
+        leads = np.concatenate(
+            [
+                part.policy - part.rules[places, rule]
+                for part, rule in zip(held, chosen, strict=True)
+                if part.policy is not None
+            ],
+            1,
+        ).mean(1)  # (P,)
+        ahead = np.convolve(np.pad(leads, 1, "edge"), (0.25, 0.5, 0.25), "valid") >= 0
+        return Floor(
+            prices=tuple(self.prices.tolist()),
+            rules=tuple(None if ahead[p] else self.rules[rule] for p, rule in enumerate(best)),
+            leads=tuple(leads.tolist()),
+        )

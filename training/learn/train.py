@@ -25,7 +25,7 @@ from controller.checkpoint import (
 )
 from controller.granularity import Process
 from controller.policy.difficulty import Difficulty
-from controller.policy.floor import Floor
+from controller.policy.floor import Floor, FlooredPolicy
 from controller.policy.network import Policy
 from controller.policy.targets import Calibration
 from controller.policy.training_range import Support
@@ -37,7 +37,7 @@ from envs.segments.traces import SegmentTraces
 from envs.traces.format import TraceSet
 from envs.traces.table import TraceTable
 from envs.vector import ComputeVectorEnv
-from training.compare.simulate import log_odds, play, play_checkpoint
+from training.compare.simulate import outlook, play, play_checkpoint
 from training.compare.yardsticks import best_rule_utilities
 from training.granularity import learning_of
 from training.learn.config import LEAST_STEPS, SEGMENT_DEFAULTS, TrainConfig
@@ -45,10 +45,9 @@ from training.learn.difficulty import fit_difficulty, fold_of, with_prompt_lengt
 from training.learn.floor import (
     FLOOR_PRICES,
     RULE_QUESTIONS,
-    HeldOut,
-    fit_floor,
+    Judged,
+    Rulebook,
     folds_for,
-    play_at,
 )
 from training.learn.resume import CURVE, Curve, has_state
 from training.learn.settings import flat
@@ -86,7 +85,7 @@ class Prepared:
         process: the decision process.
         prices: to train for.
         difficulty: read-out for other questions; None without wordings or with few questions.
-        train_log_odds: (Q, R) difficulty of `train`, each question's by a read-out fitted
+        train_outlook: (Q, R or 2R) outlook of `train`, each question's by a read-out fitted
             without it.
     """
 
@@ -97,15 +96,15 @@ class Prepared:
     process: Process
     prices: LogUniform
     difficulty: Difficulty | None
-    train_log_odds: NDArray[np.float64] | None
+    train_outlook: NDArray[np.float64] | None
 
     def of(self, rows: NDArray[np.bool_]) -> Prepared:
         """The same with some of the questions to learn from, (Q,)."""
-        known, places = self.train_log_odds, np.flatnonzero(rows)
+        known, places = self.train_outlook, np.flatnonzero(rows)
         return replace(
             self,
             train=self.train.take(places),
-            train_log_odds=None if known is None else known[places],
+            train_outlook=None if known is None else known[places],
         )
 
     @cached_property
@@ -114,7 +113,7 @@ class Prepared:
         table, prices = self.validation, self.prices.grid(CHECK_PRICES)
         # Rules, unlike a policy, cannot do without.
         everywhere = self.difficulty and replace(self.difficulty, low=None, high=None)
-        known = log_odds(everywhere, table)
+        known = outlook(everywhere, table)
         return float(best_rule_utilities(table, self.process, prices, known).mean())
 
 
@@ -138,7 +137,7 @@ def prepare(traces: AnyTraces, config: TrainConfig) -> Prepared:
         for message in unread_warnings(traces, [model.name for model in models]):
             warnings.warn(message, stacklevel=2)
     train, validation, calibration = learning.split(traces, config)
-    difficulty, log_odds = fit_difficulty(train, learning.rates(train)) or (None, None)
+    difficulty, outlook = fit_difficulty(train, learning.outcomes(train)) or (None, None)
     process = learning.derive(train, traces, config, difficulty)
     return Prepared(
         models=models,
@@ -150,7 +149,7 @@ def prepare(traces: AnyTraces, config: TrainConfig) -> Prepared:
         if config.prices
         else price_range(process.cost_unit),
         difficulty=difficulty,
-        train_log_odds=log_odds,
+        train_outlook=outlook,
     )
 
 
@@ -187,7 +186,7 @@ class ControllerTraining:
             prepared.process,
             self.config.ppo.num_envs,
             prices=prepared.prices,
-            difficulty=prepared.train_log_odds,
+            difficulty=prepared.train_outlook,
             round_prices=learning_of(self.traces).round_prices,
             budgets=budget_range(prepared.process.cost_unit),
             hide_signals=self.config.hide_signals,
@@ -244,7 +243,9 @@ class ControllerTraining:
 
         tracker.uses(traces_artifact(self.traces))
         if not self._is_done:
-            self.ppo.train(report, lambda: self._is_done or (stop is not None and stop()))
+            self.ppo.train(
+                report, lambda: self._is_done or (stop is not None and stop()), self._prior()
+            )
         if not self._is_done:
             self._save_state()
             raise KeyboardInterrupt
@@ -258,6 +259,34 @@ class ControllerTraining:
         tracker.makes(controller_artifact(checkpoint, self.out, self.traces))
         return checkpoint
 
+    @cached_property
+    def _rulebook(self) -> tuple[Rulebook, Floats] | None:
+        """Rules to start from and to be no worse than, and their utilities on `_tuning`."""
+        prepared, tuning = self.prepared, self._tuning
+        if not isinstance(prepared.train, TraceTable):
+            return None
+        low, high = prepared.prices.low, prepared.prices.high
+        prices = prepared.prices.grid(FLOOR_PRICES if low < high else 1)
+        known = tuning.train_outlook
+        rulebook = Rulebook.screened(prepared.process, prices, tuning.train, known)
+        return rulebook, rulebook.utilities(tuning.train, known)
+
+    @cached_property
+    def _tuning(self) -> Prepared:
+        """Questions that rules are chosen by: all to learn from, or enough of these."""
+        train = self.prepared.train
+        if folds_for(len(train)) or len(train) <= RULE_QUESTIONS:
+            return self.prepared
+        every = len(train) // RULE_QUESTIONS
+        return self.prepared.of(np.arange(len(train)) % every == 0)
+
+    def _prior(self, rows: NDArray[np.bool_] | slice = slice(None)) -> Policy | None:
+        """The best rules by some of the questions of `_tuning`."""
+        if self._rulebook is None:
+            return None
+        rulebook, utilities = self._rulebook
+        return FlooredPolicy(self.ppo.policy, rulebook.best(utilities[..., rows]))
+
     def _floor(self, stop: Callable[[], bool] | None) -> Floor | None:
         """Rules for prices at which policies are behind them on questions not learnt from.
 
@@ -267,38 +296,33 @@ class ControllerTraining:
         Raises:
             KeyboardInterrupt: it was stopped; the next run goes on from there.
         """
-        prepared = self.prepared
-        if not isinstance(prepared.train, TraceTable):
+        if self._rulebook is None:
             return None
-        low, high = prepared.prices.low, prepared.prices.high
-        prices = prepared.prices.grid(FLOOR_PRICES if low < high else 1)
-
-        def held_out(policy: Policy, table: AnyTable, known: Floats | None) -> HeldOut:
-            played = play_at(policy, table, prepared.process, known, prices)
-            return HeldOut(table=table, known=known, played=played)
-
-        known = log_odds(prepared.difficulty, prepared.calibration)
-        held = [held_out(self.ppo.policy, prepared.calibration, known)]
+        prepared, (rulebook, utilities) = self.prepared, self._rulebook
+        fresh, known = prepared.calibration, outlook(prepared.difficulty, prepared.calibration)
+        judged = rulebook.judge(self.ppo.policy, fresh, known)
+        held = [Judged(rules=rulebook.utilities(fresh, known), policy=judged)]
         folds = folds_for(len(prepared.train))
-        fold = fold_of(len(prepared.train), folds or len(prepared.train))
         if not folds:
-            tuning = prepared.of(fold < RULE_QUESTIONS)
-            held.append(HeldOut(table=tuning.train, known=tuning.train_log_odds))
+            held.append(Judged(rules=utilities))
+        fold = fold_of(len(prepared.train), max(folds, 1))
         for part in range(folds):
-            seen, unseen = prepared.of(fold != part), prepared.of(fold == part)
-            policy = self._cross_fitted(seen, self._state / f"fold-{part}", stop)
-            held.append(held_out(policy, unseen.train, unseen.train_log_odds))
-        return fit_floor(held, prepared.process, prices)
+            unseen = prepared.of(fold == part)
+            policy = self._cross_fitted(fold != part, self._state / f"fold-{part}", stop)
+            judged = rulebook.judge(policy, unseen.train, unseen.train_outlook)
+            held.append(Judged(rules=utilities[..., fold == part], policy=judged))
+        return rulebook.floor(held)
 
     def _cross_fitted(
-        self, prepared: Prepared, state: Path, stop: Callable[[], bool] | None
+        self, rows: NDArray[np.bool_], state: Path, stop: Callable[[], bool] | None
     ) -> Policy:
-        """Another policy, that learns from a part of the questions, in fewer steps."""
+        """Another policy, that learns from some of the questions, in fewer steps."""
         steps = min(self.config.ppo.total_steps, LEAST_STEPS)
-        ppo = PPO(self._env_of(prepared), replace(self.config.ppo, total_steps=steps))
+        env = self._env_of(self.prepared.of(rows))
+        ppo = PPO(env, replace(self.config.ppo, total_steps=steps))
         if has_state(state):
             ppo.resume(state)
-        ppo.train(stop=stop)
+        ppo.train(stop=stop, prior=self._prior(rows))
         ppo.save(state)
         if ppo.update < ppo.config.num_updates:
             raise KeyboardInterrupt
@@ -327,7 +351,7 @@ class ControllerTraining:
             prepared.validation,
             prepared.process,
             price=price,
-            difficulty=log_odds(prepared.difficulty, prepared.validation),
+            difficulty=outlook(prepared.difficulty, prepared.validation),
             repeats=4,
         )
         return float(played.utility(price).mean())

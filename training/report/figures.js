@@ -48,9 +48,11 @@ function layout(changes) {
 
 const draw = (id, traces, changes) => Plotly.react(byId(id), traces, layout(changes), INTERACTION);
 
+const isNarrow = () => byId("frontier").clientWidth < 500;
+
 const priceAxis = () => ({
   type: "log",
-  title: { text: "price (accuracy per small-model token)", standoff: 8 },
+  title: { text: `price (accuracy per ${isNarrow() ? "" : "small-model "}token)`, standoff: 8 },
   exponentformat: "power",
   dtick: 1,
 });
@@ -168,7 +170,7 @@ function equalUtility(low, high) {
 
 /** Title and ticks of the log axis: at 1, 2 and 5 of every decade where there is room. */
 function computeAxis(low, high) {
-  const narrow = byId("frontier").clientWidth < 500;
+  const narrow = isNarrow();
   const decades = Array.from({ length: 24 }, (_, i) => 10 ** (i - 6));
   const steps = narrow ? [1, 5] : [1, 2, 5];
   const inside = decades
@@ -290,17 +292,18 @@ function drawGroups() {
   byId("groups").setAttribute("aria-label", `Actions by kind of question. ${said.join(". ")}.`);
 }
 
+/** By title: what to see in a training curve, and its metrics. */
 const PANELS = {
-  "utility per episode (dotted: validation)": ["episodic/utility", "validation/utility"],
-  "share of right answers": ["episodic/right"],
-  "cost per episode": ["episodic/cost"],
-  "samples per episode": ["episodic/samples"],
-  "escalations per episode": ["episodic/escalations"],
-  "revisions per episode": ["episodic/revisions"],
-  "forced answers per episode": ["episodic/forced"],
-  "entropy of the policy (nats)": ["losses/entropy"],
-  "explained variance of the value": ["losses/explained_variance"],
-  "approximate KL per update": ["losses/approx_kl"],
+  "utility per episode (dotted: validation)": ["Rises while it learns.", "episodic/utility", "validation/utility"],
+  "share of right answers": ["Need not rise: what is saved counts, too.", "episodic/right"],
+  "cost per episode": ["Falls where it learns to stop.", "episodic/cost"],
+  "samples per episode": ["Attempts by the small model.", "episodic/samples"],
+  "escalations per episode": ["Attempts by larger models.", "episodic/escalations"],
+  "revisions per episode": ["Attempts that rewrite another.", "episodic/revisions"],
+  "forced answers per episode": ["Answers that were due before the attempt was done.", "episodic/forced"],
+  "entropy of the policy (nats)": ["Falls as decisions become certain; at 0 nothing new is tried.", "losses/entropy"],
+  "explained variance of the value": ["Near 1 it foresees what an episode will bring.", "losses/explained_variance"],
+  "approximate KL per update": ["How far an update moves the policy: small and steady is good.", "losses/approx_kl"],
 };
 
 function curveTraces(metrics) {
@@ -323,13 +326,13 @@ function curveTraces(metrics) {
 }
 
 function drawCurves() {
-  Object.entries(PANELS).forEach(([title, metrics], i) => {
+  Object.entries(PANELS).forEach(([title, [caption, ...metrics]], i) => {
     const traces = curveTraces(metrics);
     if (!traces.length) return;
     const id = `curve-${i}`;
     if (!byId(id)) {
       const plot = make("div", { class: "plot", id, role: "group", "aria-label": `Training curve: ${title}` });
-      byId("curves").append(make("figure", {}, make("h3", {}, title), plot));
+      byId("curves").append(make("figure", {}, make("h3", {}, title), plot, make("figcaption", {}, caption)));
     }
     draw(id, traces, { xaxis: { title: { text: "steps" }, nticks: 5 }, yaxis: { nticks: 5 } });
   });

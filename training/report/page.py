@@ -151,6 +151,7 @@ def _run(run: Run) -> dict[str, Any]:
         "actions": evaluation.decision_names("probabilities"),
         "features": evaluation.decision_names("observation"),
         "headline": results.to_json()["headline"],
+        "verdict": results.verdict,
         "behind": results.behind,
         "best_rule": [{"name": name, "lead": _short(lead.measured)} for name, lead in closest],
         "groups": action_shares(evaluation, run.prices),

@@ -1,4 +1,4 @@
-"""Pictures: of a comparison, and of a controller's policy in the states that it really meets."""
+"""Pictures of a comparison and of a policy: opaque, in large letters, for any page and screen."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -14,135 +15,227 @@ from numpy.typing import NDArray
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from controller.checkpoint import Checkpoint
 from controller.process.actions import ActionKind
+from envs.pictures import action_colour
 from envs.replay import Replay
 from envs.reward import LogUniform
 from envs.traces.table import TraceTable
-from training.compare.results import CONTROLLER, Point, Results
+from training.compare.results import CONTROLLER, Lead, Point, Results
 from training.compare.simulate import Ints, Played, play_checkpoint
-from training.compare.yardsticks import GREEDY, KINDS, kind_of
+from training.compare.yardsticks import GREEDY, kind_of
 
-_PRICE = "price (accuracy per small-model token)"
-_ACTION_COLOURS = ("#777777", "#4477aa", "#66ccee", "#ccbb44", "#ee6677", "#228833")
-
-_STYLES = {
-    "static": ("always one model, or a vote", "s", "#777777"),
-    "stop": ("stop rules", "^", "#4477aa"),
-    "cascade": ("cascades", "X", "#ee6677"),
-    "prompt": ("prompt-only routers", "D", "#ccbb44"),
-    "verify": ("verified or revised attempts", "P", "#228833"),
-    "other": ("other rules", "v", "#66ccee"),
+_FAMILIES = {
+    "selector": ("plan selector", "#0a8a94"),
+    "prompt": ("prompt-only routers", "#2b8a57"),
+    "cascade": ("cascades", "#d0493f"),
+    "static": ("one model, or a vote", "#7d7f85"),
+    "verify": ("verified or revised", "#a9771c"),
+    "stop": ("stop rules", "#2f6fb5"),
+    "other": ("other rules", "#8558b4"),
 }
-"""By kind of rule: title, marker and colour."""
-_COLOURS = ("#999999", "#4477aa", "#228833", "#ee6677", "#ccbb44", "#66ccee", "#aa3377")
-"""Of kinds of actions in the order of their table, with some to spare."""
-_SHARES = 5
-"""Bins of the leader's vote share."""
+"""By kind of rule: title and colour, those of the report's page; the strongest rule apart."""
 
-_OTHERS = ("#aa3377", "#332288", "#117733")
+_OTHERS = ("#b03a8c", "#c2187a", "#d4720b")
 """Colours of other controllers."""
 
+_INK, _MUTED, _LINE = "#1b1c1e", "#5d6066", "#dedfdb"
+_STYLE: dict[Any, Any] = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": _LINE,
+    "axes.grid": True,
+    "axes.labelcolor": _MUTED,
+    "axes.labelsize": 10.5,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11.5,
+    "axes.titleweight": "bold",
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 200,
+    "figure.facecolor": "#fbfbf9",
+    "axes.facecolor": "#fbfbf9",
+    "font.size": 10.5,
+    "grid.color": _LINE,
+    "legend.fontsize": 10,
+    "legend.title_fontsize": 10,
+    "legend.frameon": False,
+    "text.color": _INK,
+    "xtick.color": _MUTED,
+    "ytick.color": _MUTED,
+}
+"""Settings of matplotlib for all pictures."""
+_WORTH = "what a right answer is worth (small-model tokens)"
 
+_SHOWN = (2, 6, 10)
+"""Which of the prices have a map: low, middle, high."""
+_SHARES = 5
+"""Bins of the leader's vote share."""
+_RARE = 1e-3
+"""Share of all decisions below which a place is left white."""
+_WIDE, _LARGEST, _SMALLEST = 230.0, 22.0, 0.08
+"""Width of a map and side of the most frequent place, in points; the least share of its area."""
+
+
+@matplotlib.rc_context(_STYLE)
 def plot_frontier(results: Results, path: Path) -> None:
-    """Accuracy against mean cost: the controller's frontier and the best of each kind of rule."""
-    figure, axes = plt.subplots(figsize=(8, 5), dpi=140, layout="constrained")
-    rules = {n: p for n, p in results.policies.items() if n not in (CONTROLLER, *results.others)}
-    for kind in (*KINDS, "other"):
-        members = [name for name in rules if kind_of(name) == kind and name not in GREEDY]
-        if members:
-            title, marker, colour = _STYLES[kind]
-            cost, accuracy = _envelope(point for name in members for point in rules[name])
-            label = f"{title} (best of {len(members)})"
-            axes.plot(cost, accuracy, marker=marker, color=colour, lw=0.8, ms=5, label=label)
+    """Accuracy against compute, and below the paired lead over the best rule at each price."""
+    size, ratios = (5.2, 6.4), (3, 1.1)
+    figure, (above, below) = plt.subplots(2, 1, figsize=size, height_ratios=ratios)
+    for family, names in _families(results).items():
+        title, colour = _FAMILIES[family]
+        label = f"{title} ({len(names)})" if len(names) > 1 else title
+        _plot_mixtures(above, [p for name in names for p in results.policies[name]], colour, label)
     for name, marker in zip(GREEDY, "ph", strict=True):
-        if name in rules:
-            point = rules[name][0]
-            axes.plot(point.cost, point.accuracy, marker, color="#999933", ms=9, label=name)
+        if name in results.policies:
+            point = results.policies[name][0]
+            above.plot(point.cost, point.accuracy, marker, color=_MUTED, ms=8, label=name)
     for name, colour in zip(results.others, cycle(_OTHERS), strict=False):
-        _plot_controller(axes, results.policies[name], colour, name)
-    label = "controller, one checkpoint, 95% interval"
-    _plot_controller(axes, results.controller, "black", label)
-    axes.set(
-        xscale="log",
-        xlabel="mean compute per question (small-model tokens)",
-        ylabel="accuracy",
-        title=f"{results.num_questions} held-out questions, {len(results.prices)} prices",
-    )
-    axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="upper left")
+        _plot_controller(above, results.policies[name], colour, name)
+    _plot_controller(above, results.controller, _INK, CONTROLLER)
+    above.set(xlabel="mean compute per question (small-model tokens)", ylabel="accuracy")
+    least = min(p.accuracy for points in results.policies.values() for p in points if p.cost > 0)
+    above.set_ylim(bottom=least - 0.02)
+    above.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    above.set_title(f"{results.num_questions:,} held-out questions")
+    _log_axis(above)
+    closest = [results.closest_rule(i)[1] for i in range(len(results.prices))]
+    _plot_lead(below, closest, 1, _INK, "o-", lw=1.5, ms=4)
+    below.set(xlabel=_WORTH, ylabel="utility, points")
+    below.set_title("Ahead of the best rule, paired 95%")
+    title = "the best of (so many) rules, mixtures included"
+    figure.legend(loc="outside lower center", ncols=2, title=title)
     save_figure(figure, path)
 
 
+def _families(results: Results) -> dict[str, list[str]]:
+    """Names of the rules that were played by kind, those at temperature 0 aside."""
+    found: dict[str, list[str]] = {family: [] for family in _FAMILIES}
+    for name in results.policies:
+        if name not in (CONTROLLER, *results.others, *GREEDY):
+            found["selector" if name == _FAMILIES["selector"][0] else kind_of(name)].append(name)
+    return {family: names for family, names in found.items() if names}
+
+
+def _plot_mixtures(axes: Axes, points: Iterable[Point], colour: str, label: str) -> None:
+    """All that a coin between operating points reaches, and the points that matter for it."""
+    cost, accuracy = _envelope(points)
+    if len(cost) > 1:
+        between = np.geomspace(cost[1], cost[-1], 200)
+        axes.plot(between, np.interp(between, cost, accuracy), color=colour, lw=1.5, label=label)
+        axes.plot(cost[1:], accuracy[1:], "o", color=colour, ms=3)
+
+
 def _envelope(points: Iterable[Point]) -> tuple[list[float], list[float]]:
-    """Costs and accuracies of the points that no cheaper one is as accurate as."""
-    cost: list[float] = []
-    accuracy: list[float] = []
-    for point in sorted((p for p in points if p.cost > 0), key=lambda p: (p.cost, -p.accuracy)):
-        if not accuracy or point.accuracy > accuracy[-1]:
-            cost.append(point.cost)
-            accuracy.append(point.accuracy)
-    return cost, accuracy
+    """Costs and accuracies at the corners of what mixtures of points reach, from (0, 0) on."""
+    corners = [(0.0, 0.0)]
+    for cost, accuracy in sorted((p.cost, p.accuracy) for p in points if p.cost > 0):
+        if accuracy <= corners[-1][1]:
+            continue
+        while len(corners) > 1 and _bends_up(corners[-2], corners[-1], (cost, accuracy)):
+            corners.pop()
+        corners.append((cost, accuracy))
+    return [cost for cost, _ in corners], [accuracy for _, accuracy in corners]
+
+
+def _bends_up(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> bool:
+    return (b[1] - a[1]) * (c[0] - a[0]) <= (c[1] - a[1]) * (b[0] - a[0])
 
 
 def _plot_controller(axes: Axes, policy: Sequence[Point], colour: str, label: str) -> None:
     points = [point for point in policy if point.cost > 0]
-    cost, accuracy = [p.cost for p in points], [p.accuracy for p in points]
-    low, high = ([p.accuracy_interval[end] for p in points] for end in (0, 1))
-    axes.fill_between(cost, low, high, color=colour, alpha=0.12, lw=0)
-    axes.plot(cost, accuracy, "o-", color=colour, lw=2, ms=4, label=label)
-
-
-def plot_utility(results: Results, path: Path) -> None:
-    """Utility of every tuned rule less the controller's, with paired 95% intervals."""
-    figure, axes = plt.subplots(figsize=(9, 5), dpi=140, layout="constrained")
-    axes.axhline(0, color="black", lw=2, label=CONTROLLER)
-    for (name, leads), marker in zip(results.lead.items(), cycle("osD^vPX*ph."), strict=False):
-        lead, low, high = np.array([entry.measured for entry in leads]).T  # (P,) each
-        axes.errorbar(
-            results.prices,
-            -lead,
-            (high - lead, lead - low),
-            marker=marker,
-            color=_STYLES[kind_of(name)][-1],
-            lw=0.8,
-            elinewidth=0.5,
-            ms=5,
-            label=name,
-        )
-    highest = -min(entry.interval[0] for leads in results.lead.values() for entry in leads)
-    axes.set(
-        xscale="log",
-        xlabel=_PRICE,
-        ylabel="utility less the controller's",
-        ylim=(-0.25, max(0.05, highest)),
-        title="every tuned rule against the controller, paired 95% intervals",
+    axes.plot(
+        [p.cost for p in points],
+        [p.accuracy for p in points],
+        "o-",
+        color=colour,
+        lw=2.5,
+        ms=4.5,
+        label=label,
     )
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+
+
+def _plot_lead(
+    axes: Axes, leads: Sequence[Lead], sign: int, colour: str, style: str, **more: Any
+) -> None:
+    """Leads, or with a sign of -1 what is behind, in points against 1 / price."""
+    lead, *ends = sign * 100 * np.array([entry.measured for entry in leads]).T  # (P,) each
+    low, high = np.sort(ends, axis=0)
+    axes.axhline(0, color=_INK, lw=1)
+    axes.errorbar(
+        [1 / entry.price for entry in leads],
+        lead,
+        (lead - low, high - lead),
+        fmt=style,
+        color=colour,
+        elinewidth=1.2,
+        **more,
+    )
+    _log_axis(axes)
+
+
+def _log_axis(axes: Axes) -> None:
+    """A logarithmic x axis with plain numbers."""
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    subs = (1, 3) if high > 10 * low else (1, 1.5, 2, 3, 4, 5, 6, 8)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs))
+    axes.xaxis.set_major_formatter(FuncFormatter(_short))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _short(value: float, place: object = None) -> str:
+    """A number without zeros.
+
+    >>> _short(300), _short(10_000), _short(3e6)
+    ('300', '10k', '3M')
+    """
+    for unit, name in ((1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:g}{name}"
+    return f"{value:g}"
+
+
+@matplotlib.rc_context(_STYLE)
+def plot_utility(results: Results, path: Path) -> None:
+    """How far the best rule of each kind is behind the controller, with paired intervals."""
+    figure, axes = plt.subplots(figsize=(5.2, 5.2))
+    highest = 5.0
+    for place, (family, names) in enumerate(_families(results).items()):
+        title, colour = _FAMILIES[family]
+        known = [results.lead[name] for name in names if name in results.lead]
+        closest = [min(row, key=lambda entry: entry.lead) for row in zip(*known, strict=True)]
+        _plot_lead(axes, closest, -1, colour, "osD^vPX"[place] + "-", lw=1.5, ms=4, label=title)
+        highest = max(highest, *(-100 * entry.interval[0] for entry in closest))
+    axes.set(xlabel=_WORTH, ylabel="utility less the controller's, points")
+    axes.set_ylim(-25, highest)
+    axes.set_title("The best rule of each kind, paired 95%")
+    figure.legend(loc="outside lower center", ncols=2)
     save_figure(figure, path)
 
 
+@matplotlib.rc_context(_STYLE)
 def plot_actions(shares: Mapping[float, Mapping[str, float]], path: Path) -> None:
     """Shares of actions in all decisions of the controller, by price."""
-    figure, axes = plt.subplots(figsize=(8, 4), dpi=140, layout="constrained")
-    prices = sorted(shares)
-    names = list(shares[prices[0]])
+    figure, axes = plt.subplots(figsize=(5.2, 4.6))
+    prices = sorted(shares, reverse=True)
+    names = [name for name in shares[prices[0]] if any(shares[price][name] for price in prices)]
     axes.stackplot(
-        prices,
+        [1 / price for price in prices],
         [[shares[price][name] for price in prices] for name in names],
         labels=names,
-        colors=_ACTION_COLOURS,
+        colors=[action_colour(name) for name in names],
     )
-    axes.set(xscale="log", xlabel=_PRICE, ylabel="share of decisions", ylim=(0, 1))
+    axes.set(xlabel=_WORTH, ylabel="share of decisions", ylim=(0, 1))
+    axes.set_title("What the controller does, by price")
+    _log_axis(axes)
     axes.margins(x=0)
-    axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
-    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    figure.legend(loc="outside lower center", ncols=3)
     save_figure(figure, path)
 
 
@@ -182,6 +275,7 @@ class _Watched:
             np.add.at(total, kinds[levels == level], 1)
 
 
+@matplotlib.rc_context(_STYLE)
 def explain(checkpoint: Checkpoint, table: TraceTable, path: Path) -> None:
     """Draw a controller's policy on some questions.
 
@@ -189,20 +283,20 @@ def explain(checkpoint: Checkpoint, table: TraceTable, path: Path) -> None:
     difficulty, where escalating and giving up begin to pay, and where nothing pays.
     """
     prices = LogUniform(low=checkpoint.price_range[0], high=checkpoint.price_range[1]).grid(13)
-    kinds = list(dict.fromkeys(action.kind for action in checkpoint.config.actions))
+    kinds = checkpoint.config.kinds
     places = np.array([action.kind.place for action in checkpoint.config.actions])
     watched, played = [], []
     for price in prices:
         watch = _Watched(checkpoint.config.max_attempts, places)
         played.append(play_checkpoint(checkpoint, table, float(price), repeats=4, watch=watch))
         watched.append(watch)
-    figure, axes = plt.subplots(2, 3, figsize=(13, 7.5), dpi=110, layout="constrained")
-    for axis, i in zip(axes[0], (2, 6, 10), strict=True):
-        _action_map(axis, watched[i])
-        axis.set_title(f"price {prices[i]:.1e}", fontsize=10)
-    _by_level(axes[1, 0], watched[6], kinds)
+    figure, axes = plt.subplots(2, 3, figsize=(13, 7.8), dpi=110)
+    for axis, i in zip(axes[0], _SHOWN, strict=True):
+        _action_map(axis, watched[i], kinds)
+        axis.set_title(f"A right answer is worth {_worth(prices[i])} tokens")
+    _by_level(axes[1, 0], watched[_SHOWN[1]], kinds)
     _by_price(axes[1, 1], prices, played)
-    _floor(axes[1, 2], table, played[2], played[6])
+    _where_it_pays(axes[1, 2], table, prices, played)
     handles = [Patch(color=_colour(kind)) for kind in kinds]
     figure.legend(
         handles, [k.value.upper() for k in kinds], loc="outside upper center", ncols=len(kinds)
@@ -210,23 +304,33 @@ def explain(checkpoint: Checkpoint, table: TraceTable, path: Path) -> None:
     save_figure(figure, path)
 
 
+def _worth(price: float) -> str:
+    return f"{float(f'{1 / price:.2g}'):,.0f}"
+
+
 def _colour(kind: ActionKind) -> str:
-    return _COLOURS[kind.place % len(_COLOURS)]
+    return action_colour(kind.value.upper())
 
 
-def _action_map(axis: Axes, watched: _Watched) -> None:
+def _action_map(axis: Axes, watched: _Watched, kinds: Sequence[ActionKind]) -> None:
+    """The most frequent action at each place, the larger the more often it was met."""
     seen = watched.counts.sum(2)  # (attempts, shares)
-    common = np.where(seen > 0, watched.counts.argmax(2), np.nan).T.astype(float)
-    axis.imshow(
-        common,
-        origin="lower",
-        aspect="auto",
-        cmap=ListedColormap(_COLOURS),
-        vmin=-0.5,
-        vmax=len(_COLOURS) - 0.5,
-        extent=(-0.5, watched.max_attempts + 0.5, 0, 1),
+    common = watched.counts.argmax(2)
+    made, share = np.nonzero(seen >= _RARE * seen.sum())
+    often = np.sqrt(seen[made, share] / seen.max())
+    side = min(_LARGEST, _WIDE / (made.max() + 1))
+    colours = {kind.place: _colour(kind) for kind in kinds}
+    axis.scatter(
+        made,
+        (share + 0.5) / _SHARES,
+        s=side**2 * np.maximum(often, _SMALLEST),
+        c=[colours[place] for place in common[made, share]],
+        marker="s",
     )
-    axis.set(xlabel="attempts so far", ylabel="vote share of the leader", xlim=(-0.5, 16.5))
+    axis.set(xlabel="attempts so far; size: how often", ylabel="vote share of the leader")
+    axis.set(xlim=(-0.7, made.max() + 0.7), ylim=(0, 1))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
 
 def _by_level(axis: Axes, watched: _Watched, kinds: Sequence[ActionKind]) -> None:
@@ -237,29 +341,41 @@ def _by_level(axis: Axes, watched: _Watched, kinds: Sequence[ActionKind]) -> Non
         share = shares[:, kind.place]
         axis.bar(range(len(levels)), share, bottom=bottom, color=_colour(kind))
         bottom += share
-    axis.set_xticks(range(len(levels)), [str(v) if v else "all" for v in levels])
-    axis.set(xlabel="difficulty level", ylabel="share of actions, middle price")
+    _name_levels(axis, levels)
+    axis.set(ylabel="share of actions", title="By difficulty, at the middle price")
 
 
 def _by_price(axis: Axes, prices: NDArray[np.float64], played: Sequence[Played]) -> None:
-    steps = np.array([p.actions.mean(0) for p in played]).T  # (4, P)
-    names = ("small attempts", "revisions", "large attempts", "verified")
-    for name, means, colour in zip(names, steps, _COLOURS[1:5], strict=True):
-        axis.plot(prices, means, color=colour, marker="o", ms=3, label=name)
+    worth = 1 / prices
+    for place, name in enumerate(("SAMPLE", "REVISE", "ESCALATE", "VERIFY")):
+        values = [p.actions[:, place].mean() for p in played]
+        if any(values):
+            axis.plot(worth, values, color=action_colour(name), marker="o", ms=4, lw=2)
     nothing = [float((p.actions[:, 0] + p.actions[:, 2] == 0).mean()) for p in played]
-    axis.plot(prices, nothing, color="black", ls="--", label="questions given up at once")
-    axis.set(xscale="log", xlabel="price", ylabel="mean per question")
-    axis.legend(fontsize=7)
+    axis.plot(worth, nothing, color=_INK, ls="--", label="questions given up at once")
+    axis.set(xlabel=_WORTH, ylabel="mean per question", title="By price")
+    _log_axis(axis)
+    axis.legend(loc="upper left")
 
 
-def _floor(axis: Axes, table: TraceTable, cheap: Played, middle: Played) -> None:
-    levels = np.unique(table.levels)
-    width = 0.4
-    for offset, (name, played) in enumerate((("low price", cheap), ("middle price", middle))):
-        accuracy = [float(played.right[table.levels == v].mean()) for v in levels]
-        cost = [float(played.cost[table.levels == v].mean()) for v in levels]
-        bars = axis.bar(np.arange(len(levels)) + offset * width, accuracy, width, label=name)
-        axis.bar_label(bars, [f"{c:.0f}" for c in cost], fontsize=7)
-    axis.set_xticks(np.arange(len(levels)) + width / 2, [str(v) if v else "all" for v in levels])
-    axis.set(xlabel="difficulty level; on the bars: mean cost", ylabel="accuracy")
-    axis.legend(fontsize=7)
+def _where_it_pays(
+    axis: Axes, table: TraceTable, prices: NDArray[np.float64], played: Sequence[Played]
+) -> None:
+    """Accuracy by level at two prices, and on the bars what a question costs there."""
+    levels = np.unique(table.levels).tolist()
+    for offset, i, shade in ((-0.2, _SHOWN[0], _INK), (0.2, _SHOWN[1], _MUTED)):
+        accuracy = [float(played[i].right[table.levels == v].mean()) for v in levels]
+        cost = [float(played[i].cost[table.levels == v].mean()) for v in levels]
+        label = f"worth {_worth(prices[i])} tokens"
+        bars = axis.bar(np.arange(len(levels)) + offset, accuracy, 0.38, color=shade, label=label)
+        axis.bar_label(bars, [f"{c:.0f}" for c in cost], fontsize=9, color=_MUTED)
+    _name_levels(axis, levels)
+    axis.set(ylabel="accuracy; on the bars: mean cost", title="Where compute pays")
+    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axis.legend()
+
+
+def _name_levels(axis: Axes, levels: Sequence[int]) -> None:
+    axis.set_xticks(range(len(levels)), [str(v) if v else "all" for v in levels])
+    axis.set_xlabel("difficulty level")
+    axis.grid(visible=False, axis="x")

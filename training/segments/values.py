@@ -22,7 +22,7 @@ from controller.policy.difficulty import Difficulty
 from envs.segments.table import SegmentTable, build_trees
 from envs.segments.traces import VALUE_FILE, SegmentTraces
 from envs.traces.format import write_atomically, write_table
-from training.learn.difficulty import FOLDS, cross_fit, fit_networks, fold_of
+from training.learn.difficulty import FOLDS, Outcomes, cross_fit, fit_networks, fold_of
 
 Floats = NDArray[np.float64]
 
@@ -116,9 +116,9 @@ def _fit(traces: SegmentTraces) -> tuple[Difficulty, Floats]:
     rows = table.rows[learned]
     states = np.array([hidden[row] for row in rows], np.float32)
     rates = monte_carlo_values(table)[learned][:, None]
-    readout, log_odds = cross_fit(states, rates, fit_networks, fold[learned])
+    readout, log_odds = cross_fit(states, Outcomes(rates), fit_networks, fold[learned])
     known = np.array([h is not None for h in hidden])
     values = np.full(len(hidden), np.nan)
-    values[known] = readout.log_odds(np.array([h for h in hidden if h], np.float32))[:, 0]
+    values[known] = readout.outlook(np.array([h for h in hidden if h], np.float32))[:, 0]
     values[rows] = log_odds[:, 0]
     return readout, values

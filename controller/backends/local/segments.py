@@ -129,7 +129,7 @@ class SegmentWriter:
         if memory is None or memory.hidden is None:
             return {}
         hidden = memory.hidden.cpu().numpy()
-        value = None if self.value is None else float(self.value.log_odds(hidden[None])[0, 0])
+        value = None if self.value is None else float(self.value.outlook(hidden[None])[0, 0])
         return {"hidden": hidden, "value": value}
 
     def _by_rung(self, usage: dict[int, Usage]) -> tuple[Usage, ...]:

@@ -23,8 +23,8 @@ from controller.answers import UNSTATED, AnswerKind, answer_kind, reading_of
 from controller.answers.structured import FORM, has_form, structured_answer
 from controller.backends.base import Backend, PromptState, Request
 from controller.backends.identity import blank_attempt, stream_name, stream_seed
-from controller.backends.openai.endpoint import LONG, SHORT, Endpoint, probe
-from controller.backends.openai.prompt_lengths import PromptLengths, characters, plausible
+from controller.backends.openai.endpoint import LONG, SHORT, Endpoint, PromptLengths, probe
+from controller.backends.openai.prompt_lengths import characters, plausible
 from controller.backends.openai.replies import (
     Answered,
     StreamReader,

@@ -1,8 +1,11 @@
-"""Where a model behind an OpenAI-compatible server is, how it is asked, and what training had."""
+"""Where a model behind an OpenAI-compatible server is, how it is asked, how long prompts are."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,9 +13,9 @@ import httpx2
 from openai import AsyncOpenAI, DefaultAioHttpClient
 
 from controller.backends.base import Request
-from controller.backends.openai.prompt_lengths import FAR, Line
+from controller.backends.openai.prompt_lengths import FAR, Line, RunningFit, characters
 from controller.backends.openai.replies import Answered
-from controller.backends.openai.resilience import TooLargeError
+from controller.backends.openai.resilience import TooLargeError, UpstreamError
 from controller.backends.prompts import Message
 from controller.errors import ConfigError
 from controller.process.actions import ActionKind
@@ -21,7 +24,12 @@ from controller.process.types import ModelSpec, Question
 SHORT = "What is 23 + 48?"
 LONG = "Anna has 3 red apples, 12 green ones and a basket of pears that her aunt gave her. " * 8
 
+Post = Callable[[str, Mapping[str, Any]], Awaitable[Any]]
+"""Sends JSON to a path beside `/v1`; returns JSON or raises `UpstreamError`."""
+
 _FAR_TOKENS = 16
+_PATIENCE_S, _PAUSE_S = 0.25, 30.0
+_MOST_MISSES, _REMEMBERED = 3, 1024
 _KEEPALIVE_S = 30.0
 
 
@@ -189,3 +197,86 @@ class _Limited(httpx2.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._stream.aclose()
+
+
+class PromptLengths:
+    """Lengths of the prompts of one model behind a server.
+
+    Args:
+        prior: line to begin with where nobody counts.
+        tokenize: counts a chat with a tokenizer at hand; None without one.
+    """
+
+    def __init__(
+        self,
+        post: Post,
+        model: str,
+        prior: Line | None = None,
+        tokenize: Callable[[Sequence[Message]], int] | None = None,
+    ) -> None:
+        self.fit = RunningFit(prior)
+        self._post, self._model, self._tokenize = post, model, tokenize
+        self._ways = [self._by_llama_cpp, self._by_vllm]
+        self._not_before, self._misses = 0.0, 0
+        self._expected: OrderedDict[str, int] = OrderedDict()
+
+    async def of(self, question: Question, chat: Sequence[Message]) -> tuple[int, bool]:
+        """Tokens of a prompt, and whether that is more than a guess."""
+        counted = await self.count(chat, question.fields.get("tools"))
+        if counted is None:
+            return self.fit.estimate(characters(question)), self.fit.known
+        self._expected[question.question_id] = counted
+        if len(self._expected) > _REMEMBERED:
+            self._expected.popitem(last=False)
+        return counted, True
+
+    def learn(self, question: Question, tokens: int) -> None:
+        """What the server counted in the end; who counted otherwise is not asked again."""
+        expected = self._expected.pop(question.question_id, tokens)
+        self._misses = self._misses + 1 if abs(expected - tokens) > 1 else 0
+        self.fit.learn(characters(question), tokens)
+
+    async def count(
+        self, chat: Sequence[Message], tools: Any = None, *, patience_s: float = _PATIENCE_S
+    ) -> int | None:
+        """Tokens of a chat by the server's template or a tokenizer; None if nobody counts."""
+        if self._misses >= _MOST_MISSES:
+            return None
+        while self._ways and time.monotonic() >= self._not_before:
+            way = self._ways[0]
+            try:
+                async with asyncio.timeout(patience_s):
+                    return await way(
+                        {"messages": list(chat), **({"tools": tools} if tools else {})}
+                    )
+            except (TimeoutError, UpstreamError) as error:
+                if isinstance(error, TimeoutError) or error.retryable:
+                    self._not_before = time.monotonic() + _PAUSE_S
+                    break
+                # Another question may have found out the same meanwhile.
+                self._ways = [other for other in self._ways if other != way]
+        # Templates of tools differ between a tokenizer and the server that parses its calls.
+        if self._tokenize is None or tools or any("tool_calls" in turn for turn in chat):
+            return None
+        try:
+            async with asyncio.timeout(patience_s):
+                return await asyncio.to_thread(self._tokenize, chat)
+        except TimeoutError:
+            return None
+
+    async def _by_llama_cpp(self, asked: Mapping[str, Any]) -> int:
+        rendered = await self._post("/apply-template", asked)
+        text = _entry(rendered, "prompt", str)
+        whole = {"content": text, "add_special": True, "parse_special": True}
+        return len(_entry(await self._post("/tokenize", whole), "tokens", list))
+
+    async def _by_vllm(self, asked: Mapping[str, Any]) -> int:
+        chat = {"model": self._model, **asked, "add_generation_prompt": True}
+        return int(_entry(await self._post("/tokenize", chat), "count", int))
+
+
+def _entry(found: Any, name: str, kind: type) -> Any:
+    value = found.get(name) if isinstance(found, dict) else None
+    if not isinstance(value, kind):
+        raise UpstreamError("bad_type", retryable=False)
+    return value

@@ -1,18 +1,15 @@
-"""How long prompts are: counted by a server or a tokenizer, else estimated from its counts."""
+"""How long prompts are, estimated from those that a server has counted."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import time
-from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.backends.openai.resilience import UpstreamError
 from controller.backends.prompts import Message
 from controller.process.types import Question
 
@@ -22,9 +19,6 @@ Line = tuple[float, float]
 Counted = tuple[int, int]
 """Characters of what is asked, and tokens of the prompt."""
 
-Post = Callable[[str, Mapping[str, Any]], Awaitable[Any]]
-"""Sends JSON to a path beside `/v1`; returns JSON or raises `UpstreamError`."""
-
 GUESS: Line = (8.0, 0.25)
 """English in a short template: no knowledge."""
 
@@ -33,9 +27,7 @@ FAR = 0.2
 
 _ENOUGH, _FEW, _WINDOW, _MOST_PAIRS = 8, 3, 64, 256
 _STEEPEST, _NARROW = 4.0, 0.7
-_PATIENCE_S, _PAUSE_S = 0.25, 30.0
-_MOST_MISSES = 3
-_REMEMBERED, _LONGEST_TEMPLATE = 1024, 4096
+_LONGEST_TEMPLATE = 4096
 
 
 def characters(question: Question) -> int:
@@ -148,86 +140,3 @@ class RunningFit:
                 self.known = True
             elif len(seen) >= _FEW and _off(self.line, seen, 0.5) > FAR:
                 self.known = False
-
-
-class PromptLengths:
-    """Lengths of the prompts of one model behind a server.
-
-    Args:
-        prior: line to begin with where nobody counts.
-        tokenize: counts a chat with a tokenizer at hand; None without one.
-    """
-
-    def __init__(
-        self,
-        post: Post,
-        model: str,
-        prior: Line | None = None,
-        tokenize: Callable[[Sequence[Message]], int] | None = None,
-    ) -> None:
-        self.fit = RunningFit(prior)
-        self._post, self._model, self._tokenize = post, model, tokenize
-        self._ways = [self._by_llama_cpp, self._by_vllm]
-        self._not_before, self._misses = 0.0, 0
-        self._expected: OrderedDict[str, int] = OrderedDict()
-
-    async def of(self, question: Question, chat: Sequence[Message]) -> tuple[int, bool]:
-        """Tokens of a prompt, and whether that is more than a guess."""
-        counted = await self.count(chat, question.fields.get("tools"))
-        if counted is None:
-            return self.fit.estimate(characters(question)), self.fit.known
-        self._expected[question.question_id] = counted
-        if len(self._expected) > _REMEMBERED:
-            self._expected.popitem(last=False)
-        return counted, True
-
-    def learn(self, question: Question, tokens: int) -> None:
-        """What the server counted in the end; who counted otherwise is not asked again."""
-        expected = self._expected.pop(question.question_id, tokens)
-        self._misses = self._misses + 1 if abs(expected - tokens) > 1 else 0
-        self.fit.learn(characters(question), tokens)
-
-    async def count(
-        self, chat: Sequence[Message], tools: Any = None, *, patience_s: float = _PATIENCE_S
-    ) -> int | None:
-        """Tokens of a chat by the server's template or a tokenizer; None if nobody counts."""
-        if self._misses >= _MOST_MISSES:
-            return None
-        while self._ways and time.monotonic() >= self._not_before:
-            way = self._ways[0]
-            try:
-                async with asyncio.timeout(patience_s):
-                    return await way(
-                        {"messages": list(chat), **({"tools": tools} if tools else {})}
-                    )
-            except (TimeoutError, UpstreamError) as error:
-                if isinstance(error, TimeoutError) or error.retryable:
-                    self._not_before = time.monotonic() + _PAUSE_S
-                    break
-                # Another question may have found out the same meanwhile.
-                self._ways = [other for other in self._ways if other != way]
-        # Templates of tools differ between a tokenizer and the server that parses its calls.
-        if self._tokenize is None or tools or any("tool_calls" in turn for turn in chat):
-            return None
-        try:
-            async with asyncio.timeout(patience_s):
-                return await asyncio.to_thread(self._tokenize, chat)
-        except TimeoutError:
-            return None
-
-    async def _by_llama_cpp(self, asked: Mapping[str, Any]) -> int:
-        rendered = await self._post("/apply-template", asked)
-        text = _entry(rendered, "prompt", str)
-        whole = {"content": text, "add_special": True, "parse_special": True}
-        return len(_entry(await self._post("/tokenize", whole), "tokens", list))
-
-    async def _by_vllm(self, asked: Mapping[str, Any]) -> int:
-        chat = {"model": self._model, **asked, "add_generation_prompt": True}
-        return int(_entry(await self._post("/tokenize", chat), "count", int))
-
-
-def _entry(found: Any, name: str, kind: type) -> Any:
-    value = found.get(name) if isinstance(found, dict) else None
-    if not isinstance(value, kind):
-        raise UpstreamError("bad_type", retryable=False)
-    return value

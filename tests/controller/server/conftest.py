@@ -154,6 +154,7 @@ def serve(checkpoint):
             variants=None,
             variant_settings=None,
             breaker=None,
+            playground=False,
             **settings,
         ):
             metrics, served = Metrics(), []
@@ -165,7 +166,7 @@ def serve(checkpoint):
                 on_served=lambda one: (metrics.served(one), served.append(one)),
                 on_stray=lambda name, feature: metrics.strays.labels(name, feature).inc(),
             )
-            service = Service(engine, keys=keys, metrics=metrics)
+            service = Service(engine, keys=keys, metrics=metrics, playground=playground)
             running = stack.enter_context(listening(service))
             running.served = served
             return running

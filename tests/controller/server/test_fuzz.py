@@ -80,7 +80,7 @@ anything = st.recursive(
 terms = st.dictionaries(
     st.sampled_from(
         ["price", "budget", "round_price", "accuracy", "mean_cost", "deadline_s", "give_up",
-         "max_escalations", "seed", "question_id", "explain", "x"]
+         "max_escalations", "seed", "question_id", "explain", "rule", "without", "x"]
     ),
     st.one_of(numbers, anything),
     max_size=4,

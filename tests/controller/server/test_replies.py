@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from starlette.exceptions import HTTPException
 
-from controller.core import Choice, Decision
+from controller.core import Decision
 from controller.errors import ConfigError
 from controller.process.actions import Action, ActionKind
 from controller.process.cost import Usage
@@ -75,12 +75,14 @@ def test_usage_is_told_in_all_and_by_what_it_was_for(chat):
     assert said == "It is 7."
 
 
-def test_choices_show_what_was_seen_only_if_asked_and_attempts_without_texts():
-    assert "observation" not in choice_json(Choice(**CHOICE))
-    shown = choice_json(Decision(**CHOICE, brought=(ATTEMPT,)), explain=True)
+def test_choices_show_what_was_seen_and_written_only_if_asked():
+    decision = Decision(**CHOICE, brought=(ATTEMPT,))
+    assert {"observation", "votes"}.isdisjoint(choice_json(decision))
+    assert "text" not in choice_json(decision)["attempts"][0]
+    shown = choice_json(decision, explain=True)
     assert shown["observation"] == {"vote_share": 0.0}
     assert shown["attempts"][0]["answer"] == "7"
-    assert "text" not in shown["attempts"][0]
+    assert shown["attempts"][0]["text"] == "It is 7."
     json.dumps(shown)
 
 

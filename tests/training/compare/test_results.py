@@ -56,6 +56,14 @@ def test_the_closest_rule_is_no_controller_and_changes_with_the_price():
     assert found.behind == "rule at 1.0e-04"
 
 
+def test_a_verdict_counts_prices_and_names_the_strongest_rule():
+    assert results().verdict == (
+        "Against the best of 2 tuned rules at each of 2 prices the controller is ahead at none, "
+        "level at 1 and behind at 1 (paired 95% intervals); over the strongest of them, another, "
+        "its mean lead is +0.0 points of utility."
+    )
+
+
 def test_files_give_back_what_was_found():
     entry = json.loads(json.dumps(results().to_json(), allow_nan=False))
     assert entry["policies"][CONTROLLER][0]["samples"] == 1.5

@@ -17,16 +17,16 @@ from controller.process.wording import (
     text_features,
 )
 from envs.traces.table import build_table
-from training.compare.simulate import log_odds
+from training.compare.simulate import outlook
 from training.learn.difficulty import (
     LINEAR,
     READOUTS,
+    Outcomes,
     best_fit,
     fit_difficulty,
     fit_networks,
     fit_readout,
     neighbours,
-    success_rates,
 )
 
 
@@ -42,11 +42,11 @@ def train(whole):
 
 
 def difficulty_of(table):
-    return fit_difficulty(table, success_rates(table))
+    return fit_difficulty(table, Outcomes(table.success_rates))
 
 
 def readout_of(table, reads, fits):
-    return fit_readout(table, success_rates(table), reads, fits)
+    return fit_readout(table, Outcomes(table.success_rates), reads, fits)
 
 
 def log_loss(log_odds, rates):
@@ -54,10 +54,10 @@ def log_loss(log_odds, rates):
 
 
 def test_a_network_knows_more_than_a_line_about_new_questions(whole, validation):
-    rates, new = success_rates(whole), success_rates(validation.table)
+    rates, new = whole.success_rates, validation.table.success_rates
     average = np.log(rates.mean(0) / (1 - rates.mean(0)))
     line, chosen = (readout_of(whole, "prompt", fits) for fits in (LINEAR, READOUTS))
-    losses = [log_loss(log_odds(fit[0], validation.table), new) for fit in (line, chosen)]
+    losses = [log_loss(outlook(fit[0], validation.table), new) for fit in (line, chosen)]
     assert (losses[1] < losses[0]).all()
     assert (losses[0] < log_loss(average, new)).all()
     assert len(chosen[0].weights) == 2, "the network, which has a layer more, is chosen"
@@ -84,12 +84,12 @@ def test_log_odds_of_a_question_do_not_depend_on_its_own_outcome(train):
 def test_networks_are_fitted_as_if_alone(train):
     """In a batch of one kind, each network is as good as the others."""
     rows = np.arange(len(train))
-    rates = success_rates(train)
+    rates = train.success_rates
     losses = [
-        log_loss(readout.log_odds(train.hidden), rates).mean()
-        for readout in fit_networks(train.hidden, rates, [rows] * 3)
+        log_loss(readout.outlook(train.hidden), rates).mean()
+        for readout in fit_networks(train.hidden, Outcomes(rates), [rows] * 3)
     ]
-    alone = fit_networks(train.hidden, rates, [rows])[0].log_odds(train.hidden)
+    alone = fit_networks(train.hidden, Outcomes(rates), [rows])[0].outlook(train.hidden)
     assert max(losses) - min(losses) < 0.01
     assert abs(log_loss(alone, rates).mean() - np.mean(losses)) < 0.01
 
@@ -105,7 +105,7 @@ def test_wide_prompt_states_are_reduced(train):
     wide = replace(some, hidden=(some.hidden @ rotation.numpy().T).astype(np.float32))
     readout, _ = readout_of(wide, "prompt", [fit_networks])
     assert readout.weights[0].shape == (300 + NUM_SHAPE_FEATURES, 128)
-    assert log_odds(readout, wide).shape == (400, 2)
+    assert outlook(readout, wide).shape == (400, 2)
 
 
 @pytest.fixture(scope="module")
@@ -117,16 +117,16 @@ def wordings(train):
 def test_the_wording_tells_kinds_of_questions_apart(wordings, validation):
     readout, known = difficulty_of(wordings)
     assert readout.is_free
-    rates, new = success_rates(wordings), success_rates(validation.table)
+    rates, new = wordings.success_rates, validation.table.success_rates
     average = np.log(rates.mean(0) / (1 - rates.mean(0)))
-    for log_odds_, truth in ((known, rates), (log_odds(readout, validation.table), new)):
+    for log_odds_, truth in ((known, rates), (outlook(readout, validation.table), new)):
         assert (log_loss(log_odds_, truth) < log_loss(average, truth) - 0.1).all()
 
 
 def test_the_shape_of_a_wording_tells_more_than_the_prompt_state_alone(train):
-    rates = success_rates(train)
+    rates = train.success_rates
     state, both = (
-        best_fit(features, rates, [fit_networks])[1]
+        best_fit(features, Outcomes(rates), [fit_networks])[1]
         for features in (train.hidden, train.features("prompt"))
     )
     assert log_loss(both, rates).mean() < log_loss(state, rates).mean() - 0.03
@@ -157,7 +157,7 @@ def test_any_number_has_a_shape(number):
 def test_a_question_of_another_shape_is_of_unknown_difficulty(train, validation):
     readout, of_train = difficulty_of(train.take(np.arange(0, len(train), 2)))
     assert np.isfinite(of_train).all()
-    assert np.isfinite(log_odds(readout, validation.table)).all()
+    assert np.isfinite(outlook(readout, validation.table)).all()
     product = "Solve the following multiplication: 3 * 4."
     whole = f"{product} Give only the result as your final answer."
     assert np.isfinite(readout.of_question(whole, None)).all()
@@ -169,7 +169,7 @@ def test_a_question_of_another_shape_is_of_unknown_difficulty(train, validation)
 def test_a_live_episode_reads_questions_as_replay_does(train, validation, config, reads):
     readout, _ = readout_of(train.take(np.arange(300)), reads, LINEAR[:1])
     config = replace(config, reads_prompt=not readout.is_free)
-    expected = log_odds(readout, validation.table)
+    expected = outlook(readout, validation.table)
     for q in (0, 7):
         episode = Episode(
             validation.questions[q],

@@ -1,48 +1,63 @@
 """Rules stand in for a policy that held-out questions do not show to be ahead."""
 
 import numpy as np
+import pytest
 
 from controller.policy.rules import AlwaysLarge, RulePolicy, SelfConsistency
 from training.learn.difficulty import fold_of
-from training.learn.floor import HeldOut, fit_floor, play_at
+from training.learn.floor import Judged, Rulebook
 
 PRICES = np.array([1e-7, 1e-2])
 
 
-def halves(validation, policy, config):
+@pytest.fixture(scope="module")
+def rulebook(validation, config):
+    return Rulebook.screened(config, PRICES, validation.table, None)
+
+
+@pytest.fixture(scope="module")
+def halves(validation):
     fold = fold_of(len(validation.table), 2)
-    tables = [validation.table.take(np.flatnonzero(fold == part)) for part in (0, 1)]
+    return [validation.table.take(np.flatnonzero(fold == part)) for part in (0, 1)]
+
+
+def held(rulebook, halves, policy):
     return [
-        HeldOut(table=table, known=None, played=play_at(policy, table, config, None, PRICES))
-        for table in tables
+        Judged(
+            rules=rulebook.utilities(table, None),
+            policy=rulebook.judge(RulePolicy(policy), table, None),
+        )
+        for table in halves
     ]
 
 
-def test_a_policy_that_spends_nothing_is_replaced_where_compute_is_cheap(validation, config):
-    floor = fit_floor(halves(validation, RulePolicy(SelfConsistency(0)), config), config, PRICES)
+def test_few_rules_go_on_and_the_best_ones_are_among_them(rulebook, validation):
+    utilities = rulebook.utilities(validation.table, None)
+    assert utilities.shape == (2, len(rulebook.rules), len(validation.table))
+    assert 2 <= len(rulebook.rules) <= 16
+    assert rulebook.best(utilities).rules[1] == SelfConsistency(0)
+
+
+def test_a_policy_that_spends_nothing_is_replaced_where_compute_is_cheap(rulebook, halves):
+    floor = rulebook.floor(held(rulebook, halves, SelfConsistency(0)))
     assert floor.rules[0] is not None
     assert floor.leads[0] < -0.3
 
 
 def test_a_policy_that_always_asks_the_large_model_is_replaced_where_compute_is_dear(
-    validation, config
+    rulebook, halves
 ):
-    floor = fit_floor(halves(validation, RulePolicy(AlwaysLarge()), config), config, PRICES)
+    floor = rulebook.floor(held(rulebook, halves, AlwaysLarge()))
     assert floor.rules[1] is not None
     assert floor.leads[1] < 0
 
 
-def test_a_policy_that_knows_the_answers_decides(validation, config):
-    held = halves(validation, RulePolicy(AlwaysLarge()), config)
-    free = [
-        [
-            type(p)(**{**vars(p), "right": np.ones_like(p.right), "cost": p.cost * 0})
-            for p in e.played
-        ]
-        for e in held
+def test_a_policy_that_knows_the_answers_decides(rulebook, halves):
+    omniscient = [
+        Judged(rules=part.rules, policy=np.ones_like(part.policy))
+        for part in held(rulebook, halves, AlwaysLarge())
     ]
-    held = [HeldOut(table=e.table, known=None, played=f) for e, f in zip(held, free, strict=True)]
-    floor = fit_floor(held, config, PRICES)
+    floor = rulebook.floor(omniscient)
     assert floor.rules == (None, None)
     assert min(floor.leads) > 0
     assert floor.share == 0

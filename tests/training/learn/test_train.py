@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pytest
 
 from controller.errors import TraceFormatError
+from envs.traces.format import TraceSet
+from training.learn.config import STEPS_PER_ATTEMPT
 from training.learn.resume import CURVE, Curve, read_curve
 from training.learn.train import ControllerTraining, TrainConfig, prepare
 from training.ppo import PPOConfig
@@ -17,16 +17,9 @@ SETTINGS = TrainConfig(ppo=PPOConfig(total_steps=6 * 256 * 16, num_envs=256))
 
 
 @pytest.fixture(scope="module")
-def few(traces):
-    """Bundled traces with 300 questions, and without hidden states, which take long to fit."""
-    ids = traces.questions["question_id"].take(list(range(0, len(traces.questions), 15)))
-    return replace(
-        traces,
-        questions=traces.questions.filter(
-            pc.is_in(traces.questions["question_id"], ids)
-        ).drop_columns("prompt_hidden"),
-        stored=ds.dataset(traces.attempts.filter(pc.is_in(traces.attempts["question_id"], ids))),
-    )
+def few(few):
+    """The set itself, not its directory."""
+    return TraceSet.read(few)
 
 
 def train(traces, out, stop_after=None, config=SETTINGS):
@@ -93,7 +86,7 @@ def test_there_must_be_questions_of_both_splits(few, left, message):
 def test_open_steps_follow_the_number_of_attempts(few, tmp_path):
     training = ControllerTraining(few, TrainConfig(), tmp_path)
     attempts = sum(rows.train_attempts for rows in few.model_rows.values())
-    assert training.config.ppo.total_steps == 350 * attempts
+    assert training.config.ppo.total_steps == STEPS_PER_ATTEMPT * attempts
 
 
 def test_a_fresh_training_begins_a_fresh_curve(tmp_path):

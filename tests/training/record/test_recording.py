@@ -205,7 +205,10 @@ def test_a_recording_killed_at_any_moment_goes_on(questions, environment, allot,
     file.write_text("\n".join(json.dumps(row) for row in rows))
     given = ["record", "--questions", file, "--samples", "8", "--shard-questions", "2"]
     given += ["--max-new-tokens", "64", "--json"]
-    allot(*given, "--out", tmp_path / "whole")
+    models = [str(CHECKPOINTS / name) for name in ("small", "large")]
+    amount = RecordConfig(samples=8, shard_questions=2)
+    source = find_source(models, max_new_tokens=64)
+    record_models(read_questions(file), source, tmp_path / "whole", amount)
     out = tmp_path / "killed"
     command = [sys.executable, "-m", "training.cli", *map(str, given), "--out", str(out)]
     for parts in (1, 3):
@@ -290,12 +293,16 @@ def test_bundled_traces_have_the_promised_size_and_split(traces):
     assert {(a.count("sample"), a.count("escalate")) for a in counts.values()} == {(16, 2)}
 
 
-def test_splits_share_no_question_and_more_to_train_on_leaves_the_others_alone():
-    bundled, more = bundled_questions(), bundled_questions(train_scale=2)
-    texts = [q.text for members in more.values() for q in members]
-    assert len(texts) == len(set(texts))
+def test_splits_share_no_question_and_more_to_train_on_leaves_the_others_alone(traces):
+    bundled = {split: set() for split in ("train", "validation", "test")}
+    for row in traces.questions.to_pylist():
+        bundled[row["split"]].add(row["question"])
+    drawn = bundled_questions(train_scale=2)
+    more = {split: {q.text for q in members} for split, members in drawn.items()}
+    assert sum(map(len, more.values())) == sum(map(len, drawn.values()))
+    assert len(set().union(*more.values())) == sum(map(len, more.values()))
     assert len(more["train"]) > 1.5 * len(bundled["train"])
-    assert {q.text for q in bundled["train"]} < {q.text for q in more["train"]}
+    assert bundled["train"] < more["train"]
     assert all(more[split] == bundled[split] for split in ("validation", "test"))
 
 

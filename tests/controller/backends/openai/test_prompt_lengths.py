@@ -5,8 +5,8 @@ import asyncio
 import numpy as np
 import pytest
 
+from controller.backends.openai.endpoint import PromptLengths
 from controller.backends.openai.prompt_lengths import (
-    PromptLengths,
     RunningFit,
     fit_prompt_length,
     plausible,

@@ -1,0 +1,109 @@
+"""The page at `/`: asks the service's own API, and shows each decision as it is streamed."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2.utils import htmlsafe_json_dumps
+from starlette.responses import HTMLResponse
+
+from controller.policy.deciders import NAMED_RULES
+from controller.process.actions import ActionKind
+from controller.process.terms import Terms
+from controller.server.engine import Engine
+from controller.server.schema import MODEL
+
+EXAMPLES = (
+    {
+        "name": "Spell backward",
+        "text": "Spell this word backward (example: sun -> nus): geotaxy",
+        "answer": "yxatoeg",
+    },
+    {
+        "name": "Divisor",
+        "text": "Find the Greatest Common Divisor (GCD) of these numbers: 44, 24. "
+        "Give only the GCD as your final answer.",
+        "answer": "4",
+    },
+    {
+        "name": "Count letters",
+        "text": 'How many times does the letter "c" appear in the text: "the plague the cholera"?',
+        "answer": "1",
+    },
+    {
+        "name": "Multiply",
+        "text": "Solve the following multiplication: 76 * 63. "
+        "Give only the result as your final answer.",
+        "answer": "4788",
+    },
+    {
+        "name": "Factorize",
+        "text": "Find the prime factorization of 50. Write the factors separated by × "
+        "(Example: for 12 the answer would be: 2 × 2 × 3)",
+        "answer": "2 × 5 × 5",
+    },
+    {"name": "Not trained for", "text": "What is the capital of France?", "answer": "Paris"},
+)
+"""Questions to begin with; the bundled models were trained for all kinds but the last."""
+
+
+def page(engine: Engine, *, keys: bool) -> HTMLResponse:
+    """The page, with what it has to know of the controller that answers.
+
+    Args:
+        engine: whose first variant is shown.
+        keys: whether visitors need an API key.
+    """
+    variant = engine.variants.all[0]
+    process, calibration = variant.process, variant.checkpoint.calibration
+    setup: dict[str, Any] = {
+        "model": MODEL,
+        "models": [
+            {"name": model.name, "parameters": model.parameters, "weight": weight}
+            for model, weight in zip(engine.backend.models, process.cost.weights, strict=True)
+        ],
+        "actions": process.actions.names,
+        "kinds": {
+            kind.value: kind.spec.meaning for kind in process.kinds if kind is not ActionKind.STOP
+        },
+        "rules": {name: str(rule) for name, rule in NAMED_RULES.items()},
+        "price": variant.pricing.price_for(Terms()),
+        "price_range": variant.checkpoint.price_range,
+        "calibration": calibration and calibration.to_json(),
+        "examples": EXAMPLES,
+        "keys": keys,
+    }
+    text, policy = _template()
+    return HTMLResponse(
+        text.replace("{{ setup }}", str(htmlsafe_json_dumps(setup, separators=(",", ":")))),
+        headers={
+            "content-security-policy": policy,
+            "cache-control": "no-store",
+            "referrer-policy": "no-referrer",
+            "x-content-type-options": "nosniff",
+        },
+    )
+
+
+@cache
+def _template() -> tuple[str, str]:
+    """The page without a setup, and the policy that lets browsers run only what is in it."""
+    text = Path(__file__).with_name("playground.html").read_text(encoding="utf-8")
+    own = {kind: _digest(text, kind) for kind in ("script", "style")}
+    policy = (
+        f"default-src 'none'; script-src {own['script']}; style-src {own['style']}; "
+        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    )
+    return text, policy
+
+
+def _digest(text: str, kind: str) -> str:
+    (content,) = re.findall(rf"<{kind}>(.*?)</{kind}>", text, re.DOTALL)
+    digest = hashlib.sha256(content.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
