@@ -8,17 +8,19 @@ from __future__ import annotations
 import atexit
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from pebble import ProcessPool
 
+T = TypeVar("T")
+
 TIMEOUT_S = 2.0
-"""For one comparison; expressions that take longer are different."""
+"""For what a process of its own does; expressions that take longer are different."""
 
 _DIGITS = 40
 """Powers of ten beyond which a number is left alone."""
@@ -272,14 +274,36 @@ def normalize_answer(answer: str) -> str | None:
 
 def same_value(one: str, other: str, *, timeout_s: float = TIMEOUT_S) -> bool:
     """Whether two expressions have one mathematical value."""
-    pool = _pool()
+    return in_time(compare, one, other, begin=_load, timeout_s=timeout_s, otherwise=False)
+
+
+def _load() -> None:
+    compare("1", "1")
+
+
+def in_time(
+    work: Callable[..., T],
+    *given: object,
+    begin: Callable[[], None],
+    timeout_s: float = TIMEOUT_S,
+    otherwise: T,
+) -> T:
+    """The result of a function in a process of its own, or `otherwise` if it hangs or dies.
+
+    Args:
+        work: a function of a module, which the process imports.
+        given: its arguments.
+        begin: what the process begins with, such as imports, which no time is counted of.
+        timeout_s: after which the process is killed.
+        otherwise: the result then.
+    """
     from pebble import ProcessExpired
 
-    future = pool.schedule(compare, args=(one, other), timeout=timeout_s)
+    future = _pool(begin).schedule(work, args=given, timeout=timeout_s)
     try:
-        return bool(future.result())
+        return future.result()
     except (TimeoutError, ProcessExpired):
-        return False
+        return otherwise
 
 
 def compare(one: str, other: str) -> bool:
@@ -300,13 +324,13 @@ def compare(one: str, other: str) -> bool:
 
 
 @cache
-def _pool() -> ProcessPool:
+def _pool(begin: Callable[[], None]) -> ProcessPool:
     import multiprocessing
 
     from pebble import ProcessPool
 
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPool(1, context=context, initializer=compare, initargs=("1", "1"))
+    pool = ProcessPool(1, context=context, initializer=begin)
     atexit.register(_stop, pool)
     return pool
 

@@ -50,6 +50,7 @@ class Request:
         parent: attempt to revise; None unless the action is REVISE.
         unwanted: set once nobody waits for the attempt any more; backends that can may then
             give it up.
+        on_text: told each piece of text as it is written, by backends that can.
         deadline: a time of the event loop's clock; what is not done by then is returned as an
             attempt with `error`, by backends that suspend.
     """
@@ -60,6 +61,7 @@ class Request:
     index: int = 0
     parent: Attempt | None = None
     unwanted: Flag | None = field(default=None, compare=False)
+    on_text: Callable[[str], None] | None = field(default=None, compare=False)
     deadline: float | None = field(default=None, compare=False)
 
 
@@ -109,11 +111,13 @@ class Backend(ABC):
     Attributes:
         reads_prompts: whether it can tell the small model's prompt state.
         revises: whether its small model can be asked to revise.
+        takes_fields: whether all models get `Question.fields` and turns about tools.
     """
 
     models: tuple[ModelSpec, ...]
     reads_prompts: bool = True
     revises: bool = True
+    takes_fields: bool = False
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -173,6 +177,7 @@ class Wrapped(Backend):
     def __init__(self, backend: Backend) -> None:
         self.backend, self.models = backend, backend.models
         self.reads_prompts, self.revises = backend.reads_prompts, backend.revises
+        self.takes_fields = backend.takes_fields
 
     @property
     def notes(self) -> tuple[str, ...]:

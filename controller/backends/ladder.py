@@ -34,6 +34,7 @@ class Ladder(Backend):
                 f"ladder: expected models of distinct names, found {[m.name for m in self.models]}"
             )
         self.reads_prompts, self.revises = rungs[0].reads_prompts, rungs[0].revises
+        self.takes_fields = all(rung.takes_fields for rung in rungs)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from controller.backends.base import Request
 from controller.errors import BackendError, ConfigError
@@ -23,14 +24,16 @@ ROLES = ("system", "user", "assistant")
 
 _LONGEST_PATH = 1024
 
-Message = dict[str, str]
-"""One turn of a chat: `role` (system, user or assistant) and `content`."""
+Message = dict[str, Any]
+"""One turn of a chat: `role` (system, user or assistant) and `content`; to servers also calls of
+tools and what these returned."""
 
 
 def messages(request: Request, prompt: Sequence[Message] = ()) -> list[Message]:
     """The chat that asks for an attempt.
 
-    System messages come first, then examples, earlier turns of the conversation and the question.
+    System messages come first, then examples, earlier turns of the conversation, the question and
+    turns since.
 
     Args:
         request: a REVISE shows the model its question, the parent's text and `REVISE_PROMPT`;
@@ -55,7 +58,7 @@ def _rendered(question: Question, prompt: Sequence[Message]) -> list[Message]:
     first = asks.index(True) if any(asks) else len(prompt)
     filled = [{**m, "content": m["content"].replace(PLACE, question.text)} for m in prompt]
     asking = filled[first:] or [{"role": "user", "content": question.text}]
-    turns = [*filled[:first], *question.history, *asking]
+    turns = [*filled[:first], *question.history, *asking, *question.since]
     # Many chat templates take system messages nowhere else.
     return sorted(turns, key=lambda message: message["role"] != "system")
 

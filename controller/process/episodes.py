@@ -421,7 +421,8 @@ class Episodes(Lockstep):
         rung = attempts.rung
         prefill = attempts.prompt_tokens * (revised | ~self.prefilled[rows, rung])
         processed = prefill + attempts.completion_tokens
-        self.prefilled[rows, rung] |= ~revised
+        # An attempt that failed before its prompt was read leaves the prompt to the next one.
+        self.prefilled[rows, rung] |= ~revised & (attempts.prompt_tokens > 0)
         cost = np.where(revised, self.config.cost.reviser_weight, self.config.token_cost[rung])
         self.charge(rows, np.asarray(cost * processed), processed)
 

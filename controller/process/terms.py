@@ -7,8 +7,8 @@ from typing import Self
 
 from controller.errors import ConfigError
 
-LARGEST = 1e12
-"""Greater prices and times are mistakes, and too much for float32."""
+SMALLEST, LARGEST = 1e-12, 1e12
+"""Prices and times beyond are mistakes, and too much for float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +41,15 @@ class Terms:
     def __post_init__(self) -> None:
         for name in ("price", "mean_cost", "deadline_s"):
             value = getattr(self, name)
-            if value is not None and not 0 < value <= LARGEST:
-                raise ConfigError(f"{name}: expected a positive number, found {value}")
-        if not 0 <= self.round_price <= LARGEST:
-            raise ConfigError(f"round_price: expected 0 or more, found {self.round_price}")
+            if value is not None and not SMALLEST <= value <= LARGEST:
+                raise ConfigError(
+                    f"{name}: expected a number from {SMALLEST:g} to {LARGEST:g}, found {value}"
+                )
+        if self.round_price and not SMALLEST <= self.round_price <= LARGEST:
+            raise ConfigError(
+                f"round_price: expected 0, or a number from {SMALLEST:g} to {LARGEST:g}, found "
+                f"{self.round_price}"
+            )
         if self.budget is not None and not self.budget >= 0:
             raise ConfigError(f"budget: expected 0 or more, found {self.budget}")
         if sum(x is not None for x in (self.price, self.accuracy, self.mean_cost)) > 1:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from controller.process.actions import ActionKind
 from controller.process.cost import Usage
@@ -22,6 +24,9 @@ class Question:
         reference: ground truth; only a grader may read it. None when answering live.
         level: difficulty level, 1-based; None when unknown.
         history: turns of a conversation before it, `{"role": ..., "content": ...}` each.
+        since: turns after it: calls of tools and what they returned.
+        fields: further fields of requests to servers, as a client set them: `response_format`,
+            `tools`, `tool_choice`, `stop`.
         max_new_tokens: longest attempt that is wanted; None for the backend's own limit.
         answers: kind of its answers, see `controller.answers`; None for the backend's own.
     """
@@ -31,7 +36,9 @@ class Question:
     dataset: str = ""
     reference: str | None = None
     level: int | None = None
-    history: tuple[dict[str, str], ...] = ()
+    history: tuple[dict[str, Any], ...] = ()
+    since: tuple[dict[str, Any], ...] = ()
+    fields: Mapping[str, Any] = field(default_factory=dict, hash=False)
     max_new_tokens: int | None = None
     answers: str | None = None
 
@@ -99,6 +106,7 @@ class Attempt:
         parent_id: attempt that it revises; None otherwise.
         answer: parsed answer; None when none could be read.
         text: what the model wrote; None in traces that do not keep it.
+        calls: of tools, entries of OpenAI's `tool_calls` each.
         prompt_tokens: length of the prompt.
         completion_tokens: tokens written.
         finish_reason: why it ended, as servers say: `stop`, or `length` where it was cut at its
@@ -122,6 +130,7 @@ class Attempt:
     prompt_tokens: int
     completion_tokens: int
     text: str | None = None
+    calls: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
     parent_id: str | None = None
     finish_reason: str | None = None
     how: str | None = None

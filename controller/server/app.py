@@ -19,30 +19,30 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from controller.backends.openai.backend import UNAVAILABLE
 from controller.core import Choice
 from controller.server.decide import decide
+from controller.server.document import document
 from controller.server.engine import Engine, Served
 from controller.server.keys import Keys
-from controller.server.middleware import LimitSize, Observe
+from controller.server.middleware import LimitSize, LoopbackOnly, Observe
 from controller.server.ops import Metrics
 from controller.server.playground import page
 from controller.server.replies import (
     ALIVE,
-    DONE,
     REFUSED,
-    Chunks,
-    answer_json,
+    Form,
     bug,
-    refusal,
+    completion_form,
     refused,
-    sse,
 )
+from controller.server.responses import ResponseForm, ResponseRequest
 from controller.server.schema import (
     MODEL,
+    Asked,
     ChatRequest,
     CompletionRequest,
     DecideRequest,
-    document,
     read_terms,
 )
 
@@ -89,10 +89,12 @@ class Service:
         routes = [
             Route("/v1/chat/completions", self.chat, methods=["POST"]),
             Route("/v1/completions", self.complete, methods=["POST"]),
+            Route("/v1/responses", self.respond, methods=["POST"]),
             Route("/v1/decide", self.decide, methods=["POST"]),
             Route("/v1/models", self.models, methods=["GET"]),
             Route("/v1/models/{model}", self.model, methods=["GET"]),
-            Route("/health", self.health, methods=["GET"]),
+            Route("/health", self.live, methods=["GET"]),
+            Route("/live", self.live, methods=["GET"]),
             Route("/ready", self.ready, methods=["GET"]),
             Route("/metrics", self.metrics_text, methods=["GET"]),
             Route("/openapi.json", self.openapi, methods=["GET"]),
@@ -104,6 +106,7 @@ class Service:
             routes=routes,
             middleware=[
                 Middleware(Observe, metrics=self.metrics, paths=paths),
+                Middleware(LoopbackOnly, keys=self.keys),
                 Middleware(LimitSize),
             ],
             exception_handlers={**dict.fromkeys(REFUSED, refused), Exception: bug},
@@ -142,62 +145,74 @@ class Service:
 
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
-        return await self._completion(request, ChatRequest)
+        asked = ChatRequest.model_validate_json(await self._body(request))
+        return await self._answered(request, asked, partial(completion_form, asked, chat=True))
 
     async def complete(self, request: Request) -> Response:
         """POST /v1/completions."""
-        return await self._completion(request, CompletionRequest)
+        asked = CompletionRequest.model_validate_json(await self._body(request))
+        return await self._answered(request, asked, partial(completion_form, asked, chat=False))
 
-    async def _completion(
-        self, request: Request, kind: type[ChatRequest] | type[CompletionRequest]
+    async def respond(self, request: Request) -> Response:
+        """POST /v1/responses."""
+        asked = ResponseRequest.model_validate_json(await self._body(request))
+        return await self._answered(request, asked, partial(ResponseForm, asked))
+
+    async def _body(self, request: Request) -> bytes:
+        """The body of a request, if its key is good."""
+        self._caller(request)
+        return await request.body()
+
+    async def _answered(
+        self, request: Request, asked: Asked, new_form: Callable[..., Form]
     ) -> Response:
-        caller = self._caller(request)
-        asked = kind.model_validate_json(await request.body())
         if asked.model != MODEL:
             raise HTTPException(404, f"model: expected {MODEL!r}; see /v1/models")
         terms, question = read_terms(asked.allot, request.headers, asked.seed), asked.question()
-        context = propagate.extract(request.headers)
+        self._check_room()
+        await self.engine.check(question, terms, sticky=asked.user)
+        caller, context = self._caller(request), propagate.extract(request.headers)
 
-        async def answer(emit: Callable[[Choice], None] = lambda choice: None) -> Served:
+        async def answer(
+            emit: Callable[[Choice], None] = lambda choice: None,
+            say: Callable[[str], None] | None = None,
+        ) -> Served:
             with _tracer.start_as_current_span(
                 request.url.path, context=context, kind=trace.SpanKind.SERVER
             ):
                 return await self.engine.answer(
-                    question, terms, caller=caller, sticky=asked.user, emit=emit
+                    question, terms, caller=caller, sticky=asked.user, emit=emit, say=say
                 )
 
-        self._check_room()
-        chat = kind is ChatRequest
+        form = new_form(explain=terms.explain)
         if asked.stream:
-            chunks = Chunks(asked.ignored, chat=chat, explain=terms.explain)
-            return self._stream(request, asked.include_usage, chunks, answer)
+            return self._stream(request, form, answer)
         with self._taken_in():
             served = await _unless_gone(request, answer())
-        if served is None:
-            return Response(status_code=499)
-        return JSONResponse(answer_json(served, asked.ignored, chat=chat, explain=terms.explain))
+        return Response(status_code=499) if served is None else JSONResponse(form.whole(served))
 
     def _stream(
         self,
         request: Request,
-        include_usage: bool,
-        chunks: Chunks,
-        answer: Callable[[Callable[[Choice], None]], Coroutine[Any, Any, Served]],
+        form: Form,
+        answer: Callable[..., Coroutine[Any, Any, Served]],
     ) -> Response:
         events: asyncio.Queue[bytes | None] = asyncio.Queue()
 
         async def work() -> None:
             try:
-                served = await answer(lambda choice: events.put_nowait(chunks.choice(choice)))
-                events.put_nowait(chunks.answer(served, include_usage=include_usage))
-                events.put_nowait(DONE)
+                served = await answer(
+                    emit=lambda choice: events.put_nowait(form.choice(choice)),
+                    say=lambda piece: events.put_nowait(form.text(piece)),
+                )
+                events.put_nowait(form.answer(served))
             except REFUSED as error:
-                events.put_nowait(sse(refusal(error)[1]))
+                events.put_nowait(form.error(error))
             finally:
                 events.put_nowait(None)
 
         async def stream() -> AsyncIterator[bytes]:
-            yield chunks.first()
+            yield form.first()
             task = asyncio.create_task(work())
             gone = asyncio.create_task(_disconnected(request))
             gone.add_done_callback(lambda _: task.cancel())
@@ -236,19 +251,17 @@ class Service:
         shown = {"ladder": ladder, "arms": arms}
         return {"id": MODEL, "object": "model", "created": 0, "owned_by": "allot", "allot": shown}
 
-    async def health(self, request: Request) -> Response:
-        """GET /health: whether the process runs."""
+    async def live(self, request: Request) -> Response:
+        """GET /live, or /health: whether the process runs."""
         return JSONResponse({"status": "ok"})
 
     async def ready(self, request: Request) -> Response:
         """GET /ready: whether questions can be answered, if only by one model."""
         backend = self.engine.backend
-        wrong = await self._checked()
-        up = [
-            model.name
-            for rung, model in enumerate(backend.models)
-            if model.name not in wrong and backend.available(rung)
-        ]
+        names = [model.name for model in backend.models]
+        shut = [name for rung, name in enumerate(names) if not backend.available(rung)]
+        wrong = {**dict.fromkeys(shut, UNAVAILABLE), **await self._checked()}
+        up = [name for name in names if name not in wrong]
         ready = bool(up) and not self.draining
         state = {
             "ready": ready,

@@ -3,33 +3,49 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import hashlib
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import chain, repeat
 from typing import Annotated, Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
 from opentelemetry import trace
 from pydantic import ConfigDict, Field
 
 from controller.answers import answer_kind
+from controller.answers.kinds import Whole
+from controller.answers.structured import has_schemas, schema_fault
 from controller.backends.base import Backend, OneSpelling, Request, Verdict, Wrapped
+from controller.backends.identity import blank_attempt
 from controller.core import Choice, Decision, Episode, play
 from controller.errors import BackendError, ConfigError
 from controller.policy.deciders import named_rule
 from controller.process.actions import ActionKind
 from controller.process.cost import Usage
+from controller.process.episodes import NO_ANSWER, AttemptColumns
 from controller.process.terms import Terms
 from controller.process.types import Attempt, Question
 from controller.server.config import MAX_DEADLINE_S, Limits
 from controller.server.equivalence import ByKind
-from controller.server.limits import DEADLINE, EscalationBudget, Restricted
+from controller.server.limits import (
+    BROKEN_OFF,
+    BUDGET,
+    CANCELLED,
+    DEADLINE,
+    EscalationBudget,
+    Restricted,
+)
 from controller.server.variants import Variant, Variants
 
 _tracer = trace.get_tracer("allot")
 
 Emit = Callable[[Choice], None]
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +118,12 @@ class Served:
     wall_s: float
 
     @property
+    def answers_are_texts(self) -> bool:
+        """Whether an answer is all that a model wrote, and not a few words of it."""
+        whole = self.variant.checkpoint.answers == Whole.name
+        return whole or has_schemas(self.question.fields)
+
+    @property
     def gave_up(self) -> bool:
         """Whether no attempt was made on purpose."""
         return not (self.attempts or self.degraded or self.limited)
@@ -111,10 +133,11 @@ class NoAnswerError(BackendError):
     """No model made a single attempt that succeeded."""
 
     def __init__(self, served: Served) -> None:
-        kinds = sorted({a.error or "" for a in served.attempts})
-        super().__init__(f"no model answered: {', '.join(kinds) or 'none is available'}")
+        self.kinds = {a.error or "" for a in served.attempts}
+        said = ", ".join(sorted(self.kinds)) or "none is available"
+        super().__init__(f"no model answered: {said}")
         self.served = served
-        self.late = DEADLINE in served.limited or set(kinds) == {DEADLINE}
+        self.late = DEADLINE in served.limited or self.kinds == {DEADLINE}
 
 
 class Engine:
@@ -157,6 +180,7 @@ class Engine:
         caller: str = "anyone",
         sticky: str | None = None,
         emit: Emit = lambda choice: None,
+        say: Say | None = None,
     ) -> Served:
         """Answer a question.
 
@@ -166,46 +190,89 @@ class Engine:
             caller: who pays for escalations.
             sticky: what is hashed to choose a variant; the question's text when None.
             emit: told of each choice when it is made, and of each decision once carried out.
+            say: told the text of an attempt as it is written, where that will be returned
+                whatever it says.
 
         Raises:
             ConfigError: terms that are out of range.
             NoAnswerError: no attempt succeeded.
         """
-        started = time.perf_counter()
         variant = self.variants.assign(sticky or question.text)
         allowed = replace(
             terms.at(variant.pricing.price_for(terms)),
             budget=least(terms.budget, self.limits.max_budget),
         )
+        asked = self._begun(question, terms, caller, variant, allowed)
+        attributes = {"allot.arm": variant.name}
+        with _tracer.start_as_current_span("answer", attributes=attributes) as span:
+            try:
+                await self._run(asked, emit, say)
+            except asyncio.CancelledError:
+                asked.decider.limited.add(CANCELLED)
+                self._settle(asked)
+                raise
+            span.set_attribute("allot.cost", asked.episode.cost)
+        served = self._settle(asked)
+        if served.limited == (BUDGET,) and served.attempt is None:
+            raise ConfigError(
+                f"budget: expected at least {asked.least_cost:g}, which one attempt may cost here, "
+                f"found {allowed.budget:g}"
+            )
+        if served.attempt is None and not (served.gave_up and terms.give_up):
+            raise NoAnswerError(served)
+        return served
+
+    def _begun(
+        self,
+        question: Question,
+        terms: RequestTerms,
+        caller: str,
+        variant: Variant,
+        allowed: RequestTerms,
+    ) -> _Asked:
+        """A question, what it may cost, and who decides about it, before anything is done."""
         strayed: list[str] = []
         decider, deadline = self._decider(variant, terms, caller, strayed)
+        attended = _Attended(self.backend, decider, deadline)
         episode = Episode(
             identified(question, terms),
-            self._attended(decider, deadline),
+            self._spelled(question, attended, deadline),
             variant.process,
             allowed,
             difficulty=variant.checkpoint.difficulty,
         )
-        attributes = {"allot.arm": variant.name}
-        with _tracer.start_as_current_span("answer", attributes=attributes) as span:
-            decisions = await self._run(episode, decider, deadline, emit)
-            span.set_attribute("allot.cost", episode.cost)
-        variant.pricing.count(terms, episode.cost)
-        for feature in strayed:
+        return _Asked(
+            question=replace(question, question_id=terms.question_id or ""),
+            terms=terms,
+            allowed=allowed,
+            variant=variant,
+            episode=episode,
+            attended=attended,
+            decider=decider,
+            deadline=deadline,
+            strayed=strayed,
+        )
+
+    def _settle(self, asked: _Asked) -> Served:
+        """Charge, count and log a question, however it ended."""
+        asked.record_abandoned()
+        episode, decider, variant = asked.episode, asked.decider, asked.variant
+        variant.pricing.count(asked.terms, episode.cost)
+        for feature in asked.strayed:
             self._on_stray(variant.name, feature)
-        guarded = strayed[0] if strayed else None
-        if variant.guarded and decisions and terms.rule is None:
+        guarded = asked.strayed[0] if asked.strayed else None
+        if variant.guarded and asked.decisions and asked.terms.rule is None:
             variant.watch.note(guarded)
         served = Served(
             episode_id=f"allot-{uuid.uuid4().hex}",
-            question=replace(question, question_id=terms.question_id or ""),
-            caller=caller,
+            question=asked.question,
+            caller=decider.caller,
             variant=variant,
             answer=episode.answer,
             attempt=episode.best_attempt() or best_unread(episode.attempts),
-            decisions=tuple(decisions),
+            decisions=tuple(asked.decisions),
             attempts=tuple(episode.attempts),
-            terms=allowed,
+            terms=asked.allowed,
             cost=episode.cost,
             usage=episode.usage,
             degraded=tuple(sorted(decider.degraded)),
@@ -213,11 +280,9 @@ class Engine:
             guarded=guarded,
             warnings=self.warnings,
             decision_s=decider.seconds,
-            wall_s=time.perf_counter() - started,
+            wall_s=time.perf_counter() - asked.started,
         )
         self._on_served(served)
-        if served.attempt is None and not (served.gave_up and terms.give_up):
-            raise NoAnswerError(served)
         return served
 
     def _decider(
@@ -238,8 +303,29 @@ class Engine:
         )
         return decider, deadline
 
-    def _attended(self, decider: Restricted, deadline: float) -> Backend:
-        """The backend for one question."""
+    async def check(
+        self, question: Question, terms: RequestTerms, *, sticky: str | None = None
+    ) -> None:
+        """See that a question can be answered as its client wants, before anything is done.
+
+        Raises:
+            ConfigError: terms that are out of reach, fields that a model would not get, or a
+                schema that is none.
+        """
+        self.variants.assign(sticky or question.text).pricing.price_for(terms)
+        turns = (*question.history, *question.since)
+        wanted = [*question.fields, *("messages" for t in turns if t.keys() - {"role", "content"})]
+        if wanted and not self.backend.takes_fields:
+            raise ConfigError(
+                f"{wanted[0]}: expected it left out, as a model here is not behind a server"
+            )
+        if has_schemas(question.fields):
+            fault = await asyncio.to_thread(schema_fault, question.fields)
+            if fault is not None:
+                raise ConfigError(f"{fault}: expected a JSON Schema")
+
+    def _spelled(self, question: Question, backend: Backend, deadline: float) -> Backend:
+        """A backend that gives equal answers to one question one spelling."""
 
         async def canonical(answer: str, known: Sequence[str]) -> str:
             try:
@@ -248,31 +334,96 @@ class Engine:
             except TimeoutError:
                 return answer
 
-        return OneSpelling(_Attended(self.backend, decider, deadline), canonical)
+        return backend if has_schemas(question.fields) else OneSpelling(backend, canonical)
 
-    async def _run(
-        self, episode: Episode, decider: Restricted, deadline: float, emit: Emit
-    ) -> list[Decision]:
+    async def _run(self, asked: _Asked, emit: Emit, say: Say | None) -> None:
+        decider, decisions = asked.decider, asked.decisions
         try:
-            async with asyncio.timeout_at(deadline):
-                await episode.begin()
+            async with asyncio.timeout_at(asked.deadline):
+                await asked.episode.begin()
         except TimeoutError:
             decider.limited.add(DEADLINE)
-            return []
+            return
         except BackendError:
             decider.degraded.add(self.backend.models[0].name)
-            return []
-        decisions: list[Decision] = []
+            return
         while not decisions or not decisions[-1].final:
             try:
-                async for step in play(episode, decider):
+                async for step in play(asked.episode, decider):
                     emit(step)
+                    asked.attended.say = say if say and asked.returns(step) else None
                     if isinstance(step, Decision):
                         decisions.append(step)
                         _trace(step)
             except _VerifierError:
                 decider.verifier_down = True
-        return decisions
+        unwished = not (asked.episode.attempts or asked.terms.give_up)
+        if unwished and not (decider.degraded or decider.limited):
+            decider.limited.add(BUDGET)
+
+
+@dataclass(kw_only=True)
+class _Asked:
+    """A question that is being answered.
+
+    Attributes:
+        question: under its asker's id.
+        allowed: its terms at a known price, within the service's limits.
+        deadline: on the event loop's clock.
+        strayed: features that have been outside their range of training.
+        decisions: carried out so far.
+    """
+
+    question: Question
+    terms: RequestTerms
+    allowed: RequestTerms
+    variant: Variant
+    episode: Episode
+    attended: _Attended
+    decider: Restricted
+    deadline: float
+    strayed: list[str]
+    decisions: list[Decision] = field(default_factory=list)
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def least_cost(self) -> float:
+        """Most that one attempt of the small model may cost."""
+        config, lengths = self.episode.config, self.episode.state.prompt_tokens
+        return float(lengths[0, 0] + config.max_completion_tokens[0])
+
+    def returns(self, choice: Choice) -> bool:
+        """Whether the attempt that a choice brings is returned whatever it says.
+
+        A rule that always decides tells: it is asked what it would do after an answer, and after
+        none. A policy may change its mind.
+        """
+        always, climbs = self.terms.rule or self.variant.always, choice.action.kind.spec.climbs
+        if always is None or self.episode.attempts or choice.stops or choice.action.width > 1:
+            return False
+        rung = np.zeros(1, np.int64) if climbs is None else climbs(self.episode.state)
+        after = [copy.deepcopy(self.episode.state) for _ in range(2)]
+        for answer, state in enumerate(after, NO_ANSWER):
+            state.record(np.zeros(1, np.int64), np.zeros(1, np.bool_), unseen(rung, answer))
+        rule = named_rule(always)
+        return not any(rule.act(state, state.mask())[0] for state in after)
+
+    def record_abandoned(self) -> None:
+        """Take note of attempts that were cancelled: their prompts have been paid for."""
+        requests, self.attended.pending = self.attended.pending, ()
+        names, lengths = self.attended.models, self.episode.state.prompt_tokens
+        if requests:
+            self.episode.made(
+                [
+                    replace(
+                        blank_attempt(names[request.rung].name, request),
+                        error=CANCELLED,
+                        prompt_tokens=int(lengths[0, request.rung]),
+                        usage=Usage(prefill_tokens=int(lengths[0, request.rung]) if first else 0),
+                    )
+                    for first, request in zip(chain([True], repeat(False)), requests, strict=False)
+                ]
+            )
 
 
 class _Attended(Wrapped):
@@ -281,16 +432,32 @@ class _Attended(Wrapped):
     def __init__(self, backend: Backend, decider: Restricted, deadline: float) -> None:
         super().__init__(backend)
         self._decider, self._deadline = decider, deadline
+        self.pending: Sequence[Request] = ()
+        """Requests that have gone out and are not answered."""
+        self.say: Say | None = None
+        """Told the text of the next attempt."""
+        self._said = False
 
     async def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
         """See `Backend.attempts`; a model that makes none is down for this question."""
-        made = await super().attempts([replace(r, deadline=self._deadline) for r in requests])
+        self.pending = requests
+        on_text = self._say if self.say else None
+        asked = [replace(r, deadline=self._deadline, on_text=on_text) for r in requests]
+        made = await super().attempts(asked)
+        self.pending = ()
+        if self._said and any(attempt.error for attempt in made):
+            self._decider.limited.add(BROKEN_OFF)
         if all(attempt.error for attempt in made):
             rung = requests[0].rung
             self._decider.down.add(rung)
             if not all(attempt.error == DEADLINE for attempt in made):
                 self._decider.degraded.add(self.models[rung].name)
         return made
+
+    def _say(self, piece: str) -> None:
+        self._said = True
+        if self.say:
+            self.say(piece)
 
     async def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
         """See `Backend.verify`."""
@@ -331,6 +498,23 @@ def least(*limits: float | None) -> Any:
     (2, None)
     """
     return min((limit for limit in limits if limit is not None), default=None)
+
+
+def unseen(rung: NDArray[np.int64], answer: int) -> AttemptColumns:
+    """An attempt of which nothing is known but who made it and what it answers."""
+    zero, unknown = np.zeros(1, np.int64), np.full(1, np.nan)
+    return AttemptColumns(
+        rung=rung,
+        answer=np.array([answer]),
+        prompt_tokens=zero,
+        completion_tokens=zero,
+        mean_logprob=unknown,
+        min_logprob=unknown,
+        cut=zero > 0,
+        scoreable=zero > 0,
+        first_child=zero,
+        num_children=zero,
+    )
 
 
 def best_unread(attempts: Sequence[Attempt]) -> Attempt | None:

@@ -64,6 +64,15 @@ class Keys:
             raise ConfigError(f"{path}: expected at least one key, found none")
         return cls(digests)
 
+    def become(self, others: Keys) -> None:
+        """Let in those alone whom others let in."""
+        self._digests = others._digests
+
+    @property
+    def callers(self) -> list[str]:
+        """Names of all who may ask."""
+        return sorted(self._digests)
+
     @property
     def required(self) -> bool:
         """Whether a key is needed."""

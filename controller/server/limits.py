@@ -16,6 +16,7 @@ from controller.process.actions import PRICED, ActionKind
 from controller.server.config import Limits
 
 DEADLINE, REQUEST_BUDGET, WITHOUT = "deadline", "request_budget", "without"
+BUDGET, CANCELLED, BROKEN_OFF = "budget", "cancelled", "broken_off"
 _BY_SMALL = tuple(kind for kind, spec in PRICED.items() if spec.climbs is None)
 _MAX_CALLERS = 10_000
 
@@ -143,6 +144,8 @@ class Restricted:
         every = [kind for kind in ActionKind if kind is not ActionKind.STOP]
         if self.out_of_time():
             return dict.fromkeys(every, DEADLINE)
+        if BROKEN_OFF in self.limited:
+            return dict.fromkeys(every, BROKEN_OFF)
         why: dict[ActionKind, str] = {}
         if self._is_down(0):
             why |= dict.fromkeys(_BY_SMALL, f"down:{self.backend.models[0].name}")

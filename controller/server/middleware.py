@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from urllib.parse import urlsplit
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from controller.server.config import LOOPBACK
+from controller.server.keys import Keys
 from controller.server.ops import Metrics
 from controller.server.replies import error_json
 
@@ -73,6 +76,40 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return again
+
+
+class LoopbackOnly:
+    """Turns away what web pages of others send to a service that asks nobody for a key.
+
+    A page of any site can have its visitors' browsers send requests to loopback; their `Origin`
+    tells, or their `Host` if the site's name has been made to mean this machine.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Keys) -> None:
+        self._app, self._keys = app, keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        foreign = scope["type"] == "http" and not self._keys.required and _foreign(scope)
+        if foreign:
+            message = f"{foreign}: expected this machine's, as no key is needed here"
+            await _refuse(403, message)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+
+def _foreign(scope: Scope) -> str | None:
+    """The header that names another machine; None if there is none."""
+    for name, value in scope["headers"]:
+        if name in (b"host", b"origin"):
+            prefix = "//" if name == b"host" else ""
+            try:
+                host = urlsplit(prefix + value.decode("latin-1")).hostname
+            except ValueError:
+                host = None
+            if host not in LOOPBACK:
+                return str(name.decode())
+    return None
 
 
 class Observe:

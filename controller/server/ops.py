@@ -77,7 +77,7 @@ def configure(episodes: Path | None) -> None:
         episode_log.handlers, episode_log.propagate = [file], False
 
 
-_SERVED = ("episode_id", "caller", "answer", "cost", "degraded", "limited", "guarded")
+_SERVED = ("episode_id", "caller", "cost", "degraded", "limited", "guarded")
 _ATTEMPT = (
     *("attempt_id", "parent_id", "model", "rung", "action", "answer", "prompt_tokens"),
     *("completion_tokens", "finish_reason", "mean_logprob", "min_logprob", "verifier_score"),
@@ -88,12 +88,14 @@ _ATTEMPT = (
 def episode_fields(served: Served, *, texts: bool) -> dict[str, Any]:
     """What the log says about a question."""
     question = served.question
-    digest = hashlib.sha256(question.text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
     same = {name: getattr(served, name) for name in _SERVED}
+    hidden = not texts and served.answers_are_texts
     return {
         "version": LOG_VERSION,
         **same,
-        "question_id": question.question_id or digest,
+        "answer": _shown(served.answer, hidden),
+        "answers_hidden": hidden,
+        "question_id": question.question_id or _digest(question.text),
         "question": question.text if texts else None,
         "arm": served.variant.name,
         "policy": served.variant.digest,
@@ -108,10 +110,19 @@ def episode_fields(served: Served, *, texts: bool) -> dict[str, Any]:
         "decisions": [_decision(decision) for decision in served.decisions],
         "attempts": [
             {name: getattr(attempt, name) for name in _ATTEMPT}
-            | {"text": attempt.text if texts else None}
+            | {"text": attempt.text if texts else None, "answer": _shown(attempt.answer, hidden)}
             for attempt in served.attempts
         ],
     }
+
+
+def _shown(answer: str | None, hidden: bool) -> str | None:
+    """An answer, or enough of a digest to tell equal ones."""
+    return None if answer is None else _digest(answer) if hidden else answer
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _decision(decision: Decision) -> dict[str, Any]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from controller.backends.openai.resilience import PERMANENT, TOO_LONG
 from controller.core import Choice, Decision
 from controller.errors import CheckpointError, ConfigError
 from controller.process.actions import ActionKind
@@ -19,7 +20,7 @@ from controller.process.cost import Usage
 from controller.process.types import CUT
 from controller.server.engine import NoAnswerError, Served
 from controller.server.ops import service_log
-from controller.server.schema import MODEL, complaint
+from controller.server.schema import MODEL, Completing, complaint
 
 Json = dict[str, Any]
 
@@ -109,45 +110,96 @@ def extension(served: Served, ignored: Sequence[str], *, explain: bool) -> Json:
     }
 
 
-def _text(served: Served) -> str:
-    return (served.attempt.text or served.attempt.answer or "") if served.attempt else ""
+def text_of(served: Served) -> str:
+    """What is returned as text."""
+    attempt = served.attempt
+    if attempt is None or attempt.calls:
+        return (attempt and attempt.text) or ""
+    return attempt.text or attempt.answer or ""
 
 
 def _finish(served: Served) -> str:
     """Why the returned attempt ended, in OpenAI's words."""
+    if served.attempt and served.attempt.calls:
+        return "tool_calls"
     reason = served.attempt.finish_reason if served.attempt else None
     return reason if reason in (CUT, "content_filter") else "stop"
 
 
-def answer_json(served: Served, ignored: Sequence[str], *, chat: bool, explain: bool) -> Json:
-    """A chat completion or a text completion."""
-    said: Json = {"text": _text(served)}
-    if chat:
-        said = {"message": {"role": "assistant", "content": _text(served), "refusal": None}}
-    return {
-        "id": served.episode_id,
-        "object": "chat.completion" if chat else "text_completion",
-        "created": int(time.time()),
-        "model": MODEL,
-        "choices": [{"index": 0, **said, "finish_reason": _finish(served), "logprobs": None}],
-        "usage": usage_json(served),
-        "allot": extension(served, ignored, explain=explain),
-    }
+def calls_of(served: Served) -> list[Json]:
+    """The calls of tools that an answer is, as OpenAI has them; none for a text."""
+    return [dict(call) for call in served.attempt.calls] if served.attempt else []
 
 
-class Chunks:
-    """The events of one stream.
+class Form(Protocol):
+    """How an answer is told, whole or as the events of one stream."""
+
+    def whole(self, served: Served) -> Json:
+        """The answer."""
+        ...
+
+    def first(self) -> bytes:
+        """That an answer is being made."""
+        ...
+
+    def choice(self, choice: Choice) -> bytes:
+        """A choice or decision, when it happens."""
+        ...
+
+    def text(self, piece: str) -> bytes:
+        """A piece of the answer's text, when it is written."""
+        ...
+
+    def answer(self, served: Served) -> bytes:
+        """What has not been told of the answer, and its end."""
+        ...
+
+    def error(self, error: Exception) -> bytes:
+        """That there is no answer."""
+        ...
+
+
+def completion_form(asked: Completing, *, chat: bool, explain: bool) -> CompletionForm:
+    """The form that a completion is asked for in."""
+    return CompletionForm(
+        asked.ignored, chat=chat, explain=explain, include_usage=asked.include_usage
+    )
+
+
+class CompletionForm:
+    """An answer in the form of a completion, whole or as the events of one stream.
 
     Every chunk has a choice, if only an empty one, since clients look at the first.
     """
 
-    def __init__(self, ignored: Sequence[str], *, chat: bool, explain: bool) -> None:
+    def __init__(
+        self, ignored: Sequence[str], *, chat: bool, explain: bool, include_usage: bool = False
+    ) -> None:
         self._ignored, self._chat, self._explain = ignored, chat, explain
+        self._include_usage, self._told = include_usage, ""
         self._head = {
             "id": f"allot-stream-{time.time_ns():x}",
             "object": "chat.completion.chunk" if chat else "text_completion",
             "created": int(time.time()),
             "model": MODEL,
+        }
+
+    def whole(self, served: Served) -> Json:
+        """The completion."""
+        said: Json = {"text": text_of(served)}
+        if self._chat:
+            calls = calls_of(served)
+            content = text_of(served) or (None if calls else "")
+            said = {"message": {"role": "assistant", "content": content, "refusal": None}}
+            said["message"] |= {"tool_calls": calls} if calls else {}
+        return {
+            "id": served.episode_id,
+            "object": "chat.completion" if self._chat else "text_completion",
+            "created": int(time.time()),
+            "model": MODEL,
+            "choices": [{"index": 0, **said, "finish_reason": _finish(served), "logprobs": None}],
+            "usage": usage_json(served),
+            "allot": extension(served, self._ignored, explain=self._explain),
         }
 
     def first(self) -> bytes:
@@ -158,16 +210,30 @@ class Chunks:
         """A choice or decision, when it happens."""
         return self._event({}, allot=choice_json(choice, explain=self._explain))
 
-    def answer(self, served: Served, *, include_usage: bool) -> bytes:
-        """The answer, its end, and usage if wanted."""
+    def text(self, piece: str) -> bytes:
+        """A piece of the answer's text, when it is written."""
+        self._told += piece
+        return self._event({"content": piece})
+
+    def answer(self, served: Served) -> bytes:
+        """What has not been told of the answer, its end, and usage if wanted."""
         told = extension(served, self._ignored, explain=self._explain)
         end = self._event({}, _finish(served), allot=told)
-        events = [self._event({"content": _text(served)}), end]
-        if include_usage:
+        calls = [{"index": i, **call} for i, call in enumerate(calls_of(served))]
+        delta = {
+            "content": text_of(served)[len(self._told) :],
+            **({"tool_calls": calls} if calls else {}),
+        }
+        events = [self._event(delta), end]
+        if self._include_usage:
             events.append(sse({**self._head, "choices": [], "usage": usage_json(served)}))
-        return b"".join(events)
+        return b"".join([*events, DONE])
 
-    def _event(self, delta: Mapping[str, str], finish: str | None = None, **more: Any) -> bytes:
+    def error(self, error: Exception) -> bytes:
+        """That there is no answer."""
+        return sse(refusal(error)[1])
+
+    def _event(self, delta: Mapping[str, Any], finish: str | None = None, **more: Any) -> bytes:
         choice: Json = {"index": 0, "finish_reason": finish, "logprobs": None}
         choice |= {"delta": delta} if self._chat else {"text": delta.get("content", "")}
         return sse({**self._head, "choices": [choice], **more})
@@ -191,8 +257,9 @@ def refusal(error: Exception) -> tuple[int, Json]:
     """Status and body of what clients are told about an error that is not a bug."""
     message, param = str(error), str(error).partition(":")[0]
     if isinstance(error, NoAnswerError):
-        status, code = (504, "deadline") if error.late else (503, "models_unavailable")
-        return status, error_json(message, "upstream_error", code=code)
+        status, code = _no_answer(error)
+        kind = "invalid_request_error" if status == 400 else "upstream_error"
+        return status, error_json(message, kind, code=code)
     if isinstance(error, HTTPException):
         kinds = {401: "authentication_error", 429: "rate_limit_error"}
         kind = kinds.get(error.status_code, "invalid_request_error")
@@ -202,10 +269,23 @@ def refusal(error: Exception) -> tuple[int, Json]:
     return 400, error_json(message, "invalid_request_error", param)
 
 
+def _no_answer(error: NoAnswerError) -> tuple[int, str]:
+    """Status and code of a question that no model has answered."""
+    if error.kinds == {TOO_LONG}:
+        return 400, TOO_LONG
+    if error.kinds and error.kinds <= PERMANENT:
+        return 502, "request_refused"
+    return (504, "deadline") if error.late else (503, "models_unavailable")
+
+
+_AGAIN = {502: {"x-should-retry": "false"}, 503: {"retry-after": "5"}}
+"""Whether and when it makes sense to ask again."""
+
+
 def refused(request: Request, error: Exception) -> Response:
     """The response that goes with it."""
     status, body = refusal(error)
-    headers = {"retry-after": "5"} if status == 503 else getattr(error, "headers", None)
+    headers = _AGAIN.get(status) or getattr(error, "headers", None)
     return JSONResponse(body, status, headers=headers)
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import hashlib
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from opentelemetry import trace
@@ -105,40 +108,75 @@ def build_variants(config: ServeConfig, backend: Backend, metrics: Metrics) -> V
 
 
 class Reloader:
-    """Reads checkpoints anew, and keeps the old ones if the new ones are not good.
+    """Reads checkpoints and keys anew, and keeps the old ones if the new ones are not good.
 
     Requests that are being answered finish with the variants that they began with.
     """
 
     def __init__(self, config: ServeConfig, service: Service) -> None:
         self._config, self._service = config, service
-        self._seen = self._stamps()
+        self._wanted = asyncio.Event()
+        self._seen = self._contents()
 
-    def _stamps(self) -> list[float]:
+    def _contents(self) -> dict[str, str]:
+        """What is on disk, by what a change of it makes new: digests, or why there is none."""
         paths = [self._config.controller, *(v.path for v in self._config.variants)]
-        files = [Path(path) / "controller.json" for path in paths]
-        return [file.stat().st_mtime_ns if file.exists() else 0 for file in files]
+        files = [file for path in paths for file in sorted(Path(path).glob("controller.*"))]
+        keys = [self._config.keys] if self._config.keys else []
+        return {"policies": _digest(files), "keys": _digest(keys)}
+
+    def wake(self) -> None:
+        """Look now, and read all of it whether it has changed or not."""
+        self._wanted.set()
 
     async def watch(self, every_s: float) -> None:
-        """Reload whenever a checkpoint has been written; never if `every_s` is 0."""
-        while every_s:
-            await asyncio.sleep(every_s)
-            if self._stamps() != self._seen:
-                self.reload()
+        """Read what has changed, time and again; if `every_s` is 0, only when woken."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(every_s or None):
+                    await self._wanted.wait()
+            woken, found = self._wanted.is_set(), await asyncio.to_thread(self._contents)
+            self._wanted.clear()
+            for what, read in (("policies", self._read_policies), ("keys", self._read_keys)):
+                if woken or found[what] != self._seen[what]:
+                    await asyncio.to_thread(self._reload, what, read)
+            self._seen = found
 
-    def reload(self) -> None:
-        """Reload now."""
-        self._seen = self._stamps()
-        engine, metrics = self._service.engine, self._service.metrics
+    def _reload(self, what: str, read: Callable[[], Mapping[str, Any]]) -> None:
+        metrics = self._service.metrics
         try:
-            engine.variants = build_variants(self._config, engine.backend, metrics)
-        except AllotError as error:
+            fields = read()
+        except Exception as error:  # whatever lies there, the service goes on
             metrics.reloads.labels("refused").inc()
-            service_log.error("reload_refused", extra={"fields": {"why": str(error)}})
+            why = (
+                str(error) if isinstance(error, AllotError) else f"{type(error).__name__}: {error}"
+            )
+            service_log.error("reload_refused", extra={"fields": {"what": what, "why": why}})
             return
         metrics.reloads.labels("done").inc()
-        policies = {variant.name: variant.digest for variant in engine.variants.all}
-        service_log.info("reloaded", extra={"fields": {"policies": policies}})
+        service_log.info("reloaded", extra={"fields": {"what": what, **fields}})
+
+    def _read_policies(self) -> Mapping[str, Any]:
+        engine = self._service.engine
+        engine.variants = build_variants(self._config, engine.backend, self._service.metrics)
+        return {"policies": {variant.name: variant.digest for variant in engine.variants.all}}
+
+    def _read_keys(self) -> Mapping[str, Any]:
+        if self._config.keys:
+            self._service.keys.become(Keys.read(self._config.keys))
+        return {"callers": self._service.keys.callers}
+
+
+def _digest(files: Sequence[Path]) -> str:
+    """Of contents; of what cannot be read, why."""
+    found = hashlib.sha256()
+    for file in files:
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            content = str(error).encode()
+        found.update(f"{file}\0{len(content)}\0".encode() + content)
+    return found.hexdigest()
 
 
 def build_backend(config: ServeConfig, checkpoint: Checkpoint, metrics: Metrics) -> Backend:
@@ -215,19 +253,7 @@ def serve(config: ServeConfig, on_listening: Callable[[str], None] = lambda url:
         _send_spans()
     service = build_service(config)
     listener = _listen(config.host, config.port)
-    server = _Server(
-        uvicorn.Config(
-            service.app(),
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=int(config.shutdown_s),
-            timeout_keep_alive=30,
-        ),
-        service,
-        config.drain_s,
-        on_listening,
-    )
+    server = _Server(http_server(service, config.shutdown_s), service, config.drain_s, on_listening)
     reloader = Reloader(config, service)
     # What has been built so far stays: collecting it over and over would cost milliseconds.
     gc.collect()
@@ -237,6 +263,21 @@ def serve(config: ServeConfig, on_listening: Callable[[str], None] = lambda url:
     service_log.info("stopped")
 
 
+def http_server(service: Service, shutdown_s: float, **settings: Any) -> uvicorn.Config:
+    """How HTTP is spoken."""
+    return uvicorn.Config(
+        service.app(),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(shutdown_s),
+        timeout_keep_alive=30,
+        # httptools drops the body of a request that asks for another protocol.
+        http="h11",
+        **settings,
+    )
+
+
 async def _serve(
     server: uvicorn.Server,
     engine: Engine,
@@ -244,7 +285,7 @@ async def _serve(
     listener: socket.socket,
     watch_s: float,
 ) -> None:
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.reload)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.wake)
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn raises the signal again once all is done; ending was all that it asked for.
         signal.signal(number, lambda number, frame: None)

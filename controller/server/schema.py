@@ -1,28 +1,29 @@
-"""Requests as clients send them, checked, and the OpenAPI document that follows from the checks."""
+"""Requests as clients send them, checked."""
 
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
-from pydantic.json_schema import models_json_schema
 
 from controller.errors import ConfigError
-from controller.field_notes import field_notes
 from controller.process.actions import ActionKind
 from controller.process.types import Question
 from controller.server.engine import RequestTerms
 
-MAX_MESSAGES = 256
+MAX_MESSAGES, MAX_TOOLS = 256, 128
 MAX_TEXT = 2**20
 MODEL = "allot"
 LONGEST_ATTEMPT = 4096
 """Tokens that a client may ask for."""
 _LONGEST_NAME = 128
 
+Name = Annotated[str, Field(min_length=1, max_length=128)]
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
+Stop = Annotated[str, Field(max_length=256)]
 Tokens = Annotated[int, Field(ge=0, le=10**7)]
 Logprob = Annotated[float, Field(ge=-1e6, le=0, allow_inf_nan=False)]
 
@@ -40,10 +41,10 @@ class Compatible(BaseModel):
 
 
 _NOT_SERVED: Mapping[str, tuple[Any, ...]] = {
-    "stop": ([], ""),
     "response_format": ({"type": "text"},),
     "logprobs": (False, 0),
     "top_logprobs": (0,),
+    "tools": ([],),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "tool_choice": ("none", "auto"),
@@ -57,12 +58,15 @@ _NOT_SERVED: Mapping[str, tuple[Any, ...]] = {
     "prediction": (),
     "web_search_options": (),
 }
-"""Fields that would change what an answer is, with values that ask for nothing."""
+"""See `Asked.not_served`."""
+
+_PASSED = ("stop", "response_format", "tools", "tool_choice", "parallel_tool_calls")
+"""Fields that models get as they are."""
 
 _MOST_IGNORED = 32
 
 
-_TERMS = TypeAdapter(RequestTerms)
+TERMS = TypeAdapter(RequestTerms)
 TermsIn = dict[str, Any] | None
 """Read together with headers, by `read_terms`."""
 
@@ -74,17 +78,106 @@ class TextPart(Compatible):
     text: Text
 
 
-class MessageIn(Compatible):
+class Passed(BaseModel):
+    """Fields that models get as they are; what is looked at is named."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    def passed(self) -> dict[str, Any]:
+        """As it was set."""
+        return self.model_dump(exclude_unset=True, by_alias=True)
+
+
+class FunctionIn(Passed):
+    """A function that may be called."""
+
+    name: Name
+    parameters: dict[str, Any] | None = None
+
+
+class ToolIn(Passed):
+    """A tool that may be called."""
+
+    type: Literal["function"]
+    function: FunctionIn
+
+
+class CalledIn(Passed):
+    """What was called; `arguments` are JSON."""
+
+    name: Name
+    arguments: Text
+
+
+class CallIn(Passed):
+    """A call of a tool in an earlier turn."""
+
+    id: Name
+    type: Literal["function"]
+    function: CalledIn
+
+
+class NamedIn(Passed):
+    """A function by name."""
+
+    name: Name
+
+
+class ToolChoiceIn(Passed):
+    """The one tool that must be called."""
+
+    type: Literal["function"]
+    function: NamedIn
+
+
+class SchemaIn(Passed):
+    """A schema and its name."""
+
+    name: Name
+    wanted: dict[str, Any] | None = Field(None, alias="schema")
+
+
+class FormIn(Passed):
+    """What form an answer has."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: SchemaIn | None = None
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> Self:
+        if self.type == "json_schema" and self.json_schema is None:
+            raise ValueError("response_format.json_schema: expected a schema")
+        return self
+
+
+class MessageIn(Passed):
     """A turn of a conversation."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[TextPart], Field(max_length=MAX_MESSAGES)]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Text | Annotated[list[TextPart], Field(max_length=MAX_MESSAGES)] | None = None
+    tool_calls: Annotated[list[CallIn], Field(max_length=MAX_TOOLS)] | None = None
+    tool_call_id: Name | None = None
 
-    def plain(self) -> dict[str, str]:
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.content is None and not (self.role == "assistant" and self.tool_calls):
+            raise ValueError("messages.content: expected text")
+        if (self.role == "tool") != (self.tool_call_id is not None):
+            raise ValueError("messages.tool_call_id: expected one in turns of tools alone")
+        return self
+
+    def plain(self) -> dict[str, Any]:
         """With its content as one text."""
         content = self.content
-        text = content if isinstance(content, str) else "".join(part.text for part in content)
-        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+        if isinstance(content, list):
+            content = "".join(part.text for part in content)
+        turn: dict[str, Any] = {
+            "role": "system" if self.role == "developer" else self.role,
+            "content": content,
+        }
+        if self.tool_calls:
+            turn["tool_calls"] = [call.passed() for call in self.tool_calls]
+        return turn if self.tool_call_id is None else {**turn, "tool_call_id": self.tool_call_id}
 
 
 class StreamOptions(Compatible):
@@ -94,32 +187,64 @@ class StreamOptions(Compatible):
 
 
 class Asked(Compatible):
-    """What both kinds of completions have in common."""
+    """What all questions have in common.
+
+    Attributes:
+        not_served: fields that would change what an answer is, with values that ask for nothing;
+            those that a request declares are served.
+    """
 
     model_config = ConfigDict(extra="allow", strict=True)
+    not_served: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
 
     model: Annotated[str, Field(max_length=256)]
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    n: Annotated[int, Field(ge=1, le=1, description="One answer is chosen.")] | None = None
-    max_tokens: Annotated[int, Field(ge=1, le=10**7)] | None = None
     user: Annotated[str, Field(max_length=256)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     allot: TermsIn = Field(None, description="What the answer may cost.")
 
     @model_validator(mode="after")
     def _asks_for_what_is_served(self) -> Self:
-        for name, harmless in _NOT_SERVED.items():
+        for name, harmless in self.not_served.items():
             value = (self.model_extra or {}).get(name)
             if value is not None and value not in harmless:
                 raise ValueError(f"{name}: expected it left out, as it is not served here")
         return self
 
     @property
+    def extra(self) -> set[str]:
+        """Names of fields that nothing here reads."""
+        return (self.model_extra or {}).keys() - self.not_served
+
+    @property
     def ignored(self) -> tuple[str, ...]:
         """Names of fields that were set and change nothing, such as `temperature`."""
-        names = (name[:_LONGEST_NAME] for name in (self.model_extra or {}))
-        return tuple(sorted(name for name in names if name not in _NOT_SERVED)[:_MOST_IGNORED])
+        return tuple(sorted(name[:_LONGEST_NAME] for name in self.extra)[:_MOST_IGNORED])
+
+    @abstractmethod
+    def question(self) -> Question:
+        """What is asked.
+
+        Raises:
+            ConfigError: what belongs together does not.
+        """
+
+
+class Completing(Asked):
+    """What both kinds of completions have in common."""
+
+    not_served = _NOT_SERVED
+
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Field(ge=1, le=1, description="One answer is chosen.")] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=10**7)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Fields that models get as they are, as they were set."""
+        chosen = self.model_dump(include=set(_PASSED), exclude_unset=True, by_alias=True)
+        return {name: value for name, value in chosen.items() if value not in (None, [], "")}
 
     @property
     def include_usage(self) -> bool:
@@ -127,32 +252,61 @@ class Asked(Compatible):
         return bool(self.stream_options and self.stream_options.include_usage)
 
 
-class ChatRequest(Asked):
+class ChatRequest(Completing):
     """POST /v1/chat/completions."""
 
     messages: Annotated[list[MessageIn], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: Annotated[int, Field(ge=1, le=10**7)] | None = None
-    tools: Annotated[list[Any], Field(max_length=0, description="Not supported.")] | None = None
+    response_format: FormIn | None = None
+    tools: Annotated[list[ToolIn], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoiceIn | None = None
+    parallel_tool_calls: bool | None = None
 
-    def question(self) -> Question:
-        """The last turn, with those before it as history.
+    @property
+    def extra(self) -> set[str]:
+        """With those of messages."""
+        names = (message.model_extra or {} for message in self.messages)
+        unread = {f"messages.{k}" for extra in names for k, v in extra.items() if v}
+        return super().extra | unread
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Without what asks for nothing: text as a form, or a choice among no tools.
 
         Raises:
-            ConfigError: the last turn is not the user's.
+            ConfigError: a choice among no tools.
+        """
+        chosen = super().fields
+        if chosen.get("response_format", {}).get("type") == "text":
+            del chosen["response_format"]
+        if "tools" not in chosen:
+            chosen.pop("parallel_tool_calls", None)
+            if chosen.pop("tool_choice", "auto") not in ("none", "auto"):
+                raise ConfigError("tool_choice: expected tools with it, found none")
+        return chosen
+
+    def question(self) -> Question:
+        """The last turn of the user, with those before and after it.
+
+        Raises:
+            ConfigError: the last turn is neither the user's nor a tool's.
         """
         turns = [message.plain() for message in self.messages]
-        if turns[-1]["role"] != "user":
-            raise ConfigError("messages: expected the last one from the user")
+        users = [place for place, turn in enumerate(turns) if turn["role"] == "user"]
+        if turns[-1]["role"] not in ("user", "tool") or not users:
+            raise ConfigError("messages: expected the last one from the user, or a tool after it")
         wanted = self.max_completion_tokens or self.max_tokens or LONGEST_ATTEMPT
         return Question(
             question_id="",
-            text=turns[-1]["content"],
-            history=tuple(turns[:-1]),
+            text=turns[users[-1]]["content"],
+            history=tuple(turns[: users[-1]]),
+            since=tuple(turns[users[-1] + 1 :]),
+            fields=self.fields,
             max_new_tokens=min(wanted, LONGEST_ATTEMPT),
         )
 
 
-class CompletionRequest(Asked):
+class CompletionRequest(Completing):
     """POST /v1/completions: the prompt is the question, asked as one user message."""
 
     prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=1)]
@@ -161,7 +315,7 @@ class CompletionRequest(Asked):
         """The prompt."""
         text = self.prompt if isinstance(self.prompt, str) else self.prompt[0]
         longest = min(self.max_tokens or LONGEST_ATTEMPT, LONGEST_ATTEMPT)
-        return Question(question_id="", text=text, max_new_tokens=longest)
+        return Question(question_id="", text=text, fields=self.fields, max_new_tokens=longest)
 
 
 class AttemptIn(Strict):
@@ -233,7 +387,7 @@ def read_terms(
     chosen = {} if seed is None or not 0 <= seed <= 2**31 else {"seed": seed}
     merged = {**chosen, **by_header, **by_body}
     # As JSON, since its strict reading takes objects for dataclasses.
-    return _TERMS.validate_json(json.dumps(merged))
+    return TERMS.validate_json(json.dumps(merged))
 
 
 def complaint(error: ValidationError) -> tuple[str, str]:
@@ -246,119 +400,3 @@ def complaint(error: ValidationError) -> tuple[str, str]:
     named = [part for part in first["loc"] if isinstance(part, int) or part.isidentifier()]
     where = ".".join(map(str, named))[:_LONGEST_NAME]
     return f"{where or 'body'}: {first['msg']}", where
-
-
-_REF = "#/components/schemas/{model}"
-_POSTS: dict[str, tuple[type[BaseModel], str, str]] = {
-    "/v1/chat/completions": (
-        ChatRequest,
-        "Answer a question; JSON or server-sent events.",
-        "Completion",
-    ),
-    "/v1/completions": (CompletionRequest, "The same with a prompt.", "Completion"),
-    "/v1/decide": (DecideRequest, "Choose the next action after given attempts.", "Decision"),
-}
-_GETS: dict[str, tuple[str, tuple[int, ...]]] = {
-    "/v1/models": ("The one model there is.", (200, 401)),
-    "/health": ("Whether the process runs.", (200,)),
-    "/ready": ("Whether questions can be answered.", (200, 503)),
-    "/metrics": ("For Prometheus.", (200, 401)),
-    "/openapi.json": ("This document.", (200,)),
-}
-_ERRORS = {
-    400: "The request cannot be answered as it is.",
-    401: "No valid API key.",
-    404: "No such model.",
-    408: "The body did not arrive in time.",
-    413: "The body is too large.",
-    429: "Too many questions at once.",
-    431: "The headers are too large.",
-    503: "No model answered.",
-    504: "The deadline came before any answer.",
-}
-
-
-def document(*, keys: bool) -> dict[str, Any]:
-    """The document.
-
-    Args:
-        keys: whether an API key is needed.
-    """
-    _, definitions = models_json_schema(
-        [(kind, "validation") for kind, _, _ in _POSTS.values()], ref_template=_REF
-    )
-    terms = {"$ref": _REF.format(model="RequestTerms")}
-    for kind, _, _ in _POSTS.values():
-        definitions["$defs"][kind.__name__]["properties"]["allot"] = terms
-    schemas = definitions["$defs"] | {
-        "RequestTerms": _terms_schema(),
-        "Error": _object({"error": {"type": "object", "required": ["message", "type"]}}),
-        "Completion": _object(
-            {
-                "id": {"type": "string"},
-                "object": {"enum": ["chat.completion", "text_completion"]},
-                "choices": {"type": "array", "minItems": 1, "maxItems": 1},
-                "usage": {"type": "object"},
-                "allot": {"type": "object", "required": ["decisions", "price", "cost"]},
-            }
-        ),
-        "Decision": _object(
-            {
-                "action": {"type": "string"},
-                "probabilities": {"type": "object"},
-                "value": {"type": "number"},
-                "allowed": {"type": "array", "items": {"type": "string"}},
-            }
-        ),
-    }
-    paths = {path: {"post": _post(*entry)} for path, entry in _POSTS.items()}
-    paths |= {path: {"get": _get(*entry)} for path, entry in _GETS.items()}
-    found: dict[str, Any] = {
-        "openapi": "3.1.0",
-        "info": {"title": "allot", "version": "1"},
-        "paths": paths,
-        "components": {"schemas": schemas},
-    }
-    if keys:
-        found["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        found["security"] = [{"key": []}]
-    return found
-
-
-def _post(kind: type[BaseModel], summary: str, reply: str) -> dict[str, Any]:
-    body = {"schema": {"$ref": _REF.format(model=kind.__name__)}}
-    replies = {"200": _reply("As asked for.", reply)}
-    if reply == "Completion":
-        replies["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
-    statuses = _ERRORS if reply == "Completion" else set(_ERRORS) - {404, 429, 503, 504}
-    return {
-        "summary": summary,
-        "parameters": [_header(name) for name in HEADERS],
-        "requestBody": {"required": True, "content": {"application/json": body}},
-        "responses": replies | {str(s): _reply(_ERRORS[s], "Error") for s in sorted(statuses)},
-    }
-
-
-def _get(summary: str, statuses: tuple[int, ...]) -> dict[str, Any]:
-    return {"summary": summary, "responses": {str(s): {"description": summary} for s in statuses}}
-
-
-def _reply(description: str, schema: str) -> dict[str, Any]:
-    content = {"schema": {"$ref": _REF.format(model=schema)}}
-    return {"description": description, "content": {"application/json": content}}
-
-
-def _terms_schema() -> dict[str, Any]:
-    schema, notes = _TERMS.json_schema(), field_notes(RequestTerms)
-    for name, field in schema["properties"].items():
-        field["description"] = notes[name]
-    return schema
-
-
-def _header(name: str) -> dict[str, Any]:
-    schema = {"type": {float: "number", int: "integer", str: "string"}[HEADERS[name]]}
-    return {"name": HEADER_PREFIX + name, "in": "header", "schema": schema}
-
-
-def _object(properties: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": list(properties)}

@@ -33,7 +33,7 @@ def episode_rows(
         kind: of the answers.
 
     Raises:
-        ValueError: an episode of an unknown version.
+        ValueError: an episode of an unknown version, or without its answers.
     """
     for row in rows:
         if row["event"] != _EPISODE:
@@ -44,6 +44,11 @@ def episode_rows(
         reference = references.get(name, references.get(question))
         if reference is None:
             continue
+        if row.get("answers_hidden"):
+            raise ValueError(
+                f"{name}: expected answers that can be graded, found digests, as they are whole "
+                "texts; serve with --log-texts"
+            )
         for attempt in row["attempts"]:
             if attempt["error"] is None:
                 yield _attempt(row["episode_id"], attempt) | {

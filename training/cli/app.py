@@ -1,4 +1,4 @@
-"""The command `allot`, and those that serve: `allot serve`, `playground` and `key`."""
+"""The command `allot`, and those about serving: `serve`, `playground`, `key` and `status`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from controller.bundled import bundled
-from controller.errors import AllotError
+from controller.errors import AllotError, ConfigError
 from controller.server.config import ServeConfig
 from training.cli.answer import answer
 from training.cli.evaluate import dashboard, evaluate, explain, report
@@ -56,6 +56,26 @@ def key(name: Annotated[str, typer.Argument(help="Who will use it.")]) -> None:
     print(f"key   {made}\nline  {name} {key_digest(made)}")
 
 
+def status(
+    url: Annotated[str, typer.Argument(help="Of the service.")] = "http://127.0.0.1:8080",
+) -> None:
+    """Say what the last check of each model of a running service found; 1 if it is not ready."""
+    import httpx2
+
+    try:
+        found = httpx2.get(f"{url.rstrip('/')}/ready", timeout=5).json()
+        models = {**dict.fromkeys(found["available"], "ok"), **found["wrong"]}
+    except (httpx2.HTTPError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"url: expected a running service at {url}: {error}") from None
+    print("ready" if found["ready"] else "draining" if found["draining"] else "not ready")
+    for name, said in models.items():
+        print(f"  {name}: {said}")
+    for warning in found["warnings"]:
+        print(f"  warning: {warning}")
+    if not found["ready"]:
+        raise typer.Exit(1)
+
+
 app = typer.Typer(
     help="Learns how much inference compute each question deserves.",
     no_args_is_help=True,
@@ -65,7 +85,7 @@ models_app = typer.Typer(help="The recorded language models.", no_args_is_help=T
 app.add_typer(models_app, name="models")
 models_app.command("evaluate")(evaluate_models)
 app.command("train", context_settings={"token_normalize_func": dashed})(train)
-for command in (record, serve, playground, key, read, verify):
+for command in (record, serve, playground, key, status, read, verify):
     app.command()(command)
 app.command("import")(import_)
 for command in (evaluate, report, dashboard, explain, answer):

@@ -20,6 +20,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from opentelemetry import trace
 
 from controller.answers import UNSTATED, AnswerKind, answer_kind, reading_of
+from controller.answers.structured import FORM, has_form, structured_answer
 from controller.backends.base import Backend, PromptState, Request
 from controller.backends.identity import blank_attempt, stream_name, stream_seed
 from controller.backends.openai.endpoint import LONG, SHORT, Endpoint, PromptLengths, probe
@@ -68,6 +69,7 @@ class OpenAIBackend(Backend):
     """
 
     reads_prompts = False
+    takes_fields = True
 
     def __init__(
         self,
@@ -197,9 +199,9 @@ class OpenAIBackend(Backend):
                 return []
             others = [self._failed(request, answered.error or "") for request in requests[1:]]
             return [answered, *others]
-        first = self._finished(requests[0], answered, answered.written[0])
+        first = await self._finished(requests[0], answered, answered.written[0])
         others = [
-            self._finished(request, answered, written, cached=True)
+            await self._finished(request, answered, written, cached=True)
             for request, written in zip(requests[1:], answered.written[1:], strict=False)
         ]
         return [first, *others]
@@ -208,7 +210,7 @@ class OpenAIBackend(Backend):
         answered = await self._answered(request, 1)
         if isinstance(answered, Attempt):
             return answered
-        return self._finished(request, answered, answered.written[0])
+        return await self._finished(request, answered, answered.written[0])
 
     async def _answered(self, request: Request, n: int) -> Answered | Attempt:
         """The one retry loop: an answer, or the failed attempt."""
@@ -237,7 +239,9 @@ class OpenAIBackend(Backend):
             raise UpstreamError(UNAVAILABLE, retryable=False, blames_server=False)
         self.breaker.sent()
         started, outcome = time.monotonic(), "cancelled"
-        reader = StreamReader()
+        prompt_tokens = self.lengths.fit.estimate(characters(request.question))
+        reader = StreamReader(prompt_tokens=prompt_tokens)
+        reader.on_text = request.on_text or reader.on_text
         limit = within(self.endpoint.attempt_deadline_s, ATTEMPT_DEADLINE, reader)
         try:
             with _tracer.start_as_current_span(
@@ -257,7 +261,7 @@ class OpenAIBackend(Backend):
         except TimeoutError:
             outcome = TOO_LATE
             raise UpstreamError(
-                TOO_LATE, retryable=False, blames_server=False, wasted=reader.wasted
+                TOO_LATE, retryable=False, blames_server=False, wasted=reader.abandoned
             ) from None
         finally:
             self.observe(self.endpoint.shown_name, outcome, time.monotonic() - started)
@@ -282,6 +286,7 @@ class OpenAIBackend(Backend):
             )
         if n > 1:
             body["n"] = n
+        body |= request.question.fields
         body |= self.endpoint.body
         body |= {"model": self._model(request), "messages": self._chat(request)}
         return self.quirks.suited({k: v for k, v in body.items() if v is not None})
@@ -290,7 +295,7 @@ class OpenAIBackend(Backend):
         """One request to the server."""
         body = self._body(request, n)
         try:
-            if not self.endpoint.streams or n > 1:
+            if not (self.endpoint.streams or request.on_text) or n > 1:
                 response = await self._post(_PATH, cast_to=ChatCompletion, body=body)
                 return self._noted(read_completion(response))
             body = self.quirks.suited(
@@ -309,7 +314,8 @@ class OpenAIBackend(Backend):
             raise
         except Exception as error:  # the client raises what the server's bytes provoke
             failure = upstream_error(error, reader.wasted)
-            if self.quirks.learn(error, body):
+            own = {name: body[name] for name in body.keys() - request.question.fields.keys()}
+            if self.quirks.learn(error, own):
                 failure.retryable, failure.retry_after_s = True, 0.0
             raise failure from None
 
@@ -317,13 +323,13 @@ class OpenAIBackend(Backend):
         self.quirks.answered(answered.model)
         return answered
 
-    def _finished(
+    async def _finished(
         self, request: Request, answered: Answered, written: Written, *, cached: bool = False
     ) -> Attempt:
         text, logprobs = written.text, written.logprobs
         fit, chat = self.lengths.fit, self._chat(request)
         prompt = answered.prompt_tokens
-        if prompt is None or not plausible(prompt, chat):
+        if prompt is None or not plausible(prompt, chat, request.question.fields):
             prompt = fit.estimate(characters(request.question))
             if request.parent is not None:
                 prompt += fit.tokens(request.parent.text or "")
@@ -341,12 +347,16 @@ class OpenAIBackend(Backend):
             serial_rounds=1,
             wall_s=0.0 if cached else answered.seconds,
         )
-        reading = reading_of(text, request.question.answers, self.answers)
+        answer, how = await self._read(request.question, written)
+        blank = self._blank(request)
         return replace(
-            self._blank(request),
-            answer=None if reading is None else reading.answer,
-            how=None if reading is None else reading.how,
+            blank,
+            answer=answer,
+            how=how,
             text=text,
+            calls=written.calls,
+            # A chat does not go on after calls but with what they return.
+            num_revisions=0 if written.calls else blank.num_revisions,
             prompt_tokens=prompt,
             completion_tokens=tokens,
             finish_reason=written.finish_reason,
@@ -355,11 +365,29 @@ class OpenAIBackend(Backend):
             usage=usage if cached else usage + answered.wasted,
         )
 
+    async def _read(self, question: Question, written: Written) -> tuple[str | None, str | None]:
+        """The answer, and the rule by which it was read."""
+        if written.calls or has_form(question.fields):
+            answer = await asyncio.to_thread(
+                structured_answer, question.fields, written.text, written.calls
+            )
+            return answer, FORM
+        reading = reading_of(written.text, question.answers, self.answers)
+        return (None, None) if reading is None else (reading.answer, reading.how)
+
     def _failed(
         self, request: Request, why: str, wasted: Usage | None = None, seconds: float = 0.0
     ) -> Attempt:
         usage = replace(wasted or Usage(), serial_rounds=1, wall_s=seconds)
-        return replace(self._blank(request), error=why, usage=usage)
+        if not plausible(usage.prefill_tokens, self._chat(request), request.question.fields):
+            usage = replace(usage, prefill_tokens=self.lengths.fit.estimate(0))
+        return replace(
+            self._blank(request),
+            error=why,
+            usage=usage,
+            prompt_tokens=usage.prefill_tokens,
+            completion_tokens=usage.cancelled_tokens,
+        )
 
     def _blank(self, request: Request) -> Attempt:
         blank = blank_attempt(self.endpoint.shown_name, request)

@@ -222,7 +222,7 @@ class PromptLengths:
 
     async def of(self, question: Question, chat: Sequence[Message]) -> tuple[int, bool]:
         """Tokens of a prompt, and whether that is more than a guess."""
-        counted = await self.count(chat)
+        counted = await self.count(chat, question.fields.get("tools"))
         if counted is None:
             return self.fit.estimate(characters(question)), self.fit.known
         self._expected[question.question_id] = counted
@@ -236,7 +236,9 @@ class PromptLengths:
         self._misses = self._misses + 1 if abs(expected - tokens) > 1 else 0
         self.fit.learn(characters(question), tokens)
 
-    async def count(self, chat: Sequence[Message], patience_s: float = _PATIENCE_S) -> int | None:
+    async def count(
+        self, chat: Sequence[Message], tools: Any = None, *, patience_s: float = _PATIENCE_S
+    ) -> int | None:
         """Tokens of a chat by the server's template or a tokenizer; None if nobody counts."""
         if self._misses >= _MOST_MISSES:
             return None
@@ -244,24 +246,33 @@ class PromptLengths:
             way = self._ways[0]
             try:
                 async with asyncio.timeout(patience_s):
-                    return await way(chat)
+                    return await way(
+                        {"messages": list(chat), **({"tools": tools} if tools else {})}
+                    )
             except (TimeoutError, UpstreamError) as error:
                 if isinstance(error, TimeoutError) or error.retryable:
                     self._not_before = time.monotonic() + _PAUSE_S
                     break
                 # Another question may have found out the same meanwhile.
                 self._ways = [other for other in self._ways if other != way]
-        return None if self._tokenize is None else self._tokenize(chat)
+        # Templates of tools differ between a tokenizer and the server that parses its calls.
+        if self._tokenize is None or tools or any("tool_calls" in turn for turn in chat):
+            return None
+        try:
+            async with asyncio.timeout(patience_s):
+                return await asyncio.to_thread(self._tokenize, chat)
+        except TimeoutError:
+            return None
 
-    async def _by_llama_cpp(self, chat: Sequence[Message]) -> int:
-        rendered = await self._post("/apply-template", {"messages": list(chat)})
+    async def _by_llama_cpp(self, asked: Mapping[str, Any]) -> int:
+        rendered = await self._post("/apply-template", asked)
         text = _entry(rendered, "prompt", str)
-        asked = {"content": text, "add_special": True, "parse_special": True}
-        return len(_entry(await self._post("/tokenize", asked), "tokens", list))
+        whole = {"content": text, "add_special": True, "parse_special": True}
+        return len(_entry(await self._post("/tokenize", whole), "tokens", list))
 
-    async def _by_vllm(self, chat: Sequence[Message]) -> int:
-        asked = {"model": self._model, "messages": list(chat), "add_generation_prompt": True}
-        return int(_entry(await self._post("/tokenize", asked), "count", int))
+    async def _by_vllm(self, asked: Mapping[str, Any]) -> int:
+        chat = {"model": self._model, **asked, "add_generation_prompt": True}
+        return int(_entry(await self._post("/tokenize", chat), "count", int))
 
 
 def _entry(found: Any, name: str, kind: type) -> Any:

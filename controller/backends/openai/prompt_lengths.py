@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,14 +31,22 @@ _LONGEST_TEMPLATE = 4096
 
 
 def characters(question: Question) -> int:
-    """Length of what is asked, without the prompt around it."""
-    return len(question.text) + sum(len(turn["content"]) for turn in question.history)
+    """Length of what is asked, tools included, without the prompt around it."""
+    return len(question.text) + _length((*question.history, *question.since), question.fields)
 
 
-def plausible(tokens: int, chat: Sequence[Message]) -> bool:
+def plausible(tokens: int, chat: Sequence[Message], fields: Mapping[str, Any]) -> bool:
     """Whether a chat may have so many tokens: hardly more than bytes, the template apart."""
-    size = sum(len(turn["content"].encode("utf-8", "replace")) for turn in chat)
-    return tokens <= size + _LONGEST_TEMPLATE
+    return tokens <= 4 * _length(chat, fields) + _LONGEST_TEMPLATE
+
+
+def _length(turns: Sequence[Message], fields: Mapping[str, Any]) -> int:
+    """Characters of turns and of what else a template writes out."""
+    written = sum(len(turn["content"] or "") for turn in turns)
+    calls = [turn["tool_calls"] for turn in turns if "tool_calls" in turn]
+    for further in (calls, fields.get("tools"), fields.get("response_format")):
+        written += len(json.dumps(further)) if further else 0
+    return written
 
 
 def fit_prompt_length(counted: Sequence[Counted]) -> Line | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,7 +19,7 @@ _ROUNDING = 1e-3
 """Servers round log-probabilities of about 0 to slightly more."""
 
 STALLED = "stalled"
-_LONGEST_REASON = 32
+_LONGEST_REASON, _LONGEST_ID, _MOST_CALLS = 32, 128, 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +29,11 @@ class Written:
     Attributes:
         logprobs: of its tokens, in nats; empty if unknown or implausible.
         tokens: that it has, thinking included; None if unknown.
+        calls: of tools, as OpenAI has them.
     """
 
     text: str
+    calls: tuple[dict[str, Any], ...] = ()
     logprobs: tuple[float, ...] = ()
     tokens: int | None = None
     finish_reason: str | None = None
@@ -63,6 +65,7 @@ def read_completion(response: object) -> Answered:
     written = [
         Written(
             text=text,
+            calls=_calls(getattr(getattr(choice, "message", None), "tool_calls", None)),
             logprobs=_logprobs(choice),
             tokens=completion,
             finish_reason=_reason(choice),
@@ -88,7 +91,25 @@ def _text(choice: Any, written: int) -> str | None:
             said = "".join(part for part in parts if isinstance(part, str))
         if isinstance(said, str):
             return _clean(said)
-    return "" if written or _reason(choice) == CUT or _thought(message) else None
+    empty = written or _reason(choice) == CUT or _thought(message)
+    return "" if empty or getattr(message, "tool_calls", None) else None
+
+
+def _calls(found: Any) -> tuple[dict[str, Any], ...]:
+    """Calls of functions, by the names that OpenAI gives their parts."""
+    called = [(call, getattr(call, "function", None)) for call in found or ()][:_MOST_CALLS]
+    return tuple(
+        _call(number, getattr(call, "id", None), function.name, function.arguments)
+        for number, (call, function) in enumerate(called)
+        if function is not None
+    )
+
+
+def _call(number: int, name: object, function: object, arguments: object) -> dict[str, Any]:
+    shown = name if isinstance(name, str) and name else f"call_{number}"
+    said = {"name": function, "arguments": arguments}
+    called = {key: _clean(part) if isinstance(part, str) else "" for key, part in said.items()}
+    return {"id": shown[:_LONGEST_ID], "type": "function", "function": called}
 
 
 def _thought(message: Any) -> str:
@@ -109,8 +130,13 @@ def _reason(choice: Any) -> str | None:
 class StreamReader:
     """Puts the chunks of one streamed choice together."""
 
+    prompt_tokens: int = 0
+    on_text: Callable[[str], None] = lambda piece: None
     texts: list[str] = field(default_factory=list)
-    thoughts: int = 0
+    calls: dict[int, tuple[object, object, str]] = field(
+        default_factory=dict
+    )  # id, name, arguments
+    unseen: int = 0  # pieces of thoughts and calls
     logprobs: list[Any] = field(default_factory=list)
     last: Any = None
     model: str | None = None
@@ -119,12 +145,17 @@ class StreamReader:
     @property
     def pieces(self) -> int:
         """Pieces written so far, each about a token."""
-        return len(self.texts) + self.thoughts
+        return len(self.texts) + self.unseen
 
     @property
     def wasted(self) -> Usage:
-        """What has been written so far."""
-        return Usage(cancelled_tokens=self.pieces)
+        """What is known to have been processed so far."""
+        return self.abandoned if self.pieces else Usage()
+
+    @property
+    def abandoned(self) -> Usage:
+        """The same of a request that is given up, whose prompt is being read if not more."""
+        return Usage(prefill_tokens=self.prompt_tokens, cancelled_tokens=self.pieces)
 
     def add(self, chunk: object) -> None:
         """Take one chunk.
@@ -142,9 +173,24 @@ class StreamReader:
                 said = getattr(choice.delta, name, None)
                 if isinstance(said, str) and said:
                     self.texts.append(said)
-            self.thoughts += bool(_thought(choice.delta))
+                    self.on_text(said)
+            self.unseen += bool(_thought(choice.delta))
+            for call in choice.delta.tool_calls or ():
+                self._add_call(call)
             self.logprobs.extend(getattr(choice.logprobs, "content", None) or [])
             self.finish_reason = _reason(choice) or self.finish_reason
+
+    def _add_call(self, call: Any) -> None:
+        if not isinstance(call.index, int) or not 0 <= call.index < _MOST_CALLS:
+            return
+        name, function, arguments = self.calls.get(call.index, (None, None, ""))
+        more = getattr(call.function, "arguments", None)
+        self.calls[call.index] = (
+            name or call.id,
+            function or getattr(call.function, "name", None),
+            arguments + (more if isinstance(more, str) else ""),
+        )
+        self.unseen += 1
 
     async def read(self, stream: AsyncIterable[object], idle_timeout_s: float) -> None:
         """Take all chunks; once something is written, none may be late.
@@ -173,6 +219,7 @@ class StreamReader:
             raise UpstreamError("null_content", wasted=self.wasted)
         written = Written(
             text=_clean("".join(self.texts)),
+            calls=tuple(_call(number, *parts) for number, parts in sorted(self.calls.items())),
             logprobs=plausible_logprobs(getattr(e, "logprob", None) for e in self.logprobs),
             tokens=completion if completion is not None else self.pieces,
             finish_reason=self.finish_reason,
@@ -196,7 +243,7 @@ async def within(seconds: float | None, kind: str, reader: StreamReader) -> Asyn
     except TimeoutError:
         if not limit.expired():
             raise
-        raise UpstreamError(kind, retryable=False, wasted=reader.wasted) from None
+        raise UpstreamError(kind, retryable=False, wasted=reader.abandoned) from None
 
 
 def plausible_logprobs(values: Iterable[object]) -> tuple[float, ...]:

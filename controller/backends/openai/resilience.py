@@ -31,8 +31,10 @@ _SUCCESSORS = {"max_tokens": "max_completion_tokens"}
 _BAD_REQUEST = (400, 422)
 _TOO_LONG = re.compile(r"context.?length|context.?window|too long", re.IGNORECASE)
 
-REJECTED = "rejected"
-"""Kind of error of a server that does not take a request as it is."""
+REJECTED, TOO_LONG = "rejected", "context_length_exceeded"
+"""Kinds of errors of a server that does not take a request as it is."""
+PERMANENT = frozenset({REJECTED, TOO_LONG, "unauthorized", "no_such_model"})
+"""Kinds of errors that the same request would meet again."""
 MAX_RETRY_AFTER_S = 30.0
 """Servers that want longer pauses are not asked again."""
 
@@ -96,6 +98,8 @@ def _status_error(error: openai.APIStatusError, wasted: Usage | None) -> Upstrea
         return UpstreamError("server_error", retry_after_s=pause, wasted=wasted)
     ours = status in (401, 403, 404)
     kind = {401: "unauthorized", 403: "unauthorized", 404: "no_such_model"}.get(status, REJECTED)
+    if kind is REJECTED and _TOO_LONG.search(f"{error.message} {error.body}"):
+        kind = TOO_LONG
     return UpstreamError(kind, retryable=False, blames_server=ours, wasted=wasted)
 
 

@@ -24,6 +24,7 @@ from controller.server.app import Service
 from controller.server.config import Limits
 from controller.server.engine import Engine
 from controller.server.ops import Metrics
+from controller.server.run import http_server
 from controller.server.variants import Variant, Variants
 from tests.controller.server.upstream import Upstream, completion
 
@@ -56,7 +57,7 @@ def large():
         yield upstream
 
 
-def ladder(*upstreams, metrics=None, breaker=None, **settings):
+def ladder(*upstreams, metrics=None, breaker=None, answers=None, **settings):
     """Backends of upstream servers, impatient ones."""
     quick = {
         "attempt_deadline_s": 0.5,
@@ -74,6 +75,7 @@ def ladder(*upstreams, metrics=None, breaker=None, **settings):
                     api_key="upstream-secret",
                     **quick,
                 ),
+                answers=answers,
                 breaker=breaker() if breaker else CircuitBreaker(failures=50),
                 observe=metrics.tried if metrics else lambda *_: None,
             )
@@ -125,9 +127,7 @@ class Running:
 @contextmanager
 def listening(service):
     """Serve in a thread until the block ends."""
-    server = uvicorn.Server(
-        uvicorn.Config(service.app(), port=0, log_level="error", timeout_graceful_shutdown=2)
-    )
+    server = uvicorn.Server(http_server(service, 2, port=0, log_level="error"))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
     thread.start()
     while not server.started:
@@ -157,16 +157,18 @@ def serve(checkpoint):
             playground=False,
             **settings,
         ):
-            metrics = Metrics()
+            metrics, served = Metrics(), []
             backend = ladder(*upstreams, metrics=metrics, breaker=breaker, **settings)
             engine = Engine(
                 Variants(variants or [variant(checkpoint, backend, **(variant_settings or {}))]),
                 backend,
                 limits=replace(limits or Limits(), deadline_s=10),
-                on_served=metrics.served,
+                on_served=lambda one: (metrics.served(one), served.append(one)),
                 on_stray=lambda name, feature: metrics.strays.labels(name, feature).inc(),
             )
             service = Service(engine, keys=keys, metrics=metrics, playground=playground)
-            return stack.enter_context(listening(service))
+            running = stack.enter_context(listening(service))
+            running.served = served
+            return running
 
         yield start

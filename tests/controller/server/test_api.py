@@ -6,15 +6,18 @@ import socket
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import openai
 import pytest
 
+from controller.answers import KINDS
 from controller.policy.pricing import Pricing
 from controller.policy.targets import PACE_QUESTIONS
 from controller.process.terms import Terms
 from controller.server.config import Limits
 from controller.server.keys import Keys, key_digest, new_key
+from controller.server.ops import episode_fields
 from tests.controller.server.conftest import ladder, variant
 from tests.controller.server.upstream import completion
 
@@ -165,6 +168,57 @@ def test_a_budget_is_a_hard_cap(service, small):
     assert capped < free
 
 
+@pytest.mark.parametrize(
+    "term",
+    [{"price": 1e-60}, {"price": 1e60}, {"round_price": 1e-60}, {"budget": 0}, {"budget": 30}],
+)
+def test_terms_beyond_what_can_be_are_refused_by_name(service, small, term):
+    found = service.ask(**term)
+    assert (found.status_code, found.json()["error"]["param"]) == (400, next(iter(term)))
+    assert small.calls == 0
+
+
+@pytest.mark.parametrize("price", [1e-12, 1e-6, 1e3, 1e12])
+def test_strange_prices_are_answered(service, price):
+    assert service.ask(price=price).json()["allot"]["answer"] == "7"
+
+
+def test_a_body_is_read_whose_sender_would_rather_speak_otherwise(service):
+    upgrade = {
+        "connection": "Upgrade, HTTP2-Settings",
+        "upgrade": "h2c",
+        "http2-settings": "AAMAAABkAARAAAAAAAIAAAAA",
+    }
+    assert service.ask(headers=upgrade).json()["allot"]["answer"] == "7"
+
+
+def test_pages_of_others_are_turned_away_where_no_key_is_needed(serve, small, large):
+    service, key = serve(small, large), new_key()
+    assert service.ask(headers={"origin": "https://evil.example"}).status_code == 403
+    assert service.ask(headers={"origin": "null"}).status_code == 403
+    assert service.ask(headers={"host": "evil.example:8080"}).status_code == 403
+    assert service.http.get("/models", headers={"host": "evil.example"}).status_code == 403
+    assert small.calls == 0
+    assert service.ask(headers={"origin": "http://localhost:3000"}).status_code == 200
+    guarded = serve(small, large, keys=Keys({"ann": key_digest(key)}))
+    elsewhere = {"host": "allot.example", "authorization": f"Bearer {key}"}
+    assert guarded.ask(headers=elsewhere).status_code == 200
+
+
+@pytest.mark.parametrize("texts", [False, True])
+def test_whole_texts_are_written_down_only_where_texts_are(serve, small, large, checkpoint, texts):
+    secret = "My name is Ann and I live in Oslo."
+    backend = ladder(small, large)
+    whole = variant(replace(checkpoint, answers="whole"), backend)
+    for upstream in (small, large):
+        upstream.script(completion(secret))
+    service = serve(small, large, variants=[whole], answers=KINDS["whole"])
+    service.ask()
+    logged = json.dumps(episode_fields(service.served[0], texts=texts))
+    assert (secret in logged) is texts
+    assert json.loads(logged)["answer"]
+
+
 def test_giving_up_must_be_wished_for(service, small, large):
     """At an absurd price no attempt is worth it; by default there is one all the same."""
     assert service.ask(price=0.5).json()["allot"]["answer"] == "7"
@@ -265,8 +319,6 @@ def test_ready_does_not_wait_for_servers_that_hang(serve, large):
 @pytest.mark.parametrize(
     "field",
     [
-        {"stop": ["\n"]},
-        {"response_format": {"type": "json_object"}},
         {"logprobs": True},
         {"functions": [{"name": "f"}]},
         {"tool_choice": "required"},
@@ -412,3 +464,49 @@ def test_a_split_is_by_hash_and_stays(serve, small, large, checkpoint):
     user = next(f"user {i}" for i, name in enumerate(names) if name == "b")
     found = service.openai.chat.completions.create(model="allot", messages=ASK, user=user)
     assert found.model_extra["allot"]["arm"] == "b"
+
+
+@pytest.mark.parametrize("api", ["chat", "responses"])
+def test_text_is_streamed_as_it_is_written_where_it_is_returned_whatever_it_says(
+    serve, small, large, api
+):
+    """A fixed rule's one attempt: its first words are there before its last."""
+    release = []
+
+    async def slowly(exchange):
+        await exchange.begin_stream()
+        await exchange.event("Answer: ")
+        while not release:
+            await asyncio.sleep(0.01)
+        await exchange.event("7", finish="stop")
+        await exchange.send(b"data: [DONE]\n\n")
+
+    small.script(slowly)
+    service = serve(
+        small, large, variant_settings={"always": "always-small"}, attempt_deadline_s=20
+    )
+    pieces = []
+    if api == "chat":
+        stream = service.openai.chat.completions.create(model="allot", messages=ASK, stream=True)
+        told = (c.choices[0].delta.content for c in stream)
+    else:
+        stream = service.openai.responses.create(model="allot", input="2+5=", stream=True)
+        told = (e.delta for e in stream if e.type == "response.output_text.delta")
+    for piece in filter(None, told):
+        pieces.append(piece)
+        release.append(True)
+    assert pieces == ["Answer: ", "7"]
+    assert small.calls == 1
+
+
+def test_a_text_that_breaks_off_is_not_followed_by_another(serve, small, large):
+    async def broken(exchange):
+        await exchange.begin_stream()
+        await exchange.event("Answer: ")
+        exchange.reset()
+
+    small.script(broken)
+    service = serve(small, large, variant_settings={"always": "always-small"})
+    with pytest.raises(openai.APIError, match="no model answered"):
+        list(service.openai.chat.completions.create(model="allot", messages=ASK, stream=True))
+    assert (small.calls, large.calls) == (1, 0)

@@ -140,6 +140,56 @@ def _refuse_broken(controller, service, policy):
     assert arms[0]["policy"] == policy
 
 
+def test_what_is_on_disk_may_change_in_any_way(tmp_path, small, large):
+    """Keys that are taken away stop working; what cannot be read is refused, and nothing ends."""
+    controller, keys = copied_controller(tmp_path / "controller"), tmp_path / "keys"
+    keys.write_text(f"ann {key_digest('k1')}\nbob {key_digest('k2')}\n")
+    options = ["--watch-s", "0.1", "--keys", keys]
+    settings = controller / "controller.json"
+    with serving(controller, small, large, options=options) as service:
+
+        def status(key):
+            headers = {"authorization": f"Bearer {key}"}
+            return service.http.get("/v1/models", headers=headers).status_code
+
+        def after(event, change):
+            before = sum(f'"{event}"' in line for line in service.lines)
+            change()
+            end = time.monotonic() + 20
+            while sum(f'"{event}"' in line for line in service.lines) == before:
+                assert time.monotonic() < end, event
+                time.sleep(0.05)
+
+        assert (status("k1"), status("k2")) == (200, 200)
+        after("reloaded", lambda: keys.write_text(f"bob {key_digest('k2')}\n"))
+        assert (status("k1"), status("k2")) == (401, 200)
+        after("reload_refused", keys.unlink)
+        assert (status("k1"), status("k2")) == (401, 200)
+        good = settings.read_text()
+        strange = json.loads(good) | {"price_range": ["a", "b"]}
+        after("reload_refused", lambda: settings.write_text(json.dumps(strange)))
+        settings.unlink()
+        after("reload_refused", settings.mkdir)
+        settings.rmdir()
+        after("reloaded", lambda: settings.write_text(good))
+        keys.write_text(f"ann {key_digest('k1')}\n")
+        after("reloaded", lambda: service.process.send_signal(signal.SIGHUP))
+        assert (status("k1"), status("k2")) == (200, 401)
+        assert service.http.get("/live").status_code == 200
+        _say_status(service)
+
+
+def _say_status(service):
+    """`allot status` says what each model's last check found."""
+    command = [sys.executable, "-m", "training.cli", "status", str(service.http.base_url)]
+    for _ in range(20):
+        said = subprocess.run(command, capture_output=True, text=True)
+        if "not checked yet" not in said.stdout:
+            break
+    assert (said.returncode, said.stdout.splitlines()[0]) == (0, "ready"), said
+    assert "  small: ok" in said.stdout.splitlines()
+
+
 def _finish_what_was_begun(service, small):
     """SIGTERM while a model is thinking: the answer comes, then the process ends."""
     release = threading.Event()

@@ -13,7 +13,7 @@ from controller.process.cost import Usage
 from controller.process.terms import Terms
 from controller.process.types import Attempt, Question
 from controller.server.engine import NoAnswerError, Served
-from controller.server.replies import Chunks, answer_json, choice_json, refusal
+from controller.server.replies import CompletionForm, choice_json, refusal
 
 CHOICE = {
     "action": Action(ActionKind.SAMPLE),
@@ -65,7 +65,7 @@ def served(*attempts, **changes):
 
 @pytest.mark.parametrize("chat", [True, False])
 def test_usage_is_told_in_all_and_by_what_it_was_for(chat):
-    found = answer_json(served(ATTEMPT), (), chat=chat, explain=False)
+    found = CompletionForm((), chat=chat, explain=False).whole(served(ATTEMPT))
     assert found["usage"]["total_tokens"] == 5 + 3 + 11 + 2
     by_action = found["allot"]["usage"]["by_action"]
     assert by_action["sample"]["decoded_tokens"] == 3
@@ -87,9 +87,9 @@ def test_choices_show_what_was_seen_and_written_only_if_asked():
 
 
 def test_every_chunk_of_a_stream_has_a_choice_but_that_of_usage():
-    chunks = Chunks((), chat=True, explain=False)
-    text = chunks.first() + chunks.answer(served(ATTEMPT), include_usage=True)
-    events = [json.loads(part[6:]) for part in text.decode().split("\n\n") if part]
+    chunks = CompletionForm((), chat=True, explain=False, include_usage=True)
+    text = chunks.first() + chunks.answer(served(ATTEMPT))
+    events = [json.loads(part[6:]) for part in text.decode().split("\n\n")[:-2]]
     assert [len(event["choices"]) for event in events] == [1, 1, 1, 0]
     assert events[-2]["choices"][0]["finish_reason"] == "stop"
 

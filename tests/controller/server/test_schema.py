@@ -4,7 +4,8 @@ import pytest
 from pydantic import ValidationError
 
 from controller.errors import ConfigError
-from controller.server.schema import ChatRequest, DecideRequest, complaint, document, read_terms
+from controller.server.document import document
+from controller.server.schema import ChatRequest, DecideRequest, complaint, read_terms
 
 
 def test_the_body_wins_over_headers_and_one_price_over_all_others():

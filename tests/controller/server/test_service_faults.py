@@ -171,3 +171,43 @@ def test_escalations_of_a_request(serve, small, large):
     assert large.calls == 0
     assert "request_budget" in found["allot"]["limited"]
     assert found["allot"]["degraded"] is False
+
+
+def test_a_question_whose_client_left_is_on_the_bill(serve, small, large):
+    """It is logged, counted and charged for the prompt that was being read."""
+    small.script(hang)
+    service = serve(small, large, attempt_deadline_s=20)
+    with suppress(httpx2.TimeoutException):
+        service.http.post(
+            "/v1/chat/completions",
+            json={"model": "allot", "messages": [{"role": "user", "content": "2+5="}]},
+            timeout=0.5,
+        )
+    assert eventually(lambda: service.served)
+    (served,) = service.served
+    assert served.limited == ("cancelled",)
+    assert [attempt.error for attempt in served.attempts] == ["cancelled"]
+    assert served.cost == served.usage["small"].prefill_tokens > 0
+
+
+def test_a_question_that_came_to_its_deadline_is_on_the_bill(serve, small, large):
+    small.script(hang)
+    service = serve(small, large, attempt_deadline_s=20)
+    assert service.ask(price=DEAR, deadline_s=0.3).status_code == 504
+    (served,) = service.served
+    assert served.cost == served.usage["small"].prefill_tokens > 0
+
+
+def test_a_budget_holds_where_answers_are_empty(serve, small, large):
+    """Tokens that a server bills are paid for, whatever it wrote."""
+    empty = completion()
+    empty["choices"] = []
+    empty["usage"] |= {"prompt_tokens": 40, "completion_tokens": 60}
+    for upstream in (small, large):
+        upstream.script(empty)
+    service = serve(small, large)
+    budget = 400
+    service.ask(price=CHEAP, budget=budget)
+    (served,) = service.served
+    processed = sum(usage.processed_tokens for usage in served.usage.values())
+    assert 0 < processed <= served.cost <= budget

@@ -316,7 +316,7 @@ def test_a_context_that_is_too_long_is_no_refusal_of_a_field(server):
     message = "max_tokens is too large: the maximum context length is 512 tokens"
     server.script(status(400, json.dumps({"error": {"message": message}}).encode()))
     (attempt,), backend = ask(server.url)
-    assert (attempt.error, server.calls, backend.notes) == ("rejected", 1, ())
+    assert (attempt.error, server.calls, backend.notes) == ("context_length_exceeded", 1, ())
 
 
 def test_an_answer_under_another_name_counts_and_is_told(server):

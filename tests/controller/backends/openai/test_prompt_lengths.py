@@ -45,7 +45,7 @@ def test_outlandish_counts_do_not_spoil_the_line():
         fit.learn(*(pair if i % 12 else (pair[0], 2**31 - 1)))
     assert fit.known
     assert fit.estimate(200) == pytest.approx(90, abs=4)
-    assert not plausible(2**31 - 1, [{"role": "user", "content": "1+1?"}])
+    assert not plausible(2**31 - 1, [{"role": "user", "content": "1+1?"}], {})
 
 
 def test_a_line_is_learnt_from_nothing_but_counts():
