@@ -45,7 +45,7 @@ def expected(segmented):
     """What the controller inside writes, and what would be written without it."""
     plain = load_backend(replace(segmented, segment_controller=None))
     under = load_segment_checkpoint(segmented.segment_controller[0])
-    inside = written_under(under, plain, PRICE)
+    inside = written_under(under, plain.rungs[0], PRICE)
     return [[a.text for a in run_now(backend.attempts(samples()))] for backend in (inside, plain)]
 
 
