@@ -193,7 +193,7 @@ class Controller:
             pricing,
             answer_kind(checkpoint.answers),
             checkpoint.floor,
-            checkpoint if isinstance(checkpoint, Checkpoint) else None,
+            None if isinstance(process, SegmentConfig) else checkpoint,
         )
 
     @classmethod

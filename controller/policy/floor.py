@@ -112,7 +112,8 @@ class FlooredPolicy:
         places = self.floor.places(episodes.price)
         actions = np.zeros(len(mask), np.int64)
         for place in np.unique(places):
-            rule, rows = self.floor.rules[place], places == place
+            rule, rows = self.floor.rules[place], np.flatnonzero(places == place)
             policy = self.policy if rule is None else RulePolicy(rule)
-            actions[rows] = policy.act(episodes, mask)[rows]
+            part = episodes if len(rows) == len(mask) else episodes.part(rows)
+            actions[rows] = policy.act(part, mask[rows])
         return actions

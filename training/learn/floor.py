@@ -26,6 +26,9 @@ FLOOR_PRICES = 12
 RULE_QUESTIONS = 1000
 """Enough to tell rules apart; more only takes longer."""
 
+_BEHIND = 0.005
+"""How far behind a policy has to be for a rule to decide: a policy starts as the best rules."""
+
 _EPISODES = 3000
 """Of each rule at least, in up to eight orders of the attempts."""
 
@@ -135,7 +138,7 @@ class Rulebook:
             ],
             1,
         ).mean(1)  # (P,)
-        ahead = np.convolve(np.pad(leads, 1, "edge"), (0.25, 0.5, 0.25), "valid") >= 0
+        ahead = np.convolve(np.pad(leads, 1, "edge"), (0.25, 0.5, 0.25), "valid") >= -_BEHIND
         return Floor(
             prices=tuple(self.prices.tolist()),
             rules=tuple(None if ahead[p] else self.rules[rule] for p, rule in enumerate(best)),

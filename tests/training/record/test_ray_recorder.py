@@ -19,7 +19,6 @@ from controller.backends.fake import FakeBackend
 from controller.checkpoint import load_checkpoint
 from controller.errors import BackendError, ConfigError
 from controller.process.types import ModelSpec, Question
-from envs.questions.files import read_questions
 from envs.questions.grader import KindGrader
 from tests.conftest import CHECKPOINTS
 from tests.controller.server.upstream import Upstream
@@ -35,7 +34,7 @@ from training.record.cluster import Cluster, connected, map_on
 from training.record.plans import Missing, RecordConfig
 from training.record.ray_recorder import RayRecorder
 from training.record.recorders import LocalRecorder
-from training.record.sources import find_source, record_models
+from training.record.sources import find_source
 
 NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
 
@@ -92,14 +91,10 @@ def workers(cluster, name="ShardWorker"):
 
 
 def test_nothing_is_lost_or_doubled_when_driver_and_worker_are_killed(
-    cluster, record, environment, tmp_path
+    cluster, record, allot, environment, tmp_path
 ):
     plain, out = tmp_path / "plain", tmp_path / "out"
-    source = find_source(
-        [str(CHECKPOINTS / n) for n in ("small", "large")], max_new_tokens=64, seed=3
-    )
-    amount = RecordConfig(samples=5, escalations=1, shard_questions=3)
-    record_models(read_questions(record[2]), source, plain, amount)
+    allot(*record, "--out", plain)
     command = [sys.executable, "-m", "training.cli", *map(str, record), "--out", str(out)]
     command += ["--ray", cluster.address]
 

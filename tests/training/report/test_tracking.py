@@ -53,7 +53,7 @@ def test_a_training_is_one_run_in_the_group_of_its_traces(trained):
         assert run.whole["state"] == "finished"
         config = run.whole["config"]
         assert (config["seed"], config["learning_rate"]) == (seed, 0.002)
-        assert config["process"]["max_samples"] == 16
+        assert config["process"]["max_samples"] == 6
 
 
 def test_training_metrics_keep_their_names_and_are_drawn_against_steps(trained):
