@@ -91,6 +91,8 @@ class ServeConfig:
             mid-range.
         mean_cost: instead of a price: small-model tokens per question, kept over time.
         limits: what callers may spend.
+        shared: redis://HOST:PORT/DB, where services count escalations together.
+        shared_fails_open: escalate while that is away.
         max_new_tokens: longest attempt; default: as in training.
         prompt: [NAME=]FILE or TEXT: what models are asked with, {question} in it or after it;
             default: as recorded. Repeatable.
@@ -118,6 +120,8 @@ class ServeConfig:
     price: float | None = None
     mean_cost: float | None = None
     limits: Limits = field(default_factory=Limits)
+    shared: str | None = None
+    shared_fails_open: bool = False
     max_new_tokens: int | None = None
     prompt: tuple[str, ...] = ()
     upstream: Upstream = field(default_factory=Upstream)

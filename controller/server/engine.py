@@ -40,6 +40,7 @@ from controller.server.limits import (
     EscalationBudget,
     Restricted,
 )
+from controller.server.shared import SharedBuckets
 from controller.server.variants import Variant, Variants
 
 _tracer = trace.get_tracer("allot")
@@ -146,6 +147,7 @@ class Engine:
     Args:
         equivalence: when two answers are the same; as the first variant's checkpoint says when
             None.
+        shared: where escalations of all processes are counted; None for this one alone.
     """
 
     def __init__(
@@ -155,13 +157,14 @@ class Engine:
         *,
         limits: Limits | None = None,
         equivalence: ByKind | None = None,
+        shared: SharedBuckets | None = None,
         on_served: Callable[[Served], None] = lambda served: None,
         on_stray: Callable[[str, str], None] = lambda variant, feature: None,
     ) -> None:
         self.variants, self.backend = variants, backend
         self.limits = limits or Limits()
         self.equivalence = equivalence or ByKind(answer_kind(variants.all[0].checkpoint.answers))
-        self.escalations = EscalationBudget(self.limits)
+        self.escalations = EscalationBudget(self.limits, shared=shared)
         self._on_served, self._on_stray = on_served, on_stray
         self.differences: tuple[str, ...] = ()
         """From training, that were found at the start."""
@@ -170,7 +173,7 @@ class Engine:
     def warnings(self) -> tuple[str, ...]:
         """What is not as it should be, for people."""
         watched = (w for v in self.variants.all for w in v.watch.warnings)
-        return (*self.differences, *self.backend.notes, *watched)
+        return (*self.differences, *self.backend.notes, *self.escalations.notes, *watched)
 
     async def answer(
         self,

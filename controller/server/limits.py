@@ -14,6 +14,7 @@ from controller.backends.base import Backend
 from controller.core import Choice, Decider, Episode
 from controller.process.actions import PRICED, ActionKind
 from controller.server.config import Limits
+from controller.server.shared import SharedBucket, SharedBuckets
 
 DEADLINE, REQUEST_BUDGET, WITHOUT = "deadline", "request_budget", "without"
 BUDGET, CANCELLED, BROKEN_OFF = "budget", "cancelled", "broken_off"
@@ -45,13 +46,33 @@ class EscalationBudget:
     """Escalations that callers may still set off, each and together.
 
     It lies outside the policy: no question can talk its way past it.
+
+    Args:
+        limits: how many a minute.
+        shared: where all processes keep them together; None for this one alone.
     """
 
-    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
-        self._rate, self._clock = limits.caller_escalations_per_minute, clock
+    def __init__(
+        self,
+        limits: Limits,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        shared: SharedBuckets | None = None,
+    ) -> None:
+        self._rate, self._clock, self._shared = limits.caller_escalations_per_minute, clock, shared
         total = limits.escalations_per_minute
-        self._total = None if total is None else Bucket(total, clock)
-        self._callers: OrderedDict[str, Bucket] = OrderedDict()
+        self._total = None if total is None else self._new_bucket("all", total)
+        self._callers: OrderedDict[str, Bucket | SharedBucket] = OrderedDict()
+
+    def _new_bucket(self, name: str, per_minute: float) -> Bucket | SharedBucket:
+        if self._shared is None:
+            return Bucket(per_minute, self._clock)
+        return SharedBucket(self._shared, name, per_minute)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What people should know."""
+        return () if self._shared is None else self._shared.notes
 
     def exhausted(self, caller: str) -> str | None:
         """Which budget is used up, `global_budget` or `caller_budget`; None if neither is."""
@@ -66,10 +87,10 @@ class EscalationBudget:
             if bucket is not None:
                 bucket.take()
 
-    def _bucket(self, caller: str) -> Bucket | None:
+    def _bucket(self, caller: str) -> Bucket | SharedBucket | None:
         if self._rate is None:
             return None
-        bucket = self._callers.pop(caller, None) or Bucket(self._rate, self._clock)
+        bucket = self._callers.pop(caller, None) or self._new_bucket(f"of:{caller}", self._rate)
         self._callers[caller] = bucket
         if len(self._callers) > _MAX_CALLERS:
             self._callers.popitem(last=False)

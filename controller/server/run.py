@@ -38,6 +38,7 @@ from controller.server.ops import (
     episode_log,
     service_log,
 )
+from controller.server.shared import SharedBuckets
 from controller.server.variants import Variant, Variants
 
 _PREPARE_EVERY_S = 5.0
@@ -58,6 +59,9 @@ def build_service(config: ServeConfig) -> Service:
         build_variants(config, backend, metrics),
         backend,
         limits=config.limits,
+        shared=SharedBuckets(config.shared, fails_open=config.shared_fails_open)
+        if config.shared
+        else None,
         equivalence=build_equivalence(answer_kind(checkpoint.answers), config.equivalence),
         on_served=partial(_served, metrics, config.log_texts),
         on_stray=lambda variant, feature: metrics.strays.labels(variant, feature).inc(),

@@ -97,6 +97,13 @@ messages = st.one_of(
         max_size=4,
     ),
 )
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+schemas = st.fixed_dictionaries(
+    {
+        "type": st.just("json_schema"),
+        "json_schema": st.fixed_dictionaries({"name": st.just("x"), "schema": anything}),
+    }
+)
 bodies = st.fixed_dictionaries(
     {"model": st.sampled_from(["allot", "x"]), "messages": messages},
     optional={
@@ -106,7 +113,12 @@ bodies = st.fixed_dictionaries(
         "max_tokens": st.one_of(numbers, anything),
         "seed": numbers,
         "temperature": anything,
-        "tools": anything,
+        "tools": st.one_of(anything, st.just([TOOL])),
+        "tool_choice": st.one_of(anything, st.just("required")),
+        "response_format": st.one_of(anything, st.just({"type": "json_object"}), schemas),
+        "stop": anything,
+        "input": st.one_of(messages, st.text(max_size=20)),
+        "text": anything,
         "user": anything,
         "prompt": anything,
         "prompt_tokens": anything,
@@ -123,8 +135,11 @@ def send(service, path, content, headers=None):
     return reply.status_code
 
 
+PATHS = ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/decide"]
+
+
 @settings(max_examples=300, **QUICK)
-@given(bodies, st.sampled_from(["/v1/chat/completions", "/v1/completions", "/v1/decide"]))
+@given(bodies, st.sampled_from(PATHS))
 def test_bodies(service, body, path):
     """NaN and infinities are written as Python's json does: not JSON, and so refused."""
     send(service, path, json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass"))
