@@ -6,6 +6,8 @@ import logging
 import time
 from dataclasses import dataclass
 
+import redis
+
 from controller.errors import ConfigError
 
 _log = logging.getLogger("allot.service")
@@ -34,23 +36,16 @@ class SharedBuckets:
         fails_open: whether there are tokens while the store is away.
 
     Raises:
-        ConfigError: the package `redis` is missing, or the URL is none.
+        ConfigError: the URL is none.
     """
 
     def __init__(self, url: str, *, fails_open: bool) -> None:
-        try:
-            import redis
-        except ModuleNotFoundError:
-            raise ConfigError(
-                "shared: expected the package redis; pip install 'allot[shared]'"
-            ) from None
         try:
             client = redis.Redis.from_url(
                 url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
             )
         except ValueError as error:
             raise ConfigError(f"shared: expected redis://HOST:PORT/DB: {error}") from None
-        self._failures = (redis.RedisError, OSError)
         self._script = client.register_script(_BUCKET)
         self._fails_open, self._not_before, self.away = fails_open, 0.0, False
 
@@ -59,7 +54,7 @@ class SharedBuckets:
         if time.monotonic() >= self._not_before:
             try:
                 left = float(self._script(keys=[f"allot:{name}"], args=[per_minute, taken]))
-            except self._failures as error:
+            except (redis.RedisError, OSError) as error:
                 self._not_before = time.monotonic() + _PAUSE_S
                 self._tell(type(error).__name__)
             else:
