@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from controller.backends.base import Backend, Request, run_now
 from controller.backends.openai.backend import ATTEMPT_DEADLINE
+from controller.backends.openai.resilience import REJECTED, TOO_LONG
 from controller.errors import BackendError
 from controller.process.actions import ActionKind
 from controller.process.types import Attempt, ModelSpec, Question
@@ -30,7 +31,9 @@ from training.record.progress import Watch
 
 Result = TypeVar("Result")
 
-FACTS = frozenset({"rejected", "null_content", "empty_choices", "too_large", ATTEMPT_DEADLINE})
+FACTS = frozenset(
+    {REJECTED, TOO_LONG, "null_content", "empty_choices", "too_large", ATTEMPT_DEADLINE}
+)
 """Failures that say something about a question and a model, and are recorded as such."""
 
 HOPELESS = frozenset({"unauthorized", "no_such_model"})

@@ -179,7 +179,9 @@ def _plot_lead(
 
 
 def _log_axis(axes: Axes) -> None:
-    """A logarithmic x axis with plain numbers."""
+    """A logarithmic x axis with plain numbers; a linear one where nothing costs anything."""
+    if not any((np.asarray(line.get_xdata(), float) > 0).any() for line in axes.lines):
+        return
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     subs = (1, 3) if high > 10 * low else (1, 1.5, 2, 3, 4, 5, 6, 8)

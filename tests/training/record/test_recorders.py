@@ -194,7 +194,7 @@ def test_what_waiting_does_not_help_against_stops_and_a_refusal_is_a_fact(tmp_pa
 
     with Upstream(refuse).running() as upstream:
         refused = record(upstream, tmp_path / "refused")
-    assert set(refused.attempts["error"].to_pylist()) == {"rejected"}
+    assert set(refused.attempts["error"].to_pylist()) == {"context_length_exceeded"}
     with Upstream(fails_once).running() as upstream:
         poisoned = record(upstream, tmp_path / "poisoned", concurrency=2)
     assert Counter(poisoned.attempts["error"].to_pylist()) == {None: 48, "server_error": 6}
