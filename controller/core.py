@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -213,8 +214,6 @@ class Episode(Underway):
         self._usage = {model.name: Usage() for model in backend.models}
         self.backend, self._names = backend, [model.name for model in backend.models]
         self._difficulty, self._pick = difficulty, pick
-        self.is_strange = False
-        """Whether the wording is unlike all that difficulty was learnt from."""
         self._answer_ids: dict[str, int] = {}
         self._parents: dict[int, Attempt] = {}
         self._unverified: list[Attempt] = []
@@ -249,11 +248,15 @@ class Episode(Underway):
             difficulty=self._outlook(prompt),
         )
 
+    @cached_property
+    def is_strange(self) -> bool:
+        """Whether the wording is unlike all that difficulty was learnt from."""
+        return self._difficulty is not None and self._difficulty.is_strange(self.question.text)
+
     def _outlook(self, prompt: PromptState) -> NDArray[np.float64]:
         readout, known = self._difficulty, None
         if readout is not None:
             known = readout.of_question(self.question.text, prompt.hidden)
-            self.is_strange = readout.is_strange(self.question.text)
         return np.full((1, self.config.num_rungs), np.nan) if known is None else known
 
     def _count(self, rung: int, usage: Usage) -> None:
