@@ -175,15 +175,19 @@ def test_forms_that_are_none_are_refused_by_name(service, small, fields, param):
     assert small.calls == 0
 
 
-def test_a_clients_bad_field_is_not_held_against_the_server(service, small, large):
-    """The server's 400 is told once, by a status that asks for no further try."""
+def refusing(message):
+    """Answers every request by a 400."""
 
     async def refuse(exchange):
-        error = {"message": "Invalid schema for tools[0].function.parameters"}
-        await exchange.reply({"error": error}, status=400)
+        await exchange.reply({"error": {"message": message}}, status=400)
 
+    return refuse
+
+
+def test_a_clients_bad_field_is_not_held_against_the_server(service, small, large):
+    """The server's 400 is told once, by a status that asks for no further try."""
     for upstream in (small, large):
-        upstream.script(refuse)
+        upstream.script(refusing("Invalid schema for tools[0].function.parameters"))
     with pytest.raises(openai.InternalServerError) as refused:
         service.openai.with_options(max_retries=2).chat.completions.create(
             model="allot", messages=ASK, tools=[WEATHER]
@@ -195,12 +199,8 @@ def test_a_clients_bad_field_is_not_held_against_the_server(service, small, larg
 
 
 def test_a_context_that_is_too_long_is_the_askers_matter(service, small, large):
-    async def refuse(exchange):
-        error = {"message": "maximum context length is 4096 tokens"}
-        await exchange.reply({"error": error}, status=400)
-
     for upstream in (small, large):
-        upstream.script(refuse)
+        upstream.script(refusing("maximum context length is 4096 tokens"))
     with pytest.raises(openai.BadRequestError) as refused:
         service.openai.chat.completions.create(model="allot", messages=ASK)
     assert refused.value.code == "context_length_exceeded"
