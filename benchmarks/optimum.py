@@ -92,7 +92,7 @@ def train(bench: OptimumBench, seed: int) -> PolicyNetwork:
 
 def best_rules(tree: BeliefTree, prices: Floats) -> Floats:
     """Utility of the hand-made rule that does best at each price, hindsight included, (P,)."""
-    families = rule_families(tree.family.max_samples)
+    families = rule_families(tree.family.config())
     rules = [rule for name in VOTE_RULES for rule in families[name]]
     utilities = [evaluate(tree, RulePolicy(rule), prices) for rule in rules]
     return np.asarray(np.max(utilities, axis=0))

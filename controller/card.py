@@ -66,7 +66,7 @@ def model_card(checkpoint: AnyCheckpoint, figures: Figures | None, **metadata: A
 
 def _summary(checkpoint: AnyCheckpoint, ladder: str) -> str:
     low, high = checkpoint.price_range
-    step = "attempt" if checkpoint.granularity is ATTEMPTS else "segment of an attempt"
+    step = "attempt" if checkpoint.granularity.name == ATTEMPTS.name else "segment of an attempt"
     return f"""# Compute controller for {ladder}
 
 A policy that decides, question by question, how much compute these models spend. After every

@@ -28,8 +28,10 @@ from controller.policy.floor import Floor, FlooredPolicy
 from controller.policy.network import Policy, PolicyConfig, PolicyNetwork
 from controller.policy.targets import Calibration
 from controller.policy.training_range import Support
+from controller.process.actions import Tier
 from controller.process.cost import CostModel
 from controller.process.episodes import EpisodeConfig
+from controller.process.menu import Arm
 from controller.process.types import AdapterSpec, ModelSpec
 from controller.segments.episodes import SegmentConfig
 
@@ -229,7 +231,7 @@ def load_segment_checkpoint(directory: Path | str) -> Checkpoint[SegmentConfig]:
 
 
 def _of(granularity: Granularity, checkpoint: AnyCheckpoint) -> AnyCheckpoint:
-    if checkpoint.granularity is not granularity:
+    if checkpoint.granularity.name != granularity.name:
         raise CheckpointError(
             f"{checkpoint.path}: expected a controller of {granularity.unit}, found one of "
             f"{checkpoint.granularity.unit}"
@@ -247,14 +249,16 @@ def load_any(directory: Path | str) -> AnyCheckpoint:
     directory = Path(directory)
     settings = _read_settings(directory / SETTINGS_FILE)
     try:
-        granularity = GRANULARITIES[settings.get("granularity", ATTEMPTS.name)]
+        kind = GRANULARITIES[settings.get("granularity", ATTEMPTS.name)]
         policy = PolicyNetwork(PolicyConfig(**_with_tuples(settings["policy"])))
-        config = granularity.process(
+        config = kind.process(
             **{
                 **_with_tuples(settings["process"]),
                 "cost": CostModel(**_with_tuples(settings["process"]["cost"])),
+                **_menu(settings["process"]),
             }
         )
+        granularity = granularity_of(config)
         low, high = settings["price_range"]
         calibration, support = settings["calibration"], settings.get("support")
         floor = settings.get("floor")
@@ -267,7 +271,7 @@ def load_any(directory: Path | str) -> AnyCheckpoint:
             "segment_controller": _placed(settings.get("segment_controller")),
             "calibration": calibration and Calibration.from_json(calibration),
             "support": support and _support(support, len(granularity.features)),
-            "floor": floor and Floor.from_json(floor),
+            "floor": floor and Floor.from_json(floor, getattr(config, "arm_names", ())),
             "answers": answer_kind(str(settings.get("answers", UNNAMED))).name,
             "training": dict(settings["training"]),
         }
@@ -325,6 +329,12 @@ def _placed(entry: Any) -> tuple[str, float] | None:
         return None
     path, price = entry
     return str(path), float(price)
+
+
+def _menu(process: Mapping[str, Any]) -> dict[str, tuple[Arm, ...]]:
+    """Arms of a decision process as JSON keeps it; older ones have none."""
+    arms = process.get("arms")
+    return {"arms": tuple(Arm(**{**a, "tier": Tier(a["tier"])}) for a in arms)} if arms else {}
 
 
 def _with_tuples(entry: Mapping[str, Any]) -> dict[str, Any]:

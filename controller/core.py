@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from typing_extensions import TypeVar
 
-from controller.backends.base import Backend, PromptState, Request
+from controller.backends.base import UNLIMITED, Backend, PromptState, Request
 from controller.errors import ConfigError
 from controller.granularity import granularity_of
 from controller.policy.difficulty import Difficulty
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _ROW = np.zeros(1, np.int64)
-_UNLIMITED = 2**31
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,8 +233,8 @@ class Episode(Underway):
 
     def start(self, prompt: PromptState) -> None:
         """Begin with a prompt's state already known."""
-        available = prompt.available or (_UNLIMITED,) * self.config.num_rungs
-        self._order = [list(range(n)) if n < _UNLIMITED else [] for n in available]
+        available = prompt.available or (UNLIMITED,) * self.config.num_rungs
+        self._order = [list(range(n)) if n < UNLIMITED else [] for n in available]
         self._count(0, prompt.usage)
         self.state.reset(
             _ROW,
@@ -305,7 +304,7 @@ class Episode(Underway):
             self._count(0, verdict.usage)
             self.verified(verdict.scores)
             return ()
-        attempts = tuple(await self.backend.attempts(self._requests(action)))
+        attempts = tuple(await self.backend.attempts(self._requests(position)))
         self.made(attempts)
         return attempts
 
@@ -326,15 +325,15 @@ class Episode(Underway):
         self.state.finish_verification(_ROW)
         self._unverified, self._mask = [], None
 
-    def _requests(self, action: Action) -> tuple[Request, ...]:
-        spec = action.kind.spec
-        kind = spec.attempt or action.kind
+    def _requests(self, position: int) -> tuple[Request, ...]:
+        spec, width = self.config.choices[position]
+        kind = spec.attempt or self.config.actions[position].kind
         if spec.revises:
             parent = self._parents[int(self.state.leader[0])]
             index = int(self.state.take_child(_ROW)[0])
             revision = Request(question=self.question, action=kind, index=index, parent=parent)
             return (revision,)
-        rung = 0 if spec.climbs is None else int(spec.climbs(self.state)[0])
+        rung = spec.rung
         used = int(self.state.counts[0, rung])
         return tuple(
             Request(
@@ -343,7 +342,7 @@ class Episode(Underway):
                 rung=rung,
                 index=self._next_index(rung, used + i),
             )
-            for i in range(action.width)
+            for i in range(width)
         )
 
     def _next_index(self, rung: int, used: int) -> int:
@@ -364,7 +363,7 @@ class Episode(Underway):
         answer = NO_ANSWER
         if attempt.answer is not None:
             answer = self._answer_ids.setdefault(attempt.answer, len(self._answer_ids))
-        revisions = _UNLIMITED if attempt.num_revisions is None else attempt.num_revisions
+        revisions = UNLIMITED if attempt.num_revisions is None else attempt.num_revisions
         if revisions and attempt.rung == 0 and answer != NO_ANSWER:
             self._parents[answer] = attempt
         known = self.config.reads_logprobs

@@ -7,13 +7,15 @@ The packages above add their part under the same names: `envs.granularity` the r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
-from controller.process.actions import ACTIONS, SEGMENT_ACTIONS, Action
+from controller.process.actions import ACTIONS, SEGMENT_ACTIONS, Action, ActionSet
 from controller.process.episodes import EpisodeConfig
 from controller.process.features import FeatureTable
-from controller.process.observation import FEATURES
+from controller.process.menu import Arm
+from controller.process.observation import FEATURES, menu_features
 from controller.segments.episodes import SEGMENT_FEATURES, STEPS, SegmentConfig
 
 Process = EpisodeConfig | SegmentConfig
@@ -63,5 +65,14 @@ GRANULARITIES = {granularity.name: granularity for granularity in (ATTEMPTS, SEG
 
 
 def granularity_of(process: Process) -> Granularity:
-    """The granularity of a decision process."""
-    return SEGMENTS if isinstance(process, SegmentConfig) else ATTEMPTS
+    """The granularity of a decision process; of a menu, with what is to be said of its arms."""
+    if isinstance(process, SegmentConfig):
+        return SEGMENTS
+    return _of_menu(process.menu, process.actions) if process.is_menu else ATTEMPTS
+
+
+@cache
+def _of_menu(menu: tuple[Arm, ...], actions: ActionSet) -> Granularity:
+    asked = {str(a): f"{a.kind.spec.meaning}: {a.arm}" for a in actions if a.arm}
+    table = menu_features(tuple(arm.name for arm in menu))
+    return replace(ATTEMPTS, table=table, meanings=ATTEMPTS.meanings | asked)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from controller.answers import answer_kind
 from controller.backends.base import Backend, recorded_temperature
-from controller.backends.ladder import Ladder
-from controller.backends.places import ModelPlace, Upstream
+from controller.backends.ladder import Absent, Ladder
+from controller.backends.places import ModelPlace, Upstream, as_place, check_names
 from controller.backends.prompts import Message, read_prompts
 from controller.checkpoint import AnyCheckpoint
 from controller.errors import CheckpointError, ConfigError
@@ -33,7 +33,7 @@ OtherWeights = Callable[[ModelSpec, str, str], None]
 
 def load_backend(
     checkpoint: AnyCheckpoint,
-    models: Sequence[str | Path] = (),
+    models: Sequence[str | Path | ModelPlace] = (),
     adapters: Mapping[str, str | Path] | None = None,
 ) -> Backend | SegmentBackend:
     """Load the models that a checkpoint was trained for; the backend never suspends.
@@ -59,39 +59,58 @@ def load_backend(
     builder = LadderBuilder(
         checkpoint=checkpoint, other_weights=checkpoint.refuse_weights, adapters=adapters
     )
-    if not any(place.is_server for place in places):
+    if not any(place is not None and place.is_server for place in places):
         return builder.in_process(places)
     if isinstance(checkpoint.config, SegmentConfig):
         raise ConfigError(
             f"models: expected models in this process for decisions inside attempts, found "
-            f"{[place.text for place in places]}"
+            f"{[str(model) for model in models]}"
         )
     from controller.backends.threads import BlockingBackend
 
     return BlockingBackend(builder.build(places))
 
 
-def model_places(models: Sequence[str | Path], checkpoint: AnyCheckpoint) -> tuple[ModelPlace, ...]:
+def model_places(
+    models: Sequence[str | Path | ModelPlace], checkpoint: AnyCheckpoint
+) -> tuple[ModelPlace | None, ...]:
     """Where the models of a controller are, one per rung; its own have the names of its training.
 
     Args:
-        models: as they were named, the small one first.
+        models: by the names of its training, in any order, and of a menu the first and any others:
+            None stands for those that are missing; a pair also in order, the small one first.
         checkpoint: whose names servers are asked for where nothing else is said.
 
     Raises:
         ConfigError: too few, too many, or one that is not there.
     """
     names = [model.name for model in checkpoint.models]
+    if tuple(models) == checkpoint.located_models():
+        # One file may have been recorded under several names.
+        return tuple(
+            replace(as_place(model), name=name) for model, name in zip(models, names, strict=True)
+        )
+    if len(names) > 2:
+        return _arms([as_place(model, model="default") for model in models], names)
     if len(models) != len(names):
         raise ConfigError(
             f"models: expected {len(names)}, as {checkpoint.path} was trained for {names}, found "
             f"{[str(model) for model in models]}"
         )
-    places = [ModelPlace.parse(model, model=n) for model, n in zip(models, names, strict=True)]
-    if tuple(models) == checkpoint.located_models():
-        # One file may have been recorded under several names.
-        places = [replace(place, name=n) for place, n in zip(places, names, strict=True)]
-    return tuple(places)
+    places = [as_place(model, model=n) for model, n in zip(models, names, strict=True)]
+    by_name = {place.name: place for place in places}
+    return tuple(by_name.get(name, place) for name, place in zip(names, places, strict=True))
+
+
+def _arms(places: Sequence[ModelPlace], names: Sequence[str]) -> tuple[ModelPlace | None, ...]:
+    """Places of a menu's arms by rung, None for those that are missing."""
+    named = {place.name: place for place in check_names(places)}
+    if not named.keys() <= {*names} or names[0] not in named:
+        raise ConfigError(
+            f"models: expected NAME=PLACE of {names[0]}, which prompts are read by, and of any of "
+            f"{list(names[1:])}, found {list(named)}"
+        )
+    return tuple(named.get(name) for name in names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,26 +135,27 @@ class LadderBuilder:
     prompts: Sequence[str] = ()
     max_new_tokens: int | None = None
     observe: Callable[[str, str, float], None] = lambda *_: None
+    _loaded: dict[str, LocalModel] = field(default_factory=dict)
 
-    def build(self, places: Sequence[ModelPlace]) -> Ladder:
-        """The ladder, one backend per rung.
+    def build(self, places: Sequence[ModelPlace | None]) -> Ladder:
+        """The ladder, one backend per rung; None stands for an arm that is missing.
 
         Raises:
             BackendError: a model cannot be loaded.
             CheckpointError: the controller inside attempts is for other models.
         """
-        prompts = read_prompts(self.prompts, [place.name for place in places])
-        trained = self.checkpoint.models
-        return Ladder(
-            [
-                (self._served if place.is_server else self._threaded)(
-                    place, rung, prompts.get(place.name, trained[rung].prompt)
-                )
-                for rung, place in enumerate(places)
-            ]
-        )
+        prompts = read_prompts(self.prompts, [place.name for place in places if place])
 
-    def in_process(self, places: Sequence[ModelPlace]) -> Backend | SegmentBackend:
+        def backend(rung: int, place: ModelPlace | None) -> Backend:
+            trained = self.checkpoint.models[rung]
+            if place is None:
+                return Absent(trained)
+            prompt = place.prompt or prompts.get(place.name, trained.prompt)
+            return (self._served if place.is_server else self._threaded)(place, rung, prompt)
+
+        return Ladder([backend(rung, place) for rung, place in enumerate(places)])
+
+    def in_process(self, places: Sequence[ModelPlace | None]) -> Backend | SegmentBackend:
         """All models as one backend that never suspends.
 
         Raises:
@@ -146,39 +166,58 @@ class LadderBuilder:
         from controller.backends.local.segments import segment_writer
 
         checkpoint = self.checkpoint
-        models = [
-            replace(self._model(place, rung), rung=rung, prompt=trained.prompt)
-            for rung, (place, trained) in enumerate(zip(places, checkpoint.models, strict=True))
-        ]
+        models = {
+            rung: replace(
+                self._model(place, rung),
+                rung=rung,
+                prompt=place.prompt or checkpoint.models[rung].prompt,
+            )
+            for rung, place in enumerate(places)
+            if place is not None
+        }
         if isinstance(checkpoint.config, SegmentConfig):
-            return segment_writer(checkpoint, models, 0, answer_kind(checkpoint.answers))
+            written = list(models.values())
+            return segment_writer(checkpoint, written, 0, answer_kind(checkpoint.answers))
         if models[0].adapters != checkpoint.models[0].adapters:
             raise CheckpointError(
                 f"{checkpoint.path}: expected adapters {checkpoint.models[0].adapters}, found "
                 f"{models[0].adapters}; train a controller for these or restore them"
             )
         longest = max(checkpoint.config.max_completion_tokens)
-        small, *larges = (self._local(model, longest) for model in models)
-        return Ladder([with_segments(checkpoint, small), *larges], at_once=False)
+        backends: list[Backend] = [Absent(trained) for trained in checkpoint.models]
+        for rung, place in enumerate(places):
+            if place is not None:
+                own = self._local(models[rung], longest, self._temperature(place, rung))
+                backends[rung] = own if rung else with_segments(checkpoint, own)
+        return Ladder(backends, at_once=False)
 
     def _model(self, place: ModelPlace, rung: int) -> LocalModel:
         """A model in this process with its adapters, if they were trained on its weights."""
         from controller.backends.local.adapters import load_adapters
         from controller.backends.local.model import load_model
 
-        loaded, trained = load_model(place, 0), self.checkpoint.models[rung]
+        trained = self.checkpoint.models[rung]
+        loaded = self._loaded.get(place.source) or load_model(place, 0)
+        self._loaded[place.source] = loaded
+        loaded = replace(loaded, name=place.name)
         if trained.digest and loaded.digest != trained.digest:
             self.other_weights(trained, place.text, loaded.digest)
             return loaded
         adapters = {} if rung else self.checkpoint.located_adapters(self.adapters)
         return load_adapters(loaded, adapters) if adapters else loaded
 
-    def _local(self, model: LocalModel, longest: int) -> LocalBackend:
+    def _temperature(self, place: ModelPlace, rung: int) -> float:
+        """At which an arm in this process is sampled: as in training, if nothing else is said."""
+        trained = self.checkpoint.models[rung].temperature
+        known = recorded_temperature(self.checkpoint.models) if trained is None else trained
+        return float(place.body.get("temperature", known))
+
+    def _local(self, model: LocalModel, longest: int, temperature: float) -> LocalBackend:
         from controller.backends.local.backend import LocalBackend
 
         return LocalBackend(
             model,
-            temperature=recorded_temperature(self.checkpoint.models),
+            temperature=temperature,
             max_new_tokens=longest,
             answers=answer_kind(self.checkpoint.answers),
         )
@@ -188,7 +227,7 @@ class LadderBuilder:
         from controller.backends.threads import ThreadedBackend
 
         model = replace(self._model(place, rung), prompt=prompt)
-        backend = self._local(model, self._longest(rung))
+        backend = self._local(model, self._longest(rung), self._temperature(place, rung))
         trained = {adapter.name for adapter in self.checkpoint.models[rung].adapters}
         return ThreadedBackend(
             backend if rung else with_segments(self.checkpoint, backend),
@@ -220,7 +259,7 @@ class LadderBuilder:
             max_new_tokens=self._longest(rung),
             asks_n=upstream.upstream_n,
             streams=upstream.upstream_stream,
-            body={**known, **upstream.body},
+            body={**known, **trained.body, **upstream.body, **place.body},
             wants_logprobs=self.checkpoint.config.reads_logprobs,
             prompt=prompt,
             prompt_length=trained.prompt_length if prompt == trained.prompt else None,

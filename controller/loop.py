@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from controller.backends.places import ModelPlace
     from controller.checkpoint import AnyCheckpoint, Checkpoint
 
 __all__ = ["Controller", "Decision", "Episode", "Outcome", "begin_episode"]
@@ -144,7 +145,7 @@ class Controller:
         path: str | Path | AnyCheckpoint,
         backend: Backend | SegmentBackend | None = None,
         *,
-        models: Sequence[str | Path] = (),
+        models: Sequence[str | Path | ModelPlace] = (),
         adapters: Mapping[str, str | Path] | None = None,
         mean_cost: float | None = None,
         accuracy: float | None = None,

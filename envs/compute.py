@@ -137,6 +137,7 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
         start, price, round_price, budget, _ = draw_episode(
             self._streams,
             _ROW,
+            self.config,
             len(self.questions) * self.attempts,
             self.prices,
             self.round_prices,

@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium.utils import seeding
 from numpy.typing import NDArray
 
+from controller.granularity import Process
 from envs.reward import LogUniform
 
 Array = NDArray[Any]
@@ -65,11 +66,14 @@ class Hidden(NamedTuple):
     difficulty: Array | bool = False
     verifier: Array | bool = False
     prompt: Array | bool = False
+    arms: Array | bool = False
+    """(n, R), of a menu."""
 
 
 def draw_episode(
     streams: Streams,
     rows: Array,
+    config: Process,
     num_questions: int,
     prices: LogUniform,
     round_prices: LogUniform | None,
@@ -78,7 +82,8 @@ def draw_episode(
 ) -> tuple[Array, Array, Array, Array, Hidden]:
     """Question, price, round price, budget and what is hidden of a new episode in each of `rows`.
 
-    All are (n,). In most episodes rounds cost nothing, and in as many there is no budget.
+    All are (n,). In most episodes rounds cost nothing, and in as many there is no budget. Of a menu
+    all arms but the first may be missing, as a server that is down is.
     """
     question = (streams.uniform(rows) * num_questions).astype(np.int64)
     price = prices.at(streams.uniform(rows))
@@ -90,5 +95,10 @@ def draw_episode(
         )
         for values, otherwise in ((round_prices, 0.0), (budgets, np.inf))
     )
-    hidden = Hidden(*(streams.uniform(rows) < hide_signals for _ in Hidden._fields))
+    hidden = Hidden(*(streams.uniform(rows) < hide_signals for _ in range(4)))
+    if config.is_menu:
+        missing = np.zeros((len(rows), config.num_rungs), bool)
+        for rung in range(1, config.num_rungs):
+            missing[:, rung] = streams.uniform(rows) < hide_signals
+        hidden = hidden._replace(arms=missing)
     return question, price, round_price, budget, hidden

@@ -54,7 +54,7 @@ ATTEMPTS = Recordings(
     table=build_table,
     recorded=read_recorded,
     derive=lambda train, traces, ladder=None, **options: derive_config(
-        train, traces.models(ladder), **options
+        train, traces.models(ladder), traces.arms(ladder), **options
     ),
     replay=AttemptReplay,
 )

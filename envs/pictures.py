@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.colors import to_hex, to_rgb
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
@@ -34,6 +36,7 @@ _LANES = slice(126, 566)
 _VOTES = slice(594, WIDTH - _MARGIN)
 _NARROWEST, _WIDEST, _CARD = 44, 96, 40
 _MOST_VOTES, _COLUMNS = 6, 82
+_PALEST = 0.6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +66,23 @@ class Frame:
 
 def action_colour(name: str) -> str:
     """Colour of an action by its name; all widths of SAMPLE but 1 share one."""
-    return ACTION_COLOURS["SAMPLE(n)" if name.startswith("SAMPLE(") else name]
+    kind, _, how = name.partition("(")
+    if name in ACTION_COLOURS:
+        return ACTION_COLOURS[name]
+    return ACTION_COLOURS["SAMPLE(n)" if kind == "SAMPLE" and how[:-1].isdigit() else kind]
+
+
+def action_colours(names: Sequence[str]) -> list[str]:
+    """Colours of several actions; those that only their arms tell apart have shades of one."""
+    colours = [action_colour(name) for name in names]
+    shades = {colour: colours.count(colour) for colour in colours}
+    seen: Counter[str] = Counter()
+    for place, colour in enumerate(colours):
+        mixed = _PALEST * seen[colour] / max(shades[colour] - 1, 1)
+        seen[colour] += 1
+        rgb = (1 - mixed) * np.array(to_rgb(colour)) + mixed
+        colours[place] = to_hex(tuple(rgb)) if mixed else colour
+    return colours
 
 
 def picture(frame: Frame) -> NDArray[np.uint8]:

@@ -75,11 +75,10 @@ class Replay(ABC):
         unknown = np.broadcast_to(hidden.difficulty, start.shape)[:, None]
         difficulty = np.where(unknown, np.nan, self.difficulty[self.table.question_of(start)])
         terms = {"price": price, "round_price": round_price, "budget": budget}
-        hide_prompt = np.broadcast_to(hidden.prompt, start.shape)
-        self._begin(rows, start, hide_prompt, {**terms, "difficulty": difficulty})
+        self._begin(rows, start, hidden, {**terms, "difficulty": difficulty})
 
     @abstractmethod
-    def _begin(self, rows: Array, start: Array, hide_prompt: Array, terms: dict[str, Any]) -> None:
+    def _begin(self, rows: Array, start: Array, hidden: Hidden, terms: dict[str, Any]) -> None:
         """Reset the episodes of `rows`; `terms` are for `Lockstep.begin`."""
 
     @abstractmethod
@@ -153,7 +152,7 @@ class AttemptReplay(Replay):
         choices = config.choices
         self._widths = np.array([width for _, width in choices])
         self._scores, self._revises = np.array([(s.scores, s.revises) for s, _ in choices]).T
-        self._climbs = {a: spec.climbs for a, (spec, _) in enumerate(choices) if spec.climbs}
+        self._rung = np.array([spec.rung for spec, _ in choices])
         self.attempts = np.zeros((config.max_attempts, num_episodes), np.int64).T
         self._unverified = np.zeros((config.max_attempts, num_episodes), np.int64).T
         self._order = np.zeros((num_episodes, *table.stream.shape[1:]), np.int16)  # (N, R, S)
@@ -161,13 +160,13 @@ class AttemptReplay(Replay):
             np.arange(table.stream.shape[2], dtype=np.int16), table.stream.shape[1:]
         )
 
-    def _begin(self, rows: Array, start: Array, hide_prompt: Array, terms: dict[str, Any]) -> None:
+    def _begin(self, rows: Array, start: Array, hidden: Hidden, terms: dict[str, Any]) -> None:
         self._order[rows] = self._identity
         self.episodes.reset(
             rows,
             prompt_tokens=self.table.prompt_tokens[start],
-            limits=self.table.stream_length[start],
-            prompt_counted=~hide_prompt,
+            limits=self.table.stream_length[start] * np.logical_not(hidden.arms),
+            prompt_counted=np.logical_not(hidden.prompt),
             **terms,
         )
 
@@ -195,9 +194,7 @@ class AttemptReplay(Replay):
 
     def _attempt(self, rows: Array, actions: Array, streams: Streams) -> None:
         episodes = self.episodes
-        revised, rung = self._revises[actions], np.zeros(len(rows), np.int64)
-        for action, climbs in self._climbs.items():
-            rung = np.where(actions == action, climbs(episodes.part(rows)), rung)
+        revised, rung = self._revises[actions], self._rung[actions]
         chosen = np.empty(len(rows), np.int64)
         fresh = ~revised
         if revised.any():

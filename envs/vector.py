@@ -35,8 +35,8 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
         budgets: range that the hard cap of an episode's cost is drawn from; None for no caps.
         round_prices: range that the price of a serial round is drawn from; None for none.
         hide_signals: probability that an episode goes without logprobs, and independently
-            without difficulty, without a verifier and without the length of its prompt, so
-            that a policy learns to do without.
+            without difficulty, without a verifier, without the length of its prompt and
+            without each arm of a menu but the first, so that a policy learns to do without.
         permute: whether independent attempts come in random order.
         autoreset_mode: when a finished episode makes room for the next one: in the same step,
             in the next step (whose action it ignores), or, disabled, when `reset` is told
@@ -137,6 +137,7 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
         question, price, round_price, budget, hidden = draw_episode(
             streams,
             rows,
+            self.config,
             self.replay.num_starts,
             self.prices,
             self.round_prices,

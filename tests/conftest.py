@@ -14,6 +14,8 @@ from envs.segments.traces import SegmentTraces
 from envs.traces.derive import derive_config
 from envs.traces.format import TraceSet
 from envs.traces.recorded import Recorded, read_recorded
+from envs.traces.table import build_table
+from tests.menus import write_menu
 from training.learn.config import PPOConfig, TrainConfig
 from training.learn.train import ControllerTraining
 from training.record.recording import Recording
@@ -49,6 +51,19 @@ def validation(traces: TraceSet) -> Recorded:
 @pytest.fixture(scope="session")
 def config(traces: TraceSet, validation: Recorded):
     return derive_config(validation.table, traces.models())
+
+
+@pytest.fixture(scope="session")
+def menu(tmp_path_factory) -> TraceSet:
+    """A recorded set of four arms."""
+    return TraceSet.read(write_menu(tmp_path_factory.mktemp("menu") / "traces"))
+
+
+@pytest.fixture(scope="session")
+def menu_config(menu):
+    """Its decision process."""
+    table = build_table(menu, ["train"], [model.name for model in menu.models()])
+    return derive_config(table, menu.models(), menu.arms(), sample_widths=(1, 2))
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,7 @@ class Learning:
         round_prices: to train for; None for none.
         policy: plays a rule.
         families: of rules, by name, for a decision process.
-        routers: rules that read the difficulty, and are no family of `families`.
+        routers: rules that read the difficulty, likewise; no family of `families`.
         reads: whether those of `families` do, too.
         tally: names of `Played.actions`.
         single: name of the rule that makes one attempt by the small model.
@@ -63,7 +63,7 @@ class Learning:
     round_prices: LogUniform | None
     policy: Callable[[Any], Policy]
     families: Callable[[Any], Mapping[str, Sequence[Any]]]
-    routers: Sequence[Any]
+    routers: Callable[[Any], Sequence[Any]]
     reads: bool
     tally: tuple[str, ...]
     single: str
@@ -135,10 +135,8 @@ ATTEMPTS = Learning(
     value=lambda traces: None,
     round_prices=ROUND_PRICES,
     policy=RulePolicy,
-    families=lambda process: rule_families(
-        process.max_samples, revises=process.max_revisions > 0, verifies=process.verifies
-    ),
-    routers=routers(),
+    families=rule_families,
+    routers=routers,
     reads=False,
     tally=("samples", "revisions", "escalations", "verified"),
     single="always small",
@@ -159,7 +157,7 @@ SEGMENTS = Learning(
     round_prices=None,
     policy=lambda rule: rule,
     families=lambda process: segment_rule_families(max(process.draws)),
-    routers=(),
+    routers=lambda process: (),
     reads=True,
     tally=("segments", "redone", "escalations", "forced"),
     single="always go on",

@@ -25,6 +25,10 @@ TEMPERATURE = 0.5
 """Of sampling, where nobody says otherwise: docs/decisions/0023."""
 
 
+UNLIMITED = 2**31
+"""Attempts that can be had of a model that makes as many as one likes."""
+
+
 def recorded_temperature(models: Sequence[ModelSpec]) -> float:
     """Temperature of a ladder's recorded attempts; the default where it was not noted."""
     temperature = models[0].temperature

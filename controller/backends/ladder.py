@@ -7,9 +7,39 @@ from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from controller.backends.base import Backend, PromptState, Request, T, Verdict
+from controller.backends.base import UNLIMITED, Backend, PromptState, Request, T, Verdict
 from controller.errors import ConfigError
-from controller.process.types import Attempt, Question
+from controller.process.types import Attempt, ModelSpec, Question
+
+
+class Absent(Backend):
+    """An arm that is not there: a menu's controller goes on without it.
+
+    Args:
+        model: of its training.
+    """
+
+    def __init__(self, model: ModelSpec) -> None:
+        self.models = (model,)
+        self.reads_prompts = self.revises = False
+
+    def available(self, rung: int) -> bool:
+        """It never is."""
+        return False
+
+    async def prompt_states(
+        self, questions: Sequence[Question], *, hidden: bool = False
+    ) -> list[PromptState]:
+        """No attempts are to be had."""
+        return [PromptState(prompt_tokens=(0,), available=(0,)) for _ in questions]
+
+    async def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
+        """Nobody asks for any.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(f"requests: expected arms that are there, found {self.models[0].name}")
 
 
 class Ladder(Backend):
@@ -54,7 +84,11 @@ class Ladder(Backend):
             for rung, backend in enumerate(self.rungs)
         )
         return [
-            replace(states[0], prompt_tokens=tuple(s.prompt_tokens[0] for s in states))
+            replace(
+                states[0],
+                prompt_tokens=tuple(s.prompt_tokens[0] for s in states),
+                available=_available(states),
+            )
             for states in zip(*by_rung, strict=True)
         ]
 
@@ -109,3 +143,10 @@ class Ladder(Backend):
         """Close all backends."""
         for backend in self.rungs:
             await backend.close()
+
+
+def _available(states: Sequence[PromptState]) -> tuple[int, ...] | None:
+    """Attempts that can be had by rung; None if as many as one likes of all."""
+    if all(state.available is None for state in states):
+        return None
+    return tuple(UNLIMITED if s.available is None else s.available[0] for s in states)

@@ -1,4 +1,6 @@
-"""Where a model is, as one word says it: a directory, a GGUF file, the Hub, or a server.
+"""Arms as options and files name them: where a model is, and how it is asked.
+
+A model is a directory, a GGUF file, on the Hub, or behind a server.
 
 Reading such a word imports nothing heavy and asks no network, so that what is wrong with it is
 said at once.
@@ -8,16 +10,23 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from controller.backends.prompts import Message, read_prompt
 from controller.errors import ConfigError
+from controller.process.actions import Tier
 
 _URLS = ("http://", "https://")
 _GGUF_MAGIC, _GGUF_SUFFIX = b"GGUF", ".gguf"
 _NAMED = re.compile(r"(?P<name>[^=/:#\s]+)=(?P<place>.+)")
+_OPTIONS = ("tier", "family", "body", "prompt")
+_OPTION = re.compile(rf",({'|'.join(_OPTIONS)})=")
 _HUB_ID = re.compile(r"(?P<owner>\w[\w.-]*)/\w[\w.-]*")
 _OWN_FOLDER = "checkpoints"
 """Where models lie that nobody names; no owner on the Hub is meant by it."""
@@ -50,6 +59,11 @@ class ModelPlace:
         hub_id: as in `owner/name`.
         url: of an OpenAI-compatible server, up to and including `/v1`.
         model: that the server is asked for.
+        tier: whether it is one to sample from or one to escalate to; None where that follows from
+            its option.
+        family: whose agreement counts as one opinion; None for that of its name.
+        body: further fields of each request; of models in this process `temperature` alone.
+        prompt: chat that it is asked with; empty where another option says it.
     """
 
     text: str
@@ -59,6 +73,20 @@ class ModelPlace:
     hub_id: str | None = None
     url: str | None = None
     model: str | None = None
+    tier: Tier | None = None
+    family: str | None = None
+    body: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    prompt: tuple[Message, ...] = field(default=(), hash=False)
+
+    def __post_init__(self) -> None:
+        if self.is_local and self.body.keys() - {"temperature"}:
+            raise ConfigError(
+                f"arm {self.name}: expected no fields but temperature in the body of a model in "
+                f"this process, found {sorted(self.body)}"
+            )
+        heat = self.body.get("temperature", 0)
+        if isinstance(heat, bool) or not isinstance(heat, int | float) or not 0 <= heat <= 10:
+            raise ConfigError(f"arm {self.name}: expected a temperature of 0 to 10, found {heat!r}")
 
     @property
     def is_server(self) -> bool:
@@ -77,15 +105,18 @@ class ModelPlace:
 
     @classmethod
     def parse(cls, text: str | Path, *, model: str | None = None) -> ModelPlace:
-        """From `[NAME=]PLACE`.
+        """From `[NAME=]PLACE[,tier=TIER][,family=NAME][,body=JSON][,prompt=FILE|TEXT]`.
 
         Args:
             text: as typed; a `Path` is never a hub id.
             model: that a server is asked for where the text names none.
 
         Raises:
-            ConfigError: nothing is there, or something other than a model.
+            ConfigError: nothing is there, or something other than a model; or an option is none.
         """
+        if isinstance(text, str) and (parts := _OPTION.split(text))[1:]:
+            options = dict(zip(parts[1::2], parts[2::2], strict=True))
+            return _with_options(cls.parse(parts[0], model=model), options)
         found = _NAMED.fullmatch(str(text)) if isinstance(text, str) else None
         name, place = (found["name"], found["place"]) if found else (None, str(text))
         if place.startswith(_URLS):
@@ -97,6 +128,81 @@ class ModelPlace:
             return cls(text=place, name=name or own, kind=kind, path=path.resolve())
         _check_hub_id(place, is_path=isinstance(text, Path))
         return cls(text=place, name=name or place, kind=PlaceKind.HUB, hub_id=place)
+
+
+def _with_options(place: ModelPlace, options: Mapping[str, Any]) -> ModelPlace:
+    """An arm with what is said of it beside its place; the body as JSON or a mapping."""
+    arm, set_ = place.name, dict(options)
+    if "tier" in options and options["tier"] not in list(Tier):
+        raise ConfigError(f"arm {arm}: expected the tier small or large, found {options['tier']!r}")
+    if "tier" in options:
+        set_["tier"] = Tier(options["tier"])
+    if isinstance(body := options.get("body", {}), str):
+        body = json_object(f"arm {arm}: body", body)
+    if not isinstance(body, Mapping):
+        raise ConfigError(f"arm {arm}: expected a mapping as body, found {body!r}")
+    prompt = options.get("prompt")
+    return replace(place, **set_ | {"body": body, "prompt": read_prompt(prompt) if prompt else ()})
+
+
+def json_object(name: str, text: str) -> dict[str, Any]:
+    """The JSON object that a setting of that name is.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:
+        found = None
+    if not isinstance(found, dict):
+        raise ConfigError(f"{name}: expected a JSON object, found {text!r}")
+    return found
+
+
+def read_menu(path: Path) -> tuple[ModelPlace, ...]:
+    """Arms of a YAML file: under `arms` a mapping each of `name`, `model` and options.
+
+    Raises:
+        ConfigError: the file has another form, or names an arm twice; see `ModelPlace.parse`.
+    """
+    try:
+        said = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"menu {path}: expected a YAML file: {error}") from None
+    entries = said.get("arms") if isinstance(said, dict) else None
+    known = {"name", "model", *_OPTIONS}
+    if not isinstance(entries, list) or not entries:
+        raise ConfigError(f"menu {path}: expected a list of arms under 'arms', found {said!r:.80}")
+    for entry in entries:
+        if not isinstance(entry, dict) or not {"name", "model"} <= entry.keys() <= known:
+            raise ConfigError(
+                f"menu {path}: expected arms with name, model and any of {list(_OPTIONS)}, found "
+                f"{entry!r:.200}"
+            )
+    return check_names(
+        _with_options(
+            ModelPlace.parse(f"{entry['name']}={entry['model']}", model=str(entry["name"])),
+            {name: entry[name] for name in _OPTIONS if name in entry},
+        )
+        for entry in entries
+    )
+
+
+def check_names(places: Iterable[ModelPlace]) -> tuple[ModelPlace, ...]:
+    """The same.
+
+    Raises:
+        ConfigError: two of one name.
+    """
+    arms = tuple(places)
+    names = [place.name for place in arms]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ConfigError(
+            f"models: expected distinct names, found {', '.join(names)}; give {sorted(twice)[0]} "
+            "another name once, as in other=PLACE"
+        )
+    return arms
 
 
 def _server(name: str | None, place: str, model: str | None) -> ModelPlace:
@@ -147,30 +253,45 @@ def _check_hub_id(place: str, *, is_path: bool) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class NamedModels:
-    """The models of a ladder as options name them; none where they do not.
+    """The models of a menu as options name them; none where they do not.
 
     Attributes:
         small: directory, GGUF file, hub id or URL#MODEL of a server; default: the checkpoint's.
-        large: the same; repeat for a longer ladder.
+        large: the same.
+        arm: NAME=PLACE of an arm of the controller, with any of
+            ,tier=small|large ,family=NAME ,body=JSON ,prompt=FILE|TEXT; repeat for each arm.
+        menu: YAML file of such arms.
 
     Raises:
-        ConfigError: only one of the options, or a model that is not there.
+        ConfigError: only one of small and large, more than one way to name models, or a model that
+            is not there.
     """
 
     small: str | None = None
     large: tuple[str, ...] = ()
+    arm: tuple[str, ...] = ()
+    menu: Path | None = None
 
     def __post_init__(self) -> None:
         for model in self.all:
             # A server is asked for the model that the controller was trained for by default.
-            ModelPlace.parse(model, model="default")
+            as_place(model, model="default")
         if (self.small is None) != (not self.large):
             raise ConfigError("models: expected both --small and --large, or neither")
+        if sum(map(bool, (self.small, self.arm, self.menu))) > 1:
+            raise ConfigError("models: expected one of --small and --large, --arm, or --menu")
 
     @property
-    def all(self) -> tuple[str, ...]:
-        """The small model, then the larger ones."""
-        return (*([] if self.small is None else [self.small]), *self.large)
+    def all(self) -> tuple[str | ModelPlace, ...]:
+        """The small model, then the larger ones; or the arms in any order."""
+        if self.menu is not None:
+            return read_menu(self.menu)
+        return (*([] if self.small is None else [self.small]), *self.large, *self.arm)
+
+
+def as_place(where: str | Path | ModelPlace, *, model: str | None = None) -> ModelPlace:
+    """A place as it was parsed already, or from text; see `ModelPlace.parse`."""
+    return where if isinstance(where, ModelPlace) else ModelPlace.parse(where, model=model)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,12 +321,4 @@ class Upstream:
     @property
     def body(self) -> dict[str, Any]:
         """The further fields."""
-        try:
-            found = json.loads(self.upstream_body)
-        except json.JSONDecodeError:
-            found = None
-        if not isinstance(found, dict):
-            raise ConfigError(
-                f"upstream-body: expected a JSON object, found {self.upstream_body!r}"
-            )
-        return found
+        return json_object("upstream-body", self.upstream_body)

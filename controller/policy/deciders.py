@@ -18,7 +18,7 @@ from controller.granularity import granularity_of
 from controller.policy import rules
 from controller.policy.floor import Floor
 from controller.policy.network import Policy, PolicyNetwork
-from controller.policy.rules import Rule, RulePolicy
+from controller.policy.rules import Rule, RulePolicy, lacks_arms
 from controller.policy.targets import Calibration
 from controller.policy.training_range import Support
 from controller.process.observation import OBSERVATION_NAMES
@@ -92,6 +92,8 @@ class PolicyDecider:
         observation = episode.observation()
         probabilities, value = self.judge(observation, mask)
         rule = self.floor.rule_at(episode.price) if self.floor else None
+        if rule is not None and lacks_arms(rule, episode.state, mask)[0]:
+            rule = None
         likeliest, exploration = int(probabilities.argmax()), self.exploration
         if rule is not None:
             likeliest, exploration = int(RulePolicy(rule).act(episode.state, mask)[0]), 0.0
@@ -169,8 +171,8 @@ class Guarded:
         """See `Decider.choose`."""
         if not self._strayed:
             choice = self._inner.choose(episode, mask)
-            seen = np.fromiter(choice.observation.values(), np.float64)
-            feature = self._support.stray(seen) or ("wording" if episode.is_strange else None)
+            wording = "wording" if episode.is_strange else None
+            feature = self._support.stray(choice.observation) or wording
             if feature is None:
                 return choice
             self._strayed = True

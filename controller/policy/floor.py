@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 
 from controller.errors import CheckpointError
 from controller.policy.network import Policy
-from controller.policy.rules import RULES, Rule, RulePolicy
+from controller.policy.rules import RULES, AnyRule, RulePolicy, lacks_arms
 from controller.process.episodes import Episodes
+
+_KIND, _INNER = "rule", "of"
+"""Of a rule's JSON: its class, and the rule for two arms that `On` plays."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +31,7 @@ class Floor:
     """
 
     prices: tuple[float, ...]
-    rules: tuple[Rule | None, ...]
+    rules: tuple[AnyRule | None, ...]
     leads: tuple[float, ...]
 
     def __post_init__(self) -> None:
@@ -63,41 +66,60 @@ class Floor:
         logs = np.log(self.prices)
         return np.asarray((logs[1:] + logs[:-1]) / 2)
 
-    def rule_at(self, price: float) -> Rule | None:
+    def rule_at(self, price: float) -> AnyRule | None:
         """The rule that decides at a price; None for the policy."""
         return self.rules[int(self.places(np.array(price)))]
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists; rules by class and settings."""
-        rules = [rule and {"rule": type(rule).__name__, **vars(rule)} for rule in self.rules]
+        rules = [rule and _plain(rule) for rule in self.rules]
         return {"prices": list(self.prices), "rules": rules, "leads": list(self.leads)}
 
     @classmethod
-    def from_json(cls, entry: Mapping[str, Any]) -> Floor:
-        """From what `to_json` gave.
+    def from_json(cls, entry: Mapping[str, Any], arms: Sequence[str]) -> Floor:
+        """From what `to_json` gave, for a menu of these arms.
 
         Raises:
-            CheckpointError: it names unknown rules, or has other lengths than prices.
+            CheckpointError: it names unknown rules or arms, or has other lengths than prices.
         """
         return cls(
             prices=tuple(float(price) for price in entry["prices"]),
-            rules=tuple(rule and _rule(rule) for rule in entry["rules"]),
+            rules=tuple(rule and _rule(rule, arms) for rule in entry["rules"]),
             leads=tuple(float(lead) for lead in entry["leads"]),
         )
 
 
-def _rule(entry: Mapping[str, Any]) -> Rule:
-    settings = {name: value for name, value in entry.items() if name != "rule"}
-    kind = RULES.get(entry["rule"])
-    numbers = all(isinstance(value, int | float) for value in settings.values())
-    if kind is None or not numbers or set(settings) != set(kind.__dataclass_fields__):
+def _plain(rule: AnyRule) -> dict[str, Any]:
+    """Class and settings; those of a rule on two arms name that rule's likewise."""
+    settings = {k: _plain(v) if k == _INNER else v for k, v in vars(rule).items()}
+    return {_KIND: type(rule).__name__, **settings}
+
+
+def _rule(entry: Mapping[str, Any], arms: Sequence[str]) -> AnyRule:
+    settings = {name: value for name, value in entry.items() if name != _KIND}
+    kind = RULES.get(entry[_KIND])
+    if kind is None or set(settings) != set(kind.__dataclass_fields__):
         raise CheckpointError(f"floor: expected one of {sorted(RULES)}, found {dict(entry)}")
-    rule: Rule = kind(**settings)
+    rule: AnyRule = kind(**{name: _setting(name, value, arms) for name, value in settings.items()})
     return rule
 
 
+def _setting(name: str, value: Any, arms: Sequence[str]) -> Any:
+    if name == _INNER:
+        return _rule(value, arms)
+    named = {"first": [value], "then": [value], "arms": value}.get(name)
+    if named is None and isinstance(value, int | float):
+        return value
+    if not isinstance(named, list) or not {*map(str, named)} <= {*arms}:
+        raise CheckpointError(
+            f"floor: expected one of {sorted(RULES)} with numbers and arms among {list(arms)}, "
+            f"found {name} {value!r}"
+        )
+    return tuple(value) if isinstance(value, list) else value
+
+
 class FlooredPolicy:
-    """A policy, and the rules of its floor at their prices; see `Policy`.
+    """A policy, and where their arms are to be had the rules of its floor; see `Policy`.
 
     Args:
         policy: decides elsewhere.
@@ -112,8 +134,12 @@ class FlooredPolicy:
         places = self.floor.places(episodes.price)
         actions = np.zeros(len(mask), np.int64)
         for place in np.unique(places):
-            rule, rows = self.floor.rules[place], np.flatnonzero(places == place)
-            policy = self.policy if rule is None else RulePolicy(rule)
-            part = episodes if len(rows) == len(mask) else episodes.part(rows)
-            actions[rows] = policy.act(part, mask[rows])
+            rule, own = self.floor.rules[place], places == place
+            ruled = (
+                own & ~lacks_arms(rule, episodes, mask) if rule is not None else np.zeros_like(own)
+            )
+            for rows, policy in ((ruled, rule and RulePolicy(rule)), (own & ~ruled, self.policy)):
+                if policy and rows.any():
+                    part = episodes if rows.all() else episodes.part(np.flatnonzero(rows))
+                    actions[rows] = policy.act(part, mask[rows])
         return actions

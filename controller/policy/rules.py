@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.process.actions import ActionKind
-from controller.process.episodes import Episodes
+from controller.process.actions import ActionKind, attempting
+from controller.process.episodes import EpisodeConfig, Episodes
 from controller.process.observation import leader_stays
 
 Bools = NDArray[np.bool_]
@@ -29,10 +30,46 @@ SAMPLE, REVISE, ESCALATE, VERIFY = (
 )
 
 
+class Pair:
+    """State of N episodes, seen as a rule for two arms sees it: one to sample from, one to end on.
+
+    Args:
+        episodes: of any menu.
+        first: rung of the arm to sample from.
+        then: rung of the arm to escalate to; the same where there is none.
+
+    Attributes:
+        samples: attempts by the first arm, (N,).
+        waiting: whether the other arm has not been asked, (N,).
+        chances: log-odds that an attempt of either is right, (N, 2).
+    """
+
+    def __init__(self, episodes: Episodes, first: int, then: int) -> None:
+        self.episodes, self.first, self.then = episodes, first, then
+        self.samples = episodes.counts[:, first]
+        self.waiting = np.asarray(episodes.counts[:, then] == 0)
+        self.chances = episodes.difficulty[:, [first, then]]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.episodes, name)
+
+    @property
+    def escalates(self) -> Bools:
+        """Whether the other arm can be asked, (N,)."""
+        return self.waiting & (self.first != self.then)
+
+    @property
+    def most_votes(self) -> NDArray[np.float64]:
+        """Attempts by the first arm that gave one and the same answer, at most, (N,)."""
+        e = self.episodes
+        votes = e.arm_votes[..., self.first] if e.config.is_menu else e.small_votes
+        return np.asarray(votes.max(1))
+
+
 class Rule(Protocol):
     """What to do when."""
 
-    def wishes(self, episodes: Episodes) -> Wishes:
+    def wishes(self, episodes: Pair) -> Wishes:
         """Where to take which action, (N,) each; of several the first counts."""
         ...
 
@@ -41,40 +78,39 @@ class RulePolicy:
     """Plays a rule; see `controller.policy.network.Policy`.
 
     Args:
-        rule: what to do when.
+        rule: what to do when; one for two arms is played on the first and the last of a menu.
     """
 
-    def __init__(self, rule: Rule) -> None:
+    def __init__(self, rule: AnyRule) -> None:
         self.rule = rule
 
     def act(self, episodes: Episodes, mask: Bools) -> NDArray[np.int64]:
         """The rule's action per episode, else the first that is allowed: STOP if it is, (N,)."""
-        actions = episodes.config.actions
-        wanted = np.zeros(len(mask), np.int64)
-        for kind, where in reversed(list(self.rule.wishes(episodes).items())):
-            width = min(actions.sample_widths) if kind is SAMPLE else 1
-            wanted = np.where(where, actions.position(kind, width), wanted)
+        config, rule = episodes.config, self.rule
+        if isinstance(rule, Panel | ArmRouter):
+            asking = np.array([config.asks(rung) for rung in range(config.num_rungs)] + [0])
+            wanted = asking[rule.asks(episodes)]
+        else:
+            first, then = 0, config.num_rungs - 1
+            if isinstance(rule, On):
+                first, then = (config.arm_names.index(arm) for arm in (rule.first, rule.then))
+                rule = rule.of
+            wanted = np.zeros(len(mask), np.int64)
+            for kind, where in reversed(list(rule.wishes(Pair(episodes, first, then)).items())):
+                if kind in (SAMPLE, ESCALATE):
+                    action = config.asks(first if kind is SAMPLE else then)
+                else:
+                    action = config.actions.position(kind)
+                wanted = np.where(where, action, wanted)
         return np.where(mask[np.arange(len(wanted)), wanted], wanted, mask.argmax(1))
 
 
-def _samples(episodes: Episodes) -> NDArray[np.int64]:
-    return episodes.counts[:, 0]
-
-
-def _below_top(episodes: Episodes) -> Bools:
-    return np.asarray(episodes.rung < episodes.config.num_rungs - 1)
-
-
-def _on_small(episodes: Episodes) -> Bools:
-    return np.asarray(episodes.rung == 0)
-
-
-def _stays(episodes: Episodes, threshold: float) -> Bools:
+def _stays(episodes: Pair, threshold: float) -> Bools:
     stays = leader_stays(episodes.top, episodes.second) >= threshold
     return np.asarray(stays & (episodes.total > 0))
 
 
-def _leader_score(episodes: Episodes) -> Floats:
+def _leader_score(episodes: Pair) -> Floats:
     """Mean verifier score of the leading answer, 0 without one, (N,)."""
     at_leader = np.arange(episodes.num_episodes), np.maximum(episodes.leader, 0)
     scores = np.maximum(episodes.answer_scores[at_leader], 1)
@@ -87,18 +123,18 @@ class SelfConsistency:
 
     n: int
 
-    def wishes(self, episodes: Episodes) -> Wishes:
+    def wishes(self, episodes: Pair) -> Wishes:
         """Sample until n attempts are made."""
-        return {SAMPLE: _samples(episodes) < self.n}
+        return {SAMPLE: episodes.samples < self.n}
 
 
 @dataclass(frozen=True)
 class AlwaysLarge:
-    """One attempt by the top of the ladder, climbing rung by rung."""
+    """One attempt by the large model."""
 
-    def wishes(self, episodes: Episodes) -> Wishes:
-        """Escalate until the top has answered."""
-        return {ESCALATE: _below_top(episodes)}
+    def wishes(self, episodes: Pair) -> Wishes:
+        """Escalate once."""
+        return {ESCALATE: episodes.escalates}
 
 
 @dataclass(frozen=True)
@@ -108,9 +144,9 @@ class AdaptiveConsistency:
     threshold: float
     n: int
 
-    def wishes(self, episodes: Episodes) -> Wishes:
+    def wishes(self, episodes: Pair) -> Wishes:
         """Sample until the posterior reaches the threshold, at most n times."""
-        return {SAMPLE: (_samples(episodes) < self.n) & ~_stays(episodes, self.threshold)}
+        return {SAMPLE: (episodes.samples < self.n) & ~_stays(episodes, self.threshold)}
 
 
 @dataclass(frozen=True)
@@ -120,9 +156,9 @@ class EarlyStoppingConsistency:
     window: int
     n: int
 
-    def wishes(self, episodes: Episodes) -> Wishes:
+    def wishes(self, episodes: Pair) -> Wishes:
         """Sample until a whole window agrees, at most n times."""
-        made = _samples(episodes)
+        made = episodes.samples
         unanimous = (made > 0) & (made % self.window == 0) & (episodes.streak >= self.window)
         return {SAMPLE: (made < self.n) & ~unanimous}
 
@@ -138,13 +174,13 @@ class ConfidenceStop:
     share: float
     n: int
 
-    def wishes(self, episodes: Episodes) -> Wishes:
+    def wishes(self, episodes: Pair) -> Wishes:
         """Sample while the weighted share is below `share`, at least twice, at most n times."""
         counts = np.maximum(episodes.answer_logprobs, 1)
         weighted = episodes.votes * np.exp(episodes.answer_logprob / counts)  # (N, K)
         total = np.maximum(weighted.sum(1), 1e-9)
-        settled = (weighted.max(1) >= self.share * total) & (_samples(episodes) > 1)
-        return {SAMPLE: (_samples(episodes) < self.n) & ~settled}
+        settled = (weighted.max(1) >= self.share * total) & (episodes.samples > 1)
+        return {SAMPLE: (episodes.samples < self.n) & ~settled}
 
 
 @dataclass(frozen=True)
@@ -158,13 +194,13 @@ class BayesianStop:
     doubt: float
     n: int
 
-    def wishes(self, episodes: Episodes) -> Wishes:
+    def wishes(self, episodes: Pair) -> Wishes:
         """Sample while the doubt is above `doubt`, at most n times."""
         others = np.maximum(episodes.total - episodes.top - episodes.second, 0.0)
         doubt = 2.0 - leader_stays(episodes.top, episodes.second)
         doubt -= leader_stays(episodes.top, others)
         settled = (doubt <= self.doubt) & (episodes.total > 0)
-        return {SAMPLE: (_samples(episodes) < self.n) & ~settled}
+        return {SAMPLE: (episodes.samples < self.n) & ~settled}
 
 
 @dataclass(frozen=True)
@@ -173,9 +209,9 @@ class ReviseN:
 
     n: int
 
-    def wishes(self, episodes: Episodes) -> Wishes:
+    def wishes(self, episodes: Pair) -> Wishes:
         """Sample once, then revise."""
-        return {SAMPLE: _samples(episodes) < 1, REVISE: episodes.revisions < self.n}
+        return {SAMPLE: episodes.samples < 1, REVISE: episodes.revisions < self.n}
 
 
 @dataclass(frozen=True)
@@ -184,9 +220,9 @@ class VerifiedBestOfN:
 
     n: int
 
-    def wishes(self, episodes: Episodes) -> Wishes:
+    def wishes(self, episodes: Pair) -> Wishes:
         """Sample until n attempts are made, then verify them all."""
-        return {SAMPLE: _samples(episodes) < self.n, VERIFY: episodes.unverified > 0}
+        return {SAMPLE: episodes.samples < self.n, VERIFY: episodes.unverified > 0}
 
 
 @dataclass(frozen=True)
@@ -196,10 +232,10 @@ class VerifierStop:
     threshold: float
     n: int
 
-    def wishes(self, episodes: Episodes) -> Wishes:
+    def wishes(self, episodes: Pair) -> Wishes:
         """Verify every attempt; sample while the score is too low, at most n times."""
         low = _leader_score(episodes) < self.threshold
-        return {VERIFY: episodes.unverified > 0, SAMPLE: (_samples(episodes) < self.n) & low}
+        return {VERIFY: episodes.unverified > 0, SAMPLE: (episodes.samples < self.n) & low}
 
 
 @dataclass(frozen=True)
@@ -209,13 +245,13 @@ class VoteCascade:
     n: int
     share: float
 
-    def wishes(self, episodes: Episodes) -> Wishes:
-        """Sample n times, then climb to the top if the small model's share is below `share`."""
-        made = _samples(episodes)
-        low = episodes.small_votes.max(1) < self.share * np.maximum(made, 1)
+    def wishes(self, episodes: Pair) -> Wishes:
+        """Sample n times, then escalate if the small model's share is below `share`."""
+        made = episodes.samples
+        low = episodes.most_votes < self.share * np.maximum(made, 1)
         return {
-            SAMPLE: (made < self.n) & _on_small(episodes),
-            ESCALATE: low & _below_top(episodes),
+            SAMPLE: (made < self.n) & episodes.waiting,
+            ESCALATE: low & episodes.escalates,
         }
 
 
@@ -230,12 +266,12 @@ class AdaptiveCascade:
     threshold: float
     n: int
 
-    def wishes(self, episodes: Episodes) -> Wishes:
-        """Sample until settled, then climb to the top if that did not happen."""
+    def wishes(self, episodes: Pair) -> Wishes:
+        """Sample until settled, then escalate if that did not happen."""
         open_ = ~_stays(episodes, self.threshold)
         return {
-            SAMPLE: (_samples(episodes) < self.n) & open_ & _on_small(episodes),
-            ESCALATE: open_ & _below_top(episodes),
+            SAMPLE: (episodes.samples < self.n) & open_ & episodes.waiting,
+            ESCALATE: open_ & episodes.escalates,
         }
 
 
@@ -249,12 +285,12 @@ class LogprobCascade:
 
     threshold: float
 
-    def wishes(self, episodes: Episodes) -> Wishes:
-        """Sample once, then climb to the top if confidence is below the threshold."""
+    def wishes(self, episodes: Pair) -> Wishes:
+        """Sample once, then escalate if confidence is below the threshold."""
         confident = episodes.last_logprob >= self.threshold
         return {
-            SAMPLE: (_samples(episodes) < 1) & _on_small(episodes),
-            ESCALATE: (~confident | ~_on_small(episodes)) & _below_top(episodes),
+            SAMPLE: (episodes.samples < 1) & episodes.waiting,
+            ESCALATE: (~confident | ~episodes.waiting) & episodes.escalates,
         }
 
 
@@ -268,13 +304,13 @@ class VerifierCascade:
     threshold: float
     n: int
 
-    def wishes(self, episodes: Episodes) -> Wishes:
-        """Verify and sample while the score is too low, then climb to the top."""
-        low = (_leader_score(episodes) < self.threshold) & _on_small(episodes)
+    def wishes(self, episodes: Pair) -> Wishes:
+        """Verify and sample while the score is too low, then escalate."""
+        low = (_leader_score(episodes) < self.threshold) & episodes.waiting
         return {
-            VERIFY: (episodes.unverified > 0) & _on_small(episodes),
-            SAMPLE: (_samples(episodes) < self.n) & low,
-            ESCALATE: (low | ~_on_small(episodes)) & _below_top(episodes),
+            VERIFY: (episodes.unverified > 0) & episodes.waiting,
+            SAMPLE: (episodes.samples < self.n) & low,
+            ESCALATE: (low | ~episodes.waiting) & episodes.escalates,
         }
 
 
@@ -288,13 +324,92 @@ class Router:
     advantage: float
     floor: float
 
-    def wishes(self, episodes: Episodes) -> Wishes:
+    def wishes(self, episodes: Pair) -> Wishes:
         """Give up below `floor`; escalate where the large model is so much more often right."""
-        chance = 1 / (1 + np.exp(-np.nan_to_num(episodes.difficulty)))  # (N, R)
+        chance = 1 / (1 + np.exp(-np.nan_to_num(episodes.chances)))  # (N, 2)
         fresh, hopeful = episodes.num_attempts == 0, chance.max(1) >= self.floor
         large = hopeful & (chance[:, -1] - chance[:, 0] >= self.advantage)
-        climbing = (fresh & large) | ~_on_small(episodes)
-        return {ESCALATE: climbing & _below_top(episodes), SAMPLE: fresh & hopeful & ~large}
+        climbing = (fresh & large) | ~episodes.waiting
+        return {ESCALATE: climbing & episodes.escalates, SAMPLE: fresh & hopeful & ~large}
+
+
+@dataclass(frozen=True)
+class On:
+    """A rule for two arms, played on two of a menu."""
+
+    of: Rule
+    first: str
+    then: str
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Names of those that it asks."""
+        return self.first, self.then
+
+    def __str__(self) -> str:
+        """The rule and the arms."""
+        arms = self.first if self.first == self.then else f"{self.first}, {self.then}"
+        return f"{self.of} on {arms}"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Ask arms once each, in order, until enough families agree.
+
+    Source: FrugalGPT's order of models (arXiv 2305.05176) with agreement as the scorer, as in model
+    switching. One arm alone is a fixed choice.
+    """
+
+    arms: tuple[str, ...]
+    agreeing: int
+
+    def __str__(self) -> str:
+        """The arms in order and how many have to agree."""
+        return f"{', '.join(self.arms)} until {self.agreeing} agree"
+
+    def asks(self, episodes: Episodes) -> NDArray[np.int64]:
+        """The next of the arms where too few agree."""
+        config = episodes.config
+        rungs = np.array([config.arm_names.index(arm) for arm in self.arms] + [-1])
+        asked = np.minimum(episodes.num_attempts, len(self.arms))
+        enough = episodes.backers[0] >= self.agreeing if config.is_menu else episodes.total > 0
+        return np.where(enough, -1, rungs[asked])
+
+
+@dataclass(frozen=True)
+class ArmRouter:
+    """The arm that the prompt alone says is worth most, at a rate of exchange (RouteLLM).
+
+    The value of an arm is its chance of being right less rate x expected cost; where no arm is
+    worth anything, the question is given up. Unknown chances count as even.
+    """
+
+    rate: float
+
+    def asks(self, episodes: Episodes) -> NDArray[np.int64]:
+        """The best arm of all, once."""
+        config, lengths = episodes.config, episodes.expected_lengths
+        chance = 1 / (1 + np.exp(-np.nan_to_num(episodes.difficulty)))  # (N, R)
+        cost = np.stack([attempting(episodes, lengths, r) for r in range(config.num_rungs)], 1)
+        worth = chance - self.rate / config.cost_unit * cost
+        return np.where((episodes.num_attempts > 0) | (worth.max(1) < 0), -1, worth.argmax(1))
+
+
+MenuRule = Panel | ArmRouter
+"""Which arm to ask when; `asks` gives its rung, -1 to stop, (N,)."""
+
+AnyRule = Rule | MenuRule | On
+
+
+def lacks_arms(rule: AnyRule, episodes: Episodes, mask: Bools) -> Bools:
+    """Where an arm that a rule asks is missing, or `mask`, (N, A), forbids it alone, (N,)."""
+    if not isinstance(rule, On | Panel):
+        return np.zeros(episodes.num_episodes, bool)
+    config = episodes.config
+    rungs = [config.arm_names.index(arm) for arm in rule.arms]
+    asking = [config.asks(rung) for rung in rungs]
+    down = (episodes.mask() & ~mask)[:, asking]
+    return np.asarray(((episodes.limits[:, rungs] == 0) | down).any(1))
 
 
 RULES: Mapping[str, type[Any]] = {
@@ -314,6 +429,9 @@ RULES: Mapping[str, type[Any]] = {
         LogprobCascade,
         VerifierCascade,
         Router,
+        On,
+        Panel,
+        ArmRouter,
     )
 }
 """Every rule by the name that checkpoints call it."""
@@ -322,13 +440,15 @@ _COUNTS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32)
 _CONFIDENCE = (0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99)
 _SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _SCORES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+_RATES = tuple(np.geomspace(1e-4, 1.0, 25).tolist())
+_PANELS = 64
 _LOGPROBS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 
 
-def rule_families(
-    num_samples: int, *, revises: bool = False, verifies: bool = False
+def _pair_families(
+    num_samples: int, *, revises: bool, verifies: bool
 ) -> dict[str, tuple[Rule, ...]]:
-    """Every family of rules with the settings that tuning chooses from.
+    """Every family of rules for two arms with the settings that tuning chooses from.
 
     Args:
         num_samples: SAMPLE attempts that an episode can hold.
@@ -370,11 +490,47 @@ def rule_families(
     return families
 
 
-def routers() -> tuple[Rule, ...]:
+def routers(config: EpisodeConfig) -> tuple[AnyRule, ...]:
     """Settings of the prompt-only router; they read difficulty."""
+    if config.is_menu:
+        return tuple(ArmRouter(rate) for rate in _RATES)
     return tuple(
         Router(a, f) for a in (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 1.1) for f in (0.0, 0.1, 0.2, 0.4, 1.1)
     )
+
+
+def rule_families(config: EpisodeConfig) -> dict[str, tuple[AnyRule, ...]]:
+    """Every family of rules with the settings that tuning chooses from.
+
+    Those for two arms are played on every two of a menu, in the order of their cost.
+    """
+    revises, verifies = config.max_revisions > 0, config.verifies
+    if not config.is_menu:
+        return dict(_pair_families(config.max_samples, revises=revises, verifies=verifies))
+    names, caps = config.arm_names, config.caps.tolist()
+    families: dict[str, tuple[AnyRule, ...]] = {
+        "give up": (On(SelfConsistency(0), names[0], names[0]),),
+        "always small": (Panel(names[:1], 1),),
+        "always large": (Panel(names[-1:], 1),),
+        "always one arm": tuple(Panel((name,), 1) for name in names),
+        "panel": tuple(
+            Panel(panel, 2)
+            for size in range(3, len(names) + 1)
+            for panel in combinations(names, size)
+        )[:_PANELS],
+    }
+    fixed = set(families)
+    for rung, cap in enumerate(caps):
+        own = _pair_families(cap, revises=revises and not rung, verifies=verifies)
+        for family, rules in own.items():
+            if family in fixed:
+                continue
+            pairs = [(names[rung], then) for then in names[rung + 1 :]]
+            arms = pairs if family in CASCADES else [(names[rung], names[rung])]
+            name = "self-consistency" if family.startswith("self-consistency") else family
+            added = tuple(On(rule, *pair) for rule in rules for pair in arms)
+            families[name] = families.get(name, ()) + added
+    return {family: tuple(dict.fromkeys(rules)) for family, rules in families.items() if rules}
 
 
 STATIC = ("give up", "always small", "always large", "self-consistency")

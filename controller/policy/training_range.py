@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.errors import CheckpointError
-from controller.process.observation import OBSERVATION_NAMES
 
 MARGIN = 0.25
 """How far beyond a feature's range is still near, relative to the range."""
@@ -55,17 +54,18 @@ class Support:
         """Of both sets of observations."""
         return Support(low=np.minimum(self.low, other.low), high=np.maximum(self.high, other.high))
 
-    def stray(self, observation: NDArray[np.floating[Any]]) -> str | None:
+    def stray(self, observation: Mapping[str, float]) -> str | None:
         """Name of the feature that is farthest outside; None if all are near their ranges.
 
         A feature that never moved in training must not move now.
 
         Args:
-            observation: (D,)
+            observation: by feature.
         """
-        outside = np.maximum(self.low - observation, observation - self.high)  # (D,)
+        seen = np.fromiter(observation.values(), np.float64)  # (D,)
+        outside = np.maximum(self.low - seen, seen - self.high)  # (D,)
         excess = outside - MARGIN * (self.high - self.low)
         worst = int(excess.argmax())
         # Rounding alone does not make a situation strange; NaN does.
         strange = excess[worst] > 1e-6 or np.isnan(excess).any()
-        return OBSERVATION_NAMES[worst] if strange else None
+        return list(observation)[worst] if strange else None

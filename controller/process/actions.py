@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from controller.errors import ConfigError, IllegalActionError
@@ -14,6 +15,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
+
+
+class Tier(StrEnum):
+    """Whether an arm is one to sample from or one to escalate to."""
+
+    SMALL = "small"
+    LARGE = "large"
 
 
 class ActionKind(StrEnum):
@@ -41,7 +49,8 @@ class ActionSpec:
     """All that is to be said of a kind of action; see `ACTIONS`.
 
     Functions look at the state e of n episodes (`controller.process.lockstep.Lockstep`) and give
-    (n,). Lengths of attempts, (R,), are those that are expected, or the longest.
+    (n,). Lengths of attempts, (R,), are those that are expected, or the longest. Those of an action
+    that asks an arm are told its rung, too.
 
     Attributes:
         meaning: in words, for cards.
@@ -49,7 +58,8 @@ class ActionSpec:
         asked: the meaning for a language model that decides.
         cost: what it costs, from state and lengths; None for nothing.
         paid_for: what that buys, in words.
-        climbs: model that is asked, from the state; None for the small model.
+        tier: of the arms that it can ask, one action each; None where it asks none.
+        rung: of the arm that is asked; see `on`.
         attempt: how traces spell the attempts that it brings; None if it brings none.
         revises: whether these revise another.
         scores: whether it brings a verifier's scores.
@@ -58,21 +68,30 @@ class ActionSpec:
     """
 
     meaning: str
-    legal: Callable[[Any, int], Array]
+    legal: Callable[..., Array]
     asked: str = ""
-    cost: Callable[[Any, Any], Array] | None = None
+    cost: Callable[..., Array] | None = None
     paid_for: str = ""
-    climbs: Callable[[Any], Array] | None = None
+    tier: Tier | None = None
+    rung: int = 0
     attempt: ActionKind | None = None
     revises: bool = False
     scores: bool = False
     wide: bool = False
     limit: Callable[[Any], int | None] = lambda config: None
 
+    def on(self, rung: int) -> ActionSpec:
+        """The same of one arm."""
+        if self.tier is None or self.cost is None:
+            return self
+        legal, cost = (partial(of, rung=rung) for of in (self.legal, self.cost))
+        return replace(self, rung=rung, legal=legal, cost=cost)
 
-def _sampling(e: Any, lengths: Array) -> Any:
-    unread = e.prompt_tokens[:, 0] * ~e.prefilled[:, 0]
-    return e.config.token_cost[0] * (unread + lengths[0])
+
+def attempting(e: Any, lengths: Array, rung: int) -> Any:
+    """Cost of an attempt by an arm."""
+    unread = e.prompt_tokens[:, rung] * ~e.prefilled[:, rung]
+    return e.config.token_cost[rung] * (unread + lengths[rung])
 
 
 def _revising(e: Any, lengths: Array) -> Any:
@@ -80,20 +99,13 @@ def _revising(e: Any, lengths: Array) -> Any:
     return e.config.cost.reviser_weight * read
 
 
-def _escalating(e: Any, lengths: Array) -> Any:
-    place = e.at, (rung := e.next_rung)
-    unread = e.prompt_tokens[place] * ~e.prefilled[place]
-    return e.config.token_cost[rung] * (unread + lengths[rung, e.at])
-
-
 def _revisable(e: Any, width: int) -> Any:
     few = e.revisions < e.config.max_revisions
     return few & (e.children_of_leader > 0)
 
 
-def _climbable(e: Any, width: int) -> Any:
-    place = e.at, (rung := e.next_rung)
-    return (rung > 0) & (e.limits[place] > e.counts[place])
+def _has_attempts(e: Any, width: int, rung: int) -> Any:
+    return e.limits[:, rung] >= e.counts[:, rung] + width
 
 
 ACTIONS: dict[ActionKind, ActionSpec] = {
@@ -105,8 +117,9 @@ ACTIONS: dict[ActionKind, ActionSpec] = {
     ActionKind.SAMPLE: ActionSpec(
         meaning="the small model makes an independent attempt",
         asked="let the small model make another attempt",
-        legal=lambda e, width: e.limits[:, 0] >= e.counts[:, 0] + width,
-        cost=_sampling,
+        legal=_has_attempts,
+        cost=attempting,
+        tier=Tier.SMALL,
         paid_for="an attempt by the small model",
         attempt=ActionKind.SAMPLE,
         wide=True,
@@ -123,12 +136,12 @@ ACTIONS: dict[ActionKind, ActionSpec] = {
         limit=lambda config: config.max_revisions,
     ),
     ActionKind.ESCALATE: ActionSpec(
-        meaning="the next larger model makes an attempt, which joins the vote",
+        meaning="a larger model makes an attempt, which joins the vote",
         asked="let the large model answer",
-        legal=_climbable,
-        cost=_escalating,
-        paid_for="an attempt by the next larger model",
-        climbs=lambda e: e.next_rung,
+        legal=lambda e, width, rung: _has_attempts(e, width, rung) & (rung > 0),
+        cost=attempting,
+        paid_for="an attempt by a larger model",
+        tier=Tier.LARGE,
         attempt=ActionKind.ESCALATE,
         limit=lambda config: config.max_escalations,
     ),
@@ -158,15 +171,18 @@ class Action:
         kind: what it does.
         width: attempts made side by side, in one serial round; 1 except for SAMPLE.
         to_end: whether it writes all that is left of an attempt, not a segment.
+        arm: name of the arm that is asked, where its tier has several.
     """
 
     kind: ActionKind
     width: int = 1
     to_end: bool = False
+    arm: str = ""
 
     def __str__(self) -> str:
-        name = f"{self.kind.value.upper()}(end)" if self.to_end else self.kind.value.upper()
-        return name if self.width == 1 else f"{name}({self.width})"
+        width = "" if self.width == 1 else str(self.width)
+        how = [part for part in (self.arm, width, "end" if self.to_end else "") if part]
+        return self.kind.value.upper() + (f"({', '.join(how)})" if how else "")
 
 
 class ActionSet(tuple[Action, ...]):
@@ -177,8 +193,18 @@ class ActionSet(tuple[Action, ...]):
     """
 
     @classmethod
-    def build(cls, sample_widths: tuple[int, ...] = (1,), verifies: bool = False) -> ActionSet:
+    def build(
+        cls,
+        sample_widths: tuple[int, ...] = (1,),
+        verifies: bool = False,
+        arms: Mapping[Tier, Sequence[str]] = MappingProxyType({}),
+    ) -> ActionSet:
         """The table's actions, one SAMPLE per width, and those of a verifier if there is one.
+
+        Args:
+            sample_widths: of the SAMPLE actions.
+            verifies: whether there is a verifier.
+            arms: names by tier, where that has several arms: these have an action each.
 
         Raises:
             ConfigError: a width is below 1, or widths repeat or are missing.
@@ -192,8 +218,9 @@ class ActionSet(tuple[Action, ...]):
                 f"sample_widths: expected distinct widths of at least 1, found {sample_widths}"
             )
         return cls(
-            Action(kind, width)
+            Action(kind, width, arm=arm)
             for kind, spec in ACTIONS.items()
+            for arm in (arms.get(spec.tier, ("",)) if spec.tier else ("",))
             for width in (sample_widths if spec.wide else (1,))
             if verifies or not spec.scores
         )
@@ -213,19 +240,21 @@ class ActionSet(tuple[Action, ...]):
     @property
     def sample_widths(self) -> tuple[int, ...]:
         """Widths of the SAMPLE entries, in order."""
-        return tuple(action.width for action in self if action.kind is ActionKind.SAMPLE)
+        widths = (action.width for action in self if action.kind is ActionKind.SAMPLE)
+        return tuple(dict.fromkeys(widths))
 
-    def position(self, kind: ActionKind, width: int = 1) -> int:
+    def position(self, kind: ActionKind, width: int = 1, arm: str = "") -> int:
         """Index of an action.
 
         Raises:
             ConfigError: the set has no such action.
         """
+        wanted = Action(kind, width, arm=arm)
         try:
-            return self.index(Action(kind, width))
+            return self.index(wanted)
         except ValueError:
             raise ConfigError(
-                f"action set: expected one with {Action(kind, width)}, found {list(map(str, self))}"
+                f"action set: expected one with {wanted}, found {list(map(str, self))}"
             ) from None
 
 

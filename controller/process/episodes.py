@@ -8,9 +8,10 @@ from functools import cached_property
 import numpy as np
 
 from controller.errors import ConfigError
-from controller.process.actions import ACTIONS, PRICED, ActionKind, ActionSet, ActionSpec
+from controller.process.actions import ACTIONS, PRICED, ActionKind, ActionSet, ActionSpec, Tier
 from controller.process.cost import CostModel
 from controller.process.lockstep import Bools, Floats, Ints, Lockstep
+from controller.process.menu import PAIR, Arm
 
 NO_ANSWER = -1
 
@@ -41,6 +42,7 @@ class EpisodeConfig:
         reads_logprobs: whether log-probabilities of attempts were known in training; if not,
             those of a deployment are left unread.
         reads_cuts: the same for attempts that were cut at their longest.
+        arms: what can be asked, one per rung, the first one small; empty for `PAIR`.
     """
 
     cost: CostModel
@@ -57,6 +59,7 @@ class EpisodeConfig:
     verifies: bool = False
     reads_logprobs: bool = True
     reads_cuts: bool = False
+    arms: tuple[Arm, ...] = ()
 
     def __post_init__(self) -> None:
         rungs = len(self.cost.weights)
@@ -73,17 +76,81 @@ class EpisodeConfig:
                 "max_samples: expected at least 1, and max_revisions and max_escalations at "
                 f"least 0, found {self.max_samples}, {self.max_revisions}, {self.max_escalations}"
             )
+        if len(self.menu) != rungs or self.menu[0].tier is not Tier.SMALL:
+            raise ConfigError(
+                f"arms: expected one per rung, {rungs}, the first one small, found {self.arms}"
+            )
         ActionSet.build(self.sample_widths, self.verifies)
+
+    @property
+    def menu(self) -> tuple[Arm, ...]:
+        """The arms, one per rung."""
+        return self.arms or PAIR[: self.num_rungs]
+
+    @cached_property
+    def arm_names(self) -> tuple[str, ...]:
+        """Of the arms, by rung."""
+        return tuple(arm.name for arm in self.menu)
+
+    @cached_property
+    def by_tier(self) -> dict[Tier, tuple[int, ...]]:
+        """Rungs of the arms of each tier."""
+        return {t: tuple(r for r, arm in enumerate(self.menu) if arm.tier is t) for t in Tier}
+
+    @cached_property
+    def is_menu(self) -> bool:
+        """Whether a tier has several arms, so that actions name these."""
+        return any(len(rungs) > 1 for rungs in self.by_tier.values())
+
+    @cached_property
+    def is_small(self) -> Bools:
+        """Whether an arm is small, (R,)."""
+        return np.array([arm.tier is Tier.SMALL for arm in self.menu])
+
+    @cached_property
+    def family_members(self) -> Ints:
+        """Which arms are of which family, (R, families)."""
+        families = sorted({arm.family for arm in self.menu})
+        return np.array([[arm.family == family for family in families] for arm in self.menu], int)
 
     @cached_property
     def actions(self) -> ActionSet:
         """The action set, in the order of a policy's outputs."""
-        return ActionSet.build(self.sample_widths, self.verifies)
+        named = {
+            tier: tuple(self.menu[r].name if len(rungs) > 1 else "" for r in rungs)
+            for tier, rungs in self.by_tier.items()
+        }
+        if not self.is_menu:
+            return ActionSet.build(self.sample_widths, self.verifies)
+        every = ActionSet.build(self.sample_widths, self.verifies, named)
+        return ActionSet(
+            action
+            for action in every
+            if action.width <= self.caps[self.rung_of(action.kind, action.arm)]
+        )
+
+    def rung_of(self, kind: ActionKind, arm: str = "") -> int:
+        """The arm that an action asks; without a name the first of its tier, if there is one."""
+        tier = kind.spec.tier
+        own = self.by_tier[tier] if tier else ()
+        return self.arm_names.index(arm) if arm else next(iter(own), 0)
+
+    def asks(self, rung: int) -> int:
+        """Index of the action that makes one attempt by an arm."""
+        arm = self.menu[rung]
+        kind = next(kind for kind, spec in ACTIONS.items() if spec.tier is arm.tier)
+        width = min(self.sample_widths) if kind.spec.wide else 1
+        return self.actions.position(
+            kind, width, arm.name if len(self.by_tier[arm.tier]) > 1 else ""
+        )
 
     @cached_property
     def choices(self) -> tuple[tuple[ActionSpec, int], ...]:
         """What is to be said of each action, and its width."""
-        return tuple((ACTIONS[action.kind], action.width) for action in self.actions)
+        return tuple(
+            (ACTIONS[action.kind].on(self.rung_of(action.kind, action.arm)), action.width)
+            for action in self.actions
+        )
 
     @cached_property
     def kinds(self) -> tuple[ActionKind, ...]:
@@ -91,10 +158,10 @@ class EpisodeConfig:
         kinds = dict.fromkeys(action.kind for action in self.actions)
         return tuple(kind for kind in kinds if kind.spec.limit(self) != 0)
 
-    @property
+    @cached_property
     def priced(self) -> dict[ActionKind, ActionSpec]:
-        """Actions whose expected cost a policy sees."""
-        return PRICED
+        """Actions whose expected cost a policy sees, of arms those of the first of a tier."""
+        return {kind: spec.on(self.rung_of(kind)) for kind, spec in PRICED.items()}
 
     @cached_property
     def mean_lengths(self) -> Floats:
@@ -111,20 +178,22 @@ class EpisodeConfig:
         """Cost of a token per rung, (R,)."""
         return np.array(self.cost.weights)
 
-    @cached_property
-    def rung_above(self) -> Ints:
-        """Rung that ESCALATE climbs to from each, (R,)."""
-        return np.minimum(np.arange(self.num_rungs) + 1, self.num_rungs - 1)
-
     @property
     def num_rungs(self) -> int:
-        """Rungs of the ladder, the small model's included."""
+        """Arms."""
         return len(self.cost.weights)
+
+    @cached_property
+    def caps(self) -> Ints:
+        """Most attempts by each arm, revisions apart, (R,)."""
+        if self.is_menu:
+            return np.array([arm.most for arm in self.menu])
+        return np.where(self.is_small, self.max_samples, self.max_escalations)
 
     @property
     def max_attempts(self) -> int:
         """Attempts that one episode can hold."""
-        return self.max_samples + self.max_revisions + self.max_escalations * (self.num_rungs - 1)
+        return int(self.caps.sum()) + self.max_revisions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +257,7 @@ _ZERO_AT_START = (
 _LOG_FACTORS = (-3.0, 3.0)
 """What a wording may tell of lengths: it is extrapolated to questions unlike those of training."""
 
-_MAX_WEIGHT = 1024
+_MAX_WEIGHT = 4096
 _COUNT_LOG_COUNT = np.array([0.0] + [c * np.log(c) for c in range(1, _MAX_WEIGHT)])
 
 
@@ -212,7 +281,8 @@ class Episodes(Lockstep):
         rung: highest rung used.
         answers: what is known of each answer, (N, K, 8); the next ones are views of it.
         votes: weighted votes per answer, (N, K).
-        small_votes, large_votes: attempts that gave it, per answer, (N, K).
+        small_votes, large_votes: attempts that gave it, by arms of each tier, (N, K).
+        arm_votes: attempts that gave it by each arm, (N, K, R); of a menu alone.
         weight: votes after verification, (N, K).
         answer_logprob, answer_logprobs: sum and count of mean log-probabilities, (N, K).
         answer_score, answer_scores: sum and count of verifier scores, (N, K).
@@ -247,6 +317,7 @@ class Episodes(Lockstep):
         self.counts, self.limits = np.zeros((n, r), np.int64), np.zeros((n, r), np.int64)
         self.revisions, self.rung = np.zeros(n, np.int64), np.zeros(n, np.int64)
         self._make_answers(k, n)
+        self.arm_votes = np.zeros((n, k, r) if config.is_menu else (0, 0, 0), np.int64)
         self.seen = np.zeros((config.max_attempts, n), np.int64).T
         self.next_child = np.zeros((k, n), np.int64).T
         self.children_left = np.zeros((k, n), np.int64).T
@@ -303,6 +374,8 @@ class Episodes(Lockstep):
             used = np.broadcast_to(rows[:, None], answers.shape)[known], answers[known]
             self._note(*used, np.zeros((1, 8)))
             self.children_left[used] = 0
+            if self.arm_votes.size:
+                self.arm_votes[used] = 0
         for name in _ZERO_AT_START:
             getattr(self, name)[rows] = 0
         for unknown in (self.last_logprob, self.last_min_logprob):
@@ -322,10 +395,7 @@ class Episodes(Lockstep):
         if lengths.size:
             self.length_factor[rows] = np.exp(np.clip(np.nan_to_num(lengths), *_LOG_FACTORS))
         self.prompt_counted[rows] = prompt_counted
-        caps = [self.config.max_samples] + [self.config.max_escalations] * (
-            self.config.num_rungs - 1
-        )
-        self.limits[rows] = np.minimum(limits, caps)
+        self.limits[rows] = np.minimum(limits, self.config.caps)
         if self.config.reads_prompt:
             self._read_prompts(rows)
 
@@ -357,11 +427,6 @@ class Episodes(Lockstep):
     def fresh(self) -> Bools:
         """Whether no attempt has been made yet, (N,)."""
         return np.asarray(self.num_attempts == 0)
-
-    @property
-    def next_rung(self) -> Ints:
-        """Rung that ESCALATE would climb to, (N,)."""
-        return self.config.rung_above[self.rung]
 
     @property
     def children_of_leader(self) -> Ints:
@@ -428,7 +493,7 @@ class Episodes(Lockstep):
 
     def _vote(self, rows: Ints, attempts: AttemptColumns) -> None:
         answer, rung = attempts.answer, attempts.rung
-        vote, small = self._vote_weight[rung], rung == 0
+        vote, small = self._vote_weight[rung], self.config.is_small[rung]
         known = self.recall(rows, answer)  # (n, 8)
         votes, weight = known[:, VOTES], known[:, WEIGHT]
         small_votes, large_votes = known[:, SMALL_VOTES], known[:, LARGE_VOTES]
@@ -448,7 +513,9 @@ class Episodes(Lockstep):
         self.seen[rows[new], self.distinct[rows[new]] - 1] = answer[new]
         self.total[rows] += vote
         self.small_total[rows] += small
-        revisable = (attempts.num_children > 0) & small
+        if self.arm_votes.size:
+            self.arm_votes[rows, answer, rung] += 1
+        revisable = (attempts.num_children > 0) & (rung == 0)
         self.next_child[rows[revisable], answer[revisable]] = attempts.first_child[revisable]
         self.children_left[rows[revisable], answer[revisable]] = attempts.num_children[revisable]
         self._lead(rows, answer, rung, weight)
@@ -458,12 +525,35 @@ class Episodes(Lockstep):
         top, second, leader = self.top[rows], self.second[rows], self.leader[rows]
         leads = answer == leader
         # On a tie the larger model's answer leads.
-        overtakes = ~leads & ((weight > top) | ((weight == top) & (rung > 0)))
+        large = ~self.config.is_small[rung]
+        overtakes = ~leads & ((weight > top) | ((weight == top) & large))
         self.second[rows] = np.where(
             leads, second, np.where(overtakes, top, np.maximum(second, weight))
         )
         self.top[rows] = np.where(leads | overtakes, weight, top)
         self.leader[rows] = np.where(overtakes, answer, leader)
+
+    @property
+    def backers(self) -> tuple[Ints, Ints]:
+        """Families behind the leading answer, and at most behind any other one, (N,) each."""
+        whole, rows = self.place
+        answers, known = whole._seen(rows)  # (n, seen)
+        none = np.zeros(len(rows), np.int64)
+        if not answers.size:
+            return none, none
+        gave = whole.arm_votes[rows[:, None], answers] > 0  # (n, seen, R)
+        families = np.where(known, (gave @ self.config.family_members > 0).sum(2), 0)
+        leads = answers == whole.leader[rows][:, None]
+        return (
+            np.where(leads, families, 0).max(1, initial=0),
+            np.where(leads, 0, families).max(1, initial=0),
+        )
+
+    @property
+    def votes_by_arm(self) -> Ints:
+        """Attempts by each arm that gave the leading answer, (N, R)."""
+        whole, rows = self.place
+        return np.where(whole.total[rows, None] > 0, whole.arm_votes[rows, whole.leader[rows]], 0)
 
     def recall(self, rows: Ints, answer: Ints) -> Floats:
         """What is known of one answer in each of `rows`, a copy, (n, 8)."""

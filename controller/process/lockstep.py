@@ -127,6 +127,8 @@ class Lockstep:
         if np.isfinite(e.budget).any():
             left, worst = e.budget - e.spent, e.worst_lengths
             for place, (spec, width) in enumerate(choices[1:], 1):
-                cost = spec.cost(e, worst) + (width - 1) * worst[0]
+                cost = spec.cost(e, worst)
+                if width > 1:
+                    cost = cost + (width - 1) * e.config.token_cost[spec.rung] * worst[spec.rung]
                 allowed[place] = allowed[place] & (cost <= left)
         return stacked(allowed).T

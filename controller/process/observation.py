@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betainc
 
-from controller.process.actions import PRICED
+from controller.process.actions import PRICED, attempting
 from controller.process.episodes import (
     LARGE_VOTES,
     LOGPROB,
@@ -27,6 +27,7 @@ from controller.process.features import (
     COUNTS,
     DIFFICULTY,
     FLAG,
+    KNOWN,
     LENGTHS,
     LOG10,
     LOG_BUDGET_LEFT,
@@ -45,7 +46,7 @@ from controller.process.features import (
     last_logprobs,
     quotient,
 )
-from controller.process.lockstep import Floats
+from controller.process.lockstep import Floats, Ints
 
 _BETA_SIZE = 128
 _LEAST_ROUND_PRICE = 1e-4
@@ -174,6 +175,49 @@ FEATURES = FeatureTable(
     seen=AttemptsSeen,
 )
 # fmt: on
+
+
+def menu_features(arms: tuple[str, ...]) -> FeatureTable:
+    """Those, and what a policy sees of each arm of a menu, and of their families."""
+    backing = "agreement of families"
+    # fmt: off
+    return FeatureTable(
+        FEATURES.version,
+        *FEATURES.features,
+        Feature("families_behind_leader", backing, "families", PLAIN, lambda s: s.e.backers[0],
+                "families whose arms gave the leading answer"),
+        Feature("families_behind_rival", backing, "families", PLAIN, lambda s: s.e.backers[1],
+                "at most behind any other answer"),
+        *(feature for rung, arm in enumerate(arms) for feature in _of_arm(rung, arm)),
+        seen=AttemptsSeen,
+    )
+    # fmt: on
+
+
+def _of_arm(rung: int, arm: str) -> tuple[Feature, ...]:
+    def made(s: AttemptsSeen) -> Ints:
+        return np.asarray(s.e.counts[:, rung])
+
+    def priced(s: AttemptsSeen) -> Floats:
+        cost = attempting(s.e, s.e.expected_lengths, rung)
+        return np.asarray(s.e.price * np.maximum(cost, 1.0))
+
+    # fmt: off
+    return (
+        Feature(f"{arm}: attempts", COUNTS, "attempts", _COUNT, made,
+                f"attempts by {arm}"),
+        Feature(f"{arm}: leader_share", _VOTES, "share of attempts", QUOTIENT,
+                (lambda s: s.e.votes_by_arm[:, rung], made),
+                f"those of {arm} that gave the leading answer"),
+        Feature(f"{arm}: difficulty", DIFFICULTY[0].group, "log-odds", KNOWN,
+                lambda s: s.e.difficulty[:, rung],
+                f"that an attempt of {arm} is right, read from the prompt"),
+        Feature(f"{arm}: price", "expected cost of actions", "accuracy", LOG10, priced,
+                f"price x expected cost of an attempt by {arm}"),
+    )
+    # fmt: on
+
+
 OBSERVATION_NAMES = FEATURES.names
 NUM_FEATURES = len(FEATURES)
 

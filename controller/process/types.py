@@ -72,6 +72,7 @@ class ModelSpec:
         adapters: on its weights.
         prompt: chat that it is asked with, `{question}` in the place of the question; empty for
             the bare question.
+        body: further fields of each request to it.
         prompt_length: constant and tokens per character of a question, from which the length of
             a prompt is estimated where no tokenizer is at hand; None when unknown.
     """
@@ -84,6 +85,7 @@ class ModelSpec:
     digest: str | None = None
     adapters: tuple[AdapterSpec, ...] = ()
     prompt: tuple[dict[str, str], ...] = ()
+    body: Mapping[str, Any] = field(default_factory=dict, hash=False)
     prompt_length: tuple[float, float] | None = None
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -158,6 +158,7 @@ class SegmentConfig:
     lines: bool = True
     escalates: bool = True
     probes: bool = False
+    is_menu: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not self.draws or min(self.draws) < 1:

@@ -11,7 +11,9 @@ from controller.backends.base import PromptState
 from controller.backends.recorded import ReplayBackend
 from controller.core import Episode
 from controller.errors import ConfigError
+from controller.process.actions import Tier
 from controller.process.cost import Usage
+from controller.process.episodes import EpisodeConfig
 from controller.process.types import Attempt, ModelSpec, Question
 from controller.server.engine import RequestTerms
 from controller.server.replies import choice_json
@@ -44,7 +46,7 @@ def decide(request: DecideRequest, terms: RequestTerms, variant: Variant) -> dic
     )
     episode.start(PromptState(prompt_tokens=lengths))
     answers = answer_kind(variant.checkpoint.answers)
-    made = [_attempt(a, i, models, answers) for i, a in enumerate(request.attempts)]
+    made = [_attempt(a, i, config, models, answers) for i, a in enumerate(request.attempts)]
     for batch in _rounds(made, request):
         episode.made(batch)
         scores = [a.verifier_score for a in batch if a.verifier_score is not None]
@@ -79,18 +81,21 @@ def _rounds(attempts: list[Attempt], request: DecideRequest) -> list[list[Attemp
 
 
 def _attempt(
-    given: AttemptIn, index: int, models: tuple[ModelSpec, ...], answers: AnswerKind
+    given: AttemptIn,
+    index: int,
+    config: EpisodeConfig,
+    models: tuple[ModelSpec, ...],
+    answers: AnswerKind,
 ) -> Attempt:
-    climbs = given.action.spec.climbs is not None
-    rung = int(climbs) if given.rung is None else given.rung
+    own = config.by_tier[given.action.spec.tier or Tier.SMALL] or (1,)
+    rung = own[0] if given.rung is None else given.rung
     if given.action.spec.attempt is None:
         raise ConfigError(
             f"attempts.{index}.action: expected one that brings attempts, found {given.action}"
         )
-    if not (rung < len(models) and (rung > 0) == climbs):
+    if rung not in own or rung >= len(models):
         raise ConfigError(
-            f"attempts.{index}.rung: expected 0 for sample and revise and 1 to "
-            f"{len(models) - 1} for escalate, found {rung}"
+            f"attempts.{index}.rung: expected one of {list(own)} for {given.action}, found {rung}"
         )
     read = read_answer(given.text, None, answers) if given.text is not None else None
     return Attempt(

@@ -401,10 +401,10 @@ class _Asked:
         A rule that always decides tells: it is asked what it would do after an answer, and after
         none. A policy may change its mind.
         """
-        always, climbs = self.terms.rule or self.variant.always, choice.action.kind.spec.climbs
+        always = self.terms.rule or self.variant.always
         if always is None or self.episode.attempts or choice.stops or choice.action.width > 1:
             return False
-        rung = np.zeros(1, np.int64) if climbs is None else climbs(self.episode.state)
+        rung = np.array([self.episode.config.rung_of(choice.action.kind, choice.action.arm)])
         after = [copy.deepcopy(self.episode.state) for _ in range(2)]
         for answer, state in enumerate(after, NO_ANSWER):
             state.record(np.zeros(1, np.int64), np.zeros(1, np.bool_), unseen(rung, answer))

@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from controller.backends.base import Backend
 from controller.core import Choice, Decider, Episode
-from controller.process.actions import PRICED, ActionKind
+from controller.process.actions import Action, ActionKind, Tier
 from controller.server.config import Limits
 from controller.server.shared import SharedBucket, SharedBuckets
 
 DEADLINE, REQUEST_BUDGET, WITHOUT = "deadline", "request_budget", "without"
 BUDGET, CANCELLED, BROKEN_OFF = "budget", "cancelled", "broken_off"
-_BY_SMALL = tuple(kind for kind, spec in PRICED.items() if spec.climbs is None)
 _MAX_CALLERS = 10_000
 
 
@@ -149,11 +148,10 @@ class Restricted:
 
     def _allowed(
         self, episode: Episode, mask: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.bool_], dict[ActionKind, str]]:
-        """Allowed actions, (A,), and why each of the other kinds is not."""
-        kinds = [action.kind for action in episode.config.actions]
+    ) -> tuple[NDArray[np.bool_], dict[Action, str]]:
+        """Allowed actions, (A,), and why each of the others is not."""
         why = self._reasons(episode)
-        allowed = mask & np.array([kind not in why for kind in kinds])  # (A,)
+        allowed = mask & np.array([action not in why for action in episode.config.actions])  # (A,)
         allowed[0] = True
         # Giving up because a model is down would not be the caller's wish.
         stuck = episode.answer is None and any(r.startswith("down:") for r in why.values())
@@ -161,33 +159,34 @@ class Restricted:
             allowed[0] = False
         return allowed, why
 
-    def _reasons(self, episode: Episode) -> dict[ActionKind, str]:
-        every = [kind for kind in ActionKind if kind is not ActionKind.STOP]
+    def _reasons(self, episode: Episode) -> dict[Action, str]:
+        config = episode.config
+        every = config.actions[1:]
         if self.out_of_time():
             return dict.fromkeys(every, DEADLINE)
         if BROKEN_OFF in self.limited:
             return dict.fromkeys(every, BROKEN_OFF)
-        why: dict[ActionKind, str] = {}
-        if self._is_down(0):
-            why |= dict.fromkeys(_BY_SMALL, f"down:{self.backend.models[0].name}")
-        elif self.verifier_down:
-            why[ActionKind.VERIFY] = "down:verifier"
-        rung = int(episode.state.next_rung[0])
-        made = int(episode.state.counts[0, 1:].sum())
-        budget = self.budget.exhausted(self.caller)
-        if rung and self._is_down(rung):
-            why[ActionKind.ESCALATE] = f"down:{self.backend.models[rung].name}"
-        elif self.max_escalations is not None and made >= self.max_escalations:
-            why[ActionKind.ESCALATE] = REQUEST_BUDGET
-        elif budget is not None:
-            why[ActionKind.ESCALATE] = budget
-        return why | dict.fromkeys(self.without, WITHOUT)
+        made = int(episode.state.counts[0, ~config.is_small].sum())
+        escalating = self.budget.exhausted(self.caller)
+        if self.max_escalations is not None and made >= self.max_escalations:
+            escalating = REQUEST_BUDGET
+        why: dict[Action, str] = {}
+        for action, (spec, _) in zip(every, config.choices[1:], strict=True):
+            if self._is_down(spec.rung):
+                why[action] = f"down:{self.backend.models[spec.rung].name}"
+            elif self.verifier_down and spec.scores:
+                why[action] = "down:verifier"
+            elif spec.tier is Tier.LARGE and escalating is not None:
+                why[action] = escalating
+            if action.kind in self.without:
+                why[action] = WITHOUT
+        return why
 
     def _is_down(self, rung: int) -> bool:
         return rung in self.down or not self.backend.available(rung)
 
-    def _note(self, choice: Choice, wanted: Choice, why: dict[ActionKind, str]) -> None:
-        reason = why.get(wanted.action.kind)
+    def _note(self, choice: Choice, wanted: Choice, why: dict[Action, str]) -> None:
+        reason = why.get(wanted.action)
         if reason is None or wanted.action == choice.action:
             return
         kind, _, model = reason.partition(":")

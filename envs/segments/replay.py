@@ -27,7 +27,7 @@ from controller.segments.types import (
     Segmentation,
     SegmentRequest,
 )
-from envs.draws import Array, Streams
+from envs.draws import Array, Hidden, Streams
 from envs.replay import Replay
 from envs.segments.table import SegmentTable, build_trees
 from envs.segments.traces import SegmentTraces
@@ -79,7 +79,7 @@ class SegmentReplay(Replay):
             "forced": episodes.forced.astype(np.int64),
         }
 
-    def _begin(self, rows: Array, start: Array, hide_prompt: Array, terms: dict[str, Any]) -> None:
+    def _begin(self, rows: Array, start: Array, hidden: Hidden, terms: dict[str, Any]) -> None:
         self.node[rows] = root = self.table.root[start]
         self.episodes.reset(
             rows,

@@ -9,9 +9,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from controller.process.actions import ActionKind
+from controller.process.actions import Tier
 from controller.process.cost import CostModel
 from controller.process.episodes import EpisodeConfig
+from controller.process.menu import Arm, menu_of
 from controller.process.types import ModelSpec
 from envs.draws import Streams
 from envs.replay import AttemptReplay
@@ -56,6 +57,7 @@ def cost_model(
 def derive_config(
     train: TraceTable,
     models: Sequence[ModelSpec],
+    arms: tuple[Arm, ...] = (),
     *,
     token_costs: Mapping[str, float] | None = None,
     sample_widths: tuple[int, ...] = (1,),
@@ -69,13 +71,21 @@ def derive_config(
 
     Args:
         train: attempts of the train split.
-        models: the ladder.
+        models: by rung.
+        arms: the same as arms of a menu; empty for a small model and larger ones.
         token_costs: relative cost per token by model name, where sizes are unknown.
         sample_widths: widths of the SAMPLE actions.
         max_samples: most SAMPLE attempts per episode.
     """
     rungs, made = range(len(models)), train.attempts
-    most = min(max_samples, int(train.stream_length[:, 0].max()))
+    arms = arms or menu_of([model.name for model in models])
+    held = train.stream_length.max(0)  # (R,)
+    arms = tuple(
+        replace(arm, most=min(most, max_samples if arm.tier is Tier.SMALL else MAX_ESCALATIONS))
+        for arm, most in zip(arms, held.tolist(), strict=True)
+    )
+    small = np.array([arm.tier is Tier.SMALL for arm in arms])
+    most = min(max_samples, int(held[small].max()))
     means = tuple(float(made["completion_tokens"][made["rung"] == r].mean()) for r in rungs)
     config = EpisodeConfig(
         cost=cost_model(models, token_costs),
@@ -86,11 +96,12 @@ def derive_config(
         sample_widths=tuple(w for w in sample_widths if w == 1 or w <= most),
         max_samples=most,
         max_revisions=MAX_REVISIONS if made["num_children"].any() else 0,
-        max_escalations=min(MAX_ESCALATIONS, int(train.stream_length[:, 1:].max(initial=0))),
+        max_escalations=min(MAX_ESCALATIONS, int(held[~small].max(initial=0))),
         revision_overhead=_revision_overhead(train),
         verifies=bool((~np.isnan(made["verifier_score"])).any()),
         reads_logprobs=bool((~np.isnan(made["mean_logprob"])).any()),
         reads_cuts=bool(made["cut"].any()),
+        arms=arms,
     )
     enough = train
     if len(train) > _ENOUGH_QUESTIONS:
@@ -135,19 +146,16 @@ def _fit_weight(train: TraceTable, config: EpisodeConfig, rung: int) -> tuple[in
 def _mixed_vote_accuracy(train: TraceTable, config: EpisodeConfig, rung: int) -> float:
     """Mean accuracy of votes over 1..max_samples small attempts and one of `rung`."""
     n = len(train)
-    samples = config.actions.position(ActionKind.SAMPLE, min(config.sample_widths))
-    climb = config.actions.position(ActionKind.ESCALATE)
-    replay = AttemptReplay(train, replace(config, max_escalations=rung), n)
+    replay = AttemptReplay(train, replace(config, max_escalations=1), n)
     streams = Streams(np.arange(n, dtype=np.uint64))
     rows = np.arange(n)
     replay.begin(rows, rows, np.ones(n))
-    for _ in range(rung):
-        replay.take(rows, np.full(n, climb), streams)
+    replay.take(rows, np.full(n, config.asks(rung)), streams)
     right = []
     for _ in range(config.max_samples):
         open_rows = rows[replay.episodes.counts[:, 0] < replay.episodes.limits[:, 0]]
         if not len(open_rows):
             break
-        replay.take(open_rows, np.full(len(open_rows), samples), streams)
+        replay.take(open_rows, np.full(len(open_rows), config.asks(0)), streams)
         right.append(replay.right().mean())
     return float(np.mean(right))

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from pyarrow.fs import LocalFileSystem
 
 from controller.errors import ConfigError, TraceFormatError
+from controller.process.menu import Arm, menu_of
 from controller.process.types import AdapterSpec, ModelSpec
 
 TRACE_VERSION = 1
@@ -249,15 +250,18 @@ class TraceSet:
         return found
 
     def default_ladder(self) -> tuple[str, ...]:
-        """One small and one large model, when the caller does not choose.
+        """The models to train for, when the caller does not choose.
 
-        Small: most attempts recorded, then fewest parameters. Large: most often right on
-        the train split, among models of known size if there are any.
+        Of a set that was recorded here all of them; otherwise a small and a large one. Small: most
+        attempts recorded, then fewest parameters. Large: most often right on the train split, among
+        models of known size if there are any.
 
         Raises:
             TraceFormatError: no model of the small tier.
         """
         rows = self.model_rows
+        if "recorded" in self.manifest:
+            return tuple(name for name in self.manifest["models"] if name in rows)
         smalls, larges = ([m for m in rows if tier in rows[m].tiers] for tier in ("small", "large"))
         if not smalls:
             raise TraceFormatError(f"{self.path}: expected attempts of tier 'small', found none")
@@ -289,6 +293,18 @@ class TraceSet:
             for spec in specs
         )
 
+    def arms(self, ladder: Sequence[str] | None = None) -> tuple[Arm, ...]:
+        """The same as arms; of more than two the tier is that of their attempts.
+
+        Raises:
+            ConfigError: a name comes twice.
+        """
+        names = [model.name for model in self.models(ladder)]
+        small = [name for name in names if "small" in self.model_rows[name].tiers]
+        told = self.manifest.get("models", {})
+        families = {name: told.get(name, {}).get("family") for name in names}
+        return menu_of(names, small if len(names) > 2 else (), families)
+
 
 def model_spec(manifest: Mapping[str, Any], name: str, rung: int = 0) -> ModelSpec:
     """A model as `trace.json` describes it."""
@@ -299,13 +315,14 @@ def model_spec(manifest: Mapping[str, Any], name: str, rung: int = 0) -> ModelSp
         rung=rung,
         parameters=float(size) if size else None,
         max_new_tokens=entry.get("max_new_tokens"),
-        temperature=manifest.get("decoding", {}).get("temperature"),
+        temperature=entry.get("temperature", manifest.get("decoding", {}).get("temperature")),
         digest=entry.get("digest"),
         adapters=tuple(
             AdapterSpec(name=adapter, parameters=int(e["parameters"]), digest=e["digest"])
             for adapter, e in entry.get("adapters", {}).items()
         ),
         prompt=tuple(entry.get("prompt") or ()),
+        body=entry.get("body") or {},
     )
 
 

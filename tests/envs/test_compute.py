@@ -14,7 +14,7 @@ from controller.errors import ConfigError, IllegalActionError
 from controller.process.types import Question
 from envs.compute import ComputeEnv
 from envs.reward import ROUND_PRICES, LogUniform
-from envs.traces.recorded import Recorded
+from envs.traces.recorded import Recorded, read_recorded
 from envs.vector import ComputeVectorEnv
 from tests.conftest import CHECKPOINTS
 
@@ -57,15 +57,10 @@ def test_make_and_make_vec():
     np.testing.assert_array_equal(observations[0], observation)
 
 
-@pytest.mark.parametrize("budgets", [None, LogUniform(low=10, high=5000)])
-@pytest.mark.parametrize("sample_widths", [(1,), (1, 4)])
-def test_scalar_and_vector_give_the_same_episodes_bit_for_bit(
-    validation, config, budgets, sample_widths
-):
-    config = replace(config, sample_widths=sample_widths)
-    ranges = {"budgets": budgets, "round_prices": ROUND_PRICES}
-    vector = ComputeVectorEnv(validation.table, config, N, **ranges)
-    scalars = [scalar(validation, config, **ranges) for _ in range(N)]
+def check_same(recorded: Recorded, config, ranges) -> None:
+    """Raise unless scalar and vector environments play the same episodes, bit for bit."""
+    vector = ComputeVectorEnv(recorded.table, config, N, **ranges)
+    scalars = [scalar(recorded, config, **ranges) for _ in range(N)]
     observations, info = vector.reset(seed=7)
     seen = [env.reset(seed=7 + i) for i, env in enumerate(scalars)]
     rng, finished = np.random.default_rng(0), 0
@@ -85,6 +80,21 @@ def test_scalar_and_vector_give_the_same_episodes_bit_for_bit(
                 observation, single = env.reset()
             seen[i] = observation, single
     assert finished > N
+
+
+@pytest.mark.parametrize("budgets", [None, LogUniform(low=10, high=5000)])
+@pytest.mark.parametrize("sample_widths", [(1,), (1, 4)])
+def test_scalar_and_vector_give_the_same_episodes_bit_for_bit(
+    validation, config, budgets, sample_widths
+):
+    config = replace(config, sample_widths=sample_widths)
+    check_same(validation, config, {"budgets": budgets, "round_prices": ROUND_PRICES})
+
+
+@pytest.mark.parametrize("budgets", [None, LogUniform(low=10, high=5000)])
+def test_so_do_those_of_a_menu(menu, menu_config, budgets):
+    recorded = read_recorded(menu, ["validation"], list(menu_config.arm_names))
+    check_same(recorded, menu_config, {"budgets": budgets, "round_prices": ROUND_PRICES})
 
 
 def test_references_never_reach_the_observation(validation, config):

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
 from controller.backends.base import TEMPERATURE
-from controller.backends.places import ModelPlace
+from controller.backends.places import ModelPlace, read_menu
 from controller.backends.prompts import REVISER, VERIFIER, read_prompts
 from controller.bundled import bundled
 from controller.errors import ConfigError
+from controller.process.actions import Tier
 from training.cli.flags import flag, with_flags
 from training.cli.options import RayOptions, numbers
 from training.report.view import progress_bar
@@ -35,6 +36,9 @@ class RecordOptions:
         small: [NAME=]PLACE: a directory, a GGUF file, a hub id or URL#MODEL of a server;
             repeatable. Default: the bundled model.
         large: the same.
+        arm: NAME=PLACE,tier=small|large, with any of ,family=NAME ,body=JSON (further fields of
+            each request) ,prompt=FILE|TEXT; repeatable.
+        menu: YAML file of such arms, under `arms`.
         questions: JSONL, CSV or parquet with question and reference (and question_id, dataset,
             level, split); default: the bundled tasks.
         train_scale: so many times the train questions of the bundled set.
@@ -78,6 +82,8 @@ class RecordOptions:
     out: Path
     small: tuple[str, ...] = ()
     large: tuple[str, ...] = ()
+    arm: tuple[str, ...] = ()
+    menu: Path | None = None
     questions: Path | None = None
     train_scale: int = flag(1, min=1)
     limit: int | None = flag(None, min=1)
@@ -124,9 +130,8 @@ def record(options: RecordOptions) -> None:
         finish(o.out)
         _report(o.out, o.as_json)
         return
-    smalls = o.small or (str(bundled("small")),)
-    larges = o.large or (() if o.small else (str(bundled("large")),))
-    source = _source(o, [ModelPlace.parse(model) for model in (*smalls, *larges)])
+    places = _places(o)
+    source = _source(o, places)
     asked = _questions(o)
     if o.granularity == "segments":
         _record_trees(o, asked, source)
@@ -138,7 +143,7 @@ def record(options: RecordOptions) -> None:
     config = RecordConfig(
         samples=o.samples,
         escalations=o.escalations,
-        smalls=len(smalls),
+        smalls=sum(place.tier is Tier.SMALL for place in places),
         revised_samples=o.revised_samples,
         shard_questions=o.shard_questions,
     )
@@ -149,6 +154,27 @@ def record(options: RecordOptions) -> None:
             asked, source, o.out, config, cluster, notes, lambda r: view.begin(*r.counts())
         )
     _report(o.out, o.as_json)
+
+
+def _places(o: RecordOptions) -> list[ModelPlace]:
+    """Arms, those of the small tier first."""
+    small, large = o.small, o.large
+    if not (small or large or o.arm or o.menu):
+        small, large = (str(bundled("small")),), (str(bundled("large")),)
+    elif not (small or o.arm or o.menu):
+        small = (str(bundled("small")),)
+    arms = [ModelPlace.parse(model) for model in o.arm]
+    arms += read_menu(o.menu) if o.menu else ()
+    for place in arms:
+        if place.tier is None:
+            raise ConfigError(f"arm {place.name}: expected tier=small or tier=large, found none")
+    for tier, models in ((Tier.SMALL, small), (Tier.LARGE, large)):
+        arms += [replace(ModelPlace.parse(model), tier=tier) for model in models]
+    if not any(place.tier is Tier.SMALL for place in arms):
+        raise ConfigError(
+            f"arms: expected at least one of the small tier, found {[a.name for a in arms]}"
+        )
+    return sorted(arms, key=lambda place: place.tier is Tier.LARGE)
 
 
 def _source(o: RecordOptions, places: list[ModelPlace]) -> Models:

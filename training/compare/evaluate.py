@@ -278,16 +278,16 @@ class _Contest:
         if known is None:
             return
         paying = replace(self.config, reads_prompt=recorded == "prompt")
-        self.add("logistic router", routers(), paying, known)
+        self.add("logistic router", routers(self.config), paying, known)
         network = self._read("prompt", [fit_networks])
         if network is not None:
-            self.add("network router", routers(), paying, network)
+            self.add("network router", routers(self.config), paying, network)
         near = neighbours(self.tuning, self.test)
         if near is not None:
-            self.add("kNN router", routers(), paying, near)
+            self.add("kNN router", routers(self.config), paying, near)
         free = replace(self.config, reads_prompt=False)
         shape = self._read("shape", [fit_networks])
-        self.add("wording router", routers(), free, shape)
+        self.add("wording router", routers(self.config), free, shape)
         self.played["difficulty bins"] = self._lookup(free, shape or known)
         self._add_selector()
 

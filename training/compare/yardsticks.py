@@ -70,11 +70,11 @@ def clairvoyant(
     whichever is worth most in each episode.
     """
     rng = np.random.default_rng(seed)
-    q, top = len(table), config.num_rungs - 1
+    q = len(table)
     best = np.zeros((repeats, q))
     right, cost, tokens, rounds = np.zeros((4, repeats, q))
     actions = np.zeros((repeats, q, 4))
-    for rung, most in {0: config.max_samples, top: config.max_escalations}.items():
+    for rung, most in enumerate(config.caps.tolist()):
         stream = table.stream[:, rung]  # (Q, S)
         for repeat in range(repeats):
             order = rng.random(stream.shape) + 2 * (stream < 0)
@@ -124,7 +124,7 @@ def best_rule_utilities(
     rules = chain.from_iterable(learning.families(config).values())
     found = played(rules, blind, difficulty if learning.reads else None)
     if difficulty is not None:
-        found += played(learning.routers, config, difficulty)
+        found += played(learning.routers(config), config, difficulty)
     return np.array([max(p.utility(price).mean() for p in found) for price in prices])
 
 

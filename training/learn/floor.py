@@ -82,7 +82,7 @@ class Rulebook:
         """
         learning = learning_of(process)
         rules = [rule for family in learning.families(process).values() for rule in family]
-        rules += learning.routers if known is not None else ()
+        rules += learning.routers(process) if known is not None else ()
         every = slice(None, None, max(1, len(table) // _SCREENING_QUESTIONS))
         sample = table.take(np.arange(len(table))[every])
         everything = cls(process=process, prices=prices, rules=rules)

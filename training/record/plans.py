@@ -130,10 +130,11 @@ class RecordConfig:
         return rung == 0 and index < self.revised_samples
 
     def wanted(self, models: Sequence[ModelSpec]) -> dict[str, int]:
-        """Attempts per question by model, revisions aside."""
+        """Attempts per question by model, revisions aside; one where all would be the same."""
+        most = [self.samples if r < self.smalls else self.escalations for r in range(len(models))]
         return {
-            model.name: self.samples if rung < self.smalls else self.escalations
-            for rung, model in enumerate(models)
+            model.name: min(count, 1) if model.temperature == 0 else count
+            for model, count in zip(models, most, strict=True)
         }
 
     def shard_size(self, models: Sequence[ModelSpec]) -> int:

@@ -165,6 +165,10 @@ def write_set(plan: Plan, parts: Parts, amount: Amount, speeds: Mapping[str, flo
     parts.clear(left)
 
 
+_BY_MODEL = "model_paths", "servers", "families", "bodies"
+"""Notes that are part of what the manifest says of each model."""
+
+
 def _manifest(
     amount: Amount, models: Sequence[ModelSpec], notes: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -173,9 +177,10 @@ def _manifest(
     Args:
         amount: how much is recorded.
         models: by rung.
-        notes: `model_paths` and `servers` by name, and whatever else is to be noted.
+        notes: those of `_BY_MODEL` by name, and whatever else is to be noted.
     """
-    paths, servers = notes.get("model_paths", {}), notes.get("servers", {})
+    told = {name: notes.get(name, {}) for name in _BY_MODEL}
+    paths, servers, families, bodies = told.values()
     entries: dict[str, dict[str, Any]] = {}
     for rung, model in enumerate(models):
         entries[model.name] = {
@@ -186,6 +191,9 @@ def _manifest(
             "path": paths.get(model.name),
             **({"server": servers[model.name]} if model.name in servers else {}),
             **({"prompt": list(model.prompt)} if model.prompt else {}),
+            **({"body": body} if (body := bodies.get(model.name, {})) else {}),
+            **({"temperature": body["temperature"]} if "temperature" in body else {}),
+            **({"family": families[model.name]} if model.name in families else {}),
             "adapters": {
                 adapter.name: {
                     "parameters": adapter.parameters,
@@ -199,5 +207,5 @@ def _manifest(
         **amount.format,
         "models": entries,
         "recorded": asdict(amount),  # type: ignore[call-overload]  # a protocol of dataclasses
-        **{name: note for name, note in notes.items() if name not in ("model_paths", "servers")},
+        **{name: note for name, note in notes.items() if name not in _BY_MODEL},
     }

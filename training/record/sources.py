@@ -19,10 +19,11 @@ from controller.backends.ladder import Ladder
 from controller.backends.openai.backend import OpenAIBackend
 from controller.backends.openai.endpoint import Endpoint
 from controller.backends.openai.resilience import CircuitBreaker
-from controller.backends.places import ModelPlace
+from controller.backends.places import ModelPlace, as_place, check_names
 from controller.backends.prompts import Message
 from controller.checkpoint import HUB_SCHEME, load_segment_checkpoint
 from controller.errors import ConfigError
+from controller.process.menu import family_of
 from controller.process.types import ModelSpec, Question
 from envs.questions.grader import KindGrader
 from training.record.cluster import Cluster
@@ -85,12 +86,7 @@ class Models:
     keys: Mapping[int, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        names = [place.name for place in self.places]
-        if len(set(names)) < len(names):
-            raise ConfigError(
-                f"models: expected distinct names, found {', '.join(names)}; give one of them "
-                "another, as in other=PLACE"
-            )
+        names = [place.name for place in check_names(self.places)]
         for setting, given in (("parameters", self.parameters), ("prompt", self.prompts)):
             for stranger in set(given) - set(names):
                 raise ConfigError(
@@ -128,12 +124,15 @@ class Models:
         for rung, place in enumerate(self.local):
             if place.source not in loaded:
                 loaded[place.source] = load_model(place, rung, **how)  # type: ignore[arg-type]
-            prompt = self.prompts.get(place.name, ())
+            prompt = place.prompt or self.prompts.get(place.name, ())
             models.append(replace(loaded[place.source], name=place.name, rung=rung, prompt=prompt))
         if self.adapters:
             models[0] = load_adapters(models[0], self.adapters)
         limit_threads(max(model.parameters for model in models))
         return models
+
+    def _temperature(self, place: ModelPlace) -> float:
+        return float(place.body.get("temperature", self.temperature))
 
     def backend(self) -> Backend:
         """Load the local models."""
@@ -144,10 +143,10 @@ class Models:
             LocalBackend(
                 model,
                 seed=self.seed,
-                temperature=self.temperature,
+                temperature=self._temperature(place),
                 max_new_tokens=self.max_new_tokens,
             )
-            for model in self.load()
+            for place, model in zip(self.local, self.load(), strict=True)
         )
         if self.inside is None:
             return Ladder([small, *larges], at_once=False)
@@ -183,13 +182,13 @@ class Models:
             api_key=self.keys.get(rung, "none"),
             parameters=self.parameters.get(place.name, parameters.get(place.model or "")),
             max_new_tokens=self.max_new_tokens,
-            body={"temperature": self.temperature},
+            body={"temperature": self.temperature, **place.body},
             seed=self.seed,
             max_retries=0,
             max_connections=concurrency,
             connect_timeout_s=10.0,
             attempt_deadline_s=self.deadline_s,
-            prompt=self.prompts.get(place.name, ()),
+            prompt=place.prompt or self.prompts.get(place.name, ()),
             streams=True,
         )
         spec = ModelSpec(
@@ -197,7 +196,7 @@ class Models:
             rung=rung,
             parameters=endpoint.parameters,
             max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
+            temperature=self._temperature(place),
             prompt=endpoint.prompt,
         )
 
@@ -225,7 +224,16 @@ class Models:
             controller, price = self.inside
             decoding["segments"] = {"controller": _seen_from(out, controller), "price": price}
         servers = {p.name: f"{p.url}#{p.model}" for p in self.places if p.url}
-        return {"model_paths": paths, "servers": servers, "decoding": decoding}
+        families = {
+            p.name: p.family or family_of(p.model or Path(p.source).stem) for p in self.places
+        }
+        return {
+            "model_paths": paths,
+            "servers": servers,
+            "families": families,
+            "bodies": {p.name: dict(p.body) for p in self.places if p.body},
+            "decoding": decoding,
+        }
 
 
 def _about_server(url: str, key: str) -> tuple[dict[str, float], int | None]:
@@ -264,7 +272,7 @@ def find_source(models: Sequence[str | Path | ModelPlace], **settings: Any) -> M
     """
     inside = settings.pop("inside", None)
     adapters = settings.pop("adapters", None) or {}
-    places = tuple(m if isinstance(m, ModelPlace) else ModelPlace.parse(m) for m in models)
+    places = tuple(as_place(model) for model in models)
     keys = {rung: os.environ.get(_KEY_VARIABLE.format(rung=rung)) for rung in range(len(places))}
     # Workers do not run in this directory.
     return Models(

@@ -21,7 +21,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from controller.checkpoint import Checkpoint
 from controller.process.actions import ActionKind
-from envs.pictures import action_colour
+from envs.pictures import action_colour, action_colours
 from envs.replay import Replay
 from envs.reward import LogUniform
 from envs.traces.table import TraceTable
@@ -230,7 +230,7 @@ def plot_actions(shares: Mapping[float, Mapping[str, float]], path: Path) -> Non
         [1 / price for price in prices],
         [[shares[price][name] for price in prices] for name in names],
         labels=names,
-        colors=[action_colour(name) for name in names],
+        colors=action_colours(names),
     )
     axes.set(xlabel=_WORTH, ylabel="share of decisions", ylim=(0, 1))
     axes.set_title("What the controller does, by price")

@@ -84,6 +84,7 @@ def print_outcome(console: Console, question: Question, outcome: Outcome) -> Non
     names = [name for name in _SHOWN if name in outcome.decisions[0].observation]
     shown = [_SHOWN[name] for name in names]
     table = Table("action", "brought", "probabilities", "leader", *shown, "value", "cost", box=None)
+    table.columns[0].overflow = table.columns[2].overflow = "fold"
     for decision in outcome.decisions:
         table.add_row(
             str(decision.action),

@@ -1,5 +1,7 @@
 """Hand-made rules at states that are known by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from controller.policy.rules import (
@@ -52,8 +54,10 @@ def test_a_rule_that_may_not_stop_takes_the_first_allowed_action(process):
     assert process.actions.names[RulePolicy(SelfConsistency(0)).act(episodes, mask)[0]] == "SAMPLE"
 
 
-def test_families_need_what_they_use():
-    plain, all_of_them = rule_families(4), rule_families(4, revises=True, verifies=True)
+def test_families_need_what_they_use(process):
+    few = replace(process, max_samples=4)
+    plain = rule_families(replace(few, max_revisions=0, verifies=False))
+    all_of_them = rule_families(replace(few, max_revisions=1, verifies=True))
     assert set(all_of_them) - set(plain) == {
         "revise-n",
         "verified best of 4",
