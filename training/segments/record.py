@@ -13,8 +13,8 @@ from controller.backends.local.segments import SegmentWriter
 from controller.errors import ConfigError
 from controller.process.types import ModelSpec, Question
 from controller.segments.types import (
-    ForcedAnswer,
     Prefix,
+    Segment,
     Segmentation,
     SegmentBackend,
     SegmentRequest,
@@ -98,7 +98,7 @@ class _Node:
     draws: list[int] = field(default_factory=list)
     redone: int = 0
     escalated: bool = False
-    forced: ForcedAnswer | None = None
+    forced: Segment | None = None
 
 
 class SegmentRecorder:
@@ -198,9 +198,8 @@ class SegmentRecorder:
         }
         if segment is None:
             return row
-        answer = self.backend.answer(prefix) if prefix.done else None
+        answer = (node.forced or segment).answer
         if node.forced is not None:
-            answer = node.forced.answer
             row["forced_tokens"] = node.forced.num_tokens
         if self.config.keep_text:
             row["text"] = segment.text

@@ -112,7 +112,7 @@ def _fit(traces: SegmentTraces) -> tuple[Difficulty, Floats]:
     table = build_trees(traces, ["train"])
     question = table.question[table.tree]
     fold = fold_of(len(table.question_ids), FOLDS)[question]
-    learned = ~table.done
+    learned = ~table.segments["done"]
     rows = table.rows[learned]
     states = np.array([hidden[row] for row in rows], np.float32)
     rates = monte_carlo_values(table)[learned][:, None]
