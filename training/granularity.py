@@ -28,7 +28,7 @@ from envs.traces.format import TraceSet
 from envs.traces.table import TraceTable, build_table
 from training.learn.config import TrainConfig
 from training.learn.difficulty import Outcomes, attempt_outcomes
-from training.segments.values import segment_success_rates, value_readout
+from training.learn.values import segment_success_rates, value_readout
 
 Floats = NDArray[np.float64]
 

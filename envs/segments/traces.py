@@ -19,44 +19,20 @@ from controller.segments.types import Segmentation
 from envs.traces.format import MANIFEST, model_spec, read_manifest, read_table
 
 KIND, SEGMENT_TRACE_VERSION = "segments", 1
-_RECORD = "record some with `allot record --granularity segments`"
+_RECORD = "record some with `python -m recipes.trees`"
 
 PROMPT, SAMPLE, ESCALATE, TO_END = "prompt", "sample", "escalate", "escalate_to_end"
 """How a node came about: it is the prompt, or what a model wrote after the node before."""
 
-SEGMENT_SCHEMA = pa.schema(
-    [
-        ("question_id", pa.string()),
-        ("attempt", pa.int16()),
-        ("node", pa.int32()),
-        ("before", pa.int32()),
-        ("action", pa.string()),
-        ("draws", pa.list_(pa.int8())),
-        ("prompt_tokens", pa.list_(pa.int32())),
-        ("num_tokens", pa.int16()),
-        ("small_tokens", pa.int16()),
-        ("mean_logprob", pa.float32()),
-        ("min_logprob", pa.float32()),
-        ("entropy", pa.float32()),
-        ("value", pa.float32()),
-        ("done", pa.bool_()),
-        ("answer", pa.string()),
-        ("correct", pa.bool_()),
-        ("forced_tokens", pa.int16()),
-        ("text", pa.string()),
-        ("hidden", pa.list_(pa.float32())),
-    ]
-)
-"""One row per node. `answer` and `correct` are those of the attempt where it is done, and of
-the answer forced after the node where it is not."""
-
 TABLES = {
     "questions.parquet": ("question_id", "split"),
-    "segments.parquet": tuple(
-        name for name in SEGMENT_SCHEMA.names if name not in ("text", "hidden", "value")
+    "segments.parquet": (
+        *("question_id", "attempt", "node", "before", "action", "draws", "prompt_tokens"),
+        *("num_tokens", "small_tokens", "mean_logprob", "min_logprob", "entropy"),
+        *("done", "answer", "correct", "forced_tokens"),
     ),
 }
-"""Required columns by table."""
+"""Required columns by table; `value` and `text` are further ones of a node."""
 
 VALUE_FILE = "value.safetensors"
 """Beside the tables: the read-out that the column `value` was made with."""

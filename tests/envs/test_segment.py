@@ -22,7 +22,7 @@ from envs.segments.table import build_trees, derive_segment_config
 from envs.segments.traces import SegmentTraces
 from envs.vector import ComputeVectorEnv
 from training.compare.simulate import outlook
-from training.segments.values import value_readout
+from training.learn.values import value_readout
 
 N = 24
 

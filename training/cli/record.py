@@ -6,7 +6,7 @@ import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -17,7 +17,6 @@ from controller.bundled import bundled
 from controller.errors import ConfigError
 from training.cli.flags import flag, with_flags
 from training.cli.options import RayOptions, numbers
-from training.report.view import progress_bar
 
 if TYPE_CHECKING:
     from training.record.cluster import Cluster
@@ -56,12 +55,6 @@ class RecordOptions:
         parameters: NAME=COUNT of models on servers that do not tell; repeatable.
         segment_controller: samples are written under it, segment by segment.
         segment_price: price that it is told.
-        granularity: of segments: trees of all that may follow each segment of an attempt.
-        trees: of segments, per question.
-        draws: of each segment, by the number of places redone before it.
-        lines: end segments at line breaks.
-        segment_tokens: longest segment.
-        text: keep the text of segments.
         shard_questions: questions that local models answer side by side; what a kill can cost.
             Default: 128, or 8 where a model has more than 16 million parameters.
         device_map: with auto, the models' layers are spread over all GPUs.
@@ -96,12 +89,6 @@ class RecordOptions:
     parameters: tuple[str, ...] = ()
     segment_controller: Path | None = None
     segment_price: float = 1e-3
-    granularity: Literal["attempts", "segments"] = "attempts"
-    trees: int = flag(1, min=1)
-    draws: str = "3,2,1"
-    lines: bool = True
-    segment_tokens: int = flag(32, min=1)
-    text: bool = False
     shard_questions: int | None = None
     device_map: str | None = None
     dtype: str = "auto"
@@ -128,9 +115,6 @@ def record(options: RecordOptions) -> None:
     larges = o.large or (() if o.small else (str(bundled("large")),))
     source = _source(o, [ModelPlace.parse(model) for model in (*smalls, *larges)])
     asked = _questions(o)
-    if o.granularity == "segments":
-        _record_trees(o, asked, source)
-        return
     from training.record.plans import RecordConfig
     from training.record.progress import recording_view
     from training.record.sources import record_models
@@ -170,24 +154,6 @@ def _source(o: RecordOptions, places: list[ModelPlace]) -> Models:
         compiled=o.compiled,
         inside=(o.segment_controller, o.segment_price) if o.segment_controller else None,
     )
-
-
-def _record_trees(o: RecordOptions, asked: dict[str, Any], source: Models) -> None:
-    from controller.segments.types import Segmentation
-    from training.segments.record import TreeConfig, record_trees
-
-    try:
-        draws = tuple(int(number) for number in o.draws.split(","))
-    except ValueError:
-        raise ConfigError(
-            f"draws: expected whole numbers separated by commas, found {o.draws!r}"
-        ) from None
-    config = TreeConfig(attempts=o.trees, draws=draws, keep_text=o.text)
-    segmentation = Segmentation(lines=o.lines, max_tokens=o.segment_tokens)
-    total = sum(map(len, asked.values()))
-    with progress_bar("recording", total) as update:
-        record_trees(asked, source, o.out, config, segmentation, update)
-    Console().print(f"{o.out}: {total} questions", highlight=False)
 
 
 def _questions(o: RecordOptions) -> dict[str, Any]:
