@@ -16,6 +16,7 @@ from typing import Any, Generic, cast
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from typing_extensions import TypeVar
@@ -44,6 +45,8 @@ _READOUTS = ("difficulty", "value")
 
 HUB_SCHEME = "hf://"
 """Marks a model that lies on the Hub rather than in a directory."""
+
+_CALIBRATION = TypeAdapter(Calibration)
 
 C = TypeVar("C", EpisodeConfig, SegmentConfig, default=EpisodeConfig)
 
@@ -181,7 +184,7 @@ def save_checkpoint(
         "segment_controller": checkpoint.segment_controller,
         "answers": checkpoint.answers,
         "price_range": list(checkpoint.price_range),
-        "calibration": checkpoint.calibration and checkpoint.calibration.to_json(),
+        "calibration": checkpoint.calibration and asdict(checkpoint.calibration),
         "support": checkpoint.support and checkpoint.support.to_json(),
         "floor": checkpoint.floor and checkpoint.floor.to_json(),
         "difficulty_reads": checkpoint.difficulty and checkpoint.difficulty.reads,
@@ -265,7 +268,7 @@ def load_any(directory: Path | str) -> AnyCheckpoint:
             "model_paths": tuple(str(path) for path in settings["model_paths"]),
             "adapter_paths": {str(k): str(v) for k, v in settings["adapter_paths"].items()},
             "segment_controller": _placed(settings.get("segment_controller")),
-            "calibration": calibration and Calibration.from_json(calibration),
+            "calibration": calibration and _CALIBRATION.validate_python(calibration),
             "support": support and _support(support, len(granularity.features)),
             "floor": floor and Floor.from_json(floor),
             "answers": answer_kind(str(settings.get("answers", UNNAMED))).name,

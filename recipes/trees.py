@@ -49,7 +49,6 @@ from envs.traces.format import (
 )
 from training.cli.app import main
 from training.learn.difficulty import FOLDS, Outcomes, cross_fit, fit_networks, fold_of
-from training.learn.values import monte_carlo_values
 from training.record.plans import question_row, spread
 from training.record.sources import find_source
 from training.report.view import progress_bar
@@ -326,7 +325,7 @@ def _fit(traces: SegmentTraces) -> tuple[Difficulty, NDArray[np.float64]]:
     learned = ~table.segments["done"]
     rows = table.rows[learned]
     states = np.array([hidden[row] for row in rows], np.float32)
-    rates = monte_carlo_values(table)[learned][:, None]
+    rates = table.values[learned][:, None]
     readout, log_odds = cross_fit(states, Outcomes(rates), fit_networks, fold[learned])
     known = np.array([h is not None for h in hidden])
     values = np.full(len(hidden), np.nan)

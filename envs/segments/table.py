@@ -15,7 +15,7 @@ from controller.errors import TraceFormatError
 from controller.process.episodes import LEAST_LOGPROB, NO_ANSWER
 from controller.segments.episodes import SEGMENT, SIGNALS, SegmentConfig
 from envs.questions.answer_kinds import kinds_of
-from envs.questions.prompts import read_prompts
+from envs.questions.prompts import prompts_of
 from envs.segments.traces import ESCALATE, PROMPT, SAMPLE, TO_END, SegmentTraces
 from envs.traces.derive import cost_model
 from envs.traces.table import QuestionTable, filled
@@ -74,6 +74,33 @@ class SegmentTable(QuestionTable):
     def tree(self) -> Ints:
         """Attempt that each node belongs to, (M,)."""
         return np.repeat(np.arange(len(self)), np.diff([*self.root, len(self.rows)]))
+
+    @cached_property
+    def values(self) -> NDArray[np.float64]:
+        """Share of right answers below each node, over the small model's draws, (M,).
+
+        Where nothing follows, the answer there counts. Draws count alike at every prefix, so what
+        follows a prefix twice counts twice.
+
+        Source: Wang et al. 2023, "Math-Shepherd" (arXiv 2312.08935), soft estimation.
+        """
+        values = self.right(self.tree, np.arange(len(self.rows))).astype(np.float64)
+        # Nodes are numbered breadth first within a question: whatever follows comes later.
+        for node in range(len(values) - 1, -1, -1):
+            following = self.draws[node][self.draws[node] >= 0]
+            if len(following):
+                values[node] = values[following].mean()
+        return values
+
+    @cached_property
+    def success_rates(self) -> NDArray[np.float64]:
+        """Share of right answers by model, when either writes whole attempts, (Q, R)."""
+        shape = self.num_questions, self.num_attempts
+        rates = [self.values[self.root].reshape(shape).mean(1)]
+        ended = self.ended[self.root]
+        if (ended >= 0).all():
+            rates.append(self.right(np.arange(len(self)), ended).reshape(shape).mean(1))
+        return np.stack(rates, 1)
 
     def right(self, trees: Ints, nodes: Ints) -> NDArray[np.bool_]:
         """Whether the answers at nodes of some attempts are right, (n,)."""
@@ -142,7 +169,7 @@ def build_trees(
     return SegmentTable(
         question_ids=tuple(ids),
         levels=_numbers(questions, "level", 0),
-        **read_prompts(questions),
+        **prompts_of(questions),
         question=question[root],
         attempt=_numbers(nodes, "attempt")[root],
         root=root,

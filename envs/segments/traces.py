@@ -13,7 +13,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from controller.checkpoint import load_readout, read_tensors
 from controller.errors import ConfigError, TraceFormatError
+from controller.policy.difficulty import Difficulty
 from controller.process.types import ModelSpec
 from controller.segments.types import Segmentation
 from envs.traces.format import MANIFEST, model_spec, read_manifest, read_table
@@ -75,6 +77,15 @@ class SegmentTraces:
         if ladder and tuple(ladder) != held:
             raise ConfigError(f"ladder: expected {held}, which wrote the segments, found {ladder}")
         return tuple(model_spec(self.manifest, name, rung) for rung, name in enumerate(held))
+
+    @property
+    def value(self) -> Difficulty | None:
+        """The read-out that made the column `value`; None if there is none."""
+        path = self.path / VALUE_FILE
+        if not path.exists():
+            return None
+        tensors = {f"value/{name}": tensor for name, tensor in read_tensors(path).items()}
+        return load_readout(tensors, "value", 1, self.path)
 
     @property
     def num_attempts(self) -> int:

@@ -28,7 +28,7 @@ from controller.answers import UNSTATED, AnswerKind, answer_kind, read_answer
 from controller.backends.base import TEMPERATURE, Request, recorded_temperature
 from controller.backends.local.decoding import Decoder
 from controller.backends.local.jobs import Generation, Job, prompt_of
-from controller.backends.local.kv import KVPrefix, Piece, read
+from controller.backends.local.kv import KVPrefix, Piece, read_pieces
 from controller.backends.local.model import LocalModel, check_rungs
 from controller.errors import BackendError, ConfigError
 from controller.policy.difficulty import Difficulty
@@ -157,7 +157,7 @@ class SegmentWriter:
         for name, question in questions.items():
             small.check_room(question, len(prompts[name][0]))
         pieces = [Piece(prompt[0]) for prompt in prompts.values()]
-        memories = dict(zip(questions, read(small.local.model, pieces), strict=True))
+        memories = dict(zip(questions, read_pieces(small.local.model, pieces), strict=True))
         wall_s = (time.perf_counter() - started) / max(len(attempts), 1)
         unpaid, prefixes = set(questions), []
         for question, attempt in attempts:
@@ -232,7 +232,7 @@ class SegmentWriter:
         pieces = {name: self._unread(rung, prefix) for name, prefix in prefixes.items()}
         for name, piece in pieces.items():
             rung.check_room(prefixes[name].question, piece.past_tokens + len(piece.tokens))
-        memories = read(rung.local.model, list(pieces.values()))
+        memories = read_pieces(rung.local.model, list(pieces.values()))
         for prefix, memory in zip(prefixes.values(), memories, strict=True):
             prefix.memory[number] = memory
         unpaid = {name: len(piece.tokens) for name, piece in pieces.items()}
@@ -295,7 +295,7 @@ class SegmentWriter:
             tokens = small.tokens(rung.text(generation))
             if tokens:  # there are none if the large model wrote special ones alone
                 pieces[draft] = Piece(tokens, draft.small)
-        memories = read(small.local.model, list(pieces.values()))
+        memories = read_pieces(small.local.model, list(pieces.values()))
         for draft, memory in zip(pieces, memories, strict=True):
             written, layers = draft.generation.tokens, draft.generation.memory
             if rung is small:
@@ -365,7 +365,7 @@ class SegmentWriter:
             for phrase, prefix in zip(phrases, prefixes, strict=True)
         ]
         jobs = []
-        for prefix, memory in zip(prefixes, read(small.local.model, pieces), strict=True):
+        for prefix, memory in zip(prefixes, read_pieces(small.local.model, pieces), strict=True):
             small.check_room(prefix.question, memory.num_tokens + MAX_FORCED_TOKENS)
             jobs.append(Job(prompt_of(memory), "", MAX_FORCED_TOKENS, Generation()))
         small.forced.run(deque(sorted(jobs, key=lambda job: len(job.prompt.tokens))))

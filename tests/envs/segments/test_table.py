@@ -6,7 +6,6 @@ import pytest
 
 from controller.segments.episodes import SEGMENT
 from envs.segments.table import SegmentTable
-from training.learn.values import monte_carlo_values, segment_success_rates
 
 
 @pytest.fixture
@@ -40,8 +39,8 @@ def table():
 
 
 def test_values_are_means_over_what_followed(table):
-    assert monte_carlo_values(table) == pytest.approx([2 / 3, 1 / 2, 1, 1, 0, 1])
+    assert table.values == pytest.approx([2 / 3, 1 / 2, 1, 1, 0, 1])
 
 
 def test_rates_are_those_of_whole_attempts_by_either_model(table):
-    assert segment_success_rates(table)[0] == pytest.approx([2 / 3, 1])
+    assert table.success_rates[0] == pytest.approx([2 / 3, 1])
