@@ -99,7 +99,7 @@ def held_out(questions: int, distinct: int) -> str:
     return asked if distinct == questions else same
 
 
-def weights_digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
     """Digest of a checkpoint's weights, which ties figures to them."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 

@@ -263,7 +263,7 @@ def load_any(directory: Path | str) -> AnyCheckpoint:
         floor = settings.get("floor")
         fields: dict[str, Any] = {
             "config": config,
-            "models": tuple(model_spec(model) for model in settings["models"]),
+            "models": tuple(stored_model(model) for model in settings["models"]),
             "price_range": (float(low), float(high)),
             "model_paths": tuple(str(path) for path in settings["model_paths"]),
             "adapter_paths": {str(k): str(v) for k, v in settings["adapter_paths"].items()},
@@ -335,7 +335,7 @@ def _with_tuples(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tuple(v) if isinstance(v, list) else v for name, v in entry.items()}
 
 
-def model_spec(entry: Mapping[str, Any]) -> ModelSpec:
+def stored_model(entry: Mapping[str, Any]) -> ModelSpec:
     """A model as JSON keeps it."""
     adapters = tuple(AdapterSpec(**adapter) for adapter in entry["adapters"])
     return ModelSpec(**{**_with_tuples(entry), "adapters": adapters})

@@ -53,10 +53,10 @@ def log_loss(log_odds, rates):
     return np.mean(np.logaddexp(0, log_odds) - rates * log_odds, 0)
 
 
-def test_a_network_knows_more_than_a_line_about_new_questions(train, validation):
-    rates, new = train.success_rates, validation.table.success_rates
+def test_a_network_knows_more_than_a_line_about_new_questions(whole, validation):
+    rates, new = whole.success_rates, validation.table.success_rates
     average = np.log(rates.mean(0) / (1 - rates.mean(0)))
-    line, chosen = (readout_of(train, "prompt", fits) for fits in (LINEAR, READOUTS))
+    line, chosen = (readout_of(whole, "prompt", fits) for fits in (LINEAR, READOUTS))
     losses = [log_loss(outlook(fit[0], validation.table), new) for fit in (line, chosen)]
     assert (losses[1] < losses[0]).all()
     assert (losses[0] < log_loss(average, new)).all()
