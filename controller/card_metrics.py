@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter
 
 from controller.errors import CheckpointError
 
@@ -84,25 +84,8 @@ class Figures:
     points: tuple[PricePoint, ...]
     ratios: tuple[ComputeRatio, ...]
 
-    @classmethod
-    def from_json(cls, entry: Mapping[str, Any]) -> Figures:
-        """From what `to_json` gave."""
-        if entry.get("version") != FIGURES_VERSION:
-            raise ValueError(f"expected version {FIGURES_VERSION}, found {entry.get('version')!r}")
-        return cls(
-            traces=str(entry["traces"]),
-            traces_digest=entry["traces_digest"] and str(entry["traces_digest"]),
-            questions=int(entry["questions"]),
-            distinct=int(entry.get("distinct", entry["questions"])),
-            repeats=int(entry["repeats"]),
-            weights=tuple(str(digest) for digest in entry["weights"]),
-            points=tuple(PricePoint(**_typed(point, "rule")) for point in entry["points"]),
-            ratios=tuple(ComputeRatio(**_typed(ratio, "rules")) for ratio in entry["ratios"]),
-        )
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain lists and numbers."""
-        return {"version": FIGURES_VERSION, **asdict(self)}
+_FIGURES = TypeAdapter(Figures)
 
 
 def held_out(questions: int, distinct: int) -> str:
@@ -116,21 +99,7 @@ def held_out(questions: int, distinct: int) -> str:
     return asked if distinct == questions else same
 
 
-def _typed(entry: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Fields of a row: text under `name`, numbers or pairs of numbers elsewhere."""
-    fields: dict[str, Any] = {}
-    for key, value in entry.items():
-        if key == name:
-            fields[key] = str(value)
-        elif isinstance(value, list):
-            low, high = value
-            fields[key] = float(low), float(high)
-        else:
-            fields[key] = float(value)
-    return fields
-
-
-def weights_digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
     """Digest of a checkpoint's weights, which ties figures to them."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -138,7 +107,8 @@ def weights_digest(path: Path) -> str:
 def write_figures(figures: Figures, directory: Path) -> None:
     """Save figures beside its checkpoint, atomically."""
     temporary = directory / (FIGURES_FILE + ".tmp")
-    temporary.write_text(json.dumps(figures.to_json(), indent=1) + "\n")
+    entry = {"version": FIGURES_VERSION, **asdict(figures)}
+    temporary.write_text(json.dumps(entry, indent=1) + "\n")
     os.replace(temporary, directory / FIGURES_FILE)
 
 
@@ -154,8 +124,12 @@ def read_figures(directory: Path) -> Figures | None:
     if path.stat().st_size > MAX_FILE_BYTES:
         raise CheckpointError(f"{path}: expected at most {MAX_FILE_BYTES} bytes")
     try:
-        return Figures.from_json(json.loads(path.read_text()))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        entry = json.loads(path.read_text())
+        if entry["version"] != FIGURES_VERSION:
+            raise ValueError(f"version {entry['version']!r} instead of {FIGURES_VERSION}")
+        return _FIGURES.validate_python({"distinct": entry["questions"], **entry})
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: expected what `allot evaluate` writes: {error!r}; run it again"
+            f"{path}: expected what `allot evaluate` writes: {' '.join(str(error).split())}; run "
+            "it again"
         ) from None

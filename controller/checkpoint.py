@@ -16,6 +16,7 @@ from typing import Any, Generic, cast
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from typing_extensions import TypeVar
@@ -46,6 +47,8 @@ _READOUTS = ("difficulty", "value")
 
 HUB_SCHEME = "hf://"
 """Marks a model that lies on the Hub rather than in a directory."""
+
+_CALIBRATION = TypeAdapter(Calibration)
 
 C = TypeVar("C", EpisodeConfig, SegmentConfig, default=EpisodeConfig)
 
@@ -183,7 +186,7 @@ def save_checkpoint(
         "segment_controller": checkpoint.segment_controller,
         "answers": checkpoint.answers,
         "price_range": list(checkpoint.price_range),
-        "calibration": checkpoint.calibration and checkpoint.calibration.to_json(),
+        "calibration": checkpoint.calibration and asdict(checkpoint.calibration),
         "support": checkpoint.support and checkpoint.support.to_json(),
         "floor": checkpoint.floor and checkpoint.floor.to_json(),
         "difficulty_reads": checkpoint.difficulty and checkpoint.difficulty.reads,
@@ -264,12 +267,12 @@ def load_any(directory: Path | str) -> AnyCheckpoint:
         floor = settings.get("floor")
         fields: dict[str, Any] = {
             "config": config,
-            "models": tuple(model_spec(model) for model in settings["models"]),
+            "models": tuple(stored_model(model) for model in settings["models"]),
             "price_range": (float(low), float(high)),
             "model_paths": tuple(str(path) for path in settings["model_paths"]),
             "adapter_paths": {str(k): str(v) for k, v in settings["adapter_paths"].items()},
             "segment_controller": _placed(settings.get("segment_controller")),
-            "calibration": calibration and Calibration.from_json(calibration),
+            "calibration": calibration and _CALIBRATION.validate_python(calibration),
             "support": support and _support(support, len(granularity.features)),
             "floor": floor and Floor.from_json(floor, getattr(config, "arm_names", ())),
             "answers": answer_kind(str(settings.get("answers", UNNAMED))).name,
@@ -342,7 +345,7 @@ def _with_tuples(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tuple(v) if isinstance(v, list) else v for name, v in entry.items()}
 
 
-def model_spec(entry: Mapping[str, Any]) -> ModelSpec:
+def stored_model(entry: Mapping[str, Any]) -> ModelSpec:
     """A model as JSON keeps it."""
     adapters = tuple(AdapterSpec(**adapter) for adapter in entry["adapters"])
     return ModelSpec(**{**_with_tuples(entry), "adapters": adapters})

@@ -17,7 +17,7 @@ from huggingface_hub.errors import DryRunError
 from tqdm.auto import tqdm
 
 from controller.card import FRONTIER_FILE, model_card
-from controller.card_metrics import FIGURES_FILE, read_figures, weights_digest
+from controller.card_metrics import FIGURES_FILE, file_digest, read_figures
 from controller.checkpoint import (
     HUB_SCHEME,
     MAX_FILE_BYTES,
@@ -138,7 +138,7 @@ def card_of(checkpoint: AnyCheckpoint, **metadata: Any) -> ModelCard:
     """
     figures = read_figures(checkpoint.path) if checkpoint.path else None
     if checkpoint.path and figures:
-        current = weights_digest(checkpoint.path / WEIGHTS_FILE)
+        current = file_digest(checkpoint.path / WEIGHTS_FILE)
         figures = figures if current in figures.weights else None
     return model_card(checkpoint, figures, **metadata)
 

@@ -32,7 +32,7 @@ from training.cli.options import Json, RayOptions
 from training.compare.simulate import play_checkpoint
 from training.compare.summary import Bootstrap
 from training.learn.config import PPOConfig, TrainConfig
-from training.learn.jobs import Progress, TrainJob, run_job, train_on_cluster
+from training.learn.runs import Progress, TrainJob, run_job, train_on_cluster
 from training.learn.threads import limit_threads
 from training.learn.train import prepare, suited
 from training.record.cluster import Cluster

@@ -1,6 +1,5 @@
 """Real recorded traces for every test: the bundled set."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -15,13 +14,12 @@ from envs.traces.derive import derive_config
 from envs.traces.format import TraceSet
 from envs.traces.recorded import Recorded, read_recorded
 from envs.traces.table import build_table
+from recipes.trees import TreeConfig, TreeRecorder, record_trees
 from tests.menus import write_menu
 from training.learn.config import PPOConfig, TrainConfig
 from training.learn.train import ControllerTraining
-from training.record.recording import Recording
 from training.report.show import new_questions
 from training.report.tracking import Tracker
-from training.segments.record import SegmentRecorder, TreeConfig
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 
@@ -81,8 +79,7 @@ def trees(small_and_large, tmp_path_factory) -> SegmentTraces:
     writer = SegmentWriter(small_and_large)
     config = TreeConfig(attempts=2, draws=(3, 2, 1), keep_text=True, shard_questions=len(drawn))
     notes = {"model_paths": {name: str(CHECKPOINTS / name) for name in ("small", "large")}}
-    notes["segmentation"] = asdict(writer.segmentation)
-    Recording(splits, SegmentRecorder(writer, KindGrader(), config), out, notes).run()
+    record_trees(splits, TreeRecorder(writer, KindGrader(), config), out, notes)
     return SegmentTraces.read(out)
 
 

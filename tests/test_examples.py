@@ -13,9 +13,9 @@ EXAMPLES = ROOT / "examples"
 CALLS = {
     "answer": (["--questions", "1"], "at 1e-05 a token"),
     "record": (["--out", "traces", "--questions", "4"], "large: "),
-    "train": (["--out", "run", "--steps", "40000"], "utility at price"),
+    "train": (["--out", "run", "--steps", "8192"], "utility at price"),
     "train_sb3": (["--steps", "2048", "--episodes", "20"], "learned: mean return"),
-    "own_backend": (["--out", "run", "--steps", "20000"], " = "),
+    "own_backend": (["--out", "run", "--steps", "8192"], " = "),
     "frontier": (["--prices", "3", "--repeats", "1"], "controller: "),
 }
 

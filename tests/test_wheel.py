@@ -182,7 +182,7 @@ def test_bundled_models_are_recorded(research):
 
 @pytest.fixture(scope="module")
 def run(research):
-    research.run("allot", "train", "--out", "run", "--steps", 32768, "--wandb", "offline")
+    research.run("allot", "train", "--out", "run", "--steps", 8192, "--wandb", "offline")
     return research.work / "run"
 
 

@@ -28,7 +28,6 @@ from envs.traces.format import TraceSet
 from envs.traces.table import TraceTable, build_table
 from training.learn.config import TrainConfig
 from training.learn.difficulty import Outcomes, attempt_outcomes
-from training.segments.values import segment_success_rates, value_readout
 
 Floats = NDArray[np.float64]
 
@@ -152,8 +151,8 @@ SEGMENTS = Learning(
     recordings=granularity.SEGMENTS,
     split=_split_segments,
     derive=_derive_segments,
-    outcomes=lambda table: Outcomes(segment_success_rates(table)),
-    value=value_readout,
+    outcomes=lambda table: Outcomes(table.success_rates),
+    value=lambda traces: traces.value,
     round_prices=None,
     policy=lambda rule: rule,
     families=lambda process: segment_rule_families(max(process.draws)),

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from controller.answers.kinds import (
     AnswerKind,
     Auto,
-    Choice,
     Exact,
+    Letter,
     Number,
     Own,
     Reading,
@@ -44,7 +44,7 @@ KINDS: dict[str, AnswerKind] = {
     for kind in (
         Auto(),
         Number(),
-        Choice(),
+        Letter(),
         Text(),
         Several("list", ordered=True),
         Several("set", ordered=False),

@@ -199,7 +199,7 @@ class Number(_Valued):
         return number_at_start(plain) or _expression(answer) or " ".join(plain.split()) or None
 
 
-class Choice(_Marked):
+class Letter(_Marked):
     """A letter."""
 
     name = "choice"

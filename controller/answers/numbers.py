@@ -274,11 +274,11 @@ def normalize_answer(answer: str) -> str | None:
 
 def same_value(one: str, other: str, *, timeout_s: float = TIMEOUT_S) -> bool:
     """Whether two expressions have one mathematical value."""
-    return in_time(compare, one, other, begin=_load, timeout_s=timeout_s, otherwise=False)
+    return in_time(equal_expressions, one, other, begin=_load, timeout_s=timeout_s, otherwise=False)
 
 
 def _load() -> None:
-    compare("1", "1")
+    equal_expressions("1", "1")
 
 
 def in_time(
@@ -306,13 +306,13 @@ def in_time(
         return otherwise
 
 
-def compare(one: str, other: str) -> bool:
+def equal_expressions(one: str, other: str) -> bool:
     r"""The comparison itself, in this process.
 
     Both are read as LaTeX alone: math-verify reads other expressions with `eval`.
 
-    >>> compare("1/2", "0.5"), compare("x+1", "1+x"), compare("3", "4")
-    (True, True, False)
+    >>> equal_expressions("1/2", "0.5"), equal_expressions("x+1", "1+x")
+    (True, True)
     """
     from math_verify import LatexExtractionConfig, parse, verify
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,20 +40,6 @@ class Calibration:
             raise CheckpointError(
                 f"calibration: expected counts of 0..{self.questions} and costs of 0 or more"
             )
-
-    @classmethod
-    def from_json(cls, entry: Mapping[str, Any]) -> Calibration:
-        """From what `to_json` gave."""
-        return cls(
-            prices=tuple(float(p) for p in entry["prices"]),
-            cost=tuple(float(c) for c in entry["cost"]),
-            right=tuple(int(r) for r in entry["right"]),
-            questions=int(entry["questions"]),
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain lists and numbers."""
-        return asdict(self)
 
     def price_for_cost(self, mean_cost: float) -> float:
         """Price at which a question costs so much on average.

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from controller.errors import ConfigError
 from controller.process.actions import SEGMENT_ACTIONS, ActionSet, ActionSpec
@@ -207,30 +208,23 @@ class SegmentConfig:
         return Segmentation(lines=self.lines, max_tokens=self.max_segment_tokens)
 
 
-@dataclass(frozen=True, kw_only=True)
-class SegmentColumns:
-    """Segments of several episodes, one each, as columns of length n.
+SIGNALS = ("mean_logprob", "min_logprob", "entropy", "value")
+SEGMENT = np.dtype(
+    [
+        *((name, np.int64) for name in ("num_tokens", "small_tokens", "forced_tokens")),
+        *((name, np.int64) for name in ("answer", "repeats")),
+        *((name, np.float64) for name in SIGNALS),
+        ("done", np.bool_),
+    ]
+)
+"""A segment that was written, and what follows from it.
 
-    Attributes:
-        num_tokens, small_tokens: tokens written; the same text in tokens of the small model.
-        mean_logprob, min_logprob, entropy, value, done: see `Segment` and `Prefix`; NaN when
-            unknown.
-        repeats: earlier draws of this segment that said the same.
-        answer: id of the attempt's if it has, else of one forced after the segment; -1 if none
-            could be read, or none was forced.
-        forced_tokens: what forcing it takes, the phrase included; 0 once done.
-    """
-
-    num_tokens: Ints
-    small_tokens: Ints
-    mean_logprob: Floats
-    min_logprob: Floats
-    entropy: Floats
-    value: Floats
-    done: Bools
-    repeats: Ints
-    answer: Ints
-    forced_tokens: Ints
+- num_tokens, small_tokens: written; the same text in tokens of the small model;
+- forced_tokens: what forcing an answer after it takes, the phrase included; 0 once done;
+- answer: id of the attempt's if it is done, else of one forced after it; -1 for none;
+- repeats: earlier draws of this segment that said the same;
+- mean_logprob, min_logprob, entropy, value, done: see `Segment` and `Prefix`; NaN if unknown.
+"""
 
 
 class SegmentEpisodes(Lockstep):
@@ -308,50 +302,50 @@ class SegmentEpisodes(Lockstep):
         """How often the segment that an action asks for was written before, (n,)."""
         return np.where(actions == REVISE, self.draw[rows] + 1, 0)
 
-    def record(self, rows: Ints, actions: Ints, segments: SegmentColumns) -> None:
-        """Add the segment that an action has brought to each of `rows`, (n,)."""
+    def record(self, rows: Ints, actions: Ints, segments: NDArray[np.void]) -> None:
+        """Add the `SEGMENT` that an action has brought to each of `rows`, (n,)."""
         redo, large = actions == REVISE, actions >= ESCALATE
         self._charge(rows, actions, segments)
         self.draw[rows] = self.next_draw(rows, actions)
         base = np.where(redo[:, None], self.before[rows], self.now[rows])  # (n, 9)
         self.before[rows] = base
-        known = ~np.isnan(segments.mean_logprob)
-        mean = np.maximum(np.where(known, segments.mean_logprob, 0.0), LEAST_LOGPROB)
-        least = np.maximum(np.where(known, segments.min_logprob, 0.0), LEAST_LOGPROB)
-        answer = segments.answer
-        probe = np.where(segments.done | (not self.config.probes), NO_ANSWER, answer)
+        known = ~np.isnan(segments["mean_logprob"])
+        mean = np.maximum(np.where(known, segments["mean_logprob"], 0.0), LEAST_LOGPROB)
+        least = np.maximum(np.where(known, segments["min_logprob"], 0.0), LEAST_LOGPROB)
+        answer = segments["answer"]
+        probe = np.where(segments["done"] | (not self.config.probes), NO_ANSWER, answer)
         agrees = (probe == base[:, _PROBE]) & (probe >= 0)
         self.now[rows] = np.column_stack(
             (
-                base[:, _WRITTEN] + segments.num_tokens,
+                base[:, _WRITTEN] + segments["num_tokens"],
                 base[:, _SEGMENTS] + 1,
                 base[:, _REDONE] + redo,
-                base[:, _LOGPROB] + mean * segments.num_tokens,
-                base[:, _COUNTED] + known * segments.num_tokens,
+                base[:, _LOGPROB] + mean * segments["num_tokens"],
+                base[:, _COUNTED] + known * segments["num_tokens"],
                 np.minimum(base[:, _LEAST], least),
-                segments.value,
+                segments["value"],
                 probe,
                 np.where(agrees, base[:, _STREAK] + 1, probe >= 0),
             )
         )
         self.last_logprob[rows] = np.where(known, mean, np.nan)
         self.last_min_logprob[rows] = np.where(known, least, np.nan)
-        self.last_tokens[rows], self.entropy[rows] = segments.num_tokens, segments.entropy
-        self.repeats[rows], self.done[rows] = segments.repeats, segments.done
-        self.answer[rows] = np.where(segments.done, answer, probe)
+        self.last_tokens[rows], self.entropy[rows] = segments["num_tokens"], segments["entropy"]
+        self.repeats[rows], self.done[rows] = segments["repeats"], segments["done"]
+        self.answer[rows] = np.where(segments["done"], answer, probe)
         self.escalated[rows] |= large
         self.rounds[rows] += 1
         self.samples[rows] += ~large
         self.revisions[rows] += redo
 
-    def _charge(self, rows: Ints, actions: Ints, segments: SegmentColumns) -> None:
+    def _charge(self, rows: Ints, actions: Ints, segments: NDArray[np.void]) -> None:
         escalated = actions >= ESCALATE
         taken_over = self.prompt_tokens[rows, -1] + self.written[rows]
-        by_large = escalated * (taken_over + segments.num_tokens)
-        handed = escalated & ~segments.done
-        by_small = ~escalated * segments.num_tokens + handed * segments.small_tokens
+        by_large = escalated * (taken_over + segments["num_tokens"])
+        handed = escalated & ~segments["done"]
+        by_small = ~escalated * segments["num_tokens"] + handed * segments["small_tokens"]
         if self.config.probes:
-            by_small = by_small + segments.forced_tokens
+            by_small = by_small + segments["forced_tokens"]
         weights = self.config.cost.weights
         self.charge(rows, weights[-1] * by_large + weights[0] * by_small, by_large + by_small)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,19 +17,20 @@ from controller.policy.network import Policy
 from controller.process.actions import SEGMENT_ACTIONS, Action, ActionKind
 from controller.process.cost import Usage
 from controller.process.episodes import NO_ANSWER
-from controller.process.lockstep import Floats, Ints
+from controller.process.lockstep import Ints
 from controller.process.terms import Terms
 from controller.process.types import Attempt, Question
 from controller.segments.episodes import (
     ESCALATE,
     REVISE,
+    SEGMENT,
+    SIGNALS,
     STOP,
     TO_END,
-    SegmentColumns,
     SegmentConfig,
     SegmentEpisodes,
 )
-from controller.segments.types import ForcedAnswer, Prefix, Segment, SegmentBackend, SegmentRequest
+from controller.segments.types import Prefix, Segment, SegmentBackend, SegmentRequest
 
 _ROW = np.zeros(1, np.int64)
 
@@ -69,7 +70,7 @@ class SegmentRun:
         n, rungs = len(attempts), config.num_rungs
         self.state, self._rows = SegmentEpisodes(config, n), np.arange(n)
         self.spent: list[tuple[Usage, ...]] = [prefix.usage for prefix in self.prefixes]
-        self._forced: list[ForcedAnswer | None] = [None] * n
+        self._forced: list[Segment | None] = [None] * n
         self._answers: list[list[str]] = [[] for _ in attempts]
         self._drafts: list[list[str]] = [[] for _ in attempts]
         log_odds, lengths = np.full((n, rungs), np.nan), np.zeros((n, rungs), np.int64)
@@ -86,7 +87,7 @@ class SegmentRun:
             budget=np.full(n, np.inf if terms.budget is None else terms.budget),
             prompt_tokens=lengths,
             difficulty=log_odds,
-            value=_column(prefix.value for prefix in self.prefixes),
+            value=np.array([np.nan if p.value is None else p.value for p in self.prefixes]),
         )
 
     def _count(self, row: int, usage: tuple[Usage, ...]) -> None:
@@ -133,7 +134,7 @@ class SegmentRun:
             self._count(row, prefix.segment.usage)
             self._drafts[row].append(prefix.segment.text)
             segments.append(prefix.segment)
-        self.state.record(rows, actions, self._columns(rows, segments))
+        self.state.record(rows, actions, self._made(rows))
         return segments
 
     def _check(self, rows: Ints, actions: Ints) -> None:
@@ -143,34 +144,33 @@ class SegmentRun:
             question_id = self.prefixes[rows[i]].question.question_id
             raise SEGMENT_ACTIONS.illegal(question_id, mask[i], SEGMENT_ACTIONS[actions[i]])
 
-    def _columns(self, rows: Ints, segments: Sequence[Segment]) -> SegmentColumns:
-        done = np.array([segment.done for segment in segments])
-        answer, forced_tokens = np.full(len(rows), NO_ANSWER), np.zeros(len(rows), int)
-        for i in np.flatnonzero(done):
-            answer[i] = self._known(rows[i], self.backend.answer(self.prefixes[rows[i]]))
-        if self.config.probes:
-            answer[~done], forced_tokens[~done] = self._force(rows[~done])
-        drafts = [self._drafts[row] for row in rows]
-        return SegmentColumns(
-            num_tokens=np.array([segment.num_tokens for segment in segments]),
-            small_tokens=np.array([segment.small_tokens for segment in segments]),
-            mean_logprob=_column(segment.mean_logprob for segment in segments),
-            min_logprob=_column(segment.min_logprob for segment in segments),
-            entropy=_column(segment.entropy for segment in segments),
-            value=_column(self.prefixes[row].value for row in rows),
-            done=done,
-            repeats=np.array([same[:-1].count(same[-1]) for same in drafts]),
-            answer=answer,
-            forced_tokens=forced_tokens,
-        )
-
     def _known(self, row: int, answer: str | None) -> int:
+        """Id of an answer among the attempt's."""
         if answer is None:
             return NO_ANSWER
         answers = self._answers[row]
         if answer not in answers:
             answers.append(answer)
         return answers.index(answer)
+
+    def _made(self, rows: Ints) -> NDArray[np.void]:
+        """What was written last in `rows`, and what forcing an answer brings, (n,) `SEGMENT`."""
+        made = np.zeros(len(rows), SEGMENT)
+        for entry, row in zip(made, rows.tolist(), strict=True):
+            prefix, drafts = self.prefixes[row], self._drafts[row]
+            segment = prefix.segment
+            assert segment is not None
+            for name in ("num_tokens", "small_tokens", "done"):
+                entry[name] = getattr(segment, name)
+            for name in SIGNALS:
+                known = getattr(prefix if name == "value" else segment, name)
+                entry[name] = np.nan if known is None else known
+            entry["answer"] = self._known(row, segment.answer)
+            entry["repeats"] = drafts[:-1].count(drafts[-1])
+        if self.config.probes:
+            going = np.flatnonzero(~made["done"])
+            made["answer"][going], made["forced_tokens"][going] = self._force(rows[going])
+        return made
 
     def _force(self, rows: Ints) -> tuple[Ints, Ints]:
         """Force answers in `rows`; their ids and the tokens that it took, (n,) each."""
@@ -263,7 +263,3 @@ class SegmentEpisode(SegmentRun, Underway):
     def best_attempt(self) -> Attempt | None:
         """The attempt as it stands; None before the first segment."""
         return None if self.state.fresh[0] else self.attempt(0)
-
-
-def _column(values: Iterable[float | None]) -> Floats:
-    return np.array([np.nan if value is None else value for value in values], np.float64)

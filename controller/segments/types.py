@@ -1,4 +1,4 @@
-"""The nouns of control inside one attempt: segments, prefixes and forced answers."""
+"""The nouns of control inside one attempt: segments and prefixes."""
 
 from __future__ import annotations
 
@@ -29,16 +29,17 @@ class Segmentation:
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """A piece of an attempt, or all that was left of it.
+    """A piece of an attempt, all that was left of it, or an answer that was forced.
 
     Attributes:
         model, rung: that wrote it.
-        text: what it wrote.
-        num_tokens: as counted by the model that wrote it, an end token included.
+        text: what it wrote; of a forced answer, after the phrase put into the model's mouth.
+        num_tokens: as counted by the model that wrote it, end token and phrase included.
         small_tokens: as counted by the small model; the same where it wrote it itself.
         mean_logprob, min_logprob: of the tokens written, in nats; None if unknown.
         entropy: of the token that the small model expects next, in nats; None once `done`.
         done: whether the attempt ends with it.
+        answer: of an attempt that is done, or forced; None if none could be read.
         error: why it could not be written; None when it could.
         usage: what writing it consumed, one entry per rung.
     """
@@ -47,11 +48,12 @@ class Segment:
     rung: int
     text: str
     num_tokens: int
-    small_tokens: int
+    small_tokens: int = 0
     mean_logprob: float | None = None
     min_logprob: float | None = None
     entropy: float | None = None
     done: bool = False
+    answer: str | None = None
     error: str | None = None
     usage: tuple[Usage, ...] = ()
 
@@ -130,22 +132,6 @@ class SegmentRequest:
     to_end: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class ForcedAnswer:
-    """What the small model says when it is told to answer now.
-
-    Attributes:
-        answer: parsed; None when none could be read.
-        text, num_tokens: of the phrase that was put into its mouth and what it made of it.
-        usage: one entry per rung.
-    """
-
-    answer: str | None
-    text: str
-    num_tokens: int
-    usage: tuple[Usage, ...] = ()
-
-
 class SegmentBackend(Protocol):
     """Writes attempts segment by segment, many at a time.
 
@@ -167,10 +153,6 @@ class SegmentBackend(Protocol):
         """The prefixes, each longer by the segment asked for."""
         ...
 
-    def force(self, prefixes: Sequence[Prefix]) -> list[ForcedAnswer]:
+    def force(self, prefixes: Sequence[Prefix]) -> list[Segment]:
         """The small model's forced answer after each prefix; none of them done."""
-        ...
-
-    def answer(self, prefix: Prefix) -> str | None:
-        """The answer that an attempt states once it is done."""
         ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def page(engine: Engine, *, keys: bool) -> HTMLResponse:
         "rules": {name: str(rule) for name, rule in NAMED_RULES.items()},
         "price": variant.pricing.price_for(Terms()),
         "price_range": variant.checkpoint.price_range,
-        "calibration": calibration and calibration.to_json(),
+        "calibration": calibration and asdict(calibration),
         "examples": EXAMPLES,
         "keys": keys,
     }

@@ -49,7 +49,7 @@ class Prompts:
         return [] if self.texts is None else self.texts.to_pylist()
 
 
-def read_prompts(questions: pa.Table) -> dict[str, Any]:
+def prompts_of(questions: pa.Table) -> dict[str, Any]:
     """The fields of `Prompts`, each only if every one of the questions has it."""
     return {"hidden": _hidden(questions), "texts": _whole(questions, "question")}
 

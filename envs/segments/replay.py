@@ -16,17 +16,10 @@ from controller.process.types import ModelSpec, Question
 from controller.segments.episodes import (
     ESCALATE,
     REVISE,
-    SegmentColumns,
     SegmentConfig,
     SegmentEpisodes,
 )
-from controller.segments.types import (
-    ForcedAnswer,
-    Prefix,
-    Segment,
-    Segmentation,
-    SegmentRequest,
-)
+from controller.segments.types import Prefix, Segment, Segmentation, SegmentRequest
 from envs.draws import Array, Hidden, Streams
 from envs.replay import Replay
 from envs.segments.table import SegmentTable, build_trees
@@ -84,7 +77,7 @@ class SegmentReplay(Replay):
         self.episodes.reset(
             rows,
             prompt_tokens=self.table.prompt_tokens[start, : self.config.num_rungs],
-            value=np.where(self.hide_verifier[rows], np.nan, self.table.value[root]),
+            value=np.where(self.hide_verifier[rows], np.nan, self.table.segments["value"][root]),
             **terms,
         )
 
@@ -106,29 +99,18 @@ class SegmentReplay(Replay):
                 "again, or train with fewer draws"
             )
         self.before[rows], self.node[rows] = before, node
-        repeats = np.where(actions < ESCALATE, table.repeats[before, draw], 0)
-        self.episodes.record(rows, actions, self._columns(rows, node, repeats))
-
-    def _columns(self, rows: Array, node: Array, repeats: Array) -> SegmentColumns:
-        table, shown = self.table, ~self.hide_logprobs[rows]
-        return SegmentColumns(
-            num_tokens=table.num_tokens[node],
-            small_tokens=table.small_tokens[node],
-            mean_logprob=np.where(shown, table.mean_logprob[node], np.nan),
-            min_logprob=np.where(shown, table.min_logprob[node], np.nan),
-            entropy=np.where(shown, table.entropy[node], np.nan),
-            value=np.where(self.hide_verifier[rows], np.nan, table.value[node]),
-            done=table.done[node],
-            repeats=repeats,
-            answer=table.answer[node],
-            forced_tokens=table.forced_tokens[node],
-        )
+        made = table.segments[node]
+        made["repeats"] = np.where(actions < ESCALATE, table.repeats[before, draw], 0)
+        for name in ("mean_logprob", "min_logprob", "entropy"):
+            made[name][self.hide_logprobs[rows]] = np.nan
+        made["value"][self.hide_verifier[rows]] = np.nan
+        self.episodes.record(rows, actions, made)
 
     def close(self, rows: Array) -> None:
         """Force the answers of those of `rows` that have none."""
         rows = self.episodes.unanswered(rows)
-        node = self.node[rows]
-        self.episodes.force(rows, self.table.answer[node], self.table.forced_tokens[node])
+        made = self.table.segments[self.node[rows]]
+        self.episodes.force(rows, made["answer"], made["forced_tokens"])
 
     def right(self) -> NDArray[np.bool_]:
         """Whether the answer of each episode is right, (N,)."""
@@ -175,7 +157,7 @@ class RecordedSegments:
             attempt=attempt,
             prompt_tokens=tuple(lengths),
             hidden=None if table.hidden is None else table.hidden[table.question[tree]],
-            value=_known(table.value[root]),
+            value=_known(table.segments["value"][root]),
             usage=self._usage({0: Usage(prefill_tokens=lengths[0])}),
             memory=root,
         )
@@ -202,55 +184,58 @@ class RecordedSegments:
                 f"{prefix.question.question_id}: expected segment {request.index} by rung "
                 f"{rung} after {prefix.text!r} to be recorded, found none"
             )
-        usage = {rung: Usage(decoded_tokens=int(table.num_tokens[node]), serial_rounds=1)}
+        segment = self.segment(node, rung)
+        usage = {rung: Usage(decoded_tokens=segment.num_tokens, serial_rounds=1)}
         if rung:
             read = prefix.prompt_tokens[rung] + prefix.num_tokens
-            handed = 0 if table.done[node] else int(table.small_tokens[node])
             usage[rung] += Usage(prefill_tokens=read)
-            usage[0] = Usage(prefill_tokens=handed)
-        segment = replace(self.segment(node, rung), usage=self._usage(usage))
+            usage[0] = Usage(prefill_tokens=0 if segment.done else segment.small_tokens)
+        text = segment.text if self._texts is not None else f"[{node}]"
         return replace(
             prefix,
             before=prefix,
-            segment=segment if self._texts is not None else replace(segment, text=f"[{node}]"),
+            segment=replace(segment, text=text, usage=self._usage(usage)),
             hidden=None,
-            value=_known(table.value[node]),
+            value=_known(table.segments["value"][node]),
             usage=(),
             memory=node,
         )
 
     def segment(self, node: int, rung: int) -> Segment:
         """The segment that leads to a node, as written by the model of a rung."""
-        table = self.table
+        made = self.table.segments[node]
         return Segment(
             model=self.models[rung].name,
             rung=rung,
             text="" if self._texts is None else self._texts[node],
-            num_tokens=int(table.num_tokens[node]),
-            small_tokens=int(table.small_tokens[node]),
-            mean_logprob=_known(table.mean_logprob[node]),
-            min_logprob=_known(table.min_logprob[node]),
-            entropy=_known(table.entropy[node]),
-            done=bool(table.done[node]),
+            num_tokens=int(made["num_tokens"]),
+            small_tokens=int(made["small_tokens"]),
+            mean_logprob=_known(made["mean_logprob"]),
+            min_logprob=_known(made["min_logprob"]),
+            entropy=_known(made["entropy"]),
+            done=bool(made["done"]),
+            answer=self.answer(node) if made["done"] else None,
         )
 
-    def force(self, prefixes: Sequence[Prefix]) -> list[ForcedAnswer]:
-        """The small model's forced answer after each prefix."""
-        return [self._force(prefix) for prefix in prefixes]
-
-    def _force(self, prefix: Prefix) -> ForcedAnswer:
-        tokens = int(self.table.forced_tokens[prefix.memory])
-        usage = self._usage({0: Usage(decoded_tokens=tokens)})
-        return ForcedAnswer(answer=self.answer(prefix), text="", num_tokens=tokens, usage=usage)
-
-    def answer(self, prefix: Prefix) -> str | None:
-        """The answer recorded with a prefix: of the attempt, or forced after it."""
-        return self.answer_at(prefix.memory)
-
-    def answer_at(self, node: int) -> str | None:
-        """The same of a node."""
-        table, answer = self.table, int(self.table.answer[node])
+    def answer(self, node: int) -> str | None:
+        """The answer at a node: of the attempt where it is done, else forced there."""
+        table, answer = self.table, int(self.table.segments["answer"][node])
         return None if answer < 0 else table.answers[table.question[table.tree[node]]][answer]
+
+    def force(self, prefixes: Sequence[Prefix]) -> list[Segment]:
+        """The small model's forced answer after each prefix."""
+        return [self._force(prefix.memory) for prefix in prefixes]
+
+    def _force(self, node: int) -> Segment:
+        tokens = int(self.table.segments["forced_tokens"][node])
+        return Segment(
+            model=self.models[0].name,
+            rung=0,
+            text="",
+            num_tokens=tokens,
+            answer=self.answer(node),
+            usage=self._usage({0: Usage(decoded_tokens=tokens)}),
+        )
 
 
 def _known(value: np.float64) -> float | None:

@@ -13,15 +13,14 @@ from numpy.typing import NDArray
 
 from controller.errors import TraceFormatError
 from controller.process.episodes import LEAST_LOGPROB, NO_ANSWER
-from controller.segments.episodes import SegmentConfig
+from controller.segments.episodes import SEGMENT, SIGNALS, SegmentConfig
 from envs.questions.answer_kinds import kinds_of
-from envs.questions.prompts import read_prompts
+from envs.questions.prompts import prompts_of
 from envs.segments.traces import ESCALATE, PROMPT, SAMPLE, TO_END, SegmentTraces
 from envs.traces.derive import cost_model
 from envs.traces.table import QuestionTable, filled
 
 Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 NOWHERE = -1
 
@@ -39,10 +38,7 @@ class SegmentTable(QuestionTable):
         repeats: earlier draws that lead to the same node, (M, D).
         escalated, ended: node that a segment of the large model, or its rest of the attempt,
             leads to, (M,); -1 for none.
-        num_tokens, small_tokens, mean_logprob, min_logprob, entropy, value, done: see
-            `SegmentColumns`, (M,).
-        answer: answer id of the attempt, or of the answer forced after the node, (M,).
-        forced_tokens: what forcing it takes, (M,).
+        segments: what leads to each node, (M,) of `SEGMENT`; at a prompt its value alone.
         rows: row of each node in segments.parquet, (M,).
     """
 
@@ -54,15 +50,7 @@ class SegmentTable(QuestionTable):
     repeats: Ints
     escalated: Ints
     ended: Ints
-    num_tokens: Ints
-    small_tokens: Ints
-    mean_logprob: Floats
-    min_logprob: Floats
-    entropy: Floats
-    value: Floats
-    done: NDArray[np.bool_]
-    answer: Ints
-    forced_tokens: Ints
+    segments: NDArray[np.void]
     rows: Ints
 
     def __len__(self) -> int:
@@ -87,9 +75,36 @@ class SegmentTable(QuestionTable):
         """Attempt that each node belongs to, (M,)."""
         return np.repeat(np.arange(len(self)), np.diff([*self.root, len(self.rows)]))
 
+    @cached_property
+    def values(self) -> NDArray[np.float64]:
+        """Share of right answers below each node, over the small model's draws, (M,).
+
+        Where nothing follows, the answer there counts. Draws count alike at every prefix, so what
+        follows a prefix twice counts twice.
+
+        Source: Wang et al. 2023, "Math-Shepherd" (arXiv 2312.08935), soft estimation.
+        """
+        values = self.right(self.tree, np.arange(len(self.rows))).astype(np.float64)
+        # Nodes are numbered breadth first within a question: whatever follows comes later.
+        for node in range(len(values) - 1, -1, -1):
+            following = self.draws[node][self.draws[node] >= 0]
+            if len(following):
+                values[node] = values[following].mean()
+        return values
+
+    @cached_property
+    def success_rates(self) -> NDArray[np.float64]:
+        """Share of right answers by model, when either writes whole attempts, (Q, R)."""
+        shape = self.num_questions, self.num_attempts
+        rates = [self.values[self.root].reshape(shape).mean(1)]
+        ended = self.ended[self.root]
+        if (ended >= 0).all():
+            rates.append(self.right(np.arange(len(self)), ended).reshape(shape).mean(1))
+        return np.stack(rates, 1)
+
     def right(self, trees: Ints, nodes: Ints) -> NDArray[np.bool_]:
         """Whether the answers at nodes of some attempts are right, (n,)."""
-        answer = self.answer[nodes]
+        answer = self.segments["answer"][nodes]
         known = self.answer_correct[self.question[trees], np.maximum(answer, 0)]
         return np.asarray(known & (answer >= 0))
 
@@ -142,24 +157,25 @@ def build_trees(
             f"{attempts.min()} to {attempts.max()}"
         )
     kinds = kinds_of(traces.manifest, [""] * len(ids))
-    answer, correct, answers = _answers(nodes, question, [kind.canonical for kind in kinds])
-    logprobs = {name: _numbers(nodes, name, np.nan) for name in ("mean_logprob", "min_logprob")}
-    counts = ("num_tokens", "small_tokens", "forced_tokens")
+    segments = np.zeros(len(nodes), SEGMENT)
+    for name in ("num_tokens", "small_tokens", "forced_tokens", "done"):
+        segments[name] = _numbers(nodes, name, 0)
+    for name in SIGNALS:
+        segments[name] = _numbers(nodes, name, np.nan)
+    for name in ("mean_logprob", "min_logprob"):
+        segments[name] = np.maximum(segments[name], LEAST_LOGPROB)
+    spelt = [kind.canonical for kind in kinds]
+    segments["answer"], correct, answers = _answers(nodes, question, spelt)
     return SegmentTable(
         question_ids=tuple(ids),
         levels=_numbers(questions, "level", 0),
-        **read_prompts(questions),
+        **prompts_of(questions),
         question=question[root],
         attempt=_numbers(nodes, "attempt")[root],
         root=root,
         prompt_tokens=np.array(nodes["prompt_tokens"].take(root).to_pylist(), np.int64),
         **_links(nodes, question, max(traces.draws)),
-        **{name: _numbers(nodes, name, 0) for name in counts},
-        **{name: np.maximum(column, LEAST_LOGPROB) for name, column in logprobs.items()},
-        entropy=_numbers(nodes, "entropy", np.nan),
-        value=_numbers(nodes, "value", np.nan),
-        done=_numbers(nodes, "done", 0) > 0,
-        answer=answer,
+        segments=segments,
         answer_correct=correct,
         answers=answers,
         rows=rows,
@@ -230,16 +246,17 @@ def derive_segment_config(
         escalates: whether the large model may take over, if there is one.
     """
     models, segmentation = traces.models(ladder), traces.segmentation
-    forced = train.forced_tokens[train.forced_tokens > 0]
+    written, forced = train.segments["num_tokens"], train.segments["forced_tokens"]
+    forced = forced[forced > 0]
     return SegmentConfig(
         cost=cost_model(models, token_costs),
         draws=traces.draws,
         max_tokens=int(models[0].max_new_tokens or 1),
         max_segment_tokens=segmentation.max_tokens,
         max_forced_tokens=int(forced.max(initial=1)),
-        mean_segment_tokens=_mean(train.num_tokens[np.unique(train.draws[train.draws >= 0])]),
+        mean_segment_tokens=_mean(written[np.unique(train.draws[train.draws >= 0])]),
         mean_forced_tokens=_mean(forced),
-        mean_rest_tokens=_mean(train.num_tokens[train.ended[train.ended >= 0]]),
+        mean_rest_tokens=_mean(written[train.ended[train.ended >= 0]]),
         cost_unit=float(train.prompt_tokens[:, 0].mean() + _first_lengths(train).mean()),
         lines=segmentation.lines,
         escalates=escalates and len(models) > 1,
@@ -256,5 +273,5 @@ def _first_lengths(table: SegmentTable) -> Ints:
     node, lengths = table.root, np.zeros(len(table), np.int64)
     while (going := table.draws[node, 0] >= 0).any():
         node = np.where(going, table.draws[node, 0], node)
-        lengths += np.where(going, table.num_tokens[node], 0)
+        lengths += np.where(going, table.segments["num_tokens"][node], 0)
     return lengths

@@ -13,50 +13,28 @@ from typing import Any
 
 import pyarrow as pa
 
+from controller.checkpoint import load_readout, read_tensors
 from controller.errors import ConfigError, TraceFormatError
+from controller.policy.difficulty import Difficulty
 from controller.process.types import ModelSpec
 from controller.segments.types import Segmentation
 from envs.traces.format import MANIFEST, model_spec, read_manifest, read_table
 
 KIND, SEGMENT_TRACE_VERSION = "segments", 1
-_RECORD = "record some with `allot record --granularity segments`"
+_RECORD = "record some with `python -m recipes.trees`"
 
 PROMPT, SAMPLE, ESCALATE, TO_END = "prompt", "sample", "escalate", "escalate_to_end"
 """How a node came about: it is the prompt, or what a model wrote after the node before."""
 
-SEGMENT_SCHEMA = pa.schema(
-    [
-        ("question_id", pa.string()),
-        ("attempt", pa.int16()),
-        ("node", pa.int32()),
-        ("before", pa.int32()),
-        ("action", pa.string()),
-        ("draws", pa.list_(pa.int8())),
-        ("prompt_tokens", pa.list_(pa.int32())),
-        ("num_tokens", pa.int16()),
-        ("small_tokens", pa.int16()),
-        ("mean_logprob", pa.float32()),
-        ("min_logprob", pa.float32()),
-        ("entropy", pa.float32()),
-        ("value", pa.float32()),
-        ("done", pa.bool_()),
-        ("answer", pa.string()),
-        ("correct", pa.bool_()),
-        ("forced_tokens", pa.int16()),
-        ("text", pa.string()),
-        ("hidden", pa.list_(pa.float32())),
-    ]
-)
-"""One row per node. `answer` and `correct` are those of the attempt where it is done, and of
-the answer forced after the node where it is not."""
-
 TABLES = {
     "questions.parquet": ("question_id", "split"),
-    "segments.parquet": tuple(
-        name for name in SEGMENT_SCHEMA.names if name not in ("text", "hidden", "value")
+    "segments.parquet": (
+        *("question_id", "attempt", "node", "before", "action", "draws", "prompt_tokens"),
+        *("num_tokens", "small_tokens", "mean_logprob", "min_logprob", "entropy"),
+        *("done", "answer", "correct", "forced_tokens"),
     ),
 }
-"""Required columns by table."""
+"""Required columns by table; `value` and `text` are further ones of a node."""
 
 VALUE_FILE = "value.safetensors"
 """Beside the tables: the read-out that the column `value` was made with."""
@@ -99,6 +77,15 @@ class SegmentTraces:
         if ladder and tuple(ladder) != held:
             raise ConfigError(f"ladder: expected {held}, which wrote the segments, found {ladder}")
         return tuple(model_spec(self.manifest, name, rung) for rung, name in enumerate(held))
+
+    @property
+    def value(self) -> Difficulty | None:
+        """The read-out that made the column `value`; None if there is none."""
+        path = self.path / VALUE_FILE
+        if not path.exists():
+            return None
+        tensors = {f"value/{name}": tensor for name, tensor in read_tensors(path).items()}
+        return load_readout(tensors, "value", 1, self.path)
 
     @property
     def num_attempts(self) -> int:

@@ -21,7 +21,7 @@ from controller.process.actions import REVISING
 from controller.process.episodes import LEAST_LOGPROB
 from controller.process.types import CUT
 from envs.questions.answer_kinds import kinds_of
-from envs.questions.prompts import Prompts, read_prompts
+from envs.questions.prompts import Prompts, prompts_of
 from envs.traces.format import TraceSet, code_rows
 
 Array = NDArray[Any]
@@ -375,7 +375,7 @@ def _table(
         question_ids=tuple(questions["question_id"].to_pylist()),
         datasets=tuple(_column(questions, "dataset", "")),
         levels=np.array(_column(questions, "level", 0), np.int64),
-        **read_prompts(questions),
+        **prompts_of(questions),
         prompt_tokens=attempts["prompt_tokens"][np.maximum(stream[:, :, 0], 0)].astype(np.int64),
         stream=stream,
         stream_length=length,

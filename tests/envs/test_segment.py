@@ -22,7 +22,6 @@ from envs.segments.table import build_trees, derive_segment_config
 from envs.segments.traces import SegmentTraces
 from envs.vector import ComputeVectorEnv
 from training.compare.simulate import outlook
-from training.segments.values import value_readout
 
 N = 24
 
@@ -93,9 +92,7 @@ def test_replay_agrees_with_live(build, process, trees, small_and_large, probes,
 
     Of the test split: values of train questions come from read-outs fitted without them.
     """
-    live = SegmentWriter(
-        small_and_large, segmentation=trees.segmentation, value=value_readout(trees)
-    )
+    live = SegmentWriter(small_and_large, segmentation=trees.segmentation, value=trees.value)
     config = replace(process, probes=probes)
     options = {"config": config, "difficulty": readout, "grader": KindGrader()}
     options["trees"] = read_trees(trees, ["test"])

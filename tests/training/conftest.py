@@ -113,6 +113,6 @@ def pair(few, allot, tmp_path_factory) -> Path:
     """Two seeds, trained and evaluated with W&B offline."""
     out = tmp_path_factory.mktemp("runs") / "pair"
     given = ("--traces", few, "--wandb", "offline")
-    allot("train", "--out", out, "--seeds", 2, "--num-envs", 64, "--steps", 64 * 16 * 12, *given)
+    allot("train", "--out", out, "--seeds", 2, "--num-envs", 64, "--steps", 64 * 16 * 4, *given)
     allot("evaluate", out, "--num-prices", 3, "--repeats", 1, *given)
     return out

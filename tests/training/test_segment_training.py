@@ -1,7 +1,7 @@
-"""Recording, training and evaluation inside attempts."""
+"""Training and evaluation inside attempts."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,9 +13,7 @@ from controller.loop import Controller
 from controller.process.actions import ActionKind
 from controller.segments.episodes import SAMPLE
 from controller.segments.rules import SegmentRule, always, fixed_length, redo_unlikely
-from envs.questions.grader import KindGrader
 from envs.segments.replay import read_trees
-from envs.segments.traces import SegmentTraces
 from training.compare.evaluate import compare, read_others
 from training.compare.simulate import play, play_checkpoint
 from training.compare.summary import summarise
@@ -24,11 +22,7 @@ from training.learn.config import PPOConfig, TrainConfig
 from training.learn.resume import CURVE, read_curve
 from training.learn.settings import resolve
 from training.learn.train import ControllerTraining, prepare
-from training.record.recording import Recording
-from training.report.show import new_questions
 from training.report.tracking import Tracker
-from training.segments.record import SegmentRecorder, TreeConfig
-from training.segments.values import monte_carlo_values
 
 CONFIG = TrainConfig(ppo=PPOConfig(total_steps=64 * 16 * 6, num_envs=64, num_steps=16))
 
@@ -49,42 +43,6 @@ def run(trees, prepared, tmp_path_factory):
     return trained(trees, prepared, out), out
 
 
-def test_a_killed_recording_goes_on_to_the_same_set(small_and_large, tmp_path):
-    questions = {"train": new_questions(6, seed=9)}
-    config = TreeConfig(attempts=1, draws=(2, 1), shard_questions=2, keep_text=True)
-
-    def record(name, kill=False):
-        class KilledError(Exception):
-            pass
-
-        def watch(recording):
-            def see(rows):
-                if kill:
-                    raise KilledError
-
-            return see
-
-        writer = SegmentWriter(small_and_large)
-        recorder = SegmentRecorder(writer, KindGrader(), config)
-        notes = {"segmentation": asdict(writer.segmentation)}
-        recording = Recording(questions, recorder, tmp_path / name, notes)
-        try:
-            recording.run(watch)
-        except KilledError:
-            return None
-        return SegmentTraces.read(tmp_path / name)
-
-    whole = record("whole")
-    assert record("killed", kill=True) is None
-    with pytest.raises(Exception, match="expected segment traces"):
-        SegmentTraces.read(tmp_path / "killed")
-    resumed = record("killed")
-    columns = ["question_id", "node", "before", "action", "draws", "num_tokens", "answer", "text"]
-    assert resumed.segments.select(columns).equals(whole.segments.select(columns))
-    with pytest.raises(ConfigError, match="no trace set there yet"):
-        record("killed")
-
-
 def test_trees_hold_whatever_may_be_asked_for(prepared):
     """Following every legal action from every prompt never meets a node without successors."""
     table, process = prepared.train, prepared.process
@@ -98,20 +56,6 @@ def test_trees_hold_whatever_may_be_asked_for(prepared):
 
     for seed in range(40):
         play(Everywhere(seed), table, process, price=1e-3)
-
-
-def test_values_of_prefixes_are_means_over_what_followed(prepared):
-    table = prepared.train
-    values = monte_carlo_values(table)
-    leaves = (table.draws < 0).all(1)
-    right = table.right(
-        np.repeat(np.arange(len(table)), np.diff([*table.root, len(values)])),
-        np.arange(len(values)),
-    )
-    assert (values[leaves] == right[leaves]).all()
-    for node in np.flatnonzero(~leaves)[:50]:
-        following = table.draws[node][table.draws[node] >= 0]
-        assert values[node] == pytest.approx(values[following].mean())
 
 
 def test_rules_do_what_they_say(prepared):

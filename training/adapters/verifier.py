@@ -28,10 +28,10 @@ from controller.backends.local.adapters import (
     load_adapters,
     probability,
     save_adapter,
+    score_attempts,
     token_logprobs,
-    verify,
 )
-from controller.backends.local.model import LocalModel, Written, load_model
+from controller.backends.local.model import Encoded, LocalModel, load_model
 from controller.backends.local.passes import batches_by_length, padded
 from controller.backends.prompts import VERIFIER
 from controller.errors import ConfigError
@@ -87,10 +87,10 @@ class Lesson:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
+class Graded:
     """n attempts, `right` (n,), `logprobs` (n, 2) and number of the `question`, (n,), in order."""
 
-    texts: list[Written]
+    texts: list[Encoded]
     right: NDArray[np.bool_]
     logprobs: Floats
     question: NDArray[np.int64]
@@ -119,13 +119,13 @@ def _first_difference(written: tuple[int, ...], solution: tuple[int, ...]) -> in
     return next((i for i, (ours, right) in pairs if ours != right), len(solution) - 1)
 
 
-def judged_attempts(groups: Iterable[AttemptGroup], local: LocalModel) -> Judged:
+def graded_attempts(groups: Iterable[AttemptGroup], local: LocalModel) -> Graded:
     """Recorded attempts, question by question, ready for the verifier."""
     attempts, question = [], []
     for number, (_, group) in enumerate(groups):
         attempts += group
         question += [number] * len(group)
-    return Judged(
+    return Graded(
         texts=[local.encode_attempt(a.question, a.text) for a in attempts],
         right=np.array([a.right for a in attempts]),
         logprobs=np.array([a.logprobs for a in attempts], np.float64).reshape(-1, 2),
@@ -163,7 +163,7 @@ class VerifierTraining:
             for group in known
             if group[1]
         ]
-        self.validation = judged_attempts(new, self.local)
+        self.validation = graded_attempts(new, self.local)
         self.model = with_lora(self.local.model, self.config.rank, self.config.seed)
         self.trained = nn.ParameterList(p for p in self.model.parameters() if p.requires_grad)
         self.optimizer = torch.optim.Muon(
@@ -314,7 +314,7 @@ def _scores(local: LocalModel, asked: dict[str, str], attempts: pa.Table) -> tup
     texts = [local.encode_attempt(asked[question], text) for question, text in pairs]
     known = [_column(attempts, name) for name in ("mean_logprob", "min_logprob")]
     logprobs = np.array(known, np.float32).T  # (n, 2), NaN where None
-    return verify(local, texts, torch.from_numpy(np.ascontiguousarray(logprobs)))
+    return score_attempts(local, texts, torch.from_numpy(np.ascontiguousarray(logprobs)))
 
 
 def _rewritten_manifest(

@@ -17,9 +17,8 @@ from controller.server.config import ServeConfig
 from training.cli.answer import answer
 from training.cli.evaluate import dashboard, evaluate, explain, report
 from training.cli.flags import with_flags
-from training.cli.read import read
 from training.cli.record import record
-from training.cli.traces import evaluate_models, import_, verify
+from training.cli.traces import evaluate_models, import_, read, verify
 from training.cli.train import dashed, train
 
 

@@ -185,10 +185,10 @@ def explain(
     from envs.traces.format import TraceSet
     from envs.traces.table import build_table
     from training.learn.threads import limit_threads
-    from training.report.plots import explain as draw
+    from training.report.plots import plot_policy
 
     limit_threads()
     checkpoint = load_checkpoint(controller)
     names = [model.name for model in checkpoint.models]
-    draw(checkpoint, build_table(TraceSet.read(traces), ["test"], names), out)
+    plot_policy(checkpoint, build_table(TraceSet.read(traces), ["test"], names), out)
     console.print(f"{out}: drawn from the test split")

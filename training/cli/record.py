@@ -6,7 +6,7 @@ import json
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -18,7 +18,6 @@ from controller.errors import ConfigError
 from controller.process.actions import Tier
 from training.cli.flags import flag, with_flags
 from training.cli.options import RayOptions, numbers
-from training.report.view import progress_bar
 
 if TYPE_CHECKING:
     from training.record.cluster import Cluster
@@ -60,12 +59,6 @@ class RecordOptions:
         parameters: NAME=COUNT of models on servers that do not tell; repeatable.
         segment_controller: samples are written under it, segment by segment.
         segment_price: price that it is told.
-        granularity: of segments: trees of all that may follow each segment of an attempt.
-        trees: of segments, per question.
-        draws: of each segment, by the number of places redone before it.
-        lines: end segments at line breaks.
-        segment_tokens: longest segment.
-        text: keep the text of segments.
         shard_questions: questions that local models answer side by side; what a kill can cost.
             Default: 128, or 8 where a model has more than 16 million parameters.
         device_map: with auto, the models' layers are spread over all GPUs.
@@ -102,12 +95,6 @@ class RecordOptions:
     parameters: tuple[str, ...] = ()
     segment_controller: Path | None = None
     segment_price: float = 1e-3
-    granularity: Literal["attempts", "segments"] = "attempts"
-    trees: int = flag(1, min=1)
-    draws: str = "3,2,1"
-    lines: bool = True
-    segment_tokens: int = flag(32, min=1)
-    text: bool = False
     shard_questions: int | None = None
     device_map: str | None = None
     dtype: str = "auto"
@@ -133,9 +120,6 @@ def record(options: RecordOptions) -> None:
     places = _places(o)
     source = _source(o, places)
     asked = _questions(o)
-    if o.granularity == "segments":
-        _record_trees(o, asked, source)
-        return
     from training.record.plans import RecordConfig
     from training.record.progress import recording_view
     from training.record.sources import record_models
@@ -196,24 +180,6 @@ def _source(o: RecordOptions, places: list[ModelPlace]) -> Models:
         compiled=o.compiled,
         inside=(o.segment_controller, o.segment_price) if o.segment_controller else None,
     )
-
-
-def _record_trees(o: RecordOptions, asked: dict[str, Any], source: Models) -> None:
-    from controller.segments.types import Segmentation
-    from training.segments.record import TreeConfig, record_trees
-
-    try:
-        draws = tuple(int(number) for number in o.draws.split(","))
-    except ValueError:
-        raise ConfigError(
-            f"draws: expected whole numbers separated by commas, found {o.draws!r}"
-        ) from None
-    config = TreeConfig(attempts=o.trees, draws=draws, keep_text=o.text)
-    segmentation = Segmentation(lines=o.lines, max_tokens=o.segment_tokens)
-    total = sum(map(len, asked.values()))
-    with progress_bar("recording", total) as update:
-        record_trees(asked, source, o.out, config, segmentation, update)
-    Console().print(f"{o.out}: {total} questions", highlight=False)
 
 
 def _questions(o: RecordOptions) -> dict[str, Any]:

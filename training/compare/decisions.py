@@ -148,7 +148,8 @@ class Keeping:
 def _brought_row(made: Attempt | Segment, right: frozenset[str]) -> dict[str, Any]:
     """An attempt; a segment of one is kept like it, without an answer of its own."""
     if isinstance(made, Segment):
-        return {**vars(made), "completion_tokens": made.num_tokens, "text": made.text or None}
+        kept = {**vars(made), "completion_tokens": made.num_tokens, "text": made.text or None}
+        return {**kept, "answer": None}
     return {**vars(made), "action": str(made.action), "correct": made.answer in right}
 
 
@@ -216,7 +217,7 @@ ATTEMPTS = Keeping(
 def _stopping(recorded: Recorded[Any, Any], tree: int, node: int) -> str | None:
     """The answer at a node: of the attempt once it is done, else forced; None at the prompt."""
     at_prompt = node == recorded.table.root[tree]
-    return None if at_prompt else recorded.backend.answer_at(node)
+    return None if at_prompt else recorded.backend.answer(node)
 
 
 SEGMENTS = Keeping(

@@ -20,15 +20,22 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from controller.errors import ConfigError
-from envs.traces.format import MANIFEST, ROW_GROUP, write_atomically, write_table
+from envs.traces.format import (
+    ATTEMPT_SCHEMA,
+    MANIFEST,
+    QUESTION_SCHEMA,
+    ROW_GROUP,
+    write_atomically,
+    write_table,
+)
 
 Rows = Sequence[Mapping[str, Any]]
 
 PART_S = 60.0
 """Rows wait no longer than this to be written: what a kill can cost, on servers."""
 
-WHOLE = ("", 0)
-"""Stands for all that is recorded of a question at once."""
+SCHEMAS = {"questions": QUESTION_SCHEMA, "attempts": ATTEMPT_SCHEMA}
+"""Of the tables of a trace set; what was recorded comes last."""
 
 
 class Parts:
@@ -36,13 +43,11 @@ class Parts:
 
     Args:
         out: directory of the trace set.
-        schemas: of its tables by name; the last one's rows are the recorded ones.
     """
 
-    def __init__(self, out: Path, schemas: Mapping[str, pa.Schema]) -> None:
-        self.out, self.work, self.schemas = out, out / "recording", schemas
-        self.recorded = list(schemas)[-1]
-        self._rows: dict[str, list[Mapping[str, Any]]] = {name: [] for name in schemas}
+    def __init__(self, out: Path) -> None:
+        self.out, self.work = out, out / "recording"
+        self._rows: dict[str, list[Mapping[str, Any]]] = {name: [] for name in SCHEMAS}
         self._flushed = time.monotonic()
 
     def add(self, rows: Mapping[str, Rows], most: float = math.inf) -> None:
@@ -50,14 +55,14 @@ class Parts:
         for table, more in rows.items():
             self._rows[table].extend(more)
         late = time.monotonic() - self._flushed >= PART_S
-        if late or len(self._rows[self.recorded]) >= most:
+        if late or len(self._rows["attempts"]) >= most:
             self.flush()
 
     def flush(self) -> None:
         """Write a part, unless there is nothing to write; what was recorded comes last."""
         for table, rows in self._rows.items():
             if rows:
-                part = pa.Table.from_pylist(rows, schema=self.schemas[table])
+                part = pa.Table.from_pylist(rows, schema=SCHEMAS[table])
                 write_table(self._next_path(table), part)
                 rows.clear()
         self._flushed = time.monotonic()
@@ -73,7 +78,7 @@ class Parts:
 
     def _dataset(self, table: str) -> ds.Dataset:
         """Rows of a table on disk; columns that an older part lacks are null there."""
-        return ds.dataset(list(map(str, self.paths(table))), schema=self.schemas[table])
+        return ds.dataset(list(map(str, self.paths(table))), schema=SCHEMAS[table])
 
     def _read(self, table: str, *columns: str) -> list[list[Any]]:
         """Some columns of a table, in memory."""
@@ -83,11 +88,9 @@ class Parts:
         return [found[name].to_pylist() for name in columns]
 
     def held(self) -> dict[str, set[tuple[str, int]]]:
-        """What has been recorded of each question: attempts by model and index, or all at once."""
+        """What has been recorded of each question: attempts by model and index."""
         held: dict[str, set[tuple[str, int]]] = {}
-        if "model" not in self.schemas[self.recorded].names:
-            return {question: {WHOLE} for question in self._read(self.recorded, "question_id")[0]}
-        rows = self._read(self.recorded, "question_id", "model", "index", "parent_id")
+        rows = self._read("attempts", "question_id", "model", "index", "parent_id")
         for question, model, index, parent in zip(*rows, strict=True):
             if parent is None:
                 held.setdefault(question, set()).add((model, index))
@@ -109,7 +112,7 @@ class Parts:
         """
         places = {question: place for place, question in enumerate(questions)}
         left = set()
-        for table in self.schemas:
+        for table in SCHEMAS:
             order, others = self._ordered(table, places, models)
             if others:
                 path = self._next_path(table)
@@ -131,7 +134,6 @@ class Parts:
         others = [row for row, question in enumerate(questions) if question not in places]
         if table == "questions":
             kept = list({questions[row]: row for row in kept}.values())
-        if "attempt_id" not in self.schemas[table].names:
             return sorted(kept, key=lambda row: places[questions[row]]), others
         ids, names, index = self._read(table, "attempt_id", "model", "index")
 
@@ -148,7 +150,7 @@ class Parts:
         rows, order = self._dataset(table), np.asarray(places, np.int64)
 
         def write(temporary: Path) -> None:
-            with pq.ParquetWriter(temporary, self.schemas[table], compression="zstd") as writer:
+            with pq.ParquetWriter(temporary, SCHEMAS[table], compression="zstd") as writer:
                 for begin in range(0, max(len(order), 1), ROW_GROUP):
                     writer.write_table(rows.take(pa.array(order[begin : begin + ROW_GROUP])))
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,16 +16,8 @@ from controller.errors import ConfigError
 from controller.process.actions import ActionKind
 from controller.process.types import ModelSpec, Question
 from envs.questions.answer_kinds import kinds_of, noted_kinds
-from envs.traces.format import (
-    ATTEMPT_SCHEMA,
-    MANIFEST,
-    QUESTION_SCHEMA,
-    TRACE_VERSION,
-    write_json,
-    write_table,
-)
+from envs.traces.format import MANIFEST, QUESTION_SCHEMA, write_json, write_table
 from training.record.parts import Parts
-from training.record.progress import summary
 
 _PLAN, _PLANNED = "plan.json", "planned.parquet"
 
@@ -51,32 +43,6 @@ Asked = tuple[Question, str]
 """A question and its split."""
 
 
-class Amount(Protocol):
-    """How much to record; the settings of it are noted in `trace.json`.
-
-    Attributes:
-        tables: schemas of the trace set's tables, the recorded one last.
-        format: how `trace.json` says what kind of set it is.
-        extends: whether a finished set can be extended.
-    """
-
-    tables: ClassVar[Mapping[str, pa.Schema]]
-    format: ClassVar[Mapping[str, Any]]
-    extends: ClassVar[bool]
-
-    def wanted(self, models: Sequence[ModelSpec]) -> dict[str, int]:
-        """What is recorded of each question, as `Parts.held` counts it, by model."""
-
-    def tier(self, rung: int) -> str:
-        """Tier of the model on a rung."""
-
-    def shard_size(self, models: Sequence[ModelSpec]) -> int:
-        """Questions that local models, or a worker, answer side by side."""
-
-    def complete(self, out: Path, speeds: Mapping[str, float]) -> dict[str, Any]:
-        """Do what is left once the tables are whole; further notes for `trace.json`."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class RecordConfig:
     """How many attempts to record.
@@ -90,13 +56,6 @@ class RecordConfig:
         shard_questions: questions that local models, or a worker, answer side by side; None for
             128, or 8 where a model has more than 16 million parameters.
     """
-
-    tables: ClassVar[Mapping[str, pa.Schema]] = {
-        "questions": QUESTION_SCHEMA,
-        "attempts": ATTEMPT_SCHEMA,
-    }
-    format: ClassVar[Mapping[str, Any]] = {"version": TRACE_VERSION}
-    extends: ClassVar[bool] = True
 
     samples: int = 16
     escalations: int = 2
@@ -141,10 +100,6 @@ class RecordConfig:
         """Questions that local models, or a worker, answer side by side."""
         heavy = max((model.parameters or 0 for model in models), default=0) > _HEAVY
         return self.shard_questions or (8 if heavy else 128)
-
-    def complete(self, out: Path, speeds: Mapping[str, float]) -> dict[str, Any]:
-        """How each model did."""
-        return {"summary": summary(out, speeds)}
 
 
 @dataclass(frozen=True, kw_only=True)

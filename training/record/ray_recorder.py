@@ -19,7 +19,7 @@ from controller.errors import AllotError, BackendError
 from controller.process.types import ModelSpec
 from training.record.cluster import Cluster, connected
 from training.record.parts import Rows
-from training.record.plans import Amount, Missing
+from training.record.plans import Missing, RecordConfig
 from training.record.progress import Watch
 from training.record.recording import Recorder
 
@@ -33,7 +33,7 @@ MAX_DEATHS = 3
 class Source(Protocol):
     """Describes models, for any machine to load."""
 
-    def recorder(self, config: Any) -> Recorder:
+    def recorder(self, config: RecordConfig) -> Recorder:
         """Who records so much, with the models in memory."""
 
 
@@ -49,7 +49,7 @@ class ShardWorker:
         config: how much to record.
     """
 
-    def __init__(self, source: Source, config: Amount) -> None:
+    def __init__(self, source: Source, config: RecordConfig) -> None:
         self._source, self._config = source, config
 
     def start(self) -> tuple[tuple[ModelSpec, ...], str]:
@@ -84,7 +84,7 @@ class _Worker:
 class RayRecorder:
     """Records shards on a cluster; leave its context to let go of the workers."""
 
-    def __init__(self, source: Source, config: Amount, cluster: Cluster) -> None:
+    def __init__(self, source: Source, config: RecordConfig, cluster: Cluster) -> None:
         self._source, self.config, self._cluster = source, config, cluster
         self._workers: list[_Worker] = []
         self._deaths: Counter[str] = Counter()

@@ -142,7 +142,7 @@ class LocalRecorder:
             attempts[i] = replace(attempts[i], verifier_score=score)
 
 
-class Pace:
+class Convoy:
     """Keeps models from running ahead, so that a recording that is ended early has wasted little.
 
     Args:
@@ -209,7 +209,7 @@ class ServerQueue:
         self,
         todo: Sequence[Missing],
         config: RecordConfig,
-        pace: Pace,
+        convoy: Convoy,
         note: Callable[[Sequence[Attempt], int], None],
     ) -> None:
         """Record what its models lack; `note` is told of attempts, their revisions, and rungs.
@@ -228,7 +228,7 @@ class ServerQueue:
 
         async def ask() -> None:
             while (turn := _next_turn(fresh, begun)) is not None:
-                await pace.reaches(turn.question.question_id)
+                await convoy.reaches(turn.question.question_id)
                 rung = turn.model.rung
                 while turn.indices:
                     index = turn.indices.popleft()
@@ -319,29 +319,29 @@ class ServedRecorder:
 
     async def _record(self, todo: Sequence[Missing], add: Watch) -> None:
         busiest = max(server.concurrency for server in self.servers)
-        pace = Pace(todo, ahead=max(2 * busiest, self.config.shard_size(self.models)))
+        convoy = Convoy(todo, ahead=max(2 * busiest, self.config.shard_size(self.models)))
         questions = {missing.question.question_id: missing.question for missing in todo}
 
         def note(attempts: Sequence[Attempt], rung: int) -> None:
             tier = self.config.tier(rung)
             add({"attempts": [attempt_row(a, tier, self.grader, questions) for a in attempts]})
-            pace.done(attempts[0].question_id)
+            convoy.done(attempts[0].question_id)
 
-        work = [server.record(todo, self.config, pace, note) for server in self.servers]
+        work = [server.record(todo, self.config, convoy, note) for server in self.servers]
         if self.local is not None:
-            work.append(_record_beside(self.local, todo, pace, add))
+            work.append(_record_beside(self.local, todo, convoy, add))
         await _all_of(work)
 
 
 async def _record_beside(
-    local: LocalRecorder, todo: Sequence[Missing], pace: Pace, add: Watch
+    local: LocalRecorder, todo: Sequence[Missing], convoy: Convoy, add: Watch
 ) -> None:
     for shard in local.shards(todo):
-        await pace.reaches(shard[0].question.question_id)
+        await convoy.reaches(shard[0].question.question_id)
         add(await _in_thread(partial(local.record_shard, shard)))
         for missing in shard:
             made = (missing.indices.get(model.name, ()) for model in local.models)
-            pace.done(missing.question.question_id, sum(map(len, made)))
+            convoy.done(missing.question.question_id, sum(map(len, made)))
 
 
 async def _all_of(work: Iterable[Any]) -> None:

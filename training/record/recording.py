@@ -20,17 +20,17 @@ from controller.answers import UNSTATED
 from controller.errors import ConfigError
 from controller.process.types import ModelSpec, Question
 from envs.questions.answer_kinds import noted_kinds
-from envs.traces.format import MANIFEST, tables_digest, write_json
-from training.record.parts import Parts, Rows, locked
-from training.record.plans import Amount, Missing, Plan, RecordConfig, question_row
-from training.record.progress import Watch
+from envs.traces.format import MANIFEST, TRACE_VERSION, tables_digest, write_json
+from training.record.parts import SCHEMAS, Parts, Rows, locked
+from training.record.plans import Missing, Plan, RecordConfig, question_row
+from training.record.progress import Watch, summary
 
 
 class Recorder(Protocol):
     """Records what is missing, here or elsewhere."""
 
     @property
-    def config(self) -> Amount:
+    def config(self) -> RecordConfig:
         """How much to record."""
 
     @property
@@ -60,7 +60,7 @@ class Recording:
         notes: Mapping[str, Any],
     ) -> None:
         amount, models = recorder.config, recorder.models
-        self.recorder, self.parts = recorder, Parts(out, amount.tables)
+        self.recorder, self.parts = recorder, Parts(out)
         self.speeds: dict[str, float] = {}
         asked = tuple(
             (replace(question, answers=question.answers or UNSTATED), split)
@@ -78,11 +78,7 @@ class Recording:
             ConfigError: `out` holds something that this recording does not continue, or another
                 process records there.
         """
-        parts, amount = self.parts, self.recorder.config
-        if not amount.extends and (parts.out / MANIFEST).exists():
-            raise ConfigError(
-                f"{parts.out}: expected no trace set there yet; choose another directory"
-            )
+        parts = self.parts
         with locked(parts.out):
             self.plan = self.plan.continued(parts)
             missing = self.missing()
@@ -94,7 +90,7 @@ class Recording:
                 self.recorder.record(missing, self._adder(watch))
             finally:
                 parts.flush()
-            write_set(self.plan, parts, amount, self.speeds)
+            write_set(self.plan, parts, self.speeds)
 
     def _adder(self, watch: Watch) -> Watch:
         shard = self.recorder.config.shard_size(self.recorder.models)
@@ -129,12 +125,12 @@ def finish(out: Path) -> None:
     Raises:
         ConfigError: there is no unfinished recording, or not one question is whole.
     """
-    parts = Parts(out, RecordConfig.tables)
+    parts = Parts(out)
     with locked(out):
-        write_set(Plan.read(parts), parts, RecordConfig(), {})
+        write_set(Plan.read(parts), parts, {})
 
 
-def write_set(plan: Plan, parts: Parts, amount: Amount, speeds: Mapping[str, float]) -> None:
+def write_set(plan: Plan, parts: Parts, speeds: Mapping[str, float]) -> None:
     """Put the parts together; `trace.json`, written last, makes the set valid.
 
     Raises:
@@ -152,13 +148,12 @@ def write_set(plan: Plan, parts: Parts, amount: Amount, speeds: Mapping[str, flo
     parts.add({"questions": rows})
     parts.flush()
     left = parts.put_together([q.question_id for q, _ in whole], list(plan.wanted))
-    notes = amount.complete(parts.out, speeds)
     manifest = {
         **plan.manifest,
-        "digest": tables_digest(parts.out, [f"{table}.parquet" for table in parts.schemas]),
+        "digest": tables_digest(parts.out, [f"{table}.parquet" for table in SCHEMAS]),
         "questions": len(whole),
         "splits": dict(Counter(split for _, split in whole)),
-        **notes,
+        "summary": summary(parts.out, speeds),
         **({"unfinished": len(missing)} if missing else {}),
     }
     write_json(parts.out / MANIFEST, manifest)
@@ -170,7 +165,7 @@ _BY_MODEL = "model_paths", "servers", "families", "bodies"
 
 
 def _manifest(
-    amount: Amount, models: Sequence[ModelSpec], notes: Mapping[str, Any]
+    amount: RecordConfig, models: Sequence[ModelSpec], notes: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What `trace.json` says that is known beforehand.
 
@@ -204,8 +199,8 @@ def _manifest(
             },
         }
     return {
-        **amount.format,
+        "version": TRACE_VERSION,
         "models": entries,
-        "recorded": asdict(amount),  # type: ignore[call-overload]  # a protocol of dataclasses
+        "recorded": asdict(amount),
         **{name: note for name, note in notes.items() if name not in _BY_MODEL},
     }

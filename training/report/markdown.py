@@ -10,8 +10,8 @@ from controller.card_metrics import (
     ComputeRatio,
     Figures,
     PricePoint,
+    file_digest,
     held_out,
-    weights_digest,
     write_figures,
 )
 from controller.checkpoint import WEIGHTS_FILE, load_any
@@ -214,7 +214,7 @@ def write_card(
             questions=results.num_questions,
             distinct=results.num_distinct,
             repeats=repeats,
-            weights=tuple(weights_digest(path / WEIGHTS_FILE) for path in controllers),
+            weights=tuple(file_digest(path / WEIGHTS_FILE) for path in controllers),
             points=tuple(_point(results, i) for i in range(len(results.prices))),
             ratios=tuple(
                 ComputeRatio(rules=kind, ratio=entry.ratio, interval=entry.interval)

@@ -278,7 +278,7 @@ class _Watched:
 
 
 @matplotlib.rc_context(_STYLE)
-def explain(checkpoint: Checkpoint, table: TraceTable, path: Path) -> None:
+def plot_policy(checkpoint: Checkpoint, table: TraceTable, path: Path) -> None:
     """Draw a controller's policy on some questions.
 
     The picture tells what it does by attempts and vote share at three prices, what it does by

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from controller.backends.local.model import DIGEST_LENGTH, LocalModel, Written
+from controller.backends.local.model import DIGEST_LENGTH, Encoded, LocalModel
 from controller.backends.local.passes import batches_by_length, forward, padded
 from controller.backends.prompts import VERIFIER
 from controller.errors import BackendError
@@ -45,7 +45,7 @@ def token_logprobs(logits: Tensor, ids: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def judge(model: Any, texts: Sequence[Written], adapter: str) -> Tensor:
+def judge(model: Any, texts: Sequence[Encoded], adapter: str) -> Tensor:
     """Sum and least log-probability of each attempt's tokens through an adapter, (B, 2)."""
     judged: dict[int, Tensor] = {}
     for batch in batches_by_length([len(text.tokens) for text in texts]):
@@ -61,7 +61,9 @@ def judge(model: Any, texts: Sequence[Written], adapter: str) -> Tensor:
     return torch.stack([judged[i] for i in range(len(texts))])
 
 
-def verify(local: LocalModel, texts: Sequence[Written], logprobs: Tensor) -> tuple[float, ...]:
+def score_attempts(
+    local: LocalModel, texts: Sequence[Encoded], logprobs: Tensor
+) -> tuple[float, ...]:
     """The verifier's probability that each of B attempts is right.
 
     `logprobs` are what `probability` takes.

@@ -28,7 +28,7 @@ from controller.answers import UNSTATED, AnswerKind, answer_kind, reading_of
 from controller.backends.base import TEMPERATURE, Backend, PromptState, Request, Verdict
 from controller.backends.identity import blank_attempt, stream_name
 from controller.backends.ladder import Ladder
-from controller.backends.local.adapters import verify
+from controller.backends.local.adapters import score_attempts
 from controller.backends.local.decoding import Decoder
 from controller.backends.local.jobs import Generation, Job, Prompt
 from controller.backends.local.model import LocalModel, check_rungs, load_model
@@ -160,7 +160,7 @@ class LocalBackend(Backend):
         logprobs = [
             [unknown if x is None else x for x in (a.mean_logprob, a.min_logprob)] for _, a in pairs
         ]
-        scores = verify(self.local, texts, torch.tensor(logprobs).reshape(-1, 2))
+        scores = score_attempts(self.local, texts, torch.tensor(logprobs).reshape(-1, 2))
         tokens = sum(len(text.tokens) for text in texts)
         wall_s = time.perf_counter() - started
         return Verdict(scores=scores, usage=Usage(verifier_tokens=tokens, wall_s=wall_s))

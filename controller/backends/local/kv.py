@@ -111,7 +111,7 @@ class Piece:
 
 
 @torch.inference_mode()
-def read(model: Any, pieces: Sequence[Piece]) -> list[KVPrefix]:
+def read_pieces(model: Any, pieces: Sequence[Piece]) -> list[KVPrefix]:
     """Let a model read pieces of text, each after its own past.
 
     Raises:

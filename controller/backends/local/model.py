@@ -41,7 +41,7 @@ DIGEST_LENGTH = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class Written:
+class Encoded:
     """A question and an attempt as token ids.
 
     Attributes:
@@ -137,11 +137,11 @@ class LocalModel:
 
     def encode_attempt(
         self, question: str, attempt: str, history: Sequence[Message] = ()
-    ) -> Written:
+    ) -> Encoded:
         """Token ids of a question, after earlier turns of its chat, and an attempt at it."""
         chat = [*history, *judged_messages(question, attempt)]
         begin = len(self.encode_chat(chat[:-1]))
-        return Written(tokens=self.encode_chat(chat, complete=True), begin=begin)
+        return Encoded(tokens=self.encode_chat(chat, complete=True), begin=begin)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of an attempt, without end token and other special ones."""

@@ -9,6 +9,7 @@ What the ledger of a segment says:
   were put into its mouth: the large model's prompt and the prefix that it takes over, what it
   then wrote (on the small model's account), the phrase that forces an answer.
 - `cached_tokens` are those that a model takes over from what it has read before.
+- `wall_s` is the time of the call, shared out evenly.
 """
 
 from __future__ import annotations
@@ -17,27 +18,24 @@ import hashlib
 import json
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from controller.answers import UNSTATED, AnswerKind, answer_kind, read_answer
 from controller.backends.base import TEMPERATURE, Request, recorded_temperature
+from controller.backends.local.decoding import Decoder
 from controller.backends.local.jobs import Generation, Job, prompt_of
-from controller.backends.local.kv import KVPrefix, Piece, read
+from controller.backends.local.kv import KVPrefix, Piece, read_pieces
 from controller.backends.local.model import LocalModel, check_rungs
-from controller.backends.local.segment_model import Draft, SegmentModel, entropy
 from controller.errors import BackendError, ConfigError
 from controller.policy.difficulty import Difficulty
 from controller.process.actions import ActionKind
 from controller.process.cost import Usage
 from controller.process.types import Question
-from controller.segments.types import (
-    ForcedAnswer,
-    Prefix,
-    Segment,
-    Segmentation,
-    SegmentRequest,
-)
+from controller.segments.types import Prefix, Segment, Segmentation, SegmentRequest
 
 if TYPE_CHECKING:
     from controller.checkpoint import Checkpoint
@@ -49,6 +47,68 @@ MAX_FORCED_TOKENS = 32
 """Longest forced answer."""
 JOBS_AT_A_TIME = 1024
 """Prefixes whose keys and values are put together at once."""
+
+
+@dataclass(eq=False)
+class _Draft:
+    """A segment in the making.
+
+    Attributes:
+        before: what its writer remembers of the prefix.
+        prefill: tokens of it that the writer had to read first.
+        small: what the small model remembers in the end; None where the attempt ends.
+        handed: tokens that the small model read for it.
+    """
+
+    request: SegmentRequest
+    before: KVPrefix
+    prefill: int
+    generation: Generation = field(default_factory=Generation)
+    small: KVPrefix | None = None
+    handed: int = 0
+
+
+class _Rung:
+    """One model with decoders that end where segments, attempts and forced answers end."""
+
+    def __init__(
+        self, local: LocalModel, segmentation: Segmentation, temperature: float, max_rows: int
+    ) -> None:
+        def decoder(ends: Iterable[int], temperature: float) -> Decoder:
+            return Decoder(
+                local.model,
+                frozenset(ends) | local.end_tokens,
+                temperature=temperature,
+                max_rows=max_rows,
+                keep_hidden=False,
+            )
+
+        self.local, breaks = local, _line_breaks(local.tokenizer)
+        self.segments = decoder(breaks if segmentation.lines else (), temperature)
+        self.attempts = decoder((), temperature)
+        self.forced = decoder(breaks, 0.0)
+
+    def tokens(self, text: str) -> tuple[int, ...]:
+        """Token ids of a piece of an attempt."""
+        return tuple(self.local.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def text(self, generation: Generation) -> str:
+        """What a generation says, without an end token."""
+        return self.local.decode([t for t in generation.tokens if t not in self.local.end_tokens])
+
+    def ends(self, draft: _Draft) -> bool:
+        """Whether the attempt ends with what was written; it does if that failed."""
+        generation = draft.generation
+        failed = generation.error is not None or not generation.tokens
+        return failed or draft.request.to_end or generation.tokens[-1] in self.local.end_tokens
+
+    def check_room(self, question: Question, tokens: int) -> None:
+        """Raise BackendError unless so many tokens and one more fit into the context."""
+        if tokens >= self.local.context_tokens:
+            raise BackendError(
+                f"{question.question_id}: expected fewer tokens than the context's "
+                f"{self.local.context_tokens}, found {tokens}"
+            )
 
 
 class SegmentWriter:
@@ -82,9 +142,7 @@ class SegmentWriter:
         self.max_new_tokens, self.answers = max_new_tokens, answers or answer_kind(UNSTATED)
         self.value = value
         self.segmentation = segmentation or Segmentation()
-        self._rungs = [
-            SegmentModel(model, self.segmentation, temperature, max_rows) for model in models
-        ]
+        self._rungs = [_Rung(model, self.segmentation, temperature, max_rows) for model in models]
         self.models = tuple(model.spec(temperature, max_new_tokens) for model in models)
 
     def open(self, attempts: Sequence[tuple[Question, int]]) -> list[Prefix]:
@@ -96,23 +154,23 @@ class SegmentWriter:
         started, small = time.perf_counter(), self._rungs[0]
         questions = {question.question_id: question for question, _ in attempts}
         prompts = {name: self._prompts(question) for name, question in questions.items()}
+        for name, question in questions.items():
+            small.check_room(question, len(prompts[name][0]))
         pieces = [Piece(prompt[0]) for prompt in prompts.values()]
-        for question, piece in zip(questions.values(), pieces, strict=True):
-            small.check_room(question, len(piece.tokens))
-        memories = dict(zip(questions, read(small.local.model, pieces), strict=True))
-        wall_s = (time.perf_counter() - started) / max(sum(len(p.tokens) for p in pieces), 1)
+        memories = dict(zip(questions, read_pieces(small.local.model, pieces), strict=True))
+        wall_s = (time.perf_counter() - started) / max(len(attempts), 1)
         unpaid, prefixes = set(questions), []
         for question, attempt in attempts:
             name = question.question_id
             tokens = len(prompts[name][0])
             paid = tokens if name in unpaid else 0
             unpaid.discard(name)
-            usage = Usage(prefill_tokens=paid, cached_tokens=tokens - paid, wall_s=paid * wall_s)
+            usage = Usage(prefill_tokens=paid, cached_tokens=tokens - paid, wall_s=wall_s)
             prefixes.append(
                 Prefix(
                     question=question,
                     attempt=attempt,
-                    prompt_tokens=tuple(len(prompt) for prompt in prompts[name]),
+                    prompt_tokens=tuple(map(len, prompts[name])),
                     **self._seen(memories[name]),
                     usage=self._by_rung({0: usage}),
                     memory={0: memories[name]},
@@ -127,7 +185,7 @@ class SegmentWriter:
     def _seen(self, memory: KVPrefix | None) -> dict[str, Any]:
         """What the small model's hidden state tells of a prefix; nothing once it is done."""
         if memory is None or memory.hidden is None:
-            return {}
+            return {"hidden": None, "value": None}
         hidden = memory.hidden.cpu().numpy()
         value = None if self.value is None else float(self.value.outlook(hidden[None])[0, 0])
         return {"hidden": hidden, "value": value}
@@ -158,36 +216,29 @@ class SegmentWriter:
                 found.update(zip(some, written, strict=True))
         return [found[i] for i in range(len(requests))]
 
-    def _write(self, rung: SegmentModel, requests: Sequence[SegmentRequest]) -> list[Prefix]:
+    def _write(self, rung: _Rung, requests: Sequence[SegmentRequest]) -> list[Prefix]:
         started = time.perf_counter()
-        drafts = [Draft(request) for request in requests]
-        self._recall(rung, drafts)
-        self._decode(rung, drafts)
-        if rung.local.rung == 0:
-            self._finish(drafts)
-        else:
-            self._hand_back(drafts)
-        wall_s = (time.perf_counter() - started) / max(sum(d.processed for d in drafts), 1)
+        drafts = self._begin(rung, requests)
+        self._decode(rung, [d for d in drafts if not d.request.to_end], rung.segments)
+        self._decode(rung, [d for d in drafts if d.request.to_end], rung.attempts)
+        self._read_on(rung, [draft for draft in drafts if not rung.ends(draft)])
+        wall_s = (time.perf_counter() - started) / len(drafts)
         return [self._longer(rung, draft, wall_s) for draft in drafts]
 
-    def _recall(self, rung: SegmentModel, drafts: Sequence[Draft]) -> None:
-        """Let a model read what it has not read of the prefixes, each prefix once."""
-        number, pieces = rung.local.rung, {}
-        for draft in drafts:
-            prefix = draft.request.prefix
-            if number not in prefix.memory and id(prefix) not in pieces:
-                pieces[id(prefix)] = self._unread(rung, prefix)
-                draft.prefill = len(pieces[id(prefix)].tokens)
-                rung.check_room(prefix.question, pieces[id(prefix)].past_tokens + draft.prefill)
-        memories = dict(zip(pieces, read(rung.local.model, list(pieces.values())), strict=True))
-        for draft in drafts:
-            prefix = draft.request.prefix
-            if number not in prefix.memory:
-                prefix.memory[number] = memories[id(prefix)]
-            draft.before = prefix.memory[number]
-            draft.cached = draft.before.num_tokens - draft.prefill
+    def _begin(self, rung: _Rung, requests: Sequence[SegmentRequest]) -> list[_Draft]:
+        """Drafts, once a model has read what it has not read of the prefixes, each prefix once."""
+        number = rung.local.rung
+        prefixes = {id(r.prefix): r.prefix for r in requests if number not in r.prefix.memory}
+        pieces = {name: self._unread(rung, prefix) for name, prefix in prefixes.items()}
+        for name, piece in pieces.items():
+            rung.check_room(prefixes[name].question, piece.past_tokens + len(piece.tokens))
+        memories = read_pieces(rung.local.model, list(pieces.values()))
+        for prefix, memory in zip(prefixes.values(), memories, strict=True):
+            prefix.memory[number] = memory
+        unpaid = {name: len(piece.tokens) for name, piece in pieces.items()}
+        return [_Draft(r, r.prefix.memory[number], unpaid.pop(id(r.prefix), 0)) for r in requests]
 
-    def _unread(self, rung: SegmentModel, prefix: Prefix) -> Piece:
+    def _unread(self, rung: _Rung, prefix: Prefix) -> Piece:
         """What a model has not read of a prefix."""
         known: Prefix | None = prefix
         texts: list[str] = []
@@ -200,30 +251,25 @@ class SegmentWriter:
         request = Request(question=prefix.question, action=ActionKind.SAMPLE)
         return Piece((*rung.local.encode(request), *tokens))
 
-    def _decode(self, rung: SegmentModel, drafts: Sequence[Draft]) -> None:
-        for decoder, to_end in ((rung.segments, False), (rung.attempts, True)):
-            jobs = []
-            for draft in drafts:
-                request = draft.request
-                if request.to_end is not to_end:
-                    continue
-                room = min(
-                    self.max_new_tokens - request.prefix.num_tokens,
-                    rung.local.context_tokens - draft.before.num_tokens,
+    def _decode(self, rung: _Rung, drafts: Sequence[_Draft], decoder: Decoder) -> None:
+        jobs = []
+        for draft in drafts:
+            request = draft.request
+            room = min(
+                self.max_new_tokens - request.prefix.num_tokens,
+                rung.local.context_tokens - draft.before.num_tokens,
+            )
+            if not request.to_end:
+                room = min(room, self.segmentation.max_tokens)
+            if room < 1:
+                raise BackendError(
+                    f"{request.prefix.question.question_id}: expected room for another token, "
+                    f"found an attempt of {request.prefix.num_tokens} with a limit of "
+                    f"{self.max_new_tokens}"
                 )
-                if not to_end:
-                    room = min(room, self.segmentation.max_tokens)
-                if room < 1:
-                    raise BackendError(
-                        f"{request.prefix.question.question_id}: expected room for another token, "
-                        f"found an attempt of {request.prefix.num_tokens} with a limit of "
-                        f"{self.max_new_tokens}"
-                    )
-                stream = self._stream(rung.local.name, request)
-                prompt = prompt_of(draft.before)
-                jobs.append(Job(prompt, stream, room, draft.generation, keeps=not to_end))
-            jobs.sort(key=lambda job: len(job.prompt.tokens))
-            decoder.run(deque(jobs))
+            stream, prompt = self._stream(rung.local.name, request), prompt_of(draft.before)
+            jobs.append(Job(prompt, stream, room, draft.generation, keeps=not request.to_end))
+        decoder.run(deque(sorted(jobs, key=lambda job: len(job.prompt.tokens))))
 
     def _stream(self, model: str, request: SegmentRequest) -> str:
         """Name of the random stream of a segment; no two segments share one."""
@@ -233,133 +279,119 @@ class SegmentWriter:
         identity = [self.seed, prefix.question.question_id, model, kind, prefix.attempt, digest]
         return json.dumps([*identity, request.index])
 
-    def _finish(self, drafts: Sequence[Draft]) -> None:
-        """Feed back the last token of what the small model wrote, unless the attempt ends."""
-        small = self._rungs[0]
-        open_drafts = [draft for draft in drafts if not small.ends(draft)]
-        pieces = [
-            Piece((draft.generation.tokens[-1],), draft.before, draft.generation.memory)
-            for draft in open_drafts
-        ]
-        for draft, last in zip(open_drafts, read(small.local.model, pieces), strict=True):
-            written, layers = draft.generation.tokens, draft.generation.memory
-            assert layers is not None
-            draft.small = draft.before.longer(written, layers, last)
+    def _read_on(self, rung: _Rung, drafts: Sequence[_Draft]) -> None:
+        """Let the small model read what attempts go on from.
 
-    def _hand_back(self, drafts: Sequence[Draft]) -> None:
-        """Let the small model read what the large one wrote, unless the attempt ends."""
-        small, open_drafts, pieces = self._rungs[0], [], []
+        That is the last token that it wrote, or all that another model wrote.
+        """
+        small, pieces = self._rungs[0], {}
         for draft in drafts:
-            rung = self._rungs[draft.request.rung]
-            if rung.ends(draft):
+            generation = draft.generation
+            if rung is small:
+                last = (generation.tokens[-1],)
+                pieces[draft] = Piece(last, draft.before, generation.memory)
                 continue
-            known = draft.small = draft.request.prefix.memory[0]
-            tokens = small.tokens(rung.text(draft.generation))
+            draft.small = draft.request.prefix.memory[0]
+            tokens = small.tokens(rung.text(generation))
             if tokens:  # there are none if the large model wrote special ones alone
-                open_drafts.append(draft)
-                pieces.append(Piece(tokens, known))
-        for draft, memory in zip(open_drafts, read(small.local.model, pieces), strict=True):
-            draft.small, draft.handed = memory, len(memory.tokens)
+                pieces[draft] = Piece(tokens, draft.small)
+        memories = read_pieces(small.local.model, list(pieces.values()))
+        for draft, memory in zip(pieces, memories, strict=True):
+            written, layers = draft.generation.tokens, draft.generation.memory
+            if rung is small:
+                assert layers is not None
+                draft.small = draft.before.longer(written, layers, memory)
+            else:
+                draft.small, draft.handed = memory, len(memory.tokens)
 
-    def _longer(self, rung: SegmentModel, draft: Draft, wall_s: float) -> Prefix:
+    def _longer(self, rung: _Rung, draft: _Draft, wall_s: float) -> Prefix:
         prefix, generation, memory = draft.request.prefix, draft.generation, draft.small
         number, logprobs = rung.local.rung, generation.logprobs
+        text, written = rung.text(generation), len(generation.tokens)
         usage = {
             number: Usage(
                 prefill_tokens=draft.prefill,
-                cached_tokens=draft.cached,
-                decoded_tokens=len(generation.tokens),
+                cached_tokens=draft.before.num_tokens - draft.prefill,
+                decoded_tokens=written,
                 cancelled_tokens=generation.cancelled_tokens,
                 serial_rounds=1,
-                wall_s=(draft.processed - draft.handed) * wall_s,
+                wall_s=wall_s,
             )
         }
         if draft.handed:
-            usage[0] = Usage(
-                prefill_tokens=draft.handed,
-                cached_tokens=prefix.memory[0].num_tokens,
-                wall_s=draft.handed * wall_s,
-            )
-        text = rung.text(generation)
+            known = prefix.memory[0].num_tokens
+            usage[0] = Usage(prefill_tokens=draft.handed, cached_tokens=known)
+        failed = generation.error or any(segment.error for segment in prefix.segments)
+        states = memory is None and not failed
         segment = Segment(
             model=rung.local.name,
             rung=number,
             text=text,
-            num_tokens=len(generation.tokens),
-            small_tokens=draft.handed if number else len(generation.tokens),
+            num_tokens=written,
+            small_tokens=draft.handed if number else written,
             mean_logprob=float(logprobs.mean()) if len(logprobs) else None,
             min_logprob=float(logprobs.min()) if len(logprobs) else None,
             entropy=None if memory is None else entropy(memory.logits),
             done=memory is None,
+            answer=self._read(prefix, prefix.text + text) if states else None,
             error=generation.error,
             usage=self._by_rung(usage),
         )
-        return Prefix(
-            question=prefix.question,
-            attempt=prefix.attempt,
-            prompt_tokens=prefix.prompt_tokens,
+        return replace(
+            prefix,
             before=prefix,
             segment=segment,
-            **self._seen(memory),
+            usage=(),
             memory={} if memory is None else {0: memory},
+            **self._seen(memory),
         )
 
-    def force(self, prefixes: Sequence[Prefix]) -> list[ForcedAnswer]:
+    def force(self, prefixes: Sequence[Prefix]) -> list[Segment]:
         """What the small model answers after each prefix, at temperature 0.
 
         Raises:
             BackendError: the model fails, or the answer would not fit into its context.
         """
-        answers: list[ForcedAnswer] = []
+        answers: list[Segment] = []
         for start in range(0, len(prefixes), JOBS_AT_A_TIME):
             answers += self._force(prefixes[start : start + JOBS_AT_A_TIME])
         return answers
 
-    def _force(self, prefixes: Sequence[Prefix]) -> list[ForcedAnswer]:
+    def _force(self, prefixes: Sequence[Prefix]) -> list[Segment]:
         started, small = time.perf_counter(), self._rungs[0]
         phrases = [_phrase(prefix.text) for prefix in prefixes]
         pieces = [
             Piece(small.tokens(phrase), prefix.memory[0])
             for phrase, prefix in zip(phrases, prefixes, strict=True)
         ]
-        memories = read(small.local.model, pieces)
         jobs = []
-        for prefix, memory in zip(prefixes, memories, strict=True):
+        for prefix, memory in zip(prefixes, read_pieces(small.local.model, pieces), strict=True):
             small.check_room(prefix.question, memory.num_tokens + MAX_FORCED_TOKENS)
             jobs.append(Job(prompt_of(memory), "", MAX_FORCED_TOKENS, Generation()))
         small.forced.run(deque(sorted(jobs, key=lambda job: len(job.prompt.tokens))))
-        read_tokens = sum(
-            len(p.tokens) + len(j.generation.tokens) for p, j in zip(pieces, jobs, strict=True)
-        )
-        wall_s = (time.perf_counter() - started) / max(read_tokens, 1)
-        return [
-            self._forced(prefix, phrase, piece, job.generation, wall_s)
-            for prefix, phrase, piece, job in zip(prefixes, phrases, pieces, jobs, strict=True)
-        ]
-
-    def _forced(
-        self, prefix: Prefix, phrase: str, piece: Piece, generation: Generation, wall_s: float
-    ) -> ForcedAnswer:
-        text = phrase + self._rungs[0].text(generation)
-        tokens = len(generation.tokens)
-        usage = Usage(
-            prefill_tokens=len(piece.tokens),
-            cached_tokens=piece.past_tokens,
-            decoded_tokens=tokens,
-            serial_rounds=1,
-            wall_s=(len(piece.tokens) + tokens) * wall_s,
-        )
-        return ForcedAnswer(
-            answer=None if generation.error else self._read(prefix, prefix.text + text),
-            text=text,
-            num_tokens=len(piece.tokens) + tokens,
-            usage=self._by_rung({0: usage}),
-        )
-
-    def answer(self, prefix: Prefix) -> str | None:
-        """The answer that an attempt states once it is done; None if it failed."""
-        failed = any(segment.error for segment in prefix.segments)
-        return None if failed else self._read(prefix, prefix.text)
+        wall_s, forced = (time.perf_counter() - started) / len(prefixes), []
+        for prefix, phrase, piece, job in zip(prefixes, phrases, pieces, jobs, strict=True):
+            said, tokens = phrase + small.text(job.generation), len(job.generation.tokens)
+            usage = Usage(
+                prefill_tokens=len(piece.tokens),
+                cached_tokens=piece.past_tokens,
+                decoded_tokens=tokens,
+                serial_rounds=1,
+                wall_s=wall_s,
+            )
+            failed = job.generation.error
+            forced.append(
+                Segment(
+                    model=small.local.name,
+                    rung=0,
+                    text=said,
+                    num_tokens=len(piece.tokens) + tokens,
+                    answer=None if failed else self._read(prefix, prefix.text + said),
+                    error=failed,
+                    usage=self._by_rung({0: usage}),
+                )
+            )
+        return forced
 
     def _read(self, prefix: Prefix, text: str) -> str | None:
         return read_answer(text, prefix.question.answers, self.answers)
@@ -381,6 +413,18 @@ def segment_writer(
         value=checkpoint.value,
         answers=answers,
     )
+
+
+def entropy(logits: torch.Tensor) -> float:
+    """Of a token's distribution, (V,), in nats."""
+    logprobs = logits.double().log_softmax(-1)
+    return float(-(logprobs.exp() * logprobs.nan_to_num(neginf=0.0)).sum())
+
+
+def _line_breaks(tokenizer: Any) -> tuple[int, ...]:
+    """Ids of the tokens that hold a line break."""
+    texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
+    return tuple(token for token, text in enumerate(texts) if "\n" in text)
 
 
 def _phrase(text: str) -> str:

@@ -11,9 +11,9 @@ from controller.segments.episodes import (
     ESCALATE,
     REVISE,
     SAMPLE,
+    SEGMENT,
     STOP,
     TO_END,
-    SegmentColumns,
     SegmentConfig,
     SegmentEpisodes,
 )
@@ -46,13 +46,10 @@ def begun(budget=np.inf):
 
 
 def write(episodes, action, tokens=6, done=False, logprob=-0.5):
-    columns = {"mean_logprob": logprob, "min_logprob": logprob, "entropy": 1.0, "value": np.nan}
-    counts = {"num_tokens": tokens, "small_tokens": 9, "repeats": 0, "answer": 3}
-    segment = SegmentColumns(
-        **{name: np.array([number]) for name, number in (columns | counts).items()},
-        done=np.array([done]),
-        forced_tokens=np.array([3]),
-    )
+    segment = np.zeros(1, SEGMENT)
+    segment["num_tokens"], segment["small_tokens"], segment["forced_tokens"] = tokens, 9, 3
+    segment["mean_logprob"], segment["min_logprob"], segment["value"] = logprob, logprob, np.nan
+    segment["answer"], segment["done"] = 3, done
     episodes.record(ROW, np.array([action]), segment)
 
 

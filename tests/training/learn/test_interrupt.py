@@ -15,8 +15,8 @@ import time
 
 import pytest
 
-SETTINGS = ("--num-envs", 64, "--steps", 64 * 16 * 40, "--wandb", "offline")
-PROGRESS = re.compile(r"([\d,]+) of 40,960")
+SETTINGS = ("--num-envs", 64, "--steps", 64 * 16 * 20, "--wandb", "offline")
+PROGRESS = re.compile(r"([\d,]+) of 20,480")
 
 
 class Terminal:
@@ -77,7 +77,7 @@ def trained(few, allot, environment, tmp_path_factory):
     command = [str(part) for part in (*command, *SETTINGS)]
 
     terminal = Terminal(command, environment)
-    terminal.read_until(lambda: terminal.steps() >= 6_000)
+    terminal.read_until(lambda: terminal.steps() >= 3_000)
     terminal.press_ctrl_c()
     assert terminal.close() == 130, terminal.text
 
@@ -114,12 +114,12 @@ def test_each_call_goes_on_where_the_last_one_stopped(trained):
     *_, screen, log, rest = trained
     assert "run the same command again to resume" in screen
     stopped = int(PROGRESS.findall(screen)[-1].replace(",", ""))
-    assert 6_000 <= stopped < first_steps(log) < first_steps(rest)
+    assert 3_000 <= stopped < first_steps(log) < first_steps(rest)
 
 
 def test_the_terminal_shows_the_state_of_the_training(trained):
     screen = trained[2]
-    assert re.search(r"\d+%  [\d,]+ of 40,960 +[\d,]+ steps/s +\d", screen)
+    assert re.search(r"\d+%  [\d,]+ of 20,480 +[\d,]+ steps/s +\d", screen)
     assert re.search(
         r"utility +validation [\d.]+, best rule in hindsight [\d.]+ \([+-][\d.]+\)", screen
     )
@@ -146,7 +146,7 @@ def test_wandb_sees_one_run_with_each_step_once(trained):
         [r["history"]["item"]["global_step"] for r in found if r["type"] == "history"]
         for found in records
     ]
-    assert steps[0] == steps[1] == [1024 * update for update in range(1, 41)]
+    assert steps[0] == steps[1] == [1024 * update for update in range(1, 21)]
 
 
 def test_a_second_signal_stops_at_once(environment):

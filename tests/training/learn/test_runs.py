@@ -52,7 +52,7 @@ def test_directories_of_seeds_are_found_in_their_order(tmp_path):
 
 def test_seeds_train_side_by_side_and_finished_ones_are_left_alone(few, allot, tmp_path):
     def train(seeds):
-        arguments = ("--traces", few, "--out", tmp_path, "--num-envs", 64, "--steps", 6 * 1024)
+        arguments = ("--traces", few, "--out", tmp_path, "--num-envs", 64, "--steps", 2 * 1024)
         return allot("train", *arguments, "--seeds", seeds, "--seed", 3, "--wandb", "disabled")
 
     train(2)

@@ -7,12 +7,9 @@ from controller.errors import ConfigError
 from controller.process.types import Question
 from envs.traces.format import ATTEMPT_SCHEMA
 from training.record import parts as parts_module
-from training.record.parts import Parts
-from training.record.plans import Plan, RecordConfig, question_row
+from training.record.parts import SCHEMAS, Parts
+from training.record.plans import Plan, question_row
 from training.record.recording import write_set
-
-CONFIG = RecordConfig()
-SCHEMAS = CONFIG.tables
 
 
 def question(name):
@@ -37,7 +34,7 @@ def attempt(name, index, parent=None):
 @pytest.fixture
 def parts(tmp_path):
     """Two attempts at each of b and a, the latter one of them revised, and one of two at c."""
-    parts = Parts(tmp_path, SCHEMAS)
+    parts = Parts(tmp_path)
     plan = Plan(
         questions=tuple((question(name), "test") for name in "abc"),
         wanted={"small": 2},
@@ -59,7 +56,7 @@ def texts(path):
 
 def test_a_set_is_in_order_whatever_the_parts_are_and_a_row_group_at_a_time(parts, monkeypatch):
     monkeypatch.setattr(parts_module, "ROW_GROUP", 2)
-    write_set(Plan.read(parts), parts, CONFIG, {})
+    write_set(Plan.read(parts), parts, {})
     expected = ["a sample:0", "a sample:1", "a sample:1>0", "b sample:0", "b sample:1"]
     assert texts(parts.out) == expected
     assert pq.ParquetFile(parts.out / "attempts.parquet").num_row_groups == 3
@@ -68,20 +65,20 @@ def test_a_set_is_in_order_whatever_the_parts_are_and_a_row_group_at_a_time(part
 
 
 def test_what_is_not_whole_is_kept_and_goes_into_the_set_later(parts):
-    write_set(Plan.read(parts), parts, CONFIG, {})
+    write_set(Plan.read(parts), parts, {})
     assert [len(parts.paths(table)) for table in SCHEMAS] == [1, 2]
     assert parts.held()["c"] == {("small", 0)}
     parts.add({"attempts": [attempt("c", 1)]})
     parts.flush()
-    write_set(Plan.read(parts), parts, CONFIG, {})
+    write_set(Plan.read(parts), parts, {})
     assert texts(parts.out)[-2:] == ["c sample:0", "c sample:1"]
     assert len(texts(parts.out)) == 7
     assert not parts.work.exists()
 
 
 def test_a_set_of_no_whole_question_is_none(tmp_path):
-    parts = Parts(tmp_path, SCHEMAS)
+    parts = Parts(tmp_path)
     plan = Plan(questions=((question("a"), "test"),), wanted={"small": 1}, manifest={})
     plan.write(parts)
     with pytest.raises(ConfigError, match="found none yet"):
-        write_set(plan, parts, CONFIG, {})
+        write_set(plan, parts, {})

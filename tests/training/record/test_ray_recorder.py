@@ -27,8 +27,7 @@ from tests.training.record.test_recorders import record as record_served
 from tests.training.record.test_recorders import said, seeded
 from tests.training.record.test_recording import content
 from training.compare.evaluate import play_prices
-from training.learn.jobs import TrainJob, train_on_cluster
-from training.learn.runs import run_directories, train_all
+from training.learn.runs import TrainJob, run_directories, train_all, train_on_cluster
 from training.learn.settings import resolve
 from training.record.cluster import Cluster, connected, map_on
 from training.record.plans import Missing, RecordConfig

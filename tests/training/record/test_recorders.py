@@ -165,9 +165,11 @@ def test_a_server_that_is_down_is_waited_for(tmp_path, recwarn):
         except BaseException as error:
             failures.append(error)
 
-    recording = threading.Thread(target=run)
+    recording = threading.Thread(target=run, daemon=True)
     recording.start()
-    time.sleep(3)
+    deadline = time.monotonic() + 60
+    while not recwarn.list and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert recording.is_alive()
     assert "'refused', asking again for up to" in str(recwarn.list[0].message)
     with upstream.running(upstream.port):

@@ -14,7 +14,7 @@ from envs.segments.table import build_trees
 from envs.segments.traces import SegmentTraces
 from envs.traces.table import build_table
 from tests.conftest import CHECKPOINTS
-from tests.training.report.test_runs import evaluate, some
+from tests.training.report.test_page import evaluate, some
 from training.compare.evaluate import Other, compare
 from training.compare.evaluation import About, save_evaluation
 from training.compare.results import CONTROLLER

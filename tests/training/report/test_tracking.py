@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-STEPS = 64 * 16 * 12
+STEPS = 64 * 16 * 4
 SHORT = ("--num-envs", 64, "--steps", 1024)
 
 

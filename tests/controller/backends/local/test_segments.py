@@ -122,7 +122,7 @@ def test_segments_are_lines_and_attempts_end_as_whole_ones_do(writer):
         assert all(segment.text.endswith("\n") for segment in prefix.segments[:-1])
         assert "\n" not in prefix.segments[-1].text
         assert prefix.text.splitlines()[-1].startswith("Answer:")
-        assert writer.answer(prefix) is not None
+        assert prefix.segment.answer is not None
 
 
 @pytest.mark.parametrize("segmentation", [Segmentation(), Segmentation(lines=False, max_tokens=5)])

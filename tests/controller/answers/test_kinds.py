@@ -93,7 +93,7 @@ def test_long_texts_are_read_at_once(kind, piece):
     text = piece * (LONG // len(piece))
     started = time.process_time()
     answer(kind, text)
-    assert time.process_time() - started < 0.2
+    assert time.process_time() - started < 1.0  # a backtracking pattern takes minutes
 
 
 def test_bundled_answers_are_read_as_they_were_recorded():
@@ -158,7 +158,7 @@ def test_answers_are_not_evaluated(tmp_path):
     path = tmp_path / "pwned"
     code = f"__import__('os').system('touch {path}')"
     for text in (code, f"${code}$", f"\\boxed{{{code}}}", f"The answer is {code}"):
-        expressions.compare(text, "1")
+        expressions.equal_expressions(text, "1")
         for kind in KINDS.values():
             kind.read(text)
             kind.canonical(text)

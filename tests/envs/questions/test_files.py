@@ -1,0 +1,64 @@
+"""Question files: three formats, one reading."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from controller.errors import TraceFormatError
+from envs.questions.files import SPLITS, read_questions, split_of
+
+ROWS = [
+    {"question": "1 + 1 =", "reference": "2", "split": "test", "level": 1},
+    {"question": "2 + 2 =", "reference": "4", "split": "train", "answers": "number"},
+]
+
+
+def write(path, rows):
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".csv":
+        lines = ["question,reference,split", *(f"{q},{r},{s}" for q, r, s in map(of_csv, rows))]
+        path.write_text("\n".join(lines))
+    else:
+        path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def of_csv(row):
+    return row["question"], row["reference"], row["split"]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_every_format_gives_the_same_questions(tmp_path, suffix):
+    found = read_questions(write(tmp_path / f"mine.{suffix}", ROWS))
+    assert {split: [q.text for q in members] for split, members in found.items()} == {
+        "train": ["2 + 2 ="],
+        "validation": [],
+        "test": ["1 + 1 ="],
+    }
+    (question,) = found["test"]
+    assert (question.question_id, question.dataset) == ("mine/000001", "mine")
+    assert (question.reference, question.answers) == ("2", "auto")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"question": "?"}, "row 1: expected text in column 'reference', found None"),
+        ({"question": " ", "reference": "1"}, "column 'question'"),
+        ({"question": "?", "reference": "1", "split": "dev"}, "expected split to be one of"),
+        ({"question": "?", "reference": "1", "answers": "nonsense"}, "row 1: answers: expected"),
+    ],
+)
+def test_a_row_that_is_none_is_named(tmp_path, row, message):
+    with pytest.raises(TraceFormatError, match=message):
+        read_questions(write(tmp_path / "mine.jsonl", [row]))
+
+
+def test_splits_follow_the_wording_not_its_case_or_spaces():
+    texts = [f"question {i}" for i in range(1000)]
+    assert [split_of(f"  {t.upper()} ") for t in texts] == [split_of(t) for t in texts]
+    shares = [sum(split_of(t) == split for t in texts) / 1000 for split in SPLITS]
+    assert shares == pytest.approx([0.7, 0.1, 0.2], abs=0.05)

@@ -1,1 +1,0 @@
-"""Recording, training and evaluation of control inside one attempt."""
