@@ -128,6 +128,8 @@ def _separated(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _archive(path: Path) -> Iterator[tuple[str, Any]]:
     with zipfile.ZipFile(path) as archive:
+        if "header.json" not in archive.namelist():
+            raise TraceFormatError(f"{path}: expected header.json in it, as of a run that ended")
         header = json.loads(_member(archive, archive.getinfo("header.json")))
         for info in archive.infolist():
             if info.filename.startswith("samples/"):

@@ -99,6 +99,7 @@ class Intake:
         right = row.get("correct")
         if right is None:
             right = spelled is not None and is_one_of(kind, spelled, tuple(references))
+            log.notes["graded here"] += 1
         model, dataset = row["model"], row.get("dataset", "")
         place = self.models.setdefault(model, len(self.models))
         self._note_model(record, row, kind.name, dataset)

@@ -67,34 +67,50 @@ def table_attempts(record: Record, log: Log) -> Iterator[Row]:
 
 def inspect_entries(row: Row) -> Iterator[tuple[str, Row]]:
     """Samples of a log of inspect_ai as JSON."""
-    for sample in row["samples"] or ():
+    for sample in row.get("samples") or ():
         yield f"sample {sample['id']!r}, epoch {sample['epoch']}", {"eval": row["eval"]} | sample
 
 
 def inspect_attempts(record: Record, log: Log) -> Iterator[Row]:
-    """The attempt of one sample of inspect_ai, in the epoch that it was taken in."""
-    row, run = record.row, record.row["eval"]
-    if row.get("error") or not row["scores"]:
+    """The attempt of one sample of inspect_ai, in the epoch that it was taken in.
+
+    Samples of a run that was not scored are graded by their targets.
+    """
+    row, run, output = record.row, record.row["eval"], record.row["output"]
+    if row.get("error") or not output["choices"]:
         log.notes[FAILED] += 1
         return
-    metric = log.metric(record, row["scores"])
-    score, output = row["scores"][metric], row["output"]
-    usage = output.get("usage") or {}
-    choice = output["choices"][0] if output["choices"] else {}
+    scores, right, answer = row.get("scores") or {}, None, None
+    if scores:
+        metric = log.metric(record, scores)
+        right = _scored(record, f"scores.{metric}", scores[metric]["value"])
+        answer = None if log.options.answers else scores[metric].get("answer")
+    choice = output["choices"][0]
+    # Long texts stand elsewhere in a sample.
+    long = {f"attachment://{name}": text for name, text in row.get("attachments", {}).items()}
+    question, text = conversation(row["input"]), message_text(choice["message"])
+    usage = _usage(row, run["model"])
     yield {
-        "question": conversation(row["input"]),
+        "question": long.get(question, question),
         "question_id": row["id"],
         "dataset": run["task"],
         "reference": row["target"],
         "model": run["model"],
-        "text": output["completion"],
-        "answer": None if log.options.answers else score.get("answer"),
-        "correct": _scored(record, f"scores.{metric}", score["value"]),
+        "text": long.get(text, text),
+        "answer": answer,
+        "correct": right,
         "prompt_tokens": usage.get("input_tokens"),
         "completion_tokens": usage.get("output_tokens"),
-        "finish_reason": {"max_tokens": "length"}.get(choice.get("stop_reason", ""), "stop"),
+        "finish_reason": "length" if choice.get("stop_reason") == "max_tokens" else "stop",
         "seconds": row.get("total_time"),
     }
+
+
+def _usage(row: Row, model: str) -> Row:
+    """Tokens of a sample of inspect_ai: of its one turn, or of all turns by the model."""
+    turns = sum(message["role"] == "assistant" for message in row.get("messages", ()))
+    all_turns = row.get("model_usage", {}).get(model) if turns > 1 else None
+    return all_turns or row["output"].get("usage") or {}
 
 
 def batch_attempts(record: Record, log: Log) -> Iterator[Row]:
@@ -312,7 +328,7 @@ SOURCES = tuple(
         ("lm-evaluation-harness", {"doc", "resps"}, harness_attempts, None),
         ("allot serve", {"event", "logger"}, served_attempts, None),
         ("inspect_ai", {"epoch", "target", "scores"}, inspect_attempts, None),
-        ("inspect_ai", {"eval", "samples"}, inspect_attempts, inspect_entries),
+        ("inspect_ai", {"version", "eval"}, inspect_attempts, inspect_entries),
         ("OpenAI batch", {"custom_id", "response"}, batch_attempts, None),
         ("trl", {"step", "prompt", "completion", "advantage"}, completion_attempts, None),
         ("verifiers", {"example_id", "completion", "reward"}, rollout_attempts, None),
