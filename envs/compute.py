@@ -27,7 +27,7 @@ from envs.granularity import STOP
 from envs.legality import PENALTY, Illegal, check_settings, number_option, whole_option
 from envs.pictures import Frame, picture
 from envs.questions.grader import Grader
-from envs.reward import LogUniform, price_range, reward
+from envs.reward import LogUniform, Reward, Step, price_range, rewarded, utility
 
 Observation = NDArray[np.float32]
 
@@ -53,7 +53,7 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
 
     ## Rewards
     At each step -price x cost of the action - round price x serial rounds; at the end +1
-    if the answer is right.
+    if the answer is right. `reward` puts another function in the place of that.
 
     ## Starting State
     A question, and inside attempts the number of one, drawn uniformly, a price drawn
@@ -74,6 +74,7 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
         round_prices: range that the price of a serial round is drawn from; None for none.
         budgets: range that the hard cap of an episode's cost is drawn from; None for no caps.
         permute: whether a limited stock of attempts comes in random order.
+        reward: from what a step came to, as arrays of one episode, to its reward.
         illegal: what an action that the mask forbids does: "raise" an IllegalActionError, count as
             "stop", or count as STOP and cost 1 more ("penalty"). Unless it raises,
             `info["illegal"]` tells of each step whether that happened.
@@ -98,6 +99,7 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
         difficulty: Difficulty | None = None,
         budgets: LogUniform | None = None,
         permute: bool = True,
+        reward: Reward = utility,
         illegal: Illegal = "raise",
         render_mode: str | None = None,
     ) -> None:
@@ -115,7 +117,8 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
         self.backend, self.config, self.grader = backend, config, grader
         self.prices = prices or price_range(config.cost_unit)
         self.round_prices, self.budgets = round_prices, budgets
-        self.difficulty, self.permute, self.illegal = difficulty, permute, illegal
+        self.difficulty, self.permute = difficulty, permute
+        self.reward, self.illegal = reward, illegal
         self.observation_space = observation_space(len(granularity_of(config).features))
         self.action_space = Discrete(len(config.actions))
         self.episode: Episode | SegmentEpisode | None = None
@@ -216,7 +219,11 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
         state = episode.state
         compute = state.price * (state.spent - self._charged)
         rounds = state.round_price * (state.rounds - self._rounds)
-        gain = float(reward(np.array([right]), compute, rounds)[0])
+        wrong = terminated and episode.answer is not None and not right
+        step = Step(
+            right=np.array([right]), wrong=np.array([wrong]), compute=compute, rounds=rounds
+        )
+        gain = float(rewarded(self.reward, step)[0])
         gain -= PENALTY * (forbidden and self.illegal == "penalty")
         self._charged, self._rounds = float(state.spent[0]), int(state.rounds[0])
         info = self._info()

@@ -15,7 +15,7 @@ from controller.granularity import Process
 from envs.draws import Array, Streams, draw_episode, observation_space, stream_key
 from envs.granularity import STOP, replay_of
 from envs.legality import PENALTY, Illegal, check_actions, check_settings
-from envs.reward import LogUniform, price_range, reward
+from envs.reward import LogUniform, Reward, Step, price_range, rewarded, utility
 from envs.segments.table import SegmentTable
 from envs.traces.table import TraceTable
 
@@ -39,6 +39,7 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
             without difficulty, without a verifier and without the length of its prompt, so
             that a policy learns to do without.
         permute: whether independent attempts come in random order.
+        reward: from what a step came to to its rewards, (N,).
         illegal: what actions that their mask forbids do: "raise" an IllegalActionError, count as
             "stop", or count as STOP and cost 1 more ("penalty"). Unless they raise,
             `info["illegal"]`, (N,) bool, tells which there were.
@@ -65,6 +66,7 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
         round_prices: LogUniform | None = None,
         hide_signals: float = 0.0,
         permute: bool = True,
+        reward: Reward = utility,
         illegal: Illegal = "raise",
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
         max_episode_steps: int | None = None,
@@ -82,7 +84,7 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
         self.max_episode_steps = max_episode_steps
         self.prices = prices or price_range(config.cost_unit)
         self.round_prices, self.budgets = round_prices, budgets
-        self.hide_signals, self.illegal = hide_signals, illegal
+        self.hide_signals, self.reward, self.illegal = hide_signals, reward, illegal
         self.single_observation_space = observation_space(self.num_features)
         self.single_action_space = gymnasium.spaces.Discrete(len(self.actions))
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -190,11 +192,13 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
             truncated = self._elapsed >= self.max_episode_steps
         self.replay.close(self._rows[terminated])
         right = terminated & self.replay.right()
-        rewards = reward(
-            right,
-            episodes.price * (episodes.spent - spent),
-            episodes.round_price * (episodes.rounds - rounds),
+        step = Step(
+            right=right,
+            wrong=terminated & self.replay.answered() & ~right,
+            compute=episodes.price * (episodes.spent - spent),
+            rounds=episodes.round_price * (episodes.rounds - rounds),
         )
+        rewards = rewarded(self.reward, step)
         if self.illegal == "penalty":
             rewards -= PENALTY * forbidden
         rewards[resting] = 0.0

@@ -130,6 +130,10 @@ class SegmentReplay(Replay):
         node = self.node[rows]
         self.episodes.force(rows, self.table.answer[node], self.table.forced_tokens[node])
 
+    def answered(self) -> NDArray[np.bool_]:
+        """Whether each episode has an answer, (N,)."""
+        return np.asarray(self.episodes.answer >= 0)
+
     def right(self) -> NDArray[np.bool_]:
         """Whether the answer of each episode is right, (N,)."""
         return (self.episodes.answer >= 0) & self.table.right(self.start, self.node)
