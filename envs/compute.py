@@ -23,9 +23,11 @@ from controller.process.types import Attempt, Question
 from controller.segments.run import SegmentEpisode
 from controller.segments.types import Segment, SegmentBackend
 from envs.draws import Streams, draw_episode, observation_space, stream_key
+from envs.granularity import STOP
+from envs.legality import PENALTY, Illegal, check_settings, number_option, whole_option
 from envs.pictures import Frame, picture
 from envs.questions.grader import Grader
-from envs.reward import LogUniform, price_range, reward
+from envs.reward import LogUniform, Reward, Step, price_range, rewarded, utility
 
 Observation = NDArray[np.float32]
 
@@ -51,7 +53,7 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
 
     ## Rewards
     At each step -price x cost of the action - round price x serial rounds; at the end +1
-    if the answer is right.
+    if the answer is right. `reward` puts another function in the place of that.
 
     ## Starting State
     A question, and inside attempts the number of one, drawn uniformly, a price drawn
@@ -72,6 +74,10 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
         round_prices: range that the price of a serial round is drawn from; None for none.
         budgets: range that the hard cap of an episode's cost is drawn from; None for no caps.
         permute: whether a limited stock of attempts comes in random order.
+        reward: from what a step came to, as arrays of one episode, to its reward.
+        illegal: what an action that the mask forbids does: "raise" an IllegalActionError, count as
+            "stop", or count as STOP and cost 1 more ("penalty"). Unless it raises,
+            `info["illegal"]` tells of each step whether that happened.
         render_mode: None, "ansi" (a string), "human" (printed) or "rgb_array" (a picture).
     """
 
@@ -93,8 +99,11 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
         difficulty: Difficulty | None = None,
         budgets: LogUniform | None = None,
         permute: bool = True,
+        reward: Reward = utility,
+        illegal: Illegal = "raise",
         render_mode: str | None = None,
     ) -> None:
+        check_settings(illegal, prices=prices, round_prices=round_prices, budgets=budgets)
         if not questions:
             raise ConfigError("questions: expected at least one, found none")
         if attempts < 1:
@@ -109,6 +118,7 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
         self.prices = prices or price_range(config.cost_unit)
         self.round_prices, self.budgets = round_prices, budgets
         self.difficulty, self.permute = difficulty, permute
+        self.reward, self.illegal = reward, illegal
         self.observation_space = observation_space(len(granularity_of(config).features))
         self.action_space = Discrete(len(config.actions))
         self.episode: Episode | SegmentEpisode | None = None
@@ -126,7 +136,7 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
                 choose instead of drawing.
 
         Raises:
-            ConfigError: an unknown option.
+            ConfigError: an unknown option, or one that is out of its range.
         """
         super().reset(seed=seed)
         if seed is not None or self._streams is None:
@@ -145,20 +155,21 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
             hide_signals=0,
         )
         question, number = divmod(int(start[0]), self.attempts)
-        self.question = self.questions[int(options.get("question", question))]
-        self.price = float(options.get("price", price[0]))
+        question = whole_option(options, "question", question, len(self.questions))
+        self.question = self.questions[question]
+        self.price = number_option(options, "price", price[0])
         beginning = begin_episode(
             self.question,
             self.backend,
             self.config,
             Terms(
                 price=self.price,
-                round_price=float(options.get("round_price", round_price[0])),
-                budget=float(options.get("budget", budget[0])),
+                round_price=number_option(options, "round_price", round_price[0]),
+                budget=number_option(options, "budget", budget[0]),
             ),
             difficulty=self.difficulty,
             pick=self._pick if self.permute else None,
-            number=int(options.get("attempt", number)),
+            number=whole_option(options, "attempt", number, self.attempts),
         )
         self.episode = run_now(beginning)
         self._charged, self._rounds = 0.0, 0
@@ -186,10 +197,19 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
         """Carry out one action.
 
         Raises:
-            IllegalActionError: the mask forbids it, or the episode is over.
+            IllegalActionError: it stands for no action, the mask forbids it (see `illegal`), or
+                the episode is over.
         """
         if self.episode is None:
             raise IllegalActionError("step: expected a reset first, found an episode that is over")
+        if not self.action_space.contains(action):
+            raise IllegalActionError(
+                f"action: expected a whole number from 0 to {len(self.config.actions) - 1}, "
+                f"found {action!r}"
+            )
+        forbidden = not self.action_masks()[action]
+        if forbidden and self.illegal != "raise":
+            action = np.int64(STOP)
         episode, chosen = self.episode, self.config.actions[int(action)]
         stops = chosen.kind is ActionKind.STOP
         brought: Sequence[Attempt | Segment] = () if stops else run_now(episode.take(chosen))
@@ -200,9 +220,16 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
         state = episode.state
         compute = state.price * (state.spent - self._charged)
         rounds = state.round_price * (state.rounds - self._rounds)
-        gain = float(reward(np.array([right]), compute, rounds)[0])
+        wrong = terminated and episode.answer is not None and not right
+        step = Step(
+            right=np.array([right]), wrong=np.array([wrong]), compute=compute, rounds=rounds
+        )
+        gain = float(rewarded(self.reward, step)[0])
+        gain -= PENALTY * (forbidden and self.illegal == "penalty")
         self._charged, self._rounds = float(state.spent[0]), int(state.rounds[0])
         info = self._info()
+        if self.illegal != "raise":
+            info["illegal"] = forbidden
         told = f" -> {', '.join(made.brief for made in brought)}" if brought else ""
         self._show(f"  {chosen!s:<13}{told}  reward {gain:+.4f}")
         if self.render_mode == "rgb_array":

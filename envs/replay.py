@@ -90,6 +90,10 @@ class Replay(ABC):
         return
 
     @abstractmethod
+    def answered(self) -> NDArray[np.bool_]:
+        """Whether each episode has an answer, (N,)."""
+
+    @abstractmethod
     def right(self) -> NDArray[np.bool_]:
         """Whether the answer of each episode is right, (N,)."""
 
@@ -232,6 +236,10 @@ class AttemptReplay(Replay):
         slot = order[picked]
         order[picked] = order[begin + used]
         return np.asarray(table.stream.ravel()[stream * longest + slot])
+
+    def answered(self) -> NDArray[np.bool_]:
+        """Whether each episode has a leading answer, (N,)."""
+        return np.asarray(self.episodes.leader >= 0)
 
     def right(self) -> NDArray[np.bool_]:
         """Whether the leading answer of each episode is right, (N,)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,8 +52,41 @@ ROUND_PRICES = LogUniform(low=1e-3, high=3e-2)
 """Prices of a serial round that controllers are trained for, accuracy per round."""
 
 
-def reward(
-    right: NDArray[np.bool_], compute: NDArray[np.float64], rounds: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """1 for a right final answer, less what this step's compute and rounds are worth; all (N,)."""
-    return right - compute - rounds
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What one step came to in each of N episodes, (N,) each.
+
+    Attributes:
+        right: whether the episode ended with a right answer.
+        wrong: whether it ended with a wrong one; to end without an answer is neither.
+        compute: price x cost of the step.
+        rounds: round price x its serial rounds.
+    """
+
+    right: NDArray[np.bool_]
+    wrong: NDArray[np.bool_]
+    compute: NDArray[np.float64]
+    rounds: NDArray[np.float64]
+
+
+Reward = Callable[[Step], NDArray[np.float64]]
+"""From a step of N episodes to N rewards."""
+
+
+def utility(step: Step) -> NDArray[np.float64]:
+    """1 for a right final answer, less what the step's compute and rounds are worth; (N,)."""
+    return step.right - step.compute - step.rounds
+
+
+def rewarded(reward: Reward, step: Step) -> NDArray[np.float64]:
+    """What a reward function of the caller's gives, (N,).
+
+    Raises:
+        ConfigError: something else than N finite numbers.
+    """
+    given = np.asarray(reward(step), np.float64)
+    if given.shape != step.right.shape or not np.isfinite(given).all():
+        raise ConfigError(
+            f"reward: expected finite numbers of shape {step.right.shape}, found {given!r}"
+        )
+    return given

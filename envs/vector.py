@@ -14,7 +14,8 @@ from controller.errors import ConfigError, IllegalActionError
 from controller.granularity import Process
 from envs.draws import Array, Streams, draw_episode, observation_space, stream_key
 from envs.granularity import STOP, replay_of
-from envs.reward import LogUniform, price_range, reward
+from envs.legality import PENALTY, Illegal, check_actions, check_settings
+from envs.reward import LogUniform, Reward, Step, price_range, rewarded, utility
 from envs.segments.table import SegmentTable
 from envs.traces.table import TraceTable
 
@@ -38,6 +39,10 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
             without difficulty, without a verifier, without the length of its prompt and
             without each arm of a menu but the first, so that a policy learns to do without.
         permute: whether independent attempts come in random order.
+        reward: from what a step came to to its rewards, (N,).
+        illegal: what actions that their mask forbids do: "raise" an IllegalActionError, count as
+            "stop", or count as STOP and cost 1 more ("penalty"). Unless they raise,
+            `info["illegal"]`, (N,) bool, tells which there were.
         autoreset_mode: when a finished episode makes room for the next one: in the same step,
             in the next step (whose action it ignores), or, disabled, when `reset` is told
             to by `options={"reset_mask": mask}`.
@@ -61,6 +66,8 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
         round_prices: LogUniform | None = None,
         hide_signals: float = 0.0,
         permute: bool = True,
+        reward: Reward = utility,
+        illegal: Illegal = "raise",
         autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
         max_episode_steps: int | None = None,
     ) -> None:
@@ -68,6 +75,7 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
             raise ConfigError(f"num_envs: expected at least 1, found {num_envs}")
         if max_episode_steps is not None and max_episode_steps < 1:
             raise ConfigError(f"max_episode_steps: expected at least 1, found {max_episode_steps}")
+        check_settings(illegal, prices=prices, round_prices=round_prices, budgets=budgets)
         replay = replay_of(table, config, num_envs, difficulty=difficulty, permute=permute)
         self.config, self.replay, self.num_envs = config, replay, num_envs
         self.actions, self.num_features = config.actions.names, replay.num_features
@@ -76,7 +84,7 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
         self.max_episode_steps = max_episode_steps
         self.prices = prices or price_range(config.cost_unit)
         self.round_prices, self.budgets = round_prices, budgets
-        self.hide_signals = hide_signals
+        self.hide_signals, self.reward, self.illegal = hide_signals, reward, illegal
         self.single_observation_space = observation_space(self.num_features)
         self.single_action_space = gymnasium.spaces.Discrete(len(self.actions))
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -97,7 +105,8 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
             options: `reset_mask`, (N,) bool, to start these environments' episodes alone.
 
         Raises:
-            ConfigError: an unknown option, or a mask of another shape or type.
+            ConfigError: an unknown option, a mask of another shape or type, or another number of
+                seeds than of environments.
         """
         rows = self._chosen(options or {})
         if seed is not None or self._streams is None:
@@ -108,6 +117,8 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
                 if isinstance(seed, int)
                 else seed
             )
+            if len(seeds) != self.num_envs:
+                raise ConfigError(f"seed: expected {self.num_envs} seeds, found {len(seeds)}")
             keys = np.array([stream_key(s) for s in seeds], np.uint64)
             if self._streams is None:
                 self._streams = Streams(keys)
@@ -121,9 +132,9 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
         unknown = set(options) - {"reset_mask"}
         if unknown:
             raise ConfigError(f"options: expected reset_mask, found {sorted(unknown)}")
-        mask = options.get("reset_mask")
-        if mask is None or self._streams is None:
+        if options.get("reset_mask") is None or self._streams is None:
             return self._rows
+        mask = np.asarray(options["reset_mask"])
         if mask.shape != (self.num_envs,) or mask.dtype != np.bool_:
             raise ConfigError(
                 f"reset_mask: expected bool of shape ({self.num_envs},), found {mask.dtype} of "
@@ -162,11 +173,11 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
         """One action per environment.
 
         Raises:
-            IllegalActionError: an action that its mask forbids, or an episode that is over and
-                that nobody has reset.
+            IllegalActionError: a number that stands for no action, an action that its mask
+                forbids (see `illegal`), or an episode that is over and that nobody has reset.
         """
-        actions = np.asarray(actions)
-        resting = self._rest(actions)
+        actions, forbidden = self._checked(np.asarray(actions))
+        resting = self._rest()
         episodes = self.replay.episodes
         stopped = (actions == STOP) & ~resting
         spent = np.where(episodes.fresh, 0.0, episodes.spent)
@@ -182,29 +193,41 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
             truncated = self._elapsed >= self.max_episode_steps
         self.replay.close(self._rows[terminated])
         right = terminated & self.replay.right()
-        rewards = reward(
-            right,
-            episodes.price * (episodes.spent - spent),
-            episodes.round_price * (episodes.rounds - rounds),
+        step = Step(
+            right=right,
+            wrong=terminated & self.replay.answered() & ~right,
+            compute=episodes.price * (episodes.spent - spent),
+            rounds=episodes.round_price * (episodes.rounds - rounds),
         )
+        rewards = rewarded(self.reward, step)
+        if self.illegal == "penalty":
+            rewards -= PENALTY * forbidden
         rewards[resting] = 0.0
         observation = self.replay.observe()
         info = self._end(observation, terminated | truncated, right)
         info["action_mask"] = self._mask.astype(np.int8)
+        if self.illegal != "raise":
+            info["illegal"] = forbidden
         return observation, rewards, terminated, truncated, info
 
-    def _rest(self, actions: Array) -> NDArray[np.bool_]:
-        """Begin again what was over before this step, and check all other actions; (N,)."""
-        if self._streams is None:
-            raise IllegalActionError("step: expected a reset first, found none")
-        resting = self._over.copy()
-        illegal = ~(self._mask[self._rows, actions] | resting)
-        if illegal.any():
-            first = int(np.flatnonzero(illegal)[0])
+    def _checked(self, actions: Array) -> tuple[Array, NDArray[np.bool_]]:
+        """Actions that are carried out, and where those that were asked for are forbidden; (N,)."""
+        check_actions(actions, self._over, len(self.actions))
+        actions = np.where(self._over, STOP, actions)
+        forbidden = ~(self._mask[self._rows, actions] | self._over)
+        if forbidden.any() and self.illegal == "raise":
+            first = int(np.flatnonzero(forbidden)[0])
             raise IllegalActionError(
                 f"environment {first}: expected an action allowed by its mask "
                 f"{self._mask[first].astype(int).tolist()}, found {int(actions[first])}"
             )
+        return np.where(forbidden, STOP, actions), forbidden
+
+    def _rest(self) -> NDArray[np.bool_]:
+        """Begin again what was over before this step; (N,)."""
+        if self._streams is None:
+            raise IllegalActionError("step: expected a reset first, found none")
+        resting = self._over.copy()
         if resting.any():
             rows = self._rows[resting]
             if self.autoreset_mode is AutoresetMode.DISABLED:

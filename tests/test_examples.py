@@ -15,6 +15,7 @@ CALLS = {
     "record": (["--out", "traces", "--questions", "4"], "large: "),
     "train": (["--out", "run", "--steps", "8192"], "utility at price"),
     "train_sb3": (["--steps", "2048", "--episodes", "20"], "learned: mean return"),
+    "own_reward": (["--steps", "2048", "--episodes", "20"], "careful: {'right'"),
     "own_backend": (["--out", "run", "--steps", "8192"], " = "),
     "frontier": (["--prices", "3", "--repeats", "1"], "controller: "),
 }

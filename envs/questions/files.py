@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from controller.answers import UNSTATED, answer_kind
 from controller.errors import ConfigError, TraceFormatError
 from controller.process.types import Question
 from envs.questions.bundled import SPLIT_SIZES, draw_split
+from envs.records import read_records
 
 SPLITS = ("train", "validation", "test")
 _SHARES = (0.7, 0.8)
@@ -32,7 +28,7 @@ def bundled_questions(train_scale: int = 1) -> dict[str, list[Question]]:
 
 
 def read_questions(path: Path, answers: str = UNSTATED) -> dict[str, list[Question]]:
-    """Questions from a JSONL, CSV or parquet file, by split.
+    """Questions from a file that `envs.records` reads, by split.
 
     Columns: `question` and `reference`; optional `question_id`, `dataset`, `level`, `answers`
     (see `controller.answers`) and `split`. Without `split`, 70/10/20 by a hash of the wording,
@@ -46,18 +42,14 @@ def read_questions(path: Path, answers: str = UNSTATED) -> dict[str, list[Questi
         TraceFormatError: the file cannot be read, or a row lacks a column.
     """
     splits: dict[str, list[Question]] = {split: [] for split in SPLITS}
-    for number, row in enumerate(read_rows(path), start=1):
+    for number, record in enumerate(read_records(path), start=1):
+        row = record.row
         for column in ("question", "reference"):
             if not isinstance(row.get(column), str) or not row[column].strip():
-                raise TraceFormatError(
-                    f"{path}, row {number}: expected text in column {column!r}, found "
-                    f"{row.get(column)!r}"
-                )
+                raise record.error(column, "text", row.get(column))
         split = row.get("split") or split_of(row["question"])
         if split not in splits:
-            raise TraceFormatError(
-                f"{path}, row {number}: expected split to be one of {list(SPLITS)}, found {split!r}"
-            )
+            raise record.error("split", f"one of {list(SPLITS)}", split)
         splits[split].append(
             Question(
                 question_id=str(row.get("question_id") or f"{path.stem}/{number:06d}"),
@@ -65,7 +57,7 @@ def read_questions(path: Path, answers: str = UNSTATED) -> dict[str, list[Questi
                 dataset=row.get("dataset") or path.stem,
                 reference=row["reference"],
                 level=row.get("level"),
-                answers=_kind(row.get("answers"), answers, f"{path}, row {number}"),
+                answers=_kind(row.get("answers"), answers, f"{path}, {record.place}"),
             )
         )
     return splits
@@ -76,29 +68,6 @@ def _kind(named: Any, otherwise: str, where: str) -> str:
         return answer_kind(str(named or otherwise)).name
     except ConfigError as error:
         raise TraceFormatError(f"{where}: {error}") from None
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSONL, CSV or parquet file, by column.
-
-    Raises:
-        TraceFormatError: the file is missing or something else.
-    """
-    if not path.exists():
-        raise TraceFormatError(f"{path}: expected a JSONL, CSV or parquet file, found none")
-    try:
-        if path.suffix == ".parquet":
-            rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-        elif path.suffix == ".csv":
-            with path.open(newline="") as file:
-                rows = [{k: v or None for k, v in row.items()} for row in csv.DictReader(file)]
-        else:
-            rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-    except (json.JSONDecodeError, UnicodeDecodeError, csv.Error, pa.ArrowInvalid) as error:
-        raise TraceFormatError(f"{path}: expected JSONL, CSV or parquet: {error}") from None
-    if not all(isinstance(row, dict) for row in rows):
-        raise TraceFormatError(f"{path}: expected one object per line")
-    return rows
 
 
 def wording_digest(question: str) -> bytes:

@@ -112,6 +112,10 @@ class SegmentReplay(Replay):
         made = self.table.segments[self.node[rows]]
         self.episodes.force(rows, made["answer"], made["forced_tokens"])
 
+    def answered(self) -> NDArray[np.bool_]:
+        """Whether each episode has an answer, (N,)."""
+        return np.asarray(self.episodes.answer >= 0)
+
     def right(self) -> NDArray[np.bool_]:
         """Whether the answer of each episode is right, (N,)."""
         return (self.episodes.answer >= 0) & self.table.right(self.start, self.node)

@@ -11,6 +11,7 @@ from envs.questions.files import read_questions
 from envs.questions.grader import KindGrader
 from envs.traces.format import TraceSet
 from envs.traces.importing import import_attempts
+from envs.traces.logs import ImportOptions
 from envs.traces.recorded import read_recorded
 from envs.traces.table import build_table
 
@@ -26,7 +27,8 @@ def imported(directory, *, answers=None, datasets=("d", "d")):
     ]  # fmt: skip
     file = directory / "rows.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
-    import_attempts([file], directory / "traces", answers=answers, parameters={"m": 1e6})
+    options = ImportOptions(answers=answers)
+    import_attempts([file], directory / "traces", parameters={"m": 1e6}, options=options)
     return TraceSet.read(directory / "traces")
 
 
@@ -71,7 +73,7 @@ def test_rows_of_a_question_file_may_name_a_kind(tmp_path):
     with pytest.raises(ConfigError, match="expected one kind in data set"):
         noted_kinds([first, second])
     file.write_text(json.dumps({**rows[0], "answers": "letters"}))
-    with pytest.raises(TraceFormatError, match="row 1: answers: expected one of"):
+    with pytest.raises(TraceFormatError, match="line 1: answers: expected one of"):
         read_questions(file)
 
 

@@ -13,20 +13,12 @@ from controller.backends.base import run_now
 from controller.errors import ConfigError, IllegalActionError
 from controller.process.types import Question
 from envs.compute import ComputeEnv
-from envs.reward import ROUND_PRICES, LogUniform
+from envs.reward import ROUND_PRICES, LogUniform, utility
 from envs.traces.recorded import Recorded, read_recorded
 from envs.vector import ComputeVectorEnv
 from tests.conftest import CHECKPOINTS
 
 N = 8
-
-
-class LegalActions(gymnasium.Wrapper):
-    """Replaces illegal actions by STOP: env checkers sample without the mask."""
-
-    def step(self, action):
-        legal = self.unwrapped.action_masks()[action]
-        return self.env.step(action if legal else 0)
 
 
 def scalar(validation: Recorded, config, **kwargs) -> ComputeEnv:
@@ -38,11 +30,11 @@ def legal(mask, rng):
 
 
 def test_passes_gymnasiums_checker(validation, config):
-    check_env(LegalActions(scalar(validation, config)), skip_render_check=True)
+    check_env(scalar(validation, config, illegal="stop"), skip_render_check=True)
 
 
 def test_passes_stable_baselines3s_checker(validation, config):
-    sb3_check_env(LegalActions(scalar(validation, config)), warn=False)
+    sb3_check_env(scalar(validation, config, illegal="stop"), warn=False)
 
 
 def test_make_and_make_vec():
@@ -82,13 +74,20 @@ def check_same(recorded: Recorded, config, ranges) -> None:
     assert finished > N
 
 
-@pytest.mark.parametrize("budgets", [None, LogUniform(low=10, high=5000)])
+def careful(step):
+    return utility(step) - 0.7 * step.wrong
+
+
+@pytest.mark.parametrize(
+    ("budgets", "reward"), [(None, careful), (LogUniform(low=10, high=5000), utility)]
+)
 @pytest.mark.parametrize("sample_widths", [(1,), (1, 4)])
 def test_scalar_and_vector_give_the_same_episodes_bit_for_bit(
-    validation, config, budgets, sample_widths
+    validation, config, budgets, reward, sample_widths
 ):
     config = replace(config, sample_widths=sample_widths)
-    check_same(validation, config, {"budgets": budgets, "round_prices": ROUND_PRICES})
+    ranges = {"budgets": budgets, "round_prices": ROUND_PRICES, "reward": reward}
+    check_same(validation, config, ranges)
 
 
 @pytest.mark.parametrize("budgets", [None, LogUniform(low=10, high=5000)])
@@ -131,6 +130,25 @@ def test_reward_is_accuracy_less_price_times_cost(validation, config):
         if terminated:
             break
     assert total == pytest.approx(info["right"] - 2e-4 * info["cost"])
+
+
+def test_a_reward_of_ones_own_tells_wrong_answers_from_none(validation, config):
+    env = scalar(validation, config, reward=careful)
+    env.reset(seed=0)
+    assert env.step(0)[1] == 0.0  # given up
+    wrong = False
+    for seed in range(50):
+        env.reset(seed=seed, options={"price": 1e-9})
+        env.step(1)
+        if env.episode is not None and env.episode.answer:
+            *_, info = stopped = env.step(0)
+            wrong |= not info["right"]
+            assert stopped[1] == pytest.approx(1.0 if info["right"] else -0.7, abs=1e-6)
+    assert wrong
+    odd = scalar(validation, config, reward=lambda step: 1.0)
+    odd.reset(seed=0)
+    with pytest.raises(ConfigError, match=r"reward: expected finite numbers of shape \(1,\)"):
+        odd.step(0)
 
 
 def test_budget_is_never_exceeded(validation, config):

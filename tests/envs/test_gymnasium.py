@@ -10,6 +10,7 @@ from gymnasium import wrappers
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import vector as vector_wrappers
 from sb3_contrib import MaskablePPO
+from stable_baselines3 import DQN
 from stable_baselines3.common.env_util import make_vec_env
 
 import envs
@@ -215,6 +216,87 @@ def test_vector_refuses_what_it_does_not_know(many):
         env.reset(options={"reset_mask": np.ones(N + 1, bool)})
     with pytest.raises(ConfigError, match="max_episode_steps"):
         many(max_episode_steps=0)
+
+
+@pytest.mark.parametrize("action", [-1, 99, 1.5, "1", None, np.nan])
+def test_what_stands_for_no_action_is_refused_by_both(make, many, action):
+    env, vector = make(), many(illegal="stop")
+    env.reset(seed=0)
+    vector.reset(seed=0)
+    with pytest.raises(IllegalActionError, match="action: expected a whole number from 0 to 4"):
+        env.step(action)
+    with pytest.raises(IllegalActionError, match="expected whole numbers from 0 to 4"):
+        vector.step(np.array([1] * (N - 1) + [action], object if action is None else None))
+    with pytest.raises(IllegalActionError, match=r"of shape \(6,\), found int64 of shape \(7,\)"):
+        vector.step(np.ones(N + 1, np.int64))
+    assert env.step(np.array(0))[2]  # STOP is always legal
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"budget": np.nan}, "budget: expected a number, found nan"),
+        ({"budget": -1}, "budget: expected 0 or more"),
+        ({"budget": None}, "budget: expected a number"),
+        ({"price": 0}, "price: expected a number from"),
+        ({"price": "low"}, "price: expected a number"),
+        ({"round_price": -1}, "round_price: expected 0, or"),
+        ({"question": 10**6}, "question: expected a whole number from 0 to"),
+        ({"question": -1}, "question: expected a whole number from 0 to"),
+        ({"question": 1.5}, "question: expected a whole number from 0 to"),
+        ({"attempt": 1}, "attempt: expected a whole number from 0 to 0"),
+        ({"wording": 1}, "options: expected question, attempt, price"),
+    ],
+)
+def test_options_out_of_range_are_refused(make, options, message):
+    with pytest.raises(ConfigError, match=message):
+        make().reset(seed=0, options=options)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"prices": (1e-5, 1e-2)}, r"prices: expected LogUniform.*found \(1e-05, 0.01\)"),
+        ({"budgets": 5.0}, "budgets: expected LogUniform"),
+        ({"illegal": "ignore"}, r"illegal: expected one of \['raise', 'stop', 'penalty'\]"),
+    ],
+)
+def test_settings_out_of_range_are_refused_by_both(validation, config, many, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        many(**settings)
+    with pytest.raises(ConfigError, match=message):
+        ComputeEnv(validation.questions, validation.backend, config, validation.grader, **settings)
+
+
+@pytest.mark.parametrize(("illegal", "cost"), [("stop", 0.0), ("penalty", 1.0)])
+def test_a_forbidden_action_counts_as_stop_in_both(validation, config, many, illegal, cost):
+    parts = validation.questions, validation.backend, config, validation.grader
+    env, vector = ComputeEnv(*parts, illegal=illegal), many(illegal=illegal)
+    revise = 2  # before there is an attempt
+    for actions in ([1, 0], [0], [revise]):
+        env.reset(seed=0)
+        vector.reset(seed=0)
+        for action in actions:
+            _, reward, terminated, _, info = env.step(action)
+            _, rewards, ended, _, infos = vector.step(np.full(N, action))
+            assert (reward, terminated) == (rewards[0], ended[0])
+            assert info["illegal"] == infos["illegal"][0]
+        assert info["illegal"] == (actions == [revise])
+        assert terminated
+    assert reward == -cost
+
+
+def test_an_algorithm_without_masks_can_run(validation, config):
+    parts = validation.questions, validation.backend, config, validation.grader
+    env = ComputeEnv(*parts, illegal="penalty")
+    model = DQN("MlpPolicy", env, learning_starts=50, gamma=1.0, seed=0)
+    model.learn(300)
+    assert env.action_space.contains(model.predict(env.reset()[0])[0])
+
+
+def test_seeds_are_as_many_as_environments(many):
+    with pytest.raises(ConfigError, match=f"seed: expected {N} seeds, found 2"):
+        many().reset(seed=[1, 2])
 
 
 def test_make_vec_takes_time_limit_and_mode():

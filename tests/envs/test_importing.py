@@ -1,99 +1,466 @@
-"""Generations recorded by others become trace sets."""
+"""Generations recorded by others become trace sets, and no label is silently wrong."""
 
 import csv
 import json
+import math
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from controller.errors import TraceFormatError
+from controller.errors import ConfigError, TraceFormatError
 from envs.traces.derive import derive_config
 from envs.traces.format import TraceSet
 from envs.traces.importing import import_attempts
+from envs.traces.logs import ImportOptions
 from envs.traces.table import build_table
 
+LOGS = Path(__file__).parent / "logs"
+QUIET = pytest.mark.filterwarnings("ignore::UserWarning")
 
-def harness_log(directory, *, right, repeats=1):
-    """As lm-evaluation-harness 0.4 writes it, two filters per document."""
-    directory.mkdir(parents=True)
-    path = directory / "samples_gsm8k_2026-01-01T00-00-00.jsonl"
-    lines = []
-    for doc_id in range(60):
-        reference = str(doc_id + 2)
-        for name in ("strict-match", "flexible-extract"):
-            answers = [reference if (doc_id + r) % 10 < right else "7000" for r in range(repeats)]
-            texts = [f"It is {answer}.\n#### {answer}" for answer in answers]
-            lines.append(
-                {
-                    "doc_id": doc_id,
-                    "doc": {"question": f"What is {doc_id} + 2?", "answer": f"#### {reference}"},
-                    "target": f"{doc_id} plus 2.\n#### {reference}",
-                    "arguments": {
-                        "gen_args_0": {"arg_0": f"Question: {doc_id} + 2\nAnswer:", "arg_1": {}}
-                    },
-                    "resps": [texts],
-                    "filtered_resps": [answers] if repeats > 1 else answers,
-                    "filter": name,
-                    "metrics": ["exact_match"],
-                    "exact_match": float(answers[0] == reference),
-                }
-            )
-    path.write_text("\n".join(json.dumps(line) for line in lines))
+
+def harness(task, model="org__small-1b"):
+    (path,) = (LOGS / "lm_eval" / model).glob(f"samples_{task}_2026*.jsonl")
     return path
 
 
-def test_harness_logs(tmp_path):
-    logs = [
-        harness_log(tmp_path / "org__small", right=5, repeats=4),
-        harness_log(tmp_path / "org__large", right=9),
-    ]
-    missing = import_attempts(logs, tmp_path / "traces", parameters={"org__small": 1e9})
-    assert any("org__large" in sentence for sentence in missing)
-    assert any("no VERIFY" in sentence for sentence in missing)
-    traces = TraceSet.read(tmp_path / "traces")
-    assert len(traces.questions) == 60
-    assert len(traces.attempts) == 60 * 5
-    models = traces.models()
-    assert [model.name for model in models] == ["org__small", "org__large"]
-    table = build_table(traces, ["train", "validation", "test"])
-    rates = [
-        table.answer_correct[q, table.attempts["answer"][table.stream[q, 1, 0]]] for q in range(60)
-    ]
-    assert sum(rates) == 54
-    with pytest.warns(UserWarning, match="the size of org__large is unknown"):
-        config = derive_config(table, models)
-    assert [str(action) for action in config.actions] == ["STOP", "SAMPLE", "REVISE", "ESCALATE"]
-    assert (config.max_samples, config.max_revisions, config.max_escalations) == (4, 0, 1)
+def write(path, rows):
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
 
 
-def test_plain_csv(tmp_path):
-    path = tmp_path / "mine.csv"
+def plain(**more):
+    return {"question": "1 + 1?", "model": "m", "answer": "2", "correct": 1, "tokens": 3} | more
+
+
+def shares(made):
+    return {(g.model, g.dataset): (g.questions, g.attempts, round(g.right, 3)) for g in made.groups}
+
+
+@pytest.mark.parametrize(
+    ("name", "right"), [("strict-match", 0.25), ("flexible-extract", 5 / 12), (None, None)]
+)
+@QUIET
+def test_a_filter_is_chosen_and_its_scores_are_the_harness_s(tmp_path, name, right):
+    files = [harness("sums"), harness("sums", "org__large-7b")]
+    options = ImportOptions(filters=[name] if name else [])
+    if name is None:
+        with pytest.raises(TraceFormatError, match=r"one filter; .*strict-match.*flexible-extract"):
+            import_attempts(files, tmp_path / "traces", small="org/small-1b", options=options)
+        assert not (tmp_path / "traces").exists()
+        return
+    made = import_attempts(files, tmp_path / "traces", small="org/small-1b", options=options)
+    assert shares(made)["org/small-1b", "sums"] == (12, 12, round(right, 3))
+    results = json.loads(next((LOGS / "lm_eval/org__small-1b").glob("results_*")).read_text())
+    assert results["results"]["sums"][f"exact_match,{name}"] == pytest.approx(right)
+
+
+@QUIET
+def test_several_attempts_are_graded_one_by_one(tmp_path):
+    options = ImportOptions(filters=["maj@4"])
+    made = import_attempts([harness("sums_maj")], tmp_path / "traces", options=options)
+    (group,) = made.groups
+    assert (group.questions, group.attempts, group.majority) == (12, 48, 0.25)
+    assert any(note.startswith("graded here (48)") for note in made.notes)
+
+
+@QUIET
+def test_a_target_with_several_right_answers(tmp_path):
+    made = import_attempts([harness("sums_list")], tmp_path / "traces")
+    assert shares(made) == {("org/small-1b", "sums_list"): (12, 12, 0.25)}
+    assert set(TraceSet.read(tmp_path / "traces").questions["reference"].to_pylist()) == {None}
+
+
+def test_a_share_of_repeats_does_not_tell_which_are_right(tmp_path):
+    with pytest.raises(TraceFormatError, match=r"line 1, column pass@1.*how many of 5.*not which"):
+        import_attempts([harness("code")], tmp_path / "traces")
+    rows = [json.loads(line) for line in harness("code").read_text().splitlines()]
+    decided = [row | {"pass@1": float(i < 2)} for i, row in enumerate(rows)]
+    file = write(tmp_path / "samples_code_2026-01-01T00-00-00.jsonl", decided)
+    made = import_attempts([file], tmp_path / "traces")
+    assert shares(made) == {(tmp_path.name, "code"): (4, 20, 0.5)}
+    assert made.groups[0].majority == 0.5
+    assert TraceSet.read(tmp_path / "traces").manifest["answers"] == "whole"
+
+
+def entry(**more):
+    return {
+        "doc_id": 0, "doc": {"q": 1}, "target": "2", "arguments": [["1 + 1?", {}]],
+        "resps": [["It is 2."]], "filtered_resps": ["2"], "filter": "none",
+        "metrics": ["exact_match"], "exact_match": 1.0,
+    } | more  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"exact_match": math.nan}, "line 1, column exact_match: expected 0 or 1, found nan"),
+        ({"exact_match": 0.7}, "expected 0 or 1, found 0.7"),
+        ({"metrics": ["brier_score"], "brier_score": 0.9}, r"found \['brier_score'\]"),
+        ({"metrics": ["acc", "exact_match"], "acc": 1}, "say which is by --metric"),
+        ({"resps": [[["-0.1", "True"]]]}, "log-likelihoods are no attempts"),
+        ({"target": None, "resps": [["2", "3"]]}, "column target: expected a right answer"),
+        ({"doc_id": 1.5}, "column question_id: expected a name"),
+    ],
+)
+def test_what_a_score_does_not_tell_is_refused(tmp_path, more, message):
+    file = write(tmp_path / "samples_t.jsonl", [entry(**more)])
+    with pytest.raises(TraceFormatError, match=message):
+        import_attempts([file], tmp_path / "traces")
+
+
+@QUIET
+def test_a_score_counts_without_a_target_and_by_a_metric_that_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    more = {"target": None, "metrics": ["mine", "exact_match"], "mine": 0}
+    file = write(tmp_path / "samples_t.jsonl", [entry(**more)])
+    made = import_attempts([Path(file.name)], Path("t"), options=ImportOptions(metrics=["mine"]))
+    assert shares(made) == {(tmp_path.name, "t"): (1, 1, 0)}
+
+
+def test_an_incomplete_log_differs_from_what_its_harness_tells(tmp_path):
+    for path in harness("sums").parent.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    file = tmp_path / harness("sums").name
+    file.write_text("".join(file.open(newline="\n").readlines()[:7]), newline="\n")
+    options = ImportOptions(filters=["strict-match"])
+    with pytest.warns(UserWarning, match="28.6% of its attempts are right.*tells 25.0%"):
+        import_attempts([file], tmp_path / "traces", options=options)
+
+
+@QUIET
+def test_logs_of_inspect(tmp_path):
+    files = [LOGS / "inspect" / f"sums_{size}.eval" for size in ("small", "large")]
+    made = import_attempts(files, tmp_path / "traces", small="mockllm/small")
+    assert shares(made)["mockllm/small", "sums"] == (5, 15, 0.533)
+    assert any("requests that failed, left out (6)" in note for note in made.notes)
+    again = import_attempts([LOGS / "inspect/sums_small.json"], tmp_path / "json")
+    assert again.groups[0] == made.groups[0]
+    attempts = TraceSet.read(tmp_path / "json").attempts
+    assert attempts["completion_tokens"].to_pylist()[:3] == [11, 12, 13]
+    assert "\u2028" in attempts["text"][0].as_py()
+
+
+def test_one_of_several_scorers_is_named(tmp_path):
+    file = LOGS / "inspect/two_small.json"
+    with pytest.raises(TraceFormatError, match=r"sample 1, epoch 1.*\['includes', 'match'\]"):
+        import_attempts([file], tmp_path / "traces")
+    for metric, right in (("match", 0.4), ("includes", 0.6)):
+        options = ImportOptions(metrics=[metric])
+        made = import_attempts([file], tmp_path / metric, options=options)
+        assert made.groups[0].right == right
+        with pytest.raises(ConfigError, match=r"metric: .*found \['f1'\]"):
+            import_attempts([file], tmp_path / "x", options=ImportOptions(metrics=[metric, "f1"]))
+
+
+def table(path):
+    """Forty questions, three attempts each by a small model that is right at every other one."""
     with path.open("w", newline="") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, delimiter={".tsv": "\t", ".csv": ","}[path.suffix])
         writer.writerow(["question", "model", "answer", "correct", "tokens"])
         for i in range(40):
             for _ in range(3):
                 writer.writerow([f"{i} + 1?", "tiny", i + 1 if i % 2 else "", i % 2, 12])
-    missing = import_attempts([path], tmp_path / "traces", parameters={"tiny": 1e6})
-    assert any(sentence.startswith("a larger model") for sentence in missing)
-    assert not any("token counts" in sentence for sentence in missing)
+    return path
+
+
+@pytest.mark.parametrize("name", ["mine.csv", "mine.tsv"])
+@QUIET
+def test_plain_tables(tmp_path, name):
+    made = import_attempts([table(tmp_path / name)], tmp_path / "traces", parameters={"tiny": 1e6})
+    assert any(sentence.startswith("a larger model") for sentence in made.missing)
+    assert not any("token counts" in sentence for sentence in made.missing)
     traces = TraceSet.read(tmp_path / "traces")
     assert set(traces.attempts["completion_tokens"].to_pylist()) == {12}
-    table = build_table(traces, ["train", "validation", "test"])
-    assert len(table) == 40
-    assert derive_config(table, traces.models()).max_escalations == 0
+    played = build_table(traces, ["train", "validation", "test"])
+    assert len(played) == 40
+    assert derive_config(played, traces.models()).max_escalations == 0
+
+
+ROW = (
+    '{"question": "1?\\u2028", "model": "m", "answer": "2\u2028\u0085", "correct": 1, "tokens": 3}'
+)
 
 
 @pytest.mark.parametrize(
-    ("row", "message"),
+    ("name", "content"),
     [
-        ({"model": "m", "answer": "1", "correct": 1}, "row 1.*missing"),
-        ({"question": "q", "model": "m", "answer": "1"}, "expected a column correct"),
-        ({"question": "q", "model": "m", "correct": "perhaps"}, "true or false"),
-        ({"question": "q", "model": "m", "correct": 1, "tokens": "many"}, "row 1"),
+        ("a.jsonl", f"{ROW}\n{ROW}\n"),
+        ("bom.jsonl", f"\ufeff{ROW}\n\n{ROW}"),
+        ("array.json", f"[{ROW},\n {ROW}]"),
+        ("line.json", f"[{ROW}, {ROW}]"),
+        ("bom.csv", "\ufeffquestion,model,answer,correct,tokens\n1?,m,2,1,3\n1?,m,2,1,3"),
+        ("semicolons.csv", 'question;model;answer;correct;tokens\n"1;2,?";m;2;1;3\n1?;m;2;yes;3'),
     ],
 )
-def test_bad_rows_are_named(tmp_path, row, message):
-    (tmp_path / "bad.jsonl").write_text(json.dumps(row))
+def test_spellings_of_tables(tmp_path, name, content):
+    (tmp_path / name).write_text(content, encoding="utf-8", newline="\n")
+    made = import_attempts([tmp_path / name], tmp_path / "traces")
+    assert sum(group.attempts for group in made.groups) == 2
+    assert all(group.right == group.majority == 1 for group in made.groups)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", f"{ROW}\nnonsense", "after line 1: expected JSON Lines"),
+        ("a.txt", "question: what?", "line 1: expected JSON Lines, JSON, CSV"),
+        ("a.jsonl", f"{ROW}\n[1]", "line 2: expected an object"),
+        ("a.csv", "question,model\n1,2,3", r"line 2: expected 2 cells separated by ',', found 3"),
+        ("a.csv", "question,question\n1,2", "expected different names"),
+        ("a.jsonl", "", "found none"),
+        ("a.eval", "PK", "inspect_ai archive"),
+    ],
+)
+def test_files_that_are_something_else_are_named(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
     with pytest.raises(TraceFormatError, match=message):
-        import_attempts([tmp_path / "bad.jsonl"], tmp_path / "traces")
+        import_attempts([tmp_path / name], tmp_path / "traces")
     assert not (tmp_path / "traces").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"question": None}, "line 1, column question: expected text; see --map"),
+        ({"model": ""}, "column model: expected a name"),
+        ({"model": ["a"]}, "column model: expected a name"),
+        ({"correct": None}, "expected a column correct, or a reference"),
+        ({"correct": "perhaps"}, "1 or true for right, 0 or false for wrong, found 'perhaps'"),
+        ({"correct": 7}, "column correct.*found 7"),
+        ({"correct": math.nan}, "column correct.*found nan"),
+        ({"tokens": "many"}, "column completion_tokens: expected a whole number from 0"),
+        ({"tokens": -3}, "column completion_tokens.*found -3"),
+        ({"tokens": 2**40}, "column completion_tokens"),
+        ({"tokens": None}, "or the text that it can be told by"),
+        ({"prompt_tokens": -1}, "column prompt_tokens"),
+        ({"mean_logprob": 0.5}, "column mean_logprob: expected nats"),
+        ({"verifier_score": 7}, "column verifier_score: expected a number from 0 to 1, found 7"),
+        ({"action": "guess"}, r"column action: expected one of \['sample', 'revise', 'escalate'\]"),
+        ({"split": "dev"}, "column split: expected one of"),
+        ({"action": "revise"}, "column parent_id: expected the attempt_id of what is revised"),
+        ({"parent_id": "nobody"}, "column parent_id.*same question, found 'nobody'"),
+        ({"correct": None, "reference": {}}, "column reference"),
+    ],
+)
+def test_bad_rows_are_named(tmp_path, more, message):
+    file = write(tmp_path / "bad.jsonl", [plain(**more)])
+    with pytest.raises(TraceFormatError, match=message):
+        import_attempts([file], tmp_path / "traces")
+    assert not (tmp_path / "traces").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"attempt_id": "a"}, {"attempt_id": "a"}], "column attempt_id.*no other.*found 'a'"),
+        ([{"split": "train"}, {"split": "test"}], "line 2, column split: expected 'train'"),
+        (
+            [{"question_id": 1, "reference": "2"}, {"question_id": 1, "reference": "3"}],
+            "line 2, column reference: expected the reference that question 1 had before",
+        ),
+        ([{"answer": ""}, {"answer": ""}], "none could be read from 2 attempts"),
+        ([{"model": "a"}, {"model": "b"}], r"small: .*one of \['a', 'b'\].*--small"),
+        ([{"parameters": 1e9}, {"parameters": 2e9}], "column parameters"),
+    ],
+)
+def test_rows_that_contradict_one_another_are_named(tmp_path, rows, message):
+    file = write(tmp_path / "bad.jsonl", [plain(**row) for row in rows])
+    with pytest.raises(TraceFormatError, match=message):
+        import_attempts([file], tmp_path / "traces")
+
+
+def test_a_log_is_read_once(tmp_path):
+    files = [write(tmp_path / name, [plain()]) for name in ("a.jsonl", "b.jsonl")]
+    with pytest.raises(TraceFormatError, match=r"b.jsonl: expected a log of its own"):
+        import_attempts(files, tmp_path / "traces")
+
+
+def test_ids_are_those_of_their_data_set(tmp_path):
+    rows = [
+        plain(question=f"{dataset} {i}?", question_id=i, dataset=dataset)
+        for dataset in ("sums", "products")
+        for i in range(6)
+    ]
+    import_attempts([write(tmp_path / "a.jsonl", rows)], tmp_path / "traces")
+    ids = TraceSet.read(tmp_path / "traces").questions["question_id"].to_pylist()
+    assert len(set(ids)) == 12
+    assert ids[0] == "sums/0"
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"answer": str(i)} for i in range(20)], "m: 100% of 20 attempts are right; is that so?"),
+        ([{"text": "So 2."}] * 3, "m: 100% of further attempts at a question repeat a text"),
+        ([{"correct": 1}, {"correct": 0}], "m: 1 answers are right in one attempt and wrong in"),
+        ([{"answer": "", "correct": 1}, {}], "1 attempts that are right by the log, though no"),
+        ([{"mood": 1}], "columns mood mean nothing here"),
+        ([{"question_id": 1}, {"question_id": 1, "question": "?"}], "worded otherwise before"),
+    ],
+)
+def test_what_is_doubtful_is_told(tmp_path, rows, message):
+    file = write(tmp_path / "a.jsonl", [plain(**row) for row in rows])
+    with pytest.warns(UserWarning, match=message):
+        import_attempts([file], tmp_path / "traces")
+
+
+def test_columns_are_named_and_constants_set(tmp_path):
+    row = {"prompt": "1 + 1?", "score": 1, "output": "It is 2.", "gold": 2}
+    file = write(tmp_path / "a.jsonl", [row])
+    options = ImportOptions(
+        columns={"prompt": "question", "output": "text", "gold": "reference"},
+        metrics=["score"],
+        constants={"model": "m", "dataset": "sums"},
+    )
+    made = import_attempts([file], tmp_path / "traces", options=options)
+    assert shares(made) == {("m", "sums"): (1, 1, 1)}
+    assert TraceSet.read(tmp_path / "traces").questions["reference"].to_pylist() == ["2"]
+    for wrong in ({"columns": {"prompt": "wording"}}, {"constants": {"modle": "m"}}):
+        with pytest.raises(ConfigError, match="expected one of"):
+            import_attempts([file], tmp_path / "x", options=ImportOptions(**wrong))
+
+
+def test_revisions_are_kept_with_what_they_revise(tmp_path):
+    rows = [
+        plain(attempt_id="a", correct=0, answer="3"),
+        plain(attempt_id="b", parent_id="a", action="revise"),
+    ]
+    import_attempts([write(tmp_path / "a.jsonl", rows)], tmp_path / "traces")
+    attempts = TraceSet.read(tmp_path / "traces").attempts
+    assert attempts["action"].to_pylist() == ["sample", "revise"]
+    assert attempts["parent_id"].to_pylist() == [None, "a"]
+
+
+def chat(text, **more):
+    body = {"model": "gpt", "usage": {"prompt_tokens": 9, "completion_tokens": 5}} | more
+    body.setdefault("choices", [{"message": {"content": text}, "finish_reason": "stop"}])
+    return {"status_code": 200, "body": body}
+
+
+@QUIET
+def test_output_of_the_openai_batch_api(tmp_path):
+    spoken = {"output": [{"type": "message", "content": [{"type": "output_text", "text": "3"}]}]}
+    rows = [
+        {"custom_id": "q1-0", "response": chat("It is 2."), "error": None},
+        {"custom_id": "q1-1", "response": chat("", choices=[], **spoken), "error": None},
+        {"custom_id": "q2", "response": {"status_code": 500}, "error": None},
+        {"custom_id": "q3", "response": None, "error": {"code": "expired"}},
+        {"custom_id": "q9", "response": chat("It is 9."), "error": None},
+    ]
+    file = write(tmp_path / "batch.jsonl", rows)
+    known = {"question_id": "q1", "question": "1 + 1?", "reference": "2"}
+    made = import_attempts(
+        [file], tmp_path / "traces", options=ImportOptions(references={"q1": known})
+    )
+    assert shares(made) == {("gpt", ""): (1, 2, 0.5)}
+    told = {"requests that failed, left out (2)", "questions without a reference, left out (1)"}
+    assert told <= set(made.notes)
+
+
+@QUIET
+def test_completions_of_trl(tmp_path):
+    prompt = [{"role": "user", "content": "1 + 1?"}]
+    rows = {
+        "step": [1, 1, 2],
+        "prompt": [prompt] * 3,
+        "completion": [[{"role": "assistant", "content": f"It is {n}."}] for n in (2, 3, 2)],
+        "accuracy_reward": [1.0, 0.0, 1.0],
+        "length_reward": [0.3, 0.4, 0.5],
+        "advantage": [0.5, -0.5, 0.0],
+    }
+    file = tmp_path / "completions_00002.parquet"
+    pq.write_table(pa.table(rows), file)
+    constants = {"model": "qwen"}
+    with pytest.raises(TraceFormatError, match=r"\['accuracy_reward', 'length_reward'\]"):
+        import_attempts([file], tmp_path / "t", options=ImportOptions(constants=constants))
+    options = ImportOptions(metrics=["accuracy_reward"], constants=constants)
+    with pytest.warns(UserWarning, match="training steps 1 to 2"):
+        made = import_attempts([file], tmp_path / "traces", options=options)
+    assert shares(made) == {("qwen", "trl"): (1, 3, 0.667)}
+
+
+@QUIET
+def test_results_of_verifiers(tmp_path):
+    (tmp_path / "metadata.json").write_text('{"model": "m", "env_id": "sums", "avg_reward": 0.5}')
+    rows = [
+        {
+            "example_id": 0, "prompt": [{"role": "user", "content": "1 + 1?"}], "answer": "2",
+            "completion": [{"role": "assistant", "content": f"It is {n}."}],
+            "reward": float(n == 2),
+            "metrics": {"correct": float(n == 2)}, "is_truncated": n == 3, "error": None,
+            "token_usage": {"input_tokens": 8.0, "output_tokens": 5.0},
+        }
+        for n in (2, 3)
+    ]  # fmt: skip
+    file = write(tmp_path / "results.jsonl", rows)
+    made = import_attempts([file], tmp_path / "traces")
+    assert shares(made) == {("m", "sums"): (1, 2, 0.5)}
+    attempts = TraceSet.read(tmp_path / "traces").attempts
+    assert attempts["finish_reason"].to_pylist() == ["stop", "length"]
+    write(file, [rows[0] | {"reward": 0.4}])
+    with pytest.raises(TraceFormatError, match="line 1, column reward: expected 1 for right"):
+        import_attempts([file], tmp_path / "x")
+
+
+@QUIET
+def test_a_run_of_helm(tmp_path):
+    def state(n, text, **more):
+        return {
+            "instance": {
+                "id": f"id{n}", "input": {"text": f"{n} + 1?"},
+                "references": [{"output": {"text": str(n + 1)}, "tags": ["correct"]}],
+            },
+            "request": {"prompt": f"Question: {n} + 1?"}, "train_trial_index": 0,
+            "result": {"success": True, "completions": [{"text": text, "tokens": []}]},
+        } | more  # fmt: skip
+
+    (tmp_path / "run_spec.json").write_text('{"name": "sums:n=2,model=org_m"}')
+    stats = [
+        {
+            "instance_id": f"id{n}", "train_trial_index": 0,
+            "stats": [{"name": {"name": "exact_match"}, "mean": float(n == 0)},
+                      {"name": {"name": "num_output_tokens"}, "mean": 4}],
+        }
+        for n in range(3)
+    ]  # fmt: skip
+    (tmp_path / "per_instance_stats.json").write_text(json.dumps(stats))
+    states = [state(0, "1"), state(1, "7"), state(2, "", result={"success": False})]
+    run = {"adapter_spec": {"model": "org/m"}, "request_states": states}
+    file = write(tmp_path / "scenario_state.json", [run])
+    made = import_attempts([file], tmp_path / "traces")
+    assert shares(made) == {("org/m", "sums:n=2"): (2, 2, 0.5)}
+    assert "requests that failed, left out (1)" in made.notes
+
+
+@QUIET
+def test_results_of_simple_evals(tmp_path):
+    page = "<p>Correct Answer: 2</p>\n<p>Extracted Answer: {n}</p>\n<p>Score: {score}</p>"
+    chats = [
+        [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": f"Answer: {n}"}]
+        for n in (2, 3)
+    ]
+    pages = [page.format(n=n, score=float(n == 2)) for n in (2, 3)]
+    result = {"score": 0.5, "metrics": {}, "htmls": pages, "convos": chats}
+    file = write(tmp_path / "math_gpt-4_allresults.json", [result])
+    made = import_attempts([file], tmp_path / "traces")
+    assert shares(made) == {("gpt-4", "math"): (1, 2, 0.5)}
+
+
+@QUIET
+def test_results_of_evalplus(tmp_path):
+    solutions = [
+        {"task_id": "HumanEval/0", "solution": f"def f(): return {n}",
+         "base_status": "pass", "plus_status": "pass" if n else "fail"}
+        for n in range(3)
+    ]  # fmt: skip
+    content = {"date": "2026", "hash": "x", "eval": {"HumanEval/0": solutions}}
+    file = write(tmp_path / "org--m_eval_results.json", [content])
+    known = {"question_id": "HumanEval/0", "question": "def f():", "reference": "-"}
+    with pytest.raises(TraceFormatError, match="HumanEval/0, solution 1, column question"):
+        import_attempts([file], tmp_path / "x")
+    for metrics, right in (((), 0.667), (("base",), 1)):
+        options = ImportOptions(references={"HumanEval/0": known}, metrics=metrics)
+        made = import_attempts([file], tmp_path / f"traces{len(metrics)}", options=options)
+        assert shares(made) == {("org--m", "HumanEval"): (1, 3, right)}

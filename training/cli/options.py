@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -53,4 +54,19 @@ def numbers(option: str, entries: tuple[str, ...] | list[str]) -> dict[str, floa
             found[name] = float(number)
         except ValueError:
             raise ConfigError(f"{option}: expected MODEL=NUMBER, found {entry!r}") from None
+    return found
+
+
+def pairs(option: str, entries: Sequence[str]) -> dict[str, str]:
+    """Words by word, from WORD=WORD each.
+
+    Raises:
+        ConfigError: an entry is something else.
+    """
+    found = {}
+    for entry in entries:
+        name, mark, word = entry.partition("=")
+        if not (name and mark and word):
+            raise ConfigError(f"{option}: expected NAME=VALUE, found {entry!r}")
+        found[name] = word
     return found

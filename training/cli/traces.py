@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,7 @@ from rich.table import Table
 
 from controller.bundled import bundled
 from controller.errors import ConfigError
-from training.cli.options import Json, Traces, numbers
+from training.cli.options import Json, Traces, numbers, pairs
 from training.report.view import progress_bar
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def verify(
 def import_(
     files: Annotated[
         list[Path],
-        typer.Argument(help="lm-evaluation-harness or allot serve logs, CSV, JSONL, parquet."),
+        typer.Argument(help="Logs of evaluations, of allot serve, or tables: docs/traces.md."),
     ],
     out: Annotated[Path, typer.Option(help="Directory of the trace set.")],
     small: Annotated[
@@ -76,7 +77,7 @@ def import_(
     ] = None,
     references: Annotated[
         Path | None,
-        typer.Option(help="For logs of allot serve: reference by question_id or question."),
+        typer.Option(help="For logs without: question and reference, by question_id or question."),
     ] = None,
     answers: Annotated[
         str | None,
@@ -85,19 +86,54 @@ def import_(
             help="Of answers, see docs/answers.md; default: auto, and what a harness has read.",
         ),
     ] = None,
+    filters: Annotated[
+        list[str] | None,
+        typer.Option("--filter", help="Of lm-evaluation-harness: whose answers count; repeatable."),
+    ] = None,
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option("--metric", help="Tells what is right, by 0 and 1; repeatable."),
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option("--map", help="THEIRS=OURS, a column by its name here; repeatable."),
+    ] = None,
+    constants: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="COLUMN=VALUE, where a log does not tell; repeatable."),
+    ] = None,
+    as_json: Json = False,
 ) -> None:
     """Make a trace set from generations that were recorded elsewhere."""
     from controller.answers import load_kind
     from envs.traces.importing import import_attempts
+    from envs.traces.logs import ImportOptions
     from envs.traces.served import read_references
+    from training.report.show import print_rows
 
-    sizes = numbers("parameters", parameters or [])
-    known = read_references(references) if references else {}
-    kind = None if answers is None else load_kind(answers).name
-    for missing in import_attempts(
-        files, out, small=small, parameters=sizes, references=known, answers=kind
-    ):
-        console.print(f"missing {missing}", highlight=False)
+    made = import_attempts(
+        files,
+        out,
+        small=small,
+        parameters=numbers("parameters", parameters or []),
+        options=ImportOptions(
+            filters=filters or (),
+            metrics=metrics or (),
+            columns=pairs("map", columns or []),
+            constants=pairs("set", constants or []),
+            references=read_references(references) if references else {},
+            answers=None if answers is None else load_kind(answers).name,
+        ),
+    )
+    if as_json:
+        print(json.dumps(asdict(made), indent=1))
+        return
+    for told, sentences in (("took", made.notes), ("missing", made.missing)):
+        for sentence in sentences:
+            console.print(f"{told} {sentence}", highlight=False, soft_wrap=True)
+    for dataset in dict.fromkeys(group.dataset for group in made.groups):
+        rows = [group.shown for group in made.groups if group.dataset == dataset]
+        print_rows(dataset or str(out), rows)
     console.print(f"{out}: ready for allot train --traces {out}", highlight=False)
 
 

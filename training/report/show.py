@@ -28,7 +28,9 @@ def command_line(program: str = "allot") -> str:
 
 def print_rows(title: str, rows: Sequence[dict[str, Any]]) -> None:
     """Print rows of names and shares as a table."""
-    table = Table(*rows[0], title=title)
+    table = Table(title=title)
+    for name in rows[0]:
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(f"{v:.1%}" if isinstance(v, float) else str(v) for v in row.values()))
     Console().print(table)

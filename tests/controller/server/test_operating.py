@@ -27,6 +27,7 @@ from controller.process.observation import NUM_FEATURES
 from controller.server.keys import Keys, key_digest
 from envs.traces.format import TraceSet, model_spec
 from envs.traces.importing import import_attempts
+from envs.traces.logs import ImportOptions
 from envs.traces.served import read_references
 from envs.traces.table import build_table
 from tests.controller.server.conftest import CONTROLLER, PROMPT_LENGTH, QUESTION, ladder
@@ -218,7 +219,8 @@ def _import(tmp_path, log, rows):
     references = tmp_path / "references.jsonl"
     known = [{"question_id": f"id {n}", "reference": "2"} for n in range(10)]
     references.write_text("\n".join(json.dumps(row) for row in known))
-    import_attempts([log], tmp_path / "traces", references=read_references(references))
+    options = ImportOptions(references=read_references(references))
+    import_attempts([log], tmp_path / "traces", options=options)
     traces = TraceSet.read(tmp_path / "traces")
     ids = {row["question_id"] for row in known}
     made = [a for row in rows if row["question_id"] in ids for a in row["attempts"]]
@@ -230,7 +232,7 @@ def _import(tmp_path, log, rows):
     assert smaller < larger
     tried = {row["question_id"] for row in rows if any(a["rung"] == 0 for a in row["attempts"])}
     table = build_table(traces, ["train", "validation", "test"], ["small"])
-    assert set(table.question_ids) == tried & ids
+    assert set(table.question_ids) == {f"served/{name}" for name in tried & ids}
 
 
 def test_key_files(tmp_path):

@@ -314,5 +314,5 @@ def test_question_files(tmp_path):
     assert sum(len(members) for members in splits.values()) == 200
     assert min(len(members) for members in splits.values()) > 5
     path.write_text('{"question": "no reference"}')
-    with pytest.raises(TraceFormatError, match="row 1: expected text in column 'reference'"):
+    with pytest.raises(TraceFormatError, match="line 1, column reference: expected text"):
         read_questions(path)

@@ -1,0 +1,181 @@
+"""Records of a file, one at a time, with the place that each was found at.
+
+JSON Lines, JSON (an object or an array), CSV, TSV and tables separated by semicolons, parquet, and
+the `.eval` archives of inspect_ai.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import struct
+import sys
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from controller.errors import TraceFormatError
+
+Row = dict[str, Any]
+
+EXPECTED = "JSON Lines, JSON, CSV, TSV, parquet or an inspect_ai archive (.eval)"
+
+_DELIMITERS = ",;\t"
+_BATCH = 4096
+_ZSTANDARD = 93
+_FAULTS = (
+    json.JSONDecodeError,
+    UnicodeDecodeError,
+    csv.Error,
+    pa.ArrowException,
+    zipfile.BadZipFile,
+    EOFError,
+    OSError,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One row of a table, line of a log, or entry of an array.
+
+    Attributes:
+        path: of the file.
+        place: where in it, as people look for it, such as "line 7".
+        row: by column.
+    """
+
+    path: Path
+    place: str
+    row: Row
+
+    def error(self, column: str, expected: str, found: Any) -> TraceFormatError:
+        """An error that names file, line, column, what was expected and what was found."""
+        shown = repr(found)
+        shown = shown if len(shown) <= 100 else f"{shown[:100]}..."
+        return TraceFormatError(
+            f"{self.path}, {self.place}, column {column}: expected {expected}, found {shown}"
+        )
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """The records of a file, in order.
+
+    Raises:
+        TraceFormatError: the file is missing, of no known form, or damaged.
+    """
+    if not path.is_file():
+        raise TraceFormatError(f"{path}: expected a file ({EXPECTED}), found none")
+    place = "start"
+    try:
+        for place, row in _rows(path):
+            if not isinstance(row, dict):
+                raise TraceFormatError(
+                    f"{path}, {place}: expected an object with columns, found {row!r:.60}"
+                )
+            yield Record(path=path, place=place, row=row)
+    except _FAULTS as error:
+        raise TraceFormatError(f"{path}, after {place}: expected {EXPECTED}: {error}") from None
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        yield from _parquet(path)
+    elif suffix in (".csv", ".tsv"):
+        yield from _separated(path)
+    elif suffix == ".eval":
+        yield from _archive(path)
+    else:
+        yield from _json(path)
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
+    with pq.ParquetFile(path) as file:
+        rows = chain.from_iterable(batch.to_pylist() for batch in file.iter_batches(_BATCH))
+        for number, row in enumerate(rows, start=1):
+            yield f"row {number}", row
+
+
+def _separated(path: Path) -> Iterator[tuple[str, Any]]:
+    """Rows of a table whose cells are separated by whichever mark its first line has most of."""
+    csv.field_size_limit(sys.maxsize)  # by default texts of 131,072 characters are refused
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        header = file.readline()
+        file.seek(0)
+        delimiter = max(_DELIMITERS, key=header.count)
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        names = next(reader, [])
+        if len(set(names)) < len(names) or not all(names):
+            raise TraceFormatError(f"{path}, line 1: expected different names, found {names}")
+        for cells in reader:
+            if not cells:
+                continue
+            if len(cells) != len(names):
+                raise TraceFormatError(
+                    f"{path}, line {reader.line_num}: expected {len(names)} cells separated by "
+                    f"{delimiter!r}, found {len(cells)}"
+                )
+            row = {name: cell or None for name, cell in zip(names, cells, strict=True)}
+            yield f"line {reader.line_num}", row
+
+
+def _archive(path: Path) -> Iterator[tuple[str, Any]]:
+    with zipfile.ZipFile(path) as archive:
+        if "header.json" not in archive.namelist():
+            raise TraceFormatError(f"{path}: expected header.json in it, as of a run that ended")
+        header = json.loads(_member(archive, archive.getinfo("header.json")))
+        for info in archive.infolist():
+            if info.filename.startswith("samples/"):
+                sample = json.loads(_member(archive, info))
+                yield info.filename, {"eval": header["eval"]} | sample
+
+
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """The content of a file in an archive, which `zipfile` cannot read where it is Zstandard's.
+
+    Source: the local file header in section 4.3.7 of PKWARE's .ZIP file format specification.
+    """
+    if info.compress_type != _ZSTANDARD:
+        return archive.read(info)
+    file = archive.fp
+    assert file is not None
+    file.seek(info.header_offset + 26)
+    name, extra = struct.unpack("<HH", file.read(4))
+    file.seek(name + extra, os.SEEK_CUR)
+    content = pa.py_buffer(file.read(info.compress_size))
+    plain: bytes = pa.input_stream(content, compression="zstd").read()
+    return plain
+
+
+def _json(path: Path) -> Iterator[tuple[str, Any]]:
+    """Lines of JSON, or else one JSON text, whose array stands for its entries.
+
+    Lines end at a line feed alone: JSON may hold U+2028, U+0085 and their like inside strings.
+    """
+    with path.open(newline="\n", encoding="utf-8-sig") as file:
+        first = next((line for line in file if line.strip()), "")
+        try:
+            is_lines = isinstance(json.loads(first or "0"), dict)
+        except json.JSONDecodeError:
+            is_lines = False
+        file.seek(0)
+        if is_lines or not first:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield f"line {number}", json.loads(line)
+            return
+        if first.lstrip()[0] not in "[{":
+            raise TraceFormatError(f"{path}, line 1: expected {EXPECTED}, found {first[:60]!r}")
+        content = json.load(file)
+    if isinstance(content, dict):
+        yield "object", content
+        return
+    for number, entry in enumerate(content, start=1):
+        yield f"entry {number}", entry

@@ -1,0 +1,161 @@
+"""The columns of an attempt that is imported, and what each may hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from controller.process.actions import ACTIONS, REVISING
+from envs.questions.files import SPLITS
+from envs.records import Record
+from envs.traces.logs import Row, right_answers, truth
+
+_MOST = 2**31 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """What a column may hold.
+
+    Attributes:
+        expected: in words, for messages.
+        read: from what a file holds to what is kept; ValueError or TypeError for other things.
+    """
+
+    expected: str
+    read: Callable[[Any], Any]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _name(value: Any) -> str:
+    if isinstance(value, (bool, float, dict, list)):
+        raise TypeError
+    return str(value)
+
+
+def _answer(value: Any) -> str:
+    if isinstance(value, (dict, list)) or value != value:
+        raise TypeError
+    return str(value)
+
+
+def _reference(value: Any) -> list[str]:
+    if isinstance(value, dict) or value != value:
+        raise TypeError
+    return right_answers(value)
+
+
+def _whole(least: int) -> Callable[[Any], int]:
+    def read(value: Any) -> int:
+        number = float(value)
+        if isinstance(value, bool) or number % 1 or not least <= number <= _MOST:
+            raise ValueError
+        return int(number)
+
+    return read
+
+
+def _number(least: float, most: float) -> Callable[[Any], float]:
+    def read(value: Any) -> float:
+        number = float(value)
+        if isinstance(value, bool) or not least <= number <= most:
+            raise ValueError
+        return number
+
+    return read
+
+
+def _one_of(*names: str) -> Callable[[Any], str]:
+    def read(value: Any) -> str:
+        if value not in names:
+            raise ValueError
+        return str(value)
+
+    return read
+
+
+_ACTIONS = tuple(kind.value for kind, spec in ACTIONS.items() if spec.attempt)
+_NAME = Column(expected="a name", read=_name)
+_COUNT = Column(expected="a whole number from 0", read=_whole(0))
+_LOGPROB = Column(expected="nats, a number up to 0", read=_number(-math.inf, 0))
+
+COLUMNS: Mapping[str, Column] = {
+    "question": Column(expected="text", read=_text),
+    "reference": Column(expected="a right answer or a list of them", read=_reference),
+    "question_id": _NAME,
+    "dataset": _NAME,
+    "level": _COUNT,
+    "split": Column(expected=f"one of {list(SPLITS)}", read=_one_of(*SPLITS)),
+    "model": _NAME,
+    "parameters": Column(expected="a number above 0", read=_number(1, math.inf)),
+    "rung": _COUNT,
+    "action": Column(expected=f"one of {list(_ACTIONS)}", read=_one_of(*_ACTIONS)),
+    "attempt_id": _NAME,
+    "parent_id": _NAME,
+    "answer": Column(expected="text or a number", read=_answer),
+    "text": Column(expected="text", read=_text),
+    "correct": Column(expected="1 or true for right, 0 or false for wrong", read=truth),
+    "prompt_tokens": _COUNT,
+    "completion_tokens": _COUNT,
+    "cached_tokens": _COUNT,
+    "finish_reason": _NAME,
+    "seconds": Column(expected="a number from 0", read=_number(0, math.inf)),
+    "mean_logprob": _LOGPROB,
+    "min_logprob": _LOGPROB,
+    "verifier_score": Column(expected="a number from 0 to 1", read=_number(0, 1)),
+}
+"""Columns of an attempt that is imported."""
+
+NEEDED = ("question", "model")
+
+_MAY_BE_EMPTY = ("text", "answer")
+"""A model may have written nothing, and a harness may have found no answer."""
+
+
+def checked(record: Record, row: Row, constants: Mapping[str, Any]) -> tuple[Row, set[str]]:
+    """An attempt whose columns hold what they may, and the columns that mean nothing here.
+
+    Args:
+        record: where the attempt was found.
+        row: the attempt.
+        constants: for columns that it lacks.
+
+    Raises:
+        TraceFormatError: a column holds something else, or one that is needed is missing.
+    """
+    kept: Row = {}
+    unknown = set()
+    for name, value in (row if not constants else {**constants, **_told(row)}).items():
+        column = COLUMNS.get(name)
+        if column is None:
+            unknown.add(name)
+        elif value is not None and (value != "" or name in _MAY_BE_EMPTY):
+            try:
+                kept[name] = column.read(value)
+            except (TypeError, ValueError, OverflowError):
+                raise record.error(name, column.expected, value) from None
+    for name in NEEDED:
+        if not kept.get(name, "").strip():
+            raise record.error(
+                name, f"{COLUMNS[name].expected}; see --map and --set {name}=VALUE", row.get(name)
+            )
+    if "text" not in kept and "completion_tokens" not in kept:
+        raise record.error(
+            "completion_tokens", "a whole number from 0, or the text that it can be told by", None
+        )
+    if "correct" not in kept and not kept.get("reference"):
+        raise record.error("correct", "a column correct, or a reference to grade with", None)
+    if kept.get("action") in REVISING and "parent_id" not in kept:
+        raise record.error("parent_id", "the attempt_id of what is revised", None)
+    return kept, unknown
+
+
+def _told(row: Row) -> Row:
+    return {name: value for name, value in row.items() if value is not None}

@@ -1,0 +1,216 @@
+"""What a log is read with, and the choices that only the person who imports it can make."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from controller.answers import UNSTATED, AnswerKind, answer_kind, is_right
+from controller.errors import TraceFormatError
+from envs.records import Record, read_records
+
+Row = dict[str, Any]
+
+TRUTHS = {"1": True, "1.0": True, "true": True, "yes": True, "c": True} | dict.fromkeys(
+    ("0", "0.0", "false", "no", "i", "n"), False
+)
+"""Spellings of right and wrong; C, I and N (no answer) are those of inspect_ai."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions:
+    """What the person who imports says about logs.
+
+    Attributes:
+        filters: of lm-evaluation-harness; of each log the first one that it has.
+        metrics: that tell which attempts are right; of each log the first one that it has.
+        columns: fields of an attempt by the column that holds them.
+        constants: fields of all attempts whose log does not tell them.
+        references: rows by question id and by question, for logs without ground truth.
+        answers: kind of the answers, which are read and graded again; None to take a
+            harness's answers and scores where it has them.
+    """
+
+    filters: Sequence[str] = ()
+    metrics: Sequence[str] = ()
+    columns: Mapping[str, str] = field(default_factory=dict)
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    references: Mapping[str, Row] = field(default_factory=dict)
+    answers: str | None = None
+
+
+@dataclass(kw_only=True)
+class Log:
+    """One file that is being imported.
+
+    Attributes:
+        path: the file.
+        options: of the import.
+        notes: what was chosen or guessed, and how often.
+        doubts: what to warn of, and how often.
+        unread: columns that mean nothing here.
+        kind: of the answers of this log, where it is known to be another one.
+        stated: share of attempts that are right, as the harness tells.
+        attempts: how many there are so far.
+        right: of those.
+        steps: of the training whose completions these are.
+        used: filters, metrics and columns that the person named and this log has.
+        beside_it: what was read beside the log, by name.
+    """
+
+    path: Path
+    options: ImportOptions
+    notes: Counter[str] = field(default_factory=Counter)
+    doubts: Counter[str] = field(default_factory=Counter)
+    unread: dict[str, None] = field(default_factory=dict)
+    kind: str | None = None
+    stated: float | None = None
+    attempts: int = 0
+    right: int = 0
+    steps: set[int] = field(default_factory=set)
+    used: set[str] = field(default_factory=set)
+    beside_it: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def answer_kind(self) -> AnswerKind:
+        """How answers of this log are read."""
+        return answer_kind(self.options.answers or self.kind or UNSTATED)
+
+    def beside(self, name: str) -> Any:
+        """The JSON in the file of that name beside the log, read once; an empty object if none."""
+        if name not in self.beside_it:
+            path = self.path.with_name(name)
+            self.beside_it[name] = _read_json(path) if path.exists() else {}
+        return self.beside_it[name]
+
+    @cached_property
+    def filters(self) -> list[str]:
+        """Filters of a log of lm-evaluation-harness, as they appear in it."""
+        return list(
+            dict.fromkeys(str(record.row.get("filter")) for record in read_records(self.path))
+        )
+
+    def metric(self, record: Record, found: Collection[str], known: Collection[str] = ()) -> str:
+        """The metric that tells what is right.
+
+        Args:
+            record: that is read.
+            found: metrics that it has.
+            known: those whose meaning is known to be right or wrong; all when empty.
+
+        Raises:
+            TraceFormatError: there is none, or more than one and none was chosen.
+        """
+        chosen = next((name for name in self.options.metrics if name in found), None)
+        candidates = [name for name in found if not known or name in known]
+        if chosen is None and len(candidates) != 1:
+            told = f", one of {sorted(known)}" if known and not candidates else ""
+            raise record.error(
+                "metrics",
+                f"a metric that is 1 for right and 0 for wrong{told}; say which is by --metric",
+                sorted(found),
+            )
+        chosen = chosen or candidates[0]
+        self.used.add(chosen)
+        self.notes[f"right by {chosen}"] += 1
+        return chosen
+
+    def filter(self, record: Record) -> str:
+        """The filter whose answers and scores count.
+
+        Raises:
+            TraceFormatError: there are several and none was chosen.
+        """
+        wanted = [name for name in self.options.filters if name in self.filters]
+        if not wanted and len(self.filters) > 1:
+            raise record.error("filter", "one filter; say which by --filter", self.filters)
+        self.used.update(wanted)
+        return (wanted or self.filters)[0]
+
+    def known(self, name: str, question: str | None = None) -> Row | None:
+        """The row of `--references` for a question; None if there is none."""
+        references = self.options.references
+        return references.get(name) or references.get(question or name)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise TraceFormatError(f"{path}: expected JSON: {error}") from None
+
+
+def truth(value: Any) -> bool:
+    """Whether a score means right.
+
+    Raises:
+        ValueError: it is neither right nor wrong.
+
+    >>> truth("C"), truth(0.0)
+    (True, False)
+    """
+    found = TRUTHS.get(str(value).strip().lower())
+    if found is None:
+        raise ValueError(value)
+    return found
+
+
+def right_answers(reference: Any) -> list[str]:
+    """The answers that a reference calls right: itself, or the entries of a list.
+
+    lm-evaluation-harness writes a list as Python spells it.
+
+    >>> right_answers("['5', 'five']"), right_answers("[0, 5)"), right_answers(5)
+    (['5', 'five'], ['[0, 5)'], ['5'])
+    """
+    if isinstance(reference, str) and reference.startswith("["):
+        try:
+            entries = ast.literal_eval(reference)
+        except (ValueError, SyntaxError):
+            entries = None
+        if isinstance(entries, list) and entries and all(isinstance(e, str) for e in entries):
+            return entries
+    if isinstance(reference, (list, tuple)):
+        return [str(entry) for entry in reference]
+    return [] if reference is None else [str(reference)]
+
+
+@lru_cache(65_536)
+def is_one_of(kind: AnswerKind, answer: str | None, references: tuple[str, ...]) -> bool:
+    """Whether an answer is one of the right ones."""
+    return any(is_right(kind, answer, reference) for reference in references)
+
+
+def conversation(messages: Any) -> str:
+    """What a model was asked: a text, or the messages of a chat.
+
+    >>> conversation([{"role": "user", "content": "1 + 1?"}])
+    '1 + 1?'
+    """
+    if not isinstance(messages, (list, tuple)):
+        return str(messages)
+    texts = [(message.get("role"), message_text(message)) for message in messages]
+    if len(texts) == 1:
+        return texts[0][1]
+    return "\n\n".join(f"{role}: {text}" for role, text in texts)
+
+
+def message_text(message: Mapping[str, Any]) -> str:
+    """The text of one message of a chat, in one piece or in parts."""
+    content = message.get("content")
+    parts = content if isinstance(content, (list, tuple)) else [content]
+    return "".join(_texts(parts))
+
+
+def _texts(parts: Sequence[Any]) -> Iterator[str]:
+    for part in parts:
+        if isinstance(part, Mapping):
+            yield str(part.get("text") or "")
+        elif part is not None:
+            yield str(part)
