@@ -206,8 +206,6 @@ class LadderBuilder:
 
         trained, upstream = self.checkpoint.models[rung], self.upstream
         adapted = any(adapter.name == "reviser" for adapter in trained.adapters)
-        # Servers sample as they did for the traces, if that is known.
-        known = {} if trained.temperature is None else {"temperature": trained.temperature}
         endpoint = Endpoint(
             base_url=place.url or "",
             model=place.model or "",
@@ -220,7 +218,9 @@ class LadderBuilder:
             max_new_tokens=self._longest(rung),
             asks_n=upstream.upstream_n,
             streams=upstream.upstream_stream,
-            body={**known, **upstream.body},
+            # Servers sample as they did for the traces, if that is known.
+            temperature=trained.temperature,
+            body=upstream.body,
             wants_logprobs=self.checkpoint.config.reads_logprobs,
             prompt=prompt,
             prompt_length=trained.prompt_length if prompt == trained.prompt else None,

@@ -168,7 +168,8 @@ class Service:
     ) -> Response:
         if asked.model != MODEL:
             raise HTTPException(404, f"model: expected {MODEL!r}; see /v1/models")
-        terms, question = read_terms(asked.allot, request.headers, asked.seed), asked.question()
+        terms = read_terms(asked.allot, request.headers, seed=asked.seed, metadata=asked.metadata)
+        question = asked.question()
         self._check_room()
         await self.engine.check(question, terms, sticky=asked.user)
         caller, context = self._caller(request), propagate.extract(request.headers)
@@ -228,7 +229,7 @@ class Service:
         """POST /v1/decide."""
         self._caller(request)
         asked = DecideRequest.model_validate_json(await request.body())
-        terms = read_terms(asked.allot, request.headers, None)
+        terms = read_terms(asked.allot, request.headers)
         variant = self.engine.variants.assign(terms.question_id or "")
         return JSONResponse(decide(asked, terms, variant))
 

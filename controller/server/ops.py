@@ -106,6 +106,7 @@ def episode_fields(served: Served, *, texts: bool) -> dict[str, Any]:
         "price": served.terms.price,
         "round_price": served.terms.round_price,
         "budget": served.terms.budget,
+        "metadata": served.terms.metadata,
         "wall_s": round(served.wall_s, 6),
         "decisions": [_decision(decision) for decision in served.decisions],
         "attempts": [

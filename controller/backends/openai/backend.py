@@ -30,15 +30,18 @@ from controller.backends.openai.replies import (
     StreamReader,
     Written,
     read_completion,
+    told_logprobs,
     within,
 )
 from controller.backends.openai.resilience import (
     MAX_RETRY_AFTER_S,
+    OPTIONAL,
     REJECTED,
     CircuitBreaker,
     Quirks,
     RetryBudget,
     UpstreamError,
+    named_fields,
     pause_s,
     unsent,
     upstream_error,
@@ -69,7 +72,6 @@ class OpenAIBackend(Backend):
     """
 
     reads_prompts = False
-    takes_fields = True
 
     def __init__(
         self,
@@ -99,11 +101,15 @@ class OpenAIBackend(Backend):
                 rung=0,
                 parameters=endpoint.parameters,
                 max_new_tokens=endpoint.max_new_tokens,
-                temperature=endpoint.body.get("temperature"),
+                temperature=endpoint.body.get("temperature", endpoint.temperature),
                 prompt=endpoint.prompt,
                 prompt_length=endpoint.prompt_length,
             ),
         )
+
+    def takes(self, field: str) -> bool:
+        """Whatever the operator does not set."""
+        return field not in self.endpoint.body
 
     def available(self, rung: int) -> bool:
         """Whether the circuit breaker lets requests through."""
@@ -195,7 +201,7 @@ class OpenAIBackend(Backend):
         """
         answered = await self._answered(requests[0], len(requests))
         if isinstance(answered, Attempt):
-            if answered.error == REJECTED:
+            if (answered.error or "").startswith(REJECTED):
                 return []
             others = [self._failed(request, answered.error or "") for request in requests[1:]]
             return [answered, *others]
@@ -280,13 +286,13 @@ class OpenAIBackend(Backend):
         body: dict[str, Any] = {"max_tokens": self._longest(request.question)}
         if self.endpoint.wants_logprobs:
             body["logprobs"] = True
-        if self.endpoint.seed is not None:
-            body["seed"] = stream_seed(
-                stream_name(self.endpoint.seed, self.endpoint.shown_name, request)
-            )
         if n > 1:
             body["n"] = n
-        body |= request.question.fields
+        body |= {"temperature": self.endpoint.temperature, **request.question.fields}
+        seed = body.get("seed", self.endpoint.seed)
+        if seed is not None:
+            # Attempts that had one seed would be one attempt.
+            body["seed"] = stream_seed(stream_name(seed, self.endpoint.shown_name, request))
         body |= self.endpoint.body
         body |= {"model": self._model(request), "messages": self._chat(request)}
         return self.quirks.suited({k: v for k, v in body.items() if v is not None})
@@ -314,9 +320,11 @@ class OpenAIBackend(Backend):
             raise
         except Exception as error:  # the client raises what the server's bytes provoke
             failure = upstream_error(error, reader.wasted)
-            own = {name: body[name] for name in body.keys() - request.question.fields.keys()}
-            if self.quirks.learn(error, own):
+            asked = request.question.fields
+            if self.quirks.learn(error, {f for f in body if f in OPTIONAL or f not in asked}):
                 failure.retryable, failure.retry_after_s = True, 0.0
+            elif failure.kind == REJECTED:
+                failure.kind = ":".join((REJECTED, *named_fields(error, asked)[:1]))
             raise failure from None
 
     def _noted(self, answered: Answered) -> Answered:
@@ -355,6 +363,7 @@ class OpenAIBackend(Backend):
             how=how,
             text=text,
             calls=written.calls,
+            told=told_logprobs(written.entries) if request.question.fields.get("logprobs") else (),
             # A chat does not go on after calls but with what they return.
             num_revisions=0 if written.calls else blank.num_revisions,
             prompt_tokens=prompt,

@@ -58,6 +58,7 @@ class Endpoint:
         streams: stream from the server, so that slow is told from dead and the tokens of
             cancelled attempts are known.
         wants_logprobs: ask for log-probabilities.
+        temperature: of attempts, where a request does not say; None for the server's own.
         body: further fields of each request, such as decoding settings, in place of those of the
             same name that are sent otherwise; None leaves one off.
         aliases: other names under which the server may answer.
@@ -89,6 +90,7 @@ class Endpoint:
     asks_n: bool = False
     streams: bool = False
     wants_logprobs: bool = True
+    temperature: float | None = None
     body: Mapping[str, Any] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
     prompt: tuple[Message, ...] = ()

@@ -19,7 +19,7 @@ _ROUNDING = 1e-3
 """Servers round log-probabilities of about 0 to slightly more."""
 
 STALLED = "stalled"
-_LONGEST_REASON, _LONGEST_ID, _MOST_CALLS = 32, 128, 128
+_LONGEST_REASON, _LONGEST_ID, _MOST_CALLS, _MOST_ALTERNATIVES = 32, 128, 128, 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,7 @@ class Written:
     """One choice of a completion.
 
     Attributes:
+        entries: of `logprobs.content`, as the server has them.
         logprobs: of its tokens, in nats; empty if unknown or implausible.
         tokens: that it has, thinking included; None if unknown.
         calls: of tools, as OpenAI has them.
@@ -34,6 +35,7 @@ class Written:
 
     text: str
     calls: tuple[dict[str, Any], ...] = ()
+    entries: tuple[Any, ...] = ()
     logprobs: tuple[float, ...] = ()
     tokens: int | None = None
     finish_reason: str | None = None
@@ -66,7 +68,8 @@ def read_completion(response: object) -> Answered:
         Written(
             text=text,
             calls=_calls(getattr(getattr(choice, "message", None), "tool_calls", None)),
-            logprobs=_logprobs(choice),
+            entries=(entries := _entries(choice)),
+            logprobs=_logprobs(entries),
             tokens=completion,
             finish_reason=_reason(choice),
         )
@@ -177,7 +180,7 @@ class StreamReader:
             self.unseen += bool(_thought(choice.delta))
             for call in choice.delta.tool_calls or ():
                 self._add_call(call)
-            self.logprobs.extend(getattr(choice.logprobs, "content", None) or [])
+            self.logprobs.extend(_entries(choice))
             self.finish_reason = _reason(choice) or self.finish_reason
 
     def _add_call(self, call: Any) -> None:
@@ -220,7 +223,8 @@ class StreamReader:
         written = Written(
             text=_clean("".join(self.texts)),
             calls=tuple(_call(number, *parts) for number, parts in sorted(self.calls.items())),
-            logprobs=plausible_logprobs(getattr(e, "logprob", None) for e in self.logprobs),
+            entries=tuple(self.logprobs),
+            logprobs=_logprobs(self.logprobs),
             tokens=completion if completion is not None else self.pieces,
             finish_reason=self.finish_reason,
         )
@@ -267,11 +271,33 @@ def _clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _logprobs(choice: Any) -> tuple[float, ...]:
+def _entries(choice: Any) -> tuple[Any, ...]:
     content = getattr(getattr(choice, "logprobs", None), "content", None)
-    if not isinstance(content, list):
-        return ()
-    return plausible_logprobs(getattr(entry, "logprob", None) for entry in content)
+    return tuple(content) if isinstance(content, list) else ()
+
+
+def _logprobs(entries: Iterable[Any]) -> tuple[float, ...]:
+    return plausible_logprobs(getattr(entry, "logprob", None) for entry in entries)
+
+
+def told_logprobs(entries: Sequence[Any]) -> tuple[dict[str, Any], ...]:
+    """Entries of `logprobs.content` as OpenAI has them; none if they make no sense."""
+    return tuple(
+        {**_token(entry, value), "top_logprobs": _alternatives(entry)}
+        for entry, value in zip(entries, _logprobs(entries), strict=False)
+    )
+
+
+def _alternatives(entry: Any) -> list[dict[str, Any]]:
+    found = getattr(entry, "top_logprobs", None)
+    found = found[:_MOST_ALTERNATIVES] if isinstance(found, list) else []
+    return [_token(other, value) for other, value in zip(found, _logprobs(found), strict=False)]
+
+
+def _token(entry: Any, logprob: float) -> dict[str, Any]:
+    token = getattr(entry, "token", None)
+    text = _clean(token) if isinstance(token, str) else ""
+    return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
 
 
 def _shared(written: Sequence[Written], completion: int, *, alone: bool) -> list[Written]:

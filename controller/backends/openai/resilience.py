@@ -8,7 +8,7 @@ import random
 import re
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -25,6 +25,13 @@ from controller.process.cost import Usage
 _log = logging.getLogger("allot.upstream")
 
 _NEEDED = frozenset({"model", "messages", "stream"})
+OPTIONAL = frozenset(
+    {
+        *("temperature", "top_p", "presence_penalty", "frequency_penalty", "seed", "logprobs"),
+        *("prompt_cache_key", "safety_identifier"),
+    }
+)
+"""Fields of clients that servers take or refuse whatever their values, and answer without."""
 _SUCCESSORS = {"max_tokens": "max_completion_tokens"}
 """Names under which some servers take a field that they refuse."""
 
@@ -127,6 +134,19 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+def named_fields(error: Exception, fields: Iterable[str]) -> list[str]:
+    """Those fields of a request that a server's refusal names.
+
+    The server's own words are read, never shown: they may quote prompts.
+    """
+    if not isinstance(error, openai.APIStatusError) or error.status_code not in _BAD_REQUEST:
+        return []
+    said = f"{error.message} {error.body}"
+    if _TOO_LONG.search(said):
+        return []
+    return sorted(f for f in fields if f not in _NEEDED and re.search(rf"\b{re.escape(f)}\b", said))
 
 
 class BreakerState(StrEnum):
@@ -273,15 +293,9 @@ class Quirks:
         }
         return {name: value for name, value in renamed.items() if name not in self.refused}
 
-    def learn(self, error: Exception, body: Mapping[str, Any]) -> bool:
+    def learn(self, error: Exception, fields: Iterable[str]) -> bool:
         """Whether an error is about fields of a request that can be left off from now on."""
-        if not isinstance(error, openai.APIStatusError) or error.status_code not in _BAD_REQUEST:
-            return False
-        said = f"{error.message} {error.body}"
-        if _TOO_LONG.search(said):
-            return False
-        # The server's own words are read, never shown: they may quote prompts.
-        found = {f for f in body if f not in _NEEDED and re.search(rf"\b{re.escape(f)}\b", said)}
+        found = set(named_fields(error, fields)) - self.refused
         self.refused |= found
         for name in sorted(found):
             self._tell("field_refused", field=name)
