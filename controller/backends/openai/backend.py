@@ -55,6 +55,9 @@ _tracer = trace.get_tracer("allot")
 
 _PATH = "/chat/completions"
 
+_MOST_WRITTEN = 2**16
+"""Tokens of one attempt that a server is believed, thoughts that ignore `max_tokens` included."""
+
 TOO_LATE = "deadline"
 ATTEMPT_DEADLINE = "attempt_deadline"
 UNAVAILABLE = "breaker_open"
@@ -89,7 +92,7 @@ class OpenAIBackend(Backend):
         self.retries = retries or RetryBudget()
         self._rng = random.Random(seed)
         self._client = endpoint.client()
-        self._ignores_n = False
+        self._ignores_n, self._most = False, max(_MOST_WRITTEN, 4 * endpoint.max_new_tokens)
         self.quirks = Quirks(endpoint.shown_name, endpoint.names)
         self.lengths = PromptLengths(
             self._beside, endpoint.model, endpoint.prompt_length, endpoint.tokenize
@@ -343,7 +346,9 @@ class OpenAIBackend(Backend):
                 prompt += fit.tokens(request.parent.text or "")
         elif request.action is not ActionKind.REVISE:
             self.lengths.learn(request.question, prompt)
-        tokens = written.tokens if written.tokens is not None else fit.tokens(text)
+        tokens = written.tokens
+        if tokens is None or tokens > self._most:
+            tokens = fit.tokens(text)
         if len(answered.written) > 1:
             longest = self._longest(request.question)
             tokens = longest if written.finish_reason == CUT else min(tokens, longest)
@@ -355,17 +360,19 @@ class OpenAIBackend(Backend):
             serial_rounds=1,
             wall_s=0.0 if cached else answered.seconds,
         )
-        answer, how = await self._read(request.question, written)
+        # Who offers no tools can make nothing of calls.
+        calls = written.calls if "tools" in request.question.fields else ()
+        answer, how = await self._read(request.question, text, calls)
         blank = self._blank(request)
         return replace(
             blank,
             answer=answer,
             how=how,
             text=text,
-            calls=written.calls,
+            calls=calls,
             told=told_logprobs(written.entries) if request.question.fields.get("logprobs") else (),
             # A chat does not go on after calls but with what they return.
-            num_revisions=0 if written.calls else blank.num_revisions,
+            num_revisions=0 if calls else blank.num_revisions,
             prompt_tokens=prompt,
             completion_tokens=tokens,
             finish_reason=written.finish_reason,
@@ -374,20 +381,21 @@ class OpenAIBackend(Backend):
             usage=usage if cached else usage + answered.wasted,
         )
 
-    async def _read(self, question: Question, written: Written) -> tuple[str | None, str | None]:
+    async def _read(
+        self, question: Question, text: str, calls: Sequence[Mapping[str, Any]]
+    ) -> tuple[str | None, str | None]:
         """The answer, and the rule by which it was read."""
-        if written.calls or has_form(question.fields):
-            answer = await asyncio.to_thread(
-                structured_answer, question.fields, written.text, written.calls
-            )
+        if calls or has_form(question.fields):
+            answer = await asyncio.to_thread(structured_answer, question.fields, text, calls)
             return answer, FORM
-        reading = reading_of(written.text, question.answers, self.answers)
+        reading = reading_of(text, question.answers, self.answers)
         return (None, None) if reading is None else (reading.answer, reading.how)
 
     def _failed(
         self, request: Request, why: str, wasted: Usage | None = None, seconds: float = 0.0
     ) -> Attempt:
         usage = replace(wasted or Usage(), serial_rounds=1, wall_s=seconds)
+        usage = replace(usage, cancelled_tokens=min(usage.cancelled_tokens, self._most))
         if not plausible(usage.prefill_tokens, self._chat(request), request.question.fields):
             usage = replace(usage, prefill_tokens=self.lengths.fit.estimate(0))
         return replace(

@@ -15,7 +15,11 @@ from openai import AsyncOpenAI, DefaultAioHttpClient
 from controller.backends.base import Request
 from controller.backends.openai.prompt_lengths import FAR, Line, RunningFit, characters
 from controller.backends.openai.replies import Answered
-from controller.backends.openai.resilience import TooLargeError, UpstreamError
+from controller.backends.openai.resilience import (
+    CompressedError,
+    TooLargeError,
+    UpstreamError,
+)
 from controller.backends.prompts import Message
 from controller.errors import ConfigError
 from controller.process.actions import ActionKind
@@ -133,6 +137,8 @@ class Endpoint:
         """
 
         async def limit(response: httpx2.Response) -> None:
+            if response.headers.get("content-encoding", "identity") != "identity":
+                raise CompressedError("response compressed against the request's wish")
             assert isinstance(response.stream, httpx2.AsyncByteStream)
             response.stream = _Limited(response.stream, self.max_response_bytes)
 
@@ -143,7 +149,6 @@ class Endpoint:
             ),
             follow_redirects=False,
             trust_env=False,
-            # A small compressed body may be a huge one.
             headers={"accept-encoding": "identity"},
             event_hooks={"response": [limit]},
         )

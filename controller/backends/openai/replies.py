@@ -11,14 +11,13 @@ from typing import Any
 
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from controller.backends.openai.resilience import UpstreamError
+from controller.backends.openai.resilience import UpstreamError, told_error
 from controller.process.cost import Usage
-from controller.process.types import CUT
 
 _ROUNDING = 1e-3
 """Servers round log-probabilities of about 0 to slightly more."""
 
-STALLED = "stalled"
+STALLED, FAILED = "stalled", "error"
 _LONGEST_REASON, _LONGEST_ID, _MOST_CALLS, _MOST_ALTERNATIVES = 32, 128, 128, 20
 
 
@@ -57,10 +56,12 @@ def read_completion(response: object) -> Answered:
     """The choices of a response.
 
     Raises:
-        UpstreamError: bad_type, empty_choices or null_content.
+        UpstreamError: bad_type, empty_choices, null_content, finish_error, or as `told_error` says.
     """
     if not isinstance(response, ChatCompletion):
         raise UpstreamError("bad_type")
+    if isinstance(told := getattr(response, "error", None), dict):
+        raise told_error(told)
     prompt, cached, completion = _usage(response)
     wasted = Usage(prefill_tokens=(prompt or 0) - cached, cancelled_tokens=completion or 0)
     choices = response.choices if isinstance(response.choices, list) else []
@@ -74,10 +75,12 @@ def read_completion(response: object) -> Answered:
             finish_reason=_reason(choice),
         )
         for choice in choices
-        if (text := _text(choice, completion or 0)) is not None
+        if (text := _text(choice, completion or 0)) is not None and _reason(choice) != FAILED
     ]
     if not written:
-        raise UpstreamError("null_content" if choices else "empty_choices", wasted=wasted)
+        failed = any(_reason(choice) == FAILED for choice in choices)
+        kind = "finish_error" if failed else "null_content" if choices else "empty_choices"
+        raise UpstreamError(kind, wasted=wasted)
     if len(written) > 1 and completion is not None:
         written = _shared(written, completion, alone=_timings(response) is not None)
     return Answered(
@@ -86,7 +89,10 @@ def read_completion(response: object) -> Answered:
 
 
 def _text(choice: Any, written: int) -> str | None:
-    """What a choice says, a refusal included; empty if only thoughts or calls were written."""
+    """What a choice says, a refusal included; empty if it ended without a word.
+
+    None if nothing tells that anything was generated.
+    """
     message = getattr(choice, "message", None)
     for said in (getattr(message, "content", None), getattr(message, "refusal", None)):
         if isinstance(said, list):
@@ -94,8 +100,8 @@ def _text(choice: Any, written: int) -> str | None:
             said = "".join(part for part in parts if isinstance(part, str))
         if isinstance(said, str):
             return _clean(said)
-    empty = written or _reason(choice) == CUT or _thought(message)
-    return "" if empty or getattr(message, "tool_calls", None) else None
+    ended = written or _reason(choice) or _thought(message)
+    return "" if ended or getattr(message, "tool_calls", None) else None
 
 
 def _calls(found: Any) -> tuple[dict[str, Any], ...]:
@@ -213,13 +219,13 @@ class StreamReader:
         """The whole choice.
 
         Raises:
-            UpstreamError: truncated_stream or null_content.
+            UpstreamError: truncated_stream or finish_error.
         """
         prompt, cached, completion = _usage(self.last)
         if self.finish_reason is None:
             raise UpstreamError("truncated_stream", wasted=self.wasted)
-        if not (self.pieces or completion) and self.finish_reason != CUT:
-            raise UpstreamError("null_content", wasted=self.wasted)
+        if self.finish_reason == FAILED:
+            raise UpstreamError("finish_error", wasted=self.wasted)
         written = Written(
             text=_clean("".join(self.texts)),
             calls=tuple(_call(number, *parts) for number, parts in sorted(self.calls.items())),

@@ -36,11 +36,12 @@ _SUCCESSORS = {"max_tokens": "max_completion_tokens"}
 """Names under which some servers take a field that they refuse."""
 
 _BAD_REQUEST = (400, 422)
+_STATUSES = {401: "unauthorized", 402: "no_credit", 403: "unauthorized", 404: "no_such_model"}
 _TOO_LONG = re.compile(r"context.?length|context.?window|too long", re.IGNORECASE)
 
 REJECTED, TOO_LONG = "rejected", "context_length_exceeded"
 """Kinds of errors of a server that does not take a request as it is."""
-PERMANENT = frozenset({REJECTED, TOO_LONG, "unauthorized", "no_such_model"})
+PERMANENT = frozenset({REJECTED, TOO_LONG, "unauthorized", "no_such_model", "no_credit"})
 """Kinds of errors that the same request would meet again."""
 MAX_RETRY_AFTER_S = 30.0
 """Servers that want longer pauses are not asked again."""
@@ -75,13 +76,20 @@ class TooLargeError(httpx2.ReadError):
     """A response is longer than it may be."""
 
 
+class CompressedError(httpx2.ReadError):
+    """A response is compressed, against what its request says: who knows what it unpacks to."""
+
+
 def upstream_error(error: Exception, wasted: Usage | None = None) -> UpstreamError:
     """What an error of the client says about the server.
 
     Its kind is all that is kept: messages of servers may quote keys and prompts.
     """
     if isinstance(error, openai.APIStatusError):
-        return _status_error(error, wasted)
+        pause = retry_after_s(error.response.headers)
+        return _status_error(error.status_code, f"{error.message} {error.body}", pause, wasted)
+    if isinstance(error, openai.APIError) and isinstance(error.body, Mapping):
+        return told_error(error.body, wasted)
     causes = list(_chain(error))
     kinds = (kind for cls, kind in _KINDS if any(isinstance(cause, cls) for cause in causes))
     kind = next(kinds, "bad_response")
@@ -96,22 +104,31 @@ def unsent(error: Exception) -> bool:
     return any(isinstance(cause, aiohttp.ClientConnectionResetError) for cause in _chain(error))
 
 
-def _status_error(error: openai.APIStatusError, wasted: Usage | None) -> UpstreamError:
-    status = error.status_code
-    pause = retry_after_s(error.response.headers)
+def told_error(found: Mapping[str, Any], wasted: Usage | None = None) -> UpstreamError:
+    """What an error in the body of a response means whose status says that all is well."""
+    code, said = found.get("code"), str(found)
+    if not isinstance(code, int) and not _TOO_LONG.search(said):
+        return UpstreamError("bad_response", wasted=wasted)
+    return _status_error(code if isinstance(code, int) else 400, said, None, wasted)
+
+
+def _status_error(
+    status: int, said: str, pause: float | None, wasted: Usage | None
+) -> UpstreamError:
+    if status == 429 and "insufficient_quota" in said:
+        status = 402
     if status == 429:
         return UpstreamError("rate_limited", retry_after_s=pause, wasted=wasted)
     if status >= 500 or status in (408, 409):
         return UpstreamError("server_error", retry_after_s=pause, wasted=wasted)
-    ours = status in (401, 403, 404)
-    kind = {401: "unauthorized", 403: "unauthorized", 404: "no_such_model"}.get(status, REJECTED)
-    if kind is REJECTED and _TOO_LONG.search(f"{error.message} {error.body}"):
-        kind = TOO_LONG
-    return UpstreamError(kind, retryable=False, blames_server=ours, wasted=wasted)
+    kind = _STATUSES.get(status, TOO_LONG if _TOO_LONG.search(said) else REJECTED)
+    blamed = status in _STATUSES
+    return UpstreamError(kind, retryable=False, blames_server=blamed, wasted=wasted)
 
 
 _KINDS: tuple[tuple[type[BaseException], str], ...] = (
     (TooLargeError, "too_large"),
+    (CompressedError, "compressed"),
     (aiohttp.ClientConnectorDNSError, "dns"),
     (ssl.SSLError, "tls"),
     (aiohttp.ConnectionTimeoutError, "connect_timeout"),
@@ -126,7 +143,7 @@ _KINDS: tuple[tuple[type[BaseException], str], ...] = (
 )
 """What an error means that is among the causes; the most telling first."""
 
-_GENERATED = frozenset({"too_large", "truncated", "bad_json"})
+_GENERATED = frozenset({"too_large", "compressed", "truncated", "bad_json"})
 """Of a response that had begun: the server has done its work, and would do all of it again."""
 
 
