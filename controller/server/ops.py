@@ -78,6 +78,7 @@ def configure(episodes: Path | None) -> None:
 
 
 _SERVED = ("episode_id", "caller", "cost", "degraded", "limited", "guarded")
+_CONVERSATION = ("history", "since", "fields")
 _ATTEMPT = (
     *("attempt_id", "parent_id", "model", "rung", "action", "answer", "prompt_tokens"),
     *("completion_tokens", "finish_reason", "mean_logprob", "min_logprob", "verifier_score"),
@@ -97,6 +98,9 @@ def episode_fields(served: Served, *, texts: bool) -> dict[str, Any]:
         "answers_hidden": hidden,
         "question_id": question.question_id or _digest(question.text),
         "question": question.text if texts else None,
+        "conversation": {name: getattr(question, name) for name in _CONVERSATION}
+        if texts
+        else None,
         "arm": served.variant.name,
         "policy": served.variant.digest,
         "models": [

@@ -35,11 +35,7 @@ def episode_rows(
     Raises:
         ValueError: an episode of an unknown version, or without its answers.
     """
-    for row in rows:
-        if row["event"] != _EPISODE:
-            continue
-        if row.get("version") != _VERSION:
-            raise ValueError(f"expected version {_VERSION}, found {row.get('version')!r}")
+    for row in _episodes(rows):
         name, question = row["question_id"], row["question"] or row["question_id"]
         reference = references.get(name, references.get(question))
         if reference is None:
@@ -58,6 +54,29 @@ def episode_rows(
                     "reference": reference,
                     "correct": is_right(kind, attempt["answer"], reference),
                 }
+
+
+def read_episodes(path: Path) -> list[Row]:
+    """Episodes of a log.
+
+    Raises:
+        TraceFormatError: the file is no log, or of an unknown version.
+    """
+    rows = read_rows(path)
+    if not is_service_log(rows):
+        raise TraceFormatError(f"{path}: expected a log of allot serve, found something else")
+    try:
+        return list(_episodes(rows))
+    except ValueError as error:
+        raise TraceFormatError(f"{path}: {error}") from None
+
+
+def _episodes(rows: Sequence[Row]) -> Iterator[Row]:
+    for row in rows:
+        if row["event"] == _EPISODE:
+            if row.get("version") != _VERSION:
+                raise ValueError(f"expected version {_VERSION}, found {row.get('version')!r}")
+            yield row
 
 
 def _attempt(episode: str, attempt: Row) -> Row:
