@@ -80,7 +80,6 @@ class Service:
         self._check: asyncio.Task[dict[str, str]] | None = None
         self._stale_at = 0.0
         self._wrong = {model.name: "not checked yet" for model in engine.backend.models}
-        self.metrics.in_flight.set_function(lambda: self.in_flight)
         for rung, model in enumerate(engine.backend.models):
             self.metrics.watch(model.name, partial(engine.backend.available, rung))
 
@@ -136,12 +135,14 @@ class Service:
     def _taken_in(self) -> contextlib.ExitStack:
         """A question is in flight from now on, until what is returned is closed."""
         self.in_flight += 1
+        self.metrics.in_flight.inc()
         taken = contextlib.ExitStack()
         taken.callback(self._let_go)
         return taken
 
     def _let_go(self) -> None:
         self.in_flight -= 1
+        self.metrics.in_flight.dec()
 
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
