@@ -200,19 +200,13 @@ class CompletionForm:
             content = text_of(served) or (None if calls else "")
             said = {"message": {"role": "assistant", "content": content, "refusal": None}}
             said["message"] |= {"tool_calls": calls} if calls else {}
+        said |= {"finish_reason": _finish(served), "logprobs": logprobs_of(served)}
         return {
             "id": served.episode_id,
             "object": "chat.completion" if self._chat else "text_completion",
             "created": int(time.time()),
             "model": MODEL,
-            "choices": [
-                {
-                    "index": 0,
-                    **said,
-                    "finish_reason": _finish(served),
-                    "logprobs": logprobs_of(served),
-                }
-            ],
+            "choices": [{"index": 0, **said}],
             "usage": usage_json(served),
             "allot": extension(served, self._ignored, explain=self._explain),
         }
@@ -239,7 +233,7 @@ class CompletionForm:
             "content": text_of(served)[len(self._told) :],
             **({"tool_calls": calls} if calls else {}),
         }
-        events = [self._event(delta, logprobs=logprobs_of(served)), end]
+        events = [self._event(delta, told=logprobs_of(served)), end]
         if self._include_usage:
             events.append(sse({**self._head, "choices": [], "usage": usage_json(served)}))
         return b"".join([*events, DONE])
@@ -249,14 +243,9 @@ class CompletionForm:
         return sse(refusal(error)[1])
 
     def _event(
-        self,
-        delta: Mapping[str, Any],
-        finish: str | None = None,
-        *,
-        logprobs: Json | None = None,
-        **more: Any,
+        self, delta: Json, finish: str | None = None, told: Any = None, **more: Any
     ) -> bytes:
-        choice: Json = {"index": 0, "finish_reason": finish, "logprobs": logprobs}
+        choice: Json = {"index": 0, "finish_reason": finish, "logprobs": told}
         choice |= {"delta": delta} if self._chat else {"text": delta.get("content", "")}
         return sse({**self._head, "choices": [choice], **more})
 

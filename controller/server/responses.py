@@ -75,18 +75,11 @@ class ResultItemIn(Compatible):
 
 
 class FunctionToolIn(Passed):
-    """A function that may be called."""
+    """A function that may or must be called."""
 
     type: Literal["function"]
     name: Name
     parameters: dict[str, Any] | None = None
-
-
-class NamedToolIn(Compatible):
-    """The one tool that must be called."""
-
-    type: Literal["function"]
-    name: Name
 
 
 class FormatIn(Passed):
@@ -131,7 +124,7 @@ class ResponseRequest(Asked):
     include: list[Literal["message.output_text.logprobs"]] | None = None
     top_logprobs: TopLogprobs | None = None
     tools: Annotated[list[FunctionToolIn], Field(max_length=MAX_TOOLS)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedToolIn | None = None
+    tool_choice: Literal["none", "auto", "required"] | FunctionToolIn | None = None
     parallel_tool_calls: bool | None = None
     max_output_tokens: Annotated[int, Field(ge=1, le=10**7)] | None = None
 
@@ -167,8 +160,8 @@ class ResponseRequest(Asked):
             "top_logprobs": self.top_logprobs,
             **{name: getattr(self, name) for name in _AS_IN_CHATS},
         }
-        if isinstance(self.tool_choice, NamedToolIn):
-            chat["tool_choice"] = _nested(self.tool_choice.model_dump())
+        if isinstance(self.tool_choice, FunctionToolIn):
+            chat["tool_choice"] = _nested(self.tool_choice.passed())
         if self.text and self.text.format:
             wanted = self.text.format.passed()
             kind = wanted.pop("type")
@@ -177,6 +170,10 @@ class ResponseRequest(Asked):
         return chat
 
 
+_REPEATED = {
+    *("instructions", "metadata", "max_output_tokens", "tools", "tool_choice", "text"),
+    *("temperature", "top_p", "top_logprobs", "reasoning"),
+}
 _AS_IN_CHATS = ("temperature", "top_p", "prompt_cache_key", "safety_identifier")
 
 
@@ -217,22 +214,7 @@ class ResponseForm:
 
     def _response(self, status: str, output: list[Json]) -> Json:
         asked = self._asked
-        set_by_asker = asked.model_dump(
-            include={
-                "instructions",
-                "metadata",
-                "max_output_tokens",
-                "tools",
-                "tool_choice",
-                "text",
-                "temperature",
-                "top_p",
-                "top_logprobs",
-                "reasoning",
-            },
-            exclude_none=True,
-            by_alias=True,
-        )
+        set_by_asker = asked.model_dump(include=_REPEATED, exclude_none=True, by_alias=True)
         return {
             "id": self._id,
             "object": "response",

@@ -21,6 +21,7 @@ LONGEST_ATTEMPT = 4096
 """Tokens that a client may ask for."""
 _LONGEST_NAME = 128
 
+Key = Annotated[str, Field(max_length=512)]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Stop = Annotated[str, Field(max_length=256)]
@@ -69,11 +70,9 @@ _PASSED = (
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 Verbosity = Literal["low", "medium", "high"]
 TopLogprobs = Annotated[int, Field(ge=0, le=20)]
-Metadata = Annotated[
-    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
-    Field(max_length=16),
-]
 _Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
+
+_Bias = Annotated[float, Field(ge=-100, le=100)]
 
 _MOST_IGNORED, _MOST_BIASES = 32, 1024
 
@@ -101,14 +100,14 @@ class Passed(BaseModel):
 
 
 class FunctionIn(Passed):
-    """A function that may be called."""
+    """A function that may or must be called."""
 
     name: Name
     parameters: dict[str, Any] | None = None
 
 
 class ToolIn(Passed):
-    """A tool that may be called."""
+    """A tool that may or must be called."""
 
     type: Literal["function"]
     function: FunctionIn
@@ -127,19 +126,6 @@ class CallIn(Passed):
     id: Name
     type: Literal["function"]
     function: CalledIn
-
-
-class NamedIn(Passed):
-    """A function by name."""
-
-    name: Name
-
-
-class ToolChoiceIn(Passed):
-    """The one tool that must be called."""
-
-    type: Literal["function"]
-    function: NamedIn
 
 
 class SchemaIn(Passed):
@@ -218,9 +204,9 @@ class Asked(BaseModel):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
-    prompt_cache_key: Annotated[str, Field(max_length=256)] | None = None
-    safety_identifier: Annotated[str, Field(max_length=256)] | None = None
-    metadata: Metadata | None = None
+    prompt_cache_key: Key | None = None
+    safety_identifier: Key | None = None
+    metadata: Annotated[dict[str, Key], Field(max_length=16)] | None = None
     allot: TermsIn = Field(None, description="What the answer may cost.")
 
     @model_validator(mode="after")
@@ -259,12 +245,7 @@ class Completing(Asked):
     max_tokens: Annotated[int, Field(ge=1, le=10**7)] | None = None
     presence_penalty: _Penalty | None = None
     frequency_penalty: _Penalty | None = None
-    logit_bias: (
-        Annotated[
-            dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=_MOST_BIASES)
-        ]
-        | None
-    ) = None
+    logit_bias: Annotated[dict[str, _Bias], Field(max_length=_MOST_BIASES)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
 
     @property
@@ -286,7 +267,7 @@ class ChatRequest(Completing):
     max_completion_tokens: Annotated[int, Field(ge=1, le=10**7)] | None = None
     response_format: FormIn | None = None
     tools: Annotated[list[ToolIn], Field(max_length=MAX_TOOLS)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | ToolChoiceIn | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolIn | None = None
     parallel_tool_calls: bool | None = None
     logprobs: bool | None = None
     top_logprobs: TopLogprobs | None = None
