@@ -245,8 +245,6 @@ class LadderBuilder:
 
         trained, upstream = self.checkpoint.models[rung], self.upstream
         adapted = any(adapter.name == "reviser" for adapter in trained.adapters)
-        # Servers sample as they did for the traces, if that is known.
-        known = {} if trained.temperature is None else {"temperature": trained.temperature}
         endpoint = Endpoint(
             base_url=place.url or "",
             model=place.model or "",
@@ -259,7 +257,9 @@ class LadderBuilder:
             max_new_tokens=self._longest(rung),
             asks_n=upstream.upstream_n,
             streams=upstream.upstream_stream,
-            body={**known, **trained.body, **upstream.body, **place.body},
+            # Servers sample as they did for the traces, if that is known.
+            temperature=trained.temperature,
+            body={**trained.body, **upstream.body, **place.body},
             wants_logprobs=self.checkpoint.config.reads_logprobs,
             prompt=prompt,
             prompt_length=trained.prompt_length if prompt == trained.prompt else None,

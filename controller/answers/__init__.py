@@ -7,7 +7,8 @@ imports alike. See docs/answers.md.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from controller.answers.kinds import (
     AnswerKind,
@@ -95,13 +96,22 @@ def load_kind(name: str) -> AnswerKind:
     kind = answer_kind(name)
     if name in KINDS or name in _OWN:
         return kind
-    module, function = name.split(":")
-    try:
-        read = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"answers: expected a function {name}: {error}") from None
-    _OWN[name] = Own(name, read)
+    _OWN[name] = Own(name, imported("answers", name))
     return _OWN[name]
+
+
+def imported(option: str, name: str) -> Callable[..., Any]:
+    """A caller's own function, MODULE:FUNCTION.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    module, _, function = name.partition(":")
+    try:
+        found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{option}: expected a function {name}: {error}") from None
+    return found
 
 
 def reading_of(text: str, named: str | None, otherwise: AnswerKind) -> Reading | None:

@@ -115,18 +115,23 @@ class Backend(ABC):
     Attributes:
         reads_prompts: whether it can tell the small model's prompt state.
         revises: whether its small model can be asked to revise.
-        takes_fields: whether all models get `Question.fields` and turns about tools.
     """
 
     models: tuple[ModelSpec, ...]
     reads_prompts: bool = True
     revises: bool = True
-    takes_fields: bool = False
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What people should know of its servers, found while they are asked."""
         return ()
+
+    def takes(self, field: str) -> bool:
+        """Whether all models get a field of `Question.fields`, or turns about `tools`.
+
+        What a seed is for, ids of questions do.
+        """
+        return field == "seed"
 
     @abstractmethod
     async def prompt_states(
@@ -181,12 +186,15 @@ class Wrapped(Backend):
     def __init__(self, backend: Backend) -> None:
         self.backend, self.models = backend, backend.models
         self.reads_prompts, self.revises = backend.reads_prompts, backend.revises
-        self.takes_fields = backend.takes_fields
 
     @property
     def notes(self) -> tuple[str, ...]:
         """See `Backend.notes`."""
         return self.backend.notes
+
+    def takes(self, field: str) -> bool:
+        """See `Backend.takes`."""
+        return self.backend.takes(field)
 
     async def prompt_states(
         self, questions: Sequence[Question], *, hidden: bool = False

@@ -64,12 +64,15 @@ class Ladder(Backend):
                 f"ladder: expected models of distinct names, found {[m.name for m in self.models]}"
             )
         self.reads_prompts, self.revises = rungs[0].reads_prompts, rungs[0].revises
-        self.takes_fields = all(rung.takes_fields for rung in rungs)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Of all rungs."""
         return tuple(note for rung in self.rungs for note in rung.notes)
+
+    def takes(self, field: str) -> bool:
+        """See `Backend.takes`."""
+        return all(rung.takes(field) for rung in self.rungs)
 
     def available(self, rung: int) -> bool:
         """Whether a model is worth asking now."""

@@ -25,8 +25,8 @@ class Question:
         level: difficulty level, 1-based; None when unknown.
         history: turns of a conversation before it, `{"role": ..., "content": ...}` each.
         since: turns after it: calls of tools and what they returned.
-        fields: further fields of requests to servers, as a client set them: `response_format`,
-            `tools`, `tool_choice`, `stop`.
+        fields: further fields of requests to models, as a client set them: `temperature`,
+            `stop`, `tools`.
         max_new_tokens: longest attempt that is wanted; None for the backend's own limit.
         answers: kind of its answers, see `controller.answers`; None for the backend's own.
     """
@@ -109,6 +109,7 @@ class Attempt:
         answer: parsed answer; None when none could be read.
         text: what the model wrote; None in traces that do not keep it.
         calls: of tools, entries of OpenAI's `tool_calls` each.
+        told: entries of OpenAI's `logprobs.content`, where an asker wants them.
         prompt_tokens: length of the prompt.
         completion_tokens: tokens written.
         finish_reason: why it ended, as servers say: `stop`, or `length` where it was cut at its
@@ -133,6 +134,7 @@ class Attempt:
     completion_tokens: int
     text: str | None = None
     calls: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
+    told: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
     parent_id: str | None = None
     finish_reason: str | None = None
     how: str | None = None

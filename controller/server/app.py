@@ -80,7 +80,6 @@ class Service:
         self._check: asyncio.Task[dict[str, str]] | None = None
         self._stale_at = 0.0
         self._wrong = {model.name: "not checked yet" for model in engine.backend.models}
-        self.metrics.in_flight.set_function(lambda: self.in_flight)
         for rung, model in enumerate(engine.backend.models):
             self.metrics.watch(model.name, partial(engine.backend.available, rung))
 
@@ -136,12 +135,14 @@ class Service:
     def _taken_in(self) -> contextlib.ExitStack:
         """A question is in flight from now on, until what is returned is closed."""
         self.in_flight += 1
+        self.metrics.in_flight.inc()
         taken = contextlib.ExitStack()
         taken.callback(self._let_go)
         return taken
 
     def _let_go(self) -> None:
         self.in_flight -= 1
+        self.metrics.in_flight.dec()
 
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
@@ -168,7 +169,8 @@ class Service:
     ) -> Response:
         if asked.model != MODEL:
             raise HTTPException(404, f"model: expected {MODEL!r}; see /v1/models")
-        terms, question = read_terms(asked.allot, request.headers, asked.seed), asked.question()
+        terms = read_terms(asked.allot, request.headers, seed=asked.seed, metadata=asked.metadata)
+        question = asked.question()
         self._check_room()
         await self.engine.check(question, terms, sticky=asked.user)
         caller, context = self._caller(request), propagate.extract(request.headers)
@@ -228,7 +230,7 @@ class Service:
         """POST /v1/decide."""
         self._caller(request)
         asked = DecideRequest.model_validate_json(await request.body())
-        terms = read_terms(asked.allot, request.headers, None)
+        terms = read_terms(asked.allot, request.headers)
         variant = self.engine.variants.assign(terms.question_id or "")
         return JSONResponse(decide(asked, terms, variant))
 

@@ -85,6 +85,7 @@ class ServeConfig:
         models: in front of which it stands.
         host: other than loopback needs --keys.
         port: 0 for any that is free.
+        workers: processes; each has what --models loads, and its share of --max-in-flight.
         keys: file of API keys, see `allot key`.
         playground: answer / with a page to try it on; default: unless there are keys.
         price: accuracy per small-model token, if the request does not set it; default:
@@ -115,6 +116,7 @@ class ServeConfig:
     models: NamedModels = field(default_factory=NamedModels)
     host: str = "127.0.0.1"
     port: int = 8080
+    workers: int = 1
     keys: Path | None = None
     playground: bool | None = None
     price: float | None = None
@@ -168,6 +170,12 @@ class ServeConfig:
             )
         if not 0 <= self.port < 2**16:
             raise ConfigError(f"port: expected 0 to {2**16 - 1}, found {self.port}")
+        limited = self.limits.escalations_per_minute, self.limits.caller_escalations_per_minute
+        if self.workers < 1 or (self.workers > 1 and not self.shared and any(limited)):
+            raise ConfigError(
+                "workers: expected 1, or more and --shared where escalations per minute are "
+                f"limited, found {self.workers}"
+            )
         for rule in (self.guard, self.always):
             if rule is not None:
                 named_rule(rule)

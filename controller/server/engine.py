@@ -60,7 +60,8 @@ class RequestTerms(Terms):
         without: kinds of actions that are not taken.
         explain: return what the policy saw, all votes and what attempts said, too.
         question_id: for the log, to be joined with references later.
-        seed: the same seed and question make the same attempts, on local models.
+        seed: the same seed and question make the same attempts, as far as models can.
+        metadata: for the log.
     """
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -72,6 +73,7 @@ class RequestTerms(Terms):
     explain: bool = False
     question_id: Annotated[str, Field(max_length=256)] | None = None
     seed: Annotated[int, Field(ge=0, le=2**31)] | None = None
+    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -108,7 +110,7 @@ class Served:
     attempt: Attempt | None
     decisions: tuple[Decision, ...]
     attempts: tuple[Attempt, ...]
-    terms: Terms
+    terms: RequestTerms
     cost: float
     usage: dict[str, Usage]
     degraded: tuple[str, ...]
@@ -317,11 +319,13 @@ class Engine:
         """
         self.variants.assign(sticky or question.text).pricing.price_for(terms)
         turns = (*question.history, *question.since)
-        wanted = [*question.fields, *("messages" for t in turns if t.keys() - {"role", "content"})]
-        if wanted and not self.backend.takes_fields:
-            raise ConfigError(
-                f"{wanted[0]}: expected it left out, as a model here is not behind a server"
-            )
+        wanted = [*question.fields, *("tools" for t in turns if t.keys() - {"role", "content"})]
+        for name in (*wanted, *([] if terms.seed is None else ["seed"])):
+            if not self.backend.takes(name):
+                raise ConfigError(
+                    f"{name}: expected it left out, as a model here does not take it, or the "
+                    "operator sets it"
+                )
         if has_schemas(question.fields):
             fault = await asyncio.to_thread(schema_fault, question.fields)
             if fault is not None:
@@ -490,8 +494,10 @@ def _trace(decision: Decision) -> None:
 def identified(question: Question, terms: RequestTerms) -> Question:
     """The question under an id that no other request has, unless it brings a seed."""
     digest = hashlib.sha256(question.text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    run = uuid.uuid4().hex if terms.seed is None else f"seed{terms.seed}"
-    return replace(question, question_id=f"{digest}/{run}")
+    if terms.seed is None:
+        return replace(question, question_id=f"{digest}/{uuid.uuid4().hex}")
+    fields = {**question.fields, "seed": terms.seed}
+    return replace(question, question_id=f"{digest}/seed{terms.seed}", fields=fields)
 
 
 def least(*limits: float | None) -> Any:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from functools import partial
+from io import TextIOWrapper
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
 from typing import Any
 
 from opentelemetry import trace
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from controller.core import Decision
 from controller.server.engine import Served
@@ -59,6 +62,14 @@ def _where(traceback: Any) -> list[str]:
     return frames[-8:]
 
 
+class _WholeLines(WatchedFileHandler):
+    """Writes each line at once, so that those of several processes do not mix."""
+
+    def _open(self) -> TextIOWrapper:
+        file = open(self.baseFilename, "ab", buffering=0)  # noqa: SIM115 - the handler closes it
+        return TextIOWrapper(file, encoding="utf-8", write_through=True)
+
+
 def configure(episodes: Path | None) -> None:
     """Log to standard error, and episodes to a file if one is given.
 
@@ -72,12 +83,13 @@ def configure(episodes: Path | None) -> None:
         logger.handlers, logger.propagate = [stderr], False
     if episodes is not None:
         episodes.parent.mkdir(parents=True, exist_ok=True)
-        file = WatchedFileHandler(episodes, encoding="utf-8")
+        file = _WholeLines(episodes)
         file.setFormatter(JsonFormatter())
         episode_log.handlers, episode_log.propagate = [file], False
 
 
 _SERVED = ("episode_id", "caller", "cost", "degraded", "limited", "guarded")
+_CONVERSATION = ("history", "since", "fields")
 _ATTEMPT = (
     *("attempt_id", "parent_id", "model", "rung", "action", "answer", "prompt_tokens"),
     *("completion_tokens", "finish_reason", "mean_logprob", "min_logprob", "verifier_score"),
@@ -97,6 +109,9 @@ def episode_fields(served: Served, *, texts: bool) -> dict[str, Any]:
         "answers_hidden": hidden,
         "question_id": question.question_id or _digest(question.text),
         "question": question.text if texts else None,
+        "conversation": {name: getattr(question, name) for name in _CONVERSATION}
+        if texts
+        else None,
         "arm": served.variant.name,
         "policy": served.variant.digest,
         "models": [
@@ -106,6 +121,7 @@ def episode_fields(served: Served, *, texts: bool) -> dict[str, Any]:
         "price": served.terms.price,
         "round_price": served.terms.round_price,
         "budget": served.terms.budget,
+        "metadata": served.terms.metadata,
         "wall_s": round(served.wall_s, 6),
         "decisions": [_decision(decision) for decision in served.decisions],
         "attempts": [
@@ -147,13 +163,15 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         counter = partial(Counter, registry=self.registry)
-        gauge = partial(Gauge, registry=self.registry)
+        gauge = partial(Gauge, registry=self.registry, multiprocess_mode="mostrecent")
         histogram = partial(Histogram, registry=self.registry)
         self.requests = counter("allot_requests", "HTTP requests.", ["path", "status"])
         self.seconds = histogram(
             "allot_request_seconds", "Until the answer.", ["path"], buckets=_SECONDS
         )
-        self.in_flight = gauge("allot_in_flight", "Questions being answered.")
+        self.in_flight = gauge(
+            "allot_in_flight", "Questions being answered.", multiprocess_mode="livesum"
+        )
         self.turned_away = counter("allot_turned_away", "Requests not taken in.", ["reason"])
         self.decisions = counter("allot_decisions", "Decisions.", ["arm", "action", "decided_by"])
         self.decision_seconds = histogram(
@@ -182,6 +200,8 @@ class Metrics:
         )
         self.reloads = counter("allot_reloads", "Checkpoints read anew.", ["outcome"])
         self.policy = gauge("allot_policy", "1 for every arm's policy.", ["arm", "policy"])
+        self._deciding: set[tuple[str, str]] = set()
+        self._watched: dict[str, Callable[[], bool]] = {}
 
     def tried(self, model: str, outcome: str, seconds: float) -> None:
         """A try at a model is over."""
@@ -208,8 +228,21 @@ class Metrics:
 
     def watch(self, model: str, available: Callable[[], bool]) -> None:
         """Ask whether a model is available whenever Prometheus asks."""
-        self.available.labels(model).set_function(lambda: float(available()))
+        self._watched[model] = available
+
+    def deciding(self, policies: Iterable[tuple[str, str]]) -> None:
+        """These arms' policies decide from now on, and no others."""
+        now = set(policies)
+        for arm, policy in now | self._deciding:
+            self.policy.labels(arm, policy).set((arm, policy) in now)
+        self._deciding = now
 
     def text(self) -> bytes:
-        """In Prometheus's format."""
-        return generate_latest(self.registry)
+        """In Prometheus's format; of all workers where there are several."""
+        for model, available in self._watched.items():
+            self.available.labels(model).set(available())
+        registry = self.registry
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)

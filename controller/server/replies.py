@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from controller.backends.openai.resilience import PERMANENT, TOO_LONG
+from controller.backends.openai.resilience import PERMANENT, REJECTED, TOO_LONG
 from controller.core import Choice, Decision
 from controller.errors import CheckpointError, ConfigError
 from controller.process.actions import ActionKind
@@ -85,6 +85,8 @@ def choice_json(choice: Choice, *, explain: bool = False) -> Json:
 
 def extension(served: Served, ignored: Sequence[str], *, explain: bool) -> Json:
     """The field `allot` of an answer; `ignored` are fields of the request that changed nothing."""
+    if served.question.fields.get("logprobs") and not (served.attempt and served.attempt.told):
+        ignored = [*ignored, "logprobs"]
     return {
         "episode_id": served.episode_id,
         "answer": served.answer,
@@ -129,6 +131,12 @@ def _finish(served: Served) -> str:
 def calls_of(served: Served) -> list[Json]:
     """The calls of tools that an answer is, as OpenAI has them; none for a text."""
     return [dict(call) for call in served.attempt.calls] if served.attempt else []
+
+
+def logprobs_of(served: Served) -> Json | None:
+    """Log-probabilities of the returned attempt's tokens; None unless wanted and told."""
+    told = served.attempt.told if served.attempt else ()
+    return {"content": list(told), "refusal": None} if told else None
 
 
 class Form(Protocol):
@@ -192,12 +200,13 @@ class CompletionForm:
             content = text_of(served) or (None if calls else "")
             said = {"message": {"role": "assistant", "content": content, "refusal": None}}
             said["message"] |= {"tool_calls": calls} if calls else {}
+        said |= {"finish_reason": _finish(served), "logprobs": logprobs_of(served)}
         return {
             "id": served.episode_id,
             "object": "chat.completion" if self._chat else "text_completion",
             "created": int(time.time()),
             "model": MODEL,
-            "choices": [{"index": 0, **said, "finish_reason": _finish(served), "logprobs": None}],
+            "choices": [{"index": 0, **said}],
             "usage": usage_json(served),
             "allot": extension(served, self._ignored, explain=self._explain),
         }
@@ -224,7 +233,7 @@ class CompletionForm:
             "content": text_of(served)[len(self._told) :],
             **({"tool_calls": calls} if calls else {}),
         }
-        events = [self._event(delta), end]
+        events = [self._event(delta, told=logprobs_of(served)), end]
         if self._include_usage:
             events.append(sse({**self._head, "choices": [], "usage": usage_json(served)}))
         return b"".join([*events, DONE])
@@ -233,8 +242,10 @@ class CompletionForm:
         """That there is no answer."""
         return sse(refusal(error)[1])
 
-    def _event(self, delta: Mapping[str, Any], finish: str | None = None, **more: Any) -> bytes:
-        choice: Json = {"index": 0, "finish_reason": finish, "logprobs": None}
+    def _event(
+        self, delta: Json, finish: str | None = None, told: Any = None, **more: Any
+    ) -> bytes:
+        choice: Json = {"index": 0, "finish_reason": finish, "logprobs": told}
         choice |= {"delta": delta} if self._chat else {"text": delta.get("content", "")}
         return sse({**self._head, "choices": [choice], **more})
 
@@ -258,8 +269,11 @@ def refusal(error: Exception) -> tuple[int, Json]:
     message, param = str(error), str(error).partition(":")[0]
     if isinstance(error, NoAnswerError):
         status, code = _no_answer(error)
-        kind = "invalid_request_error" if status == 400 else "upstream_error"
-        return status, error_json(message, kind, code=code)
+        if status != 400:
+            return status, error_json(message, "upstream_error", code=code)
+        named = min(kind.partition(":")[2] for kind in error.kinds)
+        told = f"{named}: refused by every model that was asked" if named else message
+        return 400, error_json(told, "invalid_request_error", named or None, code)
     if isinstance(error, HTTPException):
         kinds = {401: "authentication_error", 429: "rate_limit_error"}
         kind = kinds.get(error.status_code, "invalid_request_error")
@@ -271,9 +285,12 @@ def refusal(error: Exception) -> tuple[int, Json]:
 
 def _no_answer(error: NoAnswerError) -> tuple[int, str]:
     """Status and code of a question that no model has answered."""
-    if error.kinds == {TOO_LONG}:
+    kinds = {kind.partition(":")[0] for kind in error.kinds}
+    if kinds == {TOO_LONG}:
         return 400, TOO_LONG
-    if error.kinds and error.kinds <= PERMANENT:
+    if error.kinds and all(kind.startswith(f"{REJECTED}:") for kind in error.kinds):
+        return 400, "request_refused"
+    if kinds and kinds <= PERMANENT:
         return 502, "request_refused"
     return (504, "deadline") if error.late else (503, "models_unavailable")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -13,7 +13,15 @@ from pydantic import Field
 from controller.core import Choice
 from controller.process.types import CUT, Question
 from controller.server.engine import Served
-from controller.server.replies import Json, calls_of, extension, refusal, text_of, usage_json
+from controller.server.replies import (
+    Json,
+    calls_of,
+    extension,
+    logprobs_of,
+    refusal,
+    text_of,
+    usage_json,
+)
 from controller.server.schema import (
     MAX_MESSAGES,
     MAX_TOOLS,
@@ -21,9 +29,13 @@ from controller.server.schema import (
     Asked,
     ChatRequest,
     Compatible,
+    Effort,
     Name,
     Passed,
+    Strict,
     Text,
+    TopLogprobs,
+    Verbosity,
 )
 
 
@@ -63,18 +75,11 @@ class ResultItemIn(Compatible):
 
 
 class FunctionToolIn(Passed):
-    """A function that may be called."""
+    """A function that may or must be called."""
 
     type: Literal["function"]
     name: Name
     parameters: dict[str, Any] | None = None
-
-
-class NamedToolIn(Compatible):
-    """The one tool that must be called."""
-
-    type: Literal["function"]
-    name: Name
 
 
 class FormatIn(Passed):
@@ -83,24 +88,28 @@ class FormatIn(Passed):
     type: Literal["text", "json_object", "json_schema"]
 
 
-class TextIn(Passed):
+class TextIn(Strict):
     """How a text is written."""
 
     format: FormatIn | None = None
+    verbosity: Verbosity | None = None
+
+
+class ReasoningIn(Strict):
+    """How long models think."""
+
+    effort: Effort | None = None
 
 
 class ResponseRequest(Asked):
     """POST /v1/responses."""
 
-    not_served: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        "previous_response_id": (),
-        "conversation": (),
-        "prompt": (),
+    harmless: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "background": (False,),
-        "include": ([],),
+        "store": (False,),
+        "service_tier": ("auto", "default"),
         "truncation": ("disabled",),
-        "top_logprobs": (0,),
-        "max_tool_calls": (),
+        "stream_options": ({}, {"include_obfuscation": False}),
     }
 
     input: (
@@ -111,17 +120,13 @@ class ResponseRequest(Asked):
     )
     instructions: Text | None = None
     text: TextIn | None = None
+    reasoning: ReasoningIn | None = None
+    include: list[Literal["message.output_text.logprobs"]] | None = None
+    top_logprobs: TopLogprobs | None = None
     tools: Annotated[list[FunctionToolIn], Field(max_length=MAX_TOOLS)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedToolIn | None = None
+    tool_choice: Literal["none", "auto", "required"] | FunctionToolIn | None = None
     parallel_tool_calls: bool | None = None
     max_output_tokens: Annotated[int, Field(ge=1, le=10**7)] | None = None
-    metadata: dict[str, str] | None = None
-
-    @property
-    def extra(self) -> set[str]:
-        """With those of the text."""
-        unread = (self.text.model_extra or {}) if self.text else {}
-        return super().extra | {f"text.{name}" for name in unread}
 
     def question(self) -> Question:
         """See `Asked.question`."""
@@ -149,15 +154,27 @@ class ResponseRequest(Asked):
             "tools": [_nested(tool.passed()) for tool in self.tools or ()],
             "tool_choice": self.tool_choice,
             "parallel_tool_calls": self.parallel_tool_calls,
+            "reasoning_effort": self.reasoning and self.reasoning.effort,
+            "verbosity": self.text and self.text.verbosity,
+            "logprobs": bool(self.include or self.top_logprobs),
+            "top_logprobs": self.top_logprobs,
+            **{name: getattr(self, name) for name in _AS_IN_CHATS},
         }
-        if isinstance(self.tool_choice, NamedToolIn):
-            chat["tool_choice"] = _nested(self.tool_choice.model_dump())
+        if isinstance(self.tool_choice, FunctionToolIn):
+            chat["tool_choice"] = _nested(self.tool_choice.passed())
         if self.text and self.text.format:
             wanted = self.text.format.passed()
             kind = wanted.pop("type")
             schema = {"json_schema": wanted} if kind == "json_schema" else {}
             chat["response_format"] = {"type": kind, **schema}
         return chat
+
+
+_REPEATED = {
+    *("instructions", "metadata", "max_output_tokens", "tools", "tool_choice", "text"),
+    *("temperature", "top_p", "top_logprobs", "reasoning"),
+}
+_AS_IN_CHATS = ("temperature", "top_p", "prompt_cache_key", "safety_identifier")
 
 
 def _joined(content: str | list[PartIn]) -> str:
@@ -197,18 +214,7 @@ class ResponseForm:
 
     def _response(self, status: str, output: list[Json]) -> Json:
         asked = self._asked
-        set_by_asker = asked.model_dump(
-            include={
-                "instructions",
-                "metadata",
-                "max_output_tokens",
-                "tools",
-                "tool_choice",
-                "text",
-            },
-            exclude_none=True,
-            by_alias=True,
-        )
+        set_by_asker = asked.model_dump(include=_REPEATED, exclude_none=True, by_alias=True)
         return {
             "id": self._id,
             "object": "response",
@@ -281,16 +287,17 @@ class ResponseForm:
             )
         )
 
-    def _said(self, piece: str) -> bytes:
-        return self._event("response.output_text.delta", **self._at, delta=piece, logprobs=[])
+    def _said(self, piece: str, logprobs: Sequence[Any] = ()) -> bytes:
+        told = {**self._at, "delta": piece, "logprobs": list(logprobs)}
+        return self._event("response.output_text.delta", **told)
 
     def _message(self, item: Json) -> bytes:
         (part,) = item["content"]
-        said = {"text": part["text"], "logprobs": []}
+        said = {"text": part["text"], "logprobs": part["logprobs"]}
         return b"".join(
             (
                 b"" if self._told else self._begun_message(),
-                self._said(part["text"][len(self._told) :]),
+                self._said(part["text"][len(self._told) :], part["logprobs"]),
                 self._event("response.output_text.done", **self._at, **said),
                 self._event("response.content_part.done", **self._at, part=part),
                 self._event("response.output_item.done", output_index=0, item=item),
@@ -302,8 +309,9 @@ class ResponseForm:
         """Where the text of the message is."""
         return {"item_id": f"msg_{self._id}", "output_index": 0, "content_index": 0}
 
-    def _new_message(self, text: str) -> Json:
-        said = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    def _new_message(self, text: str, logprobs: Sequence[Any] = ()) -> Json:
+        said: Json = {"type": "output_text", "text": text, "annotations": []}
+        said["logprobs"] = list(logprobs)
         return {
             "id": f"msg_{self._id}",
             "type": "message",
@@ -325,7 +333,8 @@ class ResponseForm:
             }
             for number, call in enumerate(calls)
         ]
-        return [*([self._new_message(text)] if text or not calls else []), *called]
+        told = (logprobs_of(served) or {}).get("content", ())
+        return [*([self._new_message(text, told)] if text or not calls else []), *called]
 
     def _event(self, kind: str, **fields: Any) -> bytes:
         told = {"type": kind, "sequence_number": self._number, **fields}

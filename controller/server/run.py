@@ -7,6 +7,7 @@ import gc
 import hashlib
 import signal
 import socket
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -40,6 +41,7 @@ from controller.server.ops import (
 )
 from controller.server.shared import SharedBuckets
 from controller.server.variants import Variant, Variants
+from controller.server.workers import NOT_STARTED, supervise
 
 _PREPARE_EVERY_S = 5.0
 
@@ -105,9 +107,7 @@ def build_variants(config: ServeConfig, backend: Backend, metrics: Metrics) -> V
                 fallback=config.guard,
             )
         )
-    metrics.policy.clear()
-    for variant in variants:
-        metrics.policy.labels(variant.name, variant.digest).set(1)
+    metrics.deciding((variant.name, variant.digest) for variant in variants)
     return Variants(variants)
 
 
@@ -229,7 +229,7 @@ class _Server(uvicorn.Server):
             models = [model.name for model in self._service.engine.backend.models]
             fields = {"host": host, "port": port, "models": models}
             service_log.info("listening", extra={"fields": fields})
-            self._on_listening(f"http://{host}:{port}/")
+            self._on_listening(_address(sockets[0]))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """See `uvicorn.Server.handle_exit`; a second signal does not wait."""
@@ -253,18 +253,46 @@ def serve(config: ServeConfig, on_listening: Callable[[str], None] = lambda url:
         ConfigError: the port cannot be had.
     """
     configure(config.log)
+    if config.workers == 1:
+        service = build_service(config)
+        with _listen(config.host, config.port) as listener:
+            _work(config, service, listener, on_listening)
+    else:
+        with _listen(config.host, config.port) as listener:
+            on_listening(_address(listener))
+            supervise(partial(_work_beside, config), listener, config.workers)
+    service_log.info("stopped")
+
+
+def _work_beside(config: ServeConfig, listener: socket.socket) -> None:
+    """One of several workers, which share what may be in flight evenly."""
+    configure(config.log)
+    most = -(-config.limits.max_in_flight // config.workers)
+    config = replace(config, limits=replace(config.limits, max_in_flight=most))
+    try:
+        service = build_service(config)
+    except AllotError as error:
+        service_log.error("not_started", extra={"fields": {"why": str(error)}})
+        sys.exit(NOT_STARTED)
+    _work(config, service, listener)
+
+
+def _work(
+    config: ServeConfig,
+    service: Service,
+    listener: socket.socket,
+    on_listening: Callable[[str], None] = lambda url: None,
+) -> None:
+    """Serve what a socket accepts until a signal says stop."""
     if config.telemetry:
         _send_spans()
-    service = build_service(config)
-    listener = _listen(config.host, config.port)
     server = _Server(http_server(service, config.shutdown_s), service, config.drain_s, on_listening)
     reloader = Reloader(config, service)
     # What has been built so far stays: collecting it over and over would cost milliseconds.
     gc.collect()
     gc.freeze()
-    with listener, asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
         runner.run(_serve(server, service.engine, reloader, listener, config.watch_s))
-    service_log.info("stopped")
 
 
 def http_server(service: Service, shutdown_s: float, **settings: Any) -> uvicorn.Config:
@@ -309,6 +337,11 @@ async def _prepare(engine: Engine) -> None:
     engine.differences = await engine.backend.prepare()
     for difference in engine.differences:
         service_log.warning("differs_from_training", extra={"fields": {"what": difference}})
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://{host}:{port}/"
 
 
 def _listen(host: str, port: int) -> socket.socket:

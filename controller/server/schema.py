@@ -21,6 +21,7 @@ LONGEST_ATTEMPT = 4096
 """Tokens that a client may ask for."""
 _LONGEST_NAME = 128
 
+Key = Annotated[str, Field(max_length=512)]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Stop = Annotated[str, Field(max_length=256)]
@@ -35,12 +36,15 @@ class Strict(BaseModel):
 
 
 class Compatible(BaseModel):
-    """OpenAI's fields: those that mean nothing here are ignored."""
+    """Parts of messages as clients get them back from us: what is not read changes nothing."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
 
-_NOT_SERVED: Mapping[str, tuple[Any, ...]] = {
+_HARMLESS: Mapping[str, tuple[Any, ...]] = {
+    "n": (1,),
+    "store": (False,),
+    "service_tier": ("auto", "default"),
     "response_format": ({"type": "text"},),
     "logprobs": (False, 0),
     "top_logprobs": (0,),
@@ -50,20 +54,27 @@ _NOT_SERVED: Mapping[str, tuple[Any, ...]] = {
     "tool_choice": ("none", "auto"),
     "parallel_tool_calls": (True, False),
     "modalities": (["text"],),
-    "audio": (),
     "best_of": (1,),
     "echo": (False,),
     "suffix": ("",),
-    "logit_bias": ({},),
-    "prediction": (),
-    "web_search_options": (),
 }
-"""See `Asked.not_served`."""
+"""See `Asked.harmless`."""
 
-_PASSED = ("stop", "response_format", "tools", "tool_choice", "parallel_tool_calls")
+_PASSED = (
+    *("stop", "response_format", "tools", "tool_choice", "parallel_tool_calls", "temperature"),
+    *("top_p", "presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "top_logprobs"),
+    *("reasoning_effort", "verbosity", "prompt_cache_key", "safety_identifier"),
+)
 """Fields that models get as they are."""
 
-_MOST_IGNORED = 32
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+Verbosity = Literal["low", "medium", "high"]
+TopLogprobs = Annotated[int, Field(ge=0, le=20)]
+_Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
+
+_Bias = Annotated[float, Field(ge=-100, le=100)]
+
+_MOST_IGNORED, _MOST_BIASES = 32, 1024
 
 
 TERMS = TypeAdapter(RequestTerms)
@@ -89,14 +100,14 @@ class Passed(BaseModel):
 
 
 class FunctionIn(Passed):
-    """A function that may be called."""
+    """A function that may or must be called."""
 
     name: Name
     parameters: dict[str, Any] | None = None
 
 
 class ToolIn(Passed):
-    """A tool that may be called."""
+    """A tool that may or must be called."""
 
     type: Literal["function"]
     function: FunctionIn
@@ -115,19 +126,6 @@ class CallIn(Passed):
     id: Name
     type: Literal["function"]
     function: CalledIn
-
-
-class NamedIn(Passed):
-    """A function by name."""
-
-    name: Name
-
-
-class ToolChoiceIn(Passed):
-    """The one tool that must be called."""
-
-    type: Literal["function"]
-    function: NamedIn
 
 
 class SchemaIn(Passed):
@@ -155,12 +153,14 @@ class MessageIn(Passed):
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Text | Annotated[list[TextPart], Field(max_length=MAX_MESSAGES)] | None = None
+    refusal: Text | None = None
     tool_calls: Annotated[list[CallIn], Field(max_length=MAX_TOOLS)] | None = None
     tool_call_id: Name | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
-        if self.content is None and not (self.role == "assistant" and self.tool_calls):
+        said = self.content is not None or self.refusal is not None
+        if not said and not (self.role == "assistant" and self.tool_calls):
             raise ValueError("messages.content: expected text")
         if (self.role == "tool") != (self.tool_call_id is not None):
             raise ValueError("messages.tool_call_id: expected one in turns of tools alone")
@@ -168,7 +168,7 @@ class MessageIn(Passed):
 
     def plain(self) -> dict[str, Any]:
         """With its content as one text."""
-        content = self.content
+        content = self.refusal if self.content is None else self.content
         if isinstance(content, list):
             content = "".join(part.text for part in content)
         turn: dict[str, Any] = {
@@ -180,45 +180,51 @@ class MessageIn(Passed):
         return turn if self.tool_call_id is None else {**turn, "tool_call_id": self.tool_call_id}
 
 
-class StreamOptions(Compatible):
+class StreamOptions(Strict):
     """Options of a stream."""
 
     include_usage: bool | None = None
+    include_obfuscation: Literal[False] | None = None
 
 
-class Asked(Compatible):
+class Asked(BaseModel):
     """What all questions have in common.
 
     Attributes:
-        not_served: fields that would change what an answer is, with values that ask for nothing;
-            those that a request declares are served.
+        harmless: values of fields that are not served, or not by all requests, which ask for
+            nothing.
     """
 
     model_config = ConfigDict(extra="allow", strict=True)
-    not_served: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    harmless: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
 
     model: Annotated[str, Field(max_length=256)]
     stream: bool | None = None
     user: Annotated[str, Field(max_length=256)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
+    prompt_cache_key: Key | None = None
+    safety_identifier: Key | None = None
+    metadata: Annotated[dict[str, Key], Field(max_length=16)] | None = None
     allot: TermsIn = Field(None, description="What the answer may cost.")
 
     @model_validator(mode="after")
     def _asks_for_what_is_served(self) -> Self:
-        for name, harmless in self.not_served.items():
-            value = (self.model_extra or {}).get(name)
-            if value is not None and value not in harmless:
-                raise ValueError(f"{name}: expected it left out, as it is not served here")
+        for name, value in (self.model_extra or {}).items():
+            if value is not None and value not in self.harmless.get(name, ()):
+                shown = name[:_LONGEST_NAME]
+                raise ValueError(f"{shown}: expected it left out, as it is not served here")
         return self
 
     @property
     def extra(self) -> set[str]:
-        """Names of fields that nothing here reads."""
-        return (self.model_extra or {}).keys() - self.not_served
+        """Names of fields of parts that nothing here reads."""
+        return set()
 
     @property
     def ignored(self) -> tuple[str, ...]:
-        """Names of fields that were set and change nothing, such as `temperature`."""
+        """Names of fields that were set and change nothing, such as `messages.name`."""
         return tuple(sorted(name[:_LONGEST_NAME] for name in self.extra)[:_MOST_IGNORED])
 
     @abstractmethod
@@ -233,18 +239,20 @@ class Asked(Compatible):
 class Completing(Asked):
     """What both kinds of completions have in common."""
 
-    not_served = _NOT_SERVED
+    harmless = _HARMLESS
 
     stream_options: StreamOptions | None = None
-    n: Annotated[int, Field(ge=1, le=1, description="One answer is chosen.")] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=10**7)] | None = None
+    presence_penalty: _Penalty | None = None
+    frequency_penalty: _Penalty | None = None
+    logit_bias: Annotated[dict[str, _Bias], Field(max_length=_MOST_BIASES)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
 
     @property
     def fields(self) -> dict[str, Any]:
         """Fields that models get as they are, as they were set."""
         chosen = self.model_dump(include=set(_PASSED), exclude_unset=True, by_alias=True)
-        return {name: value for name, value in chosen.items() if value not in (None, [], "")}
+        return {name: value for name, value in chosen.items() if value not in (None, [], "", {})}
 
     @property
     def include_usage(self) -> bool:
@@ -259,24 +267,31 @@ class ChatRequest(Completing):
     max_completion_tokens: Annotated[int, Field(ge=1, le=10**7)] | None = None
     response_format: FormIn | None = None
     tools: Annotated[list[ToolIn], Field(max_length=MAX_TOOLS)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | ToolChoiceIn | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolIn | None = None
     parallel_tool_calls: bool | None = None
+    logprobs: bool | None = None
+    top_logprobs: TopLogprobs | None = None
+    reasoning_effort: Effort | None = None
+    verbosity: Verbosity | None = None
 
     @property
     def extra(self) -> set[str]:
-        """With those of messages."""
+        """Those of messages."""
         names = (message.model_extra or {} for message in self.messages)
-        unread = {f"messages.{k}" for extra in names for k, v in extra.items() if v}
-        return super().extra | unread
+        return {f"messages.{k}" for extra in names for k, v in extra.items() if v}
 
     @property
     def fields(self) -> dict[str, Any]:
         """Without what asks for nothing: text as a form, or a choice among no tools.
 
         Raises:
-            ConfigError: a choice among no tools.
+            ConfigError: a choice among no tools, or alternatives to tokens that are not told.
         """
         chosen = super().fields
+        if not chosen.get("logprobs", True):
+            del chosen["logprobs"]
+        if chosen.get("top_logprobs") and "logprobs" not in chosen:
+            raise ConfigError("top_logprobs: expected logprobs to be true with it")
         if chosen.get("response_format", {}).get("type") == "text":
             del chosen["response_format"]
         if "tools" not in chosen:
@@ -365,9 +380,13 @@ _PRICES = {"price", "accuracy", "mean_cost"}
 
 
 def read_terms(
-    given: Mapping[str, Any] | None, headers: Mapping[str, str], seed: int | None
+    given: Mapping[str, Any] | None,
+    headers: Mapping[str, str],
+    *,
+    seed: int | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> RequestTerms:
-    """Terms from headers, body and a seed, of which those outside the range are left out.
+    """Terms from headers, body and OpenAI's fields, where a seed has any 64 bits.
 
     Raises:
         ValidationError: a field or header that does not fit.
@@ -384,7 +403,7 @@ def read_terms(
     by_body = {name: value for name, value in (given or {}).items() if value is not None}
     if _PRICES & by_body.keys():
         by_header = {name: by_header[name] for name in by_header.keys() - _PRICES}
-    chosen = {} if seed is None or not 0 <= seed <= 2**31 else {"seed": seed}
+    chosen = {"seed": None if seed is None else seed % 2**31, "metadata": metadata}
     merged = {**chosen, **by_header, **by_body}
     # As JSON, since its strict reading takes objects for dataclasses.
     return TERMS.validate_json(json.dumps(merged))

@@ -25,10 +25,8 @@ def served_attempts(record: Record, log: Log) -> Iterator[Row]:
         TraceFormatError: an episode of an unknown version, or without its answers.
     """
     row = record.row
-    if row["event"] != _EPISODE:
+    if not _is_episode(record):
         return
-    if row.get("version") != _VERSION:
-        raise record.error("version", str(_VERSION), row.get("version"))
     name, question = row["question_id"], row["question"] or row["question_id"]
     known = log.known(name, question)
     if known is None:
@@ -57,6 +55,31 @@ def served_attempts(record: Record, log: Log) -> Iterator[Row]:
             "attempt_id": f"{row['episode_id']}/{attempt['attempt_id']}",
             "parent_id": None if parent is None else f"{row['episode_id']}/{parent}",
         }
+
+
+def read_episodes(path: Path) -> list[Row]:
+    """Episodes of a log.
+
+    Raises:
+        TraceFormatError: the file is no log, or of an unknown version.
+    """
+    rows = []
+    for record in read_records(path):
+        if "event" not in record.row:
+            raise record.error("event", "a line of a log of allot serve", None)
+        if _is_episode(record):
+            rows.append(record.row)
+    return rows
+
+
+def _is_episode(record: Record) -> bool:
+    """Whether a line tells of one; raises TraceFormatError if of an unknown version."""
+    row = record.row
+    if row["event"] != _EPISODE:
+        return False
+    if row.get("version") != _VERSION:
+        raise record.error("version", str(_VERSION), row.get("version"))
+    return True
 
 
 def read_references(path: Path) -> dict[str, Row]:

@@ -19,6 +19,7 @@ from controller.process.types import Question
 if TYPE_CHECKING:
     from controller.loop import Outcome
     from training.compare.results import Results, Seeds
+    from training.compare.shadow import Shadow
 
 
 def command_line(program: str = "allot") -> str:
@@ -34,6 +35,27 @@ def print_rows(title: str, rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         table.add_row(*(f"{v:.1%}" if isinstance(v, float) else str(v) for v in row.values()))
     Console().print(table)
+
+
+def print_shadow(console: Console, found: Shadow) -> None:
+    """Print what a controller would have saved and lost."""
+    columns = ("", "questions", "served", "controller", "difference", "95%")
+    rows = [
+        (
+            f.quantity,
+            str(f.questions),
+            *(f"{x:.4g}" for x in (f.served, f.controller, f.difference)),
+            "{:.3g} to {:.3g}".format(*f.interval),
+        )
+        for f in found.figures
+    ]
+    _print_table(console, columns, rows)
+    console.print(f"same answer: {found.same:.1%}; spent on new attempts: {found.spent:.0f}")
+    if found.left_out:
+        console.print(
+            f"left out: {found.left_out} questions, for which the controller wants attempts that "
+            "are not in the log; --spend makes them"
+        )
 
 
 def print_results(console: Console, results: Results) -> None:

@@ -101,6 +101,10 @@ class LocalBackend(Backend):
         self._max_cached_prompts = max_cached_prompts
         self._cached: OrderedDict[Chat, Prompt] = OrderedDict()
 
+    def takes(self, field: str) -> bool:
+        """See `Backend.takes`."""
+        return field in ("seed", "temperature")
+
     async def prompt_states(
         self, questions: Sequence[Question], *, hidden: bool = False
     ) -> list[PromptState]:
@@ -199,7 +203,10 @@ class LocalBackend(Backend):
                 continue
             stream = stream_name(self.seed, self.local.name, request)
             longest = min(self.max_new_tokens, room, request.question.max_new_tokens or room)
-            jobs.append(Job(prompt, stream, longest, draft.generation, request.unwanted))
+            temperature = request.question.fields.get("temperature")
+            jobs.append(
+                Job(prompt, stream, longest, draft.generation, temperature, request.unwanted)
+            )
         order = {prompt: number for number, prompt in enumerate(distinct.values())}
         jobs.sort(key=lambda job: (len(job.prompt.tokens), order[job.prompt]))
         return drafts, deque(jobs)

@@ -84,6 +84,7 @@ class Job:
 
     Attributes:
         max_tokens: longest that it may become, at least 1.
+        temperature: of its sampling; None for the decoder's.
         keeps: whether the generation is to have a memory.
     """
 
@@ -91,6 +92,7 @@ class Job:
     stream: str
     max_tokens: int
     generation: Generation
+    temperature: float | None = None
     unwanted: Flag | None = None
     keeps: bool = False
 
@@ -218,13 +220,24 @@ class RunningBatch:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Sample a token in the rows from `first` on.
 
+        Args:
+            first: row.
+            logits: (K, V).
+            temperature: of jobs that have none of their own.
+
         Returns:
             the tokens (K,) and their log-probabilities (K,), as in `choose_tokens`.
         """
         rows = slice(first, len(self.jobs))
         columns = self.written[rows, None]  # (K, 1)
         draws = self.draws[rows].gather(1, columns)[:, 0]  # (K,)
-        tokens, logprobs = choose_tokens(logits, draws, temperature)
+        wanted = [
+            temperature if j.temperature is None else j.temperature for j in self.jobs[first:]
+        ]
+        tokens, logprobs = choose_tokens(logits, draws, wanted[0])
+        for other in set(wanted) - {wanted[0]}:
+            here = torch.tensor([t == other for t in wanted], device=logits.device)  # (K,)
+            tokens[here], logprobs[here] = choose_tokens(logits[here], draws[here], other)
         self.tokens[rows].scatter_(1, columns, tokens[:, None])
         self.logprobs[rows].scatter_(1, columns, logprobs[:, None])
         self.written[rows] += 1

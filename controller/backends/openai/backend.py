@@ -30,15 +30,18 @@ from controller.backends.openai.replies import (
     StreamReader,
     Written,
     read_completion,
+    told_logprobs,
     within,
 )
 from controller.backends.openai.resilience import (
     MAX_RETRY_AFTER_S,
+    OPTIONAL,
     REJECTED,
     CircuitBreaker,
     Quirks,
     RetryBudget,
     UpstreamError,
+    named_fields,
     pause_s,
     unsent,
     upstream_error,
@@ -51,6 +54,9 @@ from controller.process.types import CUT, Attempt, ModelSpec, Question
 _tracer = trace.get_tracer("allot")
 
 _PATH = "/chat/completions"
+
+_MOST_WRITTEN = 2**16
+"""Tokens of one attempt that a server is believed, thoughts that ignore `max_tokens` included."""
 
 TOO_LATE = "deadline"
 ATTEMPT_DEADLINE = "attempt_deadline"
@@ -69,7 +75,6 @@ class OpenAIBackend(Backend):
     """
 
     reads_prompts = False
-    takes_fields = True
 
     def __init__(
         self,
@@ -87,7 +92,7 @@ class OpenAIBackend(Backend):
         self.retries = retries or RetryBudget()
         self._rng = random.Random(seed)
         self._client = endpoint.client()
-        self._ignores_n = False
+        self._ignores_n, self._most = False, max(_MOST_WRITTEN, 4 * endpoint.max_new_tokens)
         self.quirks = Quirks(endpoint.shown_name, endpoint.names)
         self.lengths = PromptLengths(
             self._beside, endpoint.model, endpoint.prompt_length, endpoint.tokenize
@@ -99,11 +104,15 @@ class OpenAIBackend(Backend):
                 rung=0,
                 parameters=endpoint.parameters,
                 max_new_tokens=endpoint.max_new_tokens,
-                temperature=endpoint.body.get("temperature"),
+                temperature=endpoint.body.get("temperature", endpoint.temperature),
                 prompt=endpoint.prompt,
                 prompt_length=endpoint.prompt_length,
             ),
         )
+
+    def takes(self, field: str) -> bool:
+        """Whatever the operator does not set."""
+        return field not in self.endpoint.body
 
     def available(self, rung: int) -> bool:
         """Whether the circuit breaker lets requests through."""
@@ -195,7 +204,7 @@ class OpenAIBackend(Backend):
         """
         answered = await self._answered(requests[0], len(requests))
         if isinstance(answered, Attempt):
-            if answered.error == REJECTED:
+            if (answered.error or "").startswith(REJECTED):
                 return []
             others = [self._failed(request, answered.error or "") for request in requests[1:]]
             return [answered, *others]
@@ -280,13 +289,13 @@ class OpenAIBackend(Backend):
         body: dict[str, Any] = {"max_tokens": self._longest(request.question)}
         if self.endpoint.wants_logprobs:
             body["logprobs"] = True
-        if self.endpoint.seed is not None:
-            body["seed"] = stream_seed(
-                stream_name(self.endpoint.seed, self.endpoint.shown_name, request)
-            )
         if n > 1:
             body["n"] = n
-        body |= request.question.fields
+        body |= {"temperature": self.endpoint.temperature, **request.question.fields}
+        seed = body.get("seed", self.endpoint.seed)
+        if seed is not None:
+            # Attempts that had one seed would be one attempt.
+            body["seed"] = stream_seed(stream_name(seed, self.endpoint.shown_name, request))
         body |= self.endpoint.body
         body |= {"model": self._model(request), "messages": self._chat(request)}
         return self.quirks.suited({k: v for k, v in body.items() if v is not None})
@@ -314,9 +323,11 @@ class OpenAIBackend(Backend):
             raise
         except Exception as error:  # the client raises what the server's bytes provoke
             failure = upstream_error(error, reader.wasted)
-            own = {name: body[name] for name in body.keys() - request.question.fields.keys()}
-            if self.quirks.learn(error, own):
+            asked = request.question.fields
+            if self.quirks.learn(error, {f for f in body if f in OPTIONAL or f not in asked}):
                 failure.retryable, failure.retry_after_s = True, 0.0
+            elif failure.kind == REJECTED:
+                failure.kind = ":".join((REJECTED, *named_fields(error, asked)[:1]))
             raise failure from None
 
     def _noted(self, answered: Answered) -> Answered:
@@ -335,7 +346,9 @@ class OpenAIBackend(Backend):
                 prompt += fit.tokens(request.parent.text or "")
         elif request.action is not ActionKind.REVISE:
             self.lengths.learn(request.question, prompt)
-        tokens = written.tokens if written.tokens is not None else fit.tokens(text)
+        tokens = written.tokens
+        if tokens is None or tokens > self._most:
+            tokens = fit.tokens(text)
         if len(answered.written) > 1:
             longest = self._longest(request.question)
             tokens = longest if written.finish_reason == CUT else min(tokens, longest)
@@ -347,16 +360,19 @@ class OpenAIBackend(Backend):
             serial_rounds=1,
             wall_s=0.0 if cached else answered.seconds,
         )
-        answer, how = await self._read(request.question, written)
+        # Who offers no tools can make nothing of calls.
+        calls = written.calls if "tools" in request.question.fields else ()
+        answer, how = await self._read(request.question, text, calls)
         blank = self._blank(request)
         return replace(
             blank,
             answer=answer,
             how=how,
             text=text,
-            calls=written.calls,
+            calls=calls,
+            told=told_logprobs(written.entries) if request.question.fields.get("logprobs") else (),
             # A chat does not go on after calls but with what they return.
-            num_revisions=0 if written.calls else blank.num_revisions,
+            num_revisions=0 if calls else blank.num_revisions,
             prompt_tokens=prompt,
             completion_tokens=tokens,
             finish_reason=written.finish_reason,
@@ -365,20 +381,21 @@ class OpenAIBackend(Backend):
             usage=usage if cached else usage + answered.wasted,
         )
 
-    async def _read(self, question: Question, written: Written) -> tuple[str | None, str | None]:
+    async def _read(
+        self, question: Question, text: str, calls: Sequence[Mapping[str, Any]]
+    ) -> tuple[str | None, str | None]:
         """The answer, and the rule by which it was read."""
-        if written.calls or has_form(question.fields):
-            answer = await asyncio.to_thread(
-                structured_answer, question.fields, written.text, written.calls
-            )
+        if calls or has_form(question.fields):
+            answer = await asyncio.to_thread(structured_answer, question.fields, text, calls)
             return answer, FORM
-        reading = reading_of(written.text, question.answers, self.answers)
+        reading = reading_of(text, question.answers, self.answers)
         return (None, None) if reading is None else (reading.answer, reading.how)
 
     def _failed(
         self, request: Request, why: str, wasted: Usage | None = None, seconds: float = 0.0
     ) -> Attempt:
         usage = replace(wasted or Usage(), serial_rounds=1, wall_s=seconds)
+        usage = replace(usage, cancelled_tokens=min(usage.cancelled_tokens, self._most))
         if not plausible(usage.prefill_tokens, self._chat(request), request.question.fields):
             usage = replace(usage, prefill_tokens=self.lengths.fit.estimate(0))
         return replace(

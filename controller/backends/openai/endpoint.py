@@ -15,7 +15,11 @@ from openai import AsyncOpenAI, DefaultAioHttpClient
 from controller.backends.base import Request
 from controller.backends.openai.prompt_lengths import FAR, Line, RunningFit, characters
 from controller.backends.openai.replies import Answered
-from controller.backends.openai.resilience import TooLargeError, UpstreamError
+from controller.backends.openai.resilience import (
+    CompressedError,
+    TooLargeError,
+    UpstreamError,
+)
 from controller.backends.prompts import Message
 from controller.errors import ConfigError
 from controller.process.actions import ActionKind
@@ -58,6 +62,7 @@ class Endpoint:
         streams: stream from the server, so that slow is told from dead and the tokens of
             cancelled attempts are known.
         wants_logprobs: ask for log-probabilities.
+        temperature: of attempts, where a request does not say; None for the server's own.
         body: further fields of each request, such as decoding settings, in place of those of the
             same name that are sent otherwise; None leaves one off.
         aliases: other names under which the server may answer.
@@ -89,6 +94,7 @@ class Endpoint:
     asks_n: bool = False
     streams: bool = False
     wants_logprobs: bool = True
+    temperature: float | None = None
     body: Mapping[str, Any] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
     prompt: tuple[Message, ...] = ()
@@ -131,6 +137,8 @@ class Endpoint:
         """
 
         async def limit(response: httpx2.Response) -> None:
+            if response.headers.get("content-encoding", "identity") != "identity":
+                raise CompressedError("response compressed against the request's wish")
             assert isinstance(response.stream, httpx2.AsyncByteStream)
             response.stream = _Limited(response.stream, self.max_response_bytes)
 
@@ -141,7 +149,6 @@ class Endpoint:
             ),
             follow_redirects=False,
             trust_env=False,
-            # A small compressed body may be a huge one.
             headers={"accept-encoding": "identity"},
             event_hooks={"response": [limit]},
         )

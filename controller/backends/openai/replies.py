@@ -11,15 +11,14 @@ from typing import Any
 
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from controller.backends.openai.resilience import UpstreamError
+from controller.backends.openai.resilience import UpstreamError, told_error
 from controller.process.cost import Usage
-from controller.process.types import CUT
 
 _ROUNDING = 1e-3
 """Servers round log-probabilities of about 0 to slightly more."""
 
-STALLED = "stalled"
-_LONGEST_REASON, _LONGEST_ID, _MOST_CALLS = 32, 128, 128
+STALLED, FAILED = "stalled", "error"
+_LONGEST_REASON, _LONGEST_ID, _MOST_CALLS, _MOST_ALTERNATIVES = 32, 128, 128, 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +26,7 @@ class Written:
     """One choice of a completion.
 
     Attributes:
+        entries: of `logprobs.content`, as the server has them.
         logprobs: of its tokens, in nats; empty if unknown or implausible.
         tokens: that it has, thinking included; None if unknown.
         calls: of tools, as OpenAI has them.
@@ -34,6 +34,7 @@ class Written:
 
     text: str
     calls: tuple[dict[str, Any], ...] = ()
+    entries: tuple[Any, ...] = ()
     logprobs: tuple[float, ...] = ()
     tokens: int | None = None
     finish_reason: str | None = None
@@ -55,10 +56,12 @@ def read_completion(response: object) -> Answered:
     """The choices of a response.
 
     Raises:
-        UpstreamError: bad_type, empty_choices or null_content.
+        UpstreamError: bad_type, empty_choices, null_content, finish_error, or as `told_error` says.
     """
     if not isinstance(response, ChatCompletion):
         raise UpstreamError("bad_type")
+    if isinstance(told := getattr(response, "error", None), dict):
+        raise told_error(told)
     prompt, cached, completion = _usage(response)
     wasted = Usage(prefill_tokens=(prompt or 0) - cached, cancelled_tokens=completion or 0)
     choices = response.choices if isinstance(response.choices, list) else []
@@ -66,15 +69,18 @@ def read_completion(response: object) -> Answered:
         Written(
             text=text,
             calls=_calls(getattr(getattr(choice, "message", None), "tool_calls", None)),
-            logprobs=_logprobs(choice),
+            entries=(entries := _entries(choice)),
+            logprobs=_logprobs(entries),
             tokens=completion,
             finish_reason=_reason(choice),
         )
         for choice in choices
-        if (text := _text(choice, completion or 0)) is not None
+        if (text := _text(choice, completion or 0)) is not None and _reason(choice) != FAILED
     ]
     if not written:
-        raise UpstreamError("null_content" if choices else "empty_choices", wasted=wasted)
+        failed = any(_reason(choice) == FAILED for choice in choices)
+        kind = "finish_error" if failed else "null_content" if choices else "empty_choices"
+        raise UpstreamError(kind, wasted=wasted)
     if len(written) > 1 and completion is not None:
         written = _shared(written, completion, alone=_timings(response) is not None)
     return Answered(
@@ -83,7 +89,10 @@ def read_completion(response: object) -> Answered:
 
 
 def _text(choice: Any, written: int) -> str | None:
-    """What a choice says, a refusal included; empty if only thoughts or calls were written."""
+    """What a choice says, a refusal included; empty if it ended without a word.
+
+    None if nothing tells that anything was generated.
+    """
     message = getattr(choice, "message", None)
     for said in (getattr(message, "content", None), getattr(message, "refusal", None)):
         if isinstance(said, list):
@@ -91,8 +100,8 @@ def _text(choice: Any, written: int) -> str | None:
             said = "".join(part for part in parts if isinstance(part, str))
         if isinstance(said, str):
             return _clean(said)
-    empty = written or _reason(choice) == CUT or _thought(message)
-    return "" if empty or getattr(message, "tool_calls", None) else None
+    ended = written or _reason(choice) or _thought(message)
+    return "" if ended or getattr(message, "tool_calls", None) else None
 
 
 def _calls(found: Any) -> tuple[dict[str, Any], ...]:
@@ -177,7 +186,7 @@ class StreamReader:
             self.unseen += bool(_thought(choice.delta))
             for call in choice.delta.tool_calls or ():
                 self._add_call(call)
-            self.logprobs.extend(getattr(choice.logprobs, "content", None) or [])
+            self.logprobs.extend(_entries(choice))
             self.finish_reason = _reason(choice) or self.finish_reason
 
     def _add_call(self, call: Any) -> None:
@@ -210,17 +219,18 @@ class StreamReader:
         """The whole choice.
 
         Raises:
-            UpstreamError: truncated_stream or null_content.
+            UpstreamError: truncated_stream or finish_error.
         """
         prompt, cached, completion = _usage(self.last)
         if self.finish_reason is None:
             raise UpstreamError("truncated_stream", wasted=self.wasted)
-        if not (self.pieces or completion) and self.finish_reason != CUT:
-            raise UpstreamError("null_content", wasted=self.wasted)
+        if self.finish_reason == FAILED:
+            raise UpstreamError("finish_error", wasted=self.wasted)
         written = Written(
             text=_clean("".join(self.texts)),
             calls=tuple(_call(number, *parts) for number, parts in sorted(self.calls.items())),
-            logprobs=plausible_logprobs(getattr(e, "logprob", None) for e in self.logprobs),
+            entries=tuple(self.logprobs),
+            logprobs=_logprobs(self.logprobs),
             tokens=completion if completion is not None else self.pieces,
             finish_reason=self.finish_reason,
         )
@@ -267,11 +277,33 @@ def _clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _logprobs(choice: Any) -> tuple[float, ...]:
+def _entries(choice: Any) -> tuple[Any, ...]:
     content = getattr(getattr(choice, "logprobs", None), "content", None)
-    if not isinstance(content, list):
-        return ()
-    return plausible_logprobs(getattr(entry, "logprob", None) for entry in content)
+    return tuple(content) if isinstance(content, list) else ()
+
+
+def _logprobs(entries: Iterable[Any]) -> tuple[float, ...]:
+    return plausible_logprobs(getattr(entry, "logprob", None) for entry in entries)
+
+
+def told_logprobs(entries: Sequence[Any]) -> tuple[dict[str, Any], ...]:
+    """Entries of `logprobs.content` as OpenAI has them; none if they make no sense."""
+    return tuple(
+        {**_token(entry, value), "top_logprobs": _alternatives(entry)}
+        for entry, value in zip(entries, _logprobs(entries), strict=False)
+    )
+
+
+def _alternatives(entry: Any) -> list[dict[str, Any]]:
+    found = getattr(entry, "top_logprobs", None)
+    found = found[:_MOST_ALTERNATIVES] if isinstance(found, list) else []
+    return [_token(other, value) for other, value in zip(found, _logprobs(found), strict=False)]
+
+
+def _token(entry: Any, logprob: float) -> dict[str, Any]:
+    token = getattr(entry, "token", None)
+    text = _clean(token) if isinstance(token, str) else ""
+    return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
 
 
 def _shared(written: Sequence[Written], completion: int, *, alone: bool) -> list[Written]:

@@ -8,7 +8,7 @@ import random
 import re
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -25,15 +25,23 @@ from controller.process.cost import Usage
 _log = logging.getLogger("allot.upstream")
 
 _NEEDED = frozenset({"model", "messages", "stream"})
+OPTIONAL = frozenset(
+    {
+        *("temperature", "top_p", "presence_penalty", "frequency_penalty", "seed", "logprobs"),
+        *("prompt_cache_key", "safety_identifier"),
+    }
+)
+"""Fields of clients that servers take or refuse whatever their values, and answer without."""
 _SUCCESSORS = {"max_tokens": "max_completion_tokens"}
 """Names under which some servers take a field that they refuse."""
 
 _BAD_REQUEST = (400, 422)
+_STATUSES = {401: "unauthorized", 402: "no_credit", 403: "unauthorized", 404: "no_such_model"}
 _TOO_LONG = re.compile(r"context.?length|context.?window|too long", re.IGNORECASE)
 
 REJECTED, TOO_LONG = "rejected", "context_length_exceeded"
 """Kinds of errors of a server that does not take a request as it is."""
-PERMANENT = frozenset({REJECTED, TOO_LONG, "unauthorized", "no_such_model"})
+PERMANENT = frozenset({REJECTED, TOO_LONG, "unauthorized", "no_such_model", "no_credit"})
 """Kinds of errors that the same request would meet again."""
 MAX_RETRY_AFTER_S = 30.0
 """Servers that want longer pauses are not asked again."""
@@ -68,13 +76,20 @@ class TooLargeError(httpx2.ReadError):
     """A response is longer than it may be."""
 
 
+class CompressedError(httpx2.ReadError):
+    """A response is compressed, against what its request says: who knows what it unpacks to."""
+
+
 def upstream_error(error: Exception, wasted: Usage | None = None) -> UpstreamError:
     """What an error of the client says about the server.
 
     Its kind is all that is kept: messages of servers may quote keys and prompts.
     """
     if isinstance(error, openai.APIStatusError):
-        return _status_error(error, wasted)
+        pause = retry_after_s(error.response.headers)
+        return _status_error(error.status_code, f"{error.message} {error.body}", pause, wasted)
+    if isinstance(error, openai.APIError) and isinstance(error.body, Mapping):
+        return told_error(error.body, wasted)
     causes = list(_chain(error))
     kinds = (kind for cls, kind in _KINDS if any(isinstance(cause, cls) for cause in causes))
     kind = next(kinds, "bad_response")
@@ -89,22 +104,31 @@ def unsent(error: Exception) -> bool:
     return any(isinstance(cause, aiohttp.ClientConnectionResetError) for cause in _chain(error))
 
 
-def _status_error(error: openai.APIStatusError, wasted: Usage | None) -> UpstreamError:
-    status = error.status_code
-    pause = retry_after_s(error.response.headers)
+def told_error(found: Mapping[str, Any], wasted: Usage | None = None) -> UpstreamError:
+    """What an error in the body of a response means whose status says that all is well."""
+    code, said = found.get("code"), str(found)
+    if not isinstance(code, int) and not _TOO_LONG.search(said):
+        return UpstreamError("bad_response", wasted=wasted)
+    return _status_error(code if isinstance(code, int) else 400, said, None, wasted)
+
+
+def _status_error(
+    status: int, said: str, pause: float | None, wasted: Usage | None
+) -> UpstreamError:
+    if status == 429 and "insufficient_quota" in said:
+        status = 402
     if status == 429:
         return UpstreamError("rate_limited", retry_after_s=pause, wasted=wasted)
     if status >= 500 or status in (408, 409):
         return UpstreamError("server_error", retry_after_s=pause, wasted=wasted)
-    ours = status in (401, 403, 404)
-    kind = {401: "unauthorized", 403: "unauthorized", 404: "no_such_model"}.get(status, REJECTED)
-    if kind is REJECTED and _TOO_LONG.search(f"{error.message} {error.body}"):
-        kind = TOO_LONG
-    return UpstreamError(kind, retryable=False, blames_server=ours, wasted=wasted)
+    kind = _STATUSES.get(status, TOO_LONG if _TOO_LONG.search(said) else REJECTED)
+    blamed = status in _STATUSES
+    return UpstreamError(kind, retryable=False, blames_server=blamed, wasted=wasted)
 
 
 _KINDS: tuple[tuple[type[BaseException], str], ...] = (
     (TooLargeError, "too_large"),
+    (CompressedError, "compressed"),
     (aiohttp.ClientConnectorDNSError, "dns"),
     (ssl.SSLError, "tls"),
     (aiohttp.ConnectionTimeoutError, "connect_timeout"),
@@ -119,7 +143,7 @@ _KINDS: tuple[tuple[type[BaseException], str], ...] = (
 )
 """What an error means that is among the causes; the most telling first."""
 
-_GENERATED = frozenset({"too_large", "truncated", "bad_json"})
+_GENERATED = frozenset({"too_large", "compressed", "truncated", "bad_json"})
 """Of a response that had begun: the server has done its work, and would do all of it again."""
 
 
@@ -127,6 +151,19 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+def named_fields(error: Exception, fields: Iterable[str]) -> list[str]:
+    """Those fields of a request that a server's refusal names.
+
+    The server's own words are read, never shown: they may quote prompts.
+    """
+    if not isinstance(error, openai.APIStatusError) or error.status_code not in _BAD_REQUEST:
+        return []
+    said = f"{error.message} {error.body}"
+    if _TOO_LONG.search(said):
+        return []
+    return sorted(f for f in fields if f not in _NEEDED and re.search(rf"\b{re.escape(f)}\b", said))
 
 
 class BreakerState(StrEnum):
@@ -273,15 +310,9 @@ class Quirks:
         }
         return {name: value for name, value in renamed.items() if name not in self.refused}
 
-    def learn(self, error: Exception, body: Mapping[str, Any]) -> bool:
+    def learn(self, error: Exception, fields: Iterable[str]) -> bool:
         """Whether an error is about fields of a request that can be left off from now on."""
-        if not isinstance(error, openai.APIStatusError) or error.status_code not in _BAD_REQUEST:
-            return False
-        said = f"{error.message} {error.body}"
-        if _TOO_LONG.search(said):
-            return False
-        # The server's own words are read, never shown: they may quote prompts.
-        found = {f for f in body if f not in _NEEDED and re.search(rf"\b{re.escape(f)}\b", said)}
+        found = set(named_fields(error, fields)) - self.refused
         self.refused |= found
         for name in sorted(found):
             self._tell("field_refused", field=name)

@@ -316,29 +316,6 @@ def test_ready_does_not_wait_for_servers_that_hang(serve, large):
     assert found.json()["wrong"]["small"] == "not checked yet"
 
 
-@pytest.mark.parametrize(
-    "field",
-    [
-        {"logprobs": True},
-        {"functions": [{"name": "f"}]},
-        {"tool_choice": "required"},
-        {"modalities": ["audio"]},
-    ],
-)
-def test_what_would_change_an_answer_is_refused_by_name(service, small, field):
-    with pytest.raises(openai.BadRequestError, match=next(iter(field))) as refused:
-        service.openai.chat.completions.create(model="allot", messages=ASK, extra_body=field)
-    assert refused.value.param == next(iter(field))
-    assert small.calls == 0
-
-
-def test_what_a_request_sets_in_vain_is_named(service):
-    found = service.openai.chat.completions.create(
-        model="allot", messages=ASK, temperature=0.3, stop=[], extra_body={"top_k": 5}
-    )
-    assert found.model_extra["allot"]["ignored"] == ["temperature", "top_k"]
-
-
 def test_an_answer_that_was_cut_says_so(service, small, large):
     for upstream in (small, large):
         body = completion("Answer: 7")

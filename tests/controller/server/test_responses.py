@@ -46,10 +46,10 @@ def test_a_text(responses, small):
     )
     assert (found.status, found.output_text) == ("completed", "Answer: 7")
     assert found.usage.total_tokens == found.usage.input_tokens + found.usage.output_tokens > 0
-    assert found.model_extra["allot"]["ignored"] == ["temperature"]
+    assert found.temperature == 0.3
     sent = small.requests[0].body
     assert [turn["role"] for turn in sent["messages"]] == ["system", "user"]
-    assert sent["max_tokens"] == 17
+    assert (sent["max_tokens"], sent["temperature"]) == (17, 0.3)
 
 
 def test_a_stream(responses):

@@ -14,7 +14,7 @@ def test_the_body_wins_over_headers_and_one_price_over_all_others():
     assert (terms.price, terms.accuracy, terms.round_price) == (1e-3, None, 0.0)
     assert (terms.budget, terms.max_escalations, terms.seed) == (300, 2, 4)
     assert read_terms({"seed": 1}, {}, seed=4).seed == 1
-    assert read_terms(None, {}, seed=-1).seed is None
+    assert 0 <= read_terms(None, {}, seed=-1).seed < 2**31
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_the_body_wins_over_headers_and_one_price_over_all_others():
 )
 def test_a_complaint_names_the_field(given, field):
     with pytest.raises(ValidationError) as wrong:
-        read_terms(given, {}, None)
+        read_terms(given, {})
     message, where = complaint(wrong.value)
     assert where == field
     assert message.startswith(f"{field}: ")
@@ -40,7 +40,7 @@ def test_a_complaint_names_the_field(given, field):
 
 def test_a_header_that_is_no_number_is_named():
     with pytest.raises(ConfigError, match="x-allot-price: expected a number"):
-        read_terms(None, {"x-allot-price": "cheap"}, None)
+        read_terms(None, {"x-allot-price": "cheap"})
 
 
 def test_texts_are_not_repeated_in_complaints():

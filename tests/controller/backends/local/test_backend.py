@@ -110,6 +110,19 @@ class TestIndependence:
         alone = [texts(run_now(build(models).attempts([request])))[0] for request in requests]
         assert together == reversed_order == narrow == alone
 
+    def test_a_temperature_of_its_own_is_that_of_a_backend(self, models: list[LocalModel]) -> None:
+        """Requests of several temperatures in one batch are what each would be alone."""
+        requests = samples()
+        mixed = [
+            replace(r, question=replace(r.question, fields={"temperature": t} if t != 1 else {}))
+            for r in requests
+            for t in (1.0, 0.0, 0.5)
+        ]
+        found = texts(run_now(build(models).attempts(mixed)))
+        for place, temperature in enumerate((1.0, 0.0, 0.5)):
+            alone = texts(run_now(build(models, temperature=temperature).attempts(requests)))
+            assert found[place::3] == alone
+
     def test_same_seed_same_bits(self, models: list[LocalModel]) -> None:
         first, second = (run_now(build(models, seed=3).attempts(samples())) for _ in range(2))
         assert texts(first) == texts(second)

@@ -1,6 +1,7 @@
 """A model behind a server that misbehaves in every way that servers do, on real sockets."""
 
 import asyncio
+import gzip
 import json
 import socket
 import time
@@ -125,6 +126,22 @@ async def error_in_stream(exchange):
     await exchange.send(b'data: {"error": {"message": "key sk-secret is wrong"}}\n\n')
 
 
+async def code_in_stream(exchange):
+    await exchange.begin_stream()
+    await exchange.send(b'data: {"error": {"message": "overloaded", "code": 529}}\n\n')
+
+
+async def failed_stream(exchange):
+    await exchange.begin_stream()
+    await exchange.event("Answer: 7")
+    await exchange.event(finish="error")
+    await exchange.send(b"data: [DONE]\n\n")
+
+
+async def bomb(exchange):
+    await exchange.reply(gzip.compress(b" " * 30_000_000), headers={"content-encoding": "gzip"})
+
+
 async def huge(exchange):
     await exchange.reply(b" " * 3_000_000)
 
@@ -164,6 +181,8 @@ def saying(content, finish="stop", **more):
     return completion(choices=[choice], **more)
 
 
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
 FAULTS = {
     "429": (status(429), {}, "rate_limited"),
     "429 with Retry-After": (status(429, retry_after="0.05"), {}, "rate_limited"),
@@ -174,10 +193,13 @@ FAULTS = {
     "not HTTP": (not_http, {}, "reset"),
     "empty choices": (completion(choices=[], usage=None), {}, "empty_choices"),
     "null choices": (completion(choices=None, usage=None), {}, "empty_choices"),
-    "null content": (saying(None, usage=None), {}, "null_content"),
+    "null content": (saying(None, finish=None, usage=None), {}, "null_content"),
+    "529": (status(529), {}, "server_error"),
+    "an error in a 200": ({"error": {"message": "sk-secret", "code": 429}}, {}, "rate_limited"),
     "a list instead of an object": ([1, 2], {}, "bad_type"),
     "reset": (reset, {}, "reset"),
     "error in SSE": (error_in_stream, {"streams": True}, "bad_response"),
+    "error with a code in SSE": (code_in_stream, {"streams": True}, "server_error"),
     "reset before the first token": (reset_early, {"streams": True}, "truncated_stream"),
 }  # fmt: skip
 
@@ -187,6 +209,9 @@ BEGUN = {
     "truncated JSON": (cut_json, {}, "bad_json"),
     "truncated body": (cut_body, {}, "truncated"),
     "huge body": (huge, {"max_response_bytes": 2**20}, "too_large"),
+    "a compressed body": (bomb, {}, "compressed"),
+    "an end by error": (saying("Answer: 7", "error"), {}, "finish_error"),
+    "an end by error in SSE": (failed_stream, {"streams": True}, "finish_error"),
     "slow stream": (slow_stream, {"streams": True}, "attempt_deadline"),
     "stalled stream": (stalled_stream, STALLS, "stalled"),
     "truncated SSE": (cut_stream, {"streams": True}, "truncated_stream"),
@@ -337,12 +362,14 @@ def test_an_answer_under_another_name_counts_and_is_told(server):
             "Answer: 7",
         ),
         ({"content": None, "tool_calls": []}, ""),
+        ({"content": None, "reasoning_content": "Hm."}, ""),
+        ({"content": None, "tool_calls": [CALL]}, ""),
     ],
 )
 def test_what_was_written_is_paid_for_once_whatever_it_is(server, message, text):
     server.script(saying(None, message=message))
     (attempt,), _ = ask(server.url)
-    assert (attempt.text, attempt.error, server.calls) == (text, None, 1)
+    assert (attempt.text, attempt.error, attempt.calls, server.calls) == (text, None, (), 1)
     assert attempt.usage.decoded_tokens > 0
 
 
@@ -370,6 +397,16 @@ def test_garbage_usage_is_estimated(server):
     assert attempt.answer == "7"
     assert attempt.prompt_tokens > 0
     assert attempt.completion_tokens > 0
+
+
+def test_nobody_writes_two_billion_tokens(server):
+    server.script(completion(usage=usage_of(10, 2**31 - 1)))
+    (attempt,), _ = ask(server.url)
+    assert (attempt.answer, attempt.usage.decoded_tokens) == ("7", attempt.completion_tokens)
+    assert attempt.completion_tokens < 100
+    server.script(completion(choices=[], usage=usage_of(10, 2**31 - 1)))
+    (attempt,), _ = ask(server.url)
+    assert attempt.usage.cancelled_tokens <= 2**16
 
 
 def test_half_characters_are_replaced(server):

@@ -1,0 +1,131 @@
+"""Several processes behind one address: real ones, before upstreams on sockets."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import httpx2
+import pytest
+
+from controller.errors import ConfigError
+from controller.server.config import Limits, ServeConfig
+from tests.controller.server.test_shared import free_port, needs_store, store
+from tests.controller.server.upstream import completion
+
+COMMAND = [sys.executable, "-m", "training.cli", "serve"]
+
+
+@contextmanager
+def serving(small, large, log, *options, workers=2):
+    """The service's process, its address, and what it says, once all workers listen."""
+    places = ["--small", f"{small.url}#small", "--large", f"{large.url}#large"]
+    port = free_port()
+    told = log.with_suffix(".err")
+    with told.open("w") as stderr:
+        command = [*COMMAND, *places, "--port", str(port), "--workers", str(workers)]
+        process = subprocess.Popen([*command, "--log", str(log), *options], stderr=stderr)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(lambda: told.read_text().count('"listening"') == workers, process)
+        yield process, url, told
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def wait_for(happens, process, seconds=90):
+    started = time.monotonic()
+    while not happens():
+        assert process.poll() is None
+        assert time.monotonic() - started < seconds
+        time.sleep(0.05)
+
+
+def ask(url, **allot):
+    """Status of a question; None where the process that had taken it was killed."""
+    asked = {"model": "allot", "messages": [{"role": "user", "content": "2+5="}], "allot": allot}
+    try:
+        return httpx2.post(f"{url}/v1/chat/completions", json=asked, timeout=30).status_code
+    except httpx2.TransportError:
+        return None
+
+
+def workers_of(process):
+    found = subprocess.run(
+        ["pgrep", "-P", str(process.pid), "-f", "multiprocessing.spawn"],
+        capture_output=True,
+        text=True,
+    )
+    return [int(pid) for pid in found.stdout.split()]
+
+
+def test_a_killed_worker_is_replaced_and_costs_what_it_had_in_hand(small, large, tmp_path):
+    log = tmp_path / "log.jsonl"
+    with serving(small, large, log) as (process, url, told):
+        before = workers_of(process)
+        assert len(before) == 2
+        with ThreadPoolExecutor(8) as pool:
+            asked = [pool.submit(ask, url) for _ in range(60)]
+            os.kill(before[0], signal.SIGKILL)
+            found = [one.result() for one in asked]
+        assert set(found) <= {200, None}
+        assert found.count(None) <= 8
+        wait_for(lambda: told.read_text().count('"listening"') == 3, process)
+        assert [ask(url) for _ in range(20)] == [200] * 20
+        counted = re.findall(
+            r'allot_requests_total\{path="/v1/chat/completions",status="200"\} (\S+)',
+            httpx2.get(f"{url}/metrics").text,
+        )
+        assert sum(map(float, counted)) == found.count(200) + 20, (
+            "of all workers, the dead included"
+        )
+        assert "allot_in_flight 0.0" in httpx2.get(f"{url}/metrics").text
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    assert found.count(200) + 20 <= len(rows) <= len(found) + 20
+    assert (process.returncode, workers_of(process)) == (0, [])
+
+
+@needs_store
+def test_workers_spend_one_budget(small, large, tmp_path):
+    async def fail(exchange):
+        await exchange.reply({}, status=400)
+
+    small.script(fail)
+    large.script(completion(model="large"))
+    port = free_port()
+    options = "--shared", f"redis://127.0.0.1:{port}", "--escalations-per-minute", "5"
+    log = tmp_path / "log.jsonl"
+    with (
+        store(port),
+        serving(small, large, log, *options) as (_, url, _),
+        ThreadPoolExecutor(4) as pool,
+    ):
+        found = list(pool.map(lambda _: ask(url), range(24)))
+    # What both have under way at the limit may go out, and a minute refills five.
+    assert 5 <= found.count(200) <= 5 + 4 + 2
+
+
+def test_workers_end_with_their_parent(small, large, tmp_path):
+    with serving(small, large, tmp_path / "log.jsonl") as (process, _, _):
+        workers = workers_of(process)
+        process.kill()
+    assert len(workers) == 2
+    deadline = time.monotonic() + 20
+    while any(os.path.exists(f"/proc/{pid}") for pid in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_limits_that_all_workers_keep_need_a_store():
+    limits = Limits(escalations_per_minute=5)
+    ServeConfig(limits=limits)
+    with pytest.raises(ConfigError, match="workers: expected 1, or more and --shared"):
+        ServeConfig(limits=limits, workers=2)
+    with pytest.raises(ConfigError, match="workers"):
+        ServeConfig(workers=0)
