@@ -95,6 +95,7 @@ def _derive_attempts(
         traces,
         config.ladder,
         token_costs=config.token_costs,
+        dollars=config.list_prices,
         sample_widths=config.sample_widths,
         max_samples=config.max_samples,
     )

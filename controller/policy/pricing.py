@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from controller.policy.targets import Pace
+from controller.process.cost import CostModel
 from controller.process.terms import Terms
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ class Pricing:
         """
         if terms.price is not None:
             return terms.price
+        if terms.worth is not None:
+            cost: CostModel = self._checkpoint.config.cost
+            return cost.price_of_worth(terms.worth)
         if terms.accuracy is not None:
             calibration = self._checkpoint.known_calibration
             return calibration.price_for_accuracy(terms.accuracy, terms.confidence)

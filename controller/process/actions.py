@@ -91,11 +91,14 @@ class ActionSpec:
 def attempting(e: Any, lengths: Array, rung: int) -> Any:
     """Cost of an attempt by an arm."""
     unread = e.prompt_tokens[:, rung] * ~e.prefilled[:, rung]
-    return e.config.token_cost[rung] * (unread + lengths[rung])
+    return e.config.token_cost[rung] * (e.config.prompt_share[rung] * unread + lengths[rung])
 
 
 def _revising(e: Any, lengths: Array) -> Any:
     read = e.prompt_tokens[:, 0] + (e.config.revision_overhead + 2 * lengths[0])
+    spared = 1 - e.config.prompt_share[0]
+    if spared:
+        read -= spared * (e.prompt_tokens[:, 0] + e.config.revision_overhead + lengths[0])
     return e.config.cost.reviser_weight * read
 
 

@@ -47,22 +47,35 @@ class Usage:
 
 @dataclass(frozen=True, kw_only=True)
 class CostModel:
-    """Usage -> FLOPs, in units of one small-model token.
+    """Usage -> cost, in units of one token that the first arm writes.
 
-    A token that goes through a model costs 2 x parameters FLOPs; a cached one nothing.
-    Source: Kaplan et al. 2020 (arXiv 2001.08361), section 2.1.
+    In FLOPs a token that goes through a model costs 2 x parameters; a cached one nothing. Source:
+    Kaplan et al. 2020 (arXiv 2001.08361), section 2.1. In dollars it costs what the list says,
+    prompts less than what is written.
 
     Attributes:
-        weights: cost of one token per rung, relative to the small model's.
+        weights: cost of one written token per rung, relative to the first arm's.
         reviser_weight: cost of one token that goes through the small model and its reviser.
         verifier_weight: of one that goes through the small model and its verifier.
+        prompt_shares: cost of a prompt token per rung, relative to a written one's; empty for 1.
+        dollars: that one unit costs; None where costs are FLOPs.
     """
 
     weights: tuple[float, ...]
     reviser_weight: float = 1.0
     verifier_weight: float = 1.0
+    prompt_shares: tuple[float, ...] = ()
+    dollars: float | None = None
 
     def __post_init__(self) -> None:
+        shares = self.prompt_shares
+        if shares and (len(shares) != len(self.weights) or min(shares) < 0):
+            raise ConfigError(
+                f"prompt_shares: expected {len(self.weights)} numbers from 0 up, one per rung, "
+                f"found {shares}"
+            )
+        if self.dollars is not None and self.dollars <= 0:
+            raise ConfigError(f"dollars: expected more than 0, found {self.dollars}")
         if min(self.reviser_weight, self.verifier_weight) <= 0:
             raise ConfigError(
                 "reviser_weight, verifier_weight: expected positive numbers, found "
@@ -73,3 +86,13 @@ class CostModel:
                 "weights: expected 1.0 for the small model, then a positive number per rung, "
                 f"found {self.weights}"
             )
+
+    def price_of_worth(self, worth: float) -> float:
+        """Accuracy per unit, where a right answer is worth so many dollars, or else units.
+
+        Raises:
+            ConfigError: it is worth nothing.
+        """
+        if not worth > 0:
+            raise ConfigError(f"worth: expected more than 0, found {worth}")
+        return (self.dollars or 1.0) / worth

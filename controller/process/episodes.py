@@ -175,8 +175,13 @@ class EpisodeConfig:
 
     @cached_property
     def token_cost(self) -> Floats:
-        """Cost of a token per rung, (R,)."""
+        """Cost of a written token per rung, (R,)."""
         return np.array(self.cost.weights)
+
+    @cached_property
+    def prompt_share(self) -> Floats:
+        """Of that, what a prompt token costs, (R,)."""
+        return np.array(self.cost.prompt_shares or (1.0,) * self.num_rungs)
 
     @property
     def num_rungs(self) -> int:
@@ -421,7 +426,8 @@ class Episodes(Lockstep):
 
     def reading_cost(self, prompt_tokens: Ints) -> Floats:
         """Cost of the small model's prefill; where the budget is below it, it is left out."""
-        return np.asarray(self.config.token_cost[0] * prompt_tokens)
+        config = self.config
+        return np.asarray(config.token_cost[0] * (config.prompt_share[0] * prompt_tokens))
 
     @property
     def fresh(self) -> Bools:
@@ -489,7 +495,8 @@ class Episodes(Lockstep):
         # An attempt that failed before its prompt was read leaves the prompt to the next one.
         self.prefilled[rows, rung] |= ~revised & (attempts.prompt_tokens > 0)
         cost = np.where(revised, self.config.cost.reviser_weight, self.config.token_cost[rung])
-        self.charge(rows, np.asarray(cost * processed), processed)
+        billed = self.config.prompt_share[rung] * prefill + attempts.completion_tokens
+        self.charge(rows, np.asarray(cost * billed), processed)
 
     def _vote(self, rows: Ints, attempts: AttemptColumns) -> None:
         answer, rung = attempts.answer, attempts.rung

@@ -11,6 +11,10 @@ SMALLEST, LARGEST = 1e-12, 1e12
 """Prices and times beyond are mistakes, and too much for float32."""
 
 
+PRICES = ("price", "worth", "accuracy", "mean_cost")
+"""Terms that say what compute is worth, of which there is one at most."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Terms:
     """What an asker wants of an answer.
@@ -18,6 +22,8 @@ class Terms:
     Attributes:
         price: accuracy per unit cost, the unit being one small-model token; the controller's
             own when None.
+        worth: instead of a price: what a right answer is worth, in dollars where the controller
+            counts these, else in small-model tokens.
         round_price: accuracy per serial round of generation; 0 if waiting is free.
         budget: hard cap on cost; None for no cap.
         accuracy: instead of a price: share of questions to be answered right.
@@ -27,10 +33,11 @@ class Terms:
         deadline_s: seconds until there must be an answer, of a service; None for its own.
 
     Raises:
-        ConfigError: a number is out of range, or several of price, accuracy and mean cost.
+        ConfigError: a number is out of range, or several of `PRICES`.
     """
 
     price: float | None = None
+    worth: float | None = None
     round_price: float = 0.0
     budget: float | None = None
     accuracy: float | None = None
@@ -39,7 +46,7 @@ class Terms:
     deadline_s: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("price", "mean_cost", "deadline_s"):
+        for name in ("price", "worth", "mean_cost", "deadline_s"):
             value = getattr(self, name)
             if value is not None and not SMALLEST <= value <= LARGEST:
                 raise ConfigError(
@@ -52,17 +59,17 @@ class Terms:
             )
         if self.budget is not None and not self.budget >= 0:
             raise ConfigError(f"budget: expected 0 or more, found {self.budget}")
-        if sum(x is not None for x in (self.price, self.accuracy, self.mean_cost)) > 1:
-            raise ConfigError("price, accuracy, mean_cost: expected at most one of them")
+        if sum(getattr(self, name) is not None for name in PRICES) > 1:
+            raise ConfigError(f"{', '.join(PRICES)}: expected at most one of them")
 
     @property
     def says_price(self) -> bool:
         """Whether it says what compute is worth, one way or another."""
-        return any(x is not None for x in (self.price, self.accuracy, self.mean_cost))
+        return any(getattr(self, name) is not None for name in PRICES)
 
     def at(self, price: float) -> Self:
         """The same at a price."""
-        return replace(self, price=price, accuracy=None, mean_cost=None)
+        return replace(self, price=price, worth=None, accuracy=None, mean_cost=None)
 
     @property
     def known_price(self) -> float:

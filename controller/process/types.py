@@ -58,6 +58,10 @@ class AdapterSpec:
     digest: str
 
 
+Dollars = tuple[float, float]
+"""Of a million prompt tokens, and of a million written ones."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """What the ledger needs to know about one language model.
@@ -75,6 +79,7 @@ class ModelSpec:
         body: further fields of each request to it.
         prompt_length: constant and tokens per character of a question, from which the length of
             a prompt is estimated where no tokenizer is at hand; None when unknown.
+        dollars: of a million prompt and written tokens, as listed; None when unknown.
     """
 
     name: str
@@ -87,6 +92,7 @@ class ModelSpec:
     prompt: tuple[dict[str, str], ...] = ()
     body: Mapping[str, Any] = field(default_factory=dict, hash=False)
     prompt_length: tuple[float, float] | None = None
+    dollars: Dollars | None = None
 
     @property
     def tier(self) -> str:

@@ -90,6 +90,8 @@ class ServeConfig:
         playground: answer / with a page to try it on; default: unless there are keys.
         price: accuracy per small-model token, if the request does not set it; default:
             mid-range.
+        worth: instead: what a right answer is worth, in dollars where the controller counts these,
+            else in small-model tokens.
         mean_cost: instead of a price: small-model tokens per question, kept over time.
         limits: what callers may spend.
         shared: redis://HOST:PORT/DB, where services count escalations together.
@@ -120,6 +122,7 @@ class ServeConfig:
     keys: Path | None = None
     playground: bool | None = None
     price: float | None = None
+    worth: float | None = None
     mean_cost: float | None = None
     limits: Limits = field(default_factory=Limits)
     shared: str | None = None
@@ -143,7 +146,7 @@ class ServeConfig:
     @property
     def standing(self) -> Terms:
         """Terms of requests that set none."""
-        return Terms(price=self.price, mean_cost=self.mean_cost)
+        return Terms(price=self.price, worth=self.worth, mean_cost=self.mean_cost)
 
     @property
     def has_playground(self) -> bool:

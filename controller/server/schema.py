@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from controller.errors import ConfigError
 from controller.process.actions import ActionKind
+from controller.process.terms import PRICES
 from controller.process.types import Question
 from controller.server.engine import RequestTerms
 
@@ -368,7 +369,7 @@ class DecideRequest(Strict):
 
 HEADERS: Mapping[str, type] = {
     **dict.fromkeys(
-        ("price", "round-price", "budget", "accuracy", "mean-cost", "deadline-s"), float
+        ("price", "worth", "round-price", "budget", "accuracy", "mean-cost", "deadline-s"), float
     ),
     "max-escalations": int,
     "question-id": str,
@@ -376,7 +377,6 @@ HEADERS: Mapping[str, type] = {
 """Terms that may come as `x-allot-NAME`; fields of the body come first."""
 
 HEADER_PREFIX = "x-allot-"
-_PRICES = {"price", "accuracy", "mean_cost"}
 
 
 def read_terms(
@@ -401,8 +401,8 @@ def read_terms(
             except ValueError:
                 raise ConfigError(f"{HEADER_PREFIX}{name}: expected a number") from None
     by_body = {name: value for name, value in (given or {}).items() if value is not None}
-    if _PRICES & by_body.keys():
-        by_header = {name: by_header[name] for name in by_header.keys() - _PRICES}
+    if {*PRICES} & by_body.keys():
+        by_header = {name: by_header[name] for name in by_header.keys() - {*PRICES}}
     chosen = {"seed": None if seed is None else seed % 2**31, "metadata": metadata}
     merged = {**chosen, **by_header, **by_body}
     # As JSON, since its strict reading takes objects for dataclasses.

@@ -9,11 +9,12 @@ from dataclasses import replace
 
 import numpy as np
 
+from controller.errors import ConfigError
 from controller.process.actions import Tier
 from controller.process.cost import CostModel
 from controller.process.episodes import EpisodeConfig
 from controller.process.menu import Arm, menu_of
-from controller.process.types import ModelSpec
+from controller.process.types import Dollars, ModelSpec
 from envs.draws import Streams
 from envs.replay import AttemptReplay
 from envs.traces.table import TraceTable
@@ -28,6 +29,33 @@ _ENOUGH_QUESTIONS = 20_000
 """To fit vote weights on; more only take longer."""
 
 _VOTE_WEIGHTS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
+
+
+def priced_model(models: Sequence[ModelSpec], dollars: Mapping[str, Dollars]) -> CostModel:
+    """Ledger of a menu in dollars.
+
+    Args:
+        models: by rung.
+        dollars: of a million prompt and written tokens, by model name; those of the models
+            themselves otherwise.
+
+    Raises:
+        ConfigError: a model without prices, or one whose written tokens cost nothing.
+    """
+    prices = [dollars.get(model.name, model.dollars) for model in models]
+    for model, price in zip(models, prices, strict=True):
+        if price is None or price[1] <= 0 or price[0] < 0:
+            raise ConfigError(
+                f"dollars: expected what a million prompt and written tokens of {model.name} "
+                f"cost, found {price}; say --dollars {model.name}=PROMPT/WRITTEN, or "
+                "dollars_per_million_tokens in trace.json"
+            )
+    known = [price for price in prices if price is not None]
+    return CostModel(
+        weights=tuple(written / known[0][1] for _, written in known),
+        prompt_shares=tuple(prompt / written for prompt, written in known),
+        dollars=known[0][1] / 1e6,
+    )
 
 
 def cost_model(
@@ -60,6 +88,7 @@ def derive_config(
     arms: tuple[Arm, ...] = (),
     *,
     token_costs: Mapping[str, float] | None = None,
+    dollars: Mapping[str, Dollars] | None = None,
     sample_widths: tuple[int, ...] = (1,),
     max_samples: int = 16,
 ) -> EpisodeConfig:
@@ -74,6 +103,7 @@ def derive_config(
         models: by rung.
         arms: the same as arms of a menu; empty for a small model and larger ones.
         token_costs: relative cost per token by model name, where sizes are unknown.
+        dollars: costs are dollars, these or the models' own, see `priced_model`; None for FLOPs.
         sample_widths: widths of the SAMPLE actions.
         max_samples: most SAMPLE attempts per episode.
     """
@@ -88,7 +118,7 @@ def derive_config(
     most = min(max_samples, int(held[small].max()))
     means = tuple(float(made["completion_tokens"][made["rung"] == r].mean()) for r in rungs)
     config = EpisodeConfig(
-        cost=cost_model(models, token_costs),
+        cost=cost_model(models, token_costs) if dollars is None else priced_model(models, dollars),
         vote_weights=(1,) * len(models),
         mean_completion_tokens=tuple(max(mean, 1.0) for mean in means),
         max_completion_tokens=tuple(int(m.max_new_tokens or 1) for m in models),

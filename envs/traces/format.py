@@ -25,7 +25,7 @@ from pyarrow.fs import LocalFileSystem
 
 from controller.errors import ConfigError, TraceFormatError
 from controller.process.menu import Arm, menu_of
-from controller.process.types import AdapterSpec, ModelSpec
+from controller.process.types import AdapterSpec, Dollars, ModelSpec
 
 TRACE_VERSION = 1
 
@@ -323,7 +323,12 @@ def model_spec(manifest: Mapping[str, Any], name: str, rung: int = 0) -> ModelSp
         ),
         prompt=tuple(entry.get("prompt") or ()),
         body=entry.get("body") or {},
+        dollars=_dollars(entry.get("dollars_per_million_tokens")),
     )
+
+
+def _dollars(listed: Mapping[str, Any] | None) -> Dollars | None:
+    return (float(listed["prompt"]), float(listed["completion"])) if listed else None
 
 
 def code_rows(column: pa.Array, code: Callable[[Any], int]) -> NDArray[np.int32]:

@@ -23,6 +23,8 @@ class AnswerConfig:
 
     Attributes:
         price: accuracy per small-model token; default: mid-range.
+        worth: instead: what a right answer is worth, in dollars where the controller counts these,
+            else in small-model tokens.
         controller: checkpoint.
         models: that make attempts.
         examples: draw so many new bundled questions.
@@ -36,6 +38,7 @@ class AnswerConfig:
     """
 
     price: float | None = None
+    worth: float | None = None
     controller: Path = bundled("controller")
     models: NamedModels = field(default_factory=NamedModels)
     examples: int = 0
@@ -48,6 +51,8 @@ class AnswerConfig:
     segment_price: float | None = None
 
     def __post_init__(self) -> None:
+        if self.price is not None and self.worth is not None:
+            raise ConfigError("price, worth: expected at most one of them")
         if self.models.all and self.segments:
             raise ConfigError(
                 "small, large: expected neither with --segments, whose checkpoint says where its "
@@ -88,10 +93,13 @@ def answer(
     console = Console()
     with loaded:
         limit_threads(max(model.parameters or 0 for model in loaded.backend.models))
+        price = config.price
+        if config.worth is not None:
+            price = checkpoint.config.cost.price_of_worth(config.worth)
         for question in asked:
             outcome = loaded.answer(
                 question,
-                price=config.price,
+                price=price,
                 round_price=config.round_price,
                 budget=config.budget,
             )

@@ -19,7 +19,7 @@ from training.cli.evaluate import dashboard, evaluate, explain, report
 from training.cli.flags import with_flags
 from training.cli.record import record
 from training.cli.shadow import shadow
-from training.cli.traces import evaluate_models, import_, read, verify
+from training.cli.traces import cost, evaluate_models, import_, read, verify
 from training.cli.train import dashed, train
 
 
@@ -85,7 +85,7 @@ models_app = typer.Typer(help="The recorded language models.", no_args_is_help=T
 app.add_typer(models_app, name="models")
 models_app.command("evaluate")(evaluate_models)
 app.command("train", context_settings={"token_normalize_func": dashed})(train)
-for command in (record, serve, shadow, playground, key, status, read, verify):
+for command in (record, serve, shadow, playground, key, status, cost, read, verify):
     app.command()(command)
 app.command("import")(import_)
 for command in (evaluate, report, dashboard, explain, answer):

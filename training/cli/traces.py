@@ -63,6 +63,31 @@ def verify(
     console.print(f"{out}: {num_scored} attempts scored")
 
 
+def cost(
+    traces: Traces = bundled("traces"),
+    ladder: Annotated[
+        str | None, typer.Option(help="Arms, separated by commas; default: the set's.")
+    ] = None,
+    dollars: Annotated[
+        list[str] | None,
+        typer.Option(help="MODEL=PROMPT/WRITTEN, of a million tokens; repeatable."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Print what an attempt by each arm costs: tokens of the first arm, and dollars where known."""
+    from envs.traces.format import TraceSet
+    from training.compare.model_table import cost_table
+    from training.learn.config import list_prices
+    from training.report.show import print_rows
+
+    arms = ladder.split(",") if ladder else ()
+    rows = cost_table(TraceSet.read(traces), arms, list_prices(pairs("dollars", dollars or [])))
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    print_rows(f"{traces}, costs in tokens of {rows[0]['arm']}", rows)
+
+
 def import_(
     files: Annotated[
         list[Path],

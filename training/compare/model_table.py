@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from controller.process.episodes import score_weight
+from controller.process.types import Dollars
+from envs.traces.derive import cost_model
 from envs.traces.format import TraceSet
 from envs.traces.table import TraceTable, build_table
 from training.learn.calibration import auroc, expected_calibration_error
@@ -115,3 +118,39 @@ def _model_columns(table: TraceTable, rung: int, name: str) -> dict[str, NDArray
         columns[f"{name} majority@{length}"] = majority.astype(np.float64)
         columns[f"{name} pass@{length}"] = right.any(1).astype(np.float64)
     return columns
+
+
+def cost_table(
+    traces: TraceSet, ladder: Sequence[str] = (), dollars: Mapping[str, Dollars] | None = None
+) -> list[dict[str, Any]]:
+    """What an attempt by each arm costs on average, in both units, and why; a row per arm.
+
+    Args:
+        traces: recorded attempts of the train split.
+        ladder: arms; empty for the set's default.
+        dollars: of a million prompt and written tokens, where the set does not say.
+    """
+    models, arms = traces.models(ladder), traces.arms(ladder)
+    table = build_table(traces, ["train"], [model.name for model in models])
+    flops = cost_model(models)
+    rows = []
+    for rung, (model, arm) in enumerate(zip(models, arms, strict=True)):
+        own = table.attempts[table.attempts["rung"] == rung]
+        prompt, written = (float(own[f"{kind}_tokens"].mean()) for kind in ("prompt", "completion"))
+        listed = (dollars or {}).get(model.name, model.dollars)
+        bill = None if listed is None else (prompt * listed[0] + written * listed[1]) / 1e6
+        rows.append(
+            {
+                "arm": arm.name,
+                "tier": str(arm.tier),
+                "family": arm.family,
+                "right": float(table.success_rates[:, rung].mean()),
+                "prompt tokens": f"{prompt:.0f}",
+                "written tokens": f"{written:.0f}",
+                "a token costs": f"{flops.weights[rung]:.3g}",
+                "an attempt costs": f"{flops.weights[rung] * (prompt + written):.3g}",
+                "a further one": f"{flops.weights[rung] * written:.3g}",
+                "dollars": "-" if bill is None else f"{bill:.2g}",
+            }
+        )
+    return rows

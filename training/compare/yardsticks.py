@@ -80,9 +80,8 @@ def clairvoyant(
             order = rng.random(stream.shape) + 2 * (stream < 0)
             places = np.take_along_axis(stream, order.argsort(1), 1)[:, :most]
             hits = table.right(places)
-            processed = table.prompt_tokens[:, rung, None] + np.cumsum(
-                table.attempts["completion_tokens"][places] * (places >= 0), 1
-            )
+            written = np.cumsum(table.attempts["completion_tokens"][places] * (places >= 0), 1)
+            processed = config.prompt_share[rung] * table.prompt_tokens[:, rung, None] + written
             first, found = hits.argmax(1), hits.any(1)
             spent = processed[np.arange(q), first]
             utility = found - price * config.cost.weights[rung] * spent

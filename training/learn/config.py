@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from math import inf
-from typing import Any
+from typing import Any, Literal
 
 from controller.errors import ConfigError
 
@@ -110,6 +110,24 @@ class PPOConfig:
         return max(1, self.total_steps // self.steps_per_update)
 
 
+def list_prices(said: Mapping[str, str]) -> dict[str, tuple[float, float]]:
+    """Dollars of a million prompt and written tokens by model, from PROMPT/WRITTEN each.
+
+    Raises:
+        ConfigError: an entry is something else.
+    """
+    prices = {}
+    for model, text in said.items():
+        try:
+            prompt, written = map(float, text.split("/"))
+        except ValueError:
+            raise ConfigError(
+                f"dollars: expected {model}=PROMPT/WRITTEN as in 0.15/0.6, found {text!r}"
+            ) from None
+        prices[model] = prompt, written
+    return prices
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """What to train a controller on.
@@ -118,6 +136,9 @@ class TrainConfig:
         ladder: models, the small one first; empty for the trace set's default.
         token_costs: small-model tokens that a token of each MODEL costs, where its size is
             unknown.
+        unit: of costs: flops, or dollars by each model's list price.
+        dollars: MODEL=PROMPT/WRITTEN, dollars of a million tokens of each, where the trace set does
+            not say or something else is paid.
         sample_widths: attempts that a SAMPLE action makes side by side, one action each.
         max_samples: SAMPLE attempts per episode.
         hide_signals: 0..1, share of episodes without logprobs, without difficulty, without a
@@ -134,6 +155,8 @@ class TrainConfig:
 
     ladder: tuple[str, ...] = ()
     token_costs: Mapping[str, float] = field(default_factory=dict)
+    unit: Literal["flops", "dollars"] = "flops"
+    dollars: Mapping[str, str] = field(default_factory=dict)
     sample_widths: tuple[int, ...] = (1, 4)
     max_samples: int = 16
     hide_signals: float = 0.1
@@ -142,6 +165,11 @@ class TrainConfig:
     probes: bool = False
     escalate: bool = True
     ppo: PPOConfig = field(default_factory=PPOConfig)
+
+    @property
+    def list_prices(self) -> dict[str, tuple[float, float]] | None:
+        """Dollars of a million prompt and written tokens by model; None where FLOPs count."""
+        return list_prices(self.dollars) if self.unit == "dollars" else None
 
     def __post_init__(self) -> None:
         check_range(self, ("max_samples", "sample_widths"), least=1)
@@ -152,6 +180,9 @@ class TrainConfig:
             raise ConfigError(
                 f"prices: expected the least and the greatest, or none, found {self.prices}"
             )
+        if self.dollars and self.unit != "dollars":
+            raise ConfigError(f"dollars: expected --unit dollars beside it, found {self.unit}")
+        _ = self.list_prices
         for model, cost in self.token_costs.items():
             if not 0 < cost < inf:
                 raise ConfigError(f"token_costs: expected more than 0, found {model}={cost}")
