@@ -125,6 +125,9 @@ def cost_table(
 ) -> list[dict[str, Any]]:
     """What an attempt by each arm costs on average, in both units, and why; a row per arm.
 
+    Tokens of prompts and of what is written, costs of a written token, of a first and of a further
+    attempt in written tokens of the first arm, and of a first one in dollars.
+
     Args:
         traces: recorded attempts of the train split.
         ladder: arms; empty for the set's default.
@@ -135,7 +138,8 @@ def cost_table(
     flops = cost_model(models)
     rows = []
     for rung, (model, arm) in enumerate(zip(models, arms, strict=True)):
-        own = table.attempts[table.attempts["rung"] == rung]
+        fresh = table.stream[:, rung]
+        own = table.attempts[fresh[fresh >= 0]]
         prompt, written = (float(own[f"{kind}_tokens"].mean()) for kind in ("prompt", "completion"))
         listed = (dollars or {}).get(model.name, model.dollars)
         bill = None if listed is None else (prompt * listed[0] + written * listed[1]) / 1e6
@@ -145,11 +149,11 @@ def cost_table(
                 "tier": str(arm.tier),
                 "family": arm.family,
                 "right": float(table.success_rates[:, rung].mean()),
-                "prompt tokens": f"{prompt:.0f}",
-                "written tokens": f"{written:.0f}",
-                "a token costs": f"{flops.weights[rung]:.3g}",
-                "an attempt costs": f"{flops.weights[rung] * (prompt + written):.3g}",
-                "a further one": f"{flops.weights[rung] * written:.3g}",
+                "prompt": f"{prompt:.0f}",
+                "written": f"{written:.0f}",
+                "a token": f"{flops.weights[rung]:.3g}",
+                "an attempt": f"{flops.weights[rung] * (prompt + written):.3g}",
+                "a further": f"{flops.weights[rung] * written:.3g}",
                 "dollars": "-" if bill is None else f"{bill:.2g}",
             }
         )

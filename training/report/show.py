@@ -29,7 +29,7 @@ def command_line(program: str = "allot") -> str:
 
 def print_rows(title: str, rows: Sequence[dict[str, Any]]) -> None:
     """Print rows of names and shares as a table."""
-    table = Table(title=title)
+    table = Table(title=title, box=None)
     for name in rows[0]:
         table.add_column(name, overflow="fold")
     for row in rows:
