@@ -55,6 +55,7 @@ class Request:
         unwanted: set once nobody waits for the attempt any more; backends that can may then
             give it up.
         on_text: told each piece of text as it is written, by backends that can.
+        on_cancelled: told what had been processed if the call is cancelled, by the same.
         deadline: a time of the event loop's clock; what is not done by then is returned as an
             attempt with `error`, by backends that suspend.
     """
@@ -66,6 +67,7 @@ class Request:
     parent: Attempt | None = None
     unwanted: Flag | None = field(default=None, compare=False)
     on_text: Callable[[str], None] | None = field(default=None, compare=False)
+    on_cancelled: Callable[[Usage], None] | None = field(default=None, compare=False)
     deadline: float | None = field(default=None, compare=False)
 
 

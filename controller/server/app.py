@@ -31,16 +31,15 @@ from controller.server.playground import page
 from controller.server.replies import (
     ALIVE,
     REFUSED,
-    Form,
+    CompletionForm,
     bug,
-    completion_form,
     refused,
 )
 from controller.server.responses import ResponseForm, ResponseRequest
 from controller.server.schema import (
     MODEL,
-    Asked,
     ChatRequest,
+    Completing,
     CompletionRequest,
     DecideRequest,
     read_terms,
@@ -54,6 +53,7 @@ FRESH_S, PATIENCE_S = 1.0, 0.25
 """How long what a check of all models said holds, and how long `/ready` waits for a new one."""
 
 T = TypeVar("T")
+Form = CompletionForm | ResponseForm
 
 
 class Service:
@@ -146,34 +146,27 @@ class Service:
 
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
-        asked = ChatRequest.model_validate_json(await self._body(request))
-        return await self._answered(request, asked, partial(completion_form, asked, chat=True))
+        return await self._answered(request, ChatRequest)
 
     async def complete(self, request: Request) -> Response:
         """POST /v1/completions."""
-        asked = CompletionRequest.model_validate_json(await self._body(request))
-        return await self._answered(request, asked, partial(completion_form, asked, chat=False))
+        return await self._answered(request, CompletionRequest)
 
     async def respond(self, request: Request) -> Response:
         """POST /v1/responses."""
-        asked = ResponseRequest.model_validate_json(await self._body(request))
-        return await self._answered(request, asked, partial(ResponseForm, asked))
-
-    async def _body(self, request: Request) -> bytes:
-        """The body of a request, if its key is good."""
-        self._caller(request)
-        return await request.body()
+        return await self._answered(request, ResponseRequest)
 
     async def _answered(
-        self, request: Request, asked: Asked, new_form: Callable[..., Form]
+        self, request: Request, kind: type[Completing] | type[ResponseRequest]
     ) -> Response:
+        caller, context = self._caller(request), propagate.extract(request.headers)
+        asked = kind.model_validate_json(await request.body())
         if asked.model != MODEL:
             raise HTTPException(404, f"model: expected {MODEL!r}; see /v1/models")
         terms = read_terms(asked.allot, request.headers, seed=asked.seed, metadata=asked.metadata)
         question = asked.question()
         self._check_room()
         await self.engine.check(question, terms, sticky=asked.user)
-        caller, context = self._caller(request), propagate.extract(request.headers)
 
         async def answer(
             emit: Callable[[Choice], None] = lambda choice: None,
@@ -186,7 +179,11 @@ class Service:
                     question, terms, caller=caller, sticky=asked.user, emit=emit, say=say
                 )
 
-        form = new_form(explain=terms.explain)
+        form: Form = (
+            CompletionForm(asked, explain=terms.explain)
+            if isinstance(asked, Completing)
+            else ResponseForm(asked, explain=terms.explain)
+        )
         if asked.stream:
             return self._stream(request, form, answer)
         with self._taken_in():

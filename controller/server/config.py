@@ -85,7 +85,7 @@ class ServeConfig:
         models: in front of which it stands.
         host: other than loopback needs --keys.
         port: 0 for any that is free.
-        workers: processes; each has what --models loads, and its share of --max-in-flight.
+        workers: processes; each has local models of its own, and its share of --max-in-flight.
         keys: file of API keys, see `allot key`.
         playground: answer / with a page to try it on; default: unless there are keys.
         price: accuracy per small-model token, if the request does not set it; default:

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, repeat
+from functools import partial
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -416,21 +416,22 @@ class _Asked:
         return not any(rule.act(state, state.mask())[0] for state in after)
 
     def record_abandoned(self) -> None:
-        """Take note of attempts that were cancelled: their prompts have been paid for."""
+        """Take note of attempts that were cancelled: prompts and what was written are paid for."""
         requests, self.attended.pending = self.attended.pending, ()
         names, lengths = self.attended.models, self.episode.state.prompt_tokens
-        if requests:
-            self.episode.made(
-                [
-                    replace(
-                        blank_attempt(names[request.rung].name, request),
-                        error=CANCELLED,
-                        prompt_tokens=int(lengths[0, request.rung]),
-                        usage=Usage(prefill_tokens=int(lengths[0, request.rung]) if first else 0),
-                    )
-                    for first, request in zip(chain([True], repeat(False)), requests, strict=False)
-                ]
-            )
+        cancelled = []
+        for place, request in enumerate(requests):
+            prompt, written = int(lengths[0, request.rung]), self.attended.written.get(place, 0)
+            blank = blank_attempt(names[request.rung].name, request)
+            usage = Usage(prefill_tokens=0 if place else prompt, cancelled_tokens=written)
+            known: dict[str, Any] = {
+                "prompt_tokens": prompt,
+                "completion_tokens": written,
+                "usage": usage,
+            }
+            cancelled.append(replace(blank, error=CANCELLED, **known))
+        if cancelled:
+            self.episode.made(cancelled)
 
 
 class _Attended(Wrapped):
@@ -441,6 +442,8 @@ class _Attended(Wrapped):
         self._decider, self._deadline = decider, deadline
         self.pending: Sequence[Request] = ()
         """Requests that have gone out and are not answered."""
+        self.written: dict[int, int] = {}
+        """Tokens of those that were cancelled, by place, as far as known."""
         self.say: Say | None = None
         """Told the text of the next attempt."""
         self._said = False
@@ -448,8 +451,14 @@ class _Attended(Wrapped):
     async def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
         """See `Backend.attempts`; a model that makes none is down for this question."""
         self.pending = requests
-        on_text = self._say if self.say else None
-        asked = [replace(r, deadline=self._deadline, on_text=on_text) for r in requests]
+        told: dict[str, Any] = {
+            "deadline": self._deadline,
+            "on_text": self._say if self.say else None,
+        }
+        asked = [
+            replace(r, **told, on_cancelled=partial(self._cancelled, place))
+            for place, r in enumerate(requests)
+        ]
         made = await super().attempts(asked)
         self.pending = ()
         if self._said and any(attempt.error for attempt in made):
@@ -460,6 +469,9 @@ class _Attended(Wrapped):
             if not all(attempt.error == DEADLINE for attempt in made):
                 self._decider.degraded.add(self.models[rung].name)
         return made
+
+    def _cancelled(self, place: int, usage: Usage) -> None:
+        self.written[place] = usage.cancelled_tokens
 
     def _say(self, piece: str) -> None:
         self._said = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
@@ -20,7 +20,7 @@ from controller.process.cost import Usage
 from controller.process.types import CUT
 from controller.server.engine import NoAnswerError, Served
 from controller.server.ops import service_log
-from controller.server.schema import MODEL, Completing, complaint
+from controller.server.schema import MODEL, ChatRequest, Completing, complaint
 
 Json = dict[str, Any]
 
@@ -139,52 +139,16 @@ def logprobs_of(served: Served) -> Json | None:
     return {"content": list(told), "refusal": None} if told else None
 
 
-class Form(Protocol):
-    """How an answer is told, whole or as the events of one stream."""
-
-    def whole(self, served: Served) -> Json:
-        """The answer."""
-        ...
-
-    def first(self) -> bytes:
-        """That an answer is being made."""
-        ...
-
-    def choice(self, choice: Choice) -> bytes:
-        """A choice or decision, when it happens."""
-        ...
-
-    def text(self, piece: str) -> bytes:
-        """A piece of the answer's text, when it is written."""
-        ...
-
-    def answer(self, served: Served) -> bytes:
-        """What has not been told of the answer, and its end."""
-        ...
-
-    def error(self, error: Exception) -> bytes:
-        """That there is no answer."""
-        ...
-
-
-def completion_form(asked: Completing, *, chat: bool, explain: bool) -> CompletionForm:
-    """The form that a completion is asked for in."""
-    return CompletionForm(
-        asked.ignored, chat=chat, explain=explain, include_usage=asked.include_usage
-    )
-
-
 class CompletionForm:
     """An answer in the form of a completion, whole or as the events of one stream.
 
     Every chunk has a choice, if only an empty one, since clients look at the first.
     """
 
-    def __init__(
-        self, ignored: Sequence[str], *, chat: bool, explain: bool, include_usage: bool = False
-    ) -> None:
-        self._ignored, self._chat, self._explain = ignored, chat, explain
-        self._include_usage, self._told = include_usage, ""
+    def __init__(self, asked: Completing, *, explain: bool) -> None:
+        chat = isinstance(asked, ChatRequest)
+        self._ignored, self._chat, self._explain = asked.ignored, chat, explain
+        self._include_usage, self._told = asked.include_usage, ""
         self._head = {
             "id": f"allot-stream-{time.time_ns():x}",
             "object": "chat.completion.chunk" if chat else "text_completion",

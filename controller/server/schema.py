@@ -47,8 +47,6 @@ _HARMLESS: Mapping[str, tuple[Any, ...]] = {
     "store": (False,),
     "service_tier": ("auto", "default"),
     "response_format": ({"type": "text"},),
-    "logprobs": (False, 0),
-    "top_logprobs": (0,),
     "tools": ([],),
     "functions": ([],),
     "function_call": ("none", "auto"),
@@ -254,6 +252,12 @@ class Completing(Asked):
         """Fields that models get as they are, as they were set."""
         chosen = self.model_dump(include=set(_PASSED), exclude_unset=True, by_alias=True)
         return {name: value for name, value in chosen.items() if value not in (None, [], "", {})}
+
+    @model_validator(mode="after")
+    def _streams_with_options(self) -> Self:
+        if self.stream_options and not self.stream:
+            raise ValueError("stream_options: expected stream to be true with it")
+        return self
 
     @property
     def include_usage(self) -> bool:

@@ -94,7 +94,7 @@ def shadow(rows: Iterable[Row], controller: Controller, right: Right) -> Shadow:
     """Answer logged questions at the terms that they came with.
 
     Args:
-        rows: episodes of a log with texts.
+        rows: episodes of a log with texts; those whose client left are passed over.
         controller: before a `LoggedFirst`.
         right: grades answers.
 
@@ -106,6 +106,8 @@ def shadow(rows: Iterable[Row], controller: Controller, right: Right) -> Shadow:
     found: list[tuple[float, ...]] = []  # costs, whether right, price; of both, served first
     same, left_out = 0, 0
     for row in rows:
+        if "cancelled" in row["limited"]:
+            continue
         question = _question(row, [model.name for model in backend.models])
         terms = Terms(price=row["price"], round_price=row["round_price"], budget=row["budget"])
         made = [_attempt(question, entry) for entry in row["attempts"] if entry["error"] is None]

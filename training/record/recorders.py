@@ -36,7 +36,7 @@ FACTS = frozenset(
 )
 """Failures that say something about a question and a model, and are recorded as such."""
 
-HOPELESS = frozenset({"unauthorized", "no_such_model"})
+HOPELESS = frozenset({"unauthorized", "no_credit", "no_such_model"})
 """Failures that waiting does not help against."""
 
 PATIENCE_S = 600.0

@@ -272,6 +272,10 @@ class OpenAIBackend(Backend):
             raise UpstreamError(
                 TOO_LATE, retryable=False, blames_server=False, wasted=reader.abandoned
             ) from None
+        except asyncio.CancelledError:
+            if request.on_cancelled:
+                request.on_cancelled(reader.abandoned)
+            raise
         finally:
             self.observe(self.endpoint.shown_name, outcome, time.monotonic() - started)
         self.breaker.succeeded()

@@ -57,6 +57,7 @@ def test_what_models_are_told(service, small, name, value):
         ({"functions": [{"name": "f"}]}, "functions"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"stream_options": {"include_obfuscation": True}}, "stream_options"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"reasoning_effort": "huge"}, "reasoning_effort"),
         ({"metadata": {"a": 1}}, "metadata"),
         ({"top_k": 5}, "top_k"),

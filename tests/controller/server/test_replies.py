@@ -10,10 +10,14 @@ from controller.core import Decision
 from controller.errors import ConfigError
 from controller.process.actions import Action, ActionKind
 from controller.process.cost import Usage
-from controller.process.terms import Terms
 from controller.process.types import Attempt, Question
-from controller.server.engine import NoAnswerError, Served
+from controller.server.engine import NoAnswerError, RequestTerms, Served
 from controller.server.replies import CompletionForm, choice_json, refusal
+from controller.server.schema import ChatRequest, CompletionRequest
+
+ASKED = {"model": "allot", "messages": [{"role": "user", "content": "3+4"}]}
+CHAT, TEXT = ChatRequest(**ASKED), CompletionRequest(model="allot", prompt="3+4")
+STREAM = ChatRequest(**ASKED, stream=True, stream_options={"include_usage": True})
 
 CHOICE = {
     "action": Action(ActionKind.SAMPLE),
@@ -49,7 +53,7 @@ def served(*attempts, **changes):
         "attempt": attempts[0] if attempts else None,
         "decisions": (Decision(**CHOICE, brought=attempts, final=True),),
         "attempts": attempts,
-        "terms": Terms(price=1e-3),
+        "terms": RequestTerms(price=1e-3),
         "cost": 8.0,
         "usage": {"small": usage},
         "degraded": (),
@@ -65,7 +69,7 @@ def served(*attempts, **changes):
 
 @pytest.mark.parametrize("chat", [True, False])
 def test_usage_is_told_in_all_and_by_what_it_was_for(chat):
-    found = CompletionForm((), chat=chat, explain=False).whole(served(ATTEMPT))
+    found = CompletionForm(CHAT if chat else TEXT, explain=False).whole(served(ATTEMPT))
     assert found["usage"]["total_tokens"] == 5 + 3 + 11 + 2
     by_action = found["allot"]["usage"]["by_action"]
     assert by_action["sample"]["decoded_tokens"] == 3
@@ -87,7 +91,7 @@ def test_choices_show_what_was_seen_and_written_only_if_asked():
 
 
 def test_every_chunk_of_a_stream_has_a_choice_but_that_of_usage():
-    chunks = CompletionForm((), chat=True, explain=False, include_usage=True)
+    chunks = CompletionForm(STREAM, explain=False)
     text = chunks.first() + chunks.answer(served(ATTEMPT))
     events = [json.loads(part[6:]) for part in text.decode().split("\n\n")[:-2]]
     assert [len(event["choices"]) for event in events] == [1, 1, 1, 0]

@@ -190,6 +190,24 @@ def test_a_question_whose_client_left_is_on_the_bill(serve, small, large):
     assert served.cost == served.usage["small"].prefill_tokens > 0
 
 
+def test_what_was_written_when_a_client_left_is_on_the_bill(serve, small, large):
+    async def write(exchange):
+        await exchange.begin_stream()
+        for _ in range(5):
+            await exchange.event("word ")
+        await asyncio.sleep(20)
+
+    small.script(write)
+    service = serve(small, large, attempt_deadline_s=20, streams=True)
+    with suppress(httpx2.TimeoutException):
+        body = {"model": "allot", "messages": [{"role": "user", "content": "2+5="}]}
+        service.http.post("/v1/chat/completions", json=body, timeout=0.5)
+    assert eventually(lambda: service.served)
+    (served,) = service.served
+    assert served.usage["small"].cancelled_tokens == 5
+    assert served.cost == served.usage["small"].prefill_tokens + 5
+
+
 def test_a_question_that_came_to_its_deadline_is_on_the_bill(serve, small, large):
     small.script(hang)
     service = serve(small, large, attempt_deadline_s=20)

@@ -80,6 +80,7 @@ def test_another_log_is_told(checkpoint, log, small, large):  # noqa: F811
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     for changed, message in (
         ({"question": None}, "--log-texts"),
+        ({"limited": ["cancelled"]}, "at least 2 questions"),
         ({"models": [{"name": "other", "rung": 0}]}, "NAME=URL#MODEL"),
     ):
         log.write_text("\n".join(json.dumps(row | changed) for row in rows))
