@@ -29,11 +29,20 @@ ON_THEIR_OWN = ("test_docs.py", "test_examples.py")
 torch.set_num_threads(1)
 
 
+SHARED = ("trees", "pair")
+"""Fixtures of a session that take long: the files that use one of them share a process, too."""
+
+
 def pytest_collection_modifyitems(items) -> None:
-    """Keep the tests of a file, which share set-ups, in one process; see the Makefile."""
+    """Keep tests that share set-ups in one process; see the Makefile."""
+    groups = {}
+    for item in items:
+        group = next((name for name in SHARED if name in item.fixturenames), str(item.path))
+        if groups.get(item.path) not in SHARED:
+            groups[item.path] = group
     for item in items:
         if item.path.name not in ON_THEIR_OWN:
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+            item.add_marker(pytest.mark.xdist_group(groups[item.path]))
 
 
 @pytest.fixture(scope="session")
