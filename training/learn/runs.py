@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 
@@ -33,6 +33,23 @@ from training.report.view import progress_bar, training_view
 Floats = NDArray[np.float64]
 
 SCORED_PRICES = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What training made, by directory in the order of the seeds.
+
+    Attributes:
+        checkpoints: controllers.
+        utility: mean utility of each on validation questions, at the prices of a check.
+        best_rule: that of the best rule in hindsight.
+        seeds: what several seeds amount to; None of a single one.
+    """
+
+    checkpoints: Mapping[Path, AnyCheckpoint]
+    utility: Mapping[Path, float]
+    best_rule: float
+    seeds: Seeds | None = None
 
 
 def run_directories(settings: Settings) -> dict[Path, TrainConfig]:
@@ -82,7 +99,7 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def train_all(settings: Settings, console: Console) -> None:
+def train_all(settings: Settings, console: Console) -> Trained:
     """Train every seed that is not finished, then say what they amount to.
 
     Raises:
@@ -105,19 +122,24 @@ def train_all(settings: Settings, console: Console) -> None:
     with asked_to_stop() as stop:
         if settings.run.ray:
             _train_on_cluster(settings, runs, stop)
-        checkpoints = []
+        checkpoints, utility = {}, {}
         for out, config in runs.items():
             training = ControllerTraining(traces, config, out, prepared)
-            checkpoints.append(_trained(training, settings, stop, console))
-            console.print(f"{out}: validation utility {training.utility:.4f}", highlight=False)
-            if floor := checkpoints[-1].floor:
+            checkpoints[out] = _trained(training, settings, stop, console)
+            utility[out] = training.utility
+            console.print(f"{out}: validation utility {utility[out]:.4f}", highlight=False)
+            if floor := checkpoints[out].floor:
                 console.print(f"{out}: {floor}", highlight=False, soft_wrap=True)
+    seeds = None
     if len(runs) > 1:
         prices = prepared.prices.grid(SCORED_PRICES)
-        seeds = _score(checkpoints, prepared, prices)
+        seeds = _score(list(checkpoints.values()), prepared, prices)
         text = json.dumps({"prices": prices.tolist(), **asdict(seeds)}, indent=1)
         write_atomically(settings.run.out / "seeds.json", lambda path: path.write_text(text))
         print_seeds(console, seeds)
+    return Trained(
+        checkpoints=checkpoints, utility=utility, best_rule=prepared.best_rule, seeds=seeds
+    )
 
 
 def _train_on_cluster(
