@@ -14,7 +14,7 @@ from controller.errors import ConfigError, TraceFormatError
 from envs.traces.checks import COLUMNS
 from envs.traces.format import MANIFEST, TRACE_VERSION, tables_digest, write_json
 from envs.traces.intake import Intake
-from envs.traces.logs import ImportOptions, Log
+from envs.traces.logs import REFERENCES, ImportOptions, Log
 from envs.traces.summary import Group, doubts, groups
 
 _TOLERANCE = 0.005
@@ -72,6 +72,10 @@ def import_attempts(
         with Intake(Path(staging), options) as rows:
             logs = [rows.read(file) for file in files]
         _refuse_unused(options, logs)
+        if unknown := sorted(set(parameters or {}) - set(rows.models)):
+            raise ConfigError(
+                f"parameters: expected models among {sorted(rows.models)}, found {unknown}"
+            )
         rows.sizes |= parameters or {}
         rows.check(logs)
         chosen = rows.small(small)
@@ -95,7 +99,7 @@ def import_attempts(
             (Path(staging) / name).replace(out / name)
         write_json(out / MANIFEST, manifest)
     found = groups(rows.columns(), list(rows.models), list(rows.datasets))
-    for message in (*rows.unread(), *doubts(found), *_differences(logs)):
+    for message in (*rows.unread(), *rows.leaks(), *doubts(found), *_differences(logs)):
         warnings.warn(message, stacklevel=2)
     return Imported(
         groups=found, missing=list(rows.missing(chosen, found)), notes=list(_notes(logs))
@@ -115,6 +119,7 @@ def _refuse_unused(options: ImportOptions, logs: Sequence[Log]) -> None:
         ("filter", options.filters),
         ("metric", options.metrics),
         ("map", options.columns),
+        ("references", [REFERENCES] if options.references else []),
     ):
         if unused := [name for name in names if name not in used]:
             raise ConfigError(f"{option}: expected what some log has, found {unused}")

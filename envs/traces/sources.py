@@ -206,6 +206,40 @@ def rollout_attempts(record: Record, log: Log) -> Iterator[Row]:
     }
 
 
+def trace_entries(row: Row) -> Iterator[tuple[str, Row]]:
+    """Traces of an episode in the runs of verifiers from version 1 on (`traces.jsonl`)."""
+    for number, trace in enumerate(row["traces"], start=1):
+        yield f"trace {number}", {"env": row["env"]} | trace
+
+
+def trace_attempts(record: Record, log: Log) -> Iterator[Row]:
+    """The attempt of one trace of verifiers: the last message that the model wrote."""
+    row, task = record.row, record.row["task"]
+    written = [node["message"] for node in row["nodes"] if node.get("sampled")]
+    scores = {name: reward["score"] for name, reward in row.get("rewards", {}).items() if reward}
+    if not written or not scores:
+        log.notes[FAILED] += 1
+        return
+    scores |= row.get("metrics", {}) if log.options.metrics else {}
+    metric = log.metric(record, scores)
+    usages = [call["usage"] for call in row["calls"] if call.get("usage")]
+    yield {
+        "question": conversation(task["data"]["prompt"]),
+        "question_id": task["data"].get("id") or task.get("key"),
+        "dataset": row["env"].get("id"),
+        "reference": task["data"].get("answer"),
+        "model": row["calls"][-1].get("model") or row["agent"]["config"].get("model"),
+        "text": message_text(written[-1]),
+        "correct": _scored(record, metric, scores[metric]),
+        "prompt_tokens": sum(
+            u["prompt_tokens"] + (u.get("cached_input_tokens") or 0) for u in usages
+        )
+        or None,
+        "completion_tokens": sum(usage["completion_tokens"] for usage in usages) or None,
+        "finish_reason": row["calls"][-1].get("finish_reason"),
+    }
+
+
 def scenario_entries(row: Row) -> Iterator[tuple[str, Row]]:
     """Requests of a run of HELM, `scenario_state.json`."""
     for number, state in enumerate(row["request_states"], start=1):
@@ -332,6 +366,7 @@ SOURCES = tuple(
         ("OpenAI batch", {"custom_id", "response"}, batch_attempts, None),
         ("trl", {"step", "prompt", "completion", "advantage"}, completion_attempts, None),
         ("verifiers", {"example_id", "completion", "reward"}, rollout_attempts, None),
+        ("verifiers", {"env", "task", "traces"}, trace_attempts, trace_entries),
         ("HELM", {"adapter_spec", "request_states"}, scenario_attempts, scenario_entries),
         ("simple-evals", {"htmls", "convos"}, simple_attempts, simple_entries),
         ("EvalPlus", {"eval", "hash"}, program_attempts, program_entries),

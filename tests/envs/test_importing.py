@@ -240,6 +240,7 @@ def test_files_that_are_something_else_are_named(tmp_path, name, content, messag
         ({"action": "guess"}, r"column action: expected one of \['sample', 'revise', 'escalate'\]"),
         ({"split": "dev"}, "column split: expected one of"),
         ({"action": "revise"}, "column parent_id: expected the attempt_id of what is revised"),
+        ({"attempt_id": "a", "parent_id": "a"}, "column parent_id: expected the attempt_id of an"),
         ({"parent_id": "nobody"}, "column parent_id.*same question, found 'nobody'"),
         ({"correct": None, "reference": {}}, "column reference"),
     ],
@@ -298,6 +299,10 @@ def test_ids_are_those_of_their_data_set(tmp_path):
         ([{"answer": "", "correct": 1}, {}], "1 attempts that are right by the log, though no"),
         ([{"mood": 1}], "columns mood mean nothing here"),
         ([{"question_id": 1}, {"question_id": 1, "question": "?"}], "worded otherwise before"),
+        (
+            [{"question_id": i, "split": split} for i, split in enumerate(("train", "test"))],
+            "1 wordings are in more than one split",
+        ),
     ],
 )
 def test_what_is_doubtful_is_told(tmp_path, rows, message):
@@ -317,6 +322,11 @@ def test_columns_are_named_and_constants_set(tmp_path):
     made = import_attempts([file], tmp_path / "traces", options=options)
     assert shares(made) == {("m", "sums"): (1, 1, 1)}
     assert TraceSet.read(tmp_path / "traces").questions["reference"].to_pylist() == ["2"]
+    with pytest.raises(ConfigError, match=r"parameters: expected models among \['m'\]"):
+        import_attempts([file], tmp_path / "x", parameters={"n": 1e9}, options=options)
+    unused = ImportOptions(references={"q": {"reference": "2"}})
+    with pytest.raises(ConfigError, match="references: expected what some log has"):
+        import_attempts([write(tmp_path / "b.jsonl", [plain()])], tmp_path / "x", options=unused)
     for wrong in ({"columns": {"prompt": "wording"}}, {"constants": {"modle": "m"}}):
         with pytest.raises(ConfigError, match="expected one of"):
             import_attempts([file], tmp_path / "x", options=ImportOptions(**wrong))
@@ -402,6 +412,28 @@ def test_results_of_verifiers(tmp_path):
     write(file, [rows[0] | {"reward": 0.4}])
     with pytest.raises(TraceFormatError, match="line 1, column reward: expected 1 for right"):
         import_attempts([file], tmp_path / "x")
+
+
+@QUIET
+def test_traces_of_verifiers(tmp_path):
+    def trace(n, **more):
+        asked = {"message": {"role": "user", "content": "1 + 1?"}}
+        said = {"message": {"role": "assistant", "content": f"It is {n}."}, "sampled": True}
+        usage = {"prompt_tokens": 3, "cached_input_tokens": 5, "completion_tokens": 4}
+        return {
+            "task": {"type": "Sum", "key": "q1", "data": {"prompt": "1 + 1?", "answer": "2"}},
+            "agent": {"config": {"model": "m"}, "name": "agent"}, "nodes": [asked, said],
+            "calls": [{"usage": usage, "finish_reason": "stop"}],
+            "rewards": {"exact": {"score": float(n == 2), "weight": 0.5}},
+        } | more  # fmt: skip
+
+    traces = [trace(2), trace(3), trace(4, rewards={})]
+    rows = [{"env": {"id": "sums"}, "task": {}, "ok": True, "traces": [t]} for t in traces]
+    made = import_attempts([write(tmp_path / "traces.jsonl", rows)], tmp_path / "traces")
+    assert shares(made) == {("m", "sums"): (1, 2, 0.5)}
+    attempts = TraceSet.read(tmp_path / "traces").attempts
+    assert attempts["prompt_tokens"].to_pylist() == [8, 8]
+    assert "requests that failed, left out (1)" in made.notes
 
 
 @QUIET
