@@ -72,6 +72,7 @@ def test_a_target_with_several_right_answers(tmp_path):
     assert set(TraceSet.read(tmp_path / "traces").questions["reference"].to_pylist()) == {None}
 
 
+@QUIET
 def test_a_share_of_repeats_does_not_tell_which_are_right(tmp_path):
     with pytest.raises(TraceFormatError, match=r"line 1, column pass@1.*how many of 5.*not which"):
         import_attempts([harness("code")], tmp_path / "traces")
@@ -119,6 +120,7 @@ def test_a_score_counts_without_a_target_and_by_a_metric_that_is_named(tmp_path,
     assert shares(made) == {(tmp_path.name, "t"): (1, 1, 0)}
 
 
+@QUIET
 def test_an_incomplete_log_differs_from_what_its_harness_tells(tmp_path):
     for path in harness("sums").parent.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -305,6 +307,7 @@ def test_ids_are_those_of_their_data_set(tmp_path):
         ),
     ],
 )
+@QUIET
 def test_what_is_doubtful_is_told(tmp_path, rows, message):
     file = write(tmp_path / "a.jsonl", [plain(**row) for row in rows])
     with pytest.warns(UserWarning, match=message):
@@ -445,7 +448,8 @@ def test_a_run_of_helm(tmp_path):
                 "references": [{"output": {"text": str(n + 1)}, "tags": ["correct"]}],
             },
             "request": {"prompt": f"Question: {n} + 1?"}, "train_trial_index": 0,
-            "result": {"success": True, "completions": [{"text": text, "tokens": []}]},
+            "result": {"success": True, "completions": [
+                {"text": text, "tokens": [], "finish_reason": {"reason": "length"}}]},
         } | more  # fmt: skip
 
     (tmp_path / "run_spec.json").write_text('{"name": "sums:n=2,model=org_m"}')
@@ -463,6 +467,8 @@ def test_a_run_of_helm(tmp_path):
     file = write(tmp_path / "scenario_state.json", [run])
     made = import_attempts([file], tmp_path / "traces")
     assert shares(made) == {("org/m", "sums:n=2"): (2, 2, 0.5)}
+    reasons = TraceSet.read(tmp_path / "traces").attempts["finish_reason"]
+    assert reasons.to_pylist() == ["length"] * 2
     assert "requests that failed, left out (1)" in made.notes
 
 
