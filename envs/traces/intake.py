@@ -367,7 +367,7 @@ def _digest(value: str | None) -> int:
     """63 bits that stand for a text, from 1; 0 for none."""
     if value is None:
         return 0
-    digest = hashlib.blake2b(value.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    digest = hashlib.blake2b(value.encode(), digest_size=8).digest()
     return (int.from_bytes(digest, "big") >> 1) | 1
 
 

@@ -335,6 +335,15 @@ def test_columns_are_named_and_constants_set(tmp_path):
             import_attempts([file], tmp_path / "x", options=ImportOptions(**wrong))
 
 
+@QUIET
+def test_halves_of_characters_are_marked(tmp_path):
+    row = plain(question="1?\ud83d", text="\ud83d so 2", reference="2\udc00", model="m\ud800")
+    import_attempts([write(tmp_path / "a.jsonl", [row])], tmp_path / "traces")
+    traces = TraceSet.read(tmp_path / "traces")
+    assert traces.attempts["text"].to_pylist() == ["\ufffd so 2"]
+    assert traces.questions["question"].to_pylist() == ["1?\ufffd"]
+
+
 def test_revisions_are_kept_with_what_they_revise(tmp_path):
     rows = [
         plain(attempt_id="a", correct=0, answer="3"),
