@@ -101,7 +101,7 @@ COLUMNS: Mapping[str, Column] = {
     "level": _COUNT,
     "split": Column(expected=f"one of {list(SPLITS)}", read=_one_of(*SPLITS)),
     "model": _NAME,
-    "parameters": Column(expected="a number above 0", read=_number(1, math.inf)),
+    "parameters": Column(expected="a number from 1", read=_number(1, 1e18)),
     "rung": _COUNT,
     "action": Column(expected=f"one of {list(_ACTIONS)}", read=_one_of(*_ACTIONS)),
     "attempt_id": _NAME,

@@ -6,7 +6,7 @@ import hashlib
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,11 +72,7 @@ def import_attempts(
         with Intake(Path(staging), options) as rows:
             logs = [rows.read(file) for file in files]
         _refuse_unused(options, logs)
-        if unknown := sorted(set(parameters or {}) - set(rows.models)):
-            raise ConfigError(
-                f"parameters: expected models among {sorted(rows.models)}, found {unknown}"
-            )
-        rows.sizes |= parameters or {}
+        rows.sizes |= _checked_sizes(parameters or {}, rows.models)
         rows.check(logs)
         chosen = rows.small(small)
         rows.write_attempts(chosen)
@@ -111,6 +107,20 @@ def _check_options(options: ImportOptions) -> None:
         for name in names:
             if name not in COLUMNS:
                 raise ConfigError(f"{option}: expected one of {sorted(COLUMNS)}, found {name!r}")
+
+
+def _checked_sizes(sizes: Mapping[str, float], models: Collection[str]) -> Mapping[str, float]:
+    column = COLUMNS["parameters"]
+    for model, size in sizes.items():
+        if model not in models:
+            raise ConfigError(f"parameters: expected models among {sorted(models)}, found {model}")
+        try:
+            column.read(size)
+        except ValueError:
+            raise ConfigError(
+                f"parameters: expected {column.expected} for {model}, found {size}"
+            ) from None
+    return sizes
 
 
 def _refuse_unused(options: ImportOptions, logs: Sequence[Log]) -> None:

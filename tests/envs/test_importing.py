@@ -325,8 +325,12 @@ def test_columns_are_named_and_constants_set(tmp_path):
     made = import_attempts([file], tmp_path / "traces", options=options)
     assert shares(made) == {("m", "sums"): (1, 1, 1)}
     assert TraceSet.read(tmp_path / "traces").questions["reference"].to_pylist() == ["2"]
-    with pytest.raises(ConfigError, match=r"parameters: expected models among \['m'\]"):
-        import_attempts([file], tmp_path / "x", parameters={"n": 1e9}, options=options)
+    for sizes, message in (
+        ({"n": 1e9}, r"parameters: expected models among \['m'\], found n"),
+        ({"m": math.nan}, "parameters: expected a number from 1 for m, found nan"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            import_attempts([file], tmp_path / "x", parameters=sizes, options=options)
     unused = ImportOptions(references={"q": {"reference": "2"}})
     with pytest.raises(ConfigError, match="references: expected what some log has"):
         import_attempts([write(tmp_path / "b.jsonl", [plain()])], tmp_path / "x", options=unused)
