@@ -7,13 +7,14 @@ They are one environment over traces of whole attempts and of segments.
 
 from __future__ import annotations
 
-from functools import cache, cached_property, lru_cache
+from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
 from controller.bundled import bundled
+from controller.errors import TraceFormatError
 
 if TYPE_CHECKING:
     from controller.granularity import Process
@@ -66,8 +67,15 @@ class _Opened:
 
         self._traces = read_traces(path)
         self._recordings = recordings_of(self._traces)
+        self.digest = self._traces.manifest.get("digest")
         self.table = cache(lambda split: self._recordings.table(self._traces, [split]))
-        self.recorded = cache(lambda split: self._recordings.recorded(self._traces, [split]))
+        self.recorded = cache(self._recorded)
+
+    def _recorded(self, split: str) -> Any:
+        recorded = self._recordings.recorded(self._traces, [split])
+        where = str(Path(self._traces.path).resolve())
+        recorded.backend.origin = partial(_backend, where, split, self.digest)
+        return recorded
 
     @cached_property
     def config(self) -> Process:
@@ -85,6 +93,16 @@ def _opened(traces: str) -> _Opened:
     """A trace set as it is now; reading tells if it is not there."""
     manifest = Path(traces) / "trace.json"
     return _read(traces, manifest.stat().st_mtime_ns if manifest.exists() else 0)
+
+
+def _backend(traces: str, split: str, digest: str | None) -> Any:
+    """What an environment that is unpickled replays."""
+    read = _opened(traces)
+    if read.digest != digest:
+        raise TraceFormatError(
+            f"{traces}: expected the trace set that the environment was made from, found another"
+        )
+    return read.recorded(split).backend
 
 
 for _name, _traces_name in ((COMPUTE_ID, "traces"), (SEGMENT_ID, "segments/traces")):

@@ -52,7 +52,8 @@ for i in range(800):
 
 recorder = LocalRecorder(Adders(), KindGrader(), RecordConfig(samples=8))
 Recording({"train": asked[200:], "validation": asked[:200]}, recorder, Path(traces), {}).run()
-train(out=trained, traces=traces, steps=arguments.steps, num_envs="256", wandb="disabled")
+made = train(out=trained, traces=traces, steps=arguments.steps, num_envs="256", wandb="disabled")
+print(f"utility {made.utility[Path(trained)]:.3f}, best rule in hindsight {made.best_rule:.3f}")
 controller = Controller.load(trained, Adders())
 for question in asked[19:38:6]:
     outcome = controller.answer(question, price=1.5e-3)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Any, ClassVar
 
 from controller.backends.base import Backend, PromptState, Request, Verdict
 from controller.errors import BackendError
@@ -12,7 +13,29 @@ from controller.process.cost import Usage
 from controller.process.types import Attempt, ModelSpec, Question
 
 
-class ReplayBackend(Backend):
+class ReadAgain:
+    """Leaves out of copies and pickles what can be read again.
+
+    Attributes:
+        origin: reads it again, as another object of the class; None to keep all of it.
+        recorded: names of what is left out.
+    """
+
+    origin: Callable[[], Any] | None = None
+    recorded: ClassVar[tuple[str, ...]]
+
+    def __getstate__(self) -> dict[str, Any]:
+        left_out = self.recorded if self.origin else ()
+        return {name: value for name, value in vars(self).items() if name not in left_out}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if self.origin:
+            again = vars(self.origin())
+            vars(self).update({name: again[name] for name in self.recorded})
+
+
+class ReplayBackend(ReadAgain, Backend):
     """Replays recorded attempts of the models of a ladder.
 
     Args:
@@ -24,6 +47,8 @@ class ReplayBackend(Backend):
     Raises:
         BackendError: on a request for something that was not recorded.
     """
+
+    recorded = ("_prompt_states", "_streams", "_revisions")
 
     def __init__(
         self,

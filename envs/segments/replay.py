@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from controller.backends.recorded import ReadAgain
 from controller.errors import BackendError, ConfigError, TraceFormatError
 from controller.process.actions import SEGMENT_ACTIONS
 from controller.process.cost import Usage
@@ -121,13 +122,15 @@ class SegmentReplay(Replay):
         return (self.episodes.answer >= 0) & self.table.right(self.start, self.node)
 
 
-class RecordedSegments:
+class RecordedSegments(ReadAgain):
     """`SegmentBackend` over recorded trees; a number stands for texts that were not recorded.
 
     Args:
         traces: the set.
         table: some of its trees, as arrays.
     """
+
+    recorded = ("table", "_texts", "_trees")
 
     def __init__(self, traces: SegmentTraces, table: SegmentTable) -> None:
         self.models: tuple[ModelSpec, ...] = traces.models()

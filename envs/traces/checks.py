@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from envs.records import Record
 from envs.traces.logs import Row, right_answers, truth
 
 _MOST = 2**31 - 1
+_HALVES = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,28 +30,33 @@ class Column:
     read: Callable[[Any], Any]
 
 
+def _whole_text(text: str) -> str:
+    """A text without halves of characters, which JSON may hold where a model was cut short."""
+    return text if text.isascii() else _HALVES.sub("\ufffd", text)
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError
-    return value
+    return _whole_text(value)
 
 
 def _name(value: Any) -> str:
     if isinstance(value, (bool, float, dict, list)):
         raise TypeError
-    return str(value)
+    return _whole_text(str(value))
 
 
 def _answer(value: Any) -> str:
     if isinstance(value, (dict, list)) or value != value:
         raise TypeError
-    return str(value)
+    return _whole_text(str(value))
 
 
 def _reference(value: Any) -> list[str]:
     if isinstance(value, dict) or value != value:
         raise TypeError
-    return right_answers(value)
+    return [_whole_text(answer) for answer in right_answers(value)]
 
 
 def _whole(least: int) -> Callable[[Any], int]:
@@ -94,7 +101,7 @@ COLUMNS: Mapping[str, Column] = {
     "level": _COUNT,
     "split": Column(expected=f"one of {list(SPLITS)}", read=_one_of(*SPLITS)),
     "model": _NAME,
-    "parameters": Column(expected="a number above 0", read=_number(1, math.inf)),
+    "parameters": Column(expected="a number from 1", read=_number(1, 1e18)),
     "rung": _COUNT,
     "action": Column(expected=f"one of {list(_ACTIONS)}", read=_one_of(*_ACTIONS)),
     "attempt_id": _NAME,

@@ -6,7 +6,7 @@ import hashlib
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from controller.errors import ConfigError, TraceFormatError
 from envs.traces.checks import COLUMNS
 from envs.traces.format import MANIFEST, TRACE_VERSION, tables_digest, write_json
 from envs.traces.intake import Intake
-from envs.traces.logs import ImportOptions, Log
+from envs.traces.logs import REFERENCES, ImportOptions, Log
 from envs.traces.summary import Group, doubts, groups
 
 _TOLERANCE = 0.005
@@ -72,7 +72,7 @@ def import_attempts(
         with Intake(Path(staging), options) as rows:
             logs = [rows.read(file) for file in files]
         _refuse_unused(options, logs)
-        rows.sizes |= parameters or {}
+        rows.sizes |= _checked_sizes(parameters or {}, rows.models)
         rows.check(logs)
         chosen = rows.small(small)
         rows.write_attempts(chosen)
@@ -95,7 +95,7 @@ def import_attempts(
             (Path(staging) / name).replace(out / name)
         write_json(out / MANIFEST, manifest)
     found = groups(rows.columns(), list(rows.models), list(rows.datasets))
-    for message in (*rows.unread(), *doubts(found), *_differences(logs)):
+    for message in (*rows.unread(), *rows.leaks(), *doubts(found), *_differences(logs)):
         warnings.warn(message, stacklevel=2)
     return Imported(
         groups=found, missing=list(rows.missing(chosen, found)), notes=list(_notes(logs))
@@ -109,12 +109,27 @@ def _check_options(options: ImportOptions) -> None:
                 raise ConfigError(f"{option}: expected one of {sorted(COLUMNS)}, found {name!r}")
 
 
+def _checked_sizes(sizes: Mapping[str, float], models: Collection[str]) -> Mapping[str, float]:
+    column = COLUMNS["parameters"]
+    for model, size in sizes.items():
+        if model not in models:
+            raise ConfigError(f"parameters: expected models among {sorted(models)}, found {model}")
+        try:
+            column.read(size)
+        except ValueError:
+            raise ConfigError(
+                f"parameters: expected {column.expected} for {model}, found {size}"
+            ) from None
+    return sizes
+
+
 def _refuse_unused(options: ImportOptions, logs: Sequence[Log]) -> None:
     used = set().union(*(log.used for log in logs))
     for option, names in (
         ("filter", options.filters),
         ("metric", options.metrics),
         ("map", options.columns),
+        ("references", [REFERENCES] if options.references else []),
     ):
         if unused := [name for name in names if name not in used]:
             raise ConfigError(f"{option}: expected what some log has, found {unused}")

@@ -57,7 +57,7 @@ class Intake:
         # By attempt; digests are 0 for nothing.
         self._columns = {
             **{name: array("i") for name in ("question", "model", "dataset", "tokens", "log")},
-            **{name: array("b") for name in ("correct", "guessed_tokens", "guessed_prompt")},
+            **{name: array("b") for name in ("correct", "guessed_tokens")},
             **{name: array("q") for name in ("answer", "text", "own", "parent")},
         }
         self._logs: list[Log] = []
@@ -125,7 +125,6 @@ class Intake:
             log=len(self._logs) - 1,
             correct=right,
             guessed_tokens="completion_tokens" not in row,
-            guessed_prompt="prompt_tokens" not in row,
             answer=_digest(spelled),
             text=_digest(text),
             own=_digest(own),
@@ -213,10 +212,10 @@ class Intake:
         """
         kept = self.columns()
         if not len(kept["question"]):
-            left = {note: n for log in logs for note, n in log.notes.items()}
+            notes = {note: n for log in logs for note, n in log.notes.items()}
             raise TraceFormatError(
                 f"{[str(log.path) for log in logs]}: expected attempts, found none "
-                f"({left or 'no records'}); logs of services and batches need --references"
+                f"({notes or 'no records'}); logs of services and batches need --references"
             )
         if not kept["answer"].any():
             examples = [text[-60:] for texts in self._unread.values() for text in texts]
@@ -229,14 +228,14 @@ class Intake:
         same = own[order][1:] == own[order][:-1]
         if same.any():
             self._refuse(int(order[1:][same][0]), "attempt_id", "an id that no other attempt has")
-        children = np.flatnonzero(kept["parent"])
-        if len(children):
-            dangling = ~np.isin(_pairs(kept["question"], kept["parent"])[children], own)
-            if dangling.any():
-                place = int(children[dangling][0])
-                self._refuse(
-                    place, "parent_id", "the attempt_id of an attempt at the same question"
-                )
+        parent = _pairs(kept["question"], kept["parent"])
+        reached, left = own[kept["parent"] == 0], np.flatnonzero(kept["parent"])
+        while len(left):
+            follows = np.isin(parent[left], reached)
+            if not follows.any():
+                expected = "the attempt_id of an earlier attempt at the same question"
+                self._refuse(int(left[0]), "parent_id", expected)
+            reached, left = np.concatenate([reached, own[left[follows]]]), left[~follows]
 
     def _refuse(self, place: int, column: str, expected: str) -> None:
         path = self._logs[self._columns["log"][place]].path
@@ -300,6 +299,13 @@ class Intake:
             if message := unread_warning(model, int(of_model.sum()), read, texts):
                 yield message
 
+    def leaks(self) -> Iterator[str]:
+        """A message if questions of different splits are worded alike."""
+        pairs = np.column_stack([np.frombuffer(self._wordings, "q"), self._splits])
+        wordings = np.unique(pairs, axis=0)[:, 0]
+        if count := len(wordings) - len(np.unique(wordings)):
+            yield f"{count} wordings are in more than one split; give them one, or none at all"
+
     def missing(self, small: str, found: Sequence[Group]) -> Iterator[str]:
         """What the logs lack, and what that means, one sentence each."""
         total = len(self._columns["question"])
@@ -361,7 +367,7 @@ def _digest(value: str | None) -> int:
     """63 bits that stand for a text, from 1; 0 for none."""
     if value is None:
         return 0
-    digest = hashlib.blake2b(value.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    digest = hashlib.blake2b(value.encode(), digest_size=8).digest()
     return (int.from_bytes(digest, "big") >> 1) | 1
 
 

@@ -23,6 +23,10 @@ TRUTHS = {"1": True, "1.0": True, "true": True, "yes": True, "c": True} | dict.f
 """Spellings of right and wrong; C, I and N (no answer) are those of inspect_ai."""
 
 
+REFERENCES = "--references"
+"""What stands in `Log.used` for their having been asked."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImportOptions:
     """What the person who imports says about logs.
@@ -136,6 +140,7 @@ class Log:
     def known(self, name: str, question: str | None = None) -> Row | None:
         """The row of `--references` for a question; None if there is none."""
         references = self.options.references
+        self.used.add(REFERENCES)
         return references.get(name) or references.get(question or name)
 
 

@@ -1,23 +1,30 @@
-"""Where attempts come from: one line per kind of log, and a function that reads it.
-
-A function turns a record into attempts, by the columns of `envs.traces.checks`, and leaves out
-what its log does not tell. Nothing is checked or graded here.
-"""
+"""Where attempts come from: one line per kind of log."""
 
 from __future__ import annotations
 
-import html
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from envs.records import Record
 from envs.traces.harness import harness_attempts
-from envs.traces.logs import Log, Row, conversation, message_text, truth
+from envs.traces.logs import Log, Row
+from envs.traces.readers import (
+    batch_attempts,
+    completion_attempts,
+    inspect_attempts,
+    inspect_entries,
+    program_attempts,
+    program_entries,
+    rollout_attempts,
+    scenario_attempts,
+    scenario_entries,
+    simple_attempts,
+    simple_entries,
+    table_attempts,
+    trace_attempts,
+    trace_entries,
+)
 from envs.traces.served import served_attempts
-
-FAILED = "requests that failed, left out"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,278 +57,6 @@ class Source:
                 yield entry, attempt
 
 
-def table_attempts(record: Record, log: Log) -> Iterator[Row]:
-    """The attempt of a row of a plain table; `tokens` is short for `completion_tokens`."""
-    row, options = dict(record.row), log.options
-    if "tokens" in row and "completion_tokens" not in row:
-        row["completion_tokens"] = row.pop("tokens")
-    for theirs, ours in (
-        *options.columns.items(),
-        *((name, "correct") for name in options.metrics),
-    ):
-        if theirs in row:
-            row[ours] = row.pop(theirs)
-            log.used.add(theirs)
-    yield row
-
-
-def inspect_entries(row: Row) -> Iterator[tuple[str, Row]]:
-    """Samples of a log of inspect_ai as JSON."""
-    for sample in row.get("samples") or ():
-        yield f"sample {sample['id']!r}, epoch {sample['epoch']}", {"eval": row["eval"]} | sample
-
-
-def inspect_attempts(record: Record, log: Log) -> Iterator[Row]:
-    """The attempt of one sample of inspect_ai, in the epoch that it was taken in.
-
-    Samples of a run that was not scored are graded by their targets.
-    """
-    row, run, output = record.row, record.row["eval"], record.row["output"]
-    if row.get("error") or not output["choices"]:
-        log.notes[FAILED] += 1
-        return
-    scores, right, answer = row.get("scores") or {}, None, None
-    if scores:
-        metric = log.metric(record, scores)
-        right = _scored(record, f"scores.{metric}", scores[metric]["value"])
-        answer = None if log.options.answers else scores[metric].get("answer")
-    choice = output["choices"][0]
-    # Long texts stand elsewhere in a sample.
-    long = {f"attachment://{name}": text for name, text in row.get("attachments", {}).items()}
-    question, text = conversation(row["input"]), message_text(choice["message"])
-    usage = _usage(row, run["model"])
-    yield {
-        "question": long.get(question, question),
-        "question_id": row["id"],
-        "dataset": run["task"],
-        "reference": row["target"],
-        "model": run["model"],
-        "text": long.get(text, text),
-        "answer": answer,
-        "correct": right,
-        "prompt_tokens": usage.get("input_tokens"),
-        "completion_tokens": usage.get("output_tokens"),
-        "finish_reason": "length" if choice.get("stop_reason") == "max_tokens" else "stop",
-        "seconds": row.get("total_time"),
-    }
-
-
-def _usage(row: Row, model: str) -> Row:
-    """Tokens of a sample of inspect_ai: of its one turn, or of all turns by the model."""
-    turns = sum(message["role"] == "assistant" for message in row.get("messages", ()))
-    all_turns = row.get("model_usage", {}).get(model) if turns > 1 else None
-    return all_turns or row["output"].get("usage") or {}
-
-
-def batch_attempts(record: Record, log: Log) -> Iterator[Row]:
-    """Attempts of one reply in the output of the OpenAI batch API.
-
-    The output holds neither questions nor references: `--references` does, by `custom_id` or by
-    what stays of it without a number at its end, since repeated requests need different ids.
-    """
-    row, reply = record.row, record.row["response"] or {}
-    if row.get("error") or reply.get("status_code") != 200:
-        log.notes[FAILED] += 1
-        return
-    name = str(row["custom_id"])
-    known = log.known(name) or log.known(re.sub(r"[-_:/#.]\d+$", "", name))
-    if known is None:
-        log.notes["questions without a reference, left out"] += 1
-        return
-    body = reply["body"]
-    usage = body.get("usage") or {}
-    written = usage.get("completion_tokens", usage.get("output_tokens"))
-    texts = [*_choices(body), *_outputs(body)]
-    for text, reason in texts:
-        yield {
-            "question_id": known.get("question_id") or name,
-            **{k: known.get(k) for k in ("question", "reference", "dataset", "split", "level")},
-            "model": body.get("model"),
-            "text": text,
-            "finish_reason": reason,
-            "prompt_tokens": usage.get("prompt_tokens", usage.get("input_tokens")),
-            "completion_tokens": written if len(texts) == 1 else None,
-        }
-
-
-def _choices(body: Row) -> Iterator[tuple[str, str | None]]:
-    """Texts of a chat or a completion, and why each ended."""
-    for choice in body.get("choices", ()):
-        message = choice.get("message")
-        text = choice.get("text") if message is None else message_text(message)
-        yield text or "", choice.get("finish_reason")
-
-
-def _outputs(body: Row) -> Iterator[tuple[str, str | None]]:
-    """The text of a reply of the responses API, and why it ended."""
-    messages = [item for item in body.get("output", ()) if item.get("type") == "message"]
-    if messages:
-        cut = body.get("status") == "incomplete"
-        yield "".join(map(message_text, messages)), "length" if cut else "stop"
-
-
-def completion_attempts(record: Record, log: Log) -> Iterator[Row]:
-    """The attempt of a row of the completions that trl's trainers write (`log_completions`)."""
-    row = record.row
-    rewards = [
-        name
-        for name, value in row.items()
-        if name not in ("step", "advantage") and isinstance(value, (int, float))
-    ]
-    metric = log.metric(record, rewards)
-    log.steps.add(row["step"])
-    completion = row["completion"]
-    yield {
-        "question": conversation(row["prompt"]),
-        "dataset": "trl",
-        "text": completion if isinstance(completion, str) else conversation(completion[-1:]),
-        "correct": _scored(record, metric, row[metric]),
-    }
-
-
-def rollout_attempts(record: Record, log: Log) -> Iterator[Row]:
-    """The attempt of a rollout in the results of verifiers (`results.jsonl`)."""
-    row, run = record.row, log.beside("metadata.json")
-    if row.get("error"):
-        log.notes[FAILED] += 1
-        return
-    metrics = row.get("metrics") or {}
-    metric = log.metric(record, ["reward", *(metrics if log.options.metrics else ())])
-    if metric == "reward":
-        log.stated = run.get("avg_reward")
-    completion, usage = row["completion"], row.get("token_usage") or {}
-    text = completion if isinstance(completion, str) else conversation(completion[-1:])
-    cut = row.get("is_truncated")
-    yield {
-        "question": conversation(row["prompt"]),
-        "question_id": row["example_id"],
-        "dataset": row.get("task") or run.get("env_id"),
-        "reference": row.get("answer"),
-        "model": run.get("model"),
-        "text": text,
-        "correct": _scored(record, metric, metrics.get(metric, row["reward"])),
-        "prompt_tokens": usage.get("input_tokens"),
-        "completion_tokens": usage.get("output_tokens"),
-        "finish_reason": None if cut is None else "length" if cut else "stop",
-    }
-
-
-def scenario_entries(row: Row) -> Iterator[tuple[str, Row]]:
-    """Requests of a run of HELM, `scenario_state.json`."""
-    for number, state in enumerate(row["request_states"], start=1):
-        yield f"request state {number}", {"spec": row["adapter_spec"]} | state
-
-
-def scenario_attempts(record: Record, log: Log) -> Iterator[Row]:
-    """Attempts at one request of HELM; `per_instance_stats.json` beside it tells what is right."""
-    state, result = record.row, record.row.get("result")
-    instance = state["instance"]
-    if instance.get("perturbation") or state.get("reference_index") is not None:
-        log.notes["perturbed or scored by likelihood, left out"] += 1
-        return
-    if not result or not result["success"]:
-        log.notes[FAILED] += 1
-        return
-    scores = _scores(log).get((instance["id"], state["train_trial_index"]), {})
-    metric = log.metric(record, sorted(scores), {"exact_match"})
-    name = log.beside("run_spec.json").get("name") or log.path.resolve().parent.name
-    for number, completion in enumerate(result["completions"]):
-        text = completion["text"]
-        yield {
-            "question": state["request"]["prompt"],
-            "question_id": instance["id"],
-            "dataset": re.sub(r"[:,]model=[^,]*", "", name),
-            "reference": [
-                reference["output"]["text"]
-                for reference in instance["references"]
-                if "correct" in reference["tags"]
-            ],
-            "model": state["spec"]["model"],
-            "text": text,
-            "answer": (state.get("output_mapping") or {}).get(text.strip()),
-            # The scores are those of the first completion.
-            "correct": None if number else _scored(record, metric, scores[metric]),
-            "completion_tokens": len(completion["tokens"]) or None,
-            "seconds": result.get("request_time"),
-        }
-
-
-def _scores(log: Log) -> dict[Any, Row]:
-    """Scores of HELM by instance and trial."""
-    if _SCORES not in log.beside_it:
-        log.beside_it[_SCORES] = {
-            (entry["instance_id"], entry["train_trial_index"]): {
-                stat["name"]["name"]: stat.get("mean") for stat in entry["stats"]
-            }
-            for entry in log.beside("per_instance_stats.json") or ()
-            if not entry.get("perturbation")
-        }
-    scores: dict[Any, Row] = log.beside_it[_SCORES]
-    return scores
-
-
-_SCORES = "scores"
-
-
-def simple_entries(row: Row) -> Iterator[tuple[str, Row]]:
-    """Examples of simple-evals (`*_allresults.json`): conversations, and verdicts within HTML."""
-    examples = zip(row["convos"], row["htmls"], strict=True)
-    for number, (chat, page) in enumerate(examples, start=1):
-        yield f"example {number}", {"chat": chat, "page": page, "score": row["score"]}
-
-
-def simple_attempts(record: Record, log: Log) -> Iterator[Row]:
-    """The attempt of one example of simple-evals; the name of its file tells task and model."""
-    chat, page = record.row["chat"], record.row["page"]
-    dataset, _, model = log.path.stem.removesuffix("_allresults").partition("_")
-    log.stated = record.row["score"]
-    told = {
-        name: html.unescape(found[1]) if found else None
-        for name in ("Correct Answer", "Extracted Answer", "Score")
-        for found in [re.search(rf"<p>{name}: (.*?)</p>", page, re.DOTALL)]
-    }
-    yield {
-        "question": conversation(chat[:-1]),
-        "dataset": dataset,
-        "reference": told["Correct Answer"],
-        "model": model,
-        "text": message_text(chat[-1]),
-        "answer": None if log.options.answers else told["Extracted Answer"],
-        "correct": _scored(record, "htmls", told["Score"]),
-    }
-
-
-def program_entries(row: Row) -> Iterator[tuple[str, Row]]:
-    """Solutions of EvalPlus (`*_eval_results.json`)."""
-    for task, solutions in row["eval"].items():
-        for number, solution in enumerate(solutions, start=1):
-            yield f"{task}, solution {number}", {"task_id": task} | solution
-
-
-def program_attempts(record: Record, log: Log) -> Iterator[Row]:
-    """The attempt of one solution of EvalPlus; `--references` has the prompts by task."""
-    solution, log.kind = record.row, "whole"
-    found = [name for name in ("plus", "base") if solution[f"{name}_status"] is not None]
-    metric = log.metric(record, found if log.options.metrics else found[:1])
-    # As in EvalPlus, `plus` means that the first tests pass, too.
-    counted = ("base", "plus") if metric == "plus" else ("base",)
-    yield {
-        "question": (log.known(solution["task_id"]) or {}).get("question"),
-        "question_id": solution["task_id"],
-        "dataset": solution["task_id"].partition("/")[0],
-        "model": log.path.stem.removesuffix("_eval_results"),
-        "text": solution["solution"],
-        "correct": all(solution[f"{name}_status"] == "pass" for name in counted),
-    }
-
-
-def _scored(record: Record, column: str, value: Any) -> bool:
-    try:
-        return truth(value)
-    except ValueError:
-        raise record.error(column, "1 for right or 0 for wrong", value) from None
-
-
 SOURCES = tuple(
     Source(name=name, columns=frozenset(columns), attempts=attempts, entries=entries)
     for name, columns, attempts, entries in (
@@ -332,6 +67,7 @@ SOURCES = tuple(
         ("OpenAI batch", {"custom_id", "response"}, batch_attempts, None),
         ("trl", {"step", "prompt", "completion", "advantage"}, completion_attempts, None),
         ("verifiers", {"example_id", "completion", "reward"}, rollout_attempts, None),
+        ("verifiers", {"env", "task", "traces"}, trace_attempts, trace_entries),
         ("HELM", {"adapter_spec", "request_states"}, scenario_attempts, scenario_entries),
         ("simple-evals", {"htmls", "convos"}, simple_attempts, simple_entries),
         ("EvalPlus", {"eval", "hash"}, program_attempts, program_entries),

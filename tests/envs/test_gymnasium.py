@@ -1,8 +1,11 @@
 """Both environments are citizens of Gymnasium: registry, wrappers, autoreset modes."""
 
+import copy
+import pickle
 import subprocess
 import sys
 
+import cloudpickle
 import gymnasium
 import numpy as np
 import pytest
@@ -297,6 +300,22 @@ def test_an_algorithm_without_masks_can_run(validation, config):
 def test_seeds_are_as_many_as_environments(many):
     with pytest.raises(ConfigError, match=f"seed: expected {N} seeds, found 2"):
         many().reset(seed=[1, 2])
+
+
+@pytest.mark.parametrize("name", [envs.COMPUTE_ID, envs.SEGMENT_ID])
+def test_copies_and_pickles_leave_out_what_was_recorded(name):
+    env = gymnasium.make(name)
+    whole = pickle.dumps(env)
+    assert len(whole) < 1_000_000
+    env.reset(seed=3)
+    copies = [copy.deepcopy(env), cloudpickle.loads(cloudpickle.dumps(env))]
+    expected = env.step(1)
+    for again in copies:
+        found = again.step(1)
+        np.testing.assert_array_equal(found[0], expected[0])
+        assert found[1:3] == expected[1:3]
+    fresh = pickle.loads(whole)
+    np.testing.assert_array_equal(fresh.reset(seed=3)[0], env.reset(seed=3)[0])
 
 
 def test_make_vec_takes_time_limit_and_mode():

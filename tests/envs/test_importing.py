@@ -72,6 +72,7 @@ def test_a_target_with_several_right_answers(tmp_path):
     assert set(TraceSet.read(tmp_path / "traces").questions["reference"].to_pylist()) == {None}
 
 
+@QUIET
 def test_a_share_of_repeats_does_not_tell_which_are_right(tmp_path):
     with pytest.raises(TraceFormatError, match=r"line 1, column pass@1.*how many of 5.*not which"):
         import_attempts([harness("code")], tmp_path / "traces")
@@ -119,6 +120,7 @@ def test_a_score_counts_without_a_target_and_by_a_metric_that_is_named(tmp_path,
     assert shares(made) == {(tmp_path.name, "t"): (1, 1, 0)}
 
 
+@QUIET
 def test_an_incomplete_log_differs_from_what_its_harness_tells(tmp_path):
     for path in harness("sums").parent.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -240,6 +242,7 @@ def test_files_that_are_something_else_are_named(tmp_path, name, content, messag
         ({"action": "guess"}, r"column action: expected one of \['sample', 'revise', 'escalate'\]"),
         ({"split": "dev"}, "column split: expected one of"),
         ({"action": "revise"}, "column parent_id: expected the attempt_id of what is revised"),
+        ({"attempt_id": "a", "parent_id": "a"}, "column parent_id: expected the attempt_id of an"),
         ({"parent_id": "nobody"}, "column parent_id.*same question, found 'nobody'"),
         ({"correct": None, "reference": {}}, "column reference"),
     ],
@@ -298,8 +301,13 @@ def test_ids_are_those_of_their_data_set(tmp_path):
         ([{"answer": "", "correct": 1}, {}], "1 attempts that are right by the log, though no"),
         ([{"mood": 1}], "columns mood mean nothing here"),
         ([{"question_id": 1}, {"question_id": 1, "question": "?"}], "worded otherwise before"),
+        (
+            [{"question_id": i, "split": split} for i, split in enumerate(("train", "test"))],
+            "1 wordings are in more than one split",
+        ),
     ],
 )
+@QUIET
 def test_what_is_doubtful_is_told(tmp_path, rows, message):
     file = write(tmp_path / "a.jsonl", [plain(**row) for row in rows])
     with pytest.warns(UserWarning, match=message):
@@ -317,9 +325,27 @@ def test_columns_are_named_and_constants_set(tmp_path):
     made = import_attempts([file], tmp_path / "traces", options=options)
     assert shares(made) == {("m", "sums"): (1, 1, 1)}
     assert TraceSet.read(tmp_path / "traces").questions["reference"].to_pylist() == ["2"]
+    for sizes, message in (
+        ({"n": 1e9}, r"parameters: expected models among \['m'\], found n"),
+        ({"m": math.nan}, "parameters: expected a number from 1 for m, found nan"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            import_attempts([file], tmp_path / "x", parameters=sizes, options=options)
+    unused = ImportOptions(references={"q": {"reference": "2"}})
+    with pytest.raises(ConfigError, match="references: expected what some log has"):
+        import_attempts([write(tmp_path / "b.jsonl", [plain()])], tmp_path / "x", options=unused)
     for wrong in ({"columns": {"prompt": "wording"}}, {"constants": {"modle": "m"}}):
         with pytest.raises(ConfigError, match="expected one of"):
             import_attempts([file], tmp_path / "x", options=ImportOptions(**wrong))
+
+
+@QUIET
+def test_halves_of_characters_are_marked(tmp_path):
+    row = plain(question="1?\ud83d", text="\ud83d so 2", reference="2\udc00", model="m\ud800")
+    import_attempts([write(tmp_path / "a.jsonl", [row])], tmp_path / "traces")
+    traces = TraceSet.read(tmp_path / "traces")
+    assert traces.attempts["text"].to_pylist() == ["\ufffd so 2"]
+    assert traces.questions["question"].to_pylist() == ["1?\ufffd"]
 
 
 def test_revisions_are_kept_with_what_they_revise(tmp_path):
@@ -405,6 +431,28 @@ def test_results_of_verifiers(tmp_path):
 
 
 @QUIET
+def test_traces_of_verifiers(tmp_path):
+    def trace(n, **more):
+        asked = {"message": {"role": "user", "content": "1 + 1?"}}
+        said = {"message": {"role": "assistant", "content": f"It is {n}."}, "sampled": True}
+        usage = {"prompt_tokens": 3, "cached_input_tokens": 5, "completion_tokens": 4}
+        return {
+            "task": {"type": "Sum", "key": "q1", "data": {"prompt": "1 + 1?", "answer": "2"}},
+            "agent": {"config": {"model": "m"}, "name": "agent"}, "nodes": [asked, said],
+            "calls": [{"usage": usage, "finish_reason": "stop"}],
+            "rewards": {"exact": {"score": float(n == 2), "weight": 0.5}},
+        } | more  # fmt: skip
+
+    traces = [trace(2), trace(3), trace(4, rewards={})]
+    rows = [{"env": {"id": "sums"}, "task": {}, "ok": True, "traces": [t]} for t in traces]
+    made = import_attempts([write(tmp_path / "traces.jsonl", rows)], tmp_path / "traces")
+    assert shares(made) == {("m", "sums"): (1, 2, 0.5)}
+    attempts = TraceSet.read(tmp_path / "traces").attempts
+    assert attempts["prompt_tokens"].to_pylist() == [8, 8]
+    assert "requests that failed, left out (1)" in made.notes
+
+
+@QUIET
 def test_a_run_of_helm(tmp_path):
     def state(n, text, **more):
         return {
@@ -413,7 +461,8 @@ def test_a_run_of_helm(tmp_path):
                 "references": [{"output": {"text": str(n + 1)}, "tags": ["correct"]}],
             },
             "request": {"prompt": f"Question: {n} + 1?"}, "train_trial_index": 0,
-            "result": {"success": True, "completions": [{"text": text, "tokens": []}]},
+            "result": {"success": True, "completions": [
+                {"text": text, "tokens": [], "finish_reason": {"reason": "length"}}]},
         } | more  # fmt: skip
 
     (tmp_path / "run_spec.json").write_text('{"name": "sums:n=2,model=org_m"}')
@@ -431,6 +480,8 @@ def test_a_run_of_helm(tmp_path):
     file = write(tmp_path / "scenario_state.json", [run])
     made = import_attempts([file], tmp_path / "traces")
     assert shares(made) == {("org/m", "sums:n=2"): (2, 2, 0.5)}
+    reasons = TraceSet.read(tmp_path / "traces").attempts["finish_reason"]
+    assert reasons.to_pylist() == ["length"] * 2
     assert "requests that failed, left out (1)" in made.notes
 
 

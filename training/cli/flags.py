@@ -88,8 +88,8 @@ def with_flags(owner: type[Any]) -> Callable[[Callable[..., None]], Callable[...
 
 
 def taking(
-    command: Callable[..., None], parameters: Sequence[inspect.Parameter]
-) -> Callable[..., None]:
+    command: Callable[..., Any], parameters: Sequence[inspect.Parameter]
+) -> Callable[..., Any]:
     """A command that says that it takes these parameters."""
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}

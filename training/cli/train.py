@@ -55,7 +55,7 @@ def _flag(setting: Setting) -> inspect.Parameter:
     )
 
 
-def _with_flags(command: Callable[..., None]) -> Callable[..., None]:
+def _with_flags(command: Callable[..., Any]) -> Callable[..., Any]:
     """Replace a command's `**flags` by one flag per setting."""
     own = [
         parameter
@@ -78,7 +78,7 @@ def train(
         typer.Option(help="YAML file of settings, by their names.", rich_help_panel="Run"),
     ] = None,
     **flags: Any,
-) -> None:
+) -> Any:
     """Train a controller by PPO on recorded attempts; run again to resume.
 
     Settings are flags or, under the same names, lines of a YAML file; flags win. The run
@@ -89,4 +89,4 @@ def train(
 
     from training.learn.runs import train_all
 
-    train_all(settings, Console())
+    return train_all(settings, Console())  # for callers from Python

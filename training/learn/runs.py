@@ -45,6 +45,23 @@ Progress = Callable[[float, str], None]
 """Told the share of all work that is done, and how far it is."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What training made, by directory in the order of the seeds.
+
+    Attributes:
+        checkpoints: controllers.
+        utility: mean utility of each on validation questions, at the prices of a check.
+        best_rule: that of the best rule in hindsight.
+        seeds: what several seeds amount to; None of a single one.
+    """
+
+    checkpoints: Mapping[Path, AnyCheckpoint]
+    utility: Mapping[Path, float]
+    best_rule: float
+    seeds: Seeds | None = None
+
+
 def run_directories(settings: Settings) -> dict[Path, TrainConfig]:
     """What each run directory is to hold."""
     run, config = settings.run, settings.train
@@ -92,7 +109,7 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def train_all(settings: Settings, console: Console) -> None:
+def train_all(settings: Settings, console: Console) -> Trained:
     """Train every seed that is not finished, then say what they amount to.
 
     Raises:
@@ -115,19 +132,24 @@ def train_all(settings: Settings, console: Console) -> None:
     with asked_to_stop() as stop:
         if settings.run.ray:
             _train_on_cluster(settings, runs, stop)
-        checkpoints = []
+        checkpoints, utility = {}, {}
         for out, config in runs.items():
             training = ControllerTraining(traces, config, out, prepared)
-            checkpoints.append(_trained(training, settings, stop, console))
-            console.print(f"{out}: validation utility {training.utility:.4f}", highlight=False)
-            if floor := checkpoints[-1].floor:
+            checkpoints[out] = _trained(training, settings, stop, console)
+            utility[out] = training.utility
+            console.print(f"{out}: validation utility {utility[out]:.4f}", highlight=False)
+            if floor := checkpoints[out].floor:
                 console.print(f"{out}: {floor}", highlight=False, soft_wrap=True)
+    seeds = None
     if len(runs) > 1:
         prices = prepared.prices.grid(SCORED_PRICES)
-        seeds = _score(checkpoints, prepared, prices)
+        seeds = _score(list(checkpoints.values()), prepared, prices)
         text = json.dumps({"prices": prices.tolist(), **asdict(seeds)}, indent=1)
         write_atomically(settings.run.out / "seeds.json", lambda path: path.write_text(text))
         print_seeds(console, seeds)
+    return Trained(
+        checkpoints=checkpoints, utility=utility, best_rule=prepared.best_rule, seeds=seeds
+    )
 
 
 def _train_on_cluster(
