@@ -122,11 +122,11 @@ class EpisodeConfig:
         }
         if not self.is_menu:
             return ActionSet.build(self.sample_widths, self.verifies)
-        every = ActionSet.build(self.sample_widths, self.verifies, named)
+        every, least = ActionSet.build(self.sample_widths, self.verifies, named), self.sample_widths
         return ActionSet(
             action
             for action in every
-            if action.width <= self.caps[self.rung_of(action.kind, action.arm)]
+            if action.width <= max(self.caps[self.rung_of(action.kind, action.arm)], min(least))
         )
 
     def rung_of(self, kind: ActionKind, arm: str = "") -> int:

@@ -6,7 +6,7 @@ Nothing here is computed from a reference. Unknown signals read 0 and their
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,7 @@ from controller.process.features import (
     last_logprobs,
     quotient,
 )
-from controller.process.lockstep import Floats, Ints
+from controller.process.lockstep import Floats, Ints, stacked
 
 _BETA_SIZE = 128
 _LEAST_ROUND_PRICE = 1e-4
@@ -84,6 +84,24 @@ class AttemptsSeen(Seen):
     def __init__(self, episodes: Episodes) -> None:
         super().__init__(episodes)
         self.leader = episodes.known_of_leader
+
+    @cached_property
+    def backers(self) -> tuple[Ints, Ints]:
+        """Families behind the leading answer and its strongest rival, (n,) each."""
+        backers: tuple[Ints, Ints] = self.e.backers
+        return backers
+
+    @cached_property
+    def arm_votes(self) -> Ints:
+        """Attempts by each arm that gave the leading answer, (R, n)."""
+        return np.asarray(self.e.votes_by_arm.T)
+
+    @cached_property
+    def arm_costs(self) -> Floats:
+        """Price x expected cost of an attempt by each arm, (R, n)."""
+        e, lengths = self.e, self.e.expected_lengths
+        costs = stacked([attempting(e, lengths, rung) for rung in range(e.config.num_rungs)])
+        return np.asarray(e.price * np.maximum(costs, 1.0))
 
 
 def _entropy(s: AttemptsSeen) -> Floats:
@@ -184,9 +202,9 @@ def menu_features(arms: tuple[str, ...]) -> FeatureTable:
     return FeatureTable(
         FEATURES.version,
         *FEATURES.features,
-        Feature("families_behind_leader", backing, "families", PLAIN, lambda s: s.e.backers[0],
+        Feature("families_behind_leader", backing, "families", PLAIN, lambda s: s.backers[0],
                 "families whose arms gave the leading answer"),
-        Feature("families_behind_rival", backing, "families", PLAIN, lambda s: s.e.backers[1],
+        Feature("families_behind_rival", backing, "families", PLAIN, lambda s: s.backers[1],
                 "at most behind any other answer"),
         *(feature for rung, arm in enumerate(arms) for feature in _of_arm(rung, arm)),
         seen=AttemptsSeen,
@@ -198,21 +216,18 @@ def _of_arm(rung: int, arm: str) -> tuple[Feature, ...]:
     def made(s: AttemptsSeen) -> Ints:
         return np.asarray(s.e.counts[:, rung])
 
-    def priced(s: AttemptsSeen) -> Floats:
-        cost = attempting(s.e, s.e.expected_lengths, rung)
-        return np.asarray(s.e.price * np.maximum(cost, 1.0))
-
     # fmt: off
     return (
         Feature(f"{arm}: attempts", COUNTS, "attempts", _COUNT, made,
                 f"attempts by {arm}"),
         Feature(f"{arm}: leader_share", _VOTES, "share of attempts", QUOTIENT,
-                (lambda s: s.e.votes_by_arm[:, rung], made),
+                (lambda s: s.arm_votes[rung], made),
                 f"those of {arm} that gave the leading answer"),
         Feature(f"{arm}: difficulty", DIFFICULTY[0].group, "log-odds", KNOWN,
                 lambda s: s.e.difficulty[:, rung],
                 f"that an attempt of {arm} is right, read from the prompt"),
-        Feature(f"{arm}: price", "expected cost of actions", "accuracy", LOG10, priced,
+        Feature(f"{arm}: price", "expected cost of actions", "accuracy", LOG10,
+                lambda s: s.arm_costs[rung],
                 f"price x expected cost of an attempt by {arm}"),
     )
     # fmt: on
