@@ -14,10 +14,10 @@ ACTION = '''
     ActionKind.LEAP: ActionSpec(
         meaning="the largest model makes an attempt",
         asked="let the largest model answer",
-        legal=lambda e, width: e.limits[:, -1] > e.counts[:, -1],
-        cost=lambda e, lengths: e.config.token_cost[-1] * (e.prompt_tokens[:, -1] + lengths[-1]),
+        legal=_has_attempts,
+        cost=attempting,
         paid_for="an attempt by the largest model",
-        climbs=lambda e: e.rung * 0 + e.config.num_rungs - 1,
+        tier=Tier.LARGE,
         attempt=ActionKind.ESCALATE,
     ),
 }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -81,6 +82,10 @@ class EpisodeConfig:
                 f"arms: expected one per rung, {rungs}, the first one small, found {self.arms}"
             )
         ActionSet.build(self.sample_widths, self.verifies)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Settings alone: what follows from them holds functions, which no pickle takes."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @property
     def menu(self) -> tuple[Arm, ...]:

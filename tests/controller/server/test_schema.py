@@ -25,7 +25,7 @@ def test_the_body_wins_over_headers_and_one_price_over_all_others():
         ({"price": 1e300}, "price"),
         ({"price": float("inf")}, "price"),
         ({"budget": float("nan")}, "budget"),
-        ({"price": 1, "accuracy": 0.5}, "price, accuracy, mean_cost"),
+        ({"price": 1, "accuracy": 0.5}, "price, worth, accuracy, mean_cost"),
         ({"max_escalations": 1.5}, "max_escalations"),
         ({"prize": 1}, "prize"),
     ],

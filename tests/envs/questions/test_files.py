@@ -46,10 +46,13 @@ def test_every_format_gives_the_same_questions(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"question": "?"}, "row 1: expected text in column 'reference', found None"),
-        ({"question": " ", "reference": "1"}, "column 'question'"),
-        ({"question": "?", "reference": "1", "split": "dev"}, "expected split to be one of"),
-        ({"question": "?", "reference": "1", "answers": "nonsense"}, "row 1: answers: expected"),
+        ({"question": "?"}, "line 1, column reference: expected text, found None"),
+        ({"question": " ", "reference": "1"}, "line 1, column question: expected text"),
+        ({"question": "?", "reference": "1", "split": "dev"}, "column split: expected one of"),
+        (
+            {"question": "?", "reference": "1", "answers": "nonsense"},
+            "line 1: answers: expected one of",
+        ),
     ],
 )
 def test_a_row_that_is_none_is_named(tmp_path, row, message):
