@@ -65,8 +65,15 @@ def page(engine: Engine, *, keys: bool) -> HTMLResponse:
     setup: dict[str, Any] = {
         "model": MODEL,
         "models": [
-            {"name": model.name, "parameters": model.parameters, "weight": weight}
-            for model, weight in zip(engine.backend.models, process.cost.weights, strict=True)
+            {
+                "name": model.name,
+                "parameters": model.parameters,
+                "weight": weight,
+                "tier": arm.tier,
+            }
+            for model, weight, arm in zip(
+                engine.backend.models, process.cost.weights, process.menu, strict=True
+            )
         ],
         "actions": process.actions.names,
         "kinds": {
