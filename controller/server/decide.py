@@ -16,6 +16,7 @@ from controller.process.cost import Usage
 from controller.process.episodes import EpisodeConfig
 from controller.process.types import Attempt, ModelSpec, Question
 from controller.server.engine import RequestTerms
+from controller.server.limits import unwanted
 from controller.server.replies import choice_json
 from controller.server.schema import AttemptIn, DecideRequest
 from controller.server.variants import Variant
@@ -53,8 +54,8 @@ def decide(request: DecideRequest, terms: RequestTerms, variant: Variant) -> dic
         if config.verifies and scores:
             episode.verified(scores)
     strayed: list[str] = []
-    wanted = [action.kind not in terms.without for action in config.actions]
-    mask = episode.mask() & np.array(wanted)
+    refused = unwanted(terms.without, config, models)
+    mask = episode.mask() & np.array([action not in refused for action in config.actions])
     choice = variant.new_decider(strayed.append, terms.rule).choose(episode, mask)
     allowed = zip(config.actions.names, mask[0].tolist(), strict=True)
     return {

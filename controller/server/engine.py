@@ -25,7 +25,6 @@ from controller.backends.identity import blank_attempt
 from controller.core import Choice, Decision, Episode, play
 from controller.errors import BackendError, ConfigError
 from controller.policy.deciders import named_rule
-from controller.process.actions import ActionKind
 from controller.process.cost import Usage
 from controller.process.episodes import NO_ANSWER, AttemptColumns
 from controller.process.terms import Terms
@@ -39,6 +38,7 @@ from controller.server.limits import (
     DEADLINE,
     EscalationBudget,
     Restricted,
+    unwanted,
 )
 from controller.server.shared import SharedBuckets
 from controller.server.variants import Variant, Variants
@@ -57,7 +57,7 @@ class RequestTerms(Terms):
         max_escalations: calls to larger models.
         give_up: whether it may end without any attempt where the price makes that best.
         rule: name of a rule that decides instead of the policy.
-        without: kinds of actions that are not taken.
+        without: kinds of actions that are not taken, and models that are not asked.
         explain: return what the policy saw, all votes and what attempts said, too.
         question_id: for the log, to be joined with references later.
         seed: the same seed and question make the same attempts, as far as models can.
@@ -69,7 +69,7 @@ class RequestTerms(Terms):
     max_escalations: Annotated[int, Field(ge=0, le=1000)] | None = None
     give_up: bool = False
     rule: Annotated[str, Field(max_length=64)] | None = None
-    without: Annotated[tuple[ActionKind, ...], Field(max_length=8)] = ()
+    without: Annotated[tuple[Annotated[str, Field(max_length=256)], ...], Field(max_length=32)] = ()
     explain: bool = False
     question_id: Annotated[str, Field(max_length=256)] | None = None
     seed: Annotated[int, Field(ge=0, le=2**31)] | None = None
@@ -79,12 +79,6 @@ class RequestTerms(Terms):
         super().__post_init__()
         if self.rule is not None:
             named_rule(self.rule)
-        refused = set(self.without)
-        if ActionKind.STOP in refused or {ActionKind.SAMPLE, ActionKind.ESCALATE} <= refused:
-            raise ConfigError(
-                "without: expected kinds that leave stop, and sample or escalate, found "
-                f"{[kind.value for kind in self.without]}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,7 +298,7 @@ class Engine:
             max_escalations=least(terms.max_escalations, limits.max_escalations),
             out_of_time=lambda: now() >= deadline,
             may_give_up=terms.give_up,
-            without=terms.without,
+            unwanted=unwanted(terms.without, variant.process, self.backend.models),
         )
         return decider, deadline
 
@@ -317,7 +311,9 @@ class Engine:
             ConfigError: terms that are out of reach, fields that a model would not get, or a
                 schema that is none.
         """
-        self.variants.assign(sticky or question.text).pricing.price_for(terms)
+        variant = self.variants.assign(sticky or question.text)
+        variant.pricing.price_for(terms)
+        unwanted(terms.without, variant.process, self.backend.models)
         turns = (*question.history, *question.since)
         wanted = [*question.fields, *("tools" for t in turns if t.keys() - {"role", "content"})]
         for name in (*wanted, *([] if terms.seed is None else ["seed"])):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 
 from controller.backends.base import Backend
 from controller.core import Choice, Decider, Episode
+from controller.errors import ConfigError
 from controller.process.actions import Action, ActionKind, Tier
+from controller.process.episodes import EpisodeConfig
+from controller.process.types import ModelSpec
 from controller.server.config import Limits
 from controller.server.shared import SharedBucket, SharedBuckets
 
@@ -96,6 +99,33 @@ class EscalationBudget:
         return bucket
 
 
+def unwanted(
+    without: Sequence[str], config: EpisodeConfig, models: Sequence[ModelSpec]
+) -> frozenset[Action]:
+    """Actions that an asker does not want, said by their kind or by the model that they ask.
+
+    Raises:
+        ConfigError: a name of neither, or nothing is left to attempt a question with.
+    """
+    names = [model.name for model in models]
+    if strange := set(without) - {*ActionKind, *names}:
+        raise ConfigError(
+            f"without: expected any of {[*map(str, ActionKind), *names]}, found {sorted(strange)}"
+        )
+    asked = dict(zip(config.actions, (spec for spec, _ in config.choices), strict=True))
+    found = frozenset(
+        action
+        for action, spec in asked.items()
+        if action.kind in without or (spec.tier and names[spec.rung] in without)
+    )
+    left = [action for action, spec in asked.items() if spec.tier and action not in found]
+    if not left or config.actions[0] in found:
+        raise ConfigError(
+            f"without: expected to leave stop, and a model to ask, found {list(without)}"
+        )
+    return found
+
+
 @dataclass
 class Restricted:
     """A decider that is only offered what may be done here and now.
@@ -104,7 +134,7 @@ class Restricted:
         caller: who pays for them.
         max_escalations: for this question; None for no limit of its own.
         may_give_up: whether it may end without an attempt while one could be made.
-        without: kinds of actions that the asker does not want.
+        unwanted: actions that the asker does not want.
         down: rungs that have failed this question.
         degraded: models whose absence changed a choice.
         limited: budgets, or the deadline, that changed one.
@@ -117,7 +147,7 @@ class Restricted:
     max_escalations: int | None
     out_of_time: Callable[[], bool]
     may_give_up: bool = False
-    without: tuple[ActionKind, ...] = ()
+    unwanted: frozenset[Action] = frozenset()
     down: set[int] = field(default_factory=set)
     verifier_down: bool = False
     degraded: set[str] = field(default_factory=set)
@@ -178,7 +208,7 @@ class Restricted:
                 why[action] = "down:verifier"
             elif spec.tier is Tier.LARGE and escalating is not None:
                 why[action] = escalating
-            if action.kind in self.without:
+            if action in self.unwanted:
                 why[action] = WITHOUT
         return why
 

@@ -71,9 +71,10 @@ def test_a_named_rule_leaves_the_guards_watch_alone(serve, small, large):
 
 
 def test_what_an_asker_does_without_is_not_done_and_told_where_it_was_wanted(service):
-    told = service.ask(rule="always-large", without=["escalate"]).json()["allot"]
-    assert "ESCALATE" not in [decision["action"] for decision in told["decisions"]]
-    assert told["limited"] == ["without"]
+    for refused in ("escalate", "large"):
+        told = service.ask(rule="always-large", without=[refused]).json()["allot"]
+        assert "ESCALATE" not in [decision["action"] for decision in told["decisions"]]
+        assert told["limited"] == ["without"]
     decided = service.http.post(
         "/v1/decide", json={"prompt_tokens": [20], "allot": {"without": ["revise", "escalate"]}}
     ).json()
@@ -84,9 +85,10 @@ def test_what_an_asker_does_without_is_not_done_and_told_where_it_was_wanted(ser
     ("terms", "message"),
     [
         ({"rule": "magic"}, "rule: expected one of"),
-        ({"without": ["sample", "escalate"]}, "without: expected kinds that leave"),
-        ({"without": ["stop"]}, "without: expected kinds that leave"),
-        ({"without": ["magic"]}, "without"),
+        ({"without": ["sample", "escalate"]}, "without: expected to leave stop, and a model"),
+        ({"without": ["small", "large"]}, "without: expected to leave stop, and a model"),
+        ({"without": ["stop"]}, "without: expected to leave stop, and a model"),
+        ({"without": ["magic"]}, "without: expected any of"),
     ],
 )
 def test_terms_that_cannot_be_kept_are_refused(service, terms, message):
