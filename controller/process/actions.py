@@ -98,7 +98,7 @@ def _revising(e: Any, lengths: Array) -> Any:
     read = e.prompt_tokens[:, 0] + (e.config.revision_overhead + 2 * lengths[0])
     spared = 1 - e.config.prompt_share[0]
     if spared:
-        read -= spared * (e.prompt_tokens[:, 0] + e.config.revision_overhead + lengths[0])
+        read = read - spared * (e.prompt_tokens[:, 0] + e.config.revision_overhead + lengths[0])
     return e.config.cost.reviser_weight * read
 
 

@@ -91,8 +91,11 @@ def test_scalar_and_vector_give_the_same_episodes_bit_for_bit(
 
 
 @pytest.mark.parametrize("budgets", [None, LogUniform(low=10, high=5000)])
-def test_so_do_those_of_a_menu(menu, menu_config, budgets):
+@pytest.mark.parametrize("prompt_shares", [(), (0.25, 0.5, 0.1, 0.2)])
+def test_so_do_those_of_a_menu(menu, menu_config, budgets, prompt_shares):
     recorded = read_recorded(menu, ["validation"], list(menu_config.arm_names))
+    cost = replace(menu_config.cost, prompt_shares=prompt_shares)
+    menu_config = replace(menu_config, cost=cost)
     check_same(recorded, menu_config, {"budgets": budgets, "round_prices": ROUND_PRICES})
 
 

@@ -106,4 +106,4 @@ def answer(
             if as_json:
                 print(json.dumps(outcome_json(question, outcome)))
             else:
-                print_outcome(console, question, outcome)
+                print_outcome(console, question, outcome, checkpoint.config.cost.dollars)

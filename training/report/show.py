@@ -102,8 +102,13 @@ _SHOWN = {"vote_share": "share", "last_min_logprob": "least logprob"}
 """Features that give the reason of a decision, where there are such."""
 
 
-def print_outcome(console: Console, question: Question, outcome: Outcome) -> None:
-    """One line per decision, then what came out, what it cost, and whether it is right if known."""
+def print_outcome(
+    console: Console, question: Question, outcome: Outcome, dollars: float | None = None
+) -> None:
+    """One line per decision, then what came out, what it cost, and whether it is right if known.
+
+    `dollars` is what a unit of cost is, where costs are dollars.
+    """
     console.print(f"\n[bold]{question.text.strip()}[/bold]", highlight=False)
     names = [name for name in _SHOWN if name in outcome.decisions[0].observation]
     shown = [_SHOWN[name] for name in names]
@@ -124,10 +129,12 @@ def print_outcome(console: Console, question: Question, outcome: Outcome) -> Non
     if question.reference is not None:
         right = is_right(answer_kind(question.answers or UNSTATED), answer, question.reference)
         verdict = f" ({'right' if right else f'wrong, the reference is {question.reference}'})"
+    spent = f"{outcome.cost:.0f} small-model tokens"
+    if dollars is not None:
+        spent += f" at list price, ${outcome.cost * dollars:.2g},"
     console.print(
         f"answer [bold]{answer if answer is not None else 'none: gave up'}[/bold]{verdict}, cost "
-        f"{outcome.cost:.0f} small-model tokens x price {outcome.price:.1e} = "
-        f"{outcome.cost * outcome.price:.3f}",
+        f"{spent} x price {outcome.price:.1e} = {outcome.cost * outcome.price:.3f}",
         highlight=False,
     )
 

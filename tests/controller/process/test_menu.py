@@ -11,14 +11,15 @@ from controller.policy.rules import ArmRouter, On, Panel, RulePolicy, VoteCascad
 from controller.process.actions import ActionKind, Tier
 from controller.process.episodes import AttemptColumns, Episodes
 from controller.process.menu import family_of, menu_of
+from controller.process.types import ModelSpec
+from envs.traces.derive import priced_model
 
 ROW = np.zeros(1, np.int64)
 ANT, CAT, COW, WHALE = range(4)
 
 
-@pytest.fixture
-def episodes(menu_config):
-    e = Episodes(menu_config, 1, 8)
+def begun(config):
+    e = Episodes(config, 1, 8)
     e.reset(
         ROW,
         price=np.array([1e-3]),
@@ -28,6 +29,11 @@ def episodes(menu_config):
         difficulty=np.array([[-2.0, 0.0, 1.0, 3.0]]),
     )
     return e
+
+
+@pytest.fixture
+def episodes(menu_config):
+    return begun(menu_config)
 
 
 def attempt(e, rung, answer):
@@ -75,6 +81,29 @@ def test_any_arm_can_be_asked_at_any_time(episodes):
 def test_a_budget_counts_each_arm_at_its_own_price(episodes):
     episodes.budget[:] = 2 * (10 + 256) + 256
     assert allowed(episodes) == ["STOP", "SAMPLE(ant)", "SAMPLE(ant, 2)", "SAMPLE(cat)"]
+
+
+def test_prompts_have_a_price_of_their_own_in_dollars(menu_config):
+    models = [
+        ModelSpec(name=arm, rung=rung, dollars=listed)
+        for rung, (arm, listed) in enumerate(
+            zip(menu_config.arm_names, [(1, 4), (1, 4), (2, 8), (10, 20)], strict=True)
+        )
+    ]
+    cost = priced_model(models, {"whale": (30.0, 60.0)})
+    assert (cost.weights, cost.prompt_shares) == ((1, 1, 2, 15), (0.25, 0.25, 0.25, 0.5))
+    assert (cost.dollars, cost.price_of_worth(0.04)) == pytest.approx((4e-6, 1e-4))
+    e = begun(replace(menu_config, cost=cost, max_revisions=1))
+    e.budget[:] = 1e9
+    assert len(allowed(e)) == 7, "worst cases of all actions are known"
+    attempt(e, WHALE, 0)
+    attempt(e, WHALE, 0)
+    assert e.spent[0] == 15 * (0.5 * 10 + 20 + 20)
+    assert seen(e)["whale: price"] == pytest.approx(
+        np.log10(1e-3 * 15 * menu_config.mean_completion_tokens[WHALE]), abs=1e-6
+    )
+    with pytest.raises(ConfigError, match=r"dollars: expected what a million .* of ant cost"):
+        priced_model([replace(models[0], dollars=None)], {})
 
 
 def test_families_count_not_heads(episodes):
