@@ -290,7 +290,7 @@ class LogprobCascade:
         confident = episodes.last_logprob >= self.threshold
         return {
             SAMPLE: (episodes.samples < 1) & episodes.waiting,
-            ESCALATE: (~confident | ~episodes.waiting) & episodes.escalates,
+            ESCALATE: ~confident & episodes.escalates,
         }
 
 
@@ -310,7 +310,7 @@ class VerifierCascade:
         return {
             VERIFY: (episodes.unverified > 0) & episodes.waiting,
             SAMPLE: (episodes.samples < self.n) & low,
-            ESCALATE: (low | ~episodes.waiting) & episodes.escalates,
+            ESCALATE: low & episodes.escalates,
         }
 
 
@@ -329,8 +329,7 @@ class Router:
         chance = 1 / (1 + np.exp(-np.nan_to_num(episodes.chances)))  # (N, 2)
         fresh, hopeful = episodes.num_attempts == 0, chance.max(1) >= self.floor
         large = hopeful & (chance[:, -1] - chance[:, 0] >= self.advantage)
-        climbing = (fresh & large) | ~episodes.waiting
-        return {ESCALATE: climbing & episodes.escalates, SAMPLE: fresh & hopeful & ~large}
+        return {ESCALATE: fresh & large & episodes.escalates, SAMPLE: fresh & hopeful & ~large}
 
 
 @dataclass(frozen=True)

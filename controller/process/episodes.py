@@ -127,11 +127,12 @@ class EpisodeConfig:
         }
         if not self.is_menu:
             return ActionSet.build(self.sample_widths, self.verifies)
-        every, least = ActionSet.build(self.sample_widths, self.verifies, named), self.sample_widths
+        # An arm that is asked once has no use for wider actions.
         return ActionSet(
             action
-            for action in every
-            if action.width <= max(self.caps[self.rung_of(action.kind, action.arm)], min(least))
+            for action in ActionSet.build(self.sample_widths, self.verifies, named)
+            if action.width == min(self.sample_widths)
+            or action.width <= self.caps[self.rung_of(action.kind, action.arm)]
         )
 
     def rung_of(self, kind: ActionKind, arm: str = "") -> int:
