@@ -95,7 +95,7 @@ def draw_episode(
         )
         for values, otherwise in ((round_prices, 0.0), (budgets, np.inf))
     )
-    hidden = Hidden(*(streams.uniform(rows) < hide_signals for _ in range(4)))
+    hidden = Hidden(*(streams.uniform(rows) < hide_signals for _ in Hidden._fields[:-1]))
     if config.is_menu:
         missing = np.zeros((len(rows), config.num_rungs), bool)
         for rung in range(1, config.num_rungs):

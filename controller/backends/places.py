@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -132,17 +133,20 @@ class ModelPlace:
 
 def _with_options(place: ModelPlace, options: Mapping[str, Any]) -> ModelPlace:
     """An arm with what is said of it beside its place; the body as JSON or a mapping."""
-    arm, set_ = place.name, dict(options)
-    if "tier" in options and options["tier"] not in list(Tier):
-        raise ConfigError(f"arm {arm}: expected the tier small or large, found {options['tier']!r}")
-    if "tier" in options:
-        set_["tier"] = Tier(options["tier"])
+    arm, tier, prompt = place.name, options.get("tier"), options.get("prompt")
+    if tier not in (None, *Tier):
+        raise ConfigError(f"arm {arm}: expected the tier small or large, found {tier!r}")
     if isinstance(body := options.get("body", {}), str):
         body = json_object(f"arm {arm}: body", body)
     if not isinstance(body, Mapping):
         raise ConfigError(f"arm {arm}: expected a mapping as body, found {body!r}")
-    prompt = options.get("prompt")
-    return replace(place, **set_ | {"body": body, "prompt": read_prompt(prompt) if prompt else ()})
+    return replace(
+        place,
+        tier=None if tier is None else Tier(tier),
+        family=options.get("family"),
+        body=body,
+        prompt=read_prompt(prompt) if prompt else (),
+    )
 
 
 def json_object(name: str, text: str) -> dict[str, Any]:
@@ -281,7 +285,7 @@ class NamedModels:
         if sum(map(bool, (self.small, self.arm, self.menu))) > 1:
             raise ConfigError("models: expected one of --small and --large, --arm, or --menu")
 
-    @property
+    @cached_property
     def all(self) -> tuple[str | ModelPlace, ...]:
         """The small model, then the larger ones; or the arms in any order."""
         if self.menu is not None:

@@ -134,12 +134,17 @@ class FlooredPolicy:
         places = self.floor.places(episodes.price)
         actions = np.zeros(len(mask), np.int64)
         for place in np.unique(places):
-            rule, own = self.floor.rules[place], places == place
-            ruled = (
-                own & ~lacks_arms(rule, episodes, mask) if rule is not None else np.zeros_like(own)
-            )
-            for rows, policy in ((ruled, rule and RulePolicy(rule)), (own & ~ruled, self.policy)):
-                if policy and rows.any():
-                    part = episodes if rows.all() else episodes.part(np.flatnonzero(rows))
-                    actions[rows] = policy.act(part, mask[rows])
+            rule, own = self.floor.rules[place], np.flatnonzero(places == place)
+            if rule is None:
+                decided = [(own, self.policy)]
+            else:
+                lacking = lacks_arms(rule, self._part(episodes, own), mask[own])
+                decided = [(own[lacking], self.policy), (own[~lacking], RulePolicy(rule))]
+            for rows, policy in decided:
+                if len(rows):
+                    actions[rows] = policy.act(self._part(episodes, rows), mask[rows])
         return actions
+
+    @staticmethod
+    def _part(episodes: Episodes, rows: NDArray[np.int64]) -> Episodes:
+        return episodes if len(rows) == episodes.num_episodes else episodes.part(rows)

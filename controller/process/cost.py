@@ -88,11 +88,5 @@ class CostModel:
             )
 
     def price_of_worth(self, worth: float) -> float:
-        """Accuracy per unit, where a right answer is worth so many dollars, or else units.
-
-        Raises:
-            ConfigError: it is worth nothing.
-        """
-        if not worth > 0:
-            raise ConfigError(f"worth: expected more than 0, found {worth}")
+        """Accuracy per unit, where a right answer is worth so many dollars, or else units."""
         return (self.dollars or 1.0) / worth

@@ -13,6 +13,7 @@ from rich.console import Console
 from controller.backends.places import NamedModels
 from controller.bundled import bundled
 from controller.errors import ConfigError
+from controller.process.terms import Terms
 from training.cli.flags import flag, with_flags
 from training.cli.options import Json, Seed
 
@@ -51,8 +52,7 @@ class AnswerConfig:
     segment_price: float | None = None
 
     def __post_init__(self) -> None:
-        if self.price is not None and self.worth is not None:
-            raise ConfigError("price, worth: expected at most one of them")
+        _ = Terms(price=self.price, worth=self.worth)
         if self.models.all and self.segments:
             raise ConfigError(
                 "small, large: expected neither with --segments, whose checkpoint says where its "
@@ -93,13 +93,11 @@ def answer(
     console = Console()
     with loaded:
         limit_threads(max(model.parameters or 0 for model in loaded.backend.models))
-        price = config.price
-        if config.worth is not None:
-            price = checkpoint.config.cost.price_of_worth(config.worth)
         for question in asked:
             outcome = loaded.answer(
                 question,
-                price=price,
+                price=config.price,
+                worth=config.worth,
                 round_price=config.round_price,
                 budget=config.budget,
             )

@@ -20,6 +20,11 @@ ANT, CAT, COW, WHALE = range(4)
 
 def begun(config):
     e = Episodes(config, 1, 8)
+    begin(e)
+    return e
+
+
+def begin(e):
     e.reset(
         ROW,
         price=np.array([1e-3]),
@@ -28,7 +33,6 @@ def begun(config):
         limits=np.array([[3, 3, 1, 2]]),
         difficulty=np.array([[-2.0, 0.0, 1.0, 3.0]]),
     )
-    return e
 
 
 @pytest.fixture
@@ -123,14 +127,7 @@ def test_a_new_episode_forgets_the_last(episodes, menu_config):
     fresh = seen(episodes)
     for rung in (ANT, CAT, WHALE):
         attempt(episodes, rung, rung)
-    episodes.reset(
-        ROW,
-        price=np.array([1e-3]),
-        budget=np.array([np.inf]),
-        prompt_tokens=np.full((1, 4), 10),
-        limits=np.array([[3, 3, 1, 2]]),
-        difficulty=np.array([[-2.0, 0.0, 1.0, 3.0]]),
-    )
+    begin(episodes)
     assert seen(episodes) == fresh
 
 
