@@ -2,22 +2,146 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from pydantic import TypeAdapter
 
-from controller.card_metrics import Figures, PricePoint, held_out
 from controller.checkpoint import AnyCheckpoint
+from controller.errors import CheckpointError
 from controller.granularity import ATTEMPTS
 from controller.process.actions import Action
 from controller.process.episodes import EpisodeConfig
 
 FRONTIER_FILE = "frontier.png"
+FIGURES_VERSION = 1
+FIGURES_FILE = "card.json"
+MAX_FIGURES_BYTES = 2**20
 
 TAGS = ("allot", "reinforcement-learning", "test-time-compute")
+
+Interval = tuple[float, float]
+"""Ends of a 95% interval."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PricePoint:
+    """How a controller did at one price; means per question.
+
+    Attributes:
+        price: accuracy per small-model token.
+        accuracy, accuracy_interval: share of questions answered right.
+        cost, cost_interval: in small-model tokens.
+        utility, utility_interval: accuracy − price × cost.
+        rule: the hand-made rule that it leads least, tuned for this price.
+        lead, lead_interval: utility less that rule's.
+    """
+
+    price: float
+    accuracy: float
+    accuracy_interval: Interval
+    cost: float
+    cost_interval: Interval
+    utility: float
+    utility_interval: Interval
+    rule: str
+    lead: float
+    lead_interval: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeRatio:
+    """A controller's compute over that of a kind of rule, at equal accuracy.
+
+    Attributes:
+        rules: the kind of rule, each tuned for each price.
+        ratio, interval: geometric mean over the accuracies that both reach.
+    """
+
+    rules: str
+    ratio: float
+    interval: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """One evaluation on the test split of a trace set.
+
+    Attributes:
+        traces: name of the trace set.
+        traces_digest: of its content; None if it has none.
+        questions: held-out questions.
+        distinct: of them that ask something else, not the same in another order or wording.
+        repeats: episodes per question and price.
+        weights: digests of the controllers, which differ by seed alone and were pooled.
+        points: by ascending price.
+        ratios: one per kind of rule.
+    """
+
+    traces: str
+    traces_digest: str | None
+    questions: int
+    distinct: int
+    repeats: int
+    weights: tuple[str, ...]
+    points: tuple[PricePoint, ...]
+    ratios: tuple[ComputeRatio, ...]
+
+
+_FIGURES = TypeAdapter(Figures)
+
+
+def held_out(questions: int, distinct: int) -> str:
+    """How many questions figures are of.
+
+    >>> held_out(1025, 856)
+    '1025 held-out questions (856 if those that differ in order or wording are one)'
+    """
+    asked = f"{questions} held-out questions"
+    same = f"{asked} ({distinct} if those that differ in order or wording are one)"
+    return asked if distinct == questions else same
+
+
+def file_digest(path: Path) -> str:
+    """Digest of a checkpoint's weights, which ties figures to them."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_figures(figures: Figures, directory: Path) -> None:
+    """Save figures beside its checkpoint, atomically."""
+    temporary = directory / (FIGURES_FILE + ".tmp")
+    entry = {"version": FIGURES_VERSION, **asdict(figures)}
+    temporary.write_text(json.dumps(entry, indent=1) + "\n")
+    os.replace(temporary, directory / FIGURES_FILE)
+
+
+def read_figures(directory: Path) -> Figures | None:
+    """The figures beside a checkpoint, or None.
+
+    Raises:
+        CheckpointError: they are damaged or of an unknown version.
+    """
+    path = directory / FIGURES_FILE
+    if not path.exists():
+        return None
+    if path.stat().st_size > MAX_FIGURES_BYTES:
+        raise CheckpointError(f"{path}: expected at most {MAX_FIGURES_BYTES} bytes")
+    try:
+        entry = json.loads(path.read_text())
+        if entry["version"] != FIGURES_VERSION:
+            raise ValueError(f"version {entry['version']!r} instead of {FIGURES_VERSION}")
+        return _FIGURES.validate_python({"distinct": entry["questions"], **entry})
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: expected what `allot evaluate` writes: {' '.join(str(error).split())}; run "
+            "it again"
+        ) from None
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -42,7 +166,7 @@ def model_card(checkpoint: AnyCheckpoint, figures: Figures | None, **metadata: A
         metadata: more fields of `huggingface_hub.ModelCardData`, such as `license`, or other
             values for those that are set here.
     """
-    ladder = " -> ".join(model.name for model in checkpoint.models)
+    ladder, directory = " -> ".join(model.name for model in checkpoint.models), checkpoint.path
     data = {
         "library_name": "allot",
         "pipeline_tag": "reinforcement-learning",
@@ -51,49 +175,27 @@ def model_card(checkpoint: AnyCheckpoint, figures: Figures | None, **metadata: A
         "eval_results": _eval_results(figures) if figures else None,
         **metadata,
     }
-    sections = (
-        _summary(checkpoint, ladder),
-        _usage(checkpoint),
-        _actions(checkpoint),
-        *_floor(checkpoint),
-        _models(checkpoint),
-        _figures(figures, checkpoint.path) if figures else _UNKNOWN,
-        _training(checkpoint),
-        _limits(checkpoint, figures),
+    drawn = directory is not None and (directory / FRONTIER_FILE).exists()
+    low, high = checkpoint.price_range
+    whole = checkpoint.granularity.name == ATTEMPTS.name
+    card: ModelCard = ModelCard.from_template(
+        ModelCardData(**data),
+        template_path=str(Path(__file__).with_name("card.md.jinja")),
+        checkpoint=checkpoint,
+        ladder=ladder,
+        step="attempt" if whole else "segment of an attempt",
+        middle_price=(low * high) ** 0.5,
+        actions=_actions(checkpoint),
+        floor=_floor(checkpoint),
+        models=_models(checkpoint),
+        figures=figures,
+        held_out=held_out,
+        picture=FRONTIER_FILE if drawn else None,
+        by_price=_by_price(figures) if figures else None,
+        ratios=_ratios(figures) if figures else None,
+        training={"config": {}, **checkpoint.training},
     )
-    return ModelCard(f"---\n{ModelCardData(**data).to_yaml()}\n---\n\n" + "\n\n".join(sections))
-
-
-def _summary(checkpoint: AnyCheckpoint, ladder: str) -> str:
-    low, high = checkpoint.price_range
-    step = "attempt" if checkpoint.granularity.name == ATTEMPTS.name else "segment of an attempt"
-    return f"""# Compute controller for {ladder}
-
-A policy that decides, question by question, how much compute these models spend. After every
-{step} it looks at what has come out so far and chooses what to do next; its reward is
-accuracy − price × cost. The price is an input: this one checkpoint serves every price from
-{low:.1e} to {high:.1e} (accuracy per token of the small model). It holds the policy alone, not
-the models."""
-
-
-def _usage(checkpoint: AnyCheckpoint) -> str:
-    paths = ", ".join(f'"PATH OR HUB ID OF {model.name}"' for model in checkpoint.models)
-    adapters = ", ".join(f'"{a.name}": "PATH"' for a in checkpoint.models[0].adapters)
-    low, high = checkpoint.price_range
-    return f"""## Use
-
-```python
-from controller.loop import Controller
-
-controller = Controller.from_pretrained(
-    "PATH OR HUB ID OF THIS CHECKPOINT",
-    models=[{paths}],{f"{chr(10)}    adapters={{{adapters}}}," if adapters else ""}
-)
-outcome = controller.answer("QUESTION", price={(low * high) ** 0.5:.1e})
-print(outcome.answer, outcome.cost)
-```
-
-Models whose weights differ from those below are refused."""
+    return card
 
 
 def _actions(checkpoint: AnyCheckpoint) -> str:
@@ -109,25 +211,16 @@ def _actions(checkpoint: AnyCheckpoint) -> str:
         return str(action), meaning + wide, "" if limit is None else str(limit)
 
     allowed = [a for a in config.actions if most(a) != 0]
-    table = markdown_table(("action", "what it does", "at most"), map(row, allowed))
-    return f"## What it can do\n\n{table}\n\nLimits are attempts per question."
+    return markdown_table(("action", "what it does", "at most"), map(row, allowed))
 
 
-def _floor(checkpoint: AnyCheckpoint) -> list[str]:
+def _floor(checkpoint: AnyCheckpoint) -> str | None:
     floor = checkpoint.floor
     if floor is None or not floor.share:
-        return []
+        return None
     places = zip(floor.prices, floor.rules, floor.leads, strict=True)
     rows = [(f"{p:.1e}", str(rule or "the policy"), f"{lead:+.3f}") for p, rule, lead in places]
-    head = ("price", "who decides", "lead of the policy")
-    return [
-        f"""## Safe floor
-
-A hand-made rule decides where questions that were not learnt from do not show the policy ahead of
-the best one.
-
-{markdown_table(head, rows)}"""
-    ]
+    return markdown_table(("price", "who decides", "lead of the policy"), rows)
 
 
 def _models(checkpoint: AnyCheckpoint) -> str:
@@ -139,27 +232,18 @@ def _models(checkpoint: AnyCheckpoint) -> str:
         return model.name, size, weight, f"`{model.digest}`" if model.digest else "any", adapters
 
     head = ("model", "parameters", "cost of a token", "digest of the weights", "adapters")
-    return f"## Models\n\n{markdown_table(head, map(row, range(len(checkpoint.models))))}"
+    return markdown_table(head, map(row, range(len(checkpoint.models))))
 
 
-_UNKNOWN = """## How good it is
-
-Not measured yet. `allot evaluate DIRECTORY` does so and writes the result here."""
-
-
-def _share(value: float) -> str:
-    return f"{value:.1%}"
-
-
-def _interval(values: tuple[float, float], spelling: str = "{:.1%}") -> str:
+def _interval(values: Interval, spelling: str = "{:.1%}") -> str:
     return " to ".join(spelling.format(value) for value in values)
 
 
-def _figures(figures: Figures, directory: Path | None) -> str:
+def _by_price(figures: Figures) -> str:
     def row(point: PricePoint) -> tuple[str, ...]:
         return (
             f"{point.price:.1e}",
-            f"{_share(point.accuracy)} ({_interval(point.accuracy_interval)})",
+            f"{point.accuracy:.1%} ({_interval(point.accuracy_interval)})",
             f"{point.cost:.0f} ({_interval(point.cost_interval, '{:.0f}')})",
             f"{point.utility:.3f}",
             point.rule,
@@ -167,72 +251,12 @@ def _figures(figures: Figures, directory: Path | None) -> str:
         )
 
     head = ("price", "accuracy", "cost", "utility", "best rule", "lead over it")
-    by_price = markdown_table(head, map(row, figures.points))
-    ratios = markdown_table(
-        ("at equal accuracy with", "compute used", "95% interval"),
-        ((r.rules, f"{r.ratio:.0%}", _interval(r.interval, "{:.0%}")) for r in figures.ratios),
-    )
-    trainings = len(figures.weights)
-    pooled = f", {trainings} controllers that differ by seed pooled" if trainings > 1 else ""
-    digest = f" `{figures.traces_digest[:16]}`" if figures.traces_digest else ""
-    drawn = directory is not None and (directory / FRONTIER_FILE).exists()
-    picture = f"![accuracy against compute]({FRONTIER_FILE})\n\n" if drawn else ""
-    return f"""## How good it is
-
-{held_out(figures.questions, figures.distinct)}, the test split of trace set
-`{figures.traces}`{digest}, {figures.repeats} episodes each{pooled}. Cost is in tokens of
-the small model, utility is accuracy − price × cost. In brackets: 95% intervals, paired
-bootstrap over questions. Each rule was tuned for each price on the other splits.
-
-{picture}{by_price}
-
-{ratios}
-
-Compute at equal accuracy: this controller's over that of the best rule of each kind, mixtures
-of settings included."""
+    return markdown_table(head, map(row, figures.points))
 
 
-def _training(checkpoint: AnyCheckpoint) -> str:
-    notes = checkpoint.training
-    lines = [
-        f"- {label}: {notes[name]}"
-        for name, label in (
-            ("questions", "questions of the train split"),
-            ("traces", "trace set"),
-            ("finished", "finished"),
-        )
-        if name in notes
-    ]
-    settings = notes.get("config")
-    if isinstance(settings, dict) and "total_steps" in settings:
-        lines.append(f"- decisions: {settings['total_steps']:,}, seed {settings['seed']}")
-    if "validation_utility" in notes:
-        lines.append(f"- mean utility on the validation split: {notes['validation_utility']:.4f}")
-    readout = checkpoint.difficulty
-    state = "the small model's prompt state and the shape of the wording"
-    source = "the wording" if readout and readout.is_free else state
-    lines.append(f"- estimates difficulty from: {source if readout else 'nothing'}")
-    return "## Training\n\nPPO with masked actions on recorded attempts.\n\n" + "\n".join(lines)
-
-
-def _limits(checkpoint: AnyCheckpoint, figures: Figures | None) -> str:
-    low, high = checkpoint.price_range
-    lines = [
-        f"- Prices outside {low:.1e} to {high:.1e} are outside what it has seen.",
-        "- Other questions than those of its trace set may cost more and come out wrong more "
-        "often; it does not notice.",
-        "- Attempts are compared by their final answers: the same number, or the same text. "
-        "Where no answer can be read, there is nothing to vote on.",
-        "- It chooses among answers and makes none: where the models are always wrong, so is it.",
-    ]
-    if checkpoint.calibration is not None:
-        lines.append(
-            f"- A target accuracy is kept with the given confidence for questions of the same "
-            f"kind as the {checkpoint.calibration.questions} that it was calibrated on."
-        )
-    if figures is None:
-        lines.append("- Nobody has measured it on held-out questions.")
-    return "## Limits\n\n" + "\n".join(lines)
+def _ratios(figures: Figures) -> str:
+    rows = ((r.rules, f"{r.ratio:.0%}", _interval(r.interval, "{:.0%}")) for r in figures.ratios)
+    return markdown_table(("at equal accuracy with", "compute used", "95% interval"), rows)
 
 
 def _eval_results(figures: Figures) -> list[EvalResult]:

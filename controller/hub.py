@@ -16,8 +16,7 @@ from huggingface_hub import HfApi, ModelCard, snapshot_download
 from huggingface_hub.errors import DryRunError
 from tqdm.auto import tqdm
 
-from controller.card import FRONTIER_FILE, model_card
-from controller.card_metrics import FIGURES_FILE, file_digest, read_figures
+from controller.card import FIGURES_FILE, FRONTIER_FILE, file_digest, model_card, read_figures
 from controller.checkpoint import (
     HUB_SCHEME,
     MAX_FILE_BYTES,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -22,10 +22,10 @@ from starlette.types import Receive, Scope, Send
 from controller.backends.openai.backend import UNAVAILABLE
 from controller.core import Choice
 from controller.server.decide import decide
-from controller.server.document import document
+from controller.server.document import ANSWERED, document
 from controller.server.engine import Engine, Served
+from controller.server.gate import Gate, body_of
 from controller.server.keys import Keys
-from controller.server.middleware import LimitSize, LoopbackOnly, Observe
 from controller.server.ops import Metrics
 from controller.server.playground import page
 from controller.server.replies import (
@@ -38,9 +38,7 @@ from controller.server.replies import (
 from controller.server.responses import ResponseForm, ResponseRequest
 from controller.server.schema import (
     MODEL,
-    ChatRequest,
     Completing,
-    CompletionRequest,
     DecideRequest,
     read_terms,
 )
@@ -85,29 +83,26 @@ class Service:
 
     def app(self) -> Starlette:
         """The ASGI application."""
+        gets = {
+            "/v1/models": self.models,
+            "/v1/models/{model}": self.model,
+            "/health": self.live,
+            "/live": self.live,
+            "/ready": self.ready,
+            "/metrics": self.metrics_text,
+            "/openapi.json": self.openapi,
+            **({"/": self.page} if self.playground else {}),
+        }
+        posts = {path: partial(self.answer, kind) for path, kind in ANSWERED.items()}
         routes = [
-            Route("/v1/chat/completions", self.chat, methods=["POST"]),
-            Route("/v1/completions", self.complete, methods=["POST"]),
-            Route("/v1/responses", self.respond, methods=["POST"]),
+            *(Route(path, post, methods=["POST"]) for path, post in posts.items()),
             Route("/v1/decide", self.decide, methods=["POST"]),
-            Route("/v1/models", self.models, methods=["GET"]),
-            Route("/v1/models/{model}", self.model, methods=["GET"]),
-            Route("/health", self.live, methods=["GET"]),
-            Route("/live", self.live, methods=["GET"]),
-            Route("/ready", self.ready, methods=["GET"]),
-            Route("/metrics", self.metrics_text, methods=["GET"]),
-            Route("/openapi.json", self.openapi, methods=["GET"]),
+            *(Route(path, get, methods=["GET"]) for path, get in gets.items()),
         ]
-        if self.playground:
-            routes.append(Route("/", self.page, methods=["GET"]))
         paths = frozenset(route.path for route in routes)
         return Starlette(
             routes=routes,
-            middleware=[
-                Middleware(Observe, metrics=self.metrics, paths=paths),
-                Middleware(LoopbackOnly, keys=self.keys),
-                Middleware(LimitSize),
-            ],
+            middleware=[Middleware(Gate, metrics=self.metrics, keys=self.keys, paths=paths)],
             exception_handlers={**dict.fromkeys(REFUSED, refused), Exception: bug},
             lifespan=self._lifespan,
         )
@@ -132,35 +127,23 @@ class Service:
             self.metrics.turned_away.labels("busy").inc()
             raise HTTPException(429, "too many questions at once", {"retry-after": "1"})
 
-    def _taken_in(self) -> contextlib.ExitStack:
-        """A question is in flight from now on, until what is returned is closed."""
+    @contextlib.contextmanager
+    def _flying(self) -> Iterator[None]:
+        """A question is in flight."""
         self.in_flight += 1
         self.metrics.in_flight.inc()
-        taken = contextlib.ExitStack()
-        taken.callback(self._let_go)
-        return taken
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+            self.metrics.in_flight.dec()
 
-    def _let_go(self) -> None:
-        self.in_flight -= 1
-        self.metrics.in_flight.dec()
-
-    async def chat(self, request: Request) -> Response:
-        """POST /v1/chat/completions."""
-        return await self._answered(request, ChatRequest)
-
-    async def complete(self, request: Request) -> Response:
-        """POST /v1/completions."""
-        return await self._answered(request, CompletionRequest)
-
-    async def respond(self, request: Request) -> Response:
-        """POST /v1/responses."""
-        return await self._answered(request, ResponseRequest)
-
-    async def _answered(
-        self, request: Request, kind: type[Completing] | type[ResponseRequest]
+    async def answer(
+        self, kind: type[Completing] | type[ResponseRequest], request: Request
     ) -> Response:
+        """POST of a question."""
         caller, context = self._caller(request), propagate.extract(request.headers)
-        asked = kind.model_validate_json(await request.body())
+        asked = kind.model_validate_json(await body_of(request))
         if asked.model != MODEL:
             raise HTTPException(404, f"model: expected {MODEL!r}; see /v1/models")
         terms = read_terms(asked.allot, request.headers, seed=asked.seed, metadata=asked.metadata)
@@ -186,7 +169,7 @@ class Service:
         )
         if asked.stream:
             return self._stream(request, form, answer)
-        with self._taken_in():
+        with self._flying():
             served = await _unless_gone(request, answer())
         return Response(status_code=499) if served is None else JSONResponse(form.whole(served))
 
@@ -221,12 +204,12 @@ class Service:
             finally:
                 await _cancelled(task, gone)
 
-        return _Stream(self._taken_in(), stream())
+        return _Stream(self._flying(), stream())
 
     async def decide(self, request: Request) -> Response:
         """POST /v1/decide."""
         self._caller(request)
-        asked = DecideRequest.model_validate_json(await request.body())
+        asked = DecideRequest.model_validate_json(await body_of(request))
         terms = read_terms(asked.allot, request.headers)
         variant = self.engine.variants.assign(terms.question_id or "")
         return JSONResponse(decide(asked, terms, variant))
@@ -298,14 +281,16 @@ class Service:
 class _Stream(StreamingResponse):
     """Server-sent events, which count as in flight from before the first to after the last."""
 
-    def __init__(self, taken: contextlib.ExitStack, events: AsyncIterator[bytes]) -> None:
+    def __init__(
+        self, flying: contextlib.AbstractContextManager[None], events: AsyncIterator[bytes]
+    ) -> None:
         headers = {"cache-control": "no-store"}
         super().__init__(events, media_type="text/event-stream", headers=headers)
-        self._taken = taken
+        self._flying = flying
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send all events."""
-        with self._taken:
+        with self._flying:
             await super().__call__(scope, receive, send)
 
 

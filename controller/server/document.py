@@ -15,22 +15,20 @@ from controller.server.schema import (
     HEADERS,
     TERMS,
     ChatRequest,
+    Completing,
     CompletionRequest,
     DecideRequest,
 )
 
-_REF = "#/components/schemas/{model}"
-_POSTS: dict[str, tuple[type[BaseModel], str, str]] = {
-    "/v1/chat/completions": (
-        ChatRequest,
-        "Answer a question; JSON or server-sent events.",
-        "Completion",
-    ),
-    "/v1/completions": (CompletionRequest, "The same with a prompt.", "Completion"),
-    "/v1/responses": (ResponseRequest, "The same in OpenAI's newer form, stateless.", "Completion"),
-    "/v1/decide": (DecideRequest, "Choose the next action after given attempts.", "Decision"),
+ANSWERED: dict[str, type[Completing] | type[ResponseRequest]] = {
+    "/v1/chat/completions": ChatRequest,
+    "/v1/completions": CompletionRequest,
+    "/v1/responses": ResponseRequest,
 }
-_GETS: dict[str, tuple[str, tuple[int, ...]]] = {
+"""Paths that take questions, and the form of these."""
+
+_POSTS: dict[str, type[BaseModel]] = {**ANSWERED, "/v1/decide": DecideRequest}
+_GETS = {
     "/v1/models": ("The one model there is.", (200, 401)),
     "/live": ("Whether the process runs.", (200,)),
     "/health": ("The same.", (200,)),
@@ -51,6 +49,8 @@ _ERRORS = {
     503: "No model answered.",
     504: "The deadline came before any answer.",
 }
+_OF_ANSWERS = {404, 429, 502, 503, 504}
+_TYPES = {float: "number", int: "integer", str: "string"}
 
 
 def document(*, keys: bool) -> dict[str, Any]:
@@ -59,80 +59,74 @@ def document(*, keys: bool) -> dict[str, Any]:
     Args:
         keys: whether an API key is needed.
     """
-    _, definitions = models_json_schema(
-        [(kind, "validation") for kind, _, _ in _POSTS.values()], ref_template=_REF
+    _, found = models_json_schema(
+        [(kind, "validation") for kind in _POSTS.values()],
+        ref_template="#/components/schemas/{model}",
     )
-    terms = {"$ref": _REF.format(model="RequestTerms")}
-    for kind, _, _ in _POSTS.values():
-        definitions["$defs"][kind.__name__]["properties"]["allot"] = terms
-    schemas = definitions["$defs"] | {
-        "RequestTerms": _terms_schema(),
-        "Error": _object({"error": {"type": "object", "required": ["message", "type"]}}),
-        "Completion": _object(
-            {
-                "id": {"type": "string"},
-                "object": {"enum": ["chat.completion", "text_completion", "response"]},
-                "usage": {"type": "object"},
-                "allot": {"type": "object", "required": ["decisions", "price", "cost"]},
-            }
+    schemas, terms = found["$defs"], TERMS.json_schema()
+    notes = field_notes(RequestTerms)
+    for name, field in terms["properties"].items():
+        field["description"] = notes[name]
+    for kind in _POSTS.values():
+        schemas[kind.__name__]["properties"]["allot"] = _ref("RequestTerms")
+    schemas |= {
+        "RequestTerms": terms,
+        "Error": _object(error={"type": "object", "required": ["message", "type"]}),
+        "Answer": _object(
+            id={"type": "string"},
+            object={"enum": ["chat.completion", "text_completion", "response"]},
+            usage={"type": "object"},
+            allot={"type": "object", "required": ["decisions", "price", "cost"]},
         ),
         "Decision": _object(
-            {
-                "action": {"type": "string"},
-                "probabilities": {"type": "object"},
-                "value": {"type": "number"},
-                "allowed": {"type": "array", "items": {"type": "string"}},
-            }
+            action={"type": "string"},
+            probabilities={"type": "object"},
+            value={"type": "number"},
+            allowed={"type": "array", "items": {"type": "string"}},
         ),
     }
-    paths = {path: {"post": _post(*entry)} for path, entry in _POSTS.items()}
-    paths |= {path: {"get": _get(*entry)} for path, entry in _GETS.items()}
-    found: dict[str, Any] = {
+    paths = {path: {"post": _post(path, kind)} for path, kind in _POSTS.items()}
+    for path, (summary, statuses) in _GETS.items():
+        replies = {str(status): {"description": summary} for status in statuses}
+        paths[path] = {"get": {"summary": summary, "responses": replies}}
+    needed = {"key": {"type": "http", "scheme": "bearer"}}
+    return {
         "openapi": "3.1.0",
         "info": {"title": "allot", "version": "1"},
         "paths": paths,
-        "components": {"schemas": schemas},
+        "components": {"schemas": schemas, **({"securitySchemes": needed} if keys else {})},
+        **({"security": [{"key": []}]} if keys else {}),
     }
-    if keys:
-        found["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        found["security"] = [{"key": []}]
-    return found
 
 
-def _post(kind: type[BaseModel], summary: str, reply: str) -> dict[str, Any]:
-    body = {"schema": {"$ref": _REF.format(model=kind.__name__)}}
-    replies = {"200": _reply("As asked for.", reply)}
-    if reply == "Completion":
-        replies["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
-    statuses = _ERRORS if reply == "Completion" else set(_ERRORS) - {404, 429, 502, 503, 504}
+def _post(path: str, kind: type[BaseModel]) -> dict[str, Any]:
+    answers = path in ANSWERED
+    reply = _reply("As asked for.", "Answer" if answers else "Decision")
+    if answers:
+        reply["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+    statuses = sorted(_ERRORS if answers else _ERRORS.keys() - _OF_ANSWERS)
     return {
-        "summary": summary,
-        "parameters": [_header(name) for name in HEADERS],
-        "requestBody": {"required": True, "content": {"application/json": body}},
-        "responses": replies | {str(s): _reply(_ERRORS[s], "Error") for s in sorted(statuses)},
+        "summary": "Answer a question." if answers else "Choose the next action.",
+        "parameters": [
+            {"name": HEADER_PREFIX + name, "in": "header", "schema": {"type": _TYPES[read]}}
+            for name, read in HEADERS.items()
+        ],
+        "requestBody": {"required": True, "content": _json(kind.__name__)},
+        "responses": {"200": reply, **{str(s): _reply(_ERRORS[s], "Error") for s in statuses}},
     }
 
 
-def _get(summary: str, statuses: tuple[int, ...]) -> dict[str, Any]:
-    return {"summary": summary, "responses": {str(s): {"description": summary} for s in statuses}}
+def _ref(schema: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{schema}"}
+
+
+def _json(schema: str) -> dict[str, Any]:
+    return {"application/json": {"schema": _ref(schema)}}
 
 
 def _reply(description: str, schema: str) -> dict[str, Any]:
-    content = {"schema": {"$ref": _REF.format(model=schema)}}
-    return {"description": description, "content": {"application/json": content}}
+    return {"description": description, "content": _json(schema)}
 
 
-def _terms_schema() -> dict[str, Any]:
-    schema, notes = TERMS.json_schema(), field_notes(RequestTerms)
-    for name, field in schema["properties"].items():
-        field["description"] = notes[name]
-    return schema
-
-
-def _header(name: str) -> dict[str, Any]:
-    schema = {"type": {float: "number", int: "integer", str: "string"}[HEADERS[name]]}
-    return {"name": HEADER_PREFIX + name, "in": "header", "schema": schema}
-
-
-def _object(properties: dict[str, Any]) -> dict[str, Any]:
+def _object(**properties: Any) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": list(properties)}

@@ -8,7 +8,7 @@ import hashlib
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, ClassVar
 
@@ -29,6 +29,7 @@ from controller.process.cost import Usage
 from controller.process.episodes import NO_ANSWER, AttemptColumns
 from controller.process.terms import Terms
 from controller.process.types import Attempt, Question
+from controller.server.buckets import Buckets
 from controller.server.config import MAX_DEADLINE_S, Limits
 from controller.server.equivalence import ByKind
 from controller.server.limits import (
@@ -40,7 +41,6 @@ from controller.server.limits import (
     Restricted,
     unwanted,
 )
-from controller.server.shared import SharedBuckets
 from controller.server.variants import Variant, Variants
 
 _tracer = trace.get_tracer("allot")
@@ -91,7 +91,7 @@ class Served:
         terms: what it was answered for, at a known price.
         usage: what was really processed, by model.
         degraded: models whose absence changed the answer's course.
-        limited: budgets, the deadline or the asker's `without` that did.
+        limited: budgets, the deadline or the client's `without` that did.
         guarded: feature that was outside its range of training, so that a rule decided; None
             where the policy did.
     """
@@ -143,7 +143,7 @@ class Engine:
     Args:
         equivalence: when two answers are the same; as the first variant's checkpoint says when
             None.
-        shared: where escalations of all processes are counted; None for this one alone.
+        buckets: where escalations are counted; None for this process alone.
     """
 
     def __init__(
@@ -153,14 +153,14 @@ class Engine:
         *,
         limits: Limits | None = None,
         equivalence: ByKind | None = None,
-        shared: SharedBuckets | None = None,
+        buckets: Buckets | None = None,
         on_served: Callable[[Served], None] = lambda served: None,
         on_stray: Callable[[str, str], None] = lambda variant, feature: None,
     ) -> None:
         self.variants, self.backend = variants, backend
         self.limits = limits or Limits()
         self.equivalence = equivalence or ByKind(answer_kind(variants.all[0].checkpoint.answers))
-        self.escalations = EscalationBudget(self.limits, shared=shared)
+        self.escalations = EscalationBudget(self.limits, buckets)
         self._on_served, self._on_stray = on_served, on_stray
         self.differences: tuple[str, ...] = ()
         """From training, that were found at the start."""
@@ -185,7 +185,7 @@ class Engine:
 
         Args:
             question: to answer.
-            terms: of the asker.
+            terms: of the client.
             caller: who pays for escalations.
             sticky: what is hashed to choose a variant; the question's text when None.
             emit: told of each choice when it is made, and of each decision once carried out.
@@ -196,16 +196,11 @@ class Engine:
             ConfigError: terms that are out of range.
             NoAnswerError: no attempt succeeded.
         """
-        variant = self.variants.assign(sticky or question.text)
-        allowed = replace(
-            terms.at(variant.pricing.price_for(terms)),
-            budget=least(terms.budget, self.limits.max_budget),
-        )
-        asked = self._begun(question, terms, caller, variant, allowed)
-        attributes = {"allot.arm": variant.name}
+        asked = _Asked(self, question, terms, caller, self.variants.assign(sticky or question.text))
+        attributes = {"allot.arm": asked.variant.name}
         with _tracer.start_as_current_span("answer", attributes=attributes) as span:
             try:
-                await self._run(asked, emit, say)
+                await asked.run(emit, say)
             except asyncio.CancelledError:
                 asked.decider.limited.add(CANCELLED)
                 self._settle(asked)
@@ -215,42 +210,11 @@ class Engine:
         if served.limited == (BUDGET,) and served.attempt is None:
             raise ConfigError(
                 f"budget: expected at least {asked.least_cost:g}, which one attempt may cost here, "
-                f"found {allowed.budget:g}"
+                f"found {served.terms.budget:g}"
             )
         if served.attempt is None and not (served.gave_up and terms.give_up):
             raise NoAnswerError(served)
         return served
-
-    def _begun(
-        self,
-        question: Question,
-        terms: RequestTerms,
-        caller: str,
-        variant: Variant,
-        allowed: RequestTerms,
-    ) -> _Asked:
-        """A question, what it may cost, and who decides about it, before anything is done."""
-        strayed: list[str] = []
-        decider, deadline = self._decider(variant, terms, caller, strayed)
-        attended = _Attended(self.backend, decider, deadline)
-        episode = Episode(
-            identified(question, terms),
-            self._spelled(question, attended, deadline),
-            variant.process,
-            allowed,
-            difficulty=variant.checkpoint.difficulty,
-        )
-        return _Asked(
-            question=replace(question, question_id=terms.question_id or ""),
-            terms=terms,
-            allowed=allowed,
-            variant=variant,
-            episode=episode,
-            attended=attended,
-            decider=decider,
-            deadline=deadline,
-            strayed=strayed,
-        )
 
     def _settle(self, asked: _Asked) -> Served:
         """Charge, count and log a question, however it ended."""
@@ -284,24 +248,6 @@ class Engine:
         self._on_served(served)
         return served
 
-    def _decider(
-        self, variant: Variant, terms: RequestTerms, caller: str, strayed: list[str]
-    ) -> tuple[Restricted, float]:
-        """Who decides one question, and until when on the event loop's clock."""
-        now, limits = asyncio.get_running_loop().time, self.limits
-        deadline = now() + min(terms.deadline_s or limits.deadline_s, MAX_DEADLINE_S)
-        decider = Restricted(
-            inner=variant.new_decider(strayed.append, terms.rule),
-            backend=self.backend,
-            budget=self.escalations,
-            caller=caller,
-            max_escalations=least(terms.max_escalations, limits.max_escalations),
-            out_of_time=lambda: now() >= deadline,
-            may_give_up=terms.give_up,
-            unwanted=unwanted(terms.without, variant.process, self.backend.models),
-        )
-        return decider, deadline
-
     async def check(
         self, question: Question, terms: RequestTerms, *, sticky: str | None = None
     ) -> None:
@@ -327,67 +273,83 @@ class Engine:
             if fault is not None:
                 raise ConfigError(f"{fault}: expected a JSON Schema")
 
-    def _spelled(self, question: Question, backend: Backend, deadline: float) -> Backend:
-        """A backend that gives equal answers to one question one spelling."""
 
-        async def canonical(answer: str, known: Sequence[str]) -> str:
-            try:
-                async with asyncio.timeout_at(deadline):
-                    return await self.equivalence.canonical(answer, known)
-            except TimeoutError:
-                return answer
+class _Asked(Wrapped):
+    """A question that is being answered, and the backend of its episode.
 
-        return backend if has_schemas(question.fields) else OneSpelling(backend, canonical)
+    As a backend it keeps the question's deadline, and draws conclusions from what fails.
 
-    async def _run(self, asked: _Asked, emit: Emit, say: Say | None) -> None:
-        decider, decisions = asked.decider, asked.decisions
+    Attributes:
+        question: under its client's id.
+        allowed: its terms at a known price, within the service's limits.
+        strayed: features that have been outside their range of training.
+        decisions: carried out so far.
+    """
+
+    def __init__(
+        self, engine: Engine, question: Question, terms: RequestTerms, caller: str, variant: Variant
+    ) -> None:
+        super().__init__(engine.backend)
+        now, limits = asyncio.get_running_loop().time, engine.limits
+        self.question = replace(question, question_id=terms.question_id or "")
+        self.terms, self.variant = terms, variant
+        self.allowed = replace(
+            terms.at(variant.pricing.price_for(terms)),
+            budget=least(terms.budget, limits.max_budget),
+        )
+        deadline = now() + min(terms.deadline_s or limits.deadline_s, MAX_DEADLINE_S)
+        self.strayed: list[str] = []
+        self.decisions: list[Decision] = []
+        self.started = time.perf_counter()
+        self.decider = Restricted(
+            inner=variant.new_decider(self.strayed.append, terms.rule),
+            backend=engine.backend,
+            budget=engine.escalations,
+            caller=caller,
+            max_escalations=least(terms.max_escalations, limits.max_escalations),
+            out_of_time=lambda: now() >= deadline,
+            may_give_up=terms.give_up,
+            unwanted=unwanted(terms.without, variant.process, engine.backend.models),
+        )
+        spelled = OneSpelling(self, self._canonical)
+        self.episode = Episode(
+            identified(question, terms),
+            self if has_schemas(question.fields) else spelled,
+            variant.process,
+            self.allowed,
+            difficulty=variant.checkpoint.difficulty,
+        )
+        self._equivalence, self._deadline = engine.equivalence, deadline
+        self._pending: Sequence[Request] = ()  # gone out and not answered
+        self._written: dict[int, int] = {}  # tokens of cancelled ones, by place, where known
+        self._say: Say | None = None
+        self._said = False
+
+    async def run(self, emit: Emit, say: Say | None) -> None:
+        """Play the episode; see `Engine.answer`."""
+        decider, decisions = self.decider, self.decisions
         try:
-            async with asyncio.timeout_at(asked.deadline):
-                await asked.episode.begin()
+            async with asyncio.timeout_at(self._deadline):
+                await self.episode.begin()
         except TimeoutError:
             decider.limited.add(DEADLINE)
             return
         except BackendError:
-            decider.degraded.add(self.backend.models[0].name)
+            decider.degraded.add(self.models[0].name)
             return
         while not decisions or not decisions[-1].final:
             try:
-                async for step in play(asked.episode, decider):
+                async for step in play(self.episode, decider):
                     emit(step)
-                    asked.attended.say = say if say and asked.returns(step) else None
+                    self._say = say if say and self._returns(step) else None
                     if isinstance(step, Decision):
                         decisions.append(step)
                         _trace(step)
             except _VerifierError:
                 decider.verifier_down = True
-        unwished = not (asked.episode.attempts or asked.terms.give_up)
+        unwished = not (self.episode.attempts or self.terms.give_up)
         if unwished and not (decider.degraded or decider.limited):
             decider.limited.add(BUDGET)
-
-
-@dataclass(kw_only=True)
-class _Asked:
-    """A question that is being answered.
-
-    Attributes:
-        question: under its asker's id.
-        allowed: its terms at a known price, within the service's limits.
-        deadline: on the event loop's clock.
-        strayed: features that have been outside their range of training.
-        decisions: carried out so far.
-    """
-
-    question: Question
-    terms: RequestTerms
-    allowed: RequestTerms
-    variant: Variant
-    episode: Episode
-    attended: _Attended
-    decider: Restricted
-    deadline: float
-    strayed: list[str]
-    decisions: list[Decision] = field(default_factory=list)
-    started: float = field(default_factory=time.perf_counter)
 
     @property
     def least_cost(self) -> float:
@@ -395,7 +357,7 @@ class _Asked:
         config, lengths = self.episode.config, self.episode.state.prompt_tokens
         return float(lengths[0, 0] + config.max_completion_tokens[0])
 
-    def returns(self, choice: Choice) -> bool:
+    def _returns(self, choice: Choice) -> bool:
         """Whether the attempt that a choice brings is returned whatever it says.
 
         A rule that always decides tells: it is asked what it would do after an answer, and after
@@ -413,66 +375,53 @@ class _Asked:
 
     def record_abandoned(self) -> None:
         """Take note of attempts that were cancelled: prompts and what was written are paid for."""
-        requests, self.attended.pending = self.attended.pending, ()
-        names, lengths = self.attended.models, self.episode.state.prompt_tokens
+        requests, self._pending = self._pending, ()
         cancelled = []
         for place, request in enumerate(requests):
-            prompt, written = int(lengths[0, request.rung]), self.attended.written.get(place, 0)
-            blank = blank_attempt(names[request.rung].name, request)
-            usage = Usage(prefill_tokens=0 if place else prompt, cancelled_tokens=written)
-            known: dict[str, Any] = {
-                "prompt_tokens": prompt,
-                "completion_tokens": written,
-                "usage": usage,
-            }
-            cancelled.append(replace(blank, error=CANCELLED, **known))
+            prompt = int(self.episode.state.prompt_tokens[0, request.rung])
+            written = self._written.get(place, 0)
+            cancelled.append(
+                replace(
+                    blank_attempt(self.models[request.rung].name, request),
+                    error=CANCELLED,
+                    prompt_tokens=prompt,
+                    completion_tokens=written,
+                    usage=Usage(prefill_tokens=0 if place else prompt, cancelled_tokens=written),
+                )
+            )
         if cancelled:
             self.episode.made(cancelled)
 
-
-class _Attended(Wrapped):
-    """Keeps a question's deadline, and draws conclusions from what fails."""
-
-    def __init__(self, backend: Backend, decider: Restricted, deadline: float) -> None:
-        super().__init__(backend)
-        self._decider, self._deadline = decider, deadline
-        self.pending: Sequence[Request] = ()
-        """Requests that have gone out and are not answered."""
-        self.written: dict[int, int] = {}
-        """Tokens of those that were cancelled, by place, as far as known."""
-        self.say: Say | None = None
-        """Told the text of the next attempt."""
-        self._said = False
-
     async def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
         """See `Backend.attempts`; a model that makes none is down for this question."""
-        self.pending = requests
-        told: dict[str, Any] = {
-            "deadline": self._deadline,
-            "on_text": self._say if self.say else None,
-        }
+        self._pending = requests
         asked = [
-            replace(r, **told, on_cancelled=partial(self._cancelled, place))
-            for place, r in enumerate(requests)
+            replace(
+                request,
+                deadline=self._deadline,
+                on_text=self._tell if self._say else None,
+                on_cancelled=partial(self._note_cancelled, place),
+            )
+            for place, request in enumerate(requests)
         ]
         made = await super().attempts(asked)
-        self.pending = ()
+        self._pending = ()
         if self._said and any(attempt.error for attempt in made):
-            self._decider.limited.add(BROKEN_OFF)
+            self.decider.limited.add(BROKEN_OFF)
         if all(attempt.error for attempt in made):
             rung = requests[0].rung
-            self._decider.down.add(rung)
+            self.decider.down.add(rung)
             if not all(attempt.error == DEADLINE for attempt in made):
-                self._decider.degraded.add(self.models[rung].name)
+                self.decider.degraded.add(self.models[rung].name)
         return made
 
-    def _cancelled(self, place: int, usage: Usage) -> None:
-        self.written[place] = usage.cancelled_tokens
+    def _note_cancelled(self, place: int, usage: Usage) -> None:
+        self._written[place] = usage.cancelled_tokens
 
-    def _say(self, piece: str) -> None:
+    def _tell(self, piece: str) -> None:
         self._said = True
-        if self.say:
-            self.say(piece)
+        if self._say:
+            self._say(piece)
 
     async def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
         """See `Backend.verify`."""
@@ -481,6 +430,14 @@ class _Attended(Wrapped):
                 return await super().verify(pairs)
         except (BackendError, TimeoutError) as error:
             raise _VerifierError from error
+
+    async def _canonical(self, answer: str, known: Sequence[str]) -> str:
+        """One spelling for equal answers to the question."""
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                return await self._equivalence.canonical(answer, known)
+        except TimeoutError:
+            return answer
 
 
 class _VerifierError(Exception):
@@ -540,13 +497,9 @@ def best_unread(attempts: Sequence[Attempt]) -> Attempt | None:
     The largest model's, then the one that the verifier likes best, then the most confident,
     then the first.
     """
-    made = [attempt for attempt in attempts if attempt.error is None]
 
-    def worth(attempt: Attempt) -> tuple[float, ...]:
-        unknown = -float("inf")
-        return tuple(
-            unknown if signal is None else float(signal)
-            for signal in (attempt.rung, attempt.verifier_score, attempt.mean_logprob)
-        )
+    def worth(attempt: Attempt) -> list[float]:
+        signals = (attempt.rung, attempt.verifier_score, attempt.mean_logprob)
+        return [-float("inf") if signal is None else signal for signal in signals]
 
-    return max(made, key=worth, default=None)
+    return max((made for made in attempts if made.error is None), key=worth, default=None)

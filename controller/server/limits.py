@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -16,32 +15,11 @@ from controller.errors import ConfigError
 from controller.process.actions import Action, ActionKind, Tier
 from controller.process.episodes import EpisodeConfig
 from controller.process.types import ModelSpec
+from controller.server.buckets import Buckets
 from controller.server.config import Limits
-from controller.server.shared import SharedBucket, SharedBuckets
 
 DEADLINE, REQUEST_BUDGET, WITHOUT = "deadline", "request_budget", "without"
 BUDGET, CANCELLED, BROKEN_OFF = "budget", "cancelled", "broken_off"
-_MAX_CALLERS = 10_000
-
-
-class Bucket:
-    """A token bucket: up to a minute's worth at once, refilled evenly."""
-
-    def __init__(self, per_minute: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._per_minute, self._clock = per_minute, clock
-        self._left, self._seen = per_minute, clock()
-
-    @property
-    def left(self) -> float:
-        """Tokens now."""
-        now = self._clock()
-        self._left += (now - self._seen) * self._per_minute / 60
-        self._left, self._seen = min(self._left, self._per_minute), now
-        return self._left
-
-    def take(self) -> None:
-        """Take one token."""
-        self._left -= 1
 
 
 class EscalationBudget:
@@ -51,58 +29,43 @@ class EscalationBudget:
 
     Args:
         limits: how many a minute.
-        shared: where all processes keep them together; None for this one alone.
+        buckets: where they are counted; None for this process alone.
     """
 
-    def __init__(
-        self,
-        limits: Limits,
-        clock: Callable[[], float] = time.monotonic,
-        *,
-        shared: SharedBuckets | None = None,
-    ) -> None:
-        self._rate, self._clock, self._shared = limits.caller_escalations_per_minute, clock, shared
-        total = limits.escalations_per_minute
-        self._total = None if total is None else self._new_bucket("all", total)
-        self._callers: OrderedDict[str, Bucket | SharedBucket] = OrderedDict()
-
-    def _new_bucket(self, name: str, per_minute: float) -> Bucket | SharedBucket:
-        if self._shared is None:
-            return Bucket(per_minute, self._clock)
-        return SharedBucket(self._shared, name, per_minute)
+    def __init__(self, limits: Limits, buckets: Buckets | None = None) -> None:
+        self._limits, self._buckets = limits, buckets or Buckets()
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What people should know."""
-        return () if self._shared is None else self._shared.notes
+        return self._buckets.notes
 
     def exhausted(self, caller: str) -> str | None:
         """Which budget is used up, `global_budget` or `caller_budget`; None if neither is."""
-        if self._total is not None and self._total.left < 1:
-            return "global_budget"
-        bucket = self._bucket(caller)
-        return "caller_budget" if bucket is not None and bucket.left < 1 else None
+        for why, bucket, rate in self._of(caller):
+            if self._buckets.take(bucket, rate, 0) < 1:
+                return why
+        return None
 
     def take(self, caller: str) -> None:
         """An escalation goes out."""
-        for bucket in (self._total, self._bucket(caller)):
-            if bucket is not None:
-                bucket.take()
+        for _, bucket, rate in self._of(caller):
+            self._buckets.take(bucket, rate)
 
-    def _bucket(self, caller: str) -> Bucket | SharedBucket | None:
-        if self._rate is None:
-            return None
-        bucket = self._callers.pop(caller, None) or self._new_bucket(f"of:{caller}", self._rate)
-        self._callers[caller] = bucket
-        if len(self._callers) > _MAX_CALLERS:
-            self._callers.popitem(last=False)
-        return bucket
+    def _of(self, caller: str) -> list[tuple[str, str, float]]:
+        """Budgets that a caller's escalations count for: name, bucket and rate a minute."""
+        limits = self._limits
+        budgets = (
+            ("global_budget", "all", limits.escalations_per_minute),
+            ("caller_budget", f"of:{caller}", limits.caller_escalations_per_minute),
+        )
+        return [(why, bucket, rate) for why, bucket, rate in budgets if rate is not None]
 
 
 def unwanted(
     without: Sequence[str], config: EpisodeConfig, models: Sequence[ModelSpec]
 ) -> frozenset[Action]:
-    """Actions that an asker does not want, said by their kind or by the model that they ask.
+    """Actions that a client does not want, said by their kind or by the model that they ask.
 
     Raises:
         ConfigError: a name of neither, or nothing is left to attempt a question with.
@@ -134,7 +97,7 @@ class Restricted:
         caller: who pays for them.
         max_escalations: for this question; None for no limit of its own.
         may_give_up: whether it may end without an attempt while one could be made.
-        unwanted: actions that the asker does not want.
+        unwanted: actions that the client does not want.
         down: rungs that have failed this question.
         degraded: models whose absence changed a choice.
         limited: budgets, or the deadline, that changed one.

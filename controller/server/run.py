@@ -28,6 +28,7 @@ from controller.policy.deciders import PolicyDecider
 from controller.policy.pricing import Pricing
 from controller.process.types import ModelSpec
 from controller.server.app import Service
+from controller.server.buckets import SharedBuckets
 from controller.server.config import ServeConfig, VariantPlace
 from controller.server.engine import Engine, Served
 from controller.server.equivalence import build_equivalence
@@ -39,7 +40,6 @@ from controller.server.ops import (
     episode_log,
     service_log,
 )
-from controller.server.shared import SharedBuckets
 from controller.server.variants import Variant, Variants
 from controller.server.workers import NOT_STARTED, supervise
 
@@ -61,7 +61,7 @@ def build_service(config: ServeConfig) -> Service:
         build_variants(config, backend, metrics),
         backend,
         limits=config.limits,
-        shared=SharedBuckets(config.shared, fails_open=config.shared_fails_open)
+        buckets=SharedBuckets(config.shared, fails_open=config.shared_fails_open)
         if config.shared
         else None,
         equivalence=build_equivalence(answer_kind(checkpoint.answers), config.equivalence),

@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
-from controller.card_metrics import read_figures, write_figures
+from controller.card import read_figures, write_figures
 from controller.checkpoint import MAX_FILE_BYTES, load_checkpoint
 from controller.errors import CheckpointError
 from controller.hub import card_of, save_copy

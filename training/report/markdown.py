@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from controller.card import markdown_table
-from controller.card_metrics import (
+from controller.card import (
     ComputeRatio,
     Figures,
     PricePoint,
     file_digest,
     held_out,
+    markdown_table,
     write_figures,
 )
 from controller.checkpoint import WEIGHTS_FILE, load_any

@@ -10,6 +10,7 @@ from controller.process.cost import CostModel
 from controller.process.episodes import EpisodeConfig
 from controller.process.terms import Terms
 from controller.process.types import ModelSpec, Question
+from controller.server.buckets import Buckets
 from controller.server.config import Limits
 from controller.server.limits import EscalationBudget, Restricted
 
@@ -23,7 +24,7 @@ class Clock:
 
 def test_escalations_come_back_evenly():
     clock = Clock()
-    budget = EscalationBudget(Limits(escalations_per_minute=6), clock)
+    budget = EscalationBudget(Limits(escalations_per_minute=6), Buckets(clock))
     for _ in range(6):
         assert budget.exhausted("ann") is None
         budget.take("ann")
@@ -35,7 +36,7 @@ def test_escalations_come_back_evenly():
 
 
 def test_callers_do_not_share_their_own_budget():
-    budget = EscalationBudget(Limits(caller_escalations_per_minute=1), Clock())
+    budget = EscalationBudget(Limits(caller_escalations_per_minute=1), Buckets(Clock()))
     budget.take("ann")
     assert budget.exhausted("ann") == "caller_budget"
     assert budget.exhausted("bob") is None
@@ -79,7 +80,7 @@ def restricted(*wishes, limits=None, late=False, **settings):
     decider = Restricted(
         inner=Wishes(*wishes),
         backend=backend,
-        budget=EscalationBudget(limits or Limits(), Clock()),
+        budget=EscalationBudget(limits or Limits()),
         caller="ann",
         **{"max_escalations": None, "out_of_time": lambda: late, **settings},
     )

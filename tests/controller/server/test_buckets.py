@@ -10,9 +10,9 @@ from contextlib import contextmanager
 import pytest
 
 from controller.errors import ConfigError
+from controller.server.buckets import SharedBuckets
 from controller.server.config import Limits
 from controller.server.limits import EscalationBudget
-from controller.server.shared import SharedBuckets
 from tests.controller.server.upstream import completion
 
 needs_store = pytest.mark.skipif(not shutil.which("redis-server"), reason="needs redis-server")
@@ -53,7 +53,7 @@ def test_services_spend_one_budget_together(serve, small, large):
     port, limits = free_port(), Limits(escalations_per_minute=3)
     with store(port):
         services = [
-            serve(small, large, max_retries=0, limits=limits, shared=buckets(port))
+            serve(small, large, max_retries=0, limits=limits, buckets=buckets(port))
             for _ in range(2)
         ]
         found = [services[n % 2].ask().status_code for n in range(6)]
@@ -65,7 +65,7 @@ def test_processes_take_no_more_than_there_is_and_what_is_under_way():
     port, taken = free_port(), []
     limits = Limits(caller_escalations_per_minute=20)
     with store(port):
-        budgets = [EscalationBudget(limits, shared=buckets(port)) for _ in range(4)]
+        budgets = [EscalationBudget(limits, buckets(port)) for _ in range(4)]
 
         def spend(budget):
             while budget.exhausted("ann") is None:
@@ -85,7 +85,7 @@ def test_processes_take_no_more_than_there_is_and_what_is_under_way():
 @pytest.mark.parametrize("fails_open", [False, True])
 def test_a_store_that_goes_away_opens_or_closes_as_chosen(fails_open):
     port, limits = free_port(), Limits(escalations_per_minute=2)
-    budget = EscalationBudget(limits, shared=buckets(port, fails_open=fails_open))
+    budget = EscalationBudget(limits, buckets(port, fails_open=fails_open))
     with store(port):
         budget.take("ann")
         assert budget.exhausted("ann") is None

@@ -1,10 +1,11 @@
-"""Limits that several processes and machines keep together, in Redis or Valkey."""
+"""Token buckets: of one process, or of several processes and machines, in Redis or Valkey."""
 
 from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Callable
 
 import redis
 
@@ -12,6 +13,7 @@ from controller.errors import ConfigError
 
 _log = logging.getLogger("allot.service")
 
+_MOST = 10_000
 _TIMEOUT_S, _PAUSE_S = 0.1, 1.0
 """The event loop waits for the store, so not for long, and after a failure not at once again."""
 
@@ -28,8 +30,29 @@ return tostring(left)
 """
 
 
-class SharedBuckets:
-    """Token buckets under one roof, by the store's own clock.
+class Buckets:
+    """Token buckets by name, each with up to a minute's worth, refilled evenly."""
+
+    notes: tuple[str, ...] = ()
+    """What people should know."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._known: OrderedDict[str, tuple[float, float]] = OrderedDict()  # left, when
+
+    def take(self, name: str, per_minute: float, taken: int = 1) -> float:
+        """Take tokens, or none to look; how many are left then."""
+        now = self._clock()
+        left, seen = self._known.pop(name, (per_minute, now))
+        left = min(per_minute, left + (now - seen) * per_minute / 60) - taken
+        self._known[name] = left, now
+        if len(self._known) > _MOST:
+            self._known.popitem(last=False)
+        return left
+
+
+class SharedBuckets(Buckets):
+    """The same in a store, by its own clock.
 
     Args:
         url: of the store, such as `redis://127.0.0.1:6379/0`.
@@ -47,10 +70,10 @@ class SharedBuckets:
         except ValueError as error:
             raise ConfigError(f"shared: expected redis://HOST:PORT/DB: {error}") from None
         self._script = client.register_script(_BUCKET)
-        self._fails_open, self._not_before, self.away = fails_open, 0.0, False
+        self._fails_open, self._not_before = fails_open, 0.0
 
-    def change(self, name: str, per_minute: float, taken: int = 0) -> float:
-        """Take tokens from a bucket; how many are left then, by assumption where it is away."""
+    def take(self, name: str, per_minute: float, taken: int = 1) -> float:
+        """See `Buckets.take`; by assumption while the store is away."""
         if time.monotonic() >= self._not_before:
             try:
                 left = float(self._script(keys=[f"allot:{name}"], args=[per_minute, taken]))
@@ -63,31 +86,9 @@ class SharedBuckets:
         return per_minute if self._fails_open else 0.0
 
     def _tell(self, why: str | None) -> None:
-        if self.away != (why is not None):
-            self.away = why is not None
-            event = "shared_limits_away" if why else "shared_limits_back"
-            _log.warning(event, extra={"fields": {"why": why}})
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What people should know."""
+        if bool(self.notes) == bool(why):
+            return
+        event = "shared_limits_away" if why else "shared_limits_back"
+        _log.warning(event, extra={"fields": {"why": why}})
         then = "are not kept" if self._fails_open else "let nothing through"
-        return (f"shared limits {then}, as their store is away",) if self.away else ()
-
-
-@dataclass(frozen=True)
-class SharedBucket:
-    """One of them; see `controller.server.limits.Bucket`."""
-
-    buckets: SharedBuckets
-    name: str
-    per_minute: float
-
-    @property
-    def left(self) -> float:
-        """Tokens now."""
-        return self.buckets.change(self.name, self.per_minute)
-
-    def take(self) -> None:
-        """Take one token."""
-        self.buckets.change(self.name, self.per_minute, 1)
+        self.notes = (f"shared limits {then}, as their store is away",) if why else ()
