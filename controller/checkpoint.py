@@ -58,8 +58,6 @@ class Checkpoint(Generic[C]):
     """A trained controller without its backend; `controller.hub` shares it.
 
     Attributes:
-        policy: the network.
-        config: the decision process.
         models: the ladder that it was trained for.
         difficulty: read-out of the prompt; None when the policy does not read it.
         value: read-out of the worth of what an attempt has so far; likewise.
@@ -110,16 +108,7 @@ class Checkpoint(Generic[C]):
         return ((self.path or Path()) / path).resolve()
 
     def refuse_weights(self, expected: ModelSpec, source: str, found: str) -> None:
-        """Raise because a model is not the one that the controller was trained for.
-
-        Args:
-            expected: of its training.
-            source: where another model was loaded from.
-            found: digest of that one's weights.
-
-        Raises:
-            CheckpointError: always.
-        """
+        """Raise CheckpointError: at `source`, weights with another digest were found."""
         raise CheckpointError(
             f"{self.path}: expected {expected.name} with digest {expected.digest}, found {found} "
             f"at {source}; train a controller for these weights or restore them"
@@ -158,10 +147,7 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint; the JSON, written last, makes it valid.
 
-    Args:
-        checkpoint: to save.
-        directory: created if missing.
-        card: Markdown for people, saved as README.md; None leaves that file alone.
+    `card` is saved as README.md; None leaves that file alone.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -216,20 +202,12 @@ def write_files(
 
 
 def load_checkpoint(directory: Path | str) -> Checkpoint:
-    """Read a controller of whole attempts, trusting nothing in its files.
-
-    Raises:
-        CheckpointError: see `load_any`; or it decides about segments.
-    """
+    """Read a controller of whole attempts; see `load_any`."""
     return cast("Checkpoint", _of(ATTEMPTS, load_any(directory)))
 
 
 def load_segment_checkpoint(directory: Path | str) -> Checkpoint[SegmentConfig]:
-    """Read a controller that decides inside an attempt, trusting nothing in its files.
-
-    Raises:
-        CheckpointError: see `load_any`; or it decides about whole attempts.
-    """
+    """Read a controller that decides inside an attempt; see `load_any`."""
     return _of(SEGMENTS, load_any(directory))
 
 
@@ -414,18 +392,7 @@ def load_readout(
     *,
     reads: Reads = "prompt",
 ) -> Difficulty:
-    """A read-out, its shapes checked.
-
-    Args:
-        tensors: of a checkpoint.
-        name: before the slash of its tensors' names.
-        num_outputs: R.
-        directory: for messages.
-        reads: see `Difficulty`.
-
-    Raises:
-        CheckpointError: tensors are missing or do not fit.
-    """
+    """A read-out with `num_outputs` from the tensors `NAME/*`, their shapes checked."""
     arrays = {
         key.removeprefix(f"{name}/"): tensor.numpy()
         for key, tensor in tensors.items()

@@ -96,13 +96,7 @@ class Decision(Choice):
 
 
 class Underway(ABC):
-    """An episode that has begun, of either granularity.
-
-    Attributes:
-        config: the decision process.
-        state: of the one episode.
-        price: accuracy per unit cost.
-    """
+    """An episode that has begun, of either granularity."""
 
     config: Any
     state: Any
@@ -182,8 +176,6 @@ class Episode(Underway):
 
     Args:
         question: to answer; its reference is never looked at.
-        backend: makes the attempts.
-        config: the decision process.
         terms: what it may cost, at a known price.
         difficulty: read-out of the prompt; None when the policy does not read it.
         pick: chooses the next of a limited stock of attempts, from (used, available) to
@@ -335,14 +327,9 @@ class Episode(Underway):
             return (revision,)
         rung = spec.rung
         used = int(self.state.counts[0, rung])
+        indices = [self._next_index(rung, used + i) for i in range(width)]
         return tuple(
-            Request(
-                question=self.question,
-                action=kind,
-                rung=rung,
-                index=self._next_index(rung, used + i),
-            )
-            for i in range(width)
+            Request(question=self.question, action=kind, rung=rung, index=i) for i in indices
         )
 
     def _next_index(self, rung: int, used: int) -> int:

@@ -98,10 +98,7 @@ def push_to_hub(
 def save_copy(checkpoint: AnyCheckpoint, directory: Path | str, **metadata: Any) -> None:
     """Save a checkpoint with its card and figures so that it still finds its models.
 
-    Args:
-        checkpoint: to save.
-        directory: created if missing.
-        metadata: of the card; see `controller.card.model_card`.
+    `metadata` is that of `model_card`; the directory is created if missing.
     """
     source, directory = checkpoint.path, Path(directory)
 
@@ -126,11 +123,7 @@ def save_copy(checkpoint: AnyCheckpoint, directory: Path | str, **metadata: Any)
 
 
 def card_of(checkpoint: AnyCheckpoint, **metadata: Any) -> ModelCard:
-    """The card, made from a checkpoint and from the figures of its very weights.
-
-    Args:
-        checkpoint: to describe.
-        metadata: fields of `huggingface_hub.ModelCardData`, such as `license`.
+    """The card, from a checkpoint and the figures of its very weights; see `model_card`.
 
     Raises:
         CheckpointError: the figures are damaged.
@@ -143,18 +136,7 @@ def card_of(checkpoint: AnyCheckpoint, **metadata: Any) -> ModelCard:
 
 
 def _download(repo_id: str, **options: Any) -> Path:
-    """Fetch the files of a checkpoint from the Hub, unless they are too large to be one.
-
-    Args:
-        repo_id: repository as in `user/name`.
-        options: of `huggingface_hub.snapshot_download`.
-
-    Returns:
-        Directory in the Hub's cache.
-
-    Raises:
-        CheckpointError: no such directory or repository, no connection, or a file is too large.
-    """
+    """Fetch the files of a checkpoint into the Hub's cache, unless they are too large to be one."""
     options["allow_patterns"] = list(_DOWNLOADED)
     try:
         large = _too_large(repo_id, options)

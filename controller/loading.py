@@ -20,7 +20,6 @@ from controller.process.types import ModelSpec
 from controller.segments.episodes import SegmentConfig
 
 if TYPE_CHECKING:
-    from controller.backends.local.backend import LocalBackend
     from controller.backends.local.model import LocalModel
     from controller.checkpoint import Checkpoint
     from controller.segments.types import SegmentBackend
@@ -76,10 +75,8 @@ def model_places(
 ) -> tuple[ModelPlace | None, ...]:
     """Where the models of a controller are, one per rung; its own have the names of its training.
 
-    Args:
-        models: by the names of its training, in any order, and of a menu the first and any others:
-            None stands for those that are missing; a pair also in order, the small one first.
-        checkpoint: whose names servers are asked for where nothing else is said.
+    A pair is named in order, or as in training. Of a menu the first arm is needed: None stands for
+    others that are missing. Servers are asked for the names of training by default.
 
     Raises:
         ConfigError: too few, too many, or one that is not there.
@@ -144,14 +141,24 @@ class LadderBuilder:
             BackendError: a model cannot be loaded.
             CheckpointError: the controller inside attempts is for other models.
         """
-        prompts = read_prompts(self.prompts, [place.name for place in places if place])
+        said = read_prompts(self.prompts, [place.name for place in places if place])
 
         def backend(rung: int, place: ModelPlace | None) -> Backend:
             trained = self.checkpoint.models[rung]
             if place is None:
                 return Absent(trained)
-            prompt = place.prompt or prompts.get(place.name, trained.prompt)
-            return (self._served if place.is_server else self._threaded)(place, rung, prompt)
+            prompt = place.prompt or said.get(place.name, trained.prompt)
+            if place.is_server:
+                return self._served(place, rung, prompt)
+            from controller.backends.threads import ThreadedBackend
+
+            model = self._model(place, rung, prompt)
+            needed = {adapter.name for adapter in trained.adapters}
+            return ThreadedBackend(
+                self._local(place, model),
+                reads_prompts=rung == 0,
+                revises=rung == 0 and needed <= {adapter.name for adapter in model.adapters},
+            )
 
         return Ladder([backend(rung, place) for rung, place in enumerate(places)])
 
@@ -162,36 +169,29 @@ class LadderBuilder:
             BackendError: a model cannot be loaded.
             CheckpointError: an adapter of the training is missing, or one is too many.
         """
-        from controller.backends.local.segmented import with_segments
-        from controller.backends.local.segments import segment_writer
-
         checkpoint = self.checkpoint
         models = {
-            rung: replace(
-                self._model(place, rung),
-                rung=rung,
-                prompt=place.prompt or checkpoint.models[rung].prompt,
-            )
+            rung: self._model(place, rung, place.prompt or checkpoint.models[rung].prompt)
             for rung, place in enumerate(places)
             if place is not None
         }
         if isinstance(checkpoint.config, SegmentConfig):
-            written = list(models.values())
-            return segment_writer(checkpoint, written, 0, answer_kind(checkpoint.answers))
+            from controller.backends.local.segments import segment_writer
+
+            answers = answer_kind(checkpoint.answers)
+            return segment_writer(checkpoint, list(models.values()), 0, answers)
         if models[0].adapters != checkpoint.models[0].adapters:
             raise CheckpointError(
                 f"{checkpoint.path}: expected adapters {checkpoint.models[0].adapters}, found "
                 f"{models[0].adapters}; train a controller for these or restore them"
             )
-        longest = max(checkpoint.config.max_completion_tokens)
-        backends: list[Backend] = [Absent(trained) for trained in checkpoint.models]
-        for rung, place in enumerate(places):
-            if place is not None:
-                own = self._local(models[rung], longest, self._temperature(place, rung))
-                backends[rung] = own if rung else with_segments(checkpoint, own)
-        return Ladder(backends, at_once=False)
+        rungs = [
+            Absent(trained) if place is None else self._local(place, models[trained.rung])
+            for place, trained in zip(places, checkpoint.models, strict=True)
+        ]
+        return Ladder(rungs, at_once=False)
 
-    def _model(self, place: ModelPlace, rung: int) -> LocalModel:
+    def _model(self, place: ModelPlace, rung: int, prompt: tuple[Message, ...]) -> LocalModel:
         """A model in this process with its adapters, if they were trained on its weights."""
         from controller.backends.local.adapters import load_adapters
         from controller.backends.local.model import load_model
@@ -199,41 +199,28 @@ class LadderBuilder:
         trained = self.checkpoint.models[rung]
         loaded = self._loaded.get(place.source) or load_model(place, 0)
         self._loaded[place.source] = loaded
-        loaded = replace(loaded, name=place.name)
+        loaded = replace(loaded, name=place.name, rung=rung, prompt=prompt)
         if trained.digest and loaded.digest != trained.digest:
             self.other_weights(trained, place.text, loaded.digest)
             return loaded
         adapters = {} if rung else self.checkpoint.located_adapters(self.adapters)
         return load_adapters(loaded, adapters) if adapters else loaded
 
-    def _temperature(self, place: ModelPlace, rung: int) -> float:
-        """At which an arm in this process is sampled: as in training, if nothing else is said."""
-        trained = self.checkpoint.models[rung].temperature
-        known = recorded_temperature(self.checkpoint.models) if trained is None else trained
-        return float(place.body.get("temperature", known))
-
-    def _local(self, model: LocalModel, longest: int, temperature: float) -> LocalBackend:
+    def _local(self, place: ModelPlace, model: LocalModel) -> Backend:
+        """A model in this process, sampled as in training if nothing else is said."""
         from controller.backends.local.backend import LocalBackend
+        from controller.backends.local.segmented import with_segments
 
-        return LocalBackend(
+        trained = self.checkpoint.models
+        known = trained[model.rung].temperature
+        known = recorded_temperature(trained) if known is None else known
+        backend = LocalBackend(
             model,
-            temperature=temperature,
-            max_new_tokens=longest,
+            temperature=float(place.body.get("temperature", known)),
+            max_new_tokens=self._longest(model.rung),
             answers=answer_kind(self.checkpoint.answers),
         )
-
-    def _threaded(self, place: ModelPlace, rung: int, prompt: tuple[Message, ...]) -> Backend:
-        from controller.backends.local.segmented import with_segments
-        from controller.backends.threads import ThreadedBackend
-
-        model = replace(self._model(place, rung), prompt=prompt)
-        backend = self._local(model, self._longest(rung), self._temperature(place, rung))
-        trained = {adapter.name for adapter in self.checkpoint.models[rung].adapters}
-        return ThreadedBackend(
-            backend if rung else with_segments(self.checkpoint, backend),
-            reads_prompts=rung == 0,
-            revises=rung == 0 and trained <= {adapter.name for adapter in model.adapters},
-        )
+        return backend if model.rung else with_segments(self.checkpoint, backend)
 
     def _longest(self, rung: int) -> int:
         most: int = self.checkpoint.config.max_completion_tokens[rung]

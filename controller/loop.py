@@ -67,27 +67,14 @@ async def begin_episode(
     number: int = 0,
     answers: AnswerKind | None = None,
 ) -> Episode | SegmentEpisode:
-    """A fresh episode of either granularity.
+    """A fresh episode of either granularity, with a backend for it; see `Episode`.
 
-    Args:
-        question: to answer.
-        backend: a `Backend`, or of segments a `SegmentBackend`.
-        config: the decision process.
-        terms: what it may cost, at a known price.
-        difficulty: read-out of the prompt; None when the policy does not read it.
-        pick: see `Episode`; of whole attempts alone.
-        number: of the attempt, for decisions inside it.
-        answers: kind by which answers vote for one another where the question does not say;
-            None for when they are spelled the same; of whole attempts alone.
+    `number` is that of the attempt, for decisions inside it. Answers of whole attempts vote for
+    one another by the question's kind, else by `answers`; None if they are spelled the same.
     """
     if isinstance(config, SegmentConfig):
         return SegmentEpisode(
-            question,
-            backend,
-            config,
-            terms,
-            difficulty=difficulty,
-            number=number,
+            question, backend, config, terms, difficulty=difficulty, number=number
         )
     kind = answer_kind(question.answers) if question.answers else answers
     if kind is not None:
@@ -96,14 +83,7 @@ async def begin_episode(
             return first_same(kind, answer, known)
 
         backend = OneSpelling(backend, canonical)
-    episode = Episode(
-        question,
-        backend,
-        config,
-        terms,
-        difficulty=difficulty,
-        pick=pick,
-    )
+    episode = Episode(question, backend, config, terms, difficulty=difficulty, pick=pick)
     await episode.begin()
     return episode
 
@@ -112,13 +92,9 @@ class Controller:
     """Policy + backend + loop, deciding about whole attempts or inside one.
 
     Args:
-        policy: the trained network.
-        config: the decision process that it was trained for.
         backend: makes the attempts, or writes their segments.
-        difficulty: read-out of the prompt, if the policy reads it.
         pricing: finds the price of terms that do not say it; None if all terms say it.
         answers: see `begin_episode`.
-        floor: rules that decide at some prices; None for none.
         guard: tells where the policy has been in training, so that a rule decides elsewhere; None
             for no guard.
     """
@@ -157,18 +133,16 @@ class Controller:
         the range that it was trained for.
 
         Args:
-            path: directory with controller.json and controller.safetensors, or what was read
-                from it.
+            path: directory of a checkpoint, or what was read from it.
             backend: makes the attempts; None loads the models that the checkpoint names
                 and checks their digests.
             models: where these lie, if not where the checkpoint says: directories, GGUF files,
                 hub ids or URL#MODEL of servers, in any mixture, the small one first.
             adapters: where the small model's adapters lie, by name, likewise.
-            mean_cost: small-model tokens that a question may cost on average; the price
-                follows what the questions so far have cost, see `controller.policy.targets.Pace`.
+            mean_cost: small-model tokens that a question may cost on average, see
+                `controller.policy.targets.Pace`.
             accuracy: share of questions to be answered right.
-            confidence: probability with which `accuracy` is kept; see
-                `Calibration.price_for_accuracy`.
+            confidence: probability with which `accuracy` is kept.
 
         Raises:
             CheckpointError: missing, damaged or hostile checkpoint, or models other than
@@ -214,11 +188,7 @@ class Controller:
             backend: makes the attempts; see `load`.
             revision: branch, tag or commit.
             token: of the Hub; the one of `hf auth login` when None.
-            options: `models`, `adapters`, `mean_cost`, `accuracy`, `confidence`; see `load`.
-
-        Raises:
-            CheckpointError: as `load`, or it cannot be downloaded.
-            ConfigError: as `load`.
+            options: of `load`; errors are as there.
         """
         from controller.hub import from_hub
 
@@ -250,17 +220,8 @@ class Controller:
         if isinstance(question, str):
             question = Question(question_id=question, text=question)
         _check_text(question.text)
-        return run_now(
-            begin_episode(
-                question,
-                self.backend,
-                self.config,
-                terms,
-                difficulty=self.difficulty,
-                number=number,
-                answers=self.answers,
-            )
-        )
+        wanted = {"difficulty": self.difficulty, "number": number, "answers": self.answers}
+        return run_now(begin_episode(question, self.backend, self.config, terms, **wanted))
 
     @property
     def price(self) -> float:
@@ -320,11 +281,7 @@ class Controller:
 
 
 def _check_text(text: str) -> None:
-    """Refuse what no model could be asked.
-
-    Raises:
-        ConfigError: there is no text, or it is not Unicode.
-    """
+    """Raise ConfigError for what no model could be asked."""
     if not text.strip():
         raise ConfigError(f"question: expected a text, found {text!r}")
     try:

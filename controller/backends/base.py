@@ -24,7 +24,6 @@ Canonical = Callable[[str, Sequence[str]], Awaitable[str]]
 TEMPERATURE = 0.5
 """Of sampling, where nobody says otherwise: docs/decisions/0023."""
 
-
 UNLIMITED = 2**31
 """Attempts that can be had of a model that makes as many as one likes."""
 
@@ -93,11 +92,7 @@ class PromptState:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What a verifier makes of some attempts.
-
-    Attributes:
-        scores: probability that each is right.
-    """
+    """The probability that each of some attempts is right, by a verifier."""
 
     scores: tuple[float, ...]
     usage: Usage = field(default_factory=Usage)
@@ -141,8 +136,8 @@ class Backend(ABC):
     ) -> list[PromptState]:
         """Prompt length of each question and, if asked for and known, its hidden state.
 
-        An episode begins with this call. With `hidden`, the small model's prefill is
-        paid here, and the first attempt then finds the prompt cached.
+        With `hidden`, the small model's prefill is paid here, and the first attempt then finds
+        the prompt cached.
         """
 
     @abstractmethod

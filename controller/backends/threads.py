@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, Generic
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
 
 from controller.backends.base import Backend, PromptState, Request, T, Verdict, Wrapped, run_now
 from controller.backends.identity import blank_attempt
@@ -22,7 +23,7 @@ GRACE_S = 0.25
 
 
 @dataclass(eq=False)
-class _Order(Generic[T]):
+class _Order:
     """Something asked of the thread.
 
     Attributes:
@@ -32,8 +33,7 @@ class _Order(Generic[T]):
 
     kind: str
     items: Sequence[Any]
-    future: asyncio.Future[list[T]]
-    loop: asyncio.AbstractEventLoop
+    future: Future[list[Any]] = field(default_factory=Future)
 
 
 class ThreadedBackend(Wrapped):
@@ -48,7 +48,7 @@ class ThreadedBackend(Wrapped):
     ) -> None:
         super().__init__(backend)
         self.reads_prompts, self.revises = reads_prompts, revises
-        self._orders: queue.SimpleQueue[_Order[Any] | None] = queue.SimpleQueue()
+        self._orders: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="allot-models", daemon=True)
         self._thread.start()
 
@@ -116,11 +116,10 @@ class ThreadedBackend(Wrapped):
     async def _order(self, kind: str, items: Sequence[Any]) -> list[Any]:
         if not self._thread.is_alive():
             raise BackendError("local models: expected their thread to run, found it closed")
-        loop = asyncio.get_running_loop()
-        order: _Order[Any] = _Order(kind, items, loop.create_future(), loop)
+        order = _Order(kind, items)
         self._orders.put(order)
         try:
-            return await order.future
+            return await asyncio.wrap_future(order.future)
         except BackendError:
             raise
         except Exception as error:  # a local model can raise whatever torch raises
@@ -131,31 +130,24 @@ class ThreadedBackend(Wrapped):
             waiting = [self._orders.get()]
             while not self._orders.empty():
                 waiting.append(self._orders.get())
-            orders = [order for order in waiting if order is not None]
+            orders = [o for o in waiting if o and o.future.set_running_or_notify_cancel()]
             for kind in dict.fromkeys(order.kind for order in orders):
                 self._serve(kind, [order for order in orders if order.kind == kind])
-            if len(orders) < len(waiting):
+            if None in waiting:
                 return
 
-    def _serve(self, kind: str, orders: list[_Order[Any]]) -> None:
-        orders = [order for order in orders if not order.future.cancelled()]
-        items = [item for order in orders for item in order.items]
-        if not items:
-            return
+    def _serve(self, kind: str, orders: Sequence[_Order]) -> None:
         try:
-            results = self._call(kind, items)
+            results = iter(self._call(kind, [item for order in orders for item in order.items]))
         except Exception as error:  # whatever it is, those who wait must hear of it
             if len(orders) == 1:
-                _tell(orders[0], partial(orders[0].future.set_exception, error))
+                orders[0].future.set_exception(error)
                 return
             for order in orders:  # only one of them may be to blame
                 self._serve(kind, [order])
             return
-        start = 0
         for order in orders:
-            end = start + len(order.items)
-            _tell(order, partial(order.future.set_result, results[start:end]))
-            start = end
+            order.future.set_result(list(islice(results, len(order.items))))
 
     def _call(self, kind: str, items: list[Any]) -> list[Any]:
         if kind == "attempts":
@@ -163,17 +155,6 @@ class ThreadedBackend(Wrapped):
         if kind == "verify":
             return [run_now(self.backend.verify(pairs)) for pairs in items]
         return run_now(self.backend.prompt_states(items, hidden=kind == "hidden_states"))
-
-
-def _tell(order: _Order[Any], settle: Callable[[], object]) -> None:
-    def unless_done() -> None:
-        if not order.future.done():
-            settle()
-
-    try:
-        order.loop.call_soon_threadsafe(unless_done)
-    except RuntimeError:
-        return  # the loop is closed: nobody waits any more
 
 
 class BlockingBackend(Wrapped):

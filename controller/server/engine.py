@@ -189,8 +189,7 @@ class Engine:
             caller: who pays for escalations.
             sticky: what is hashed to choose a variant; the question's text when None.
             emit: told of each choice when it is made, and of each decision once carried out.
-            say: told the text of an attempt as it is written, where that will be returned
-                whatever it says.
+            say: told an attempt's text as it is written, where that is returned in any case.
 
         Raises:
             ConfigError: terms that are out of range.

@@ -19,6 +19,7 @@ from controller.server.replies import (
     extension,
     logprobs_of,
     refusal,
+    sse,
     text_of,
     usage_json,
 )
@@ -74,6 +75,9 @@ class ResultItemIn(Compatible):
     output: Text | Parts
 
 
+Item = TurnIn | CallItemIn | ResultItemIn
+
+
 class FunctionToolIn(Passed):
     """A function that may or must be called."""
 
@@ -112,12 +116,7 @@ class ResponseRequest(Asked):
         "stream_options": ({}, {"include_obfuscation": False}),
     }
 
-    input: (
-        Text
-        | Annotated[
-            list[TurnIn | CallItemIn | ResultItemIn], Field(min_length=1, max_length=MAX_MESSAGES)
-        ]
-    )
+    input: Text | Annotated[list[Item], Field(min_length=1, max_length=MAX_MESSAGES)]
     instructions: Text | None = None
     text: TextIn | None = None
     reasoning: ReasoningIn | None = None
@@ -236,8 +235,7 @@ class ResponseForm:
     def first(self) -> bytes:
         """That an answer is being made."""
         begun = self._response("in_progress", [])
-        kinds = ("response.created", "response.in_progress")
-        return b"".join(self._event(kind, response=begun) for kind in kinds)
+        return b"".join(self._event(kind, response=begun) for kind in ("created", "in_progress"))
 
     def choice(self, choice: Choice) -> bytes:
         """Nothing: clients know all events that there may be."""
@@ -253,14 +251,14 @@ class ResponseForm:
         """What has not been told of the answer, item by item, and the end."""
         whole = self.whole(served)
         items = b"".join(self._item(n, item) for n, item in enumerate(whole["output"]))
-        return items + self._event(f"response.{whole['status']}", response=whole)
+        return items + self._event(whole["status"], response=whole)
 
     def error(self, error: Exception) -> bytes:
         """That there is no answer."""
         told = refusal(error)[1]["error"]
         shown = {name: told[name] for name in ("code", "message", "param")}
         # The client raises what has a field `error`, and hands on what has not.
-        return self._event("error", **shown, error=told)
+        return self._event("", **shown, error=told)
 
     def _item(self, place: int, item: Json) -> bytes:
         return self._call(place, item) if item["type"] == "function_call" else self._message(item)
@@ -268,40 +266,33 @@ class ResponseForm:
     def _call(self, place: int, item: Json) -> bytes:
         at, arguments = {"item_id": item["id"], "output_index": place}, item["arguments"]
         begun, kind = {**item, "status": "in_progress", "arguments": ""}, "function_call_arguments"
-        return b"".join(
-            (
-                self._event("response.output_item.added", output_index=place, item=begun),
-                self._event(f"response.{kind}.delta", **at, delta=arguments),
-                self._event(f"response.{kind}.done", **at, arguments=arguments, name=item["name"]),
-                self._event("response.output_item.done", output_index=place, item=item),
-            )
+        return (
+            self._event("output_item.added", output_index=place, item=begun)
+            + self._event(f"{kind}.delta", **at, delta=arguments)
+            + self._event(f"{kind}.done", **at, arguments=arguments, name=item["name"])
+            + self._event("output_item.done", output_index=place, item=item)
         )
 
     def _begun_message(self) -> bytes:
         begun = {**self._new_message(""), "status": "in_progress", "content": []}
         part = self._new_message("")["content"][0]
-        return b"".join(
-            (
-                self._event("response.output_item.added", output_index=0, item=begun),
-                self._event("response.content_part.added", **self._at, part=part),
-            )
+        return self._event("output_item.added", output_index=0, item=begun) + self._event(
+            "content_part.added", **self._at, part=part
         )
 
     def _said(self, piece: str, logprobs: Sequence[Any] = ()) -> bytes:
         told = {**self._at, "delta": piece, "logprobs": list(logprobs)}
-        return self._event("response.output_text.delta", **told)
+        return self._event("output_text.delta", **told)
 
     def _message(self, item: Json) -> bytes:
         (part,) = item["content"]
         said = {"text": part["text"], "logprobs": part["logprobs"]}
-        return b"".join(
-            (
-                b"" if self._told else self._begun_message(),
-                self._said(part["text"][len(self._told) :], part["logprobs"]),
-                self._event("response.output_text.done", **self._at, **said),
-                self._event("response.content_part.done", **self._at, part=part),
-                self._event("response.output_item.done", output_index=0, item=item),
-            )
+        return (
+            (b"" if self._told else self._begun_message())
+            + self._said(part["text"][len(self._told) :], part["logprobs"])
+            + self._event("output_text.done", **self._at, **said)
+            + self._event("content_part.done", **self._at, part=part)
+            + self._event("output_item.done", output_index=0, item=item)
         )
 
     @property
@@ -336,10 +327,11 @@ class ResponseForm:
         told = (logprobs_of(served) or {}).get("content", ())
         return [*([self._new_message(text, told)] if text or not calls else []), *called]
 
-    def _event(self, kind: str, **fields: Any) -> bytes:
+    def _event(self, of_response: str, **fields: Any) -> bytes:
+        kind = f"response.{of_response}" if of_response else "error"
         told = {"type": kind, "sequence_number": self._number, **fields}
         self._number += 1
-        return f"event: {kind}\ndata: {json.dumps(told, separators=(',', ':'))}\n\n".encode()
+        return f"event: {kind}\n".encode() + sse(told)
 
 
 def _lacking(served: Served) -> Json | None:

@@ -5,19 +5,26 @@ from __future__ import annotations
 import asyncio
 import gc
 import hashlib
+import os
 import signal
 import socket
 import sys
+import tempfile
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from multiprocessing import connection, get_context, parent_process
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import uvicorn
 from opentelemetry import trace
+from prometheus_client.multiprocess import mark_process_dead
 
 from controller.answers import answer_kind, load_kind
 from controller.backends.base import Backend
@@ -41,9 +48,14 @@ from controller.server.ops import (
     service_log,
 )
 from controller.server.variants import Variant, Variants
-from controller.server.workers import NOT_STARTED, supervise
 
-_PREPARE_EVERY_S = 5.0
+Work = Callable[[socket.socket], None]
+"""Serves what a socket accepts, until a signal says stop."""
+
+NOT_STARTED = 2
+"""Exit status of a worker that would fail again."""
+_RESTART_AFTER_S, _PREPARE_EVERY_S = 1.0, 5.0
+_MULTIPROC_DIR = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def build_service(config: ServeConfig) -> Service:
@@ -57,6 +69,12 @@ def build_service(config: ServeConfig) -> Service:
     metrics = Metrics()
     checkpoint = _load(config.controller, config)
     backend = build_backend(config, checkpoint, metrics)
+
+    def on_served(served: Served) -> None:
+        metrics.served(served)
+        fields = episode_fields(served, texts=config.log_texts)
+        episode_log.info("episode", extra={"fields": fields})
+
     engine = Engine(
         build_variants(config, backend, metrics),
         backend,
@@ -65,7 +83,7 @@ def build_service(config: ServeConfig) -> Service:
         if config.shared
         else None,
         equivalence=build_equivalence(answer_kind(checkpoint.answers), config.equivalence),
-        on_served=partial(_served, metrics, config.log_texts),
+        on_served=on_served,
         on_stray=lambda variant, feature: metrics.strays.labels(variant, feature).inc(),
     )
     keys = Keys.read(config.keys) if config.keys else Keys()
@@ -77,11 +95,6 @@ def _load(path: Path, config: ServeConfig) -> Checkpoint:
     if config.answers is None:
         return checkpoint
     return replace(checkpoint, answers=load_kind(config.answers).name)
-
-
-def _served(metrics: Metrics, texts: bool, served: Served) -> None:
-    metrics.served(served)
-    episode_log.info("episode", extra={"fields": episode_fields(served, texts=texts)})
 
 
 def build_variants(config: ServeConfig, backend: Backend, metrics: Metrics) -> Variants:
@@ -123,7 +136,7 @@ class Reloader:
         self._seen = self._contents()
 
     def _contents(self) -> dict[str, str]:
-        """What is on disk, by what a change of it makes new: digests, or why there is none."""
+        """Digests of what is on disk, by what a change of it makes new."""
         paths = [self._config.controller, *(v.path for v in self._config.variants)]
         files = [file for path in paths for file in sorted(Path(path).glob("controller.*"))]
         keys = [self._config.keys] if self._config.keys else []
@@ -152,9 +165,8 @@ class Reloader:
             fields = read()
         except Exception as error:  # whatever lies there, the service goes on
             metrics.reloads.labels("refused").inc()
-            why = (
-                str(error) if isinstance(error, AllotError) else f"{type(error).__name__}: {error}"
-            )
+            known = isinstance(error, AllotError)
+            why = str(error) if known else f"{type(error).__name__}: {error}"
             service_log.error("reload_refused", extra={"fields": {"what": what, "why": why}})
             return
         metrics.reloads.labels("done").inc()
@@ -190,9 +202,14 @@ def build_backend(config: ServeConfig, checkpoint: Checkpoint, metrics: Metrics)
         raise ConfigError(
             f"models: expected --small and --large, since {checkpoint.path} names none"
         )
+
+    def other_weights(trained: ModelSpec, source: str, found: str) -> None:
+        fields = {"model": source, "expected": trained.digest, "found": found}
+        service_log.warning("other_weights", extra={"fields": fields})
+
     builder = LadderBuilder(
         checkpoint=checkpoint,
-        other_weights=_other_weights,
+        other_weights=other_weights,
         upstream=config.upstream,
         max_connections=4 * config.limits.max_in_flight,
         prompts=config.prompt,
@@ -202,24 +219,14 @@ def build_backend(config: ServeConfig, checkpoint: Checkpoint, metrics: Metrics)
     return builder.build(model_places(models, checkpoint))
 
 
-def _other_weights(trained: ModelSpec, source: str, found: str) -> None:
-    fields = {"model": source, "expected": trained.digest, "found": found}
-    service_log.warning("other_weights", extra={"fields": fields})
-
-
 class _Server(uvicorn.Server):
     """Says that it is not ready before it stops taking requests."""
 
     def __init__(
-        self,
-        config: uvicorn.Config,
-        service: Service,
-        drain_s: float,
-        on_listening: Callable[[str], None],
+        self, service: Service, config: ServeConfig, on_listening: Callable[[str], None]
     ) -> None:
-        super().__init__(config)
-        self._service, self._drain_s = service, drain_s
-        self._on_listening = on_listening
+        super().__init__(http_server(service, config.shutdown_s))
+        self._service, self._drain_s, self._on_listening = service, config.drain_s, on_listening
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """See `uvicorn.Server.startup`; tells where it listens."""
@@ -242,23 +249,20 @@ class _Server(uvicorn.Server):
         loop.call_later(self._drain_s, lambda: uvicorn.Server.handle_exit(self, sig, frame))
 
 
-def serve(config: ServeConfig, on_listening: Callable[[str], None] = lambda url: None) -> None:
-    """Serve until a signal says stop.
-
-    Args:
-        config: what the operator chose.
-        on_listening: told the service's address once it takes requests.
+def run_service(
+    config: ServeConfig, on_listening: Callable[[str], None] = lambda url: None
+) -> None:
+    """Serve until a signal says stop; `on_listening` is told the address that takes requests.
 
     Raises:
         ConfigError: the port cannot be had.
     """
     configure(config.log)
-    if config.workers == 1:
-        service = build_service(config)
-        with _listen(config.host, config.port) as listener:
+    service = build_service(config) if config.workers == 1 else None
+    with _listen(config.host, config.port) as listener:
+        if service is not None:
             _work(config, service, listener, on_listening)
-    else:
-        with _listen(config.host, config.port) as listener:
+        else:
             on_listening(_address(listener))
             supervise(partial(_work_beside, config), listener, config.workers)
     service_log.info("stopped")
@@ -277,6 +281,72 @@ def _work_beside(config: ServeConfig, listener: socket.socket) -> None:
     _work(config, service, listener)
 
 
+def supervise(work: Work, listener: socket.socket, workers: int) -> None:
+    """Keep so many processes at work until SIGTERM or SIGINT, which go on to them, as SIGHUP does.
+
+    Those that die are replaced.
+
+    Raises:
+        ConfigError: a worker cannot start.
+    """
+    stopping = threading.Event()
+    running: list[SpawnProcess] = []
+
+    def hand_on(number: int, frame: FrameType | None) -> None:
+        if number != signal.SIGHUP:
+            stopping.set()
+        for worker in running:
+            with suppress(ProcessLookupError):
+                os.kill(worker.pid or 0, number)
+
+    def begin() -> None:
+        worker = get_context("spawn").Process(target=_begin, args=(work, listener))
+        worker.start()
+        running.append(worker)
+
+    cores = os.cpu_count() or 1
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // workers)))
+    with tempfile.TemporaryDirectory(prefix="allot-metrics-") as metrics:
+        os.environ[_MULTIPROC_DIR] = metrics
+        for _ in range(workers):
+            begin()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, hand_on)
+        failed = False
+        while running:
+            connection.wait([worker.sentinel for worker in running])
+            for worker in [worker for worker in running if not worker.is_alive()]:
+                running.remove(worker)
+                mark_process_dead(worker.pid, metrics)  # type: ignore[no-untyped-call]
+                if stopping.is_set():
+                    continue
+                fields = {"pid": worker.pid, "status": worker.exitcode}
+                service_log.error("worker_died", extra={"fields": fields})
+                if worker.exitcode == NOT_STARTED:
+                    failed = True
+                    hand_on(signal.SIGTERM, None)
+                else:
+                    time.sleep(_RESTART_AFTER_S)
+                    begin()
+        del os.environ[_MULTIPROC_DIR]
+    if failed:
+        raise ConfigError("workers: expected them to start, found the error above")
+
+
+def _begin(work: Work, listener: socket.socket) -> None:
+    # Ctrl-C reaches the parent alone, which hands it on.
+    os.setpgrp()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    work(listener)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 def _work(
     config: ServeConfig,
     service: Service,
@@ -286,13 +356,27 @@ def _work(
     """Serve what a socket accepts until a signal says stop."""
     if config.telemetry:
         _send_spans()
-    server = _Server(http_server(service, config.shutdown_s), service, config.drain_s, on_listening)
+    server = _Server(service, config, on_listening)
     reloader = Reloader(config, service)
     # What has been built so far stays: collecting it over and over would cost milliseconds.
     gc.collect()
     gc.freeze()
+
+    async def until_stopped() -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.wake)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # uvicorn raises the signal again once all is done; ending was all that it asked for.
+            signal.signal(number, lambda number, frame: None)
+        watching = asyncio.create_task(reloader.watch(config.watch_s))
+        preparing = asyncio.create_task(_prepare(service.engine))
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            watching.cancel()
+            preparing.cancel()
+
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-        runner.run(_serve(server, service.engine, reloader, listener, config.watch_s))
+        runner.run(until_stopped())
 
 
 def http_server(service: Service, shutdown_s: float, **settings: Any) -> uvicorn.Config:
@@ -308,26 +392,6 @@ def http_server(service: Service, shutdown_s: float, **settings: Any) -> uvicorn
         http="h11",
         **settings,
     )
-
-
-async def _serve(
-    server: uvicorn.Server,
-    engine: Engine,
-    reloader: Reloader,
-    listener: socket.socket,
-    watch_s: float,
-) -> None:
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloader.wake)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # uvicorn raises the signal again once all is done; ending was all that it asked for.
-        signal.signal(number, lambda number, frame: None)
-    watching = asyncio.create_task(reloader.watch(watch_s))
-    preparing = asyncio.create_task(_prepare(engine))
-    try:
-        await server.serve(sockets=[listener])
-    finally:
-        watching.cancel()
-        preparing.cancel()
 
 
 async def _prepare(engine: Engine) -> None:

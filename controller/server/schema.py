@@ -42,6 +42,16 @@ class Compatible(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
 
+class Passed(BaseModel):
+    """Fields that models get as they are; what is looked at is named."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    def passed(self) -> dict[str, Any]:
+        """As it was set."""
+        return self.model_dump(exclude_unset=True, by_alias=True)
+
+
 _HARMLESS: Mapping[str, tuple[Any, ...]] = {
     "n": (1,),
     "store": (False,),
@@ -70,11 +80,8 @@ Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 Verbosity = Literal["low", "medium", "high"]
 TopLogprobs = Annotated[int, Field(ge=0, le=20)]
 _Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
-
 _Bias = Annotated[float, Field(ge=-100, le=100)]
-
 _MOST_IGNORED, _MOST_BIASES = 32, 1024
-
 
 TERMS = TypeAdapter(RequestTerms)
 TermsIn = dict[str, Any] | None
@@ -86,16 +93,6 @@ class TextPart(Compatible):
 
     type: Literal["text"]
     text: Text
-
-
-class Passed(BaseModel):
-    """Fields that models get as they are; what is looked at is named."""
-
-    model_config = ConfigDict(extra="allow", strict=True)
-
-    def passed(self) -> dict[str, Any]:
-        """As it was set."""
-        return self.model_dump(exclude_unset=True, by_alias=True)
 
 
 class FunctionIn(Passed):
@@ -312,15 +309,15 @@ class ChatRequest(Completing):
             ConfigError: the last turn is neither the user's nor a tool's.
         """
         turns = [message.plain() for message in self.messages]
-        users = [place for place, turn in enumerate(turns) if turn["role"] == "user"]
-        if turns[-1]["role"] not in ("user", "tool") or not users:
+        last = max((i for i, turn in enumerate(turns) if turn["role"] == "user"), default=None)
+        if turns[-1]["role"] not in ("user", "tool") or last is None:
             raise ConfigError("messages: expected the last one from the user, or a tool after it")
         wanted = self.max_completion_tokens or self.max_tokens or LONGEST_ATTEMPT
         return Question(
             question_id="",
-            text=turns[users[-1]]["content"],
-            history=tuple(turns[: users[-1]]),
-            since=tuple(turns[users[-1] + 1 :]),
+            text=turns[last]["content"],
+            history=tuple(turns[:last]),
+            since=tuple(turns[last + 1 :]),
             fields=self.fields,
             max_new_tokens=min(wanted, LONGEST_ATTEMPT),
         )
@@ -371,15 +368,13 @@ class DecideRequest(Strict):
     allot: TermsIn = None
 
 
+_NUMBERS = ("price", "worth", "round-price", "budget", "accuracy", "mean-cost", "deadline-s")
 HEADERS: Mapping[str, type] = {
-    **dict.fromkeys(
-        ("price", "worth", "round-price", "budget", "accuracy", "mean-cost", "deadline-s"), float
-    ),
+    **dict.fromkeys(_NUMBERS, float),
     "max-escalations": int,
     "question-id": str,
 }
 """Terms that may come as `x-allot-NAME`; fields of the body come first."""
-
 HEADER_PREFIX = "x-allot-"
 
 
@@ -396,21 +391,18 @@ def read_terms(
         ValidationError: a field or header that does not fit.
         ConfigError: a header that is not a number.
     """
-    by_header: dict[str, Any] = {}
-    for name, kind in HEADERS.items():
-        value = headers.get(HEADER_PREFIX + name)
-        if value is not None:
-            try:
-                by_header[name.replace("-", "_")] = kind(value)
-            except ValueError:
-                raise ConfigError(f"{HEADER_PREFIX}{name}: expected a number") from None
-    by_body = {name: value for name, value in (given or {}).items() if value is not None}
-    if {*PRICES} & by_body.keys():
-        by_header = {name: by_header[name] for name in by_header.keys() - {*PRICES}}
-    chosen = {"seed": None if seed is None else seed % 2**31, "metadata": metadata}
-    merged = {**chosen, **by_header, **by_body}
+    terms: dict[str, Any] = {"seed": None if seed is None else seed % 2**31, "metadata": metadata}
+    body = {name: value for name, value in (given or {}).items() if value is not None}
+    for header, kind in HEADERS.items():
+        name, value = header.replace("-", "_"), headers.get(HEADER_PREFIX + header)
+        if value is None or (name in PRICES and {*PRICES} & body.keys()):
+            continue
+        try:
+            terms[name] = kind(value)
+        except ValueError:
+            raise ConfigError(f"{HEADER_PREFIX}{header}: expected a number") from None
     # As JSON, since its strict reading takes objects for dataclasses.
-    return TERMS.validate_json(json.dumps(merged))
+    return TERMS.validate_json(json.dumps({**terms, **body}))
 
 
 def complaint(error: ValidationError) -> tuple[str, str]:

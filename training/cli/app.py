@@ -26,11 +26,11 @@ from training.cli.train import dashed, train
 @with_flags(ServeConfig)
 def serve(config: ServeConfig) -> None:
     """Serve an OpenAI-compatible API in front of two or more models."""
-    from controller.server.run import serve as run
+    from controller.server.run import run_service
     from training.learn.threads import limit_threads
 
     limit_threads()
-    run(config)
+    run_service(config)
 
 
 def playground(
@@ -40,12 +40,12 @@ def playground(
     port: Annotated[int, typer.Option(help="0 for any that is free.")] = 8080,
 ) -> None:
     """Watch a controller decide, on a page that asks the models of its checkpoint."""
-    from controller.server.run import serve as run
+    from controller.server.run import run_service
     from training.learn.threads import limit_threads
 
     limit_threads()
     config = ServeConfig(controller=controller, port=port, log=Path(os.devnull))
-    run(config, lambda url: print(f"open {url} in a browser; Ctrl-C ends it", flush=True))
+    run_service(config, lambda url: print(f"open {url} in a browser; Ctrl-C ends it", flush=True))
 
 
 def key(name: Annotated[str, typer.Argument(help="Who will use it.")]) -> None:

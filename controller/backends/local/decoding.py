@@ -14,7 +14,7 @@ whatever the other rows are, but for their number.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from transformers import PreTrainedModel
@@ -92,9 +92,8 @@ class Decoder:
     def run(self, waiting: deque[Job]) -> None:
         """Write all jobs, in batches that are refilled in the order given.
 
-        Args:
-            waiting: jobs, those of one prompt next to each other; taken out one by one, so
-                that a prompt's keys and values are let go with its last job.
+        Those of one prompt are next to each other, and taken out one by one, so that a prompt's
+        keys and values are let go with its last job.
         """
         self._run(waiting, self.max_rows)
 
@@ -103,10 +102,11 @@ class Decoder:
         max_tokens = max((job.max_tokens for job in fresh), default=0)
         rows = RunningBatch(max_rows, max_tokens, KVBatch(max_rows, self.model.device))
         waiting = WaitingByWidth()
-        while fresh or waiting:
-            num_rows = min(max_rows, len(fresh) + waiting.num_jobs)
+        while fresh or waiting.counts():
+            counts = waiting.counts()
+            num_rows = min(max_rows, len(fresh) + sum(counts.values()))
             try:
-                rows.cache.start(num_rows, _next_width(fresh, waiting, num_rows))
+                rows.cache.start(num_rows, _next_width(fresh, counts, num_rows))
                 self._run_stage(rows, fresh, waiting)
             except MODEL_ERRORS as error:
                 self._recover(rows, error)
@@ -127,7 +127,7 @@ class Decoder:
                 return
             crowded = waiting.count(wider) >= FULL_BATCHES * num_rows
             sparse = len(rows.jobs) * SPARSE_SHARE < num_rows
-            if crowded or (sparse and (fresh or waiting)):
+            if crowded or (sparse and (fresh or waiting.counts())):
                 everyone = rows.cache.indices[: len(rows.jobs)]
                 waiting.add(width if crowded or fresh else wider, rows.pause(everyone))
                 return
@@ -237,9 +237,9 @@ def stage_width(length: int) -> int:
     return width
 
 
-def _next_width(fresh: deque[Job], waiting: WaitingByWidth, num_rows: int) -> int:
+def _next_width(fresh: deque[Job], waiting: Mapping[int, int], num_rows: int) -> int:
     """Columns of the stage to run: the widest that has its jobs, or fresh jobs, or the rest."""
-    full = [width for width in waiting.widths() if waiting.count(width) >= FULL_BATCHES * num_rows]
+    full = [width for width, count in waiting.items() if count >= FULL_BATCHES * num_rows]
     if full:
         return full[-1]
-    return stage_width(len(fresh[0].prompt.tokens)) if fresh else waiting.widths()[0]
+    return stage_width(len(fresh[0].prompt.tokens)) if fresh else min(waiting)

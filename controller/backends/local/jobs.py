@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -102,65 +103,41 @@ class Job:
         return self.unwanted is None or not self.unwanted.is_set()
 
 
-@dataclass(frozen=True, eq=False)
-class PausedRows:
-    """Jobs set aside in the middle of being written.
-
-    Attributes:
-        state: tensors of `RunningBatch.state` and of its cache, K rows of each.
-    """
-
-    jobs: list[Job]
-    state: tuple[torch.Tensor, ...]
-
-    def __getitem__(self, rows: slice) -> PausedRows:
-        """A part of the jobs, sharing memory."""
-        return PausedRows(self.jobs[rows], tuple(x[rows] for x in self.state))
+PausedRows = tuple[list[Job], tuple[torch.Tensor, ...]]
+"""Jobs set aside in the middle of being written, and what `RunningBatch.pause` kept of K rows."""
 
 
 class WaitingByWidth:
     """Paused jobs by the width, in columns, that they wait for."""
 
     def __init__(self) -> None:
-        self._paused: dict[int, list[PausedRows]] = {}
+        self._paused: defaultdict[int, list[PausedRows]] = defaultdict(list)
 
-    def __bool__(self) -> bool:
-        return bool(self._paused)
-
-    def widths(self) -> list[int]:
-        """Widths that some job waits for, the narrowest first."""
-        return sorted(self._paused)
-
-    @property
-    def num_jobs(self) -> int:
-        """Jobs that wait, for whichever width."""
-        return sum(self.count(width) for width in self._paused)
+    def counts(self) -> dict[int, int]:
+        """Jobs by the width that they wait for, the narrowest first."""
+        counts = {width: self.count(width) for width in sorted(self._paused)}
+        return {width: count for width, count in counts.items() if count}
 
     def count(self, width: int) -> int:
         """Jobs that wait for a width."""
-        return sum(len(rows.jobs) for rows in self._paused.get(width, ()))
+        return sum(len(jobs) for jobs, _ in self._paused[width])
 
     def add(self, width: int, rows: PausedRows) -> None:
         """Set jobs aside."""
-        self._paused.setdefault(width, []).append(rows)
+        self._paused[width].append(rows)
 
     def take(self, width: int, most: int) -> PausedRows:
         """Up to `most` of the jobs that wait for a width; there must be some."""
-        waiting = self._paused[width]
-        rows = waiting.pop()
-        if len(rows.jobs) > most:
-            waiting.append(rows[most:])
-        if not waiting:
-            del self._paused[width]
-        return rows[:most]
+        jobs, state = self._paused[width].pop()
+        if len(jobs) > most:
+            self.add(width, (jobs[most:], tuple(x[most:] for x in state)))
+        return jobs[:most], tuple(x[:most] for x in state)
 
 
 class RunningBatch:
     """The jobs that are being written, row by row; all tensors are on the model's device.
 
-    Args:
-        max_rows: most jobs at a time, R.
-        max_tokens: longest attempt, M.
+    There are R rows at most, for attempts of M tokens at most.
     """
 
     def __init__(self, max_rows: int, max_tokens: int, cache: KVBatch) -> None:
@@ -198,17 +175,17 @@ class RunningBatch:
     def pause(self, rows: torch.Tensor) -> PausedRows:
         """Take jobs (K,) out, to be put back later."""
         state = (*(x[rows] for x in self.state), *self.cache.take(rows))
-        paused = PausedRows([self.jobs[row] for row in rows.tolist()], state)
+        jobs = [self.jobs[row] for row in rows.tolist()]
         self.remove(rows)
-        return paused
+        return jobs, state
 
     def resume(self, paused: PausedRows) -> None:
         """Append jobs that were taken out."""
-        first, own = len(self.jobs), len(self.state)
-        self.jobs.extend(paused.jobs)
-        for mine, theirs in zip(self.state, paused.state[:own], strict=True):
+        (jobs, state), first, own = paused, len(self.jobs), len(self.state)
+        self.jobs.extend(jobs)
+        for mine, theirs in zip(self.state, state[:own], strict=True):
             mine[first : len(self.jobs)] = theirs
-        self.cache.put(paused.state[own:])
+        self.cache.put(state[own:])
 
     def last_tokens(self) -> torch.Tensor:
         """What each row wrote last, (N, 1)."""
@@ -218,15 +195,9 @@ class RunningBatch:
     def write(
         self, first: int, logits: torch.Tensor, temperature: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sample a token in the rows from `first` on.
+        """Sample a token in the rows from `first` on, from logits (K, V).
 
-        Args:
-            first: row.
-            logits: (K, V).
-            temperature: of jobs that have none of their own.
-
-        Returns:
-            the tokens (K,) and their log-probabilities (K,), as in `choose_tokens`.
+        Jobs may have temperatures of their own. Returns what `choose_tokens` does.
         """
         rows = slice(first, len(self.jobs))
         columns = self.written[rows, None]  # (K, 1)

@@ -223,9 +223,8 @@ class KVBatch(Cache):  # type: ignore[misc]
     def put(self, rows: Sequence[torch.Tensor]) -> None:
         """Append K rows, none longer than `width`.
 
-        Args:
-            rows: their lengths (K,), then keys and values layer by layer, (K, heads, L, head
-                size) each, L being the length of the longest.
+        Rows are their lengths (K,), then keys and values layer by layer, (K, heads, L, head size)
+        each, L being the length of the longest.
         """
         lengths, *tensors = rows
         if not self.layers:
@@ -265,12 +264,7 @@ class KVBatch(Cache):  # type: ignore[misc]
             x[rows.to(x.device)] = 0
 
     def begin_step(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """What a forward pass of one token per row needs beside the tokens.
-
-        Returns:
-            attention mask (N, W) and positions of the new tokens (N, 1), for N active rows,
-            all of them shorter than W.
-        """
+        """Attention mask (N, W) and positions of the new tokens (N, 1) of the N active rows."""
         self._cells.clear()
         lengths = self.lengths[: self.num_active, None]  # (N, 1)
         columns = torch.arange(self.width, device=lengths.device)  # (W,)

@@ -10,16 +10,14 @@ import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from email.utils import parsedate_to_datetime
-from enum import StrEnum
 from typing import Any
 
 import aiohttp
 import httpx2
 import openai
 
-from controller.errors import BackendError, ConfigError
+from controller.errors import BackendError
 from controller.process.cost import Usage
 
 _log = logging.getLogger("allot.upstream")
@@ -107,9 +105,11 @@ def unsent(error: Exception) -> bool:
 def told_error(found: Mapping[str, Any], wasted: Usage | None = None) -> UpstreamError:
     """What an error in the body of a response means whose status says that all is well."""
     code, said = found.get("code"), str(found)
-    if not isinstance(code, int) and not _TOO_LONG.search(said):
-        return UpstreamError("bad_response", wasted=wasted)
-    return _status_error(code if isinstance(code, int) else 400, said, None, wasted)
+    if isinstance(code, int):
+        return _status_error(code, said, None, wasted)
+    if _TOO_LONG.search(said):
+        return _status_error(400, said, None, wasted)
+    return UpstreamError("bad_response", wasted=wasted)
 
 
 def _status_error(
@@ -166,20 +166,12 @@ def named_fields(error: Exception, fields: Iterable[str]) -> list[str]:
     return sorted(f for f in fields if f not in _NEEDED and re.search(rf"\b{re.escape(f)}\b", said))
 
 
-class BreakerState(StrEnum):
-    """What a circuit breaker lets through."""
-
-    CLOSED = "closed"
-    HALF_OPEN = "half_open"
-    OPEN = "open"
-
-
 class CircuitBreaker:
     """Leaves a server alone that fails again and again, and tries it once in a while.
 
     Args:
         failures: in a row, that open it.
-        cooldown_s: from opening until one request may probe.
+        cooldown_s: from then until one request may probe, and from probe to probe.
     """
 
     def __init__(
@@ -188,43 +180,27 @@ class CircuitBreaker:
         cooldown_s: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if failures < 1 or cooldown_s <= 0:
-            raise ConfigError(
-                f"breaker: expected at least 1 failure and a positive cool-down, found "
-                f"{failures} and {cooldown_s}"
-            )
         self.failures, self.cooldown_s, self._clock = failures, cooldown_s, clock
-        self._in_a_row, self._opened_at, self._probing_since = 0, 0.0, -float("inf")
-
-    @property
-    def state(self) -> BreakerState:
-        """What it lets through now."""
-        if self._in_a_row < self.failures:
-            return BreakerState.CLOSED
-        cooled = self._clock() - self._opened_at >= self.cooldown_s
-        return BreakerState.HALF_OPEN if cooled else BreakerState.OPEN
+        self._in_a_row, self._not_before = 0, 0.0
 
     @property
     def allows(self) -> bool:
-        """Whether a request may go out; of a half-open breaker's, one per cool-down."""
-        state = self.state
-        waited = self._clock() - self._probing_since >= self.cooldown_s
-        return state is BreakerState.CLOSED or (state is BreakerState.HALF_OPEN and waited)
+        """Whether a request may go out."""
+        return self._in_a_row < self.failures or self._clock() >= self._not_before
 
     def sent(self) -> None:
-        """A request goes out."""
-        if self.state is BreakerState.HALF_OPEN:
-            self._probing_since = self._clock()
+        """A request goes out; where the breaker is open, no other one does for a while."""
+        if self._in_a_row >= self.failures:
+            self._not_before = self._clock() + self.cooldown_s
 
     def succeeded(self) -> None:
         """A request was answered."""
-        self._in_a_row, self._probing_since = 0, -float("inf")
+        self._in_a_row = 0
 
     def failed(self) -> None:
         """A request failed, and the server is to blame."""
         self._in_a_row += 1
-        if self._in_a_row >= self.failures:
-            self._opened_at = self._clock()
+        self.sent()
 
 
 @dataclass
@@ -252,38 +228,28 @@ def pause_s(retry: int, wanted_s: float | None, rng: random.Random, base_s: floa
 
     Source: "full jitter", Brooker 2015, Exponential Backoff And Jitter (AWS).
     """
-    if wanted_s is not None:
-        return wanted_s + rng.uniform(0, base_s)
-    return rng.uniform(0, min(base_s * 2**retry, 5.0))
+    longest = base_s if wanted_s is not None else min(base_s * 2**retry, 5.0)
+    return (wanted_s or 0.0) + rng.uniform(0, longest)
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
     """Pause that a response asks for, in seconds; None if it asks for none that makes sense.
 
-    A date is compared with the response's own `Date`, so that it does not matter how far the
-    server's clock is from ours.
+    A date is compared with the response's own `Date`, as clocks differ.
 
     >>> retry_after_s({"retry-after": "2"})
     2.0
     """
     value = headers.get("retry-after", "").strip()
-    if not value:
-        return None
     try:
         seconds = float(value)
     except ValueError:
-        until, now = _date(value), _date(headers.get("date", ""))
-        if until is None or now is None:
+        try:
+            until, now = map(parsedate_to_datetime, (value, headers.get("date", "")))
+            seconds = (until - now).total_seconds()
+        except (ValueError, TypeError):  # no date, or one without its zone
             return None
-        seconds = (until - now).total_seconds()
     return seconds if 0 <= seconds < float("inf") else None
-
-
-def _date(value: str) -> datetime | None:
-    try:
-        return parsedate_to_datetime(value)
-    except ValueError:
-        return None
 
 
 @dataclass

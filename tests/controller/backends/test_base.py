@@ -5,11 +5,11 @@ import asyncio
 import pytest
 
 from controller.backends.base import Backend, OneSpelling, Request, Wrapped, run_now
-from controller.backends.fake import FakeBackend, Script
 from controller.backends.threads import BlockingBackend
 from controller.errors import BackendError
 from controller.process.actions import ActionKind
 from controller.process.types import ModelSpec, Question
+from tests.scripted import Scripted
 
 QUESTION = Question(question_id="q", text="q")
 REQUEST = Request(question=QUESTION, action=ActionKind.SAMPLE)
@@ -24,7 +24,7 @@ class Waiting(Wrapped):
 
 
 def fake(*answers):
-    return FakeBackend([ModelSpec(name="small", rung=0)], default=Script(answers=[answers]))
+    return Scripted([ModelSpec(name="small", rung=0)], answers)
 
 
 def test_what_suspends_is_refused_without_an_event_loop_and_waited_for_when_wrapped():

@@ -8,22 +8,22 @@ from dataclasses import replace
 import pytest
 
 from controller.backends.base import Request, run_now
-from controller.backends.fake import FakeBackend, Script
 from controller.backends.local.backend import TransformersBackend, load_model
 from controller.backends.threads import ThreadedBackend
 from controller.errors import BackendError
 from controller.process.actions import ActionKind
 from controller.process.types import ModelSpec, Question
 from tests.conftest import CHECKPOINTS
+from tests.scripted import Scripted
 
 MODELS = [ModelSpec(name="small", rung=0)]
 
 
-class Slow(FakeBackend):
+class Slow(Scripted):
     """Takes a while per call, however much is asked."""
 
     def __init__(self, seconds=0.1):
-        super().__init__(MODELS, default=Script(answers=[["7"]]))
+        super().__init__(MODELS, ["7"], ["7"])
         self.seconds, self.calls = seconds, []
 
     async def attempts(self, requests):

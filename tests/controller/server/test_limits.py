@@ -3,7 +3,6 @@
 import pytest
 
 from controller.backends.base import run_now
-from controller.backends.fake import FakeBackend, Script
 from controller.core import Choice, Episode
 from controller.process.actions import ActionKind
 from controller.process.cost import CostModel
@@ -13,6 +12,7 @@ from controller.process.types import ModelSpec, Question
 from controller.server.buckets import Buckets
 from controller.server.config import Limits
 from controller.server.limits import EscalationBudget, Restricted
+from tests.scripted import Scripted
 
 
 class Clock:
@@ -74,7 +74,7 @@ class Wishes:
 
 
 def restricted(*wishes, limits=None, late=False, **settings):
-    backend = FakeBackend(MODELS, default=Script(answers=[["1"], ["2"]]))
+    backend = Scripted(MODELS, ["1"], ["2"])
     episode = Episode(Question(question_id="q", text="q"), backend, PROCESS, Terms(price=1e-3))
     run_now(episode.begin())
     decider = Restricted(

@@ -15,13 +15,14 @@ from ray.cloudpickle import register_pickle_by_value, unregister_pickle_by_value
 from ray.cluster_utils import Cluster as RayCluster
 from rich.console import Console
 
-from controller.backends.fake import FakeBackend
 from controller.checkpoint import load_checkpoint
 from controller.errors import BackendError, ConfigError
 from controller.process.types import ModelSpec, Question
 from envs.questions.grader import KindGrader
+from tests import scripted
 from tests.conftest import CHECKPOINTS
 from tests.controller.server.upstream import Upstream
+from tests.scripted import Scripted
 from tests.training.conftest import ROOT
 from tests.training.record.test_recorders import record as record_served
 from tests.training.record.test_recorders import said, seeded
@@ -145,7 +146,7 @@ def test_errors_of_workers_are_those_of_this_machine(cluster, tmp_path):
     assert str(there.value) == str(here.value)
 
 
-class Poisoned(FakeBackend):
+class Poisoned(Scripted):
     """Takes its process along when it is asked a certain question, and has other models each time.
 
     Args:
@@ -153,7 +154,7 @@ class Poisoned(FakeBackend):
     """
 
     def __init__(self, name):
-        super().__init__([ModelSpec(name=name or f"model-{os.getpid()}", rung=0)])
+        super().__init__([ModelSpec(name=name or f"model-{os.getpid()}", rung=0)], ["1"])
 
     async def attempts(self, requests):
         if any(request.question.text == "poison" for request in requests):
@@ -172,10 +173,12 @@ class Poison:
 @pytest.fixture
 def sent_along():
     """Workers do not have the tests: what is theirs travels with its code."""
-    module = sys.modules[__name__]
-    register_pickle_by_value(module)
+    modules = (sys.modules[__name__], scripted)
+    for module in modules:
+        register_pickle_by_value(module)
     yield
-    unregister_pickle_by_value(module)
+    for module in modules:
+        unregister_pickle_by_value(module)
 
 
 def test_a_shard_that_kills_whoever_records_it_stops_the_recording(cluster, sent_along):
