@@ -9,11 +9,7 @@ _FOLDER = Path(__file__).parent.parent / "checkpoints"
 
 
 def bundled(name: str) -> Path:
-    """Directory of something that comes with allot, wherever one works.
-
-    Args:
-        name: as in `checkpoints/` of the repository: controller, small, large, reviser, verifier,
-            traces, segments/controller, segments/traces.
+    """Directory of something that comes with allot, by its name in `checkpoints/`.
 
     >>> (bundled("controller") / "controller.json").exists()
     True

@@ -179,26 +179,15 @@ def save_checkpoint(
         "readouts": [name for name in _READOUTS if getattr(checkpoint, name)],
         "training": dict(checkpoint.training),
     }
-    write_files(
-        directory / WEIGHTS_FILE,
-        tensors,
-        {"README.md": card, SETTINGS_FILE: json.dumps(settings, indent=1)},
-    )
-
-
-def write_files(
-    weights: Path, tensors: Mapping[str, torch.Tensor], texts: Mapping[str, str | None]
-) -> None:
-    """Write tensors, then texts beside them in the order given, each file atomically."""
-    temporary = weights.with_name(weights.name + ".tmp")
-    save_file(dict(tensors), temporary)
-    os.replace(temporary, weights)
+    temporary = directory / (WEIGHTS_FILE + ".tmp")
+    save_file(tensors, temporary)
+    os.replace(temporary, directory / WEIGHTS_FILE)
+    texts = {"README.md": card, SETTINGS_FILE: json.dumps(settings, indent=1)}
     for name, text in texts.items():
-        if text is None:
-            continue
-        temporary = weights.with_name(name + ".tmp")
-        temporary.write_text(text + "\n")
-        os.replace(temporary, weights.with_name(name))
+        if text is not None:
+            temporary = directory / (name + ".tmp")
+            temporary.write_text(text + "\n")
+            os.replace(temporary, directory / name)
 
 
 def load_checkpoint(directory: Path | str) -> Checkpoint:
@@ -263,7 +252,11 @@ def load_any(directory: Path | str) -> AnyCheckpoint:
         ) from None
     _check_shapes(directory, settings, granularity, config, policy.config)
     tensors = read_tensors(directory / WEIGHTS_FILE)
-    load_policy(policy, tensors, directory)
+    weights = {k.removeprefix("policy/"): v for k, v in tensors.items() if k.startswith("policy/")}
+    try:
+        policy.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"{directory}: weights do not fit the settings: {error}") from None
     if reads is not None:
         rungs = config.num_rungs
         fields["difficulty"] = load_readout(tensors, "difficulty", rungs, directory, reads=reads)
@@ -371,17 +364,6 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         if tensor.dtype != torch.float32 or not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path}: expected finite float32 numbers in {name}")
     return tensors
-
-
-def load_policy(
-    policy: PolicyNetwork, tensors: Mapping[str, torch.Tensor], directory: Path
-) -> None:
-    """Fill in a policy's weights from the tensors `policy/*`."""
-    weights = {k.removeprefix("policy/"): v for k, v in tensors.items() if k.startswith("policy/")}
-    try:
-        policy.load_state_dict(weights)
-    except RuntimeError as error:
-        raise CheckpointError(f"{directory}: weights do not fit the settings: {error}") from None
 
 
 def load_readout(

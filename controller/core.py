@@ -7,7 +7,7 @@ Both await the backend. One that never suspends needs no event loop: the environ
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -163,12 +163,8 @@ class Decider(Protocol[E]):
         ...
 
 
-class Pick(Protocol):
-    """Chooses among a limited stock of attempts."""
-
-    def __call__(self, used: int, available: int) -> int:
-        """A position in used..available-1."""
-        ...
+Pick = Callable[[int, int], int]
+"""Chooses from a limited stock of attempts: from (used, available), one of used..available-1."""
 
 
 class Episode(Underway):
@@ -178,8 +174,7 @@ class Episode(Underway):
         question: to answer; its reference is never looked at.
         terms: what it may cost, at a known price.
         difficulty: read-out of the prompt; None when the policy does not read it.
-        pick: chooses the next of a limited stock of attempts, from (used, available) to
-            a position in used..available-1; recorded order when None.
+        pick: chooses the next of a limited stock of attempts; recorded order when None.
     """
 
     def __init__(

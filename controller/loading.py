@@ -282,13 +282,10 @@ def _tokenizer(checkpoint: AnyCheckpoint, rung: int) -> Callable[[Sequence[Messa
 
 
 def deployed_process(checkpoint: Checkpoint, backend: Backend) -> EpisodeConfig:
-    """The decision process of a checkpoint on these models.
-
-    What the models cannot do falls away: reading prompt states, revising. Models must
-    stand on as many rungs as in training.
+    """The decision process of a checkpoint on these models, without what they cannot do.
 
     Raises:
-        ConfigError: the ladder has another length.
+        ConfigError: the ladder has another length than in training.
     """
     process = checkpoint.config
     if len(backend.models) != process.num_rungs:

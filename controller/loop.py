@@ -73,9 +73,8 @@ async def begin_episode(
     one another by the question's kind, else by `answers`; None if they are spelled the same.
     """
     if isinstance(config, SegmentConfig):
-        return SegmentEpisode(
-            question, backend, config, terms, difficulty=difficulty, number=number
-        )
+        attempts = [(question, number)]
+        return SegmentEpisode(attempts, backend, config, terms, difficulty=difficulty)
     kind = answer_kind(question.answers) if question.answers else answers
     if kind is not None:
 

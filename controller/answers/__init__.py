@@ -10,35 +10,19 @@ import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from controller.answers.kinds import AnswerKind as AnswerKind
 from controller.answers.kinds import (
-    AnswerKind,
     Auto,
     Exact,
     Letter,
     Number,
     Own,
-    Reading,
     Several,
     Text,
     Whole,
 )
+from controller.answers.kinds import Reading as Reading
 from controller.errors import ConfigError
-
-__all__ = [
-    "EXAMPLES",
-    "KINDS",
-    "UNNAMED",
-    "UNSTATED",
-    "AnswerKind",
-    "Reading",
-    "answer_kind",
-    "first_same",
-    "is_right",
-    "load_kind",
-    "read_answer",
-    "reading_of",
-    "unread_warning",
-]
 
 KINDS: dict[str, AnswerKind] = {
     kind.name: kind
@@ -115,13 +99,7 @@ def imported(option: str, name: str) -> Callable[..., Any]:
 
 
 def reading_of(text: str, named: str | None, otherwise: AnswerKind) -> Reading | None:
-    """The answer of an attempt, and how it was read.
-
-    Args:
-        text: what a model wrote.
-        named: kind that the question names, see `Question.answers`.
-        otherwise: for questions that name none.
-    """
+    """The answer that a text states, by the kind that its question names, if it does."""
     return (answer_kind(named) if named else otherwise).read(text)
 
 
@@ -152,13 +130,9 @@ def first_same(kind: AnswerKind, answer: str, known: Sequence[str]) -> str:
 
 
 def unread_warning(who: str, attempts: int, read: int, unread: Sequence[str] = ()) -> str | None:
-    """What to tell people if less than 80% of the attempts could be read; None if all is well.
+    """What to tell people if less than 80% of someone's attempts could be read; else None.
 
-    Args:
-        who: whose attempts they are.
-        attempts: how many.
-        read: how many of them have an answer.
-        unread: texts of others.
+    `unread` are texts of some that could not.
     """
     if read >= _LEAST_READ * attempts:
         return None

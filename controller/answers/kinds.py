@@ -7,8 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import wraps
-from typing import Any
 
 from controller.answers.numbers import (
     last_number,
@@ -91,16 +89,6 @@ class AnswerKind(ABC):
         return True
 
 
-def _plainly(spell: Callable[[Any, str], str | None]) -> Callable[[Any, str], str | None]:
-    """The spelling of what is short enough to be an answer; of other texts, themselves."""
-
-    @wraps(spell)
-    def canonical(kind: Any, answer: str) -> str | None:
-        return spell(kind, answer) if len(answer) <= _LOOSE else " ".join(answer.split()) or None
-
-    return canonical
-
-
 class Exact(AnswerKind):
     """As stated after a marker; plain numbers by value. The kind of the bundled tasks."""
 
@@ -148,6 +136,14 @@ class _Marked(AnswerKind):
                 return Reading(answer=answer, how=how)
         return None
 
+    def canonical(self, answer: str) -> str | None:
+        """See `AnswerKind.canonical`; what is too long to be an answer is spelled as it is."""
+        return self._spell(answer) if len(answer) <= _LOOSE else super().canonical(answer)
+
+    @abstractmethod
+    def _spell(self, answer: str) -> str | None:
+        """The spelling of something short."""
+
     @abstractmethod
     def _passage(self, passage: str, how: str) -> str | None:
         """The answer that a marked passage states."""
@@ -192,9 +188,7 @@ class Number(_Valued):
             yield "bare", _only_number(line) or _expression(text)
         yield "last_number", last_number(cleaned(text[-_LOOSE:]))
 
-    @_plainly
-    def canonical(self, answer: str) -> str | None:
-        """See `AnswerKind.canonical`."""
+    def _spell(self, answer: str) -> str | None:
         plain = cleaned(answer)
         return number_at_start(plain) or _expression(answer) or " ".join(plain.split()) or None
 
@@ -214,9 +208,7 @@ class Letter(_Marked):
         yield "bare" if short else "first_letter", letter
         yield "named_letter", named_letter(text[-_LOOSE:])
 
-    @_plainly
-    def canonical(self, answer: str) -> str | None:
-        """See `AnswerKind.canonical`."""
+    def _spell(self, answer: str) -> str | None:
         return letter_at_start(cleaned(answer)) or short_text(cleaned(answer))
 
 
@@ -234,9 +226,7 @@ class Text(_Marked):
             yield "bare", short_text(line)
         yield "quoted", last_quoted(text[-_LOOSE:])
 
-    @_plainly
-    def canonical(self, answer: str) -> str | None:
-        """See `AnswerKind.canonical`."""
+    def _spell(self, answer: str) -> str | None:
         return short_text(cleaned(answer))
 
 
@@ -267,9 +257,7 @@ class Several(_Marked):
         ):
             yield "bare", self.canonical(plain)
 
-    @_plainly
-    def canonical(self, answer: str) -> str | None:
-        """See `AnswerKind.canonical`."""
+    def _spell(self, answer: str) -> str | None:
         found = [_entry(item) for item in items_of(cleaned(answer))]
         entries = [entry for entry in found if entry]
         return ", ".join(entries if self._ordered else sorted(entries, key=_by_value)) or None
@@ -301,9 +289,7 @@ class Auto(_Valued):
         yield "named_letter", named_letter(text[-_LOOSE:])
         yield "last_number", last_number(cleaned(text[-_LOOSE:]))
 
-    @_plainly
-    def canonical(self, answer: str) -> str | None:
-        """See `AnswerKind.canonical`."""
+    def _spell(self, answer: str) -> str | None:
         plain = cleaned(answer)
         return (
             number_at_start(plain)

@@ -290,12 +290,7 @@ def in_time(
 ) -> T:
     """The result of a function in a process of its own, or `otherwise` if it hangs or dies.
 
-    Args:
-        work: a function of a module, which the process imports.
-        given: its arguments.
-        begin: what the process begins with, such as imports, which no time is counted of.
-        timeout_s: after which the process is killed.
-        otherwise: the result then.
+    The process begins with `begin`, such as imports, which no time is counted of.
     """
     from pebble import ProcessExpired
 

@@ -12,7 +12,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -38,27 +37,16 @@ EXPECTED = (
 )
 
 
-class PlaceKind(StrEnum):
-    """What a model is read from or asked through."""
-
-    DIRECTORY = "directory"
-    GGUF = "gguf"
-    HUB = "hub"
-    SERVER = "server"
-
-
 @dataclass(frozen=True, kw_only=True)
 class ModelPlace:
     """A model, and the name that traces and tables know it by.
 
     Attributes:
-        text: that it was read from, without the name in front.
+        text: that it was read from, without the name in front; of one on the Hub its id there.
         name: NAME of `NAME=PLACE`, so that one model can be asked in several ways; else of the
             directory or file, the hub id, or what the server calls the model.
-        kind: decides which of the others is set.
-        path: of a directory or GGUF file, absolute.
-        hub_id: as in `owner/name`.
-        url: of an OpenAI-compatible server, up to and including `/v1`.
+        path: of a directory or GGUF file, absolute; None for others.
+        url: of an OpenAI-compatible server, up to and including `/v1`; None for others.
         model: that the server is asked for.
         tier: whether it is one to sample from or one to escalate to; None where that follows from
             its option.
@@ -69,9 +57,7 @@ class ModelPlace:
 
     text: str
     name: str
-    kind: PlaceKind
     path: Path | None = None
-    hub_id: str | None = None
     url: str | None = None
     model: str | None = None
     tier: Tier | None = None
@@ -92,7 +78,7 @@ class ModelPlace:
     @property
     def is_server(self) -> bool:
         """Whether requests are sent to it."""
-        return self.kind is PlaceKind.SERVER
+        return self.url is not None
 
     @property
     def is_local(self) -> bool:
@@ -100,17 +86,20 @@ class ModelPlace:
         return not self.is_server
 
     @property
+    def is_gguf(self) -> bool:
+        """Whether it is a file and no directory."""
+        return self.path is not None and self.path.is_file()
+
+    @property
     def source(self) -> str:
         """Path or hub id, as loaders take it; of local models only."""
-        return str(self.path or self.hub_id)
+        return str(self.path or self.text)
 
     @classmethod
     def parse(cls, text: str | Path, *, model: str | None = None) -> ModelPlace:
         """From `[NAME=]PLACE[,tier=TIER][,family=NAME][,body=JSON][,prompt=FILE|TEXT]`.
 
-        Args:
-            text: as typed; a `Path` is never a hub id.
-            model: that a server is asked for where the text names none.
+        A `Path` is never a hub id. A server is asked for `model` where the text names none.
 
         Raises:
             ConfigError: nothing is there, or something other than a model; or an option is none.
@@ -118,17 +107,24 @@ class ModelPlace:
         if isinstance(text, str) and (parts := _OPTION.split(text))[1:]:
             options = dict(zip(parts[1::2], parts[2::2], strict=True))
             return _with_options(cls.parse(parts[0], model=model), options)
-        found = _NAMED.fullmatch(str(text)) if isinstance(text, str) else None
+        found = _NAMED.fullmatch(text) if isinstance(text, str) else None
         name, place = (found["name"], found["place"]) if found else (None, str(text))
         if place.startswith(_URLS):
-            return _server(name, place, model)
+            url, _, asked = place.partition("#")
+            asked = asked or model or ""
+            if not asked:
+                raise ConfigError(
+                    f"model: expected URL#MODEL, found {place!r}; say which of the server's models "
+                    "is meant, as /v1/models lists them"
+                )
+            return cls(text=place, name=name or asked, url=url.rstrip("/"), model=asked)
         path = Path(place).expanduser()
         if place and path.exists():
-            kind = _local_kind(path)
-            own = path.resolve().name if kind is PlaceKind.DIRECTORY else path.stem
-            return cls(text=place, name=name or own, kind=kind, path=path.resolve())
+            _check_file(path)
+            own = path.resolve().name if path.is_dir() else path.stem
+            return cls(text=place, name=name or own, path=path.resolve())
         _check_hub_id(place, is_path=isinstance(text, Path))
-        return cls(text=place, name=name or place, kind=PlaceKind.HUB, hub_id=place)
+        return cls(text=place, name=name or place)
 
 
 def _with_options(place: ModelPlace, options: Mapping[str, Any]) -> ModelPlace:
@@ -150,11 +146,7 @@ def _with_options(place: ModelPlace, options: Mapping[str, Any]) -> ModelPlace:
 
 
 def json_object(name: str, text: str) -> dict[str, Any]:
-    """The JSON object that a setting of that name is.
-
-    Raises:
-        ConfigError: it is something else.
-    """
+    """The JSON object that a setting of that name is; raises ConfigError if it is none."""
     try:
         found = json.loads(text)
     except json.JSONDecodeError:
@@ -194,11 +186,7 @@ def read_menu(path: Path) -> tuple[ModelPlace, ...]:
 
 
 def check_names(places: Iterable[ModelPlace]) -> tuple[ModelPlace, ...]:
-    """The same.
-
-    Raises:
-        ConfigError: two of one name.
-    """
+    """The same places; raises ConfigError if two have one name."""
     arms = tuple(places)
     names = [place.name for place in arms]
     if twice := {name for name in names if names.count(name) > 1}:
@@ -209,27 +197,15 @@ def check_names(places: Iterable[ModelPlace]) -> tuple[ModelPlace, ...]:
     return arms
 
 
-def _server(name: str | None, place: str, model: str | None) -> ModelPlace:
-    url, _, asked = place.partition("#")
-    asked = asked or model or ""
-    if not asked:
-        raise ConfigError(
-            f"model: expected URL#MODEL, found {place!r}; say which of the server's models is "
-            "meant, as /v1/models lists them"
-        )
-    return ModelPlace(
-        text=place, name=name or asked, kind=PlaceKind.SERVER, url=url.rstrip("/"), model=asked
-    )
-
-
-def _local_kind(path: Path) -> PlaceKind:
+def _check_file(path: Path) -> None:
+    """Raise unless a path is a model's directory or a GGUF file."""
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ConfigError(
                 f"model: expected config.json in the directory {path}, found none; name the "
                 "directory that save_pretrained wrote, or the GGUF file itself"
             )
-        return PlaceKind.DIRECTORY
+        return
     with path.open("rb") as file:
         magic = file.read(len(_GGUF_MAGIC))
     if magic != _GGUF_MAGIC:
@@ -237,7 +213,6 @@ def _local_kind(path: Path) -> PlaceKind:
             f"model: expected a GGUF file, found {path}, which begins with {magic!r}; name a GGUF "
             "file, or the directory of a safetensors one"
         )
-    return PlaceKind.GGUF
 
 
 def _check_hub_id(place: str, *, is_path: bool) -> None:

@@ -32,14 +32,9 @@ tools and what these returned."""
 def messages(request: Request, prompt: Sequence[Message] = ()) -> list[Message]:
     """The chat that asks for an attempt.
 
-    System messages come first, then examples, earlier turns of the conversation, the question and
-    turns since.
-
-    Args:
-        request: a REVISE shows the model its question, the parent's text and `REVISE_PROMPT`;
-            anything else shows it the question.
-        prompt: `ModelSpec.prompt`: `{question}` stands where the question goes; without it the
-            bare question follows.
+    System messages come first, then examples, earlier turns of the conversation, the question
+    where `prompt` has `{question}` or else after it, turns since, and for REVISE the parent's text
+    and `REVISE_PROMPT`.
 
     Raises:
         BackendError: a REVISE without a parent, or whose parent has no text.
@@ -135,10 +130,7 @@ def revision_messages(question: str, attempt: str) -> list[Message]:
 
 
 def _revision(attempt: str) -> list[Message]:
-    return [
-        {"role": "assistant", "content": attempt},
-        {"role": "user", "content": REVISE_PROMPT},
-    ]
+    return [{"role": "assistant", "content": attempt}, {"role": "user", "content": REVISE_PROMPT}]
 
 
 def judged_messages(question: str, attempt: str) -> list[Message]:

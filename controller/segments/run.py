@@ -215,27 +215,7 @@ class SegmentRun:
 
 
 class SegmentEpisode(SegmentRun, Underway):
-    """One attempt at one question; see `controller.core.Underway`.
-
-    Args:
-        question: to answer; its reference is never looked at.
-        backend: writes segments.
-        config: the decision process.
-        terms, difficulty: see `SegmentRun`.
-        number: of the attempt.
-    """
-
-    def __init__(
-        self,
-        question: Question,
-        backend: SegmentBackend,
-        config: SegmentConfig,
-        terms: Terms,
-        *,
-        difficulty: Difficulty | None = None,
-        number: int = 0,
-    ) -> None:
-        super().__init__([(question, number)], backend, config, terms, difficulty=difficulty)
+    """A run of one attempt, as an episode."""
 
     @property
     def prefix(self) -> Prefix:

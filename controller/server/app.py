@@ -28,20 +28,9 @@ from controller.server.gate import Gate, body_of
 from controller.server.keys import Keys
 from controller.server.ops import Metrics
 from controller.server.playground import page
-from controller.server.replies import (
-    ALIVE,
-    REFUSED,
-    CompletionForm,
-    bug,
-    refused,
-)
+from controller.server.replies import ALIVE, REFUSED, CompletionForm, bug, refused
 from controller.server.responses import ResponseForm, ResponseRequest
-from controller.server.schema import (
-    MODEL,
-    Completing,
-    DecideRequest,
-    read_terms,
-)
+from controller.server.schema import MODEL, Completing, DecideRequest, read_terms
 
 _tracer = trace.get_tracer("allot")
 
@@ -55,14 +44,7 @@ Form = CompletionForm | ResponseForm
 
 
 class Service:
-    """Everything that the routes share.
-
-    Args:
-        engine: answers.
-        keys: who may ask.
-        metrics: what is counted.
-        playground: whether `/` answers with a page to try it on.
-    """
+    """Everything that the routes share; with `playground`, `/` is a page to try it on."""
 
     def __init__(
         self,
@@ -174,10 +156,7 @@ class Service:
         return Response(status_code=499) if served is None else JSONResponse(form.whole(served))
 
     def _stream(
-        self,
-        request: Request,
-        form: Form,
-        answer: Callable[..., Coroutine[Any, Any, Served]],
+        self, request: Request, form: Form, answer: Callable[..., Coroutine[Any, Any, Served]]
     ) -> Response:
         events: asyncio.Queue[bytes | None] = asyncio.Queue()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -48,7 +50,10 @@ def decide(request: DecideRequest, terms: RequestTerms, variant: Variant) -> dic
     episode.start(PromptState(prompt_tokens=lengths))
     answers = answer_kind(variant.checkpoint.answers)
     made = [_attempt(a, i, config, models, answers) for i, a in enumerate(request.attempts)]
-    for batch in _rounds(made, request):
+    # Attempts without a number were a round each.
+    numbers = [object() if a.round is None else a.round for a in request.attempts]
+    for _, round_ in groupby(zip(numbers, made, strict=True), key=itemgetter(0)):
+        batch = [attempt for _, attempt in round_]
         episode.made(batch)
         scores = [a.verifier_score for a in batch if a.verifier_score is not None]
         if config.verifies and scores:
@@ -67,18 +72,6 @@ def decide(request: DecideRequest, terms: RequestTerms, variant: Variant) -> dic
         "arm": variant.name,
         "policy": variant.digest,
     }
-
-
-def _rounds(attempts: list[Attempt], request: DecideRequest) -> list[list[Attempt]]:
-    """Attempts by serial round; one without a number is a round of its own."""
-    rounds: list[list[Attempt]] = []
-    last: int | None = None
-    for attempt, given in zip(attempts, request.attempts, strict=True):
-        if given.round is None or given.round != last:
-            rounds.append([])
-        rounds[-1].append(attempt)
-        last = given.round
-    return rounds
 
 
 def _attempt(

@@ -54,11 +54,7 @@ _TYPES = {float: "number", int: "integer", str: "string"}
 
 
 def document(*, keys: bool) -> dict[str, Any]:
-    """The document.
-
-    Args:
-        keys: whether an API key is needed.
-    """
+    """The document; `keys` tells whether one is needed."""
     _, found = models_json_schema(
         [(kind, "validation") for kind in _POSTS.values()],
         ref_template="#/components/schemas/{model}",

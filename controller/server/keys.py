@@ -42,7 +42,7 @@ class Keys:
         """From a file with lines `NAME SHA256`; `#` begins a comment.
 
         Raises:
-            ConfigError: no such file, a line of another form, a name twice, or no key.
+            ConfigError: there is no such file, or one of another form.
         """
         try:
             lines = path.read_text().splitlines()

@@ -25,11 +25,8 @@ BUDGET, CANCELLED, BROKEN_OFF = "budget", "cancelled", "broken_off"
 class EscalationBudget:
     """Escalations that callers may still set off, each and together.
 
-    It lies outside the policy: no question can talk its way past it.
-
-    Args:
-        limits: how many a minute.
-        buckets: where they are counted; None for this process alone.
+    It lies outside the policy: no question can talk its way past it. Without `buckets`, this
+    process counts alone.
     """
 
     def __init__(self, limits: Limits, buckets: Buckets | None = None) -> None:

@@ -12,6 +12,7 @@ from functools import partial
 from io import TextIOWrapper
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 from opentelemetry import trace
@@ -49,17 +50,9 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info and record.exc_info[0] is not None:
             # Messages of exceptions may quote requests; where it happened is enough.
             entry["exception"] = record.exc_info[0].__name__
-            entry["where"] = _where(record.exc_info[2])
+            frames = extract_tb(record.exc_info[2], limit=-8)
+            entry["where"] = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames]
         return json.dumps(entry, separators=(",", ":"), default=str)
-
-
-def _where(traceback: Any) -> list[str]:
-    frames = []
-    while traceback is not None:
-        code = traceback.tb_frame.f_code
-        frames.append(f"{Path(code.co_filename).name}:{traceback.tb_lineno}")
-        traceback = traceback.tb_next
-    return frames[-8:]
 
 
 class _WholeLines(WatchedFileHandler):
@@ -241,8 +234,8 @@ class Metrics:
         """In Prometheus's format; of all workers where there are several."""
         for model, available in self._watched.items():
             self.available.labels(model).set(available())
-        registry = self.registry
-        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-            registry = CollectorRegistry()
-            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return generate_latest(registry)
+        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+            return generate_latest(self.registry)
+        everywhere = CollectorRegistry()
+        MultiProcessCollector(everywhere)  # type: ignore[no-untyped-call]
+        return generate_latest(everywhere)

@@ -54,23 +54,13 @@ EXAMPLES = (
 
 
 def page(engine: Engine, *, keys: bool) -> HTMLResponse:
-    """The page, with what it has to know of the controller that answers.
-
-    Args:
-        engine: whose first variant is shown.
-        keys: whether visitors need an API key.
-    """
+    """The page, with what it has to know of the first variant; `keys`: whether one is needed."""
     variant = engine.variants.all[0]
     process, calibration = variant.process, variant.checkpoint.calibration
     setup: dict[str, Any] = {
         "model": MODEL,
         "models": [
-            {
-                "name": model.name,
-                "parameters": model.parameters,
-                "weight": weight,
-                "tier": arm.tier,
-            }
+            {"name": model.name, "parameters": model.parameters, "weight": weight, "tier": arm.tier}
             for model, weight, arm in zip(
                 engine.backend.models, process.cost.weights, process.menu, strict=True
             )

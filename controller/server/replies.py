@@ -66,12 +66,7 @@ _CHOICE = ("probabilities", "value", "propensity", "decided_by", "floor", "leade
 
 
 def choice_json(choice: Choice, *, explain: bool = False) -> Json:
-    """A choice or, once it has been carried out, a decision.
-
-    Args:
-        choice: or decision.
-        explain: tell what the policy saw, all votes and what attempts said, too.
-    """
+    """A choice, or a decision; `explain` tells what the policy saw, votes and texts, too."""
     event = "decision" if isinstance(choice, Decision) else "choice"
     shown: Json = {"event": event, "action": str(choice.action)}
     shown |= {name: getattr(choice, name) for name in _CHOICE}
@@ -115,9 +110,7 @@ def extension(served: Served, ignored: Sequence[str], *, explain: bool) -> Json:
 def text_of(served: Served) -> str:
     """What is returned as text."""
     attempt = served.attempt
-    if attempt is None or attempt.calls:
-        return (attempt and attempt.text) or ""
-    return attempt.text or attempt.answer or ""
+    return (attempt and (attempt.text or (not attempt.calls and attempt.answer))) or ""
 
 
 def _finish(served: Served) -> str:

@@ -40,13 +40,7 @@ from controller.server.config import ServeConfig, VariantPlace
 from controller.server.engine import Engine, Served
 from controller.server.equivalence import build_equivalence
 from controller.server.keys import Keys
-from controller.server.ops import (
-    Metrics,
-    configure,
-    episode_fields,
-    episode_log,
-    service_log,
-)
+from controller.server.ops import Metrics, configure, episode_fields, episode_log, service_log
 from controller.server.variants import Variant, Variants
 
 Work = Callable[[socket.socket], None]

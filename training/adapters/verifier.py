@@ -31,8 +31,8 @@ from controller.backends.local.adapters import (
     score_attempts,
     token_logprobs,
 )
+from controller.backends.local.kv import batches_by_length, padded
 from controller.backends.local.model import Encoded, LocalModel, load_model
-from controller.backends.local.passes import batches_by_length, padded
 from controller.backends.prompts import VERIFIER
 from controller.errors import ConfigError
 from envs.traces.format import TraceSet, tables_digest, write_json, write_table

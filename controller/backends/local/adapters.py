@@ -21,8 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from controller.backends.local.kv import batches_by_length, forward, padded
 from controller.backends.local.model import DIGEST_LENGTH, Encoded, LocalModel
-from controller.backends.local.passes import batches_by_length, forward, padded
 from controller.backends.prompts import VERIFIER
 from controller.errors import BackendError
 from controller.process.episodes import LEAST_LOGPROB
@@ -64,9 +64,7 @@ def judge(model: Any, texts: Sequence[Encoded], adapter: str) -> Tensor:
 def score_attempts(
     local: LocalModel, texts: Sequence[Encoded], logprobs: Tensor
 ) -> tuple[float, ...]:
-    """The verifier's probability that each of B attempts is right.
-
-    `logprobs` are what `probability` takes.
+    """The verifier's probability that each of B attempts is right; see `probability`.
 
     Raises:
         BackendError: there is no verifier, or a text does not fit into the context.
@@ -90,8 +88,6 @@ def score_attempts(
 def probability(calibration: Tensor, judged: Tensor, logprobs: Tensor) -> Tensor:
     """How likely B attempts are right, (B,).
 
-    What the writer itself thought of them is known for free and takes part where it is known.
-
     Args:
         calibration: (2, 7): what the features of `score_features` are multiplied by; first
             where the writer's log-probabilities are known, then where not.
@@ -104,11 +100,7 @@ def probability(calibration: Tensor, judged: Tensor, logprobs: Tensor) -> Tensor
 
 
 def score_features(judged: Tensor, logprobs: Tensor) -> Tensor:
-    """What a score is calibrated on, (B, 7).
-
-    The verifier's sum and least log-probability, both as probabilities, which tell good
-    attempts apart where logarithms tell bad ones, the writer's mean and least, and 1.
-    """
+    """What a score is calibrated on, (B, 7): `judged`, the same as probabilities, `logprobs`, 1."""
     return torch.cat((judged, judged.exp(), logprobs, torch.ones_like(judged[:, :1])), 1)
 
 

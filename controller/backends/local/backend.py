@@ -31,8 +31,8 @@ from controller.backends.ladder import Ladder
 from controller.backends.local.adapters import score_attempts
 from controller.backends.local.decoding import Decoder
 from controller.backends.local.jobs import Generation, Job, Prompt
+from controller.backends.local.kv import BASE
 from controller.backends.local.model import LocalModel, check_rungs, load_model
-from controller.backends.local.passes import BASE
 from controller.backends.prompts import REVISER, messages
 from controller.errors import BackendError, ConfigError
 from controller.process.actions import ActionKind
@@ -265,15 +265,9 @@ class LocalBackend(Backend):
 
 
 class TransformersBackend(Ladder):
-    """A ladder of local models; never suspends.
+    """A ladder of local models, the small one first, with settings of `LocalBackend`.
 
-    Args:
-        models: the small one first.
-        settings: of each `LocalBackend`.
-
-    Raises:
-        ConfigError: a number is out of range, or models are not of rungs 0, 1, ...
-        BackendError: some model's cache is not plain keys and values.
+    It never suspends.
     """
 
     def __init__(self, models: Sequence[LocalModel], **settings: Any) -> None:

@@ -20,9 +20,16 @@ import torch
 from transformers import PreTrainedModel
 
 from controller.backends.local.jobs import UNWANTED, Job, Prompt, RunningBatch, WaitingByWidth
-from controller.backends.local.kv import MODEL_ERRORS, NOT_FINITE, KVBatch, Piece, read_batch
-from controller.backends.local.passes import batches_by_length, forward
-from controller.backends.local.processor import pack_linears
+from controller.backends.local.kv import (
+    MODEL_ERRORS,
+    NOT_FINITE,
+    KVBatch,
+    Piece,
+    batches_by_length,
+    forward,
+    read_batch,
+)
+from controller.backends.local.model import pack_linears
 
 STAGE_COLUMNS = 32
 """Columns by which the first stages differ; later ones grow by a quarter."""
@@ -50,7 +57,7 @@ class Decoder:
         *,
         temperature: float,
         max_rows: int,
-        keep_hidden: bool,
+        keep_hidden: bool = False,
     ) -> None:
         self.model, self.temperature, self.max_rows = model, temperature, max_rows
         self.keep_hidden = keep_hidden

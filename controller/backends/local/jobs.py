@@ -12,8 +12,7 @@ from torch.nn.functional import pad
 
 from controller.backends.base import Flag
 from controller.backends.identity import uniforms
-from controller.backends.local.kv import NOT_FINITE, KeysValues, KVBatch, KVPrefix
-from controller.backends.local.passes import BASE
+from controller.backends.local.kv import BASE, NOT_FINITE, KeysValues, KVBatch, KVPrefix
 
 UNWANTED = "cancelled: nobody waits for it any more"
 BLOCK = 2048

@@ -1,8 +1,8 @@
-"""Keys and values: of texts that models have read, and of attempts written side by side."""
+"""Forward passes, and the keys and values of what was read and is written side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -11,8 +11,14 @@ import torch
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import CacheLayerMixin
 
-from controller.backends.local.passes import BASE, batches_by_length, forward, padded
 from controller.errors import BackendError
+
+BASE = "__base__"
+"""What peft calls the model without an adapter."""
+MAX_TOKENS = 8192
+"""Tokens, with padding, that go through a model at once."""
+MAX_PADDING_RATIO = 1.25
+"""Longest sequence of a batch relative to its shortest."""
 
 KeysValues = tuple[tuple[torch.Tensor, torch.Tensor], ...]
 """Keys and values of L tokens, one pair per layer, each (heads, L, head size)."""
@@ -20,6 +26,43 @@ KeysValues = tuple[tuple[torch.Tensor, torch.Tensor], ...]
 MODEL_ERRORS = (RuntimeError, ValueError, IndexError)
 """What a forward pass raises when it fails; running out of memory is a RuntimeError."""
 NOT_FINITE = "logits: expected finite numbers, found NaN or infinity"
+
+
+def forward(model: Any, adapters: Sequence[str], **inputs: Any) -> Any:
+    """One forward pass, each row through its own adapter."""
+    if not getattr(model, "peft_config", None):
+        return model(**inputs)
+    return model(**inputs, adapter_names=list(adapters))
+
+
+def batches_by_length(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Cut sequences into batches of about equal lengths; yields their positions."""
+    batch: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if batch and (
+            lengths[i] > MAX_PADDING_RATIO * lengths[batch[0]]
+            or lengths[i] * (len(batch) + 1) > MAX_TOKENS
+        ):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def padded(
+    texts: Sequence[tuple[int, ...]], device: torch.device
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Inputs of a forward pass over B sequences, padded on the right, and their lengths (B,)."""
+    lengths = torch.tensor([len(tokens) for tokens in texts])  # (B,)
+    columns = torch.arange(int(lengths.max()))  # (L,)
+    mask = (columns < lengths[:, None]).long()  # (B, L)
+    ids = torch.zeros_like(mask)  # (B, L)
+    for row, tokens in enumerate(texts):
+        ids[row, : len(tokens)] = torch.tensor(tokens)
+    positions = columns.expand_as(ids)  # (B, L)
+    inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+    return {name: tensor.to(device) for name, tensor in inputs.items()}, lengths.to(device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,13 +128,9 @@ class KVPrefix:
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """Tokens for a model to read.
+    """Tokens for a model to read, one at least, after the text before them.
 
-    Attributes:
-        tokens: one at least.
-        before: of the text before them; None if there is none.
-        unfinished: keys and values of tokens between the two, without a prefix of their own.
-        adapter: that they go through.
+    `unfinished` has keys and values of tokens between the two, without a prefix of their own.
     """
 
     tokens: tuple[int, ...]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.nn import functional
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -24,20 +27,21 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.utils import logging
 
-from controller.backends.base import Request
-from controller.backends.local.processor import fast_dtype
-from controller.backends.places import ModelPlace, PlaceKind
+from controller.backends.base import UNLIMITED, Request
+from controller.backends.places import ModelPlace
 from controller.backends.prompts import Message, judged_messages, messages, plain_text
 from controller.errors import BackendError, ConfigError
 from controller.process.types import AdapterSpec, ModelSpec
 
-UNBOUNDED = 2**31
 END_TOKENS = (
     *("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>"),
     *("<|end_of_text|>", "<EOT>"),
 )
 """Of GGUF files; source: llama.cpp, tokens that end a generation."""
 DIGEST_LENGTH = 16
+_ROWS, _SIZE, _REPEATS = 8, 1536, 5
+LEAST_WEIGHTS = 2**18
+"""Smaller layers stay as they are: they lie in the processor's cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +106,8 @@ class LocalModel:
                     f"{self.name}: expected a model whose cache is plain keys and values, found "
                     f"{type(layer).__name__}; serve it and use the openai backend"
                 )
-            context = min(context or UNBOUNDED, getattr(layer, "sliding_window", UNBOUNDED))
-        return context or UNBOUNDED
+            context = min(context or UNLIMITED, getattr(layer, "sliding_window", UNLIMITED))
+        return context or UNLIMITED
 
     def spec(self, temperature: float, max_new_tokens: int) -> ModelSpec:
         """What the ledger needs to know of it, where it is asked in this way."""
@@ -185,7 +189,7 @@ def load_model(
     if place.is_server:
         raise ConfigError(f"model: expected one that can be loaded, found the server {place.text}")
     with quietly():
-        if place.kind is PlaceKind.GGUF:
+        if place.is_gguf:
             model, tokenizer, digest = _load_gguf(place, dtype, device_map)
         else:
             model, tokenizer, digest = _load_pretrained(place.source, dtype, device_map)
@@ -301,3 +305,77 @@ def weights_digest(model: PreTrainedModel) -> str:
         data = parameter.detach().cpu().contiguous().view(-1).view(torch.uint8)
         digest.update(data.numpy().data)
     return digest.hexdigest()[:DIGEST_LENGTH]
+
+
+def fast_dtype(stored: torch.dtype) -> torch.dtype:
+    """The type to compute with on this processor: as stored, or float32 where that is faster.
+
+    Halves become float32 without loss. A processor without units for them is several times
+    slower with them, one that has such units several times faster.
+    """
+    if stored.itemsize >= torch.float32.itemsize or _matmul_s(stored) < _matmul_s(torch.float32):
+        return stored
+    return torch.float32
+
+
+@cache
+def _matmul_s(dtype: torch.dtype) -> float:
+    """Least time of a small matrix product; measured, since flags do not tell what is fast."""
+    rows, weights = torch.ones(_ROWS, _SIZE, dtype=dtype), torch.ones(_SIZE, _SIZE, dtype=dtype)
+    times = []
+    for _ in range(_REPEATS):
+        started = time.perf_counter()
+        functional.linear(rows, weights)
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+class PackedLinear(nn.Linear):
+    """A linear layer that keeps nothing but its packed weights, and unpacks them on demand."""
+
+    _packed: torch.Tensor
+
+    @property
+    def weight(self) -> torch.Tensor:  # type: ignore[override]
+        """A plain copy of the weights, (O, I)."""
+        return self._packed.to_dense()
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}weight"] = self.weight
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """From (..., I) to (..., O); where gradients are wanted, by the plain weights."""
+        if torch.is_grad_enabled():
+            return functional.linear(input, self.weight, self.bias)
+        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
+            input, self._packed, self.bias, "none", [], ""
+        )
+        return product
+
+
+def pack_linears(model: nn.Module) -> None:
+    """Pack the large linear layers of a model, those on a processor, in place.
+
+    A few rows times a large matrix take as long as the matrix takes to read. A plain product
+    rearranges the matrix each time; this does it once and lets the plain one go.
+    """
+    if not torch._C._has_mkldnn:
+        return
+    for module in model.modules():
+        if type(module) is nn.Linear and _gains(module.weight):
+            packed = torch.ops.mkldnn._reorder_linear_weight(module.weight.detach())
+            del module._parameters["weight"]
+            module.__class__ = PackedLinear
+            module._packed = packed
+
+
+def _gains(weight: torch.Tensor) -> bool:
+    return (
+        weight.device.type == "cpu"
+        and weight.numel() >= LEAST_WEIGHTS
+        and (
+            weight.dtype == torch.float32
+            or (weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        )
+    )

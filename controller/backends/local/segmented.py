@@ -31,12 +31,9 @@ class SegmentedBackend(Wrapped):
 
     Args:
         whole: makes all other attempts, reads prompts and verifies.
-        writer: writes segments.
-        policy: decides inside attempts.
-        config: the decision process inside attempts; the large model may not take over there,
-            as that is what ESCALATE is for.
+        config: of the policy; the large model may not take over there, as that is what ESCALATE
+            is for.
         price: accuracy per unit cost inside attempts.
-        difficulty: read-out of the prompt state, if the policy reads it.
 
     Raises:
         ConfigError: `config` lets the large model take over, or the small models differ.
@@ -99,12 +96,7 @@ def _given_up(attempt: Attempt) -> Attempt:
 def written_under(
     checkpoint: Checkpoint[SegmentConfig], whole: LocalBackend, price: float
 ) -> SegmentedBackend:
-    """A backend whose SAMPLE attempts are written under a segment controller.
-
-    Args:
-        checkpoint: of the segment controller.
-        whole: makes everything else; its model writes the segments.
-        price: accuracy per small-model token inside attempts.
+    """A backend whose SAMPLE attempts are written under a segment controller, at a price.
 
     Raises:
         CheckpointError: the segment controller was trained for another model.

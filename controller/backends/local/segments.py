@@ -75,13 +75,8 @@ class _Rung:
         self, local: LocalModel, segmentation: Segmentation, temperature: float, max_rows: int
     ) -> None:
         def decoder(ends: Iterable[int], temperature: float) -> Decoder:
-            return Decoder(
-                local.model,
-                frozenset(ends) | local.end_tokens,
-                temperature=temperature,
-                max_rows=max_rows,
-                keep_hidden=False,
-            )
+            known = frozenset(ends) | local.end_tokens
+            return Decoder(local.model, known, temperature=temperature, max_rows=max_rows)
 
         self.local, breaks = local, _line_breaks(local.tokenizer)
         self.segments = decoder(breaks if segmentation.lines else (), temperature)
@@ -159,12 +154,10 @@ class SegmentWriter:
         pieces = [Piece(prompt[0]) for prompt in prompts.values()]
         memories = dict(zip(questions, read_pieces(small.local.model, pieces), strict=True))
         wall_s = (time.perf_counter() - started) / max(len(attempts), 1)
-        unpaid, prefixes = set(questions), []
+        unpaid, prefixes = {name: len(prompt[0]) for name, prompt in prompts.items()}, []
         for question, attempt in attempts:
             name = question.question_id
-            tokens = len(prompts[name][0])
-            paid = tokens if name in unpaid else 0
-            unpaid.discard(name)
+            tokens, paid = len(prompts[name][0]), unpaid.pop(name, 0)
             usage = Usage(prefill_tokens=paid, cached_tokens=tokens - paid, wall_s=wall_s)
             prefixes.append(
                 Prefix(
@@ -254,22 +247,21 @@ class SegmentWriter:
     def _decode(self, rung: _Rung, drafts: Sequence[_Draft], decoder: Decoder) -> None:
         jobs = []
         for draft in drafts:
-            request = draft.request
-            room = min(
-                self.max_new_tokens - request.prefix.num_tokens,
+            request, prefix = draft.request, draft.request.prefix
+            limits = [
+                self.max_new_tokens - prefix.num_tokens,
                 rung.local.context_tokens - draft.before.num_tokens,
-            )
-            if not request.to_end:
-                room = min(room, self.segmentation.max_tokens)
-            if room < 1:
+                *([] if request.to_end else [self.segmentation.max_tokens]),
+            ]
+            if min(limits) < 1:
                 raise BackendError(
-                    f"{request.prefix.question.question_id}: expected room for another token, "
-                    f"found an attempt of {request.prefix.num_tokens} with a limit of "
-                    f"{self.max_new_tokens}"
+                    f"{prefix.question.question_id}: expected room for another token, found an "
+                    f"attempt of {prefix.num_tokens} with a limit of {self.max_new_tokens}"
                 )
             stream, prompt = self._stream(rung.local.name, request), prompt_of(draft.before)
-            jobs.append(Job(prompt, stream, room, draft.generation, keeps=not request.to_end))
-        decoder.run(deque(sorted(jobs, key=lambda job: len(job.prompt.tokens))))
+            keeps = not request.to_end
+            jobs.append(Job(prompt, stream, min(limits), draft.generation, keeps=keeps))
+        _run(decoder, jobs)
 
     def _stream(self, model: str, request: SegmentRequest) -> str:
         """Name of the random stream of a segment; no two segments share one."""
@@ -368,7 +360,7 @@ class SegmentWriter:
         for prefix, memory in zip(prefixes, read_pieces(small.local.model, pieces), strict=True):
             small.check_room(prefix.question, memory.num_tokens + MAX_FORCED_TOKENS)
             jobs.append(Job(prompt_of(memory), "", MAX_FORCED_TOKENS, Generation()))
-        small.forced.run(deque(sorted(jobs, key=lambda job: len(job.prompt.tokens))))
+        _run(small.forced, jobs)
         wall_s, forced = (time.perf_counter() - started) / len(prefixes), []
         for prefix, phrase, piece, job in zip(prefixes, phrases, pieces, jobs, strict=True):
             said, tokens = phrase + small.text(job.generation), len(job.generation.tokens)
@@ -413,6 +405,10 @@ def segment_writer(
         value=checkpoint.value,
         answers=answers,
     )
+
+
+def _run(decoder: Decoder, jobs: Sequence[Job]) -> None:
+    decoder.run(deque(sorted(jobs, key=lambda job: len(job.prompt.tokens))))
 
 
 def entropy(logits: torch.Tensor) -> float:

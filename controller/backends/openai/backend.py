@@ -188,38 +188,32 @@ class OpenAIBackend(Backend):
     async def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
         """One attempt per request, side by side; a failed one says why in `error`."""
         if len(requests) == 1:
-            return [await self._attempt(requests[0])]
+            return await self._made(requests)
         made: list[Attempt] = []
         if self.endpoint.asks_n and not self._ignores_n:
-            made = await self._together(requests)
+            made = await self._made(requests)
             self._ignores_n = len(made) <= 1
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._attempt(request)) for request in requests[len(made) :]]
-        return made + [task.result() for task in tasks]
+            tasks = [group.create_task(self._made([request])) for request in requests[len(made) :]]
+        return made + [attempt for task in tasks for attempt in task.result()]
 
-    async def _together(self, requests: Sequence[Request]) -> list[Attempt]:
+    async def _made(self, requests: Sequence[Request]) -> list[Attempt]:
         """Attempts from one request for several choices, as many as the server makes.
 
         The first carries the prompt's tokens; the others found it cached.
         """
         answered = await self._answered(requests[0], len(requests))
         if isinstance(answered, Attempt):
-            if (answered.error or "").startswith(REJECTED):
+            why = answered.error or ""
+            if len(requests) > 1 and why.startswith(REJECTED):
                 return []
-            others = [self._failed(request, answered.error or "") for request in requests[1:]]
-            return [answered, *others]
-        first = await self._finished(requests[0], answered, answered.written[0])
-        others = [
-            await self._finished(request, answered, written, cached=True)
-            for request, written in zip(requests[1:], answered.written[1:], strict=False)
+            return [answered, *(self._failed(request, why) for request in requests[1:])]
+        return [
+            await self._finished(request, answered, written, cached=place > 0)
+            for place, (request, written) in enumerate(
+                zip(requests, answered.written, strict=False)
+            )
         ]
-        return [first, *others]
-
-    async def _attempt(self, request: Request) -> Attempt:
-        answered = await self._answered(request, 1)
-        if isinstance(answered, Attempt):
-            return answered
-        return await self._finished(request, answered, answered.written[0])
 
     async def _answered(self, request: Request, n: int) -> Answered | Attempt:
         """The one retry loop: an answer, or the failed attempt."""
@@ -279,6 +273,7 @@ class OpenAIBackend(Backend):
         finally:
             self.observe(self.endpoint.shown_name, outcome, time.monotonic() - started)
         self.breaker.succeeded()
+        self.quirks.answered(answered.model)
         return answered
 
     def _model(self, request: Request) -> str:
@@ -310,7 +305,7 @@ class OpenAIBackend(Backend):
         try:
             if not (self.endpoint.streams or request.on_text) or n > 1:
                 response = await self._post(_PATH, cast_to=ChatCompletion, body=body)
-                return self._noted(read_completion(response))
+                return read_completion(response)
             body = self.quirks.suited(
                 {**body, "stream": True, "stream_options": {"include_usage": True}}
             )
@@ -322,7 +317,7 @@ class OpenAIBackend(Backend):
                 stream_cls=AsyncStream[ChatCompletionChunk],
             ) as stream:
                 await reader.read(stream, self.endpoint.idle_timeout_s)
-            return self._noted(reader.result())
+            return reader.result()
         except UpstreamError:
             raise
         except Exception as error:  # the client raises what the server's bytes provoke
@@ -333,10 +328,6 @@ class OpenAIBackend(Backend):
             elif failure.kind == REJECTED:
                 failure.kind = ":".join((REJECTED, *named_fields(error, asked)[:1]))
             raise failure from None
-
-    def _noted(self, answered: Answered) -> Answered:
-        self.quirks.answered(answered.model)
-        return answered
 
     async def _finished(
         self, request: Request, answered: Answered, written: Written, *, cached: bool = False

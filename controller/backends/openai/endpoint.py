@@ -15,11 +15,7 @@ from openai import AsyncOpenAI, DefaultAioHttpClient
 from controller.backends.base import Request
 from controller.backends.openai.prompt_lengths import FAR, Line, RunningFit, characters
 from controller.backends.openai.replies import Answered
-from controller.backends.openai.resilience import (
-    CompressedError,
-    TooLargeError,
-    UpstreamError,
-)
+from controller.backends.openai.resilience import CompressedError, TooLargeError, UpstreamError
 from controller.backends.prompts import Message
 from controller.errors import ConfigError
 from controller.process.actions import ActionKind
@@ -132,8 +128,7 @@ class Endpoint:
     def client(self) -> AsyncOpenAI:
         """A client that never tries again, follows no redirects and takes no huge responses.
 
-        It reads no proxy settings and speaks HTTP through aiohttp, in half the time. Once it is
-        connected, it waits for bytes as long as its caller does.
+        It reads no proxy settings and speaks HTTP through aiohttp, in half the time.
         """
 
         async def limit(response: httpx2.Response) -> None:
@@ -157,12 +152,7 @@ class Endpoint:
         )
 
     def differences(self, listed: Sequence[str], short: Answered | None) -> tuple[str, ...]:
-        """What differs from training, in words.
-
-        Args:
-            listed: models of the server.
-            short: its answer to `SHORT`; None if there is none.
-        """
+        """What differs from training, by the server's models and its answer to `SHORT`."""
         name, trained, found = self.shown_name, self.trained_for, []
         if listed and self.names.isdisjoint(listed):
             found.append(
@@ -207,12 +197,7 @@ class _Limited(httpx2.AsyncByteStream):
 
 
 class PromptLengths:
-    """Lengths of the prompts of one model behind a server.
-
-    Args:
-        prior: line to begin with where nobody counts.
-        tokenize: counts a chat with a tokenizer at hand; None without one.
-    """
+    """Lengths of the prompts of one model behind a server; see `Endpoint` for its arguments."""
 
     def __init__(
         self,

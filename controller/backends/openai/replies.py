@@ -89,10 +89,7 @@ def read_completion(response: object) -> Answered:
 
 
 def _text(choice: Any, written: int) -> str | None:
-    """What a choice says, a refusal included; empty if it ended without a word.
-
-    None if nothing tells that anything was generated.
-    """
+    """What a choice says, a refusal included; None if nothing tells that it was generated."""
     message = getattr(choice, "message", None)
     for said in (getattr(message, "content", None), getattr(message, "refusal", None)):
         if isinstance(said, list):
@@ -142,9 +139,8 @@ class StreamReader:
     prompt_tokens: int = 0
     on_text: Callable[[str], None] = lambda piece: None
     texts: list[str] = field(default_factory=list)
-    calls: dict[int, tuple[object, object, str]] = field(
-        default_factory=dict
-    )  # id, name, arguments
+    # id, name and arguments of each
+    calls: dict[int, tuple[object, object, str]] = field(default_factory=dict)
     unseen: int = 0  # pieces of thoughts and calls
     logprobs: list[Any] = field(default_factory=list)
     last: Any = None
@@ -167,11 +163,7 @@ class StreamReader:
         return Usage(prefill_tokens=self.prompt_tokens, cancelled_tokens=self.pieces)
 
     def add(self, chunk: object) -> None:
-        """Take one chunk.
-
-        Raises:
-            UpstreamError: bad_type.
-        """
+        """Take one chunk, or raise an UpstreamError `bad_type`."""
         if not isinstance(chunk, ChatCompletionChunk):
             raise UpstreamError("bad_type", wasted=self.wasted)
         self.model = chunk.model or self.model
@@ -202,11 +194,7 @@ class StreamReader:
         self.unseen += 1
 
     async def read(self, stream: AsyncIterable[object], idle_timeout_s: float) -> None:
-        """Take all chunks; once something is written, none may be late.
-
-        Raises:
-            UpstreamError: stalled or bad_type.
-        """
+        """Take all chunks; once something is written, one that is late is an UpstreamError."""
         chunks = aiter(stream)
         while True:
             async with within(idle_timeout_s if self.pieces else None, STALLED, self):
@@ -216,11 +204,7 @@ class StreamReader:
             self.add(chunk)
 
     def result(self) -> Answered:
-        """The whole choice.
-
-        Raises:
-            UpstreamError: truncated_stream or finish_error.
-        """
+        """The whole choice, or an UpstreamError `truncated_stream` or `finish_error`."""
         prompt, cached, completion = _usage(self.last)
         if self.finish_reason is None:
             raise UpstreamError("truncated_stream", wasted=self.wasted)
@@ -241,11 +225,7 @@ class StreamReader:
 
 @asynccontextmanager
 async def within(seconds: float | None, kind: str, reader: StreamReader) -> AsyncIterator[None]:
-    """Waits no longer than that.
-
-    Raises:
-        UpstreamError: `kind`, with what has been written by then.
-    """
+    """Waits no longer than that; then raises an UpstreamError with what has been written."""
     limit = asyncio.timeout(seconds)
     try:
         async with limit:

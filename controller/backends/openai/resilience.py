@@ -52,7 +52,6 @@ class UpstreamError(BackendError):
         kind: what went wrong, one word; safe to show to anyone.
         retryable: whether the same request may go through later.
         blames_server: whether it speaks against the server, not against the request.
-        retry_after_s: pause that the server asked for; None if it did not.
         wasted: what the try consumed all the same, as far as is known.
     """
 
@@ -95,10 +94,7 @@ def upstream_error(error: Exception, wasted: Usage | None = None) -> UpstreamErr
 
 
 def unsent(error: Exception) -> bool:
-    """Whether a request was never sent, as the server had closed a connection that was kept.
-
-    llama.cpp does so after each stream.
-    """
+    """Whether the server had closed a kept connection, as llama.cpp does after each stream."""
     return any(isinstance(cause, aiohttp.ClientConnectionResetError) for cause in _chain(error))
 
 
@@ -154,10 +150,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def named_fields(error: Exception, fields: Iterable[str]) -> list[str]:
-    """Those fields of a request that a server's refusal names.
-
-    The server's own words are read, never shown: they may quote prompts.
-    """
+    """Those fields of a request that a server's refusal names; its own words may quote prompts."""
     if not isinstance(error, openai.APIStatusError) or error.status_code not in _BAD_REQUEST:
         return []
     said = f"{error.message} {error.body}"
@@ -257,8 +250,7 @@ class Quirks:
     """A server's own ways, each told once and then respected.
 
     Attributes:
-        name: of the model, as people know it.
-        names: under which the model may answer.
+        name: of the model, as people know it; `names` are those that it may answer under.
         refused: fields of requests that it does not take.
         answered_as: other names under which it has answered.
     """

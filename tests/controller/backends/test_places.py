@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from controller.backends.places import ModelPlace, PlaceKind
+from controller.backends.places import ModelPlace
 from controller.errors import ConfigError
 
 
@@ -25,21 +25,25 @@ def folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "kind", "name"),
     [
-        ("models/small", PlaceKind.DIRECTORY, "small"),
-        ("./models/small/", PlaceKind.DIRECTORY, "small"),
-        ("models/qwen.Q4.gguf", PlaceKind.GGUF, "qwen.Q4"),
-        ("Qwen/Qwen2.5-Coder-0.5B-Instruct", PlaceKind.HUB, "Qwen/Qwen2.5-Coder-0.5B-Instruct"),
-        ("http://127.0.0.1:8000/v1#q05", PlaceKind.SERVER, "q05"),
-        ("terse=models/small", PlaceKind.DIRECTORY, "terse"),
-        ("terse=Qwen/Qwen2.5-Coder-0.5B-Instruct", PlaceKind.HUB, "terse"),
-        ("terse=https://host/v1?a=b#q05", PlaceKind.SERVER, "terse"),
+        ("models/small", "directory", "small"),
+        ("./models/small/", "directory", "small"),
+        ("models/qwen.Q4.gguf", "gguf", "qwen.Q4"),
+        ("Qwen/Qwen2.5-Coder-0.5B-Instruct", "hub", "Qwen/Qwen2.5-Coder-0.5B-Instruct"),
+        ("http://127.0.0.1:8000/v1#q05", "server", "q05"),
+        ("terse=models/small", "directory", "terse"),
+        ("terse=Qwen/Qwen2.5-Coder-0.5B-Instruct", "hub", "terse"),
+        ("terse=https://host/v1?a=b#q05", "server", "terse"),
     ],
 )
 def test_each_form_is_told_from_the_others_and_can_be_named(folder, text, kind, name):
     place = ModelPlace.parse(text)
-    assert (place.kind, place.name) == (kind, name)
+    assert place.name == name
+    assert (place.path is not None, place.is_gguf) == (
+        kind in ("directory", "gguf"),
+        kind == "gguf",
+    )
     assert place.is_local is not place.is_server
-    assert place.is_server is (kind is PlaceKind.SERVER)
+    assert place.is_server is (kind == "server")
 
 
 def test_a_server_has_a_url_and_a_model_of_its_own(folder):

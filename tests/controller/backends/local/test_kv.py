@@ -2,7 +2,7 @@
 
 import torch
 
-from controller.backends.local.passes import (
+from controller.backends.local.kv import (
     MAX_PADDING_RATIO,
     MAX_TOKENS,
     batches_by_length,
