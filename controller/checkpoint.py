@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Generic, cast
 
@@ -29,11 +29,8 @@ from controller.policy.floor import Floor, FlooredPolicy
 from controller.policy.network import Policy, PolicyConfig, PolicyNetwork
 from controller.policy.targets import Calibration
 from controller.policy.training_range import Support
-from controller.process.actions import Tier
-from controller.process.cost import CostModel
 from controller.process.episodes import EpisodeConfig
-from controller.process.menu import Arm
-from controller.process.types import AdapterSpec, ModelSpec
+from controller.process.types import ModelSpec
 from controller.segments.episodes import SegmentConfig
 
 CHECKPOINT_VERSION = 4
@@ -47,8 +44,6 @@ _READOUTS = ("difficulty", "value")
 
 HUB_SCHEME = "hf://"
 """Marks a model that lies on the Hub rather than in a directory."""
-
-_CALIBRATION = TypeAdapter(Calibration)
 
 C = TypeVar("C", EpisodeConfig, SegmentConfig, default=EpisodeConfig)
 
@@ -220,26 +215,20 @@ def load_any(directory: Path | str) -> AnyCheckpoint:
     settings = _read_settings(directory / SETTINGS_FILE)
     try:
         kind = GRANULARITIES[settings.get("granularity", ATTEMPTS.name)]
-        policy = PolicyNetwork(PolicyConfig(**_with_tuples(settings["policy"])))
-        config = kind.process(
-            **{
-                **_with_tuples(settings["process"]),
-                "cost": CostModel(**_with_tuples(settings["process"]["cost"])),
-                **_menu(settings["process"]),
-            }
-        )
+        policy = PolicyNetwork(_stored(PolicyConfig, settings["policy"]))
+        config = _stored(kind.process, settings["process"])
         granularity = granularity_of(config)
-        low, high = settings["price_range"]
-        calibration, support = settings["calibration"], settings.get("support")
-        floor = settings.get("floor")
-        fields: dict[str, Any] = {
+        support, floor = settings.get("support"), settings.get("floor")
+        known: dict[str, Any] = {
             "config": config,
-            "models": tuple(stored_model(model) for model in settings["models"]),
-            "price_range": (float(low), float(high)),
+            "models": tuple(_stored(ModelSpec, model) for model in settings["models"]),
+            "price_range": _stored(tuple[float, float], settings["price_range"]),
             "model_paths": tuple(str(path) for path in settings["model_paths"]),
             "adapter_paths": {str(k): str(v) for k, v in settings["adapter_paths"].items()},
-            "segment_controller": _placed(settings.get("segment_controller")),
-            "calibration": calibration and _CALIBRATION.validate_python(calibration),
+            "segment_controller": _stored(
+                tuple[str, float] | None, settings.get("segment_controller")
+            ),
+            "calibration": _stored(Calibration | None, settings["calibration"]),
             "support": support and _support(support, len(granularity.features)),
             "floor": floor and Floor.from_json(floor, getattr(config, "arm_names", ())),
             "answers": answer_kind(str(settings.get("answers", UNNAMED))).name,
@@ -248,7 +237,8 @@ def load_any(directory: Path | str) -> AnyCheckpoint:
         reads, value = settings["difficulty_reads"], "value" in settings.get("readouts", ())
     except (AllotError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{directory / SETTINGS_FILE}: expected the settings of a controller: {error!r}"
+            f"{directory / SETTINGS_FILE}: expected the settings of a controller: "
+            f"{' '.join(repr(error).split())}"
         ) from None
     _check_shapes(directory, settings, granularity, config, policy.config)
     tensors = read_tensors(directory / WEIGHTS_FILE)
@@ -259,10 +249,10 @@ def load_any(directory: Path | str) -> AnyCheckpoint:
         raise CheckpointError(f"{directory}: weights do not fit the settings: {error}") from None
     if reads is not None:
         rungs = config.num_rungs
-        fields["difficulty"] = load_readout(tensors, "difficulty", rungs, directory, reads=reads)
+        known["difficulty"] = load_readout(tensors, "difficulty", rungs, directory, reads=reads)
     if value:
-        fields["value"] = load_readout(tensors, "value", 1, directory)
-    return Checkpoint(policy=policy, **fields, path=directory)
+        known["value"] = load_readout(tensors, "value", 1, directory)
+    return Checkpoint(policy=policy, **known, path=directory)
 
 
 def _check_shapes(
@@ -298,28 +288,11 @@ def _support(entry: Mapping[str, Any], num_features: int) -> Support:
     return support
 
 
-def _placed(entry: Any) -> tuple[str, float] | None:
-    if entry is None:
-        return None
-    path, price = entry
-    return str(path), float(price)
-
-
-def _menu(process: Mapping[str, Any]) -> dict[str, tuple[Arm, ...]]:
-    """Arms of a decision process as JSON keeps it; older ones have none."""
-    arms = process.get("arms")
-    return {"arms": tuple(Arm(**{**a, "tier": Tier(a["tier"])}) for a in arms)} if arms else {}
-
-
-def _with_tuples(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a frozen config as JSON keeps them: lists become tuples again."""
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in entry.items()}
-
-
-def stored_model(entry: Mapping[str, Any]) -> ModelSpec:
-    """A model as JSON keeps it."""
-    adapters = tuple(AdapterSpec(**adapter) for adapter in entry["adapters"])
-    return ModelSpec(**{**_with_tuples(entry), "adapters": adapters})
+def _stored(kind: Any, entry: Any) -> Any:
+    """A value as JSON keeps it; names that a dataclass does not have are refused."""
+    if is_dataclass(kind) and (unknown := entry.keys() - {field.name for field in fields(kind)}):
+        raise ValueError(f"expected no {sorted(unknown)}")
+    return TypeAdapter(kind).validate_python(entry)
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

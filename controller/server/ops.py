@@ -157,40 +157,24 @@ class Metrics:
         self.registry = CollectorRegistry()
         counter = partial(Counter, registry=self.registry)
         gauge = partial(Gauge, registry=self.registry, multiprocess_mode="mostrecent")
-        histogram = partial(Histogram, registry=self.registry)
+        duration = partial(Histogram, registry=self.registry, buckets=_SECONDS)
         self.requests = counter("allot_requests", "HTTP requests.", ["path", "status"])
-        self.seconds = histogram(
-            "allot_request_seconds", "Until the answer.", ["path"], buckets=_SECONDS
-        )
-        self.in_flight = gauge(
-            "allot_in_flight", "Questions being answered.", multiprocess_mode="livesum"
-        )
+        self.seconds = duration("allot_request_seconds", "Until the answer.", ["path"])
+        self.in_flight = gauge("allot_in_flight", "Being answered.", multiprocess_mode="livesum")
         self.turned_away = counter("allot_turned_away", "Requests not taken in.", ["reason"])
         self.decisions = counter("allot_decisions", "Decisions.", ["arm", "action", "decided_by"])
-        self.decision_seconds = histogram(
-            "allot_decision_seconds",
-            "Mean time per decision of a question.",
-            buckets=_DECISION_SECONDS,
+        self.decision_seconds = duration(
+            "allot_decision_seconds", "Mean per decision of a question.", buckets=_DECISION_SECONDS
         )
         self.tokens = counter("allot_tokens", "Tokens.", ["model", "kind"])
         self.cost = counter("allot_cost", "Cost in small-model tokens.", ["arm"])
-        self.strays = counter(
-            "allot_strays", "Questions unlike those of training.", ["arm", "feature"]
-        )
-        self.guard_share = gauge(
-            "allot_guard_share", "Share of the last questions that the guard decided.", ["arm"]
-        )
+        self.strays = counter("allot_strays", "Unlike those of training.", ["arm", "feature"])
+        self.guard_share = gauge("allot_guard_share", "Of the last, by the guard.", ["arm"])
         self.degraded = counter("allot_degraded", "Answers made without a model.", ["model"])
-        self.limited = counter(
-            "allot_limited", "Answers cut short by a budget or deadline.", ["reason"]
-        )
+        self.limited = counter("allot_limited", "Cut short by a budget or deadline.", ["reason"])
         self.tries = counter("allot_upstream_tries", "Requests to models.", ["model", "outcome"])
-        self.upstream_seconds = histogram(
-            "allot_upstream_seconds", "Per try.", ["model"], buckets=_SECONDS
-        )
-        self.available = gauge(
-            "allot_model_available", "1 while a model is worth asking.", ["model"]
-        )
+        self.upstream_seconds = duration("allot_upstream_seconds", "Per try.", ["model"])
+        self.available = gauge("allot_model_available", "1 while worth asking.", ["model"])
         self.reloads = counter("allot_reloads", "Checkpoints read anew.", ["outcome"])
         self.policy = gauge("allot_policy", "1 for every arm's policy.", ["arm", "policy"])
         self._deciding: set[tuple[str, str]] = set()
