@@ -348,23 +348,11 @@ class Episode(Underway):
         revisions = UNLIMITED if attempt.num_revisions is None else attempt.num_revisions
         if revisions and attempt.rung == 0 and answer != NO_ANSWER:
             self._parents[answer] = attempt
-        known = self.config.reads_logprobs
-        self.state.record(
-            _ROW,
-            np.array([attempt.action.spec.revises]),
-            AttemptColumns(
-                rung=np.array([attempt.rung]),
-                answer=np.array([answer]),
-                prompt_tokens=np.array([attempt.prompt_tokens]),
-                completion_tokens=np.array([attempt.completion_tokens]),
-                mean_logprob=_column(attempt.mean_logprob if known else None),
-                min_logprob=_column(attempt.min_logprob if known else None),
-                cut=np.array([attempt.cut and self.config.reads_cuts]),
-                scoreable=np.array([scoreable]),
-                first_child=_ROW,
-                num_children=np.array([revisions]),
-            ),
-        )
+        if not self.config.reads_logprobs:
+            attempt = replace(attempt, mean_logprob=None, min_logprob=None)
+        cut = attempt.cut and self.config.reads_cuts
+        seen = attempt_columns(attempt, answer, cut=cut, scoreable=scoreable, revisions=revisions)
+        self.state.record(_ROW, np.array([attempt.action.spec.revises]), seen)
 
     def best_attempt(self) -> Attempt | None:
         """The first attempt that gave the leading answer."""
@@ -373,9 +361,32 @@ class Episode(Underway):
         )
 
 
-def _column(logprob: float | None) -> NDArray[np.float64]:
-    value = np.nan if logprob is None else max(logprob, LEAST_LOGPROB)
-    return np.array([value], np.float64)
+def attempt_columns(
+    attempt: Attempt,
+    answer: int,
+    *,
+    cut: bool = False,
+    scoreable: bool = False,
+    revisions: int = 0,
+) -> AttemptColumns:
+    """One attempt as columns of length 1, with the id of its answer."""
+
+    def column(logprob: float | None) -> NDArray[np.float64]:
+        value = np.nan if logprob is None else max(logprob, LEAST_LOGPROB)
+        return np.array([value], np.float64)
+
+    return AttemptColumns(
+        rung=np.array([attempt.rung]),
+        answer=np.array([answer]),
+        prompt_tokens=np.array([attempt.prompt_tokens]),
+        completion_tokens=np.array([attempt.completion_tokens]),
+        mean_logprob=column(attempt.mean_logprob),
+        min_logprob=column(attempt.min_logprob),
+        cut=np.array([cut]),
+        scoreable=np.array([scoreable]),
+        first_child=_ROW,
+        num_children=np.array([revisions]),
+    )
 
 
 async def play(episode: E, decider: Decider[E]) -> AsyncIterator[Choice]:

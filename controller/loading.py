@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from controller.answers import answer_kind
 from controller.backends.base import Backend, recorded_temperature
-from controller.backends.ladder import Absent, Ladder
+from controller.backends.ladder import Absent, BlockingBackend, Ladder, ThreadedBackend
 from controller.backends.places import ModelPlace, Upstream, as_place, check_names
 from controller.backends.prompts import Message, read_prompts
 from controller.checkpoint import AnyCheckpoint
@@ -65,8 +65,6 @@ def load_backend(
             f"models: expected models in this process for decisions inside attempts, found "
             f"{[str(model) for model in models]}"
         )
-    from controller.backends.threads import BlockingBackend
-
     return BlockingBackend(builder.build(places))
 
 
@@ -150,8 +148,6 @@ class LadderBuilder:
             prompt = place.prompt or said.get(place.name, trained.prompt)
             if place.is_server:
                 return self._served(place, rung, prompt)
-            from controller.backends.threads import ThreadedBackend
-
             model = self._model(place, rung, prompt)
             needed = {adapter.name for adapter in trained.adapters}
             return ThreadedBackend(

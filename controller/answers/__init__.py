@@ -24,18 +24,9 @@ from controller.answers.kinds import (
 from controller.answers.kinds import Reading as Reading
 from controller.errors import ConfigError
 
+_LISTS = (Several("list", ordered=True), Several("set", ordered=False))
 KINDS: dict[str, AnswerKind] = {
-    kind.name: kind
-    for kind in (
-        Auto(),
-        Number(),
-        Letter(),
-        Text(),
-        Several("list", ordered=True),
-        Several("set", ordered=False),
-        Exact(),
-        Whole(),
-    )
+    kind.name: kind for kind in (Auto(), Number(), Letter(), Text(), *_LISTS, Exact(), Whole())
 }
 
 UNSTATED = "auto"

@@ -268,5 +268,5 @@ def run_now(work: Awaitable[T]) -> T:
     running.close()
     raise BackendError(
         "backend: expected one that never suspends, found one that waits; wrap it in "
-        "controller.backends.threads.BlockingBackend"
+        "controller.backends.ladder.BlockingBackend"
     )

@@ -13,7 +13,6 @@ from functools import partial
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 from opentelemetry import trace
 from pydantic import ConfigDict, Field
 
@@ -22,11 +21,11 @@ from controller.answers.kinds import Whole
 from controller.answers.structured import has_schemas, schema_fault
 from controller.backends.base import Backend, OneSpelling, Request, Verdict, Wrapped
 from controller.backends.identity import blank_attempt
-from controller.core import Choice, Decision, Episode, play
+from controller.core import Choice, Decision, Episode, attempt_columns, play
 from controller.errors import BackendError, ConfigError
 from controller.policy.deciders import named_rule
 from controller.process.cost import Usage
-from controller.process.episodes import NO_ANSWER, AttemptColumns
+from controller.process.episodes import NO_ANSWER
 from controller.process.terms import Terms
 from controller.process.types import Attempt, Question
 from controller.server.buckets import Buckets
@@ -365,10 +364,12 @@ class _Asked(Wrapped):
         always = self.terms.rule or self.variant.always
         if always is None or self.episode.attempts or choice.stops or choice.action.width > 1:
             return False
-        rung = np.array([self.episode.config.rung_of(choice.action.kind, choice.action.arm)])
+        kind, row = choice.action.kind, np.zeros(1, np.int64)
+        rung = self.episode.config.rung_of(kind, choice.action.arm)
+        blank = blank_attempt("", Request(question=self.question, action=kind, rung=rung))
         after = [copy.deepcopy(self.episode.state) for _ in range(2)]
         for answer, state in enumerate(after, NO_ANSWER):
-            state.record(np.zeros(1, np.int64), np.zeros(1, np.bool_), unseen(rung, answer))
+            state.record(row, row > 0, attempt_columns(blank, answer))
         rule = named_rule(always)
         return not any(rule.act(state, state.mask())[0] for state in after)
 
@@ -471,23 +472,6 @@ def least(*limits: float | None) -> Any:
     (2, None)
     """
     return min((limit for limit in limits if limit is not None), default=None)
-
-
-def unseen(rung: NDArray[np.int64], answer: int) -> AttemptColumns:
-    """An attempt of which nothing is known but who made it and what it answers."""
-    zero, unknown = np.zeros(1, np.int64), np.full(1, np.nan)
-    return AttemptColumns(
-        rung=rung,
-        answer=np.array([answer]),
-        prompt_tokens=zero,
-        completion_tokens=zero,
-        mean_logprob=unknown,
-        min_logprob=unknown,
-        cut=zero > 0,
-        scoreable=zero > 0,
-        first_child=zero,
-        num_children=zero,
-    )
 
 
 def best_unread(attempts: Sequence[Attempt]) -> Attempt | None:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from io import TextIOWrapper
@@ -82,6 +82,7 @@ def configure(episodes: Path | None) -> None:
 
 
 _SERVED = ("episode_id", "caller", "cost", "degraded", "limited", "guarded")
+_TERMS = ("price", "round_price", "budget", "metadata")
 _CONVERSATION = ("history", "since", "fields")
 _ATTEMPT = (
     *("attempt_id", "parent_id", "model", "rung", "action", "answer", "prompt_tokens"),
@@ -92,37 +93,33 @@ _ATTEMPT = (
 
 def episode_fields(served: Served, *, texts: bool) -> dict[str, Any]:
     """What the log says about a question."""
-    question = served.question
-    same = {name: getattr(served, name) for name in _SERVED}
+    question, variant = served.question, served.variant
     hidden = not texts and served.answers_are_texts
+    models = enumerate(variant.checkpoint.models)
     return {
         "version": LOG_VERSION,
-        **same,
+        **_picked(served, _SERVED),
+        **_picked(served.terms, _TERMS),
         "answer": _shown(served.answer, hidden),
         "answers_hidden": hidden,
         "question_id": question.question_id or _digest(question.text),
         "question": question.text if texts else None,
-        "conversation": {name: getattr(question, name) for name in _CONVERSATION}
-        if texts
-        else None,
-        "arm": served.variant.name,
-        "policy": served.variant.digest,
-        "models": [
-            {"name": model.name, "rung": rung, "parameters": model.parameters}
-            for rung, model in enumerate(served.variant.checkpoint.models)
-        ],
-        "price": served.terms.price,
-        "round_price": served.terms.round_price,
-        "budget": served.terms.budget,
-        "metadata": served.terms.metadata,
+        "conversation": _picked(question, _CONVERSATION) if texts else None,
+        "arm": variant.name,
+        "policy": variant.digest,
+        "models": [{"name": m.name, "rung": r, "parameters": m.parameters} for r, m in models],
         "wall_s": round(served.wall_s, 6),
         "decisions": [_decision(decision) for decision in served.decisions],
         "attempts": [
-            {name: getattr(attempt, name) for name in _ATTEMPT}
+            _picked(attempt, _ATTEMPT)
             | {"text": attempt.text if texts else None, "answer": _shown(attempt.answer, hidden)}
             for attempt in served.attempts
         ],
     }
+
+
+def _picked(source: object, names: Sequence[str]) -> dict[str, Any]:
+    return {name: getattr(source, name) for name in names}
 
 
 def _shown(answer: str | None, hidden: bool) -> str | None:
@@ -134,17 +131,17 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
+_DECISION = ("propensity", "decided_by", "floor", "cost")
+
+
 def _decision(decision: Decision) -> dict[str, Any]:
     probabilities = {name: round(p, 6) for name, p in decision.probabilities.items()}
     return {
+        **_picked(decision, _DECISION),
         "action": str(decision.action),
-        "propensity": decision.propensity,
-        "decided_by": decision.decided_by,
-        "floor": decision.floor,
         "policy_action": max(probabilities, key=lambda name: probabilities[name]),
         "probabilities": probabilities,
         "value": round(decision.value, 6),
-        "cost": decision.cost,
         "observation": [round(x, 6) for x in decision.observation.values()],
         "attempts": [attempt.attempt_id for attempt in decision.attempts],
     }

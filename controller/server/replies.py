@@ -62,6 +62,9 @@ _ATTEMPT = (
     *("attempt_id", "action", "model", "answer", "error", "prompt_tokens", "completion_tokens"),
     *("finish_reason", "mean_logprob"),
 )
+_SERVED = (
+    *("episode_id", "answer", "gave_up", "limited", "guarded", "warnings", "cost", "decision_s"),
+)
 _CHOICE = ("probabilities", "value", "propensity", "decided_by", "floor", "leader", "cost")
 
 
@@ -82,27 +85,30 @@ def extension(served: Served, ignored: Sequence[str], *, explain: bool) -> Json:
     """The field `allot` of an answer; `ignored` are fields of the request that changed nothing."""
     if served.question.fields.get("logprobs") and not (served.attempt and served.attempt.told):
         ignored = [*ignored, "logprobs"]
+    same = (
+        "episode_id",
+        "answer",
+        "gave_up",
+        "limited",
+        "guarded",
+        "warnings",
+        "cost",
+        "decision_s",
+    )
     return {
-        "episode_id": served.episode_id,
-        "answer": served.answer,
+        **{name: getattr(served, name) for name in same},
         "model": served.attempt.model if served.attempt else None,
-        "gave_up": served.gave_up,
         "degraded": bool(served.degraded),
-        "unavailable": list(served.degraded),
-        "limited": list(served.limited),
-        "guarded": served.guarded,
-        "warnings": list(served.warnings),
-        "ignored": list(ignored),
+        "unavailable": served.degraded,
+        "ignored": ignored,
         "price": served.terms.price,
         "round_price": served.terms.round_price,
-        "cost": served.cost,
         "arm": served.variant.name,
         "policy": served.variant.digest,
         "usage": {
             "by_model": {name: _counts(usage) for name, usage in served.usage.items()},
             "by_action": usage_by_action(served),
         },
-        "decision_s": served.decision_s,
         "decisions": [choice_json(decision, explain=explain) for decision in served.decisions],
     }
 

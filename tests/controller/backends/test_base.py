@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from controller.backends.base import Backend, OneSpelling, Request, Wrapped, run_now
-from controller.backends.threads import BlockingBackend
+from controller.backends.ladder import BlockingBackend
 from controller.errors import BackendError
 from controller.process.actions import ActionKind
 from controller.process.types import ModelSpec, Question

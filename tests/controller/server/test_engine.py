@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from controller.backends.base import Wrapped, run_now
+from controller.backends.ladder import ThreadedBackend
 from controller.backends.local.adapters import load_adapters
 from controller.backends.local.backend import TransformersBackend, load_model
-from controller.backends.threads import ThreadedBackend
 from controller.core import Decision, Episode, play
 from controller.loop import Controller
 from controller.policy.deciders import PolicyDecider

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from controller.backends.base import Request, run_now
-from controller.backends.threads import BlockingBackend
+from controller.backends.ladder import BlockingBackend
 from controller.checkpoint import load_checkpoint
 from controller.errors import CheckpointError, ConfigError
 from controller.loading import load_backend

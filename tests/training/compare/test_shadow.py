@@ -6,7 +6,7 @@ import logging
 import pytest
 from typer.testing import CliRunner
 
-from controller.backends.threads import BlockingBackend
+from controller.backends.ladder import BlockingBackend
 from controller.errors import ConfigError
 from controller.loop import Controller
 from controller.server.ops import JsonFormatter, episode_fields

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from controller.backends.base import Request, run_now
+from controller.backends.ladder import ThreadedBackend
 from controller.backends.local.backend import TransformersBackend, load_model
-from controller.backends.threads import ThreadedBackend
 from controller.errors import BackendError
 from controller.process.actions import ActionKind
 from controller.process.types import ModelSpec, Question
