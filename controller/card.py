@@ -153,8 +153,11 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     | 1 | x\|y |
     """
     lines = [head, ["---"] * len(head), *rows]
-    cells = ([" ".join(cell.split()).replace("|", "\\|") for cell in line] for line in lines)
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
+
+
+def _cell(content: object) -> str:
+    return " ".join(str(content).split()).replace("|", "\\|")
 
 
 def model_card(checkpoint: AnyCheckpoint, figures: Figures | None, **metadata: Any) -> ModelCard:
@@ -186,19 +189,17 @@ def model_card(checkpoint: AnyCheckpoint, figures: Figures | None, **metadata: A
         step="attempt" if whole else "segment of an attempt",
         middle_price=(low * high) ** 0.5,
         actions=_actions(checkpoint),
-        floor=_floor(checkpoint),
-        models=_models(checkpoint),
+        cell=_cell,
         figures=figures,
         held_out=held_out,
         picture=FRONTIER_FILE if drawn else None,
-        by_price=_by_price(figures) if figures else None,
-        ratios=_ratios(figures) if figures else None,
         training={"config": {}, **checkpoint.training},
     )
     return card
 
 
-def _actions(checkpoint: AnyCheckpoint) -> str:
+def _actions(checkpoint: AnyCheckpoint) -> list[tuple[str, str, str]]:
+    """Actions that there are attempts for: name, meaning, attempts per question."""
     config, meanings = checkpoint.config, checkpoint.granularity.meanings
 
     def most(action: Action) -> int | None:
@@ -210,53 +211,7 @@ def _actions(checkpoint: AnyCheckpoint) -> str:
         meaning = meanings[str(replace(action, width=1))]
         return str(action), meaning + wide, "" if limit is None else str(limit)
 
-    allowed = [a for a in config.actions if most(a) != 0]
-    return markdown_table(("action", "what it does", "at most"), map(row, allowed))
-
-
-def _floor(checkpoint: AnyCheckpoint) -> str | None:
-    floor = checkpoint.floor
-    if floor is None or not floor.share:
-        return None
-    places = zip(floor.prices, floor.rules, floor.leads, strict=True)
-    rows = [(f"{p:.1e}", str(rule or "the policy"), f"{lead:+.3f}") for p, rule, lead in places]
-    return markdown_table(("price", "who decides", "lead of the policy"), rows)
-
-
-def _models(checkpoint: AnyCheckpoint) -> str:
-    def row(rung: int) -> tuple[str, ...]:
-        model = checkpoint.models[rung]
-        size = f"{model.parameters:,.0f}" if model.parameters else "unknown"
-        adapters = ", ".join(f"{a.name} `{a.digest}`" for a in model.adapters) or "none"
-        weight = f"{checkpoint.config.cost.weights[rung]:.3g}"
-        return model.name, size, weight, f"`{model.digest}`" if model.digest else "any", adapters
-
-    head = ("model", "parameters", "cost of a token", "digest of the weights", "adapters")
-    return markdown_table(head, map(row, range(len(checkpoint.models))))
-
-
-def _interval(values: Interval, spelling: str = "{:.1%}") -> str:
-    return " to ".join(spelling.format(value) for value in values)
-
-
-def _by_price(figures: Figures) -> str:
-    def row(point: PricePoint) -> tuple[str, ...]:
-        return (
-            f"{point.price:.1e}",
-            f"{point.accuracy:.1%} ({_interval(point.accuracy_interval)})",
-            f"{point.cost:.0f} ({_interval(point.cost_interval, '{:.0f}')})",
-            f"{point.utility:.3f}",
-            point.rule,
-            f"{point.lead:+.3f} ({_interval(point.lead_interval, '{:+.3f}')})",
-        )
-
-    head = ("price", "accuracy", "cost", "utility", "best rule", "lead over it")
-    return markdown_table(head, map(row, figures.points))
-
-
-def _ratios(figures: Figures) -> str:
-    rows = ((r.rules, f"{r.ratio:.0%}", _interval(r.interval, "{:.0%}")) for r in figures.ratios)
-    return markdown_table(("at equal accuracy with", "compute used", "95% interval"), rows)
+    return [row(action) for action in config.actions if most(action) != 0]
 
 
 def _eval_results(figures: Figures) -> list[EvalResult]:

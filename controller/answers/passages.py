@@ -86,9 +86,7 @@ _BRACKETS = {"[": "]", "(": ")", "{": "}", "<": ">"}
 
 def tail(text: str) -> str:
     """The part of a text that can hold its answer: after its thoughts, and not without end."""
-    return text[max(text.rfind(_THOUGHT) + len(_THOUGHT), 0) if _THOUGHT in text else 0 :][
-        -_LONGEST_TEXT:
-    ]
+    return text.rpartition(_THOUGHT)[2][-_LONGEST_TEXT:]
 
 
 def is_cut(text: str) -> bool:
@@ -119,15 +117,20 @@ def marked(text: str) -> Iterator[tuple[str, str]]:
         yield "stated", content
 
 
+def _places(text: str, mark: str) -> Iterator[int]:
+    """Where a mark stands, the last places first."""
+    at = len(text)
+    for _ in range(_TRIES):
+        at = text.rfind(mark, 0, at)
+        if at < 0:
+            return
+        yield at
+
+
 def _boxes(text: str) -> Iterator[str]:
     for box in _BOXES:
-        end = len(text)
-        for _ in range(_TRIES):
-            end = text.rfind(box, 0, end)
-            if end < 0:
-                break
-            content = _braced(text, end + len(box))
-            if content:
+        for at in _places(text, box):
+            if content := _braced(text, at + len(box)):
                 yield content
 
 
@@ -146,13 +149,9 @@ def _braced(text: str, start: int) -> str | None:
 
 
 def _hashed(text: str) -> Iterator[str]:
-    end = len(text)
-    for _ in range(_TRIES):
-        end = text.rfind("####", 0, end)
-        if end < 0:
-            return
-        line = text[end + 4 : end + 4 + _LONGEST_PASSAGE].partition("\n")[0].strip()
-        if line and not text[:end].rpartition("\n")[2].strip(" *"):
+    for at in _places(text, "####"):
+        line = text[at + 4 : at + 4 + _LONGEST_PASSAGE].partition("\n")[0].strip()
+        if line and not text[:at].rpartition("\n")[2].strip(" *"):
             yield line
 
 
@@ -160,13 +159,8 @@ def _statements(text: str) -> Iterator[str]:
     lowered = text.lower()
     if len(lowered) != len(text):  # a letter that grows when it is made small
         lowered = text
-    end = len(text)
-    for _ in range(_TRIES):
-        end = lowered.rfind("answer", 0, end)
-        if end < 0:
-            break
-        found = _STATED.match(text, end)
-        if found:
+    for at in _places(lowered, "answer"):
+        if found := _STATED.match(text, at):
             yield _following(text, found.end())
     for found in list(_SHORT.finditer(text))[: -_TRIES - 1 : -1] if "ns" in lowered else ():
         yield _following(text, found.end())

@@ -24,14 +24,21 @@ from controller.backends.openai.backend import UNAVAILABLE
 from controller.core import Choice
 from controller.server.config import LOOPBACK
 from controller.server.decide import decide
-from controller.server.document import ANSWERED, document
+from controller.server.document import document
 from controller.server.engine import Engine, Served
 from controller.server.keys import Keys
 from controller.server.ops import Metrics
 from controller.server.playground import page
 from controller.server.replies import ALIVE, REFUSED, CompletionForm, bug, error_json, refused
 from controller.server.responses import ResponseForm, ResponseRequest
-from controller.server.schema import MODEL, Completing, DecideRequest, read_terms
+from controller.server.schema import (
+    MODEL,
+    ChatRequest,
+    Completing,
+    CompletionRequest,
+    DecideRequest,
+    read_terms,
+)
 
 _tracer = trace.get_tracer("allot")
 
@@ -79,10 +86,14 @@ class Service:
             "/openapi.json": self.openapi,
             **({"/": self.page} if self.playground else {}),
         }
-        posts = {path: partial(self.answer, kind) for path, kind in ANSWERED.items()}
+        posts: dict[str, Callable[..., Any]] = {
+            "/v1/chat/completions": partial(self.answer, ChatRequest),
+            "/v1/completions": partial(self.answer, CompletionRequest),
+            "/v1/responses": partial(self.answer, ResponseRequest),
+            "/v1/decide": self.decide,
+        }
         routes = [
             *(Route(path, post, methods=["POST"]) for path, post in posts.items()),
-            Route("/v1/decide", self.decide, methods=["POST"]),
             *(Route(path, get, methods=["GET"]) for path, get in gets.items()),
         ]
         paths = frozenset(route.path for route in routes)

@@ -1,10 +1,12 @@
-"""The OpenAPI document, which follows from the checks of requests."""
+"""The OpenAPI document: openapi.yaml, and what follows from the checks of requests."""
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+import yaml
 from pydantic.json_schema import models_json_schema
 
 from controller.field_notes import field_notes
@@ -15,114 +17,37 @@ from controller.server.schema import (
     HEADERS,
     TERMS,
     ChatRequest,
-    Completing,
     CompletionRequest,
     DecideRequest,
 )
 
-ANSWERED: dict[str, type[Completing] | type[ResponseRequest]] = {
-    "/v1/chat/completions": ChatRequest,
-    "/v1/completions": CompletionRequest,
-    "/v1/responses": ResponseRequest,
-}
-"""Paths that take questions, and the form of these."""
-
-_POSTS: dict[str, type[BaseModel]] = {**ANSWERED, "/v1/decide": DecideRequest}
-_GETS = {
-    "/v1/models": ("The one model there is.", (200, 401)),
-    "/live": ("Whether the process runs.", (200,)),
-    "/health": ("The same.", (200,)),
-    "/ready": ("Whether questions can be answered.", (200, 503)),
-    "/metrics": ("For Prometheus.", (200, 401)),
-    "/openapi.json": ("This document.", (200,)),
-}
-_ERRORS = {
-    400: "The request cannot be answered as it is.",
-    401: "No valid API key.",
-    403: "A page of another machine asks where no key is needed.",
-    404: "No such model.",
-    408: "The body did not arrive in time.",
-    413: "The body is too large.",
-    429: "Too many questions at once.",
-    431: "The headers are too large.",
-    502: "All models refuse the request.",
-    503: "No model answered.",
-    504: "The deadline came before any answer.",
-}
-_OF_ANSWERS = {404, 429, 502, 503, 504}
+_REQUESTS = (ChatRequest, CompletionRequest, ResponseRequest, DecideRequest)
 _TYPES = {float: "number", int: "integer", str: "string"}
 
 
+@cache
 def document(*, keys: bool) -> dict[str, Any]:
     """The document; `keys` tells whether one is needed."""
-    _, found = models_json_schema(
-        [(kind, "validation") for kind in _POSTS.values()],
+    text = Path(__file__).with_name("openapi.yaml").read_text(encoding="utf-8")
+    found: dict[str, Any] = yaml.safe_load(text)
+    _, models = models_json_schema(
+        [(kind, "validation") for kind in _REQUESTS],
         ref_template="#/components/schemas/{model}",
     )
-    schemas, terms = found["$defs"], TERMS.json_schema()
-    notes = field_notes(RequestTerms)
+    terms, notes = TERMS.json_schema(), field_notes(RequestTerms)
     for name, field in terms["properties"].items():
         field["description"] = notes[name]
-    for kind in _POSTS.values():
-        schemas[kind.__name__]["properties"]["allot"] = _ref("RequestTerms")
-    schemas |= {
-        "RequestTerms": terms,
-        "Error": _object(error={"type": "object", "required": ["message", "type"]}),
-        "Answer": _object(
-            id={"type": "string"},
-            object={"enum": ["chat.completion", "text_completion", "response"]},
-            usage={"type": "object"},
-            allot={"type": "object", "required": ["decisions", "price", "cost"]},
-        ),
-        "Decision": _object(
-            action={"type": "string"},
-            probabilities={"type": "object"},
-            value={"type": "number"},
-            allowed={"type": "array", "items": {"type": "string"}},
-        ),
-    }
-    paths = {path: {"post": _post(path, kind)} for path, kind in _POSTS.items()}
-    for path, (summary, statuses) in _GETS.items():
-        replies = {str(status): {"description": summary} for status in statuses}
-        paths[path] = {"get": {"summary": summary, "responses": replies}}
-    needed = {"key": {"type": "http", "scheme": "bearer"}}
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "allot", "version": "1"},
-        "paths": paths,
-        "components": {"schemas": schemas, **({"securitySchemes": needed} if keys else {})},
-        **({"security": [{"key": []}]} if keys else {}),
-    }
-
-
-def _post(path: str, kind: type[BaseModel]) -> dict[str, Any]:
-    answers = path in ANSWERED
-    reply = _reply("As asked for.", "Answer" if answers else "Decision")
-    if answers:
-        reply["content"]["text/event-stream"] = {"schema": {"type": "string"}}
-    statuses = sorted(_ERRORS if answers else _ERRORS.keys() - _OF_ANSWERS)
-    return {
-        "summary": "Answer a question." if answers else "Choose the next action.",
-        "parameters": [
-            {"name": HEADER_PREFIX + name, "in": "header", "schema": {"type": _TYPES[read]}}
-            for name, read in HEADERS.items()
-        ],
-        "requestBody": {"required": True, "content": _json(kind.__name__)},
-        "responses": {"200": reply, **{str(s): _reply(_ERRORS[s], "Error") for s in statuses}},
-    }
-
-
-def _ref(schema: str) -> dict[str, str]:
-    return {"$ref": f"#/components/schemas/{schema}"}
-
-
-def _json(schema: str) -> dict[str, Any]:
-    return {"application/json": {"schema": _ref(schema)}}
-
-
-def _reply(description: str, schema: str) -> dict[str, Any]:
-    return {"description": description, "content": _json(schema)}
-
-
-def _object(**properties: Any) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": list(properties)}
+    found["components"]["schemas"] |= models["$defs"] | {"RequestTerms": terms}
+    for kind in _REQUESTS:
+        fields = models["$defs"][kind.__name__]["properties"]
+        fields["allot"] = {"$ref": "#/components/schemas/RequestTerms"}
+    for path in found["paths"].values():
+        if "post" in path:
+            path["post"]["parameters"] = [
+                {"name": HEADER_PREFIX + name, "in": "header", "schema": {"type": _TYPES[read]}}
+                for name, read in HEADERS.items()
+            ]
+    if keys:
+        found["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        found["security"] = [{"key": []}]
+    return found

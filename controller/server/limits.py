@@ -116,71 +116,48 @@ class Restricted:
 
     def choose(self, episode: Episode, mask: NDArray[np.bool_]) -> Choice:
         """See `Decider.choose`; a mask that allows nothing else means STOP."""
-        started = time.perf_counter()
-        allowed, why = self._allowed(episode, mask[0])
-        choice = self.inner.choose(episode, allowed[None])
+        started, why = time.perf_counter(), self._reasons(episode)
+        allowed = mask & np.array([action not in why for action in episode.config.actions])
+        allowed[0, 0] = True
+        may_stop = self.may_give_up or any(a.error is None for a in episode.attempts)
+        # Giving up because a model is down would not be the caller's wish.
+        down = any(noted is self.degraded for noted, _ in why.values())
+        stuck = down and episode.answer is None and not episode.attempts
+        if (not may_stop or stuck) and allowed.sum() > 1:
+            allowed[0, 0] = False
+        choice = self.inner.choose(episode, allowed)
         if why:
-            self._note(choice, self._wanted(episode, mask), why)
+            free = mask.copy()
+            free[0, 0] = may_stop or free.sum() == 1
+            wanted = self.inner.choose(episode, free).action
+            if wanted in why and wanted != choice.action:
+                noted, reason = why[wanted]
+                noted.add(reason)
         if choice.action.kind is ActionKind.ESCALATE:
             self.budget.take(self.caller)
         self.seconds += time.perf_counter() - started
         return choice
 
-    def _wanted(self, episode: Episode, mask: NDArray[np.bool_]) -> Choice:
-        """What would have been chosen if nothing but the decision process forbade it."""
-        free = mask.copy()
-        if not self._may_stop(episode):
-            free[0, 0] = free[0].sum() == 1
-        return self.inner.choose(episode, free)
-
-    def _may_stop(self, episode: Episode) -> bool:
-        return self.may_give_up or any(a.error is None for a in episode.attempts)
-
-    def _allowed(
-        self, episode: Episode, mask: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.bool_], dict[Action, str]]:
-        """Allowed actions, (A,), and why each of the others is not."""
-        why = self._reasons(episode)
-        allowed = mask & np.array([action not in why for action in episode.config.actions])  # (A,)
-        allowed[0] = True
-        # Giving up because a model is down would not be the caller's wish.
-        stuck = episode.answer is None and any(r.startswith("down:") for r in why.values())
-        if (not self._may_stop(episode) or (stuck and not episode.attempts)) and allowed.sum() > 1:
-            allowed[0] = False
-        return allowed, why
-
-    def _reasons(self, episode: Episode) -> dict[Action, str]:
+    def _reasons(self, episode: Episode) -> dict[Action, tuple[set[str], str]]:
+        """Why actions are not allowed: each with the set that the reason goes to if it matters."""
         config = episode.config
         every = config.actions[1:]
         if self.out_of_time():
-            return dict.fromkeys(every, DEADLINE)
+            return dict.fromkeys(every, (self.limited, DEADLINE))
         if BROKEN_OFF in self.limited:
-            return dict.fromkeys(every, BROKEN_OFF)
+            return dict.fromkeys(every, (self.limited, BROKEN_OFF))
         made = int(episode.state.counts[0, ~config.is_small].sum())
         escalating = self.budget.exhausted(self.caller)
         if self.max_escalations is not None and made >= self.max_escalations:
             escalating = REQUEST_BUDGET
-        why: dict[Action, str] = {}
+        why: dict[Action, tuple[set[str], str]] = {}
         for action, (spec, _) in zip(every, config.choices[1:], strict=True):
-            if self._is_down(spec.rung):
-                why[action] = f"down:{self.backend.models[spec.rung].name}"
+            if spec.rung in self.down or not self.backend.available(spec.rung):
+                why[action] = self.degraded, self.backend.models[spec.rung].name
             elif self.verifier_down and spec.scores:
-                why[action] = "down:verifier"
+                why[action] = self.degraded, "verifier"
             elif spec.tier is Tier.LARGE and escalating is not None:
-                why[action] = escalating
+                why[action] = self.limited, escalating
             if action in self.unwanted:
-                why[action] = WITHOUT
+                why[action] = self.limited, WITHOUT
         return why
-
-    def _is_down(self, rung: int) -> bool:
-        return rung in self.down or not self.backend.available(rung)
-
-    def _note(self, choice: Choice, wanted: Choice, why: dict[Action, str]) -> None:
-        reason = why.get(wanted.action)
-        if reason is None or wanted.action == choice.action:
-            return
-        kind, _, model = reason.partition(":")
-        if kind == "down":
-            self.degraded.add(model)
-        else:
-            self.limited.add(reason)

@@ -19,39 +19,6 @@ from controller.process.terms import Terms
 from controller.server.engine import Engine
 from controller.server.schema import MODEL
 
-EXAMPLES = (
-    {
-        "name": "Spell backward",
-        "text": "Spell this word backward (example: sun -> nus): geotaxy",
-        "answer": "yxatoeg",
-    },
-    {
-        "name": "Divisor",
-        "text": "Find the Greatest Common Divisor (GCD) of these numbers: 44, 24. "
-        "Give only the GCD as your final answer.",
-        "answer": "4",
-    },
-    {
-        "name": "Count letters",
-        "text": 'How many times does the letter "c" appear in the text: "the plague the cholera"?',
-        "answer": "1",
-    },
-    {
-        "name": "Multiply",
-        "text": "Solve the following multiplication: 76 * 63. "
-        "Give only the result as your final answer.",
-        "answer": "4788",
-    },
-    {
-        "name": "Factorize",
-        "text": "Find the prime factorization of 50. Write the factors separated by × "
-        "(Example: for 12 the answer would be: 2 × 2 × 3)",
-        "answer": "2 × 5 × 5",
-    },
-    {"name": "Not trained for", "text": "What is the capital of France?", "answer": "Paris"},
-)
-"""Questions to begin with; the bundled models were trained for all kinds but the last."""
-
 
 def page(engine: Engine, *, keys: bool) -> HTMLResponse:
     """The page, with what it has to know of the first variant; `keys`: whether one is needed."""
@@ -73,7 +40,6 @@ def page(engine: Engine, *, keys: bool) -> HTMLResponse:
         "price": variant.pricing.price_for(Terms()),
         "price_range": variant.checkpoint.price_range,
         "calibration": calibration and asdict(calibration),
-        "examples": EXAMPLES,
         "keys": keys,
     }
     text, policy = _template()

@@ -123,18 +123,18 @@ class Variant:
 class Variants:
     """All of them; which one answers follows from a hash, so that it stays the same."""
 
-    def __init__(self, variants: Sequence[Variant], salt: str = "allot") -> None:
+    def __init__(self, variants: Sequence[Variant]) -> None:
         names, shares = [v.name for v in variants], [v.share for v in variants]
         if not variants or min(shares) < 0 or not 0 < sum(shares) < float("inf"):
             raise ConfigError(f"variants: expected shares of 0 or more, not all 0, found {shares}")
         if len(set(names)) < len(names):
             raise ConfigError(f"variants: expected different names, found {names}")
-        self.all, self._salt = tuple(variants), salt
+        self.all = tuple(variants)
         self._bounds = np.cumsum(shares) / sum(shares)
 
     def assign(self, key: str) -> Variant:
         """The one of a caller, conversation or question."""
-        digest = hashlib.blake2b(f"{self._salt}\0{key}".encode(), digest_size=8).digest()
+        digest = hashlib.blake2b(f"allot\0{key}".encode(), digest_size=8).digest()
         place = int.from_bytes(digest, "big") / 2**64
         position = int(np.searchsorted(self._bounds, place, side="right"))
         return self.all[min(position, len(self.all) - 1)]

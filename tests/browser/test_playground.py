@@ -9,14 +9,18 @@ from playwright.sync_api import Browser, Page, expect
 from controller.policy.deciders import NAMED_RULES
 from controller.server.config import ServeConfig
 from controller.server.keys import key_digest, new_key
-from controller.server.playground import EXAMPLES
 from controller.server.run import build_service
 from tests.browser.conftest import HOSTILE, PATIENCE_MS, Opened
 from tests.controller.server.conftest import listening
 
 expect.set_options(timeout=PATIENCE_MS)
 
-DIVISOR = next(example for example in EXAMPLES if example["name"] == "Divisor")
+DIVISOR = {
+    "name": "Divisor",
+    "text": "Find the Greatest Common Divisor (GCD) of these numbers: 44, 24. "
+    "Give only the GCD as your final answer.",
+    "answer": "4",
+}
 SEED = 2**31 // 4
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 FIRST_EVENT_S = 0.3
