@@ -71,20 +71,16 @@ def spelled(fields: Fields, text: str, calls: Sequence[Call]) -> str | None:
             return _canonical([_checked_call(fields, call["function"]) for call in calls])
         if _must_call(fields) or "response_format" not in fields:
             return None
-        return _canonical(_checked_text(fields["response_format"], text))
+        form, value = fields["response_format"], _parsed(text)
+        if form["type"] == "json_object" and not isinstance(value, dict):
+            return None
+        return _canonical(_validated(value, _schema(form)))
     except (ValueError, RecursionError):
         return None
 
 
 def _must_call(fields: Fields) -> bool:
     return fields.get("tool_choice", "auto") not in ("auto", "none")
-
-
-def _checked_text(form: Mapping[str, Any], text: str) -> Any:
-    value = _parsed(text)
-    if form["type"] == "json_object" and not isinstance(value, dict):
-        raise ValueError("expected an object")
-    return _validated(value, _schema(form))
 
 
 def _schema(form: Mapping[str, Any]) -> Any:

@@ -120,20 +120,14 @@ class Ladder(Backend):
         Raises:
             ConfigError: a request for a rung that is not on the ladder.
         """
-        places: dict[int, list[int]] = {}
-        for place, request in enumerate(requests):
-            places.setdefault(request.rung, []).append(place)
-        if not places.keys() <= set(range(len(self.rungs))):
-            raise ConfigError(f"requests: expected rungs of the ladder, found {sorted(places)}")
+        asked = list(dict.fromkeys(request.rung for request in requests))
+        if not set(asked) <= set(range(len(self.rungs))):
+            raise ConfigError(f"requests: expected rungs of the ladder, found {sorted(asked)}")
         groups = await self._all(
-            self._made(rung, [requests[i] for i in own]) for rung, own in places.items()
+            self._made(rung, [r for r in requests if r.rung == rung]) for rung in asked
         )
-        made = {
-            place: attempt
-            for own, group in zip(places.values(), groups, strict=True)
-            for place, attempt in zip(own, group, strict=True)
-        }
-        return [made[place] for place in range(len(requests))]
+        made = dict(zip(asked, map(iter, groups), strict=True))
+        return [next(made[request.rung]) for request in requests]
 
     async def _made(self, rung: int, requests: Sequence[Request]) -> list[Attempt]:
         local = [replace(request, rung=0) for request in requests]

@@ -6,6 +6,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 
 import redis
 
@@ -16,18 +17,6 @@ _log = logging.getLogger("allot.service")
 _MOST = 10_000
 _TIMEOUT_S, _PAUSE_S = 0.1, 1.0
 """The event loop waits for the store, so not for long, and after a failure not at once again."""
-
-_BUCKET = """
-local rate, taken = tonumber(ARGV[1]), tonumber(ARGV[2])
-local now = redis.call('TIME')
-local at = now[1] + now[2] / 1e6
-local known = redis.call('HMGET', KEYS[1], 'left', 'seen')
-local left, seen = tonumber(known[1]) or rate, tonumber(known[2]) or at
-left = math.min(rate, left + math.max(0, at - seen) * rate / 60) - taken
-redis.call('HSET', KEYS[1], 'left', tostring(left), 'seen', tostring(at))
-redis.call('EXPIRE', KEYS[1], 120)
-return tostring(left)
-"""
 
 
 class Buckets:
@@ -69,7 +58,8 @@ class SharedBuckets(Buckets):
             )
         except ValueError as error:
             raise ConfigError(f"shared: expected redis://HOST:PORT/DB: {error}") from None
-        self._script = client.register_script(_BUCKET)
+        script = Path(__file__).with_name("bucket.lua").read_text()
+        self._script = client.register_script(script)
         self._fails_open, self._not_before = fails_open, 0.0
 
     def take(self, name: str, per_minute: float, taken: int = 1) -> float:

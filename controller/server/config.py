@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from controller.backends.places import NamedModels, Upstream
 from controller.bundled import bundled
@@ -47,15 +48,8 @@ class Limits:
             )
 
 
-@dataclass(frozen=True, kw_only=True)
-class VariantPlace:
-    """Another controller that answers a share of the questions.
-
-    Attributes:
-        name: in logs, metrics and responses.
-        path: of its checkpoint.
-        share: of all questions, below 1.
-    """
+class VariantPlace(NamedTuple):
+    """Another controller, by its checkpoint, that answers a share of the questions below 1."""
 
     name: str
     path: Path
@@ -63,11 +57,7 @@ class VariantPlace:
 
     @classmethod
     def parse(cls, text: str) -> VariantPlace:
-        """From NAME=DIR:SHARE.
-
-        Raises:
-            ConfigError: another form, or a share that is not between 0 and 1.
-        """
+        """From NAME=DIR:SHARE; raises ConfigError if it is something else."""
         found = re.fullmatch(r"(?P<name>[\w.-]+)=(?P<path>.+):(?P<share>\d*\.?\d+)", text)
         if found is None or not 0 < float(found["share"]) < 1:
             raise ConfigError(

@@ -110,20 +110,22 @@ class KVPrefix:
         parts = self.parts()
         if len(parts) == 1:
             return self
-        layers = tuple(
-            (torch.cat([keys for keys, _ in pairs], 1), torch.cat([v for _, v in pairs], 1))
-            for pairs in zip(*(part.layers for part in parts), strict=True)
-        )
         tokens = tuple(token for part in parts for token in part.tokens)
+        layers = _joined([part.layers for part in parts])
         return KVPrefix(tokens, layers, None, self.logits, self.hidden)
 
     def longer(self, written: Sequence[int], layers: KeysValues, last: KVPrefix) -> KVPrefix:
         """With further tokens: `layers` of all but the last of them, `last` of that one."""
-        joined = tuple(
-            (torch.cat((keys, last_keys), 1), torch.cat((values, last_values), 1))
-            for (keys, values), (last_keys, last_values) in zip(layers, last.layers, strict=True)
-        )
+        joined = _joined([layers, last.layers])
         return KVPrefix(tuple(written), joined, self, last.logits, last.hidden)
+
+
+def _joined(parts: Sequence[KeysValues]) -> KeysValues:
+    """Keys and values of texts that follow one another."""
+    return tuple(
+        (torch.cat([keys for keys, _ in pairs], 1), torch.cat([values for _, values in pairs], 1))
+        for pairs in zip(*parts, strict=True)
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -44,14 +44,8 @@ LEAST_WEIGHTS = 2**18
 """Smaller layers stay as they are: they lie in the processor's cache."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Encoded:
-    """A question and an attempt as token ids.
-
-    Attributes:
-        tokens: of both.
-        begin: position of the attempt's first one.
-    """
+class Encoded(NamedTuple):
+    """A question and an attempt as token ids; the attempt's begin at `begin`."""
 
     tokens: tuple[int, ...]
     begin: int
