@@ -119,7 +119,6 @@ class LadderBuilder:
         prompts: what models are asked with, see `read_prompts`; the checkpoint's
             where nothing is said.
         max_new_tokens: longest attempt; None for what the controller was trained with.
-        observe: told the outcome of each request to a server.
     """
 
     checkpoint: AnyCheckpoint

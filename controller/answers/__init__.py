@@ -76,11 +76,7 @@ def load_kind(name: str) -> AnswerKind:
 
 
 def imported(option: str, name: str) -> Callable[..., Any]:
-    """A caller's own function, MODULE:FUNCTION.
-
-    Raises:
-        ConfigError: there is none of that name.
-    """
+    """A caller's own function, MODULE:FUNCTION. Raises ConfigError: there is none of that name."""
     module, _, function = name.partition(":")
     try:
         found: Callable[..., Any] = getattr(importlib.import_module(module), function)

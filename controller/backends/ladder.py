@@ -53,11 +53,7 @@ class Absent(Backend):
         return [PromptState(prompt_tokens=(0,), available=(0,)) for _ in questions]
 
     async def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
-        """Nobody asks for any.
-
-        Raises:
-            ConfigError: always.
-        """
+        """Nobody asks for any. Raises ConfigError: always."""
         raise ConfigError(f"requests: expected arms that are there, found {self.models[0].name}")
 
 

@@ -331,11 +331,7 @@ def _refuse(status: int, message: str) -> JSONResponse:
 
 
 async def body_of(request: Request) -> bytes:
-    """The whole body.
-
-    Raises:
-        HTTPException: it is too large, or does not arrive.
-    """
+    """The whole body. Raises HTTPException: it is too large, or does not arrive."""
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):

@@ -85,14 +85,11 @@ class Served:
     """What became of a question.
 
     Attributes:
-        answer: leading answer; None if there is none.
         attempt: that is returned; None if no attempt succeeded.
         terms: what it was answered for, at a known price.
-        usage: what was really processed, by model.
         degraded: models whose absence changed the answer's course.
         limited: budgets, the deadline or the client's `without` that did.
-        guarded: feature that was outside its range of training, so that a rule decided; None
-            where the policy did.
+        guarded: feature that was outside its range of training, so that a rule decided.
     """
 
     episode_id: str

@@ -76,11 +76,7 @@ class Embedding(ByKind):
 
 
 def build_equivalence(kind: AnswerKind, setting: str | None = None) -> ByKind:
-    """When two answers are the same.
-
-    Raises:
-        ConfigError: not URL#MODEL.
-    """
+    """When two answers are the same. Raises ConfigError: not URL#MODEL."""
     if setting is None:
         return ByKind(kind)
     url, _, model = setting.partition("#")

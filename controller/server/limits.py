@@ -91,10 +91,8 @@ class Restricted:
     """A decider that is only offered what may be done here and now.
 
     Attributes:
-        caller: who pays for them.
         max_escalations: for this question; None for no limit of its own.
         may_give_up: whether it may end without an attempt while one could be made.
-        unwanted: actions that the client does not want.
         down: rungs that have failed this question.
         degraded: models whose absence changed a choice.
         limited: budgets, or the deadline, that changed one.

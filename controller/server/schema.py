@@ -225,11 +225,7 @@ class Asked(BaseModel):
 
     @abstractmethod
     def question(self) -> Question:
-        """What is asked.
-
-        Raises:
-            ConfigError: what belongs together does not.
-        """
+        """What is asked. Raises ConfigError: what belongs together does not."""
 
 
 class Completing(Asked):

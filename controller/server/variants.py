@@ -26,12 +26,7 @@ WINDOW, ENOUGH, TOO_OFTEN = 200, 20, 0.05
 
 @dataclass
 class GuardWatch:
-    """The last questions of a variant.
-
-    Attributes:
-        last: feature by which each question strayed; None where the policy decided.
-        overruled: whether the guard overrules too often.
-    """
+    """The last questions of a variant, by the feature that each strayed by; None for none."""
 
     variant: str
     last: deque[str | None] = field(default_factory=lambda: deque(maxlen=WINDOW))
@@ -76,7 +71,6 @@ class Variant:
     """One version that answers a share of the questions.
 
     Attributes:
-        name: in logs, metrics and responses.
         decider: the policy alone.
         pricing: what compute is worth if the request does not set it.
         share: of all questions, relative to the other variants'.

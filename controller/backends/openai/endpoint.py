@@ -51,13 +51,10 @@ class Endpoint:
         reviser: name of the model that REVISE asks, such as a LoRA adapter's; the model
             itself when None.
         revises: whether it can be asked to revise.
-        parameters: for the ledger.
-        max_new_tokens: longest attempt.
         asks_n: ask for several choices in one request; what a server leaves out is asked
             for one by one.
         streams: stream from the server, so that slow is told from dead and the tokens of
             cancelled attempts are known.
-        wants_logprobs: ask for log-probabilities.
         temperature: of attempts, where a request does not say; None for the server's own.
         body: further fields of each request, such as decoding settings, in place of those of the
             same name that are sent otherwise; None leaves one off.
@@ -73,8 +70,6 @@ class Endpoint:
         idle_timeout_s: between two pieces of a stream once the first has come: a server that
             writes slowly is waited for, one that has stopped is not.
         max_retries: further requests per attempt where nothing was generated.
-        max_response_bytes: longest response.
-        max_connections: at the same time.
         seed: from which each attempt gets one of its own, for servers that take one; None
             sends none.
     """

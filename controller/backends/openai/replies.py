@@ -23,13 +23,11 @@ _LONGEST_REASON, _LONGEST_ID, _MOST_CALLS, _MOST_ALTERNATIVES = 32, 128, 128, 20
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """One choice of a completion.
+    """One choice of a completion; calls of tools and logprobs' entries are as OpenAI has them.
 
     Attributes:
-        entries: of `logprobs.content`, as the server has them.
         logprobs: of its tokens, in nats; empty if unknown or implausible.
         tokens: that it has, thinking included; None if unknown.
-        calls: of tools, as OpenAI has them.
     """
 
     text: str
