@@ -24,6 +24,9 @@ Canonical = Callable[[str, Sequence[str]], Awaitable[str]]
 TEMPERATURE = 0.5
 """Of sampling, where nobody says otherwise: docs/decisions/0023."""
 
+DEADLINE = "deadline"
+"""`Attempt.error` of one that was not done by `Request.deadline`."""
+
 UNLIMITED = 2**31
 """Attempts that can be had of a model that makes as many as one likes."""
 

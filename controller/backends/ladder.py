@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any
 
 from controller.backends.base import (
+    DEADLINE,
     UNLIMITED,
     Backend,
     PromptState,
@@ -26,7 +27,6 @@ from controller.errors import BackendError, ConfigError
 from controller.process.cost import Usage
 from controller.process.types import Attempt, ModelSpec, Question
 
-TOO_LATE = "deadline"
 GRACE_S = 0.25
 """From the deadline until attempts have been given up: what they took is then known."""
 
@@ -224,13 +224,13 @@ class ThreadedBackend(Wrapped):
             if not work.done():
                 work.cancel()
         if not done:
-            return [self._failed(request, TOO_LATE) for request in requests]
+            return [self._failed(request, DEADLINE) for request in requests]
         try:
             made: list[Attempt] = work.result()
         except BackendError as error:
             return [self._failed(request, str(error)) for request in requests]
         if late:
-            made = [replace(a, error=TOO_LATE) if a.error else a for a in made]
+            made = [replace(a, error=DEADLINE) if a.error else a for a in made]
         if self.revises:
             return made
         return [replace(attempt, num_revisions=0) for attempt in made]

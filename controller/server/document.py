@@ -31,8 +31,7 @@ def document(*, keys: bool) -> dict[str, Any]:
     text = Path(__file__).with_name("openapi.yaml").read_text(encoding="utf-8")
     found: dict[str, Any] = yaml.safe_load(text)
     _, models = models_json_schema(
-        [(kind, "validation") for kind in _REQUESTS],
-        ref_template="#/components/schemas/{model}",
+        [(kind, "validation") for kind in _REQUESTS], ref_template="#/components/schemas/{model}"
     )
     terms, notes = TERMS.json_schema(), field_notes(RequestTerms)
     for name, field in terms["properties"].items():

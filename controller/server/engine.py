@@ -19,7 +19,7 @@ from pydantic import ConfigDict, Field
 from controller.answers import answer_kind
 from controller.answers.kinds import Whole
 from controller.answers.structured import has_schemas, schema_fault
-from controller.backends.base import Backend, OneSpelling, Request, Verdict, Wrapped
+from controller.backends.base import DEADLINE, Backend, OneSpelling, Request, Verdict, Wrapped
 from controller.backends.identity import blank_attempt
 from controller.core import Choice, Decision, Episode, attempt_columns, play
 from controller.errors import BackendError, ConfigError
@@ -35,7 +35,6 @@ from controller.server.limits import (
     BROKEN_OFF,
     BUDGET,
     CANCELLED,
-    DEADLINE,
     EscalationBudget,
     Restricted,
     unwanted,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.backends.base import Backend
+from controller.backends.base import DEADLINE, Backend
 from controller.core import Choice, Decider, Episode
 from controller.errors import ConfigError
 from controller.process.actions import Action, ActionKind, Tier
@@ -18,7 +18,7 @@ from controller.process.types import ModelSpec
 from controller.server.buckets import Buckets
 from controller.server.config import Limits
 
-DEADLINE, REQUEST_BUDGET, WITHOUT = "deadline", "request_budget", "without"
+REQUEST_BUDGET, WITHOUT = "request_budget", "without"
 BUDGET, CANCELLED, BROKEN_OFF = "budget", "cancelled", "broken_off"
 
 

@@ -31,6 +31,7 @@ from controller.server.schema import (
     ChatRequest,
     Compatible,
     Effort,
+    FunctionIn,
     Name,
     Passed,
     Strict,
@@ -78,12 +79,10 @@ class ResultItemIn(Compatible):
 Item = TurnIn | CallItemIn | ResultItemIn
 
 
-class FunctionToolIn(Passed):
+class FunctionToolIn(FunctionIn):
     """A function that may or must be called."""
 
     type: Literal["function"]
-    name: Name
-    parameters: dict[str, Any] | None = None
 
 
 class FormatIn(Passed):

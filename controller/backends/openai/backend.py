@@ -21,7 +21,7 @@ from opentelemetry import trace
 
 from controller.answers import UNSTATED, AnswerKind, answer_kind, reading_of
 from controller.answers.structured import FORM, has_form, structured_answer
-from controller.backends.base import Backend, PromptState, Request
+from controller.backends.base import DEADLINE, Backend, PromptState, Request
 from controller.backends.identity import blank_attempt, stream_name, stream_seed
 from controller.backends.openai.endpoint import LONG, SHORT, Endpoint, PromptLengths, probe
 from controller.backends.openai.prompt_lengths import characters, plausible
@@ -58,7 +58,6 @@ _PATH = "/chat/completions"
 _MOST_WRITTEN = 2**16
 """Tokens of one attempt that a server is believed, thoughts that ignore `max_tokens` included."""
 
-TOO_LATE = "deadline"
 ATTEMPT_DEADLINE = "attempt_deadline"
 UNAVAILABLE = "breaker_open"
 
@@ -262,9 +261,9 @@ class OpenAIBackend(Backend):
                 self.breaker.failed()
             raise
         except TimeoutError:
-            outcome = TOO_LATE
+            outcome = DEADLINE
             raise UpstreamError(
-                TOO_LATE, retryable=False, blames_server=False, wasted=reader.abandoned
+                DEADLINE, retryable=False, blames_server=False, wasted=reader.abandoned
             ) from None
         except asyncio.CancelledError:
             if request.on_cancelled:
