@@ -9,7 +9,7 @@ import atexit
 import logging
 import re
 from collections.abc import Callable, Iterator
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, Inexact, InvalidOperation, localcontext
 from fractions import Fraction
 from functools import cache
 from typing import TYPE_CHECKING, TypeVar
@@ -22,8 +22,8 @@ T = TypeVar("T")
 TIMEOUT_S = 2.0
 """For what a process of its own does; expressions that take longer are different."""
 
-_DIGITS = 40
-"""Powers of ten beyond which a number is left alone."""
+_DIGITS, _MOST_DIGITS = 40, 1000
+"""Powers of ten beyond which a number is left alone, and digits of the longest decimal."""
 
 _CURRENCY = r"(?:US\$|[$€£¥₹]|(?:USD|EUR|GBP|Rs)\.?\ )\ ?"
 _RUN = rf"""
@@ -109,17 +109,13 @@ def spelling(value: Fraction) -> str:
     >>> spelling(Fraction(1200)), spelling(Fraction(2, 4)), spelling(Fraction(-4, 6))
     ('1200', '0.5', '-2/3')
     """
-    below, places = value.denominator, 0
-    while below % 10 == 0 or below % 5 == 0 or below % 2 == 0:
-        below //= 10 if below % 10 == 0 else 5 if below % 5 == 0 else 2
-        places += 1
-    if below != 1 or places > _DIGITS:
-        return f"{value.numerator}/{value.denominator}"
-    digits = str(abs(value.numerator) * 10**places // value.denominator).rjust(places + 1, "0")
-    sign = "-" if value < 0 else ""
-    if not places:
-        return sign + digits
-    return f"{sign}{digits[:-places]}.{digits[-places:]}".rstrip("0").rstrip(".")
+    with localcontext(Context(prec=_MOST_DIGITS, traps=[Inexact])):
+        try:
+            text = f"{(Decimal(value.numerator) / value.denominator).normalize():f}"
+        except Inexact:
+            text = ""
+    ends = text and len(text.partition(".")[2]) <= _DIGITS
+    return text if ends else f"{value.numerator}/{value.denominator}"
 
 
 def number_at_start(passage: str) -> str | None:
