@@ -14,7 +14,6 @@ from torch import nn
 
 from controller.core import Choice, Decider, Episode, Underway
 from controller.errors import ConfigError
-from controller.granularity import granularity_of
 from controller.policy import rules
 from controller.policy.floor import Floor
 from controller.policy.network import Policy, PolicyNetwork
@@ -104,7 +103,7 @@ class PolicyDecider:
             )
         propensity = exploration * float(probabilities[position])
         propensity += (1 - exploration) * (position == likeliest)
-        actions, features = episode.config.actions, granularity_of(episode.config).features
+        actions, features = episode.config.actions, episode.granularity.features
         return Choice(
             action=actions[position],
             probabilities=dict(zip(actions.names, probabilities.tolist(), strict=True)),
