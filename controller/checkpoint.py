@@ -253,7 +253,6 @@ def load_any(directory: Path | str) -> AnyCheckpoint:
     settings = _read_settings(directory / SETTINGS_FILE)
     try:
         kind = GRANULARITIES[settings.get("granularity", ATTEMPTS.name)]
-        policy = PolicyNetwork(PolicyConfig(**_with_tuples(settings["policy"])))
         config = kind.process(
             **{
                 **_with_tuples(settings["process"]),
@@ -262,6 +261,7 @@ def load_any(directory: Path | str) -> AnyCheckpoint:
             }
         )
         granularity = granularity_of(config)
+        policy = PolicyNetwork(PolicyConfig(**_with_tuples(settings["policy"])), config)
         low, high = settings["price_range"]
         calibration, support = settings["calibration"], settings.get("support")
         floor = settings.get("floor")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -56,7 +57,8 @@ def quotient(sums: Array, counts: Array) -> Array:
 
 def is_known(values: Array) -> Array:
     """Whether they are numbers: NaN alone differs from itself."""
-    return np.equal(values, values)
+    known: Array = operator.eq(values, values)
+    return known
 
 
 def _quotients(columns: Floats) -> Array:

@@ -219,6 +219,10 @@ def _gave_leader(s: AttemptsSeen) -> Ints:
 
 
 OBSERVATION_NAMES = FEATURES.names
+_OF_A_MENU = menu_features(("arm",)).features
+COMMON_NAMES = tuple(feature.name for feature in _OF_A_MENU if not feature.arms)
+ARM_NAMES = tuple(feature.name for feature in _OF_A_MENU if feature.arms)
+"""What is seen of any menu, and of each of its arms."""
 NUM_FEATURES = len(FEATURES)
 
 observe = FEATURES.observe
