@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
+
 import torch
+from torch import Tensor
 
 from controller.checkpoint import AnyCheckpoint
 from controller.errors import ConfigError
 from controller.granularity import Process, granularity_of
 from controller.policy.network import ActionScorer, PolicyNetwork
-from controller.process.actions import ActionKind
-from controller.process.episodes import EpisodeConfig
-
-_APART = "actor.apart"
-"""Weights of a shared network that are of one action each."""
+from controller.segments.episodes import SegmentConfig
 
 
 def start_from(policy: PolicyNetwork, process: Process, source: AnyCheckpoint) -> str:
-    """Give a policy the weights of another controller.
+    """Give a policy the weights of another controller; its arms are matched by name.
 
-    A shared network takes them whatever its arms are: a new one is scored as those are of which the
-    same is seen; what was learnt of each action apart goes to the same action of the same arm. A
-    flat network has weights for each arm, and needs the same arms and actions.
+    A shared network scores a new arm as those of which the same is seen. A flat one knows nothing
+    of it: its weights are 0.
 
     Args:
         policy: gets the weights.
@@ -31,7 +29,7 @@ def start_from(policy: PolicyNetwork, process: Process, source: AnyCheckpoint) -
         One line on which arms were matched.
 
     Raises:
-        ConfigError: the networks differ, or their arms do not fit.
+        ConfigError: the networks differ, or they have no arm in common.
     """
     own, theirs = granularity_of(process), source.granularity
     for name, expected, found in (
@@ -45,28 +43,40 @@ def start_from(policy: PolicyNetwork, process: Process, source: AnyCheckpoint) -
             raise ConfigError(f"{name}: expected {expected} as of {source.path}, found {found}")
     arms, known = (getattr(p, "arm_names", ()) for p in (process, source.config))
     matched = [arm for arm in arms if arm in known]
-    same = (own.features, process.actions) == (theirs.features, source.config.actions)
-    if not same and (policy.config.network == "flat" or not matched):
-        wanted = "some of the arms" if policy.config.network == "shared" else "the arms and actions"
+    if arms and not matched:
         raise ConfigError(
-            f"start: expected {wanted} of {source.path}, a {policy.config.network} network for "
-            f"{', '.join(known)}; found {', '.join(arms)}"
+            f"start: expected some of the arms of {source.path}, {', '.join(known)}; found "
+            f"{', '.join(arms)}"
         )
-    weights = source.policy.state_dict()
-    if isinstance(process, EpisodeConfig) and isinstance(policy.actor, ActionScorer):
-        apart = torch.zeros_like(policy.actor.apart)
-        places = {asked: place for place, asked in enumerate(_asked(source.config))}
-        for place, asked in enumerate(_asked(process)):
-            if asked in places:
-                apart[place] = weights[_APART][places[asked]]
-        weights = {**weights, _APART: apart}
+    weights = dict(source.policy.state_dict())
+    asked = _asked(process), _asked(source.config)
+    if isinstance(policy.actor, ActionScorer):
+        weights["actor.apart"] = _taken(weights["actor.apart"], *asked)
+    else:
+        for name in ("actor.0.weight", "critic.0.weight"):
+            weights[name] = _taken(weights[name].T, own.features, theirs.features).T
+        for part in ("weight", "bias"):
+            name = f"actor.{len(policy.actor) - 1}.{part}"
+            weights[name] = _taken(weights[name], *asked)
     policy.load_state_dict(weights)
-    new = ", ".join(arm for arm in arms if arm not in known)
-    return f"starts from {source.path}: knows {', '.join(matched)}; new: {new or 'none'}"
+    new = [arm for arm in arms if arm not in known]
+    return f"starts from {source.path}: knows {', '.join(matched)}; new: {', '.join(new) or 'none'}"
 
 
-def _asked(process: EpisodeConfig) -> list[tuple[ActionKind, int, str]]:
+def _taken(weights: Tensor, own: Sequence[Hashable], theirs: Sequence[Hashable]) -> Tensor:
+    """Weights, (theirs, ...), of what both have, 0 elsewhere, (own, ...)."""
+    places = {name: place for place, name in enumerate(theirs)}
+    both = [(row, places[name]) for row, name in enumerate(own) if name in places]
+    taken = torch.zeros(len(own), *weights.shape[1:])
+    rows, sources = torch.tensor(both).T
+    taken[rows] = weights[sources]
+    return taken
+
+
+def _asked(process: Process) -> list[Hashable]:
     """Kind, width and arm of each action, also where a pair's leave the arm unsaid."""
+    if isinstance(process, SegmentConfig):
+        return list(process.actions)
     return [
         (action.kind, action.width, process.arm_names[process.rung_of(action.kind, action.arm)])
         for action in process.actions
