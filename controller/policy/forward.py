@@ -68,13 +68,13 @@ def _shared(policy: PolicyNetwork, actor: ActionScorer, ignored: list[int]) -> F
         scores[actor.own[:, place], torch.arange(num_actions)] += row[place]
     first = torch.cat([scores.flatten(1), values], 1)[:-1]
     first[ignored] = 0.0
-    bias = actor.row.bias + actor.apart + actor.seen.bias + actor.facts @ facts  # (A, H)
+    bias = actor.row.bias + actor.seen.bias + actor.facts @ facts  # (A, H)
     weight, biases = first.numpy(), np.concatenate([bias.flatten().numpy(), offset])
     mixing = [
         (each.weight.T.numpy(), mean.weight.T.numpy(), (each.bias + mean.bias).numpy())
         for each, mean in zip(_linears(actor.each), _linears(actor.mean), strict=True)
     ]
-    score, shift = _arrays(actor.score)
+    (score, shift), apart = _arrays(actor.score), actor.apart.detach().numpy()
 
     def run(observation: Array, mask: NDArray[np.bool_]) -> tuple[Array, np.float32]:
         seen = np.tanh(observation[0] @ weight + biases)
@@ -85,7 +85,8 @@ def _shared(policy: PolicyNetwork, actor: ActionScorer, ignored: list[int]) -> F
         for matrix, added in judging[:-1]:
             value = np.tanh(value @ matrix + added)
         matrix, added = judging[-1]
-        return (hidden @ score + shift)[:, 0], (value @ matrix + added)[0]
+        logits = (hidden @ score + shift)[:, 0] + apart @ (share @ hidden)
+        return logits, (value @ matrix + added)[0]
 
     return run
 

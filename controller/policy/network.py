@@ -96,8 +96,8 @@ class ActionScorer(nn.Module):
 
     An action's row holds its kind and width, what it is expected to cost, and of its arm the
     attempts, their share behind the leading answer and the chance to be right. The layers that
-    follow also read the mean over the allowed actions. All that is learnt of an action apart is
-    one vector, 0 at first, so that the weights do for any menu.
+    follow also read the mean over the allowed actions. All that is learnt of an action apart are
+    its weights on the last of these means, 0 at first, so that the others do for any menu.
 
     Source: Zaheer et al. 2017, "Deep Sets" (arXiv 1703.06114), eq. 4.
 
@@ -123,10 +123,10 @@ class ActionScorer(nn.Module):
         self.register_buffer("facts", torch.tensor(facts), persistent=False)  # (A, K + 1)
         self.seen = linear(len(COMMON_NAMES), hidden_sizes[0])
         self.row = linear(len(own[0]) + len(facts[0]), hidden_sizes[0])
-        self.apart = nn.Parameter(torch.zeros(len(own), hidden_sizes[0]))  # (A, H)
+        self.apart = nn.Parameter(torch.zeros(len(own), hidden_sizes[-1]))  # (A, H)
         self.each = nn.Sequential(*(linear(*widths) for widths in pairwise(hidden_sizes)))
         self.mean = nn.Sequential(*(linear(*widths) for widths in pairwise(hidden_sizes)))
-        self.score = linear(hidden_sizes[-1], 1, 0.01)
+        self.score = linear(hidden_sizes[-1], 1, 0.3)
 
     def forward(self, observation: Tensor, mask: Tensor) -> Tensor:
         """Logits, (B, A), from observations (B, D) and masks (B, A)."""
@@ -134,11 +134,12 @@ class ActionScorer(nn.Module):
         facts = self.facts.expand(len(observation), -1, -1)
         rows = torch.cat([padded[:, self.own], facts], -1)  # (B, A, F + K + 1)
         seen = self.seen(padded[:, self.common])[:, None]  # (B, 1, H)
-        hidden = torch.tanh(self.row(rows) + self.apart + seen)
+        hidden = torch.tanh(self.row(rows) + seen)
         share = (mask / mask.sum(-1, keepdim=True))[:, None]  # (B, 1, A)
         for each, mean in zip(self.each, self.mean, strict=True):
             hidden = torch.tanh(each(hidden) + mean(share @ hidden))  # (B, A, H)
-        scores: Tensor = self.score(hidden).squeeze(-1)
+        apart = (share @ hidden).squeeze(1) @ self.apart.T  # (B, A)
+        scores: Tensor = self.score(hidden).squeeze(-1) + apart
         return scores
 
 
