@@ -216,8 +216,8 @@ def load_any(directory: Path | str) -> AnyCheckpoint:
     settings = _read_settings(directory / SETTINGS_FILE)
     try:
         kind = GRANULARITIES[settings.get("granularity", ATTEMPTS.name)]
-        policy = PolicyNetwork(_stored(PolicyConfig, settings["policy"]))
         config = _stored(kind.process, settings["process"])
+        policy = PolicyNetwork(_stored(PolicyConfig, settings["policy"]), config)
         granularity = granularity_of(config)
         support, floor = settings.get("support"), settings.get("floor")
         known: dict[str, Any] = {

@@ -17,7 +17,7 @@ from typing_extensions import TypeVar
 
 from controller.backends.base import UNLIMITED, Backend, PromptState, Request
 from controller.errors import ConfigError
-from controller.granularity import granularity_of
+from controller.granularity import Granularity, granularity_of
 from controller.policy.difficulty import Difficulty
 from controller.process.actions import Action, ActionKind
 from controller.process.cost import Usage
@@ -102,6 +102,11 @@ class Underway(ABC):
     state: Any
     price: float
 
+    @cached_property
+    def granularity(self) -> Granularity:
+        """What a policy sees of it."""
+        return granularity_of(self.config)
+
     @property
     @abstractmethod
     def usage(self) -> dict[str, Usage]:
@@ -129,7 +134,7 @@ class Underway(ABC):
 
     def observation(self) -> NDArray[np.float32]:
         """What the policy sees, (1, D)."""
-        return granularity_of(self.config).table.observe(self.state)
+        return self.granularity.table.observe(self.state)
 
     def mask(self) -> NDArray[np.bool_]:
         """Allowed actions, (1, A)."""

@@ -222,7 +222,9 @@ class PPO:
                     num_actions=len(env.actions),
                     hidden_sizes=config.hidden_sizes,
                     ignored_features=config.ignored_features,
-                )
+                    network="flat" if config.network == "auto" else config.network,
+                ),
+                env.config,
             )
             self.critic = Critic(env.num_features, env.replay.truth().shape[1], config.hidden_sizes)
         self._trained = nn.ModuleDict({"policy": self.policy, "critic": self.critic})

@@ -8,20 +8,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from controller.core import Choice, Decider, Episode, Underway
 from controller.errors import ConfigError
-from controller.granularity import granularity_of
 from controller.policy import rules
 from controller.policy.floor import Floor
+from controller.policy.forward import forward
 from controller.policy.network import Policy, PolicyNetwork
 from controller.policy.rules import Rule, RulePolicy, lacks_arms
 from controller.policy.targets import Calibration
 from controller.policy.training_range import Support
-from controller.process.observation import OBSERVATION_NAMES
 
 if TYPE_CHECKING:
     from controller.checkpoint import Checkpoint
@@ -40,8 +37,6 @@ NAMED_RULES: Mapping[str, Rule] = {
     "router": rules.Router(0.2, 0.0),
 }
 """Static rules by the name that operators know them by."""
-
-Layers = list[tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 
 class PolicyDecider:
@@ -65,7 +60,7 @@ class PolicyDecider:
     ) -> None:
         if not 0 <= exploration <= 1:
             raise ConfigError(f"exploration: expected 0 to 1, found {exploration}")
-        self._layers, self.floor = _layers(policy), floor
+        self._forward, self.floor = forward(policy), floor
         self.exploration, self._rng = exploration, np.random.default_rng(seed)
         self.digest = policy_digest(policy)
 
@@ -78,11 +73,7 @@ class PolicyDecider:
             observation: (1, D).
             mask: (1, A).
         """
-        values = observation
-        for weight, bias in self._layers[:-1]:
-            values = np.tanh(values @ weight + bias)
-        weight, bias = self._layers[-1]
-        logits, (value, *_) = (values @ weight + bias)[:, 0]
+        logits, value = self._forward(observation, mask)
         logits = np.where(mask[0], logits, -np.inf)
         odds = np.exp(logits - np.maximum.reduce(logits))
         return odds / np.add.reduce(odds), float(value)
@@ -104,7 +95,7 @@ class PolicyDecider:
             )
         propensity = exploration * float(probabilities[position])
         propensity += (1 - exploration) * (position == likeliest)
-        actions, features = episode.config.actions, granularity_of(episode.config).features
+        actions, features = episode.config.actions, episode.granularity.features
         return Choice(
             action=actions[position],
             probabilities=dict(zip(actions.names, probabilities.tolist(), strict=True)),
@@ -228,25 +219,3 @@ def policy_digest(policy: PolicyNetwork) -> str:
         digest.update(name.encode())
         digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def _layers(policy: PolicyNetwork) -> Layers:
-    """Weights, (2, inputs, outputs), and biases of actor and critic, side by side.
-
-    Of what the policy ignores there are none, and the critic's missing outputs are 0.
-    """
-    ignored = [OBSERVATION_NAMES.index(name) for name in policy.config.ignored_features]
-    networks = [
-        [module for module in network if isinstance(module, nn.Linear)]
-        for network in (policy.actor, policy.critic)
-    ]
-    layers = []
-    for actor, critic in zip(*networks, strict=True):
-        weight = torch.zeros(2, actor.in_features, actor.out_features)
-        bias = torch.zeros(2, 1, actor.out_features)
-        for side, layer in enumerate((actor, critic)):
-            weight[side, :, : layer.out_features] = layer.weight.detach().T
-            bias[side, :, : layer.out_features] = layer.bias.detach()
-        layers.append((weight.numpy(), bias.numpy()))
-    layers[0][0][:, ignored] = 0.0
-    return layers

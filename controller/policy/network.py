@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -12,8 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from controller.errors import ConfigError
-from controller.granularity import granularity_of
-from controller.process.observation import OBSERVATION_NAMES
+from controller.granularity import Process, granularity_of
+from controller.process.actions import Action, ActionKind, Tier
+from controller.process.episodes import EpisodeConfig
+from controller.process.observation import ARM_NAMES, COMMON_NAMES, OBSERVATION_NAMES
 
 
 class Policy(Protocol):
@@ -40,14 +43,17 @@ class PolicyConfig:
     Attributes:
         num_features: D.
         num_actions: A.
-        hidden_sizes: widths of the hidden layers, of the actor and of the critic each.
+        hidden_sizes: widths of the hidden layers, of the actor and of the critic each; those of an
+            `ActionScorer` are half as wide.
         ignored_features: names of those that the network reads as 0.
+        network: flat, an output for each action; or shared, the same weights for every action.
     """
 
     num_features: int
     num_actions: int
     hidden_sizes: tuple[int, ...] = (128, 128)
     ignored_features: tuple[str, ...] = ()
+    network: Literal["flat", "shared"] = "flat"
 
     def __post_init__(self) -> None:
         sizes = (self.num_features, self.num_actions, *self.hidden_sizes)
@@ -57,6 +63,8 @@ class PolicyConfig:
                 f"num_features={self.num_features}, num_actions={self.num_actions}, "
                 f"hidden_sizes={self.hidden_sizes}"
             )
+        if self.network not in ("flat", "shared"):
+            raise ConfigError(f"network: expected flat or shared, found {self.network!r}")
         unknown = set(self.ignored_features) - set(OBSERVATION_NAMES)
         if unknown:
             raise ConfigError(
@@ -69,27 +77,115 @@ def mlp(sizes: tuple[int, ...], last_gain: float) -> nn.Sequential:
     """Linear layers with tanh between them; `last_gain` scales the last one's first weights."""
     layers: list[nn.Module] = []
     for i, (width_in, width_out) in enumerate(pairwise(sizes)):
-        linear = nn.Linear(width_in, width_out)
         last = i == len(sizes) - 2
-        nn.init.orthogonal_(linear.weight, last_gain if last else 2**0.5)
-        nn.init.zeros_(linear.bias)
-        layers += [linear] if last else [linear, nn.Tanh()]
+        layer = linear(width_in, width_out, last_gain if last else 2**0.5)
+        layers += [layer] if last else [layer, nn.Tanh()]
     return nn.Sequential(*layers)
 
 
+def linear(width_in: int, width_out: int, gain: float = 2**0.5) -> nn.Linear:
+    """A layer whose first weights are orthogonal and whose biases are 0."""
+    layer = nn.Linear(width_in, width_out)
+    nn.init.orthogonal_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class ActionScorer(nn.Module):
+    """Scores each action by the same weights, from what all see and from the action's own row.
+
+    An action's row holds its kind and width, what it is expected to cost, and of its arm the
+    attempts, their share behind the leading answer and the chance to be right. The layers that
+    follow also read the mean over the allowed actions. All that is learnt of an action apart are
+    its weights on the last of these means, 0 at first, so that the others do for any menu.
+
+    Source: Zaheer et al. 2017, "Deep Sets" (arXiv 1703.06114), eq. 4.
+
+    Args:
+        process: whose actions are scored.
+        hidden_sizes: widths of the hidden layers, of each action.
+    """
+
+    def __init__(self, process: EpisodeConfig, hidden_sizes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.common: Tensor
+        self.own: Tensor
+        self.facts: Tensor
+        names = [*granularity_of(process).features, ""]
+        places = {name: names.index(name if name in names else "") for name in COMMON_NAMES}
+        self.register_buffer("common", torch.tensor([*places.values()]), persistent=False)
+        own = [[names.index(name) for name in _own(process, action)] for action in process.actions]
+        self.register_buffer("own", torch.tensor(own), persistent=False)  # (A, F), D for none
+        facts = [
+            [*(float(action.kind is kind) for kind in ActionKind), math.log10(action.width)]
+            for action in process.actions
+        ]
+        self.register_buffer("facts", torch.tensor(facts), persistent=False)  # (A, K + 1)
+        self.seen = linear(len(COMMON_NAMES), hidden_sizes[0])
+        self.row = linear(len(own[0]) + len(facts[0]), hidden_sizes[0])
+        self.apart = nn.Parameter(torch.zeros(len(own), hidden_sizes[-1]))  # (A, H)
+        self.each = nn.Sequential(*(linear(*widths) for widths in pairwise(hidden_sizes)))
+        self.mean = nn.Sequential(*(linear(*widths) for widths in pairwise(hidden_sizes)))
+        self.score = linear(hidden_sizes[-1], 1, 0.3)
+
+    def forward(self, observation: Tensor, mask: Tensor) -> Tensor:
+        """Logits, (B, A), from observations (B, D) and masks (B, A)."""
+        padded = nn.functional.pad(observation, (0, 1))
+        facts = self.facts.expand(len(observation), -1, -1)
+        rows = torch.cat([padded[:, self.own], facts], -1)  # (B, A, F + K + 1)
+        seen = self.seen(padded[:, self.common])[:, None]  # (B, 1, H)
+        hidden = torch.tanh(self.row(rows) + seen)
+        share = (mask / mask.sum(-1, keepdim=True))[:, None]  # (B, 1, A)
+        for each, mean in zip(self.each, self.mean, strict=True):
+            hidden = torch.tanh(each(hidden) + mean(share @ hidden))  # (B, A, H)
+        apart = (share @ hidden).squeeze(1) @ self.apart.T  # (B, A)
+        scores: Tensor = self.score(hidden).squeeze(-1) + apart
+        return scores
+
+
+def _own(process: EpisodeConfig, action: Action) -> tuple[str, ...]:
+    """Features of an action's row, as in `ARM_NAMES`; empty for none."""
+    spec = action.kind.spec
+    if not spec.tier:
+        return "", "", "", f"{action.kind}_price" if spec.cost else ""
+    if not process.is_menu:
+        return _PAIR[spec.tier]
+    arm = process.arm_names[process.rung_of(action.kind, action.arm)]
+    return tuple(f"{arm}: {name}" for name in ARM_NAMES)
+
+
+_PAIR = {
+    Tier.SMALL: ("samples", "leader_small_share", "small_difficulty", "sample_price"),
+    Tier.LARGE: ("escalations", "leader_large_backed", "large_difficulty", "escalate_price"),
+}
+"""Features of the arms of a pair."""
+
+
 class PolicyNetwork(nn.Module):
-    """Actor and critic, two separate small MLPs.
+    """Actor and critic, two separate small networks.
 
     Args:
         config: shape.
+        process: whose actions a shared network scores; a flat one needs none.
+
+    Raises:
+        ConfigError: a shared network is to decide inside attempts, where actions ask no arms.
     """
 
-    def __init__(self, config: PolicyConfig) -> None:
+    def __init__(self, config: PolicyConfig, process: Process | None = None) -> None:
         super().__init__()
         self.config = config
         self._ignored: Tensor
-        self.actor = mlp((config.num_features, *config.hidden_sizes, config.num_actions), 0.01)
-        self.critic = mlp((config.num_features, *config.hidden_sizes, 1), 1.0)
+        self.actor: nn.Sequential | ActionScorer
+        if config.network == "shared":
+            if not isinstance(process, EpisodeConfig):
+                raise ConfigError("network: expected flat inside attempts, found shared")
+            halves = tuple(math.ceil(size / 2) for size in config.hidden_sizes)
+            self.actor, width = ActionScorer(process, halves), len(COMMON_NAMES)
+        else:
+            width = config.num_features
+            self.actor = mlp((width, *config.hidden_sizes, config.num_actions), 0.01)
+        self.critic = mlp((width, *config.hidden_sizes, 1), 1.0)
         ignored = [OBSERVATION_NAMES.index(name) for name in config.ignored_features]
         self.register_buffer("_ignored", torch.tensor(ignored, dtype=torch.long), persistent=False)
 
@@ -103,13 +199,18 @@ class PolicyNetwork(nn.Module):
         Returns:
             (B, A).
         """
-        logits = self.actor(self._read(observation))
+        seen = self._read(observation)
+        shared = isinstance(self.actor, ActionScorer)
+        logits = self.actor(seen, mask) if shared else self.actor(seen)
         logits = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
         return torch.log_softmax(logits, dim=-1)
 
     def value(self, observation: Tensor) -> Tensor:
         """Expected return from here on, (B,)."""
-        value: Tensor = self.critic(self._read(observation)).squeeze(-1)
+        seen = self._read(observation)
+        if isinstance(self.actor, ActionScorer):
+            seen = nn.functional.pad(seen, (0, 1))[:, self.actor.common]
+        value: Tensor = self.critic(seen).squeeze(-1)
         return value
 
     def _read(self, observation: Tensor) -> Tensor:

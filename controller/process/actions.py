@@ -49,8 +49,9 @@ class ActionSpec:
     """All that is to be said of a kind of action; see `ACTIONS`.
 
     Functions look at the state e of n episodes (`controller.process.lockstep.Lockstep`) and give
-    (n,). Lengths of attempts, (R,), are those that are expected, or the longest. Those of an action
-    that asks an arm are told its rung, too.
+    (n,), or at numbers of one (`Episodes.looked_at`) and give one. Lengths of attempts, (R,), are
+    those that are expected, or the longest. Those of an action that asks an arm are told its rung,
+    too.
 
     Attributes:
         meaning: in words, for cards.
@@ -90,15 +91,25 @@ class ActionSpec:
 
 def attempting(e: Any, lengths: Array, rung: int) -> Any:
     """Cost of an attempt by an arm."""
-    unread = e.prompt_tokens[:, rung] * ~e.prefilled[:, rung]
-    return e.config.token_cost[rung] * (e.config.prompt_share[rung] * unread + lengths[rung])
+    token_cost, share = e.config.token_cost[rung], e.config.prompt_share[rung]
+    return attempt_cost(
+        token_cost, share, e.prompt_tokens.T[rung], e.prefilled.T[rung], lengths[rung]
+    )
+
+
+def attempt_cost(
+    token_cost: Any, prompt_share: Any, prompt_tokens: Any, prefilled: Any, length: Any
+) -> Any:
+    """Cost of an attempt, whose prompt is paid for once."""
+    return token_cost * (prompt_share * (prompt_tokens * ~prefilled) + length)
 
 
 def _revising(e: Any, lengths: Array) -> Any:
-    read = e.prompt_tokens[:, 0] + (e.config.revision_overhead + 2 * lengths[0])
+    prompt = e.prompt_tokens.T[0]
+    read = prompt + (e.config.revision_overhead + 2 * lengths[0])
     spared = 1 - e.config.prompt_share[0]
     if spared:
-        read = read - spared * (e.prompt_tokens[:, 0] + e.config.revision_overhead + lengths[0])
+        read = read - spared * (prompt + e.config.revision_overhead + lengths[0])
     return e.config.cost.reviser_weight * read
 
 
@@ -108,7 +119,7 @@ def _revisable(e: Any, width: int) -> Any:
 
 
 def _has_attempts(e: Any, width: int, rung: int) -> Any:
-    return e.limits[:, rung] >= e.counts[:, rung] + width
+    return e.limits.T[rung] >= e.counts.T[rung] + width
 
 
 ACTIONS: dict[ActionKind, ActionSpec] = {
@@ -141,7 +152,7 @@ ACTIONS: dict[ActionKind, ActionSpec] = {
     ActionKind.ESCALATE: ActionSpec(
         meaning="a larger model makes an attempt, which joins the vote",
         asked="let the large model answer",
-        legal=lambda e, width, rung: _has_attempts(e, width, rung) & (rung > 0),
+        legal=lambda e, width, rung: _has_attempts(e, width, rung) if rung else e.at < 0,
         cost=attempting,
         paid_for="an attempt by a larger model",
         tier=Tier.LARGE,

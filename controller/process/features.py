@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.process.actions import ActionSpec
-from controller.process.lockstep import Array, Lockstep, Rows, stacked
+from controller.process.lockstep import Array, Floats, Lockstep, Rows, stacked
 
 TERMS, COUNTS = "price and budget", "what was done"
 """Groups that tell what is asked for and what was done, where others are signals."""
@@ -30,23 +31,23 @@ class Scale:
 
     Attributes:
         text: says so.
-        apply: does so to the columns of several features in one call, since at batch 1 a call
-            takes longer than its arithmetic; None where the columns are features already.
-            Features of two columns bring all first ones, then all second ones.
+        apply: does so to the columns of several features, (k, ...), in one call, since at batch 1
+            a call takes longer than its arithmetic. Features of two columns bring all first ones,
+            then all second ones.
     """
 
     text: str
-    apply: Callable[[Sequence[Array]], Array] | None = None
+    apply: Callable[[Floats], Array] = lambda columns: columns
 
 
 def counted(part: float, text: str) -> Scale:
     """Counts, of which each adds `part`."""
-    return Scale(text=text, apply=lambda columns: part * stacked(columns))
+    return Scale(text=text, apply=lambda columns: part * columns)
 
 
-def _log10(columns: Sequence[Array]) -> Array:
+def _log10(columns: Floats) -> Array:
     # Through float32, whose logarithm NumPy computes several numbers at a time.
-    return np.log(stacked(columns, np.float32)) * _PER_DECADE
+    return np.log(columns.astype(np.float32)) * _PER_DECADE
 
 
 def quotient(sums: Array, counts: Array) -> Array:
@@ -56,17 +57,17 @@ def quotient(sums: Array, counts: Array) -> Array:
 
 def is_known(values: Array) -> Array:
     """Whether they are numbers: NaN alone differs from itself."""
-    return np.equal(values, values)
+    known: Array = operator.eq(values, values)
+    return known
 
 
-def _quotients(columns: Sequence[Array]) -> Array:
-    both, half = stacked(columns), len(columns) // 2
-    return quotient(both[:half], both[half:])
+def _quotients(columns: Floats) -> Array:
+    half = len(columns) // 2
+    return quotient(columns[:half], columns[half:])
 
 
-def _known(columns: Sequence[Array]) -> Array:
-    values = stacked(columns)
-    return np.where(np.isnan(values), 0.0, values)
+def _known(columns: Floats) -> Array:
+    return np.where(is_known(columns), columns, 0.0)
 
 
 FLAG = Scale(text="0 or 1")
@@ -78,12 +79,12 @@ KNOWN = Scale(text="as it is; 0 where unknown", apply=_known)
 
 
 Column = str | Callable[[Any], Array]
-"""Name of an array of the episodes, or from `Seen` to (n,)."""
+"""Name of an array of the episodes, or from `Seen` to (n,), or (R, n) for a number of each arm."""
 
 
 @dataclass(frozen=True)
 class Feature:
-    """One number that a policy sees: a row of the table.
+    """One number that a policy sees, or one of each arm: a row of the table.
 
     Attributes:
         name: in observations, checkpoints and reports.
@@ -92,6 +93,7 @@ class Feature:
         scale: from there to the number that is seen.
         column: what it is made of; of QUOTIENT sums and counts.
         meaning: in words.
+        arms: of each of which there is such a number.
     """
 
     name: str
@@ -100,6 +102,12 @@ class Feature:
     scale: Scale
     column: Column | tuple[Column, Column]
     meaning: str
+    arms: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """In observations."""
+        return tuple(f"{arm}: {self.name}" for arm in self.arms) or (self.name,)
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -148,34 +156,43 @@ class FeatureTable:
 
     def __init__(self, version: int, *features: Feature, seen: type[Seen] = Seen) -> None:
         self.version, self.features, self._seen = version, features, seen
-        self.names = tuple(feature.name for feature in features)
-        columns = dict.fromkeys(c for feature in features for c in feature.columns)
-        named = [column for column in columns if isinstance(column, str)]
+        self.names = tuple(chain(*(feature.names for feature in features)))
+        widths: dict[Column, int] = {c: len(f.names) for f in features for c in f.columns}
+        named = [column for column in widths if isinstance(column, str)]
         self._named = _getter(attrgetter, named)
-        self._computed = [column for column in columns if not isinstance(column, str)]
-        place = {column: i for i, column in enumerate((*named, *self._computed))}
-        self._scaled, made = [], []
-        # Those of no scale come first.
-        for scale in sorted({f.scale.apply for f in features}, key=lambda scale: scale is not None):
-            chosen = [feature for feature in features if feature.scale.apply is scale]
-            wanted = chain(*zip(*(feature.columns for feature in chosen), strict=True))
-            self._scaled.append((scale, _getter(itemgetter, [place[column] for column in wanted])))
-            made += chosen
-        self._order = np.array([made.index(feature) for feature in features])
+        computed = [column for column in widths if not isinstance(column, str)]
+        self._computed = [column for column in computed if widths[column] == 1]
+        self._of_arms = [column for column in computed if widths[column] > 1]
+        places: dict[Column, range] = {}
+        given: list[Column] = [*named, *self._computed, *self._of_arms]
+        end = 0
+        for column in given:
+            places[column] = range(end, end := end + widths[column])
+        self._scaled: list[tuple[Callable[[Floats], Array], slice]] = []
+        wanted: list[int] = []
+        made: list[str] = []
+        for apply in dict.fromkeys(feature.scale.apply for feature in features):
+            chosen, start = [f for f in features if f.scale.apply is apply], len(wanted)
+            for column in chain(*zip(*(feature.columns for feature in chosen), strict=True)):
+                wanted += places[column]
+            self._scaled.append((apply, slice(start, len(wanted))))
+            made += chain(*(feature.names for feature in chosen))
+        self._pick = _getter(itemgetter, wanted)
+        self._order = np.array([made.index(name) for name in self.names])
 
     def __len__(self) -> int:
-        return len(self.features)
+        return len(self.names)
 
     @cached_property
     def groups(self) -> dict[str, tuple[str, ...]]:
         """Names of the features of each group."""
         groups = dict.fromkeys(feature.group for feature in self.features)
-        return {g: tuple(f.name for f in self.features if f.group == g) for g in groups}
+        return {g: tuple(chain(*(f.names for f in self.features if f.group == g))) for g in groups}
 
     @property
     def digest(self) -> str:
         """Of names, units and scales, in order."""
-        said = [(f.name, f.unit, f.scale.text) for f in self.features]
+        said = [(name, f.unit, f.scale.text) for f in self.features for name in f.names]
         return hashlib.sha256(repr(said).encode()).hexdigest()[:16]
 
     def observe(
@@ -191,12 +208,13 @@ class FeatureTable:
         Returns:
             `out`, or without it the observations of `rows` alone, (n, D) float32.
         """
-        e = episodes.part(rows)
+        e = episodes.looked_at(rows)
         seen = self._seen(e)
         given = [*self._named(e), *[column(seen) for column in self._computed]]
-        made: list[Array] = []
-        for apply, pick in self._scaled:
-            made += pick(given) if apply is None else (apply(pick(given)).ravel(),)
+        for column in self._of_arms:
+            given.extend(column(seen))
+        whole = stacked(self._pick(given), np.float64)
+        made = [apply(whole[rows]).ravel() for apply, rows in self._scaled]
         # Features lie side by side in memory: they are computed one after the other.
         columns = np.concatenate(made, dtype=np.float32).reshape(len(self), -1)[self._order]
         if out is None:
@@ -219,11 +237,11 @@ LOG_BUDGET_LEFT = Feature(
     "log_budget_left", TERMS, "typical small attempts", Scale(text="ln(1 + x)"),
     lambda s: np.log1p(np.maximum(s.left, 0.0)), "what is left of the hard cap; 0 without one")
 DIFFICULTY = (
-    Feature("difficulty_known", _DIFFICULTY, "", FLAG, lambda s: is_known(s.e.difficulty[:, 0]),
+    Feature("difficulty_known", _DIFFICULTY, "", FLAG, lambda s: is_known(s.e.difficulty.T[0]),
             "whether the prompt was read for how hard the question is"),
-    Feature("small_difficulty", _DIFFICULTY, "log-odds", KNOWN, lambda s: s.e.difficulty[:, 0],
+    Feature("small_difficulty", _DIFFICULTY, "log-odds", KNOWN, lambda s: s.e.difficulty.T[0],
             "that an attempt of the small model is right, read from the prompt"),
-    Feature("large_difficulty", _DIFFICULTY, "log-odds", KNOWN, lambda s: s.e.difficulty[:, -1],
+    Feature("large_difficulty", _DIFFICULTY, "log-odds", KNOWN, lambda s: s.e.difficulty.T[-1],
             "that an attempt of the largest model is right, read from the prompt"),
 )
 # fmt: on

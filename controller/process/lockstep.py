@@ -23,7 +23,12 @@ Rows = Ints | None
 
 
 def stacked(rows: Sequence[Array], dtype: Any = None) -> Array:
-    """Arrays (n,) as (k, n); quicker than `np.array`, which looks at every entry first."""
+    """Arrays (n,) as (k, n), quicker than `np.array`, which looks at every entry first.
+
+    Numbers, as `Lockstep.looked_at` gives them, come as (k,).
+    """
+    if not rows[0].ndim:
+        return np.fromiter(rows, dtype or np.float64, len(rows))
     return np.concatenate(rows, dtype=dtype).reshape(len(rows), -1)
 
 
@@ -85,6 +90,10 @@ class Lockstep:
         )
         return part
 
+    def looked_at(self, rows: Rows) -> Self:
+        """The same, for what is only computed from them: features, costs and masks."""
+        return self.part(rows)
+
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
@@ -122,7 +131,7 @@ class Lockstep:
 
     def mask(self, rows: Rows = None) -> Bools:
         """Allowed actions, (n, A), in `rows` or everywhere; STOP always is."""
-        e, choices = self.part(rows), self.config.choices
+        e, choices = self.looked_at(rows), self.config.choices
         allowed = [spec.legal(e, width) for spec, width in choices]
         if np.isfinite(e.budget).any():
             left, worst = e.budget - e.spent, e.worst_lengths
@@ -131,4 +140,4 @@ class Lockstep:
                 if width > 1:
                     cost = cost + (width - 1) * e.config.token_cost[spec.rung] * worst[spec.rung]
                 allowed[place] = allowed[place] & (cost <= left)
-        return stacked(allowed).T
+        return stacked(allowed, np.bool_).reshape(len(choices), -1).T

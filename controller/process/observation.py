@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betainc
 
-from controller.process.actions import PRICED, attempting
+from controller.process.actions import PRICED
 from controller.process.episodes import (
     LARGE_VOTES,
     LOGPROB,
@@ -46,7 +46,7 @@ from controller.process.features import (
     last_logprobs,
     quotient,
 )
-from controller.process.lockstep import Floats, Ints, stacked
+from controller.process.lockstep import Floats, Ints
 
 _BETA_SIZE = 128
 _LEAST_ROUND_PRICE = 1e-4
@@ -91,18 +91,6 @@ class AttemptsSeen(Seen):
         backers: tuple[Ints, Ints] = self.e.backers
         return backers
 
-    @cached_property
-    def arm_votes(self) -> Ints:
-        """Attempts by each arm that gave the leading answer, (R, n)."""
-        return np.asarray(self.e.votes_by_arm.T)
-
-    @cached_property
-    def arm_costs(self) -> Floats:
-        """Price x expected cost of an attempt by each arm, (R, n)."""
-        e, lengths = self.e, self.e.expected_lengths
-        costs = stacked([attempting(e, lengths, rung) for rung in range(e.config.num_rungs)])
-        return np.asarray(e.price * np.maximum(costs, 1.0))
-
 
 def _entropy(s: AttemptsSeen) -> Floats:
     total = np.maximum(s.e.total, 1)
@@ -122,12 +110,12 @@ FEATURES = FeatureTable(
     LOG_BUDGET_LEFT,
     Feature("step", COUNTS, "rounds", _COUNT, "rounds",
             "serial rounds so far"),
-    Feature("samples", COUNTS, "attempts", _COUNT, lambda s: s.e.counts[:, 0],
+    Feature("samples", COUNTS, "attempts", _COUNT, lambda s: s.e.counts.T[0],
             "independent attempts by the small model"),
     Feature("revisions", COUNTS, "attempts", _COUNT, "revisions",
             "revisions"),
     Feature("escalations", COUNTS, "attempts", Scale(text="1/2 each"),
-            lambda s: (s.e.num_attempts - s.e.counts[:, 0] - s.e.revisions) * 0.5,
+            lambda s: (s.e.num_attempts - s.e.counts.T[0] - s.e.revisions) * 0.5,
             "attempts by larger models"),
     Feature("rung", COUNTS, "rungs", PLAIN, "rung",
             "highest model that was asked, 0 for the small one"),
@@ -176,10 +164,10 @@ FEATURES = FeatureTable(
     Feature("unverified", COUNTS, "attempts", _COUNT, "unverified",
             "attempts that a verifier could score and has not"),
     Feature("small_length", LENGTHS, "tokens", PER_UNIT,
-            lambda s: quotient(s.e.small_tokens, s.e.counts[:, 0] + s.e.revisions) / s.unit,
+            lambda s: quotient(s.e.small_tokens, s.e.counts.T[0] + s.e.revisions) / s.unit,
             "mean length of the small model's attempts"),
     Feature("prompt_length", LENGTHS, "tokens", PER_UNIT,
-            lambda s: s.e.prompt_tokens[:, 0] * s.e.prompt_counted / s.unit,
+            lambda s: s.e.prompt_tokens.T[0] * s.e.prompt_counted / s.unit,
             "length of the small model's prompt; 0 where unknown"),
     *expected_costs(PRICED),
     *DIFFICULTY,
@@ -206,34 +194,35 @@ def menu_features(arms: tuple[str, ...]) -> FeatureTable:
                 "families whose arms gave the leading answer"),
         Feature("families_behind_rival", backing, "families", PLAIN, lambda s: s.backers[1],
                 "at most behind any other answer"),
-        *(feature for rung, arm in enumerate(arms) for feature in _of_arm(rung, arm)),
+        Feature("attempts", COUNTS, "attempts", _COUNT, _made,
+                "attempts by it", arms),
+        Feature("leader_share", _VOTES, "share of attempts", QUOTIENT, (_gave_leader, _made),
+                "those that gave the leading answer", arms),
+        Feature("difficulty", DIFFICULTY[0].group, "log-odds", KNOWN, lambda s: s.e.difficulty.T,
+                "that an attempt is right, read from the prompt", arms),
+        Feature("price", "expected cost of actions", "accuracy", LOG10,
+                lambda s: s.e.price * np.maximum(s.e.attempt_costs, 1.0),
+                "price x expected cost of an attempt", arms),
         seen=AttemptsSeen,
     )
     # fmt: on
 
 
-def _of_arm(rung: int, arm: str) -> tuple[Feature, ...]:
-    def made(s: AttemptsSeen) -> Ints:
-        return np.asarray(s.e.counts[:, rung])
+def _made(s: AttemptsSeen) -> Ints:
+    counts: Ints = s.e.counts.T
+    return counts
 
-    # fmt: off
-    return (
-        Feature(f"{arm}: attempts", COUNTS, "attempts", _COUNT, made,
-                f"attempts by {arm}"),
-        Feature(f"{arm}: leader_share", _VOTES, "share of attempts", QUOTIENT,
-                (lambda s: s.arm_votes[rung], made),
-                f"those of {arm} that gave the leading answer"),
-        Feature(f"{arm}: difficulty", DIFFICULTY[0].group, "log-odds", KNOWN,
-                lambda s: s.e.difficulty[:, rung],
-                f"that an attempt of {arm} is right, read from the prompt"),
-        Feature(f"{arm}: price", "expected cost of actions", "accuracy", LOG10,
-                lambda s: s.arm_costs[rung],
-                f"price x expected cost of an attempt by {arm}"),
-    )
-    # fmt: on
+
+def _gave_leader(s: AttemptsSeen) -> Ints:
+    votes: Ints = s.e.votes_by_arm.T
+    return votes
 
 
 OBSERVATION_NAMES = FEATURES.names
+_OF_A_MENU = menu_features(("arm",)).features
+COMMON_NAMES = tuple(feature.name for feature in _OF_A_MENU if not feature.arms)
+ARM_NAMES = tuple(feature.name for feature in _OF_A_MENU if feature.arms)
+"""What is seen of any menu, and of each of its arms."""
 NUM_FEATURES = len(FEATURES)
 
 observe = FEATURES.observe

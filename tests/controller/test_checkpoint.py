@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from controller.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from controller.errors import CheckpointError
+from controller.granularity import granularity_of
 from controller.loading import load_backend
 from controller.policy.difficulty import Difficulty
 from controller.policy.network import PolicyConfig, PolicyNetwork
@@ -66,6 +67,23 @@ def test_round_trip(saved):
         *(c.difficulty.outlook(lambda _: hidden) for c in (loaded, checkpoint))
     )
     assert (path / "README.md").read_text() == "# card\n"
+
+
+def test_a_menu_is_kept_with_the_network_that_scores_its_actions(tmp_path, menu, menu_config):
+    features, actions = len(granularity_of(menu_config).features), len(menu_config.actions)
+    shape = PolicyConfig(num_features=features, num_actions=actions, network="shared")
+    policy = PolicyNetwork(shape, menu_config)
+    checkpoint = Checkpoint(
+        policy=policy, config=menu_config, models=menu.models(), price_range=(1e-5, 1e-2)
+    )
+    save_checkpoint(checkpoint, tmp_path)
+    loaded = load_checkpoint(tmp_path).policy
+    assert loaded.config == shape
+    seen, mask = torch.randn(5, features), torch.ones(5, actions, dtype=torch.bool)
+    assert torch.equal(loaded.log_probs(seen, mask), policy.log_probs(seen, mask))
+    edit(tmp_path, policy={**vars(shape), "network": "deep"})
+    with pytest.raises(CheckpointError, match="network: expected flat or shared, found 'deep'"):
+        load_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,9 @@ STEPS_PER_ATTEMPT = 200
 LEAST_STEPS, MOST_STEPS = 400_000, 8_000_000
 """Environment steps that suit a number of recorded attempts."""
 
+STARTED = 10
+"""By how much fewer suit a training that starts from a controller."""
+
 SEGMENT_DEFAULTS: dict[str, Any] = {
     "total_steps": 4_000_000,
     "num_envs": 2048,
@@ -64,6 +67,8 @@ class PPOConfig:
             square of what is left to zero.
         max_grad_norm: gradients are scaled down to this norm.
         hidden_sizes: of the policy network.
+        network: flat, an output for each action; shared, the same weights for every action; or
+            auto, flat unless training starts from another.
         ignored_features: names of features that the network does not see, for ablations.
         seed: everything random follows from it.
     """
@@ -82,6 +87,7 @@ class PPOConfig:
     prior_coefficient: float = 0.1
     max_grad_norm: float = 0.5
     hidden_sizes: tuple[int, ...] = (128, 128)
+    network: Literal["auto", "flat", "shared"] = "auto"
     ignored_features: tuple[str, ...] = ()
     seed: int = 0
 
@@ -150,6 +156,8 @@ class TrainConfig:
             typical attempt's worth.
         probes: inside attempts, force an answer after each segment, to be paid for and seen.
         escalate: inside attempts, let the large model take over.
+        start: controller to start from, in a tenth of the steps where these are open; arms are
+            matched by name. None if empty.
         ppo: settings of PPO.
     """
 
@@ -164,6 +172,7 @@ class TrainConfig:
     prices: tuple[float, ...] = ()
     probes: bool = False
     escalate: bool = True
+    start: str = ""
     ppo: PPOConfig = field(default_factory=PPOConfig)
 
     @property
@@ -199,4 +208,6 @@ class TrainConfig:
         if self.ppo.total_steps:
             return self
         steps = min(max(STEPS_PER_ATTEMPT * num_attempts, LEAST_STEPS), MOST_STEPS)
+        if self.start:
+            steps //= STARTED
         return replace(self, ppo=replace(self.ppo, total_steps=steps))

@@ -159,7 +159,7 @@ def _train_on_cluster(
         TrainJob(
             out=out.resolve(),
             traces=settings.run.traces.resolve(),
-            config=config,
+            config=replace(config, start=config.start and str(Path(config.start).resolve())),
             name=str(out),
             wandb=settings.run.wandb,
             environment=wandb_environment(),

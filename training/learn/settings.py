@@ -56,7 +56,7 @@ SETTINGS = {
 }
 """Every setting by name."""
 
-ALIASES = {"steps": "total_steps", "token_cost": "token_costs"}
+ALIASES = {"steps": "total_steps", "token_cost": "token_costs", "from": "start"}
 """Shorter names, good everywhere."""
 
 

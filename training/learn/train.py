@@ -21,6 +21,7 @@ from controller.checkpoint import (
     SETTINGS_FILE,
     AnyCheckpoint,
     Checkpoint,
+    load_any,
     save_checkpoint,
 )
 from controller.granularity import Process
@@ -40,7 +41,7 @@ from envs.vector import ComputeVectorEnv
 from training.compare.simulate import outlook, play, play_checkpoint
 from training.compare.yardsticks import best_rule_utilities
 from training.granularity import learning_of
-from training.learn.config import LEAST_STEPS, SEGMENT_DEFAULTS, TrainConfig
+from training.learn.config import LEAST_STEPS, SEGMENT_DEFAULTS, STARTED, TrainConfig
 from training.learn.difficulty import fit_difficulty, fold_of, with_prompt_lengths
 from training.learn.floor import (
     FLOOR_PRICES,
@@ -51,6 +52,7 @@ from training.learn.floor import (
 )
 from training.learn.resume import CURVE, Curve, has_state
 from training.learn.settings import flat
+from training.learn.start import start_from
 from training.ppo import PPO
 from training.report.tracking import Tracker, controller_artifact, traces_artifact
 from training.report.view import View
@@ -169,9 +171,16 @@ class ControllerTraining:
     ) -> None:
         self.prepared = prepared or prepare(traces, config)
         config = suited(config, traces)
+        source = load_any(config.start) if config.start else None
+        if source is not None and config.ppo.network == "auto":
+            config = replace(config, ppo=replace(config.ppo, network=source.policy.config.network))
         self.traces, self.config, self.out = traces, config, out
         env = self._env_of(self.prepared)
         self.ppo, self._env = PPO(env, config.ppo), env
+        self.started = ""
+        """What was taken over from another controller, in a line."""
+        if source is not None:
+            self.started = start_from(self.ppo.policy, self.prepared.process, source)
         self.utility, self._waited = -np.inf, 0
         """Of the kept weights on `prepared.validation`."""
         self._kept: dict[str, torch.Tensor] = {}
@@ -241,6 +250,8 @@ class ControllerTraining:
             if view is not None:
                 view(steps, metrics)
 
+        if self.started:
+            say(self.started)
         tracker.uses(traces_artifact(self.traces))
         if not self._is_done:
             self.ppo.train(
@@ -316,8 +327,12 @@ class ControllerTraining:
     def _cross_fitted(
         self, rows: NDArray[np.bool_], state: Path, stop: Callable[[], bool] | None
     ) -> Policy:
-        """Another policy, that learns from some of the questions, in fewer steps."""
-        steps = min(self.config.ppo.total_steps, LEAST_STEPS)
+        """Another policy, that learns from some of the questions, in fewer steps.
+
+        It does not start from a controller, which may have learnt from the others.
+        """
+        steps = self.config.ppo.total_steps * (STARTED if self.started else 1)
+        steps = min(steps, LEAST_STEPS)
         env = self._env_of(self.prepared.of(rows))
         ppo = PPO(env, replace(self.config.ppo, total_steps=steps))
         if has_state(state):

@@ -139,6 +139,16 @@ def test_each_arm_has_its_expected_cost_and_chance(episodes):
     assert [told[f"{arm}: difficulty"] for arm in config.arm_names] == [-2, 0, 1, 3]
 
 
+@pytest.mark.parametrize("budget", [np.inf, 900.0])
+def test_numbers_of_one_episode_are_those_of_arrays(episodes, budget):
+    episodes.budget[:] = budget
+    table = granularity_of(episodes.config).table
+    for rung, answer in ((ANT, 0), (CAT, 1), (ANT, -1), (WHALE, 1), (COW, 2)):
+        np.testing.assert_array_equal(table.observe(episodes), table.observe(episodes, ROW))
+        np.testing.assert_array_equal(episodes.mask(), episodes.mask(ROW))
+        attempt(episodes, rung, answer)
+
+
 def test_a_pair_is_seen_as_before(process):
     assert granularity_of(process) is ATTEMPTS
     assert process.actions.names == ("STOP", "SAMPLE", "SAMPLE(2)", "REVISE", "ESCALATE")
