@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, Protocol
@@ -114,7 +115,8 @@ class ActionScorer(nn.Module):
         names = [*granularity_of(process).features, ""]
         places = {name: names.index(name if name in names else "") for name in COMMON_NAMES}
         self.register_buffer("common", torch.tensor([*places.values()]), persistent=False)
-        own = [[names.index(name) for name in _own(process, action)] for action in process.actions]
+        rows = (_own(process, action) for action in process.actions)
+        own = [[names.index(row.get(name, "")) for name in ARM_NAMES] for row in rows]
         self.register_buffer("own", torch.tensor(own), persistent=False)  # (A, F), D for none
         facts = [
             [*(float(action.kind is kind) for kind in ActionKind), math.log10(action.width)]
@@ -143,20 +145,30 @@ class ActionScorer(nn.Module):
         return scores
 
 
-def _own(process: EpisodeConfig, action: Action) -> tuple[str, ...]:
-    """Features of an action's row, as in `ARM_NAMES`; empty for none."""
+def _own(process: EpisodeConfig, action: Action) -> Mapping[str, str]:
+    """Features of an action's row, by those of `ARM_NAMES` that are known of it."""
     spec = action.kind.spec
     if not spec.tier:
-        return "", "", "", f"{action.kind}_price" if spec.cost else ""
+        return {"price": f"{action.kind}_price"} if spec.cost else {}
     if not process.is_menu:
         return _PAIR[spec.tier]
     arm = process.arm_names[process.rung_of(action.kind, action.arm)]
-    return tuple(f"{arm}: {name}" for name in ARM_NAMES)
+    return {name: f"{arm}: {name}" for name in ARM_NAMES}
 
 
 _PAIR = {
-    Tier.SMALL: ("samples", "leader_small_share", "small_difficulty", "sample_price"),
-    Tier.LARGE: ("escalations", "leader_large_backed", "large_difficulty", "escalate_price"),
+    Tier.SMALL: {
+        "attempts": "samples",
+        "leader_share": "leader_small_share",
+        "difficulty": "small_difficulty",
+        "price": "sample_price",
+    },
+    Tier.LARGE: {
+        "attempts": "escalations",
+        "leader_share": "leader_large_backed",
+        "difficulty": "large_difficulty",
+        "price": "escalate_price",
+    },
 }
 """Features of the arms of a pair."""
 

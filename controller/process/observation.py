@@ -10,7 +10,7 @@ from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betainc
+from scipy.special import betainc, expit
 
 from controller.process.actions import PRICED
 from controller.process.episodes import (
@@ -90,6 +90,16 @@ class AttemptsSeen(Seen):
         """Families behind the leading answer and its strongest rival, (n,) each."""
         backers: tuple[Ints, Ints] = self.e.backers
         return backers
+
+    @cached_property
+    def arm_prices(self) -> Floats:
+        """Price x expected cost of an attempt by each arm, (R, n)."""
+        return np.asarray(self.e.price * np.maximum(self.e.attempt_costs, 1.0))
+
+    @cached_property
+    def worths(self) -> Floats:
+        """Chance that an attempt by each arm is right, less its price, at least -1, (R, n)."""
+        return np.asarray(np.maximum(expit(self.e.difficulty.T) - self.arm_prices, -1.0))
 
 
 def _entropy(s: AttemptsSeen) -> Floats:
@@ -200,9 +210,13 @@ def menu_features(arms: tuple[str, ...]) -> FeatureTable:
                 "those that gave the leading answer", arms),
         Feature("difficulty", DIFFICULTY[0].group, "log-odds", KNOWN, lambda s: s.e.difficulty.T,
                 "that an attempt is right, read from the prompt", arms),
-        Feature("price", "expected cost of actions", "accuracy", LOG10,
-                lambda s: s.e.price * np.maximum(s.e.attempt_costs, 1.0),
+        Feature("price", "expected cost of actions", "accuracy", LOG10, lambda s: s.arm_prices,
                 "price x expected cost of an attempt", arms),
+        Feature("worth", DIFFICULTY[0].group, "accuracy", KNOWN, lambda s: s.worths,
+                "chance that an attempt is right, less price x expected cost", arms),
+        Feature("worth_behind", DIFFICULTY[0].group, "accuracy", KNOWN,
+                lambda s: s.worths - s.worths.max(0),
+                "the same less that of the best arm", arms),
         seen=AttemptsSeen,
     )
     # fmt: on
