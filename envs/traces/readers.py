@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
+from controller.errors import TraceFormatError
 from envs.records import Record
+from envs.traces.harness import harness_attempts
 from envs.traces.logs import Log, Row, conversation, message_text, truth
+from envs.traces.served import served_attempts
 
 FAILED = "requests that failed, left out"
 
@@ -322,3 +326,67 @@ def _scored(record: Record, column: str, value: Any) -> bool:
         return truth(value)
     except ValueError:
         raise record.error(column, "1 for right or 0 for wrong", value) from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A kind of log.
+
+    Attributes:
+        name: for people.
+        columns: that its records have, and no other's.
+        attempts: of one entry.
+        entries: of one record, by the name of the place where each stands in it; None for the
+            record alone.
+    """
+
+    name: str
+    columns: frozenset[str]
+    attempts: Callable[[Record, Log], Iterator[Row]]
+    entries: Callable[[Row], Iterator[tuple[str, Row]]] | None = None
+
+
+SOURCES = tuple(
+    Source(name=name, columns=frozenset(columns), attempts=attempts, entries=entries)
+    for name, columns, attempts, entries in (
+        ("lm-evaluation-harness", {"doc", "resps"}, harness_attempts, None),
+        ("allot serve", {"event", "logger"}, served_attempts, None),
+        ("inspect_ai", {"epoch", "target", "scores"}, inspect_attempts, None),
+        ("inspect_ai", {"version", "eval"}, inspect_attempts, inspect_entries),
+        ("OpenAI batch", {"custom_id", "response"}, batch_attempts, None),
+        ("trl", {"step", "prompt", "completion", "advantage"}, completion_attempts, None),
+        ("verifiers", {"example_id", "completion", "reward"}, rollout_attempts, None),
+        ("verifiers", {"env", "task", "traces"}, trace_attempts, trace_entries),
+        ("HELM", {"adapter_spec", "request_states"}, scenario_attempts, scenario_entries),
+        ("simple-evals", {"htmls", "convos"}, simple_attempts, simple_entries),
+        ("EvalPlus", {"eval", "hash"}, program_attempts, program_entries),
+    )
+)
+
+TABLE = Source(name="table", columns=frozenset(), attempts=table_attempts)
+
+
+def source_of(record: Record) -> Source:
+    """The kind of log that a record is of; a plain table if it is of no other."""
+    return next((source for source in SOURCES if source.columns <= record.row.keys()), TABLE)
+
+
+def attempts_of(source: Source, record: Record, log: Log) -> Iterator[tuple[Record, Row]]:
+    """Attempts of a record, each with the entry that it was found in.
+
+    Raises:
+        TraceFormatError: the record is not as its source writes them.
+    """
+    try:
+        entries = source.entries(record.row) if source.entries else [(record.place, record.row)]
+        for place, row in entries:
+            entry = Record(path=record.path, place=place, row=row)
+            for attempt in source.attempts(entry, log):
+                yield entry, attempt
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        if isinstance(error, TraceFormatError):
+            raise
+        raise TraceFormatError(
+            f"{record.path}, {record.place}: expected an entry as {source.name} writes it, found "
+            f"{error!r}"
+        ) from error
