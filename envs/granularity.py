@@ -13,8 +13,13 @@ from controller.granularity import Granularity, Process
 from envs.draws import Array
 from envs.replay import AttemptReplay, Replay
 from envs.segments.replay import SegmentReplay, read_trees
-from envs.segments.table import SegmentTable, build_trees, derive_segment_config
-from envs.segments.traces import KIND, SegmentTraces
+from envs.segments.table import (
+    KIND,
+    SegmentTable,
+    SegmentTraces,
+    build_trees,
+    derive_segment_config,
+)
 from envs.traces.derive import derive_config
 from envs.traces.format import TraceSet, read_manifest
 from envs.traces.recorded import read_recorded
@@ -32,10 +37,9 @@ class Recordings:
     """Recorded traces of one granularity.
 
     Attributes:
-        granularity: of the decisions that they let replay.
         read: a set from its directory.
-        table: arrays of a set's splits; see `build_table`.
-        recorded: questions, backend and grader of a set's splits; see `read_recorded`.
+        table, recorded: arrays, or questions, backend and grader, of a set's splits; see
+            `build_table` and `read_recorded`.
         derive: the decision process from the table of the train split, the set and options.
         replay: N episodes over a table; see `Replay`.
     """
@@ -74,11 +78,7 @@ def recordings_of(kept: AnyTraces | AnyTable) -> Recordings:
 
 
 def read_traces(path: Path | str) -> AnyTraces:
-    """A set of either granularity, as its `trace.json` says.
-
-    Raises:
-        TraceFormatError: it is none, or damaged.
-    """
+    """A set of either granularity; raises TraceFormatError if it is none, or damaged."""
     manifest = read_manifest(Path(path), "a trace set; record one with `allot record`")
     kind = SEGMENTS if manifest.get("kind") == KIND else ATTEMPTS
     traces: AnyTraces = kind.read(Path(path))

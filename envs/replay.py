@@ -24,13 +24,9 @@ _RECORDED = ("answer", "prompt_tokens", "completion_tokens", "first_child", "num
 class Replay(ABC):
     """Recorded traces replayed in N episodes at a time; the state of the vector environment.
 
-    Args:
-        table: recorded traces.
-        episodes: state of the episodes.
-        difficulty: (Q, R) log-odds per question and rung; None when unknown.
-
     Attributes:
         start: (N,) place that each episode started at: a question, or a recorded attempt at one.
+        difficulty: (Q, R) log-odds per question and rung; NaN when unknown.
     """
 
     table: Any
@@ -118,14 +114,8 @@ class Replay(ABC):
 class AttemptReplay(Replay):
     """Replays N episodes from a table of attempts.
 
-    Independent attempts of a question come in a fresh random order in each episode.
-
-    Args:
-        table: recorded attempts.
-        config: the decision process.
-        num_episodes: N.
-        difficulty: (Q, R) log-odds per question and rung; None when unknown.
-        permute: whether to shuffle independent attempts; if not, recorded order.
+    Independent attempts of a question come in a fresh random order in each episode, or as recorded
+    without `permute`.
 
     Attributes:
         attempts: (N, attempts) rows of the table that each episode has seen, in order; as

@@ -43,10 +43,7 @@ _START = np.array([0, 0, 0, 0, 0, 0, np.nan, NO_ANSWER, 0], np.float64)
 
 
 class Lengths(NamedTuple):
-    """Tokens that costs are computed with: of a segment, a forced answer and the rest.
-
-    `reserve` is what must be left to force an answer afterwards.
-    """
+    """Tokens of a segment, a forced answer, the rest, and what must be left to force an answer."""
 
     segment: float
     forced: float
@@ -258,13 +255,9 @@ class SegmentEpisodes(Lockstep):
         self.last_logprob, self.last_min_logprob, self.entropy = self._signals
 
     def reset(self, rows: Ints, *, prompt_tokens: Ints, value: Floats, **terms: Any) -> None:
-        """Begin new attempts in `rows`, (n,), and read their prompts.
+        """Begin new attempts in `rows`, (n,), and read their prompts, of so many tokens, (n, R).
 
-        Args:
-            rows: which episodes.
-            prompt_tokens: (n, R).
-            value: (n,) of the prompt; NaN if unknown.
-            terms: price, budget and difficulty; see `Lockstep.begin`.
+        `value`, (n,), is the prompt's, NaN if unknown; `terms` are for `begin`.
         """
         self.begin(rows, prompt_tokens=prompt_tokens, **terms)
         self._counts[:, rows], self._flags[:, rows] = 0, False
@@ -350,13 +343,7 @@ class SegmentEpisodes(Lockstep):
         self.charge(rows, weights[-1] * by_large + weights[0] * by_small, by_large + by_small)
 
     def force(self, rows: Ints, answer: Ints, tokens: Ints) -> None:
-        """Take note of answers that were forced at the end.
-
-        Args:
-            rows: episodes, (n,).
-            answer: their ids, (n,); -1 if none could be read.
-            tokens: phrases and answers, (n,).
-        """
+        """Take note of answers by id, -1 for none, and their tokens, that stopping forced."""
         self.answer[rows], self.forced[rows] = answer, True
         self.charge(rows, self.config.cost.weights[0] * tokens, tokens)
         self.rounds[rows] += 1

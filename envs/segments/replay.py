@@ -23,20 +23,14 @@ from controller.segments.episodes import (
 from controller.segments.types import Prefix, Segment, Segmentation, SegmentRequest
 from envs.draws import Array, Hidden, Streams
 from envs.replay import Replay
-from envs.segments.table import SegmentTable, build_trees
-from envs.segments.traces import SegmentTraces
+from envs.segments.table import SegmentTable, SegmentTraces, build_trees
 from envs.traces.recorded import Recorded, recorded_grader, recorded_questions
 
 
 class SegmentReplay(Replay):
     """Replays N attempts from a table of trees; rounds have no price there.
 
-    Args:
-        table: recorded trees.
-        config: the decision process.
-        num_episodes: N.
-        difficulty: (Q, R) log-odds per question and rung; None when unknown.
-        permute: of no consequence: each draw has its place in a tree.
+    `permute` is of no consequence: each draw has its place in a tree.
 
     Attributes:
         node, before: (N,) node that each episode is at, and the one before it.
@@ -123,12 +117,7 @@ class SegmentReplay(Replay):
 
 
 class RecordedSegments(ReadAgain):
-    """`SegmentBackend` over recorded trees; a number stands for texts that were not recorded.
-
-    Args:
-        traces: the set.
-        table: some of its trees, as arrays.
-    """
+    """`SegmentBackend` over recorded trees; a number stands for texts that were not recorded."""
 
     recorded = ("table", "_texts", "_trees")
 
@@ -144,11 +133,7 @@ class RecordedSegments(ReadAgain):
         }
 
     def open(self, attempts: Sequence[tuple[Question, int]]) -> list[Prefix]:
-        """Prompts of recorded attempts.
-
-        Raises:
-            BackendError: one was not recorded.
-        """
+        """Prompts of recorded attempts; raises BackendError if one was not recorded."""
         return [self._open(question, attempt) for question, attempt in attempts]
 
     def _open(self, question: Question, attempt: int) -> Prefix:
@@ -173,11 +158,7 @@ class RecordedSegments(ReadAgain):
         return tuple(by_rung.get(rung, Usage()) for rung in range(len(self.models)))
 
     def write(self, requests: Sequence[SegmentRequest]) -> list[Prefix]:
-        """The prefixes, each longer by the segment asked for.
-
-        Raises:
-            BackendError: one was not recorded.
-        """
+        """The prefixes with the segments asked for; raises BackendError if one was not recorded."""
         return [self._write(request) for request in requests]
 
     def _write(self, request: SegmentRequest) -> Prefix:

@@ -46,13 +46,7 @@ _DEFAULT = ImportOptions()
 
 @dataclass(frozen=True, kw_only=True)
 class Imported:
-    """What an import made.
-
-    Attributes:
-        groups: what there is of each model on each data set.
-        missing: what the logs lack, and what that means, one sentence each.
-        notes: what was chosen, guessed or left out, one sentence each.
-    """
+    """Shares by model and data set, and sentences about what is missing or guessed."""
 
     groups: Sequence[Group]
     missing: Sequence[str]
@@ -99,15 +93,13 @@ def import_attempts(
         rows.check()
         chosen = rows.small(small)
         rows.write_attempts(chosen)
+        tiers = {model: "small" if model == chosen else "large" for model in rows.models}
         manifest = {
             "version": TRACE_VERSION,
             "digest": tables_digest(Path(staging)),
             "models": {
-                model: {
-                    "tier": "small" if model == chosen else "large",
-                    "parameters": rows.sizes.get(model),
-                }
-                for model in rows.models
+                model: {"tier": tier, "parameters": rows.sizes.get(model)}
+                for model, tier in tiers.items()
             },
             "answers": rows.kinds(),
             "source": [file.name for file in files],
@@ -148,12 +140,9 @@ def _checked_sizes(sizes: Mapping[str, float], models: Mapping[str, int]) -> Map
 
 def _refuse_unused(options: ImportOptions, logs: Sequence[Log]) -> None:
     used = set().union(*(log.used for log in logs))
-    for option, names in (
-        ("filter", options.filters),
-        ("metric", options.metrics),
-        ("map", options.columns),
-        ("references", [REFERENCES] if options.references else []),
-    ):
+    references = [REFERENCES] if options.references else []
+    asked = {"filter": options.filters, "metric": options.metrics, "map": options.columns}
+    for option, names in (asked | {"references": references}).items():
         if unused := [name for name in names if name not in used]:
             raise ConfigError(f"{option}: expected what some log has, found {unused}")
 
@@ -172,12 +161,7 @@ def _refuse_copies(files: Sequence[Path]) -> None:
 
 
 class _Intake:
-    """Attempts on their way to a trace set; what is checked in the end stays in memory.
-
-    Args:
-        staging: directory for the tables.
-        options: of the import.
-    """
+    """Attempts on their way to a trace set; what is checked in the end stays in memory."""
 
     def __init__(self, staging: Path, options: ImportOptions) -> None:
         self.options = options
@@ -339,12 +323,7 @@ class _Intake:
         return kept.assign(**given.astype("Int64").mask(given == 0))
 
     def check(self) -> None:
-        """Check what only all attempts together tell.
-
-        Raises:
-            TraceFormatError: there are none, none has an answer, two of a question share an id, or
-                one revises another that is not there.
-        """
+        """Check what only all attempts together tell: answers, unique ids, known parents."""
         kept = self.columns()
         own, parent = kept["own"], kept["parent"]
         if not len(own):
@@ -382,11 +361,7 @@ class _Intake:
             place -= len(batch)
 
     def small(self, wanted: str | None) -> str:
-        """The model that samples.
-
-        Raises:
-            TraceFormatError: it is not there, or none stands out.
-        """
+        """The model that samples; TraceFormatError if it is not there, or none stands out."""
         counts = Counter(dict(enumerate(np.bincount(self.columns()["model"]).tolist())))
         names = {place: model for model, place in self.models.items()}
         if wanted or self._lowest:

@@ -12,7 +12,7 @@ from controller.backends.base import PromptState
 from controller.backends.recorded import ReplayBackend
 from controller.process.actions import REVISING, ActionKind
 from controller.process.types import Attempt, Question
-from envs.questions.answer_kinds import kinds_of
+from envs.questions.files import kinds_of
 from envs.questions.grader import RecordedGrader
 from envs.traces.format import TraceSet
 from envs.traces.table import TraceTable, build_table
@@ -32,8 +32,6 @@ class Recorded(Generic[B, T]):
     """Questions of some splits, in the order of the table, backend and grader.
 
     Attributes:
-        questions: with references.
-        backend: replays the traces.
         grader: calls right what was right when it was recorded.
         table: the traces as arrays.
         attempts: in the order of the table's, where it is one of whole attempts.
@@ -49,13 +47,7 @@ class Recorded(Generic[B, T]):
 def read_recorded(
     traces: TraceSet, splits: Iterable[str], ladder: Sequence[str] | None = None
 ) -> Recorded:
-    """Recorded questions and attempts of some splits.
-
-    Args:
-        traces: recorded attempts.
-        splits: which of train, validation and test.
-        ladder: models, the small one first; see `TraceSet.default_ladder`.
-    """
+    """Recorded questions and attempts of some splits; `ladder` as in `TraceSet.models`."""
     models = traces.models(ladder)
     table = build_table(traces, splits, [model.name for model in models])
     states = {

@@ -36,7 +36,7 @@ from controller.backends.local.passes import batches_by_length, padded
 from controller.backends.prompts import VERIFIER
 from controller.errors import ConfigError
 from envs.traces.format import TraceSet, tables_digest, write_json, write_table
-from training.adapters.adapter_data import (
+from training.adapters.reviser import (
     AttemptGroup,
     WorkedSolution,
     attempts_by_question,
@@ -75,12 +75,7 @@ class VerifierConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Lesson:
-    """A question with its worked solution.
-
-    Attributes:
-        tokens: L of them.
-        weights: (L,) how much each counts; 0 in the question.
-    """
+    """A question with its worked solution: L tokens, and how much each counts, (L,)."""
 
     tokens: tuple[int, ...]
     weights: NDArray[np.float32]
@@ -134,14 +129,10 @@ def graded_attempts(groups: Iterable[AttemptGroup], local: LocalModel) -> Graded
 
 
 class VerifierTraining:
-    """One training, begun or resumed.
+    """One training of a verifier of the model `base`, begun or resumed, into `out`.
 
-    Args:
-        base: directory or hub id of the small model.
-        traces: its attempts, with their texts.
-        worked_solution: of each question of the train split.
-        out: directory of the adapter; its `training` holds what resuming needs.
-        config: settings.
+    It learns from attempts with their texts and the worked solution of each question of the train
+    split; `out/training` holds what resuming needs.
     """
 
     def __init__(
@@ -253,12 +244,7 @@ def add_scores(
 ) -> int:
     """Write a trace set again with a verifier's scores of the small model's attempts.
 
-    Args:
-        traces: with the attempts' texts; scores that it has are replaced.
-        small: directory or hub id of the model that the verifier is an adapter of.
-        verifier: directory of the adapter.
-        out: directory of the new set, which must hold none yet.
-        progress: called with the number of attempts scored.
+    Scores that it has are replaced; `progress` is called with the number of attempts scored.
 
     Returns:
         How many attempts were scored.

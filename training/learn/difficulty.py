@@ -19,7 +19,7 @@ from controller.backends.openai.prompt_lengths import Line, fit_prompt_length
 from controller.policy.difficulty import Difficulty, Reads
 from controller.process.actions import ActionKind
 from controller.process.types import ModelSpec
-from envs.questions.prompts import Prompts
+from envs.questions.table import QuestionTable
 from envs.traces.format import TraceSet
 from envs.traces.table import TraceTable
 
@@ -242,7 +242,7 @@ _WORTH = 0.01
 """Log loss that a prompt state must save."""
 
 
-def fit_difficulty(prompts: Prompts, outcomes: Outcomes) -> tuple[Difficulty, Floats] | None:
+def fit_difficulty(prompts: QuestionTable, outcomes: Outcomes) -> tuple[Difficulty, Floats] | None:
     """Read-out for other questions, and the outlook of these ones.
 
     Whoever learns from questions that the read-out was fitted on would trust it too much, so
@@ -275,7 +275,7 @@ def fit_difficulty(prompts: Prompts, outcomes: Outcomes) -> tuple[Difficulty, Fl
 
 
 def fit_readout(
-    prompts: Prompts, outcomes: Outcomes, reads: Reads, fits: Sequence[Fit]
+    prompts: QuestionTable, outcomes: Outcomes, reads: Reads, fits: Sequence[Fit]
 ) -> tuple[Difficulty, Floats] | None:
     """The same from given features by the best of given fits."""
     features = prompts.features(reads)

@@ -19,9 +19,10 @@ from controller.errors import AllotError, BackendError
 from controller.process.types import ModelSpec
 from training.record.cluster import Cluster, connected
 from training.record.parts import Rows
-from training.record.plans import Missing, RecordConfig
+from training.record.plans import Missing
 from training.record.progress import Watch
 from training.record.recording import Recorder
+from training.record.settings import RecordConfig
 
 SHARDS_EACH = 2
 """Shards that a worker has at a time: one that it records and the next."""
@@ -30,7 +31,7 @@ MAX_DEATHS = 3
 """Deaths of workers on one shard, or in a row while they start, that a recording survives."""
 
 
-class Source(Protocol):
+class ModelSource(Protocol):
     """Describes models, for any machine to load."""
 
     def recorder(self, config: RecordConfig) -> Recorder:
@@ -42,14 +43,9 @@ Shard = Sequence[Missing]
 
 
 class ShardWorker:
-    """Records shards on some machine of the cluster.
+    """Records shards on some machine of the cluster."""
 
-    Args:
-        source: of the models.
-        config: how much to record.
-    """
-
-    def __init__(self, source: Source, config: RecordConfig) -> None:
+    def __init__(self, source: ModelSource, config: RecordConfig) -> None:
         self._source, self._config = source, config
 
     def start(self) -> tuple[tuple[ModelSpec, ...], str]:
@@ -84,7 +80,7 @@ class _Worker:
 class RayRecorder:
     """Records shards on a cluster; leave its context to let go of the workers."""
 
-    def __init__(self, source: Source, config: RecordConfig, cluster: Cluster) -> None:
+    def __init__(self, source: ModelSource, config: RecordConfig, cluster: Cluster) -> None:
         self._source, self.config, self._cluster = source, config, cluster
         self._workers: list[_Worker] = []
         self._deaths: Counter[str] = Counter()
@@ -109,11 +105,7 @@ class RayRecorder:
 
     @property
     def models(self) -> tuple[ModelSpec, ...]:
-        """One model per rung, as the first worker that is ready describes them.
-
-        Raises:
-            BackendError: the models cannot be loaded, or workers die while they load them.
-        """
+        """One model per rung, as the first worker that is ready describes them, if any ever is."""
         while self._models is None:
             self._wait(deque())
         return self._models
@@ -124,11 +116,7 @@ class RayRecorder:
             self._wait(deque())
 
     def record(self, todo: Sequence[Missing], add: Watch) -> None:
-        """Record in shards, each added whole, in the order in which workers finish them.
-
-        Raises:
-            BackendError: an attempt cannot be made, or one shard kills worker after worker.
-        """
+        """Record in shards, each added whole, in the order in which workers finish them."""
         size = self.config.shard_size(self.models)
         shards = deque(todo[start : start + size] for start in range(0, len(todo), size))
         while shards or any(worker.shards for worker in self._workers):
@@ -146,11 +134,7 @@ class RayRecorder:
                     worker.shards[worker.actor.record.remote(shard)] = shard
 
     def _wait(self, todo: deque[Shard]) -> Mapping[str, Rows] | None:
-        """Wait until something has happened; the recorded shard if that was it.
-
-        Args:
-            todo: gets the shards of a worker that has died.
-        """
+        """Wait until something has happened: a shard recorded, or, by a death, more `todo`."""
         owners = {w.starting: w for w in self._workers if w.node is None}
         owners |= {result: w for w in self._workers for result in w.shards}
         (done, *_), _ = self._ray.wait(list(owners), num_returns=1)

@@ -279,11 +279,7 @@ class _Watched:
 
 @matplotlib.rc_context(_STYLE)
 def plot_policy(checkpoint: Checkpoint, table: TraceTable, path: Path) -> None:
-    """Draw a controller's policy on some questions.
-
-    The picture tells what it does by attempts and vote share at three prices, what it does by
-    difficulty, where escalating and giving up begin to pay, and where nothing pays.
-    """
+    """Draw what a policy does by attempts, votes and difficulty, and what that brings."""
     prices = LogUniform(low=checkpoint.price_range[0], high=checkpoint.price_range[1]).grid(13)
     kinds = checkpoint.config.kinds
     places = np.array([action.kind.place for action in checkpoint.config.actions])
