@@ -10,7 +10,6 @@ from typing import Any
 from controller.granularity import ATTEMPTS as ATTEMPT_STEPS
 from controller.granularity import SEGMENTS as SEGMENT_STEPS
 from controller.granularity import Granularity, Process
-from envs.draws import Array
 from envs.replay import AttemptReplay, Replay
 from envs.segments.replay import SegmentReplay, read_trees
 from envs.segments.table import (
@@ -85,14 +84,6 @@ def read_traces(path: Path | str) -> AnyTraces:
     return traces
 
 
-def replay_of(
-    table: AnyTable,
-    config: Process,
-    num_episodes: int,
-    *,
-    difficulty: Array | None = None,
-    permute: bool = True,
-) -> Replay:
+def replay_of(table: AnyTable, config: Process, num_episodes: int, **how: Any) -> Replay:
     """N episodes over a table; see `Replay`."""
-    kind = recordings_of(table)
-    return kind.replay(table, config, num_episodes, difficulty=difficulty, permute=permute)
+    return recordings_of(table).replay(table, config, num_episodes, **how)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
@@ -157,6 +158,9 @@ class SegmentConfig:
     escalates: bool = True
     probes: bool = False
     is_menu: ClassVar[bool] = False
+    actions: ClassVar[ActionSet] = SEGMENT_ACTIONS
+    choices: ClassVar[Sequence[tuple[ActionSpec, int]]] = [(spec, 1) for spec in STEPS]
+    priced: ClassVar[Mapping[str, ActionSpec]] = PRICED
 
     def __post_init__(self) -> None:
         if not self.draws or min(self.draws) < 1:
@@ -166,21 +170,6 @@ class SegmentConfig:
                 raise ConfigError(f"{name}: expected a positive number, found {value}")
         if self.escalates and len(self.cost.weights) < 2:
             raise ConfigError("escalates: expected a large model's weight in `cost`, found none")
-
-    @property
-    def actions(self) -> ActionSet:
-        """Actions of a policy, in the order of its outputs."""
-        return SEGMENT_ACTIONS
-
-    @property
-    def choices(self) -> list[tuple[ActionSpec, int]]:
-        """What is to be said of each action, and its width."""
-        return [(spec, 1) for spec in STEPS]
-
-    @property
-    def priced(self) -> dict[str, ActionSpec]:
-        """Actions whose expected cost a policy sees."""
-        return PRICED
 
     @cached_property
     def mean_lengths(self) -> Lengths:

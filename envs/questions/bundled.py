@@ -105,8 +105,7 @@ TASKS: dict[str, Task] = {
         Task(
             name="prime_factorization",
             levels=_spans(
-                "value",
-                levels=((2, 200), (200, 500), (500, 1500), (1500, 5000), (50_000, 99_999)),
+                "value", levels=((2, 200), (200, 500), (500, 1500), (1500, 5000), (50_000, 99_999))
             ),
             key=_number,
         ),

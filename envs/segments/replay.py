@@ -14,12 +14,7 @@ from controller.errors import BackendError, ConfigError, TraceFormatError
 from controller.process.actions import SEGMENT_ACTIONS
 from controller.process.cost import Usage
 from controller.process.types import ModelSpec, Question
-from controller.segments.episodes import (
-    ESCALATE,
-    REVISE,
-    SegmentConfig,
-    SegmentEpisodes,
-)
+from controller.segments.episodes import ESCALATE, REVISE, SegmentConfig, SegmentEpisodes
 from controller.segments.types import Prefix, Segment, Segmentation, SegmentRequest
 from envs.draws import Array, Hidden, Streams
 from envs.replay import Replay
@@ -37,24 +32,17 @@ class SegmentReplay(Replay):
     """
 
     table: SegmentTable
+    config: SegmentConfig
     episodes: SegmentEpisodes
 
-    def __init__(
-        self,
-        table: SegmentTable,
-        config: SegmentConfig,
-        num_episodes: int,
-        *,
-        difficulty: Array | None = None,
-        permute: bool = True,
-    ) -> None:
-        if max(config.draws) > table.draws.shape[1]:
+    def _prepared(self, num_episodes: int, knows_difficulty: bool) -> SegmentEpisodes:
+        recorded, wanted = self.table.draws.shape[1], self.config.draws
+        if max(wanted) > recorded:
             raise ConfigError(
-                f"draws: expected at most the {table.draws.shape[1]} that were recorded, found "
-                f"{config.draws}"
+                f"draws: expected at most the {recorded} that were recorded, found {wanted}"
             )
-        super().__init__(table, SegmentEpisodes(config, num_episodes), difficulty)
         self.node, self.before = np.zeros((2, num_episodes), np.int64)
+        return SegmentEpisodes(self.config, num_episodes)
 
     @property
     def tally(self) -> dict[str, Array]:

@@ -5,23 +5,22 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import warnings
-from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from controller.answers import EXAMPLES, unread_warning
 from controller.errors import ConfigError, TraceFormatError
-from envs.questions.files import SPLITS, split_of, wording_digest
+from envs.questions.files import split_of, wording_digest
 from envs.records import Record, read_records
 from envs.traces import summary
 from envs.traces.checks import COLUMNS, checked
@@ -40,6 +39,20 @@ from envs.traces.summary import Group
 
 _TOKEN_CHARACTERS = 4
 """Characters per token, where a log has texts without token counts."""
+
+_RAW_SCHEMA = pa.schema(
+    [
+        *ATTEMPT_SCHEMA,
+        *(("log", pa.int32()), ("dataset", pa.string()), ("spelled", pa.string())),
+        *(("said", pa.int64()), ("guessed_tokens", pa.bool_())),
+    ]
+)
+_CHECKED = {
+    **{name: name for name in ("log", "model", "dataset", "attempt_id", "parent_id", "correct")},
+    **{"guessed_tokens": "guessed_tokens", "completion_tokens": "tokens"},
+    **{"question_id": "question", "spelled": "answer", "said": "text"},
+}
+"""Columns that stay in memory, and their names there."""
 
 _DEFAULT = ImportOptions()
 
@@ -109,7 +122,7 @@ def import_attempts(
         for name in ("questions.parquet", "attempts.parquet"):
             (Path(staging) / name).replace(out / name)
         write_json(out / MANIFEST, manifest)
-    found = list(summary.groups(rows.attempts(), list(rows.models), list(rows.datasets)))
+    found = list(summary.groups(rows.attempts))
     doubts = *summary.doubts(found), *summary.differences(rows.logs)
     for message in (*rows.unread(), *rows.leaks(), *doubts):
         warnings.warn(message, stacklevel=2)
@@ -124,7 +137,7 @@ def _check_options(options: ImportOptions) -> None:
                 raise ConfigError(f"{option}: expected one of {sorted(COLUMNS)}, found {name!r}")
 
 
-def _checked_sizes(sizes: Mapping[str, float], models: Mapping[str, int]) -> Mapping[str, float]:
+def _checked_sizes(sizes: Mapping[str, float], models: Sequence[str]) -> Mapping[str, float]:
     column = COLUMNS["parameters"]
     for model, size in sizes.items():
         if model not in models:
@@ -160,32 +173,29 @@ def _refuse_copies(files: Sequence[Path]) -> None:
             )
 
 
+class _Known(NamedTuple):
+    """What is recognized of a question: its place, split, and digests of reference and wording."""
+
+    place: int
+    split: str
+    reference: int
+    wording: bytes
+
+
 class _Intake:
     """Attempts on their way to a trace set; what is checked in the end stays in memory."""
 
     def __init__(self, staging: Path, options: ImportOptions) -> None:
-        self.options = options
-        self.models: dict[str, int] = {}
-        self.datasets: dict[str, int] = {}
-        self.questions: dict[str, int] = {}
+        self.options, self.logs = options, list[Log]()
+        self.questions: dict[str, _Known] = {}
         self.sizes: dict[str, float] = {}
         self._raw, self._final = staging / "raw.parquet", staging / "attempts.parquet"
-        self._attempts = _Table(self._raw, ATTEMPT_SCHEMA)
+        self._attempts = _Table(self._raw, _RAW_SCHEMA)
         self._questions = _Table(staging / "questions.parquet", QUESTION_SCHEMA)
-        self.held, self._tried = Counter[str](), Counter[tuple[int, int]]()
+        self.held, self._tried = Counter[str](), Counter[tuple[int, str]]()
         self._kinds: dict[str, str] = {}
         self._lowest: str | None = None
         self._unread: dict[str, list[str]] = {}
-        # By question: where a reference and a wording are recognized by, and the split.
-        self._references, self._wordings = array("q"), array("q")
-        self._splits = array("b")
-        # By attempt; digests are 0 for nothing.
-        self._columns = {
-            **{name: array("i") for name in ("question", "model", "dataset", "tokens", "log")},
-            **{name: array("b") for name in ("correct", "guessed_tokens")},
-            **{name: array("q") for name in ("answer", "text", "own", "parent")},
-        }
-        self.logs: list[Log] = []
 
     def close(self) -> None:
         """Write what waits to be written."""
@@ -219,13 +229,11 @@ class _Intake:
             right = spelled is not None and is_one_of(kind, spelled, tuple(references))
             log.notes["graded here"] += 1
         model, dataset = row["model"], row.get("dataset", "")
-        place = self.models.setdefault(model, len(self.models))
         self._note_model(record, row, kind.name, dataset)
         name = self._name(row, dataset)
         question = self._question(record, row, name, references)
-        number = self._tried[question, place]
-        self._tried[question, place] += 1
-        own = row.get("attempt_id", f"{model}:{number}")
+        number = self._tried[question, model]
+        self._tried[question, model] += 1
         tokens = row.get("completion_tokens", _estimate(text or ""))
         if right and spelled is None:
             log.doubts["attempts that are right by the log, though no answer can be read"] += 1
@@ -235,36 +243,26 @@ class _Intake:
         log.right += right
         for column in row:
             self.held[column] += 1
-        for column, value in {
-            "question": question,
-            "model": place,
-            "dataset": self.datasets[dataset],
-            "tokens": tokens,
-            "log": len(self.logs) - 1,
-            "correct": right,
-            "guessed_tokens": "completion_tokens" not in row,
-            "answer": _digest(spelled),
-            "text": _digest(text),
-            "own": _digest(f"{question}/{own}"),
-            "parent": _digest(f"{question}/{row['parent_id']}" if "parent_id" in row else None),
-        }.items():
-            self._columns[column].append(value)
         self._attempts.add(
             row
             | {
                 "question_id": name,
-                "attempt_id": own,
+                "attempt_id": row.get("attempt_id", f"{model}:{number}"),
                 "index": number,
                 "answer": None if spelled is None else answer,
                 "how": how,
                 "correct": right,
                 "prompt_tokens": row.get("prompt_tokens", _estimate(row["question"])),
                 "completion_tokens": tokens,
+                "log": len(self.logs) - 1,
+                "dataset": dataset,
+                "spelled": spelled,
+                "said": None if text is None else _digest(text),
+                "guessed_tokens": "completion_tokens" not in row,
             }
         )
 
     def _note_model(self, record: Record, row: Row, kind: str, dataset: str) -> None:
-        self.datasets.setdefault(dataset, len(self.datasets))
         if self._kinds.setdefault(dataset, kind) != kind:
             raise record.error("dataset", f"answers of kind {self._kinds[dataset]}", kind)
         size = row.get("parameters")
@@ -281,96 +279,80 @@ class _Intake:
 
     def _question(self, record: Record, row: Row, name: str, references: Sequence[str]) -> int:
         """The place of a question, which is noted when it is new and else has to be the same."""
-        reference = _digest("\0".join(references) or None)
-        wording = _digest(wording_digest(row["question"]).hex())
-        place = self.questions.setdefault(name, len(self.questions))
-        split = row.get("split")
-        if place < len(self._splits):
-            if reference and self._references[place] not in (0, reference):
+        reference = _digest("\0".join(references)) if references else 0
+        wording, split = wording_digest(row["question"]), row.get("split")
+        if known := self.questions.get(name):
+            if reference and known.reference not in (0, reference):
                 expected = f"the reference that question {name} had before"
                 raise record.error("reference", expected, references)
-            if split and SPLITS[self._splits[place]] != split:
-                expected = f"{SPLITS[self._splits[place]]!r}, as question {name} was in before"
+            if split not in (None, known.split):
+                expected = f"{known.split!r}, as question {name} was in before"
                 raise record.error("split", expected, split)
-            if wording != self._wordings[place]:
+            if wording != known.wording:
                 self.logs[-1].doubts["attempts at questions that were worded otherwise before"] += 1
-            return place
-        split = split or split_of(row["question"])
-        self._references.append(reference)
-        self._wordings.append(wording)
-        self._splits.append(SPLITS.index(split))
-        self._questions.add(
-            row
-            | {
-                "question_id": name,
-                "split": split,
-                # Of several right answers none can stand for the others.
-                "reference": references[0] if len(references) == 1 else None,
-            }
-        )
+            return known.place
+        split, place = split or split_of(row["question"]), len(self.questions)
+        self.questions[name] = _Known(place, split, reference, wording)
+        # Of several right answers none can stand for the others.
+        only = references[0] if len(references) == 1 else None
+        self._questions.add(row | {"question_id": name, "split": split, "reference": only})
         return place
 
-    def columns(self) -> dict[str, NDArray[Any]]:
-        """What is kept of the M attempts, (M,) each."""
-        return {
-            name: np.frombuffer(values, values.typecode) for name, values in self._columns.items()
-        }
-
+    @cached_property
     def attempts(self) -> pd.DataFrame:
-        """What is kept of the attempts; NaN where there is no answer or text."""
-        kept = pd.DataFrame(self.columns())
-        given = kept[["answer", "text"]]
-        return kept.assign(**given.astype("Int64").mask(given == 0))
+        """What is checked of the attempts once all are there."""
+        table = pq.read_table(self._raw, columns=list(_CHECKED)).rename_columns(_CHECKED)
+        return table.to_pandas()
+
+    @property
+    def models(self) -> list[str]:
+        """Names in order of appearance."""
+        return list(self.attempts["model"].unique())
 
     def check(self) -> None:
         """Check what only all attempts together tell: answers, unique ids, known parents."""
-        kept = self.columns()
-        own, parent = kept["own"], kept["parent"]
-        if not len(own):
+        kept = self.attempts
+        if kept.empty:
             notes = {note: n for log in self.logs for note, n in log.notes.items()}
             raise TraceFormatError(
                 f"{[str(log.path) for log in self.logs]}: expected attempts, found none "
                 f"({notes or 'no records'}); logs of services and batches need --references"
             )
-        if not kept["answer"].any():
+        if kept["answer"].isna().all():
             examples = [text[-60:] for texts in self._unread.values() for text in texts]
             raise TraceFormatError(
-                f"expected answers, but none could be read from {len(own)} attempts, "
+                f"expected answers, but none could be read from {len(kept)} attempts, "
                 f"such as {examples[:EXAMPLES]}; say what answers are by --answers"
             )
-        repeated = np.flatnonzero(pd.Series(own).duplicated())
+        repeated = kept[kept.duplicated(["question", "attempt_id"])]
         if len(repeated):
-            self._refuse(int(repeated[0]), "attempt_id", "an id that no other attempt has")
-        reached, left = own[parent == 0], np.flatnonzero(parent)
+            self._refuse(repeated, "attempt_id", "an id that no other attempt has")
+        revises = kept["parent_id"].notna()
+        above, left = kept[~revises], kept[revises]
         while len(left):
-            follows = np.isin(parent[left], reached)
+            ids = pd.MultiIndex.from_frame(above[["question", "attempt_id"]])
+            follows = pd.MultiIndex.from_frame(left[["question", "parent_id"]]).isin(ids)
             if not follows.any():
                 expected = "the attempt_id of an earlier attempt at the same question"
-                self._refuse(int(left[0]), "parent_id", expected)
-            reached, left = np.concatenate([reached, own[left[follows]]]), left[~follows]
+                self._refuse(left, "parent_id", expected)
+            above, left = left[follows], left[~follows]
 
-    def _refuse(self, place: int, column: str, expected: str) -> None:
-        path = self.logs[self._columns["log"][place]].path
-        for batch in pq.ParquetFile(self._raw).iter_batches(columns=["question_id", column]):
-            if place < len(batch):
-                row = batch.slice(place, 1).to_pylist()[0]
-                raise TraceFormatError(
-                    f"{path}, question {row['question_id']}, column {column}: expected {expected}, "
-                    f"found {row[column]!r}"
-                )
-            place -= len(batch)
+    def _refuse(self, rows: pd.DataFrame, column: str, expected: str) -> None:
+        row = rows.iloc[0]
+        raise TraceFormatError(
+            f"{self.logs[row['log']].path}, question {row['question']}, column {column}: expected "
+            f"{expected}, found {row[column]!r}"
+        )
 
     def small(self, wanted: str | None) -> str:
         """The model that samples; TraceFormatError if it is not there, or none stands out."""
-        counts = Counter(dict(enumerate(np.bincount(self.columns()["model"]).tolist())))
-        names = {place: model for model, place in self.models.items()}
         if wanted or self._lowest:
             if (wanted or self._lowest) not in self.models:
-                raise TraceFormatError(
-                    f"small: expected one of {sorted(self.models)}, found {wanted!r}"
-                )
+                expected = f"one of {sorted(self.models)}"
+                raise TraceFormatError(f"small: expected {expected}, found {wanted!r}")
             return str(wanted or self._lowest)
-        most = [names[place] for place, n in counts.items() if n == max(counts.values())]
+        counts = self.attempts["model"].value_counts()
+        most = [str(model) for model, n in counts.items() if n == counts.max()]
         least = min(self.sizes.get(model, np.inf) for model in most)
         smallest = [model for model in most if len(most) == 1 or self.sizes.get(model) == least]
         if len(smallest) != 1:
@@ -384,7 +366,7 @@ class _Intake:
         """Write the attempts' table, now that the tiers are known."""
         with pq.ParquetWriter(self._final, ATTEMPT_SCHEMA, compression="zstd") as writer:
             for batch in pq.ParquetFile(self._raw).iter_batches(ROW_GROUP):
-                table = pa.table(batch)
+                table = pa.table(batch).select(ATTEMPT_SCHEMA.names)
                 is_small = pc.equal(table["model"], small)
                 tier = pc.if_else(is_small, "small", "large")
                 action = pc.coalesce(table["action"], pc.if_else(is_small, "sample", "escalate"))
@@ -399,19 +381,15 @@ class _Intake:
 
     def unread(self) -> Iterator[str]:
         """A message for each model of whose attempts less than 80% could be read."""
-        kept = self.columns()
-        for model, place in self.models.items():
-            of_model = kept["model"] == place
-            read = int(np.count_nonzero(kept["answer"][of_model]))
+        for model, answers in self.attempts.groupby("model", sort=False)["answer"]:
             texts = self._unread.get(model, ())
-            if message := unread_warning(model, int(of_model.sum()), read, texts):
+            if message := unread_warning(model, len(answers), int(answers.count()), texts):
                 yield message
 
     def leaks(self) -> Iterator[str]:
         """A message if questions of different splits are worded alike."""
-        pairs = np.column_stack([np.frombuffer(self._wordings, "q"), self._splits])
-        wordings = np.unique(pairs, axis=0)[:, 0]
-        if count := len(wordings) - len(np.unique(wordings)):
+        pairs = {(known.wording, known.split) for known in self.questions.values()}
+        if count := len(pairs) - len({wording for wording, _ in pairs}):
             yield f"{count} wordings are in more than one split; give them one, or none at all"
 
 
@@ -437,12 +415,9 @@ class _Table:
             self._rows.clear()
 
 
-def _digest(value: str | None) -> int:
-    """63 bits that stand for a text, from 1; 0 for none."""
-    if value is None:
-        return 0
-    digest = hashlib.blake2b(value.encode(), digest_size=8).digest()
-    return (int.from_bytes(digest, "big") >> 1) | 1
+def _digest(text: str) -> int:
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
 
 
 def _estimate(text: str) -> int:

@@ -73,23 +73,18 @@ def majority(votes: pd.DataFrame) -> int:
     return int(leaders["first"].first().sum())
 
 
-def groups(
-    attempts: pd.DataFrame, models: Sequence[str], datasets: Sequence[str]
-) -> Iterator[Group]:
+def groups(attempts: pd.DataFrame) -> Iterator[Group]:
     """One group for each model and data set that has attempts.
 
-    Args:
-        attempts: their question, model, dataset, tokens, correct, guessed_tokens, and answer and
-            text or what stands for them, NaN for none; models and data sets by number.
-        models: names by number.
-        datasets: names by number.
+    Columns are `model`, `dataset`, `question`, `tokens`, `correct`, `guessed_tokens`, `answer` and
+    `text`, or what stands for it; NaN for none.
     """
-    for (model, dataset), part in attempts.groupby(["model", "dataset"]):
+    for (model, dataset), part in attempts.groupby(["model", "dataset"], sort=False):
         questions, found = part["question"].nunique(), votes(part)
         again = part.dropna(subset=["text"]).duplicated(["question", "text"]).sum()
         yield Group(
-            model=models[model],
-            dataset=datasets[dataset],
+            model=model,
+            dataset=dataset,
             questions=questions,
             attempts=len(part),
             read=float(part["answer"].notna().mean()),

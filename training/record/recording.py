@@ -161,11 +161,7 @@ def _manifest(
     entries: dict[str, dict[str, Any]] = {}
     for rung, model in enumerate(models):
         adapters = {
-            a.name: {
-                "parameters": a.parameters,
-                "digest": a.digest,
-                "path": paths.get(a.name),
-            }
+            a.name: {"parameters": a.parameters, "digest": a.digest, "path": paths.get(a.name)}
             for a in model.adapters
         }
         entries[model.name] = {
@@ -179,9 +175,4 @@ def _manifest(
             "adapters": adapters,
         }
     others = {name: note for name, note in notes.items() if name not in ("models", "adapters")}
-    return {
-        "version": TRACE_VERSION,
-        "models": entries,
-        "recorded": asdict(amount),
-        **others,
-    }
+    return {"version": TRACE_VERSION, "models": entries, "recorded": asdict(amount), **others}
