@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from controller.errors import ConfigError
 from controller.granularity import Process
-from envs.reward import LogUniform, Reward, Step, price_range, rewarded
+from envs.reward import LogUniform, Reward, Step, price_range
 
 Array = NDArray[Any]
 
@@ -132,8 +132,12 @@ class PricedEpisodes:
 
     def _rewards(self, step: Step, forbidden: Array | bool) -> NDArray[np.float64]:
         """Rewards of a step, (N,), given where an action was asked for that the mask forbids."""
-        fined = np.asarray(forbidden) & (self.illegal == "penalty")
-        return rewarded(self.reward, step) - PENALTY * fined
+        given = np.asarray(self.reward(step), np.float64)
+        if given.shape != step.right.shape or not np.isfinite(given).all():
+            raise ConfigError(
+                f"reward: expected finite numbers of shape {step.right.shape}, found {given!r}"
+            )
+        return given - PENALTY * (np.asarray(forbidden) & (self.illegal == "penalty"))
 
 
 def whole_option(options: Mapping[str, Any], name: str, drawn: int, count: int) -> int:

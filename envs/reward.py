@@ -70,13 +70,3 @@ Reward = Callable[[Step], NDArray[np.float64]]
 def utility(step: Step) -> NDArray[np.float64]:
     """1 for a right final answer, less what the step's compute and rounds are worth; (N,)."""
     return step.right - step.compute - step.rounds
-
-
-def rewarded(reward: Reward, step: Step) -> NDArray[np.float64]:
-    """What a reward function gives, (N,); raises ConfigError unless it is N finite numbers."""
-    given = np.asarray(reward(step), np.float64)
-    if given.shape != step.right.shape or not np.isfinite(given).all():
-        raise ConfigError(
-            f"reward: expected finite numbers of shape {step.right.shape}, found {given!r}"
-        )
-    return given

@@ -19,7 +19,7 @@ from controller.segments.types import Prefix, Segment, Segmentation, SegmentRequ
 from envs.draws import Array, Hidden, Streams
 from envs.replay import Replay
 from envs.segments.table import SegmentTable, SegmentTraces, build_trees
-from envs.traces.recorded import Recorded, recorded_grader, recorded_questions
+from envs.traces.recorded import Recorded, recorded
 
 
 class SegmentReplay(Replay):
@@ -223,9 +223,4 @@ def read_trees(
 ) -> Recorded[RecordedSegments, SegmentTable]:
     """Recorded questions and trees of some splits; see `build_trees`."""
     table = build_trees(traces, splits, ladder)
-    return Recorded(
-        questions=recorded_questions(traces, table.question_ids),
-        backend=RecordedSegments(traces, table),
-        grader=recorded_grader(table),
-        table=table,
-    )
+    return recorded(traces, table, RecordedSegments(traces, table))

@@ -17,7 +17,7 @@ from controller.errors import ConfigError
 from controller.process.actions import Tier
 from training.cli.flags import flag, with_flags
 from training.cli.options import RayOptions, numbers
-from training.record.settings import Amount, Generation, RecordConfig
+from training.record.settings import Amount, Decoding, RecordConfig
 
 if TYPE_CHECKING:
     from training.record.cluster import Cluster
@@ -49,7 +49,7 @@ class RecordOptions:
         finish: end an unfinished recording: a set of the questions that are whole.
         reviser: adapter of the small model.
         verifier: adapter of the small model.
-        generation: by the models.
+        decoding: by the models.
         parameters: NAME=COUNT of models on servers that do not tell; repeatable.
         segment_controller: samples are written under it, segment by segment.
         segment_price: price that it is told.
@@ -74,7 +74,7 @@ class RecordOptions:
     finish: bool = flag(False, "--finish")
     reviser: Path | None = None
     verifier: Path | None = None
-    generation: Generation
+    decoding: Decoding
     parameters: tuple[str, ...] = ()
     segment_controller: Path | None = None
     segment_price: float = 1e-3
@@ -114,11 +114,9 @@ def record(options: RecordOptions) -> None:
 
 def _places(o: RecordOptions) -> list[ModelPlace]:
     """Arms, those of the small tier first."""
-    small, large = o.small, o.large
-    if not (small or large or o.arm or o.menu):
-        small, large = (str(bundled("small")),), (str(bundled("large")),)
-    elif not (small or o.arm or o.menu):
-        small = (str(bundled("small")),)
+    given = o.arm or o.menu
+    small = o.small or (() if given else (str(bundled("small")),))
+    large = o.large or (() if given or o.small else (str(bundled("large")),))
     arms = [ModelPlace.parse(model) for model in o.arm]
     arms += read_menu(o.menu) if o.menu else ()
     for place in arms:
@@ -136,16 +134,16 @@ def _places(o: RecordOptions) -> list[ModelPlace]:
 def _source(o: RecordOptions, places: list[ModelPlace]) -> Models:
     from training.record.sources import find_source
 
-    adapters, generation = {REVISER: o.reviser, VERIFIER: o.verifier}, o.generation
-    if o.cluster.ray and o.worker_gpus and generation.device_map is None:
-        generation = replace(generation, device_map="auto")
+    adapters, decoding = {REVISER: o.reviser, VERIFIER: o.verifier}, o.decoding
+    if o.cluster.ray and o.worker_gpus and decoding.device_map is None:
+        decoding = replace(decoding, device_map="auto")
     return find_source(
         places,
         prompts=read_prompts(o.prompt, [place.name for place in places]),
         adapters={name: path for name, path in adapters.items() if path is not None},
         parameters=numbers("parameters", o.parameters),
         inside=(o.segment_controller, o.segment_price) if o.segment_controller else None,
-        **vars(generation),
+        **vars(decoding),
     )
 
 
@@ -168,16 +166,10 @@ def _questions(o: RecordOptions) -> dict[str, Any]:
     by_split = (
         read_questions(o.questions, kind) if o.questions else bundled_questions(o.train_scale)
     )
-    if o.limit is None:
-        return by_split
-    kept = {
-        split: {q.question_id for q, _ in spread((q, split) for q in members)[: o.limit]}
-        for split, members in by_split.items()
-    }
-    return {
-        split: [q for q in members if q.question_id in kept[split]]
-        for split, members in by_split.items()
-    }
+    for split, members in by_split.items():
+        kept = {q.question_id for q, _ in spread((q, split) for q in members)[: o.limit]}
+        by_split[split] = [q for q in members if q.question_id in kept]
+    return by_split
 
 
 def _report(out: Path, as_json: bool) -> None:

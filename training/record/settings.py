@@ -84,7 +84,7 @@ class RecordConfig(Amount):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generation:
+class Decoding:
     """How models write.
 
     Attributes:

@@ -31,7 +31,7 @@ from training.record.progress import Watch
 from training.record.ray_recorder import RayRecorder
 from training.record.recorders import LocalRecorder, ServedModel, ServedRecorder, ServerQueue
 from training.record.recording import Recorder, Recording
-from training.record.settings import Generation, RecordConfig
+from training.record.settings import Decoding, RecordConfig
 
 if TYPE_CHECKING:
     from controller.backends.local.model import LocalModel
@@ -45,7 +45,7 @@ CONCURRENCY = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Models(Generation):
+class Models(Decoding):
     """Models that transformers loads, models behind OpenAI-compatible servers, or both.
 
     Attributes:
