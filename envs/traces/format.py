@@ -102,13 +102,14 @@ class ModelRows:
     """What a trace set holds by one model.
 
     Attributes:
-        attempts: how many.
+        attempts, read: how many, and those of them that have an answer.
         tiers: that they are recorded under.
         longest: most tokens written.
         train_attempts, train_right: at questions of the train split, and the right ones of them.
     """
 
     attempts: int = 0
+    read: int = 0
     tiers: set[str] = field(default_factory=set)
     longest: int = 1
     train_attempts: int = 0
@@ -184,17 +185,19 @@ class TraceSet:
         ids, splits = (self.questions[name].to_pylist() for name in ("question_id", "split"))
         train = {question for question, split in zip(ids, splits, strict=True) if split == "train"}
         found: dict[str, ModelRows] = {}
-        for batch in self.scan(["question_id", "model", "tier", "completion_tokens", "correct"]):
+        names = ("question_id", "model", "tier", "completion_tokens", "answer", "correct")
+        for batch in self.scan(names):
             learned = code_rows(batch["question_id"], lambda q: 1 if q in train else 0)
             right = learned * pc.fill_null(batch["correct"], False).to_numpy(False)
-            columns = [batch["model"], batch["tier"], batch["completion_tokens"], learned, right]
-            table = pa.table(columns, ["model", "tier", "tokens", "train", "right"])
-            parts = table.group_by(["model", "tier"], use_threads=False).aggregate(
-                [("tokens", "max"), ("train", "sum"), ("right", "sum"), ([], "count_all")]
-            )
-            for row in parts.to_pylist():
+            columns = [batch[name] for name in ("model", "tier", "completion_tokens", "answer")]
+            held = ["model", "tier", "tokens", "answer", "train", "right"]
+            table = pa.table([*columns, learned, right], held)
+            sums = [("answer", "count"), ("train", "sum"), ("right", "sum"), ([], "count_all")]
+            parts = table.group_by(["model", "tier"], use_threads=False)
+            for row in parts.aggregate([("tokens", "max"), *sums]).to_pylist():
                 rows = found.setdefault(row["model"], ModelRows())
                 rows.attempts += row["count_all"]
+                rows.read += row["answer_count"]
                 rows.tiers.add(row["tier"])
                 rows.longest = max(rows.longest, row["tokens_max"] or 1)
                 rows.train_attempts += row["train_sum"]

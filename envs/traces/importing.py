@@ -48,9 +48,9 @@ _RAW_SCHEMA = pa.schema(
     ]
 )
 _CHECKED = {
-    **{name: name for name in ("log", "model", "dataset", "attempt_id", "parent_id", "correct")},
-    **{"guessed_tokens": "guessed_tokens", "completion_tokens": "tokens"},
     **{"question_id": "question", "spelled": "answer", "said": "text"},
+    **{"completion_tokens": "tokens", "guessed_tokens": "guessed_tokens"},
+    **{name: name for name in ("log", "model", "dataset", "attempt_id", "parent_id", "correct")},
 }
 """Columns that stay in memory, and their names there."""
 

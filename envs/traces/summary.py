@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 import pyarrow.dataset as ds
 
 from controller.answers import EXAMPLES, unread_warning
-from envs.traces.format import TraceSet
+from envs.traces.format import ModelRows, TraceSet
 from envs.traces.logs import Log
 
 _FEW = 20
@@ -180,18 +179,11 @@ def missing(
 
 def unread_warnings(traces: TraceSet, models: Sequence[str]) -> Iterator[str]:
     """A message for each model of whose attempts less than 80% could be read."""
-    attempts, read = Counter[str](), Counter[str]()
-    for batch in traces.scan(["model", "answer"]):
-        counts = (
-            pa.table(batch).group_by("model").aggregate([("answer", "count"), ([], "count_all")])
-        )
-        for row in counts.to_pylist():
-            attempts[row["model"]] += row["count_all"]
-            read[row["model"]] += row["answer_count"]
     kept = "text" in traces.stored.schema.names
     for model in models:
+        rows = traces.model_rows.get(model, ModelRows())
         unread = (ds.field("model") == model) & ds.field("answer").is_null()
         found = traces.stored.scanner(["text"], filter=unread).head(EXAMPLES) if kept else None
         texts = [] if found is None else [text for text in found["text"].to_pylist() if text]
-        if message := unread_warning(model, attempts[model], read[model], texts):
+        if message := unread_warning(model, rows.attempts, rows.read, texts):
             yield message
