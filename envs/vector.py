@@ -24,7 +24,8 @@ class ComputeVectorEnv(PricedEpisodes, VectorEnv[Array, Array, Array]):
 
     Environment i draws the same episodes, bit for bit, as a scalar environment over the same
     traces that is reset with seed + i. Actions, observations (docs/reference/observation.md)
-    and rewards are those of `envs.compute.ComputeEnv`.
+    and rewards are those of `envs.compute.ComputeEnv`, and so are arguments that are not listed;
+    rewards and `info["illegal"]` are (N,).
 
     Args:
         table: recorded attempts, or trees of segments.
@@ -33,8 +34,6 @@ class ComputeVectorEnv(PricedEpisodes, VectorEnv[Array, Array, Array]):
         hide_signals: probability that an episode goes without logprobs, and independently
             without difficulty, without a verifier, without the length of its prompt and
             without each arm of a menu but the first, so that a policy learns to do without.
-        config, prices, round_prices, budgets, permute, reward, illegal: see `ComputeEnv`;
-            rewards and `info["illegal"]` are (N,).
         autoreset_mode: when a finished episode makes room for the next one: in the same step,
             in the next step (whose action it ignores), or, disabled, when `reset` is told
             to by `options={"reset_mask": mask}`.
