@@ -24,9 +24,10 @@ from typing_extensions import TypeVar
 from controller.answers import UNNAMED, answer_kind
 from controller.errors import AllotError, CheckpointError
 from controller.granularity import ATTEMPTS, GRANULARITIES, SEGMENTS, Granularity, granularity_of
-from controller.policy.difficulty import Difficulty, Reads
+from controller.policy.difficulty import Difficulty
 from controller.policy.floor import Floor, FlooredPolicy
 from controller.policy.network import Policy, PolicyConfig, PolicyNetwork
+from controller.policy.readouts import Arrays, Readout, readout_of
 from controller.policy.targets import Calibration
 from controller.policy.training_range import Support
 from controller.process.actions import Tier
@@ -82,7 +83,7 @@ class Checkpoint(Generic[C]):
     models: tuple[ModelSpec, ...]
     price_range: tuple[float, float]
     difficulty: Difficulty | None = None
-    value: Difficulty | None = None
+    value: Readout | None = None
     model_paths: tuple[str, ...] = ()
     adapter_paths: Mapping[str, str] = field(default_factory=dict)
     segment_controller: tuple[str, float] | None = None
@@ -189,7 +190,7 @@ def save_checkpoint(
         "calibration": checkpoint.calibration and asdict(checkpoint.calibration),
         "support": checkpoint.support and checkpoint.support.to_json(),
         "floor": checkpoint.floor and checkpoint.floor.to_json(),
-        "difficulty_reads": checkpoint.difficulty and checkpoint.difficulty.reads,
+        "difficulty_reads": checkpoint.difficulty and list(checkpoint.difficulty.reads),
         "readouts": [name for name in _READOUTS if getattr(checkpoint, name)],
         "training": dict(checkpoint.training),
     }
@@ -287,10 +288,11 @@ def load_any(directory: Path | str) -> AnyCheckpoint:
     tensors = read_tensors(directory / WEIGHTS_FILE)
     load_policy(policy, tensors, directory)
     if reads is not None:
-        rungs = config.num_rungs
-        fields["difficulty"] = load_readout(tensors, "difficulty", rungs, directory, reads=reads)
+        fields["difficulty"] = Difficulty.from_arrays(
+            arrays_of(tensors, "difficulty"), config.num_rungs, directory, reads=reads
+        )
     if value:
-        fields["value"] = load_readout(tensors, "value", 1, directory)
+        fields["value"] = value_readout(arrays_of(tensors, "value"), directory)
     return Checkpoint(policy=policy, **fields, path=directory)
 
 
@@ -406,29 +408,19 @@ def load_policy(
         raise CheckpointError(f"{directory}: weights do not fit the settings: {error}") from None
 
 
-def load_readout(
-    tensors: Mapping[str, torch.Tensor],
-    name: str,
-    num_outputs: int,
-    directory: Path,
-    *,
-    reads: Reads = "prompt",
-) -> Difficulty:
-    """A read-out, its shapes checked.
+def arrays_of(tensors: Mapping[str, torch.Tensor], name: str) -> Arrays:
+    """Tensors whose names begin with `name` and a slash, under the rest of their names."""
+    own = {key.partition("/"): tensor.numpy() for key, tensor in tensors.items()}
+    return {rest: array for (first, _, rest), array in own.items() if first == name}
 
-    Args:
-        tensors: of a checkpoint.
-        name: before the slash of its tensors' names.
-        num_outputs: R.
-        directory: for messages.
-        reads: see `Difficulty`.
+
+def value_readout(arrays: Arrays, directory: Path) -> Readout:
+    """A read-out of hidden states that tells one value.
 
     Raises:
-        CheckpointError: tensors are missing or do not fit.
+        CheckpointError: arrays are missing or do not fit.
     """
-    arrays = {
-        key.removeprefix(f"{name}/"): tensor.numpy()
-        for key, tensor in tensors.items()
-        if key.startswith(f"{name}/")
-    }
-    return Difficulty.from_arrays(arrays, num_outputs, directory, reads=reads)
+    try:
+        return readout_of(arrays, arrays["mean"].size, 1)
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{directory}: value/*: {error}; train again") from None

@@ -21,7 +21,7 @@ from controller.answers import UNSTATED
 from controller.backends.local.segments import SegmentWriter
 from controller.bundled import bundled
 from controller.errors import ConfigError
-from controller.policy.difficulty import Difficulty
+from controller.policy.readouts import Readout
 from controller.process.types import Question
 from controller.segments.types import Prefix, Segment, Segmentation, SegmentBackend, SegmentRequest
 from envs.questions.files import bundled_questions, noted_kinds, read_questions
@@ -315,7 +315,7 @@ def halved(table: pa.Table) -> pa.Table:
     return table.cast(pa.schema([field.with_type(half(field.type)) for field in table.schema]))
 
 
-def _fit(traces: SegmentTraces) -> tuple[Difficulty, NDArray[np.float64]]:
+def _fit(traces: SegmentTraces) -> tuple[Readout, NDArray[np.float64]]:
     """The read-out, and values of all nodes, NaN where an attempt is done."""
     hidden = traces.segments["hidden"].to_pylist()
     table = build_trees(traces, ["train"])
@@ -328,7 +328,7 @@ def _fit(traces: SegmentTraces) -> tuple[Difficulty, NDArray[np.float64]]:
     readout, log_odds = cross_fit(states, Outcomes(rates), fit_networks, fold[learned])
     known = np.array([h is not None for h in hidden])
     values = np.full(len(hidden), np.nan)
-    values[known] = readout.outlook(np.array([h for h in hidden if h], np.float32))[:, 0]
+    values[known] = readout(np.array([h for h in hidden if h], np.float32))[:, 0]
     values[rows] = log_odds[:, 0]
     return readout, values
 

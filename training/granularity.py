@@ -14,6 +14,7 @@ from controller.granularity import Process
 from controller.policy import rules
 from controller.policy.difficulty import Difficulty
 from controller.policy.network import Policy
+from controller.policy.readouts import Readout
 from controller.policy.rules import RulePolicy, routers, rule_families
 from controller.process.episodes import EpisodeConfig
 from controller.segments import rules as segment_rules
@@ -57,7 +58,7 @@ class Learning:
     split: Callable[[Any, TrainConfig], tuple[Any, Any, Any]]
     derive: Callable[[Any, Any, TrainConfig, Difficulty | None], Any]
     outcomes: Callable[[Any], Outcomes]
-    value: Callable[[Any], Difficulty | None]
+    value: Callable[[Any], Readout | None]
     round_prices: LogUniform | None
     policy: Callable[[Any], Policy]
     families: Callable[[Any], Mapping[str, Sequence[Any]]]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
-from itertools import pairwise
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from controller.errors import CheckpointError
+from controller.policy.readouts import Arrays, Features, Floats, Readout, readout_of
 from controller.policy.training_range import MARGIN
 from controller.process.wording import (
     NUM_SHAPE_FEATURES,
@@ -22,7 +21,9 @@ from controller.process.wording import (
 )
 
 Reads = Literal["words", "shape", "prompt"]
-"""What difficulty is read from."""
+"""What difficulty is read from: `words` and `shape` are told by the wording, which costs nothing,
+`prompt` is the small model's hidden state at the end of the prompt with the shape of the
+wording."""
 
 _STRANGE = 3
 """Shapes outside of their ranges that make a wording strange: 0.1% of held-out questions of five
@@ -31,36 +32,43 @@ recorded sets have so many; greetings, trivia and bare sums have 4 to 7 on the b
 
 @dataclass(frozen=True, kw_only=True)
 class Difficulty:
-    """A read-out of prompt features: a ReLU network, or a single linear layer.
+    """Read-outs of prompt features, each output a weighted sum of theirs.
+
+    Source: Wolpert 1992, "Stacked generalization"; Breiman 1996, "Stacked regressions".
 
     Attributes:
-        mean, scale: (H,) of the features that it was fitted on.
-        weights: of each layer, (inputs, outputs); the first has H inputs, the last R outputs, or
-            2R with those of lengths.
-        biases: of each layer, (outputs,).
-        reads: what its features are: `words` and `shape` are told by the wording, which costs
-            nothing, `prompt` is the small model's hidden state at the end of the prompt with the
-            shape of the wording.
+        readouts: M of them.
+        reads: what each reads.
+        weights: (M, R), or (M, 2R) with those of lengths.
+        bias: (R,) or (2R,).
         low, high: ranges of the shapes that it was fitted on, (S,), of `shape_features`. How hard a
             question with another one is, is unknown. None for no such ranges.
     """
 
-    mean: NDArray[np.float32]
-    scale: NDArray[np.float32]
-    weights: tuple[NDArray[np.float32], ...]
-    biases: tuple[NDArray[np.float32], ...]
-    reads: Reads = "prompt"
+    readouts: tuple[Readout, ...]
+    reads: tuple[Reads, ...]
+    weights: NDArray[np.float32]
+    bias: NDArray[np.float32]
     low: NDArray[np.float32] | None = None
     high: NDArray[np.float32] | None = None
+
+    @classmethod
+    def alone(cls, readout: Readout, reads: Reads) -> Difficulty:
+        """A single read-out as it is."""
+        outputs = readout.num_outputs
+        return cls(
+            readouts=(readout,),
+            reads=(reads,),
+            weights=np.ones((1, outputs), np.float32),
+            bias=np.zeros(outputs, np.float32),
+        )
 
     @property
     def is_free(self) -> bool:
         """Whether no model has to read the prompt for it."""
-        return self.reads != "prompt"
+        return "prompt" not in self.reads
 
-    def of_question(
-        self, text: str, hidden: NDArray[np.float32] | None
-    ) -> NDArray[np.float64] | None:
+    def of_question(self, text: str, hidden: Features | None) -> Floats | None:
         """`outlook` of a question.
 
         Args:
@@ -70,70 +78,66 @@ class Difficulty:
         Returns:
             (1, R or 2R), or None if it reads the hidden state and that is unknown.
         """
-        if self.reads == "words":
-            features = text_features(text)
-        elif self.reads == "shape":
-            features = shape_features(text)
-        elif hidden is not None:
-            features = np.concatenate([hidden, shape_features(text)])
-        else:
-            return None
-        return self.outlook(features[None])
 
-    def outlook(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
-        """What is to be expected of an attempt of each rung.
+        def features(reads: Reads) -> Features | None:
+            if reads == "words":
+                return text_features(text)[None]
+            if reads == "shape":
+                return shape_features(text)[None]
+            return None if hidden is None else np.r_[hidden, shape_features(text)][None]
+
+        return self.outlook(features)
+
+    def outlook(self, features: Callable[[Reads], Features | None]) -> Floats | None:
+        """What is to be expected of an attempt of each rung at n questions.
 
         Args:
-            features: (n, H).
+            features: (n, H) of what is read, None where that is unknown.
 
         Returns:
             (n, R) log-odds that it is right, or (n, 2R) with the natural logarithms of its length
             over the rung's mean length after them; NaN where the shape is unlike those that it
-            was fitted on.
+            was fitted on. None if what it reads is unknown.
         """
-        values = ((features - self.mean) / self.scale).astype(np.float64)  # (n, H)
-        for layer, (weight, bias) in enumerate(zip(self._weights, self.biases, strict=True)):
-            if layer:
-                values = np.maximum(values, 0.0)
-            # einsum sums in one order whatever n is, where a matrix product may not.
-            values = np.einsum("nh,hr->nr", values, weight) + bias
-        values[self._outside(features) > 0] = np.nan
+        read = {reads: features(reads) for reads in dict.fromkeys(self.reads)}
+        known = {reads: array for reads, array in read.items() if array is not None}
+        if len(known) < len(read):
+            return None
+        values = self.bias.astype(np.float64)
+        for readout, reads, weights in zip(self.readouts, self.reads, self.weights, strict=True):
+            values = values + weights.astype(np.float64) * readout(known[reads])  # (n, R or 2R)
+        any_read = next(iter(known.values()))
+        values[self._outside(any_read[:, -NUM_SHAPE_FEATURES:]) > 0] = np.nan
         return values
 
     def is_strange(self, text: str) -> bool:
         """Whether a question's wording is unlike all that it was fitted on."""
         return bool(self._outside(shape_features(text)[None])[0] >= _STRANGE)
 
-    def _outside(self, features: NDArray[np.float32]) -> NDArray[np.int64]:
-        """How many shapes leave their ranges by a margin, or by one of a kind not seen, (n,)."""
+    def _outside(self, shapes: Features) -> NDArray[np.int64]:
+        """How many shapes, (n, S), leave their ranges by a margin, or by one not seen, (n,)."""
         if self.low is None or self.high is None:
-            return np.zeros(len(features), np.int64)
-        shapes, spread = features[:, -NUM_SHAPE_FEATURES:], self.high - self.low
+            return np.zeros(len(shapes), np.int64)
+        spread = self.high - self.low
         margin = np.where(spread > 0, MARGIN * spread, np.log(2))
         outside = (shapes < self.low - margin) | (shapes > self.high + margin)
         return np.asarray(outside.sum(1))
 
-    @cached_property
-    def _weights(self) -> tuple[NDArray[np.float64], ...]:
-        return tuple(weight.astype(np.float64) for weight in self.weights)
-
-    def arrays(self) -> dict[str, NDArray[np.float32]]:
+    def arrays(self) -> Arrays:
         """All numbers by name, as a checkpoint holds them."""
-        arrays = {"mean": self.mean, "scale": self.scale}
-        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            arrays |= {f"{layer}/weight": weight, f"{layer}/bias": bias}
+        arrays = {
+            f"{member}/{name}": array
+            for member, readout in enumerate(self.readouts)
+            for name, array in readout.arrays().items()
+        }
+        arrays |= {"weights": self.weights, "bias": self.bias}
         if self.low is not None and self.high is not None:
             arrays |= {"low": self.low, "high": self.high}
         return arrays
 
     @classmethod
     def from_arrays(
-        cls,
-        arrays: Mapping[str, NDArray[np.float32]],
-        num_rungs: int,
-        directory: Path,
-        *,
-        reads: Reads,
+        cls, arrays: Arrays, num_rungs: int, directory: Path, *, reads: str | Sequence[str]
     ) -> Difficulty:
         """The reverse of `arrays`.
 
@@ -141,46 +145,64 @@ class Difficulty:
             arrays: by name.
             num_rungs: R.
             directory: of the checkpoint, for messages.
-            reads: as in the attribute.
+            reads: as in the attribute; of older checkpoints, which hold a single read-out, a
+                string.
 
         Raises:
             CheckpointError: some are missing, or do not fit each other or the ladder.
         """
-        ranges = {name: arrays[name] for name in ("low", "high") if name in arrays}
-        arrays = {name: array for name, array in arrays.items() if name not in ranges}
-        layers = range(max(1, (len(arrays) - 2) // 2))
-        names = ["mean", "scale", *(f"{n}/{kind}" for n in layers for kind in ("weight", "bias"))]
-        if set(names) != set(arrays):
+        try:
+            return cls._of_arrays(dict(arrays), num_rungs, reads)
+        except (LookupError, TypeError, ValueError) as error:
             raise CheckpointError(
-                f"{directory}: expected tensors {names} under difficulty/, found {sorted(arrays)}"
-            )
-        mean, scale, *rest = (arrays[name] for name in names)
-        weights, biases = tuple(rest[::2]), tuple(rest[1::2])
-        wanted = {"words": NUM_TEXT_FEATURES, "shape": NUM_SHAPE_FEATURES, "prompt": mean.size}
-        # It comes from a file, where it may be anything.
-        if not isinstance(reads, str) or mean.size != wanted.get(reads):
-            raise CheckpointError(
-                f"{directory}: expected a read-out of any of {wanted}, found {reads!r} with "
-                f"{mean.shape}; train again"
-            )
-        shapes = [array.shape for array in (scale, *biases)]
-        widths = [mean.size, *(bias.size for bias in biases)]
-        if (
-            shapes != [(width,) for width in widths]
-            or [weight.shape for weight in weights] != list(pairwise(widths))
-            or widths[-1] not in (num_rungs, 2 * num_rungs)
-        ):
-            raise CheckpointError(
-                f"{directory}: difficulty/* do not fit {num_rungs} rungs and {mean.size} features: "
-                f"found scale and biases {shapes}, weights {[weight.shape for weight in weights]}"
-            )
+                f"{directory}: difficulty/* do not fit a controller of {num_rungs} rungs: {error}; "
+                "train again"
+            ) from None
+
+    @classmethod
+    def _of_arrays(
+        cls, arrays: dict[str, Features], num_rungs: int, reads: str | Sequence[str]
+    ) -> Difficulty:
+        ranges = {name: arrays.pop(name) for name in ("low", "high") if name in arrays}
+        if isinstance(reads, str):
+            found = cls.alone(*_member(arrays, reads, num_rungs))
+        else:
+            weights, bias = arrays.pop("weights"), arrays.pop("bias")
+            parts: list[dict[str, Features]] = [{} for _ in reads]
+            for name, array in arrays.items():
+                place, _, part = name.partition("/")
+                parts[int(place)][part] = array
+            members = [_member(p, r, num_rungs) for p, r in zip(parts, reads, strict=True)]
+            readouts, kinds = zip(*members, strict=True)
+            if any(weights.shape != (len(members), r.num_outputs) for r in readouts) or (
+                bias.shape != weights.shape[1:]
+            ):
+                raise ValueError(f"expected a weight each, found {weights.shape} and {bias.shape}")
+            found = cls(readouts=readouts, reads=kinds, weights=weights, bias=bias)
+        shapes = [array.shape for array in ranges.values()]
+        least = min(readout.num_inputs for readout in found.readouts)
         if ranges and (
-            mean.size < NUM_SHAPE_FEATURES
-            or [array.shape for array in ranges.values()] != [(NUM_SHAPE_FEATURES,)] * 2
+            shapes != [(NUM_SHAPE_FEATURES,)] * 2
+            or least < NUM_SHAPE_FEATURES
             or not (ranges["low"] <= ranges["high"]).all()
         ):
-            raise CheckpointError(
-                f"{directory}: expected difficulty/low and difficulty/high, {NUM_SHAPE_FEATURES} "
-                f"numbers each, one not above the other, found {ranges}; train again"
+            raise ValueError(
+                f"expected low and high, {NUM_SHAPE_FEATURES} numbers each, one not above the "
+                f"other, found {ranges} of at least {least} features"
             )
-        return cls(mean=mean, scale=scale, weights=weights, biases=biases, reads=reads, **ranges)
+        return replace(found, low=ranges.get("low"), high=ranges.get("high"))
+
+
+_WIDTHS: Mapping[str, int | None] = {
+    "words": NUM_TEXT_FEATURES,
+    "shape": NUM_SHAPE_FEATURES,
+    "prompt": None,
+}
+"""Features of what is read, where that does not depend on the model."""
+
+
+def _member(arrays: Arrays, reads: str, num_rungs: int) -> tuple[Readout, Reads]:
+    if not isinstance(reads, str) or reads not in _WIDTHS:
+        raise ValueError(f"expected to read any of {[*_WIDTHS]}, found {reads!r}")
+    width = _WIDTHS[reads] or arrays["mean"].size
+    return readout_of(arrays, width, num_rungs), cast("Reads", reads)

@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from controller.checkpoint import load_readout, read_tensors
+from controller.checkpoint import read_tensors, value_readout
 from controller.errors import ConfigError, TraceFormatError
-from controller.policy.difficulty import Difficulty
+from controller.policy.readouts import Readout
 from controller.process.episodes import LEAST_LOGPROB
 from controller.process.types import ModelSpec
 from controller.segments.episodes import SEGMENT, SIGNALS, SegmentConfig
@@ -82,13 +82,12 @@ class SegmentTraces:
         return tuple(model_spec(self.manifest, name, rung) for rung, name in enumerate(held))
 
     @property
-    def value(self) -> Difficulty | None:
+    def value(self) -> Readout | None:
         """The read-out that made the column `value`; None if there is none."""
         path = self.path / VALUE_FILE
         if not path.exists():
             return None
-        tensors = {f"value/{name}": tensor for name, tensor in read_tensors(path).items()}
-        return load_readout(tensors, "value", 1, self.path)
+        return value_readout({k: v.numpy() for k, v in read_tensors(path).items()}, self.path)
 
     @property
     def num_attempts(self) -> int:

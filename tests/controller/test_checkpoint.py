@@ -14,6 +14,7 @@ from controller.errors import CheckpointError
 from controller.loading import load_backend
 from controller.policy.difficulty import Difficulty
 from controller.policy.network import PolicyConfig, PolicyNetwork
+from controller.policy.readouts import Network
 from controller.process.observation import NUM_FEATURES
 from controller.process.wording import NUM_SHAPE_FEATURES
 from tests.conftest import CHECKPOINTS
@@ -29,11 +30,17 @@ def saved(tmp_path, config, traces):
         config=config,
         models=traces.models(),
         price_range=(1e-5, 1e-2),
-        difficulty=Difficulty(
-            mean=generator.random(5, np.float32),
-            scale=generator.random(5, np.float32),
-            weights=(generator.random((5, 3), np.float32), generator.random((3, 2), np.float32)),
-            biases=(generator.random(3, np.float32), generator.random(2, np.float32)),
+        difficulty=Difficulty.alone(
+            Network(
+                mean=generator.random(5, np.float32),
+                scale=generator.random(5, np.float32),
+                weights=(
+                    generator.random((5, 3), np.float32),
+                    generator.random((3, 2), np.float32),
+                ),
+                biases=(generator.random(3, np.float32), generator.random(2, np.float32)),
+            ),
+            "prompt",
         ),
         training={"questions": 3},
     )
@@ -56,7 +63,7 @@ def test_round_trip(saved):
         assert torch.equal(left, right)
     hidden = np.ones((3, 5), np.float32)
     np.testing.assert_array_equal(
-        loaded.difficulty.outlook(hidden), checkpoint.difficulty.outlook(hidden)
+        *(c.difficulty.outlook(lambda _: hidden) for c in (loaded, checkpoint))
     )
     assert (path / "README.md").read_text() == "# card\n"
 
@@ -71,9 +78,11 @@ def test_round_trip(saved):
         ({"policy": {"num_features": 3, "num_actions": 4, "hidden_sizes": [8]}}, "features"),
         ({"process": {"cost": {"weights": [1.0, -3.0]}}}, "positive number per rung"),
         ({"price_range": [1]}, "settings of a controller"),
-        ({"difficulty_reads": "words"}, "read-out of any of .*299.* found 'words'"),
-        ({"difficulty_reads": "minds"}, "read-out of any of .* found 'minds'"),
-        ({"difficulty_reads": ["words"]}, r"read-out of any of .* found \['words'\]"),
+        ({"difficulty_reads": ["words"]}, "expected 299 features and 2 rungs, found 5 features"),
+        ({"difficulty_reads": ["minds"]}, "expected to read any of .* found 'minds'"),
+        ({"difficulty_reads": [["words"]]}, r"expected to read any of .* found \['words'\]"),
+        ({"difficulty_reads": ["prompt"] * 2}, "do not fit a controller of 2 rungs"),
+        ({"difficulty_reads": []}, "do not fit a controller of 2 rungs"),
     ],
 )
 def test_wrong_settings_are_refused(saved, changes, message):
@@ -89,22 +98,21 @@ SHAPES = np.arange(NUM_SHAPE_FEATURES, dtype=np.float32)
 def ranged(saved):
     """With a read-out of wordings in a range."""
     checkpoint, path = saved
-    readout = Difficulty(
+    layer = Network(
         mean=0 * SHAPES,
         scale=0 * SHAPES + 1,
         weights=(np.ones((len(SHAPES), 2), np.float32),),
         biases=(np.zeros(2, np.float32),),
-        reads="shape",
-        low=0 * SHAPES,
-        high=SHAPES,
     )
+    readout = replace(Difficulty.alone(layer, "shape"), low=0 * SHAPES, high=SHAPES)
     save_checkpoint(replace(checkpoint, difficulty=readout), path)
     return path
 
 
 def test_ranges_of_wordings_come_back(ranged):
     readout = load_checkpoint(ranged).difficulty
-    known = readout.outlook(np.stack([SHAPES, 1.2 * SHAPES, 1.3 * SHAPES, -SHAPES]))
+    shapes = np.stack([SHAPES, 1.2 * SHAPES, 1.3 * SHAPES, -SHAPES])
+    known = readout.outlook(lambda _: shapes)
     assert np.isnan(known[:, 0]).tolist() == [False, False, True, True]
 
 
@@ -116,7 +124,7 @@ def test_wrong_ranges_of_wordings_are_refused(ranged, ranges):
         if array is not None:
             weights[f"difficulty/{name}"] = torch.from_numpy(array)
     save_file(weights, ranged / "controller.safetensors")
-    with pytest.raises(CheckpointError, match="expected difficulty/low and difficulty/high"):
+    with pytest.raises(CheckpointError, match="expected low and high"):
         load_checkpoint(ranged)
 
 
@@ -125,7 +133,7 @@ def test_ranges_of_no_wordings_are_refused(saved):
     ranges = {f"difficulty/{name}": torch.tensor(SHAPES) for name in ("low", "high")}
     weights = load_file(path / "controller.safetensors")
     save_file({**weights, **ranges}, path / "controller.safetensors")
-    with pytest.raises(CheckpointError, match="expected difficulty/low and difficulty/high"):
+    with pytest.raises(CheckpointError, match="expected low and high"):
         load_checkpoint(path)
 
 
@@ -167,19 +175,19 @@ def test_hostile_weights_are_refused(saved):
     [
         ({"1/weight": None}, "expected tensors"),
         ({"scale": (4,)}, "do not fit"),
-        ({"mean": (2, 5)}, "do not fit"),
+        ({"mean": (2, 5)}, "layers that fit each other"),
         ({"0/weight": (5, 4)}, "do not fit"),
         ({"1/bias": (1, 2)}, "do not fit"),
-        ({"1/weight": (3, 5), "1/bias": (5,)}, "do not fit 2 rungs"),
+        ({"1/weight": (3, 5), "1/bias": (5,)}, "2 rungs, found 5 features and 5 outputs"),
     ],
 )
 def test_read_outs_that_do_not_fit_are_refused(saved, changes, message):
     file = saved[1] / "controller.safetensors"
     weights = load_file(file)
     for name, shape in changes.items():
-        del weights[f"difficulty/{name}"]
+        del weights[f"difficulty/0/{name}"]
         if shape:
-            weights[f"difficulty/{name}"] = torch.zeros(shape)
+            weights[f"difficulty/0/{name}"] = torch.zeros(shape)
     save_file(weights, file)
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(saved[1])

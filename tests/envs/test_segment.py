@@ -13,6 +13,7 @@ import envs
 from controller.backends.local.segments import SegmentWriter
 from controller.errors import IllegalActionError, TraceFormatError
 from controller.policy.difficulty import Difficulty
+from controller.policy.readouts import Network
 from controller.segments.episodes import ESCALATE, REVISE, SAMPLE, SEGMENT_FEATURES, STOP, TO_END
 from envs.compute import ComputeEnv
 from envs.questions.grader import KindGrader
@@ -40,12 +41,13 @@ def readout(recorded):
     """Any read-out of prompts: what matters is that both sides use it alike."""
     width = recorded.table.features("prompt").shape[1]
     rng = np.random.default_rng(0)
-    return Difficulty(
+    layer = Network(
         mean=np.zeros(width, np.float32),
         scale=np.ones(width, np.float32),
         weights=(rng.normal(size=(width, 2)).astype(np.float32),),
         biases=(np.zeros(2, np.float32),),
     )
+    return Difficulty.alone(layer, "prompt")
 
 
 @pytest.fixture

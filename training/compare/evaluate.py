@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from controller.checkpoint import AnyCheckpoint, load_any
 from controller.errors import ConfigError
 from controller.granularity import Process
-from controller.policy.difficulty import Reads
+from controller.policy.difficulty import Difficulty, Reads
 from controller.policy.rules import (
     AlwaysLarge,
     Rule,
@@ -39,6 +39,7 @@ from training.learn.difficulty import (
     LINEAR,
     Fit,
     attempt_outcomes,
+    fit_difficulty,
     fit_networks,
     fit_readout,
     neighbours,
@@ -286,9 +287,10 @@ class _Contest:
         if near is not None:
             self.add("kNN router", routers(self.config), paying, near)
         free = replace(self.config, reads_prompt=False)
-        shape = self._read("shape", [fit_networks])
-        self.add("wording router", routers(self.config), free, shape)
-        self.played["difficulty bins"] = self._lookup(free, shape or known)
+        worded = replace(self.tuning, hidden=None)
+        wording = self._on_both(fit_difficulty(worded, attempt_outcomes(worded)))
+        self.add("wording router", routers(self.config), free, wording)
+        self.played["difficulty bins"] = self._lookup(free, wording or known)
         self._add_selector()
 
     def _add_selector(self) -> None:
@@ -300,9 +302,14 @@ class _Contest:
 
     def _read(self, reads: Reads, fits: Sequence[Fit]) -> tuple[Floats, Floats] | None:
         """Difficulty of the tuning and of the test questions by the best of some read-outs."""
-        fitted = fit_readout(self.tuning, attempt_outcomes(self.tuning), reads, fits)
-        new = None if fitted is None else outlook(fitted[0], self.test)
-        return None if fitted is None or new is None else (fitted[1], new)
+        return self._on_both(fit_readout(self.tuning, attempt_outcomes(self.tuning), reads, fits))
+
+    def _on_both(self, fitted: tuple[Difficulty, Floats] | None) -> tuple[Floats, Floats] | None:
+        """Difficulty of both by what was fitted on the tuning questions; rules need it of all."""
+        if fitted is None:
+            return None
+        new = outlook(replace(fitted[0], low=None, high=None), self.test)
+        return None if new is None else (fitted[1], new)
 
     def _plans(self, config: EpisodeConfig) -> list[Rule]:
         """What can be done about a question without looking at its attempts."""

@@ -192,10 +192,7 @@ def play_checkpoint(
 
 def outlook(difficulty: Difficulty | None, prompts: QuestionTable) -> Floats | None:
     """`Difficulty.outlook` of every question, or None."""
-    if difficulty is None:
-        return None
-    features = prompts.features(difficulty.reads)
-    return None if features is None else difficulty.outlook(features)
+    return None if difficulty is None else difficulty.outlook(prompts.features)
 
 
 def pool(played: Sequence[Played]) -> Played:

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from controller.backends.openai.prompt_lengths import Line, fit_prompt_length
 from controller.policy.difficulty import Difficulty, Reads
+from controller.policy.readouts import Forest, Network, Readout
 from controller.process.actions import ActionKind
 from controller.process.types import ModelSpec
 from envs.questions.table import QuestionTable
@@ -53,10 +54,10 @@ class Outcomes:
         return Outcomes(self.rates[rows], lengths)
 
 
-Fit = Callable[[Features, Outcomes, Sequence[NDArray[np.int64]]], list[Difficulty]]
+Fit = Callable[[Features, Outcomes, Sequence[NDArray[np.int64]]], Sequence[Readout]]
 """From prompt features (Q, H), their outcomes and subsets of Q: a read-out per subset."""
 
-_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+_PENALTIES = (1e-2, 1e-1, 1.0, 10.0)
 
 FOLDS = 5
 _LEAST_SCALE = 1e-4
@@ -70,6 +71,13 @@ _STEPS = (100, 2000)
 """Least and most gradient steps, whatever the number of questions."""
 _LEARNING_RATE = 1e-2
 _WEIGHT_DECAY = 0.3
+_TREES = 100
+_FEATURES = 40
+"""Of which a tree takes the best, at a time; all shapes, and some of the words."""
+_TREE_QUESTIONS = 10_000
+"""Questions that a tree is grown on, at most."""
+_SHRINKAGE = 0.02
+"""Of chances towards their means: no leaf is sure."""
 _MAX_DIRECTIONS = 256
 """Wider prompt states are reduced to so many principal components first."""
 
@@ -83,7 +91,7 @@ def attempt_outcomes(table: TraceTable) -> Outcomes:
 
 def fit_linear(
     features: Features, outcomes: Outcomes, subsets: Sequence[NDArray[np.int64]], *, penalty: float
-) -> list[Difficulty]:
+) -> list[Network]:
     """Ridge logistic regressions on shares of right attempts, and ridge regressions on lengths.
 
     Args:
@@ -97,7 +105,7 @@ def fit_linear(
         return [_ridge(features[rows], outcomes.take(rows), penalty) for rows in subsets]
 
 
-def _ridge(features: Features, outcomes: Outcomes, penalty: float) -> Difficulty:
+def _ridge(features: Features, outcomes: Outcomes, penalty: float) -> Network:
     rates = outcomes.rates
     mean, scale = _moments(features)
     inputs = ((features - mean) / scale).astype(np.float64)  # (Q, H)
@@ -120,7 +128,7 @@ def _ridge(features: Features, outcomes: Outcomes, penalty: float) -> Difficulty
     of_lengths = np.vstack([slopes, lengths.mean(0)]) * deviations
     chances = np.stack([fit_rung(target) for target in rates.T], 1)  # (H+1, R)
     columns = np.hstack([chances, of_lengths])
-    return Difficulty(
+    return Network(
         mean=mean,
         scale=scale,
         weights=(columns[:width].astype(np.float32),),
@@ -130,7 +138,7 @@ def _ridge(features: Features, outcomes: Outcomes, penalty: float) -> Difficulty
 
 def fit_networks(
     features: Features, outcomes: Outcomes, subsets: Sequence[NDArray[np.int64]]
-) -> list[Difficulty]:
+) -> list[Network]:
     """Networks with one hidden layer, all trained at once; see `fit_linear` for arguments."""
     mean, scale = _moments(features)
     inputs = torch.from_numpy((features - mean) / scale)  # (Q, H)
@@ -175,7 +183,7 @@ def fit_networks(
     weight, bias = (tensor.detach() for tensor in first)
     weight_out, bias_out = (tensor.detach() * units for tensor in last)
     return [
-        Difficulty(
+        Network(
             mean=mean,
             scale=scale,
             weights=((directions @ weight[m]).numpy(), weight_out[m].numpy()),
@@ -206,7 +214,7 @@ def fold_of(num_questions: int, folds: int) -> NDArray[np.int64]:
 
 def cross_fit(
     features: Features, outcomes: Outcomes, fit: Fit, fold: NDArray[np.int64] | None = None
-) -> tuple[Difficulty, Floats]:
+) -> tuple[Readout, Floats]:
     """A read-out fitted on all rows, and the outlook of each by one fitted without its fold.
 
     Args:
@@ -219,36 +227,95 @@ def cross_fit(
         fold = fold_of(len(features), FOLDS)
     outside = [np.flatnonzero(fold != part) for part in range(FOLDS)]
     whole, *parts = fit(features, outcomes, [np.arange(len(features)), *outside])
-    outlook = np.empty((len(features), len(whole.biases[-1])))
+    outlook = np.empty((len(features), whole.num_outputs))
     for part, readout in enumerate(parts):
-        outlook[fold == part] = readout.outlook(features[fold == part])
+        outlook[fold == part] = readout(features[fold == part])
     return whole, outlook
+
+
+def fit_forests(
+    features: Features, outcomes: Outcomes, subsets: Sequence[NDArray[np.int64]], *, leaves: int
+) -> list[Forest]:
+    """Extremely randomised trees (Geurts et al. 2006, "Extremely randomized trees").
+
+    Args:
+        features: (Q, H), of the prompts.
+        outcomes: of Q questions.
+        subsets: questions to fit on, for each read-out.
+        leaves: of each tree at most; where it splits first, it gains most.
+    """
+    return [_trees(features[rows], outcomes.take(rows), leaves) for rows in subsets]
+
+
+def _trees(features: Features, outcomes: Outcomes, most_leaves: int) -> Forest:
+    from sklearn.ensemble import ExtraTreesRegressor
+
+    rates = outcomes.rates
+    lengths = rates[:, :0] if outcomes.lengths is None else outcomes.lengths
+    forest = ExtraTreesRegressor(
+        _TREES,
+        max_leaf_nodes=most_leaves,
+        max_features=min(1.0, _FEATURES / features.shape[1]),
+        bootstrap=True,
+        max_samples=min(len(features), _TREE_QUESTIONS),
+        random_state=0,
+    ).fit(features, np.hstack([rates, lengths]))
+    nodes, roots, leaves = [], [], []
+    num_nodes = num_leaves = 0
+    for tree in (estimator.tree_ for estimator in forest.estimators_):
+        ends = tree.children_left < 0
+        rows = num_leaves + np.cumsum(ends) - 1
+        low, high = (
+            np.where(ends, rows, num_nodes + child)
+            for child in (tree.children_left, tree.children_right)
+        )
+        feature, threshold = np.where(ends, -1, tree.feature), np.where(ends, 0, tree.threshold)
+        nodes.append(np.stack([feature, threshold, low, high], 1))
+        roots.append(num_nodes)
+        leaves.append(tree.value[ends].reshape(ends.sum(), -1))
+        num_nodes, num_leaves = num_nodes + len(ends), num_leaves + len(leaves[-1])
+    values = np.concatenate(leaves)
+    chances = values[:, : rates.shape[1]]
+    chances += _SHRINKAGE * (rates.mean(0) - chances)
+    return Forest(
+        nodes=np.concatenate(nodes).astype(np.float32),
+        roots=np.array(roots, np.float32),
+        leaves=values.astype(np.float32),
+        num_inputs=features.shape[1],
+        num_rungs=rates.shape[1],
+    )
 
 
 LINEAR: tuple[Fit, ...] = tuple(partial(fit_linear, penalty=penalty) for penalty in _PENALTIES)
 """Linear read-outs to choose from."""
 
-READOUTS: tuple[Fit, ...] = (*LINEAR, fit_networks)
-"""Those and a network."""
+FORESTS: tuple[Fit, ...] = tuple(partial(fit_forests, leaves=n) for n in (16, 64, 256))
+"""Forests to choose from."""
 
-CANDIDATES: Mapping[Reads, Sequence[Fit]] = {
-    "words": LINEAR,
-    "shape": (fit_networks,),
-    "prompt": READOUTS,
-}
-"""What difficulty may be read from, and how."""
+READOUTS: tuple[Fit, ...] = (*LINEAR, fit_networks)
+"""Read-outs of a prompt state to choose from."""
+
+FREE: Sequence[tuple[Reads, Sequence[Fit]]] = (
+    ("words", LINEAR),
+    ("shape", (fit_networks,)),
+    ("shape", FORESTS),
+    ("words", FORESTS),
+)
+"""What the wording is read by; of each the best one."""
 
 _WORTH = 0.01
 """Log loss that a prompt state must save."""
+
+_STACK_PENALTY = 0.01
+"""On how far weights of read-outs are from equal ones, per question, squared."""
 
 
 def fit_difficulty(prompts: QuestionTable, outcomes: Outcomes) -> tuple[Difficulty, Floats] | None:
     """Read-out for other questions, and the outlook of these ones.
 
     Whoever learns from questions that the read-out was fitted on would trust it too much, so
-    the outlook of these comes from five read-outs, each fitted without a fifth of them. What is
-    read is chosen by log loss on these, too; a prompt state, which the small model has to be
-    paid for, has to be worth it.
+    the outlook of these comes from five read-outs, each fitted without a fifth of them. A prompt
+    state, which the small model has to be paid for, has to be worth it by log loss on these.
 
     Args:
         prompts: of the questions to fit on.
@@ -258,37 +325,82 @@ def fit_difficulty(prompts: QuestionTable, outcomes: Outcomes) -> tuple[Difficul
         The read-out and `Difficulty.outlook` of these questions, or None if their wordings are not
         known or they are fewer than folds.
     """
-    fitted = {
-        reads: fit_readout(prompts, outcomes, reads, fits) for reads, fits in CANDIDATES.items()
-    }
-    known = {reads: fit for reads, fit in fitted.items() if fit is not None}
-
-    def loss(reads: Reads) -> float:
-        return _loss(known[reads][1], outcomes) + (0.0 if known[reads][0].is_free else _WORTH)
-
-    if not known:
+    fitted = [fit_readout(prompts, outcomes, reads, fits) for reads, fits in FREE]
+    free = [fit for fit in fitted if fit is not None]
+    if not free:
         return None
-    readout, outlook = known[min(known, key=loss)]
+    readout, outlook = _stack(free, outcomes)
+    paid = fit_readout(prompts, outcomes, "prompt", READOUTS)
+    if paid is not None:
+        paying, known = _stack([*free, paid], outcomes)
+        if _loss(known, outcomes) < _loss(outlook, outcomes) - _WORTH:
+            readout, outlook = paying, known
     shapes = prompts.features("shape")
     assert shapes is not None  # Whatever is read, the wording is.
     return replace(readout, low=shapes.min(0), high=shapes.max(0)), outlook
 
 
+def _stack(
+    fitted: Sequence[tuple[Difficulty, Floats]], outcomes: Outcomes
+) -> tuple[Difficulty, Floats]:
+    """A weighted sum of single read-outs, by the cross-fitted outlooks of each.
+
+    Source: Breiman 1996, "Stacked regressions": weights are not negative.
+    """
+    outlooks = np.stack([outlook for _, outlook in fitted])  # (M, Q, R or 2R)
+    lengths, deviations = outcomes.standard_lengths
+    targets = np.hstack([outcomes.rates, lengths])
+    units = np.hstack([np.ones(outcomes.rates.shape[1]), deviations])
+    weights, bias = np.empty(outlooks.shape[::2]), np.empty(len(units))
+    for output, unit in enumerate(units):
+        is_chance = output < outcomes.rates.shape[1]
+        found = _weigh(outlooks[..., output].T / unit, targets[:, output], is_chance)
+        weights[:, output], bias[output] = found[:-1], found[-1] * unit
+    readout = Difficulty(
+        readouts=tuple(member for single, _ in fitted for member in single.readouts),
+        reads=tuple(reads for single, _ in fitted for reads in single.reads),
+        weights=weights.astype(np.float32),
+        bias=bias.astype(np.float32),
+    )
+    return readout, np.einsum("mqr,mr->qr", outlooks, weights) + bias
+
+
+def _weigh(inputs: Floats, targets: Floats, is_chance: bool) -> Floats:
+    """Weights of M inputs, (Q, M), and an offset after them, (M + 1,), least log or square loss."""
+    count = inputs.shape[1]
+    inputs, equal = np.column_stack([inputs, np.ones(len(inputs))]), np.full(count + 1, 1 / count)
+    equal[count] = 0.0
+
+    def loss(weights: Floats) -> tuple[float, Floats]:
+        values, far = inputs @ weights, weights - equal
+        if is_chance:
+            losses = np.logaddexp(0, values) - targets * values
+            error = 1 / (1 + np.exp(-values)) - targets
+        else:
+            error = values - targets
+            losses = error**2 / 2
+        penalised = losses.mean() + _STACK_PENALTY * far @ far
+        return float(penalised), inputs.T @ error / len(error) + 2 * _STACK_PENALTY * far
+
+    bounds = [(0.0, None)] * count + [(None, None)]
+    return np.asarray(minimize(loss, equal, jac=True, method="L-BFGS-B", bounds=bounds).x)
+
+
 def fit_readout(
     prompts: QuestionTable, outcomes: Outcomes, reads: Reads, fits: Sequence[Fit]
 ) -> tuple[Difficulty, Floats] | None:
-    """The same from given features by the best of given fits."""
+    """The best of given fits from given features by log loss; see `fit_difficulty`."""
     features = prompts.features(reads)
     if features is None or len(features) < FOLDS:
         return None
     readout, outlook = best_fit(features, outcomes, fits)
-    return replace(readout, reads=reads), outlook
+    return Difficulty.alone(readout, reads), outlook
 
 
 def best_fit(
     features: Features, outcomes: Outcomes, fits: Sequence[Fit] = READOUTS
-) -> tuple[Difficulty, Floats]:
-    """The read-out of `fit_difficulty` from features, (Q, H)."""
+) -> tuple[Readout, Floats]:
+    """The same from features, (Q, H)."""
     fitted = (cross_fit(features, outcomes, fit) for fit in fits)
     return min(fitted, key=lambda entry: _loss(entry[1], outcomes))
 

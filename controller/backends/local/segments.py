@@ -31,7 +31,7 @@ from controller.backends.local.jobs import Generation, Job, prompt_of
 from controller.backends.local.kv import KVPrefix, Piece, read_pieces
 from controller.backends.local.model import LocalModel, check_rungs
 from controller.errors import BackendError, ConfigError
-from controller.policy.difficulty import Difficulty
+from controller.policy.readouts import Readout
 from controller.process.actions import ActionKind
 from controller.process.cost import Usage
 from controller.process.types import Question
@@ -135,7 +135,7 @@ class SegmentWriter:
         max_new_tokens: int = 192,
         max_rows: int = 256,
         answers: AnswerKind | None = None,
-        value: Difficulty | None = None,
+        value: Readout | None = None,
     ) -> None:
         check_rungs(models)
         self.seed, self.temperature = seed, temperature
@@ -187,7 +187,7 @@ class SegmentWriter:
         if memory is None or memory.hidden is None:
             return {"hidden": None, "value": None}
         hidden = memory.hidden.cpu().numpy()
-        value = None if self.value is None else float(self.value.outlook(hidden[None])[0, 0])
+        value = None if self.value is None else float(self.value(hidden[None])[0, 0])
         return {"hidden": hidden, "value": value}
 
     def _by_rung(self, usage: dict[int, Usage]) -> tuple[Usage, ...]:

@@ -60,7 +60,7 @@ def test_a_network_knows_more_than_a_line_about_new_questions(whole, validation)
     losses = [log_loss(outlook(fit[0], validation.table), new) for fit in (line, chosen)]
     assert (losses[1] < losses[0]).all()
     assert (losses[0] < log_loss(average, new)).all()
-    assert len(chosen[0].weights) == 2, "the network, which has a layer more, is chosen"
+    assert len(chosen[0].readouts[0].weights) == 2, "the network, which has a layer more, is chosen"
 
 
 def test_a_prompt_state_is_read_where_the_wording_says_less(train):
@@ -68,7 +68,7 @@ def test_a_prompt_state_is_read_where_the_wording_says_less(train):
     assert difficulty_of(some)[0].is_free
     alike = pa.chunked_array([["the same question"] * len(some)])
     readout, _ = difficulty_of(replace(some, texts=alike))
-    assert readout.reads == "prompt"
+    assert not readout.is_free
 
 
 def test_log_odds_of_a_question_do_not_depend_on_its_own_outcome(train):
@@ -86,10 +86,10 @@ def test_networks_are_fitted_as_if_alone(train):
     rows = np.arange(len(train))
     rates = train.success_rates
     losses = [
-        log_loss(readout.outlook(train.hidden), rates).mean()
+        log_loss(readout(train.hidden), rates).mean()
         for readout in fit_networks(train.hidden, Outcomes(rates), [rows] * 3)
     ]
-    alone = fit_networks(train.hidden, Outcomes(rates), [rows])[0].outlook(train.hidden)
+    alone = fit_networks(train.hidden, Outcomes(rates), [rows])[0](train.hidden)
     assert max(losses) - min(losses) < 0.01
     assert abs(log_loss(alone, rates).mean() - np.mean(losses)) < 0.01
 
@@ -104,7 +104,7 @@ def test_wide_prompt_states_are_reduced(train):
     rotation = torch.linalg.qr(torch.randn(300, 64, generator=torch.Generator().manual_seed(0)))[0]
     wide = replace(some, hidden=(some.hidden @ rotation.numpy().T).astype(np.float32))
     readout, _ = readout_of(wide, "prompt", [fit_networks])
-    assert readout.weights[0].shape == (300 + NUM_SHAPE_FEATURES, 128)
+    assert readout.readouts[0].weights[0].shape == (300 + NUM_SHAPE_FEATURES, 128)
     assert outlook(readout, wide).shape == (400, 2)
 
 
