@@ -9,9 +9,9 @@ from typing import Any
 
 from envs.questions.files import bundled_questions
 from training.record.cluster import Cluster
-from training.record.plans import RecordConfig
 from training.record.ray_recorder import RayRecorder
 from training.record.recording import Recorder, Recording
+from training.record.settings import RecordConfig
 from training.record.sources import find_source
 
 Figures = dict[str, float]

@@ -26,12 +26,9 @@ SEGMENT_ID = "allot/Segment-v0"
 
 
 def make(traces: str, split: str = "train", **kwargs: Any) -> ComputeEnv:
-    """The environment over recorded traces; settings follow from their train split.
+    """The environment over a split of recorded traces; `kwargs` are of `envs.compute.ComputeEnv`.
 
-    Args:
-        traces: directory of a trace set.
-        split: train, validation or test.
-        kwargs: of `envs.compute.ComputeEnv`.
+    Settings follow from the train split.
     """
     from envs.compute import ComputeEnv
 
@@ -44,14 +41,7 @@ def make(traces: str, split: str = "train", **kwargs: Any) -> ComputeEnv:
 def make_vector(
     traces: str, num_envs: int = 1, split: str = "train", **kwargs: Any
 ) -> ComputeVectorEnv:
-    """The vectorised environment over recorded traces.
-
-    Args:
-        traces: directory of a trace set.
-        num_envs: N.
-        split: train, validation or test.
-        kwargs: of `envs.vector.ComputeVectorEnv`.
-    """
+    """N environments over a split of recorded traces; `kwargs` are of `ComputeVectorEnv`."""
     from envs.vector import ComputeVectorEnv
 
     read = _opened(traces)

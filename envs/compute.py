@@ -22,12 +22,19 @@ from controller.process.terms import Terms
 from controller.process.types import Attempt, Question
 from controller.segments.run import SegmentEpisode
 from controller.segments.types import Segment, SegmentBackend
-from envs.draws import Streams, draw_episode, observation_space, stream_key
+from envs.draws import (
+    Illegal,
+    PricedEpisodes,
+    Streams,
+    number_option,
+    observation_space,
+    stream_key,
+    whole_option,
+)
 from envs.granularity import STOP
-from envs.legality import PENALTY, Illegal, check_settings, number_option, whole_option
 from envs.pictures import Frame, picture
 from envs.questions.grader import Grader
-from envs.reward import LogUniform, Reward, Step, price_range, rewarded, utility
+from envs.reward import LogUniform, Reward, Step, utility
 
 Observation = NDArray[np.float32]
 
@@ -35,7 +42,7 @@ _ROW = np.zeros(1, np.int64)
 _CHOSEN = ("question", "attempt", "price", "round_price", "budget")
 
 
-class ComputeEnv(gymnasium.Env[Observation, np.int64]):
+class ComputeEnv(PricedEpisodes, gymnasium.Env[Observation, np.int64]):
     """One question per episode; one decision after each attempt, or inside one, each segment.
 
     ## Action Space
@@ -103,7 +110,7 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
         illegal: Illegal = "raise",
         render_mode: str | None = None,
     ) -> None:
-        check_settings(illegal, prices=prices, round_prices=round_prices, budgets=budgets)
+        self._agree(config, prices, round_prices, budgets, reward, illegal)
         if not questions:
             raise ConfigError("questions: expected at least one, found none")
         if attempts < 1:
@@ -114,11 +121,8 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
                 f"found {render_mode!r}"
             )
         self.questions, self.attempts, self.render_mode = questions, attempts, render_mode
-        self.backend, self.config, self.grader = backend, config, grader
-        self.prices = prices or price_range(config.cost_unit)
-        self.round_prices, self.budgets = round_prices, budgets
+        self.backend, self.grader = backend, grader
         self.difficulty, self.permute = difficulty, permute
-        self.reward, self.illegal = reward, illegal
         self.observation_space = observation_space(len(granularity_of(config).features))
         self.action_space = Discrete(len(config.actions))
         self.episode: Episode | SegmentEpisode | None = None
@@ -144,42 +148,31 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
         options = options or {}
         if unknown := set(options) - {*_CHOSEN}:
             raise ConfigError(f"options: expected {', '.join(_CHOSEN)}, found {sorted(unknown)}")
-        start, price, round_price, budget, _ = draw_episode(
-            self._streams,
-            _ROW,
-            self.config,
-            len(self.questions) * self.attempts,
-            self.prices,
-            self.round_prices,
-            self.budgets,
-            hide_signals=0,
-        )
+        num_starts = len(self.questions) * self.attempts
+        start, price, round_price, budget, _ = self._draw(self._streams, _ROW, num_starts)
         question, number = divmod(int(start[0]), self.attempts)
         question = whole_option(options, "question", question, len(self.questions))
         self.question = self.questions[question]
         self.price = number_option(options, "price", price[0])
+        terms = Terms(
+            price=self.price,
+            round_price=number_option(options, "round_price", round_price[0]),
+            budget=number_option(options, "budget", budget[0]),
+        )
         beginning = begin_episode(
             self.question,
             self.backend,
             self.config,
-            Terms(
-                price=self.price,
-                round_price=number_option(options, "round_price", round_price[0]),
-                budget=number_option(options, "budget", budget[0]),
-            ),
+            terms,
             difficulty=self.difficulty,
             pick=self._pick if self.permute else None,
             number=whole_option(options, "attempt", number, self.attempts),
         )
         self.episode = run_now(beginning)
-        self._charged, self._rounds = 0.0, 0
-        self._lines = []
-        self._frame = Frame(
-            question=self.question.text.strip(),
-            price=self.price,
-            lanes=tuple(map(str, self.config.actions[1:])),
-        )
-        self._show(f"{self.question.text.strip()}\n  price {self.price:.2g}")
+        self._charged, self._rounds, self._lines = 0.0, 0, []
+        text, lanes = self.question.text.strip(), tuple(map(str, self.config.actions[1:]))
+        self._frame = Frame(question=text, price=self.price, lanes=lanes)
+        self._show(f"{text}\n  price {self.price:.2g}")
         return self.episode.observation()[0], self._info()
 
     def _pick(self, used: int, available: int) -> int:
@@ -197,8 +190,7 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
         """Carry out one action.
 
         Raises:
-            IllegalActionError: it stands for no action, the mask forbids it (see `illegal`), or
-                the episode is over.
+            IllegalActionError: no action, a forbidden one (see `illegal`), or the episode is over.
         """
         if self.episode is None:
             raise IllegalActionError("step: expected a reset first, found an episode that is over")
@@ -221,11 +213,9 @@ class ComputeEnv(gymnasium.Env[Observation, np.int64]):
         compute = state.price * (state.spent - self._charged)
         rounds = state.round_price * (state.rounds - self._rounds)
         wrong = terminated and episode.answer is not None and not right
-        step = Step(
-            right=np.array([right]), wrong=np.array([wrong]), compute=compute, rounds=rounds
-        )
-        gain = float(rewarded(self.reward, step)[0])
-        gain -= PENALTY * (forbidden and self.illegal == "penalty")
+        ends = {"right": np.array([right]), "wrong": np.array([wrong])}
+        step = Step(**ends, compute=compute, rounds=rounds)
+        gain = float(self._rewards(step, forbidden)[0])
         self._charged, self._rounds = float(state.spent[0]), int(state.rounds[0])
         info = self._info()
         if self.illegal != "raise":

@@ -7,17 +7,28 @@ arrays instead.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import math
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any, Literal, NamedTuple, get_args
 
 import gymnasium
 import numpy as np
 from gymnasium.utils import seeding
 from numpy.typing import NDArray
 
+from controller.errors import ConfigError
 from controller.granularity import Process
-from envs.reward import LogUniform
+from envs.reward import LogUniform, Reward, Step, price_range
 
 Array = NDArray[Any]
+
+Illegal = Literal["raise", "stop", "penalty"]
+"""What an action that the mask forbids does: raise an error; count as STOP, for algorithms without
+masks; or count as STOP and cost `PENALTY`."""
+
+PENALTY = 1.0
+"""As much as a right answer is worth."""
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -27,13 +38,10 @@ _SPECIAL_SHARE = 0.15
 
 
 class Streams:
-    """N independent random streams.
+    """N independent random streams, of one uint64 seed each.
 
     Source: Steele, Lea and Flood 2014, "Fast Splittable Pseudorandom Number Generators",
     SplitMix64.
-
-    Args:
-        keys: (N,) uint64, one seed per stream.
     """
 
     def __init__(self, keys: NDArray[np.uint64]) -> None:
@@ -70,35 +78,80 @@ class Hidden(NamedTuple):
     """(n, R), of a menu."""
 
 
-def draw_episode(
-    streams: Streams,
-    rows: Array,
-    config: Process,
-    num_questions: int,
-    prices: LogUniform,
-    round_prices: LogUniform | None,
-    budgets: LogUniform | None,
-    hide_signals: float,
-) -> tuple[Array, Array, Array, Array, Hidden]:
-    """Question, price, round price, budget and what is hidden of a new episode in each of `rows`.
+class PricedEpisodes:
+    """Draws the terms of episodes and rewards their steps; part of both environments."""
 
-    All are (n,). In most episodes rounds cost nothing, and in as many there is no budget. Of a menu
-    all arms but the first may be missing, as a server that is down is.
-    """
-    question = (streams.uniform(rows) * num_questions).astype(np.int64)
-    price = prices.at(streams.uniform(rows))
-    round_price, budget = (
-        np.full(len(rows), otherwise)
-        if values is None
-        else np.where(
-            streams.uniform(rows) < _SPECIAL_SHARE, values.at(streams.uniform(rows)), otherwise
+    def _agree(
+        self,
+        config: Process,
+        prices: LogUniform | None,
+        round_prices: LogUniform | None,
+        budgets: LogUniform | None,
+        reward: Reward,
+        illegal: Illegal,
+    ) -> None:
+        """Check and keep what an environment was told; see `envs.compute.ComputeEnv`."""
+        if illegal not in get_args(Illegal):
+            expected = list(get_args(Illegal))
+            raise ConfigError(f"illegal: expected one of {expected}, found {illegal!r}")
+        ranges = {"prices": prices, "round_prices": round_prices, "budgets": budgets}
+        for name, values in ranges.items():
+            if not isinstance(values, LogUniform | None):
+                raise ConfigError(
+                    f"{name}: expected LogUniform(low=, high=) or None, found {values!r}"
+                )
+        self.config, self.reward, self.illegal = config, reward, illegal
+        self.prices = prices or price_range(config.cost_unit)
+        self.round_prices, self.budgets = round_prices, budgets
+
+    def _draw(
+        self, streams: Streams, rows: Array, num_starts: int, hide_signals: float = 0.0
+    ) -> tuple[Array, Array, Array, Array, Hidden]:
+        """Start, price, round price, budget and what is hidden of a new episode in each of `rows`.
+
+        All are (n,). In most episodes rounds cost nothing, and in as many there is no budget. Of a
+        menu all arms but the first may be missing, as a server that is down is.
+        """
+        start = (streams.uniform(rows) * num_starts).astype(np.int64)
+        price = self.prices.at(streams.uniform(rows))
+        round_price, budget = (
+            np.full(len(rows), otherwise)
+            if values is None
+            else np.where(
+                streams.uniform(rows) < _SPECIAL_SHARE, values.at(streams.uniform(rows)), otherwise
+            )
+            for values, otherwise in ((self.round_prices, 0.0), (self.budgets, np.inf))
         )
-        for values, otherwise in ((round_prices, 0.0), (budgets, np.inf))
-    )
-    hidden = Hidden(*(streams.uniform(rows) < hide_signals for _ in Hidden._fields[:-1]))
-    if config.is_menu:
-        missing = np.zeros((len(rows), config.num_rungs), bool)
-        for rung in range(1, config.num_rungs):
-            missing[:, rung] = streams.uniform(rows) < hide_signals
-        hidden = hidden._replace(arms=missing)
-    return question, price, round_price, budget, hidden
+        hidden = Hidden(*(streams.uniform(rows) < hide_signals for _ in Hidden._fields[:-1]))
+        if self.config.is_menu:
+            missing = np.zeros((len(rows), self.config.num_rungs), bool)
+            for rung in range(1, self.config.num_rungs):
+                missing[:, rung] = streams.uniform(rows) < hide_signals
+            hidden = hidden._replace(arms=missing)
+        return start, price, round_price, budget, hidden
+
+    def _rewards(self, step: Step, forbidden: Array | bool) -> NDArray[np.float64]:
+        """Rewards of a step, (N,), given where an action was asked for that the mask forbids."""
+        given = np.asarray(self.reward(step), np.float64)
+        if given.shape != step.right.shape or not np.isfinite(given).all():
+            raise ConfigError(
+                f"reward: expected finite numbers of shape {step.right.shape}, found {given!r}"
+            )
+        return given - PENALTY * (np.asarray(forbidden) & (self.illegal == "penalty"))
+
+
+def whole_option(options: Mapping[str, Any], name: str, drawn: int, count: int) -> int:
+    """A position that `reset` is told, or the one drawn; ConfigError if it is none of so many."""
+    value = options.get(name, drawn)
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or not 0 <= value < count:
+        raise ConfigError(f"{name}: expected a whole number from 0 to {count - 1}, found {value!r}")
+    return int(value)
+
+
+def number_option(options: Mapping[str, Any], name: str, drawn: float) -> float:
+    """A number that `reset` is told, or the one drawn; ConfigError if it is none."""
+    value = options.get(name, drawn)
+    if not isinstance(value, Real) or isinstance(value, bool) or math.isnan(value):
+        raise ConfigError(f"{name}: expected a number, found {value!r}")
+    return float(value)

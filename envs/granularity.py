@@ -10,11 +10,15 @@ from typing import Any
 from controller.granularity import ATTEMPTS as ATTEMPT_STEPS
 from controller.granularity import SEGMENTS as SEGMENT_STEPS
 from controller.granularity import Granularity, Process
-from envs.draws import Array
 from envs.replay import AttemptReplay, Replay
 from envs.segments.replay import SegmentReplay, read_trees
-from envs.segments.table import SegmentTable, build_trees, derive_segment_config
-from envs.segments.traces import KIND, SegmentTraces
+from envs.segments.table import (
+    KIND,
+    SegmentTable,
+    SegmentTraces,
+    build_trees,
+    derive_segment_config,
+)
 from envs.traces.derive import derive_config
 from envs.traces.format import TraceSet, read_manifest
 from envs.traces.recorded import read_recorded
@@ -32,10 +36,9 @@ class Recordings:
     """Recorded traces of one granularity.
 
     Attributes:
-        granularity: of the decisions that they let replay.
         read: a set from its directory.
-        table: arrays of a set's splits; see `build_table`.
-        recorded: questions, backend and grader of a set's splits; see `read_recorded`.
+        table, recorded: arrays, or questions, backend and grader, of a set's splits; see
+            `build_table` and `read_recorded`.
         derive: the decision process from the table of the train split, the set and options.
         replay: N episodes over a table; see `Replay`.
     """
@@ -74,25 +77,13 @@ def recordings_of(kept: AnyTraces | AnyTable) -> Recordings:
 
 
 def read_traces(path: Path | str) -> AnyTraces:
-    """A set of either granularity, as its `trace.json` says.
-
-    Raises:
-        TraceFormatError: it is none, or damaged.
-    """
+    """A set of either granularity; raises TraceFormatError if it is none, or damaged."""
     manifest = read_manifest(Path(path), "a trace set; record one with `allot record`")
     kind = SEGMENTS if manifest.get("kind") == KIND else ATTEMPTS
     traces: AnyTraces = kind.read(Path(path))
     return traces
 
 
-def replay_of(
-    table: AnyTable,
-    config: Process,
-    num_episodes: int,
-    *,
-    difficulty: Array | None = None,
-    permute: bool = True,
-) -> Replay:
+def replay_of(table: AnyTable, config: Process, num_episodes: int, **how: Any) -> Replay:
     """N episodes over a table; see `Replay`."""
-    kind = recordings_of(table)
-    return kind.replay(table, config, num_episodes, difficulty=difficulty, permute=permute)
+    return recordings_of(table).replay(table, config, num_episodes, **how)

@@ -44,14 +44,11 @@ class Frame:
     """What is known of an episode.
 
     Attributes:
-        question: that is asked.
-        price: accuracy per unit cost.
         lanes: names of the actions that can be taken, STOP aside.
         steps: name of each action taken, and in a few words what it brought.
-        votes: weight of each answer.
+        votes: weight of each answer, of which `answer` leads.
         cost: so far.
-        answer: that leads.
-        right: whether it is; None while the episode goes on.
+        right: whether the answer is; None while the episode goes on.
     """
 
     question: str
@@ -86,11 +83,7 @@ def action_colours(names: Sequence[str]) -> list[str]:
 
 
 def picture(frame: Frame) -> NDArray[np.uint8]:
-    """A lane per action with what it brought, the votes beside, and what was spent below.
-
-    Returns:
-        (HEIGHT, WIDTH, 3).
-    """
+    """A lane per action, votes beside, and below what was spent, (HEIGHT, WIDTH, 3)."""
     image = Image.new("RGB", (WIDTH, HEIGHT), _PAPER)
     canvas = ImageDraw.Draw(image)
     lines = textwrap.wrap(frame.question, _COLUMNS, max_lines=3, placeholder=" …")

@@ -43,12 +43,9 @@ _FAULTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One row of a table, line of a log, or entry of an array.
+    """One row of a table, line of a log, or entry of an array, by column.
 
-    Attributes:
-        path: of the file.
-        place: where in it, as people look for it, such as "line 7".
-        row: by column.
+    `place` is where in its file people look for it, such as "line 7".
     """
 
     path: Path
@@ -65,11 +62,7 @@ class Record:
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """The records of a file, in order.
-
-    Raises:
-        TraceFormatError: the file is missing, of no known form, or damaged.
-    """
+    """The records of a file, in order; TraceFormatError if it is missing, alien or damaged."""
     if not path.is_file():
         raise TraceFormatError(f"{path}: expected a file ({EXPECTED}), found none")
     place = "start"

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.errors import ConfigError
-from controller.granularity import granularity_of
+from controller.granularity import Process, granularity_of
 from controller.process.episodes import AttemptColumns, EpisodeConfig, Episodes
 from controller.process.lockstep import Lockstep, Rows
 from envs.draws import Array, Hidden, Streams
@@ -24,25 +24,34 @@ _RECORDED = ("answer", "prompt_tokens", "completion_tokens", "first_child", "num
 class Replay(ABC):
     """Recorded traces replayed in N episodes at a time; the state of the vector environment.
 
-    Args:
-        table: recorded traces.
-        episodes: state of the episodes.
-        difficulty: (Q, R) log-odds per question and rung; None when unknown.
-
     Attributes:
         start: (N,) place that each episode started at: a question, or a recorded attempt at one.
+        difficulty: (Q, R) log-odds per question and rung; NaN when unknown.
     """
 
     table: Any
     episodes: Any
 
-    def __init__(self, table: Any, episodes: Lockstep, difficulty: Array | None) -> None:
-        n, shape = episodes.num_episodes, (table.num_questions, episodes.config.num_rungs)
-        self.table, self.config, self.episodes = table, episodes.config, episodes
+    def __init__(
+        self,
+        table: Any,
+        config: Process,
+        num_episodes: int,
+        *,
+        difficulty: Array | None = None,
+        permute: bool = True,
+    ) -> None:
+        n, shape = num_episodes, (table.num_questions, config.num_rungs)
+        self.table, self.config, self.permute = table, config, permute
+        self.episodes = self._prepared(n, difficulty is not None)
         self.difficulty = np.full(shape, np.nan) if difficulty is None else difficulty
         self.start = np.zeros(n, np.int64)
         self.hide_logprobs, self.hide_verifier = np.zeros(n, bool), np.zeros(n, bool)
-        self._features = granularity_of(episodes.config).table
+        self._features = granularity_of(config).table
+
+    @abstractmethod
+    def _prepared(self, num_episodes: int, knows_difficulty: bool) -> Lockstep:
+        """State of N episodes, after a check that the config goes with the table."""
 
     @property
     def num_features(self) -> int:
@@ -118,14 +127,8 @@ class Replay(ABC):
 class AttemptReplay(Replay):
     """Replays N episodes from a table of attempts.
 
-    Independent attempts of a question come in a fresh random order in each episode.
-
-    Args:
-        table: recorded attempts.
-        config: the decision process.
-        num_episodes: N.
-        difficulty: (Q, R) log-odds per question and rung; None when unknown.
-        permute: whether to shuffle independent attempts; if not, recorded order.
+    Independent attempts of a question come in a fresh random order in each episode, or as recorded
+    without `permute`.
 
     Attributes:
         attempts: (N, attempts) rows of the table that each episode has seen, in order; as
@@ -133,26 +136,18 @@ class AttemptReplay(Replay):
     """
 
     table: TraceTable
+    config: EpisodeConfig
     episodes: Episodes
 
-    def __init__(
-        self,
-        table: TraceTable,
-        config: EpisodeConfig,
-        num_episodes: int,
-        *,
-        difficulty: Array | None = None,
-        permute: bool = True,
-    ) -> None:
+    def _prepared(self, num_episodes: int, knows_difficulty: bool) -> Episodes:
+        table, config = self.table, self.config
         if table.stream.shape[1] != config.num_rungs:
             raise ConfigError(
                 f"cost weights: expected one per rung of the traces ({table.stream.shape[1]}), "
                 f"found {config.num_rungs}"
             )
-        if config.reads_prompt and difficulty is None:
+        if config.reads_prompt and not knows_difficulty:
             raise ConfigError("reads_prompt: expected the difficulty of each question, found none")
-        super().__init__(table, Episodes(config, num_episodes, table.num_answers), difficulty)
-        self.permute = permute
         choices = config.choices
         self._widths = np.array([width for _, width in choices])
         self._scores, self._revises = np.array([(s.scores, s.revises) for s, _ in choices]).T
@@ -163,6 +158,7 @@ class AttemptReplay(Replay):
         self._identity = np.broadcast_to(
             np.arange(table.stream.shape[2], dtype=np.int16), table.stream.shape[1:]
         )
+        return Episodes(config, num_episodes, table.num_answers)
 
     def _begin(self, rows: Array, start: Array, hidden: Hidden, terms: dict[str, Any]) -> None:
         self._order[rows] = self._identity

@@ -13,12 +13,7 @@ from controller.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class LogUniform:
-    """A range that prices or budgets are drawn from, evenly on a log scale.
-
-    Attributes:
-        low: least value.
-        high: greatest value.
-    """
+    """A range that prices or budgets are drawn from, evenly on a log scale."""
 
     low: float
     high: float
@@ -57,8 +52,7 @@ class Step:
     """What one step came to in each of N episodes, (N,) each.
 
     Attributes:
-        right: whether the episode ended with a right answer.
-        wrong: whether it ended with a wrong one; to end without an answer is neither.
+        right, wrong: whether it ended so; to end without an answer is neither.
         compute: price x cost of the step.
         rounds: round price x its serial rounds.
     """
@@ -76,17 +70,3 @@ Reward = Callable[[Step], NDArray[np.float64]]
 def utility(step: Step) -> NDArray[np.float64]:
     """1 for a right final answer, less what the step's compute and rounds are worth; (N,)."""
     return step.right - step.compute - step.rounds
-
-
-def rewarded(reward: Reward, step: Step) -> NDArray[np.float64]:
-    """What a reward function of the caller's gives, (N,).
-
-    Raises:
-        ConfigError: something else than N finite numbers.
-    """
-    given = np.asarray(reward(step), np.float64)
-    if given.shape != step.right.shape or not np.isfinite(given).all():
-        raise ConfigError(
-            f"reward: expected finite numbers of shape {step.right.shape}, found {given!r}"
-        )
-    return given

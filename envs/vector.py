@@ -12,37 +12,28 @@ from numpy.typing import NDArray
 
 from controller.errors import ConfigError, IllegalActionError
 from controller.granularity import Process
-from envs.draws import Array, Streams, draw_episode, observation_space, stream_key
+from envs.draws import Array, Illegal, PricedEpisodes, Streams, observation_space, stream_key
 from envs.granularity import STOP, replay_of
-from envs.legality import PENALTY, Illegal, check_actions, check_settings
-from envs.reward import LogUniform, Reward, Step, price_range, rewarded, utility
+from envs.reward import LogUniform, Reward, Step, utility
 from envs.segments.table import SegmentTable
 from envs.traces.table import TraceTable
 
 
-class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
+class ComputeVectorEnv(PricedEpisodes, VectorEnv[Array, Array, Array]):
     """`allot/Compute-v0` or `allot/Segment-v0` over recorded traces, N episodes at a time.
 
     Environment i draws the same episodes, bit for bit, as a scalar environment over the same
     traces that is reset with seed + i. Actions, observations (docs/reference/observation.md)
-    and rewards are those of `envs.compute.ComputeEnv`.
+    and rewards are those of `envs.compute.ComputeEnv`, and so are arguments that are not listed;
+    rewards and `info["illegal"]` are (N,).
 
     Args:
         table: recorded attempts, or trees of segments.
-        config: the decision process.
         num_envs: N.
-        prices: range that each episode's price is drawn from.
         difficulty: (Q, R) log-odds per question and rung; None when unknown.
-        budgets: range that the hard cap of an episode's cost is drawn from; None for no caps.
-        round_prices: range that the price of a serial round is drawn from; None for none.
         hide_signals: probability that an episode goes without logprobs, and independently
             without difficulty, without a verifier, without the length of its prompt and
             without each arm of a menu but the first, so that a policy learns to do without.
-        permute: whether independent attempts come in random order.
-        reward: from what a step came to to its rewards, (N,).
-        illegal: what actions that their mask forbids do: "raise" an IllegalActionError, count as
-            "stop", or count as STOP and cost 1 more ("penalty"). Unless they raise,
-            `info["illegal"]`, (N,) bool, tells which there were.
         autoreset_mode: when a finished episode makes room for the next one: in the same step,
             in the next step (whose action it ignores), or, disabled, when `reset` is told
             to by `options={"reset_mask": mask}`.
@@ -75,16 +66,13 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
             raise ConfigError(f"num_envs: expected at least 1, found {num_envs}")
         if max_episode_steps is not None and max_episode_steps < 1:
             raise ConfigError(f"max_episode_steps: expected at least 1, found {max_episode_steps}")
-        check_settings(illegal, prices=prices, round_prices=round_prices, budgets=budgets)
+        self._agree(config, prices, round_prices, budgets, reward, illegal)
         replay = replay_of(table, config, num_envs, difficulty=difficulty, permute=permute)
-        self.config, self.replay, self.num_envs = config, replay, num_envs
+        self.replay, self.num_envs, self.hide_signals = replay, num_envs, hide_signals
         self.actions, self.num_features = config.actions.names, replay.num_features
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         self.max_episode_steps = max_episode_steps
-        self.prices = prices or price_range(config.cost_unit)
-        self.round_prices, self.budgets = round_prices, budgets
-        self.hide_signals, self.reward, self.illegal = hide_signals, reward, illegal
         self.single_observation_space = observation_space(self.num_features)
         self.single_action_space = gymnasium.spaces.Discrete(len(self.actions))
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -110,13 +98,9 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
         """
         rows = self._chosen(options or {})
         if seed is not None or self._streams is None:
-            seeds = (
-                [None] * self.num_envs
-                if seed is None
-                else [seed + i for i in range(self.num_envs)]
-                if isinstance(seed, int)
-                else seed
-            )
+            seeds: list[Any] = [None] * self.num_envs if seed is None else seed  # type: ignore[assignment]
+            if isinstance(seed, int):
+                seeds = [seed + i for i in range(self.num_envs)]
             if len(seeds) != self.num_envs:
                 raise ConfigError(f"seed: expected {self.num_envs} seeds, found {len(seeds)}")
             keys = np.array([stream_key(s) for s in seeds], np.uint64)
@@ -129,8 +113,7 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
 
     def _chosen(self, options: dict[str, Any]) -> Array:
         """Environments to reset, (n,)."""
-        unknown = set(options) - {"reset_mask"}
-        if unknown:
+        if unknown := set(options) - {"reset_mask"}:
             raise ConfigError(f"options: expected reset_mask, found {sorted(unknown)}")
         if options.get("reset_mask") is None or self._streams is None:
             return self._rows
@@ -143,26 +126,10 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
         return np.flatnonzero(mask)
 
     def _begin(self, rows: Array) -> None:
-        streams = self._streams
-        assert streams is not None
-        question, price, round_price, budget, hidden = draw_episode(
-            streams,
-            rows,
-            self.config,
-            self.replay.num_starts,
-            self.prices,
-            self.round_prices,
-            self.budgets,
-            self.hide_signals,
-        )
-        self.replay.begin(
-            rows,
-            question,
-            price,
-            budget,
-            round_price=round_price,
-            hidden=hidden,
-        )
+        assert self._streams is not None
+        drawn = self._draw(self._streams, rows, self.replay.num_starts, self.hide_signals)
+        start, price, round_price, budget, hidden = drawn
+        self.replay.begin(rows, start, price, budget, round_price=round_price, hidden=hidden)
         self._over[rows], self._elapsed[rows] = False, 0
 
     def action_masks(self) -> NDArray[np.bool_]:
@@ -199,9 +166,7 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
             compute=episodes.price * (episodes.spent - spent),
             rounds=episodes.round_price * (episodes.rounds - rounds),
         )
-        rewards = rewarded(self.reward, step)
-        if self.illegal == "penalty":
-            rewards -= PENALTY * forbidden
+        rewards = self._rewards(step, forbidden)
         rewards[resting] = 0.0
         observation = self.replay.observe()
         info = self._end(observation, terminated | truncated, right)
@@ -212,7 +177,17 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
 
     def _checked(self, actions: Array) -> tuple[Array, NDArray[np.bool_]]:
         """Actions that are carried out, and where those that were asked for are forbidden; (N,)."""
-        check_actions(actions, self._over, len(self.actions))
+        expected, ignored = f"whole numbers from 0 to {len(self.actions) - 1}", self._over
+        if actions.shape != ignored.shape or actions.dtype.kind not in "iu":
+            raise IllegalActionError(
+                f"actions: expected {expected} of shape {ignored.shape}, found {actions.dtype} "
+                f"of shape {actions.shape}"
+            )
+        outside = np.flatnonzero(((actions < 0) | (actions >= len(self.actions))) & ~ignored)
+        for first in outside.tolist():
+            raise IllegalActionError(
+                f"environment {first}: expected {expected}, found {int(actions[first])}"
+            )
         actions = np.where(self._over, STOP, actions)
         forbidden = ~(self._mask[self._rows, actions] | self._over)
         if forbidden.any() and self.illegal == "raise":
@@ -246,12 +221,8 @@ class ComputeVectorEnv(VectorEnv[Array, Array, Array]):
         if self.autoreset_mode is not AutoresetMode.SAME_STEP:
             self._over = done
             return final | {f"_{name}": done for name in final}
-        info = {
-            "final_obs": observation.copy("K"),
-            "_final_obs": done,
-            "final_info": final,
-            "_final_info": done,
-        }
+        info = {"final_obs": observation.copy("K"), "final_info": final}
+        info |= {"_final_obs": done, "_final_info": done}
         rows = self._rows[done]
         self._begin(rows)
         self.replay.observe(rows, observation)

@@ -14,9 +14,9 @@ from controller.loop import Controller
 from controller.process.types import ModelSpec, Question
 from envs.questions.grader import KindGrader
 from training.cli.train import train
-from training.record.plans import RecordConfig
 from training.record.recorders import LocalRecorder
 from training.record.recording import Recording
+from training.record.settings import RecordConfig
 
 
 class Adders(Backend):  # `hasty` slips in one of twenty additions, `careful` never

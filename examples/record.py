@@ -15,9 +15,9 @@ from controller.process.types import Question
 from envs.questions.grader import KindGrader
 from envs.traces.format import TraceSet
 from training.learn.threads import limit_threads
-from training.record.plans import RecordConfig
 from training.record.recorders import LocalRecorder
 from training.record.recording import Recording
+from training.record.settings import RecordConfig
 
 MODELS = Path(__file__).parent.parent / "checkpoints"
 

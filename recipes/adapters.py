@@ -13,7 +13,7 @@ from envs.traces.format import TraceSet
 from recipes.solutions import worked_solution
 from training.adapters.reviser import train_reviser
 from training.adapters.verifier import VerifierTraining
-from training.record.plans import RecordConfig
+from training.record.settings import RecordConfig
 from training.record.sources import find_source, record_models
 
 Progress = Callable[[float, str], None]

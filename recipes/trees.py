@@ -24,11 +24,9 @@ from controller.errors import ConfigError
 from controller.policy.readouts import Readout
 from controller.process.types import Question
 from controller.segments.types import Prefix, Segment, Segmentation, SegmentBackend, SegmentRequest
-from envs.questions.answer_kinds import noted_kinds
-from envs.questions.files import bundled_questions, read_questions
+from envs.questions.files import bundled_questions, noted_kinds, read_questions
 from envs.questions.grader import Grader, KindGrader
-from envs.segments.table import build_trees
-from envs.segments.traces import (
+from envs.segments.table import (
     ESCALATE,
     KIND,
     PROMPT,
@@ -38,6 +36,7 @@ from envs.segments.traces import (
     TO_END,
     VALUE_FILE,
     SegmentTraces,
+    build_trees,
 )
 from envs.traces.format import (
     MANIFEST,
@@ -237,7 +236,7 @@ def record_trees(
         questions: by split.
         recorder: records them.
         out: directory of the trace set.
-        notes: added to `trace.json`; `model_paths` say where models are, by name.
+        notes: added to `trace.json`; `models` say where these are, by name.
         progress: called with the number of questions done.
 
     Raises:
@@ -245,7 +244,7 @@ def record_trees(
     """
     if (out / MANIFEST).exists():
         raise ConfigError(f"{out}: expected no trace set there yet; choose another directory")
-    config, paths = recorder.config, notes.get("model_paths", {})
+    config, told = recorder.config, notes.get("models", {})
     asked = [
         (replace(question, answers=question.answers or UNSTATED), split)
         for split, members in questions.items()
@@ -266,7 +265,7 @@ def record_trees(
                 "parameters": model.parameters,
                 "max_new_tokens": model.max_new_tokens,
                 "digest": model.digest,
-                "path": paths.get(model.name),
+                "path": told.get(model.name, {}).get("path"),
                 "adapters": {},
             }
             for rung, model in enumerate(recorder.models)
@@ -276,7 +275,7 @@ def record_trees(
         "splits": dict(Counter(split for _, split in asked)),
         "answers": noted_kinds(question for question, _ in asked),
         "segmentation": asdict(recorder.backend.segmentation),
-        **{name: notes[name] for name in notes if name not in ("model_paths", "servers")},
+        **{name: notes[name] for name in notes if name not in ("models", "adapters")},
     }
     out.mkdir(parents=True, exist_ok=True)
     asked_of, nodes_of = pa.concat_tables(described), pa.concat_tables(nodes)

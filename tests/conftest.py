@@ -9,7 +9,7 @@ from controller.backends.local.backend import load_model
 from controller.backends.local.segments import SegmentWriter
 from controller.checkpoint import save_checkpoint
 from envs.questions.grader import KindGrader
-from envs.segments.traces import SegmentTraces
+from envs.segments.table import SegmentTraces
 from envs.traces.derive import derive_config
 from envs.traces.format import TraceSet
 from envs.traces.recorded import Recorded, read_recorded
@@ -87,7 +87,7 @@ def trees(small_and_large, tmp_path_factory) -> SegmentTraces:
     splits = {"train": drawn[:16], "validation": drawn[16:20], "test": drawn[20:]}
     writer = SegmentWriter(small_and_large)
     config = TreeConfig(attempts=2, draws=(3, 2, 1), keep_text=True, shard_questions=len(drawn))
-    notes = {"model_paths": {name: str(CHECKPOINTS / name) for name in ("small", "large")}}
+    notes = {"models": {name: {"path": str(CHECKPOINTS / name)} for name in ("small", "large")}}
     record_trees(splits, TreeRecorder(writer, KindGrader(), config), out, notes)
     return SegmentTraces.read(out)
 

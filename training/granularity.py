@@ -23,8 +23,7 @@ from controller.segments.rules import segment_rule_families
 from envs import granularity
 from envs.granularity import AnyTable, AnyTraces, Recordings, recordings_of
 from envs.reward import ROUND_PRICES, LogUniform
-from envs.segments.table import SegmentTable, build_trees
-from envs.segments.traces import SegmentTraces
+from envs.segments.table import SegmentTable, SegmentTraces, build_trees
 from envs.traces.format import TraceSet
 from envs.traces.table import TraceTable, build_table
 from training.learn.config import TrainConfig

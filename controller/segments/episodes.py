@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
@@ -43,10 +44,7 @@ _START = np.array([0, 0, 0, 0, 0, 0, np.nan, NO_ANSWER, 0], np.float64)
 
 
 class Lengths(NamedTuple):
-    """Tokens that costs are computed with: of a segment, a forced answer and the rest.
-
-    `reserve` is what must be left to force an answer afterwards.
-    """
+    """Tokens of a segment, a forced answer, the rest, and what must be left to force an answer."""
 
     segment: float
     forced: float
@@ -160,6 +158,9 @@ class SegmentConfig:
     escalates: bool = True
     probes: bool = False
     is_menu: ClassVar[bool] = False
+    actions: ClassVar[ActionSet] = SEGMENT_ACTIONS
+    choices: ClassVar[Sequence[tuple[ActionSpec, int]]] = [(spec, 1) for spec in STEPS]
+    priced: ClassVar[Mapping[str, ActionSpec]] = PRICED
 
     def __post_init__(self) -> None:
         if not self.draws or min(self.draws) < 1:
@@ -169,21 +170,6 @@ class SegmentConfig:
                 raise ConfigError(f"{name}: expected a positive number, found {value}")
         if self.escalates and len(self.cost.weights) < 2:
             raise ConfigError("escalates: expected a large model's weight in `cost`, found none")
-
-    @property
-    def actions(self) -> ActionSet:
-        """Actions of a policy, in the order of its outputs."""
-        return SEGMENT_ACTIONS
-
-    @property
-    def choices(self) -> list[tuple[ActionSpec, int]]:
-        """What is to be said of each action, and its width."""
-        return [(spec, 1) for spec in STEPS]
-
-    @property
-    def priced(self) -> dict[str, ActionSpec]:
-        """Actions whose expected cost a policy sees."""
-        return PRICED
 
     @cached_property
     def mean_lengths(self) -> Lengths:
@@ -258,13 +244,9 @@ class SegmentEpisodes(Lockstep):
         self.last_logprob, self.last_min_logprob, self.entropy = self._signals
 
     def reset(self, rows: Ints, *, prompt_tokens: Ints, value: Floats, **terms: Any) -> None:
-        """Begin new attempts in `rows`, (n,), and read their prompts.
+        """Begin new attempts in `rows`, (n,), and read their prompts, of so many tokens, (n, R).
 
-        Args:
-            rows: which episodes.
-            prompt_tokens: (n, R).
-            value: (n,) of the prompt; NaN if unknown.
-            terms: price, budget and difficulty; see `Lockstep.begin`.
+        `value`, (n,), is the prompt's, NaN if unknown; `terms` are for `begin`.
         """
         self.begin(rows, prompt_tokens=prompt_tokens, **terms)
         self._counts[:, rows], self._flags[:, rows] = 0, False
@@ -350,13 +332,7 @@ class SegmentEpisodes(Lockstep):
         self.charge(rows, weights[-1] * by_large + weights[0] * by_small, by_large + by_small)
 
     def force(self, rows: Ints, answer: Ints, tokens: Ints) -> None:
-        """Take note of answers that were forced at the end.
-
-        Args:
-            rows: episodes, (n,).
-            answer: their ids, (n,); -1 if none could be read.
-            tokens: phrases and answers, (n,).
-        """
+        """Take note of answers by id, -1 for none, and their tokens, that stopping forced."""
         self.answer[rows], self.forced[rows] = answer, True
         self.charge(rows, self.config.cost.weights[0] * tokens, tokens)
         self.rounds[rows] += 1

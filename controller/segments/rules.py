@@ -16,12 +16,7 @@ Wishes = Callable[..., Ints]
 
 @dataclass(frozen=True)
 class SegmentRule:
-    """Plays a rule: its wish where that is allowed, else SAMPLE, else STOP.
-
-    Attributes:
-        wishes: what to do when.
-        settings: of the rule.
-    """
+    """Plays a rule: its wish, given its settings, where that is allowed, else SAMPLE, else STOP."""
 
     wishes: Wishes
     settings: tuple[float, ...] = ()
@@ -83,11 +78,7 @@ _ADVANTAGES, _FLOORS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 1.1), (0.0, 0.1, 0.2, 0.4,
 
 
 def segment_rule_families(draws: int) -> dict[str, list[SegmentRule]]:
-    """Every family of rules with the settings that tuning chooses from.
-
-    Args:
-        draws: how often a segment may be written.
-    """
+    """Families of rules with the settings that tuning chooses from, of up to so many draws."""
     redos = [(t, n) for t in _THRESHOLDS for n in range(2, draws + 1)]
     families: dict[str, tuple[Wishes, list[tuple[float, ...]]]] = {
         "give up": (always, [(STOP,)]),

@@ -36,15 +36,9 @@ _ROW = np.zeros(1, np.int64)
 
 
 class SegmentRun:
-    """N attempts in lockstep, whichever questions they are at.
+    """N attempts in lockstep, each at a question, whose reference is never looked at, by number.
 
-    Args:
-        attempts: questions, whose references are never looked at, and numbers of attempts.
-        backend: writes segments.
-        config: the decision process.
-        terms: what each may cost, at a known price; an attempt is one serial stream, so
-            `round_price` is 0.
-        difficulty: read-out of the prompt; None if there is none.
+    An attempt is one serial stream, so the `round_price` of its terms is 0 and its price known.
 
     Attributes:
         state: of the N episodes.
@@ -110,11 +104,7 @@ class SegmentRun:
         )
 
     def advance(self, rows: Ints, actions: Ints) -> list[Segment]:
-        """Carry out one action in each of `rows`, none of them STOP; what they brought.
-
-        Raises:
-            IllegalActionError: a mask forbids one.
-        """
+        """Carry out an action other than STOP in each of `rows`, unless its mask forbids it."""
         self._check(rows, actions)
         draws, requests = self.state.next_draw(rows, actions), []
         for row, action, draw in zip(rows.tolist(), actions.tolist(), draws.tolist(), strict=True):
@@ -190,12 +180,10 @@ class SegmentRun:
     def play(self, policy: Policy, unwanted: Sequence[Flag | None]) -> NDArray[np.bool_]:
         """Let a policy, which may not give up, decide until every attempt has ended.
 
-        Args:
-            policy: to play.
-            unwanted: flags, one per attempt, that are set once nobody waits for it any more.
+        An attempt is left as it is once its flag in `unwanted` is set.
 
         Returns:
-            (n,) whether each attempt was wanted to its end; others are left as they were.
+            (n,) whether each attempt was wanted to its end.
         """
         going, wanted = np.ones((2, len(self._rows)), bool)
         while True:

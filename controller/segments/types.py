@@ -34,8 +34,7 @@ class Segment:
     Attributes:
         model, rung: that wrote it.
         text: what it wrote; of a forced answer, after the phrase put into the model's mouth.
-        num_tokens: as counted by the model that wrote it, end token and phrase included.
-        small_tokens: as counted by the small model; the same where it wrote it itself.
+        num_tokens, small_tokens: as its writer and the small model count, end and phrase included.
         mean_logprob, min_logprob: of the tokens written, in nats; None if unknown.
         entropy: of the token that the small model expects next, in nats; None once `done`.
         done: whether the attempt ends with it.
@@ -65,14 +64,12 @@ class Segment:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Prefix:
-    """A question's prompt and the segments of one attempt so far.
+    """A question's prompt and the segments of one attempt, by number, so far.
 
     Prefixes form a tree: what is written after one leaves it as it is, so redoing a segment
     is writing once more after the prefix before it.
 
     Attributes:
-        question: to answer.
-        attempt: number of the attempt; attempts have random streams of their own.
         prompt_tokens: length of the prompt per rung.
         before, segment: the prefix without its last segment, and that segment; None at the prompt.
         hidden: last hidden state of the small model, (H,) float32; None if unknown or done.
@@ -116,14 +113,10 @@ class Prefix:
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentRequest:
-    """A segment that is asked for.
+    """A segment that is asked of the model on a rung, or all that is left of the attempt.
 
-    Attributes:
-        prefix: that it follows; not done.
-        rung: model that is to write it.
-        index: number among the segments that this model has written after this prefix;
-            with seed, question, attempt and the prefix's text it determines the segment.
-        to_end: write all that is left of the attempt.
+    `index` is its number among those that this model has written after this prefix; with seed,
+    question, attempt and the prefix's text it determines the segment.
     """
 
     prefix: Prefix
@@ -133,13 +126,9 @@ class SegmentRequest:
 
 
 class SegmentBackend(Protocol):
-    """Writes attempts segment by segment, many at a time.
+    """Writes attempts segment by segment, many at a time, by models of which the first is small.
 
     An entry of a result never depends on the other entries of the call.
-
-    Attributes:
-        models: one per rung, the small one first.
-        segmentation: where segments end.
     """
 
     models: tuple[ModelSpec, ...]

@@ -27,13 +27,7 @@ MAX_INDEX = 2**31
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One reasoning-gym task.
-
-    Attributes:
-        name: reasoning-gym dataset name.
-        levels: reasoning-gym settings, from trivial to out of reach.
-        key: what is asked, equal for near-duplicates.
-    """
+    """A task, its settings from trivial to out of reach, and what is asked by an entry of it."""
 
     name: str
     levels: tuple[Mapping[str, Any], ...]
@@ -49,8 +43,22 @@ class DrawnQuestion:
     entry: Entry
 
 
-def _sorted_key(*values: Any) -> str:
-    return " ".join(sorted(str(v) for v in values))
+def _spans(*names: str, levels: Sequence[Sequence[int]], **fixed: Any) -> tuple[Entry, ...]:
+    """Settings by level, which gives the least and the greatest of each of `names` in turn."""
+    ends = [f"{end}_{name}" for name in names for end in ("min", "max")]
+    return tuple(dict(zip(ends, level, strict=True)) | fixed for level in levels)
+
+
+def _operands(entry: Entry) -> str:
+    return " ".join(sorted(entry["metadata"]["expression"].split()))
+
+
+def _numbers(entry: Entry) -> str:
+    return " ".join(sorted(map(str, entry["metadata"]["numbers"])))
+
+
+def _number(entry: Entry) -> str:
+    return str(entry["metadata"]["number"])
 
 
 TASKS: dict[str, Task] = {
@@ -58,100 +66,68 @@ TASKS: dict[str, Task] = {
     for task in (
         Task(
             name="chain_sum",
-            levels=(
-                {"min_terms": 2, "max_terms": 4, "min_digits": 1, "max_digits": 1},
-                {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2},
-                {"min_terms": 3, "max_terms": 4, "min_digits": 2, "max_digits": 2},
-                {"min_terms": 3, "max_terms": 4, "min_digits": 3, "max_digits": 3},
-                {"min_terms": 5, "max_terms": 6, "min_digits": 5, "max_digits": 5},
+            levels=_spans(
+                *("terms", "digits"),
+                levels=((2, 4, 1, 1), (2, 2, 2, 2), (3, 4, 2, 2), (3, 4, 3, 3), (5, 6, 5, 5)),
             ),
-            key=lambda e: _sorted_key(*e["metadata"]["expression"].split()),
+            key=_operands,
         ),
         Task(
             name="products",
-            levels=(
-                {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1},
-                {"min_terms": 4, "max_terms": 4, "min_digits": 1, "max_digits": 1},
-                {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2},
-                {"min_terms": 2, "max_terms": 2, "min_digits": 3, "max_digits": 3},
-                {"min_terms": 2, "max_terms": 2, "min_digits": 5, "max_digits": 5},
+            levels=_spans(
+                *("terms", "digits"),
+                levels=((2, 3, 1, 1), (4, 4, 1, 1), (2, 2, 2, 2), (2, 2, 3, 3), (2, 2, 5, 5)),
             ),
-            key=lambda e: _sorted_key(*e["metadata"]["expression"].split()),
+            key=_operands,
         ),
         Task(
             name="gcd",
-            levels=(
-                *({"min_value": 2, "max_value": m} for m in (25, 50, 100, 300)),
-                {"min_value": 10_000, "max_value": 99_999},
-            ),
-            key=lambda e: _sorted_key(*e["metadata"]["numbers"]),
+            levels=_spans("value", levels=((2, 25), (2, 50), (2, 100), (2, 300), (10_000, 99_999))),
+            key=_numbers,
         ),
         Task(
             name="lcm",
-            levels=(
-                *({"min_value": 2, "max_value": m} for m in (20, 30, 50, 100)),
-                {"min_value": 1_000, "max_value": 9_999},
-            ),
-            key=lambda e: _sorted_key(*e["metadata"]["numbers"]),
+            levels=_spans("value", levels=((2, 20), (2, 30), (2, 50), (2, 100), (1_000, 9_999))),
+            key=_numbers,
         ),
         Task(
             name="fraction_simplification",
-            levels=tuple(
-                {
-                    "min_value": low,
-                    "max_value": high,
-                    "min_factor": 2,
-                    "max_factor": factor,
-                    "styles": ("plain",),
-                }
-                for low, high, factor in (
-                    (1, 9, 9),
-                    (1, 15, 15),
-                    (1, 30, 30),
-                    (1, 99, 50),
-                    (1_000, 9_999, 99),
-                )
+            levels=_spans(
+                *("value", "factor"),
+                levels=(
+                    *((1, 9, 2, 9), (1, 15, 2, 15), (1, 30, 2, 30), (1, 99, 2, 50)),
+                    (1_000, 9_999, 2, 99),
+                ),
+                styles=("plain",),
             ),
-            key=lambda e: (
-                f"{e['metadata']['simplified_numerator']}/{e['metadata']['simplified_denominator']}"
-            ),
+            key=lambda e: "{simplified_numerator}/{simplified_denominator}".format(**e["metadata"]),
         ),
         Task(
             name="prime_factorization",
-            levels=tuple(
-                {"min_value": low, "max_value": high}
-                for low, high in ((2, 200), (200, 500), (500, 1500), (1500, 5000), (50_000, 99_999))
+            levels=_spans(
+                "value", levels=((2, 200), (200, 500), (500, 1500), (1500, 5000), (50_000, 99_999))
             ),
-            key=lambda e: str(e["metadata"]["number"]),
+            key=_number,
         ),
         Task(
             name="count_bits",
-            levels=tuple(
-                {"min_n": low, "max_n": high}
-                for low, high in (
-                    (1, 400),
-                    (100, 2_000),
-                    (1_000, 9_999),
-                    (10_000, 50_000),
+            levels=_spans(
+                "n",
+                levels=(
+                    *((1, 400), (100, 2_000), (1_000, 9_999), (10_000, 50_000)),
                     (1_000_000, 4_000_000),
-                )
+                ),
             ),
-            key=lambda e: str(e["metadata"]["number"]),
+            key=_number,
         ),
         Task(
             name="spell_backward",
-            levels=tuple(
-                {"min_word_len": low, "max_word_len": high}
-                for low, high in ((3, 4), (5, 6), (7, 7), (8, 8), (10, 10))
-            ),
+            levels=_spans("word_len", levels=((3, 4), (5, 6), (7, 7), (8, 8), (10, 10))),
             key=lambda e: e["metadata"]["word"].lower(),
         ),
         Task(
             name="letter_counting",
-            levels=tuple(
-                {"min_words": low, "max_words": high}
-                for low, high in ((2, 3), (4, 5), (6, 8), (9, 11), (20, 24))
-            ),
+            levels=_spans("words", levels=((2, 3), (4, 5), (6, 8), (9, 11), (20, 24))),
             key=lambda e: " ".join(e["metadata"]["span"]).lower(),
         ),
     )
@@ -170,11 +146,7 @@ reviser and the verifier; `train`, `validation` and `test` are the splits of tra
 
 
 def pool_of(key: str) -> str:
-    """Pool that a question key belongs to, by hash alone.
-
-    Args:
-        key: task name and what is asked, as in `DrawnQuestion.key`.
-    """
+    """Pool that a `DrawnQuestion.key` belongs to, by hash alone."""
     digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
     position = int.from_bytes(digest, "big") / 2**64
     for pool, share in POOLS.items():
@@ -185,23 +157,14 @@ def pool_of(key: str) -> str:
 
 
 class QuestionSource:
-    """Draws questions of one task and level.
-
-    Args:
-        task: name from `TASKS`.
-        level: 1-based difficulty level.
-
-    Raises:
-        ConfigError: unknown task or level.
-    """
+    """Draws questions of one task and level, from 1; raises ConfigError if there are no such."""
 
     def __init__(self, task: str, level: int) -> None:
         if task not in TASKS:
             raise ConfigError(f"task: expected one of {sorted(TASKS)}, found {task!r}")
-        if not 1 <= level <= len(TASKS[task].levels):
-            raise ConfigError(
-                f"level of {task}: expected 1..{len(TASKS[task].levels)}, found {level}"
-            )
+        most = len(TASKS[task].levels)
+        if not 1 <= level <= most:
+            raise ConfigError(f"level of {task}: expected 1..{most}, found {level}")
         self.task, self.level = TASKS[task], level
         settings = self.task.levels[level - 1]
         self._dataset = reasoning_gym.create_dataset(task, size=MAX_INDEX, seed=level, **settings)
@@ -241,16 +204,11 @@ model is trained on, takes about a twelfth."""
 def draw_split(
     pool: str, sizes: Sequence[int] | None = None, *, seed: int = 0, num_draws: int = 20_000
 ) -> list[Question]:
-    """Distinct questions of a pool, so many of every task and level.
+    """Distinct questions of a pool, so many of every task and level; as the bundled set by default.
 
-    Trivial levels hold fewer distinct questions than that; what they hold is taken. A
-    question that several levels can ask belongs to the lowest of them.
-
-    Args:
-        pool: one of `POOLS`.
-        sizes: questions per task, by level; those of the bundled set when None.
-        seed: of the draw; which pool a question belongs to never depends on it.
-        num_draws: how many random questions to look through per task and level.
+    Trivial levels hold fewer distinct questions than that; what they hold is taken. A question
+    that several levels can ask belongs to the lowest of them. Which pool a question belongs to
+    never depends on the seed. `num_draws` random questions are looked through per level.
     """
     sizes = SPLIT_SIZES[pool] if sizes is None else sizes
     questions: list[Question] = []

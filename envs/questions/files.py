@@ -1,15 +1,15 @@
-"""Question sets: the bundled tasks, or a file of one's own."""
+"""Question sets: the bundled tasks, or a file of one's own; kinds of their answers."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from controller.answers import UNSTATED, answer_kind
+from controller.answers import UNNAMED, UNSTATED, AnswerKind, answer_kind
 from controller.errors import ConfigError, TraceFormatError
 from controller.process.types import Question
-from envs.questions.bundled import SPLIT_SIZES, draw_split
 from envs.records import read_records
 
 SPLITS = ("train", "validation", "test")
@@ -17,12 +17,9 @@ _SHARES = (0.7, 0.8)
 
 
 def bundled_questions(train_scale: int = 1) -> dict[str, list[Question]]:
-    """The questions of the bundled trace set, by split.
+    """The bundled questions by split, with `train_scale` times as many to train on if there are."""
+    from envs.questions.bundled import SPLIT_SIZES, draw_split
 
-    Args:
-        train_scale: how many times as many train questions, those of the bundled set among them,
-            where a task and level has them.
-    """
     sizes = {**SPLIT_SIZES, "train": tuple(n * train_scale for n in SPLIT_SIZES["train"])}
     return {split: draw_split(split, sizes[split]) for split in SPLITS}
 
@@ -31,12 +28,8 @@ def read_questions(path: Path, answers: str = UNSTATED) -> dict[str, list[Questi
     """Questions from a file that `envs.records` reads, by split.
 
     Columns: `question` and `reference`; optional `question_id`, `dataset`, `level`, `answers`
-    (see `controller.answers`) and `split`. Without `split`, 70/10/20 by a hash of the wording,
-    so that questions that differ in case and white space alone stay together.
-
-    Args:
-        path: of the file.
-        answers: kind of answers of rows that name none.
+    (see `controller.answers`; else as told) and `split`. Without `split`, 70/10/20 by a hash of the
+    wording, so that questions that differ in case and white space alone stay together.
 
     Raises:
         TraceFormatError: the file cannot be read, or a row lacks a column.
@@ -68,6 +61,44 @@ def _kind(named: Any, otherwise: str, where: str) -> str:
         return answer_kind(str(named or otherwise)).name
     except ConfigError as error:
         raise TraceFormatError(f"{where}: {error}") from None
+
+
+def kinds_of(manifest: Mapping[str, Any], datasets: Iterable[str]) -> list[AnswerKind]:
+    """The kind of each question's answers by its data set, as `trace.json` says; else `exact`.
+
+    Raises:
+        TraceFormatError: an unknown kind, or a data set without one.
+    """
+    named = manifest.get("answers", UNNAMED)
+    kinds: dict[str, AnswerKind] = {}
+    datasets = list(datasets)
+    for dataset in dict.fromkeys(datasets):
+        name = named.get(dataset) if isinstance(named, Mapping) else named
+        try:
+            kinds[dataset] = answer_kind(str(name))
+        except ConfigError as error:
+            raise TraceFormatError(f"trace.json, data set {dataset!r}: {error}") from None
+    return [kinds[dataset] for dataset in datasets]
+
+
+def only_kind(manifest: Mapping[str, Any]) -> str:
+    """The kind for further questions: the one that a trace set has, `auto` if there are several."""
+    named = manifest.get("answers", UNNAMED)
+    names = set(named.values()) if isinstance(named, Mapping) else {named}
+    return str(names.pop()) if len(names) == 1 else UNSTATED
+
+
+def noted_kinds(questions: Iterable[Question]) -> str | dict[str, str]:
+    """What `trace.json` says of answers; raises ConfigError on two kinds in one data set."""
+    found: dict[str, str] = {}
+    for question in questions:
+        name = question.answers or UNSTATED
+        if found.setdefault(question.dataset, name) != name:
+            raise ConfigError(
+                f"answers: expected one kind in data set {question.dataset!r}, found "
+                f"{found[question.dataset]} and {name}; give their rows different `dataset`s"
+            )
+    return found if len(set(found.values())) > 1 else next(iter(found.values()), UNSTATED)
 
 
 def wording_digest(question: str) -> bytes:

@@ -37,11 +37,7 @@ class KindGrader:
 
 
 class RecordedGrader:
-    """Right if a recorded attempt with that answer was graded right.
-
-    Args:
-        right: by question id, the right answers, as they are spelled.
-    """
+    """Right if a recorded attempt with that answer was; `right` has such answers by question id."""
 
     def __init__(self, right: Mapping[str, frozenset[str]]) -> None:
         self.right = right

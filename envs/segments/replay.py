@@ -14,53 +14,35 @@ from controller.errors import BackendError, ConfigError, TraceFormatError
 from controller.process.actions import SEGMENT_ACTIONS
 from controller.process.cost import Usage
 from controller.process.types import ModelSpec, Question
-from controller.segments.episodes import (
-    ESCALATE,
-    REVISE,
-    SegmentConfig,
-    SegmentEpisodes,
-)
+from controller.segments.episodes import ESCALATE, REVISE, SegmentConfig, SegmentEpisodes
 from controller.segments.types import Prefix, Segment, Segmentation, SegmentRequest
 from envs.draws import Array, Hidden, Streams
 from envs.replay import Replay
-from envs.segments.table import SegmentTable, build_trees
-from envs.segments.traces import SegmentTraces
-from envs.traces.recorded import Recorded, recorded_grader, recorded_questions
+from envs.segments.table import SegmentTable, SegmentTraces, build_trees
+from envs.traces.recorded import Recorded, recorded
 
 
 class SegmentReplay(Replay):
     """Replays N attempts from a table of trees; rounds have no price there.
 
-    Args:
-        table: recorded trees.
-        config: the decision process.
-        num_episodes: N.
-        difficulty: (Q, R) log-odds per question and rung; None when unknown.
-        permute: of no consequence: each draw has its place in a tree.
+    `permute` is of no consequence: each draw has its place in a tree.
 
     Attributes:
         node, before: (N,) node that each episode is at, and the one before it.
     """
 
     table: SegmentTable
+    config: SegmentConfig
     episodes: SegmentEpisodes
 
-    def __init__(
-        self,
-        table: SegmentTable,
-        config: SegmentConfig,
-        num_episodes: int,
-        *,
-        difficulty: Array | None = None,
-        permute: bool = True,
-    ) -> None:
-        if max(config.draws) > table.draws.shape[1]:
+    def _prepared(self, num_episodes: int, knows_difficulty: bool) -> SegmentEpisodes:
+        recorded, wanted = self.table.draws.shape[1], self.config.draws
+        if max(wanted) > recorded:
             raise ConfigError(
-                f"draws: expected at most the {table.draws.shape[1]} that were recorded, found "
-                f"{config.draws}"
+                f"draws: expected at most the {recorded} that were recorded, found {wanted}"
             )
-        super().__init__(table, SegmentEpisodes(config, num_episodes), difficulty)
         self.node, self.before = np.zeros((2, num_episodes), np.int64)
+        return SegmentEpisodes(self.config, num_episodes)
 
     @property
     def tally(self) -> dict[str, Array]:
@@ -123,12 +105,7 @@ class SegmentReplay(Replay):
 
 
 class RecordedSegments(ReadAgain):
-    """`SegmentBackend` over recorded trees; a number stands for texts that were not recorded.
-
-    Args:
-        traces: the set.
-        table: some of its trees, as arrays.
-    """
+    """`SegmentBackend` over recorded trees; a number stands for texts that were not recorded."""
 
     recorded = ("table", "_texts", "_trees")
 
@@ -144,11 +121,7 @@ class RecordedSegments(ReadAgain):
         }
 
     def open(self, attempts: Sequence[tuple[Question, int]]) -> list[Prefix]:
-        """Prompts of recorded attempts.
-
-        Raises:
-            BackendError: one was not recorded.
-        """
+        """Prompts of recorded attempts; raises BackendError if one was not recorded."""
         return [self._open(question, attempt) for question, attempt in attempts]
 
     def _open(self, question: Question, attempt: int) -> Prefix:
@@ -173,11 +146,7 @@ class RecordedSegments(ReadAgain):
         return tuple(by_rung.get(rung, Usage()) for rung in range(len(self.models)))
 
     def write(self, requests: Sequence[SegmentRequest]) -> list[Prefix]:
-        """The prefixes, each longer by the segment asked for.
-
-        Raises:
-            BackendError: one was not recorded.
-        """
+        """The prefixes with the segments asked for; raises BackendError if one was not recorded."""
         return [self._write(request) for request in requests]
 
     def _write(self, request: SegmentRequest) -> Prefix:
@@ -254,9 +223,4 @@ def read_trees(
 ) -> Recorded[RecordedSegments, SegmentTable]:
     """Recorded questions and trees of some splits; see `build_trees`."""
     table = build_trees(traces, splits, ladder)
-    return Recorded(
-        questions=recorded_questions(traces, table.question_ids),
-        backend=RecordedSegments(traces, table),
-        grader=recorded_grader(table),
-        table=table,
-    )
+    return recorded(traces, table, RecordedSegments(traces, table))

@@ -1,26 +1,109 @@
-"""Recorded trees as arrays, for replay thousands of attempts at a time."""
+"""Trees of segments on disk, and as arrays for replay thousands of attempts at a time.
+
+A set is a directory with `questions.parquet`, `segments.parquet` and `trace.json`. Prefixes
+with the same text are one node, so a node may stand for several draws. See docs/segments.md.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from controller.errors import TraceFormatError
-from controller.process.episodes import LEAST_LOGPROB, NO_ANSWER
+from controller.checkpoint import read_tensors, value_readout
+from controller.errors import ConfigError, TraceFormatError
+from controller.policy.readouts import Readout
+from controller.process.episodes import LEAST_LOGPROB
+from controller.process.types import ModelSpec
 from controller.segments.episodes import SEGMENT, SIGNALS, SegmentConfig
-from envs.questions.answer_kinds import kinds_of
-from envs.questions.prompts import prompts_of
-from envs.segments.traces import ESCALATE, PROMPT, SAMPLE, TO_END, SegmentTraces
+from controller.segments.types import Segmentation
+from envs.questions.files import kinds_of
+from envs.questions.table import QuestionTable, column, number_answers, question_fields
 from envs.traces.derive import cost_model
-from envs.traces.table import QuestionTable, filled
+from envs.traces.format import MANIFEST, model_spec, read_manifest, read_table
+from envs.traces.table import Answers
 
 Ints = NDArray[np.int64]
+
+KIND, SEGMENT_TRACE_VERSION = "segments", 1
+_RECORD = "record some with `python -m recipes.trees`"
+
+PROMPT, SAMPLE, ESCALATE, TO_END = "prompt", "sample", "escalate", "escalate_to_end"
+"""How a node came about: it is the prompt, or what a model wrote after the node before."""
+
+TABLES = {
+    "questions.parquet": ("question_id", "split"),
+    "segments.parquet": (
+        *("question_id", "attempt", "node", "before", "action", "draws", "prompt_tokens"),
+        *("num_tokens", "small_tokens", "mean_logprob", "min_logprob", "entropy"),
+        *("done", "answer", "correct", "forced_tokens"),
+    ),
+}
+"""Required columns by table; `value` and `text` are further ones of a node."""
+
+VALUE_FILE = "value.safetensors"
+"""Beside the tables: the read-out that the column `value` was made with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentTraces:
+    """A set of segment traces: its directory, `trace.json`, a row per question and one per node."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+    questions: pa.Table
+    segments: pa.Table
+
+    @classmethod
+    def read(cls, path: Path | str) -> SegmentTraces:
+        """Read and check a set; raises TraceFormatError if it is none, or of an unknown version."""
+        path = Path(path)
+        manifest = read_manifest(path, f"segment traces with trace.json and {[*TABLES]}; {_RECORD}")
+        found = manifest.get("kind", "attempts"), manifest.get("version")
+        if found != (KIND, SEGMENT_TRACE_VERSION):
+            raise TraceFormatError(
+                f"{path / MANIFEST}: expected segments of version {SEGMENT_TRACE_VERSION}, found "
+                f"{found[0]} of version {found[1]!r}; {_RECORD}"
+            )
+        questions, segments = (read_table(path / name, TABLES[name]) for name in TABLES)
+        return cls(path=path, manifest=manifest, questions=questions, segments=segments)
+
+    def models(self, ladder: Sequence[str] | None = None) -> tuple[ModelSpec, ...]:
+        """The small model, then any large one; ConfigError if another ladder is asked for."""
+        held = tuple(self.manifest["models"])
+        if ladder and tuple(ladder) != held:
+            raise ConfigError(f"ladder: expected {held}, which wrote the segments, found {ladder}")
+        return tuple(model_spec(self.manifest, name, rung) for rung, name in enumerate(held))
+
+    @property
+    def value(self) -> Readout | None:
+        """The read-out that made the column `value`; None if there is none."""
+        path = self.path / VALUE_FILE
+        if not path.exists():
+            return None
+        return value_readout({k: v.numpy() for k, v in read_tensors(path).items()}, self.path)
+
+    @property
+    def num_attempts(self) -> int:
+        """Trees."""
+        return sum(action == PROMPT for action in self.segments["action"].to_pylist())
+
+    @property
+    def segmentation(self) -> Segmentation:
+        """Where segments end."""
+        return Segmentation(**self.manifest["segmentation"])
+
+    @property
+    def draws(self) -> tuple[int, ...]:
+        """How often each segment was written, by places redone before it."""
+        return tuple(self.manifest["recorded"]["draws"])
+
 
 NOWHERE = -1
 
@@ -126,13 +209,8 @@ def build_trees(
 ) -> SegmentTable:
     """Arrays of some splits.
 
-    Args:
-        traces: the set.
-        splits: which of train, validation and test.
-        ladder: names of its models, or None.
-
     Raises:
-        ConfigError: the set is of other models.
+        ConfigError: the set is of other models than those of the `ladder`.
         TraceFormatError: these splits hold no questions, or not equally many attempts each.
     """
     if ladder:
@@ -143,7 +221,7 @@ def build_trees(
     ids = questions["question_id"].to_pylist()
     place = {name: q for q, name in enumerate(ids)}
     of_rows = np.array([place.get(q, -1) for q in traces.segments["question_id"].to_pylist()])
-    keys = (*(_numbers(traces.segments, name) for name in ("node", "attempt")), of_rows)
+    keys = (*(column(traces.segments, name, NOWHERE) for name in ("node", "attempt")), of_rows)
     rows = np.lexsort(keys)
     rows = rows[of_rows[rows] >= 0]
     if not len(rows):
@@ -159,19 +237,21 @@ def build_trees(
     kinds = kinds_of(traces.manifest, [""] * len(ids))
     segments = np.zeros(len(nodes), SEGMENT)
     for name in ("num_tokens", "small_tokens", "forced_tokens", "done"):
-        segments[name] = _numbers(nodes, name, 0)
+        segments[name] = column(nodes, name, 0)
     for name in SIGNALS:
-        segments[name] = _numbers(nodes, name, np.nan)
+        segments[name] = column(nodes, name, np.nan)
     for name in ("mean_logprob", "min_logprob"):
         segments[name] = np.maximum(segments[name], LEAST_LOGPROB)
-    spelt = [kind.canonical for kind in kinds]
-    segments["answer"], correct, answers = _answers(nodes, question, spelt)
+    spelt = Answers(kinds)
+    codes = spelt.codes(nodes["answer"].combine_chunks(), question)
+    right = column(nodes, "correct", 0) > 0
+    segments["answer"], correct, answers = number_answers(
+        question, codes, right, spelt.texts, len(ids)
+    )
     return SegmentTable(
-        question_ids=tuple(ids),
-        levels=_numbers(questions, "level", 0),
-        **prompts_of(questions),
+        **question_fields(questions),
         question=question[root],
-        attempt=_numbers(nodes, "attempt")[root],
+        attempt=column(nodes, "attempt", NOWHERE)[root],
         root=root,
         prompt_tokens=np.array(nodes["prompt_tokens"].take(root).to_pylist(), np.int64),
         **_links(nodes, question, max(traces.draws)),
@@ -182,17 +262,9 @@ def build_trees(
     )
 
 
-def _numbers(table: pa.Table, name: str, default: float = NOWHERE) -> NDArray[Any]:
-    """A column, int64 or as its default float64, with a value for what is unknown."""
-    kind = np.float64 if isinstance(default, float) else np.int64
-    if name not in table.column_names:
-        return np.full(len(table), default, kind)
-    return filled(table[name].combine_chunks(), default).astype(kind)
-
-
 def _links(nodes: pa.Table, question: Ints, most: int) -> dict[str, Any]:
     """Where the draws from each node lead."""
-    node, before = _numbers(nodes, "node"), _numbers(nodes, "before")
+    node, before = column(nodes, "node", NOWHERE), column(nodes, "before", NOWHERE)
     place = {key: row for row, key in enumerate(zip(question.tolist(), node.tolist(), strict=True))}
     draws, repeats = np.full((len(node), most), NOWHERE), np.zeros((len(node), most), np.int64)
     by_large = {ESCALATE: np.full(len(node), NOWHERE), TO_END: np.full(len(node), NOWHERE)}
@@ -209,23 +281,6 @@ def _links(nodes: pa.Table, question: Ints, most: int) -> dict[str, Any]:
     return {"draws": draws, "repeats": repeats, "escalated": escalated, "ended": ended}
 
 
-def _answers(
-    nodes: pa.Table, question: Ints, canonical: Sequence[Any]
-) -> tuple[Ints, NDArray[np.bool_], tuple[tuple[str, ...], ...]]:
-    """Answers numbered within each question, (M,); right ones, (Q, K); their texts."""
-    ids: list[dict[str, int]] = [{} for _ in canonical]
-    answer, right = np.full(len(nodes), NO_ANSWER), _numbers(nodes, "correct", 0) > 0
-    for row, (q, text) in enumerate(zip(question, nodes["answer"].to_pylist(), strict=True)):
-        spelt = None if text is None else canonical[q](text)
-        if spelt is not None:
-            answer[row] = ids[q].setdefault(spelt, len(ids[q]))
-    table = np.zeros((len(ids), max(1, *map(len, ids))), bool)  # (Q, K)
-    # Of several verdicts on an answer the first counts.
-    known = np.flatnonzero(answer >= 0)[::-1]
-    table[question[known], answer[known]] = right[known]
-    return answer, table, tuple(map(tuple, ids))
-
-
 def derive_segment_config(
     train: SegmentTable,
     traces: SegmentTraces,
@@ -235,15 +290,10 @@ def derive_segment_config(
     probes: bool = False,
     escalates: bool = True,
 ) -> SegmentConfig:
-    """The decision process for a set of segment traces.
+    """The decision process for a set of segment traces, from trees of the train split.
 
-    Args:
-        train: trees of the train split.
-        traces: the set.
-        ladder: names of its models, or None.
-        token_costs: relative cost per token by model name, where sizes are unknown.
-        probes: whether an answer is forced after each segment.
-        escalates: whether the large model may take over, if there is one.
+    `token_costs` are relative, by model name, where sizes are unknown; `probes` has an answer
+    forced after each segment; a large model may take over unless not `escalates`.
     """
     models, segmentation = traces.models(ladder), traces.segmentation
     written, forced = train.segments["num_tokens"], train.segments["forced_tokens"]

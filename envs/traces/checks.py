@@ -19,12 +19,7 @@ _HALVES = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """What a column may hold.
-
-    Attributes:
-        expected: in words, for messages.
-        read: from what a file holds to what is kept; ValueError or TypeError for other things.
-    """
+    """What a column may hold, in words, and a reader that raises ValueError or TypeError else."""
 
     expected: str
     read: Callable[[Any], Any]
@@ -41,16 +36,13 @@ def _text(value: Any) -> str:
     return _whole_text(value)
 
 
-def _name(value: Any) -> str:
-    if isinstance(value, (bool, float, dict, list)):
-        raise TypeError
-    return _whole_text(str(value))
+def _spelled(*refused: type) -> Callable[[Any], str]:
+    def read(value: Any) -> str:
+        if isinstance(value, refused) or value != value:
+            raise TypeError
+        return _whole_text(str(value))
 
-
-def _answer(value: Any) -> str:
-    if isinstance(value, (dict, list)) or value != value:
-        raise TypeError
-    return _whole_text(str(value))
+    return read
 
 
 def _reference(value: Any) -> list[str]:
@@ -59,22 +51,12 @@ def _reference(value: Any) -> list[str]:
     return [_whole_text(answer) for answer in right_answers(value)]
 
 
-def _whole(least: int) -> Callable[[Any], int]:
-    def read(value: Any) -> int:
-        number = float(value)
-        if isinstance(value, bool) or number % 1 or not least <= number <= _MOST:
-            raise ValueError
-        return int(number)
-
-    return read
-
-
-def _number(least: float, most: float) -> Callable[[Any], float]:
+def _number(least: float, most: float, whole: bool = False) -> Callable[[Any], float]:
     def read(value: Any) -> float:
         number = float(value)
-        if isinstance(value, bool) or not least <= number <= most:
+        if isinstance(value, bool) or not least <= number <= most or (whole and number % 1):
             raise ValueError
-        return number
+        return int(number) if whole else number
 
     return read
 
@@ -89,8 +71,8 @@ def _one_of(*names: str) -> Callable[[Any], str]:
 
 
 _ACTIONS = tuple(kind.value for kind, spec in ACTIONS.items() if spec.attempt)
-_NAME = Column(expected="a name", read=_name)
-_COUNT = Column(expected="a whole number from 0", read=_whole(0))
+_NAME = Column(expected="a name", read=_spelled(bool, float, dict, list))
+_COUNT = Column(expected="a whole number from 0", read=_number(0, _MOST, whole=True))
 _LOGPROB = Column(expected="nats, a number up to 0", read=_number(-math.inf, 0))
 
 COLUMNS: Mapping[str, Column] = {
@@ -106,7 +88,7 @@ COLUMNS: Mapping[str, Column] = {
     "action": Column(expected=f"one of {list(_ACTIONS)}", read=_one_of(*_ACTIONS)),
     "attempt_id": _NAME,
     "parent_id": _NAME,
-    "answer": Column(expected="text or a number", read=_answer),
+    "answer": Column(expected="text or a number", read=_spelled(dict, list)),
     "text": Column(expected="text", read=_text),
     "correct": Column(expected="1 or true for right, 0 or false for wrong", read=truth),
     "prompt_tokens": _COUNT,
@@ -129,10 +111,7 @@ _MAY_BE_EMPTY = ("text", "answer")
 def checked(record: Record, row: Row, constants: Mapping[str, Any]) -> tuple[Row, set[str]]:
     """An attempt whose columns hold what they may, and the columns that mean nothing here.
 
-    Args:
-        record: where the attempt was found.
-        row: the attempt.
-        constants: for columns that it lacks.
+    `constants` stand in for columns that it lacks.
 
     Raises:
         TraceFormatError: a column holds something else, or one that is needed is missing.

@@ -32,12 +32,7 @@ _VOTE_WEIGHTS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
 
 
 def priced_model(models: Sequence[ModelSpec], dollars: Mapping[str, Dollars]) -> CostModel:
-    """Ledger of a menu in dollars.
-
-    Args:
-        models: by rung.
-        dollars: of a million prompt and written tokens, by model name; those of the models
-            themselves otherwise.
+    """Ledger in dollars of a menu, by rung; `dollars` by name before those of the models.
 
     Raises:
         ConfigError: a model without prices, or one whose written tokens cost nothing.

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from pyarrow.fs import LocalFileSystem
 
 from controller.errors import ConfigError, TraceFormatError
 from controller.process.menu import Arm, menu_of
-from controller.process.types import AdapterSpec, Dollars, ModelSpec
+from controller.process.types import AdapterSpec, ModelSpec
 
 TRACE_VERSION = 1
 
@@ -38,35 +38,24 @@ _BLOCK = 2**24
 
 QUESTION_SCHEMA = pa.schema(
     [
-        ("question_id", pa.string()),
-        ("dataset", pa.string()),
+        *((name, pa.string()) for name in ("question_id", "dataset")),
         ("level", pa.int32()),
-        ("question", pa.string()),
-        ("reference", pa.string()),
-        ("split", pa.string()),
+        *((name, pa.string()) for name in ("question", "reference", "split")),
         ("prompt_hidden", pa.list_(pa.float32())),
     ]
 )
 ATTEMPT_SCHEMA = pa.schema(
     [
-        ("question_id", pa.string()),
-        ("attempt_id", pa.string()),
-        ("parent_id", pa.string()),
-        ("model", pa.string()),
-        ("tier", pa.string()),
-        ("action", pa.string()),
+        *((name, pa.string()) for name in ("question_id", "attempt_id", "parent_id")),
+        *((name, pa.string()) for name in ("model", "tier", "action")),
         ("index", pa.int32()),
         ("answer", pa.string()),
         ("correct", pa.bool_()),
-        ("prompt_tokens", pa.int32()),
-        ("completion_tokens", pa.int32()),
-        ("cached_tokens", pa.int32()),
+        *((name, pa.int32()) for name in ("prompt_tokens", "completion_tokens", "cached_tokens")),
         ("finish_reason", pa.string()),
         ("how", pa.string()),
         ("seconds", pa.float32()),
-        ("mean_logprob", pa.float32()),
-        ("min_logprob", pa.float32()),
-        ("verifier_score", pa.float32()),
+        *((name, pa.float32()) for name in ("mean_logprob", "min_logprob", "verifier_score")),
         ("text", pa.string()),
         ("error", pa.string()),
     ]
@@ -74,15 +63,8 @@ ATTEMPT_SCHEMA = pa.schema(
 _REQUIRED = {
     "questions.parquet": ("question_id", "split"),
     "attempts.parquet": (
-        "question_id",
-        "attempt_id",
-        "model",
-        "tier",
-        "action",
-        "answer",
-        "correct",
-        "prompt_tokens",
-        "completion_tokens",
+        *("question_id", "attempt_id", "model", "tier", "action"),
+        *("answer", "correct", "prompt_tokens", "completion_tokens"),
     ),
 }
 
@@ -115,32 +97,23 @@ def tables_digest(directory: Path, tables: Iterable[str] = tuple(_REQUIRED)) -> 
     return digest.hexdigest()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class ModelRows:
     """What a trace set holds by one model.
 
     Attributes:
-        attempts: how many.
+        attempts, read: how many, and those of them that have an answer.
         tiers: that they are recorded under.
         longest: most tokens written.
-        train_attempts: at questions of the train split.
-        train_right: of those.
+        train_attempts, train_right: at questions of the train split, and the right ones of them.
     """
 
     attempts: int = 0
-    tiers: frozenset[str] = frozenset()
+    read: int = 0
+    tiers: set[str] = field(default_factory=set)
     longest: int = 1
     train_attempts: int = 0
     train_right: int = 0
-
-    def __add__(self, other: ModelRows) -> ModelRows:
-        return ModelRows(
-            attempts=self.attempts + other.attempts,
-            tiers=self.tiers | other.tiers,
-            longest=max(self.longest, other.longest),
-            train_attempts=self.train_attempts + other.train_attempts,
-            train_right=self.train_right + other.train_right,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,27 +137,20 @@ class TraceSet:
         """Open and check a trace set.
 
         Raises:
-            TraceFormatError: files or columns are missing, the version is unknown, or
-                attempts refer to questions that are not there.
+            TraceFormatError: files, columns or questions of attempts are missing, or its version is
+                unknown.
         """
         path = Path(path)
-        manifest = read_manifest(
-            path,
-            "a trace set with trace.json, questions.parquet and attempts.parquet; record one with "
-            "`allot record`",
-        )
+        files = "trace.json, questions.parquet and attempts.parquet"
+        manifest = read_manifest(path, f"a trace set with {files}; record one with `allot record`")
         if manifest.get("version") != TRACE_VERSION:
             raise TraceFormatError(
                 f"{path / MANIFEST}: expected version {TRACE_VERSION}, found "
                 f"{manifest.get('version')!r}; upgrade allot or record the set again"
             )
         stored = {name: _open_table(path / name, needed) for name, needed in _REQUIRED.items()}
-        traces = cls(
-            path=path,
-            manifest=manifest,
-            questions=stored["questions.parquet"].to_table(),
-            stored=stored["attempts.parquet"],
-        )
+        questions, attempts = stored["questions.parquet"].to_table(), stored["attempts.parquet"]
+        traces = cls(path=path, manifest=manifest, questions=questions, stored=attempts)
         known = set(traces.questions["question_id"].to_pylist())
         strangers: set[Any] = set()
         for batch in traces.scan(["question_id"]):
@@ -207,46 +173,35 @@ class TraceSet:
         return int(self.stored.count_rows())
 
     def scan(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Some columns of the attempts, in order and a part at a time."""
+        """Some columns of the attempts, as far as there are any, in order and a part at a time."""
+        held = [name for name in columns if name in self.stored.schema.names]
         yield from self.stored.to_batches(
-            columns=list(columns), batch_size=ROW_GROUP, batch_readahead=1, fragment_readahead=1
+            columns=held, batch_size=ROW_GROUP, batch_readahead=1, fragment_readahead=1
         )
 
     @cached_property
     def model_rows(self) -> dict[str, ModelRows]:
         """What there is by each model, in order of their first attempts."""
-        train = {
-            question
-            for question, split in zip(
-                self.questions["question_id"].to_pylist(),
-                self.questions["split"].to_pylist(),
-                strict=True,
-            )
-            if split == "train"
-        }
+        ids, splits = (self.questions[name].to_pylist() for name in ("question_id", "split"))
+        train = {question for question, split in zip(ids, splits, strict=True) if split == "train"}
         found: dict[str, ModelRows] = {}
-        for batch in self.scan(["question_id", "model", "tier", "completion_tokens", "correct"]):
+        names = ("question_id", "model", "tier", "completion_tokens", "answer", "correct")
+        for batch in self.scan(names):
             learned = code_rows(batch["question_id"], lambda q: 1 if q in train else 0)
-            table = pa.table(
-                {
-                    "model": batch["model"],
-                    "tier": batch["tier"],
-                    "tokens": batch["completion_tokens"],
-                    "train": learned,
-                    "right": learned * pc.fill_null(batch["correct"], False).to_numpy(False),
-                }
-            )
-            parts = table.group_by(["model", "tier"], use_threads=False).aggregate(
-                [("tokens", "max"), ("train", "sum"), ("right", "sum"), ([], "count_all")]
-            )
-            for row in parts.to_pylist():
-                found[row["model"]] = found.get(row["model"], ModelRows()) + ModelRows(
-                    attempts=row["count_all"],
-                    tiers=frozenset([row["tier"]]),
-                    longest=int(row["tokens_max"] or 1),
-                    train_attempts=row["train_sum"],
-                    train_right=row["right_sum"],
-                )
+            right = learned * pc.fill_null(batch["correct"], False).to_numpy(False)
+            columns = [batch[name] for name in ("model", "tier", "completion_tokens", "answer")]
+            held = ["model", "tier", "tokens", "answer", "train", "right"]
+            table = pa.table([*columns, learned, right], held)
+            sums = [("answer", "count"), ("train", "sum"), ("right", "sum"), ([], "count_all")]
+            parts = table.group_by(["model", "tier"], use_threads=False)
+            for row in parts.aggregate([("tokens", "max"), *sums]).to_pylist():
+                rows = found.setdefault(row["model"], ModelRows())
+                rows.attempts += row["count_all"]
+                rows.read += row["answer_count"]
+                rows.tiers.add(row["tier"])
+                rows.longest = max(rows.longest, row["tokens_max"] or 1)
+                rows.train_attempts += row["train_sum"]
+                rows.train_right += row["right_sum"]
         return found
 
     def default_ladder(self) -> tuple[str, ...]:
@@ -277,11 +232,7 @@ class TraceSet:
         return small, max(sorted(candidates), key=accuracy)
 
     def models(self, ladder: Sequence[str] | None = None) -> tuple[ModelSpec, ...]:
-        """The models of a ladder, the small one first.
-
-        Raises:
-            ConfigError: a model that the set does not hold.
-        """
+        """The models of a ladder, the small one first; raises ConfigError if the set lacks one."""
         ladder = tuple(ladder) if ladder else self.default_ladder()
         held = self.model_rows
         for model in ladder:
@@ -294,11 +245,7 @@ class TraceSet:
         )
 
     def arms(self, ladder: Sequence[str] | None = None) -> tuple[Arm, ...]:
-        """The same as arms; of more than two the tier is that of their attempts.
-
-        Raises:
-            ConfigError: a name comes twice.
-        """
+        """The same as arms, of more than two in the tiers of their attempts; all of other names."""
         names = [model.name for model in self.models(ladder)]
         small = [name for name in names if "small" in self.model_rows[name].tiers]
         told = self.manifest.get("models", {})
@@ -310,6 +257,7 @@ def model_spec(manifest: Mapping[str, Any], name: str, rung: int = 0) -> ModelSp
     """A model as `trace.json` describes it."""
     entry = manifest.get("models", {}).get(name, {})
     size = entry.get("active_parameters") or entry.get("parameters")
+    listed = entry.get("dollars_per_million_tokens")
     return ModelSpec(
         name=name,
         rung=rung,
@@ -323,12 +271,8 @@ def model_spec(manifest: Mapping[str, Any], name: str, rung: int = 0) -> ModelSp
         ),
         prompt=tuple(entry.get("prompt") or ()),
         body=entry.get("body") or {},
-        dollars=_dollars(entry.get("dollars_per_million_tokens")),
+        dollars=(float(listed["prompt"]), float(listed["completion"])) if listed else None,
     )
-
-
-def _dollars(listed: Mapping[str, Any] | None) -> Dollars | None:
-    return (float(listed["prompt"]), float(listed["completion"])) if listed else None
 
 
 def code_rows(column: pa.Array, code: Callable[[Any], int]) -> NDArray[np.int32]:
@@ -341,14 +285,9 @@ def code_rows(column: pa.Array, code: Callable[[Any], int]) -> NDArray[np.int32]
 
 
 def read_manifest(path: Path, expected: str) -> dict[str, Any]:
-    """What a trace set says about itself.
+    """What a trace set says about itself; raises TraceFormatError if there is no JSON to read.
 
-    Args:
-        path: its directory.
-        expected: what should lie there and how to make it, for the message.
-
-    Raises:
-        TraceFormatError: there is no manifest, or it is not JSON.
+    `expected` says what should lie in its directory and how to make it.
     """
     file = path / MANIFEST
     if not file.exists():
@@ -361,15 +300,7 @@ def read_manifest(path: Path, expected: str) -> dict[str, Any]:
 
 
 def read_table(path: Path, required: Sequence[str]) -> pa.Table:
-    """A table of a trace set, whole.
-
-    Args:
-        path: parquet file.
-        required: columns that it must have.
-
-    Raises:
-        TraceFormatError: no such file or columns, or it is no parquet file.
-    """
+    """A table, whole; raises TraceFormatError unless it is there with its `required` columns."""
     return _open_table(path, required).to_table()
 
 

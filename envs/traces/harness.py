@@ -9,7 +9,7 @@ from typing import Any
 
 from controller.answers import read_answer
 from envs.records import Record
-from envs.traces.logs import Log, Row, is_one_of, right_answers, truth
+from envs.traces.logs import Log, Row, is_one_of, right_answers, scored
 
 _NAME = re.compile(r"samples_(?P<task>.+)_(?P<time>\d{4}-\d\d-\d\dT\d\d[-.:\d]+)\.jsonl?")
 
@@ -87,14 +87,11 @@ def _flat(entries: Any) -> list[Any]:
 
 
 def _score(record: Record, metric: str, attempts: int) -> bool:
-    try:
-        return truth(record.row.get(metric))
-    except ValueError:
-        expected = "0 or 1"
-        if attempts > 1:
-            expected += f" (it tells how many of {attempts} attempts are right, and not which; "
-            expected += "record them as runs of one attempt each, with different seeds)"
-        raise record.error(metric, expected, record.row.get(metric)) from None
+    which = (
+        f" (it tells how many of {attempts} attempts are right, and not which; record them as runs "
+        "of one attempt each, with different seeds)"
+    )
+    return scored(record, metric, record.row.get(metric), "0 or 1" + which * (attempts > 1))
 
 
 def _graded(record: Record, log: Log, texts: list[str], answers: list[Any]) -> list[bool]:
@@ -109,16 +106,13 @@ def _compare(
     record: Record, log: Log, metric: str, answers: list[Any], verdicts: list[bool]
 ) -> None:
     """Note where grades differ from the harness's score of the same answer."""
-    scored = _flat(record.row.get("filtered_resps") or [])
-    if len(scored) != 1 or scored[0] in _INVALID:
+    theirs = _flat(record.row.get("filtered_resps") or [])
+    if len(theirs) != 1 or theirs[0] in _INVALID:
         return
     verdict, kind = _score(record, metric, 1), log.answer_kind
-    same = [
-        right
-        for answer, right in zip(answers, verdicts, strict=True)
-        if answer is not None and kind.same(answer, str(scored[0]))
-    ]
-    if same and verdict != same[0]:
+    graded = zip(answers, verdicts, strict=True)
+    same = (r for a, r in graded if a is not None and kind.same(a, str(theirs[0])))
+    if next(same, verdict) != verdict:
         log.doubts["answers that the harness scores otherwise than they are graded here"] += 1
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -22,6 +22,7 @@ TRUTHS = {"1": True, "1.0": True, "true": True, "yes": True, "c": True} | dict.f
 )
 """Spellings of right and wrong; C, I and N (no answer) are those of inspect_ai."""
 
+_SCORE = "1 for right or 0 for wrong"
 
 REFERENCES = "--references"
 """What stands in `Log.used` for their having been asked."""
@@ -54,15 +55,11 @@ class Log:
     """One file that is being imported.
 
     Attributes:
-        path: the file.
-        options: of the import.
-        notes: what was chosen or guessed, and how often.
-        doubts: what to warn of, and how often.
+        notes, doubts: what was chosen or guessed, and what to warn of, and how often.
         unread: columns that mean nothing here.
         kind: of the answers of this log, where it is known to be another one.
         stated: share of attempts that are right, as the harness tells.
-        attempts: how many there are so far.
-        right: of those.
+        attempts, right: how many there are so far.
         steps: of the training whose completions these are.
         used: filters, metrics and columns that the person named and this log has.
         beside_it: what was read beside the log, by name.
@@ -88,28 +85,24 @@ class Log:
 
     def beside(self, name: str) -> Any:
         """The JSON in the file of that name beside the log, read once; an empty object if none."""
+        path = self.path.with_name(name)
         if name not in self.beside_it:
-            path = self.path.with_name(name)
-            self.beside_it[name] = _read_json(path) if path.exists() else {}
+            try:
+                text = path.read_text(encoding="utf-8-sig") if path.exists() else "{}"
+                self.beside_it[name] = json.loads(text)
+            except (OSError, ValueError) as error:
+                raise TraceFormatError(f"{path}: expected JSON: {error}") from None
         return self.beside_it[name]
 
     @cached_property
     def filters(self) -> list[str]:
         """Filters of a log of lm-evaluation-harness, as they appear in it."""
-        return list(
-            dict.fromkeys(str(record.row.get("filter")) for record in read_records(self.path))
-        )
+        return list({str(record.row.get("filter")): None for record in read_records(self.path)})
 
     def metric(self, record: Record, found: Collection[str], known: Collection[str] = ()) -> str:
-        """The metric that tells what is right.
+        """The metric that tells what is right, of those `found` in a record.
 
-        Args:
-            record: that is read.
-            found: metrics that it has.
-            known: those whose meaning is known to be right or wrong; all when empty.
-
-        Raises:
-            TraceFormatError: there is none, or more than one and none was chosen.
+        If none was chosen it has to be the only one of `known` ones, or of all if none are given.
         """
         chosen = next((name for name in self.options.metrics if name in found), None)
         candidates = [name for name in found if not known or name in known]
@@ -126,11 +119,7 @@ class Log:
         return chosen
 
     def filter(self, record: Record) -> str:
-        """The filter whose answers and scores count.
-
-        Raises:
-            TraceFormatError: there are several and none was chosen.
-        """
+        """The filter whose answers count; TraceFormatError if none of several was chosen."""
         wanted = [name for name in self.options.filters if name in self.filters]
         if not wanted and len(self.filters) > 1:
             raise record.error("filter", "one filter; say which by --filter", self.filters)
@@ -142,13 +131,6 @@ class Log:
         references = self.options.references
         self.used.add(REFERENCES)
         return references.get(name) or references.get(question or name)
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise TraceFormatError(f"{path}: expected JSON: {error}") from None
 
 
 def truth(value: Any) -> bool:
@@ -164,6 +146,14 @@ def truth(value: Any) -> bool:
     if found is None:
         raise ValueError(value)
     return found
+
+
+def scored(record: Record, column: str, value: Any, expected: str = _SCORE) -> bool:
+    """The same of a score in a column of a record; raises TraceFormatError."""
+    try:
+        return truth(value)
+    except ValueError:
+        raise record.error(column, expected, value) from None
 
 
 def right_answers(reference: Any) -> list[str]:
@@ -210,12 +200,5 @@ def message_text(message: Mapping[str, Any]) -> str:
     """The text of one message of a chat, in one piece or in parts."""
     content = message.get("content")
     parts = content if isinstance(content, (list, tuple)) else [content]
-    return "".join(_texts(parts))
-
-
-def _texts(parts: Sequence[Any]) -> Iterator[str]:
-    for part in parts:
-        if isinstance(part, Mapping):
-            yield str(part.get("text") or "")
-        elif part is not None:
-            yield str(part)
+    texts = (part.get("text") if isinstance(part, Mapping) else part for part in parts)
+    return "".join(str(text) for text in texts if text is not None)

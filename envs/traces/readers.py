@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
+from controller.errors import TraceFormatError
 from envs.records import Record
-from envs.traces.logs import Log, Row, conversation, message_text, truth
+from envs.traces.harness import harness_attempts
+from envs.traces.logs import Log, Row, conversation, message_text, scored
+from envs.traces.served import served_attempts
 
 FAILED = "requests that failed, left out"
 
@@ -22,10 +26,7 @@ def table_attempts(record: Record, log: Log) -> Iterator[Row]:
     row, options = dict(record.row), log.options
     if "tokens" in row and "completion_tokens" not in row:
         row["completion_tokens"] = row.pop("tokens")
-    for theirs, ours in (
-        *options.columns.items(),
-        *((name, "correct") for name in options.metrics),
-    ):
+    for theirs, ours in (*options.columns.items(), *((m, "correct") for m in options.metrics)):
         if theirs in row:
             row[ours] = row.pop(theirs)
             log.used.add(theirs)
@@ -50,7 +51,7 @@ def inspect_attempts(record: Record, log: Log) -> Iterator[Row]:
     scores, right, answer = row.get("scores") or {}, None, None
     if scores:
         metric = log.metric(record, scores)
-        right = _scored(record, f"scores.{metric}", scores[metric]["value"])
+        right = scored(record, f"scores.{metric}", scores[metric]["value"])
         answer = None if log.options.answers else scores[metric].get("answer")
     choice = output["choices"][0]
     # Long texts stand elsewhere in a sample.
@@ -130,19 +131,15 @@ def _outputs(body: Row) -> Iterator[tuple[str, str | None]]:
 def completion_attempts(record: Record, log: Log) -> Iterator[Row]:
     """The attempt of a row of the completions that trl's trainers write (`log_completions`)."""
     row = record.row
-    rewards = [
-        name
-        for name, value in row.items()
-        if name not in ("step", "advantage") and isinstance(value, (int, float))
-    ]
-    metric = log.metric(record, rewards)
+    numbers = [name for name, value in row.items() if isinstance(value, (int, float))]
+    metric = log.metric(record, [n for n in numbers if n not in ("step", "advantage")])
     log.steps.add(row["step"])
     completion = row["completion"]
     yield {
         "question": conversation(row["prompt"]),
         "dataset": "trl",
         "text": completion if isinstance(completion, str) else conversation(completion[-1:]),
-        "correct": _scored(record, metric, row[metric]),
+        "correct": scored(record, metric, row[metric]),
     }
 
 
@@ -166,7 +163,7 @@ def rollout_attempts(record: Record, log: Log) -> Iterator[Row]:
         "reference": row.get("answer"),
         "model": run.get("model"),
         "text": text,
-        "correct": _scored(record, metric, metrics.get(metric, row["reward"])),
+        "correct": scored(record, metric, metrics.get(metric, row["reward"])),
         "prompt_tokens": usage.get("input_tokens"),
         "completion_tokens": usage.get("output_tokens"),
         "finish_reason": None if cut is None else "length" if cut else "stop",
@@ -190,6 +187,7 @@ def trace_attempts(record: Record, log: Log) -> Iterator[Row]:
     scores |= row.get("metrics", {}) if log.options.metrics else {}
     metric = log.metric(record, scores)
     usages = [call["usage"] for call in row["calls"] if call.get("usage")]
+    read = sum(u["prompt_tokens"] + (u.get("cached_input_tokens") or 0) for u in usages)
     yield {
         "question": conversation(task["data"]["prompt"]),
         "question_id": task["data"].get("id") or task.get("key"),
@@ -197,11 +195,8 @@ def trace_attempts(record: Record, log: Log) -> Iterator[Row]:
         "reference": task["data"].get("answer"),
         "model": row["calls"][-1].get("model") or row["agent"]["config"].get("model"),
         "text": message_text(written[-1]),
-        "correct": _scored(record, metric, scores[metric]),
-        "prompt_tokens": sum(
-            u["prompt_tokens"] + (u.get("cached_input_tokens") or 0) for u in usages
-        )
-        or None,
+        "correct": scored(record, metric, scores[metric]),
+        "prompt_tokens": read or None,
         "completion_tokens": sum(usage["completion_tokens"] for usage in usages) or None,
         "finish_reason": row["calls"][-1].get("finish_reason"),
     }
@@ -233,15 +228,13 @@ def scenario_attempts(record: Record, log: Log) -> Iterator[Row]:
             "question_id": instance["id"],
             "dataset": re.sub(r"[:,]model=[^,]*", "", name),
             "reference": [
-                reference["output"]["text"]
-                for reference in instance["references"]
-                if "correct" in reference["tags"]
+                r["output"]["text"] for r in instance["references"] if "correct" in r["tags"]
             ],
             "model": state["spec"]["model"],
             "text": text,
             "answer": (state.get("output_mapping") or {}).get(text.strip()),
             # The scores are those of the first completion.
-            "correct": None if number else _scored(record, metric, scores[metric]),
+            "correct": None if number else scored(record, metric, scores[metric]),
             "completion_tokens": len(completion["tokens"]) or None,
             "finish_reason": (completion.get("finish_reason") or {}).get("reason"),
             "seconds": result.get("request_time"),
@@ -250,19 +243,16 @@ def scenario_attempts(record: Record, log: Log) -> Iterator[Row]:
 
 def _scores(log: Log) -> dict[Any, Row]:
     """Scores of HELM by instance and trial."""
-    if _SCORES not in log.beside_it:
-        log.beside_it[_SCORES] = {
+    scores: dict[Any, Row] | None = log.beside_it.get("scores")
+    if scores is None:
+        scores = log.beside_it["scores"] = {
             (entry["instance_id"], entry["train_trial_index"]): {
                 stat["name"]["name"]: stat.get("mean") for stat in entry["stats"]
             }
             for entry in log.beside("per_instance_stats.json") or ()
             if not entry.get("perturbation")
         }
-    scores: dict[Any, Row] = log.beside_it[_SCORES]
     return scores
-
-
-_SCORES = "scores"
 
 
 def simple_entries(row: Row) -> Iterator[tuple[str, Row]]:
@@ -289,7 +279,7 @@ def simple_attempts(record: Record, log: Log) -> Iterator[Row]:
         "model": model,
         "text": message_text(chat[-1]),
         "answer": None if log.options.answers else told["Extracted Answer"],
-        "correct": _scored(record, "htmls", told["Score"]),
+        "correct": scored(record, "htmls", told["Score"]),
     }
 
 
@@ -317,8 +307,58 @@ def program_attempts(record: Record, log: Log) -> Iterator[Row]:
     }
 
 
-def _scored(record: Record, column: str, value: Any) -> bool:
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A kind of log: its name, and the columns that its records have and no other's.
+
+    Attributes:
+        attempts: of one entry.
+        entries: of one record, by the name of the place where each stands; None for itself alone.
+    """
+
+    name: str
+    columns: frozenset[str]
+    attempts: Callable[[Record, Log], Iterator[Row]]
+    entries: Callable[[Row], Iterator[tuple[str, Row]]] | None = None
+
+
+SOURCES = tuple(
+    Source(name=name, columns=frozenset(columns), attempts=attempts, entries=entries)
+    for name, columns, attempts, entries in (
+        ("lm-evaluation-harness", {"doc", "resps"}, harness_attempts, None),
+        ("allot serve", {"event", "logger"}, served_attempts, None),
+        ("inspect_ai", {"epoch", "target", "scores"}, inspect_attempts, None),
+        ("inspect_ai", {"version", "eval"}, inspect_attempts, inspect_entries),
+        ("OpenAI batch", {"custom_id", "response"}, batch_attempts, None),
+        ("trl", {"step", "prompt", "completion", "advantage"}, completion_attempts, None),
+        ("verifiers", {"example_id", "completion", "reward"}, rollout_attempts, None),
+        ("verifiers", {"env", "task", "traces"}, trace_attempts, trace_entries),
+        ("HELM", {"adapter_spec", "request_states"}, scenario_attempts, scenario_entries),
+        ("simple-evals", {"htmls", "convos"}, simple_attempts, simple_entries),
+        ("EvalPlus", {"eval", "hash"}, program_attempts, program_entries),
+    )
+)
+
+TABLE = Source(name="table", columns=frozenset(), attempts=table_attempts)
+
+
+def source_of(record: Record) -> Source:
+    """The kind of log that a record is of; a plain table if it is of no other."""
+    return next((source for source in SOURCES if source.columns <= record.row.keys()), TABLE)
+
+
+def attempts_of(source: Source, record: Record, log: Log) -> Iterator[tuple[Record, Row]]:
+    """Attempts of a record, each with its entry; TraceFormatError unless it is as `source` says."""
     try:
-        return truth(value)
-    except ValueError:
-        raise record.error(column, "1 for right or 0 for wrong", value) from None
+        entries = source.entries(record.row) if source.entries else [(record.place, record.row)]
+        for place, row in entries:
+            entry = Record(path=record.path, place=place, row=row)
+            for attempt in source.attempts(entry, log):
+                yield entry, attempt
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        if isinstance(error, TraceFormatError):
+            raise
+        raise TraceFormatError(
+            f"{record.path}, {record.place}: expected an entry as {source.name} writes it, found "
+            f"{error!r}"
+        ) from error

@@ -12,7 +12,7 @@ from controller.backends.base import PromptState
 from controller.backends.recorded import ReplayBackend
 from controller.process.actions import REVISING, ActionKind
 from controller.process.types import Attempt, Question
-from envs.questions.answer_kinds import kinds_of
+from envs.questions.files import kinds_of
 from envs.questions.grader import RecordedGrader
 from envs.traces.format import TraceSet
 from envs.traces.table import TraceTable, build_table
@@ -32,8 +32,6 @@ class Recorded(Generic[B, T]):
     """Questions of some splits, in the order of the table, backend and grader.
 
     Attributes:
-        questions: with references.
-        backend: replays the traces.
         grader: calls right what was right when it was recorded.
         table: the traces as arrays.
         attempts: in the order of the table's, where it is one of whole attempts.
@@ -49,13 +47,7 @@ class Recorded(Generic[B, T]):
 def read_recorded(
     traces: TraceSet, splits: Iterable[str], ladder: Sequence[str] | None = None
 ) -> Recorded:
-    """Recorded questions and attempts of some splits.
-
-    Args:
-        traces: recorded attempts.
-        splits: which of train, validation and test.
-        ladder: models, the small one first; see `TraceSet.default_ladder`.
-    """
+    """Recorded questions and attempts of some splits; `ladder` as in `TraceSet.models`."""
     models = traces.models(ladder)
     table = build_table(traces, splits, [model.name for model in models])
     states = {
@@ -66,21 +58,17 @@ def read_recorded(
         for q, question_id in enumerate(table.question_ids)
     }
     attempts = _attempts(traces, table)
-    return Recorded(
-        questions=recorded_questions(traces, table.question_ids),
-        attempts=attempts,
-        backend=ReplayBackend(models, attempts, states),
-        grader=recorded_grader(table),
-        table=table,
-    )
+    return recorded(traces, table, ReplayBackend(models, attempts, states), attempts)
 
 
-def recorded_questions(traces: Any, question_ids: Iterable[str]) -> tuple[Question, ...]:
-    """Questions of a `TraceSet` or of `SegmentTraces`, in the order of their ids."""
+def recorded(
+    traces: Any, table: Any, backend: Any, attempts: tuple[Attempt, ...] = ()
+) -> Recorded[Any, Any]:
+    """What there is of a set of either granularity, given its table and the backend over it."""
     rows = {row["question_id"]: row for row in traces.questions.to_pylist()}
     datasets = [row.get("dataset") or "" for row in rows.values()]
     kinds = dict(zip(rows, kinds_of(traces.manifest, datasets), strict=True))
-    return tuple(
+    questions = tuple(
         Question(
             question_id=question_id,
             text=rows[question_id].get("question") or "",
@@ -89,21 +77,19 @@ def recorded_questions(traces: Any, question_ids: Iterable[str]) -> tuple[Questi
             level=rows[question_id].get("level"),
             answers=kinds[question_id].name,
         )
-        for question_id in question_ids
+        for question_id in table.question_ids
     )
-
-
-def recorded_grader(table: Any) -> RecordedGrader:
-    """Calls right what was right when it was recorded in a `TraceTable` or `SegmentTable`."""
-    return RecordedGrader(
-        {
-            question_id: frozenset(
-                answer for k, answer in enumerate(answers) if table.answer_correct[q, k]
-            )
-            for q, (question_id, answers) in enumerate(
-                zip(table.question_ids, table.answers, strict=True)
-            )
-        }
+    verdicts = zip(table.question_ids, table.answers, table.answer_correct, strict=True)
+    right = {
+        question_id: frozenset(a for a, is_right in zip(answers, known, strict=False) if is_right)
+        for question_id, answers, known in verdicts
+    }
+    return Recorded(
+        questions=questions,
+        backend=backend,
+        grader=RecordedGrader(right),
+        table=table,
+        attempts=attempts,
     )
 
 

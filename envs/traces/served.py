@@ -58,11 +58,7 @@ def served_attempts(record: Record, log: Log) -> Iterator[Row]:
 
 
 def read_episodes(path: Path) -> list[Row]:
-    """Episodes of a log.
-
-    Raises:
-        TraceFormatError: the file is no log, or of an unknown version.
-    """
+    """Episodes of a log; raises TraceFormatError if it is none, or of an unknown version."""
     rows = []
     for record in read_records(path):
         if "event" not in record.row:
@@ -86,8 +82,7 @@ def read_references(path: Path) -> dict[str, Row]:
     """Rows with references, by question id and by question.
 
     Raises:
-        TraceFormatError: a row without a reference, or with neither id nor question; two rows of
-            one question that differ.
+        TraceFormatError: a row without one or its question, or two that contradict one another.
     """
     found: dict[str, Row] = {}
     for record in read_records(path):

@@ -1,18 +1,24 @@
-"""What an import holds of each model on each data set, and what is doubtful about it."""
+"""What sets hold of each model, and what an import tells: what is doubtful, guessed or missing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import pandas as pd
+import pyarrow.dataset as ds
 
-Array = NDArray[Any]
+from controller.answers import EXAMPLES, unread_warning
+from envs.traces.format import ModelRows, TraceSet
+from envs.traces.logs import Log
 
 _FEW = 20
 """Attempts below which a share tells nothing."""
+
+_TOLERANCE = 0.005
+"""Of the share that is right, against the one that a harness tells."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,12 +26,9 @@ class Group:
     """Attempts of one model on one data set.
 
     Attributes:
-        model: its name.
-        dataset: its name, "" for none.
-        questions: how many.
-        attempts: how many.
-        read: share of attempts that have an answer.
-        right: share of attempts that are right.
+        model, dataset: names; "" for no data set.
+        questions, attempts: how many.
+        read, right: shares of attempts that have an answer, and that are right.
         majority: share of questions whose most frequent answer is right.
         tokens: per attempt.
         guessed: share of attempts whose tokens were estimated.
@@ -48,85 +51,53 @@ class Group:
     @property
     def shown(self) -> dict[str, Any]:
         """What people look at; ~ marks tokens that were guessed."""
-        return {
-            "model": self.model,
-            "questions": self.questions,
-            "attempts": self.attempts,
-            "read": self.read,
-            "right": self.right,
-            "majority": self.majority,
-            "tokens": f"{'~' if self.guessed else ''}{self.tokens:.0f}",
-        }
+        names = ("model", "questions", "attempts", "read", "right", "majority")
+        tokens = f"{'~' if self.guessed else ''}{self.tokens:.0f}"
+        return {name: getattr(self, name) for name in names} | {"tokens": tokens}
 
 
-def groups(
-    columns: Mapping[str, Array], models: Sequence[str], datasets: Sequence[str]
-) -> list[Group]:
+def votes(attempts: pd.DataFrame) -> pd.DataFrame:
+    """By `question` and `answer` how often it was given, and how often that is `correct`.
+
+    Returns:
+        Columns `size`, `sum` and `first`, the first verdict; the earliest answers come first.
+    """
+    given = attempts.dropna(subset=["answer"]).groupby(["question", "answer"], sort=False)
+    return given["correct"].agg(["size", "sum", "first"])
+
+
+def majority(votes: pd.DataFrame) -> int:
+    """Questions whose most frequent answer is right; of equally many the earliest leads."""
+    leaders = votes.sort_values("size", ascending=False, kind="stable").groupby("question")
+    return int(leaders["first"].first().sum())
+
+
+def groups(attempts: pd.DataFrame) -> Iterator[Group]:
     """One group for each model and data set that has attempts.
 
-    Args:
-        columns: of M attempts, (M,) each: question, model, dataset, tokens, correct,
-            guessed_tokens, and digests of answer and text, 0 for none.
-        models: names by number.
-        datasets: names by number.
+    Columns are `model`, `dataset`, `question`, `tokens`, `correct`, `guessed_tokens`, `answer` and
+    `text`, or what stands for it; NaN for none.
     """
-    number = columns["model"].astype(np.int64) * len(datasets) + columns["dataset"]
-    found = []
-    for group in np.unique(number):
-        part = {name: column[number == group] for name, column in columns.items()}
-        model, dataset = divmod(int(group), len(datasets))
-        attempts, questions = len(part["question"]), len(np.unique(part["question"]))
-        majority, disputed = _majority(part["question"], part["answer"], part["correct"])
-        found.append(
-            Group(
-                model=models[model],
-                dataset=datasets[dataset],
-                questions=questions,
-                attempts=attempts,
-                read=float((part["answer"] != 0).mean()),
-                right=float(part["correct"].mean()),
-                majority=majority / questions,
-                tokens=float(part["tokens"].mean()),
-                guessed=float(part["guessed_tokens"].mean()),
-                repeated=_repeated(part["question"], part["text"], attempts - questions),
-                disputed=disputed,
-            )
+    for (model, dataset), part in attempts.groupby(["model", "dataset"], sort=False):
+        questions, found = part["question"].nunique(), votes(part)
+        again = part.dropna(subset=["text"]).duplicated(["question", "text"]).sum()
+        yield Group(
+            model=model,
+            dataset=dataset,
+            questions=questions,
+            attempts=len(part),
+            read=float(part["answer"].notna().mean()),
+            right=float(part["correct"].mean()),
+            majority=majority(found) / questions,
+            tokens=float(part["tokens"].mean()),
+            guessed=float(part["guessed_tokens"].mean()),
+            repeated=float(again / max(len(part) - questions, 1)),
+            disputed=int(found["sum"].between(0, found["size"], inclusive="neither").sum()),
         )
-    return found
 
 
-def _majority(question: Array, answer: Array, correct: Array) -> tuple[int, int]:
-    """Questions whose most frequent answer is right, and answers with both verdicts."""
-    given = np.flatnonzero(answer)
-    order = given[np.lexsort((answer[given], question[given]))]
-    if not len(order):
-        return 0, 0
-    new = np.ones(len(order), bool)
-    new[1:] = (question[order][1:] != question[order][:-1]) | (
-        answer[order][1:] != answer[order][:-1]
-    )
-    begin = np.flatnonzero(new)
-    votes = np.diff([*begin, len(order)])
-    right = np.add.reduceat(correct[order].astype(np.int64), begin)
-    # Of equally many the one that was given first.
-    first = np.minimum.reduceat(order, begin)
-    owner = question[order][begin]
-    by_votes = np.lexsort((first, -votes, owner))
-    leads = by_votes[np.unique(owner[by_votes], return_index=True)[1]]
-    disputed = int(((right > 0) & (right < votes)).sum())
-    return int((correct[first[leads]] > 0).sum()), disputed
-
-
-def _repeated(question: Array, text: Array, repeats: int) -> float:
-    """Share of further attempts at a question that say what one said before."""
-    known = np.flatnonzero(text)
-    pairs = np.empty(len(known), [("question", question.dtype), ("text", text.dtype)])
-    pairs["question"], pairs["text"] = question[known], text[known]
-    return (len(pairs) - len(np.unique(pairs))) / repeats if repeats else 0.0
-
-
-def doubts(found: Sequence[Group]) -> Iterator[str]:
-    """What to warn of."""
+def doubts(found: Iterable[Group]) -> Iterator[str]:
+    """Warnings of what models are said to have done."""
     for group in found:
         who = f"{group.model} on {group.dataset}" if group.dataset else group.model
         if group.attempts >= _FEW and group.right in (0, 1):
@@ -141,3 +112,78 @@ def doubts(found: Sequence[Group]) -> Iterator[str]:
                 f"{who}: {group.disputed} answers are right in one attempt and wrong in another at "
                 "the same question; the verdict of the first one counts for all"
             )
+
+
+def differences(logs: Iterable[Log]) -> Iterator[str]:
+    """Warnings of what logs say."""
+    for log in logs:
+        for doubt, count in log.doubts.items():
+            yield f"{log.path}: {count} {doubt}"
+        right = log.right / max(log.attempts, 1)
+        if log.stated is not None and abs(right - log.stated) > _TOLERANCE:
+            yield (
+                f"{log.path}: {right:.1%} of its attempts are right, where its harness tells "
+                f"{log.stated:.1%}; is the log complete, and of that run?"
+            )
+        if not log.attempts:
+            yield f"{log.path}: no attempts in it"
+        if log.unread:
+            yield (
+                f"{log.path}: columns {', '.join(log.unread)} mean nothing here; --map THEIRS=OURS "
+                "names what they are"
+            )
+        if len(log.steps) > 1:
+            yield (
+                f"{log.path}: attempts of training steps {min(log.steps)} to {max(log.steps)} are "
+                "taken for those of one model"
+            )
+
+
+def notes(logs: Iterable[Log]) -> Iterator[str]:
+    """What was chosen, guessed or left out, one sentence each."""
+    for note, count in sum((log.notes for log in logs), Counter[str]()).items():
+        yield f"{note} ({count})"
+
+
+def missing(
+    found: Sequence[Group], held: Mapping[str, int], small: str, sizes: Mapping[str, float]
+) -> Iterator[str]:
+    """What logs lack, and what that means, one sentence each.
+
+    Args:
+        found: of the import.
+        held: attempts that have each column.
+        small: the model that samples.
+        sizes: parameters by model, where they are known.
+    """
+    total, models = sum(group.attempts for group in found), {group.model for group in found}
+    if held["completion_tokens"] < total:
+        yield "token counts: estimated from the length of the text, four characters each"
+    if held["prompt_tokens"] < total:
+        yield "prompt_tokens: estimated from the length of the question"
+    for column, meaning in (
+        ("mean_logprob", "the policy goes without confidence"),
+        ("verifier_score", "no VERIFY"),
+        ("parent_id", "no REVISE"),
+    ):
+        if not held[column]:
+            yield f"{column}: {meaning}"
+    yield "prompt states: difficulty is estimated from the wording alone"
+    if len(models) == 1:
+        yield "a larger model: no ESCALATE"
+    if all(group.attempts == group.questions for group in found if group.model == small):
+        yield f"repeated samples of {small}: nothing to vote on"
+    if unknown := sorted(models - sizes.keys()):
+        yield f"parameters of {', '.join(unknown)}: say --parameters MODEL=COUNT for true costs"
+
+
+def unread_warnings(traces: TraceSet, models: Sequence[str]) -> Iterator[str]:
+    """A message for each model of whose attempts less than 80% could be read."""
+    kept = "text" in traces.stored.schema.names
+    for model in models:
+        rows = traces.model_rows.get(model, ModelRows())
+        unread = (ds.field("model") == model) & ds.field("answer").is_null()
+        found = traces.stored.scanner(["text"], filter=unread).head(EXAMPLES) if kept else None
+        texts = [] if found is None else [text for text in found["text"].to_pylist() if text]
+        if message := unread_warning(model, rows.attempts, rows.read, texts):
+            yield message

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from controller.answers import AnswerKind, first_same
@@ -20,65 +19,22 @@ from controller.errors import TraceFormatError
 from controller.process.actions import REVISING
 from controller.process.episodes import LEAST_LOGPROB
 from controller.process.types import CUT
-from envs.questions.answer_kinds import kinds_of
-from envs.questions.prompts import Prompts, prompts_of
+from envs.questions.files import kinds_of
+from envs.questions.table import Array, QuestionTable, column, number_answers, question_fields
 from envs.traces.format import TraceSet, code_rows
-
-Array = NDArray[Any]
 
 COUNTS = ("answer", "prompt_tokens", "completion_tokens", "first_child", "num_children", "row")
 SIGNALS = ("mean_logprob", "min_logprob", "verifier_score")
 
-_BLOCK = 65_536
-"""Questions whose answers are numbered at a time."""
-
 
 def attempt_type(signal: type[np.floating] = np.float32) -> np.dtype[np.void]:
-    """One attempt of a `TraceTable`; signals are as precise as they were recorded.
+    """One attempt of a `TraceTable`; signals are as precise as they were recorded, NaN if unknown.
 
-    - rung: of the model;
-    - answer: id among its question's; -1 for none;
-    - prompt_tokens, completion_tokens;
-    - first_child, num_children: where its revisions begin, and how many there are;
-    - row: of the trace set;
-    - cut: whether it was cut at its longest;
-    - mean_logprob, min_logprob, verifier_score: NaN where unknown.
+    The answer is numbered among its question's, -1 for none; revisions begin at `first_child`;
+    `row` is the trace set's; `cut` tells whether it was cut at its longest.
     """
     counts = [("rung", np.int16), ("cut", np.bool_), *((name, np.int32) for name in COUNTS)]
     return np.dtype([*counts, *((name, signal) for name in SIGNALS)])
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuestionTable(Prompts):
-    """Q questions and the answers that were given to them.
-
-    Attributes:
-        question_ids: (Q,).
-        levels: difficulty level of each question, (Q,); 0 when unknown.
-        answer_correct: (Q, K) whether answer k of a question is right.
-        answers: per question, the answers by id.
-    """
-
-    question_ids: tuple[str, ...]
-    levels: NDArray[np.int64]
-    answer_correct: NDArray[np.bool_]
-    answers: tuple[tuple[str, ...], ...]
-
-    @property
-    def num_questions(self) -> int:
-        """Q."""
-        return len(self.question_ids)
-
-    def _of(self, questions: NDArray[np.int64]) -> dict[str, Any]:
-        """These fields for some questions, (q,) positions."""
-        return {
-            "question_ids": tuple(self.question_ids[q] for q in questions),
-            "levels": self.levels[questions],
-            "hidden": None if self.hidden is None else self.hidden[questions],
-            "texts": None if self.texts is None else self.texts.take(questions),
-            "answer_correct": self.answer_correct[questions],
-            "answers": tuple(self.answers[q] for q in questions),
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,13 +124,13 @@ def build_table(
     splits, also = set(splits), set(also)
     ladder = {model.name: model.rung for model in traces.models(models)}
     ids, names = (traces.questions[c].to_pylist() for c in ("question_id", "split"))
-    kinds = kinds_of(traces.manifest, _column(traces.questions, "dataset", ""))
+    kinds = kinds_of(traces.manifest, column(traces.questions, "dataset", ""))
     wanted = [
         row
         for row, (question, split) in enumerate(zip(ids, names, strict=True))
         if split in splits or question in also
     ]
-    answers = _Answers([kinds[row] for row in wanted])
+    answers = Answers([kinds[row] for row in wanted])
     rows = _read(traces, [ids[row] for row in wanted], ladder, answers)
     tried = np.zeros((len(wanted), len(ladder)), bool)  # (Q, R)
     fresh = rows[~rows["revised"]]
@@ -193,7 +149,7 @@ def build_table(
 
 
 def _read(
-    traces: TraceSet, wanted: Sequence[str], ladder: dict[str, int], answers: _Answers
+    traces: TraceSet, wanted: Sequence[str], ladder: dict[str, int], answers: Answers
 ) -> Array:
     """Attempts of these models at these questions in the order of the trace set, (n,).
 
@@ -201,18 +157,15 @@ def _read(
     `revised` and `correct`, and its `answer` as `answers` number it.
     """
     place = {question: q for q, question in enumerate(wanted)}
-    types = {field.name: field.type for field in traces.stored.schema}
-    held = [name for name in SIGNALS if name in types]
-    precise = any(types[name] not in (pa.float32(), pa.null()) for name in held)
+    types = {field.name: field.type for field in traces.stored.schema if field.name in SIGNALS}
+    precise = any(kind not in (pa.float32(), pa.null()) for kind in types.values())
     more = [("question", np.int32), ("index", np.int32), ("revised", bool), ("correct", bool)]
     fields = [*attempt_type(np.float64 if precise else np.float32).descr, *more]
     rows = np.zeros(traces.num_attempts, fields)
-    counted = ["correct", "prompt_tokens", "completion_tokens", *({"index"} & types.keys())]
-    reason = ["finish_reason"] if "finish_reason" in types else []
+    counted = ("correct", "prompt_tokens", "completion_tokens", "index")
+    named = ("question_id", "model", "action", "answer", "finish_reason")
     used = begin = 0
-    for batch in traces.scan(
-        ["question_id", "model", "action", "answer", *reason, *counted, *held]
-    ):
+    for batch in traces.scan([*named, *counted, *SIGNALS]):
         question = code_rows(batch["question_id"], lambda q: place.get(q, -1))
         rung = code_rows(batch["model"], lambda model: ladder.get(model, -1))
         kept = np.flatnonzero((question >= 0) & (rung >= 0))
@@ -220,24 +173,20 @@ def _read(
         part["row"], part["question"], part["rung"] = begin + kept, question[kept], rung[kept]
         part["revised"] = code_rows(batch["action"], lambda action: action in REVISING)[kept]
         part["answer"] = answers.codes(batch["answer"], question)[kept]
-        for name in reason:
-            part["cut"] = code_rows(batch[name], lambda why: why == CUT)[kept]
+        if "finish_reason" in batch.schema.names:
+            part["cut"] = code_rows(batch["finish_reason"], lambda why: why == CUT)[kept]
         for name in counted:
-            part[name] = filled(batch[name], 0)[kept]
+            part[name] = column(batch, name, 0)[kept]
         for name in SIGNALS:
-            part[name] = filled(batch[name], np.nan)[kept] if name in held else np.nan
+            part[name] = column(batch, name, np.nan)[kept]
         used, begin = used + len(kept), begin + len(batch)
     rows = rows[:used]
     answers.unify(rows["question"], rows["answer"])
     return rows
 
 
-class _Answers:
-    """Numbers for answers that are spelled the same.
-
-    Args:
-        kinds: of each question's answers, (Q,).
-    """
+class Answers:
+    """Numbers for answers that are spelled the same, given the kind of each question's, (Q,)."""
 
     def __init__(self, kinds: Sequence[AnswerKind]) -> None:
         self.texts: list[str] = []
@@ -279,18 +228,6 @@ class _Answers:
             self._codes[text] = len(self.texts)
             self.texts.append(text)
         return self._codes[text]
-
-
-def filled(column: pa.Array, default: float) -> Array:
-    """A column of numbers or truths, (n,), with a value for what is unknown."""
-    if pa.types.is_null(column.type):
-        return np.full(len(column), default)
-    if pa.types.is_boolean(column.type):
-        column = column.cast(pa.int8())
-    if isinstance(default, float):
-        column = column.cast(pa.float64())
-    values: Array = pc.fill_null(column, default).to_numpy(False)
-    return values
 
 
 def _order(rows: Array, traces: TraceSet) -> tuple[Array, Array]:
@@ -355,7 +292,7 @@ def _scanned(traces: TraceSet, name: str, code: Any) -> Array:
 
 
 def _table(
-    questions: pa.Table, num_rungs: int, rows: Array, parent: Array, texts: Sequence[str]
+    questions: pa.Table, num_rungs: int, rows: Array, parent: Array, texts: list[str]
 ) -> TraceTable:
     """Arrays of attempts in order, (M,), whose answers are numbered in `texts`."""
     precise = rows.dtype["mean_logprob"].type
@@ -364,7 +301,9 @@ def _table(
         attempts[name] = rows[name]
     for name in ("mean_logprob", "min_logprob"):
         attempts[name] = np.maximum(attempts[name], LEAST_LOGPROB)
-    attempts["answer"], correct, answers = _number_answers(rows, len(questions), texts)
+    attempts["answer"], correct, answers = number_answers(
+        rows["question"], rows["answer"], rows["correct"], texts, len(questions)
+    )
     fresh = parent < 0
     children = np.flatnonzero(~fresh)
     # Siblings lie side by side, so the first of them is where a parent's children begin.
@@ -372,10 +311,8 @@ def _table(
     attempts["first_child"][of], attempts["num_children"][of] = children[first], number
     stream, length = _streams(rows[fresh], np.flatnonzero(fresh), num_rungs)
     return TraceTable(
-        question_ids=tuple(questions["question_id"].to_pylist()),
-        datasets=tuple(_column(questions, "dataset", "")),
-        levels=np.array(_column(questions, "level", 0), np.int64),
-        **prompts_of(questions),
+        **question_fields(questions),
+        datasets=tuple(column(questions, "dataset", "")),
         prompt_tokens=attempts["prompt_tokens"][np.maximum(stream[:, :, 0], 0)].astype(np.int64),
         stream=stream,
         stream_length=length,
@@ -395,43 +332,3 @@ def _streams(fresh: Array, place: Array, num_rungs: int) -> tuple[Array, Array]:
     stream[group, np.arange(len(group)) - begin[group]] = place
     shape = num_questions, num_rungs
     return stream.reshape(*shape, -1), length.reshape(shape)
-
-
-def _number_answers(
-    rows: Array, num_questions: int, all_texts: Sequence[str]
-) -> tuple[Array, Array, tuple[tuple[str, ...], ...]]:
-    """Answers numbered within each question as they appear, (M,); right ones, (Q, K); texts."""
-    question, answer = rows["question"], rows["answer"].copy()
-    texts = np.array(all_texts, object)
-    named: list[tuple[str, ...]] = []
-    verdicts = []
-    for start in range(0, num_questions, _BLOCK):
-        stop = min(start + _BLOCK, num_questions)
-        part = slice(*np.searchsorted(question, [start, stop]))
-        given = part.start + np.flatnonzero(answer[part] >= 0)
-        keys = question[given].astype(np.int64) * max(len(texts), 1) + answer[given]
-        distinct, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
-        appearance = np.argsort(first)
-        rank = np.empty_like(appearance)
-        rank[appearance] = np.arange(len(appearance))
-        owner = distinct // max(len(texts), 1)
-        number = np.bincount(owner - start, minlength=stop - start)
-        ends = number.cumsum()
-        local = rank - (ends - number)[owner - start]
-        verdicts.append((owner, local, rows["correct"][given[first]]))
-        shown = texts[answer[given[first]][appearance]].tolist()
-        named += [
-            tuple(shown[end - n : end])
-            for end, n in zip(ends.tolist(), number.tolist(), strict=True)
-        ]
-        answer[given] = local[inverse]
-    correct = np.zeros((num_questions, max(1, *map(len, named), 1)), bool)  # (Q, K)
-    for owner, local, right in verdicts:
-        correct[owner, local] = right
-    return answer, correct, tuple(named)
-
-
-def _column(table: pa.Table, name: str, default: Any) -> list[Any]:
-    if name not in table.column_names:
-        return [default] * len(table)
-    return [default if value is None else value for value in table[name].to_pylist()]

@@ -6,8 +6,7 @@ import pytest
 
 from controller.errors import ConfigError, TraceFormatError
 from controller.process.types import Question
-from envs.questions.answer_kinds import noted_kinds, only_kind
-from envs.questions.files import read_questions
+from envs.questions.files import noted_kinds, only_kind, read_questions
 from envs.questions.grader import KindGrader
 from envs.traces.format import TraceSet
 from envs.traces.importing import import_attempts

@@ -19,8 +19,7 @@ from envs.compute import ComputeEnv
 from envs.questions.grader import KindGrader
 from envs.reward import budget_range, utility
 from envs.segments.replay import read_trees
-from envs.segments.table import build_trees, derive_segment_config
-from envs.segments.traces import SegmentTraces
+from envs.segments.table import SegmentTraces, build_trees, derive_segment_config
 from envs.vector import ComputeVectorEnv
 from training.compare.simulate import outlook
 

@@ -7,8 +7,9 @@ right attempt to itself, so that it learns to leave well alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,70 @@ from controller.backends.local.adapters import save_adapter
 from controller.backends.local.model import load_model
 from controller.backends.prompts import revision_messages
 from envs.traces.format import TraceSet
-from training.adapters.adapter_data import (
-    WorkedSolution,
-    attempts_by_question,
-    distinct,
-    similarity,
-    with_lora,
-)
 
 Example = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptText:
+    """One attempt of the small model; `logprobs` are the mean and the least one of its tokens."""
+
+    question: str
+    text: str
+    right: bool
+    logprobs: tuple[float, float]
+
+
+AttemptGroup = tuple[str, list[AttemptText]]
+"""Question id and the attempts at that question."""
+
+WorkedSolution = Callable[[str], str]
+"""The text that should have been written, by question id."""
+
+
+def distinct(attempts: Iterable[AttemptText]) -> list[AttemptText]:
+    """The first attempt with each text."""
+    return list({attempt.text: attempt for attempt in reversed(list(attempts))}.values())[::-1]
+
+
+def attempts_by_question(traces: TraceSet, split: str) -> Iterator[AttemptGroup]:
+    """The small model's attempts at each question of a split, with the question's id."""
+    texts = {
+        row["question_id"]: row["question"]
+        for row in traces.questions.select(["question_id", "question", "split"]).to_pylist()
+        if row["split"] == split
+    }
+    grouped: dict[str, list[AttemptText]] = {question_id: [] for question_id in texts}
+    for row in traces.attempts.to_pylist():
+        question_id = row["question_id"]
+        if question_id in grouped and row["tier"] == "small" and row["error"] is None:
+            grouped[question_id].append(
+                AttemptText(
+                    question=texts[question_id],
+                    text=row["text"],
+                    right=row["correct"],
+                    logprobs=(row["mean_logprob"], row["min_logprob"]),
+                )
+            )
+    yield from grouped.items()
+
+
+def with_lora(model: Any, rank: int, seed: int) -> Any:
+    """A model with fresh LoRA matrices beside all of its linear layers, ready to be trained."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return get_peft_model(model, config)
+
+
+def _similarity(attempt: str, solution: str) -> float:
+    """How much of a solution an attempt has, 0..1."""
+    return SequenceMatcher(None, attempt, solution, autojunk=False).ratio()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +113,7 @@ def revision_examples(
     for question_id, attempts in attempts_by_question(traces, split):
         wrong = [a for a in distinct(attempts) if not a.right]
         solution = worked_solution(question_id)
-        wrong.sort(key=lambda a: similarity(a.text, solution), reverse=True)
+        wrong.sort(key=lambda a: _similarity(a.text, solution), reverse=True)
         right = [a for a in distinct(attempts) if a.right]
         for attempt in wrong[: config.wrong_per_question]:
             yield _example(attempt.question, attempt.text, solution)
@@ -79,14 +135,10 @@ def train_reviser(
     out: Path,
     config: ReviserConfig | None = None,
 ) -> None:
-    """Train the reviser and save it as a peft adapter; run again to resume.
+    """Train a reviser of the model `base`, from its attempts with their texts, into `out`.
 
-    Args:
-        base: directory or hub id of the small model.
-        traces: its attempts, with their texts.
-        worked_solution: of each question of the train split.
-        out: directory of the adapter; its `training` holds what resuming needs.
-        config: settings.
+    `worked_solution` is of each question of the train split; `training` in `out` holds what
+    resuming needs.
     """
     import torch
     from datasets import Dataset

@@ -36,12 +36,7 @@ from controller.backends.local.model import Encoded, LocalModel, load_model
 from controller.backends.prompts import VERIFIER
 from controller.errors import ConfigError
 from envs.traces.format import TraceSet, tables_digest, write_json, write_table
-from training.adapters.adapter_data import (
-    AttemptGroup,
-    WorkedSolution,
-    attempts_by_question,
-    with_lora,
-)
+from training.adapters.reviser import AttemptGroup, WorkedSolution, attempts_by_question, with_lora
 from training.learn.calibration import auroc, calibrate, expected_calibration_error
 from training.learn.resume import has_state, load_state, save_state
 
@@ -75,12 +70,7 @@ class VerifierConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Lesson:
-    """A question with its worked solution.
-
-    Attributes:
-        tokens: L of them.
-        weights: (L,) how much each counts; 0 in the question.
-    """
+    """A question with its worked solution: L tokens, and how much each counts, (L,)."""
 
     tokens: tuple[int, ...]
     weights: NDArray[np.float32]
@@ -134,14 +124,10 @@ def graded_attempts(groups: Iterable[AttemptGroup], local: LocalModel) -> Graded
 
 
 class VerifierTraining:
-    """One training, begun or resumed.
+    """One training of a verifier of the model `base`, begun or resumed, into `out`.
 
-    Args:
-        base: directory or hub id of the small model.
-        traces: its attempts, with their texts.
-        worked_solution: of each question of the train split.
-        out: directory of the adapter; its `training` holds what resuming needs.
-        config: settings.
+    It learns from attempts with their texts and the worked solution of each question of the train
+    split; `out/training` holds what resuming needs.
     """
 
     def __init__(
@@ -253,12 +239,7 @@ def add_scores(
 ) -> int:
     """Write a trace set again with a verifier's scores of the small model's attempts.
 
-    Args:
-        traces: with the attempts' texts; scores that it has are replaced.
-        small: directory or hub id of the model that the verifier is an adapter of.
-        verifier: directory of the adapter.
-        out: directory of the new set, which must hold none yet.
-        progress: called with the number of attempts scored.
+    Scores that it has are replaced; `progress` is called with the number of attempts scored.
 
     Returns:
         How many attempts were scored.
@@ -276,24 +257,24 @@ def add_scores(
             f"{entry and entry.get('digest')}; verify them with the model that wrote them"
         )
     attempts = traces.attempts
-    known = [_column(attempts, name) for name in ("model", "text", "error")]
-    rows = [
-        row
-        for row, (name, text, error) in enumerate(zip(*known, strict=True))
-        if name == local.name and text is not None and error is None
-    ]
-    if not rows:
+    named = ("question_id", "model", "text", "error", "mean_logprob", "min_logprob")
+    held = attempts.select([name for name in named if name in attempts.column_names]).to_pandas()
+    held = held.reindex(columns=list(named))
+    rows = held[held["model"].eq(local.name) & held["text"].notna() & held["error"].isna()]
+    if rows.empty:
         raise ConfigError(
             f"{traces.path}: expected attempts by {local.name} with their texts, found none"
         )
-    scores = np.full(len(attempts), np.nan)
-    asked = dict(
-        zip(*(traces.questions[n].to_pylist() for n in ("question_id", "question")), strict=True)
-    )
+    scores, questions = np.full(len(attempts), np.nan), traces.questions
+    columns = (questions[name].to_pylist() for name in ("question_id", "question"))
+    asked = dict(zip(*columns, strict=True))
     for start in range(0, len(rows), _AT_ONCE):
-        chunk = rows[start : start + _AT_ONCE]
-        scores[chunk] = _scores(local, asked, attempts.take(chunk))
-        progress(start + len(chunk))
+        part = rows.iloc[start : start + _AT_ONCE]
+        pairs = zip(part["question_id"], part["text"], strict=True)
+        texts = [local.encode_attempt(asked[question], text) for question, text in pairs]
+        logprobs = part[["mean_logprob", "min_logprob"]].to_numpy(np.float32, copy=True)  # (n, 2)
+        scores[part.index] = score_attempts(local, texts, torch.from_numpy(logprobs))
+        progress(start + len(part))
     out.mkdir(parents=True, exist_ok=True)
     kept = attempts.select([n for n in attempts.column_names if n != "verifier_score"])
     column = pa.array(scores, pa.float32(), from_pandas=True)
@@ -301,20 +282,6 @@ def add_scores(
     write_table(out / "attempts.parquet", kept.append_column("verifier_score", column))
     write_json(out / "trace.json", _rewritten_manifest(traces, local, verifier, out))
     return len(rows)
-
-
-def _column(attempts: pa.Table, name: str) -> list[Any]:
-    """Values of a column; None where there is no such column."""
-    known = name in attempts.column_names
-    return list(attempts[name].to_pylist()) if known else [None] * len(attempts)
-
-
-def _scores(local: LocalModel, asked: dict[str, str], attempts: pa.Table) -> tuple[float, ...]:
-    pairs = zip(_column(attempts, "question_id"), _column(attempts, "text"), strict=True)
-    texts = [local.encode_attempt(asked[question], text) for question, text in pairs]
-    known = [_column(attempts, name) for name in ("mean_logprob", "min_logprob")]
-    logprobs = np.array(known, np.float32).T  # (n, 2), NaN where None
-    return score_attempts(local, texts, torch.from_numpy(np.ascontiguousarray(logprobs)))
 
 
 def _rewritten_manifest(

@@ -15,10 +15,9 @@ from controller.bundled import bundled
 from controller.errors import AllotError, ConfigError
 from controller.server.config import ServeConfig
 from training.cli.answer import answer
-from training.cli.evaluate import dashboard, evaluate, explain, report
+from training.cli.evaluate import dashboard, evaluate, explain, report, shadow_
 from training.cli.flags import with_flags
 from training.cli.record import record
-from training.cli.shadow import shadow
 from training.cli.traces import cost, evaluate_models, import_, read, verify
 from training.cli.train import dashed, train
 
@@ -85,9 +84,11 @@ models_app = typer.Typer(help="The recorded language models.", no_args_is_help=T
 app.add_typer(models_app, name="models")
 models_app.command("evaluate")(evaluate_models)
 app.command("train", context_settings={"token_normalize_func": dashed})(train)
-for command in (record, serve, shadow, playground, key, status, cost, read, verify):
-    app.command()(command)
-app.command("import")(import_)
+app.command()(record)
+for name, renamed in (("shadow", shadow_), ("import", import_)):
+    app.command(name)(renamed)
+for named in (serve, playground, key, status, cost, read, verify):
+    app.command()(named)
 for command in (evaluate, report, dashboard, explain, answer):
     app.command()(command)
 
@@ -96,12 +97,9 @@ _INTERRUPTED = 130
 
 
 def main(program: Callable[[], object] = app) -> None:
-    """Entry point: errors that allot raises on purpose become one line and exit code 2.
+    """Run a command line; errors that allot raises become one line and exit code 2.
 
     Packages that are missing do, too: those of the extra `train`, which commands import late.
-
-    Args:
-        program: command line that runs.
     """
     warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
     try:

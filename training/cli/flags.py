@@ -17,15 +17,9 @@ from controller.field_notes import field_notes
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One setting.
+    """One setting: a field's name, type, default (MISSING for none), help and title of its group.
 
-    Attributes:
-        name: of the field and, with dashes, the flag.
-        kind: type that its value is checked against.
-        default: MISSING where there is none.
-        help: what it does.
-        group: title that it stands under.
-        metadata: see `flag` and `argument`.
+    `metadata` are those of `flag` and `argument`.
     """
 
     name: str
@@ -65,11 +59,7 @@ def settings_of(owner: type, group: str = "Options") -> list[Setting]:
 
 
 def with_flags(owner: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Replace a command's parameter of a dataclass by one flag per field, nested ones included.
-
-    Raises:
-        ConfigError: from the command, where the dataclass refuses what the flags say.
-    """
+    """Replace a command's parameter of a dataclass by one flag per field, nested ones included."""
 
     def decorated(command: Callable[..., None]) -> Callable[..., None]:
         given = inspect.signature(command, eval_str=True).parameters

@@ -42,11 +42,7 @@ class RayOptions:
 
 
 def numbers(option: str, entries: tuple[str, ...] | list[str]) -> dict[str, float]:
-    """Numbers by name, from NAME=NUMBER each.
-
-    Raises:
-        ConfigError: an entry is something else.
-    """
+    """Numbers by name, from NAME=NUMBER each; raises ConfigError on something else."""
     found = {}
     for entry in entries:
         name, _, number = entry.rpartition("=")
@@ -58,11 +54,7 @@ def numbers(option: str, entries: tuple[str, ...] | list[str]) -> dict[str, floa
 
 
 def pairs(option: str, entries: Sequence[str]) -> dict[str, str]:
-    """Words by word, from WORD=WORD each.
-
-    Raises:
-        ConfigError: an entry is something else.
-    """
+    """Words by word, from WORD=WORD each; raises ConfigError on something else."""
     found = {}
     for entry in entries:
         name, mark, word = entry.partition("=")

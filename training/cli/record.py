@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from controller.backends.base import TEMPERATURE
 from controller.backends.places import ModelPlace, read_menu
 from controller.backends.prompts import REVISER, VERIFIER, read_prompts
 from controller.bundled import bundled
@@ -18,6 +17,7 @@ from controller.errors import ConfigError
 from controller.process.actions import Tier
 from training.cli.flags import flag, with_flags
 from training.cli.options import RayOptions, numbers
+from training.record.settings import Amount, Decoding, RecordConfig
 
 if TYPE_CHECKING:
     from training.record.cluster import Cluster
@@ -42,33 +42,21 @@ class RecordOptions:
             level, split); default: the bundled tasks.
         train_scale: so many times the train questions of the bundled set.
         limit: at most so many questions per split, spread evenly.
-        samples: attempts per question by a small model.
-        escalations: attempts per question by a large one.
+        amount: of attempts.
         answers: of answers where a question names none, see docs/answers.md; default: auto.
         prompt: [NAME=]FILE|TEXT that models are asked with, all or one of them: {question} stands
             for the question; chat messages as JSON; repeatable.
         finish: end an unfinished recording: a set of the questions that are whole.
         reviser: adapter of the small model.
         verifier: adapter of the small model.
-        revised_samples: samples that are revised, each up to four times in a row.
-        max_new_tokens: longest attempt.
-        temperature: of the sampling; 0 takes the likeliest tokens.
-        attempt_deadline: minutes that a server's attempt may take.
-        concurrency: requests to each server at the same time; default: as many as it says that it
-            has room for, else 8.
+        decoding: by the models.
         parameters: NAME=COUNT of models on servers that do not tell; repeatable.
         segment_controller: samples are written under it, segment by segment.
         segment_price: price that it is told.
-        shard_questions: questions that local models answer side by side; what a kill can cost.
-            Default: 128, or 8 where a model has more than 16 million parameters.
-        device_map: with auto, the models' layers are spread over all GPUs.
-        dtype: of weights: auto as stored, bfloat16, float32.
-        compiled: by torch.compile; needs a C++ compiler, and a while.
         licence: of the recorded texts; noted in trace.json.
         cluster: that records.
         workers: on the cluster; default: as many as there is room for.
         worker_gpus: GPUs of each worker; 0.5 lets two share one.
-        seed: everything random follows from it.
         as_json: print JSON instead of tables.
     """
 
@@ -80,30 +68,20 @@ class RecordOptions:
     questions: Path | None = None
     train_scale: int = flag(1, min=1)
     limit: int | None = flag(None, min=1)
-    samples: int = 16
-    escalations: int = 2
+    amount: Amount
     answers: str | None = flag(None, metavar="KIND")
     prompt: tuple[str, ...] = ()
     finish: bool = flag(False, "--finish")
     reviser: Path | None = None
     verifier: Path | None = None
-    revised_samples: int = 0
-    max_new_tokens: int = 192
-    temperature: float = flag(TEMPERATURE, min=0)
-    attempt_deadline: float = 30.0
-    concurrency: int | None = None
+    decoding: Decoding
     parameters: tuple[str, ...] = ()
     segment_controller: Path | None = None
     segment_price: float = 1e-3
-    shard_questions: int | None = None
-    device_map: str | None = None
-    dtype: str = "auto"
-    compiled: bool = False
     licence: str | None = None
     cluster: RayOptions
     workers: int | None = None
     worker_gpus: float = 0.0
-    seed: int = 0
     as_json: bool = flag(False, "--json")
 
 
@@ -120,17 +98,11 @@ def record(options: RecordOptions) -> None:
     places = _places(o)
     source = _source(o, places)
     asked = _questions(o)
-    from training.record.plans import RecordConfig
     from training.record.progress import recording_view
     from training.record.sources import record_models
 
-    config = RecordConfig(
-        samples=o.samples,
-        escalations=o.escalations,
-        smalls=sum(place.tier is Tier.SMALL for place in places),
-        revised_samples=o.revised_samples,
-        shard_questions=o.shard_questions,
-    )
+    smalls = sum(place.tier is Tier.SMALL for place in places)
+    config = RecordConfig(**vars(o.amount), smalls=smalls)
     cluster: Cluster | None = o.cluster.cluster(o.workers, o.worker_gpus)
     notes = {"licence": o.licence} if o.licence else {}
     with recording_view(Console(stderr=True)) as view:
@@ -142,11 +114,9 @@ def record(options: RecordOptions) -> None:
 
 def _places(o: RecordOptions) -> list[ModelPlace]:
     """Arms, those of the small tier first."""
-    small, large = o.small, o.large
-    if not (small or large or o.arm or o.menu):
-        small, large = (str(bundled("small")),), (str(bundled("large")),)
-    elif not (small or o.arm or o.menu):
-        small = (str(bundled("small")),)
+    given = o.arm or o.menu
+    small = o.small or (() if given else (str(bundled("small")),))
+    large = o.large or (() if given or o.small else (str(bundled("large")),))
     arms = [ModelPlace.parse(model) for model in o.arm]
     arms += read_menu(o.menu) if o.menu else ()
     for place in arms:
@@ -164,21 +134,16 @@ def _places(o: RecordOptions) -> list[ModelPlace]:
 def _source(o: RecordOptions, places: list[ModelPlace]) -> Models:
     from training.record.sources import find_source
 
-    adapters = {REVISER: o.reviser, VERIFIER: o.verifier}
+    adapters, decoding = {REVISER: o.reviser, VERIFIER: o.verifier}, o.decoding
+    if o.cluster.ray and o.worker_gpus and decoding.device_map is None:
+        decoding = replace(decoding, device_map="auto")
     return find_source(
         places,
         prompts=read_prompts(o.prompt, [place.name for place in places]),
         adapters={name: path for name, path in adapters.items() if path is not None},
         parameters=numbers("parameters", o.parameters),
-        max_new_tokens=o.max_new_tokens,
-        temperature=o.temperature,
-        seed=o.seed,
-        concurrency=o.concurrency,
-        deadline_s=60 * o.attempt_deadline,
-        device_map=o.device_map or ("auto" if o.cluster.ray and o.worker_gpus else None),
-        dtype=o.dtype,
-        compiled=o.compiled,
         inside=(o.segment_controller, o.segment_price) if o.segment_controller else None,
+        **vars(decoding),
     )
 
 
@@ -201,22 +166,16 @@ def _questions(o: RecordOptions) -> dict[str, Any]:
     by_split = (
         read_questions(o.questions, kind) if o.questions else bundled_questions(o.train_scale)
     )
-    if o.limit is None:
-        return by_split
-    kept = {
-        split: {q.question_id for q, _ in spread((q, split) for q in members)[: o.limit]}
-        for split, members in by_split.items()
-    }
-    return {
-        split: [q for q in members if q.question_id in kept[split]]
-        for split, members in by_split.items()
-    }
+    for split, members in by_split.items():
+        kept = {q.question_id for q, _ in spread((q, split) for q in members)[: o.limit]}
+        by_split[split] = [q for q in members if q.question_id in kept]
+    return by_split
 
 
 def _report(out: Path, as_json: bool) -> None:
     """Say what was recorded, and what may be wrong with it."""
-    from envs.questions.answer_kinds import unread_warnings
     from envs.traces.format import TraceSet
+    from envs.traces.summary import unread_warnings
     from training.record.progress import summary_table
 
     traces = TraceSet.read(out)

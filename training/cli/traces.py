@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +15,7 @@ from rich.table import Table
 
 from controller.bundled import bundled
 from controller.errors import ConfigError
+from training.cli.flags import argument, flag, with_flags
 from training.cli.options import Json, Traces, numbers, pairs
 from training.report.view import progress_bar
 
@@ -88,47 +89,39 @@ def cost(
     print_rows(f"{traces}, costs in tokens of {rows[0]['arm']}", rows)
 
 
-def import_(
-    files: Annotated[
-        list[Path],
-        typer.Argument(help="Logs of evaluations, of allot serve, or tables: docs/traces.md."),
-    ],
-    out: Annotated[Path, typer.Option(help="Directory of the trace set.")],
-    small: Annotated[
-        str | None, typer.Option(help="Model that samples; default: most attempts.")
-    ] = None,
-    parameters: Annotated[
-        list[str] | None, typer.Option(help="MODEL=COUNT, for the ledger; repeatable.")
-    ] = None,
-    references: Annotated[
-        Path | None,
-        typer.Option(help="For logs without: question and reference, by question_id or question."),
-    ] = None,
-    answers: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KIND",
-            help="Of answers, see docs/answers.md; default: auto, and what a harness has read.",
-        ),
-    ] = None,
-    filters: Annotated[
-        list[str] | None,
-        typer.Option("--filter", help="Of lm-evaluation-harness: whose answers count; repeatable."),
-    ] = None,
-    metrics: Annotated[
-        list[str] | None,
-        typer.Option("--metric", help="Tells what is right, by 0 and 1; repeatable."),
-    ] = None,
-    columns: Annotated[
-        list[str] | None,
-        typer.Option("--map", help="THEIRS=OURS, a column by its name here; repeatable."),
-    ] = None,
-    constants: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="COLUMN=VALUE, where a log does not tell; repeatable."),
-    ] = None,
-    as_json: Json = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class ImportFlags:
+    """What to import, and how logs are to be read.
+
+    Attributes:
+        files: logs of evaluations, of allot serve, or tables: docs/traces.md.
+        out: directory of the trace set.
+        small: model that samples; default: most attempts.
+        parameters: MODEL=COUNT, for the ledger; repeatable.
+        references: for logs without: question and reference, by question_id or question.
+        answers: of answers, see docs/answers.md; default: auto, and what a harness has read.
+        filters: of lm-evaluation-harness: whose answers count; repeatable.
+        metrics: tells what is right, by 0 and 1; repeatable.
+        columns: THEIRS=OURS, a column by its name here; repeatable.
+        constants: COLUMN=VALUE, where a log does not tell; repeatable.
+        as_json: print JSON instead of tables.
+    """
+
+    files: tuple[Path, ...] = argument()
+    out: Path
+    small: str | None = None
+    parameters: tuple[str, ...] = ()
+    references: Path | None = None
+    answers: str | None = flag(None, metavar="KIND")
+    filters: tuple[str, ...] = flag((), "--filter")
+    metrics: tuple[str, ...] = flag((), "--metric")
+    columns: tuple[str, ...] = flag((), "--map")
+    constants: tuple[str, ...] = flag((), "--set")
+    as_json: bool = flag(False, "--json")
+
+
+@with_flags(ImportFlags)
+def import_(given: ImportFlags) -> None:
     """Make a trace set from generations that were recorded elsewhere."""
     from controller.answers import load_kind
     from envs.traces.importing import import_attempts
@@ -136,21 +129,17 @@ def import_(
     from envs.traces.served import read_references
     from training.report.show import print_rows
 
-    made = import_attempts(
-        files,
-        out,
-        small=small,
-        parameters=numbers("parameters", parameters or []),
-        options=ImportOptions(
-            filters=filters or (),
-            metrics=metrics or (),
-            columns=pairs("map", columns or []),
-            constants=pairs("set", constants or []),
-            references=read_references(references) if references else {},
-            answers=None if answers is None else load_kind(answers).name,
-        ),
+    options = ImportOptions(
+        filters=given.filters,
+        metrics=given.metrics,
+        columns=pairs("map", given.columns),
+        constants=pairs("set", given.constants),
+        references=read_references(given.references) if given.references else {},
+        answers=None if given.answers is None else load_kind(given.answers).name,
     )
-    if as_json:
+    sizes, out = numbers("parameters", given.parameters), given.out
+    made = import_attempts(given.files, out, small=given.small, parameters=sizes, options=options)
+    if given.as_json:
         print(json.dumps(asdict(made), indent=1))
         return
     for told, sentences in (("took", made.notes), ("missing", made.missing)):

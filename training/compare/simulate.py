@@ -15,7 +15,7 @@ from controller.policy.difficulty import Difficulty
 from controller.policy.network import Policy
 from envs.draws import Streams
 from envs.granularity import STOP, AnyTable, replay_of
-from envs.questions.prompts import Prompts
+from envs.questions.table import QuestionTable
 from envs.replay import Replay
 
 Floats = NDArray[np.float64]
@@ -190,7 +190,7 @@ def play_checkpoint(
     )
 
 
-def outlook(difficulty: Difficulty | None, prompts: Prompts) -> Floats | None:
+def outlook(difficulty: Difficulty | None, prompts: QuestionTable) -> Floats | None:
     """`Difficulty.outlook` of every question, or None."""
     return None if difficulty is None else difficulty.outlook(prompts.features)
 

@@ -20,7 +20,7 @@ from controller.policy.difficulty import Difficulty, Reads
 from controller.policy.readouts import Forest, Network, Readout
 from controller.process.actions import ActionKind
 from controller.process.types import ModelSpec
-from envs.questions.prompts import Prompts
+from envs.questions.table import QuestionTable
 from envs.traces.format import TraceSet
 from envs.traces.table import TraceTable
 
@@ -310,7 +310,7 @@ _STACK_PENALTY = 0.01
 """On how far weights of read-outs are from equal ones, per question, squared."""
 
 
-def fit_difficulty(prompts: Prompts, outcomes: Outcomes) -> tuple[Difficulty, Floats] | None:
+def fit_difficulty(prompts: QuestionTable, outcomes: Outcomes) -> tuple[Difficulty, Floats] | None:
     """Read-out for other questions, and the outlook of these ones.
 
     Whoever learns from questions that the read-out was fitted on would trust it too much, so
@@ -387,7 +387,7 @@ def _weigh(inputs: Floats, targets: Floats, is_chance: bool) -> Floats:
 
 
 def fit_readout(
-    prompts: Prompts, outcomes: Outcomes, reads: Reads, fits: Sequence[Fit]
+    prompts: QuestionTable, outcomes: Outcomes, reads: Reads, fits: Sequence[Fit]
 ) -> tuple[Difficulty, Floats] | None:
     """The best of given fits from given features by log loss; see `fit_difficulty`."""
     features = prompts.features(reads)

@@ -32,10 +32,11 @@ from controller.policy.targets import Calibration
 from controller.policy.training_range import Support
 from controller.process.types import ModelSpec
 from envs.granularity import AnyTable, AnyTraces
-from envs.questions.answer_kinds import only_kind, unread_warnings
+from envs.questions.files import only_kind
 from envs.reward import LogUniform, budget_range, price_range
-from envs.segments.traces import SegmentTraces
+from envs.segments.table import SegmentTraces
 from envs.traces.format import TraceSet
+from envs.traces.summary import unread_warnings
 from envs.traces.table import TraceTable
 from envs.vector import ComputeVectorEnv
 from training.compare.simulate import outlook, play, play_checkpoint

@@ -28,8 +28,7 @@ class Cluster:
         address: HOST:PORT of a cluster, `auto` for the one of this machine or of RAY_ADDRESS,
             `local` for one that is started here and ends with the work.
         workers: how many; None for as many as the cluster has room for now.
-        cpus: of each worker; less than 1 lets several share one.
-        gpus: likewise.
+        cpus, gpus: of each worker; less than 1 lets several share one.
     """
 
     address: str = LOCAL
@@ -73,11 +72,7 @@ class Cluster:
 
 @contextmanager
 def connected(cluster: Cluster) -> Iterator[Any]:
-    """Joins or starts a cluster, and yields `ray`.
-
-    Raises:
-        ConfigError: Ray is not installed, or there is no cluster at the address.
-    """
+    """Joins or starts a cluster, and yields `ray`; raises ConfigError if there is neither."""
     # Read when Ray is imported; whoever runs it may turn them on again.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:

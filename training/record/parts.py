@@ -39,11 +39,7 @@ SCHEMAS = {"questions": QUESTION_SCHEMA, "attempts": ATTEMPT_SCHEMA}
 
 
 class Parts:
-    """The rows that a directory holds: those of a trace set, and parts that came after it.
-
-    Args:
-        out: directory of the trace set.
-    """
+    """The rows that a directory holds: those of a trace set, and parts that came after it."""
 
     def __init__(self, out: Path) -> None:
         self.out, self.work = out, out / "recording"
@@ -101,15 +97,7 @@ class Parts:
         return set(self._read("questions", "question_id")[0])
 
     def put_together(self, questions: Sequence[str], models: Sequence[str]) -> set[Path]:
-        """Write the tables of the trace set, of some questions.
-
-        Args:
-            questions: their ids, in order.
-            models: names, in order.
-
-        Returns:
-            Parts with the rows of all other questions.
-        """
+        """Write the tables of some questions, in order; returns parts with all other rows."""
         places = {question: place for place, question in enumerate(questions)}
         left = set()
         for table in SCHEMAS:
@@ -168,11 +156,7 @@ class Parts:
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Keep other processes from recording into a directory; a process that dies lets go of it.
-
-    Raises:
-        ConfigError: somebody else records there.
-    """
+    """Keep others from recording into a directory, or raise ConfigError; a death lets go of it."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / "recording.lock"
     with path.open("a+") as file:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,93 +13,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from controller.errors import ConfigError
-from controller.process.actions import ActionKind
-from controller.process.types import ModelSpec, Question
-from envs.questions.answer_kinds import kinds_of, noted_kinds
+from controller.process.types import Question
+from envs.questions.files import kinds_of, noted_kinds
 from envs.traces.format import MANIFEST, QUESTION_SCHEMA, write_json, write_table
 from training.record.parts import Parts
 
 _PLAN, _PLANNED = "plan.json", "planned.parquet"
 
 _MAY_CHANGE = {
-    "models",
-    "recorded",
-    "answers",
-    "questions",
-    "splits",
-    "digest",
-    "summary",
-    "unfinished",
+    *("models", "recorded", "answers", "questions"),
+    *("splits", "digest", "summary", "unfinished"),
 }
 """Notes of a trace set that an extended one may have otherwise."""
 
 _MODELS_MAY_CHANGE = {"parameters", "path", "server"}
 _MAY_GROW = {"samples", "escalations", "shard_questions"}
 
-_HEAVY = 2**24
-"""Parameters from which on a question takes a model a while."""
-
 Asked = tuple[Question, str]
 """A question and its split."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecordConfig:
-    """How many attempts to record.
-
-    Attributes:
-        samples: attempts per question by each small model.
-        escalations: attempts per question by each large model.
-        smalls: how many models are small; those that come first.
-        revised_samples: how many samples of the first model are revised.
-        revision_depth: revisions of each of them, every one of the last.
-        shard_questions: questions that local models, or a worker, answer side by side; None for
-            128, or 8 where a model has more than 16 million parameters.
-    """
-
-    samples: int = 16
-    escalations: int = 2
-    smalls: int = 1
-    revised_samples: int = 0
-    revision_depth: int = 4
-    shard_questions: int | None = None
-
-    def __post_init__(self) -> None:
-        if min(self.samples, self.smalls, self.shard_questions or 1) < 1 or self.escalations < 0:
-            raise ConfigError(
-                "record: expected samples, smalls and shard_questions of at least 1 and "
-                f"escalations of at least 0, found {self.samples}, {self.smalls}, "
-                f"{self.shard_questions} and {self.escalations}"
-            )
-        if not 0 <= self.revised_samples <= self.samples:
-            raise ConfigError(
-                f"revised_samples: expected 0..{self.samples}, found {self.revised_samples}"
-            )
-
-    def tier(self, rung: int) -> str:
-        """Tier of the model on a rung."""
-        return "small" if rung < self.smalls else "large"
-
-    def action(self, rung: int) -> ActionKind:
-        """How the model on a rung is asked."""
-        return ActionKind.SAMPLE if rung < self.smalls else ActionKind.ESCALATE
-
-    def is_revised(self, rung: int, index: int) -> bool:
-        """Whether an attempt of that index by the model on a rung is revised."""
-        return rung == 0 and index < self.revised_samples
-
-    def wanted(self, models: Sequence[ModelSpec]) -> dict[str, int]:
-        """Attempts per question by model, revisions aside; one where all would be the same."""
-        most = [self.samples if r < self.smalls else self.escalations for r in range(len(models))]
-        return {
-            model.name: min(count, 1) if model.temperature == 0 else count
-            for model, count in zip(models, most, strict=True)
-        }
-
-    def shard_size(self, models: Sequence[ModelSpec]) -> int:
-        """Questions that local models, or a worker, answer side by side."""
-        heavy = max((model.parameters or 0 for model in models), default=0) > _HEAVY
-        return self.shard_questions or (8 if heavy else 128)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,13 +45,7 @@ class Missing:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is to be recorded.
-
-    Attributes:
-        questions: each with its split, in the order of the finished set.
-        wanted: attempts per question by model.
-        manifest: what `trace.json` says that is known beforehand.
-    """
+    """Questions, each with its split, attempts wanted by model, and what `trace.json` will say."""
 
     questions: tuple[Asked, ...]
     wanted: Mapping[str, int]
@@ -139,11 +64,7 @@ class Plan:
 
     @classmethod
     def read(cls, parts: Parts) -> Plan:
-        """The plan of an unfinished recording.
-
-        Raises:
-            ConfigError: there is none.
-        """
+        """The plan of an unfinished recording; raises ConfigError if there is none."""
         path = parts.work / _PLAN
         if not path.exists():
             raise ConfigError(f"{parts.out}: expected an unfinished recording there, found none")

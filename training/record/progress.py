@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from controller.process.types import CUT
+from envs.traces.summary import majority, votes
 from training.record.parts import Rows
 
 Watch = Callable[[Mapping[str, Rows]], None]
@@ -26,11 +27,7 @@ _QUIET_S = 60.0
 
 
 class RecordingView:
-    """Counts attempts and says how far a recording is.
-
-    Args:
-        console: for plain lines; None where a live line is drawn.
-    """
+    """Counts attempts and says how far a recording is, on a console or, if None, when asked."""
 
     def __init__(self, console: Console | None) -> None:
         self._console = console
@@ -76,11 +73,7 @@ class RecordingView:
 
 @contextmanager
 def recording_view(console: Console) -> Iterator[RecordingView]:
-    """Shows a recording.
-
-    Args:
-        console: to draw on; gets plain lines if it is no terminal.
-    """
+    """Shows a recording; a console that is no terminal gets plain lines."""
     if not console.is_interactive or console.is_dumb_terminal:
         yield RecordingView(console)
         return
@@ -96,45 +89,33 @@ _COLUMNS = (
 
 
 def summary(out: Path, speeds: Mapping[str, float]) -> dict[str, dict[str, float | None]]:
-    """How each model did, revisions aside.
-
-    Args:
-        out: directory of the tables.
-        speeds: tokens per second by model, where they were measured.
+    """How each model did, revisions aside, by the tables in `out`.
 
     Returns:
         By model: `attempts`; shares of them that could be `read`, were `cut`, `failed` and were
         `right`; the share of questions whose most frequent answer is right, `majority`; `tokens`
-        per attempt, `tokens_per_s` and the share of the prompts that was `cached`.
+        per attempt, `tokens_per_s` if measured, and the share of the prompts that was `cached`.
     """
-    rows = pq.read_table(out / "attempts.parquet", columns=list(_COLUMNS)).to_pylist()
-    by_model: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        if row["parent_id"] is None:
-            by_model.setdefault(row["model"], []).append(row)
+    table = pq.read_table(out / "attempts.parquet", columns=list(_COLUMNS)).to_pandas()
+    rows = table[table["parent_id"].isna()].rename(columns={"question_id": "question"})
     return {
-        model: {**_shares(own), "tokens_per_s": speeds.get(model)}
-        for model, own in by_model.items()
+        str(model): {**_shares(own), "tokens_per_s": speeds.get(str(model))}
+        for model, own in rows.groupby("model", sort=False)
     }
 
 
-def _shares(rows: list[dict[str, Any]]) -> dict[str, float | None]:
-    votes: dict[str, Counter[str]] = {row["question_id"]: Counter() for row in rows}
-    for row in rows:
-        if row["answer"] is not None:
-            votes[row["question_id"]][row["answer"]] += 1
-    leaders = {(q, counts.most_common(1)[0][0]) for q, counts in votes.items() if counts}
-    right = {(row["question_id"], row["answer"]) for row in rows if row["correct"]}
-    prompts, n = sum(row["prompt_tokens"] for row in rows), len(rows)
+def _shares(rows: pd.DataFrame) -> dict[str, float | None]:
+    rows, prompts = rows.assign(correct=rows["correct"].eq(True)), int(rows["prompt_tokens"].sum())
+    cached = float(rows["cached_tokens"].fillna(0).sum())
     return {
-        "attempts": n,
-        "read": sum(row["answer"] is not None for row in rows) / n,
-        "cut": sum(row["finish_reason"] == CUT for row in rows) / n,
-        "failed": sum(row["error"] is not None for row in rows) / n,
-        "right": sum(bool(row["correct"]) for row in rows) / n,
-        "majority": len(leaders & right) / len(votes),
-        "tokens": sum(row["completion_tokens"] for row in rows) / n,
-        "cached": sum(row["cached_tokens"] or 0 for row in rows) / prompts if prompts else None,
+        "attempts": len(rows),
+        "read": float(rows["answer"].notna().mean()),
+        "cut": float(rows["finish_reason"].eq(CUT).mean()),
+        "failed": float(rows["error"].notna().mean()),
+        "right": float(rows["correct"].mean()),
+        "majority": majority(votes(rows)) / rows["question"].nunique(),
+        "tokens": float(rows["completion_tokens"].mean()),
+        "cached": cached / prompts if prompts else None,
     }
 
 

@@ -26,8 +26,9 @@ from controller.process.types import Attempt, ModelSpec, Question
 from envs.questions.grader import Grader
 from envs.traces.format import ATTEMPT_SCHEMA
 from training.record.parts import Rows
-from training.record.plans import Missing, RecordConfig, question_row
+from training.record.plans import Missing, question_row
 from training.record.progress import Watch
+from training.record.settings import RecordConfig
 
 Result = TypeVar("Result")
 
@@ -54,11 +55,7 @@ FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 class LocalRecorder:
     """Records with a backend that never suspends, many questions side by side.
 
-    Args:
-        backend: makes the attempts.
-        grader: grades them.
-        config: how much to record.
-        rungs: place of each of the backend's models among all that are recorded.
+    `rungs` are the places of its models among all that are recorded.
     """
 
     def __init__(
@@ -143,11 +140,9 @@ class LocalRecorder:
 
 
 class Convoy:
-    """Keeps models from running ahead, so that a recording that is ended early has wasted little.
+    """Keeps models from running `ahead` of the first question that is not whole by so many.
 
-    Args:
-        todo: what is to be recorded, in order.
-        ahead: questions by which one may be ahead of the first that is not whole.
+    So a recording that is ended early has wasted little.
     """
 
     def __init__(self, todo: Sequence[Missing], ahead: int) -> None:
@@ -193,10 +188,6 @@ class ServerQueue:
 
     A service has to give up on a server that is down. A recording waits, and if that is in vain
     had better stop, to be resumed when the server is up again, than write down failures.
-
-    Args:
-        models: behind it.
-        concurrency: requests at the same time.
     """
 
     def __init__(self, models: Sequence[ServedModel], concurrency: int) -> None:
@@ -212,11 +203,7 @@ class ServerQueue:
         convoy: Convoy,
         note: Callable[[Sequence[Attempt], int], None],
     ) -> None:
-        """Record what its models lack; `note` is told of attempts, their revisions, and rungs.
-
-        Raises:
-            BackendError: the server does not answer.
-        """
+        """Record what its models lack; `note` is told of attempts, their revisions, and rungs."""
         backends = {model.rung: model.connect() for model in self.models}
         fresh = deque(
             _Turn(missing.question, model, deque(missing.indices[model.spec.name]))
@@ -255,11 +242,7 @@ class ServerQueue:
         return chain
 
     async def _attempt(self, backend: Backend, model: ServedModel, request: Request) -> Attempt:
-        """An attempt, or the failure that says something about its question.
-
-        Raises:
-            BackendError: the server is down, or does not have the model.
-        """
+        """An attempt, or the failure that says something about its question; BackendError else."""
         now = asyncio.get_running_loop().time
         failed_at, tries = 0.0, 0
         while True:

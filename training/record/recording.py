@@ -19,11 +19,12 @@ from typing import Any, Protocol
 from controller.answers import UNSTATED
 from controller.errors import ConfigError
 from controller.process.types import ModelSpec, Question
-from envs.questions.answer_kinds import noted_kinds
+from envs.questions.files import noted_kinds
 from envs.traces.format import MANIFEST, TRACE_VERSION, tables_digest, write_json
 from training.record.parts import SCHEMAS, Parts, Rows, locked
-from training.record.plans import Missing, Plan, RecordConfig, question_row
+from training.record.plans import Missing, Plan, question_row
 from training.record.progress import Watch, summary
+from training.record.settings import RecordConfig
 
 
 class Recorder(Protocol):
@@ -42,14 +43,10 @@ class Recorder(Protocol):
 
 
 class Recording:
-    """One recording: begun, resumed or extended.
+    """One recording into a directory: begun, resumed or extended.
 
-    Args:
-        questions: by split.
-        recorder: records them.
-        out: directory of the trace set.
-        notes: added to `trace.json` (decoding settings, licence); `model_paths` and `servers` say
-            where models are, by name.
+    `notes` are added to `trace.json` (decoding settings, licence); `models` and `adapters` among
+    them say where these are, by name, and what else there is to note of models.
     """
 
     def __init__(
@@ -75,8 +72,7 @@ class Recording:
         """Record what is missing, which `progress` is shown, then write the trace set.
 
         Raises:
-            ConfigError: `out` holds something that this recording does not continue, or another
-                process records there.
+            ConfigError: `out` holds something else, or another process records there.
         """
         parts = self.parts
         with locked(parts.out):
@@ -121,9 +117,6 @@ def finish(out: Path) -> None:
     """End a recording of attempts early: a set of the questions that have all of theirs.
 
     What other questions have stays aside, for the recording to be continued some time.
-
-    Raises:
-        ConfigError: there is no unfinished recording, or not one question is whole.
     """
     parts = Parts(out)
     with locked(out):
@@ -131,7 +124,7 @@ def finish(out: Path) -> None:
 
 
 def write_set(plan: Plan, parts: Parts, speeds: Mapping[str, float]) -> None:
-    """Put the parts together; `trace.json`, written last, makes the set valid.
+    """Put the parts together; `trace.json`, last, makes the set valid.
 
     Raises:
         ConfigError: not one question has all of its attempts.
@@ -160,47 +153,26 @@ def write_set(plan: Plan, parts: Parts, speeds: Mapping[str, float]) -> None:
     parts.clear(left)
 
 
-_BY_MODEL = "model_paths", "servers", "families", "bodies"
-"""Notes that are part of what the manifest says of each model."""
-
-
 def _manifest(
     amount: RecordConfig, models: Sequence[ModelSpec], notes: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What `trace.json` says that is known beforehand.
-
-    Args:
-        amount: how much is recorded.
-        models: by rung.
-        notes: those of `_BY_MODEL` by name, and whatever else is to be noted.
-    """
-    told = {name: notes.get(name, {}) for name in _BY_MODEL}
-    paths, servers, families, bodies = told.values()
+    """What `trace.json` says that is known beforehand, `notes` of a `Recording` among it."""
+    told, paths = notes.get("models", {}), notes.get("adapters", {})
     entries: dict[str, dict[str, Any]] = {}
     for rung, model in enumerate(models):
+        adapters = {
+            a.name: {"parameters": a.parameters, "digest": a.digest, "path": paths.get(a.name)}
+            for a in model.adapters
+        }
         entries[model.name] = {
             "tier": amount.tier(rung),
             "parameters": model.parameters,
             "max_new_tokens": model.max_new_tokens,
             "digest": model.digest,
-            "path": paths.get(model.name),
-            **({"server": servers[model.name]} if model.name in servers else {}),
+            "path": None,
             **({"prompt": list(model.prompt)} if model.prompt else {}),
-            **({"body": body} if (body := bodies.get(model.name, {})) else {}),
-            **({"temperature": body["temperature"]} if "temperature" in body else {}),
-            **({"family": families[model.name]} if model.name in families else {}),
-            "adapters": {
-                adapter.name: {
-                    "parameters": adapter.parameters,
-                    "digest": adapter.digest,
-                    "path": paths.get(adapter.name),
-                }
-                for adapter in model.adapters
-            },
+            **told.get(model.name, {}),
+            "adapters": adapters,
         }
-    return {
-        "version": TRACE_VERSION,
-        "models": entries,
-        "recorded": asdict(amount),
-        **{name: note for name, note in notes.items() if name not in _BY_MODEL},
-    }
+    others = {name: note for name, note in notes.items() if name not in ("models", "adapters")}
+    return {"version": TRACE_VERSION, "models": entries, "recorded": asdict(amount), **others}

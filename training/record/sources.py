@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 
-from controller.backends.base import TEMPERATURE, Backend
+from controller.backends.base import Backend
 from controller.backends.ladder import Ladder
 from controller.backends.openai.backend import OpenAIBackend
 from controller.backends.openai.endpoint import Endpoint
@@ -27,11 +27,11 @@ from controller.process.menu import family_of
 from controller.process.types import ModelSpec, Question
 from envs.questions.grader import KindGrader
 from training.record.cluster import Cluster
-from training.record.plans import RecordConfig
 from training.record.progress import Watch
 from training.record.ray_recorder import RayRecorder
 from training.record.recorders import LocalRecorder, ServedModel, ServedRecorder, ServerQueue
 from training.record.recording import Recorder, Recording
+from training.record.settings import Decoding, RecordConfig
 
 if TYPE_CHECKING:
     from controller.backends.local.model import LocalModel
@@ -45,7 +45,7 @@ CONCURRENCY = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Models:
+class Models(Decoding):
     """Models that transformers loads, models behind OpenAI-compatible servers, or both.
 
     Attributes:
@@ -53,39 +53,20 @@ class Models:
         adapters: directories of the first model's reviser and verifier, by name.
         parameters: of models behind servers, by name.
         prompts: chats that models are asked with, by name; see `ModelSpec.prompt`.
-        max_new_tokens: longest attempt.
-        temperature: of the sampling; 0 takes the likeliest token each time.
-        seed: of the sampling, also for servers that take one.
-        concurrency: requests to one server at the same time; None for as many as it says that it
-            has room for.
-        deadline_s: longest time that a server's attempt may take.
-        device_map: where layers of local models go; see `load_model`.
-        dtype: of their weights, as torch names it.
-        compiled: have torch.compile make kernels for them.
         inside: a controller under which local samples are written segment by segment, and the
             price that it is told; None for plain samples.
         keys: of the servers, by rung.
-
-    Raises:
-        ConfigError: two models of one name, or adapters or a controller for a server's model.
     """
 
     places: tuple[ModelPlace, ...]
     adapters: Mapping[str, Path] = field(default_factory=dict)
     parameters: Mapping[str, float] = field(default_factory=dict)
     prompts: Mapping[str, tuple[Message, ...]] = field(default_factory=dict)
-    max_new_tokens: int = 192
-    temperature: float = TEMPERATURE
-    seed: int = 0
-    concurrency: int | None = None
-    deadline_s: float = 1800.0
-    device_map: str | None = None
-    dtype: str = "auto"
-    compiled: bool = False
     inside: tuple[Path, float] | None = None
     keys: Mapping[int, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         names = [place.name for place in check_names(self.places)]
         for setting, given in (("parameters", self.parameters), ("prompt", self.prompts)):
             for stranger in set(given) - set(names):
@@ -102,10 +83,6 @@ class Models:
                 "models: expected servers without a name and password in their address, which "
                 f"would be recorded; say a key in {_KEY_VARIABLE.format(rung='0, 1, ...')}"
             )
-        if self.concurrency is not None and self.concurrency < 1:
-            raise ConfigError(f"concurrency: expected at least 1, found {self.concurrency}")
-        if self.deadline_s <= 0:
-            raise ConfigError(f"attempt_deadline: expected more than 0, found {self.deadline_s}")
 
     @property
     def local(self) -> tuple[ModelPlace, ...]:
@@ -187,7 +164,7 @@ class Models:
             max_retries=0,
             max_connections=concurrency,
             connect_timeout_s=10.0,
-            attempt_deadline_s=self.deadline_s,
+            attempt_deadline_s=60 * self.attempt_deadline,
             prompt=place.prompt or self.prompts.get(place.name, ()),
             streams=True,
         )
@@ -208,40 +185,31 @@ class Models:
 
     def notes(self, out: Path) -> dict[str, Any]:
         """Places and decoding, as `trace.json` in the directory `out` says them."""
-        paths = {
-            place.name: _seen_from(out, place.path) if place.path else HUB_SCHEME + place.source
-            for place in self.local
-        }
-        paths |= {name: _seen_from(out, path) for name, path in self.adapters.items()}
-        decoding: dict[str, Any] = {
-            "temperature": self.temperature,
-            "max_new_tokens": self.max_new_tokens,
-            "seed": self.seed,
-        }
+        models: dict[str, Any] = {}
+        entry: dict[str, Any]
+        for p in self.places:
+            family = p.family or family_of(p.model or Path(p.source).stem)
+            entry = models[p.name] = {"family": family}
+            if p.url:
+                entry["server"] = f"{p.url}#{p.model}"
+            else:
+                entry["path"] = _seen_from(out, p.path) if p.path else HUB_SCHEME + p.source
+            if p.body:
+                entry["body"] = dict(p.body)
+                entry |= {name: p.body[name] for name in ("temperature",) if name in p.body}
+        names = ("temperature", "max_new_tokens", "seed")
+        decoding = {name: getattr(self, name) for name in names}
         if self.dtype != "auto":
             decoding["dtype"] = self.dtype
         if self.inside is not None:
             controller, price = self.inside
             decoding["segments"] = {"controller": _seen_from(out, controller), "price": price}
-        servers = {p.name: f"{p.url}#{p.model}" for p in self.places if p.url}
-        families = {
-            p.name: p.family or family_of(p.model or Path(p.source).stem) for p in self.places
-        }
-        return {
-            "model_paths": paths,
-            "servers": servers,
-            "families": families,
-            "bodies": {p.name: dict(p.body) for p in self.places if p.body},
-            "decoding": decoding,
-        }
+        adapters = {name: _seen_from(out, path) for name, path in self.adapters.items()}
+        return {"models": models, "adapters": adapters, "decoding": decoding}
 
 
 def _about_server(url: str, key: str) -> tuple[dict[str, float], int | None]:
-    """What a server at URL/v1 tells, if it does.
-
-    Returns:
-        Parameters by model, and the requests that it works on at the same time.
-    """
+    """Parameters by model that a server at URL/v1 tells, and how many requests it works on."""
     listed = _get(f"{url}/models", key).get("data")
     counts = {
         str(entry.get("id")): (entry.get("meta") or {}).get("n_params")
@@ -265,11 +233,7 @@ def _get(url: str, key: str) -> dict[str, Any]:
 
 
 def find_source(models: Sequence[str | Path | ModelPlace], **settings: Any) -> Models:
-    """A source of models named as on the command line, with settings of `Models`.
-
-    Raises:
-        ConfigError: no such place, or settings that do not go together.
-    """
+    """Models named as on the command line, with settings of `Models`; raises ConfigError."""
     inside = settings.pop("inside", None)
     adapters = settings.pop("adapters", None) or {}
     places = tuple(as_place(model) for model in models)

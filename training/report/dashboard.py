@@ -52,12 +52,9 @@ def _over_price(title: str, **settings: Any) -> wr.LinePlot:
 
 
 def _training() -> list[Any]:
+    utility = "validation/utility", "validation/best_rule"
     return [
-        _over_steps(
-            "validation utility, best rule in hindsight",
-            "validation/utility",
-            "validation/best_rule",
-        ),
+        _over_steps("validation utility, best rule in hindsight", *utility),
         _over_steps("lead over the best rule in hindsight", "validation/lead"),
         _over_steps("actions", metric_regex="^actions/.*", plot_type="pct-area"),
         _over_steps("right answers in training", "episodic/right"),
@@ -78,35 +75,26 @@ def _evaluation() -> list[Any]:
 
 
 def _decisions() -> list[Any]:
-    return [
-        _over_price("actions by price", metric_regex="^actions/.*", plot_type="pct-area"),
-        wr.WeavePanelSummaryTable(table_name="decisions"),
-    ]
+    actions = _over_price("actions by price", metric_regex="^actions/.*", plot_type="pct-area")
+    return [actions, wr.WeavePanelSummaryTable(table_name="decisions")]
 
 
 def _sweep() -> list[Any]:
     best = "validation/kept_utility"
     columns = [wr.ParallelCoordinatesPlotColumn(metric=wr.Config(name)) for name in SWEPT]
     columns.append(wr.ParallelCoordinatesPlotColumn(metric=best))
-    return [
-        wr.ParallelCoordinatesPlot(columns=columns),
-        wr.ParameterImportancePlot(with_respect_to=best),
-    ]
+    importance = wr.ParameterImportancePlot(with_respect_to=best)
+    return [wr.ParallelCoordinatesPlot(columns=columns), importance]
 
 
 def _ppo() -> list[Any]:
     names = ("policy_loss", "value_loss", "entropy", "approx_kl", "clipfrac", "explained_variance")
-    return [_over_steps(name, f"losses/{name}") for name in names] + [
-        _over_steps("learning rate", "charts/learning_rate")
-    ]
+    rate = _over_steps("learning rate", "charts/learning_rate")
+    return [*(_over_steps(name, f"losses/{name}") for name in names), rate]
 
 
 def save(workspace: Any) -> str:
-    """Save a workspace under the account that is logged in; returns its address.
-
-    Raises:
-        ConfigError: there is no account, or W&B does not answer.
-    """
+    """Save a workspace under one's account; returns its address or raises ConfigError."""
     remedy = "log in with `wandb login`, or see what would be saved with --print"
     if not has_account():
         raise ConfigError(f"dashboard: expected a W&B account, found none; {remedy}")

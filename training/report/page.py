@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from importlib.resources import files
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
@@ -26,7 +29,9 @@ from training.compare.results import CONTROLLER, QUANTITIES, Point
 from training.compare.summary import Bootstrap
 from training.compare.yardsticks import kind_of
 from training.learn.resume import CURVE, read_curve
-from training.report.episodes import action_shares, episodes
+
+MAX_TEXT = 4000
+"""Longer texts are cut, and the page says so."""
 
 _PROGRAM = ("dom.js", "figures.js", "table.js", "explorer.js", "main.js")
 
@@ -54,12 +59,7 @@ class Run:
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
-    """Read evaluated runs that can be compared.
-
-    Raises:
-        EvaluationError: a run has no evaluation, or was evaluated on other questions or at
-            other prices than the first one.
-    """
+    """Read evaluated runs; EvaluationError unless all have the same questions and prices."""
     short = [path.resolve().name for path in paths]
     unique = len(set(short)) == len(short)
     runs = [_read(path, short[i] if unique else str(path)) for i, path in enumerate(paths)]
@@ -78,20 +78,14 @@ def _aligned(run: Run, first: Run) -> Run:
             f"{run.path}: expected {_scope(first)} of {first.path}, found {_scope(run)}, "
             f"{len(shared)} of these questions among them; {_again(run, first)}"
         )
-    return replace(
-        run,
-        right=run.right[:, shared],
-        cost=run.cost[:, shared],
-        question_ids=first.question_ids,
-    )
+    right, cost = run.right[:, shared], run.cost[:, shared]
+    return replace(run, right=right, cost=cost, question_ids=first.question_ids)
 
 
 def _scope(run: Run) -> str:
-    questions, prices = len(run.question_ids), run.prices
-    return (
-        f"the {questions} test questions and {len(prices)} prices ({prices[0]:.4g} to "
-        f"{prices[-1]:.4g})"
-    )
+    prices, count = run.prices, len(run.question_ids)
+    ends = f"{prices[0]:.4g} to {prices[-1]:.4g}"
+    return f"the {count} test questions and {len(prices)} prices ({ends})"
 
 
 def _again(run: Run, first: Run) -> str:
@@ -112,24 +106,14 @@ def _read(path: Path, name: str) -> Run:
     table = pq.read_table(evaluation.decisions, columns=columns)
     shape = (len(evaluation.results.prices), -1)
     right, cost = (table[column].to_numpy().reshape(shape) for column in columns[1:])
-    ids = table["question_id"].to_pylist()
+    ids = tuple(table["question_id"].to_pylist()[: right.shape[1]])
     return Run(
-        path=path,
-        name=name,
-        evaluation=evaluation,
-        right=right,
-        cost=cost,
-        question_ids=tuple(ids[: right.shape[1]]),
+        path=path, name=name, evaluation=evaluation, right=right, cost=cost, question_ids=ids
     )
 
 
 def report_data(runs: Sequence[Run], num_questions: int) -> dict[str, Any]:
-    """Everything on the page.
-
-    Args:
-        runs: from `read_runs`; leads are those of the first one.
-        num_questions: of which single episodes can be looked at.
-    """
+    """Everything on the page of runs, with single episodes of so many questions."""
     first = runs[0]
     return {
         "prices": first.prices,
@@ -235,11 +219,7 @@ def _short(values: Sequence[float | None]) -> list[float | None]:
 
 
 def write_report(runs: Sequence[Path], out: Path, num_questions: int) -> None:
-    """Compare evaluated runs, the most interesting one first, on one page that needs nothing else.
-
-    Raises:
-        EvaluationError: see `read_runs`.
-    """
+    """Compare evaluated runs, the most interesting first, on a page that needs nothing else."""
     page = render(report_data(read_runs(runs), num_questions))
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, lambda path: path.write_text(page, encoding="utf-8"))
@@ -287,3 +267,128 @@ def _security_policy(*scripts: str) -> str:
         f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; "
         "img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
+
+
+def action_shares(evaluation: Evaluation, prices: Sequence[float]) -> list[dict[str, Any]]:
+    """What was done by difficulty level, or by dataset where no levels are known.
+
+    Entries have `name`, `questions`, and by price `accuracy`, `cost`, `given_up` (share of episodes
+    without an attempt) and, by action other than STOP, how often it was taken per question.
+    """
+    columns = ["dataset", "level", "mean_correct", "mean_cost", "decisions.list.element.action"]
+    table = pq.ParquetFile(evaluation.decisions).read(columns=columns).combine_chunks()
+    names, group = _groups(table)
+    lists = table["decisions"].combine_chunks()
+    row = pc.list_parent_indices(lists).to_numpy()
+    action = np.array(pc.struct_field(pc.list_flatten(lists), "action").to_pylist())
+    price = np.repeat(np.arange(len(prices)), len(table) // len(prices))  # (rows,)
+    taken = [a for a in evaluation.decision_names("probabilities") if a != "STOP"]
+    right, cost = table["mean_correct"].to_numpy(), table["mean_cost"].to_numpy()
+    first = action[np.unique(row, return_index=True)[1]]  # (rows,)
+    entries = []
+    for g, name in enumerate(names):
+        at = [(group == g) & (price == p) for p in range(len(prices))]
+        members = int(at[0].sum())
+        entries.append(
+            {
+                "name": name,
+                "questions": members,
+                "accuracy": [round(float(right[i].mean()), 4) for i in at],
+                "cost": [round(float(cost[i].mean()), 1) for i in at],
+                "given_up": [round(float((first[i] == "STOP").mean()), 4) for i in at],
+                "actions": {
+                    a: [round(float((action == a)[i[row]].sum() / members), 4) for i in at]
+                    for a in taken
+                },
+            }
+        )
+    return entries
+
+
+def _groups(table: pa.Table) -> tuple[list[str], NDArray[np.int64]]:
+    """Names of the groups, in order, and the group of each row."""
+    levels, level = np.unique(pc.fill_null(table["level"], 0).to_numpy(), return_inverse=True)
+    if levels.any():
+        return [f"level {number}" if number else "no level" for number in levels], level
+    names, dataset = np.unique(table["dataset"].to_pylist(), return_inverse=True)
+    return [str(name) or "all questions" for name in names], dataset
+
+
+def episodes(
+    decisions: Sequence[Path], question_ids: Sequence[str], num_questions: int
+) -> dict[str, Any]:
+    """Episodes of some test questions, drawn at random, as many of each level as there are.
+
+    `attempts`, or segments, are referred to by position in `episodes`, by run, question and price.
+    """
+    columns = ["question_id", "dataset", "level", "question", "reference"]
+    table = pq.read_table(decisions[0], columns=columns).slice(0, len(question_ids))
+    names, group = _groups(table)
+    chosen = _draw(group, num_questions)
+    questions = table.take(chosen).to_pylist()
+    groups = [names[g] for g in group[chosen]]
+    place = {question["question_id"]: i for i, question in enumerate(questions)}
+    attempts: dict[tuple[Any, ...], int] = {}
+    played = []
+    for path in decisions:
+        rows = pq.read_table(path, filters=[("question_id", "in", list(place))]).to_pylist()
+        by_question: list[list[dict[str, Any]]] = [[] for _ in questions]
+        for row in rows:
+            by_question[place[row["question_id"]]].append(_episode(row, attempts))
+        played.append(by_question)
+    return {
+        "questions": [
+            {**_cut(question), "group": name}
+            for question, name in zip(questions, groups, strict=True)
+        ],
+        "attempts": [dict(key) for key in attempts],
+        "episodes": played,
+    }
+
+
+def _draw(group: NDArray[np.int64], num_questions: int) -> list[int]:
+    """Positions of questions, sorted by group; every group gives its share in turn."""
+    rng = np.random.default_rng(0)
+    left = [rng.permutation(np.flatnonzero(group == g)).tolist() for g in range(group.max() + 1)]
+    drawn: list[list[int]] = [[] for _ in left]
+    for _ in range(min(num_questions, len(group))):
+        g = min((g for g in range(len(left)) if left[g]), key=lambda g: len(drawn[g]))
+        drawn[g].append(left[g].pop())
+    return [position for members in drawn for position in sorted(members)]
+
+
+def _place(attempt: Mapping[str, Any], known: dict[tuple[Any, ...], int]) -> int:
+    return known.setdefault(tuple(_cut(attempt).items()), len(known))
+
+
+def _episode(row: Mapping[str, Any], attempts: dict[tuple[Any, ...], int]) -> dict[str, Any]:
+    return {
+        "answer": row["answer"],
+        "correct": row["correct"],
+        "cost": round(row["cost"], 1),
+        "decisions": [
+            {
+                "action": decision["action"],
+                "probabilities": [round(p, 3) for p in decision["probabilities"].values()],
+                "value": round(decision["value"], 4),
+                "observation": [float(f"{x:.4g}") for x in decision["observation"].values()],
+                "cost": round(decision["cost"], 1),
+                "leader": decision["leader"],
+                "attempts": [_place(attempt, attempts) for attempt in decision["attempts"]],
+            }
+            for decision in row["decisions"]
+        ],
+    }
+
+
+def _cut(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """With texts and numbers cut to a length that a page can bear."""
+
+    def cut(value: Any) -> Any:
+        if isinstance(value, str) and len(value) > MAX_TEXT:
+            return value[:MAX_TEXT] + f" … ({len(value) - MAX_TEXT} more characters)"
+        if isinstance(value, float):
+            return float(f"{value:.4g}") if math.isfinite(value) else None
+        return value
+
+    return {name: cut(value) for name, value in entry.items()}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 matplotlib.use("Agg")
@@ -249,47 +249,39 @@ def save_figure(figure: Figure, path: Path) -> None:
     temporary.replace(path)
 
 
-@dataclass
 class _Watched:
-    """Counts of decisions by attempts, share of the leader and kind; by level and kind.
+    """Decisions by attempts so far, bin of the leader's share, place of the kind, and level."""
 
-    `kinds` are places of the actions' kinds, (A,).
-    """
-
-    max_attempts: int
-    kinds: NDArray[np.int64]
-    counts: NDArray[np.int64] = field(init=False)
-    by_level: dict[int, NDArray[np.int64]] = field(init=False, default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.counts = np.zeros((self.max_attempts + 1, _SHARES, len(ActionKind)), np.int64)
+    def __init__(self, kinds: NDArray[np.int64]) -> None:
+        self._kinds, self._seen = kinds, list[pd.DataFrame]()
 
     def __call__(self, replay: Replay, rows: Ints, actions: Ints) -> None:
         episodes = replay.episodes
         leader = np.maximum(episodes.leader[rows], 0)
         share = episodes.votes[rows, leader] / np.maximum(episodes.total[rows], 1)
-        place = np.minimum((share * _SHARES).astype(np.int64), _SHARES - 1)
-        made, kinds = episodes.num_attempts[rows], self.kinds[actions]
-        np.add.at(self.counts, (made, place, kinds), 1)
-        levels = replay.table.levels[replay.start[rows]]
-        for level in np.unique(levels):
-            total = self.by_level.setdefault(int(level), np.zeros(len(ActionKind), np.int64))
-            np.add.at(total, kinds[levels == level], 1)
+        columns = {
+            "made": episodes.num_attempts[rows],
+            "share": np.minimum((share * _SHARES).astype(np.int64), _SHARES - 1),
+            "kind": self._kinds[actions],
+            "level": replay.table.levels[replay.start[rows]],
+        }
+        self._seen.append(pd.DataFrame(columns))
+
+    @property
+    def decisions(self) -> pd.DataFrame:
+        """One row each."""
+        return pd.concat(self._seen)
 
 
 @matplotlib.rc_context(_STYLE)
 def plot_policy(checkpoint: Checkpoint, table: TraceTable, path: Path) -> None:
-    """Draw a controller's policy on some questions.
-
-    The picture tells what it does by attempts and vote share at three prices, what it does by
-    difficulty, where escalating and giving up begin to pay, and where nothing pays.
-    """
+    """Draw what a policy does by attempts, votes and difficulty, and what that brings."""
     prices = LogUniform(low=checkpoint.price_range[0], high=checkpoint.price_range[1]).grid(13)
     kinds = checkpoint.config.kinds
     places = np.array([action.kind.place for action in checkpoint.config.actions])
     watched, played = [], []
     for price in prices:
-        watch = _Watched(checkpoint.config.max_attempts, places)
+        watch = _Watched(places)
         played.append(play_checkpoint(checkpoint, table, float(price), repeats=4, watch=watch))
         watched.append(watch)
     figure, axes = plt.subplots(2, 3, figsize=(13, 7.8), dpi=110)
@@ -316,17 +308,18 @@ def _colour(kind: ActionKind) -> str:
 
 def _action_map(axis: Axes, watched: _Watched, kinds: Sequence[ActionKind]) -> None:
     """The most frequent action at each place, the larger the more often it was met."""
-    seen = watched.counts.sum(2)  # (attempts, shares)
-    common = watched.counts.argmax(2)
-    made, share = np.nonzero(seen >= _RARE * seen.sum())
-    often = np.sqrt(seen[made, share] / seen.max())
+    met = watched.decisions.value_counts(["made", "share", "kind"]).reset_index()
+    places = met.sort_values("kind").sort_values("count", ascending=False, kind="stable")
+    places = places.groupby(["made", "share"]).agg(kind=("kind", "first"), seen=("count", "sum"))
+    places = places[places["seen"] >= _RARE * places["seen"].sum()].reset_index()
+    made, often = places["made"], np.sqrt(places["seen"] / places["seen"].max())
     side = min(_LARGEST, _WIDE / (made.max() + 1))
     colours = {kind.place: _colour(kind) for kind in kinds}
     axis.scatter(
         made,
-        (share + 0.5) / _SHARES,
+        (places["share"] + 0.5) / _SHARES,
         s=side**2 * np.maximum(often, _SMALLEST),
-        c=[colours[place] for place in common[made, share]],
+        c=[colours[kind] for kind in places["kind"]],
         marker="s",
     )
     axis.set(xlabel="attempts so far; size: how often", ylabel="vote share of the leader")
@@ -336,11 +329,10 @@ def _action_map(axis: Axes, watched: _Watched, kinds: Sequence[ActionKind]) -> N
 
 
 def _by_level(axis: Axes, watched: _Watched, kinds: Sequence[ActionKind]) -> None:
-    levels = sorted(watched.by_level)
-    shares = np.array([watched.by_level[v] / max(watched.by_level[v].sum(), 1) for v in levels])
-    bottom = np.zeros(len(levels))
+    taken = watched.decisions.groupby("level")["kind"].value_counts(normalize=True).unstack()
+    levels, bottom = taken.index.tolist(), np.zeros(len(taken))
     for kind in kinds:
-        share = shares[:, kind.place]
+        share = taken.get(kind.place, pd.Series(0.0, taken.index)).fillna(0).to_numpy()
         axis.bar(range(len(levels)), share, bottom=bottom, color=_colour(kind))
         bottom += share
     _name_levels(axis, levels)

@@ -40,15 +40,11 @@ def print_rows(title: str, rows: Sequence[dict[str, Any]]) -> None:
 def print_shadow(console: Console, found: Shadow) -> None:
     """Print what a controller would have saved and lost."""
     columns = ("", "questions", "served", "controller", "difference", "95%")
-    rows = [
-        (
-            f.quantity,
-            str(f.questions),
-            *(f"{x:.4g}" for x in (f.served, f.controller, f.difference)),
-            "{:.3g} to {:.3g}".format(*f.interval),
-        )
-        for f in found.figures
-    ]
+    rows = []
+    for f in found.figures:
+        figures = (f"{x:.4g}" for x in (f.served, f.controller, f.difference))
+        interval = "{:.3g} to {:.3g}".format(*f.interval)
+        rows.append((f.quantity, str(f.questions), *figures, interval))
     _print_table(console, columns, rows)
     console.print(f"same answer: {found.same:.1%}; spent on new attempts: {found.spent:.0f}")
     if found.left_out:

@@ -30,26 +30,14 @@ PICTURES = ("frontier", "utility", "actions")
 _ENDS = ("", "_low", "_high")
 
 POLICY_COLUMNS = (
-    "policy",
-    "price",
-    "setting",
+    *("policy", "price", "setting"),
     *(f"{quantity}{end}" for quantity in (*QUANTITIES, "lead") for end in _ENDS),
 )
 """`lead` is the controller's utility less the policy's."""
 
 DECISION_COLUMNS = (
-    "question_id",
-    "question",
-    "dataset",
-    "difficulty",
-    "price",
-    "actions",
-    "answer",
-    "reference",
-    "correct",
-    "cost",
-    "mean_correct",
-    "mean_cost",
+    *("question_id", "question", "dataset", "difficulty", "price", "actions", "answer"),
+    *("reference", "correct", "cost", "mean_correct", "mean_cost"),
 )
 """`difficulty` is the level; means are over all episodes that were played."""
 
@@ -132,10 +120,7 @@ def _shares_by_price(
     counts: dict[float, Counter[str]] = {}
     for episode in episodes:
         counts.setdefault(episode["price"], Counter()).update(episode["actions"])
-    return {
-        price: {name: count[name] / count.total() for name in names}
-        for price, count in counts.items()
-    }
+    return {p: {name: n[name] / n.total() for name in names} for p, n in counts.items()}
 
 
 def _decision_rows(
@@ -150,9 +135,6 @@ def _decision_rows(
     shown = {prices[i] for i in places}
     for episode in episodes:
         if episode["price"] in shown:
-            row = {
-                **episode,
-                "difficulty": episode["level"],
-                "actions": " ".join(episode["actions"]),
-            }
+            taken = " ".join(episode["actions"])
+            row = {**episode, "difficulty": episode["level"], "actions": taken}
             yield [row[name] for name in DECISION_COLUMNS]

@@ -35,12 +35,9 @@ _AUTO_TIMEOUT_S = 20.0
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """Files that went into a run or came out of it; the same files are the same version.
+    """Files that went into a run or came out of it; the same files are one version of a `name`.
 
-    Attributes:
-        name: versions of one thing share it.
-        kind: "traces", "controller" or "evaluation".
-        lasting: whether the files stay as they are, so that W&B need not copy them first.
+    `lasting` files stay as they are, so that W&B need not copy them first.
     """
 
     name: str
@@ -62,41 +59,29 @@ def traces_artifact(traces: AnyTraces) -> Artifact:
 
 
 def controller_artifact(checkpoint: AnyCheckpoint, path: Path, traces: AnyTraces) -> Artifact:
-    """A checkpoint; one that was trained and the same one that is evaluated are one version.
-
-    The card is left out: an evaluation fills it in.
-    """
-    return Artifact(
-        name=f"controller-{traces.path.name}",
-        kind="controller",
-        files=[path / name for name in (SETTINGS_FILE, WEIGHTS_FILE)],
-        metadata=dict(checkpoint.training),
-    )
+    """A checkpoint, the same when it is trained and when it is evaluated, which fills its card."""
+    files = [path / name for name in (SETTINGS_FILE, WEIGHTS_FILE)]
+    told, name = dict(checkpoint.training), f"controller-{traces.path.name}"
+    return Artifact(name=name, kind="controller", files=files, metadata=told)
 
 
 def evaluation_artifact(decisions: Path, traces: AnyTraces) -> Artifact:
     """A saved evaluation: its parquet file, and the figures beside it."""
-    return Artifact(
-        name=f"evaluation-{traces.path.name}",
-        kind="evaluation",
-        files=[decisions, decisions.with_name("evaluation.json")],
-    )
+    files = [decisions, decisions.with_name("evaluation.json")]
+    return Artifact(name=f"evaluation-{traces.path.name}", kind="evaluation", files=files)
 
 
 class Tracker:
-    """One W&B run; does nothing in mode "disabled".
+    """One W&B run, in a directory and a group; does nothing in mode "disabled".
+
+    Mode "auto" obeys WANDB_MODE if that is set; else it is online with a stored login or
+    WANDB_API_KEY, and offline otherwise or if W&B does not answer, which "online" refuses.
 
     Args:
-        directory: that W&B writes to.
         job_type: "train" or "evaluate".
         config: settings of the run.
-        mode: "auto" obeys WANDB_MODE if that is set; else it is online with a stored login or
-            WANDB_API_KEY, and offline otherwise or if W&B does not answer.
-        group, name: runs of one trace set share a group; None lets W&B make up a name.
+        name: None lets W&B make one up.
         resume: whether to go on with the run that a broken-off call left in `directory`.
-
-    Raises:
-        ConfigError: W&B does not answer in mode "online".
     """
 
     def __init__(
@@ -173,11 +158,8 @@ class Tracker:
             return
         import wandb
 
-        entry = wandb.Artifact(
-            re.sub(r"[^\w.-]", "-", artifact.name),
-            type=artifact.kind,
-            metadata=dict(artifact.metadata),
-        )
+        name, metadata = re.sub(r"[^\w.-]", "-", artifact.name), dict(artifact.metadata)
+        entry = wandb.Artifact(name, type=artifact.kind, metadata=metadata)
         policy = "immutable" if artifact.lasting else "mutable"
         for path in artifact.files:
             entry.add_file(str(path.resolve()), path.name, policy=policy)

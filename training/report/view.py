@@ -26,13 +26,7 @@ _QUIET_S = 60.0
 @contextmanager
 def progress_bar(description: str, total: float) -> Iterator[Callable[..., None]]:
     """Shows how much is done; call what is yielded with that and, if it changes, a description."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task(description, total=total)
         yield lambda completed, text=description: progress.update(
             task, completed=completed, description=text

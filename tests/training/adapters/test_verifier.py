@@ -8,7 +8,7 @@ from controller.errors import ConfigError
 from envs.traces.format import TraceSet
 from tests.conftest import CHECKPOINTS
 from training.adapters.verifier import add_scores
-from training.record.plans import RecordConfig
+from training.record.settings import RecordConfig
 from training.record.sources import find_source, record_models
 
 VERIFIER_PATH = CHECKPOINTS / "verifier"

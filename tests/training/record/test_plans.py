@@ -6,7 +6,8 @@ import pytest
 
 from controller.errors import ConfigError
 from controller.process.types import ModelSpec, Question
-from training.record.plans import Plan, RecordConfig
+from training.record.plans import Plan
+from training.record.settings import RecordConfig
 
 QUESTION = Question(question_id="q", text="?", reference="1")
 MODELS = tuple(ModelSpec(name=name, rung=rung) for rung, name in enumerate("abc"))

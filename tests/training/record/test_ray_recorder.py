@@ -31,9 +31,10 @@ from training.compare.evaluate import play_prices
 from training.learn.runs import TrainJob, run_directories, train_all, train_on_cluster
 from training.learn.settings import resolve
 from training.record.cluster import Cluster, connected, map_on
-from training.record.plans import Missing, RecordConfig
+from training.record.plans import Missing
 from training.record.ray_recorder import RayRecorder
 from training.record.recorders import LocalRecorder
+from training.record.settings import RecordConfig
 from training.record.sources import find_source
 
 NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}

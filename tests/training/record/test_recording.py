@@ -21,9 +21,10 @@ from envs.traces.format import TraceSet
 from tests.conftest import CHECKPOINTS
 from tests.training.conftest import ROOT
 from training.record.parts import locked
-from training.record.plans import RecordConfig, spread
+from training.record.plans import spread
 from training.record.recorders import LocalRecorder
 from training.record.recording import Recording, finish
+from training.record.settings import RecordConfig
 from training.record.sources import find_source, record_models
 
 CONFIG = RecordConfig(samples=2, escalations=1, revised_samples=1, shard_questions=4)

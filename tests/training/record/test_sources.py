@@ -19,7 +19,7 @@ SERVER = "http://127.0.0.1:9#m"
         ([SERVER], {"adapters": {"reviser": Path("r")}}, "a small model in this process"),
         (["http://u:p@127.0.0.1:9#m"], {}, "without a name and password"),
         ([SERVER], {"concurrency": 0}, "concurrency: expected at least 1"),
-        ([SERVER], {"deadline_s": 0.0}, "attempt_deadline: expected more than 0"),
+        ([SERVER], {"attempt_deadline": 0.0}, "attempt_deadline: expected more than 0"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(models, settings, message):
@@ -33,5 +33,5 @@ def test_keys_of_servers_are_the_environments_and_not_noted(tmp_path, monkeypatc
     assert source.keys == {0: "secret"}
     assert "secret" not in repr(source)
     notes = source.notes(tmp_path)
-    assert notes["servers"] == {"m": SERVER}
+    assert notes["models"]["m"]["server"] == SERVER
     assert "secret" not in repr(notes)

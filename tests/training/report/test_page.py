@@ -19,8 +19,7 @@ from training.compare.evaluate import compare
 from training.compare.evaluation import About, save_evaluation
 from training.compare.summary import summarise
 from training.learn.resume import CURVE, Curve
-from training.report.episodes import MAX_TEXT
-from training.report.page import read_runs, render, report_data
+from training.report.page import MAX_TEXT, read_runs, render, report_data
 
 
 def some(traces, every):

@@ -1,6 +1,6 @@
 """Attempts to learn from."""
 
-from training.adapters.adapter_data import AttemptText, distinct, similarity
+from training.adapters.reviser import AttemptText, _similarity, distinct
 
 
 def attempt(text, right=True):
@@ -13,4 +13,4 @@ def test_of_attempts_with_one_text_the_first_counts():
 
 
 def test_similarity_grows_with_what_is_shared():
-    assert similarity("1+2=4", "1+2=3") > similarity("no idea", "1+2=3")
+    assert _similarity("1+2=4", "1+2=3") > _similarity("no idea", "1+2=3")
