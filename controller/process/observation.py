@@ -193,12 +193,16 @@ FEATURES = FeatureTable(
 # fmt: on
 
 
+_MENU_VERSION = 4
+"""Of what is seen of a menu; checkpoints of another one are refused."""
+
+
 def menu_features(arms: tuple[str, ...]) -> FeatureTable:
     """Those, and what a policy sees of each arm of a menu, and of their families."""
     backing = "agreement of families"
     # fmt: off
     return FeatureTable(
-        FEATURES.version,
+        _MENU_VERSION,
         *FEATURES.features,
         Feature("families_behind_leader", backing, "families", PLAIN, lambda s: s.backers[0],
                 "families whose arms gave the leading answer"),
