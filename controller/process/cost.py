@@ -14,7 +14,8 @@ class Usage:
     Attributes:
         prefill_tokens: prompt tokens that went through the model.
         cached_tokens: prompt tokens whose keys and values were already there.
-        decoded_tokens: tokens written.
+        decoded_tokens: tokens written, thinking included.
+        reasoning_tokens: those of them that were thinking.
         verifier_tokens: tokens that a verifier read.
         cancelled_tokens: tokens written by attempts that were cancelled.
         serial_rounds: generation rounds that had to wait for one another.
@@ -24,6 +25,7 @@ class Usage:
     prefill_tokens: int = 0
     cached_tokens: int = 0
     decoded_tokens: int = 0
+    reasoning_tokens: int = 0
     verifier_tokens: int = 0
     cancelled_tokens: int = 0
     serial_rounds: int = 0

@@ -346,6 +346,6 @@ def _usage(served: Served) -> Json:
         "input_tokens": found["prompt_tokens"],
         "input_tokens_details": found["prompt_tokens_details"],
         "output_tokens": found["completion_tokens"],
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": found["completion_tokens_details"],
         "total_tokens": found["total_tokens"],
     }

@@ -94,6 +94,7 @@ COLUMNS: Mapping[str, Column] = {
     "prompt_tokens": _COUNT,
     "completion_tokens": _COUNT,
     "cached_tokens": _COUNT,
+    "reasoning_tokens": _COUNT,
     "finish_reason": _NAME,
     "seconds": Column(expected="a number from 0", read=_number(0, math.inf)),
     "mean_logprob": _LOGPROB,

@@ -84,7 +84,7 @@ def recording_view(console: Console) -> Iterator[RecordingView]:
 
 _COLUMNS = (
     *("question_id", "model", "parent_id", "answer", "correct", "finish_reason", "error"),
-    *("completion_tokens", "prompt_tokens", "cached_tokens"),
+    *("completion_tokens", "reasoning_tokens", "prompt_tokens", "cached_tokens"),
 )
 
 
@@ -94,7 +94,8 @@ def summary(out: Path, speeds: Mapping[str, float]) -> dict[str, dict[str, float
     Returns:
         By model: `attempts`; shares of them that could be `read`, were `cut`, `failed` and were
         `right`; the share of questions whose most frequent answer is right, `majority`; `tokens`
-        per attempt, `tokens_per_s` if measured, and the share of the prompts that was `cached`.
+        per attempt and the share of `thinking` in them; `tokens_per_s` if measured; and the share
+        of the prompts that was `cached`.
     """
     table = pq.read_table(out / "attempts.parquet", columns=list(_COLUMNS)).to_pandas()
     rows = table[table["parent_id"].isna()].rename(columns={"question_id": "question"})
@@ -105,8 +106,7 @@ def summary(out: Path, speeds: Mapping[str, float]) -> dict[str, dict[str, float
 
 
 def _shares(rows: pd.DataFrame) -> dict[str, float | None]:
-    rows, prompts = rows.assign(correct=rows["correct"].eq(True)), int(rows["prompt_tokens"].sum())
-    cached = float(rows["cached_tokens"].fillna(0).sum())
+    rows = rows.assign(correct=rows["correct"].eq(True))
     return {
         "attempts": len(rows),
         "read": float(rows["answer"].notna().mean()),
@@ -115,15 +115,22 @@ def _shares(rows: pd.DataFrame) -> dict[str, float | None]:
         "right": float(rows["correct"].mean()),
         "majority": majority(votes(rows)) / rows["question"].nunique(),
         "tokens": float(rows["completion_tokens"].mean()),
-        "cached": cached / prompts if prompts else None,
+        "thinking": _share(rows["reasoning_tokens"], rows["completion_tokens"]),
+        "cached": _share(rows["cached_tokens"], rows["prompt_tokens"]),
     }
+
+
+def _share(counts: pd.Series, totals: pd.Series) -> float | None:
+    """Of some tokens in others, unknown ones taken for none; None of nothing."""
+    total = float(totals.sum())
+    return float(counts.fillna(0).sum()) / total if total else None
 
 
 def summary_table(summary: Mapping[str, Mapping[str, Any]]) -> Table:
     """What was recorded, a row per model."""
     table = Table(box=None)
     names = ("model", "attempts", "read", "cut", "failed", "right", "majority", "tokens")
-    for name in (*names, "tokens/s", "cached"):
+    for name in (*names, "thinking", "tokens/s", "cached"):
         table.add_column(name, justify="left" if name == "model" else "right")
     for model, found in summary.items():
         shares = (found[name] for name in ("read", "cut", "failed", "right", "majority"))
@@ -132,6 +139,7 @@ def summary_table(summary: Mapping[str, Mapping[str, Any]]) -> Table:
             f"{found['attempts']:,}",
             *(f"{share:.0%}" for share in shares),
             f"{found['tokens']:.0f}",
+            "" if not found["thinking"] else f"{found['thinking']:.0%}",
             "" if found["tokens_per_s"] is None else f"{found['tokens_per_s']:,.0f}",
             "" if found["cached"] is None else f"{found['cached']:.0%}",
         )

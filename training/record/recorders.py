@@ -358,6 +358,7 @@ def attempt_row(
     return {
         **{name: getattr(attempt, name, None) for name in ATTEMPT_SCHEMA.names},
         "cached_tokens": attempt.usage.cached_tokens,
+        "reasoning_tokens": attempt.usage.reasoning_tokens,
         "seconds": attempt.usage.wall_s,
         "tier": tier,
         "action": attempt.action.value,

@@ -351,6 +351,7 @@ class OpenAIBackend(Backend):
             prefill_tokens=prompt - found,
             cached_tokens=found,
             decoded_tokens=tokens,
+            reasoning_tokens=round(written.thinking * tokens),
             serial_rounds=1,
             wall_s=0.0 if cached else answered.seconds,
         )

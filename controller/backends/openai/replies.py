@@ -28,6 +28,7 @@ class Written:
     Attributes:
         logprobs: of its tokens, in nats; empty if unknown or implausible.
         tokens: that it has, thinking included; None if unknown.
+        thinking: share of them that is thinking.
     """
 
     text: str
@@ -35,6 +36,7 @@ class Written:
     entries: tuple[Any, ...] = ()
     logprobs: tuple[float, ...] = ()
     tokens: int | None = None
+    thinking: float = 0.0
     finish_reason: str | None = None
 
 
@@ -66,10 +68,11 @@ def read_completion(response: object) -> Answered:
     written = [
         Written(
             text=text,
-            calls=_calls(getattr(getattr(choice, "message", None), "tool_calls", None)),
+            calls=_calls(getattr(_message(choice), "tool_calls", None)),
             entries=(entries := _entries(choice)),
             logprobs=_logprobs(entries),
             tokens=completion,
+            thinking=_thinking(response, len(_thought(_message(choice))), len(text)),
             finish_reason=_reason(choice),
         )
         for choice in choices
@@ -86,9 +89,13 @@ def read_completion(response: object) -> Answered:
     )
 
 
+def _message(choice: Any) -> Any:
+    return getattr(choice, "message", None)
+
+
 def _text(choice: Any, written: int) -> str | None:
     """What a choice says, a refusal included; None if nothing tells that it was generated."""
-    message = getattr(choice, "message", None)
+    message = _message(choice)
     for said in (getattr(message, "content", None), getattr(message, "refusal", None)):
         if isinstance(said, list):
             parts = (part.get("text") for part in said if isinstance(part, dict))
@@ -140,6 +147,7 @@ class StreamReader:
     # id, name and arguments of each
     calls: dict[int, tuple[object, object, str]] = field(default_factory=dict)
     unseen: int = 0  # pieces of thoughts and calls
+    thoughts: int = 0
     logprobs: list[Any] = field(default_factory=list)
     last: Any = None
     model: str | None = None
@@ -173,7 +181,9 @@ class StreamReader:
                 if isinstance(said, str) and said:
                     self.texts.append(said)
                     self.on_text(said)
-            self.unseen += bool(_thought(choice.delta))
+            thinks = bool(_thought(choice.delta))
+            self.thoughts += thinks
+            self.unseen += thinks
             for call in choice.delta.tool_calls or ():
                 self._add_call(call)
             self.logprobs.extend(_entries(choice))
@@ -214,6 +224,7 @@ class StreamReader:
             entries=tuple(self.logprobs),
             logprobs=_logprobs(self.logprobs),
             tokens=completion if completion is not None else self.pieces,
+            thinking=_thinking(self.last, self.thoughts, self.pieces - self.thoughts),
             finish_reason=self.finish_reason,
         )
         return Answered(
@@ -304,6 +315,17 @@ def _usage(response: Any) -> tuple[int | None, int, int | None]:
         cached = _natural((_timings(response) or {}).get("cache_n")) or 0
     completion = _natural(getattr(usage, "completion_tokens", None))
     return prompt, min(cached, prompt or 0), completion
+
+
+def _thinking(response: Any, thought: int, said: int) -> float:
+    """Share of what was written that was thinking, by the server's counts or else by these."""
+    usage = getattr(response, "usage", None)
+    details = getattr(usage, "completion_tokens_details", None)
+    told = _natural(getattr(details, "reasoning_tokens", None))
+    written = _natural(getattr(usage, "completion_tokens", None))
+    if told and written:
+        return min(told / written, 1.0)
+    return thought / max(thought + said, 1)
 
 
 def _timings(response: Any) -> dict[str, Any] | None:

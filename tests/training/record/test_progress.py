@@ -11,6 +11,7 @@ from training.record.progress import RecordingView, summary
 
 def row(question, answer, correct=False, **more):
     tokens = {"completion_tokens": 10, "prompt_tokens": 20, "cached_tokens": 5}
+    tokens["reasoning_tokens"] = 4
     empty = dict.fromkeys(ATTEMPT_SCHEMA.names)
     return (
         empty
@@ -39,6 +40,7 @@ def test_majorities_are_of_answers_and_revisions_are_left_out(tmp_path):
         "right": 0.4,
         "majority": 0.5,
         "tokens": 10,
+        "thinking": 0.4,
         "cached": 0.25,
         "tokens_per_s": 7.0,
     }

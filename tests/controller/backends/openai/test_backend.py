@@ -550,8 +550,26 @@ def test_an_attempt_that_was_cut_while_thinking_is_paid_and_has_no_answer(server
     server.script(thinking if streams else whole)
     (attempt,), backend = ask(server.url, streams=streams)
     assert (attempt.answer, attempt.error, attempt.text, attempt.cut) == (None, None, "", True)
-    assert attempt.usage.decoded_tokens == 50
+    assert (attempt.usage.decoded_tokens, attempt.usage.reasoning_tokens) == (50, 50)
     assert (server.calls, backend.breaker.allows) == (1, True)
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_tokens_that_were_thinking_are_told_apart(server, streams):
+    """By the server's count, or else by how long the thoughts are."""
+    told = {**usage_of(10, 40), "completion_tokens_details": {"reasoning_tokens": 30}}
+    for usage, expected in ((told, 30), (usage_of(10, 40), 20)):
+
+        async def thinking(exchange, usage=usage):
+            await exchange.begin_stream()
+            await exchange.delta(reasoning_content="It is 7. ")
+            await exchange.delta(content="Answer: 7")
+            await exchange.event(finish="stop", usage=usage)
+
+        message = {"content": "Answer: 7", "reasoning_content": "It is 7. "}
+        server.script(thinking if streams else saying(None, message=message, usage=usage))
+        (attempt,), _ = ask(server.url, streams=streams)
+        assert (attempt.answer, attempt.usage.reasoning_tokens) == ("7", expected)
 
 
 def test_reasons_to_end_are_kept(server):
