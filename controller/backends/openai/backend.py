@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,7 +24,14 @@ from controller.answers import UNSTATED, AnswerKind, answer_kind, reading_of
 from controller.answers.structured import FORM, has_form, structured_answer
 from controller.backends.base import DEADLINE, Backend, PromptState, Request
 from controller.backends.identity import blank_attempt, stream_name, stream_seed
-from controller.backends.openai.endpoint import LONG, SHORT, Endpoint, PromptLengths, probe
+from controller.backends.openai.endpoint import (
+    LONG,
+    SHORT,
+    Endpoint,
+    PromptLengths,
+    asks_not_to_think,
+    probe,
+)
 from controller.backends.openai.prompt_lengths import characters, plausible
 from controller.backends.openai.replies import (
     Answered,
@@ -56,6 +64,8 @@ _tracer = trace.get_tracer("allot")
 _PATH = "/chat/completions"
 
 _MOST_WRITTEN = 2**16
+_THINKING = 0.05
+"""Share of an attempt; the tags of an empty thought are less."""
 """Tokens of one attempt that a server is believed, thoughts that ignore `max_tokens` included."""
 
 ATTEMPT_DEADLINE = "attempt_deadline"
@@ -91,7 +101,8 @@ class OpenAIBackend(Backend):
         self.retries = retries or RetryBudget()
         self._rng = random.Random(seed)
         self._client = endpoint.client()
-        self._ignores_n, self._most = False, max(_MOST_WRITTEN, 4 * endpoint.max_new_tokens)
+        self._told = self._ignores_n = False
+        self._most = max(_MOST_WRITTEN, 4 * endpoint.max_new_tokens)
         self.quirks = Quirks(endpoint.shown_name, endpoint.names)
         self.lengths = PromptLengths(
             self._beside, endpoint.model, endpoint.prompt_length, endpoint.tokenize
@@ -328,6 +339,19 @@ class OpenAIBackend(Backend):
                 failure.kind = ":".join((REJECTED, *named_fields(error, asked)[:1]))
             raise failure from None
 
+    def _watch_thinking(self, written: Written) -> None:
+        """Warn, once, of a server that ignores that it is to answer at once."""
+        body = self.endpoint.body
+        if self._told or written.thinking < _THINKING or not asks_not_to_think(body):
+            return
+        self._told = True
+        warnings.warn(
+            f"{self.endpoint.shown_name}: expected no thinking, as its body {dict(body)} asks, "
+            f"found {written.thinking:.0%} of an attempt to be; the server ignores that body: "
+            "docs/how-to/menus.md lists what servers take",
+            stacklevel=2,
+        )
+
     async def _finished(
         self, request: Request, answered: Answered, written: Written, *, cached: bool = False
     ) -> Attempt:
@@ -346,6 +370,7 @@ class OpenAIBackend(Backend):
         if len(answered.written) > 1:
             longest = self._longest(request.question)
             tokens = longest if written.finish_reason == CUT else min(tokens, longest)
+        self._watch_thinking(written)
         found = prompt if cached else min(answered.cached_tokens, prompt)
         usage = Usage(
             prefill_tokens=prompt - found,

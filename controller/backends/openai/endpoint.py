@@ -267,3 +267,27 @@ def _entry(found: Any, name: str, kind: type) -> Any:
     if not isinstance(value, kind):
         raise UpstreamError("bad_type", retryable=False)
     return value
+
+
+_OFF: Sequence[tuple[tuple[str, ...], Any]] = (
+    (("reasoning_effort",), "none"),
+    (("reasoning", "effort"), "none"),
+    (("reasoning", "enabled"), False),
+    (("thinking", "type"), "disabled"),
+    (("chat_template_kwargs", "enable_thinking"), False),
+    (("enable_thinking",), False),
+    (("think",), False),
+)
+"""Fields by which servers are asked for no thinking, and what they hold then."""
+
+
+def asks_not_to_think(body: Mapping[str, Any]) -> bool:
+    """Whether fields of a request ask for an answer without thinking."""
+
+    def held(path: Sequence[str]) -> Any:
+        found: Any = body
+        for name in path:
+            found = found.get(name) if isinstance(found, Mapping) else None
+        return found
+
+    return any(held(path) == off for path, off in _OFF)

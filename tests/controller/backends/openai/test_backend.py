@@ -5,6 +5,7 @@ import gzip
 import json
 import socket
 import time
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -570,6 +571,25 @@ def test_tokens_that_were_thinking_are_told_apart(server, streams):
         server.script(thinking if streams else saying(None, message=message, usage=usage))
         (attempt,), _ = ask(server.url, streams=streams)
         assert (attempt.answer, attempt.usage.reasoning_tokens) == ("7", expected)
+
+
+OFF = [
+    {"reasoning_effort": "none"},
+    {"chat_template_kwargs": {"enable_thinking": False}},
+    {"reasoning": {"enabled": False}},
+]
+
+
+@pytest.mark.parametrize("body", [*OFF, {}, {"reasoning_effort": "low"}, {"reasoning": None}])
+def test_a_server_that_thinks_although_it_is_not_to_is_named_once(server, body):
+    message = {"content": "Answer: 7", "reasoning_content": "It is 7. "}
+    server.script(*[saying(None, message=message) for _ in range(2)])
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        ask(server.url, 2, body=body)
+    said = [str(w.message) for w in warned if "thinking" in str(w.message)]
+    assert len(said) == (body in OFF)
+    assert all("expected no thinking" in text and "50%" in text for text in said)
 
 
 def test_reasons_to_end_are_kept(server):
