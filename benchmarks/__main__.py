@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import environments, forward, generation, recording, serving, training
+from benchmarks import boxes, environments, forward, generation, recording, serving, training
 from benchmarks.load import Load
 from benchmarks.optimum import TRAINING, OptimumBench, share_of_optimum
 from training.learn.threads import limit_threads
@@ -61,6 +61,9 @@ class Benchmarks:
             ),
             "tracking": lambda _: training.tracking(traces, size(400_000, 1_000_000)),
             "optimum": lambda seed: share_of_optimum(seed, optimum),
+            "boxes": lambda seed: boxes.share_of_optimum(
+                seed, replace(boxes.TRAINING, total_steps=size(1_000_000, 2_000_000))
+            ),
             "generate": lambda seed: generation.run(small, size(48, 192), num_repeats=1, seed=seed),
             "forward": lambda seed: forward.forward(small, seed, num_questions=size(48, 96)),
             "record": lambda _: recording.recording(pair, size(128, 256)),
