@@ -171,7 +171,7 @@ def save_checkpoint(
         "calibration": checkpoint.calibration and asdict(checkpoint.calibration),
         "support": checkpoint.support and checkpoint.support.to_json(),
         "floor": checkpoint.floor and checkpoint.floor.to_json(),
-        "difficulty_reads": checkpoint.difficulty and list(checkpoint.difficulty.reads),
+        "difficulty_reads": checkpoint.difficulty and checkpoint.difficulty.kept_reads,
         "readouts": [name for name in _READOUTS if getattr(checkpoint, name)],
         "training": dict(checkpoint.training),
     }

@@ -123,14 +123,26 @@ class Difficulty:
         outside = (shapes < self.low - margin) | (shapes > self.high + margin)
         return np.asarray(outside.sum(1))
 
+    @property
+    def kept_reads(self) -> str | list[str]:
+        """`reads` as a checkpoint holds them: of a single read-out as it is, without a list.
+
+        Checkpoints from before there were several stay the same to the byte.
+        """
+        alone = len(self.reads) == 1 and (self.weights == 1).all() and (self.bias == 0).all()
+        return self.reads[0] if alone else list(self.reads)
+
     def arrays(self) -> Arrays:
         """All numbers by name, as a checkpoint holds them."""
-        arrays = {
-            f"{member}/{name}": array
-            for member, readout in enumerate(self.readouts)
-            for name, array in readout.arrays().items()
-        }
-        arrays |= {"weights": self.weights, "bias": self.bias}
+        if isinstance(self.kept_reads, str):
+            arrays = dict(self.readouts[0].arrays())
+        else:
+            arrays = {
+                f"{member}/{name}": array
+                for member, readout in enumerate(self.readouts)
+                for name, array in readout.arrays().items()
+            }
+            arrays |= {"weights": self.weights, "bias": self.bias}
         if self.low is not None and self.high is not None:
             arrays |= {"low": self.low, "high": self.high}
         return arrays
@@ -145,8 +157,7 @@ class Difficulty:
             arrays: by name.
             num_rungs: R.
             directory: of the checkpoint, for messages.
-            reads: as in the attribute; of older checkpoints, which hold a single read-out, a
-                string.
+            reads: as in `kept_reads`.
 
         Raises:
             CheckpointError: some are missing, or do not fit each other or the ladder.

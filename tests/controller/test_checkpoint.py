@@ -15,7 +15,7 @@ from controller.granularity import granularity_of
 from controller.loading import load_backend
 from controller.policy.difficulty import Difficulty
 from controller.policy.network import PolicyConfig, PolicyNetwork
-from controller.policy.readouts import Network
+from controller.policy.readouts import Forest, Network
 from controller.process.observation import NUM_FEATURES
 from controller.process.wording import NUM_SHAPE_FEATURES
 from tests.conftest import CHECKPOINTS
@@ -96,9 +96,9 @@ def test_a_menu_is_kept_with_the_network_that_scores_its_actions(tmp_path, menu,
         ({"policy": {"num_features": 3, "num_actions": 4, "hidden_sizes": [8]}}, "features"),
         ({"process": {"cost": {"weights": [1.0, -3.0]}}}, "positive number per rung"),
         ({"price_range": [1]}, "settings of a controller"),
-        ({"difficulty_reads": ["words"]}, "expected 299 features and 2 rungs, found 5 features"),
-        ({"difficulty_reads": ["minds"]}, "expected to read any of .* found 'minds'"),
-        ({"difficulty_reads": [["words"]]}, r"expected to read any of .* found \['words'\]"),
+        ({"difficulty_reads": "words"}, "expected 299 features and 2 rungs, found 5 features"),
+        ({"difficulty_reads": "minds"}, "expected to read any of .* found 'minds'"),
+        ({"difficulty_reads": [["words"]]}, "do not fit a controller of 2 rungs"),
         ({"difficulty_reads": ["prompt"] * 2}, "do not fit a controller of 2 rungs"),
         ({"difficulty_reads": []}, "do not fit a controller of 2 rungs"),
     ],
@@ -107,6 +107,61 @@ def test_wrong_settings_are_refused(saved, changes, message):
     edit(saved[1], **changes)
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(saved[1])
+
+
+@pytest.fixture
+def stacked(saved):
+    """With a stack of a network and trees."""
+    checkpoint, path = saved
+    network = checkpoint.difficulty.readouts[0]
+    trees = Forest(
+        nodes=np.array([[4, 0.5, 1, 2], [-1, 0, 0, 0], [-1, 0, 1, 1]], np.float32),
+        roots=np.zeros(1, np.float32),
+        leaves=np.array([[0.2, 0.3], [0.6, 0.7]], np.float32),
+        num_inputs=NUM_SHAPE_FEATURES,
+        num_rungs=2,
+    )
+    readout = Difficulty(
+        readouts=(network, trees),
+        reads=("prompt", "shape"),
+        weights=np.array([[0.5, 0.1], [0.7, 0.9]], np.float32),
+        bias=np.array([0.1, -0.1], np.float32),
+    )
+    save_checkpoint(replace(checkpoint, difficulty=readout), path)
+    return readout, path
+
+
+def test_a_stack_of_read_outs_comes_back(stacked):
+    readout, path = stacked
+    seen = {"prompt": np.ones((3, 5), np.float32), "shape": np.stack([SHAPES, -SHAPES, SHAPES])}
+    loaded = load_checkpoint(path).difficulty
+    np.testing.assert_array_equal(loaded.outlook(seen.get), readout.outlook(seen.get))
+    single = [r(seen[reads]) for r, reads in zip(readout.readouts, readout.reads, strict=True)]
+    expected = sum(w * s for w, s in zip(readout.weights, single, strict=True)) + readout.bias
+    np.testing.assert_allclose(loaded.outlook(seen.get), expected, rtol=1e-6)
+    assert loaded.outlook({"shape": seen["shape"]}.get) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weights": (1, 2)}, "a weight each"),
+        ({"bias": (3,)}, "a weight each"),
+        ({"1/nodes": (3, 4)}, "that do not fit each other"),
+        ({"1/leaves": None}, "those of trees"),
+        ({"2/nodes": (3, 4)}, "do not fit a controller of 2 rungs"),
+    ],
+)
+def test_stacks_that_do_not_fit_are_refused(stacked, changes, message):
+    file = stacked[1] / "controller.safetensors"
+    weights = load_file(file)
+    for name, shape in changes.items():
+        weights.pop(f"difficulty/{name}", None)
+        if shape:
+            weights[f"difficulty/{name}"] = torch.full(shape, 7.0)
+    save_file(weights, file)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(stacked[1])
 
 
 SHAPES = np.arange(NUM_SHAPE_FEATURES, dtype=np.float32)
@@ -203,9 +258,9 @@ def test_read_outs_that_do_not_fit_are_refused(saved, changes, message):
     file = saved[1] / "controller.safetensors"
     weights = load_file(file)
     for name, shape in changes.items():
-        del weights[f"difficulty/0/{name}"]
+        del weights[f"difficulty/{name}"]
         if shape:
-            weights[f"difficulty/0/{name}"] = torch.zeros(shape)
+            weights[f"difficulty/{name}"] = torch.zeros(shape)
     save_file(weights, file)
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(saved[1])
