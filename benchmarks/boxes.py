@@ -34,11 +34,10 @@ def share_of_optimum(
     trained = PPO(env, ppo)
     trained.train()
     fresh = boxes.table(20_000, seed + 1_000)
+    new = boxes.difficulty(fresh)
 
     def utility(policy: Policy, price: float) -> float:
-        played = play(
-            policy, fresh, config, price=price, difficulty=boxes.difficulty(fresh), repeats=1
-        )
+        played = play(policy, fresh, config, price=price, difficulty=new, repeats=1)
         return float(played.utility(price).mean())
 
     shares = [

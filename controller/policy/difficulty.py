@@ -78,15 +78,14 @@ class Difficulty:
         Returns:
             (1, R or 2R), or None if it reads the hidden state and that is unknown.
         """
-
-        def features(reads: Reads) -> Features | None:
-            if reads == "words":
-                return text_features(text)[None]
-            if reads == "shape":
-                return shape_features(text)[None]
-            return None if hidden is None else np.r_[hidden, shape_features(text)][None]
-
-        return self.outlook(features)
+        wording = (text_features if "words" in self.reads else shape_features)(text)[None]
+        read: dict[Reads, Features] = {
+            "words": wording,
+            "shape": (shape := wording[:, -NUM_SHAPE_FEATURES:]),
+        }
+        if hidden is not None:
+            read["prompt"] = np.concatenate([hidden[None], shape], 1)
+        return self.outlook(read.get)
 
     def outlook(self, features: Callable[[Reads], Features | None]) -> Floats | None:
         """What is to be expected of an attempt of each rung at n questions.

@@ -39,9 +39,9 @@ from training.learn.difficulty import (
     LINEAR,
     Fit,
     attempt_outcomes,
-    fit_difficulty,
     fit_networks,
     fit_readout,
+    fit_wording,
     neighbours,
 )
 from training.record.cluster import Cluster, map_on
@@ -287,8 +287,7 @@ class _Contest:
         if near is not None:
             self.add("kNN router", routers(self.config), paying, near)
         free = replace(self.config, reads_prompt=False)
-        worded = replace(self.tuning, hidden=None)
-        wording = self._on_both(fit_difficulty(worded, attempt_outcomes(worded)))
+        wording = self._on_both(fit_wording(self.tuning, attempt_outcomes(self.tuning)))
         self.add("wording router", routers(self.config), free, wording)
         self.played["difficulty bins"] = self._lookup(free, wording or known)
         self._add_selector()
@@ -305,11 +304,9 @@ class _Contest:
         return self._on_both(fit_readout(self.tuning, attempt_outcomes(self.tuning), reads, fits))
 
     def _on_both(self, fitted: tuple[Difficulty, Floats] | None) -> tuple[Floats, Floats] | None:
-        """Difficulty of both by what was fitted on the tuning questions; rules need it of all."""
-        if fitted is None:
-            return None
-        new = outlook(replace(fitted[0], low=None, high=None), self.test)
-        return None if new is None else (fitted[1], new)
+        """Difficulty of both by what was fitted on the tuning questions."""
+        new = None if fitted is None else outlook(fitted[0], self.test)
+        return None if fitted is None or new is None else (fitted[1], new)
 
     def _plans(self, config: EpisodeConfig) -> list[Rule]:
         """What can be done about a question without looking at its attempts."""

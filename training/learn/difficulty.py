@@ -325,8 +325,7 @@ def fit_difficulty(prompts: QuestionTable, outcomes: Outcomes) -> tuple[Difficul
         The read-out and `Difficulty.outlook` of these questions, or None if their wordings are not
         known or they are fewer than folds.
     """
-    fitted = [fit_readout(prompts, outcomes, reads, fits) for reads, fits in FREE]
-    free = [fit for fit in fitted if fit is not None]
+    free = _read_wording(prompts, outcomes)
     if not free:
         return None
     readout, outlook = _stack(free, outcomes)
@@ -338,6 +337,17 @@ def fit_difficulty(prompts: QuestionTable, outcomes: Outcomes) -> tuple[Difficul
     shapes = prompts.features("shape")
     assert shapes is not None  # Whatever is read, the wording is.
     return replace(readout, low=shapes.min(0), high=shapes.max(0)), outlook
+
+
+def fit_wording(prompts: QuestionTable, outcomes: Outcomes) -> tuple[Difficulty, Floats] | None:
+    """The same of what the wording tells alone, and of wordings of any shape."""
+    free = _read_wording(prompts, outcomes)
+    return _stack(free, outcomes) if free else None
+
+
+def _read_wording(prompts: QuestionTable, outcomes: Outcomes) -> list[tuple[Difficulty, Floats]]:
+    fitted = (fit_readout(prompts, outcomes, reads, fits) for reads, fits in FREE)
+    return [fit for fit in fitted if fit is not None]
 
 
 def _stack(
