@@ -17,6 +17,8 @@ from controller.backends.local.kv import BASE, NOT_FINITE, KeysValues, KVBatch, 
 UNWANTED = "cancelled: nobody waits for it any more"
 BLOCK = 2048
 """Tokens that are summed up together before a draw looks into one of the blocks."""
+NUMBERS_IN_CACHE = 2**20
+"""Log-probabilities that a processor draws from at a time: its cache holds so many."""
 
 
 @dataclass(eq=False)
@@ -264,12 +266,27 @@ def choose_tokens(
         tokens (N,) and their log-probabilities at temperature 1, in nats, (N,) float32; not
         finite where the logits are not.
     """
+    rows = len(logits)
+    if logits.device.type == "cpu":
+        rows = max(1, NUMBERS_IN_CACHE // logits.shape[-1])
+    parts = [
+        _choose_part(*part, temperature)
+        for part in zip(logits.split(rows), draws.split(rows), strict=True)
+    ]
+    tokens, logprobs = (torch.cat(x) for x in zip(*parts, strict=True))
+    return tokens, logprobs
+
+
+def _choose_part(
+    logits: torch.Tensor, draws: torch.Tensor, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     logprobs = logits.float().log_softmax(-1)  # (N, V)
     if temperature == 0:
         tokens = logits.argmax(-1)  # (N,)
     else:
-        tempered = logprobs if temperature == 1 else (logprobs / temperature).log_softmax(-1)
-        tokens = _invert(tempered.exp(), draws)
+        # From the likeliest token down, so that a low temperature underflows to 0 for others only.
+        below = logprobs - logprobs.amax(-1, keepdim=True)
+        tokens = _invert(below.div_(temperature).exp_(), draws)
     return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
 
 
@@ -285,7 +302,7 @@ def _invert(weights: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
         found = torch.searchsorted(cumulative, points[:, None], right=True)[:, 0]
         return found.clamp_(max=num_tokens - 1)
     blocks = pad(weights, (0, -num_tokens % BLOCK)).view(len(weights), -1, BLOCK)  # (N, K, B)
-    sums = blocks.sum(-1, dtype=torch.float64)  # (N, K)
+    sums = blocks.sum(-1).double()  # (N, K)
     block = _invert(sums, draws)[:, None]  # (N, 1)
     ends, own = sums.cumsum(-1), sums.gather(-1, block)  # (N, K), (N, 1)
     share = (draws[:, None] * ends[:, -1:] - ends.gather(-1, block) + own) / own  # (N, 1)
