@@ -41,7 +41,7 @@ from training.report.view import View, progress_bar, training_view
 Floats = NDArray[np.float64]
 
 SCORED_PRICES = 12
-_REPEATS = 4
+_REPEATS = 2
 _PICTURE = "validation.png"
 _POLL_S = 0.5
 
