@@ -33,7 +33,7 @@ def evaluate_models(
 ) -> None:
     """pass@1, majority and pass@k of a trace set's models, by level and task."""
     from envs.traces.format import TraceSet
-    from training.compare.model_table import model_table
+    from training.compare.model_table import FEWEST, model_table
     from training.report.show import print_rows
 
     table = model_table(TraceSet.read(traces), split)
@@ -42,6 +42,7 @@ def evaluate_models(
         return
     for kind, rows in table.items():
         print_rows(kind, rows)
+    console.print(f"levels and tasks of fewer than {FEWEST} questions are left out")
 
 
 def verify(

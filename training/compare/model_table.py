@@ -16,13 +16,13 @@ from envs.traces.table import TraceTable, build_table
 from training.learn.calibration import auroc, expected_calibration_error
 
 FEWEST = 5
-"""Questions of a task and level below which shares would say little."""
+"""Questions of a level or task below which shares would say little."""
 
 
 def model_table(traces: TraceSet, split: str) -> dict[str, list[dict[str, Any]]]:
     """Rows of shares, 0..1, by level, by task and overall, of each model of the default ladder.
 
-    Of tasks and levels together, those with fewer than `FEWEST` questions are left out.
+    Levels, tasks and both together with fewer than `FEWEST` questions are left out.
 
     pass@1, and where there are more than two attempts majority and pass@k. Where the traces hold
     revisions: how often a revision fixes a wrong attempt, against how often a fresh attempt at the
@@ -41,16 +41,17 @@ def model_table(traces: TraceSet, split: str) -> dict[str, list[dict[str, Any]]]
         shares = {column: float(values[where].mean()) for column, values in columns.items()}
         return {name: value, "questions": int(where.sum()), **shares}
 
+    def rows(name: str, groups: Mapping[Any, NDArray[np.bool_]]) -> list[dict[str, Any]]:
+        return [row(name, v, where) for v, where in groups.items() if where.sum() >= FEWEST]
+
+    levels = {int(v): table.levels == v for v in np.unique(table.levels)}
+    tasks = {str(v): datasets == v for v in np.unique(datasets)}
+    both = {f"{t} {v}": tasks[t] & levels[v] for t in tasks for v in levels}
     tables = {
         "overall": [row("split", split, everything)],
-        "by level": [row("level", int(v), table.levels == v) for v in np.unique(table.levels)],
-        "by task": [row("task", str(v), datasets == v) for v in np.unique(datasets)],
-        "by task and level": [
-            row("task and level", f"{d} {v}", where)
-            for d in np.unique(datasets)
-            for v in np.unique(table.levels)
-            if (where := (datasets == d) & (table.levels == v)).sum() >= FEWEST
-        ],
+        "by level": rows("level", levels),
+        "by task": rows("task", tasks),
+        "by task and level": rows("task and level", both),
     }
     if table.attempts["num_children"].any():
         tables["revising"] = _revising(table)
