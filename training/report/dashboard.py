@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import wandb
@@ -18,6 +19,10 @@ SWEPT = ("learning_rate", "entropy_coefficient", "gae_lambda", "hidden_sizes")
 """Settings that the sweep of `examples/sweep.yaml` varies."""
 
 
+Captioned = Mapping[str, tuple[Any, str]]
+"""By title, a panel and what to see in it."""
+
+
 def build_workspace(entity: str, project: str) -> Any:
     """The workspace of a user's or team's project, not yet saved."""
     return ws.Workspace(
@@ -25,11 +30,11 @@ def build_workspace(entity: str, project: str) -> Any:
         entity=entity,
         project=project,
         sections=[
-            ws.Section(name="Training", panels=_training(), is_open=True),
-            ws.Section(name="Evaluation", panels=_evaluation(), is_open=True),
-            ws.Section(name="Decisions", panels=_decisions(), is_open=True),
-            ws.Section(name="Sweep", panels=_sweep()),
-            ws.Section(name="PPO", panels=_ppo()),
+            _section("Training", _training(), is_open=True),
+            _section("Evaluation", _evaluation(), is_open=True),
+            _section("Decisions", _decisions(), is_open=True),
+            _section("Sweep", _sweep()),
+            _section("PPO", _ppo()),
         ],
         runset_settings=ws.RunsetSettings(
             groupby=[ws.Metric("Group"), ws.Metric("JobType")],
@@ -43,54 +48,133 @@ def spec(workspace: Any) -> dict[str, Any]:
     return dict(workspace._spec)
 
 
-def _over_steps(title: str, *metrics: str, **settings: Any) -> wr.LinePlot:
-    return wr.LinePlot(title=title, x=_STEPS, y=list(metrics), **settings)
+def _section(name: str, charts: Captioned, **settings: Any) -> Any:
+    """Charts, and before them a panel that says of each what to see."""
+    lines = (f"- **{title}**: {caption}" for title, (_, caption) in charts.items())
+    panels = [wr.MarkdownPanel(markdown="\n".join(lines)), *(panel for panel, _ in charts.values())]
+    for title, (panel, _) in charts.items():
+        if hasattr(panel, "title"):
+            panel.title = title
+    return ws.Section(name=name, panels=panels, **settings)
 
 
-def _over_price(title: str, **settings: Any) -> wr.LinePlot:
-    return wr.LinePlot(title=title, x=_PRICE, log_x=True, max_runs_to_show=3, **settings)
+def _over_steps(*metrics: str, **settings: Any) -> wr.LinePlot:
+    return wr.LinePlot(x=_STEPS, y=list(metrics), **settings)
 
 
-def _training() -> list[Any]:
+def _over_price(**settings: Any) -> wr.LinePlot:
+    return wr.LinePlot(x=_PRICE, log_x=True, max_runs_to_show=3, **settings)
+
+
+def _training() -> Captioned:
     utility = "validation/utility", "validation/best_rule"
-    return [
-        _over_steps("validation utility, best rule in hindsight", *utility),
-        _over_steps("lead over the best rule in hindsight", "validation/lead"),
-        _over_steps("actions", metric_regex="^actions/.*", plot_type="pct-area"),
-        _over_steps("right answers in training", "episodic/right"),
-        _over_steps("cost in training", "episodic/cost", log_y=True),
-        _over_steps("steps per second", "charts/SPS"),
-    ]
+    return {
+        "utility on validation": (
+            _over_steps(*utility),
+            "accuracy less price x cost. It should reach the flat line, the best rule in "
+            "hindsight, within the first quarter, in which rules are cloned, and pass it after.",
+        ),
+        "lead over the best rule": (
+            _over_steps("validation/lead"),
+            "the difference of these two lines; above 0 no rule does as well.",
+        ),
+        "actions in training": (
+            _over_steps(metric_regex="^actions/.*", plot_type="pct-area"),
+            "shares of all decisions. An action that vanishes early is never tried again.",
+        ),
+        "right answers in training": (
+            _over_steps("episodic/right"),
+            "of all prices together. It may fall while utility rises: compute is saved.",
+        ),
+        "cost in training": (
+            _over_steps("episodic/cost", log_y=True),
+            "mean per question, in small-model tokens; falls as needless attempts are unlearnt.",
+        ),
+        "steps per second": (
+            _over_steps("charts/SPS"),
+            "of each update; a drop means that the machine has other work.",
+        ),
+    }
 
 
-def _evaluation() -> list[Any]:
-    return [
-        wr.MediaBrowser(title="pictures", media_keys=list(PICTURES), num_columns=len(PICTURES)),
-        _over_price("utility of every policy", metric_regex="^utility/.*"),
-        _over_price("lead over every rule", metric_regex="^lead/.*"),
-        _over_price("accuracy", y=["accuracy/controller", "accuracy/always large"]),
-        _over_price("cost", y=["cost/controller", "cost/always large"], log_y=True),
-        wr.WeavePanelSummaryTable(table_name="policies"),
-    ]
+def _evaluation() -> Captioned:
+    large = "always large"
+    return {
+        "pictures": (
+            wr.MediaBrowser(media_keys=list(PICTURES), num_columns=len(PICTURES)),
+            "the frontier, how far each kind of rule is behind, and actions by price; each says "
+            "below it what to see.",
+        ),
+        "utility by price": (
+            _over_price(metric_regex="^utility/.*"),
+            "the controller should be the highest line that is no oracle, at every price.",
+        ),
+        "lead by price": (
+            _over_price(metric_regex="^lead/.*"),
+            "the controller's utility less a rule's. The lowest line is the best rule there; "
+            "intervals are in the table.",
+        ),
+        "accuracy by price": (
+            _over_price(y=["accuracy/controller", f"accuracy/{large}"]),
+            f"the controller reaches {large} where compute is cheap, at the left, and gives way "
+            "where it is dear.",
+        ),
+        "cost by price": (
+            _over_price(y=["cost/controller", f"cost/{large}"], log_y=True),
+            f"what it saves: the gap to {large} should open from left to right.",
+        ),
+        "policies": (
+            wr.WeavePanelSummaryTable(table_name="policies"),
+            "every policy at every price, with 95% intervals. A lead is beyond doubt where "
+            "all of its interval is above 0.",
+        ),
+    }
 
 
-def _decisions() -> list[Any]:
-    actions = _over_price("actions by price", metric_regex="^actions/.*", plot_type="pct-area")
-    return [actions, wr.WeavePanelSummaryTable(table_name="decisions")]
+def _decisions() -> Captioned:
+    return {
+        "actions by price": (
+            _over_price(metric_regex="^actions/.*", plot_type="pct-area"),
+            "STOP should take over from left to right, as compute gets dearer.",
+        ),
+        "decisions": (
+            wr.WeavePanelSummaryTable(table_name="decisions"),
+            "every question: sort by cost and filter by correct to find what was paid for nothing.",
+        ),
+    }
 
 
-def _sweep() -> list[Any]:
+def _sweep() -> Captioned:
     best = "validation/kept_utility"
     columns = [wr.ParallelCoordinatesPlotColumn(metric=wr.Config(name)) for name in SWEPT]
     columns.append(wr.ParallelCoordinatesPlotColumn(metric=best))
-    importance = wr.ParameterImportancePlot(with_respect_to=best)
-    return [wr.ParallelCoordinatesPlot(columns=columns), importance]
+    return {
+        "settings and utility": (
+            wr.ParallelCoordinatesPlot(columns=columns),
+            "a line is a run; good settings are where lines that end high come together.",
+        ),
+        "importance": (
+            wr.ParameterImportancePlot(with_respect_to=best),
+            "which setting tells the utility best, and in which direction.",
+        ),
+    }
 
 
-def _ppo() -> list[Any]:
-    names = ("policy_loss", "value_loss", "entropy", "approx_kl", "clipfrac", "explained_variance")
-    rate = _over_steps("learning rate", "charts/learning_rate")
-    return [*(_over_steps(name, f"losses/{name}") for name in names), rate]
+def _ppo() -> Captioned:
+    sees = {
+        "policy_loss": "small, around 0; says little by itself.",
+        "value_loss": "falls as returns become foreseeable.",
+        "entropy": "falls slowly; a drop to 0 early means that the policy is settled too soon.",
+        "approx_kl": "below 0.02 or so; above, the learning rate is too high.",
+        "clipfrac": "share of samples that are clipped; below 0.2 or so.",
+        "explained_variance": "rises towards 1; at 0 the value says no more than the mean.",
+    }
+    charts: Captioned = {
+        name.replace("_", " "): (_over_steps(f"losses/{name}"), caption)
+        for name, caption in sees.items()
+    }
+    rate = _over_steps("charts/learning_rate")
+    return {**charts, "learning rate": (rate, "falls to 0 in a straight line.")}
 
 
 def save(workspace: Any) -> str:

@@ -25,7 +25,14 @@ from training.report.tracking import (
     traces_artifact,
 )
 
-PICTURES = ("frontier", "utility", "actions")
+PICTURES = {
+    "frontier": "Accuracy against compute: the controller should be above the best rules of each "
+    "kind, and below, its lead with the interval above 0.",
+    "utility": "How far the best rule of each kind is behind the controller at each price: all "
+    "lines should be below 0.",
+    "actions": "What the controller does: it stops sooner the dearer compute is, at the left.",
+}
+"""By name, what to see in it."""
 
 _ENDS = ("", "_low", "_high")
 
@@ -65,8 +72,8 @@ def _log(tracker: Tracker, evaluation: Evaluation, out: Path) -> None:
     plot_frontier(results, out / "frontier.png")
     plot_utility(results, out / "utility.png")
     plot_actions(shares, out / "actions.png")
-    for picture in PICTURES:
-        tracker.image(picture, out / f"{picture}.png")
+    for picture, caption in PICTURES.items():
+        tracker.image(picture, out / f"{picture}.png", caption)
     for i, price in enumerate(results.prices):
         actions = {f"actions/{name}": share for name, share in shares[price].items()}
         tracker.log({"price": price, **_figures(results, i), **actions})

@@ -133,12 +133,12 @@ class Tracker:
         if self._run is not None:
             self._run.summary.update(dict(values))
 
-    def image(self, name: str, path: Path) -> None:
-        """Log a picture."""
+    def image(self, name: str, path: Path, caption: str) -> None:
+        """Log a picture, and what to see in it."""
         if self._run is not None:
             import wandb
 
-            self._run.log({name: wandb.Image(str(path))})
+            self._run.log({name: wandb.Image(str(path), caption=caption)})
 
     def table(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """Log a table of at most `MAX_TABLE_ROWS` rows."""

@@ -43,11 +43,22 @@ def test_every_line_has_a_logged_metric_on_the_right_axis(panels, logged):
         assert not pattern or any(re.search(pattern, name) for name in known)
 
 
+def test_every_chart_has_a_caption(spec):
+    for section in spec["spec"]["section"]["panelBankConfig"]["sections"]:
+        first, *charts = section["panels"]
+        captions = re.findall(r"(?m)^- \*\*(.+)\*\*: .+\.$", first["config"]["value"])
+        assert len(captions) == len(charts)
+        for caption, chart in zip(captions, charts, strict=True):
+            settings = chart["config"]
+            assert settings.get("chartTitle", caption) == caption
+
+
 def test_pictures_and_tables_are_logged(panels, pair, offline_run):
     last = offline_run(pair).summary
     (browser,) = [panel["config"] for panel in panels if panel["viewType"] == "Media Browser"]
     for name in browser["mediaKeys"]:
         assert last[name]["_type"] == "image-file"
+        assert last[name]["caption"]
     tables = re.findall(r'"val": "(\w+)"', json.dumps(panels))
     assert set(tables) == {"policies", "decisions"}
     for name in tables:
