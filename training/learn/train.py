@@ -111,6 +111,15 @@ class Prepared:
         )
 
     @cached_property
+    def tuning(self) -> Prepared:
+        """Questions that rules are chosen by: all to learn from, or enough of these."""
+        num_questions = len(self.train)
+        if folds_for(num_questions) or num_questions <= RULE_QUESTIONS:
+            return self
+        every = num_questions // RULE_QUESTIONS
+        return self.of(np.arange(num_questions) % every == 0)
+
+    @cached_property
     def best_rule(self) -> float:
         """Mean utility, over the prices of a check, of the best rule in hindsight."""
         table, prices = self.validation, self.prices.grid(CHECK_PRICES)
@@ -273,8 +282,8 @@ class ControllerTraining:
 
     @cached_property
     def _rulebook(self) -> tuple[Rulebook, Floats] | None:
-        """Rules to start from and to be no worse than, and their utilities on `_tuning`."""
-        prepared, tuning = self.prepared, self._tuning
+        """Rules to start from and to be no worse than, and their utilities on `tuning`."""
+        prepared, tuning = self.prepared, self.prepared.tuning
         if not isinstance(prepared.train, TraceTable):
             return None
         low, high = prepared.prices.low, prepared.prices.high
@@ -283,17 +292,8 @@ class ControllerTraining:
         rulebook = Rulebook.screened(prepared.process, prices, tuning.train, known)
         return rulebook, rulebook.utilities(tuning.train, known)
 
-    @cached_property
-    def _tuning(self) -> Prepared:
-        """Questions that rules are chosen by: all to learn from, or enough of these."""
-        train = self.prepared.train
-        if folds_for(len(train)) or len(train) <= RULE_QUESTIONS:
-            return self.prepared
-        every = len(train) // RULE_QUESTIONS
-        return self.prepared.of(np.arange(len(train)) % every == 0)
-
     def _prior(self, rows: NDArray[np.bool_] | slice = slice(None)) -> Policy | None:
-        """The best rules by some of the questions of `_tuning`."""
+        """The best rules by some of the questions of `Prepared.tuning`."""
         if self._rulebook is None:
             return None
         rulebook, utilities = self._rulebook
