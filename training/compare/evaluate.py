@@ -44,12 +44,15 @@ from training.learn.difficulty import (
     fit_wording,
     neighbours,
 )
+from training.learn.floor import Rulebook
 from training.record.cluster import Cluster, map_on
 
 Floats = NDArray[np.float64]
 
 _TUNING_EPISODES = 10_000
 """Enough to tell settings of a rule apart; more only takes longer."""
+_MANY_SETTINGS = 100
+"""Of one rule; more, as menus of several arms have, are screened on a sample first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,6 +263,9 @@ class _Contest:
     ) -> None:
         """Play settings of a rule, the best one for each price; difficulty is of both tables."""
         tuning, test = difficulty or (None, None)
+        if len(rules) > _MANY_SETTINGS:
+            book = Rulebook(process=config, prices=self.prices, rules=rules)
+            rules = book.shortlist(self.tuning, tuning).rules
         tuned = self._tuned(rules, config, tuning)
         best = [int(np.argmax([p.utility(price).mean() for p in tuned])) for price in self.prices]
         chosen = sorted(set(best))

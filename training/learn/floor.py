@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,12 +83,15 @@ class Rulebook:
         learning = learning_of(process)
         rules = [rule for family in learning.families(process).values() for rule in family]
         rules += learning.routers(process) if known is not None else ()
+        return cls(process=process, prices=prices, rules=rules).shortlist(table, known)
+
+    def shortlist(self, table: AnyTable, known: Floats | None) -> Rulebook:
+        """The rules that do best on a sample of Q questions at some price."""
         every = slice(None, None, max(1, len(table) // _SCREENING_QUESTIONS))
         sample = table.take(np.arange(len(table))[every])
-        everything = cls(process=process, prices=prices, rules=rules)
-        totals = everything._utilities(sample, None if known is None else known[every], 2).sum(2)
+        totals = self._utilities(sample, None if known is None else known[every], 2).sum(2)
         best = np.argsort(-totals, axis=1)[:, :_FINALISTS]
-        return cls(process=process, prices=prices, rules=[rules[i] for i in np.unique(best)])
+        return replace(self, rules=[self.rules[i] for i in np.unique(best)])
 
     def utilities(self, table: AnyTable, known: Floats | None) -> Floats:
         """Of every rule on every question at every price, (P, rules, Q)."""

@@ -44,7 +44,7 @@ _OTHERS = ("#b03a8c", "#c2187a", "#d4720b")
 """Colours of other controllers."""
 
 _INK, _MUTED, _LINE = "#1b1c1e", "#5d6066", "#dedfdb"
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": _LINE,
     "axes.grid": True,
@@ -81,7 +81,7 @@ _WIDE, _LARGEST, _SMALLEST = 230.0, 22.0, 0.08
 """Width of a map and side of the most frequent place, in points; the least share of its area."""
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def plot_frontier(results: Results, path: Path) -> None:
     """Accuracy against compute, and below the paired lead over the best rule at each price."""
     size, ratios = (5.2, 6.4), (3, 1.1)
@@ -202,7 +202,7 @@ def _short(value: float, place: object = None) -> str:
     return f"{value:g}"
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def plot_utility(results: Results, path: Path) -> None:
     """How far the best rule of each kind is behind the controller, with paired intervals."""
     figure, axes = plt.subplots(figsize=(5.2, 5.2))
@@ -220,7 +220,7 @@ def plot_utility(results: Results, path: Path) -> None:
     save_figure(figure, path)
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def plot_actions(shares: Mapping[float, Mapping[str, float]], path: Path) -> None:
     """Shares of actions in all decisions of the controller, by price."""
     figure, axes = plt.subplots(figsize=(5.2, 4.6))
@@ -273,7 +273,7 @@ class _Watched:
         return pd.concat(self._seen)
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def plot_policy(checkpoint: Checkpoint, table: TraceTable, path: Path) -> None:
     """Draw what a policy does by attempts, votes and difficulty, and what that brings."""
     prices = LogUniform(low=checkpoint.price_range[0], high=checkpoint.price_range[1]).grid(13)

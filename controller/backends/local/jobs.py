@@ -271,7 +271,7 @@ def choose_tokens(
         rows = max(1, NUMBERS_IN_CACHE // logits.shape[-1])
     parts = [
         _choose_part(*part, temperature)
-        for part in zip(logits.split(rows), draws.split(rows), strict=True)
+        for part in zip(torch.split(logits, rows), torch.split(draws, rows), strict=True)
     ]
     tokens, logprobs = (torch.cat(x) for x in zip(*parts, strict=True))
     return tokens, logprobs

@@ -1,0 +1,259 @@
+"""Controllers against rules on a trace set, cross-validated: `python -m recipes.crossvalidate`.
+
+The questions are dealt into folds by their ids. Each fold is played by controllers that learnt
+from the others with the defaults of `allot train`, by the rule that did best on these others at
+each price, and by a plan selector that learnt from them. The best rule in hindsight is chosen on
+the very questions that it is played on, all folds together. Run again to go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from rich.console import Console
+
+from controller.checkpoint import AnyCheckpoint, load_any
+from controller.policy.rules import Rule, RulePolicy
+from envs.granularity import AnyTable
+from envs.traces.format import TraceSet, write_atomically
+from envs.traces.table import build_table
+from training.compare.selector import select_plans
+from training.compare.simulate import Played, outlook, play_checkpoint, play_each, pool, select
+from training.compare.summary import Bootstrap
+from training.learn.config import PPOConfig, TrainConfig
+from training.learn.floor import Rulebook
+from training.learn.threads import limit_threads
+from training.learn.train import ControllerTraining, Prepared, prepare
+from training.report.tracking import Tracker
+
+Floats = NDArray[np.float64]
+
+PLAYED = "played.parquet"
+"""Every question at every price by every policy: what was right and what that cost."""
+
+CONTROLLER, CHOSEN, SELECTOR, HINDSIGHT = "controller", "chosen rule", "plan selector", "hindsight"
+_REPEATS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fold:
+    """Questions that are played, and what learns from the others.
+
+    Attributes:
+        traces: whose test split is the fold.
+        config: of the training.
+        out: directory of the fold; one for each seed in it.
+        seeds: trainings.
+    """
+
+    traces: TraceSet
+    config: TrainConfig
+    out: Path
+    seeds: int
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        """What training starts from."""
+        return prepare(self.traces, self.config)
+
+    @cached_property
+    def checkpoints(self) -> list[AnyCheckpoint]:
+        """A trained controller for each seed."""
+        return [self._trained(seed) for seed in range(self.seeds)]
+
+    def _trained(self, seed: int) -> AnyCheckpoint:
+        config = replace(self.config, ppo=replace(self.config.ppo, seed=seed))
+        out = self.out / f"seed{seed}"
+        training = ControllerTraining(self.traces, config, out, self.prepared)
+        if training.finished:
+            return load_any(out)
+        with Tracker(out, "train", {}, mode="disabled") as tracker:
+            return training.run(tracker)
+
+    @cached_property
+    def tuning(self) -> tuple[AnyTable, Floats | None]:
+        """Questions that rules are chosen on, and their outlook by read-outs without them."""
+        table, known = self._table("train", "validation")
+        learnt, cross_fitted = self.prepared.train.question_ids, self.prepared.train_outlook
+        if known is not None and cross_fitted is not None:
+            places = {name: place for place, name in enumerate(table.question_ids)}
+            known[[places[name] for name in learnt]] = cross_fitted
+        return table, known
+
+    @cached_property
+    def test(self) -> tuple[AnyTable, Floats | None]:
+        """The fold's questions and their outlook."""
+        return self._table("test")
+
+    def _table(self, *splits: str) -> tuple[AnyTable, Floats | None]:
+        names = [model.name for model in self.prepared.models]
+        table, difficulty = build_table(self.traces, splits, names), self.prepared.difficulty
+        # Rules, unlike a policy, cannot do without an outlook.
+        everywhere = difficulty and replace(difficulty, low=None, high=None)
+        return table, outlook(everywhere, table)
+
+    def screened(self, prices: Floats) -> Rulebook:
+        """Rules that may be the best at some price, by the tuning questions."""
+        return Rulebook.screened(self.prepared.process, prices, *self.tuning)
+
+    def play(self, rules: Sequence[Rule], where: tuple[AnyTable, Floats | None]) -> list[Played]:
+        """How rules do on the tuning or the test questions."""
+        table, known = where
+        policies = [RulePolicy(rule) for rule in rules]
+        return play_each(policies, table, self.prepared.process, difficulty=known, repeats=_REPEATS)
+
+    def contest(self, rules: Sequence[Rule], prices: Floats) -> dict[str, list[Played]]:
+        """What is played on the fold, by policy, one entry per price; rules by their number."""
+        tuned, tested = self.play(rules, self.tuning), self.play(rules, self.test)
+        best = [int(np.argmax([p.utility(price).mean() for p in tuned])) for price in prices]
+        played = {
+            CONTROLLER: [
+                pool([play_checkpoint(c, self.test[0], price) for c in self.checkpoints])
+                for price in prices
+            ],
+            CHOSEN: [tested[i] for i in best],
+        }
+        words = [table.features("words") for table, _ in (self.tuning, self.test)]
+        if words[0] is not None and words[1] is not None:
+            choice = select_plans(words[0], tuned, words[1], prices)
+            played[SELECTOR] = [select(tested, row) for row in choice]
+        return played | {str(number): [p] * len(prices) for number, p in enumerate(tested)}
+
+
+def deal(traces: TraceSet, folds: int, limit: int) -> Iterator[TraceSet]:
+    """A trace set for each fold, its questions in the test split, a fifth of the others validation.
+
+    Args:
+        traces: whose own splits do not count.
+        folds: number of folds.
+        limit: use so many questions only; 0 for all.
+    """
+    hashes = np.array(
+        [zlib.crc32(name.encode()) for name in traces.questions["question_id"].to_pylist()]
+    )
+    used = np.zeros(len(hashes), bool)
+    used[np.argsort(hashes, kind="stable")[: limit or len(hashes)]] = True
+    place = traces.questions.schema.get_field_index("split")
+    for fold in range(folds):
+        others = np.where(hashes // 1000 % 5 == 0, "validation", "train")
+        split = np.where(hashes % folds == fold, "test", others)
+        column = pa.array(np.where(used, split, "unused"))
+        yield replace(traces, questions=traces.questions.set_column(place, "split", column))
+
+
+def cross_validate(folds: Sequence[Fold], num_prices: int) -> tuple[Floats, pa.Table]:
+    """Prices, and what `PLAYED` holds."""
+    prices = folds[0].prepared.prices.grid(num_prices)
+    books = [fold.screened(prices) for fold in folds]
+    rules = list(dict.fromkeys(rule for book in books for rule in book.rules))
+    contests = [fold.contest(rules, prices) for fold in folds]
+    questions = [question for fold in folds for question in fold.test[0].question_ids]
+    by_policy: dict[str, list[tuple[Floats, Floats]]] = {
+        name: [
+            (
+                np.concatenate([contest[name][p].right for contest in contests]),
+                np.concatenate([contest[name][p].cost for contest in contests]),
+            )
+            for p in range(num_prices)
+        ]
+        for name in contests[0]
+    }
+    in_rules = [by_policy.pop(str(number)) for number in range(len(rules))]
+    by_policy[HINDSIGHT] = [
+        max((rule[p] for rule in in_rules), key=lambda rc: float((rc[0] - price * rc[1]).mean()))
+        for p, price in enumerate(prices)
+    ]
+    columns = [
+        pa.table(
+            {
+                "policy": pa.repeat(name, len(questions)),
+                "price": pa.repeat(price, len(questions)),
+                "question_id": questions,
+                "right": right,
+                "cost": cost,
+            }
+        )
+        for name, points in by_policy.items()
+        for price, (right, cost) in zip(prices, points, strict=True)
+    ]
+    return prices, pa.concat_tables(columns)
+
+
+def summarise(prices: Floats, played: pa.Table) -> list[dict[str, Any]]:
+    """A row for each price: utilities, and leads with paired 95% intervals over questions."""
+    names = list(dict.fromkeys(played["policy"].to_pylist()))
+    shape = len(names), len(prices), -1
+    right, cost = (played[name].to_numpy().reshape(shape) for name in ("right", "cost"))
+    utility = right - prices[:, None] * cost  # (policies, P, Q)
+    bootstrap = Bootstrap(utility.shape[2])
+    rows = []
+    for p, price in enumerate(prices):
+        of = dict(zip(names, utility[:, p], strict=True))
+        row: dict[str, Any] = {"price": float(price)}
+        row |= {name: float(values.mean()) for name, values in of.items()}
+        for name in names[1:]:
+            lead = of[CONTROLLER] - of[name]
+            row[f"over {name}"] = float(lead.mean()), *bootstrap.interval(lead)
+        rows.append(row)
+    return rows
+
+
+def as_markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """The summary as a table, the means over the prices last."""
+
+    def cell(name: str, value: Any) -> str:
+        if isinstance(value, tuple):
+            return "{:+.3f} ({:+.3f} to {:+.3f})".format(*value)
+        return f"{value:.1e}" if name == "price" else f"{value:.3f}"
+
+    lines = [" | ".join(rows[0]), " | ".join("---" for _ in rows[0])]
+    lines += [" | ".join(cell(*entry) for entry in row.items()) for row in rows]
+    means = {
+        name: np.mean([row[name] if np.isscalar(row[name]) else row[name][0] for row in rows])
+        for name in rows[0]
+    }
+    lines.append(" | ".join("mean" if n == "price" else f"{v:+.4f}" for n, v in means.items()))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def main() -> None:
+    """Cross-validate on one trace set."""
+    parser = argparse.ArgumentParser(prog="python -m recipes.crossvalidate", description=__doc__)
+    parser.add_argument("traces", type=Path)
+    parser.add_argument("--out", type=Path, required=True, help="Trainings, and what was played.")
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--ladder", default="", help="Models, comma-separated; default: the set's.")
+    parser.add_argument("--limit", type=int, default=0, help="Use so many questions only.")
+    parser.add_argument("--steps", type=int, default=0, help="Of each training; 0: as suit.")
+    parser.add_argument("--num-prices", type=int, default=12)
+    options = parser.parse_args()
+    limit_threads()
+    config = TrainConfig(
+        ladder=tuple(name for name in options.ladder.split(",") if name),
+        ppo=PPOConfig(total_steps=options.steps),
+    )
+    dealt = deal(TraceSet.read(options.traces), options.folds, options.limit)
+    folds = [
+        Fold(traces=traces, config=config, out=options.out / f"fold{n}", seeds=options.seeds)
+        for n, traces in enumerate(dealt)
+    ]
+    prices, played = cross_validate(folds, options.num_prices)
+    write_atomically(options.out / PLAYED, lambda path: pq.write_table(played, path))
+    table = as_markdown(summarise(prices, played))
+    write_atomically(options.out / "table.md", lambda path: path.write_text(table + "\n"))
+    Console(width=1000).print(table, markup=False, highlight=False)
+
+
+if __name__ == "__main__":
+    main()
