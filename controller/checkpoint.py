@@ -16,7 +16,7 @@ from typing import Any, Generic, cast
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from typing_extensions import TypeVar
@@ -159,6 +159,7 @@ def save_checkpoint(
         "granularity": granularity.name,
         "observation_version": granularity.table.version,
         "observation": list(granularity.features),
+        "observation_digest": granularity.table.digest,
         "actions": checkpoint.config.actions.names,
         "policy": asdict(checkpoint.policy.config),
         "process": asdict(checkpoint.config),
@@ -239,7 +240,7 @@ def load_any(directory: Path | str) -> AnyCheckpoint:
     except (AllotError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{directory / SETTINGS_FILE}: expected the settings of a controller: "
-            f"{' '.join(repr(error).split())}"
+            f"{' '.join((str if isinstance(error, AllotError) else repr)(error).split())}"
         ) from None
     _check_shapes(directory, settings, granularity, config, policy.config)
     tensors = read_tensors(directory / WEIGHTS_FILE)
@@ -270,6 +271,12 @@ def _check_shapes(
             f"{granularity.table.version}, found those of version "
             f"{settings.get('observation_version')!r}; train again"
         )
+    digest = granularity.table.digest
+    if settings.get("observation_digest", digest) != digest:
+        raise CheckpointError(
+            f"{directory}: expected features in the units and scales of training, found others "
+            "under the same names; register them as they were"
+        )
     if list(config.actions.names) != settings.get("actions"):
         raise CheckpointError(
             f"{directory}: expected actions {list(config.actions.names)}, found "
@@ -294,7 +301,11 @@ def _stored(kind: Any, entry: Any) -> Any:
     """A value as JSON keeps it; names that a dataclass does not have are refused."""
     if is_dataclass(kind) and (unknown := entry.keys() - {field.name for field in fields(kind)}):
         raise ValueError(f"expected no {sorted(unknown)}")
-    return TypeAdapter(kind).validate_python(entry)
+    try:
+        return TypeAdapter(kind).validate_python(entry)
+    except ValidationError as error:
+        own = error.errors()[0].get("ctx", {}).get("error")
+        raise (own if isinstance(own, AllotError) else error) from None
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

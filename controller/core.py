@@ -237,6 +237,7 @@ class Episode(Underway):
             prompt_counted=prompt.counted,
             limits=np.array([available]),
             difficulty=self._outlook(prompt),
+            readings=np.array([[read(self.question.text) for read in self.config.readings]]),
         )
 
     @cached_property

@@ -11,10 +11,16 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from controller.process.actions import ACTIONS, SEGMENT_ACTIONS, Action, ActionSet
+from controller.process.actions import (
+    ACTIONS,
+    PRICED,
+    SEGMENT_ACTIONS,
+    Action,
+    ActionKind,
+    ActionSet,
+)
 from controller.process.episodes import EpisodeConfig
-from controller.process.features import FeatureTable
-from controller.process.menu import Arm
+from controller.process.features import Feature, FeatureTable, expected_costs
 from controller.process.observation import FEATURES, menu_features
 from controller.segments.episodes import SEGMENT_FEATURES, STEPS, SegmentConfig
 
@@ -65,14 +71,26 @@ GRANULARITIES = {granularity.name: granularity for granularity in (ATTEMPTS, SEG
 
 
 def granularity_of(process: Process) -> Granularity:
-    """The granularity of a decision process; of a menu, with what is to be said of its arms."""
+    """The granularity of a decision process, with what is to be said of its arms and additions."""
     if isinstance(process, SegmentConfig):
         return SEGMENTS
-    return _of_menu(process.menu, process.actions) if process.is_menu else ATTEMPTS
+    if not (process.is_menu or process.own_actions or process.own_features):
+        return ATTEMPTS
+    arms = process.arm_names if process.is_menu else ()
+    return _of(arms, process.actions, process.added_actions, process.added_features)
 
 
 @cache
-def _of_menu(menu: tuple[Arm, ...], actions: ActionSet) -> Granularity:
-    asked = {str(a): f"{a.kind.spec.meaning}: {a.arm}" for a in actions if a.arm}
-    table = menu_features(tuple(arm.name for arm in menu))
-    return replace(ATTEMPTS, table=table, meanings=ATTEMPTS.meanings | asked)
+def _of(
+    arms: tuple[str, ...],
+    actions: ActionSet,
+    own_actions: tuple[ActionKind, ...],
+    own_features: tuple[Feature, ...],
+) -> Granularity:
+    """Of a menu, if there are arms, and with what callers added."""
+    meanings = {str(Action(kind)): kind.spec.meaning for kind in own_actions}
+    meanings |= {str(a): f"{a.kind.spec.meaning}: {a.arm}" for a in actions if a.arm}
+    priced = {kind: kind.spec for kind in own_actions if kind.spec.cost}
+    table = menu_features(arms) if arms else FEATURES
+    table = table.followed_by(*expected_costs(priced, len(PRICED)), *own_features)
+    return replace(ATTEMPTS, table=table, meanings=ATTEMPTS.meanings | meanings)

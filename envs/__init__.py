@@ -7,6 +7,7 @@ They are one environment over traces of whole attempts and of segments.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,17 +24,18 @@ if TYPE_CHECKING:
 
 COMPUTE_ID = "allot/Compute-v0"
 SEGMENT_ID = "allot/Segment-v0"
+_ADDED = ("own_actions", "own_features")
 
 
 def make(traces: str, split: str = "train", **kwargs: Any) -> ComputeEnv:
     """The environment over a split of recorded traces; `kwargs` are of `envs.compute.ComputeEnv`.
 
-    Settings follow from the train split.
+    Settings follow from the train split; `own_actions` and `own_features` name registered ones.
     """
     from envs.compute import ComputeEnv
 
     read = _opened(traces)
-    recorded, config = read.recorded(split), kwargs.pop("config", None) or read.config
+    recorded, config = read.recorded(split), _process(read, kwargs)
     kwargs = {"attempts": recorded.table.num_attempts, **kwargs}
     return ComputeEnv(recorded.questions, recorded.backend, config, recorded.grader, **kwargs)
 
@@ -45,8 +47,14 @@ def make_vector(
     from envs.vector import ComputeVectorEnv
 
     read = _opened(traces)
-    config = kwargs.pop("config", None) or read.config
+    config = _process(read, kwargs)
     return ComputeVectorEnv(read.table(split), config, num_envs, **kwargs)
+
+
+def _process(read: _Opened, kwargs: dict[str, Any]) -> Process:
+    """The decision process that arguments tell, which are taken out."""
+    config = kwargs.pop("config", None) or read.config
+    return replace(config, **{n: kwargs.pop(n) for n in _ADDED if n in kwargs})
 
 
 class _Opened:

@@ -152,6 +152,7 @@ class AttemptReplay(Replay):
         self._widths = np.array([width for _, width in choices])
         self._scores, self._revises = np.array([(s.scores, s.revises) for s, _ in choices]).T
         self._rung = np.array([spec.rung for spec, _ in choices])
+        self._readings = table.read(config.readings)
         self.attempts = np.zeros((config.max_attempts, num_episodes), np.int64).T
         self._unverified = np.zeros((config.max_attempts, num_episodes), np.int64).T
         self._order = np.zeros((num_episodes, *table.stream.shape[1:]), np.int16)  # (N, R, S)
@@ -167,6 +168,7 @@ class AttemptReplay(Replay):
             prompt_tokens=self.table.prompt_tokens[start],
             limits=self.table.stream_length[start] * np.logical_not(hidden.arms),
             prompt_counted=np.logical_not(hidden.prompt),
+            readings=self._readings[start] if self._readings.size else np.nan,
             **terms,
         )
 

@@ -1,15 +1,12 @@
-"""A reward and a feature of your own: wrong answers cost more than none, and policies see lengths.
+"""A reward of your own: wrong answers cost more than none, and policies give up more often.
 
-    python examples/own_reward.py --steps 50000
-
-A reward is a function of what a step came to; a feature is a Gymnasium wrapper.
+python examples/own_reward.py --steps 50000
 """
 
 import argparse
 from pathlib import Path
 
 import gymnasium
-import numpy as np
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.env_util import make_vec_env
 
@@ -29,20 +26,8 @@ def careful(step):  # right, wrong, compute and rounds are (N,) each
     return utility(step) - 1.0 * step.wrong
 
 
-class WithLength(gymnasium.ObservationWrapper):  # adds the length of the question
-    def __init__(self, env):
-        super().__init__(env)
-        shape = (env.observation_space.shape[0] + 1,)
-        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, shape, np.float32)
-
-    def observation(self, observation):
-        length = np.log1p(len(self.unwrapped.question.text))
-        return np.append(observation, np.float32(length))
-
-
 def make(split, reward):
-    env = gymnasium.make("envs:allot/Compute-v0", traces=TRACES, split=split, reward=reward)
-    return WithLength(env)
+    return gymnasium.make("envs:allot/Compute-v0", traces=TRACES, split=split, reward=reward)
 
 
 for reward in (utility, careful):

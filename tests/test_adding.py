@@ -1,4 +1,4 @@
-"""An action and a feature are added in their tables alone, as docs/ARCHITECTURE.md says."""
+"""An action and a feature are added in their tables alone, or registered from outside."""
 
 import os
 import shutil
@@ -30,8 +30,9 @@ FEATURE = """
 
 EPISODES = """
 import sys
+from dataclasses import replace
 import numpy as np
-from controller.granularity import ATTEMPTS
+from controller.granularity import granularity_of
 from envs.compute import ComputeEnv
 from envs.traces.derive import derive_config
 from envs.traces.recorded import read_recorded
@@ -40,10 +41,11 @@ from envs.vector import ComputeVectorEnv
 
 traces = TraceSet.read(sys.argv[1])
 recorded = read_recorded(traces, ["validation"])
-config = derive_config(recorded.table, traces.models())
-leap, tokens = config.actions.names.index("LEAP"), ATTEMPTS.features.index("tokens")
-assert ATTEMPTS.meanings["LEAP"] == "the largest model makes an attempt"
-assert "leap_price" in ATTEMPTS.features
+config = replace(derive_config(recorded.table, traces.models()), **added)
+seen = granularity_of(config)
+leap, tokens = config.actions.names.index("LEAP"), seen.features.index("tokens")
+assert seen.meanings["LEAP"] == "the largest model makes an attempt"
+assert "leap_price" in seen.features
 vector = ComputeVectorEnv(recorded.table, config, 3)
 scalars = [
     ComputeEnv(recorded.questions, recorded.backend, config, recorded.grader) for _ in range(3)
@@ -64,10 +66,31 @@ assert [a.rung for a in scalars[0].episode.attempts] == [top, 0, top]
 """
 
 
+REGISTER = """
+from controller.process.actions import *
+from controller.process.actions import _has_attempts, attempting, register_action
+from controller.process.features import *
+register_feature(Feature("length", "", "characters", PLAIN, Reading(len), "of the question"))
+added = {"own_actions": ("leap",), "own_features": ("tokens", "length")}
+"""
+
+
 def insert(path: Path, before: str, text: str) -> None:
     source = path.read_text()
     assert source.count(before) == 1
     path.write_text(source.replace(before, text))
+
+
+def episodes(folder: Path, added: str) -> None:
+    """Play some, alone and side by side, with `added` in front of the program."""
+    done = subprocess.run(
+        [sys.executable, "-c", added + EPISODES, CHECKPOINTS / "traces"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_an_action_and_a_feature_are_added_in_their_tables_alone(tmp_path):
@@ -78,11 +101,10 @@ def test_an_action_and_a_feature_are_added_in_their_tables_alone(tmp_path):
     insert(actions, '\n}\n"""By kind,', ACTION)
     observation = tmp_path / "controller" / "process" / "observation.py"
     insert(observation, "\n    seen=AttemptsSeen,", "\n" + FEATURE.strip("\n"))
-    done = subprocess.run(
-        [sys.executable, "-c", EPISODES, CHECKPOINTS / "traces"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    episodes(tmp_path, "added = {}")
+
+
+def test_what_a_line_of_a_table_does_registering_does():
+    _, spec = ACTION.split("ActionKind.LEAP: ")
+    spec, feature = spec.partition(",\n}")[0], FEATURE.strip().partition(",\n    seen")[0]
+    episodes(ROOT, f"{REGISTER}register_action('leap', {spec})\nregister_feature({feature})\n")

@@ -16,6 +16,8 @@ CALLS = {
     "train": (["--out", "run", "--steps", "8192"], "utility at price"),
     "train_sb3": (["--steps", "2048", "--episodes", "20"], "learned: mean return"),
     "own_reward": (["--steps", "2048", "--episodes", "20"], "careful: {'right'"),
+    "own_feature": (["--out", "run", "--steps", "8192"], "chance of SETTLE"),
+    "own_learner": (["--out", "run", "--steps", "8192"], "(wide): Linear"),
     "own_backend": (["--out", "run", "--steps", "8192"], " = "),
     "frontier": (["--prices", "3", "--repeats", "1"], "controller: "),
 }

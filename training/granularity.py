@@ -100,15 +100,21 @@ def _derive_attempts(
         max_samples=config.max_samples,
     )
     reads_prompt = difficulty is not None and not difficulty.is_free
-    return replace(process, reads_prompt=reads_prompt)
+    return replace(
+        process,
+        reads_prompt=reads_prompt,
+        own_actions=config.own_actions,
+        own_features=config.own_features,
+    )
 
 
 def _split_segments(
     traces: SegmentTraces, config: TrainConfig
 ) -> tuple[SegmentTable, SegmentTable, SegmentTable]:
     """Nothing is chosen by the validation split: one outcome a question is too noisy for that."""
-    if config.patience:
-        raise ConfigError(f"patience: expected 0 inside attempts, found {config.patience}")
+    for name in ("patience", "own_actions", "own_features"):
+        if value := getattr(config, name):
+            raise ConfigError(f"{name}: expected none inside attempts, found {value}")
     train, held = (build_trees(traces, [s], config.ladder) for s in ("train", "validation"))
     return train, held, held
 

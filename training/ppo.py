@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from controller.errors import ConfigError
 from controller.policy.network import Policy, PolicyConfig, PolicyNetwork, mlp
 from envs.vector import ComputeVectorEnv
-from training.learn.config import PPOConfig
+from training.learn.config import LEARNERS, PPOConfig
 from training.learn.resume import load_state, save_state
 
 _SMOOTHING = 0.1
@@ -195,9 +195,15 @@ Report = Callable[[int, dict[str, float]], None]
 class PPO:
     """Trains a policy on a vector environment.
 
+    A learner of one's own replaces `improve`, or with a loop of its own `train`.
+
     Args:
         env: to train on; its episodes must end by termination alone.
         config: settings.
+
+    Attributes:
+        policy, critic: trained in place by `optimizer`; a learner that needs no critic leaves it.
+        update: how many updates there were, of `config.num_updates`.
     """
 
     def __init__(self, env: ComputeVectorEnv, config: PPOConfig) -> None:
@@ -256,7 +262,7 @@ class PPO:
         self._prior = prior
         while self.update < self.config.num_updates:
             started = time.perf_counter()
-            metrics = self._update()
+            metrics = self.improve()
             self.update += 1
             if report is not None:
                 per_update = self.config.steps_per_update
@@ -265,12 +271,13 @@ class PPO:
             if stop is not None and stop():
                 return
 
-    def _update(self) -> dict[str, float]:
+    def improve(self) -> dict[str, float]:
+        """One update, from a fresh rollout; returns its metrics."""
         left = 1.0 - self.update / self.config.num_updates
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * left
         totals = EpisodeTotals()
-        rollout = self._collect(totals).flat()
+        rollout = self.collect(totals).flat()
         losses = self._learn(rollout, self._weights())
         explained = 1 - rollout.advantages.var() / rollout.returns.var()
         taken = torch.bincount(rollout.actions, minlength=len(self.env.actions))
@@ -305,7 +312,8 @@ class PPO:
         return Weights(entropy=self.config.entropy_coefficient * left, prior=prior)
 
     @torch.no_grad()
-    def _collect(self, totals: EpisodeTotals) -> Rollout:
+    def collect(self, totals: EpisodeTotals) -> Rollout:
+        """Play `num_steps` steps of each environment; counts the episodes that end."""
         if self._seen is None:
             first, info = self.env.reset(seed=self.config.seed)
             self._seen = _tensors(first, info["action_mask"])
@@ -416,6 +424,18 @@ class PPO:
         self._seen = _tensors(observation, mask)
         kept = {k.removeprefix("extra/"): v for k, v in extra.items() if k.startswith("extra/")}
         return progress["notes"], kept
+
+
+def register_learner(name: str, make: Callable[[ComputeVectorEnv, PPOConfig], PPO]) -> None:
+    """Add a learner from outside, a subclass of `PPO`, which `TrainConfig.learner` then names.
+
+    Raises:
+        ConfigError: the name is taken, or no identifier.
+    """
+    LEARNERS.register(name, make)
+
+
+LEARNERS["ppo"] = PPO
 
 
 def _tensors(observation: NDArray[np.float32], mask: NDArray[Any]) -> tuple[Tensor, Tensor]:

@@ -19,11 +19,20 @@ Forward = Callable[[Array, NDArray[np.bool_]], tuple[Array, np.float32]]
 
 
 def forward(policy: PolicyNetwork) -> Forward:
-    """Actor and critic of a network, with its weights of now."""
+    """Actor and critic of a network, with its weights of now; a registered one remains in torch."""
     ignored = [OBSERVATION_NAMES.index(name) for name in policy.config.ignored_features]
     if isinstance(policy.actor, ActionScorer):
         return _shared(policy, policy.actor, ignored)
-    return _flat(policy.actor, policy.critic, ignored)
+    if policy.config.network == "flat":
+        return _flat(policy.actor, policy.critic, ignored)
+
+    @torch.no_grad()
+    def run(observation: Array, mask: NDArray[np.bool_]) -> tuple[Array, np.float32]:
+        seen = torch.from_numpy(observation)
+        logits = policy.log_probs(seen, torch.from_numpy(mask))[0].numpy()
+        return logits, policy.value(seen).numpy()[0]
+
+    return run
 
 
 def _linears(network: nn.Sequential) -> list[nn.Linear]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from controller.granularity import Process, granularity_of
 from controller.process.actions import Action, ActionKind, Tier
 from controller.process.episodes import EpisodeConfig
 from controller.process.observation import ARM_NAMES, COMMON_NAMES, OBSERVATION_NAMES
+from controller.registry import NETWORKS
 
 
 class Policy(Protocol):
@@ -47,14 +48,15 @@ class PolicyConfig:
         hidden_sizes: widths of the hidden layers, of the actor and of the critic each; those of an
             `ActionScorer` are half as wide.
         ignored_features: names of those that the network reads as 0.
-        network: flat, an output for each action; or shared, the same weights for every action.
+        network: flat, an output for each action; shared, the same weights for every action; or the
+            name of a registered one, see `register_network`.
     """
 
     num_features: int
     num_actions: int
     hidden_sizes: tuple[int, ...] = (128, 128)
     ignored_features: tuple[str, ...] = ()
-    network: Literal["flat", "shared"] = "flat"
+    network: str = "flat"
 
     def __post_init__(self) -> None:
         sizes = (self.num_features, self.num_actions, *self.hidden_sizes)
@@ -64,14 +66,30 @@ class PolicyConfig:
                 f"num_features={self.num_features}, num_actions={self.num_actions}, "
                 f"hidden_sizes={self.hidden_sizes}"
             )
-        if self.network not in ("flat", "shared"):
-            raise ConfigError(f"network: expected flat or shared, found {self.network!r}")
+        NETWORKS.check(self.network)
         unknown = set(self.ignored_features) - set(OBSERVATION_NAMES)
         if unknown:
             raise ConfigError(
                 f"ignored_features: expected names of {list(OBSERVATION_NAMES)}, found "
                 f"{sorted(unknown)}"
             )
+
+
+Build = Callable[[PolicyConfig, Any], nn.Module]
+"""From shape and decision process to an actor, whose forward makes logits (B, A) of observations
+(B, D) and masks (B, A)."""
+
+
+def register_network(name: str, build: Build) -> Build:
+    """Add an actor from outside, which `network` then names; the critic remains an MLP.
+
+    Its weights are parameters of one or two dimensions, float32, and it keeps no buffers.
+
+    Raises:
+        ConfigError: the name is taken, or no identifier.
+    """
+    registered: Build = NETWORKS.register(name, build)
+    return registered
 
 
 def mlp(sizes: tuple[int, ...], last_gain: float) -> nn.Sequential:
@@ -113,17 +131,19 @@ class ActionScorer(nn.Module):
         self.own: Tensor
         self.facts: Tensor
         names = [*granularity_of(process).features, ""]
-        places = {name: names.index(name if name in names else "") for name in COMMON_NAMES}
-        self.register_buffer("common", torch.tensor([*places.values()]), persistent=False)
+        common = [name if name in names else "" for name in (*COMMON_NAMES, *process.own_features)]
+        places = torch.tensor([names.index(name) for name in common])
+        self.register_buffer("common", places, persistent=False)
         rows = (_own(process, action) for action in process.actions)
         own = [[names.index(row.get(name, "")) for name in ARM_NAMES] for row in rows]
         self.register_buffer("own", torch.tensor(own), persistent=False)  # (A, F), D for none
+        kinds = (*ActionKind, *process.added_actions)
         facts = [
-            [*(float(action.kind is kind) for kind in ActionKind), math.log10(action.width)]
+            [*(float(action.kind is kind) for kind in kinds), math.log10(action.width)]
             for action in process.actions
         ]
         self.register_buffer("facts", torch.tensor(facts), persistent=False)  # (A, K + 1)
-        self.seen = linear(len(COMMON_NAMES), hidden_sizes[0])
+        self.seen = linear(len(common), hidden_sizes[0])
         self.row = linear(len(own[0]) + len(facts[0]), hidden_sizes[0])
         self.apart = nn.Parameter(torch.zeros(len(own), hidden_sizes[-1]))  # (A, H)
         self.each = nn.Sequential(*(linear(*widths) for widths in pairwise(hidden_sizes)))
@@ -151,7 +171,7 @@ def _own(process: EpisodeConfig, action: Action) -> Mapping[str, str]:
     if not spec.tier:
         return {"price": f"{action.kind}_price"} if spec.cost else {}
     if not process.is_menu:
-        return _PAIR[spec.tier]
+        return {**_PAIR[spec.tier], "price": f"{action.kind}_price"}
     arm = process.arm_names[process.rung_of(action.kind, action.arm)]
     return {name: f"{arm}: {name}" for name in ARM_NAMES}
 
@@ -161,13 +181,11 @@ _PAIR = {
         "attempts": "samples",
         "leader_share": "leader_small_share",
         "difficulty": "small_difficulty",
-        "price": "sample_price",
     },
     Tier.LARGE: {
         "attempts": "escalations",
         "leader_share": "leader_large_backed",
         "difficulty": "large_difficulty",
-        "price": "escalate_price",
     },
 }
 """Features of the arms of a pair."""
@@ -181,22 +199,33 @@ class PolicyNetwork(nn.Module):
         process: whose actions a shared network scores; a flat one needs none.
 
     Raises:
-        ConfigError: a shared network is to decide inside attempts, where actions ask no arms.
+        ConfigError: a shared network is to decide inside attempts, where actions ask no arms, or a
+            registered one has weights that a checkpoint does not keep.
     """
 
     def __init__(self, config: PolicyConfig, process: Process | None = None) -> None:
         super().__init__()
         self.config = config
         self._ignored: Tensor
-        self.actor: nn.Sequential | ActionScorer
+        self.actor: Any
+        width = config.num_features
         if config.network == "shared":
             if not isinstance(process, EpisodeConfig):
                 raise ConfigError("network: expected flat inside attempts, found shared")
             halves = tuple(math.ceil(size / 2) for size in config.hidden_sizes)
-            self.actor, width = ActionScorer(process, halves), len(COMMON_NAMES)
-        else:
-            width = config.num_features
+            self.actor = ActionScorer(process, halves)
+            width = len(self.actor.common)
+        elif config.network == "flat":
             self.actor = mlp((width, *config.hidden_sizes, config.num_actions), 0.01)
+        else:
+            self.actor = NETWORKS[config.network](config, process)
+            own = dict(self.actor.named_parameters())
+            for key, weight in self.actor.state_dict().items():
+                if key not in own or weight.dtype != torch.float32 or weight.dim() > 2:
+                    raise ConfigError(
+                        f"network {config.network}: expected float32 parameters of one or two "
+                        f"dimensions, found {key}, {weight.dtype} {tuple(weight.shape)}"
+                    )
         self.critic = mlp((width, *config.hidden_sizes, 1), 1.0)
         ignored = [OBSERVATION_NAMES.index(name) for name in config.ignored_features]
         self.register_buffer("_ignored", torch.tensor(ignored, dtype=torch.long), persistent=False)
@@ -212,8 +241,8 @@ class PolicyNetwork(nn.Module):
             (B, A).
         """
         seen = self._read(observation)
-        shared = isinstance(self.actor, ActionScorer)
-        logits = self.actor(seen, mask) if shared else self.actor(seen)
+        flat = self.config.network == "flat"
+        logits = self.actor(seen) if flat else self.actor(seen, mask)
         logits = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
         return torch.log_softmax(logits, dim=-1)
 

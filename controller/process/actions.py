@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from controller.errors import ConfigError, IllegalActionError
+from controller.registry import Registry
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,6 +33,10 @@ class ActionKind(StrEnum):
     REVISE = "revise"
     ESCALATE = "escalate"
     VERIFY = "verify"
+
+    @classmethod
+    def _missing_(cls, value: object) -> ActionKind | None:
+        return OWN_ACTIONS.get(str(value))
 
     @property
     def spec(self) -> ActionSpec:
@@ -170,6 +175,29 @@ ACTIONS: dict[ActionKind, ActionSpec] = {
 }
 """By kind, in the order in which a policy's outputs stand for them."""
 
+OWN_ACTIONS: Registry[ActionKind] = Registry("own_actions", [*ActionKind])
+"""Kinds that callers added; processes that name them offer them after the others."""
+
+
+def register_action(name: str, spec: ActionSpec) -> ActionKind:
+    """Add an action from outside: `EpisodeConfig(own_actions=(name,))` offers it.
+
+    Attempts that it brings are asked for, and recorded, as those of `spec.attempt`.
+
+    Raises:
+        ConfigError: the name is taken, or the action asks or revises without an `attempt`.
+    """
+    if (spec.tier or spec.revises) and spec.attempt not in [*ActionKind]:
+        raise ConfigError(
+            f"{name}: expected `attempt` to be one of {[*map(str, ActionKind)]}, found "
+            f"{spec.attempt}"
+        )
+    kind = str.__new__(ActionKind, name)
+    kind._name_, kind._value_ = name.upper(), name
+    ACTIONS[OWN_ACTIONS.register(name, kind)] = spec
+    return kind
+
+
 REVISING = frozenset(kind for kind, spec in ACTIONS.items() if spec.revises)
 """Kinds that revise attempts, as traces spell them."""
 
@@ -212,6 +240,7 @@ class ActionSet(tuple[Action, ...]):
         sample_widths: tuple[int, ...] = (1,),
         verifies: bool = False,
         arms: Mapping[Tier, Sequence[str]] = MappingProxyType({}),
+        own: Sequence[ActionKind] = (),
     ) -> ActionSet:
         """The table's actions, one SAMPLE per width, and those of a verifier if there is one.
 
@@ -219,6 +248,7 @@ class ActionSet(tuple[Action, ...]):
             sample_widths: of the SAMPLE actions.
             verifies: whether there is a verifier.
             arms: names by tier, where that has several arms: these have an action each.
+            own: kinds from outside that follow those of the table.
 
         Raises:
             ConfigError: a width is below 1, or widths repeat or are missing.
@@ -233,7 +263,8 @@ class ActionSet(tuple[Action, ...]):
             )
         return cls(
             Action(kind, width, arm=arm)
-            for kind, spec in ACTIONS.items()
+            for kind in (*ActionKind, *own)
+            for spec in (kind.spec,)
             for arm in (arms.get(spec.tier, ("",)) if spec.tier else ("",))
             for width in (sample_widths if spec.wide else (1,))
             if verifies or not spec.scores

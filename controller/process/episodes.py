@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cached_property
+from itertools import chain
 from operator import attrgetter
 from typing import Any, Self
 
@@ -12,6 +14,7 @@ import numpy as np
 from controller.errors import ConfigError
 from controller.process.actions import (
     ACTIONS,
+    OWN_ACTIONS,
     PRICED,
     ActionKind,
     ActionSet,
@@ -20,6 +23,7 @@ from controller.process.actions import (
     attempt_cost,
 )
 from controller.process.cost import CostModel
+from controller.process.features import OWN_FEATURES, Feature, Reading
 from controller.process.lockstep import Bools, Floats, Ints, Lockstep, Rows
 from controller.process.menu import PAIR, Arm
 
@@ -53,6 +57,8 @@ class EpisodeConfig:
             those of a deployment are left unread.
         reads_cuts: the same for attempts that were cut at their longest.
         arms: what can be asked, one per rung, the first one small; empty for `PAIR`.
+        own_actions: registered ones that are offered after the table's.
+        own_features: registered ones that are seen after the table's.
     """
 
     cost: CostModel
@@ -70,6 +76,8 @@ class EpisodeConfig:
     reads_logprobs: bool = True
     reads_cuts: bool = False
     arms: tuple[Arm, ...] = ()
+    own_actions: tuple[str, ...] = ()
+    own_features: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         rungs = len(self.cost.weights)
@@ -90,11 +98,31 @@ class EpisodeConfig:
             raise ConfigError(
                 f"arms: expected one per rung, {rungs}, the first one small, found {self.arms}"
             )
-        ActionSet.build(self.sample_widths, self.verifies)
+        for name in ("own_actions", "own_features"):
+            if len(set(names := getattr(self, name))) < len(names):
+                raise ConfigError(f"{name}: expected distinct names, found {names}")
+        ActionSet.build(self.sample_widths, self.verifies, own=self.added_actions)
+        _ = self.added_features
 
     def __getstate__(self) -> dict[str, Any]:
         """Settings alone: what follows from them holds functions, which no pickle takes."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    @property
+    def added_actions(self) -> tuple[ActionKind, ...]:
+        """Kinds of actions from outside; raises ConfigError for one that is not registered."""
+        return tuple(OWN_ACTIONS[name] for name in self.own_actions)
+
+    @cached_property
+    def added_features(self) -> tuple[Feature, ...]:
+        """Features from outside; raises ConfigError for one that is not registered."""
+        return tuple(OWN_FEATURES[name] for name in self.own_features)
+
+    @cached_property
+    def readings(self) -> tuple[Callable[[str], float], ...]:
+        """Those of them that the wording tells."""
+        columns = chain(*(feature.columns for feature in self.added_features))
+        return tuple(column.read for column in columns if isinstance(column, Reading))
 
     @property
     def menu(self) -> tuple[Arm, ...]:
@@ -135,11 +163,13 @@ class EpisodeConfig:
             for tier, rungs in self.by_tier.items()
         }
         if not self.is_menu:
-            return ActionSet.build(self.sample_widths, self.verifies)
+            return ActionSet.build(self.sample_widths, self.verifies, own=self.added_actions)
         # An arm that is asked once has no use for wider actions.
         return ActionSet(
             action
-            for action in ActionSet.build(self.sample_widths, self.verifies, named)
+            for action in ActionSet.build(
+                self.sample_widths, self.verifies, named, self.added_actions
+            )
             if action.width == min(self.sample_widths)
             or action.width <= self.caps[self.rung_of(action.kind, action.arm)]
         )
@@ -176,7 +206,8 @@ class EpisodeConfig:
     @cached_property
     def priced(self) -> dict[ActionKind, ActionSpec]:
         """Actions whose expected cost a policy sees, of arms those of the first of a tier."""
-        return {kind: spec.on(self.rung_of(kind)) for kind, spec in PRICED.items()}
+        own = {kind: kind.spec for kind in self.added_actions if kind.spec.cost}
+        return {kind: spec.on(self.rung_of(kind)) for kind, spec in (PRICED | own).items()}
 
     @cached_property
     def mean_lengths(self) -> Floats:
@@ -321,6 +352,7 @@ class Episodes(Lockstep):
         seen: which, in the order of their first attempts, (N, attempts); as many count as
             there are distinct ones.
         streak: how many of the latest attempts gave one and the same answer.
+        readings: what the wording tells, by `EpisodeConfig.readings`, (N, F).
         unverified: attempts that a verifier could judge and has not.
         length_factor: what the wording tells of lengths, times the rungs' means, (N, R).
         prompt_counted: whether the length of the small model's prompt is known.
@@ -338,6 +370,7 @@ class Episodes(Lockstep):
             )
         n, k, r = num_episodes, num_answers, config.num_rungs
         self.length_factor = np.ones((n, r))
+        self.readings = np.zeros((n, len(config.readings)))
         self._vote_weight = np.array(config.vote_weights)
         self.prompt_counted = np.ones(n, bool)
         self.cuts, self.last_cut = np.zeros(n, np.int64), np.zeros(n, bool)
@@ -385,6 +418,7 @@ class Episodes(Lockstep):
         difficulty: Floats,
         round_price: Floats | float = 0.0,
         prompt_counted: Bools | bool = True,
+        readings: Floats | float = np.nan,
     ) -> None:
         """Begin new episodes in `rows`, (n,).
 
@@ -397,6 +431,7 @@ class Episodes(Lockstep):
             difficulty: (n, R) or (n, 2R), `Difficulty.outlook` of the question; NaN if unknown.
             round_price: (n,) accuracy per serial round.
             prompt_counted: (n,) whether the small model's prompt tokens are more than a guess.
+            readings: (n, F) what the wordings tell; NaN if unknown.
         """
         if self.distinct[rows].any():
             answers, known = self._seen(rows)
@@ -423,7 +458,7 @@ class Episodes(Lockstep):
         self.length_factor[rows] = 1.0
         if lengths.size:
             self.length_factor[rows] = np.exp(np.clip(np.nan_to_num(lengths), *_LOG_FACTORS))
-        self.prompt_counted[rows] = prompt_counted
+        self.prompt_counted[rows], self.readings[rows] = prompt_counted, readings
         self.limits[rows] = np.minimum(limits, self.config.caps)
         if self.config.reads_prompt:
             self._read_prompts(rows)

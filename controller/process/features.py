@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from controller.errors import ConfigError
 from controller.process.actions import ActionSpec
 from controller.process.lockstep import Array, Floats, Lockstep, Rows, stacked
+from controller.registry import Registry
 
 TERMS, COUNTS = "price and budget", "what was done"
 """Groups that tell what is asked for and what was done, where others are signals."""
@@ -115,6 +117,22 @@ class Feature:
         return self.column if isinstance(self.column, tuple) else (self.column,)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """A column that a question's wording tells, before its first attempt.
+
+    Attributes:
+        read: from the text to the number; called once per question.
+    """
+
+    read: Callable[[str], float]
+
+    def __call__(self, seen: Seen) -> Array:
+        """(n,)."""
+        column: Array = seen.e.readings.T[seen.e.config.readings.index(self.read)]
+        return column
+
+
 class Seen:
     """What columns are computed from.
 
@@ -157,6 +175,8 @@ class FeatureTable:
     def __init__(self, version: int, *features: Feature, seen: type[Seen] = Seen) -> None:
         self.version, self.features, self._seen = version, features, seen
         self.names = tuple(chain(*(feature.names for feature in features)))
+        if repeated := sorted({name for name in self.names if self.names.count(name) > 1}):
+            raise ConfigError(f"features: expected distinct names, found {repeated} twice")
         widths: dict[Column, int] = {c: len(f.names) for f in features for c in f.columns}
         named = [column for column in widths if isinstance(column, str)]
         self._named = _getter(attrgetter, named)
@@ -182,6 +202,10 @@ class FeatureTable:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def followed_by(self, *more: Feature) -> FeatureTable:
+        """The same with further features at the end."""
+        return FeatureTable(self.version, *self.features, *more, seen=self._seen)
 
     @cached_property
     def groups(self) -> dict[str, tuple[str, ...]]:
@@ -225,6 +249,23 @@ class FeatureTable:
         return out
 
 
+OWN_FEATURES: Registry[Feature] = Registry("own_features")
+"""Features that callers added; processes that name them show them after the others."""
+
+
+def register_feature(feature: Feature) -> Feature:
+    """Add a feature of whole attempts from outside: `EpisodeConfig(own_features=(name,))` shows it.
+
+    Its column is made of `controller.process.episodes.Episodes`, or of the wording (`Reading`).
+
+    Raises:
+        ConfigError: the name is no identifier, or the feature is one of each arm.
+    """
+    if feature.arms:
+        raise ConfigError(f"{feature.name}: expected no `arms`, found {feature.arms}")
+    return OWN_FEATURES.register(feature.name, feature)
+
+
 _DIFFICULTY = "difficulty of the question"
 
 # fmt: off
@@ -261,8 +302,8 @@ def last_logprobs(of: str) -> tuple[Feature, Feature, Feature]:
     # fmt: on
 
 
-def expected_costs(priced: Mapping[Any, ActionSpec]) -> tuple[Feature, ...]:
-    """What actions are expected to cost, at the episode's price."""
+def expected_costs(priced: Mapping[Any, ActionSpec], first: int = 0) -> tuple[Feature, ...]:
+    """What actions are expected to cost, at the episode's price, from row `first` of the costs."""
 
     def row(place: int) -> Callable[[Seen], Array]:
         return lambda seen: seen.costs[place]
@@ -276,5 +317,5 @@ def expected_costs(priced: Mapping[Any, ActionSpec]) -> tuple[Feature, ...]:
             row(place),
             f"price x expected cost of {spec.paid_for}",
         )
-        for place, (name, spec) in enumerate(priced.items())
+        for place, (name, spec) in enumerate(priced.items(), first)
     )

@@ -68,10 +68,9 @@ def unwanted(
         ConfigError: a name of neither, or nothing is left to attempt a question with.
     """
     names = [model.name for model in models]
-    if strange := set(without) - {*ActionKind, *names}:
-        raise ConfigError(
-            f"without: expected any of {[*map(str, ActionKind), *names]}, found {sorted(strange)}"
-        )
+    known = [*map(str, ActionKind), *config.own_actions, *names]
+    if strange := set(without) - set(known):
+        raise ConfigError(f"without: expected any of {known}, found {sorted(strange)}")
     asked = dict(zip(config.actions, (spec for spec, _ in config.choices), strict=True))
     found = frozenset(
         action

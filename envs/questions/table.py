@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from controller.errors import ConfigError
 from controller.policy.difficulty import Reads
 from controller.process.wording import shape_features, text_features
 
@@ -51,6 +53,27 @@ class QuestionTable:
         if reads == "shape" or self.hidden is None:
             return self._shapes
         return np.concatenate([self.hidden, self._shapes], 1)
+
+    def read(self, readings: Sequence[Callable[[str], float]]) -> NDArray[np.float64]:
+        """What functions tell of each question's text, (Q, F); each is read once.
+
+        Raises:
+            ConfigError: the texts were not recorded.
+        """
+        if readings and self.texts is None:
+            raise ConfigError(
+                "own_features: expected the questions' texts in the trace set, for features that "
+                "are read from these, found none"
+            )
+        for read in readings:
+            if read not in self._read:
+                self._read[read] = np.array([read(text) for text in self._wordings], np.float64)
+        columns = np.array([self._read[read] for read in readings], np.float64)
+        return columns.reshape(len(readings), self.num_questions).T
+
+    @cached_property
+    def _read(self) -> dict[Callable[[str], float], NDArray[np.float64]]:
+        return {}
 
     @cached_property
     def _words(self) -> NDArray[np.float32]:

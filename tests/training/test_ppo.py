@@ -101,7 +101,7 @@ def test_the_truth_explains_what_no_observation_can(validation, config):
     ppo = make(validation, config, replace(SHORT, total_steps=64 * 16 * 40))
     explained = []
     ppo.train(lambda steps, metrics: explained.append(metrics["losses/explained_variance"]))
-    rollout = ppo._collect(EpisodeTotals()).flat()
+    rollout = ppo.collect(EpisodeTotals()).flat()
     with torch.no_grad():
         blind = rollout.returns - ppo.policy.value(rollout.observations)
     assert np.mean(explained[-5:]) > 1 - float(blind.var() / rollout.returns.var()) + 0.1

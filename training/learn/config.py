@@ -8,9 +8,10 @@ from math import inf
 from typing import Any, Literal
 
 from controller.errors import ConfigError
+from controller.registry import NETWORKS, Registry
 
-STEPS_PER_ATTEMPT = 200
-LEAST_STEPS, MOST_STEPS = 400_000, 8_000_000
+STEPS_PER_ATTEMPT = 64
+LEAST_STEPS, MOST_STEPS = 300_000, 8_000_000
 """Environment steps that suit a number of recorded attempts."""
 
 STARTED = 10
@@ -23,6 +24,10 @@ SEGMENT_DEFAULTS: dict[str, Any] = {
     "gae_lambda": 0.95,
 }
 """Of trainings inside attempts: larger networks soon learn two thousand trees by heart."""
+
+
+LEARNERS: Registry[Any] = Registry("learner", ["ppo"])
+"""Makers of learners by name, see `training.ppo.register_learner`."""
 
 
 def check_range(
@@ -67,8 +72,8 @@ class PPOConfig:
             square of what is left to zero.
         max_grad_norm: gradients are scaled down to this norm.
         hidden_sizes: of the policy network.
-        network: flat, an output for each action; shared, the same weights for every action; or
-            auto, flat unless training starts from another.
+        network: flat, an output for each action; shared, the same weights for every action; auto,
+            flat unless training starts from another; or the name of a registered one.
         ignored_features: names of features that the network does not see, for ablations.
         seed: everything random follows from it.
     """
@@ -87,7 +92,7 @@ class PPOConfig:
     prior_coefficient: float = 0.1
     max_grad_norm: float = 0.5
     hidden_sizes: tuple[int, ...] = (128, 128)
-    network: Literal["auto", "flat", "shared"] = "auto"
+    network: str = "auto"
     ignored_features: tuple[str, ...] = ()
     seed: int = 0
 
@@ -99,6 +104,8 @@ class PPOConfig:
         check_range(self, ("total_steps", *weights), least=0)
         check_range(self, ("seed",), least=0)
         check_range(self, ("gae_lambda", "cloning_share"), least=0, most=1)
+        if self.network != "auto":
+            NETWORKS.check(self.network)
         if self.steps_per_update % self.num_minibatches:
             raise ConfigError(
                 f"num_minibatches: expected a divisor of num_envs * num_steps = "
@@ -158,6 +165,9 @@ class TrainConfig:
         escalate: inside attempts, let the large model take over.
         start: controller to start from, in a tenth of the steps where these are open; arms are
             matched by name. None if empty.
+        own_actions: names of registered actions to offer as well.
+        own_features: names of registered features to see as well.
+        learner: ppo, or the name of a registered one.
         ppo: settings of PPO.
     """
 
@@ -173,6 +183,9 @@ class TrainConfig:
     probes: bool = False
     escalate: bool = True
     start: str = ""
+    own_actions: tuple[str, ...] = ()
+    own_features: tuple[str, ...] = ()
+    learner: str = "ppo"
     ppo: PPOConfig = field(default_factory=PPOConfig)
 
     @property
@@ -191,6 +204,7 @@ class TrainConfig:
             )
         if self.dollars and self.unit != "dollars":
             raise ConfigError(f"dollars: expected --unit dollars beside it, found {self.unit}")
+        LEARNERS.check(self.learner)
         _ = self.list_prices
         for model, cost in self.token_costs.items():
             if not 0 < cost < inf:
@@ -200,10 +214,10 @@ class TrainConfig:
         """The same with `total_steps`, if left open, as suits so many attempts to learn from.
 
         A policy that meets few outcomes again and again learns them by heart:
-        docs/decisions/0024.
+        docs/decisions/0024 and 0040.
 
-        >>> [TrainConfig().suited(n).ppo.total_steps for n in (500, 2500, 130_000)]
-        [400000, 500000, 8000000]
+        >>> [TrainConfig().suited(n).ppo.total_steps for n in (500, 10_000, 130_000)]
+        [300000, 640000, 8000000]
         """
         if self.ppo.total_steps:
             return self

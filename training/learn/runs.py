@@ -22,6 +22,7 @@ from rich.console import Console
 
 from controller.checkpoint import AnyCheckpoint, load_any
 from controller.errors import AllotError, BackendError
+from controller.registry import IMPORTED
 from envs.granularity import AnyTraces, read_traces, recordings_of
 from envs.traces.format import write_atomically
 from training.compare.evaluate import compare
@@ -269,8 +270,8 @@ class TrainJob:
 
 
 def wandb_environment() -> dict[str, str]:
-    """This process' settings of W&B."""
-    return {name: value for name, value in os.environ.items() if name.startswith("WANDB_")}
+    """This process' settings of W&B, and what it imports to know what callers added."""
+    return {n: value for n, value in os.environ.items() if n.startswith(("WANDB_", IMPORTED))}
 
 
 def run_job(

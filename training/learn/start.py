@@ -32,13 +32,15 @@ def start_from(policy: PolicyNetwork, process: Process, source: AnyCheckpoint) -
         ConfigError: the networks differ, or they have no arm in common.
     """
     own, theirs = granularity_of(process), source.granularity
-    for name, expected, found in (
-        ("decisions", theirs.unit, own.unit),
-        *(
-            (name, getattr(source.policy.config, name), getattr(policy.config, name))
-            for name in ("network", "hidden_sizes", "ignored_features")
-        ),
-    ):
+    named, network = ("network", "hidden_sizes", "ignored_features"), policy.config.network
+    same = [(n, getattr(source.policy.config, n), getattr(policy.config, n)) for n in named]
+    if network != "flat":
+        added = ("own_actions", "own_features")
+        same += [(n, getattr(source.config, n, ()), getattr(process, n, ())) for n in added]
+    if network not in ("flat", "shared"):
+        same += [("actions", source.config.actions.names, process.actions.names)]
+        same += [("features", theirs.features, own.features)]
+    for name, expected, found in (("decisions", theirs.unit, own.unit), *same):
         if expected != found:
             raise ConfigError(f"{name}: expected {expected} as of {source.path}, found {found}")
     arms, known = (getattr(p, "arm_names", ()) for p in (process, source.config))
@@ -52,7 +54,7 @@ def start_from(policy: PolicyNetwork, process: Process, source: AnyCheckpoint) -
     asked = _asked(process), _asked(source.config)
     if isinstance(policy.actor, ActionScorer):
         weights["actor.apart"] = _taken(weights["actor.apart"], *asked)
-    else:
+    elif network == "flat":
         for name in ("actor.0.weight", "critic.0.weight"):
             weights[name] = _taken(weights[name].T, own.features, theirs.features).T
         for part in ("weight", "bias"):

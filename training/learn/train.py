@@ -42,7 +42,13 @@ from envs.vector import ComputeVectorEnv
 from training.compare.simulate import outlook, play, play_checkpoint
 from training.compare.yardsticks import best_rule_utilities
 from training.granularity import learning_of
-from training.learn.config import LEAST_STEPS, SEGMENT_DEFAULTS, STARTED, TrainConfig
+from training.learn.config import (
+    LEARNERS,
+    LEAST_STEPS,
+    SEGMENT_DEFAULTS,
+    STARTED,
+    TrainConfig,
+)
 from training.learn.difficulty import fit_difficulty, fold_of, with_prompt_lengths
 from training.learn.floor import (
     FLOOR_PRICES,
@@ -166,7 +172,7 @@ def prepare(traces: AnyTraces, config: TrainConfig) -> Prepared:
 
 
 class ControllerTraining:
-    """One training by PPO; the last weights are kept, or with a patience the best ones.
+    """One training; the last weights are kept, or with a patience the best ones.
 
     Args:
         traces: recorded attempts.
@@ -186,7 +192,8 @@ class ControllerTraining:
             config = replace(config, ppo=replace(config.ppo, network=source.policy.config.network))
         self.traces, self.config, self.out = traces, config, out
         env = self._env_of(self.prepared)
-        self.ppo, self._env = PPO(env, config.ppo), env
+        self.ppo: PPO = LEARNERS[config.learner](env, config.ppo)
+        self._env = env
         self.started = ""
         """What was taken over from another controller, in a line."""
         if source is not None:
@@ -335,7 +342,7 @@ class ControllerTraining:
         steps = self.config.ppo.total_steps * (STARTED if self.started else 1)
         steps = min(steps, LEAST_STEPS)
         env = self._env_of(self.prepared.of(rows))
-        ppo = PPO(env, replace(self.config.ppo, total_steps=steps))
+        ppo: PPO = LEARNERS[self.config.learner](env, replace(self.config.ppo, total_steps=steps))
         if has_state(state):
             ppo.resume(state)
         ppo.train(stop=stop, prior=self._prior(rows))
