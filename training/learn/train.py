@@ -125,6 +125,26 @@ class Prepared:
         known = outlook(everywhere, table)
         return float(best_rule_utilities(table, self.process, prices, known).mean())
 
+    @cached_property
+    def tuning(self) -> Prepared:
+        """Questions that rules are chosen by: all to learn from, or enough of these."""
+        if folds_for(len(self.train)) or len(self.train) <= RULE_QUESTIONS:
+            return self
+        every = len(self.train) // RULE_QUESTIONS
+        return self.of(np.arange(len(self.train)) % every == 0)
+
+    @cached_property
+    def rulebook(self) -> tuple[Rulebook, Floats] | None:
+        """Rules to start from and to be no worse than, and their utilities on `tuning`."""
+        tuning = self.tuning
+        if not isinstance(tuning.train, TraceTable):
+            return None
+        low, high = self.prices.low, self.prices.high
+        prices = self.prices.grid(FLOOR_PRICES if low < high else 1)
+        known = tuning.train_outlook
+        rulebook = Rulebook.screened(self.process, prices, tuning.train, known)
+        return rulebook, rulebook.utilities(tuning.train, known)
+
 
 def suited(config: TrainConfig, traces: AnyTraces) -> TrainConfig:
     """The same with `total_steps`, if left open, as suits the attempts of the train split."""
@@ -278,32 +298,11 @@ class ControllerTraining:
         tracker.makes(controller_artifact(checkpoint, self.out, self.traces))
         return checkpoint
 
-    @cached_property
-    def _rulebook(self) -> tuple[Rulebook, Floats] | None:
-        """Rules to start from and to be no worse than, and their utilities on `_tuning`."""
-        prepared, tuning = self.prepared, self._tuning
-        if not isinstance(prepared.train, TraceTable):
-            return None
-        low, high = prepared.prices.low, prepared.prices.high
-        prices = prepared.prices.grid(FLOOR_PRICES if low < high else 1)
-        known = tuning.train_outlook
-        rulebook = Rulebook.screened(prepared.process, prices, tuning.train, known)
-        return rulebook, rulebook.utilities(tuning.train, known)
-
-    @cached_property
-    def _tuning(self) -> Prepared:
-        """Questions that rules are chosen by: all to learn from, or enough of these."""
-        train = self.prepared.train
-        if folds_for(len(train)) or len(train) <= RULE_QUESTIONS:
-            return self.prepared
-        every = len(train) // RULE_QUESTIONS
-        return self.prepared.of(np.arange(len(train)) % every == 0)
-
     def _prior(self, rows: NDArray[np.bool_] | slice = slice(None)) -> Policy | None:
-        """The best rules by some of the questions of `_tuning`."""
-        if self._rulebook is None:
+        """The best rules by some of the questions of `Prepared.tuning`."""
+        if self.prepared.rulebook is None:
             return None
-        rulebook, utilities = self._rulebook
+        rulebook, utilities = self.prepared.rulebook
         return FlooredPolicy(self.ppo.policy, rulebook.best(utilities[..., rows]))
 
     def _floor(self, stop: Callable[[], bool] | None) -> Floor | None:
@@ -315,9 +314,9 @@ class ControllerTraining:
         Raises:
             KeyboardInterrupt: it was stopped; the next run goes on from there.
         """
-        if self._rulebook is None:
+        if self.prepared.rulebook is None:
             return None
-        prepared, (rulebook, utilities) = self.prepared, self._rulebook
+        prepared, (rulebook, utilities) = self.prepared, self.prepared.rulebook
         fresh, known = prepared.calibration, outlook(prepared.difficulty, prepared.calibration)
         judged = rulebook.judge(self.ppo.policy, fresh, known)
         held = [Judged(rules=rulebook.utilities(fresh, known), policy=judged)]
