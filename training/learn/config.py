@@ -10,8 +10,8 @@ from typing import Any, Literal
 from controller.errors import ConfigError
 from controller.registry import NETWORKS, Registry
 
-STEPS_PER_ATTEMPT = 200
-LEAST_STEPS, MOST_STEPS = 400_000, 8_000_000
+STEPS_PER_ATTEMPT = 64
+LEAST_STEPS, MOST_STEPS = 300_000, 8_000_000
 """Environment steps that suit a number of recorded attempts."""
 
 STARTED = 10
@@ -214,10 +214,10 @@ class TrainConfig:
         """The same with `total_steps`, if left open, as suits so many attempts to learn from.
 
         A policy that meets few outcomes again and again learns them by heart:
-        docs/decisions/0024.
+        docs/decisions/0024 and 0040.
 
-        >>> [TrainConfig().suited(n).ppo.total_steps for n in (500, 2500, 130_000)]
-        [400000, 500000, 8000000]
+        >>> [TrainConfig().suited(n).ppo.total_steps for n in (500, 10_000, 130_000)]
+        [300000, 640000, 8000000]
         """
         if self.ppo.total_steps:
             return self

@@ -66,7 +66,7 @@ def test_the_same_menu_goes_on_from_the_weights(before, menu, tmp_path):
 
 
 def test_open_steps_are_a_tenth(menu):
-    assert replace(SETTINGS, start="x", ppo=PPOConfig()).suited(0).ppo.total_steps == 40_000
+    assert replace(SETTINGS, start="x", ppo=PPOConfig()).suited(0).ppo.total_steps == 30_000
 
 
 @pytest.mark.parametrize(

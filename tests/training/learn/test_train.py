@@ -7,7 +7,7 @@ import pytest
 
 from controller.errors import TraceFormatError
 from envs.traces.format import TraceSet
-from training.learn.config import STEPS_PER_ATTEMPT
+from training.learn.config import LEAST_STEPS, STEPS_PER_ATTEMPT
 from training.learn.resume import CURVE, Curve, read_curve
 from training.learn.train import ControllerTraining, TrainConfig, prepare
 from training.ppo import PPOConfig
@@ -86,7 +86,7 @@ def test_there_must_be_questions_of_both_splits(few, left, message):
 def test_open_steps_follow_the_number_of_attempts(few, tmp_path):
     training = ControllerTraining(few, TrainConfig(), tmp_path)
     attempts = sum(rows.train_attempts for rows in few.model_rows.values())
-    assert training.config.ppo.total_steps == STEPS_PER_ATTEMPT * attempts
+    assert training.config.ppo.total_steps == max(STEPS_PER_ATTEMPT * attempts, LEAST_STEPS)
 
 
 def test_a_fresh_training_begins_a_fresh_curve(tmp_path):
