@@ -28,7 +28,8 @@ $(BIN)/allot: pyproject.toml
 run: $(BIN)/allot
 	$(BIN)/allot train --out $(CONTROLLER) --steps $(STEPS)
 	$(BIN)/allot evaluate $(CONTROLLER)
-	$(BIN)/allot answer --examples 5 --controller $(CONTROLLER)
+	$(BIN)/allot answer --controller $(CONTROLLER) --examples 4 \
+		"Spell this word backward (example: sun -> nus): planet"
 
 real: $(BIN)/allot
 	mkdir -p $(REAL)

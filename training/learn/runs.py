@@ -23,23 +23,27 @@ from rich.console import Console
 from controller.checkpoint import AnyCheckpoint, load_any
 from controller.errors import AllotError, BackendError
 from controller.registry import IMPORTED
-from envs.granularity import read_traces
+from envs.granularity import AnyTraces, read_traces, recordings_of
 from envs.traces.format import write_atomically
+from training.compare.evaluate import compare
 from training.compare.results import Seeds
 from training.compare.simulate import play_checkpoint
-from training.compare.summary import summarise_seeds
+from training.compare.summary import summarise, summarise_seeds
 from training.learn.config import TrainConfig
 from training.learn.settings import Settings, WandbMode, store
 from training.learn.threads import limit_threads
 from training.learn.train import ControllerTraining, Prepared, prepare, suited
 from training.record.cluster import Cluster, connected
-from training.report.show import print_seeds
+from training.report.plots import plot_frontier
+from training.report.show import print_frontier, print_seeds
 from training.report.tracking import Tracker
 from training.report.view import View, progress_bar, training_view
 
 Floats = NDArray[np.float64]
 
 SCORED_PRICES = 12
+_REPEATS = 2
+_PICTURE = "validation.png"
 _POLL_S = 0.5
 
 Progress = Callable[[float, str], None]
@@ -111,7 +115,7 @@ def asked_to_stop() -> Iterator[Callable[[], bool]]:
 
 
 def train_all(settings: Settings, console: Console) -> Trained:
-    """Train every seed that is not finished, then say what they amount to.
+    """Train every seed that is not finished, then say what they amount to, and against rules.
 
     Raises:
         KeyboardInterrupt: a signal stopped it; the next call goes on from there.
@@ -148,6 +152,7 @@ def train_all(settings: Settings, console: Console) -> Trained:
         text = json.dumps({"prices": prices.tolist(), **asdict(seeds)}, indent=1)
         write_atomically(settings.run.out / "seeds.json", lambda path: path.write_text(text))
         print_seeds(console, seeds)
+    _hold_against_rules(list(checkpoints.values()), prepared, traces, settings.run.out, console)
     return Trained(
         checkpoints=checkpoints, utility=utility, best_rule=prepared.best_rule, seeds=seeds
     )
@@ -190,6 +195,32 @@ def _trained(
             soft_wrap=True,
         )
     return checkpoint
+
+
+def _hold_against_rules(
+    checkpoints: list[AnyCheckpoint],
+    prepared: Prepared,
+    traces: AnyTraces,
+    out: Path,
+    console: Console,
+) -> None:
+    """Print and draw the frontier on questions that no training has looked at; see `_score`."""
+    tuning, test = prepared.tuning.train, prepared.calibration
+    console.print(
+        f"held against rules on {test.num_questions:,} validation questions that were not learnt "
+        f"from; rules are tuned on {tuning.num_questions:,} others",
+        highlight=False,
+        soft_wrap=True,
+    )
+    num_prices = SCORED_PRICES if prepared.prices.low < prepared.prices.high else 1
+    comparison = compare(checkpoints, tuning, test, num_prices=num_prices, repeats=_REPEATS)
+    names = [model.name for model in prepared.models]
+    held = recordings_of(traces).recorded(traces, ["validation"], names).questions
+    known = set(test.question_ids)
+    results = summarise(comparison, [q for q in held if q.question_id in known])
+    plot_frontier(results, out / _PICTURE)
+    print_frontier(console, results)
+    console.print(f"picture: {out / _PICTURE}", highlight=False, soft_wrap=True)
 
 
 def _score(checkpoints: list[AnyCheckpoint], prepared: Prepared, prices: Floats) -> Seeds:

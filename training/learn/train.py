@@ -117,6 +117,27 @@ class Prepared:
         )
 
     @cached_property
+    def tuning(self) -> Prepared:
+        """Questions that rules are chosen by: all to learn from, or enough of these."""
+        num_questions = len(self.train)
+        if folds_for(num_questions) or num_questions <= RULE_QUESTIONS:
+            return self
+        every = num_questions // RULE_QUESTIONS
+        return self.of(np.arange(num_questions) % every == 0)
+
+    @cached_property
+    def rulebook(self) -> tuple[Rulebook, Floats] | None:
+        """Rules to start from and to be no worse than, and their utilities on `tuning`."""
+        tuning = self.tuning
+        if not isinstance(self.train, TraceTable):
+            return None
+        low, high = self.prices.low, self.prices.high
+        prices = self.prices.grid(FLOOR_PRICES if low < high else 1)
+        known = tuning.train_outlook
+        rulebook = Rulebook.screened(self.process, prices, tuning.train, known)
+        return rulebook, rulebook.utilities(tuning.train, known)
+
+    @cached_property
     def best_rule(self) -> float:
         """Mean utility, over the prices of a check, of the best rule in hindsight."""
         table, prices = self.validation, self.prices.grid(CHECK_PRICES)
@@ -124,26 +145,6 @@ class Prepared:
         everywhere = self.difficulty and replace(self.difficulty, low=None, high=None)
         known = outlook(everywhere, table)
         return float(best_rule_utilities(table, self.process, prices, known).mean())
-
-    @cached_property
-    def tuning(self) -> Prepared:
-        """Questions that rules are chosen by: all to learn from, or enough of these."""
-        if folds_for(len(self.train)) or len(self.train) <= RULE_QUESTIONS:
-            return self
-        every = len(self.train) // RULE_QUESTIONS
-        return self.of(np.arange(len(self.train)) % every == 0)
-
-    @cached_property
-    def rulebook(self) -> tuple[Rulebook, Floats] | None:
-        """Rules to start from and to be no worse than, and their utilities on `tuning`."""
-        tuning = self.tuning
-        if not isinstance(tuning.train, TraceTable):
-            return None
-        low, high = self.prices.low, self.prices.high
-        prices = self.prices.grid(FLOOR_PRICES if low < high else 1)
-        known = tuning.train_outlook
-        rulebook = Rulebook.screened(self.process, prices, tuning.train, known)
-        return rulebook, rulebook.utilities(tuning.train, known)
 
 
 def suited(config: TrainConfig, traces: AnyTraces) -> TrainConfig:

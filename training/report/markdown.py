@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from controller.card import (
@@ -69,6 +70,17 @@ def price_rows(results: Results) -> Iterator[tuple[str, ...]]:
         name, lead = results.closest_rule(i)
         told = f"{p.price:.1e}", f"{p.accuracy:.1%}", f"{p.cost:.0f}", f"{p.utility:.3f}", name
         yield *told, f"{lead.lead:+.3f}", _span(lead.interval, "+.3f")
+
+
+def frontier_rows(results: Results, most: int) -> Iterator[tuple[str, ...]]:
+    """At so many prices from the least to the greatest the controller, the best rule, the lead."""
+    for i in sorted({round(i) for i in np.linspace(0, len(results.prices) - 1, most)}):
+        name, lead = results.closest_rule(i)
+        ours, theirs = (
+            (f"{p.accuracy:.1%}", f"{p.cost:.0f}")
+            for p in (results.controller[i], results.policies[name][i])
+        )
+        yield f"{results.prices[i]:.1e}", *ours, name, *theirs, f"{lead.lead:+.3f}"
 
 
 def seed_rows(seeds: Seeds) -> Iterator[tuple[str, ...]]:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from training.compare.shadow import Shadow
 
 
+_FEW_PRICES = 4
+
+
 def command_line(program: str = "allot") -> str:
     """The command that is running, as one would type it."""
     return shlex.join([*program.split(), *sys.argv[1:]])
@@ -64,6 +67,15 @@ def print_results(console: Console, results: Results) -> None:
     _print_table(console, by_kind, headline_rows(results))
     console.print(f"behind a rule beyond its interval: {results.behind}")
     print_seeds(console, results.seeds)
+
+
+def print_frontier(console: Console, results: Results) -> None:
+    """Print a controller beside the best rule at a few of the prices, and the verdict on all."""
+    from training.report.markdown import frontier_rows
+
+    head = ("price", "accuracy", "cost", "best rule", "accuracy", "cost", "lead")
+    _print_table(console, head, frontier_rows(results, _FEW_PRICES))
+    console.print(results.verdict, highlight=False)
 
 
 def print_seeds(console: Console, seeds: Seeds) -> None:

@@ -72,6 +72,8 @@ def test_seeds_train_side_by_side_and_finished_ones_are_left_alone(few, allot, t
     low, high = summary["iqm"]["interval"]
     assert low <= summary["iqm"]["value"] <= high
     assert "interquartile mean" in done.stdout
+    assert (tmp_path / "validation.png").read_bytes().startswith(b"\x89PNG")
+    assert "Against the best of" in done.stdout
 
     results = tmp_path / "RESULTS.md"
     options = ("--num-prices", 2, "--repeats", 1, "--json", "--results", results)
