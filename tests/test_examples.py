@@ -19,6 +19,7 @@ CALLS = {
     "own_feature": (["--out", "run", "--steps", "8192"], "chance of SETTLE"),
     "own_learner": (["--out", "run", "--steps", "8192"], "(wide): Linear"),
     "own_backend": (["--out", "run", "--steps", "8192"], " = "),
+    "tune": (["--out", "study", "--trials", "4", "--steps", "8192"], "best of 4: "),
     "frontier": (["--prices", "3", "--repeats", "1"], "controller: "),
 }
 
@@ -30,6 +31,8 @@ def test_every_example_is_called():
 @pytest.mark.parametrize("name", sorted(CALLS))
 def test_example_runs_in_an_empty_folder(name, tmp_path):
     program, (arguments, expected) = EXAMPLES / f"{name}.py", CALLS[name]
+    if name == "tune":
+        pytest.importorskip("optuna", reason="pip install optuna")
     assert len(program.read_text().splitlines()) <= 60
     done = subprocess.run(
         [sys.executable, program, *arguments],

@@ -126,6 +126,18 @@ class Prepared:
         return self.of(np.arange(num_questions) % every == 0)
 
     @cached_property
+    def rulebook(self) -> tuple[Rulebook, Floats] | None:
+        """Rules to start from and to be no worse than, and their utilities on `tuning`."""
+        tuning = self.tuning
+        if not isinstance(self.train, TraceTable):
+            return None
+        low, high = self.prices.low, self.prices.high
+        prices = self.prices.grid(FLOOR_PRICES if low < high else 1)
+        known = tuning.train_outlook
+        rulebook = Rulebook.screened(self.process, prices, tuning.train, known)
+        return rulebook, rulebook.utilities(tuning.train, known)
+
+    @cached_property
     def best_rule(self) -> float:
         """Mean utility, over the prices of a check, of the best rule in hindsight."""
         table, prices = self.validation, self.prices.grid(CHECK_PRICES)
@@ -287,23 +299,11 @@ class ControllerTraining:
         tracker.makes(controller_artifact(checkpoint, self.out, self.traces))
         return checkpoint
 
-    @cached_property
-    def _rulebook(self) -> tuple[Rulebook, Floats] | None:
-        """Rules to start from and to be no worse than, and their utilities on `tuning`."""
-        prepared, tuning = self.prepared, self.prepared.tuning
-        if not isinstance(prepared.train, TraceTable):
-            return None
-        low, high = prepared.prices.low, prepared.prices.high
-        prices = prepared.prices.grid(FLOOR_PRICES if low < high else 1)
-        known = tuning.train_outlook
-        rulebook = Rulebook.screened(prepared.process, prices, tuning.train, known)
-        return rulebook, rulebook.utilities(tuning.train, known)
-
     def _prior(self, rows: NDArray[np.bool_] | slice = slice(None)) -> Policy | None:
         """The best rules by some of the questions of `Prepared.tuning`."""
-        if self._rulebook is None:
+        if self.prepared.rulebook is None:
             return None
-        rulebook, utilities = self._rulebook
+        rulebook, utilities = self.prepared.rulebook
         return FlooredPolicy(self.ppo.policy, rulebook.best(utilities[..., rows]))
 
     def _floor(self, stop: Callable[[], bool] | None) -> Floor | None:
@@ -315,9 +315,9 @@ class ControllerTraining:
         Raises:
             KeyboardInterrupt: it was stopped; the next run goes on from there.
         """
-        if self._rulebook is None:
+        if self.prepared.rulebook is None:
             return None
-        prepared, (rulebook, utilities) = self.prepared, self._rulebook
+        prepared, (rulebook, utilities) = self.prepared, self.prepared.rulebook
         fresh, known = prepared.calibration, outlook(prepared.difficulty, prepared.calibration)
         judged = rulebook.judge(self.ppo.policy, fresh, known)
         held = [Judged(rules=rulebook.utilities(fresh, known), policy=judged)]
