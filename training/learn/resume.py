@@ -83,12 +83,17 @@ class Curve:
     Args:
         path: JSONL file; created if missing.
         steps: environment steps that the training has behind it.
+
+    Attributes:
+        reached: steps up to which a training that was killed has told of updates, lost or not.
     """
 
     def __init__(self, path: Path, steps: int) -> None:
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in read_curve(path) if line["global_step"] <= steps]
+        told = read_curve(path)
+        self.reached = max((line["global_step"] for line in told), default=0) if steps else 0
+        kept = [line for line in told if line["global_step"] <= steps]
         text = "".join(_line(entry) for entry in kept)
         write_atomically(path, lambda temporary: temporary.write_text(text))
 

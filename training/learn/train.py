@@ -275,7 +275,9 @@ class ControllerTraining:
                 metrics |= self._check()
                 self._save_state()
             curve.add(steps, metrics)
-            tracker.log({"global_step": steps, **metrics})
+            # W&B's steps never go back: updates that a kill took away are not told of twice.
+            if steps > curve.reached:
+                tracker.log({"global_step": steps, **metrics})
             if view is not None:
                 view(steps, metrics)
 

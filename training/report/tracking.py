@@ -141,11 +141,12 @@ class Tracker:
             self._run.log({name: wandb.Image(str(path), caption=caption)})
 
     def table(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """Log a table of at most `MAX_TABLE_ROWS` rows."""
+        """Log a table, of more than `MAX_TABLE_ROWS` rows every so many."""
         if self._run is not None:
             import wandb
 
             data = [list(row) for row in rows]
+            data = data[:: -(-len(data) // MAX_TABLE_ROWS) or 1]
             self._run.log({name: wandb.Table(list(columns), data, allow_mixed_types=True)})
 
     def uses(self, artifact: Artifact) -> None:

@@ -92,5 +92,26 @@ def test_open_steps_follow_the_number_of_attempts(few, tmp_path):
 def test_a_fresh_training_begins_a_fresh_curve(tmp_path):
     Curve(tmp_path / CURVE, 0).add(64, {"a": 1.0, "undefined": float("nan")})
     assert read_curve(tmp_path / CURVE) == [{"global_step": 64, "a": 1.0}]
-    Curve(tmp_path / CURVE, 0)
+    assert Curve(tmp_path / CURVE, 0).reached == 0
     assert read_curve(tmp_path / CURVE) == []
+
+
+def test_updates_that_a_kill_took_away_are_told_of_once(few, tmp_path):
+    config = replace(SETTINGS, ppo=replace(SETTINGS.ppo, total_steps=4 * 256 * 16))
+    told: list[int] = []
+
+    class Told(Tracker):
+        def log(self, metrics):
+            told.append(metrics["global_step"])
+
+    def go_on(stop=None):
+        with Told(tmp_path, "train", {}, mode="disabled") as tracker:
+            ControllerTraining(few, config, tmp_path).run(tracker, stop=stop)
+
+    answers = iter([False, True])
+    with pytest.raises(KeyboardInterrupt):
+        go_on(lambda: next(answers))
+    with (tmp_path / "training" / CURVE).open("a") as curve:  # one more update, and the kill
+        curve.write('{"global_step": 12288}\n')
+    go_on()
+    assert told == [4096, 8192, 16384]
