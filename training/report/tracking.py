@@ -75,7 +75,8 @@ class Tracker:
     """One W&B run, in a directory and a group; does nothing in mode "disabled".
 
     Mode "auto" obeys WANDB_MODE if that is set; else it is online with a stored login or
-    WANDB_API_KEY, and offline otherwise or if W&B does not answer, which "online" refuses.
+    WANDB_API_KEY, and offline otherwise or if W&B does not answer, which "online" refuses. What W&B
+    keeps at home stays in `directory` where there is no home that can be written to.
 
     Args:
         job_type: "train" or "evaluate".
@@ -100,6 +101,9 @@ class Tracker:
         if chosen == "disabled":
             return
         directory.mkdir(parents=True, exist_ok=True)
+        if not os.access(Path.home(), os.W_OK):
+            for kind in ("CACHE", "CONFIG", "DATA"):
+                os.environ.setdefault(f"WANDB_{kind}_DIR", str(directory.resolve() / "wandb"))
         self._run = _start(
             chosen,
             forced=mode == "online",

@@ -142,14 +142,15 @@ def test_offline_runs_are_ready_to_be_sent(pair, environment):
     assert logs[0] in done.stdout + done.stderr
 
 
-def test_without_an_account_or_network_everything_works(few, allot, offline_run, tmp_path):
-    """A key but nobody who answers: logged offline, with a note."""
+def test_without_account_network_or_home_everything_works(few, allot, offline_run, tmp_path):
+    """A key but nobody who answers, and no home to write to: logged offline, with a note."""
     out = tmp_path / "run"
     done = allot(
         "train",
         *("--traces", few, "--out", out, *SHORT),
         WANDB_API_KEY="0" * 40,
         WANDB_BASE_URL="http://127.0.0.1:9",
+        HOME="/proc/nobody",
     )
     assert "note: W&B does not answer, logging offline" in done.stderr
     assert "wandb sync" in done.stdout
