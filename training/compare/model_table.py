@@ -74,6 +74,8 @@ def _revising(table: TraceTable) -> list[dict[str, Any]]:
             & (np.ones(len(table), bool) if level is None else table.levels == level)[:, None]
         )
         wrong, kept = where & ~right, where & right
+        if not (wrong.any() and kept.any()):
+            continue  # shares of none
         fixed, again = child[wrong].mean(), fresh[wrong].mean()
         rows.append(
             {
