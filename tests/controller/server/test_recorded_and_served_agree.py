@@ -79,8 +79,9 @@ def agree(tmp_path, servers, record=(), steps=50_000):
         client = openai.OpenAI(base_url=f"{service.http.base_url}/v1", api_key="any")
         found = [ask(client, question, price) for question in recorded.questions]
         ready = service.http.get("/ready").json()
-    decisions = [d["decided_by"] for allot in found for d in allot["decisions"]]
-    assert decisions.count("policy") >= 0.99 * len(decisions), found
+    decisions = [decision for allot in found for decision in allot["decisions"]]
+    others = [decision for decision in decisions if decision["decided_by"] != "policy"]
+    assert len(others) <= 0.01 * len(decisions), others[:3]
     assert ready["warnings"] == []
     assert all(a["prompt_tokens"] for allot in found for a in attempts(allot))
 
@@ -111,7 +112,8 @@ def attempts(allot):
 
 def test_transformers_serve(tmp_path, traces):
     """The bundled models, which sample by default here; no log-probabilities, no token counts."""
-    splits = {"train": 16, "validation": 8, "test": 12}
+    # Enough to learn from that every feature has moved: what never did is strange when it does.
+    splits = {"train": 32, "validation": 8, "test": 12}
     table = traces.questions.to_pylist()
     asked = [(q["question"], q["reference"]) for q in table if q["split"] == "test"]
     places = np.random.default_rng(1).choice(len(asked), sum(splits.values()), replace=False)
