@@ -17,7 +17,7 @@ from controller.process.actions import (
     attempting,
     register_action,
 )
-from controller.process.features import LOG10, Feature, Reading, register_feature
+from controller.process.features import LOG10, Feature, FromWording, register_feature
 from training.cli.train import train
 from training.report.show import new_questions
 
@@ -30,7 +30,7 @@ def disagree(episodes, width, rung):  # legal where ESCALATE is, and attempts di
     return ACTIONS[ActionKind.ESCALATE].legal(episodes, width, rung) & (episodes.distinct > 1)
 
 
-register_feature(Feature("digits", "wording", "digits", LOG10, Reading(digits), "plus 1"))
+register_feature(Feature("digits", "wording", "digits", LOG10, FromWording(digits), "plus 1"))
 register_action(
     "settle",
     ActionSpec(

@@ -70,7 +70,7 @@ REGISTER = """
 from controller.process.actions import *
 from controller.process.actions import _has_attempts, attempting, register_action
 from controller.process.features import *
-register_feature(Feature("length", "", "characters", PLAIN, Reading(len), "of the question"))
+register_feature(Feature("length", "", "characters", PLAIN, FromWording(len), "of the question"))
 added = {"own_actions": ("leap",), "own_features": ("tokens", "length")}
 """
 

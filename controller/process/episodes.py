@@ -23,7 +23,7 @@ from controller.process.actions import (
     attempt_cost,
 )
 from controller.process.cost import CostModel
-from controller.process.features import OWN_FEATURES, Feature, Reading
+from controller.process.features import OWN_FEATURES, Feature, FromWording
 from controller.process.lockstep import Bools, Floats, Ints, Lockstep, Rows
 from controller.process.menu import PAIR, Arm
 
@@ -122,7 +122,7 @@ class EpisodeConfig:
     def readings(self) -> tuple[Callable[[str], float], ...]:
         """Those of them that the wording tells."""
         columns = chain(*(feature.columns for feature in self.added_features))
-        return tuple(column.read for column in columns if isinstance(column, Reading))
+        return tuple(column.read for column in columns if isinstance(column, FromWording))
 
     @property
     def menu(self) -> tuple[Arm, ...]:

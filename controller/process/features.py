@@ -118,7 +118,7 @@ class Feature:
 
 
 @dataclass(frozen=True)
-class Reading:
+class FromWording:
     """A column that a question's wording tells, before its first attempt.
 
     Attributes:
@@ -256,7 +256,7 @@ OWN_FEATURES: Registry[Feature] = Registry("own_features")
 def register_feature(feature: Feature) -> Feature:
     """Add a feature of whole attempts from outside: `EpisodeConfig(own_features=(name,))` shows it.
 
-    Its column is made of `controller.process.episodes.Episodes`, or of the wording (`Reading`).
+    Its column is made of `controller.process.episodes.Episodes`, or of the wording (`FromWording`).
 
     Raises:
         ConfigError: the name is no identifier, or the feature is one of each arm.

@@ -11,7 +11,7 @@ from controller.errors import CheckpointError, ConfigError
 from controller.policy.deciders import PolicyDecider
 from controller.policy.network import NETWORKS, PolicyConfig, PolicyNetwork, register_network
 from controller.process.actions import OWN_ACTIONS
-from controller.process.features import FLAG, OWN_FEATURES, Feature, Reading
+from controller.process.features import FLAG, OWN_FEATURES, Feature, FromWording
 from controller.registry import IMPORTED
 from envs.traces.format import TraceSet
 from tests.conftest import CHECKPOINTS
@@ -81,7 +81,7 @@ def test_a_checkpoint_that_needs_something_unregistered_is_refused(
 
 
 def test_another_feature_under_the_same_name_is_refused(run, monkeypatch):
-    other = Feature("digits", "wording", "", FLAG, Reading(len), "whether there are any")
+    other = Feature("digits", "wording", "", FLAG, FromWording(len), "whether there are any")
     monkeypatch.setitem(OWN_FEATURES, "digits", other)
     with pytest.raises(CheckpointError, match="units and scales of training"):
         load_checkpoint(run)
