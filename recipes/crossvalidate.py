@@ -8,17 +8,17 @@ the very questions that it is played on, all folds together. Run again to go on.
 
 from __future__ import annotations
 
-import argparse
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import typer
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -27,6 +27,7 @@ from controller.policy.rules import Rule, RulePolicy
 from envs.granularity import AnyTable
 from envs.traces.format import TraceSet, write_atomically
 from envs.traces.table import build_table
+from training.cli.app import main as run_program
 from training.compare.selector import select_plans
 from training.compare.simulate import Played, outlook, play_checkpoint, play_each, pool, select
 from training.compare.summary import Bootstrap
@@ -226,34 +227,35 @@ def as_markdown(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
-def main() -> None:
-    """Cross-validate on one trace set."""
-    parser = argparse.ArgumentParser(prog="python -m recipes.crossvalidate", description=__doc__)
-    parser.add_argument("traces", type=Path)
-    parser.add_argument("--out", type=Path, required=True, help="Trainings, and what was played.")
-    parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--ladder", default="", help="Models, comma-separated; default: the set's.")
-    parser.add_argument("--limit", type=int, default=0, help="Use so many questions only.")
-    parser.add_argument("--steps", type=int, default=0, help="Of each training; 0: as suit.")
-    parser.add_argument("--num-prices", type=int, default=12)
-    options = parser.parse_args()
+def main(
+    traces: Annotated[Path, typer.Argument(help="Trace set.")],
+    out: Annotated[Path, typer.Option(help="Trainings, and what was played.")],
+    folds: Annotated[int, typer.Option(min=2)] = 5,
+    seeds: Annotated[int, typer.Option(min=1)] = 1,
+    ladder: Annotated[str, typer.Option(help="Models, comma-separated; default: the set's.")] = "",
+    limit: Annotated[int, typer.Option(help="Use so many questions only; 0: all.")] = 0,
+    steps: Annotated[int, typer.Option(help="Of each training; 0: as suit.")] = 0,
+    num_prices: Annotated[int, typer.Option(min=1)] = 12,
+) -> None:
+    """Cross-validate controllers and rules on one trace set; run again to resume."""
     limit_threads()
     config = TrainConfig(
-        ladder=tuple(name for name in options.ladder.split(",") if name),
-        ppo=PPOConfig(total_steps=options.steps),
+        ladder=tuple(name for name in ladder.split(",") if name),
+        ppo=PPOConfig(total_steps=steps),
     )
-    dealt = deal(TraceSet.read(options.traces), options.folds, options.limit)
-    folds = [
-        Fold(traces=traces, config=config, out=options.out / f"fold{n}", seeds=options.seeds)
-        for n, traces in enumerate(dealt)
-    ]
-    prices, played = cross_validate(folds, options.num_prices)
-    write_atomically(options.out / PLAYED, lambda path: pq.write_table(played, path))
+    dealt = deal(TraceSet.read(traces), folds, limit)
+    prices, played = cross_validate(
+        [
+            Fold(traces=part, config=config, out=out / f"fold{n}", seeds=seeds)
+            for n, part in enumerate(dealt)
+        ],
+        num_prices,
+    )
+    write_atomically(out / PLAYED, lambda path: pq.write_table(played, path))
     table = as_markdown(summarise(prices, played))
-    write_atomically(options.out / "table.md", lambda path: path.write_text(table + "\n"))
+    write_atomically(out / "table.md", lambda path: path.write_text(table + "\n"))
     Console(width=1000).print(table, markup=False, highlight=False)
 
 
 if __name__ == "__main__":
-    main()
+    run_program(lambda: typer.run(main))

@@ -8,22 +8,23 @@ Printed: the share of the controller's compute that goes to places that no arm s
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
+import typer
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from envs.traces.format import TraceSet
 from recipes.crossvalidate import CONTROLLER
+from training.cli.app import main as run_program
 from training.report.plots import STYLE, save_figure
 
 SOLVED = 0.05
@@ -118,20 +119,19 @@ def _column(
             axis.plot(rows.index, rows[name], style, color="#1b1c1e", label=label, lw=2)
 
 
-def main() -> None:
-    """Draw the picture and print the shares."""
-    parser = argparse.ArgumentParser(prog="python -m recipes.limits", description=__doc__)
-    parser.add_argument("traces", type=Path)
-    parser.add_argument("played", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args()
-    traces, played = TraceSet.read(options.traces), pq.read_table(options.played).to_pandas()
-    arms = places(traces, played["question_id"].unique())
-    by_place = spent(traces, played)
-    draw(arms, by_place, options.out)
+def main(
+    traces: Annotated[Path, typer.Argument(help="Trace set.")],
+    played: Annotated[Path, typer.Argument(help="What recipes.crossvalidate played on the set.")],
+    out: Annotated[Path, typer.Option(help="PNG file.")],
+) -> None:
+    """Draw where compute stops helping and print what is spent beyond that point."""
+    recorded, episodes = TraceSet.read(traces), pq.read_table(played).to_pandas()
+    arms = places(recorded, episodes["question_id"].unique())
+    by_place = spent(recorded, episodes)
+    draw(arms, by_place, out)
     for price, share in wasted(arms, by_place).items():
         print(f"price {price:.1e}: {share:.1%} of compute where no arm is right in {SOLVED:.0%}")
 
 
 if __name__ == "__main__":
-    main()
+    run_program(lambda: typer.run(main))
