@@ -323,9 +323,17 @@ class Episode(Underway):
         kind = spec.attempt or self.config.actions[position].kind
         if spec.revises:
             parent = self._parents[int(self.state.leader[0])]
-            index = int(self.state.take_child(_ROW)[0])
-            revision = Request(question=self.question, action=kind, index=index, parent=parent)
-            return (revision,)
+            reviser = np.array([self.config.revisers.index(spec.rung)])
+            index = int(self.state.take_child(_ROW, reviser)[0])
+            return (
+                Request(
+                    question=self.question,
+                    action=kind,
+                    rung=spec.rung,
+                    index=index,
+                    parent=parent,
+                ),
+            )
         rung = spec.rung
         used = int(self.state.counts[0, rung])
         indices = [self._next_index(rung, used + i) for i in range(width)]
@@ -351,8 +359,12 @@ class Episode(Underway):
         answer = NO_ANSWER
         if attempt.answer is not None:
             answer = self._answer_ids.setdefault(attempt.answer, len(self._answer_ids))
-        revisions = UNLIMITED if attempt.num_revisions is None else attempt.num_revisions
-        if revisions and attempt.rung == 0 and answer != NO_ANSWER:
+        known = attempt.num_revisions
+        if not isinstance(known, tuple):
+            known = (UNLIMITED if known is None else known,) * self.config.num_rungs
+        revisions = [known[rung] for rung in self.config.revisers]
+        revisable = attempt.rung == 0 or self.config.names_revisers
+        if any(revisions) and revisable and answer != NO_ANSWER:
             self._parents[answer] = attempt
         if not self.config.reads_logprobs:
             attempt = replace(attempt, mean_logprob=None, min_logprob=None)
@@ -373,9 +385,12 @@ def attempt_columns(
     *,
     cut: bool = False,
     scoreable: bool = False,
-    revisions: int = 0,
+    revisions: Sequence[int] = (0,),
 ) -> AttemptColumns:
-    """One attempt as columns of length 1, with the id of its answer."""
+    """One attempt as columns of length 1, with the id of its answer.
+
+    `revisions` of it can be had of each arm that revises.
+    """
 
     def column(logprob: float | None) -> NDArray[np.float64]:
         value = np.nan if logprob is None else max(logprob, LEAST_LOGPROB)
@@ -390,7 +405,7 @@ def attempt_columns(
         min_logprob=column(attempt.min_logprob),
         cut=np.array([cut]),
         scoreable=np.array([scoreable]),
-        first_child=_ROW,
+        first_child=np.zeros((1, len(revisions)), np.int64),
         num_children=np.array([revisions]),
     )
 

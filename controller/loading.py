@@ -77,8 +77,24 @@ def model_places(
     others that are missing. Servers are asked for the names of training by default.
 
     Raises:
-        ConfigError: too few, too many, or one that is not there.
+        ConfigError: too few, too many, one that is not there, or one that is to revise although
+            the controller never saw it do so.
     """
+    places = _places(models, checkpoint)
+    menu = checkpoint.config.menu if isinstance(checkpoint.config, EpisodeConfig) else ()
+    for place, arm in zip(places, menu, strict=False):
+        if place and place.revises and not arm.revises:
+            raise ConfigError(
+                f"arm {place.name}: expected revises of arms that {checkpoint.path} learnt to have "
+                f"revise alone, {[a.name for a in menu if a.revises]}; leave it out, or record "
+                "revisions by it and train again"
+            )
+    return places
+
+
+def _places(
+    models: Sequence[str | Path | ModelPlace], checkpoint: AnyCheckpoint
+) -> tuple[ModelPlace | None, ...]:
     names = [model.name for model in checkpoint.models]
     if tuple(models) == checkpoint.located_models():
         # One file may have been recorded under several names.
@@ -149,13 +165,31 @@ class LadderBuilder:
                 return self._served(place, rung, prompt)
             model = self._model(place, rung, prompt)
             needed = {adapter.name for adapter in trained.adapters}
+            adapted = needed <= {adapter.name for adapter in model.adapters}
             return ThreadedBackend(
                 self._local(place, model),
                 reads_prompts=rung == 0,
-                revises=rung == 0 and needed <= {adapter.name for adapter in model.adapters},
+                revises=self._revises(rung, adapted=adapted),
             )
 
         return Ladder([backend(rung, place) for rung, place in enumerate(places)])
+
+    def _revises(self, rung: int, *, adapted: bool) -> bool:
+        """Whether attempts of an arm can be revised; `adapted` as the first arm was in training.
+
+        Raises:
+            ConfigError: the first arm is one that revises and is not.
+        """
+        config = self.checkpoint.config
+        if not getattr(config, "names_revisers", False):
+            return rung == 0 and adapted
+        if rung in config.revisers and not adapted:
+            raise ConfigError(
+                f"reviser: expected the adapter that {self.checkpoint.models[rung].name} revised "
+                "with in training, found none; name it (--reviser), or its directory beside the "
+                "checkpoint's models"
+            )
+        return True
 
     def in_process(self, places: Sequence[ModelPlace | None]) -> Backend | SegmentBackend:
         """All models as one backend that never suspends.
@@ -234,7 +268,7 @@ class LadderBuilder:
             api_key=os.environ.get(KEY_VARIABLE.format(rung=rung), "none"),
             reviser=upstream.reviser if rung == 0 else None,
             # A policy that learned with a reviser's adapter must not revise without it.
-            revises=rung == 0 and (upstream.reviser is not None or not adapted),
+            revises=self._revises(rung, adapted=upstream.reviser is not None or not adapted),
             parameters=trained.parameters,
             max_new_tokens=self._longest(rung),
             asks_n=upstream.upstream_n,

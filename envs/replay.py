@@ -18,7 +18,7 @@ from envs.traces.table import TraceTable
 NOTHING = Hidden()
 """Is hidden."""
 
-_RECORDED = ("answer", "prompt_tokens", "completion_tokens", "first_child", "num_children")
+_RECORDED = ("answer", "prompt_tokens", "completion_tokens")
 
 
 class Replay(ABC):
@@ -152,6 +152,14 @@ class AttemptReplay(Replay):
         self._widths = np.array([width for _, width in choices])
         self._scores, self._revises = np.array([(s.scores, s.revises) for s, _ in choices]).T
         self._rung = np.array([spec.rung for spec, _ in choices])
+        revisers = config.revisers
+        self._reviser = np.array(
+            [revisers.index(s.rung) if s.revises else 0 for s, _ in choices], np.int64
+        )
+        # Arms that revised none of these attempts have no column of them.
+        known = [table.revisers.index(r) if r in table.revisers else -1 for r in revisers]
+        none = np.zeros((len(table.children), 1, 2), np.int32)
+        self._children = np.concatenate([table.children, none], 1)[:, known]  # (M, V, 2)
         self._readings = table.read(config.readings)
         self.attempts = np.zeros((config.max_attempts, num_episodes), np.int64).T
         self._unverified = np.zeros((config.max_attempts, num_episodes), np.int64).T
@@ -200,10 +208,11 @@ class AttemptReplay(Replay):
         chosen = np.empty(len(rows), np.int64)
         fresh = ~revised
         if revised.any():
-            chosen[revised] = episodes.take_child(rows[revised])
+            chosen[revised] = episodes.take_child(rows[revised], self._reviser[actions[revised]])
         chosen[fresh] = self._draw(rows[fresh], rung[fresh], streams)
         made = self.table.attempts.take(chosen)
         counts = {name: made[name].astype(np.int64) for name in _RECORDED}
+        children = self._children.take(chosen, axis=0)  # (n, V, 2)
         hidden = self.hide_logprobs[rows] | (not self.config.reads_logprobs)
         unscored = np.isnan(made["verifier_score"]) | self.hide_verifier[rows]
         self.attempts[rows, episodes.num_attempts[rows]] = chosen
@@ -217,6 +226,8 @@ class AttemptReplay(Replay):
                 min_logprob=np.where(hidden, np.nan, made["min_logprob"]).astype(np.float64),
                 cut=made["cut"] & self.config.reads_cuts,
                 scoreable=~unscored & self.config.verifies,
+                first_child=children[..., 0],
+                num_children=children[..., 1],
                 **counts,
             ),
         )

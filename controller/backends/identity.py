@@ -15,8 +15,9 @@ from controller.process.types import Attempt
 def attempt_id(model: str, request: Request) -> str:
     """Id of the attempt that fulfils a request, unique within its question."""
     if request.action is ActionKind.REVISE:
-        parent = request.parent.attempt_id if request.parent else ""
-        return f"{parent}>revise:{request.index}"
+        parent = request.parent
+        by = f"{model}:" if parent and parent.model != model else ""
+        return f"{parent.attempt_id if parent else ''}>{by}revise:{request.index}"
     return f"{model}:{request.action.value}:{request.index}"
 
 

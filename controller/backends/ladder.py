@@ -78,7 +78,8 @@ class Ladder(Backend):
             raise ConfigError(
                 f"ladder: expected models of distinct names, found {[m.name for m in self.models]}"
             )
-        self.reads_prompts, self.revises = rungs[0].reads_prompts, rungs[0].revises
+        self.reads_prompts = rungs[0].reads_prompts
+        self.revises = any(rung.revises for rung in rungs)
 
     @property
     def notes(self) -> tuple[str, ...]:

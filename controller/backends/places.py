@@ -25,7 +25,7 @@ from controller.process.actions import Tier
 _URLS = ("http://", "https://")
 _GGUF_MAGIC, _GGUF_SUFFIX = b"GGUF", ".gguf"
 _NAMED = re.compile(r"(?P<name>[^=/:#\s]+)=(?P<place>.+)")
-_OPTIONS = ("tier", "family", "body", "prompt")
+_OPTIONS = ("tier", "family", "body", "prompt", "revises")
 _OPTION = re.compile(rf",({'|'.join(_OPTIONS)})=")
 _HUB_ID = re.compile(r"(?P<owner>\w[\w.-]*)/\w[\w.-]*")
 _OWN_FOLDER = "checkpoints"
@@ -53,6 +53,7 @@ class ModelPlace:
         family: whose agreement counts as one opinion; None for that of its name.
         body: further fields of each request; of models in this process `temperature` alone.
         prompt: chat that it is asked with; empty where another option says it.
+        revises: whether it is to revise attempts of all arms, in a recording.
     """
 
     text: str
@@ -64,6 +65,7 @@ class ModelPlace:
     family: str | None = None
     body: Mapping[str, Any] = field(default_factory=dict, hash=False)
     prompt: tuple[Message, ...] = field(default=(), hash=False)
+    revises: bool = False
 
     def __post_init__(self) -> None:
         if self.is_local and self.body.keys() - {"temperature"}:
@@ -97,7 +99,7 @@ class ModelPlace:
 
     @classmethod
     def parse(cls, text: str | Path, *, model: str | None = None) -> ModelPlace:
-        """From `[NAME=]PLACE[,tier=TIER][,family=NAME][,body=JSON][,prompt=FILE|TEXT]`.
+        """From `[NAME=]PLACE`, with any of the options of arms, as `,tier=TIER`, behind it.
 
         A `Path` is never a hub id. A server is asked for `model` where the text names none.
 
@@ -136,12 +138,15 @@ def _with_options(place: ModelPlace, options: Mapping[str, Any]) -> ModelPlace:
         body = json_object(f"arm {arm}: body", body)
     if not isinstance(body, Mapping):
         raise ConfigError(f"arm {arm}: expected a mapping as body, found {body!r}")
+    if (revises := options.get("revises", False)) not in (True, False, "true", "false"):
+        raise ConfigError(f"arm {arm}: expected revises to be true or false, found {revises!r}")
     return replace(
         place,
         tier=None if tier is None else Tier(tier),
         family=options.get("family"),
         body=body,
         prompt=read_prompt(prompt) if prompt else (),
+        revises=revises in (True, "true"),
     )
 
 

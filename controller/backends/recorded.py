@@ -59,13 +59,12 @@ class ReplayBackend(ReadAgain, Backend):
         self.models = tuple(models)
         self._prompt_states = prompt_states
         self._streams: dict[tuple[str, int], list[Attempt]] = {}
-        self._revisions: dict[tuple[str, str], list[Attempt]] = {}
+        self._revisions: dict[tuple[str, str, int], list[Attempt]] = {}
         self._warm: set[tuple[str, int]] = set()
         for attempt in sorted(attempts, key=lambda a: a.index):
             if attempt.parent_id is not None:
-                self._revisions.setdefault((attempt.question_id, attempt.parent_id), []).append(
-                    attempt
-                )
+                of = attempt.question_id, attempt.parent_id, attempt.rung
+                self._revisions.setdefault(of, []).append(attempt)
             else:
                 self._streams.setdefault((attempt.question_id, attempt.rung), []).append(attempt)
 
@@ -121,7 +120,8 @@ class ReplayBackend(ReadAgain, Backend):
     def _attempt(self, request: Request) -> Attempt:
         question = request.question.question_id
         if request.action is ActionKind.REVISE and request.parent is not None:
-            recorded = self._revisions.get((question, request.parent.attempt_id), [])
+            of = question, request.parent.attempt_id, request.rung
+            recorded = self._revisions.get(of, [])
         else:
             recorded = self._streams.get((question, request.rung), [])
         if request.index >= len(recorded):
@@ -134,10 +134,12 @@ class ReplayBackend(ReadAgain, Backend):
         warm = (question, attempt.rung) in self._warm and not revised
         if not revised:
             self._warm.add((question, attempt.rung))
-        children = self._revisions.get((question, attempt.attempt_id), [])
         return replace(
             attempt,
-            num_revisions=len(children),
+            num_revisions=tuple(
+                len(self._revisions.get((question, attempt.attempt_id, rung), ()))
+                for rung in range(len(self.models))
+            ),
             usage=Usage(
                 prefill_tokens=0 if warm else attempt.prompt_tokens,
                 cached_tokens=attempt.prompt_tokens if warm else 0,

@@ -99,6 +99,9 @@ class RulePolicy:
             for kind, where in reversed(list(rule.wishes(Pair(episodes, first, then)).items())):
                 if kind in (SAMPLE, ESCALATE):
                     action = config.asks(first if kind is SAMPLE else then)
+                elif kind is REVISE and config.names_revisers:
+                    by = then if then in config.revisers else config.revisers[0]
+                    action = config.actions.position(kind, arm=config.arm_names[by])
                 else:
                     action = config.actions.position(kind)
                 wanted = np.where(where, action, wanted)
@@ -520,12 +523,16 @@ def rule_families(config: EpisodeConfig) -> dict[str, tuple[AnyRule, ...]]:
     }
     fixed = set(families)
     for rung, cap in enumerate(caps):
-        own = _pair_families(cap, revises=revises and not rung, verifies=verifies)
+        own = _pair_families(cap, revises=revises, verifies=verifies)
         for family, rules in own.items():
             if family in fixed:
                 continue
-            pairs = [(names[rung], then) for then in names[rung + 1 :]]
-            arms = pairs if family in CASCADES else [(names[rung], names[rung])]
+            arms = [(names[rung], names[rung])]
+            if family in CASCADES:
+                arms = [(names[rung], then) for then in names[rung + 1 :]]
+            elif family == "revise-n":
+                arms = [(names[rung], names[then]) for then in config.revisers]
+                arms = arms if config.names_revisers or not rung else []
             name = "self-consistency" if family.startswith("self-consistency") else family
             added = tuple(On(rule, *pair) for rule in rules for pair in arms)
             families[name] = families.get(name, ()) + added

@@ -9,6 +9,8 @@ from functools import cached_property, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from controller.errors import ConfigError, IllegalActionError
 from controller.registry import Registry
 
@@ -55,8 +57,8 @@ class ActionSpec:
 
     Functions look at the state e of n episodes (`controller.process.lockstep.Lockstep`) and give
     (n,), or at numbers of one (`Episodes.looked_at`) and give one. Lengths of attempts, (R,), are
-    those that are expected, or the longest. Those of an action that asks an arm are told its rung,
-    too.
+    those that are expected, or the longest. Those of an action that names an arm are told its
+    rung, too.
 
     Attributes:
         meaning: in words, for cards.
@@ -88,7 +90,7 @@ class ActionSpec:
 
     def on(self, rung: int) -> ActionSpec:
         """The same of one arm."""
-        if self.tier is None or self.cost is None:
+        if self.cost is None or not (self.tier or rung):
             return self
         legal, cost = (partial(of, rung=rung) for of in (self.legal, self.cost))
         return replace(self, rung=rung, legal=legal, cost=cost)
@@ -109,18 +111,21 @@ def attempt_cost(
     return token_cost * (prompt_share * (prompt_tokens * ~prefilled) + length)
 
 
-def _revising(e: Any, lengths: Array) -> Any:
-    prompt = e.prompt_tokens.T[0]
-    read = prompt + (e.config.revision_overhead + 2 * lengths[0])
-    spared = 1 - e.config.prompt_share[0]
+def _revising(e: Any, lengths: Array, rung: int = 0) -> Any:
+    prompt, own, overhead = e.prompt_tokens.T[rung], lengths[rung], e.config.revision_overhead
+    # Whoever wrote the attempt: what is reserved for its revision must do.
+    parent = np.maximum.reduce(lengths) if e.config.names_revisers else own
+    read = prompt + (overhead + (parent + own))
+    spared = 1 - e.config.prompt_share[rung]
     if spared:
-        read = read - spared * (prompt + e.config.revision_overhead + lengths[0])
-    return e.config.cost.reviser_weight * read
+        read = read - spared * (prompt + overhead + parent)
+    return e.config.revision_cost[rung] * read
 
 
-def _revisable(e: Any, width: int) -> Any:
+def _revisable(e: Any, width: int, rung: int = 0) -> Any:
     few = e.revisions < e.config.max_revisions
-    return few & (e.children_of_leader > 0)
+    there = few & (e.children_of_leader.T[e.config.revisers.index(rung)] > 0)
+    return there & (e.limits.T[rung] > 0) if e.config.names_revisers else there
 
 
 def _has_attempts(e: Any, width: int, rung: int) -> Any:
@@ -213,7 +218,7 @@ class Action:
         kind: what it does.
         width: attempts made side by side, in one serial round; 1 except for SAMPLE.
         to_end: whether it writes all that is left of an attempt, not a segment.
-        arm: name of the arm that is asked, where its tier has several.
+        arm: name of the arm that is asked, where the kind can ask several.
     """
 
     kind: ActionKind
@@ -239,7 +244,7 @@ class ActionSet(tuple[Action, ...]):
         cls,
         sample_widths: tuple[int, ...] = (1,),
         verifies: bool = False,
-        arms: Mapping[Tier, Sequence[str]] = MappingProxyType({}),
+        arms: Mapping[ActionKind, Sequence[str]] = MappingProxyType({}),
         own: Sequence[ActionKind] = (),
     ) -> ActionSet:
         """The table's actions, one SAMPLE per width, and those of a verifier if there is one.
@@ -247,7 +252,7 @@ class ActionSet(tuple[Action, ...]):
         Args:
             sample_widths: of the SAMPLE actions.
             verifies: whether there is a verifier.
-            arms: names by tier, where that has several arms: these have an action each.
+            arms: names by kind, where that can ask several arms: these have an action each.
             own: kinds from outside that follow those of the table.
 
         Raises:
@@ -265,7 +270,7 @@ class ActionSet(tuple[Action, ...]):
             Action(kind, width, arm=arm)
             for kind in (*ActionKind, *own)
             for spec in (kind.spec,)
-            for arm in (arms.get(spec.tier, ("",)) if spec.tier else ("",))
+            for arm in arms.get(kind, ("",))
             for width in (sample_widths if spec.wide else (1,))
             if verifies or not spec.scores
         )

@@ -140,6 +140,16 @@ class EpisodeConfig:
         return {t: tuple(r for r, arm in enumerate(self.menu) if arm.tier is t) for t in Tier}
 
     @cached_property
+    def names_revisers(self) -> bool:
+        """Whether arms say that they revise, so that actions name these."""
+        return any(arm.revises for arm in self.menu)
+
+    @cached_property
+    def revisers(self) -> tuple[int, ...]:
+        """Rungs of the arms that revise."""
+        return tuple(r for r, arm in enumerate(self.menu) if arm.revises) or (0,)
+
+    @cached_property
     def is_menu(self) -> bool:
         """Whether a tier has several arms, so that actions name these."""
         return any(len(rungs) > 1 for rungs in self.by_tier.values())
@@ -159,11 +169,12 @@ class EpisodeConfig:
     def actions(self) -> ActionSet:
         """The action set, in the order of a policy's outputs."""
         named = {
-            tier: tuple(self.menu[r].name if len(rungs) > 1 else "" for r in rungs)
-            for tier, rungs in self.by_tier.items()
+            kind: tuple(self.arm_names[rung] for rung in rungs)
+            for kind in ActionKind
+            if len(rungs := self.rungs_of(kind)) > 1 or (kind.spec.revises and self.names_revisers)
         }
         if not self.is_menu:
-            return ActionSet.build(self.sample_widths, self.verifies, own=self.added_actions)
+            return ActionSet.build(self.sample_widths, self.verifies, named, own=self.added_actions)
         # An arm that is asked once has no use for wider actions.
         return ActionSet(
             action
@@ -174,11 +185,15 @@ class EpisodeConfig:
             or action.width <= self.caps[self.rung_of(action.kind, action.arm)]
         )
 
+    def rungs_of(self, kind: ActionKind) -> tuple[int, ...]:
+        """The arms that a kind of action can ask."""
+        if kind.spec.revises:
+            return self.revisers
+        return self.by_tier[kind.spec.tier] if kind.spec.tier else ()
+
     def rung_of(self, kind: ActionKind, arm: str = "") -> int:
-        """The arm that an action asks; without a name the first of its tier, if there is one."""
-        tier = kind.spec.tier
-        own = self.by_tier[tier] if tier else ()
-        return self.arm_names.index(arm) if arm else next(iter(own), 0)
+        """The arm that an action asks; without a name the first that it can ask, if any."""
+        return self.arm_names.index(arm) if arm else next(iter(self.rungs_of(kind)), 0)
 
     def asks(self, rung: int) -> int:
         """Index of the action that makes one attempt by an arm."""
@@ -225,6 +240,11 @@ class EpisodeConfig:
         return np.array(self.cost.weights)
 
     @cached_property
+    def revision_cost(self) -> Floats:
+        """Cost of a token that goes through an arm when it revises, (R,)."""
+        return np.array([self.cost.reviser_weight, *self.cost.weights[1:]])
+
+    @cached_property
     def prompt_share(self) -> Floats:
         """Of that, what a prompt token costs, (R,)."""
         return np.array(self.cost.prompt_shares or (1.0,) * self.num_rungs)
@@ -260,8 +280,9 @@ class AttemptColumns:
         min_logprob: nats; NaN when unknown.
         cut: whether it was cut at its longest.
         scoreable: whether a verifier could judge it.
-        first_child: where its recorded revisions begin; unused live.
-        num_children: how many revisions of it can be had.
+        first_child: where its recorded revisions by each arm that revises begin, (n, V); unused
+            live.
+        num_children: how many of them can be had, (n, V).
     """
 
     rung: Ints
@@ -381,8 +402,9 @@ class Episodes(Lockstep):
         self.arm_votes = np.zeros((n, k, r) if config.is_menu else (0, 0, 0), np.int64)
         self.families = np.zeros(self.arm_votes.shape[:2], np.int64)
         self.seen = np.zeros((config.max_attempts, n), np.int64).T
-        self.next_child = np.zeros((k, n), np.int64).T
-        self.children_left = np.zeros((k, n), np.int64).T
+        revisers = len(config.revisers)
+        self.next_child = np.zeros((revisers, k, n), np.int64).T
+        self.children_left = np.zeros((revisers, k, n), np.int64).T
         self.leader = np.full(n, NO_ANSWER)
         self.top, self.second, self.total = np.zeros(n), np.zeros(n), np.zeros(n)
         self.small_total, self.distinct = np.zeros(n), np.zeros(n, np.int64)
@@ -519,7 +541,7 @@ class Episodes(Lockstep):
 
     @property
     def children_of_leader(self) -> Ints:
-        """Revisions of the leading answer that can be had, (N,)."""
+        """Revisions of the leading answer that can be had, by arm that revises, (N, V)."""
         whole, rows = self.place
         # Without a leader all answers, and so the last one, are as at the start.
         children: Ints = whole.children_left[rows, self.leader]
@@ -578,8 +600,9 @@ class Episodes(Lockstep):
         processed = prefill + attempts.completion_tokens
         # An attempt that failed before its prompt was read leaves the prompt to the next one.
         self.prefilled[rows, rung] |= ~revised & (attempts.prompt_tokens > 0)
-        cost = np.where(revised, self.config.cost.reviser_weight, self.config.token_cost[rung])
-        billed = self.config.prompt_share[rung] * prefill + attempts.completion_tokens
+        config = self.config
+        cost = np.where(revised, config.revision_cost[rung], config.token_cost[rung])
+        billed = config.prompt_share[rung] * prefill + attempts.completion_tokens
         self.charge(rows, np.asarray(cost * billed), processed)
 
     def _vote(self, rows: Ints, attempts: AttemptColumns) -> None:
@@ -608,7 +631,9 @@ class Episodes(Lockstep):
             self.arm_votes[rows, answer, rung] += 1
             gave = self.arm_votes[rows, answer] > 0  # (n, R)
             self.families[rows, answer] = (gave @ self.config.family_members > 0).sum(1)
-        revisable = (attempts.num_children > 0) & (rung == 0)
+        revisable = attempts.num_children.any(1)
+        if not self.config.names_revisers:
+            revisable &= rung == 0
         self.next_child[rows[revisable], answer[revisable]] = attempts.first_child[revisable]
         self.children_left[rows[revisable], answer[revisable]] = attempts.num_children[revisable]
         self._lead(rows, answer, rung, weight)
@@ -695,12 +720,15 @@ class Episodes(Lockstep):
         width = int(np.maximum.reduce(distinct, None, initial=0))
         return self.seen[rows, :width], np.arange(width) < distinct[..., None]
 
-    def take_child(self, rows: Ints) -> Ints:
-        """Where the next recorded revision of each leading answer stands, (n,)."""
-        leader = self.leader[rows]
-        child = self.next_child[rows, leader]
-        self.next_child[rows, leader] += 1
-        self.children_left[rows, leader] -= 1
+    def take_child(self, rows: Ints, reviser: Ints) -> Ints:
+        """Where the next recorded revision of each leading answer stands, (n,).
+
+        `reviser`, (n,), are places in `EpisodeConfig.revisers`.
+        """
+        place = rows, self.leader[rows], reviser
+        child = self.next_child[place]
+        self.next_child[place] += 1
+        self.children_left[place] -= 1
         return np.asarray(child)
 
     def finish_round(self, rows: Ints) -> None:

@@ -20,12 +20,15 @@ class Arm:
         tier: SMALL to SAMPLE from, LARGE to ESCALATE to.
         family: whose agreement counts as one opinion.
         most: attempts that an episode can ask of it: as many as there were to learn from.
+        revises: whether it can be asked to check the leading attempt, whoever wrote that, and to
+            write a better one; where no arm says so, the first revises its own.
     """
 
     name: str
     tier: Tier
     family: str
     most: int = 1
+    revises: bool = False
 
 
 PAIR = (

@@ -124,7 +124,8 @@ class Attempt:
         mean_logprob: mean log-probability of the written tokens, in nats; None if unknown.
         min_logprob: the least of them; None if unknown.
         verifier_score: verifier's probability that the answer is right; None if unknown.
-        num_revisions: revisions of it that can be had; None for as many as one likes.
+        num_revisions: revisions of it that can be had, of every arm or by rung; None for as many
+            as one likes.
         error: why generation failed; None when it did not.
         usage: what making it consumed.
     """
@@ -147,7 +148,7 @@ class Attempt:
     mean_logprob: float | None = None
     min_logprob: float | None = None
     verifier_score: float | None = None
-    num_revisions: int | None = None
+    num_revisions: int | tuple[int, ...] | None = None
     error: str | None = None
     usage: Usage = field(default_factory=Usage)
 

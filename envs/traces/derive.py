@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from controller.errors import ConfigError
 from controller.process.actions import Tier
@@ -18,6 +19,8 @@ from controller.process.types import Dollars, ModelSpec
 from envs.draws import Streams
 from envs.replay import AttemptReplay
 from envs.traces.table import TraceTable
+
+Ints = NDArray[np.signedinteger]
 
 ASSUMED_TOKEN_COST = 20.0
 """Small-model tokens that a token of a large model of unknown size is taken to cost."""
@@ -105,9 +108,15 @@ def derive_config(
     rungs, made = range(len(models)), train.attempts
     arms = arms or menu_of([model.name for model in models])
     held = train.stream_length.max(0)  # (R,)
+    parents, _, _ = _revised(train)
+    named = train.revisers not in ((), (0,)) or bool(made["rung"][parents].any())
     arms = tuple(
-        replace(arm, most=min(most, max_samples if arm.tier is Tier.SMALL else MAX_ESCALATIONS))
-        for arm, most in zip(arms, held.tolist(), strict=True)
+        replace(
+            arm,
+            most=min(most, max_samples if arm.tier is Tier.SMALL else MAX_ESCALATIONS),
+            revises=named and rung in train.revisers,
+        )
+        for rung, (arm, most) in enumerate(zip(arms, held.tolist(), strict=True))
     )
     small = np.array([arm.tier is Tier.SMALL for arm in arms])
     most = min(max_samples, int(held[small].max()))
@@ -120,7 +129,7 @@ def derive_config(
         cost_unit=max(1.0, float(train.prompt_tokens[:, 0].mean()) + means[0]),
         sample_widths=tuple(w for w in sample_widths if w == 1 or w <= most),
         max_samples=most,
-        max_revisions=MAX_REVISIONS if made["num_children"].any() else 0,
+        max_revisions=MAX_REVISIONS if train.revisers else 0,
         max_escalations=min(MAX_ESCALATIONS, int(held[~small].max(initial=0))),
         revision_overhead=_revision_overhead(train),
         verifies=bool((~np.isnan(made["verifier_score"])).any()),
@@ -136,21 +145,22 @@ def derive_config(
     return config
 
 
+def _revised(train: TraceTable) -> tuple[Ints, Ints, Ints]:
+    """Independent attempts with the first revision of each by an arm, and question, (n,) each."""
+    question, rung, number = (train.stream >= 0).nonzero()
+    places = train.stream[question, rung, number]
+    of, by = train.children[places, :, 1].nonzero()
+    return places[of], train.children[places[of], by, 0], question[of]
+
+
 def _revision_overhead(train: TraceTable) -> int:
     """Most tokens of a REVISE prompt beside its question and parent."""
     made = train.attempts
-    parents = np.flatnonzero(made["num_children"])
-    if not len(parents):
-        return 0
-    question = np.empty(len(made), np.int64)
-    held = train.stream[:, 0] >= 0  # (Q, S)
-    question[train.stream[:, 0][held]] = held.nonzero()[0]
-    fresh = parents[np.isin(parents, train.stream[:, 0])]
-    children = made["first_child"][fresh]
+    parents, children, question = _revised(train)
     extra = (
         made["prompt_tokens"][children]
-        - train.prompt_tokens[question[fresh], 0]
-        - made["completion_tokens"][fresh]
+        - train.prompt_tokens[question, made["rung"][children]]
+        - made["completion_tokens"][parents]
     )
     return max(0, int(extra.max(initial=0)))
 

@@ -23,15 +23,15 @@ from envs.questions.files import kinds_of
 from envs.questions.table import Array, QuestionTable, column, number_answers, question_fields
 from envs.traces.format import TraceSet, code_rows
 
-COUNTS = ("answer", "prompt_tokens", "completion_tokens", "first_child", "num_children", "row")
+COUNTS = ("answer", "prompt_tokens", "completion_tokens", "row")
 SIGNALS = ("mean_logprob", "min_logprob", "verifier_score")
 
 
 def attempt_type(signal: type[np.floating] = np.float32) -> np.dtype[np.void]:
     """One attempt of a `TraceTable`; signals are as precise as they were recorded, NaN if unknown.
 
-    The answer is numbered among its question's, -1 for none; revisions begin at `first_child`;
-    `row` is the trace set's; `cut` tells whether it was cut at its longest.
+    The answer is numbered among its question's, -1 for none; `row` is the trace set's; `cut`
+    tells whether it was cut at its longest.
     """
     counts = [("rung", np.int16), ("cut", np.bool_), *((name, np.int32) for name in COUNTS)]
     return np.dtype([*counts, *((name, signal) for name in SIGNALS)])
@@ -49,6 +49,9 @@ class TraceTable(QuestionTable):
         stream: (Q, R, S) places of independent attempts, -1 where there are no more.
         stream_length: (Q, R) how many there are.
         attempts: (M,) of an `attempt_type`.
+        revisers: rungs of the arms that revised attempts; empty where nobody did.
+        children: (M, V, 2) where revisions of each attempt by these begin, and how many there
+            are.
     """
 
     datasets: tuple[str, ...]
@@ -56,6 +59,8 @@ class TraceTable(QuestionTable):
     stream: NDArray[np.int32]
     stream_length: NDArray[np.int64]
     attempts: NDArray[np.void]
+    revisers: tuple[int, ...]
+    children: NDArray[np.int32]
 
     @cached_property
     def success_rates(self) -> NDArray[np.float64]:
@@ -306,9 +311,13 @@ def _table(
     )
     fresh = parent < 0
     children = np.flatnonzero(~fresh)
-    # Siblings lie side by side, so the first of them is where a parent's children begin.
-    of, first, number = np.unique(parent[children], return_index=True, return_counts=True)
-    attempts["first_child"][of], attempts["num_children"][of] = children[first], number
+    revisers, by = np.unique(attempts["rung"][children], return_inverse=True)
+    held = np.zeros((len(rows), len(revisers), 2), np.int32)
+    # Siblings by one arm lie side by side, so the first of them is where these begin.
+    of, first, number = np.unique(
+        parent[children] * len(revisers) + by, return_index=True, return_counts=True
+    )
+    held.reshape(-1, 2)[of] = np.column_stack([children[first], number])
     stream, length = _streams(rows[fresh], np.flatnonzero(fresh), num_rungs)
     return TraceTable(
         **question_fields(questions),
@@ -319,6 +328,8 @@ def _table(
         answer_correct=correct,
         answers=answers,
         attempts=attempts,
+        revisers=tuple(revisers.tolist()),
+        children=held,
     )
 
 

@@ -137,8 +137,8 @@ class BeliefTree:
             min_logprob=unknown,
             cut=np.zeros(n, bool),
             scoreable=np.zeros(n, bool),
-            first_child=none,
-            num_children=none,
+            first_child=none[:, None],
+            num_children=none[:, None],
         )
 
 

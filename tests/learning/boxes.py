@@ -126,6 +126,8 @@ class Boxes:
             answer_correct=np.ones((num_questions, 1), bool),
             answers=(("right",),) * num_questions,
             attempts=attempts,
+            revisers=(),
+            children=np.zeros((len(attempts), 0, 2), np.int32),
         )
 
 

@@ -204,4 +204,6 @@ class SyntheticFamily:
             answer_correct=correct,
             answers=(tuple(str(k) for k in range(self.num_answers)),) * q,
             attempts=attempts,
+            revisers=(),
+            children=np.zeros((len(attempts), 0, 2), np.int32),
         )

@@ -36,7 +36,7 @@ class RecordOptions:
             repeatable. Default: the bundled model.
         large: the same.
         arm: NAME=PLACE,tier=small|large, with any of ,family=NAME ,body=JSON (further fields of
-            each request) ,prompt=FILE|TEXT; repeatable.
+            each request) ,prompt=FILE|TEXT ,revises=true; repeatable.
         menu: YAML file of such arms, under `arms`.
         questions: JSONL, CSV or parquet with question and reference (and question_id, dataset,
             level, split); default: the bundled tasks.
@@ -101,8 +101,15 @@ def record(options: RecordOptions) -> None:
     from training.record.progress import recording_view
     from training.record.sources import record_models
 
+    if o.reviser and any(place.revises for place in places[1:]) and not places[0].revises:
+        raise ConfigError(
+            f"reviser: expected the first arm, {places[0].name}, to be one that revises, found "
+            "others alone; say revises=true of it, or leave the adapter out"
+        )
     smalls = sum(place.tier is Tier.SMALL for place in places)
-    config = RecordConfig(**vars(o.amount), smalls=smalls)
+    revisers = tuple(rung for rung, place in enumerate(places) if place.revises)
+    amount = vars(o.amount) | {"revised_samples": o.amount.revised_samples or min(1, len(revisers))}
+    config = RecordConfig(**amount, smalls=smalls, revisers=revisers)
     cluster: Cluster | None = o.cluster.cluster(o.workers, o.worker_gpus)
     notes = {"licence": o.licence} if o.licence else {}
     with recording_view(Console(stderr=True)) as view:

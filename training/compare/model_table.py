@@ -53,7 +53,7 @@ def model_table(traces: TraceSet, split: str) -> dict[str, list[dict[str, Any]]]
         "by task": rows("task", tasks),
         "by task and level": rows("task and level", both),
     }
-    if table.attempts["num_children"].any():
+    if table.revisers:
         tables["revising"] = _revising(table)
     if not np.isnan(table.attempts["verifier_score"]).all():
         tables["verifier"] = [_verifier(table)]
@@ -63,8 +63,8 @@ def model_table(traces: TraceSet, split: str) -> dict[str, list[dict[str, Any]]]
 def _revising(table: TraceTable) -> list[dict[str, Any]]:
     length = int(table.stream_length[:, 0].min())
     parents = table.stream[:, 0, :length]  # (Q, k)
-    right, revised = table.right(parents), table.attempts["num_children"][parents] > 0
-    child = table.right(table.attempts["first_child"][parents])
+    children, number = np.moveaxis(table.children[parents, 0], -1, 0)  # by the first that revises
+    right, revised, child = table.right(parents), number > 0, table.right(children)
     # On the same question, without the attempt itself.
     fresh = (right.sum(1, keepdims=True) - right) / max(length - 1, 1)
     rows = []

@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from controller.errors import ConfigError
+from controller.process.actions import ActionKind
+from controller.process.types import Attempt
 from envs.traces.format import (
     ATTEMPT_SCHEMA,
     MANIFEST,
@@ -36,6 +39,12 @@ PART_S = 60.0
 
 SCHEMAS = {"questions": QUESTION_SCHEMA, "attempts": ATTEMPT_SCHEMA}
 """Of the tables of a trace set; what was recorded comes last."""
+
+
+_TO_REVISE = {
+    *("attempt_id", "question_id", "model", "action", "index", "parent_id"),
+    *("text", "answer", "prompt_tokens", "completion_tokens"),
+}
 
 
 class Parts:
@@ -91,6 +100,24 @@ class Parts:
             if parent is None:
                 held.setdefault(question, set()).add((model, index))
         return held
+
+    def parents(self, first: int) -> dict[str, list[tuple[Attempt, set[str]]]]:
+        """By question, the first attempts of each model that have a text, and who revised each."""
+        if not self.paths("attempts"):
+            return {}
+        columns = [f.name for f in fields(Attempt) if f.name in _TO_REVISE]
+        rows = self._dataset("attempts").to_table(columns=columns).to_pylist()
+        by: dict[tuple[str, str], set[str]] = {}
+        for row in rows:
+            if row["parent_id"] is not None:
+                by.setdefault((row["question_id"], row["parent_id"]), set()).add(row["model"])
+        found: dict[str, list[tuple[Attempt, set[str]]]] = {}
+        for row in rows:
+            if row["parent_id"] is None and row["index"] < first and row["text"]:
+                attempt = Attempt(rung=0, **row | {"action": ActionKind(row["action"])})
+                known = by.get((attempt.question_id, attempt.attempt_id), set())
+                found.setdefault(attempt.question_id, []).append((attempt, known))
+        return found
 
     def described(self) -> set[str]:
         """Questions whose own row has been recorded."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from controller.errors import ConfigError
-from controller.process.types import Question
+from controller.process.types import Attempt, Question
 from envs.questions.files import kinds_of, noted_kinds
 from envs.traces.format import MANIFEST, QUESTION_SCHEMA, write_json, write_table
 from training.record.parts import Parts
@@ -26,8 +26,8 @@ _MAY_CHANGE = {
 }
 """Notes of a trace set that an extended one may have otherwise."""
 
-_MODELS_MAY_CHANGE = {"parameters", "path", "server"}
-_MAY_GROW = {"samples", "escalations", "shard_questions"}
+_MODELS_MAY_CHANGE = {"parameters", "path", "server", "revises"}
+_MAY_GROW = {"samples", "escalations", "shard_questions", "revisers"}
 
 Asked = tuple[Question, str]
 """A question and its split."""
@@ -35,12 +35,30 @@ Asked = tuple[Question, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Missing:
-    """What a recording lacks of one question: indices of attempts by model, and maybe its row."""
+    """What a recording lacks of one question.
+
+    Attributes:
+        question: which.
+        split: its split.
+        indices: of attempts, by model.
+        parents: attempts to be revised, by the model that revises.
+        described: whether its own row is there.
+    """
 
     question: Question
     split: str
-    indices: Mapping[str, tuple[int, ...]]
+    indices: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    parents: Mapping[str, tuple[Attempt, ...]] = field(default_factory=dict)
     described: bool = False
+
+    def of(self, model: str) -> tuple[int | Attempt, ...]:
+        """What one model is to do: attempts by index, and parents of revisions."""
+        return (*self.indices.get(model, ()), *self.parents.get(model, ()))
+
+    def count(self, models: Iterable[str] | None = None) -> int:
+        """Attempts that are missing, by all models or some."""
+        every = {*self.indices, *self.parents} if models is None else models
+        return sum(len(self.of(model)) for model in every)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +133,33 @@ class Plan:
         kinds = {"answers": noted_kinds(question for question, _ in questions)}
         return replace(self, questions=questions, manifest={**self.manifest, **kinds})
 
+    @property
+    def revisers(self) -> tuple[str, ...]:
+        """Models that revise attempts of all."""
+        entries = self.manifest["models"]
+        return tuple(name for name in self.wanted if entries[name].get("revises"))
+
+    def unrevised(self, parts: Parts) -> list[Missing]:
+        """Revisions by these models that are not on disk, of attempts that are."""
+        first = min(1, len(self.revisers)) * self.manifest["recorded"]["revised_samples"]
+        parents = parts.parents(first) if first else {}
+        found = []
+        for question, split in spread(self.questions):
+            lacking = {
+                name: tuple(
+                    replace(attempt, rung=list(self.wanted).index(attempt.model))
+                    for attempt, by in parents.get(question.question_id, ())
+                    if name not in by
+                )
+                for name in self.revisers
+            }
+            left = {name: attempts for name, attempts in lacking.items() if attempts}
+            if left:
+                found.append(Missing(question=question, split=split, parents=left, described=True))
+        return found
+
     def missing(self, parts: Parts) -> list[Missing]:
-        """What is not on disk yet, spread over splits, data sets and levels."""
+        """What is not on disk yet, spread over splits, data sets and levels; revisions aside."""
         held, described = parts.held(), parts.described()
         found = []
         for question, split in spread(self.questions):
@@ -186,6 +229,8 @@ def _check_continues(before: Mapping[str, Any], now: Mapping[str, Any], out: Pat
             entry = manifest["models"].get(name, {})
             notes |= {f"{name}: {k}": v for k, v in entry.items() if k not in _MODELS_MAY_CHANGE}
         held = set(before["recorded"]) - _MAY_GROW
+        if any(entry.get("revises") for entry in now["models"].values()):
+            held -= {"revised_samples"}
         return notes | {name: manifest["recorded"].get(name) for name in sorted(held)}
 
     then, asked = fixed(before), fixed(now)

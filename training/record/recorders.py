@@ -76,7 +76,7 @@ class LocalRecorder:
     def shards(self, todo: Sequence[Missing]) -> Iterator[Sequence[Missing]]:
         """What is missing by these models, in pieces that are recorded together."""
         names = {model.name for model in self.models}
-        own = [missing for missing in todo if names & set(missing.indices)]
+        own = [missing for missing in todo if missing.count(names)]
         size = self.config.shard_size(self.models)
         return (own[start : start + size] for start in range(0, len(own), size))
 
@@ -92,7 +92,7 @@ class LocalRecorder:
         parents = [
             attempt
             for request, attempt in zip(requests, attempts, strict=True)
-            if self.config.is_revised(self.rungs[request.rung], request.index)
+            if self.config.is_revised(self.rungs[request.rung], request)
         ]
         for _ in range(self.config.revision_depth):
             parents = await self.backend.attempts(
@@ -127,8 +127,9 @@ class LocalRecorder:
     def _requests(self, missing: Missing) -> Iterable[Request]:
         for rung, model in enumerate(self.models):
             action = self.config.action(self.rungs[rung])
-            for index in missing.indices.get(model.name, ()):
-                yield Request(question=missing.question, action=action, rung=rung, index=index)
+            for wanted in missing.of(model.name):
+                request = asked(missing.question, action, wanted)
+                yield replace(request, rung=rung)
 
     async def _verify(self, questions: Mapping[str, Question], attempts: list[Attempt]) -> None:
         """Score, in place, what can be scored."""
@@ -139,6 +140,13 @@ class LocalRecorder:
             attempts[i] = replace(attempts[i], verifier_score=score)
 
 
+def asked(question: Question, action: ActionKind, wanted: int | Attempt) -> Request:
+    """The attempt of an index, or the revision of an attempt."""
+    if isinstance(wanted, Attempt):
+        return Request(question=question, action=ActionKind.REVISE, parent=wanted)
+    return Request(question=question, action=action, index=wanted)
+
+
 class Convoy:
     """Keeps models from running `ahead` of the first question that is not whole by so many.
 
@@ -147,7 +155,7 @@ class Convoy:
 
     def __init__(self, todo: Sequence[Missing], ahead: int) -> None:
         self._ahead, self._front = ahead, 0
-        self._left = [sum(map(len, missing.indices.values())) for missing in todo]
+        self._left = [missing.count() for missing in todo]
         self._places = {missing.question.question_id: i for i, missing in enumerate(todo)}
         self._moved = asyncio.Event()
 
@@ -180,7 +188,7 @@ class _Turn:
 
     question: Question
     model: ServedModel
-    indices: deque[int]
+    left: deque[int | Attempt]
 
 
 class ServerQueue:
@@ -206,10 +214,10 @@ class ServerQueue:
         """Record what its models lack; `note` is told of attempts, their revisions, and rungs."""
         backends = {model.rung: model.connect() for model in self.models}
         fresh = deque(
-            _Turn(missing.question, model, deque(missing.indices[model.spec.name]))
+            _Turn(missing.question, model, deque(missing.of(model.spec.name)))
             for missing in todo
             for model in self.models
-            if model.spec.name in missing.indices
+            if missing.count([model.spec.name])
         )
         begun: list[_Turn] = []
 
@@ -217,9 +225,9 @@ class ServerQueue:
             while (turn := _next_turn(fresh, begun)) is not None:
                 await convoy.reaches(turn.question.question_id)
                 rung = turn.model.rung
-                while turn.indices:
-                    index = turn.indices.popleft()
-                    note(await self._chain(backends[rung], turn, index, config), rung)
+                while turn.left:
+                    wanted = turn.left.popleft()
+                    note(await self._chain(backends[rung], turn, wanted, config), rung)
 
         try:
             await _all_of(ask() for _ in range(self.concurrency))
@@ -228,13 +236,13 @@ class ServerQueue:
                 await backend.close()
 
     async def _chain(
-        self, backend: Backend, turn: _Turn, index: int, config: RecordConfig
+        self, backend: Backend, turn: _Turn, wanted: int | Attempt, config: RecordConfig
     ) -> list[Attempt]:
         """An attempt and its revisions."""
         rung, question = turn.model.rung, turn.question
-        request = Request(question=question, action=config.action(rung), index=index)
+        request = asked(question, config.action(rung), wanted)
         chain = [await self._attempt(backend, turn.model, request)]
-        for _ in range(config.revision_depth if config.is_revised(rung, index) else 0):
+        for _ in range(config.revision_depth if config.is_revised(rung, request) else 0):
             if chain[-1].error is not None:
                 break
             again = Request(question=question, action=ActionKind.REVISE, parent=chain[-1])
@@ -273,11 +281,11 @@ class ServerQueue:
 
 def _next_turn(fresh: deque[_Turn], begun: list[_Turn]) -> _Turn | None:
     """What to do next: a question that nobody has begun, else help with one."""
-    begun[:] = [turn for turn in begun if turn.indices]
+    begun[:] = [turn for turn in begun if turn.left]
     if fresh:
         begun.append(fresh.popleft())
         return begun[-1]
-    return max(begun, key=lambda turn: len(turn.indices), default=None)
+    return max(begun, key=lambda turn: len(turn.left), default=None)
 
 
 class ServedRecorder:
@@ -323,8 +331,8 @@ async def _record_beside(
         await convoy.reaches(shard[0].question.question_id)
         add(await _in_thread(partial(local.record_shard, shard)))
         for missing in shard:
-            made = (missing.indices.get(model.name, ()) for model in local.models)
-            convoy.done(missing.question.question_id, sum(map(len, made)))
+            made = missing.count(model.name for model in local.models)
+            convoy.done(missing.question.question_id, made)
 
 
 async def _all_of(work: Iterable[Any]) -> None:

@@ -26,6 +26,9 @@ from training.record.plans import Missing, Plan, question_row
 from training.record.progress import Watch, summary
 from training.record.settings import RecordConfig
 
+_BLOCK_SHARDS = 4
+"""Shards of questions that are answered before their attempts are revised."""
+
 
 class Recorder(Protocol):
     """Records what is missing, here or elsewhere."""
@@ -77,13 +80,21 @@ class Recording:
         parts = self.parts
         with locked(parts.out):
             self.plan = self.plan.continued(parts)
-            missing = self.missing()
-            if not missing and not parts.work.exists():
+            missing, unrevised = self.missing(), self.plan.unrevised(parts)
+            if not missing and not unrevised and not parts.work.exists():
                 return
             self.plan.write(parts)
+            add = self._adder(progress(self) if progress else lambda rows: None)
+            # Questions are made whole in turn, so that what is there at any time is a set.
+            block = len(missing) or 1
+            if self.plan.revisers:
+                block = _BLOCK_SHARDS * self.recorder.config.shard_size(self.recorder.models)
             try:
-                watch = progress(self) if progress else lambda rows: None
-                self.recorder.record(missing, self._adder(watch))
+                self.recorder.record(unrevised, add)
+                for begin in range(0, len(missing), block):
+                    self.recorder.record(missing[begin : begin + block], add)
+                    parts.flush()
+                    self.recorder.record(self.plan.unrevised(parts), add)
             finally:
                 parts.flush()
             write_set(self.plan, parts, self.speeds)
@@ -129,7 +140,8 @@ def write_set(plan: Plan, parts: Parts, speeds: Mapping[str, float]) -> None:
     Raises:
         ConfigError: not one question has all of its attempts.
     """
-    missing = {lacking.question.question_id for lacking in plan.missing(parts)}
+    lacking = (*plan.missing(parts), *plan.unrevised(parts))
+    missing = {one.question.question_id for one in lacking}
     whole = [asked for asked in plan.questions if asked[0].question_id not in missing]
     if not whole:
         raise ConfigError(
@@ -171,6 +183,7 @@ def _manifest(
             "digest": model.digest,
             "path": None,
             **({"prompt": list(model.prompt)} if model.prompt else {}),
+            **({"revises": True} if rung in amount.revisers else {}),
             **told.get(model.name, {}),
             "adapters": adapters,
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from controller.backends.base import TEMPERATURE
+from controller.backends.base import TEMPERATURE, Request
 from controller.errors import ConfigError
 from controller.process.actions import ActionKind
 from controller.process.types import ModelSpec
@@ -22,7 +22,7 @@ class Amount:
         samples: attempts per question by a small model.
         escalations: attempts per question by a large one.
         revised_samples: samples of the first model that are revised, each up to four times in a
-            row.
+            row; of every model, once by each arm that revises, where arms do: one by default.
         shard_questions: questions that local models, or a worker, answer side by side; what a kill
             can cost. Default: 128, or 8 where a model has more than 16 million parameters.
     """
@@ -39,11 +39,14 @@ class RecordConfig(Amount):
 
     Attributes:
         smalls: how many models are small; those that come first.
-        revision_depth: revisions of each sample that is revised, every one of the last.
+        revision_depth: revisions of each sample of the first model that is revised, every one of
+            the last.
+        revisers: places of the models that revise attempts of all.
     """
 
     smalls: int = 1
     revision_depth: int = 4
+    revisers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if min(self.samples, self.smalls, self.shard_questions or 1) < 1 or self.escalations < 0:
@@ -65,9 +68,10 @@ class RecordConfig(Amount):
         """How the model on a rung is asked."""
         return ActionKind.SAMPLE if rung < self.smalls else ActionKind.ESCALATE
 
-    def is_revised(self, rung: int, index: int) -> bool:
-        """Whether an attempt of that index by the model on a rung is revised."""
-        return rung == 0 and index < self.revised_samples
+    def is_revised(self, rung: int, request: Request) -> bool:
+        """Whether the model on a rung, the first, revises the attempt that it was asked for."""
+        first = rung == 0 and request.parent is None and not self.revisers
+        return first and request.index < self.revised_samples
 
     def wanted(self, models: Sequence[ModelSpec]) -> dict[str, int]:
         """Attempts per question by model, revisions aside; one where all would be the same."""

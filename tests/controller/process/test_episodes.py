@@ -42,8 +42,8 @@ def attempt(episodes, answer, rung=0, tokens=10):
             min_logprob=np.array([-1.0]),
             cut=np.array([False]),
             scoreable=np.array([True]),
-            first_child=ROW,
-            num_children=ROW,
+            first_child=ROW[:, None],
+            num_children=ROW[:, None],
         ),
     )
     episodes.finish_round(ROW)

@@ -51,8 +51,8 @@ def attempt(e, rung, answer):
         min_logprob=unknown,
         cut=none,
         scoreable=none,
-        first_child=ROW,
-        num_children=ROW,
+        first_child=ROW[:, None],
+        num_children=ROW[:, None],
     )
     e.record(ROW, none, columns)
     e.finish_round(ROW)

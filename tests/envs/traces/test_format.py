@@ -73,13 +73,13 @@ def test_revisions_hang_off_their_parents(traces):
     table = build_table(traces, ["train"])
     ids = traces.attempts["attempt_id"].take(table.attempts["row"]).to_pylist()
     of = traces.attempts["parent_id"].take(table.attempts["row"]).to_pylist()
-    parents = np.flatnonzero(table.attempts["num_children"])
+    parents = np.flatnonzero(table.children[:, 0, 1])
     assert len(parents) > 1000
     for parent in parents[:: len(parents) // 500]:
-        first = table.attempts["first_child"][parent]
-        children = range(first, first + table.attempts["num_children"][parent])
+        first, number = table.children[parent, 0].tolist()
+        children = range(first, first + number)
         assert {of[child] for child in children} == {ids[parent]}
-    assert table.attempts["num_children"].sum() == sum(name is not None for name in of)
+    assert table.children[..., 1].sum() == sum(name is not None for name in of)
 
 
 def test_models_out_of_the_set_are_refused(traces):

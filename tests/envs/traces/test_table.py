@@ -39,8 +39,8 @@ def test_answers_that_are_the_same_are_one_and_none_is_none(table):
 
 def test_revisions_hang_on_their_parents(table):
     parent = table.stream[0, 0, 1]
-    assert table.attempts["num_children"][parent] == 1
-    assert table.attempts["num_children"].sum() == 1
-    child = table.attempts["first_child"][parent]
+    assert table.revisers == (0,)
+    assert table.children[..., 1].sum() == table.children[parent, 0, 1] == 1
+    child = table.children[parent, 0, 0]
     assert table.attempts["prompt_tokens"][child] == 21
     assert child not in table.stream
