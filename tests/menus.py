@@ -17,8 +17,14 @@ ARMS = {
 }
 
 
-def write_menu(out: Path, num_questions: int = 240, seed: int = 0) -> Path:
-    """A trace set; every other question is hard, as its wording says."""
+def write_menu(
+    out: Path, num_questions: int = 240, seed: int = 0, revisers: tuple[str, ...] = ()
+) -> Path:
+    """A trace set; every other question is hard, as its wording says.
+
+    Each of the `revisers` revises the first attempt of every arm at two questions of three, as well
+    as it answers.
+    """
     rng = np.random.default_rng(seed)
     questions, attempts = [], []
     for q in range(num_questions):
@@ -40,6 +46,20 @@ def write_menu(out: Path, num_questions: int = 240, seed: int = 0) -> Path:
                     | {"prompt_tokens": 10, "mean_logprob": float(-rng.random())}
                     | {"completion_tokens": int(rng.integers(tokens // 2, 2 * tokens))}
                     | {"min_logprob": -1.0, "finish_reason": "stop"}
+                )
+        for parent in attempts[-sum(arm[2] for arm in ARMS.values()) :]:
+            for arm in revisers if q % 3 and not parent["index"] else ():
+                right = rng.random() < ARMS[arm][5 + hard]
+                attempts.append(
+                    parent
+                    | {"attempt_id": f"{parent['attempt_id']}>{arm}:revise:0", "model": arm}
+                    | {"parent_id": parent["attempt_id"], "tier": ARMS[arm][0]}
+                    | {
+                        "action": "revise",
+                        "correct": bool(right),
+                        "answer": str(q + 1 + (not right)),
+                    }
+                    | {"prompt_tokens": 15 + parent["completion_tokens"]}
                 )
     out.mkdir(parents=True)
     for file, rows, schema in (

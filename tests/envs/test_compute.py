@@ -14,9 +14,13 @@ from controller.errors import ConfigError, IllegalActionError
 from controller.process.types import Question
 from envs.compute import ComputeEnv
 from envs.reward import ROUND_PRICES, LogUniform, utility
+from envs.traces.derive import derive_config
+from envs.traces.format import TraceSet
 from envs.traces.recorded import Recorded, read_recorded
+from envs.traces.table import build_table
 from envs.vector import ComputeVectorEnv
 from tests.conftest import CHECKPOINTS
+from tests.menus import write_menu
 
 N = 8
 
@@ -97,6 +101,16 @@ def test_so_do_those_of_a_menu(menu, menu_config, budgets, prompt_shares):
     cost = replace(menu_config.cost, prompt_shares=prompt_shares)
     menu_config = replace(menu_config, cost=cost)
     check_same(recorded, menu_config, {"budgets": budgets, "round_prices": ROUND_PRICES})
+
+
+@pytest.mark.parametrize("budgets", [None, LogUniform(low=10, high=5000)])
+def test_so_do_those_of_arms_that_revise_what_others_wrote(tmp_path, budgets):
+    menu = TraceSet.read(write_menu(tmp_path / "menu", 60, revisers=("cat", "whale")))
+    table = build_table(menu, ["train"], [model.name for model in menu.models()])
+    config = derive_config(table, menu.models(), menu.arms())
+    assert [n for n in config.actions.names if "REVISE" in n] == ["REVISE(cat)", "REVISE(whale)"]
+    recorded = read_recorded(menu, ["validation"], list(config.arm_names))
+    check_same(recorded, config, {"budgets": budgets, "round_prices": ROUND_PRICES})
 
 
 def test_references_never_reach_the_observation(validation, config):
