@@ -136,13 +136,14 @@ class Plan:
     @property
     def revisers(self) -> tuple[str, ...]:
         """Models that revise attempts of all."""
-        entries = self.manifest["models"]
-        return tuple(name for name in self.wanted if entries[name].get("revises"))
+        entries = self.manifest.get("models", {})
+        return tuple(name for name in self.wanted if entries.get(name, {}).get("revises"))
 
     def unrevised(self, parts: Parts) -> list[Missing]:
         """Revisions by these models that are not on disk, of attempts that are."""
-        first = min(1, len(self.revisers)) * self.manifest["recorded"]["revised_samples"]
-        parents = parts.parents(first) if first else {}
+        if not self.revisers:
+            return []
+        parents = parts.parents(self.manifest["recorded"]["revised_samples"])
         found = []
         for question, split in spread(self.questions):
             lacking = {

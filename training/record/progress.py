@@ -31,7 +31,8 @@ class RecordingView:
 
     def __init__(self, console: Console | None) -> None:
         self._console = console
-        self._total = self._before = self._done = self._tokens = self._read = self._cut = 0
+        self._total = self._before = self._done = self._tokens = 0
+        self._fresh = self._read = self._cut = 0
         self._started = self._printed = time.monotonic()
 
     def begin(self, total: int, left: int) -> Watch:
@@ -43,10 +44,12 @@ class RecordingView:
 
     def _see(self, rows: Mapping[str, Rows]) -> None:
         for row in rows.get("attempts", ()):
-            self._done += row["parent_id"] is None
+            self._done += 1
             self._tokens += row["completion_tokens"]
-            self._read += row["parent_id"] is None and row["answer"] is not None
-            self._cut += row["parent_id"] is None and row["finish_reason"] == CUT
+            if row["parent_id"] is None:
+                self._fresh += 1
+                self._read += row["answer"] is not None
+                self._cut += row["finish_reason"] == CUT
         if time.monotonic() - self._printed >= _QUIET_S:
             self._print()
 
@@ -63,11 +66,11 @@ class RecordingView:
         text = f"recording: {done:,} of {self._total:,} attempts"
         if not self._total or not self._done:
             return text
-        seconds = time.monotonic() - self._started
+        seconds, fresh = time.monotonic() - self._started, max(self._fresh, 1)
         left = timedelta(seconds=round((self._total - done) * seconds / self._done))
         return (
             f"{text} ({done / self._total:.0%}), {self._tokens / seconds:,.0f} tokens/s, "
-            f"{self._read / self._done:.0%} read, {self._cut / self._done:.0%} cut, {left} left"
+            f"{self._read / fresh:.0%} read, {self._cut / fresh:.0%} cut, {left} left"
         )
 
 

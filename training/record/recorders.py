@@ -92,7 +92,7 @@ class LocalRecorder:
         parents = [
             attempt
             for request, attempt in zip(requests, attempts, strict=True)
-            if self.config.is_revised(self.rungs[request.rung], request)
+            if self.config.is_revised(self.rungs[request.rung], request.index)
         ]
         for _ in range(self.config.revision_depth):
             parents = await self.backend.attempts(
@@ -242,7 +242,7 @@ class ServerQueue:
         rung, question = turn.model.rung, turn.question
         request = asked(question, config.action(rung), wanted)
         chain = [await self._attempt(backend, turn.model, request)]
-        for _ in range(config.revision_depth if config.is_revised(rung, request) else 0):
+        for _ in range(config.revision_depth if config.is_revised(rung, request.index) else 0):
             if chain[-1].error is not None:
                 break
             again = Request(question=question, action=ActionKind.REVISE, parent=chain[-1])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -119,9 +119,19 @@ class Recording:
         return self.plan.missing(self.parts)
 
     def counts(self) -> tuple[int, int]:
-        """Attempts that are wanted, and those of them that are missing; revisions aside."""
-        wanted = len(self.plan.questions) * sum(self.plan.wanted.values())
-        return wanted, sum(len(i) for m in self.missing() for i in m.indices.values())
+        """Attempts that are wanted, revisions among them, and those of them that are missing."""
+        config, plan = self.recorder.config, self.plan
+        each = len(plan.revisers) or config.revision_depth
+        revised = [*plan.wanted] if plan.revisers else [*plan.wanted][:1]
+
+        def with_revisions(indices: Mapping[str, Iterable[int]]) -> int:
+            first = [i < config.revised_samples for name in revised for i in indices.get(name, ())]
+            return sum(len([*i]) for i in indices.values()) + each * sum(first)
+
+        whole = with_revisions({name: range(count) for name, count in plan.wanted.items()})
+        left = sum(with_revisions(missing.indices) for missing in self.missing())
+        left += sum(missing.count() for missing in plan.unrevised(self.parts))
+        return len(plan.questions) * whole, left
 
 
 def finish(out: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from controller.backends.base import TEMPERATURE, Request
+from controller.backends.base import TEMPERATURE
 from controller.errors import ConfigError
 from controller.process.actions import ActionKind
 from controller.process.types import ModelSpec
@@ -68,10 +68,9 @@ class RecordConfig(Amount):
         """How the model on a rung is asked."""
         return ActionKind.SAMPLE if rung < self.smalls else ActionKind.ESCALATE
 
-    def is_revised(self, rung: int, request: Request) -> bool:
-        """Whether the model on a rung, the first, revises the attempt that it was asked for."""
-        first = rung == 0 and request.parent is None and not self.revisers
-        return first and request.index < self.revised_samples
+    def is_revised(self, rung: int, index: int) -> bool:
+        """Whether the model on a rung, the first, revises its attempt of that index at once."""
+        return rung == 0 and index < self.revised_samples and not self.revisers
 
     def wanted(self, models: Sequence[ModelSpec]) -> dict[str, int]:
         """Attempts per question by model, revisions aside; one where all would be the same."""

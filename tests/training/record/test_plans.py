@@ -23,6 +23,7 @@ def test_first_samples_of_the_first_model_are_revised():
     config = RecordConfig(samples=5, revised_samples=2)
     assert [config.is_revised(0, index) for index in range(4)] == [True, True, False, False]
     assert not config.is_revised(1, 0)
+    assert not RecordConfig(revised_samples=2, revisers=(1,)).is_revised(0, 0), "in a second pass"
 
 
 def test_heavy_models_answer_fewer_questions_side_by_side():

@@ -1,7 +1,6 @@
 """What is said of a recording."""
 
 import pyarrow as pa
-import pytest
 from rich.console import Console
 
 from controller.process.types import CUT
@@ -51,6 +50,5 @@ def test_a_line_tells_how_far_a_recording_is():
     see = view.begin(total=10, left=8)
     assert str(view) == "recording: 2 of 10 attempts"
     see({"attempts": [row("q", "1"), row("q", None), row("q", "1", parent_id="sample:0")]})
-    assert str(view).startswith("recording: 4 of 10 attempts (40%)")
-    assert "50% read, 0% cut" in str(view)
-    assert pytest.approx(0.5) == view._read / view._done
+    assert str(view).startswith("recording: 5 of 10 attempts (50%)")
+    assert "50% read, 0% cut" in str(view), "revisions aside"
