@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from controller.backends.prices import listed
 from controller.errors import ConfigError
 from controller.process.actions import Tier
 from controller.process.cost import CostModel
@@ -34,13 +35,19 @@ _ENOUGH_QUESTIONS = 20_000
 _VOTE_WEIGHTS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
 
 
+def known_dollars(model: ModelSpec, said: Mapping[str, Dollars]) -> Dollars | None:
+    """Of a million prompt and written tokens: as said, as recorded, or else as listed."""
+    known, found = said.get(model.name, model.dollars), listed(model.name)
+    return known or (found and (found[0], found[2]))
+
+
 def priced_model(models: Sequence[ModelSpec], dollars: Mapping[str, Dollars]) -> CostModel:
-    """Ledger in dollars of a menu, by rung; `dollars` by name before those of the models.
+    """Ledger in dollars of a menu, by rung; `dollars` by name before the models' and listed ones.
 
     Raises:
         ConfigError: a model without prices, or one whose written tokens cost nothing.
     """
-    prices = [dollars.get(model.name, model.dollars) for model in models]
+    prices = [known_dollars(model, dollars) for model in models]
     for model, price in zip(models, prices, strict=True):
         if price is None or price[1] <= 0 or price[0] < 0:
             raise ConfigError(

@@ -66,28 +66,59 @@ def verify(
 
 
 def cost(
-    traces: Traces = bundled("traces"),
+    menu: Annotated[
+        Path | None, typer.Argument(help="YAML file of arms; default: those of the traces.")
+    ] = None,
+    traces: Annotated[
+        Path | None, typer.Option(help="Recorded attempts; default, without a menu: bundled.")
+    ] = None,
     ladder: Annotated[
-        str | None, typer.Option(help="Arms, separated by commas; default: the set's.")
+        str | None, typer.Option(help="Arms of the traces, separated by commas; default: its own.")
     ] = None,
     dollars: Annotated[
         list[str] | None,
         typer.Option(help="MODEL=PROMPT/WRITTEN, of a million tokens; repeatable."),
     ] = None,
+    hardware: Annotated[
+        str, typer.Option(help="That a menu's models run on, or operations/bytes per second.")
+    ] = "h100",
+    batch: Annotated[int, typer.Option(min=1, help="Attempts side by side there.")] = 1,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Where traces do not tell.")] = 200,
+    written_tokens: Annotated[int, typer.Option(min=1, help="The same.")] = 300,
     as_json: Json = False,
 ) -> None:
-    """Print what an attempt by each arm costs: tokens of the first arm, and dollars where known."""
-    from envs.traces.format import TraceSet
-    from training.compare.model_table import cost_table
+    """Print what an attempt by each arm costs, in operations, dollars and seconds, and why."""
     from training.learn.config import list_prices
     from training.report.show import print_rows
 
-    arms = ladder.split(",") if ladder else ()
-    rows = cost_table(TraceSet.read(traces), arms, list_prices(pairs("dollars", dollars or [])))
+    prices = list_prices(pairs("dollars", dollars or []))
+    if menu is not None and ladder:
+        raise ConfigError("ladder: expected none beside a menu, whose arms are all told")
+    if menu is None and (hardware, batch, prompt_tokens, written_tokens) != ("h100", 1, 200, 300):
+        raise ConfigError(
+            "hardware, batch, prompt-tokens, written-tokens: expected a menu with them, since "
+            "traces tell what was written"
+        )
+    if menu is not None:
+        from controller.backends.architecture import named_hardware
+        from controller.backends.places import read_menu
+        from training.compare.menu_cost import Load, loads_of, menu_cost
+
+        places, device = read_menu(menu), named_hardware(hardware)
+        default = Load(prompt=prompt_tokens, written=written_tokens, batch=batch)
+        loads = {place.name: default for place in places} | loads_of(traces, default)
+        rows, title = menu_cost(places, loads, device, prices), f"{menu}, on {hardware}"
+    else:
+        from envs.traces.format import TraceSet
+        from training.compare.model_table import cost_table
+
+        arms, recorded = ladder.split(",") if ladder else (), traces or bundled("traces")
+        rows = cost_table(TraceSet.read(recorded), arms, prices)
+        title = f"{recorded}, costs in tokens of {rows[0]['arm']}"
     if as_json:
         print(json.dumps(rows, indent=1))
         return
-    print_rows(f"{traces}, costs in tokens of {rows[0]['arm']}", rows)
+    print_rows(title, rows)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from controller.process.episodes import score_weight
 from controller.process.types import Dollars
-from envs.traces.derive import cost_model
+from envs.traces.derive import cost_model, known_dollars
 from envs.traces.format import TraceSet
 from envs.traces.table import TraceTable, build_table
 from training.learn.calibration import auroc, expected_calibration_error
@@ -144,8 +144,8 @@ def cost_table(
         fresh = table.stream[:, rung]
         own = table.attempts[fresh[fresh >= 0]]
         prompt, written = (float(own[f"{kind}_tokens"].mean()) for kind in ("prompt", "completion"))
-        listed = (dollars or {}).get(model.name, model.dollars)
-        bill = None if listed is None else (prompt * listed[0] + written * listed[1]) / 1e6
+        price = known_dollars(model, dollars or {})
+        bill = None if price is None else (prompt * price[0] + written * price[1]) / 1e6
         rows.append(
             {
                 "arm": arm.name,

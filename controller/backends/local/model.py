@@ -27,6 +27,7 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.utils import logging
 
+from controller.backends.architecture import active_parameters
 from controller.backends.base import UNLIMITED, Request
 from controller.backends.places import ModelPlace
 from controller.backends.prompts import Message, judged_messages, messages, plain_text
@@ -194,7 +195,7 @@ def load_model(
     return LocalModel(
         name=place.name,
         rung=rung,
-        parameters=active_parameters(model),
+        parameters=int(active_parameters(model)),
         digest=digest,
         model=model,
         tokenizer=tokenizer,
@@ -277,18 +278,6 @@ def quietly() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-
-
-def active_parameters(model: PreTrainedModel) -> int:
-    """Parameters that multiply every token.
-
-    An input embedding is looked up, not multiplied, unless it is the output head as well. The
-    experts of a mixture all count, although a token passes through some of them only.
-    """
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    tied = head is not None and head.weight is embedding.weight
-    looked_up = 0 if tied else embedding.weight.numel()
-    return int(sum(p.numel() for p in model.parameters()) - looked_up)
 
 
 def weights_digest(model: PreTrainedModel) -> str:

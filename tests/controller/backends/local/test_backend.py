@@ -18,9 +18,10 @@ from transformers import (
     PreTrainedModel,
 )
 
+from controller.backends.architecture import active_parameters
 from controller.backends.base import Request, run_now
 from controller.backends.local.backend import LocalModel, TransformersBackend, load_model
-from controller.backends.local.model import active_parameters, weights_digest
+from controller.backends.local.model import weights_digest
 from controller.backends.prompts import REVISE_PROMPT
 from controller.errors import BackendError, ConfigError
 from controller.process.actions import ActionKind
