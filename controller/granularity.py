@@ -74,7 +74,8 @@ def granularity_of(process: Process) -> Granularity:
     """The granularity of a decision process, with what is to be said of its arms and additions."""
     if isinstance(process, SegmentConfig):
         return SEGMENTS
-    if not (process.is_menu or process.own_actions or process.own_features):
+    named = process.is_menu or process.names_revisers
+    if not (named or process.own_actions or process.own_features):
         return ATTEMPTS
     arms = process.arm_names if process.is_menu else ()
     return _of(arms, process.actions, process.added_actions, process.added_features)
@@ -89,7 +90,13 @@ def _of(
 ) -> Granularity:
     """Of a menu, if there are arms, and with what callers added."""
     meanings = {str(Action(kind)): kind.spec.meaning for kind in own_actions}
-    meanings |= {str(a): f"{a.kind.spec.meaning}: {a.arm}" for a in actions if a.arm}
+    meanings |= {
+        str(a): f"{a.arm} checks an attempt with the leading answer and writes a better one"
+        if a.kind.spec.revises
+        else f"{a.kind.spec.meaning}: {a.arm}"
+        for a in actions
+        if a.arm
+    }
     priced = {kind: kind.spec for kind in own_actions if kind.spec.cost}
     table = menu_features(arms) if arms else FEATURES
     table = table.followed_by(*expected_costs(priced, len(PRICED)), *own_features)
