@@ -248,9 +248,8 @@ class OpenAIBackend(Backend):
         return self._failed(request, failure.kind, wasted, time.monotonic() - started)
 
     async def _try(self, request: Request, n: int) -> Answered:
-        if not self.breaker.allows:
+        if not self.breaker.admit():
             raise UpstreamError(UNAVAILABLE, retryable=False, blames_server=False)
-        self.breaker.sent()
         started, outcome = time.monotonic(), "cancelled"
         prompt_tokens = self.lengths.fit.estimate(characters(request.question))
         reader = StreamReader(prompt_tokens=prompt_tokens)

@@ -181,10 +181,12 @@ class CircuitBreaker:
         """Whether a request may go out."""
         return self._in_a_row < self.failures or self._clock() >= self._not_before
 
-    def sent(self) -> None:
-        """A request goes out; where the breaker is open, no other one does for a while."""
-        if self._in_a_row >= self.failures:
-            self._not_before = self._clock() + self.cooldown_s
+    def admit(self) -> bool:
+        """Whether a request goes out now; where it probes, no other one does for a while."""
+        admitted = self.allows
+        if admitted:
+            self._wait()
+        return admitted
 
     def succeeded(self) -> None:
         """A request was answered."""
@@ -193,7 +195,11 @@ class CircuitBreaker:
     def failed(self) -> None:
         """A request failed, and the server is to blame."""
         self._in_a_row += 1
-        self.sent()
+        self._wait()
+
+    def _wait(self) -> None:
+        if self._in_a_row >= self.failures:
+            self._not_before = self._clock() + self.cooldown_s
 
 
 @dataclass

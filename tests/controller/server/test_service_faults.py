@@ -134,7 +134,7 @@ def test_a_client_that_leaves_takes_its_requests_with_it(serve, small, large, st
     thread.join()
     assert eventually(lambda: small.open == 0)
     assert small.abandoned == small.calls
-    assert eventually(lambda: service.service.in_flight == 0)
+    assert eventually(lambda: service.service.room.taken == 0)
 
 
 def test_others_are_answered_meanwhile(serve, small, large):
