@@ -9,6 +9,7 @@ of their texts. An attempt is asked for again only where nothing was generated.
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
 import warnings
@@ -16,8 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from openai import APIConnectionError, AsyncStream
-from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai import APIConnectionError
+from openai.types.chat import ChatCompletion
 from opentelemetry import trace
 
 from controller.answers import UNSTATED, AnswerKind, answer_kind, reading_of
@@ -35,6 +36,7 @@ from controller.backends.openai.endpoint import (
 from controller.backends.openai.prompt_lengths import characters, plausible
 from controller.backends.openai.replies import (
     Answered,
+    Chunks,
     StreamReader,
     Written,
     read_completion,
@@ -323,8 +325,11 @@ class OpenAIBackend(Backend):
                 cast_to=ChatCompletion,
                 body=body,
                 stream=True,
-                stream_cls=AsyncStream[ChatCompletionChunk],
+                stream_cls=Chunks,
             ) as stream:
+                if "json" in stream.response.headers.get("content-type", ""):
+                    whole = json.loads(await stream.response.aread())
+                    return read_completion(ChatCompletion.construct(**whole))
                 await reader.read(stream, self.endpoint.idle_timeout_s)
             return reader.result()
         except UpstreamError:
@@ -364,7 +369,7 @@ class OpenAIBackend(Backend):
         elif request.action is not ActionKind.REVISE:
             self.lengths.learn(request.question, prompt)
         tokens = written.tokens
-        if tokens is None or tokens > self._most:
+        if tokens is None or tokens > self._most or (text and not tokens):
             tokens = fit.tokens(text)
         if len(answered.written) > 1:
             longest = self._longest(request.question)

@@ -9,9 +9,9 @@ from controller.process.cost import CostModel
 from controller.process.episodes import EpisodeConfig
 from controller.process.terms import Terms
 from controller.process.types import ModelSpec, Question
-from controller.server.shared import Buckets
 from controller.server.config import Limits
 from controller.server.limits import EscalationBudget, Restricted
+from controller.server.shared import Buckets
 from tests.scripted import Scripted
 
 
