@@ -95,8 +95,9 @@ def soak(controller: Path, size: Soak) -> Figures:
             os.kill(_workers(service.pid)[0], signal.SIGKILL)
 
         def kill_store() -> None:
-            moments["away"] = time.time()
             stores[0].kill()
+            stores[0].wait()
+            moments["away"] = time.time()
 
         def bring_store() -> None:
             stores.append(stack.enter_context(_store(port)))
@@ -126,15 +127,17 @@ def _budgets(
 ) -> Figures:
     """What questions that were logged spent of what they were allowed."""
     escalated = [row for row in rows if any(a["rung"] == 1 for a in row["attempts"])]
-    times = [datetime.fromisoformat(row["time"]).timestamp() for row in escalated]
+    ends = [datetime.fromisoformat(row["time"]).timestamp() for row in escalated]
+    begins = [end - row["wall_s"] for row, end in zip(escalated, ends, strict=True)]
     rate = size.escalations_per_minute
     return {
         "escalations": len(escalated),
         # A full bucket at the start and one of the new store, refilled meanwhile.
         "escalations_allowed": rate * (2 + seconds / 60),
         "escalations_in_flight": size.max_in_flight,
-        # Those that had begun before are over within a second.
-        "escalations_while_away": sum(away + 1 < moment < back for moment in times),
+        "escalations_while_away": sum(
+            away < begin and end < back for begin, end in zip(begins, ends, strict=True)
+        ),
         "over_own_budget": sum(row["cost"] > (row["budget"] or float("inf")) for row in rows),
     }
 

@@ -48,6 +48,7 @@ end
 -- A sum of pairs: what to add to both; both.
 if wanted == 'add' then
   local questions = redis.call('HINCRBYFLOAT', key, 'questions', ARGV[2])
+  redis.call('EXPIRE', key, 86400)
   return {questions, redis.call('HINCRBYFLOAT', key, 'spent', ARGV[3])}
 end
 
