@@ -250,6 +250,7 @@ class LadderBuilder:
             prompt=prompt,
             prompt_length=trained.prompt_length if prompt == trained.prompt else None,
             tokenize=_tokenizer(self.checkpoint, rung),
+            cached=place.cached,
             trained_for=trained,
             attempt_deadline_s=60 * upstream.attempt_deadline,
             max_connections=self.max_connections,

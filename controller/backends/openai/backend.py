@@ -23,7 +23,7 @@ from opentelemetry import trace
 
 from controller.answers import UNSTATED, AnswerKind, answer_kind, reading_of
 from controller.answers.structured import FORM, has_form, structured_answer
-from controller.backends.base import DEADLINE, Backend, PromptState, Request
+from controller.backends.base import DEADLINE, Backend, PromptState, Request, Warm
 from controller.backends.identity import blank_attempt, stream_name, stream_seed
 from controller.backends.openai.endpoint import (
     LONG,
@@ -56,6 +56,7 @@ from controller.backends.openai.resilience import (
     unsent,
     upstream_error,
 )
+from controller.backends.openai.warm import WarmPrompts
 from controller.backends.prompts import Message, messages
 from controller.process.actions import ActionKind
 from controller.process.cost import Usage
@@ -109,6 +110,7 @@ class OpenAIBackend(Backend):
         self.lengths = PromptLengths(
             self._beside, endpoint.model, endpoint.prompt_length, endpoint.tokenize
         )
+        self.warm = None if endpoint.cached is None else WarmPrompts()
         self.revises = endpoint.revises
         self.models = (
             ModelSpec(
@@ -195,7 +197,10 @@ class OpenAIBackend(Backend):
     async def _prompt_state(self, question: Question) -> PromptState:
         chat = self._chat(Request(question=question, action=ActionKind.SAMPLE))
         tokens, known = await self.lengths.of(question, chat)
-        return PromptState(prompt_tokens=(tokens,), counted=known)
+        warm = None
+        if self.warm and self.endpoint.cached is not None:
+            warm = Warm(min(self.warm.tokens(chat), tokens), self.endpoint.cached)
+        return PromptState(prompt_tokens=(tokens,), counted=known, warm=(warm,))
 
     async def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
         """One attempt per request, side by side; a failed one says why in `error`."""
@@ -368,6 +373,8 @@ class OpenAIBackend(Backend):
                 prompt += fit.tokens(request.parent.text or "")
         elif request.action is not ActionKind.REVISE:
             self.lengths.learn(request.question, prompt)
+            if self.warm and not cached:
+                self.warm.learn(chat, prompt, min(answered.cached_tokens, prompt))
         tokens = written.tokens
         if tokens is None or tokens > self._most or (text and not tokens):
             tokens = fit.tokens(text)

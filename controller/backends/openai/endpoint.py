@@ -63,6 +63,8 @@ class Endpoint:
         prompt: chat that it is asked with; see `ModelSpec.prompt`.
         prompt_length: line to estimate the length of prompts by where nobody counts them; see
             `ModelSpec.prompt_length`.
+        cached: what a prompt token that the server found cached costs, of what another one does;
+            None where all cost the same.
         tokenize: counts a chat with the model's tokenizer, if that is at hand.
         trained_for: what a policy in front of it learned with; None without one.
         connect_timeout_s: for a connection.
@@ -91,6 +93,7 @@ class Endpoint:
     aliases: tuple[str, ...] = ()
     prompt: tuple[Message, ...] = ()
     prompt_length: Line | None = None
+    cached: float | None = None
     tokenize: Callable[[Sequence[Message]], int] | None = None
     trained_for: ModelSpec | None = None
     connect_timeout_s: float = 2.0
