@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import boxes, environments, forward, generation, recording, serving, training
+from benchmarks import boxes, environments, forward, generation, recording, serving, soak, training
 from benchmarks.load import Load
 from benchmarks.optimum import TRAINING, OptimumBench, share_of_optimum
 from training.learn.threads import limit_threads
@@ -70,6 +70,7 @@ class Benchmarks:
             "serve": lambda number: serving.serving(
                 self.controller, number, load=load, litellm=self.litellm
             ),
+            "soak": lambda _: soak.soak(self.controller, soak.Soak(questions=size(2_500, 10_000))),
             "growth": lambda _: {
                 **environments.by_questions(),
                 **environments.by_environments(traces),
@@ -148,7 +149,7 @@ def main(
     controller: Annotated[Path, typer.Option(help="Checkpoint.")] = Path("checkpoints/controller"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Measure env, scale, ppo, tracking, optimum, generate, forward, record, serve and growth."""
+    """Measure environments, training, generation, recording and serving."""
     limit_threads()
     benchmarks = Benchmarks(
         traces=traces, models=models, controller=controller, litellm=litellm, whole=whole

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -28,19 +29,13 @@ class Load:
 
 
 async def run(
-    url: str, body: dict[str, object], load: Load, key: str = "any"
+    url: str, body: Mapping[str, object], load: Load, key: str = "any"
 ) -> NDArray[np.float64]:
     """Seconds from when each request was due to its answer, (n,); NaN where there was none.
 
     Time that a request waits because its client is still busy counts.
     """
-    parts = urlsplit(url)
-    data = json.dumps(body).encode()
-    head = (
-        f"POST {parts.path} HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: application/json\r\n"
-        f"authorization: Bearer {key}\r\ncontent-length: {len(data)}\r\n\r\n"
-    )
-    request, count = head.encode() + data, int(load.rate * load.seconds)
+    parts, request, count = urlsplit(url), request_of(url, body, key), int(load.rate * load.seconds)
     seconds = np.full(count, np.nan)
     start = time.perf_counter() + 0.5
 
@@ -50,7 +45,7 @@ async def run(
             due = start + i / load.rate
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
             try:
-                if await _ask(reader, writer, request):
+                if await _exchange(reader, writer, request) == 200:
                     seconds[i] = time.perf_counter() - due
             except (OSError, asyncio.IncompleteReadError):
                 reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
@@ -60,8 +55,30 @@ async def run(
     return seconds
 
 
-async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> bool:
-    """Send a request, read its response; whether it was answered."""
+def request_of(url: str, body: Mapping[str, object], key: str = "any") -> bytes:
+    """A whole request of HTTP."""
+    parts, data = urlsplit(url), json.dumps(body).encode()
+    head = (
+        f"POST {parts.path} HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: application/json\r\n"
+        f"authorization: Bearer {key}\r\ncontent-length: {len(data)}\r\n\r\n"
+    )
+    return head.encode() + data
+
+
+async def ask(url: str, request: bytes) -> int:
+    """Status of a request on a connection of its own, read to its end."""
+    parts = urlsplit(url)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    try:
+        return await _exchange(reader, writer, request)
+    finally:
+        writer.close()
+
+
+async def _exchange(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes
+) -> int:
+    """Send a request, read its response; its status."""
     writer.write(request)
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
     status, _, fields = head.partition(b"\r\n")
@@ -70,7 +87,7 @@ async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, reque
     if lengths:
         await reader.readexactly(lengths[0])
     else:
-        while await reader.readuntil(b"\r\n") != b"0\r\n":
-            await reader.readuntil(b"\r\n")
+        while size := int(await reader.readuntil(b"\r\n"), 16):
+            await reader.readexactly(size + 2)
         await reader.readuntil(b"\r\n")
-    return b" 200" in status
+    return int(status.split()[1])

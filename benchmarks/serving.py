@@ -134,7 +134,8 @@ def _median_us(call: Callable[[], object], repeats: int) -> float:
     return statistics.median(seconds) * 1e6
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One that nobody listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
@@ -177,19 +178,21 @@ def _answers(url: str) -> bool:
 @contextmanager
 def upstream(delay_s: float) -> Iterator[str]:
     """A server of models that takes its time; its URL."""
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, _UPSTREAM, str(port), str(delay_s)]
     with _process(command, f"http://127.0.0.1:{port}/"):
         yield f"http://127.0.0.1:{port}/v1"
 
 
 @contextmanager
-def allot(controller: Path, upstream: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def allot(
+    controller: Path, upstream: str, *options: str, log: str | Path = os.devnull
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """The service in front of it; URL and process."""
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "training.cli", "serve", "--controller", str(controller)]
     command += ["--small", f"{upstream}#small", "--large", f"{upstream}#large"]
-    command += ["--port", str(port), "--price", str(PRICE), "--log", os.devnull]
+    command += ["--port", str(port), "--price", str(PRICE), "--log", str(log), *options]
     with _process(command, f"http://127.0.0.1:{port}/health") as process:
         url = f"http://127.0.0.1:{port}/v1"
         _check_one_call(url)
@@ -215,7 +218,7 @@ def _check_one_call(url: str) -> None:
 @contextmanager
 def _litellm(venv: Path, upstream: str) -> Iterator[str]:
     """LiteLLM's proxy, set up as its documentation says for production, one worker."""
-    port = _free_port()
+    port = free_port()
     with tempfile.TemporaryDirectory() as directory:
         config = Path(directory) / "config.yaml"
         config.write_text(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from typing_extensions import TypeVar
 
-from controller.backends.base import UNLIMITED, Backend, PromptState, Request
+from controller.backends.base import UNLIMITED, Backend, PromptState, Request, Warm
 from controller.errors import ConfigError
 from controller.granularity import Granularity, granularity_of
 from controller.policy.difficulty import Difficulty
@@ -205,6 +205,7 @@ class Episode(Underway):
         self._usage = {model.name: Usage() for model in backend.models}
         self.backend, self._names = backend, [model.name for model in backend.models]
         self._difficulty, self._pick = difficulty, pick
+        self._warm: tuple[Warm | None, ...] = ()
         self._answer_ids: dict[str, int] = {}
         self._parents: dict[int, Attempt] = {}
         self._unverified: list[Attempt] = []
@@ -239,6 +240,15 @@ class Episode(Underway):
             difficulty=self._outlook(prompt),
             readings=np.array([[read(self.question.text) for read in self.config.readings]]),
         )
+        self._warm = prompt.warm
+        for rung, warm in enumerate(prompt.warm):
+            self._spare(rung, warm.tokens if warm else 0)
+
+    def _spare(self, rung: int, cached: int) -> None:
+        """So many tokens of a model's prompt are cached; they may cost less than others."""
+        warm = self._warm[rung] if self._warm else None
+        if warm is not None:
+            self.state.spared[0, rung] = round((1 - warm.share) * cached)
 
     @cached_property
     def is_strange(self) -> bool:
@@ -369,6 +379,8 @@ class Episode(Underway):
         if not self.config.reads_logprobs:
             attempt = replace(attempt, mean_logprob=None, min_logprob=None)
         cut = attempt.cut and self.config.reads_cuts
+        if not attempt.action.spec.revises:
+            self._spare(attempt.rung, attempt.usage.cached_tokens)  # now that it is known
         seen = attempt_columns(attempt, answer, cut=cut, scoreable=scoreable, revisions=revisions)
         self.state.record(_ROW, np.array([attempt.action.spec.revises]), seen)
 

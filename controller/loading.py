@@ -21,6 +21,7 @@ from controller.segments.episodes import SegmentConfig
 
 if TYPE_CHECKING:
     from controller.backends.local.model import LocalModel
+    from controller.backends.openai.resilience import CircuitBreaker
     from controller.checkpoint import Checkpoint
     from controller.segments.types import SegmentBackend
 
@@ -135,6 +136,8 @@ class LadderBuilder:
         prompts: what models are asked with, see `read_prompts`; the checkpoint's
             where nothing is said.
         max_new_tokens: longest attempt; None for what the controller was trained with.
+        breaker: makes that of a server and the model asked of it, by a name for both; each
+            backend has one of its own when None.
     """
 
     checkpoint: AnyCheckpoint
@@ -145,6 +148,7 @@ class LadderBuilder:
     prompts: Sequence[str] = ()
     max_new_tokens: int | None = None
     observe: Callable[[str, str, float], None] = lambda *_: None
+    breaker: Callable[[str], CircuitBreaker] | None = None
     _loaded: dict[str, LocalModel] = field(default_factory=dict)
 
     def build(self, places: Sequence[ModelPlace | None]) -> Ladder:
@@ -280,12 +284,18 @@ class LadderBuilder:
             prompt=prompt,
             prompt_length=trained.prompt_length if prompt == trained.prompt else None,
             tokenize=_tokenizer(self.checkpoint, rung),
+            cached=place.cached,
             trained_for=trained,
             attempt_deadline_s=60 * upstream.attempt_deadline,
             max_connections=self.max_connections,
         )
         return OpenAIBackend(
-            endpoint, answers=answer_kind(self.checkpoint.answers), observe=self.observe
+            endpoint,
+            answers=answer_kind(self.checkpoint.answers),
+            breaker=self.breaker(f"{place.url} {place.model} {place.name}")
+            if self.breaker
+            else None,
+            observe=self.observe,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from controller.errors import BackendError
 from controller.process.actions import ActionKind
@@ -73,6 +73,18 @@ class Request:
     deadline: float | None = field(default=None, compare=False)
 
 
+class Warm(NamedTuple):
+    """How much of a prompt is expected to be cached, and what that costs of what it did not.
+
+    Attributes:
+        tokens: at its beginning.
+        share: cost of a cached token, of an uncached one's.
+    """
+
+    tokens: int
+    share: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class PromptState:
     """What the small model makes of a question before it writes anything.
@@ -84,12 +96,15 @@ class PromptState:
         hidden: last hidden state of the small model at the end of the prompt, (H,)
             float32; None when it was not asked for or the backend cannot tell.
         available: attempts that can be had per rung; None for as many as one likes.
+        warm: what is expected to be cached per rung; None for rungs whose cached tokens cost what
+            others do, and empty for none of any.
     """
 
     prompt_tokens: tuple[int, ...]
     counted: bool = True
     hidden: NDArray[np.float32] | None = None
     available: tuple[int, ...] | None = None
+    warm: tuple[Warm | None, ...] = ()
     usage: Usage = field(default_factory=Usage)
 
 

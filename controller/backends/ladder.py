@@ -107,6 +107,7 @@ class Ladder(Backend):
                 states[0],
                 prompt_tokens=tuple(s.prompt_tokens[0] for s in states),
                 available=_available(states),
+                warm=tuple(s.warm[0] if s.warm else None for s in states),
             )
             for states in zip(*by_rung, strict=True)
         ]

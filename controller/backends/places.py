@@ -25,7 +25,7 @@ from controller.process.actions import Tier
 _URLS = ("http://", "https://")
 _GGUF_MAGIC, _GGUF_SUFFIX = b"GGUF", ".gguf"
 _NAMED = re.compile(r"(?P<name>[^=/:#\s]+)=(?P<place>.+)")
-_OPTIONS = ("tier", "family", "body", "prompt", "revises")
+_OPTIONS = ("tier", "family", "body", "prompt", "revises", "cached")
 _OPTION = re.compile(rf",({'|'.join(_OPTIONS)})=")
 _HUB_ID = re.compile(r"(?P<owner>\w[\w.-]*)/\w[\w.-]*")
 _OWN_FOLDER = "checkpoints"
@@ -54,6 +54,8 @@ class ModelPlace:
         body: further fields of each request; of models in this process `temperature` alone.
         prompt: chat that it is asked with; empty where another option says it.
         revises: whether it is to revise attempts of all arms, in a recording.
+        cached: what a prompt token that its server found cached costs, of what another one does;
+            None where all cost the same.
     """
 
     text: str
@@ -66,6 +68,7 @@ class ModelPlace:
     body: Mapping[str, Any] = field(default_factory=dict, hash=False)
     prompt: tuple[Message, ...] = field(default=(), hash=False)
     revises: bool = False
+    cached: float | None = None
 
     def __post_init__(self) -> None:
         if self.is_local and self.body.keys() - {"temperature"}:
@@ -147,7 +150,19 @@ def _with_options(place: ModelPlace, options: Mapping[str, Any]) -> ModelPlace:
         body=body,
         prompt=read_prompt(prompt) if prompt else (),
         revises=revises in (True, "true"),
+        cached=_share(arm, options.get("cached")),
     )
+
+
+def _share(arm: str, said: object) -> float | None:
+    """A share from 0 to 1, as text or number."""
+    try:
+        share = None if said is None else float(str(said))
+    except ValueError:
+        share = -1.0
+    if share is not None and not 0 <= share <= 1:
+        raise ConfigError(f"arm {arm}: expected a share of 0 to 1 as cached, found {said!r}")
+    return share
 
 
 def json_object(name: str, text: str) -> dict[str, Any]:
@@ -243,7 +258,8 @@ class NamedModels:
         small: directory, GGUF file, hub id or URL#MODEL of a server; default: the checkpoint's.
         large: the same.
         arm: NAME=PLACE of an arm of the controller, with any of
-            ,tier=small|large ,family=NAME ,body=JSON ,prompt=FILE|TEXT; repeat for each arm.
+            ,tier=small|large ,family=NAME ,body=JSON ,prompt=FILE|TEXT ,cached=SHARE; repeat for
+            each arm.
         menu: YAML file of such arms.
 
     Raises:

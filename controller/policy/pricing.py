@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from controller.policy.targets import Pace
+from controller.policy.targets import Pace, Tally
 from controller.process.cost import CostModel
 from controller.process.terms import Terms
 
@@ -21,17 +21,23 @@ class Pricing:
         standing: of whoever runs the controller, for questions whose terms do not say; a mean
             cost is then kept from question to question, see `controller.policy.targets.Pace`. The
             middle of the range of prices if they do not say either.
+        tally: of questions whose mean cost is kept; a new one when None.
 
     Raises:
         ConfigError: standing terms that are out of reach.
         CheckpointError: the checkpoint was saved without the calibration that these need.
     """
 
-    def __init__(self, checkpoint: AnyCheckpoint, standing: Terms | None = None) -> None:
+    def __init__(
+        self,
+        checkpoint: AnyCheckpoint,
+        standing: Terms | None = None,
+        tally: Tally | None = None,
+    ) -> None:
         self._checkpoint, self._pace = checkpoint, None
         self._price = math.sqrt(math.prod(checkpoint.price_range))
         if standing is not None and standing.mean_cost is not None:
-            self._pace = Pace(checkpoint.known_calibration, standing.mean_cost)
+            self._pace = Pace(checkpoint.known_calibration, standing.mean_cost, tally)
         elif standing is not None:
             self._price = self.price_for(standing)
 

@@ -95,6 +95,22 @@ class Calibration:
         return found
 
 
+class Tally:
+    """How many questions there were and what they have cost."""
+
+    def __init__(self) -> None:
+        self._questions, self._spent = 0, 0.0
+
+    def add(self, questions: int, spent: float) -> None:
+        """Take note of questions and their cost."""
+        self._questions += questions
+        self._spent += spent
+
+    def sums(self) -> tuple[int, float]:
+        """Questions and cost so far."""
+        return self._questions, self._spent
+
+
 PACE_QUESTIONS = 100
 """Questions over which a debt or a surplus is made up for."""
 
@@ -109,19 +125,23 @@ class Pace:
     Args:
         calibration: what the controller costs by price.
         mean_cost: per question, small-model tokens.
+        tally: of the stream; a new one when None.
 
     Raises:
         ConfigError: no price in range brings that cost.
     """
 
-    def __init__(self, calibration: Calibration, mean_cost: float) -> None:
+    def __init__(
+        self, calibration: Calibration, mean_cost: float, tally: Tally | None = None
+    ) -> None:
         calibration.price_for_cost(mean_cost)
         self.calibration, self.mean_cost = calibration, mean_cost
-        self.questions, self.spent = 0, 0.0
+        self._tally = tally or Tally()
 
     def price(self) -> float:
         """Price for the next question."""
-        owed = self.mean_cost * self.questions - self.spent
+        questions, spent = self._tally.sums()
+        owed = self.mean_cost * questions - spent
         wanted = self.mean_cost + owed / PACE_QUESTIONS
         return self.calibration.price_for_cost(
             float(np.clip(wanted, *self.calibration.cost_range()))
@@ -129,5 +149,4 @@ class Pace:
 
     def count(self, cost: float) -> None:
         """Take note of what a question has cost."""
-        self.questions += 1
-        self.spent += cost
+        self._tally.add(1, cost)

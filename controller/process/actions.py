@@ -99,9 +99,8 @@ class ActionSpec:
 def attempting(e: Any, lengths: Array, rung: int) -> Any:
     """Cost of an attempt by an arm."""
     token_cost, share = e.config.token_cost[rung], e.config.prompt_share[rung]
-    return attempt_cost(
-        token_cost, share, e.prompt_tokens.T[rung], e.prefilled.T[rung], lengths[rung]
-    )
+    prompt = e.prompt_tokens.T[rung] - e.spared.T[rung]
+    return attempt_cost(token_cost, share, prompt, e.prefilled.T[rung], lengths[rung])
 
 
 def attempt_cost(

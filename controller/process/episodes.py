@@ -323,6 +323,7 @@ _ZERO_AT_START = (
     "unverified",
     "unverified_tokens",
     "prefilled",
+    "spared",
     "streak",
 )
 
@@ -356,6 +357,7 @@ class Episodes(Lockstep):
     Attributes (arrays over N unless a shape is given; see also `Lockstep`):
         counts: attempts per rung, revisions apart, (N, R).
         limits: attempts per rung that can be had, (N, R).
+        spared: prompt tokens per rung that need not be paid, as they are cached, (N, R).
         revisions: REVISE attempts.
         rung: highest rung used.
         answers: what is known of each answer, (N, K, 8); the next ones are views of it.
@@ -395,7 +397,7 @@ class Episodes(Lockstep):
         self._vote_weight = np.array(config.vote_weights)
         self.prompt_counted = np.ones(n, bool)
         self.cuts, self.last_cut = np.zeros(n, np.int64), np.zeros(n, bool)
-        self.prefilled = np.zeros((n, r), bool)
+        self.prefilled, self.spared = np.zeros((n, r), bool), np.zeros((n, r), np.int64)
         self.counts, self.limits = np.zeros((n, r), np.int64), np.zeros((n, r), np.int64)
         self.revisions, self.rung = np.zeros(n, np.int64), np.zeros(n, np.int64)
         self._make_answers(k, n)
@@ -520,7 +522,11 @@ class Episodes(Lockstep):
         """Expected cost of an attempt by each arm, (R, N)."""
         config, lengths = self.config, self.expected_lengths.T
         costs: Floats = attempt_cost(
-            config.token_cost, config.prompt_share, self.prompt_tokens, self.prefilled, lengths
+            config.token_cost,
+            config.prompt_share,
+            self.prompt_tokens - self.spared,
+            self.prefilled,
+            lengths,
         )
         return costs.T
 
@@ -528,6 +534,14 @@ class Episodes(Lockstep):
     def worst_lengths(self) -> Ints:
         """Longest attempt per rung, (R, N)."""
         return np.asarray(np.broadcast_to(self.config.worst_lengths, self.prompt_tokens.shape).T)
+
+    def at_worst(self) -> Self:
+        """The same with nothing of any prompt cached beforehand."""
+        if not self.spared.any():
+            return self
+        worst = object.__new__(type(self))
+        worst.__dict__.update(vars(self), spared=np.zeros_like(self.spared))
+        return worst
 
     def reading_cost(self, prompt_tokens: Ints) -> Floats:
         """Cost of the small model's prefill; where the budget is below it, it is left out."""
@@ -596,7 +610,9 @@ class Episodes(Lockstep):
 
     def _charge(self, rows: Ints, revised: Bools, attempts: AttemptColumns) -> None:
         rung = attempts.rung
-        prefill = attempts.prompt_tokens * (revised | ~self.prefilled[rows, rung])
+        first = ~revised & ~self.prefilled[rows, rung]
+        prefill = attempts.prompt_tokens * (revised | first)
+        prefill = prefill - np.minimum(self.spared[rows, rung] * first, prefill)
         processed = prefill + attempts.completion_tokens
         # An attempt that failed before its prompt was read leaves the prompt to the next one.
         self.prefilled[rows, rung] |= ~revised & (attempts.prompt_tokens > 0)

@@ -119,6 +119,10 @@ class Lockstep:
         """The same at the most."""
         return self.config.worst_lengths
 
+    def at_worst(self) -> Self:
+        """The same where nothing is cheaper than it has to be."""
+        return self
+
     def charge(self, rows: Ints, cost: Array, tokens: Array) -> None:
         """Put cost and tokens processed on the bill of `rows`, all (n,)."""
         self.spent[rows] += cost
@@ -134,7 +138,7 @@ class Lockstep:
         e, choices = self.looked_at(rows), self.config.choices
         allowed = [spec.legal(e, width) for spec, width in choices]
         if np.isfinite(e.budget).any():
-            left, worst = e.budget - e.spent, e.worst_lengths
+            left, worst, e = e.budget - e.spent, e.worst_lengths, e.at_worst()
             for place, (spec, width) in enumerate(choices[1:], 1):
                 cost = spec.cost(e, worst)
                 if width > 1:

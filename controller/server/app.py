@@ -39,6 +39,7 @@ from controller.server.schema import (
     DecideRequest,
     read_terms,
 )
+from controller.server.shared import ROOM_LASTS_S
 
 _tracer = trace.get_tracer("allot")
 
@@ -67,7 +68,8 @@ class Service:
     ) -> None:
         self.engine, self.keys, self.metrics = engine, keys or Keys(), metrics or Metrics()
         self.playground = playground
-        self.in_flight, self.draining = 0, False
+        self.room = engine.shared.room(engine.limits.max_in_flight)
+        self.draining = False
         self._check: asyncio.Task[dict[str, str]] | None = None
         self._stale_at = 0.0
         self._wrong = {model.name: "not checked yet" for model in engine.backend.models}
@@ -106,7 +108,9 @@ class Service:
 
     @asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        telling = asyncio.create_task(self._tell_room())
         yield
+        await _cancelled(telling)
         if self._check is not None:
             await _cancelled(self._check)
         await self.engine.backend.close()
@@ -119,20 +123,22 @@ class Service:
             raise HTTPException(401, "a valid API key is needed", {"www-authenticate": "Bearer"})
         return caller
 
-    def _check_room(self) -> None:
-        if self.in_flight >= self.engine.limits.max_in_flight:
-            self.metrics.turned_away.labels("busy").inc()
-            raise HTTPException(429, "too many questions at once", {"retry-after": "1"})
+    async def _tell_room(self) -> None:
+        while True:
+            await asyncio.sleep(ROOM_LASTS_S / 3)
+            self.room.tell()
 
     @contextlib.contextmanager
     def _flying(self) -> Iterator[None]:
-        """A question is in flight."""
-        self.in_flight += 1
+        """A question is in flight. Raises HTTPException: too many are."""
+        if not self.room.enter():
+            self.metrics.turned_away.labels("busy").inc()
+            raise HTTPException(429, "too many questions at once", {"retry-after": "1"})
         self.metrics.in_flight.inc()
         try:
             yield
         finally:
-            self.in_flight -= 1
+            self.room.leave()
             self.metrics.in_flight.dec()
 
     async def answer(
@@ -145,8 +151,6 @@ class Service:
             raise HTTPException(404, f"model: expected {MODEL!r}; see /v1/models")
         terms = read_terms(asked.allot, request.headers, seed=asked.seed, metadata=asked.metadata)
         question = asked.question()
-        self._check_room()
-        await self.engine.check(question, terms, sticky=asked.user)
 
         async def answer(
             emit: Callable[[Choice], None] = lambda choice: None,
@@ -164,15 +168,17 @@ class Service:
             if isinstance(asked, Completing)
             else ResponseForm(asked, explain=terms.explain)
         )
-        if asked.stream:
-            return self._stream(request, form, answer)
-        with self._flying():
+        with contextlib.ExitStack() as flying:
+            flying.enter_context(self._flying())
+            await self.engine.check(question, terms, sticky=asked.user)
+            if asked.stream:
+                return _Stream(flying.pop_all(), self._events(request, form, answer))
             served = await _unless_gone(request, answer())
         return Response(status_code=499) if served is None else JSONResponse(form.whole(served))
 
-    def _stream(
+    async def _events(
         self, request: Request, form: Form, answer: Callable[..., Coroutine[Any, Any, Served]]
-    ) -> Response:
+    ) -> AsyncIterator[bytes]:
         events: asyncio.Queue[bytes | None] = asyncio.Queue()
 
         async def work() -> None:
@@ -187,18 +193,15 @@ class Service:
             finally:
                 events.put_nowait(None)
 
-        async def stream() -> AsyncIterator[bytes]:
-            yield form.first()
-            task = asyncio.create_task(work())
-            gone = asyncio.create_task(_disconnected(request))
-            gone.add_done_callback(lambda _: task.cancel())
-            try:
-                while (event := await _next(events)) is not None:
-                    yield event
-            finally:
-                await _cancelled(task, gone)
-
-        return _Stream(self._flying(), stream())
+        yield form.first()
+        task = asyncio.create_task(work())
+        gone = asyncio.create_task(_disconnected(request))
+        gone.add_done_callback(lambda _: task.cancel())
+        try:
+            while (event := await _next(events)) is not None:
+                yield event
+        finally:
+            await _cancelled(task, gone)
 
     async def decide(self, request: Request) -> Response:
         """POST /v1/decide."""
@@ -348,7 +351,9 @@ class _Stream(StreamingResponse):
     """Server-sent events, which count as in flight from before the first to after the last."""
 
     def __init__(
-        self, flying: contextlib.AbstractContextManager[None], events: AsyncIterator[bytes]
+        self,
+        flying: contextlib.AbstractContextManager[Any, bool | None],
+        events: AsyncIterator[bytes],
     ) -> None:
         headers = {"cache-control": "no-store"}
         super().__init__(events, media_type="text/event-stream", headers=headers)

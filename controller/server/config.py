@@ -84,7 +84,7 @@ class ServeConfig:
             else in small-model tokens.
         mean_cost: instead of a price: small-model tokens per question, kept over time.
         limits: what callers may spend.
-        shared: redis://HOST:PORT/DB, where services count escalations together.
+        shared: redis://HOST:PORT/DB, where services keep limits, breakers and pace together.
         shared_fails_open: escalate while that is away.
         max_new_tokens: longest attempt; default: as in training.
         prompt: [NAME=]FILE or TEXT: what models are asked with, {question} in it or after it;

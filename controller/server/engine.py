@@ -28,7 +28,6 @@ from controller.process.cost import Usage
 from controller.process.episodes import NO_ANSWER
 from controller.process.terms import Terms
 from controller.process.types import Attempt, Question
-from controller.server.buckets import Buckets
 from controller.server.config import MAX_DEADLINE_S, Limits
 from controller.server.equivalence import ByKind
 from controller.server.limits import (
@@ -39,6 +38,7 @@ from controller.server.limits import (
     Restricted,
     unwanted,
 )
+from controller.server.shared import Alone
 from controller.server.variants import Variant, Variants
 
 _tracer = trace.get_tracer("allot")
@@ -138,7 +138,7 @@ class Engine:
     Args:
         equivalence: when two answers are the same; as the first variant's checkpoint says when
             None.
-        buckets: where escalations are counted; None for this process alone.
+        shared: with other processes; nothing when None.
     """
 
     def __init__(
@@ -148,14 +148,15 @@ class Engine:
         *,
         limits: Limits | None = None,
         equivalence: ByKind | None = None,
-        buckets: Buckets | None = None,
+        shared: Alone | None = None,
         on_served: Callable[[Served], None] = lambda served: None,
         on_stray: Callable[[str, str], None] = lambda variant, feature: None,
     ) -> None:
         self.variants, self.backend = variants, backend
         self.limits = limits or Limits()
         self.equivalence = equivalence or ByKind(answer_kind(variants.all[0].checkpoint.answers))
-        self.escalations = EscalationBudget(self.limits, buckets)
+        self.shared = shared or Alone()
+        self.escalations = EscalationBudget(self.limits, self.shared.buckets())
         self._on_served, self._on_stray = on_served, on_stray
         self.differences: tuple[str, ...] = ()
         """From training, that were found at the start."""
@@ -164,7 +165,7 @@ class Engine:
     def warnings(self) -> tuple[str, ...]:
         """What is not as it should be, for people."""
         watched = (w for v in self.variants.all for w in v.watch.warnings)
-        return (*self.differences, *self.backend.notes, *self.escalations.notes, *watched)
+        return (*self.differences, *self.backend.notes, *self.shared.notes, *watched)
 
     async def answer(
         self,

@@ -15,8 +15,8 @@ from controller.errors import ConfigError
 from controller.process.actions import Action, ActionKind, Tier
 from controller.process.episodes import EpisodeConfig
 from controller.process.types import ModelSpec
-from controller.server.buckets import Buckets
 from controller.server.config import Limits
+from controller.server.shared import Buckets
 
 REQUEST_BUDGET, WITHOUT = "request_budget", "without"
 BUDGET, CANCELLED, BROKEN_OFF = "budget", "cancelled", "broken_off"
@@ -25,17 +25,11 @@ BUDGET, CANCELLED, BROKEN_OFF = "budget", "cancelled", "broken_off"
 class EscalationBudget:
     """Escalations that callers may still set off, each and together.
 
-    It lies outside the policy: no question can talk its way past it. Without `buckets`, this
-    process counts alone.
+    It lies outside the policy: no question can talk its way past it.
     """
 
-    def __init__(self, limits: Limits, buckets: Buckets | None = None) -> None:
-        self._limits, self._buckets = limits, buckets or Buckets()
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What people should know."""
-        return self._buckets.notes
+    def __init__(self, limits: Limits, buckets: Buckets) -> None:
+        self._limits, self._buckets = limits, buckets
 
     def exhausted(self, caller: str) -> str | None:
         """Which budget is used up, `global_budget` or `caller_budget`; None if neither is."""

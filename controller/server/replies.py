@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from controller.backends.openai.resilience import PERMANENT, REJECTED, TOO_LONG
+from controller.backends.openai.resilience import FILTERED, PERMANENT, REJECTED, TOO_LONG
 from controller.core import Choice, Decision
 from controller.errors import CheckpointError, ConfigError
 from controller.process.actions import ActionKind
@@ -86,18 +86,8 @@ def extension(served: Served, ignored: Sequence[str], *, explain: bool) -> Json:
     """The field `allot` of an answer; `ignored` are fields of the request that changed nothing."""
     if served.question.fields.get("logprobs") and not (served.attempt and served.attempt.told):
         ignored = [*ignored, "logprobs"]
-    same = (
-        "episode_id",
-        "answer",
-        "gave_up",
-        "limited",
-        "guarded",
-        "warnings",
-        "cost",
-        "decision_s",
-    )
     return {
-        **{name: getattr(served, name) for name in same},
+        **{name: getattr(served, name) for name in _SERVED},
         "model": served.attempt.model if served.attempt else None,
         "degraded": bool(served.degraded),
         "unavailable": served.degraded,
@@ -250,8 +240,8 @@ def refusal(error: Exception) -> tuple[int, Json]:
 def _no_answer(error: NoAnswerError) -> tuple[int, str]:
     """Status and code of a question that no model has answered."""
     kinds = {kind.partition(":")[0] for kind in error.kinds}
-    if kinds == {TOO_LONG}:
-        return 400, TOO_LONG
+    if kinds in ({TOO_LONG}, {FILTERED}):
+        return 400, kinds.pop()
     if error.kinds and all(kind.startswith(f"{REJECTED}:") for kind in error.kinds):
         return 400, "request_refused"
     if kinds and kinds <= PERMANENT:

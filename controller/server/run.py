@@ -35,12 +35,12 @@ from controller.policy.deciders import PolicyDecider
 from controller.policy.pricing import Pricing
 from controller.process.types import ModelSpec
 from controller.server.app import Service
-from controller.server.buckets import SharedBuckets
 from controller.server.config import ServeConfig, VariantPlace
 from controller.server.engine import Engine, Served
 from controller.server.equivalence import build_equivalence
 from controller.server.keys import Keys
 from controller.server.ops import Metrics, configure, episode_fields, episode_log, service_log
+from controller.server.shared import Alone, Store, Together
 from controller.server.variants import Variant, Variants
 
 Work = Callable[[socket.socket], None]
@@ -62,7 +62,11 @@ def build_service(config: ServeConfig) -> Service:
     """
     metrics = Metrics()
     checkpoint = _load(config.controller, config)
-    backend = build_backend(config, checkpoint, metrics)
+    shared = Alone(config.workers)
+    if config.shared:
+        store = Store(config.shared, fails_open=config.shared_fails_open)
+        shared = Together(store, config.workers)
+    backend = build_backend(config, checkpoint, metrics, shared)
 
     def on_served(served: Served) -> None:
         metrics.served(served)
@@ -70,12 +74,10 @@ def build_service(config: ServeConfig) -> Service:
         episode_log.info("episode", extra={"fields": fields})
 
     engine = Engine(
-        build_variants(config, backend, metrics),
+        build_variants(config, backend, metrics, shared),
         backend,
         limits=config.limits,
-        buckets=SharedBuckets(config.shared, fails_open=config.shared_fails_open)
-        if config.shared
-        else None,
+        shared=shared,
         equivalence=build_equivalence(answer_kind(checkpoint.answers), config.equivalence),
         on_served=on_served,
         on_stray=lambda variant, feature: metrics.strays.labels(variant, feature).inc(),
@@ -91,7 +93,9 @@ def _load(path: Path, config: ServeConfig) -> Checkpoint:
     return replace(checkpoint, answers=load_kind(config.answers).name)
 
 
-def build_variants(config: ServeConfig, backend: Backend, metrics: Metrics) -> Variants:
+def build_variants(
+    config: ServeConfig, backend: Backend, metrics: Metrics, shared: Alone
+) -> Variants:
     """All variants, read from disk now."""
     main = 1.0 - sum(variant.share for variant in config.variants)
     places = [VariantPlace(name="main", path=config.controller, share=main), *config.variants]
@@ -100,15 +104,17 @@ def build_variants(config: ServeConfig, backend: Backend, metrics: Metrics) -> V
         checkpoint = _load(place.path, config)
         if config.guard is not None and checkpoint.support is None:
             service_log.warning("no_guard", extra={"fields": {"checkpoint": str(place.path)}})
+        decider = PolicyDecider(
+            checkpoint.policy, exploration=config.exploration, floor=checkpoint.floor
+        )
+        tally = shared.tally(f"{place.name} {decider.digest} {config.mean_cost}")
         variants.append(
             Variant(
                 name=place.name,
                 checkpoint=checkpoint,
                 process=deployed_process(checkpoint, backend),
-                decider=PolicyDecider(
-                    checkpoint.policy, exploration=config.exploration, floor=checkpoint.floor
-                ),
-                pricing=Pricing(checkpoint, config.standing),
+                decider=decider,
+                pricing=Pricing(checkpoint, config.standing, tally),
                 share=place.share,
                 always=config.always,
                 fallback=config.guard,
@@ -168,7 +174,9 @@ class Reloader:
 
     def _read_policies(self) -> Mapping[str, Any]:
         engine = self._service.engine
-        engine.variants = build_variants(self._config, engine.backend, self._service.metrics)
+        engine.variants = build_variants(
+            self._config, engine.backend, self._service.metrics, engine.shared
+        )
         return {"policies": {variant.name: variant.digest for variant in engine.variants.all}}
 
     def _read_keys(self) -> Mapping[str, Any]:
@@ -189,7 +197,9 @@ def _digest(files: Sequence[Path]) -> str:
     return found.hexdigest()
 
 
-def build_backend(config: ServeConfig, checkpoint: Checkpoint, metrics: Metrics) -> Backend:
+def build_backend(
+    config: ServeConfig, checkpoint: Checkpoint, metrics: Metrics, shared: Alone
+) -> Backend:
     """The ladder of models."""
     models = config.models.all or checkpoint.located_models()
     if not models:
@@ -209,6 +219,7 @@ def build_backend(config: ServeConfig, checkpoint: Checkpoint, metrics: Metrics)
         prompts=config.prompt,
         max_new_tokens=config.max_new_tokens,
         observe=metrics.tried,
+        breaker=shared.breaker,
     )
     return builder.build(model_places(models, checkpoint))
 
@@ -263,10 +274,8 @@ def run_service(
 
 
 def _work_beside(config: ServeConfig, listener: socket.socket) -> None:
-    """One of several workers, which share what may be in flight evenly."""
+    """One of several workers."""
     configure(config.log)
-    most = -(-config.limits.max_in_flight // config.workers)
-    config = replace(config, limits=replace(config.limits, max_in_flight=most))
     try:
         service = build_service(config)
     except AllotError as error:

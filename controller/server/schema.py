@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -403,11 +404,15 @@ def read_terms(
 
 def complaint(error: ValidationError) -> tuple[str, str]:
     """What is wrong, and with which field, without repeating texts that were sent."""
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    errors = error.errors(include_url=False, include_input=False, include_context=False)
+    # Of the forms that a field can have, the one whose fault lies deepest was meant.
+    same = [e for e in errors if e["loc"][:1] == errors[0]["loc"][:1]]
+    first = max(same, key=lambda e: (len(e["loc"]), not e["type"].endswith("_type")))
     if first["type"] == "value_error":  # one of ours, which names the field
         message = first["msg"].removeprefix("Value error, ")
         return message, message.partition(":")[0]
-    # Names of pydantic's own branches, such as `list[...]`, are no fields.
-    named = [part for part in first["loc"] if isinstance(part, int) or part.isidentifier()]
-    where = ".".join(map(str, named))[:_LONGEST_NAME]
+    # Names of pydantic's own branches, such as `list[...]` and `ToolIn`, are no fields.
+    top, *below = first["loc"] or ("",)
+    named = [part for part in below if isinstance(part, int) or re.fullmatch("[a-z_]+", part)]
+    where = ".".join(map(str, [top, *named]))[:_LONGEST_NAME]
     return f"{where or 'body'}: {first['msg']}", where

@@ -9,6 +9,7 @@ of their texts. An attempt is asked for again only where nothing was generated.
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
 import warnings
@@ -16,13 +17,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from openai import APIConnectionError, AsyncStream
-from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai import APIConnectionError
+from openai.types.chat import ChatCompletion
 from opentelemetry import trace
 
 from controller.answers import UNSTATED, AnswerKind, answer_kind, reading_of
 from controller.answers.structured import FORM, has_form, structured_answer
-from controller.backends.base import DEADLINE, Backend, PromptState, Request
+from controller.backends.base import DEADLINE, Backend, PromptState, Request, Warm
 from controller.backends.identity import blank_attempt, stream_name, stream_seed
 from controller.backends.openai.endpoint import (
     LONG,
@@ -35,6 +36,7 @@ from controller.backends.openai.endpoint import (
 from controller.backends.openai.prompt_lengths import characters, plausible
 from controller.backends.openai.replies import (
     Answered,
+    Chunks,
     StreamReader,
     Written,
     read_completion,
@@ -54,6 +56,7 @@ from controller.backends.openai.resilience import (
     unsent,
     upstream_error,
 )
+from controller.backends.openai.warm import WarmPrompts
 from controller.backends.prompts import Message, messages
 from controller.process.actions import ActionKind
 from controller.process.cost import Usage
@@ -107,6 +110,7 @@ class OpenAIBackend(Backend):
         self.lengths = PromptLengths(
             self._beside, endpoint.model, endpoint.prompt_length, endpoint.tokenize
         )
+        self.warm = None if endpoint.cached is None else WarmPrompts()
         self.revises = endpoint.revises
         self.models = (
             ModelSpec(
@@ -193,7 +197,10 @@ class OpenAIBackend(Backend):
     async def _prompt_state(self, question: Question) -> PromptState:
         chat = self._chat(Request(question=question, action=ActionKind.SAMPLE))
         tokens, known = await self.lengths.of(question, chat)
-        return PromptState(prompt_tokens=(tokens,), counted=known)
+        warm = None
+        if self.warm and self.endpoint.cached is not None:
+            warm = Warm(min(self.warm.tokens(chat), tokens), self.endpoint.cached)
+        return PromptState(prompt_tokens=(tokens,), counted=known, warm=(warm,))
 
     async def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
         """One attempt per request, side by side; a failed one says why in `error`."""
@@ -248,9 +255,8 @@ class OpenAIBackend(Backend):
         return self._failed(request, failure.kind, wasted, time.monotonic() - started)
 
     async def _try(self, request: Request, n: int) -> Answered:
-        if not self.breaker.allows:
+        if not self.breaker.admit():
             raise UpstreamError(UNAVAILABLE, retryable=False, blames_server=False)
-        self.breaker.sent()
         started, outcome = time.monotonic(), "cancelled"
         prompt_tokens = self.lengths.fit.estimate(characters(request.question))
         reader = StreamReader(prompt_tokens=prompt_tokens)
@@ -324,8 +330,11 @@ class OpenAIBackend(Backend):
                 cast_to=ChatCompletion,
                 body=body,
                 stream=True,
-                stream_cls=AsyncStream[ChatCompletionChunk],
+                stream_cls=Chunks,
             ) as stream:
+                if "json" in stream.response.headers.get("content-type", ""):
+                    whole = json.loads(await stream.response.aread())
+                    return read_completion(ChatCompletion.construct(**whole))
                 await reader.read(stream, self.endpoint.idle_timeout_s)
             return reader.result()
         except UpstreamError:
@@ -364,8 +373,10 @@ class OpenAIBackend(Backend):
                 prompt += fit.tokens(request.parent.text or "")
         elif request.action is not ActionKind.REVISE:
             self.lengths.learn(request.question, prompt)
+            if self.warm and not cached:
+                self.warm.learn(chat, prompt, min(answered.cached_tokens, prompt))
         tokens = written.tokens
-        if tokens is None or tokens > self._most:
+        if tokens is None or tokens > self._most or (text and not tokens):
             tokens = fit.tokens(text)
         if len(answered.written) > 1:
             longest = self._longest(request.question)

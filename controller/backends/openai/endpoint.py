@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import zlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,6 +63,8 @@ class Endpoint:
         prompt: chat that it is asked with; see `ModelSpec.prompt`.
         prompt_length: line to estimate the length of prompts by where nobody counts them; see
             `ModelSpec.prompt_length`.
+        cached: what a prompt token that the server found cached costs, of what another one does;
+            None where all cost the same.
         tokenize: counts a chat with the model's tokenizer, if that is at hand.
         trained_for: what a policy in front of it learned with; None without one.
         connect_timeout_s: for a connection.
@@ -90,6 +93,7 @@ class Endpoint:
     aliases: tuple[str, ...] = ()
     prompt: tuple[Message, ...] = ()
     prompt_length: Line | None = None
+    cached: float | None = None
     tokenize: Callable[[Sequence[Message]], int] | None = None
     trained_for: ModelSpec | None = None
     connect_timeout_s: float = 2.0
@@ -127,10 +131,14 @@ class Endpoint:
         """
 
         async def limit(response: httpx2.Response) -> None:
-            if response.headers.get("content-encoding", "identity") != "identity":
-                raise CompressedError("response compressed against the request's wish")
+            # Some compress although they are asked not to.
+            packed = response.headers.pop("content-encoding", "identity").lower()
+            if packed not in _PACKINGS:
+                raise CompressedError(f"response packed as {packed} against the request's wish")
             assert isinstance(response.stream, httpx2.AsyncByteStream)
-            response.stream = _Limited(response.stream, self.max_response_bytes)
+            response.stream = _Limited(
+                response.stream, self.max_response_bytes, packed=_PACKINGS[packed]
+            )
 
         http_client = DefaultAioHttpClient(
             timeout=httpx2.Timeout(None, connect=self.connect_timeout_s),
@@ -174,18 +182,33 @@ class Endpoint:
         return tuple(found)
 
 
-class _Limited(httpx2.AsyncByteStream):
-    """A response's bytes, up to a limit."""
+_PACKINGS = {"identity": False, "gzip": True, "x-gzip": True, "deflate": True}
+"""Content encodings that are read, and whether they are packed."""
+_GZIP_OR_ZLIB = 47
+"""See `zlib.decompressobj`."""
 
-    def __init__(self, stream: httpx2.AsyncByteStream, most: int) -> None:
+
+class _Limited(httpx2.AsyncByteStream):
+    """A response's bytes, unpacked, up to a limit."""
+
+    def __init__(self, stream: httpx2.AsyncByteStream, most: int, *, packed: bool) -> None:
         self._stream, self._left = stream, most
+        self._unpacker = zlib.decompressobj(_GZIP_OR_ZLIB) if packed else None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for chunk in self._stream:
-            self._left -= len(chunk)
+            plain = self._unpacked(chunk) if self._unpacker else chunk
+            self._left -= len(plain)
             if self._left < 0:
                 raise TooLargeError("response longer than allowed")
-            yield chunk
+            yield plain
+
+    def _unpacked(self, chunk: bytes) -> bytes:
+        assert self._unpacker is not None
+        try:
+            return self._unpacker.decompress(chunk, self._left + 1)
+        except zlib.error as error:
+            raise CompressedError(str(error)) from None
 
     async def aclose(self) -> None:
         await self._stream.aclose()

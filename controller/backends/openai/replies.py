@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from openai import AsyncStream
+from openai._streaming import ServerSentEvent
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from controller.backends.openai.resilience import UpstreamError, told_error
@@ -18,6 +21,8 @@ _ROUNDING = 1e-3
 """Servers round log-probabilities of about 0 to slightly more."""
 
 STALLED, FAILED = "stalled", "error"
+_CACHED = ("prompt_cache_hit_tokens", "cached_tokens")
+"""Names that DeepSeek and Moonshot have in `usage` for prompt tokens that were cached."""
 _LONGEST_REASON, _LONGEST_ID, _MOST_CALLS, _MOST_ALTERNATIVES = 32, 128, 128, 20
 
 
@@ -60,7 +65,7 @@ def read_completion(response: object) -> Answered:
     """
     if not isinstance(response, ChatCompletion):
         raise UpstreamError("bad_type")
-    if isinstance(told := getattr(response, "error", None), dict):
+    if told := getattr(response, "error", None):
         raise told_error(told)
     prompt, cached, completion = _usage(response)
     wasted = Usage(prefill_tokens=(prompt or 0) - cached, cancelled_tokens=completion or 0)
@@ -96,14 +101,20 @@ def _message(choice: Any) -> Any:
 def _text(choice: Any, written: int) -> str | None:
     """What a choice says, a refusal included; None if nothing tells that it was generated."""
     message = _message(choice)
+    for said in _said(message):
+        return _clean(said)
+    ended = written or _reason(choice) or _thought(message)
+    return "" if ended or getattr(message, "tool_calls", None) else None
+
+
+def _said(message: Any) -> Iterator[str]:
+    """Content and refusal of a message or a delta, where it has them; parts of text as one."""
     for said in (getattr(message, "content", None), getattr(message, "refusal", None)):
         if isinstance(said, list):
             parts = (part.get("text") for part in said if isinstance(part, dict))
             said = "".join(part for part in parts if isinstance(part, str))
         if isinstance(said, str):
-            return _clean(said)
-    ended = written or _reason(choice) or _thought(message)
-    return "" if ended or getattr(message, "tool_calls", None) else None
+            yield said
 
 
 def _calls(found: Any) -> tuple[dict[str, Any], ...]:
@@ -118,9 +129,14 @@ def _calls(found: Any) -> tuple[dict[str, Any], ...]:
 
 def _call(number: int, name: object, function: object, arguments: object) -> dict[str, Any]:
     shown = name if isinstance(name, str) and name else f"call_{number}"
-    said = {"name": function, "arguments": arguments}
+    said = {"name": function, "arguments": _json(arguments)}
     called = {key: _clean(part) if isinstance(part, str) else "" for key, part in said.items()}
     return {"id": shown[:_LONGEST_ID], "type": "function", "function": called}
+
+
+def _json(arguments: object) -> object:
+    """Arguments as OpenAI has them, where a server sends the object itself."""
+    return json.dumps(arguments) if isinstance(arguments, dict) else arguments
 
 
 def _thought(message: Any) -> str:
@@ -134,7 +150,29 @@ def _thought(message: Any) -> str:
 
 def _reason(choice: Any) -> str | None:
     reason = getattr(choice, "finish_reason", None)
-    return reason[:_LONGEST_REASON] if isinstance(reason, str) else None
+    return (reason[:_LONGEST_REASON] or None) if isinstance(reason, str) else None
+
+
+class Chunks(AsyncStream[ChatCompletionChunk]):
+    """The chunks of a stream, and whether it has said that it is done."""
+
+    done = False
+
+    async def _iter_events(self) -> AsyncIterator[ServerSentEvent]:
+        async for event in super()._iter_events():
+            self.done = self.done or event.data.startswith("[DONE]")
+            if event.data.strip():  # nothing keeps a stream alive, too
+                yield event
+
+
+@dataclass
+class _Call:
+    """A call as far as a stream has told it."""
+
+    index: object
+    name: object = None
+    function: object = None
+    arguments: str = ""
 
 
 @dataclass
@@ -144,14 +182,14 @@ class StreamReader:
     prompt_tokens: int = 0
     on_text: Callable[[str], None] = lambda piece: None
     texts: list[str] = field(default_factory=list)
-    # id, name and arguments of each
-    calls: dict[int, tuple[object, object, str]] = field(default_factory=dict)
+    calls: list[_Call] = field(default_factory=list)
     unseen: int = 0  # pieces of thoughts and calls
     thoughts: int = 0
     logprobs: list[Any] = field(default_factory=list)
     last: Any = None
     model: str | None = None
     finish_reason: str | None = None
+    done: bool = False  # said so, with or without a reason
 
     @property
     def pieces(self) -> int:
@@ -176,51 +214,63 @@ class StreamReader:
         if chunk.usage is not None:
             self.last = chunk
         for choice in (chunk.choices or [])[:1]:
-            for name in ("content", "refusal"):
-                said = getattr(choice.delta, name, None)
-                if isinstance(said, str) and said:
-                    self.texts.append(said)
-                    self.on_text(said)
-            thinks = bool(_thought(choice.delta))
+            delta = getattr(choice, "delta", None)
+            for said in filter(None, _said(delta)):
+                self.texts.append(said)
+                self.on_text(said)
+            thinks = bool(_thought(delta))
             self.thoughts += thinks
             self.unseen += thinks
-            for call in choice.delta.tool_calls or ():
+            for call in getattr(delta, "tool_calls", None) or ():
                 self._add_call(call)
             self.logprobs.extend(_entries(choice))
             self.finish_reason = _reason(choice) or self.finish_reason
 
     def _add_call(self, call: Any) -> None:
-        if not isinstance(call.index, int) or not 0 <= call.index < _MOST_CALLS:
-            return
-        name, function, arguments = self.calls.get(call.index, (None, None, ""))
-        more = getattr(call.function, "arguments", None)
-        self.calls[call.index] = (
-            name or call.id,
-            function or getattr(call.function, "name", None),
-            arguments + (more if isinstance(more, str) else ""),
-        )
+        """Take a piece of a call: of the last one of its index, unless it brings another id.
+
+        Gemini's servers tell no index, or the same one for all calls.
+        """
+        index, name = getattr(call, "index", None), getattr(call, "id", None) or None
+        same = (known for known in reversed(self.calls) if index in (known.index, None))
+        known = next(same, None)
+        if known is None or (name and known.name and name != known.name):
+            if len(self.calls) == _MOST_CALLS:
+                return
+            known = _Call(index)
+            self.calls.append(known)
+        known.name = known.name or name
+        said = getattr(call, "function", None)
+        known.function = known.function or getattr(said, "name", None)
+        more = _json(getattr(said, "arguments", None))
+        known.arguments += more if isinstance(more, str) else ""
         self.unseen += 1
 
-    async def read(self, stream: AsyncIterable[object], idle_timeout_s: float) -> None:
+    async def read(self, stream: Chunks, idle_timeout_s: float) -> None:
         """Take all chunks; once something is written, one that is late is an UpstreamError."""
         chunks = aiter(stream)
         while True:
             async with within(idle_timeout_s if self.pieces else None, STALLED, self):
                 chunk = await anext(chunks, None)
             if chunk is None:
+                self.done = stream.done
                 return
             self.add(chunk)
 
     def result(self) -> Answered:
         """The whole choice, or an UpstreamError `truncated_stream` or `finish_error`."""
         prompt, cached, completion = _usage(self.last)
-        if self.finish_reason is None:
+        # Some give no reason; usage, if they tell it, comes at the end.
+        if self.finish_reason is None and not (self.pieces and (self.done or completion)):
             raise UpstreamError("truncated_stream", wasted=self.wasted)
         if self.finish_reason == FAILED:
             raise UpstreamError("finish_error", wasted=self.wasted)
         written = Written(
             text=_clean("".join(self.texts)),
-            calls=tuple(_call(number, *parts) for number, parts in sorted(self.calls.items())),
+            calls=tuple(
+                _call(number, known.name, known.function, known.arguments)
+                for number, known in enumerate(self.calls)
+            ),
             entries=tuple(self.logprobs),
             logprobs=_logprobs(self.logprobs),
             tokens=completion if completion is not None else self.pieces,
@@ -308,11 +358,14 @@ def _shared(written: Sequence[Written], completion: int, *, alone: bool) -> list
 def _usage(response: Any) -> tuple[int | None, int, int | None]:
     """Prompt tokens, those of them that were cached, and completion tokens."""
     usage = getattr(response, "usage", None)
-    prompt = _natural(getattr(usage, "prompt_tokens", None))
-    details = getattr(usage, "prompt_tokens_details", None)
-    cached = _natural(getattr(details, "cached_tokens", None))
-    if cached is None:
-        cached = _natural((_timings(response) or {}).get("cache_n")) or 0
+    # No prompt is empty: servers that say 0 do not count.
+    prompt = _natural(getattr(usage, "prompt_tokens", None)) or None
+    told = (
+        getattr(getattr(usage, "prompt_tokens_details", None), "cached_tokens", None),
+        *(getattr(usage, name, None) for name in _CACHED),
+        (_timings(response) or {}).get("cache_n"),
+    )
+    cached = next((count for count in map(_natural, told) if count), 0)
     completion = _natural(getattr(usage, "completion_tokens", None))
     return prompt, min(cached, prompt or 0), completion
 
@@ -335,5 +388,6 @@ def _timings(response: Any) -> dict[str, Any] | None:
 
 
 def _natural(value: object) -> int | None:
-    plausible = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
-    return value if plausible and isinstance(value, int) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return int(value) if 0 <= value < 2**31 and value == int(value) else None

@@ -34,12 +34,22 @@ _SUCCESSORS = {"max_tokens": "max_completion_tokens"}
 """Names under which some servers take a field that they refuse."""
 
 _BAD_REQUEST = (400, 422)
+_LATER = (408, 409, 424, 498)
+"""Statuses below 500 of servers that may answer later: 424 is TGI's, 498 is Groq's."""
 _STATUSES = {401: "unauthorized", 402: "no_credit", 403: "unauthorized", 404: "no_such_model"}
-_TOO_LONG = re.compile(r"context.?length|context.?window|too long", re.IGNORECASE)
+_TOO_LONG = re.compile(
+    r"context.?(length|window|size)|too long|token count.+exceeds|max_new_tokens.+must be <",
+    re.IGNORECASE,
+)
+_FILTERED = re.compile(r"content_(filter|policy_violation)")
+_BAD_KEY = re.compile(r"API key (not valid|expired)|API_KEY_INVALID")
+"""Said by Gemini's servers with a 400."""
+_SAID = {r"insufficient_quota": 402, r"rate_?limit": 429, r"overloaded": 529}
+"""Errors in words that come where no status tells."""
 
-REJECTED, TOO_LONG = "rejected", "context_length_exceeded"
+REJECTED, TOO_LONG, FILTERED = "rejected", "context_length_exceeded", "content_filter"
 """Kinds of errors of a server that does not take a request as it is."""
-PERMANENT = frozenset({REJECTED, TOO_LONG, "unauthorized", "no_such_model", "no_credit"})
+PERMANENT = frozenset({REJECTED, TOO_LONG, FILTERED, "unauthorized", "no_such_model", "no_credit"})
 """Kinds of errors that the same request would meet again."""
 MAX_RETRY_AFTER_S = 30.0
 """Servers that want longer pauses are not asked again."""
@@ -85,7 +95,7 @@ def upstream_error(error: Exception, wasted: Usage | None = None) -> UpstreamErr
     if isinstance(error, openai.APIStatusError):
         pause = retry_after_s(error.response.headers)
         return _status_error(error.status_code, f"{error.message} {error.body}", pause, wasted)
-    if isinstance(error, openai.APIError) and isinstance(error.body, Mapping):
+    if isinstance(error, openai.APIError) and error.body:
         return told_error(error.body, wasted)
     causes = list(_chain(error))
     kinds = (kind for cls, kind in _KINDS if any(isinstance(cause, cls) for cause in causes))
@@ -98,13 +108,16 @@ def unsent(error: Exception) -> bool:
     return any(isinstance(cause, aiohttp.ClientConnectionResetError) for cause in _chain(error))
 
 
-def told_error(found: Mapping[str, Any], wasted: Usage | None = None) -> UpstreamError:
+def told_error(found: object, wasted: Usage | None = None) -> UpstreamError:
     """What an error in the body of a response means whose status says that all is well."""
-    code, said = found.get("code"), str(found)
-    if isinstance(code, int):
-        return _status_error(code, said, None, wasted)
-    if _TOO_LONG.search(said):
+    code, said = found.get("code") if isinstance(found, Mapping) else None, str(found)
+    if isinstance(code, int) or (isinstance(code, str) and code.isdecimal()):
+        return _status_error(int(code), said, None, wasted)
+    if _TOO_LONG.search(said) or _FILTERED.search(said):
         return _status_error(400, said, None, wasted)
+    for words, status in _SAID.items():
+        if re.search(words, said, re.IGNORECASE):
+            return _status_error(status, said, None, wasted)
     return UpstreamError("bad_response", wasted=wasted)
 
 
@@ -115,10 +128,13 @@ def _status_error(
         status = 402
     if status == 429:
         return UpstreamError("rate_limited", retry_after_s=pause, wasted=wasted)
-    if status >= 500 or status in (408, 409):
+    if status >= 500 or status in _LATER:
         return UpstreamError("server_error", retry_after_s=pause, wasted=wasted)
-    kind = _STATUSES.get(status, TOO_LONG if _TOO_LONG.search(said) else REJECTED)
+    if _BAD_KEY.search(said):
+        status = 401
     blamed = status in _STATUSES
+    found = {FILTERED: _FILTERED.search(said), TOO_LONG: status == 413 or _TOO_LONG.search(said)}
+    kind = _STATUSES.get(status) or next((kind for kind in found if found[kind]), REJECTED)
     return UpstreamError(kind, retryable=False, blames_server=blamed, wasted=wasted)
 
 
@@ -181,10 +197,12 @@ class CircuitBreaker:
         """Whether a request may go out."""
         return self._in_a_row < self.failures or self._clock() >= self._not_before
 
-    def sent(self) -> None:
-        """A request goes out; where the breaker is open, no other one does for a while."""
-        if self._in_a_row >= self.failures:
-            self._not_before = self._clock() + self.cooldown_s
+    def admit(self) -> bool:
+        """Whether a request goes out now; where it probes, no other one does for a while."""
+        admitted = self.allows
+        if admitted:
+            self._wait()
+        return admitted
 
     def succeeded(self) -> None:
         """A request was answered."""
@@ -193,7 +211,11 @@ class CircuitBreaker:
     def failed(self) -> None:
         """A request failed, and the server is to blame."""
         self._in_a_row += 1
-        self.sent()
+        self._wait()
+
+    def _wait(self) -> None:
+        if self._in_a_row >= self.failures:
+            self._not_before = self._clock() + self.cooldown_s
 
 
 @dataclass
@@ -233,9 +255,9 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     >>> retry_after_s({"retry-after": "2"})
     2.0
     """
-    value = headers.get("retry-after", "").strip()
+    value, ms = headers.get("retry-after", "").strip(), headers.get("retry-after-ms")
     try:
-        seconds = float(value)
+        seconds = float(value) if ms is None else float(ms) / 1000
     except ValueError:
         try:
             until, now = map(parsedate_to_datetime, (value, headers.get("date", "")))

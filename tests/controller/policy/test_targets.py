@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from controller.errors import CheckpointError, ConfigError
-from controller.policy.targets import Calibration, Pace
+from controller.policy.targets import Calibration, Pace, Tally
 
 PRICES = (1e-4, 1e-3, 1e-2)
 
@@ -54,14 +54,16 @@ def test_nonsense_is_refused():
 
 def test_a_pace_keeps_the_mean_cost_where_questions_differ_from_the_calibration():
     """Costs by chance around a curve that is half as dear again as the calibration knows."""
-    rng, pace = np.random.default_rng(0), Pace(calibration(), 300.0)
+    rng, tally = np.random.default_rng(0), Tally()
+    pace = Pace(calibration(), 300.0, tally)
     log_prices, known = np.log(PRICES), calibration()
     first = pace.price()
     assert first == pytest.approx(known.price_for_cost(300.0))
     for _ in range(3000):
         mean = 1.5 * np.interp(np.log(pace.price()), log_prices, known.cost)
         pace.count(rng.exponential(mean))
-    assert pace.spent / pace.questions == pytest.approx(300.0, rel=0.03)
+    questions, spent = tally.sums()
+    assert spent / questions == pytest.approx(300.0, rel=0.03)
     assert pace.price() > first
     with pytest.raises(ConfigError, match="expected 50 to 1000"):
         Pace(known, 2000.0)

@@ -155,7 +155,7 @@ def serve(checkpoint):
             variant_settings=None,
             breaker=None,
             playground=False,
-            buckets=None,
+            shared=None,
             **settings,
         ):
             metrics, served = Metrics(), []
@@ -164,7 +164,7 @@ def serve(checkpoint):
                 Variants(variants or [variant(checkpoint, backend, **(variant_settings or {}))]),
                 backend,
                 limits=replace(limits or Limits(), deadline_s=10),
-                buckets=buckets,
+                shared=shared,
                 on_served=lambda one: (metrics.served(one), served.append(one)),
                 on_stray=lambda name, feature: metrics.strays.labels(name, feature).inc(),
             )

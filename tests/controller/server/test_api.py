@@ -340,9 +340,9 @@ def test_streams_count_as_in_flight_from_the_start(serve, small, large):
         found = Counter(pool.map(status, range(12)))
     assert found == {200: 4, 429: 8}
     until = time.monotonic() + 5
-    while service.service.in_flight and time.monotonic() < until:
+    while service.service.room.taken and time.monotonic() < until:
         time.sleep(0.01)
-    assert service.service.in_flight == 0
+    assert service.service.room.taken == 0
 
 
 def test_metrics(service):

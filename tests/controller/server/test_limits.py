@@ -9,9 +9,9 @@ from controller.process.cost import CostModel
 from controller.process.episodes import EpisodeConfig
 from controller.process.terms import Terms
 from controller.process.types import ModelSpec, Question
-from controller.server.buckets import Buckets
 from controller.server.config import Limits
 from controller.server.limits import EscalationBudget, Restricted
+from controller.server.shared import Buckets
 from tests.scripted import Scripted
 
 
@@ -80,7 +80,7 @@ def restricted(*wishes, limits=None, late=False, **settings):
     decider = Restricted(
         inner=Wishes(*wishes),
         backend=backend,
-        budget=EscalationBudget(limits or Limits()),
+        budget=EscalationBudget(limits or Limits(), Buckets()),
         caller="ann",
         **{"max_escalations": None, "out_of_time": lambda: late, **settings},
     )

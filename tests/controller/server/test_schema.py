@@ -43,6 +43,27 @@ def test_a_header_that_is_no_number_is_named():
         read_terms(None, {"x-allot-price": "cheap"})
 
 
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            "messages.0.content.0.type: Input should be 'text'",
+        ),
+        ({"stop": list("abcde")}, "stop: List should have at most 4 items"),
+        (
+            {"tool_choice": {"type": "allowed_tools"}},
+            "tool_choice.type: Input should be 'function'",
+        ),
+    ],
+)
+def test_a_complaint_is_about_the_form_that_was_meant(changed, told):
+    asked = {"model": "allot", "messages": [{"role": "user", "content": "Hi"}], **changed}
+    with pytest.raises(ValidationError) as wrong:
+        ChatRequest.model_validate(asked)
+    assert complaint(wrong.value)[0].startswith(told)
+
+
 def test_texts_are_not_repeated_in_complaints():
     with pytest.raises(ValidationError) as wrong:
         ChatRequest.model_validate_json('{"model": "allot", "messages": "my secret"}')

@@ -134,7 +134,7 @@ def test_a_client_that_leaves_takes_its_requests_with_it(serve, small, large, st
     thread.join()
     assert eventually(lambda: small.open == 0)
     assert small.abandoned == small.calls
-    assert eventually(lambda: service.service.in_flight == 0)
+    assert eventually(lambda: service.service.room.taken == 0)
 
 
 def test_others_are_answered_meanwhile(serve, small, large):
@@ -229,3 +229,21 @@ def test_a_budget_holds_where_answers_are_empty(serve, small, large):
     (served,) = service.served
     processed = sum(usage.processed_tokens for usage in served.usage.values())
     assert 0 < processed <= served.cost <= budget
+
+
+def test_what_a_providers_filter_keeps_out_is_the_askers_matter(serve, small, large):
+    """Told as OpenAI tells it, after one call per model, and not held against the servers."""
+
+    async def filtered(exchange):
+        told = {"message": "The prompt of sk-secret was filtered.", "code": "content_filter"}
+        await exchange.reply({"error": told}, status=400)
+
+    small.script(filtered)
+    large.script(filtered)
+    service = serve(small, large, breaker=lambda: CircuitBreaker(failures=1))
+    reply = service.ask(price=CHEAP)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "content_filter")
+    assert "secret" not in reply.text
+    assert (small.calls, large.calls) == (1, 1)
+    small.script(completion())
+    assert service.ask(price=DEAR).json()["allot"]["answer"] == "7"

@@ -15,7 +15,7 @@ import pytest
 
 from controller.errors import ConfigError
 from controller.server.config import Limits, ServeConfig
-from tests.controller.server.test_buckets import free_port, needs_store, store
+from tests.controller.server.test_shared import free_port, needs_store, store
 from tests.controller.server.upstream import completion
 
 COMMAND = [sys.executable, "-m", "training.cli", "serve"]

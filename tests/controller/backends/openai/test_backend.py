@@ -209,7 +209,7 @@ BEGUN = {
     "truncated JSON": (cut_json, {}, "bad_json"),
     "truncated body": (cut_body, {}, "truncated"),
     "huge body": (huge, {"max_response_bytes": 2**20}, "too_large"),
-    "a compressed body": (bomb, {}, "compressed"),
+    "a compressed body": (bomb, {"max_response_bytes": 2**20}, "too_large"),
     "an end by error": (saying("Answer: 7", "error"), {}, "finish_error"),
     "an end by error in SSE": (failed_stream, {"streams": True}, "finish_error"),
     "slow stream": (slow_stream, {"streams": True}, "attempt_deadline"),

@@ -19,13 +19,13 @@ def test_a_breaker_lets_one_probe_through():
     assert not breaker.allows
     clock.now = 5
     assert breaker.allows
-    breaker.sent()
+    breaker.admit()
     assert not breaker.allows, "one probe at a time"
     breaker.failed()
     assert not breaker.allows
     clock.now = 10
-    breaker.sent()
+    breaker.admit()
     breaker.succeeded()
     assert breaker.allows
-    breaker.sent()
+    breaker.admit()
     assert breaker.allows, "closed again"

@@ -1,0 +1,289 @@
+"""What processes and machines share in Redis or Valkey, and what each does alone without it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from controller.backends.openai.resilience import CircuitBreaker
+from controller.errors import ConfigError
+from controller.policy.targets import Tally
+
+_log = logging.getLogger("allot.service")
+
+_MOST = 10_000
+_TIMEOUT_S, _PAUSE_S = 0.1, 1.0
+"""The event loop waits for the store, so not for long, and after a failure not at once again."""
+_FRESH_S = 0.25
+"""How long what others have done may be unknown."""
+ROOM_LASTS_S = 10.0
+"""The questions of a process that has not been heard of for so long are over."""
+
+
+class Buckets:
+    """Token buckets by name, each with up to a minute's worth, refilled evenly."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._known: OrderedDict[str, tuple[float, float]] = OrderedDict()  # left, when
+
+    def take(self, name: str, per_minute: float, taken: int = 1) -> float:
+        """Take tokens, or none to look; how many are left then."""
+        now = self._clock()
+        left, seen = self._known.pop(name, (per_minute, now))
+        left = min(per_minute, left + (now - seen) * per_minute / 60) - taken
+        self._known[name] = left, now
+        if len(self._known) > _MOST:
+            self._known.popitem(last=False)
+        return left
+
+
+class Room:
+    """Questions in flight, of which there may be so many."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.taken = most, 0
+
+    def enter(self) -> bool:
+        """Whether there is room for one more, which is then taken."""
+        fits = self.taken < self.most
+        self.taken += fits
+        return fits
+
+    def leave(self) -> None:
+        """One is over."""
+        self.taken -= 1
+
+    def tell(self) -> None:
+        """Say that this process is alive, to whom it concerns."""
+
+
+class Store:
+    """A server of Redis or Valkey; every step is one script that it runs, by its own clock.
+
+    Args:
+        url: of it, such as `redis://127.0.0.1:6379/0`.
+        fails_open: whether there are escalations while it is away.
+
+    Raises:
+        ConfigError: the URL is none.
+    """
+
+    def __init__(self, url: str, *, fails_open: bool) -> None:
+        try:
+            client = redis.Redis.from_url(
+                url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
+            )
+        except ValueError as error:
+            raise ConfigError(f"shared: expected redis://HOST:PORT/DB: {error}") from None
+        self._run = client.register_script(Path(__file__).with_name("shared.lua").read_text())
+        self.fails_open, self._not_before = fails_open, 0.0
+        self.notes: tuple[str, ...] = ()
+        """What people should know."""
+
+    def ask(self, wanted: str, key: str, *args: str | float) -> Any:
+        """What a step of `shared.lua` returns; None while the store is away."""
+        if time.monotonic() < self._not_before:
+            return None
+        try:
+            found = self._run(keys=[f"allot:{wanted}:{key}"], args=[wanted, *args])
+        except (redis.RedisError, OSError) as error:
+            self._not_before = time.monotonic() + _PAUSE_S
+            self._tell(type(error).__name__)
+            return None
+        self._tell(None)
+        return found
+
+    def _tell(self, why: str | None) -> None:
+        if bool(self.notes) == bool(why):
+            return
+        event = "shared_store_away" if why else "shared_store_back"
+        _log.warning(event, extra={"fields": {"why": why}})
+        then = "are not kept" if self.fails_open else "let nothing through"
+        told = f"limits on escalations {then}, as the store of --shared is away"
+        self.notes = (told,) if why else ()
+
+
+class SharedBuckets(Buckets):
+    """The same in a store; full or empty, as chosen, while that is away."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__()
+        self._store = store
+
+    def take(self, name: str, per_minute: float, taken: int = 1) -> float:
+        """See `Buckets.take`."""
+        left = self._store.ask("take", name, per_minute, taken)
+        if left is None:
+            return per_minute if self._store.fails_open else 0.0
+        return float(left)
+
+
+class SharedRoom(Room):
+    """The same of all processes together; while the store is away, each has a share."""
+
+    def __init__(self, store: Store, most: int, share: int) -> None:
+        super().__init__(most)
+        self._store, self._share, self._member = store, share, uuid.uuid4().hex
+
+    def enter(self) -> bool:
+        """See `Room.enter`."""
+        fits = self._ask(self.taken + 1, self.most)
+        fits = self.taken < self._share if fits is None else bool(fits)
+        self.taken += fits
+        return fits
+
+    def leave(self) -> None:
+        """See `Room.leave`."""
+        super().leave()
+        self.tell()
+
+    def tell(self) -> None:
+        """See `Room.tell`."""
+        self._ask(self.taken, float("inf"))
+
+    def _ask(self, taken: int, most: float) -> Any:
+        return self._store.ask("room", "all", self._member, taken, most, ROOM_LASTS_S)
+
+
+class SharedBreaker(CircuitBreaker):
+    """Opens for all processes at once, and lets one of them probe.
+
+    Each process knows of the others what it heard last, and goes on alone while the store is away.
+    """
+
+    def __init__(self, store: Store, name: str) -> None:
+        super().__init__()
+        self._store, self._name, self._stale_at = store, name, 0.0
+
+    @property
+    def allows(self) -> bool:
+        """See `CircuitBreaker.allows`."""
+        if self._clock() >= self._stale_at:
+            self._ask("look")
+        return super().allows
+
+    def admit(self) -> bool:
+        """See `CircuitBreaker.admit`."""
+        if self.allows and self._in_a_row < self.failures:
+            return True
+        found = self._ask("admit")
+        return super().admit() if found is None else bool(found)
+
+    def succeeded(self) -> None:
+        """See `CircuitBreaker.succeeded`."""
+        if self._in_a_row:
+            super().succeeded()
+            self._ask("succeeded")
+
+    def failed(self) -> None:
+        """See `CircuitBreaker.failed`."""
+        super().failed()
+        self._ask("failed")
+
+    def _ask(self, event: str) -> int | None:
+        """Tell the store, and take over what it says; whether a request may go out."""
+        found = self._store.ask("breaker", self._name, event, self.failures, self.cooldown_s)
+        self._stale_at = self._clock() + _FRESH_S
+        if found is None:
+            return None
+        self._in_a_row, self._not_before = int(found[0]), self._clock() + float(found[1])
+        return int(found[2])
+
+
+class SharedTally(Tally):
+    """Adds up over all processes; what is counted while the store is away is added later."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        super().__init__()
+        self._store, self._name, self._stale_at = store, name, 0.0
+        self._untold = 0, 0.0
+
+    def add(self, questions: int, spent: float) -> None:
+        """See `Tally.add`."""
+        super().add(questions, spent)
+        self._untold = self._untold[0] + questions, self._untold[1] + spent
+        self._tell()
+
+    def sums(self) -> tuple[int, float]:
+        """See `Tally.sums`."""
+        if time.monotonic() >= self._stale_at:
+            self._tell()
+        return super().sums()
+
+    def _tell(self) -> None:
+        found = self._store.ask("add", self._name, *self._untold)
+        self._stale_at = time.monotonic() + _FRESH_S
+        if found is not None:
+            self._untold = 0, 0.0
+            self._questions, self._spent = int(found[0]), float(found[1])
+
+
+class Alone:
+    """What a process keeps by itself.
+
+    Args:
+        workers: that have an even share each of what may be in flight.
+    """
+
+    def __init__(self, workers: int = 1) -> None:
+        self._workers = workers
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What people should know."""
+        return ()
+
+    def buckets(self) -> Buckets:
+        """Of escalations."""
+        return Buckets()
+
+    def room(self, most: int) -> Room:
+        """For questions in flight."""
+        return Room(-(-most // self._workers))
+
+    def breaker(self, name: str) -> CircuitBreaker:
+        """Of a model behind a server."""
+        return CircuitBreaker()
+
+    def tally(self, name: str) -> Tally:
+        """Of what questions cost."""
+        return Tally()
+
+
+class Together(Alone):
+    """The same kept by all processes and machines with one store."""
+
+    def __init__(self, store: Store, workers: int = 1) -> None:
+        super().__init__(workers)
+        self._store = store
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """See `Alone.notes`."""
+        return self._store.notes
+
+    def buckets(self) -> Buckets:
+        """See `Alone.buckets`."""
+        return SharedBuckets(self._store)
+
+    def room(self, most: int) -> Room:
+        """See `Alone.room`."""
+        return SharedRoom(self._store, most, super().room(most).most)
+
+    def breaker(self, name: str) -> CircuitBreaker:
+        """See `Alone.breaker`."""
+        # Addresses may have passwords in them.
+        return SharedBreaker(self._store, hashlib.sha256(name.encode()).hexdigest()[:16])
+
+    def tally(self, name: str) -> Tally:
+        """See `Alone.tally`."""
+        return SharedTally(self._store, name)

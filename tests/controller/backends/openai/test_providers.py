@@ -1,0 +1,204 @@
+"""Servers with ways of their own, on real sockets: what they wrote is read, and asked for once."""
+
+import gzip
+import json
+import zlib
+from dataclasses import replace
+
+import pytest
+
+from controller.backends.openai.resilience import retry_after_s
+from tests.controller.backends.openai.test_backend import (
+    RIGHT,
+    ask,
+    asking,
+    saying,
+    server,
+    status,
+    usage_of,
+)
+from tests.controller.server.upstream import completion
+
+__all__ = ["server"]
+
+OFFERED = {"tools": [{"type": "function", "function": {"name": name}} for name in "fg"]}
+DONE = b"data: [DONE]\n\n"
+
+
+def chunk(delta=None, finish=None, **more):
+    choice = {"index": 0, "delta": delta or {}, "finish_reason": finish}
+    return json.dumps({"id": "c", "model": "small", "choices": [choice], **more}).encode()
+
+
+def stream(*events, before=b"data: ", after=b"\n\n", end=DONE):
+    async def behave(exchange):
+        await exchange.begin_stream()
+        for event in events:
+            await exchange.send(event if event[:1] in b":\n" else before + event + after)
+        await exchange.send(end)
+
+    return behave
+
+
+def packed(data, encoding):
+    async def behave(exchange):
+        await exchange.reply(data, headers={"content-encoding": encoding})
+
+    return behave
+
+
+def call(index=None, name=None, function=None, arguments=None):
+    told = {"index": index, "id": name, "function": {"name": function, "arguments": arguments}}
+    return chunk({"tool_calls": [{k: v for k, v in told.items() if v is not None}]})
+
+
+BEGIN, END = [chunk({"content": "Answer: "}), chunk({"content": "7"})], chunk({}, "stop")
+USAGE = json.dumps({"id": "c", "choices": [], "usage": usage_of(10, 3)}).encode()
+WHOLE = json.dumps(RIGHT).encode()
+
+STREAMS = {
+    "comments": stream(b": OPENROUTER PROCESSING\n\n", *BEGIN, b": ping\n\n", END),
+    "no space after data": stream(*BEGIN, END, before=b"data:"),
+    "events without data": stream(b"\n", *BEGIN, b" ", END),
+    "CR LF": stream(*BEGIN, END, after=b"\r\n\r\n"),
+    "named events": stream(*BEGIN, END, before=b"event: completion\nid: 1\ndata: "),
+    "usage alone at the end": stream(*BEGIN, END, USAGE),
+    "choices null": stream(*BEGIN, END, b'{"id": "c", "choices": null}'),
+    "an empty first chunk": stream(b'{"id": "", "model": "", "choices": []}', *BEGIN, END),
+    "no reason but [DONE]": stream(*BEGIN),
+    "no reason but usage": stream(*BEGIN, USAGE, end=b""),
+    "an empty reason": stream(*BEGIN, chunk({}, "")),
+    "delta null": stream(*BEGIN, chunk(None, "stop").replace(b'"delta": {}', b'"delta": null')),
+    "no delta": stream(*BEGIN, chunk(None, "stop").replace(b'"delta": {}, ', b"")),
+    "parts": stream(chunk({"content": [{"type": "text", "text": "Answer: 7"}]}), END),
+    "a whole response": completion(),
+}
+
+
+@pytest.mark.parametrize("way", STREAMS)
+def test_streams_of_all_dialects_are_read(server, way):
+    server.script(STREAMS[way])
+    (attempt,), _ = ask(server.url, streams=True)
+    assert (attempt.answer, attempt.error, server.calls) == ("7", None, 1)
+
+
+def test_a_stream_that_ends_without_a_word_is_cut(server):
+    server.script(stream(*BEGIN, end=b""))
+    (attempt,), _ = ask(server.url, streams=True)
+    assert (attempt.error, server.calls) == ("truncated_stream", 1)
+
+
+CALLS = {
+    "by index": [call(0, "a", "f", ""), call(0, arguments='{"x": 1}'), call(1, "b", "g", "{}")],
+    "without index": [call(None, "a", "f", '{"x": 1}'), call(None, "b", "g", "{}")],
+    "all of one index": [call(0, "a", "f", '{"x": 1}'), call(0, "b", "g", "{}")],
+    "objects": [call(0, "a", "f", {"x": 1}), call(1, "b", "g", {})],
+}
+
+
+@pytest.mark.parametrize("way", CALLS)
+def test_calls_of_tools_are_put_together(server, way):
+    server.script(stream(*CALLS[way], chunk({}, "tool_calls")))
+    (request,) = asking()
+    (attempt,), _ = ask(
+        server.url, streams=True, requests=[with_tools(request)], attempt_deadline_s=10
+    )
+    called = [
+        (c["function"]["name"], json.loads(c["function"]["arguments"])) for c in attempt.calls
+    ]
+    assert called == [("f", {"x": 1}), ("g", {})]
+    assert attempt.answer
+
+
+def test_arguments_that_are_objects_are_kept(server):
+    told = {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
+    server.script(saying(None, "tool_calls", message={"tool_calls": [told]}))
+    (request,) = asking()
+    (attempt,), _ = ask(server.url, requests=[with_tools(request)], attempt_deadline_s=10)
+    assert json.loads(attempt.calls[0]["function"]["arguments"]) == {"x": 1}
+
+
+def with_tools(request):
+    return replace(request, question=replace(request.question, fields=OFFERED))
+
+
+@pytest.mark.parametrize(
+    ("data", "encoding", "error"),
+    [
+        (gzip.compress(WHOLE), "gzip", None),
+        (zlib.compress(WHOLE), "deflate", None),
+        (WHOLE, "gzip", "compressed"),
+        (WHOLE, "br", "compressed"),
+    ],
+)
+def test_what_is_packed_is_unpacked_up_to_a_limit(server, data, encoding, error):
+    server.script(packed(data, encoding))
+    (attempt,), _ = ask(server.url, attempt_deadline_s=5)
+    assert (attempt.error, server.calls) == (error, 1)
+    assert attempt.answer == (None if error else "7")
+
+
+TOO_LONG = {
+    "vLLM": {"message": "This model's maximum context length is 4096 tokens."},
+    "TGI": {"error": "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 2048."},
+    "Anthropic": {"error": {"message": "prompt is too long: 201000 tokens > 200000 maximum"}},
+    "Gemini": [{"error": {"message": "The input token count (12) exceeds the maximum number"}}],
+    "llama.cpp": {"error": {"message": "the request exceeds the available context size"}},
+}
+
+
+@pytest.mark.parametrize("name", TOO_LONG)
+def test_a_prompt_that_is_too_long_is_told_in_many_words(server, name):
+    server.script(status(400, TOO_LONG[name]))
+    (attempt,), backend = ask(server.url)
+    assert (attempt.error, server.calls) == ("context_length_exceeded", 1)
+    assert not backend.notes
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "error", "calls"),
+    [
+        (status(413), "context_length_exceeded", 1),
+        (status(498), "server_error", 2),
+        (status(424, {"error": "Request failed", "error_type": "generation"}), "server_error", 2),
+        (status(400, [{"error": {"message": "API key not valid."}}]), "unauthorized", 1),
+        (status(400, {"error": {"code": "content_filter"}}), "content_filter", 1),
+        ({"error": "Model is overloaded"}, "server_error", 2),
+        ({"error": {"message": "no", "code": "429"}}, "rate_limited", 2),
+        ({"error": {"message": "no", "code": "insufficient_quota"}}, "no_credit", 1),
+    ],
+)
+def test_refusals_are_what_they_say(server, behaviour, error, calls):
+    server.script(behaviour)
+    (attempt,), _ = ask(server.url)
+    assert (attempt.error, server.calls) == (error, calls)
+
+
+@pytest.mark.parametrize(
+    ("usage", "prompt", "cached", "written"),
+    [
+        ({"prompt_tokens": 10.0, "completion_tokens": 4.0}, 10, 0, 4),
+        ({**usage_of(10, 4), "prompt_cache_hit_tokens": 8}, 2, 8, 4),
+        ({**usage_of(10, 4), "cached_tokens": 8}, 2, 8, 4),
+    ],
+)
+def test_usage_is_read_in_all_dialects(server, usage, prompt, cached, written):
+    server.script(completion(usage=usage))
+    (attempt,), _ = ask(server.url)
+    found = attempt.usage
+    assert (found.prefill_tokens, found.cached_tokens) == (prompt, cached)
+    assert found.decoded_tokens == written
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_server_that_counts_nothing_is_measured(server, streams):
+    """Nothing that was written is free because its server says 0."""
+    told = stream(*BEGIN, chunk({}, "stop", usage=usage_of(0, 0)))
+    server.script(told if streams else completion(usage=usage_of(0, 0)))
+    (attempt,), _ = ask(server.url, streams=streams)
+    assert attempt.usage.prefill_tokens > 0
+    assert attempt.usage.decoded_tokens > 0
+
+
+def test_milliseconds_are_a_pause_too():
+    assert retry_after_s({"retry-after-ms": "250", "retry-after": "1"}) == 0.25
