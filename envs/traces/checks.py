@@ -53,6 +53,8 @@ def _reference(value: Any) -> list[str]:
 
 def _number(least: float, most: float, whole: bool = False) -> Callable[[Any], float]:
     def read(value: Any) -> float:
+        if type(value) is int and least <= value <= most:
+            return value if whole else float(value)
         number = float(value)
         if isinstance(value, bool) or not least <= number <= most or (whole and number % 1):
             raise ValueError

@@ -220,7 +220,7 @@ def scenario_attempts(record: Record, log: Log) -> Iterator[Row]:
         return
     scores = _scores(log).get((instance["id"], state["train_trial_index"]), {})
     metric = log.metric(record, sorted(scores), {"exact_match"})
-    name = log.beside("run_spec.json").get("name") or log.path.resolve().parent.name
+    name = log.beside("run_spec.json").get("name") or log.folder
     for number, completion in enumerate(result["completions"]):
         text = completion["text"]
         yield {
@@ -350,9 +350,7 @@ def source_of(record: Record) -> Source:
 def attempts_of(source: Source, record: Record, log: Log) -> Iterator[tuple[Record, Row]]:
     """Attempts of a record, each with its entry; TraceFormatError unless it is as `source` says."""
     try:
-        entries = source.entries(record.row) if source.entries else [(record.place, record.row)]
-        for place, row in entries:
-            entry = Record(path=record.path, place=place, row=row)
+        for entry in _entries(source, record):
             for attempt in source.attempts(entry, log):
                 yield entry, attempt
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -362,3 +360,11 @@ def attempts_of(source: Source, record: Record, log: Log) -> Iterator[tuple[Reco
             f"{record.path}, {record.place}: expected an entry as {source.name} writes it, found "
             f"{error!r}"
         ) from error
+
+
+def _entries(source: Source, record: Record) -> Iterator[Record]:
+    if source.entries is None:
+        yield record
+        return
+    for place, row in source.entries(record.row):
+        yield Record(path=record.path, place=place, row=row)
