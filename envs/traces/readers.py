@@ -20,6 +20,10 @@ from envs.traces.served import served_attempts
 
 FAILED = "requests that failed, left out"
 
+_LETTERS = ("a scorer that says C or I",)
+_CUT = ("max_tokens", "model_length", "length")
+"""Why inspect_ai says that a text was cut; the last one in logs of its first year."""
+
 
 def table_attempts(record: Record, log: Log) -> Iterator[Row]:
     """The attempt of a row of a plain table; `tokens` is short for `completion_tokens`."""
@@ -44,13 +48,14 @@ def inspect_attempts(record: Record, log: Log) -> Iterator[Row]:
 
     Samples of a run that was not scored are graded by their targets.
     """
-    row, run, output = record.row, record.row["eval"], record.row["output"]
-    if row.get("error") or not output["choices"]:
+    row, run, output = record.row, record.row["eval"], record.row.get("output")
+    if row.get("error") or not output or not output["choices"]:
         log.notes[FAILED] += 1
         return
     scores, right, answer = row.get("scores") or {}, None, None
     if scores:
-        metric = log.metric(record, scores)
+        graded = [name for name, score in scores.items() if not _is_number(score["value"])]
+        metric = log.metric(record, scores, graded or _LETTERS)
         right = scored(record, f"scores.{metric}", scores[metric]["value"])
         answer = None if log.options.answers else scores[metric].get("answer")
     choice = output["choices"][0]
@@ -69,9 +74,13 @@ def inspect_attempts(record: Record, log: Log) -> Iterator[Row]:
         "correct": right,
         "prompt_tokens": usage.get("input_tokens"),
         "completion_tokens": usage.get("output_tokens"),
-        "finish_reason": "length" if choice.get("stop_reason") == "max_tokens" else "stop",
+        "finish_reason": "length" if choice.get("stop_reason") in _CUT else "stop",
         "seconds": row.get("total_time"),
     }
+
+
+def _is_number(score: Any) -> bool:
+    return isinstance(score, (int, float)) and not isinstance(score, bool)
 
 
 def _usage(row: Row, model: str) -> Row:

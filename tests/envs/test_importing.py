@@ -156,6 +156,25 @@ def test_one_of_several_scorers_is_named(tmp_path):
             import_attempts([file], tmp_path / "x", options=ImportOptions(metrics=[metric, "f1"]))
 
 
+@QUIET
+def test_numbers_of_an_unknown_scorer_of_inspect_are_no_labels(tmp_path):
+    log = json.loads((LOGS / "inspect/sums_small.json").read_text())
+    samples = [sample for sample in log["samples"] if sample.get("scores")]
+    for sample in samples:
+        sample["scores"] = {"distance": {"value": 0.0, "answer": "7"}}
+    samples[0]["output"]["choices"][0]["stop_reason"] = "length"
+    del samples[1]["output"]
+    file = write(tmp_path / "a.json", [log | {"samples": samples}])
+    with pytest.raises(TraceFormatError, match=r"scorer that says C or I.*found \['distance'\]"):
+        import_attempts([file], tmp_path / "traces")
+    options = ImportOptions(metrics=["distance"])
+    made = import_attempts([file], tmp_path / "traces", options=options)
+    assert made.groups[0].attempts == len(samples) - 1
+    assert "requests that failed, left out (1)" in made.notes
+    reasons = TraceSet.read(tmp_path / "traces").attempts["finish_reason"].to_pylist()
+    assert reasons[:2] == ["length", "stop"]
+
+
 def table(path):
     """Forty questions, three attempts each by a small model that is right at every other one."""
     with path.open("w", newline="") as file:
