@@ -46,8 +46,9 @@ def _spelled(*refused: type) -> Callable[[Any], str]:
 
 
 def _reference(value: Any) -> list[str]:
-    if isinstance(value, dict) or value != value:
-        raise TypeError
+    for entry in value if isinstance(value, list) else [value]:
+        if isinstance(entry, (dict, list)) or entry != entry or entry is None:
+            raise TypeError
     return [_whole_text(answer) for answer in right_answers(value)]
 
 

@@ -164,8 +164,10 @@ class Intake:
             # Of several right answers none can stand for the others.
             only = references[0] if len(references) == 1 else None
             self._questions.add(row | {"question_id": name, "split": split, "reference": only})
-            return name, self._known.add(name, split, reference, wording)
-        its_split, its_reference, its_wording = self._known.known(place)
+            return name, self._known.add(name, split, reference, wording, joined((dataset,)))
+        its_split, its_reference, its_wording, its_dataset = self._known.known(place)
+        if its_dataset != joined((dataset,)):
+            raise record.error("question_id", "an id that no other data set has", name)
         if reference and its_reference not in (0, reference):
             expected = f"the reference that question {name} had before"
             raise record.error("reference", expected, references)

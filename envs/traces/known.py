@@ -37,7 +37,7 @@ class KnownModel:
 
 
 class KnownQuestions:
-    """What is recognized of each question: its place, split, and two digests; 0 for none.
+    """What is recognized of each question: its place, split, and digests; 0 for none.
 
     Attributes:
         places: by name, in order of appearance.
@@ -46,18 +46,21 @@ class KnownQuestions:
     def __init__(self) -> None:
         self.places: dict[str, int] = {}
         self._splits, self._references, self._wordings = bytearray(), array("q"), array("q")
+        self._datasets = array("q")
 
-    def add(self, name: str, split: str, reference: int, wording: int) -> int:
+    def add(self, name: str, split: str, reference: int, wording: int, dataset: int) -> int:
         """Note a new question; its place."""
         place = self.places[name] = len(self.places)
         self._splits.append(SPLITS.index(split))
         self._references.append(reference)
         self._wordings.append(wording)
+        self._datasets.append(dataset)
         return place
 
-    def known(self, place: int) -> tuple[str, int, int]:
-        """Split, reference and wording of a question."""
-        return SPLITS[self._splits[place]], self._references[place], self._wordings[place]
+    def known(self, place: int) -> tuple[str, int, int, int]:
+        """Split, and digests of reference, wording and data set, of a question."""
+        told = self._references[place], self._wordings[place], self._datasets[place]
+        return SPLITS[self._splits[place]], *told
 
     @property
     def shared(self) -> int:
@@ -81,5 +84,5 @@ def wording_of(question: str) -> int:
 
 @lru_cache(4096)
 def joined(references: tuple[str, ...]) -> int:
-    """Stands for right answers."""
+    """Stands for right answers, or for a name that comes often."""
     return digest("\0".join(references))

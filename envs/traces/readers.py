@@ -27,11 +27,14 @@ _CUT = ("max_tokens", "model_length", "length")
 
 def table_attempts(record: Record, log: Log) -> Iterator[Row]:
     """The attempt of a row of a plain table; `tokens` is short for `completion_tokens`."""
-    row, options = dict(record.row), log.options
+    row, options, named = dict(record.row), log.options, dict[str, str]()
     if "tokens" in row and "completion_tokens" not in row:
         row["completion_tokens"] = row.pop("tokens")
     for theirs, ours in (*options.columns.items(), *((m, "correct") for m in options.metrics)):
         if theirs in row:
+            if ours in named:
+                raise record.error(ours, f"one of {named[ours]} and {theirs}", row)
+            named[ours] = theirs
             row[ours] = row.pop(theirs)
             log.used.add(theirs)
     yield row
@@ -190,7 +193,7 @@ def trace_attempts(record: Record, log: Log) -> Iterator[Row]:
     row, task = record.row, record.row["task"]
     written = [node["message"] for node in row["nodes"] if node.get("sampled")]
     scores = {name: reward["score"] for name, reward in row.get("rewards", {}).items() if reward}
-    if not written or not scores:
+    if not written or not scores or row.get("ok") is False:
         log.notes[FAILED] += 1
         return
     scores |= row.get("metrics", {}) if log.options.metrics else {}
