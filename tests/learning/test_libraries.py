@@ -17,12 +17,12 @@ from tests.learning.synthetic import QuestionType, SyntheticFamily
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 LEARNERS = {
-    "train_cleanrl": ("torch", ["--steps", "32768"]),
-    "train_sb3": ("sb3_contrib", ["--steps", "8192"]),
-    "train_skrl": ("skrl", ["--steps", "32768"]),
+    "train_cleanrl": ("torch", ["--steps", "40960"]),
+    "train_sb3": ("sb3_contrib", ["--steps", "12288"]),
+    "train_skrl": ("skrl", ["--steps", "40960"]),
     "train_tianshou": ("tianshou", ["--steps", "8000"]),
     "train_rllib": ("tree", ["--steps", "20480"]),
-    "offline_minari": ("minari", ["--learn-from", "1000"]),
+    "offline_minari": ("minari", ["--learn-from", "1500"]),
 }
 """The package that a program needs beside those of development, and for how long it learns."""
 
