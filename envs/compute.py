@@ -194,7 +194,7 @@ class ComputeEnv(PricedEpisodes, gymnasium.Env[Observation, np.int64]):
         """
         if self.episode is None:
             raise IllegalActionError("step: expected a reset first, found an episode that is over")
-        if not self.action_space.contains(action):
+        if isinstance(action, (bool, np.bool_)) or not self.action_space.contains(action):
             raise IllegalActionError(
                 f"action: expected a whole number from 0 to {len(self.config.actions) - 1}, "
                 f"found {action!r}"

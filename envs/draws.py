@@ -94,6 +94,8 @@ class PricedEpisodes:
         if illegal not in get_args(Illegal):
             expected = list(get_args(Illegal))
             raise ConfigError(f"illegal: expected one of {expected}, found {illegal!r}")
+        if not callable(reward):
+            raise ConfigError(f"reward: expected a function of a Step, found {reward!r}")
         ranges = {"prices": prices, "round_prices": round_prices, "budgets": budgets}
         for name, values in ranges.items():
             if not isinstance(values, LogUniform | None):

@@ -38,6 +38,7 @@ _FAULTS = (
     zipfile.BadZipFile,
     EOFError,
     OSError,
+    RecursionError,
 )
 
 

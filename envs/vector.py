@@ -99,8 +99,10 @@ class ComputeVectorEnv(PricedEpisodes, VectorEnv[Array, Array, Array]):
         rows = self._chosen(options or {})
         if seed is not None or self._streams is None:
             seeds: list[Any] = [None] * self.num_envs if seed is None else seed  # type: ignore[assignment]
-            if isinstance(seed, int):
-                seeds = [seed + i for i in range(self.num_envs)]
+            if isinstance(seed, (int, np.integer)):
+                seeds = [int(seed) + i for i in range(self.num_envs)]
+            elif isinstance(seed, float):
+                raise ConfigError(f"seed: expected a whole number or one each, found {seed!r}")
             if len(seeds) != self.num_envs:
                 raise ConfigError(f"seed: expected {self.num_envs} seeds, found {len(seeds)}")
             keys = np.array([stream_key(s) for s in seeds], np.uint64)

@@ -7,7 +7,6 @@ the environment for them by itself.
 """
 
 import argparse
-from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -18,15 +17,15 @@ from controller.process.observation import OBSERVATION_NAMES
 from training.learn.threads import limit_threads
 
 ENV = "envs:allot/Compute-v0"
-TRACES = {"traces": str(Path(__file__).parent.parent / "checkpoints" / "traces")}
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("--traces", default="checkpoints/traces")
 parser.add_argument("--steps", type=int, default=50_000, help="decisions to learn from")
 parser.add_argument("--episodes", type=int, default=1000, help="to compare on")
 arguments = parser.parse_args()
 
 limit_threads()
-train = make_vec_env(ENV, n_envs=8, seed=0, env_kwargs=TRACES)
+train = make_vec_env(ENV, n_envs=8, seed=0, env_kwargs={"traces": arguments.traces})
 model = MaskablePPO("MlpPolicy", train, n_steps=256, gamma=1.0, seed=0)
 model.learn(arguments.steps)
 
@@ -40,7 +39,7 @@ def one_small_attempt(observation, mask):
     return stop if observation[OBSERVATION_NAMES.index("samples")] else sample
 
 
-env = gymnasium.make(ENV, split="test", **TRACES)
+env = gymnasium.make(ENV, split="test", traces=arguments.traces)
 for policy in (learned, one_small_attempt):
     returns = np.zeros(arguments.episodes)  # each is accuracy - price x cost
     for episode in range(arguments.episodes):

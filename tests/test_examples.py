@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.learning.test_libraries import LEARNERS
+
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 
@@ -14,7 +16,6 @@ CALLS = {
     "answer": (["--questions", "1"], "at 1e-05 a token"),
     "record": (["--out", "traces", "--questions", "4"], "large: "),
     "train": (["--out", "run", "--steps", "8192"], "utility at price"),
-    "train_sb3": (["--steps", "2048", "--episodes", "20"], "learned: mean return"),
     "own_reward": (["--steps", "2048", "--episodes", "20"], "careful: {'right'"),
     "own_feature": (["--out", "run", "--steps", "8192"], "chance of SETTLE"),
     "own_learner": (["--out", "run", "--steps", "8192"], "(wide): Linear"),
@@ -25,7 +26,7 @@ CALLS = {
 
 
 def test_every_example_is_called():
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(CALLS)
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*CALLS, *LEARNERS}
 
 
 @pytest.mark.parametrize("name", sorted(CALLS))

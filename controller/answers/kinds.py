@@ -158,6 +158,8 @@ class _Valued(_Marked):
 
     def same(self, one: str, other: str) -> bool:
         """See `AnswerKind.same`."""
+        if one == other:
+            return True
         one, other = self.canonical(one) or "", self.canonical(other) or ""
         if one == other or not (one and other) or (self.settled(one) and self.settled(other)):
             return one == other

@@ -25,6 +25,9 @@ TIMEOUT_S = 2.0
 _DIGITS, _MOST_DIGITS = 40, 1000
 """Powers of ten beyond which a number is left alone, and digits of the longest decimal."""
 
+_WHOLE = 10**_DIGITS
+"""Below it whole numbers are spelled without decimal arithmetic, which takes ten times as long."""
+
 _CURRENCY = r"(?:US\$|[$€£¥₹]|(?:USD|EUR|GBP|Rs)\.?\ )\ ?"
 _RUN = rf"""
     (?P<sign>[-+]|(?:minus|negative)\ )?(?:{_CURRENCY})?(?P<inner>[-+])?
@@ -109,6 +112,8 @@ def spelling(value: Fraction) -> str:
     >>> spelling(Fraction(1200)), spelling(Fraction(2, 4)), spelling(Fraction(-4, 6))
     ('1200', '0.5', '-2/3')
     """
+    if value.denominator == 1 and abs(value.numerator) < _WHOLE:
+        return str(value.numerator)
     with localcontext(Context(prec=_MOST_DIGITS, traps=[Inexact])):
         try:
             text = f"{(Decimal(value.numerator) / value.denominator).normalize():f}"
@@ -127,6 +132,8 @@ def number_at_start(passage: str) -> str | None:
     (None, None, None)
     """
     passage = passage.lstrip(" \t\n([{\"'“").rstrip()
+    if passage.isdecimal() and len(passage) <= _DIGITS:
+        return str(int(passage))
     if "=" in passage or "≈" in passage:
         line = passage.partition("\n")[0]
         if len(_ASSIGNED.findall(line)) > 1:
@@ -213,13 +220,16 @@ def _value(found: re.Match[str], passage: str, *, free: bool) -> str | None:
         if abs(power) > _DIGITS:
             return None
         value *= Fraction(10) ** power
-    value *= _SCALES[found["scale"].lower()] if found["scale"] else 1
+    if found["scale"]:
+        value *= _SCALES[found["scale"].lower()]
     negative = (found["sign"] or "+") != "+" or found["inner"] == "-"
     return spelling(-value if negative else value)
 
 
 def _run_value(run: str, *, free: bool) -> Fraction | None:
     """The value of digits and separators; None for dates, times, ranges and lists."""
+    if run.isdecimal():
+        return Fraction(int(run))
     if _PLAIN.fullmatch(run):
         return Fraction(run)
     if _GROUPED.fullmatch(run):

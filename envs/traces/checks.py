@@ -46,13 +46,16 @@ def _spelled(*refused: type) -> Callable[[Any], str]:
 
 
 def _reference(value: Any) -> list[str]:
-    if isinstance(value, dict) or value != value:
-        raise TypeError
+    for entry in value if isinstance(value, list) else [value]:
+        if isinstance(entry, (dict, list)) or entry != entry or entry is None:
+            raise TypeError
     return [_whole_text(answer) for answer in right_answers(value)]
 
 
 def _number(least: float, most: float, whole: bool = False) -> Callable[[Any], float]:
     def read(value: Any) -> float:
+        if type(value) is int and least <= value <= most:
+            return value if whole else float(value)
         number = float(value)
         if isinstance(value, bool) or not least <= number <= most or (whole and number % 1):
             raise ValueError

@@ -64,7 +64,7 @@ def harness_attempts(record: Record, log: Log) -> Iterator[Row]:
             "question_id": row["doc_id"],
             "dataset": task,
             "reference": right_answers(row.get("target")),
-            "model": results.get("model_name") or log.path.resolve().parent.name,
+            "model": results.get("model_name") or log.folder,
             "parameters": results.get("config", {}).get("model_num_parameters"),
             "answer": "" if answer in _INVALID else str(answer),
             "text": text,

@@ -77,6 +77,7 @@ class Log:
     steps: set[int] = field(default_factory=set)
     used: set[str] = field(default_factory=set)
     beside_it: dict[str, Any] = field(default_factory=dict)
+    _filter: str | None = None
 
     @property
     def answer_kind(self) -> AnswerKind:
@@ -85,14 +86,19 @@ class Log:
 
     def beside(self, name: str) -> Any:
         """The JSON in the file of that name beside the log, read once; an empty object if none."""
-        path = self.path.with_name(name)
         if name not in self.beside_it:
+            path = self.path.with_name(name)
             try:
                 text = path.read_text(encoding="utf-8-sig") if path.exists() else "{}"
                 self.beside_it[name] = json.loads(text)
             except (OSError, ValueError) as error:
                 raise TraceFormatError(f"{path}: expected JSON: {error}") from None
         return self.beside_it[name]
+
+    @cached_property
+    def folder(self) -> str:
+        """Name of the directory that it lies in."""
+        return self.path.resolve().parent.name
 
     @cached_property
     def filters(self) -> list[str]:
@@ -120,11 +126,14 @@ class Log:
 
     def filter(self, record: Record) -> str:
         """The filter whose answers count; TraceFormatError if none of several was chosen."""
-        wanted = [name for name in self.options.filters if name in self.filters]
-        if not wanted and len(self.filters) > 1:
+        if self._filter is None:
+            wanted = [name for name in self.options.filters if name in self.filters]
+            self.used.update(wanted)
+            self._filter = wanted[0] if wanted else str(record.row["filter"])
+        is_other = str(record.row["filter"]) != self._filter
+        if is_other and self._filter not in self.options.filters:
             raise record.error("filter", "one filter; say which by --filter", self.filters)
-        self.used.update(wanted)
-        return (wanted or self.filters)[0]
+        return self._filter
 
     def known(self, name: str, question: str | None = None) -> Row | None:
         """The row of `--references` for a question; None if there is none."""

@@ -20,14 +20,21 @@ from envs.traces.served import served_attempts
 
 FAILED = "requests that failed, left out"
 
+_LETTERS = ("a scorer that says C or I",)
+_CUT = ("max_tokens", "model_length", "length")
+"""Why inspect_ai says that a text was cut; the last one in logs of its first year."""
+
 
 def table_attempts(record: Record, log: Log) -> Iterator[Row]:
     """The attempt of a row of a plain table; `tokens` is short for `completion_tokens`."""
-    row, options = dict(record.row), log.options
+    row, options, named = dict(record.row), log.options, dict[str, str]()
     if "tokens" in row and "completion_tokens" not in row:
         row["completion_tokens"] = row.pop("tokens")
     for theirs, ours in (*options.columns.items(), *((m, "correct") for m in options.metrics)):
         if theirs in row:
+            if ours in named:
+                raise record.error(ours, f"one of {named[ours]} and {theirs}", row)
+            named[ours] = theirs
             row[ours] = row.pop(theirs)
             log.used.add(theirs)
     yield row
@@ -44,13 +51,14 @@ def inspect_attempts(record: Record, log: Log) -> Iterator[Row]:
 
     Samples of a run that was not scored are graded by their targets.
     """
-    row, run, output = record.row, record.row["eval"], record.row["output"]
-    if row.get("error") or not output["choices"]:
+    row, run, output = record.row, record.row["eval"], record.row.get("output")
+    if row.get("error") or not output or not output["choices"]:
         log.notes[FAILED] += 1
         return
     scores, right, answer = row.get("scores") or {}, None, None
     if scores:
-        metric = log.metric(record, scores)
+        graded = [name for name, score in scores.items() if not _is_number(score["value"])]
+        metric = log.metric(record, scores, graded or _LETTERS)
         right = scored(record, f"scores.{metric}", scores[metric]["value"])
         answer = None if log.options.answers else scores[metric].get("answer")
     choice = output["choices"][0]
@@ -69,9 +77,13 @@ def inspect_attempts(record: Record, log: Log) -> Iterator[Row]:
         "correct": right,
         "prompt_tokens": usage.get("input_tokens"),
         "completion_tokens": usage.get("output_tokens"),
-        "finish_reason": "length" if choice.get("stop_reason") == "max_tokens" else "stop",
+        "finish_reason": "length" if choice.get("stop_reason") in _CUT else "stop",
         "seconds": row.get("total_time"),
     }
+
+
+def _is_number(score: Any) -> bool:
+    return isinstance(score, (int, float)) and not isinstance(score, bool)
 
 
 def _usage(row: Row, model: str) -> Row:
@@ -181,7 +193,7 @@ def trace_attempts(record: Record, log: Log) -> Iterator[Row]:
     row, task = record.row, record.row["task"]
     written = [node["message"] for node in row["nodes"] if node.get("sampled")]
     scores = {name: reward["score"] for name, reward in row.get("rewards", {}).items() if reward}
-    if not written or not scores:
+    if not written or not scores or row.get("ok") is False:
         log.notes[FAILED] += 1
         return
     scores |= row.get("metrics", {}) if log.options.metrics else {}
@@ -220,7 +232,7 @@ def scenario_attempts(record: Record, log: Log) -> Iterator[Row]:
         return
     scores = _scores(log).get((instance["id"], state["train_trial_index"]), {})
     metric = log.metric(record, sorted(scores), {"exact_match"})
-    name = log.beside("run_spec.json").get("name") or log.path.resolve().parent.name
+    name = log.beside("run_spec.json").get("name") or log.folder
     for number, completion in enumerate(result["completions"]):
         text = completion["text"]
         yield {
@@ -350,9 +362,7 @@ def source_of(record: Record) -> Source:
 def attempts_of(source: Source, record: Record, log: Log) -> Iterator[tuple[Record, Row]]:
     """Attempts of a record, each with its entry; TraceFormatError unless it is as `source` says."""
     try:
-        entries = source.entries(record.row) if source.entries else [(record.place, record.row)]
-        for place, row in entries:
-            entry = Record(path=record.path, place=place, row=row)
+        for entry in _entries(source, record):
             for attempt in source.attempts(entry, log):
                 yield entry, attempt
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -362,3 +372,11 @@ def attempts_of(source: Source, record: Record, log: Log) -> Iterator[tuple[Reco
             f"{record.path}, {record.place}: expected an entry as {source.name} writes it, found "
             f"{error!r}"
         ) from error
+
+
+def _entries(source: Source, record: Record) -> Iterator[Record]:
+    if source.entries is None:
+        yield record
+        return
+    for place, row in source.entries(record.row):
+        yield Record(path=record.path, place=place, row=row)

@@ -78,7 +78,7 @@ def groups(attempts: pd.DataFrame) -> Iterator[Group]:
     Columns are `model`, `dataset`, `question`, `tokens`, `correct`, `guessed_tokens`, `answer` and
     `text`, or what stands for it; NaN for none.
     """
-    for (model, dataset), part in attempts.groupby(["model", "dataset"], sort=False):
+    for (model, dataset), part in attempts.groupby(["model", "dataset"], sort=False, observed=True):
         questions, found = part["question"].nunique(), votes(part)
         again = part.dropna(subset=["text"]).duplicated(["question", "text"]).sum()
         yield Group(

@@ -232,6 +232,9 @@ def test_what_stands_for_no_action_is_refused_by_both(make, many, action):
         vector.step(np.array([1] * (N - 1) + [action], object if action is None else None))
     with pytest.raises(IllegalActionError, match=r"of shape \(6,\), found int64 of shape \(7,\)"):
         vector.step(np.ones(N + 1, np.int64))
+    for flag in (True, np.True_):
+        with pytest.raises(IllegalActionError, match="action: expected a whole number"):
+            env.step(flag)
     assert env.step(np.array(0))[2]  # STOP is always legal
 
 
@@ -261,6 +264,7 @@ def test_options_out_of_range_are_refused(make, options, message):
     [
         ({"prices": (1e-5, 1e-2)}, r"prices: expected LogUniform.*found \(1e-05, 0.01\)"),
         ({"budgets": 5.0}, "budgets: expected LogUniform"),
+        ({"reward": "utility"}, "reward: expected a function of a Step, found 'utility'"),
         ({"illegal": "ignore"}, r"illegal: expected one of \['raise', 'stop', 'penalty'\]"),
     ],
 )
@@ -300,6 +304,10 @@ def test_an_algorithm_without_masks_can_run(validation, config):
 def test_seeds_are_as_many_as_environments(many):
     with pytest.raises(ConfigError, match=f"seed: expected {N} seeds, found 2"):
         many().reset(seed=[1, 2])
+    with pytest.raises(ConfigError, match=r"seed: expected a whole number or one each, found 1\.5"):
+        many().reset(seed=1.5)
+    found = [many().reset(seed=seed)[0] for seed in (np.int64(3), 3)]
+    np.testing.assert_array_equal(*found)
 
 
 @pytest.mark.parametrize("name", [envs.COMPUTE_ID, envs.SEGMENT_ID])

@@ -156,6 +156,25 @@ def test_one_of_several_scorers_is_named(tmp_path):
             import_attempts([file], tmp_path / "x", options=ImportOptions(metrics=[metric, "f1"]))
 
 
+@QUIET
+def test_numbers_of_an_unknown_scorer_of_inspect_are_no_labels(tmp_path):
+    log = json.loads((LOGS / "inspect/sums_small.json").read_text())
+    samples = [sample for sample in log["samples"] if sample.get("scores")]
+    for sample in samples:
+        sample["scores"] = {"distance": {"value": 0.0, "answer": "7"}}
+    samples[0]["output"]["choices"][0]["stop_reason"] = "length"
+    del samples[1]["output"]
+    file = write(tmp_path / "a.json", [log | {"samples": samples}])
+    with pytest.raises(TraceFormatError, match=r"scorer that says C or I.*found \['distance'\]"):
+        import_attempts([file], tmp_path / "traces")
+    options = ImportOptions(metrics=["distance"])
+    made = import_attempts([file], tmp_path / "traces", options=options)
+    assert made.groups[0].attempts == len(samples) - 1
+    assert "requests that failed, left out (1)" in made.notes
+    reasons = TraceSet.read(tmp_path / "traces").attempts["finish_reason"].to_pylist()
+    assert reasons[:2] == ["length", "stop"]
+
+
 def table(path):
     """Forty questions, three attempts each by a small model that is right at every other one."""
     with path.open("w", newline="") as file:
@@ -213,6 +232,7 @@ def test_spellings_of_tables(tmp_path, name, content):
         ("a.csv", "question,question\n1,2", "expected different names"),
         ("a.jsonl", "", "found none"),
         ("a.eval", "PK", "inspect_ai archive"),
+        ("a.json", "[" * 100_000, "maximum recursion depth"),
     ],
 )
 def test_files_that_are_something_else_are_named(tmp_path, name, content, message):
@@ -245,6 +265,8 @@ def test_files_that_are_something_else_are_named(tmp_path, name, content, messag
         ({"attempt_id": "a", "parent_id": "a"}, "column parent_id: expected the attempt_id of an"),
         ({"parent_id": "nobody"}, "column parent_id.*same question, found 'nobody'"),
         ({"correct": None, "reference": {}}, "column reference"),
+        ({"correct": None, "reference": ["2", None]}, "column reference: expected a right answer"),
+        ({"correct": None, "reference": [["2"], ["3"]]}, "column reference"),
     ],
 )
 def test_bad_rows_are_named(tmp_path, more, message):
@@ -266,6 +288,10 @@ def test_bad_rows_are_named(tmp_path, more, message):
         ([{"answer": ""}, {"answer": ""}], "none could be read from 2 attempts"),
         ([{"model": "a"}, {"model": "b"}], r"small: .*one of \['a', 'b'\].*--small"),
         ([{"parameters": 1e9}, {"parameters": 2e9}], "column parameters"),
+        (
+            [{"question_id": "b/1", "dataset": "a"}, {"question_id": "1", "dataset": "a/b"}],
+            "line 2, column question_id: expected an id that no other data set has, found 'a/b/1'",
+        ),
     ],
 )
 def test_rows_that_contradict_one_another_are_named(tmp_path, rows, message):
@@ -334,6 +360,9 @@ def test_columns_are_named_and_constants_set(tmp_path):
     unused = ImportOptions(references={"q": {"reference": "2"}})
     with pytest.raises(ConfigError, match="references: expected what some log has"):
         import_attempts([write(tmp_path / "b.jsonl", [plain()])], tmp_path / "x", options=unused)
+    twice = ImportOptions(columns={"score": "correct", "gold": "correct"})
+    with pytest.raises(TraceFormatError, match="column correct: expected one of score and gold"):
+        import_attempts([file], tmp_path / "x", options=twice)
     for wrong in ({"columns": {"prompt": "wording"}}, {"constants": {"modle": "m"}}):
         with pytest.raises(ConfigError, match="expected one of"):
             import_attempts([file], tmp_path / "x", options=ImportOptions(**wrong))
@@ -407,6 +436,15 @@ def test_completions_of_trl(tmp_path):
     assert shares(made) == {("qwen", "trl"): (1, 3, 0.667)}
 
 
+@pytest.mark.parametrize(("step", "right"), [(1, 0.25), (2, 0.75)])
+@QUIET
+def test_completions_that_trl_wrote(tmp_path, step, right):
+    file = LOGS / f"trl/completions_{step:05d}.parquet"
+    options = ImportOptions(metrics=["accuracy"], constants={"model": "small"})
+    made = import_attempts([file], tmp_path / "traces", options=options)
+    assert shares(made) == {("small", "trl"): (2, 4, right)}
+
+
 @QUIET
 def test_results_of_verifiers(tmp_path):
     (tmp_path / "metadata.json").write_text('{"model": "m", "env_id": "sums", "avg_reward": 0.5}')
@@ -431,6 +469,13 @@ def test_results_of_verifiers(tmp_path):
 
 
 @QUIET
+def test_traces_that_verifiers_wrote(tmp_path):
+    made = import_attempts([LOGS / "verifiers/traces.jsonl"], tmp_path / "traces")
+    assert shares(made) == {("org/small", "sums"): (3, 6, 0.5)}
+    assert set(TraceSet.read(tmp_path / "traces").attempts["prompt_tokens"].to_pylist()) == {8}
+
+
+@QUIET
 def test_traces_of_verifiers(tmp_path):
     def trace(n, **more):
         asked = {"message": {"role": "user", "content": "1 + 1?"}}
@@ -443,13 +488,13 @@ def test_traces_of_verifiers(tmp_path):
             "rewards": {"exact": {"score": float(n == 2), "weight": 0.5}},
         } | more  # fmt: skip
 
-    traces = [trace(2), trace(3), trace(4, rewards={})]
+    traces = [trace(2, ok=True), trace(3), trace(4, rewards={}), trace(3, ok=False)]
     rows = [{"env": {"id": "sums"}, "task": {}, "ok": True, "traces": [t]} for t in traces]
     made = import_attempts([write(tmp_path / "traces.jsonl", rows)], tmp_path / "traces")
     assert shares(made) == {("m", "sums"): (1, 2, 0.5)}
     attempts = TraceSet.read(tmp_path / "traces").attempts
     assert attempts["prompt_tokens"].to_pylist() == [8, 8]
-    assert "requests that failed, left out (1)" in made.notes
+    assert "requests that failed, left out (2)" in made.notes
 
 
 @QUIET

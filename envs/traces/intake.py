@@ -1,0 +1,304 @@
+"""Attempts on their way into a trace set: graded, numbered, and compared with one another."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from controller.answers import EXAMPLES, AnswerKind, unread_warning
+from controller.errors import TraceFormatError
+from envs.questions.files import split_of
+from envs.records import Record, read_records
+from envs.traces.checks import checked
+from envs.traces.format import ATTEMPT_SCHEMA, QUESTION_SCHEMA, ROW_GROUP
+from envs.traces.known import KnownModel, KnownQuestions, digest, joined, wording_of
+from envs.traces.logs import ImportOptions, Log, Row, is_one_of
+from envs.traces.readers import TABLE, attempts_of, source_of
+
+_TOKEN_CHARACTERS = 4
+"""Characters per token, where a log has texts without token counts."""
+
+_STAGED = 8192
+"""Rows that wait to be written."""
+
+_RAW_SCHEMA = pa.schema(
+    [
+        *ATTEMPT_SCHEMA,
+        *(("log", pa.int32()), ("dataset", pa.string()), ("guessed_tokens", pa.bool_())),
+        *((name, pa.int64()) for name in ("place", "spelled", "said", "id", "parent")),
+    ]
+)
+_CHECKED = {
+    **{"spelled": "answer", "said": "text", "completion_tokens": "tokens"},
+    **{name: name for name in ("model", "dataset", "correct", "guessed_tokens", "id", "parent")},
+    "place": "question",
+}
+"""Columns that stay in memory, and their names there: numbers, digests of texts, and codes."""
+
+
+class Intake:
+    """Attempts on their way to a trace set; what is checked in the end stays in memory.
+
+    Attributes:
+        logs: that were read.
+        models: what there is by each, in order of appearance.
+        sizes: parameters by model, where they are known.
+        held: attempts that have each column.
+    """
+
+    def __init__(self, staging: Path, options: ImportOptions) -> None:
+        self.options, self.logs = options, list[Log]()
+        self.models: dict[str, KnownModel] = {}
+        self.sizes: dict[str, float] = {}
+        self.held = Counter[str]()
+        self._known = KnownQuestions()
+        self._raw, self._final = staging / "raw.parquet", staging / "attempts.parquet"
+        self._attempts = _Table(self._raw, _RAW_SCHEMA)
+        self._questions = _Table(staging / "questions.parquet", QUESTION_SCHEMA)
+        self._kinds: dict[str, str] = {}
+        self._lowest: str | None = None
+
+    def close(self) -> None:
+        """Write what waits to be written."""
+        self._attempts.close()
+        self._questions.close()
+
+    @property
+    def num_questions(self) -> int:
+        """How many different ones there are."""
+        return len(self._known.places)
+
+    def read(self, path: Path) -> None:
+        """Read a log; raises TraceFormatError, see `import_attempts`."""
+        log, source = Log(path=path, options=self.options), None
+        self.logs.append(log)
+        for record in read_records(path):
+            source = source or source_of(record)
+            for entry, row in attempts_of(source, record, log):
+                kept, unknown = checked(entry, row, self.options.constants)
+                log.unread |= dict.fromkeys(unknown)
+                self._add(entry, kept, log)
+        if source is not TABLE:
+            log.unread.clear()
+
+    def _add(self, record: Record, row: Row, log: Log) -> None:
+        self.held.update(row.keys())
+        text, answer, right = row.get("text"), row.get("answer"), row.get("correct")
+        references = row.get("reference", ())
+        spelled, answer, how = _answer(log.answer_kind, text, answer)
+        if right is None:
+            right = spelled is not None and is_one_of(log.answer_kind, spelled, tuple(references))
+            log.notes["graded here"] += 1
+        name, dataset = row["model"], row.get("dataset", "")
+        model = self._model(record, row, log.answer_kind.name, dataset)
+        question, place = self._question(record, row, dataset, references)
+        number = model.number(place)
+        model.attempts += 1
+        log.attempts += 1
+        log.right += right
+        if spelled is not None:
+            model.read += 1
+        else:
+            if right:
+                log.doubts["attempts that are right by the log, though no answer can be read"] += 1
+            if text and len(model.unread) < EXAMPLES:
+                model.unread.append(text)
+        attempt, parent = row.setdefault("attempt_id", f"{name}:{number}"), row.get("parent_id")
+        row.setdefault("prompt_tokens", _estimate(row["question"]))
+        row["guessed_tokens"] = "completion_tokens" not in row
+        row.setdefault("completion_tokens", _estimate(text or ""))
+        row |= {
+            "question_id": question,
+            "index": number,
+            "answer": answer,
+            "how": how,
+            "correct": right,
+            "log": len(self.logs) - 1,
+            "dataset": dataset,
+            "place": place,
+            "spelled": None if spelled is None else digest(spelled),
+            "said": None if text is None else digest(text),
+            "id": digest(attempt),
+            "parent": None if parent is None else digest(parent),
+        }
+        self._attempts.add(row)
+
+    def _model(self, record: Record, row: Row, kind: str, dataset: str) -> KnownModel:
+        if self._kinds.setdefault(dataset, kind) != kind:
+            raise record.error("dataset", f"answers of kind {self._kinds[dataset]}", kind)
+        name, size = row["model"], row.get("parameters")
+        if size and self.sizes.setdefault(name, size) != size:
+            raise record.error("parameters", f"{self.sizes[name]} as before", size)
+        if row.get("rung") == 0 and self._lowest is None:
+            self._lowest = name
+        found = self.models.get(name)
+        if found is None:
+            found = self.models[name] = KnownModel()
+        return found
+
+    def _question(
+        self, record: Record, row: Row, dataset: str, references: Sequence[str]
+    ) -> tuple[str, int]:
+        """Name and place of a question, which is noted when it is new and else has to be the same.
+
+        Ids are those of their data set.
+        """
+        text, split = row["question"], row.get("split")
+        wording = wording_of(text)
+        name = row.get("question_id") or f"{wording % 2**64:016x}"
+        if dataset and not name.startswith(f"{dataset}/"):
+            name = f"{dataset}/{name}"
+        reference = joined(tuple(references)) if references else 0
+        place = self._known.places.get(name)
+        if place is None:
+            split = split or split_of(text)
+            # Of several right answers none can stand for the others.
+            only = references[0] if len(references) == 1 else None
+            self._questions.add(row | {"question_id": name, "split": split, "reference": only})
+            return name, self._known.add(name, split, reference, wording, joined((dataset,)))
+        its_split, its_reference, its_wording, its_dataset = self._known.known(place)
+        if its_dataset != joined((dataset,)):
+            raise record.error("question_id", "an id that no other data set has", name)
+        if reference and its_reference not in (0, reference):
+            expected = f"the reference that question {name} had before"
+            raise record.error("reference", expected, references)
+        if split not in (None, its_split):
+            expected = f"{its_split!r}, as question {name} was in before"
+            raise record.error("split", expected, split)
+        if wording != its_wording:
+            self.logs[-1].doubts["attempts at questions that were worded otherwise before"] += 1
+        return name, place
+
+    @cached_property
+    def attempts(self) -> pd.DataFrame:
+        """What is checked of the attempts once all are there."""
+        names = ["model", "dataset"]
+        table = pq.read_table(self._raw, columns=list(_CHECKED), read_dictionary=names)
+        return table.rename_columns(_CHECKED).to_pandas(self_destruct=True)
+
+    def check(self) -> None:
+        """Check what only all attempts together tell: answers, unique ids, known parents."""
+        if not self.models:
+            notes = {note: n for log in self.logs for note, n in log.notes.items()}
+            raise TraceFormatError(
+                f"{[str(log.path) for log in self.logs]}: expected attempts, found none "
+                f"({notes or 'no records'}); logs of services and batches need --references"
+            )
+        if not any(model.read for model in self.models.values()):
+            examples = [text[-60:] for model in self.models.values() for text in model.unread]
+            raise TraceFormatError(
+                f"expected answers, but none could be read from {len(self.attempts)} attempts, "
+                f"such as {examples[:EXAMPLES]}; say what answers are by --answers"
+            )
+        ids = self.attempts[["question", "id", "parent"]]
+        repeated = ids.duplicated(["question", "id"])
+        if repeated.any():
+            self._refuse(int(repeated.argmax()), "attempt_id", "an id that no other attempt has")
+        revises = ids["parent"].notna()
+        above, left = ids[~revises], ids[revises]
+        while len(left):
+            known = pd.MultiIndex.from_frame(above[["question", "id"]])
+            follows = pd.MultiIndex.from_frame(left[["question", "parent"]]).isin(known)
+            if not follows.any():
+                expected = "the attempt_id of an earlier attempt at the same question"
+                self._refuse(int(left.index[0]), "parent_id", expected)
+            above, left = left[follows], left[~follows]
+
+    def _refuse(self, place: int, column: str, expected: str) -> NoReturn:
+        row = pq.read_table(self._raw, columns=["log", "question_id", column]).slice(place, 1)
+        (found,) = row.to_pylist()
+        raise TraceFormatError(
+            f"{self.logs[found['log']].path}, question {found['question_id']}, column {column}: "
+            f"expected {expected}, found {found[column]!r}"
+        )
+
+    def small(self, wanted: str | None) -> str:
+        """The model that samples; TraceFormatError if it is not there, or none stands out."""
+        if wanted or self._lowest:
+            if (wanted or self._lowest) not in self.models:
+                expected = f"one of {sorted(self.models)}"
+                raise TraceFormatError(f"small: expected {expected}, found {wanted!r}")
+            return str(wanted or self._lowest)
+        counts = {name: model.attempts for name, model in self.models.items()}
+        most = [name for name, n in counts.items() if n == max(counts.values())]
+        least = min(self.sizes.get(model, np.inf) for model in most)
+        smallest = [model for model in most if len(most) == 1 or self.sizes.get(model) == least]
+        if len(smallest) != 1:
+            raise TraceFormatError(
+                f"small: expected the model that samples, one of {sorted(most)}, which have "
+                "equally many attempts; say which by --small, or how large they are by --parameters"
+            )
+        return smallest[0]
+
+    def write_attempts(self, small: str) -> None:
+        """Write the attempts' table, now that the tiers are known."""
+        with pq.ParquetWriter(self._final, ATTEMPT_SCHEMA, compression="zstd") as writer:
+            for batch in pq.ParquetFile(self._raw).iter_batches(ROW_GROUP):
+                table = pa.table(batch).select(ATTEMPT_SCHEMA.names)
+                is_small = pc.equal(table["model"], small)
+                tier = pc.if_else(is_small, "small", "large")
+                action = pc.coalesce(table["action"], pc.if_else(is_small, "sample", "escalate"))
+                for name, column in (("tier", tier), ("action", action)):
+                    table = table.set_column(table.schema.get_field_index(name), name, column)
+                writer.write_table(table)
+
+    def kinds(self) -> str | dict[str, str]:
+        """Kind of the answers, or one for each data set."""
+        names = set(self._kinds.values())
+        return dict(self._kinds) if len(names) > 1 else names.pop()
+
+    def unread(self) -> Iterator[str]:
+        """A message for each model of whose attempts less than 80% could be read."""
+        for name, model in self.models.items():
+            if message := unread_warning(name, model.attempts, model.read, model.unread):
+                yield message
+
+    def leaks(self) -> Iterator[str]:
+        """A message if questions of different splits are worded alike."""
+        if count := self._known.shared:
+            yield f"{count} wordings are in more than one split; give them one, or none at all"
+
+
+class _Table:
+    """A parquet file that is written a part at a time."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._schema, self._columns = schema, {name: list[Any]() for name in schema.names}
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+
+    def add(self, row: Row) -> None:
+        for name, column in self._columns.items():
+            column.append(row.get(name))
+        if len(column) == _STAGED:
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        self._writer.write_table(pa.table(self._columns, self._schema))
+        for column in self._columns.values():
+            column.clear()
+
+
+def _answer(kind: AnswerKind, text: str | None, answer: str | None) -> tuple[str | None, ...]:
+    """An answer's spelling, the answer as told or else read, and the rule that read it."""
+    if answer is not None:
+        spelled = kind.canonical(answer)
+        return spelled, None if spelled is None else answer, None
+    reading = None if text is None else kind.read(text)
+    return (reading.answer, reading.answer, reading.how) if reading else (None, None, None)
+
+
+def _estimate(text: str) -> int:
+    return max(1, len(text) // _TOKEN_CHARACTERS)
