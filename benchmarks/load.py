@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
+from contextlib import suppress
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
+import aiohttp
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,43 +34,21 @@ async def run(
 
     Time that a request waits because its client is still busy counts.
     """
-    parts = urlsplit(url)
-    data = json.dumps(body).encode()
-    head = (
-        f"POST {parts.path} HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: application/json\r\n"
-        f"authorization: Bearer {key}\r\ncontent-length: {len(data)}\r\n\r\n"
-    )
-    request, count = head.encode() + data, int(load.rate * load.seconds)
+    count, headers = int(load.rate * load.seconds), {"authorization": f"Bearer {key}"}
     seconds = np.full(count, np.nan)
     start = time.perf_counter() + 0.5
 
-    async def client(first: int) -> None:
-        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    async def client(first: int, session: aiohttp.ClientSession) -> None:
         for i in range(first, count, load.clients):
             due = start + i / load.rate
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            try:
-                if await _ask(reader, writer, request):
-                    seconds[i] = time.perf_counter() - due
-            except (OSError, asyncio.IncompleteReadError):
-                reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
-        writer.close()
+            with suppress(aiohttp.ClientError):
+                async with session.post(url, json=body, headers=headers) as reply:
+                    await reply.read()
+                    if reply.status == 200:
+                        seconds[i] = time.perf_counter() - due
 
-    await asyncio.gather(*(client(i) for i in range(load.clients)))
+    connector = aiohttp.TCPConnector(limit=load.clients)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        await asyncio.gather(*(client(i, session) for i in range(load.clients)))
     return seconds
-
-
-async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> bool:
-    """Send a request, read its response; whether it was answered."""
-    writer.write(request)
-    head = (await reader.readuntil(b"\r\n\r\n")).lower()
-    status, _, fields = head.partition(b"\r\n")
-    lines = [line.split(b":", 1) for line in fields.strip().split(b"\r\n")]
-    lengths = [int(value) for name, value in lines if name == b"content-length"]
-    if lengths:
-        await reader.readexactly(lengths[0])
-    else:
-        while await reader.readuntil(b"\r\n") != b"0\r\n":
-            await reader.readuntil(b"\r\n")
-        await reader.readuntil(b"\r\n")
-    return b" 200" in status

@@ -9,7 +9,7 @@ others, and for one price alone it has nothing else to learn.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,7 +32,7 @@ from training.cli.options import Json, RayOptions
 from training.compare.simulate import play_checkpoint
 from training.compare.summary import Bootstrap
 from training.learn.config import PPOConfig, TrainConfig
-from training.learn.runs import Progress, TrainJob, run_job, train_on_cluster
+from training.learn.runs import TrainJob, run_job, train_on_cluster
 from training.learn.threads import limit_threads
 from training.learn.train import prepare, suited
 from training.record.cluster import Cluster
@@ -40,6 +40,9 @@ from training.report.show import command_line
 from training.report.view import progress_bar
 
 Floats = NDArray[np.float64]
+
+Progress = Callable[[float, str], None]
+"""Told the share of all work that is done, and what is worked on."""
 
 SIGNALS: Mapping[str, tuple[str, ...]] = {
     group: names for group, names in FEATURES.groups.items() if group not in (TERMS, COUNTS)
@@ -172,26 +175,19 @@ def _train_all(
     jobs: Sequence[TrainJob], traces: TraceSet, cluster: Cluster | None, progress: Progress
 ) -> None:
     if cluster is not None:
-        train_on_cluster(jobs, cluster, progress)
+        train_on_cluster(jobs, cluster)
         return
     todo = [job for job in jobs if not job.finished]
-    if not todo:
-        return
-    whole = prepare(
-        traces, replace(todo[0].config, prices=())
-    )  # signals are hidden later, in the network
     for number, job in enumerate(todo):
-
-        def view(
-            steps: int, _: Mapping[str, float], number: int = number, job: TrainJob = job
-        ) -> None:
-            progress((number + steps / job.total_steps) / len(todo), job.out.name)
-
-        prepared = whole
-        if job.config.prices:
-            low, high = job.config.prices
-            prepared = replace(whole, prices=LogUniform(low=low, high=high))
-        run_job(job, view, prepared=prepared)
+        progress(number / len(todo), job.out.name)
+        if not number:  # once for all: signals are hidden later, in the network
+            whole = prepare(traces, replace(job.config, prices=()))
+        prices = (
+            LogUniform(low=job.config.prices[0], high=job.config.prices[1])
+            if job.config.prices
+            else whole.prices
+        )
+        run_job(job, replace(whole, prices=prices))
 
 
 def ablation_markdown(tables: Mapping[str, Sequence[Mapping[str, Any]]], command: str) -> str:
