@@ -5,18 +5,21 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from transformers import DynamicCache
 
 from benchmarks.generation import Asked, draw_questions, generated
+from controller.backends.base import TEMPERATURE
 from controller.backends.local.backend import LocalModel, load_model
 from training.learn.threads import limit_threads
 
 Figures = dict[str, float]
 
 _GEMM = 1024
+_ASKED = Asked(temperature=TEMPERATURE)
 
 
 def forward(
@@ -40,7 +43,7 @@ def forward(
     """
     model = load_model(model_path, 0)
     limit_threads(model.parameters)
-    asked = Asked(num_samples=num_samples, max_rows=rows)
+    asked = replace(_ASKED, num_samples=num_samples, max_rows=rows)
     generated(model, draw_questions(4, 0), asked, seed)
     attempts, ours = generated(model, draw_questions(num_questions, 0), asked, seed)
     prompt = round(statistics.mean(attempt.prompt_tokens for attempt in attempts))
@@ -62,9 +65,9 @@ def by_samples(model_path: Path, counts: Sequence[int] = (1, 4, 16, 64)) -> Figu
     model, questions = load_model(model_path, 0), draw_questions(32, 0)
     limit_threads(model.parameters)
     return {
-        f"{count} samples: tokens_per_s": generated(model, questions, Asked(num_samples=count), 0)[
-            1
-        ].per_s
+        f"{count} samples: tokens_per_s": generated(
+            model, questions, replace(_ASKED, num_samples=count), 0
+        )[1].per_s
         for count in counts
     }
 

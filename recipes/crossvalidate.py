@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from controller.checkpoint import AnyCheckpoint, load_any
-from controller.policy.rules import Rule, RulePolicy
+from controller.policy.rules import Rule
 from envs.granularity import AnyTable
 from envs.traces.format import TraceSet, write_atomically
 from envs.traces.table import build_table
 from training.cli.app import main as run_program
 from training.compare.selector import select_plans
-from training.compare.simulate import Played, outlook, play_checkpoint, play_each, pool, select
+from training.compare.simulate import Played, outlook, play_checkpoint, play_rules, pool, select
 from training.compare.summary import Bootstrap
 from training.learn.config import PPOConfig, TrainConfig
 from training.learn.floor import Rulebook
@@ -110,8 +110,8 @@ class Fold:
     def play(self, rules: Sequence[Rule], where: tuple[AnyTable, Floats | None]) -> list[Played]:
         """How rules do on the tuning or the test questions."""
         table, known = where
-        policies = [RulePolicy(rule) for rule in rules]
-        return play_each(policies, table, self.prepared.process, difficulty=known, repeats=_REPEATS)
+        process = self.prepared.process
+        return play_rules(rules, table, process, difficulty=known, repeats=_REPEATS)
 
     def contest(self, rules: Sequence[Rule], prices: Floats) -> dict[str, list[Played]]:
         """What is played on the fold, by policy, one entry per price; rules by their number."""

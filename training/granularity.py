@@ -13,9 +13,8 @@ from controller.errors import ConfigError, TraceFormatError
 from controller.granularity import Process
 from controller.policy import rules
 from controller.policy.difficulty import Difficulty
-from controller.policy.network import Policy
 from controller.policy.readouts import Readout
-from controller.policy.rules import RulePolicy, routers, rule_families
+from controller.policy.rules import routers, rule_families
 from controller.process.episodes import EpisodeConfig
 from controller.segments import rules as segment_rules
 from controller.segments.episodes import SegmentConfig
@@ -45,7 +44,6 @@ class Learning:
         outcomes: of the attempts at the questions of a table.
         value: read-out of the worth of what an attempt has so far, that a set came with.
         round_prices: to train for; None for none.
-        policy: plays a rule.
         families: of rules, by name, for a decision process.
         routers: rules that read the difficulty, likewise; no family of `families`.
         reads: whether those of `families` do, too.
@@ -60,13 +58,16 @@ class Learning:
     outcomes: Callable[[Any], Outcomes]
     value: Callable[[Any], Readout | None]
     round_prices: LogUniform | None
-    policy: Callable[[Any], Policy]
     families: Callable[[Any], Mapping[str, Sequence[Any]]]
     routers: Callable[[Any], Sequence[Any]]
     reads: bool
     tally: tuple[str, ...]
     single: str
     kinds: Mapping[str, Sequence[str]]
+
+    def rules(self, process: Process) -> list[Any]:
+        """Those of all families."""
+        return [rule for family in self.families(process).values() for rule in family]
 
 
 def _split_attempts(
@@ -140,7 +141,6 @@ ATTEMPTS = Learning(
     outcomes=attempt_outcomes,
     value=lambda traces: None,
     round_prices=ROUND_PRICES,
-    policy=RulePolicy,
     families=rule_families,
     routers=routers,
     reads=False,
@@ -161,7 +161,6 @@ SEGMENTS = Learning(
     outcomes=lambda table: Outcomes(table.success_rates),
     value=lambda traces: traces.value,
     round_prices=None,
-    policy=lambda rule: rule,
     families=lambda process: segment_rule_families(max(process.draws)),
     routers=lambda process: (),
     reads=True,

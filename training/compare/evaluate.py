@@ -32,7 +32,7 @@ from envs.reward import LogUniform
 from envs.traces.table import TraceTable
 from training.compare.results import CONTROLLER, Promises
 from training.compare.selector import select_plans
-from training.compare.simulate import Played, outlook, play_checkpoint, play_each, pool, select
+from training.compare.simulate import Played, outlook, play_checkpoint, play_rules, pool, select
 from training.compare.yardsticks import clairvoyant, kept_promises
 from training.granularity import Learning, learning_of
 from training.learn.difficulty import (
@@ -217,7 +217,7 @@ class _Contest:
         repeats: int,
     ) -> None:
         self.config, self.difficulty = checkpoint.config, checkpoint.difficulty
-        self.tuning, self.test, self.learning = tuning, test, learning_of(test)
+        self.tuning, self.test = tuning, test
         self.prices, self.repeats = prices, repeats
         self.tuning_repeats = max(1, min(repeats, _TUNING_EPISODES // len(tuning)))
         self.played: dict[str, list[Played]] = {}
@@ -245,14 +245,14 @@ class _Contest:
     def _tuned(
         self, rules: Sequence[Any], config: Process, difficulty: Floats | None
     ) -> list[Played]:
-        policies, repeats = [self.learning.policy(rule) for rule in rules], self.tuning_repeats
-        return play_each(policies, self.tuning, config, difficulty=difficulty, repeats=repeats)
+        repeats = self.tuning_repeats
+        return play_rules(rules, self.tuning, config, difficulty=difficulty, repeats=repeats)
 
     def _tested(
         self, rules: Sequence[Any], config: Process, difficulty: Floats | None
     ) -> list[Played]:
-        policies, repeats = [self.learning.policy(rule) for rule in rules], self.repeats
-        return play_each(policies, self.test, config, difficulty=difficulty, repeats=repeats)
+        repeats = self.repeats
+        return play_rules(rules, self.test, config, difficulty=difficulty, repeats=repeats)
 
     def add(
         self,
