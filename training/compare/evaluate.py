@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from controller.checkpoint import AnyCheckpoint, load_any
 from controller.errors import ConfigError
 from controller.granularity import Process
-from controller.policy.difficulty import Difficulty, Reads
+from controller.policy.difficulty import Reads
 from controller.policy.rules import (
     AlwaysLarge,
     Rule,
@@ -38,6 +38,7 @@ from training.granularity import Learning, learning_of
 from training.learn.difficulty import (
     LINEAR,
     Fit,
+    Fitted,
     attempt_outcomes,
     fit_networks,
     fit_readout,
@@ -141,6 +142,7 @@ def compare(
     fixed: Mapping[str, Played] | None = None,
     num_prices: int = 12,
     repeats: int = 8,
+    wording: Sequence[Fitted] | None = None,
     cluster: Cluster | None = None,
 ) -> Comparison:
     """Play controllers and tuned rules on the test split.
@@ -154,6 +156,7 @@ def compare(
         fixed: what was played on the test questions and is the same at every price, by name.
         num_prices: P, evenly spaced on a log scale over the trained range.
         repeats: episodes per question.
+        wording: `read_wording` of the tuning questions, where that has been done.
         cluster: plays the controllers side by side; this process alone if None.
     """
     first, others = checkpoints[0], others or {}
@@ -171,7 +174,7 @@ def compare(
     contest.give_up()
     oracles, promises = {}, None
     if isinstance(test, TraceTable):
-        contest.add_routers()
+        contest.add_routers(wording)
         oracles = {
             "informed oracle": contest.informed(config),
             "clairvoyant oracle": [clairvoyant(test, config, p, repeats=repeats) for p in prices],
@@ -275,7 +278,7 @@ class _Contest:
         self.played[family] = [tested[i] for i in best]
         self.settings[family] = [str(rules[i]) for i in best]
 
-    def add_routers(self) -> None:
+    def add_routers(self, read: Sequence[Fitted] | None) -> None:
         """Play the rules that decide by the question alone, if it was recorded.
 
         Those that read the small model's prompt state, if there is one, pay for it.
@@ -293,7 +296,8 @@ class _Contest:
         if near is not None:
             self.add("kNN router", routers(self.config), paying, near)
         free = replace(self.config, reads_prompt=False)
-        wording = self._on_both(fit_wording(self.tuning, attempt_outcomes(self.tuning)))
+        outcomes = attempt_outcomes(self.tuning)
+        wording = self._on_both(fit_wording(self.tuning, outcomes, read))
         self.add("wording router", routers(self.config), free, wording)
         self.played["difficulty bins"] = self._lookup(free, wording or known)
         self._add_selector()
@@ -309,7 +313,7 @@ class _Contest:
         """Difficulty of the tuning and of the test questions by the best of some read-outs."""
         return self._on_both(fit_readout(self.tuning, attempt_outcomes(self.tuning), reads, fits))
 
-    def _on_both(self, fitted: tuple[Difficulty, Floats] | None) -> tuple[Floats, Floats] | None:
+    def _on_both(self, fitted: Fitted | None) -> tuple[Floats, Floats] | None:
         """Difficulty of both by what was fitted on the tuning questions."""
         new = None if fitted is None else outlook(fitted[0], self.test)
         return None if fitted is None or new is None else (fitted[1], new)

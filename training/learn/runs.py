@@ -200,7 +200,10 @@ def _hold_against_rules(
         soft_wrap=True,
     )
     num_prices = SCORED_PRICES if prepared.prices.low < prepared.prices.high else 1
-    comparison = compare(checkpoints, tuning, test, num_prices=num_prices, repeats=_REPEATS)
+    read = prepared.wording if prepared.tuning is prepared else None
+    comparison = compare(
+        checkpoints, tuning, test, num_prices=num_prices, repeats=_REPEATS, wording=read
+    )
     names = [model.name for model in prepared.models]
     held = recordings_of(traces).recorded(traces, ["validation"], names).questions
     known = set(test.question_ids)

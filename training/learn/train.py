@@ -49,7 +49,13 @@ from training.learn.config import (
     STARTED,
     TrainConfig,
 )
-from training.learn.difficulty import fit_difficulty, fold_of, with_prompt_lengths
+from training.learn.difficulty import (
+    Fitted,
+    fit_difficulty,
+    fold_of,
+    read_wording,
+    with_prompt_lengths,
+)
 from training.learn.floor import (
     FLOOR_PRICES,
     RULE_QUESTIONS,
@@ -96,6 +102,7 @@ class Prepared:
         difficulty: read-out for other questions; None without wordings or with few questions.
         train_outlook: (Q, R or 2R) outlook of `train`, each question's by a read-out fitted
             without it.
+        wording: single read-outs of the wording, fitted on `train`.
     """
 
     models: tuple[ModelSpec, ...]
@@ -106,6 +113,7 @@ class Prepared:
     prices: LogUniform
     difficulty: Difficulty | None
     train_outlook: NDArray[np.float64] | None
+    wording: Sequence[Fitted]
 
     def of(self, rows: NDArray[np.bool_]) -> Prepared:
         """The same with some of the questions to learn from, (Q,)."""
@@ -167,7 +175,9 @@ def prepare(traces: AnyTraces, config: TrainConfig) -> Prepared:
         for message in unread_warnings(traces, [model.name for model in models]):
             warnings.warn(message, stacklevel=2)
     train, validation, calibration = learning.split(traces, config)
-    difficulty, outlook = fit_difficulty(train, learning.outcomes(train)) or (None, None)
+    outcomes = learning.outcomes(train)
+    wording = read_wording(train, outcomes)
+    difficulty, outlook = fit_difficulty(train, outcomes, wording) or (None, None)
     process = learning.derive(train, traces, config, difficulty)
     return Prepared(
         models=models,
@@ -180,6 +190,7 @@ def prepare(traces: AnyTraces, config: TrainConfig) -> Prepared:
         else price_range(process.cost_unit),
         difficulty=difficulty,
         train_outlook=outlook,
+        wording=wording,
     )
 
 
