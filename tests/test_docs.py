@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,7 +17,6 @@ from typer.main import get_command
 import benchmarks.__main__
 from recipes import ablation, crossvalidate, limits, models, trees
 from tests.hub_server import hub
-from tests.training.conftest import thinned
 from training.cli.app import app
 
 ROOT = Path(__file__).parent.parent
@@ -85,28 +83,6 @@ def with_real_models(text):
 
 
 RUNNABLE = [page for page in PAGES if any(block.language in PROGRAMS for block in blocks(page))]
-
-
-@pytest.fixture(scope="session")
-def some_traces(traces, tmp_path_factory):
-    """A part of the bundled set: trainings on a page fit their read-outs as much faster."""
-    return thinned(traces, tmp_path_factory.mktemp("docs") / "traces", every=16)
-
-
-@pytest.fixture
-def clone(tmp_path, some_traces):
-    """A folder with what a fresh clone has, environment included, but for most of the traces."""
-    folder = tmp_path / "clone"
-    unwanted = shutil.ignore_patterns("training", "evaluation")
-    shutil.copytree(ROOT / "checkpoints", folder / "checkpoints", ignore=unwanted)
-    shutil.copytree(some_traces, folder / "checkpoints" / "traces", dirs_exist_ok=True)
-    for package in ("controller", "envs", "training", "recipes", "benchmarks", "examples"):
-        shutil.copytree(ROOT / package, folder / package)
-    for file in ("Makefile", "pyproject.toml"):
-        shutil.copyfile(ROOT / file, folder / file)
-        os.utime(folder / file, (0, 0))  # older than the environment, which so is up to date
-    (folder / ".venv").symlink_to(sys.prefix)
-    return folder
 
 
 @pytest.fixture
