@@ -27,7 +27,7 @@ from controller.policy.rules import (
 )
 from controller.process.episodes import EpisodeConfig
 from controller.segments.episodes import SegmentConfig
-from envs.granularity import AnyTable, read_traces, recordings_of
+from envs.granularity import AnyTable, read_traces, table_of
 from envs.reward import LogUniform
 from envs.traces.table import TraceTable
 from training.compare.results import CONTROLLER, Promises
@@ -96,7 +96,7 @@ class Other:
         """From directories; of the traces the test split."""
         checkpoints, read = [load_any(path) for path in controllers], read_traces(traces)
         names = [model.name for model in checkpoints[0].models]
-        table = recordings_of(read).table(read, ["test"], names)
+        table = table_of(read, ["test"], names)
         return cls(checkpoints=checkpoints, table=table)
 
     def play(self, question_ids: Sequence[str], price: float, repeats: int) -> Played:

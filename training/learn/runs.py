@@ -21,7 +21,7 @@ from rich.console import Console
 
 from controller.checkpoint import AnyCheckpoint, load_any
 from controller.registry import IMPORTED
-from envs.granularity import AnyTraces, read_traces, recordings_of
+from envs.granularity import AnyTraces, read_traces, recorded_of
 from envs.traces.format import write_atomically
 from training.compare.evaluate import compare
 from training.compare.results import Seeds
@@ -205,7 +205,7 @@ def _hold_against_rules(
         checkpoints, tuning, test, num_prices=num_prices, repeats=_REPEATS, wording=read
     )
     names = [model.name for model in prepared.models]
-    held = recordings_of(traces).recorded(traces, ["validation"], names).questions
+    held = recorded_of(traces, ["validation"], names).questions
     known = set(test.question_ids)
     results = summarise(comparison, [q for q in held if q.question_id in known])
     plot_frontier(results, out / _PICTURE)
