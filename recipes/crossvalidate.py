@@ -22,6 +22,7 @@ import typer
 from numpy.typing import NDArray
 from rich.console import Console
 
+from controller.card import markdown_table
 from controller.checkpoint import AnyCheckpoint, load_any
 from controller.policy.rules import Rule
 from envs.granularity import AnyTable
@@ -217,14 +218,13 @@ def as_markdown(rows: Sequence[dict[str, Any]]) -> str:
             return "{:+.3f} ({:+.3f} to {:+.3f})".format(*value)
         return f"{value:.1e}" if name == "price" else f"{value:.3f}"
 
-    lines = [" | ".join(rows[0]), " | ".join("---" for _ in rows[0])]
-    lines += [" | ".join(cell(*entry) for entry in row.items()) for row in rows]
+    lines = [[cell(*entry) for entry in row.items()] for row in rows]
     means = {
         name: np.mean([row[name] if np.isscalar(row[name]) else row[name][0] for row in rows])
         for name in rows[0]
     }
-    lines.append(" | ".join("mean" if n == "price" else f"{v:+.4f}" for n, v in means.items()))
-    return "\n".join(f"| {line} |" for line in lines)
+    lines.append(["mean" if n == "price" else f"{v:+.4f}" for n, v in means.items()])
+    return markdown_table([*rows[0]], lines)
 
 
 def main(

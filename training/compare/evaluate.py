@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -91,14 +90,6 @@ class Other:
     checkpoints: Sequence[AnyCheckpoint]
     table: AnyTable
 
-    @classmethod
-    def read(cls, controllers: Sequence[Path], traces: Path) -> Other:
-        """From directories; of the traces the test split."""
-        checkpoints, read = [load_any(path) for path in controllers], read_traces(traces)
-        names = [model.name for model in checkpoints[0].models]
-        table = table_of(read, ["test"], names)
-        return cls(checkpoints=checkpoints, table=table)
-
     def play(self, question_ids: Sequence[str], price: float, repeats: int) -> Played:
         """How they do at these questions, in this order.
 
@@ -129,7 +120,10 @@ def read_others(entries: Sequence[str]) -> dict[str, Other]:
         controllers, _, traces = places.rpartition("@")
         if not (name and controllers and traces):
             raise ConfigError(f"beside: expected NAME=CONTROLLER[,...]@TRACES, found {entry!r}")
-        others[name] = Other.read([Path(c) for c in controllers.split(",")], Path(traces))
+        checkpoints = [load_any(path) for path in controllers.split(",")]
+        models = [model.name for model in checkpoints[0].models]
+        table = table_of(read_traces(traces), ["test"], models)
+        others[name] = Other(checkpoints=checkpoints, table=table)
     return others
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -195,6 +195,18 @@ def play_checkpoint(
         repeats=repeats,
         watch=watch,
     )
+
+
+def utilities(
+    policy: Policy, table: AnyTable, config: Process, prices: Iterable[float], known: Floats | None
+) -> Floats:
+    """Utility of a policy on every question at every price, (P, Q); see `play`."""
+
+    def utility(price: float) -> Floats:
+        played = play(policy, table, config, price=price, difficulty=known, repeats=4)
+        return played.utility(price)
+
+    return np.array([utility(price) for price in prices])
 
 
 def outlook(difficulty: Difficulty | None, prompts: QuestionTable) -> Floats | None:

@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from controller.granularity import Process
 from controller.policy.floor import Floor
-from controller.policy.network import Policy
 from controller.policy.rules import Rule
 from envs.granularity import AnyTable
-from training.compare.simulate import play, play_rules
+from training.compare.simulate import play_rules
 from training.granularity import learning_of
 
 Floats = NDArray[np.float64]
@@ -101,15 +100,6 @@ class Rulebook:
     def _utilities(self, table: AnyTable, known: Floats | None, repeats: int) -> Floats:
         played = play_rules(self.rules, table, self.process, difficulty=known, repeats=repeats)
         return np.array([[p.utility(price) for p in played] for price in self.prices])
-
-    def judge(self, policy: Policy, table: AnyTable, known: Floats | None) -> Floats:
-        """Utility of a policy on every question at every price, (P, Q)."""
-
-        def utility(price: float) -> Floats:
-            played = play(policy, table, self.process, price=price, difficulty=known, repeats=4)
-            return played.utility(price)
-
-        return np.array([utility(price) for price in self.prices])
 
     def best(self, utilities: Floats) -> Floor:
         """The best rule at each price, by (P, rules, Q) utilities."""
