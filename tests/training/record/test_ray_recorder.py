@@ -233,9 +233,9 @@ def test_trainings_side_by_side_are_those_one_after_the_other(cluster, few, envi
     command = [sys.executable, "-m", "training.cli", *train, "--out", str(out)]
     command += ["--ray", cluster.address]
     first = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
-    wait_for(lambda: list(out.glob("seed-*/training/state.json")))
+    wait_for(lambda: list(out.glob("seed-*/training/state.json")), timeout_s=600)
     first.send_signal(signal.SIGINT)
-    assert first.wait(60) == 130
+    assert first.wait(120) == 130
 
     driver = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: workers(cluster, "run_job"))
