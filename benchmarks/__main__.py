@@ -7,7 +7,7 @@ import os
 import platform
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,71 +16,60 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import boxes, environments, forward, generation, recording, serving, soak, training
+from benchmarks import environments, forward, generation, recording, serving, soak, training
 from benchmarks.load import Load
-from benchmarks.optimum import TRAINING, OptimumBench, share_of_optimum
+from benchmarks.optimum import BOXES_TRAINING, TRAINING, share_of_boxes, share_of_optimum
 from training.learn.threads import limit_threads
 
 Benchmark = Callable[[int], Mapping[str, Any]]
 """Takes the number of the round, which is also its seed."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Benchmarks:
-    """Each benchmark, of a size that takes a minute at most, or whole.
+def by_name(
+    traces: Path, models: Path, controller: Path, litellm: Path | None, *, whole: bool
+) -> dict[str, Benchmark]:
+    """Each benchmark, of a size that takes a minute at most, or whole, as large as by itself.
 
-    Attributes:
+    Args:
         traces: trace set.
         models: directory of small and large.
         controller: checkpoint.
         litellm: virtual environment with litellm[proxy]; None leaves it out of `serve`.
-        whole: as large as by itself.
+        whole: whether whole.
     """
+    small = models / "small"
 
-    traces: Path
-    models: Path
-    controller: Path
-    litellm: Path | None = None
-    whole: bool = False
+    def size(short: int, long: int) -> int:
+        return long if whole else short
 
-    def by_name(self) -> dict[str, Benchmark]:
-        """In the order in which they run."""
-        traces, small = self.traces, self.models / "small"
-        pair = str(small), str(self.models / "large")
-        size = self._size
-        optimum = OptimumBench(
-            num_questions=size(50_000, 200_000),
-            ppo=replace(TRAINING, total_steps=size(1_000_000, 5_000_000)),
-        )
-        load = Load(seconds=size(5, 10))
-        return {
-            "env": lambda _: environments.environment(traces),
-            "scale": lambda _: environments.scale(traces, size(1_000_000, 10_000_000)),
-            "ppo": lambda seed: training.ppo(
-                traces, seed, steps=size(1_000_000, 3_000_000), sb3_steps=size(10_000, 60_000)
-            ),
-            "tracking": lambda _: training.tracking(traces, size(400_000, 1_000_000)),
-            "optimum": lambda seed: share_of_optimum(seed, optimum),
-            "boxes": lambda seed: boxes.share_of_optimum(
-                seed, replace(boxes.TRAINING, total_steps=size(1_000_000, 2_000_000))
-            ),
-            "generate": lambda seed: generation.run(small, size(48, 192), num_repeats=1, seed=seed),
-            "forward": lambda seed: forward.forward(small, seed, num_questions=size(48, 96)),
-            "record": lambda _: recording.recording(pair, size(128, 256)),
-            "serve": lambda number: serving.serving(
-                self.controller, number, load=load, litellm=self.litellm
-            ),
-            "soak": lambda _: soak.soak(self.controller, soak.Soak(questions=size(2_500, 10_000))),
-            "growth": lambda _: {
-                **environments.by_questions(),
-                **environments.by_environments(traces),
-                **forward.by_samples(small),
-                **serving.by_clients(self.controller),
-            },
-        }
-
-    def _size(self, short: int, whole: int) -> int:
-        return whole if self.whole else short
+    optimum = replace(TRAINING, total_steps=size(1_000_000, 5_000_000))
+    boxes = replace(BOXES_TRAINING, total_steps=size(1_000_000, 2_000_000))
+    load = Load(seconds=size(5, 10))
+    return {
+        "env": lambda _: environments.environment(traces),
+        "scale": lambda _: environments.scale(traces, size(1_000_000, 10_000_000)),
+        "ppo": lambda seed: training.ppo(
+            traces, seed, steps=size(1_000_000, 3_000_000), sb3_steps=size(10_000, 60_000)
+        ),
+        "tracking": lambda _: training.tracking(traces, size(400_000, 1_000_000)),
+        "optimum": lambda seed: share_of_optimum(
+            seed, optimum, num_questions=size(50_000, 200_000)
+        ),
+        "boxes": lambda seed: share_of_boxes(seed, boxes),
+        "generate": lambda seed: generation.run(small, size(48, 192), num_repeats=1, seed=seed),
+        "forward": lambda seed: forward.forward(small, seed, num_questions=size(48, 96)),
+        "record": lambda _: recording.recording(
+            (str(small), str(models / "large")), size(128, 256)
+        ),
+        "serve": lambda number: serving.serving(controller, number, load=load, litellm=litellm),
+        "soak": lambda _: soak.soak(controller, soak.Soak(questions=size(2_500, 10_000))),
+        "growth": lambda _: {
+            **environments.by_questions(),
+            **environments.by_environments(traces),
+            **forward.by_samples(small),
+            **serving.by_clients(controller),
+        },
+    }
 
 
 def run(
@@ -151,9 +140,7 @@ def main(
 ) -> None:
     """Measure environments, training, generation, recording and serving."""
     limit_threads()
-    benchmarks = Benchmarks(
-        traces=traces, models=models, controller=controller, litellm=litellm, whole=whole
-    ).by_name()
+    benchmarks = by_name(traces, models, controller, litellm, whole=whole)
     for name in names or ():
         if name not in benchmarks:
             raise typer.BadParameter(f"expected names among {list(benchmarks)}, found {name!r}")

@@ -5,21 +5,21 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from transformers import DynamicCache
 
-from benchmarks.generation import draw_questions
-from controller.backends.base import Request, run_now
-from controller.backends.local.backend import LocalModel, TransformersBackend, load_model
-from controller.process.actions import ActionKind
-from controller.process.types import Attempt
+from benchmarks.generation import Asked, draw_questions, generated
+from controller.backends.base import TEMPERATURE
+from controller.backends.local.backend import LocalModel, load_model
 from training.learn.threads import limit_threads
 
 Figures = dict[str, float]
 
 _GEMM = 1024
+_ASKED = Asked(temperature=TEMPERATURE)
 
 
 def forward(
@@ -43,16 +43,17 @@ def forward(
     """
     model = load_model(model_path, 0)
     limit_threads(model.parameters)
-    _generate(model, 4, num_samples, seed, rows)
-    attempts, ours = _generate(model, num_questions, num_samples, seed, rows)
+    asked = replace(_ASKED, num_samples=num_samples, max_rows=rows)
+    generated(model, draw_questions(4, 0), asked, seed)
+    attempts, ours = generated(model, draw_questions(num_questions, 0), asked, seed)
     prompt = round(statistics.mean(attempt.prompt_tokens for attempt in attempts))
     steps = round(statistics.mean(attempt.completion_tokens for attempt in attempts))
     theirs = _forward(model, rows, prompt, steps)
     gflops, peak = 2 * model.parameters * theirs / 1e9, _gemm_gflops()
     return {
-        "generate_tokens_per_s": ours,
+        "generate_tokens_per_s": ours.per_s,
         "forward_tokens_per_s": theirs,
-        "share": ours / theirs,
+        "share": ours.per_s / theirs,
         "forward_gflops": gflops,
         "gemm_gflops": peak,
         "forward_share": gflops / peak,
@@ -61,27 +62,14 @@ def forward(
 
 def by_samples(model_path: Path, counts: Sequence[int] = (1, 4, 16, 64)) -> Figures:
     """Speed by how many attempts each of 32 questions gets; prompts are read once each."""
-    model = load_model(model_path, 0)
+    model, questions = load_model(model_path, 0), draw_questions(32, 0)
     limit_threads(model.parameters)
     return {
-        f"{count} samples: tokens_per_s": _generate(model, 32, count, 0, 256)[1] for count in counts
+        f"{count} samples: tokens_per_s": generated(
+            model, questions, replace(_ASKED, num_samples=count), 0
+        )[1].per_s
+        for count in counts
     }
-
-
-def _generate(
-    model: LocalModel, num_questions: int, num_samples: int, seed: int, rows: int
-) -> tuple[list[Attempt], float]:
-    """Attempts of a backend whose prompt cache is empty, and tokens per second."""
-    backend = TransformersBackend([model], seed=seed, max_rows=rows)
-    requests = [
-        Request(question=question, action=ActionKind.SAMPLE, index=index)
-        for question in draw_questions(num_questions, 0)
-        for index in range(num_samples)
-    ]
-    started = time.perf_counter()
-    attempts = run_now(backend.attempts(requests))
-    seconds = time.perf_counter() - started
-    return attempts, sum(attempt.completion_tokens for attempt in attempts) / seconds
 
 
 @torch.inference_mode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import random
@@ -11,29 +10,44 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 
 from controller.backends.base import Request, run_now
 from controller.backends.local.backend import LocalModel, TransformersBackend, load_model
 from controller.errors import BackendError
 from controller.process.actions import ActionKind
-from controller.process.types import Question
+from controller.process.types import Attempt, Question
 from envs.questions.bundled import SPLIT_SIZES, TASKS, draw_split
 
 NUM_DRAWS = 2_000
 """Questions looked through per task and level; enough, and quick."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What both contenders are asked for.
+
+    Attributes:
+        num_samples: attempts per question.
+        max_new_tokens: longest attempt.
+        temperature: of the sampling.
+        max_rows: attempts that the backend writes side by side.
+    """
+
+    num_samples: int = 16
+    max_new_tokens: int = 192
+    temperature: float = 1.0
+    max_rows: int = 256
+
+
 def run(
     small_path: str | Path,
     num_questions: int,
-    num_samples: int = 16,
+    asked: Asked | None = None,
     *,
-    max_new_tokens: int = 192,
-    temperature: float = 1.0,
-    max_rows: int = 256,
     num_repeats: int = 3,
     dtype: str = "auto",
     question: str | None = None,
@@ -47,10 +61,7 @@ def run(
     Args:
         small_path: of the model that writes.
         num_questions: drawn from the test split, over all tasks and levels.
-        num_samples: attempts per question.
-        max_new_tokens: longest attempt.
-        temperature: of the sampling.
-        max_rows: attempts that the backend writes side by side.
+        asked: for.
         num_repeats: measurements of each, after one that is not counted.
         dtype: of the weights, as `load_model` takes it.
         question: that is asked instead, as often.
@@ -69,13 +80,13 @@ def run(
     questions = draw_questions(num_questions, seed)
     if question is not None:
         questions = [Question(question_id=f"{i}", text=question) for i in range(num_questions)]
-    settings = _Settings(num_samples, max_new_tokens, temperature, max_rows)
-    _time_backend(model, questions[:1], settings, seed)
-    _time_generate(plain, questions[:1], settings, seed)
+    asked = asked or Asked()
+    generated(model, questions[:1], asked, seed)
+    _time_generate(plain, questions[:1], asked, seed)
     backend, generate = [], []
     for repeat in range(num_repeats):
-        backend.append(_time_backend(model, questions, settings, seed + repeat))
-        generate.append(_time_generate(plain, questions, settings, seed + repeat))
+        backend.append(generated(model, questions, asked, seed + repeat)[1])
+        generate.append(_time_generate(plain, questions, asked, seed + repeat))
     report: dict[str, Any] = {
         "model": model.name,
         "parameters": model.parameters,
@@ -83,7 +94,7 @@ def run(
         "num_questions": len(questions),
         "num_threads": torch.get_num_threads(),
         "num_repeats": num_repeats,
-        **asdict(settings),
+        **asdict(asked),
     }
     for name, speeds in (("backend", backend), ("generate", generate)):
         report[f"{name}_tokens_per_s"] = statistics.median(speed.per_s for speed in speeds)
@@ -95,29 +106,19 @@ def run(
 
 
 @dataclass(frozen=True)
-class _Settings:
-    """What both contenders are asked for."""
-
-    num_samples: int
-    max_new_tokens: int
-    temperature: float
-    max_rows: int
-
-
-@dataclass(frozen=True)
-class _Speed:
+class Speed:
     """Decoded tokens per second of wall-clock and of processor time."""
 
     per_s: float
     per_cpu_s: float
 
 
-def _speed(write: Callable[[], int]) -> _Speed:
+def _speed(write: Callable[[], int]) -> Speed:
     """Speed of something that returns how many tokens it has written."""
     started, cpu_started = time.perf_counter(), time.process_time()
     num_tokens = write()
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
-    return _Speed(num_tokens / seconds, num_tokens / cpu_seconds)
+    return Speed(num_tokens / seconds, num_tokens / cpu_seconds)
 
 
 def draw_questions(num_questions: int, seed: int) -> list[Question]:
@@ -135,36 +136,41 @@ def draw_questions(num_questions: int, seed: int) -> list[Question]:
     return questions[:num_questions]
 
 
-def _time_backend(
-    model: LocalModel, questions: Sequence[Question], settings: _Settings, seed: int
-) -> _Speed:
-    """Speed of a fresh backend, whose prompt cache is empty."""
+def generated(
+    model: LocalModel, questions: Sequence[Question], asked: Asked, seed: int
+) -> tuple[list[Attempt], Speed]:
+    """Attempts of a fresh backend, whose prompt cache is empty, and its speed.
+
+    Raises:
+        BackendError: an attempt failed.
+    """
     backend = TransformersBackend(
         [model],
         seed=seed,
-        temperature=settings.temperature,
-        max_new_tokens=settings.max_new_tokens,
-        max_rows=settings.max_rows,
+        temperature=asked.temperature,
+        max_new_tokens=asked.max_new_tokens,
+        max_rows=asked.max_rows,
     )
     requests = [
         Request(question=question, action=ActionKind.SAMPLE, index=index)
         for question in questions
-        for index in range(settings.num_samples)
+        for index in range(asked.num_samples)
     ]
+    attempts: list[Attempt] = []
 
     def write() -> int:
-        attempts = run_now(backend.attempts(requests))
-        errors = {attempt.error for attempt in attempts if attempt.error}
-        if errors:
-            raise BackendError(f"attempts: expected none to fail, found {sorted(errors)}")
+        attempts.extend(run_now(backend.attempts(requests)))
         return sum(attempt.completion_tokens for attempt in attempts)
 
-    return _speed(write)
+    speed = _speed(write)
+    if errors := {attempt.error for attempt in attempts if attempt.error}:
+        raise BackendError(f"attempts: expected none to fail, found {sorted(errors)}")
+    return attempts, speed
 
 
 def _time_generate(
-    model: LocalModel, questions: Sequence[Question], settings: _Settings, seed: int
-) -> _Speed:
+    model: LocalModel, questions: Sequence[Question], asked: Asked, seed: int
+) -> Speed:
     """Speed of `model.generate`, one question after the other."""
     ends = torch.tensor(sorted(model.end_tokens))  # (E,)
     generate = model.model.generate
@@ -178,10 +184,10 @@ def _time_generate(
                 prompt,
                 attention_mask=torch.ones_like(prompt),
                 do_sample=True,
-                temperature=settings.temperature,
+                temperature=asked.temperature,
                 top_k=0,
-                num_return_sequences=settings.num_samples,
-                max_new_tokens=settings.max_new_tokens,
+                num_return_sequences=asked.num_samples,
+                max_new_tokens=asked.max_new_tokens,
                 pad_token_id=model.tokenizer.pad_token_id,
             )
             num_tokens += _count_tokens(output[:, prompt.shape[1] :].cpu(), ends)
@@ -202,30 +208,21 @@ def _count_tokens(written: torch.Tensor, ends: torch.Tensor) -> int:
     return int((ended.cumsum(1) - ended == 0).sum())
 
 
-def main() -> None:
+def main(
+    model: Annotated[str, typer.Argument(help="Directory, GGUF file or hub id.")],
+    question: Annotated[str | None, typer.Option(help="Asked instead of bundled ones.")] = None,
+    num_questions: int = 1,
+    samples: int = 8,
+    max_new_tokens: int = 100,
+    temperature: float = 0.5,
+    repeats: int = 3,
+    dtype: str = "auto",
+) -> None:
     """Compare on any model: `python -m benchmarks.generation MODEL`."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", help="directory, GGUF file or hub id")
-    parser.add_argument("--question", help="asked instead of bundled questions")
-    parser.add_argument("--num-questions", type=int, default=1)
-    parser.add_argument("--samples", type=int, default=8)
-    parser.add_argument("--max-new-tokens", type=int, default=100)
-    parser.add_argument("--temperature", type=float, default=0.5)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--dtype", default="auto")
-    given = parser.parse_args()
-    found = run(
-        given.model,
-        given.num_questions,
-        given.samples,
-        max_new_tokens=given.max_new_tokens,
-        temperature=given.temperature,
-        num_repeats=given.repeats,
-        dtype=given.dtype,
-        question=given.question,
-    )
+    asked = Asked(num_samples=samples, max_new_tokens=max_new_tokens, temperature=temperature)
+    found = run(model, num_questions, asked, num_repeats=repeats, dtype=dtype, question=question)
     print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -1,18 +1,20 @@
-"""How near one price-conditioned policy comes to the exact optimum."""
+"""How near one price-conditioned policy comes to the exact optimum of two made-up problems."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
-from controller.policy.network import PolicyNetwork
+from controller.policy.network import Policy, PolicyNetwork
 from controller.policy.rules import RulePolicy, rule_families
-from envs.reward import LogUniform, price_range
+from envs.reward import price_range
 from envs.vector import ComputeVectorEnv
 from tests.learning.belief import BeliefTree, Floats
+from tests.learning.boxes import Boxes, Weitzman
 from tests.learning.optimum import evaluate, solve
 from tests.learning.synthetic import SyntheticFamily
+from training.compare.simulate import play
 from training.learn.config import PPOConfig
 from training.ppo import PPO
 
@@ -32,40 +34,28 @@ VOTE_RULES = (
 TRAINING = PPOConfig(
     total_steps=5_000_000, hidden_sizes=(64, 64), gae_lambda=1.0, entropy_coefficient=0.03
 )
+BOXES_TRAINING = PPOConfig(total_steps=2_000_000)
 
 
-@dataclass(frozen=True, kw_only=True)
-class OptimumBench:
-    """Settings of the benchmark.
-
-    Attributes:
-        family: the problem.
-        num_prices: P, prices of the evaluation, over the whole range of the training.
-        num_questions: questions that each training draws for itself.
-        ppo: settings of the trainings, which differ in the seed alone.
-    """
-
-    family: SyntheticFamily = field(default_factory=SyntheticFamily)
-    num_prices: int = 12
-    num_questions: int = 200_000
-    ppo: PPOConfig = TRAINING
-
-    @property
-    def prices(self) -> LogUniform:
-        """Prices that episodes are drawn with."""
-        return price_range(self.family.config().cost_unit)
-
-
-def share_of_optimum(seed: int, bench: OptimumBench) -> dict[str, float]:
-    """Train a policy and compare it with the optimum, exactly.
+def share_of_optimum(
+    seed: int,
+    ppo: PPOConfig = TRAINING,
+    *,
+    family: SyntheticFamily | None = None,
+    num_questions: int = 200_000,
+    num_prices: int = 12,
+) -> dict[str, float]:
+    """Train a policy on a pair of models and compare it with the optimum, exactly.
 
     Returns:
         `mean` and `worst` over prices of the policy's share of the optimal utility, and the
         mean share of the hand-made rule that does best at each price.
     """
-    prices = bench.prices.grid(bench.num_prices)
-    optimum = solve(bench.family, prices)
-    shares = evaluate(optimum.tree, train(bench, seed), prices) / optimum.value  # (P,)
+    family = family or SyntheticFamily()
+    prices = price_range(family.config().cost_unit).grid(num_prices)
+    optimum = solve(family, prices)
+    policy = _trained(family, num_questions, replace(ppo, seed=seed))
+    shares = evaluate(optimum.tree, policy, prices) / optimum.value  # (P,)
     rules = best_rules(optimum.tree, prices) / optimum.value
     return {
         "mean": float(shares.mean()),
@@ -74,20 +64,41 @@ def share_of_optimum(seed: int, bench: OptimumBench) -> dict[str, float]:
     }
 
 
-def train(bench: OptimumBench, seed: int) -> PolicyNetwork:
+def share_of_boxes(
+    seed: int,
+    ppo: PPOConfig = BOXES_TRAINING,
+    *,
+    num_questions: int = 20_000,
+    num_prices: int = 12,
+) -> dict[str, float]:
+    """Train a policy for a menu with a perfect verifier and play it on other questions.
+
+    Returns:
+        `mean` and `worst` over prices of its share of what the optimal policy brings on the same
+        questions with the same attempts.
+    """
+    boxes = Boxes()
+    config, fresh = boxes.config(), boxes.table(20_000, seed + 1_000)
+    known = boxes.difficulty(fresh)
+    policy = _trained(boxes, num_questions, replace(ppo, seed=seed))
+
+    def utility(policy: Policy, price: float) -> float:
+        played = play(policy, fresh, config, price=price, difficulty=known, repeats=1)
+        return float(played.utility(price).mean())
+
+    prices = price_range(config.cost_unit).grid(num_prices)
+    shares = [utility(policy, price) / utility(Weitzman(boxes), price) for price in prices]
+    return {"mean": float(np.mean(shares)), "worst": float(np.min(shares))}
+
+
+def _trained(problem: SyntheticFamily | Boxes, num_questions: int, ppo: PPOConfig) -> PolicyNetwork:
     """One policy for the whole price range."""
-    family, config = bench.family, replace(bench.ppo, seed=seed)
-    table = family.table(bench.num_questions, seed)
-    env = ComputeVectorEnv(
-        table,
-        family.config(),
-        config.num_envs,
-        prices=bench.prices,
-        difficulty=family.difficulty(table),
-    )
-    ppo = PPO(env, config)
-    ppo.train()
-    return ppo.policy
+    config, table = problem.config(), problem.table(num_questions, ppo.seed)
+    known, prices = problem.difficulty(table), price_range(config.cost_unit)
+    env = ComputeVectorEnv(table, config, ppo.num_envs, prices=prices, difficulty=known)
+    learner = PPO(env, ppo)
+    learner.train()
+    return learner.policy
 
 
 def best_rules(tree: BeliefTree, prices: Floats) -> Floats:

@@ -20,7 +20,7 @@ from envs.traces.format import TraceSet
 from envs.traces.recorded import read_recorded
 from envs.traces.table import build_table
 from envs.vector import ComputeVectorEnv
-from training.compare.simulate import play
+from training.compare.simulate import utilities
 from training.learn.config import PPOConfig, TrainConfig
 from training.learn.settings import WandbMode
 from training.learn.train import ControllerTraining, Prepared, prepare
@@ -58,11 +58,8 @@ def ppo(traces: Path, seed: int, *, steps: int, sb3_steps: int) -> Figures:
         return ppo, time.perf_counter() - started
 
     def utility(policy: Any) -> float:
-        played = (
-            play(policy, validation, config, price=price, repeats=4).utility(price).mean()
-            for price in price_range(config.cost_unit).grid(12)
-        )
-        return float(np.mean(list(played)))
+        prices = price_range(config.cost_unit).grid(12)
+        return float(utilities(policy, validation, config, prices, None).mean())
 
     theirs, their_seconds = _train_sb3(
         lambda: ComputeEnv(recorded.questions, recorded.backend, config, recorded.grader),

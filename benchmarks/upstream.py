@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from typing import Any
 
 import uvloop
+from aiohttp import web
 
 
 def completion(model: str) -> dict[str, Any]:
@@ -30,48 +30,27 @@ def completion(model: str) -> dict[str, Any]:
     }
 
 
-class SlowModel(asyncio.Protocol):
-    """One connection; requests of a length that is told, one after the other.
-
-    Args:
-        delay_s: from the end of a request to its response.
-        response: bytes of it.
-    """
-
-    def __init__(self, delay_s: float, response: bytes) -> None:
-        self._delay_s, self._response, self._buffer = delay_s, response, b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See `asyncio.Protocol`."""
-        self._transport: Any = transport  # uvloop's is no asyncio.Transport
-
-    def data_received(self, data: bytes) -> None:
-        """See `asyncio.Protocol`."""
-        self._buffer += data
-        head, found, rest = self._buffer.partition(b"\r\n\r\n")
-        if not found:
-            return
-        fields = dict(line.lower().split(b":", 1) for line in head.split(b"\r\n")[1:])
-        length = int(fields.get(b"content-length", b"0"))
-        if len(rest) >= length:
-            self._buffer = rest[length:]
-            asyncio.get_running_loop().call_later(self._delay_s, self._reply)
-
-    def _reply(self) -> None:
-        if not self._transport.is_closing():
-            self._transport.write(self._response)
-
-
-async def serve(port: int, delay_s: float) -> None:
-    """Serve for ever."""
+def slow_model(delay_s: float, status: int = 200) -> web.Application:
+    """Answers whatever it is asked after so many seconds."""
     # Every model name is a part of this one, so that all who check it are content.
-    body = json.dumps(completion("small-large")).encode()
-    head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
-    response = head.encode() + b"\r\n" + body
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: SlowModel(delay_s, response), "127.0.0.1", port)
-    await server.serve_forever()
+    answer = completion("small-large")
+
+    async def reply(request: web.Request) -> web.Response:
+        await request.read()
+        await asyncio.sleep(delay_s)
+        return web.json_response(answer, status=status)
+
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", reply)
+    return application
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(int(sys.argv[1]), float(sys.argv[2])))
+    web.run_app(
+        slow_model(float(sys.argv[2])),
+        host="127.0.0.1",
+        port=int(sys.argv[1]),
+        print=None,
+        access_log=None,
+        loop=uvloop.new_event_loop(),
+    )

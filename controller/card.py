@@ -31,16 +31,14 @@ Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PricePoint:
-    """How a controller did at one price; means per question.
+class Measured:
+    """How a controller or a rule did at one price; means per question.
 
     Attributes:
         price: accuracy per small-model token.
         accuracy, accuracy_interval: share of questions answered right.
         cost, cost_interval: in small-model tokens.
         utility, utility_interval: accuracy − price × cost.
-        rule: the hand-made rule that it leads least, tuned for this price.
-        lead, lead_interval: utility less that rule's.
     """
 
     price: float
@@ -50,6 +48,17 @@ class PricePoint:
     cost_interval: Interval
     utility: float
     utility_interval: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class PricePoint(Measured):
+    """A controller at one price.
+
+    Attributes:
+        rule: the hand-made rule that it leads least, tuned for this price.
+        lead, lead_interval: utility less that rule's.
+    """
+
     rule: str
     lead: float
     lead_interval: Interval

@@ -14,8 +14,6 @@ from controller.errors import ConfigError
 from controller.granularity import Process
 from controller.policy.deciders import PolicyDecider, guarded
 from controller.policy.difficulty import Difficulty
-from controller.policy.floor import Floor
-from controller.policy.network import PolicyNetwork
 from controller.policy.pricing import Pricing
 from controller.process.cost import Usage
 from controller.process.terms import Terms
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from controller.backends.places import ModelPlace
-    from controller.checkpoint import AnyCheckpoint, Checkpoint
+    from controller.checkpoint import AnyCheckpoint
 
 __all__ = ["Controller", "Decision", "Episode", "Outcome", "begin_episode"]
 
@@ -91,28 +89,29 @@ class Controller:
     """Policy + backend + loop, deciding about whole attempts or inside one.
 
     Args:
+        checkpoint: decides; outside of its training, where it knows that, a rule does.
         backend: makes the attempts, or writes their segments.
-        pricing: finds the price of terms that do not say it; None if all terms say it.
-        answers: see `begin_episode`.
-        guard: tells where the policy has been in training, so that a rule decides elsewhere; None
-            for no guard.
+        standing: terms of questions that do not say a price; see `Pricing`.
+
+    Raises:
+        CheckpointError: it was saved without the calibration that these terms need.
+        ConfigError: such terms are out of reach, or there is other than one model per rung.
     """
 
     def __init__(
         self,
-        policy: PolicyNetwork,
-        config: Process,
+        checkpoint: AnyCheckpoint,
         backend: Backend | SegmentBackend,
-        difficulty: Difficulty | None = None,
-        pricing: Pricing | None = None,
-        answers: AnswerKind | None = None,
-        floor: Floor | None = None,
-        guard: Checkpoint | None = None,
+        standing: Terms | None = None,
     ) -> None:
-        self.policy, self.config = policy, config
-        self.backend, self.difficulty = backend, difficulty
-        self.pricing, self.answers = pricing, answers
-        self.decider, self.guard = PolicyDecider(policy, floor=floor), guard
+        from controller.loading import deployed_process
+
+        self.checkpoint, self.backend = checkpoint, backend
+        self.config: Process = checkpoint.config
+        if isinstance(backend, Backend):
+            self.config = deployed_process(checkpoint, backend)
+        self.pricing = Pricing(checkpoint, standing)
+        self.decider = PolicyDecider(checkpoint.policy, floor=checkpoint.floor)
 
     @classmethod
     def load(
@@ -150,25 +149,12 @@ class Controller:
                 per rung, or one that is not there.
         """
         from controller.checkpoint import Checkpoint, load_any
-        from controller.loading import deployed_process, load_backend
+        from controller.loading import load_backend
 
         checkpoint = path if isinstance(path, Checkpoint) else load_any(path)
         standing = Terms(mean_cost=mean_cost, accuracy=accuracy, confidence=confidence)
-        pricing = Pricing(checkpoint, standing)
-        backend = backend or load_backend(checkpoint, models, adapters)
-        process = checkpoint.config
-        if isinstance(backend, Backend):
-            process = deployed_process(checkpoint, backend)
-        return cls(
-            checkpoint.policy,
-            process,
-            backend,
-            checkpoint.difficulty,
-            pricing,
-            answer_kind(checkpoint.answers),
-            checkpoint.floor,
-            None if isinstance(process, SegmentConfig) else checkpoint,
-        )
+        Pricing(checkpoint, standing)  # refuses them before models are loaded
+        return cls(checkpoint, backend or load_backend(checkpoint, models, adapters), standing)
 
     @classmethod
     def from_pretrained(
@@ -196,7 +182,9 @@ class Controller:
 
     def decisions(self, episode: Episode | SegmentEpisode) -> Iterator[Decision]:
         """Decide until the episode ends, yielding each decision once carried out."""
-        decider: Any = self.decider if self.guard is None else guarded(self.decider, self.guard)
+        decider: Any = self.decider
+        if isinstance(episode, Episode):
+            decider = guarded(decider, self.checkpoint)
         steps = play(episode, decider)
         with suppress(StopAsyncIteration):
             while True:
@@ -214,23 +202,17 @@ class Controller:
     ) -> Episode | SegmentEpisode:
         """A fresh episode for a question, to be driven by `decisions`; see `answer`."""
         terms = terms or Terms(**wanted)
-        if self.pricing is not None:
-            terms = terms.at(self.pricing.price_for(terms))
+        terms = terms.at(self.pricing.price_for(terms))
         if isinstance(question, str):
             question = Question(question_id=question, text=question)
         _check_text(question.text)
-        wanted = {"difficulty": self.difficulty, "number": number, "answers": self.answers}
+        wanted = {"difficulty": self.checkpoint.difficulty, "number": number}
+        wanted["answers"] = answer_kind(self.checkpoint.answers)
         return run_now(begin_episode(question, self.backend, self.config, terms, **wanted))
 
     @property
     def price(self) -> float:
-        """Price of a question whose terms do not say one.
-
-        Raises:
-            ConfigError: the controller has no prices of its own.
-        """
-        if self.pricing is None:
-            raise ConfigError("price: expected a controller from a checkpoint, found none")
+        """Price of a question whose terms do not say one."""
         return self.pricing.price_for(Terms())
 
     def close(self) -> None:
@@ -267,8 +249,7 @@ class Controller:
         terms = terms or Terms(**wanted)
         episode = self.episode(question, terms, number=number)
         decisions = tuple(self.decisions(episode))
-        if self.pricing is not None:
-            self.pricing.count(terms, episode.cost)
+        self.pricing.count(terms, episode.cost)
         return Outcome(
             answer=episode.answer,
             attempt=episode.best_attempt(),

@@ -61,16 +61,17 @@ class _Opened:
     """A trace set; of which many environments are often made, and which takes seconds to read."""
 
     def __init__(self, path: str) -> None:
-        from envs.granularity import read_traces, recordings_of
+        from envs.granularity import read_traces, table_of
 
         self._traces = read_traces(path)
-        self._recordings = recordings_of(self._traces)
         self.digest = self._traces.manifest.get("digest")
-        self.table = cache(lambda split: self._recordings.table(self._traces, [split]))
+        self.table = cache(lambda split: table_of(self._traces, [split]))
         self.recorded = cache(self._recorded)
 
     def _recorded(self, split: str) -> Any:
-        recorded = self._recordings.recorded(self._traces, [split])
+        from envs.granularity import recorded_of
+
+        recorded = recorded_of(self._traces, [split])
         where = str(Path(self._traces.path).resolve())
         recorded.backend.origin = partial(_backend, where, split, self.digest)
         return recorded
@@ -78,8 +79,9 @@ class _Opened:
     @cached_property
     def config(self) -> Process:
         """The decision process that follows from the train split."""
-        process: Process = self._recordings.derive(self.table("train"), self._traces)
-        return process
+        from envs.granularity import process_of
+
+        return process_of(self.table("train"), self._traces)
 
 
 @lru_cache(maxsize=2)

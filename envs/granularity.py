@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from controller.granularity import ATTEMPTS as ATTEMPT_STEPS
-from controller.granularity import SEGMENTS as SEGMENT_STEPS
-from controller.granularity import Granularity, Process
+from controller.granularity import Process
 from envs.replay import AttemptReplay, Replay
 from envs.segments.replay import SegmentReplay, read_trees
 from envs.segments.table import (
@@ -21,7 +18,7 @@ from envs.segments.table import (
 )
 from envs.traces.derive import derive_config
 from envs.traces.format import TraceSet, read_manifest
-from envs.traces.recorded import read_recorded
+from envs.traces.recorded import Recorded, read_recorded
 from envs.traces.table import TraceTable, build_table
 
 AnyTraces = TraceSet | SegmentTraces
@@ -31,59 +28,41 @@ STOP = 0
 """Action that ends an episode; the first of every action set."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recordings:
-    """Recorded traces of one granularity.
-
-    Attributes:
-        read: a set from its directory.
-        table, recorded: arrays, or questions, backend and grader, of a set's splits; see
-            `build_table` and `read_recorded`.
-        derive: the decision process from the table of the train split, the set and options.
-        replay: N episodes over a table; see `Replay`.
-    """
-
-    granularity: Granularity
-    read: Callable[[Path], Any]
-    table: Callable[..., Any]
-    recorded: Callable[..., Any]
-    derive: Callable[..., Any]
-    replay: Callable[..., Replay]
-
-
-ATTEMPTS = Recordings(
-    granularity=ATTEMPT_STEPS,
-    read=TraceSet.read,
-    table=build_table,
-    recorded=read_recorded,
-    derive=lambda train, traces, ladder=None, **options: derive_config(
-        train, traces.models(ladder), traces.arms(ladder), **options
-    ),
-    replay=AttemptReplay,
-)
-SEGMENTS = Recordings(
-    granularity=SEGMENT_STEPS,
-    read=SegmentTraces.read,
-    table=build_trees,
-    recorded=read_trees,
-    derive=derive_segment_config,
-    replay=SegmentReplay,
-)
-
-
-def recordings_of(kept: AnyTraces | AnyTable) -> Recordings:
-    """The granularity of a set or of its table."""
-    return SEGMENTS if isinstance(kept, SegmentTraces | SegmentTable) else ATTEMPTS
-
-
 def read_traces(path: Path | str) -> AnyTraces:
     """A set of either granularity; raises TraceFormatError if it is none, or damaged."""
     manifest = read_manifest(Path(path), "a trace set; record one with `allot record`")
-    kind = SEGMENTS if manifest.get("kind") == KIND else ATTEMPTS
-    traces: AnyTraces = kind.read(Path(path))
-    return traces
+    return (SegmentTraces if manifest.get("kind") == KIND else TraceSet).read(Path(path))
+
+
+def table_of(
+    traces: AnyTraces, splits: Sequence[str], ladder: Sequence[str] | None = None
+) -> AnyTable:
+    """Arrays of some splits of a set; see `build_table`."""
+    if isinstance(traces, SegmentTraces):
+        return build_trees(traces, splits, ladder)
+    return build_table(traces, splits, ladder)
+
+
+def recorded_of(
+    traces: AnyTraces, splits: Sequence[str], ladder: Sequence[str] | None = None
+) -> Recorded[Any, Any]:
+    """Questions, backend and grader of some splits; see `read_recorded`."""
+    read: Any = read_trees if isinstance(traces, SegmentTraces) else read_recorded
+    found: Recorded[Any, Any] = read(traces, splits, ladder)
+    return found
+
+
+def process_of(train: AnyTable, traces: AnyTraces) -> Process:
+    """The decision process that follows from the table of a set's train split."""
+    if isinstance(traces, SegmentTraces):
+        assert isinstance(train, SegmentTable)
+        return derive_segment_config(train, traces)
+    assert isinstance(train, TraceTable)
+    return derive_config(train, traces.models(), traces.arms())
 
 
 def replay_of(table: AnyTable, config: Process, num_episodes: int, **how: Any) -> Replay:
     """N episodes over a table; see `Replay`."""
-    return recordings_of(table).replay(table, config, num_episodes, **how)
+    kind: Any = SegmentReplay if isinstance(table, SegmentTable) else AttemptReplay
+    replay: Replay = kind(table, config, num_episodes, **how)
+    return replay

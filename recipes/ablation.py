@@ -9,7 +9,7 @@ others, and for one price alone it has nothing else to learn.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,7 +32,7 @@ from training.cli.options import Json, RayOptions
 from training.compare.simulate import play_checkpoint
 from training.compare.summary import Bootstrap
 from training.learn.config import PPOConfig, TrainConfig
-from training.learn.runs import Progress, TrainJob, run_job, train_on_cluster
+from training.learn.runs import TrainJob, run_job, train_on_cluster
 from training.learn.threads import limit_threads
 from training.learn.train import prepare, suited
 from training.record.cluster import Cluster
@@ -40,6 +40,9 @@ from training.report.show import command_line
 from training.report.view import progress_bar
 
 Floats = NDArray[np.float64]
+
+Progress = Callable[[float, str], None]
+"""Told the share of all work that is done, and what is worked on."""
 
 SIGNALS: Mapping[str, tuple[str, ...]] = {
     group: names for group, names in FEATURES.groups.items() if group not in (TERMS, COUNTS)
@@ -65,12 +68,7 @@ class Variant:
 
 
 def variants(config: TrainConfig, prices: Sequence[float]) -> Iterator[Variant]:
-    """One without each signal, and one specialist for each of some prices.
-
-    Args:
-        config: of the controller that they are compared with.
-        prices: of the specialists.
-    """
+    """One without each signal, and one specialist for each of some prices."""
     for signal, features in SIGNALS.items():
         ppo = replace(config.ppo, ignored_features=features)
         name = f"without {signal}".replace(" ", "-").replace("'", "")
@@ -99,9 +97,9 @@ def ablate(
     """Train the variants that are not there yet and compare them on the test split.
 
     Args:
-        reference: directory of the controller with all signals, trained with `config`.
-        traces: that it was trained on.
-        config: of its training.
+        reference: directory of the controller with all signals, trained on `traces` with `config`.
+        traces: recorded attempts.
+        config: of trainings.
         out: directory for the variants' runs.
         num_specialists: trained for single prices, spread over the range.
         num_prices: at which signals are compared.
@@ -110,61 +108,41 @@ def ablate(
         progress: called with the share of the training done and what is worked on.
 
     Returns:
-        `signals`: per signal the mean utility lost without it, with a 95% interval;
-        `specialists`: per price the utility of specialist and reference, and the share of the
-        specialist's that the reference loses.
+        `signals`: per signal the mean utility lost without it; `specialists`: per price the utility
+        of specialist and reference, and the share of the specialist's that the reference loses;
+        both with a 95% interval.
     """
     checkpoint = load_checkpoint(reference)
     grid = LogUniform(low=checkpoint.price_range[0], high=checkpoint.price_range[1])
     test = build_table(traces, ["test"], [model.name for model in checkpoint.models])
-    bootstrap = Bootstrap(len(test))
-    prices = grid.grid(num_prices)
+    bootstrap, prices = Bootstrap(len(test)), grid.grid(num_prices)
     # Between the ends: at these a specialist gains from never having seen what lies beyond.
     chosen = grid.grid(num_specialists + 2)[1:-1].tolist()
 
-    def utility(controller: Checkpoint, price: float) -> Floats:
-        return play_checkpoint(controller, test, price, repeats=repeats).utility(price)
+    def utility(controller: Checkpoint, *prices: float) -> Floats:
+        """Mean over some prices, (Q,)."""
+        played = [(play_checkpoint(controller, test, p, repeats=repeats), p) for p in prices]
+        return np.asarray(np.mean([found.utility(price) for found, price in played], axis=0))
 
-    full = np.mean([utility(checkpoint, price) for price in prices], axis=0)  # (Q,)
-    tables: dict[str, list[dict[str, Any]]] = {"signals": [], "specialists": []}
     todo = list(variants(suited(config, traces), chosen))
-    _train_all(
-        [
-            TrainJob(
-                out=(out / variant.name).resolve(),
-                traces=traces.path.resolve(),
-                config=variant.config,
-            )
-            for variant in todo
-        ],
-        traces,
-        cluster,
-        progress,
-    )
+    paths = {variant.name: (out / variant.name).resolve() for variant in todo}
+    jobs = [
+        TrainJob(out=paths[variant.name], traces=traces.path.resolve(), config=variant.config)
+        for variant in todo
+    ]
+    _train_all(jobs, traces, cluster, progress)
+    full, tables = utility(checkpoint, *prices), dict[str, list[dict[str, Any]]]()
     for variant in todo:
-        trained = load_checkpoint(out / variant.name)
+        trained = load_checkpoint(paths[variant.name])
         if variant.price is None:
-            lost = full - np.mean([utility(trained, price) for price in prices], axis=0)
-            tables["signals"].append(
-                {
-                    "signal": variant.without,
-                    "utility lost without it": float(lost.mean()),
-                    "interval": bootstrap.interval(lost),
-                }
-            )
+            lost, kind = full - utility(trained, *prices), "signals"
+            row: dict[str, Any] = {"signal": variant.without, "lost": float(lost.mean())}
         else:
             theirs, ours = utility(trained, variant.price), utility(checkpoint, variant.price)
-            tables["specialists"].append(
-                {
-                    "price": variant.price,
-                    "specialist": float(theirs.mean()),
-                    "one for all": float(ours.mean()),
-                    "lost": float((theirs - ours).mean() / theirs.mean()),
-                    "interval": tuple(
-                        float(bound / theirs.mean()) for bound in bootstrap.interval(theirs - ours)
-                    ),
-                }
-            )
+            lost, kind = (theirs - ours) / theirs.mean(), "specialists"
+            row = {"price": variant.price, "specialist": float(theirs.mean())}
+            row |= {"one for all": float(ours.mean()), "lost": float(lost.mean())}
+        tables.setdefault(kind, []).append({**row, "interval": bootstrap.interval(lost)})
     return tables
 
 
@@ -172,43 +150,27 @@ def _train_all(
     jobs: Sequence[TrainJob], traces: TraceSet, cluster: Cluster | None, progress: Progress
 ) -> None:
     if cluster is not None:
-        train_on_cluster(jobs, cluster, progress)
+        train_on_cluster(jobs, cluster)
         return
     todo = [job for job in jobs if not job.finished]
-    if not todo:
-        return
-    whole = prepare(
-        traces, replace(todo[0].config, prices=())
-    )  # signals are hidden later, in the network
     for number, job in enumerate(todo):
-
-        def view(
-            steps: int, _: Mapping[str, float], number: int = number, job: TrainJob = job
-        ) -> None:
-            progress((number + steps / job.total_steps) / len(todo), job.out.name)
-
-        prepared = whole
-        if job.config.prices:
-            low, high = job.config.prices
-            prepared = replace(whole, prices=LogUniform(low=low, high=high))
-        run_job(job, view, prepared=prepared)
+        progress(number / len(todo), job.out.name)
+        if not number:  # once for all: signals are hidden later, in the network
+            whole = prepare(traces, replace(job.config, prices=()))
+        prices = (
+            LogUniform(low=job.config.prices[0], high=job.config.prices[1])
+            if job.config.prices
+            else whole.prices
+        )
+        run_job(job, replace(whole, prices=prices))
 
 
 def ablation_markdown(tables: Mapping[str, Sequence[Mapping[str, Any]]], command: str) -> str:
-    """The tables for docs/ABLATION.md.
-
-    Args:
-        tables: from `ablate`.
-        command: that regenerates the file.
-    """
+    """The tables of `ablate` for docs/ABLATION.md, and the command that regenerates it."""
     signals = markdown_table(
         ("signal", "mean utility lost without it", "95% interval"),
         (
-            (
-                row["signal"],
-                f"{row['utility lost without it']:+.4f}",
-                "{:+.4f} to {:+.4f}".format(*row["interval"]),
-            )
+            (row["signal"], f"{row['lost']:+.4f}", "{:+.4f} to {:+.4f}".format(*row["interval"]))
             for row in tables["signals"]
         ),
     )
@@ -217,8 +179,7 @@ def ablation_markdown(tables: Mapping[str, Sequence[Mapping[str, Any]]], command
         (
             (
                 f"{row['price']:.1e}",
-                f"{row['specialist']:.4f}",
-                f"{row['one for all']:.4f}",
+                *(f"{row[name]:.4f}" for name in ("specialist", "one for all")),
                 f"{row['lost']:+.2%}",
                 "{:+.2%} to {:+.2%}".format(*row["interval"]),
             )

@@ -22,14 +22,15 @@ import typer
 from numpy.typing import NDArray
 from rich.console import Console
 
+from controller.card import markdown_table
 from controller.checkpoint import AnyCheckpoint, load_any
-from controller.policy.rules import Rule, RulePolicy
+from controller.policy.rules import Rule
 from envs.granularity import AnyTable
 from envs.traces.format import TraceSet, write_atomically
 from envs.traces.table import build_table
 from training.cli.app import main as run_program
 from training.compare.selector import select_plans
-from training.compare.simulate import Played, outlook, play_checkpoint, play_each, pool, select
+from training.compare.simulate import Played, outlook, play_checkpoint, play_rules, pool, select
 from training.compare.summary import Bootstrap
 from training.learn.config import PPOConfig, TrainConfig
 from training.learn.floor import Rulebook
@@ -110,8 +111,8 @@ class Fold:
     def play(self, rules: Sequence[Rule], where: tuple[AnyTable, Floats | None]) -> list[Played]:
         """How rules do on the tuning or the test questions."""
         table, known = where
-        policies = [RulePolicy(rule) for rule in rules]
-        return play_each(policies, table, self.prepared.process, difficulty=known, repeats=_REPEATS)
+        process = self.prepared.process
+        return play_rules(rules, table, process, difficulty=known, repeats=_REPEATS)
 
     def contest(self, rules: Sequence[Rule], prices: Floats) -> dict[str, list[Played]]:
         """What is played on the fold, by policy, one entry per price; rules by their number."""
@@ -217,14 +218,13 @@ def as_markdown(rows: Sequence[dict[str, Any]]) -> str:
             return "{:+.3f} ({:+.3f} to {:+.3f})".format(*value)
         return f"{value:.1e}" if name == "price" else f"{value:.3f}"
 
-    lines = [" | ".join(rows[0]), " | ".join("---" for _ in rows[0])]
-    lines += [" | ".join(cell(*entry) for entry in row.items()) for row in rows]
+    lines = [[cell(*entry) for entry in row.items()] for row in rows]
     means = {
         name: np.mean([row[name] if np.isscalar(row[name]) else row[name][0] for row in rows])
         for name in rows[0]
     }
-    lines.append(" | ".join("mean" if n == "price" else f"{v:+.4f}" for n, v in means.items()))
-    return "\n".join(f"| {line} |" for line in lines)
+    lines.append(["mean" if n == "price" else f"{v:+.4f}" for n, v in means.items()])
+    return markdown_table([*rows[0]], lines)
 
 
 def main(

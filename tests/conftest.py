@@ -1,5 +1,8 @@
 """Real recorded traces for every test: the bundled set."""
 
+import os
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,12 +19,14 @@ from envs.traces.recorded import Recorded, read_recorded
 from envs.traces.table import build_table
 from recipes.trees import TreeConfig, TreeRecorder, record_trees
 from tests.menus import write_menu
+from tests.training.conftest import thinned
 from training.learn.config import PPOConfig, TrainConfig
 from training.learn.train import ControllerTraining
 from training.report.show import new_questions
 from training.report.tracking import Tracker
 
-CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
+ROOT = Path(__file__).parent.parent
+CHECKPOINTS = ROOT / "checkpoints"
 
 ON_THEIR_OWN = ("test_docs.py", "test_examples.py")
 """Files of long tests that share no set-up: whichever process is free takes the next one."""
@@ -102,3 +107,25 @@ def redoing(trees: SegmentTraces, tmp_path_factory) -> Path:
     checkpoint.policy.actor[-1].bias.data += torch.tensor([-0.5, 0.5, 1, -1, -1])
     save_checkpoint(checkpoint, out)
     return out
+
+
+@pytest.fixture(scope="session")
+def some_traces(traces, tmp_path_factory):
+    """A part of the bundled set, so that a training takes seconds and not minutes."""
+    return thinned(traces, tmp_path_factory.mktemp("docs") / "traces", every=32)
+
+
+@pytest.fixture
+def clone(tmp_path, some_traces):
+    """A folder with what a fresh clone has, environment included, but for most of the traces."""
+    folder = tmp_path / "clone"
+    unwanted = shutil.ignore_patterns("training", "evaluation")
+    shutil.copytree(ROOT / "checkpoints", folder / "checkpoints", ignore=unwanted)
+    shutil.copytree(some_traces, folder / "checkpoints" / "traces", dirs_exist_ok=True)
+    for package in ("controller", "envs", "training", "recipes", "benchmarks", "examples"):
+        shutil.copytree(ROOT / package, folder / package)
+    for file in ("Makefile", "pyproject.toml"):
+        shutil.copyfile(ROOT / file, folder / file)
+        os.utime(folder / file, (0, 0))  # older than the environment, which so is up to date
+    (folder / ".venv").symlink_to(sys.prefix)
+    return folder

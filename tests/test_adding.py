@@ -13,7 +13,6 @@ ROOT = CHECKPOINTS.parent
 ACTION = '''
     ActionKind.LEAP: ActionSpec(
         meaning="the largest model makes an attempt",
-        asked="let the largest model answer",
         legal=_has_attempts,
         cost=attempting,
         paid_for="an attempt by the largest model",

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,9 +15,8 @@ from typer import Typer
 from typer.main import get_command
 
 import benchmarks.__main__
-from recipes import ablation, asking, crossvalidate, limits, models, trees
+from recipes import ablation, crossvalidate, limits, models, trees
 from tests.hub_server import hub
-from tests.training.conftest import thinned
 from training.cli.app import app
 
 ROOT = Path(__file__).parent.parent
@@ -87,28 +85,6 @@ def with_real_models(text):
 RUNNABLE = [page for page in PAGES if any(block.language in PROGRAMS for block in blocks(page))]
 
 
-@pytest.fixture(scope="session")
-def some_traces(traces, tmp_path_factory):
-    """A part of the bundled set: trainings on a page fit their read-outs as much faster."""
-    return thinned(traces, tmp_path_factory.mktemp("docs") / "traces", every=16)
-
-
-@pytest.fixture
-def clone(tmp_path, some_traces):
-    """A folder with what a fresh clone has, environment included, but for most of the traces."""
-    folder = tmp_path / "clone"
-    unwanted = shutil.ignore_patterns("training", "evaluation")
-    shutil.copytree(ROOT / "checkpoints", folder / "checkpoints", ignore=unwanted)
-    shutil.copytree(some_traces, folder / "checkpoints" / "traces", dirs_exist_ok=True)
-    for package in ("controller", "envs", "training", "recipes", "benchmarks", "examples"):
-        shutil.copytree(ROOT / package, folder / package)
-    for file in ("Makefile", "pyproject.toml"):
-        shutil.copyfile(ROOT / file, folder / file)
-        os.utime(folder / file, (0, 0))  # older than the environment, which so is up to date
-    (folder / ".venv").symlink_to(sys.prefix)
-    return folder
-
-
 @pytest.fixture
 def run(clone, tmp_path):
     """Runs a block as its reader would; what it left running ends with the test."""
@@ -169,7 +145,6 @@ COMMANDS = {
     "allot": get_command(app),
     "python -m benchmarks": only(benchmarks.__main__.main),
     "python -m recipes.ablation": only(ablation.main),
-    "python -m recipes.asking": only(asking.main),
     "python -m recipes.crossvalidate": only(crossvalidate.main),
     "python -m recipes.limits": only(limits.main),
     "python -m recipes.models": get_command(models.app),

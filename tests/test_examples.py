@@ -30,15 +30,15 @@ def test_every_example_is_called():
 
 
 @pytest.mark.parametrize("name", sorted(CALLS))
-def test_example_runs_in_an_empty_folder(name, tmp_path):
-    program, (arguments, expected) = EXAMPLES / f"{name}.py", CALLS[name]
+def test_example_runs_in_an_empty_folder(name, clone, tmp_path):
+    program, (arguments, expected) = clone / "examples" / f"{name}.py", CALLS[name]
     if name == "tune":
         pytest.importorskip("optuna", reason="pip install optuna")
     assert len(program.read_text().splitlines()) <= 60
     done = subprocess.run(
         [sys.executable, program, *arguments],
         cwd=tmp_path,
-        env={**os.environ, "WANDB_MODE": "disabled"},
+        env={**os.environ, "WANDB_MODE": "disabled", "PYTHONPATH": str(clone)},
         capture_output=True,
         text=True,
         timeout=300,

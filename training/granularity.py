@@ -13,17 +13,16 @@ from controller.errors import ConfigError, TraceFormatError
 from controller.granularity import Process
 from controller.policy import rules
 from controller.policy.difficulty import Difficulty
-from controller.policy.network import Policy
 from controller.policy.readouts import Readout
-from controller.policy.rules import RulePolicy, routers, rule_families
+from controller.policy.rules import routers, rule_families
 from controller.process.episodes import EpisodeConfig
 from controller.segments import rules as segment_rules
 from controller.segments.episodes import SegmentConfig
 from controller.segments.rules import segment_rule_families
-from envs import granularity
-from envs.granularity import AnyTable, AnyTraces, Recordings, recordings_of
+from envs.granularity import AnyTable, AnyTraces
 from envs.reward import ROUND_PRICES, LogUniform
-from envs.segments.table import SegmentTable, SegmentTraces, build_trees
+from envs.segments.table import SegmentTable, SegmentTraces, build_trees, derive_segment_config
+from envs.traces.derive import derive_config
 from envs.traces.format import TraceSet
 from envs.traces.table import TraceTable, build_table
 from training.learn.config import TrainConfig
@@ -37,7 +36,6 @@ class Learning:
     """Training and comparison at one granularity.
 
     Attributes:
-        recordings: of the traces.
         split: from a set and settings to questions to learn from, to watch a training on and
             to tell how good it is.
         derive: from the first of these, the set, settings and the read-out of difficulty to
@@ -45,7 +43,6 @@ class Learning:
         outcomes: of the attempts at the questions of a table.
         value: read-out of the worth of what an attempt has so far, that a set came with.
         round_prices: to train for; None for none.
-        policy: plays a rule.
         families: of rules, by name, for a decision process.
         routers: rules that read the difficulty, likewise; no family of `families`.
         reads: whether those of `families` do, too.
@@ -54,19 +51,21 @@ class Learning:
         kinds: names of families by kind; those of a comparison's headline.
     """
 
-    recordings: Recordings
     split: Callable[[Any, TrainConfig], tuple[Any, Any, Any]]
     derive: Callable[[Any, Any, TrainConfig, Difficulty | None], Any]
     outcomes: Callable[[Any], Outcomes]
     value: Callable[[Any], Readout | None]
     round_prices: LogUniform | None
-    policy: Callable[[Any], Policy]
     families: Callable[[Any], Mapping[str, Sequence[Any]]]
     routers: Callable[[Any], Sequence[Any]]
     reads: bool
     tally: tuple[str, ...]
     single: str
     kinds: Mapping[str, Sequence[str]]
+
+    def rules(self, process: Process) -> list[Any]:
+        """Those of all families."""
+        return [rule for family in self.families(process).values() for rule in family]
 
 
 def _split_attempts(
@@ -90,10 +89,10 @@ def _split_attempts(
 def _derive_attempts(
     train: TraceTable, traces: TraceSet, config: TrainConfig, difficulty: Difficulty | None
 ) -> EpisodeConfig:
-    process: EpisodeConfig = granularity.ATTEMPTS.derive(
+    process = derive_config(
         train,
-        traces,
-        config.ladder,
+        traces.models(config.ladder),
+        traces.arms(config.ladder),
         token_costs=config.token_costs,
         dollars=config.list_prices,
         sample_widths=config.sample_widths,
@@ -122,7 +121,7 @@ def _split_segments(
 def _derive_segments(
     train: SegmentTable, traces: SegmentTraces, config: TrainConfig, _: Difficulty | None
 ) -> SegmentConfig:
-    process: SegmentConfig = granularity.SEGMENTS.derive(
+    return derive_segment_config(
         train,
         traces,
         config.ladder,
@@ -130,17 +129,14 @@ def _derive_segments(
         probes=config.probes,
         escalates=config.escalate,
     )
-    return process
 
 
 ATTEMPTS = Learning(
-    recordings=granularity.ATTEMPTS,
     split=_split_attempts,
     derive=_derive_attempts,
     outcomes=attempt_outcomes,
     value=lambda traces: None,
     round_prices=ROUND_PRICES,
-    policy=RulePolicy,
     families=rule_families,
     routers=routers,
     reads=False,
@@ -155,13 +151,11 @@ ATTEMPTS = Learning(
     },
 )
 SEGMENTS = Learning(
-    recordings=granularity.SEGMENTS,
     split=_split_segments,
     derive=_derive_segments,
     outcomes=lambda table: Outcomes(table.success_rates),
     value=lambda traces: traces.value,
     round_prices=None,
-    policy=lambda rule: rule,
     families=lambda process: segment_rule_families(max(process.draws)),
     routers=lambda process: (),
     reads=True,
@@ -173,6 +167,5 @@ SEGMENTS = Learning(
 
 def learning_of(about: AnyTraces | AnyTable | Process) -> Learning:
     """The granularity of a set, of its table or of a decision process."""
-    if isinstance(about, EpisodeConfig | SegmentConfig):
-        return SEGMENTS if isinstance(about, SegmentConfig) else ATTEMPTS
-    return SEGMENTS if recordings_of(about) is granularity.SEGMENTS else ATTEMPTS
+    inside = isinstance(about, SegmentTraces | SegmentTable | SegmentConfig)
+    return SEGMENTS if inside else ATTEMPTS

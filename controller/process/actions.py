@@ -63,7 +63,6 @@ class ActionSpec:
     Attributes:
         meaning: in words, for cards.
         legal: whether it can be taken, from state and the action's width.
-        asked: the meaning for a language model that decides.
         cost: what it costs, from state and lengths; None for nothing.
         paid_for: what that buys, in words.
         tier: of the arms that it can ask, one action each; None where it asks none.
@@ -77,7 +76,6 @@ class ActionSpec:
 
     meaning: str
     legal: Callable[..., Array]
-    asked: str = ""
     cost: Callable[..., Array] | None = None
     paid_for: str = ""
     tier: Tier | None = None
@@ -134,12 +132,10 @@ def _has_attempts(e: Any, width: int, rung: int) -> Any:
 ACTIONS: dict[ActionKind, ActionSpec] = {
     ActionKind.STOP: ActionSpec(
         meaning="return the best answer seen; before the first attempt, give up",
-        asked="return the leading answer",
         legal=lambda e, width: e.at >= 0,
     ),
     ActionKind.SAMPLE: ActionSpec(
         meaning="the small model makes an independent attempt",
-        asked="let the small model make another attempt",
         legal=_has_attempts,
         cost=attempting,
         tier=Tier.SMALL,
@@ -150,7 +146,6 @@ ACTIONS: dict[ActionKind, ActionSpec] = {
     ),
     ActionKind.REVISE: ActionSpec(
         meaning="the small model's reviser rewrites an attempt with the leading answer",
-        asked="let the small model revise the leading attempt",
         legal=_revisable,
         cost=_revising,
         paid_for="a revision",
@@ -160,7 +155,6 @@ ACTIONS: dict[ActionKind, ActionSpec] = {
     ),
     ActionKind.ESCALATE: ActionSpec(
         meaning="a larger model makes an attempt, which joins the vote",
-        asked="let the large model answer",
         legal=lambda e, width, rung: _has_attempts(e, width, rung) if rung else e.at < 0,
         cost=attempting,
         paid_for="an attempt by a larger model",
@@ -170,7 +164,6 @@ ACTIONS: dict[ActionKind, ActionSpec] = {
     ),
     ActionKind.VERIFY: ActionSpec(
         meaning="the verifier scores the attempts that have no score yet",
-        asked="let a verifier score the attempts",
         legal=lambda e, width: e.unverified > 0,
         cost=lambda e, lengths: e.config.cost.verifier_weight * e.unverified_tokens,
         paid_for="scores of all attempts that have none",

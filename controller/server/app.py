@@ -114,7 +114,6 @@ class Service:
         if self._check is not None:
             await _cancelled(self._check)
         await self.engine.backend.close()
-        await self.engine.equivalence.close()
 
     def _caller(self, request: Request) -> str:
         caller = self.keys.caller(request.headers.get("authorization", ""))

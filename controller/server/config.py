@@ -91,7 +91,6 @@ class ServeConfig:
             default: as recorded. Repeatable.
         upstream: how servers are asked.
         answers: their kind, see docs/answers.md; default: as trained.
-        equivalence: URL#MODEL of a server of embeddings: close answers are the same.
         fallback: rule where the policy was never trained; none for no guard.
         always: rule that decides; the policy is only watched.
         variant: NAME=DIR:SHARE, another controller; repeatable.
@@ -121,7 +120,6 @@ class ServeConfig:
     prompt: tuple[str, ...] = ()
     upstream: Upstream = field(default_factory=Upstream)
     answers: str | None = None
-    equivalence: str | None = None
     fallback: str = "adaptive-cascade"
     always: str | None = None
     variant: tuple[str, ...] = ()

@@ -16,7 +16,7 @@ import numpy as np
 from opentelemetry import trace
 from pydantic import ConfigDict, Field
 
-from controller.answers import answer_kind
+from controller.answers import answer_kind, first_same
 from controller.answers.kinds import Whole
 from controller.answers.structured import has_schemas, schema_fault
 from controller.backends.base import DEADLINE, Backend, OneSpelling, Request, Verdict, Wrapped
@@ -29,7 +29,6 @@ from controller.process.episodes import NO_ANSWER
 from controller.process.terms import Terms
 from controller.process.types import Attempt, Question
 from controller.server.config import MAX_DEADLINE_S, Limits
-from controller.server.equivalence import ByKind
 from controller.server.limits import (
     BROKEN_OFF,
     BUDGET,
@@ -136,8 +135,6 @@ class Engine:
     """Answers questions side by side.
 
     Args:
-        equivalence: when two answers are the same; as the first variant's checkpoint says when
-            None.
         shared: with other processes; nothing when None.
     """
 
@@ -147,14 +144,13 @@ class Engine:
         backend: Backend,
         *,
         limits: Limits | None = None,
-        equivalence: ByKind | None = None,
         shared: Alone | None = None,
         on_served: Callable[[Served], None] = lambda served: None,
         on_stray: Callable[[str, str], None] = lambda variant, feature: None,
     ) -> None:
         self.variants, self.backend = variants, backend
         self.limits = limits or Limits()
-        self.equivalence = equivalence or ByKind(answer_kind(variants.all[0].checkpoint.answers))
+        self.answers = answer_kind(variants.all[0].checkpoint.answers)
         self.shared = shared or Alone()
         self.escalations = EscalationBudget(self.limits, self.shared.buckets())
         self._on_served, self._on_stray = on_served, on_stray
@@ -314,7 +310,7 @@ class _Asked(Wrapped):
             self.allowed,
             difficulty=variant.checkpoint.difficulty,
         )
-        self._equivalence, self._deadline = engine.equivalence, deadline
+        self._answers, self._deadline = engine.answers, deadline
         self._pending: Sequence[Request] = ()  # gone out and not answered
         self._written: dict[int, int] = {}  # tokens of cancelled ones, by place, where known
         self._say: Say | None = None
@@ -430,9 +426,12 @@ class _Asked(Wrapped):
 
     async def _canonical(self, answer: str, known: Sequence[str]) -> str:
         """One spelling for equal answers to the question."""
+        kind = self._answers
+        if answer in known or all(kind.settled(text) for text in (answer, *known)):
+            return answer
         try:
             async with asyncio.timeout_at(self._deadline):
-                return await self._equivalence.canonical(answer, known)
+                return await asyncio.to_thread(first_same, kind, answer, known)
         except TimeoutError:
             return answer
 

@@ -26,7 +26,7 @@ import uvicorn
 from opentelemetry import trace
 from prometheus_client.multiprocess import mark_process_dead
 
-from controller.answers import answer_kind, load_kind
+from controller.answers import load_kind
 from controller.backends.base import Backend
 from controller.checkpoint import Checkpoint, load_checkpoint
 from controller.errors import AllotError, ConfigError
@@ -37,7 +37,6 @@ from controller.process.types import ModelSpec
 from controller.server.app import Service
 from controller.server.config import ServeConfig, VariantPlace
 from controller.server.engine import Engine, Served
-from controller.server.equivalence import build_equivalence
 from controller.server.keys import Keys
 from controller.server.ops import Metrics, configure, episode_fields, episode_log, service_log
 from controller.server.shared import Alone, Store, Together
@@ -78,7 +77,6 @@ def build_service(config: ServeConfig) -> Service:
         backend,
         limits=config.limits,
         shared=shared,
-        equivalence=build_equivalence(answer_kind(checkpoint.answers), config.equivalence),
         on_served=on_served,
         on_stray=lambda variant, feature: metrics.strays.labels(variant, feature).inc(),
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.generation import _count_tokens, run
+from benchmarks.generation import Asked, _count_tokens, run
 from recipes.language_models import LanguageModelConfig, build_model
 from recipes.tokenizer import build_tokenizer
 
@@ -24,7 +24,7 @@ def test_reports_both_contenders(tmp_path: Path) -> None:
     tokenizer = build_tokenizer()
     build_model(SHAPE, tokenizer).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    report = run(tmp_path, 3, 2, max_new_tokens=4, num_repeats=3)
+    report = run(tmp_path, 3, Asked(num_samples=2, max_new_tokens=4), num_repeats=3)
     assert report["num_questions"] == 3
     for ratio, unit in (("ratio", "s"), ("cpu_ratio", "cpu_s")):
         backend, generate = (report[f"{x}_tokens_per_{unit}"] for x in ("backend", "generate"))

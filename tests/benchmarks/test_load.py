@@ -3,22 +3,16 @@
 import asyncio
 
 import numpy as np
+from aiohttp.test_utils import TestServer
 
 from benchmarks.load import Load, run
-from benchmarks.upstream import SlowModel
-
-HEAD = b"HTTP/1.1 %s\r\ncontent-length: 2\r\n\r\n{}"
+from benchmarks.upstream import slow_model
 
 
-def measured(load, delay_s=0.1, response=HEAD % b"200 OK"):
+def measured(load, delay_s=0.1, status=200):
     async def main():
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: SlowModel(delay_s, response), "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        try:
-            return await run(f"http://127.0.0.1:{port}/v1/chat/completions", {"n": 1}, load)
-        finally:
-            server.close()
+        async with TestServer(slow_model(delay_s, status)) as server:
+            return await run(str(server.make_url("/v1/chat/completions")), {"n": 1}, load)
 
     return asyncio.run(main())
 
@@ -36,5 +30,5 @@ def test_waiting_for_a_busy_client_counts():
 
 
 def test_failures_are_no_latencies():
-    seconds = measured(Load(clients=4, rate=20, seconds=0.5), response=HEAD % b"500 No")
+    seconds = measured(Load(clients=4, rate=20, seconds=0.5), status=500)
     assert np.isnan(seconds).all()

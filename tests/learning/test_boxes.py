@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks.boxes import TRAINING, share_of_optimum
+from benchmarks.optimum import BOXES_TRAINING, share_of_boxes
 from envs.reward import price_range
 from tests.learning.boxes import Boxes, Weitzman
 from training.compare.simulate import play
@@ -32,5 +32,5 @@ def test_playing_the_optimum_brings_its_value(price):
 
 
 def test_a_trained_policy_comes_near_the_optimum():
-    found = share_of_optimum(0, replace(TRAINING, total_steps=200_000), num_questions=2_000)
+    found = share_of_boxes(0, replace(BOXES_TRAINING, total_steps=200_000), num_questions=2_000)
     assert 0.93 < found["mean"] < 1.01

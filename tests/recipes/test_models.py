@@ -7,7 +7,7 @@ import pytest
 from controller.backends.local.adapters import load_adapters
 from controller.backends.local.backend import load_model
 from controller.backends.prompts import REVISER, VERIFIER
-from recipes import adapters
+from recipes import models
 from recipes.language_models import CONFIGS, LanguageModelTraining
 from tests.conftest import CHECKPOINTS
 
@@ -28,15 +28,15 @@ def test_a_bundled_shape_learns_and_loads(tmp_path):
 
 @pytest.fixture
 def few_questions(monkeypatch):
-    monkeypatch.setattr(adapters, "REVISER_QUESTIONS", (4, 4, 0, 0, 0))
-    monkeypatch.setattr(adapters, "NUM_DRAWS", 500)
-    monkeypatch.setattr(adapters, "VERIFIER_QUESTIONS", (8, 8, 0, 0, 0))
+    monkeypatch.setattr(models, "REVISER_QUESTIONS", (4, 4, 0, 0, 0))
+    monkeypatch.setattr(models, "NUM_DRAWS", 500)
+    monkeypatch.setattr(models, "VERIFIER_QUESTIONS", (8, 8, 0, 0, 0))
 
 
 def test_adapters_are_trained_on_attempts_of_their_own(few_questions, tmp_path):
     (tmp_path / "small").symlink_to(CHECKPOINTS / "small")
     for name in (REVISER, VERIFIER):
-        adapters.train_adapter(name, tmp_path, tmp_path / name, lambda share, text: None)
+        models.train_adapter(name, tmp_path, tmp_path / name, lambda share, text: None)
     paths = {name: tmp_path / name for name in (REVISER, VERIFIER)}
     small = load_adapters(load_model(CHECKPOINTS / "small", 0), paths)
     assert [spec.name for spec in small.adapters] == [REVISER, VERIFIER]

@@ -99,19 +99,19 @@ def _evaluated(
     out: Path,
 ) -> Evaluation:
     """Play all, and keep what was found."""
-    from envs.granularity import recordings_of
+    from envs.granularity import recorded_of, table_of
     from training.compare.evaluate import compare, read_others
     from training.compare.evaluation import About, save_evaluation
     from training.compare.results import CONTROLLER
     from training.compare.summary import summarise
     from training.compare.yardsticks import play_greedy
 
-    checkpoints, recordings = list(controllers.values()), recordings_of(traces)
+    checkpoints = list(controllers.values())
     first, names = checkpoints[0], [model.name for model in checkpoints[0].models]
-    test = recordings.recorded(traces, ["test"], names)
+    test = recorded_of(traces, ["test"], names)
     comparison = compare(
         checkpoints,
-        recordings.table(traces, ["train", "validation"], names),
+        table_of(traces, ["train", "validation"], names),
         test.table,
         others=read_others(options.beside),
         fixed=play_greedy(traces, test.questions, first.config.cost) if options.greedy else None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,7 +102,7 @@ class Watch:
             )
 
 
-_ATTEMPT = pa.struct(
+BROUGHT = pa.struct(
     [
         ("attempt_id", pa.string()),
         ("parent_id", pa.string()),
@@ -118,6 +118,7 @@ _ATTEMPT = pa.struct(
         ("text", pa.string()),
     ]
 )
+"""What an action brings, as a file of decisions keeps it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,17 +136,8 @@ class Keeping:
     leader: Callable[[Any, int, Any], str | None]
     brought: Callable[[Any, Any, int, int, Any, Any], Sequence[Any]]
 
-    columns = ("leader", pa.string()), ("attempts", pa.list_(_ATTEMPT))
-    """Of a decision in a file, beside action, probabilities, value, observation and cost."""
 
-    @staticmethod
-    def row(decision: Decision, right: frozenset[str]) -> Mapping[str, Any]:
-        """Values of these columns, given the right answers to the question."""
-        attempts = [_brought_row(made, right) for made in decision.brought]
-        return {"leader": decision.leader, "attempts": attempts}
-
-
-def _brought_row(made: Attempt | Segment, right: frozenset[str]) -> dict[str, Any]:
+def brought_row(made: Attempt | Segment, right: frozenset[str]) -> dict[str, Any]:
     """An attempt; a segment of one is kept like it, without an answer of its own."""
     if isinstance(made, Segment):
         kept = {**vars(made), "completion_tokens": made.num_tokens, "text": made.text or None}
@@ -161,7 +153,7 @@ def play_decisions(
     Of trees the first at each question is played. Episodes come by price, then in the order of the
     questions.
     """
-    table, keeping = recorded.table, keeping_of(recorded.table)
+    table, keeping = recorded.table, _keeping_of(recorded.table)
     for price in prices:
         watch = Watch(checkpoint.policy, keeping.note, table.num_attempts)
         play_checkpoint(checkpoint, table, price, repeats=1, watch=watch)
@@ -181,7 +173,7 @@ def play_decisions(
 def _decisions(
     checkpoint: AnyCheckpoint, recorded: Recorded[Any, Any], watch: Watch, row: int
 ) -> Iterator[Decision]:
-    keeping, replay, seen = keeping_of(recorded.table), watch.replay, watch.seen[row]
+    keeping, replay, seen = _keeping_of(recorded.table), watch.replay, watch.seen[row]
     actions, features = checkpoint.config.actions, checkpoint.granularity.features
     notes = [entry.note for entry in seen] + [keeping.note(replay, row)]
     rule = checkpoint.floor.rule_at(seen[0].price) if checkpoint.floor else None
@@ -235,6 +227,6 @@ SEGMENTS = Keeping(
 )
 
 
-def keeping_of(table: Any) -> Keeping:
+def _keeping_of(table: Any) -> Keeping:
     """How decisions over a table are kept."""
     return SEGMENTS if isinstance(table, SegmentTable) else ATTEMPTS

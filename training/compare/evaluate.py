@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from controller.checkpoint import AnyCheckpoint, load_any
 from controller.errors import ConfigError
 from controller.granularity import Process
-from controller.policy.difficulty import Difficulty, Reads
+from controller.policy.difficulty import Reads
 from controller.policy.rules import (
     AlwaysLarge,
     Rule,
@@ -27,17 +26,18 @@ from controller.policy.rules import (
 )
 from controller.process.episodes import EpisodeConfig
 from controller.segments.episodes import SegmentConfig
-from envs.granularity import AnyTable, read_traces, recordings_of
+from envs.granularity import AnyTable, read_traces, table_of
 from envs.reward import LogUniform
 from envs.traces.table import TraceTable
 from training.compare.results import CONTROLLER, Promises
 from training.compare.selector import select_plans
-from training.compare.simulate import Played, outlook, play_checkpoint, play_each, pool, select
+from training.compare.simulate import Played, outlook, play_checkpoint, play_rules, pool, select
 from training.compare.yardsticks import clairvoyant, kept_promises
 from training.granularity import Learning, learning_of
 from training.learn.difficulty import (
     LINEAR,
     Fit,
+    Fitted,
     attempt_outcomes,
     fit_networks,
     fit_readout,
@@ -90,14 +90,6 @@ class Other:
     checkpoints: Sequence[AnyCheckpoint]
     table: AnyTable
 
-    @classmethod
-    def read(cls, controllers: Sequence[Path], traces: Path) -> Other:
-        """From directories; of the traces the test split."""
-        checkpoints, read = [load_any(path) for path in controllers], read_traces(traces)
-        names = [model.name for model in checkpoints[0].models]
-        table = recordings_of(read).table(read, ["test"], names)
-        return cls(checkpoints=checkpoints, table=table)
-
     def play(self, question_ids: Sequence[str], price: float, repeats: int) -> Played:
         """How they do at these questions, in this order.
 
@@ -128,7 +120,10 @@ def read_others(entries: Sequence[str]) -> dict[str, Other]:
         controllers, _, traces = places.rpartition("@")
         if not (name and controllers and traces):
             raise ConfigError(f"beside: expected NAME=CONTROLLER[,...]@TRACES, found {entry!r}")
-        others[name] = Other.read([Path(c) for c in controllers.split(",")], Path(traces))
+        checkpoints = [load_any(path) for path in controllers.split(",")]
+        models = [model.name for model in checkpoints[0].models]
+        table = table_of(read_traces(traces), ["test"], models)
+        others[name] = Other(checkpoints=checkpoints, table=table)
     return others
 
 
@@ -141,6 +136,7 @@ def compare(
     fixed: Mapping[str, Played] | None = None,
     num_prices: int = 12,
     repeats: int = 8,
+    wording: Sequence[Fitted] | None = None,
     cluster: Cluster | None = None,
 ) -> Comparison:
     """Play controllers and tuned rules on the test split.
@@ -154,6 +150,7 @@ def compare(
         fixed: what was played on the test questions and is the same at every price, by name.
         num_prices: P, evenly spaced on a log scale over the trained range.
         repeats: episodes per question.
+        wording: `read_wording` of the tuning questions, where that has been done.
         cluster: plays the controllers side by side; this process alone if None.
     """
     first, others = checkpoints[0], others or {}
@@ -171,7 +168,7 @@ def compare(
     contest.give_up()
     oracles, promises = {}, None
     if isinstance(test, TraceTable):
-        contest.add_routers()
+        contest.add_routers(wording)
         oracles = {
             "informed oracle": contest.informed(config),
             "clairvoyant oracle": [clairvoyant(test, config, p, repeats=repeats) for p in prices],
@@ -217,7 +214,7 @@ class _Contest:
         repeats: int,
     ) -> None:
         self.config, self.difficulty = checkpoint.config, checkpoint.difficulty
-        self.tuning, self.test, self.learning = tuning, test, learning_of(test)
+        self.tuning, self.test = tuning, test
         self.prices, self.repeats = prices, repeats
         self.tuning_repeats = max(1, min(repeats, _TUNING_EPISODES // len(tuning)))
         self.played: dict[str, list[Played]] = {}
@@ -245,14 +242,14 @@ class _Contest:
     def _tuned(
         self, rules: Sequence[Any], config: Process, difficulty: Floats | None
     ) -> list[Played]:
-        policies, repeats = [self.learning.policy(rule) for rule in rules], self.tuning_repeats
-        return play_each(policies, self.tuning, config, difficulty=difficulty, repeats=repeats)
+        repeats = self.tuning_repeats
+        return play_rules(rules, self.tuning, config, difficulty=difficulty, repeats=repeats)
 
     def _tested(
         self, rules: Sequence[Any], config: Process, difficulty: Floats | None
     ) -> list[Played]:
-        policies, repeats = [self.learning.policy(rule) for rule in rules], self.repeats
-        return play_each(policies, self.test, config, difficulty=difficulty, repeats=repeats)
+        repeats = self.repeats
+        return play_rules(rules, self.test, config, difficulty=difficulty, repeats=repeats)
 
     def add(
         self,
@@ -275,7 +272,7 @@ class _Contest:
         self.played[family] = [tested[i] for i in best]
         self.settings[family] = [str(rules[i]) for i in best]
 
-    def add_routers(self) -> None:
+    def add_routers(self, read: Sequence[Fitted] | None) -> None:
         """Play the rules that decide by the question alone, if it was recorded.
 
         Those that read the small model's prompt state, if there is one, pay for it.
@@ -293,7 +290,8 @@ class _Contest:
         if near is not None:
             self.add("kNN router", routers(self.config), paying, near)
         free = replace(self.config, reads_prompt=False)
-        wording = self._on_both(fit_wording(self.tuning, attempt_outcomes(self.tuning)))
+        outcomes = attempt_outcomes(self.tuning)
+        wording = self._on_both(fit_wording(self.tuning, outcomes, read))
         self.add("wording router", routers(self.config), free, wording)
         self.played["difficulty bins"] = self._lookup(free, wording or known)
         self._add_selector()
@@ -309,7 +307,7 @@ class _Contest:
         """Difficulty of the tuning and of the test questions by the best of some read-outs."""
         return self._on_both(fit_readout(self.tuning, attempt_outcomes(self.tuning), reads, fits))
 
-    def _on_both(self, fitted: tuple[Difficulty, Floats] | None) -> tuple[Floats, Floats] | None:
+    def _on_both(self, fitted: Fitted | None) -> tuple[Floats, Floats] | None:
         """Difficulty of both by what was fitted on the tuning questions."""
         new = None if fitted is None else outlook(fitted[0], self.test)
         return None if fitted is None or new is None else (fitted[1], new)

@@ -24,7 +24,7 @@ from controller.errors import EvaluationError
 from controller.granularity import SEGMENTS
 from envs.traces.format import write_atomically
 from envs.traces.recorded import Recorded
-from training.compare.decisions import Keeping, PlayedEpisode, keeping_of, play_decisions
+from training.compare.decisions import BROUGHT, PlayedEpisode, brought_row, play_decisions
 from training.compare.results import Results
 from training.compare.simulate import Played
 
@@ -83,7 +83,7 @@ def _names(struct: pa.StructType) -> list[str]:
     return [field.name for field in struct]
 
 
-def decision_schema(checkpoint: AnyCheckpoint, keeping: Keeping) -> pa.Schema:
+def decision_schema(checkpoint: AnyCheckpoint) -> pa.Schema:
     """Columns of decisions.parquet: one row per question and price.
 
     Each row is one episode, beside `mean_correct` and `mean_cost` over all episodes that
@@ -98,7 +98,8 @@ def decision_schema(checkpoint: AnyCheckpoint, keeping: Keeping) -> pa.Schema:
             ("value", pa.float32()),
             ("observation", pa.struct([(name, pa.float32()) for name in features])),
             ("cost", pa.float64()),
-            *keeping.columns,
+            ("leader", pa.string()),
+            ("attempts", pa.list_(BROUGHT)),
         ]
     )
     return pa.schema(
@@ -131,13 +132,11 @@ def save_evaluation(
     """Write an evaluation, with all decisions of one checkpoint, in place of an older one."""
     directory = run / _DIRECTORY
     directory.mkdir(parents=True, exist_ok=True)
-    decisions, keeping = directory / _DECISIONS, keeping_of(recorded.table)
+    decisions = directory / _DECISIONS
     means = ((float(r), float(c)) for p in played for r, c in zip(p.right, p.cost, strict=True))
     episodes = play_decisions(checkpoint, recorded, results.prices)  # few are in memory
-    rows = (
-        _episode_row(episode, keeping, *mean) for episode, mean in zip(episodes, means, strict=True)
-    )
-    schema = decision_schema(checkpoint, keeping)
+    rows = (_episode_row(episode, *mean) for episode, mean in zip(episodes, means, strict=True))
+    schema = decision_schema(checkpoint)
     write_atomically(decisions, lambda path: _write_decisions(path, schema, rows))
     settings = {
         "version": EVALUATION_VERSION,
@@ -196,9 +195,7 @@ def _write_decisions(path: Path, schema: pa.Schema, rows: Iterator[dict[str, Any
             writer.write_table(pa.Table.from_pylist(batch, schema))
 
 
-def _episode_row(
-    episode: PlayedEpisode, keeping: Keeping, mean_correct: float, mean_cost: float
-) -> dict[str, Any]:
+def _episode_row(episode: PlayedEpisode, mean_correct: float, mean_cost: float) -> dict[str, Any]:
     question, right = episode.question, episode.right_answers
     return {
         "question_id": question.question_id,
@@ -208,7 +205,12 @@ def _episode_row(
         "reference": question.reference,
         "price": float(episode.price),
         "decisions": [
-            {**vars(d), "action": str(d.action), **keeping.row(d, right)} for d in episode.decisions
+            vars(d)
+            | {
+                "action": str(d.action),
+                "attempts": [brought_row(made, right) for made in d.brought],
+            }
+            for d in episode.decisions
         ],
         "answer": episode.answer,
         "correct": episode.right,

@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, TypeAdapter
 
+from controller.card import Measured
+
 CONTROLLER = "controller"
 
 QUANTITIES = ("accuracy", "cost", "utility")
@@ -23,27 +25,16 @@ Interval = tuple[Number, Number]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
-    """How a policy did at one price; means per question.
+class Point(Measured):
+    """A policy at one price; means per question.
 
     Attributes:
-        price: accuracy per small-model token.
-        accuracy, accuracy_interval: share of right answers.
-        cost, cost_interval: in small-model tokens.
-        utility, utility_interval: accuracy less price x cost.
         tokens: processed by all models.
         serial_rounds: steps that wait for one another.
         counts: steps by kind, by the names of `Results.tally`.
         setting: of a rule that was tuned for this price.
     """
 
-    price: float
-    accuracy: float
-    accuracy_interval: Interval
-    cost: float
-    cost_interval: Interval
-    utility: float
-    utility_interval: Interval
     tokens: float
     serial_rounds: float
     counts: Mapping[str, float]

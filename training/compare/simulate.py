@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,6 +13,8 @@ from controller.checkpoint import AnyCheckpoint
 from controller.granularity import Process
 from controller.policy.difficulty import Difficulty
 from controller.policy.network import Policy
+from controller.policy.rules import RulePolicy
+from controller.segments.rules import SegmentRule
 from envs.draws import Streams
 from envs.granularity import STOP, AnyTable, replay_of
 from envs.questions.table import QuestionTable
@@ -91,19 +93,24 @@ def play(
     return _played(replay, rows)
 
 
-def play_each(
-    policies: Sequence[Policy],
+def play_rules(
+    rules: Sequence[Any],
     table: AnyTable,
     config: Process,
     *,
     difficulty: Floats | None = None,
     repeats: int = 8,
 ) -> list[Played]:
-    """Play policies that no price changes: the same as `play` of each, many side by side."""
-    starts = table.starts(repeats)
+    """Play rules, which no price changes: the same as `play` of each, many side by side."""
+    starts, policies = table.starts(repeats), [policy_of(rule) for rule in rules]
     most = max(1, _SIDE_BY_SIDE // len(starts))
     chunks = [policies[first : first + most] for first in range(0, len(policies), most)]
     return [p for c in chunks for p in _side_by_side(c, table, config, starts, difficulty)]
+
+
+def policy_of(rule: Any) -> Policy:
+    """Who plays a rule; rules inside attempts play themselves."""
+    return rule if isinstance(rule, SegmentRule) else RulePolicy(rule)
 
 
 def _side_by_side(
@@ -188,6 +195,18 @@ def play_checkpoint(
         repeats=repeats,
         watch=watch,
     )
+
+
+def utilities(
+    policy: Policy, table: AnyTable, config: Process, prices: Iterable[float], known: Floats | None
+) -> Floats:
+    """Utility of a policy on every question at every price, (P, Q); see `play`."""
+
+    def utility(price: float) -> Floats:
+        played = play(policy, table, config, price=price, difficulty=known, repeats=4)
+        return played.utility(price)
+
+    return np.array([utility(price) for price in prices])
 
 
 def outlook(difficulty: Difficulty | None, prompts: QuestionTable) -> Floats | None:

@@ -7,10 +7,8 @@ what was asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import chain
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +29,7 @@ from envs.granularity import AnyTable, AnyTraces
 from envs.questions.grader import KindGrader
 from envs.traces.table import TraceTable
 from training.compare.results import KeptAccuracy, KeptCost, Promises
-from training.compare.simulate import Played, play_checkpoint, play_each
+from training.compare.simulate import Played, play_checkpoint, play_rules
 from training.granularity import learning_of
 
 Floats = NDArray[np.float64]
@@ -116,14 +114,11 @@ def best_rule_utilities(
     learning = learning_of(config)
     blind = replace(config, reads_prompt=False) if isinstance(config, EpisodeConfig) else config
 
-    def played(rules: Iterable[Any], process: Process, known: Floats | None) -> list[Played]:
-        policies = [learning.policy(rule) for rule in rules]
-        return play_each(policies, table, process, difficulty=known, repeats=1)
-
-    rules = chain.from_iterable(learning.families(config).values())
-    found = played(rules, blind, difficulty if learning.reads else None)
+    rules, known = learning.rules(config), difficulty if learning.reads else None
+    found = play_rules(rules, table, blind, difficulty=known, repeats=1)
     if difficulty is not None:
-        found += played(learning.routers(config), config, difficulty)
+        routers = learning.routers(config)
+        found += play_rules(routers, table, config, difficulty=difficulty, repeats=1)
     return np.array([max(p.utility(price).mean() for p in found) for price in prices])
 
 

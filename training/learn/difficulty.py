@@ -54,6 +54,9 @@ class Outcomes:
         return Outcomes(self.rates[rows], lengths)
 
 
+Fitted = tuple[Difficulty, Floats]
+"""A read-out, and the outlook of the questions that it was fitted on, each without it."""
+
 Fit = Callable[[Features, Outcomes, Sequence[NDArray[np.int64]]], Sequence[Readout]]
 """From prompt features (Q, H), their outcomes and subsets of Q: a read-out per subset."""
 
@@ -310,7 +313,9 @@ _STACK_PENALTY = 0.01
 """On how far weights of read-outs are from equal ones, per question, squared."""
 
 
-def fit_difficulty(prompts: QuestionTable, outcomes: Outcomes) -> tuple[Difficulty, Floats] | None:
+def fit_difficulty(
+    prompts: QuestionTable, outcomes: Outcomes, free: Sequence[Fitted] | None = None
+) -> Fitted | None:
     """Read-out for other questions, and the outlook of these ones.
 
     Whoever learns from questions that the read-out was fitted on would trust it too much, so
@@ -320,12 +325,13 @@ def fit_difficulty(prompts: QuestionTable, outcomes: Outcomes) -> tuple[Difficul
     Args:
         prompts: of the questions to fit on.
         outcomes: of attempts at these.
+        free: `read_wording` of these questions, where that has been done.
 
     Returns:
         The read-out and `Difficulty.outlook` of these questions, or None if their wordings are not
         known or they are fewer than folds.
     """
-    free = _read_wording(prompts, outcomes)
+    free = read_wording(prompts, outcomes) if free is None else free
     if not free:
         return None
     readout, outlook = _stack(free, outcomes)
@@ -339,20 +345,21 @@ def fit_difficulty(prompts: QuestionTable, outcomes: Outcomes) -> tuple[Difficul
     return replace(readout, low=shapes.min(0), high=shapes.max(0)), outlook
 
 
-def fit_wording(prompts: QuestionTable, outcomes: Outcomes) -> tuple[Difficulty, Floats] | None:
+def fit_wording(
+    prompts: QuestionTable, outcomes: Outcomes, free: Sequence[Fitted] | None = None
+) -> Fitted | None:
     """The same of what the wording tells alone, and of wordings of any shape."""
-    free = _read_wording(prompts, outcomes)
+    free = read_wording(prompts, outcomes) if free is None else free
     return _stack(free, outcomes) if free else None
 
 
-def _read_wording(prompts: QuestionTable, outcomes: Outcomes) -> list[tuple[Difficulty, Floats]]:
+def read_wording(prompts: QuestionTable, outcomes: Outcomes) -> list[Fitted]:
+    """Single read-outs of the wording, which take most of the time that fitting takes."""
     fitted = (fit_readout(prompts, outcomes, reads, fits) for reads, fits in FREE)
     return [fit for fit in fitted if fit is not None]
 
 
-def _stack(
-    fitted: Sequence[tuple[Difficulty, Floats]], outcomes: Outcomes
-) -> tuple[Difficulty, Floats]:
+def _stack(fitted: Sequence[Fitted], outcomes: Outcomes) -> Fitted:
     """A weighted sum of single read-outs, by the cross-fitted outlooks of each.
 
     Source: Breiman 1996, "Stacked regressions": weights are not negative.
@@ -398,7 +405,7 @@ def _weigh(inputs: Floats, targets: Floats, is_chance: bool) -> Floats:
 
 def fit_readout(
     prompts: QuestionTable, outcomes: Outcomes, reads: Reads, fits: Sequence[Fit]
-) -> tuple[Difficulty, Floats] | None:
+) -> Fitted | None:
     """The best of given fits from given features by log loss; see `fit_difficulty`."""
     features = prompts.features(reads)
     if features is None or len(features) < FOLDS:

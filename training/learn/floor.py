@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from controller.granularity import Process
 from controller.policy.floor import Floor
-from controller.policy.network import Policy
-from controller.policy.rules import Rule, RulePolicy
+from controller.policy.rules import Rule
 from envs.granularity import AnyTable
-from training.compare.simulate import play, play_each
+from training.compare.simulate import play_rules
 from training.granularity import learning_of
 
 Floats = NDArray[np.float64]
@@ -81,7 +80,7 @@ class Rulebook:
             known: their outlook; None when unknown.
         """
         learning = learning_of(process)
-        rules = [rule for family in learning.families(process).values() for rule in family]
+        rules = learning.rules(process)
         rules += learning.routers(process) if known is not None else ()
         return cls(process=process, prices=prices, rules=rules).shortlist(table, known)
 
@@ -99,18 +98,8 @@ class Rulebook:
         return self._utilities(table, known, repeats)
 
     def _utilities(self, table: AnyTable, known: Floats | None, repeats: int) -> Floats:
-        policies = [RulePolicy(rule) for rule in self.rules]
-        played = play_each(policies, table, self.process, difficulty=known, repeats=repeats)
+        played = play_rules(self.rules, table, self.process, difficulty=known, repeats=repeats)
         return np.array([[p.utility(price) for p in played] for price in self.prices])
-
-    def judge(self, policy: Policy, table: AnyTable, known: Floats | None) -> Floats:
-        """Utility of a policy on every question at every price, (P, Q)."""
-
-        def utility(price: float) -> Floats:
-            played = play(policy, table, self.process, price=price, difficulty=known, repeats=4)
-            return played.utility(price)
-
-        return np.array([utility(price) for price in self.prices])
 
     def best(self, utilities: Floats) -> Floor:
         """The best rule at each price, by (P, rules, Q) utilities."""

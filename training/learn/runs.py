@@ -14,16 +14,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
 from controller.checkpoint import AnyCheckpoint, load_any
-from controller.errors import AllotError, BackendError
 from controller.registry import IMPORTED
-from envs.granularity import AnyTraces, read_traces, recordings_of
+from envs.granularity import AnyTraces, read_traces, recorded_of
 from envs.traces.format import write_atomically
 from training.compare.evaluate import compare
 from training.compare.results import Seeds
@@ -33,21 +31,17 @@ from training.learn.config import TrainConfig
 from training.learn.settings import Settings, WandbMode, store
 from training.learn.threads import limit_threads
 from training.learn.train import ControllerTraining, Prepared, prepare, suited
-from training.record.cluster import Cluster, connected
+from training.record.cluster import Cluster, map_on
 from training.report.plots import plot_frontier
 from training.report.show import print_frontier, print_seeds
 from training.report.tracking import Tracker
-from training.report.view import View, progress_bar, training_view
+from training.report.view import training_view
 
 Floats = NDArray[np.float64]
 
 SCORED_PRICES = 12
 _REPEATS = 2
 _PICTURE = "validation.png"
-_POLL_S = 0.5
-
-Progress = Callable[[float, str], None]
-"""Told the share of all work that is done, and how far it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,9 +128,10 @@ def train_all(settings: Settings, console: Console) -> Trained:
         highlight=False,
         soft_wrap=True,
     )
+    if settings.run.ray:
+        cluster = Cluster(address=settings.run.ray, cpus=settings.run.worker_cpus)
+        train_on_cluster([_job(out, config, settings) for out, config in runs.items()], cluster)
     with asked_to_stop() as stop:
-        if settings.run.ray:
-            _train_on_cluster(settings, runs, stop)
         checkpoints, utility = {}, {}
         for out, config in runs.items():
             training = ControllerTraining(traces, config, out, prepared)
@@ -158,23 +153,15 @@ def train_all(settings: Settings, console: Console) -> Trained:
     )
 
 
-def _train_on_cluster(
-    settings: Settings, runs: Mapping[Path, TrainConfig], stop: Callable[[], bool]
-) -> None:
-    jobs = [
-        TrainJob(
-            out=out.resolve(),
-            traces=settings.run.traces.resolve(),
-            config=replace(config, start=config.start and str(Path(config.start).resolve())),
-            name=str(out),
-            wandb=settings.run.wandb,
-            environment=wandb_environment(),
-        )
-        for out, config in runs.items()
-    ]
-    cluster = Cluster(address=settings.run.ray, cpus=settings.run.worker_cpus)
-    with progress_bar("training", 1.0) as update:
-        train_on_cluster(jobs, cluster, update, stop)
+def _job(out: Path, config: TrainConfig, settings: Settings) -> TrainJob:
+    return TrainJob(
+        out=out.resolve(),
+        traces=settings.run.traces.resolve(),
+        config=replace(config, start=config.start and str(Path(config.start).resolve())),
+        name=str(out),
+        wandb=settings.run.wandb,
+        environment=wandb_environment(),
+    )
 
 
 def _trained(
@@ -213,9 +200,12 @@ def _hold_against_rules(
         soft_wrap=True,
     )
     num_prices = SCORED_PRICES if prepared.prices.low < prepared.prices.high else 1
-    comparison = compare(checkpoints, tuning, test, num_prices=num_prices, repeats=_REPEATS)
+    read = prepared.wording if prepared.tuning is prepared else None
+    comparison = compare(
+        checkpoints, tuning, test, num_prices=num_prices, repeats=_REPEATS, wording=read
+    )
     names = [model.name for model in prepared.models]
-    held = recordings_of(traces).recorded(traces, ["validation"], names).questions
+    held = recorded_of(traces, ["validation"], names).questions
     known = set(test.question_ids)
     results = summarise(comparison, [q for q in held if q.question_id in known])
     plot_frontier(results, out / _PICTURE)
@@ -259,11 +249,6 @@ class TrainJob:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
-    def total_steps(self) -> int:
-        """Environment steps in all."""
-        return self.config.ppo.num_updates * self.config.ppo.steps_per_update
-
-    @property
     def finished(self) -> bool:
         """Whether its checkpoint is there."""
         return (self.out / "controller.json").exists()
@@ -274,23 +259,14 @@ def wandb_environment() -> dict[str, str]:
     return {n: value for n, value in os.environ.items() if n.startswith(("WANDB_", IMPORTED))}
 
 
-def run_job(
-    job: TrainJob,
-    view: View,
-    stop: Callable[[], bool] | None = None,
-    prepared: Prepared | None = None,
-) -> None:
-    """Train, or go on with a training, in this process; `stop` is asked after each update.
-
-    Raises:
-        KeyboardInterrupt: it was stopped; the next call goes on from there.
-    """
+def run_job(job: TrainJob, prepared: Prepared | None = None) -> None:
+    """Train, or go on with a training, in this process."""
     limit_threads()
     os.environ.update(job.environment)
     training = ControllerTraining(read_traces(job.traces), job.config, job.out, prepared)
     if not training.finished:
         with tracker_of(training, job.traces, job.name or str(job.out), job.wandb) as tracker:
-            training.run(tracker, view, stop)
+            training.run(tracker)
 
 
 def tracker_of(training: ControllerTraining, traces: Path, name: str, mode: WandbMode) -> Tracker:
@@ -306,95 +282,12 @@ def tracker_of(training: ControllerTraining, traces: Path, name: str, mode: Wand
     )
 
 
-class Board:
-    """Where trainings say how far they are, and hear whether to stop."""
+def train_on_cluster(jobs: Sequence[TrainJob], cluster: Cluster) -> None:
+    """Train side by side what is not finished; directories must be the same on all machines.
 
-    def __init__(self) -> None:
-        self._steps: dict[int, int] = {}
-        self._stopping = False
-
-    def report(self, job: int, steps: int) -> bool:
-        """Take a job's steps so far; whether it is to stop."""
-        self._steps[job] = steps
-        return self._stopping
-
-    def steps(self) -> dict[int, int]:
-        """Steps so far, by job."""
-        return self._steps
-
-    def stop(self) -> None:
-        """Ask all jobs to save and stop."""
-        self._stopping = True
-
-
-def train_on_cluster(
-    jobs: Sequence[TrainJob],
-    cluster: Cluster,
-    progress: Progress = lambda share, text: None,
-    stop: Callable[[], bool] = lambda: False,
-) -> None:
-    """Train what is not finished; directories must be the same on all machines.
+    A training whose worker dies goes on elsewhere, from its last saved state.
 
     Raises:
-        KeyboardInterrupt: they were stopped; the next call goes on from there.
         ConfigError: no cluster, or no room on it.
     """
-    todo = [job for job in jobs if not job.finished]
-    if not todo:
-        return
-    with connected(cluster) as ray:
-        if cluster.workers is None:
-            cluster.num_workers(ray.cluster_resources())
-        board = ray.remote(num_cpus=0)(Board).remote()
-        task = ray.remote(num_cpus=cluster.cpus, num_gpus=cluster.gpus, max_retries=3)(_train)
-        running = [task.remote(number, job, board) for number, job in enumerate(todo)]
-        done = _follow(ray, running, board, todo, progress, stop)
-    if not all(done):
-        raise KeyboardInterrupt
-
-
-def _train(number: int, job: TrainJob, board: Any) -> bool:
-    """In a worker: one training, which tells the board after each update; whether it is done."""
-    import ray
-
-    stopping = False
-
-    def view(steps: int, metrics: Mapping[str, float]) -> None:
-        nonlocal stopping
-        stopping = ray.get(board.report.remote(number, steps))
-
-    try:
-        run_job(job, view, lambda: stopping)
-    except KeyboardInterrupt:  # which Ray would take for its own
-        return False
-    return True
-
-
-def _follow(
-    ray: Any,
-    running: list[Any],
-    board: Any,
-    jobs: Sequence[TrainJob],
-    progress: Progress,
-    stop: Callable[[], bool],
-) -> list[bool]:
-    """Wait for all jobs; whether each is finished."""
-    total, waiting, asked = sum(job.total_steps for job in jobs), running, False
-    while waiting:
-        done, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=_POLL_S)
-        try:
-            ray.get(done)
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause if isinstance(error.cause, AllotError) else error from None
-        except ray.exceptions.RayError as error:
-            raise BackendError(
-                f"training: expected workers to live, found one dead four times: {error}; run the "
-                "same command again to go on"
-            ) from None
-        if stop() and not asked:
-            board.stop.remote()
-            asked = True
-        steps = sum(ray.get(board.steps.remote()).values())
-        progress(steps / total, f"{len(running) - len(waiting)} of {len(running)} trainings done")
-    finished: list[bool] = ray.get(running)
-    return finished
+    map_on(cluster, run_job, [job for job in jobs if not job.finished])

@@ -39,7 +39,7 @@ from envs.traces.format import TraceSet
 from envs.traces.summary import unread_warnings
 from envs.traces.table import TraceTable
 from envs.vector import ComputeVectorEnv
-from training.compare.simulate import outlook, play, play_checkpoint
+from training.compare.simulate import outlook, play_checkpoint, utilities
 from training.compare.yardsticks import best_rule_utilities
 from training.granularity import learning_of
 from training.learn.config import (
@@ -49,7 +49,13 @@ from training.learn.config import (
     STARTED,
     TrainConfig,
 )
-from training.learn.difficulty import fit_difficulty, fold_of, with_prompt_lengths
+from training.learn.difficulty import (
+    Fitted,
+    fit_difficulty,
+    fold_of,
+    read_wording,
+    with_prompt_lengths,
+)
 from training.learn.floor import (
     FLOOR_PRICES,
     RULE_QUESTIONS,
@@ -96,6 +102,7 @@ class Prepared:
         difficulty: read-out for other questions; None without wordings or with few questions.
         train_outlook: (Q, R or 2R) outlook of `train`, each question's by a read-out fitted
             without it.
+        wording: single read-outs of the wording, fitted on `train`.
     """
 
     models: tuple[ModelSpec, ...]
@@ -106,6 +113,7 @@ class Prepared:
     prices: LogUniform
     difficulty: Difficulty | None
     train_outlook: NDArray[np.float64] | None
+    wording: Sequence[Fitted]
 
     def of(self, rows: NDArray[np.bool_]) -> Prepared:
         """The same with some of the questions to learn from, (Q,)."""
@@ -167,7 +175,9 @@ def prepare(traces: AnyTraces, config: TrainConfig) -> Prepared:
         for message in unread_warnings(traces, [model.name for model in models]):
             warnings.warn(message, stacklevel=2)
     train, validation, calibration = learning.split(traces, config)
-    difficulty, outlook = fit_difficulty(train, learning.outcomes(train)) or (None, None)
+    outcomes = learning.outcomes(train)
+    wording = read_wording(train, outcomes)
+    difficulty, outlook = fit_difficulty(train, outcomes, wording) or (None, None)
     process = learning.derive(train, traces, config, difficulty)
     return Prepared(
         models=models,
@@ -180,6 +190,7 @@ def prepare(traces: AnyTraces, config: TrainConfig) -> Prepared:
         else price_range(process.cost_unit),
         difficulty=difficulty,
         train_outlook=outlook,
+        wording=wording,
     )
 
 
@@ -305,8 +316,8 @@ class ControllerTraining:
         """The best rules by some of the questions of `Prepared.tuning`."""
         if self.prepared.rulebook is None:
             return None
-        rulebook, utilities = self.prepared.rulebook
-        return FlooredPolicy(self.ppo.policy, rulebook.best(utilities[..., rows]))
+        rulebook, tuned = self.prepared.rulebook
+        return FlooredPolicy(self.ppo.policy, rulebook.best(tuned[..., rows]))
 
     def _floor(self, stop: Callable[[], bool] | None) -> Floor | None:
         """Rules for prices at which policies are behind them on questions not learnt from.
@@ -319,19 +330,20 @@ class ControllerTraining:
         """
         if self.prepared.rulebook is None:
             return None
-        prepared, (rulebook, utilities) = self.prepared, self.prepared.rulebook
+        prepared, (rulebook, tuned) = self.prepared, self.prepared.rulebook
         fresh, known = prepared.calibration, outlook(prepared.difficulty, prepared.calibration)
-        judged = rulebook.judge(self.ppo.policy, fresh, known)
+        process, prices = prepared.process, rulebook.prices
+        judged = utilities(self.ppo.policy, fresh, process, prices, known)
         held = [Judged(rules=rulebook.utilities(fresh, known), policy=judged)]
         folds = folds_for(len(prepared.train))
         if not folds:
-            held.append(Judged(rules=utilities))
+            held.append(Judged(rules=tuned))
         fold = fold_of(len(prepared.train), max(folds, 1))
         for part in range(folds):
             unseen = prepared.of(fold == part)
             policy = self._cross_fitted(fold != part, self._state / f"fold-{part}", stop)
-            judged = rulebook.judge(policy, unseen.train, unseen.train_outlook)
-            held.append(Judged(rules=utilities[..., fold == part], policy=judged))
+            judged = utilities(policy, unseen.train, process, prices, unseen.train_outlook)
+            held.append(Judged(rules=tuned[..., fold == part], policy=judged))
         return rulebook.floor(held)
 
     def _cross_fitted(
@@ -355,9 +367,10 @@ class ControllerTraining:
 
     def _check(self) -> dict[str, float]:
         """Utility on `prepared.validation`; keeps the weights, unless better ones are wanted."""
-        utility = float(
-            np.mean([self._utility(p) for p in self.prepared.prices.grid(CHECK_PRICES)])
-        )
+        prepared, table = self.prepared, self.prepared.validation
+        prices, known = prepared.prices.grid(CHECK_PRICES), outlook(prepared.difficulty, table)
+        found = utilities(self.ppo.policy, table, prepared.process, prices, known)  # (P, Q)
+        utility = float(np.mean([float(row.mean()) for row in found]))
         self._waited += 1
         if not self.config.patience or utility > self.utility:
             self._waited = 0
@@ -365,21 +378,9 @@ class ControllerTraining:
             self._kept = {k: v.clone() for k, v in self.ppo.policy.state_dict().items()}
         return {
             "validation/utility": utility,
-            "validation/best_rule": self.prepared.best_rule,
-            "validation/lead": utility - self.prepared.best_rule,
+            "validation/best_rule": prepared.best_rule,
+            "validation/lead": utility - prepared.best_rule,
         }
-
-    def _utility(self, price: float) -> float:
-        prepared = self.prepared
-        played = play(
-            self.ppo.policy,
-            prepared.validation,
-            prepared.process,
-            price=price,
-            difficulty=outlook(prepared.difficulty, prepared.validation),
-            repeats=4,
-        )
-        return float(played.utility(price).mean())
 
     def _save_state(self) -> None:
         notes = {"utility": self.utility, "waited": self._waited}

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from controller.errors import ConfigError
+from controller.errors import AllotError, BackendError, ConfigError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -104,11 +104,25 @@ def connected(cluster: Cluster) -> Iterator[Any]:
 def map_on(
     cluster: Cluster | None, function: Callable[..., Result], items: Sequence[Item], *shared: Any
 ) -> list[Result]:
-    """Call a function on each of some items and what is shared, in this process or on a cluster."""
-    if cluster is None:
+    """Call a function on each of some items and what is shared, in this process or on a cluster.
+
+    Raises:
+        ConfigError: no cluster, or no room on it.
+        BackendError: workers die again and again.
+    """
+    if cluster is None or not items:
         return [function(item, *shared) for item in items]
     with connected(cluster) as ray:
+        cluster.num_workers(ray.cluster_resources())
         task = ray.remote(num_cpus=cluster.cpus, num_gpus=cluster.gpus)(function)
         sent = [ray.put(argument) for argument in shared]
-        results: list[Result] = ray.get([task.remote(item, *sent) for item in items])
+        try:
+            results: list[Result] = ray.get([task.remote(item, *sent) for item in items])
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause if isinstance(error.cause, AllotError) else error from None
+        except ray.exceptions.RayError as error:
+            raise BackendError(
+                f"ray: expected workers to live, found one dead four times: {error}; run the same "
+                "command again to go on"
+            ) from None
     return results

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from controller.card import (
     ComputeRatio,
     Figures,
+    Measured,
     PricePoint,
     file_digest,
     held_out,
@@ -21,7 +23,7 @@ from controller.checkpoint import WEIGHTS_FILE, load_any
 from controller.hub import card_of
 from envs.granularity import AnyTraces
 from envs.traces.format import write_atomically
-from training.compare.results import QUANTITIES, Results, Seeds
+from training.compare.results import Results, Seeds
 
 
 def results_markdown(results: Results, command: str, num_seeds: int) -> str:
@@ -118,10 +120,8 @@ def write_card(
 
 def _point(results: Results, i: int) -> PricePoint:
     point, (rule, lead) = results.controller[i], results.closest_rule(i)
-    names = [name for quantity in QUANTITIES for name in (quantity, f"{quantity}_interval")]
     return PricePoint(
-        price=point.price,
-        **{name: getattr(point, name) for name in names},
+        **{field.name: getattr(point, field.name) for field in fields(Measured)},
         rule=rule,
         lead=lead.lead,
         lead_interval=lead.interval,

@@ -45,13 +45,7 @@ def test_the_rule_plays_at_its_prices_and_the_policy_elsewhere(floored, validati
 
 
 def test_live_and_replay_take_the_same_actions(floored, validation):
-    controller = Controller(
-        floored.policy,
-        floored.config,
-        validation.backend,
-        floored.difficulty,
-        floor=floored.floor,
-    )
+    controller = Controller(replace(floored, support=None), validation.backend)
     for price, name in ((1e-6, "AlwaysLarge()"), (1e-4, None)):
         outcome = controller.answer(validation.questions[3], price=price)
         assert {decision.floor for decision in outcome.decisions} == {name}

@@ -17,8 +17,7 @@ def controller():
 def test_a_strange_wording_is_a_rules_and_costs_little(controller, question):
     outcome = controller.answer(question)
     assert {decision.decided_by for decision in outcome.decisions} == {"adaptive-cascade"}
-    assert controller.guard is not None
-    typical = controller.guard.calibration.cost_at(outcome.price)
+    typical = controller.checkpoint.calibration.cost_at(outcome.price)
     before_last = outcome.decisions[-2].cost
     assert before_last < 2 * typical
 

@@ -49,9 +49,7 @@ def test_survives_a_checkpoint(tmp_path):
 def test_replayed_questions_do_not_stray(validation):
     """On questions of the training's kind the policy decides, at every price."""
     checkpoint = load_checkpoint(CHECKPOINTS / "controller")
-    controller = Controller(
-        checkpoint.policy, checkpoint.config, validation.backend, checkpoint.difficulty
-    )
+    controller = Controller(checkpoint, validation.backend)
     for question in validation.questions[::40]:
         for price in np.geomspace(*checkpoint.price_range, 5):
             for decision in controller.answer(question, price=price).decisions:

@@ -77,9 +77,7 @@ def test_served_equals_live_and_environment(checkpoint, validation, some, traine
         return PolicyDecider(checkpoint.policy, exploration=0.0 if trained else 1.0, seed=7)
 
     prices = np.geomspace(*checkpoint.price_range, len(some))
-    live = Controller(
-        checkpoint.policy, checkpoint.config, validation.backend, checkpoint.difficulty
-    )
+    live = Controller(dataclasses.replace(checkpoint, support=None), validation.backend)
     live.decider = new_decider()
     answered = [live.answer(q, price=p) for q, p in zip(some, prices, strict=True)]
     taken = {str(d.action) for o in answered for d in o.decisions}
@@ -130,12 +128,8 @@ def test_served_equals_live_on_local_models(checkpoint):
     )
     models = [small, load_model(CHECKPOINTS / "large", 1)]
     texts = ["3 * 4 =", "Spell this word backward (example: sun -> nus): planet"]
-    live = Controller(
-        checkpoint.policy,
-        checkpoint.config,
-        TransformersBackend(models, temperature=0.0),
-        checkpoint.difficulty,
-    )
+    unguarded = dataclasses.replace(checkpoint, support=None)
+    live = Controller(unguarded, TransformersBackend(models, temperature=0.0))
 
     async def served():
         backend = ThreadedBackend(TransformersBackend(models, temperature=0.0))

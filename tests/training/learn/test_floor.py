@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from controller.policy.rules import AlwaysLarge, RulePolicy, SelfConsistency
+from training.compare.simulate import utilities
 from training.learn.difficulty import fold_of
 from training.learn.floor import Judged, Rulebook
 
@@ -25,7 +26,7 @@ def held(rulebook, halves, policy):
     return [
         Judged(
             rules=rulebook.utilities(table, None),
-            policy=rulebook.judge(RulePolicy(policy), table, None),
+            policy=utilities(RulePolicy(policy), table, rulebook.process, PRICES, None),
         )
         for table in halves
     ]

@@ -22,8 +22,15 @@ def few(few):
     return TraceSet.read(few)
 
 
-def train(traces, out, stop_after=None, config=SETTINGS):
-    training = ControllerTraining(traces, config, out)
+@pytest.fixture(scope="module")
+def begin(few):
+    """Begins a training; what it starts from depends on whether it has a patience alone."""
+    prepared = [prepare(few, replace(SETTINGS, patience=patience)) for patience in (0, 2)]
+    return lambda config, out: ControllerTraining(few, config, out, prepared[config.patience > 0])
+
+
+def train(begin, out, stop_after=None, config=SETTINGS):
+    training = begin(config, out)
 
     def interrupt(steps, metrics):
         if stop_after is not None and training.ppo.update == stop_after:
@@ -38,14 +45,14 @@ def without_speed(lines):
     return [{k: v for k, v in line.items() if k != "charts/SPS"} for line in lines]
 
 
-def test_an_interrupted_training_leaves_the_curve_of_an_uninterrupted_one(few, tmp_path):
-    train(few, tmp_path / "whole")
+def test_an_interrupted_training_leaves_the_curve_of_an_uninterrupted_one(begin, tmp_path):
+    train(begin, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        train(few, tmp_path / "halves", stop_after=3)
+        train(begin, tmp_path / "halves", stop_after=3)
     halves, whole = (tmp_path / name / "training" / CURVE for name in ("halves", "whole"))
     with halves.open("a") as file:  # as if the machine had failed later, mid-line
         file.write('{"global_step": 16384, "episodic/utility": 9}\n{"global_st')
-    train(few, tmp_path / "halves")
+    train(begin, tmp_path / "halves")
     assert [line["global_step"] for line in read_curve(halves)] == [
         4096 * update for update in range(1, 7)
     ]
@@ -53,17 +60,18 @@ def test_an_interrupted_training_leaves_the_curve_of_an_uninterrupted_one(few, t
     assert "validation/utility" in read_curve(halves)[-1]
 
 
-def test_patience_ends_a_training_that_does_not_get_better(few, tmp_path):
+def test_patience_ends_a_training_that_does_not_get_better(begin, tmp_path):
     """Here none does: so small a rate changes nothing. Called again, nothing is left to do."""
     still = replace(SETTINGS.ppo, learning_rate=1e-12)
     patient = replace(SETTINGS, patience=2, ppo=still)
-    assert train(few, tmp_path, config=patient).ppo.update == 3
-    assert train(few, tmp_path, config=patient).finished
+    assert train(begin, tmp_path, config=patient).ppo.update == 3
+    assert train(begin, tmp_path, config=patient).finished
     assert len(read_curve(tmp_path / "training" / CURVE)) == 3
 
 
-def test_half_of_the_validation_split_is_learnt_from_or_chooses(few):
-    eager, patient = (prepare(few, replace(SETTINGS, patience=patience)) for patience in (0, 2))
+def test_half_of_the_validation_split_is_learnt_from_or_chooses(begin, tmp_path):
+    configs = (replace(SETTINGS, patience=patience) for patience in (0, 2))
+    eager, patient = (begin(config, tmp_path).prepared for config in configs)
     names = ("train", "validation", "calibration")
     learnt, watched, fresh = (set(getattr(eager, name).question_ids) for name in names)
     less, choosing, same = (set(getattr(patient, name).question_ids) for name in names)
@@ -83,8 +91,8 @@ def test_there_must_be_questions_of_both_splits(few, left, message):
         prepare(replace(few, questions=few.questions.filter(of_split)), SETTINGS)
 
 
-def test_open_steps_follow_the_number_of_attempts(few, tmp_path):
-    training = ControllerTraining(few, TrainConfig(), tmp_path)
+def test_open_steps_follow_the_number_of_attempts(few, begin, tmp_path):
+    training = begin(TrainConfig(), tmp_path)
     attempts = sum(rows.train_attempts for rows in few.model_rows.values())
     assert training.config.ppo.total_steps == max(STEPS_PER_ATTEMPT * attempts, LEAST_STEPS)
 
@@ -96,7 +104,7 @@ def test_a_fresh_training_begins_a_fresh_curve(tmp_path):
     assert read_curve(tmp_path / CURVE) == []
 
 
-def test_updates_that_a_kill_took_away_are_told_of_once(few, tmp_path):
+def test_updates_that_a_kill_took_away_are_told_of_once(begin, tmp_path):
     config = replace(SETTINGS, ppo=replace(SETTINGS.ppo, total_steps=4 * 256 * 16))
     told: list[int] = []
 
@@ -106,7 +114,7 @@ def test_updates_that_a_kill_took_away_are_told_of_once(few, tmp_path):
 
     def go_on(stop=None):
         with Told(tmp_path, "train", {}, mode="disabled") as tracker:
-            ControllerTraining(few, config, tmp_path).run(tracker, stop=stop)
+            begin(config, tmp_path).run(tracker, stop=stop)
 
     answers = iter([False, True])
     with pytest.raises(KeyboardInterrupt):

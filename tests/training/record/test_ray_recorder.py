@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -28,7 +29,7 @@ from tests.training.record.test_recorders import record as record_served
 from tests.training.record.test_recorders import said, seeded
 from tests.training.record.test_recording import content
 from training.compare.evaluate import play_prices
-from training.learn.runs import TrainJob, run_directories, train_all, train_on_cluster
+from training.learn.runs import train_all
 from training.learn.settings import resolve
 from training.record.cluster import Cluster, connected, map_on
 from training.record.plans import Missing
@@ -222,28 +223,23 @@ def test_a_cluster_that_is_not_there_or_too_small_is_said_to_be(cluster):
 
 
 def test_trainings_side_by_side_are_those_one_after_the_other(cluster, few, environment, tmp_path):
-    """Although they are stopped together at first, and one loses its machine later."""
+    """Although one loses its worker and goes on elsewhere, and the command itself is run again."""
     given = {"traces": few, "seeds": 2, "num_envs": 64, "steps": 64 * 16 * 8, "wandb": "disabled"}
     train = ["train", *(str(x) for k, v in given.items() for x in (f"--{k.replace('_', '-')}", v))]
     text = {name: str(value) for name, value in given.items()}
     train_all(resolve({**text, "out": str(tmp_path / "plain")}), Console(quiet=True))
 
     out = tmp_path / "ray"
-    settings = resolve({**text, "out": str(out)})
-    jobs = [
-        TrainJob(out=path, traces=few, config=config)
-        for path, config in run_directories(settings).items()
-    ]
-    with pytest.raises(KeyboardInterrupt):
-        train_on_cluster(jobs, Cluster(address=cluster.address), stop=lambda: True)
-    assert len(list(out.glob("seed-*/training/state.json"))) == 2
-    assert not any(job.finished for job in jobs)
-
     command = [sys.executable, "-m", "training.cli", *train, "--out", str(out)]
     command += ["--ray", cluster.address]
+    first = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+    wait_for(lambda: list(out.glob("seed-*/training/state.json")), timeout_s=600)
+    first.send_signal(signal.SIGINT)
+    assert first.wait(120) == 130
+
     driver = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: workers(cluster, "_train"))
-    workers(cluster, "_train")[0].kill()
+    wait_for(lambda: workers(cluster, "run_job"))
+    workers(cluster, "run_job")[0].kill()
     _, errors = driver.communicate(timeout=300)
     assert driver.returncode == 0, errors
     for seed in ("seed-0", "seed-1"):
