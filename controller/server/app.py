@@ -29,6 +29,7 @@ from controller.server.engine import Engine, Served
 from controller.server.keys import Keys
 from controller.server.ops import Metrics
 from controller.server.playground import page
+from controller.server.prepare import Idle, PrepareRequest, check_prepared
 from controller.server.replies import ALIVE, REFUSED, CompletionForm, bug, error_json, refused
 from controller.server.responses import ResponseForm, ResponseRequest
 from controller.server.schema import (
@@ -67,6 +68,7 @@ class Service:
     ) -> None:
         self.engine, self.keys, self.metrics = engine, keys or Keys(), metrics or Metrics()
         self.playground = playground
+        self.idle = Idle(engine, self.metrics, engine.buckets)
         self.in_flight, self.draining = 0, False
         self._check: asyncio.Task[dict[str, str]] | None = None
         self._stale_at = 0.0
@@ -91,6 +93,7 @@ class Service:
             "/v1/completions": partial(self.answer, CompletionRequest),
             "/v1/responses": partial(self.answer, ResponseRequest),
             "/v1/decide": self.decide,
+            "/v1/prepare": self.prepare,
         }
         routes = [
             *(Route(path, post, methods=["POST"]) for path, post in posts.items()),
@@ -146,6 +149,7 @@ class Service:
         terms = read_terms(asked.allot, request.headers, seed=asked.seed, metadata=asked.metadata)
         question = asked.question()
         self._check_room()
+        check_prepared(question, terms.prepared)
         await self.engine.check(question, terms, sticky=asked.user)
 
         async def answer(
@@ -207,6 +211,12 @@ class Service:
         terms = read_terms(asked.allot, request.headers)
         variant = self.engine.variants.assign(terms.question_id or "")
         return JSONResponse(decide(asked, terms, variant))
+
+    async def prepare(self, request: Request) -> Response:
+        """POST /v1/prepare."""
+        caller = self._caller(request)
+        asked = PrepareRequest.model_validate_json(await body_of(request))
+        return JSONResponse(await self.idle.prepare(asked, caller))
 
     async def models(self, request: Request) -> Response:
         """GET /v1/models."""

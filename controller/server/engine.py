@@ -57,6 +57,7 @@ class RequestTerms(Terms):
         rule: name of a rule that decides instead of the policy.
         without: kinds of actions that are not taken, and models that are not asked.
         explain: return what the policy saw, all votes and what attempts said, too.
+        prepared: id of the context, of /v1/prepare, that the question begins with.
         question_id: for the log, to be joined with references later.
         seed: the same seed and question make the same attempts, as far as models can.
         metadata: for the log.
@@ -69,6 +70,7 @@ class RequestTerms(Terms):
     rule: Annotated[str, Field(max_length=64)] | None = None
     without: Annotated[tuple[Annotated[str, Field(max_length=256)], ...], Field(max_length=32)] = ()
     explain: bool = False
+    prepared: Annotated[str, Field(max_length=64)] | None = None
     question_id: Annotated[str, Field(max_length=256)] | None = None
     seed: Annotated[int, Field(ge=0, le=2**31)] | None = None
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
@@ -155,6 +157,7 @@ class Engine:
         self.variants, self.backend = variants, backend
         self.limits = limits or Limits()
         self.equivalence = equivalence or ByKind(answer_kind(variants.all[0].checkpoint.answers))
+        self.buckets = buckets
         self.escalations = EscalationBudget(self.limits, buckets)
         self._on_served, self._on_stray = on_served, on_stray
         self.differences: tuple[str, ...] = ()
