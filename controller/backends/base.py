@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from controller.backends.prompts import Message
-
 T = TypeVar("T")
 
 Canonical = Callable[[str, Sequence[str]], Awaitable[str]]
@@ -177,13 +175,13 @@ class Backend(ABC):
         """Find out what questions need; says what is not as in training."""
         return ()
 
-    async def warm(self, context: Sequence[Message], rungs: int) -> tuple[Usage, ...]:
+    async def warm(self, context: Sequence[dict[str, Any]], rungs: int) -> tuple[Usage, ...]:
         """Have models read what questions will begin with, before there are any.
 
         A server is asked for one token after it, and keeps what it has read if it caches prefixes.
 
         Args:
-            context: first turns of conversations to come.
+            context: first turns of conversations to come, `role` and `content` each.
             rungs: how many of the models, the small one first.
 
         Returns:
@@ -250,7 +248,7 @@ class Wrapped(Backend):
         """See `Backend.prepare`."""
         return await self._done(self.backend.prepare())
 
-    async def warm(self, context: Sequence[Message], rungs: int) -> tuple[Usage, ...]:
+    async def warm(self, context: Sequence[dict[str, Any]], rungs: int) -> tuple[Usage, ...]:
         """See `Backend.warm`."""
         return await self._done(self.backend.warm(context, rungs))
 
