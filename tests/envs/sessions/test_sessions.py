@@ -10,7 +10,7 @@ from controller.errors import ConfigError, IllegalActionError, TraceFormatError
 from envs.sessions.environment import SessionEnv, SessionVectorEnv
 from envs.sessions.state import ACTIONS, LOOK_UP, Planned
 from envs.sessions.table import LEVELS, VOTERS, read_sessions
-from envs.sessions.terms import Exact, Expected
+from envs.sessions.terms import ClosedForm, Expected
 from envs.traces.format import TraceSet
 from tests.conftest import CHECKPOINTS
 
@@ -98,7 +98,7 @@ def test_notes_are_looked_up_only_where_they_are(table):
 @pytest.mark.parametrize("level", [0, 1, 2, 3])
 def test_the_closed_form_is_what_sessions_bring(table, level, idle_price):
     given = {"questions": 5.0, "predictability": 0.7, "idle_price": idle_price}
-    exact, kinds = Exact(table), np.arange(len(table.kinds))
+    exact, kinds = ClosedForm(table), np.arange(len(table.kinds))
     expected = terms(len(kinds), **given)
     worth, p = exact.answering(kinds, expected).max(0), 0.7
     without = 5.0 * (p * worth[:, 0] + (1 - p) * worth[:, 1])
@@ -110,7 +110,7 @@ def test_the_closed_form_is_what_sessions_bring(table, level, idle_price):
 
 
 def test_preparing_pays_from_the_break_even_on(table):
-    exact, kinds = Exact(table), np.arange(len(table.kinds))
+    exact, kinds = ClosedForm(table), np.arange(len(table.kinds))
     least = exact.break_even(kinds, terms(len(kinds)))
     assert np.isfinite(least).any()
     for kind in kinds:
