@@ -17,7 +17,7 @@ from envs.sessions.terms import (
     LEAST_PREDICTABLE,
     STEP_PRICES,
     WAKE_PRICES,
-    Exact,
+    ClosedForm,
     Expected,
 )
 
@@ -186,7 +186,7 @@ class Sessions:
 
 
 class Planned:
-    """Decides by rule what to prepare, and by `Exact` what a question deserves.
+    """Decides by rule what to prepare, and by `ClosedForm` what a question deserves.
 
     Args:
         exact: what is known of contexts by their kind.
@@ -194,7 +194,7 @@ class Planned:
         least: prepares where at least so many questions are expected; no matter if `level` is None.
     """
 
-    def __init__(self, exact: Exact, level: int | None = None, least: float = 0.0) -> None:
+    def __init__(self, exact: ClosedForm, level: int | None = None, least: float = 0.0) -> None:
         self.exact, self.level, self.least = exact, level, least
 
     def act(self, sessions: Sessions, mask: Bools) -> NDArray[np.int64]:

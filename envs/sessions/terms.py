@@ -41,7 +41,7 @@ class Expected:
     step_price: Floats
 
 
-class Exact:
+class ClosedForm:
     """The best decisions of one who knows a context by its kind, in closed form.
 
     A question is worth the most that an arm brings, `v`; one that was prepared for, the larger of
