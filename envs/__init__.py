@@ -1,8 +1,9 @@
 """The Gymnasium side: environments over live models and recorded traces.
 
-Importing this package registers `allot/Compute-v0` and `allot/Segment-v0`, for `gymnasium.make`
-and `gymnasium.make_vec`; both take `traces=DIRECTORY`, the bundled set by default, and `split`.
-They are one environment over traces of whole attempts and of segments.
+Importing this package registers `allot/Compute-v0`, `allot/Segment-v0` and `allot/Session-v0`, for
+`gymnasium.make` and `gymnasium.make_vec`; all take `traces=DIRECTORY`, the bundled set by default,
+and `split`. The first two are one environment over traces of whole attempts and of segments, the
+third is one of sessions, see `envs.sessions`.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ from controller.errors import TraceFormatError
 if TYPE_CHECKING:
     from controller.granularity import Process
     from envs.compute import ComputeEnv
+    from envs.sessions.environment import SessionEnv, SessionVectorEnv
+    from envs.sessions.table import SessionTable
     from envs.vector import ComputeVectorEnv
 
 COMPUTE_ID = "allot/Compute-v0"
 SEGMENT_ID = "allot/Segment-v0"
+SESSION_ID = "allot/Session-v0"
 _ADDED = ("own_actions", "own_features")
 
 
@@ -49,6 +53,30 @@ def make_vector(
     read = _opened(traces)
     config = _process(read, kwargs)
     return ComputeVectorEnv(read.table(split), config, num_envs, **kwargs)
+
+
+def make_session(traces: str, split: str = "train", **kwargs: Any) -> SessionEnv:
+    """The environment of sessions over a split of recorded traces; `kwargs` are of `SessionEnv`."""
+    from envs.sessions.environment import SessionEnv
+
+    return SessionEnv(_sessions(traces, split), **kwargs)
+
+
+def make_sessions(
+    traces: str, num_envs: int = 1, split: str = "train", **kwargs: Any
+) -> SessionVectorEnv:
+    """N of them; `kwargs` are of `SessionVectorEnv`."""
+    from envs.sessions.environment import SessionVectorEnv
+
+    return SessionVectorEnv(_sessions(traces, split), num_envs, **kwargs)
+
+
+@lru_cache(maxsize=4)
+def _sessions(traces: str, split: str) -> SessionTable:
+    from envs.sessions.table import read_sessions
+    from envs.traces.format import TraceSet
+
+    return read_sessions(TraceSet.read(traces), [split])
 
 
 def _process(read: _Opened, kwargs: dict[str, Any]) -> Process:
@@ -113,3 +141,11 @@ for _name, _traces_name in ((COMPUTE_ID, "traces"), (SEGMENT_ID, "segments/trace
         vector_entry_point="envs:make_vector",
         order_enforce=False,
     )
+
+gymnasium.register(
+    SESSION_ID,
+    kwargs={"traces": str(bundled("sessions"))},
+    entry_point="envs:make_session",
+    vector_entry_point="envs:make_sessions",
+    order_enforce=False,
+)

@@ -57,6 +57,14 @@ class Streams:
         return np.asarray((z >> np.uint64(11)) * 2.0**-53, np.float64)
 
 
+def check_illegal(illegal: Illegal) -> Illegal:
+    """What forbidden actions do; raises ConfigError if that is something else."""
+    if illegal not in get_args(Illegal):
+        expected = list(get_args(Illegal))
+        raise ConfigError(f"illegal: expected one of {expected}, found {illegal!r}")
+    return illegal
+
+
 def observation_space(num_features: int) -> gymnasium.spaces.Space[Array]:
     """Space of one observation, (D,) float32."""
     return gymnasium.spaces.Box(-np.inf, np.inf, (num_features,), np.float32)
@@ -91,9 +99,6 @@ class PricedEpisodes:
         illegal: Illegal,
     ) -> None:
         """Check and keep what an environment was told; see `envs.compute.ComputeEnv`."""
-        if illegal not in get_args(Illegal):
-            expected = list(get_args(Illegal))
-            raise ConfigError(f"illegal: expected one of {expected}, found {illegal!r}")
         if not callable(reward):
             raise ConfigError(f"reward: expected a function of a Step, found {reward!r}")
         ranges = {"prices": prices, "round_prices": round_prices, "budgets": budgets}
@@ -102,7 +107,7 @@ class PricedEpisodes:
                 raise ConfigError(
                     f"{name}: expected LogUniform(low=, high=) or None, found {values!r}"
                 )
-        self.config, self.reward, self.illegal = config, reward, illegal
+        self.config, self.reward, self.illegal = config, reward, check_illegal(illegal)
         self.prices = prices or price_range(config.cost_unit)
         self.round_prices, self.budgets = round_prices, budgets
 

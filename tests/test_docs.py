@@ -15,7 +15,7 @@ from typer import Typer
 from typer.main import get_command
 
 import benchmarks.__main__
-from recipes import ablation, crossvalidate, limits, models, trees
+from recipes import ablation, contexts, crossvalidate, limits, models, preparing, trees
 from tests.hub_server import hub
 from training.cli.app import app
 
@@ -145,9 +145,11 @@ COMMANDS = {
     "allot": get_command(app),
     "python -m benchmarks": only(benchmarks.__main__.main),
     "python -m recipes.ablation": only(ablation.main),
+    "python -m recipes.contexts": only(contexts.main),
     "python -m recipes.crossvalidate": only(crossvalidate.main),
     "python -m recipes.limits": only(limits.main),
     "python -m recipes.models": get_command(models.app),
+    "python -m recipes.preparing": only(preparing.main),
     "python -m recipes.trees": get_command(trees.app),
 }
 FORM = r"(allot|python -m (?:benchmarks|recipes\.\w+))( [^`\n]+)?"

@@ -190,6 +190,28 @@ class Backend(ABC):
         """Find out what questions need; says what is not as in training."""
         return ()
 
+    async def warm(self, context: Sequence[dict[str, Any]], rungs: int) -> tuple[Usage, ...]:
+        """Have models read what questions will begin with, before there are any.
+
+        A server is asked for one token after it, and keeps what it has read if it caches prefixes.
+
+        Args:
+            context: first turns of conversations to come, `role` and `content` each.
+            rungs: how many of the models, the small one first.
+
+        Returns:
+            What that took, per model.
+
+        Raises:
+            BackendError: a model cannot read it.
+        """
+        question = Question(question_id="warm", text=".", history=tuple(context), max_new_tokens=1)
+        asked = Request(question=question, action=ActionKind.SAMPLE)
+        (made,) = await self.attempts([asked])
+        if made.error is not None:
+            raise BackendError(f"context: {made.error}")
+        return (made.usage,)
+
     async def close(self) -> None:
         """Let go of connections and threads."""
         return
@@ -240,6 +262,10 @@ class Wrapped(Backend):
     async def prepare(self) -> tuple[str, ...]:
         """See `Backend.prepare`."""
         return await self._done(self.backend.prepare())
+
+    async def warm(self, context: Sequence[dict[str, Any]], rungs: int) -> tuple[Usage, ...]:
+        """See `Backend.warm`."""
+        return await self._done(self.backend.warm(context, rungs))
 
     async def close(self) -> None:
         """See `Backend.close`."""

@@ -23,6 +23,7 @@ from controller.backends.base import (
     run_now,
 )
 from controller.backends.identity import blank_attempt
+from controller.backends.prompts import Message
 from controller.errors import BackendError, ConfigError
 from controller.process.cost import Usage
 from controller.process.types import Attempt, ModelSpec, Question
@@ -150,6 +151,12 @@ class Ladder(Backend):
         found = await self._all(backend.prepare() for backend in self.rungs)
         return tuple(warning for entry in found for warning in entry)
 
+    async def warm(self, context: Sequence[Message], rungs: int) -> tuple[Usage, ...]:
+        """See `Backend.warm`; those that are down are left out."""
+        able = [rung for rung in self.rungs[:rungs] if rung.available(0)]
+        found = await self._all(backend.warm(context, 1) for backend in able)
+        return tuple(usage for entry in found for usage in entry)
+
     async def _all(self, work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
         return list(await asyncio.gather(*work)) if self._at_once else [await w for w in work]
 
@@ -246,6 +253,11 @@ class ThreadedBackend(Wrapped):
         verdicts: list[Verdict] = await self._order("verify", [tuple(pairs)])
         return verdicts[0]
 
+    async def warm(self, context: Sequence[Message], rungs: int) -> tuple[Usage, ...]:
+        """See `Backend.warm`."""
+        read: list[tuple[Usage, ...]] = await self._order("warm", [(tuple(context), rungs)])
+        return read[0]
+
     async def check(self) -> dict[str, str]:
         """What is wrong, if the thread has ended."""
         if self._thread.is_alive():
@@ -298,6 +310,8 @@ class ThreadedBackend(Wrapped):
             return run_now(self.backend.attempts(items))
         if kind == "verify":
             return [run_now(self.backend.verify(pairs)) for pairs in items]
+        if kind == "warm":
+            return [run_now(self.backend.warm(*item)) for item in items]
         return run_now(self.backend.prompt_states(items, hidden=kind == "hidden_states"))
 
 

@@ -29,6 +29,7 @@ from controller.server.engine import Engine, Served
 from controller.server.keys import Keys
 from controller.server.ops import Metrics
 from controller.server.playground import page
+from controller.server.prepare import Idle, PrepareRequest, check_prepared
 from controller.server.replies import ALIVE, REFUSED, CompletionForm, bug, error_json, refused
 from controller.server.responses import ResponseForm, ResponseRequest
 from controller.server.schema import (
@@ -69,6 +70,7 @@ class Service:
         self.engine, self.keys, self.metrics = engine, keys or Keys(), metrics or Metrics()
         self.playground = playground
         self.room = engine.shared.room(engine.limits.max_in_flight)
+        self.idle = Idle(engine, self.metrics)
         self.draining = False
         self._check: asyncio.Task[dict[str, str]] | None = None
         self._stale_at = 0.0
@@ -93,6 +95,7 @@ class Service:
             "/v1/completions": partial(self.answer, CompletionRequest),
             "/v1/responses": partial(self.answer, ResponseRequest),
             "/v1/decide": self.decide,
+            "/v1/prepare": self.prepare,
         }
         routes = [
             *(Route(path, post, methods=["POST"]) for path, post in posts.items()),
@@ -150,6 +153,7 @@ class Service:
             raise HTTPException(404, f"model: expected {MODEL!r}; see /v1/models")
         terms = read_terms(asked.allot, request.headers, seed=asked.seed, metadata=asked.metadata)
         question = asked.question()
+        check_prepared(question, terms.prepared)
 
         async def answer(
             emit: Callable[[Choice], None] = lambda choice: None,
@@ -209,6 +213,12 @@ class Service:
         terms = read_terms(asked.allot, request.headers)
         variant = self.engine.variants.assign(terms.question_id or "")
         return JSONResponse(decide(asked, terms, variant))
+
+    async def prepare(self, request: Request) -> Response:
+        """POST /v1/prepare."""
+        caller = self._caller(request)
+        asked = PrepareRequest.model_validate_json(await body_of(request))
+        return JSONResponse(await self.idle.prepare(asked, caller))
 
     async def models(self, request: Request) -> Response:
         """GET /v1/models."""

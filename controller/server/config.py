@@ -26,6 +26,9 @@ class Limits:
         max_escalations: of any question.
         escalations_per_minute: of all callers.
         caller_escalations_per_minute: of each.
+        idle_tokens_per_minute: that models read for /v1/prepare, of all callers; of each worker,
+            unless they share.
+        caller_idle_tokens_per_minute: of each.
         deadline_s: seconds until there must be an answer, if the request does not set it.
         max_in_flight: questions at a time.
     """
@@ -34,6 +37,8 @@ class Limits:
     max_escalations: int | None = None
     escalations_per_minute: float | None = None
     caller_escalations_per_minute: float | None = None
+    idle_tokens_per_minute: float | None = 1_000_000
+    caller_idle_tokens_per_minute: float | None = None
     deadline_s: float = 120.0
     max_in_flight: int = 1024
 

@@ -56,6 +56,7 @@ class RequestTerms(Terms):
         rule: name of a rule that decides instead of the policy.
         without: kinds of actions that are not taken, and models that are not asked.
         explain: return what the policy saw, all votes and what attempts said, too.
+        prepared: id of the context, of /v1/prepare, that the question begins with.
         question_id: for the log, to be joined with references later.
         seed: the same seed and question make the same attempts, as far as models can.
         metadata: for the log.
@@ -68,6 +69,7 @@ class RequestTerms(Terms):
     rule: Annotated[str, Field(max_length=64)] | None = None
     without: Annotated[tuple[Annotated[str, Field(max_length=256)], ...], Field(max_length=32)] = ()
     explain: bool = False
+    prepared: Annotated[str, Field(max_length=64)] | None = None
     question_id: Annotated[str, Field(max_length=256)] | None = None
     seed: Annotated[int, Field(ge=0, le=2**31)] | None = None
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None

@@ -164,6 +164,7 @@ class Metrics:
             "allot_decision_seconds", "Mean per decision of a question.", buckets=_DECISION_SECONDS
         )
         self.tokens = counter("allot_tokens", "Tokens.", ["model", "kind"])
+        self.idle_tokens = counter("allot_idle_tokens", "Tokens nobody waits for.", ["model"])
         self.cost = counter("allot_cost", "Cost in small-model tokens.", ["arm"])
         self.strays = counter("allot_strays", "Unlike those of training.", ["arm", "feature"])
         self.guard_share = gauge("allot_guard_share", "Of the last, by the guard.", ["arm"])

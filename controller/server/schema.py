@@ -370,6 +370,7 @@ HEADERS: Mapping[str, type] = {
     **dict.fromkeys(_NUMBERS, float),
     "max-escalations": int,
     "question-id": str,
+    "prepared": str,
 }
 """Terms that may come as `x-allot-NAME`; fields of the body come first."""
 HEADER_PREFIX = "x-allot-"

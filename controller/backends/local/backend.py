@@ -20,6 +20,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -31,9 +32,9 @@ from controller.backends.ladder import Ladder
 from controller.backends.local.adapters import score_attempts
 from controller.backends.local.decoding import Decoder
 from controller.backends.local.jobs import Generation, Job, Prompt
-from controller.backends.local.kv import BASE
+from controller.backends.local.kv import BASE, KVPrefix
 from controller.backends.local.model import LocalModel, check_rungs, load_model
-from controller.backends.prompts import REVISER, messages
+from controller.backends.prompts import REVISER, Message, messages
 from controller.errors import BackendError, ConfigError
 from controller.process.actions import ActionKind
 from controller.process.cost import Usage
@@ -61,7 +62,7 @@ class LocalBackend(Backend):
         max_new_tokens: longest attempt.
         max_rows: attempts written side by side.
         max_cached_prompts: prompts whose keys and values are kept for later calls, the least
-            recently used going first; 0 keeps none.
+            recently used going first; 0 keeps none. As many beginnings of prompts are kept.
         answers: how answers are read where a question does not say; None for `auto`.
 
     Raises:
@@ -100,6 +101,7 @@ class LocalBackend(Backend):
         )
         self._max_cached_prompts = max_cached_prompts
         self._cached: OrderedDict[Chat, Prompt] = OrderedDict()
+        self._beginnings: OrderedDict[tuple[int, ...], KVPrefix] = OrderedDict()
 
     def takes(self, field: str) -> bool:
         """See `Backend.takes`."""
@@ -140,6 +142,41 @@ class LocalBackend(Backend):
             )
             for prompt, tokens in zip(prompts, billed, strict=True)
         ]
+
+    async def warm(self, context: Sequence[Message], rungs: int) -> tuple[Usage, ...]:
+        """See `Backend.warm`; keys and values are kept, of so many contexts as of prompts."""
+        started, history = time.perf_counter(), tuple(context)
+        questions = (Question(question_id="", text=text, history=history) for text in ("a", "1"))
+        one, other = (
+            self.local.encode(Request(question=question, action=ActionKind.SAMPLE))
+            for question in questions
+        )
+        tokens = one[: sum(1 for _ in takewhile(lambda i: one[i] == other[i], range(len(one))))]
+        if tokens in self._beginnings:
+            self._beginnings.move_to_end(tokens)
+            return (Usage(cached_tokens=len(tokens)),)
+        if len(tokens) >= self.local.context_tokens:
+            raise BackendError(
+                f"context of {len(tokens)} tokens: expected fewer than "
+                f"{self.local.name}'s {self.local.context_tokens}"
+            )
+        prompt = self._begun(tokens)
+        self._decoder.prefill([prompt])
+        if prompt.cache is None:
+            raise BackendError(f"context: {prompt.error}")
+        self._beginnings[tokens] = prompt.cache
+        if len(self._beginnings) > self._max_cached_prompts:
+            self._beginnings.popitem(last=False)
+        read = prompt.bill()
+        wall_s = time.perf_counter() - started
+        known = len(tokens) - read
+        return (Usage(prefill_tokens=read, cached_tokens=known, wall_s=wall_s),)
+
+    def _begun(self, tokens: tuple[int, ...]) -> Prompt:
+        """A prompt that goes on from the longest beginning of it that was read."""
+        known = (k for k in self._beginnings if len(k) < len(tokens) and tokens[: len(k)] == k)
+        longest = max(known, key=len, default=None)
+        return Prompt(tokens, before=None if longest is None else self._beginnings[longest])
 
     def can_verify(self, attempt: Attempt) -> bool:
         """Whether there is a verifier and this model wrote the attempt.
@@ -230,7 +267,7 @@ class LocalBackend(Backend):
     def _remembered(self, chat: Chat, request: Request) -> Prompt:
         prompt = self._cached.pop(chat, None)
         if prompt is None or prompt.error is not None:
-            prompt = Prompt(self.local.encode(request))
+            prompt = self._begun(self.local.encode(request))
         self._cached[chat] = prompt
         if len(self._cached) > self._max_cached_prompts:
             self._cached.popitem(last=False)

@@ -78,7 +78,7 @@ class Decoder:
             self._prefill_batch([missing[i] for i in batch])
 
     def _prefill_batch(self, batch: list[Prompt]) -> None:
-        pieces = [Piece(prompt.tokens, adapter=prompt.adapter) for prompt in batch]
+        pieces = [Piece(p.fresh, p.before, adapter=p.adapter) for p in batch]
         try:
             caches = read_batch(self.model, pieces, keep_hidden=self.keep_hidden)
         except MODEL_ERRORS as error:
@@ -89,9 +89,9 @@ class Decoder:
                 self._prefill_batch([prompt])
             return
         for prompt, cache in zip(batch, caches, strict=True):
-            prompt.unbilled_tokens += len(prompt.tokens)
+            prompt.unbilled_tokens += len(prompt.fresh)
             if cache.is_finite:
-                prompt.cache = cache
+                prompt.cache = cache.whole()
             else:
                 prompt.error = NOT_FINITE
 

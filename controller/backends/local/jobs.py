@@ -27,14 +27,21 @@ class Prompt:
 
     Attributes:
         cache: None until it has been pre-filled.
+        before: what the model has read of its beginning already; fewer tokens than it has.
         unbilled_tokens: tokens pre-filled that no attempt has been charged with yet.
     """
 
     tokens: tuple[int, ...]
     adapter: str = BASE
     cache: KVPrefix | None = None
+    before: KVPrefix | None = None
     error: str | None = None
     unbilled_tokens: int = 0
+
+    @property
+    def fresh(self) -> tuple[int, ...]:
+        """Tokens that the model has yet to read before it can write."""
+        return self.tokens[self.before.num_tokens :] if self.before else self.tokens
 
     @property
     def hidden(self) -> torch.Tensor | None:

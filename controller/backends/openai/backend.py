@@ -110,7 +110,7 @@ class OpenAIBackend(Backend):
         self.lengths = PromptLengths(
             self._beside, endpoint.model, endpoint.prompt_length, endpoint.tokenize
         )
-        self.warm = None if endpoint.cached is None else WarmPrompts()
+        self.remembered = None if endpoint.cached is None else WarmPrompts()
         self.revises = endpoint.revises
         self.models = (
             ModelSpec(
@@ -198,8 +198,8 @@ class OpenAIBackend(Backend):
         chat = self._chat(Request(question=question, action=ActionKind.SAMPLE))
         tokens, known = await self.lengths.of(question, chat)
         warm = None
-        if self.warm and self.endpoint.cached is not None:
-            warm = Warm(min(self.warm.tokens(chat), tokens), self.endpoint.cached)
+        if self.remembered and self.endpoint.cached is not None:
+            warm = Warm(min(self.remembered.tokens(chat), tokens), self.endpoint.cached)
         return PromptState(prompt_tokens=(tokens,), counted=known, warm=(warm,))
 
     async def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
@@ -373,8 +373,8 @@ class OpenAIBackend(Backend):
                 prompt += fit.tokens(request.parent.text or "")
         elif request.action is not ActionKind.REVISE:
             self.lengths.learn(request.question, prompt)
-            if self.warm and not cached:
-                self.warm.learn(chat, prompt, min(answered.cached_tokens, prompt))
+            if self.remembered and not cached:
+                self.remembered.learn(chat, prompt, min(answered.cached_tokens, prompt))
         tokens = written.tokens
         if tokens is None or tokens > self._most or (text and not tokens):
             tokens = fit.tokens(text)

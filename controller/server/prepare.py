@@ -1,0 +1,108 @@
+"""POST /v1/prepare: models read a context while nobody waits; its questions then cost less."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from starlette.exceptions import HTTPException
+
+from controller.errors import BackendError, ConfigError
+from controller.process.types import Question
+from controller.server.engine import Engine
+from controller.server.ops import Metrics, service_log
+from controller.server.schema import Strict, Text
+
+_PREFIX, _DIGITS = "context-", 32
+
+
+class PrepareRequest(Strict):
+    """POST /v1/prepare."""
+
+    model: Literal["allot"] = "allot"
+    context: Annotated[Text, Field(min_length=1)] = Field(
+        description="What questions will be about: the system message that they begin with."
+    )
+    level: Annotated[int, Field(ge=1, le=64)] = Field(
+        1, description="How many of the models read it, the small one first."
+    )
+
+
+def context_id(context: str) -> str:
+    """Id of a context: of what it says, so that every worker knows whether it has changed."""
+    digest = hashlib.sha256(context.encode("utf-8", "surrogatepass")).hexdigest()
+    return _PREFIX + digest[:_DIGITS]
+
+
+def check_prepared(question: Question, prepared: str | None) -> None:
+    """See that a question begins with the context that was prepared for it.
+
+    Raises:
+        ConfigError: it begins with another, or with none.
+    """
+    if prepared is None:
+        return
+    first = question.history[0] if question.history else {}
+    if first.get("role") != "system" or context_id(str(first.get("content"))) != prepared:
+        raise ConfigError(
+            "prepared: expected the context of that id as the first, system message, found "
+            f"{'another' if first else 'none'}; POST /v1/prepare tells the id of a changed context"
+        )
+
+
+class Idle:
+    """Work that nobody waits for, within its limits and in a ledger of its own.
+
+    Args:
+        engine: whose models read, whose limits hold, and which says who shares them.
+        metrics: of the service.
+    """
+
+    def __init__(self, engine: Engine, metrics: Metrics) -> None:
+        self._engine, self._metrics = engine, metrics
+        self._buckets = engine.shared.buckets()
+
+    async def prepare(self, asked: PrepareRequest, caller: str) -> dict[str, Any]:
+        """Have models read a context; what it took is charged once it is known.
+
+        Raises:
+            HTTPException: the tokens of this minute are used up, or the models cannot read it.
+        """
+        limits = self._limits(caller)
+        if any(self._buckets.take(name, rate, 0) < 1 for name, rate in limits):
+            self._metrics.turned_away.labels("idle").inc()
+            raise HTTPException(
+                429, "idle_tokens: this minute's are used up", {"retry-after": "60"}
+            )
+        context = [{"role": "system", "content": asked.context}]
+        try:
+            read = await self._engine.backend.warm(context, asked.level)
+        except BackendError as error:
+            raise HTTPException(400, str(error)) from error
+        tokens = [u.prefill_tokens + u.decoded_tokens + u.cancelled_tokens for u in read]
+        for name, rate in limits:
+            self._buckets.take(name, rate, sum(tokens))
+        models = [model.name for model in self._engine.backend.models]
+        for model, count in zip(models, tokens, strict=False):
+            self._metrics.idle_tokens.labels(model).inc(count)
+        found = {
+            "id": context_id(asked.context),
+            "object": "prepared",
+            "level": len(read),
+            "usage": [
+                {"model": model, "idle_tokens": count, "cached_tokens": usage.cached_tokens}
+                for model, count, usage in zip(models, tokens, read, strict=False)
+            ],
+        }
+        service_log.info("prepared", extra={"fields": {"caller": caller, **found}})
+        return found
+
+    def _limits(self, caller: str) -> list[tuple[str, float]]:
+        """Buckets that a caller's idle work counts for, each with its rate a minute."""
+        limits = self._engine.limits
+        rates = {
+            "idle": limits.idle_tokens_per_minute,
+            f"idle:{caller}": limits.caller_idle_tokens_per_minute,
+        }
+        return [(name, rate) for name, rate in rates.items() if rate is not None]
