@@ -10,6 +10,7 @@ from typing import Any
 from controller.backends.architecture import Architecture, Hardware
 from controller.backends.places import ModelPlace
 from controller.backends.prices import listed
+from controller.errors import ConfigError
 from controller.process.actions import REVISING
 from controller.process.types import Dollars
 from envs.traces.format import TraceSet
@@ -46,7 +47,11 @@ def menu_cost(
 
     Raises:
         BackendError: a model that is no server has no configuration that transformers reads.
+        ConfigError: dollars of something other than an arm.
     """
+    names = [place.name for place in places]
+    for stranger in sorted(dollars.keys() - {*names}):
+        raise ConfigError(f"dollars: expected arms among {names}, found {stranger!r}")
     known: dict[str, Architecture] = {}
     rows = []
     for place in places:
