@@ -7,11 +7,12 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from math import nan
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from pydantic import TypeAdapter
+from pydantic import BeforeValidator, TypeAdapter
 
 from controller.checkpoint import AnyCheckpoint
 from controller.errors import CheckpointError
@@ -26,8 +27,11 @@ MAX_FIGURES_BYTES = 2**20
 
 TAGS = ("allot", "reinforcement-learning", "test-time-compute")
 
-Interval = tuple[float, float]
-"""Ends of a 95% interval."""
+Number = Annotated[float, BeforeValidator(lambda value: nan if value is None else value)]
+"""JSON has no NaN: null stands for one."""
+
+Interval = tuple[Number, Number]
+"""Ends of a 95% interval: paired bootstrap over questions, unless said otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ from controller.answers import answer_kind
 from controller.backends.base import Backend, recorded_temperature
 from controller.backends.ladder import Absent, BlockingBackend, Ladder, ThreadedBackend
 from controller.backends.places import ModelPlace, Upstream, as_place, check_names
-from controller.backends.prompts import Message, read_prompts
+from controller.backends.prompts import REVISER, Message, read_prompts
 from controller.checkpoint import AnyCheckpoint
 from controller.errors import CheckpointError, ConfigError
 from controller.process.episodes import EpisodeConfig
@@ -169,25 +169,25 @@ class LadderBuilder:
                 return self._served(place, rung, prompt)
             model = self._model(place, rung, prompt)
             needed = {adapter.name for adapter in trained.adapters}
-            adapted = needed <= {adapter.name for adapter in model.adapters}
+            lacking = needed - {adapter.name for adapter in model.adapters}
             return ThreadedBackend(
                 self._local(place, model),
                 reads_prompts=rung == 0,
-                revises=self._revises(rung, adapted=adapted),
+                revises=self._revises(rung, lacking),
             )
 
         return Ladder([backend(rung, place) for rung, place in enumerate(places)])
 
-    def _revises(self, rung: int, *, adapted: bool) -> bool:
-        """Whether attempts of an arm can be revised; `adapted` as the first arm was in training.
+    def _revises(self, rung: int, lacking: Collection[str]) -> bool:
+        """Whether attempts of an arm can be revised; it may lack adapters of its training.
 
         Raises:
-            ConfigError: the first arm is one that revises and is not.
+            ConfigError: it is one that revises, and lacks what it revised with.
         """
         config = self.checkpoint.config
         if not getattr(config, "names_revisers", False):
-            return rung == 0 and adapted
-        if rung in config.revisers and not adapted:
+            return rung == 0 and not lacking
+        if rung in config.revisers and REVISER in lacking:
             raise ConfigError(
                 f"reviser: expected the adapter that {self.checkpoint.models[rung].name} revised "
                 "with in training, found none; name it (--reviser), or its directory beside the "
@@ -264,7 +264,7 @@ class LadderBuilder:
         from controller.backends.openai.endpoint import Endpoint
 
         trained, upstream = self.checkpoint.models[rung], self.upstream
-        adapted = any(adapter.name == "reviser" for adapter in trained.adapters)
+        adapted = any(adapter.name == REVISER for adapter in trained.adapters)
         endpoint = Endpoint(
             base_url=place.url or "",
             model=place.model or "",
@@ -272,7 +272,7 @@ class LadderBuilder:
             api_key=os.environ.get(KEY_VARIABLE.format(rung=rung), "none"),
             reviser=upstream.reviser if rung == 0 else None,
             # A policy that learned with a reviser's adapter must not revise without it.
-            revises=self._revises(rung, adapted=upstream.reviser is not None or not adapted),
+            revises=self._revises(rung, {REVISER} if adapted and not upstream.reviser else set()),
             parameters=trained.parameters,
             max_new_tokens=self._longest(rung),
             asks_n=upstream.upstream_n,

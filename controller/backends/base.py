@@ -190,7 +190,7 @@ class Backend(ABC):
         """Find out what questions need; says what is not as in training."""
         return ()
 
-    async def warm(self, context: Sequence[dict[str, Any]], rungs: int) -> tuple[Usage, ...]:
+    async def warm(self, context: Sequence[dict[str, Any]], rungs: int) -> dict[int, Usage]:
         """Have models read what questions will begin with, before there are any.
 
         A server is asked for one token after it, and keeps what it has read if it caches prefixes.
@@ -200,17 +200,17 @@ class Backend(ABC):
             rungs: how many of the models, the small one first.
 
         Returns:
-            What that took, per model.
+            What that took, by the rung of each model that has read it.
 
         Raises:
-            BackendError: a model cannot read it.
+            BackendError: no model can read it.
         """
         question = Question(question_id="warm", text=".", history=tuple(context), max_new_tokens=1)
         asked = Request(question=question, action=ActionKind.SAMPLE)
         (made,) = await self.attempts([asked])
         if made.error is not None:
             raise BackendError(f"context: {made.error}")
-        return (made.usage,)
+        return {0: made.usage}
 
     async def close(self) -> None:
         """Let go of connections and threads."""
@@ -263,7 +263,7 @@ class Wrapped(Backend):
         """See `Backend.prepare`."""
         return await self._done(self.backend.prepare())
 
-    async def warm(self, context: Sequence[dict[str, Any]], rungs: int) -> tuple[Usage, ...]:
+    async def warm(self, context: Sequence[dict[str, Any]], rungs: int) -> dict[int, Usage]:
         """See `Backend.warm`."""
         return await self._done(self.backend.warm(context, rungs))
 

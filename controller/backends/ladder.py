@@ -151,11 +151,23 @@ class Ladder(Backend):
         found = await self._all(backend.prepare() for backend in self.rungs)
         return tuple(warning for entry in found for warning in entry)
 
-    async def warm(self, context: Sequence[Message], rungs: int) -> tuple[Usage, ...]:
-        """See `Backend.warm`; those that are down are left out."""
-        able = [rung for rung in self.rungs[:rungs] if rung.available(0)]
-        found = await self._all(backend.warm(context, 1) for backend in able)
-        return tuple(usage for entry in found for usage in entry)
+    async def warm(self, context: Sequence[Message], rungs: int) -> dict[int, Usage]:
+        """See `Backend.warm`; those that are down, or cannot read it, are left out."""
+        why: list[BackendError] = []
+
+        async def read(rung: int) -> Usage | None:
+            try:
+                return (await self.rungs[rung].warm(context, 1))[0]
+            except BackendError as error:
+                why.append(error)
+                return None
+
+        able = [r for r, backend in enumerate(self.rungs[:rungs]) if backend.available(0)]
+        found = dict(zip(able, await self._all(map(read, able)), strict=True))
+        done = {rung: usage for rung, usage in found.items() if usage is not None}
+        if not done:
+            raise why[0] if why else BackendError("context: no model is there to read it")
+        return done
 
     async def _all(self, work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
         return list(await asyncio.gather(*work)) if self._at_once else [await w for w in work]
@@ -253,9 +265,9 @@ class ThreadedBackend(Wrapped):
         verdicts: list[Verdict] = await self._order("verify", [tuple(pairs)])
         return verdicts[0]
 
-    async def warm(self, context: Sequence[Message], rungs: int) -> tuple[Usage, ...]:
+    async def warm(self, context: Sequence[Message], rungs: int) -> dict[int, Usage]:
         """See `Backend.warm`."""
-        read: list[tuple[Usage, ...]] = await self._order("warm", [(tuple(context), rungs)])
+        read: list[dict[int, Usage]] = await self._order("warm", [(tuple(context), rungs)])
         return read[0]
 
     async def check(self) -> dict[str, str]:

@@ -76,6 +76,11 @@ class ModelPlace:
                 f"arm {self.name}: expected no fields but temperature in the body of a model in "
                 f"this process, found {sorted(self.body)}"
             )
+        if self.is_local and self.cached is not None:
+            raise ConfigError(
+                f"arm {self.name}: expected cached of a model behind a server, whose prompts cost "
+                "less once they are cached; found it of one in this process"
+            )
         heat = self.body.get("temperature", 0)
         if isinstance(heat, bool) or not isinstance(heat, int | float) or not 0 <= heat <= 10:
             raise ConfigError(f"arm {self.name}: expected a temperature of 0 to 10, found {heat!r}")

@@ -8,7 +8,7 @@ from importlib.resources import files
 
 import yaml
 
-_DATE = re.compile(r"[-@]?\d{4}-?\d{2}-?\d{2}$|:\w+$")
+_DATE = re.compile(r"[-@]?\d{4}-?\d{2}-?\d{2}$")
 
 
 def listed(name: str) -> tuple[float, float, float] | None:

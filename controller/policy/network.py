@@ -168,11 +168,12 @@ class ActionScorer(nn.Module):
 def _own(process: EpisodeConfig, action: Action) -> Mapping[str, str]:
     """Features of an action's row, by those of `ARM_NAMES` that are known of it."""
     spec = action.kind.spec
-    if not spec.tier and not (action.arm and process.is_menu):
+    if not (spec.tier or action.arm):
         return {"price": f"{action.kind}_price"} if spec.cost else {}
-    if spec.tier and not process.is_menu:
-        return {**_PAIR[spec.tier], "price": f"{action.kind}_price"}
-    arm = process.arm_names[process.rung_of(action.kind, action.arm)]
+    rung = process.rung_of(action.kind, action.arm)
+    if not process.is_menu:
+        return {**_PAIR[process.menu[rung].tier], "price": f"{action.kind}_price"}
+    arm = process.arm_names[rung]
     return {name: f"{arm}: {name}" for name in ARM_NAMES}
 
 

@@ -508,7 +508,11 @@ def rule_families(config: EpisodeConfig) -> dict[str, tuple[AnyRule, ...]]:
     """
     revises, verifies = config.max_revisions > 0, config.verifies
     if not config.is_menu:
-        return dict(_pair_families(config.max_samples, revises=revises, verifies=verifies))
+        pair = _pair_families(config.max_samples, revises=revises, verifies=verifies)
+        if not config.names_revisers:
+            return dict(pair)
+        first, by = config.arm_names[0], [config.arm_names[rung] for rung in config.revisers]
+        return {**pair, "revise-n": tuple(On(r, first, b) for r in pair["revise-n"] for b in by)}
     names, caps = config.arm_names, config.caps.tolist()
     families: dict[str, tuple[AnyRule, ...]] = {
         "give up": (On(SelfConsistency(0), names[0], names[0]),),

@@ -57,8 +57,8 @@ class ActionSpec:
 
     Functions look at the state e of n episodes (`controller.process.lockstep.Lockstep`) and give
     (n,), or at numbers of one (`Episodes.looked_at`) and give one. Lengths of attempts, (R,), are
-    those that are expected, or the longest. Those of an action that names an arm are told its
-    rung, too.
+    those that are expected, or the longest. Those of an action that names an arm, as one that
+    revises does in a menu whose arms revise, are told its rung, too.
 
     Attributes:
         meaning: in words, for cards.

@@ -170,7 +170,7 @@ class EpisodeConfig:
         """The action set, in the order of a policy's outputs."""
         named = {
             kind: tuple(self.arm_names[rung] for rung in rungs)
-            for kind in ActionKind
+            for kind in (*ActionKind, *self.added_actions)
             if len(rungs := self.rungs_of(kind)) > 1 or (kind.spec.revises and self.names_revisers)
         }
         if not self.is_menu:

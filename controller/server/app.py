@@ -218,7 +218,9 @@ class Service:
         """POST /v1/prepare."""
         caller = self._caller(request)
         asked = PrepareRequest.model_validate_json(await body_of(request))
-        return JSONResponse(await self.idle.prepare(asked, caller))
+        with self._flying():
+            prepared = await _unless_gone(request, self.idle.prepare(asked, caller))
+        return Response(status_code=499) if prepared is None else JSONResponse(prepared)
 
     async def models(self, request: Request) -> Response:
         """GET /v1/models."""

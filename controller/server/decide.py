@@ -13,7 +13,6 @@ from controller.backends.base import PromptState
 from controller.backends.recorded import ReplayBackend
 from controller.core import Episode
 from controller.errors import ConfigError
-from controller.process.actions import Tier
 from controller.process.cost import Usage
 from controller.process.episodes import EpisodeConfig
 from controller.process.types import Attempt, ModelSpec, Question
@@ -81,7 +80,7 @@ def _attempt(
     models: tuple[ModelSpec, ...],
     answers: AnswerKind,
 ) -> Attempt:
-    own = config.by_tier[given.action.spec.tier or Tier.SMALL] or (1,)
+    own = config.rungs_of(given.action) or ((1,) if given.action.spec.tier else (0,))
     rung = own[0] if given.rung is None else given.rung
     if given.action.spec.attempt is None:
         raise ConfigError(

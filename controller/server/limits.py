@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from controller.backends.base import DEADLINE, Backend
 from controller.core import Choice, Decider, Episode
 from controller.errors import ConfigError
-from controller.process.actions import Action, ActionKind, Tier
+from controller.process.actions import Action, ActionKind
 from controller.process.episodes import EpisodeConfig
 from controller.process.types import ModelSpec
 from controller.server.config import Limits
@@ -69,7 +69,7 @@ def unwanted(
     found = frozenset(
         action
         for action, spec in asked.items()
-        if action.kind in without or (spec.tier and names[spec.rung] in without)
+        if action.kind in without or (spec.attempt and names[spec.rung] in without)
     )
     left = [action for action, spec in asked.items() if spec.tier and action not in found]
     if not left or config.actions[0] in found:
@@ -124,10 +124,16 @@ class Restricted:
             if wanted in why and wanted != choice.action:
                 noted, reason = why[wanted]
                 noted.add(reason)
-        if choice.action.kind is ActionKind.ESCALATE:
+        if self._escalates(episode, choice.action):
             self.budget.take(self.caller)
         self.seconds += time.perf_counter() - started
         return choice
+
+    @staticmethod
+    def _escalates(episode: Episode, action: Action) -> bool:
+        """Whether an action asks a large model, to answer or to revise."""
+        spec, _ = episode.config.choices[episode.config.actions.index(action)]
+        return spec.attempt is not None and not episode.config.is_small[spec.rung]
 
     def _reasons(self, episode: Episode) -> dict[Action, tuple[set[str], str]]:
         """Why actions are not allowed: each with the set that the reason goes to if it matters."""
@@ -137,7 +143,7 @@ class Restricted:
             return dict.fromkeys(every, (self.limited, DEADLINE))
         if BROKEN_OFF in self.limited:
             return dict.fromkeys(every, (self.limited, BROKEN_OFF))
-        made = int(episode.state.counts[0, ~config.is_small].sum())
+        made = sum(not config.is_small[attempt.rung] for attempt in episode.attempts)
         escalating = self.budget.exhausted(self.caller)
         if self.max_escalations is not None and made >= self.max_escalations:
             escalating = REQUEST_BUDGET
@@ -147,7 +153,7 @@ class Restricted:
                 why[action] = self.degraded, self.backend.models[spec.rung].name
             elif self.verifier_down and spec.scores:
                 why[action] = self.degraded, "verifier"
-            elif spec.tier is Tier.LARGE and escalating is not None:
+            elif escalating is not None and self._escalates(episode, action):
                 why[action] = self.limited, escalating
             if action in self.unwanted:
                 why[action] = self.limited, WITHOUT

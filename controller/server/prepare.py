@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import Field
 from starlette.exceptions import HTTPException
 
+from controller.backends.openai.resilience import FILTERED, REJECTED, TOO_LONG
 from controller.errors import BackendError, ConfigError
+from controller.process.cost import Usage
 from controller.process.types import Question
 from controller.server.engine import Engine
 from controller.server.ops import Metrics, service_log
 from controller.server.schema import Strict, Text
 
 _PREFIX, _DIGITS = "context-", 32
+_CHARACTERS = 4
+"""Of a token, before a context has been read."""
 
 
 class PrepareRequest(Strict):
@@ -69,34 +73,55 @@ class Idle:
         Raises:
             HTTPException: the tokens of this minute are used up, or the models cannot read it.
         """
-        limits = self._limits(caller)
-        if any(self._buckets.take(name, rate, 0) < 1 for name, rate in limits):
-            self._metrics.turned_away.labels("idle").inc()
-            raise HTTPException(
-                429, "idle_tokens: this minute's are used up", {"retry-after": "60"}
-            )
-        context = [{"role": "system", "content": asked.context}]
+        models = self._engine.backend.models[: asked.level]
+        is_small = self._engine.variants.all[0].checkpoint.config.is_small
+        if not is_small[: len(models)].all() and self._engine.escalations.exhausted(caller):
+            self._turn_away("level: this minute's escalations are used up; ask for a lower one")
+        # What is taken at once is put right below: others that come meanwhile see it gone.
+        expected = len(asked.context) // _CHARACTERS * len(models)
+        for name, rate in self._limits(caller):
+            if self._buckets.take(name, rate, 0) < 1:
+                self._turn_away("idle_tokens: this minute's are used up")
+        self._charge(caller, expected)
+        context, read = [{"role": "system", "content": asked.context}], dict[int, Usage]()
         try:
             read = await self._engine.backend.warm(context, asked.level)
         except BackendError as error:
-            raise HTTPException(400, str(error)) from error
-        tokens = [u.prefill_tokens + u.decoded_tokens + u.cancelled_tokens for u in read]
-        for name, rate in limits:
-            self._buckets.take(name, rate, sum(tokens))
-        models = [model.name for model in self._engine.backend.models]
-        for model, count in zip(models, tokens, strict=False):
-            self._metrics.idle_tokens.labels(model).inc(count)
+            theirs = any(kind in str(error) for kind in (TOO_LONG, REJECTED, FILTERED, "expected"))
+            raise HTTPException(400 if theirs else 503, str(error)) from error
+        finally:
+            tokens = {
+                rung: used.prefill_tokens + used.decoded_tokens + used.cancelled_tokens
+                for rung, used in read.items()
+            }
+            self._charge(caller, sum(tokens.values()) - expected)
+        for rung in read:
+            self._metrics.idle_tokens.labels(models[rung].name).inc(tokens[rung])
+            if not is_small[rung]:
+                self._engine.escalations.take(caller)
         found = {
             "id": context_id(asked.context),
             "object": "prepared",
             "level": len(read),
             "usage": [
-                {"model": model, "idle_tokens": count, "cached_tokens": usage.cached_tokens}
-                for model, count, usage in zip(models, tokens, read, strict=False)
+                {
+                    "model": models[rung].name,
+                    "idle_tokens": tokens[rung],
+                    "cached_tokens": usage.cached_tokens,
+                }
+                for rung, usage in read.items()
             ],
         }
         service_log.info("prepared", extra={"fields": {"caller": caller, **found}})
         return found
+
+    def _turn_away(self, why: str) -> NoReturn:
+        self._metrics.turned_away.labels("idle").inc()
+        raise HTTPException(429, why, {"retry-after": "60"})
+
+    def _charge(self, caller: str, tokens: int) -> None:
+        for name, rate in self._limits(caller):
+            self._buckets.take(name, rate, tokens)
 
     def _limits(self, caller: str) -> list[tuple[str, float]]:
         """Buckets that a caller's idle work counts for, each with its rate a minute."""

@@ -213,7 +213,7 @@ def build_backend(
         checkpoint=checkpoint,
         other_weights=other_weights,
         upstream=config.upstream,
-        max_connections=4 * config.limits.max_in_flight,
+        max_connections=max(1, 4 * config.limits.max_in_flight // config.workers),
         prompts=config.prompt,
         max_new_tokens=config.max_new_tokens,
         observe=metrics.tried,

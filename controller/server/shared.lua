@@ -20,7 +20,8 @@ if wanted == 'take' then
   local known = numbers('left', 'seen')
   local left = (known[1] or rate) + math.max(0, now - (known[2] or now)) * rate / 60
   left = math.min(rate, left) - taken
-  kept(120, 'left', tostring(left), 'seen', tostring(now))
+  -- As long as a debt takes to be refilled.
+  kept(math.max(120, 60 * (rate - left) / math.max(rate, 1e-9)), 'left', tostring(left), 'seen', tostring(now))
   return tostring(left)
 end
 

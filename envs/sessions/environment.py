@@ -82,6 +82,9 @@ class SessionEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         Raises:
             ConfigError: an unknown option, or one that is out of its range.
         """
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int | np.integer)):
+            raise ConfigError(f"seed: expected a whole number, found {seed!r}")
+        seed = None if seed is None else int(seed)
         super().reset(seed=seed)
         if seed is not None or self._streams is None:
             self._streams = Streams(np.array([stream_key(seed)]))

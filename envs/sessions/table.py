@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.errors import TraceFormatError
+from envs.traces.derive import cost_model
 from envs.traces.format import TraceSet
 from envs.traces.table import TraceTable, build_table
 
@@ -111,7 +112,7 @@ def read_sessions(traces: TraceSet, splits: Iterable[str]) -> SessionTable:
             f"{traces.path}: expected two models and at least {VOTERS + 1} attempts by the last, "
             f"found {table.stream.shape[1]} and {ways}"
         )
-    weights = np.array([model.parameters for model in traces.models()], float)
+    weights = np.array(cost_model(traces.models()).weights)
     shape = len(contexts), each
     return SessionTable(
         contexts=tuple(contexts),

@@ -128,6 +128,10 @@ def derive_config(
     small = np.array([arm.tier is Tier.SMALL for arm in arms])
     most = min(max_samples, int(held[small].max()))
     means = tuple(float(made["completion_tokens"][made["rung"] == r].mean()) for r in rungs)
+    overhead = _revision_overhead(train)
+    if named:
+        worst = max(int(model.max_new_tokens or 1) for model in models)
+        overhead = math.ceil(overhead * _longer_parents(train, worst))
     config = EpisodeConfig(
         cost=cost_model(models, token_costs) if dollars is None else priced_model(models, dollars),
         vote_weights=(1,) * len(models),
@@ -138,7 +142,7 @@ def derive_config(
         max_samples=most,
         max_revisions=MAX_REVISIONS if train.revisers else 0,
         max_escalations=min(MAX_ESCALATIONS, int(held[~small].max(initial=0))),
-        revision_overhead=_revision_overhead(train),
+        revision_overhead=overhead,
         verifies=bool((~np.isnan(made["verifier_score"])).any()),
         reads_logprobs=bool((~np.isnan(made["mean_logprob"])).any()),
         reads_cuts=bool(made["cut"].any()),
@@ -170,6 +174,16 @@ def _revision_overhead(train: TraceTable) -> int:
         - made["completion_tokens"][parents]
     )
     return max(0, int(extra.max(initial=0)))
+
+
+def _longer_parents(train: TraceTable, worst: int) -> float:
+    """How much longer parents may be than those that were revised.
+
+    One that another arm wrote may have more tokens in the reviser's count, all the more the longer.
+    """
+    parents, _, _ = _revised(train)
+    longest = int(train.attempts["completion_tokens"][parents].max(initial=1))
+    return max(1.0, worst / max(longest, 1))
 
 
 def _fit_weight(train: TraceTable, config: EpisodeConfig, rung: int) -> tuple[int, ...]:

@@ -108,7 +108,15 @@ def record(options: RecordOptions) -> None:
         )
     smalls = sum(place.tier is Tier.SMALL for place in places)
     revisers = tuple(rung for rung, place in enumerate(places) if place.revises)
-    amount = vars(o.amount) | {"revised_samples": o.amount.revised_samples or min(1, len(revisers))}
+    revised = o.amount.revised_samples
+    if revised == 0 and revisers:
+        raise ConfigError(
+            f"revised_samples: expected at least 1 with arms that revise, "
+            f"{[places[rung].name for rung in revisers]}, found 0"
+        )
+    amount = vars(o.amount) | {
+        "revised_samples": min(1, len(revisers)) if revised is None else revised
+    }
     config = RecordConfig(**amount, smalls=smalls, revisers=revisers)
     cluster: Cluster | None = o.cluster.cluster(o.workers, o.worker_gpus)
     notes = {"licence": o.licence} if o.licence else {}

@@ -67,7 +67,11 @@ def menu_cost(
             row |= dict.fromkeys(("operations", "a further", "seconds"), "-")
             why.append(f"{place.model} behind a server, whose size is not known")
         said = dollars.get(place.name)
-        prices = (said[0], said[0], said[1]) if said else listed(place.model or place.name)
+        prices = (
+            (said[0], said[0], said[1])
+            if said
+            else (listed(place.name) or listed(place.model or ""))
+        )
         row |= dict.fromkeys(("dollars", "a further, dollars"), "-")
         if prices:
             prompt, cached, written = (price / 1e6 for price in prices)

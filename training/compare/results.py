@@ -5,23 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import nan
 from statistics import fmean
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BeforeValidator, TypeAdapter
+from pydantic import TypeAdapter
 
-from controller.card import Measured
+from controller.card import Interval, Measured, Number
 
 CONTROLLER = "controller"
 
 QUANTITIES = ("accuracy", "cost", "utility")
-
-Number = Annotated[float, BeforeValidator(lambda value: nan if value is None else value)]
-"""JSON has no NaN: null stands for one."""
-
-Interval = tuple[Number, Number]
-"""Ends of a 95% interval: paired bootstrap over questions, unless said otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ import numpy as np
 
 from controller.backends.base import Backend, Request, Wrapped
 from controller.backends.identity import attempt_id
+from controller.card import Interval
 from controller.errors import BackendError, ConfigError
 from controller.loop import Controller
 from controller.process.actions import ActionKind
@@ -17,7 +18,6 @@ from controller.process.cost import CostModel
 from controller.process.terms import Terms
 from controller.process.types import Attempt, Question
 from envs.traces.logs import Row
-from training.compare.results import Interval
 from training.compare.summary import Bootstrap
 
 Right = Callable[[Question, str | None], bool | None]

@@ -117,11 +117,11 @@ class LocalRecorder:
         """Rows of questions, with what the small model makes of them if it is one of these."""
         if self.rungs[0]:
             return []
-        states = await self.backend.prompt_states([m.question for m in shard], hidden=True)
+        new = [missing for missing in shard if not missing.described]
+        states = await self.backend.prompt_states([m.question for m in new], hidden=True)
         return [
             question_row(missing.question, missing.split, state.hidden)
-            for missing, state in zip(shard, states, strict=True)
-            if not missing.described
+            for missing, state in zip(new, states, strict=True)
         ]
 
     def _requests(self, missing: Missing) -> Iterable[Request]:

@@ -22,14 +22,14 @@ class Amount:
         samples: attempts per question by a small model.
         escalations: attempts per question by a large one.
         revised_samples: samples of the first model that are revised, each up to four times in a
-            row; of every model, once by each arm that revises, where arms do: one by default.
+            row; of every model, once by each arm that revises, where arms do. Default: 0, or 1.
         shard_questions: questions that local models, or a worker, answer side by side; what a kill
             can cost. Default: 128, or 8 where a model has more than 16 million parameters.
     """
 
     samples: int = 16
     escalations: int = 2
-    revised_samples: int = 0
+    revised_samples: int | None = None
     shard_questions: int | None = None
 
 
@@ -44,6 +44,7 @@ class RecordConfig(Amount):
         revisers: places of the models that revise attempts of all.
     """
 
+    revised_samples: int = 0
     smalls: int = 1
     revision_depth: int = 4
     revisers: tuple[int, ...] = ()

@@ -143,7 +143,7 @@ class LocalBackend(Backend):
             for prompt, tokens in zip(prompts, billed, strict=True)
         ]
 
-    async def warm(self, context: Sequence[Message], rungs: int) -> tuple[Usage, ...]:
+    async def warm(self, context: Sequence[Message], rungs: int) -> dict[int, Usage]:
         """See `Backend.warm`; keys and values are kept, of so many contexts as of prompts."""
         started, history = time.perf_counter(), tuple(context)
         questions = (Question(question_id="", text=text, history=history) for text in ("a", "1"))
@@ -154,7 +154,7 @@ class LocalBackend(Backend):
         tokens = one[: sum(1 for _ in takewhile(lambda i: one[i] == other[i], range(len(one))))]
         if tokens in self._beginnings:
             self._beginnings.move_to_end(tokens)
-            return (Usage(cached_tokens=len(tokens)),)
+            return {0: Usage(cached_tokens=len(tokens))}
         if len(tokens) >= self.local.context_tokens:
             raise BackendError(
                 f"context of {len(tokens)} tokens: expected fewer than "
@@ -170,7 +170,7 @@ class LocalBackend(Backend):
         read = prompt.bill()
         wall_s = time.perf_counter() - started
         known = len(tokens) - read
-        return (Usage(prefill_tokens=read, cached_tokens=known, wall_s=wall_s),)
+        return {0: Usage(prefill_tokens=read, cached_tokens=known, wall_s=wall_s)}
 
     def _begun(self, tokens: tuple[int, ...]) -> Prompt:
         """A prompt that goes on from the longest beginning of it that was read."""

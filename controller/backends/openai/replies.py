@@ -190,6 +190,7 @@ class StreamReader:
     model: str | None = None
     finish_reason: str | None = None
     done: bool = False  # said so, with or without a reason
+    summed: bool = False  # told usage after the last piece
 
     @property
     def pieces(self) -> int:
@@ -213,6 +214,8 @@ class StreamReader:
         self.model = chunk.model or self.model
         if chunk.usage is not None:
             self.last = chunk
+            # Some tell it with every chunk; after the end it comes without a choice.
+            self.summed |= not chunk.choices
         for choice in (chunk.choices or [])[:1]:
             delta = getattr(choice, "delta", None)
             for said in filter(None, _said(delta)):
@@ -260,8 +263,8 @@ class StreamReader:
     def result(self) -> Answered:
         """The whole choice, or an UpstreamError `truncated_stream` or `finish_error`."""
         prompt, cached, completion = _usage(self.last)
-        # Some give no reason; usage, if they tell it, comes at the end.
-        if self.finish_reason is None and not (self.pieces and (self.done or completion)):
+        # Some give no reason.
+        if self.finish_reason is None and not (self.pieces and (self.done or self.summed)):
             raise UpstreamError("truncated_stream", wasted=self.wasted)
         if self.finish_reason == FAILED:
             raise UpstreamError("finish_error", wasted=self.wasted)

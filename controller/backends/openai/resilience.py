@@ -111,8 +111,9 @@ def unsent(error: Exception) -> bool:
 def told_error(found: object, wasted: Usage | None = None) -> UpstreamError:
     """What an error in the body of a response means whose status says that all is well."""
     code, said = found.get("code") if isinstance(found, Mapping) else None, str(found)
-    if isinstance(code, int) or (isinstance(code, str) and code.isdecimal()):
-        return _status_error(int(code), said, None, wasted)
+    # Some put codes of their own there, such as "1301".
+    if re.fullmatch("[45][0-9]{2}", str(code)[:4]):
+        return _status_error(int(str(code)), said, None, wasted)
     if _TOO_LONG.search(said) or _FILTERED.search(said):
         return _status_error(400, said, None, wasted)
     for words, status in _SAID.items():
