@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from controller.card import Interval
 from controller.policy.rules import STATIC
 from controller.process.types import Question
 from training.compare.evaluate import Comparison
@@ -16,7 +17,6 @@ from training.compare.results import (
     QUANTITIES,
     EqualAccuracy,
     Headline,
-    Interval,
     Lead,
     Point,
     Ratio,

@@ -1,5 +1,8 @@
 """Budgets, and what a choice may not be."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from controller.backends.base import run_now
@@ -7,10 +10,11 @@ from controller.core import Choice, Episode
 from controller.process.actions import ActionKind
 from controller.process.cost import CostModel
 from controller.process.episodes import EpisodeConfig
+from controller.process.menu import PAIR
 from controller.process.terms import Terms
 from controller.process.types import ModelSpec, Question
 from controller.server.config import Limits
-from controller.server.limits import EscalationBudget, Restricted
+from controller.server.limits import EscalationBudget, Restricted, unwanted
 from controller.server.shared import Buckets
 from tests.scripted import Scripted
 
@@ -73,9 +77,9 @@ class Wishes:
         )
 
 
-def restricted(*wishes, limits=None, late=False, **settings):
+def restricted(*wishes, limits=None, late=False, process=PROCESS, **settings):
     backend = Scripted(MODELS, ["1"], ["2"])
-    episode = Episode(Question(question_id="q", text="q"), backend, PROCESS, Terms(price=1e-3))
+    episode = Episode(Question(question_id="q", text="q"), backend, process, Terms(price=1e-3))
     run_now(episode.begin())
     decider = Restricted(
         inner=Wishes(*wishes),
@@ -123,3 +127,27 @@ def test_what_is_spent_or_over_is_not_offered_and_named(settings, reason):
     decider, episode = restricted("escalate", "sample", **settings)
     assert kind_chosen(decider, episode) is not ActionKind.ESCALATE
     assert decider.limited == {reason}
+
+
+def test_a_revision_by_a_large_model_is_an_escalation():
+    arms = tuple(replace(arm, revises=arm.name == "large") for arm in PAIR)
+    process = replace(PROCESS, arms=arms)
+    for settings, reason in (
+        ({"max_escalations": 0}, "request_budget"),
+        ({"limits": Limits(escalations_per_minute=0)}, "global_budget"),
+        ({"unwanted": unwanted(["large"], process, MODELS)}, "without"),
+    ):
+        decider, episode = restricted("sample", process=process, **settings)
+        (attempt,) = run_now(episode.take(decider.choose(episode, episode.mask()).action))
+        assert attempt.model == "small"
+        assert "REVISE(large)" in np.array(process.actions.names)[episode.mask()[0]]
+        decider.inner = Wishes("revise", "stop")
+        assert kind_chosen(decider, episode) is ActionKind.STOP
+        assert decider.limited == {reason}
+    decider, episode = restricted(
+        "sample", process=process, limits=Limits(escalations_per_minute=1)
+    )
+    run_now(episode.take(decider.choose(episode, episode.mask()).action))
+    decider.inner = Wishes("revise")
+    assert kind_chosen(decider, episode) is ActionKind.REVISE
+    assert decider.budget.exhausted("ann") == "global_budget"

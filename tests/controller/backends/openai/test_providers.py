@@ -82,8 +82,13 @@ def test_streams_of_all_dialects_are_read(server, way):
     assert (attempt.answer, attempt.error, server.calls) == ("7", None, 1)
 
 
-def test_a_stream_that_ends_without_a_word_is_cut(server):
-    server.script(stream(*BEGIN, end=b""))
+@pytest.mark.parametrize(
+    "more", [{}, {"usage": usage_of(10, 2)}], ids=["no usage", "usage of each"]
+)
+def test_a_stream_that_ends_without_a_word_is_cut(server, more):
+    server.script(
+        stream(*(chunk({"content": text}, **more) for text in ("Answer: ", "7")), end=b"")
+    )
     (attempt,), _ = ask(server.url, streams=True)
     assert (attempt.error, server.calls) == ("truncated_stream", 1)
 
