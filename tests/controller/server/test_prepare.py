@@ -136,7 +136,7 @@ def test_few_contexts_are_kept_the_last_ones():
     backend = TransformersBackend(MODELS[:1], max_cached_prompts=2)
 
     def read(text):
-        (used,) = run_now(backend.warm([{"role": "system", "content": text}], 1))
+        (used,) = run_now(backend.warm([{"role": "system", "content": text}], 1)).values()
         return used.prefill_tokens
 
     found = [read(text) > 0 for text in ("one", "two", "one", "three", "one", "two")]
