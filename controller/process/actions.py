@@ -9,8 +9,6 @@ from functools import cached_property, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from controller.errors import ConfigError, IllegalActionError
 from controller.registry import Registry
 
@@ -111,7 +109,7 @@ def attempt_cost(
 def _revising(e: Any, lengths: Array, rung: int = 0) -> Any:
     prompt, own, overhead = e.prompt_tokens.T[rung], lengths[rung], e.config.revision_overhead
     # Whoever wrote the attempt: what is reserved for its revision must do.
-    parent = np.maximum.reduce(lengths) if e.config.names_revisers else own
+    parent = lengths.max(0) if e.config.names_revisers else own
     read = prompt + (overhead + (parent + own))
     spared = 1 - e.config.prompt_share[rung]
     if spared:
