@@ -75,6 +75,22 @@ def stream_key(seed: int | None) -> np.uint64:
     return np.uint64(seeding.np_random(seed)[0].integers(2**63))
 
 
+def stream_keys(seed: int | list[int] | None, num_envs: int) -> NDArray[np.uint64]:
+    """Keys of the streams of a vector, (N,): of seed + i, or of one each.
+
+    Raises:
+        ConfigError: a fraction, or another number of seeds than of environments.
+    """
+    seeds: list[Any] = [None] * num_envs if seed is None else seed  # type: ignore[assignment]
+    if isinstance(seed, (int, np.integer)):
+        seeds = [int(seed) + i for i in range(num_envs)]
+    elif isinstance(seed, float):
+        raise ConfigError(f"seed: expected a whole number or one each, found {seed!r}")
+    if len(seeds) != num_envs:
+        raise ConfigError(f"seed: expected {num_envs} seeds, found {len(seeds)}")
+    return np.array([stream_key(s) for s in seeds], np.uint64)
+
+
 class Hidden(NamedTuple):
     """What a policy does not get to see of episodes, (n,) or for all of them."""
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from controller.errors import ConfigError, IllegalActionError
 from controller.granularity import Process
-from envs.draws import Array, Illegal, PricedEpisodes, Streams, observation_space, stream_key
+from envs.draws import Array, Illegal, PricedEpisodes, Streams, observation_space, stream_keys
 from envs.granularity import STOP, replay_of
 from envs.reward import LogUniform, Reward, Step, utility
 from envs.segments.table import SegmentTable
@@ -98,14 +98,7 @@ class ComputeVectorEnv(PricedEpisodes, VectorEnv[Array, Array, Array]):
         """
         rows = self._chosen(options or {})
         if seed is not None or self._streams is None:
-            seeds: list[Any] = [None] * self.num_envs if seed is None else seed  # type: ignore[assignment]
-            if isinstance(seed, (int, np.integer)):
-                seeds = [int(seed) + i for i in range(self.num_envs)]
-            elif isinstance(seed, float):
-                raise ConfigError(f"seed: expected a whole number or one each, found {seed!r}")
-            if len(seeds) != self.num_envs:
-                raise ConfigError(f"seed: expected {self.num_envs} seeds, found {len(seeds)}")
-            keys = np.array([stream_key(s) for s in seeds], np.uint64)
+            keys = stream_keys(seed, self.num_envs)
             if self._streams is None:
                 self._streams = Streams(keys)
             self._streams.state[rows] = keys[rows]

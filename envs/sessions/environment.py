@@ -20,6 +20,7 @@ from envs.draws import (
     check_illegal,
     observation_space,
     stream_key,
+    stream_keys,
 )
 from envs.sessions.state import ACTIONS, Sessions
 from envs.sessions.table import SessionTable
@@ -180,12 +181,7 @@ class SessionVectorEnv(VectorEnv[Array, Array, Array]):
                 seeds than of environments.
         """
         if seed is not None or self._streams is None:
-            seeds: list[Any] = [None] * self.num_envs if seed is None else seed  # type: ignore[assignment]
-            if isinstance(seed, int):
-                seeds = [seed + i for i in range(self.num_envs)]
-            if len(seeds) != self.num_envs:
-                raise ConfigError(f"seed: expected {self.num_envs} seeds, found {len(seeds)}")
-            self._streams = Streams(np.array([stream_key(s) for s in seeds], np.uint64))
+            self._streams = Streams(stream_keys(seed, self.num_envs))
         everyone = np.arange(self.num_envs)
         self.replay.begin(everyone, self._streams, self.options | (options or {}))
         return self.replay.observe(), {"action_mask": self.replay.mask().astype(np.int8)}

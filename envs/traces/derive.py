@@ -115,8 +115,8 @@ def derive_config(
     rungs, made = range(len(models)), train.attempts
     arms = arms or menu_of([model.name for model in models])
     held = train.stream_length.max(0)  # (R,)
-    parents, _, _ = _revised(train)
-    named = train.revisers not in ((), (0,)) or bool(made["rung"][parents].any())
+    revised = _revised(train)
+    named = train.revisers not in ((), (0,)) or bool(made["rung"][revised[0]].any())
     arms = tuple(
         replace(
             arm,
@@ -128,10 +128,13 @@ def derive_config(
     small = np.array([arm.tier is Tier.SMALL for arm in arms])
     most = min(max_samples, int(held[small].max()))
     means = tuple(float(made["completion_tokens"][made["rung"] == r].mean()) for r in rungs)
-    overhead = _revision_overhead(train)
+    overhead = _revision_overhead(train, *revised)
     if named:
+        # A parent that another arm wrote may have more tokens in the reviser's count, all the
+        # more the longer it is.
+        longest = int(made["completion_tokens"][revised[0]].max(initial=1))
         worst = max(int(model.max_new_tokens or 1) for model in models)
-        overhead = math.ceil(overhead * _longer_parents(train, worst))
+        overhead = math.ceil(overhead * max(1.0, worst / max(longest, 1)))
     config = EpisodeConfig(
         cost=cost_model(models, token_costs) if dollars is None else priced_model(models, dollars),
         vote_weights=(1,) * len(models),
@@ -164,26 +167,15 @@ def _revised(train: TraceTable) -> tuple[Ints, Ints, Ints]:
     return places[of], train.children[places[of], by, 0], question[of]
 
 
-def _revision_overhead(train: TraceTable) -> int:
+def _revision_overhead(train: TraceTable, parents: Ints, children: Ints, question: Ints) -> int:
     """Most tokens of a REVISE prompt beside its question and parent."""
     made = train.attempts
-    parents, children, question = _revised(train)
     extra = (
         made["prompt_tokens"][children]
         - train.prompt_tokens[question, made["rung"][children]]
         - made["completion_tokens"][parents]
     )
     return max(0, int(extra.max(initial=0)))
-
-
-def _longer_parents(train: TraceTable, worst: int) -> float:
-    """How much longer parents may be than those that were revised.
-
-    One that another arm wrote may have more tokens in the reviser's count, all the more the longer.
-    """
-    parents, _, _ = _revised(train)
-    longest = int(train.attempts["completion_tokens"][parents].max(initial=1))
-    return max(1.0, worst / max(longest, 1))
 
 
 def _fit_weight(train: TraceTable, config: EpisodeConfig, rung: int) -> tuple[int, ...]:
