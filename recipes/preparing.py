@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from controller.bundled import bundled
 from controller.policy.network import PolicyNetwork
 from envs.sessions.environment import SessionVectorEnv
-from envs.sessions.state import ACTIONS, WAIT, Planned, Sessions
+from envs.sessions.state import ACTIONS, WAIT, Expected, Sessions
 from envs.sessions.table import LEVELS, SessionTable, read_sessions
-from envs.sessions.terms import ClosedForm, Expected
 from envs.traces.format import TraceSet
+from recipes.break_even import ClosedForm, Planned
 from training.cli.app import main as run_program
 from training.learn.config import PPOConfig
 from training.learn.threads import limit_threads
