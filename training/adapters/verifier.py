@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from controller.backends.local.adapters import (
@@ -34,10 +34,11 @@ from controller.backends.local.adapters import (
 from controller.backends.local.kv import batches_by_length, padded
 from controller.backends.local.model import Encoded, LocalModel, load_model
 from controller.backends.prompts import VERIFIER
+from controller.checkpoint import seen_from
 from controller.errors import ConfigError
 from envs.traces.format import TraceSet, tables_digest, write_json, write_table
 from training.adapters.reviser import AttemptGroup, WorkedSolution, attempts_by_question, with_lora
-from training.learn.calibration import auroc, calibrate, expected_calibration_error
+from training.learn.calibration import calibrate, expected_calibration_error
 from training.learn.resume import has_state, load_state, save_state
 
 Floats = NDArray[np.float64]
@@ -225,7 +226,7 @@ class VerifierTraining:
         save_adapter(self.model, self.out, base_digest=self.local.digest, score=score)
         right = probability(score, judged, torch.from_numpy(known.logprobs).float()).numpy()
         return {
-            "auroc": auroc(right, known.right),
+            "auroc": float(roc_auc_score(known.right, right)),
             "ece": expected_calibration_error(right, known.right),
         }
 
@@ -292,12 +293,11 @@ def _rewritten_manifest(
     for entry in manifest["models"].values():
         for each in (entry, *entry.get("adapters", {}).values()):
             if each.get("path") is not None:
-                moved = (traces.path / each["path"]).resolve()
-                each["path"] = os.path.relpath(moved, out.resolve())
+                each["path"] = seen_from(out, traces.path, each["path"])
     (spec,) = local.adapters
     manifest["models"][local.name].setdefault("adapters", {})[VERIFIER] = {
         "parameters": spec.parameters,
         "digest": spec.digest,
-        "path": os.path.relpath(verifier.resolve(), out.resolve()),
+        "path": seen_from(out, Path(), verifier),
     }
     return manifest | {"digest": tables_digest(out)}

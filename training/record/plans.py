@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -139,11 +139,15 @@ class Plan:
         entries = self.manifest.get("models", {})
         return tuple(name for name in self.wanted if entries.get(name, {}).get("revises"))
 
-    def unrevised(self, parts: Parts) -> list[Missing]:
-        """Revisions by these models that are not on disk, of attempts that are."""
+    def unrevised(self, parts: Parts, known: Sequence[Path] = ()) -> list[Missing]:
+        """Revisions by these models that are not on disk, of attempts that are.
+
+        Attempts in files that are `known` are left out, and so are all of their revisions.
+        """
         if not self.revisers:
             return []
-        parents = parts.parents(self.manifest["recorded"]["revised_samples"])
+        paths = [path for path in parts.paths("attempts") if path not in known]
+        parents = parts.parents(self.manifest["recorded"]["revised_samples"], paths)
         found = []
         for question, split in spread(self.questions):
             lacking = {
