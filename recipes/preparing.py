@@ -170,7 +170,7 @@ def draw(found: Sequence[dict[str, Any]], out: Path) -> None:
     """One panel a kind of context: curves, and the exact break-even as dashed lines."""
     kinds = list(dict.fromkeys(one["kind"] for one in found))
     matplotlib.use("agg")
-    with plt.rc_context(STYLE):
+    with plt.rc_context(fname=STYLE):
         figure, axes = plt.subplots(1, len(kinds), figsize=(10, 3.4), sharey=True, squeeze=False)
         for axis, kind in zip(axes[0], kinds, strict=True):
             _panel(axis, [one for one in found if one["kind"] == kind], kind)

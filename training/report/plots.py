@@ -56,31 +56,8 @@ _FAMILIES = {
 _OTHERS = ("#b03a8c", "#c2187a", "#d4720b")
 """Colours of other controllers."""
 
-_INK, _MUTED, _LINE = "#1b1c1e", "#5d6066", "#dedfdb"
-STYLE: dict[Any, Any] = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": _LINE,
-    "axes.grid": True,
-    "axes.labelcolor": _MUTED,
-    "axes.labelsize": 10.5,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 11.5,
-    "axes.titleweight": "bold",
-    "figure.constrained_layout.use": True,
-    "figure.dpi": 200,
-    "figure.facecolor": "#fbfbf9",
-    "axes.facecolor": "#fbfbf9",
-    "font.size": 10.5,
-    "grid.color": _LINE,
-    "legend.fontsize": 10,
-    "legend.title_fontsize": 10,
-    "legend.frameon": False,
-    "text.color": _INK,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
-}
+_INK, _MUTED = "#1b1c1e", "#5d6066"
+STYLE = Path(__file__).with_name("pictures.mplstyle")
 """Settings of matplotlib for all pictures."""
 _WORTH = "what a right answer is worth (small-model tokens)"
 
@@ -115,7 +92,7 @@ def action_colours(names: Sequence[str]) -> list[str]:
     return colours
 
 
-@matplotlib.rc_context(STYLE)
+@matplotlib.rc_context(fname=STYLE)
 def plot_frontier(results: Results, path: Path) -> None:
     """Accuracy against compute, and below the paired lead over the best rule at each price."""
     size, ratios = (5.2, 6.4), (3, 1.1)
@@ -236,7 +213,7 @@ def _short(value: float, place: object = None) -> str:
     return f"{value:g}"
 
 
-@matplotlib.rc_context(STYLE)
+@matplotlib.rc_context(fname=STYLE)
 def plot_utility(results: Results, path: Path) -> None:
     """How far the best rule of each kind is behind the controller, with paired intervals."""
     figure, axes = plt.subplots(figsize=(5.2, 5.2))
@@ -254,7 +231,7 @@ def plot_utility(results: Results, path: Path) -> None:
     save_figure(figure, path)
 
 
-@matplotlib.rc_context(STYLE)
+@matplotlib.rc_context(fname=STYLE)
 def plot_actions(shares: Mapping[float, Mapping[str, float]], path: Path) -> None:
     """Shares of actions in all decisions of the controller, by price."""
     figure, axes = plt.subplots(figsize=(5.2, 4.6))
@@ -307,7 +284,7 @@ class _Watched:
         return pd.concat(self._seen)
 
 
-@matplotlib.rc_context(STYLE)
+@matplotlib.rc_context(fname=STYLE)
 def plot_policy(checkpoint: Checkpoint, table: TraceTable, path: Path) -> None:
     """Draw what a policy does by attempts, votes and difficulty, and what that brings."""
     prices = LogUniform(low=checkpoint.price_range[0], high=checkpoint.price_range[1]).grid(13)
