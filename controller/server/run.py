@@ -61,8 +61,8 @@ def build_service(config: ServeConfig) -> Service:
     """
     metrics = Metrics()
     checkpoint = _load(config.controller, config)
-    store = config.shared and Store(config.shared, fails_open=config.shared_fails_open)
-    shared = Shared(config.workers, store or None)
+    store = Store(config.shared, fails_open=config.shared_fails_open) if config.shared else None
+    shared = Shared(config.workers, store)
     backend = build_backend(config, checkpoint, metrics, shared)
 
     def on_served(served: Served) -> None:
