@@ -29,10 +29,6 @@ Watcher = Callable[[Any, Ints, Ints], None]
 _SIDE_BY_SIDE = 50_000
 """Episodes that several policies are played in at a time."""
 
-_TREES = 100
-_LEAVES = (3, 10, 30, 100)
-"""Least questions in a leaf, to choose from."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Played:
@@ -204,44 +200,3 @@ def select(played: Sequence[Played], choice: NDArray[np.int64]) -> Played:
             for f in fields(Played)
         }
     )
-
-
-def select_plans(
-    known: NDArray[np.float32], plans: Sequence[Played], new: NDArray[np.float32], prices: Floats
-) -> NDArray[np.int64]:
-    """For each price and new question the plan of the highest expected utility.
-
-    A forest of extremely randomised trees (Geurts et al. 2006) predicts the utility of every
-    plan; how large its leaves are is chosen by the utility of what it picks out of bag.
-
-    Args:
-        known: (Q, F) features of questions that the plans were played on.
-        plans: how each plan did on these.
-        new: (Q', F) features of other questions.
-        prices: (P,) accuracy per unit cost.
-
-    Returns:
-        (P, Q') positions in `plans`.
-    """
-    from sklearn.ensemble import ExtraTreesRegressor
-
-    right, cost = (np.array([getattr(p, name) for p in plans]).T for name in ("right", "cost"))
-
-    def forest(utility: Floats, leaf: int) -> Any:
-        trees = ExtraTreesRegressor(
-            _TREES,
-            min_samples_leaf=leaf,
-            max_features=0.5,
-            bootstrap=True,
-            oob_score=True,
-            random_state=0,
-        )
-        return trees.fit(known, utility)
-
-    def picked(utility: Floats, leaf: int) -> float:
-        choice = forest(utility, leaf).oob_prediction_.argmax(1)
-        return float(utility[np.arange(len(utility)), choice].mean())
-
-    middle = right - prices[len(prices) // 2] * cost  # (Q, plans)
-    leaf = max(_LEAVES, key=lambda leaf: picked(middle, leaf))
-    return np.array([forest(right - p * cost, leaf).predict(new).argmax(1) for p in prices])
