@@ -127,7 +127,7 @@ class Fold:
         }
         words = [table.features("words") for table, _ in (self.tuning, self.test)]
         if words[0] is not None and words[1] is not None:
-            choice = select_plans(words[0], tuned, words[1], prices)
+            choice, _ = select_plans(words[0], tuned, words[1], prices)
             played[SELECTOR] = [select(tested, row) for row in choice]
         return played | {str(number): [p] * len(prices) for number, p in enumerate(tested)}
 

@@ -3,7 +3,8 @@
 Writes JSONL with question_id, question, reference, dataset, level, split and answers. Questions of
 one template of word problems are near-duplicates: templates that training never sees, and tasks
 that it never sees, are test questions under a dataset of their own, `TASK/unseen`. Puzzles come
-by size, from trivial to hopeless, all with one solution.
+by size, from trivial to hopeless, all with one solution; the moves of a tower's disks are asked for
+in a line, whose form is the same for all sizes.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,6 +82,13 @@ TASKS: tuple[Task, ...] = (
         answers="text",
     ),
     Task(
+        name="tower_of_hanoi",
+        counts=8,
+        levels=_sizes("min_disks", "max_disks", 1, 2, 3, 4, 5),
+        answers="list",
+        settings={"min_pegs": 3, "max_pegs": 3},
+    ),
+    Task(
         name="chain_sum",
         counts=10,
         levels=_sizes("min_terms", "max_terms", 2, 3, 4, 6, 8, 12),
@@ -115,8 +124,7 @@ def _level(
     templates = getattr(drawn, "task_indices", None)
     held_back = _held_back(templates or [], rng)
     for place in range(len(drawn)):
-        entry = drawn[place]
-        text = entry["question"].strip()
+        text, reference = _asked(task, drawn[place])
         if text in seen:
             continue
         seen.add(text)
@@ -126,7 +134,7 @@ def _level(
         yield {
             "question_id": f"{task.name}/{level}/{template}{place}",
             "question": text,
-            "reference": str(entry["answer"]),
+            "reference": reference,
             "dataset": f"{task.name}/unseen" if unseen else task.name,
             "level": level,
             "split": split,
@@ -135,6 +143,17 @@ def _level(
         made += 1
         if made == task.counts:
             return
+
+
+def _asked(task: Task, entry: Mapping[str, Any]) -> tuple[str, str]:
+    """A question and its reference; a tower's moves as disks and where they go."""
+    text, reference = entry["question"].strip(), str(entry["answer"])
+    if task.name != "tower_of_hanoi":
+        return text, reference
+    rules, _, _ = text.partition("Provide the sequence of moves.")
+    form = 'Give the fewest moves, each as disk-peg, as in "Answer: 1-3, 2-2, 1-2".'
+    moves = re.findall(r"Move disk (\d+) from Peg \d+ to Peg (\d+)", reference)
+    return rules + form, ", ".join(f"{disk}-{peg}" for disk, peg in moves)
 
 
 def _held_back(templates: Sequence[int], rng: random.Random) -> set[int]:

@@ -147,6 +147,7 @@ ATTEMPTS = Learning(
         "stop rules": rules.STOP_RULES,
         "cascades": rules.CASCADES,
         "prompt-only rules": rules.ROUTERS,
+        rules.SELECTOR: [rules.SELECTOR],
         "static mixtures": rules.STATIC,
     },
 )

@@ -557,6 +557,6 @@ ROUTERS = (
     "kNN router",
     "wording router",
     "difficulty bins",
-    "plan selector",
 )
+SELECTOR = "plan selector"
 CASCADES = ("vote cascade", "adaptive cascade", "logprob cascade", "verifier cascade")

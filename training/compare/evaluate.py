@@ -19,6 +19,7 @@ from controller.errors import ConfigError
 from controller.granularity import Process
 from controller.policy.difficulty import Reads
 from controller.policy.rules import (
+    SELECTOR,
     AlwaysLarge,
     Rule,
     SelfConsistency,
@@ -66,6 +67,8 @@ class Comparison:
         prices: (P,).
         played: by policy name, one entry per price.
         settings: by rule family, the setting tuned for each price.
+        expected: by rule family, its utility at each price on the questions that it was tuned on,
+            (P,).
         oracles: as `played`, for what no policy can do.
         levels: (Q,) difficulty of each question; 0 when unknown.
         promises: mean costs and accuracies that the first controller was asked for, and what
@@ -78,6 +81,7 @@ class Comparison:
     prices: Floats
     played: Mapping[str, Sequence[Played]]
     settings: Mapping[str, Sequence[str]]
+    expected: Mapping[str, Floats]
     oracles: Mapping[str, Sequence[Played]]
     levels: NDArray[np.int64]
     promises: Promises | None
@@ -184,6 +188,7 @@ def compare(
         prices=prices,
         played=contest.played,
         settings=contest.settings,
+        expected=contest.expected,
         oracles=oracles,
         levels=test.levels,
         promises=promises,
@@ -221,6 +226,7 @@ class _Contest:
         self.tuning_repeats = max(1, min(repeats, _TUNING_EPISODES // len(tuning)))
         self.played: dict[str, list[Played]] = {}
         self.settings: dict[str, list[str]] = {}
+        self.expected: dict[str, Floats] = {}
         self._plans_played: dict[str, tuple[Played, Played]] = {}
 
     @property
@@ -260,7 +266,10 @@ class _Contest:
             book = Rulebook(process=config, prices=self.prices, rules=rules)
             rules = book.shortlist(self.tuning, tuning).rules
         tuned = self._play(self.tuning, rules, config, tuning)
-        best = [int(np.argmax([p.utility(price).mean() for p in tuned])) for price in self.prices]
+        utility = np.array(
+            [[p.utility(price).mean() for p in tuned] for price in self.prices]
+        )  # (P, rules)
+        best, self.expected[family] = utility.argmax(1).tolist(), utility.max(1)
         chosen = sorted(set(best))
         played = self._play(self.test, [rules[i] for i in chosen], config, test)
         tested = dict(zip(chosen, played, strict=True))
@@ -295,8 +304,10 @@ class _Contest:
         """Let the wording pick one of all rules that were tuned for any of the prices."""
         features = [table.features("words") for table in (self.tuning, self.test)]
         plans = list(self._plans_played.values())
-        choice = select_plans(features[0], [p for p, _ in plans], features[1], self.prices)
-        self.played["plan selector"] = [select([p for _, p in plans], row) for row in choice]
+        choice, self.expected[SELECTOR] = select_plans(
+            features[0], [p for p, _ in plans], features[1], self.prices
+        )
+        self.played[SELECTOR] = [select([p for _, p in plans], row) for row in choice]
 
     def _read(self, reads: Reads, fits: Sequence[Fit]) -> tuple[Floats, Floats] | None:
         """Difficulty of the tuning and of the test questions by the best of some read-outs."""

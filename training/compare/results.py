@@ -45,7 +45,7 @@ class Lead:
     Attributes:
         price: accuracy per small-model token.
         lead, interval: the difference, question by question.
-        behind: whether all of the interval is below zero.
+        behind: whether all of the interval is below zero, and the lead by more than a trifle.
     """
 
     price: float
@@ -80,10 +80,28 @@ class Headline(Ratio):
 
 @dataclass(frozen=True, kw_only=True)
 class EqualAccuracy:
-    """Compute of all controllers, by name, over that of the first other one at one accuracy."""
+    """Ratios of compute at one accuracy, by name."""
 
     accuracy: float
     compute: Mapping[str, Ratio]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """From one policy to the next better informed one.
+
+    Attributes:
+        name: of what is added.
+        policies: that play it, one a price, without repetition.
+        utility: mean over questions and prices.
+        gain, interval: over the step before, question by question.
+    """
+
+    name: str
+    policies: tuple[str, ...]
+    utility: float
+    gain: float
+    interval: Interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,8 +187,11 @@ class Results:
         seeds: of the controller.
         tally: names of `Point.counts`.
         others: names in `policies` of other controllers.
-        equal_accuracy: all controllers, from what one small attempt reaches up to what all reach;
-            empty without others.
+        equal_accuracy: all controllers over the first other one, from what one small attempt
+            reaches up to what all reach; empty without others.
+        by_accuracy: the controller over each kind of rule, up to what the controller reaches.
+        chosen: the rule that did best at each price on the questions that rules are tuned on.
+        steps: from the best fixed plan to the controller; empty where no rule reads prompts.
     """
 
     num_questions: int
@@ -186,6 +207,9 @@ class Results:
     tally: tuple[str, ...]
     others: tuple[str, ...]
     equal_accuracy: tuple[EqualAccuracy, ...] = ()
+    by_accuracy: tuple[EqualAccuracy, ...] = ()
+    chosen: tuple[str, ...] = ()
+    steps: tuple[Step, ...] = ()
 
     @property
     def controller(self) -> tuple[Point, ...]:

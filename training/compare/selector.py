@@ -19,7 +19,7 @@ _LEAVES = (3, 10, 30, 100)
 
 def select_plans(
     known: NDArray[np.float32], plans: Sequence[Played], new: NDArray[np.float32], prices: Floats
-) -> NDArray[np.int64]:
+) -> tuple[NDArray[np.int64], Floats]:
     """For each price and new question the plan of the highest expected utility.
 
     A forest of extremely randomised trees (Geurts et al. 2006) predicts the utility of every
@@ -32,7 +32,7 @@ def select_plans(
         prices: (P,) accuracy per unit cost.
 
     Returns:
-        (P, Q') positions in `plans`.
+        (P, Q') positions in `plans`, and (P,) the utility of what is picked out of bag.
     """
     from sklearn.ensemble import ExtraTreesRegressor
 
@@ -49,10 +49,16 @@ def select_plans(
         )
         return trees.fit(known, utility)
 
-    def picked(utility: Floats, leaf: int) -> float:
-        choice = forest(utility, leaf).oob_prediction_.argmax(1)
+    def out_of_bag(utility: Floats, trees: Any) -> float:
+        choice = trees.oob_prediction_.argmax(1)
         return float(utility[np.arange(len(utility)), choice].mean())
 
     middle = right - prices[len(prices) // 2] * cost  # (Q, plans)
-    leaf = max(_LEAVES, key=lambda leaf: picked(middle, leaf))
-    return np.array([forest(right - p * cost, leaf).predict(new).argmax(1) for p in prices])
+    leaf = max(_LEAVES, key=lambda leaf: out_of_bag(middle, forest(middle, leaf)))
+    choice, expected = [], []
+    for price in prices:
+        utility = right - price * cost
+        trees = forest(utility, leaf)
+        choice.append(trees.predict(new).argmax(1))
+        expected.append(out_of_bag(utility, trees))
+    return np.array(choice), np.array(expected)

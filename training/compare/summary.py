@@ -9,30 +9,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.card import Interval
-from controller.policy.rules import STATIC
+from controller.policy.rules import ROUTERS, SELECTOR, STATIC
 from controller.process.types import Question
+from training.compare.equal_accuracy import by_accuracy, equal_accuracy, headline
 from training.compare.evaluate import Comparison
 from training.compare.results import (
     CONTROLLER,
     QUANTITIES,
-    EqualAccuracy,
-    Headline,
     Lead,
     Point,
-    Ratio,
     Results,
     SeedFigure,
     Seeds,
+    Step,
 )
 from training.compare.simulate import Played
 
 Floats = NDArray[np.float64]
 
-_RESAMPLES = 200
-"""For ratios of compute, which take long."""
 _SEED_RESAMPLES = 2000
-_ACCURACIES = 5
-_CHEAPER = "whichever is cheaper"
+_TRIFLE = 0.001
+"""Nobody is called behind by less."""
 
 
 class Bootstrap:
@@ -76,25 +73,6 @@ def count_distinct(questions: Sequence[Question]) -> int:
     return len({asked(question) for question in questions})
 
 
-def cost_at_accuracy(accuracy: Floats, cost: Floats, target: float) -> float:
-    """Least mean cost at which mixtures of operating points, (P,) each, reach an accuracy; or inf.
-
-    Between two operating points one may toss a coin for each question, so the frontier
-    is the lower convex hull of (accuracy, cost), the free point (0, 0) included.
-    """
-    x, y = np.append(accuracy, 0.0), np.append(cost, 0.0)
-    reaching, below = x >= target, x < target
-    if not reaching.any():
-        return float("inf")
-    best = float(y[reaching].min())
-    if below.any():
-        x_low, y_low = x[below][:, None], y[below][:, None]
-        x_high, y_high = x[reaching][None], y[reaching][None]
-        share = (target - x_low) / (x_high - x_low)
-        best = min(best, float((y_low + share * (y_high - y_low)).min()))
-    return best
-
-
 def summarise(comparison: Comparison, questions: Sequence[Question]) -> Results:
     """All figures of a comparison on some questions."""
     bootstrap = Bootstrap(len(comparison.levels))
@@ -116,12 +94,15 @@ def summarise(comparison: Comparison, questions: Sequence[Question]) -> Results:
             for name, rows in comparison.oracles.items()
         },
         gap_closed=tuple(_gap_closed(comparison)),
-        headline=_headline(comparison, bootstrap),
+        headline=headline(comparison, bootstrap.weights),
         promises=comparison.promises,
         seeds=summarise_seeds(comparison.seeds),
         tally=comparison.learning.tally,
         others=comparison.others,
-        equal_accuracy=_equal_accuracy(comparison, bootstrap) if comparison.others else (),
+        equal_accuracy=equal_accuracy(comparison, bootstrap.weights),
+        by_accuracy=by_accuracy(comparison, bootstrap.weights),
+        chosen=_chosen(comparison, tuple(comparison.expected)),
+        steps=tuple(_steps(comparison, bootstrap)),
     )
 
 
@@ -155,7 +136,10 @@ def _leads(
         difference = mine.utility(price) - other.utility(price)
         low, high = bootstrap.interval(difference)
         yield Lead(
-            price=price, lead=float(difference.mean()), interval=(low, high), behind=high < 0
+            price=price,
+            lead=float(difference.mean()),
+            interval=(low, high),
+            behind=high < 0 and float(difference.mean()) <= -_TRIFLE,
         )
 
 
@@ -167,111 +151,35 @@ def _gap_closed(comparison: Comparison) -> Iterator[float]:
         yield float((ours - bottom) / max(top - bottom, 1e-9))
 
 
-def _reached(played: Sequence[Played], weights: Floats) -> tuple[Floats, Floats]:
-    """Accuracy and cost at each price, for questions weighted by `weights`, (Q,)."""
-    return (
-        np.array([weights @ p.right for p in played]),
-        np.array([weights @ p.cost for p in played]),
-    )
+def _chosen(comparison: Comparison, families: Sequence[str]) -> tuple[str, ...]:
+    """The one of some families that did best at each price on the questions it was tuned on."""
+    expected = np.array([comparison.expected[family] for family in families])
+    return tuple(families[i] for i in expected.argmax(0))
 
 
-def _headline(comparison: Comparison, bootstrap: Bootstrap) -> dict[str, Headline]:
-    """The controller's compute over that of each kind of rule that was played."""
-    names = comparison.played
-    kinds = {
-        "self-consistency": [n for n in names if n.startswith("self-consistency-")],
-        "verified best of N": [
-            n for n in names if n.startswith("verified best of ") and n[-1] != "n"
-        ],
-        **comparison.learning.kinds,
-        **{name: [name] for name in comparison.others},
+def _steps(comparison: Comparison, bootstrap: Bootstrap) -> Iterator[Step]:
+    """What is gained by reading the wording, by looking at attempts, and by PPO."""
+    played, expected = comparison.played, comparison.expected
+    if SELECTOR not in played:
+        return
+    ladder = {
+        "fixed plan": _chosen(comparison, [name for name in STATIC if name in expected]),
+        "and the wording": _chosen(comparison, [name for name in ROUTERS if name in expected]),
+        "and rules that look at attempts": (SELECTOR,) * len(comparison.prices),
+        "and PPO": (CONTROLLER,) * len(comparison.prices),
     }
-    headline = {}
-    for kind, members in kinds.items():
-        rivals = [names[name] for name in members if name in names]
-        if not rivals:
-            continue
-        contest = names[CONTROLLER], rivals, names[comparison.learning.single][0]
-        accuracies, ratio = _cost_ratio(*contest, bootstrap.uniform)
-        low = high = ratio
-        if not np.isnan(ratio):
-            resamples = [_cost_ratio(*contest, w)[1] for w in bootstrap.weights[:_RESAMPLES]]
-            low, high = np.nanquantile(resamples, [0.025, 0.975])
-        headline[kind] = Headline(
-            ratio=ratio, interval=(float(low), float(high)), accuracies=tuple(accuracies)
+    before = np.zeros(len(comparison.levels))
+    for name, policies in ladder.items():
+        rows = enumerate(zip(policies, comparison.prices.tolist(), strict=True))
+        utility = np.mean([played[policy][i].utility(price) for i, (policy, price) in rows], 0)
+        yield Step(
+            name=name,
+            policies=tuple(dict.fromkeys(policies)),
+            utility=float(utility.mean()),
+            gain=float((utility - before).mean()),
+            interval=bootstrap.interval(utility - before),
         )
-    return headline
-
-
-def _cost_ratio(
-    controller: Sequence[Played],
-    rules: Sequence[Sequence[Played]],
-    single: Played,
-    weights: Floats,
-) -> tuple[list[float], float]:
-    """Geometric mean over accuracies of the controller's cost over the best rule's.
-
-    The accuracies run from a third of the way between what one small attempt reaches and
-    the most that both the controller and the best of these rules reach up to the latter. NaN
-    where that is none at all.
-    """
-    ours = _reached(controller, weights)
-    theirs = _together([_reached(rule, weights) for rule in rules])
-    bottom = float(weights @ single.right)
-    top = float(min(theirs[0].max(), ours[0].max()))
-    if top <= 0:
-        return [top], float("nan")
-    accuracies = (
-        [top]
-        if len(np.unique(theirs[1])) == 1 or top <= bottom
-        else np.linspace(bottom, top, 4)[1:].tolist()
-    )
-    ratios = [cost_at_accuracy(*ours, a) / cost_at_accuracy(*theirs, a) for a in accuracies]
-    return accuracies, float(np.exp(np.mean(np.log(ratios))))
-
-
-def _together(reached: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
-    right, cost = (np.concatenate(parts) for parts in zip(*reached, strict=True))
-    return right, cost
-
-
-def _equal_accuracy(comparison: Comparison, bootstrap: Bootstrap) -> tuple[EqualAccuracy, ...]:
-    """Compute at equal accuracy, from what one small attempt reaches up to what all reach.
-
-    Resampled questions are harder or easier, so each resample has accuracies of its own.
-    """
-    base, *more = comparison.others
-    kinds = {name: [name] for name in (CONTROLLER, *more)}
-    kinds[_CHEAPER] = [*kinds, base]
-
-    def compare(weights: Floats) -> tuple[Floats, Floats]:
-        """Accuracies, (A,), and ratios, (kinds, A)."""
-        reached = {name: _reached(comparison.played[name], weights) for name in kinds[_CHEAPER]}
-        bottom = weights @ comparison.played[comparison.learning.single][0].right
-        top = min(right.max() for right, _ in reached.values())
-        accuracies = np.linspace(bottom, top, _ACCURACIES)
-
-        def costs(names: Sequence[str]) -> Floats:
-            known = _together([reached[name] for name in names])
-            return np.array([cost_at_accuracy(*known, accuracy) for accuracy in accuracies])
-
-        with np.errstate(invalid="ignore"):  # where all give up, nothing is compared with nothing
-            return accuracies, np.stack([costs(names) for names in kinds.values()]) / costs([base])
-
-    accuracies, found = compare(bootstrap.uniform)
-    resamples = [compare(weights)[1] for weights in bootstrap.weights[:_RESAMPLES]]
-    low, high = np.quantile([found, *resamples], [0.025, 0.975], axis=0)
-    figures = np.stack([found, low, high], axis=-1).swapaxes(0, 1).tolist()  # (A, kinds, 3)
-    return tuple(
-        EqualAccuracy(
-            accuracy=float(accuracy),
-            compute={
-                kind: Ratio(ratio=ratio, interval=(low, high))
-                for kind, (ratio, low, high) in zip(kinds, at, strict=True)
-            },
-        )
-        for accuracy, at in zip(accuracies, figures, strict=True)
-    )
+        before = utility
 
 
 def summarise_seeds(utility: Floats) -> Seeds:

@@ -18,7 +18,7 @@ from controller.checkpoint import Checkpoint
 from controller.errors import ConfigError
 from controller.granularity import Process
 from controller.policy.pricing import Pricing
-from controller.policy.rules import CASCADES, ROUTERS, STATIC, STOP_RULES
+from controller.policy.rules import CASCADES, ROUTERS, SELECTOR, STATIC, STOP_RULES
 from controller.process.actions import ActionKind
 from controller.process.cost import CostModel
 from controller.process.episodes import EpisodeConfig
@@ -40,7 +40,7 @@ KINDS = {
     "static": (*STATIC, "self-consistency-", *SEGMENT_KINDS["static mixtures"], *GREEDY),
     "stop": (*STOP_RULES, *SEGMENT_KINDS["stop rules"]),
     "cascade": (*CASCADES, *SEGMENT_KINDS["cascades"]),
-    "prompt": (*ROUTERS, *SEGMENT_KINDS["prompt-only rules"]),
+    "prompt": (*ROUTERS, SELECTOR, *SEGMENT_KINDS["prompt-only rules"]),
     "verify": ("verified best of ", "revise-n", *SEGMENT_KINDS["redoing segments"]),
 }
 """Names of rules by what they look at; a number may follow one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from math import isnan
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from controller.checkpoint import WEIGHTS_FILE, load_any
 from controller.hub import card_of
 from envs.granularity import AnyTraces
 from envs.traces.format import write_atomically
-from training.compare.results import Results, Seeds
+from training.compare.results import Ratio, Results, Seeds
 
 
 def results_markdown(results: Results, command: str, num_seeds: int) -> str:
@@ -36,7 +37,7 @@ def results_markdown(results: Results, command: str, num_seeds: int) -> str:
     )
     environment.filters |= {
         "cell": lambda text: text.replace("|", "\\|"),
-        "compute": lambda entry: f"{entry.ratio:.0%} ({_span(entry.interval, '.0%')})",
+        "compute": _compute,
         "change": "{:+.1%}".format,
         "percent": "{:.1%}".format,
         "power": "{:.0e}".format,
@@ -51,12 +52,20 @@ def results_markdown(results: Results, command: str, num_seeds: int) -> str:
         table=markdown_table,
         headline=headline_rows(results),
         prices=price_rows(results),
+        chosen=chosen_rows(results),
+        steps=step_rows(results),
         seeds=seed_rows(results.seeds),
     )
 
 
 def _span(interval: tuple[float, float], form: str) -> str:
     return " to ".join(format(end, form) for end in interval)
+
+
+def _compute(entry: Ratio) -> str:
+    if isnan(entry.ratio):
+        return "not reached"
+    return f"{entry.ratio:.0%} ({_span(entry.interval, '.0%')})"
 
 
 def headline_rows(results: Results) -> Iterator[tuple[str, ...]]:
@@ -72,6 +81,21 @@ def price_rows(results: Results) -> Iterator[tuple[str, ...]]:
         name, lead = results.closest_rule(i)
         told = f"{p.price:.1e}", f"{p.accuracy:.1%}", f"{p.cost:.0f}", f"{p.utility:.3f}", name
         yield *told, f"{lead.lead:+.3f}", _span(lead.interval, "+.3f")
+
+
+def chosen_rows(results: Results) -> Iterator[tuple[str, ...]]:
+    """By price the rule that was best where rules are tuned, and the controller's lead over it."""
+    for i, name in enumerate(results.chosen):
+        lead, theirs = results.lead[name][i], results.policies[name][i]
+        told = f"{results.prices[i]:.1e}", name, f"{theirs.utility:.3f}"
+        yield *told, f"{lead.lead:+.3f}", _span(lead.interval, "+.3f")
+
+
+def step_rows(results: Results) -> Iterator[tuple[str, ...]]:
+    """From the best fixed plan to the controller."""
+    for step in results.steps:
+        told = step.name, ", ".join(step.policies), f"{step.utility:.4f}"
+        yield *told, f"{step.gain:+.4f}", _span(step.interval, "+.4f")
 
 
 def frontier_rows(results: Results, most: int) -> Iterator[tuple[str, ...]]:

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import replace
-from math import inf, isnan, nan
+from math import isnan, nan
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ import pytest
 from controller.process.types import Question
 from envs.questions.bundled import QuestionSource
 from training.compare.results import CONTROLLER, Headline, Lead, Point, Results, Seeds
-from training.compare.summary import Bootstrap, cost_at_accuracy, count_distinct
+from training.compare.summary import Bootstrap, count_distinct
 
 
 def point(price, utility=0.5, setting=None):
@@ -85,13 +85,6 @@ def test_questions_that_ask_the_same_count_once():
     assert count_distinct(asked) == len(keys) < len({question.text for question in asked})
     own = [Question(question_id=f"own/{i}", text=text) for i, text in enumerate("aab")]
     assert count_distinct(own) == 2
-
-
-def test_between_operating_points_a_coin_is_tossed():
-    accuracy, cost = np.array([0.4, 0.8]), np.array([10.0, 90.0])
-    assert cost_at_accuracy(accuracy, cost, 0.6) == pytest.approx(50)
-    assert cost_at_accuracy(accuracy, cost, 0.2) == pytest.approx(5)
-    assert cost_at_accuracy(accuracy, cost, 0.9) == inf
 
 
 def test_the_interval_of_a_mean_is_that_of_the_normal_distribution():
