@@ -20,7 +20,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from controller.backends.local.adapters import (
@@ -38,7 +37,7 @@ from controller.checkpoint import seen_from
 from controller.errors import ConfigError
 from envs.traces.format import TraceSet, tables_digest, write_json, write_table
 from training.adapters.reviser import AttemptGroup, WorkedSolution, attempts_by_question, with_lora
-from training.learn.calibration import calibrate, expected_calibration_error
+from training.learn.calibration import auroc, calibrate, expected_calibration_error
 from training.learn.resume import has_state, load_state, save_state
 
 Floats = NDArray[np.float64]
@@ -226,7 +225,7 @@ class VerifierTraining:
         save_adapter(self.model, self.out, base_digest=self.local.digest, score=score)
         right = probability(score, judged, torch.from_numpy(known.logprobs).float()).numpy()
         return {
-            "auroc": float(roc_auc_score(known.right, right)),
+            "auroc": auroc(right, known.right),
             "ece": expected_calibration_error(right, known.right),
         }
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 
 from controller.backends.architecture import Architecture, Hardware
 from controller.backends.places import ModelPlace
@@ -21,7 +20,7 @@ from controller.process.types import Dollars
 from envs.traces.derive import cost_model, known_dollars
 from envs.traces.format import TraceSet
 from envs.traces.table import TraceTable, build_table
-from training.learn.calibration import expected_calibration_error
+from training.learn.calibration import auroc, expected_calibration_error
 
 FEWEST = 5
 """Questions of a level or task below which shares would say little."""
@@ -110,7 +109,7 @@ def _verifier(table: TraceTable) -> dict[str, Any]:
     questions = np.arange(len(table))
     return {
         "attempts": int(right.size),
-        "AUROC": float(roc_auc_score(right.ravel(), score.ravel())),
+        "AUROC": auroc(score.ravel(), right.ravel()),
         "calibration error": expected_calibration_error(score.ravel(), right.ravel()),
         f"best of {length}": float(right[questions, score.argmax(1)].mean()),
         f"weighted vote of {length}": float(table.answer_correct[questions, winner].mean()),

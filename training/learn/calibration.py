@@ -1,4 +1,4 @@
-"""Calibration of the verifier's score, and how well calibrated a score is."""
+"""Calibration of the verifier's score, and how good a score is."""
 
 from __future__ import annotations
 
@@ -72,6 +72,19 @@ def _fit(features: Floats, right: NDArray[np.bool_], ahead: Floats, weight: Floa
         return value, features.T @ error - ahead.T @ (weight * expit(-lead))
 
     return np.asarray(minimize(loss, np.zeros(features.shape[1]), jac=True).x)
+
+
+def auroc(score: Floats, right: NDArray[np.bool_]) -> float:
+    """Chance that a right attempt scores above a wrong one; ties count half.
+
+    >>> auroc(np.array([0.1, 0.4, 0.8]), np.array([False, True, True]))
+    1.0
+    """
+    from scipy.stats import rankdata
+
+    positives = int(right.sum())
+    ranks = rankdata(score)[right].sum() - positives * (positives + 1) / 2
+    return float(ranks / (positives * (len(right) - positives)))
 
 
 def expected_calibration_error(

@@ -81,10 +81,9 @@ class Parts:
     def _next_path(self, table: str) -> Path:
         return self.work / f"{table}-{len(list(self.work.glob(f'{table}-*.parquet'))):05d}.parquet"
 
-    def _dataset(self, table: str, paths: Sequence[Path] | None = None) -> ds.Dataset:
-        """Rows of a table in some files or all; columns that an older part lacks are null there."""
-        files = self.paths(table) if paths is None else paths
-        return ds.dataset(list(map(str, files)), schema=SCHEMAS[table])
+    def _dataset(self, table: str) -> ds.Dataset:
+        """Rows of a table on disk; columns that an older part lacks are null there."""
+        return ds.dataset(list(map(str, self.paths(table))), schema=SCHEMAS[table])
 
     def _read(self, table: str, *columns: str) -> list[list[Any]]:
         """Some columns of a table, in memory."""
@@ -102,17 +101,12 @@ class Parts:
                 held.setdefault(question, set()).add((model, index))
         return held
 
-    def parents(
-        self, first: int, paths: Sequence[Path]
-    ) -> dict[str, list[tuple[Attempt, set[str]]]]:
-        """By question, the first attempts of each model that have a text, and who revised each.
-
-        Those in some of `paths("attempts")`.
-        """
-        if not paths:
+    def parents(self, first: int) -> dict[str, list[tuple[Attempt, set[str]]]]:
+        """By question, the first attempts of each model that have a text, and who revised each."""
+        if not self.paths("attempts"):
             return {}
         columns = [f.name for f in fields(Attempt) if f.name in _TO_REVISE]
-        rows = self._dataset("attempts", paths).to_table(columns=columns).to_pylist()
+        rows = self._dataset("attempts").to_table(columns=columns).to_pylist()
         by: dict[tuple[str, str], set[str]] = {}
         for row in rows:
             if row["parent_id"] is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -139,15 +139,11 @@ class Plan:
         entries = self.manifest.get("models", {})
         return tuple(name for name in self.wanted if entries.get(name, {}).get("revises"))
 
-    def unrevised(self, parts: Parts, known: Sequence[Path] = ()) -> list[Missing]:
-        """Revisions by these models that are not on disk, of attempts that are.
-
-        Attempts in files that are `known` are left out, and so are all of their revisions.
-        """
+    def unrevised(self, parts: Parts) -> list[Missing]:
+        """Revisions by these models that are not on disk, of attempts that are."""
         if not self.revisers:
             return []
-        paths = [path for path in parts.paths("attempts") if path not in known]
-        parents = parts.parents(self.manifest["recorded"]["revised_samples"], paths)
+        parents = parts.parents(self.manifest["recorded"]["revised_samples"])
         found = []
         for question, split in spread(self.questions):
             lacking = {

@@ -92,11 +92,9 @@ class Recording:
             try:
                 self.recorder.record(unrevised, add)
                 for begin in range(0, len(missing), block):
-                    parts.flush()
-                    known = parts.paths("attempts")
                     self.recorder.record(missing[begin : begin + block], add)
                     parts.flush()
-                    self.recorder.record(self.plan.unrevised(parts, known), add)
+                    self.recorder.record(self.plan.unrevised(parts), add)
             finally:
                 parts.flush()
             write_set(self.plan, parts, self.speeds)

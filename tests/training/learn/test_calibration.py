@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import expit
-from sklearn.metrics import roc_auc_score
 
 from controller.backends.local.adapters import probability
-from training.learn.calibration import calibrate, expected_calibration_error
+from training.learn.calibration import auroc, calibrate, expected_calibration_error
 
 QUESTIONS, ATTEMPTS = 400, 8
 
@@ -42,7 +41,7 @@ def test_attempts_at_one_question_are_ranked_and_probabilities_are_kept(attempts
 
     assert ranked(score) > ranked(writer[:, 0]) + 0.05
     assert ranked(score) > ranked(judged[:, 0]) - 0.02
-    assert roc_auc_score(right, score) > roc_auc_score(right, judged[:, 0]) + 0.05
+    assert auroc(score, right) > auroc(judged[:, 0], right) + 0.05
     assert expected_calibration_error(score.astype(np.float64), right) < 0.06
 
 
