@@ -46,6 +46,14 @@ _READOUTS = ("difficulty", "value")
 HUB_SCHEME = "hf://"
 """Marks a model that lies on the Hub rather than in a directory."""
 
+
+def seen_from(directory: Path, base: Path, path: str | Path) -> str:
+    """A path relative to `base`, relative to a directory; what is on the Hub stays there."""
+    if str(path).startswith(HUB_SCHEME):
+        return str(path)
+    return os.path.relpath((base / path).resolve(), directory.resolve())
+
+
 C = TypeVar("C", EpisodeConfig, SegmentConfig, default=EpisodeConfig)
 
 

@@ -330,25 +330,18 @@ class Episode(Underway):
 
     def _requests(self, position: int) -> tuple[Request, ...]:
         spec, width = self.config.choices[position]
-        kind = spec.attempt or self.config.actions[position].kind
+        kind, rung = spec.attempt or self.config.actions[position].kind, spec.rung
+        parent = None
         if spec.revises:
             parent = self._parents[int(self.state.leader[0])]
-            reviser = np.array([self.config.revisers.index(spec.rung)])
-            index = int(self.state.take_child(_ROW, reviser)[0])
-            return (
-                Request(
-                    question=self.question,
-                    action=kind,
-                    rung=spec.rung,
-                    index=index,
-                    parent=parent,
-                ),
-            )
-        rung = spec.rung
-        used = int(self.state.counts[0, rung])
-        indices = [self._next_index(rung, used + i) for i in range(width)]
+            reviser = np.array([self.config.revisers.index(rung)])
+            indices = [int(self.state.take_child(_ROW, reviser)[0])]
+        else:
+            used = int(self.state.counts[0, rung])
+            indices = [self._next_index(rung, used + i) for i in range(width)]
         return tuple(
-            Request(question=self.question, action=kind, rung=rung, index=i) for i in indices
+            Request(question=self.question, action=kind, rung=rung, index=i, parent=parent)
+            for i in indices
         )
 
     def _next_index(self, rung: int, used: int) -> int:

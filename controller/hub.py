@@ -5,7 +5,6 @@ The language models are not part of a checkpoint; see docs/decisions/0014.
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from controller.checkpoint import (
     AnyCheckpoint,
     load_any,
     save_checkpoint,
+    seen_from,
 )
 from controller.errors import CheckpointError
 
@@ -103,9 +103,7 @@ def save_copy(checkpoint: AnyCheckpoint, directory: Path | str, **metadata: Any)
     source, directory = checkpoint.path, Path(directory)
 
     def moved(path: str) -> str:
-        if source is None or path.startswith(HUB_SCHEME):
-            return path
-        return os.path.relpath((source / path).resolve(), directory.resolve())
+        return path if source is None else seen_from(directory, source, path)
 
     under = checkpoint.segment_controller
     copy = replace(

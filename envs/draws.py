@@ -17,7 +17,7 @@ import numpy as np
 from gymnasium.utils import seeding
 from numpy.typing import NDArray
 
-from controller.errors import ConfigError
+from controller.errors import ConfigError, IllegalActionError
 from controller.granularity import Process
 from envs.reward import LogUniform, Reward, Step, price_range
 
@@ -63,6 +63,41 @@ def check_illegal(illegal: Illegal) -> Illegal:
         expected = list(get_args(Illegal))
         raise ConfigError(f"illegal: expected one of {expected}, found {illegal!r}")
     return illegal
+
+
+def carried_out(
+    actions: Array, mask: NDArray[np.bool_], illegal: Illegal, over: Array | bool = False
+) -> tuple[Array, NDArray[np.bool_]]:
+    """Actions that are carried out, and where those that were asked for are forbidden; (N,) each.
+
+    What episodes that are `over`, (N,), are told is ignored.
+
+    Args:
+        actions: asked for, (N,).
+        mask: allowed ones, (N, A); the first of them stands in for one that is not.
+        illegal: what a forbidden action does.
+        over: see above.
+
+    Raises:
+        IllegalActionError: a number that stands for no action, or a forbidden one that is to raise.
+    """
+    (num_envs, num_actions), first = mask.shape, mask.argmax(1)
+    expected = f"whole numbers from 0 to {num_actions - 1}"
+    if actions.shape != (num_envs,) or actions.dtype.kind not in "iu":
+        raise IllegalActionError(
+            f"actions: expected {expected} of shape {(num_envs,)}, found {actions.dtype} of shape "
+            f"{actions.shape}"
+        )
+    actions = np.where(over, first, actions)
+    for row in np.flatnonzero((actions < 0) | (actions >= num_actions)).tolist():
+        raise IllegalActionError(f"environment {row}: expected {expected}, found {actions[row]}")
+    forbidden = ~mask[np.arange(num_envs), actions] & np.logical_not(over)
+    for row in np.flatnonzero(forbidden & (illegal == "raise")).tolist():
+        raise IllegalActionError(
+            f"environment {row}: expected an action allowed by its mask "
+            f"{mask[row].astype(int).tolist()}, found {actions[row]}"
+        )
+    return np.where(forbidden, first, actions), forbidden
 
 
 def observation_space(num_features: int) -> gymnasium.spaces.Space[Array]:

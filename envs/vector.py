@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 
 from controller.errors import ConfigError, IllegalActionError
 from controller.granularity import Process
-from envs.draws import Array, Illegal, PricedEpisodes, Streams, observation_space, stream_keys
+from envs.draws import (
+    Array,
+    Illegal,
+    PricedEpisodes,
+    Streams,
+    carried_out,
+    observation_space,
+    stream_keys,
+)
 from envs.granularity import STOP, replay_of
 from envs.reward import LogUniform, Reward, Step, utility
 from envs.segments.table import SegmentTable
@@ -138,7 +146,7 @@ class ComputeVectorEnv(PricedEpisodes, VectorEnv[Array, Array, Array]):
             IllegalActionError: a number that stands for no action, an action that its mask
                 forbids (see `illegal`), or an episode that is over and that nobody has reset.
         """
-        actions, forbidden = self._checked(np.asarray(actions))
+        actions, forbidden = carried_out(np.asarray(actions), self._mask, self.illegal, self._over)
         resting = self._rest()
         episodes = self.replay.episodes
         stopped = (actions == STOP) & ~resting
@@ -169,29 +177,6 @@ class ComputeVectorEnv(PricedEpisodes, VectorEnv[Array, Array, Array]):
         if self.illegal != "raise":
             info["illegal"] = forbidden
         return observation, rewards, terminated, truncated, info
-
-    def _checked(self, actions: Array) -> tuple[Array, NDArray[np.bool_]]:
-        """Actions that are carried out, and where those that were asked for are forbidden; (N,)."""
-        expected, ignored = f"whole numbers from 0 to {len(self.actions) - 1}", self._over
-        if actions.shape != ignored.shape or actions.dtype.kind not in "iu":
-            raise IllegalActionError(
-                f"actions: expected {expected} of shape {ignored.shape}, found {actions.dtype} "
-                f"of shape {actions.shape}"
-            )
-        outside = np.flatnonzero(((actions < 0) | (actions >= len(self.actions))) & ~ignored)
-        for first in outside.tolist():
-            raise IllegalActionError(
-                f"environment {first}: expected {expected}, found {int(actions[first])}"
-            )
-        actions = np.where(self._over, STOP, actions)
-        forbidden = ~(self._mask[self._rows, actions] | self._over)
-        if forbidden.any() and self.illegal == "raise":
-            first = int(np.flatnonzero(forbidden)[0])
-            raise IllegalActionError(
-                f"environment {first}: expected an action allowed by its mask "
-                f"{self._mask[first].astype(int).tolist()}, found {int(actions[first])}"
-            )
-        return np.where(forbidden, STOP, actions), forbidden
 
     def _rest(self) -> NDArray[np.bool_]:
         """Begin again what was over before this step; (N,)."""

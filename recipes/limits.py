@@ -72,7 +72,7 @@ def draw(arms: pd.DataFrame, by_place: pd.DataFrame, out: Path) -> None:
     prices = by_place.index.unique("price").sort_values()[list(SHOWN)]
     sizes = arms.groupby("dataset").size()
     puzzles = sizes[sizes >= LEAST_LEVELS].sort_values(ascending=False).index[:PANELS].tolist()
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(fname=STYLE):
         columns = max(len(puzzles), 1)
         figure, axes = plt.subplots(
             2, columns, figsize=(2.6 * columns + 2, 5.6), sharex="col", sharey="row", squeeze=False

@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from controller.bundled import bundled
 from controller.policy.network import PolicyNetwork
 from envs.sessions.environment import SessionVectorEnv
-from envs.sessions.state import ACTIONS, WAIT, Planned, Sessions
+from envs.sessions.state import ACTIONS, WAIT, Expected, Sessions
 from envs.sessions.table import LEVELS, SessionTable, read_sessions
-from envs.sessions.terms import ClosedForm, Expected
 from envs.traces.format import TraceSet
+from recipes.break_even import ClosedForm, Planned
 from training.cli.app import main as run_program
 from training.learn.config import PPOConfig
 from training.learn.threads import limit_threads
@@ -170,7 +170,7 @@ def draw(found: Sequence[dict[str, Any]], out: Path) -> None:
     """One panel a kind of context: curves, and the exact break-even as dashed lines."""
     kinds = list(dict.fromkeys(one["kind"] for one in found))
     matplotlib.use("agg")
-    with plt.rc_context(STYLE):
+    with plt.rc_context(fname=STYLE):
         figure, axes = plt.subplots(1, len(kinds), figsize=(10, 3.4), sharey=True, squeeze=False)
         for axis, kind in zip(axes[0], kinds, strict=True):
             _panel(axis, [one for one in found if one["kind"] == kind], kind)

@@ -301,30 +301,10 @@ VOTES, SMALL_VOTES, LARGE_VOTES, WEIGHT, LOGPROB, LOGPROB_COUNT, SCORE, SCORES =
 """Columns of `Episodes.answers`."""
 
 _ZERO_AT_START = (
-    "counts",
-    "revisions",
-    "rung",
-    "top",
-    "second",
-    "total",
-    "small_total",
-    "distinct",
-    "count_log_count",
-    "num_attempts",
-    "unanswered",
-    "cuts",
-    "last_cut",
-    "last_agrees",
-    "logprob_sum",
-    "logprobs",
-    "score_sum",
-    "scores",
-    "small_tokens",
-    "unverified",
-    "unverified_tokens",
-    "prefilled",
-    "spared",
-    "streak",
+    *("counts", "revisions", "rung", "top", "second", "total", "small_total", "distinct"),
+    *("count_log_count", "num_attempts", "unanswered", "cuts", "last_cut", "last_agrees"),
+    *("logprob_sum", "logprobs", "score_sum", "scores", "small_tokens", "unverified"),
+    *("unverified_tokens", "prefilled", "spared", "streak"),
 )
 
 _LOOKED_AT = (

@@ -24,11 +24,10 @@ from controller.backends.openai.backend import UNAVAILABLE
 from controller.core import Choice
 from controller.server.config import LOOPBACK
 from controller.server.decide import decide
-from controller.server.document import document
 from controller.server.engine import Engine, Served
 from controller.server.keys import Keys
 from controller.server.ops import Metrics
-from controller.server.playground import page
+from controller.server.pages import document, page
 from controller.server.prepare import Idle, PrepareRequest, check_prepared
 from controller.server.replies import ALIVE, REFUSED, CompletionForm, bug, error_json, refused
 from controller.server.responses import ResponseForm, ResponseRequest

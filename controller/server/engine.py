@@ -33,11 +33,11 @@ from controller.server.limits import (
     BROKEN_OFF,
     BUDGET,
     CANCELLED,
-    EscalationBudget,
+    Budgets,
     Restricted,
     unwanted,
 )
-from controller.server.shared import Alone
+from controller.server.shared import Shared
 from controller.server.variants import Variant, Variants
 
 _tracer = trace.get_tracer("allot")
@@ -146,15 +146,15 @@ class Engine:
         backend: Backend,
         *,
         limits: Limits | None = None,
-        shared: Alone | None = None,
+        shared: Shared | None = None,
         on_served: Callable[[Served], None] = lambda served: None,
         on_stray: Callable[[str, str], None] = lambda variant, feature: None,
     ) -> None:
         self.variants, self.backend = variants, backend
         self.limits = limits or Limits()
         self.answers = answer_kind(variants.all[0].checkpoint.answers)
-        self.shared = shared or Alone()
-        self.escalations = EscalationBudget(self.limits, self.shared.buckets())
+        self.shared = shared or Shared()
+        self.escalations = Budgets(self.limits, self.shared.buckets())
         self._on_served, self._on_stray = on_served, on_stray
         self.differences: tuple[str, ...] = ()
         """From training, that were found at the start."""

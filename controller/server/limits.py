@@ -22,35 +22,43 @@ REQUEST_BUDGET, WITHOUT = "request_budget", "without"
 BUDGET, CANCELLED, BROKEN_OFF = "budget", "cancelled", "broken_off"
 
 
-class EscalationBudget:
-    """Escalations that callers may still set off, each and together.
+class Budgets:
+    """What callers may still set off, each and together: escalations, or tokens read beforehand.
 
-    It lies outside the policy: no question can talk its way past it.
+    They lie outside the policy: no question can talk its way past them.
+
+    Args:
+        limits: a minute; no limit where there is none.
+        buckets: that what is set off is taken from.
+        of: what they are budgets of, as `Limits` names it.
     """
 
-    def __init__(self, limits: Limits, buckets: Buckets) -> None:
-        self._limits, self._buckets = limits, buckets
+    def __init__(self, limits: Limits, buckets: Buckets, of: str = "escalations") -> None:
+        self._limits, self._buckets, self._of = limits, buckets, of
 
     def exhausted(self, caller: str) -> str | None:
         """Which budget is used up, `global_budget` or `caller_budget`; None if neither is."""
-        for why, bucket, rate in self._of(caller):
+        for why, bucket, rate in self._counted(caller):
             if self._buckets.take(bucket, rate, 0) < 1:
                 return why
         return None
 
-    def take(self, caller: str) -> None:
-        """An escalation goes out."""
-        for _, bucket, rate in self._of(caller):
-            self._buckets.take(bucket, rate)
+    def take(self, caller: str, count: int = 1) -> None:
+        """So much is set off."""
+        for _, bucket, rate in self._counted(caller):
+            self._buckets.take(bucket, rate, count)
 
-    def _of(self, caller: str) -> list[tuple[str, str, float]]:
-        """Budgets that a caller's escalations count for: name, bucket and rate a minute."""
-        limits = self._limits
+    def _counted(self, caller: str) -> list[tuple[str, str, float]]:
+        """Budgets that a caller counts for: name, bucket and rate a minute."""
         budgets = (
-            ("global_budget", "all", limits.escalations_per_minute),
-            ("caller_budget", f"of:{caller}", limits.caller_escalations_per_minute),
+            ("global_budget", "all", getattr(self._limits, f"{self._of}_per_minute")),
+            (
+                "caller_budget",
+                f"of:{caller}",
+                getattr(self._limits, f"caller_{self._of}_per_minute"),
+            ),
         )
-        return [(why, bucket, rate) for why, bucket, rate in budgets if rate is not None]
+        return [(why, f"{self._of}:{b}", rate) for why, b, rate in budgets if rate is not None]
 
 
 def unwanted(
@@ -93,7 +101,7 @@ class Restricted:
 
     inner: Decider
     backend: Backend
-    budget: EscalationBudget
+    budget: Budgets
     caller: str
     max_escalations: int | None
     out_of_time: Callable[[], bool]

@@ -13,6 +13,7 @@ from controller.errors import BackendError, ConfigError
 from controller.process.cost import Usage
 from controller.process.types import Question
 from controller.server.engine import Engine
+from controller.server.limits import Budgets
 from controller.server.ops import Metrics, service_log
 from controller.server.schema import Strict, Text
 
@@ -65,7 +66,7 @@ class Idle:
 
     def __init__(self, engine: Engine, metrics: Metrics) -> None:
         self._engine, self._metrics = engine, metrics
-        self._buckets = engine.shared.buckets()
+        self._budgets = Budgets(engine.limits, engine.shared.buckets(), of="idle_tokens")
 
     async def prepare(self, asked: PrepareRequest, caller: str) -> dict[str, Any]:
         """Have models read a context; what it took is charged once it is known.
@@ -79,10 +80,9 @@ class Idle:
             self._turn_away("level: this minute's escalations are used up; ask for a lower one")
         # What is taken at once is put right below: others that come meanwhile see it gone.
         expected = len(asked.context) // _CHARACTERS * len(models)
-        for name, rate in self._limits(caller):
-            if self._buckets.take(name, rate, 0) < 1:
-                self._turn_away("idle_tokens: this minute's are used up")
-        self._charge(caller, expected)
+        if self._budgets.exhausted(caller):
+            self._turn_away("idle_tokens: this minute's are used up")
+        self._budgets.take(caller, expected)
         context, read = [{"role": "system", "content": asked.context}], dict[int, Usage]()
         try:
             read = await self._engine.backend.warm(context, asked.level)
@@ -94,7 +94,7 @@ class Idle:
                 rung: used.prefill_tokens + used.decoded_tokens + used.cancelled_tokens
                 for rung, used in read.items()
             }
-            self._charge(caller, sum(tokens.values()) - expected)
+            self._budgets.take(caller, sum(tokens.values()) - expected)
         for rung in read:
             self._metrics.idle_tokens.labels(models[rung].name).inc(tokens[rung])
             if not is_small[rung]:
@@ -118,16 +118,3 @@ class Idle:
     def _turn_away(self, why: str) -> NoReturn:
         self._metrics.turned_away.labels("idle").inc()
         raise HTTPException(429, why, {"retry-after": "60"})
-
-    def _charge(self, caller: str, tokens: int) -> None:
-        for name, rate in self._limits(caller):
-            self._buckets.take(name, rate, tokens)
-
-    def _limits(self, caller: str) -> list[tuple[str, float]]:
-        """Buckets that a caller's idle work counts for, each with its rate a minute."""
-        limits = self._engine.limits
-        rates = {
-            "idle": limits.idle_tokens_per_minute,
-            f"idle:{caller}": limits.caller_idle_tokens_per_minute,
-        }
-        return [(name, rate) for name, rate in rates.items() if rate is not None]

@@ -39,7 +39,7 @@ from controller.server.config import ServeConfig, VariantPlace
 from controller.server.engine import Engine, Served
 from controller.server.keys import Keys
 from controller.server.ops import Metrics, configure, episode_fields, episode_log, service_log
-from controller.server.shared import Alone, Store, Together
+from controller.server.shared import Shared, Store
 from controller.server.variants import Variant, Variants
 
 Work = Callable[[socket.socket], None]
@@ -61,10 +61,8 @@ def build_service(config: ServeConfig) -> Service:
     """
     metrics = Metrics()
     checkpoint = _load(config.controller, config)
-    shared = Alone(config.workers)
-    if config.shared:
-        store = Store(config.shared, fails_open=config.shared_fails_open)
-        shared = Together(store, config.workers)
+    store = Store(config.shared, fails_open=config.shared_fails_open) if config.shared else None
+    shared = Shared(config.workers, store)
     backend = build_backend(config, checkpoint, metrics, shared)
 
     def on_served(served: Served) -> None:
@@ -92,7 +90,7 @@ def _load(path: Path, config: ServeConfig) -> Checkpoint:
 
 
 def build_variants(
-    config: ServeConfig, backend: Backend, metrics: Metrics, shared: Alone
+    config: ServeConfig, backend: Backend, metrics: Metrics, shared: Shared
 ) -> Variants:
     """All variants, read from disk now."""
     main = 1.0 - sum(variant.share for variant in config.variants)
@@ -196,7 +194,7 @@ def _digest(files: Sequence[Path]) -> str:
 
 
 def build_backend(
-    config: ServeConfig, checkpoint: Checkpoint, metrics: Metrics, shared: Alone
+    config: ServeConfig, checkpoint: Checkpoint, metrics: Metrics, shared: Shared
 ) -> Backend:
     """The ladder of models."""
     models = config.models.all or checkpoint.located_models()

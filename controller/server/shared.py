@@ -227,63 +227,37 @@ class SharedTally(Tally):
             self._questions, self._spent = int(found[0]), float(found[1])
 
 
-class Alone:
-    """What a process keeps by itself.
+class Shared:
+    """What a process keeps by itself, or with all processes and machines that have its store.
 
     Args:
         workers: that have an even share each of what may be in flight.
+        store: of all; None for a process alone.
     """
 
-    def __init__(self, workers: int = 1) -> None:
-        self._workers = workers
+    def __init__(self, workers: int = 1, store: Store | None = None) -> None:
+        self._workers, self._store = workers, store
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What people should know."""
-        return ()
+        return self._store.notes if self._store else ()
 
     def buckets(self) -> Buckets:
         """Of escalations."""
-        return Buckets()
+        return SharedBuckets(self._store) if self._store else Buckets()
 
     def room(self, most: int) -> Room:
         """For questions in flight."""
-        return Room(-(-most // self._workers))
+        share = -(-most // self._workers)
+        return SharedRoom(self._store, most, share) if self._store else Room(share)
 
     def breaker(self, name: str) -> CircuitBreaker:
         """Of a model behind a server."""
-        return CircuitBreaker()
+        # Addresses may have passwords in them.
+        key = hashlib.sha256(name.encode()).hexdigest()[:16]
+        return SharedBreaker(self._store, key) if self._store else CircuitBreaker()
 
     def tally(self, name: str) -> Tally:
         """Of what questions cost."""
-        return Tally()
-
-
-class Together(Alone):
-    """The same kept by all processes and machines with one store."""
-
-    def __init__(self, store: Store, workers: int = 1) -> None:
-        super().__init__(workers)
-        self._store = store
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """See `Alone.notes`."""
-        return self._store.notes
-
-    def buckets(self) -> Buckets:
-        """See `Alone.buckets`."""
-        return SharedBuckets(self._store)
-
-    def room(self, most: int) -> Room:
-        """See `Alone.room`."""
-        return SharedRoom(self._store, most, super().room(most).most)
-
-    def breaker(self, name: str) -> CircuitBreaker:
-        """See `Alone.breaker`."""
-        # Addresses may have passwords in them.
-        return SharedBreaker(self._store, hashlib.sha256(name.encode()).hexdigest()[:16])
-
-    def tally(self, name: str) -> Tally:
-        """See `Alone.tally`."""
-        return SharedTally(self._store, name)
+        return SharedTally(self._store, name) if self._store else Tally()

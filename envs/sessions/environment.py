@@ -17,9 +17,9 @@ from envs.draws import (
     Array,
     Illegal,
     Streams,
+    carried_out,
     check_illegal,
     observation_space,
-    stream_key,
     stream_keys,
 )
 from envs.sessions.state import ACTIONS, Sessions
@@ -28,7 +28,25 @@ from envs.sessions.table import SessionTable
 _ROW = np.zeros(1, np.int64)
 
 
-class SessionEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
+class _OverSessions:
+    """Sessions over a table, their random streams, and what forbidden actions do."""
+
+    replay: Sessions
+
+    def _open(self, table: SessionTable, num_envs: int, illegal: Illegal) -> None:
+        self.replay, self.illegal = Sessions(table, num_envs), check_illegal(illegal)
+        self._streams: Streams | None = None
+
+    def _take(self, actions: Array) -> tuple[Array, Array]:
+        """Rewards of actions, and where sessions are over then, (N,) each."""
+        if self._streams is None:
+            raise IllegalActionError("step: expected a reset first, found none")
+        taken, forbidden = carried_out(actions, self.replay.mask(), self.illegal)
+        reward, over = self.replay.take(taken, self._streams)
+        return reward - PENALTY * (forbidden & (self.illegal == "penalty")), over
+
+
+class SessionEnv(_OverSessions, gymnasium.Env[NDArray[np.float32], np.int64]):
     """One session per episode: a decision before the first question, then one for each.
 
     ## Action Space
@@ -64,10 +82,9 @@ class SessionEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (as in Gymnasium)
 
     def __init__(self, table: SessionTable, *, illegal: Illegal = "raise") -> None:
-        self.sessions, self.illegal = Sessions(table, 1), check_illegal(illegal)
-        self.observation_space = observation_space(len(self.sessions.features))
+        self._open(table, 1, illegal)
+        self.observation_space = observation_space(len(self.replay.features))
         self.action_space = Discrete(len(ACTIONS))
-        self._streams: Streams | None = None
         self._over = True
 
     def reset(
@@ -88,14 +105,14 @@ class SessionEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         seed = None if seed is None else int(seed)
         super().reset(seed=seed)
         if seed is not None or self._streams is None:
-            self._streams = Streams(np.array([stream_key(seed)]))
-        self.sessions.begin(_ROW, self._streams, options or {})
+            self._streams = Streams(stream_keys(seed, 1))
+        self.replay.begin(_ROW, self._streams, options or {})
         self._over = False
-        return self.sessions.observe()[0], self._info()
+        return self.replay.observe()[0], self._info()
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Allowed actions now, (A,)."""
-        mask: NDArray[np.bool_] = self.sessions.mask()[0]
+        mask: NDArray[np.bool_] = self.replay.mask()[0]
         return mask
 
     def step(
@@ -106,24 +123,22 @@ class SessionEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         Raises:
             IllegalActionError: no action, a forbidden one, or the session is over.
         """
-        if self._over or self._streams is None:
+        if self._over:
             raise IllegalActionError("step: expected a reset first, found a session that is over")
-        given = np.array([action])
-        taken, penalty = allowed(given, self.sessions.mask(), self.illegal)
-        reward, over = self.sessions.take(taken, self._streams)
+        reward, over = self._take(np.array([action]))
         self._over = bool(over[0])
         info = self._info()
         if self._over:
-            told = self.sessions
+            told = self.replay
             info |= {"right": float(told.number_right[0]), "spent": float(told.spent[0])}
-        return self.sessions.observe()[0], float((reward - penalty)[0]), self._over, False, info
+        return self.replay.observe()[0], float(reward[0]), self._over, False, info
 
     def _info(self) -> dict[str, Any]:
-        context = self.sessions.table.contexts[self.sessions.context[0]]
+        context = self.replay.table.contexts[self.replay.context[0]]
         return {"action_mask": self.action_masks().astype(np.int8), "context": context}
 
 
-class SessionVectorEnv(VectorEnv[Array, Array, Array]):
+class SessionVectorEnv(_OverSessions, VectorEnv[Array, Array, Array]):
     """N sessions at a time; environment i plays those of a `SessionEnv` of seed + i, bit for bit.
 
     A session that is over makes room for the next one in the same step.
@@ -154,18 +169,13 @@ class SessionVectorEnv(VectorEnv[Array, Array, Array]):
     ) -> None:
         if num_envs < 1:
             raise ConfigError(f"num_envs: expected at least 1, found {num_envs}")
-        self.replay, self.num_envs, self.options = (
-            Sessions(table, num_envs),
-            num_envs,
-            options or {},
-        )
+        self._open(table, num_envs, illegal)
+        self.num_envs, self.options = num_envs, options or {}
         self.num_features = len(self.replay.features)
         self.single_observation_space = observation_space(self.num_features)
         self.single_action_space = Discrete(len(ACTIONS))
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.illegal = check_illegal(illegal)
-        self._streams: Streams | None = None
 
     def reset(
         self, *, seed: int | list[int] | None = None, options: dict[str, Any] | None = None
@@ -192,11 +202,8 @@ class SessionVectorEnv(VectorEnv[Array, Array, Array]):
         Raises:
             IllegalActionError: a number that stands for no action, or that its mask forbids.
         """
-        if self._streams is None:
-            raise IllegalActionError("step: expected a reset first, found none")
-        actions, sessions = np.asarray(actions), self.replay
-        taken, penalty = allowed(actions, sessions.mask(), self.illegal)
-        reward, over = sessions.take(taken, self._streams)
+        sessions = self.replay
+        reward, over = self._take(np.asarray(actions))
         observation, info = sessions.observe(), {}
         if over.any():
             price = sessions.expected.wake_price.copy()
@@ -211,31 +218,8 @@ class SessionVectorEnv(VectorEnv[Array, Array, Array]):
             info |= {"_final_obs": over, "_final_info": over}
             rows = np.flatnonzero(over)
             options = {k: np.broadcast_to(v, self.num_envs)[rows] for k, v in self.options.items()}
+            assert self._streams is not None
             sessions.begin(rows, self._streams, options)
             observation = sessions.observe()
         info["action_mask"] = sessions.mask().astype(np.int8)
-        return observation, reward - penalty, over, np.zeros(self.num_envs, bool), info
-
-
-def allowed(actions: Array, mask: NDArray[np.bool_], illegal: Illegal) -> tuple[Array, Array]:
-    """Actions (N,) that are carried out, and what each costs that its mask (N, A) forbids, (N,).
-
-    Raises:
-        IllegalActionError: one that is none, or a forbidden one that is to raise.
-    """
-    known = actions.dtype.kind in "iu" and actions.shape == mask.shape[:1]
-    if not known or ((actions < 0) | (actions >= len(ACTIONS))).any():
-        raise IllegalActionError(
-            f"action: expected whole numbers from 0 to {len(ACTIONS) - 1} of shape "
-            f"{mask.shape[:1]}, found {actions.tolist()}"
-        )
-    forbidden = ~mask[np.arange(len(mask)), actions]
-    if forbidden.any() and illegal == "raise":
-        first = int(np.flatnonzero(forbidden)[0])
-        raise IllegalActionError(
-            f"environment {first}: expected an action allowed by its mask "
-            f"{mask[first].astype(int).tolist()}, found {ACTIONS[actions[first]]}"
-        )
-    return np.where(forbidden, mask.argmax(1), actions), PENALTY * forbidden * (
-        illegal == "penalty"
-    )
+        return observation, reward, over, np.zeros(self.num_envs, bool), info

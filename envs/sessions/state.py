@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -11,15 +11,8 @@ from numpy.typing import NDArray
 
 from controller.errors import ConfigError
 from envs.draws import Array, Streams
+from envs.reward import LogUniform
 from envs.sessions.table import LARGE, LEVELS, SMALL, Bools, Floats, SessionTable
-from envs.sessions.terms import (
-    IDLE_SHARES,
-    LEAST_PREDICTABLE,
-    STEP_PRICES,
-    WAKE_PRICES,
-    ClosedForm,
-    Expected,
-)
 
 WAIT, ANSWER_SMALL, ANSWER_LARGE, LOOK_UP = 0, len(LEVELS) + 1, len(LEVELS) + 2, len(LEVELS) + 3
 ACTIONS = (
@@ -29,6 +22,37 @@ ACTIONS = (
     "answer(large)",
     "look up",
 )
+WAKE_PRICES = LogUniform(low=3e-5, high=1e-3)
+"""Accuracy per token of the small model while somebody waits."""
+
+IDLE_SHARES = LogUniform(low=0.03, high=1.0)
+"""Price while nobody waits, relative to that."""
+
+STEP_PRICES = LogUniform(low=1e-5, high=1e-3)
+"""Accuracy per token that somebody waits for."""
+
+LEAST_PREDICTABLE = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What is known of N sessions before the first question; (N,) each.
+
+    Attributes:
+        questions: expected number of questions, of the M that there are at most.
+        predictability: probability that a question is one of the likely.
+        wake_price: accuracy per token of the small model while somebody waits.
+        idle_price: the same while nobody does.
+        step_price: accuracy per token that somebody waits for.
+    """
+
+    questions: Floats
+    predictability: Floats
+    wake_price: Floats
+    idle_price: Floats
+    step_price: Floats
+
+
 OPTIONS = ("context", *(field.name for field in fields(Expected)))
 
 _BEFORE = ("expected questions", "predictability", "wake price", "idle price", "step price")
@@ -183,31 +207,3 @@ class Sessions:
     def truth(self) -> Floats:
         """What a critic may know and a policy may not: questions that are still to come, (N, 1)."""
         return np.asarray((self.count - self.asked)[:, None] / self.table.most)
-
-
-class Planned:
-    """Decides by rule what to prepare, and by `ClosedForm` what a question deserves.
-
-    Args:
-        exact: what is known of contexts by their kind.
-        level: 1 to L; None for the best one where preparing pays by the closed form.
-        least: prepares where at least so many questions are expected; no matter if `level` is None.
-    """
-
-    def __init__(self, exact: ClosedForm, level: int | None = None, least: float = 0.0) -> None:
-        self.exact, self.level, self.least = exact, level, least
-
-    def act(self, sessions: Sessions, mask: Bools) -> NDArray[np.int64]:
-        """One allowed action per session, (N,)."""
-        kind, e = sessions.table.kind[sessions.context], sessions.expected
-        if self.level is None:
-            level = self.exact.levels(kind, e).argmax(0)
-        else:
-            level = np.where(e.questions >= self.least, self.level, WAIT)
-        rows, half = np.arange(len(kind)), (sessions.current >= sessions.table.most).astype(int)
-        worth = self.exact.answering(kind, e)[:, rows, half]  # (2, N)
-        prepared = np.maximum(sessions.level, 1) - 1
-        noted = self.exact.note_right[prepared, kind, half]
-        answer = ANSWER_SMALL + worth.argmax(0)
-        answer = np.where(mask[:, LOOK_UP] & (noted >= worth.max(0)), LOOK_UP, answer)
-        return np.where(sessions.waking, answer, level).astype(np.int64)

@@ -72,19 +72,6 @@ class SessionTable:
         likely = np.arange(2 * self.most) < self.most
         return np.stack([likely, likely | True, likely])
 
-    def of(self, rows: NDArray[np.int64]) -> SessionTable:
-        """The same with these contexts alone, (c,)."""
-        return SessionTable(
-            contexts=tuple(self.contexts[row] for row in rows),
-            kinds=self.kinds,
-            kind=self.kind[rows],
-            lengths=self.lengths[rows],
-            **{
-                name: getattr(self, name)[:, rows]
-                for name in ("right", "cost", "steps", "note_right", "note_cost")
-            },
-        )
-
 
 def read_sessions(traces: TraceSet, splits: Iterable[str]) -> SessionTable:
     """Sessions of some splits of a trace set.

@@ -8,8 +8,8 @@ import pytest
 
 from envs.questions.bundled import pool_of
 from envs.sessions.table import read_sessions
-from envs.sessions.terms import ClosedForm
 from envs.traces.format import TraceSet
+from recipes.break_even import ClosedForm
 from recipes.contexts import EACH, KINDS, draw_contexts
 from recipes.preparing import crossing, interval, play, rules
 from tests.conftest import CHECKPOINTS

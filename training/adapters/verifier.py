@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,6 +33,7 @@ from controller.backends.local.adapters import (
 from controller.backends.local.kv import batches_by_length, padded
 from controller.backends.local.model import Encoded, LocalModel, load_model
 from controller.backends.prompts import VERIFIER
+from controller.checkpoint import seen_from
 from controller.errors import ConfigError
 from envs.traces.format import TraceSet, tables_digest, write_json, write_table
 from training.adapters.reviser import AttemptGroup, WorkedSolution, attempts_by_question, with_lora
@@ -292,12 +292,11 @@ def _rewritten_manifest(
     for entry in manifest["models"].values():
         for each in (entry, *entry.get("adapters", {}).values()):
             if each.get("path") is not None:
-                moved = (traces.path / each["path"]).resolve()
-                each["path"] = os.path.relpath(moved, out.resolve())
+                each["path"] = seen_from(out, traces.path, each["path"])
     (spec,) = local.adapters
     manifest["models"][local.name].setdefault("adapters", {})[VERIFIER] = {
         "parameters": spec.parameters,
         "digest": spec.digest,
-        "path": os.path.relpath(verifier.resolve(), out.resolve()),
+        "path": seen_from(out, Path(), verifier),
     }
     return manifest | {"digest": tables_digest(out)}

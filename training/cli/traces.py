@@ -33,7 +33,7 @@ def evaluate_models(
 ) -> None:
     """pass@1, majority and pass@k of a trace set's models, by level and task."""
     from envs.traces.format import TraceSet
-    from training.compare.model_table import FEWEST, model_table
+    from training.compare.models import FEWEST, model_table
     from training.report.show import print_rows
 
     table = model_table(TraceSet.read(traces), split)
@@ -102,7 +102,7 @@ def cost(
     if menu is not None:
         from controller.backends.architecture import named_hardware
         from controller.backends.places import read_menu
-        from training.compare.menu_cost import Load, loads_of, menu_cost
+        from training.compare.models import Load, loads_of, menu_cost
 
         places, device = read_menu(menu), named_hardware(hardware)
         default = Load(prompt=prompt_tokens, written=written_tokens, batch=batch)
@@ -110,7 +110,7 @@ def cost(
         rows, title = menu_cost(places, loads, device, prices), f"{menu}, on {hardware}"
     else:
         from envs.traces.format import TraceSet
-        from training.compare.model_table import cost_table
+        from training.compare.models import cost_table
 
         arms, recorded = ladder.split(",") if ladder else (), traces or bundled("traces")
         rows = cost_table(TraceSet.read(recorded), arms, prices)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ from training.learn.difficulty import (
     LINEAR,
     Fit,
     Fitted,
+    Outcomes,
     attempt_outcomes,
     fit_networks,
     fit_readout,
@@ -245,17 +247,11 @@ class _Contest:
         given_up = [replace(p, cost=nothing, tokens=nothing) for p in self.played["give up"]]
         self.played["give up"] = given_up
 
-    def _tuned(
-        self, rules: Sequence[Any], config: Process, difficulty: Floats | None
+    def _play(
+        self, table: Any, rules: Sequence[Any], config: Process, difficulty: Floats | None
     ) -> list[Played]:
-        repeats = self.tuning_repeats
-        return play_rules(rules, self.tuning, config, difficulty=difficulty, repeats=repeats)
-
-    def _tested(
-        self, rules: Sequence[Any], config: Process, difficulty: Floats | None
-    ) -> list[Played]:
-        repeats = self.repeats
-        return play_rules(rules, self.test, config, difficulty=difficulty, repeats=repeats)
+        repeats = self.tuning_repeats if table is self.tuning else self.repeats
+        return play_rules(rules, table, config, difficulty=difficulty, repeats=repeats)
 
     def add(
         self,
@@ -269,13 +265,13 @@ class _Contest:
         if len(rules) > _MANY_SETTINGS:
             book = Rulebook(process=config, prices=self.prices, rules=rules)
             rules = book.shortlist(self.tuning, tuning).rules
-        tuned = self._tuned(rules, config, tuning)
+        tuned = self._play(self.tuning, rules, config, tuning)
         utility = np.array(
             [[p.utility(price).mean() for p in tuned] for price in self.prices]
         )  # (P, rules)
         best, self.expected[family] = utility.argmax(1).tolist(), utility.max(1)
         chosen = sorted(set(best))
-        played = self._tested([rules[i] for i in chosen], config, test)
+        played = self._play(self.test, [rules[i] for i in chosen], config, test)
         tested = dict(zip(chosen, played, strict=True))
         self._plans_played |= {f"{family}/{rules[i]}": (tuned[i], tested[i]) for i in tested}
         self.played[family] = [tested[i] for i in best]
@@ -299,8 +295,7 @@ class _Contest:
         if near is not None:
             self.add("kNN router", routers(self.config), paying, near)
         free = replace(self.config, reads_prompt=False)
-        outcomes = attempt_outcomes(self.tuning)
-        wording = self._on_both(fit_wording(self.tuning, outcomes, read))
+        wording = self._on_both(fit_wording(self.tuning, self._outcomes, read))
         self.add("wording router", routers(self.config), free, wording)
         self.played["difficulty bins"] = self._lookup(free, wording or known)
         self._add_selector()
@@ -316,7 +311,11 @@ class _Contest:
 
     def _read(self, reads: Reads, fits: Sequence[Fit]) -> tuple[Floats, Floats] | None:
         """Difficulty of the tuning and of the test questions by the best of some read-outs."""
-        return self._on_both(fit_readout(self.tuning, attempt_outcomes(self.tuning), reads, fits))
+        return self._on_both(fit_readout(self.tuning, self._outcomes, reads, fits))
+
+    @cached_property
+    def _outcomes(self) -> Outcomes:
+        return attempt_outcomes(self.tuning)
 
     def _on_both(self, fitted: Fitted | None) -> tuple[Floats, Floats] | None:
         """Difficulty of both by what was fitted on the tuning questions."""
@@ -337,8 +336,8 @@ class _Contest:
         Source: Snell et al. 2024 (arXiv 2408.03314), section 3.2.
         """
         plans = self._plans(config)
-        tuned = self._tuned(plans, config, difficulty[0])
-        tested = self._tested(plans, config, difficulty[1])
+        tuned = self._play(self.tuning, plans, config, difficulty[0])
+        tested = self._play(self.test, plans, config, difficulty[1])
         edges = np.quantile(difficulty[0][:, 0], [0.2, 0.4, 0.6, 0.8])
         known, new = (np.searchsorted(edges, d[:, 0]) for d in difficulty)
         played = []
@@ -350,7 +349,7 @@ class _Contest:
 
     def informed(self, config: EpisodeConfig) -> list[Played]:
         """The best plan for each question, by what it brings on that very question."""
-        tested = self._tested(self._plans(config), config, None)
+        tested = self._play(self.test, self._plans(config), config, None)
         return [
             select(tested, np.array([p.utility(price) for p in tested]).argmax(0))
             for price in self.prices

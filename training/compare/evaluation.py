@@ -22,9 +22,11 @@ from pydantic import TypeAdapter
 from controller.checkpoint import AnyCheckpoint
 from controller.errors import EvaluationError
 from controller.granularity import SEGMENTS
+from controller.process.types import Attempt
+from controller.segments.types import Segment
 from envs.traces.format import write_atomically
 from envs.traces.recorded import Recorded
-from training.compare.decisions import BROUGHT, PlayedEpisode, brought_row, play_decisions
+from training.compare.decisions import PlayedEpisode, play_decisions
 from training.compare.results import Results
 from training.compare.simulate import Played
 
@@ -72,15 +74,27 @@ class Evaluation:
 
     def decision_names(self, column: str) -> list[str]:
         """Names behind `probabilities` or `observation` of every decision."""
-        return _names(self._decision.field(column).type)
-
-    @property
-    def _decision(self) -> pa.StructType:
-        return pq.read_schema(self.decisions).field("decisions").type.value_type
+        decision = pq.read_schema(self.decisions).field("decisions").type.value_type
+        return [field.name for field in decision.field(column).type]
 
 
-def _names(struct: pa.StructType) -> list[str]:
-    return [field.name for field in struct]
+BROUGHT = pa.struct(
+    [
+        ("attempt_id", pa.string()),
+        ("parent_id", pa.string()),
+        ("model", pa.string()),
+        ("action", pa.string()),
+        ("answer", pa.string()),
+        ("correct", pa.bool_()),
+        ("prompt_tokens", pa.int32()),
+        ("completion_tokens", pa.int32()),
+        ("mean_logprob", pa.float32()),
+        ("min_logprob", pa.float32()),
+        ("verifier_score", pa.float32()),
+        ("text", pa.string()),
+    ]
+)
+"""What an action brings, as a file of decisions keeps it."""
 
 
 def decision_schema(checkpoint: AnyCheckpoint) -> pa.Schema:
@@ -118,6 +132,14 @@ def decision_schema(checkpoint: AnyCheckpoint) -> pa.Schema:
             ("mean_cost", pa.float64()),
         ]
     )
+
+
+def _brought_row(made: Attempt | Segment, right: frozenset[str]) -> dict[str, Any]:
+    """An attempt; a segment of one is kept like it, without an answer of its own."""
+    if isinstance(made, Segment):
+        kept = {**vars(made), "completion_tokens": made.num_tokens, "text": made.text or None}
+        return {**kept, "answer": None}
+    return {**vars(made), "action": str(made.action), "correct": made.answer in right}
 
 
 def save_evaluation(
@@ -208,7 +230,7 @@ def _episode_row(episode: PlayedEpisode, mean_correct: float, mean_cost: float) 
             vars(d)
             | {
                 "action": str(d.action),
-                "attempts": [brought_row(made, right) for made in d.brought],
+                "attempts": [_brought_row(made, right) for made in d.brought],
             }
             for d in episode.decisions
         ],

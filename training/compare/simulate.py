@@ -59,38 +59,27 @@ def play(
     config: Process,
     *,
     price: float,
-    round_price: float = 0.0,
     difficulty: Floats | None = None,
-    budget: float | None = None,
     repeats: int = 8,
-    seed: int = 0,
     watch: Watcher | None = None,
 ) -> Played:
     """Play every question, `repeats` times each with another order of attempts.
 
-    Inside attempts every recorded one is played once.
+    Inside attempts every recorded one is played once. Orders are the same for every policy, which
+    pairs them.
 
     Args:
         policy: to play.
         table: questions and attempts.
         config: the decision process.
         price: accuracy per unit cost.
-        round_price: accuracy per serial round.
         difficulty: (Q, R) log-odds; None when unknown.
-        budget: hard cap on cost; None for no cap.
         repeats: episodes per question.
-        seed: of the orders; the same for every policy, which pairs them.
         watch: called before each step.
     """
     starts = table.starts(repeats)
-    rows = np.arange(len(starts))
-    replay = replay_of(table, config, len(starts), difficulty=difficulty)
-    most = np.inf if budget is None else budget
-    replay.begin(rows, starts, price, most, round_price=round_price)
-    streams = Streams(_keys(len(starts), seed))
-    play_out(replay, lambda mask, _: policy.act(replay.episodes, mask), streams, watch)
-    replay.close(rows)
-    return _played(replay, rows)
+    (played,) = _side_by_side([policy], table, config, starts, difficulty, price, watch)
+    return played
 
 
 def play_rules(
@@ -119,25 +108,27 @@ def _side_by_side(
     config: Process,
     starts: Ints,
     difficulty: Floats | None,
+    price: float = 1.0,
+    watch: Watcher | None = None,
 ) -> list[Played]:
     rows = np.arange(len(policies) * len(starts)).reshape(len(policies), -1)
     replay = replay_of(table, config, rows.size, difficulty=difficulty)
-    replay.begin(rows.ravel(), np.tile(starts, len(policies)), 1.0)
-
-    def act(mask: NDArray[np.bool_], going: NDArray[np.bool_]) -> Ints:
-        actions = np.full(rows.size, STOP)
+    replay.begin(rows.ravel(), np.tile(starts, len(policies)), price)
+    keys = np.random.default_rng(0).integers(2**63, size=len(starts), dtype=np.uint64)
+    streams, whole = Streams(np.tile(keys, len(policies))), replay.episodes
+    every, going = np.arange(rows.size), np.ones(rows.size, bool)
+    while going.any():
+        mask, actions = whole.mask(), np.full(rows.size, STOP)
         for policy, own in zip(policies, rows, strict=True):
             if going[own].any():
-                actions[own] = policy.act(replay.episodes.part(own), mask[own])
-        return actions
-
-    play_out(replay, act, Streams(np.tile(_keys(len(starts), 0), len(policies))))
-    replay.close(rows.ravel())
+                episodes = whole if len(policies) == 1 else whole.part(own)
+                actions[own] = policy.act(episodes, mask[own])
+        if watch is not None:
+            watch(replay, every[going], actions[going])
+        going &= (actions != STOP) & (mask.sum(1) > 1)
+        replay.take(every[going], actions[going], streams)
+    replay.close(every)
     return [_played(replay, own) for own in rows]
-
-
-def _keys(num_episodes: int, seed: int) -> NDArray[np.uint64]:
-    return np.random.default_rng(seed).integers(2**63, size=num_episodes, dtype=np.uint64)
 
 
 def _played(replay: Replay, rows: Ints) -> Played:
@@ -154,27 +145,6 @@ def _played(replay: Replay, rows: Ints) -> Played:
         rounds=mean(episodes.rounds),
         actions=np.stack([mean(count) for count in replay.tally.values()], 1),
     )
-
-
-def play_out(
-    replay: Replay,
-    act: Callable[[NDArray[np.bool_], NDArray[np.bool_]], Ints],
-    streams: Streams,
-    watch: Watcher | None = None,
-) -> None:
-    """Go on with N episodes that have begun until each is over.
-
-    `act` chooses of a mask, (N, A), in those that are going on, (N,).
-    """
-    n = len(replay.episodes.price)
-    rows, going = np.arange(n), np.ones(n, bool)
-    while going.any():
-        mask = replay.episodes.mask()
-        actions = act(mask, going)
-        if watch is not None:
-            watch(replay, rows[going], actions[going])
-        going &= (actions != STOP) & (mask.sum(1) > 1)
-        replay.take(rows[going], actions[going], streams)
 
 
 def play_checkpoint(

@@ -5,7 +5,6 @@ On a Ray cluster they run side by side, each a task that its directory lets go o
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
@@ -15,18 +14,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 
 from controller.checkpoint import AnyCheckpoint, load_any
 from controller.registry import IMPORTED
 from envs.granularity import AnyTraces, read_traces, recorded_of
-from envs.traces.format import write_atomically
+from envs.traces.format import write_json
 from training.compare.evaluate import compare
-from training.compare.results import Seeds
-from training.compare.simulate import play_checkpoint
-from training.compare.summary import summarise, summarise_seeds
+from training.compare.results import Results, Seeds
+from training.compare.summary import summarise
 from training.learn.config import TrainConfig
 from training.learn.settings import Settings, WandbMode, store
 from training.learn.threads import limit_threads
@@ -36,8 +32,6 @@ from training.report.plots import plot_frontier
 from training.report.show import print_frontier, print_seeds
 from training.report.tracking import Tracker
 from training.report.view import training_view
-
-Floats = NDArray[np.float64]
 
 SCORED_PRICES = 12
 _REPEATS = 2
@@ -141,13 +135,16 @@ def train_all(settings: Settings, console: Console) -> Trained:
             if floor := checkpoints[out].floor:
                 console.print(f"{out}: {floor}", highlight=False, soft_wrap=True)
     seeds = None
+    results = _held_against_rules(list(checkpoints.values()), prepared, traces, console)
     if len(runs) > 1:
-        prices = prepared.prices.grid(SCORED_PRICES)
-        seeds = _score(list(checkpoints.values()), prepared, prices)
-        text = json.dumps({"prices": prices.tolist(), **asdict(seeds)}, indent=1)
-        write_atomically(settings.run.out / "seeds.json", lambda path: path.write_text(text))
+        seeds = results.seeds
+        scores = {"prices": list(results.prices), **asdict(seeds)}
+        write_json(settings.run.out / "seeds.json", scores)
         print_seeds(console, seeds)
-    _hold_against_rules(list(checkpoints.values()), prepared, traces, settings.run.out, console)
+    picture = settings.run.out / _PICTURE
+    plot_frontier(results, picture)
+    print_frontier(console, results)
+    console.print(f"picture: {picture}", highlight=False, soft_wrap=True)
     return Trained(
         checkpoints=checkpoints, utility=utility, best_rule=prepared.best_rule, seeds=seeds
     )
@@ -184,14 +181,14 @@ def _trained(
     return checkpoint
 
 
-def _hold_against_rules(
-    checkpoints: list[AnyCheckpoint],
-    prepared: Prepared,
-    traces: AnyTraces,
-    out: Path,
-    console: Console,
-) -> None:
-    """Print and draw the frontier on questions that no training has looked at; see `_score`."""
+def _held_against_rules(
+    checkpoints: list[AnyCheckpoint], prepared: Prepared, traces: AnyTraces, console: Console
+) -> Results:
+    """What controllers and rules do on questions that no training has looked at.
+
+    Those are the half of the validation split that is held back; the test split is left to
+    `allot evaluate`.
+    """
     tuning, test = prepared.tuning.train, prepared.calibration
     console.print(
         f"held against rules on {test.num_questions:,} validation questions that were not learnt "
@@ -207,29 +204,7 @@ def _hold_against_rules(
     names = [model.name for model in prepared.models]
     held = recorded_of(traces, ["validation"], names).questions
     known = set(test.question_ids)
-    results = summarise(comparison, [q for q in held if q.question_id in known])
-    plot_frontier(results, out / _PICTURE)
-    print_frontier(console, results)
-    console.print(f"picture: {out / _PICTURE}", highlight=False, soft_wrap=True)
-
-
-def _score(checkpoints: list[AnyCheckpoint], prepared: Prepared, prices: Floats) -> Seeds:
-    """How the seeds do on questions that no training has looked at.
-
-    Those are the half of the validation split that is held back; the test split is left to
-    `allot evaluate`.
-    """
-    return summarise_seeds(
-        np.array(
-            [
-                [
-                    play_checkpoint(checkpoint, prepared.calibration, price).utility(price).mean()
-                    for price in prices
-                ]
-                for checkpoint in checkpoints
-            ]
-        )  # (S, P)
-    )
+    return summarise(comparison, [q for q in held if q.question_id in known])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,12 +16,12 @@ from numpy.typing import NDArray
 
 from controller.card import model_card
 from controller.checkpoint import (
-    HUB_SCHEME,
     SETTINGS_FILE,
     AnyCheckpoint,
     Checkpoint,
     load_any,
     save_checkpoint,
+    seen_from,
 )
 from controller.granularity import Process
 from controller.policy.difficulty import Difficulty
@@ -453,13 +452,13 @@ def _model_paths(traces: AnyTraces, models: Sequence[ModelSpec], out: Path) -> t
     paths = [entries.get(model.name, {}).get("path") for model in models]
     if any(path is None for path in paths):
         return ()
-    return tuple(_seen_from(out, traces.path, path) for path in paths)
+    return tuple(seen_from(out, traces.path, path) for path in paths)
 
 
 def _adapter_paths(traces: AnyTraces, small: ModelSpec, out: Path) -> dict[str, str]:
     entries = traces.manifest.get("models", {}).get(small.name, {}).get("adapters", {})
     return {
-        name: _seen_from(out, traces.path, entry["path"])
+        name: seen_from(out, traces.path, entry["path"])
         for name, entry in entries.items()
         if entry.get("path")
     }
@@ -470,11 +469,4 @@ def _segment_controller(traces: AnyTraces, out: Path) -> tuple[str, float] | Non
     entry = traces.manifest.get("decoding", {}).get("segments")
     if entry is None:
         return None
-    return _seen_from(out, traces.path, entry["controller"]), float(entry["price"])
-
-
-def _seen_from(out: Path, base: Path, path: str) -> str:
-    """A path relative to `base`, relative to `out`; what is on the Hub stays there."""
-    if path.startswith(HUB_SCHEME):
-        return path
-    return os.path.relpath((base / path).resolve(), out.resolve())
+    return seen_from(out, traces.path, entry["controller"]), float(entry["price"])

@@ -21,7 +21,7 @@ from controller.backends.openai.endpoint import Endpoint
 from controller.backends.openai.resilience import CircuitBreaker
 from controller.backends.places import ModelPlace, as_place, check_names
 from controller.backends.prompts import Message
-from controller.checkpoint import HUB_SCHEME, load_segment_checkpoint
+from controller.checkpoint import HUB_SCHEME, load_segment_checkpoint, seen_from
 from controller.errors import ConfigError
 from controller.process.menu import family_of
 from controller.process.types import ModelSpec, Question
@@ -193,7 +193,7 @@ class Models(Decoding):
             if p.url:
                 entry["server"] = f"{p.url}#{p.model}"
             else:
-                entry["path"] = _seen_from(out, p.path) if p.path else HUB_SCHEME + p.source
+                entry["path"] = seen_from(out, Path(), p.path) if p.path else HUB_SCHEME + p.source
             if p.body:
                 entry["body"] = dict(p.body)
                 entry |= {name: p.body[name] for name in ("temperature",) if name in p.body}
@@ -203,8 +203,11 @@ class Models(Decoding):
             decoding["dtype"] = self.dtype
         if self.inside is not None:
             controller, price = self.inside
-            decoding["segments"] = {"controller": _seen_from(out, controller), "price": price}
-        adapters = {name: _seen_from(out, path) for name, path in self.adapters.items()}
+            decoding["segments"] = {
+                "controller": seen_from(out, Path(), controller),
+                "price": price,
+            }
+        adapters = {name: seen_from(out, Path(), path) for name, path in self.adapters.items()}
         return {"models": models, "adapters": adapters, "decoding": decoding}
 
 
@@ -268,7 +271,3 @@ def record_models(
             else stack.enter_context(RayRecorder(source, config, cluster))
         )
         Recording(questions, recorder, out, source.notes(out) | dict(notes or {})).run(progress)
-
-
-def _seen_from(out: Path, path: Path) -> str:
-    return os.path.relpath(path.resolve(), out.resolve())

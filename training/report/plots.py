@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -15,19 +16,31 @@ from numpy.typing import NDArray
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from controller.checkpoint import Checkpoint
 from controller.process.actions import ActionKind
-from envs.pictures import action_colour, action_colours
 from envs.replay import Replay
 from envs.reward import LogUniform
 from envs.traces.table import TraceTable
 from training.compare.results import CONTROLLER, Lead, Point, Results
 from training.compare.simulate import Ints, Played, play_checkpoint
 from training.compare.yardsticks import GREEDY, kind_of
+
+ACTION_COLOURS = {
+    "STOP": "#8f9197",
+    "SAMPLE": "#4477aa",
+    "SAMPLE(n)": "#7fb0dc",
+    "REVISE": "#2b8a57",
+    "ESCALATE": "#e0596b",
+    "ESCALATE(end)": "#a3253c",
+    "VERIFY": "#c5a316",
+}
+"""In all pictures, and in the light mode of the report's page and of the playground."""
+_PALEST = 0.6
 
 _FAMILIES = {
     "selector": ("plan selector", "#0a8a94"),
@@ -43,31 +56,8 @@ _FAMILIES = {
 _OTHERS = ("#b03a8c", "#c2187a", "#d4720b")
 """Colours of other controllers."""
 
-_INK, _MUTED, _LINE = "#1b1c1e", "#5d6066", "#dedfdb"
-STYLE: dict[Any, Any] = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": _LINE,
-    "axes.grid": True,
-    "axes.labelcolor": _MUTED,
-    "axes.labelsize": 10.5,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 11.5,
-    "axes.titleweight": "bold",
-    "figure.constrained_layout.use": True,
-    "figure.dpi": 200,
-    "figure.facecolor": "#fbfbf9",
-    "axes.facecolor": "#fbfbf9",
-    "font.size": 10.5,
-    "grid.color": _LINE,
-    "legend.fontsize": 10,
-    "legend.title_fontsize": 10,
-    "legend.frameon": False,
-    "text.color": _INK,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
-}
+_INK, _MUTED = "#1b1c1e", "#5d6066"
+STYLE = Path(__file__).with_name("pictures.mplstyle")
 """Settings of matplotlib for all pictures."""
 _WORTH = "what a right answer is worth (small-model tokens)"
 
@@ -81,7 +71,28 @@ _WIDE, _LARGEST, _SMALLEST = 230.0, 22.0, 0.08
 """Width of a map and side of the most frequent place, in points; the least share of its area."""
 
 
-@matplotlib.rc_context(STYLE)
+def action_colour(name: str) -> str:
+    """Colour of an action by its name; all widths of SAMPLE but 1 share one."""
+    kind, _, how = name.partition("(")
+    if name in ACTION_COLOURS:
+        return ACTION_COLOURS[name]
+    return ACTION_COLOURS["SAMPLE(n)" if kind == "SAMPLE" and how[:-1].isdigit() else kind]
+
+
+def action_colours(names: Sequence[str]) -> list[str]:
+    """Colours of several actions; those that only their arms tell apart have shades of one."""
+    colours = [action_colour(name) for name in names]
+    shades = {colour: colours.count(colour) for colour in colours}
+    seen: Counter[str] = Counter()
+    for place, colour in enumerate(colours):
+        mixed = _PALEST * seen[colour] / max(shades[colour] - 1, 1)
+        seen[colour] += 1
+        rgb = (1 - mixed) * np.array(to_rgb(colour)) + mixed
+        colours[place] = to_hex(tuple(rgb)) if mixed else colour
+    return colours
+
+
+@matplotlib.rc_context(fname=STYLE)
 def plot_frontier(results: Results, path: Path) -> None:
     """Accuracy against compute, and below the paired lead over the best rule at each price."""
     size, ratios = (5.2, 6.4), (3, 1.1)
@@ -202,7 +213,7 @@ def _short(value: float, place: object = None) -> str:
     return f"{value:g}"
 
 
-@matplotlib.rc_context(STYLE)
+@matplotlib.rc_context(fname=STYLE)
 def plot_utility(results: Results, path: Path) -> None:
     """How far the best rule of each kind is behind the controller, with paired intervals."""
     figure, axes = plt.subplots(figsize=(5.2, 5.2))
@@ -220,7 +231,7 @@ def plot_utility(results: Results, path: Path) -> None:
     save_figure(figure, path)
 
 
-@matplotlib.rc_context(STYLE)
+@matplotlib.rc_context(fname=STYLE)
 def plot_actions(shares: Mapping[float, Mapping[str, float]], path: Path) -> None:
     """Shares of actions in all decisions of the controller, by price."""
     figure, axes = plt.subplots(figsize=(5.2, 4.6))
@@ -273,7 +284,7 @@ class _Watched:
         return pd.concat(self._seen)
 
 
-@matplotlib.rc_context(STYLE)
+@matplotlib.rc_context(fname=STYLE)
 def plot_policy(checkpoint: Checkpoint, table: TraceTable, path: Path) -> None:
     """Draw what a policy does by attempts, votes and difficulty, and what that brings."""
     prices = LogUniform(low=checkpoint.price_range[0], high=checkpoint.price_range[1]).grid(13)

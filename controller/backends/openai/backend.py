@@ -33,7 +33,7 @@ from controller.backends.openai.endpoint import (
     asks_not_to_think,
     probe,
 )
-from controller.backends.openai.prompt_lengths import characters, plausible
+from controller.backends.openai.prompt_lengths import WarmPrompts, characters, plausible
 from controller.backends.openai.replies import (
     Answered,
     Chunks,
@@ -56,7 +56,6 @@ from controller.backends.openai.resilience import (
     unsent,
     upstream_error,
 )
-from controller.backends.openai.warm import WarmPrompts
 from controller.backends.prompts import Message, messages
 from controller.process.actions import ActionKind
 from controller.process.cost import Usage

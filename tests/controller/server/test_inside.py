@@ -14,7 +14,7 @@ from controller.process.actions import ActionKind
 from controller.server.config import ServeConfig
 from controller.server.ops import Metrics
 from controller.server.run import build_backend
-from controller.server.shared import Alone
+from controller.server.shared import Shared
 from training.report.show import new_questions
 
 QUESTIONS = new_questions(6, seed=3)
@@ -59,7 +59,7 @@ def test_loading_brings_the_controller_inside(segmented, expected):
 def test_the_service_writes_the_same_attempts(segmented, expected):
     async def served():
         config = ServeConfig(controller=segmented.path)
-        backend = build_backend(config, segmented, Metrics(), Alone())
+        backend = build_backend(config, segmented, Metrics(), Shared())
         try:
             return await backend.attempts(samples())
         finally:

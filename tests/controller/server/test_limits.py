@@ -14,7 +14,7 @@ from controller.process.menu import PAIR
 from controller.process.terms import Terms
 from controller.process.types import ModelSpec, Question
 from controller.server.config import Limits
-from controller.server.limits import EscalationBudget, Restricted, unwanted
+from controller.server.limits import Budgets, Restricted, unwanted
 from controller.server.shared import Buckets
 from tests.scripted import Scripted
 
@@ -28,7 +28,7 @@ class Clock:
 
 def test_escalations_come_back_evenly():
     clock = Clock()
-    budget = EscalationBudget(Limits(escalations_per_minute=6), Buckets(clock))
+    budget = Budgets(Limits(escalations_per_minute=6), Buckets(clock))
     for _ in range(6):
         assert budget.exhausted("ann") is None
         budget.take("ann")
@@ -40,7 +40,7 @@ def test_escalations_come_back_evenly():
 
 
 def test_callers_do_not_share_their_own_budget():
-    budget = EscalationBudget(Limits(caller_escalations_per_minute=1), Buckets(Clock()))
+    budget = Budgets(Limits(caller_escalations_per_minute=1), Buckets(Clock()))
     budget.take("ann")
     assert budget.exhausted("ann") == "caller_budget"
     assert budget.exhausted("bob") is None
@@ -84,7 +84,7 @@ def restricted(*wishes, limits=None, late=False, process=PROCESS, **settings):
     decider = Restricted(
         inner=Wishes(*wishes),
         backend=backend,
-        budget=EscalationBudget(limits or Limits(), Buckets()),
+        budget=Budgets(limits or Limits(), Buckets()),
         caller="ann",
         **{"max_escalations": None, "out_of_time": lambda: late, **settings},
     )

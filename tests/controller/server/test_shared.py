@@ -13,8 +13,8 @@ from controller.errors import ConfigError
 from controller.policy.pricing import Pricing
 from controller.process.terms import Terms
 from controller.server.config import Limits
-from controller.server.limits import EscalationBudget
-from controller.server.shared import Store, Together
+from controller.server.limits import Budgets
+from controller.server.shared import Shared, Store
 from tests.controller.server.upstream import completion
 
 needs_store = pytest.mark.skipif(not shutil.which("redis-server"), reason="needs redis-server")
@@ -45,7 +45,7 @@ def store(port):
 
 
 def together(port, *, fails_open=False, workers=1):
-    return Together(Store(f"redis://127.0.0.1:{port}", fails_open=fails_open), workers)
+    return Shared(workers, Store(f"redis://127.0.0.1:{port}", fails_open=fails_open))
 
 
 @needs_store
@@ -70,7 +70,7 @@ def test_processes_take_no_more_than_there_is_and_what_is_under_way():
     port, taken = free_port(), []
     limits = Limits(caller_escalations_per_minute=20)
     with store(port):
-        budgets = [EscalationBudget(limits, together(port).buckets()) for _ in range(4)]
+        budgets = [Budgets(limits, together(port).buckets()) for _ in range(4)]
 
         def spend(budget):
             while budget.exhausted("ann") is None:
@@ -91,7 +91,7 @@ def test_processes_take_no_more_than_there_is_and_what_is_under_way():
 def test_a_store_that_goes_away_opens_or_closes_as_chosen(fails_open):
     port, limits = free_port(), Limits(escalations_per_minute=2)
     shared = together(port, fails_open=fails_open)
-    budget = EscalationBudget(limits, shared.buckets())
+    budget = Budgets(limits, shared.buckets())
     with store(port):
         budget.take("ann")
         assert budget.exhausted("ann") is None

@@ -2,7 +2,7 @@
 
 import pytest
 
-from controller.backends.openai.warm import WARM_S, WarmPrompts
+from controller.backends.openai.prompt_lengths import WARM_S, WarmPrompts
 from controller.backends.places import ModelPlace
 from controller.errors import ConfigError
 from tests.controller.server.conftest import QUESTION

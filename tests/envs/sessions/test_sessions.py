@@ -1,4 +1,4 @@
-"""Sessions: the environment is Gymnasium's, closed form and simulation agree, and notes pay."""
+"""Sessions: the environment is Gymnasium's, and notes are what was recorded."""
 
 import gymnasium
 import numpy as np
@@ -8,9 +8,8 @@ from gymnasium.utils.env_checker import check_env
 import envs  # noqa: F401 - registers
 from controller.errors import ConfigError, IllegalActionError, TraceFormatError
 from envs.sessions.environment import SessionEnv, SessionVectorEnv
-from envs.sessions.state import ACTIONS, LOOK_UP, Planned
+from envs.sessions.state import ACTIONS, LOOK_UP
 from envs.sessions.table import LEVELS, VOTERS, read_sessions
-from envs.sessions.terms import ClosedForm, Expected
 from envs.traces.format import TraceSet
 from tests.conftest import CHECKPOINTS
 
@@ -24,30 +23,6 @@ def table():
 
 def legal(mask, rng):
     return (rng.random(mask.shape) * mask).argmax(-1)
-
-
-def terms(count, **given):
-    told = {
-        "questions": 4.0,
-        "predictability": 0.8,
-        "wake_price": 3e-4,
-        "idle_price": 3e-5,
-        "step_price": 1e-4,
-    } | given
-    return Expected(**{name: np.full(count, value) for name, value in told.items()})
-
-
-def mean_reward(table, policy, num_envs=4096, steps=60, **options):
-    """Mean and standard error of the reward of whole sessions."""
-    env = SessionVectorEnv(table, num_envs, options)
-    env.reset(seed=0)
-    totals, found = np.zeros(num_envs), []
-    for _ in range(steps):
-        _, reward, over, _, _ = env.step(policy.act(env.replay, env.replay.mask()))
-        totals += reward
-        found += totals[over].tolist()
-        totals[over] = 0.0
-    return np.mean(found), np.std(found) / len(found) ** 0.5
 
 
 def test_gymnasium_takes_it_for_an_environment():
@@ -90,35 +65,8 @@ def test_notes_are_looked_up_only_where_they_are(table):
     env.reset(seed=0, options={"questions": table.most, "predictability": 0.0})
     _, _, _, _, info = env.step(np.int64(ACTIONS.index("prepare(likely)")))
     assert info["action_mask"][LOOK_UP] == 0
-    with pytest.raises(IllegalActionError, match="found look up"):
+    with pytest.raises(IllegalActionError, match=rf"found {LOOK_UP}"):
         env.step(np.int64(LOOK_UP))
-
-
-@pytest.mark.parametrize("idle_price", [1e-5, 3e-4])
-@pytest.mark.parametrize("level", [0, 1, 2, 3])
-def test_the_closed_form_is_what_sessions_bring(table, level, idle_price):
-    given = {"questions": 5.0, "predictability": 0.7, "idle_price": idle_price}
-    exact, kinds = ClosedForm(table), np.arange(len(table.kinds))
-    expected = terms(len(kinds), **given)
-    worth, p = exact.answering(kinds, expected).max(0), 0.7
-    without = 5.0 * (p * worth[:, 0] + (1 - p) * worth[:, 1])
-    told = (without + exact.levels(kinds, expected)[level]).mean()
-    found, error = mean_reward(
-        table, Planned(exact, level), wake_price=3e-4, step_price=1e-4, **given
-    )
-    assert abs(found - told) < 4 * error
-
-
-def test_preparing_pays_from_the_break_even_on(table):
-    exact, kinds = ClosedForm(table), np.arange(len(table.kinds))
-    least = exact.break_even(kinds, terms(len(kinds)))
-    assert np.isfinite(least).any()
-    for kind in kinds:
-        for level in np.flatnonzero(np.isfinite(least[:, kind])):
-            around = terms(2, questions=1.0)
-            around.questions[:] = least[level, kind] * np.array([0.99, 1.01])
-            below, above = exact.levels(np.full(2, kind), around)[level + 1]
-            assert below < 0 < above
 
 
 def test_outcomes_are_those_that_were_recorded(table):

@@ -13,7 +13,11 @@ from controller.process.actions import ActionKind
 from envs.segments.replay import read_trees
 from tests.training.compare.test_results import results
 from training.compare.decisions import play_decisions
-from training.compare.evaluation import About, read_evaluation, save_evaluation
+from training.compare.evaluation import (
+    About,
+    read_evaluation,
+    save_evaluation,
+)
 from training.compare.simulate import play_checkpoint
 
 PRICES = [5e-6, 2e-4, 2e-3]

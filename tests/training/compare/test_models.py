@@ -1,7 +1,7 @@
 """How often recorded models are right: only of as many questions as say something."""
 
 from envs.traces.format import TraceSet
-from training.compare.model_table import FEWEST, model_table
+from training.compare.models import FEWEST, model_table
 
 
 def test_levels_and_tasks_with_few_questions_are_left_out(few):

@@ -1,44 +1,12 @@
-"""What a session is expected to be, and the number of questions from which preparing pays."""
+"""The number of questions from which preparing a session pays, and rules that go by it."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.reward import LogUniform
-from envs.sessions.table import Floats, SessionTable
-
-WAKE_PRICES = LogUniform(low=3e-5, high=1e-3)
-"""Accuracy per token of the small model while somebody waits."""
-
-IDLE_SHARES = LogUniform(low=0.03, high=1.0)
-"""Price while nobody waits, relative to that."""
-
-STEP_PRICES = LogUniform(low=1e-5, high=1e-3)
-"""Accuracy per token that somebody waits for."""
-
-LEAST_PREDICTABLE = 0.5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Expected:
-    """What is known of N sessions before the first question; (N,) each.
-
-    Attributes:
-        questions: expected number of questions, of the M that there are at most.
-        predictability: probability that a question is one of the likely.
-        wake_price: accuracy per token of the small model while somebody waits.
-        idle_price: the same while nobody does.
-        step_price: accuracy per token that somebody waits for.
-    """
-
-    questions: Floats
-    predictability: Floats
-    wake_price: Floats
-    idle_price: Floats
-    step_price: Floats
+from envs.sessions.state import ANSWER_SMALL, LOOK_UP, WAIT, Expected, Sessions
+from envs.sessions.table import Bools, Floats, SessionTable
 
 
 class ClosedForm:
@@ -104,3 +72,31 @@ class ClosedForm:
         worth, p = self.answering(kind, expected).max(0), expected.predictability
         without = expected.questions * (p * worth[:, 0] + (1 - p) * worth[:, 1])
         return np.asarray(without + self.levels(kind, expected).max(0))
+
+
+class Planned:
+    """Decides by rule what to prepare, and by `ClosedForm` what a question deserves.
+
+    Args:
+        exact: what is known of contexts by their kind.
+        level: 1 to L; None for the best one where preparing pays by the closed form.
+        least: prepares where at least so many questions are expected; no matter if `level` is None.
+    """
+
+    def __init__(self, exact: ClosedForm, level: int | None = None, least: float = 0.0) -> None:
+        self.exact, self.level, self.least = exact, level, least
+
+    def act(self, sessions: Sessions, mask: Bools) -> NDArray[np.int64]:
+        """One allowed action per session, (N,)."""
+        kind, e = sessions.table.kind[sessions.context], sessions.expected
+        if self.level is None:
+            level = self.exact.levels(kind, e).argmax(0)
+        else:
+            level = np.where(e.questions >= self.least, self.level, WAIT)
+        rows, half = np.arange(len(kind)), (sessions.current >= sessions.table.most).astype(int)
+        worth = self.exact.answering(kind, e)[:, rows, half]  # (2, N)
+        prepared = np.maximum(sessions.level, 1) - 1
+        noted = self.exact.note_right[prepared, kind, half]
+        answer = ANSWER_SMALL + worth.argmax(0)
+        answer = np.where(mask[:, LOOK_UP] & (noted >= worth.max(0)), LOOK_UP, answer)
+        return np.where(sessions.waking, answer, level).astype(np.int64)
