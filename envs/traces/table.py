@@ -23,7 +23,7 @@ from envs.questions.files import kinds_of
 from envs.questions.table import Array, QuestionTable, column, number_answers, question_fields
 from envs.traces.format import TraceSet, code_rows
 
-COUNTS = ("answer", "prompt_tokens", "completion_tokens", "row")
+COUNTS = ("answer", "prompt_tokens", "completion_tokens", "verifier_tokens", "row")
 SIGNALS = ("mean_logprob", "min_logprob", "verifier_score")
 
 
@@ -61,6 +61,12 @@ class TraceTable(QuestionTable):
     attempts: NDArray[np.void]
     revisers: tuple[int, ...]
     children: NDArray[np.int32]
+
+    @cached_property
+    def independent(self) -> tuple[Array, Array, Array]:
+        """Question, rung and place of each attempt that revises no other, (n,) each."""
+        question, rung, number = (self.stream >= 0).nonzero()
+        return question, rung, self.stream[question, rung, number]
 
     @cached_property
     def success_rates(self) -> NDArray[np.float64]:
@@ -167,7 +173,7 @@ def _read(
     more = [("question", np.int32), ("index", np.int32), ("revised", bool), ("correct", bool)]
     fields = [*attempt_type(np.float64 if precise else np.float32).descr, *more]
     rows = np.zeros(traces.num_attempts, fields)
-    counted = ("correct", "prompt_tokens", "completion_tokens", "index")
+    counted = ("correct", "prompt_tokens", "completion_tokens", "verifier_tokens", "index")
     named = ("question_id", "model", "action", "answer", "finish_reason")
     used = begin = 0
     for batch in traces.scan([*named, *counted, *SIGNALS]):
@@ -184,6 +190,8 @@ def _read(
             part[name] = column(batch, name, 0)[kept]
         for name in SIGNALS:
             part[name] = column(batch, name, np.nan)[kept]
+        if traces.verifier and traces.verifier not in ladder:
+            part["verifier_score"] = np.nan  # nobody here could give such scores
         used, begin = used + len(kept), begin + len(batch)
     rows = rows[:used]
     answers.unify(rows["question"], rows["answer"])
