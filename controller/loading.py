@@ -88,8 +88,8 @@ def model_places(
             if place and getattr(place, role) and not getattr(arm, role):
                 raise ConfigError(
                     f"arm {place.name}: expected {role} of arms alone that {checkpoint.path} "
-                    f"learnt that from, {[a.name for a in menu if getattr(a, role)]}; leave it out, or "
-                    "record it and train again"
+                    f"learnt that from, {[a.name for a in menu if getattr(a, role)]}; leave it "
+                    "out, or record it and train again"
                 )
     return places
 
