@@ -126,7 +126,7 @@ def _fit(features: Floats, right: NDArray[np.bool_], ahead: Floats, weight: Floa
 
 
 def auroc(score: Floats, right: NDArray[np.bool_]) -> float:
-    """Chance that a right attempt scores above a wrong one; ties count half.
+    """Chance that a right attempt scores above a wrong one; ties count half; NaN of one kind alone.
 
     >>> auroc(np.array([0.1, 0.4, 0.8]), np.array([False, True, True]))
     1.0
@@ -134,6 +134,8 @@ def auroc(score: Floats, right: NDArray[np.bool_]) -> float:
     from scipy.stats import rankdata
 
     positives = int(right.sum())
+    if positives in (0, len(right)):
+        return float("nan")
     ranks = rankdata(score)[right].sum() - positives * (positives + 1) / 2
     return float(ranks / (positives * (len(right) - positives)))
 
