@@ -562,6 +562,7 @@ ROUTERS = (
     "network router",
     "kNN router",
     "wording router",
+    "LinUCB router",
     "difficulty bins",
     "plan selector",
 )

@@ -99,11 +99,10 @@ class Recording:
 
     def _go_on(self, missing: Sequence[Missing], add: Watch) -> None:
         """Record what is missing, then revisions and judgements of what is there."""
-        self.recorder.record(missing, add)
-        self.parts.flush()
-        for left in (self.plan.unrevised, self.plan.unscored):
-            self.recorder.record(left(self.parts), add)
-            self.parts.flush()
+        for lacking in (lambda parts: missing, self.plan.unrevised, self.plan.unscored):
+            if left := lacking(self.parts):
+                self.recorder.record(left, add)
+                self.parts.flush()
 
     def _adder(self, watch: Watch) -> Watch:
         shard = self.recorder.config.shard_size(self.recorder.models)
