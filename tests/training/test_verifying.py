@@ -103,7 +103,7 @@ def test_it_is_asked_live_as_it_was_recorded(live):
         verdict = run_now(backend.verify([(question, attempt)]))
         assert verdict.scores == pytest.approx([attempt.verifier_score], abs=1e-4)
         assert verdict.usage.verifier_tokens == attempt.verifier_tokens
-    controller = Controller.load(live / "run")
+    controller = Controller(replace(checkpoint, support=None), backend)
     rule = RulePolicy(VerifiedBestOfN(2))
     controller.decider = RuleDecider(rule, "rule", controller.decider)
     outcome = controller.answer(QUESTION, price=1e-5)
