@@ -80,7 +80,7 @@ def _platt(inputs: Floats, right: NDArray[np.bool_]) -> Floats:
     Source: Platt 1999, with a ridge on how arms differ.
     """
     if right.all() or not right.any():
-        return np.eye(inputs.shape[1])[0]
+        return np.asarray(np.eye(inputs.shape[1])[0])
     fitted = LogisticRegression(C=10.0, max_iter=1000).fit(inputs, right)
     weights: Floats = fitted.coef_[0]
     weights[1:] += fitted.intercept_[0]
