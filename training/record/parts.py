@@ -11,7 +11,6 @@ import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +36,26 @@ Rows = Sequence[Mapping[str, Any]]
 PART_S = 60.0
 """Rows wait no longer than this to be written: what a kill can cost, on servers."""
 
+_SCORES = ("verifier_score", "verifier_tokens")
+
 SCHEMAS = {"questions": QUESTION_SCHEMA, "attempts": ATTEMPT_SCHEMA}
 """Of the tables of a trace set; what was recorded comes last."""
 
-
-_TO_REVISE = {
-    *("attempt_id", "question_id", "model", "action", "index", "parent_id"),
-    *("text", "answer", "prompt_tokens", "completion_tokens"),
+_PARTS = {
+    "scores": pa.schema([ATTEMPT_SCHEMA.field(n) for n in ("question_id", "attempt_id", *_SCORES)]),
+    **SCHEMAS,
 }
+"""Of the parts: scores of attempts that were recorded before go into the attempts' table."""
+
+_SHOWN = {
+    *("attempt_id", "question_id", "model", "action", "index", "parent_id"),
+    *("text", "answer", "prompt_tokens", "completion_tokens", "verifier_score", "error"),
+}
+
+
+def _attempt(row: Mapping[str, Any]) -> Attempt:
+    """An attempt by some model; its rung is for others to tell."""
+    return Attempt(rung=0, **{**row, "action": ActionKind(row["action"])})
 
 
 class Parts:
@@ -52,7 +63,7 @@ class Parts:
 
     def __init__(self, out: Path) -> None:
         self.out, self.work = out, out / "recording"
-        self._rows: dict[str, list[Mapping[str, Any]]] = {name: [] for name in SCHEMAS}
+        self._rows: dict[str, list[Mapping[str, Any]]] = {name: [] for name in _PARTS}
         self._flushed = time.monotonic()
 
     def add(self, rows: Mapping[str, Rows], most: float = math.inf) -> None:
@@ -60,21 +71,21 @@ class Parts:
         for table, more in rows.items():
             self._rows[table].extend(more)
         late = time.monotonic() - self._flushed >= PART_S
-        if late or len(self._rows["attempts"]) >= most:
+        if late or len(self._rows["attempts"]) + len(self._rows["scores"]) >= most:
             self.flush()
 
     def flush(self) -> None:
         """Write a part, unless there is nothing to write; what was recorded comes last."""
         for table, rows in self._rows.items():
             if rows:
-                part = pa.Table.from_pylist(rows, schema=SCHEMAS[table])
+                part = pa.Table.from_pylist(rows, schema=_PARTS[table])
                 write_table(self._next_path(table), part)
                 rows.clear()
         self._flushed = time.monotonic()
 
     def paths(self, table: str) -> list[Path]:
         """Files with rows of a table, those of a finished trace set first."""
-        finished = (self.out / MANIFEST).exists()
+        finished = table in SCHEMAS and (self.out / MANIFEST).exists()
         parts = sorted(self.work.glob(f"{table}-*.parquet"))
         return [self.out / f"{table}.parquet", *parts] if finished else parts
 
@@ -83,7 +94,7 @@ class Parts:
 
     def _dataset(self, table: str) -> ds.Dataset:
         """Rows of a table on disk; columns that an older part lacks are null there."""
-        return ds.dataset(list(map(str, self.paths(table))), schema=SCHEMAS[table])
+        return ds.dataset(list(map(str, self.paths(table))), schema=_PARTS[table])
 
     def _read(self, table: str, *columns: str) -> list[list[Any]]:
         """Some columns of a table, in memory."""
@@ -103,10 +114,7 @@ class Parts:
 
     def parents(self, first: int) -> dict[str, list[tuple[Attempt, set[str]]]]:
         """By question, the first attempts of each model that have a text, and who revised each."""
-        if not self.paths("attempts"):
-            return {}
-        columns = [f.name for f in fields(Attempt) if f.name in _TO_REVISE]
-        rows = self._dataset("attempts").to_table(columns=columns).to_pylist()
+        rows = self._texts()
         by: dict[tuple[str, str], set[str]] = {}
         for row in rows:
             if row["parent_id"] is not None:
@@ -114,10 +122,28 @@ class Parts:
         found: dict[str, list[tuple[Attempt, set[str]]]] = {}
         for row in rows:
             if row["parent_id"] is None and row["index"] < first and row["text"]:
-                attempt = Attempt(rung=0, **row | {"action": ActionKind(row["action"])})
+                attempt = _attempt(row)
                 known = by.get((attempt.question_id, attempt.attempt_id), set())
                 found.setdefault(attempt.question_id, []).append((attempt, known))
         return found
+
+    def unscored(self) -> dict[str, list[Attempt]]:
+        """By question, the attempts that have a text and no score."""
+        known = {*zip(*self._read("scores", "question_id", "attempt_id"), strict=True)}
+        found: dict[str, list[Attempt]] = {}
+        for row in self._texts():
+            scored = row["verifier_score"] is not None
+            scored |= (row["question_id"], row["attempt_id"]) in known
+            if row["text"] and row["error"] is None and not scored:
+                found.setdefault(row["question_id"], []).append(_attempt(row))
+        return found
+
+    def _texts(self) -> list[dict[str, Any]]:
+        """All attempts, as far as those who revise or judge them are to know of them."""
+        if not self.paths("attempts"):
+            return []
+        rows = self._dataset("attempts").to_table(columns=sorted(_SHOWN))
+        return list(rows.to_pylist())
 
     def described(self) -> set[str]:
         """Questions whose own row has been recorded."""
@@ -163,11 +189,15 @@ class Parts:
     def _write(self, path: Path, table: str, places: Sequence[int]) -> None:
         """Write rows of a table by their places in it; one row group at a time in memory."""
         rows, order = self._dataset(table), np.asarray(places, np.int64)
+        names = ("question_id", "attempt_id", *_SCORES) if table == "attempts" else ()
+        *ids, scores, tokens = self._read("scores", *names) if names else ([], [], [], [])
+        known = dict(zip(zip(*ids, strict=True), zip(scores, tokens, strict=True), strict=True))
 
         def write(temporary: Path) -> None:
             with pq.ParquetWriter(temporary, SCHEMAS[table], compression="zstd") as writer:
                 for begin in range(0, max(len(order), 1), ROW_GROUP):
-                    writer.write_table(rows.take(pa.array(order[begin : begin + ROW_GROUP])))
+                    taken = rows.take(pa.array(order[begin : begin + ROW_GROUP]))
+                    writer.write_table(_with_scores(taken, known) if known else taken)
 
         write_atomically(path, write)
 
@@ -179,6 +209,18 @@ class Parts:
         for path in self.work.glob("*-*.parquet"):
             if path not in left:
                 path.unlink()
+
+
+def _with_scores(attempts: pa.Table, known: Mapping[tuple[str, str], tuple[Any, Any]]) -> pa.Table:
+    """The same with the scores, and tokens for them, that are known by question and attempt."""
+    keys = zip(*(attempts[n].to_pylist() for n in ("question_id", "attempt_id")), strict=True)
+    held = zip(*(attempts[name].to_pylist() for name in _SCORES), strict=True)
+    merged = [known.get(key, before) for key, before in zip(keys, held, strict=True)]
+    for name, column in zip(_SCORES, zip(*merged, strict=True), strict=True):
+        place = attempts.schema.get_field_index(name)
+        field = attempts.schema.field(place)
+        attempts = attempts.set_column(place, field, pa.array(column, field.type))
+    return attempts
 
 
 @contextmanager
