@@ -310,7 +310,10 @@ class _Contest:
         arms = [Panel((name,), 1) for name in config.arm_names]
         give_up = On(SelfConsistency(0), *config.arm_names[:1] * 2)
         plans: list[Any] = [*arms, give_up]  # the last one is also number -1
-        tuned, tested = self._tuned(plans, config, known[0]), self._tested(plans, config, known[1])
+        tuned, tested = (
+            self._play(table, plans, config, difficulty)
+            for table, difficulty in zip((self.tuning, self.test), known, strict=True)
+        )
         right, cost = (
             np.array([getattr(p, name) for p in tuned[:-1]]).T for name in ("right", "cost")
         )
@@ -320,10 +323,11 @@ class _Contest:
             [select(played, choice % len(plans)) for choice in bandit.choose(of)]
             for of, played in zip(features, (tuned, tested), strict=True)
         ]
-        self.played["LinUCB router"] = [
-            by_budget[1][int(np.argmax([p.utility(price).mean() for p in by_budget[0]]))]
-            for price in self.prices
-        ]
+        utility = np.array(
+            [[p.utility(price).mean() for p in by_budget[0]] for price in self.prices]
+        )  # (P, budgets)
+        self.expected["LinUCB router"] = utility.max(1)
+        self.played["LinUCB router"] = [by_budget[1][i] for i in utility.argmax(1)]
 
     def _add_selector(self) -> None:
         """Let the wording pick one of all rules that were tuned for any of the prices."""
