@@ -12,8 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.answers import KINDS, answer_kind, first_same, is_right, load_kind, unread_warning
-from controller.answers import numbers as expressions
+from controller.answers import (
+    KINDS,
+    answer_kind,
+    expressions,
+    first_same,
+    is_right,
+    load_kind,
+    unread_warning,
+)
 from controller.errors import ConfigError
 
 ROOT = Path(__file__).parents[3]
