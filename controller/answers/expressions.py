@@ -21,7 +21,8 @@ TIMEOUT_S = 2.0
 """For what a process of its own does; expressions that take longer are different."""
 
 _EXPRESSION = re.compile(
-    r"(?:[-+*×·/^_(){}=.!|\d\s√π]|\\(?:sqrt|pi|frac|cdot|times|div|infty|ln|log|sin|cos|tan|left|right|binom)"
+    r"(?:[-+*×·/^_(){}=.!|\d\s√π]"
+    r"|\\(?:sqrt|pi|frac|cdot|times|div|infty|ln|log|sin|cos|tan|left|right|binom)"
     r"|[a-zA-Z](?![a-zA-Z]))+"
 )
 _MATHS = re.compile(r"\\|\^|\d\s*[+*×√π!]|[+*×√]\s*[\d(]|[-/]\s*[a-z]|[a-z]\s*[-/+]|\d\s?[a-z]$|π")

@@ -11,15 +11,7 @@ from fractions import Fraction
 from controller.answers.expressions import expression, is_expression, same_value
 from controller.answers.letters import letter_at_start, named_letter, names_several, yes_or_no
 from controller.answers.markup import cleaned
-from controller.answers.numbers import (
-    CONCLUDES,
-    NO_ANSWER,
-    last_number,
-    normalize_answer,
-    number_at_start,
-    number_in,
-    only_number,
-)
+from controller.answers.numbers import normalize_answer, number_at_start, only_number
 from controller.answers.passages import extract_answer, is_cut, marked, tail
 from controller.answers.phrases import (
     EMPTY,
@@ -30,6 +22,7 @@ from controller.answers.phrases import (
     short_text,
     without_reason,
 )
+from controller.answers.sentences import CONCLUDES, NO_ANSWER, last_number, number_in
 from controller.errors import ConfigError
 
 _SETTLED = re.compile(r"-?\d+(?:\.\d+|/\d+)?")
@@ -203,8 +196,7 @@ class Number(_Valued):
         yield "last_number", last_number(cleaned(text[-_LOOSE:]))
 
     def _spell(self, answer: str) -> str | None:
-        plain = cleaned(answer)
-        return number_at_start(plain) or expression(answer) or " ".join(plain.split()) or None
+        return _number(answer, "spelled") or " ".join(cleaned(answer).split()) or None
 
 
 class Letter(_Marked):
@@ -331,8 +323,7 @@ class Auto(_Valued):
     def _spell(self, answer: str) -> str | None:
         plain = cleaned(answer)
         return (
-            number_at_start(plain)
-            or expression(answer)
+            _number(answer, "spelled")
             or letter_at_start(plain)
             or _numbers_of(plain)
             or short_text(plain)

@@ -9,8 +9,10 @@ from controller.answers.phrases import EDGES
 _IDEOGRAPHS = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _RIGHT = r"(?:the\ |also\ |clearly\ )?(?:correct|right|true|best|answer|most)\b"
 _LETTER = re.compile(
-    rf"""(?:(?:the|so|therefore|thus|hence),?\ )?(?:correct\ )?(?:(?:option|choice|letter|answer)\b:?\ ?)?
-    (?:[\[({{"'](?P<bracketed>[A-Za-z])[.]?[\])}}"'](?![\w*]) | (?-i:(?P<marked>[A-Z])\s?[.):](?=\s|\Z|[A-Za-z*]{{3}}|[,.]))
+    rf"""(?:(?:the|so|therefore|thus|hence),?\ )?(?:correct\ )?
+    (?:(?:option|choice|letter|answer)\b:?\ ?)?
+    (?:[\[({{"'](?P<bracketed>[A-Za-z])[.]?[\])}}"'](?![\w*])
+    | (?-i:(?P<marked>[A-Z])\s?[.):](?=\s|\Z|[A-Za-z*]{{3}}|[,.]))
     | (?-i:(?P<dashed>[A-HJ-Z])(?:\ [–—-]|,)(?=\ \w{{2}}))
     | (?-i:(?P<small>[a-z])[.)](?=\s|[.,]?\Z))
     | (?-i:(?P<alone>[A-Z])(?=[ ]*(?:\Z|\n|because\b|since\b|as\b|[.,;!]\s|[.,;!]\Z)|[*_]))
@@ -28,17 +30,23 @@ _NAMED = (
     re.compile(
         r"(?i:option|choice|letter|answer|alternativa|opción|antwort)(?: is)?[ :*]{1,4}\(?"
         r"([A-Z])(?![\w'’/&-])(?! (?!is\b|ist\b|es\b|est\b)[a-z])"
-        r"|\(([A-Z])\)|\*\*\(?([A-Z])[.)]?(?:\*\*| )|[选選](?:择|擇)?\s?[:：]?\s?\(?([A-Z])(?![A-Za-z])"
+        r"|\(([A-Z])\)|\*\*\(?([A-Z])[.)]?(?:\*\*| )"
+        r"|[选選](?:择|擇)?\s?[:：]?\s?\(?([A-Z])(?![A-Za-z])"
     ),
-    re.compile(rf"(?<![\w'’])\(?([A-HJ-Z])[).:]?(?:\ [^.\n]{{1,60}}?)?\ (?:is|seems|must\ be|would\ be)\ {_RIGHT}", re.VERBOSE),
+    re.compile(
+        rf"(?<![\w'’])\(?([A-HJ-Z])[).:]?(?:\ [^.\n]{{1,60}}?)?"
+        rf"\ (?:is|seems|must\ be|would\ be)\ {_RIGHT}",
+        re.VERBOSE,
+    ),
     re.compile(
         r"\b(?i:therefore|thus|hence|so|is|it's|be|with|for|choose|pick|select|definitely|probably)"
         r",?[ *]{1,3}\(?([A-HJ-Z])\)?\**[.!]?\s*$"
     ),
-)  # fmt: skip
+)
 _YES_NO = re.compile(
     r"(yes|no|true|false)\b(?=[.,!;:\s–—-]|$)"
-    r"(?!\.? (?:one|matter|more|idea|answer|solution|information|way|such|need|problem|doubt|\d)\b)",
+    r"(?!\.? (?:one|matter|more|idea|answer|solution|information|way|such|need|problem|doubt)\b)"
+    r"(?!\.? \d)",
     re.IGNORECASE,
 )
 
@@ -57,7 +65,7 @@ def letter_at_start(passage: str) -> str | None:
     found = _LETTER.match(passage)
     if not found or names_several(passage[found.start(found.lastgroup or 0) :]):
         return None
-    return found[found.lastgroup or 0].upper()
+    return str(found[found.lastgroup or 0]).upper()
 
 
 def names_several(passage: str) -> bool:
@@ -67,17 +75,17 @@ def names_several(passage: str) -> bool:
 
 
 def named_letter(text: str) -> str | None:
-    """The only choice that the last line to name one names.
+    r"""The only choice that the last line to name one names.
 
     >>> named_letter("I'd go with C."), named_letter("B is wrong.\\nOption C is correct.")
     ('C', 'C')
     """
     for line in reversed(text.splitlines()[-40:]):
         for pattern in reversed(_NAMED[1:]):
-            judged = {found.upper() for found in pattern.findall(line)}
+            judged: set[str] = set(pattern.findall(line))
             if len(judged) == 1:
                 return judged.pop()
-        named = {next(filter(None, found)) for found in _NAMED[0].findall(line)}
+        named: set[str] = {next(filter(None, found)) for found in _NAMED[0].findall(line)}
         if named:
             return named.pop() if len(named) == 1 else None
     return None

@@ -1,4 +1,4 @@
-"""Passages in plain characters: no LaTeX, Markdown or HTML, one sort of digits, spaces and signs."""
+"""Passages in plain characters: no LaTeX, Markdown or HTML, one sort of digits and signs."""
 
 from __future__ import annotations
 

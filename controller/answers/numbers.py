@@ -28,9 +28,10 @@ _RUN = rf"""
     (?P<mixed>\ {{1,2}}(?:and\ )?\d{{1,4}}/\d{{1,4}}(?![\d/]))?
     (?P<e>[eE][-+]?\d{{1,4}}(?!\w)
       |\s?[x×*·]\s?10\s?(?:\^|\*\*)\s?[{{(]?\s?(?P<power>[-+]?\d{{1,4}})[}})]?)?
-    (?:(?P<scale>\ (?i:hundred|thousand|million|billion|trillion|lakh|crore)s?\b)|(?P<k>[kMB])(?!\w))?
+    (?:(?P<scale>\ (?i:hundred|thousand|million|billion|trillion|lakh|crore)s?\b)
+      |(?P<k>[kMB])(?!\w))?
 """
-_ANYWHERE = re.compile(rf"(?<![\w.,:/^\\{{-]){_RUN}", re.VERBOSE)
+_ANYWHERE = re.compile(rf"(?<![\w.,:/^\\-])(?<![\w^}}]{{){_RUN}", re.VERBOSE)
 _PLAIN = re.compile(r"\d+(?:\.\d*)?|\.\d+")
 _AMOUNT = re.compile(r"[-+]?\$?(?:\d[\d,]*\.?\d*|\.\d+)%?")
 _GROUPED = re.compile(
@@ -43,13 +44,19 @@ _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10
 _ALL_SCALES = {**_SCALES, "hundred": 100, "lakh": 10**5, "crore": 10**7, "k": 10**3}
 _MONEY_SCALES = {"M": 10**6, "B": 10**9}
 
-_MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
+MONTHS = (
+    "jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|"
+    "oct(?:ober)?|nov(?:ember)?|dec(?:ember)?"
+)
+_PART_WORDS = "hal(?:f|ves)|(?:third|quarter|fourth|fifth|sixth|eighth|tenth)s?"
 _NOT_ALONE = re.compile(
     rf"""\s?(?:[ap]\.?m\b|o['’]clock|(?:st|nd|rd|th)\b(?!\w))      # times and ordinals
-    |\ (?:of\ )?(?:{_MONTHS})[a-z]{{0,6}}\b\.?(?=,?\ \d|$|\.|,)    # dates
+    |\ (?:of\ )?(?:{MONTHS})\b\.?(?=,?\ \d|$|\.|,)    # dates
     |\s?(?:[<>≤≥±√π^_¹²³]|\+/-|!=)|\s?i(?!\w)                      # relations, powers, roots
     |\.?\s?\\(?=[a-z])|°\ ?\d|['′]\d|!(?=\s?[=+*/-])|\.?\(\d+\)|\*\*|[\u0300-\u036f]
-    |\s*[-–×*·/+÷](?:\s?[({{\\]|[a-z])|\s?[×*·+÷]\s?[a-z]\b|\(\ ?[a-z]  # formulas
+    |\ (?:squared|cubed)\b|\ (?:and\ (?:an?\ )?)?(?:{_PART_WORDS})\b
+    |\ (?:in|out\ of)\ \d+\W*$|/[a-z]\b(?<!/[hs])
+    |\s*[-–×*·/+÷]\s?[({{\\]|[-–×*·+÷][a-z]|\s?[×*·+÷]\s?[a-z]\b|\(\ ?[a-z]  # formulas
     |[a-z](?![a-z/²³\d^])(?<![gmlshkLNJWVCFK])|[a-z]{{1,3}}\d          # variables""",
     re.VERBOSE | re.IGNORECASE,
 )
@@ -58,25 +65,21 @@ _FUNCTION_WORDS = (
     "without|from|but|so|that|which|it|its|per|each|every|has|have|on|into|makes?|gives?|equals?|"
     "left|remain\\w*|i|the|a|an|there|this|in"
 )
+_NOUN = rf"(?!(?:{_FUNCTION_WORDS})\b)[^\W\d_]{{1,14}}"
 _LINK = re.compile(
-    rf"""(?!\ ?(?:%|percent\b)\ of\b)\ ?[%°$€£¥₹'"′″]?(?:\ ?(?!(?:{_FUNCTION_WORDS})\b)[^\W\d_]{{1,14}}(?:\^?[23])?\.?)?[)\]]?  # its unit
-    (?:\s*(?:,|;|[-–—/×*+÷±·<>≤≥→x]|\+/-|->|=>|,?\s(?:and|or|nor)\s|\sto\s|\sby\s|\sof\s|\sthrough\s
+    rf"""(?!\ ?(?:%|percent\b)\ of\b)\ ?[%°$€£¥₹'"′″]?
+    (?:\ ?{_NOUN}(?:\^?[23])?\.?)?[)\]]?  # unit
+    (?:\s*(?:,|;|[-–—/|×*+÷±·<>≤≥→x]|\+/-|->|=>
+       |,?\s(?:and|or|nor)\s|\s(?:to|by|of|through)\s
        |\s(?:over|versus|vs\.?|plus|minus|times|remainder|rem\.?|R|r\.?|until)\s)\s*
       [(\[{{]? | :|\ :\ |\ (?:and\ )?|R|r)
-    |\)\s?\(|\ (?:in|out\ of|over|[xX])\ """,
+    |(?:\ {_NOUN}){{1,2}}\ and\ |\)\s?\(|[;,]?\ \(?[a-z]\)\ |\ (?:out\ of|over|[xX])\ """,
     re.VERBOSE | re.IGNORECASE,
 )
 _LONGEST_LINK = 30
-_RELATION = re.compile(r"(?:[<>≤≥≠±∓/*×÷^_#@\\+·√]|\.\.)\s*$")
-_OTHER = re.compile(
-    rf"""\b\d{{1,2}}:\d\d(?::\d\d)?(?:\.\d+)?(?:\s?[ap]\.?m\b\.?)?             # times
-    |\b\d{{1,2}}\s?(?:[ap]\.?m\b|o['’]clock)
-    |\b(?:{_MONTHS})[a-z]{{0,6}}\.?\ \d{{1,2}}(?:st|nd|rd|th)?\b(?:,?\ \d{{4}}\b)?  # dates
-    |\b\d{{1,2}}(?:st|nd|rd|th)?\ (?:of\ )?(?:{_MONTHS})[a-z]{{0,6}}\b(?:,?\ \d{{4}}\b)?
-    |\b(?:{_MONTHS})[a-z]{{2,6}}\ \d{{4}}\b|\b1[5-9]\d0s\b|\b20\d0s\b
-    |\bnot\ [$€£]?[\d.,]{{0,20}}\d(?:\ but\b)?                                # "not 19 but 20"
-    |\b(?:at|when|for|where|if|with)\ [a-z]\s?=\s?-?[\d./]{{1,20}}           # conditions""",
-    re.VERBOSE | re.IGNORECASE,
+_RELATION = re.compile(
+    r"(?:[<>≤≥≠±∓/*×÷^_#@\\+·√]|\.\."
+    r"|\b(?:twice|double|triple|ln|log|sin|cos|tan|sqrt|root)\s?\(?)\s*$"
 )
 _DECADE = re.compile(r"(?:1[5-9]|20)\d0s\b")
 _HEDGES = (
@@ -85,64 +88,25 @@ _HEDGES = (
     r"the\ year|=>|[~≈=:→]|->"
 )
 _BEFORE = re.compile(rf"[\s(\[{{\"'“«「]+|(?:{_HEDGES})\s*", re.IGNORECASE | re.VERBOSE)
-_IS = re.compile(
-    r"(?:\b(?:is|are|was|were|equals?|be|gives?|makes?|get|total(?: of)?)\b:?|[=≈:])\s*"
-)
 _ASSIGNED = r"(?<![a-zA-Z\d\\)\]+*/-])(?<![+*/-]\s)[a-zA-Z](?:_\w)?\s?="
-_SEVERAL = re.compile(
-    rf"{_ASSIGNED}\s?[^\s,;=]{{1,20}}?\s?(?:[,;]|,?\s?\b(?:and|or))\s?{_ASSIGNED}[^=]*$"
+SEVERAL = re.compile(
+    rf"{_ASSIGNED}\s?[^\s,;=]{{1,20}}?\s?(?:[,;]|,?\s?\b(?:and|or)\b|\s)\s?{_ASSIGNED}[^=]*$"
 )
-_TOLD = re.compile(r"[^\W\d]\s?[:=]\s?[$€£]?-?\d")
 _EQUALS = re.compile(r"\s*(?:=>|[=≈])\s*")
 _CLAUSE_END = re.compile(
-    r"\n|;|[.!?]\s+(?=[A-Z(])|\s(?:because|since|as|when|where|if|check)\b|\s\(", re.IGNORECASE
+    r"\n|;(?![^()]{0,30}\))|[.!?]\s+(?=[A-Z(])|\s(?:because|since|as|when|where|if|check)\b|\s\(",
+    re.IGNORECASE,
 )
 _SPOKEN = re.compile(r"\b(?:is|are|was|were)\b[^=]*=")
-_REMARK = re.compile(r"\s\([^()]{0,100}\)\W*$")
-_OF = re.compile(r"\s(?:of|or|and|to)\b|-|/", re.IGNORECASE)
+REMARK = re.compile(r"\s\([^()]{0,100}\)\W*$")
+_OF = re.compile(r"(?: \w+)?,?\s(?:or)\b|\s(?:of|and|to|in(?! total| all))\b|-|/", re.IGNORECASE)
+OPEN_END = re.compile(r"[-+*/×=,:;(<]\s*$")
 _OPERAND = re.compile(r"(?:(?<![a-z])[a-z]|[)\]\d])\s?$", re.IGNORECASE)
 _WORD_BEFORE = re.compile(r"(?<![^\W\d])([^\W\d]+)\s*$")
 _VERBS = ("is", "are", "was", "were", "be", "equals", "to", "of")
-_PROCEEDS = re.compile(
-    r"\b(?:add|subtract|multiply|divide|calculate|substitute|sum up|adding|subtracting|multiplying|"
-    r"dividing|find (?:out )?(?:the|how))\b",
-    re.IGNORECASE,
+_UNIT = re.compile(
+    rf" ?[%°$€£¥₹]?(?: ?(?!(?:{_FUNCTION_WORDS})\b)[^\W\d_][\w/^·.²³-]{{0,14}}){{0,2}}"
 )
-_IN_PHRASE = re.compile(
-    r"\b(?:for|with|to|in(?!\ (?:total|all|sum|fact)\b)|(?<!total\ )of|per|at(?!\ least)|from|after|by|over|within|"
-    r"every|each|than|among|between|on)(?:\ (?!is\b|are\b|has\b|have\b)[^\W\d]{1,20}){0,3}\ ?[$€£]?$",
-    re.IGNORECASE | re.VERBOSE,
-)
-_CHECKS = re.compile(
-    r"\W*(?:check|verif|to (?:check|verify)|(?:we|you) can (?:check|verify))", re.IGNORECASE
-)
-NO_ANSWER = re.compile(
-    r"""\b(?:can(?:no|'|’)t|cannot|can\ not|unable\ to|impossible\ to|not\ possible\ to|no\ way\ to)
-    \ (?:be\ )?(?:\w+ly\ )?(?:answer|determin|solve|help|assist|calculat|find|found|comput|say|tell|know|access)
-    |\b(?:not\ enough|insufficient|more|further)\ (?:information|data)|\bno\ idea\b|\bdon['’]?t\ (?:know|have\ access)
-    |\bplease\ (?:provide|tell|give|clarify|specify)|\bcould\ you\b|\bdepends\ on\b
-    |\b(?:no|not\ an?)\ (?:correct\ )?answer\b|\bnot\ (?:given|specified|provided)\b""",
-    re.VERBOSE | re.IGNORECASE,
-)
-_CLAUSE = re.compile(r"[,;(]\s*(?:so|thus|hence|therefore|which is|i\.e\.,?|or|giving|making)\s")
-_UNIT = re.compile(r" ?[%°$€£¥₹]?(?: ?[^\W\d_][\w/^·.²³-]{0,14}){0,2}")
-
-_ENUMERATOR = re.compile(
-    r"\A\s*(?:#{1,6}\s+)?(?:step\s\d+\W|\d{1,3}[.)]\s|[-*•]\s)\s*", re.IGNORECASE
-)
-_SENTENCE = re.compile(r"(?<=[.!?])(?<!\d[.!?])\s+|(?<=\d[.!?])\s+(?=[A-Z])|\n")
-_OPEN_END = re.compile(r"[-+*/×=,:;(<]\s*$")
-_UNFINISHED = re.compile(r"\w\s*$")
-_MORE_TO_COME = re.compile(r"\b(?:of|the|an?|by|to|and|or|with|from|in|for|is|are|that|then)\s*$")
-_CUT = re.compile(r"[^\W\d]\D{0,3}\s[-$€£]?\d[\d.,]*$")
-_LONG_SENTENCE = 60
-_CAN_BE_CUT = 400
-"""Characters from which on a text that ends in a number may have been cut inside it."""
-_BULLET = re.compile(r"\s*[-*•]\s")
-CONCLUDES = re.compile(
-    r"=|\b(?:total|final|answer|therefore|so|thus|hence|result)\b", re.IGNORECASE
-)
-_LAST_WORD = re.compile(r"\d[^\s=+*/×:]*(?:\s[^\W\d]+){0,2}$")
 
 _UNITS = (
     "zero,one,two,three,four,five,six,seven,eight,nine,ten,eleven,twelve,thirteen,fourteen,"
@@ -157,7 +121,7 @@ _PARTS = {"hal": 2, "thi": 3, "qua": 4, "fou": 4, "fif": 5, "six": 6, "eig": 8, 
 _SPELT = re.compile(
     rf"""(?P<sign>(?:minus|negative)\ )?(?P<a>a\ (?=hundred|thousand|million|billion))?
     (?P<words>(?:{_WORD})(?:(?:[ -]|\ and\ )(?:{_WORD}))*)\b
-    (?:[ -](?P<part>hal(?:f|ves)|(?:third|quarter|fourth|fifth|sixth|eighth|tenth)s?)\b)?
+    (?:[ -](?P<part>{_PART_WORDS})\b)?
     """,
     re.IGNORECASE | re.VERBOSE,
 )
@@ -215,100 +179,40 @@ def only_number(line: str) -> str | None:
     >>> only_number("20 apples (5 × 4)"), only_number("5 × 4 = 20 apples"), only_number("3 of 4")
     ('20', '20', None)
     """
-    line = _REMARK.sub("", line.strip())
-    if _SPOKEN.search(line):
+    line = REMARK.sub("", line.strip())
+    if _SPOKEN.search(line) or OPEN_END.search(line):
         return None
     head = _head(line)
     rest = line[head.end :].replace("^2", "").replace("^3", "") if head else ""
     return head.value if head and not any(c.isdigit() for c in rest) else None
 
 
-def number_in(sentence: str, *, last: bool = False) -> str | None:
-    """The number that a sentence comes to: after its last "is", or the only one in it.
-
-    Args:
-        sentence: cleaned.
-        last: whether the last one of several will do.
-    """
-    sentence = _OTHER.sub(" ; ", sentence.strip())
-    if sentence.endswith("?") or NO_ANSWER.search(sentence):
-        return None
-    found = list(_quantities(sentence))
-    if _SEVERAL.search(sentence) or (not last and len(_TOLD.findall(sentence)) > 1):
-        return None
-    starts = {quantity.start: quantity for quantity in found}
-    for verb in reversed(list(_IS.finditer(sentence))):
-        at = _after_hedges(sentence, verb.end())
-        if at in starts:
-            return starts[at].value
-        if spelt := _spelt(sentence, at):
-            return spelt.value
-    if len(found) > 1 and (clause := list(_CLAUSE.finditer(sentence))):
-        return number_in(sentence[clause[-1].end() :], last=last)
-    if len(found) > 1 and last:
-        found = [q for q in found if not _IN_PHRASE.search(sentence[: q.start])][-1:] or found[:1]
-    return found[0].value if len(found) == 1 else None
-
-
-def last_number(text: str) -> str | None:
-    """The last number of a cleaned text, if the text does not end before its answer.
-
-    >>> last_number("3 bags of 4. So there are 12 apples. Enjoy!"), last_number("Step 2: Add 5 to")
-    ('12', None)
-    """
-    sentences = [part for part in _SENTENCE.split(text) if part and part.strip(" \t*_`$\\[]()")]
-    asides = [s[0] + s[-1] == "()" or _CHECKS.match(s) is not None for s in sentences]
-    sentences = [s for s, aside in zip(sentences, asides, strict=True) if not aside] or sentences
-    if not sentences or is_unfinished(text, sentences[-1].rstrip(), len(sentences) > 1):
-        return None
-    if any(map(NO_ANSWER.search, sentences[:-4:-1])):
-        return None
-    for sentence in sentences[:-4:-1]:
-        line = _ENUMERATOR.sub("", sentence, count=1) if len(sentences) > 1 else sentence
-        if _BULLET.match(sentence) and len(sentences) > 1 and not CONCLUDES.search(line):
-            return None
-        if _PROCEEDS.search(line) and not _IS.search(line):
-            return None
-        if any(character.isdigit() for character in line):
-            return number_in(line, last=True)
-    return None
-
-
-def is_unfinished(text: str, ends: str, long: bool) -> bool:
-    """Whether a text was cut before or within its last number; `ends` is its last sentence."""
-    if (long or len(ends) > _LONG_SENTENCE) and _UNFINISHED.search(ends):
-        if not _LAST_WORD.search(ends):
-            return True
-    if _OPEN_END.search(ends) or _MORE_TO_COME.search(ends) or ends.count("(") > ends.count(")"):
-        return True
-    return len(text) > _CAN_BE_CUT and _CUT.search(ends) is not None
-
-
 def _head(passage: str) -> Quantity | None:
     """The number that a passage begins with, or that its equation comes to; None for neither."""
-    start = _after_hedges(passage, 0)
+    start = after_hedges(passage, 0)
     passage = passage[start:]
     if passage[:1] and passage[0] in "-–—" and passage[1:2] == " ":
         passage = " -" + passage[2:]
     end = _CLAUSE_END.search(passage, 1)
     sentence = passage[: end.start() if end else len(passage)]
-    found = list(_quantities(sentence))
-    at = _after_hedges(sentence, 0)
-    head = found[0] if found and found[0].start == at else _spelt(sentence, at)
+    found = list(quantities(sentence))
+    at = after_hedges(sentence, 0)
+    head = found[0] if found and found[0].start == at else spelt_at(sentence, at)
     rest = sentence[head.end :] if head else ""
-    if head and head.value and not _EQUALS.match(rest, _UNIT.match(rest).end()):
+    unit = _UNIT.match(rest)
+    if head and head.value and not _EQUALS.match(rest, unit.end() if unit else 0):
         return Quantity(head.value, start, start + head.end)
-    if _SEVERAL.search(passage.partition("\n")[0]):
+    if SEVERAL.search(passage.partition("\n")[0]):
         return Quantity(None, 0, 0)
     for equals in list(_EQUALS.finditer(sentence))[:-2:-1]:
-        at = _after_hedges(sentence, equals.end())
+        at = after_hedges(sentence, equals.end())
         right = next((quantity for quantity in found if quantity.start == at), None)
         if right and (right.value or not (head and head.value)):
             head = right
     return Quantity(head.value, start, start + head.end) if head else None
 
 
-def _after_hedges(passage: str, at: int) -> int:
+def after_hedges(passage: str, at: int) -> int:
     """Where a number can begin, after brackets, quotes and words such as "about"."""
     for _ in range(6):
         found = _BEFORE.match(passage, at)
@@ -318,7 +222,7 @@ def _after_hedges(passage: str, at: int) -> int:
     return at
 
 
-def _spelt(passage: str, at: int) -> Quantity | None:
+def spelt_at(passage: str, at: int) -> Quantity | None:
     """The number in words that stands there."""
     found = _SPELT.match(passage, at)
     if not found:
@@ -333,7 +237,7 @@ def _spelt(passage: str, at: int) -> Quantity | None:
     return Quantity(spelling(-value if found["sign"] else value), found.start(), found.end())
 
 
-def _quantities(passage: str) -> Iterator[Quantity]:
+def quantities(passage: str) -> Iterator[Quantity]:
     """Numbers in a passage; those that are part of something else have no value."""
     before: re.Match[str] | None = None
     linked = False

@@ -50,28 +50,31 @@ _SHORT = re.compile(
     re.IGNORECASE,
 )
 _ELSEWHERE = re.compile(
-    rf"""(?:\b(?:antwort|lösung|ergebnis|réponse|respuesta|resposta|resposta|risposta|ответ|उत्तर|الإجابة|الجواب)
+    rf"""(?:\b(?:antwort|lösung|ergebnis|réponse|respuesta|resposta|risposta|ответ|الإجابة|الجواب)
       |答案|答え|正解|答|정답|उत्तर)
     (?:\ (?:finale?|correcta|correta|exacte))?{_MARKS}\s?
-    (?:(?:ist|lautet|est|es|é|è)\b(?:\ (?:de|la|le)\b)?|[:：=]|[是为為选選は]|[은는]|هي|(?=\ ?[-\d]))""",
+    (?:(?:ist|lautet|est|es|é|è)\b(?:\ (?:de|la|le)\b)?
+      |[:：=]|[是为為选選は]|[은는]|هي|(?=\ ?[-\d]))""",
     re.IGNORECASE | re.VERBOSE,
 )
 _OPENS = re.compile(r"(?:[\s:`]|\n>\s|\*\*+\s*|__+|[*_]+(?=\s*\n))+")
 _FIELD = re.compile(r"""["'](?:final[ _]?|correct[ _]?)?answer["']\s{0,3}:\s{0,3}""", re.IGNORECASE)
 _FIELDS = re.compile(
-    r"""["'](?:(?:final[ _]?|correct[ _]?)?answer|result|choice|solution|output)["']\s{0,3}:\s{0,3}""",
+    r"""["'](?:(?:final[ _]?|correct[ _]?)?answer|result|choice|solution|output)["']"""
+    r"\s{0,3}:\s{0,3}",
     re.IGNORECASE,
 )
 _SINGLE_QUOTED = re.compile(r"'((?:[^'\\\n]|\\.){0,200})'\s*[,}]")
 _CORRECTED = re.compile(
-    r"""(?:[.!?\n,;…–—-]\s*)(?:wait|hmm+|oops|sorry|correction|scratch\ that|hold\ on|no(?=,|\ wait|:)
-      |actually(?=,?\ (?:it|the\ answer|\(?[A-Z]\b|-?\d))|my\ mistake|i\ made|let\ me\ re\w+|that['’]s\ (?:not|wrong))
+    r"""(?:[.!?\n,;…–—-]\s*)
+    (?:wait|hmm+|oops|sorry|correction|scratch\ that|hold\ on|no(?=,|\ wait|:)|my\ mistake|i\ made
+      |actually(?=,?\ (?:it|the\ answer|\(?[A-Z]\b|-?\d))|let\ me\ re\w+|that['’]s\ (?:not|wrong))
     \b""",
     re.IGNORECASE | re.VERBOSE,
 )
 _INSTEAD = re.compile(
     r"""(?:[\s,.:;!–—-]|\b(?:no|wait|actually|sorry|i\ meant?|make\ it|rather|correction)\b
-      |\b(?:it|that|this|the\ answer)(?:['’]s|\ is|\ should\ be|\ must\ be)\b(?!\ (?:not|wrong)))*""",
+      |\b(?:it|that|this|the\ answer)(?:['’]s|\ is|\ (?:should|must)\ be)\b(?!\ (?:not|wrong)))*""",
     re.IGNORECASE | re.VERBOSE,
 )
 

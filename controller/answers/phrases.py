@@ -51,7 +51,7 @@ def short_text(text: str) -> str | None:
     ('nile', 'a', 'aunt')
     """
     words = " ".join(unicodedata.normalize("NFKC", text).casefold().split()).strip(EDGES)
-    if len(words) > 2 and words[0] in _BRACKETS and words[-1] == _BRACKETS[words[0]]:
+    if len(words) > 2 and _encloses(words):
         words = words[1:-1].strip(EDGES)
     return _ARTICLE.sub("", words, count=1) if _ARTICLE.match(words) else words or None
 
