@@ -23,9 +23,9 @@ _LETTER = re.compile(
 )
 _FURTHER = re.compile(
     r"[\s*_)\]}.\"':]{0,6}(?:,|/|&|\+|\b(?:and|or|und|oder|et|ou|y|o)\b)[\s*_(\[\"']{0,6}"
-    r"(?:(?:and|or|option|choice)\s\(?)?[A-Z](?![\w'’])(?! (?!(?:and|or|und|et|y)\b)[a-z])"
+    r"(?:(?:and|or|option|choice)\s\(?)?(?:[A-Z]|(?<=\()[a-z])(?![\w'’])(?! (?!(?:and|or|und|et|y)\b)[a-z])"
 )
-_FIRST = re.compile(r"[\s\W]{0,4}[A-Z](?!\w)")
+_FIRST = re.compile(r"[\s\W]{0,4}(?:[A-Z]|(?<=\()[a-z])(?!\w)")
 _NAMED = (
     re.compile(
         r"(?i:option|choice|letter|answer|alternativa|opción|antwort)(?: is)?[ :*]{1,4}\(?"
