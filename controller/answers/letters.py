@@ -23,7 +23,8 @@ _LETTER = re.compile(
 )
 _FURTHER = re.compile(
     r"[\s*_)\]}.\"':]{0,6}(?:,|/|&|\+|\b(?:and|or|und|oder|et|ou|y|o)\b)[\s*_(\[\"']{0,6}"
-    r"(?:(?:and|or|option|choice)\s\(?)?(?:[A-Z]|(?<=\()[a-z])(?![\w'’])(?! (?!(?:and|or|und|et|y)\b)[a-z])"
+    r"(?:(?:and|or|option|choice)\s\(?)?(?:[A-Z]|(?<=\()[a-z])(?![\w'’])"
+    r"(?! (?!(?:and|or|und|et|y)\b)[a-z])"
 )
 _FIRST = re.compile(r"[\s\W]{0,4}(?:[A-Z]|(?<=\()[a-z])(?!\w)")
 _NAMED = (
