@@ -38,7 +38,7 @@ def expression(passage: str) -> str | None:
     >>> expression(r"$x = 2\sqrt{3}$."), expression("12 apples")
     ('2\\sqrt{3}', None)
     """
-    text = passage.strip().strip("$").strip().rstrip(".")
+    text = passage.strip().rstrip(".").strip("$ ").rstrip(".")
     text = _NAMED.sub("", _LEFT_OUT.sub("", text).strip()).replace("\\dfrac", "\\frac")
     if not is_expression(text):
         return None

@@ -49,7 +49,7 @@ class Reading:
     Attributes:
         answer: in the spelling under which equal answers are equal.
         how: the rule that applied: boxed, tagged, hashes, stated; less surely bare,
-            first_letter, named_letter, first_word, quoted, last_number.
+            first_letter, named_letter, first_word, quoted, listed, last_number.
     """
 
     answer: str
