@@ -64,7 +64,7 @@ def letter_at_start(passage: str) -> str | None:
     if len(passage.rstrip(".)")) == 1 and passage[0].isalpha() and passage.isascii():
         return passage[0].upper()
     found = _LETTER.match(passage)
-    if not found or names_several(passage[found.start(found.lastgroup or 0) :]):
+    if not found or names_several(passage[max(0, found.start(found.lastgroup or 0) - 1) :]):
         return None
     return str(found[found.lastgroup or 0]).upper()
 
