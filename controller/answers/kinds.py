@@ -280,7 +280,7 @@ class Several(_Marked):
             items = items_of(block)
             if len(items) > 1:
                 sure = block[0] in "[({" or all(map(only_number, items))
-                return self._spell(block) if sure or found[0].startswith(":") else None
+                return self._spell(block) if sure or ":" in found[0] else None
         return None
 
     def _spell(self, answer: str) -> str | None:

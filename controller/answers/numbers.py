@@ -52,7 +52,7 @@ _PART_WORDS = "hal(?:f|ves)|(?:third|quarter|fourth|fifth|sixth|eighth|tenth)s?"
 _NOT_ALONE = re.compile(
     rf"""\s?(?:[ap]\.?m\b|o['’]clock|(?:st|nd|rd|th)\b(?!\w))      # times and ordinals
     |\ (?:of\ )?(?:{MONTHS})\b\.?(?=,?\ \d|$|\.|,)    # dates
-    |\s?(?:[<>≤≥±√π^_¹²³]|\+/-|!=)|\s?i(?!\w)                      # relations, powers, roots
+    |\s?(?:[<>≤≥±√π^_¹²³→]|\+/-|!=|->)|\s?i(?!\w)                      # relations, powers, roots
     |\.?\s?\\(?=[a-z])|°\ ?\d|['′]\d|!(?=\s?[=+*/-])|\.?\(\d+\)|\*\*|[\u0300-\u036f]
     |\ (?:squared|cubed)\b|\ (?:and\ (?:an?\ )?)?(?:{_PART_WORDS})\b
     |\ (?:in|out\ of)\ \d+\W*$|/[a-z]\b(?<!/[hs])
