@@ -12,6 +12,7 @@ import os
 import struct
 import sys
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -30,7 +31,14 @@ EXPECTED = "JSON Lines, JSON, CSV, TSV, parquet or an inspect_ai archive (.eval)
 _DELIMITERS = ",;\t"
 _BATCH = 4096
 _ZSTANDARD = 93
+
+
+class _KeyTwiceError(ValueError):
+    """An object of JSON has a key twice, and which counts is unknown."""
+
+
 _FAULTS = (
+    _KeyTwiceError,
     json.JSONDecodeError,
     UnicodeDecodeError,
     csv.Error,
@@ -76,6 +84,19 @@ def read_records(path: Path) -> Iterator[Record]:
             yield Record(path=path, place=place, row=row)
     except _FAULTS as error:
         raise TraceFormatError(f"{path}, after {place}: expected {EXPECTED}: {error}") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Row:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        twice = next(
+            name for name, count in Counter(name for name, _ in pairs).items() if count > 1
+        )
+        raise _KeyTwiceError(f"each key once, found {twice!r} twice in one object")
+    return row
+
+
+_parsed = json.JSONDecoder(object_pairs_hook=_object).decode
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
@@ -124,10 +145,10 @@ def _archive(path: Path) -> Iterator[tuple[str, Any]]:
     with zipfile.ZipFile(path) as archive:
         if "header.json" not in archive.namelist():
             raise TraceFormatError(f"{path}: expected header.json in it, as of a run that ended")
-        header = json.loads(_member(archive, archive.getinfo("header.json")))
+        header = _parsed(_member(archive, archive.getinfo("header.json")).decode())
         for info in archive.infolist():
             if info.filename.startswith("samples/"):
-                sample = json.loads(_member(archive, info))
+                sample = _parsed(_member(archive, info).decode())
                 yield info.filename, {"eval": header["eval"]} | sample
 
 
@@ -163,11 +184,11 @@ def _json(path: Path) -> Iterator[tuple[str, Any]]:
         if is_lines or not first:
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    yield f"line {number}", json.loads(line)
+                    yield f"line {number}", _parsed(line)
             return
         if first.lstrip()[0] not in "[{":
             raise TraceFormatError(f"{path}, line 1: expected {EXPECTED}, found {first[:60]!r}")
-        content = json.load(file)
+        content = _parsed(file.read())
     if isinstance(content, dict):
         yield "object", content
         return

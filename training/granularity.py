@@ -72,6 +72,7 @@ def _split_attempts(
     traces: TraceSet, config: TrainConfig
 ) -> tuple[TraceTable, TraceTable, TraceTable]:
     """The validation split is halved; its first half is learnt from as well, unless it chooses."""
+    config.check_models(traces.model_rows)
     ladder = [model.name for model in traces.models(config.ladder)]
     held = build_table(traces, ["validation"], ladder)
     order = np.random.default_rng(0).permutation(len(held))
@@ -114,6 +115,7 @@ def _split_segments(
     for name in ("patience", "own_actions", "own_features"):
         if value := getattr(config, name):
             raise ConfigError(f"{name}: expected none inside attempts, found {value}")
+    config.check_models(traces.manifest["models"])
     train, held = (build_trees(traces, [s], config.ladder) for s in ("train", "validation"))
     return train, held, held
 

@@ -8,38 +8,35 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-from controller.answers.numbers import (
-    last_number,
-    normalize_answer,
-    number_at_start,
-    number_in,
-    same_value,
-)
-from controller.answers.passages import (
+from controller.answers.expressions import expression, is_expression, same_value
+from controller.answers.letters import letter_at_start, named_letter, names_several, yes_or_no
+from controller.answers.markup import cleaned
+from controller.answers.numbers import normalize_answer, number_at_start, only_number
+from controller.answers.passages import extract_answer, is_cut, marked, tail
+from controller.answers.phrases import (
+    EMPTY,
     LONGEST,
-    cleaned,
-    extract_answer,
     first_sentence,
-    is_cut,
     items_of,
     last_quoted,
-    letter_at_start,
-    marked,
-    named_letter,
     short_text,
-    tail,
-    yes_or_no,
+    without_reason,
 )
+from controller.answers.sentences import CONCLUDES, NO_ANSWER, last_number, number_in
 from controller.errors import ConfigError
 
 _SETTLED = re.compile(r"-?\d+(?:\.\d+|/\d+)?")
-_EXPRESSION = re.compile(
-    r"(?:[-+*×·/^_(){}=.!|\d\s√π]|\\(?:sqrt|pi|frac|cdot|times|div|infty|ln|log|sin|cos|tan|left|right)"
-    r"|[a-zA-Z](?![a-zA-Z]))+"
+_VERB = re.compile(
+    r"\b(?:is|are|was|were|has|have|equals|let|can't|cannot|don't)\b|\b(?:it|that)['’]s\b"
+    r"|^\W*(?:so|therefore|thus|hence|i|we|she|he|they|you|it|there|here)\b",
+    re.IGNORECASE,
 )
-_MATHS = re.compile(r"\\|\^|\d\s*[+*×√π]|[+*×√]\s*[\d(]|[-/]\s*[a-z]|[a-z]\s*[-/+]|\d\s?[a-z]$")
-_VERB = re.compile(r"\b(?:is|are|was|were|has|have|equals)\b", re.IGNORECASE)
-_DIGIT_RUNS = re.compile(r"\d[\d.,/ ]*")
+_BULLET = re.compile(r"\s*(?:[-*•>]|\d{1,3}[.)])\s+(?=\S)")
+_ENUMERATED = re.compile(r"\s*\d{1,3}[.)]\s")
+_ASSIGNS = re.compile(r"([a-zA-Z])\s?=\s?(?=\S)")
+_LISTED = re.compile(r"(?:\b(?:is|are)\b:?|:)\s+(?=\S)")
+_WITHIN = re.compile(r"[^(),]+")
+_ROUND = str.maketrans("[]{}", "()()")
 _LOOSE = 600
 """Characters from the end that are read without a marker."""
 _SHORT_LINE = 60
@@ -52,7 +49,7 @@ class Reading:
     Attributes:
         answer: in the spelling under which equal answers are equal.
         how: the rule that applied: boxed, tagged, hashes, stated; less surely bare,
-            first_letter, named_letter, first_word, quoted, last_number.
+            first_letter, named_letter, first_word, quoted, listed, last_number.
     """
 
     answer: str
@@ -126,15 +123,24 @@ class _Marked(AnswerKind):
         """See `AnswerKind.read`."""
         text = tail(text)
         for how, passage in marked(text):
+            if how == "rethought":
+                if loose := self._loosely(passage):
+                    return loose
+                continue
             answer = self._passage(passage, how)
             if answer is not None:
                 return Reading(answer=answer, how=how)
-            if how != "stated":
+            if how != "stated" or self._says(passage):
                 return None
-        for how, answer in () if is_cut(text) else self._loose(text):
-            if answer is not None:
-                return Reading(answer=answer, how=how)
-        return None
+        return None if is_cut(text) else self._loosely(text)
+
+    def _loosely(self, text: str) -> Reading | None:
+        found = ((how, answer) for how, answer in self._loose(text) if answer is not None)
+        return next((Reading(answer=answer, how=how) for how, answer in found), None)
+
+    def _says(self, passage: str) -> bool:
+        """Whether a passage that could not be read does state something of this kind."""
+        return False
 
     def canonical(self, answer: str) -> str | None:
         """See `AnswerKind.canonical`; what is too long to be an answer is spelled as it is."""
@@ -167,7 +173,7 @@ class _Valued(_Marked):
 
     def settled(self, answer: str) -> bool:
         """See `AnswerKind.settled`."""
-        return _SETTLED.fullmatch(answer) is not None or not _is_expression(answer)
+        return _SETTLED.fullmatch(answer) is not None or not is_expression(answer)
 
 
 class Number(_Valued):
@@ -176,23 +182,21 @@ class Number(_Valued):
     name = "number"
 
     def _passage(self, passage: str, how: str) -> str | None:
-        plain = cleaned(passage)
-        sentence = plain if how != "stated" else first_sentence(plain)
-        number = number_at_start(plain)
-        if number is None:
-            number = _expression(passage if how != "stated" else _maths(passage))
-        if number is None and how in ("stated", "tagged"):
-            number = number_in(sentence)
-        return number
+        return _number(passage, how) or (
+            number_in(_first(passage)) if how in ("stated", "tagged") else None
+        )
+
+    def _says(self, passage: str) -> bool:
+        return any(character.isdigit() for character in _first(passage))
 
     def _loose(self, text: str) -> Iterator[tuple[str, str | None]]:
         if line := _short_line(text):
-            yield "bare", _only_number(line) or _expression(text)
+            yield "bare", only_number(line) or expression(text)
+        yield "bare", _number_first(text)
         yield "last_number", last_number(cleaned(text[-_LOOSE:]))
 
     def _spell(self, answer: str) -> str | None:
-        plain = cleaned(answer)
-        return number_at_start(plain) or _expression(answer) or " ".join(plain.split()) or None
+        return _number(answer, "spelled") or " ".join(cleaned(answer).split()) or None
 
 
 class Letter(_Marked):
@@ -201,14 +205,22 @@ class Letter(_Marked):
     name = "choice"
 
     def _passage(self, passage: str, how: str) -> str | None:
-        return letter_at_start(cleaned(passage))
+        plain = cleaned(passage)
+        return letter_at_start(plain) or named_letter(first_sentence(plain))
+
+    def _says(self, passage: str) -> bool:
+        return names_several(cleaned(passage))
 
     def _loose(self, text: str) -> Iterator[tuple[str, str | None]]:
         plain = cleaned(text[:LONGEST])
         letter = letter_at_start(plain)
         short = len(text) <= _SHORT_LINE and "\n" not in text.strip()
-        yield "bare" if short else "first_letter", letter
-        yield "named_letter", named_letter(text[-_LOOSE:])
+        if names_several(plain) and short:
+            return
+        ends = cleaned(text[-_LOOSE:])
+        if short or not letter or not _is_list_of_choices(text):
+            yield "bare" if short else "first_letter", letter
+        yield "named_letter", named_letter(ends)
 
     def _spell(self, answer: str) -> str | None:
         return letter_at_start(cleaned(answer)) or short_text(cleaned(answer))
@@ -220,10 +232,10 @@ class Text(_Marked):
     name = "text"
 
     def _passage(self, passage: str, how: str) -> str | None:
-        return _text_of(passage, how)
+        return _text_of(_unbulleted(passage), how)
 
     def _loose(self, text: str) -> Iterator[tuple[str, str | None]]:
-        yield "first_word", yes_or_no(text[:20])
+        yield "first_word", yes_or_no(text[:40])
         if (line := _short_line(text)) and _is_phrase(line):
             yield "bare", short_text(line)
         yield "quoted", last_quoted(text[-_LOOSE:])
@@ -244,24 +256,38 @@ class Several(_Marked):
         self.name, self._ordered = name, ordered
 
     def _passage(self, passage: str, how: str) -> str | None:
-        block = passage.split("\n\n", 1)[0]
-        if how == "stated" and not re.match(r"\s*(?:[-*•]|\d{1,3}[.)])\s", block):
-            block = first_sentence(block)
-        return self.canonical(block)
+        block = passage.lstrip("\n").split("\n\n", 1)[0]
+        plain = cleaned(block)
+        if how == "stated" and not passage.startswith("\n") and plain[:1] not in "[({":
+            plain = first_sentence(plain)
+        return self._spell(plain)
+
+    def _says(self, passage: str) -> bool:
+        return any(bracket in passage for bracket in "[({")
 
     def _loose(self, text: str) -> Iterator[tuple[str, str | None]]:
+        yield "listed", self._listed(cleaned(text[-_LOOSE:]).rpartition("\n")[2])
         plain = cleaned(text)
-        items = items_of(plain) if len(plain) <= 6 * LONGEST and "\n\n" not in plain else []
-        if (
-            len(items) > 1
-            and not _VERB.search(plain)
-            and all(len(item) <= _SHORT_LINE for item in items)
-        ):
-            yield "bare", self.canonical(plain)
+        if len(plain) <= 6 * LONGEST and "\n\n" not in plain and not _VERB.search(plain):
+            items = items_of(plain)
+            if plain in EMPTY or (len(items) > 1 and all(map(_is_item, items))):
+                yield "bare", self._spell(plain)
+
+    def _listed(self, line: str) -> str | None:
+        """The list that a line ends with, after "are" or a colon."""
+        for found in reversed(list(_LISTED.finditer(line))):
+            block = first_sentence(line[found.end() :])
+            items = items_of(block)
+            if len(items) > 1:
+                sure = block[0] in "[({" or all(map(only_number, items))
+                return self._spell(block) if sure or ":" in found[0] else None
+        return None
 
     def _spell(self, answer: str) -> str | None:
-        found = [_entry(item) for item in items_of(cleaned(answer))]
-        entries = [entry for entry in found if entry]
+        plain = cleaned(answer)
+        if plain.rstrip(".") in EMPTY:
+            return EMPTY[0]
+        entries = _entries(plain)
         return ", ".join(entries if self._ordered else sorted(entries, key=_by_value)) or None
 
 
@@ -271,35 +297,40 @@ class Auto(_Valued):
     name = "auto"
 
     def _passage(self, passage: str, how: str) -> str | None:
-        plain = cleaned(passage)
-        number = number_at_start(plain) or (None if how == "stated" else _expression(passage))
-        letter = None if number else letter_at_start(plain)
+        sentence = _first(passage) if how == "stated" else cleaned(passage)
+        number = _number(passage, how, expressions=how != "stated")
+        letter = None if number else letter_at_start(cleaned(passage))
         if number or letter:
             return number or letter
-        sentence = first_sentence(plain) if how == "stated" else plain
+        spoken = how == "stated" and " " in sentence and not _is_mostly_number(sentence)
         return (
-            (number_in(sentence) if how == "stated" and " " in sentence else None)
+            (number_in(sentence) if spoken else None)
             or _numbers_of(sentence)
-            or _text_of(passage, how)
+            or _text_of(_unbulleted(passage), how)
         )
 
     def _loose(self, text: str) -> Iterator[tuple[str, str | None]]:
-        if line := _short_line(text):
-            yield "bare", self._passage(text, "bare") if _is_phrase(line) else None
-        yield "first_word", yes_or_no(text[:20])
-        yield "first_letter", letter_at_start(cleaned(text[:LONGEST]))
-        yield "named_letter", named_letter(text[-_LOOSE:])
+        line = _short_line(text)
+        if line and only_number(line):
+            yield "bare", only_number(line)
+        if line and _is_phrase(line):
+            yield "bare", self._passage(text, "bare")
+        yield "first_word", yes_or_no(text[:40])
+        yield from _CHOICE._loose(text)
+        yield "bare", _number_first(text)
         yield "last_number", last_number(cleaned(text[-_LOOSE:]))
 
     def _spell(self, answer: str) -> str | None:
         plain = cleaned(answer)
         return (
-            number_at_start(plain)
-            or _expression(answer)
+            _number(answer, "spelled")
             or letter_at_start(plain)
             or _numbers_of(plain)
             or short_text(plain)
         )
+
+
+_CHOICE = Letter()
 
 
 class Own(AnswerKind):
@@ -325,32 +356,54 @@ class Own(AnswerKind):
         return None if answer is None else Reading(answer=answer, how="own")
 
 
+def _unbulleted(passage: str) -> str:
+    """A passage without the bullet of its first line, if it begins on a new line."""
+    return _BULLET.sub("", passage, count=1) if passage.startswith("\n") else passage
+
+
+def _first(passage: str) -> str:
+    """The first sentence of a passage, cleaned."""
+    return first_sentence(cleaned(_unbulleted(passage)))
+
+
+def _number(passage: str, how: str, *, expressions: bool = True) -> str | None:
+    """The number or expression that a marked passage begins with."""
+    is_stated = how == "stated"
+    plain = _first(passage) if is_stated else cleaned(passage)
+    is_factorial = not is_stated and "!" in plain
+    number = None if is_factorial else number_at_start(plain)
+    if number is not None or not expressions:
+        return number
+    return expression(_maths(passage) if is_stated else passage) or expression(plain)
+
+
+def _number_first(text: str) -> str | None:
+    """The number that a text gives before it explains it, unless it concludes at its end."""
+    plain = cleaned(text[: 2 * LONGEST])
+    line, sentence = plain.partition("\n\n")[0], first_sentence(plain)
+    if (
+        not (sentence[:1].isdigit() or sentence[:1] in "$€£-")
+        or len(sentence.split()) > 4
+        or "=" in sentence
+        or (len(line) > len(sentence) + 1 and "\n" in line)
+        or CONCLUDES.search(_SENTENCES.split(text[-_LOOSE:].strip())[-1])
+    ):
+        return None
+    if _ENUMERATED.match(plain) and ("\n" in text.strip() or plain.startswith("1.")):
+        return None
+    return only_number(sentence)
+
+
+_SENTENCES = re.compile(r"(?<=[.!?])\s+|\n")
+
+
 def _text_of(passage: str, how: str) -> str | None:
     """The word or few that a marked passage states."""
     plain = cleaned(passage)
     if word := yes_or_no(plain):
         return word
-    sentence = first_sentence(plain) if how == "stated" else plain
+    sentence = without_reason(first_sentence(plain)) if how == "stated" else plain
     return short_text(sentence) if len(sentence) <= LONGEST else None
-
-
-def _expression(passage: str) -> str | None:
-    """A mathematical expression in LaTeX, for math-verify to compare; None for other things."""
-    text = passage.strip().strip("$").strip().rstrip(".")
-    text = re.sub(r"\\[()\[\]]|\\[,;:! ]|\\(?:text|mathrm)\{[^{}]{0,40}\}", "", text).strip()
-    text = re.sub(r"^[a-zA-Z](?:\(\w\))?\s*=\s*", "", text).replace("\\dfrac", "\\frac")
-    if not _is_expression(text):
-        return None
-    return " ".join(text.replace("\\left", "").replace("\\right", "").split())
-
-
-def _is_expression(text: str) -> bool:
-    return (
-        len(text) <= 2 * LONGEST
-        and _EXPRESSION.fullmatch(text) is not None
-        and _MATHS.search(text) is not None
-        and text.rstrip()[-1:] not in "+-*/=×^_({"
-    )
 
 
 def _maths(passage: str) -> str:
@@ -359,39 +412,62 @@ def _maths(passage: str) -> str:
         r"\s*(?:\$\$?([^$]{1,200})\$|\\[(\[]([^\\]{0,200}(?:\\[a-zA-Z][^\\]{0,200}){0,20})\\[)\]])",
         passage,
     )
-    return (found[1] or found[2] or "") if found else first_sentence(passage)
+    return (found[1] or found[2] or "") if found else first_sentence(passage.lstrip())
 
 
 def _short_line(text: str) -> str:
     """A text, cleaned, if that is one short line; else nothing."""
-    plain = cleaned(text) if len(text) <= 2 * LONGEST else ""
+    plain = cleaned(text.lstrip("> ")) if len(text) <= 2 * LONGEST else ""
     return plain if len(plain) <= _SHORT_LINE and "\n" not in plain else ""
 
 
 def _is_phrase(plain: str) -> bool:
-    return len(plain.split()) <= 8 and not _VERB.search(plain)
+    """Whether a line can be an answer alone: no sentence, and no marker without one."""
+    is_said = _VERB.search(plain) or NO_ANSWER.search(plain) or "nswer" in plain
+    return len(plain.split()) <= 8 and not is_said
 
 
-def _only_number(plain: str) -> str | None:
-    """The number that a line begins with, if there is no other."""
-    right = plain.rpartition("=")[2]
-    return (
-        number_at_start(plain) if len(_DIGIT_RUNS.findall(right)) <= 1 or " " not in right else None
-    )
+def _is_mostly_number(sentence: str) -> bool:
+    """Whether a sentence begins with a number that could not be read."""
+    return re.match(r"[^\w\s]{0,3}\d", sentence) is not None
+
+
+def _is_list_of_choices(text: str) -> bool:
+    return len(re.findall(r"(?m)^\W{0,4}[A-H][.)]", text[: 4 * _LOOSE])) > 1
+
+
+def _is_item(item: str) -> bool:
+    return len(item) <= _SHORT_LINE and len(item.split()) <= 4
 
 
 def _numbers_of(plain: str) -> str | None:
     """Several numbers in one spelling."""
     parts = items_of(plain) if any(c.isdigit() for c in plain) else []
-    numbers = [number_at_start(part) for part in parts]
+    if any(c.isalpha() or c in "=<>" for c in plain):
+        return None
+    numbers = [only_number(part) for part in parts]
     known = [number for number in numbers if number]
     return ", ".join(known) if len(known) == len(parts) > 1 else None
 
 
+def _entries(plain: str) -> list[str]:
+    """Entries of a list, each in one spelling; a variable that all are assigned to is left out."""
+    items = items_of(plain)
+    assigned = [_ASSIGNS.match(item) for item in items]
+    if len({found[1] if found else None for found in assigned}) == 1 and None not in assigned:
+        items = [item[found.end() :] for item, found in zip(items, assigned, strict=True) if found]
+    return [entry for entry in map(_entry, items) if entry]
+
+
 def _entry(item: str) -> str | None:
-    return number_at_start(item) or short_text(item)
+    if item[:1] in "([{":
+        inner = _WITHIN.sub(lambda part: _entry(part[0].strip()) or "", item.translate(_ROUND))
+        return inner.replace(",", ", ")
+    if "=" in item or re.search(r"\d!", item):
+        return " ".join(item.casefold().split())
+    return only_number(item) or short_text(item)
 
 
 def _by_value(entry: str) -> tuple[bool, Fraction, str]:
-    is_number = number_at_start(entry) == entry
+    is_number = _SETTLED.fullmatch(entry) is not None and number_at_start(entry) == entry
     return not is_number, Fraction(entry) if is_number else Fraction(0), entry

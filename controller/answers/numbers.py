@@ -1,26 +1,16 @@
-"""Numbers in passages, in one spelling for each value, and whether expressions have one value.
+"""Numbers in passages, in one spelling for each value.
 
-Expressions are compared by math-verify in a process that is killed if it hangs.
+What a number is part of decides whether it is one: a time, a range, a pair, an inequality or
+`2 hours 30 minutes` is no number, and none of its numbers is the answer.
 """
 
 from __future__ import annotations
 
-import atexit
-import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from decimal import Context, Decimal, Inexact, InvalidOperation, localcontext
 from fractions import Fraction
-from functools import cache
-from typing import TYPE_CHECKING, TypeVar
-
-if TYPE_CHECKING:
-    from pebble import ProcessPool
-
-T = TypeVar("T")
-
-TIMEOUT_S = 2.0
-"""For what a process of its own does; expressions that take longer are different."""
 
 _DIGITS, _MOST_DIGITS = 40, 1000
 """Powers of ten beyond which a number is left alone, and digits of the longest decimal."""
@@ -28,68 +18,95 @@ _DIGITS, _MOST_DIGITS = 40, 1000
 _WHOLE = 10**_DIGITS
 """Below it whole numbers are spelled without decimal arithmetic, which takes ten times as long."""
 
-_CURRENCY = r"(?:US\$|[$€£¥₹]|(?:USD|EUR|GBP|Rs)\.?\ )\ ?"
+_CURRENCY = (
+    r"(?:[A-Z]{0,2}[$€£¥₹₩₽₺₦₱₫฿₪]"
+    r"|(?:USD|EUR|GBP|CHF|JPY|CNY|INR|CAD|AUD|BRL|RUB|RMB|Rs|Fr|RM|kr|Ksh)\.?\ )\ ?"
+)
 _RUN = rf"""
-    (?P<sign>[-+]|(?:minus|negative)\ )?(?:{_CURRENCY})?(?P<inner>[-+])?
-    (?P<run>\.?\d(?:[\d.,:/_'’-]{{0,98}}\d)?(?:\ \d{{3}}(?![\d/])){{0,6}})
-    (?P<mixed>\ {{1,2}}\d{{1,4}}/\d{{1,4}}(?![\d/]))?
-    (?P<e>[eE][-+]?\d{{1,4}}(?!\w)|\s?[x×*]\s?10\s?(?:\^|\*\*)?[{{(]?\s?(?P<power>[-+]?\d{{1,4}})[}})]?)?
-    (?:\ (?P<scale>thousand|million|billion|trillion)\b)?
-"""  # fmt: skip
-_HEAD = re.compile(_RUN, re.VERBOSE | re.IGNORECASE)
-_ANYWHERE = re.compile(rf"(?<![\w.,:/^\\{{-]){_RUN}", re.VERBOSE | re.IGNORECASE)
+    (?P<sign>[-+]|(?:(?i:minus|negative))\ )?(?P<money>{_CURRENCY})?(?P<inner>[-+])?
+    (?P<run>\.?\d(?:[\d.,/:_'’-]{{0,98}}\d)?(?:\ \d{{3}}(?![\d/])){{0,6}}(?:,\d{{1,2}}(?!\d))?)
+    (?P<mixed>\ {{1,2}}(?:and\ )?\d{{1,4}}/\d{{1,4}}(?![\d/]))?
+    (?P<e>[eE][-+]?\d{{1,4}}(?!\w)
+      |\s?[x×*·]\s?10\s?(?:\^|\*\*)\s?[{{(]?\s?(?P<power>[-+]?\d{{1,4}})[}})]?)?
+    (?:(?P<scale>\ (?i:hundred|thousand|million|billion|trillion|lakh|crore)s?\b)
+      |(?P<k>[kMB])(?!\w))?
+"""
+_ANYWHERE = re.compile(rf"(?<![\w.,:/^\\-])(?<![\w^}}]{{){_RUN}", re.VERBOSE)
 _PLAIN = re.compile(r"\d+(?:\.\d*)?|\.\d+")
 _AMOUNT = re.compile(r"[-+]?\$?(?:\d[\d,]*\.?\d*|\.\d+)%?")
-_GROUPED = re.compile(r"\d{1,3}(?:([, '’_])\d{3})(?:\1\d{3})*(?:\.\d+)?|\d{1,2}(?:,\d\d)+,\d{3}")
+_GROUPED = re.compile(
+    r"[1-9]\d{0,2}(?:([, '’_])\d{3})(?:\1\d{3})*(?:\.\d+)?|\d{1,2}(?:,\d\d)+,\d{3}(?:\.\d+)?"
+)
 _POINTS = re.compile(r"\d{1,3}(?:\.\d{3})+,\d+|\d{1,3}(?:\.\d{3}){2,}|\d{1,3}(?: \d{3})+,\d+")
 _COMMA = re.compile(r"\d+,\d{1,2}|0,\d+")
 _RATIO = re.compile(r"(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_ALL_SCALES = {**_SCALES, "hundred": 100, "lakh": 10**5, "crore": 10**7, "k": 10**3}
+_MONEY_SCALES = {"M": 10**6, "B": 10**9}
 
-_MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
+MONTHS = (
+    "jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|"
+    "oct(?:ober)?|nov(?:ember)?|dec(?:ember)?"
+)
+_PART_WORDS = "hal(?:f|ves)|(?:third|quarter|fourth|fifth|sixth|eighth|tenth)s?"
 _NOT_ALONE = re.compile(
     rf"""\s?(?:[ap]\.?m\b|o['’]clock|(?:st|nd|rd|th)\b(?!\w))      # times and ordinals
-    |\ (?:of\ )?(?:{_MONTHS})[a-z]{{0,6}}\b\.?(?=,?\ \d|$|\.|,)    # dates
-    |\s*(?:[-–—×*/+÷^√π!]|\\(?!\\)|to\b|or\b|and\b|,)\s?[-+]?[$€£]?[\dπ√\\({{a-z](?<!\ [a-z])
-    |\s?\^|\s?[πi√](?!\w)|[a-z](?![a-z/²³\d])(?<![gmlshkLNJWVCFK])  # powers, variables
-    |\s?[a-z°%$€£]{{1,12}}\.?,?(?:\ and)?\ \d[\d.,]*\ ?(?!\d|%|\ ?=)[a-z]  # 2 hours 30 minutes
-    |\s*:\s?\d""",
+    |\ (?:of\ )?(?:{MONTHS})\b\.?(?=,?\ \d|$|\.|,)    # dates
+    |\s?(?:[<>≤≥±√π^_¹²³→]|\+/-|!=|->)|\s?i(?!\w)                      # relations, powers, roots
+    |\.?\s?\\(?=[a-z])|°\ ?\d|['′]\d|!(?=\s?[=+*/-])|\.?\(\d+\)|\*\*|[\u0300-\u036f]
+    |\ (?:squared|cubed)\b|\ (?:and\ (?:an?\ )?)?(?:{_PART_WORDS})\b
+    |\ (?:in|out\ of)\ \d+\W*$|/[a-z]\b(?<!/[hs])
+    |\s*[-–×*·/+÷]\s?[({{\\]|[-–×*·+÷][a-z]|\s?[×*·+÷]\s?[a-z]\b|\(\ ?[a-z]  # formulas
+    |[a-z](?![a-z/²³\d^])(?<![gmlshkLNJWVCFK])|[a-z]{{1,3}}\d          # variables""",
     re.VERBOSE | re.IGNORECASE,
 )
-_OTHER = re.compile(
-    rf"""\b\d{{1,2}}:\d\d(?::\d\d)?(?:\.\d+)?(?:\s?[ap]\.?m\b\.?)?             # times
-    |\b\d{{1,2}}\s?(?:[ap]\.?m\b|o['’]clock)
-    |\b(?:{_MONTHS})[a-z]{{0,6}}\.?\ \d{{1,2}}(?:st|nd|rd|th)?\b(?:,?\ \d{{4}}\b)?  # dates
-    |\b\d{{1,2}}(?:st|nd|rd|th)?\ (?:of\ )?(?:{_MONTHS})[a-z]{{0,6}}\b(?:,?\ \d{{4}}\b)?
-    |\b(?:{_MONTHS})[a-z]{{2,6}}\ \d{{4}}\b
-    |\b\d+\ [a-z]{{1,12}},?(?:\ and)?\ \d+\ [a-z]{{1,12}}\b                     # 2 hours 30 minutes
-    |\b\d+\ (?:or|and|to)\ \d+\b
-    |\b[-\d.]{{1,20}}(?:,\ ?[-\d.]{{1,20}}){{2,40}}(?!\d)(?<!,\d\d\d)               # lists""",
+_FUNCTION_WORDS = (
+    "since|because|as|given|if|when|while|where|for|after|before|at|than|not|is|are|was|were|with|"
+    "without|from|but|so|that|which|it|its|per|each|every|has|have|on|into|makes?|gives?|equals?|"
+    "left|remain\\w*|i|the|a|an|there|this|in"
+)
+_NOUN = rf"(?!(?:{_FUNCTION_WORDS})\b)[^\W\d_]{{1,14}}"
+_LINK = re.compile(
+    rf"""(?!\ ?(?:%|percent\b)\ of\b)\ ?[%°$€£¥₹'"′″]?
+    (?:\ ?{_NOUN}(?:\^?[23])?\.?)?[)\]]?  # unit
+    (?:\s*(?:,|;|[-–—/|×*+÷±·<>≤≥→x]|\+/-|->|=>
+       |,?\s(?:and|or|nor)\s|\s(?:to|by|of|through)\s
+       |\s(?:over|versus|vs\.?|plus|minus|times|remainder|rem\.?|R|r\.?|until)\s)\s*
+      [(\[{{]? | :|\ :\ |\ (?:and\ )?|R|r)
+    |(?:\ {_NOUN}){{1,2}}\ and\ |\)\s?\(|[;,]?\ \(?[a-z]\)\ |\ (?:out\ of|over|[xX])\ """,
     re.VERBOSE | re.IGNORECASE,
 )
-_HEDGE = re.compile(
-    r"(?:about|approximately|approx\.?|roughly|around|exactly|precisely|only|just|nearly|almost|"
-    r"a\ total\ of|equal\ to|equals|is|the\ number|[~≈=:])\s*",
-    re.IGNORECASE | re.VERBOSE,
+_LONGEST_LINK = 30
+_RELATION = re.compile(
+    r"(?:[<>≤≥≠±∓/*×÷^_#@\\+·√]|\.\."
+    r"|\b(?:twice|double|triple|ln|log|sin|cos|tan|sqrt|root)\s?\(?)\s*$"
 )
-_IS = re.compile(
-    r"(?:\b(?:is|are|was|were|equals?|be|gives?|makes?|get|total(?: of)?)\b:?|[=≈:])\s*"
+_DECADE = re.compile(r"(?:1[5-9]|20)\d0s\b")
+_HEDGES = (
+    r"about|approximately|approx\.?|roughly|around|ca\.|circa|exactly|precisely|only|just|nearly|"
+    r"almost|an?\ estimated|a\ total\ of|equal\ to|equals|is|the\ number(?!\ of)|simply|in|"
+    r"the\ year|=>|[~≈=:→]|->"
 )
-_ASSIGNED = re.compile(r"(?<![a-z\\])[a-z](?:_\w)?\s?=", re.IGNORECASE)
-_ENUMERATOR = re.compile(
-    r"\s*(?:#{1,6}\s+)?(?:step\s\d+\W|\d{1,3}[.)]\s|[-*•]\s)\s*", re.IGNORECASE
+_BEFORE = re.compile(rf"[\s(\[{{\"'“«「]+|(?:{_HEDGES})\s*", re.IGNORECASE | re.VERBOSE)
+_ASSIGNED = r"(?<![a-zA-Z\d\\)\]+*/-])(?<![+*/-]\s)[a-zA-Z](?:_\w)?\s?="
+SEVERAL = re.compile(
+    rf"{_ASSIGNED}\s?[^\s,;=]{{1,20}}?\s?(?:[,;]|,?\s?\b(?:and|or)\b|\s)\s?{_ASSIGNED}[^=]*$"
 )
-_SENTENCE = re.compile(r"(?<=[.!?])(?<!\d[.!?])\s+|(?<=\d[.!?])\s+(?=[A-Z])|\n")
-_OPEN_END = re.compile(r"[-+*/×=,:;(<]\s*$")
-_UNFINISHED = re.compile(r"\w\s*$")
-_MORE_TO_COME = re.compile(r"\b(?:of|the|an?|by|to|and|or|with|from|in|for|is|are|that)\s*$")
-_CUT = re.compile(r"[^\W\d]\D{0,3}\s[-$€£]?\d[\d.,]*$")
-_LONG_SENTENCE = 60
-_CAN_BE_CUT = 400
-"""Characters from which on a text that ends in a number may have been cut inside it."""
-_BULLET = re.compile(r"\s*[-*•]\s")
-_CONCLUDES = re.compile(r"=|\b(?:total|final|answer|therefore|so|thus|result)\b", re.IGNORECASE)
-_LAST_WORD = re.compile(r"\d[^\s=+*/×]*(?:\s[^\W\d]+){0,2}$")
+_EQUALS = re.compile(r"\s*(?:=>|[=≈])\s*")
+_CLAUSE_END = re.compile(
+    r"\n|;(?![^()]{0,30}\))|[.!?]\s+(?=[A-Z(])|\s(?:because|since|as|when|where|if|check)\b|\s\(",
+    re.IGNORECASE,
+)
+_SPOKEN = re.compile(r"\b(?:is|are|was|were)\b[^=]*=")
+REMARK = re.compile(r"\s\([^()]{0,100}\)\W*$")
+_OF = re.compile(r"(?: \w+)?,?\s(?:or)\b|\s(?:of|and|to|in(?! total| all))\b|-|/", re.IGNORECASE)
+OPEN_END = re.compile(r"[-+*/×=,:;(<]\s*$")
+_OPERAND = re.compile(r"(?:(?<![a-z])[a-z]|[)\]\d])\s?$", re.IGNORECASE)
+_WORD_BEFORE = re.compile(r"(?<![^\W\d])([^\W\d]+)\s*$")
+_VERBS = ("is", "are", "was", "were", "be", "equals", "to", "of")
+_UNIT = re.compile(
+    rf" ?[%°$€£¥₹]?(?: ?(?!(?:{_FUNCTION_WORDS})\b)[^\W\d_][\w/^·.²³-]{{0,14}}){{0,2}}"
+)
 
 _UNITS = (
     "zero,one,two,three,four,five,six,seven,eight,nine,ten,eleven,twelve,thirteen,fourteen,"
@@ -100,10 +117,28 @@ _WORDS: dict[str, int] = {word: value for value, word in enumerate(_UNITS.split(
 _WORDS |= {word: 10 * value for value, word in enumerate(_TENS.split(","), start=2)}
 _WORDS |= {"hundred": 100, **_SCALES}
 _WORD = "|".join(sorted(_WORDS, key=len, reverse=True))
+_PARTS = {"hal": 2, "thi": 3, "qua": 4, "fou": 4, "fif": 5, "six": 6, "eig": 8, "ten": 10}
 _SPELT = re.compile(
-    rf"(?:{_WORD})(?:(?:[ -]|\ and\ )(?:{_WORD}))*\b(?!\s(?:of|or|and|to)\b|-|/)",
+    rf"""(?P<sign>(?:minus|negative)\ )?(?P<a>a\ (?=hundred|thousand|million|billion))?
+    (?P<words>(?:{_WORD})(?:(?:[ -]|\ and\ )(?:{_WORD}))*)\b
+    (?:[ -](?P<part>{_PART_WORDS})\b)?
+    """,
     re.IGNORECASE | re.VERBOSE,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """A number in a passage, with its currency.
+
+    Attributes:
+        value: in one spelling; None for what is no single number.
+        start, end: where it stands.
+    """
+
+    value: str | None
+    start: int
+    end: int
 
 
 def spelling(value: Fraction) -> str:
@@ -131,87 +166,107 @@ def number_at_start(passage: str) -> str | None:
     >>> number_at_start("12:30"), number_at_start("2 hours 30 minutes"), number_at_start("3, 5")
     (None, None, None)
     """
-    passage = passage.lstrip(" \t\n([{\"'“").rstrip()
+    passage = passage.strip()
     if passage.isdecimal() and len(passage) <= _DIGITS:
         return str(int(passage))
-    if "=" in passage or "≈" in passage:
-        line = passage.partition("\n")[0]
-        if len(_ASSIGNED.findall(line)) > 1:
-            return None
-        _, sign, right = line.replace("≈", "=").rpartition("=")
-        passage = right.lstrip() if sign else passage
-    while hedge := _HEDGE.match(passage):
-        passage = passage[hedge.end() :]
-    found = _HEAD.match(passage)
-    if found:
-        return _value(found, passage, free=False)
-    spelt = _SPELT.match(passage)
-    return spelling(Fraction(_spelt_value(spelt[0]))) if spelt else None
+    head = _head(passage)
+    return head.value if head else None
 
 
-def number_in(sentence: str, *, last: bool = False) -> str | None:
-    """The number that a sentence comes to: after its last "is", or the only one in it.
+def only_number(line: str) -> str | None:
+    """The number that a cleaned line consists of, a unit and remarks in brackets aside.
 
-    Args:
-        sentence: cleaned.
-        last: whether the last one of several will do.
+    >>> only_number("20 apples (5 × 4)"), only_number("5 × 4 = 20 apples"), only_number("3 of 4")
+    ('20', '20', None)
     """
-    sentence = _OTHER.sub(" ; ", sentence.rstrip())
-    if sentence.endswith("?"):
+    line = REMARK.sub("", line.strip())
+    if _SPOKEN.search(line) or OPEN_END.search(line):
         return None
-    for found in reversed(list(_IS.finditer(sentence))):
-        if (number := number_at_start(sentence[found.end() :])) is not None:
-            return number
-    numbers = list(_numbers(sentence))
-    if not numbers or (len(numbers) > 1 and not last):
+    head = _head(line)
+    rest = line[head.end :].replace("^2", "").replace("^3", "") if head else ""
+    return head.value if head and not any(c.isdigit() for c in rest) else None
+
+
+def _head(passage: str) -> Quantity | None:
+    """The number that a passage begins with, or that its equation comes to; None for neither."""
+    start = after_hedges(passage, 0)
+    passage = passage[start:]
+    if passage[:1] and passage[0] in "-–—" and passage[1:2] == " ":
+        passage = " -" + passage[2:]
+    end = _CLAUSE_END.search(passage, 1)
+    sentence = passage[: end.start() if end else len(passage)]
+    found = list(quantities(sentence))
+    at = after_hedges(sentence, 0)
+    head = found[0] if found and found[0].start == at else spelt_at(sentence, at)
+    rest = sentence[head.end :] if head else ""
+    unit = _UNIT.match(rest)
+    if head and head.value and not _EQUALS.match(rest, unit.end() if unit else 0):
+        return Quantity(head.value, start, start + head.end)
+    if SEVERAL.search(passage.partition("\n")[0]):
+        return Quantity(None, 0, 0)
+    for equals in list(_EQUALS.finditer(sentence))[:-2:-1]:
+        at = after_hedges(sentence, equals.end())
+        right = next((quantity for quantity in found if quantity.start == at), None)
+        if right and (right.value or not (head and head.value)):
+            head = right
+    return Quantity(head.value, start, start + head.end) if head else None
+
+
+def after_hedges(passage: str, at: int) -> int:
+    """Where a number can begin, after brackets, quotes and words such as "about"."""
+    for _ in range(6):
+        found = _BEFORE.match(passage, at)
+        if not found or found.end() == at:
+            break
+        at = found.end()
+    return at
+
+
+def spelt_at(passage: str, at: int) -> Quantity | None:
+    """The number in words that stands there."""
+    found = _SPELT.match(passage, at)
+    if not found:
         return None
-    return numbers[-1]
-
-
-def last_number(text: str) -> str | None:
-    """The last number of a cleaned text, if the text does not end before its answer.
-
-    >>> last_number("3 bags of 4. So there are 12 apples. Enjoy!"), last_number("Step 2: Add 5 to")
-    ('12', None)
-    """
-    sentences = [part for part in _SENTENCE.split(text) if part and part.strip(" \t*_`$\\[]()")]
-    if not sentences:
+    value = Fraction(_spelt_value((found["a"] or "").replace("a ", "one ") + found["words"]))
+    if found["part"]:
+        value /= _PARTS[found["part"][:3].lower()]
+        if value > 20:
+            return Quantity(None, found.start(), found.end())
+    elif _OF.match(passage, found.end()):
         return None
-    ends = sentences[-1].rstrip()
-    long = len(sentences) > 1 or len(ends) > _LONG_SENTENCE
-    if long and _UNFINISHED.search(ends) and not _LAST_WORD.search(ends):
-        return None
-    if _OPEN_END.search(ends) or _MORE_TO_COME.search(ends) or ends.count("(") > ends.count(")"):
-        return None
-    if len(text) > _CAN_BE_CUT and _CUT.search(ends):
-        return None
-    for sentence in sentences[:-4:-1]:
-        line = _ENUMERATOR.sub("", sentence, count=1) if len(sentences) > 1 else sentence
-        if _BULLET.match(sentence) and len(sentences) > 1 and not _CONCLUDES.search(line):
-            return None
-        if any(character.isdigit() for character in line):
-            return number_in(line, last=True)
-    return None
+    return Quantity(spelling(-value if found["sign"] else value), found.start(), found.end())
 
 
-def _numbers(sentence: str) -> Iterator[str]:
-    for found in _ANYWHERE.finditer(sentence):
-        money = not found[0].lstrip("-+").startswith(found["run"])
-        value = _value(found, sentence, free=not money)
-        if value is not None:
-            yield value
+def quantities(passage: str) -> Iterator[Quantity]:
+    """Numbers in a passage; those that are part of something else have no value."""
+    before: re.Match[str] | None = None
+    linked = False
+    for found in [*_ANYWHERE.finditer(passage), None]:
+        gap = passage[before.end() : found.start()] if before and found else " " * 99
+        links = len(gap) <= _LONGEST_LINK and _LINK.fullmatch(gap) is not None
+        if before:
+            value = None if linked or links else _value(before, passage)
+            yield Quantity(value, before.start(), before.end())
+        before, linked = found, links
 
 
-def _value(found: re.Match[str], passage: str, *, free: bool) -> str | None:
+def _value(found: re.Match[str], passage: str) -> str | None:
     """The number found, None if what it is part of is something else."""
     after = passage[found.end() : found.end() + 40]
-    if after[:1] not in ("", ".", "%", ")", "}", "\n") and _NOT_ALONE.match(after):
+    if after[:1] not in ("", "%", ")", "}", "\n") and _NOT_ALONE.match(after):
         return None
-    value = _run_value(found["run"], free=free)
+    before, sign = passage[max(0, found.start() - 12) : found.start()], found["sign"] or ""
+    if _RELATION.search(before) or _DECADE.match(passage, found.start("run")):
+        return None
+    word = _WORD_BEFORE.search(before)
+    if sign and (_OPERAND.search(before) or (len(sign) > 1 and word and word[1] not in _VERBS)):
+        return None
+    is_head = not before.strip() or bool(found["money"])
+    value = _run_value(found["run"], free=not is_head)
     if value is None:
         return None
     if found["mixed"]:
-        part = _run_value(found["mixed"].strip(), free=free)
+        part = _run_value(found["mixed"].replace("and", "").strip(), free=False)
         if part is None or value.denominator != 1:
             return None
         value += part
@@ -220,9 +275,11 @@ def _value(found: re.Match[str], passage: str, *, free: bool) -> str | None:
         if abs(power) > _DIGITS:
             return None
         value *= Fraction(10) ** power
-    if found["scale"]:
-        value *= _SCALES[found["scale"].lower()]
-    negative = (found["sign"] or "+") != "+" or found["inner"] == "-"
+    if scale := (found["scale"] or found["k"] or "").strip():
+        if scale in _MONEY_SCALES and not found["money"]:
+            return None
+        value *= _MONEY_SCALES.get(scale) or _ALL_SCALES[scale.lower().rstrip("s")]
+    negative = sign[:1] not in ("", "+") or found["inner"] == "-"
     return spelling(-value if negative else value)
 
 
@@ -276,66 +333,3 @@ def normalize_answer(answer: str) -> str | None:
         if abs(number.adjusted()) < 40:
             return f"{number.normalize():f}"
     return text or None
-
-
-def same_value(one: str, other: str, *, timeout_s: float = TIMEOUT_S) -> bool:
-    """Whether two expressions have one mathematical value."""
-    return in_time(equal_expressions, one, other, begin=_load, timeout_s=timeout_s, otherwise=False)
-
-
-def _load() -> None:
-    equal_expressions("1", "1")
-
-
-def in_time(
-    work: Callable[..., T],
-    *given: object,
-    begin: Callable[[], None],
-    timeout_s: float = TIMEOUT_S,
-    otherwise: T,
-) -> T:
-    """The result of a function in a process of its own, or `otherwise` if it hangs or dies.
-
-    The process begins with `begin`, such as imports, which no time is counted of.
-    """
-    from pebble import ProcessExpired
-
-    future = _pool(begin).schedule(work, args=given, timeout=timeout_s)
-    try:
-        return future.result()
-    except (TimeoutError, ProcessExpired):
-        return otherwise
-
-
-def equal_expressions(one: str, other: str) -> bool:
-    r"""The comparison itself, in this process.
-
-    Both are read as LaTeX alone: math-verify reads other expressions with `eval`.
-
-    >>> equal_expressions("1/2", "0.5"), equal_expressions("x+1", "1+x")
-    (True, True)
-    """
-    from math_verify import LatexExtractionConfig, parse, verify
-
-    # It warns that somebody else has to watch the time: `same_value` does.
-    logging.getLogger("math_verify").setLevel(logging.ERROR)
-    latex = [LatexExtractionConfig()]
-    parsed = [parse(f"${text}$", latex, parsing_timeout=None) for text in (one, other)]
-    return all(parsed) and bool(verify(*parsed, timeout_seconds=None))
-
-
-@cache
-def _pool(begin: Callable[[], None]) -> ProcessPool:
-    import multiprocessing
-
-    from pebble import ProcessPool
-
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPool(1, context=context, initializer=begin)
-    atexit.register(_stop, pool)
-    return pool
-
-
-def _stop(pool: ProcessPool) -> None:
-    pool.stop()  # type: ignore[no-untyped-call]
-    pool.join()

@@ -1,4 +1,4 @@
-r"""Where a text states its answer, and the choices, short texts and lists in such passages.
+r"""Where a text states its answer.
 
 Markers come first, in the order of lm-evaluation-harness's strict filters: `\boxed{...}`,
 `<answer>`, `#### ...`, `the answer is ...`. Everything here is linear in the text.
@@ -6,87 +6,92 @@ Markers come first, in the order of lm-evaluation-harness's strict filters: `\bo
 
 from __future__ import annotations
 
+import json
 import re
-import unicodedata
 from collections.abc import Iterator
+from typing import Any
+
+from controller.answers.markup import LONGEST_PASSAGE, cleaned
 
 _LONGEST_TEXT = 1 << 16
 """Characters from the end that are read."""
 
-_LONGEST_PASSAGE = 600
 _SHORT_PASSAGE = 80
 _TRIES = 8
 """Statements of one kind that are looked at, the last one first."""
 
 _FORMULAS = (("\\[", "\\]"), ("\\(", "\\)"))
+_BOLD = re.compile(r"\*\*(?!\d)|(?<!\d)\*\*")
 _PLAIN_MARKERS = {
     "boxed": re.compile(r"\\boxed\{([^{}]*)\}"),
     "hashes": re.compile(r"####\s*(.+)"),
     "stated": re.compile(r"(?:final answer|answer)\s*(?:is|:)\s*(.+)", re.IGNORECASE),
 }
-_THOUGHT = "</think>"
+_THOUGHTS = ("think", "thinking", "thought", "reasoning", "reflection")
 _BOXES = ("\\boxed", "\\fbox")
-_TAG = re.compile(r"<answer>(.{1,600}?)</answer>", re.IGNORECASE | re.DOTALL)
+_TAG = re.compile(
+    r"<(answer|final_answer|final)>(.{1,600}?)(?:</\1>|\Z)", re.IGNORECASE | re.DOTALL
+)
+_OPEN_TAG = re.compile(r"<(?:final_)?answer>|<final>", re.IGNORECASE)
+_MARKS = r"[\]\"'*_`)]{0,6}"
 _STATED = re.compile(
-    r"""answers?\b(?:\ key|\ choice)?[\]"'*_`)]{0,6}
-    (?:\ \([^()\n]{1,40}\))?
-    (?:\ (?:to|for|of|here|in)\b[^\n.:?!=]{0,100}?)?
-    \s{0,3}(?:\b(?:is|are|was|would\ be|will\ be|should\ be|must\ be|equals)\b|=|:|→|->|[*_]{0,4}\n)
-    (?:\ (?:therefore|thus|then|now|indeed|simply|just|option|choice|letter)\b)*[,:]?""",
+    rf"""answers?\b(?:\ key|\ choice)?{_MARKS}
+    (?:\ \([^()\n]{{1,40}}\))?
+    (?:,\ [^\n.:?!=,\d]{{1,40}}(?:\d+[^\n.:?!=,\d]{{1,30}})?,)?
+    (?:\ (?:to|for|of|here|in|as|that|we|expressed|rounded)\b[^\n.:?!=]{{0,100}}?)?
+    \s{{0,3}}(?:\b(?:is|are|was|(?:would|will|should|must)(?:\ (?:therefore|then|thus))?\ be|equals
+      |(?:comes|turns)\ (?:out\ )?(?:to\ be|to))\b|=|[:：]|→|->|[*_]{{0,4}}\n)
+    (?:\ (?:therefore|thus|then|now|indeed|simply|just|clearly|option|choice|letter)\b)*[,:]?""",
     re.IGNORECASE | re.VERBOSE,
 )
-_SHORT = re.compile(r"(?:^|\n)\W{0,4}ans(?:wer)?\W{1,3}(?=\S)", re.IGNORECASE)
-_WRAPPED = re.compile(
-    r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|operatorname|mbox|emph)\s?\{([^{}]*)\}"
+_SHORT = re.compile(
+    r"(?:^|\n)\W{0,4}(ans(?:wer)?|correct|(?:correct|right|best)\ (?:option|choice))"
+    r"(?:[*_]{0,2}\s?[:=.)\]*_]{1,3}\s?|\s[-–—]\s|\s)(?=\S)",
+    re.IGNORECASE,
 )
-_FRACTION = re.compile(
-    r"(\d?)\\[dtc]?frac\s?(?:\{\s*([^{}]*?)\s*\}\s?\{\s*([^{}]*?)\s*\}|(\d)(\d))"
+_ELSEWHERE = re.compile(
+    rf"""(?:\b(?:antwort|lösung|ergebnis|réponse|respuesta|resposta|risposta|ответ|الإجابة|الجواب)
+      |答案|答え|正解|答|정답|उत्तर)
+    (?:\ (?:finale?|correcta|correta|exacte))?{_MARKS}\s?
+    (?:(?:ist|lautet|est|es|é|è)\b(?:\ (?:de|la|le)\b)?
+      |[:：=]|[是为為选選は]|[은는]|هي|(?=\ ?[-\d]))""",
+    re.IGNORECASE | re.VERBOSE,
 )
-_DOLLARS = re.compile(r"\$\$?(?=\S)([^$\n]{1,200}?)(?<=\S)\$\$?(?!\d)")
-_BOLD = re.compile(r"(?<![\w)])[*_]{2,3}|[*_]{2,3}(?![\w(])|`{1,3}")
-_FENCE = re.compile(r"^\s{0,3}```\w*[ \t]*$", re.MULTILINE)
-_REPLACED = re.compile(
-    r"\\[()\[\]]|\\(?:left|right|displaystyle|bf)\b|\{,\}|\\!|\\[,;: ]|\\q?quad\b|\^\{?\\circ\}?"
-    r"|\\degree\b|\\(?:times|cdot)\b|\\(?:approx|thickapprox|implies|Rightarrow)\b|\\[$%&#{}]"
-    r"|[\u2212\u2010\u2011]|(?<![\w.])[\u2013](?=\d)|[\u00a0\u2009\u202f]|[½¼¾⅓⅔]|<\|[a-z_]{1,20}\|>"
+_OPENS = re.compile(r"(?:[\s:`]|\n>\s|\*\*+\s*|__+|[*_]+(?=\s*\n))+")
+_FIELD = re.compile(r"""["'](?:final[ _]?|correct[ _]?)?answer["']\s{0,3}:\s{0,3}""", re.IGNORECASE)
+_FIELDS = re.compile(
+    r"""["'](?:(?:final[ _]?|correct[ _]?)?answer|result|choice|solution|output)["']"""
+    r"\s{0,3}:\s{0,3}",
+    re.IGNORECASE,
 )
-_SPELLED = {
-    "{,}": ",", "\\!": "", "\\times": "×", "\\cdot": "×", "\\approx": "≈", "\\thickapprox": "≈",
-    "\\implies": "=", "\\Rightarrow": "=", "\\degree": "°",
-    "½": " 1/2", "¼": " 1/4", "¾": " 3/4", "⅓": " 1/3", "⅔": " 2/3",
-    "\u2212": "-", "\u2010": "-", "\u2011": "-", "\u2013": "-",
-    "\\(": "", "\\)": "", "\\[": "", "\\]": "", "\\left": "", "\\right": "",
-}  # fmt: skip
-
-LONGEST = 100
-"""Characters of the longest text that can be an answer."""
-
-_LETTER = re.compile(
-    r"""(?:[Tt]he\ )?(?:correct\ )?(?:(?:[Oo]ption|[Cc]hoice|[Ll]etter|[Aa]nswer)\b:?\ ?)?
-    (?:[\[({"'](?P<bracketed>[A-Za-z])[\])}"'] | (?P<marked>[A-Z])(?:[.):]|,(?=\ [a-z]))(?!\d|\w)
-    | (?P<small>[a-z])\)(?=\s) | (?P<alone>[A-Z])(?=[ ]*(?:\Z|\n|because\b|since\b|as\b)|[*_])
-    | (?P<plain>[B-HJ-Z])(?=\ [A-Za-z(]|,) )""",
-    re.VERBOSE,
+_SINGLE_QUOTED = re.compile(r"'((?:[^'\\\n]|\\.){0,200})'\s*[,}]")
+_CORRECTED = re.compile(
+    r"""(?:[.!?\n,;…–—-]\s*)
+    (?:wait|hmm+|oops|sorry|correction|scratch\ that|hold\ on|no(?=,|\ wait|:)|my\ mistake|i\ made
+      |actually(?=,?\ (?:it|the\ answer|\(?[A-Z]\b|-?\d))|let\ me\ re\w+|that['’]s\ (?:not|wrong))
+    \b""",
+    re.IGNORECASE | re.VERBOSE,
 )
-_NAMED = re.compile(
-    r"(?:[Oo]ption|[Cc]hoice|[Ll]etter|[Aa]nswer)(?: is)?[ :*]{1,4}\(?([A-Z])\b(?! [a-z])"
-    r"|\(([A-Z])\)|\*\*\(?([A-Z])[.)]?(?:\*\*| )"
+_INSTEAD = re.compile(
+    r"""(?:[\s,.:;!–—-]|\b(?:no|wait|actually|sorry|i\ meant?|make\ it|rather|correction)\b
+      |\b(?:it|that|this|the\ answer)(?:['’]s|\ is|\ (?:should|must)\ be)\b(?!\ (?:not|wrong)))*""",
+    re.IGNORECASE | re.VERBOSE,
 )
-_SENTENCE_END = re.compile(r"(?<=\w\w)[.!?]['\"”)]?(?=\s+(?:[A-Z(]|$))|\n")
-_QUOTED = re.compile(r"[\"“]([^\"“”\n]{1,60})[.!]?[\"”][.!]?\s*$")
-_ARTICLE = re.compile(r"(?:the|an?)\s+(?=\S)")
-_EDGES = " \t\n\"'“”‘’`*_.,;:!?"
-_YES_NO = re.compile(
-    r"(yes|no|true|false)\b(?=[.,!;:\s]|$)(?! (?:one|matter|more)\b)", re.IGNORECASE
-)
-_SEPARATOR = re.compile(r"\s*[;\n]\s*|\s*,\s*(?:and\s+|or\s+)?|\s+and\s+")
-_BULLET = re.compile(r"(?m)^\s*(?:[-*•]|\d{1,3}[.)])\s+")
-_BRACKETS = {"[": "]", "(": ")", "{": "}", "<": ">"}
 
 
 def tail(text: str) -> str:
-    """The part of a text that can hold its answer: after its thoughts, and not without end."""
-    return text.rpartition(_THOUGHT)[2][-_LONGEST_TEXT:]
+    """The part of a text that can hold its answer: after its thoughts, and not without end.
+
+    >>> tail("<think>5?</think> 6"), tail("<think>so it is 5")
+    (' 6', '')
+    """
+    text = text[-_LONGEST_TEXT:]
+    for name in _THOUGHTS if "<" in text else ():
+        before, end, after = text.rpartition(f"</{name}>")
+        text = after if end and after.strip() else before if end else text
+        opened = text.rfind(f"<{name}>")
+        text = text[:opened] if opened >= 0 and not end else text
+    return text
 
 
 def is_cut(text: str) -> bool:
@@ -97,7 +102,7 @@ def is_cut(text: str) -> bool:
     """
     if any(text.rfind(opening) > text.rfind(closing) for opening, closing in _FORMULAS):
         return True
-    return text[text.rfind("\n") + 1 :].count("**") % 2 == 1
+    return len(_BOLD.findall(text, text.rfind("\n") + 1)) % 2 == 1
 
 
 def marked(text: str) -> Iterator[tuple[str, str]]:
@@ -107,14 +112,52 @@ def marked(text: str) -> Iterator[tuple[str, str]]:
     [('boxed', '\\frac{1}{2}'), ('stated', '0.5.')]
     """
     for content in _boxes(text):
-        yield "boxed", content
-    if "nswer>" in text or "NSWER>" in text:
-        for found in _TAG.findall(text)[: -_TRIES - 1 : -1]:
-            yield "tagged", found
+        yield "boxed", _restated(content)
+    if _OPEN_TAG.search(text):
+        for _, content in _TAG.findall(text)[: -_TRIES - 1 : -1]:
+            yield "tagged", _restated(content)
     for content in _hashed(text):
-        yield "hashes", content
-    for content in _statements(text[: text.rfind("\n") + 1] if is_cut(text) else text):
+        yield "hashes", _restated(content)
+    for content in _fields(text):
+        yield "tagged", content
+    for at, content in _statements(text[: text.rfind("\n") + 1] if is_cut(text) else text):
+        yield from _corrections(text, at)
         yield "stated", content
+
+
+def _restated(content: str) -> str:
+    """What a marked passage states, if it has a marker of its own."""
+    if "ns" not in content and "NS" not in content:
+        return content
+    plain = cleaned(content)
+    return next((passage for _, passage in _statements(plain)), content)
+
+
+def _corrections(text: str, start: int) -> Iterator[tuple[str, str]]:
+    """What a text says instead of a statement before, "wait, no, it is 12"."""
+    cues = list(_CORRECTED.finditer(text, start + 1, start + 4 * LONGEST_PASSAGE))
+    if not cues:
+        return
+    instead = _INSTEAD.match(text, cues[-1].end())
+    rest = text[instead.end() if instead else cues[-1].end() :][:LONGEST_PASSAGE]
+    is_said = instead is not None and any(c.isalpha() for c in instead[0])
+    yield "stated" if is_said else "rethought", rest
+
+
+def _fields(text: str) -> Iterator[str]:
+    """Values of a field `answer` in JSON."""
+    fields = _FIELDS if text.lstrip("` jsonJSON\n").startswith("{") else _FIELD
+    for found in list(fields.finditer(text))[: -_TRIES - 1 : -1]:
+        part = text[found.end() : found.end() + LONGEST_PASSAGE]
+        try:
+            value: Any = json.JSONDecoder().raw_decode(part)[0]
+        except (ValueError, RecursionError):
+            quoted = _SINGLE_QUOTED.match(part)
+            value = quoted[1] if quoted else None
+        if isinstance(value, (bool, int, float, list)):
+            value = json.dumps(value, ensure_ascii=False)
+        if isinstance(value, str) and value.strip():
+            yield _restated(value)
 
 
 def _places(text: str, mark: str) -> Iterator[int]:
@@ -136,7 +179,7 @@ def _boxes(text: str) -> Iterator[str]:
 
 def _braced(text: str, start: int) -> str | None:
     """What braces that begin there hold; a lone word or number after a space counts too."""
-    part = text[start : start + _LONGEST_PASSAGE].lstrip(" ")
+    part = text[start : start + LONGEST_PASSAGE].lstrip(" ")
     if not part.startswith("{"):
         word = re.match(r"[\w.,/-]{1,40}", part)
         return word and word[0]
@@ -150,66 +193,35 @@ def _braced(text: str, start: int) -> str | None:
 
 def _hashed(text: str) -> Iterator[str]:
     for at in _places(text, "####"):
-        line = text[at + 4 : at + 4 + _LONGEST_PASSAGE].partition("\n")[0].strip()
+        line = text[at + 4 : at + 4 + LONGEST_PASSAGE].partition("\n")[0].strip()
         if line and not text[:at].rpartition("\n")[2].strip(" *"):
             yield line
 
 
-def _statements(text: str) -> Iterator[str]:
+def _statements(text: str) -> Iterator[tuple[int, str]]:
+    """Statements and where they end, the last ones first."""
+    ends = dict[int, int]()
     lowered = text.lower()
     if len(lowered) != len(text):  # a letter that grows when it is made small
         lowered = text
     for at in _places(lowered, "answer"):
         if found := _STATED.match(text, at):
-            yield _following(text, found.end())
-    for found in list(_SHORT.finditer(text))[: -_TRIES - 1 : -1] if "ns" in lowered else ():
-        yield _following(text, found.end())
+            ends[at] = found.end()
+    for pattern in (_SHORT, _ELSEWHERE):
+        for found in list(pattern.finditer(text))[-_TRIES:]:
+            ends.setdefault(found.start(found.lastindex or 0), found.end())
+    for end in sorted(ends.values(), reverse=True):
+        yield end, _following(text, end)
 
 
 def _following(text: str, start: int) -> str:
-    passage = text[start : start + _LONGEST_PASSAGE].lstrip(" \t\r\n*_:`")
-    return passage.partition("\n\n")[0] if len(passage) > _SHORT_PASSAGE else passage
-
-
-def cleaned(passage: str) -> str:
-    r"""A passage without markup: LaTeX, Markdown and odd spaces in plain characters.
-
-    >>> cleaned(r"**\( 2\frac{1}{4} \text{ cm} \)**"), cleaned(r"$72$"), cleaned(r"\$72")
-    ('2 1/4  cm', '72', '$72')
-    """
-    if len(passage) > 2 * _LONGEST_PASSAGE:
-        return passage.strip()
-    if "\\" in passage:
-        for _ in range(3):
-            passage, count = _WRAPPED.subn(r"\1", passage)
-            if not count:
-                break
-        passage = _FRACTION.sub(_fraction, passage)
-    if "```" in passage:
-        passage = _FENCE.sub("", passage)
-    if "$" in passage:
-        passage = _DOLLARS.sub(r"\1", passage)
-    if "\\" in passage or "<|" in passage or "{,}" in passage or not passage.isascii():
-        passage = _REPLACED.sub(_spelled, passage)
-    if "**" in passage or "__" in passage or "`" in passage:
-        passage = _BOLD.sub("", passage)
-    return passage.strip()
-
-
-def _fraction(found: re.Match[str]) -> str:
-    whole, above, below = found[1], found[2] or found[4], found[3] or found[5]
-    if not (above and below and above.isdecimal() and below.isdecimal()):
-        return found[0]
-    return f"{whole} {above}/{below}" if whole else f"{above}/{below}"
-
-
-def _spelled(found: re.Match[str]) -> str:
-    text = found[0]
-    if text in _SPELLED:
-        return _SPELLED[text]
-    if "circ" in text:
-        return "°"
-    return text[1] if text[0] == "\\" and text[1] in "$%&#{}" else " " if text[0] != "<" else ""
+    """A passage; it begins with a line's end if it begins on a new line."""
+    passage = text[start : start + LONGEST_PASSAGE]
+    markup = _OPENS.match(passage)
+    plain = passage[markup.end() :] if markup else passage
+    is_new_line = "\n" in text[start - 1 : start + len(passage) - len(plain)]
+    plain = plain.partition("\n\n")[0] if len(plain) > _SHORT_PASSAGE else plain
+    return "\n" + plain if is_new_line else plain
 
 
 def extract_answer(text: str) -> tuple[str, str] | None:
@@ -229,73 +241,3 @@ def extract_answer(text: str) -> tuple[str, str] | None:
             answer = found[-1].strip().rstrip(".").strip()
             return (answer, how) if answer else None
     return None
-
-
-def letter_at_start(passage: str) -> str | None:
-    """The choice that a cleaned passage begins with.
-
-    >>> letter_at_start("(b)"), letter_at_start("B. dogs"), letter_at_start("Option C")
-    ('B', 'B', 'C')
-    >>> letter_at_start("A dog"), letter_at_start("Berlin")
-    (None, None)
-    """
-    passage = passage.strip(" \t\n*_")
-    if len(passage.rstrip(".")) == 1 and passage[0].isalpha() and passage.isascii():
-        return passage[0].upper()
-    found = _LETTER.match(passage)
-    return found[found.lastgroup or 0].upper() if found else None
-
-
-def named_letter(text: str) -> str | None:
-    """The only choice that the last line to name one names."""
-    for line in reversed(text.splitlines()[-40:]):
-        named = {next(filter(None, found)) for found in _NAMED.findall(line)}
-        if named:
-            return named.pop() if len(named) == 1 else None
-    return None
-
-
-def first_sentence(passage: str) -> str:
-    """A cleaned passage up to the end of its first sentence."""
-    return _SENTENCE_END.split(passage, maxsplit=1)[0].strip()
-
-
-def yes_or_no(text: str) -> str | None:
-    """A yes, no, true or false that a text begins with."""
-    found = _YES_NO.match(text.lstrip(_EDGES))
-    return found[1].lower() if found else None
-
-
-def last_quoted(text: str) -> str | None:
-    """What a text ends with, if it stands in quotes.
-
-    >>> last_quoted('The word is spelled backward as "nus".'), last_quoted("It is nus.")
-    ('nus', None)
-    """
-    found = _QUOTED.search(text)
-    return short_text(found[1]) if found else None
-
-
-def short_text(text: str) -> str | None:
-    """One spelling of a short text: small letters, no article, quotes or punctuation around.
-
-    >>> short_text('"The  Nile".'), short_text("A"), short_text("Aunt")
-    ('nile', 'a', 'aunt')
-    """
-    words = " ".join(unicodedata.normalize("NFKC", text).casefold().split()).strip(_EDGES)
-    if len(words) > 2 and words[0] in _BRACKETS and words[-1] == _BRACKETS[words[0]]:
-        words = words[1:-1].strip(_EDGES)
-    return _ARTICLE.sub("", words, count=1) if _ARTICLE.match(words) else words or None
-
-
-def items_of(passage: str) -> list[str]:
-    r"""The entries of a list: between commas, semicolons, lines or "and", brackets aside.
-
-    >>> items_of("[3, 1, 2]"), items_of("red, green and blue."), items_of("- a b\n- c")
-    (['3', '1', '2'], ['red', 'green', 'blue'], ['a b', 'c'])
-    """
-    passage = passage.strip().rstrip(".").strip()
-    while len(passage) > 1 and passage[0] in _BRACKETS and passage[-1] == _BRACKETS[passage[0]]:
-        passage = passage[1:-1].strip()
-    parts = _SEPARATOR.split(_BULLET.sub("", passage))
-    return [part.strip(_EDGES) for part in parts if part.strip(_EDGES)]

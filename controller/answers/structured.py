@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from controller.answers.numbers import in_time
+from controller.answers.expressions import in_time
 
 Fields = Mapping[str, Any]
 """Of a chat completion: `response_format`, `tools` and `tool_choice`, as OpenAI has them."""

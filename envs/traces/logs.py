@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +23,10 @@ TRUTHS = {"1": True, "1.0": True, "true": True, "yes": True, "c": True} | dict.f
     ("0", "0.0", "false", "no", "i", "n"), False
 )
 """Spellings of right and wrong; C, I and N (no answer) are those of inspect_ai."""
+
+_MEDIUM = re.compile(r"(?:input_)?(image|audio|video|document|file)")
+SHOWS = re.compile(r"\[(?:image|audio|video|document|file) [0-9a-f]{6}\]|<image>")
+"""What stands in a question for a medium."""
 
 _SCORE = "1 for right or 0 for wrong"
 
@@ -206,8 +212,24 @@ def conversation(messages: Any) -> str:
 
 
 def message_text(message: Mapping[str, Any]) -> str:
-    """The text of one message of a chat, in one piece or in parts."""
+    """The text of one message of a chat, in one piece or in parts.
+
+    A part that is a medium is named by its kind and a digest, so that questions about different
+    pictures differ.
+
+    >>> message_text({"content": [{"type": "text", "text": "How many? "}, {"type": "image"}]})
+    'How many? [image b91580]'
+    """
     content = message.get("content")
     parts = content if isinstance(content, (list, tuple)) else [content]
-    texts = (part.get("text") if isinstance(part, Mapping) else part for part in parts)
+    texts = (_part_text(part) if isinstance(part, Mapping) else part for part in parts)
     return "".join(str(text) for text in texts if text is not None)
+
+
+def _part_text(part: Mapping[str, Any]) -> Any:
+    """The text of a part, or what stands for it."""
+    medium = _MEDIUM.match(str(part.get("type") or part.get("content_type") or ""))
+    if part.get("text") is not None or not medium:
+        return part.get("text")
+    spelled = json.dumps(part, sort_keys=True, default=str)
+    return f"[{medium[1]} {hashlib.blake2b(spelled.encode(), digest_size=3).hexdigest()}]"

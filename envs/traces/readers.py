@@ -15,10 +15,11 @@ from typing import Any
 from controller.errors import TraceFormatError
 from envs.records import Record
 from envs.traces.harness import harness_attempts
-from envs.traces.logs import Log, Row, conversation, message_text, scored
+from envs.traces.logs import SHOWS, Log, Row, conversation, message_text, scored
 from envs.traces.served import served_attempts
 
 FAILED = "requests that failed, left out"
+SHOWN = "attempts at questions with images or other media, which are not imported"
 
 _LETTERS = ("a scorer that says C or I",)
 _CUT = ("max_tokens", "model_length", "length")
@@ -236,7 +237,7 @@ def scenario_attempts(record: Record, log: Log) -> Iterator[Row]:
     for number, completion in enumerate(result["completions"]):
         text = completion["text"]
         yield {
-            "question": state["request"]["prompt"],
+            "question": _shown(state["request"]),
             "question_id": instance["id"],
             "dataset": re.sub(r"[:,]model=[^,]*", "", name),
             "reference": [
@@ -251,6 +252,12 @@ def scenario_attempts(record: Record, log: Log) -> Iterator[Row]:
             "finish_reason": (completion.get("finish_reason") or {}).get("reason"),
             "seconds": result.get("request_time"),
         }
+
+
+def _shown(request: Row) -> str:
+    """What a model was asked by HELM: a prompt, or texts and media in turn."""
+    media = (request.get("multimodal_prompt") or {}).get("media_objects")
+    return message_text({"content": media}) if media else str(request["prompt"])
 
 
 def _scores(log: Log) -> dict[Any, Row]:
@@ -364,6 +371,8 @@ def attempts_of(source: Source, record: Record, log: Log) -> Iterator[tuple[Reco
     try:
         for entry in _entries(source, record):
             for attempt in source.attempts(entry, log):
+                if SHOWS.search(str(attempt.get("question"))):
+                    log.doubts[SHOWN] += 1
                 yield entry, attempt
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         if isinstance(error, TraceFormatError):

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -497,6 +498,13 @@ def test_traces_of_verifiers(tmp_path):
     assert "requests that failed, left out (2)" in made.notes
 
 
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    file = tmp_path / "twice.jsonl"
+    file.write_text(json.dumps(plain()) + '\n{"question": "a", "answer": "1", "answer": "2"}')
+    with pytest.raises(TraceFormatError, match=r"after line 1: .*each key once, found 'answer'"):
+        import_attempts([file], tmp_path / "traces")
+
+
 @QUIET
 def test_a_run_of_helm(tmp_path):
     def state(n, text, **more):
@@ -511,6 +519,10 @@ def test_a_run_of_helm(tmp_path):
         } | more  # fmt: skip
 
     (tmp_path / "run_spec.json").write_text('{"name": "sums:n=2,model=org_m"}')
+    shown = [
+        {"content_type": "image/png", "location": "2.png"},
+        {"content_type": "text/plain", "text": "+ 1?"},
+    ]
     stats = [
         {
             "instance_id": f"id{n}", "train_trial_index": 0,
@@ -520,11 +532,19 @@ def test_a_run_of_helm(tmp_path):
         for n in range(3)
     ]  # fmt: skip
     (tmp_path / "per_instance_stats.json").write_text(json.dumps(stats))
-    states = [state(0, "1"), state(1, "7"), state(2, "", result={"success": False})]
+    pictures = {"prompt": "", "multimodal_prompt": {"media_objects": shown}}
+    states = [
+        state(0, "1"),
+        state(1, "7", request=pictures),
+        state(2, "", result={"success": False}),
+    ]
     run = {"adapter_spec": {"model": "org/m"}, "request_states": states}
     file = write(tmp_path / "scenario_state.json", [run])
-    made = import_attempts([file], tmp_path / "traces")
+    with pytest.warns(UserWarning, match="1 attempts at questions with images"):
+        made = import_attempts([file], tmp_path / "traces")
     assert shares(made) == {("org/m", "sums:n=2"): (2, 2, 0.5)}
+    questions = TraceSet.read(tmp_path / "traces").questions["question"].to_pylist()
+    assert any(re.fullmatch(r"\[image [0-9a-f]{6}\]\+ 1\?", question) for question in questions)
     reasons = TraceSet.read(tmp_path / "traces").attempts["finish_reason"]
     assert reasons.to_pylist() == ["length"] * 2
     assert "requests that failed, left out (1)" in made.notes

@@ -115,6 +115,9 @@ def cost(
         arms, recorded = ladder.split(",") if ladder else (), traces or bundled("traces")
         rows = cost_table(TraceSet.read(recorded), arms, prices)
         title = f"{recorded}, costs in tokens of {rows[0]['arm']}"
+        if unknown := sorted(prices.keys() - {row["arm"] for row in rows}):
+            named = [row["arm"] for row in rows]
+            raise ConfigError(f"dollars: expected arms among {named}, found {unknown[0]!r}")
     if as_json:
         print(json.dumps(rows, indent=1))
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any, Literal
@@ -209,6 +209,14 @@ class TrainConfig:
         for model, cost in self.token_costs.items():
             if not 0 < cost < inf:
                 raise ConfigError(f"token_costs: expected more than 0, found {model}={cost}")
+
+    def check_models(self, known: Collection[str]) -> None:
+        """Raises ConfigError for a cost or price of a model that the traces do not have."""
+        for option in ("token_costs", "dollars"):
+            if unknown := sorted(set(getattr(self, option)) - set(known)):
+                raise ConfigError(
+                    f"{option}: expected models among {sorted(known)}, found {unknown[0]!r}"
+                )
 
     def suited(self, num_attempts: int) -> TrainConfig:
         """The same with `total_steps`, if left open, as suits so many attempts to learn from.

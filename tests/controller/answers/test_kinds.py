@@ -12,14 +12,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.answers import KINDS, answer_kind, first_same, is_right, load_kind, unread_warning
-from controller.answers import numbers as expressions
+from controller.answers import (
+    KINDS,
+    answer_kind,
+    expressions,
+    first_same,
+    is_right,
+    load_kind,
+    unread_warning,
+)
 from controller.errors import ConfigError
 
 ROOT = Path(__file__).parents[3]
 LONG = 1_000_000
 PIECES = ("answer is ", "1,", "1 ", "is ", "\\boxed{", "<answer>", "#### ", "\\frac{1}{", "one-",
-          "\nans: ", "$a ", "**", "(A) ", "- a\n", "1:2", " and ", "{", "\\text{")  # fmt: skip
+          "\nans: ", "$a ", "**", "(A) ", "- a\n", "1:2", " and ", "{", "\\text{", "wait, no, ",
+          "answer: 1. Wait, ", "x = 3, ", "(1, ", "5 a b and ", "~~a", "==b",
+          "[a](http:", "<b>", "((",
+          "1 2 ", "\n\n12", "A, ", "Antwort: ", "答案", "½",
+          '"answer": [', "is 5 and ", "to a ")  # fmt: skip
 
 
 def stated(name):
@@ -30,6 +41,7 @@ def stated(name):
 
 
 FORMS, HELD_OUT = stated("forms").FORMS, stated("held_out").HELD_OUT
+MENDED = stated("mended").MENDED
 
 
 def answer(kind, text):
@@ -43,7 +55,7 @@ def test_there_are_enough_forms():
     assert len(set(FORMS)) == len(FORMS)
 
 
-@pytest.mark.parametrize("forms", [FORMS, HELD_OUT], ids=["forms", "held out"])
+@pytest.mark.parametrize("forms", [FORMS, HELD_OUT, MENDED], ids=["forms", "held out", "mended"])
 def test_forms_are_read(forms):
     misread = [
         (kind, text, expected, found)
@@ -73,7 +85,7 @@ def test_the_rule_that_applied_is_told():
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_answers_that_were_read_are_spelled_already(kind):
     """So that recorded answers, read again, are numbered as they were."""
-    for _, text, _ in (*FORMS, *HELD_OUT):
+    for _, text, _ in (*FORMS, *HELD_OUT, *MENDED):
         found = answer(kind, text)
         if found is not None:
             assert answer_kind(kind).canonical(found) == found, text
@@ -128,6 +140,20 @@ def test_bundled_answers_are_read_as_they_were_recorded():
         ("auto", "Paris", "paris", True),
         ("auto", r"\sqrt{8}", r"2\sqrt{2}", True),
         ("whole", "a ", "a", True),
+        ("number", "3 × 10⁸", "300000000", True),
+        ("number", "\\frac{-1}{2}", "−½", True),
+        ("number", "1,50,000", "150000", True),
+        ("number", "3:2", "3/2", False),
+        ("number", "(1, 2)", "1", False),
+        ("list", "[(1, 2), (3, 4)]", "[[1, 2], [3, 4]]", True),
+        ("list", "(1, 2), (3, 4)", "1, 2, 3, 4", False),
+        ("list", "1>3, 2>2", "1>2, 2>2", False),
+        ("list", "1,000; 2,000", "1000, 2000", True),
+        ("list", "x = 2, x = 3", "2, 3", True),
+        ("list", "x = 2, y = 3", "2, 3", False),
+        ("set", "∅", "{}", True),
+        ("text", "<b>Paris</b>", "paris", True),
+        ("choice", "（Ｃ）", "C", True),
     ],
 )
 def test_equal_answers(kind, one, other, same):

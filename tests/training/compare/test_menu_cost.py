@@ -33,5 +33,7 @@ def test_what_would_be_ignored_is_refused(tmp_path, allot):
     assert "expected none beside a menu" in allot("cost", menu, "--ladder", "a", check=False).stderr
     told = allot("cost", menu, "--dollars", "mine=1/2", check=False).stderr
     assert "expected arms among ['small', 'mini', 'own'], found 'mine'" in told
+    told = allot("cost", "--dollars", "mine=1/2", check=False).stderr
+    assert "dollars: expected arms among" in told
     assert "expected a menu" in allot("cost", "--batch", 8, check=False).stderr
     assert "expected one of h200" in allot("cost", menu, "--hardware", "x", check=False).stderr

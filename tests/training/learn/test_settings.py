@@ -123,3 +123,13 @@ def test_help_shows_every_setting_in_its_group(allot):
 def test_flags_may_be_spelt_as_sweeps_spell_them(allot):
     done = allot("train", "--out=x", "--num_envs=0", check=False)
     assert "num_envs: expected at least 1, found 0" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "more", [{"token_costs": {"huge": 3.0}}, {"unit": "dollars", "dollars": {"huge": "1/2"}}]
+)
+def test_costs_of_models_that_the_traces_lack_are_refused(more):
+    config = TrainConfig(**more)
+    config.check_models(["small", "huge"])
+    with pytest.raises(ConfigError, match=r"expected models among \['small'\], found 'huge'"):
+        config.check_models(["small"])
