@@ -304,7 +304,7 @@ class Episode(Underway):
             raise self.config.actions.illegal(self.question.question_id, self.mask()[0], action)
         if action.kind.spec.scores:
             verdict = await self.backend.verify([(self.question, a) for a in self._unverified])
-            self._count(0, verdict.usage)
+            self._count(self.config.verifier, verdict.usage)
             self.verified(verdict.scores)
             return ()
         attempts = tuple(await self.backend.attempts(self._requests(position)))
@@ -355,7 +355,7 @@ class Episode(Underway):
 
     def _record(self, attempt: Attempt) -> None:
         self.attempts.append(attempt)
-        scoreable = self.config.verifies and self.backend.can_verify(attempt)
+        scoreable = bool(self.state.has_verifier[0]) and self.backend.can_verify(attempt)
         if scoreable:
             self._unverified.append(attempt)
         self._count(attempt.rung, attempt.usage)

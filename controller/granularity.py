@@ -74,17 +74,19 @@ def granularity_of(process: Process) -> Granularity:
     """The granularity of a decision process, with what is to be said of its arms and additions."""
     if isinstance(process, SegmentConfig):
         return SEGMENTS
-    named = process.is_menu or process.names_revisers
+    named = process.is_menu or process.names_revisers or process.names_verifier
     if not (named or process.own_actions or process.own_features):
         return ATTEMPTS
     arms = process.arm_names if process.is_menu else ()
-    return _of(arms, process.actions, process.added_actions, process.added_features)
+    verifier = process.arm_names[process.verifier] if process.names_verifier else ""
+    return _of(arms, process.actions, verifier, process.added_actions, process.added_features)
 
 
 @cache
 def _of(
     arms: tuple[str, ...],
     actions: ActionSet,
+    verifier: str,
     own_actions: tuple[ActionKind, ...],
     own_features: tuple[Feature, ...],
 ) -> Granularity:
@@ -97,6 +99,10 @@ def _of(
         for a in actions
         if a.arm
     }
+    if verifier:
+        meanings[str(Action(ActionKind.VERIFY))] = (
+            f"{verifier} says of the attempts that have no score yet if they are right"
+        )
     priced = {kind: kind.spec for kind in own_actions if kind.spec.cost}
     table = menu_features(arms) if arms else FEATURES
     table = table.followed_by(*expected_costs(priced, len(PRICED)), *own_features)

@@ -84,12 +84,13 @@ def model_places(
     places = _places(models, checkpoint)
     menu = checkpoint.config.menu if isinstance(checkpoint.config, EpisodeConfig) else ()
     for place, arm in zip(places, menu, strict=False):
-        if place and place.revises and not arm.revises:
-            raise ConfigError(
-                f"arm {place.name}: expected revises of arms that {checkpoint.path} learnt to have "
-                f"revise alone, {[a.name for a in menu if a.revises]}; leave it out, or record "
-                "revisions by it and train again"
-            )
+        for role in ("revises", "verifies"):
+            if place and getattr(place, role) and not getattr(arm, role):
+                raise ConfigError(
+                    f"arm {place.name}: expected {role} of arms alone that {checkpoint.path} "
+                    f"learnt that from, {[a.name for a in menu if getattr(a, role)]}; leave it "
+                    "out, or record it and train again"
+                )
     return places
 
 
@@ -195,6 +196,10 @@ class LadderBuilder:
             )
         return True
 
+    def _verifies(self, rung: int) -> bool:
+        menu = getattr(self.checkpoint.config, "menu", ())
+        return bool(menu) and menu[rung].verifies
+
     def in_process(self, places: Sequence[ModelPlace | None]) -> Backend | SegmentBackend:
         """All models as one backend that never suspends.
 
@@ -252,6 +257,7 @@ class LadderBuilder:
             temperature=float(place.body.get("temperature", known)),
             max_new_tokens=self._longest(model.rung),
             answers=answer_kind(self.checkpoint.answers),
+            verifies=self._verifies(model.rung),
         )
         return backend if model.rung else with_segments(self.checkpoint, backend)
 
@@ -273,6 +279,7 @@ class LadderBuilder:
             reviser=upstream.reviser if rung == 0 else None,
             # A policy that learned with a reviser's adapter must not revise without it.
             revises=self._revises(rung, {REVISER} if adapted and not upstream.reviser else set()),
+            verifies=self._verifies(rung),
             parameters=trained.parameters,
             max_new_tokens=self._longest(rung),
             asks_n=upstream.upstream_n,

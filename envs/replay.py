@@ -225,7 +225,7 @@ class AttemptReplay(Replay):
                 mean_logprob=np.where(hidden, np.nan, made["mean_logprob"]).astype(np.float64),
                 min_logprob=np.where(hidden, np.nan, made["min_logprob"]).astype(np.float64),
                 cut=made["cut"] & self.config.reads_cuts,
-                scoreable=~unscored & self.config.verifies,
+                scoreable=~unscored & episodes.has_verifier[rows],
                 first_child=children[..., 0],
                 num_children=children[..., 1],
                 **counts,

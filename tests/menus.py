@@ -18,12 +18,17 @@ ARMS = {
 
 
 def write_menu(
-    out: Path, num_questions: int = 240, seed: int = 0, revisers: tuple[str, ...] = ()
+    out: Path,
+    num_questions: int = 240,
+    seed: int = 0,
+    revisers: tuple[str, ...] = (),
+    verifier: str = "",
 ) -> Path:
     """A trace set; every other question is hard, as its wording says.
 
     Each of the `revisers` revises the first attempt of every arm at two questions of three, as well
-    as it answers.
+    as it answers. The `verifier` judges all attempts: too sure of itself, and more often right
+    than wrong.
     """
     rng = np.random.default_rng(seed)
     questions, attempts = [], []
@@ -61,6 +66,10 @@ def write_menu(
                     }
                     | {"prompt_tokens": 15 + parent["completion_tokens"]}
                 )
+    for row in attempts if verifier else ():
+        sure = rng.normal(3 if row["correct"] else -1, 2)
+        row["verifier_score"] = float(1 / (1 + np.exp(-2 * sure)))
+        row["verifier_tokens"] = 10 + row["completion_tokens"] + 25
     out.mkdir(parents=True)
     for file, rows, schema in (
         ("questions", questions, QUESTION_SCHEMA),
@@ -71,6 +80,8 @@ def write_menu(
         arm: {"tier": tier, "family": family, "parameters": size, "max_new_tokens": 256}
         for arm, (tier, family, _, size, *_) in ARMS.items()
     }
+    if verifier:
+        models[verifier]["verifies"] = True
     manifest = {"version": TRACE_VERSION, "models": models, "recorded": {}}
     (out / MANIFEST).write_text(json.dumps(manifest))
     return out

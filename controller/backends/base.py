@@ -53,7 +53,7 @@ class Request:
         index: number of the attempt among those of the same question, model and action
             (for REVISE: of the same parent); together with the backend's seed it
             determines the attempt.
-        parent: attempt to revise; None unless the action is REVISE.
+        parent: attempt to revise or to verify; None for other actions.
         unwanted: set once nobody waits for the attempt any more; backends that can may then
             give it up.
         on_text: told each piece of text as it is written, by backends that can.
@@ -116,6 +116,19 @@ class Verdict:
     usage: Usage = field(default_factory=Usage)
 
 
+def verdict_of(judgements: Sequence[Attempt]) -> Verdict:
+    """What VERIFY requests to one model came to; raises BackendError if one of them failed."""
+    failed = next((made.error for made in judgements if made.error is not None), None)
+    scores = [made.verifier_score for made in judgements if made.verifier_score is not None]
+    if failed is not None or len(scores) < len(judgements):
+        raise BackendError(f"verify: expected a judgement of each attempt, found {failed}")
+    used = sum((made.usage for made in judgements), Usage())
+    return Verdict(
+        scores=tuple(scores),
+        usage=Usage(verifier_tokens=used.processed_tokens + used.cached_tokens, wall_s=used.wall_s),
+    )
+
+
 class Backend(ABC):
     """Makes attempts, many at a time.
 
@@ -130,11 +143,13 @@ class Backend(ABC):
     Attributes:
         reads_prompts: whether it can tell the small model's prompt state.
         revises: whether its small model can be asked to revise.
+        verifies: whether its model, of one alone, is asked if attempts are right.
     """
 
     models: tuple[ModelSpec, ...]
     reads_prompts: bool = True
     revises: bool = True
+    verifies: bool = False
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -167,8 +182,8 @@ class Backend(ABC):
         """
 
     def can_verify(self, attempt: Attempt) -> bool:
-        """Whether `verify` could score an attempt."""
-        return False
+        """Whether `verify` could score an attempt: where a model is asked, one that has a text."""
+        return self.verifies and bool(attempt.text) and attempt.error is None and not attempt.calls
 
     async def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
         """Score attempts, each with the question that it tries to answer.
@@ -176,7 +191,10 @@ class Backend(ABC):
         Raises:
             BackendError: there is no verifier, or it cannot score one of them.
         """
-        raise BackendError("verify: expected a backend with a verifier, found none")
+        if not self.verifies:
+            raise BackendError("verify: expected a backend with a verifier, found none")
+        asked = [Request(question=q, action=ActionKind.VERIFY, parent=a) for q, a in pairs]
+        return verdict_of(await self.attempts(asked))
 
     def available(self, rung: int) -> bool:
         """Whether a model is worth asking now."""
@@ -223,6 +241,7 @@ class Wrapped(Backend):
     def __init__(self, backend: Backend) -> None:
         self.backend, self.models = backend, backend.models
         self.reads_prompts, self.revises = backend.reads_prompts, backend.revises
+        self.verifies = backend.verifies
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -8,16 +8,14 @@ import json
 import numpy as np
 
 from controller.backends.base import Request
-from controller.process.actions import ActionKind
 from controller.process.types import Attempt
 
 
 def attempt_id(model: str, request: Request) -> str:
     """Id of the attempt that fulfils a request, unique within its question."""
-    if request.action is ActionKind.REVISE:
-        parent = request.parent
-        by = f"{model}:" if parent and parent.model != model else ""
-        return f"{parent.attempt_id if parent else ''}>{by}revise:{request.index}"
+    if request.parent is not None:
+        by = f"{model}:" if request.parent.model != model else ""
+        return f"{request.parent.attempt_id}>{by}{request.action.value}:{request.index}"
     return f"{model}:{request.action.value}:{request.index}"
 
 

@@ -81,6 +81,7 @@ class Ladder(Backend):
             )
         self.reads_prompts = rungs[0].reads_prompts
         self.revises = any(rung.revises for rung in rungs)
+        self._verifier = next((r for r, rung in enumerate(rungs) if rung.verifies), None)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -134,12 +135,14 @@ class Ladder(Backend):
         return [replace(attempt, rung=rung) for attempt in made] if rung else made
 
     def can_verify(self, attempt: Attempt) -> bool:
-        """Whether the small model's backend could score an attempt."""
+        """Whether the model that verifies, or the first model's adapter, could score an attempt."""
+        if self._verifier is not None:
+            return self.rungs[self._verifier].can_verify(attempt)
         return attempt.rung == 0 and self.rungs[0].can_verify(attempt)
 
     async def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
-        """Have the small model's backend score attempts."""
-        return await self.rungs[0].verify(pairs)
+        """Have it score attempts."""
+        return await self.rungs[self._verifier or 0].verify(pairs)
 
     async def check(self) -> dict[str, str]:
         """What is wrong with which model, by name."""

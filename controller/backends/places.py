@@ -25,7 +25,7 @@ from controller.process.actions import Tier
 _URLS = ("http://", "https://")
 _GGUF_MAGIC, _GGUF_SUFFIX = b"GGUF", ".gguf"
 _NAMED = re.compile(r"(?P<name>[^=/:#\s]+)=(?P<place>.+)")
-_OPTIONS = ("tier", "family", "body", "prompt", "revises", "cached")
+_OPTIONS = ("tier", "family", "body", "prompt", "revises", "verifies", "cached")
 _OPTION = re.compile(rf",({'|'.join(_OPTIONS)})=")
 _HUB_ID = re.compile(r"(?P<owner>\w[\w.-]*)/\w[\w.-]*")
 _OWN_FOLDER = "checkpoints"
@@ -54,6 +54,7 @@ class ModelPlace:
         body: further fields of each request; of models in this process `temperature` alone.
         prompt: chat that it is asked with; empty where another option says it.
         revises: whether it is to revise attempts of all arms, in a recording.
+        verifies: whether it is the one that says of attempts of all arms if they are right.
         cached: what a prompt token that its server found cached costs, of what another one does;
             None where all cost the same.
     """
@@ -68,6 +69,7 @@ class ModelPlace:
     body: Mapping[str, Any] = field(default_factory=dict, hash=False)
     prompt: tuple[Message, ...] = field(default=(), hash=False)
     revises: bool = False
+    verifies: bool = False
     cached: float | None = None
 
     def __post_init__(self) -> None:
@@ -146,17 +148,23 @@ def _with_options(place: ModelPlace, options: Mapping[str, Any]) -> ModelPlace:
         body = json_object(f"arm {arm}: body", body)
     if not isinstance(body, Mapping):
         raise ConfigError(f"arm {arm}: expected a mapping as body, found {body!r}")
-    if (revises := options.get("revises", False)) not in (True, False, "true", "false"):
-        raise ConfigError(f"arm {arm}: expected revises to be true or false, found {revises!r}")
     return replace(
         place,
         tier=None if tier is None else Tier(tier),
         family=options.get("family"),
         body=body,
         prompt=read_prompt(prompt) if prompt else (),
-        revises=revises in (True, "true"),
+        revises=_role(arm, "revises", options),
+        verifies=_role(arm, "verifies", options),
         cached=_share(arm, options.get("cached")),
     )
+
+
+def _role(arm: str, role: str, options: Mapping[str, Any]) -> bool:
+    said = options.get(role, False)
+    if said not in (True, False, "true", "false"):
+        raise ConfigError(f"arm {arm}: expected {role} to be true or false, found {said!r}")
+    return said in (True, "true")
 
 
 def _share(arm: str, said: object) -> float | None:

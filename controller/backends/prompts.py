@@ -17,6 +17,8 @@ REVISER, VERIFIER = "reviser", "verifier"
 
 REVISE_PROMPT = "Check the attempt above and write a better one."
 
+VERIFY_PROMPT = "Is this answer right? Reply Yes or No."
+
 PLACE = "{question}"
 """Where a prompt has the question."""
 
@@ -34,18 +36,33 @@ def messages(request: Request, prompt: Sequence[Message] = ()) -> list[Message]:
 
     System messages come first, then examples, earlier turns of the conversation, the question
     where `prompt` has `{question}` or else after it, turns since, and for REVISE the parent's text
-    and `REVISE_PROMPT`.
+    and `REVISE_PROMPT`. For VERIFY they are without `prompt`, which tells how to answer, and the
+    last has the parent's text as a quotation and `VERIFY_PROMPT`.
 
     Raises:
-        BackendError: a REVISE without a parent, or whose parent has no text.
+        BackendError: a REVISE or VERIFY without a parent, or whose parent has no text.
     """
-    question = _rendered(request.question, prompt)
-    if request.action is not ActionKind.REVISE:
-        return question
-    if request.parent is None or request.parent.text is None:
-        found = "no parent" if request.parent is None else f"{request.parent.attempt_id} without it"
-        raise BackendError(f"REVISE: expected a parent attempt with its text, found {found}")
-    return [*question, *_revision(request.parent.text)]
+    action, parent = request.action, request.parent
+    if action not in (ActionKind.REVISE, ActionKind.VERIFY):
+        return _rendered(request.question, prompt)
+    if parent is None or parent.text is None:
+        found = "no parent" if parent is None else f"{parent.attempt_id} without it"
+        raise BackendError(
+            f"{action.upper()}: expected a parent attempt with its text, found {found}"
+        )
+    if action is ActionKind.REVISE:
+        return [*_rendered(request.question, prompt), *_revision(parent.text)]
+    return _verification(_rendered(request.question, ()), parent.text)
+
+
+def _verification(chat: list[Message], attempt: str) -> list[Message]:
+    """The same with a question about an attempt, which is quoted so that it asks for nothing."""
+    quoted = "\n".join(f"> {line}" for line in attempt.strip().splitlines())
+    asked = f"Proposed answer:\n{quoted}\n\n{VERIFY_PROMPT}"
+    if chat[-1]["role"] != "user" or not isinstance(chat[-1]["content"], str):
+        return [*chat, {"role": "user", "content": asked}]
+    # Many chat templates refuse two turns of a user in a row.
+    return [*chat[:-1], {**chat[-1], "content": f"{chat[-1]['content']}\n\n{asked}"}]
 
 
 def _rendered(question: Question, prompt: Sequence[Message]) -> list[Message]:

@@ -114,7 +114,7 @@ class ReplayBackend(ReadAgain, Backend):
                 )
             scores.append(attempt.verifier_score)
             prompt = self._prompt_states[question.question_id].prompt_tokens[0]
-            tokens += prompt + attempt.completion_tokens
+            tokens += attempt.verifier_tokens or prompt + attempt.completion_tokens
         return Verdict(scores=tuple(scores), usage=Usage(verifier_tokens=tokens))
 
     def _attempt(self, request: Request) -> Attempt:

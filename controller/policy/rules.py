@@ -317,6 +317,10 @@ class VerifierCascade:
         }
 
 
+VERIFYING = (VerifiedBestOfN, VerifierStop, VerifierCascade)
+"""Rules that have attempts verified."""
+
+
 @dataclass(frozen=True)
 class Router:
     """Small or large model by the prompt alone (RouteLLM, Ong et al. 2024, arXiv 2406.18665).
@@ -409,6 +413,8 @@ def lacks_arms(rule: AnyRule, episodes: Episodes, mask: Bools) -> Bools:
         return np.zeros(episodes.num_episodes, bool)
     config = episodes.config
     rungs = [config.arm_names.index(arm) for arm in rule.arms]
+    if config.names_verifier and isinstance(rule, On) and isinstance(rule.of, VERIFYING):
+        rungs.append(config.verifier)
     asking = [config.asks(rung) for rung in rungs]
     down = (episodes.mask() & ~mask)[:, asking]
     return np.asarray(((episodes.limits[:, rungs] == 0) | down).any(1))
@@ -556,6 +562,7 @@ ROUTERS = (
     "network router",
     "kNN router",
     "wording router",
+    "LinUCB router",
     "difficulty bins",
 )
 SELECTOR = "plan selector"

@@ -55,8 +55,8 @@ class ActionSpec:
 
     Functions look at the state e of n episodes (`controller.process.lockstep.Lockstep`) and give
     (n,), or at numbers of one (`Episodes.looked_at`) and give one. Lengths of attempts, (R,), are
-    those that are expected, or the longest. Those of an action that names an arm, as one that
-    revises does in a menu whose arms revise, are told its rung, too.
+    those that are expected, or the longest. Those of an action that asks an arm of a menu, as one
+    that revises or verifies may, are told its rung, too.
 
     Attributes:
         meaning: in words, for cards.
@@ -123,6 +123,14 @@ def _revisable(e: Any, width: int, rung: int = 0) -> Any:
     return there & (e.limits.T[rung] > 0) if e.config.names_revisers else there
 
 
+def _verifiable(e: Any, width: int, rung: int = 0) -> Any:
+    return e.unverified > 0
+
+
+def _verifying(e: Any, lengths: Array, rung: int = 0) -> Any:
+    return e.config.verification_cost * e.unverified_tokens
+
+
 def _has_attempts(e: Any, width: int, rung: int) -> Any:
     return e.limits.T[rung] >= e.counts.T[rung] + width
 
@@ -162,8 +170,8 @@ ACTIONS: dict[ActionKind, ActionSpec] = {
     ),
     ActionKind.VERIFY: ActionSpec(
         meaning="the verifier scores the attempts that have no score yet",
-        legal=lambda e, width: e.unverified > 0,
-        cost=lambda e, lengths: e.config.cost.verifier_weight * e.unverified_tokens,
+        legal=_verifiable,
+        cost=_verifying,
         paid_for="scores of all attempts that have none",
         scores=True,
     ),

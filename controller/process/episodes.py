@@ -10,6 +10,7 @@ from operator import attrgetter
 from typing import Any, Self
 
 import numpy as np
+from scipy.special import expit, logit
 
 from controller.errors import ConfigError
 from controller.process.actions import (
@@ -52,7 +53,12 @@ class EpisodeConfig:
         revision_overhead: most tokens of a REVISE prompt beside question and parent.
         reads_prompt: whether the policy looks at the small model's prompt state, which
             charges the small model's prefill at the start of every episode.
-        verifies: whether there is a verifier, and with it the action VERIFY.
+        verifies: whether there is a verifier, and with it the action VERIFY: the arm that says so,
+            or else an adapter of the first.
+        verification_overhead: tokens that such an arm reads and writes beside question and attempt.
+        verifier_calibration: what makes a probability of such an arm's judgement of an attempt:
+            a factor of its log-odds, then what is added for each rung that may have made it; empty
+            for scores that are taken as they are.
         reads_logprobs: whether log-probabilities of attempts were known in training; if not,
             those of a deployment are left unread.
         reads_cuts: the same for attempts that were cut at their longest.
@@ -73,6 +79,8 @@ class EpisodeConfig:
     revision_overhead: int = 0
     reads_prompt: bool = False
     verifies: bool = False
+    verification_overhead: int = 0
+    verifier_calibration: tuple[float, ...] = ()
     reads_logprobs: bool = True
     reads_cuts: bool = False
     arms: tuple[Arm, ...] = ()
@@ -97,6 +105,16 @@ class EpisodeConfig:
         if len(self.menu) != rungs or self.menu[0].tier is not Tier.SMALL:
             raise ConfigError(
                 f"arms: expected one per rung, {rungs}, the first one small, found {self.arms}"
+            )
+        if len(self.verifier_calibration) not in (0, rungs + 1):
+            raise ConfigError(
+                f"verifier_calibration: expected {rungs + 1} numbers, or none, found "
+                f"{self.verifier_calibration}"
+            )
+        if sum(arm.verifies for arm in self.menu) > 1:
+            raise ConfigError(
+                "arms: expected at most one that verifies, found "
+                f"{[arm.name for arm in self.menu if arm.verifies]}"
             )
         for name in ("own_actions", "own_features"):
             if len(set(names := getattr(self, name))) < len(names):
@@ -150,6 +168,16 @@ class EpisodeConfig:
         return tuple(r for r, arm in enumerate(self.menu) if arm.revises) or (0,)
 
     @cached_property
+    def names_verifier(self) -> bool:
+        """Whether an arm verifies, and not an adapter."""
+        return any(arm.verifies for arm in self.menu)
+
+    @cached_property
+    def verifier(self) -> int:
+        """Rung of the arm that verifies, itself or by its adapter."""
+        return next((r for r, arm in enumerate(self.menu) if arm.verifies), 0)
+
+    @cached_property
     def is_menu(self) -> bool:
         """Whether a tier has several arms, so that actions name these."""
         return any(len(rungs) > 1 for rungs in self.by_tier.values())
@@ -189,6 +217,8 @@ class EpisodeConfig:
         """The arms that a kind of action can ask."""
         if kind.spec.revises:
             return self.revisers
+        if kind.spec.scores:
+            return (self.verifier,)
         return self.by_tier[kind.spec.tier] if kind.spec.tier else ()
 
     def rung_of(self, kind: ActionKind, arm: str = "") -> int:
@@ -243,6 +273,13 @@ class EpisodeConfig:
     def revision_cost(self) -> Floats:
         """Cost of a token that goes through an arm when it revises, (R,)."""
         return np.array([self.cost.reviser_weight, *self.cost.weights[1:]])
+
+    @cached_property
+    def verification_cost(self) -> float:
+        """Cost of a token that goes through the verifier."""
+        if not self.names_verifier:
+            return self.cost.verifier_weight
+        return float(self.token_cost[self.verifier] * self.prompt_share[self.verifier])
 
     @cached_property
     def prompt_share(self) -> Floats:
@@ -314,6 +351,8 @@ _LOOKED_AT = (
 )
 _arrays = attrgetter(*_LOOKED_AT)
 
+_LEAST_CHANCE = 1e-6
+
 _LOG_FACTORS = (-3.0, 3.0)
 """What a wording may tell of lengths: it is extrapolated to questions unlike those of training."""
 
@@ -324,6 +363,20 @@ _COUNT_LOG_COUNT = np.array([0.0] + [c * np.log(c) for c in range(1, _MAX_WEIGHT
 def score_weight(score: Floats) -> Floats:
     """Votes that an attempt counts for once a verifier has scored it; 1 without, as at 1/2."""
     return (2 * score) ** 2
+
+
+def log_odds(score: Floats) -> Floats:
+    """Of probabilities, none of which is taken for certain."""
+    return np.asarray(logit(np.clip(score, _LEAST_CHANCE, 1 - _LEAST_CHANCE)))
+
+
+def calibrated(calibration: tuple[float, ...], score: Floats, rung: Ints) -> Floats:
+    """How likely attempts are right, by an arm's judgement of each and who made it, all (n,).
+
+    Source: Platt 1999, with an intercept for each arm, as `EpisodeConfig.verifier_calibration`.
+    """
+    factor, *added = calibration
+    return np.asarray(expit(factor * log_odds(score) + np.array(added)[rung]))
 
 
 class Episodes(Lockstep):
@@ -529,6 +582,13 @@ class Episodes(Lockstep):
         return np.asarray(config.token_cost[0] * (config.prompt_share[0] * prompt_tokens))
 
     @property
+    def has_verifier(self) -> Bools:
+        """Whether there is one here: the arm that verifies may be missing, (N,)."""
+        config = self.config
+        there = self.limits[:, config.verifier] > 0 if config.names_verifier else True
+        return np.broadcast_to(config.verifies & np.asarray(there), self.num_episodes)
+
+    @property
     def fresh(self) -> Bools:
         """Whether no attempt has been made yet, (N,)."""
         return np.asarray(self.num_attempts == 0)
@@ -562,7 +622,9 @@ class Episodes(Lockstep):
         self.last_cut[rows] = attempts.cut
         self.cuts[rows] += attempts.cut
         self.unverified[rows] += attempts.scoreable
-        tokens = self.prompt_tokens[rows, 0] + attempts.completion_tokens
+        config = self.config
+        beside = self.prompt_tokens[rows, config.verifier] + config.verification_overhead
+        tokens = beside + attempts.completion_tokens
         self.unverified_tokens[rows] += tokens * attempts.scoreable
         unknown = np.isnan(attempts.mean_logprob)
         self.logprob_sum[rows] += np.where(unknown, 0.0, attempts.mean_logprob)
@@ -679,8 +741,10 @@ class Episodes(Lockstep):
             rows: whose attempts.
             answer: answer id of the attempt; -1 if it has none.
             rung: model that made it.
-            score: probability that it is right.
+            score: probability that it is right, see `EpisodeConfig.verifier_calibration`.
         """
+        if self.config.verifier_calibration:
+            score = calibrated(self.config.verifier_calibration, score, rung)
         np.add.at(self.score_sum, rows, score)
         np.add.at(self.scores, rows, 1)
         answered = answer >= 0
@@ -693,7 +757,7 @@ class Episodes(Lockstep):
     def finish_verification(self, rows: Ints) -> None:
         """Charge `rows` for the scores of all their attempts and find the leaders anew."""
         tokens = self.unverified_tokens[rows]
-        self.charge(rows, np.asarray(self.config.cost.verifier_weight * tokens), tokens)
+        self.charge(rows, np.asarray(self.config.verification_cost * tokens), tokens)
         self.unverified[rows] = self.unverified_tokens[rows] = 0
         answered = rows[self.leader[rows] != NO_ANSWER]
         if not len(answered):

@@ -22,6 +22,7 @@ class Arm:
         most: attempts that an episode can ask of it: as many as there were to learn from.
         revises: whether it can be asked to check the leading attempt, whoever wrote that, and to
             write a better one; where no arm says so, the first revises its own.
+        verifies: whether it is the one that is asked whether attempts are right.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Arm:
     family: str
     most: int = 1
     revises: bool = False
+    verifies: bool = False
 
 
 PAIR = (

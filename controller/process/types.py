@@ -123,7 +123,9 @@ class Attempt:
         how: rule by which the answer was read from the text; None without an answer or rule.
         mean_logprob: mean log-probability of the written tokens, in nats; None if unknown.
         min_logprob: the least of them; None if unknown.
-        verifier_score: verifier's probability that the answer is right; None if unknown.
+        verifier_score: verifier's probability that the answer is right, before it is calibrated
+            where an arm verifies; None if unknown.
+        verifier_tokens: that the arm read and wrote for it; None if unknown.
         num_revisions: revisions of it that can be had, of every arm or by rung; None for as many
             as one likes.
         error: why generation failed; None when it did not.
@@ -148,6 +150,7 @@ class Attempt:
     mean_logprob: float | None = None
     min_logprob: float | None = None
     verifier_score: float | None = None
+    verifier_tokens: int | None = None
     num_revisions: int | tuple[int, ...] | None = None
     error: str | None = None
     usage: Usage = field(default_factory=Usage)

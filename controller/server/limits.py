@@ -77,7 +77,7 @@ def unwanted(
     found = frozenset(
         action
         for action, spec in asked.items()
-        if action.kind in without or (spec.attempt and names[spec.rung] in without)
+        if action.kind in without or ((spec.attempt or spec.scores) and names[spec.rung] in without)
     )
     left = [action for action, spec in asked.items() if spec.tier and action not in found]
     if not left or config.actions[0] in found:
@@ -139,9 +139,10 @@ class Restricted:
 
     @staticmethod
     def _escalates(episode: Episode, action: Action) -> bool:
-        """Whether an action asks a large model, to answer or to revise."""
+        """Whether an action asks a large model, to answer, to revise or to verify."""
         spec, _ = episode.config.choices[episode.config.actions.index(action)]
-        return spec.attempt is not None and not episode.config.is_small[spec.rung]
+        asks = spec.attempt is not None or spec.scores
+        return asks and not episode.config.is_small[spec.rung]
 
     def _reasons(self, episode: Episode) -> dict[Action, tuple[set[str], str]]:
         """Why actions are not allowed: each with the set that the reason goes to if it matters."""

@@ -103,6 +103,7 @@ COLUMNS: Mapping[str, Column] = {
     "mean_logprob": _LOGPROB,
     "min_logprob": _LOGPROB,
     "verifier_score": Column(expected="a number from 0 to 1", read=_number(0, 1)),
+    "verifier_tokens": _COUNT,
 }
 """Columns of an attempt that is imported."""
 

@@ -116,12 +116,15 @@ def derive_config(
     arms = arms or menu_of([model.name for model in models])
     held = train.stream_length.max(0)  # (R,)
     revised = _revised(train)
+    scored = bool((~np.isnan(made["verifier_score"])).any())
+    judge = next((rung for rung, arm in enumerate(arms) if arm.verifies and scored), None)
     named = train.revisers not in ((), (0,)) or bool(made["rung"][revised[0]].any())
     arms = tuple(
         replace(
             arm,
             most=min(most, max_samples if arm.tier is Tier.SMALL else MAX_ESCALATIONS),
             revises=named and rung in train.revisers,
+            verifies=rung == judge,
         )
         for rung, (arm, most) in enumerate(zip(arms, held.tolist(), strict=True))
     )
@@ -146,7 +149,8 @@ def derive_config(
         max_revisions=MAX_REVISIONS if train.revisers else 0,
         max_escalations=min(MAX_ESCALATIONS, int(held[~small].max(initial=0))),
         revision_overhead=overhead,
-        verifies=bool((~np.isnan(made["verifier_score"])).any()),
+        verifies=scored,
+        verification_overhead=0 if judge is None else _verification_overhead(train, judge),
         reads_logprobs=bool((~np.isnan(made["mean_logprob"])).any()),
         reads_cuts=bool(made["cut"].any()),
         arms=arms,
@@ -161,8 +165,7 @@ def derive_config(
 
 def _revised(train: TraceTable) -> tuple[Ints, Ints, Ints]:
     """Independent attempts with the first revision of each by an arm, and question, (n,) each."""
-    question, rung, number = (train.stream >= 0).nonzero()
-    places = train.stream[question, rung, number]
+    question, _, places = train.independent
     of, by = train.children[places, :, 1].nonzero()
     return places[of], train.children[places[of], by, 0], question[of]
 
@@ -176,6 +179,15 @@ def _revision_overhead(train: TraceTable, parents: Ints, children: Ints, questio
         - made["completion_tokens"][parents]
     )
     return max(0, int(extra.max(initial=0)))
+
+
+def _verification_overhead(train: TraceTable, judge: int) -> int:
+    """Mean tokens that an arm reads and writes to judge an attempt beside that and the question."""
+    question, _, places = train.independent
+    made = train.attempts[places]
+    extra = made["verifier_tokens"] - train.prompt_tokens[question, judge]
+    extra = (extra - made["completion_tokens"])[made["verifier_tokens"] > 0]
+    return max(0, round(float(extra.mean()))) if len(extra) else 0
 
 
 def _fit_weight(train: TraceTable, config: EpisodeConfig, rung: int) -> tuple[int, ...]:

@@ -57,6 +57,7 @@ ATTEMPT_SCHEMA = pa.schema(
         ("how", pa.string()),
         ("seconds", pa.float32()),
         *((name, pa.float32()) for name in ("mean_logprob", "min_logprob", "verifier_score")),
+        ("verifier_tokens", pa.int32()),
         ("text", pa.string()),
         ("error", pa.string()),
     ]
@@ -251,7 +252,14 @@ class TraceSet:
         small = [name for name in names if "small" in self.model_rows[name].tiers]
         told = self.manifest.get("models", {})
         families = {name: told.get(name, {}).get("family") for name in names}
-        return menu_of(names, small if len(names) > 2 else (), families)
+        menu = menu_of(names, small if len(names) > 2 else (), families)
+        return tuple(replace(arm, verifies=arm.name == self.verifier) for arm in menu)
+
+    @property
+    def verifier(self) -> str | None:
+        """The arm whose judgements the scores are; None if they are an adapter's."""
+        told = self.manifest.get("models", {})
+        return next((name for name, entry in told.items() if entry.get("verifies")), None)
 
 
 def model_spec(manifest: Mapping[str, Any], name: str, rung: int = 0) -> ModelSpec:

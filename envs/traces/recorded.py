@@ -20,6 +20,7 @@ from envs.traces.table import TraceTable, build_table
 _KEPT = (
     *("attempt_id", "question_id", "model", "parent_id", "prompt_tokens", "completion_tokens"),
     *("text", "finish_reason", "mean_logprob", "min_logprob", "verifier_score"),
+    "verifier_tokens",
 )
 """Columns of the trace set that an attempt has as they are."""
 

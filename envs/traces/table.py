@@ -27,13 +27,17 @@ COUNTS = ("answer", "prompt_tokens", "completion_tokens", "row")
 SIGNALS = ("mean_logprob", "min_logprob", "verifier_score")
 
 
-def attempt_type(signal: type[np.floating] = np.float32) -> np.dtype[np.void]:
+def attempt_type(
+    signal: type[np.floating] = np.float32, *, judged: bool = False
+) -> np.dtype[np.void]:
     """One attempt of a `TraceTable`; signals are as precise as they were recorded, NaN if unknown.
 
     The answer is numbered among its question's, -1 for none; `row` is the trace set's; `cut`
-    tells whether it was cut at its longest.
+    tells whether it was cut at its longest. Of attempts that an arm judged there are
+    `verifier_tokens`.
     """
-    counts = [("rung", np.int16), ("cut", np.bool_), *((name, np.int32) for name in COUNTS)]
+    names = (*COUNTS, *(("verifier_tokens",) if judged else ()))
+    counts = [("rung", np.int16), ("cut", np.bool_), *((name, np.int32) for name in names)]
     return np.dtype([*counts, *((name, signal) for name in SIGNALS)])
 
 
@@ -61,6 +65,12 @@ class TraceTable(QuestionTable):
     attempts: NDArray[np.void]
     revisers: tuple[int, ...]
     children: NDArray[np.int32]
+
+    @cached_property
+    def independent(self) -> tuple[Array, Array, Array]:
+        """Question, rung and place of each attempt that revises no other, (n,) each."""
+        question, rung, number = (self.stream >= 0).nonzero()
+        return question, rung, self.stream[question, rung, number]
 
     @cached_property
     def success_rates(self) -> NDArray[np.float64]:
@@ -165,9 +175,12 @@ def _read(
     types = {field.name: field.type for field in traces.stored.schema if field.name in SIGNALS}
     precise = any(kind not in (pa.float32(), pa.null()) for kind in types.values())
     more = [("question", np.int32), ("index", np.int32), ("revised", bool), ("correct", bool)]
-    fields = [*attempt_type(np.float64 if precise else np.float32).descr, *more]
+    judged = traces.verifier in ladder
+    own = attempt_type(np.float64 if precise else np.float32, judged=judged)
+    fields = [*own.descr, *more]
     rows = np.zeros(traces.num_attempts, fields)
-    counted = ("correct", "prompt_tokens", "completion_tokens", "index")
+    told = ("verifier_tokens",) if judged else ()
+    counted = ("correct", "prompt_tokens", "completion_tokens", "index", *told)
     named = ("question_id", "model", "action", "answer", "finish_reason")
     used = begin = 0
     for batch in traces.scan([*named, *counted, *SIGNALS]):
@@ -184,6 +197,8 @@ def _read(
             part[name] = column(batch, name, 0)[kept]
         for name in SIGNALS:
             part[name] = column(batch, name, np.nan)[kept]
+        if traces.verifier and traces.verifier not in ladder:
+            part["verifier_score"] = np.nan  # nobody here could give such scores
         used, begin = used + len(kept), begin + len(batch)
     rows = rows[:used]
     answers.unify(rows["question"], rows["answer"])
@@ -301,7 +316,8 @@ def _table(
 ) -> TraceTable:
     """Arrays of attempts in order, (M,), whose answers are numbered in `texts`."""
     precise = rows.dtype["mean_logprob"].type
-    attempts = np.zeros(len(rows), attempt_type(precise))
+    judged = "verifier_tokens" in (rows.dtype.names or ())
+    attempts = np.zeros(len(rows), attempt_type(precise, judged=judged))
     for name in attempts.dtype.names or ():
         attempts[name] = rows[name]
     for name in ("mean_logprob", "min_logprob"):

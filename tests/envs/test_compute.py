@@ -21,6 +21,7 @@ from envs.traces.table import build_table
 from envs.vector import ComputeVectorEnv
 from tests.conftest import CHECKPOINTS
 from tests.menus import write_menu
+from training.learn.calibration import with_calibration
 
 N = 8
 
@@ -109,6 +110,20 @@ def test_so_do_those_of_arms_that_revise_what_others_wrote(tmp_path, budgets):
     table = build_table(menu, ["train"], [model.name for model in menu.models()])
     config = derive_config(table, menu.models(), menu.arms())
     assert [n for n in config.actions.names if "REVISE" in n] == ["REVISE(cat)", "REVISE(whale)"]
+    recorded = read_recorded(menu, ["validation"], list(config.arm_names))
+    check_same(recorded, config, {"budgets": budgets, "round_prices": ROUND_PRICES})
+
+
+@pytest.mark.parametrize("budgets", [None, LogUniform(low=10, high=5000)])
+@pytest.mark.parametrize("verifier", ["ant", "whale"])
+def test_so_do_those_of_an_arm_that_verifies(tmp_path, verifier, budgets):
+    menu = TraceSet.read(
+        write_menu(tmp_path / "menu", 60, revisers=("cat", "whale"), verifier=verifier)
+    )
+    table = build_table(menu, ["train"], [model.name for model in menu.models()])
+    config = derive_config(table, menu.models(), menu.arms())
+    _, config = with_calibration(table, config)
+    assert (config.arm_names[config.verifier], config.verification_overhead) == (verifier, 25)
     recorded = read_recorded(menu, ["validation"], list(config.arm_names))
     check_same(recorded, config, {"budgets": budgets, "round_prices": ROUND_PRICES})
 

@@ -93,7 +93,7 @@ def test_arms_revise_what_others_wrote(live):
 
 def test_an_arm_that_never_revised_is_not_asked_to(live):
     arm = f"sampled={SMALL},revises=true"
-    with pytest.raises(ConfigError, match="leave it out, or record"):
+    with pytest.raises(ConfigError, match="expected revises of arms alone"):
         Controller.load(live / "run", models=[f"greedy={SMALL}", arm])
 
 

@@ -36,7 +36,7 @@ class RecordOptions:
             repeatable. Default: the bundled model.
         large: the same.
         arm: NAME=PLACE,tier=small|large, with any of ,family=NAME ,body=JSON (further fields of
-            each request) ,prompt=FILE|TEXT ,revises=true; repeatable.
+            each request) ,prompt=FILE|TEXT ,revises=true ,verifies=true; repeatable.
         menu: YAML file of such arms, under `arms`.
         questions: JSONL, CSV or parquet with question and reference (and question_id, dataset,
             level, split); default: the bundled tasks.
@@ -117,7 +117,9 @@ def record(options: RecordOptions) -> None:
     amount = vars(o.amount) | {
         "revised_samples": min(1, len(revisers)) if revised is None else revised
     }
-    config = RecordConfig(**amount, smalls=smalls, revisers=revisers)
+    config = RecordConfig(
+        **amount, smalls=smalls, revisers=revisers, verifier=_verifier(places, o.verifier)
+    )
     cluster: Cluster | None = o.cluster.cluster(o.workers, o.worker_gpus)
     notes = {"licence": o.licence} if o.licence else {}
     with recording_view(Console(stderr=True)) as view:
@@ -125,6 +127,17 @@ def record(options: RecordOptions) -> None:
             asked, source, o.out, config, cluster, notes, lambda r: view.begin(*r.counts())
         )
     _report(o.out, o.as_json)
+
+
+def _verifier(places: list[ModelPlace], adapter: Path | None) -> int | None:
+    """Rung of the arm that verifies."""
+    judges = [rung for rung, place in enumerate(places) if place.verifies]
+    if len(judges) + bool(adapter) > 1:
+        raise ConfigError(
+            "verifies: expected one verifier, an arm or the first model's adapter, found "
+            f"{[places[rung].name for rung in judges]}{f' and {adapter}' if adapter else ''}"
+        )
+    return next(iter(judges), None)
 
 
 def _places(o: RecordOptions) -> list[ModelPlace]:

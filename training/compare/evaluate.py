@@ -21,6 +21,8 @@ from controller.policy.difficulty import Reads
 from controller.policy.rules import (
     SELECTOR,
     AlwaysLarge,
+    On,
+    Panel,
     Rule,
     SelfConsistency,
     VerifiedBestOfN,
@@ -31,6 +33,7 @@ from controller.segments.episodes import SegmentConfig
 from envs.granularity import AnyTable, read_traces, table_of
 from envs.reward import LogUniform
 from envs.traces.table import TraceTable
+from training.compare.linucb import features_of, learn_paced
 from training.compare.results import CONTROLLER, Promises
 from training.compare.selector import select_plans
 from training.compare.simulate import Played, outlook, play_checkpoint, play_rules, pool, select
@@ -297,8 +300,30 @@ class _Contest:
         free = replace(self.config, reads_prompt=False)
         wording = self._on_both(fit_wording(self.tuning, self._outcomes, read))
         self.add("wording router", routers(self.config), free, wording)
+        if isinstance(self.config, EpisodeConfig) and self.config.is_menu:
+            self._add_bandit(paying, known)
         self.played["difficulty bins"] = self._lookup(free, wording or known)
         self._add_selector()
+
+    def _add_bandit(self, config: EpisodeConfig, known: tuple[Floats, Floats]) -> None:
+        """Let a bandit that reads what the logistic router reads pick an arm for each question."""
+        arms = [Panel((name,), 1) for name in config.arm_names]
+        give_up = On(SelfConsistency(0), *config.arm_names[:1] * 2)
+        plans: list[Any] = [*arms, give_up]  # the last one is also number -1
+        tuned, tested = self._tuned(plans, config, known[0]), self._tested(plans, config, known[1])
+        right, cost = (
+            np.array([getattr(p, name) for p in tuned[:-1]]).T for name in ("right", "cost")
+        )
+        features = [features_of(difficulty[:, : len(arms)]) for difficulty in known]
+        bandit = learn_paced(features[0], right, cost)
+        by_budget = [
+            [select(played, choice % len(plans)) for choice in bandit.choose(of)]
+            for of, played in zip(features, (tuned, tested), strict=True)
+        ]
+        self.played["LinUCB router"] = [
+            by_budget[1][int(np.argmax([p.utility(price).mean() for p in by_budget[0]]))]
+            for price in self.prices
+        ]
 
     def _add_selector(self) -> None:
         """Let the wording pick one of all rules that were tuned for any of the prices."""

@@ -15,12 +15,16 @@ from controller.backends.places import ModelPlace
 from controller.backends.prices import listed
 from controller.errors import ConfigError
 from controller.process.actions import REVISING
-from controller.process.episodes import score_weight
+from controller.process.episodes import calibrated, score_weight
 from controller.process.types import Dollars
-from envs.traces.derive import cost_model, known_dollars
+from envs.traces.derive import cost_model, derive_config, known_dollars
 from envs.traces.format import TraceSet
 from envs.traces.table import TraceTable, build_table
-from training.learn.calibration import auroc, expected_calibration_error
+from training.learn.calibration import (
+    auroc,
+    expected_calibration_error,
+    with_calibration,
+)
 
 FEWEST = 5
 """Questions of a level or task below which shares would say little."""
@@ -34,7 +38,8 @@ def model_table(traces: TraceSet, split: str) -> dict[str, list[dict[str, Any]]]
     pass@1, and where there are more than two attempts majority and pass@k. Where the traces hold
     revisions: how often a revision fixes a wrong attempt, against how often a fresh attempt at the
     same question is right, and how often it breaks a right one. Where they hold verifier scores:
-    AUROC, calibration error, and the accuracy of choosing among all small attempts by score.
+    AUROC, calibration error, and the accuracy of choosing among all small attempts by score; where
+    an arm judges, of the attempts of each arm, as calibrated on the train split.
     """
     models = traces.models()
     table = build_table(traces, [split], [model.name for model in models])
@@ -62,7 +67,9 @@ def model_table(traces: TraceSet, split: str) -> dict[str, list[dict[str, Any]]]
     }
     if table.revisers:
         tables["revising"] = _revising(table)
-    if not np.isnan(table.attempts["verifier_score"]).all():
+    if traces.verifier:
+        tables["verifier"] = _judged(traces, table)
+    elif not np.isnan(table.attempts["verifier_score"]).all():
         tables["verifier"] = [_verifier(table)]
     return {kind: rows for kind, rows in tables.items() if rows}
 
@@ -96,21 +103,37 @@ def _revising(table: TraceTable) -> list[dict[str, Any]]:
     return rows
 
 
-def _verifier(table: TraceTable) -> dict[str, Any]:
-    length = int(table.stream_length[:, 0].min())
-    attempts = table.stream[:, 0, :length]  # (Q, k)
+def _judged(traces: TraceSet, table: TraceTable) -> list[dict[str, Any]]:
+    """How good the judgements of an arm are, of attempts by each; without a text there is none."""
+    models, arms = traces.models(), traces.arms()
+    train = build_table(traces, ["train"], [model.name for model in models])
+    _, process = with_calibration(train, derive_config(train, models, arms))
+    attempts = table.attempts.copy()
+    said = attempts["verifier_score"].astype(np.float64)
+    attempts["verifier_score"] = calibrated(process.verifier_calibration, said, attempts["rung"])
+    meant, rows = replace(table, attempts=attempts), []
+    for arm in arms:
+        raw, known = (_verifier(each, arms.index(arm)) for each in (table, meant))
+        rows.append({"attempts by": arm.name, "as said": raw["calibration error"], **known})
+    return rows
+
+
+def _verifier(table: TraceTable, rung: int = 0) -> dict[str, Any]:
+    length = int(table.stream_length[:, rung].min())
+    attempts = table.stream[:, rung, :length]  # (Q, k)
     right, score, answers = (
         table.right(attempts),
         table.attempts["verifier_score"][attempts].astype(np.float64),
         table.attempts["answer"][attempts],
     )
+    known, score = ~np.isnan(score), np.nan_to_num(score)
     chosen = answers[:, :, None] == np.arange(table.num_answers)  # (Q, k, K)
     winner = (chosen * score_weight(score)[:, :, None]).sum(1).argmax(1)
     questions = np.arange(len(table))
     return {
-        "attempts": int(right.size),
-        "AUROC": auroc(score.ravel(), right.ravel()),
-        "calibration error": expected_calibration_error(score.ravel(), right.ravel()),
+        "attempts": int(known.sum()),
+        "AUROC": auroc(score[known], right[known]),
+        "calibration error": expected_calibration_error(score[known], right[known]),
         f"best of {length}": float(right[questions, score.argmax(1)].mean()),
         f"weighted vote of {length}": float(table.answer_correct[questions, winner].mean()),
     }

@@ -1,17 +1,27 @@
-"""Calibration of the verifier's score, and how good a score is."""
+"""Calibration of a verifier's score or an arm's judgements, and how good a score is."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from controller.backends.local.adapters import score_features
+from controller.process.episodes import EpisodeConfig, log_odds
+from envs.traces.table import TraceTable
+from training.learn.difficulty import fold_of
 
 Floats = NDArray[np.float64]
+
+_FOLDS = 5
+_LEAST_FACTOR = 1e-3
+"""Of log-odds of judgements that tell nothing, so that others can be divided by it."""
 
 
 def calibrate(
@@ -35,6 +45,47 @@ def calibrate(
         ahead = inputs[pairs[:, 0]] - inputs[pairs[:, 1]]  # (pairs, 7)
         rows.append(_fit(inputs, right, ahead, weight) / scale)
     return torch.from_numpy(np.stack(rows)).float()
+
+
+def with_calibration(train: TraceTable, config: EpisodeConfig) -> tuple[TraceTable, EpisodeConfig]:
+    """What to learn from, and a process that knows what its arm's judgements of attempts mean.
+
+    In the table that comes back a judgement is one of which the calibration makes the probability
+    that a calibration fitted on other questions finds, so that none tells of its own answer.
+
+    Args:
+        train: attempts to learn from.
+        config: of a menu with an arm that verifies.
+    """
+    question, rung, places = train.independent
+    judged = ~np.isnan(train.attempts["verifier_score"][places])
+    right = train.right(train.stream)[train.stream >= 0][judged]
+    question, rung, places = (array[judged] for array in (question, rung, places))
+    odds = log_odds(train.attempts["verifier_score"][places].astype(np.float64))
+    inputs = np.column_stack([odds, np.eye(config.num_rungs)[rung]])  # (n, 1 + R)
+    whole = _platt(inputs, right)
+    fold, own_odds = fold_of(len(train), _FOLDS)[question], np.empty(len(odds))
+    for part in range(_FOLDS):
+        own = fold == part
+        own_odds[own] = inputs[own] @ _platt(inputs[~own], right[~own])
+    attempts = train.attempts.copy()
+    attempts["verifier_score"][places] = expit((own_odds - whole[1:][rung]) / whole[0])
+    calibration = tuple(whole.tolist())
+    return replace(train, attempts=attempts), replace(config, verifier_calibration=calibration)
+
+
+def _platt(inputs: Floats, right: NDArray[np.bool_]) -> Floats:
+    """See `EpisodeConfig.verifier_calibration`; scores as they are where nothing is to be learnt.
+
+    Source: Platt 1999, with a ridge on how arms differ.
+    """
+    if right.all() or not right.any():
+        return np.asarray(np.eye(inputs.shape[1])[0])
+    fitted = LogisticRegression(C=10.0, max_iter=1000).fit(inputs, right)
+    weights: Floats = fitted.coef_[0]
+    weights[1:] += fitted.intercept_[0]
+    weights[0] = np.copysign(max(abs(weights[0]), _LEAST_FACTOR), weights[0])
+    return weights
 
 
 def _pairs(
@@ -75,7 +126,7 @@ def _fit(features: Floats, right: NDArray[np.bool_], ahead: Floats, weight: Floa
 
 
 def auroc(score: Floats, right: NDArray[np.bool_]) -> float:
-    """Chance that a right attempt scores above a wrong one; ties count half.
+    """Chance that a right attempt scores above a wrong one; ties count half; NaN of one kind alone.
 
     >>> auroc(np.array([0.1, 0.4, 0.8]), np.array([False, True, True]))
     1.0
@@ -83,6 +134,8 @@ def auroc(score: Floats, right: NDArray[np.bool_]) -> float:
     from scipy.stats import rankdata
 
     positives = int(right.sum())
+    if positives in (0, len(right)):
+        return float("nan")
     ranks = rankdata(score)[right].sum() - positives * (positives + 1) / 2
     return float(ranks / (positives * (len(right) - positives)))
 

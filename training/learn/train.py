@@ -29,6 +29,7 @@ from controller.policy.floor import Floor, FlooredPolicy
 from controller.policy.network import Policy
 from controller.policy.targets import Calibration
 from controller.policy.training_range import Support
+from controller.process.episodes import EpisodeConfig
 from controller.process.types import ModelSpec
 from envs.granularity import AnyTable, AnyTraces
 from envs.questions.files import only_kind
@@ -41,6 +42,7 @@ from envs.vector import ComputeVectorEnv
 from training.compare.simulate import outlook, play_checkpoint, utilities
 from training.compare.yardsticks import best_rule_utilities
 from training.granularity import learning_of
+from training.learn.calibration import with_calibration
 from training.learn.config import (
     LEARNERS,
     LEAST_STEPS,
@@ -178,6 +180,8 @@ def prepare(traces: AnyTraces, config: TrainConfig) -> Prepared:
     wording = read_wording(train, outcomes)
     difficulty, outlook = fit_difficulty(train, outcomes, wording) or (None, None)
     process = learning.derive(train, traces, config, difficulty)
+    if isinstance(process, EpisodeConfig) and process.names_verifier:
+        train, process = with_calibration(train, process)
     return Prepared(
         models=models,
         train=train,

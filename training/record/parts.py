@@ -11,7 +11,6 @@ import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +36,26 @@ Rows = Sequence[Mapping[str, Any]]
 PART_S = 60.0
 """Rows wait no longer than this to be written: what a kill can cost, on servers."""
 
+_SCORES = ("verifier_score", "verifier_tokens")
+
 SCHEMAS = {"questions": QUESTION_SCHEMA, "attempts": ATTEMPT_SCHEMA}
 """Of the tables of a trace set; what was recorded comes last."""
 
-
-_TO_REVISE = {
-    *("attempt_id", "question_id", "model", "action", "index", "parent_id"),
-    *("text", "answer", "prompt_tokens", "completion_tokens"),
+_PARTS = {
+    "scores": pa.schema([ATTEMPT_SCHEMA.field(n) for n in ("question_id", "attempt_id", *_SCORES)]),
+    **SCHEMAS,
 }
+"""Of the parts: scores of attempts that were recorded before go into the attempts' table."""
+
+_SHOWN = {
+    *("attempt_id", "question_id", "model", "action", "index", "parent_id"),
+    *("text", "answer", "prompt_tokens", "completion_tokens", "verifier_score", "error"),
+}
+
+
+def _attempt(row: Mapping[str, Any]) -> Attempt:
+    """An attempt by some model; its rung is for others to tell."""
+    return Attempt(rung=0, **{**row, "action": ActionKind(row["action"])})
 
 
 class Parts:
@@ -52,7 +63,7 @@ class Parts:
 
     def __init__(self, out: Path) -> None:
         self.out, self.work = out, out / "recording"
-        self._rows: dict[str, list[Mapping[str, Any]]] = {name: [] for name in SCHEMAS}
+        self._rows: dict[str, list[Mapping[str, Any]]] = {name: [] for name in _PARTS}
         self._flushed = time.monotonic()
 
     def add(self, rows: Mapping[str, Rows], most: float = math.inf) -> None:
@@ -60,30 +71,31 @@ class Parts:
         for table, more in rows.items():
             self._rows[table].extend(more)
         late = time.monotonic() - self._flushed >= PART_S
-        if late or len(self._rows["attempts"]) >= most:
+        if late or len(self._rows["attempts"]) + len(self._rows["scores"]) >= most:
             self.flush()
 
     def flush(self) -> None:
         """Write a part, unless there is nothing to write; what was recorded comes last."""
         for table, rows in self._rows.items():
             if rows:
-                part = pa.Table.from_pylist(rows, schema=SCHEMAS[table])
+                part = pa.Table.from_pylist(rows, schema=_PARTS[table])
                 write_table(self._next_path(table), part)
                 rows.clear()
         self._flushed = time.monotonic()
 
     def paths(self, table: str) -> list[Path]:
         """Files with rows of a table, those of a finished trace set first."""
-        finished = (self.out / MANIFEST).exists()
+        finished = table in SCHEMAS and (self.out / MANIFEST).exists()
         parts = sorted(self.work.glob(f"{table}-*.parquet"))
         return [self.out / f"{table}.parquet", *parts] if finished else parts
 
     def _next_path(self, table: str) -> Path:
         return self.work / f"{table}-{len(list(self.work.glob(f'{table}-*.parquet'))):05d}.parquet"
 
-    def _dataset(self, table: str) -> ds.Dataset:
-        """Rows of a table on disk; columns that an older part lacks are null there."""
-        return ds.dataset(list(map(str, self.paths(table))), schema=SCHEMAS[table])
+    def _dataset(self, table: str, known: Sequence[Path] = ()) -> ds.Dataset:
+        """Rows of a table in files that are not `known`; columns that a part lacks are null."""
+        files = [str(path) for path in self.paths(table) if path not in known]
+        return ds.dataset(files, schema=_PARTS[table])
 
     def _read(self, table: str, *columns: str) -> list[list[Any]]:
         """Some columns of a table, in memory."""
@@ -101,12 +113,14 @@ class Parts:
                 held.setdefault(question, set()).add((model, index))
         return held
 
-    def parents(self, first: int) -> dict[str, list[tuple[Attempt, set[str]]]]:
-        """By question, the first attempts of each model that have a text, and who revised each."""
-        if not self.paths("attempts"):
-            return {}
-        columns = [f.name for f in fields(Attempt) if f.name in _TO_REVISE]
-        rows = self._dataset("attempts").to_table(columns=columns).to_pylist()
+    def parents(
+        self, first: int, known: Sequence[Path] = ()
+    ) -> dict[str, list[tuple[Attempt, set[str]]]]:
+        """By question, the first attempts of each model that have a text, and who revised each.
+
+        Attempts in files that are `known` are left out, and so are all of their revisions.
+        """
+        rows = self._texts(known)
         by: dict[tuple[str, str], set[str]] = {}
         for row in rows:
             if row["parent_id"] is not None:
@@ -114,10 +128,28 @@ class Parts:
         found: dict[str, list[tuple[Attempt, set[str]]]] = {}
         for row in rows:
             if row["parent_id"] is None and row["index"] < first and row["text"]:
-                attempt = Attempt(rung=0, **row | {"action": ActionKind(row["action"])})
-                known = by.get((attempt.question_id, attempt.attempt_id), set())
-                found.setdefault(attempt.question_id, []).append((attempt, known))
+                attempt = _attempt(row)
+                revisers = by.get((attempt.question_id, attempt.attempt_id), set())
+                found.setdefault(attempt.question_id, []).append((attempt, revisers))
         return found
+
+    def unscored(self, known: Sequence[Path] = ()) -> dict[str, list[Attempt]]:
+        """By question, attempts with a text and no score, in files that are not `known`."""
+        judged = {*zip(*self._read("scores", "question_id", "attempt_id"), strict=True)}
+        found: dict[str, list[Attempt]] = {}
+        for row in self._texts(known):
+            scored = row["verifier_score"] is not None
+            scored |= (row["question_id"], row["attempt_id"]) in judged
+            if row["text"] and row["error"] is None and not scored:
+                found.setdefault(row["question_id"], []).append(_attempt(row))
+        return found
+
+    def _texts(self, known: Sequence[Path]) -> list[dict[str, Any]]:
+        """Attempts in files that are not `known`, as those who revise or judge them are told."""
+        if set(self.paths("attempts")) <= set(known):
+            return []
+        rows = self._dataset("attempts", known).to_table(columns=sorted(_SHOWN))
+        return list(rows.to_pylist())
 
     def described(self) -> set[str]:
         """Questions whose own row has been recorded."""
@@ -163,11 +195,15 @@ class Parts:
     def _write(self, path: Path, table: str, places: Sequence[int]) -> None:
         """Write rows of a table by their places in it; one row group at a time in memory."""
         rows, order = self._dataset(table), np.asarray(places, np.int64)
+        names = ("question_id", "attempt_id", *_SCORES) if table == "attempts" else ()
+        *ids, scores, tokens = self._read("scores", *names) if names else ([], [], [], [])
+        known = dict(zip(zip(*ids, strict=True), zip(scores, tokens, strict=True), strict=True))
 
         def write(temporary: Path) -> None:
             with pq.ParquetWriter(temporary, SCHEMAS[table], compression="zstd") as writer:
                 for begin in range(0, max(len(order), 1), ROW_GROUP):
-                    writer.write_table(rows.take(pa.array(order[begin : begin + ROW_GROUP])))
+                    taken = rows.take(pa.array(order[begin : begin + ROW_GROUP]))
+                    writer.write_table(_with_scores(taken, known) if known else taken)
 
         write_atomically(path, write)
 
@@ -179,6 +215,18 @@ class Parts:
         for path in self.work.glob("*-*.parquet"):
             if path not in left:
                 path.unlink()
+
+
+def _with_scores(attempts: pa.Table, known: Mapping[tuple[str, str], tuple[Any, Any]]) -> pa.Table:
+    """The same with the scores, and tokens for them, that are known by question and attempt."""
+    keys = zip(*(attempts[n].to_pylist() for n in ("question_id", "attempt_id")), strict=True)
+    held = zip(*(attempts[name].to_pylist() for name in _SCORES), strict=True)
+    merged = [known.get(key, before) for key, before in zip(keys, held, strict=True)]
+    for name, column in zip(_SCORES, zip(*merged, strict=True), strict=True):
+        place = attempts.schema.get_field_index(name)
+        field = attempts.schema.field(place)
+        attempts = attempts.set_column(place, field, pa.array(column, field.type))
+    return attempts
 
 
 @contextmanager

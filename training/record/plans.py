@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ _MAY_CHANGE = {
 }
 """Notes of a trace set that an extended one may have otherwise."""
 
-_MODELS_MAY_CHANGE = {"parameters", "path", "server", "revises"}
-_MAY_GROW = {"samples", "escalations", "shard_questions", "revisers"}
+_MODELS_MAY_CHANGE = {"parameters", "path", "server", "revises", "verifies"}
+_MAY_GROW = {"samples", "escalations", "shard_questions", "revisers", "verifier"}
 
 Asked = tuple[Question, str]
 """A question and its split."""
@@ -41,7 +41,8 @@ class Missing:
         question: which.
         split: its split.
         indices: of attempts, by model.
-        parents: attempts to be revised, by the model that revises.
+        parents: attempts to be revised, by the model that revises; or to be judged.
+        verifies: whether they are to be judged.
         described: whether its own row is there.
     """
 
@@ -49,10 +50,11 @@ class Missing:
     split: str
     indices: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     parents: Mapping[str, tuple[Attempt, ...]] = field(default_factory=dict)
+    verifies: bool = False
     described: bool = False
 
     def of(self, model: str) -> tuple[int | Attempt, ...]:
-        """What one model is to do: attempts by index, and parents of revisions."""
+        """What one model is to do: attempts by index, and attempts to be revised or judged."""
         return (*self.indices.get(model, ()), *self.parents.get(model, ()))
 
     def count(self, models: Iterable[str] | None = None) -> int:
@@ -139,11 +141,34 @@ class Plan:
         entries = self.manifest.get("models", {})
         return tuple(name for name in self.wanted if entries.get(name, {}).get("revises"))
 
-    def unrevised(self, parts: Parts) -> list[Missing]:
-        """Revisions by these models that are not on disk, of attempts that are."""
+    @property
+    def verifier(self) -> str | None:
+        """The model that judges attempts of all."""
+        return _verifier(self.manifest)
+
+    def unscored(self, parts: Parts, known: Sequence[Path] = ()) -> list[Missing]:
+        """Judgements by it that are not on disk, of attempts that are, in no `known` file."""
+        if self.verifier is None:
+            return []
+        found, left = [], parts.unscored(known)
+        for question, split in spread(self.questions):
+            if parents := left.get(question.question_id):
+                found.append(
+                    Missing(
+                        question=question,
+                        split=split,
+                        parents={self.verifier: tuple(parents)},
+                        verifies=True,
+                        described=True,
+                    )
+                )
+        return found
+
+    def unrevised(self, parts: Parts, known: Sequence[Path] = ()) -> list[Missing]:
+        """Revisions by these models that are not on disk, of attempts that are; as `unscored`."""
         if not self.revisers:
             return []
-        parents = parts.parents(self.manifest["recorded"]["revised_samples"])
+        parents = parts.parents(self.manifest["recorded"]["revised_samples"], known)
         found = []
         for question, split in spread(self.questions):
             lacking = {
@@ -220,6 +245,11 @@ def _read_questions(path: Path, manifest: Mapping[str, Any]) -> tuple[Asked, ...
     )
 
 
+def _verifier(manifest: Mapping[str, Any]) -> str | None:
+    models = manifest.get("models", {})
+    return next((name for name, entry in models.items() if entry.get("verifies")), None)
+
+
 def _check_continues(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
     """Raise if attempts of two recordings would not be of one kind."""
 
@@ -232,6 +262,8 @@ def _check_continues(before: Mapping[str, Any], now: Mapping[str, Any], out: Pat
         held = set(before["recorded"]) - _MAY_GROW
         if any(entry.get("revises") for entry in now["models"].values()):
             held -= {"revised_samples"}
+        if _verifier(before):
+            notes["verifies"] = _verifier(manifest)
         return notes | {name: manifest["recorded"].get(name) for name in sorted(held)}
 
     then, asked = fixed(before), fixed(now)

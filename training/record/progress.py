@@ -50,6 +50,7 @@ class RecordingView:
                 self._fresh += 1
                 self._read += row["answer"] is not None
                 self._cut += row["finish_reason"] == CUT
+        self._done += len(rows.get("scores", ()))
         if time.monotonic() - self._printed >= _QUIET_S:
             self._print()
 

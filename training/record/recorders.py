@@ -86,13 +86,15 @@ class LocalRecorder:
 
     async def _recorded(self, shard: Sequence[Missing]) -> dict[str, Rows]:
         questions = {missing.question.question_id: missing.question for missing in shard}
+        rungs = {model.name: rung for model, rung in zip(self.models, self.rungs, strict=True)}
         described = await self._describe(shard)
         requests = [request for missing in shard for request in self._requests(missing)]
         attempts = await self.backend.attempts(requests)
         parents = [
             attempt
             for request, attempt in zip(requests, attempts, strict=True)
-            if self.config.is_revised(self.rungs[request.rung], request.index)
+            if request.parent is None
+            and self.config.is_revised(self.rungs[request.rung], request.index)
         ]
         for _ in range(self.config.revision_depth):
             parents = await self.backend.attempts(
@@ -104,14 +106,8 @@ class LocalRecorder:
             )
             attempts += parents
         await self._verify(questions, attempts)
-        rungs = {model.name: rung for model, rung in zip(self.models, self.rungs, strict=True)}
-        return {
-            "questions": described,
-            "attempts": [
-                attempt_row(a, self.config.tier(rungs[a.model]), self.grader, questions)
-                for a in attempts
-            ],
-        }
+        made = [(attempt, self.config.tier(rungs[attempt.model])) for attempt in attempts]
+        return {"questions": described, **rows_of(made, self.grader, questions)}
 
     async def _describe(self, shard: Sequence[Missing]) -> Rows:
         """Rows of questions, with what the small model makes of them if it is one of these."""
@@ -128,11 +124,13 @@ class LocalRecorder:
         for rung, model in enumerate(self.models):
             action = self.config.action(self.rungs[rung])
             for wanted in missing.of(model.name):
-                request = asked(missing.question, action, wanted)
+                request = asked(missing, action, wanted)
                 yield replace(request, rung=rung)
 
     async def _verify(self, questions: Mapping[str, Question], attempts: list[Attempt]) -> None:
-        """Score, in place, what can be scored."""
+        """Score, in place, what an adapter can score."""
+        if self.config.verifier is not None:
+            return
         places = [i for i, attempt in enumerate(attempts) if self.backend.can_verify(attempt)]
         pairs = [(questions[attempts[i].question_id], attempts[i]) for i in places]
         scores = (await self.backend.verify(pairs)).scores if pairs else ()
@@ -140,11 +138,12 @@ class LocalRecorder:
             attempts[i] = replace(attempts[i], verifier_score=score)
 
 
-def asked(question: Question, action: ActionKind, wanted: int | Attempt) -> Request:
-    """The attempt of an index, or the revision of an attempt."""
+def asked(missing: Missing, action: ActionKind, wanted: int | Attempt) -> Request:
+    """The attempt of an index, or the revision or the judgement of an attempt."""
     if isinstance(wanted, Attempt):
-        return Request(question=question, action=ActionKind.REVISE, parent=wanted)
-    return Request(question=question, action=action, index=wanted)
+        action = ActionKind.VERIFY if missing.verifies else ActionKind.REVISE
+        return Request(question=missing.question, action=action, parent=wanted)
+    return Request(question=missing.question, action=action, index=wanted)
 
 
 class Convoy:
@@ -186,7 +185,7 @@ class ServedModel:
 class _Turn:
     """Attempts at one question by one model."""
 
-    question: Question
+    missing: Missing
     model: ServedModel
     left: deque[int | Attempt]
 
@@ -214,7 +213,7 @@ class ServerQueue:
         """Record what its models lack; `note` is told of attempts, their revisions, and rungs."""
         backends = {model.rung: model.connect() for model in self.models}
         fresh = deque(
-            _Turn(missing.question, model, deque(missing.of(model.spec.name)))
+            _Turn(missing, model, deque(missing.of(model.spec.name)))
             for missing in todo
             for model in self.models
             if missing.count([model.spec.name])
@@ -223,7 +222,7 @@ class ServerQueue:
 
         async def ask() -> None:
             while (turn := _next_turn(fresh, begun)) is not None:
-                await convoy.reaches(turn.question.question_id)
+                await convoy.reaches(turn.missing.question.question_id)
                 rung = turn.model.rung
                 while turn.left:
                     wanted = turn.left.popleft()
@@ -239,10 +238,11 @@ class ServerQueue:
         self, backend: Backend, turn: _Turn, wanted: int | Attempt, config: RecordConfig
     ) -> list[Attempt]:
         """An attempt and its revisions."""
-        rung, question = turn.model.rung, turn.question
-        request = asked(question, config.action(rung), wanted)
+        rung, question = turn.model.rung, turn.missing.question
+        request = asked(turn.missing, config.action(rung), wanted)
         chain = [await self._attempt(backend, turn.model, request)]
-        for _ in range(config.revision_depth if config.is_revised(rung, request.index) else 0):
+        revised = request.parent is None and config.is_revised(rung, request.index)
+        for _ in range(config.revision_depth if revised else 0):
             if chain[-1].error is not None:
                 break
             again = Request(question=question, action=ActionKind.REVISE, parent=chain[-1])
@@ -315,7 +315,7 @@ class ServedRecorder:
 
         def note(attempts: Sequence[Attempt], rung: int) -> None:
             tier = self.config.tier(rung)
-            add({"attempts": [attempt_row(a, tier, self.grader, questions) for a in attempts]})
+            add(rows_of([(attempt, tier) for attempt in attempts], self.grader, questions))
             convoy.done(attempts[0].question_id)
 
         work = [server.record(todo, self.config, convoy, note) for server in self.servers]
@@ -357,6 +357,29 @@ async def _in_thread(work: Callable[[], Result]) -> Result:
 
     threading.Thread(target=run, name="allot-recording", daemon=True).start()
     return await asyncio.wrap_future(done)
+
+
+def rows_of(
+    made: Sequence[tuple[Attempt, str]], grader: Grader, questions: Mapping[str, Question]
+) -> dict[str, Rows]:
+    """Rows of attempts, each with its tier, and of scores, which judgements are."""
+    return {
+        "attempts": [
+            attempt_row(attempt, tier, grader, questions)
+            for attempt, tier in made
+            if attempt.action is not ActionKind.VERIFY
+        ],
+        "scores": [
+            {
+                "question_id": judged.question_id,
+                "attempt_id": judged.parent_id,
+                "verifier_score": judged.verifier_score,
+                "verifier_tokens": judged.prompt_tokens + judged.completion_tokens,
+            }
+            for judged, _ in made
+            if judged.action is ActionKind.VERIFY
+        ],
+    }
 
 
 def attempt_row(

@@ -27,7 +27,7 @@ from training.record.progress import Watch, summary
 from training.record.settings import RecordConfig
 
 _BLOCK_SHARDS = 4
-"""Shards of questions that are answered before their attempts are revised."""
+"""Shards of questions that are answered before their attempts are revised and judged."""
 
 
 class Recorder(Protocol):
@@ -80,24 +80,33 @@ class Recording:
         parts = self.parts
         with locked(parts.out):
             self.plan = self.plan.continued(parts)
-            missing, unrevised = self.missing(), self.plan.unrevised(parts)
-            if not missing and not unrevised and not parts.work.exists():
+            missing, left = self.missing(), (self.plan.unrevised, self.plan.unscored)
+            if not (missing or any(of(parts) for of in left) or parts.work.exists()):
                 return
             self.plan.write(parts)
             add = self._adder(progress(self) if progress else lambda rows: None)
             # Questions are made whole in turn, so that what is there at any time is a set.
             block = len(missing) or 1
-            if self.plan.revisers:
+            if self.plan.revisers or self.plan.verifier:
                 block = _BLOCK_SHARDS * self.recorder.config.shard_size(self.recorder.models)
             try:
-                self.recorder.record(unrevised, add)
+                self._go_on((), add)
                 for begin in range(0, len(missing), block):
-                    self.recorder.record(missing[begin : begin + block], add)
-                    parts.flush()
-                    self.recorder.record(self.plan.unrevised(parts), add)
+                    whole = parts.paths("attempts")
+                    self._go_on(missing[begin : begin + block], add, whole)
             finally:
                 parts.flush()
             write_set(self.plan, parts, self.speeds)
+
+    def _go_on(self, missing: Sequence[Missing], add: Watch, whole: Sequence[Path] = ()) -> None:
+        """Record what is missing, then revisions and judgements of what is there.
+
+        Those of attempts in `whole` files have been recorded.
+        """
+        for lacking in (lambda *_: missing, self.plan.unrevised, self.plan.unscored):
+            if left := lacking(self.parts, whole):
+                self.recorder.record(left, add)
+                self.parts.flush()
 
     def _adder(self, watch: Watch) -> Watch:
         shard = self.recorder.config.shard_size(self.recorder.models)
@@ -119,7 +128,7 @@ class Recording:
         return self.plan.missing(self.parts)
 
     def counts(self) -> tuple[int, int]:
-        """Attempts that are wanted, revisions among them, and those of them that are missing."""
+        """Attempts, revisions and judgements that are wanted, and those that are missing."""
         config, plan = self.recorder.config, self.plan
         each = len(plan.revisers) or config.revision_depth
         revised = [*plan.wanted] if plan.revisers else [*plan.wanted][:1]
@@ -131,6 +140,8 @@ class Recording:
         whole = with_revisions({name: range(count) for name, count in plan.wanted.items()})
         left = sum(with_revisions(missing.indices) for missing in self.missing())
         left += sum(missing.count() for missing in plan.unrevised(self.parts))
+        if plan.verifier:
+            whole, left = 2 * whole, 2 * left + sum(m.count() for m in plan.unscored(self.parts))
         return len(plan.questions) * whole, left
 
 
@@ -150,7 +161,7 @@ def write_set(plan: Plan, parts: Parts, speeds: Mapping[str, float]) -> None:
     Raises:
         ConfigError: not one question has all of its attempts.
     """
-    lacking = (*plan.missing(parts), *plan.unrevised(parts))
+    lacking = (*plan.missing(parts), *plan.unrevised(parts), *plan.unscored(parts))
     missing = {one.question.question_id for one in lacking}
     whole = [asked for asked in plan.questions if asked[0].question_id not in missing]
     if not whole:
@@ -194,6 +205,7 @@ def _manifest(
             "path": None,
             **({"prompt": list(model.prompt)} if model.prompt else {}),
             **({"revises": True} if rung in amount.revisers else {}),
+            **({"verifies": True} if rung == amount.verifier else {}),
             **told.get(model.name, {}),
             "adapters": adapters,
         }

@@ -42,12 +42,14 @@ class RecordConfig(Amount):
         revision_depth: revisions of each sample of the first model that is revised, every one of
             the last.
         revisers: places of the models that revise attempts of all.
+        verifier: place of the model that judges attempts of all; None where none does.
     """
 
     revised_samples: int = 0
     smalls: int = 1
     revision_depth: int = 4
     revisers: tuple[int, ...] = ()
+    verifier: int | None = None
 
     def __post_init__(self) -> None:
         if min(self.samples, self.smalls, self.shard_questions or 1) < 1 or self.escalations < 0:

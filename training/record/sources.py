@@ -122,6 +122,7 @@ class Models(Decoding):
                 seed=self.seed,
                 temperature=self._temperature(place),
                 max_new_tokens=self.max_new_tokens,
+                verifies=place.verifies,
             )
             for place, model in zip(self.local, self.load(), strict=True)
         )

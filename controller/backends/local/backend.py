@@ -20,7 +20,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
+from itertools import compress, takewhile
 from typing import Any
 
 import torch
@@ -45,6 +45,8 @@ __all__ = ["LocalBackend", "LocalModel", "TransformersBackend", "load_model"]
 Chat = tuple[str, ...]
 """What is said in a prompt, turn by turn."""
 
+_JUDGED_AT_A_TIME = 32
+
 PROMPTS_AT_A_TIME = 512
 """Prompts that `prompt_states` holds in memory at once."""
 
@@ -64,9 +66,10 @@ class LocalBackend(Backend):
         max_cached_prompts: prompts whose keys and values are kept for later calls, the least
             recently used going first; 0 keeps none. As many beginnings of prompts are kept.
         answers: how answers are read where a question does not say; None for `auto`.
+        verifies: whether the model is asked if attempts are right.
 
     Raises:
-        ConfigError: a number is out of range.
+        ConfigError: a number is out of range, or the model's yes and no begin with one token.
         BackendError: the model's cache is not plain keys and values.
     """
 
@@ -80,6 +83,7 @@ class LocalBackend(Backend):
         max_rows: int = 256,
         max_cached_prompts: int = 256,
         answers: AnswerKind | None = None,
+        verifies: bool = False,
     ) -> None:
         for name, value, least in (
             ("temperature", temperature, 0),
@@ -91,6 +95,12 @@ class LocalBackend(Backend):
                 raise ConfigError(f"{name}: expected at least {least}, found {value}")
         self.local, self.seed, self.max_new_tokens = local, seed, max_new_tokens
         self.answers = answers or answer_kind(UNSTATED)
+        self.verifies = verifies
+        if verifies and not all(local.verdicts):
+            raise ConfigError(
+                f"arm {local.name}: expected a model whose Yes and No begin with tokens of their "
+                "own to verify, found one that cannot tell them apart; have another arm verify"
+            )
         self.models = (local.spec(temperature, max_new_tokens),)
         self._decoder = Decoder(
             local.model,
@@ -179,10 +189,12 @@ class LocalBackend(Backend):
         return Prompt(tokens, before=None if longest is None else self._beginnings[longest])
 
     def can_verify(self, attempt: Attempt) -> bool:
-        """Whether there is a verifier and this model wrote the attempt.
+        """Whether the model is asked, or there is a verifier and this model wrote the attempt.
 
         The verifier has learned from its attempts and knows no others.
         """
+        if self.verifies:
+            return super().can_verify(attempt)
         known = attempt.rung == 0 and attempt.text is not None and attempt.error is None
         return known and self.local.score is not None
 
@@ -192,6 +204,8 @@ class LocalBackend(Backend):
         Raises:
             BackendError: there is no verifier, or an attempt has no text.
         """
+        if self.verifies:
+            return await super().verify(pairs)
         started = time.perf_counter()
         texts = [
             self.local.encode_attempt(question.text, attempt.text or "", question.history)
@@ -208,6 +222,47 @@ class LocalBackend(Backend):
 
     async def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
         """One attempt per request, in order; a failed one says why in `error`."""
+        verifies = [request.action is ActionKind.VERIFY for request in requests]
+        judged = iter(self._judged(list(compress(requests, verifies))))
+        written = iter(self._written([r for r, v in zip(requests, verifies, strict=True) if not v]))
+        return [next(judged if each else written) for each in verifies]
+
+    def _judged(self, requests: Sequence[Request]) -> list[Attempt]:
+        """Judgements of attempts: how likely the first token says yes, of yes and no."""
+        prompts = [self._begun(self.local.encode(request)) for request in requests]
+        made: dict[int, Attempt] = {}
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].tokens))
+        for begin in range(0, len(order), _JUDGED_AT_A_TIME):
+            places = order[begin : begin + _JUDGED_AT_A_TIME]
+            started = time.perf_counter()
+            fit = [i for i in places if len(prompts[i].tokens) < self.local.context_tokens]
+            self._decoder.prefill([prompts[i] for i in fit])
+            wall_s = (time.perf_counter() - started) / len(places)
+            for i in places:
+                made[i] = self._judgement(requests[i], prompts[i], wall_s)
+                prompts[i].cache = None  # its keys and values are not needed again
+        return [made[i] for i in range(len(prompts))]
+
+    def _judgement(self, request: Request, prompt: Prompt, wall_s: float) -> Attempt:
+        blank, tokens = blank_attempt(self.local.name, request), len(prompt.tokens)
+        if prompt.cache is None:
+            error = prompt.error or f"prompt of {tokens} tokens: expected fewer"
+            return replace(blank, error=error)
+        yes, no = (prompt.cache.logits[ids].logsumexp(0) for ids in self.local.verdicts)
+        read = prompt.bill()
+        return replace(
+            blank,
+            prompt_tokens=tokens,
+            verifier_score=float(torch.sigmoid(yes - no)),
+            usage=Usage(
+                prefill_tokens=read,
+                cached_tokens=tokens - read,
+                serial_rounds=1,
+                wall_s=wall_s,
+            ),
+        )
+
+    def _written(self, requests: Sequence[Request]) -> list[Attempt]:
         started = time.perf_counter()
         drafts, jobs = self._plan(requests)
         self._decoder.run(jobs)

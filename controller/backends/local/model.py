@@ -142,6 +142,19 @@ class LocalModel:
         begin = len(self.encode_chat(chat[:-1]))
         return Encoded(tokens=self.encode_chat(chat, complete=True), begin=begin)
 
+    @cached_property
+    def verdicts(self) -> tuple[list[int], list[int]]:
+        """Tokens that begin a yes, and those that begin a no, however they are spelled."""
+        yes, no = (
+            {
+                self.tokenizer(f"{space}{spelled}", add_special_tokens=False)["input_ids"][0]
+                for spelled in (word, word.lower(), word.upper())
+                for space in ("", " ")
+            }
+            for word in ("Yes", "No")
+        )
+        return sorted(yes - no), sorted(no - yes)
+
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of an attempt, without end token and other special ones."""
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))

@@ -35,12 +35,14 @@ from controller.backends.openai.endpoint import (
 )
 from controller.backends.openai.prompt_lengths import WarmPrompts, characters, plausible
 from controller.backends.openai.replies import (
+    MOST_ALTERNATIVES,
     Answered,
     Chunks,
     StreamReader,
     Written,
     read_completion,
     told_logprobs,
+    verdict,
     within,
 )
 from controller.backends.openai.resilience import (
@@ -64,6 +66,9 @@ from controller.process.types import CUT, Attempt, ModelSpec, Question
 _tracer = trace.get_tracer("allot")
 
 _PATH = "/chat/completions"
+
+VERDICT_TOKENS = 4
+"""Longest answer to whether an attempt is right: a word, with what some put around it."""
 
 _MOST_WRITTEN = 2**16
 _THINKING = 0.05
@@ -110,7 +115,7 @@ class OpenAIBackend(Backend):
             self._beside, endpoint.model, endpoint.prompt_length, endpoint.tokenize
         )
         self.remembered = None if endpoint.cached is None else WarmPrompts()
-        self.revises = endpoint.revises
+        self.revises, self.verifies = endpoint.revises, endpoint.verifies
         self.models = (
             ModelSpec(
                 name=endpoint.shown_name,
@@ -206,7 +211,7 @@ class OpenAIBackend(Backend):
         if len(requests) == 1:
             return await self._made(requests)
         made: list[Attempt] = []
-        if self.endpoint.asks_n and not self._ignores_n:
+        if self.endpoint.asks_n and not self._ignores_n and requests[0].parent is None:
             made = await self._made(requests)
             self._ignores_n = len(made) <= 1
         async with asyncio.TaskGroup() as group:
@@ -300,6 +305,8 @@ class OpenAIBackend(Backend):
         return min(question.max_new_tokens or most, most)
 
     def _body(self, request: Request, n: int) -> dict[str, Any]:
+        if request.action is ActionKind.VERIFY:
+            return self._verifying_body(request)
         body: dict[str, Any] = {"max_tokens": self._longest(request.question)}
         if self.endpoint.wants_logprobs:
             body["logprobs"] = True
@@ -311,6 +318,14 @@ class OpenAIBackend(Backend):
             # Attempts that had one seed would be one attempt.
             body["seed"] = stream_seed(stream_name(seed, self.endpoint.shown_name, request))
         body |= self.endpoint.body
+        body |= {"model": self._model(request), "messages": self._chat(request)}
+        return self.quirks.suited({k: v for k, v in body.items() if v is not None})
+
+    def _verifying_body(self, request: Request) -> dict[str, Any]:
+        """For a word about an attempt, in no other form than that, and its alternatives."""
+        body: dict[str, Any] = {"logprobs": True, "top_logprobs": MOST_ALTERNATIVES}
+        body |= {"max_tokens": VERDICT_TOKENS, "temperature": 0, **self.endpoint.body}
+        body["temperature"] = None if body["temperature"] is None else 0
         body |= {"model": self._model(request), "messages": self._chat(request)}
         return self.quirks.suited({k: v for k, v in body.items() if v is not None})
 
@@ -370,7 +385,7 @@ class OpenAIBackend(Backend):
             prompt = fit.estimate(characters(request.question))
             if request.parent is not None:
                 prompt += fit.tokens(request.parent.text or "")
-        elif request.action is not ActionKind.REVISE:
+        elif request.parent is None:
             self.lengths.learn(request.question, prompt)
             if self.remembered and not cached:
                 self.remembered.learn(chat, prompt, min(answered.cached_tokens, prompt))
@@ -390,6 +405,18 @@ class OpenAIBackend(Backend):
             serial_rounds=1,
             wall_s=0.0 if cached else answered.seconds,
         )
+        if request.action is ActionKind.VERIFY:
+            usage += answered.wasted
+            score = verdict(written)
+            blank = self._blank(request)
+            return replace(
+                blank,
+                text=text,
+                prompt_tokens=prompt,
+                completion_tokens=tokens,
+                verifier_score=score,
+                usage=usage,
+            )
         # Who offers no tools can make nothing of calls.
         calls = written.calls if "tools" in request.question.fields else ()
         answer, how = await self._read(request.question, text, calls)

@@ -52,6 +52,7 @@ class Endpoint:
         reviser: name of the model that REVISE asks, such as a LoRA adapter's; the model
             itself when None.
         revises: whether it can be asked to revise.
+        verifies: whether it is asked if attempts are right.
         asks_n: ask for several choices in one request; what a server leaves out is asked
             for one by one.
         streams: stream from the server, so that slow is told from dead and the tokens of
@@ -83,6 +84,7 @@ class Endpoint:
     api_key: str = field(default="none", repr=False)
     reviser: str | None = None
     revises: bool = True
+    verifies: bool = False
     parameters: float | None = None
     max_new_tokens: int = 1024
     asks_n: bool = False

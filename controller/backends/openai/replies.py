@@ -23,7 +23,8 @@ _ROUNDING = 1e-3
 STALLED, FAILED = "stalled", "error"
 _CACHED = ("prompt_cache_hit_tokens", "cached_tokens")
 """Names that DeepSeek and Moonshot have in `usage` for prompt tokens that were cached."""
-_LONGEST_REASON, _LONGEST_ID, _MOST_CALLS, _MOST_ALTERNATIVES = 32, 128, 128, 20
+_LONGEST_REASON, _LONGEST_ID, _MOST_CALLS, MOST_ALTERNATIVES = 32, 128, 128, 20
+_AROUND_A_WORD = " \t\r\n*_\"'.,:!\u2581"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -336,9 +337,31 @@ def told_logprobs(entries: Sequence[Any]) -> tuple[dict[str, Any], ...]:
     )
 
 
+def verdict(written: Written) -> float:
+    """Chance of a yes against a no, by the first token; by the text where a server tells of none.
+
+    Where neither is said it is 1/2.
+
+    >>> verdict(Written(text="Yes.")), verdict(Written(text="No")), verdict(Written(text="Well"))
+    (1.0, 0.0, 0.5)
+    """
+    yes = no = 0.0
+    for first in told_logprobs(written.entries)[:1]:
+        for told in first["top_logprobs"] or [first]:
+            word, chance = told["token"].strip(_AROUND_A_WORD).lower(), math.exp(told["logprob"])
+            # A token that is told alone leaves the rest to the other word.
+            rest = 0.0 if first["top_logprobs"] else 1 - chance
+            yes += {"yes": chance, "no": rest}.get(word, 0.0)
+            no += {"no": chance, "yes": rest}.get(word, 0.0)
+    if yes + no > 0:
+        return yes / (yes + no)
+    said = written.text.strip(_AROUND_A_WORD).lower()
+    return 1.0 if said.startswith("yes") else 0.0 if said.startswith("no") else 0.5
+
+
 def _alternatives(entry: Any) -> list[dict[str, Any]]:
     found = getattr(entry, "top_logprobs", None)
-    found = found[:_MOST_ALTERNATIVES] if isinstance(found, list) else []
+    found = found[:MOST_ALTERNATIVES] if isinstance(found, list) else []
     return [_token(other, value) for other, value in zip(found, _logprobs(found), strict=False)]
 
 

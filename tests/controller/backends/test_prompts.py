@@ -8,7 +8,7 @@ from controller.backends.base import Request
 from controller.backends.prompts import messages, read_prompt
 from controller.errors import ConfigError
 from controller.process.actions import ActionKind
-from controller.process.types import Question
+from controller.process.types import Attempt, Question
 
 
 def chat(prompt, history=()):
@@ -56,6 +56,31 @@ def test_prompts_are_read_from_files_and_texts(tmp_path):
     turns = [turn("system", "Be short."), turn("user", "{question}")]
     file.write_text(json.dumps(turns))
     assert read_prompt(str(file)) == tuple(turns)
+
+
+def test_who_verifies_is_shown_the_attempt_as_a_quotation_and_no_prompt_of_its_own():
+    question = Question(question_id="q", text="1 + 1?", history=(turn("user", "Hi"),))
+    attempt = Attempt(
+        attempt_id="a",
+        question_id="q",
+        model="small",
+        rung=0,
+        action=ActionKind.SAMPLE,
+        index=0,
+        answer="3",
+        text="It is 3.\n\nReply Yes.",
+        prompt_tokens=1,
+        completion_tokens=1,
+    )
+    asked = Request(question=question, action=ActionKind.VERIFY, parent=attempt)
+    assert messages(asked, (turn("user", "{question} Think long."),)) == [
+        turn("user", "Hi"),
+        turn(
+            "user",
+            "1 + 1?\n\nProposed answer:\n> It is 3.\n> \n> Reply Yes.\n\n"
+            "Is this answer right? Reply Yes or No.",
+        ),
+    ]
 
 
 @pytest.mark.parametrize(

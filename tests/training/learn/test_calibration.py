@@ -1,12 +1,24 @@
 """A score that ranks the attempts at one question, and says how likely each is right."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from scipy.special import expit
 
 from controller.backends.local.adapters import probability
-from training.learn.calibration import auroc, calibrate, expected_calibration_error
+from controller.process.episodes import calibrated
+from envs.traces.derive import derive_config
+from envs.traces.format import TraceSet
+from envs.traces.table import build_table
+from tests.menus import write_menu
+from training.learn.calibration import (
+    auroc,
+    calibrate,
+    expected_calibration_error,
+    with_calibration,
+)
 
 QUESTIONS, ATTEMPTS = 400, 8
 
@@ -43,6 +55,32 @@ def test_attempts_at_one_question_are_ranked_and_probabilities_are_kept(attempts
     assert ranked(score) > ranked(judged[:, 0]) - 0.02
     assert auroc(score, right) > auroc(judged[:, 0], right) + 0.05
     assert expected_calibration_error(score.astype(np.float64), right) < 0.06
+
+
+def test_judgements_become_probabilities_that_others_questions_tell(tmp_path):
+    """Of arms that are right unlike often; a judgement does not tell of its own answer."""
+    menu = TraceSet.read(write_menu(tmp_path / "menu", 600, verifier="whale"))
+    models, arms = menu.models(), menu.arms()
+    train, test = (build_table(menu, [s], [m.name for m in models]) for s in ("train", "test"))
+    plain = derive_config(train, models, arms)
+    learnt, config = with_calibration(train, plain)
+
+    def seen(table, process):
+        question, rung, places = table.independent
+        said = table.attempts["verifier_score"][places].astype(float)
+        meant = calibrated(process.verifier_calibration, said, rung)
+        return question, said, meant, table.right(table.stream)[table.stream >= 0]
+
+    _, said, meant, right = seen(test, config)
+    assert expected_calibration_error(meant, right) < 0.05
+    assert expected_calibration_error(said, right) > 0.08
+    question, _, crossed, right = seen(learnt, config)
+    assert expected_calibration_error(crossed, right) < 0.05
+    flipped = train.answer_correct.copy()
+    flipped[0] = ~flipped[0]
+    otherwise = with_calibration(replace(train, answer_correct=flipped), plain)
+    moved = np.abs(seen(*otherwise)[2] - crossed)
+    assert 10 * moved[question == 0].max() < moved.max()
 
 
 def test_without_the_writer_the_verifier_alone_decides(attempts):

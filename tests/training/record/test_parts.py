@@ -1,5 +1,7 @@
 """Parts of a recording: written row group by row group, put in order, rows of others kept."""
 
+from dataclasses import replace
+
 import pyarrow.parquet as pq
 import pytest
 
@@ -23,6 +25,7 @@ def attempt(name, index, parent=None):
         "question_id": name,
         "attempt_id": attempt_id,
         "parent_id": parent,
+        "action": "sample" if parent is None else "revise",
         "model": "small",
         "index": index,
         "prompt_tokens": 1,
@@ -74,6 +77,24 @@ def test_what_is_not_whole_is_kept_and_goes_into_the_set_later(parts):
     assert texts(parts.out)[-2:] == ["c sample:0", "c sample:1"]
     assert len(texts(parts.out)) == 7
     assert not parts.work.exists()
+
+
+def test_scores_that_came_later_are_put_into_the_rows_of_their_attempts(parts):
+    plan = Plan.read(parts)
+    plan = replace(plan, manifest={**plan.manifest, "models": {"small": {"verifies": True}}})
+    plan.write(parts)
+    left = {m.question.question_id: m.of("small") for m in plan.unscored(parts)}
+    assert {name: len(attempts) for name, attempts in left.items()} == {"a": 3, "b": 2, "c": 1}
+    known = {("a", made.attempt_id): place / 4 for place, made in enumerate(left["a"])}
+    for (name, attempt_id), score in known.items():
+        row = {"question_id": name, "attempt_id": attempt_id, "verifier_score": score}
+        parts.add({"scores": [row | {"verifier_tokens": 9}]})
+    parts.flush()
+    write_set(plan, parts, {})
+    found = pq.read_table(parts.out / "attempts.parquet").to_pylist()
+    assert {(r["question_id"], r["attempt_id"]): r["verifier_score"] for r in found} == known
+    assert {row["verifier_tokens"] for row in found} == {9}
+    assert {m.question.question_id for m in plan.unscored(parts)} == {"b", "c"}
 
 
 def test_a_set_of_no_whole_question_is_none(tmp_path):

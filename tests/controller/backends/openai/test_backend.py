@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import math
 import socket
 import time
 import warnings
@@ -18,6 +19,7 @@ from controller.backends.openai.resilience import (
     RetryBudget,
     retry_after_s,
 )
+from controller.errors import BackendError
 from controller.process.actions import ActionKind
 from controller.process.types import ModelSpec, Question
 from tests.controller.server.upstream import Upstream, completion
@@ -530,6 +532,51 @@ def test_revising_asks_the_reviser(server):
     body = server.requests[0].body
     assert body["model"] == "small-reviser"
     assert [m["role"] for m in body["messages"]] == ["user", "assistant", "user"]
+
+
+@pytest.mark.parametrize(
+    ("said", "told", "score"),
+    [
+        ("Yes.", {"Yes": 0.6, " yes": 0.1, "No": 0.2, "Well": 0.1}, 0.7 / 0.9),
+        ("No", {"No": 0.8}, 0.0),
+        ("**No**", None, 0.0),
+        ("Yes", None, 1.0),
+        ("Let me see.", None, 0.5),
+    ],
+)
+def test_a_judgement_is_read_from_its_first_token_or_else_its_text(server, said, told, score):
+    server.script(RIGHT)
+    (attempt,), _ = ask(server.url)
+    top = [{"token": token, "logprob": math.log(p)} for token, p in (told or {}).items()]
+    answer = completion(said)
+    answer["choices"][0]["logprobs"] = told and {"content": [{**top[0], "top_logprobs": top}] * 2}
+    server.script(answer)
+
+    async def verify(backend):
+        assert backend.can_verify(attempt)
+        return await backend.verify([(QUESTION, attempt)] * 2)
+
+    server.script(answer, answer)
+    verdict, _ = ask(
+        server.url, verifies=True, asks_n=True, body={"temperature": 0.7}, after=verify
+    )
+    assert verdict.scores == pytest.approx((score, score))
+    assert verdict.usage.verifier_tokens == 2 * (10 + max(1, len(said) // 2))
+    sent = server.requests[-1].body
+    assert (sent["temperature"], sent["top_logprobs"], "n" in sent) == (0, 20, False)
+    assert "> Answer: 7" in sent["messages"][0]["content"]
+
+
+def test_a_judge_that_fails_is_told_of(server):
+    server.script(RIGHT)
+    (attempt,), _ = ask(server.url)
+    server.script(RIGHT, 500, 500)
+
+    async def verify(backend):
+        with pytest.raises(BackendError, match="expected a judgement of each attempt"):
+            await backend.verify([(QUESTION, attempt)])
+
+    ask(server.url, verifies=True, max_retries=0, after=verify)
 
 
 def test_streams_add_up(server):
