@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from training.compare.model_table import model_table
 
 from controller.backends.base import Request, run_now
 from controller.checkpoint import load_checkpoint
@@ -25,6 +24,7 @@ from envs.traces.format import TraceSet
 from envs.traces.recorded import read_recorded
 from tests.conftest import CHECKPOINTS
 from tests.controller.server.conftest import variant
+from training.compare.models import model_table
 from training.learn.config import TrainConfig
 from training.learn.train import prepare
 
