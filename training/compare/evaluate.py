@@ -310,7 +310,8 @@ class _Contest:
         arms = [Panel((name,), 1) for name in config.arm_names]
         give_up = On(SelfConsistency(0), *config.arm_names[:1] * 2)
         plans: list[Any] = [*arms, give_up]  # the last one is also number -1
-        tuned, tested = self._tuned(plans, config, known[0]), self._tested(plans, config, known[1])
+        tuned = self._play(self.tuning, plans, config, known[0])
+        tested = self._play(self.test, plans, config, known[1])
         right, cost = (
             np.array([getattr(p, name) for p in tuned[:-1]]).T for name in ("right", "cost")
         )
