@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from controller.backends.base import Request, run_now
+from controller.backends.places import ModelPlace
 from controller.checkpoint import load_checkpoint
+from controller.errors import ConfigError
 from controller.loading import load_backend
 from controller.loop import Controller
 from controller.policy.deciders import RuleDecider
@@ -24,35 +26,45 @@ from envs.traces.format import TraceSet
 from envs.traces.recorded import read_recorded
 from tests.conftest import CHECKPOINTS
 from tests.controller.server.conftest import variant
+from training.cli.record import the_verifier
 from training.compare.models import model_table
-from training.learn.config import TrainConfig
-from training.learn.train import prepare
+from training.learn.config import PPOConfig, TrainConfig
+from training.learn.train import ControllerTraining
+from training.record.settings import RecordConfig
+from training.record.sources import find_source, record_models
+from training.report.show import new_questions
+from training.report.tracking import Tracker
 
 QUESTION = Question(question_id="q", text="What is 23 + 48?")
 SMALL, LARGE = (CHECKPOINTS / name for name in ("small", "large"))
 
 
-def arms(*judges):
+def record(splits, out, *judges):
     named = {"small": f"small={SMALL},tier=small", "large": f"large={LARGE},tier=large"}
-    told = [place + ",verifies=true" * (name in judges) for name, place in named.items()]
-    return [word for arm in told for word in ("--arm", arm)]
-
-
-AMOUNT = ("--limit", 12, "--samples", 2, "--escalations", 1, "--max-new-tokens", 64)
+    places = [place + ",verifies=true" * (name in judges) for name, place in named.items()]
+    verifier = [*named].index(judges[0]) if judges else None
+    config = RecordConfig(samples=2, escalations=1, verifier=verifier)
+    record_models(splits, find_source(places, max_new_tokens=48), out, config)
+    return pq.read_table(out / "attempts.parquet")
 
 
 @pytest.fixture(scope="module")
-def live(tmp_path_factory, allot):
+def splits():
+    drawn = new_questions(30, seed=5)
+    return {"train": drawn[:16], "validation": drawn[16:22], "test": drawn[22:]}
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory, splits):
     """Directory with a set that was judged afterwards, and a controller of it."""
     out = tmp_path_factory.mktemp("verifying")
-    allot("record", *arms(), *AMOUNT, "--out", out / "traces")
-    before = pq.read_table(out / "traces" / "attempts.parquet")
-    allot("record", *arms("large"), *AMOUNT, "--out", out / "traces")
-    after = pq.read_table(out / "traces" / "attempts.parquet")
+    before = record(splits, out / "traces")
+    after = record(splits, out / "traces", "large")
     scores = ["verifier_score", "verifier_tokens"]
     assert before.drop(scores).equals(after.drop(scores)), "attempts are not made again"
-    steps = ("--total-steps", 64 * 16, "--num-envs", 64, "--wandb", "disabled")
-    allot("train", "--traces", out / "traces", "--out", out / "run", *steps)
+    config = TrainConfig(ppo=PPOConfig(total_steps=64 * 16, num_envs=64, num_steps=16))
+    with Tracker(out / "run", "train", {}, mode="disabled") as tracker:
+        ControllerTraining(TraceSet.read(out / "traces"), config, out / "run").run(tracker)
     return out
 
 
@@ -66,25 +78,22 @@ def test_every_attempt_with_a_text_is_judged_and_what_that_took_is_noted(live):
             assert 30 < beside < 120, "the question whether it is right, letter by letter"
 
 
-def test_another_judge_or_an_adapter_beside_one_is_refused(live, allot):
-    def refusal(*arguments):
-        told = allot("record", *arguments, *AMOUNT, "--out", live / "traces", check=False)
-        return told.stderr
-
-    assert "asked for another verifies" in refusal(*arms("small"))
-    assert "asked for another verifies" in refusal(*arms())
-    assert "expected one verifier, an arm or" in refusal(*arms("small", "large"))
-    adapter = ("--verifier", CHECKPOINTS / "verifier")
-    assert "expected one verifier, an arm or" in refusal(*arms("large"), *adapter)
+def test_another_judge_or_an_adapter_beside_one_is_refused(live, splits):
+    for judges in ((), ("small",)):
+        with pytest.raises(ConfigError, match="asked for another verifies"):
+            record(splits, live / "traces", *judges)
+    one = ModelPlace.parse(f"small={SMALL},tier=small,verifies=true")
+    assert the_verifier([replace(one, verifies=False), one], None) == 1
+    for places, adapter in (([one, one], None), ([one], CHECKPOINTS / "verifier")):
+        with pytest.raises(ConfigError, match="expected one verifier, an arm or"):
+            the_verifier(places, adapter)
 
 
 def test_scores_are_calibrated_on_what_is_learnt_from(live):
     traces = TraceSet.read(live / "traces")
     process = load_checkpoint(live / "run").config
     assert [arm.verifies for arm in process.arms] == [False, True]
-    assert (
-        process.verifier_calibration == prepare(traces, TrainConfig()).process.verifier_calibration
-    )
+    assert len(process.verifier_calibration) == 3
     small, large = model_table(traces, "train")["verifier"]
     assert (small["attempts by"], large["attempts by"]) == ("small", "large")
     assert small["calibration error"] < small["as said"]

@@ -118,7 +118,7 @@ def record(options: RecordOptions) -> None:
         "revised_samples": min(1, len(revisers)) if revised is None else revised
     }
     config = RecordConfig(
-        **amount, smalls=smalls, revisers=revisers, verifier=_verifier(places, o.verifier)
+        **amount, smalls=smalls, revisers=revisers, verifier=the_verifier(places, o.verifier)
     )
     cluster: Cluster | None = o.cluster.cluster(o.workers, o.worker_gpus)
     notes = {"licence": o.licence} if o.licence else {}
@@ -129,7 +129,7 @@ def record(options: RecordOptions) -> None:
     _report(o.out, o.as_json)
 
 
-def _verifier(places: list[ModelPlace], adapter: Path | None) -> int | None:
+def the_verifier(places: list[ModelPlace], adapter: Path | None) -> int | None:
     """Rung of the arm that verifies."""
     judges = [rung for rung, place in enumerate(places) if place.verifies]
     if len(judges) + bool(adapter) > 1:
