@@ -92,9 +92,10 @@ class Parts:
     def _next_path(self, table: str) -> Path:
         return self.work / f"{table}-{len(list(self.work.glob(f'{table}-*.parquet'))):05d}.parquet"
 
-    def _dataset(self, table: str) -> ds.Dataset:
-        """Rows of a table on disk; columns that an older part lacks are null there."""
-        return ds.dataset(list(map(str, self.paths(table))), schema=_PARTS[table])
+    def _dataset(self, table: str, known: Sequence[Path] = ()) -> ds.Dataset:
+        """Rows of a table in files that are not `known`; columns that a part lacks are null."""
+        files = [str(path) for path in self.paths(table) if path not in known]
+        return ds.dataset(files, schema=_PARTS[table])
 
     def _read(self, table: str, *columns: str) -> list[list[Any]]:
         """Some columns of a table, in memory."""
@@ -112,9 +113,14 @@ class Parts:
                 held.setdefault(question, set()).add((model, index))
         return held
 
-    def parents(self, first: int) -> dict[str, list[tuple[Attempt, set[str]]]]:
-        """By question, the first attempts of each model that have a text, and who revised each."""
-        rows = self._texts()
+    def parents(
+        self, first: int, known: Sequence[Path] = ()
+    ) -> dict[str, list[tuple[Attempt, set[str]]]]:
+        """By question, the first attempts of each model that have a text, and who revised each.
+
+        Attempts in files that are `known` are left out, and so are all of their revisions.
+        """
+        rows = self._texts(known)
         by: dict[tuple[str, str], set[str]] = {}
         for row in rows:
             if row["parent_id"] is not None:
@@ -123,26 +129,26 @@ class Parts:
         for row in rows:
             if row["parent_id"] is None and row["index"] < first and row["text"]:
                 attempt = _attempt(row)
-                known = by.get((attempt.question_id, attempt.attempt_id), set())
-                found.setdefault(attempt.question_id, []).append((attempt, known))
+                revisers = by.get((attempt.question_id, attempt.attempt_id), set())
+                found.setdefault(attempt.question_id, []).append((attempt, revisers))
         return found
 
-    def unscored(self) -> dict[str, list[Attempt]]:
-        """By question, the attempts that have a text and no score."""
-        known = {*zip(*self._read("scores", "question_id", "attempt_id"), strict=True)}
+    def unscored(self, known: Sequence[Path] = ()) -> dict[str, list[Attempt]]:
+        """By question, attempts with a text and no score, in files that are not `known`."""
+        judged = {*zip(*self._read("scores", "question_id", "attempt_id"), strict=True)}
         found: dict[str, list[Attempt]] = {}
-        for row in self._texts():
+        for row in self._texts(known):
             scored = row["verifier_score"] is not None
-            scored |= (row["question_id"], row["attempt_id"]) in known
+            scored |= (row["question_id"], row["attempt_id"]) in judged
             if row["text"] and row["error"] is None and not scored:
                 found.setdefault(row["question_id"], []).append(_attempt(row))
         return found
 
-    def _texts(self) -> list[dict[str, Any]]:
-        """All attempts, as far as those who revise or judge them are to know of them."""
-        if not self.paths("attempts"):
+    def _texts(self, known: Sequence[Path]) -> list[dict[str, Any]]:
+        """Attempts in files that are not `known`, as those who revise or judge them are told."""
+        if set(self.paths("attempts")) <= set(known):
             return []
-        rows = self._dataset("attempts").to_table(columns=sorted(_SHOWN))
+        rows = self._dataset("attempts", known).to_table(columns=sorted(_SHOWN))
         return list(rows.to_pylist())
 
     def described(self) -> set[str]:

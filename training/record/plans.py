@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -146,11 +146,11 @@ class Plan:
         """The model that judges attempts of all."""
         return _verifier(self.manifest)
 
-    def unscored(self, parts: Parts) -> list[Missing]:
-        """Judgements by it that are not on disk, of attempts that are."""
+    def unscored(self, parts: Parts, known: Sequence[Path] = ()) -> list[Missing]:
+        """Judgements by it that are not on disk, of attempts that are, in no `known` file."""
         if self.verifier is None:
             return []
-        found, left = [], parts.unscored()
+        found, left = [], parts.unscored(known)
         for question, split in spread(self.questions):
             if parents := left.get(question.question_id):
                 found.append(
@@ -164,11 +164,11 @@ class Plan:
                 )
         return found
 
-    def unrevised(self, parts: Parts) -> list[Missing]:
-        """Revisions by these models that are not on disk, of attempts that are."""
+    def unrevised(self, parts: Parts, known: Sequence[Path] = ()) -> list[Missing]:
+        """Revisions by these models that are not on disk, of attempts that are; as `unscored`."""
         if not self.revisers:
             return []
-        parents = parts.parents(self.manifest["recorded"]["revised_samples"])
+        parents = parts.parents(self.manifest["recorded"]["revised_samples"], known)
         found = []
         for question, split in spread(self.questions):
             lacking = {

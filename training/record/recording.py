@@ -92,15 +92,19 @@ class Recording:
             try:
                 self._go_on((), add)
                 for begin in range(0, len(missing), block):
-                    self._go_on(missing[begin : begin + block], add)
+                    whole = parts.paths("attempts")
+                    self._go_on(missing[begin : begin + block], add, whole)
             finally:
                 parts.flush()
             write_set(self.plan, parts, self.speeds)
 
-    def _go_on(self, missing: Sequence[Missing], add: Watch) -> None:
-        """Record what is missing, then revisions and judgements of what is there."""
-        for lacking in (lambda parts: missing, self.plan.unrevised, self.plan.unscored):
-            if left := lacking(self.parts):
+    def _go_on(self, missing: Sequence[Missing], add: Watch, whole: Sequence[Path] = ()) -> None:
+        """Record what is missing, then revisions and judgements of what is there.
+
+        Those of attempts in `whole` files have been recorded.
+        """
+        for lacking in (lambda *_: missing, self.plan.unrevised, self.plan.unscored):
+            if left := lacking(self.parts, whole):
                 self.recorder.record(left, add)
                 self.parts.flush()
 
