@@ -87,8 +87,8 @@ class EqualAccuracy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
-    """From one policy to the next better informed one.
+class LeadPart:
+    """What one policy brings over the next less informed one.
 
     Attributes:
         name: of what is added.
@@ -209,7 +209,7 @@ class Results:
     equal_accuracy: tuple[EqualAccuracy, ...] = ()
     by_accuracy: tuple[EqualAccuracy, ...] = ()
     chosen: tuple[str, ...] = ()
-    steps: tuple[Step, ...] = ()
+    steps: tuple[LeadPart, ...] = ()
 
     @property
     def controller(self) -> tuple[Point, ...]:

@@ -17,11 +17,11 @@ from training.compare.results import (
     CONTROLLER,
     QUANTITIES,
     Lead,
+    LeadPart,
     Point,
     Results,
     SeedFigure,
     Seeds,
-    Step,
 )
 from training.compare.simulate import Played
 
@@ -157,7 +157,7 @@ def _chosen(comparison: Comparison, families: Sequence[str]) -> tuple[str, ...]:
     return tuple(families[i] for i in expected.argmax(0))
 
 
-def _steps(comparison: Comparison, bootstrap: Bootstrap) -> Iterator[Step]:
+def _steps(comparison: Comparison, bootstrap: Bootstrap) -> Iterator[LeadPart]:
     """What is gained by reading the wording, by looking at attempts, and by PPO."""
     played, expected = comparison.played, comparison.expected
     if SELECTOR not in played:
@@ -172,7 +172,7 @@ def _steps(comparison: Comparison, bootstrap: Bootstrap) -> Iterator[Step]:
     for name, policies in ladder.items():
         rows = enumerate(zip(policies, comparison.prices.tolist(), strict=True))
         utility = np.mean([played[policy][i].utility(price) for i, (policy, price) in rows], 0)
-        yield Step(
+        yield LeadPart(
             name=name,
             policies=tuple(dict.fromkeys(policies)),
             utility=float(utility.mean()),
