@@ -26,6 +26,7 @@ from envs.traces.format import TraceSet
 from envs.traces.recorded import read_recorded
 from tests.conftest import CHECKPOINTS
 from tests.controller.server.conftest import variant
+from tests.controller.server.test_engine import Recordings
 from training.cli.record import the_verifier
 from training.compare.models import model_table
 from training.learn.config import PPOConfig, TrainConfig
@@ -44,7 +45,7 @@ def record(splits, out, *judges):
     places = [place + ",verifies=true" * (name in judges) for name, place in named.items()]
     verifier = [*named].index(judges[0]) if judges else None
     config = RecordConfig(samples=2, escalations=1, verifier=verifier)
-    record_models(splits, find_source(places, max_new_tokens=48), out, config)
+    record_models(splits, find_source(places), out, config)
     return pq.read_table(out / "attempts.parquet")
 
 
@@ -139,9 +140,13 @@ def test_service_loop_and_environment_verify_alike_bit_for_bit(live):
     answered = [loop.answer(question, price=1e-4) for question in asked]
 
     async def served():
-        engine = Engine(Variants([variant(checkpoint, recorded.backend)]), recorded.backend)
+        backend = Recordings(recorded.backend, recorded.questions)
+        engine = Engine(Variants([variant(checkpoint, backend, fallback=None)]), backend)
         terms = RequestTerms(price=1e-4, give_up=True)
-        return [await engine.answer(question, terms) for question in asked]
+        try:
+            return [await engine.answer(question, terms) for question in asked]
+        finally:
+            await backend.close()
 
     env = ComputeEnv(
         recorded.questions,
