@@ -24,7 +24,7 @@ def test_pages_say_the_command_and_how_many_questions_differ():
     assert "4 held-out questions (3 if" in page
     assert "controllers of\n2 seeds pooled" in page
     assert "    allot evaluate x" in page
-    assert "Behind a rule beyond its interval: rule at 1.0e-04." in page
+    assert "Behind a rule beyond its interval, and by more than 0.001: rule at 1.0e-04." in page
     assert "## Against other" in page
     assert "| 50.0% | 80% (70% to 90%) |" in page
     assert "## Seeds" not in page
