@@ -39,6 +39,8 @@ _GROUPED = re.compile(
 )
 _POINTS = re.compile(r"\d{1,3}(?:\.\d{3})+,\d+|\d{1,3}(?:\.\d{3}){2,}|\d{1,3}(?: \d{3})+,\d+")
 _COMMA = re.compile(r"\d+,\d{1,2}|0,\d+")
+_PAIR = re.compile(r"(?:\d+,\d{1,2}|0,\d+)\s?[)\]]")
+"""What follows an opening bracket where a comma parts two numbers, not a number's digits."""
 _RATIO = re.compile(r"(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _ALL_SCALES = {**_SCALES, "hundred": 100, "lakh": 10**5, "crore": 10**7, "k": 10**3}
@@ -190,6 +192,8 @@ def only_number(line: str) -> str | None:
 def _head(passage: str) -> Quantity | None:
     """The number that a passage begins with, or that its equation comes to; None for neither."""
     start = after_hedges(passage, 0)
+    if passage[:start].rstrip()[-1:] in ("(", "[") and _PAIR.match(passage, start):
+        return None
     passage = passage[start:]
     if passage[:1] and passage[0] in "-–—" and passage[1:2] == " ":
         passage = " -" + passage[2:]

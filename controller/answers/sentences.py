@@ -35,7 +35,7 @@ _BOTH = re.compile(
     r"\b(?:is|are|has|have)\s[$€£]?-?\d[^,;.=]{0,30}\band\b"
     r"[^,;.=\d]{1,30}\b(?:is|are|has|have)\s[$€£]?-?\d"
 )
-_LABELLED = re.compile(r"\W*(?:\w+\ ?){1,3}[:=)]\s?[$€£]?-?\d[^=]*", re.VERBOSE)
+_LABELLED = re.compile(r"\W*\w+(?:\ \w+){0,2}\ ?[:=)]\s?[$€£]?-?\d[^=]*", re.VERBOSE)
 _PROCEEDS = re.compile(
     r"\b(?:add|subtract|multiply|divide|calculate|substitute|sum up|adding|subtracting|multiplying|"
     r"dividing|find (?:out )?(?:the|how))\b",

@@ -90,7 +90,11 @@ class Parts:
         return [self.out / f"{table}.parquet", *parts] if finished else parts
 
     def _next_path(self, table: str) -> Path:
-        return self.work / f"{table}-{len(list(self.work.glob(f'{table}-*.parquet'))):05d}.parquet"
+        """One after the last: parts in between may have gone into a finished set."""
+        numbers = [
+            int(path.stem.rpartition("-")[2]) for path in self.work.glob(f"{table}-*.parquet")
+        ]
+        return self.work / f"{table}-{max(numbers, default=-1) + 1:05d}.parquet"
 
     def _dataset(self, table: str, known: Sequence[Path] = ()) -> ds.Dataset:
         """Rows of a table in files that are not `known`; columns that a part lacks are null."""

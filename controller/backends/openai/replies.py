@@ -355,8 +355,9 @@ def verdict(written: Written) -> float:
             no += {"no": chance, "yes": rest}.get(word, 0.0)
     if yes + no > 0:
         return yes / (yes + no)
-    said = written.text.strip(_AROUND_A_WORD).lower()
-    return 1.0 if said.startswith("yes") else 0.0 if said.startswith("no") else 0.5
+    said = written.text.split(maxsplit=1)[:1]
+    word = said[0].strip(_AROUND_A_WORD).lower() if said else ""
+    return {"yes": 1.0, "no": 0.0}.get(word, 0.5)
 
 
 def _alternatives(entry: Any) -> list[dict[str, Any]]:

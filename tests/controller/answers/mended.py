@@ -411,6 +411,9 @@ AUTO = (
     ("Answer: 3 < x < 4", "3 < x < 4"),
     ("Answer: [3, 4)", "[3, 4)"),
     ("Answer: 10⁶", "10^6"),
+    (r"\boxed{(3,4)}", "3, 4"),
+    (r"\boxed{\left[0,1\right]}", "0, 1"),
+    ("The answer is (1,200).", "1200"),
 )
 
 MENDED = tuple(

@@ -29,7 +29,7 @@ PIECES = ("answer is ", "1,", "1 ", "is ", "\\boxed{", "<answer>", "#### ", "\\f
           "\nans: ", "$a ", "**", "(A) ", "- a\n", "1:2", " and ", "{", "\\text{", "wait, no, ",
           "answer: 1. Wait, ", "x = 3, ", "(1, ", "5 a b and ", "~~a", "==b",
           "[a](http:", "<b>", "((",
-          "1 2 ", "\n\n12", "A, ", "Antwort: ", "答案", "½",
+          "1 2 ", "x", "a1E9", "\n\n12", "A, ", "Antwort: ", "答案", "½",
           '"answer": [', "is 5 and ", "to a ")  # fmt: skip
 
 

@@ -103,3 +103,17 @@ def test_a_set_of_no_whole_question_is_none(tmp_path):
     plan.write(parts)
     with pytest.raises(ConfigError, match="found none yet"):
         write_set(plan, parts, {})
+
+
+def test_parts_that_are_added_after_a_set_was_written_overwrite_none(parts):
+    write_set(Plan.read(parts), parts, {})
+    for index in range(12):
+        parts.add({"attempts": [attempt("d", index)]})
+        parts.flush()
+    kept = [
+        row for path in parts.paths("attempts") for row in pq.read_table(path)["text"].to_pylist()
+    ]
+    assert sorted(text for text in kept if text[0] == "d") == sorted(
+        f"d sample:{index}" for index in range(12)
+    )
+    assert "c sample:0" in kept
