@@ -305,6 +305,8 @@ class Episode(Underway):
         if action.kind.spec.scores:
             verdict = await self.backend.verify([(self.question, a) for a in self._unverified])
             self._count(self.config.verifier, verdict.usage)
+            if not verdict.usage.verifier_tokens:
+                self.state.unverified_tokens[0] = 0  # nothing was read, and nothing is charged
             self.verified(verdict.scores)
             return ()
         attempts = tuple(await self.backend.attempts(self._requests(position)))
@@ -318,9 +320,11 @@ class Episode(Underway):
         self.state.finish_round(_ROW)
         self._mask = None
 
-    def verified(self, scores: Sequence[float]) -> None:
-        """Take note of the scores of all attempts that had none."""
+    def verified(self, scores: Sequence[float | None]) -> None:
+        """Take note of the scores of all attempts that had none; None of a failed judgement."""
         for attempt, score in zip(self._unverified, scores, strict=True):
+            if score is None:
+                continue
             answer = NO_ANSWER if attempt.answer is None else self._answer_ids[attempt.answer]
             self.state.score(_ROW, np.array([answer]), np.array([attempt.rung]), np.array([score]))
             place = next(i for i, made in enumerate(self.attempts) if made is attempt)

@@ -110,21 +110,27 @@ class PromptState:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """The probability that each of some attempts is right, by a verifier."""
+    """The probability that each of some attempts is right, by a verifier.
 
-    scores: tuple[float, ...]
+    Attributes:
+        scores: None of an attempt whose judgement failed.
+        usage: of all judgements, those that failed among them.
+    """
+
+    scores: tuple[float | None, ...]
     usage: Usage = field(default_factory=Usage)
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is no judgement at all."""
+        return all(score is None for score in self.scores)
 
 
 def verdict_of(judgements: Sequence[Attempt]) -> Verdict:
-    """What VERIFY requests to one model came to; raises BackendError if one of them failed."""
-    failed = next((made.error for made in judgements if made.error is not None), None)
-    scores = [made.verifier_score for made in judgements if made.verifier_score is not None]
-    if failed is not None or len(scores) < len(judgements):
-        raise BackendError(f"verify: expected a judgement of each attempt, found {failed}")
+    """What VERIFY requests to one model came to."""
     used = sum((made.usage for made in judgements), Usage())
     return Verdict(
-        scores=tuple(scores),
+        scores=tuple(made.verifier_score for made in judgements),
         usage=Usage(verifier_tokens=used.processed_tokens + used.cached_tokens, wall_s=used.wall_s),
     )
 
@@ -189,7 +195,7 @@ class Backend(ABC):
         """Score attempts, each with the question that it tries to answer.
 
         Raises:
-            BackendError: there is no verifier, or it cannot score one of them.
+            BackendError: there is no verifier, or it cannot be reached.
         """
         if not self.verifies:
             raise BackendError("verify: expected a backend with a verifier, found none")

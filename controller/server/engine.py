@@ -422,9 +422,11 @@ class _Asked(Wrapped):
         """See `Backend.verify`."""
         try:
             async with asyncio.timeout_at(self._deadline):
-                return await super().verify(pairs)
+                verdict = await super().verify(pairs)
         except (BackendError, TimeoutError) as error:
             raise _VerifierError from error
+        self.decider.verifier_down = verdict.failed
+        return verdict
 
     async def _canonical(self, answer: str, known: Sequence[str]) -> str:
         """One spelling for equal answers to the question."""

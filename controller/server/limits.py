@@ -92,7 +92,7 @@ class Restricted:
     """A decider that is only offered what may be done here and now.
 
     Attributes:
-        max_escalations: for this question; None for no limit of its own.
+        max_escalations: calls to larger models, for this question; None for no limit of its own.
         may_give_up: whether it may end without an attempt while one could be made.
         down: rungs that have failed this question.
         degraded: models whose absence changed a choice.
@@ -112,6 +112,7 @@ class Restricted:
     degraded: set[str] = field(default_factory=set)
     limited: set[str] = field(default_factory=set)
     seconds: float = 0.0
+    escalations: int = 0
 
     def choose(self, episode: Episode, mask: NDArray[np.bool_]) -> Choice:
         """See `Decider.choose`; a mask that allows nothing else means STOP."""
@@ -132,17 +133,28 @@ class Restricted:
             if wanted in why and wanted != choice.action:
                 noted, reason = why[wanted]
                 noted.add(reason)
-        if self._escalates(episode, choice.action):
-            self.budget.take(self.caller)
+        if calls := self._escalations(episode, choice.action):
+            self.escalations += calls
+            self.budget.take(self.caller, calls)
         self.seconds += time.perf_counter() - started
         return choice
 
     @staticmethod
-    def _escalates(episode: Episode, action: Action) -> bool:
-        """Whether an action asks a large model, to answer, to revise or to verify."""
-        spec, _ = episode.config.choices[episode.config.actions.index(action)]
-        asks = spec.attempt is not None or spec.scores
-        return asks and not episode.config.is_small[spec.rung]
+    def _escalations(episode: Episode, action: Action) -> int:
+        """How often an action calls a large model: to answer, to revise, or to judge attempts."""
+        spec, width = episode.config.choices[episode.config.actions.index(action)]
+        if episode.config.is_small[spec.rung]:
+            return 0
+        if spec.scores:
+            return int(episode.state.unverified[0])
+        return width if spec.attempt is not None else 0
+
+    @property
+    def _left(self) -> float:
+        """How many more calls to larger models this question may make."""
+        return float(
+            "inf" if self.max_escalations is None else self.max_escalations - self.escalations
+        )
 
     def _reasons(self, episode: Episode) -> dict[Action, tuple[set[str], str]]:
         """Why actions are not allowed: each with the set that the reason goes to if it matters."""
@@ -152,18 +164,18 @@ class Restricted:
             return dict.fromkeys(every, (self.limited, DEADLINE))
         if BROKEN_OFF in self.limited:
             return dict.fromkeys(every, (self.limited, BROKEN_OFF))
-        made = sum(not config.is_small[attempt.rung] for attempt in episode.attempts)
-        escalating = self.budget.exhausted(self.caller)
-        if self.max_escalations is not None and made >= self.max_escalations:
-            escalating = REQUEST_BUDGET
+        exhausted = self.budget.exhausted(self.caller)
         why: dict[Action, tuple[set[str], str]] = {}
         for action, (spec, _) in zip(every, config.choices[1:], strict=True):
             if spec.rung in self.down or not self.backend.available(spec.rung):
                 why[action] = self.degraded, self.backend.models[spec.rung].name
             elif self.verifier_down and spec.scores:
                 why[action] = self.degraded, "verifier"
-            elif escalating is not None and self._escalates(episode, action):
-                why[action] = self.limited, escalating
+            elif calls := self._escalations(episode, action):
+                if self._left < calls:
+                    why[action] = self.limited, REQUEST_BUDGET
+                elif exhausted is not None:
+                    why[action] = self.limited, exhausted
             if action in self.unwanted:
                 why[action] = self.limited, WITHOUT
         return why

@@ -151,3 +151,20 @@ def test_a_revision_by_a_large_model_is_an_escalation():
     decider.inner = Wishes("revise")
     assert kind_chosen(decider, episode) is ActionKind.REVISE
     assert decider.budget.exhausted("ann") == "global_budget"
+
+
+def test_each_judgement_by_a_large_model_is_an_escalation():
+    arms = tuple(replace(arm, verifies=arm.name == "large") for arm in PAIR)
+    process = replace(PROCESS, arms=arms, verifies=True)
+    for left, chosen in ((1, ActionKind.STOP), (2, ActionKind.VERIFY)):
+        limits = Limits(escalations_per_minute=2)
+        decider, episode = restricted(
+            "sample", process=process, limits=limits, max_escalations=left
+        )
+        decider.backend.verifies = True
+        for _ in range(2):
+            run_now(episode.take(decider.choose(episode, episode.mask()).action))
+        decider.inner = Wishes("verify", "stop")
+        assert kind_chosen(decider, episode) is chosen
+        assert decider.limited == ({"request_budget"} if left < 2 else set())
+    assert decider.budget.exhausted("ann") == "global_budget"

@@ -1,0 +1,72 @@
+"""Episodes, attempt by attempt."""
+
+from dataclasses import replace
+
+import pytest
+
+from controller.backends.base import run_now
+from controller.core import Episode
+from controller.process.actions import Action, ActionKind
+from controller.process.cost import CostModel, Usage
+from controller.process.episodes import EpisodeConfig
+from controller.process.menu import PAIR
+from controller.process.terms import Terms
+from controller.process.types import ModelSpec, Question
+from tests.scripted import Scripted
+
+JUDGED = EpisodeConfig(
+    cost=CostModel(weights=(1.0, 10.0)),
+    vote_weights=(1, 2),
+    mean_completion_tokens=(20.0, 20.0),
+    max_completion_tokens=(40, 40),
+    cost_unit=20.0,
+    arms=tuple(replace(arm, verifies=arm.name == "large") for arm in PAIR),
+    verifies=True,
+)
+VERIFY = next(action for action in JUDGED.actions if action.kind is ActionKind.VERIFY)
+
+
+class Judge(Scripted):
+    """Judges attempts in order; None for a judgement that fails, after it has read so much."""
+
+    verifies = True
+
+    def __init__(self, *scores, read=30):
+        super().__init__([ModelSpec(name="small", rung=0), ModelSpec(name="large", rung=1)], "12")
+        self.scores, self.read = list(scores), read
+
+    def _attempt(self, request):
+        made = super()._attempt(request)
+        if request.action is not ActionKind.VERIFY:
+            return made
+        score = self.scores.pop(0)
+        error = "no reply" if score is None else None
+        return replace(
+            made, verifier_score=score, error=error, usage=Usage(prefill_tokens=self.read)
+        )
+
+
+def judged(backend):
+    episode = Episode(Question(question_id="q", text="1 + 1"), backend, JUDGED, Terms(price=1e-3))
+    run_now(episode.begin())
+    for _ in range(2):
+        run_now(episode.take(Action(ActionKind.SAMPLE)))
+    before = episode.cost
+    run_now(episode.take(VERIFY))
+    return episode, episode.cost - before
+
+
+def test_a_failed_judgement_leaves_the_others_and_what_it_took():
+    episode, cost = judged(Judge(0.9, None))
+    assert [a.verifier_score for a in episode.attempts] == [0.9, None]
+    assert episode.votes["1"] > episode.votes["2"]
+    assert episode.usage["large"].verifier_tokens == 60
+    assert cost == judged(Judge(0.9, 0.9))[1]
+    assert not episode.mask()[0, JUDGED.actions.index(VERIFY)], "there is nothing left to judge"
+
+
+@pytest.mark.parametrize(("read", "costs"), [(30, True), (0, False)])
+def test_judgements_that_all_failed_cost_what_was_read(read, costs):
+    episode, cost = judged(Judge(None, None, read=read))
+    assert set(episode.votes.values()) == {1.0}
+    assert (cost > 0) is costs
