@@ -33,10 +33,9 @@ from controller.server.schema import (
     TERMS,
     ChatRequest,
     CompletionRequest,
-    DecideRequest,
 )
 
-_QUESTIONS = (ChatRequest, CompletionRequest, ResponseRequest, DecideRequest)
+_QUESTIONS = (ChatRequest, CompletionRequest, ResponseRequest)
 _TYPES = {float: "number", int: "integer", str: "string"}
 
 
