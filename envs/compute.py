@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -32,7 +31,6 @@ from envs.draws import (
     whole_option,
 )
 from envs.granularity import STOP
-from envs.pictures import Frame, picture
 from envs.questions.grader import Grader
 from envs.reward import LogUniform, Reward, Step, utility
 
@@ -85,11 +83,11 @@ class ComputeEnv(PricedEpisodes, gymnasium.Env[Observation, np.int64]):
         illegal: what an action that the mask forbids does: "raise" an IllegalActionError, count as
             "stop", or count as STOP and cost 1 more ("penalty"). Unless it raises,
             `info["illegal"]` tells of each step whether that happened.
-        render_mode: None, "ansi" (a string), "human" (printed) or "rgb_array" (a picture).
+        render_mode: None, "ansi" (a string) or "human" (printed).
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012 (as in Gymnasium)
-        "render_modes": ["human", "ansi", "rgb_array"],
+        "render_modes": ["human", "ansi"],
         "render_fps": 4,
     }
 
@@ -170,9 +168,7 @@ class ComputeEnv(PricedEpisodes, gymnasium.Env[Observation, np.int64]):
         )
         self.episode = run_now(beginning)
         self._charged, self._rounds, self._lines = 0.0, 0, []
-        text, lanes = self.question.text.strip(), tuple(map(str, self.config.actions[1:]))
-        self._frame = Frame(question=text, price=self.price, lanes=lanes)
-        self._show(f"{text}\n  price {self.price:.2g}")
+        self._show(f"{self.question.text.strip()}\n  price {self.price:.2g}")
         return self.episode.observation()[0], self._info()
 
     def _pick(self, used: int, available: int) -> int:
@@ -222,15 +218,6 @@ class ComputeEnv(PricedEpisodes, gymnasium.Env[Observation, np.int64]):
             info["illegal"] = forbidden
         told = f" -> {', '.join(made.brief for made in brought)}" if brought else ""
         self._show(f"  {chosen!s:<13}{told}  reward {gain:+.4f}")
-        if self.render_mode == "rgb_array":
-            self._frame = replace(
-                self._frame,
-                steps=(*self._frame.steps, (str(chosen), tuple(made.brief for made in brought))),
-                votes=episode.votes,
-                cost=episode.cost,
-                answer=episode.answer,
-                right=bool(right) if terminated else None,
-            )
         if terminated:
             info |= {"answer": episode.answer, "right": right, "cost": episode.cost}
             self._show(f"  answer {episode.answer}, {'right' if right else 'wrong'}")
@@ -250,7 +237,5 @@ class ComputeEnv(PricedEpisodes, gymnasium.Env[Observation, np.int64]):
             print(line)
 
     def render(self) -> Any:
-        """The episode so far as text or as (H, W, 3) uint8; "human" has printed it already."""
-        if self.render_mode == "rgb_array":
-            return picture(self._frame)
+        """The episode so far as text; "human" has printed it already."""
         return "\n".join(self._lines) if self.render_mode == "ansi" else None

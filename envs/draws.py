@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 
 from controller.errors import ConfigError, IllegalActionError
 from controller.granularity import Process
+from controller.process.lockstep import Array
 from envs.reward import LogUniform, Reward, Step, price_range
-
-Array = NDArray[Any]
 
 Illegal = Literal["raise", "stop", "penalty"]
 """What an action that the mask forbids does: raise an error; count as STOP, for algorithms without

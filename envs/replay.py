@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from controller.errors import ConfigError
 from controller.granularity import Process, granularity_of
 from controller.process.episodes import AttemptColumns, EpisodeConfig, Episodes
-from controller.process.lockstep import Lockstep, Rows
-from envs.draws import Array, Hidden, Streams
+from controller.process.lockstep import Array, Lockstep, Rows
+from envs.draws import Hidden, Streams
 from envs.traces.table import TraceTable
 
 NOTHING = Hidden()

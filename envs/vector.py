@@ -12,15 +12,8 @@ from numpy.typing import NDArray
 
 from controller.errors import ConfigError, IllegalActionError
 from controller.granularity import Process
-from envs.draws import (
-    Array,
-    Illegal,
-    PricedEpisodes,
-    Streams,
-    carried_out,
-    observation_space,
-    stream_keys,
-)
+from controller.process.lockstep import Array
+from envs.draws import Illegal, PricedEpisodes, Streams, carried_out, observation_space, stream_keys
 from envs.granularity import STOP, replay_of
 from envs.reward import LogUniform, Reward, Step, utility
 from envs.segments.table import SegmentTable

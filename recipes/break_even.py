@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from controller.process.lockstep import Bools, Floats
 from envs.sessions.state import ANSWER_SMALL, LOOK_UP, WAIT, Expected, Sessions
-from envs.sessions.table import Bools, Floats, SessionTable
+from envs.sessions.table import SessionTable
 
 
 class ClosedForm:

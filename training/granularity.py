@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from controller.errors import ConfigError, TraceFormatError
 from controller.granularity import Process
@@ -27,8 +26,6 @@ from envs.traces.format import TraceSet
 from envs.traces.table import TraceTable, build_table
 from training.learn.config import TrainConfig
 from training.learn.difficulty import Outcomes, attempt_outcomes
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.errors import CheckpointError
-from controller.policy.readouts import Arrays, Features, Floats, Readout, readout_of
+from controller.policy.readouts import Arrays, Features, Readout, readout_of
 from controller.policy.training_range import MARGIN
+from controller.process.lockstep import Floats
 from controller.process.wording import (
     NUM_SHAPE_FEATURES,
     NUM_TEXT_FEATURES,

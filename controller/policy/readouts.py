@@ -11,9 +11,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from controller.process.lockstep import Floats
+
 Arrays = Mapping[str, NDArray[np.float32]]
 Features = NDArray[np.float32]
-Floats = NDArray[np.float64]
 
 _LEAST_CHANCE = 1e-3
 _QUESTIONS_AT_ONCE = 4096

@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 
 from controller.process.actions import ActionKind, attempting
 from controller.process.episodes import EpisodeConfig, Episodes
+from controller.process.lockstep import Bools, Floats, chance
 from controller.process.observation import leader_stays
 
-Bools = NDArray[np.bool_]
-Floats = NDArray[np.float64]
 Wishes = Mapping[ActionKind, Bools]
 
 SAMPLE, REVISE, ESCALATE, VERIFY = (
@@ -333,9 +332,9 @@ class Router:
 
     def wishes(self, episodes: Pair) -> Wishes:
         """Give up below `floor`; escalate where the large model is so much more often right."""
-        chance = 1 / (1 + np.exp(-np.nan_to_num(episodes.chances)))  # (N, 2)
-        fresh, hopeful = episodes.num_attempts == 0, chance.max(1) >= self.floor
-        large = hopeful & (chance[:, -1] - chance[:, 0] >= self.advantage)
+        right = chance(np.nan_to_num(episodes.chances))  # (N, 2)
+        fresh, hopeful = episodes.num_attempts == 0, right.max(1) >= self.floor
+        large = hopeful & (right[:, -1] - right[:, 0] >= self.advantage)
         return {ESCALATE: fresh & large & episodes.escalates, SAMPLE: fresh & hopeful & ~large}
 
 
@@ -395,9 +394,8 @@ class ArmRouter:
     def asks(self, episodes: Episodes) -> NDArray[np.int64]:
         """The best arm of all, once."""
         config, lengths = episodes.config, episodes.expected_lengths
-        chance = 1 / (1 + np.exp(-np.nan_to_num(episodes.difficulty)))  # (N, R)
         cost = np.stack([attempting(episodes, lengths, r) for r in range(config.num_rungs)], 1)
-        worth = chance - self.rate / config.cost_unit * cost
+        worth = chance(np.nan_to_num(episodes.difficulty)) - self.rate / config.cost_unit * cost
         return np.where((episodes.num_attempts > 0) | (worth.max(1) < 0), -1, worth.argmax(1))
 
 

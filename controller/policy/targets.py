@@ -5,12 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import bdtrc
 
 from controller.errors import CheckpointError, ConfigError
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +77,8 @@ class Calibration:
             raise ConfigError(
                 f"accuracy, confidence: expected 0..1, found {accuracy} and {confidence}"
             )
+        from scipy.special import bdtrc
+
         found = None
         for price, right in zip(self.prices, self.right, strict=True):
             if right == 0 or bdtrc(right - 1, self.questions, accuracy) > 1 - confidence:

@@ -10,7 +10,6 @@ from operator import attrgetter
 from typing import Any, Self
 
 import numpy as np
-from scipy.special import expit, logit
 
 from controller.errors import ConfigError
 from controller.process.actions import (
@@ -25,7 +24,7 @@ from controller.process.actions import (
 )
 from controller.process.cost import CostModel
 from controller.process.features import OWN_FEATURES, Feature, FromWording
-from controller.process.lockstep import Bools, Floats, Ints, Lockstep, Rows
+from controller.process.lockstep import Bools, Floats, Ints, Lockstep, Rows, chance
 from controller.process.menu import PAIR, Arm
 
 NO_ANSWER = -1
@@ -367,6 +366,8 @@ def score_weight(score: Floats) -> Floats:
 
 def log_odds(score: Floats) -> Floats:
     """Of probabilities, none of which is taken for certain."""
+    from scipy.special import logit
+
     return np.asarray(logit(np.clip(score, _LEAST_CHANCE, 1 - _LEAST_CHANCE)))
 
 
@@ -376,7 +377,7 @@ def calibrated(calibration: tuple[float, ...], score: Floats, rung: Ints) -> Flo
     Source: Platt 1999, with an intercept for each arm, as `EpisodeConfig.verifier_calibration`.
     """
     factor, *added = calibration
-    return np.asarray(expit(factor * log_odds(score) + np.array(added)[rung]))
+    return chance(factor * log_odds(score) + np.array(added)[rung])
 
 
 class Episodes(Lockstep):

@@ -22,6 +22,11 @@ Rows = Ints | None
 """Positions of some episodes, (n,); None for all of them."""
 
 
+def chance(log_odds: Array) -> Floats:
+    """Probabilities of log-odds, same shape; of what is below -700 as of that."""
+    return np.asarray(1 / (1 + np.exp(-np.maximum(log_odds, -700))))
+
+
 def stacked(rows: Sequence[Array], dtype: Any = None) -> Array:
     """Arrays (n,) as (k, n), quicker than `np.array`, which looks at every entry first.
 

@@ -10,7 +10,6 @@ from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betainc, expit
 
 from controller.process.actions import PRICED
 from controller.process.episodes import (
@@ -46,7 +45,7 @@ from controller.process.features import (
     last_logprobs,
     quotient,
 )
-from controller.process.lockstep import Floats, Ints
+from controller.process.lockstep import Floats, Ints, chance
 
 _BETA_SIZE = 128
 _LEAST_ROUND_PRICE = 1e-4
@@ -60,6 +59,8 @@ def _leader_stays_table() -> NDArray[np.float64]:
 
     Source: Aggarwal et al. 2023, "Let's Sample Step by Step" (arXiv 2305.11860), eq. 2.
     """
+    from scipy.special import betainc
+
     votes = np.arange(_BETA_SIZE)
     return np.asarray(1 - betainc(votes[:, None] + 1, votes[None, :] + 1, 0.5))
 
@@ -99,7 +100,7 @@ class AttemptsSeen(Seen):
     @cached_property
     def worths(self) -> Floats:
         """Chance that an attempt by each arm is right, less its price, at least -1, (R, n)."""
-        return np.asarray(np.maximum(expit(self.e.difficulty.T) - self.arm_prices, -1.0))
+        return np.asarray(np.maximum(chance(self.e.difficulty.T) - self.arm_prices, -1.0))
 
 
 def _entropy(s: AttemptsSeen) -> Floats:

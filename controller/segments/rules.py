@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from controller.process.lockstep import Bools, Ints
+from controller.process.lockstep import Bools, Ints, chance
 from controller.segments.episodes import ESCALATE, REVISE, SAMPLE, STOP, TO_END, SegmentEpisodes
 
 Wishes = Callable[..., Ints]
@@ -66,9 +66,9 @@ def take_over_unlikely(episodes: SegmentEpisodes, threshold: float, action: int)
 
 def prompt_router(episodes: SegmentEpisodes, advantage: float, floor: float) -> Ints:
     """Small model, large model if it is more often right by so much, or no answer below `floor`."""
-    chance = 1 / (1 + np.exp(-episodes.difficulty))  # (N, R)
-    fresh, hopeless = episodes.fresh, chance.max(1) < floor
-    large = fresh & ~hopeless & (chance[:, -1] - chance[:, 0] >= advantage)
+    right = chance(episodes.difficulty)  # (N, R)
+    fresh, hopeless = episodes.fresh, right.max(1) < floor
+    large = fresh & ~hopeless & (right[:, -1] - right[:, 0] >= advantage)
     return np.where(fresh & hopeless, STOP, np.where(large, TO_END, SAMPLE))
 
 

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from controller.errors import ConfigError
 from controller.policy.difficulty import Reads
+from controller.process.lockstep import Array
 from controller.process.wording import shape_features, text_features
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,10 +13,11 @@ from controller.backends.recorded import ReadAgain
 from controller.errors import BackendError, ConfigError, TraceFormatError
 from controller.process.actions import SEGMENT_ACTIONS
 from controller.process.cost import Usage
+from controller.process.lockstep import Array
 from controller.process.types import ModelSpec, Question
 from controller.segments.episodes import ESCALATE, REVISE, SegmentConfig, SegmentEpisodes
 from controller.segments.types import Prefix, Segment, Segmentation, SegmentRequest
-from envs.draws import Array, Hidden, Streams
+from envs.draws import Hidden, Streams
 from envs.replay import Replay
 from envs.segments.table import SegmentTable, SegmentTraces, build_trees
 from envs.traces.recorded import Recorded, recorded

@@ -20,6 +20,7 @@ from controller.checkpoint import read_tensors, value_readout
 from controller.errors import ConfigError, TraceFormatError
 from controller.policy.readouts import Readout
 from controller.process.episodes import LEAST_LOGPROB
+from controller.process.lockstep import Ints
 from controller.process.types import ModelSpec
 from controller.segments.episodes import SEGMENT, SIGNALS, SegmentConfig
 from controller.segments.types import Segmentation
@@ -28,8 +29,6 @@ from envs.questions.table import QuestionTable, column, number_answers, question
 from envs.traces.derive import cost_model
 from envs.traces.format import MANIFEST, model_spec, read_manifest, read_table
 from envs.traces.table import Answers
-
-Ints = NDArray[np.int64]
 
 KIND, SEGMENT_TRACE_VERSION = "segments", 1
 _RECORD = "record some with `python -m recipes.trees`"

@@ -12,9 +12,9 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from controller.errors import ConfigError, IllegalActionError
+from controller.process.lockstep import Array
 from envs.draws import (
     PENALTY,
-    Array,
     Illegal,
     Streams,
     carried_out,

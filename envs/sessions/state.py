@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.errors import ConfigError
-from envs.draws import Array, Streams
+from controller.process.lockstep import Array, Bools, Floats
+from envs.draws import Streams
 from envs.reward import LogUniform
-from envs.sessions.table import LARGE, LEVELS, SMALL, Bools, Floats, SessionTable
+from envs.sessions.table import LARGE, LEVELS, SMALL, SessionTable
 
 WAIT, ANSWER_SMALL, ANSWER_LARGE, LOOK_UP = 0, len(LEVELS) + 1, len(LEVELS) + 2, len(LEVELS) + 3
 ACTIONS = (

@@ -15,12 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.errors import TraceFormatError
+from controller.process.lockstep import Bools, Floats
 from envs.traces.derive import cost_model
 from envs.traces.format import TraceSet
 from envs.traces.table import TraceTable, build_table
-
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 
 LEVELS = ("likely", "all", "vote")
 """What notes hold: an answer to each likely question; to every one; the majority's of

@@ -18,9 +18,10 @@ from controller.answers import AnswerKind, first_same
 from controller.errors import TraceFormatError
 from controller.process.actions import REVISING
 from controller.process.episodes import LEAST_LOGPROB
+from controller.process.lockstep import Array
 from controller.process.types import CUT
 from envs.questions.files import kinds_of
-from envs.questions.table import Array, QuestionTable, column, number_answers, question_fields
+from envs.questions.table import QuestionTable, column, number_answers, question_fields
 from envs.traces.format import TraceSet, code_rows
 
 COUNTS = ("answer", "prompt_tokens", "completion_tokens", "row")

@@ -12,10 +12,11 @@ from controller.checkpoint import AnyCheckpoint
 from controller.loop import Decision
 from controller.process.actions import ActionKind
 from controller.process.episodes import NO_ANSWER
+from controller.process.lockstep import Ints
 from controller.process.types import Question
 from envs.segments.table import SegmentTable
 from envs.traces.recorded import Recorded
-from training.compare.simulate import Ints, play_checkpoint
+from training.compare.simulate import play_checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)

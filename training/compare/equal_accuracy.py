@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from controller.process.lockstep import Floats
 from training.compare.evaluate import Comparison
 from training.compare.results import CONTROLLER, EqualAccuracy, Headline, Ratio
 from training.compare.simulate import Played
-
-Floats = NDArray[np.float64]
 
 _HEADLINE = np.array([1, 2, 3]) / 3
 _CURVE = np.arange(1, 7) / 6

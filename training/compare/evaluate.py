@@ -29,6 +29,7 @@ from controller.policy.rules import (
     routers,
 )
 from controller.process.episodes import EpisodeConfig
+from controller.process.lockstep import Floats
 from controller.segments.episodes import SegmentConfig
 from envs.granularity import AnyTable, read_traces, table_of
 from envs.reward import LogUniform
@@ -52,8 +53,6 @@ from training.learn.difficulty import (
 )
 from training.learn.floor import Rulebook
 from training.record.cluster import Cluster, map_on
-
-Floats = NDArray[np.float64]
 
 _TUNING_EPISODES = 10_000
 """Enough to tell settings of a rule apart; more only takes longer."""

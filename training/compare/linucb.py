@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from controller.process.lockstep import Floats, chance
 
 NUM_BUDGETS = 16
 _TRIALS = 6_000
@@ -46,7 +46,7 @@ class PacedBandit:
 
 def features_of(difficulty: Floats) -> Floats:
     """Chances of the arms as the prompt tells them, and 1, (n, R + 1), of log-odds (n, R)."""
-    chances = 1 / (1 + np.exp(-np.nan_to_num(difficulty)))
+    chances = chance(np.nan_to_num(difficulty))
     return np.column_stack([chances, np.ones(len(chances))])
 
 

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from controller.process.lockstep import Floats
 from training.compare.simulate import Played
-
-Floats = NDArray[np.float64]
 
 _TREES = 100
 _LEAVES = (3, 10, 30, 100)

@@ -14,14 +14,13 @@ from controller.granularity import Process
 from controller.policy.difficulty import Difficulty
 from controller.policy.network import Policy
 from controller.policy.rules import RulePolicy
+from controller.process.lockstep import Floats, Ints
 from controller.segments.rules import SegmentRule
 from envs.draws import Streams
 from envs.granularity import STOP, AnyTable, replay_of
 from envs.questions.table import QuestionTable
 from envs.replay import Replay
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 Watcher = Callable[[Any, Ints, Ints], None]
 """Told of a replay, the rows of it that are going on, (n,), and their actions, (n,)."""
 

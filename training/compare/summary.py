@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from controller.card import Interval
 from controller.policy.rules import ROUTERS, SELECTOR, STATIC
+from controller.process.lockstep import Floats
 from controller.process.types import Question
 from training.compare.equal_accuracy import by_accuracy, equal_accuracy, headline
 from training.compare.evaluate import Comparison
@@ -24,8 +24,6 @@ from training.compare.results import (
     Seeds,
 )
 from training.compare.simulate import Played
-
-Floats = NDArray[np.float64]
 
 _SEED_RESAMPLES = 2000
 _TRIFLE = 0.001

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from controller.backends.base import Request, run_now
 from controller.checkpoint import Checkpoint
@@ -22,6 +21,7 @@ from controller.policy.rules import CASCADES, ROUTERS, SELECTOR, STATIC, STOP_RU
 from controller.process.actions import ActionKind
 from controller.process.cost import CostModel
 from controller.process.episodes import EpisodeConfig
+from controller.process.lockstep import Floats
 from controller.process.terms import Terms
 from controller.process.types import Question
 from controller.segments.rules import KINDS as SEGMENT_KINDS
@@ -31,8 +31,6 @@ from envs.traces.table import TraceTable
 from training.compare.results import KeptAccuracy, KeptCost, Promises
 from training.compare.simulate import Played, play_checkpoint, play_rules
 from training.granularity import learning_of
-
-Floats = NDArray[np.float64]
 
 GREEDY = ("greedy small attempt", "greedy large attempt")
 

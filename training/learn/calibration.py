@@ -8,16 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from controller.backends.local.adapters import score_features
 from controller.process.episodes import EpisodeConfig, log_odds
+from controller.process.lockstep import Floats, chance
 from envs.traces.table import TraceTable
 from training.learn.difficulty import fold_of
-
-Floats = NDArray[np.float64]
 
 _FOLDS = 5
 _LEAST_FACTOR = 1e-3
@@ -69,7 +67,7 @@ def with_calibration(train: TraceTable, config: EpisodeConfig) -> tuple[TraceTab
         own = fold == part
         own_odds[own] = inputs[own] @ _platt(inputs[~own], right[~own])
     attempts = train.attempts.copy()
-    attempts["verifier_score"][places] = expit((own_odds - whole[1:][rung]) / whole[0])
+    attempts["verifier_score"][places] = chance((own_odds - whole[1:][rung]) / whole[0])
     calibration = tuple(whole.tolist())
     return replace(train, attempts=attempts), replace(config, verifier_calibration=calibration)
 
@@ -117,10 +115,10 @@ def _fit(features: Floats, right: NDArray[np.bool_], ahead: Floats, weight: Floa
 
     def loss(weights: Floats) -> tuple[float, Floats]:
         logits, lead = features @ weights, ahead @ weights
-        error = (expit(logits) - right) / len(right)
+        error = (chance(logits) - right) / len(right)
         value = float(np.mean(np.logaddexp(0, logits) - right * logits))
         value += float(weight @ np.logaddexp(0, -lead))
-        return value, features.T @ error - ahead.T @ (weight * expit(-lead))
+        return value, features.T @ error - ahead.T @ (weight * chance(-lead))
 
     return np.asarray(minimize(loss, np.zeros(features.shape[1]), jac=True).x)
 

@@ -19,12 +19,12 @@ from controller.backends.openai.prompt_lengths import Line, fit_prompt_length
 from controller.policy.difficulty import Difficulty, Reads
 from controller.policy.readouts import Forest, Network, Readout
 from controller.process.actions import ActionKind
+from controller.process.lockstep import Floats, chance
 from controller.process.types import ModelSpec
 from envs.questions.table import QuestionTable
 from envs.traces.format import TraceSet
 from envs.traces.table import TraceTable
 
-Floats = NDArray[np.float64]
 Features = NDArray[np.float32]
 
 
@@ -117,7 +117,7 @@ def _ridge(features: Features, outcomes: Outcomes, penalty: float) -> Network:
     def fit_rung(target: Floats) -> Floats:
         def loss(parameters: Floats) -> tuple[float, Floats]:
             logits = inputs @ parameters[:width] + parameters[width]
-            error = 1 / (1 + np.exp(-logits)) - target
+            error = chance(logits) - target
             value = np.mean(np.logaddexp(0, logits) - target * logits)
             gradient = np.append(inputs.T @ error / len(target), error.mean())
             gradient[:width] += penalty * parameters[:width]
@@ -392,7 +392,7 @@ def _weigh(inputs: Floats, targets: Floats, is_chance: bool) -> Floats:
         values, far = inputs @ weights, weights - equal
         if is_chance:
             losses = np.logaddexp(0, values) - targets * values
-            error = 1 / (1 + np.exp(-values)) - targets
+            error = chance(values) - targets
         else:
             error = values - targets
             losses = error**2 / 2

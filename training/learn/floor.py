@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from controller.granularity import Process
 from controller.policy.floor import Floor
 from controller.policy.rules import Rule
+from controller.process.lockstep import Floats
 from envs.granularity import AnyTable
 from training.compare.simulate import play_rules
 from training.granularity import learning_of
-
-Floats = NDArray[np.float64]
 
 FOLDS = 3
 MANY_QUESTIONS = 1500

@@ -30,6 +30,7 @@ from controller.policy.network import Policy
 from controller.policy.targets import Calibration
 from controller.policy.training_range import Support
 from controller.process.episodes import EpisodeConfig
+from controller.process.lockstep import Floats
 from controller.process.types import ModelSpec
 from envs.granularity import AnyTable, AnyTraces
 from envs.questions.files import only_kind
@@ -70,8 +71,6 @@ from training.learn.start import start_from
 from training.ppo import PPO
 from training.report.tracking import Tracker, controller_artifact, traces_artifact
 from training.report.view import View
-
-Floats = NDArray[np.float64]
 
 _CALIBRATION_PRICES = 31
 
