@@ -255,6 +255,10 @@ class _Contest:
         repeats = self.tuning_repeats if table is self.tuning else self.repeats
         return play_rules(rules, table, config, difficulty=difficulty, repeats=repeats)
 
+    def _means(self, played: Sequence[Played]) -> Floats:
+        """Mean utility of each policy at each price, (P, policies)."""
+        return np.array([[p.utility(price).mean() for p in played] for price in self.prices])
+
     def add(
         self,
         family: str,
@@ -268,9 +272,7 @@ class _Contest:
             book = Rulebook(process=config, prices=self.prices, rules=rules)
             rules = book.shortlist(self.tuning, tuning).rules
         tuned = self._play(self.tuning, rules, config, tuning)
-        utility = np.array(
-            [[p.utility(price).mean() for p in tuned] for price in self.prices]
-        )  # (P, rules)
+        utility = self._means(tuned)  # (P, rules)
         best, self.expected[family] = utility.argmax(1).tolist(), utility.max(1)
         chosen = sorted(set(best))
         played = self._play(self.test, [rules[i] for i in chosen], config, test)
@@ -309,10 +311,8 @@ class _Contest:
         arms = [Panel((name,), 1) for name in config.arm_names]
         give_up = On(SelfConsistency(0), *config.arm_names[:1] * 2)
         plans: list[Any] = [*arms, give_up]  # the last one is also number -1
-        tuned, tested = (
-            self._play(table, plans, config, difficulty)
-            for table, difficulty in zip((self.tuning, self.test), known, strict=True)
-        )
+        tuned = self._play(self.tuning, plans, config, known[0])
+        tested = self._play(self.test, plans, config, known[1])
         right, cost = (
             np.array([getattr(p, name) for p in tuned[:-1]]).T for name in ("right", "cost")
         )
@@ -322,9 +322,7 @@ class _Contest:
             [select(played, choice % len(plans)) for choice in bandit.choose(of)]
             for of, played in zip(features, (tuned, tested), strict=True)
         ]
-        utility = np.array(
-            [[p.utility(price).mean() for p in by_budget[0]] for price in self.prices]
-        )  # (P, budgets)
+        utility = self._means(by_budget[0])  # (P, budgets)
         self.expected["LinUCB router"] = utility.max(1)
         self.played["LinUCB router"] = [by_budget[1][i] for i in utility.argmax(1)]
 

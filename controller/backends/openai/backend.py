@@ -405,37 +405,29 @@ class OpenAIBackend(Backend):
             serial_rounds=1,
             wall_s=0.0 if cached else answered.seconds,
         )
+        made = replace(
+            self._blank(request),
+            text=text,
+            prompt_tokens=prompt,
+            completion_tokens=tokens,
+            usage=usage if cached else usage + answered.wasted,
+        )
         if request.action is ActionKind.VERIFY:
-            usage += answered.wasted
-            score = verdict(written)
-            blank = self._blank(request)
-            return replace(
-                blank,
-                text=text,
-                prompt_tokens=prompt,
-                completion_tokens=tokens,
-                verifier_score=score,
-                usage=usage,
-            )
+            return replace(made, verifier_score=verdict(written))
         # Who offers no tools can make nothing of calls.
         calls = written.calls if "tools" in request.question.fields else ()
         answer, how = await self._read(request.question, text, calls)
-        blank = self._blank(request)
         return replace(
-            blank,
+            made,
             answer=answer,
             how=how,
-            text=text,
             calls=calls,
             told=told_logprobs(written.entries) if request.question.fields.get("logprobs") else (),
             # A chat does not go on after calls but with what they return.
-            num_revisions=0 if calls else blank.num_revisions,
-            prompt_tokens=prompt,
-            completion_tokens=tokens,
+            num_revisions=0 if calls else made.num_revisions,
             finish_reason=written.finish_reason,
             mean_logprob=sum(logprobs) / len(logprobs) if logprobs else None,
             min_logprob=min(logprobs) if logprobs else None,
-            usage=usage if cached else usage + answered.wasted,
         )
 
     async def _read(
