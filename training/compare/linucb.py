@@ -51,7 +51,9 @@ def features_of(difficulty: Floats) -> Floats:
 
 
 def learn_paced(features: Floats, right: Floats, cost: Floats, seed: int = 0) -> PacedBandit:
-    """Learn by asking one arm about each question, under budgets from a part of the cheapest up; arms may be free.
+    """Learn by asking one arm about each question, under budgets from a part of the cheapest up.
+
+    Arms may be free.
 
     Args:
         features: (Q, F).

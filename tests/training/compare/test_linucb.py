@@ -47,5 +47,6 @@ def test_arms_may_be_free(cost):
         RIGHT,
         np.broadcast_to(cost, RIGHT.shape),
     )
-    assert np.isfinite(free.weights).all() and np.isfinite(free.prices).all()
+    assert np.isfinite(free.weights).all()
+    assert np.isfinite(free.prices).all()
     assert (free.choose(features_of(np.array([[2.0, 1.0]]))) >= 0).all(), "one costs nothing"
