@@ -72,12 +72,14 @@ def by_questions(counts: Sequence[int] = (1_000, 10_000, 100_000, 1_000_000)) ->
     return found
 
 
-def by_environments(traces: Path, counts: Sequence[int] = (64, 256, 1024, 4096, 16_384)) -> Figures:
-    """Speed by how many environments step at once."""
+def by_environments(
+    traces: Path, counts: Sequence[int] = (64, 256, 1024, 4096, 16_384), steps: int = 400_000
+) -> Figures:
+    """Speed by how many environments step at once, so many steps of all together."""
     table, config = _trained_on(traces)
     return {
         f"{count:,} environments: steps_per_s": steps_per_s(
-            ComputeVectorEnv(table, config, count), max(10, 400_000 // count)
+            ComputeVectorEnv(table, config, count), max(10, steps // count)
         )
         for count in counts
     }

@@ -145,28 +145,27 @@ def _archive(path: Path) -> Iterator[tuple[str, Any]]:
     with zipfile.ZipFile(path) as archive:
         if "header.json" not in archive.namelist():
             raise TraceFormatError(f"{path}: expected header.json in it, as of a run that ended")
-        header = _parsed(_member(archive, archive.getinfo("header.json")).decode())
+        header = _parsed(_member(archive, archive.getinfo("header.json")))
         for info in archive.infolist():
             if info.filename.startswith("samples/"):
-                sample = _parsed(_member(archive, info).decode())
+                sample = _parsed(_member(archive, info))
                 yield info.filename, {"eval": header["eval"]} | sample
 
 
-def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """The content of a file in an archive, which `zipfile` cannot read where it is Zstandard's.
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> str:
+    """The text of a file in an archive, which `zipfile` cannot read where it is Zstandard's.
 
     Source: the local file header in section 4.3.7 of PKWARE's .ZIP file format specification.
     """
     if info.compress_type != _ZSTANDARD:
-        return archive.read(info)
+        return archive.read(info).decode("utf-8-sig")
     file = archive.fp
     assert file is not None
     file.seek(info.header_offset + 26)
     name, extra = struct.unpack("<HH", file.read(4))
     file.seek(name + extra, os.SEEK_CUR)
     content = pa.py_buffer(file.read(info.compress_size))
-    plain: bytes = pa.input_stream(content, compression="zstd").read()
-    return plain
+    return str(pa.input_stream(content, compression="zstd").read(), "utf-8-sig")
 
 
 def _json(path: Path) -> Iterator[tuple[str, Any]]:

@@ -38,6 +38,7 @@ SHARED = ("trees", "pair")
 """Fixtures of a session that take long: the files that use one of them share a process, too."""
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist looks at the marks in a hook of the same name
 def pytest_collection_modifyitems(items) -> None:
     """Keep tests that share set-ups in one process; see the Makefile."""
     groups = {}

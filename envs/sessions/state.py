@@ -116,6 +116,8 @@ class Sessions:
             highest = limits.get(name, np.inf)
             if not ((drawn[name] >= 0) & (drawn[name] <= highest)).all():
                 raise ConfigError(f"{name}: expected 0 to {highest:g}, found {value}")
+        if (drawn["context"] % 1).any():
+            raise ConfigError(f"context: expected a whole number, found {options['context']}")
         self.context[rows] = drawn["context"].astype(np.int64)
         for name in OPTIONS[1:]:
             getattr(self.expected, name)[rows] = drawn[name]

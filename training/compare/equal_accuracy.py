@@ -19,23 +19,30 @@ _BESIDE = np.arange(5) / 4
 _CHEAPER = "whichever is cheaper"
 
 
-def cost_at_accuracy(accuracy: Floats, cost: Floats, target: float) -> float:
-    """Least mean cost at which mixtures of operating points, (P,) each, reach an accuracy; or inf.
+def cost_at_accuracy(accuracy: Floats, cost: Floats, targets: Floats) -> Floats:
+    """Least mean cost at which mixtures of operating points reach accuracies, (B, A); or inf.
 
     Between two operating points one may toss a coin for each question, so the frontier
     is the lower convex hull of (accuracy, cost), the free point (0, 0) included.
+
+    Args:
+        accuracy: of P operating points, (B, P).
+        cost: the same.
+        targets: (B, A).
     """
-    x, y = np.append(accuracy, 0.0), np.append(cost, 0.0)
-    reaching, below = x >= target, x < target
-    if not reaching.any():
-        return float("inf")
-    best = float(y[reaching].min())
-    if below.any():
-        x_low, y_low = x[below][:, None], y[below][:, None]
-        x_high, y_high = x[reaching][None], y[reaching][None]
-        share = (target - x_low) / (x_high - x_low)
-        best = min(best, float((y_low + share * (y_high - y_low)).min()))
-    return best
+    found = np.where(targets > 0, np.inf, 0.0)
+    x, y = np.zeros((2, len(targets), 1))
+    # From each corner of the hull to the next one: where it rises least.
+    while (further := accuracy > x).any():
+        slopes = np.divide(cost - y, accuracy - x, out=np.full(cost.shape, np.inf), where=further)
+        corner = slopes.argmin(1)[:, None]
+        slope = np.take_along_axis(slopes, corner, 1)
+        end = np.where(further.any(1)[:, None], np.take_along_axis(accuracy, corner, 1), x)
+        between = (targets > x) & (targets <= end)
+        with np.errstate(invalid="ignore"):  # of rows that are at their last corner
+            found[between] = (y + slope * (targets - x))[between]
+        x, y = end, np.where(end > x, np.take_along_axis(cost, corner, 1), y)
+    return found
 
 
 @dataclass(frozen=True)
@@ -53,8 +60,7 @@ class _Reached:
 
     def costs(self, accuracies: Floats) -> Floats:
         """Compute at so many accuracies, (B, A) each."""
-        rows = zip(self.accuracy, self.cost, accuracies, strict=True)
-        return np.array([[cost_at_accuracy(a, c, x) for x in at] for a, c, at in rows])
+        return cost_at_accuracy(self.accuracy, self.cost, accuracies)
 
 
 class _Contest:

@@ -53,6 +53,8 @@ def features_of(difficulty: Floats) -> Floats:
 def learn_paced(features: Floats, right: Floats, cost: Floats, seed: int = 0) -> PacedBandit:
     """Learn by asking one arm about each question, under budgets from a part of the cheapest up.
 
+    Arms may be free.
+
     Args:
         features: (Q, F).
         right: (Q, R) chance that an attempt by each arm is right, of which a draw is seen.
@@ -60,7 +62,9 @@ def learn_paced(features: Floats, right: Floats, cost: Floats, seed: int = 0) ->
         seed: of the order of the questions and of the draws.
     """
     rng, means = np.random.default_rng(seed), cost.mean(0)
-    budgets = np.geomspace(means.min() / 8, means.max(), NUM_BUDGETS)  # (B,)
+    dearest = means.max() or 1.0
+    cheapest = means.min(initial=dearest, where=means > 0)
+    budgets = np.geomspace(cheapest / 8, dearest, NUM_BUDGETS)  # (B,)
     b, (num, width), arms = len(budgets), features.shape, cost.shape[1]
     inverse = np.broadcast_to(np.eye(width), (b, arms, width, width)).copy()
     earned, prices, rows = np.zeros((b, arms, width)), np.zeros(b), np.arange(b)
@@ -83,7 +87,7 @@ def learn_paced(features: Floats, right: Floats, cost: Floats, seed: int = 0) ->
         step = towards[:, :, None] * towards[:, None] / (1 + towards @ x)[:, None, None]
         inverse[rows, arm] -= step * asks[:, None, None]
         earned[rows, arm] += (reward & asks)[:, None] * x
-        prices = np.maximum(prices + _PACE * (spent / budgets - 1) / means.max(), 0.0)
+        prices = np.maximum(prices + _PACE * (spent / budgets - 1) / dearest, 0.0)
         if trial >= _TRIALS // 2:
             kept.append(prices)
     weights = np.einsum("brfg,brg->brf", inverse, earned)

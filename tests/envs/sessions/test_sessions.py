@@ -95,7 +95,9 @@ def test_sets_without_contexts_are_refused():
         read_sessions(TraceSet.read(CHECKPOINTS / "traces"), ["validation"])
 
 
-@pytest.mark.parametrize("options", [{"questions": 99}, {"context": -1}, {"price": 1.0}])
+@pytest.mark.parametrize(
+    "options", [{"questions": 99}, {"context": -1}, {"context": 1.5}, {"price": 1.0}]
+)
 def test_what_a_session_cannot_be_is_refused(table, options):
     with pytest.raises(ConfigError, match="expected"):
         SessionEnv(table).reset(seed=0, options=options)

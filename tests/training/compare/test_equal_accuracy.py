@@ -60,10 +60,9 @@ WEIGHTS = Bootstrap(NUM_QUESTIONS, 50).weights
 
 
 def test_between_operating_points_a_coin_is_tossed():
-    accuracy, cost = np.array([0.4, 0.8]), np.array([10.0, 90.0])
-    assert cost_at_accuracy(accuracy, cost, 0.6) == pytest.approx(50)
-    assert cost_at_accuracy(accuracy, cost, 0.2) == pytest.approx(5)
-    assert cost_at_accuracy(accuracy, cost, 0.9) == inf
+    accuracy, cost = np.array([[0.4, 0.8]]), np.array([[10.0, 90.0]])
+    wanted = np.array([[0.6, 0.2, 0.9, 0.0]])
+    assert cost_at_accuracy(accuracy, cost, wanted) == pytest.approx(np.array([[50, 5, inf, 0]]))
 
 
 def test_a_headline_is_the_mean_ratio_over_accuracies_that_both_reach():

@@ -38,3 +38,15 @@ def test_what_it_thinks_of_the_arms_is_what_they_are(bandit):
 
 def test_prices_fall_as_budgets_rise(bandit):
     assert bandit.prices[0] > bandit.prices[NUM_BUDGETS // 2] >= bandit.prices[-1]
+
+
+@pytest.mark.parametrize("cost", [[0.0, 20.0], [0.0, 0.0]])
+def test_arms_may_be_free(cost):
+    free = learn_paced(
+        features_of(np.where(HARD[:, None], [-2.0, 1.0], [2.0, 1.0])),
+        RIGHT,
+        np.broadcast_to(cost, RIGHT.shape),
+    )
+    assert np.isfinite(free.weights).all()
+    assert np.isfinite(free.prices).all()
+    assert (free.choose(features_of(np.array([[2.0, 1.0]]))) >= 0).all(), "one costs nothing"
