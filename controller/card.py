@@ -174,13 +174,10 @@ def _cell(content: object) -> str:
 
 
 def model_card(checkpoint: AnyCheckpoint, figures: Figures | None, **metadata: Any) -> ModelCard:
-    """The card of a checkpoint.
+    """The card of a checkpoint, with figures of these very weights if there are some.
 
-    Args:
-        checkpoint: to describe.
-        figures: of these very weights; None if there is none.
-        metadata: more fields of `huggingface_hub.ModelCardData`, such as `license`, or other
-            values for those that are set here.
+    `metadata` are more fields of `huggingface_hub.ModelCardData`, such as `license`, or other
+    values for those that are set here.
     """
     ladder, directory = " -> ".join(model.name for model in checkpoint.models), checkpoint.path
     data = {

@@ -32,12 +32,9 @@ _DOWNLOADED = (SETTINGS_FILE, WEIGHTS_FILE, FIGURES_FILE, FRONTIER_FILE, "README
 
 
 def from_hub(name: str | Path, **options: Any) -> AnyCheckpoint:
-    """Read a checkpoint from a directory or from the Hub, trusting nothing in it.
+    """Read a checkpoint from a directory or the Hub (`user/name`), trusting nothing in it.
 
-    Args:
-        name: a directory, or a repository as in `user/name`.
-        options: of `huggingface_hub.snapshot_download`: `revision`, `token`, `cache_dir`,
-            `force_download`, `local_files_only`.
+    `options` are those of `huggingface_hub.snapshot_download`, such as `revision` and `token`.
 
     Raises:
         CheckpointError: it is neither, cannot be downloaded, or is damaged or hostile.

@@ -67,15 +67,10 @@ def check_illegal(illegal: Illegal) -> Illegal:
 def carried_out(
     actions: Array, mask: NDArray[np.bool_], illegal: Illegal, over: Array | bool = False
 ) -> tuple[Array, NDArray[np.bool_]]:
-    """Actions that are carried out, and where those that were asked for are forbidden; (N,) each.
+    """Actions that are carried out, and where those asked for are forbidden; all (N,).
 
-    What episodes that are `over`, (N,), are told is ignored.
-
-    Args:
-        actions: asked for, (N,).
-        mask: allowed ones, (N, A); the first of them stands in for one that is not.
-        illegal: what a forbidden action does.
-        over: see above.
+    The first action that the mask, (N, A), allows stands in for one that it forbids. What episodes
+    that are `over`, (N,), are told is ignored.
 
     Raises:
         IllegalActionError: a number that stands for no action, or a forbidden one that is to raise.

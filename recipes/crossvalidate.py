@@ -29,7 +29,7 @@ from envs.granularity import AnyTable
 from envs.traces.format import TraceSet, write_atomically
 from envs.traces.table import build_table
 from training.cli.app import main as run_program
-from training.compare.selector import select_plans
+from training.compare.learned import select_plans
 from training.compare.simulate import Played, outlook, play_checkpoint, play_rules, pool, select
 from training.compare.summary import Bootstrap
 from training.learn.config import PPOConfig, TrainConfig

@@ -252,12 +252,10 @@ class PPO:
         stop: Callable[[], bool] | None = None,
         prior: Policy | None = None,
     ) -> None:
-        """Run the updates that are left.
+        """Run the updates that are left, starting from the policy `prior` if there is one.
 
-        Args:
-            report: called after each update with the steps so far and its metrics.
-            stop: asked after each update whether to end early.
-            prior: policy to start from; None to start from nothing.
+        After each update `report` hears of steps and metrics, and `stop` is asked whether to end
+        early.
         """
         self._prior = prior
         while self.update < self.config.num_updates:
@@ -390,13 +388,7 @@ class PPO:
         notes: dict[str, Any] | None = None,
         extra: dict[str, Tensor] | None = None,
     ) -> None:
-        """Save everything that `resume` needs, atomically.
-
-        Args:
-            directory: created if missing.
-            notes: returned by `resume`, as JSON.
-            extra: tensors that `resume` returns.
-        """
+        """Save all that `resume` needs, and the notes and tensors that it returns, atomically."""
         state = {"ppo/generator": self._generator.get_state()}
         state |= {f"env/{k}": torch.from_numpy(v) for k, v in self.env.state().items()}
         state |= {f"extra/{k}": v for k, v in (extra or {}).items()}

@@ -79,11 +79,9 @@ _LAST_WORD = re.compile(r"\d[^\s=+*/×:]*(?:\s[^\W\d]+){0,2}$")
 
 
 def number_in(sentence: str, *, last: bool = False) -> str | None:
-    """The number that a sentence comes to: after its last "is", or the only one in it.
+    """The number that a cleaned sentence comes to: after its last "is", or the only one in it.
 
-    Args:
-        sentence: cleaned.
-        last: whether the last one of several will do.
+    With `last` the last one of several will do.
     """
     sentence = _OTHER.sub(" ; ", sentence.strip())
     if sentence.endswith("?") or NO_ANSWER.search(sentence):

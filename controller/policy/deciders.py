@@ -68,12 +68,7 @@ class PolicyDecider:
     def judge(
         self, observation: NDArray[np.float32], mask: NDArray[np.bool_]
     ) -> tuple[NDArray[np.float32], float]:
-        """Probabilities of all actions, (A,), and the expected return.
-
-        Args:
-            observation: (1, D).
-            mask: (1, A).
-        """
+        """Probabilities (A,) and expected return, of an observation (1, D) and a mask (1, A)."""
         seen = torch.from_numpy(observation)
         odds = self._policy.log_probs(seen, torch.from_numpy(mask))[0].exp()
         return odds.numpy(), float(self._policy.value(seen))
@@ -195,13 +190,10 @@ def guarded(
     fallback: str = FALLBACK,
     on_stray: Callable[[str], None] = lambda feature: None,
 ) -> Decider:
-    """Who decides one question: a policy, and outside of its training a rule.
+    """Who decides one question: a policy, and outside of its training the rule `fallback`.
 
-    Args:
-        decider: the policy.
-        checkpoint: tells where it has been; one that does not gets no guard.
-        fallback: name of the rule.
-        on_stray: told of the feature that was outside.
+    `on_stray` is told of the feature that was outside. A checkpoint that does not tell where it has
+    been gets no guard.
 
     Raises:
         ConfigError: no rule has that name.

@@ -70,14 +70,9 @@ class Difficulty:
         return "prompt" not in self.reads
 
     def of_question(self, text: str, hidden: Features | None) -> Floats | None:
-        """`outlook` of a question.
+        """`outlook` of a question, (1, R or 2R), and of the hidden state at its prompt's end.
 
-        Args:
-            text: the question.
-            hidden: the small model's hidden state at the end of its prompt, None if unknown.
-
-        Returns:
-            (1, R or 2R), or None if it reads the hidden state and that is unknown.
+        None if it reads that state, and that is not known.
         """
         wording = (text_features if "words" in self.reads else shape_features)(text)[None]
         read: dict[Reads, Features] = {
@@ -151,13 +146,7 @@ class Difficulty:
     def from_arrays(
         cls, arrays: Arrays, num_rungs: int, directory: Path, *, reads: str | Sequence[str]
     ) -> Difficulty:
-        """The reverse of `arrays`.
-
-        Args:
-            arrays: by name.
-            num_rungs: R.
-            directory: of the checkpoint, for messages.
-            reads: as in `kept_reads`.
+        """The reverse of `arrays` and `kept_reads`, for R rungs; `directory` is for messages.
 
         Raises:
             CheckpointError: some are missing, or do not fit each other or the ladder.

@@ -232,14 +232,9 @@ class PolicyNetwork(nn.Module):
         self.register_buffer("_ignored", torch.tensor(ignored, dtype=torch.long), persistent=False)
 
     def log_probs(self, observation: Tensor, mask: Tensor) -> Tensor:
-        """Log-probabilities of all actions, forbidden ones at the least float.
+        """Log-probabilities (B, A), of observations (B, D) and masks (B, A).
 
-        Args:
-            observation: (B, D).
-            mask: (B, A) bool.
-
-        Returns:
-            (B, A).
+        Those of forbidden actions are the least float.
         """
         seen = self._read(observation)
         flat = self.config.network == "flat"

@@ -195,12 +195,7 @@ _PARTS = "weight", "bias"
 
 
 def readout_of(arrays: Arrays, num_inputs: int, num_rungs: int) -> Readout:
-    """The reverse of `Readout.arrays`.
-
-    Args:
-        arrays: by name.
-        num_inputs: H that is expected.
-        num_rungs: R.
+    """The reverse of `Readout.arrays`, for H inputs and R rungs.
 
     Raises:
         ValueError: some are missing, or do not fit each other, H or R.

@@ -454,13 +454,7 @@ _LOGPROBS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 def _pair_families(
     num_samples: int, *, revises: bool, verifies: bool
 ) -> dict[str, tuple[Rule, ...]]:
-    """Every family of rules for two arms with the settings that tuning chooses from.
-
-    Args:
-        num_samples: SAMPLE attempts that an episode can hold.
-        revises: whether there is a reviser.
-        verifies: whether there is a verifier.
-    """
+    """Families of rules for two arms, and so many samples, with settings to choose from."""
     counts = [n for n in _COUNTS if n <= num_samples]
     several = [n for n in counts if n > 1] or [1]
     families: dict[str, tuple[Rule, ...]] = {

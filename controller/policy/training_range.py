@@ -58,9 +58,6 @@ class Support:
         """Name of the feature that is farthest outside; None if all are near their ranges.
 
         A feature that never moved in training must not move now.
-
-        Args:
-            observation: by feature.
         """
         seen = np.fromiter(observation.values(), np.float64)  # (D,)
         outside = np.maximum(self.low - seen, seen - self.high)  # (D,)

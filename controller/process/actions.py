@@ -247,11 +247,8 @@ class ActionSet(tuple[Action, ...]):
     ) -> ActionSet:
         """The table's actions, one SAMPLE per width, and those of a verifier if there is one.
 
-        Args:
-            sample_widths: of the SAMPLE actions.
-            verifies: whether there is a verifier.
-            arms: names by kind, where that can ask several arms: these have an action each.
-            own: kinds from outside that follow those of the table.
+        Kinds that can ask several `arms`, by their names, have an action each; kinds of one's `own`
+        come last.
 
         Raises:
             ConfigError: a width is below 1, or widths repeat or are missing.

@@ -738,11 +738,8 @@ class Episodes(Lockstep):
     def score(self, rows: Ints, answer: Ints, rung: Ints, score: Floats) -> None:
         """Take note of a verifier's scores of attempts, all (n,); a row may come up repeatedly.
 
-        Args:
-            rows: whose attempts.
-            answer: answer id of the attempt; -1 if it has none.
-            rung: model that made it.
-            score: probability that it is right, see `EpisodeConfig.verifier_calibration`.
+        `answer` are ids, -1 for none, and scores probabilities, see
+        `EpisodeConfig.verifier_calibration`.
         """
         if self.config.verifier_calibration:
             score = calibrated(self.config.verifier_calibration, score, rung)

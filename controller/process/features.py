@@ -222,16 +222,7 @@ class FeatureTable:
     def observe(
         self, episodes: Lockstep, rows: Rows = None, out: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
-        """Observations of N episodes.
-
-        Args:
-            episodes: their state.
-            rows: which of them.
-            out: (N, D) observations of all episodes, in which those of `rows` are replaced.
-
-        Returns:
-            `out`, or without it the observations of `rows` alone, (n, D) float32.
-        """
+        """Observations of `rows`, (n, D) float32, or `out`, (N, D), with these in their places."""
         e = episodes.looked_at(rows)
         seen = self._seen(e)
         given = [*self._named(e), *[column(seen) for column in self._computed]]

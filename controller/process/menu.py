@@ -55,12 +55,9 @@ def menu_of(
     small: Collection[str] = (),
     families: Mapping[str, str | None] = MappingProxyType({}),
 ) -> tuple[Arm, ...]:
-    """Arms by rung, of which the first is small.
+    """Arms by rung, of which the first is small, from the names of models.
 
-    Args:
-        names: of the models.
-        small: those to sample from.
-        families: where they are known; otherwise a name tells.
+    `small` are those to sample from; a name tells its family where `families` does not.
 
     Raises:
         ConfigError: names repeat.

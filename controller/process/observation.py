@@ -66,11 +66,7 @@ def _leader_stays_table() -> NDArray[np.float64]:
 
 
 def leader_stays(top: Floats, second: Floats) -> Floats:
-    """Posterior that the leading answer stays ahead of its closest rival.
-
-    Args:
-        top: votes of the leader; rounded to whole ones.
-        second: votes of its closest rival, same shape.
+    """Posterior that the leading answer stays ahead of its closest rival, by votes of each.
 
     Source: as in adaptive consistency, arXiv 2305.11860.
     """

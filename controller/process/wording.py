@@ -25,10 +25,7 @@ _MAX_CHARACTERS = 20_000
 
 
 def text_features(text: str) -> NDArray[np.float32]:
-    """What stands in for a prompt state where no model's is known: words and shape of a question.
-
-    Args:
-        text: the question; all that comes after 20,000 characters is left out.
+    """Words and shape of a question, of its first 20,000 characters.
 
     Returns:
         Logarithms of counts of words, digits, signs and pairs of them, hashed, and then
@@ -45,9 +42,6 @@ def text_features(text: str) -> NDArray[np.float32]:
 
 def shape_features(text: str) -> NDArray[np.float32]:
     """How long a question is and what of: a prompt state knows this, but does not say it.
-
-    Args:
-        text: as in `text_features`.
 
     Returns:
         Logarithms of lengths and counts, then `_number_features`, (NUM_SHAPE_FEATURES,). The

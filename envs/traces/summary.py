@@ -150,11 +150,8 @@ def missing(
 ) -> Iterator[str]:
     """What logs lack, and what that means, one sentence each.
 
-    Args:
-        found: of the import.
-        held: attempts that have each column.
-        small: the model that samples.
-        sizes: parameters by model, where they are known.
+    `held` are attempts that have each column, `small` is the model that samples, `sizes` are
+    parameters.
     """
     total, models = sum(group.attempts for group in found), {group.model for group in found}
     if held["completion_tokens"] < total:

@@ -126,13 +126,9 @@ def build_table(
     *,
     also: Collection[str] = (),
 ) -> TraceTable:
-    """Arrays of some splits.
+    """Arrays of some splits, and of questions of others by their ids in `also`.
 
-    Args:
-        traces: recorded attempts.
-        splits: which of train, validation and test.
-        models: names, the small one first; see `TraceSet.default_ladder`.
-        also: ids of questions of other splits.
+    `models` are named, the small one first; see `TraceSet.default_ladder`.
 
     Raises:
         TraceFormatError: no question of these splits has an attempt by every model.

@@ -168,10 +168,7 @@ class VerifierTraining:
         return [batches[i] for i in rng.permutation(len(batches))]
 
     def run(self, progress: Callable[[float, float], None] | None = None) -> dict[str, float]:
-        """Train, calibrate and save.
-
-        Args:
-            progress: called with the share that is done and the loss.
+        """Train, calibrate and save; `progress` hears of the share that is done and the loss.
 
         Returns:
             `auroc` and `ece` on the validation split.

@@ -158,13 +158,11 @@ def cost_table(
 ) -> list[dict[str, Any]]:
     """What an attempt by each arm costs on average, in both units, and why; a row per arm.
 
+    Attempts are those of the train split; `dollars` are of a million prompt and written tokens,
+    where the set does not say. Of an empty `ladder` the default counts.
+
     Tokens of prompts and of what is written, costs of a written token, of a first and of a further
     attempt in written tokens of the first arm, and of a first one in dollars.
-
-    Args:
-        traces: recorded attempts of the train split.
-        ladder: arms; empty for the set's default.
-        dollars: of a million prompt and written tokens, where the set does not say.
     """
     models, arms = traces.models(ladder), traces.arms(ladder)
     table = build_table(traces, ["train"], [model.name for model in models])
@@ -215,12 +213,6 @@ def menu_cost(
     dollars: Mapping[str, Dollars],
 ) -> list[dict[str, Any]]:
     """A row per arm: a first attempt and, its prompt being cached, a further one, and why.
-
-    Args:
-        places: the arms.
-        loads: by name.
-        hardware: that models run on.
-        dollars: of a million prompt and written tokens, before the shipped list.
 
     Raises:
         BackendError: a model that is no server has no configuration that transformers reads.

@@ -91,12 +91,10 @@ class Shadow:
 
 
 def shadow(rows: Iterable[Row], controller: Controller, right: Right) -> Shadow:
-    """Answer logged questions at the terms that they came with.
+    """Answer logged questions, with their texts, at the terms that they came with.
 
-    Args:
-        rows: episodes of a log with texts; those whose client left are passed over.
-        controller: before a `LoggedFirst`.
-        right: grades answers.
+    The controller is before a `LoggedFirst`; `right` grades. Rows whose client left are passed
+    over.
 
     Raises:
         ConfigError: a log of other models, without texts, or too short.

@@ -64,17 +64,10 @@ def play(
 ) -> Played:
     """Play every question, `repeats` times each with another order of attempts.
 
+    `difficulty` are log-odds, (Q, R), if known; `watch` is called before each step.
+
     Inside attempts every recorded one is played once. Orders are the same for every policy, which
     pairs them.
-
-    Args:
-        policy: to play.
-        table: questions and attempts.
-        config: the decision process.
-        price: accuracy per unit cost.
-        difficulty: (Q, R) log-odds; None when unknown.
-        repeats: episodes per question.
-        watch: called before each step.
     """
     starts = table.starts(repeats)
     (played,) = _side_by_side([policy], table, config, starts, difficulty, price, watch)

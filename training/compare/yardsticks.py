@@ -101,13 +101,10 @@ def clairvoyant(
 def best_rule_utilities(
     table: AnyTable, config: Process, prices: Floats, difficulty: Floats | None = None
 ) -> Floats:
-    """Highest utility that any setting of any rule has at each price, (P,): if anything, too high.
+    """Highest utility of any setting of any rule at each of P prices, (P,): if anything, too high.
 
-    Args:
-        table: questions to play, and to choose the setting on.
-        config: the decision process.
-        prices: (P,).
-        difficulty: (Q, R) log-odds for rules that read the prompt; None leaves those out.
+    It is chosen on the questions that are played. Rules that read prompts need their difficulty,
+    (Q, R).
     """
     learning = learning_of(config)
     blind = replace(config, reads_prompt=False) if isinstance(config, EpisodeConfig) else config

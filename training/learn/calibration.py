@@ -50,10 +50,6 @@ def with_calibration(train: TraceTable, config: EpisodeConfig) -> tuple[TraceTab
 
     In the table that comes back a judgement is one of which the calibration makes the probability
     that a calibration fitted on other questions finds, so that none tells of its own answer.
-
-    Args:
-        train: attempts to learn from.
-        config: of a menu with an arm that verifies.
     """
     question, rung, places = train.independent
     judged = ~np.isnan(train.attempts["verifier_score"][places])

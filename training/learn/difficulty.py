@@ -218,13 +218,9 @@ def fold_of(num_questions: int, folds: int) -> NDArray[np.int64]:
 def cross_fit(
     features: Features, outcomes: Outcomes, fit: Fit, fold: NDArray[np.int64] | None = None
 ) -> tuple[Readout, Floats]:
-    """A read-out fitted on all rows, and the outlook of each by one fitted without its fold.
+    """A read-out fitted on all n rows, and the outlook of each by one fitted without its fold.
 
-    Args:
-        features: (n, H).
-        outcomes: of n rows.
-        fit: how.
-        fold: of each row, (n,) in 0..4; drawn when None.
+    Features are (n, H); folds, (n,) in 0..4, are drawn where None are given.
     """
     if fold is None:
         fold = fold_of(len(features), FOLDS)
@@ -241,11 +237,7 @@ def fit_forests(
 ) -> list[Forest]:
     """Extremely randomised trees (Geurts et al. 2006, "Extremely randomized trees").
 
-    Args:
-        features: (Q, H), of the prompts.
-        outcomes: of Q questions.
-        subsets: questions to fit on, for each read-out.
-        leaves: of each tree at most; where it splits first, it gains most.
+    Each tree has so many leaves at most; where it splits first, it gains most. See `fit_linear`.
     """
     return [_trees(features[rows], outcomes.take(rows), leaves) for rows in subsets]
 
@@ -438,10 +430,7 @@ def _features(table: TraceTable) -> Features | None:
 def neighbours(known: TraceTable, new: TraceTable, *, k: int = 30) -> tuple[Floats, Floats] | None:
     """Log-odds of both tables' questions by the success of their nearest known ones.
 
-    Args:
-        known: Q questions; none is a neighbour of itself.
-        new: Q' other questions.
-        k: neighbours.
+    `known` are Q questions, none a neighbour of itself, and `new` are Q' others.
 
     Returns:
         (Q, R) and (Q', R), or None if there are no prompts that could be near each other.

@@ -69,14 +69,7 @@ class Rulebook:
     def screened(
         cls, process: Process, prices: Floats, table: AnyTable, known: Floats | None
     ) -> Rulebook:
-        """Of all rules those that do best on a sample of questions.
-
-        Args:
-            process: the decision process.
-            prices: (P,).
-            table: Q questions.
-            known: their outlook; None when unknown.
-        """
+        """Of all rules those that do best on a sample of questions."""
         learning = learning_of(process)
         rules = learning.rules(process)
         rules += learning.routers(process) if known is not None else ()
@@ -111,11 +104,10 @@ class Rulebook:
     def floor(self, held: Sequence[Judged]) -> Floor:
         """Who decides at which price.
 
+        `held` are at least two parts of the questions, one of them with a policy.
+
         The policy's lead is over the rule that the other parts chose, so that both are judged by
         questions that they were not chosen by; it is smoothed over neighbouring prices.
-
-        Args:
-            held: at least two parts of the questions, one of them with a policy.
         """
         totals = np.array([part.rules.sum(2) for part in held])  # (parts, P, rules)
         best, chosen = totals.sum(0).argmax(1), (totals.sum(0) - totals).argmax(2)

@@ -74,11 +74,7 @@ class Settings:
 
 
 def resolve(flags: Mapping[str, Any], file: Path | None = None) -> Settings:
-    """Settings from flags, else from a file, else the defaults.
-
-    Args:
-        flags: values by name, as text; None where a flag was not given.
-        file: YAML, names to values.
+    """Settings from flags, as text by name, else from a YAML file, else the defaults.
 
     Raises:
         ConfigError: an unknown name, a value of the wrong type or out of range, or no `out`.

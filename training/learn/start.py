@@ -17,16 +17,10 @@ from controller.segments.episodes import SegmentConfig
 def start_from(policy: PolicyNetwork, process: Process, source: AnyCheckpoint) -> str:
     """Give a policy the weights of another controller; its arms are matched by name.
 
+    Returns one line on which arms were matched.
+
     A shared network scores a new arm as those of which the same is seen. A flat one knows nothing
     of it: its weights are 0.
-
-    Args:
-        policy: gets the weights.
-        process: what it decides about.
-        source: has them.
-
-    Returns:
-        One line on which arms were matched.
 
     Raises:
         ConfigError: the networks differ, or they have no arm in common.

@@ -10,8 +10,7 @@ MANY_PARAMETERS = 50_000_000
 def limit_threads(parameters: float = 0) -> None:
     """Use one thread for networks so small that handing out work costs more than it saves.
 
-    Args:
-        parameters: of the largest network that will run.
+    `parameters` are those of the largest network that will run.
     """
     if parameters < MANY_PARAMETERS:
         torch.set_num_threads(1)

@@ -269,13 +269,9 @@ class ControllerTraining:
         stop: Callable[[], bool] | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> AnyCheckpoint:
-        """Train to the end and save the checkpoint.
+        """Train to the end and save the checkpoint; `say` hears what is done after the training.
 
-        Args:
-            tracker: gets the metrics.
-            view: called after each update.
-            stop: asked after each update whether to save and stop.
-            say: told what is done once the policy is trained.
+        After each update `view` is called, and `stop` is asked whether to save and stop.
 
         Raises:
             KeyboardInterrupt: it was stopped; the next run goes on from there to the bit.

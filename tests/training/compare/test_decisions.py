@@ -12,9 +12,9 @@ from controller.process.actions import ActionKind
 from envs.traces.recorded import read_recorded
 from tests.conftest import CHECKPOINTS
 from tests.training.compare.test_results import results
-from training.compare.decisions import play_decisions
 from training.compare.evaluation import (
     About,
+    play_decisions,
     read_evaluation,
     save_evaluation,
 )

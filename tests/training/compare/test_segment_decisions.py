@@ -12,9 +12,9 @@ from controller.loop import Controller
 from controller.process.actions import ActionKind
 from envs.segments.replay import read_trees
 from tests.training.compare.test_results import results
-from training.compare.decisions import play_decisions
 from training.compare.evaluation import (
     About,
+    play_decisions,
     read_evaluation,
     save_evaluation,
 )

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.compare.linucb import NUM_BUDGETS, features_of, learn_paced
+from training.compare.learned import NUM_BUDGETS, features_of, learn_paced
 
 RNG = np.random.default_rng(0)
 HARD = RNG.random(3000) < 0.5

@@ -1,18 +1,68 @@
-"""A contextual bandit with a budget: which arm to ask, learnt from the arms that it asked.
-
-Source: ParetoBandit (arXiv 2604.00136), a LinUCB (Li et al. 2010, arXiv 1003.0146) over models
-whose costs count at a price that a pacer moves until they come to a budget. Left out is what it has
-for models that change: forgetting, and models that come and go.
-"""
+"""Rules that are learnt: the plan selector, and a bandit with a budget."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from controller.process.lockstep import Floats, chance
+from training.compare.simulate import Played
+
+_TREES = 100
+_LEAVES = (3, 10, 30, 100)
+"""Least questions in a leaf, to choose from."""
+
+
+def select_plans(
+    known: NDArray[np.float32], plans: Sequence[Played], new: NDArray[np.float32], prices: Floats
+) -> tuple[NDArray[np.int64], Floats]:
+    """For each price and new question the plan of the highest expected utility.
+
+    A forest of extremely randomised trees (Geurts et al. 2006) predicts the utility of every
+    plan; how large its leaves are is chosen by the utility of what it picks out of bag.
+
+    Args:
+        known: (Q, F) features of questions that the plans were played on.
+        plans: how each plan did on these.
+        new: (Q', F) features of other questions.
+        prices: (P,) accuracy per unit cost.
+
+    Returns:
+        (P, Q') positions in `plans`, and (P,) the utility of what is picked out of bag.
+    """
+    from sklearn.ensemble import ExtraTreesRegressor
+
+    right, cost = (np.array([getattr(p, name) for p in plans]).T for name in ("right", "cost"))
+
+    def forest(utility: Floats, leaf: int) -> Any:
+        trees = ExtraTreesRegressor(
+            _TREES,
+            min_samples_leaf=leaf,
+            max_features=0.5,
+            bootstrap=True,
+            oob_score=True,
+            random_state=0,
+        )
+        return trees.fit(known, utility)
+
+    def out_of_bag(utility: Floats, trees: Any) -> float:
+        choice = trees.oob_prediction_.argmax(1)
+        return float(utility[np.arange(len(utility)), choice].mean())
+
+    middle = right - prices[len(prices) // 2] * cost  # (Q, plans)
+    leaf = max(_LEAVES, key=lambda leaf: out_of_bag(middle, forest(middle, leaf)))
+    choice, expected = [], []
+    for price in prices:
+        utility = right - price * cost
+        trees = forest(utility, leaf)
+        choice.append(trees.predict(new).argmax(1))
+        expected.append(out_of_bag(utility, trees))
+    return np.array(choice), np.array(expected)
+
 
 NUM_BUDGETS = 16
 _TRIALS = 6_000
@@ -25,7 +75,11 @@ _PACE = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class PacedBandit:
-    """What was learnt, for each of B budgets.
+    """What was learnt about which arm to ask, for each of B budgets, from arms that were asked.
+
+    Source: ParetoBandit (arXiv 2604.00136), a LinUCB (Li et al. 2010, arXiv 1003.0146) over models
+    whose costs count at a price that a pacer moves until they come to a budget. Left out is what it
+    has for models that change.
 
     Attributes:
         weights: (B, R, F) from a question's features to the chance that an arm is right.
@@ -53,13 +107,10 @@ def features_of(difficulty: Floats) -> Floats:
 def learn_paced(features: Floats, right: Floats, cost: Floats, seed: int = 0) -> PacedBandit:
     """Learn by asking one arm about each question, under budgets from a part of the cheapest up.
 
-    Arms may be free.
+    Features are (Q, F), chances that an attempt by each arm is `right` and its `cost` (Q, R); a
+    draw of the former is seen. From the seed follow the order of the questions and the draws.
 
-    Args:
-        features: (Q, F).
-        right: (Q, R) chance that an attempt by each arm is right, of which a draw is seen.
-        cost: (Q, R) of such an attempt.
-        seed: of the order of the questions and of the draws.
+    Arms may be free.
     """
     rng, means = np.random.default_rng(seed), cost.mean(0)
     dearest = means.max() or 1.0
