@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import nan
@@ -16,6 +15,7 @@ from pydantic import BeforeValidator, TypeAdapter
 
 from controller.checkpoint import AnyCheckpoint
 from controller.errors import CheckpointError
+from controller.files import write_json
 from controller.granularity import ATTEMPTS
 from controller.process.actions import Action
 from controller.process.episodes import EpisodeConfig
@@ -128,10 +128,7 @@ def file_digest(path: Path) -> str:
 
 def write_figures(figures: Figures, directory: Path) -> None:
     """Save figures beside its checkpoint, atomically."""
-    temporary = directory / (FIGURES_FILE + ".tmp")
-    entry = {"version": FIGURES_VERSION, **asdict(figures)}
-    temporary.write_text(json.dumps(entry, indent=1) + "\n")
-    os.replace(temporary, directory / FIGURES_FILE)
+    write_json(directory / FIGURES_FILE, {"version": FIGURES_VERSION, **asdict(figures)})
 
 
 def read_figures(directory: Path) -> Figures | None:

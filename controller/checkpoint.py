@@ -23,6 +23,7 @@ from typing_extensions import TypeVar
 
 from controller.answers import UNNAMED, answer_kind
 from controller.errors import AllotError, CheckpointError
+from controller.files import write_atomically, write_json, write_text
 from controller.granularity import ATTEMPTS, GRANULARITIES, SEGMENTS, Granularity, granularity_of
 from controller.policy.difficulty import Difficulty
 from controller.policy.floor import Floor, FlooredPolicy
@@ -184,15 +185,10 @@ def save_checkpoint(
         "readouts": [name for name in _READOUTS if getattr(checkpoint, name)],
         "training": dict(checkpoint.training),
     }
-    temporary = directory / (WEIGHTS_FILE + ".tmp")
-    save_file(tensors, temporary)
-    os.replace(temporary, directory / WEIGHTS_FILE)
-    texts = {"README.md": card, SETTINGS_FILE: json.dumps(settings, indent=1)}
-    for name, text in texts.items():
-        if text is not None:
-            temporary = directory / (name + ".tmp")
-            temporary.write_text(text + "\n")
-            os.replace(temporary, directory / name)
+    write_atomically(directory / WEIGHTS_FILE, lambda temporary: save_file(tensors, temporary))
+    if card is not None:
+        write_text(directory / "README.md", card + "\n")
+    write_json(directory / SETTINGS_FILE, settings)
 
 
 def load_checkpoint(directory: Path | str) -> Checkpoint:

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from controller.bundled import bundled
 from controller.card import markdown_table
 from controller.checkpoint import Checkpoint, load_checkpoint
+from controller.files import write_atomically
 from controller.process.features import COUNTS, TERMS
 from controller.process.observation import FEATURES
 from envs.reward import LogUniform
-from envs.traces.format import TraceSet, write_atomically
+from envs.traces.format import TraceSet
 from envs.traces.table import build_table
 from training.cli.app import main as run_program
 from training.cli.flags import with_flags

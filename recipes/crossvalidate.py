@@ -24,9 +24,10 @@ from rich.console import Console
 
 from controller.card import markdown_table
 from controller.checkpoint import AnyCheckpoint, load_any
+from controller.files import write_atomically
 from controller.policy.rules import Rule
 from envs.granularity import AnyTable
-from envs.traces.format import TraceSet, write_atomically
+from envs.traces.format import TraceSet
 from envs.traces.table import build_table
 from training.cli.app import main as run_program
 from training.compare.learned import select_plans

@@ -21,6 +21,7 @@ from controller.answers import UNSTATED
 from controller.backends.local.segments import SegmentWriter
 from controller.bundled import bundled
 from controller.errors import ConfigError
+from controller.files import write_atomically, write_json
 from controller.policy.readouts import Readout
 from controller.process.types import Question
 from controller.segments.types import Prefix, Segment, Segmentation, SegmentBackend, SegmentRequest
@@ -38,14 +39,7 @@ from envs.segments.table import (
     SegmentTraces,
     build_trees,
 )
-from envs.traces.format import (
-    MANIFEST,
-    QUESTION_SCHEMA,
-    tables_digest,
-    write_atomically,
-    write_json,
-    write_table,
-)
+from envs.traces.format import MANIFEST, QUESTION_SCHEMA, tables_digest, write_table
 from training.cli.app import main
 from training.learn.difficulty import FOLDS, Outcomes, cross_fit, fit_networks, fold_of
 from training.record.plans import question_row, spread

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from pyarrow.fs import LocalFileSystem
 
 from controller.errors import ConfigError, TraceFormatError
+from controller.files import write_atomically
 from controller.process.menu import Arm, menu_of
 from controller.process.types import AdapterSpec, ModelSpec
 
@@ -71,22 +71,9 @@ _REQUIRED = {
 }
 
 
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Call `write(temporary_path)`, then put the file in place in one move."""
-    temporary = path.with_name(path.name + ".tmp")
-    write(temporary)
-    os.replace(temporary, path)
-
-
 def write_table(path: Path, table: pa.Table) -> None:
     """Write a table of a trace set, atomically."""
     write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON, atomically."""
-    text = json.dumps(content, indent=1) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text))
 
 
 def tables_digest(directory: Path, tables: Iterable[str] = tuple(_REQUIRED)) -> str:

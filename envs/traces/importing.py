@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from controller.errors import ConfigError, TraceFormatError
+from controller.files import write_json
 from envs.traces import summary
 from envs.traces.checks import COLUMNS
-from envs.traces.format import MANIFEST, TRACE_VERSION, tables_digest, write_json
+from envs.traces.format import MANIFEST, TRACE_VERSION, tables_digest
 from envs.traces.intake import Intake
 from envs.traces.logs import REFERENCES, ImportOptions, Log
 from envs.traces.summary import Group

@@ -35,8 +35,9 @@ from controller.backends.local.model import Encoded, LocalModel, load_model
 from controller.backends.prompts import VERIFIER
 from controller.checkpoint import seen_from
 from controller.errors import ConfigError
+from controller.files import write_json
 from controller.process.lockstep import Floats
-from envs.traces.format import TraceSet, tables_digest, write_json, write_table
+from envs.traces.format import TraceSet, tables_digest, write_table
 from training.adapters.reviser import AttemptGroup, WorkedSolution, attempts_by_question, with_lora
 from training.learn.calibration import auroc, calibrate, expected_calibration_error
 from training.learn.resume import has_state, load_state, save_state

@@ -63,8 +63,8 @@ class EvaluateOptions:
 def evaluate(options: EvaluateOptions) -> None:
     """Compare controllers with tuned rules on the test split; fills in the model card."""
     from controller.checkpoint import load_any
+    from controller.files import write_text
     from envs.granularity import read_traces
-    from envs.traces.format import write_atomically
     from training.learn.runs import seed_directories
     from training.learn.threads import limit_threads
     from training.report.markdown import results_markdown, write_card
@@ -83,7 +83,7 @@ def evaluate(options: EvaluateOptions) -> None:
     write_card(results, paths, traces, options.repeats)
     if options.results is not None:
         text = results_markdown(results, command_line(), len(paths))
-        write_atomically(options.results, lambda path: path.write_text(text))
+        write_text(options.results, text)
     if options.as_json:
         print(json.dumps(results.to_json(), indent=1))
         return

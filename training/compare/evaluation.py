@@ -22,6 +22,7 @@ from pydantic import TypeAdapter
 
 from controller.checkpoint import AnyCheckpoint
 from controller.errors import EvaluationError
+from controller.files import write_atomically, write_json
 from controller.granularity import SEGMENTS
 from controller.loop import Decision
 from controller.process.actions import ActionKind
@@ -30,7 +31,6 @@ from controller.process.lockstep import Ints
 from controller.process.types import Attempt, Question
 from controller.segments.types import Segment
 from envs.segments.table import SegmentTable
-from envs.traces.format import write_atomically
 from envs.traces.recorded import Recorded
 from training.compare.results import Results
 from training.compare.simulate import Played, play_checkpoint
@@ -290,8 +290,7 @@ def save_evaluation(
         "about": asdict(about),
         "summary": results.to_json(),
     }
-    text = json.dumps(settings, indent=1, allow_nan=False) + "\n"
-    write_atomically(directory / _SETTINGS, lambda path: path.write_text(text))
+    write_json(directory / _SETTINGS, settings)
     return Evaluation(about=about, results=results, decisions=decisions)
 
 

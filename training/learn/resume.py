@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from envs.traces.format import write_atomically
+from controller.files import write_json, write_text
 
 CURVE = "metrics.jsonl"
 """File of a run's `training/` directory."""
@@ -46,9 +45,7 @@ def save_state(
         f"state-{i}.safetensors" for i in (0, 1) if current != f"state-{i}.safetensors"
     )
     save_file(tensors, directory / file_name)
-    temporary = directory / "state.json.tmp"
-    temporary.write_text(json.dumps({"tensors": file_name, "progress": progress}))
-    os.replace(temporary, manifest)
+    write_json(manifest, {"tensors": file_name, "progress": progress})
 
 
 def has_state(directory: Path) -> bool:
@@ -95,7 +92,7 @@ class Curve:
         self.reached = max((line["global_step"] for line in told), default=0) if steps else 0
         kept = [line for line in told if line["global_step"] <= steps]
         text = "".join(_line(entry) for entry in kept)
-        write_atomically(path, lambda temporary: temporary.write_text(text))
+        write_text(path, text)
 
     def add(self, steps: int, metrics: Mapping[str, float]) -> None:
         """Append the metrics of one update."""

@@ -17,9 +17,9 @@ from types import FrameType
 from rich.console import Console
 
 from controller.checkpoint import AnyCheckpoint, load_any
+from controller.files import write_json
 from controller.registry import IMPORTED
 from envs.granularity import AnyTraces, read_traces, recorded_of
-from envs.traces.format import write_json
 from training.compare.evaluate import compare
 from training.compare.results import Results, Seeds
 from training.compare.summary import summarise

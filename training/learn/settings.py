@@ -125,14 +125,14 @@ def store(config: TrainConfig, traces: Path, out: Path) -> None:
     """
     import yaml
 
-    from envs.traces.format import write_atomically
+    from controller.files import write_text
 
     path = out / STORED
     settings = {"traces": str(traces), **flat(config)}
     if not path.exists():
         out.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(settings, sort_keys=False)
-        write_atomically(path, lambda temporary: temporary.write_text(text))
+        write_text(path, text)
         return
     stored = _load(path)
     changed = [name for name in settings if settings[name] != stored.get(name)]

@@ -20,16 +20,10 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from controller.errors import ConfigError
+from controller.files import write_atomically
 from controller.process.actions import ActionKind
 from controller.process.types import Attempt
-from envs.traces.format import (
-    ATTEMPT_SCHEMA,
-    MANIFEST,
-    QUESTION_SCHEMA,
-    ROW_GROUP,
-    write_atomically,
-    write_table,
-)
+from envs.traces.format import ATTEMPT_SCHEMA, MANIFEST, QUESTION_SCHEMA, ROW_GROUP, write_table
 
 Rows = Sequence[Mapping[str, Any]]
 

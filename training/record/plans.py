@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from controller.errors import ConfigError
+from controller.files import write_json
 from controller.process.types import Attempt, Question
 from envs.questions.files import kinds_of, noted_kinds
-from envs.traces.format import MANIFEST, QUESTION_SCHEMA, write_json, write_table
+from envs.traces.format import MANIFEST, QUESTION_SCHEMA, write_table
 from training.record.parts import Parts
 
 _PLAN, _PLANNED = "plan.json", "planned.parquet"

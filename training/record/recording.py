@@ -18,9 +18,10 @@ from typing import Any, Protocol
 
 from controller.answers import UNSTATED
 from controller.errors import ConfigError
+from controller.files import write_json
 from controller.process.types import ModelSpec, Question
 from envs.questions.files import noted_kinds
-from envs.traces.format import MANIFEST, TRACE_VERSION, tables_digest, write_json
+from envs.traces.format import MANIFEST, TRACE_VERSION, tables_digest
 from training.record.parts import SCHEMAS, Parts, Rows, locked
 from training.record.plans import Missing, Plan, question_row
 from training.record.progress import Watch, summary

@@ -21,9 +21,9 @@ from controller.card import (
     write_figures,
 )
 from controller.checkpoint import WEIGHTS_FILE, load_any
+from controller.files import write_text
 from controller.hub import card_of
 from envs.granularity import AnyTraces
-from envs.traces.format import write_atomically
 from training.compare.results import Ratio, Results, Seeds
 
 
@@ -139,7 +139,7 @@ def write_card(
         directory,
     )
     card = str(card_of(load_any(directory)))
-    write_atomically(directory / "README.md", lambda path: path.write_text(card + "\n"))
+    write_text(directory / "README.md", card + "\n")
 
 
 def _point(results: Results, i: int) -> PricePoint:

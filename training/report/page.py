@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from plotly.offline import get_plotlyjs
 
 from controller.errors import EvaluationError
-from envs.traces.format import write_atomically
+from controller.files import write_text
 from training.compare.evaluation import Evaluation, read_evaluation
 from training.compare.results import CONTROLLER, QUANTITIES, Point
 from training.compare.summary import Bootstrap
@@ -222,7 +222,7 @@ def write_report(runs: Sequence[Path], out: Path, num_questions: int) -> None:
     """Compare evaluated runs, the most interesting first, on a page that needs nothing else."""
     page = render(report_data(read_runs(runs), num_questions))
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, lambda path: path.write_text(page, encoding="utf-8"))
+    write_text(out, page)
 
 
 def render(data: dict[str, Any]) -> str:
