@@ -1,4 +1,10 @@
-"""One root for everything that `allot` raises on purpose."""
+"""One root for everything that `allot` raises on purpose, and ranges of settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import inf
+from typing import Any
 
 
 class AllotError(Exception):
@@ -27,3 +33,25 @@ class IllegalActionError(AllotError, ValueError):
 
 class EvaluationError(AllotError, ValueError):
     """A saved evaluation is missing, damaged or of an unknown version."""
+
+
+def check_range(
+    config: Any,
+    names: Iterable[str],
+    *,
+    above: float = -inf,
+    least: float = -inf,
+    most: float = inf,
+) -> None:
+    """Refuse fields whose number, or a number of whose tuple, is outside a range; None is in any.
+
+    Raises:
+        ConfigError: one is outside, or not a number.
+    """
+    limits = ((above, "more than"), (least, "at least"), (most, "at most"))
+    wanted = " and ".join(f"{words} {limit:g}" for limit, words in limits if abs(limit) < inf)
+    for name in names:
+        value = getattr(config, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if number is not None and not (above < number < inf and least <= number <= most):
+                raise ConfigError(f"{name}: expected {wanted}, found {number}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from controller.errors import ConfigError
+from controller.errors import ConfigError, check_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,13 +76,7 @@ class CostModel:
                 f"prompt_shares: expected {len(self.weights)} numbers from 0 up, one per rung, "
                 f"found {shares}"
             )
-        if self.dollars is not None and self.dollars <= 0:
-            raise ConfigError(f"dollars: expected more than 0, found {self.dollars}")
-        if min(self.reviser_weight, self.verifier_weight) <= 0:
-            raise ConfigError(
-                "reviser_weight, verifier_weight: expected positive numbers, found "
-                f"{self.reviser_weight} and {self.verifier_weight}"
-            )
+        check_range(self, ("dollars", "reviser_weight", "verifier_weight"), above=0)
         if len(self.weights) < 1 or self.weights[0] != 1.0 or min(self.weights) <= 0:
             raise ConfigError(
                 "weights: expected 1.0 for the small model, then a positive number per rung, "

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from controller.errors import ConfigError
+from controller.errors import ConfigError, check_range
 from controller.process.actions import (
     ACTIONS,
     OWN_ACTIONS,
@@ -94,13 +94,9 @@ class EpisodeConfig:
                 raise ConfigError(
                     f"{name}: expected {rungs} positive numbers, one per rung, found {values}"
                 )
-        if self.cost_unit <= 0:
-            raise ConfigError(f"cost_unit: expected a positive number, found {self.cost_unit}")
-        if self.max_samples < 1 or self.max_revisions < 0 or self.max_escalations < 0:
-            raise ConfigError(
-                "max_samples: expected at least 1, and max_revisions and max_escalations at "
-                f"least 0, found {self.max_samples}, {self.max_revisions}, {self.max_escalations}"
-            )
+        check_range(self, ("cost_unit",), above=0)
+        check_range(self, ("max_samples",), least=1)
+        check_range(self, ("max_revisions", "max_escalations"), least=0)
         if len(self.menu) != rungs or self.menu[0].tier is not Tier.SMALL:
             raise ConfigError(
                 f"arms: expected one per rung, {rungs}, the first one small, found {self.arms}"

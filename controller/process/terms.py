@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Self
 
-from controller.errors import ConfigError
+from controller.errors import ConfigError, check_range
 
 SMALLEST, LARGEST = 1e-12, 1e12
 """Prices and times beyond are mistakes, and too much for float32."""
@@ -57,8 +58,8 @@ class Terms:
                 f"round_price: expected 0, or a number from {SMALLEST:g} to {LARGEST:g}, found "
                 f"{self.round_price}"
             )
-        if self.budget is not None and not self.budget >= 0:
-            raise ConfigError(f"budget: expected 0 or more, found {self.budget}")
+        if self.budget != inf:
+            check_range(self, ("budget",), least=0)
         if sum(getattr(self, name) is not None for name in PRICES) > 1:
             raise ConfigError(f"{', '.join(PRICES)}: expected at most one of them")
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.errors import ConfigError
+from controller.errors import ConfigError, check_range
 from controller.process.actions import SEGMENT_ACTIONS, ActionSet, ActionSpec
 from controller.process.cost import CostModel
 from controller.process.episodes import LEAST_LOGPROB, NO_ANSWER
@@ -165,9 +165,8 @@ class SegmentConfig:
     def __post_init__(self) -> None:
         if not self.draws or min(self.draws) < 1:
             raise ConfigError(f"draws: expected positive numbers, found {self.draws}")
-        for name, value in vars(self).items():
-            if name.startswith(("max_", "mean_", "cost_unit")) and value <= 0:
-                raise ConfigError(f"{name}: expected a positive number, found {value}")
+        lengths = (name for name in vars(self) if name.startswith(("max_", "mean_")))
+        check_range(self, (*lengths, "cost_unit"), above=0)
         if self.escalates and len(self.cost.weights) < 2:
             raise ConfigError("escalates: expected a large model's weight in `cost`, found none")
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.errors import ConfigError
+from controller.errors import check_range
 from controller.process.cost import Usage
 from controller.process.types import ModelSpec, Question
 
@@ -23,8 +23,7 @@ class Segmentation:
     max_tokens: int = 32
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 1:
-            raise ConfigError(f"max_tokens: expected at least 1, found {self.max_tokens}")
+        check_range(self, ("max_tokens",), least=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from controller.backends.places import NamedModels, Upstream
 from controller.bundled import bundled
-from controller.errors import ConfigError
+from controller.errors import ConfigError, check_range
 from controller.process.terms import Terms
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -43,14 +43,8 @@ class Limits:
     max_in_flight: int = 1024
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value is not None and not 0 <= value < float("inf"):
-                raise ConfigError(f"{name}: expected 0 or more, found {value}")
-        if not 0 < self.deadline_s <= MAX_DEADLINE_S:
-            raise ConfigError(
-                f"deadline_s: expected more than 0 and at most {MAX_DEADLINE_S}, "
-                f"found {self.deadline_s}"
-            )
+        check_range(self, vars(self), least=0)
+        check_range(self, ("deadline_s",), above=0, most=MAX_DEADLINE_S)
 
 
 class VariantPlace(NamedTuple):
@@ -175,9 +169,7 @@ class ServeConfig:
         for rule in (self.guard, self.always):
             if rule is not None:
                 named_rule(rule)
-        for name in ("watch_s", "drain_s", "shutdown_s"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ConfigError(f"{name}: expected 0 or more, found {getattr(self, name)}")
+        check_range(self, ("watch_s", "drain_s", "shutdown_s"), least=0)
         _ = self.standing
         if sum(variant.share for variant in self.variants) >= 1:
             raise ConfigError("variant: expected shares that leave something for the controller")

@@ -242,7 +242,7 @@ def test_what_stands_for_no_action_is_refused_by_both(make, many, action):
     ("options", "message"),
     [
         ({"budget": np.nan}, "budget: expected a number, found nan"),
-        ({"budget": -1}, "budget: expected 0 or more"),
+        ({"budget": -1}, "budget: expected at least 0"),
         ({"budget": None}, "budget: expected a number"),
         ({"price": 0}, "price: expected a number from"),
         ({"price": "low"}, "price: expected a number"),

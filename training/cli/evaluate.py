@@ -13,7 +13,7 @@ from rich.console import Console
 
 from controller.backends.places import NamedModels
 from controller.bundled import bundled
-from controller.errors import ConfigError
+from controller.errors import ConfigError, check_range
 from training.cli.flags import argument, flag, with_flags
 from training.cli.options import Json, RayOptions, Traces
 from training.learn.settings import WandbMode
@@ -215,8 +215,7 @@ class ShadowConfig:
     grader: str | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.spend < float("inf"):
-            raise ConfigError(f"spend: expected 0 or more, found {self.spend}")
+        check_range(self, ("spend",), least=0)
         if self.references is not None and self.grader is not None:
             raise ConfigError("references, grader: expected at most one of them")
 

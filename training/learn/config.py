@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any, Literal
 
-from controller.errors import ConfigError
+from controller.errors import ConfigError, check_range
 from controller.registry import NETWORKS, Registry
 
 STEPS_PER_ATTEMPT = 64
@@ -28,28 +28,6 @@ SEGMENT_DEFAULTS: dict[str, Any] = {
 
 LEARNERS: Registry[Any] = Registry("learner", ["ppo"])
 """Makers of learners by name, see `training.ppo.register_learner`."""
-
-
-def check_range(
-    config: Any,
-    names: Iterable[str],
-    *,
-    above: float = -inf,
-    least: float = -inf,
-    most: float = inf,
-) -> None:
-    """Refuse fields whose number, or a number of whose tuple, is outside a range.
-
-    Raises:
-        ConfigError: one is outside, or not a number.
-    """
-    limits = ((above, "more than"), (least, "at least"), (most, "at most"))
-    wanted = " and ".join(f"{words} {limit:g}" for limit, words in limits if abs(limit) < inf)
-    for name in names:
-        value = getattr(config, name)
-        for number in value if isinstance(value, tuple) else (value,):
-            if not (above < number < inf and least <= number <= most):
-                raise ConfigError(f"{name}: expected {wanted}, found {number}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal, get_origin
 
 from controller.bundled import bundled
-from controller.errors import ConfigError
+from controller.errors import ConfigError, check_range
 from training.cli.flags import settings_of
-from training.learn.config import SEGMENT_DEFAULTS, PPOConfig, TrainConfig, check_range
+from training.learn.config import SEGMENT_DEFAULTS, PPOConfig, TrainConfig
 
 WandbMode = Literal["auto", "online", "offline", "disabled"]
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from controller.errors import AllotError, BackendError, ConfigError
+from controller.errors import AllotError, BackendError, ConfigError, check_range
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -37,8 +37,7 @@ class Cluster:
     gpus: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise ConfigError(f"workers: expected at least 1, found {self.workers}")
+        check_range(self, ("workers",), least=1)
         if self.cpus < 0 or self.gpus < 0 or self.cpus + self.gpus == 0:
             raise ConfigError(
                 f"workers: expected some CPU or GPU for each, found {self.cpus} and {self.gpus}"

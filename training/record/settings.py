@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from controller.backends.base import TEMPERATURE
-from controller.errors import ConfigError
+from controller.errors import check_range
 from controller.process.actions import ActionKind
 from controller.process.types import ModelSpec
 
@@ -52,16 +52,9 @@ class RecordConfig(Amount):
     verifier: int | None = None
 
     def __post_init__(self) -> None:
-        if min(self.samples, self.smalls, self.shard_questions or 1) < 1 or self.escalations < 0:
-            raise ConfigError(
-                "record: expected samples, smalls and shard_questions of at least 1 and "
-                f"escalations of at least 0, found {self.samples}, {self.smalls}, "
-                f"{self.shard_questions} and {self.escalations}"
-            )
-        if not 0 <= self.revised_samples <= self.samples:
-            raise ConfigError(
-                f"revised_samples: expected 0..{self.samples}, found {self.revised_samples}"
-            )
+        check_range(self, ("samples", "smalls", "shard_questions"), least=1)
+        check_range(self, ("escalations",), least=0)
+        check_range(self, ("revised_samples",), least=0, most=self.samples)
 
     def tier(self, rung: int) -> str:
         """Tier of the model on a rung."""
@@ -115,11 +108,6 @@ class Decoding:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise ConfigError(f"temperature: expected at least 0, found {self.temperature}")
-        if self.concurrency is not None and self.concurrency < 1:
-            raise ConfigError(f"concurrency: expected at least 1, found {self.concurrency}")
-        if self.attempt_deadline <= 0:
-            raise ConfigError(
-                f"attempt_deadline: expected more than 0, found {self.attempt_deadline}"
-            )
+        check_range(self, ("temperature",), least=0)
+        check_range(self, ("concurrency",), least=1)
+        check_range(self, ("attempt_deadline",), above=0)

@@ -18,7 +18,7 @@ from controller.backends.openai.prompt_lengths import FAR, Line, RunningFit, cha
 from controller.backends.openai.replies import Answered
 from controller.backends.openai.resilience import CompressedError, TooLargeError, UpstreamError
 from controller.backends.prompts import Message
-from controller.errors import ConfigError
+from controller.errors import ConfigError, check_range
 from controller.process.actions import ActionKind
 from controller.process.types import ModelSpec, Question
 
@@ -119,12 +119,8 @@ class Endpoint:
     def __post_init__(self) -> None:
         if not self.base_url.startswith(("http://", "https://")):
             raise ConfigError(f"base_url: expected http:// or https://, found {self.base_url!r}")
-        waits = (self.connect_timeout_s, self.attempt_deadline_s, self.idle_timeout_s)
-        if min(waits) <= 0 or self.max_retries < 0:
-            raise ConfigError(
-                "endpoint: expected positive time-outs and 0 or more retries, found "
-                f"{waits} and {self.max_retries}"
-            )
+        check_range(self, ("connect_timeout_s", "attempt_deadline_s", "idle_timeout_s"), above=0)
+        check_range(self, ("max_retries",), least=0)
 
     def client(self) -> AsyncOpenAI:
         """A client that never tries again, follows no redirects and takes no huge responses.

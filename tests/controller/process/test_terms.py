@@ -22,7 +22,7 @@ def checkpoint():
         ({"price": 1e-60}, "price: expected a number from"),
         ({"round_price": -1}, "round_price: expected 0, or a number from"),
         ({"round_price": 1e-60}, "round_price: expected 0, or a number from"),
-        ({"budget": float("nan")}, "budget: expected 0 or more"),
+        ({"budget": float("nan")}, "budget: expected at least 0"),
         ({"price": 1, "accuracy": 0.5}, "expected at most one of them"),
         ({"mean_cost": 9, "accuracy": 0.5}, "expected at most one of them"),
     ],

@@ -104,7 +104,7 @@ def test_expected_costs_are_those_of_the_names():
 
 
 def test_lengths_and_draws_are_positive():
-    with pytest.raises(ConfigError, match="mean_rest_tokens: expected a positive number"):
+    with pytest.raises(ConfigError, match="mean_rest_tokens: expected more than 0"):
         replace(CONFIG, mean_rest_tokens=0.0)
     with pytest.raises(ConfigError, match="draws"):
         replace(CONFIG, draws=())

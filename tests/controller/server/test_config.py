@@ -16,7 +16,7 @@ from controller.server.config import Limits, ServeConfig, VariantPlace
         ({"fallback": "magic"}, "rule: expected one of"),
         ({"always": "magic"}, "rule: expected one of"),
         ({"port": 2**16}, "port: expected 0 to 65535"),
-        ({"watch_s": -1}, "watch_s: expected 0 or more"),
+        ({"watch_s": -1}, "watch_s: expected at least 0"),
         ({"price": 1e-3, "mean_cost": 10}, "expected at most one of them"),
         ({"variant": ("a=x:0.5", "b=x:0.5")}, "leave something for the controller"),
         ({"variant": ("b=dir:1.5",)}, "NAME=DIR:SHARE"),
