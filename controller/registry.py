@@ -22,16 +22,14 @@ T = TypeVar("T")
 class Registry(dict[str, T]):
     """Named things that callers add; a name that is registered again stands for the new thing.
 
+    Messages name the setting that holds the names; `built_in` ones are taken.
+
     >>> shades = Registry("shade", ["red"])
     >>> shades.register("blue", 0x0000FF)
     255
     >>> shades["green"]  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     controller.errors.ConfigError: shade: expected one of ['red', 'blue'], found 'green'; import...
-
-    Args:
-        setting: that holds the names, for messages.
-        built_in: names that are taken.
     """
 
     def __init__(self, setting: str, built_in: Collection[str] = ()) -> None:

@@ -147,13 +147,10 @@ def ppo_loss(
 class Critic(nn.Module):
     """Values for advantages: what it is told of the references takes most of the noise out.
 
+    It reads observations, (B, D), and `Replay.truth`, (B, K).
+
     The policy never sees it, and its baseline leaves policy gradients unbiased. Source: Pinto et
     al. 2017, "Asymmetric Actor Critic" (arXiv 1710.06542).
-
-    Args:
-        num_features: D, of an observation.
-        num_truths: K, of `Replay.truth`.
-        hidden_sizes: widths of the hidden layers.
     """
 
     def __init__(self, num_features: int, num_truths: int, hidden_sizes: tuple[int, ...]) -> None:
@@ -195,11 +192,9 @@ Report = Callable[[int, dict[str, float]], None]
 class PPO:
     """Trains a policy on a vector environment.
 
-    A learner of one's own replaces `improve`, or with a loop of its own `train`.
+    Episodes of the environment must end by termination alone.
 
-    Args:
-        env: to train on; its episodes must end by termination alone.
-        config: settings.
+    A learner of one's own replaces `improve`, or with a loop of its own `train`.
 
     Attributes:
         policy, critic: trained in place by `optimizer`; a learner that needs no critic leaves it.

@@ -245,12 +245,7 @@ class Text(_Marked):
 
 
 class Several(_Marked):
-    """Numbers or short texts, separated by commas, lines or "and".
-
-    Args:
-        name: as people choose it.
-        ordered: whether their order counts.
-    """
+    """Numbers or short texts, separated by commas, lines or "and"; their order may count."""
 
     def __init__(self, name: str, *, ordered: bool) -> None:
         self.name, self._ordered = name, ordered
@@ -334,12 +329,7 @@ _CHOICE = Letter()
 
 
 class Own(AnswerKind):
-    """Read by a function of the caller's.
-
-    Args:
-        name: `module:function`.
-        function: from a text to its answer; None where the caller has not named it.
-    """
+    """Read by a function of the caller's, `module:function`; None where only a file names it."""
 
     def __init__(self, name: str, function: Callable[[str], str | None] | None = None) -> None:
         self.name, self._function = name, function

@@ -33,11 +33,7 @@ GRACE_S = 0.25
 
 
 class Absent(Backend):
-    """An arm that is not there: a menu's controller goes on without it.
-
-    Args:
-        model: of its training.
-    """
+    """An arm that is not there: a menu's controller goes on without the model of its training."""
 
     def __init__(self, model: ModelSpec) -> None:
         self.models = (model,)

@@ -105,12 +105,9 @@ class PolicyDecider:
 
 
 class RuleDecider:
-    """A rule decides; the policy's view of the same situation is kept beside its choice.
+    """A rule decides; what `beside` makes of the same situation is kept beside its choice.
 
-    Args:
-        rule: any batch policy, as in `controller.policy.rules`.
-        name: shown as `decided_by`.
-        beside: tells probabilities and value.
+    The name is shown as `decided_by`.
     """
 
     def __init__(self, rule: Policy, name: str, beside: PolicyDecider) -> None:
@@ -131,15 +128,11 @@ class RuleDecider:
 class Guarded:
     """Lets the policy decide where it has been in training, and a rule everywhere else.
 
+    Without a calibration it may cost any amount. `on_stray` is told of the feature that was
+    outside, or of the wording.
+
     Once a question has led outside, or if its wording is unlike those of training, the rule sees it
     through, as long as it does not cost far more than questions of training do.
-
-    Args:
-        inner: decides inside.
-        support: where that is.
-        rule: decides outside.
-        calibration: what questions of training cost; None for no limit.
-        on_stray: told of the feature that was outside, or of the wording.
     """
 
     def __init__(

@@ -119,12 +119,7 @@ def _setting(name: str, value: Any, arms: Sequence[str]) -> Any:
 
 
 class FlooredPolicy:
-    """A policy, and where their arms are to be had the rules of its floor; see `Policy`.
-
-    Args:
-        policy: decides elsewhere.
-        floor: who decides where.
-    """
+    """A policy, and where their arms are to be had the rules of its floor; see `Policy`."""
 
     def __init__(self, policy: Policy, floor: Floor) -> None:
         self.policy, self.floor = policy, floor

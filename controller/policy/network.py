@@ -119,10 +119,6 @@ class ActionScorer(nn.Module):
     its weights on the last of these means, 0 at first, so that the others do for any menu.
 
     Source: Zaheer et al. 2017, "Deep Sets" (arXiv 1703.06114), eq. 4.
-
-    Args:
-        process: whose actions are scored.
-        hidden_sizes: widths of the hidden layers, of each action.
     """
 
     def __init__(self, process: EpisodeConfig, hidden_sizes: tuple[int, ...]) -> None:
@@ -193,11 +189,7 @@ _PAIR = {
 
 
 class PolicyNetwork(nn.Module):
-    """Actor and critic, two separate small networks.
-
-    Args:
-        config: shape.
-        process: whose actions a shared network scores; a flat one needs none.
+    """Actor and critic, two separate small networks; a shared one needs the process.
 
     Raises:
         ConfigError: a shared network is to decide inside attempts, where actions ask no arms, or a

@@ -30,12 +30,9 @@ SAMPLE, REVISE, ESCALATE, VERIFY = (
 
 
 class Pair:
-    """State of N episodes, seen as a rule for two arms sees it: one to sample from, one to end on.
+    """State of N episodes of any menu, seen as a rule for two arms sees it, by their rungs.
 
-    Args:
-        episodes: of any menu.
-        first: rung of the arm to sample from.
-        then: rung of the arm to escalate to; the same where there is none.
+    It samples from the first and escalates to the other, which is the same where there is none.
 
     Attributes:
         samples: attempts by the first arm, (N,).
@@ -74,11 +71,7 @@ class Rule(Protocol):
 
 
 class RulePolicy:
-    """Plays a rule; see `controller.policy.network.Policy`.
-
-    Args:
-        rule: what to do when; one for two arms is played on the first and the last of a menu.
-    """
+    """Plays a rule; one for two arms on the first and the last of a menu. See `Policy`."""
 
     def __init__(self, rule: AnyRule) -> None:
         self.rule = rule

@@ -114,16 +114,11 @@ PACE_QUESTIONS = 100
 
 
 class Pace:
-    """Keeps a mean cost over a stream of questions.
+    """Keeps a mean cost, in small-model tokens, over a stream of questions and its tally.
 
     What the stream has cost so far too much or too little is spread over the questions to come,
     so that the mean is kept also on questions that are harder or easier than those of the
     calibration.
-
-    Args:
-        calibration: what the controller costs by price.
-        mean_cost: per question, small-model tokens.
-        tally: of the stream; a new one when None.
 
     Raises:
         ConfigError: no price in range brings that cost.

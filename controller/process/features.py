@@ -134,10 +134,7 @@ class FromWording:
 
 
 class Seen:
-    """What columns are computed from.
-
-    Args:
-        episodes: n of them.
+    """What columns are computed from, of n episodes.
 
     Attributes:
         e: the episodes.
@@ -166,10 +163,7 @@ def _getter(of: Any, wanted: Sequence[Any]) -> Callable[[Any], tuple[Any, ...]]:
 class FeatureTable:
     """Entry i of an observation is the feature that stands at i.
 
-    Args:
-        version: goes up whenever a feature comes, goes or changes; see `digest`.
-        features: in order.
-        seen: what their columns are computed from.
+    The version goes up whenever a feature comes, goes or changes; see `digest`.
     """
 
     def __init__(self, version: int, *features: Feature, seen: type[Seen] = Seen) -> None:

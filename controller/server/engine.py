@@ -134,11 +134,7 @@ class NoAnswerError(BackendError):
 
 
 class Engine:
-    """Answers questions side by side.
-
-    Args:
-        shared: with other processes; nothing when None.
-    """
+    """Answers questions side by side; what is `shared`, with other processes."""
 
     def __init__(
         self,

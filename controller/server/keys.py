@@ -28,11 +28,7 @@ def new_key() -> str:
 
 
 class Keys:
-    """Callers by the digest of their key.
-
-    Args:
-        digests: by name of the caller; without any, anyone may ask.
-    """
+    """Callers, by name, with the digest of their key; without any, anyone may ask."""
 
     def __init__(self, digests: Mapping[str, str] | None = None) -> None:
         self._digests = dict(digests or {})

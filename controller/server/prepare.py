@@ -57,12 +57,7 @@ def check_prepared(question: Question, prepared: str | None) -> None:
 
 
 class Idle:
-    """Work that nobody waits for, within its limits and in a ledger of its own.
-
-    Args:
-        engine: whose models read, whose limits hold, and which says who shares them.
-        metrics: of the service.
-    """
+    """Work that nobody waits for, within its limits and in a ledger of its own."""
 
     def __init__(self, engine: Engine, metrics: Metrics) -> None:
         self._engine, self._metrics = engine, metrics

@@ -69,9 +69,7 @@ class Room:
 class Store:
     """A server of Redis or Valkey; every step is one script that it runs, by its own clock.
 
-    Args:
-        url: of it, such as `redis://127.0.0.1:6379/0`.
-        fails_open: whether there are escalations while it is away.
+    While `redis://HOST:PORT/DB` is away, there are escalations if it `fails_open`.
 
     Raises:
         ConfigError: the URL is none.
@@ -228,11 +226,9 @@ class SharedTally(Tally):
 
 
 class Shared:
-    """What a process keeps by itself, or with all processes and machines that have its store.
+    """What a process keeps by itself, or with all processes that have its store.
 
-    Args:
-        workers: that have an even share each of what may be in flight.
-        store: of all; None for a process alone.
+    Workers have an even share each of what may be in flight.
     """
 
     def __init__(self, workers: int = 1, store: Store | None = None) -> None:

@@ -20,8 +20,7 @@ class Grader(Protocol):
 class KindGrader:
     """Right if answer and reference are the same, as the kind of the question's answers says.
 
-    Args:
-        answers: kind for questions that name none.
+    `answers` is the kind for questions that name none.
 
     >>> question = Question(question_id="q", text="3 * 4 =", reference="12")
     >>> KindGrader().is_right(question, "12.0"), KindGrader().is_right(question, None)

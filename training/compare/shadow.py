@@ -31,10 +31,8 @@ class NotLoggedError(BackendError):
 class LoggedFirst(Wrapped):
     """Gives the attempts that a log has of a question, and makes others up to a cap.
 
-    Args:
-        backend: makes the others; never suspends.
-        cost: of its tokens.
-        cap: in small-model tokens; the attempts under way when it is reached are made.
+    Attempts that are under way when the cap, in small-model tokens, is reached are made. The
+    backend that makes them never suspends.
 
     Attributes:
         spent: on attempts that were made, in small-model tokens.

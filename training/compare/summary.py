@@ -31,14 +31,9 @@ _TRIFLE = 0.001
 
 
 class Bootstrap:
-    """Paired bootstrap over questions.
+    """Paired bootstrap over Q questions, of B resamples.
 
     Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
-
-    Args:
-        num_questions: Q.
-        resamples: B.
-        seed: of the resamples.
     """
 
     def __init__(self, num_questions: int, resamples: int = 2000, seed: int = 0) -> None:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from controller.backends.local.adapters import score_features
@@ -125,13 +126,7 @@ def auroc(score: Floats, right: NDArray[np.bool_]) -> float:
     >>> auroc(np.array([0.1, 0.4, 0.8]), np.array([False, True, True]))
     1.0
     """
-    from scipy.stats import rankdata
-
-    positives = int(right.sum())
-    if positives in (0, len(right)):
-        return float("nan")
-    ranks = rankdata(score)[right].sum() - positives * (positives + 1) / 2
-    return float(ranks / (positives * (len(right) - positives)))
+    return float("nan") if right.all() or not right.any() else float(roc_auc_score(right, score))
 
 
 def expected_calibration_error(

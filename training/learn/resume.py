@@ -77,10 +77,6 @@ def load_state(
 class Curve:
     """Appends to `path`; lines beyond the update that a training resumes from are dropped.
 
-    Args:
-        path: JSONL file; created if missing.
-        steps: environment steps that the training has behind it.
-
     Attributes:
         reached: steps up to which a training that was killed has told of updates, lost or not.
     """

@@ -199,12 +199,8 @@ def prepare(traces: AnyTraces, config: TrainConfig) -> Prepared:
 class ControllerTraining:
     """One training; the last weights are kept, or with a patience the best ones.
 
-    Args:
-        traces: recorded attempts.
-        config: what to train.
-        out: run directory: the checkpoint, and under `training/` what resuming needs and the
-            metrics of every update.
-        prepared: from `prepare`, to share among seeds; made here if None.
+    `out` holds the checkpoint, and under `training/` what resuming needs and the metrics of every
+    update. What `prepare` makes can be shared among seeds.
     """
 
     def __init__(

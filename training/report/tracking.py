@@ -74,15 +74,12 @@ def evaluation_artifact(decisions: Path, traces: AnyTraces) -> Artifact:
 class Tracker:
     """One W&B run, in a directory and a group; does nothing in mode "disabled".
 
+    With `resume` it goes on with the run that a broken-off call left in `directory`; W&B makes up a
+    name where None is given.
+
     Mode "auto" obeys WANDB_MODE if that is set; else it is online with a stored login or
     WANDB_API_KEY, and offline otherwise or if W&B does not answer, which "online" refuses. What W&B
     keeps at home stays in `directory` where there is no home that can be written to.
-
-    Args:
-        job_type: "train" or "evaluate".
-        config: settings of the run.
-        name: None lets W&B make one up.
-        resume: whether to go on with the run that a broken-off call left in `directory`.
     """
 
     def __init__(

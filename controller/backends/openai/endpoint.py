@@ -60,7 +60,6 @@ class Endpoint:
         temperature: of attempts, where a request does not say; None for the server's own.
         body: further fields of each request, such as decoding settings, in place of those of the
             same name that are sent otherwise; None leaves one off.
-        aliases: other names under which the server may answer.
         prompt: chat that it is asked with; see `ModelSpec.prompt`.
         prompt_length: line to estimate the length of prompts by where nobody counts them; see
             `ModelSpec.prompt_length`.
@@ -92,7 +91,6 @@ class Endpoint:
     wants_logprobs: bool = True
     temperature: float | None = None
     body: Mapping[str, Any] = field(default_factory=dict)
-    aliases: tuple[str, ...] = ()
     prompt: tuple[Message, ...] = ()
     prompt_length: Line | None = None
     cached: float | None = None
@@ -114,7 +112,7 @@ class Endpoint:
     @property
     def names(self) -> frozenset[str]:
         """Under which it may answer."""
-        return frozenset(n for n in (self.name, self.model, self.reviser, *self.aliases) if n)
+        return frozenset(n for n in (self.name, self.model, self.reviser) if n)
 
     def __post_init__(self) -> None:
         if not self.base_url.startswith(("http://", "https://")):

@@ -100,8 +100,7 @@ def _off(line: Line, pairs: NDArray[np.float64], share: float) -> float:
 class RunningFit:
     """Estimates the length of prompts, better with each that was counted.
 
-    Args:
-        prior: line that training saw; it weighs as much as a few prompts.
+    A `prior`, the line that training saw, weighs as much as a few prompts.
     """
 
     def __init__(self, prior: Line | None = None) -> None:
