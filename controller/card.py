@@ -70,12 +70,7 @@ class PricePoint(Measured):
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeRatio:
-    """A controller's compute over that of a kind of rule, at equal accuracy.
-
-    Attributes:
-        rules: the kind of rule, each tuned for each price.
-        ratio, interval: geometric mean over the accuracies that both reach.
-    """
+    """A controller's compute over that of a kind of rule: geometric mean over accuracies."""
 
     rules: str
     ratio: float

@@ -17,12 +17,7 @@ MARGIN = 0.25
 
 @dataclass(frozen=True, kw_only=True)
 class Support:
-    """Range of every feature over the observations of training.
-
-    Attributes:
-        low: (D,)
-        high: (D,)
-    """
+    """Range of every feature, (D,), over the observations of training."""
 
     low: NDArray[np.float64]
     high: NDArray[np.float64]

@@ -45,13 +45,7 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterSpec:
-    """An adapter on a model's weights.
-
-    Attributes:
-        name: reviser or verifier.
-        parameters: that multiply every token, beside the model's own.
-        digest: of the adapter's weights.
-    """
+    """A reviser or verifier: an adapter on a model's weights, with parameters of its own."""
 
     name: str
     parameters: int

@@ -38,12 +38,9 @@ _ROW = np.zeros(1, np.int64)
 class SegmentRun:
     """N attempts in lockstep, each at a question, whose reference is never looked at, by number.
 
-    An attempt is one serial stream, so the `round_price` of its terms is 0 and its price known.
+    Of each attempt there is the prefix where it stands, and what it `spent`, one entry per rung.
 
-    Attributes:
-        state: of the N episodes.
-        prefixes: where each attempt stands.
-        spent: what each consumed, one entry per rung.
+    An attempt is one serial stream, so the `round_price` of its terms is 0 and its price known.
     """
 
     def __init__(

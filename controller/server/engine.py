@@ -267,12 +267,6 @@ class _Asked(Wrapped):
     """A question that is being answered, and the backend of its episode.
 
     As a backend it keeps the question's deadline, and draws conclusions from what fails.
-
-    Attributes:
-        question: under its client's id.
-        allowed: its terms at a known price, within the service's limits.
-        strayed: features that have been outside their range of training.
-        decisions: carried out so far.
     """
 
     def __init__(

@@ -29,13 +29,7 @@ from envs.traces.readers import TABLE, attempts_of, source_of
 
 @dataclass(kw_only=True)
 class KnownModel:
-    """What there is by a model.
-
-    Attributes:
-        attempts, read: how many, and those of them that have an answer.
-        tried: attempts at each question.
-        unread: texts of some that could not be read.
-    """
+    """What there is by a model: attempts, those read, tries at each question, texts not read."""
 
     attempts: int = 0
     read: int = 0
@@ -51,11 +45,7 @@ class KnownModel:
 
 
 class KnownQuestions:
-    """What is recognized of each question: its place, split, and digests; 0 for none.
-
-    Attributes:
-        places: by name, in order of appearance.
-    """
+    """What is recognized of each question: its place, split, and digests; 0 for none."""
 
     def __init__(self) -> None:
         self.places: dict[str, int] = {}
@@ -126,11 +116,7 @@ _CHECKED = {
 class Intake:
     """Attempts on their way to a trace set; what is checked in the end stays in memory.
 
-    Attributes:
-        logs: that were read.
-        models: what there is by each, in order of appearance.
-        sizes: parameters by model, where they are known.
-        held: attempts that have each column.
+    `held` counts attempts that have each column; `sizes` are parameters, where they are known.
     """
 
     def __init__(self, staging: Path, options: ImportOptions) -> None:

@@ -32,10 +32,8 @@ T = TypeVar("T", default=TraceTable)
 class Recorded(Generic[B, T]):
     """Questions of some splits, in the order of the table, backend and grader.
 
-    Attributes:
-        grader: calls right what was right when it was recorded.
-        table: the traces as arrays.
-        attempts: in the order of the table's, where it is one of whole attempts.
+    The grader calls right what was right when it was recorded. Attempts, in the order of the
+    table's, are there if it is one of whole attempts.
     """
 
     questions: tuple[Question, ...]

@@ -61,11 +61,7 @@ class PlayedEpisode:
 
 
 class _Watch:
-    """Takes down by row the decisions of a controller while it is played, one row in `every`.
-
-    Attributes:
-        seen: decisions, each with `_place` before it.
-    """
+    """Takes down by row the decisions of a controller while it is played, one row in `every`."""
 
     replay: Any
 
@@ -164,14 +160,7 @@ _BATCH = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """What was compared on what, for people.
-
-    Attributes:
-        controllers: directories of the checkpoints, which were pooled.
-        traces, traces_digest: name and content of the trace set.
-        models: the ladder, by name.
-        repeats: episodes per question and price.
-    """
+    """What was compared on what, for people: controllers that were pooled, set, models."""
 
     controllers: tuple[str, ...]
     traces: str

@@ -193,13 +193,7 @@ def cost_table(
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What is asked of an arm.
-
-    Attributes:
-        prompt: tokens of a prompt.
-        written: tokens of an attempt.
-        batch: attempts that are written side by side.
-    """
+    """What is asked of an arm: tokens of a prompt and an attempt, and attempts side by side."""
 
     prompt: int = 200
     written: int = 300

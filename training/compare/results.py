@@ -69,11 +69,7 @@ class Ratio:
 
 @dataclass(frozen=True, kw_only=True)
 class Headline(Ratio):
-    """The controller's compute over that of a kind of rule, each tuned for each price.
-
-    Attributes:
-        accuracies: that `ratio` is the geometric mean over.
-    """
+    """Compute over that of a kind of rule: the geometric mean over some accuracies."""
 
     accuracies: tuple[float, ...]
 

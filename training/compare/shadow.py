@@ -33,10 +33,6 @@ class LoggedFirst(Wrapped):
 
     Attempts that are under way when the cap, in small-model tokens, is reached are made. The
     backend that makes them never suspends.
-
-    Attributes:
-        spent: on attempts that were made, in small-model tokens.
-        logged: attempts at the question that is asked next, by id.
     """
 
     def __init__(self, backend: Backend, cost: CostModel, cap: float) -> None:

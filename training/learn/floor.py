@@ -53,13 +53,7 @@ class Judged:
 
 @dataclass(frozen=True, kw_only=True)
 class Rulebook:
-    """The rules that may be the best at some price.
-
-    Attributes:
-        process: the decision process.
-        prices: (P,) accuracy per unit cost, ascending.
-        rules: those.
-    """
+    """The rules that may be the best at some of P prices, ascending."""
 
     process: Process
     prices: Floats

@@ -42,11 +42,8 @@ _PICTURE = "validation.png"
 class Trained:
     """What training made, by directory in the order of the seeds.
 
-    Attributes:
-        checkpoints: controllers.
-        utility: mean utility of each on validation questions, at the prices of a check.
-        best_rule: that of the best rule in hindsight.
-        seeds: what several seeds amount to; None of a single one.
+    `utility` is the mean on validation questions, and `best_rule` that of the best rule in
+    hindsight; `seeds` are None of a single one.
     """
 
     checkpoints: Mapping[Path, AnyCheckpoint]
@@ -211,9 +208,7 @@ def _held_against_rules(
 class TrainJob:
     """One training; its paths are absolute, since a worker does not run where the command does.
 
-    Attributes:
-        name: of its run; the directory's if empty.
-        environment: variables that a worker takes over.
+    A worker takes over `environment`; its name is the run's, or the directory's.
     """
 
     out: Path

@@ -62,12 +62,7 @@ ALIASES = {"steps": "total_steps", "token_cost": "token_costs", "from": "start"}
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All settings of one call of `allot train`.
-
-    Attributes:
-        run: where to read and write.
-        train: what to train.
-    """
+    """All settings of one call of `allot train`."""
 
     run: RunConfig
     train: TrainConfig = field(default_factory=TrainConfig)
