@@ -25,12 +25,12 @@ from envs.draws import (
     Illegal,
     PricedEpisodes,
     Streams,
-    carried_out,
     number_option,
     observation_space,
     stream_key,
     whole_option,
 )
+from envs.granularity import STOP
 from envs.questions.grader import Grader
 from envs.reward import LogUniform, Reward, Step, utility
 
@@ -190,9 +190,15 @@ class ComputeEnv(PricedEpisodes, gymnasium.Env[Observation, np.int64]):
         """
         if self.episode is None:
             raise IllegalActionError("step: expected a reset first, found an episode that is over")
-        mask = self.action_masks()[None]
-        (taken,), (forbidden,) = carried_out(np.array([action]), mask, self.illegal)
-        episode, chosen = self.episode, self.config.actions[taken]
+        if isinstance(action, (bool, np.bool_)) or not self.action_space.contains(action):
+            raise IllegalActionError(
+                f"action: expected a whole number from 0 to {len(self.config.actions) - 1}, "
+                f"found {action!r}"
+            )
+        forbidden = not self.action_masks()[action]
+        if forbidden and self.illegal != "raise":
+            action = np.int64(STOP)
+        episode, chosen = self.episode, self.config.actions[int(action)]
         stops = chosen.kind is ActionKind.STOP
         brought: Sequence[Attempt | Segment] = () if stops else run_now(episode.take(chosen))
         terminated = stops or episode.over
@@ -209,7 +215,7 @@ class ComputeEnv(PricedEpisodes, gymnasium.Env[Observation, np.int64]):
         self._charged, self._rounds = float(state.spent[0]), int(state.rounds[0])
         info = self._info()
         if self.illegal != "raise":
-            info["illegal"] = bool(forbidden)
+            info["illegal"] = forbidden
         told = f" -> {', '.join(made.brief for made in brought)}" if brought else ""
         self._show(f"  {chosen!s:<13}{told}  reward {gain:+.4f}")
         if terminated:

@@ -226,14 +226,14 @@ def test_what_stands_for_no_action_is_refused_by_both(make, many, action):
     env, vector = make(), many(illegal="stop")
     env.reset(seed=0)
     vector.reset(seed=0)
-    with pytest.raises(IllegalActionError, match="expected whole numbers from 0 to 4"):
+    with pytest.raises(IllegalActionError, match="action: expected a whole number from 0 to 4"):
         env.step(action)
     with pytest.raises(IllegalActionError, match="expected whole numbers from 0 to 4"):
         vector.step(np.array([1] * (N - 1) + [action], object if action is None else None))
     with pytest.raises(IllegalActionError, match=r"of shape \(6,\), found int64 of shape \(7,\)"):
         vector.step(np.ones(N + 1, np.int64))
     for flag in (True, np.True_):
-        with pytest.raises(IllegalActionError, match="expected whole numbers"):
+        with pytest.raises(IllegalActionError, match="action: expected a whole number"):
             env.step(flag)
     assert env.step(np.array(0))[2]  # STOP is always legal
 
