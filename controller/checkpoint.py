@@ -131,11 +131,7 @@ class Checkpoint(Generic[C]):
 
     @property
     def known_calibration(self) -> Calibration:
-        """The calibration.
-
-        Raises:
-            CheckpointError: the checkpoint was saved without one.
-        """
+        """The calibration. Raises CheckpointError: the checkpoint was saved without one."""
         if self.calibration is None:
             raise CheckpointError(
                 f"{self.path}: expected a checkpoint with a calibration, found none; train again"

@@ -167,11 +167,7 @@ class Guarded:
 
 
 def named_rule(name: str) -> RulePolicy:
-    """A static rule.
-
-    Raises:
-        ConfigError: no rule has that name.
-    """
+    """A static rule. Raises ConfigError: no rule has that name."""
     if name not in NAMED_RULES:
         raise ConfigError(f"rule: expected one of {sorted(NAMED_RULES)}, found {name!r}")
     return RulePolicy(NAMED_RULES[name])

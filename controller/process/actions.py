@@ -289,11 +289,7 @@ class ActionSet(tuple[Action, ...]):
         return tuple(dict.fromkeys(widths))
 
     def position(self, kind: ActionKind, width: int = 1, arm: str = "") -> int:
-        """Index of an action.
-
-        Raises:
-            ConfigError: the set has no such action.
-        """
+        """Index of an action. Raises ConfigError: the set has no such action."""
         wanted = Action(kind, width, arm=arm)
         try:
             return self.index(wanted)

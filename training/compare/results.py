@@ -263,11 +263,7 @@ class Results:
 
     @classmethod
     def from_json(cls, entry: dict[str, Any]) -> Results:
-        """From what `to_json` gave.
-
-        Raises:
-            ValueError: it is something else.
-        """
+        """From what `to_json` gave. Raises ValueError: it is something else."""
         for point in _points(entry):
             point["counts"] = {name: point[name] for name in entry["tally"]}
         return _RESULTS.validate_python(entry)

@@ -5,41 +5,37 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
 from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 
 from controller.process.types import CUT
 from envs.traces.summary import majority, votes
 from training.record.parts import Rows
+from training.report.view import left, shown
 
 Watch = Callable[[Mapping[str, Rows]], None]
 """Is shown rows as they are recorded, by the tables' names."""
 
-_QUIET_S = 60.0
-"""Longest time between two plain lines."""
-
 
 class RecordingView:
-    """Counts attempts and says how far a recording is, on a console or, if None, when asked."""
+    """Counts attempts and says how far a recording is; `changed` is called when that may change."""
 
-    def __init__(self, console: Console | None) -> None:
-        self._console = console
+    def __init__(self, changed: Callable[[bool], None] = lambda matters: None) -> None:
+        self.changed = changed
         self._total = self._before = self._done = self._tokens = 0
         self._fresh = self._read = self._cut = 0
-        self._started = self._printed = time.monotonic()
+        self._started = time.monotonic()
 
     def begin(self, total: int, left: int) -> Watch:
         """Of attempts that are wanted some are missing; returns what is called with new rows."""
         self._total, self._before = total, total - left
         self._started = time.monotonic()
-        self._print()
+        self.changed(True)
         return self._see
 
     def _see(self, rows: Mapping[str, Rows]) -> None:
@@ -51,16 +47,7 @@ class RecordingView:
                 self._read += row["answer"] is not None
                 self._cut += row["finish_reason"] == CUT
         self._done += len(rows.get("scores", ()))
-        if time.monotonic() - self._printed >= _QUIET_S:
-            self._print()
-
-    def _print(self) -> None:
-        self._printed = time.monotonic()
-        if self._console is not None:
-            self._console.print(str(self), highlight=False, markup=False, soft_wrap=True)
-
-    def __rich__(self) -> str:
-        return str(self)
+        self.changed(False)
 
     def __str__(self) -> str:
         done = self._before + self._done
@@ -68,21 +55,18 @@ class RecordingView:
         if not self._total or not self._done:
             return text
         seconds, fresh = time.monotonic() - self._started, max(self._fresh, 1)
-        left = timedelta(seconds=round((self._total - done) * seconds / self._done))
         return (
             f"{text} ({done / self._total:.0%}), {self._tokens / seconds:,.0f} tokens/s, "
-            f"{self._read / fresh:.0%} read, {self._cut / fresh:.0%} cut, {left} left"
+            f"{self._read / fresh:.0%} read, {self._cut / fresh:.0%} cut, "
+            f"{left(self._done, self._total - self._before, seconds)} left"
         )
 
 
 @contextmanager
 def recording_view(console: Console) -> Iterator[RecordingView]:
-    """Shows a recording; a console that is no terminal gets plain lines."""
-    if not console.is_interactive or console.is_dumb_terminal:
-        yield RecordingView(console)
-        return
-    view = RecordingView(None)
-    with Live(get_renderable=lambda: str(view), console=console, refresh_per_second=2):
+    """Shows a recording."""
+    view = RecordingView()
+    with shown(console, lambda: str(view)) as view.changed:
         yield view
 
 

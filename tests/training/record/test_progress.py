@@ -1,7 +1,6 @@
 """What is said of a recording."""
 
 import pyarrow as pa
-from rich.console import Console
 
 from controller.process.types import CUT
 from envs.traces.format import ATTEMPT_SCHEMA, write_table
@@ -46,7 +45,7 @@ def test_majorities_are_of_answers_and_revisions_are_left_out(tmp_path):
 
 
 def test_a_line_tells_how_far_a_recording_is():
-    view = RecordingView(Console(quiet=True))
+    view = RecordingView()
     see = view.begin(total=10, left=8)
     assert str(view) == "recording: 2 of 10 attempts"
     see({"attempts": [row("q", "1"), row("q", None), row("q", "1", parent_id="sample:0")]})
