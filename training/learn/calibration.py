@@ -12,7 +12,6 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from controller.backends.local.adapters import score_features
 from controller.process.episodes import EpisodeConfig, log_odds
 from envs.traces.table import TraceTable
 from training.learn.difficulty import fold_of
@@ -35,6 +34,8 @@ def calibrate(
         right: (n,).
         question: (n,) number of the question that each tries to answer, in order.
     """
+    from controller.backends.local.adapters import score_features
+
     pairs, weight = _pairs(right, question)
     rows = []
     for known in (logprobs, np.zeros_like(logprobs)):
