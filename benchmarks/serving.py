@@ -87,7 +87,9 @@ def serving(
     return found
 
 
-def by_clients(controller: Path, counts: Sequence[int] = (1, 4, 16, 64, 256)) -> Figures:
+def by_clients(
+    controller: Path, counts: Sequence[int] = (1, 4, 16, 64, 256), questions: int = 16
+) -> Figures:
     """Added to 300 ms upstream, and taken of a processor, by how many ask once a second each."""
     found: Figures = {}
     with ExitStack() as stack:
@@ -97,7 +99,7 @@ def by_clients(controller: Path, counts: Sequence[int] = (1, 4, 16, 64, 256)) ->
         for count in counts:
             before = _cpu_s(process.pid)
             seconds = ask(
-                service, Load(clients=count, rate=float(count), seconds=max(2.0, 16 / count))
+                service, Load(clients=count, rate=float(count), seconds=max(2.0, questions / count))
             )
             spent = (_cpu_s(process.pid) - before) * 1000 / len(seconds)
             found[f"{count} clients: added_ms"] = float(np.nanmedian(seconds)) * 1000 - 300

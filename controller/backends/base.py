@@ -73,6 +73,15 @@ class Request:
     deadline: float | None = field(default=None, compare=False)
 
 
+HINTS = frozenset(
+    {
+        *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
+        "safety_identifier",
+    }
+)
+"""Fields of `Question.fields` that change no answer: models that do not get them lose nothing."""
+
+
 class Warm(NamedTuple):
     """How much of a prompt is expected to be cached, and what that costs of what it did not.
 
@@ -162,8 +171,8 @@ class Backend(ABC):
         """What people should know of its servers, found while they are asked."""
         return ()
 
-    def takes(self, field: str) -> bool:
-        """Whether all models get a field of `Question.fields`, or turns about `tools`.
+    def takes(self, field: str, value: Any = None) -> bool:
+        """Whether all models get a value of a field of `Question.fields`, or turns about `tools`.
 
         What a seed is for, ids of questions do.
         """
@@ -254,9 +263,9 @@ class Wrapped(Backend):
         """See `Backend.notes`."""
         return self.backend.notes
 
-    def takes(self, field: str) -> bool:
+    def takes(self, field: str, value: Any = None) -> bool:
         """See `Backend.takes`."""
-        return self.backend.takes(field)
+        return self.backend.takes(field, value)
 
     async def prompt_states(
         self, questions: Sequence[Question], *, hidden: bool = False

@@ -84,9 +84,9 @@ class Ladder(Backend):
         """Of all rungs."""
         return tuple(note for rung in self.rungs for note in rung.notes)
 
-    def takes(self, field: str) -> bool:
+    def takes(self, field: str, value: Any = None) -> bool:
         """See `Backend.takes`."""
-        return all(rung.takes(field) for rung in self.rungs)
+        return all(rung.takes(field, value) for rung in self.rungs)
 
     def available(self, rung: int) -> bool:
         """Whether a model is worth asking now."""

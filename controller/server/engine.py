@@ -7,7 +7,7 @@ import copy
 import hashlib
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, ClassVar
@@ -19,7 +19,15 @@ from pydantic import ConfigDict, Field
 from controller.answers import answer_kind, first_same
 from controller.answers.kinds import Whole
 from controller.answers.structured import has_schemas, schema_fault
-from controller.backends.base import DEADLINE, Backend, OneSpelling, Request, Verdict, Wrapped
+from controller.backends.base import (
+    DEADLINE,
+    HINTS,
+    Backend,
+    OneSpelling,
+    Request,
+    Verdict,
+    Wrapped,
+)
 from controller.backends.identity import blank_attempt
 from controller.core import Choice, Decision, Episode, attempt_columns, play
 from controller.errors import BackendError, ConfigError
@@ -89,6 +97,7 @@ class Served:
         terms: what it was answered for, at a known price.
         degraded: models whose absence changed the answer's course.
         limited: budgets, the deadline or the client's `without` that did.
+        ignored: hints of the client that a model does not get.
         guarded: feature that was outside its range of training, so that a rule decided.
     """
 
@@ -105,6 +114,7 @@ class Served:
     usage: dict[str, Usage]
     degraded: tuple[str, ...]
     limited: tuple[str, ...]
+    ignored: tuple[str, ...]
     guarded: str | None
     warnings: tuple[str, ...]
     decision_s: float
@@ -229,6 +239,7 @@ class Engine:
             usage=episode.usage,
             degraded=tuple(sorted(decider.degraded)),
             limited=tuple(sorted(decider.limited)),
+            ignored=tuple(sorted(self._not_taken(asked.question.fields) & HINTS)),
             guarded=guarded,
             warnings=self.warnings,
             decision_s=decider.seconds,
@@ -236,6 +247,10 @@ class Engine:
         )
         self._on_served(served)
         return served
+
+    def _not_taken(self, fields: Mapping[str, Any]) -> set[str]:
+        """Names of those that a model would not get."""
+        return {name for name, value in fields.items() if not self.backend.takes(name, value)}
 
     async def check(
         self, question: Question, terms: RequestTerms, *, sticky: str | None = None
@@ -250,13 +265,14 @@ class Engine:
         variant.pricing.price_for(terms)
         unwanted(terms.without, variant.process, self.backend.models)
         turns = (*question.history, *question.since)
-        wanted = [*question.fields, *("tools" for t in turns if t.keys() - {"role", "content"})]
-        for name in (*wanted, *([] if terms.seed is None else ["seed"])):
-            if not self.backend.takes(name):
-                raise ConfigError(
-                    f"{name}: expected it left out, as a model here does not take it, or the "
-                    "operator sets it"
-                )
+        wanted = {**question.fields, **({} if terms.seed is None else {"seed": terms.seed})}
+        if any(turn.keys() - {"role", "content"} for turn in turns):
+            wanted.setdefault("tools", None)
+        for name in sorted(self._not_taken(wanted) - HINTS):
+            raise ConfigError(
+                f"{name}: expected it left out, as a model here does not take it, or the "
+                "operator sets it"
+            )
         if has_schemas(question.fields):
             fault = await asyncio.to_thread(schema_fault, question.fields)
             if fault is not None:

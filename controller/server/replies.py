@@ -86,6 +86,7 @@ def extension(served: Served, ignored: Sequence[str], *, explain: bool) -> Json:
     """The field `allot` of an answer; `ignored` are fields of the request that changed nothing."""
     if served.question.fields.get("logprobs") and not (served.attempt and served.attempt.told):
         ignored = [*ignored, "logprobs"]
+    ignored = [*ignored, *served.ignored]
     return {
         **{name: getattr(served, name) for name in _SERVED},
         "model": served.attempt.model if served.attempt else None,

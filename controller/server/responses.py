@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from controller.backends.base import HINTS
 from controller.core import Choice
 from controller.process.types import CUT, Question
 from controller.server.engine import Served
@@ -98,10 +99,14 @@ class TextIn(Strict):
     verbosity: Verbosity | None = None
 
 
+_LOGPROBS = "message.output_text.logprobs"
+
+
 class ReasoningIn(Strict):
     """How long models think."""
 
     effort: Effort | None = None
+    summary: Literal["auto", "concise", "detailed"] | None = None
 
 
 class ResponseRequest(Asked):
@@ -119,12 +124,20 @@ class ResponseRequest(Asked):
     instructions: Text | None = None
     text: TextIn | None = None
     reasoning: ReasoningIn | None = None
-    include: list[Literal["message.output_text.logprobs"]] | None = None
+    include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = (
+        None
+    )
     top_logprobs: TopLogprobs | None = None
     tools: Annotated[list[FunctionToolIn], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | FunctionToolIn | None = None
     parallel_tool_calls: bool | None = None
     max_output_tokens: Annotated[int, Field(ge=1, le=10**7)] | None = None
+
+    @property
+    def extra(self) -> set[str]:
+        """What is wanted of thoughts, which are not told here."""
+        summary = {"reasoning.summary"} if self.reasoning and self.reasoning.summary else set()
+        return summary | {f"include.{name}" for name in self.include or () if name != _LOGPROBS}
 
     def question(self) -> Question:
         """See `Asked.question`."""
@@ -154,7 +167,7 @@ class ResponseRequest(Asked):
             "parallel_tool_calls": self.parallel_tool_calls,
             "reasoning_effort": self.reasoning and self.reasoning.effort,
             "verbosity": self.text and self.text.verbosity,
-            "logprobs": bool(self.include or self.top_logprobs),
+            "logprobs": _LOGPROBS in (self.include or ()) or bool(self.top_logprobs),
             "top_logprobs": self.top_logprobs,
             **{name: getattr(self, name) for name in _AS_IN_CHATS},
         }
@@ -172,7 +185,7 @@ _REPEATED = {
     *("instructions", "metadata", "max_output_tokens", "tools", "tool_choice", "text"),
     *("temperature", "top_p", "top_logprobs", "reasoning"),
 }
-_AS_IN_CHATS = ("temperature", "top_p", "prompt_cache_key", "safety_identifier")
+_AS_IN_CHATS = ("temperature", "top_p", *sorted(HINTS))
 
 
 def _joined(content: str | list[PartIn]) -> str:

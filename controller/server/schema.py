@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from controller.backends.base import HINTS
 from controller.errors import ConfigError
 from controller.process.terms import PRICES
 from controller.process.types import Question
@@ -67,10 +68,13 @@ _HARMLESS: Mapping[str, tuple[Any, ...]] = {
 }
 """See `Asked.harmless`."""
 
+_NOTHING = {"presence_penalty": (0,), "frequency_penalty": (0,)}
+"""Values that fields which are passed have everywhere where they are left out."""
+
 _PASSED = (
     *("stop", "response_format", "tools", "tool_choice", "parallel_tool_calls", "temperature"),
     *("top_p", "presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "top_logprobs"),
-    *("reasoning_effort", "verbosity", "prompt_cache_key", "safety_identifier"),
+    *("reasoning_effort", "verbosity", *sorted(HINTS)),
 )
 """Fields that models get as they are."""
 
@@ -199,6 +203,8 @@ class Asked(BaseModel):
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = None
     prompt_cache_key: Key | None = None
+    prompt_cache_options: dict[str, Key] | None = None
+    prompt_cache_retention: Key | None = None
     safety_identifier: Key | None = None
     metadata: Annotated[dict[str, Key], Field(max_length=16)] | None = None
     allot: TermsIn = Field(None, description="What the answer may cost.")
@@ -242,7 +248,8 @@ class Completing(Asked):
     def fields(self) -> dict[str, Any]:
         """Fields that models get as they are, as they were set."""
         chosen = self.model_dump(include=set(_PASSED), exclude_unset=True, by_alias=True)
-        return {name: value for name, value in chosen.items() if value not in (None, [], "", {})}
+        nothing = {name: (None, [], "", {}, *_NOTHING.get(name, ())) for name in chosen}
+        return {name: value for name, value in chosen.items() if value not in nothing[name]}
 
     @model_validator(mode="after")
     def _streams_with_options(self) -> Self:

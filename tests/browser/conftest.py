@@ -56,8 +56,8 @@ def chromium():
 
 
 def hostile_traces(traces: TraceSet, path: Path) -> Path:
-    """300 bundled questions whose every text is hostile."""
-    few = TraceSet.read(thinned(traces, path.parent / "few", every=15, without=["prompt_hidden"]))
+    """150 bundled questions whose every text is hostile."""
+    few = TraceSet.read(thinned(traces, path.parent / "few", every=30, without=["prompt_hidden"]))
     questions, attempts = few.questions.to_pylist(), few.attempts.to_pylist()
     for i, row in enumerate(questions):
         row["question"] = f"{HOSTILE[i % len(HOSTILE)]} {row['question']}"
@@ -98,7 +98,7 @@ def runs(traces, tmp_path_factory) -> list[Path]:
 @pytest.fixture(scope="module")
 def report(chromium, runs, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("html") / "report.html"
-    allot("report", *runs, "--out", out, "--questions", 12)
+    allot("report", *runs, "--out", out, "--questions", 24)
     return out
 
 

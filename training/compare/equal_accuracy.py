@@ -30,14 +30,16 @@ def cost_at_accuracy(accuracy: Floats, cost: Floats, targets: Floats) -> Floats:
         cost: the same.
         targets: (B, A).
     """
-    found = np.where(targets > 0, np.inf, 0.0)
+    found: Floats = np.where(targets > 0, np.inf, 0.0)
     x, y = np.zeros((2, len(targets), 1))
     # From each corner of the hull to the next one: where it rises least.
     while (further := accuracy > x).any():
         slopes = np.divide(cost - y, accuracy - x, out=np.full(cost.shape, np.inf), where=further)
         corner = slopes.argmin(1)[:, None]
         slope = np.take_along_axis(slopes, corner, 1)
-        end = np.where(further.any(1, keepdims=True), np.take_along_axis(accuracy, corner, 1), x)
+        end = np.where(
+            np.any(further, 1, keepdims=True), np.take_along_axis(accuracy, corner, 1), x
+        )
         between = (targets > x) & (targets <= end)
         with np.errstate(invalid="ignore"):  # of rows that are at their last corner
             found[between] = (y + slope * (targets - x))[between]

@@ -12,7 +12,6 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from controller.backends.local.adapters import score_features
 from controller.process.episodes import EpisodeConfig, log_odds
 from controller.process.lockstep import Floats, chance
 from envs.traces.table import TraceTable
@@ -34,6 +33,8 @@ def calibrate(
         right: (n,).
         question: (n,) number of the question that each tries to answer, in order.
     """
+    from controller.backends.local.adapters import score_features
+
     pairs, weight = _pairs(right, question)
     rows = []
     for known in (logprobs, np.zeros_like(logprobs)):

@@ -113,9 +113,9 @@ class LocalBackend(Backend):
         self._cached: OrderedDict[Chat, Prompt] = OrderedDict()
         self._beginnings: OrderedDict[tuple[int, ...], KVPrefix] = OrderedDict()
 
-    def takes(self, field: str) -> bool:
-        """See `Backend.takes`."""
-        return field in ("seed", "temperature")
+    def takes(self, field: str, value: Any = None) -> bool:
+        """See `Backend.takes`; all tokens are drawn from, as a `top_p` of 1 says."""
+        return field in ("seed", "temperature") or (field == "top_p" and value == 1)
 
     async def prompt_states(
         self, questions: Sequence[Question], *, hidden: bool = False

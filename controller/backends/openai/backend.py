@@ -128,7 +128,7 @@ class OpenAIBackend(Backend):
             ),
         )
 
-    def takes(self, field: str) -> bool:
+    def takes(self, field: str, value: Any = None) -> bool:
         """Whatever the operator does not set."""
         return field not in self.endpoint.body
 

@@ -17,6 +17,7 @@ import aiohttp
 import httpx2
 import openai
 
+from controller.backends.base import HINTS
 from controller.errors import BackendError
 from controller.process.cost import Usage
 
@@ -26,7 +27,7 @@ _NEEDED = frozenset({"model", "messages", "stream"})
 OPTIONAL = frozenset(
     {
         *("temperature", "top_p", "presence_penalty", "frequency_penalty", "seed", "logprobs"),
-        *("prompt_cache_key", "safety_identifier"),
+        *HINTS,
     }
 )
 """Fields of clients that servers take or refuse whatever their values, and answer without."""

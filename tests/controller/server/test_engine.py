@@ -12,6 +12,7 @@ from controller.backends.ladder import ThreadedBackend
 from controller.backends.local.adapters import load_adapters
 from controller.backends.local.backend import TransformersBackend, load_model
 from controller.core import Decision, Episode, play
+from controller.errors import ConfigError
 from controller.loop import Controller
 from controller.policy.deciders import PolicyDecider
 from controller.policy.network import PolicyNetwork
@@ -152,6 +153,30 @@ def test_served_equals_live_on_local_models(checkpoint):
         outcome = live.answer(question, price=1e-4)
         assert [d.action for d in outcome.decisions] == [d.action for d in found.decisions]
         assert (outcome.answer, outcome.cost) == (found.answer, found.cost)
+
+
+@pytest.mark.parametrize("fields", [{"top_p": 1.0, "prompt_cache_key": "mine"}, {"top_p": 0.5}])
+def test_what_models_in_this_process_do_not_get_is_refused_unless_it_changes_nothing(
+    checkpoint, fields
+):
+    models = [load_model(CHECKPOINTS / name, rung) for rung, name in enumerate(("small", "large"))]
+    question = Question(question_id="", text="3 * 4 =", fields=fields)
+    terms = RequestTerms(price=1e-4, rule="always-small")
+
+    async def served():
+        backend = ThreadedBackend(TransformersBackend(models))
+        engine = Engine(Variants([variant(checkpoint, backend, fallback=None)]), backend)
+        try:
+            await engine.check(question, terms)
+            return await engine.answer(question, terms)
+        finally:
+            await backend.close()
+
+    if fields["top_p"] == 1:
+        assert asyncio.run(served()).ignored == ("prompt_cache_key",)
+    else:
+        with pytest.raises(ConfigError, match="top_p"):
+            asyncio.run(served())
 
 
 def test_a_choice_is_told_before_it_is_carried_out(checkpoint, validation, some):

@@ -30,6 +30,7 @@ def create(service, **fields):
         ("reasoning_effort", "low"),
         ("verbosity", "low"),
         ("prompt_cache_key", "mine"),
+        ("prompt_cache_retention", "24h"),
         ("safety_identifier", "somebody"),
         ("top_logprobs", 3),
     ],
@@ -71,7 +72,7 @@ def test_what_is_refused_by_name(service, small, fields, param):
     assert small.calls == 0
 
 
-def test_what_asks_for_nothing_passes(service):
+def test_what_asks_for_nothing_passes(service, small):
     found = create(
         service,
         n=1,
@@ -81,9 +82,12 @@ def test_what_asks_for_nothing_passes(service):
         logprobs=False,
         response_format={"type": "text"},
         tool_choice="auto",
+        presence_penalty=0,
+        frequency_penalty=0,
         extra_body={"prediction": None, "logit_bias": {}},
     )
     assert (found.choices[0].logprobs, found.model_extra["allot"]["ignored"]) == (None, [])
+    assert not {"presence_penalty", "frequency_penalty"} & small.requests[0].body.keys()
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -197,8 +201,7 @@ def test_responses_take_the_same(service, small):
         {"store": True},
         {"previous_response_id": "resp_1"},
         {"background": True},
-        {"include": ["reasoning.encrypted_content"]},
-        {"reasoning": {"summary": "auto"}},
+        {"include": ["file_search_call.results"]},
         {"truncation": "auto"},
         {"max_tool_calls": 3},
         {"tools": [{"type": "web_search"}]},

@@ -58,6 +58,7 @@ def served(*attempts, **changes):
         "usage": {"small": usage},
         "degraded": (),
         "limited": (),
+        "ignored": (),
         "guarded": None,
         "warnings": (),
         "decision_s": 0.0,

@@ -52,6 +52,18 @@ def test_a_text(responses, small):
     assert (sent["max_tokens"], sent["temperature"]) == (17, 0.3)
 
 
+def test_thoughts_are_not_told_and_that_is_said(responses, small):
+    found = responses.create(
+        model="allot",
+        input="2+5=",
+        include=["reasoning.encrypted_content"],
+        reasoning={"effort": "low", "summary": "auto"},
+    )
+    unknown = ["include.reasoning.encrypted_content", "reasoning.summary"]
+    assert found.model_extra["allot"]["ignored"] == unknown
+    assert small.requests[0].body["reasoning_effort"] == "low"
+
+
 def test_a_stream(responses):
     with responses.stream(model="allot", input=[{"role": "user", "content": "2+5="}]) as stream:
         events = list(stream)
