@@ -35,6 +35,11 @@ def blank_attempt(model: str, request: Request) -> Attempt:
     )
 
 
+def text_digest(text: str, digits: int = 16) -> str:
+    """The first digits of a text's SHA-256, in hex; halves of characters are no error."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:digits]
+
+
 def stream_name(seed: int, model: str, request: Request) -> str:
     """Name of the random stream of an attempt; no two attempts share one."""
     parent = request.parent.attempt_id if request.parent else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import hashlib
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +27,7 @@ from controller.backends.base import (
     Verdict,
     Wrapped,
 )
-from controller.backends.identity import blank_attempt
+from controller.backends.identity import blank_attempt, text_digest
 from controller.core import Choice, Decision, Episode, attempt_columns, play
 from controller.errors import BackendError, ConfigError
 from controller.policy.deciders import named_rule
@@ -464,7 +463,7 @@ def _trace(decision: Decision) -> None:
 
 def identified(question: Question, terms: RequestTerms) -> Question:
     """The question under an id that no other request has, unless it brings a seed."""
-    digest = hashlib.sha256(question.text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    digest = text_digest(question.text)
     if terms.seed is None:
         return replace(question, question_id=f"{digest}/{uuid.uuid4().hex}")
     fields = {**question.fields, "seed": terms.seed}

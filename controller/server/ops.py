@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -19,6 +18,7 @@ from opentelemetry import trace
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from controller.backends.identity import text_digest
 from controller.core import Decision
 from controller.server.engine import Served
 
@@ -102,7 +102,7 @@ def episode_fields(served: Served, *, texts: bool) -> dict[str, Any]:
         **_picked(served.terms, _TERMS),
         "answer": _shown(served.answer, hidden),
         "answers_hidden": hidden,
-        "question_id": question.question_id or _digest(question.text),
+        "question_id": question.question_id or text_digest(question.text),
         "question": question.text if texts else None,
         "conversation": _picked(question, _CONVERSATION) if texts else None,
         "arm": variant.name,
@@ -124,11 +124,7 @@ def _picked(source: object, names: Sequence[str]) -> dict[str, Any]:
 
 def _shown(answer: str | None, hidden: bool) -> str | None:
     """An answer, or enough of a digest to tell equal ones."""
-    return None if answer is None else _digest(answer) if hidden else answer
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return None if answer is None else text_digest(answer) if hidden else answer
 
 
 _DECISION = ("propensity", "decided_by", "floor", "cost")

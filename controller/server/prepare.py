@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import Field
 from starlette.exceptions import HTTPException
 
+from controller.backends.identity import text_digest
 from controller.backends.openai.resilience import FILTERED, REJECTED, TOO_LONG
 from controller.errors import BackendError, ConfigError
 from controller.process.cost import Usage
@@ -36,8 +36,7 @@ class PrepareRequest(Strict):
 
 def context_id(context: str) -> str:
     """Id of a context: of what it says, so that every worker knows whether it has changed."""
-    digest = hashlib.sha256(context.encode("utf-8", "surrogatepass")).hexdigest()
-    return _PREFIX + digest[:_DIGITS]
+    return _PREFIX + text_digest(context, _DIGITS)
 
 
 def check_prepared(question: Question, prepared: str | None) -> None:
