@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from controller.answers.expressions import expression, is_expression, same_value
-from controller.answers.letters import letter_at_start, named_letter, names_several, yes_or_no
 from controller.answers.markup import cleaned
 from controller.answers.numbers import normalize_answer, number_at_start, only_number
 from controller.answers.passages import extract_answer, is_cut, marked, tail
@@ -19,8 +18,12 @@ from controller.answers.phrases import (
     first_sentence,
     items_of,
     last_quoted,
+    letter_at_start,
+    named_letter,
+    names_several,
     short_text,
     without_reason,
+    yes_or_no,
 )
 from controller.answers.sentences import CONCLUDES, NO_ANSWER, last_number, number_in
 from controller.errors import ConfigError
