@@ -10,6 +10,7 @@ from datetime import timedelta
 from rich.console import Console
 from rich.live import Live
 from rich.progress import Progress
+from rich.text import Text
 
 View = Callable[[int, Mapping[str, float]], None]
 
@@ -37,7 +38,7 @@ def shown(console: Console, line: Callable[[], str]) -> Iterator[Callable[[bool]
     A console that is no terminal gets plain lines: those that matter, and at least one a minute.
     """
     if console.is_interactive and not console.is_dumb_terminal:
-        with Live(get_renderable=line, console=console, refresh_per_second=2):
+        with Live(get_renderable=lambda: Text(line()), console=console, refresh_per_second=2):
             yield lambda matters: None
         return
     printed = time.monotonic()
