@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -177,6 +177,17 @@ class Ladder(Backend):
             await backend.close()
 
 
+def _in_loop(
+    loop: asyncio.AbstractEventLoop, on_text: Callable[[str], None]
+) -> Callable[[str], None]:
+    """Calls it in the thread of its loop, from any other."""
+
+    def tell(piece: str) -> None:
+        loop.call_soon_threadsafe(on_text, piece)
+
+    return tell
+
+
 def _available(states: Sequence[PromptState]) -> tuple[int, ...] | None:
     """Attempts that can be had by rung; None if as many as one likes of all."""
     if all(state.available is None for state in states):
@@ -229,9 +240,16 @@ class ThreadedBackend(Wrapped):
         deadlines = (r.deadline for r in requests if r.deadline is not None)
         deadline = min(deadlines, default=None)
         unwanted = threading.Event()
-        wanted = [replace(request, unwanted=unwanted) for request in requests]
-        work = asyncio.ensure_future(self._order("attempts", wanted))
         loop = asyncio.get_running_loop()
+        wanted = [
+            replace(
+                request,
+                unwanted=unwanted,
+                on_text=request.on_text and _in_loop(loop, request.on_text),
+            )
+            for request in requests
+        ]
+        work = asyncio.ensure_future(self._order("attempts", wanted))
         left_s = None if deadline is None else max(0.0, deadline - loop.time())
         try:
             done, _ = await asyncio.wait({work}, timeout=left_s)

@@ -154,12 +154,19 @@ class Service:
         async def answer(
             emit: Callable[[Choice], None] = lambda choice: None,
             say: Callable[[str], None] | None = None,
+            write: Callable[[int, str], None] | None = None,
         ) -> Served:
             with _tracer.start_as_current_span(
                 request.url.path, context=context, kind=trace.SpanKind.SERVER
             ):
                 return await self.engine.answer(
-                    question, terms, caller=caller, sticky=asked.user, emit=emit, say=say
+                    question,
+                    terms,
+                    caller=caller,
+                    sticky=asked.user,
+                    emit=emit,
+                    say=say,
+                    write=write if terms.explain else None,
                 )
 
         form: Form = (
@@ -185,6 +192,7 @@ class Service:
                 served = await answer(
                     emit=lambda choice: events.put_nowait(form.choice(choice)),
                     say=lambda piece: events.put_nowait(form.text(piece)),
+                    write=lambda place, piece: events.put_nowait(form.written(place, piece)),
                 )
                 events.put_nowait(form.answer(served))
             except REFUSED as error:

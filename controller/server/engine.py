@@ -51,6 +51,7 @@ _tracer = trace.get_tracer("allot")
 
 Emit = Callable[[Choice], None]
 Say = Callable[[str], None]
+Write = Callable[[int, str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +180,7 @@ class Engine:
         sticky: str | None = None,
         emit: Emit = lambda choice: None,
         say: Say | None = None,
+        write: Write | None = None,
     ) -> Served:
         """Answer a question.
 
@@ -189,6 +191,7 @@ class Engine:
             sticky: what is hashed to choose a variant; the question's text when None.
             emit: told of each choice when it is made, and of each decision once carried out.
             say: told an attempt's text as it is written, where that is returned in any case.
+            write: told which attempt of an action writes what, as it is written.
 
         Raises:
             ConfigError: terms that are out of range.
@@ -198,7 +201,7 @@ class Engine:
         attributes = {"allot.arm": asked.variant.name}
         with _tracer.start_as_current_span("answer", attributes=attributes) as span:
             try:
-                await asked.run(emit, say)
+                await asked.run(emit, say, write)
             except asyncio.CancelledError:
                 asked.decider.limited.add(CANCELLED)
                 self._settle(asked)
@@ -321,10 +324,12 @@ class _Asked(Wrapped):
         self._pending: Sequence[Request] = ()  # gone out and not answered
         self._written: dict[int, int] = {}  # tokens of cancelled ones, by place, where known
         self._say: Say | None = None
+        self._write: Write | None = None
         self._said = False
 
-    async def run(self, emit: Emit, say: Say | None) -> None:
+    async def run(self, emit: Emit, say: Say | None, write: Write | None) -> None:
         """Play the episode; see `Engine.answer`."""
+        self._write = write
         decider, decisions = self.decider, self.decisions
         try:
             async with asyncio.timeout_at(self._deadline):
@@ -399,7 +404,7 @@ class _Asked(Wrapped):
             replace(
                 request,
                 deadline=self._deadline,
-                on_text=self._tell if self._say else None,
+                on_text=partial(self._tell, place) if self._say or self._write else None,
                 on_cancelled=partial(self._note_cancelled, place),
             )
             for place, request in enumerate(requests)
@@ -418,9 +423,11 @@ class _Asked(Wrapped):
     def _note_cancelled(self, place: int, usage: Usage) -> None:
         self._written[place] = usage.cancelled_tokens
 
-    def _tell(self, piece: str) -> None:
-        self._said = True
+    def _tell(self, place: int, piece: str) -> None:
+        if self._write:
+            self._write(place, piece)
         if self._say:
+            self._said = True
             self._say(piece)
 
     async def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:

@@ -174,6 +174,10 @@ class CompletionForm:
         """A choice or decision, when it happens."""
         return self._event({}, allot=choice_json(choice, explain=self._explain))
 
+    def written(self, place: int, piece: str) -> bytes:
+        """A piece of an attempt's text, by its place among those that an action brings."""
+        return self._event({}, allot={"event": "text", "attempt": place, "text": piece})
+
     def text(self, piece: str) -> bytes:
         """A piece of the answer's text, when it is written."""
         self._told += piece

@@ -253,6 +253,10 @@ class ResponseForm:
         """Nothing: clients know all events that there may be."""
         return b""
 
+    def written(self, place: int, piece: str) -> bytes:
+        """Nothing, likewise."""
+        return b""
+
     def text(self, piece: str) -> bytes:
         """A piece of the answer's text, when it is written."""
         begun = b"" if self._told else self._begun_message()

@@ -94,6 +94,33 @@ def test_a_question_is_decided_before_ones_eyes(open_page, service):
     assert opened.complaints == []
 
 
+LISTEN = """() => {
+    window.seen = [];
+    const look = () => {
+        for (const { textContent } of document.querySelectorAll(".writing span")) {
+            seen.push(textContent);
+        }
+    };
+    const all = { subtree: true, childList: true, characterData: true };
+    new MutationObserver(look).observe(document.getElementById("lanes"), all);
+}"""
+
+
+def test_attempts_appear_as_they_are_written(open_page, service):
+    opened = open_page()
+    page = opened.page
+    page.evaluate(LISTEN)
+    ask(page)
+    decisions = service.ask(DIVISOR["text"], **terms(opened)[0]).json()["allot"]["decisions"]
+    texts = [attempt["text"] for decision in decisions for attempt in decision["attempts"]]
+    seen = set(page.evaluate("seen"))
+    assert texts
+    assert {text[-36:] for text in texts} <= seen
+    assert any(text.startswith(part) and part != text for text in texts for part in seen)
+    assert page.locator(".writing").count() == 0
+    assert opened.complaints == []
+
+
 def test_each_step_shows_what_was_weighed_by_keyboard_alone(open_page, service):
     opened = open_page()
     page = opened.page

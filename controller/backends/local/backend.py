@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress, takewhile
 from typing import Any
@@ -297,11 +297,36 @@ class LocalBackend(Backend):
             longest = min(self.max_new_tokens, room, request.question.max_new_tokens or room)
             temperature = request.question.fields.get("temperature")
             jobs.append(
-                Job(prompt, stream, longest, draft.generation, temperature, request.unwanted)
+                Job(
+                    prompt,
+                    stream,
+                    longest,
+                    draft.generation,
+                    temperature,
+                    request.unwanted,
+                    request.on_text and self._teller(request.on_text),
+                )
             )
         order = {prompt: number for number, prompt in enumerate(distinct.values())}
         jobs.sort(key=lambda job: (len(job.prompt.tokens), order[job.prompt]))
         return drafts, deque(jobs)
+
+    def _teller(self, on_text: Callable[[str], None]) -> Callable[[int, int], None]:
+        """Tells the text that tokens make, once each, though a batch that fails is written anew."""
+        tokens: list[int] = []
+        said = 0
+
+        def tell(place: int, token: int) -> None:
+            nonlocal said
+            if place < len(tokens) or token in self.local.end_tokens:
+                return
+            tokens.append(token)
+            text = self.local.decode(tokens)
+            if not text.endswith("\ufffd"):  # in the middle of a character
+                on_text(text[said:])
+                said = len(text)
+
+        return tell
 
     def _prompt(self, request: Request, distinct: dict[Chat, Prompt]) -> Prompt:
         """The prompt of a request: from this call, from an earlier one, or new.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -94,6 +94,7 @@ class Job:
     Attributes:
         max_tokens: longest that it may become, at least 1.
         temperature: of its sampling; None for the decoder's.
+        on_token: told the place and the id of each token as it is written.
         keeps: whether the generation is to have a memory.
     """
 
@@ -103,6 +104,7 @@ class Job:
     generation: Generation
     temperature: float | None = None
     unwanted: Flag | None = None
+    on_token: Callable[[int, int], None] | None = None
     keeps: bool = False
 
     @property

@@ -68,6 +68,31 @@ def test_usage_is_the_sum_of_all_calls(service, small, large):
     assert len(attempts) == small.calls + large.calls
 
 
+def test_a_stream_with_explanations_tells_what_attempts_write(serve, small, large):
+    async def writes(exchange):
+        await exchange.begin_stream()
+        await exchange.event("Answer: ")
+        await exchange.event("7", finish="stop")
+        await exchange.send(b"data: [DONE]\n\n")
+
+    for upstream in (small, large):
+        upstream.script(writes)
+    service = serve(small, large)
+    chunks = list(
+        service.openai.chat.completions.create(
+            model="allot", messages=ASK, stream=True, extra_body={"allot": {"explain": True}}
+        )
+    )
+    told = [c.model_extra["allot"] for c in chunks if "allot" in (c.model_extra or {})]
+    kinds = [event.get("event") for event in told]
+    first = kinds.index("decision")
+    assert kinds[0] == "choice"
+    assert set(kinds[1:first]) == {"text"}
+    (made,) = told[first]["attempts"]
+    assert "".join(event["text"] for event in told[1:first]) == made["text"]
+    assert {event["attempt"] for event in told[1:first]} == {0}
+
+
 def test_stream(service):
     chunks = list(
         service.openai.chat.completions.create(

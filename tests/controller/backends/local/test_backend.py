@@ -124,6 +124,21 @@ class TestIndependence:
             alone = texts(run_now(build(models, temperature=temperature).attempts(requests)))
             assert found[place::3] == alone
 
+    def test_texts_are_told_piece_by_piece(self, models: list[LocalModel]) -> None:
+        told: list[list[str]] = [[] for _ in samples()]
+        requests = [
+            replace(r, on_text=said.append) for r, said in zip(samples(), told, strict=True)
+        ]
+        found = texts(run_now(build(models, max_rows=3).attempts(requests)))
+        assert found == texts(run_now(build(models).attempts(samples())))
+        whole = [
+            (text, said) for text, said in zip(found, told, strict=True) if "\ufffd" not in text
+        ]
+        assert whole, "those without half a character"
+        for text, said in whole:
+            assert "".join(said) == text
+            assert len(said) > 1
+
     def test_same_seed_same_bits(self, models: list[LocalModel]) -> None:
         first, second = (run_now(build(models, seed=3).attempts(samples())) for _ in range(2))
         assert texts(first) == texts(second)
