@@ -166,14 +166,10 @@ class Controller:
         token: str | bool | None = None,
         **options: Any,
     ) -> Controller:
-        """A controller from the Hugging Face Hub, or from a directory.
+        """A controller from the Hugging Face Hub (`user/name`), or from a directory.
 
-        Args:
-            name: repository as in `user/name`, or a directory.
-            backend: makes the attempts; see `load`.
-            revision: branch, tag or commit.
-            token: of the Hub; the one of `hf auth login` when None.
-            options: of `load`; errors are as there.
+        `revision` is a branch, tag or commit; without a token the one of `hf auth login` counts.
+        Options and errors are those of `load`.
         """
         from controller.hub import from_hub
 

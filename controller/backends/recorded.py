@@ -38,11 +38,8 @@ class ReadAgain:
 class ReplayBackend(ReadAgain, Backend):
     """Replays recorded attempts of the models of a ladder.
 
-    Args:
-        models: one per rung, the small one first.
-        attempts: everything recorded; independent attempts of a question and model are
-            served in order of their index, revisions below their parent.
-        prompt_states: by question id.
+    Independent attempts of a question and model come in the order of their index, revisions below
+    their parent.
 
     Raises:
         BackendError: on a request for something that was not recorded.

@@ -377,12 +377,7 @@ def calibrated(calibration: tuple[float, ...], score: Floats, rung: Ints) -> Flo
 
 
 class Episodes(Lockstep):
-    """N episodes in lockstep.
-
-    Args:
-        config: the decision process.
-        num_episodes: N.
-        num_answers: distinct answers that one episode can hold.
+    """N episodes in lockstep, with K distinct answers each at most.
 
     Attributes (arrays over N unless a shape is given; see also `Lockstep`):
         counts: attempts per rung, revisions apart, (N, R).

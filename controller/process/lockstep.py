@@ -40,10 +40,6 @@ def stacked(rows: Sequence[Array], dtype: Any = None) -> Array:
 class Lockstep:
     """N episodes side by side.
 
-    Args:
-        config: the decision process, `controller.granularity.Process`.
-        num_episodes: N.
-
     Attributes (arrays over N unless a shape is given):
         at: 0 to N-1.
         price: accuracy per unit cost.

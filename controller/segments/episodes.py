@@ -215,10 +215,6 @@ SEGMENT = np.dtype(
 class SegmentEpisodes(Lockstep):
     """N attempts in lockstep; rounds are generations, one after the other.
 
-    Args:
-        config: the decision process.
-        num_episodes: N.
-
     Attributes (arrays over N unless a shape is given; see also `Lockstep`):
         now, before: of the whole prefix and of the prefix without its last segment, (N, 9):
             tokens, segments, places redone, sum and count of log-probabilities, the least of

@@ -99,18 +99,13 @@ def derive_config(
 ) -> EpisodeConfig:
     """The decision process for a trace set.
 
+    `arms` are the models as arms of a menu, none for a small model and larger ones. Costs are
+    FLOPs, by `token_costs` relative to the first where sizes are unknown, or `dollars`, see
+    `priced_model`.
+
     Lengths, the cost unit (a typical first small attempt) and the vote weight of each
     rung come from the train split alone. What the traces do not hold, a policy cannot
     learn to use: no revisions recorded, no REVISE later.
-
-    Args:
-        train: attempts of the train split.
-        models: by rung.
-        arms: the same as arms of a menu; empty for a small model and larger ones.
-        token_costs: relative cost per token by model name, where sizes are unknown.
-        dollars: costs are dollars, these or the models' own, see `priced_model`; None for FLOPs.
-        sample_widths: widths of the SAMPLE actions.
-        max_samples: most SAMPLE attempts per episode.
     """
     rungs, made = range(len(models)), train.attempts
     arms = arms or menu_of([model.name for model in models])

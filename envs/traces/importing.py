@@ -40,16 +40,11 @@ def import_attempts(
 ) -> Imported:
     """Write a trace set from recorded generations, a part at a time.
 
+    `small` samples, the model with most attempts if None; all others can be escalated to.
+    `parameters` are by model, for the ledger.
+
     Warns of what is doubtful: answers that cannot be read, models that are always or never right,
     texts that repeat, shares that differ from those that a harness tells.
-
-    Args:
-        files: logs and tables.
-        out: directory of the trace set.
-        small: the model that samples; the one with most attempts when None. All others
-            can be escalated to.
-        parameters: by model name, for the ledger.
-        options: how logs are to be read.
 
     Raises:
         TraceFormatError: a file cannot be read, a row holds what it may not, rows contradict one

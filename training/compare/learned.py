@@ -22,14 +22,10 @@ def select_plans(
 ) -> tuple[NDArray[np.int64], Floats]:
     """For each price and new question the plan of the highest expected utility.
 
+    Of Q known questions, features (Q, F), there is how each plan did; new ones are (Q', F).
+
     A forest of extremely randomised trees (Geurts et al. 2006) predicts the utility of every
     plan; how large its leaves are is chosen by the utility of what it picks out of bag.
-
-    Args:
-        known: (Q, F) features of questions that the plans were played on.
-        plans: how each plan did on these.
-        new: (Q', F) features of other questions.
-        prices: (P,) accuracy per unit cost.
 
     Returns:
         (P, Q') positions in `plans`, and (P,) the utility of what is picked out of bag.

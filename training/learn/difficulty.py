@@ -310,14 +310,11 @@ def fit_difficulty(
 ) -> Fitted | None:
     """Read-out for other questions, and the outlook of these ones.
 
+    `free` is `read_wording` of these questions, where that has been done.
+
     Whoever learns from questions that the read-out was fitted on would trust it too much, so
     the outlook of these comes from five read-outs, each fitted without a fifth of them. A prompt
     state, which the small model has to be paid for, has to be worth it by log loss on these.
-
-    Args:
-        prompts: of the questions to fit on.
-        outcomes: of attempts at these.
-        free: `read_wording` of these questions, where that has been done.
 
     Returns:
         The read-out and `Difficulty.outlook` of these questions, or None if their wordings are not

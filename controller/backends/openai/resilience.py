@@ -178,12 +178,7 @@ def named_fields(error: Exception, fields: Iterable[str]) -> list[str]:
 
 
 class CircuitBreaker:
-    """Leaves a server alone that fails again and again, and tries it once in a while.
-
-    Args:
-        failures: in a row, that open it.
-        cooldown_s: from then until one request may probe, and from probe to probe.
-    """
+    """Leaves a server alone that fails so often in a row, and tries it once per cool-down."""
 
     def __init__(
         self,
