@@ -175,7 +175,7 @@ def save_checkpoint(
         "answers": checkpoint.answers,
         "price_range": list(checkpoint.price_range),
         "calibration": checkpoint.calibration and asdict(checkpoint.calibration),
-        "support": checkpoint.support and checkpoint.support.to_json(),
+        "support": checkpoint.support and asdict(checkpoint.support),
         "floor": checkpoint.floor and checkpoint.floor.to_json(),
         "difficulty_reads": checkpoint.difficulty and checkpoint.difficulty.kept_reads,
         "readouts": [name for name in _READOUTS if getattr(checkpoint, name)],
@@ -220,7 +220,7 @@ def load_any(directory: Path | str) -> AnyCheckpoint:
         config = _stored(kind.process, settings["process"])
         policy = PolicyNetwork(_stored(PolicyConfig, settings["policy"]), config)
         granularity = granularity_of(config)
-        support, floor = settings.get("support"), settings.get("floor")
+        floor = settings.get("floor")
         known: dict[str, Any] = {
             "config": config,
             "models": tuple(_stored(ModelSpec, model) for model in settings["models"]),
@@ -231,7 +231,7 @@ def load_any(directory: Path | str) -> AnyCheckpoint:
                 tuple[str, float] | None, settings.get("segment_controller")
             ),
             "calibration": _stored(Calibration | None, settings["calibration"]),
-            "support": support and _support(support, len(granularity.features)),
+            "support": _stored(Support | None, settings.get("support")),
             "floor": floor and Floor.from_json(floor, getattr(config, "arm_names", ())),
             "answers": answer_kind(str(settings.get("answers", UNNAMED))).name,
             "training": dict(settings["training"]),
@@ -243,6 +243,11 @@ def load_any(directory: Path | str) -> AnyCheckpoint:
             f"{' '.join((str if isinstance(error, AllotError) else repr)(error).split())}"
         ) from None
     _check_shapes(directory, settings, granularity, config, policy.config)
+    if known["support"] and len(known["support"].low) != len(granularity.features):
+        raise CheckpointError(
+            f"{directory}: support: expected {len(granularity.features)} ranges, found "
+            f"{len(known['support'].low)}"
+        )
     tensors = read_tensors(directory / WEIGHTS_FILE)
     weights = {k.removeprefix("policy/"): v for k, v in tensors.items() if k.startswith("policy/")}
     try:
@@ -288,13 +293,6 @@ def _check_shapes(
             f"{directory}: expected a policy over {shape[0]} features and {shape[1]} actions, "
             f"found {policy}"
         )
-
-
-def _support(entry: Mapping[str, Any], num_features: int) -> Support:
-    support = Support.from_json(entry)
-    if len(support.low) != num_features:
-        raise ValueError(f"support: expected {num_features} ranges, found {len(support.low)}")
-    return support
 
 
 def _stored(kind: Any, entry: Any) -> Any:

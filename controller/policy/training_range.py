@@ -19,12 +19,12 @@ MARGIN = 0.25
 class Support:
     """Range of every feature, (D,), over the observations of training."""
 
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        shape = self.low.shape
-        if len(shape) != 1 or self.high.shape != shape or not (self.low <= self.high).all():
+        fits = len(self.low) == len(self.high) and (np.array(self.low) <= self.high).all()
+        if not fits:
             raise CheckpointError(
                 f"support: expected ranges, low to high, found {self.low} and {self.high}"
             )
@@ -33,21 +33,7 @@ class Support:
     def of(cls, observations: NDArray[np.floating[Any]]) -> Support:
         """Of observations (..., D)."""
         flat = observations.reshape(-1, observations.shape[-1]).astype(np.float64)
-        return cls(low=flat.min(0), high=flat.max(0))
-
-    @classmethod
-    def from_json(cls, entry: Mapping[str, Any]) -> Support:
-        """From what `to_json` gave."""
-        low, high = (np.array(entry[name], np.float64) for name in ("low", "high"))
-        return cls(low=low, high=high)
-
-    def to_json(self) -> dict[str, list[float]]:
-        """Plain lists."""
-        return {"low": self.low.tolist(), "high": self.high.tolist()}
-
-    def merged(self, other: Support) -> Support:
-        """Of both sets of observations."""
-        return Support(low=np.minimum(self.low, other.low), high=np.maximum(self.high, other.high))
+        return cls(low=tuple(flat.min(0).tolist()), high=tuple(flat.max(0).tolist()))
 
     def stray(self, observation: Mapping[str, float]) -> str | None:
         """Name of the feature that is farthest outside; None if all are near their ranges.
@@ -55,8 +41,8 @@ class Support:
         A feature that never moved in training must not move now.
         """
         seen = np.fromiter(observation.values(), np.float64)  # (D,)
-        outside = np.maximum(self.low - seen, seen - self.high)  # (D,)
-        excess = outside - MARGIN * (self.high - self.low)
+        low, high = np.array((self.low, self.high))
+        excess = np.maximum(low - seen, seen - high) - MARGIN * (high - low)  # (D,)
         worst = int(excess.argmax())
         # Rounding alone does not make a situation strange; NaN does.
         strange = excess[worst] > 1e-6 or np.isnan(excess).any()

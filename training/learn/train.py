@@ -433,12 +433,12 @@ def observed_support(env: ComputeVectorEnv, seed: int) -> Support:
     """Ranges of all features under random legal actions."""
     rng = np.random.default_rng(seed)
     observation, _ = env.reset(seed=seed)
-    support = Support.of(observation)
+    seen = [observation]
     for _ in range(_SUPPORT_STEPS):
         mask = env.action_masks()
         observation, *_ = env.step((rng.random(mask.shape) * mask).argmax(1))
-        support = support.merged(Support.of(observation))
-    return support
+        seen.append(observation)
+    return Support.of(np.stack(seen))
 
 
 def _model_paths(traces: AnyTraces, models: Sequence[ModelSpec], out: Path) -> tuple[str, ...]:

@@ -59,6 +59,6 @@ def test_replayed_questions_do_not_stray(validation):
 def test_ranges_are_checked():
     size = len(OBSERVATION_NAMES)
     with pytest.raises(CheckpointError, match="support: expected"):
-        Support.from_json({"low": [1.0] * size, "high": [0.0] * size})
+        Support(low=(1.0,) * size, high=(0.0,) * size)
     with pytest.raises(CheckpointError, match="support: expected"):
-        Support.from_json({"low": [0.0], "high": [1.0, 2.0]})
+        Support(low=(0.0,), high=(1.0, 2.0))
