@@ -64,21 +64,23 @@ def training_view(console: Console, label: str, done: int, total: int) -> Iterat
     `done` steps of `total` were made before.
     """
     started, text = time.monotonic(), f"{label}: {done:,} of {total:,} steps"
+    known: dict[str, float] = {}
     with shown(console, lambda: text) as changed:
 
         def update(steps: int, metrics: Mapping[str, float]) -> None:
             nonlocal text
+            known.update(metrics)
             seconds = time.monotonic() - started
             rest = left(steps - done, total - done, seconds)
             shares = (
                 f"{name.removeprefix(ACTION)} {share:.0%}"
-                for name, share in metrics.items()
+                for name, share in known.items()
                 if name.startswith(ACTION)
             )
             text = (
                 f"{label}: {steps:,} of {total:,} steps ({steps / total:.0%}), "
                 f"{(steps - done) / seconds:,.0f} steps/s, {rest} left; utility: "
-                f"{_verdict(metrics)}; {' '.join(shares)}"
+                f"{_verdict(known)}; {' '.join(shares)}"
             )
             changed("validation/utility" in metrics)
 
