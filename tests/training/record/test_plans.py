@@ -34,7 +34,10 @@ def test_heavy_models_answer_fewer_questions_side_by_side():
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"samples": 0}, "samples"), ({"samples": 2, "revised_samples": 3}, "expected 0..2")],
+    [
+        ({"samples": 0}, "samples"),
+        ({"samples": 2, "revised_samples": 3}, "at least 0 and at most 2"),
+    ],
 )
 def test_amounts_out_of_range_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
