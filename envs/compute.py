@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -31,6 +32,7 @@ from envs.draws import (
     whole_option,
 )
 from envs.granularity import STOP
+from envs.pictures import Frame, picture
 from envs.questions.grader import Grader
 from envs.reward import LogUniform, Reward, Step, utility
 
@@ -83,11 +85,11 @@ class ComputeEnv(PricedEpisodes, gymnasium.Env[Observation, np.int64]):
         illegal: what an action that the mask forbids does: "raise" an IllegalActionError, count as
             "stop", or count as STOP and cost 1 more ("penalty"). Unless it raises,
             `info["illegal"]` tells of each step whether that happened.
-        render_mode: None, "ansi" (a string) or "human" (printed).
+        render_mode: None, "ansi" (a string), "human" (printed) or "rgb_array" (a picture).
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012 (as in Gymnasium)
-        "render_modes": ["human", "ansi"],
+        "render_modes": ["human", "ansi", "rgb_array"],
         "render_fps": 4,
     }
 
@@ -168,7 +170,9 @@ class ComputeEnv(PricedEpisodes, gymnasium.Env[Observation, np.int64]):
         )
         self.episode = run_now(beginning)
         self._charged, self._rounds, self._lines = 0.0, 0, []
-        self._show(f"{self.question.text.strip()}\n  price {self.price:.2g}")
+        text, lanes = self.question.text.strip(), tuple(map(str, self.config.actions[1:]))
+        self._frame = Frame(question=text, price=self.price, lanes=lanes)
+        self._show(f"{text}\n  price {self.price:.2g}")
         return self.episode.observation()[0], self._info()
 
     def _pick(self, used: int, available: int) -> int:
@@ -218,6 +222,15 @@ class ComputeEnv(PricedEpisodes, gymnasium.Env[Observation, np.int64]):
             info["illegal"] = forbidden
         told = f" -> {', '.join(made.brief for made in brought)}" if brought else ""
         self._show(f"  {chosen!s:<13}{told}  reward {gain:+.4f}")
+        if self.render_mode == "rgb_array":
+            self._frame = replace(
+                self._frame,
+                steps=(*self._frame.steps, (str(chosen), tuple(made.brief for made in brought))),
+                votes=episode.votes,
+                cost=episode.cost,
+                answer=episode.answer,
+                right=bool(right) if terminated else None,
+            )
         if terminated:
             info |= {"answer": episode.answer, "right": right, "cost": episode.cost}
             self._show(f"  answer {episode.answer}, {'right' if right else 'wrong'}")
@@ -237,5 +250,7 @@ class ComputeEnv(PricedEpisodes, gymnasium.Env[Observation, np.int64]):
             print(line)
 
     def render(self) -> Any:
-        """The episode so far as text; "human" has printed it already."""
+        """The episode so far as text or as (H, W, 3) uint8; "human" has printed it already."""
+        if self.render_mode == "rgb_array":
+            return picture(self._frame)
         return "\n".join(self._lines) if self.render_mode == "ansi" else None

@@ -8,13 +8,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from controller.core import Choice, Decider, Episode, Underway
 from controller.errors import ConfigError
 from controller.policy import rules
 from controller.policy.floor import Floor
+from controller.policy.forward import forward
 from controller.policy.network import Policy, PolicyNetwork
 from controller.policy.rules import Rule, RulePolicy, lacks_arms
 from controller.policy.targets import Calibration
@@ -40,7 +40,7 @@ NAMED_RULES: Mapping[str, Rule] = {
 
 
 class PolicyDecider:
-    """A trained policy that decides one question at a time.
+    """A trained policy at batch 1, in NumPy: torch takes four times as long for so little.
 
     Args:
         policy: the trained network.
@@ -60,18 +60,18 @@ class PolicyDecider:
     ) -> None:
         if not 0 <= exploration <= 1:
             raise ConfigError(f"exploration: expected 0 to 1, found {exploration}")
-        self._policy, self.floor = policy, floor
+        self._forward, self.floor = forward(policy), floor
         self.exploration, self._rng = exploration, np.random.default_rng(seed)
         self.digest = policy_digest(policy)
 
-    @torch.inference_mode()
     def judge(
         self, observation: NDArray[np.float32], mask: NDArray[np.bool_]
     ) -> tuple[NDArray[np.float32], float]:
         """Probabilities (A,) and expected return, of an observation (1, D) and a mask (1, A)."""
-        seen = torch.from_numpy(observation)
-        odds = self._policy.log_probs(seen, torch.from_numpy(mask))[0].exp()
-        return odds.numpy(), float(self._policy.value(seen))
+        logits, value = self._forward(observation, mask)
+        logits = np.where(mask[0], logits, -np.inf)
+        odds = np.exp(logits - np.maximum.reduce(logits))
+        return odds / np.add.reduce(odds), float(value)
 
     def choose(self, episode: Underway, mask: NDArray[np.bool_]) -> Choice:
         """See `Decider.choose`."""

@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from controller.backends.openai.backend import UNAVAILABLE
 from controller.core import Choice
 from controller.server.config import LOOPBACK
+from controller.server.decide import decide
 from controller.server.engine import Engine, Served
 from controller.server.keys import Keys
 from controller.server.ops import Metrics
@@ -35,6 +36,7 @@ from controller.server.schema import (
     ChatRequest,
     Completing,
     CompletionRequest,
+    DecideRequest,
     read_terms,
 )
 from controller.server.shared import ROOM_LASTS_S
@@ -91,6 +93,7 @@ class Service:
             "/v1/chat/completions": partial(self.answer, ChatRequest),
             "/v1/completions": partial(self.answer, CompletionRequest),
             "/v1/responses": partial(self.answer, ResponseRequest),
+            "/v1/decide": self.decide,
             "/v1/prepare": self.prepare,
         }
         routes = [
@@ -209,6 +212,14 @@ class Service:
                 yield event
         finally:
             await _cancelled(task, gone)
+
+    async def decide(self, request: Request) -> Response:
+        """POST /v1/decide."""
+        self._caller(request)
+        asked = DecideRequest.model_validate_json(await body_of(request))
+        terms = read_terms(asked.allot, request.headers)
+        variant = self.engine.variants.assign(terms.question_id or "")
+        return JSONResponse(decide(asked, terms, variant))
 
     async def prepare(self, request: Request) -> Response:
         """POST /v1/prepare."""

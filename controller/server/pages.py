@@ -33,9 +33,10 @@ from controller.server.schema import (
     TERMS,
     ChatRequest,
     CompletionRequest,
+    DecideRequest,
 )
 
-_QUESTIONS = (ChatRequest, CompletionRequest, ResponseRequest)
+_QUESTIONS = (ChatRequest, CompletionRequest, ResponseRequest, DecideRequest)
 _TYPES = {float: "number", int: "integer", str: "string"}
 
 

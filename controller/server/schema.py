@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from controller.backends.base import HINTS
 from controller.errors import ConfigError
+from controller.process.actions import ActionKind
 from controller.process.terms import PRICES
 from controller.process.types import Question
 from controller.server.engine import RequestTerms
@@ -27,6 +28,8 @@ Key = Annotated[str, Field(max_length=512)]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Stop = Annotated[str, Field(max_length=256)]
+Tokens = Annotated[int, Field(ge=0, le=10**7)]
+Logprob = Annotated[float, Field(ge=-1e6, le=0, allow_inf_nan=False)]
 
 
 class Strict(BaseModel):
@@ -334,6 +337,39 @@ class CompletionRequest(Completing):
         text = self.prompt if isinstance(self.prompt, str) else self.prompt[0]
         longest = min(self.max_tokens or LONGEST_ATTEMPT, LONGEST_ATTEMPT)
         return Question(question_id="", text=text, fields=self.fields, max_new_tokens=longest)
+
+
+class AttemptIn(Strict):
+    """An attempt that was made elsewhere."""
+
+    action: ActionKind
+    answer: Text | None = Field(None, description="Or `text`, to read the answer from.")
+    text: Text | None = None
+    rung: Annotated[int, Field(ge=0, le=64)] | None = Field(
+        None, description="Of the model; 0, or 1 for escalate."
+    )
+    round: Annotated[int, Field(ge=0, le=10**6)] | None = Field(
+        None, description="Attempts next to one another with one number were one round."
+    )
+    prompt_tokens: Tokens
+    completion_tokens: Tokens
+    finish_reason: Annotated[str, Field(max_length=32)] | None = Field(
+        None, description="As servers say; `length`: cut at its longest."
+    )
+    mean_logprob: Logprob | None = None
+    min_logprob: Logprob | None = None
+    verifier_score: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+
+
+class DecideRequest(Strict):
+    """POST /v1/decide."""
+
+    prompt_tokens: Annotated[list[Tokens], Field(min_length=1, max_length=64)] = Field(
+        description="Length of the question per rung, or one for all."
+    )
+    question: Text | None = Field(None, description="Its wording, if difficulty is to be read.")
+    attempts: Annotated[list[AttemptIn], Field(max_length=1024)] = Field(default=[])
+    allot: TermsIn = None
 
 
 _NUMBERS = ("price", "worth", "round-price", "budget", "accuracy", "mean-cost", "deadline-s")

@@ -266,3 +266,20 @@ def test_state_can_be_restored(validation, config):
 def test_questions_must_be_recorded(validation):
     with pytest.raises(Exception, match="recorded question"):
         run_now(validation.backend.prompt_states([Question(question_id="nope", text="?")]))
+
+
+def test_picture_shows_more_after_a_step(validation, config):
+    env = scalar(validation, config, render_mode="rgb_array")
+    env.reset(seed=0)
+    before = env.render()
+    env.step(1)
+    after = env.render()
+    assert before.shape == after.shape == (480, 800, 3)
+    assert before.dtype == np.uint8
+    ink = [(picture < 128).any(2).sum() for picture in (before, after)]
+    assert 0 < ink[0] < ink[1]
+    for _ in range(40):
+        env.reset()
+        while env.episode is not None:
+            env.step(int(np.flatnonzero(env.action_masks())[-1]))
+            assert env.render().shape == after.shape

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -16,7 +15,6 @@ from numpy.typing import NDArray
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
@@ -24,26 +22,13 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from controller.checkpoint import Checkpoint
 from controller.process.actions import ActionKind
 from controller.process.lockstep import Ints
+from envs.pictures import action_colour, action_colours
 from envs.replay import Replay
 from envs.reward import LogUniform
 from envs.traces.table import TraceTable
 from training.compare.results import CONTROLLER, Lead, Point, Results
 from training.compare.simulate import Played, play_checkpoint
 from training.compare.yardsticks import GREEDY, kind_of
-
-ACTION_COLOURS = {
-    "STOP": "#8f9197",
-    "SAMPLE": "#4477aa",
-    "SAMPLE(n)": "#7fb0dc",
-    "REVISE": "#2b8a57",
-    "ESCALATE": "#e0596b",
-    "ESCALATE(end)": "#a3253c",
-    "VERIFY": "#c5a316",
-}
-"""In all pictures, and in the light mode of the report's page and of the playground."""
-
-_PALEST = 0.6
-"""How near to white the shades of one colour come."""
 
 _FAMILIES = {
     "selector": ("plan selector", "#0a8a94"),
@@ -72,27 +57,6 @@ _RARE = 1e-3
 """Share of all decisions below which a place is left white."""
 _WIDE, _LARGEST, _SMALLEST = 230.0, 22.0, 0.08
 """Width of a map and side of the most frequent place, in points; the least share of its area."""
-
-
-def action_colour(name: str) -> str:
-    """Colour of an action by its name; all widths of SAMPLE but 1 share one."""
-    kind, _, how = name.partition("(")
-    if name in ACTION_COLOURS:
-        return ACTION_COLOURS[name]
-    return ACTION_COLOURS["SAMPLE(n)" if kind == "SAMPLE" and how[:-1].isdigit() else kind]
-
-
-def action_colours(names: Sequence[str]) -> list[str]:
-    """Colours of several actions; those that only their arms tell apart have shades of one."""
-    colours = [action_colour(name) for name in names]
-    shades = {colour: colours.count(colour) for colour in colours}
-    seen: Counter[str] = Counter()
-    for place, colour in enumerate(colours):
-        mixed = _PALEST * seen[colour] / max(shades[colour] - 1, 1)
-        seen[colour] += 1
-        rgb = (1 - mixed) * np.array(to_rgb(colour)) + mixed
-        colours[place] = to_hex(tuple(rgb)) if mixed else colour
-    return colours
 
 
 @matplotlib.rc_context(fname=STYLE)

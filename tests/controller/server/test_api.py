@@ -263,6 +263,59 @@ def test_no_readable_answer(service, small, large):
     assert found["allot"]["answer"] is None
 
 
+def test_decide(service, checkpoint):
+    def decide(*answers, question=None, **allot):
+        reply = service.http.post(
+            "/v1/decide",
+            json={
+                "question": question,
+                "prompt_tokens": [20],
+                "attempts": [
+                    {
+                        "action": "sample",
+                        "answer": a,
+                        "prompt_tokens": 20,
+                        "completion_tokens": 40,
+                        "mean_logprob": -0.3,
+                        "round": 1,
+                    }
+                    for a in answers
+                ],
+                "allot": {"price": 1e-3, **allot},
+            },
+        )
+        assert reply.status_code == 200, reply.text
+        return reply.json()
+
+    fresh = decide(give_up=True)
+    assert fresh["leader"] is None
+    assert "REVISE" not in fresh["allowed"]
+    settled, split = decide("7", "7", "7.0", "7"), decide("1", "2", "3", "4")
+    assert settled["leader"] == "7"
+    assert settled["action"] == "STOP"
+    assert settled["value"] > split["value"]
+    assert sum(split["probabilities"].values()) == pytest.approx(1)
+    assert "observation" in decide("7", explain=True)
+    easy, hard = (decide(question=q)["value"] for q in (SPELL, SUM))
+    assert easy > hard
+    scored = service.http.post(
+        "/v1/decide",
+        json={
+            "prompt_tokens": [20, 25],
+            "attempts": [
+                {
+                    "action": "escalate",
+                    "text": "Answer: 3",
+                    "prompt_tokens": 25,
+                    "completion_tokens": 9,
+                    "verifier_score": 0.9,
+                }
+            ],
+        },
+    ).json()
+    assert scored["leader"] == "3"
+
+
 def test_models_health_and_readiness(service, large):
     assert [m.id for m in service.openai.models.list()] == ["allot"]
     assert service.openai.models.retrieve("allot").id == "allot"

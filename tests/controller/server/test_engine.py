@@ -179,6 +179,26 @@ def test_what_models_in_this_process_do_not_get_is_refused_unless_it_changes_not
             asyncio.run(served())
 
 
+@pytest.mark.parametrize("ignored", [(), ("log_price", "vote_share")])
+def test_numpy_policy_is_the_torch_policy(checkpoint, ignored):
+    """Batch 1 without torch gives the same distribution and value."""
+    config = dataclasses.replace(checkpoint.policy.config, ignored_features=ignored)
+    policy = PolicyNetwork(config)
+    policy.load_state_dict(checkpoint.policy.state_dict())
+    rng, decider = np.random.default_rng(0), PolicyDecider(policy)
+    for _ in range(50):
+        seen = rng.normal(size=(1, checkpoint.policy.config.num_features)).astype(np.float32)
+        mask = rng.random((1, checkpoint.policy.config.num_actions)) < 0.6
+        mask[0, 0] = True
+        probabilities, value = decider.judge(seen, mask)
+        with torch.no_grad():
+            expected = policy.log_probs(torch.from_numpy(seen), torch.from_numpy(mask))
+            worth = policy.value(torch.from_numpy(seen))
+        np.testing.assert_allclose(probabilities, expected.exp()[0], atol=1e-6)
+        np.testing.assert_allclose(value, float(worth[0]), rtol=1e-5, atol=1e-6)
+        assert not probabilities[~mask[0]].any()
+
+
 def test_a_choice_is_told_before_it_is_carried_out(checkpoint, validation, some):
     async def order():
         told = []

@@ -135,7 +135,7 @@ def send(service, path, content, headers=None):
     return reply.status_code
 
 
-PATHS = ["/v1/chat/completions", "/v1/completions", "/v1/responses"]
+PATHS = ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/decide"]
 
 
 @settings(max_examples=300, **QUICK)
@@ -143,6 +143,31 @@ PATHS = ["/v1/chat/completions", "/v1/completions", "/v1/responses"]
 def test_bodies(service, body, path):
     """NaN and infinities are written as Python's json does: not JSON, and so refused."""
     send(service, path, json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+
+
+@settings(max_examples=150, **QUICK)
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "action": st.sampled_from(["sample", "revise", "escalate"]),
+                "answer": st.one_of(st.none(), st.text(max_size=8)),
+                "prompt_tokens": st.integers(0, 10**7),
+                "completion_tokens": st.integers(0, 10**7),
+                "mean_logprob": st.one_of(st.none(), st.floats(-1e6, 0)),
+                "verifier_score": st.one_of(st.none(), st.floats(0, 1)),
+                "rung": st.one_of(st.none(), st.integers(0, 3)),
+                "round": st.one_of(st.none(), st.integers(0, 3)),
+            }
+        ),
+        max_size=30,
+    ),
+    st.lists(st.integers(0, 10**7), min_size=1, max_size=3),
+    st.floats(1e-12, 1e12),
+)
+def test_decide_survives_any_history(service, attempts, lengths, price):
+    body = {"prompt_tokens": lengths, "attempts": attempts, "allot": {"price": price}}
+    send(service, "/v1/decide", json.dumps(body))
 
 
 @settings(max_examples=100, **QUICK)

@@ -75,6 +75,10 @@ def test_what_an_asker_does_without_is_not_done_and_told_where_it_was_wanted(ser
         told = service.ask(rule="always-large", without=[refused]).json()["allot"]
         assert "ESCALATE" not in [decision["action"] for decision in told["decisions"]]
         assert told["limited"] == ["without"]
+    decided = service.http.post(
+        "/v1/decide", json={"prompt_tokens": [20], "allot": {"without": ["revise", "escalate"]}}
+    ).json()
+    assert not {"REVISE", "ESCALATE"} & set(decided["allowed"])
 
 
 @pytest.mark.parametrize(

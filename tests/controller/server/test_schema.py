@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from controller.errors import ConfigError
 from controller.server.pages import document
-from controller.server.schema import ChatRequest, complaint, read_terms
+from controller.server.schema import ChatRequest, DecideRequest, complaint, read_terms
 
 
 def test_the_body_wins_over_headers_and_one_price_over_all_others():
@@ -78,6 +78,12 @@ def test_the_last_turn_is_the_question():
     assert [turn["role"] for turn in question.history] == ["system", "user", "assistant"]
     with pytest.raises(ConfigError, match="messages: expected the last one from the user"):
         ChatRequest(model="allot", messages=messages[:3]).question()
+
+
+def test_attempts_may_be_of_any_action_of_the_table():
+    body = '{"prompt_tokens": [1], "attempts": [{"action": "revise", "prompt_tokens": 1, '
+    asked = DecideRequest.model_validate_json(body + '"completion_tokens": 1}]}')
+    assert asked.attempts[0].action.spec.revises
 
 
 def test_the_document_says_what_every_term_means():

@@ -56,6 +56,22 @@ def test_without_a_guard_nothing_is_watched(serve, small, large):
     assert service.http.get("/ready").json()["warnings"] == []
 
 
+def test_a_decision_elsewhere_says_that_it_is_the_guards(serve, small, large):
+    service = serve(small, large)
+    cut = {
+        "action": "sample",
+        "text": "Let me think",
+        "prompt_tokens": 10,
+        "completion_tokens": 40,
+        "finish_reason": "length",
+    }
+    for tokens, feature in ((10, None), (100_000, "prompt_length")):
+        asked = {"prompt_tokens": [tokens], "attempts": [cut], "allot": {"price": 1e-3}}
+        reply = service.http.post("/v1/decide", json=asked)
+        assert reply.status_code == 200, reply.text
+        assert reply.json()["guarded"] == feature
+
+
 def test_prompts_are_for_one_model_or_for_all(tmp_path):
     file = tmp_path / "a.txt"
     file.write_text("Be short.")

@@ -4,14 +4,9 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from envs.pictures import ACTION_COLOURS
 from tests.training.compare.test_results import point, results
-from training.report.plots import (
-    ACTION_COLOURS,
-    _envelope,
-    plot_actions,
-    plot_frontier,
-    plot_utility,
-)
+from training.report.plots import _envelope, plot_actions, plot_frontier, plot_utility
 
 ROOT = Path(__file__).parents[3]
 IN_PAGES = {"SAMPLE(n)": ("sample-wide", "wide"), "ESCALATE(end)": ("escalate-to-end", None)}
