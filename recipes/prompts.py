@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -75,19 +76,19 @@ def separate(traces: TraceSet, out: Path, first: int = 0) -> TraceSet:
     rows = traces.attempts.filter(pc.not_equal(traces.attempts["action"], "revise"))
     models = {model: dict(traces.manifest["models"][model]) for model in traces.model_rows}
     if VARIANT in rows.column_names:
-        names = pc.binary_join_element_wise(rows["model"], rows[VARIANT], ":")
-        arms = pa.table([rows["model"], names], ["of", "arm"]).group_by(["arm", "of"]).aggregate([])
-        of = dict(zip(*(arms[name].to_pylist() for name in ("arm", "of")), strict=True))
+        told = rows.select(["model", VARIANT]).to_pandas()
+        told["arm"] = told["model"] + ":" + told[VARIANT]
+        of = dict(zip(told["arm"], told["model"], strict=True))
         models = {arm: models[of[arm]] | {"family": arm, "model": of[arm]} for arm in of}
-        rows = rows.set_column(rows.schema.get_field_index("model"), "model", names)
+        rows = _named(rows, told["arm"])
     frame = rows.select(["question_id", "model"]).to_pandas()
-    kept = frame.groupby(["question_id", "model"]).cumcount() < (first or len(frame))
     tried = frame.groupby("question_id")["model"].nunique()
-    kept &= frame["question_id"].map(tried) == len(models)
-    rows = rows.filter(pa.array(kept))
-    whole = pc.is_in(traces.questions["question_id"], rows["question_id"].combine_chunks())
+    whole = tried.index[tried == len(models)]
+    kept = frame.groupby(["question_id", "model"]).cumcount() < (first or len(frame))
+    rows = rows.filter(pa.array(kept & frame["question_id"].isin(whole)))
+    asked = traces.questions["question_id"].to_pandas().isin(whole)
     out.mkdir(parents=True, exist_ok=True)
-    write_table(out / "questions.parquet", traces.questions.filter(whole))
+    write_table(out / "questions.parquet", traces.questions.filter(pa.array(asked)))
     write_table(out / "attempts.parquet", rows)
     write_json(out / MANIFEST, {**traces.manifest, "models": models, "digest": tables_digest(out)})
     return TraceSet.read(out)
@@ -123,12 +124,17 @@ def best_prompts(traces: TraceSet, groups: Mapping[str, Sequence[str]]) -> dict[
 
 def alone(traces: TraceSet, best: Mapping[str, str]) -> TraceSet:
     """The set with one arm for each model, which has the model's name."""
-    arms = pa.array(best.values())
-    rows = traces.attempts.filter(pc.is_in(traces.attempts["model"], arms))
-    names = pa.array(best).take(pc.index_in(rows["model"], arms).combine_chunks())
-    rows = rows.set_column(rows.schema.get_field_index("model"), "model", names)
+    of = {arm: model for model, arm in best.items()}
+    names = traces.attempts["model"].to_pandas().map(of)
+    rows = _named(traces.attempts, names).filter(pa.array(names.notna()))
     models = {model: traces.manifest["models"][arm] for model, arm in best.items()}
     return replace(traces, manifest={**traces.manifest, "models": models}, stored=ds.dataset(rows))
+
+
+def _named(rows: pa.Table, models: pd.Series) -> pa.Table:
+    """Attempts with other names for their models, (n,)."""
+    place = rows.schema.get_field_index("model")
+    return rows.set_column(place, "model", pa.array(models, pa.string(), from_pandas=True))
 
 
 def compare(
