@@ -29,6 +29,7 @@ from rich.console import Console
 from controller.errors import TraceFormatError
 from envs.traces.format import (
     MANIFEST,
+    VARIANT,
     TraceSet,
     tables_digest,
     write_atomically,
@@ -50,9 +51,6 @@ from recipes.crossvalidate import (
 from training.cli.app import main as run_program
 from training.learn.config import PPOConfig, TrainConfig
 from training.learn.threads import limit_threads
-
-VARIANT = "variant"
-"""Column of attempts with the name of the prompt."""
 
 SAME = ("model", "digest", "path", "server")
 """What two arms of one model have in common in `trace.json`; the first that is there counts."""
@@ -77,7 +75,7 @@ def separate(traces: TraceSet, out: Path, first: int = 0) -> TraceSet:
     models = {model: dict(traces.manifest["models"][model]) for model in traces.model_rows}
     if VARIANT in rows.column_names:
         told = rows.select(["model", VARIANT]).to_pandas()
-        told["arm"] = told["model"] + ":" + told[VARIANT]
+        told["arm"] = (told["model"] + ":" + told[VARIANT]).fillna(told["model"])
         of = dict(zip(told["arm"], told["model"], strict=True))
         models = {arm: models[of[arm]] | {"family": arm, "model": of[arm]} for arm in of}
         rows = _named(rows, told["arm"])
