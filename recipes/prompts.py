@@ -1,9 +1,9 @@
 """Prompts chosen together with compute, or one after the other: `python -m recipes.prompts TRACES`.
 
-Arms that share a model and differ in their prompts are told by `trace.json`: its models have the
-same `digest`, `path` or `server`. Of a set whose attempts have a column `variant`, with the
-prompt's name, each model's variants become arms. Questions are dealt into folds by their ids; on
-each fold play, from the others,
+Arms that share a model and differ in their prompts are told by `trace.json`: they have the same
+`digest`, `path` or `server`, and the same `body`. Of a set whose attempts have a column
+`variant`, with the prompt's name, each model's variants become arms. Questions are dealt into
+folds by their ids; on each fold play, from the others,
 
 - the controller for all arms, and the rule for all arms that did best at each price;
 - the same for each model's best prompt alone: the one that is most often right at one attempt.
@@ -72,7 +72,8 @@ def separate(traces: TraceSet, out: Path, first: int = 0) -> TraceSet:
     if (out / MANIFEST).exists():
         return TraceSet.read(out)
     rows = traces.attempts.filter(pc.not_equal(traces.attempts["action"], "revise"))
-    models = {model: dict(traces.manifest["models"][model]) for model in traces.model_rows}
+    known = traces.manifest["models"]
+    models = {model: dict(known.get(model, {})) for model in traces.model_rows}
     if VARIANT in rows.column_names:
         told = rows.select(["model", VARIANT]).to_pandas()
         told["arm"] = (told["model"] + ":" + told[VARIANT]).fillna(told["model"])
@@ -98,11 +99,11 @@ def prompts_of(traces: TraceSet) -> dict[str, list[str]]:
     Raises:
         TraceFormatError: no two arms share a model, or there are only these two.
     """
-    told: Mapping[str, Mapping[str, Any]] = traces.manifest["models"]
-    groups: dict[str, list[str]] = {}
-    for arm in sorted(traces.model_rows, key=lambda arm: told[arm].get("tier") != "small"):
-        known = (told[arm].get(name) for name in SAME)
-        groups.setdefault(next(filter(None, known), arm), []).append(arm)
+    told = {arm: traces.manifest["models"].get(arm, {}) for arm in traces.model_rows}
+    groups: dict[tuple[Any, str], list[str]] = {}
+    for arm in sorted(told, key=lambda arm: told[arm].get("tier") != "small"):
+        model = next((told[arm][name] for name in SAME if told[arm].get(name)), arm)
+        groups.setdefault((model, str(told[arm].get("body"))), []).append(arm)
     if len(traces.model_rows) < 3 or len(groups) == len(traces.model_rows):
         raise TraceFormatError(
             f"{traces.path}: expected three arms or more, some with another prompt for the same "

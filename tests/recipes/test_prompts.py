@@ -84,8 +84,9 @@ def test_recorded_prompts_are_told_by_the_weights_that_they_share(tmp_path):
     with pytest.raises(TraceFormatError, match="another prompt for the same model"):
         prompts_of(traces)
     models = dict(traces.manifest["models"])
-    for arm, digest in (("ant", "a1"), ("whale", "b2"), ("cow", "a1")):
+    for arm, digest in (("ant", "a1"), ("whale", "a1"), ("cow", "a1")):
         models[arm] = models[arm] | {"digest": digest}
+    models["whale"]["body"] = {"reasoning_effort": "high"}
     (traces.path / MANIFEST).write_text(json.dumps({**traces.manifest, "models": models}))
     groups = prompts_of(TraceSet.read(traces.path))
     assert groups == {"ant": ["ant", "cow"], "cat": ["cat"], "whale": ["whale"]}
