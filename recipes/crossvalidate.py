@@ -45,6 +45,9 @@ PLAYED = "played.parquet"
 """Every question at every price by every policy: what was right and what that cost."""
 
 CONTROLLER, CHOSEN, SELECTOR, HINDSIGHT = "controller", "chosen rule", "plan selector", "hindsight"
+MEAN = "mean"
+"""Of all prices, in the place of one."""
+
 _REPEATS = 8
 
 
@@ -193,39 +196,42 @@ def cross_validate(folds: Sequence[Fold], num_prices: int) -> tuple[Floats, pa.T
 
 
 def summarise(prices: Floats, played: pa.Table) -> list[dict[str, Any]]:
-    """A row for each price: utilities, and leads with paired 95% intervals over questions."""
+    """A row for each price and one for their mean: utilities, and the first policy's leads.
+
+    Leads are over every other policy, with paired 95% intervals over questions.
+    """
     names = list(dict.fromkeys(played["policy"].to_pylist()))
     shape = len(names), len(prices), -1
     right, cost = (played[name].to_numpy().reshape(shape) for name in ("right", "cost"))
     utility = right - prices[:, None] * cost  # (policies, P, Q)
     bootstrap = Bootstrap(utility.shape[2])
     rows = []
-    for p, price in enumerate(prices):
-        of = dict(zip(names, utility[:, p], strict=True))
-        row: dict[str, Any] = {"price": float(price)}
-        row |= {name: float(values.mean()) for name, values in of.items()}
-        for name in names[1:]:
-            lead = of[CONTROLLER] - of[name]
+    for price, values in zip(
+        [*prices, MEAN], [*utility.swapaxes(0, 1), utility.mean(1)], strict=True
+    ):
+        row: dict[str, Any] = {"price": price}
+        row |= {name: float(of.mean()) for name, of in zip(names, values, strict=True)}
+        for name, of in zip(names[1:], values[1:], strict=True):
+            lead = values[0] - of
             row[f"over {name}"] = float(lead.mean()), *bootstrap.interval(lead)
         rows.append(row)
     return rows
 
 
 def as_markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """The summary as a table, the means over the prices last."""
+    """The summary as a table."""
 
-    def cell(name: str, value: Any) -> str:
-        if isinstance(value, tuple):
-            return "{:+.3f} ({:+.3f} to {:+.3f})".format(*value)
-        return f"{value:.1e}" if name == "price" else f"{value:.3f}"
+    def cells(row: dict[str, Any]) -> Iterator[str]:
+        price, digits = row["price"], 4 if row["price"] == MEAN else 3
+        yield MEAN if price == MEAN else f"{price:.1e}"
+        for value in list(row.values())[1:]:
+            if isinstance(value, tuple):
+                lead, low, high = (f"{figure:+.{digits}f}" for figure in value)
+                yield f"{lead} ({low} to {high})"
+            else:
+                yield f"{value:.{digits}f}"
 
-    lines = [[cell(*entry) for entry in row.items()] for row in rows]
-    means = {
-        name: np.mean([row[name] if np.isscalar(row[name]) else row[name][0] for row in rows])
-        for name in rows[0]
-    }
-    lines.append(["mean" if n == "price" else f"{v:+.4f}" for n, v in means.items()])
-    return markdown_table([*rows[0]], lines)
+    return markdown_table([*rows[0]], [[*cells(row)] for row in rows])
 
 
 def main(

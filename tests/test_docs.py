@@ -15,7 +15,16 @@ from typer import Typer
 from typer.main import get_command
 
 import benchmarks.__main__
-from recipes import ablation, contexts, crossvalidate, limits, models, preparing, trees
+from recipes import (
+    ablation,
+    contexts,
+    crossvalidate,
+    limits,
+    models,
+    preparing,
+    prompts,
+    trees,
+)
 from tests.hub_server import hub
 from training.cli.app import app
 
@@ -150,6 +159,7 @@ COMMANDS = {
     "python -m recipes.limits": only(limits.main),
     "python -m recipes.models": get_command(models.app),
     "python -m recipes.preparing": only(preparing.main),
+    "python -m recipes.prompts": only(prompts.main),
     "python -m recipes.trees": get_command(trees.app),
 }
 FORM = r"(allot|python -m (?:benchmarks|recipes\.\w+))( [^`\n]+)?"

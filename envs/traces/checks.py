@@ -11,6 +11,7 @@ from typing import Any
 from controller.process.actions import ACTIONS, REVISING
 from envs.questions.files import SPLITS
 from envs.records import Record
+from envs.traces.format import VARIANT
 from envs.traces.logs import Row, right_answers, truth
 
 _MOST = 2**31 - 1
@@ -104,6 +105,7 @@ COLUMNS: Mapping[str, Column] = {
     "min_logprob": _LOGPROB,
     "verifier_score": Column(expected="a number from 0 to 1", read=_number(0, 1)),
     "verifier_tokens": _COUNT,
+    VARIANT: _NAME,
 }
 """Columns of an attempt that is imported."""
 

@@ -34,6 +34,9 @@ MANIFEST = "trace.json"
 ROW_GROUP = 65_536
 """Rows that are in memory at a time: of a merged table's row groups, and when scanning."""
 
+VARIANT = "variant"
+"""Column with the name of the prompt of each attempt, where one model was asked in several ways."""
+
 _BLOCK = 2**24
 
 QUESTION_SCHEMA = pa.schema(

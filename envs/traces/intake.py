@@ -22,7 +22,7 @@ from controller.errors import TraceFormatError
 from envs.questions.files import SPLITS, split_of, wording_digest
 from envs.records import Record, read_records
 from envs.traces.checks import checked
-from envs.traces.format import ATTEMPT_SCHEMA, QUESTION_SCHEMA, ROW_GROUP
+from envs.traces.format import ATTEMPT_SCHEMA, QUESTION_SCHEMA, ROW_GROUP, VARIANT
 from envs.traces.logs import ImportOptions, Log, Row, is_one_of
 from envs.traces.readers import TABLE, attempts_of, source_of
 
@@ -101,7 +101,8 @@ _STAGED = 8192
 _RAW_SCHEMA = pa.schema(
     [
         *ATTEMPT_SCHEMA,
-        *(("log", pa.int32()), ("dataset", pa.string()), ("guessed_tokens", pa.bool_())),
+        *(("log", pa.int32()), ("guessed_tokens", pa.bool_())),
+        *(("dataset", pa.string()), (VARIANT, pa.string())),
         *((name, pa.int64()) for name in ("place", "spelled", "said", "id", "parent")),
     ]
 )
@@ -305,9 +306,11 @@ class Intake:
 
     def write_attempts(self, small: str) -> None:
         """Write the attempts' table, now that the tiers are known."""
-        with pq.ParquetWriter(self._final, ATTEMPT_SCHEMA, compression="zstd") as writer:
+        told = [VARIANT] if self.held[VARIANT] else []
+        schema = pa.schema([*ATTEMPT_SCHEMA, *(_RAW_SCHEMA.field(name) for name in told)])
+        with pq.ParquetWriter(self._final, schema, compression="zstd") as writer:
             for batch in pq.ParquetFile(self._raw).iter_batches(ROW_GROUP):
-                table = pa.table(batch).select(ATTEMPT_SCHEMA.names)
+                table = pa.table(batch).select(schema.names)
                 is_small = pc.equal(table["model"], small)
                 tier = pc.if_else(is_small, "small", "large")
                 action = pc.coalesce(table["action"], pc.if_else(is_small, "sample", "escalate"))

@@ -370,6 +370,21 @@ def test_columns_are_named_and_constants_set(tmp_path):
 
 
 @QUIET
+@QUIET
+def test_names_of_prompts_are_kept_where_there_are_some(tmp_path):
+    made = {}
+    for name, more in (("bare", {}), ("told", {"variant": "step by step"})):
+        rows = [plain(question=f"{n} + 1?", **more) for n in range(40)]
+        rows += [
+            plain(question=f"{n} + 1?", answer="3", correct=0, attempt_id="2") for n in range(9)
+        ]
+        import_attempts([write(tmp_path / f"{name}.jsonl", rows)], tmp_path / name)
+        made[name] = TraceSet.read(tmp_path / name).attempts
+    assert "variant" not in made["bare"].column_names
+    assert made["told"]["variant"].to_pylist() == ["step by step"] * 40 + [None] * 9
+    assert made["told"].drop_columns("variant").schema == made["bare"].schema
+
+
 def test_halves_of_characters_are_marked(tmp_path):
     row = plain(question="1?\ud83d", text="\ud83d so 2", reference="2\udc00", model="m\ud800")
     import_attempts([write(tmp_path / "a.jsonl", [row])], tmp_path / "traces")

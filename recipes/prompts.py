@@ -1,0 +1,194 @@
+"""Prompts chosen together with compute, or one after the other: `python -m recipes.prompts TRACES`.
+
+Arms that share a model and differ in their prompts are told by `trace.json`: they have the same
+`digest`, `path` or `server`, and the same `body`. Of a set whose attempts have a column
+`variant`, with the prompt's name, each model's variants become arms. Questions are dealt into
+folds by their ids; on each fold play, from the others,
+
+- the controller for all arms, and the rule for all arms that did best at each price;
+- the same for each model's best prompt alone: the one that is most often right at one attempt.
+
+Run again to go on. The set of arms lies in OUT/arms, for `allot train`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import typer
+from rich.console import Console
+
+from controller.errors import TraceFormatError
+from envs.traces.format import (
+    MANIFEST,
+    VARIANT,
+    TraceSet,
+    tables_digest,
+    write_atomically,
+    write_json,
+    write_table,
+)
+from envs.traces.table import build_table
+from recipes.crossvalidate import (
+    CHOSEN,
+    CONTROLLER,
+    PLAYED,
+    Floats,
+    Fold,
+    as_markdown,
+    cross_validate,
+    deal,
+    summarise,
+)
+from training.cli.app import main as run_program
+from training.learn.config import PPOConfig, TrainConfig
+from training.learn.threads import limit_threads
+
+SAME = ("model", "digest", "path", "server")
+"""What two arms of one model have in common in `trace.json`; the first that is there counts."""
+
+TOGETHER, PROMPT_FIRST = "together", "prompt first"
+
+
+def separate(traces: TraceSet, out: Path, first: int = 0) -> TraceSet:
+    """The same set with an arm for each model and prompt, without revisions.
+
+    Questions that some arm has not tried are left out. Agreement between prompts counts as that
+    between families.
+
+    Args:
+        traces: with a column `variant`, or whose arms are told apart already.
+        out: directory to write the set into, unless it is there.
+        first: keep so many attempts of each arm at a question; 0 for all.
+    """
+    if (out / MANIFEST).exists():
+        return TraceSet.read(out)
+    rows = traces.attempts.filter(pc.not_equal(traces.attempts["action"], "revise"))
+    known = traces.manifest["models"]
+    models = {model: dict(known.get(model, {})) for model in traces.model_rows}
+    if VARIANT in rows.column_names:
+        told = rows.select(["model", VARIANT]).to_pandas()
+        told["arm"] = (told["model"] + ":" + told[VARIANT]).fillna(told["model"])
+        of = dict(zip(told["arm"], told["model"], strict=True))
+        models = {arm: models[of[arm]] | {"family": arm, "model": of[arm]} for arm in of}
+        rows = _named(rows, told["arm"])
+    frame = rows.select(["question_id", "model"]).to_pandas()
+    tried = frame.groupby("question_id")["model"].nunique()
+    whole = tried.index[tried == len(models)]
+    kept = frame.groupby(["question_id", "model"]).cumcount() < (first or len(frame))
+    rows = rows.filter(pa.array(kept & frame["question_id"].isin(whole)))
+    asked = traces.questions["question_id"].to_pandas().isin(whole)
+    out.mkdir(parents=True, exist_ok=True)
+    write_table(out / "questions.parquet", traces.questions.filter(pa.array(asked)))
+    write_table(out / "attempts.parquet", rows)
+    write_json(out / MANIFEST, {**traces.manifest, "models": models, "digest": tables_digest(out)})
+    return TraceSet.read(out)
+
+
+def prompts_of(traces: TraceSet) -> dict[str, list[str]]:
+    """The arms of each model, which is called by the first of them; small ones first.
+
+    Raises:
+        TraceFormatError: no two arms share a model, or there are only these two.
+    """
+    told = {arm: traces.manifest["models"].get(arm, {}) for arm in traces.model_rows}
+    groups: dict[tuple[Any, str], list[str]] = {}
+    for arm in sorted(told, key=lambda arm: told[arm].get("tier") != "small"):
+        model = next((told[arm][name] for name in SAME if told[arm].get(name)), arm)
+        groups.setdefault((model, str(told[arm].get("body"))), []).append(arm)
+    if len(traces.model_rows) < 3 or len(groups) == len(traces.model_rows):
+        raise TraceFormatError(
+            f"{traces.path}: expected three arms or more, some with another prompt for the same "
+            f"model, found {sorted(traces.model_rows)}; record several prompts by `allot record "
+            f"--menu`, or name each attempt's in a column {VARIANT!r}"
+        )
+    return {arms[0]: arms for arms in groups.values()}
+
+
+def best_prompts(traces: TraceSet, groups: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """The arm of each model that is most often right at one attempt, outside of the test split."""
+    arms = [arm for group in groups.values() for arm in group]
+    table = build_table(traces, ("train", "validation"), arms)
+    right = dict(zip(arms, table.success_rates.mean(0), strict=True))
+    return {model: max(group, key=right.__getitem__) for model, group in groups.items()}
+
+
+def alone(traces: TraceSet, best: Mapping[str, str]) -> TraceSet:
+    """The set with one arm for each model, which has the model's name."""
+    of = {arm: model for model, arm in best.items()}
+    names = traces.attempts["model"].to_pandas().map(of)
+    rows = _named(traces.attempts, names).filter(pa.array(names.notna()))
+    models = {model: traces.manifest["models"][arm] for model, arm in best.items()}
+    return replace(traces, manifest={**traces.manifest, "models": models}, stored=ds.dataset(rows))
+
+
+def _named(rows: pa.Table, models: pd.Series) -> pa.Table:
+    """Attempts with other names for their models, (n,)."""
+    place = rows.schema.get_field_index("model")
+    return rows.set_column(place, "model", pa.array(models, pa.string(), from_pandas=True))
+
+
+def compare(
+    dealt: Sequence[TraceSet], out: Path, config: TrainConfig, seeds: int, num_prices: int
+) -> tuple[Floats, pa.Table]:
+    """Prices, and what every policy played: see `PLAYED`."""
+    groups = prompts_of(dealt[0])
+    menus = {
+        TOGETHER: (dealt, [arm for group in groups.values() for arm in group]),
+        PROMPT_FIRST: ([alone(part, best_prompts(part, groups)) for part in dealt], groups),
+    }
+    parts = []
+    for name, (sets, ladder) in menus.items():
+        config = replace(config, ladder=tuple(ladder))
+        place = out / name.replace(" ", "-")
+        folds = [
+            Fold(traces=part, config=config, out=place / f"fold{n}", seeds=seeds)
+            for n, part in enumerate(sets)
+        ]
+        prices, played = cross_validate(folds, num_prices)
+        trained = folds[0].prepared.prices
+        config = replace(config, prices=(trained.low, trained.high))
+        for policy in (CONTROLLER, CHOSEN):
+            rows = played.filter(pc.equal(played["policy"], policy)).drop_columns("policy")
+            label = pa.repeat(f"{policy}, {name}", len(rows))
+            parts.append(rows.add_column(0, "policy", label))
+    return prices, pa.concat_tables(parts)
+
+
+def main(
+    traces: Annotated[Path, typer.Argument(help="Trace set.")],
+    out: Annotated[Path, typer.Option(help="Arms, trainings, and what was played.")],
+    folds: Annotated[int, typer.Option(min=2)] = 5,
+    seeds: Annotated[int, typer.Option(min=1)] = 1,
+    first: Annotated[int, typer.Option(help="Use so many attempts of each arm; 0: all.")] = 0,
+    limit: Annotated[int, typer.Option(help="Use so many questions only; 0: all.")] = 0,
+    steps: Annotated[int, typer.Option(help="Of each training; 0: as suit.")] = 0,
+    num_prices: Annotated[int, typer.Option(min=1)] = 12,
+) -> None:
+    """Cross-validate choosing prompts with compute against choosing prompts first."""
+    limit_threads()
+    arms = separate(TraceSet.read(traces), out / "arms", first)
+    dealt = list(deal(arms, folds, limit))
+    groups = prompts_of(arms)
+    config = TrainConfig(ppo=PPOConfig(total_steps=steps))
+    prices, played = compare(dealt, out, config, seeds, num_prices)
+    write_atomically(out / PLAYED, lambda path: pq.write_table(played, path))
+    table = as_markdown(summarise(prices, played))
+    write_atomically(out / "table.md", lambda path: path.write_text(table + "\n"))
+    console = Console(width=1000)
+    for n, part in enumerate(dealt):
+        best = ", ".join(best_prompts(part, groups).values())
+        console.print(f"fold {n}, best prompts: {best}", highlight=False)
+    console.print(table, markup=False, highlight=False)
+
+
+if __name__ == "__main__":
+    run_program(lambda: typer.run(main))
