@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 import typer
 from numpy.typing import NDArray
 
 from controller.policy.rules import On, Panel, SelfConsistency
+from controller.process.episodes import EpisodeConfig
 from envs.traces.format import TraceSet
 from recipes.crossvalidate import Fold, deal
 from training.cli.app import main as run_program
@@ -54,7 +55,8 @@ def contest(folds: Mapping[str, Fold], prices: Floats) -> dict[str, list[Played]
         ]
         for name, fold in folds.items()
     }
-    process = replace(folds[BOTH].prepared.process, reads_prompt=False)
+    process = cast(EpisodeConfig, folds[BOTH].prepared.process)
+    process = replace(process, reads_prompt=False)
     first, most = process.arm_names[0], process.max_samples
     rules: dict[str, Any] = {arm: Panel((arm,), 1) for arm in process.arm_names}
     rules |= {f"{first} x{n}": On(SelfConsistency(n), first, first) for n in {3, most} - {1}}
@@ -89,8 +91,9 @@ def main(
     recorded = TraceSet.read(traces)
     whole = next(deal(recorded, 1, 0))
     shares = model_table(whole, _SPLIT)
-    for kind in ("by level", "by task"):
-        print_rows(f"right at each depth, {kind}", shares[kind])
+    for kind in ("overall", "by level", "by task"):
+        rows = [{k: v for k, v in row.items() if "@" not in k or "@1" in k} for row in shares[kind]]
+        print_rows(f"right at each depth, {kind}", rows)
     configs = choices(recorded.models()[0].name, PPOConfig(total_steps=steps))
     dealt = [
         {

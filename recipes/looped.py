@@ -16,15 +16,16 @@ from transformers import LlamaForCausalLM
 from controller.backends.local.looped import LoopedForCausalLM
 from recipes.language_models import CONFIGS, LanguageModelTraining
 
+LOOPED = "looped"
 BEGINS_AS = Path("checkpoints/small")
 PRELUDE = CODA = 1
-LOOPS = {1: 3, 2: 3, 4: 3, 8: 1}
+LOOPS = {1: 2, 2: 3, 4: 4, 8: 1}
 """How often training goes through the core, with relative weights."""
 
 CONFIG = replace(
     CONFIGS["small"],
-    train_tokens=3_000_000,
-    broad_tokens=1_800_000,
+    train_tokens=6_000_000,
+    broad_tokens=3_600_000,
     muon_lr=0.01,
     adamw_lr=1.5e-3,
     warmup=0.03,

@@ -15,7 +15,7 @@ from typer import Typer
 from typer.main import get_command
 
 import benchmarks.__main__
-from recipes import ablation, contexts, crossvalidate, limits, models, preparing, trees
+from recipes import ablation, contexts, crossvalidate, depth, limits, models, preparing, trees
 from tests.hub_server import hub
 from training.cli.app import app
 
@@ -147,6 +147,7 @@ COMMANDS = {
     "python -m recipes.ablation": only(ablation.main),
     "python -m recipes.contexts": only(contexts.main),
     "python -m recipes.crossvalidate": only(crossvalidate.main),
+    "python -m recipes.depth": only(depth.main),
     "python -m recipes.limits": only(limits.main),
     "python -m recipes.models": get_command(models.app),
     "python -m recipes.preparing": only(preparing.main),

@@ -80,8 +80,8 @@ class ModelPlace:
     def __post_init__(self) -> None:
         if self.is_local and self.body.keys() - _LOCAL_FIELDS:
             raise ConfigError(
-                f"arm {self.name}: expected no fields but {sorted(_LOCAL_FIELDS)} in the body of "
-                f"a model in this process, found {sorted(self.body)}"
+                f"arm {self.name}: expected no fields but temperature and num_loops in the body "
+                f"of a model in this process, found {sorted(self.body)}"
             )
         if self.is_local and self.cached is not None:
             raise ConfigError(
