@@ -81,9 +81,9 @@ def joined(contests: Sequence[Mapping[str, Sequence[Played]]], number: int, name
 def main(
     traces: Annotated[Path, typer.Argument(help="Trace set.")] = Path("checkpoints/depth"),
     out: Annotated[Path, typer.Option(help="Trainings.")] = Path("runs/depth"),
-    folds: Annotated[int, typer.Option(min=2)] = 3,
+    folds: Annotated[int, typer.Option(min=2)] = 2,
     seeds: Annotated[int, typer.Option(min=1)] = 1,
-    steps: Annotated[int, typer.Option(help="Of each training; 0: as suit.")] = 60_000,
+    steps: Annotated[int, typer.Option(help="Of each training; 0: as suit.")] = 20_000,
     num_prices: Annotated[int, typer.Option(min=1)] = 6,
 ) -> None:
     """Print accuracy by depth and what choosing it is worth; run again to resume."""
