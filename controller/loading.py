@@ -238,6 +238,7 @@ class LadderBuilder:
         loaded = self._loaded.get(place.source) or load_model(place, 0)
         self._loaded[place.source] = loaded
         loaded = replace(loaded, name=place.name, rung=rung, prompt=prompt)
+        loaded = loaded.at_depth(place.body.get("num_loops", trained.body.get("num_loops")))
         if trained.digest and loaded.digest != trained.digest:
             self.other_weights(trained, place.text, loaded.digest)
             return loaded

@@ -13,7 +13,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from controller.errors import ConfigError
 from recipes.curriculum import ARITHMETIC, BROAD, Batch, Curriculum, Position
@@ -129,7 +134,7 @@ class LanguageModelTraining:
     def __init__(self, config: LanguageModelConfig, out: Path, *, compiled: bool = False) -> None:
         self.config, self.out, self.compiled = config, out, compiled
         self.tokenizer = build_tokenizer()
-        self.model = build_model(config, self.tokenizer)
+        self.model = self._build()
         self._forward = torch.compile(self.model, dynamic=True) if compiled else self.model
         embedding = self.model.get_input_embeddings().weight
         hidden = [p for p in self.model.parameters() if p.ndim == 2 and p is not embedding]
@@ -145,6 +150,10 @@ class LanguageModelTraining:
         self.tokens, self.seconds, self.position = 0, 0.0, (0, 0)
         if has_state(self._state):
             self._resume()
+
+    def _build(self) -> PreTrainedModel:
+        """The model that training begins with."""
+        return build_model(self.config, self.tokenizer)
 
     @property
     def _state(self) -> Path:

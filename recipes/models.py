@@ -17,6 +17,7 @@ from controller.errors import ConfigError
 from envs.questions.bundled import draw_split
 from envs.traces.format import TraceSet
 from recipes.language_models import CONFIGS, LanguageModelTraining
+from recipes.looped import CONFIG, LOOPED, LoopedTraining
 from recipes.solutions import worked_solution
 from training.adapters.reviser import train_reviser
 from training.adapters.verifier import VerifierTraining
@@ -84,7 +85,7 @@ def _named() -> None:
 
 @app.command()
 def train(
-    name: Annotated[str, typer.Argument(help="small, large, reviser or verifier")],
+    name: Annotated[str, typer.Argument(help="small, large, looped, reviser or verifier")],
     out: Annotated[Path | None, typer.Option(help="Default: checkpoints/NAME.")] = None,
     compiled: Annotated[
         bool, typer.Option(help="torch.compile in bfloat16; needs a C++ compiler.")
@@ -99,11 +100,13 @@ def train(
         for figure, value in result.items():
             print(figure, value)
         return
-    if name not in CONFIGS:
-        raise ConfigError(f"model: expected one of {[*CONFIGS, REVISER, VERIFIER]}, found {name!r}")
-    config = CONFIGS[name]
+    trainings = dict.fromkeys(CONFIGS, LanguageModelTraining) | {LOOPED: LoopedTraining}
+    if name not in trainings:
+        known = [*trainings, REVISER, VERIFIER]
+        raise ConfigError(f"model: expected one of {known}, found {name!r}")
+    config = CONFIG if name == LOOPED else CONFIGS[name]
     with progress_bar(f"training {name}", config.train_tokens) as bar:
-        LanguageModelTraining(config, out, compiled=compiled).run(
+        trainings[name](config, out, compiled=compiled).run(
             lambda tokens, loss: bar(tokens, f"{name}, loss {loss:.3f}")
         )
 

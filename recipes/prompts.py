@@ -27,6 +27,7 @@ import typer
 from rich.console import Console
 
 from controller.errors import TraceFormatError
+from controller.files import 
 from envs.traces.format import (
     MANIFEST,
     VARIANT,

@@ -47,10 +47,12 @@ class Architecture:
     """Sizes of a decoder that cost follows from.
 
     Attributes:
-        parameters: that multiply every token: of a mixture the experts that a token goes through.
+        parameters: that multiply every token: of a mixture the experts that a token goes through,
+            of a looped model those of its core once for each loop.
+        stored: parameters in memory, however often they are gone through.
         experts: parameters of all experts; 0 without a mixture.
         expert_share: experts that a token goes through, of all; 1 without a mixture.
-        layers: with attention.
+        layers: with attention, that a token goes through, each with keys and values of its own.
         heads: of queries, per layer.
         kv_heads: of keys and values, per layer.
         head_dim: of a head.
@@ -58,6 +60,7 @@ class Architecture:
     """
 
     parameters: float
+    stored: float
     experts: float
     expert_share: float
     layers: int
@@ -85,6 +88,7 @@ class Architecture:
         layers, heads = text.num_hidden_layers, text.num_attention_heads
         return cls(
             parameters=active_parameters(model),
+            stored=float(sum(p.numel() for p in model.parameters())),
             experts=float(sum(p.numel() for name, p in _experts(model))),
             expert_share=_expert_share(text),
             layers=layers,
@@ -103,6 +107,8 @@ class Architecture:
         """
         from transformers import AutoConfig
 
+        from controller.backends.local.looped import LoopedConfig
+
         named = {"gguf_file": place.path.name} if place.is_gguf and place.path else {}
         source = str(place.path.parent) if place.is_gguf and place.path else place.source
         try:
@@ -111,7 +117,14 @@ class Architecture:
             raise BackendError(
                 f"model {place.text}: expected its configuration, found none: {error}"
             ) from None
+        if isinstance(config, LoopedConfig):
+            config.set_loops(place.body.get("num_loops", config.num_loops))
         return cls.of(config)
+
+    @property
+    def kept_bytes(self) -> float:
+        """Of the keys and values of a token, in all layers."""
+        return float(_BYTES * 2 * self.kv_heads * self.head_dim * self.layers)
 
     def attention(self, prompt: int, written: int, *, cached: bool = False) -> float:
         """Operations of attention in an attempt: 4 x heads x head size for each token looked at.
@@ -148,7 +161,7 @@ class Architecture:
         weights = _BYTES * (self.parameters + self.experts * (touched - self.expert_share))
         half = prompt + written / 2
         context = sum(half if window is None else min(window, half) for window in self.window)
-        kept = _BYTES * 2 * self.kv_heads * self.head_dim * context
+        kept = self.kept_bytes / self.layers * context
         operations = self.flops(prompt, written, cached=True) / max(written, 1)
         step = max(
             batch * operations / hardware.flops, (weights + batch * kept) / hardware.bandwidth
@@ -165,13 +178,15 @@ def active_parameters(model: PreTrainedModel) -> float:
     """Parameters that multiply every token.
 
     An input embedding is looked up, not multiplied, unless it is the output head as well. Of the
-    experts of a mixture those count that a token goes through.
+    experts of a mixture those count that a token goes through; a looped model's core counts as
+    often as it is gone through.
     """
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     tied = head is not None and head.weight is embedding.weight
     idle = 1 - _expert_share(model.config.get_text_config())
     count = sum(p.numel() for p in model.parameters())
     count -= 0 if tied else embedding.weight.numel()
+    count += getattr(model, "repeated_parameters", 0)
     return float(count - idle * sum(p.numel() for _, p in _experts(model)))
 
 

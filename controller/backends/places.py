@@ -27,9 +27,13 @@ _GGUF_MAGIC, _GGUF_SUFFIX = b"GGUF", ".gguf"
 _NAMED = re.compile(r"(?P<name>[^=/:#\s]+)=(?P<place>.+)")
 _OPTIONS = ("tier", "family", "body", "prompt", "revises", "verifies", "cached")
 _OPTION = re.compile(rf",({'|'.join(_OPTIONS)})=")
+_LOCAL_FIELDS = {"temperature", "num_loops"}
 _HUB_ID = re.compile(r"(?P<owner>\w[\w.-]*)/\w[\w.-]*")
 _OWN_FOLDER = "checkpoints"
 """Where models lie that nobody names; no owner on the Hub is meant by it."""
+
+MOST_LOOPS = 128
+"""How often layers may be gone through; more is a slip of the pen."""
 
 EXPECTED = (
     "expected a directory with config.json, a GGUF file, a hub id (owner/name) or URL#MODEL of a "
@@ -51,7 +55,8 @@ class ModelPlace:
         tier: whether it is one to sample from or one to escalate to; None where that follows from
             its option.
         family: whose agreement counts as one opinion; None for that of its name.
-        body: further fields of each request; of models in this process `temperature` alone.
+        body: further fields of each request; of models in this process `temperature`, and
+            `num_loops` of those whose layers can be gone through several times.
         prompt: chat that it is asked with; empty where another option says it.
         revises: whether it is to revise attempts of all arms, in a recording.
         verifies: whether it is the one that says of attempts of all arms if they are right.
@@ -73,10 +78,10 @@ class ModelPlace:
     cached: float | None = None
 
     def __post_init__(self) -> None:
-        if self.is_local and self.body.keys() - {"temperature"}:
+        if self.is_local and self.body.keys() - _LOCAL_FIELDS:
             raise ConfigError(
-                f"arm {self.name}: expected no fields but temperature in the body of a model in "
-                f"this process, found {sorted(self.body)}"
+                f"arm {self.name}: expected no fields but temperature and num_loops in the body "
+                f"of a model in this process, found {sorted(self.body)}"
             )
         if self.is_local and self.cached is not None:
             raise ConfigError(
@@ -86,6 +91,11 @@ class ModelPlace:
         heat = self.body.get("temperature", 0)
         if isinstance(heat, bool) or not isinstance(heat, int | float) or not 0 <= heat <= 10:
             raise ConfigError(f"arm {self.name}: expected a temperature of 0 to 10, found {heat!r}")
+        loops = self.body.get("num_loops", 1)
+        if self.is_local and (type(loops) is not int or not 1 <= loops <= MOST_LOOPS):
+            raise ConfigError(
+                f"arm {self.name}: expected num_loops of 1 to {MOST_LOOPS}, found {loops!r}"
+            )
 
     @property
     def is_server(self) -> bool:

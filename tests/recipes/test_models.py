@@ -9,13 +9,25 @@ from controller.backends.local.backend import load_model
 from controller.backends.prompts import REVISER, VERIFIER
 from recipes import models
 from recipes.language_models import CONFIGS, LanguageModelTraining
+from recipes.looped import CONFIG, LoopedTraining
 from tests.conftest import CHECKPOINTS
 
 
 def test_a_name_that_is_not_bundled_is_refused(allot):
     done = allot("train", "medium", program="recipes.models", check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: model: expected one of ['small', 'large', 'reviser'")
+    assert done.stderr.startswith("error: model: expected one of ['small', 'large', 'looped', ")
+
+
+def test_the_looped_model_begins_as_the_small_one_and_is_resumed(tmp_path):
+    config = replace(CONFIG, train_tokens=30_000, broad_tokens=20_000)
+    LoopedTraining(config, tmp_path).run()
+    again = LoopedTraining(config, tmp_path)
+    assert again.tokens >= config.train_tokens
+    assert again.model.config.num_loops == 1
+    begun = LoopedTraining(config, tmp_path / "fresh").model.state_dict()
+    assert begun.keys() == again.model.state_dict().keys()
+    assert not begun["model.inject.weight"].equal(again.model.model.inject.weight)
 
 
 def test_a_bundled_shape_learns_and_loads(tmp_path):

@@ -215,17 +215,18 @@ def menu_cost(
     names = [place.name for place in places]
     for stranger in sorted(dollars.keys() - {*names}):
         raise ConfigError(f"dollars: expected arms among {names}, found {stranger!r}")
-    known: dict[str, Architecture] = {}
+    known: dict[tuple[str, int | None], Architecture] = {}
     rows = []
     for place in places:
         load, row = loads[place.name], {"arm": place.name, "tier": str(place.tier or "-")}
         row |= {"prompt": str(load.prompt), "written": str(load.written)}
         why = []
         if place.is_local:
-            if place.source not in known:
-                known[place.source] = Architecture.read(place)
-            row |= _computed(known[place.source], load, hardware)
-            why.append(_sizes(known[place.source], load))
+            model = place.source, place.body.get("num_loops")
+            if model not in known:
+                known[model] = Architecture.read(place)
+            row |= _computed(known[model], load, hardware)
+            why.append(_sizes(known[model], load))
         else:
             row |= dict.fromkeys(("operations", "a further", "seconds"), "-")
             why.append(f"{place.model} behind a server, whose size is not known")
@@ -277,6 +278,7 @@ def _sizes(model: Architecture, load: Load) -> str:
     attention = model.attention(load.prompt, load.written) / model.flops(load.prompt, load.written)
     share = "" if model.expert_share == 1 else f", {model.expert_share:.1%} of its experts"
     return (
-        f"2 x {model.parameters:.3g} parameters a token{share}; {model.layers} layers of "
-        f"{model.heads} heads ({model.kv_heads} of keys), attention {attention:.1%}"
+        f"2 x {model.parameters:.3g} parameters a token{share}, of {model.stored:.3g} stored; "
+        f"{model.layers} layers of {model.heads} heads ({model.kv_heads} of keys), "
+        f"{model.kept_bytes / 1e3:.3g} kB of keys and values a token, attention {attention:.1%}"
     )

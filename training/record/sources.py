@@ -102,7 +102,8 @@ class Models(Decoding):
             if place.source not in loaded:
                 loaded[place.source] = load_model(place, rung, **how)  # type: ignore[arg-type]
             prompt = place.prompt or self.prompts.get(place.name, ())
-            models.append(replace(loaded[place.source], name=place.name, rung=rung, prompt=prompt))
+            model = replace(loaded[place.source], name=place.name, rung=rung, prompt=prompt)
+            models.append(model.at_depth(place.body.get("num_loops")))
         if self.adapters:
             models[0] = load_adapters(models[0], self.adapters)
         limit_threads(max(model.parameters for model in models))

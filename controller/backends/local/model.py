@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from io import StringIO
 from pathlib import Path
@@ -29,6 +29,7 @@ from transformers.utils import logging
 
 from controller.backends.architecture import active_parameters
 from controller.backends.base import UNLIMITED, Request
+from controller.backends.local.looped import LoopedForCausalLM
 from controller.backends.places import ModelPlace
 from controller.backends.prompts import Message, judged_messages, messages, plain_text
 from controller.errors import BackendError, ConfigError
@@ -103,6 +104,23 @@ class LocalModel:
                 )
             context = min(context or UNLIMITED, getattr(layer, "sliding_window", UNLIMITED))
         return context or UNLIMITED
+
+    def at_depth(self, num_loops: int | None) -> LocalModel:
+        """The same weights, their core gone through so often; None: as the model was saved.
+
+        Raises:
+            ConfigError: its layers are gone through once, always.
+        """
+        if num_loops is None:
+            return self
+        if not isinstance(self.model, LoopedForCausalLM):
+            raise ConfigError(
+                f"arm {self.name}: expected num_loops of a looped model alone (model_type "
+                f"{LoopedForCausalLM.config_class.model_type}), found "
+                f"{self.model.config.model_type}; leave num_loops out of its body"
+            )
+        model = self.model.at_depth(num_loops)
+        return replace(self, model=model, parameters=int(active_parameters(model)))
 
     def spec(self, temperature: float, max_new_tokens: int) -> ModelSpec:
         """What the ledger needs to know of it, where it is asked in this way."""

@@ -1,0 +1,154 @@
+"""What depth is worth beside samples: `python -m recipes.depth`.
+
+The arms of a trace set are depths of one looped model, the first the least. Controllers that may
+make one attempt at a depth of their choice, several at the least depth, or several at any depth
+learn from the same questions, cross-validated as in `recipes.crossvalidate`, and are held against
+every fixed depth and against the one that was best on the questions that they learnt from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from controller.policy.rules import On, Panel, SelfConsistency
+from controller.process.episodes import EpisodeConfig
+from envs.traces.format import TraceSet
+from recipes.crossvalidate import Fold, deal
+from training.cli.app import main as run_program
+from training.compare.models import model_table
+from training.compare.simulate import Played, play_checkpoint, play_rules, pool
+from training.compare.summary import Bootstrap
+from training.learn.config import PPOConfig, TrainConfig
+from training.learn.threads import limit_threads
+from training.report.show import print_rows
+
+Floats = NDArray[np.float64]
+
+DEPTH, SAMPLES, BOTH = "depth", "samples", "both"
+"""What the controllers choose of a question."""
+BEST = "best fixed depth"
+_SPLIT = "test"
+
+
+def choices(first: str, ppo: PPOConfig) -> dict[str, TrainConfig]:
+    """Trainings by what the controller may choose; `first` is the arm of least depth."""
+    return {
+        DEPTH: TrainConfig(max_samples=1, sample_widths=(1,), ppo=ppo),
+        SAMPLES: TrainConfig(ladder=(first,), ppo=ppo),
+        BOTH: TrainConfig(ppo=ppo),
+    }
+
+
+def contest(folds: Mapping[str, Fold], prices: Floats) -> dict[str, list[Played]]:
+    """What is played on the questions of a fold, by policy, one entry per price."""
+    played = {
+        name: [
+            pool([play_checkpoint(c, fold.test[0], price) for c in fold.checkpoints])
+            for price in prices
+        ]
+        for name, fold in folds.items()
+    }
+    process = cast(EpisodeConfig, folds[BOTH].prepared.process)
+    process = replace(process, reads_prompt=False)
+    first, most = process.arm_names[0], process.max_samples
+    rules: dict[str, Any] = {arm: Panel((arm,), 1) for arm in process.arm_names}
+    rules |= {f"{first} x{n}": On(SelfConsistency(n), first, first) for n in {3, most} - {1}}
+    tuned, tested = (
+        play_rules(list(rules.values()), table, process)
+        for table, _ in (folds[BOTH].tuning, folds[BOTH].test)
+    )
+    played |= {name: [p] * len(prices) for name, p in zip(rules, tested, strict=True)}
+    fixed = tuned[: len(process.arm_names)]
+    best = [int(np.argmax([p.utility(price).mean() for p in fixed])) for price in prices]
+    return played | {BEST: [tested[i] for i in best]}
+
+
+def joined(contests: Sequence[Mapping[str, Sequence[Played]]], number: int, name: str) -> Played:
+    """All folds' questions, as a policy played them at one of the prices."""
+    parts = [contest[name][number] for contest in contests]
+    return Played(
+        **{field: np.concatenate([getattr(p, field) for p in parts]) for field in vars(parts[0])}
+    )
+
+
+def main(
+    traces: Annotated[Path, typer.Argument(help="Trace set.")] = Path("checkpoints/depth"),
+    out: Annotated[Path, typer.Option(help="Trainings.")] = Path("runs/depth"),
+    folds: Annotated[int, typer.Option(min=2)] = 2,
+    seeds: Annotated[int, typer.Option(min=1)] = 1,
+    steps: Annotated[int, typer.Option(help="Of each training; 0: as suit.")] = 20_000,
+    num_prices: Annotated[int, typer.Option(min=1)] = 6,
+) -> None:
+    """Print accuracy by depth and what choosing it is worth; run again to resume."""
+    limit_threads()
+    recorded = TraceSet.read(traces)
+    whole = next(deal(recorded, 1, 0))
+    shares = model_table(whole, _SPLIT)
+    for kind in ("overall", "by level", "by task"):
+        rows = [{k: v for k, v in row.items() if "@" not in k or "@1" in k} for row in shares[kind]]
+        print_rows(f"right at each depth, {kind}", rows)
+    configs = choices(recorded.models()[0].name, PPOConfig(total_steps=steps))
+    dealt = [
+        {
+            name: Fold(traces=part, config=config, out=out / f"fold{n}" / name, seeds=seeds)
+            for name, config in configs.items()
+        }
+        for n, part in enumerate(deal(recorded, folds, 0))
+    ]
+    prices = dealt[0][BOTH].prepared.prices.grid(num_prices)
+    contests = [contest(fold, prices) for fold in dealt]
+    played = {name: [joined(contests, p, name) for p in range(num_prices)] for name in contests[0]}
+    print_rows("one plan for all questions", plans(played))
+    print_rows("utility by price (right, cost)", by_price(played, prices))
+    print_rows("mean over the prices, 95%, paired", leads(played, prices))
+
+
+def plans(played: Mapping[str, Sequence[Played]]) -> list[dict[str, Any]]:
+    """Accuracy and cost of what is the same at every price."""
+    return [
+        {"plan": name, "right": float(rows[0].right.mean()), "cost": f"{rows[0].cost.mean():.0f}"}
+        for name, rows in played.items()
+        if name not in (DEPTH, SAMPLES, BOTH, BEST)
+    ]
+
+
+def by_price(played: Mapping[str, Sequence[Played]], prices: Floats) -> list[dict[str, Any]]:
+    """What the controllers and the best fixed depth have of each price."""
+    return [
+        {"price": f"{price:.1e}"}
+        | {
+            name: f"{p.utility(price).mean():.3f} ({p.right.mean():.1%}, {p.cost.mean():.0f})"
+            for name in (BEST, DEPTH, SAMPLES, BOTH)
+            for p in [played[name][number]]
+        }
+        for number, price in enumerate(prices)
+    ]
+
+
+def leads(played: Mapping[str, Sequence[Played]], prices: Floats) -> list[dict[str, Any]]:
+    """How far one way to choose is ahead of another, question by question."""
+    utility = {
+        name: np.mean([p.utility(price) for p, price in zip(rows, prices, strict=True)], 0)
+        for name, rows in played.items()
+    }  # (Q,) each
+    bootstrap = Bootstrap(len(utility[BOTH]))
+    fixed = [name for name in played if name not in (DEPTH, SAMPLES, BOTH)]
+    pairs = [(DEPTH, other) for other in (*fixed, SAMPLES)]
+    pairs += [(SAMPLES, BEST), (BOTH, BEST), (BOTH, DEPTH), (BOTH, SAMPLES)]
+    return [
+        {"": ours, "over": theirs, "utility": f"{lead.mean():+.4f}"}
+        | {"95%": "{:+.4f} to {:+.4f}".format(*bootstrap.interval(lead))}
+        for ours, theirs in pairs
+        for lead in [utility[ours] - utility[theirs]]
+    ]
+
+
+if __name__ == "__main__":
+    run_program(lambda: typer.run(main))
