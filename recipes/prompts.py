@@ -27,14 +27,12 @@ import typer
 from rich.console import Console
 
 from controller.errors import TraceFormatError
-from controller.files import 
+from controller.files import write_atomically, write_json
 from envs.traces.format import (
     MANIFEST,
     VARIANT,
     TraceSet,
     tables_digest,
-    write_atomically,
-    write_json,
     write_table,
 )
 from envs.traces.table import build_table
