@@ -305,8 +305,9 @@ class Episode(Underway):
         if action.kind.spec.scores:
             verdict = await self.backend.verify([(self.question, a) for a in self._unverified])
             self._count(self.config.verifier, verdict.usage)
-            if not verdict.usage.verifier_tokens:
-                self.state.unverified_tokens[0] = 0  # nothing was read, and nothing is charged
+            if None in verdict.scores:  # what failed is charged as far as it was read
+                most = self.state.unverified_tokens[0]
+                self.state.unverified_tokens[0] = min(most, verdict.usage.verifier_tokens)
             self.verified(verdict.scores)
             return ()
         attempts = tuple(await self.backend.attempts(self._requests(position)))

@@ -328,7 +328,11 @@ class ThreadedBackend(Wrapped):
             if len(orders) == 1:
                 orders[0].future.set_exception(error)
                 return
-            for order in orders:  # only one of them may be to blame
+            for (
+                order
+            ) in orders:  # only one of them may be to blame; what was told is not told again
+                if kind == "attempts":
+                    order.items = [replace(request, on_text=None) for request in order.items]
                 self._serve(kind, [order])
             return
         for order in orders:

@@ -437,7 +437,9 @@ class _Asked(Wrapped):
                 verdict = await super().verify(pairs)
         except (BackendError, TimeoutError) as error:
             raise _VerifierError from error
-        self.decider.verifier_down = verdict.failed
+        if verdict.failed:
+            self.decider.verifier_down = True
+            self.decider.degraded.add("verifier")
         return verdict
 
     async def _canonical(self, answer: str, known: Sequence[str]) -> str:

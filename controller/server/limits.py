@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,10 +37,10 @@ class Budgets:
     def __init__(self, limits: Limits, buckets: Buckets, of: str = "escalations") -> None:
         self._limits, self._buckets, self._of = limits, buckets, of
 
-    def exhausted(self, caller: str) -> str | None:
-        """Which budget is used up, `global_budget` or `caller_budget`; None if neither is."""
+    def exhausted(self, caller: str, count: int = 1) -> str | None:
+        """Which budget has less left, `global_budget` or `caller_budget`; None if neither has."""
         for why, bucket, rate in self._counted(caller):
-            if self._buckets.take(bucket, rate, 0) < 1:
+            if self._buckets.take(bucket, rate, 0) < count:
                 return why
         return None
 
@@ -164,7 +165,7 @@ class Restricted:
             return dict.fromkeys(every, (self.limited, DEADLINE))
         if BROKEN_OFF in self.limited:
             return dict.fromkeys(every, (self.limited, BROKEN_OFF))
-        exhausted = self.budget.exhausted(self.caller)
+        exhausted = cache(partial(self.budget.exhausted, self.caller))
         why: dict[Action, tuple[set[str], str]] = {}
         for action, (spec, _) in zip(every, config.choices[1:], strict=True):
             if spec.rung in self.down or not self.backend.available(spec.rung):
@@ -174,8 +175,8 @@ class Restricted:
             elif calls := self._escalations(episode, action):
                 if self._left < calls:
                     why[action] = self.limited, REQUEST_BUDGET
-                elif exhausted is not None:
-                    why[action] = self.limited, exhausted
+                elif (budget := exhausted(calls)) is not None:
+                    why[action] = self.limited, budget
             if action in self.unwanted:
                 why[action] = self.limited, WITHOUT
         return why

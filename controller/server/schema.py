@@ -71,9 +71,6 @@ _HARMLESS: Mapping[str, tuple[Any, ...]] = {
 }
 """See `Asked.harmless`."""
 
-_NOTHING = {"presence_penalty": (0,), "frequency_penalty": (0,)}
-"""Values that fields which are passed have everywhere where they are left out."""
-
 _PASSED = (
     *("stop", "response_format", "tools", "tool_choice", "parallel_tool_calls", "temperature"),
     *("top_p", "presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "top_logprobs"),
@@ -251,8 +248,7 @@ class Completing(Asked):
     def fields(self) -> dict[str, Any]:
         """Fields that models get as they are, as they were set."""
         chosen = self.model_dump(include=set(_PASSED), exclude_unset=True, by_alias=True)
-        nothing = {name: (None, [], "", {}, *_NOTHING.get(name, ())) for name in chosen}
-        return {name: value for name, value in chosen.items() if value not in nothing[name]}
+        return {name: value for name, value in chosen.items() if value not in (None, [], "", {})}
 
     @model_validator(mode="after")
     def _streams_with_options(self) -> Self:

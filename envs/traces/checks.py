@@ -105,7 +105,7 @@ COLUMNS: Mapping[str, Column] = {
     "min_logprob": _LOGPROB,
     "verifier_score": Column(expected="a number from 0 to 1", read=_number(0, 1)),
     "verifier_tokens": _COUNT,
-    VARIANT: _NAME,
+    VARIANT: Column(expected="a name or a number", read=_spelled(dict, list)),
 }
 """Columns of an attempt that is imported."""
 

@@ -42,7 +42,10 @@ class Judge(Scripted):
         score = self.scores.pop(0)
         error = "no reply" if score is None else None
         return replace(
-            made, verifier_score=score, error=error, usage=Usage(prefill_tokens=self.read)
+            made,
+            verifier_score=score,
+            error=error,
+            usage=Usage(prefill_tokens=30 if score else self.read),
         )
 
 
@@ -56,12 +59,15 @@ def judged(backend):
     return episode, episode.cost - before
 
 
-def test_a_failed_judgement_leaves_the_others_and_what_it_took():
-    episode, cost = judged(Judge(0.9, None))
+@pytest.mark.parametrize("read", [0, 30])
+def test_a_failed_judgement_leaves_the_others_and_what_it_took(read):
+    episode, cost = judged(Judge(0.9, None, read=read))
     assert [a.verifier_score for a in episode.attempts] == [0.9, None]
     assert episode.votes["1"] > episode.votes["2"]
-    assert episode.usage["large"].verifier_tokens == 60
-    assert cost == judged(Judge(0.9, 0.9))[1]
+    assert episode.usage["large"].verifier_tokens == 30 + read
+    both = judged(Judge(0.9, 0.9))[1]
+    assert 0 < cost <= both
+    assert (cost < both) is (read == 0)
     assert not episode.mask()[0, JUDGED.actions.index(VERIFY)], "there is nothing left to judge"
 
 

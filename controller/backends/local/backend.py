@@ -114,8 +114,9 @@ class LocalBackend(Backend):
         self._beginnings: OrderedDict[tuple[int, ...], KVPrefix] = OrderedDict()
 
     def takes(self, field: str, value: Any = None) -> bool:
-        """See `Backend.takes`; all tokens are drawn from, as a `top_p` of 1 says."""
-        return field in ("seed", "temperature") or (field == "top_p" and value == 1)
+        """See `Backend.takes`; values that change nothing are taken, as a `top_p` of 1."""
+        nothing = {"top_p": 1, "presence_penalty": 0, "frequency_penalty": 0}
+        return field in ("seed", "temperature") or (field in nothing and value == nothing[field])
 
     async def prompt_states(
         self, questions: Sequence[Question], *, hidden: bool = False
@@ -322,7 +323,7 @@ class LocalBackend(Backend):
                 return
             tokens.append(token)
             text = self.local.decode(tokens)
-            if not text.endswith("\ufffd"):  # in the middle of a character
+            if text[said:] and not text.endswith("\ufffd"):  # in the middle of a character
                 on_text(text[said:])
                 said = len(text)
 

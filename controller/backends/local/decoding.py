@@ -203,10 +203,10 @@ class Decoder:
     def _write(self, rows: RunningBatch, first: int, logits: torch.Tensor) -> None:
         """Sample a token in the rows from `first` on, and let go of those that end."""
         tokens, logprobs = rows.write(first, logits, self.temperature)
-        for row, job in enumerate(rows.jobs[first:]):
-            if job.on_token is not None:
-                job.on_token(int(rows.written[row + first]) - 1, int(tokens[row]))
         broken = ~logprobs.isfinite()  # (K,)
+        for row, job in enumerate(rows.jobs[first:]):
+            if job.on_token is not None and not broken[row]:
+                job.on_token(int(rows.written[row + first]) - 1, int(tokens[row]))
         full = rows.written[first : len(rows.jobs)] >= rows.limits[first : len(rows.jobs)]
         unwanted = [not job.is_wanted for job in rows.jobs[first:]]
         done = broken | full | torch.isin(tokens, self.end_tokens)  # (K,)

@@ -147,3 +147,37 @@ def test_local_models_give_up_at_the_next_token():
     never.set()
     (unbegun,) = run_now(backend.attempts([request(text, 3, never)]))
     assert (unbegun.usage.processed_tokens, unbegun.answer) == (0, None)
+
+
+class Upset(Scripted):
+    """Tells its texts, and cannot answer two clients at once."""
+
+    async def attempts(self, requests):
+        for request in requests:
+            if request.on_text is not None:
+                request.on_text("Answer: 7")
+        if len(requests) > 1:
+            raise RuntimeError
+        return await super().attempts(requests)
+
+
+def test_what_was_told_before_a_call_failed_is_not_told_again():
+    async def asked():
+        threaded, told = ThreadedBackend(Upset(MODELS, ["7"])), [[], []]
+        blocker = threading.Event()
+        threaded._call, call = lambda *order: (blocker.wait(), call(*order))[1], threaded._call
+        questions = [Question(question_id=str(i), text="?") for i in range(3)]
+        requests = [
+            Request(question=q, action=ActionKind.SAMPLE, on_text=on_text)
+            for q, on_text in zip(questions, [None, *(t.append for t in told)], strict=True)
+        ]
+        waiting = [asyncio.create_task(threaded.attempts([request])) for request in requests]
+        await asyncio.sleep(0.2)  # the first one is in the thread, the others wait for it
+        blocker.set()
+        made = [(await one)[0].answer for one in waiting]
+        await threaded.close()
+        return made, told
+
+    made, told = asyncio.run(asked())
+    assert made == ["7"] * 3
+    assert told == [["Answer: 7"]] * 2

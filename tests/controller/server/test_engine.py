@@ -155,7 +155,9 @@ def test_served_equals_live_on_local_models(checkpoint):
         assert (outcome.answer, outcome.cost) == (found.answer, found.cost)
 
 
-@pytest.mark.parametrize("fields", [{"top_p": 1.0, "prompt_cache_key": "mine"}, {"top_p": 0.5}])
+@pytest.mark.parametrize(
+    "fields", [{"top_p": 1.0, "presence_penalty": 0, "prompt_cache_key": "mine"}, {"top_p": 0.5}]
+)
 def test_what_models_in_this_process_do_not_get_is_refused_unless_it_changes_nothing(
     checkpoint, fields
 ):

@@ -153,18 +153,23 @@ def test_a_revision_by_a_large_model_is_an_escalation():
     assert decider.budget.exhausted("ann") == "global_budget"
 
 
-def test_each_judgement_by_a_large_model_is_an_escalation():
+@pytest.mark.parametrize(
+    ("most", "minute", "reason"),
+    [(2, 2, None), (1, 2, "request_budget"), (2, 1, "global_budget")],
+)
+def test_each_judgement_by_a_large_model_is_an_escalation(most, minute, reason):
     arms = tuple(replace(arm, verifies=arm.name == "large") for arm in PAIR)
-    process = replace(PROCESS, arms=arms, verifies=True)
-    for left, chosen in ((1, ActionKind.STOP), (2, ActionKind.VERIFY)):
-        limits = Limits(escalations_per_minute=2)
-        decider, episode = restricted(
-            "sample", process=process, limits=limits, max_escalations=left
-        )
-        decider.backend.verifies = True
-        for _ in range(2):
-            run_now(episode.take(decider.choose(episode, episode.mask()).action))
-        decider.inner = Wishes("verify", "stop")
-        assert kind_chosen(decider, episode) is chosen
-        assert decider.limited == ({"request_budget"} if left < 2 else set())
-    assert decider.budget.exhausted("ann") == "global_budget"
+    process, limits = (
+        replace(PROCESS, arms=arms, verifies=True),
+        Limits(escalations_per_minute=minute),
+    )
+    decider, episode = restricted("sample", process=process, limits=limits, max_escalations=most)
+    decider.backend.verifies = True
+    for _ in range(2):
+        run_now(episode.take(decider.choose(episode, episode.mask()).action))
+    decider.inner = Wishes("verify", "stop")
+    chosen = kind_chosen(decider, episode)
+    assert chosen is (ActionKind.STOP if reason else ActionKind.VERIFY)
+    assert decider.limited == ({reason} if reason else set())
+    if not reason:
+        assert decider.budget.exhausted("ann") == "global_budget"
