@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from controller.bundled import bundled
 from controller.card import markdown_table
 from controller.checkpoint import Checkpoint, load_checkpoint
-from controller.files import write_atomically
+from controller.files import write_text
 from controller.process.features import COUNTS, TERMS
 from controller.process.observation import FEATURES
 from envs.reward import LogUniform
@@ -245,7 +245,7 @@ def main(
         )
     text = ablation_markdown(tables, command_line("python -m recipes.ablation"))
     if results is not None:
-        write_atomically(results, lambda path: path.write_text(text))
+        write_text(results, text)
     print(json.dumps(tables, indent=1) if as_json else text)
 
 

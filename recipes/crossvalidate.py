@@ -24,7 +24,7 @@ from rich.console import Console
 
 from controller.card import markdown_table
 from controller.checkpoint import AnyCheckpoint, load_any
-from controller.files import write_atomically
+from controller.files import write_atomically, write_text
 from controller.policy.rules import Rule
 from envs.granularity import AnyTable
 from envs.traces.format import TraceSet
@@ -260,7 +260,7 @@ def main(
     )
     write_atomically(out / PLAYED, lambda path: pq.write_table(played, path))
     table = as_markdown(summarise(prices, played))
-    write_atomically(out / "table.md", lambda path: path.write_text(table + "\n"))
+    write_text(out / "table.md", table + "\n")
     Console(width=1000).print(table, markup=False, highlight=False)
 
 

@@ -13,12 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-)
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from controller.errors import ConfigError
 from recipes.curriculum import ARITHMETIC, BROAD, Batch, Curriculum, Position

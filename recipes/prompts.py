@@ -27,14 +27,8 @@ import typer
 from rich.console import Console
 
 from controller.errors import TraceFormatError
-from controller.files import write_atomically, write_json
-from envs.traces.format import (
-    MANIFEST,
-    VARIANT,
-    TraceSet,
-    tables_digest,
-    write_table,
-)
+from controller.files import write_atomically, write_json, write_text
+from envs.traces.format import MANIFEST, VARIANT, TraceSet, tables_digest, write_table
 from envs.traces.table import build_table
 from recipes.crossvalidate import (
     CHOSEN,
@@ -181,7 +175,7 @@ def main(
     prices, played = compare(dealt, out, config, seeds, num_prices)
     write_atomically(out / PLAYED, lambda path: pq.write_table(played, path))
     table = as_markdown(summarise(prices, played))
-    write_atomically(out / "table.md", lambda path: path.write_text(table + "\n"))
+    write_text(out / "table.md", table + "\n")
     console = Console(width=1000)
     for n, part in enumerate(dealt):
         best = ", ".join(best_prompts(part, groups).values())

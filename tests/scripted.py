@@ -4,7 +4,18 @@ from dataclasses import replace
 
 from controller.backends.base import Backend, PromptState
 from controller.backends.identity import blank_attempt
-from controller.process.cost import Usage
+from controller.process.cost import CostModel, Usage
+from controller.process.episodes import EpisodeConfig
+from controller.process.types import ModelSpec
+
+MODELS = [ModelSpec(name="small", rung=0), ModelSpec(name="large", rung=1)]
+PROCESS = EpisodeConfig(
+    cost=CostModel(weights=(1.0, 10.0)),
+    vote_weights=(1, 2),
+    mean_completion_tokens=(20.0, 20.0),
+    max_completion_tokens=(40, 40),
+    cost_unit=20.0,
+)
 
 
 class Scripted(Backend):

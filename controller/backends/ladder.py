@@ -328,9 +328,8 @@ class ThreadedBackend(Wrapped):
             if len(orders) == 1:
                 orders[0].future.set_exception(error)
                 return
-            for (
-                order
-            ) in orders:  # only one of them may be to blame; what was told is not told again
+            # Only one of them may be to blame. What was told is not told again.
+            for order in orders:
                 if kind == "attempts":
                     order.items = [replace(request, on_text=None) for request in order.items]
                 self._serve(kind, [order])

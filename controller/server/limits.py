@@ -98,6 +98,7 @@ class Restricted:
         down: rungs that have failed this question.
         degraded: models whose absence changed a choice.
         limited: budgets, or the deadline, that changed one.
+        escalations: calls to larger models that this question has set off.
     """
 
     inner: Decider
@@ -150,13 +151,6 @@ class Restricted:
             return int(episode.state.unverified[0])
         return width if spec.attempt is not None else 0
 
-    @property
-    def _left(self) -> float:
-        """How many more calls to larger models this question may make."""
-        return float(
-            "inf" if self.max_escalations is None else self.max_escalations - self.escalations
-        )
-
     def _reasons(self, episode: Episode) -> dict[Action, tuple[set[str], str]]:
         """Why actions are not allowed: each with the set that the reason goes to if it matters."""
         config = episode.config
@@ -165,6 +159,7 @@ class Restricted:
             return dict.fromkeys(every, (self.limited, DEADLINE))
         if BROKEN_OFF in self.limited:
             return dict.fromkeys(every, (self.limited, BROKEN_OFF))
+        most = float("inf") if self.max_escalations is None else self.max_escalations
         exhausted = cache(partial(self.budget.exhausted, self.caller))
         why: dict[Action, tuple[set[str], str]] = {}
         for action, (spec, _) in zip(every, config.choices[1:], strict=True):
@@ -173,7 +168,7 @@ class Restricted:
             elif self.verifier_down and spec.scores:
                 why[action] = self.degraded, "verifier"
             elif calls := self._escalations(episode, action):
-                if self._left < calls:
+                if self.escalations + calls > most:
                     why[action] = self.limited, REQUEST_BUDGET
                 elif (budget := exhausted(calls)) is not None:
                     why[action] = self.limited, budget

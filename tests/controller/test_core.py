@@ -7,19 +7,14 @@ import pytest
 from controller.backends.base import run_now
 from controller.core import Episode
 from controller.process.actions import Action, ActionKind
-from controller.process.cost import CostModel, Usage
-from controller.process.episodes import EpisodeConfig
+from controller.process.cost import Usage
 from controller.process.menu import PAIR
 from controller.process.terms import Terms
-from controller.process.types import ModelSpec, Question
-from tests.scripted import Scripted
+from controller.process.types import Question
+from tests.scripted import MODELS, PROCESS, Scripted
 
-JUDGED = EpisodeConfig(
-    cost=CostModel(weights=(1.0, 10.0)),
-    vote_weights=(1, 2),
-    mean_completion_tokens=(20.0, 20.0),
-    max_completion_tokens=(40, 40),
-    cost_unit=20.0,
+JUDGED = replace(
+    PROCESS,
     arms=tuple(replace(arm, verifies=arm.name == "large") for arm in PAIR),
     verifies=True,
 )
@@ -32,7 +27,7 @@ class Judge(Scripted):
     verifies = True
 
     def __init__(self, *scores, read=30):
-        super().__init__([ModelSpec(name="small", rung=0), ModelSpec(name="large", rung=1)], "12")
+        super().__init__(MODELS, "12")
         self.scores, self.read = list(scores), read
 
     def _attempt(self, request):

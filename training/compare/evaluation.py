@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 
 from controller.checkpoint import AnyCheckpoint
 from controller.errors import EvaluationError
-from controller.files import write_atomically, write_json
+from controller.files import write_atomically, write_text
 from controller.granularity import SEGMENTS
 from controller.loop import Decision
 from controller.process.actions import ActionKind
@@ -279,7 +279,8 @@ def save_evaluation(
         "about": asdict(about),
         "summary": results.to_json(),
     }
-    write_json(directory / _SETTINGS, settings)
+    text = json.dumps(settings, indent=1, allow_nan=False) + "\n"
+    write_text(directory / _SETTINGS, text)
     return Evaluation(about=about, results=results, decisions=decisions)
 
 

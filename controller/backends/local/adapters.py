@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -25,6 +24,7 @@ from controller.backends.local.kv import batches_by_length, forward, padded
 from controller.backends.local.model import DIGEST_LENGTH, Encoded, LocalModel
 from controller.backends.prompts import VERIFIER
 from controller.errors import BackendError
+from controller.files import write_text
 from controller.process.episodes import LEAST_LOGPROB
 from controller.process.types import AdapterSpec
 
@@ -112,9 +112,7 @@ def save_adapter(
     (out / "README.md").unlink(missing_ok=True)
     if score is not None:
         save_file({"calibration": score.contiguous()}, out / _SCORE)
-    temporary = out / (_NOTES + ".tmp")
-    temporary.write_text(json.dumps({"version": 1, "base_digest": base_digest}) + "\n")
-    os.replace(temporary, out / _NOTES)
+    write_text(out / _NOTES, json.dumps({"version": 1, "base_digest": base_digest}) + "\n")
 
 
 def load_adapters(local: LocalModel, paths: Mapping[str, Path]) -> LocalModel:

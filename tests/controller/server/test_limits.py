@@ -8,15 +8,13 @@ import pytest
 from controller.backends.base import run_now
 from controller.core import Choice, Episode
 from controller.process.actions import ActionKind
-from controller.process.cost import CostModel
-from controller.process.episodes import EpisodeConfig
 from controller.process.menu import PAIR
 from controller.process.terms import Terms
-from controller.process.types import ModelSpec, Question
+from controller.process.types import Question
 from controller.server.config import Limits
 from controller.server.limits import Budgets, Restricted, unwanted
 from controller.server.shared import Buckets
-from tests.scripted import Scripted
+from tests.scripted import MODELS, PROCESS, Scripted
 
 
 class Clock:
@@ -44,16 +42,6 @@ def test_callers_do_not_share_their_own_budget():
     budget.take("ann")
     assert budget.exhausted("ann") == "caller_budget"
     assert budget.exhausted("bob") is None
-
-
-PROCESS = EpisodeConfig(
-    cost=CostModel(weights=(1.0, 10.0)),
-    vote_weights=(1, 2),
-    mean_completion_tokens=(20.0, 20.0),
-    max_completion_tokens=(40, 40),
-    cost_unit=20.0,
-)
-MODELS = [ModelSpec(name="small", rung=0), ModelSpec(name="large", rung=1)]
 
 
 class Wishes:
