@@ -232,7 +232,14 @@ def test_trainings_side_by_side_are_those_one_after_the_other(cluster, few, envi
     out = tmp_path / "ray"
     command = [sys.executable, "-m", "training.cli", *train, "--out", str(out)]
     command += ["--ray", cluster.address]
-    first = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+    first = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.DEVNULL,
+        # A shell starts background jobs with SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     wait_for(lambda: list(out.glob("seed-*/training/state.json")), timeout_s=600)
     first.send_signal(signal.SIGINT)
     assert first.wait(120) == 130
