@@ -45,6 +45,18 @@ class Flag(Protocol):
         ...
 
 
+class Watcher(Protocol):
+    """Is told of an attempt while it is written."""
+
+    def wrote(self, text: str, logprob: float) -> None:
+        """One more token: text that is complete with it, and its log-probability in nats."""
+        ...
+
+    def ended(self) -> None:
+        """It is done; only told by backends that write several attempts in step."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """An attempt that the loop asks for.
@@ -57,6 +69,7 @@ class Request:
         unwanted: set once nobody waits for the attempt any more; backends that can may then
             give it up.
         on_text: told each piece of text as it is written, by backends that can.
+        watcher: told each token, by backends that know log-probabilities while they write.
         on_cancelled: told what had been processed if the call is cancelled, by the same.
         deadline: a time of the event loop's clock; what is not done by then is returned as an
             attempt with `error`, by backends that suspend.
@@ -69,6 +82,7 @@ class Request:
     parent: Attempt | None = None
     unwanted: Flag | None = field(default=None, compare=False)
     on_text: Callable[[str], None] | None = field(default=None, compare=False)
+    watcher: Watcher | None = field(default=None, compare=False)
     on_cancelled: Callable[[Usage], None] | None = field(default=None, compare=False)
     deadline: float | None = field(default=None, compare=False)
 

@@ -305,27 +305,36 @@ class LocalBackend(Backend):
                     draft.generation,
                     temperature,
                     request.unwanted,
-                    request.on_text and self._teller(request.on_text),
+                    self._teller(request, longest),
                 )
             )
         order = {prompt: number for number, prompt in enumerate(distinct.values())}
         jobs.sort(key=lambda job: (len(job.prompt.tokens), order[job.prompt]))
         return drafts, deque(jobs)
 
-    def _teller(self, on_text: Callable[[str], None]) -> Callable[[int, int], None]:
+    def _teller(self, request: Request, longest: int) -> Callable[[int, int, float], None] | None:
         """Tells the text that tokens make, once each, though a batch that fails is written anew."""
+        on_text, watcher = request.on_text, request.watcher
+        if on_text is None and watcher is None:
+            return None
         tokens: list[int] = []
         said = 0
 
-        def tell(place: int, token: int) -> None:
+        def tell(place: int, token: int, logprob: float) -> None:
             nonlocal said
-            if place < len(tokens) or token in self.local.end_tokens:
+            if place < len(tokens):
                 return
+            ended, piece = token in self.local.end_tokens, ""
             tokens.append(token)
-            text = self.local.decode(tokens)
+            text = "" if ended else self.local.decode(tokens)
             if text[said:] and not text.endswith("\ufffd"):  # in the middle of a character
-                on_text(text[said:])
-                said = len(text)
+                piece, said = text[said:], len(text)
+            if on_text is not None and piece:
+                on_text(piece)
+            if watcher is not None:
+                watcher.wrote(piece, logprob)
+                if ended or place + 1 == longest:
+                    watcher.ended()
 
         return tell
 

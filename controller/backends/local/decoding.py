@@ -206,7 +206,8 @@ class Decoder:
         broken = ~logprobs.isfinite()  # (K,)
         for row, job in enumerate(rows.jobs[first:]):
             if job.on_token is not None and not broken[row]:
-                job.on_token(int(rows.written[row + first]) - 1, int(tokens[row]))
+                place = int(rows.written[row + first]) - 1
+                job.on_token(place, int(tokens[row]), float(logprobs[row]))
         full = rows.written[first : len(rows.jobs)] >= rows.limits[first : len(rows.jobs)]
         unwanted = [not job.is_wanted for job in rows.jobs[first:]]
         done = broken | full | torch.isin(tokens, self.end_tokens)  # (K,)

@@ -94,7 +94,7 @@ class Job:
     Attributes:
         max_tokens: longest that it may become, at least 1.
         temperature: of its sampling; None for the decoder's.
-        on_token: told the place and the id of each token as it is written.
+        on_token: told the place, the id and the log-probability of each token as it is written.
         keeps: whether the generation is to have a memory.
     """
 
@@ -104,7 +104,7 @@ class Job:
     generation: Generation
     temperature: float | None = None
     unwanted: Flag | None = None
-    on_token: Callable[[int, int], None] | None = None
+    on_token: Callable[[int, int, float], None] | None = None
     keeps: bool = False
 
     @property

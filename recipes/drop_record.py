@@ -1,0 +1,123 @@
+"""Records attempts with their running marks: `python -m recipes.drop_record OUT`.
+
+A trace set as any other, whose attempts have two columns more, by groups of tokens: `groups`, the
+mean log-probability of each, and `places`, how many characters of the text are written after it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyarrow as pa
+import typer
+
+from controller.answers import UNSTATED
+from controller.backends.base import Request, run_now
+from controller.backends.local.backend import LocalBackend
+from controller.backends.local.model import load_model
+from controller.backends.places import ModelPlace
+from controller.bundled import bundled
+from controller.files import write_json
+from controller.process.actions import ActionKind
+from controller.process.types import Question
+from controller.race import Sample
+from envs.questions.files import bundled_questions, noted_kinds, read_questions
+from envs.questions.grader import KindGrader
+from envs.traces.format import (
+    ATTEMPT_SCHEMA,
+    MANIFEST,
+    QUESTION_SCHEMA,
+    TRACE_VERSION,
+    tables_digest,
+    write_table,
+)
+from training.cli.app import main as run_program
+from training.learn.threads import limit_threads
+from training.record.plans import question_row, spread
+from training.record.recorders import attempt_row
+
+MARKED = pa.schema(
+    [*ATTEMPT_SCHEMA, ("groups", pa.list_(pa.float32())), ("places", pa.list_(pa.int32()))]
+)
+
+
+def record(
+    backend: LocalBackend, asked: Sequence[Question], samples: int, group: int
+) -> list[dict[str, Any]]:
+    """Rows of attempts at some questions, written together."""
+    watched = [(question, index, Sample()) for question in asked for index in range(samples)]
+    made = run_now(
+        backend.attempts(
+            [
+                Request(question=question, action=ActionKind.SAMPLE, index=index, watcher=sample)
+                for question, index, sample in watched
+            ]
+        )
+    )
+    known = {question.question_id: question for question in asked}
+    return [
+        attempt_row(attempt, "small", KindGrader(), known)
+        | {"groups": sample.groups(group)}
+        | {"places": [*sample.ends[group - 1 :: group], len(sample.text)]}
+        for attempt, (_, _, sample) in zip(made, watched, strict=True)
+    ]
+
+
+def main(
+    out: Annotated[Path, typer.Argument(help="Trace set.")],
+    model: Annotated[str, typer.Option(help="Directory, GGUF file or name on the hub.")] = str(
+        bundled("small")
+    ),
+    questions: Annotated[Path | None, typer.Option(help="File; default: the bundled ones.")] = None,
+    limits: Annotated[tuple[int, int, int], typer.Option(help="Questions by split.")] = (
+        480,
+        0,
+        480,
+    ),
+    samples: Annotated[int, typer.Option(min=1)] = 16,
+    group: Annotated[int, typer.Option(min=1, help="Tokens from mark to mark.")] = 8,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 192,
+    at_once: Annotated[int, typer.Option(min=1, help="Questions written together.")] = 32,
+) -> None:
+    """Record and write the set."""
+    limit_threads()
+    drawn = read_questions(questions) if questions else bundled_questions()
+    asked = [
+        (replace(question, answers=question.answers or UNSTATED), split)
+        for (split, members), limit in zip(drawn.items(), limits, strict=True)
+        for question, _ in spread([(q, split) for q in members])[:limit]
+    ]
+    local = load_model(ModelPlace.parse(model), 0)
+    backend = LocalBackend(local, max_new_tokens=max_new_tokens, max_cached_prompts=0)
+    rows: list[dict[str, Any]] = []
+    started = time.monotonic()
+    for begin in range(0, len(asked), at_once):
+        rows += record(backend, [q for q, _ in asked[begin : begin + at_once]], samples, group)
+        print(f"{begin + at_once} of {len(asked)} questions, {time.monotonic() - started:.0f} s")
+    out.mkdir(parents=True, exist_ok=True)
+    described = [question_row(question, split) for question, split in asked]
+    write_table(out / "questions.parquet", pa.Table.from_pylist(described, schema=QUESTION_SCHEMA))
+    write_table(out / "attempts.parquet", pa.Table.from_pylist(rows, schema=MARKED))
+    spec = local.spec(backend.models[0].temperature or 0.0, max_new_tokens)
+    told = {"tier": "small", "parameters": spec.parameters, "digest": spec.digest, "adapters": {}}
+    manifest = {
+        "version": TRACE_VERSION,
+        "models": {spec.name: told | {"max_new_tokens": max_new_tokens, "family": spec.name}},
+        "decoding": {"temperature": spec.temperature, "max_new_tokens": max_new_tokens, "seed": 0},
+        "answers": noted_kinds(question for question, _ in asked),
+        "group": group,
+        "questions": len(asked),
+        "splits": dict(Counter(split for _, split in asked)),
+        "digest": tables_digest(out),
+        "licence": "Apache-2.0",
+    }
+    write_json(out / MANIFEST, manifest)
+
+
+if __name__ == "__main__":
+    run_program(lambda: typer.run(main))
