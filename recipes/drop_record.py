@@ -62,8 +62,7 @@ def record(
     known = {question.question_id: question for question in asked}
     return [
         attempt_row(attempt, "small", KindGrader(), known)
-        | {"groups": sample.groups(group)}
-        | {"places": [*sample.ends[group - 1 :: group], len(sample.text)]}
+        | {"groups": sample.groups(group), "places": sample.places(group)}
         for attempt, (_, _, sample) in zip(made, watched, strict=True)
     ]
 

@@ -48,12 +48,11 @@ class Flag(Protocol):
 class Watcher(Protocol):
     """Is told of an attempt while it is written."""
 
-    def wrote(self, text: str, logprob: float) -> None:
-        """One more token: text that is complete with it, and its log-probability in nats."""
-        ...
+    def wrote(self, text: str, logprob: float, *, last: bool = False) -> None:
+        """One more token: text that is complete with it, and its log-probability in nats.
 
-    def ended(self) -> None:
-        """It is done; only told by backends that write several attempts in step."""
+        Backends that write several attempts in step tell the `last` one as such.
+        """
         ...
 
 
@@ -173,9 +172,11 @@ class Backend(ABC):
         reads_prompts: whether it can tell the small model's prompt state.
         revises: whether its small model can be asked to revise.
         verifies: whether its model, of one alone, is asked if attempts are right.
+        in_step: whether attempts of one call are written token by token side by side.
     """
 
     models: tuple[ModelSpec, ...]
+    in_step: bool = False
     reads_prompts: bool = True
     revises: bool = True
     verifies: bool = False

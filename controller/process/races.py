@@ -7,6 +7,7 @@ from a recording, `controller.race` from models that write.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -52,6 +53,18 @@ def signals(groups: Floats, length: Ints, group: int) -> Floats:
     return np.concatenate([np.zeros((*means.shape[:-1], 1)), means], -1)
 
 
+def shared_characters(texts: Sequence[str]) -> Ints:
+    """Characters that each two of S texts begin with alike, (S, S).
+
+    >>> shared_characters(["1+2=3", "1+2=4", ""])[0]
+    array([5, 4, 0])
+    """
+    codes = np.array(texts, str).view(np.uint32).reshape(len(texts), -1)  # (S, L)
+    same = np.logical_and.accumulate(codes[:, None] == codes, 2).sum(2)
+    lengths = np.array([len(text) for text in texts])
+    return np.asarray(np.minimum(np.minimum(same, lengths), lengths[:, None]))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Marks:
     """What is known of E races of S samples at their marks; log-probabilities are in nats.
@@ -62,7 +75,9 @@ class Marks:
         answer: of those that ended, numbered within their race, -1 for none; (E, S).
         mean, last, lowest: mean log-probability of the tokens so far, of those of the last group,
             and of the group where it is lowest; 0 before the first mark; (E, S).
-        common: share of the text of a sample that another one begins with, (E, S, S).
+        places: characters of the text of each sample so far, (E, S).
+        shared: characters that the whole texts of two samples, as far as known, begin with alike,
+            (E, S, S).
     """
 
     prompt_tokens: Ints
@@ -73,7 +88,15 @@ class Marks:
     mean: Floats
     last: Floats
     lowest: Floats
-    common: Floats
+    places: Ints
+    shared: Ints
+
+    @cached_property
+    def common(self) -> Floats:
+        """Share of the text of a sample that another one begins with, (E, S, S)."""
+        own, other = self.places[:, :, None], self.places[:, None]
+        alike = np.minimum(np.minimum(self.shared, own), other)
+        return np.where(own > 0, alike / np.maximum(own, 1), 1.0)
 
     @cached_property
     def poll(self) -> tuple[Ints, Floats, Floats, Floats]:

@@ -73,6 +73,8 @@ class LocalBackend(Backend):
         BackendError: the model's cache is not plain keys and values.
     """
 
+    in_step = True
+
     def __init__(
         self,
         local: LocalModel,
@@ -112,6 +114,11 @@ class LocalBackend(Backend):
         self._max_cached_prompts = max_cached_prompts
         self._cached: OrderedDict[Chat, Prompt] = OrderedDict()
         self._beginnings: OrderedDict[tuple[int, ...], KVPrefix] = OrderedDict()
+
+    @property
+    def kv_bytes(self) -> int:
+        """Memory of the keys and values of the attempts that are written."""
+        return self._decoder.cache.num_bytes
 
     def takes(self, field: str, value: Any = None) -> bool:
         """See `Backend.takes`; values that change nothing are taken, as a `top_p` of 1."""
@@ -332,9 +339,7 @@ class LocalBackend(Backend):
             if on_text is not None and piece:
                 on_text(piece)
             if watcher is not None:
-                watcher.wrote(piece, logprob)
-                if ended or place + 1 == longest:
-                    watcher.ended()
+                watcher.wrote(piece, logprob, last=ended or place + 1 == longest)
 
         return tell
 

@@ -48,6 +48,9 @@ class Decoder:
         model: a causal language model with plain key/value caches; its large linear layers are
             packed in place, unless it is compiled.
         temperature: 0 takes the likeliest token each time.
+
+    Attributes:
+        cache: of the rows that are written now, or were last.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Decoder:
         self.keep_hidden = keep_hidden
         if getattr(model, "_compiled_call_impl", None) is None:
             pack_linears(model)
+        self.cache = KVBatch(0, model.device)
         self.end_tokens = torch.tensor(sorted(end_tokens), device=model.device)  # (E,)
         # Models that take any attention kernel take a finished mask, too; others (ALiBi) read
         # positions off the mask and need it as it is.
@@ -108,6 +112,7 @@ class Decoder:
         max_rows = min(max_rows, len(fresh))
         max_tokens = max((job.max_tokens for job in fresh), default=0)
         rows = RunningBatch(max_rows, max_tokens, KVBatch(max_rows, self.model.device))
+        self.cache = rows.cache
         waiting = WaitingByWidth()
         while fresh or waiting.counts():
             counts = waiting.counts()
@@ -139,6 +144,8 @@ class Decoder:
                 waiting.add(width if crowded or fresh else wider, rows.pause(everyone))
                 return
             self._write(rows, 0, self._next_logits(rows))
+            if not fresh and not waiting.counts() and len(rows.jobs) * 2 <= rows.cache.num_rows:
+                rows.cache.shrink()
             outgrown = (rows.cache.lengths[: len(rows.jobs)] >= width).nonzero()[:, 0]
             if len(outgrown):
                 waiting.add(wider, rows.pause(outgrown))

@@ -253,6 +253,17 @@ class KVBatch(Cache):  # type: ignore[misc]
         """Drop all rows and their memory."""
         self.num_active, self.layers = 0, []
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory that is held."""
+        return sum(layer.num_bytes for layer in self.layers)
+
+    def shrink(self) -> None:
+        """Let go of the memory of rows that are not active."""
+        self.num_rows = self.num_active
+        for layer in self.layers:
+            layer.start(keep=True)
+
     def load(self, prefixes: Sequence[KVPrefix]) -> None:
         """Append one row per text in one piece; runs of the same one are copied in one go."""
         for _, run in groupby(prefixes, key=id):
@@ -343,11 +354,22 @@ class KVLayer(CacheLayerMixin):  # type: ignore[misc]
         self.start()
         self.is_initialized = True
 
-    def start(self) -> None:
-        """Take the batch's new shape, whatever is in it; memory is used again if it suffices."""
+    @property
+    def num_bytes(self) -> int:
+        """Memory that is held."""
+        return sum(x.nbytes for x in self._memory)
+
+    def start(self, *, keep: bool = False) -> None:
+        """Take the batch's new shape, whatever is in it; memory is used again if it suffices.
+
+        With `keep`, of no more rows than there were, what they hold stays, and no more is held.
+        """
         rows, width = self.batch.num_rows, self.batch.width
         sizes = [rows * heads * width * size for heads, size in self._shapes]
-        if any(len(x) < size for x, size in zip(self._memory, sizes, strict=True)):
+        if keep:
+            keys, values = (x[:size].clone() for x, size in zip(self._memory, sizes, strict=True))
+            self._memory = keys, values
+        elif any(len(x) < size for x, size in zip(self._memory, sizes, strict=True)):
             # Zeros, as a masked column meets an attention weight of 0, and 0 * NaN is NaN.
             keys, values = self._memory
             self._memory = keys.new_zeros(sizes[0]), values.new_zeros(sizes[1])

@@ -265,6 +265,7 @@ class OpenAIBackend(Backend):
         prompt_tokens = self.lengths.fit.estimate(characters(request.question))
         reader = StreamReader(prompt_tokens=prompt_tokens)
         reader.on_text = request.on_text or reader.on_text
+        reader.watcher = request.watcher
         limit = within(self.endpoint.attempt_deadline_s, ATTEMPT_DEADLINE, reader)
         try:
             with _tracer.start_as_current_span(
@@ -333,7 +334,7 @@ class OpenAIBackend(Backend):
         """One request to the server."""
         body = self._body(request, n)
         try:
-            if not (self.endpoint.streams or request.on_text) or n > 1:
+            if not (self.endpoint.streams or request.on_text or request.watcher) or n > 1:
                 response = await self._post(_PATH, cast_to=ChatCompletion, body=body)
                 return read_completion(response)
             body = self.quirks.suited(

@@ -14,6 +14,7 @@ from openai import AsyncStream
 from openai._streaming import ServerSentEvent
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from controller.backends.base import Watcher
 from controller.backends.openai.resilience import UpstreamError, told_error
 from controller.process.cost import Usage
 
@@ -182,6 +183,7 @@ class StreamReader:
 
     prompt_tokens: int = 0
     on_text: Callable[[str], None] = lambda piece: None
+    watcher: Watcher | None = None
     texts: list[str] = field(default_factory=list)
     calls: list[_Call] = field(default_factory=list)
     unseen: int = 0  # pieces of thoughts and calls
@@ -219,7 +221,8 @@ class StreamReader:
             self.summed |= not chunk.choices
         for choice in (chunk.choices or [])[:1]:
             delta = getattr(choice, "delta", None)
-            for said in filter(None, _said(delta)):
+            pieces = [*filter(None, _said(delta))]
+            for said in pieces:
                 self.texts.append(said)
                 self.on_text(said)
             thinks = bool(_thought(delta))
@@ -227,7 +230,11 @@ class StreamReader:
             self.unseen += thinks
             for call in getattr(delta, "tool_calls", None) or ():
                 self._add_call(call)
-            self.logprobs.extend(_entries(choice))
+            entries = _entries(choice)
+            self.logprobs.extend(entries)
+            if self.watcher is not None:
+                for place, logprob in enumerate(_logprobs(entries)):
+                    self.watcher.wrote("" if place else "".join(pieces), logprob)
             self.finish_reason = _reason(choice) or self.finish_reason
 
     def _add_call(self, call: Any) -> None:
