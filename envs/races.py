@@ -8,6 +8,7 @@ is exact.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,6 +137,13 @@ class Races:
         self.order[rows] = order = (first[:, None] + np.arange(samples)) % samples
         pair = question[:, None, None], order[:, :, None], order[:, None]
         self._shared[rows] = self.table.shared[pair]
+
+    def take(self, rows: Bools) -> Races:
+        """Some of them, on their own from now on."""
+        some = copy(self)
+        for name in ("question", "mark", "kept", "order", "tokens", "kv", "_shared"):
+            setattr(some, name, getattr(self, name)[rows])
+        return some
 
     def marks(self) -> Marks:
         """What is seen of them now."""

@@ -54,7 +54,7 @@ PLAIN, SETTLED, CONFIDENCE, SIMILAR, VALUE, LEARNED = (
 )
 TRAINING = PPOConfig(total_steps=300_000, hidden_sizes=(64, 64), gae_lambda=1.0)
 
-_WAYS = 4
+_WAYS = 2
 """Orders of the samples in which each question is played."""
 _WITHIN = 0.01
 """Accuracy that may be lost where tokens are compared at equal accuracy."""
@@ -79,12 +79,16 @@ def play(table: RaceTable, decide: Decide, ways: int = _WAYS) -> Played:
     races = Races(table, count * ways)
     first = np.tile(np.arange(ways) * samples // ways, count)
     races.begin(np.arange(count * ways), np.repeat(np.arange(count), ways), first)
-    marks = races.marks()
-    while marks.running.any():
-        races.advance(marks, decide(marks))
+    found, left = np.zeros((3, count * ways)), np.arange(count * ways)
+    while len(left):
         marks = races.marks()
-    found = (races.right(marks), races.tokens, races.kv)
-    return Played(*(np.asarray(x, float).reshape(count, ways).mean(1) for x in found))
+        over = ~marks.running.any(1)
+        if over.all() or 2 * over.sum() >= len(over):  # the others go on by themselves
+            found[:, left[over]] = np.stack([races.right(marks), races.tokens, races.kv])[:, over]
+            races, left = races.take(~over), left[~over]
+        else:
+            races.advance(marks, decide(marks))
+    return Played(*found.reshape(3, count, ways).mean(2))
 
 
 def fit_value(table: RaceTable) -> Network:
@@ -280,7 +284,7 @@ def draw(played: Mapping[str, Sequence[Played]], out: Path) -> None:
 def main(
     traces: Annotated[Path, typer.Argument(help="Trace set with running marks.")] = bundled("drop"),
     out: Annotated[Path, typer.Option(help="Picture.")] = Path("runs/drop.png"),
-    folds: Annotated[int, typer.Option(min=2)] = 3,
+    folds: Annotated[int, typer.Option(min=2)] = 2,
     steps: Annotated[int, typer.Option(min=1, help="Of each training.")] = TRAINING.total_steps,
     num_prices: Annotated[int, typer.Option(min=1)] = 8,
     limit: Annotated[int, typer.Option(help="Use so many questions only; 0: all.")] = 0,

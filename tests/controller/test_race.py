@@ -1,0 +1,153 @@
+"""Samples that are dropped while they are written: in this process and behind a server."""
+
+import asyncio
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from controller.backends.base import run_now
+from controller.backends.local.backend import LocalBackend
+from controller.backends.local.model import load_model
+from controller.backends.openai.backend import OpenAIBackend
+from controller.backends.openai.endpoint import Endpoint
+from controller.process.types import Question
+from controller.race import Race
+from envs.races import Races, read_races
+from envs.traces.format import TraceSet
+from recipes.drop import first
+from tests.conftest import CHECKPOINTS
+from tests.controller.server.upstream import Upstream
+
+GROUP, SAMPLES = 8, 16
+
+
+@pytest.fixture(scope="module")
+def backend():
+    return LocalBackend(load_model(CHECKPOINTS / "small", 0), max_cached_prompts=0)
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    traces = TraceSet.read(CHECKPOINTS / "drop")
+    rows = traces.questions.filter(traces.questions["split"].to_numpy(False) == "test")
+    return read_races(traces, ("test",)), rows.slice(0, 6).to_pylist()
+
+
+def asked(row):
+    return Question(question_id=row["question_id"], text=row["question"], answers="exact")
+
+
+def confident(least):
+    return first(SAMPLES, lambda marks: marks.lowest >= least)
+
+
+def replayed(table, place, decide):
+    races = Races(table, 1)
+    races.begin(np.arange(1), np.array([place]), np.zeros(1, np.int64))
+    seen = [races.marks()]
+    while seen[-1].running.any():
+        races.advance(seen[-1], decide(seen[-1]))
+        seen.append(races.marks())
+    return races, seen
+
+
+def test_what_was_recorded_is_what_is_written_live(backend, recorded):
+    (table, rows), decide = recorded, confident(-0.8)
+    for place, row in enumerate(rows):
+        seen = []
+
+        def watched(marks, seen=seen):
+            seen.append(marks)
+            return decide(marks)
+
+        live = run_now(Race(backend, asked(row), SAMPLES, GROUP, watched).run())
+        races, told = replayed(table, place, decide)
+        written = live.usage.decoded_tokens + live.usage.cancelled_tokens
+        assert written + table.prompt_tokens[place] == races.tokens[0]
+        assert live.dropped == (~races.kept).sum()
+        assert len(live.attempts) == races.kept.sum()
+        same = live.answer is not None and live.answer == row["reference"]
+        assert same == races.right(told[-1])[0]
+        for ours, theirs in zip(seen, told, strict=False):
+            there = theirs.running | theirs.ended
+            np.testing.assert_array_equal(ours.running, theirs.running)
+            for name in ("mean", "last", "lowest"):
+                given = getattr(ours, name)[there], getattr(theirs, name)[there]
+                np.testing.assert_allclose(*given, atol=2e-5)
+
+
+def test_memory_of_dropped_rows_is_let_go(backend, recorded):
+    held = []
+
+    def four(marks):
+        held.append(backend.kv_bytes)
+        return marks.running & (np.arange(SAMPLES) < (SAMPLES if len(held) < 3 else 4))
+
+    row = recorded[1][0]
+    run_now(Race(backend, asked(row), SAMPLES, 4, four).run())
+    assert held[1] > 0
+    assert held[3] == held[2] * 4 / SAMPLES
+    assert backend.kv_bytes == 0  # nothing is written any more
+
+
+def test_nobody_starts_and_the_question_is_given_up(backend, recorded):
+    race = Race(backend, asked(recorded[1][0]), 4, GROUP, lambda marks: marks.running & False)
+    found = run_now(race.run())
+    assert (found.answer, found.attempts, found.dropped) == (None, (), 0)
+    assert found.usage.processed_tokens == 0
+
+
+def token(text, logprob, finish=None):
+    logprobs = {"content": [{"token": text, "logprob": logprob}]}
+    choice = {"index": 0, "delta": {"content": text}, "finish_reason": finish}
+    return [choice | {"logprobs": logprobs}]
+
+
+async def sure(exchange):
+    await exchange.begin_stream()
+    for text in ("Ans", "wer", ":", " ", "7"):
+        await exchange.event(choices=token(text, -0.1))
+        await asyncio.sleep(0.05)
+    await exchange.event(choices=token(".", -0.1, "stop"))
+    await exchange.send(b"data: [DONE]\n\n")
+
+
+async def unsure(exchange):
+    await exchange.begin_stream()
+    for _ in range(200):
+        await exchange.event(choices=token("x", -4.0))
+        await asyncio.sleep(0.05)
+
+
+async def broken(exchange):
+    await exchange.reply({"error": {"message": "no"}}, status=400)
+
+
+def race_behind(server, num_samples, least):
+    async def run():
+        endpoint = Endpoint(base_url=server.url, model="small", max_retries=0)
+        backend = OpenAIBackend(endpoint, seed=0)
+        question = replace(Question(question_id="q", text="2+5="), answers="number")
+        decide = first(num_samples, lambda marks: marks.lowest >= least)
+        try:
+            return await Race(backend, question, num_samples, 2, decide).run()
+        finally:
+            await backend.close()
+
+    return asyncio.run(run())
+
+
+def test_streams_of_dropped_samples_are_closed_and_their_tokens_charged():
+    with Upstream(sure, unsure, unsure, sure).running() as server:
+        found = race_behind(server, 4, -1.0)
+        assert (found.answer, found.dropped, len(found.attempts)) == ("7", 2, 2)
+        assert server.abandoned == 2
+        assert 4 <= found.usage.cancelled_tokens <= 20
+        assert found.usage.decoded_tokens == 12
+
+
+def test_a_sample_that_fails_does_not_hold_up_the_others():
+    with Upstream(broken, sure).running() as server:
+        found = race_behind(server, 3, -1.0)
+        assert (found.answer, len(found.attempts)) == ("7", 2)
