@@ -93,7 +93,7 @@ class Race:
         self.samples = [Sample(looked=self._look) for _ in range(num_samples)]
         self.flags = [threading.Event() for _ in range(num_samples)]
         self._tasks: dict[int, asyncio.Task[list[Attempt]]] = {}
-        self._prompt_tokens = self._mark = 0
+        self._prompt_tokens = self._mark = self._dropped = 0
 
     async def run(self) -> Raced:
         """Write until nothing runs."""
@@ -122,7 +122,7 @@ class Race:
         return Raced(
             answer=self._answers()[1][leader] if leader >= 0 else None,
             attempts=whole,
-            dropped=sum(self.flags[place].is_set() for place in begun),
+            dropped=self._dropped,
             usage=sum([*(attempt.usage for attempt in made), *wasted], Usage()),
         )
 
@@ -167,6 +167,7 @@ class Race:
         marks = self._marks()
         for place in np.flatnonzero(marks.running[0] & ~self.decide(marks)[0]).tolist():
             self.flags[place].set()
+            self._dropped += self._mark > 0
             if place in self._tasks:
                 self._tasks[place].cancel()
         self._mark += 1

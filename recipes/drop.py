@@ -29,7 +29,6 @@ import typer
 from matplotlib.ticker import PercentFormatter
 from sklearn.linear_model import LogisticRegression
 
-from controller.bundled import bundled
 from controller.policy.network import PolicyNetwork
 from controller.policy.readouts import Network
 from controller.process.lockstep import Bools, Floats, chance
@@ -282,7 +281,9 @@ def draw(played: Mapping[str, Sequence[Played]], out: Path) -> None:
 
 
 def main(
-    traces: Annotated[Path, typer.Argument(help="Trace set with running marks.")] = bundled("drop"),
+    traces: Annotated[Path, typer.Argument(help="Trace set with running marks.")] = Path(
+        "checkpoints/drop"
+    ),
     out: Annotated[Path, typer.Option(help="Picture.")] = Path("runs/drop.png"),
     folds: Annotated[int, typer.Option(min=2)] = 2,
     steps: Annotated[int, typer.Option(min=1, help="Of each training.")] = TRAINING.total_steps,

@@ -271,7 +271,7 @@ class Wrapped(Backend):
     def __init__(self, backend: Backend) -> None:
         self.backend, self.models = backend, backend.models
         self.reads_prompts, self.revises = backend.reads_prompts, backend.revises
-        self.verifies = backend.verifies
+        self.verifies, self.in_step = backend.verifies, backend.in_step
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -150,4 +150,4 @@ def test_streams_of_dropped_samples_are_closed_and_their_tokens_charged():
 def test_a_sample_that_fails_does_not_hold_up_the_others():
     with Upstream(broken, sure).running() as server:
         found = race_behind(server, 3, -1.0)
-        assert (found.answer, len(found.attempts)) == ("7", 2)
+        assert (found.answer, found.dropped, len(found.attempts)) == ("7", 0, 2)
