@@ -47,14 +47,16 @@ from training.report.show import print_rows
 Decide = Callable[[Marks], Bools]
 """Which of the running samples go on, (E, S)."""
 
-PLAIN, SETTLED, CONFIDENCE, SIMILAR, VALUE, LEARNED = (
-    *("self-consistency", "stopped once settled", "lowest group confidence"),
+ALL, PLAIN, SETTLED, CONFIDENCE, SIMILAR, VALUE, LEARNED = (
+    *("all samples", "self-consistency", "stopped once settled", "lowest group confidence"),
     *("similar beginnings", "value of the prefix", "learned"),
 )
-TRAINING = PPOConfig(total_steps=300_000, hidden_sizes=(64, 64), gae_lambda=1.0)
+TRAINING = PPOConfig(total_steps=600_000, hidden_sizes=(64, 64), gae_lambda=1.0)
 
 _WAYS = 2
 """Orders of the samples in which each question is played."""
+_FINER = 3
+"""Prices, for each that utility is told at, among which the learned policy's is chosen there."""
 _WITHIN = 0.01
 """Accuracy that may be lost where tokens are compared at equal accuracy."""
 
@@ -177,6 +179,7 @@ def rules(table: RaceTable, value: Network) -> dict[str, list[Decide]]:
     }
     settled = [first(count) for count in counts]
     return {
+        ALL: [first(counts[-1], settles=False)],
         PLAIN: [first(count, settles=False) for count in counts],
         SETTLED: settled,
         **{
@@ -197,9 +200,10 @@ class Contest:
 def contest(tuning: RaceTable, test: RaceTable, prices: Floats, config: PPOConfig) -> Contest:
     """Learn and tune on some questions, play others."""
     learned = train(tuning, config)
-    families = rules(tuning, learned.value) | {LEARNED: [learned.at(p) for p in prices]}
+    finer = np.geomspace(prices[0], prices[-1], _FINER * (len(prices) - 1) + 1)
+    families = rules(tuning, learned.value) | {LEARNED: [learned.at(p) for p in finer]}
     seen = {decide: play(tuning, decide) for decide in {*chain(*families.values())}}
-    target = seen[families[PLAIN][-1]].right.mean() - _WITHIN
+    target = seen[families[ALL][0]].right.mean() - _WITHIN
     chosen: dict[str, list[Decide]] = {}
     for name, settings in families.items():
         known = [seen[decide] for decide in settings]
@@ -207,7 +211,7 @@ def contest(tuning: RaceTable, test: RaceTable, prices: Floats, config: PPOConfi
         right = np.array([p.right.mean() for p in known])
         tokens = np.array([p.tokens.mean() for p in known])
         cheapest = int(np.argmin(np.where(right >= min(target, right.max()), tokens, np.inf)))
-        by_price = settings if name == LEARNED else [settings[n] for n in best]
+        by_price = settings[::_FINER] if name == LEARNED else [settings[n] for n in best]
         chosen[name] = [*by_price, settings[cheapest]]
     played = {decide: play(test, decide) for decide in {*chain(*chosen.values())}}
     by_price = {name: [played[d] for d in decides[:-1]] for name, decides in chosen.items()}
