@@ -63,11 +63,6 @@ class RaceTable:
         """Three decades around what one sample costs."""
         return price_range(float(self.prompt_tokens.mean() + self.length.mean()))
 
-    def take(self, questions: Ints) -> RaceTable:
-        """The same with these questions alone, (q,)."""
-        rows = {name: value[questions] for name, value in vars(self).items() if name != "group"}
-        return RaceTable(**rows | {"group": self.group, "signals": self.signals[:, questions]})
-
 
 def read_races(traces: TraceSet, splits: Iterable[str]) -> RaceTable:
     """The races of some splits.

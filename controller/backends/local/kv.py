@@ -261,6 +261,8 @@ class KVBatch(Cache):  # type: ignore[misc]
     def shrink(self) -> None:
         """Let go of the memory of rows that are not active."""
         self.num_rows = self.num_active
+        if not self.num_rows:
+            self.clear()
         for layer in self.layers:
             layer.start(keep=True)
 
