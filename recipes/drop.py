@@ -56,7 +56,7 @@ TRAINING = PPOConfig(total_steps=300_000, hidden_sizes=(64, 64), gae_lambda=1.0)
 _WAYS = 2
 """Orders of the samples in which each question is played."""
 _TICKS = np.outer(10.0 ** np.arange(1, 7), (1, 2, 5)).ravel()
-_FINER = 3
+_FINER = 2
 """Prices, for each that utility is told at, among which the learned policy's is chosen there."""
 _WITHIN = 0.01
 """Accuracy that may be lost where tokens are compared at equal accuracy."""

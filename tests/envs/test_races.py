@@ -7,7 +7,7 @@ from controller.errors import TraceFormatError
 from controller.process.races import keeps
 from envs.races import Races, RaceVectorEnv, read_races
 from envs.traces.format import TraceSet
-from recipes.drop import Played, first, fit_value, play, rules, train, unlike
+from recipes.drop import ALL, Played, first, fit_value, play, rules, train, unlike
 from tests.conftest import CHECKPOINTS
 from training.learn.config import PPOConfig
 
@@ -99,6 +99,7 @@ def test_the_same_seed_teaches_the_same_policy(table):
 
 def test_every_family_may_give_up_or_drop_nothing(table, value):
     families = rules(table, value)
+    assert len(families.pop(ALL)) == 1
     assert all(len(settings) >= len(keeps(16)) for settings in families.values())
 
 
