@@ -174,7 +174,8 @@ class Race:
 
     def _answers(self) -> tuple[list[int], list[str]]:
         """Numbers of the samples' answers, -1 for none, and the answers."""
-        kind, known, numbers = answer_kind(self.question.answers or UNSTATED), {}, []
+        kind = answer_kind(self.question.answers or UNSTATED)
+        known, numbers = dict[str, int](), list[int]()
         for sample in self.samples:
             answer = read_answer(sample.text, None, kind) if sample.done else None
             numbers.append(-1 if answer is None else known.setdefault(answer, len(known)))
@@ -184,8 +185,8 @@ class Race:
         """What is known of the samples now, as a replay would have it; E = 1."""
         running, written = self._running(), self.group * self._mark
         length = np.array([len(sample.logprobs) for sample in self.samples])
-        groups = [np.float32(sample.groups(self.group)) for sample in self.samples]
-        marks = max(self._mark, *map(len, groups), 1)
+        groups = [np.array(s.groups(self.group), np.float32).tolist() for s in self.samples]
+        marks = max(self._mark, 1, *(len(row) for row in groups))
         filled = np.array([[*row, *[0.0] * (marks - len(row))] for row in groups], np.float64)
         places = [
             len(s.text) if s.done or not 0 < written < len(s.ends) else s.ends[written - 1]

@@ -80,12 +80,11 @@ def read_races(traces: TraceSet, splits: Iterable[str]) -> RaceTable:
     samples = int(table.stream_length[:, 0].min())
     if samples < table.stream_length[:, 0].max():
         raise TraceFormatError(f"{traces.path}: expected as many attempts at each question")
-    places = table.stream[:, 0]  # (Q, S)
-    attempts = table.attempts[places]
+    attempts = table.attempts[table.stream[:, 0]]  # (Q, S)
     told = traces.stored.to_table(["groups", "places", "text"]).take(attempts["row"].ravel())
     marks = max(map(len, told["groups"].to_pylist()))
     groups, written = (_filled(told[name].to_pylist(), marks) for name in ("groups", "places"))
-    shape = places.shape
+    shape = attempts.shape
     texts = np.array([text or "" for text in told["text"].to_pylist()], object).reshape(shape)
     length = attempts["completion_tokens"].astype(np.int64)
     places = np.concatenate([np.zeros((len(written), 1)), written], 1).astype(np.int64)
@@ -224,7 +223,7 @@ class RaceVectorEnv:
         go_on = strongest(self._marks, values, np.array(self.counts)[actions])
         reward = -self.price * races.advance(self._marks, go_on)
         marks = races.marks()
-        over, right = ~marks.running.any(1), races.right(marks)
+        over, right = marks.over, races.right(marks)
         reward = reward + (over & right)
         info: dict[str, Any] = {}
         if over.any():

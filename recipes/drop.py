@@ -84,7 +84,7 @@ def play(table: RaceTable, decide: Decide, ways: int = _WAYS) -> Played:
     found, left = np.zeros((3, count * ways)), np.arange(count * ways)
     while len(left):
         marks = races.marks()
-        over = ~marks.running.any(1)
+        over = marks.over
         if over.all() or 2 * over.sum() >= len(over):  # the others go on by themselves
             found[:, left[over]] = np.stack([races.right(marks), races.tokens, races.kv])[:, over]
             races, left = races.take(~over), left[~over]
@@ -124,9 +124,7 @@ class Learned:
             counts = keeps(marks.running.shape[1])
             values = sample_values(self.value, marks)
             seen = marks.observe(np.full(len(values), price), values)
-            choice = self.network.choose(
-                seen, keep_mask(marks, counts) | (~marks.running.any(1))[:, None]
-            )
+            choice = self.network.choose(seen, keep_mask(marks, counts) | marks.over[:, None])
             return strongest(marks, values, np.array(counts)[choice])
 
         return decide
@@ -165,18 +163,25 @@ def unlike(share: float) -> Decide:
     return decide
 
 
+def confident(least: float) -> Decide:
+    """Keeps those none of whose groups has a lower mean log-probability."""
+    return lambda marks: np.asarray(marks.lowest >= least)
+
+
+def valuable(value: Network, least: float) -> Decide:
+    """Keeps those that are right with this probability at least."""
+    return lambda marks: np.asarray(chance(sample_values(value, marks)) >= least)
+
+
 def rules(table: RaceTable, value: Network) -> dict[str, list[Decide]]:
     """Rules by family, in all settings; thresholds are quantiles over a table's samples."""
     counts = keeps(table.length.shape[1])
     several = [count for count in counts if count >= 4 and count & (count - 1) == 0]
     worst = np.quantile(table.signals[2, :, :, -1], (0.1, 0.25, 0.5, 0.75, 0.9))
     keep: dict[str, list[Decide]] = {
-        CONFIDENCE: [lambda marks, t=least: marks.lowest >= t for least in worst],
+        CONFIDENCE: [confident(least) for least in worst],
         SIMILAR: [unlike(share) for share in (0.5, 0.7, 0.85, 1.0)],
-        VALUE: [
-            lambda marks, t=least: chance(sample_values(value, marks)) >= t
-            for least in (0.05, 0.1, 0.2, 0.35, 0.5)
-        ],
+        VALUE: [valuable(value, least) for least in (0.05, 0.1, 0.2, 0.35, 0.5)],
     }
     settled = [first(count) for count in counts]
     return {
@@ -212,8 +217,8 @@ def contest(tuning: RaceTable, test: RaceTable, prices: Floats, config: PPOConfi
         right = np.array([p.right.mean() for p in known])
         tokens = np.array([p.tokens.mean() for p in known])
         cheapest = int(np.argmin(np.where(right >= min(target, right.max()), tokens, np.inf)))
-        by_price = settings[::_FINER] if name == LEARNED else [settings[n] for n in best]
-        chosen[name] = [*by_price, settings[cheapest]]
+        tuned = settings[::_FINER] if name == LEARNED else [settings[n] for n in best]
+        chosen[name] = [*tuned, settings[cheapest]]
     played = {decide: play(test, decide) for decide in {*chain(*chosen.values())}}
     by_price = {name: [played[d] for d in decides[:-1]] for name, decides in chosen.items()}
     equal = {name: played[decides[-1]] for name, decides in chosen.items()}

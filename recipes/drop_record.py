@@ -103,7 +103,12 @@ def main(
     write_table(out / "questions.parquet", pa.Table.from_pylist(described, schema=QUESTION_SCHEMA))
     write_table(out / "attempts.parquet", pa.Table.from_pylist(rows, schema=MARKED))
     spec = local.spec(backend.models[0].temperature or 0.0, max_new_tokens)
-    told = {"tier": "small", "parameters": spec.parameters, "digest": spec.digest, "adapters": {}}
+    told: dict[str, Any] = {
+        "tier": "small",
+        "parameters": spec.parameters,
+        "digest": spec.digest,
+        "adapters": {},
+    }
     manifest = {
         "version": TRACE_VERSION,
         "models": {spec.name: told | {"max_new_tokens": max_new_tokens, "family": spec.name}},

@@ -122,6 +122,11 @@ class Marks:
         return answer, number, np.where(leading, 0, counts).max(1), sure
 
     @property
+    def over(self) -> Bools:
+        """Whether no sample runs, (E,)."""
+        return np.asarray(~self.running.any(1))
+
+    @property
     def settled(self) -> Bools:
         """Whether those that run could not change which answer leads, (E,)."""
         _, leader, second, _ = self.poll
