@@ -26,6 +26,7 @@ from recipes import (
     models,
     preparing,
     prompts,
+    trade_offs,
     trees,
 )
 from tests.hub_server import hub
@@ -166,6 +167,7 @@ COMMANDS = {
     "python -m recipes.models": get_command(models.app),
     "python -m recipes.preparing": only(preparing.main),
     "python -m recipes.prompts": only(prompts.main),
+    "python -m recipes.trade_offs": only(trade_offs.main),
     "python -m recipes.trees": get_command(trees.app),
 }
 FORM = r"(allot|python -m (?:benchmarks|recipes\.\w+))( [^`\n]+)?"
