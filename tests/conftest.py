@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from envs.traces.table import build_table
 from recipes.trees import TreeConfig, TreeRecorder, record_trees
 from tests.menus import write_menu
 from tests.training.conftest import thinned
+from training.learn.calibration import tie_breaks
 from training.learn.config import PPOConfig, TrainConfig
 from training.learn.train import ControllerTraining
 from training.report.show import new_questions
@@ -63,7 +65,8 @@ def validation(traces: TraceSet) -> Recorded:
 
 @pytest.fixture(scope="session")
 def config(traces: TraceSet, validation: Recorded):
-    return derive_config(validation.table, traces.models())
+    derived = derive_config(validation.table, traces.models())
+    return replace(derived, tie_breaks=tie_breaks(validation.table, derived.reads_logprobs))
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +79,8 @@ def menu(tmp_path_factory) -> TraceSet:
 def menu_config(menu):
     """Its decision process."""
     table = build_table(menu, ["train"], [model.name for model in menu.models()])
-    return derive_config(table, menu.models(), menu.arms(), sample_widths=(1, 2))
+    derived = derive_config(table, menu.models(), menu.arms(), sample_widths=(1, 2))
+    return replace(derived, tie_breaks=tie_breaks(table, derived.reads_logprobs))
 
 
 @pytest.fixture(scope="session")

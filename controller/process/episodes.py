@@ -58,6 +58,10 @@ class EpisodeConfig:
         verifier_calibration: what makes a probability of such an arm's judgement of an attempt:
             a factor of its log-odds, then what is added for each rung that may have made it; empty
             for scores that are taken as they are.
+        tie_breaks: of each rung four numbers, on which the answer leads of several with as many
+            votes: how likely its attempts are right beside others, their mean log-probability,
+            what a nat above that adds, and what each e-fold of their tokens adds; empty for the
+            larger model's answer, then the first.
         reads_logprobs: whether log-probabilities of attempts were known in training; if not,
             those of a deployment are left unread.
         reads_cuts: the same for attempts that were cut at their longest.
@@ -80,6 +84,7 @@ class EpisodeConfig:
     verifies: bool = False
     verification_overhead: int = 0
     verifier_calibration: tuple[float, ...] = ()
+    tie_breaks: tuple[float, ...] = ()
     reads_logprobs: bool = True
     reads_cuts: bool = False
     arms: tuple[Arm, ...] = ()
@@ -105,6 +110,10 @@ class EpisodeConfig:
             raise ConfigError(
                 f"verifier_calibration: expected {rungs + 1} numbers, or none, found "
                 f"{self.verifier_calibration}"
+            )
+        if len(self.tie_breaks) not in (0, 4 * rungs):
+            raise ConfigError(
+                f"tie_breaks: expected {4 * rungs} numbers, or none, found {self.tie_breaks}"
             )
         if sum(arm.verifies for arm in self.menu) > 1:
             raise ConfigError(
@@ -336,7 +345,7 @@ _ZERO_AT_START = (
     *("counts", "revisions", "rung", "top", "second", "total", "small_total", "distinct"),
     *("count_log_count", "num_attempts", "unanswered", "cuts", "last_cut", "last_agrees"),
     *("logprob_sum", "logprobs", "score_sum", "scores", "small_tokens", "unverified"),
-    *("unverified_tokens", "prefilled", "spared", "streak"),
+    *("unverified_tokens", "prefilled", "spared", "streak", "lead_sure"),
 )
 
 _LOOKED_AT = (
@@ -394,6 +403,7 @@ class Episodes(Lockstep):
         answer_logprob, answer_logprobs: sum and count of mean log-probabilities, (N, K).
         answer_score, answer_scores: sum and count of verifier scores, (N, K).
         leader: answer of most weight; -1 before the first answer.
+        lead_sure: how sure it is on a tie, by `EpisodeConfig.tie_breaks`; NaN for surer than any.
         top, second: weight of the leader and of its closest rival.
         total: votes cast.
         distinct: answers seen.
@@ -420,6 +430,7 @@ class Episodes(Lockstep):
         self.length_factor = np.ones((n, r))
         self.readings = np.zeros((n, len(config.readings)))
         self._vote_weight = np.array(config.vote_weights)
+        self._tie_breaks = np.reshape(config.tie_breaks, (-1, 4))
         self.prompt_counted = np.ones(n, bool)
         self.cuts, self.last_cut = np.zeros(n, np.int64), np.zeros(n, bool)
         self.prefilled, self.spared = np.zeros((n, r), bool), np.zeros((n, r), np.int64)
@@ -432,7 +443,7 @@ class Episodes(Lockstep):
         revisers = len(config.revisers)
         self.next_child = np.zeros((revisers, k, n), np.int64).T
         self.children_left = np.zeros((revisers, k, n), np.int64).T
-        self.leader = np.full(n, NO_ANSWER)
+        self.leader, self.lead_sure = np.full(n, NO_ANSWER), np.zeros(n)
         self.top, self.second, self.total = np.zeros(n), np.zeros(n), np.zeros(n)
         self.small_total, self.distinct = np.zeros(n), np.zeros(n, np.int64)
         self.count_log_count = np.zeros(n)
@@ -686,20 +697,32 @@ class Episodes(Lockstep):
             revisable &= rung == 0
         self.next_child[rows[revisable], answer[revisable]] = attempts.first_child[revisable]
         self.children_left[rows[revisable], answer[revisable]] = attempts.num_children[revisable]
-        self._lead(rows, answer, rung, weight)
+        sure = self._sureness(attempts) if self.config.tie_breaks else np.where(small, -1.0, 1.0)
+        self._lead(rows, answer, sure, weight)
 
-    def _lead(self, rows: Ints, answer: Ints, rung: Ints, weight: Floats) -> None:
-        """Find leaders and rivals after one answer of each of `rows` got more weight."""
+    def _sureness(self, attempts: AttemptColumns) -> Floats:
+        """How likely attempts are right, beside others at the same question, in log-odds, (n,)."""
+        base, usual, per_nat, per_length = self._tie_breaks[attempts.rung].T
+        more = np.where(np.isnan(attempts.mean_logprob), 0.0, attempts.mean_logprob - usual)
+        length = np.log(np.maximum(attempts.completion_tokens, 1))
+        return np.asarray(base + per_nat * more + per_length * length)
+
+    def _lead(self, rows: Ints, answer: Ints, sure: Floats, weight: Floats) -> None:
+        """Find leaders and rivals after one answer of each of `rows` got more weight.
+
+        `sure`, (n,), tells how sure the attempts are that gave it.
+        """
         top, second, leader = self.top[rows], self.second[rows], self.leader[rows]
-        leads = answer == leader
-        # On a tie the larger model's answer leads.
-        large = ~self.config.is_small[rung]
-        overtakes = ~leads & ((weight > top) | ((weight == top) & large))
+        leads, before = answer == leader, self.lead_sure[rows]
+        overtakes = ~leads & ((weight > top) | ((weight == top) & (sure > before)))
         self.second[rows] = np.where(
             leads, second, np.where(overtakes, top, np.maximum(second, weight))
         )
         self.top[rows] = np.where(leads | overtakes, weight, top)
         self.leader[rows] = np.where(overtakes, answer, leader)
+        if self.config.tie_breaks:
+            surest = np.where(leads, np.maximum(before, sure), before)
+            self.lead_sure[rows] = np.where(overtakes, sure, surest)
 
     @property
     def backers(self) -> tuple[Ints, Ints]:
@@ -758,6 +781,7 @@ class Episodes(Lockstep):
         weight = np.where(known, self.weight[at], 0.0)
         place = np.where(known, weight + bonus, -np.inf).argmax(1)
         first = np.arange(len(answered)), place
+        self.lead_sure[answered[self.leader[answered] != answers[first]]] = np.nan
         self.leader[answered] = answers[first]
         self.top[answered] = weight[first]
         weight[first] = 0.0

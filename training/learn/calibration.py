@@ -1,4 +1,4 @@
-"""Calibration of a verifier's score or an arm's judgements, and how good a score is."""
+"""How likely attempts are right: by a verifier's score, an arm's judgements, or on a tie."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from controller.process.episodes import EpisodeConfig, log_odds
+from controller.process.features import quotient
 from controller.process.lockstep import Floats, chance
 from envs.traces.table import TraceTable
 from training.learn.difficulty import fold_of
@@ -82,6 +83,41 @@ def _platt(inputs: Floats, right: NDArray[np.bool_]) -> Floats:
     weights[1:] += fitted.intercept_[0]
     weights[0] = np.copysign(max(abs(weights[0]), _LEAST_FACTOR), weights[0])
     return weights
+
+
+def tie_breaks(train: TraceTable, reads_logprobs: bool) -> tuple[float, ...]:
+    """`EpisodeConfig.tie_breaks`; none where no question has a right and a wrong answer.
+
+    Logistic regression on which of two attempts at a question is right, where one of them is, by
+    arm, log-probability and length.
+
+    Source: Bradley and Terry 1952, "Rank Analysis of Incomplete Block Designs".
+    """
+    question, rung, places = train.independent
+    right = train.right(train.stream)[train.stream >= 0]
+    answered = train.attempts["answer"][places] >= 0
+    question, rung, right = question[answered], rung[answered], right[answered]
+    made = train.attempts[places[answered]]
+    pairs, weight = _pairs(right, question)
+    if not len(pairs):
+        return ()
+    arms = np.eye(train.stream.shape[1])[rung]  # (n, R)
+    logprob = made["mean_logprob"].astype(np.float64)
+    known = ~np.isnan(logprob) & reads_logprobs
+    logprob = np.where(known, logprob, 0.0)
+    usual = quotient(logprob @ arms, known @ arms)  # (R,)
+    above = np.where(known, logprob - usual[rung], 0.0)
+    length = np.log(np.maximum(made["completion_tokens"], 1))
+    inputs = np.concatenate([arms, arms * above[:, None], arms * length[:, None]], 1)  # (n, 3R)
+    scale = inputs.std(0) + 1e-6
+    ahead = (inputs[pairs[:, 0]] - inputs[pairs[:, 1]]) / scale
+    # The first of each pair is right: half of them are turned round, so that there are two classes.
+    sign = np.where(np.arange(len(pairs)) % 2, 1.0, -1.0)
+    weight = weight * len(np.unique(question[pairs[:, 0]]))
+    fitted = LogisticRegression(fit_intercept=False, max_iter=1000)
+    fitted.fit(ahead * sign[:, None], sign > 0, weight)
+    base, per_nat, per_length = np.split(fitted.coef_[0] / scale, 3)
+    return tuple(np.stack([base, usual, per_nat, per_length], 1).ravel().tolist())
 
 
 def _pairs(

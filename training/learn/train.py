@@ -43,7 +43,7 @@ from envs.vector import ComputeVectorEnv
 from training.compare.simulate import outlook, play_checkpoint, utilities
 from training.compare.yardsticks import best_rule_utilities
 from training.granularity import learning_of
-from training.learn.calibration import with_calibration
+from training.learn.calibration import tie_breaks, with_calibration
 from training.learn.config import (
     LEARNERS,
     LEAST_STEPS,
@@ -181,6 +181,8 @@ def prepare(traces: AnyTraces, config: TrainConfig) -> Prepared:
     process = learning.derive(train, traces, config, difficulty)
     if isinstance(process, EpisodeConfig) and process.names_verifier:
         train, process = with_calibration(train, process)
+    if isinstance(process, EpisodeConfig):
+        process = replace(process, tie_breaks=tie_breaks(train, process.reads_logprobs))
     return Prepared(
         models=models,
         train=train,

@@ -29,7 +29,7 @@ def begun(process, budget=np.inf):
     return episodes
 
 
-def attempt(episodes, answer, rung=0, tokens=10):
+def attempt(episodes, answer, rung=0, tokens=10, logprob=-0.5):
     episodes.record(
         ROW,
         np.array([False]),
@@ -38,7 +38,7 @@ def attempt(episodes, answer, rung=0, tokens=10):
             answer=np.array([answer]),
             prompt_tokens=np.array([(5, 7)[rung]]),
             completion_tokens=np.array([tokens]),
-            mean_logprob=np.array([-0.5]),
+            mean_logprob=np.array([logprob]),
             min_logprob=np.array([-1.0]),
             cut=np.array([False]),
             scoreable=np.array([True]),
@@ -56,6 +56,48 @@ def test_the_majority_leads_and_a_large_answer_outvotes_it(process):
     assert (episodes.leader[0], episodes.top[0], episodes.second[0]) == (1, 2, 1)
     attempt(episodes, 2, rung=1)
     assert (episodes.leader[0], episodes.top[0], episodes.second[0]) == (2, 3, 2)
+
+
+SURE = (0.0, -0.5, 2.0, 0.0, -1.0, -0.5, 0.0, 1.0)
+"""Tie breaks: a small attempt by its log-probability, a large one by its length."""
+
+
+@pytest.mark.parametrize(
+    ("attempts", "leader"),
+    [
+        ([(0, -0.5), (1, -0.4)], 1),
+        ([(0, -0.4), (1, -0.5)], 0),
+        ([(0, np.nan), (1, -0.6)], 0),  # unknown counts as usual
+        ([(0, np.nan), (1, -0.4)], 1),
+        ([(0, -0.5), (1, -0.4), (0, -0.9)], 0),  # more votes count before
+        ([(0, -0.5), (1, -0.2), (0, -0.9), (1, -0.9), (0, -0.1), (1, -0.2)], 0),
+    ],
+)
+def test_on_a_tie_the_surer_answer_leads(process, attempts, leader):
+    episodes = begun(replace(process, tie_breaks=SURE))
+    for answer, logprob in attempts:
+        attempt(episodes, answer, logprob=logprob)
+    assert episodes.leader[0] == leader
+
+
+def test_ties_between_arms_are_broken_by_what_each_is_known_for(process):
+    """A large attempt of e tokens is as sure as a usual small one."""
+    for tokens, leader in ((2, 0), (4, 1)):
+        episodes = begun(replace(process, tie_breaks=SURE, vote_weights=(1, 1)))
+        attempt(episodes, 0)
+        attempt(episodes, 1, rung=1, tokens=tokens)
+        assert episodes.leader[0] == leader
+
+
+def test_without_tie_breaks_the_larger_model_then_the_first_leads(process):
+    episodes = begun(replace(process, vote_weights=(1, 1)))
+    attempt(episodes, 0)
+    attempt(episodes, 1, logprob=-0.1)
+    assert episodes.leader[0] == 0
+    attempt(episodes, 2, rung=1)
+    assert episodes.leader[0] == 2
+    with pytest.raises(ConfigError, match="tie_breaks: expected 8 numbers, or none"):
+        replace(process, tie_breaks=(1.0,))
 
 
 def test_each_models_prompt_is_paid_for_once(process):

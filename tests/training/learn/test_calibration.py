@@ -17,6 +17,7 @@ from training.learn.calibration import (
     auroc,
     calibrate,
     expected_calibration_error,
+    tie_breaks,
     with_calibration,
 )
 
@@ -89,3 +90,25 @@ def test_without_the_writer_the_verifier_alone_decides(attempts):
     unknown = torch.full((len(right), 2), float("nan"))
     score = probability(calibration, torch.tensor(judged).float(), unknown).numpy()
     assert expected_calibration_error(score.astype(np.float64), right) < 0.05
+
+
+def test_ties_are_broken_by_what_tells_right_from_wrong_at_one_question(traces):
+    """By log-probability here, which is known; of the better arm an attempt is surer as it is."""
+    table = build_table(traces, ["validation"])
+    small, large = np.reshape(tie_breaks(table, True), (2, 4))
+    usual = np.nanmean(
+        table.attempts["mean_logprob"][table.independent[2]][table.independent[1] == 0]
+    )
+    assert large[0] > small[0]
+    assert small[1] == pytest.approx(usual, abs=0.02)
+    assert min(small[2], large[2]) > 1
+    unread = np.reshape(tie_breaks(table, False), (2, 4))
+    assert not unread[:, 1:3].any()
+    assert unread[:, 3].any()
+
+
+def test_without_a_right_and_a_wrong_answer_ties_are_broken_as_before(traces):
+    table = build_table(traces, ["validation"])
+    assert (
+        tie_breaks(replace(table, answer_correct=np.zeros_like(table.answer_correct)), True) == ()
+    )
