@@ -21,6 +21,7 @@ from envs.traces.served import served_attempts
 FAILED = "requests that failed, left out"
 SHOWN = "attempts at questions with images or other media, which are not imported"
 
+_SIMPLE = re.compile(r"((?:healthbench_)?[^_]+)_(.+?)(?:_\d{8}_\d{6})?(?:_DEBUG)?_allresults")
 _LETTERS = ("a scorer that says C or I",)
 _CUT = ("max_tokens", "model_length", "length")
 """Why inspect_ai says that a text was cut; the last one in logs of its first year."""
@@ -61,7 +62,7 @@ def inspect_attempts(record: Record, log: Log) -> Iterator[Row]:
         graded = [name for name, score in scores.items() if not _is_number(score["value"])]
         metric = log.metric(record, scores, graded or _LETTERS)
         right = scored(record, f"scores.{metric}", scores[metric]["value"])
-        answer = None if log.options.answers else scores[metric].get("answer")
+        answer = scores[metric].get("answer")
     choice = output["choices"][0]
     # Long texts stand elsewhere in a sample.
     long = {f"attachment://{name}": text for name, text in row.get("attachments", {}).items()}
@@ -282,24 +283,34 @@ def simple_entries(row: Row) -> Iterator[tuple[str, Row]]:
 
 
 def simple_attempts(record: Record, log: Log) -> Iterator[Row]:
-    """The attempt of one example of simple-evals; the name of its file tells task and model."""
+    """Attempts at one example of simple-evals: what follows on the last message that is no reply.
+
+    The file's name tells task, model and time. One score stands for all programs of an example.
+    """
     chat, page = record.row["chat"], record.row["page"]
-    dataset, _, model = log.path.stem.removesuffix("_allresults").partition("_")
-    log.stated = record.row["score"]
+    name = _SIMPLE.fullmatch(log.path.stem)
+    task, model = name.groups() if name else ("", None)
+    programs, log.stated = task == "humaneval", record.row["score"]
+    log.kind = "whole" if programs else None
     told = {
         name: html.unescape(found[1]) if found else None
         for name in ("Correct Answer", "Extracted Answer", "Score")
         for found in [re.search(rf"<p>{name}: (.*?)</p>", page, re.DOTALL)]
     }
-    yield {
-        "question": conversation(chat[:-1]),
-        "dataset": dataset,
-        "reference": told["Correct Answer"],
-        "model": model,
-        "text": message_text(chat[-1]),
-        "answer": None if log.options.answers else told["Extracted Answer"],
-        "correct": scored(record, "htmls", told["Score"]),
-    }
+    asked = max(n for n, message in enumerate(chat, start=1) if message["role"] != "assistant")
+    right = scored(record, "htmls, Score", told["Score"], len(chat) - asked)
+    answer = "" if told["Extracted Answer"] == "None" else told["Extracted Answer"]
+    for message in chat[asked:]:
+        yield {
+            "question": conversation(chat[:asked]),
+            "dataset": task,
+            # Of programs these are verdicts, in the order that the checker ended in.
+            "reference": None if programs else told["Correct Answer"],
+            "answer": None if programs else answer,
+            "model": model,
+            "text": message_text(message),
+            "correct": right,
+        }
 
 
 def program_entries(row: Row) -> Iterator[tuple[str, Row]]:
@@ -310,19 +321,24 @@ def program_entries(row: Row) -> Iterator[tuple[str, Row]]:
 
 
 def program_attempts(record: Record, log: Log) -> Iterator[Row]:
-    """The attempt of one solution of EvalPlus; `--references` has the prompts by task."""
+    """The attempt of one solution of EvalPlus; `--references` has its problems, with prompts."""
     solution, log.kind = record.row, "whole"
     found = [name for name in ("plus", "base") if solution[f"{name}_status"] is not None]
     metric = log.metric(record, found if log.options.metrics else found[:1])
     # As in EvalPlus, `plus` means that the first tests pass, too.
-    counted = ("base", "plus") if metric == "plus" else ("base",)
+    counted = [f"{name}_status" for name in ("base", metric)]
+    known = log.known(solution["task_id"])
+    if known is None:
+        expected = "the task's prompt; give EvalPlus's problems (task_id, prompt) by --references"
+        raise record.error("question", expected, None)
     yield {
-        "question": (log.known(solution["task_id"]) or {}).get("question"),
+        "question": known.get("question"),
         "question_id": solution["task_id"],
         "dataset": solution["task_id"].partition("/")[0],
-        "model": log.path.stem.removesuffix("_eval_results"),
+        # Solutions that lie in a directory have their results in it.
+        "model": log.path.stem.removesuffix("eval_results").rstrip("_") or log.folder,
         "text": solution["solution"],
-        "correct": all(solution[f"{name}_status"] == "pass" for name in counted),
+        "correct": all([scored(record, name, solution[name]) for name in counted]),
     }
 
 
