@@ -10,6 +10,7 @@ import html
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from string import ascii_uppercase
 from typing import Any
 
 from controller.errors import TraceFormatError
@@ -21,6 +22,7 @@ from envs.traces.served import served_attempts
 FAILED = "requests that failed, left out"
 SHOWN = "attempts at questions with images or other media, which are not imported"
 
+_OF_ATTEMPTS = ("attempt_id", "text", "answer", "correct", "completion_tokens", "finish_reason")
 _SIMPLE = re.compile(r"((?:healthbench_)?[^_]+)_(.+?)(?:_\d{8}_\d{6})?(?:_DEBUG)?_allresults")
 _LETTERS = ("a scorer that says C or I",)
 _CUT = ("max_tokens", "model_length", "length")
@@ -28,7 +30,10 @@ _CUT = ("max_tokens", "model_length", "length")
 
 
 def table_attempts(record: Record, log: Log) -> Iterator[Row]:
-    """The attempt of a row of a plain table; `tokens` is short for `completion_tokens`."""
+    """Attempts of a row of a plain table; `tokens` is short for `completion_tokens`.
+
+    Where texts, answers and the like are lists, they hold an entry for each attempt.
+    """
     row, options, named = dict(record.row), log.options, dict[str, str]()
     if "tokens" in row and "completion_tokens" not in row:
         row["completion_tokens"] = row.pop("tokens")
@@ -39,7 +44,16 @@ def table_attempts(record: Record, log: Log) -> Iterator[Row]:
             named[ours] = theirs
             row[ours] = row.pop(theirs)
             log.used.add(theirs)
-    yield row
+    lists = {name: row[name] for name in _OF_ATTEMPTS if isinstance(row.get(name), list)}
+    if not lists:
+        yield row
+        return
+    for name, entries in lists.items():
+        if len(entries) != len(next(iter(lists.values()))):
+            expected = f"{len(next(iter(lists.values())))} entries, as {next(iter(lists))} has"
+            raise record.error(name, expected, entries)
+    for entries in zip(*lists.values(), strict=True):
+        yield row | dict(zip(lists, entries, strict=True))
 
 
 def inspect_entries(row: Row) -> Iterator[tuple[str, Row]]:
@@ -67,9 +81,11 @@ def inspect_attempts(record: Record, log: Log) -> Iterator[Row]:
     # Long texts stand elsewhere in a sample.
     long = {f"attachment://{name}": text for name, text in row.get("attachments", {}).items()}
     question, text = conversation(row["input"]), message_text(choice["message"])
+    lettered = zip(ascii_uppercase, row.get("choices") or (), strict=False)
+    question = "\n".join([long.get(question, question), *(f"{a}) {b}" for a, b in lettered)])
     usage = _usage(row, run["model"])
     yield {
-        "question": long.get(question, question),
+        "question": question,
         "question_id": row["id"],
         "dataset": run["task"],
         "reference": row["target"],
@@ -160,10 +176,11 @@ def completion_attempts(record: Record, log: Log) -> Iterator[Row]:
 def rollout_attempts(record: Record, log: Log) -> Iterator[Row]:
     """The attempt of a rollout in the results of verifiers (`results.jsonl`)."""
     row, run = record.row, log.beside("metadata.json")
-    if row.get("error"):
+    if row.get("error") or not row["completion"]:
         log.notes[FAILED] += 1
         return
-    metrics = row.get("metrics") or {}
+    # In its first year metrics were columns, and an example's number its id.
+    metrics = row.get("metrics") or row
     metric = log.metric(record, ["reward", *(metrics if log.options.metrics else ())])
     if metric == "reward":
         log.stated = run.get("avg_reward")
@@ -172,7 +189,7 @@ def rollout_attempts(record: Record, log: Log) -> Iterator[Row]:
     cut = row.get("is_truncated")
     yield {
         "question": conversation(row["prompt"]),
-        "question_id": row["example_id"],
+        "question_id": row.get("example_id", row.get("id")),
         "dataset": row.get("task") or run.get("env_id"),
         "reference": row.get("answer"),
         "model": run.get("model"),
@@ -338,7 +355,7 @@ def program_attempts(record: Record, log: Log) -> Iterator[Row]:
         # Solutions that lie in a directory have their results in it.
         "model": log.path.stem.removesuffix("eval_results").rstrip("_") or log.folder,
         "text": solution["solution"],
-        "correct": all([scored(record, name, solution[name]) for name in counted]),
+        "correct": all(scored(record, name, solution[name]) for name in counted),
     }
 
 
@@ -363,10 +380,10 @@ SOURCES = tuple(
         ("lm-evaluation-harness", {"doc", "resps"}, harness_attempts, None),
         ("allot serve", {"event", "logger"}, served_attempts, None),
         ("inspect_ai", {"epoch", "target", "scores"}, inspect_attempts, None),
-        ("inspect_ai", {"version", "eval"}, inspect_attempts, inspect_entries),
+        ("inspect_ai", {"eval", "status"}, inspect_attempts, inspect_entries),
         ("OpenAI batch", {"custom_id", "response"}, batch_attempts, None),
         ("trl", {"step", "prompt", "completion", "advantage"}, completion_attempts, None),
-        ("verifiers", {"example_id", "completion", "reward"}, rollout_attempts, None),
+        ("verifiers", {"prompt", "completion", "reward", "answer"}, rollout_attempts, None),
         ("verifiers", {"env", "task", "traces"}, trace_attempts, trace_entries),
         ("HELM", {"adapter_spec", "request_states"}, scenario_attempts, scenario_entries),
         ("simple-evals", {"htmls", "convos"}, simple_attempts, simple_entries),
