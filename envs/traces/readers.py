@@ -250,7 +250,7 @@ def scenario_attempts(record: Record, log: Log) -> Iterator[Row]:
         log.notes[FAILED] += 1
         return
     scores = _scores(log).get((instance["id"], state["train_trial_index"]), {})
-    metric = log.metric(record, sorted(scores), {"exact_match"})
+    metric = log.metric(record, sorted(scores), {"exact_match", "exact_set_match"})
     name = log.beside("run_spec.json").get("name") or log.folder
     for number, completion in enumerate(result["completions"]):
         text = completion["text"]

@@ -552,6 +552,19 @@ def test_a_key_that_stands_twice_is_refused(tmp_path):
 
 
 @QUIET
+def test_a_run_that_helm_made(tmp_path):
+    """Its own exact_match of the model: 0.4 of five test instances, 0.6 of five for validation."""
+    made = import_attempts([LOGS / "helm/scenario_state.json"], tmp_path / "traces")
+    name = "synthetic_reasoning:mode=variable_substitution"
+    assert shares(made) == {("local/half", name): (10, 10, 0.5)}
+    traces = TraceSet.read(tmp_path / "traces")
+    right = dict(zip(*(traces.attempts[c].to_pylist() for c in ("text", "correct")), strict=True))
+    assert right.keys() & set(traces.questions["reference"].to_pylist()) == {
+        text for text, is_right in right.items() if is_right
+    }
+
+
+@QUIET
 def test_a_run_of_helm(tmp_path):
     def state(n, text, **more):
         return {
