@@ -30,6 +30,7 @@ EXPECTED = "JSON Lines, JSON, CSV, TSV, parquet or an inspect_ai archive (.eval)
 
 _DELIMITERS = ",;\t"
 _BATCH = 4096
+_SHOWN = 300
 _ZSTANDARD = 93
 
 
@@ -64,7 +65,7 @@ class Record:
     def error(self, column: str, expected: str, found: Any) -> TraceFormatError:
         """An error that names file, line, column, what was expected and what was found."""
         shown = repr(found)
-        shown = shown if len(shown) <= 100 else f"{shown[:100]}..."
+        shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
         return TraceFormatError(
             f"{self.path}, {self.place}, column {column}: expected {expected}, found {shown}"
         )

@@ -65,6 +65,14 @@ def _number(least: float, most: float, whole: bool = False) -> Callable[[Any], f
     return read
 
 
+_WHOLE = _number(0, _MOST, whole=True)
+
+
+def _level(value: Any) -> int:
+    """A level, which MATH and its relatives spell "Level 3"."""
+    return int(_WHOLE(value.removeprefix("Level ") if isinstance(value, str) else value))
+
+
 def _one_of(*names: str) -> Callable[[Any], str]:
     def read(value: Any) -> str:
         if value not in names:
@@ -76,7 +84,7 @@ def _one_of(*names: str) -> Callable[[Any], str]:
 
 _ACTIONS = tuple(kind.value for kind, spec in ACTIONS.items() if spec.attempt)
 _NAME = Column(expected="a name", read=_spelled(bool, float, dict, list))
-_COUNT = Column(expected="a whole number from 0", read=_number(0, _MOST, whole=True))
+_COUNT = Column(expected="a whole number from 0", read=_WHOLE)
 _LOGPROB = Column(expected="nats, a number up to 0", read=_number(-math.inf, 0))
 
 COLUMNS: Mapping[str, Column] = {
@@ -84,7 +92,7 @@ COLUMNS: Mapping[str, Column] = {
     "reference": Column(expected="a right answer or a list of them", read=_reference),
     "question_id": _NAME,
     "dataset": _NAME,
-    "level": _COUNT,
+    "level": Column(expected=_COUNT.expected, read=_level),
     "split": Column(expected=f"one of {list(SPLITS)}", read=_one_of(*SPLITS)),
     "model": _NAME,
     "parameters": Column(expected="a number from 1", read=_number(1, 1e18)),
@@ -136,9 +144,9 @@ def checked(record: Record, row: Row, constants: Mapping[str, Any]) -> tuple[Row
                 raise record.error(name, column.expected, value) from None
     for name in NEEDED:
         if not kept.get(name, "").strip():
-            raise record.error(
-                name, f"{COLUMNS[name].expected}; see --map and --set {name}=VALUE", row.get(name)
-            )
+            named = f"--map THEIRS={name} or --set {name}=VALUE"
+            expected = f"{COLUMNS[name].expected}, see {named}"
+            raise record.error(name, expected, row.get(name) or f"columns {list(record.row)}")
     if "text" not in kept and "completion_tokens" not in kept:
         raise record.error(
             "completion_tokens", "a whole number from 0, or the text that it can be told by", None

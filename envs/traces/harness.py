@@ -48,15 +48,16 @@ def harness_attempts(record: Record, log: Log) -> Iterator[Row]:
     programs = metric.startswith("pass@")
     log.kind = log.kind or ("whole" if programs else None)
     answers = _flat(row.get("filtered_resps") or [])
-    if log.options.answers or len(answers) != len(texts):
+    verdicts: list[bool | None]
+    if len(answers) != len(texts):
         answers = [read_answer(text, None, log.answer_kind) for text in texts]
     if log.options.answers and not programs:
-        verdicts = _graded(record, log, texts, answers)
+        verdicts = [None] * len(texts)
     elif len(texts) == 1 or programs:
-        verdicts = [_score(record, metric, len(texts))] * len(texts)
+        verdicts = [scored(record, metric, row.get(metric), len(texts))] * len(texts)
         log.stated = _stated(results, task, metric, row.get("filter"))
     else:
-        verdicts = _graded(record, log, texts, answers)
+        verdicts = [*_graded(record, log, answers)]
         _compare(record, log, metric, answers, verdicts)
     for text, answer, right in zip(texts, answers, verdicts, strict=True):
         yield {
@@ -86,30 +87,22 @@ def _flat(entries: Any) -> list[Any]:
     return list(nested)
 
 
-def _score(record: Record, metric: str, attempts: int) -> bool:
-    which = (
-        f" (it tells how many of {attempts} attempts are right, and not which; record them as runs "
-        "of one attempt each, with different seeds)"
-    )
-    return scored(record, metric, record.row.get(metric), "0 or 1" + which * (attempts > 1))
-
-
-def _graded(record: Record, log: Log, texts: list[str], answers: list[Any]) -> list[bool]:
+def _graded(record: Record, log: Log, answers: list[Any]) -> list[bool]:
     references = tuple(right_answers(record.row.get("target")))
     if not references:
         raise record.error("target", "a right answer to grade attempts with", None)
-    log.notes["graded here"] += len(texts)
+    log.notes["graded here"] += len(answers)
     return [is_one_of(log.answer_kind, answer, references) for answer in answers]
 
 
 def _compare(
-    record: Record, log: Log, metric: str, answers: list[Any], verdicts: list[bool]
+    record: Record, log: Log, metric: str, answers: list[Any], verdicts: list[bool | None]
 ) -> None:
     """Note where grades differ from the harness's score of the same answer."""
     theirs = _flat(record.row.get("filtered_resps") or [])
     if len(theirs) != 1 or theirs[0] in _INVALID:
         return
-    verdict, kind = _score(record, metric, 1), log.answer_kind
+    verdict, kind = scored(record, metric, record.row.get(metric)), log.answer_kind
     graded = zip(answers, verdicts, strict=True)
     same = (r for a, r in graded if a is not None and kind.same(a, str(theirs[0])))
     if next(same, verdict) != verdict:

@@ -151,6 +151,8 @@ class Intake:
             for entry, row in attempts_of(source, record, log):
                 kept, unknown = checked(entry, row, self.options.constants)
                 log.unread |= dict.fromkeys(unknown)
+                if source is not TABLE and log.graded_again and kept.get("reference"):
+                    kept = {k: v for k, v in kept.items() if k not in ("answer", "correct")}
                 self._add(entry, kept, log)
         if source is not TABLE:
             log.unread.clear()

@@ -19,16 +19,15 @@ from envs.records import Record, read_records
 
 Row = dict[str, Any]
 
-TRUTHS = {"1": True, "1.0": True, "true": True, "yes": True, "c": True} | dict.fromkeys(
-    ("0", "0.0", "false", "no", "i", "n"), False
+TRUTHS = dict.fromkeys(("1", "1.0", "true", "yes", "c", "pass"), True) | dict.fromkeys(
+    ("0", "0.0", "false", "no", "i", "n", "fail", "timeout"), False
 )
-"""Spellings of right and wrong; C, I and N (no answer) are those of inspect_ai."""
+"""Spellings of right and wrong; C, I and N (no answer) are those of inspect_ai, pass, fail and
+timeout those of EvalPlus."""
 
 _MEDIUM = re.compile(r"(?:input_)?(image|audio|video|document|file)")
 SHOWS = re.compile(r"\[(?:image|audio|video|document|file) [0-9a-f]{6}\]|<image>")
 """What stands in a question for a medium."""
-
-_SCORE = "1 for right or 0 for wrong"
 
 REFERENCES = "--references"
 """What stands in `Log.used` for their having been asked."""
@@ -89,6 +88,11 @@ class Log:
     def answer_kind(self) -> AnswerKind:
         """How answers of this log are read."""
         return answer_kind(self.options.answers or self.kind or UNSTATED)
+
+    @property
+    def graded_again(self) -> bool:
+        """Whether texts are to be read and graded here, whatever the harness says of them."""
+        return self.options.answers is not None and self.kind is None
 
     def beside(self, name: str) -> Any:
         """The JSON in the file of that name beside the log, read once; an empty object if none."""
@@ -163,11 +167,21 @@ def truth(value: Any) -> bool:
     return found
 
 
-def scored(record: Record, column: str, value: Any, expected: str = _SCORE) -> bool:
-    """The same of a score in a column of a record; raises TraceFormatError."""
+def scored(record: Record, column: str, value: Any, attempts: int = 1) -> bool:
+    """The same of a score in a column of a record, for all of its attempts.
+
+    Raises:
+        TraceFormatError: it is neither, or a share, which does not tell which are right.
+    """
     try:
         return truth(value)
     except ValueError:
+        expected = "1 for right or 0 for wrong"
+        if attempts > 1:
+            expected += (
+                f" (it tells how many of {attempts} attempts are right, and not which; record "
+                "them as runs of one attempt each, with different seeds)"
+            )
         raise record.error(column, expected, value) from None
 
 

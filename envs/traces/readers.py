@@ -10,6 +10,7 @@ import html
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from string import ascii_uppercase
 from typing import Any
 
 from controller.errors import TraceFormatError
@@ -21,13 +22,18 @@ from envs.traces.served import served_attempts
 FAILED = "requests that failed, left out"
 SHOWN = "attempts at questions with images or other media, which are not imported"
 
+_OF_ATTEMPTS = ("attempt_id", "text", "answer", "correct", "completion_tokens", "finish_reason")
+_SIMPLE = re.compile(r"((?:healthbench_)?[^_]+)_(.+?)(?:_\d{8}_\d{6})?(?:_DEBUG)?_allresults")
 _LETTERS = ("a scorer that says C or I",)
 _CUT = ("max_tokens", "model_length", "length")
 """Why inspect_ai says that a text was cut; the last one in logs of its first year."""
 
 
 def table_attempts(record: Record, log: Log) -> Iterator[Row]:
-    """The attempt of a row of a plain table; `tokens` is short for `completion_tokens`."""
+    """Attempts of a row of a plain table; `tokens` is short for `completion_tokens`.
+
+    Where texts, answers and the like are lists, they hold an entry for each attempt.
+    """
     row, options, named = dict(record.row), log.options, dict[str, str]()
     if "tokens" in row and "completion_tokens" not in row:
         row["completion_tokens"] = row.pop("tokens")
@@ -38,7 +44,16 @@ def table_attempts(record: Record, log: Log) -> Iterator[Row]:
             named[ours] = theirs
             row[ours] = row.pop(theirs)
             log.used.add(theirs)
-    yield row
+    lists = {name: row[name] for name in _OF_ATTEMPTS if isinstance(row.get(name), list)}
+    if not lists:
+        yield row
+        return
+    for name, entries in lists.items():
+        if len(entries) != len(next(iter(lists.values()))):
+            expected = f"{len(next(iter(lists.values())))} entries, as {next(iter(lists))} has"
+            raise record.error(name, expected, entries)
+    for entries in zip(*lists.values(), strict=True):
+        yield row | dict(zip(lists, entries, strict=True))
 
 
 def inspect_entries(row: Row) -> Iterator[tuple[str, Row]]:
@@ -61,14 +76,16 @@ def inspect_attempts(record: Record, log: Log) -> Iterator[Row]:
         graded = [name for name, score in scores.items() if not _is_number(score["value"])]
         metric = log.metric(record, scores, graded or _LETTERS)
         right = scored(record, f"scores.{metric}", scores[metric]["value"])
-        answer = None if log.options.answers else scores[metric].get("answer")
+        answer = scores[metric].get("answer")
     choice = output["choices"][0]
     # Long texts stand elsewhere in a sample.
     long = {f"attachment://{name}": text for name, text in row.get("attachments", {}).items()}
     question, text = conversation(row["input"]), message_text(choice["message"])
+    lettered = zip(ascii_uppercase, row.get("choices") or (), strict=False)
+    question = "\n".join([long.get(question, question), *(f"{a}) {b}" for a, b in lettered)])
     usage = _usage(row, run["model"])
     yield {
-        "question": long.get(question, question),
+        "question": question,
         "question_id": row["id"],
         "dataset": run["task"],
         "reference": row["target"],
@@ -159,10 +176,11 @@ def completion_attempts(record: Record, log: Log) -> Iterator[Row]:
 def rollout_attempts(record: Record, log: Log) -> Iterator[Row]:
     """The attempt of a rollout in the results of verifiers (`results.jsonl`)."""
     row, run = record.row, log.beside("metadata.json")
-    if row.get("error"):
+    if row.get("error") or not row["completion"]:
         log.notes[FAILED] += 1
         return
-    metrics = row.get("metrics") or {}
+    # In its first year metrics were columns, and an example's number its id.
+    metrics = row.get("metrics") or row
     metric = log.metric(record, ["reward", *(metrics if log.options.metrics else ())])
     if metric == "reward":
         log.stated = run.get("avg_reward")
@@ -171,7 +189,7 @@ def rollout_attempts(record: Record, log: Log) -> Iterator[Row]:
     cut = row.get("is_truncated")
     yield {
         "question": conversation(row["prompt"]),
-        "question_id": row["example_id"],
+        "question_id": row.get("example_id", row.get("id")),
         "dataset": row.get("task") or run.get("env_id"),
         "reference": row.get("answer"),
         "model": run.get("model"),
@@ -232,7 +250,7 @@ def scenario_attempts(record: Record, log: Log) -> Iterator[Row]:
         log.notes[FAILED] += 1
         return
     scores = _scores(log).get((instance["id"], state["train_trial_index"]), {})
-    metric = log.metric(record, sorted(scores), {"exact_match"})
+    metric = log.metric(record, sorted(scores), {"exact_match", "exact_set_match"})
     name = log.beside("run_spec.json").get("name") or log.folder
     for number, completion in enumerate(result["completions"]):
         text = completion["text"]
@@ -282,24 +300,34 @@ def simple_entries(row: Row) -> Iterator[tuple[str, Row]]:
 
 
 def simple_attempts(record: Record, log: Log) -> Iterator[Row]:
-    """The attempt of one example of simple-evals; the name of its file tells task and model."""
+    """Attempts at one example of simple-evals: what follows on the last message that is no reply.
+
+    The file's name tells task, model and time. One score stands for all programs of an example.
+    """
     chat, page = record.row["chat"], record.row["page"]
-    dataset, _, model = log.path.stem.removesuffix("_allresults").partition("_")
-    log.stated = record.row["score"]
+    name = _SIMPLE.fullmatch(log.path.stem)
+    task, model = name.groups() if name else ("", None)
+    programs, log.stated = task == "humaneval", record.row["score"]
+    log.kind = "whole" if programs else None
     told = {
         name: html.unescape(found[1]) if found else None
         for name in ("Correct Answer", "Extracted Answer", "Score")
         for found in [re.search(rf"<p>{name}: (.*?)</p>", page, re.DOTALL)]
     }
-    yield {
-        "question": conversation(chat[:-1]),
-        "dataset": dataset,
-        "reference": told["Correct Answer"],
-        "model": model,
-        "text": message_text(chat[-1]),
-        "answer": None if log.options.answers else told["Extracted Answer"],
-        "correct": scored(record, "htmls", told["Score"]),
-    }
+    asked = max(n for n, message in enumerate(chat, start=1) if message["role"] != "assistant")
+    right = scored(record, "htmls, Score", told["Score"], len(chat) - asked)
+    answer = "" if told["Extracted Answer"] == "None" else told["Extracted Answer"]
+    for message in chat[asked:]:
+        yield {
+            "question": conversation(chat[:asked]),
+            "dataset": task,
+            # Of programs these are verdicts, in the order that the checker ended in.
+            "reference": None if programs else told["Correct Answer"],
+            "answer": None if programs else answer,
+            "model": model,
+            "text": message_text(message),
+            "correct": right,
+        }
 
 
 def program_entries(row: Row) -> Iterator[tuple[str, Row]]:
@@ -310,19 +338,24 @@ def program_entries(row: Row) -> Iterator[tuple[str, Row]]:
 
 
 def program_attempts(record: Record, log: Log) -> Iterator[Row]:
-    """The attempt of one solution of EvalPlus; `--references` has the prompts by task."""
+    """The attempt of one solution of EvalPlus; `--references` has its problems, with prompts."""
     solution, log.kind = record.row, "whole"
     found = [name for name in ("plus", "base") if solution[f"{name}_status"] is not None]
     metric = log.metric(record, found if log.options.metrics else found[:1])
     # As in EvalPlus, `plus` means that the first tests pass, too.
-    counted = ("base", "plus") if metric == "plus" else ("base",)
+    counted = [f"{name}_status" for name in ("base", metric)]
+    known = log.known(solution["task_id"])
+    if known is None:
+        expected = "the task's prompt; give EvalPlus's problems (task_id, prompt) by --references"
+        raise record.error("question", expected, None)
     yield {
-        "question": (log.known(solution["task_id"]) or {}).get("question"),
+        "question": known.get("question"),
         "question_id": solution["task_id"],
         "dataset": solution["task_id"].partition("/")[0],
-        "model": log.path.stem.removesuffix("_eval_results"),
+        # Solutions that lie in a directory have their results in it.
+        "model": log.path.stem.removesuffix("eval_results").rstrip("_") or log.folder,
         "text": solution["solution"],
-        "correct": all(solution[f"{name}_status"] == "pass" for name in counted),
+        "correct": all(scored(record, name, solution[name]) for name in counted),
     }
 
 
@@ -347,10 +380,10 @@ SOURCES = tuple(
         ("lm-evaluation-harness", {"doc", "resps"}, harness_attempts, None),
         ("allot serve", {"event", "logger"}, served_attempts, None),
         ("inspect_ai", {"epoch", "target", "scores"}, inspect_attempts, None),
-        ("inspect_ai", {"version", "eval"}, inspect_attempts, inspect_entries),
+        ("inspect_ai", {"eval", "status"}, inspect_attempts, inspect_entries),
         ("OpenAI batch", {"custom_id", "response"}, batch_attempts, None),
         ("trl", {"step", "prompt", "completion", "advantage"}, completion_attempts, None),
-        ("verifiers", {"example_id", "completion", "reward"}, rollout_attempts, None),
+        ("verifiers", {"prompt", "completion", "reward", "answer"}, rollout_attempts, None),
         ("verifiers", {"env", "task", "traces"}, trace_attempts, trace_entries),
         ("HELM", {"adapter_spec", "request_states"}, scenario_attempts, scenario_entries),
         ("simple-evals", {"htmls", "convos"}, simple_attempts, simple_entries),

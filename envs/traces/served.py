@@ -78,22 +78,29 @@ def _is_episode(record: Record) -> bool:
     return True
 
 
+_ALIASES = {"question_id": ("task_id", "custom_id"), "question": ("prompt",)}
+"""What problems of EvalPlus and requests of the OpenAI batch API call it."""
+
+
 def read_references(path: Path) -> dict[str, Row]:
     """Rows with references, by question id and by question.
+
+    A problem that programs solve has no reference: its tests have been run.
 
     Raises:
         TraceFormatError: a row without one or its question, or two that contradict one another.
     """
     found: dict[str, Row] = {}
     for record in read_records(path):
-        keys = [
-            str(record.row[name]) for name in ("question_id", "question") if record.row.get(name)
-        ]
+        row = dict(record.row)
+        for name, theirs in _ALIASES.items():
+            row.setdefault(name, next((row[t] for t in theirs if row.get(t)), None))
+        keys = [str(row[name]) for name in _ALIASES if row.get(name)]
         if not keys:
             raise record.error("question_id", "question_id or question", None)
-        if record.row.get("reference") is None:
+        if row.get("reference") is None and "entry_point" not in row:
             raise record.error("reference", "a right answer", None)
         for key in keys:
-            if found.setdefault(key, record.row)["reference"] != record.row["reference"]:
-                raise record.error("reference", f"one right answer for {key!r}", record.row)
+            if found.setdefault(key, row).get("reference") != row.get("reference"):
+                raise record.error("reference", f"one right answer for {key!r}", row)
     return found

@@ -15,6 +15,7 @@ from envs.traces.derive import derive_config
 from envs.traces.format import TraceSet
 from envs.traces.importing import import_attempts
 from envs.traces.logs import ImportOptions
+from envs.traces.served import read_references
 from envs.traces.table import build_table
 
 LOGS = Path(__file__).parent / "logs"
@@ -97,8 +98,11 @@ def entry(**more):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"exact_match": math.nan}, "line 1, column exact_match: expected 0 or 1, found nan"),
-        ({"exact_match": 0.7}, "expected 0 or 1, found 0.7"),
+        (
+            {"exact_match": math.nan},
+            "line 1, column exact_match: expected 1 for right or 0 for wrong, found nan",
+        ),
+        ({"exact_match": 0.7}, "expected 1 for right or 0 for wrong, found 0.7"),
         ({"metrics": ["brier_score"], "brier_score": 0.9}, r"found \['brier_score'\]"),
         ({"metrics": ["acc", "exact_match"], "acc": 1}, "say which is by --metric"),
         ({"resps": [[["-0.1", "True"]]]}, "log-likelihoods are no attempts"),
@@ -246,7 +250,10 @@ def test_files_that_are_something_else_are_named(tmp_path, name, content, messag
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"question": None}, "line 1, column question: expected text; see --map"),
+        (
+            {"question": None},
+            r"line 1, column question: expected text, see --map .*found .columns \['question', 'm",
+        ),
         ({"model": ""}, "column model: expected a name"),
         ({"model": ["a"]}, "column model: expected a name"),
         ({"correct": None}, "expected a column correct, or a reference"),
@@ -370,7 +377,6 @@ def test_columns_are_named_and_constants_set(tmp_path):
 
 
 @QUIET
-@QUIET
 def test_names_of_prompts_are_kept_where_there_are_some(tmp_path):
     made = {}
     for name, more in (("bare", {}), ("told", {"variant": "step by step"})):
@@ -385,6 +391,31 @@ def test_names_of_prompts_are_kept_where_there_are_some(tmp_path):
     assert made["told"].drop_columns("variant").schema == made["bare"].schema
 
 
+def test_a_row_may_hold_several_attempts(tmp_path):
+    row = {
+        "question": "1 + 1?",
+        "gt": "2",
+        "code": ["It is 2.", "3"],
+        "answer": "2",
+        "level": "Level 4",
+    }
+    options = ImportOptions(
+        columns={"code": "text", "pred": "answer", "gt": "reference"},
+        metrics=["score"],
+        constants={"model": "m"},
+    )
+    file = write(tmp_path / "a.jsonl", [row | {"pred": ["2", "3"], "score": [True, False]}])
+    made = import_attempts([file], tmp_path / "traces", options=options)
+    assert (made.groups[0].attempts, made.groups[0].right) == (2, 0.5)
+    traces = TraceSet.read(tmp_path / "traces")
+    assert traces.attempts["answer"].to_pylist() == ["2", "3"]
+    assert traces.questions["level"].to_pylist() == [4]
+    file = write(tmp_path / "b.jsonl", [row | {"pred": ["2", "3"], "score": [True]}])
+    with pytest.raises(TraceFormatError, match="line 1, column correct: expected 2 entries, as te"):
+        import_attempts([file], tmp_path / "x", options=options)
+
+
+@QUIET
 def test_halves_of_characters_are_marked(tmp_path):
     row = plain(question="1?\ud83d", text="\ud83d so 2", reference="2\udc00", model="m\ud800")
     import_attempts([write(tmp_path / "a.jsonl", [row])], tmp_path / "traces")
@@ -521,6 +552,19 @@ def test_a_key_that_stands_twice_is_refused(tmp_path):
 
 
 @QUIET
+def test_a_run_that_helm_made(tmp_path):
+    """Its own exact_match of the model: 0.4 of five test instances, 0.6 of five for validation."""
+    made = import_attempts([LOGS / "helm/scenario_state.json"], tmp_path / "traces")
+    name = "synthetic_reasoning:mode=variable_substitution"
+    assert shares(made) == {("local/half", name): (10, 10, 0.5)}
+    traces = TraceSet.read(tmp_path / "traces")
+    right = dict(zip(*(traces.attempts[c].to_pylist() for c in ("text", "correct")), strict=True))
+    assert right.keys() & set(traces.questions["reference"].to_pylist()) == {
+        text for text, is_right in right.items() if is_right
+    }
+
+
+@QUIET
 def test_a_run_of_helm(tmp_path):
     def state(n, text, **more):
         return {
@@ -566,32 +610,63 @@ def test_a_run_of_helm(tmp_path):
 
 
 @QUIET
-def test_results_of_simple_evals(tmp_path):
-    page = "<p>Correct Answer: 2</p>\n<p>Extracted Answer: {n}</p>\n<p>Score: {score}</p>"
-    chats = [
-        [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": f"Answer: {n}"}]
-        for n in (2, 3)
-    ]
-    pages = [page.format(n=n, score=float(n == 2)) for n in (2, 3)]
-    result = {"score": 0.5, "metrics": {}, "htmls": pages, "convos": chats}
-    file = write(tmp_path / "math_gpt-4_allresults.json", [result])
-    made = import_attempts([file], tmp_path / "traces")
-    assert shares(made) == {("gpt-4", "math"): (1, 2, 0.5)}
+def test_results_that_simple_evals_wrote(tmp_path):
+    def made(task, **options):
+        file = LOGS / f"simple_evals/{task}_gpt-4.1-mini_20261128_184331_allresults.json"
+        out = tmp_path / f"{task}{len(options)}"
+        return import_attempts([file], out, options=ImportOptions(**options))
+
+    assert shares(made("mgsm")) == {("gpt-4.1-mini", "mgsm"): (6, 6, 0.667)}
+    # Its judge of equality was a model that called every pair unequal.
+    assert shares(made("math")) == {("gpt-4.1-mini", "math"): (6, 6, 0)}
+    again = made("math", answers="number")
+    assert shares(again) == {("gpt-4.1-mini", "math"): (6, 6, 0.833)}
+    assert "graded here (6)" in again.notes
 
 
 @QUIET
-def test_results_of_evalplus(tmp_path):
-    solutions = [
-        {"task_id": "HumanEval/0", "solution": f"def f(): return {n}",
-         "base_status": "pass", "plus_status": "pass" if n else "fail"}
-        for n in range(3)
-    ]  # fmt: skip
-    content = {"date": "2026", "hash": "x", "eval": {"HumanEval/0": solutions}}
-    file = write(tmp_path / "org--m_eval_results.json", [content])
-    known = {"question_id": "HumanEval/0", "question": "def f():", "reference": "-"}
-    with pytest.raises(TraceFormatError, match="HumanEval/0, solution 1, column question"):
+def test_programs_of_simple_evals_share_a_score(tmp_path):
+    name = "humaneval_gpt-4.1-mini_20261128_184331_allresults.json"
+    result = json.loads((LOGS / "simple_evals" / name).read_text())
+    with pytest.raises(TraceFormatError, match=r"example 3, column htmls, Score.*how many of 5"):
+        import_attempts([LOGS / "simple_evals" / name], tmp_path / "x")
+    pages = [page.replace("Score: 0.4", "Score: 1.0") for page in result["htmls"]]
+    file = write(tmp_path / name, [result | {"htmls": pages, "score": 1 / 3}])
+    made = import_attempts([file], tmp_path / "traces")
+    assert shares(made) == {("gpt-4.1-mini", "humaneval"): (3, 15, 0.333)}
+    traces = TraceSet.read(tmp_path / "traces")
+    assert all("return" not in q for q in traces.questions["question"].to_pylist())
+    assert set(traces.questions["reference"].to_pylist()) == {None}
+
+
+@QUIET
+def test_an_answer_that_simple_evals_did_not_find_is_none(tmp_path):
+    page = "<p>Correct Answer: 2</p>\n<p>Extracted Answer: None</p>\n<p>Score: 0.0</p>"
+    chat = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "Well."}]
+    other = page.replace("None", "2").replace("0.0", "True"), [chat[0], chat[1] | {"content": "2"}]
+    result = {"score": 0.5, "htmls": [page, other[0]], "convos": [chat, other[1]]}
+    made = import_attempts(
+        [write(tmp_path / "math_org_m_allresults.json", [result])], tmp_path / "traces"
+    )
+    assert (made.groups[0].model, made.groups[0].read, made.groups[0].right) == ("org_m", 0.5, 0.5)
+
+
+@pytest.mark.parametrize(("metrics", "right"), [((), 1 / 3), (("base",), 0.5)])
+@QUIET
+def test_results_that_evalplus_wrote(tmp_path, metrics, right):
+    """Its own pass@1 of these solutions: 0.333 with the further tests, 0.5 with the first alone."""
+    file = LOGS / "evalplus/org--m_vllm_temp_0.8_eval_results.json"
+    with pytest.raises(TraceFormatError, match=r"HumanEval/0, solution 1, column question"):
         import_attempts([file], tmp_path / "x")
-    for metrics, right in (((), 0.667), (("base",), 1)):
-        options = ImportOptions(references={"HumanEval/0": known}, metrics=metrics)
-        made = import_attempts([file], tmp_path / f"traces{len(metrics)}", options=options)
-        assert shares(made) == {("org--m", "HumanEval"): (1, 3, right)}
+    known = read_references(LOGS / "evalplus/problems.jsonl")
+    options = ImportOptions(references=known, metrics=metrics)
+    made = import_attempts([file], tmp_path / "traces", options=options)
+    assert shares(made) == {("org--m_vllm_temp_0.8", "HumanEval"): (3, 12, round(right, 3))}
+    folder = tmp_path / "org--m"
+    folder.mkdir()
+    (folder / "eval_results.json").write_text(file.read_text().replace("fail", "success"))
+    with pytest.raises(TraceFormatError, match=r"column \w+_status: expected 1.*found 'success'"):
+        import_attempts([folder / "eval_results.json"], tmp_path / "y", options=options)
+    (folder / "eval_results.json").write_text(file.read_text())
+    made = import_attempts([folder / "eval_results.json"], tmp_path / "y", options=options)
+    assert made.groups[0].model == "org--m"
