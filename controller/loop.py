@@ -138,7 +138,7 @@ class Controller:
                 hub ids or URL#MODEL of servers, in any mixture, the small one first.
             adapters: where the small model's adapters lie, by name, likewise.
             mean_cost: small-model tokens that a question may cost on average, see
-                `controller.policy.targets.Pace`.
+                `controller.policy.pricing.Pricing`.
             accuracy: share of questions to be answered right.
             confidence: probability with which `accuracy` is kept.
 

@@ -15,7 +15,7 @@ import redis
 
 from controller.backends.openai.resilience import CircuitBreaker
 from controller.errors import ConfigError
-from controller.policy.targets import Tally
+from controller.policy.pricing import Tally
 
 _log = logging.getLogger("allot.service")
 
