@@ -23,14 +23,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from controller.backends.openai.backend import UNAVAILABLE
 from controller.core import Choice
 from controller.server.config import LOOPBACK
-from controller.server.decide import decide
 from controller.server.engine import Engine, Served
 from controller.server.keys import Keys
 from controller.server.ops import Metrics
 from controller.server.pages import document, page
-from controller.server.prepare import Idle, PrepareRequest, check_prepared
 from controller.server.replies import ALIVE, REFUSED, CompletionForm, bug, error_json, refused
 from controller.server.responses import ResponseForm, ResponseRequest
+from controller.server.routes import Idle, PrepareRequest, check_prepared, decide
 from controller.server.schema import (
     MODEL,
     ChatRequest,

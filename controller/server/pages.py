@@ -24,8 +24,8 @@ from controller.policy.deciders import NAMED_RULES
 from controller.process.actions import ActionKind
 from controller.process.terms import Terms
 from controller.server.engine import Engine, RequestTerms
-from controller.server.prepare import PrepareRequest
 from controller.server.responses import ResponseRequest
+from controller.server.routes import PrepareRequest
 from controller.server.schema import (
     HEADER_PREFIX,
     HEADERS,
