@@ -12,14 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from controller.core import Choice, Decider, Episode, Underway
+from controller.core import Choice, Episode, Underway
 from controller.errors import ConfigError
 from controller.policy import rules
-from controller.policy.calibration import Calibration
 from controller.policy.floor import Floor
 from controller.policy.network import ActionScorer, Policy, PolicyNetwork
 from controller.policy.rules import Rule, RulePolicy, lacks_arms
-from controller.policy.training_range import Support
 from controller.process.observation import OBSERVATION_NAMES
 
 if TYPE_CHECKING:
@@ -130,28 +128,37 @@ class RuleDecider:
 class Guarded:
     """Lets the policy decide where it has been in training, and a rule everywhere else.
 
-    Without a calibration it may cost any amount. `on_stray` is told of the feature that was
-    outside, or of the wording.
-
     Once a question has led outside, or if its wording is unlike those of training, the rule sees it
-    through, as long as it does not cost far more than questions of training do.
+    through, as long as it does not cost far more than questions of training do, where these costs
+    are known. A checkpoint that does not tell where it has been gets no guard.
+
+    Args:
+        inner: decides in place of the checkpoint's policy.
+        checkpoint: knows its range of training.
+        fallback: name of the rule.
+        on_stray: told of the feature that was outside, or of the wording.
+
+    Raises:
+        ConfigError: no rule has that name.
     """
 
     def __init__(
         self,
         inner: PolicyDecider,
-        support: Support,
-        rule: RuleDecider,
-        calibration: Calibration | None,
-        on_stray: Callable[[str], None],
+        checkpoint: Checkpoint,
+        fallback: str = FALLBACK,
+        on_stray: Callable[[str], None] = lambda feature: None,
     ) -> None:
-        self._inner, self._support, self._rule = inner, support, rule
-        self._calibration, self._on_stray, self._strayed = calibration, on_stray, False
+        self._inner, self._on_stray, self._strayed = inner, on_stray, False
+        self._rule = RuleDecider(named_rule(fallback), fallback, inner)
+        self._support, self._calibration = checkpoint.support, checkpoint.calibration
 
     def choose(self, episode: Episode, mask: NDArray[np.bool_]) -> Choice:
         """See `Decider.choose`."""
         if not self._strayed:
             choice = self._inner.choose(episode, mask)
+            if self._support is None:
+                return choice
             wording = "wording" if episode.is_strange else None
             feature = self._support.stray(choice.observation) or wording
             if feature is None:
@@ -173,26 +180,6 @@ def named_rule(name: str) -> RulePolicy:
     if name not in NAMED_RULES:
         raise ConfigError(f"rule: expected one of {sorted(NAMED_RULES)}, found {name!r}")
     return RulePolicy(NAMED_RULES[name])
-
-
-def guarded(
-    decider: PolicyDecider,
-    checkpoint: Checkpoint,
-    fallback: str = FALLBACK,
-    on_stray: Callable[[str], None] = lambda feature: None,
-) -> Decider:
-    """Who decides one question: a policy, and outside of its training the rule `fallback`.
-
-    `on_stray` is told of the feature that was outside. A checkpoint that does not tell where it has
-    been gets no guard.
-
-    Raises:
-        ConfigError: no rule has that name.
-    """
-    if checkpoint.support is None:
-        return decider
-    rule = RuleDecider(named_rule(fallback), fallback, decider)
-    return Guarded(decider, checkpoint.support, rule, checkpoint.calibration, on_stray)
 
 
 def policy_digest(policy: PolicyNetwork) -> str:

@@ -80,7 +80,7 @@ class Service:
         """The ASGI application."""
         gets = {
             "/v1/models": self.models,
-            "/v1/models/{model}": self.model,
+            "/v1/models/{model}": self.models,
             "/health": self.live,
             "/live": self.live,
             "/ready": self.ready,
@@ -229,23 +229,16 @@ class Service:
         return Response(status_code=499) if prepared is None else JSONResponse(prepared)
 
     async def models(self, request: Request) -> Response:
-        """GET /v1/models."""
+        """GET /v1/models, or /v1/models/{model}."""
         self._caller(request)
-        return JSONResponse({"object": "list", "data": [self._model()]})
-
-    async def model(self, request: Request) -> Response:
-        """GET /v1/models/{model}."""
-        self._caller(request)
-        if request.path_params["model"] != MODEL:
+        named, engine = request.path_params.get("model"), self.engine
+        if named not in (None, MODEL):
             raise HTTPException(404, f"model: expected {MODEL!r}")
-        return JSONResponse(self._model())
-
-    def _model(self) -> dict[str, Any]:
-        engine = self.engine
         arms = [{"name": v.name, "policy": v.digest} for v in engine.variants.all]
         ladder = [model.name for model in engine.backend.models]
         shown = {"ladder": ladder, "arms": arms}
-        return {"id": MODEL, "object": "model", "created": 0, "owned_by": "allot", "allot": shown}
+        model = {"id": MODEL, "object": "model", "created": 0, "owned_by": "allot", "allot": shown}
+        return JSONResponse(model if named else {"object": "list", "data": [model]})
 
     async def live(self, request: Request) -> Response:
         """GET /live, or /health: whether the process runs."""
