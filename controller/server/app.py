@@ -26,10 +26,9 @@ from controller.server.config import LOOPBACK
 from controller.server.engine import Engine, Served
 from controller.server.keys import Keys
 from controller.server.ops import Metrics
-from controller.server.pages import document, page
 from controller.server.replies import ALIVE, REFUSED, CompletionForm, bug, error_json, refused
 from controller.server.responses import ResponseForm, ResponseRequest
-from controller.server.routes import Idle, PrepareRequest, check_prepared, decide
+from controller.server.routes import Idle, PrepareRequest, check_prepared, decide, document, page
 from controller.server.schema import (
     MODEL,
     ChatRequest,
