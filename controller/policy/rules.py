@@ -414,7 +414,7 @@ def lacks_arms(rule: AnyRule, episodes: Episodes, mask: Bools) -> Bools:
 RULES: Mapping[str, type[Any]] = {
     name: kind
     for name, kind in list(globals().items())
-    if is_dataclass(kind) and kind.__module__ == __name__
+    if isinstance(kind, type) and is_dataclass(kind) and kind.__module__ == __name__
 }
 """Every rule, which is a dataclass of this module, by the name that checkpoints call it."""
 
