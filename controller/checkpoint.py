@@ -25,11 +25,11 @@ from controller.answers import UNNAMED, answer_kind
 from controller.errors import AllotError, CheckpointError
 from controller.files import write_atomically, write_json, write_text
 from controller.granularity import ATTEMPTS, GRANULARITIES, SEGMENTS, Granularity, granularity_of
+from controller.policy.calibration import Calibration
 from controller.policy.difficulty import Difficulty
 from controller.policy.floor import Floor, FlooredPolicy
 from controller.policy.network import Policy, PolicyConfig, PolicyNetwork
 from controller.policy.readouts import Arrays, Readout, readout_of
-from controller.policy.targets import Calibration
 from controller.policy.training_range import Support
 from controller.process.episodes import EpisodeConfig
 from controller.process.types import ModelSpec

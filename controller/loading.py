@@ -272,25 +272,29 @@ class LadderBuilder:
 
         trained, upstream = self.checkpoint.models[rung], self.upstream
         adapted = any(adapter.name == REVISER for adapter in trained.adapters)
+        body = {**trained.body, **upstream.body, **place.body}
         endpoint = Endpoint(
             base_url=place.url or "",
             model=place.model or "",
-            name=place.name,
+            spec=ModelSpec(
+                name=place.name,
+                rung=rung,
+                parameters=trained.parameters,
+                max_new_tokens=self._longest(rung),
+                # Servers sample as they did for the traces, if that is known.
+                temperature=body.get("temperature", trained.temperature),
+                prompt=prompt,
+                prompt_length=trained.prompt_length if prompt == trained.prompt else None,
+            ),
             api_key=os.environ.get(KEY_VARIABLE.format(rung=rung), "none"),
             reviser=upstream.reviser if rung == 0 else None,
             # A policy that learned with a reviser's adapter must not revise without it.
             revises=self._revises(rung, {REVISER} if adapted and not upstream.reviser else set()),
             verifies=self._verifies(rung),
-            parameters=trained.parameters,
-            max_new_tokens=self._longest(rung),
             asks_n=upstream.upstream_n,
             streams=upstream.upstream_stream,
-            # Servers sample as they did for the traces, if that is known.
-            temperature=trained.temperature,
-            body={**trained.body, **upstream.body, **place.body},
+            body=body,
             wants_logprobs=self.checkpoint.config.reads_logprobs,
-            prompt=prompt,
-            prompt_length=trained.prompt_length if prompt == trained.prompt else None,
             tokenize=_tokenizer(self.checkpoint, rung),
             cached=place.cached,
             trained_for=trained,

@@ -12,7 +12,7 @@ from controller.backends.base import Backend, OneSpelling, run_now
 from controller.core import Decision, Episode, Pick, play
 from controller.errors import ConfigError
 from controller.granularity import Process
-from controller.policy.deciders import PolicyDecider, guarded
+from controller.policy.deciders import Guarded, PolicyDecider
 from controller.policy.difficulty import Difficulty
 from controller.policy.pricing import Pricing
 from controller.process.cost import Usage
@@ -138,7 +138,7 @@ class Controller:
                 hub ids or URL#MODEL of servers, in any mixture, the small one first.
             adapters: where the small model's adapters lie, by name, likewise.
             mean_cost: small-model tokens that a question may cost on average, see
-                `controller.policy.targets.Pace`.
+                `controller.policy.pricing.Pricing`.
             accuracy: share of questions to be answered right.
             confidence: probability with which `accuracy` is kept.
 
@@ -180,7 +180,7 @@ class Controller:
         """Decide until the episode ends, yielding each decision once carried out."""
         decider: Any = self.decider
         if isinstance(episode, Episode):
-            decider = guarded(decider, self.checkpoint)
+            decider = Guarded(decider, self.checkpoint)
         steps = play(episode, decider)
         with suppress(StopAsyncIteration):
             while True:

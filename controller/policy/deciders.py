@@ -8,17 +8,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
-from controller.core import Choice, Decider, Episode, Underway
+from controller.core import Choice, Episode, Underway
 from controller.errors import ConfigError
 from controller.policy import rules
 from controller.policy.floor import Floor
-from controller.policy.forward import forward
-from controller.policy.network import Policy, PolicyNetwork
+from controller.policy.network import ActionScorer, Policy, PolicyNetwork
 from controller.policy.rules import Rule, RulePolicy, lacks_arms
-from controller.policy.targets import Calibration
-from controller.policy.training_range import Support
+from controller.process.observation import OBSERVATION_NAMES
 
 if TYPE_CHECKING:
     from controller.checkpoint import Checkpoint
@@ -128,28 +128,37 @@ class RuleDecider:
 class Guarded:
     """Lets the policy decide where it has been in training, and a rule everywhere else.
 
-    Without a calibration it may cost any amount. `on_stray` is told of the feature that was
-    outside, or of the wording.
-
     Once a question has led outside, or if its wording is unlike those of training, the rule sees it
-    through, as long as it does not cost far more than questions of training do.
+    through, as long as it does not cost far more than questions of training do, where these costs
+    are known. A checkpoint that does not tell where it has been gets no guard.
+
+    Args:
+        inner: decides in place of the checkpoint's policy.
+        checkpoint: knows its range of training.
+        fallback: name of the rule.
+        on_stray: told of the feature that was outside, or of the wording.
+
+    Raises:
+        ConfigError: no rule has that name.
     """
 
     def __init__(
         self,
         inner: PolicyDecider,
-        support: Support,
-        rule: RuleDecider,
-        calibration: Calibration | None,
-        on_stray: Callable[[str], None],
+        checkpoint: Checkpoint,
+        fallback: str = FALLBACK,
+        on_stray: Callable[[str], None] = lambda feature: None,
     ) -> None:
-        self._inner, self._support, self._rule = inner, support, rule
-        self._calibration, self._on_stray, self._strayed = calibration, on_stray, False
+        self._inner, self._on_stray, self._strayed = inner, on_stray, False
+        self._rule = RuleDecider(named_rule(fallback), fallback, inner)
+        self._support, self._calibration = checkpoint.support, checkpoint.calibration
 
     def choose(self, episode: Episode, mask: NDArray[np.bool_]) -> Choice:
         """See `Decider.choose`."""
         if not self._strayed:
             choice = self._inner.choose(episode, mask)
+            if self._support is None:
+                return choice
             wording = "wording" if episode.is_strange else None
             feature = self._support.stray(choice.observation) or wording
             if feature is None:
@@ -173,26 +182,6 @@ def named_rule(name: str) -> RulePolicy:
     return RulePolicy(NAMED_RULES[name])
 
 
-def guarded(
-    decider: PolicyDecider,
-    checkpoint: Checkpoint,
-    fallback: str = FALLBACK,
-    on_stray: Callable[[str], None] = lambda feature: None,
-) -> Decider:
-    """Who decides one question: a policy, and outside of its training the rule `fallback`.
-
-    `on_stray` is told of the feature that was outside. A checkpoint that does not tell where it has
-    been gets no guard.
-
-    Raises:
-        ConfigError: no rule has that name.
-    """
-    if checkpoint.support is None:
-        return decider
-    rule = RuleDecider(named_rule(fallback), fallback, decider)
-    return Guarded(decider, checkpoint.support, rule, checkpoint.calibration, on_stray)
-
-
 def policy_digest(policy: PolicyNetwork) -> str:
     """SHA-256 over parameter names and bytes, shortened, in hex."""
     digest = hashlib.sha256()
@@ -200,3 +189,95 @@ def policy_digest(policy: PolicyNetwork) -> str:
         digest.update(name.encode())
         digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+Numbers = NDArray[np.float32]
+
+Forward = Callable[[Numbers, NDArray[np.bool_]], tuple[Numbers, np.float32]]
+"""From an observation (1, D) and a mask (1, A) to logits (A,) and the expected return."""
+
+
+def forward(policy: PolicyNetwork) -> Forward:
+    """Actor and critic of a network, with its weights of now; a registered one remains in torch."""
+    ignored = [OBSERVATION_NAMES.index(name) for name in policy.config.ignored_features]
+    if isinstance(policy.actor, ActionScorer):
+        return _shared(policy, policy.actor, ignored)
+    if policy.config.network == "flat":
+        return _flat(policy.actor, policy.critic, ignored)
+
+    @torch.no_grad()
+    def run(observation: Numbers, mask: NDArray[np.bool_]) -> tuple[Numbers, np.float32]:
+        seen = torch.from_numpy(observation)
+        logits = policy.log_probs(seen, torch.from_numpy(mask))[0].numpy()
+        return logits, policy.value(seen).numpy()[0]
+
+    return run
+
+
+def _linears(network: nn.Sequential) -> list[nn.Linear]:
+    return [module for module in network if isinstance(module, nn.Linear)]
+
+
+def _flat(actor: nn.Sequential, critic: nn.Sequential, ignored: list[int]) -> Forward:
+    """Actor and critic side by side: weights (2, inputs, outputs), missing outputs 0."""
+    layers = []
+    for pair in zip(_linears(actor), _linears(critic), strict=True):
+        weight = torch.zeros(2, pair[0].in_features, pair[0].out_features)
+        bias = torch.zeros(2, 1, pair[0].out_features)
+        for side, layer in enumerate(pair):
+            weight[side, :, : layer.out_features] = layer.weight.detach().T
+            bias[side, :, : layer.out_features] = layer.bias.detach()
+        layers.append((weight.numpy(), bias.numpy()))
+    layers[0][0][:, ignored] = 0.0
+    *hidden, (last, offset) = layers
+
+    def run(observation: Numbers, mask: NDArray[np.bool_]) -> tuple[Numbers, np.float32]:
+        values = observation
+        for weight, bias in hidden:
+            values = np.tanh(values @ weight + bias)
+        logits, (value, *_) = (values @ last + offset)[:, 0]
+        return logits, value
+
+    return run
+
+
+@torch.no_grad()
+def _shared(policy: PolicyNetwork, actor: ActionScorer, ignored: list[int]) -> Forward:
+    """The first layers of all actions and of the critic are one product with the observation."""
+    (num_actions, num_own), width = actor.own.shape, actor.row.out_features
+    (critic, offset), *judging = (_arrays(layer) for layer in _linears(policy.critic))
+    row, facts = actor.row.weight.T[:num_own], actor.row.weight.T[num_own:]
+    scores = torch.zeros(policy.config.num_features + 1, num_actions, width)
+    values = torch.zeros(len(scores), len(offset))
+    # What is missing has the last place, which is dropped.
+    scores[actor.common] += actor.seen.weight.T[:, None]
+    values[actor.common] += torch.from_numpy(critic)
+    for place in range(num_own):
+        scores[actor.own[:, place], torch.arange(num_actions)] += row[place]
+    first = torch.cat([scores.flatten(1), values], 1)[:-1]
+    first[ignored] = 0.0
+    bias = actor.row.bias + actor.seen.bias + actor.facts @ facts  # (A, H)
+    weight, biases = first.numpy(), np.concatenate([bias.flatten().numpy(), offset])
+    mixing = [
+        (each.weight.T.numpy(), mean.weight.T.numpy(), (each.bias + mean.bias).numpy())
+        for each, mean in zip(_linears(actor.each), _linears(actor.mean), strict=True)
+    ]
+    (score, shift), apart = _arrays(actor.score), actor.apart.detach().numpy()
+
+    def run(observation: Numbers, mask: NDArray[np.bool_]) -> tuple[Numbers, np.float32]:
+        seen = np.tanh(observation[0] @ weight + biases)
+        hidden, value = seen[: bias.numel()].reshape(num_actions, width), seen[bias.numel() :]
+        share = mask[0] / np.float32(np.add.reduce(mask[0]))
+        for each, mean, added in mixing:
+            hidden = np.tanh(hidden @ each + ((share @ hidden) @ mean + added))
+        for matrix, added in judging[:-1]:
+            value = np.tanh(value @ matrix + added)
+        matrix, added = judging[-1]
+        logits = (hidden @ score + shift)[:, 0] + apart @ (share @ hidden)
+        return logits, (value @ matrix + added)[0]
+
+    return run
+
+
+def _arrays(layer: nn.Linear) -> tuple[Numbers, Numbers]:
+    return layer.weight.detach().T.numpy(), layer.bias.detach().numpy()

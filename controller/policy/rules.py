@@ -7,7 +7,7 @@ of that is legal it stops.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from itertools import combinations
 from typing import Any, Protocol
 
@@ -412,28 +412,11 @@ def lacks_arms(rule: AnyRule, episodes: Episodes, mask: Bools) -> Bools:
 
 
 RULES: Mapping[str, type[Any]] = {
-    rule.__name__: rule
-    for rule in (
-        SelfConsistency,
-        AlwaysLarge,
-        AdaptiveConsistency,
-        EarlyStoppingConsistency,
-        ConfidenceStop,
-        BayesianStop,
-        ReviseN,
-        VerifiedBestOfN,
-        VerifierStop,
-        VoteCascade,
-        AdaptiveCascade,
-        LogprobCascade,
-        VerifierCascade,
-        Router,
-        On,
-        Panel,
-        ArmRouter,
-    )
+    name: kind
+    for name, kind in list(globals().items())
+    if isinstance(kind, type) and is_dataclass(kind) and kind.__module__ == __name__
 }
-"""Every rule by the name that checkpoints call it."""
+"""Every rule, which is a dataclass of this module, by the name that checkpoints call it."""
 
 _COUNTS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32)
 _CONFIDENCE = (0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99)

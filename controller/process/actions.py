@@ -282,12 +282,6 @@ class ActionSet(tuple[Action, ...]):
             f"{question_id}: expected one of {allowed} other than STOP, found {action}"
         )
 
-    @property
-    def sample_widths(self) -> tuple[int, ...]:
-        """Widths of the SAMPLE entries, in order."""
-        widths = (action.width for action in self if action.kind is ActionKind.SAMPLE)
-        return tuple(dict.fromkeys(widths))
-
     def position(self, kind: ActionKind, width: int = 1, arm: str = "") -> int:
         """Index of an action. Raises ConfigError: the set has no such action."""
         wanted = Action(kind, width, arm=arm)

@@ -471,27 +471,21 @@ class Episodes(Lockstep):
         self,
         rows: Ints,
         *,
-        price: Floats,
-        budget: Floats,
-        prompt_tokens: Ints,
         limits: Ints,
         difficulty: Floats,
-        round_price: Floats | float = 0.0,
         prompt_counted: Bools | bool = True,
         readings: Floats | float = np.nan,
+        **terms: Any,
     ) -> None:
         """Begin new episodes in `rows`, (n,).
 
         Args:
             rows: which episodes.
-            price: (n,) accuracy per unit cost.
-            budget: (n,) hard cap on cost; inf for none.
-            prompt_tokens: (n, R).
             limits: (n, R) attempts that can be had per rung.
             difficulty: (n, R) or (n, 2R), `Difficulty.outlook` of the question; NaN if unknown.
-            round_price: (n,) accuracy per serial round.
             prompt_counted: (n,) whether the small model's prompt tokens are more than a guess.
             readings: (n, F) what the wordings tell; NaN if unknown.
+            terms: for `begin`.
         """
         if self.distinct[rows].any():
             answers, known = self._seen(rows)
@@ -507,14 +501,7 @@ class Episodes(Lockstep):
         self.leader[rows] = NO_ANSWER
         self.last_answer[rows] = NO_ANSWER
         chances, lengths = np.split(difficulty, [self.config.num_rungs], axis=1)
-        self.begin(
-            rows,
-            price=price,
-            budget=budget,
-            prompt_tokens=prompt_tokens,
-            difficulty=chances,
-            round_price=round_price,
-        )
+        self.begin(rows, difficulty=chances, **terms)
         self.length_factor[rows] = 1.0
         if lengths.size:
             self.length_factor[rows] = np.exp(np.clip(np.nan_to_num(lengths), *_LOG_FACTORS))

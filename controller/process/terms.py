@@ -47,12 +47,8 @@ class Terms:
     deadline_s: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("price", "worth", "mean_cost", "deadline_s"):
-            value = getattr(self, name)
-            if value is not None and not SMALLEST <= value <= LARGEST:
-                raise ConfigError(
-                    f"{name}: expected a number from {SMALLEST:g} to {LARGEST:g}, found {value}"
-                )
+        stated = ("price", "worth", "mean_cost", "deadline_s")
+        check_range(self, stated, least=SMALLEST, most=LARGEST)
         if self.round_price and not SMALLEST <= self.round_price <= LARGEST:
             raise ConfigError(
                 f"round_price: expected 0, or a number from {SMALLEST:g} to {LARGEST:g}, found "

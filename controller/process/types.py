@@ -88,11 +88,6 @@ class ModelSpec:
     prompt_length: tuple[float, float] | None = None
     dollars: Dollars | None = None
 
-    @property
-    def tier(self) -> str:
-        """`small` or `large`, as in the trace format."""
-        return "small" if self.rung == 0 else "large"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:

@@ -23,14 +23,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from controller.backends.openai.backend import UNAVAILABLE
 from controller.core import Choice
 from controller.server.config import LOOPBACK
-from controller.server.decide import decide
 from controller.server.engine import Engine, Served
 from controller.server.keys import Keys
 from controller.server.ops import Metrics
-from controller.server.pages import document, page
-from controller.server.prepare import Idle, PrepareRequest, check_prepared
 from controller.server.replies import ALIVE, REFUSED, CompletionForm, bug, error_json, refused
 from controller.server.responses import ResponseForm, ResponseRequest
+from controller.server.routes import Idle, PrepareRequest, check_prepared, decide, document, page
 from controller.server.schema import (
     MODEL,
     ChatRequest,
@@ -81,7 +79,7 @@ class Service:
         """The ASGI application."""
         gets = {
             "/v1/models": self.models,
-            "/v1/models/{model}": self.model,
+            "/v1/models/{model}": self.models,
             "/health": self.live,
             "/live": self.live,
             "/ready": self.ready,
@@ -230,23 +228,16 @@ class Service:
         return Response(status_code=499) if prepared is None else JSONResponse(prepared)
 
     async def models(self, request: Request) -> Response:
-        """GET /v1/models."""
+        """GET /v1/models, or /v1/models/{model}."""
         self._caller(request)
-        return JSONResponse({"object": "list", "data": [self._model()]})
-
-    async def model(self, request: Request) -> Response:
-        """GET /v1/models/{model}."""
-        self._caller(request)
-        if request.path_params["model"] != MODEL:
+        named, engine = request.path_params.get("model"), self.engine
+        if named not in (None, MODEL):
             raise HTTPException(404, f"model: expected {MODEL!r}")
-        return JSONResponse(self._model())
-
-    def _model(self) -> dict[str, Any]:
-        engine = self.engine
         arms = [{"name": v.name, "policy": v.digest} for v in engine.variants.all]
         ladder = [model.name for model in engine.backend.models]
         shown = {"ladder": ladder, "arms": arms}
-        return {"id": MODEL, "object": "model", "created": 0, "owned_by": "allot", "allot": shown}
+        model = {"id": MODEL, "object": "model", "created": 0, "owned_by": "allot", "allot": shown}
+        return JSONResponse(model if named else {"object": "list", "data": [model]})
 
     async def live(self, request: Request) -> Response:
         """GET /live, or /health: whether the process runs."""

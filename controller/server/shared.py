@@ -15,7 +15,7 @@ import redis
 
 from controller.backends.openai.resilience import CircuitBreaker
 from controller.errors import ConfigError
-from controller.policy.targets import Tally
+from controller.policy.pricing import Tally
 
 _log = logging.getLogger("allot.service")
 
@@ -26,44 +26,6 @@ _FRESH_S = 0.25
 """How long what others have done may be unknown."""
 ROOM_LASTS_S = 10.0
 """The questions of a process that has not been heard of for so long are over."""
-
-
-class Buckets:
-    """Token buckets by name, each with up to a minute's worth, refilled evenly."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._known: OrderedDict[str, tuple[float, float]] = OrderedDict()  # left, when
-
-    def take(self, name: str, per_minute: float, taken: int = 1) -> float:
-        """Take tokens, or none to look; how many are left then."""
-        now = self._clock()
-        left, seen = self._known.pop(name, (per_minute, now))
-        left = min(per_minute, left + (now - seen) * per_minute / 60) - taken
-        self._known[name] = left, now
-        if len(self._known) > _MOST:
-            self._known.popitem(last=False)
-        return left
-
-
-class Room:
-    """Questions in flight, of which there may be so many."""
-
-    def __init__(self, most: int) -> None:
-        self.most, self.taken = most, 0
-
-    def enter(self) -> bool:
-        """Whether there is room for one more, which is then taken."""
-        fits = self.taken < self.most
-        self.taken += fits
-        return fits
-
-    def leave(self) -> None:
-        """One is over."""
-        self.taken -= 1
-
-    def tell(self) -> None:
-        """Say that this process is alive, to whom it concerns."""
 
 
 class Store:
@@ -110,46 +72,62 @@ class Store:
         self.notes = (told,) if why else ()
 
 
-class SharedBuckets(Buckets):
-    """The same in a store; full or empty, as chosen, while that is away."""
+class Buckets:
+    """Token buckets by name, each with up to a minute's worth, refilled evenly.
 
-    def __init__(self, store: Store) -> None:
-        super().__init__()
-        self._store = store
+    With a store they are everybody's; while that is away they are full or empty, as chosen.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, store: Store | None = None
+    ) -> None:
+        self._clock, self._store = clock, store
+        self._known: OrderedDict[str, tuple[float, float]] = OrderedDict()  # left, when
 
     def take(self, name: str, per_minute: float, taken: int = 1) -> float:
-        """See `Buckets.take`."""
-        left = self._store.ask("take", name, per_minute, taken)
-        if left is None:
-            return per_minute if self._store.fails_open else 0.0
-        return float(left)
+        """Take tokens, or none to look; how many are left then."""
+        if self._store:
+            told = self._store.ask("take", name, per_minute, taken)
+            away = per_minute if self._store.fails_open else 0.0
+            return away if told is None else float(told)
+        now = self._clock()
+        left, seen = self._known.pop(name, (per_minute, now))
+        left = min(per_minute, left + (now - seen) * per_minute / 60) - taken
+        self._known[name] = left, now
+        if len(self._known) > _MOST:
+            self._known.popitem(last=False)
+        return left
 
 
-class SharedRoom(Room):
-    """The same of all processes together; while the store is away, each has a share."""
+class Room:
+    """Questions in flight, of which there may be so many in all processes that share a store.
 
-    def __init__(self, store: Store, most: int, share: int) -> None:
-        super().__init__(most)
-        self._store, self._share, self._member = store, share, uuid.uuid4().hex
+    Without one, or while it is away, each of the workers has an even share.
+    """
+
+    def __init__(self, most: int, workers: int = 1, store: Store | None = None) -> None:
+        self.taken, self._most, self._share = 0, most, -(-most // workers)
+        self._store, self._member = store, uuid.uuid4().hex
 
     def enter(self) -> bool:
-        """See `Room.enter`."""
-        fits = self._ask(self.taken + 1, self.most)
-        fits = self.taken < self._share if fits is None else bool(fits)
+        """Whether there is room for one more, which is then taken."""
+        told = self._ask(self.taken + 1, self._most)
+        fits = self.taken < self._share if told is None else bool(told)
         self.taken += fits
         return fits
 
     def leave(self) -> None:
-        """See `Room.leave`."""
-        super().leave()
+        """One is over."""
+        self.taken -= 1
         self.tell()
 
     def tell(self) -> None:
-        """See `Room.tell`."""
+        """Say that this process is alive, to whom it concerns."""
         self._ask(self.taken, float("inf"))
 
     def _ask(self, taken: int, most: float) -> Any:
-        return self._store.ask("room", "all", self._member, taken, most, ROOM_LASTS_S)
+        asked = "room", "all", self._member, taken, most, ROOM_LASTS_S
+        return self._store.ask(*asked) if self._store else None
 
 
 class SharedBreaker(CircuitBreaker):
@@ -241,12 +219,11 @@ class Shared:
 
     def buckets(self) -> Buckets:
         """Of escalations."""
-        return SharedBuckets(self._store) if self._store else Buckets()
+        return Buckets(store=self._store)
 
     def room(self, most: int) -> Room:
         """For questions in flight."""
-        share = -(-most // self._workers)
-        return SharedRoom(self._store, most, share) if self._store else Room(share)
+        return Room(most, self._workers, self._store)
 
     def breaker(self, name: str) -> CircuitBreaker:
         """Of a model behind a server."""

@@ -14,7 +14,7 @@ import numpy as np
 from controller.checkpoint import Checkpoint
 from controller.core import Decider
 from controller.errors import ConfigError
-from controller.policy.deciders import FALLBACK, PolicyDecider, RuleDecider, guarded, named_rule
+from controller.policy.deciders import FALLBACK, Guarded, PolicyDecider, RuleDecider, named_rule
 from controller.policy.pricing import Pricing
 from controller.process.episodes import EpisodeConfig
 
@@ -111,7 +111,7 @@ class Variant:
             return RuleDecider(named_rule(always), always, self.decider)
         if self.fallback is None:
             return self.decider
-        return guarded(self.decider, self.checkpoint, self.fallback, on_stray)
+        return Guarded(self.decider, self.checkpoint, self.fallback, on_stray)
 
 
 class Variants:

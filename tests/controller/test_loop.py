@@ -121,7 +121,7 @@ def test_live_and_replay_agree_statistically(controller, validation, traces):
 
 
 def test_price_must_be_positive(controller):
-    with pytest.raises(ConfigError, match="price: expected a number from 1e-12 to"):
+    with pytest.raises(ConfigError, match="price: expected at least 1e-12 and at most"):
         controller.answer("3 * 4 =", price=0)
 
 

@@ -244,7 +244,7 @@ def test_what_stands_for_no_action_is_refused_by_both(make, many, action):
         ({"budget": np.nan}, "budget: expected a number, found nan"),
         ({"budget": -1}, "budget: expected at least 0"),
         ({"budget": None}, "budget: expected a number"),
-        ({"price": 0}, "price: expected a number from"),
+        ({"price": 0}, "price: expected at least 1e-12 and at most"),
         ({"price": "low"}, "price: expected a number"),
         ({"round_price": -1}, "round_price: expected 0, or"),
         ({"question": 10**6}, "question: expected a whole number from 0 to"),

@@ -24,10 +24,10 @@ from controller.checkpoint import (
     seen_from,
 )
 from controller.granularity import Process
+from controller.policy.calibration import Calibration
 from controller.policy.difficulty import Difficulty
 from controller.policy.floor import Floor, FlooredPolicy
 from controller.policy.network import Policy
-from controller.policy.targets import Calibration
 from controller.policy.training_range import Support
 from controller.process.episodes import EpisodeConfig
 from controller.process.lockstep import Floats

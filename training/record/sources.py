@@ -154,29 +154,26 @@ class Models(Decoding):
 
     def _served(self, rung: int, concurrency: int, parameters: Mapping[str, float]) -> ServedModel:
         place = self.places[rung]
+        spec = ModelSpec(
+            name=place.name,
+            rung=rung,
+            parameters=self.parameters.get(place.name, parameters.get(place.model or "")),
+            max_new_tokens=self.max_new_tokens,
+            temperature=self._temperature(place),
+            prompt=place.prompt or self.prompts.get(place.name, ()),
+        )
         endpoint = Endpoint(
             base_url=place.url or "",
             model=place.model or "",
-            name=place.name,
+            spec=spec,
             api_key=self.keys.get(rung, "none"),
-            parameters=self.parameters.get(place.name, parameters.get(place.model or "")),
-            max_new_tokens=self.max_new_tokens,
             body={"temperature": self.temperature, **place.body},
             seed=self.seed,
             max_retries=0,
             max_connections=concurrency,
             connect_timeout_s=10.0,
             attempt_deadline_s=60 * self.attempt_deadline,
-            prompt=place.prompt or self.prompts.get(place.name, ()),
             streams=True,
-        )
-        spec = ModelSpec(
-            name=place.name,
-            rung=rung,
-            parameters=endpoint.parameters,
-            max_new_tokens=self.max_new_tokens,
-            temperature=self._temperature(place),
-            prompt=endpoint.prompt,
         )
 
         def connect() -> Backend:

@@ -61,7 +61,7 @@ from controller.backends.openai.resilience import (
 from controller.backends.prompts import Message, messages
 from controller.process.actions import ActionKind
 from controller.process.cost import Usage
-from controller.process.types import CUT, Attempt, ModelSpec, Question
+from controller.process.types import CUT, Attempt, Question
 
 _tracer = trace.get_tracer("allot")
 
@@ -70,10 +70,12 @@ _PATH = "/chat/completions"
 VERDICT_TOKENS = 4
 """Longest answer to whether an attempt is right: a word, with what some put around it."""
 
+_LONGEST = 1024
+"""Tokens of an attempt that nobody limits."""
 _MOST_WRITTEN = 2**16
+"""Tokens of one attempt that a server is believed, thoughts that ignore `max_tokens` included."""
 _THINKING = 0.05
 """Share of an attempt; the tags of an empty thought are less."""
-"""Tokens of one attempt that a server is believed, thoughts that ignore `max_tokens` included."""
 
 ATTEMPT_DEADLINE = "attempt_deadline"
 UNAVAILABLE = "breaker_open"
@@ -102,31 +104,22 @@ class OpenAIBackend(Backend):
         observe: Observer = lambda model, outcome, seconds: None,
         seed: int | None = None,
     ) -> None:
-        self.endpoint, self.observe = endpoint, observe
+        self.endpoint, self.spec, self.observe = endpoint, endpoint.spec, observe
         self.answers = answers or answer_kind(UNSTATED)
         self.breaker = breaker or CircuitBreaker()
         self.retries = retries or RetryBudget()
         self._rng = random.Random(seed)
         self._client = endpoint.client()
         self._told = self._ignores_n = False
-        self._most = max(_MOST_WRITTEN, 4 * endpoint.max_new_tokens)
-        self.quirks = Quirks(endpoint.shown_name, endpoint.names)
+        self._longest = self.spec.max_new_tokens or _LONGEST
+        self._most = max(_MOST_WRITTEN, 4 * self._longest)
+        self.quirks = Quirks(self.spec.name, endpoint.names)
         self.lengths = PromptLengths(
-            self._beside, endpoint.model, endpoint.prompt_length, endpoint.tokenize
+            self._beside, endpoint.model, self.spec.prompt_length, endpoint.tokenize
         )
         self.remembered = None if endpoint.cached is None else WarmPrompts()
         self.revises, self.verifies = endpoint.revises, endpoint.verifies
-        self.models = (
-            ModelSpec(
-                name=endpoint.shown_name,
-                rung=0,
-                parameters=endpoint.parameters,
-                max_new_tokens=endpoint.max_new_tokens,
-                temperature=endpoint.body.get("temperature", endpoint.temperature),
-                prompt=endpoint.prompt,
-                prompt_length=endpoint.prompt_length,
-            ),
-        )
+        self.models = (replace(self.spec, rung=0),)
 
     def takes(self, field: str, value: Any = None) -> bool:
         """Whatever the operator does not set."""
@@ -150,7 +143,7 @@ class OpenAIBackend(Backend):
         try:
             await self._client.models.list(timeout=5)
         except Exception as error:  # whatever it is, the server is not ready
-            return {self.endpoint.shown_name: upstream_error(error).kind}
+            return {self.spec.name: upstream_error(error).kind}
         return {}
 
     async def prepare(self) -> tuple[str, ...]:
@@ -163,7 +156,7 @@ class OpenAIBackend(Backend):
         short = await self._answered(probe(SHORT), 1)
         if isinstance(short, Attempt):
             return self.endpoint.differences(listed, None)
-        if counted is None and self.endpoint.prompt_length is None:
+        if counted is None and self.spec.prompt_length is None:
             long = await self._answered(probe(LONG), 1)
             if isinstance(long, Answered):
                 self.lengths.fit.start_from(
@@ -190,7 +183,7 @@ class OpenAIBackend(Backend):
             return await self._client.post(path, **options)
 
     def _chat(self, request: Request) -> list[Message]:
-        return messages(request, self.endpoint.prompt)
+        return messages(request, self.spec.prompt)
 
     async def prompt_states(
         self, questions: Sequence[Question], *, hidden: bool = False
@@ -292,7 +285,7 @@ class OpenAIBackend(Backend):
                 request.on_cancelled(reader.abandoned)
             raise
         finally:
-            self.observe(self.endpoint.shown_name, outcome, time.monotonic() - started)
+            self.observe(self.spec.name, outcome, time.monotonic() - started)
         self.breaker.succeeded()
         self.quirks.answered(answered.model)
         return answered
@@ -301,23 +294,22 @@ class OpenAIBackend(Backend):
         revised = request.action is ActionKind.REVISE
         return (self.endpoint.reviser if revised else None) or self.endpoint.model
 
-    def _longest(self, question: Question) -> int:
-        most = self.endpoint.max_new_tokens
-        return min(question.max_new_tokens or most, most)
+    def _longest_of(self, question: Question) -> int:
+        return min(question.max_new_tokens or self._longest, self._longest)
 
     def _body(self, request: Request, n: int) -> dict[str, Any]:
         if request.action is ActionKind.VERIFY:
             return self._verifying_body(request)
-        body: dict[str, Any] = {"max_tokens": self._longest(request.question)}
+        body: dict[str, Any] = {"max_tokens": self._longest_of(request.question)}
         if self.endpoint.wants_logprobs:
             body["logprobs"] = True
         if n > 1:
             body["n"] = n
-        body |= {"temperature": self.endpoint.temperature, **request.question.fields}
+        body |= {"temperature": self.spec.temperature, **request.question.fields}
         seed = body.get("seed", self.endpoint.seed)
         if seed is not None:
             # Attempts that had one seed would be one attempt.
-            body["seed"] = stream_seed(stream_name(seed, self.endpoint.shown_name, request))
+            body["seed"] = stream_seed(stream_name(seed, self.spec.name, request))
         body |= self.endpoint.body
         body |= {"model": self._model(request), "messages": self._chat(request)}
         return self.quirks.suited({k: v for k, v in body.items() if v is not None})
@@ -370,7 +362,7 @@ class OpenAIBackend(Backend):
             return
         self._told = True
         warnings.warn(
-            f"{self.endpoint.shown_name}: expected no thinking, as its body {dict(body)} asks, "
+            f"{self.spec.name}: expected no thinking, as its body {dict(body)} asks, "
             f"found {written.thinking:.0%} of an attempt to be; the server ignores that body: "
             "docs/how-to/menus.md lists what servers take",
             stacklevel=2,
@@ -394,7 +386,7 @@ class OpenAIBackend(Backend):
         if tokens is None or tokens > self._most or (text and not tokens):
             tokens = fit.tokens(text)
         if len(answered.written) > 1:
-            longest = self._longest(request.question)
+            longest = self._longest_of(request.question)
             tokens = longest if written.finish_reason == CUT else min(tokens, longest)
         self._watch_thinking(written)
         found = prompt if cached else min(answered.cached_tokens, prompt)
@@ -457,5 +449,5 @@ class OpenAIBackend(Backend):
         )
 
     def _blank(self, request: Request) -> Attempt:
-        blank = blank_attempt(self.endpoint.shown_name, request)
+        blank = blank_attempt(self.spec.name, request)
         return replace(blank, num_revisions=None if self.revises else 0)

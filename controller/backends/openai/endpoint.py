@@ -47,7 +47,8 @@ class Endpoint:
     Attributes:
         base_url: up to and including `/v1`.
         model: name that the server knows it by.
-        name: in traces, tables and decisions; `model` when None.
+        spec: what the ledger knows about it. Its temperature is that of attempts where neither
+            request nor `body` says one; None for the server's own.
         api_key: sent as bearer token.
         reviser: name of the model that REVISE asks, such as a LoRA adapter's; the model
             itself when None.
@@ -57,12 +58,8 @@ class Endpoint:
             for one by one.
         streams: stream from the server, so that slow is told from dead and the tokens of
             cancelled attempts are known.
-        temperature: of attempts, where a request does not say; None for the server's own.
         body: further fields of each request, such as decoding settings, in place of those of the
             same name that are sent otherwise; None leaves one off.
-        prompt: chat that it is asked with; see `ModelSpec.prompt`.
-        prompt_length: line to estimate the length of prompts by where nobody counts them; see
-            `ModelSpec.prompt_length`.
         cached: what a prompt token that the server found cached costs, of what another one does;
             None where all cost the same.
         tokenize: counts a chat with the model's tokenizer, if that is at hand.
@@ -79,20 +76,15 @@ class Endpoint:
 
     base_url: str
     model: str
-    name: str | None = None
+    spec: ModelSpec
     api_key: str = field(default="none", repr=False)
     reviser: str | None = None
     revises: bool = True
     verifies: bool = False
-    parameters: float | None = None
-    max_new_tokens: int = 1024
     asks_n: bool = False
     streams: bool = False
     wants_logprobs: bool = True
-    temperature: float | None = None
     body: Mapping[str, Any] = field(default_factory=dict)
-    prompt: tuple[Message, ...] = ()
-    prompt_length: Line | None = None
     cached: float | None = None
     tokenize: Callable[[Sequence[Message]], int] | None = None
     trained_for: ModelSpec | None = None
@@ -105,14 +97,9 @@ class Endpoint:
     seed: int | None = None
 
     @property
-    def shown_name(self) -> str:
-        """As others know it."""
-        return self.name or self.model
-
-    @property
     def names(self) -> frozenset[str]:
         """Under which it may answer."""
-        return frozenset(n for n in (self.name, self.model, self.reviser) if n)
+        return frozenset(n for n in (self.spec.name, self.model, self.reviser) if n)
 
     def __post_init__(self) -> None:
         if not self.base_url.startswith(("http://", "https://")):
@@ -152,7 +139,7 @@ class Endpoint:
 
     def differences(self, listed: Sequence[str], short: Answered | None) -> tuple[str, ...]:
         """What differs from training, by the server's models and its answer to `SHORT`."""
-        name, trained, found = self.shown_name, self.trained_for, []
+        name, trained, found = self.spec.name, self.trained_for, []
         if listed and self.names.isdisjoint(listed):
             found.append(
                 f"{name}: the server lists {', '.join(listed[:5])}, not {self.model}; "
@@ -161,13 +148,13 @@ class Endpoint:
         if trained is not None:
             if trained.name not in self.names:
                 found.append(f"{name}: the controller was trained for {trained.name}")
-            if trained.prompt != self.prompt:
+            if trained.prompt != self.spec.prompt:
                 found.append(f"{name}: training had another prompt")
         if short is None:
             return tuple(found)
         if self.wants_logprobs and not short.written[0].logprobs:
             found.append(f"{name}: the server tells no log-probabilities, which training had")
-        line, tokens = self.prompt_length, short.prompt_tokens
+        line, tokens = self.spec.prompt_length, short.prompt_tokens
         if line is not None and tokens is not None:
             more = tokens - (line[0] + line[1] * len(SHORT))
             if abs(more) > max(_FAR_TOKENS, FAR * tokens):

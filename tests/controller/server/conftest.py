@@ -14,7 +14,6 @@ import uvicorn
 
 from controller.backends.ladder import Ladder
 from controller.backends.openai.backend import OpenAIBackend
-from controller.backends.openai.endpoint import Endpoint
 from controller.backends.openai.resilience import CircuitBreaker
 from controller.checkpoint import load_checkpoint
 from controller.loading import deployed_process
@@ -26,7 +25,7 @@ from controller.server.engine import Engine
 from controller.server.ops import Metrics
 from controller.server.run import http_server
 from controller.server.variants import Variant, Variants
-from tests.controller.server.upstream import Upstream, completion
+from tests.controller.server.upstream import Upstream, completion, endpoint
 
 QUESTION = (
     "Find the Greatest Common Divisor (GCD) of these numbers: 44, 86. "
@@ -69,9 +68,9 @@ def ladder(*upstreams, metrics=None, breaker=None, answers=None, **settings):
     return Ladder(
         [
             OpenAIBackend(
-                Endpoint(
-                    base_url=upstream if isinstance(upstream, str) else upstream.url,
-                    model=name,
+                endpoint(
+                    upstream if isinstance(upstream, str) else upstream.url,
+                    name,
                     api_key="upstream-secret",
                     **quick,
                 ),

@@ -12,8 +12,7 @@ import openai
 import pytest
 
 from controller.answers import KINDS
-from controller.policy.pricing import Pricing
-from controller.policy.targets import PACE_QUESTIONS
+from controller.policy.pricing import PACE_QUESTIONS, Pricing
 from controller.process.terms import Terms
 from controller.server.config import Limits
 from controller.server.keys import Keys, key_digest, new_key

@@ -11,7 +11,7 @@ import pytest
 
 from controller.policy.deciders import NAMED_RULES
 from controller.server.config import ServeConfig
-from controller.server.pages import page
+from controller.server.routes import page
 
 HOSTILE = "</script><script>hacked = 1</script>"
 

@@ -14,7 +14,7 @@ from controller.server.app import Service
 from controller.server.config import Limits
 from controller.server.engine import Engine
 from controller.server.ops import Metrics
-from controller.server.prepare import context_id
+from controller.server.routes import context_id
 from controller.server.variants import Variants
 from tests.conftest import CHECKPOINTS
 from tests.controller.server.conftest import CONTROLLER, QUESTION, listening, variant

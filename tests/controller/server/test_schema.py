@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from controller.errors import ConfigError
-from controller.server.pages import document
+from controller.server.routes import document
 from controller.server.schema import ChatRequest, DecideRequest, complaint, read_terms
 
 

@@ -8,6 +8,18 @@ import threading
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
 
+from controller.backends.openai.endpoint import Endpoint
+from controller.process.types import ModelSpec
+
+OF_A_MODEL = ("name", "parameters", "max_new_tokens", "temperature", "prompt", "prompt_length")
+
+
+def endpoint(url, model="small", **settings):
+    """Where a model is asked, from its settings and those of the model itself."""
+    known = {"name": model, "temperature": settings.get("body", {}).get("temperature")}
+    known |= {name: settings.pop(name) for name in OF_A_MODEL if name in settings}
+    return Endpoint(base_url=url, model=model, spec=ModelSpec(rung=0, **known), **settings)
+
 
 def completion(text="Answer: 7", *, model="small", logprob=-0.1, n=1, **changes):
     """The body of a chat completion."""

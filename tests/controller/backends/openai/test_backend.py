@@ -13,7 +13,6 @@ import pytest
 
 from controller.backends.base import Request
 from controller.backends.openai.backend import OpenAIBackend
-from controller.backends.openai.endpoint import Endpoint
 from controller.backends.openai.resilience import (
     CircuitBreaker,
     RetryBudget,
@@ -21,7 +20,7 @@ from controller.backends.openai.resilience import (
 )
 from controller.process.actions import ActionKind
 from controller.process.types import ModelSpec, Question
-from tests.controller.server.upstream import Upstream, completion
+from tests.controller.server.upstream import Upstream, completion, endpoint
 
 QUESTION = Question(question_id="q", text="2+5=")
 RIGHT = completion("Answer: 7")
@@ -41,9 +40,7 @@ def ask(url, n=1, deadline_s=None, after=None, requests=None, **settings):
     """Attempts, and the backend that made them."""
     parts = {k: settings.pop(k) for k in ("breaker", "retries") if k in settings}
     quick = {"attempt_deadline_s": 0.3, "connect_timeout_s": 0.3, "max_retries": 1, **settings}
-    backend = OpenAIBackend(
-        Endpoint(base_url=url, model="small", api_key="sk-secret", **quick), seed=0, **parts
-    )
+    backend = OpenAIBackend(endpoint(url, api_key="sk-secret", **quick), seed=0, **parts)
 
     async def run():
         deadline = None
@@ -698,7 +695,7 @@ def test_prompts_are_put_around_the_question(server):
 
 def state(url, after=(), **settings):
     """What is known of the question's prompt before an attempt."""
-    backend = OpenAIBackend(Endpoint(base_url=url, model="small", **settings), seed=0)
+    backend = OpenAIBackend(endpoint(url, **settings), seed=0)
 
     async def run():
         try:
@@ -732,7 +729,7 @@ def test_what_nobody_counts_is_estimated_as_in_training_or_a_guess(server):
 def test_a_server_that_counts_otherwise_than_it_bills_is_not_believed(server):
     server.script(completion(usage=usage_of(80, 5)))
     server.paths = {"/tokenize": {"count": 41}}
-    backend = OpenAIBackend(Endpoint(base_url=server.url, model="small"))
+    backend = OpenAIBackend(endpoint(server.url))
 
     async def run():
         for _ in range(3):
@@ -748,7 +745,7 @@ def test_a_server_that_counts_otherwise_than_it_bills_is_not_believed(server):
 
 def test_a_start_tells_what_differs_from_training(server):
     def warnings(**settings):
-        backend = OpenAIBackend(Endpoint(base_url=server.url, model="small", **settings))
+        backend = OpenAIBackend(endpoint(server.url, **settings))
 
         async def run():
             try:
@@ -789,7 +786,7 @@ def test_tokens_of_failed_tries_are_not_forgotten(server):
 
 def test_cancelling_reaches_the_server(server):
     server.script(hang)
-    backend = OpenAIBackend(Endpoint(base_url=server.url, model="small"))
+    backend = OpenAIBackend(endpoint(server.url))
 
     async def run():
         task = asyncio.create_task(backend.attempts(asking(3)))

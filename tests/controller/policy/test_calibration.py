@@ -1,10 +1,16 @@
 """Prices from targets."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from controller.bundled import bundled
+from controller.checkpoint import load_checkpoint
 from controller.errors import CheckpointError, ConfigError
-from controller.policy.targets import Calibration, Pace, Tally
+from controller.policy.calibration import Calibration
+from controller.policy.pricing import Pricing, Tally
+from controller.process.terms import Terms
 
 PRICES = (1e-4, 1e-3, 1e-2)
 
@@ -52,18 +58,19 @@ def test_nonsense_is_refused():
         Calibration(prices=(1.0, 0.5), cost=(1.0, 1.0), right=(1, 1), questions=2)
 
 
-def test_a_pace_keeps_the_mean_cost_where_questions_differ_from_the_calibration():
+def test_a_mean_cost_is_kept_where_questions_differ_from_the_calibration():
     """Costs by chance around a curve that is half as dear again as the calibration knows."""
-    rng, tally = np.random.default_rng(0), Tally()
-    pace = Pace(calibration(), 300.0, tally)
-    log_prices, known = np.log(PRICES), calibration()
-    first = pace.price()
+    rng, tally, known = np.random.default_rng(0), Tally(), calibration()
+    checkpoint = replace(load_checkpoint(bundled("controller")), calibration=known)
+    pricing, standing = Pricing(checkpoint, Terms(mean_cost=300.0), tally), Terms()
+    first = pricing.price_for(standing)
     assert first == pytest.approx(known.price_for_cost(300.0))
     for _ in range(3000):
-        mean = 1.5 * np.interp(np.log(pace.price()), log_prices, known.cost)
-        pace.count(rng.exponential(mean))
+        log_price = np.log(pricing.price_for(standing))
+        mean = 1.5 * np.interp(log_price, np.log(PRICES), known.cost)
+        pricing.count(standing, rng.exponential(mean))
     questions, spent = tally.sums()
     assert spent / questions == pytest.approx(300.0, rel=0.03)
-    assert pace.price() > first
+    assert pricing.price_for(standing) > first
     with pytest.raises(ConfigError, match="expected 50 to 1000"):
-        Pace(known, 2000.0)
+        Pricing(checkpoint, Terms(mean_cost=2000.0))
