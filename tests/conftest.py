@@ -23,7 +23,6 @@ from tests.training.conftest import thinned
 from training.learn.config import PPOConfig, TrainConfig
 from training.learn.train import ControllerTraining
 from training.report.show import new_questions
-from training.report.tracking import Tracker
 
 ROOT = Path(__file__).parent.parent
 CHECKPOINTS = ROOT / "checkpoints"
@@ -103,8 +102,7 @@ def redoing(trees: SegmentTraces, tmp_path_factory) -> Path:
     """Run directory of a controller inside attempts, hardly trained, that likes to redo."""
     out = tmp_path_factory.mktemp("segments") / "redoing"
     config = TrainConfig(ppo=PPOConfig(total_steps=64 * 16 * 6, num_envs=64, num_steps=16))
-    with Tracker(out, "train", {}, mode="disabled") as tracker:
-        checkpoint = ControllerTraining(trees, config, out).run(tracker)
+    checkpoint = ControllerTraining(trees, config, out).run()
     checkpoint.policy.actor[-1].bias.data += torch.tensor([-0.5, 0.5, 1, -1, -1])
     save_checkpoint(checkpoint, out)
     return out

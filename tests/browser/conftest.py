@@ -80,19 +80,19 @@ def hostile_traces(traces: TraceSet, path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def runs(traces, tmp_path_factory) -> list[Path]:
-    """Two evaluated runs; even their names are hostile."""
+    """Two evaluated runs; even their names are hostile. The second one only samples."""
     base = tmp_path_factory.mktemp("report")
     path = hostile_traces(traces, base / "<b onclick=hacked=6>traces")
-    runs = [base / "<img src=x onerror=hacked=7>", base / "second & <i>last"]
-    for seed, run in enumerate(runs):
-        options = ("--traces", path, "--wandb", "disabled")
-        allot("train", "--out", run, "--steps", 32768, "--num-envs", 256, "--seed", seed, *options)
-        if seed:  # so little training leaves both to the same rules: the second one only samples
-            checkpoint = load_checkpoint(run)
-            checkpoint.policy.actor[-1].bias.data[1] += 9
-            save_checkpoint(replace(checkpoint, floor=None), run)
+    first, second = base / "<img src=x onerror=hacked=7>", base / "second & <i>last"
+    options = ("--traces", path, "--wandb", "disabled")
+    allot("train", "--out", first, "--steps", 32768, "--num-envs", 256, *options)
+    shutil.copytree(first, second)
+    checkpoint = load_checkpoint(second)
+    checkpoint.policy.actor[-1].bias.data[1] += 9
+    save_checkpoint(replace(checkpoint, floor=None), second)
+    for run in (first, second):
         allot("evaluate", run, "--repeats", 2, "--num-prices", 5, *options)
-    return runs
+    return [first, second]
 
 
 @pytest.fixture(scope="module")

@@ -65,9 +65,8 @@ from training.learn.floor import (
     Rulebook,
     folds_for,
 )
-from training.learn.resume import CURVE, Curve, has_state
+from training.learn.resume import CURVE, Curve, has_state, start_from
 from training.learn.settings import flat
-from training.learn.start import start_from
 from training.ppo import PPO
 from training.report.tracking import Tracker, controller_artifact, traces_artifact
 from training.report.view import View
@@ -260,18 +259,22 @@ class ControllerTraining:
 
     def run(
         self,
-        tracker: Tracker,
+        tracker: Tracker | None = None,
         view: View | None = None,
         stop: Callable[[], bool] | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> AnyCheckpoint:
-        """Train to the end and save the checkpoint; `say` hears what is done after the training.
+        """Train to the end and save the checkpoint, unless that is there.
 
-        After each update `view` is called, and `stop` is asked whether to save and stop.
+        After each update `view` is called, and `stop` is asked whether to save and stop; `say`
+        hears what is done after the training. W&B is told where there is a `tracker`.
 
         Raises:
             KeyboardInterrupt: it was stopped; the next run goes on from there to the bit.
         """
+        if self.finished:
+            return load_any(self.out)
+        tracker = tracker or Tracker(self.out, "train", {}, mode="disabled")
         every = max(1, self.config.ppo.num_updates // CHECKS)
         curve = Curve(self._state / CURVE, self.ppo.steps)
 
