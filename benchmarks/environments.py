@@ -16,14 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from benchmarks import Figures
 from controller.process.episodes import EpisodeConfig
 from envs.traces.derive import derive_config
 from envs.traces.format import TraceSet
 from envs.traces.table import TraceTable, build_table
 from envs.vector import ComputeVectorEnv
 from tests.learning.synthetic import SyntheticFamily
-
-Figures = dict[str, float]
 
 _TEXTLESS = ("prompt_hidden", "question", "text")
 

@@ -11,12 +11,11 @@ from pathlib import Path
 import torch
 from transformers import DynamicCache
 
+from benchmarks import Figures
 from benchmarks.generation import Asked, draw_questions, generated
 from controller.backends.base import TEMPERATURE
 from controller.backends.local.backend import LocalModel, load_model
 from training.learn.threads import limit_threads
-
-Figures = dict[str, float]
 
 _GEMM = 1024
 _ASKED = Asked(temperature=TEMPERATURE)

@@ -7,14 +7,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from benchmarks import Figures
 from envs.questions.files import bundled_questions
 from training.record.cluster import Cluster
 from training.record.ray_recorder import RayRecorder
 from training.record.recording import Recorder, Recording
 from training.record.settings import RecordConfig
 from training.record.sources import find_source
-
-Figures = dict[str, float]
 
 
 def recording(models: tuple[str, ...], num_questions: int, shard_questions: int = 16) -> Figures:

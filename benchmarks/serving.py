@@ -21,6 +21,7 @@ import numpy as np
 import uvloop
 from numpy.typing import NDArray
 
+from benchmarks import Figures
 from benchmarks.load import Load
 from benchmarks.load import run as run_load
 from controller.backends.base import PromptState
@@ -31,8 +32,6 @@ from controller.errors import BackendError
 from controller.policy.deciders import PolicyDecider
 from controller.process.terms import Terms
 from controller.process.types import Question
-
-Figures = dict[str, float]
 
 QUESTION: dict[str, object] = {
     "model": "allot",

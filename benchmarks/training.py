@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import Figures
 from controller.process.episodes import Episodes
 from controller.process.observation import observe
 from envs.compute import ComputeEnv
@@ -26,8 +27,6 @@ from training.learn.settings import WandbMode
 from training.learn.train import ControllerTraining, Prepared, prepare
 from training.ppo import PPO
 from training.report.tracking import Tracker
-
-Figures = dict[str, float]
 
 
 def ppo(traces: Path, seed: int, *, steps: int, sb3_steps: int) -> Figures:

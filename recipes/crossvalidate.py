@@ -19,13 +19,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
-from numpy.typing import NDArray
 from rich.console import Console
 
 from controller.card import markdown_table
 from controller.checkpoint import AnyCheckpoint
 from controller.files import write_atomically, write_text
 from controller.policy.rules import Rule
+from controller.process.lockstep import Floats
 from envs.granularity import AnyTable
 from envs.traces.format import TraceSet
 from envs.traces.table import build_table
@@ -37,8 +37,6 @@ from training.learn.config import PPOConfig, TrainConfig
 from training.learn.floor import Rulebook
 from training.learn.threads import limit_threads
 from training.learn.train import ControllerTraining, Prepared, prepare
-
-Floats = NDArray[np.float64]
 
 PLAYED = "played.parquet"
 """Every question at every price by every policy: what was right and what that cost."""

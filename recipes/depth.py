@@ -15,10 +15,10 @@ from typing import Annotated, Any, cast
 
 import numpy as np
 import typer
-from numpy.typing import NDArray
 
 from controller.policy.rules import On, Panel, SelfConsistency
 from controller.process.episodes import EpisodeConfig
+from controller.process.lockstep import Floats
 from envs.traces.format import TraceSet
 from recipes.crossvalidate import Fold, deal, folds_of, joined
 from training.cli.app import main as run_program
@@ -28,8 +28,6 @@ from training.compare.summary import Bootstrap
 from training.learn.config import PPOConfig, TrainConfig
 from training.learn.threads import limit_threads
 from training.report.show import print_rows
-
-Floats = NDArray[np.float64]
 
 DEPTH, SAMPLES, BOTH = "depth", "samples", "both"
 """What the controllers choose of a question."""

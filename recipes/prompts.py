@@ -27,12 +27,12 @@ from rich.console import Console
 
 from controller.errors import TraceFormatError
 from controller.files import write_json
+from controller.process.lockstep import Floats
 from envs.traces.format import MANIFEST, VARIANT, TraceSet, tables_digest, write_table
 from envs.traces.table import build_table
 from recipes.crossvalidate import (
     CHOSEN,
     CONTROLLER,
-    Floats,
     cross_validate,
     deal,
     folds_of,

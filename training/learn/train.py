@@ -163,6 +163,13 @@ def suited(config: TrainConfig, traces: AnyTraces) -> TrainConfig:
     return config.suited(sum(traces.model_rows[model.name].train_attempts for model in models))
 
 
+def prices_of(config: TrainConfig, process: Process) -> LogUniform:
+    """Prices to train for."""
+    if not config.prices:
+        return price_range(process.cost_unit)
+    return LogUniform(low=config.prices[0], high=config.prices[1])
+
+
 def prepare(traces: AnyTraces, config: TrainConfig) -> Prepared:
     """Tables, decision process and difficulty read-out of a trace set.
 
@@ -186,9 +193,7 @@ def prepare(traces: AnyTraces, config: TrainConfig) -> Prepared:
         validation=validation,
         calibration=calibration,
         process=process,
-        prices=LogUniform(low=config.prices[0], high=config.prices[1])
-        if config.prices
-        else price_range(process.cost_unit),
+        prices=prices_of(config, process),
         difficulty=difficulty,
         train_outlook=outlook,
         wording=wording,
