@@ -29,13 +29,6 @@ def forward(
     A bare loop feeds `rows` tokens at a time to the model, whose cache grows, for as many steps
     as an attempt has tokens; nothing is sampled, nobody finishes early, nothing becomes text.
 
-    Args:
-        model_path: directory of the model.
-        seed: of the attempts.
-        num_questions: drawn from the test split.
-        num_samples: attempts per question.
-        rows: of both batches.
-
     Returns:
         both speeds and their `share`; `forward_gflops` that the bare loop makes of 2 x parameters
         per token, `gemm_gflops` of a large matrix product, and their `forward_share`.

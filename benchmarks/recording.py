@@ -17,12 +17,7 @@ from training.record.sources import find_source
 
 
 def recording(models: tuple[str, ...], num_questions: int, shard_questions: int = 16) -> Figures:
-    """Attempts per second, from loaded models to the finished trace set.
-
-    Args:
-        models: directories or hub ids, the small one first.
-        num_questions: of the train split.
-        shard_questions: per shard.
+    """Attempts per second, from loaded models, the small one first, to the finished trace set.
 
     Returns:
         `here`, `workers_1` and `workers_2` in attempts per second, `speedup` of the second worker,

@@ -59,12 +59,8 @@ def serving(
 ) -> Figures:
     """Latency of allot and LiteLLM's proxy over going directly to the same upstream.
 
-    Args:
-        controller: checkpoint.
-        number: of the round; each begins with another target.
-        load: open loop.
-        litellm: virtual environment with `litellm[proxy]`; None leaves it out.
-        delay_s: that the upstream takes.
+    Each round, by its number, begins with another target; `litellm` is a virtual environment with
+    `litellm[proxy]`, and None leaves it out.
     """
     found = decision_us(load_checkpoint(controller))
     with ExitStack() as stack:

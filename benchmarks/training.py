@@ -35,12 +35,6 @@ def ppo(traces: Path, seed: int, *, steps: int, sb3_steps: int) -> Figures:
     sb3-contrib trains with its defaults on 8 scalar environments over the same traces;
     the time that it gets is reported, and our training is measured after the same number
     of seconds and after its own full length.
-
-    Args:
-        traces: trace set.
-        seed: of both.
-        steps: of our training.
-        sb3_steps: of theirs.
     """
     trace_set = TraceSet.read(traces)
     models = trace_set.models()
@@ -107,10 +101,6 @@ def _train_sb3(make_env: Any, steps: int, config: PPOConfig) -> tuple[_Sb3Policy
 
 def tracking(traces: Path, steps: int) -> Figures:
     """The same training without W&B and with W&B offline.
-
-    Args:
-        traces: trace set.
-        steps: of each training.
 
     Returns:
         `steps_per_s` and `offline_steps_per_s` from the first update to the saved checkpoint,

@@ -95,16 +95,9 @@ def ablate(
 ) -> dict[str, list[dict[str, Any]]]:
     """Train the variants that are not there yet and compare them on the test split.
 
-    Args:
-        reference: directory of the controller with all signals, trained on `traces` with `config`.
-        traces: recorded attempts.
-        config: of trainings.
-        out: directory for the variants' runs.
-        num_specialists: trained for single prices, spread over the range.
-        num_prices: at which signals are compared.
-        repeats: episodes per question and price.
-        cluster: trains them side by side; one after the other in this process if None.
-        progress: called with the share of the training done and what is worked on.
+    The `reference`, in a directory, was trained on `traces` with `config`; variants go to `out`.
+    Specialists are trained for single prices, spread over the range; signals are compared at
+    `num_prices`.
 
     Returns:
         `signals`: per signal the mean utility lost without it; `specialists`: per price the utility

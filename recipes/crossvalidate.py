@@ -132,10 +132,7 @@ class Fold:
 def deal(traces: TraceSet, folds: int, limit: int) -> Iterator[TraceSet]:
     """A trace set for each fold, its questions in the test split, a fifth of the others validation.
 
-    Args:
-        traces: whose own splits do not count.
-        folds: number of folds.
-        limit: use so many questions only; 0 for all.
+    The set's own splits do not count; a limit of 0 takes all questions.
     """
     hashes = np.array(
         [zlib.crc32(name.encode()) for name in traces.questions["question_id"].to_pylist()]

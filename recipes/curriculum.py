@@ -42,14 +42,9 @@ ARITHMETIC = Mix(
 
 
 class Curriculum:
-    """Endless padded batches, a pure function of (seed, mix, block).
+    """Endless batches of so many padded tokens, a pure function of (seed, mix, block).
 
-    Args:
-        tokenizer: of the model.
-        batch_tokens: padded tokens per batch.
-        seed: of the data.
-        mix: what to draw.
-        examples_per_block: examples generated, sorted by length and cut at a time.
+    The examples of a block are generated, sorted by length and cut at a time.
     """
 
     def __init__(

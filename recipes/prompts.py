@@ -51,13 +51,10 @@ TOGETHER, PROMPT_FIRST = "together", "prompt first"
 def separate(traces: TraceSet, out: Path, first: int = 0) -> TraceSet:
     """The same set with an arm for each model and prompt, without revisions.
 
-    Questions that some arm has not tried are left out. Agreement between prompts counts as that
-    between families.
-
-    Args:
-        traces: with a column `variant`, or whose arms are told apart already.
-        out: directory to write the set into, unless it is there.
-        first: keep so many attempts of each arm at a question; 0 for all.
+    The set has a column `variant`, or arms that are told apart already; the new one is written into
+    `out` unless it is there. Questions that some arm has not tried are left out, and so are all but
+    the `first` attempts of each arm; 0 keeps all. Agreement between prompts counts as that between
+    families.
     """
     if (out / MANIFEST).exists():
         return TraceSet.read(out)

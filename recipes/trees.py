@@ -118,10 +118,7 @@ class _Node:
 class TreeRecorder:
     """Records trees breadth first, those of some questions side by side.
 
-    Args:
-        backend: writes the segments; where its longest attempt is reached, nothing follows.
-        grader: grades answers.
-        config: how much to record.
+    Where the longest attempt of the backend, which writes segments, is reached, nothing follows.
     """
 
     def __init__(self, backend: SegmentBackend, grader: Grader, config: TreeConfig) -> None:
@@ -226,14 +223,10 @@ def record_trees(
     notes: Mapping[str, Any],
     progress: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Record trees as a trace set.
+    """Record trees of questions, by split, as a trace set.
 
-    Args:
-        questions: by split.
-        recorder: records them.
-        out: directory of the trace set.
-        notes: added to `trace.json`; `models` say where these are, by name.
-        progress: called with the number of questions done.
+    Notes go to `trace.json`, `models` among them by name; `progress` is called with the number of
+    questions done.
 
     Raises:
         ConfigError: `out` holds a trace set.
