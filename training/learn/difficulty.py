@@ -287,9 +287,6 @@ LINEAR: tuple[Fit, ...] = tuple(partial(fit_linear, penalty=penalty) for penalty
 FORESTS: tuple[Fit, ...] = tuple(partial(fit_forests, leaves=n) for n in (16, 64, 256))
 """Forests to choose from."""
 
-READOUTS: tuple[Fit, ...] = (*LINEAR, fit_networks)
-"""Read-outs of a prompt state to choose from."""
-
 FREE: Sequence[tuple[Reads, Sequence[Fit]]] = (
     ("words", LINEAR),
     ("shape", (fit_networks,)),
@@ -305,12 +302,37 @@ _STACK_PENALTY = 0.01
 """On how far weights of read-outs are from equal ones, per question, squared."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Readings:
+    """Single read-outs of the same questions.
+
+    Attributes:
+        wording: of the wording, the linear one first; empty where wordings are not known or the
+            questions are fewer than folds.
+        line, network: of prompt states; None where these were not recorded.
+    """
+
+    wording: Sequence[Fitted]
+    line: Fitted | None
+    network: Fitted | None
+
+
+def read_questions(prompts: QuestionTable, outcomes: Outcomes) -> Readings:
+    """All single read-outs, which take most of the time that fitting takes."""
+    wording = (fit_readout(prompts, outcomes, reads, fits) for reads, fits in FREE)
+    return Readings(
+        wording=[fit for fit in wording if fit is not None],
+        line=fit_readout(prompts, outcomes, "prompt", LINEAR),
+        network=fit_readout(prompts, outcomes, "prompt", [fit_networks]),
+    )
+
+
 def fit_difficulty(
-    prompts: QuestionTable, outcomes: Outcomes, free: Sequence[Fitted] | None = None
+    prompts: QuestionTable, outcomes: Outcomes, read: Readings | None = None
 ) -> Fitted | None:
     """Read-out for other questions, and the outlook of these ones.
 
-    `free` is `read_wording` of these questions, where that has been done.
+    `read` are `read_questions` of these questions, where that has been done.
 
     Whoever learns from questions that the read-out was fitted on would trust it too much, so
     the outlook of these comes from five read-outs, each fitted without a fifth of them. A prompt
@@ -320,13 +342,13 @@ def fit_difficulty(
         The read-out and `Difficulty.outlook` of these questions, or None if their wordings are not
         known or they are fewer than folds.
     """
-    free = read_wording(prompts, outcomes) if free is None else free
-    if not free:
+    read = read_questions(prompts, outcomes) if read is None else read
+    if not read.wording:
         return None
-    readout, outlook = _stack(free, outcomes)
-    paid = fit_readout(prompts, outcomes, "prompt", READOUTS)
-    if paid is not None:
-        paying, known = _stack([*free, paid], outcomes)
+    readout, outlook = stack(read.wording, outcomes)
+    if read.line is not None and read.network is not None:
+        paid = min((read.line, read.network), key=lambda fit: _loss(fit[1], outcomes))
+        paying, known = stack([*read.wording, paid], outcomes)
         if _loss(known, outcomes) < _loss(outlook, outcomes) - _WORTH:
             readout, outlook = paying, known
     shapes = prompts.features("shape")
@@ -334,21 +356,7 @@ def fit_difficulty(
     return replace(readout, low=shapes.min(0), high=shapes.max(0)), outlook
 
 
-def fit_wording(
-    prompts: QuestionTable, outcomes: Outcomes, free: Sequence[Fitted] | None = None
-) -> Fitted | None:
-    """The same of what the wording tells alone, and of wordings of any shape."""
-    free = read_wording(prompts, outcomes) if free is None else free
-    return _stack(free, outcomes) if free else None
-
-
-def read_wording(prompts: QuestionTable, outcomes: Outcomes) -> list[Fitted]:
-    """Single read-outs of the wording, which take most of the time that fitting takes."""
-    fitted = (fit_readout(prompts, outcomes, reads, fits) for reads, fits in FREE)
-    return [fit for fit in fitted if fit is not None]
-
-
-def _stack(fitted: Sequence[Fitted], outcomes: Outcomes) -> Fitted:
+def stack(fitted: Sequence[Fitted], outcomes: Outcomes) -> Fitted:
     """A weighted sum of single read-outs, by the cross-fitted outlooks of each.
 
     Source: Breiman 1996, "Stacked regressions": weights are not negative.
@@ -403,9 +411,7 @@ def fit_readout(
     return Difficulty.alone(readout, reads), outlook
 
 
-def best_fit(
-    features: Features, outcomes: Outcomes, fits: Sequence[Fit] = READOUTS
-) -> tuple[Readout, Floats]:
+def best_fit(features: Features, outcomes: Outcomes, fits: Sequence[Fit]) -> tuple[Readout, Floats]:
     """The same from features, (Q, H)."""
     fitted = (cross_fit(features, outcomes, fit) for fit in fits)
     return min(fitted, key=lambda entry: _loss(entry[1], outcomes))

@@ -189,9 +189,9 @@ def _held_against_rules(
         f"from; rules are tuned on {tuning.num_questions:,} others"
     )
     num_prices = SCORED_PRICES if prepared.prices.low < prepared.prices.high else 1
-    read = prepared.wording if prepared.tuning is prepared else None
+    read = prepared.read if prepared.tuning is prepared else None
     comparison = compare(
-        checkpoints, tuning, test, num_prices=num_prices, repeats=_REPEATS, wording=read
+        checkpoints, tuning, test, num_prices=num_prices, repeats=_REPEATS, read=read
     )
     names = [model.name for model in prepared.models]
     held = recorded_of(traces, ["validation"], names).questions

@@ -52,10 +52,10 @@ from training.learn.config import (
     TrainConfig,
 )
 from training.learn.difficulty import (
-    Fitted,
+    Readings,
     fit_difficulty,
     fold_of,
-    read_wording,
+    read_questions,
     with_prompt_lengths,
 )
 from training.learn.floor import (
@@ -101,7 +101,7 @@ class Prepared:
         difficulty: read-out for other questions; None without wordings or with few questions.
         train_outlook: (Q, R or 2R) outlook of `train`, each question's by a read-out fitted
             without it.
-        wording: single read-outs of the wording, fitted on `train`.
+        read: single read-outs, fitted on `train`.
     """
 
     models: tuple[ModelSpec, ...]
@@ -112,7 +112,7 @@ class Prepared:
     prices: LogUniform
     difficulty: Difficulty | None
     train_outlook: NDArray[np.float64] | None
-    wording: Sequence[Fitted]
+    read: Readings
 
     def of(self, rows: NDArray[np.bool_]) -> Prepared:
         """The same with some of the questions to learn from, (Q,)."""
@@ -182,8 +182,8 @@ def prepare(traces: AnyTraces, config: TrainConfig) -> Prepared:
             warnings.warn(message, stacklevel=2)
     train, validation, calibration = learning.split(traces, config)
     outcomes = learning.outcomes(train)
-    wording = read_wording(train, outcomes)
-    difficulty, outlook = fit_difficulty(train, outcomes, wording) or (None, None)
+    read = read_questions(train, outcomes)
+    difficulty, outlook = fit_difficulty(train, outcomes, read) or (None, None)
     process = learning.derive(train, traces, config, difficulty)
     if isinstance(process, EpisodeConfig) and process.names_verifier:
         train, process = with_calibration(train, process)
@@ -196,7 +196,7 @@ def prepare(traces: AnyTraces, config: TrainConfig) -> Prepared:
         prices=prices_of(config, process),
         difficulty=difficulty,
         train_outlook=outlook,
-        wording=wording,
+        read=read,
     )
 
 
