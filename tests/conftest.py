@@ -5,6 +5,9 @@ import shutil
 import sys
 from pathlib import Path
 
+# As many processes as cores test side by side. Read when NumPy is imported, in commands as well.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 
