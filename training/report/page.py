@@ -305,7 +305,7 @@ def action_shares(evaluation: Evaluation, prices: Sequence[float]) -> list[dict[
 
 def _groups(rows: pd.DataFrame) -> tuple[list[str], NDArray[np.int64]]:
     """Names of the groups, in order, and the group of each row."""
-    known = rows["level"].fillna(0).astype(int)
+    known = pd.to_numeric(rows["level"]).fillna(0).astype(int)
     levels, level = np.unique(known, return_inverse=True)
     if levels.any():
         return [f"level {number}" if number else "no level" for number in levels], level

@@ -127,5 +127,6 @@ def _decision_rows(episodes: pd.DataFrame, prices: Sequence[float]) -> list[list
     places = np.linspace(0, len(prices) - 1, min(most, len(prices))).round().astype(int)
     shown = episodes[episodes["price"].isin([prices[i] for i in places])]
     told = shown.assign(difficulty=shown["level"], actions=shown["actions"].str.join(" "))
-    rows: list[list[Any]] = told[[*DECISION_COLUMNS]].to_numpy(object).tolist()
+    cells = told[[*DECISION_COLUMNS]].astype(object)
+    rows: list[list[Any]] = cells.where(cells.notna(), None).to_numpy().tolist()
     return rows
