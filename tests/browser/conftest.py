@@ -12,8 +12,9 @@ from playwright.sync_api import Browser, Page, Request, sync_playwright
 
 from controller.checkpoint import load_checkpoint, save_checkpoint
 from envs.traces.format import TraceSet, write_table
-from tests.training.cli.test_app import allot
-from tests.training.conftest import thinned
+from tests.training.conftest import allot, environment, thinned
+
+__all__ = ["allot", "environment"]
 
 REQUIRED = "ALLOT_REQUIRE_BROWSER"
 ARGUMENTS = [
@@ -79,7 +80,7 @@ def hostile_traces(traces: TraceSet, path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def runs(traces, tmp_path_factory) -> list[Path]:
+def runs(traces, allot, tmp_path_factory) -> list[Path]:
     """Two evaluated runs; even their names are hostile. The second one only samples."""
     base = tmp_path_factory.mktemp("report")
     path = hostile_traces(traces, base / "<b onclick=hacked=6>traces")
@@ -96,7 +97,7 @@ def runs(traces, tmp_path_factory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def report(chromium, runs, tmp_path_factory) -> Path:
+def report(chromium, runs, allot, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("html") / "report.html"
     allot("report", *runs, "--out", out, "--questions", 24)
     return out

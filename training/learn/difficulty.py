@@ -24,6 +24,7 @@ from controller.process.types import ModelSpec
 from envs.questions.table import QuestionTable
 from envs.traces.format import TraceSet
 from envs.traces.table import TraceTable
+from training.learn.forests import grow
 
 Features = NDArray[np.float32]
 
@@ -74,7 +75,6 @@ _STEPS = (100, 2000)
 """Least and most gradient steps, whatever the number of questions."""
 _LEARNING_RATE = 1e-2
 _WEIGHT_DECAY = 0.3
-_TREES = 100
 _FEATURES = 40
 """Of which a tree takes the best, at a time; all shapes, and some of the words."""
 _TREE_QUESTIONS = 10_000
@@ -235,29 +235,26 @@ def cross_fit(
 def fit_forests(
     features: Features, outcomes: Outcomes, subsets: Sequence[NDArray[np.int64]], *, leaves: int
 ) -> list[Forest]:
-    """Extremely randomised trees (Geurts et al. 2006, "Extremely randomized trees").
+    """Extremely randomised trees of so many leaves at most; see `fit_linear` for arguments.
 
-    Each tree has so many leaves at most; where it splits first, it gains most. See `fit_linear`.
+    Where a tree splits first, it gains most.
     """
     return [_trees(features[rows], outcomes.take(rows), leaves) for rows in subsets]
 
 
 def _trees(features: Features, outcomes: Outcomes, most_leaves: int) -> Forest:
-    from sklearn.ensemble import ExtraTreesRegressor
-
     rates = outcomes.rates
     lengths = rates[:, :0] if outcomes.lengths is None else outcomes.lengths
-    forest = ExtraTreesRegressor(
-        _TREES,
+    forest = grow(
+        features,
+        np.hstack([rates, lengths]),
+        min(len(features), _TREE_QUESTIONS),
         max_leaf_nodes=most_leaves,
         max_features=min(1.0, _FEATURES / features.shape[1]),
-        bootstrap=True,
-        max_samples=min(len(features), _TREE_QUESTIONS),
-        random_state=0,
-    ).fit(features, np.hstack([rates, lengths]))
+    )
     nodes, roots, leaves = [], [], []
     num_nodes = num_leaves = 0
-    for tree in (estimator.tree_ for estimator in forest.estimators_):
+    for tree in (grown.tree_ for grown, _ in forest):
         ends = tree.children_left < 0
         rows = num_leaves + np.cumsum(ends) - 1
         low, high = (
