@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -159,12 +159,7 @@ def joined(contests: Sequence[Mapping[str, Sequence[Played]]]) -> dict[str, list
     """What was played on the questions of all folds, by policy, one entry per price."""
     return {
         name: [
-            Played(
-                **{
-                    f.name: np.concatenate([getattr(p, f.name) for p in parts])
-                    for f in fields(Played)
-                }
-            )
+            Played.of(parts, np.concatenate)
             for parts in zip(*(contest[name] for contest in contests), strict=True)
         ]
         for name in contests[0]

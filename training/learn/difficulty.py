@@ -404,14 +404,9 @@ def fit_readout(
     features = prompts.features(reads)
     if features is None or len(features) < FOLDS:
         return None
-    readout, outlook = best_fit(features, outcomes, fits)
-    return Difficulty.alone(readout, reads), outlook
-
-
-def best_fit(features: Features, outcomes: Outcomes, fits: Sequence[Fit]) -> tuple[Readout, Floats]:
-    """The same from features, (Q, H)."""
     fitted = (cross_fit(features, outcomes, fit) for fit in fits)
-    return min(fitted, key=lambda entry: _loss(entry[1], outcomes))
+    readout, outlook = min(fitted, key=lambda entry: _loss(entry[1], outcomes))
+    return Difficulty.alone(readout, reads), outlook
 
 
 def _loss(outlook: Floats, outcomes: Outcomes) -> float:

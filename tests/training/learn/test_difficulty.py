@@ -21,7 +21,7 @@ from training.compare.simulate import outlook
 from training.learn.difficulty import (
     LINEAR,
     Outcomes,
-    best_fit,
+    cross_fit,
     fit_difficulty,
     fit_networks,
     fit_readout,
@@ -126,7 +126,7 @@ def test_the_wording_tells_kinds_of_questions_apart(wordings, validation):
 def test_the_shape_of_a_wording_tells_more_than_the_prompt_state_alone(train):
     rates = train.success_rates
     state, both = (
-        best_fit(features, Outcomes(rates), [fit_networks])[1]
+        cross_fit(features, Outcomes(rates), fit_networks)[1]
         for features in (train.hidden, train.features("prompt"))
     )
     assert log_loss(both, rates).mean() < log_loss(state, rates).mean() - 0.03
