@@ -30,12 +30,8 @@ def by_name(
 ) -> dict[str, Benchmark]:
     """Each benchmark, of a size that takes a minute at most, or whole, as large as by itself.
 
-    Args:
-        traces: trace set.
-        models: directory of small and large.
-        controller: checkpoint.
-        litellm: virtual environment with litellm[proxy]; None leaves it out of `serve`.
-        whole: whether whole.
+    `models` is a directory of small and large; without `litellm`, a virtual environment with
+    litellm[proxy], `serve` leaves that out.
     """
     small = models / "small"
 
@@ -75,12 +71,7 @@ def by_name(
 def run(
     chosen: Mapping[str, Benchmark], rounds: int, report: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Run benchmarks in turns.
-
-    Args:
-        chosen: by name.
-        rounds: of all of them.
-        report: called with the name of each before it runs.
+    """Run benchmarks in turns; `report` is called with the name of each before it runs.
 
     Returns:
         `machine`, and `figures`: per benchmark and number the median, least and most over rounds.

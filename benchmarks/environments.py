@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from benchmarks import Figures
 from controller.process.episodes import EpisodeConfig
 from envs.traces.derive import derive_config
 from envs.traces.format import TraceSet
@@ -23,17 +24,13 @@ from envs.traces.table import TraceTable, build_table
 from envs.vector import ComputeVectorEnv
 from tests.learning.synthetic import SyntheticFamily
 
-Figures = dict[str, float]
-
 _TEXTLESS = ("prompt_hidden", "question", "text")
 
 
 def steps_per_s(env: ComputeVectorEnv, steps: int) -> float:
-    """Speed with random legal actions, whose choice does not count, on one core.
+    """Speed on one core with random legal actions, whose choice does not count.
 
-    Args:
-        env: N environments.
-        steps: that are timed, after as many that are not.
+    So many steps are timed, after as many that are not.
     """
     _, info = env.reset(seed=0)
     rng = np.random.default_rng(0)
@@ -90,12 +87,6 @@ def scale(traces: Path, attempts: int, *, num_envs: int = 4096, steps: int = 200
 
     The large set repeats the train split's questions under new ids, so that episodes are alike.
     It lies in a temporary directory and is measured in a process of its own.
-
-    Args:
-        traces: trace set that is repeated.
-        attempts: of the large set, at least.
-        num_envs: N.
-        steps: that are timed on each.
 
     Returns:
         `peak_gb` of the process that reads and plays both, `build_s` to read the large set,

@@ -11,12 +11,11 @@ from pathlib import Path
 import torch
 from transformers import DynamicCache
 
+from benchmarks import Figures
 from benchmarks.generation import Asked, draw_questions, generated
 from controller.backends.base import TEMPERATURE
 from controller.backends.local.backend import LocalModel, load_model
 from training.learn.threads import limit_threads
-
-Figures = dict[str, float]
 
 _GEMM = 1024
 _ASKED = Asked(temperature=TEMPERATURE)
@@ -29,13 +28,6 @@ def forward(
 
     A bare loop feeds `rows` tokens at a time to the model, whose cache grows, for as many steps
     as an attempt has tokens; nothing is sampled, nobody finishes early, nothing becomes text.
-
-    Args:
-        model_path: directory of the model.
-        seed: of the attempts.
-        num_questions: drawn from the test split.
-        num_samples: attempts per question.
-        rows: of both batches.
 
     Returns:
         both speeds and their `share`; `forward_gflops` that the bare loop makes of 2 x parameters

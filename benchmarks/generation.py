@@ -56,16 +56,9 @@ def run(
     """Decoded tokens per second of both, on the same questions, in turns.
 
     Tokens count up to and including the end token, so `generate` earns nothing for padding the
-    attempts of a question to the longest.
-
-    Args:
-        small_path: of the model that writes.
-        num_questions: drawn from the test split, over all tasks and levels.
-        asked: for.
-        num_repeats: measurements of each, after one that is not counted.
-        dtype: of the weights, as `load_model` takes it.
-        question: that is asked instead, as often.
-        seed: of questions and attempts.
+    attempts of a question to the longest. Questions are drawn from the test split, over all tasks
+    and levels, unless there is one that is asked instead, as often; a first measurement is not
+    counted.
 
     Returns:
         settings, and per contender the median tokens per second of wall-clock and of processor
@@ -124,9 +117,7 @@ def _speed(write: Callable[[], int]) -> Speed:
 def draw_questions(num_questions: int, seed: int) -> list[Question]:
     """Test questions in the bundled set's mix of tasks and levels, shuffled.
 
-    Args:
-        num_questions: fewer come back if the mix does not hold so many distinct ones.
-        seed: of the draw and the order.
+    Fewer come back if the mix does not hold so many distinct ones.
     """
     total = len(TASKS) * sum(SPLIT_SIZES["test"])
     # Half as many again, because trivial levels may hold too few.

@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from benchmarks import Figures
 from envs.questions.files import bundled_questions
 from training.record.cluster import Cluster
 from training.record.ray_recorder import RayRecorder
@@ -14,16 +15,9 @@ from training.record.recording import Recorder, Recording
 from training.record.settings import RecordConfig
 from training.record.sources import find_source
 
-Figures = dict[str, float]
-
 
 def recording(models: tuple[str, ...], num_questions: int, shard_questions: int = 16) -> Figures:
-    """Attempts per second, from loaded models to the finished trace set.
-
-    Args:
-        models: directories or hub ids, the small one first.
-        num_questions: of the train split.
-        shard_questions: per shard.
+    """Attempts per second, from loaded models, the small one first, to the finished trace set.
 
     Returns:
         `here`, `workers_1` and `workers_2` in attempts per second, `speedup` of the second worker,

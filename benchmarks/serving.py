@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import socket
@@ -11,16 +10,16 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import httpx2
 import numpy as np
 import uvloop
 from numpy.typing import NDArray
 
+from benchmarks import Figures
 from benchmarks.load import Load
 from benchmarks.load import run as run_load
 from controller.backends.base import PromptState
@@ -31,8 +30,6 @@ from controller.errors import BackendError
 from controller.policy.deciders import PolicyDecider
 from controller.process.terms import Terms
 from controller.process.types import Question
-
-Figures = dict[str, float]
 
 QUESTION: dict[str, object] = {
     "model": "allot",
@@ -60,12 +57,8 @@ def serving(
 ) -> Figures:
     """Latency of allot and LiteLLM's proxy over going directly to the same upstream.
 
-    Args:
-        controller: checkpoint.
-        number: of the round; each begins with another target.
-        load: open loop.
-        litellm: virtual environment with `litellm[proxy]`; None leaves it out.
-        delay_s: that the upstream takes.
+    Each round, by its number, begins with another target; `litellm` is a virtual environment with
+    `litellm[proxy]`, and None leaves it out.
     """
     found = decision_us(load_checkpoint(controller))
     with ExitStack() as stack:
@@ -169,12 +162,10 @@ def _process(
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=5):
-            return True
-    except urllib.error.HTTPError:
-        return True
-    except OSError:
+        httpx2.get(url, timeout=5, trust_env=False)
+    except httpx2.TransportError:
         return False
+    return True
 
 
 @contextmanager
@@ -202,13 +193,8 @@ def allot(
 
 
 def _check_one_call(url: str) -> None:
-    request = urllib.request.Request(
-        f"{url}/chat/completions",
-        json.dumps(QUESTION).encode(),
-        {"content-type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=30) as reply:
-        decisions = json.load(reply)["allot"]["decisions"]
+    reply = httpx2.post(f"{url}/chat/completions", json=QUESTION, timeout=30, trust_env=False)
+    decisions = reply.raise_for_status().json()["allot"]["decisions"]
     attempts = sum(len(decision["attempts"]) for decision in decisions)
     if attempts != 1:
         raise BackendError(

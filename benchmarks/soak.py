@@ -22,7 +22,8 @@ from typing import Any
 import aiohttp
 import uvloop
 
-from benchmarks.serving import QUESTION, Figures, allot, free_port, upstream
+from benchmarks import Figures
+from benchmarks.serving import QUESTION, allot, free_port, upstream
 from controller.errors import BackendError
 
 _ESCALATING = {"rule": "always-large"}

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import Figures
 from controller.process.episodes import Episodes
 from controller.process.observation import observe
 from envs.compute import ComputeEnv
@@ -27,8 +28,6 @@ from training.learn.train import ControllerTraining, Prepared, prepare
 from training.ppo import PPO
 from training.report.tracking import Tracker
 
-Figures = dict[str, float]
-
 
 def ppo(traces: Path, seed: int, *, steps: int, sb3_steps: int) -> Figures:
     """Train both on the same environment, then compare speed and utility on the validation split.
@@ -36,12 +35,6 @@ def ppo(traces: Path, seed: int, *, steps: int, sb3_steps: int) -> Figures:
     sb3-contrib trains with its defaults on 8 scalar environments over the same traces;
     the time that it gets is reported, and our training is measured after the same number
     of seconds and after its own full length.
-
-    Args:
-        traces: trace set.
-        seed: of both.
-        steps: of our training.
-        sb3_steps: of theirs.
     """
     trace_set = TraceSet.read(traces)
     models = trace_set.models()
@@ -108,10 +101,6 @@ def _train_sb3(make_env: Any, steps: int, config: PPOConfig) -> tuple[_Sb3Policy
 
 def tracking(traces: Path, steps: int) -> Figures:
     """The same training without W&B and with W&B offline.
-
-    Args:
-        traces: trace set.
-        steps: of each training.
 
     Returns:
         `steps_per_s` and `offline_steps_per_s` from the first update to the saved checkpoint,

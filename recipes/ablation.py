@@ -16,13 +16,13 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from numpy.typing import NDArray
 
 from controller.bundled import bundled
 from controller.card import markdown_table
 from controller.checkpoint import Checkpoint, load_checkpoint
 from controller.files import write_text
 from controller.process.features import COUNTS, TERMS
+from controller.process.lockstep import Floats
 from controller.process.observation import FEATURES
 from envs.reward import LogUniform
 from envs.traces.format import TraceSet
@@ -35,12 +35,10 @@ from training.compare.summary import Bootstrap
 from training.learn.config import PPOConfig, TrainConfig
 from training.learn.runs import TrainJob, run_job, train_on_cluster
 from training.learn.threads import limit_threads
-from training.learn.train import prepare, suited
+from training.learn.train import prepare, prices_of, suited
 from training.record.cluster import Cluster
 from training.report.show import command_line
 from training.report.view import progress_bar
-
-Floats = NDArray[np.float64]
 
 Progress = Callable[[float, str], None]
 """Told the share of all work that is done, and what is worked on."""
@@ -97,16 +95,9 @@ def ablate(
 ) -> dict[str, list[dict[str, Any]]]:
     """Train the variants that are not there yet and compare them on the test split.
 
-    Args:
-        reference: directory of the controller with all signals, trained on `traces` with `config`.
-        traces: recorded attempts.
-        config: of trainings.
-        out: directory for the variants' runs.
-        num_specialists: trained for single prices, spread over the range.
-        num_prices: at which signals are compared.
-        repeats: episodes per question and price.
-        cluster: trains them side by side; one after the other in this process if None.
-        progress: called with the share of the training done and what is worked on.
+    The `reference`, in a directory, was trained on `traces` with `config`; variants go to `out`.
+    Specialists are trained for single prices, spread over the range; signals are compared at
+    `num_prices`.
 
     Returns:
         `signals`: per signal the mean utility lost without it; `specialists`: per price the utility
@@ -158,12 +149,7 @@ def _train_all(
         progress(number / len(todo), job.out.name)
         if not number:  # once for all: signals are hidden later, in the network
             whole = prepare(traces, replace(job.config, prices=()))
-        prices = (
-            LogUniform(low=job.config.prices[0], high=job.config.prices[1])
-            if job.config.prices
-            else whole.prices
-        )
-        run_job(job, replace(whole, prices=prices))
+        run_job(job, replace(whole, prices=prices_of(job.config, whole.process)))
 
 
 def ablation_markdown(tables: Mapping[str, Sequence[Mapping[str, Any]]], command: str) -> str:
@@ -221,6 +207,9 @@ def main(
     steps: Annotated[
         int, typer.Option(help="Environment steps per training.")
     ] = PPOConfig().total_steps,
+    num_envs: Annotated[
+        int, typer.Option(help="Episodes side by side in each.")
+    ] = PPOConfig().num_envs,
     specialists: Annotated[int, typer.Option(help="Trained for one price each.")] = 4,
     repeats: Annotated[int, typer.Option(help="Episodes per question and price.")] = 8,
     results: Annotated[
@@ -236,7 +225,7 @@ def main(
         tables = ablate(
             controller,
             TraceSet.read(traces),
-            TrainConfig(ppo=PPOConfig(total_steps=steps)),
+            TrainConfig(ppo=PPOConfig(total_steps=steps, num_envs=num_envs)),
             out,
             num_specialists=specialists,
             repeats=repeats,

@@ -20,9 +20,6 @@ class ClosedForm:
     pay from
 
         n* = idle price x cost of the notes / (p (q - v)+ of likely + (1 - p) (q - v)+ of others)
-
-    Args:
-        table: whose means over contexts of a kind are known.
     """
 
     def __init__(self, table: SessionTable) -> None:
@@ -78,10 +75,8 @@ class ClosedForm:
 class Planned:
     """Decides by rule what to prepare, and by `ClosedForm` what a question deserves.
 
-    Args:
-        exact: what is known of contexts by their kind.
-        level: 1 to L; None for the best one where preparing pays by the closed form.
-        least: prepares where at least so many questions are expected; no matter if `level` is None.
+    It prepares a level, 1 to L, where at least so many questions are expected; without one, the
+    best level where that pays by the closed form.
     """
 
     def __init__(self, exact: ClosedForm, level: int | None = None, least: float = 0.0) -> None:

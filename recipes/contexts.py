@@ -188,6 +188,4 @@ def main(
 
 
 if __name__ == "__main__":
-    app = typer.Typer()
-    app.command()(main)
-    run_program(app)
+    run_program(lambda: typer.run(main))

@@ -9,7 +9,7 @@ the very questions that it is played on, all folds together. Run again to go on.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,13 +19,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
-from numpy.typing import NDArray
 from rich.console import Console
 
 from controller.card import markdown_table
-from controller.checkpoint import AnyCheckpoint, load_any
+from controller.checkpoint import AnyCheckpoint
 from controller.files import write_atomically, write_text
 from controller.policy.rules import Rule
+from controller.process.lockstep import Floats
 from envs.granularity import AnyTable
 from envs.traces.format import TraceSet
 from envs.traces.table import build_table
@@ -37,9 +37,6 @@ from training.learn.config import PPOConfig, TrainConfig
 from training.learn.floor import Rulebook
 from training.learn.threads import limit_threads
 from training.learn.train import ControllerTraining, Prepared, prepare
-from training.report.tracking import Tracker
-
-Floats = NDArray[np.float64]
 
 PLAYED = "played.parquet"
 """Every question at every price by every policy: what was right and what that cost."""
@@ -80,11 +77,7 @@ class Fold:
     def _trained(self, seed: int) -> AnyCheckpoint:
         config = replace(self.config, ppo=replace(self.config.ppo, seed=seed))
         out = self.out / f"seed{seed}"
-        training = ControllerTraining(self.traces, config, out, self.prepared)
-        if training.finished:
-            return load_any(out)
-        with Tracker(out, "train", {}, mode="disabled") as tracker:
-            return training.run(tracker)
+        return ControllerTraining(self.traces, config, out, self.prepared).run()
 
     @cached_property
     def tuning(self) -> tuple[AnyTable, Floats | None]:
@@ -139,10 +132,7 @@ class Fold:
 def deal(traces: TraceSet, folds: int, limit: int) -> Iterator[TraceSet]:
     """A trace set for each fold, its questions in the test split, a fifth of the others validation.
 
-    Args:
-        traces: whose own splits do not count.
-        folds: number of folds.
-        limit: use so many questions only; 0 for all.
+    The set's own splits do not count; a limit of 0 takes all questions.
     """
     hashes = np.array(
         [zlib.crc32(name.encode()) for name in traces.questions["question_id"].to_pylist()]
@@ -157,26 +147,35 @@ def deal(traces: TraceSet, folds: int, limit: int) -> Iterator[TraceSet]:
         yield replace(traces, questions=traces.questions.set_column(place, "split", column))
 
 
+def folds_of(dealt: Iterable[TraceSet], config: TrainConfig, out: Path, seeds: int) -> list[Fold]:
+    """Folds that learn alike, each in a directory of its own."""
+    return [
+        Fold(traces=part, config=config, out=out / f"fold{n}", seeds=seeds)
+        for n, part in enumerate(dealt)
+    ]
+
+
+def joined(contests: Sequence[Mapping[str, Sequence[Played]]]) -> dict[str, list[Played]]:
+    """What was played on the questions of all folds, by policy, one entry per price."""
+    return {
+        name: [
+            Played.of(parts, np.concatenate)
+            for parts in zip(*(contest[name] for contest in contests), strict=True)
+        ]
+        for name in contests[0]
+    }
+
+
 def cross_validate(folds: Sequence[Fold], num_prices: int) -> tuple[Floats, pa.Table]:
     """Prices, and what `PLAYED` holds."""
     prices = folds[0].prepared.prices.grid(num_prices)
     books = [fold.screened(prices) for fold in folds]
     rules = list(dict.fromkeys(rule for book in books for rule in book.rules))
-    contests = [fold.contest(rules, prices) for fold in folds]
+    by_policy = joined([fold.contest(rules, prices) for fold in folds])
     questions = [question for fold in folds for question in fold.test[0].question_ids]
-    by_policy: dict[str, list[tuple[Floats, Floats]]] = {
-        name: [
-            (
-                np.concatenate([contest[name][p].right for contest in contests]),
-                np.concatenate([contest[name][p].cost for contest in contests]),
-            )
-            for p in range(num_prices)
-        ]
-        for name in contests[0]
-    }
     in_rules = [by_policy.pop(str(number)) for number in range(len(rules))]
     by_policy[HINDSIGHT] = [
-        max((rule[p] for rule in in_rules), key=lambda rc: float((rc[0] - price * rc[1]).mean()))
+        max((rule[p] for rule in in_rules), key=lambda row: float(row.utility(price).mean()))
         for p, price in enumerate(prices)
     ]
     columns = [
@@ -185,12 +184,12 @@ def cross_validate(folds: Sequence[Fold], num_prices: int) -> tuple[Floats, pa.T
                 "policy": pa.repeat(name, len(questions)),
                 "price": pa.repeat(price, len(questions)),
                 "question_id": questions,
-                "right": right,
-                "cost": cost,
+                "right": row.right,
+                "cost": row.cost,
             }
         )
-        for name, points in by_policy.items()
-        for price, (right, cost) in zip(prices, points, strict=True)
+        for name, rows in by_policy.items()
+        for price, row in zip(prices, rows, strict=True)
     ]
     return prices, pa.concat_tables(columns)
 
@@ -216,6 +215,14 @@ def summarise(prices: Floats, played: pa.Table) -> list[dict[str, Any]]:
             row[f"over {name}"] = float(lead.mean()), *bootstrap.interval(lead)
         rows.append(row)
     return rows
+
+
+def written(prices: Floats, played: pa.Table, out: Path) -> str:
+    """The summary as a table, which goes to a directory with what was played."""
+    write_atomically(out / PLAYED, lambda path: pq.write_table(played, path))
+    table = as_markdown(summarise(prices, played))
+    write_text(out / "table.md", table + "\n")
+    return table
 
 
 def as_markdown(rows: Sequence[dict[str, Any]]) -> str:
@@ -251,17 +258,8 @@ def main(
         ppo=PPOConfig(total_steps=steps),
     )
     dealt = deal(TraceSet.read(traces), folds, limit)
-    prices, played = cross_validate(
-        [
-            Fold(traces=part, config=config, out=out / f"fold{n}", seeds=seeds)
-            for n, part in enumerate(dealt)
-        ],
-        num_prices,
-    )
-    write_atomically(out / PLAYED, lambda path: pq.write_table(played, path))
-    table = as_markdown(summarise(prices, played))
-    write_text(out / "table.md", table + "\n")
-    Console(width=1000).print(table, markup=False, highlight=False)
+    prices, played = cross_validate(folds_of(dealt, config, out, seeds), num_prices)
+    Console(width=1000).print(written(prices, played, out), markup=False, highlight=False)
 
 
 if __name__ == "__main__":

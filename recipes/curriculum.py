@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerFast
 
 from envs.questions.bundled import TASKS, QuestionSource
@@ -42,14 +43,9 @@ ARITHMETIC = Mix(
 
 
 class Curriculum:
-    """Endless padded batches, a pure function of (seed, mix, block).
+    """Endless batches of so many padded tokens, a pure function of (seed, mix, block).
 
-    Args:
-        tokenizer: of the model.
-        batch_tokens: padded tokens per batch.
-        seed: of the data.
-        mix: what to draw.
-        examples_per_block: examples generated, sorted by length and cut at a time.
+    The examples of a block are generated, sorted by length and cut at a time.
     """
 
     def __init__(
@@ -100,13 +96,12 @@ class Curriculum:
         return batches
 
     def _batch(self, examples: list[tuple[list[int], int]]) -> Batch:
-        shape = len(examples), len(examples[-1][0])
-        ids = torch.full(shape, self.tokenizer.pad_token_id)  # (B, L)
-        labels = torch.full(shape, -100)  # (B, L)
-        for row, (tokens, prompt_length) in enumerate(examples):
-            ids[row, : len(tokens)] = torch.tensor(tokens)
-            labels[row, prompt_length : len(tokens)] = torch.tensor(tokens[prompt_length:])
-        return ids, labels
+        ids = [torch.tensor(tokens) for tokens, _ in examples]
+        labels = [torch.tensor([-100] * length + tokens[length:]) for tokens, length in examples]
+        return (
+            pad_sequence(ids, batch_first=True, padding_value=self.tokenizer.pad_token_id),
+            pad_sequence(labels, batch_first=True, padding_value=-100),
+        )  # (B, L) each
 
     def batches(self, start: Position) -> Iterator[tuple[Position, Batch]]:
         """Batches from `start` = (block, batch) on, each with the position after it."""

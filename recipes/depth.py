@@ -15,12 +15,12 @@ from typing import Annotated, Any, cast
 
 import numpy as np
 import typer
-from numpy.typing import NDArray
 
 from controller.policy.rules import On, Panel, SelfConsistency
 from controller.process.episodes import EpisodeConfig
+from controller.process.lockstep import Floats
 from envs.traces.format import TraceSet
-from recipes.crossvalidate import Fold, deal
+from recipes.crossvalidate import Fold, deal, folds_of, joined
 from training.cli.app import main as run_program
 from training.compare.models import model_table
 from training.compare.simulate import Played, play_checkpoint, play_rules, pool
@@ -28,8 +28,6 @@ from training.compare.summary import Bootstrap
 from training.learn.config import PPOConfig, TrainConfig
 from training.learn.threads import limit_threads
 from training.report.show import print_rows
-
-Floats = NDArray[np.float64]
 
 DEPTH, SAMPLES, BOTH = "depth", "samples", "both"
 """What the controllers choose of a question."""
@@ -70,14 +68,6 @@ def contest(folds: Mapping[str, Fold], prices: Floats) -> dict[str, list[Played]
     return played | {BEST: [tested[i] for i in best]}
 
 
-def joined(contests: Sequence[Mapping[str, Sequence[Played]]], number: int, name: str) -> Played:
-    """All folds' questions, as a policy played them at one of the prices."""
-    parts = [contest[name][number] for contest in contests]
-    return Played(
-        **{field: np.concatenate([getattr(p, field) for p in parts]) for field in vars(parts[0])}
-    )
-
-
 def main(
     traces: Annotated[Path, typer.Argument(help="Trace set.")] = Path("checkpoints/depth"),
     out: Annotated[Path, typer.Option(help="Trainings.")] = Path("runs/depth"),
@@ -95,16 +85,11 @@ def main(
         rows = [{k: v for k, v in row.items() if "@" not in k or "@1" in k} for row in shares[kind]]
         print_rows(f"right at each depth, {kind}", rows)
     configs = choices(recorded.models()[0].name, PPOConfig(total_steps=steps))
-    dealt = [
-        {
-            name: Fold(traces=part, config=config, out=out / f"fold{n}" / name, seeds=seeds)
-            for name, config in configs.items()
-        }
-        for n, part in enumerate(deal(recorded, folds, 0))
-    ]
-    prices = dealt[0][BOTH].prepared.prices.grid(num_prices)
-    contests = [contest(fold, prices) for fold in dealt]
-    played = {name: [joined(contests, p, name) for p in range(num_prices)] for name in contests[0]}
+    dealt = list(deal(recorded, folds, 0))
+    by_choice = {n: folds_of(dealt, config, out / n, seeds) for n, config in configs.items()}
+    prices = by_choice[BOTH][0].prepared.prices.grid(num_prices)
+    each = zip(*by_choice.values(), strict=True)
+    played = joined([contest(dict(zip(by_choice, fold, strict=True)), prices) for fold in each])
     print_rows("one plan for all questions", plans(played))
     print_rows("utility by price (right, cost)", by_price(played, prices))
     print_rows("mean over the prices, 95%, paired", leads(played, prices))

@@ -115,12 +115,9 @@ def build_model(
 
 
 class LanguageModelTraining:
-    """One training, resumed from `out/training` if that is there.
+    """One training into a directory, resumed from its `training` if that is there.
 
-    Args:
-        config: shape and budget.
-        out: directory that receives model, tokenizer and, while it trains, its state.
-        compiled: use torch.compile and bfloat16 where it is safe; needs a C++ compiler.
+    If `compiled` it uses torch.compile and bfloat16 where it is safe, and needs a C++ compiler.
 
     Raises:
         ConfigError: `out` holds a training with other settings.
@@ -178,9 +175,7 @@ class LanguageModelTraining:
     ) -> None:
         """Train to the end and save model and tokenizer; an interrupt saves the state.
 
-        Args:
-            progress: called after each step with the tokens so far and the loss.
-            save_every_s: seconds between saved states.
+        After each step `progress` is called with the tokens so far and the loss.
         """
         started = saved = time.monotonic()
         before = self.seconds

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from controller.bundled import bundled
 from controller.policy.network import PolicyNetwork
+from controller.process.lockstep import Floats
 from envs.sessions.environment import SessionVectorEnv
 from envs.sessions.state import ACTIONS, WAIT, Expected, Sessions
 from envs.sessions.table import LEVELS, SessionTable, read_sessions
@@ -34,8 +35,6 @@ from training.learn.config import PPOConfig
 from training.learn.threads import limit_threads
 from training.ppo import PPO
 from training.report.plots import STYLE, save_figure
-
-Floats = NDArray[np.float64]
 
 # Sessions are short enough to do without bootstrapping.
 TRAINING = PPOConfig(total_steps=1_500_000, hidden_sizes=(64, 64), gae_lambda=1.0)
@@ -235,6 +234,4 @@ def main(
 
 
 if __name__ == "__main__":
-    app = typer.Typer()
-    app.command()(main)
-    run_program(app)
+    run_program(lambda: typer.run(main))

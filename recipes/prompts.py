@@ -22,24 +22,21 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 import typer
 from rich.console import Console
 
 from controller.errors import TraceFormatError
-from controller.files import write_atomically, write_json, write_text
+from controller.files import write_json
+from controller.process.lockstep import Floats
 from envs.traces.format import MANIFEST, VARIANT, TraceSet, tables_digest, write_table
 from envs.traces.table import build_table
 from recipes.crossvalidate import (
     CHOSEN,
     CONTROLLER,
-    PLAYED,
-    Floats,
-    Fold,
-    as_markdown,
     cross_validate,
     deal,
-    summarise,
+    folds_of,
+    written,
 )
 from training.cli.app import main as run_program
 from training.learn.config import PPOConfig, TrainConfig
@@ -54,13 +51,10 @@ TOGETHER, PROMPT_FIRST = "together", "prompt first"
 def separate(traces: TraceSet, out: Path, first: int = 0) -> TraceSet:
     """The same set with an arm for each model and prompt, without revisions.
 
-    Questions that some arm has not tried are left out. Agreement between prompts counts as that
-    between families.
-
-    Args:
-        traces: with a column `variant`, or whose arms are told apart already.
-        out: directory to write the set into, unless it is there.
-        first: keep so many attempts of each arm at a question; 0 for all.
+    The set has a column `variant`, or arms that are told apart already; the new one is written into
+    `out` unless it is there. Questions that some arm has not tried are left out, and so are all but
+    the `first` attempts of each arm; 0 keeps all. Agreement between prompts counts as that between
+    families.
     """
     if (out / MANIFEST).exists():
         return TraceSet.read(out)
@@ -132,7 +126,7 @@ def _named(rows: pa.Table, models: pd.Series) -> pa.Table:
 def compare(
     dealt: Sequence[TraceSet], out: Path, config: TrainConfig, seeds: int, num_prices: int
 ) -> tuple[Floats, pa.Table]:
-    """Prices, and what every policy played: see `PLAYED`."""
+    """Prices, and what every policy played: see `recipes.crossvalidate.PLAYED`."""
     groups = prompts_of(dealt[0])
     menus = {
         TOGETHER: (dealt, [arm for group in groups.values() for arm in group]),
@@ -141,11 +135,7 @@ def compare(
     parts = []
     for name, (sets, ladder) in menus.items():
         config = replace(config, ladder=tuple(ladder))
-        place = out / name.replace(" ", "-")
-        folds = [
-            Fold(traces=part, config=config, out=place / f"fold{n}", seeds=seeds)
-            for n, part in enumerate(sets)
-        ]
+        folds = folds_of(sets, config, out / name.replace(" ", "-"), seeds)
         prices, played = cross_validate(folds, num_prices)
         trained = folds[0].prepared.prices
         config = replace(config, prices=(trained.low, trained.high))
@@ -173,10 +163,7 @@ def main(
     groups = prompts_of(arms)
     config = TrainConfig(ppo=PPOConfig(total_steps=steps))
     prices, played = compare(dealt, out, config, seeds, num_prices)
-    write_atomically(out / PLAYED, lambda path: pq.write_table(played, path))
-    table = as_markdown(summarise(prices, played))
-    write_text(out / "table.md", table + "\n")
-    console = Console(width=1000)
+    table, console = written(prices, played, out), Console(width=1000)
     for n, part in enumerate(dealt):
         best = ", ".join(best_prompts(part, groups).values())
         console.print(f"fold {n}, best prompts: {best}", highlight=False)

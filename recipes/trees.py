@@ -43,6 +43,8 @@ from envs.traces.format import MANIFEST, QUESTION_SCHEMA, tables_digest, write_t
 from training.cli.app import main
 from training.learn.difficulty import FOLDS, Outcomes, cross_fit, fit_networks, fold_of
 from training.record.plans import question_row, spread
+from training.record.recording import planned_manifest
+from training.record.settings import RecordConfig
 from training.record.sources import find_source
 from training.report.view import progress_bar
 
@@ -116,10 +118,7 @@ class _Node:
 class TreeRecorder:
     """Records trees breadth first, those of some questions side by side.
 
-    Args:
-        backend: writes the segments; where its longest attempt is reached, nothing follows.
-        grader: grades answers.
-        config: how much to record.
+    Where the longest attempt of the backend, which writes segments, is reached, nothing follows.
     """
 
     def __init__(self, backend: SegmentBackend, grader: Grader, config: TreeConfig) -> None:
@@ -224,21 +223,17 @@ def record_trees(
     notes: Mapping[str, Any],
     progress: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Record trees as a trace set.
+    """Record trees of questions, by split, as a trace set.
 
-    Args:
-        questions: by split.
-        recorder: records them.
-        out: directory of the trace set.
-        notes: added to `trace.json`; `models` say where these are, by name.
-        progress: called with the number of questions done.
+    Notes go to `trace.json`, `models` among them by name; `progress` is called with the number of
+    questions done.
 
     Raises:
         ConfigError: `out` holds a trace set.
     """
     if (out / MANIFEST).exists():
         raise ConfigError(f"{out}: expected no trace set there yet; choose another directory")
-    config, told = recorder.config, notes.get("models", {})
+    config = recorder.config
     asked = [
         (replace(question, answers=question.answers or UNSTATED), split)
         for split, members in questions.items()
@@ -251,25 +246,14 @@ def record_trees(
         nodes.append(pa.Table.from_pylist(more, SEGMENT_SCHEMA))
         progress(start + len(rows))
     manifest: dict[str, Any] = {
+        **planned_manifest(RecordConfig(), recorder.models, notes),
         "version": SEGMENT_TRACE_VERSION,
         "kind": KIND,
-        "models": {
-            model.name: {
-                "tier": "large" if rung else "small",
-                "parameters": model.parameters,
-                "max_new_tokens": model.max_new_tokens,
-                "digest": model.digest,
-                "path": told.get(model.name, {}).get("path"),
-                "adapters": {},
-            }
-            for rung, model in enumerate(recorder.models)
-        },
         "recorded": asdict(config),
         "questions": len(asked),
         "splits": dict(Counter(split for _, split in asked)),
         "answers": noted_kinds(question for question, _ in asked),
         "segmentation": asdict(recorder.backend.segmentation),
-        **{name: notes[name] for name in notes if name not in ("models", "adapters")},
     }
     out.mkdir(parents=True, exist_ok=True)
     asked_of, nodes_of = pa.concat_tables(described), pa.concat_tables(nodes)

@@ -6,6 +6,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+# As many processes as cores test side by side. Read when NumPy is imported, in commands as well.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 
@@ -25,7 +28,6 @@ from training.learn.calibration import tie_breaks
 from training.learn.config import PPOConfig, TrainConfig
 from training.learn.train import ControllerTraining
 from training.report.show import new_questions
-from training.report.tracking import Tracker
 
 ROOT = Path(__file__).parent.parent
 CHECKPOINTS = ROOT / "checkpoints"
@@ -107,8 +109,7 @@ def redoing(trees: SegmentTraces, tmp_path_factory) -> Path:
     """Run directory of a controller inside attempts, hardly trained, that likes to redo."""
     out = tmp_path_factory.mktemp("segments") / "redoing"
     config = TrainConfig(ppo=PPOConfig(total_steps=64 * 16 * 6, num_envs=64, num_steps=16))
-    with Tracker(out, "train", {}, mode="disabled") as tracker:
-        checkpoint = ControllerTraining(trees, config, out).run(tracker)
+    checkpoint = ControllerTraining(trees, config, out).run()
     checkpoint.policy.actor[-1].bias.data += torch.tensor([-0.5, 0.5, 1, -1, -1])
     save_checkpoint(checkpoint, out)
     return out

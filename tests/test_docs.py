@@ -76,7 +76,7 @@ PATIENCE_S = 1200 if REAL[0] else 300
 FEWER = {"--limit": 6, "--samples": 2, "--max-new-tokens": 24}
 """Of what real models take hours for."""
 
-SHORTER = {"--steps": 8192, "--seeds": 2}
+SHORTER = {"--steps": 4096, "--seeds": 2}
 """Of trainings: that a command works shows in its first minute."""
 
 

@@ -21,6 +21,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from envs.traces.format import TraceSet
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("controller", "envs", "training")
 MOST_MIB = 60
@@ -75,12 +77,12 @@ class Installed:
         venv.create(folder / "venv", with_pip=False, symlinks=True)
         self.bin = folder / "venv" / "bin"
         pip("--python", self.bin / "python", "install", wheel)
-        (site,) = (folder / "venv" / "lib").glob("python*/site-packages")
-        (about,) = site.glob("allot-*.dist-info")
+        (self.site,) = (folder / "venv" / "lib").glob("python*/site-packages")
+        (about,) = self.site.glob("allot-*.dist-info")
         for found in needed(PathDistribution(about).requires, extras):
             for top in {file.parts[0] for file in found.files} - {"..", "__pycache__"}:
                 with suppress(FileExistsError):  # of packages that share a folder
-                    (site / top).symlink_to(found.locate_file(top))
+                    (self.site / top).symlink_to(found.locate_file(top))
         self.environment = {
             **{k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
             "HF_ENDPOINT": "http://127.0.0.1:9",
@@ -110,14 +112,20 @@ def deployment(wheel, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def research(wheel, tmp_path_factory):
-    return Installed(tmp_path_factory.mktemp("research"), wheel, "train")
+def research(wheel, some_traces, tmp_path_factory):
+    """With a part of the traces in the place of all, on which a training takes seconds."""
+    installed = Installed(tmp_path_factory.mktemp("research"), wheel, "train")
+    shutil.copytree(some_traces, installed.site / "checkpoints" / "traces", dirs_exist_ok=True)
+    return installed
 
 
-def test_the_wheel_holds_every_module_and_is_small(wheel):
-    held = set(zipfile.ZipFile(wheel).namelist())
+def test_the_wheel_holds_every_module_and_all_traces_and_is_small(wheel):
+    archive = zipfile.ZipFile(wheel)
+    held = set(archive.namelist())
     modules = {str(p.relative_to(ROOT)) for name in PACKAGES for p in (ROOT / name).rglob("*.py")}
     assert modules <= held
+    for path in (ROOT / "checkpoints" / "traces").iterdir():
+        assert archive.read(str(path.relative_to(ROOT))) == path.read_bytes()
     assert wheel.stat().st_size < MOST_MIB * 2**20
 
 
@@ -186,10 +194,11 @@ def run(research):
     return research.work / "run"
 
 
-def test_evaluate_reports_every_policy(research, run):
+def test_evaluate_reports_every_policy(research, run, some_traces):
     options = ("--repeats", 1, "--num-prices", 2, "--json", "--wandb", "disabled")
     summary = json.loads(research.run("allot", "evaluate", run, *options))
-    assert summary["num_questions"] >= 1000
+    splits = TraceSet.read(some_traces).questions["split"].to_pylist()
+    assert summary["num_questions"] == splits.count("test")
     assert {"controller", "always small", "adaptive cascade"} <= set(summary["policies"])
     low, high = summary["policies"]["controller"][0]["utility_interval"]
     assert low <= summary["policies"]["controller"][0]["utility"] <= high

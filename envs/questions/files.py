@@ -50,15 +50,15 @@ def read_questions(path: Path, answers: str = UNSTATED) -> dict[str, list[Questi
                 dataset=row.get("dataset") or path.stem,
                 reference=row["reference"],
                 level=row.get("level"),
-                answers=_kind(row.get("answers"), answers, f"{path}, {record.place}"),
+                answers=_kind(row.get("answers") or answers, f"{path}, {record.place}").name,
             )
         )
     return splits
 
 
-def _kind(named: Any, otherwise: str, where: str) -> str:
+def _kind(name: Any, where: str) -> AnswerKind:
     try:
-        return answer_kind(str(named or otherwise)).name
+        return answer_kind(str(name))
     except ConfigError as error:
         raise TraceFormatError(f"{where}: {error}") from None
 
@@ -74,10 +74,7 @@ def kinds_of(manifest: Mapping[str, Any], datasets: Iterable[str]) -> list[Answe
     datasets = list(datasets)
     for dataset in dict.fromkeys(datasets):
         name = named.get(dataset) if isinstance(named, Mapping) else named
-        try:
-            kinds[dataset] = answer_kind(str(name))
-        except ConfigError as error:
-            raise TraceFormatError(f"trace.json, data set {dataset!r}: {error}") from None
+        kinds[dataset] = _kind(name, f"trace.json, data set {dataset!r}")
     return [kinds[dataset] for dataset in datasets]
 
 

@@ -12,8 +12,9 @@ from playwright.sync_api import Browser, Page, Request, sync_playwright
 
 from controller.checkpoint import load_checkpoint, save_checkpoint
 from envs.traces.format import TraceSet, write_table
-from tests.training.cli.test_app import allot
-from tests.training.conftest import thinned
+from tests.training.conftest import allot, environment, thinned
+
+__all__ = ["allot", "environment"]
 
 REQUIRED = "ALLOT_REQUIRE_BROWSER"
 ARGUMENTS = [
@@ -79,24 +80,24 @@ def hostile_traces(traces: TraceSet, path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def runs(traces, tmp_path_factory) -> list[Path]:
-    """Two evaluated runs; even their names are hostile."""
+def runs(traces, allot, tmp_path_factory) -> list[Path]:
+    """Two evaluated runs; even their names are hostile. The second one only samples."""
     base = tmp_path_factory.mktemp("report")
     path = hostile_traces(traces, base / "<b onclick=hacked=6>traces")
-    runs = [base / "<img src=x onerror=hacked=7>", base / "second & <i>last"]
-    for seed, run in enumerate(runs):
-        options = ("--traces", path, "--wandb", "disabled")
-        allot("train", "--out", run, "--steps", 32768, "--num-envs", 256, "--seed", seed, *options)
-        if seed:  # so little training leaves both to the same rules: the second one only samples
-            checkpoint = load_checkpoint(run)
-            checkpoint.policy.actor[-1].bias.data[1] += 9
-            save_checkpoint(replace(checkpoint, floor=None), run)
+    first, second = base / "<img src=x onerror=hacked=7>", base / "second & <i>last"
+    options = ("--traces", path, "--wandb", "disabled")
+    allot("train", "--out", first, "--steps", 32768, "--num-envs", 256, *options)
+    shutil.copytree(first, second)
+    checkpoint = load_checkpoint(second)
+    checkpoint.policy.actor[-1].bias.data[1] += 9
+    save_checkpoint(replace(checkpoint, floor=None), second)
+    for run in (first, second):
         allot("evaluate", run, "--repeats", 2, "--num-prices", 5, *options)
-    return runs
+    return [first, second]
 
 
 @pytest.fixture(scope="module")
-def report(chromium, runs, tmp_path_factory) -> Path:
+def report(chromium, runs, allot, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("html") / "report.html"
     allot("report", *runs, "--out", out, "--questions", 24)
     return out

@@ -11,13 +11,12 @@ from axe_playwright_python.sync_playwright import Axe
 
 from envs.traces.format import write_table
 from tests.browser.conftest import HOSTILE
-from tests.training.cli.test_app import allot
 
 PHONE = {"viewport": {"width": 375, "height": 812}, "is_mobile": True, "has_touch": True}
 
 
 @pytest.fixture(scope="module")
-def inside(trees, redoing, tmp_path_factory):
+def inside(trees, redoing, allot, tmp_path_factory):
     """Run directory of a controller evaluated on trees whose segments say hostile things."""
     base = tmp_path_factory.mktemp("inside")
     path, run = base / "traces", base / "<img src=x onerror=hacked=7>"
@@ -27,12 +26,12 @@ def inside(trees, redoing, tmp_path_factory):
     for i, row in enumerate(rows):
         row["text"] = f"{HOSTILE[i % len(HOSTILE)]} {row['text']}"
     write_table(path / "segments.parquet", pa.Table.from_pylist(rows, trees.segments.schema))
-    allot("evaluate", run, "--traces", path, "--num-prices", 3)
+    allot("evaluate", run, "--traces", path, "--num-prices", 3, "--wandb", "disabled")
     return run
 
 
 @pytest.fixture(scope="module")
-def report(chromium, inside, tmp_path_factory):
+def report(chromium, inside, allot, tmp_path_factory):
     out = tmp_path_factory.mktemp("html") / "report.html"
     allot("report", inside, "--out", out)
     return out

@@ -13,7 +13,7 @@ def test_every_signal_and_price_is_compared_and_kept(few, allot, tmp_path):
         return json.loads(allot(*arguments, "--json", program="recipes.ablation").stdout)
 
     command = [reference, *given, "--out", out, "--steps", 1024, "--specialists", 1]
-    command += ["--repeats", 1]
+    command += ["--repeats", 1, "--num-envs", 64]
     tables = ablate(*command, "--results", results)
     assert {row["signal"] for row in tables["signals"]} >= {"votes", "log-probabilities"}
     (specialist,) = tables["specialists"]

@@ -17,7 +17,6 @@ from envs.traces.format import TraceSet
 from tests.conftest import CHECKPOINTS
 from training.learn.config import LEARNERS, PPOConfig, TrainConfig
 from training.learn.train import ControllerTraining
-from training.report.tracking import Tracker
 
 EXAMPLES = str(CHECKPOINTS.parent / "examples")
 OWN = ("own_feature", "own_learner")
@@ -36,8 +35,7 @@ def run(few, tmp_path_factory):
             learner="reinforce",
             ppo=PPOConfig(total_steps=3 * 64 * 16, num_envs=64, network="wide_and_deep"),
         )
-        with Tracker(out, "train", {}, mode="disabled") as tracker:
-            ControllerTraining(TraceSet.read(few), config, out).run(tracker)
+        ControllerTraining(TraceSet.read(few), config, out).run()
     return out
 
 

@@ -22,14 +22,12 @@ from training.learn.config import PPOConfig, TrainConfig
 from training.learn.resume import CURVE, read_curve
 from training.learn.settings import resolve
 from training.learn.train import ControllerTraining, prepare
-from training.report.tracking import Tracker
 
 CONFIG = TrainConfig(ppo=PPOConfig(total_steps=64 * 16 * 6, num_envs=64, num_steps=16))
 
 
 def trained(trees, prepared, out, stop=None):
-    with Tracker(out, "train", {}, mode="disabled") as tracker:
-        return ControllerTraining(trees, CONFIG, out, prepared).run(tracker, stop=stop)
+    return ControllerTraining(trees, CONFIG, out, prepared).run(stop=stop)
 
 
 @pytest.fixture(scope="module")

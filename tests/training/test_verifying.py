@@ -34,7 +34,6 @@ from training.learn.train import ControllerTraining
 from training.record.settings import RecordConfig
 from training.record.sources import find_source, record_models
 from training.report.show import new_questions
-from training.report.tracking import Tracker
 
 QUESTION = Question(question_id="q", text="What is 23 + 48?")
 SMALL, LARGE = (CHECKPOINTS / name for name in ("small", "large"))
@@ -64,8 +63,7 @@ def live(tmp_path_factory, splits):
     scores = ["verifier_score", "verifier_tokens"]
     assert before.drop(scores).equals(after.drop(scores)), "attempts are not made again"
     config = TrainConfig(ppo=PPOConfig(total_steps=64 * 16, num_envs=64, num_steps=16))
-    with Tracker(out / "run", "train", {}, mode="disabled") as tracker:
-        ControllerTraining(TraceSet.read(out / "traces"), config, out / "run").run(tracker)
+    ControllerTraining(TraceSet.read(out / "traces"), config, out / "run").run()
     return out
 
 

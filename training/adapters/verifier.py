@@ -21,6 +21,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 
 from controller.backends.local.adapters import (
     judge,
@@ -200,9 +201,8 @@ class VerifierTraining:
         lessons = [self.lessons[i] for i in batch]
         inputs, _ = padded([each.tokens for each in lessons], self.model.device)
         logits = self.model(**inputs, use_cache=False).logits  # (B, L, V)
-        weights = torch.zeros(logits.shape[:2], device=logits.device)  # (B, L)
-        for row, each in enumerate(lessons):
-            weights[row, : len(each.tokens)] = torch.from_numpy(each.weights)
+        weights = pad_sequence([torch.from_numpy(each.weights) for each in lessons], True)  # (B, L)
+        weights = weights.to(logits.device)
         errors = -token_logprobs(logits, inputs["input_ids"])  # (B, L - 1)
         loss = (errors * weights[:, 1:]).sum() / weights.sum()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -73,16 +73,15 @@ def evaluate(options: EvaluateOptions) -> None:
 
     limit_threads()
     controllers = {path: load_any(path) for path in seed_directories(options.controllers)}
-    paths, first = list(controllers), next(iter(controllers.values()))
-    inside = first.granularity.name == "segments"
+    inside = next(iter(controllers.values())).granularity.name == "segments"
     traces = read_traces(options.traces or bundled("segments/traces" if inside else "traces"))
     out = options.out or options.controllers[0]
     evaluation = _evaluated(options, controllers, traces, out)
     results = evaluation.results
     log_evaluation(evaluation, traces, controllers, out, options.wandb)
-    write_card(results, paths, traces, options.repeats)
+    write_card(evaluation)
     if options.results is not None:
-        text = results_markdown(results, command_line(), len(paths))
+        text = results_markdown(results, command_line(), len(controllers))
         write_text(options.results, text)
     if options.as_json:
         print(json.dumps(results.to_json(), indent=1))
@@ -121,7 +120,7 @@ def _evaluated(
     )
     about = About(
         controllers=tuple(map(str, controllers)),
-        traces=traces.path.name,
+        traces=traces.path.resolve().name,
         traces_digest=traces.manifest.get("digest"),
         models=tuple(names),
         repeats=options.repeats,

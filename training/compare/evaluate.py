@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from numpy.typing import NDArray
 from controller.checkpoint import AnyCheckpoint, load_any
 from controller.errors import ConfigError
 from controller.granularity import Process
-from controller.policy.difficulty import Reads
 from controller.policy.rules import (
     SELECTOR,
     AlwaysLarge,
@@ -40,15 +38,12 @@ from training.compare.simulate import Played, outlook, play_checkpoint, play_rul
 from training.compare.yardsticks import clairvoyant, kept_promises
 from training.granularity import Learning, learning_of
 from training.learn.difficulty import (
-    LINEAR,
-    Fit,
     Fitted,
-    Outcomes,
+    Readings,
     attempt_outcomes,
-    fit_networks,
-    fit_readout,
-    fit_wording,
     neighbours,
+    read_questions,
+    stack,
 )
 from training.learn.floor import Rulebook
 from training.record.cluster import Cluster, map_on
@@ -143,7 +138,7 @@ def compare(
     fixed: Mapping[str, Played] | None = None,
     num_prices: int = 12,
     repeats: int = 8,
-    wording: Sequence[Fitted] | None = None,
+    read: Readings | None = None,
     cluster: Cluster | None = None,
 ) -> Comparison:
     """Play controllers and tuned rules on the test split.
@@ -157,7 +152,7 @@ def compare(
         fixed: what was played on the test questions and is the same at every price, by name.
         num_prices: P, evenly spaced on a log scale over the trained range.
         repeats: episodes per question.
-        wording: `read_wording` of the tuning questions, where that has been done.
+        read: `read_questions` of the tuning questions, where that has been done.
         cluster: plays the controllers side by side; this process alone if None.
     """
     first, others = checkpoints[0], others or {}
@@ -175,7 +170,7 @@ def compare(
     contest.give_up()
     oracles, promises = {}, None
     if isinstance(test, TraceTable):
-        contest.add_routers(wording)
+        contest.add_routers(read)
         oracles = {
             "informed oracle": contest.informed(config),
             "clairvoyant oracle": [clairvoyant(test, config, p, repeats=repeats) for p in prices],
@@ -280,29 +275,30 @@ class _Contest:
         self.played[family] = [tested[i] for i in best]
         self.settings[family] = [str(rules[i]) for i in best]
 
-    def add_routers(self, read: Sequence[Fitted] | None) -> None:
+    def add_routers(self, read: Readings | None) -> None:
         """Play the rules that decide by the question alone, if it was recorded.
 
         Those that read the small model's prompt state, if there is one, pay for it.
         """
-        recorded: Reads = "words" if self.tuning.features("prompt") is None else "prompt"
-        known = self._read(recorded, LINEAR)
+        outcomes = attempt_outcomes(self.tuning)
+        read = read_questions(self.tuning, outcomes) if read is None else read
+        known = self._on_both(read.line or next(iter(read.wording), None))
         if known is None:
             return
-        paying = replace(self.config, reads_prompt=recorded == "prompt")
+        paying = replace(self.config, reads_prompt=read.line is not None)
         self.add("logistic router", routers(self.config), paying, known)
-        network = self._read("prompt", [fit_networks])
+        network = self._on_both(read.network)
         if network is not None:
             self.add("network router", routers(self.config), paying, network)
         near = neighbours(self.tuning, self.test)
         if near is not None:
             self.add("kNN router", routers(self.config), paying, near)
-        free = replace(self.config, reads_prompt=False)
-        wording = self._on_both(fit_wording(self.tuning, self._outcomes, read))
-        self.add("wording router", routers(self.config), free, wording)
+        blind = replace(self.config, reads_prompt=False)
+        wording = self._on_both(stack(read.wording, outcomes))
+        self.add("wording router", routers(self.config), blind, wording)
         if isinstance(self.config, EpisodeConfig) and self.config.is_menu:
             self._add_bandit(paying, known)
-        self.played["difficulty bins"] = self._lookup(free, wording or known)
+        self.played["difficulty bins"] = self._lookup(blind, wording or known)
         self._add_selector()
 
     def _add_bandit(self, config: EpisodeConfig, known: tuple[Floats, Floats]) -> None:
@@ -333,14 +329,6 @@ class _Contest:
             features[0], [p for p, _ in plans], features[1], self.prices
         )
         self.played[SELECTOR] = [select([p for _, p in plans], row) for row in choice]
-
-    def _read(self, reads: Reads, fits: Sequence[Fit]) -> tuple[Floats, Floats] | None:
-        """Difficulty of the tuning and of the test questions by the best of some read-outs."""
-        return self._on_both(fit_readout(self.tuning, self._outcomes, reads, fits))
-
-    @cached_property
-    def _outcomes(self) -> Outcomes:
-        return attempt_outcomes(self.tuning)
 
     def _on_both(self, fitted: Fitted | None) -> tuple[Floats, Floats] | None:
         """Difficulty of both by what was fitted on the tuning questions."""

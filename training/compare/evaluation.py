@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -189,6 +190,14 @@ class Evaluation:
         """Names behind `probabilities` or `observation` of every decision."""
         decision = pq.read_schema(self.decisions).field("decisions").type.value_type
         return [field.name for field in decision.field(column).type]
+
+    def episodes(self, *columns: str) -> pd.DataFrame:
+        """Columns of a row per question and price, and `actions`, the names of what was done."""
+        file = pq.ParquetFile(self.decisions)
+        read = file.read(columns=[*columns, "decisions.list.element.action"])
+        rows = read.to_pandas(integer_object_nulls=True)
+        rows["actions"] = [[made["action"] for made in each] for each in rows.pop("decisions")]
+        return rows
 
 
 BROUGHT = pa.struct(

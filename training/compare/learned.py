@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from controller.process.lockstep import Floats, chance
 from training.compare.simulate import Played
+from training.learn.forests import NUM_TREES, grow
 
-_TREES = 100
 _LEAVES = (3, 10, 30, 100)
 """Least questions in a leaf, to choose from."""
 
@@ -30,33 +29,24 @@ def select_plans(
     Returns:
         (P, Q') positions in `plans`, and (P,) the utility of what is picked out of bag.
     """
-    from sklearn.ensemble import ExtraTreesRegressor
-
     right, cost = (np.array([getattr(p, name) for p in plans]).T for name in ("right", "cost"))
+    known, new = (np.ascontiguousarray(x, np.float32) for x in (known, new))
 
-    def forest(utility: Floats, leaf: int) -> Any:
-        trees = ExtraTreesRegressor(
-            _TREES,
-            min_samples_leaf=leaf,
-            max_features=0.5,
-            bootstrap=True,
-            oob_score=True,
-            random_state=0,
-        )
-        return trees.fit(known, utility)
+    def chosen(price: float, leaf: int) -> tuple[NDArray[np.int64], float]:
+        """The best plan of each new question, and the utility of what is picked out of bag."""
+        utility = right - price * cost  # (Q, plans)
+        told, held = np.zeros((len(new), len(plans))), np.zeros(utility.shape)
+        times = np.zeros(len(known))
+        for tree, shown in grow(known, utility, min_samples_leaf=leaf, max_features=0.5):
+            told += tree.predict(new, check_input=False)
+            held[shown == 0] += tree.predict(known[shown == 0], check_input=False)
+            times += shown == 0
+        best = (held / np.maximum(times, 1)[:, None]).argmax(1)
+        return (told / NUM_TREES).argmax(1), float(utility[np.arange(len(utility)), best].mean())
 
-    def out_of_bag(utility: Floats, trees: Any) -> float:
-        choice = trees.oob_prediction_.argmax(1)
-        return float(utility[np.arange(len(utility)), choice].mean())
-
-    middle = right - prices[len(prices) // 2] * cost  # (Q, plans)
-    leaf = max(_LEAVES, key=lambda leaf: out_of_bag(middle, forest(middle, leaf)))
-    choice, expected = [], []
-    for price in prices:
-        utility = right - price * cost
-        trees = forest(utility, leaf)
-        choice.append(trees.predict(new).argmax(1))
-        expected.append(out_of_bag(utility, trees))
+    middle = prices[len(prices) // 2]
+    leaf = max(_LEAVES, key=lambda leaf: chosen(middle, leaf)[1])
+    choice, expected = zip(*(chosen(price, leaf) for price in prices), strict=True)
     return np.array(choice), np.array(expected)
 
 

@@ -51,6 +51,12 @@ class Played:
         """Accuracy less price x cost, (Q,)."""
         return self.right - price * self.cost
 
+    @classmethod
+    def of(cls, played: Sequence[Played], together: Callable[[list[Floats]], Floats]) -> Played:
+        """Several as one, by what makes one column of theirs."""
+        columns = {f.name: [getattr(p, f.name) for p in played] for f in fields(cls)}
+        return cls(**{name: together(column) for name, column in columns.items()})
+
 
 def play(
     policy: Policy,
@@ -178,17 +184,10 @@ def outlook(difficulty: Difficulty | None, prompts: QuestionTable) -> Floats | N
 
 def pool(played: Sequence[Played]) -> Played:
     """Means over controllers."""
-    return Played(
-        **{f.name: np.mean([getattr(p, f.name) for p in played], axis=0) for f in fields(Played)}
-    )
+    return Played.of(played, lambda columns: np.asarray(np.mean(columns, axis=0)))
 
 
 def select(played: Sequence[Played], choice: NDArray[np.int64]) -> Played:
     """For each question, (Q,), how the chosen one did."""
     rows = np.arange(len(choice))
-    return Played(
-        **{
-            f.name: np.stack([getattr(p, f.name) for p in played])[choice, rows]
-            for f in fields(Played)
-        }
-    )
+    return Played.of(played, lambda columns: np.stack(columns)[choice, rows])

@@ -24,6 +24,7 @@ from controller.process.types import ModelSpec
 from envs.questions.table import QuestionTable
 from envs.traces.format import TraceSet
 from envs.traces.table import TraceTable
+from training.learn.forests import grow
 
 Features = NDArray[np.float32]
 
@@ -74,7 +75,6 @@ _STEPS = (100, 2000)
 """Least and most gradient steps, whatever the number of questions."""
 _LEARNING_RATE = 1e-2
 _WEIGHT_DECAY = 0.3
-_TREES = 100
 _FEATURES = 40
 """Of which a tree takes the best, at a time; all shapes, and some of the words."""
 _TREE_QUESTIONS = 10_000
@@ -235,29 +235,26 @@ def cross_fit(
 def fit_forests(
     features: Features, outcomes: Outcomes, subsets: Sequence[NDArray[np.int64]], *, leaves: int
 ) -> list[Forest]:
-    """Extremely randomised trees (Geurts et al. 2006, "Extremely randomized trees").
+    """Extremely randomised trees of so many leaves at most; see `fit_linear` for arguments.
 
-    Each tree has so many leaves at most; where it splits first, it gains most. See `fit_linear`.
+    Where a tree splits first, it gains most.
     """
     return [_trees(features[rows], outcomes.take(rows), leaves) for rows in subsets]
 
 
 def _trees(features: Features, outcomes: Outcomes, most_leaves: int) -> Forest:
-    from sklearn.ensemble import ExtraTreesRegressor
-
     rates = outcomes.rates
     lengths = rates[:, :0] if outcomes.lengths is None else outcomes.lengths
-    forest = ExtraTreesRegressor(
-        _TREES,
+    forest = grow(
+        features,
+        np.hstack([rates, lengths]),
+        min(len(features), _TREE_QUESTIONS),
         max_leaf_nodes=most_leaves,
         max_features=min(1.0, _FEATURES / features.shape[1]),
-        bootstrap=True,
-        max_samples=min(len(features), _TREE_QUESTIONS),
-        random_state=0,
-    ).fit(features, np.hstack([rates, lengths]))
+    )
     nodes, roots, leaves = [], [], []
     num_nodes = num_leaves = 0
-    for tree in (estimator.tree_ for estimator in forest.estimators_):
+    for tree in (grown.tree_ for grown, _ in forest):
         ends = tree.children_left < 0
         rows = num_leaves + np.cumsum(ends) - 1
         low, high = (
@@ -287,9 +284,6 @@ LINEAR: tuple[Fit, ...] = tuple(partial(fit_linear, penalty=penalty) for penalty
 FORESTS: tuple[Fit, ...] = tuple(partial(fit_forests, leaves=n) for n in (16, 64, 256))
 """Forests to choose from."""
 
-READOUTS: tuple[Fit, ...] = (*LINEAR, fit_networks)
-"""Read-outs of a prompt state to choose from."""
-
 FREE: Sequence[tuple[Reads, Sequence[Fit]]] = (
     ("words", LINEAR),
     ("shape", (fit_networks,)),
@@ -305,12 +299,37 @@ _STACK_PENALTY = 0.01
 """On how far weights of read-outs are from equal ones, per question, squared."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Readings:
+    """Single read-outs of the same questions.
+
+    Attributes:
+        wording: of the wording, the linear one first; empty where wordings are not known or the
+            questions are fewer than folds.
+        line, network: of prompt states; None where these were not recorded.
+    """
+
+    wording: Sequence[Fitted]
+    line: Fitted | None
+    network: Fitted | None
+
+
+def read_questions(prompts: QuestionTable, outcomes: Outcomes) -> Readings:
+    """All single read-outs, which take most of the time that fitting takes."""
+    wording = (fit_readout(prompts, outcomes, reads, fits) for reads, fits in FREE)
+    return Readings(
+        wording=[fit for fit in wording if fit is not None],
+        line=fit_readout(prompts, outcomes, "prompt", LINEAR),
+        network=fit_readout(prompts, outcomes, "prompt", [fit_networks]),
+    )
+
+
 def fit_difficulty(
-    prompts: QuestionTable, outcomes: Outcomes, free: Sequence[Fitted] | None = None
+    prompts: QuestionTable, outcomes: Outcomes, read: Readings | None = None
 ) -> Fitted | None:
     """Read-out for other questions, and the outlook of these ones.
 
-    `free` is `read_wording` of these questions, where that has been done.
+    `read` are `read_questions` of these questions, where that has been done.
 
     Whoever learns from questions that the read-out was fitted on would trust it too much, so
     the outlook of these comes from five read-outs, each fitted without a fifth of them. A prompt
@@ -320,13 +339,13 @@ def fit_difficulty(
         The read-out and `Difficulty.outlook` of these questions, or None if their wordings are not
         known or they are fewer than folds.
     """
-    free = read_wording(prompts, outcomes) if free is None else free
-    if not free:
+    read = read_questions(prompts, outcomes) if read is None else read
+    if not read.wording:
         return None
-    readout, outlook = _stack(free, outcomes)
-    paid = fit_readout(prompts, outcomes, "prompt", READOUTS)
-    if paid is not None:
-        paying, known = _stack([*free, paid], outcomes)
+    readout, outlook = stack(read.wording, outcomes)
+    if read.line is not None and read.network is not None:
+        paid = min((read.line, read.network), key=lambda fit: _loss(fit[1], outcomes))
+        paying, known = stack([*read.wording, paid], outcomes)
         if _loss(known, outcomes) < _loss(outlook, outcomes) - _WORTH:
             readout, outlook = paying, known
     shapes = prompts.features("shape")
@@ -334,21 +353,7 @@ def fit_difficulty(
     return replace(readout, low=shapes.min(0), high=shapes.max(0)), outlook
 
 
-def fit_wording(
-    prompts: QuestionTable, outcomes: Outcomes, free: Sequence[Fitted] | None = None
-) -> Fitted | None:
-    """The same of what the wording tells alone, and of wordings of any shape."""
-    free = read_wording(prompts, outcomes) if free is None else free
-    return _stack(free, outcomes) if free else None
-
-
-def read_wording(prompts: QuestionTable, outcomes: Outcomes) -> list[Fitted]:
-    """Single read-outs of the wording, which take most of the time that fitting takes."""
-    fitted = (fit_readout(prompts, outcomes, reads, fits) for reads, fits in FREE)
-    return [fit for fit in fitted if fit is not None]
-
-
-def _stack(fitted: Sequence[Fitted], outcomes: Outcomes) -> Fitted:
+def stack(fitted: Sequence[Fitted], outcomes: Outcomes) -> Fitted:
     """A weighted sum of single read-outs, by the cross-fitted outlooks of each.
 
     Source: Breiman 1996, "Stacked regressions": weights are not negative.
@@ -399,16 +404,9 @@ def fit_readout(
     features = prompts.features(reads)
     if features is None or len(features) < FOLDS:
         return None
-    readout, outlook = best_fit(features, outcomes, fits)
-    return Difficulty.alone(readout, reads), outlook
-
-
-def best_fit(
-    features: Features, outcomes: Outcomes, fits: Sequence[Fit] = READOUTS
-) -> tuple[Readout, Floats]:
-    """The same from features, (Q, H)."""
     fitted = (cross_fit(features, outcomes, fit) for fit in fits)
-    return min(fitted, key=lambda entry: _loss(entry[1], outcomes))
+    readout, outlook = min(fitted, key=lambda entry: _loss(entry[1], outcomes))
+    return Difficulty.alone(readout, reads), outlook
 
 
 def _loss(outlook: Floats, outcomes: Outcomes) -> float:

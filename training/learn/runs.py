@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -32,6 +33,9 @@ from training.report.plots import plot_frontier
 from training.report.show import print_frontier, print_seeds
 from training.report.tracking import Tracker
 from training.report.view import training_view
+
+Say = Callable[[str], None]
+"""Told, in a line, what happens."""
 
 SCORED_PRICES = 12
 _REPEATS = 2
@@ -106,6 +110,7 @@ def train_all(settings: Settings, console: Console) -> Trained:
         KeyboardInterrupt: a signal stopped it; the next call goes on from there.
     """
     limit_threads()
+    say = partial(console.print, highlight=False, soft_wrap=True)
     traces = read_traces(settings.run.traces)
     config = suited(settings.train, traces)
     runs = run_directories(replace(settings, train=config))
@@ -113,12 +118,8 @@ def train_all(settings: Settings, console: Console) -> Trained:
         store(config, settings.run.traces, out)
     prepared = prepare(traces, config)
     models = " -> ".join(model.name for model in prepared.models)
-    console.print(
-        f"models {models}; validation utility of the best rule in hindsight: "
-        f"{prepared.best_rule:.4f}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    best = f"validation utility of the best rule in hindsight: {prepared.best_rule:.4f}"
+    say(f"models {models}; {best}")
     if settings.run.ray:
         cluster = Cluster(address=settings.run.ray, cpus=settings.run.worker_cpus)
         train_on_cluster([_job(out, config, settings) for out, config in runs.items()], cluster)
@@ -126,13 +127,13 @@ def train_all(settings: Settings, console: Console) -> Trained:
         checkpoints, utility = {}, {}
         for out, config in runs.items():
             training = ControllerTraining(traces, config, out, prepared)
-            checkpoints[out] = _trained(training, settings, stop, console)
+            checkpoints[out] = _trained(training, settings, stop, say)
             utility[out] = training.utility
-            console.print(f"{out}: validation utility {utility[out]:.4f}", highlight=False)
+            say(f"{out}: validation utility {utility[out]:.4f}")
             if floor := checkpoints[out].floor:
-                console.print(f"{out}: {floor}", highlight=False, soft_wrap=True)
+                say(f"{out}: {floor}")
     seeds = None
-    results = _held_against_rules(list(checkpoints.values()), prepared, traces, console)
+    results = _held_against_rules(list(checkpoints.values()), prepared, traces, say)
     if len(runs) > 1:
         seeds = results.seeds
         scores = {"prices": list(results.prices), **asdict(seeds)}
@@ -141,7 +142,7 @@ def train_all(settings: Settings, console: Console) -> Trained:
     picture = settings.run.out / _PICTURE
     plot_frontier(results, picture)
     print_frontier(console, results)
-    console.print(f"picture: {picture}", highlight=False, soft_wrap=True)
+    say(f"picture: {picture}")
     return Trained(
         checkpoints=checkpoints, utility=utility, best_rule=prepared.best_rule, seeds=seeds
     )
@@ -159,7 +160,7 @@ def _job(out: Path, config: TrainConfig, settings: Settings) -> TrainJob:
 
 
 def _trained(
-    training: ControllerTraining, settings: Settings, stop: Callable[[], bool], console: Console
+    training: ControllerTraining, settings: Settings, stop: Callable[[], bool], say: Say
 ) -> AnyCheckpoint:
     if training.finished:
         return load_any(training.out)
@@ -168,18 +169,14 @@ def _trained(
         tracker_of(training, settings.run.traces, str(training.out), settings.run.wandb) as tracker,
         training_view(Console(stderr=True), training.out.name, training.ppo.steps, total) as view,
     ):
-        checkpoint = training.run(tracker, view, stop, console.print)
+        checkpoint = training.run(tracker, view, stop, say)
     if tracker.offline_directory:
-        console.print(
-            f"W&B, with an account: wandb sync {tracker.offline_directory}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        say(f"W&B, with an account: wandb sync {tracker.offline_directory}")
     return checkpoint
 
 
 def _held_against_rules(
-    checkpoints: list[AnyCheckpoint], prepared: Prepared, traces: AnyTraces, console: Console
+    checkpoints: list[AnyCheckpoint], prepared: Prepared, traces: AnyTraces, say: Say
 ) -> Results:
     """What controllers and rules do on questions that no training has looked at.
 
@@ -187,16 +184,14 @@ def _held_against_rules(
     `allot evaluate`.
     """
     tuning, test = prepared.tuning.train, prepared.calibration
-    console.print(
+    say(
         f"held against rules on {test.num_questions:,} validation questions that were not learnt "
-        f"from; rules are tuned on {tuning.num_questions:,} others",
-        highlight=False,
-        soft_wrap=True,
+        f"from; rules are tuned on {tuning.num_questions:,} others"
     )
     num_prices = SCORED_PRICES if prepared.prices.low < prepared.prices.high else 1
-    read = prepared.wording if prepared.tuning is prepared else None
+    read = prepared.read if prepared.tuning is prepared else None
     comparison = compare(
-        checkpoints, tuning, test, num_prices=num_prices, repeats=_REPEATS, wording=read
+        checkpoints, tuning, test, num_prices=num_prices, repeats=_REPEATS, read=read
     )
     names = [model.name for model in prepared.models]
     held = recorded_of(traces, ["validation"], names).questions

@@ -52,10 +52,10 @@ from training.learn.config import (
     TrainConfig,
 )
 from training.learn.difficulty import (
-    Fitted,
+    Readings,
     fit_difficulty,
     fold_of,
-    read_wording,
+    read_questions,
     with_prompt_lengths,
 )
 from training.learn.floor import (
@@ -65,9 +65,8 @@ from training.learn.floor import (
     Rulebook,
     folds_for,
 )
-from training.learn.resume import CURVE, Curve, has_state
+from training.learn.resume import CURVE, Curve, has_state, start_from
 from training.learn.settings import flat
-from training.learn.start import start_from
 from training.ppo import PPO
 from training.report.tracking import Tracker, controller_artifact, traces_artifact
 from training.report.view import View
@@ -102,7 +101,7 @@ class Prepared:
         difficulty: read-out for other questions; None without wordings or with few questions.
         train_outlook: (Q, R or 2R) outlook of `train`, each question's by a read-out fitted
             without it.
-        wording: single read-outs of the wording, fitted on `train`.
+        read: single read-outs, fitted on `train`.
     """
 
     models: tuple[ModelSpec, ...]
@@ -113,7 +112,7 @@ class Prepared:
     prices: LogUniform
     difficulty: Difficulty | None
     train_outlook: NDArray[np.float64] | None
-    wording: Sequence[Fitted]
+    read: Readings
 
     def of(self, rows: NDArray[np.bool_]) -> Prepared:
         """The same with some of the questions to learn from, (Q,)."""
@@ -164,6 +163,13 @@ def suited(config: TrainConfig, traces: AnyTraces) -> TrainConfig:
     return config.suited(sum(traces.model_rows[model.name].train_attempts for model in models))
 
 
+def prices_of(config: TrainConfig, process: Process) -> LogUniform:
+    """Prices to train for."""
+    if not config.prices:
+        return price_range(process.cost_unit)
+    return LogUniform(low=config.prices[0], high=config.prices[1])
+
+
 def prepare(traces: AnyTraces, config: TrainConfig) -> Prepared:
     """Tables, decision process and difficulty read-out of a trace set.
 
@@ -176,8 +182,8 @@ def prepare(traces: AnyTraces, config: TrainConfig) -> Prepared:
             warnings.warn(message, stacklevel=2)
     train, validation, calibration = learning.split(traces, config)
     outcomes = learning.outcomes(train)
-    wording = read_wording(train, outcomes)
-    difficulty, outlook = fit_difficulty(train, outcomes, wording) or (None, None)
+    read = read_questions(train, outcomes)
+    difficulty, outlook = fit_difficulty(train, outcomes, read) or (None, None)
     process = learning.derive(train, traces, config, difficulty)
     if isinstance(process, EpisodeConfig) and process.names_verifier:
         train, process = with_calibration(train, process)
@@ -189,12 +195,10 @@ def prepare(traces: AnyTraces, config: TrainConfig) -> Prepared:
         validation=validation,
         calibration=calibration,
         process=process,
-        prices=LogUniform(low=config.prices[0], high=config.prices[1])
-        if config.prices
-        else price_range(process.cost_unit),
+        prices=prices_of(config, process),
         difficulty=difficulty,
         train_outlook=outlook,
-        wording=wording,
+        read=read,
     )
 
 
@@ -262,18 +266,22 @@ class ControllerTraining:
 
     def run(
         self,
-        tracker: Tracker,
+        tracker: Tracker | None = None,
         view: View | None = None,
         stop: Callable[[], bool] | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> AnyCheckpoint:
-        """Train to the end and save the checkpoint; `say` hears what is done after the training.
+        """Train to the end and save the checkpoint, unless that is there.
 
-        After each update `view` is called, and `stop` is asked whether to save and stop.
+        After each update `view` is called, and `stop` is asked whether to save and stop; `say`
+        hears what is done after the training. W&B is told where there is a `tracker`.
 
         Raises:
             KeyboardInterrupt: it was stopped; the next run goes on from there to the bit.
         """
+        if self.finished:
+            return load_any(self.out)
+        tracker = tracker or Tracker(self.out, "train", {}, mode="disabled")
         every = max(1, self.config.ppo.num_updates // CHECKS)
         curve = Curve(self._state / CURVE, self.ppo.steps)
 

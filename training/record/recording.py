@@ -69,7 +69,7 @@ class Recording:
             for question in members
         )
         kinds = {"answers": noted_kinds(question for question, _ in asked)}
-        manifest = _manifest(amount, models, notes) | kinds
+        manifest = planned_manifest(amount, models, notes) | kinds
         self.plan = Plan(questions=asked, wanted=amount.wanted(models), manifest=manifest)
 
     def run(self, progress: Callable[[Recording], Watch] | None = None) -> None:
@@ -187,7 +187,7 @@ def write_set(plan: Plan, parts: Parts, speeds: Mapping[str, float]) -> None:
     parts.clear(left)
 
 
-def _manifest(
+def planned_manifest(
     amount: RecordConfig, models: Sequence[ModelSpec], notes: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What `trace.json` says that is known beforehand, `notes` of a `Recording` among it."""

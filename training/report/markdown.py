@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import fields
 from math import isnan
 from pathlib import Path
@@ -23,7 +23,7 @@ from controller.card import (
 from controller.checkpoint import WEIGHTS_FILE, load_any
 from controller.files import write_text
 from controller.hub import card_of
-from envs.granularity import AnyTraces
+from training.compare.evaluation import Evaluation
 from training.compare.results import Ratio, Results, Seeds
 
 
@@ -117,18 +117,17 @@ def seed_rows(seeds: Seeds) -> Iterator[tuple[str, ...]]:
         yield titles[name], f"{figure.value:.4f}", *intervals
 
 
-def write_card(
-    results: Results, controllers: Sequence[Path], traces: AnyTraces, repeats: int
-) -> None:
+def write_card(evaluation: Evaluation) -> None:
     """Put a comparison beside the first of its checkpoints and into its model card."""
-    directory = controllers[0]
+    about, results = evaluation.about, evaluation.results
+    directory, *_ = controllers = [Path(path) for path in about.controllers]
     write_figures(
         Figures(
-            traces=traces.path.resolve().name,
-            traces_digest=traces.manifest.get("digest"),
+            traces=about.traces,
+            traces_digest=about.traces_digest,
             questions=results.num_questions,
             distinct=results.num_distinct,
-            repeats=repeats,
+            repeats=about.repeats,
             weights=tuple(file_digest(path / WEIGHTS_FILE) for path in controllers),
             points=tuple(_point(results, i) for i in range(len(results.prices))),
             ratios=tuple(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -13,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
+import pandas as pd
 import pyarrow.parquet as pq
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from jinja2.utils import htmlsafe_json_dumps
@@ -275,42 +275,41 @@ def action_shares(evaluation: Evaluation, prices: Sequence[float]) -> list[dict[
     Entries have `name`, `questions`, and by price `accuracy`, `cost`, `given_up` (share of episodes
     without an attempt) and, by action other than STOP, how often it was taken per question.
     """
-    columns = ["dataset", "level", "mean_correct", "mean_cost", "decisions.list.element.action"]
-    table = pq.ParquetFile(evaluation.decisions).read(columns=columns).combine_chunks()
-    names, group = _groups(table)
-    lists = table["decisions"].combine_chunks()
-    row = pc.list_parent_indices(lists).to_numpy()
-    action = np.array(pc.struct_field(pc.list_flatten(lists), "action").to_pylist())
-    price = np.repeat(np.arange(len(prices)), len(table) // len(prices))  # (rows,)
+    episodes = evaluation.episodes("dataset", "level", "mean_correct", "mean_cost")
+    names, group = _groups(episodes)
+    price = np.repeat(np.arange(len(prices)), len(episodes) // len(prices))  # (rows,)
     taken = [a for a in evaluation.decision_names("probabilities") if a != "STOP"]
-    right, cost = table["mean_correct"].to_numpy(), table["mean_cost"].to_numpy()
-    first = action[np.unique(row, return_index=True)[1]]  # (rows,)
-    entries = []
+    counts = pd.DataFrame(map(Counter, episodes["actions"])).reindex(columns=taken).fillna(0)
+    told = pd.DataFrame(
+        {
+            "accuracy": episodes["mean_correct"],
+            "cost": episodes["mean_cost"],
+            "given_up": episodes["actions"].str[0] == "STOP",
+        }
+    )
+    means, entries = told.join(counts).groupby([group, price]).mean(), []
     for g, name in enumerate(names):
-        at = [(group == g) & (price == p) for p in range(len(prices))]
-        members = int(at[0].sum())
+        here = means.loc[g]  # by price
         entries.append(
             {
                 "name": name,
-                "questions": members,
-                "accuracy": [round(float(right[i].mean()), 4) for i in at],
-                "cost": [round(float(cost[i].mean()), 1) for i in at],
-                "given_up": [round(float((first[i] == "STOP").mean()), 4) for i in at],
-                "actions": {
-                    a: [round(float((action == a)[i[row]].sum() / members), 4) for i in at]
-                    for a in taken
-                },
+                "questions": int((group == g).sum()) // len(prices),
+                "accuracy": [round(x, 4) for x in here["accuracy"]],
+                "cost": [round(x, 1) for x in here["cost"]],
+                "given_up": [round(x, 4) for x in here["given_up"]],
+                "actions": {a: [round(x, 4) for x in here[a]] for a in taken},
             }
         )
     return entries
 
 
-def _groups(table: pa.Table) -> tuple[list[str], NDArray[np.int64]]:
+def _groups(rows: pd.DataFrame) -> tuple[list[str], NDArray[np.int64]]:
     """Names of the groups, in order, and the group of each row."""
-    levels, level = np.unique(pc.fill_null(table["level"], 0).to_numpy(), return_inverse=True)
+    known = pd.to_numeric(rows["level"]).fillna(0).astype(int)
+    levels, level = np.unique(known, return_inverse=True)
     if levels.any():
         return [f"level {number}" if number else "no level" for number in levels], level
-    names, dataset = np.unique(table["dataset"].to_pylist(), return_inverse=True)
+    names, dataset = np.unique(rows["dataset"].tolist(), return_inverse=True)
     return [str(name) or "all questions" for name in names], dataset
 
 
@@ -323,7 +322,7 @@ def episodes(
     """
     columns = ["question_id", "dataset", "level", "question", "reference"]
     table = pq.read_table(decisions[0], columns=columns).slice(0, len(question_ids))
-    names, group = _groups(table)
+    names, group = _groups(table.to_pandas())
     chosen = _draw(group, num_questions)
     questions = table.take(chosen).to_pylist()
     groups = [names[g] for g in group[chosen]]

@@ -26,6 +26,7 @@ from envs.pictures import action_colour, action_colours
 from envs.replay import Replay
 from envs.reward import LogUniform
 from envs.traces.table import TraceTable
+from training.compare.equal_accuracy import cost_at_accuracy
 from training.compare.results import CONTROLLER, Lead, Point, Results
 from training.compare.simulate import Played, play_checkpoint
 from training.compare.yardsticks import GREEDY, kind_of
@@ -110,18 +111,11 @@ def _plot_mixtures(axes: Axes, points: Iterable[Point], colour: str, label: str)
 
 def _envelope(points: Iterable[Point]) -> tuple[list[float], list[float]]:
     """Costs and accuracies at the corners of what mixtures of points reach, from (0, 0) on."""
-    corners = [(0.0, 0.0)]
-    for cost, accuracy in sorted((p.cost, p.accuracy) for p in points if p.cost > 0):
-        if accuracy <= corners[-1][1]:
-            continue
-        while len(corners) > 1 and _bends_up(corners[-2], corners[-1], (cost, accuracy)):
-            corners.pop()
-        corners.append((cost, accuracy))
-    return [cost for cost, _ in corners], [accuracy for _, accuracy in corners]
-
-
-def _bends_up(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> bool:
-    return (b[1] - a[1]) * (c[0] - a[0]) <= (c[1] - a[1]) * (b[0] - a[0])
+    places = sorted({(p.cost, p.accuracy) for p in points if p.cost > 0})
+    cost, accuracy = np.array([(0.0, 0.0), *places]).T  # (P,)
+    least = cost_at_accuracy(accuracy[None], cost[None], accuracy[None])[0]
+    corner = cost <= least * (1 + 1e-9)
+    return cost[corner].tolist(), accuracy[corner].tolist()
 
 
 def _plot_controller(axes: Axes, policy: Sequence[Point], colour: str, label: str) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
+import pandas as pd
 
 from controller.checkpoint import AnyCheckpoint
 from envs.granularity import AnyTraces
@@ -67,7 +66,9 @@ def log_evaluation(
 
 
 def _log(tracker: Tracker, evaluation: Evaluation, out: Path) -> None:
-    results, episodes = evaluation.results, _read_episodes(evaluation.decisions)
+    results = evaluation.results
+    known = [name for name in DECISION_COLUMNS if name not in ("difficulty", "actions")]
+    episodes = evaluation.episodes(*known, "level")
     shares = _shares_by_price(episodes, evaluation.decision_names("probabilities"))
     plot_frontier(results, out / "frontier.png")
     plot_utility(results, out / "utility.png")
@@ -110,38 +111,22 @@ def _policy_rows(results: Results) -> Iterator[list[Any]]:
             yield [name, point.price, point.setting, *figures, *lead]
 
 
-def _read_episodes(decisions: Path) -> list[dict[str, Any]]:
-    """Rows of a decisions file, with the names of the actions in place of the decisions."""
-    columns = [name for name in DECISION_COLUMNS if name not in ("difficulty", "actions")]
-    columns += ["level", "decisions.list.element.action"]
-    rows: list[dict[str, Any]] = pq.ParquetFile(decisions).read(columns).to_pylist()
-    for row in rows:
-        row["actions"] = [decision["action"] for decision in row.pop("decisions")]
-    return rows
-
-
-def _shares_by_price(
-    episodes: Sequence[Mapping[str, Any]], names: Sequence[str]
-) -> dict[float, dict[str, float]]:
+def _shares_by_price(episodes: pd.DataFrame, names: Sequence[str]) -> dict[float, dict[str, float]]:
     """By price and name of action, its share in all decisions."""
-    counts: dict[float, Counter[str]] = {}
-    for episode in episodes:
-        counts.setdefault(episode["price"], Counter()).update(episode["actions"])
-    return {p: {name: n[name] / n.total() for name in names} for p, n in counts.items()}
+    taken = episodes.explode("actions").groupby("price")["actions"]
+    shares = taken.value_counts(normalize=True).unstack(fill_value=0.0)
+    return dict(shares.reindex(columns=[*names], fill_value=0.0).to_dict("index"))
 
 
-def _decision_rows(
-    episodes: Sequence[Mapping[str, Any]], prices: Sequence[float]
-) -> Iterator[list[Any]]:
+def _decision_rows(episodes: pd.DataFrame, prices: Sequence[float]) -> list[list[Any]]:
     """A row of `DECISION_COLUMNS` per question and price.
 
     W&B limits the length of tables: where that demands it, prices are left out evenly.
     """
     most = max(1, MAX_TABLE_ROWS // max(1, len(episodes) // len(prices)))
     places = np.linspace(0, len(prices) - 1, min(most, len(prices))).round().astype(int)
-    shown = {prices[i] for i in places}
-    for episode in episodes:
-        if episode["price"] in shown:
-            taken = " ".join(episode["actions"])
-            row = {**episode, "difficulty": episode["level"], "actions": taken}
-            yield [row[name] for name in DECISION_COLUMNS]
+    shown = episodes[episodes["price"].isin([prices[i] for i in places])]
+    told = shown.assign(difficulty=shown["level"], actions=shown["actions"].str.join(" "))
+    cells = told[[*DECISION_COLUMNS]].astype(object)
+    rows: list[list[Any]] = cells.where(cells.notna(), None).to_numpy().tolist()
+    return rows

@@ -9,9 +9,8 @@ from controller.checkpoint import load_checkpoint
 from controller.errors import ConfigError
 from controller.granularity import granularity_of
 from training.learn.config import PPOConfig, TrainConfig
-from training.learn.start import start_from
+from training.learn.resume import start_from
 from training.learn.train import ControllerTraining, prepare
-from training.report.tracking import Tracker
 
 SETTINGS = TrainConfig(
     ladder=("ant", "cow", "whale"), ppo=PPOConfig(total_steps=2 * 16 * 64, num_envs=64)
@@ -32,8 +31,7 @@ def before(request, begin, tmp_path_factory):
     """Directory of a controller of three arms, and its settings."""
     out = tmp_path_factory.mktemp("before")
     config = replace(SETTINGS, ppo=replace(SETTINGS.ppo, network=request.param))
-    with Tracker(out, "train", {}, mode="disabled") as tracker:
-        begin(config, out).run(tracker)
+    begin(config, out).run()
     return out, config
 
 

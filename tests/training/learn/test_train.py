@@ -36,8 +36,7 @@ def train(begin, out, stop_after=None, config=SETTINGS):
         if stop_after is not None and training.ppo.update == stop_after:
             raise KeyboardInterrupt
 
-    with Tracker(out, "train", {}, mode="disabled") as tracker:
-        training.run(tracker, interrupt)
+    training.run(view=interrupt)
     return training
 
 
