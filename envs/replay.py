@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from controller.errors import ConfigError
 from controller.granularity import Process, granularity_of
 from controller.process.episodes import AttemptColumns, EpisodeConfig, Episodes
+from controller.process.features import FeatureTable
 from controller.process.lockstep import Array, Lockstep, Rows
 from envs.draws import Hidden, Streams
 from envs.traces.table import TraceTable
@@ -47,7 +49,14 @@ class Replay(ABC):
         self.difficulty = np.full(shape, np.nan) if difficulty is None else difficulty
         self.start = np.zeros(n, np.int64)
         self.hide_logprobs, self.hide_verifier = np.zeros(n, bool), np.zeros(n, bool)
-        self._features = granularity_of(config).table
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the features, which hold functions that no pickle takes."""
+        return {name: value for name, value in vars(self).items() if name != "_features"}
+
+    @cached_property
+    def _features(self) -> FeatureTable:
+        return granularity_of(self.config).table
 
     @abstractmethod
     def _prepared(self, num_episodes: int, knows_difficulty: bool) -> Lockstep:

@@ -326,6 +326,18 @@ def test_copies_and_pickles_leave_out_what_was_recorded(name):
     np.testing.assert_array_equal(fresh.reset(seed=3)[0], env.reset(seed=3)[0])
 
 
+def test_a_pickled_vector_environment_goes_on_from_where_it_was(many):
+    env = many()
+    env.reset(seed=3)
+    again = pickle.loads(pickle.dumps(env))
+    for _ in range(3):
+        for found, expected in zip(
+            again.step(np.ones(N, int)), env.step(np.ones(N, int)), strict=True
+        ):
+            if isinstance(expected, np.ndarray):
+                np.testing.assert_array_equal(found, expected)
+
+
 def test_make_vec_takes_time_limit_and_mode():
     env = gymnasium.make_vec(
         envs.COMPUTE_ID, num_envs=2, max_episode_steps=1, autoreset_mode="NextStep", **ARGUMENTS
