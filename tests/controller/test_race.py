@@ -10,14 +10,13 @@ from controller.backends.base import run_now
 from controller.backends.local.backend import LocalBackend
 from controller.backends.local.model import load_model
 from controller.backends.openai.backend import OpenAIBackend
-from controller.backends.openai.endpoint import Endpoint
 from controller.process.types import Question
 from controller.race import Race
 from envs.races import Races, read_races
 from envs.traces.format import TraceSet
 from recipes.drop import first
 from tests.conftest import CHECKPOINTS
-from tests.controller.server.upstream import Upstream
+from tests.controller.server.upstream import Upstream, endpoint
 
 GROUP, SAMPLES = 8, 16
 
@@ -125,8 +124,7 @@ async def broken(exchange):
 
 def race_behind(server, num_samples, least):
     async def run():
-        endpoint = Endpoint(base_url=server.url, model="small", max_retries=0)
-        backend = OpenAIBackend(endpoint, seed=0)
+        backend = OpenAIBackend(endpoint(server.url, max_retries=0), seed=0)
         question = replace(Question(question_id="q", text="2+5="), answers="number")
         decide = first(num_samples, lambda marks: marks.lowest >= least)
         try:
