@@ -64,6 +64,8 @@ def cluster():
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # By default workers wait for whatever else runs: the tests beside these, for example.
+        environment.setenv("RAY_worker_niceness", "0")
         started = RayCluster(initialize_head=True, head_node_args=NODE)
         try:
             started.add_node(**{k: v for k, v in NODE.items() if k != "include_dashboard"})
@@ -117,7 +119,7 @@ def test_nothing_is_lost_or_doubled_when_driver_and_worker_are_killed(
     driver = drive(stderr=subprocess.PIPE, text=True)
     wait_for(lambda: num_shards() >= done + 2)
     workers(cluster)[0].kill()
-    _, errors = driver.communicate(timeout=300)
+    _, errors = driver.communicate(timeout=600)
     assert driver.returncode == 0, errors
     assert "a worker has died" in errors
     assert content(out) == content(plain)
@@ -247,7 +249,7 @@ def test_trainings_side_by_side_are_those_one_after_the_other(cluster, few, envi
     driver = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: workers(cluster, "run_job"))
     workers(cluster, "run_job")[0].kill()
-    _, errors = driver.communicate(timeout=300)
+    _, errors = driver.communicate(timeout=600)
     assert driver.returncode == 0, errors
     for seed in ("seed-0", "seed-1"):
         plain, ray = (tmp_path / run / seed / "controller.safetensors" for run in ("plain", "ray"))
