@@ -403,7 +403,8 @@ class Episodes(Lockstep):
         answer_logprob, answer_logprobs: sum and count of mean log-probabilities, (N, K).
         answer_score, answer_scores: sum and count of verifier scores, (N, K).
         leader: answer of most weight; -1 before the first answer.
-        lead_sure: how sure it is on a tie, by `EpisodeConfig.tie_breaks`; NaN for surer than any.
+        lead_sure: how sure it is on a tie, by `EpisodeConfig.tie_breaks`: as its surest attempt
+            since it leads; inf where verification has made it lead.
         top, second: weight of the leader and of its closest rival.
         total: votes cast.
         distinct: answers seen.
@@ -690,7 +691,9 @@ class Episodes(Lockstep):
     def _sureness(self, attempts: AttemptColumns) -> Floats:
         """How likely attempts are right, beside others at the same question, in log-odds, (n,)."""
         base, usual, per_nat, per_length = self._tie_breaks[attempts.rung].T
-        more = np.where(np.isnan(attempts.mean_logprob), 0.0, attempts.mean_logprob - usual)
+        # As precise as recorded, so that a live tie is broken as in a replay.
+        logprob = attempts.mean_logprob.astype(np.float32)
+        more = np.where(np.isnan(logprob), 0.0, logprob - usual)
         length = np.log(np.maximum(attempts.completion_tokens, 1))
         return np.asarray(base + per_nat * more + per_length * length)
 
@@ -768,7 +771,8 @@ class Episodes(Lockstep):
         weight = np.where(known, self.weight[at], 0.0)
         place = np.where(known, weight + bonus, -np.inf).argmax(1)
         first = np.arange(len(answered)), place
-        self.lead_sure[answered[self.leader[answered] != answers[first]]] = np.nan
+        if self.config.tie_breaks:
+            self.lead_sure[answered[self.leader[answered] != answers[first]]] = np.inf
         self.leader[answered] = answers[first]
         self.top[answered] = weight[first]
         weight[first] = 0.0

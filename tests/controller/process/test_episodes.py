@@ -100,6 +100,18 @@ def test_without_tie_breaks_the_larger_model_then_the_first_leads(process):
         replace(process, tie_breaks=(1.0,))
 
 
+@pytest.mark.parametrize(("tie_breaks", "leader"), [((), 2), (SURE, 1)])
+def test_a_leader_by_verification_gives_way_on_a_tie_as_before(process, tie_breaks, leader):
+    episodes = begun(replace(process, vote_weights=(1, 1), tie_breaks=tie_breaks))
+    attempt(episodes, 0)
+    attempt(episodes, 1)
+    episodes.score(np.repeat(ROW, 2), np.array([0, 1]), np.zeros(2, int), np.array([0.2, 0.5]))
+    episodes.finish_verification(ROW)
+    assert episodes.leader[0] == 1
+    attempt(episodes, 2, rung=1, tokens=99)
+    assert episodes.leader[0] == leader
+
+
 def test_each_models_prompt_is_paid_for_once(process):
     episodes = begun(process)
     attempt(episodes, 0)
