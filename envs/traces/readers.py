@@ -22,7 +22,12 @@ from envs.traces.served import served_attempts
 FAILED = "requests that failed, left out"
 SHOWN = "attempts at questions with images or other media, which are not imported"
 
-_OF_ATTEMPTS = ("attempt_id", "text", "answer", "correct", "completion_tokens", "finish_reason")
+EMPTY = "rows without an attempt, left out"
+
+_OF_ATTEMPTS = (
+    *("attempt_id", "text", "answer", "correct", "completion_tokens", "finish_reason"),
+    *("mean_logprob", "min_logprob"),
+)
 _SIMPLE = re.compile(r"((?:healthbench_)?[^_]+)_(.+?)(?:_\d{8}_\d{6})?(?:_DEBUG)?_allresults")
 _LETTERS = ("a scorer that says C or I",)
 _CUT = ("max_tokens", "model_length", "length")
@@ -32,7 +37,7 @@ _CUT = ("max_tokens", "model_length", "length")
 def table_attempts(record: Record, log: Log) -> Iterator[Row]:
     """Attempts of a row of a plain table; `tokens` is short for `completion_tokens`.
 
-    Where texts, answers and the like are lists, they hold an entry for each attempt.
+    Where one of texts, answers and the like is a list, all are, with an entry for each attempt.
     """
     row, options, named = dict(record.row), log.options, dict[str, str]()
     if "tokens" in row and "completion_tokens" not in row:
@@ -48,10 +53,12 @@ def table_attempts(record: Record, log: Log) -> Iterator[Row]:
     if not lists:
         yield row
         return
-    for name, entries in lists.items():
-        if len(entries) != len(next(iter(lists.values()))):
-            expected = f"{len(next(iter(lists.values())))} entries, as {next(iter(lists))} has"
-            raise record.error(name, expected, entries)
+    (first, some), *_ = lists.items()
+    if not some:
+        log.notes[EMPTY] += 1
+    for name in _OF_ATTEMPTS:
+        if row.get(name) is not None and len(lists.get(name, ())) != len(some):
+            raise record.error(name, f"a list of {len(some)}, one for each {first}", row[name])
     for entries in zip(*lists.values(), strict=True):
         yield row | dict(zip(lists, entries, strict=True))
 
@@ -383,7 +390,8 @@ SOURCES = tuple(
         ("inspect_ai", {"eval", "status"}, inspect_attempts, inspect_entries),
         ("OpenAI batch", {"custom_id", "response"}, batch_attempts, None),
         ("trl", {"step", "prompt", "completion", "advantage"}, completion_attempts, None),
-        ("verifiers", {"prompt", "completion", "reward", "answer"}, rollout_attempts, None),
+        ("verifiers", {"example_id", "completion", "reward"}, rollout_attempts, None),
+        ("verifiers", {"prompt", "completion", "reward", "task"}, rollout_attempts, None),
         ("verifiers", {"env", "task", "traces"}, trace_attempts, trace_entries),
         ("HELM", {"adapter_spec", "request_states"}, scenario_attempts, scenario_entries),
         ("simple-evals", {"htmls", "convos"}, simple_attempts, simple_entries),

@@ -410,9 +410,24 @@ def test_a_row_may_hold_several_attempts(tmp_path):
     traces = TraceSet.read(tmp_path / "traces")
     assert traces.attempts["answer"].to_pylist() == ["2", "3"]
     assert traces.questions["level"].to_pylist() == [4]
-    file = write(tmp_path / "b.jsonl", [row | {"pred": ["2", "3"], "score": [True]}])
-    with pytest.raises(TraceFormatError, match="line 1, column correct: expected 2 entries, as te"):
-        import_attempts([file], tmp_path / "x", options=options)
+    for score in ([True], True):  # one judgement does not tell whose it is
+        file = write(tmp_path / "b.jsonl", [row | {"pred": ["2", "3"], "score": score}])
+        with pytest.raises(TraceFormatError, match="line 1, column correct: expected a list of 2"):
+            import_attempts([file], tmp_path / "x", options=options)
+
+
+@QUIET
+@pytest.mark.parametrize("known", [{"example_id": 0}, {"answer": "2", "task": "sums"}])
+def test_results_of_verifiers_are_known_in_each_of_their_years(tmp_path, known):
+    row = {
+        "prompt": [{"role": "user", "content": "1 + 1?"}],
+        "completion": [{"role": "assistant", "content": "It is 3."}],
+        "reward": 1.0,
+    }
+    file = write(tmp_path / "results.jsonl", [row | known])
+    options = ImportOptions(constants={"model": "m"})
+    made = import_attempts([file], tmp_path / "traces", options=options)
+    assert (made.groups[0].attempts, made.groups[0].right) == (1, 1.0)
 
 
 @QUIET
