@@ -7,6 +7,7 @@ one behind a server the stream is closed. What was written of it is in the ledge
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,9 @@ from controller.process.lockstep import Bools
 from controller.process.races import Marks, shared_characters, signals
 from controller.process.types import Attempt, Question
 
+_UNKNOWN = -20.0
+"""Mean log-probability of a sample of which none is told: others lead on a tie."""
+
 Decide = Callable[[Marks], Bools]
 """Which of the running samples go on, (E, S)."""
 
@@ -35,6 +39,7 @@ class Sample:
         ends: characters of the text after each token.
         logprobs: of each token, in nats.
         done: whether it has ended.
+        failed: whether it cannot be written to its end.
         looked: told after each change.
     """
 
@@ -42,15 +47,26 @@ class Sample:
     ends: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     done: bool = False
+    failed: bool = False
     looked: Callable[[], None] = lambda: None
 
     def wrote(self, text: str, logprob: float, *, last: bool = False) -> None:
         """See `Watcher.wrote`."""
-        self.text += text
-        self.ends.append(len(self.text))
-        self.logprobs.append(logprob)
-        self.done = last
+        if math.isfinite(logprob):
+            self.text += text
+            self.ends.append(len(self.text))
+            self.logprobs.append(logprob)
+            self.done = last
+        else:
+            self.failed = True
         self.looked()
+
+    def end(self, attempt: Attempt) -> None:
+        """What came of it; a server need not have told all of the text as it was written."""
+        self.failed = attempt.error is not None
+        self.done = not self.failed
+        if self.done:
+            self.text = attempt.text or self.text
 
     def groups(self, size: int) -> list[float]:
         """Mean log-probability of each group of tokens, the last one perhaps not whole."""
@@ -117,6 +133,8 @@ class Race:
             made = await self.backend.attempts(requests)
         else:
             made = await self._streamed(requests)
+        for attempt in made:
+            self.samples[attempt.index].end(attempt)
         whole = tuple(attempt for attempt in made if attempt.error is None)
         leader = int(self._marks().poll[0][0])
         return Raced(
@@ -143,16 +161,19 @@ class Race:
         return [attempt for made in found if isinstance(made, list) for attempt in made]
 
     def _ended(self, place: int, task: asyncio.Task[list[Attempt]]) -> None:
-        if not task.cancelled() and task.exception() is None and task.result()[0].error is None:
-            self.samples[place].done = True
+        if task.cancelled() or task.exception() is not None:
+            self.samples[place].failed = True
         else:
-            self.flags[place].set()
+            self.samples[place].end(task.result()[0])
         self._look()
 
     def _running(self) -> Bools:
-        return np.array(
-            [not (s.done or f.is_set()) for s, f in zip(self.samples, self.flags, strict=True)]
-        )
+        return ~(np.array([sample.done for sample in self.samples]) | self._lost())
+
+    def _lost(self) -> Bools:
+        """Samples that were dropped or failed, (S,)."""
+        each = zip(self.samples, self.flags, strict=True)
+        return np.array([sample.failed or flag.is_set() for sample, flag in each])
 
     def _look(self) -> None:
         """Decide if all that runs has reached the next mark."""
@@ -192,16 +213,15 @@ class Race:
             len(s.text) if s.done or not 0 < written < len(s.ends) else s.ends[written - 1]
             for s in self.samples
         ]
-        dropped = np.array([flag.is_set() for flag in self.flags])
         at = np.where(running, self._mark, marks)
         told = np.take_along_axis(signals(filled, length, self.group), at[None, :, None], 2)
         return Marks(
             prompt_tokens=np.array([self._prompt_tokens]),
             written=np.array([written]),
             running=running[None],
-            ended=(~running & ~dropped)[None],
+            ended=(~running & ~self._lost())[None],
             answer=np.array([self._answers()[0]]),
-            mean=told[0].T,
+            mean=np.where(running | (length > 0), told[0].T, _UNKNOWN),
             last=told[1].T,
             lowest=told[2].T,
             places=np.array([places]) * (written > 0),

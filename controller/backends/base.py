@@ -51,7 +51,8 @@ class Watcher(Protocol):
     def wrote(self, text: str, logprob: float, *, last: bool = False) -> None:
         """One more token: text that is complete with it, and its log-probability in nats.
 
-        Backends that write several attempts in step tell the `last` one as such.
+        Backends that write several attempts in step tell the `last` one as such, and NaN for the
+        log-probability where an attempt fails.
         """
         ...
 

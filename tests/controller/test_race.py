@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from controller.backends.base import run_now
 from controller.backends.local.backend import LocalBackend
@@ -16,7 +17,7 @@ from envs.races import Races, read_races
 from envs.traces.format import TraceSet
 from recipes.drop import first
 from tests.conftest import CHECKPOINTS
-from tests.controller.server.upstream import Upstream, endpoint
+from tests.controller.server.upstream import Upstream, completion, endpoint
 
 GROUP, SAMPLES = 8, 16
 
@@ -96,10 +97,37 @@ def test_nobody_starts_and_the_question_is_given_up(backend, recorded):
     assert found.usage.processed_tokens == 0
 
 
-def token(text, logprob, finish=None):
-    logprobs = {"content": [{"token": text, "logprob": logprob}]}
+def test_a_row_that_fails_does_not_hold_up_the_others(recorded):
+    """Where a token has no embedding that is a number."""
+    local = load_model(CHECKPOINTS / "small", 0)
+    backend = LocalBackend(local, max_cached_prompts=0)
+    race = Race(backend, asked(recorded[1][0]), 4, 4, lambda marks: marks.running)
+    run_now(race.run())
+    used = [set(local.tokenizer.encode(s.text, add_special_tokens=False)) for s in race.samples]
+    poison = next(token for token in sorted(set.union(*used)) if sum(token in u for u in used) == 1)
+
+    def spoil(module, args, output):
+        (ids,) = args
+        return output.masked_fill(((ids == poison) & (ids.shape[1] == 1))[..., None], torch.nan)
+
+    marks = []
+    local.model.get_input_embeddings().register_forward_hook(spoil)
+
+    def seen(of):
+        marks.append(of)
+        return of.running
+
+    found = run_now(Race(backend, asked(recorded[1][0]), 4, 4, seen).run())
+    assert len(found.attempts) == 3
+    longest = max(attempt.completion_tokens for attempt in found.attempts)
+    assert marks[-1].written[0] == (longest - 1) // 4 * 4
+
+
+def token(text, logprob=None, finish=None):
     choice = {"index": 0, "delta": {"content": text}, "finish_reason": finish}
-    return [choice | {"logprobs": logprobs}]
+    if logprob is None:
+        return [choice]
+    return [choice | {"logprobs": {"content": [{"token": text, "logprob": logprob}]}}]
 
 
 async def sure(exchange):
@@ -109,6 +137,26 @@ async def sure(exchange):
         await asyncio.sleep(0.05)
     await exchange.event(choices=token(".", -0.1, "stop"))
     await exchange.send(b"data: [DONE]\n\n")
+
+
+async def silent(exchange):
+    await exchange.begin_stream()
+    for text in ("Ans", "wer", ":", " ", "8"):
+        await exchange.event(choices=token(text))
+    await exchange.event(choices=token(".", None, "stop"))
+    await exchange.send(b"data: [DONE]\n\n")
+
+
+async def silent_at_last(exchange):
+    await exchange.begin_stream()
+    for text in ("Ans", "wer", ":", " "):
+        await exchange.event(choices=token(text, -0.1))
+    await exchange.event(choices=token("8.", None, "stop"))
+    await exchange.send(b"data: [DONE]\n\n")
+
+
+async def at_once(exchange):
+    await exchange.reply(completion("Answer: 8"))
 
 
 async def unsure(exchange):
@@ -148,3 +196,11 @@ def test_a_sample_that_fails_does_not_hold_up_the_others():
     with Upstream(broken, sure).running() as server:
         found = race_behind(server, 3, -1.0)
         assert (found.answer, found.dropped, len(found.attempts)) == ("7", 0, 2)
+
+
+@pytest.mark.parametrize("says", [silent, silent_at_last, at_once])
+def test_answers_count_though_a_server_tells_no_log_probabilities(says):
+    with Upstream(says, says).running() as server:
+        assert race_behind(server, 2, -1.0).answer == "8"
+    with Upstream(silent, sure).running() as server:
+        assert race_behind(server, 2, -1.0).answer == "7"  # on a tie the one that is known

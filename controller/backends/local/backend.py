@@ -16,6 +16,7 @@ What the ledger of an attempt says, and does not:
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
@@ -330,6 +331,10 @@ class LocalBackend(Backend):
         def tell(place: int, token: int, logprob: float) -> None:
             nonlocal said
             if place < len(tokens):
+                return
+            if not math.isfinite(logprob):
+                if watcher is not None:
+                    watcher.wrote("", math.nan, last=True)
                 return
             ended, piece = token in self.local.end_tokens, ""
             tokens.append(token)

@@ -212,7 +212,7 @@ class Decoder:
         tokens, logprobs = rows.write(first, logits, self.temperature)
         broken = ~logprobs.isfinite()  # (K,)
         for row, job in enumerate(rows.jobs[first:]):
-            if job.on_token is not None and not broken[row]:
+            if job.on_token is not None:
                 place = int(rows.written[row + first]) - 1
                 job.on_token(place, int(tokens[row]), float(logprobs[row]))
         full = rows.written[first : len(rows.jobs)] >= rows.limits[first : len(rows.jobs)]

@@ -94,7 +94,8 @@ class Job:
     Attributes:
         max_tokens: longest that it may become, at least 1.
         temperature: of its sampling; None for the decoder's.
-        on_token: told the place, the id and the log-probability of each token as it is written.
+        on_token: told the place, the id and the log-probability of each token as it is written;
+            one that is not finite ends it.
         keeps: whether the generation is to have a memory.
     """
 
