@@ -131,10 +131,10 @@ class Race:
         ]
         if self.backend.in_step:
             made = await self.backend.attempts(requests)
+            for attempt in made:
+                self.samples[attempt.index].end(attempt)
         else:
             made = await self._streamed(requests)
-        for attempt in made:
-            self.samples[attempt.index].end(attempt)
         whole = tuple(attempt for attempt in made if attempt.error is None)
         leader = int(self._marks().poll[0][0])
         return Raced(

@@ -32,7 +32,6 @@ from envs.traces.format import (
     ATTEMPT_SCHEMA,
     MANIFEST,
     QUESTION_SCHEMA,
-    TRACE_VERSION,
     tables_digest,
     write_table,
 )
@@ -40,6 +39,8 @@ from training.cli.app import main as run_program
 from training.learn.threads import limit_threads
 from training.record.plans import question_row, spread
 from training.record.recorders import attempt_row
+from training.record.recording import planned_manifest
+from training.record.settings import RecordConfig
 
 MARKED = pa.schema(
     [*ATTEMPT_SCHEMA, ("groups", pa.list_(pa.float32())), ("places", pa.list_(pa.int32()))]
@@ -81,6 +82,7 @@ def main(
     samples: Annotated[int, typer.Option(min=1)] = 16,
     group: Annotated[int, typer.Option(min=1, help="Tokens from mark to mark.")] = 8,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 192,
+    licence: Annotated[str | None, typer.Option(help="Of the recorded texts.")] = None,
     at_once: Annotated[int, typer.Option(min=1, help="Questions written together.")] = 32,
 ) -> None:
     """Record and write the set."""
@@ -97,28 +99,22 @@ def main(
     started = time.monotonic()
     for begin in range(0, len(asked), at_once):
         rows += record(backend, [q for q, _ in asked[begin : begin + at_once]], samples, group)
-        print(f"{begin + at_once} of {len(asked)} questions, {time.monotonic() - started:.0f} s")
+        done = min(begin + at_once, len(asked))
+        print(f"{done} of {len(asked)} questions, {time.monotonic() - started:.0f} s")
     out.mkdir(parents=True, exist_ok=True)
     described = [question_row(question, split) for question, split in asked]
     write_table(out / "questions.parquet", pa.Table.from_pylist(described, schema=QUESTION_SCHEMA))
     write_table(out / "attempts.parquet", pa.Table.from_pylist(rows, schema=MARKED))
     spec = local.spec(backend.models[0].temperature or 0.0, max_new_tokens)
-    told: dict[str, Any] = {
-        "tier": "small",
-        "parameters": spec.parameters,
-        "digest": spec.digest,
-        "adapters": {},
-    }
+    notes = {"licence": licence} if licence else {}
     manifest = {
-        "version": TRACE_VERSION,
-        "models": {spec.name: told | {"max_new_tokens": max_new_tokens, "family": spec.name}},
+        **planned_manifest(RecordConfig(samples=samples), [spec], notes),
         "decoding": {"temperature": spec.temperature, "max_new_tokens": max_new_tokens, "seed": 0},
         "answers": noted_kinds(question for question, _ in asked),
         "group": group,
         "questions": len(asked),
         "splits": dict(Counter(split for _, split in asked)),
         "digest": tables_digest(out),
-        "licence": "Apache-2.0",
     }
     write_json(out / MANIFEST, manifest)
 

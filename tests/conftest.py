@@ -3,7 +3,6 @@
 import os
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 # As many processes as cores test side by side. Read when NumPy is imported, in commands as well.
@@ -24,7 +23,7 @@ from envs.traces.table import build_table
 from recipes.trees import TreeConfig, TreeRecorder, record_trees
 from tests.menus import write_menu
 from tests.training.conftest import thinned
-from training.learn.calibration import tie_breaks
+from training.learn.calibration import with_tie_breaks
 from training.learn.config import PPOConfig, TrainConfig
 from training.learn.train import ControllerTraining
 from training.report.show import new_questions
@@ -67,8 +66,7 @@ def validation(traces: TraceSet) -> Recorded:
 
 @pytest.fixture(scope="session")
 def config(traces: TraceSet, validation: Recorded):
-    derived = derive_config(validation.table, traces.models())
-    return replace(derived, tie_breaks=tie_breaks(validation.table, derived.reads_logprobs))
+    return with_tie_breaks(validation.table, derive_config(validation.table, traces.models()))
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +80,7 @@ def menu_config(menu):
     """Its decision process."""
     table = build_table(menu, ["train"], [model.name for model in menu.models()])
     derived = derive_config(table, menu.models(), menu.arms(), sample_widths=(1, 2))
-    return replace(derived, tie_breaks=tie_breaks(table, derived.reads_logprobs))
+    return with_tie_breaks(table, derived)
 
 
 @pytest.fixture(scope="session")

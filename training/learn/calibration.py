@@ -85,8 +85,8 @@ def _platt(inputs: Floats, right: NDArray[np.bool_]) -> Floats:
     return weights
 
 
-def tie_breaks(train: TraceTable, reads_logprobs: bool) -> tuple[float, ...]:
-    """`EpisodeConfig.tie_breaks`; none where no question has a right and a wrong answer.
+def with_tie_breaks(train: TraceTable, config: EpisodeConfig) -> EpisodeConfig:
+    """A process that knows who leads on a tie, where a question has a right and a wrong answer.
 
     Logistic regression on which of two attempts at a question is right, where one of them is, by
     arm, log-probability and length.
@@ -100,10 +100,10 @@ def tie_breaks(train: TraceTable, reads_logprobs: bool) -> tuple[float, ...]:
     made = train.attempts[places[answered]]
     pairs, weight = _pairs(right, question)
     if not len(pairs):
-        return ()
+        return config
     arms = np.eye(train.stream.shape[1])[rung]  # (n, R)
     logprob = made["mean_logprob"].astype(np.float64)
-    known = ~np.isnan(logprob) & reads_logprobs
+    known = ~np.isnan(logprob) & config.reads_logprobs
     logprob = np.where(known, logprob, 0.0)
     usual = quotient(logprob @ arms, known @ arms)  # (R,)
     above = np.where(known, logprob - usual[rung], 0.0)
@@ -117,7 +117,8 @@ def tie_breaks(train: TraceTable, reads_logprobs: bool) -> tuple[float, ...]:
     fitted = LogisticRegression(fit_intercept=False, max_iter=1000)
     fitted.fit(ahead * sign[:, None], sign > 0, weight)
     base, per_nat, per_length = np.split(fitted.coef_[0] / scale, 3)
-    return tuple(np.stack([base, usual, per_nat, per_length], 1).ravel().tolist())
+    numbers = np.stack([base, usual, per_nat, per_length], 1).ravel()
+    return replace(config, tie_breaks=tuple(numbers.tolist()))
 
 
 def _pairs(

@@ -314,7 +314,7 @@ class Readings:
     network: Fitted | None
 
 
-def read_questions(prompts: QuestionTable, outcomes: Outcomes) -> Readings:
+def read_prompts(prompts: QuestionTable, outcomes: Outcomes) -> Readings:
     """All single read-outs, which take most of the time that fitting takes."""
     wording = (fit_readout(prompts, outcomes, reads, fits) for reads, fits in FREE)
     return Readings(
@@ -329,7 +329,7 @@ def fit_difficulty(
 ) -> Fitted | None:
     """Read-out for other questions, and the outlook of these ones.
 
-    `read` are `read_questions` of these questions, where that has been done.
+    `read` are `read_prompts` of these questions, where that has been done.
 
     Whoever learns from questions that the read-out was fitted on would trust it too much, so
     the outlook of these comes from five read-outs, each fitted without a fifth of them. A prompt
@@ -339,7 +339,7 @@ def fit_difficulty(
         The read-out and `Difficulty.outlook` of these questions, or None if their wordings are not
         known or they are fewer than folds.
     """
-    read = read_questions(prompts, outcomes) if read is None else read
+    read = read_prompts(prompts, outcomes) if read is None else read
     if not read.wording:
         return None
     readout, outlook = stack(read.wording, outcomes)

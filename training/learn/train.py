@@ -43,7 +43,7 @@ from envs.vector import ComputeVectorEnv
 from training.compare.simulate import outlook, play_checkpoint, utilities
 from training.compare.yardsticks import best_rule_utilities
 from training.granularity import learning_of
-from training.learn.calibration import tie_breaks, with_calibration
+from training.learn.calibration import with_calibration, with_tie_breaks
 from training.learn.config import (
     LEARNERS,
     LEAST_STEPS,
@@ -55,7 +55,7 @@ from training.learn.difficulty import (
     Readings,
     fit_difficulty,
     fold_of,
-    read_questions,
+    read_prompts,
     with_prompt_lengths,
 )
 from training.learn.floor import (
@@ -182,13 +182,13 @@ def prepare(traces: AnyTraces, config: TrainConfig) -> Prepared:
             warnings.warn(message, stacklevel=2)
     train, validation, calibration = learning.split(traces, config)
     outcomes = learning.outcomes(train)
-    read = read_questions(train, outcomes)
+    read = read_prompts(train, outcomes)
     difficulty, outlook = fit_difficulty(train, outcomes, read) or (None, None)
     process = learning.derive(train, traces, config, difficulty)
     if isinstance(process, EpisodeConfig) and process.names_verifier:
         train, process = with_calibration(train, process)
     if isinstance(process, EpisodeConfig):
-        process = replace(process, tie_breaks=tie_breaks(train, process.reads_logprobs))
+        process = with_tie_breaks(train, process)
     return Prepared(
         models=models,
         train=train,

@@ -4,17 +4,9 @@ import numpy as np
 import pytest
 
 from controller.granularity import GRANULARITIES
-from controller.process.cost import CostModel
-from controller.process.episodes import EpisodeConfig, Episodes
+from controller.process.episodes import Episodes
 from controller.process.features import FLAG, KNOWN, QUOTIENT, Feature, FeatureTable, counted
 
-CONFIG = EpisodeConfig(
-    cost=CostModel(weights=(1.0, 10.0)),
-    vote_weights=(1, 3),
-    mean_completion_tokens=(10.0, 20.0),
-    max_completion_tokens=(32, 64),
-    cost_unit=20.0,
-)
 DIGESTS = {("attempts", 3): "653c5661879694ca", ("segments", 1): "18fe9df5bb1a5339"}
 """Of the tables by version. Another digest needs another version: policies are trained anew."""
 
@@ -33,7 +25,7 @@ def test_every_feature_is_named_once_explained_and_in_one_group(granularity):
     assert sorted(sum(table.groups.values(), ())) == sorted(table.names)
 
 
-def test_each_feature_stands_in_its_place_whatever_is_computed_together():
+def test_each_feature_stands_in_its_place_whatever_is_computed_together(process):
     def feature(name, scale, column):
         return Feature(name, "", "", scale, column, "")
 
@@ -46,7 +38,7 @@ def test_each_feature_stands_in_its_place_whatever_is_computed_together():
         feature("d", eighths, lambda seen: seen.e.spent * 2),
         feature("e", KNOWN, lambda seen: np.where(seen.e.spent > 8, np.nan, seen.e.spent)),
     )
-    episodes = Episodes(CONFIG, 3, 2)
+    episodes = Episodes(process, 3, 2)
     episodes.spent[:] = 16.0, 0.0, 8.0
     expected = np.array([[2, 1, 2, 4, 0], [0, 0, 0, 0, 0], [1, 0, 8, 2, 8]], np.float32)
     np.testing.assert_array_equal(table.observe(episodes), expected)

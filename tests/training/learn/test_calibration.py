@@ -17,8 +17,8 @@ from training.learn.calibration import (
     auroc,
     calibrate,
     expected_calibration_error,
-    tie_breaks,
     with_calibration,
+    with_tie_breaks,
 )
 
 QUESTIONS, ATTEMPTS = 400, 8
@@ -95,20 +95,23 @@ def test_without_the_writer_the_verifier_alone_decides(attempts):
 def test_ties_are_broken_by_what_tells_right_from_wrong_at_one_question(traces):
     """By log-probability here, which is known; of the better arm an attempt is surer as it is."""
     table = build_table(traces, ["validation"])
-    small, large = np.reshape(tie_breaks(table, True), (2, 4))
+    config = derive_config(table, traces.models())
+    small, large = np.reshape(with_tie_breaks(table, config).tie_breaks, (2, 4))
     usual = np.nanmean(
         table.attempts["mean_logprob"][table.independent[2]][table.independent[1] == 0]
     )
     assert large[0] > small[0]
     assert small[1] == pytest.approx(usual, abs=0.02)
     assert min(small[2], large[2]) > 1
-    unread = np.reshape(tie_breaks(table, False), (2, 4))
+    unread = np.reshape(
+        with_tie_breaks(table, replace(config, reads_logprobs=False)).tie_breaks, (2, 4)
+    )
     assert not unread[:, 1:3].any()
     assert unread[:, 3].any()
 
 
 def test_without_a_right_and_a_wrong_answer_ties_are_broken_as_before(traces):
     table = build_table(traces, ["validation"])
-    assert (
-        tie_breaks(replace(table, answer_correct=np.zeros_like(table.answer_correct)), True) == ()
-    )
+    config = derive_config(table, traces.models())
+    wrong = replace(table, answer_correct=np.zeros_like(table.answer_correct))
+    assert with_tie_breaks(wrong, config).tie_breaks == ()
