@@ -150,12 +150,17 @@ def derive_config(
         reads_cuts=bool(made["cut"].any()),
         arms=arms,
     )
-    enough = train
-    if len(train) > _ENOUGH_QUESTIONS:
-        enough = train.take(np.linspace(0, len(train) - 1, _ENOUGH_QUESTIONS).astype(np.int64))
+    some = enough(train)
     for rung in rungs[1:]:
-        config = replace(config, vote_weights=_fit_weight(enough, config, rung))
+        config = replace(config, vote_weights=_fit_weight(some, config, rung))
     return config
+
+
+def enough(train: TraceTable) -> TraceTable:
+    """As many of the questions as a few numbers of a process take to be fitted, evenly spread."""
+    if len(train) <= _ENOUGH_QUESTIONS:
+        return train
+    return train.take(np.linspace(0, len(train) - 1, _ENOUGH_QUESTIONS).astype(np.int64))
 
 
 def _revised(train: TraceTable) -> tuple[Ints, Ints, Ints]:

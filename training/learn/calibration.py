@@ -15,6 +15,7 @@ from torch import Tensor
 from controller.process.episodes import EpisodeConfig, log_odds
 from controller.process.features import quotient
 from controller.process.lockstep import Floats, chance
+from envs.traces.derive import enough
 from envs.traces.table import TraceTable
 from training.learn.difficulty import fold_of
 
@@ -93,6 +94,7 @@ def with_tie_breaks(train: TraceTable, config: EpisodeConfig) -> EpisodeConfig:
 
     Source: Bradley and Terry 1952, "Rank Analysis of Incomplete Block Designs".
     """
+    train = enough(train)
     question, rung, places = train.independent
     right = train.right(train.stream)[train.stream >= 0]
     answered = train.attempts["answer"][places] >= 0
