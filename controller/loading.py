@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 from controller.answers import answer_kind
 from controller.backends.base import Backend, recorded_temperature
 from controller.backends.ladder import Absent, BlockingBackend, Ladder, ThreadedBackend
-from controller.backends.places import ModelPlace, Upstream, as_place, check_names
+from controller.backends.places import (
+    ModelPlace,
+    Upstream,
+    as_place,
+    check_names,
+    tell_downloads,
+)
 from controller.backends.prompts import REVISER, Message, read_prompts
 from controller.checkpoint import AnyCheckpoint
 from controller.errors import CheckpointError, ConfigError
@@ -159,6 +165,7 @@ class LadderBuilder:
             BackendError: a model cannot be loaded.
             CheckpointError: the controller inside attempts is for other models.
         """
+        tell_downloads(places)
         said = read_prompts(self.prompts, [place.name for place in places if place])
 
         def backend(rung: int, place: ModelPlace | None) -> Backend:
@@ -207,6 +214,7 @@ class LadderBuilder:
             BackendError: a model cannot be loaded.
             CheckpointError: an adapter of the training is missing, or one is too many.
         """
+        tell_downloads(places)
         checkpoint = self.checkpoint
         models = {
             rung: self._model(place, rung, place.prompt or checkpoint.models[rung].prompt)

@@ -109,8 +109,10 @@ class Architecture:
 
         from controller.backends.local.looped import LoopedConfig
 
-        named = {"gguf_file": place.path.name} if place.is_gguf and place.path else {}
-        source = str(place.path.parent) if place.is_gguf and place.path else place.source
+        source, file = place.hub_file or (place.source, None)
+        if place.is_gguf and place.path:
+            source, file = str(place.path.parent), place.path.name
+        named = {"gguf_file": file} if file else {}
         try:
             config = AutoConfig.from_pretrained(source, trust_remote_code=False, **named)
         except (OSError, ValueError, KeyError) as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,6 +20,7 @@ from typing import Any
 import yaml
 
 from controller.backends.prompts import Message, read_prompt
+from controller.bundled import bundled
 from controller.errors import ConfigError
 from controller.process.actions import Tier
 
@@ -28,16 +30,17 @@ _NAMED = re.compile(r"(?P<name>[^=/:#\s]+)=(?P<place>.+)")
 _OPTIONS = ("tier", "family", "body", "prompt", "revises", "verifies", "cached")
 _OPTION = re.compile(rf",({'|'.join(_OPTIONS)})=")
 _LOCAL_FIELDS = {"temperature", "num_loops"}
-_HUB_ID = re.compile(r"(?P<owner>\w[\w.-]*)/\w[\w.-]*")
+_HUB_ID = re.compile(r"(?P<repo>(?P<owner>\w[\w.-]*)/\w[\w.-]*)(?:/(?P<file>\w[\w./-]*\.gguf))?")
 _OWN_FOLDER = "checkpoints"
 """Where models lie that nobody names; no owner on the Hub is meant by it."""
 
+MENU_FILE = "menu.yaml"
 MOST_LOOPS = 128
 """How often layers may be gone through; more is a slip of the pen."""
 
 EXPECTED = (
-    "expected a directory with config.json, a GGUF file, a hub id (owner/name) or URL#MODEL of a "
-    "server"
+    "expected a directory with config.json, a GGUF file, a hub id (owner/name, or "
+    "owner/name/FILE.gguf) or URL#MODEL of a server"
 )
 
 
@@ -46,7 +49,8 @@ class ModelPlace:
     """A model, and the name that traces and tables know it by.
 
     Attributes:
-        text: that it was read from, without the name in front; of one on the Hub its id there.
+        text: that it was read from, without the name in front; of one on the Hub its id there,
+            or that of its repository and a GGUF file in it.
         name: NAME of `NAME=PLACE`, so that one model can be asked in several ways; else of the
             directory or file, the hub id, or what the server calls the model.
         path: of a directory or GGUF file, absolute; None for others.
@@ -111,6 +115,12 @@ class ModelPlace:
     def is_gguf(self) -> bool:
         """Whether it is a file and no directory."""
         return self.path is not None and self.path.is_file()
+
+    @property
+    def hub_file(self) -> tuple[str, str] | None:
+        """Repository on the Hub and GGUF file in it; None for others."""
+        found = None if self.path or self.url else _HUB_ID.fullmatch(self.text)
+        return (found["repo"], found["file"]) if found and found["file"] else None
 
     @property
     def source(self) -> str:
@@ -199,12 +209,22 @@ def json_object(name: str, text: str) -> dict[str, Any]:
     return found
 
 
+def menu_folder(path: Path) -> Path | None:
+    """Where a menu lies that comes with allot, by its name in `checkpoints/`; None for a file."""
+    folder = bundled(str(path))
+    return folder if not path.exists() and (folder / MENU_FILE).exists() else None
+
+
 def read_menu(path: Path) -> tuple[ModelPlace, ...]:
     """Arms of a YAML file: under `arms` a mapping each of `name`, `model` and options.
+
+    A menu that comes with allot can be called by its name.
 
     Raises:
         ConfigError: the file has another form, or names an arm twice; see `ModelPlace.parse`.
     """
+    folder = menu_folder(path)
+    path = folder / MENU_FILE if folder else path
     try:
         said = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -262,8 +282,8 @@ def _check_hub_id(place: str, *, is_path: bool) -> None:
     """Raise unless a word that is no path can be a name on the Hub."""
     if "://" in place or "#" in place or re.match(r"[\w.-]+:\d", place):
         raise ConfigError(f"model: expected http:// or https:// before a server, found {place!r}")
-    found = None if is_path or place.endswith(_GGUF_SUFFIX) else _HUB_ID.fullmatch(place)
-    if found is None:
+    found = None if is_path else _HUB_ID.fullmatch(place)
+    if found is None or (place.endswith(_GGUF_SUFFIX) and not found["file"]):
         raise ConfigError(f"model: {EXPECTED}, found no such path: {place!r}")
     owner = found["owner"]
     if owner == _OWN_FOLDER or Path(owner).is_dir():
@@ -283,7 +303,7 @@ class NamedModels:
         arm: NAME=PLACE of an arm of the controller, with any of
             ,tier=small|large ,family=NAME ,body=JSON ,prompt=FILE|TEXT ,cached=SHARE; repeat for
             each arm.
-        menu: YAML file of such arms.
+        menu: YAML file of such arms; or real, which comes with a controller of its own.
 
     Raises:
         ConfigError: only one of small and large, more than one way to name models, or a model that
@@ -310,6 +330,24 @@ class NamedModels:
         if self.menu is not None:
             return read_menu(self.menu)
         return (*([] if self.small is None else [self.small]), *self.large, *self.arm)
+
+    @property
+    def controller(self) -> Path:
+        """Checkpoint that comes with these models, or with allot."""
+        folder = self.menu and menu_folder(self.menu)
+        return folder / "controller" if folder else bundled("controller")
+
+
+def tell_downloads(places: Iterable[ModelPlace | None]) -> None:
+    """Warn of the GGUF files that loading will fetch, since the Hub's cache lacks them."""
+    files = {place.hub_file for place in places if place and place.hub_file}
+    if not files:
+        return
+    from huggingface_hub import try_to_load_from_cache
+
+    lacking = ["/".join(file) for file in sorted(files) if not try_to_load_from_cache(*file)]
+    if lacking:
+        warnings.warn(f"downloads from the Hub: {', '.join(lacking)}", stacklevel=2)
 
 
 def as_place(where: str | Path | ModelPlace, *, model: str | None = None) -> ModelPlace:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from controller.backends.places import NamedModels, Upstream
-from controller.bundled import bundled
 from controller.errors import ConfigError, check_range
 from controller.process.terms import Terms
 
@@ -70,7 +69,7 @@ class ServeConfig:
     """Everything that an operator chooses; `allot serve` has a flag for each.
 
     Attributes:
-        controller: checkpoint.
+        controller: checkpoint; default: the bundled one, or that of a bundled menu.
         models: in front of which it stands.
         host: other than loopback needs --keys.
         port: 0 for any that is free.
@@ -102,7 +101,7 @@ class ServeConfig:
         telemetry: spans by OTLP, see OTEL_*.
     """
 
-    controller: Path = bundled("controller")
+    controller: Path | None = None
     models: NamedModels = field(default_factory=NamedModels)
     host: str = "127.0.0.1"
     port: int = 8080
@@ -129,6 +128,11 @@ class ServeConfig:
     drain_s: float = 0.0
     shutdown_s: float = 30.0
     telemetry: bool = False
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the controller lies."""
+        return self.controller or self.models.controller
 
     @property
     def standing(self) -> Terms:

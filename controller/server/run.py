@@ -60,7 +60,7 @@ def build_service(config: ServeConfig) -> Service:
         BackendError: a local model that cannot be loaded.
     """
     metrics = Metrics()
-    checkpoint = _load(config.controller, config)
+    checkpoint = _load(config.checkpoint, config)
     store = Store(config.shared, fails_open=config.shared_fails_open) if config.shared else None
     shared = Shared(config.workers, store)
     backend = build_backend(config, checkpoint, metrics, shared)
@@ -94,7 +94,7 @@ def build_variants(
 ) -> Variants:
     """All variants, read from disk now."""
     main = 1.0 - sum(variant.share for variant in config.variants)
-    places = [VariantPlace(name="main", path=config.controller, share=main), *config.variants]
+    places = [VariantPlace(name="main", path=config.checkpoint, share=main), *config.variants]
     variants = []
     for place in places:
         checkpoint = _load(place.path, config)
@@ -133,7 +133,7 @@ class Reloader:
 
     def _contents(self) -> dict[str, str]:
         """Digests of what is on disk, by what a change of it makes new."""
-        paths = [self._config.controller, *(v.path for v in self._config.variants)]
+        paths = [self._config.checkpoint, *(v.path for v in self._config.variants)]
         files = [file for path in paths for file in sorted(Path(path).glob("controller.*"))]
         keys = [self._config.keys] if self._config.keys else []
         return {"policies": _digest(files), "keys": _digest(keys)}

@@ -1,10 +1,12 @@
 """Checkpoints on the Hub: real programs against a server that speaks its endpoints."""
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from tests.conftest import CHECKPOINTS
 from tests.hub_server import TOKEN, hub
 
 BUNDLED = CHECKPOINTS / "controller"
+REAL = os.environ.get("ALLOT_REAL_MODEL", "").split(os.pathsep)[0]
 ADAPTERS = {name: str(CHECKPOINTS / name) for name in ("reviser", "verifier")}
 MODELS = [str(CHECKPOINTS / name) for name in ("small", "large")]
 QUESTION = "Solve the following multiplication: 3 * 4."
@@ -69,6 +72,7 @@ def test_models_on_the_hub_are_found_there_and_the_cache_does_without_it(tmp_pat
     program = f"""
 import json
 from dataclasses import replace
+from pathlib import Path
 from controller.checkpoint import load_checkpoint
 from controller.hub import push_to_hub
 from controller.loop import Controller
@@ -91,6 +95,47 @@ print(json.dumps(from_hub("me/controller").model_paths))
             }
         assert run(program, server, tmp_path) == "12"
     assert run(offline, server, tmp_path) == ["hf://me/small", "hf://me/large"]
+
+
+LOADING = """
+import json
+import warnings
+from controller.backends.local.model import load_model
+from controller.backends.places import ModelPlace, tell_downloads
+from controller.errors import BackendError
+
+place = ModelPlace.parse("arm=me/models-GGUF/chat.Q4.gguf")
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    tell_downloads([place, None])
+told = [str(note.message) for note in told]
+try:
+    model = load_model(place, 0)
+    found = [model.name, model.digest]
+except BackendError as error:
+    found = str(error)
+print(json.dumps([told, found]))
+"""
+
+
+def test_a_file_that_the_hub_lacks_is_named_with_how_to_fetch_it(tmp_path):
+    with hub() as server:
+        server.repos["me/models-GGUF"] = {"other.gguf": b"GGUF"}
+        told, found = run(LOADING, server, tmp_path)
+    assert told == ["downloads from the Hub: me/models-GGUF/chat.Q4.gguf"]
+    assert "model me/models-GGUF/chat.Q4.gguf: expected the file on the Hub" in found
+    assert "`hf download me/models-GGUF chat.Q4.gguf`" in found
+
+
+@pytest.mark.skipif(not REAL, reason="needs a real model: ALLOT_REAL_MODEL=FILE.gguf")
+def test_a_gguf_file_of_the_hub_is_downloaded_once(tmp_path):
+    content = Path(REAL).read_bytes()
+    with hub() as server:
+        server.repos["me/models-GGUF"] = {"chat.Q4.gguf": content}
+        told, (name, digest) = run(LOADING, server, tmp_path)
+    assert told == ["downloads from the Hub: me/models-GGUF/chat.Q4.gguf"]
+    assert (name, digest) == ("arm", hashlib.sha256(content).hexdigest()[:16])
+    assert run(LOADING, server, tmp_path) == [[], ["arm", digest]]
 
 
 def test_what_is_not_a_checkpoint_is_refused(tmp_path):

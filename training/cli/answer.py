@@ -26,7 +26,7 @@ class AnswerConfig:
         price: accuracy per small-model token; default: mid-range.
         worth: instead: what a right answer is worth, in dollars where the controller counts these,
             else in small-model tokens.
-        controller: checkpoint.
+        controller: checkpoint; default: the bundled one, or that of a bundled menu.
         models: that make attempts.
         examples: draw so many new bundled questions.
         mean_cost: instead of a price: small-model tokens per question.
@@ -40,7 +40,7 @@ class AnswerConfig:
 
     price: float | None = None
     worth: float | None = None
-    controller: Path = bundled("controller")
+    controller: Path | None = None
     models: NamedModels = field(default_factory=NamedModels)
     examples: int = 0
     mean_cost: float | None = None
@@ -50,6 +50,11 @@ class AnswerConfig:
     segments: bool = flag(False, "--segments")
     segment_controller: Path = bundled("segments/controller")
     segment_price: float | None = None
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the controller of whole attempts lies."""
+        return self.controller or self.models.controller
 
     def __post_init__(self) -> None:
         _ = Terms(price=self.price, worth=self.worth)
@@ -80,7 +85,7 @@ def answer(
     ] + (new_questions(config.examples, seed) if config.examples else [])
     if not asked:
         raise ConfigError('questions: expected at least one, as in allot answer "3 * 4 ="')
-    checkpoint = load_any(config.segment_controller if config.segments else config.controller)
+    checkpoint = load_any(config.segment_controller if config.segments else config.checkpoint)
     if config.segment_price is not None:
         under = str(config.segment_controller.resolve()), config.segment_price
         checkpoint = replace(checkpoint, segment_controller=under)

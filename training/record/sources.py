@@ -19,7 +19,7 @@ from controller.backends.ladder import Ladder
 from controller.backends.openai.backend import OpenAIBackend
 from controller.backends.openai.endpoint import Endpoint
 from controller.backends.openai.resilience import CircuitBreaker
-from controller.backends.places import ModelPlace, as_place, check_names
+from controller.backends.places import ModelPlace, as_place, check_names, tell_downloads
 from controller.backends.prompts import Message
 from controller.checkpoint import HUB_SCHEME, load_segment_checkpoint, seen_from
 from controller.errors import ConfigError
@@ -96,6 +96,7 @@ class Models(Decoding):
         from training.learn.threads import limit_threads
 
         how = {"dtype": self.dtype, "device_map": self.device_map, "compiled": self.compiled}
+        tell_downloads(self.local)
         loaded: dict[str, LocalModel] = {}
         models: list[LocalModel] = []
         for rung, place in enumerate(self.local):

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
 from torch import nn
 from torch.nn import functional
 from transformers import (
@@ -198,7 +200,7 @@ def load_model(
 
     Args:
         where: a directory, a GGUF file or a name on the Hugging Face hub, as `ModelPlace` reads
-            it.
+            it; what the Hub's cache lacks is downloaded.
         rung: 0 for the small model, 1 and up for the ladder above it.
         dtype: of the weights in memory, as torch names it; "auto" takes them as they are stored,
             but for halves on a processor that computes faster with float32. The numbers that
@@ -214,6 +216,8 @@ def load_model(
     place = where if isinstance(where, ModelPlace) else ModelPlace.parse(where)
     if place.is_server:
         raise ConfigError(f"model: expected one that can be loaded, found the server {place.text}")
+    if place.hub_file:
+        place = replace(place, path=downloaded(*place.hub_file))
     with quietly():
         if place.is_gguf:
             model, tokenizer, digest = _load_gguf(place, dtype, device_map)
@@ -250,6 +254,17 @@ def _load_pretrained(source: str, dtype: torch.dtype | str, device_map: Any) -> 
         ) from error
     _check_room(source, model)
     return model, tokenizer, weights_digest(model)
+
+
+def downloaded(repo: str, name: str) -> Path:
+    """A file of the Hub, in its cache. Raises BackendError: neither has it."""
+    try:
+        return Path(hf_hub_download(repo, name))
+    except (OSError, ValueError, EntryNotFoundError) as error:
+        raise BackendError(
+            f"model {repo}/{name}: expected the file on the Hub or in its cache, found neither: "
+            f"{error}; fetch it with `hf download {repo} {name}`, or name a file that is here"
+        ) from None
 
 
 def _load_gguf(place: ModelPlace, dtype: torch.dtype | str, device_map: Any) -> Loaded:

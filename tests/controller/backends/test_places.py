@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from controller.backends.places import ModelPlace
+from controller.backends.places import ModelPlace, NamedModels
+from controller.bundled import bundled
 from controller.errors import ConfigError
 
 
@@ -30,6 +31,8 @@ def folder(tmp_path, monkeypatch):
         ("models/qwen.Q4.gguf", "gguf", "qwen.Q4"),
         ("Qwen/Qwen2.5-Coder-0.5B-Instruct", "hub", "Qwen/Qwen2.5-Coder-0.5B-Instruct"),
         ("http://127.0.0.1:8000/v1#q05", "server", "q05"),
+        ("Qwen/Some-GGUF/some-q4_k_m.gguf", "hub", "Qwen/Some-GGUF/some-q4_k_m.gguf"),
+        ("quick=Qwen/Some-GGUF/Q4/some.gguf", "hub", "quick"),
         ("terse=models/small", "directory", "terse"),
         ("terse=Qwen/Qwen2.5-Coder-0.5B-Instruct", "hub", "terse"),
         ("terse=https://host/v1?a=b#q05", "server", "terse"),
@@ -72,6 +75,7 @@ def test_local_models_are_found_from_anywhere(folder, monkeypatch):
         ("owner/file.gguf", "no such path"),
         (Path("owner/name"), "no such path"),
         ("models/smal", "in the folder 'models'"),
+        ("models/small/chat.gguf", "in the folder 'models'"),
         ("checkpoints/small", "in the folder 'checkpoints'"),
         ("models/empty", "config.json in the directory"),
         ("models/other.gguf", "begins with b'PK"),
@@ -85,6 +89,24 @@ def test_what_is_wrong_is_said_in_one_line(folder, text, found):
         ModelPlace.parse(text)
     assert "\n" not in str(error.value)
     assert "expected" in str(error.value)
+
+
+def test_a_file_on_the_hub_is_told_from_a_repository():
+    place = ModelPlace.parse("Qwen/Some-GGUF/Q4/some.gguf")
+    assert place.hub_file == ("Qwen/Some-GGUF", "Q4/some.gguf")
+    assert ModelPlace.parse("Qwen/Some-GGUF").hub_file is None
+    assert ModelPlace.parse("http://host/v1#Qwen/Some-GGUF/some.gguf").hub_file is None
+
+
+def test_a_menu_that_comes_with_allot_is_called_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    named = NamedModels(menu=Path("real"))
+    assert [place.name for place in named.all] == ["s135", "q05", "q05-step", "q15", "q15-step"]
+    assert all(place.hub_file and place.prompt for place in named.all)
+    assert named.controller == bundled("real/controller")
+    (tmp_path / "real").write_text("arms: [{name: own, model: Qwen/Qwen3}]")
+    assert [place.name for place in NamedModels(menu=Path("real")).all] == ["own"]
+    assert NamedModels(menu=Path("real")).controller == bundled("controller")
 
 
 def test_nothing_heavy_is_imported():
