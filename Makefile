@@ -36,7 +36,7 @@ real: $(BIN)/allot
 	test -f $(REAL)/questions.jsonl || $(BIN)/python -m recipes.real_questions $(REAL)/questions.jsonl
 	$(BIN)/allot record --small small=$(SMALL) --large large=$(LARGE) --out $(REAL)/traces \
 		--questions $(REAL)/questions.jsonl --limit $(QUESTIONS) --samples 6 --max-new-tokens $(TOKENS) \
-		--prompt '{question} Think step by step and end with the answer, as in "Answer: 7".'
+		--prompt '{question} Reason step by step, and put your final answer within \boxed{}.'
 	$(BIN)/allot train --traces $(REAL)/traces --out $(REAL)/controller --steps 200000 --num-envs 256
 	$(BIN)/allot evaluate $(REAL)/controller --traces $(REAL)/traces --num-prices 4
 	$(BIN)/allot answer --controller $(REAL)/controller --small small=$(SMALL) --large large=$(LARGE) \

@@ -17,6 +17,9 @@ from envs.traces.logs import Log
 _FEW = 20
 """Attempts below which a share tells nothing."""
 
+_MUCH, _SELDOM = 1 / 3, 0.1
+"""Share of attempts that one answer is given in, and share of these that it is right in."""
+
 _TOLERANCE = 0.005
 """Of the share that is right, against the one that a harness tells."""
 
@@ -174,8 +177,8 @@ def missing(
         yield f"parameters of {', '.join(unknown)}: say --parameters MODEL=COUNT for true costs"
 
 
-def unread_warnings(traces: TraceSet, models: Sequence[str]) -> Iterator[str]:
-    """A message for each model of whose attempts less than 80% could be read."""
+def answer_warnings(traces: TraceSet, models: Sequence[str]) -> Iterator[str]:
+    """What people are to be told of models whose answers cannot be read, or are always the same."""
     kept = "text" in traces.stored.schema.names
     for model in models:
         rows = traces.model_rows.get(model, ModelRows())
@@ -184,3 +187,20 @@ def unread_warnings(traces: TraceSet, models: Sequence[str]) -> Iterator[str]:
         texts = [] if found is None else [text for text in found["text"].to_pylist() if text]
         if message := unread_warning(model, rows.attempts, rows.read, texts):
             yield message
+        mine = traces.stored.scanner(["answer", "correct"], filter=ds.field("model") == model)
+        if message := _stuck(mine.to_table().to_pandas()):
+            yield f"{model}: {message}"
+
+
+def _stuck(attempts: pd.DataFrame) -> str | None:
+    """What is told of an `answer` that many attempts give and that is seldom `correct`, or None."""
+    given = attempts.groupby("answer", observed=True)["correct"].agg(["size", "mean"])
+    if len(attempts) < _FEW or given.empty:
+        return None
+    answer, size, right = next(given.nlargest(1, "size").itertuples(name=None))
+    if size <= _MUCH * len(attempts) or right > _SELDOM:
+        return None
+    return (
+        f"{size / len(attempts):.0%} of {len(attempts)} attempts answer {str(answer)[:20]!r}, and "
+        f"{right:.0%} of these are right; does the prompt show that as an example?"
+    )

@@ -12,6 +12,7 @@ from envs.traces.format import TraceSet
 from envs.traces.importing import import_attempts
 from envs.traces.logs import ImportOptions
 from envs.traces.recorded import read_recorded
+from envs.traces.summary import answer_warnings
 from envs.traces.table import build_table
 
 TEXTS = (r"\boxed{\frac{\sqrt{2}}{2}}", r"The answer is $1/\sqrt{2}$.", "It is 0.5.", "Answer: 1/2")
@@ -57,6 +58,14 @@ def test_each_data_set_may_have_its_own_kind(tmp_path):
 def test_answers_that_cannot_be_read_are_told(tmp_path):
     with pytest.warns(UserWarning, match="m: an answer could be read from 4 of 8 attempts"):
         imported(tmp_path, answers="exact")
+
+
+def test_an_answer_that_is_given_everywhere_and_is_wrong_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.envs.test_answer_kinds.TEXTS", ("It is 7.",) * 8 + TEXTS)
+    with pytest.warns(UserWarning, match="repeat a text"):
+        traces = imported(tmp_path, answers="number")
+    (message,) = answer_warnings(traces, ["m"])
+    assert message.startswith("m: 67% of 24 attempts answer '7', and 0% of these are right")
 
 
 def test_rows_of_a_question_file_may_name_a_kind(tmp_path):

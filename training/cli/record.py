@@ -203,7 +203,7 @@ def _questions(o: RecordOptions) -> dict[str, Any]:
 def _report(out: Path, as_json: bool) -> None:
     """Say what was recorded, and what may be wrong with it."""
     from envs.traces.format import TraceSet
-    from envs.traces.summary import unread_warnings
+    from envs.traces.summary import answer_warnings
     from training.record.progress import summary_table
 
     traces = TraceSet.read(out)
@@ -216,7 +216,7 @@ def _report(out: Path, as_json: bool) -> None:
         console.print(summary_table(summary))
         left = f" ({manifest['unfinished']} more are not whole)" if "unfinished" in manifest else ""
         console.print(f"{out}: {manifest['questions']} questions{left}", highlight=False)
-    for message in unread_warnings(traces, list(summary)):
+    for message in answer_warnings(traces, list(summary)):
         warnings.warn(message, stacklevel=2)
     for model, found in summary.items():
         if found["cut"] > _MUCH_CUT:

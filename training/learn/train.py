@@ -37,7 +37,7 @@ from envs.questions.files import only_kind
 from envs.reward import LogUniform, budget_range, price_range
 from envs.segments.table import SegmentTraces
 from envs.traces.format import TraceSet
-from envs.traces.summary import unread_warnings
+from envs.traces.summary import answer_warnings
 from envs.traces.table import TraceTable
 from envs.vector import ComputeVectorEnv
 from training.compare.simulate import outlook, play_checkpoint, utilities
@@ -178,7 +178,7 @@ def prepare(traces: AnyTraces, config: TrainConfig) -> Prepared:
     """
     learning, models = learning_of(traces), traces.models(config.ladder)
     if isinstance(traces, TraceSet):
-        for message in unread_warnings(traces, [model.name for model in models]):
+        for message in answer_warnings(traces, [model.name for model in models]):
             warnings.warn(message, stacklevel=2)
     train, validation, calibration = learning.split(traces, config)
     outcomes = learning.outcomes(train)
