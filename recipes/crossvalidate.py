@@ -25,14 +25,16 @@ from controller.card import markdown_table
 from controller.checkpoint import AnyCheckpoint
 from controller.files import write_atomically, write_text
 from controller.policy.rules import Rule
+from controller.process.episodes import EpisodeConfig
 from controller.process.lockstep import Floats
 from envs.granularity import AnyTable
 from envs.traces.format import TraceSet
-from envs.traces.table import build_table
+from envs.traces.table import TraceTable, build_table
 from training.cli.app import main as run_program
 from training.compare.learned import select_plans
 from training.compare.simulate import Played, outlook, play_checkpoint, play_rules, pool, select
 from training.compare.summary import Bootstrap
+from training.learn.calibration import cross_calibrated
 from training.learn.config import PPOConfig, TrainConfig
 from training.learn.floor import Rulebook
 from training.learn.threads import limit_threads
@@ -87,14 +89,16 @@ class Fold:
         if known is not None and cross_fitted is not None:
             places = {name: place for place, name in enumerate(table.question_ids)}
             known[[places[name] for name in learnt]] = cross_fitted
-        return table, known
+        process = self.prepared.process
+        assert isinstance(process, EpisodeConfig)
+        return cross_calibrated(table, process), known
 
     @cached_property
     def test(self) -> tuple[AnyTable, Floats | None]:
         """The fold's questions and their outlook."""
         return self._table("test")
 
-    def _table(self, *splits: str) -> tuple[AnyTable, Floats | None]:
+    def _table(self, *splits: str) -> tuple[TraceTable, Floats | None]:
         names = [model.name for model in self.prepared.models]
         table, difficulty = build_table(self.traces, splits, names), self.prepared.difficulty
         # Rules, unlike a policy, cannot do without an outlook.

@@ -415,8 +415,9 @@ RULES: Mapping[str, type[Any]] = {
     name: kind
     for name, kind in list(globals().items())
     if isinstance(kind, type) and is_dataclass(kind) and kind.__module__ == __name__
+    if kind is On or hasattr(kind, "wishes") or hasattr(kind, "asks")
 }
-"""Every rule, which is a dataclass of this module, by the name that checkpoints call it."""
+"""Every rule by the name that checkpoints call it; other dataclasses of this module are none."""
 
 _COUNTS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32)
 _CONFIDENCE = (0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99)

@@ -345,7 +345,7 @@ _ZERO_AT_START = (
     *("counts", "revisions", "rung", "top", "second", "total", "small_total", "distinct"),
     *("count_log_count", "num_attempts", "unanswered", "cuts", "last_cut", "last_agrees"),
     *("logprob_sum", "logprobs", "score_sum", "scores", "small_tokens", "unverified"),
-    *("unverified_tokens", "prefilled", "spared", "streak", "lead_sure"),
+    *("unverified_tokens", "prefilled", "spared", "streak"),
 )
 
 _LOOKED_AT = (
@@ -359,6 +359,9 @@ _LEAST_CHANCE = 1e-6
 
 _LOG_FACTORS = (-3.0, 3.0)
 """What a wording may tell of lengths: it is extrapolated to questions unlike those of training."""
+
+_TIE = 1e-9
+"""Weights that differ by less after verification are equal: they are sums in some order."""
 
 _MAX_WEIGHT = 4096
 _COUNT_LOG_COUNT = np.array([0.0] + [c * np.log(c) for c in range(1, _MAX_WEIGHT)])
@@ -402,9 +405,9 @@ class Episodes(Lockstep):
         weight: votes after verification, (N, K).
         answer_logprob, answer_logprobs: sum and count of mean log-probabilities, (N, K).
         answer_score, answer_scores: sum and count of verifier scores, (N, K).
+        answer_sure: how sure it is on a tie: as its surest attempt, (N, K); of a process with
+            `EpisodeConfig.tie_breaks` alone.
         leader: answer of most weight; -1 before the first answer.
-        lead_sure: how sure it is on a tie, by `EpisodeConfig.tie_breaks`: as its surest attempt
-            since it leads; inf where verification has made it lead.
         top, second: weight of the leader and of its closest rival.
         total: votes cast.
         distinct: answers seen.
@@ -440,11 +443,12 @@ class Episodes(Lockstep):
         self._make_answers(k, n)
         self.arm_votes = np.zeros((n, k, r) if config.is_menu else (0, 0, 0), np.int64)
         self.families = np.zeros(self.arm_votes.shape[:2], np.int64)
+        self.answer_sure = np.full((n, k) if config.tie_breaks else (0, 0), -np.inf)
         self.seen = np.zeros((config.max_attempts, n), np.int64).T
         revisers = len(config.revisers)
         self.next_child = np.zeros((revisers, k, n), np.int64).T
         self.children_left = np.zeros((revisers, k, n), np.int64).T
-        self.leader, self.lead_sure = np.full(n, NO_ANSWER), np.zeros(n)
+        self.leader = np.full(n, NO_ANSWER)
         self.top, self.second, self.total = np.zeros(n), np.zeros(n), np.zeros(n)
         self.small_total, self.distinct = np.zeros(n), np.zeros(n, np.int64)
         self.count_log_count = np.zeros(n)
@@ -495,6 +499,8 @@ class Episodes(Lockstep):
             self.children_left[used] = 0
             if self.arm_votes.size:
                 self.arm_votes[used] = self.families[used] = 0
+            if self.answer_sure.size:
+                self.answer_sure[used] = -np.inf
         for name in _ZERO_AT_START:
             getattr(self, name)[rows] = 0
         for unknown in (self.last_logprob, self.last_min_logprob):
@@ -685,8 +691,13 @@ class Episodes(Lockstep):
             revisable &= rung == 0
         self.next_child[rows[revisable], answer[revisable]] = attempts.first_child[revisable]
         self.children_left[rows[revisable], answer[revisable]] = attempts.num_children[revisable]
-        sure = self._sureness(attempts) if self.config.tie_breaks else np.where(small, -1.0, 1.0)
-        self._lead(rows, answer, sure, weight)
+        if self.config.tie_breaks:
+            surest = np.maximum(self.answer_sure[rows, answer], self._sureness(attempts))
+            self.answer_sure[rows, answer] = surest
+            surer = surest > self.answer_sure[rows, self.leader[rows]]
+        else:
+            surer = ~small
+        self._lead(rows, answer, surer, weight)
 
     def _sureness(self, attempts: AttemptColumns) -> Floats:
         """How likely attempts are right, beside others at the same question, in log-odds, (n,)."""
@@ -697,22 +708,19 @@ class Episodes(Lockstep):
         length = np.log(np.maximum(attempts.completion_tokens, 1))
         return np.asarray(base + per_nat * more + per_length * length)
 
-    def _lead(self, rows: Ints, answer: Ints, sure: Floats, weight: Floats) -> None:
+    def _lead(self, rows: Ints, answer: Ints, surer: Bools, weight: Floats) -> None:
         """Find leaders and rivals after one answer of each of `rows` got more weight.
 
-        `sure`, (n,), tells how sure the attempts are that gave it.
+        `surer`, (n,), tells whether it leads on a tie.
         """
         top, second, leader = self.top[rows], self.second[rows], self.leader[rows]
-        leads, before = answer == leader, self.lead_sure[rows]
-        overtakes = ~leads & ((weight > top) | ((weight == top) & (sure > before)))
+        leads = answer == leader
+        overtakes = ~leads & ((weight > top) | ((weight == top) & surer))
         self.second[rows] = np.where(
             leads, second, np.where(overtakes, top, np.maximum(second, weight))
         )
         self.top[rows] = np.where(leads | overtakes, weight, top)
         self.leader[rows] = np.where(overtakes, answer, leader)
-        if self.config.tie_breaks:
-            surest = np.where(leads, np.maximum(before, sure), before)
-            self.lead_sure[rows] = np.where(overtakes, sure, surest)
 
     @property
     def backers(self) -> tuple[Ints, Ints]:
@@ -766,13 +774,15 @@ class Episodes(Lockstep):
             return
         answers, known = self._seen(answered)  # (n, seen)
         at = answered[:, None], answers
-        # On a tie the larger model's answer leads, and of several the first.
-        bonus = 1e-9 * (self.large_votes[at] > 0)
+        # On a tie the surest answer leads, without tie breaks the larger model's, then the first.
         weight = np.where(known, self.weight[at], 0.0)
-        place = np.where(known, weight + bonus, -np.inf).argmax(1)
-        first = np.arange(len(answered)), place
         if self.config.tie_breaks:
-            self.lead_sure[answered[self.leader[answered] != answers[first]]] = np.inf
+            ties = known & (weight >= weight.max(1, keepdims=True) - _TIE)
+            place = np.where(ties, self.answer_sure[at], -np.inf).argmax(1)
+        else:
+            bonus = _TIE * (self.large_votes[at] > 0)
+            place = np.where(known, weight + bonus, -np.inf).argmax(1)
+        first = np.arange(len(answered)), place
         self.leader[answered] = answers[first]
         self.top[answered] = weight[first]
         weight[first] = 0.0

@@ -74,6 +74,19 @@ class TraceTable(QuestionTable):
         return question, rung, self.stream[question, rung, number]
 
     @cached_property
+    def question_of_attempt(self) -> Array:
+        """Question of each attempt, revisions' too, (M,); -1 for those of questions left out."""
+        question, _, places = self.independent
+        of = np.full(len(self.attempts), -1)
+        of[places] = question
+        while len(places):
+            first, count = self.children[places].reshape(-1, 2).T  # (n * V,) each
+            parents = np.repeat(np.repeat(places, self.children.shape[1]), count)
+            places = np.repeat(first - (count.cumsum() - count), count) + np.arange(count.sum())
+            of[places] = of[parents]
+        return of
+
+    @cached_property
     def success_rates(self) -> NDArray[np.float64]:
         """Share of recorded independent attempts that are right, (Q, R)."""
         return np.asarray(self.right(self.stream).sum(2) / self.stream_length)

@@ -98,19 +98,25 @@ def _evaluated(
     out: Path,
 ) -> Evaluation:
     """Play all, and keep what was found."""
+    from controller.process.episodes import EpisodeConfig
     from envs.granularity import recorded_of, table_of
+    from envs.traces.table import TraceTable
     from training.compare.evaluate import compare, read_others
     from training.compare.evaluation import About, save_evaluation
     from training.compare.results import CONTROLLER
     from training.compare.summary import summarise
     from training.compare.yardsticks import play_greedy
+    from training.learn.calibration import cross_calibrated
 
     checkpoints = list(controllers.values())
     first, names = checkpoints[0], [model.name for model in checkpoints[0].models]
     test = recorded_of(traces, ["test"], names)
+    tuning = table_of(traces, ["train", "validation"], names)
+    if isinstance(tuning, TraceTable) and isinstance(first.config, EpisodeConfig):
+        tuning = cross_calibrated(tuning, first.config)
     comparison = compare(
         checkpoints,
-        table_of(traces, ["train", "validation"], names),
+        tuning,
         test.table,
         others=read_others(options.beside),
         fixed=play_greedy(traces, test.questions, first.config.cost) if options.greedy else None,

@@ -41,6 +41,7 @@ from training.learn.difficulty import (
     Fitted,
     Readings,
     attempt_outcomes,
+    fit_difficulty,
     neighbours,
     read_prompts,
     stack,
@@ -145,7 +146,7 @@ def compare(
 
     Args:
         checkpoints: controllers that differ by seed alone; their episodes are pooled.
-        tuning: questions that rules are tuned on.
+        tuning: questions that rules are tuned on; an arm's judgements as `cross_calibrated`.
         test: held-out questions.
         others: controllers to compare with, of either granularity, by name; the prices are
             then from the range of the first of them.
@@ -164,7 +165,7 @@ def compare(
     by_seed = list(zip(*by_checkpoint, strict=True))
     contest.played[CONTROLLER] = [pool(played) for played in by_seed]
     config = contest.blind
-    known = contest.known() if learning.reads else None
+    known = contest.known(read) if learning.reads else None
     for family, rules in learning.families(first.config).items():
         contest.add(family, rules, config, known)
     contest.give_up()
@@ -232,10 +233,16 @@ class _Contest:
             return self.config
         return replace(self.config, reads_prompt=False)
 
-    def known(self) -> tuple[Floats, Floats] | None:
-        """Difficulty of tuning and test questions as the controller reads it, or None."""
-        tuning, test = (outlook(self.difficulty, table) for table in (self.tuning, self.test))
-        return None if tuning is None or test is None else (tuning, test)
+    def known(self, read: Readings | None) -> tuple[Floats, Floats] | None:
+        """Difficulty of tuning and test questions, or None; see `fit_difficulty`.
+
+        The controller's own read-out has seen most of the tuning questions: settings that were
+        tuned by it would trust it too much.
+        """
+        if self.difficulty is None:
+            return None
+        outcomes = learning_of(self.tuning).outcomes(self.tuning)
+        return self._on_both(fit_difficulty(self.tuning, outcomes, read))
 
     def give_up(self) -> None:
         """Let giving up cost nothing: who gives up need not so much as read the question."""

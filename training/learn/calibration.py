@@ -14,7 +14,7 @@ from torch import Tensor
 
 from controller.process.episodes import EpisodeConfig, log_odds
 from controller.process.features import quotient
-from controller.process.lockstep import Floats, chance
+from controller.process.lockstep import Array, Floats, chance
 from envs.traces.derive import enough
 from envs.traces.table import TraceTable
 from training.learn.difficulty import fold_of
@@ -52,24 +52,40 @@ def calibrate(
 def with_calibration(train: TraceTable, config: EpisodeConfig) -> tuple[TraceTable, EpisodeConfig]:
     """What to learn from, and a process that knows what its arm's judgements of attempts mean.
 
-    In the table that comes back a judgement is one of which the calibration makes the probability
-    that a calibration fitted on other questions finds, so that none tells of its own answer.
+    See `cross_calibrated` for the table.
     """
-    question, rung, places = train.independent
-    judged = ~np.isnan(train.attempts["verifier_score"][places])
-    right = train.right(train.stream)[train.stream >= 0][judged]
-    question, rung, places = (array[judged] for array in (question, rung, places))
-    odds = log_odds(train.attempts["verifier_score"][places].astype(np.float64))
-    inputs = np.column_stack([odds, np.eye(config.num_rungs)[rung]])  # (n, 1 + R)
-    whole = _platt(inputs, right)
-    fold, own_odds = fold_of(len(train), _FOLDS)[question], np.empty(len(odds))
-    for part in range(_FOLDS):
-        own = fold == part
-        own_odds[own] = inputs[own] @ _platt(inputs[~own], right[~own])
-    attempts = train.attempts.copy()
-    attempts["verifier_score"][places] = chance((own_odds - whole[1:][rung]) / whole[0])
-    calibration = tuple(whole.tolist())
-    return replace(train, attempts=attempts), replace(config, verifier_calibration=calibration)
+    inputs, right, _ = _judgements(train, config)
+    config = replace(config, verifier_calibration=tuple(_platt(inputs, right).tolist()))
+    return cross_calibrated(train, config), config
+
+
+def cross_calibrated(table: TraceTable, config: EpisodeConfig) -> TraceTable:
+    """A table whose judgements, revisions' too, tell nothing of the answers to their question.
+
+    Of each the process's calibration makes the probability that a calibration fitted on other
+    questions finds; without one the table stays as it is.
+    """
+    if not config.verifier_calibration:
+        return table
+    inputs, right, question = _judgements(table, config)
+    fold = fold_of(len(table), _FOLDS)
+    fits = [_platt(inputs[fold[question] != p], right[fold[question] != p]) for p in range(_FOLDS)]
+    attempts, of = table.attempts.copy(), table.question_of_attempt
+    places = np.flatnonzero((of >= 0) & ~np.isnan(attempts["verifier_score"]))
+    score, rung = attempts["verifier_score"][places].astype(np.float64), attempts["rung"][places]
+    own, (factor, *added) = np.array(fits)[fold[of[places]]], config.verifier_calibration
+    odds = own[:, 0] * log_odds(score) + own[np.arange(len(own)), 1 + rung]
+    attempts["verifier_score"][places] = chance((odds - np.array(added)[rung]) / factor)
+    return replace(table, attempts=attempts)
+
+
+def _judgements(table: TraceTable, config: EpisodeConfig) -> tuple[Floats, Array, Array]:
+    """Judgements of independent attempts for `_platt`, which are right, and questions; n rows."""
+    question, rung, places = table.independent
+    judged = ~np.isnan(table.attempts["verifier_score"][places])
+    odds = log_odds(table.attempts["verifier_score"][places[judged]].astype(np.float64))
+    inputs = np.column_stack([odds, np.eye(config.num_rungs)[rung[judged]]])  # (n, 1 + R)
+    return inputs, table.right(table.stream)[table.stream >= 0][judged], question[judged]
 
 
 def _platt(inputs: Floats, right: NDArray[np.bool_]) -> Floats:

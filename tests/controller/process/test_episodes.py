@@ -16,8 +16,7 @@ from controller.process.episodes import (
 ROW = np.zeros(1, np.int64)
 
 
-def begun(process, budget=np.inf):
-    episodes = Episodes(process, 1, 4)
+def begin(episodes, budget=np.inf):
     episodes.reset(
         ROW,
         price=np.array([1e-3]),
@@ -26,6 +25,11 @@ def begun(process, budget=np.inf):
         limits=np.array([[4, 2]]),
         difficulty=np.full((1, 2), np.nan),
     )
+
+
+def begun(process, budget=np.inf):
+    episodes = Episodes(process, 1, 4)
+    begin(episodes, budget)
     return episodes
 
 
@@ -100,16 +104,47 @@ def test_without_tie_breaks_the_larger_model_then_the_first_leads(process):
         replace(process, tie_breaks=(1.0,))
 
 
-@pytest.mark.parametrize(("tie_breaks", "leader"), [((), 2), (SURE, 1)])
-def test_a_leader_by_verification_gives_way_on_a_tie_as_before(process, tie_breaks, leader):
-    episodes = begun(replace(process, vote_weights=(1, 1), tie_breaks=tie_breaks))
+def verified(episodes, *scores):
+    count = len(scores)
+    episodes.score(np.repeat(ROW, count), np.arange(count), np.zeros(count, int), np.array(scores))
+    episodes.finish_verification(ROW)
+
+
+@pytest.mark.parametrize(
+    ("scores", "leader"), [((0.9, 0.9, 0.9), 1), ((0.0, 0.0, 0.0), 1), ((0.2, 0.2, 0.3), 2)]
+)
+def test_ties_that_verification_leaves_are_broken_as_before_it(process, scores, leader):
+    episodes = begun(replace(process, tie_breaks=SURE))
+    for answer, logprob in enumerate((-0.9, -0.1, -0.5)):
+        attempt(episodes, answer, logprob=logprob)
+    verified(episodes, *scores)
+    assert episodes.leader[0] == leader
+    assert episodes.top[0] >= episodes.second[0]
+
+
+@pytest.mark.parametrize(("tokens", "leader"), [(99, 2), (1, 1)])
+def test_a_leader_by_verification_gives_way_to_a_surer_answer(process, tokens, leader):
+    episodes = begun(replace(process, vote_weights=(1, 1), tie_breaks=SURE))
     attempt(episodes, 0)
     attempt(episodes, 1)
-    episodes.score(np.repeat(ROW, 2), np.array([0, 1]), np.zeros(2, int), np.array([0.2, 0.5]))
-    episodes.finish_verification(ROW)
+    verified(episodes, 0.2, 0.5)
     assert episodes.leader[0] == 1
-    attempt(episodes, 2, rung=1, tokens=99)
+    attempt(episodes, 2, rung=1, tokens=tokens)
     assert episodes.leader[0] == leader
+
+
+def test_an_answer_that_overtakes_is_as_sure_as_its_surest_attempt(process):
+    episodes = begun(replace(process, tie_breaks=SURE))
+    for answer, logprob in ((0, -0.2), (1, -0.1), (1, -0.9), (0, -0.5)):
+        attempt(episodes, answer, logprob=logprob)
+    assert episodes.leader[0] == 1
+    attempt(episodes, 0, logprob=-0.2)
+    attempt(episodes, 1, logprob=-0.9)  # it comes level, and was surer
+    assert episodes.leader[0] == 1
+    begin(episodes)
+    attempt(episodes, 0, logprob=-0.4)
+    attempt(episodes, 1, logprob=-0.5)
+    assert episodes.leader[0] == 0  # how sure answers were of another question is forgotten
 
 
 def test_each_models_prompt_is_paid_for_once(process):

@@ -16,6 +16,7 @@ from tests.menus import write_menu
 from training.learn.calibration import (
     auroc,
     calibrate,
+    cross_calibrated,
     expected_calibration_error,
     with_calibration,
     with_tie_breaks,
@@ -60,28 +61,50 @@ def test_attempts_at_one_question_are_ranked_and_probabilities_are_kept(attempts
 
 def test_judgements_become_probabilities_that_others_questions_tell(tmp_path):
     """Of arms that are right unlike often; a judgement does not tell of its own answer."""
-    menu = TraceSet.read(write_menu(tmp_path / "menu", 600, verifier="whale"))
+    menu = TraceSet.read(write_menu(tmp_path / "menu", 600, revisers=("cat",), verifier="whale"))
     models, arms = menu.models(), menu.arms()
     train, test = (build_table(menu, [s], [m.name for m in models]) for s in ("train", "test"))
     plain = derive_config(train, models, arms)
     learnt, config = with_calibration(train, plain)
 
     def seen(table, process):
-        question, rung, places = table.independent
-        said = table.attempts["verifier_score"][places].astype(float)
-        meant = calibrated(process.verifier_calibration, said, rung)
-        return question, said, meant, table.right(table.stream)[table.stream >= 0]
+        said = table.attempts["verifier_score"].astype(float)
+        meant = calibrated(process.verifier_calibration, said, table.attempts["rung"])
+        return (
+            said,
+            meant,
+            table.answer_correct[table.question_of_attempt, table.attempts["answer"]],
+        )
 
-    _, said, meant, right = seen(test, config)
+    said, meant, right = seen(test, config)
     assert expected_calibration_error(meant, right) < 0.05
     assert expected_calibration_error(said, right) > 0.08
-    question, _, crossed, right = seen(learnt, config)
+    _, crossed, right = seen(learnt, config)
     assert expected_calibration_error(crossed, right) < 0.05
     flipped = train.answer_correct.copy()
-    flipped[0] = ~flipped[0]
-    otherwise = with_calibration(replace(train, answer_correct=flipped), plain)
-    moved = np.abs(seen(*otherwise)[2] - crossed)
-    assert 10 * moved[question == 0].max() < moved.max()
+    flipped[1] = ~flipped[1]
+    relabelled = replace(train, answer_correct=flipped)
+    revises = np.ones(len(crossed), bool)
+    revises[train.independent[2]] = False
+    own = train.question_of_attempt == 1
+    for table, process in (
+        with_calibration(relabelled, plain),
+        (cross_calibrated(relabelled, config), config),
+    ):
+        moved = np.abs(seen(table, process)[1] - crossed)
+        for some in (revises, ~revises):
+            assert 10 * moved[own & some].max() < moved[some].max()
+
+
+def test_of_questions_left_out_no_attempt_is_known(tmp_path):
+    menu = TraceSet.read(write_menu(tmp_path / "menu", 60, revisers=("cat", "whale")))
+    table = build_table(menu, ["train"], [model.name for model in menu.models()])
+    of = table.question_of_attempt
+    assert of.min() == 0
+    assert np.array_equal(of, np.sort(of))
+    kept = table.take(np.array([3, 1])).question_of_attempt
+    assert all((kept[of == q] == new).all() for q, new in ((3, 0), (1, 1)))
+    assert (kept[(of != 3) & (of != 1)] == -1).all()
 
 
 def test_without_the_writer_the_verifier_alone_decides(attempts):
