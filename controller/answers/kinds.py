@@ -36,7 +36,7 @@ _VERB = re.compile(
 )
 _BULLET = re.compile(r"\s*(?:[-*•>]|\d{1,3}[.)])\s+(?=\S)")
 _ENUMERATED = re.compile(r"\s*\d{1,3}[.)]\s")
-_ASSIGNS = re.compile(r"([a-zA-Z])\s?=\s?(?=\S)")
+_ASSIGNS = re.compile(r"([a-zA-Z])\w{0,12}\s?[=∈]\s?(?=\S)")
 _LISTED = re.compile(r"(?:\b(?:is|are)\b:?|:)\s+(?=\S)")
 _WITHIN = re.compile(r"[^(),]+")
 _ROUND = str.maketrans("[]{}", "()()")
@@ -194,7 +194,7 @@ class Number(_Valued):
 
     def _loose(self, text: str) -> Iterator[tuple[str, str | None]]:
         if line := _short_line(text):
-            yield "bare", only_number(line) or expression(text)
+            yield "bare", only_number(line) or expression(text) or expression(line)
         yield "bare", _number_first(text)
         yield "last_number", last_number(cleaned(text[-_LOOSE:]))
 
@@ -265,7 +265,7 @@ class Several(_Marked):
 
     def _loose(self, text: str) -> Iterator[tuple[str, str | None]]:
         yield "listed", self._listed(cleaned(text[-_LOOSE:]).rpartition("\n")[2])
-        plain = cleaned(text)
+        plain = _unassigned(cleaned(text))
         if len(plain) <= 6 * LONGEST and "\n\n" not in plain and not _VERB.search(plain):
             items = items_of(plain)
             if plain in EMPTY or (len(items) > 1 and all(map(_is_item, items))):
@@ -445,11 +445,17 @@ def _numbers_of(plain: str) -> str | None:
 
 def _entries(plain: str) -> list[str]:
     """Entries of a list, each in one spelling; a variable that all are assigned to is left out."""
-    items = items_of(plain)
+    items = items_of(_unassigned(plain))
     assigned = [_ASSIGNS.match(item) for item in items]
     if len({found[1] if found else None for found in assigned}) == 1 and None not in assigned:
         items = [item[found.end() :] for item, found in zip(items, assigned, strict=True) if found]
     return [entry for entry in map(_entry, items) if entry]
+
+
+def _unassigned(plain: str) -> str:
+    """A list without the variable that it is assigned to."""
+    found = _ASSIGNS.match(plain)
+    return plain[found.end() :] if found and "=" not in plain[found.end() :] else plain
 
 
 def _entry(item: str) -> str | None:

@@ -60,7 +60,7 @@ NUMBER = (
     ("Answer: 3 r. 2", None),
     ("Answer: 3:2", None),
     ("Answer: 3 : 2", None),
-    ("Answer: 3 / 2", None),
+    ("Answer: 3 / 2", "1.5"),
     ("Answer: 3⁄2", "1.5"),
     ("Answer: 3 over 2", None),
     ("Answer: one half", "0.5"),
@@ -157,7 +157,7 @@ NUMBER = (
     ("35 x 10^2", "3500"),
     ("Each book cost $3 ($12 / 4).", "3"),
     ("Answer: 16.67 m/s (≈ 60 km/h)", "16.67"),
-    ("Answer: 4 and a half hours", None),
+    ("Answer: 4 and a half hours", "4.5"),
     ("Answer: one-third", "1/3"),
     ("Answer: five sixths", "5/6"),
     ("Answer: 5 sixths", None),
@@ -382,7 +382,7 @@ LIST = (
 )
 
 SET = (
-    ("Answer: x ∈ {3, 1}", "x ∈ {3, 1}"),
+    ("Answer: x ∈ {3, 1}", "1, 3"),
     ("set([1, 2])", None),
     ("Answer: x = 3 or x = -3", "-3, 3"),
     ("Answer: {(1, 2), (3, 4)}", "(1, 2), (3, 4)"),
