@@ -40,6 +40,12 @@ _ASSIGNS = re.compile(r"([a-zA-Z])\w{0,12}\s?[=∈]\s?(?=\S)")
 _LISTED = re.compile(r"(?:\b(?:is|are)\b:?|:)\s+(?=\S)")
 _WITHIN = re.compile(r"[^(),]+")
 _ROUND = str.maketrans("[]{}", "()()")
+_LABEL = re.compile(r"[^\d:=→?]{2,40}[:=→]\s*(\S.{0,30})")
+_SPOKEN = re.compile(
+    r"(?:\S+\ ){2,}.*[^\d\s][.!]|(?:\S+\ ){3,}.*[.!]|.*[\u3040-\u9fff\uac00-\ud7af].*[.!]",
+    re.VERBOSE,
+)
+"""A sentence, rather than a name with a number such as "World War 2"."""
 _LOOSE = 600
 """Characters from the end that are read without a marker."""
 _SHORT_LINE = 60
@@ -300,23 +306,27 @@ class Auto(_Valued):
         letter = None if number else letter_at_start(cleaned(passage))
         if number or letter:
             return number or letter
-        spoken = how == "stated" and " " in sentence and not _is_mostly_number(sentence)
+        said = how == "stated" or (how == "tagged" and _VERB.search(sentence))
+        spoken = said and " " in sentence and not _is_mostly_number(sentence)
         return (
-            (number_in(sentence) if spoken else None)
+            (yes_or_no(sentence) or number_in(sentence) if spoken else None)
             or _numbers_of(sentence)
             or _text_of(_unbulleted(passage), how)
         )
 
     def _loose(self, text: str) -> Iterator[tuple[str, str | None]]:
         line = _short_line(text)
-        if line and only_number(line):
-            yield "bare", only_number(line)
+        if line:
+            yield "bare", only_number(line) or _labelled(line)
         if line and _is_phrase(line):
+            yield "last_number", last_number(line) if _SPOKEN.fullmatch(line) else None
+            yield "named_letter", named_letter(line)
             yield "bare", self._passage(text, "bare")
         yield "first_word", yes_or_no(text[:40])
         yield from _CHOICE._loose(text)
         yield "bare", _number_first(text)
         yield "last_number", last_number(cleaned(text[-_LOOSE:]))
+        yield "quoted", last_quoted(text[-_LOOSE:])
 
     def _spell(self, answer: str) -> str | None:
         plain = cleaned(answer)
@@ -418,6 +428,16 @@ def _is_phrase(plain: str) -> bool:
     """Whether a line can be an answer alone: no sentence, and no marker without one."""
     is_said = _VERB.search(plain) or NO_ANSWER.search(plain) or "nswer" in plain
     return len(plain.split()) <= 8 and not is_said
+
+
+def _labelled(line: str) -> str | None:
+    """The number, choice, yes or no that a line tells after a word for it in any language."""
+    found = _LABEL.fullmatch(line)
+    if not found:
+        return None
+    told = found[1]
+    letter = letter_at_start(told) if len(told.strip(".()*")) == 1 else None
+    return only_number(told) or letter or (yes_or_no(told) if " " not in told else None)
 
 
 def _is_mostly_number(sentence: str) -> bool:

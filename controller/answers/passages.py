@@ -72,7 +72,10 @@ _ELSEWHERE = re.compile(
       |[:：=]|[是为為选選は]|[은는]|هي|(?=\ ?[-\d]))""",
     re.IGNORECASE | re.VERBOSE,
 )
-_OPENS = re.compile(r"(?:[*_](?=\s))?(?:[\s:`]|\n>\s|\*\*+\s*|__+|[*_]+(?=\s*\n))*")
+_OPENS = re.compile(
+    r"(?:[*_](?=\s))?(?:[\s:`]|[=-]{3,}(?=\s*\n)|\n>\s|\*\*+\s*|__+|[*_]+(?=\s*\n))*"
+)
+_HEADS = re.compile(r"\W*(?:the |final |correct )?answer\W*", re.IGNORECASE)
 _FIELD = re.compile(r"""["'](?:final[ _]?|correct[ _]?)?answer["']\s{0,3}:\s{0,3}""", re.IGNORECASE)
 _FIELDS = re.compile(
     r"""["'](?:(?:final[ _]?|correct[ _]?)?answer|result|choice|solution|output)["']"""
@@ -83,7 +86,8 @@ _SINGLE_QUOTED = re.compile(r"'((?:[^'\\\n]|\\.){0,200})'\s*[,}]")
 _CORRECTED = re.compile(
     r"""(?:[.!?\n,;…–—-]\s*)
     (?:wait|hmm+|oops|sorry|correction|scratch\ that|hold\ on|no(?=,|\ wait|:)|my\ mistake|i\ made
-      |actually(?=,?\ (?:it|the\ answer|\(?[A-Z]\b|-?\d))|let\ me\ re\w+|that['’]s\ (?:not|wrong))
+      |actually(?=,?\ (?:it|the\ answer|\(?[A-Z]\b|-?\d))|let\ me\ re\w+
+      |that['’]s\ (?:not(?:\ (?:right|correct))?|wrong))
     \b""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -209,7 +213,8 @@ def _braced(text: str, start: int) -> str | None:
 def _hashed(text: str) -> Iterator[str]:
     for at in _places(text, "####"):
         line = text[at + 4 : at + 4 + LONGEST_PASSAGE].partition("\n")[0].strip()
-        if line and not text[:at].rpartition("\n")[2].strip(" *"):
+        is_heading = _HEADS.fullmatch(line) is not None
+        if line and not is_heading and not text[:at].rpartition("\n")[2].strip(" *"):
             yield line
 
 

@@ -117,7 +117,7 @@ _IDEOGRAPHS = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _RIGHT = r"(?:the\ |also\ |clearly\ )?(?:correct|right|true|best|answer|most)\b"
 _LETTER = re.compile(
     rf"""(?:(?:the|so|therefore|thus|hence),?\ )?(?:correct\ )?
-    (?:(?:option|choice|letter|answer)\b:?\ ?)?
+    (?:(?:option|choice|letter|answer|opci[oó]n|opção|alternativa)\b:?\ ?)?
     (?:[\[({{"'](?P<bracketed>[A-Za-z])[.]?[\])}}"'](?![\w*])
     | (?-i:(?P<marked>[A-Z])\s?[.):](?=\s|\Z|[A-Za-z*]{{3}}|[,.]))
     | (?-i:(?P<dashed>[A-HJ-Z])(?:\ [–—-]|,)(?=\ \w{{2}}))
@@ -168,7 +168,7 @@ def letter_at_start(passage: str) -> str | None:
     >>> letter_at_start("A dog"), letter_at_start("Berlin"), letter_at_start("B or C")
     (None, None, None)
     """
-    passage = passage.strip(" \t\n*_")
+    passage = passage.strip(" \t\n*_=>")
     if len(passage.rstrip(".)")) == 1 and passage[0].isalpha() and passage.isascii():
         return passage[0].upper()
     found = _LETTER.match(passage)
