@@ -99,9 +99,11 @@ def reading_of(
     return None if last else reading
 
 
-def read_answer(text: str, named: str | None, otherwise: AnswerKind) -> str | None:
+def read_answer(
+    text: str, named: str | None, otherwise: AnswerKind, *, cut: bool = False
+) -> str | None:
     """The answer alone; see `reading_of`."""
-    reading = reading_of(text, named, otherwise)
+    reading = reading_of(text, named, otherwise, cut=cut)
     return None if reading is None else reading.answer
 
 

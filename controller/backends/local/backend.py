@@ -344,7 +344,8 @@ class LocalBackend(Backend):
             if on_text is not None and piece:
                 on_text(piece)
             if watcher is not None:
-                watcher.wrote(piece, logprob, last=ended or place + 1 == longest)
+                last = ended or place + 1 == longest
+                watcher.wrote(piece, logprob, last=last, cut=last and not ended)
 
         return tell
 
