@@ -39,6 +39,7 @@ class Sample:
         ends: characters of the text after each token.
         logprobs: of each token, in nats.
         done: whether it has ended.
+        cut: whether it has because it is as long as an attempt may be.
         failed: whether it cannot be written to its end.
         looked: told after each change.
     """
@@ -47,16 +48,17 @@ class Sample:
     ends: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     done: bool = False
+    cut: bool = False
     failed: bool = False
     looked: Callable[[], None] = lambda: None
 
-    def wrote(self, text: str, logprob: float, *, last: bool = False) -> None:
+    def wrote(self, text: str, logprob: float, *, last: bool = False, cut: bool = False) -> None:
         """See `Watcher.wrote`."""
         if math.isfinite(logprob):
             self.text += text
             self.ends.append(len(self.text))
             self.logprobs.append(logprob)
-            self.done = last
+            self.done, self.cut = last, cut
         else:
             self.failed = True
         self.looked()
@@ -64,7 +66,7 @@ class Sample:
     def end(self, attempt: Attempt) -> None:
         """What came of it; a server need not have told all of the text as it was written."""
         self.failed = attempt.error is not None
-        self.done = not self.failed
+        self.done, self.cut = not self.failed, attempt.cut
         if self.done:
             self.text = attempt.text or self.text
 
@@ -198,7 +200,7 @@ class Race:
         kind = answer_kind(self.question.answers or UNSTATED)
         known, numbers = dict[str, int](), list[int]()
         for sample in self.samples:
-            answer = read_answer(sample.text, None, kind) if sample.done else None
+            answer = read_answer(sample.text, None, kind, cut=sample.cut) if sample.done else None
             numbers.append(-1 if answer is None else known.setdefault(answer, len(known)))
         return numbers, list(known)
 

@@ -37,6 +37,8 @@ UNNAMED = "exact"
 EXAMPLES = 3
 """Texts that a warning shows."""
 
+_LAST = ("bare", "last_number", "listed", "quoted")
+"""Rules that take what a text ends with."""
 _LEAST_READ, _SHOWN = 0.8, 100
 _WORKED = ("####", "\\boxed")
 
@@ -85,14 +87,23 @@ def imported(option: str, name: str) -> Callable[..., Any]:
     return found
 
 
-def reading_of(text: str, named: str | None, otherwise: AnswerKind) -> Reading | None:
-    """The answer that a text states, by the kind that its question names, if it does."""
-    return (answer_kind(named) if named else otherwise).read(text)
+def reading_of(
+    text: str, named: str | None, otherwise: AnswerKind, *, cut: bool = False
+) -> Reading | None:
+    """The answer that a text states, by the kind that its question names, if it does.
+
+    Of a text that was cut short, what comes last is no answer unless it is all there is.
+    """
+    reading = (answer_kind(named) if named else otherwise).read(text)
+    last = cut and reading is not None and reading.how in _LAST and len(text.split()) > 1
+    return None if last else reading
 
 
-def read_answer(text: str, named: str | None, otherwise: AnswerKind) -> str | None:
+def read_answer(
+    text: str, named: str | None, otherwise: AnswerKind, *, cut: bool = False
+) -> str | None:
     """The answer alone; see `reading_of`."""
-    reading = reading_of(text, named, otherwise)
+    reading = reading_of(text, named, otherwise, cut=cut)
     return None if reading is None else reading.answer
 
 

@@ -22,13 +22,22 @@ TIMEOUT_S = 2.0
 
 _EXPRESSION = re.compile(
     r"(?:[-+*×·/^_(){}=.!|\d\s√π]"
-    r"|\\(?:sqrt|pi|frac|cdot|times|div|infty|ln|log|sin|cos|tan|left|right|binom)"
+    r"|sqrt|pi|\\(?:sqrt|pi|frac|cdot|times|div|infty|ln|log|sin|cos|tan|left|right|binom)"
     r"|[a-zA-Z](?![a-zA-Z]))+"
 )
-_MATHS = re.compile(r"\\|\^|\d\s*[+*×√π!]|[+*×√]\s*[\d(]|[-/]\s*[a-z]|[a-z]\s*[-/+]|\d\s?[a-z]$|π")
+_MATHS = re.compile(
+    r"sqrt|\\|\^|\d\s*[+*×√π!]|[+*×√]\s*[\d(]|[-/]\s*[a-z]|[a-z]\s*[-/+]|\d\s?[a-z]$|π"
+)
 _NO_MATHS = re.compile(r"[a-z\d]\s+\d|\+/-")
 _LEFT_OUT = re.compile(r"\\[()\[\]]|\\[,;:! ]|\\(?:text|mathrm)\{[^{}]{0,40}\}")
 _NAMED = re.compile(r"^[a-zA-Z](?:\(\w\))?\s*=\s*")
+_TYPED = (
+    (re.compile(r"\*\*"), "^"),
+    (re.compile(r"(?<![\\a-z])(?:sqrt|√)\s?\(([^()]{1,60})\)"), r"\\sqrt{\1}"),
+    (re.compile(r"√\s?(\d+|[a-z])"), r"\\sqrt{\1}"),
+    (re.compile(r"π|(?<![\\a-z])pi(?![a-z])"), r"\\pi "),
+)
+"""What is not LaTeX in expressions, as people type it, and what it is in LaTeX."""
 _LONGEST = 200
 
 
@@ -39,7 +48,8 @@ def expression(passage: str) -> str | None:
     ('2\\sqrt{3}', None)
     """
     text = passage.strip().rstrip(".").strip("$ ").rstrip(".")
-    text = _NAMED.sub("", _LEFT_OUT.sub("", text).strip()).replace("\\dfrac", "\\frac")
+    text = _NAMED.sub("", _LEFT_OUT.sub("", text).strip())
+    text = re.sub(r"\\[dt]frac", r"\\frac", text)
     if not is_expression(text):
         return None
     return " ".join(text.replace("\\left", "").replace("\\right", "").split())
@@ -98,8 +108,14 @@ def equal_expressions(one: str, other: str) -> bool:
     # It warns that somebody else has to watch the time: `same_value` does.
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     latex = [LatexExtractionConfig()]
-    parsed = [parse(f"${text}$", latex, parsing_timeout=None) for text in (one, other)]
+    parsed = [parse(f"${_latex(text)}$", latex, parsing_timeout=None) for text in (one, other)]
     return all(parsed) and bool(verify(*parsed, timeout_seconds=None))
+
+
+def _latex(text: str) -> str:
+    for typed, latex in _TYPED:
+        text = typed.sub(latex, text)
+    return text
 
 
 @cache

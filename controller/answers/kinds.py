@@ -36,10 +36,16 @@ _VERB = re.compile(
 )
 _BULLET = re.compile(r"\s*(?:[-*•>]|\d{1,3}[.)])\s+(?=\S)")
 _ENUMERATED = re.compile(r"\s*\d{1,3}[.)]\s")
-_ASSIGNS = re.compile(r"([a-zA-Z])\s?=\s?(?=\S)")
+_ASSIGNS = re.compile(r"([a-zA-Z])\w{0,12}\s?[=∈]\s?(?=\S)")
 _LISTED = re.compile(r"(?:\b(?:is|are)\b:?|:)\s+(?=\S)")
 _WITHIN = re.compile(r"[^(),]+")
 _ROUND = str.maketrans("[]{}", "()()")
+_LABEL = re.compile(r"[^\d:=→?]{2,40}[:=→]\s*(\S.{0,30})")
+_SPOKEN = re.compile(
+    r"(?:\S+\ ){2,}.*[^\d\s][.!]|(?:\S+\ ){3,}.*[.!]|.*[\u3040-\u9fff\uac00-\ud7af].*[.!]",
+    re.VERBOSE,
+)
+"""A sentence, rather than a name with a number such as "World War 2"."""
 _LOOSE = 600
 """Characters from the end that are read without a marker."""
 _SHORT_LINE = 60
@@ -194,7 +200,7 @@ class Number(_Valued):
 
     def _loose(self, text: str) -> Iterator[tuple[str, str | None]]:
         if line := _short_line(text):
-            yield "bare", only_number(line) or expression(text)
+            yield "bare", only_number(line) or expression(text) or expression(line)
         yield "bare", _number_first(text)
         yield "last_number", last_number(cleaned(text[-_LOOSE:]))
 
@@ -265,7 +271,7 @@ class Several(_Marked):
 
     def _loose(self, text: str) -> Iterator[tuple[str, str | None]]:
         yield "listed", self._listed(cleaned(text[-_LOOSE:]).rpartition("\n")[2])
-        plain = cleaned(text)
+        plain = _unassigned(cleaned(text))
         if len(plain) <= 6 * LONGEST and "\n\n" not in plain and not _VERB.search(plain):
             items = items_of(plain)
             if plain in EMPTY or (len(items) > 1 and all(map(_is_item, items))):
@@ -300,23 +306,27 @@ class Auto(_Valued):
         letter = None if number else letter_at_start(cleaned(passage))
         if number or letter:
             return number or letter
-        spoken = how == "stated" and " " in sentence and not _is_mostly_number(sentence)
+        said = how == "stated" or (how == "tagged" and _VERB.search(sentence))
+        spoken = said and " " in sentence and not _is_mostly_number(sentence)
         return (
-            (number_in(sentence) if spoken else None)
+            (yes_or_no(sentence) or number_in(sentence) if spoken else None)
             or _numbers_of(sentence)
             or _text_of(_unbulleted(passage), how)
         )
 
     def _loose(self, text: str) -> Iterator[tuple[str, str | None]]:
         line = _short_line(text)
-        if line and only_number(line):
-            yield "bare", only_number(line)
+        if line:
+            yield "bare", only_number(line) or _labelled(line)
         if line and _is_phrase(line):
+            yield "last_number", last_number(line) if _SPOKEN.fullmatch(line) else None
+            yield "named_letter", named_letter(line)
             yield "bare", self._passage(text, "bare")
         yield "first_word", yes_or_no(text[:40])
         yield from _CHOICE._loose(text)
         yield "bare", _number_first(text)
         yield "last_number", last_number(cleaned(text[-_LOOSE:]))
+        yield "quoted", last_quoted(text[-_LOOSE:])
 
     def _spell(self, answer: str) -> str | None:
         plain = cleaned(answer)
@@ -420,6 +430,16 @@ def _is_phrase(plain: str) -> bool:
     return len(plain.split()) <= 8 and not is_said
 
 
+def _labelled(line: str) -> str | None:
+    """The number, choice, yes or no that a line tells after a word for it in any language."""
+    found = _LABEL.fullmatch(line)
+    if not found:
+        return None
+    told = found[1]
+    letter = letter_at_start(told) if len(told.strip(".()*")) == 1 else None
+    return only_number(told) or letter or (yes_or_no(told) if " " not in told else None)
+
+
 def _is_mostly_number(sentence: str) -> bool:
     """Whether a sentence begins with a number that could not be read."""
     return re.match(r"[^\w\s]{0,3}\d", sentence) is not None
@@ -445,11 +465,17 @@ def _numbers_of(plain: str) -> str | None:
 
 def _entries(plain: str) -> list[str]:
     """Entries of a list, each in one spelling; a variable that all are assigned to is left out."""
-    items = items_of(plain)
+    items = items_of(_unassigned(plain))
     assigned = [_ASSIGNS.match(item) for item in items]
     if len({found[1] if found else None for found in assigned}) == 1 and None not in assigned:
         items = [item[found.end() :] for item, found in zip(items, assigned, strict=True) if found]
     return [entry for entry in map(_entry, items) if entry]
+
+
+def _unassigned(plain: str) -> str:
+    """A list without the variable that it is assigned to."""
+    found = _ASSIGNS.match(plain)
+    return plain[found.end() :] if found and "=" not in plain[found.end() :] else plain
 
 
 def _entry(item: str) -> str | None:

@@ -13,18 +13,24 @@ _WRAPPED = re.compile(
     r"\\(?:text\w{0,6}|math\w{2,4}|operatorname|[mh]box|emph|boldsymbol|bm|underline|boxed)"
     r"\s?\{([^{}]*)\}"
 )
-_COLOURED = re.compile(r"\\(?:text)?color\s?\{[^{}]{0,20}\}")
+_COLOURED = re.compile(
+    r"\\(?:(?:text)?color|pmod)\s?\{[^{}]{0,20}\}"
+    r"|\\(?:tiny|small|normalsize|large|Large|LARGE|huge|Huge)(?![a-zA-Z])"
+)
 _PART = r"\{\s*([^{}]*?)\s*\}"
 _FRACTION = re.compile(rf"([-+]?)(\d?)\\[dtc]?frac\s?(?:{_PART}\s?{_PART}|(\d)(\d))")
 _OF_FRACTION = re.compile(r"(-?)(\d+(?:\.\d+)?)")
 _DOLLARS = re.compile(r"(?<!\\)\$\$?(?=\S)((?:[^$\n\\]|\\.){1,200}?)(?<=\S)\$\$?(?!\d)")
-_TEX = re.compile(r"\\(?:([a-zA-Z]{2,12})(?![a-zA-Z])|([()\[\]!,;: $%&#{}_]))|\{,\}|\^\{?\\circ\}?")
+_TEX = re.compile(
+    r"\\(?:([a-zA-Z]{2,12})(?![a-zA-Z])|([()\[\]!,;: $%&#{}_]))|\{([,.:;=])\}|\^\{?\\circ\}?"
+)
 _TEX_SPELLED = {
     "left": "", "right": "", "displaystyle": "", "bf": "", "quad": " ", "qquad": " ",
     "degree": "°", "times": "×", "cdot": "×", "div": "÷", "approx": "≈", "thickapprox": "≈",
     "implies": "=", "Rightarrow": "=", "to": "→", "rightarrow": "→", "ge": "≥", "geq": "≥",
     "le": "≤", "leq": "≤", "pm": "±", "mp": "±", "ne": "≠", "neq": "≠", "lt": "<", "gt": ">",
-    "pounds": "£", "euro": "€", "yen": "¥", "therefore": "", "emptyset": "∅", "varnothing": "∅",
+    "in": "∈", "pounds": "£", "euro": "€", "yen": "¥", "therefore": "", "emptyset": "∅",
+    "varnothing": "∅",
     "(": "", ")": "", "[": "", "]": "", "!": "", ",": " ", ";": " ", ":": " ", " ": " ",
 }  # fmt: skip
 
@@ -37,7 +43,10 @@ _TAGS = re.compile(
 _LINES = {"p", "br", "hr", "div", "li", "ul", "ol", "tr", "table", "h1", "h2", "h3"}
 _BOLD = re.compile(r"(?<![\w)])[*_]{2,3}|[*_]{2,3}(?![\w(])|`{1,3}")
 _SLANTED = re.compile(r"(?<![\w*\\)}])([*_])(?=[^\s*_])([^*_\n]{1,100})(?<=\S)\1(?![\w*])")
-_STRUCK = re.compile(r"~~[^~\n]{1,200}~~")
+_STRUCK = re.compile(r"~~[^~\n]{1,200}~~|<<[^<>\n]{1,80}>>(?=\s?[-$\d])")
+"""What was crossed out, and the sums that GSM8K's solutions have before their results."""
+_HEADING = re.compile(r"^\s{0,3}#{1,6}\s(?=.*\S)", re.MULTILINE)
+_AND_A_HALF, _SPACED = re.compile(r"(?<=\d) and an? half\b"), re.compile(r"(?<=\d) / (?=\d)")
 _LINKED = re.compile(r"\[([^\[\]\n]{1,100})\]\(https?:[^()\s]{1,200}\)|==([^=\n]{1,100})==")
 _FENCE = re.compile(r"^\s{0,3}```\w*[ \t]*$", re.MULTILINE)
 
@@ -48,7 +57,16 @@ _ODD = re.compile(
     rf"[{_RAISED}]+|[{_LOWERED}]+"
     rf"|(?<=[{_IDEOGRAPHS}])(?=[A-Za-z\d])|(?<=[A-Za-z\d])(?=[{_IDEOGRAPHS}])|[^\x00-\x7f]"
 )
-_SPELLED = {"。": ". ", "、": ", ", "，": ", ", "；": "; ", "\u2044": "/", "∴": ""}
+_SPELLED = {
+    "。": ". ",
+    "、": ", ",
+    "，": ", ",
+    "；": "; ",
+    "\u2044": "/",
+    "∴": "",
+    "⇒": "=>",
+    "⟹": "=>",
+}
 _SPELLED |= dict.fromkeys("\u2212\u2010\u2011\ufe63\uff0d", "-")
 _KEPT = "°™®"
 
@@ -65,12 +83,18 @@ def cleaned(passage: str) -> str:
         return passage.strip()
     if "$" in passage:
         passage = _DOLLARS.sub(r"\1", passage)
-    if "\\" in passage or "{,}" in passage:
+    if "\\" in passage or "{" in passage:
         passage = _latex(passage)
     if "<" in passage or "[" in passage:
         passage = _LINKED.sub(r"\1\2", _TAGS.sub(_tag, passage))
     if "`" in passage:
         passage = _FENCE.sub("", passage)
+    if "#" in passage:
+        passage = _HEADING.sub("", passage)
+    if "half" in passage:
+        passage = _AND_A_HALF.sub(" 1/2", passage)
+    if " / " in passage:
+        passage = _SPACED.sub("/", passage)
     if "*" in passage or "_" in passage or "`" in passage or "=" in passage or "~" in passage:
         passage = _SLANTED.sub(r"\2", _BOLD.sub("", _STRUCK.sub("", passage)))
         passage = _LINKED.sub(r"\1\2", passage)
@@ -106,8 +130,8 @@ def _fraction(found: re.Match[str]) -> str:
 
 
 def _command(found: re.Match[str]) -> str:
-    if found[0] == "{,}":
-        return ","
+    if found[3]:
+        return found[3]
     if found[0][0] == "^":
         return "°"
     name = found[1] or found[2]

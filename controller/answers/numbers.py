@@ -74,7 +74,7 @@ _LINK = re.compile(
     (?:\s*(?:,|;|[-–—/|×*+÷±·<>≤≥→x]|\+/-|->|=>
        |,?\s(?:and|or|nor)\s|\s(?:to|by|of|through)\s
        |\s(?:over|versus|vs\.?|plus|minus|times|remainder|rem\.?|R|r\.?|until)\s)\s*
-      [(\[{{]? | :|\ :\ |\ (?:and\ )?|R|r)
+      [(\[{{$€£¥₹]? | :|\ :\ |\ (?:and\ )?|R|r)
     |(?:\ {_NOUN}){{1,2}}\ and\ |\)\s?\(|[;,]?\ \(?[a-z]\)\ |\ (?:out\ of|over|[xX])\ """,
     re.VERBOSE | re.IGNORECASE,
 )

@@ -27,12 +27,27 @@ _PLAIN_MARKERS = {
     "hashes": re.compile(r"####\s*(.+)"),
     "stated": re.compile(r"(?:final answer|answer)\s*(?:is|:)\s*(.+)", re.IGNORECASE),
 }
-_THOUGHTS = ("think", "thinking", "thought", "reasoning", "reflection")
-_BOXES = ("\\boxed", "\\fbox")
-_TAG = re.compile(
-    r"<(answer|final_answer|final)>(.{1,600}?)(?:</\1>|\Z)", re.IGNORECASE | re.DOTALL
+_THOUGHT = (
+    r"[\w:]{0,20}(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|analysis|scratchpad"
+    r"|monologue)"
 )
-_OPEN_TAG = re.compile(r"<(?:final_)?answer>|<final>", re.IGNORECASE)
+_THOUGHTS_BEGIN = re.compile(
+    rf"[<\[◁]\|?(?:begin_of_|start_)?{_THOUGHT}\|?[>\]▷]|<\|channel\|>(?:analysis|commentary)\b",
+    re.IGNORECASE,
+)
+_THOUGHTS_END = re.compile(
+    rf"[<\[◁]\|?(?:/|end_of_|end_){_THOUGHT}\|?[>\]▷]|<\|channel\|>final<\|message\|>"
+    r"|(?<=[\w.!?)])assistantfinal(?-i:(?![a-z]))",
+    re.IGNORECASE,
+)
+"""Also of gpt-oss, whose marks may have been left out: `analysis... assistantfinal...`."""
+_BOXES = ("\\boxed", "\\fbox", "\\framebox")
+_TAG = re.compile(
+    r"<(answer|final_answer|final)(?: [^<>]{0,60})?>(?P<told>.{1,600}?)(?:</\1>|\Z)"
+    r"|<(solution|output|result)>(?P<ends>.{1,600}?)</\3>\s*\Z",
+    re.IGNORECASE | re.DOTALL,
+)
+_OPEN_TAG = re.compile(r"<(?:(?:final_)?answer|final|solution|output|result)\b", re.IGNORECASE)
 _MARKS = r"[\]\"'*_`)]{0,6}"
 _STATED = re.compile(
     rf"""answers?\b(?:\ key|\ choice)?{_MARKS}
@@ -57,7 +72,10 @@ _ELSEWHERE = re.compile(
       |[:：=]|[是为為选選は]|[은는]|هي|(?=\ ?[-\d]))""",
     re.IGNORECASE | re.VERBOSE,
 )
-_OPENS = re.compile(r"(?:[\s:`]|\n>\s|\*\*+\s*|__+|[*_]+(?=\s*\n))+")
+_OPENS = re.compile(
+    r"(?:[*_](?=\s))?(?:[\s:`]|[=-]{3,}(?=\s*\n)|\n>\s|\*\*+\s*|__+|[*_]+(?=\s*\n))*"
+)
+_HEADS = re.compile(r"\W*(?:the |final |correct )?answer\W*", re.IGNORECASE)
 _FIELD = re.compile(r"""["'](?:final[ _]?|correct[ _]?)?answer["']\s{0,3}:\s{0,3}""", re.IGNORECASE)
 _FIELDS = re.compile(
     r"""["'](?:(?:final[ _]?|correct[ _]?)?answer|result|choice|solution|output)["']"""
@@ -68,7 +86,8 @@ _SINGLE_QUOTED = re.compile(r"'((?:[^'\\\n]|\\.){0,200})'\s*[,}]")
 _CORRECTED = re.compile(
     r"""(?:[.!?\n,;…–—-]\s*)
     (?:wait|hmm+|oops|sorry|correction|scratch\ that|hold\ on|no(?=,|\ wait|:)|my\ mistake|i\ made
-      |actually(?=,?\ (?:it|the\ answer|\(?[A-Z]\b|-?\d))|let\ me\ re\w+|that['’]s\ (?:not|wrong))
+      |actually(?=,?\ (?:it|the\ answer|\(?[A-Z]\b|-?\d))|let\ me\ re\w+
+      |that['’]s\ (?:not(?:\ (?:right|correct))?|wrong))
     \b""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -82,16 +101,16 @@ _INSTEAD = re.compile(
 def tail(text: str) -> str:
     """The part of a text that can hold its answer: after its thoughts, and not without end.
 
-    >>> tail("<think>5?</think> 6"), tail("<think>so it is 5")
+    >>> tail("<think>5?</think> 6"), tail("[THINK]so it is 5")
     (' 6', '')
     """
     text = text[-_LONGEST_TEXT:]
-    for name in _THOUGHTS if "<" in text else ():
-        before, end, after = text.rpartition(f"</{name}>")
-        text = after if end and after.strip() else before if end else text
-        opened = text.rfind(f"<{name}>")
-        text = text[:opened] if opened >= 0 and not end else text
-    return text
+    ends = [found.span() for found in _THOUGHTS_END.finditer(text)]
+    if ends:
+        before, after = text[: ends[-1][0]], text[ends[-1][1] :]
+        return after if after.strip() else before
+    begins = [found.start() for found in _THOUGHTS_BEGIN.finditer(text)]
+    return text[: begins[-1]] if begins else text
 
 
 def is_cut(text: str) -> bool:
@@ -114,8 +133,8 @@ def marked(text: str) -> Iterator[tuple[str, str]]:
     for content in _boxes(text):
         yield "boxed", _restated(content)
     if _OPEN_TAG.search(text):
-        for _, content in _TAG.findall(text)[: -_TRIES - 1 : -1]:
-            yield "tagged", _restated(content)
+        for found in list(_TAG.finditer(text))[: -_TRIES - 1 : -1]:
+            yield "tagged", _restated(found["told"] or found["ends"])
     for content in _hashed(text):
         yield "hashes", _restated(content)
     for content in _fields(text):
@@ -194,7 +213,8 @@ def _braced(text: str, start: int) -> str | None:
 def _hashed(text: str) -> Iterator[str]:
     for at in _places(text, "####"):
         line = text[at + 4 : at + 4 + LONGEST_PASSAGE].partition("\n")[0].strip()
-        if line and not text[:at].rpartition("\n")[2].strip(" *"):
+        is_heading = _HEADS.fullmatch(line) is not None
+        if line and not is_heading and not text[:at].rpartition("\n")[2].strip(" *"):
             yield line
 
 
@@ -218,7 +238,7 @@ def _following(text: str, start: int) -> str:
     """A passage; it begins with a line's end if it begins on a new line."""
     passage = text[start : start + LONGEST_PASSAGE]
     markup = _OPENS.match(passage)
-    plain = passage[markup.end() :] if markup else passage
+    plain = passage[markup.end() if markup else 0 :]
     is_new_line = "\n" in text[start - 1 : start + len(passage) - len(plain)]
     plain = plain.partition("\n\n")[0] if len(plain) > _SHORT_PASSAGE else plain
     return "\n" + plain if is_new_line else plain

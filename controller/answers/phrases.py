@@ -15,11 +15,13 @@ _SENTENCE_END = re.compile(
     rf"(?:(?<=\w\w)|(?<=[\d)%°\]$€£”\"])){_ABBREVIATED}[.!?]['\"”)]?(?=\s+(?:[A-Z(“\"]|$))|\n"
 )
 _REASON = re.compile(r"\s(?:because|since)\s")
-_QUOTED = re.compile(r"[\"“]([^\"“”\n]{1,60})[.!]?[\"”][.!]?\s*$")
+_QUOTED = re.compile(r"(?:[\"“]|\*\*)([^\"“”*\n]{1,60})[.!]?(?:[\"”]|\*\*)[.!]?\s*$")
 _ARTICLE = re.compile(r"(?:the|an?)\s+(?=\w)")
 _BULLET = re.compile(r"(?m)^\s*(?:[-*•]|\d{1,3}[.)])\s+")
 _BRACKETS = {"[": "]", "(": ")", "{": "}", "<": ">"}
 _SEPARATOR = re.compile(r"[;\n]|,|\s(?:and|or|&|und|et|и)\s|\s[ye]\s(?=-?\d)")
+_ARROW = re.compile(r"\s(?:→|->)\s")
+_UNSPACED = re.compile(r"(?<=\d),(?=-?\d)")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 EMPTY = ("[]", "{}", "()", "∅", "\\{\\}")
 
@@ -35,7 +37,7 @@ def without_reason(sentence: str) -> str:
 
 
 def last_quoted(text: str) -> str | None:
-    """What a text ends with, if it stands in quotes.
+    """What a text ends with, if it stands in quotes or is bold.
 
     >>> last_quoted('The word is spelled backward as "nus".'), last_quoted("It is nus.")
     ('nus', None)
@@ -51,6 +53,8 @@ def short_text(text: str) -> str | None:
     ('nile', 'a', 'aunt')
     """
     words = " ".join(unicodedata.normalize("NFKC", text).casefold().split()).strip(EDGES)
+    if words[:1] in _BRACKETS:
+        words = _UNSPACED.sub(", ", words)
     if len(words) > 2 and _encloses(words):
         words = words[1:-1].strip(EDGES)
     return _ARTICLE.sub("", words, count=1) if _ARTICLE.match(words) else words or None
@@ -73,6 +77,7 @@ def items_of(passage: str) -> list[str]:
     if depths is None:
         return []
     marks = [found for found in _SEPARATOR.finditer(passage) if not depths[found.start()]]
+    marks = marks or list(_ARROW.finditer(passage))
     strong = any(
         found[0] in ";\n" or passage[found.end() : found.end() + 1] == " " for found in marks
     )
@@ -112,7 +117,7 @@ _IDEOGRAPHS = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _RIGHT = r"(?:the\ |also\ |clearly\ )?(?:correct|right|true|best|answer|most)\b"
 _LETTER = re.compile(
     rf"""(?:(?:the|so|therefore|thus|hence),?\ )?(?:correct\ )?
-    (?:(?:option|choice|letter|answer)\b:?\ ?)?
+    (?:(?:option|choice|letter|answer|opci[oó]n|opção|alternativa)\b:?\ ?)?
     (?:[\[({{"'](?P<bracketed>[A-Za-z])[.]?[\])}}"'](?![\w*])
     | (?-i:(?P<marked>[A-Z])\s?[.):](?=\s|\Z|[A-Za-z*]{{3}}|[,.]))
     | (?-i:(?P<dashed>[A-HJ-Z])(?:\ [–—-]|,)(?=\ \w{{2}}))
@@ -137,17 +142,18 @@ _NAMED = (
         r"|[选選](?:择|擇)?\s?[:：]?\s?\(?([A-Z])(?![A-Za-z])"
     ),
     re.compile(
-        rf"(?<![\w'’])\(?([A-HJ-Z])[).:]?(?:\ [^.\n]{{1,60}}?)?"
-        rf"\ (?:is|seems|must\ be|would\ be)\ {_RIGHT}",
+        rf"(?<![\w'’])\(?([A-HJ-Z])[).:]?(?:\ (?:(?!\b[A-Z]\b)[^.\n]){{1,60}}?)?"
+        rf"\ (?:(?:is|seems|must\ be|would\ be)\ {_RIGHT}|(?:remains|works|fits)\b)",
         re.VERBOSE,
     ),
     re.compile(
-        r"\b(?i:therefore|thus|hence|so|is|it's|be|with|for|choose|pick|select|definitely|probably)"
-        r",?[ *]{1,3}\(?([A-HJ-Z])\)?\**[.!]?\s*$"
+        r"\b(?i:therefore|thus|hence|so|is|it's|be|with|for|choose|pick|select|definitely|probably"
+        r"|leaves|answer['’]s),?[ *]{1,3}\(?([A-HJ-Z])\)?\**"
+        r"(?:[.!]?\s*$|,?\ (?:as|since|because)\b)"
     ),
 )
 _YES_NO = re.compile(
-    r"(yes|no|true|false)\b(?=[.,!;:\s–—-]|$)"
+    r"(yes|no|true|false)\b(?=[*]{0,3}(?:[.,!;:\s–—-]|$))"
     r"(?!\.? (?:one|matter|more|idea|answer|solution|information|way|such|need|problem|doubt)\b)"
     r"(?!\.? \d)",
     re.IGNORECASE,
@@ -162,7 +168,7 @@ def letter_at_start(passage: str) -> str | None:
     >>> letter_at_start("A dog"), letter_at_start("Berlin"), letter_at_start("B or C")
     (None, None, None)
     """
-    passage = passage.strip(" \t\n*_")
+    passage = passage.strip(" \t\n*_=>")
     if len(passage.rstrip(".)")) == 1 and passage[0].isalpha() and passage.isascii():
         return passage[0].upper()
     found = _LETTER.match(passage)
@@ -196,5 +202,5 @@ def named_letter(text: str) -> str | None:
 
 def yes_or_no(text: str) -> str | None:
     """A yes, no, true or false that a text begins with."""
-    found = _YES_NO.match(text.lstrip(EDGES))
+    found = _YES_NO.match(text.lstrip(EDGES).replace("_", ""))
     return found[1].lower() if found else None

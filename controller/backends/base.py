@@ -48,11 +48,11 @@ class Flag(Protocol):
 class Watcher(Protocol):
     """Is told of an attempt while it is written."""
 
-    def wrote(self, text: str, logprob: float, *, last: bool = False) -> None:
+    def wrote(self, text: str, logprob: float, *, last: bool = False, cut: bool = False) -> None:
         """One more token: text that is complete with it, and its log-probability in nats.
 
-        Backends that write several attempts in step tell the `last` one as such, and NaN for the
-        log-probability where an attempt fails.
+        Backends that write several attempts in step tell the `last` one as such, whether it is
+        one because the attempt is `cut`, and NaN for the log-probability where an attempt fails.
         """
         ...
 

@@ -49,7 +49,7 @@ class PartIn(Compatible):
     text: Text
 
 
-Parts = Annotated[list[PartIn], Field(max_length=MAX_MESSAGES)]
+Parts = Annotated[list[PartIn], Field(min_length=1, max_length=MAX_MESSAGES)]
 
 
 class TurnIn(Compatible):

@@ -39,7 +39,7 @@ from controller.process.actions import ActionKind
 from controller.process.cost import Usage
 from controller.process.episodes import EpisodeConfig
 from controller.process.terms import Terms
-from controller.process.types import Attempt, ModelSpec, Question
+from controller.process.types import CUT, Attempt, ModelSpec, Question
 from controller.server.engine import Engine, RequestTerms
 from controller.server.limits import Budgets, unwanted
 from controller.server.ops import Metrics, service_log
@@ -223,7 +223,8 @@ def _attempt(
         raise ConfigError(
             f"attempts.{index}.rung: expected one of {list(own)} for {given.action}, found {rung}"
         )
-    read = read_answer(given.text, None, answers) if given.text is not None else None
+    cut = given.finish_reason == CUT
+    read = read_answer(given.text, None, answers, cut=cut) if given.text is not None else None
     return Attempt(
         attempt_id=str(index),
         question_id="",

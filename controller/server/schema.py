@@ -90,7 +90,7 @@ TermsIn = dict[str, Any] | None
 """Read together with headers, by `read_terms`."""
 
 
-class TextPart(Compatible):
+class TextPart(Passed):
     """A part of a message; only text can be answered."""
 
     type: Literal["text"]
@@ -150,7 +150,9 @@ class MessageIn(Passed):
     """A turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Text | Annotated[list[TextPart], Field(max_length=MAX_MESSAGES)] | None = None
+    content: (
+        Text | Annotated[list[TextPart], Field(min_length=1, max_length=MAX_MESSAGES)] | None
+    ) = None
     refusal: Text | None = None
     tool_calls: Annotated[list[CallIn], Field(max_length=MAX_TOOLS)] | None = None
     tool_call_id: Name | None = None
@@ -163,6 +165,13 @@ class MessageIn(Passed):
         if (self.role == "tool") != (self.tool_call_id is not None):
             raise ValueError("messages.tool_call_id: expected one in turns of tools alone")
         return self
+
+    @property
+    def extra(self) -> set[str]:
+        """Names of fields that nothing here reads, with those of parts of the content."""
+        parts = self.content if isinstance(self.content, list) else []
+        told = {f"content.{k}" for part in parts for k, v in (part.model_extra or {}).items() if v}
+        return told | {name for name, value in (self.model_extra or {}).items() if value}
 
     def plain(self) -> dict[str, Any]:
         """With its content as one text."""
@@ -279,15 +288,14 @@ class ChatRequest(Completing):
     @property
     def extra(self) -> set[str]:
         """Those of messages."""
-        names = (message.model_extra or {} for message in self.messages)
-        return {f"messages.{k}" for extra in names for k, v in extra.items() if v}
+        return {f"messages.{name}" for message in self.messages for name in message.extra}
 
     @property
     def fields(self) -> dict[str, Any]:
         """Without what asks for nothing: text as a form, or a choice among no tools.
 
         Raises:
-            ConfigError: a choice among no tools, or alternatives to tokens that are not told.
+            ConfigError: a choice that no tool has, or alternatives to tokens that are not told.
         """
         chosen = super().fields
         if not chosen.get("logprobs", True):
@@ -300,6 +308,10 @@ class ChatRequest(Completing):
             chosen.pop("parallel_tool_calls", None)
             if chosen.pop("tool_choice", "auto") not in ("none", "auto"):
                 raise ConfigError("tool_choice: expected tools with it, found none")
+        choice = chosen.get("tool_choice")
+        offered = [tool["function"]["name"] for tool in chosen.get("tools", ())]
+        if isinstance(choice, dict) and choice["function"]["name"] not in offered:
+            raise ConfigError("tool_choice: expected the name of one of the tools")
         return chosen
 
     def question(self) -> Question:
@@ -390,8 +402,14 @@ def read_terms(
 
     Raises:
         ValidationError: a field or header that does not fit.
-        ConfigError: a header that is not a number.
+        ConfigError: a header that is not a number, or none of `HEADERS`.
     """
+    for header in headers:
+        if header.startswith(HEADER_PREFIX) and header.removeprefix(HEADER_PREFIX) not in HEADERS:
+            raise ConfigError(
+                f"{header[:_LONGEST_NAME]}: expected one of {', '.join(HEADERS)} after "
+                f"{HEADER_PREFIX}; all else is a field of allot in the body"
+            )
     terms: dict[str, Any] = {"seed": None if seed is None else seed % 2**31, "metadata": metadata}
     body = {name: value for name, value in (given or {}).items() if value is not None}
     for header, kind in HEADERS.items():

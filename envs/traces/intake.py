@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from controller.answers import EXAMPLES, AnswerKind, unread_warning
+from controller.answers import EXAMPLES, AnswerKind, reading_of, unread_warning
 from controller.errors import TraceFormatError
+from controller.process.types import CUT
 from envs.questions.files import SPLITS, split_of, wording_digest
 from envs.records import Record, read_records
 from envs.traces.checks import checked
@@ -161,7 +162,8 @@ class Intake:
         self.held.update(row.keys())
         text, answer, right = row.get("text"), row.get("answer"), row.get("correct")
         references = row.get("reference", ())
-        spelled, answer, how = _answer(log.answer_kind, text, answer)
+        cut = row.get("finish_reason") == CUT
+        spelled, answer, how = _answer(log.answer_kind, text, answer, cut=cut)
         if right is None:
             right = spelled is not None and is_one_of(log.answer_kind, spelled, tuple(references))
             log.notes["graded here"] += 1
@@ -360,12 +362,14 @@ class _Table:
             column.clear()
 
 
-def _answer(kind: AnswerKind, text: str | None, answer: str | None) -> tuple[str | None, ...]:
+def _answer(
+    kind: AnswerKind, text: str | None, answer: str | None, *, cut: bool
+) -> tuple[str | None, ...]:
     """An answer's spelling, the answer as told or else read, and the rule that read it."""
     if answer is not None:
         spelled = kind.canonical(answer)
         return spelled, None if spelled is None else answer, None
-    reading = None if text is None else kind.read(text)
+    reading = None if text is None else reading_of(text, None, kind, cut=cut)
     return (reading.answer, reading.answer, reading.how) if reading else (None, None, None)
 
 

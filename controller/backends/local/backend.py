@@ -344,7 +344,8 @@ class LocalBackend(Backend):
             if on_text is not None and piece:
                 on_text(piece)
             if watcher is not None:
-                watcher.wrote(piece, logprob, last=ended or place + 1 == longest)
+                last = ended or place + 1 == longest
+                watcher.wrote(piece, logprob, last=last, cut=last and not ended)
 
         return tell
 
@@ -378,7 +379,8 @@ class LocalBackend(Backend):
         ended = generation.tokens and generation.tokens[-1] in self.local.end_tokens
         text = self.local.decode(generation.tokens[: -1 if ended else None])
         failed, logprobs = generation.error is not None, generation.logprobs
-        reading = None if failed else reading_of(text, request.question.answers, self.answers)
+        named = request.question.answers
+        reading = None if failed else reading_of(text, named, self.answers, cut=not ended)
         return replace(
             blank_attempt(self.local.name, request),
             answer=None if reading is None else reading.answer,

@@ -325,8 +325,9 @@ class OpenAIBackend(Backend):
     async def _ask(self, request: Request, n: int, reader: StreamReader) -> Answered:
         """One request to the server."""
         body = self._body(request, n)
+        streams = self.endpoint.streams or request.on_text or request.watcher
         try:
-            if not (self.endpoint.streams or request.on_text or request.watcher) or n > 1:
+            if not streams or n > 1 or "stream" in self.quirks.refused:
                 response = await self._post(_PATH, cast_to=ChatCompletion, body=body)
                 return read_completion(response)
             body = self.quirks.suited(
@@ -409,7 +410,7 @@ class OpenAIBackend(Backend):
             return replace(made, verifier_score=verdict(written))
         # Who offers no tools can make nothing of calls.
         calls = written.calls if "tools" in request.question.fields else ()
-        answer, how = await self._read(request.question, text, calls)
+        answer, how = await self._read(request.question, written, calls)
         return replace(
             made,
             answer=answer,
@@ -424,13 +425,16 @@ class OpenAIBackend(Backend):
         )
 
     async def _read(
-        self, question: Question, text: str, calls: Sequence[Mapping[str, Any]]
+        self, question: Question, written: Written, calls: Sequence[Mapping[str, Any]]
     ) -> tuple[str | None, str | None]:
         """The answer, and the rule by which it was read."""
         if calls or has_form(question.fields):
-            answer = await asyncio.to_thread(structured_answer, question.fields, text, calls)
+            answer = await asyncio.to_thread(
+                structured_answer, question.fields, written.text, calls
+            )
             return answer, FORM
-        reading = reading_of(text, question.answers, self.answers)
+        cut = written.finish_reason == CUT
+        reading = reading_of(written.text, question.answers, self.answers, cut=cut)
         return (None, None) if reading is None else (reading.answer, reading.how)
 
     def _failed(

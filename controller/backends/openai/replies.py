@@ -5,25 +5,38 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
-from openai import AsyncStream
+import httpx2
+from openai import AsyncStream, OpenAIError
 from openai._streaming import ServerSentEvent
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from controller.backends.base import Watcher
-from controller.backends.openai.resilience import UpstreamError, told_error
+from controller.backends.openai.counts import counted, natural, timings_of, told_usage
+from controller.backends.openai.resilience import FILTERED, UpstreamError, told_error
 from controller.process.cost import Usage
+from controller.process.types import CUT
 
 _ROUNDING = 1e-3
 """Servers round log-probabilities of about 0 to slightly more."""
 
 STALLED, FAILED = "stalled", "error"
-_CACHED = ("prompt_cache_hit_tokens", "cached_tokens")
-"""Names that DeepSeek and Moonshot have in `usage` for prompt tokens that were cached."""
+_ENDS = {
+    CUT: "length|max.*tokens|truncat|incomplete|repetition",
+    FILTERED: "filter|safety|recitation|block|prohibited|spii|toxic|sensitive|guard|moderat|refus",
+    FAILED: "error|abort|cancel|insufficient|malformed|unavailable|timeout",
+    "tool_calls": "tool|function",
+    "stop": "stop|eos|end_turn|complete|eot",
+}
+"""OpenAI's reasons to end, and the words by which all servers' are known; the first that fits."""
+_AFTER_END_S = 5.0
+"""Time for what comes after the reason to end: usage, and the end of the stream."""
 _LONGEST_REASON, _LONGEST_ID, _MOST_CALLS, MOST_ALTERNATIVES = 32, 128, 128, 20
 _AROUND_A_WORD = " \t\r\n*_\"'.,:!\u2581"
 
@@ -69,9 +82,11 @@ def read_completion(response: object) -> Answered:
         raise UpstreamError("bad_type")
     if told := getattr(response, "error", None):
         raise told_error(told)
-    prompt, cached, completion = _usage(response)
-    wasted = Usage(prefill_tokens=(prompt or 0) - cached, cancelled_tokens=completion or 0)
+    usage = counted(response)
+    completion = usage.completion
+    wasted = Usage(prefill_tokens=usage.fresh, cancelled_tokens=completion or 0)
     choices = response.choices if isinstance(response.choices, list) else []
+    choices = sorted(choices, key=lambda choice: natural(getattr(choice, "index", None)) or 0)
     written = [
         Written(
             text=text,
@@ -79,7 +94,7 @@ def read_completion(response: object) -> Answered:
             entries=(entries := _entries(choice)),
             logprobs=_logprobs(entries),
             tokens=completion,
-            thinking=_thinking(response, len(_thought(_message(choice))), len(text)),
+            thinking=usage.thinking(len(_thought(_message(choice))), len(text)),
             finish_reason=_reason(choice),
         )
         for choice in choices
@@ -90,9 +105,12 @@ def read_completion(response: object) -> Answered:
         kind = "finish_error" if failed else "null_content" if choices else "empty_choices"
         raise UpstreamError(kind, wasted=wasted)
     if len(written) > 1 and completion is not None:
-        written = _shared(written, completion, alone=_timings(response) is not None)
+        written = _shared(written, completion, alone=timings_of(response) is not None)
     return Answered(
-        written=tuple(written), prompt_tokens=prompt, cached_tokens=cached, model=response.model
+        written=tuple(written),
+        prompt_tokens=usage.prompt,
+        cached_tokens=usage.cached,
+        model=response.model,
     )
 
 
@@ -112,11 +130,17 @@ def _text(choice: Any, written: int) -> str | None:
 def _said(message: Any) -> Iterator[str]:
     """Content and refusal of a message or a delta, where it has them; parts of text as one."""
     for said in (getattr(message, "content", None), getattr(message, "refusal", None)):
-        if isinstance(said, list):
-            parts = (part.get("text") for part in said if isinstance(part, dict))
-            said = "".join(part for part in parts if isinstance(part, str))
+        if isinstance(said, list | dict):
+            parts = said if isinstance(said, list) else [said]
+            told = (p.get("text") if isinstance(p, dict) else p for p in parts if not _thinks(p))
+            said = "".join(part for part in told if isinstance(part, str))
         if isinstance(said, str):
             yield said
+
+
+def _thinks(part: object) -> bool:
+    """Whether a part of a content is reasoning, under either name that servers give its type."""
+    return isinstance(part, dict) and part.get("type") in ("reasoning", "thinking")
 
 
 def _calls(found: Any) -> tuple[dict[str, Any], ...]:
@@ -151,8 +175,12 @@ def _thought(message: Any) -> str:
 
 
 def _reason(choice: Any) -> str | None:
+    """Why a choice ended, in OpenAI's words where one of them is meant."""
     reason = getattr(choice, "finish_reason", None)
-    return (reason[:_LONGEST_REASON] or None) if isinstance(reason, str) else None
+    if not isinstance(reason, str) or not reason:
+        return None
+    meant = (ours for ours, words in _ENDS.items() if re.search(words, reason, re.IGNORECASE))
+    return next(meant, reason[:_LONGEST_REASON])
 
 
 class Chunks(AsyncStream[ChatCompletionChunk]):
@@ -161,10 +189,27 @@ class Chunks(AsyncStream[ChatCompletionChunk]):
     done = False
 
     async def _iter_events(self) -> AsyncIterator[ServerSentEvent]:
-        async for event in super()._iter_events():
-            self.done = self.done or event.data.startswith("[DONE]")
-            if event.data.strip():  # nothing keeps a stream alive, too
-                yield event
+        async for event in self._decoder.aiter_bytes(_closed(self.response.aiter_bytes())):
+            for data in _parts(event.data):
+                self.done = self.done or data.startswith("[DONE]")
+                yield ServerSentEvent(event=event.event, data=data)
+
+
+async def _closed(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """A stream with an end to its last event, which some leave open."""
+    async for piece in stream:
+        yield piece
+    yield b"\n\n"
+
+
+def _parts(data: str) -> list[str]:
+    """The events of one that is several where a server puts no empty lines between them.
+
+    None where there is no data, which keeps a stream alive.
+    """
+    lines = [line for line in map(str.strip, data.split("\n")) if line]
+    whole = all(line.startswith(("{", "[DONE]")) and line.endswith(("}", "]")) for line in lines)
+    return lines if whole else [data.strip()]
 
 
 @dataclass
@@ -192,6 +237,7 @@ class StreamReader:
     last: Any = None
     model: str | None = None
     finish_reason: str | None = None
+    index: object = None  # of the choice that is read: the first that comes
     done: bool = False  # said so, with or without a reason
     summed: bool = False  # told usage after the last piece
 
@@ -215,11 +261,15 @@ class StreamReader:
         if not isinstance(chunk, ChatCompletionChunk):
             raise UpstreamError("bad_type", wasted=self.wasted)
         self.model = chunk.model or self.model
-        if chunk.usage is not None:
+        if told_usage(chunk) or timings_of(chunk):
             self.last = chunk
             # Some tell it with every chunk; after the end it comes without a choice.
             self.summed |= not chunk.choices
-        for choice in (chunk.choices or [])[:1]:
+        for choice in chunk.choices or ():
+            index = getattr(choice, "index", None)
+            self.index = index if self.index is None else self.index
+            if index not in (self.index, None):
+                continue
             delta = getattr(choice, "delta", None)
             pieces = [*filter(None, _said(delta))]
             for said in pieces:
@@ -261,8 +311,14 @@ class StreamReader:
         """Take all chunks; once something is written, one that is late is an UpstreamError."""
         chunks = aiter(stream)
         while True:
-            async with within(idle_timeout_s if self.pieces else None, STALLED, self):
-                chunk = await anext(chunks, None)
+            late = min(idle_timeout_s, _AFTER_END_S) if self.finish_reason else idle_timeout_s
+            try:
+                async with within(late if self.pieces else None, STALLED, self):
+                    chunk = await anext(chunks, None)
+            except (UpstreamError, OpenAIError, httpx2.HTTPError):
+                if not self.finish_reason:
+                    raise
+                return  # everything has come but the end of the stream
             if chunk is None:
                 self.done = stream.done
                 return
@@ -270,7 +326,7 @@ class StreamReader:
 
     def result(self) -> Answered:
         """The whole choice, or an UpstreamError `truncated_stream` or `finish_error`."""
-        prompt, cached, completion = _usage(self.last)
+        usage = counted(self.last)
         # Some give no reason.
         if self.finish_reason is None and not (self.pieces and (self.done or self.summed)):
             raise UpstreamError("truncated_stream", wasted=self.wasted)
@@ -284,12 +340,15 @@ class StreamReader:
             ),
             entries=tuple(self.logprobs),
             logprobs=_logprobs(self.logprobs),
-            tokens=completion if completion is not None else self.pieces,
-            thinking=_thinking(self.last, self.thoughts, self.pieces - self.thoughts),
+            tokens=self.pieces if usage.completion is None else usage.completion,
+            thinking=usage.thinking(self.thoughts, self.pieces - self.thoughts),
             finish_reason=self.finish_reason,
         )
         return Answered(
-            written=(written,), prompt_tokens=prompt, cached_tokens=cached, model=self.model
+            written=(written,),
+            prompt_tokens=usage.prompt,
+            cached_tokens=usage.cached,
+            model=self.model,
         )
 
 
@@ -328,8 +387,15 @@ def _clean(text: str) -> str:
 
 
 def _entries(choice: Any) -> tuple[Any, ...]:
-    content = getattr(getattr(choice, "logprobs", None), "content", None)
-    return tuple(content) if isinstance(content, list) else ()
+    found = getattr(choice, "logprobs", None)
+    content, values = (getattr(found, name, None) for name in ("content", "token_logprobs"))
+    if isinstance(content, list):
+        return tuple(content)
+    # Together has two lists, as the older completions have.
+    tokens = getattr(found, "tokens", None)
+    if not isinstance(tokens, list) or not isinstance(values, list):
+        return ()
+    return tuple(SimpleNamespace(token=t, logprob=v) for t, v in zip(tokens, values, strict=False))
 
 
 def _logprobs(entries: Iterable[Any]) -> tuple[float, ...]:
@@ -387,41 +453,3 @@ def _shared(written: Sequence[Written], completion: int, *, alone: bool) -> list
         replace(choice, tokens=len(choice.logprobs) or max(1, round(completion * n / whole)))
         for choice, n in zip(written, characters, strict=True)
     ]
-
-
-def _usage(response: Any) -> tuple[int | None, int, int | None]:
-    """Prompt tokens, those of them that were cached, and completion tokens."""
-    usage = getattr(response, "usage", None)
-    # No prompt is empty: servers that say 0 do not count.
-    prompt = _natural(getattr(usage, "prompt_tokens", None)) or None
-    told = (
-        getattr(getattr(usage, "prompt_tokens_details", None), "cached_tokens", None),
-        *(getattr(usage, name, None) for name in _CACHED),
-        (_timings(response) or {}).get("cache_n"),
-    )
-    cached = next((count for count in map(_natural, told) if count), 0)
-    completion = _natural(getattr(usage, "completion_tokens", None))
-    return prompt, min(cached, prompt or 0), completion
-
-
-def _thinking(response: Any, thought: int, said: int) -> float:
-    """Share of what was written that was thinking, by the server's counts or else by these."""
-    usage = getattr(response, "usage", None)
-    details = getattr(usage, "completion_tokens_details", None)
-    told = _natural(getattr(details, "reasoning_tokens", None))
-    written = _natural(getattr(usage, "completion_tokens", None))
-    if told and written:
-        return min(told / written, 1.0)
-    return thought / max(thought + said, 1)
-
-
-def _timings(response: Any) -> dict[str, Any] | None:
-    """What llama.cpp's server adds; its usage counts the first of several choices alone."""
-    timings = getattr(response, "timings", None)
-    return timings if isinstance(timings, dict) else None
-
-
-def _natural(value: object) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return int(value) if 0 <= value < 2**31 and value == int(value) else None

@@ -23,7 +23,7 @@ from controller.process.cost import Usage
 
 _log = logging.getLogger("allot.upstream")
 
-_NEEDED = frozenset({"model", "messages", "stream"})
+_NEEDED = frozenset({"model", "messages"})
 OPTIONAL = frozenset(
     {
         *("temperature", "top_p", "presence_penalty", "frequency_penalty", "seed", "logprobs"),
@@ -34,23 +34,47 @@ OPTIONAL = frozenset(
 _SUCCESSORS = {"max_tokens": "max_completion_tokens"}
 """Names under which some servers take a field that they refuse."""
 
-_BAD_REQUEST = (400, 422)
-_LATER = (408, 409, 424, 498)
-"""Statuses below 500 of servers that may answer later: 424 is TGI's, 498 is Groq's."""
-_STATUSES = {401: "unauthorized", 402: "no_credit", 403: "unauthorized", 404: "no_such_model"}
-_TOO_LONG = re.compile(
-    r"context.?(length|window|size)|too long|token count.+exceeds|max_new_tokens.+must be <",
-    re.IGNORECASE,
+_BAD_REQUEST, _UNCLEAR = (400, 422), (400, 403, 422)
+_DURATION, _UNITS_S = (
+    re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|[hms])"),
+    {"h": 3600, "m": 60, "s": 1, "ms": 1e-3},
 )
-_FILTERED = re.compile(r"content_(filter|policy_violation)")
-_BAD_KEY = re.compile(r"API key (not valid|expired)|API_KEY_INVALID")
-"""Said by Gemini's servers with a 400."""
-_SAID = {r"insufficient_quota": 402, r"rate_?limit": 429, r"overloaded": 529}
-"""Errors in words that come where no status tells."""
-
+_PAUSE = re.compile(
+    r"(?:(?:retry|try again) in |retryDelay\W{1,6})((?:[0-9]+(?:\.[0-9]+)?(?:ms|[hms]))+)"
+)
+_LIMITS = ("requests", "tokens")
+_LATER = (408, 409, 424, 425, 498)
+"""Statuses below 500 of servers that may answer later: 424 is TGI's, 498 is Groq's."""
 REJECTED, TOO_LONG, FILTERED = "rejected", "context_length_exceeded", "content_filter"
 """Kinds of errors of a server that does not take a request as it is."""
-PERMANENT = frozenset({REJECTED, TOO_LONG, FILTERED, "unauthorized", "no_such_model", "no_credit"})
+_LIMITED, _NO_CREDIT = "rate_limited", "no_credit"
+_NO_KEY, _NO_MODEL = "unauthorized", "no_such_model"
+_STATUSES = {
+    401: _NO_KEY,
+    402: _NO_CREDIT,
+    403: _NO_KEY,
+    404: _NO_MODEL,
+    410: _NO_MODEL,
+    413: TOO_LONG,
+}
+_NO_MONEY = r"insufficient.(quota|balance|credit|fund)|arrear"
+_WORDS = {
+    kind: re.compile(words, re.IGNORECASE)
+    for kind, words in {
+        TOO_LONG: r"context.?(length|window|size)|too long|token count.+exceeds"
+        r"|max_new_tokens.+must be <",
+        FILTERED: r"content.?(filter|policy|management)|moderation|flagged|guardrail"
+        r"|data_inspection|ResponsibleAI",
+        _NO_CREDIT: rf"{_NO_MONEY}|\bcredits?\b|billing|budget.+exceeded",
+        _NO_KEY: r"API.?key.{0,20}(not valid|expired|invalid|incorrect)"
+        r"|(invalid|incorrect|expired).{0,9}API.?key",
+        _LIMITED: r"rate.?(limit|exceeded)|throttling",
+        _NO_MODEL: r"model.{0,60}(not found|not exist|not_found)|not a valid model",
+    }.items()
+}
+"""What servers mean whose status does not say it: Gemini's tells of keys with a 400, LiteLLM's and
+Anthropic's of money, Bedrock's of haste, OpenRouter's of filters with a 403."""
+PERMANENT = frozenset({REJECTED, TOO_LONG, FILTERED, _NO_KEY, _NO_MODEL, _NO_CREDIT})
 """Kinds of errors that the same request would meet again."""
 MAX_RETRY_AFTER_S = 30.0
 """Servers that want longer pauses are not asked again."""
@@ -115,29 +139,49 @@ def told_error(found: object, wasted: Usage | None = None) -> UpstreamError:
     # Some put codes of their own there, such as "1301".
     if re.fullmatch("[45][0-9]{2}", str(code)[:4]):
         return _status_error(int(str(code)), said, None, wasted)
-    if _TOO_LONG.search(said) or _FILTERED.search(said):
+    if _meant(said):
         return _status_error(400, said, None, wasted)
-    for words, status in _SAID.items():
-        if re.search(words, said, re.IGNORECASE):
-            return _status_error(status, said, None, wasted)
+    if re.search("overloaded", said, re.IGNORECASE):
+        return _status_error(529, said, None, wasted)
     return UpstreamError("bad_response", wasted=wasted)
+
+
+def _meant(said: str) -> str | None:
+    """The kind of error that a server's words tell of."""
+    return next((kind for kind, words in _WORDS.items() if words.search(said)), None)
 
 
 def _status_error(
     status: int, said: str, pause: float | None, wasted: Usage | None
 ) -> UpstreamError:
-    if status == 429 and "insufficient_quota" in said:
-        status = 402
-    if status == 429:
-        return UpstreamError("rate_limited", retry_after_s=pause, wasted=wasted)
     if status >= 500 or status in _LATER:
         return UpstreamError("server_error", retry_after_s=pause, wasted=wasted)
-    if _BAD_KEY.search(said):
-        status = 401
-    blamed = status in _STATUSES
-    found = {FILTERED: _FILTERED.search(said), TOO_LONG: status == 413 or _TOO_LONG.search(said)}
-    kind = _STATUSES.get(status) or next((kind for kind in found if found[kind]), REJECTED)
-    return UpstreamError(kind, retryable=False, blames_server=blamed, wasted=wasted)
+    kind = _STATUSES.get(status)
+    if status == 429:
+        # Gemini tells of billing where a minute is what it takes.
+        kind = _NO_CREDIT if re.search(_NO_MONEY, said, re.IGNORECASE) else _LIMITED
+    elif status in _UNCLEAR:
+        kind = _meant(said) or kind
+    if kind == _LIMITED:
+        return UpstreamError(kind, retry_after_s=pause or _pause_told(said), wasted=wasted)
+    # Words may be those of a prompt that a server repeats: they close it to nobody else.
+    blamed = kind is not None and kind == _STATUSES.get(status) and status != 413
+    return UpstreamError(kind or REJECTED, retryable=False, blames_server=blamed, wasted=wasted)
+
+
+def _pause_told(said: str) -> float | None:
+    """Seconds that the words of a server ask for, as those of Gemini and Groq do.
+
+    >>> _pause_told("Please try again in 1m2.5s."), _pause_told('"retryDelay": "34s"')
+    (62.5, 34.0)
+    """
+    found = _PAUSE.search(said)
+    return _seconds(found[1]) if found else None
+
+
+def _seconds(duration: str) -> float | None:
+    parts = _DURATION.findall(duration)
+    return sum(float(n) * _UNITS_S[unit] for n, unit in parts) if parts else None
 
 
 _KINDS: tuple[tuple[type[BaseException], str], ...] = (
@@ -172,9 +216,11 @@ def named_fields(error: Exception, fields: Iterable[str]) -> list[str]:
     if not isinstance(error, openai.APIStatusError) or error.status_code not in _BAD_REQUEST:
         return []
     said = f"{error.message} {error.body}"
-    if _TOO_LONG.search(said):
+    if _WORDS[TOO_LONG].search(said):
         return []
-    return sorted(f for f in fields if f not in _NEEDED and re.search(rf"\b{re.escape(f)}\b", said))
+    named = (f for f in fields if f not in _NEEDED and re.search(rf"\b{re.escape(f)}\b", said))
+    # The word alone is said in many ways.
+    return sorted(f for f in named if f != "stream" or error.param == f)
 
 
 class CircuitBreaker:
@@ -253,6 +299,11 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     2.0
     """
     value, ms = headers.get("retry-after", "").strip(), headers.get("retry-after-ms")
+    if not value and ms is None:
+        # Of what is used up, as OpenAI's servers tell it.
+        spent = (f for f in _LIMITS if headers.get(f"x-ratelimit-remaining-{f}") == "0")
+        told = (_seconds(headers.get(f"x-ratelimit-reset-{f}", "")) for f in spent)
+        return max(filter(None, told), default=None)
     try:
         seconds = float(value) if ms is None else float(ms) / 1000
     except ValueError:

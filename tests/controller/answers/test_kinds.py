@@ -19,6 +19,7 @@ from controller.answers import (
     first_same,
     is_right,
     load_kind,
+    read_answer,
     unread_warning,
 )
 from controller.errors import ConfigError
@@ -80,6 +81,14 @@ def test_the_rule_that_applied_is_told():
         assert (reading.answer, reading.how) == ("72", how)
     assert answer_kind("choice").read("B. Mars\n\nMars is red.").how == "first_letter"
     assert answer_kind("choice").read("I would choose option C.").how == "named_letter"
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [("First 2 and then 5", None), ("The sum", None), ("#### 5, as", "5"), ("5", "5")],
+)
+def test_the_end_of_a_text_that_was_cut_is_no_answer(text, answer):
+    assert read_answer(text, None, answer_kind("auto"), cut=True) == answer
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

@@ -40,6 +40,15 @@ def test_what_models_are_told(service, small, name, value):
     assert small.requests[0].body[name] == value
 
 
+def test_what_no_model_reads_of_messages_is_said(service):
+    part = {"type": "text", "text": "2+5=", "cache_control": {"type": "ephemeral"}}
+    found = service.openai.chat.completions.create(
+        model="allot", messages=[{"role": "user", "name": "ann", "content": [part]}]
+    )
+    ignored = found.model_extra["allot"]["ignored"]
+    assert ignored == ["messages.content.cache_control", "messages.name"]
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
@@ -57,6 +66,13 @@ def test_what_models_are_told(service, small, name, value):
         ({"web_search_options": {}}, "web_search_options"),
         ({"functions": [{"name": "f"}]}, "functions"),
         ({"tool_choice": "required"}, "tool_choice"),
+        (
+            {
+                "tools": [{"type": "function", "function": {"name": "f"}}],
+                "tool_choice": {"type": "function", "function": {"name": "g"}},
+            },
+            "tool_choice",
+        ),
         ({"stream_options": {"include_obfuscation": True}}, "stream_options"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"reasoning_effort": "huge"}, "reasoning_effort"),

@@ -1,5 +1,6 @@
 """Servers with ways of their own, on real sockets: what they wrote is read, and asked for once."""
 
+import asyncio
 import gzip
 import json
 import zlib
@@ -40,6 +41,17 @@ def stream(*events, before=b"data: ", after=b"\n\n", end=DONE):
     return behave
 
 
+def broken_off(*events, hangs=False):
+    """A stream that is reset, or never ends, once all of its answer has come."""
+
+    async def behave(exchange):
+        await stream(*events, end=b"")(exchange)
+        await asyncio.sleep(20 if hangs else 0.05)
+        exchange.reset()
+
+    return behave
+
+
 def packed(data, encoding):
     async def behave(exchange):
         await exchange.reply(data, headers={"content-encoding": encoding})
@@ -72,6 +84,26 @@ STREAMS = {
     "no delta": stream(*BEGIN, chunk(None, "stop").replace(b'"delta": {}, ', b"")),
     "parts": stream(chunk({"content": [{"type": "text", "text": "Answer: 7"}]}), END),
     "a whole response": completion(),
+    "no empty lines": stream(*BEGIN, END, after=b"\n"),
+    "an open end": stream(*BEGIN, END, end=b"data: [DONE]"),
+    "blanks around [DONE]": stream(*BEGIN, END, end=b"data:  [DONE] \n\n"),
+    "indented": stream(
+        *(
+            json.dumps(json.loads(e), indent=1).replace("\n", "\ndata: ").encode()
+            for e in (*BEGIN, END)
+        )
+    ),
+    "reset after the end": broken_off(*BEGIN, END),
+    "reason in capitals": stream(*BEGIN, chunk({}, "STOP")),
+    "a filter's chunk": stream(*BEGIN, END, b'{"choices": [{"index": 0, "finish_reason": null}]}'),
+    "choices that nobody asked for": stream(
+        *BEGIN, chunk({"content": "Answer: 8"}).replace(b'"index": 0', b'"index": 1'), END
+    ),
+    "thoughts as parts": stream(
+        chunk({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "8?"}]}]}),
+        *BEGIN,
+        END,
+    ),
 }
 
 
@@ -145,6 +177,76 @@ def test_what_is_packed_is_unpacked_up_to_a_limit(server, data, encoding, error)
     assert attempt.answer == (None if error else "7")
 
 
+def test_a_stream_that_never_ends_after_its_answer_is_left(server, monkeypatch):
+    monkeypatch.setattr("controller.backends.openai.replies._AFTER_END_S", 0.1)
+    server.script(broken_off(*BEGIN, END, hangs=True))
+    (attempt,), _ = ask(server.url, streams=True, attempt_deadline_s=5)
+    assert (attempt.answer, attempt.error, server.calls) == ("7", None, 1)
+
+
+REASONS = {
+    "length": ["max_tokens", "MAX_TOKENS", "model_length", "max_output_tokens", "incomplete"],
+    "content_filter": ["SAFETY", "RECITATION", "ERROR_TOXIC", "sensitive", "refusal"],
+    "stop": ["eos", "eos_token", "end_turn", "stop_sequence", "COMPLETE", "STOP"],
+    "tool_calls": ["tool_use", "function_call"],
+}
+
+
+@pytest.mark.parametrize("ours", REASONS)
+def test_reasons_to_end_are_told_in_one_language(server, ours):
+    for theirs in REASONS[ours]:
+        server.script(saying("Answer: 7", theirs))
+        (attempt,), _ = ask(server.url)
+        assert (attempt.finish_reason, attempt.error, attempt.answer) == (ours, None, "7")
+
+
+@pytest.mark.parametrize("reason", ["abort", "insufficient_system_resource", "network_error"])
+def test_what_broke_off_is_no_answer(server, reason):
+    server.script(saying("The sum is 1", reason))
+    (attempt,), _ = ask(server.url)
+    assert (attempt.answer, attempt.error, server.calls) == (None, "finish_error", 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [("The sum", None), ("First 2 and then 5", None), ("#### 7, since", "7"), ("7", "7")],
+)
+def test_the_end_of_a_text_that_was_cut_is_no_answer(server, text, answer):
+    server.script(saying(text, "length"))
+    (attempt,), _ = ask(server.url)
+    assert attempt.answer == answer
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"type": "text", "text": "Answer: 7"},
+        ["Answer: ", "7"],
+        [{"type": "reasoning", "text": "Answer: 8"}, {"type": "text", "text": "Answer: 7"}],
+    ],
+)
+def test_contents_of_other_forms_are_read(server, content):
+    server.script(saying(content))
+    (attempt,), _ = ask(server.url)
+    assert attempt.text.removeprefix("Answer: ") == "7"
+
+
+def test_log_probabilities_in_two_lists_are_read(server):
+    told = completion()
+    told["choices"][0]["logprobs"] = {"tokens": ["a", "b"], "token_logprobs": [-0.1, -0.3]}
+    server.script(told)
+    (attempt,), _ = ask(server.url)
+    assert (attempt.mean_logprob, attempt.min_logprob) == pytest.approx((-0.2, -0.3))
+
+
+def test_who_may_not_stream_is_asked_without(server):
+    no = {"error": {"message": "Your organization must be verified to stream.", "param": "stream"}}
+    server.script(status(400, no), completion())
+    (attempt,), backend = ask(server.url, streams=True)
+    assert (attempt.answer, server.calls) == ("7", 2)
+    assert "small: the server refuses stream" in backend.notes
+
+
 TOO_LONG = {
     "vLLM": {"message": "This model's maximum context length is 4096 tokens."},
     "TGI": {"error": "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 2048."},
@@ -173,6 +275,18 @@ def test_a_prompt_that_is_too_long_is_told_in_many_words(server, name):
         ({"error": "Model is overloaded"}, "server_error", 2),
         ({"error": {"message": "no", "code": "429"}}, "rate_limited", 2),
         ({"error": {"message": "no", "code": "insufficient_quota"}}, "no_credit", 1),
+        (status(425), "server_error", 2),
+        (status(410), "no_such_model", 1),
+        (status(400, {"error": {"message": "Your credit balance is too low."}}), "no_credit", 1),
+        (status(400, {"error": {"message": "Budget has been exceeded!"}}), "no_credit", 1),
+        (status(403, {"error": "Your team doesn't have any credits yet."}), "no_credit", 1),
+        (status(429, {"error": {"message": "insufficient balance"}}), "no_credit", 1),
+        (status(403, {"error": {"message": "your input was flagged"}}), "content_filter", 1),
+        (status(400, {"error": {"message": "ContentPolicyViolation"}}), "content_filter", 1),
+        (status(400, {"error": "Incorrect API key provided: sk***et."}), "unauthorized", 1),
+        (status(400, {"__type": "ThrottlingException"}), "rate_limited", 2),
+        (status(400, {"error": {"message": "a/b is not a valid model ID"}}), "no_such_model", 1),
+        (status(429, {"error": {"message": "Please try again in 7m12.48s."}}), "rate_limited", 1),
     ],
 )
 def test_refusals_are_what_they_say(server, behaviour, error, calls):
@@ -187,6 +301,19 @@ def test_refusals_are_what_they_say(server, behaviour, error, calls):
         ({"prompt_tokens": 10.0, "completion_tokens": 4.0}, 10, 0, 4),
         ({**usage_of(10, 4), "prompt_cache_hit_tokens": 8}, 2, 8, 4),
         ({**usage_of(10, 4), "cached_tokens": 8}, 2, 8, 4),
+        ({**usage_of(10, 4), "cache_read_input_tokens": 8}, 2, 8, 4),
+        ({"input_tokens": 10, "output_tokens": 4}, 10, 0, 4),
+        ({**usage_of(10, 4), "total_tokens": 64}, 10, 0, 54),  # Gemini's thoughts
+        ({**usage_of(10, 4), "total_tokens": 12}, 10, 0, 4),
+        (
+            {
+                **usage_of(10, 4),
+                "total_tokens": 114,
+                "completion_tokens_details": {"reasoning_tokens": 100},  # xAI's
+                "prompt_tokens_details": {"cached_tokens": 8},
+            },
+            *(2, 8, 104),
+        ),
     ],
 )
 def test_usage_is_read_in_all_dialects(server, usage, prompt, cached, written):
@@ -195,6 +322,20 @@ def test_usage_is_read_in_all_dialects(server, usage, prompt, cached, written):
     found = attempt.usage
     assert (found.prefill_tokens, found.cached_tokens) == (prompt, cached)
     assert found.decoded_tokens == written
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"x_groq": {"usage": usage_of(10, 4)}},
+        {"timings": {"cache_n": 6, "prompt_n": 4, "predicted_n": 4}},
+    ],
+    ids=["Groq", "llama.cpp"],
+)
+def test_streams_tell_usage_in_other_places(server, more):
+    server.script(stream(*BEGIN, chunk({}, "stop", **more)))
+    (attempt,), _ = ask(server.url, streams=True)
+    assert (attempt.prompt_tokens, attempt.completion_tokens) == (10, 4)
 
 
 @pytest.mark.parametrize("streams", [False, True])
@@ -209,3 +350,10 @@ def test_a_server_that_counts_nothing_is_measured(server, streams):
 
 def test_milliseconds_are_a_pause_too():
     assert retry_after_s({"retry-after-ms": "250", "retry-after": "1"}) == 0.25
+
+
+def test_a_pause_until_a_limit_is_reset_counts_what_is_spent():
+    told = {"remaining-requests": "0", "reset-requests": "1m0s", "reset-tokens": "6m0s"}
+    headers = {f"x-ratelimit-{name}": value for name, value in told.items()}
+    assert retry_after_s({**headers, "x-ratelimit-remaining-tokens": "9"}) == 60
+    assert retry_after_s({**headers, "retry-after": "2"}) == 2
