@@ -109,13 +109,23 @@ class Sessions:
             "idle_price": IDLE_SHARES.at(draw()),
             "step_price": STEP_PRICES.at(draw()),
         }
-        drawn["idle_price"] = drawn["idle_price"] * drawn["wake_price"]
+        idle_share = drawn.pop("idle_price")
         limits = {"context": len(table.contexts) - 1, "questions": most, "predictability": 1.0}
         for name, value in options.items():
             drawn[name] = np.broadcast_to(np.asarray(value, float), rows.shape)
             highest = limits.get(name, np.inf)
             if not ((drawn[name] >= 0) & (drawn[name] <= highest)).all():
                 raise ConfigError(f"{name}: expected 0 to {highest:g}, found {value}")
+        # Nobody pays more for what nobody waits for.
+        if "idle_price" not in options:
+            drawn["idle_price"] = idle_share * drawn["wake_price"]
+        elif "wake_price" not in options:
+            drawn["wake_price"] = np.maximum(drawn["wake_price"], drawn["idle_price"])
+        if (drawn["idle_price"] > drawn["wake_price"]).any():
+            raise ConfigError(
+                f"idle_price: expected at most the wake_price, {options['wake_price']}, found "
+                f"{options['idle_price']}"
+            )
         if (drawn["context"] % 1).any():
             raise ConfigError(f"context: expected a whole number, found {options['context']}")
         self.context[rows] = drawn["context"].astype(np.int64)

@@ -10,6 +10,7 @@ import html
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain, count
 from string import ascii_uppercase
 from typing import Any
 
@@ -88,7 +89,8 @@ def inspect_attempts(record: Record, log: Log) -> Iterator[Row]:
     # Long texts stand elsewhere in a sample.
     long = {f"attachment://{name}": text for name, text in row.get("attachments", {}).items()}
     question, text = conversation(row["input"]), message_text(choice["message"])
-    lettered = zip(ascii_uppercase, row.get("choices") or (), strict=False)
+    # inspect_ai counts on from 1 after Z.
+    lettered = zip(chain(ascii_uppercase, count(1)), row.get("choices") or (), strict=False)
     question = "\n".join([long.get(question, question), *(f"{a}) {b}" for a, b in lettered)])
     usage = _usage(row, run["model"])
     yield {

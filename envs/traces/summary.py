@@ -124,9 +124,10 @@ def differences(logs: Iterable[Log]) -> Iterator[str]:
             yield f"{log.path}: {count} {doubt}"
         right = log.right / max(log.attempts, 1)
         if log.stated is not None and abs(right - log.stated) > _TOLERANCE:
+            why = "as --answers grades them" if log.graded_again else "is the log complete?"
             yield (
                 f"{log.path}: {right:.1%} of its attempts are right, where its harness tells "
-                f"{log.stated:.1%}; is the log complete, and of that run?"
+                f"{log.stated:.1%}; {why}"
             )
         if not log.attempts:
             yield f"{log.path}: no attempts in it"

@@ -149,6 +149,16 @@ def test_logs_of_inspect(tmp_path):
     assert "\u2028" in attempts["text"][0].as_py()
 
 
+@QUIET
+def test_choices_of_inspect_follow_the_question_with_its_letters(tmp_path):
+    log = json.loads((LOGS / "inspect/sums_small.json").read_text())
+    log["samples"][0]["choices"] = [f"choice {i}" for i in range(28)]
+    import_attempts([write(tmp_path / "a.json", [log])], tmp_path / "traces")
+    wording = TraceSet.read(tmp_path / "traces").questions["question"][0].as_py().splitlines()
+    assert wording[1:3] == ["A) choice 0", "B) choice 1"]
+    assert wording[-3:] == ["Z) choice 25", "1) choice 26", "2) choice 27"]
+
+
 def test_one_of_several_scorers_is_named(tmp_path):
     file = LOGS / "inspect/two_small.json"
     with pytest.raises(TraceFormatError, match=r"sample 1, epoch 1.*\['includes', 'match'\]"):

@@ -95,8 +95,25 @@ def test_sets_without_contexts_are_refused():
         read_sessions(TraceSet.read(CHECKPOINTS / "traces"), ["validation"])
 
 
+@pytest.mark.parametrize("price", [0.0, 1e-9, 1e-3, 10.0])
+def test_idle_time_never_costs_more_than_waiting(table, price):
+    for option in ("idle_price", "wake_price"):
+        environment = SessionEnv(table)
+        environment.reset(seed=3, options={option: price})
+        expected = environment.replay.expected
+        assert getattr(expected, option)[0] == price
+        assert expected.idle_price[0] <= expected.wake_price[0]
+
+
 @pytest.mark.parametrize(
-    "options", [{"questions": 99}, {"context": -1}, {"context": 1.5}, {"price": 1.0}]
+    "options",
+    [
+        {"questions": 99},
+        {"context": -1},
+        {"context": 1.5},
+        {"price": 1.0},
+        {"idle_price": 2.0, "wake_price": 1.0},
+    ],
 )
 def test_what_a_session_cannot_be_is_refused(table, options):
     with pytest.raises(ConfigError, match="expected"):
