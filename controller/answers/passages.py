@@ -41,6 +41,11 @@ _THOUGHTS_END = re.compile(
     re.IGNORECASE,
 )
 """Also of gpt-oss, whose marks may have been left out: `analysis... assistantfinal...`."""
+_UNENDED = re.compile(
+    r"<(?:think(?:ing)?|thought|reasoning|reflection)>|\[THINK\]|◁think▷"
+    r"|<\|(?:begin_of_|start_)?think\w*\|>|<\|channel\|>(?:analysis|commentary)\b"
+)
+"""After which a text that brings no end of its thoughts holds nothing else."""
 _BOXES = ("\\boxed", "\\fbox", "\\framebox")
 _TAG = re.compile(
     r"<(answer|final_answer|final)(?: [^<>]{0,60})?>(?P<told>.{1,600}?)(?:</\1>|\Z)"
@@ -106,11 +111,16 @@ def tail(text: str) -> str:
     """
     text = text[-_LONGEST_TEXT:]
     ends = [found.span() for found in _THOUGHTS_END.finditer(text)]
-    if ends:
-        before, after = text[: ends[-1][0]], text[ends[-1][1] :]
-        return after if after.strip() else before
-    begins = [found.start() for found in _THOUGHTS_BEGIN.finditer(text)]
-    return text[: begins[-1]] if begins else text
+    if not ends:
+        begins = [found.start() for found in _UNENDED.finditer(text)]
+        return text[: begins[-1]] if begins else text
+    before, after = text[: ends[-1][0]], text[ends[-1][1] :]
+    if not after.strip():
+        return before
+    begun = _THOUGHTS_BEGIN.search(before)
+    # Some think about what they have answered.
+    aside = begun is not None and not _UNENDED.match(begun[0]) and _OPEN_TAG.search(before)
+    return before[: begun.start()] + after if begun and aside else after
 
 
 def is_cut(text: str) -> bool:

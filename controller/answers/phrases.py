@@ -143,13 +143,15 @@ _NAMED = (
     ),
     re.compile(
         rf"(?<![\w'’])\(?([A-HJ-Z])[).:]?(?:\ (?:(?!\b[A-Z]\b)[^.\n]){{1,60}}?)?"
-        rf"\ (?:(?:is|seems|must\ be|would\ be)\ {_RIGHT}|(?:remains|works|fits)\b)",
+        rf"\ (?:is|seems|must\ be|would\ be)\ {_RIGHT}",
         re.VERBOSE,
     ),
     re.compile(
         r"\b(?i:therefore|thus|hence|so|is|it's|be|with|for|choose|pick|select|definitely|probably"
         r"|leaves|answer['’]s),?[ *]{1,3}\(?([A-HJ-Z])\)?\**"
-        r"(?:[.!]?\s*$|,?\ (?:as|since|because)\b)"
+        r"[.!]?\s*$"
+        r"|\b(?i:must|has\ to)\ be\ \(?([A-HJ-Z])\)?,?\ (?:as|since|because)\b"
+        r"|(?<!ot\ )\b(?i:only)\ \(?([A-HJ-Z])\)?\ (?:remains|works|fits)\b"
     ),
 )
 _YES_NO = re.compile(
@@ -191,7 +193,7 @@ def named_letter(text: str) -> str | None:
     """
     for line in reversed(text.splitlines()[-40:]):
         for pattern in reversed(_NAMED[1:]):
-            judged: set[str] = set(pattern.findall(line))
+            judged = {found[found.lastindex or 0] for found in pattern.finditer(line)}
             if len(judged) == 1:
                 return judged.pop()
         named: set[str] = {next(filter(None, found)) for found in _NAMED[0].findall(line)}

@@ -30,7 +30,9 @@ _NAMED = re.compile(r"(?P<name>[^=/:#\s]+)=(?P<place>.+)")
 _OPTIONS = ("tier", "family", "body", "prompt", "revises", "verifies", "cached")
 _OPTION = re.compile(rf",({'|'.join(_OPTIONS)})=")
 _LOCAL_FIELDS = {"temperature", "num_loops"}
-_HUB_ID = re.compile(r"(?P<repo>(?P<owner>\w[\w.-]*)/\w[\w.-]*)(?:/(?P<file>\w[\w./-]*\.gguf))?")
+_HUB_ID = re.compile(
+    r"(?P<repo>(?P<owner>\w[\w.-]*)/\w[\w.-]*)(?:/(?P<file>(?:\w[\w.-]*/)*\w[\w.-]*\.gguf))?"
+)
 _OWN_FOLDER = "checkpoints"
 """Where models lie that nobody names; no owner on the Hub is meant by it."""
 

@@ -187,19 +187,30 @@ class Chunks(AsyncStream[ChatCompletionChunk]):
     """The chunks of a stream, and whether it has said that it is done."""
 
     done = False
+    _over = False
 
     async def _iter_events(self) -> AsyncIterator[ServerSentEvent]:
-        async for event in self._decoder.aiter_bytes(_closed(self.response.aiter_bytes())):
+        async for event in self._decoder.aiter_bytes(self._closed()):
             for data in _parts(event.data):
                 self.done = self.done or data.startswith("[DONE]")
-                yield ServerSentEvent(event=event.event, data=data)
+                if not (self._over and _is_torn(data)):
+                    yield ServerSentEvent(event=event.event, data=data)
+
+    async def _closed(self) -> AsyncIterator[bytes]:
+        """The bytes with an end to the last event, which some leave open."""
+        async for piece in self.response.aiter_bytes():
+            yield piece
+        self._over = True
+        yield b"\n\n"
 
 
-async def _closed(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """A stream with an end to its last event, which some leave open."""
-    async for piece in stream:
-        yield piece
-    yield b"\n\n"
+def _is_torn(data: str) -> bool:
+    """Whether the data of an event broke off."""
+    try:
+        json.loads(data)
+    except json.JSONDecodeError:
+        return not data.startswith("[DONE]")
+    return False
 
 
 def _parts(data: str) -> list[str]:

@@ -57,6 +57,11 @@ _STATUSES = {
     410: _NO_MODEL,
     413: TOO_LONG,
 }
+_CLOSED = frozenset({_NO_KEY, _NO_CREDIT, _NO_MODEL})
+"""Kinds of errors that speak of the server to everyone."""
+_MEANT = {_NO_CREDIT: 402, _NO_KEY: 401, _LIMITED: 429, _NO_MODEL: 404}
+"""Statuses of what servers say where none tells."""
+_LONGEST_WORDS = 4096
 _NO_MONEY = r"insufficient.(quota|balance|credit|fund)|arrear"
 _WORDS = {
     kind: re.compile(words, re.IGNORECASE)
@@ -139,8 +144,10 @@ def told_error(found: object, wasted: Usage | None = None) -> UpstreamError:
     # Some put codes of their own there, such as "1301".
     if re.fullmatch("[45][0-9]{2}", str(code)[:4]):
         return _status_error(int(str(code)), said, None, wasted)
-    if _meant(said):
-        return _status_error(400, said, None, wasted)
+    if re.search(r"rate_?limit", str(code), re.IGNORECASE):
+        return _status_error(429, said, None, wasted)
+    if kind := _meant(said):
+        return _status_error(_MEANT.get(kind, 400), said, None, wasted)
     if re.search("overloaded", said, re.IGNORECASE):
         return _status_error(529, said, None, wasted)
     return UpstreamError("bad_response", wasted=wasted)
@@ -148,6 +155,7 @@ def told_error(found: object, wasted: Usage | None = None) -> UpstreamError:
 
 def _meant(said: str) -> str | None:
     """The kind of error that a server's words tell of."""
+    said = said[:_LONGEST_WORDS]
     return next((kind for kind, words in _WORDS.items() if words.search(said)), None)
 
 
@@ -162,10 +170,12 @@ def _status_error(
         kind = _NO_CREDIT if re.search(_NO_MONEY, said, re.IGNORECASE) else _LIMITED
     elif status in _UNCLEAR:
         kind = _meant(said) or kind
-    if kind == _LIMITED:
-        return UpstreamError(kind, retry_after_s=pause or _pause_told(said), wasted=wasted)
     # Words may be those of a prompt that a server repeats: they close it to nobody else.
-    blamed = kind is not None and kind == _STATUSES.get(status) and status != 413
+    echoed = status in _BAD_REQUEST
+    if kind == _LIMITED:
+        told = pause or (None if echoed else _pause_told(said))
+        return UpstreamError(kind, blames_server=not echoed, retry_after_s=told, wasted=wasted)
+    blamed = kind == _NO_KEY or (kind in _CLOSED and not echoed)
     return UpstreamError(kind or REJECTED, retryable=False, blames_server=blamed, wasted=wasted)
 
 

@@ -287,6 +287,11 @@ NUMBER = (
 )
 
 CHOICE = (
+    ("Neither A nor C works, but B does.", None),
+    ("None of A, B, C fits.", None),
+    ("I don't think A works.", None),
+    ("It can't be A since the cat is dead.", None),
+    ("It might be A since it is tall, but B is more likely", None),
     ("c)", "C"),
     ("C - mitochondria", "C"),
     ("C – mitochondria", "C"),
@@ -585,6 +590,11 @@ AUTO = (
     ("<scratchpad>Venus?</scratchpad>Mars", "mars"),
     ("It's called **Mars**.", "mars"),
     ("*No*, 9 is not prime.", "no"),
+    ("[Reasoning] 2+2 = 4\n[Answer] 4", "4"),
+    ("See [analysis](https://x.y/z). The answer is 5.", "5"),
+    ("The list [thoughts] has 3 items.", "3"),
+    ("<answer>4</answer>\n<analysis>..</analysis>\nHope this helps with your 3 tasks.", "4"),
+    ("[THINK]so it is 5", None),
 )
 
 MENDED = tuple(

@@ -111,6 +111,7 @@ async def stalled_stream(exchange):
 async def cut_stream(exchange):
     await exchange.begin_stream()
     await exchange.event("Answer: ")
+    await asyncio.sleep(0.05)  # what comes with the end of a connection may be lost with it
 
 
 async def garbled_stream(exchange):

@@ -86,6 +86,8 @@ STREAMS = {
     "a whole response": completion(),
     "no empty lines": stream(*BEGIN, END, after=b"\n"),
     "an open end": stream(*BEGIN, END, end=b"data: [DONE]"),
+    "a torn end": stream(*BEGIN, END, end=b'data: {"id": "x", "choices": [], "usa'),
+    "a torn [DONE]": stream(*BEGIN, END, end=b"data: [DON"),
     "blanks around [DONE]": stream(*BEGIN, END, end=b"data:  [DONE] \n\n"),
     "indented": stream(
         *(
@@ -305,6 +307,11 @@ def test_refusals_are_what_they_say(server, behaviour, error, calls):
         ({"input_tokens": 10, "output_tokens": 4}, 10, 0, 4),
         ({**usage_of(10, 4), "total_tokens": 64}, 10, 0, 54),  # Gemini's thoughts
         ({**usage_of(10, 4), "total_tokens": 12}, 10, 0, 4),
+        ({**usage_of(10, 4), "cache_creation_input_tokens": 500, "total_tokens": 514}, 10, 0, 4),
+        (
+            {"input_tokens": 10, "output_tokens": 4, "cache_read_input_tokens": 1000},
+            *(10, 1000, 4),
+        ),
         (
             {
                 **usage_of(10, 4),

@@ -1,6 +1,8 @@
 """When a server is left alone."""
 
-from controller.backends.openai.resilience import CircuitBreaker
+import pytest
+
+from controller.backends.openai.resilience import CircuitBreaker, _status_error, told_error
 
 
 class Clock:
@@ -29,3 +31,29 @@ def test_a_breaker_lets_one_probe_through():
     assert breaker.allows
     breaker.admit()
     assert breaker.allows, "closed again"
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "kind", "blamed"),
+    [
+        (429, "insufficient_quota", "no_credit", True),
+        (400, "API key not valid. Please pass a valid API key.", "unauthorized", True),
+        (403, "Your credit balance: see billing", "no_credit", True),
+        (404, "", "no_such_model", True),
+        (422, "input: 'what is API throttling?'", "rate_limited", False),
+        (400, "input: 'tell me of billing'", "no_credit", False),
+        (403, "flagged by moderation", "content_filter", False),
+        (413, "", "context_length_exceeded", False),
+    ],
+)
+def test_a_server_is_left_alone_for_what_everybody_would_meet(status, said, kind, blamed):
+    error = _status_error(status, said, None, None)
+    assert (error.kind, error.blames_server) == (kind, blamed)
+    assert error.retry_after_s is None
+
+
+def test_errors_in_a_stream_mean_what_their_codes_say():
+    limited = {"code": "rate_limit_exceeded", "message": "Rate limit; see /account/billing"}
+    assert told_error(limited).kind == "rate_limited"
+    broke = told_error({"code": "insufficient_quota"})
+    assert (broke.kind, broke.blames_server) == ("no_credit", True)
