@@ -214,7 +214,7 @@ def json_object(name: str, text: str) -> dict[str, Any]:
 def menu_folder(path: Path) -> Path | None:
     """Where a menu lies that comes with allot, by its name in `checkpoints/`; None for a file."""
     folder = bundled(str(path))
-    return folder if not path.exists() and (folder / MENU_FILE).exists() else None
+    return folder if not path.is_file() and (folder / MENU_FILE).exists() else None
 
 
 def read_menu(path: Path) -> tuple[ModelPlace, ...]:
