@@ -193,7 +193,7 @@ def named_letter(text: str) -> str | None:
     """
     for line in reversed(text.splitlines()[-40:]):
         for pattern in reversed(_NAMED[1:]):
-            judged = {found[found.lastindex or 0] for found in pattern.finditer(line)}
+            judged: set[str] = {found[found.lastindex or 0] for found in pattern.finditer(line)}
             if len(judged) == 1:
                 return judged.pop()
         named: set[str] = {next(filter(None, found)) for found in _NAMED[0].findall(line)}
