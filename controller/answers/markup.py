@@ -57,16 +57,8 @@ _ODD = re.compile(
     rf"[{_RAISED}]+|[{_LOWERED}]+"
     rf"|(?<=[{_IDEOGRAPHS}])(?=[A-Za-z\d])|(?<=[A-Za-z\d])(?=[{_IDEOGRAPHS}])|[^\x00-\x7f]"
 )
-_SPELLED = {
-    "。": ". ",
-    "、": ", ",
-    "，": ", ",
-    "；": "; ",
-    "\u2044": "/",
-    "∴": "",
-    "⇒": "=>",
-    "⟹": "=>",
-}
+_SPELLED = {"。": ". ", "、": ", ", "，": ", ", "；": "; ", "\u2044": "/", "∴": ""}
+_SPELLED |= dict.fromkeys("⇒⟹", "=>")
 _SPELLED |= dict.fromkeys("\u2212\u2010\u2011\ufe63\uff0d", "-")
 _KEPT = "°™®"
 

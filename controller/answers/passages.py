@@ -118,9 +118,10 @@ def tail(text: str) -> str:
     if not after.strip():
         return before
     begun = _THOUGHTS_BEGIN.search(before)
-    # Some think about what they have answered.
-    aside = begun is not None and not _UNENDED.match(begun[0]) and _OPEN_TAG.search(before)
-    return before[: begun.start()] + after if begun and aside else after
+    if begun and not _UNENDED.match(begun[0]) and _OPEN_TAG.search(before):
+        # Some think about what they have answered.
+        return before[: begun.start()] + after
+    return after
 
 
 def is_cut(text: str) -> bool:

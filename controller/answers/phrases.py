@@ -193,13 +193,18 @@ def named_letter(text: str) -> str | None:
     """
     for line in reversed(text.splitlines()[-40:]):
         for pattern in reversed(_NAMED[1:]):
-            judged: set[str] = {found[found.lastindex or 0] for found in pattern.finditer(line)}
+            judged = _letters(pattern, line)
             if len(judged) == 1:
                 return judged.pop()
-        named: set[str] = {next(filter(None, found)) for found in _NAMED[0].findall(line)}
+        named = _letters(_NAMED[0], line)
         if named:
             return named.pop() if len(named) == 1 else None
     return None
+
+
+def _letters(pattern: re.Pattern[str], line: str) -> set[str]:
+    """What one of a pattern's groups holds, wherever it fits."""
+    return {found[found.lastindex or 0] for found in pattern.finditer(line)}
 
 
 def yes_or_no(text: str) -> str | None:

@@ -109,9 +109,8 @@ class Architecture:
 
         from controller.backends.local.looped import LoopedConfig
 
-        source, file = place.hub_file or (place.source, None)
-        if place.is_gguf and place.path:
-            source, file = str(place.path.parent), place.path.name
+        found = (str(place.path.parent), place.path.name) if place.is_gguf and place.path else None
+        source, file = found or place.hub_file or (place.source, None)
         named = {"gguf_file": file} if file else {}
         try:
             config = AutoConfig.from_pretrained(source, trust_remote_code=False, **named)

@@ -36,7 +36,7 @@ _HUB_ID = re.compile(
 _OWN_FOLDER = "checkpoints"
 """Where models lie that nobody names; no owner on the Hub is meant by it."""
 
-MENU_FILE = "menu.yaml"
+_MENU_FILE = "menu.yaml"
 MOST_LOOPS = 128
 """How often layers may be gone through; more is a slip of the pen."""
 
@@ -214,7 +214,7 @@ def json_object(name: str, text: str) -> dict[str, Any]:
 def menu_folder(path: Path) -> Path | None:
     """Where a menu lies that comes with allot, by its name in `checkpoints/`; None for a file."""
     folder = bundled(str(path))
-    return folder if not path.is_file() and (folder / MENU_FILE).exists() else None
+    return folder if not path.is_file() and (folder / _MENU_FILE).exists() else None
 
 
 def read_menu(path: Path) -> tuple[ModelPlace, ...]:
@@ -226,7 +226,7 @@ def read_menu(path: Path) -> tuple[ModelPlace, ...]:
         ConfigError: the file has another form, or names an arm twice; see `ModelPlace.parse`.
     """
     folder = menu_folder(path)
-    path = folder / MENU_FILE if folder else path
+    path = folder / _MENU_FILE if folder else path
     try:
         said = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

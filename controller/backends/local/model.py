@@ -217,7 +217,7 @@ def load_model(
     if place.is_server:
         raise ConfigError(f"model: expected one that can be loaded, found the server {place.text}")
     if place.hub_file:
-        place = replace(place, path=downloaded(*place.hub_file))
+        place = replace(place, path=_downloaded(*place.hub_file))
     with quietly():
         if place.is_gguf:
             model, tokenizer, digest = _load_gguf(place, dtype, device_map)
@@ -256,7 +256,7 @@ def _load_pretrained(source: str, dtype: torch.dtype | str, device_map: Any) -> 
     return model, tokenizer, weights_digest(model)
 
 
-def downloaded(repo: str, name: str) -> Path:
+def _downloaded(repo: str, name: str) -> Path:
     """A file of the Hub, in its cache. Raises BackendError: neither has it."""
     try:
         return Path(hf_hub_download(repo, name))

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 _PROMPT, _COMPLETION = ("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens")
 _CACHED = ("prompt_cache_hit_tokens", "cached_tokens", "cache_read_input_tokens")
-_BESIDE = ("cache_read_input_tokens", "cache_creation_input_tokens")
 """Names in `usage`; those of cached ones are DeepSeek's, Moonshot's and Anthropic's."""
 
 
@@ -42,7 +41,8 @@ def counted(response: Any) -> Counted:
     # No prompt is empty: servers that say 0 do not count.
     prompt = count(*_PROMPT) or count("prompt_n", of=timings) + count("cache_n", of=timings)
     # Anthropic's own usage has neither what was read from its cache nor what was put there.
-    prompt += 0 if count("prompt_tokens") else sum(map(count, _BESIDE))
+    created = count("cache_creation_input_tokens")
+    prompt += 0 if count("prompt_tokens") else count("cache_read_input_tokens") + created
     thought = count("reasoning_tokens", of=_of(told, "completion_tokens_details"))
     counts = [natural(_of(told, name)) for name in _COMPLETION]
     counts += [natural(timings.get("predicted_n"))]
@@ -51,7 +51,6 @@ def counted(response: Any) -> Counted:
         # xAI and Gemini count thoughts in the total alone, and Gemini does not tell them apart.
         more = count("total_tokens") - prompt - completion
         # Some count in it what their cache holds beside the prompt.
-        created = count("cache_creation_input_tokens")
         if more in {cached, created, cached + created} - {thought}:
             more = 0
         thought = thought or max(more, 0)

@@ -35,10 +35,8 @@ _SUCCESSORS = {"max_tokens": "max_completion_tokens"}
 """Names under which some servers take a field that they refuse."""
 
 _BAD_REQUEST, _UNCLEAR = (400, 422), (400, 403, 422)
-_DURATION, _UNITS_S = (
-    re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|[hms])"),
-    {"h": 3600, "m": 60, "s": 1, "ms": 1e-3},
-)
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|[hms])")
+_UNITS_S = {"h": 3600, "m": 60, "s": 1, "ms": 1e-3}
 _PAUSE = re.compile(
     r"(?:(?:retry|try again) in |retryDelay\W{1,6})((?:[0-9]+(?:\.[0-9]+)?(?:ms|[hms]))+)"
 )
@@ -57,10 +55,8 @@ _STATUSES = {
     410: _NO_MODEL,
     413: TOO_LONG,
 }
-_CLOSED = frozenset({_NO_KEY, _NO_CREDIT, _NO_MODEL})
-"""Kinds of errors that speak of the server to everyone."""
 _MEANT = {_NO_CREDIT: 402, _NO_KEY: 401, _LIMITED: 429, _NO_MODEL: 404}
-"""Statuses of what servers say where none tells."""
+"""Kinds of errors that everybody would meet, and their statuses where a server tells none."""
 _LONGEST_WORDS = 4096
 _NO_MONEY = r"insufficient.(quota|balance|credit|fund)|arrear"
 _WORDS = {
@@ -175,7 +171,7 @@ def _status_error(
     if kind == _LIMITED:
         told = pause or (None if echoed else _pause_told(said))
         return UpstreamError(kind, blames_server=not echoed, retry_after_s=told, wasted=wasted)
-    blamed = kind == _NO_KEY or (kind in _CLOSED and not echoed)
+    blamed = kind == _NO_KEY or (kind in _MEANT and not echoed)
     return UpstreamError(kind or REJECTED, retryable=False, blames_server=blamed, wasted=wasted)
 
 
