@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import psutil
@@ -61,7 +62,6 @@ def record(validation, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cluster():
-    before = {child.pid for child in psutil.Process().children(recursive=True)}
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
         # By default workers wait for whatever else runs: the tests beside these, for example.
@@ -71,8 +71,9 @@ def cluster():
             started.add_node(**{k: v for k, v in NODE.items() if k != "include_dashboard"})
             yield started
         finally:
+            processes = processes_of(started)
             started.shutdown()
-    wait_for(lambda: {c.pid for c in psutil.Process().children(recursive=True)} <= before)
+    wait_for(lambda: not any(lives(process) for process in processes))
 
 
 def wait_for(condition, timeout_s=180):
@@ -82,15 +83,30 @@ def wait_for(condition, timeout_s=180):
         time.sleep(0.1)
 
 
+def lives(process):
+    with suppress(psutil.NoSuchProcess):
+        return process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def processes_of(cluster):
+    """Processes of all nodes: Ray's own and those that these started."""
+    found = []
+    for node in cluster.list_all_nodes():
+        for info in chain.from_iterable(node.all_processes.values()):
+            with suppress(psutil.NoSuchProcess):
+                process = psutil.Process(info.process.pid)
+                found += [process, *process.children(recursive=True)]
+    return found
+
+
 def workers(cluster, name="ShardWorker"):
     """Processes that work at something, on all nodes."""
     found = []
-    for node in cluster.list_all_nodes():
-        (raylet,) = node.all_processes["raylet"]
-        for child in psutil.Process(raylet.process.pid).children(recursive=True):
-            with suppress(psutil.NoSuchProcess):  # a zombie is none either
-                if name in " ".join(child.cmdline()):
-                    found.append(child)
+    for process in processes_of(cluster):
+        with suppress(psutil.NoSuchProcess):  # a zombie is none either
+            if name in " ".join(process.cmdline()):
+                found.append(process)
     return found
 
 
