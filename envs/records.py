@@ -13,7 +13,7 @@ import struct
 import sys
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -27,6 +27,9 @@ from controller.errors import TraceFormatError
 Row = dict[str, Any]
 
 EXPECTED = "JSON Lines, JSON, CSV, TSV, parquet or an inspect_ai archive (.eval)"
+
+INDEX = "Unnamed: 0"
+"""Stands for a first column without a name, where pandas writes its index, as in pandas."""
 
 _DELIMITERS = ",;\t"
 _BATCH = 4096
@@ -90,11 +93,14 @@ def read_records(path: Path) -> Iterator[Record]:
 def _object(pairs: list[tuple[str, Any]]) -> Row:
     row = dict(pairs)
     if len(row) < len(pairs):
-        twice = next(
-            name for name, count in Counter(name for name, _ in pairs).items() if count > 1
-        )
+        twice = _twice(name for name, _ in pairs)
         raise _KeyTwiceError(f"each key once, found {twice!r} twice in one object")
     return row
+
+
+def _twice(names: Iterable[str]) -> str | None:
+    """The first name that is there again, if one is."""
+    return next((name for name, count in Counter(names).items() if count > 1), None)
 
 
 _parsed = json.JSONDecoder(object_pairs_hook=_object).decode
@@ -128,8 +134,12 @@ def _separated(path: Path) -> Iterator[tuple[str, Any]]:
         delimiter = max(_DELIMITERS, key=header.count)
         reader = csv.reader(file, delimiter=delimiter, strict=True)
         names = next(reader, [])
-        if len(set(names)) < len(names) or not all(names):
-            raise TraceFormatError(f"{path}, line 1: expected different names, found {names}")
+        if names[:1] == [""]:
+            names[0] = INDEX
+        if twice := _twice(names):
+            raise TraceFormatError(f"{path}, line 1: expected a name once, found {twice!r} twice")
+        if not all(names):
+            raise TraceFormatError(f"{path}, line 1: expected names of columns, found {names}")
         for cells in reader:
             if not cells:
                 continue
@@ -169,6 +179,15 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> str:
     return str(pa.input_stream(content, compression="zstd").read(), "utf-8-sig")
 
 
+def _line(path: Path, number: int, line: str) -> Any:
+    try:
+        return _parsed(line)
+    except json.JSONDecodeError as error:
+        torn = "" if line.endswith("\n") else "; the file ends with this line: was it cut short?"
+        found = f"{error.msg}, character {error.colno}{torn}"
+        raise TraceFormatError(f"{path}, line {number}: expected {EXPECTED}: {found}") from None
+
+
 def _json(path: Path) -> Iterator[tuple[str, Any]]:
     """Lines of JSON, or else one JSON text, whose array stands for its entries.
 
@@ -184,7 +203,7 @@ def _json(path: Path) -> Iterator[tuple[str, Any]]:
         if is_lines or not first:
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    yield f"line {number}", _parsed(line)
+                    yield f"line {number}", _line(path, number, line)
             return
         if first.lstrip()[0] not in "[{":
             raise TraceFormatError(f"{path}, line 1: expected {EXPECTED}, found {first[:60]!r}")

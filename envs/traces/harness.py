@@ -43,7 +43,8 @@ def harness_attempts(record: Record, log: Log) -> Iterator[Row]:
     texts = _flat(row["resps"])
     if not texts or not all(isinstance(text, str) for text in texts):
         raise record.error("resps", "generated texts (log-likelihoods are no attempts)", texts)
-    found = row.get("metrics") or [name for name in row if name in METRICS]
+    numbers = (name for name, value in row.items() if isinstance(value, (int, float)))
+    found = row.get("metrics") or [name for name in numbers if name != "doc_id"]
     metric = log.metric(record, found, METRICS)
     programs = metric.startswith("pass@")
     log.kind = log.kind or ("whole" if programs else None)
@@ -65,7 +66,7 @@ def harness_attempts(record: Record, log: Log) -> Iterator[Row]:
             "question_id": row["doc_id"],
             "dataset": task,
             "reference": right_answers(row.get("target")),
-            "model": results.get("model_name") or log.folder,
+            "model": results.get("model_name") or log.folder_as_model,
             "parameters": results.get("config", {}).get("model_num_parameters"),
             "answer": "" if answer in _INVALID else str(answer),
             "text": text,

@@ -164,9 +164,12 @@ class Intake:
         references = row.get("reference", ())
         cut = row.get("finish_reason") == CUT
         spelled, answer, how = _answer(log.answer_kind, text, answer, cut=cut)
+        graded = spelled is not None and is_one_of(log.answer_kind, spelled, tuple(references))
         if right is None:
-            right = spelled is not None and is_one_of(log.answer_kind, spelled, tuple(references))
+            right = graded
             log.notes["graded here"] += 1
+        elif spelled is not None and references:
+            log.otherwise += graded != right
         name, dataset = row["model"], row.get("dataset", "")
         model = self._model(record, row, log.answer_kind.name, dataset)
         question, place = self._question(record, row, dataset, references)
@@ -258,9 +261,10 @@ class Intake:
         """Check what only all attempts together tell: answers, unique ids, known parents."""
         if not self.models:
             notes = {note: n for log in self.logs for note, n in log.notes.items()}
+            why = f"{notes}; logs of services and batches need --references"
             raise TraceFormatError(
-                f"{[str(log.path) for log in self.logs]}: expected attempts, found none "
-                f"({notes or 'no records'}); logs of services and batches need --references"
+                f"{[str(log.path) for log in self.logs]}: expected attempts, found none: "
+                f"{why if notes else 'no file has a record'}"
             )
         if not any(model.read for model in self.models.values()):
             examples = [text[-60:] for model in self.models.values() for text in model.unread]

@@ -65,6 +65,7 @@ class Log:
         kind: of the answers of this log, where it is known to be another one.
         stated: share of attempts that are right, as the harness tells.
         attempts, right: how many there are so far.
+        otherwise: attempts whose answer and reference say otherwise than the verdict in the log.
         steps: of the training whose completions these are.
         used: filters, metrics and columns that the person named and this log has.
         beside_it: what was read beside the log, by name.
@@ -79,6 +80,7 @@ class Log:
     stated: float | None = None
     attempts: int = 0
     right: int = 0
+    otherwise: int = 0
     steps: set[int] = field(default_factory=set)
     used: set[str] = field(default_factory=set)
     beside_it: dict[str, Any] = field(default_factory=dict)
@@ -109,6 +111,12 @@ class Log:
     def folder(self) -> str:
         """Name of the directory that it lies in."""
         return self.path.resolve().parent.name
+
+    @property
+    def folder_as_model(self) -> str:
+        """The same as the name of a model, where nothing else tells it; a note says so."""
+        self.notes["the directory's name for the model's"] += 1
+        return self.folder
 
     @cached_property
     def filters(self) -> list[str]:

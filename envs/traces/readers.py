@@ -362,7 +362,7 @@ def program_attempts(record: Record, log: Log) -> Iterator[Row]:
         "question_id": solution["task_id"],
         "dataset": solution["task_id"].partition("/")[0],
         # Solutions that lie in a directory have their results in it.
-        "model": log.path.stem.removesuffix("eval_results").rstrip("_") or log.folder,
+        "model": log.path.stem.removesuffix("eval_results").rstrip("_") or log.folder_as_model,
         "text": solution["solution"],
         "correct": all(scored(record, name, solution[name]) for name in counted),
     }

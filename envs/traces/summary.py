@@ -20,6 +20,9 @@ _FEW = 20
 _MUCH, _SELDOM = 1 / 3, 0.1
 """Share of attempts that one answer is given in, and share of these that it is right in."""
 
+_DOUBTED = 0.1
+"""Share of attempts of a log whose verdicts are not what answers and references say."""
+
 _TOLERANCE = 0.005
 """Of the share that is right, against the one that a harness tells."""
 
@@ -128,6 +131,11 @@ def differences(logs: Iterable[Log]) -> Iterator[str]:
             yield (
                 f"{log.path}: {right:.1%} of its attempts are right, where its harness tells "
                 f"{log.stated:.1%}; {why}"
+            )
+        if log.otherwise > _DOUBTED * log.attempts:
+            yield (
+                f"{log.path}: by answer and reference {log.otherwise} of {log.attempts} attempts "
+                "are graded otherwise than by the log, whose verdicts stand"
             )
         if not log.attempts:
             yield f"{log.path}: no attempts in it"

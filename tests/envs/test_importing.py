@@ -116,13 +116,17 @@ def test_what_a_score_does_not_tell_is_refused(tmp_path, more, message):
         import_attempts([file], tmp_path / "traces")
 
 
+@pytest.mark.parametrize("metrics", [["mine", "exact_match"], None], ids=["told", "of old"])
 @QUIET
-def test_a_score_counts_without_a_target_and_by_a_metric_that_is_named(tmp_path, monkeypatch):
+def test_a_score_counts_without_a_target_and_by_a_metric_that_is_named(
+    tmp_path, monkeypatch, metrics
+):
     monkeypatch.chdir(tmp_path)
-    more = {"target": None, "metrics": ["mine", "exact_match"], "mine": 0}
+    more = {"target": None, "metrics": metrics, "mine": 0}
     file = write(tmp_path / "samples_t.jsonl", [entry(**more)])
     made = import_attempts([Path(file.name)], Path("t"), options=ImportOptions(metrics=["mine"]))
     assert shares(made) == {(tmp_path.name, "t"): (1, 1, 0)}
+    assert "the directory's name for the model's (1)" in made.notes
 
 
 @QUIET
@@ -227,6 +231,7 @@ ROW = (
         ("array.json", f"[{ROW},\n {ROW}]"),
         ("line.json", f"[{ROW}, {ROW}]"),
         ("bom.csv", "\ufeffquestion,model,answer,correct,tokens\n1?,m,2,1,3\n1?,m,2,1,3"),
+        ("pandas.csv", ",question,model,answer,correct,tokens\n0,1?,m,2,1,3.0\n1,1?,m,2,True,3.0"),
         ("semicolons.csv", 'question;model;answer;correct;tokens\n"1;2,?";m;2;1;3\n1?;m;2;yes;3'),
     ],
 )
@@ -240,12 +245,14 @@ def test_spellings_of_tables(tmp_path, name, content):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", f"{ROW}\nnonsense", "after line 1: expected JSON Lines"),
+        ("a.jsonl", f"{ROW}\nnonsense\n", "line 2: expected JSON Lines.*, character 1$"),
+        ("a.jsonl", f"{ROW}\n{ROW[:40]}", "line 2: .*, character 40; .*was it cut short"),
         ("a.txt", "question: what?", "line 1: expected JSON Lines, JSON, CSV"),
         ("a.jsonl", f"{ROW}\n[1]", "line 2: expected an object"),
         ("a.csv", "question,model\n1,2,3", r"line 2: expected 2 cells separated by ',', found 3"),
-        ("a.csv", "question,question\n1,2", "expected different names"),
-        ("a.jsonl", "", "found none"),
+        ("a.csv", "question,question\n1,2", "expected a name once, found 'question' twice"),
+        ("a.csv", "question,,model\n1,2,3", "expected names of columns"),
+        ("a.jsonl", "", "found none: no file has a record"),
         ("a.eval", "PK", "inspect_ai archive"),
         ("a.json", "[" * 100_000, "maximum recursion depth"),
     ],
@@ -343,6 +350,10 @@ def test_ids_are_those_of_their_data_set(tmp_path):
         ([{"text": "So 2."}] * 3, "m: 100% of further attempts at a question repeat a text"),
         ([{"correct": 1}, {"correct": 0}], "m: 1 answers are right in one attempt and wrong in"),
         ([{"answer": "", "correct": 1}, {}], "1 attempts that are right by the log, though no"),
+        (
+            [{"answer": str(i), "reference": "2", "question_id": i} for i in range(3)],
+            "by answer and reference 2 of 3 attempts are graded otherwise than by the log",
+        ),
         ([{"mood": 1}], "columns mood mean nothing here"),
         ([{"question_id": 1}, {"question_id": 1, "question": "?"}], "worded otherwise before"),
         (
