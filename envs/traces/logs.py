@@ -97,9 +97,9 @@ class Log:
         return self.options.answers is not None and self.kind is None
 
     def beside(self, name: str) -> Any:
-        """The JSON in the file of that name beside the log, read once; an empty object if none."""
+        """The JSON in a file, from the directory of the log on, read once; an empty object if none."""
         if name not in self.beside_it:
-            path = self.path.with_name(name)
+            path = self.path.parent / name
             try:
                 text = path.read_text(encoding="utf-8-sig") if path.exists() else "{}"
                 self.beside_it[name] = json.loads(text)

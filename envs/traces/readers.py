@@ -17,6 +17,7 @@ from typing import Any
 from controller.errors import TraceFormatError
 from envs.records import Record
 from envs.traces.harness import harness_attempts
+from envs.traces.lighteval import details_attempts
 from envs.traces.logs import SHOWS, Log, Row, conversation, message_text, scored
 from envs.traces.served import served_attempts
 
@@ -387,6 +388,7 @@ SOURCES = tuple(
     Source(name=name, columns=frozenset(columns), attempts=attempts, entries=entries)
     for name, columns, attempts, entries in (
         ("lm-evaluation-harness", {"doc", "resps"}, harness_attempts, None),
+        ("lighteval", {"doc", "model_response", "metric"}, details_attempts, None),
         ("allot serve", {"event", "logger"}, served_attempts, None),
         ("inspect_ai", {"epoch", "target", "scores"}, inspect_attempts, None),
         ("inspect_ai", {"eval", "status"}, inspect_attempts, inspect_entries),

@@ -140,6 +140,40 @@ def test_an_incomplete_log_differs_from_what_its_harness_tells(tmp_path):
         import_attempts([file], tmp_path / "traces", options=options)
 
 
+def details(task):
+    (path,) = (LOGS / "lighteval").rglob(f"details_{task}_*.parquet")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("task", "metrics", "found"),
+    [("sums1", [], (12, 12, 0.333)), ("sums4", ["avg@n:n=4"], (12, 48, 0.438))],
+)
+@pytest.mark.filterwarnings("error")
+def test_details_that_lighteval_wrote(tmp_path, task, metrics, found):
+    options = ImportOptions(metrics=metrics)
+    made = import_attempts([details(task)], tmp_path / "traces", options=options)
+    assert shares(made) == {("org/die", f"{task}|0"): found}
+    (results,) = (LOGS / "lighteval").rglob("results_*.json")
+    told = json.loads(results.read_text())["results"][f"{task}|0"]
+    assert told[metrics[0] if metrics else "pass@k:k=1&n=1"] == pytest.approx(found[-1], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "message"),
+    [
+        ("choice", ImportOptions(), "row 1, column model_response.text: .*log-likelihoods are no"),
+        ("sums4", ImportOptions(), "say which is by --metric"),
+        ("sums1", ImportOptions(constants={"level": 1}), "column model: .*--set model=VALUE"),
+    ],
+)
+def test_details_of_lighteval_that_do_not_tell_are_refused(tmp_path, task, options, message):
+    alone = tmp_path / "details.parquet"
+    alone.write_bytes(details(task).read_bytes())
+    with pytest.raises(TraceFormatError, match=message):
+        import_attempts([alone], tmp_path / "traces", options=options)
+
+
 @QUIET
 def test_logs_of_inspect(tmp_path):
     files = [LOGS / "inspect" / f"sums_{size}.eval" for size in ("small", "large")]
