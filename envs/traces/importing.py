@@ -60,7 +60,8 @@ def import_attempts(
         for file in files:
             rows.read(file)
         rows.close()
-        _refuse_unused(options, rows.logs)
+        if rows.models:
+            _refuse_unused(options, rows.logs)
         rows.sizes |= _checked_sizes(parameters or {}, rows.models)
         rows.check()
         chosen = rows.small(small)

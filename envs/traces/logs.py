@@ -97,7 +97,7 @@ class Log:
         return self.options.answers is not None and self.kind is None
 
     def beside(self, name: str) -> Any:
-        """The JSON in a file, from the directory of the log on, read once; an empty object if none."""
+        """The JSON in a file, seen from the log's directory, read once; an empty object if none."""
         if name not in self.beside_it:
             path = self.path.parent / name
             try:

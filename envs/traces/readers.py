@@ -136,10 +136,13 @@ def batch_attempts(record: Record, log: Log) -> Iterator[Row]:
     if known is None:
         log.notes["questions without a reference, left out"] += 1
         return
+    if known.get("question") is None:
+        expected = "its wording in --references, by question_id, in a column question or prompt"
+        raise record.error("question", expected, [k for k, v in known.items() if v is not None])
     body = reply["body"]
-    usage = body.get("usage") or {}
-    written = usage.get("completion_tokens", usage.get("output_tokens"))
-    texts = [*_choices(body), *_outputs(body)]
+    texts, usage = [*_choices(body), *_outputs(body)], body.get("usage") or {}
+    if not texts:
+        log.notes[FAILED] += 1
     for text, reason in texts:
         yield {
             "question_id": known.get("question_id") or name,
@@ -147,9 +150,17 @@ def batch_attempts(record: Record, log: Log) -> Iterator[Row]:
             "model": body.get("model"),
             "text": text,
             "finish_reason": reason,
-            "prompt_tokens": usage.get("prompt_tokens", usage.get("input_tokens")),
-            "completion_tokens": written if len(texts) == 1 else None,
+            **_billed(usage, ("prompt", "input"), "cached"),
+            **(_billed(usage, ("completion", "output"), "reasoning") if len(texts) == 1 else {}),
         }
+
+
+def _billed(usage: Row, names: tuple[str, str], part: str) -> Row:
+    """Tokens, and the part of them that has a price or meaning of its own, as either API says."""
+    found = next((name for name in names if usage.get(f"{name}_tokens") is not None), names[0])
+    details = usage.get(f"{found}_tokens_details") or {}
+    ours, parts = f"{names[0]}_tokens", f"{part}_tokens"
+    return {ours: usage.get(f"{found}_tokens"), parts: details.get(parts)}
 
 
 def _choices(body: Row) -> Iterator[tuple[str, str | None]]:
@@ -161,10 +172,13 @@ def _choices(body: Row) -> Iterator[tuple[str, str | None]]:
 
 
 def _outputs(body: Row) -> Iterator[tuple[str, str | None]]:
-    """The text of a reply of the responses API, and why it ended."""
-    messages = [item for item in body.get("output", ()) if item.get("type") == "message"]
-    if messages:
-        cut = body.get("status") == "incomplete"
+    """The text of a reply of the responses API, and why it ended.
+
+    A reply that was cut while the model thought has none, and is an attempt all the same.
+    """
+    cut, output = body.get("status") == "incomplete", body.get("output") or ()
+    if cut or (output and body.get("status") != "failed"):
+        messages = [item for item in output if item.get("type") == "message"]
         yield "".join(map(message_text, messages)), "length" if cut else "stop"
 
 

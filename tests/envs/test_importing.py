@@ -531,6 +531,53 @@ def test_output_of_the_openai_batch_api(tmp_path):
     assert told <= set(made.notes)
 
 
+def response(status, usage, *output, **more):
+    body = {"object": "response", "status": status, "model": "gpt", "output": [*output]} | more
+    return {"status_code": 200, "request_id": "r", "body": body | {"usage": usage}}
+
+
+@QUIET
+def test_thinking_that_the_batch_api_bills_is_kept_even_where_nothing_else_came(tmp_path):
+    details = {"input_tokens_details": {"cached_tokens": 7}, "input_tokens": 36}
+    details |= {"output_tokens": 90, "output_tokens_details": {"reasoning_tokens": 64}}
+    thought = {"type": "reasoning", "summary": []}
+    spoken = {"type": "message", "content": [{"type": "output_text", "text": "**2**"}]}
+    rows = [
+        {"custom_id": "q1-0", "response": response("completed", details, thought, spoken)},
+        {"custom_id": "q1-1", "response": response("incomplete", details, thought)},
+        {"custom_id": "q1-2", "response": response("failed", None, error={"code": "server_error"})},
+        {"custom_id": "q1-3", "response": chat("3") | {"request_id": "r"}},
+    ]
+    chat_usage = rows[3]["response"]["body"]["usage"]
+    chat_usage |= {"completion_tokens_details": {"reasoning_tokens": 4}}
+    file = write(tmp_path / "batch.jsonl", [row | {"error": None} for row in rows])
+    known = {"q1": {"question_id": "q1", "question": "1 + 1?", "reference": "2"}}
+    made = import_attempts([file], tmp_path / "traces", options=ImportOptions(references=known))
+    assert "requests that failed, left out (1)" in made.notes
+    names = ("text", "correct", "finish_reason", "cached_tokens", "reasoning_tokens")
+    stored = TraceSet.read(tmp_path / "traces").attempts.select(names).to_pylist()
+    assert [tuple(row.values()) for row in stored] == [
+        ("**2**", True, "stop", 7, 64),
+        ("", False, "length", 7, 64),
+        ("3", False, "stop", None, 4),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("known", "message"),
+    [
+        ({"reference": "2"}, "line 1, column question: expected its wording in --references"),
+        (None, r"expected attempts, found none: {'requests that failed, left out': 1}"),
+    ],
+)
+def test_what_a_batch_lacks_is_named(tmp_path, known, message):
+    failed = {"status_code": 400, "body": {"error": {"code": "unsupported_parameter"}}}
+    row = {"custom_id": "q1", "response": chat("2") if known else failed, "error": None}
+    options = ImportOptions(references={"q1": known or {"reference": "2"}})
+    with pytest.raises(TraceFormatError, match=message):
+        import_attempts([write(tmp_path / "a.jsonl", [row])], tmp_path / "traces", options=options)
+
+
 @QUIET
 def test_completions_of_trl(tmp_path):
     prompt = [{"role": "user", "content": "1 + 1?"}]
