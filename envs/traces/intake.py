@@ -155,8 +155,9 @@ class Intake:
                 if source is not TABLE and log.graded_again and kept.get("reference"):
                     kept = {k: v for k, v in kept.items() if k not in ("answer", "correct")}
                 self._add(entry, kept, log)
-        if source is not TABLE:
+        if source is not TABLE:  # what harnesses call an answer is often a whole sentence
             log.unread.clear()
+            log.otherwise = 0
 
     def _add(self, record: Record, row: Row, log: Log) -> None:
         self.held.update(row.keys())
