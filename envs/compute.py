@@ -28,6 +28,7 @@ from envs.draws import (
     Streams,
     number_option,
     observation_space,
+    refuse_unknown,
     stream_key,
     whole_option,
 )
@@ -146,8 +147,7 @@ class ComputeEnv(PricedEpisodes, gymnasium.Env[Observation, np.int64]):
         if seed is not None or self._streams is None:
             self._streams = Streams(np.array([stream_key(seed)]))
         options = options or {}
-        if unknown := set(options) - {*_CHOSEN}:
-            raise ConfigError(f"options: expected {', '.join(_CHOSEN)}, found {sorted(unknown)}")
+        refuse_unknown(options, _CHOSEN)
         num_starts = len(self.questions) * self.attempts
         start, price, round_price, budget, _ = self._draw(self._streams, _ROW, num_starts)
         question, number = divmod(int(start[0]), self.attempts)

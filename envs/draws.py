@@ -8,14 +8,14 @@ arrays instead.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any, Literal, NamedTuple, get_args
 
 import gymnasium
 import numpy as np
 from gymnasium.utils import seeding
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from controller.errors import ConfigError, IllegalActionError
 from controller.granularity import Process
@@ -65,7 +65,7 @@ def check_illegal(illegal: Illegal) -> Illegal:
 
 
 def carried_out(
-    actions: Array, mask: NDArray[np.bool_], illegal: Illegal, over: Array | bool = False
+    actions: ArrayLike, mask: NDArray[np.bool_], illegal: Illegal, over: Array | bool = False
 ) -> tuple[Array, NDArray[np.bool_]]:
     """Actions that are carried out, and where those asked for are forbidden; all (N,).
 
@@ -77,6 +77,10 @@ def carried_out(
     """
     (num_envs, num_actions), first = mask.shape, mask.argmax(1)
     expected = f"whole numbers from 0 to {num_actions - 1}"
+    try:
+        actions = np.asarray(actions)
+    except ValueError:  # lists of lists
+        actions = np.asarray(actions, object)
     if actions.shape != (num_envs,) or actions.dtype.kind not in "iu":
         raise IllegalActionError(
             f"actions: expected {expected} of shape {(num_envs,)}, found {actions.dtype} of shape "
@@ -190,6 +194,14 @@ class PricedEpisodes:
                 f"reward: expected finite numbers of shape {step.right.shape}, found {given!r}"
             )
         return given - PENALTY * (np.asarray(forbidden) & (self.illegal == "penalty"))
+
+
+def refuse_unknown(options: Any, known: Sequence[str]) -> None:
+    """ConfigError unless the options of a `reset` are by name, and none but those that it knows."""
+    named = isinstance(options, Mapping)
+    unknown = [name for name in options if name not in known] if named else options
+    if unknown or not named:
+        raise ConfigError(f"options: expected {', '.join(known)}, found {unknown}")
 
 
 def whole_option(options: Mapping[str, Any], name: str, drawn: int, count: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +20,10 @@ class LogUniform:
     high: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.low <= self.high < float("inf"):
+        numbers = all(isinstance(end, Real) for end in (self.low, self.high))
+        if not numbers or not 0 < self.low <= self.high < float("inf"):
             raise ConfigError(
-                f"range: expected 0 < low <= high, found low={self.low}, high={self.high}"
+                f"range: expected 0 < low <= high, found low={self.low!r}, high={self.high!r}"
             )
 
     def at(self, uniform: NDArray[np.float64]) -> NDArray[np.float64]:

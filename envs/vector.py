@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from controller.errors import ConfigError, IllegalActionError
 from controller.granularity import Process
 from controller.process.lockstep import Array
-from envs.draws import Illegal, PricedEpisodes, Streams, carried_out, observation_space, stream_keys
+from envs.draws import (
+    Illegal,
+    PricedEpisodes,
+    Streams,
+    carried_out,
+    observation_space,
+    refuse_unknown,
+    stream_keys,
+)
 from envs.granularity import STOP, replay_of
 from envs.reward import LogUniform, Reward, Step, utility
 from envs.segments.table import SegmentTable
@@ -65,8 +73,9 @@ class ComputeVectorEnv(PricedEpisodes, VectorEnv[Array, Array, Array]):
     ) -> None:
         if num_envs < 1:
             raise ConfigError(f"num_envs: expected at least 1, found {num_envs}")
-        if max_episode_steps is not None and max_episode_steps < 1:
-            raise ConfigError(f"max_episode_steps: expected at least 1, found {max_episode_steps}")
+        if max_episode_steps is not None and (max_episode_steps % 1 or max_episode_steps < 1):
+            expected = "a whole number from 1, or None"
+            raise ConfigError(f"max_episode_steps: expected {expected}, found {max_episode_steps}")
         self._agree(config, prices, round_prices, budgets, reward, illegal)
         replay = replay_of(table, config, num_envs, difficulty=difficulty, permute=permute)
         self.replay, self.num_envs, self.hide_signals = replay, num_envs, hide_signals
@@ -109,8 +118,7 @@ class ComputeVectorEnv(PricedEpisodes, VectorEnv[Array, Array, Array]):
 
     def _chosen(self, options: dict[str, Any]) -> Array:
         """Environments to reset, (n,)."""
-        if unknown := set(options) - {"reset_mask"}:
-            raise ConfigError(f"options: expected reset_mask, found {sorted(unknown)}")
+        refuse_unknown(options, ("reset_mask",))
         if options.get("reset_mask") is None or self._streams is None:
             return self._rows
         mask = np.asarray(options["reset_mask"])
@@ -139,7 +147,7 @@ class ComputeVectorEnv(PricedEpisodes, VectorEnv[Array, Array, Array]):
             IllegalActionError: a number that stands for no action, an action that its mask
                 forbids (see `illegal`), or an episode that is over and that nobody has reset.
         """
-        actions, forbidden = carried_out(np.asarray(actions), self._mask, self.illegal, self._over)
+        actions, forbidden = carried_out(actions, self._mask, self.illegal, self._over)
         resting = self._rest()
         episodes = self.replay.episodes
         stopped = (actions == STOP) & ~resting

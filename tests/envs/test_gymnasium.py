@@ -19,6 +19,7 @@ from stable_baselines3.common.env_util import make_vec_env
 import envs
 from controller.errors import ConfigError, IllegalActionError
 from envs.compute import ComputeEnv
+from envs.reward import LogUniform
 from envs.vector import ComputeVectorEnv
 from tests.conftest import CHECKPOINTS
 
@@ -217,8 +218,14 @@ def test_vector_refuses_what_it_does_not_know(many):
         env.reset(options={"price": 1.0})
     with pytest.raises(ConfigError, match="expected bool of shape"):
         env.reset(options={"reset_mask": np.ones(N + 1, bool)})
-    with pytest.raises(ConfigError, match="max_episode_steps"):
-        many(max_episode_steps=0)
+    for steps in (0, -1, 1.5, np.nan):
+        with pytest.raises(ConfigError, match="max_episode_steps: expected a whole number from 1"):
+            many(max_episode_steps=steps)
+    for low, high in ((-1, 5), (0, 1), (2, 1), (np.nan, 1), (1, np.inf), ("1", 2), (None, 2)):
+        with pytest.raises(
+            ConfigError, match=f"range: expected 0 < low <= high, found low={low!r}"
+        ):
+            LogUniform(low=low, high=high)
 
 
 @pytest.mark.parametrize("action", [-1, 99, 1.5, "1", None, np.nan])
@@ -230,6 +237,8 @@ def test_what_stands_for_no_action_is_refused_by_both(make, many, action):
         env.step(action)
     with pytest.raises(IllegalActionError, match="expected whole numbers from 0 to 4"):
         vector.step(np.array([1] * (N - 1) + [action], object if action is None else None))
+    with pytest.raises(IllegalActionError, match=r"of shape \(6,\), found object of shape"):
+        vector.step([1] * (N - 1) + [[action]])
     with pytest.raises(IllegalActionError, match=r"of shape \(6,\), found int64 of shape \(7,\)"):
         vector.step(np.ones(N + 1, np.int64))
     for flag in (True, np.True_):
@@ -251,7 +260,9 @@ def test_what_stands_for_no_action_is_refused_by_both(make, many, action):
         ({"question": -1}, "question: expected a whole number from 0 to"),
         ({"question": 1.5}, "question: expected a whole number from 0 to"),
         ({"attempt": 1}, "attempt: expected a whole number from 0 to 0"),
-        ({"wording": 1}, "options: expected question, attempt, price"),
+        ({"wording": 1}, "options: expected question, attempt, price.*found \\['wording'\\]"),
+        ([("price", 1)], "options: expected question, attempt, price"),
+        (5, "options: expected question, attempt, price.*found 5"),
     ],
 )
 def test_options_out_of_range_are_refused(make, options, message):
@@ -264,6 +275,7 @@ def test_options_out_of_range_are_refused(make, options, message):
     [
         ({"prices": (1e-5, 1e-2)}, r"prices: expected LogUniform.*found \(1e-05, 0.01\)"),
         ({"budgets": 5.0}, "budgets: expected LogUniform"),
+        ({"budgets": (np.nan, 5.0)}, "budgets: expected LogUniform"),
         ({"reward": "utility"}, "reward: expected a function of a Step, found 'utility'"),
         ({"illegal": "ignore"}, r"illegal: expected one of \['raise', 'stop', 'penalty'\]"),
     ],
