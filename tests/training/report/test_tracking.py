@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from training.report.tracking import MAX_TABLE_ROWS, Tracker
+
 STEPS = 64 * 16 * 4
 SHORT = ("--num-envs", 64, "--steps", 1024)
 
@@ -104,6 +106,15 @@ def test_every_question_is_in_the_table_of_decisions(evaluated, figures):
         assert row["correct"] == (row["answer"] == row["reference"])
         assert set(row["actions"].split()) <= known
         assert (row["cost"] > 0) == (row["actions"] != "STOP")
+
+
+def test_a_table_that_is_too_long_for_wandb_keeps_evenly_many_rows(offline_run, tmp_path):
+    with Tracker(tmp_path, "evaluate", {}, mode="offline") as tracker:
+        tracker.table("long", ["number"], ((i,) for i in range(250_001)))
+        tracker.table("none", ["number"], [])
+    numbers = [row["number"] for row in offline_run(tmp_path).table("long")]
+    assert numbers == [*range(0, 250_001, 26)]
+    assert len(numbers) <= MAX_TABLE_ROWS
 
 
 def test_pictures_are_there(evaluated, pair):
