@@ -262,10 +262,12 @@ class Intake:
         """Check what only all attempts together tell: answers, unique ids, known parents."""
         if not self.models:
             notes = {note: n for log in self.logs for note, n in log.notes.items()}
-            why = f"{notes}; logs of services and batches need --references"
+            ask = (
+                "; give them by --references" if any("reference" in note for note in notes) else ""
+            )
             raise TraceFormatError(
                 f"{[str(log.path) for log in self.logs]}: expected attempts, found none: "
-                f"{why if notes else 'no file has a record'}"
+                f"{notes or 'no file has a record'}{ask}"
             )
         if not any(model.read for model in self.models.values()):
             examples = [text[-60:] for model in self.models.values() for text in model.unread]

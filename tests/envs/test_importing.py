@@ -567,7 +567,7 @@ def test_thinking_that_the_batch_api_bills_is_kept_even_where_nothing_else_came(
     ("known", "message"),
     [
         ({"reference": "2"}, "line 1, column question: expected its wording in --references"),
-        (None, r"expected attempts, found none: {'requests that failed, left out': 1}"),
+        (None, r"expected attempts, found none: {'requests that failed, left out': 1}$"),
     ],
 )
 def test_what_a_batch_lacks_is_named(tmp_path, known, message):
