@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from controller.card import Interval
+from controller.errors import ConfigError
 from controller.policy.rules import ROUTERS, SELECTOR, STATIC
 from controller.process.lockstep import Floats
 from controller.process.types import Question
@@ -50,18 +53,20 @@ class Bootstrap:
 
 def count_distinct(questions: Sequence[Question]) -> int:
     """Questions that ask something else; of bundled ones, order and wording aside."""
-    from envs.questions.bundled import TASKS, QuestionSource
+    from envs.questions.bundled import QuestionSource
 
-    sources: dict[tuple[str, str], QuestionSource] = {}
+    source = cache(QuestionSource)
 
     def asked(question: Question) -> str:
-        task, *numbers = question.question_id.split("/")
-        if task not in TASKS or task != question.dataset or len(numbers) != 2:
-            return question.text
-        place = task, numbers[0]
-        if place not in sources:
-            sources[place] = QuestionSource(task, int(numbers[0]))
-        return sources[place][int(numbers[1])].key
+        task, _, place = question.question_id.partition("/")
+        if task == question.dataset:
+            # Others number their questions of the same task in the same way.
+            with suppress(ConfigError, ValueError, IndexError):
+                level, index = map(int, place.split("/"))
+                drawn = source(task, level)[index]
+                if drawn.question.text == question.text:
+                    return drawn.key
+        return question.text
 
     return len({asked(question) for question in questions})
 

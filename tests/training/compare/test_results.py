@@ -87,6 +87,15 @@ def test_questions_that_ask_the_same_count_once():
     assert count_distinct(own) == 2
 
 
+@pytest.mark.parametrize("place", ["1/9", "6/2", "one/9", "1/2/3", "1/99999999999"])
+def test_questions_of_others_that_are_numbered_alike_are_not_taken_for_bundled_ones(place):
+    own = [
+        Question(question_id=f"gcd/{place}", dataset="gcd", text=text, reference="1")
+        for text in ("What is the gcd of 4 and 9?", "Greatest common divisor of 4 and 9?")
+    ]
+    assert count_distinct(own) == 2
+
+
 def test_the_interval_of_a_mean_is_that_of_the_normal_distribution():
     values = np.random.default_rng(0).normal(size=400)
     low, high = Bootstrap(400).interval(values)
