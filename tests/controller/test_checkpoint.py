@@ -54,6 +54,13 @@ def edit(path, **changes):
     (path / "controller.json").write_text(json.dumps({**settings, **changes}))
 
 
+def test_whoever_may_read_the_directory_may_read_all_of_it(saved):
+    _, directory = saved
+    modes = {path.stat().st_mode for path in directory.iterdir()}
+    (directory / "new").touch()
+    assert modes == {(directory / "new").stat().st_mode}
+
+
 def test_round_trip(saved):
     checkpoint, path = saved
     loaded = load_checkpoint(path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -24,7 +25,7 @@ from controller.backends.local.kv import batches_by_length, forward, padded
 from controller.backends.local.model import DIGEST_LENGTH, Encoded, LocalModel
 from controller.backends.prompts import VERIFIER
 from controller.errors import BackendError
-from controller.files import write_text
+from controller.files import write_atomically, write_text
 from controller.process.episodes import LEAST_LOGPROB
 from controller.process.types import AdapterSpec
 
@@ -109,9 +110,11 @@ def save_adapter(
 ) -> None:
     """Write an adapter; `allot.json`, written last, makes it valid."""
     model.save_pretrained(str(out))
+    shutil.copymode(out / "adapter_config.json", out / _WEIGHTS)
     (out / "README.md").unlink(missing_ok=True)
     if score is not None:
-        save_file({"calibration": score.contiguous()}, out / _SCORE)
+        tensors = {"calibration": score.contiguous()}
+        write_atomically(out / _SCORE, lambda temporary: save_file(tensors, temporary))
     write_text(out / _NOTES, json.dumps({"version": 1, "base_digest": base_digest}) + "\n")
 
 
