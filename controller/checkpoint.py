@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from typing_extensions import TypeVar
 
 from controller.answers import UNNAMED, answer_kind
@@ -181,7 +181,8 @@ def save_checkpoint(
         "readouts": [name for name in _READOUTS if getattr(checkpoint, name)],
         "training": dict(checkpoint.training),
     }
-    write_atomically(directory / WEIGHTS_FILE, lambda temporary: save_file(tensors, temporary))
+    # `save_file` would make a file that nobody but its owner can read.
+    write_atomically(directory / WEIGHTS_FILE, lambda to: to.write_bytes(save(tensors)))
     if card is not None:
         write_text(directory / "README.md", card + "\n")
     write_json(directory / SETTINGS_FILE, settings)

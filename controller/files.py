@@ -12,10 +12,7 @@ from typing import Any
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Call `write(temporary_path)`, then put the file in place in one move."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.touch()
-    mode = temporary.stat().st_mode
     write(temporary)
-    temporary.chmod(mode)  # safetensors lets nobody but the owner read what it writes
     os.replace(temporary, path)
 
 

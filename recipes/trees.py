@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import typer
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from controller.answers import UNSTATED
 from controller.backends.local.segments import SegmentWriter
@@ -276,7 +276,7 @@ def with_values(traces: SegmentTraces) -> pa.Table:
         return traces.segments
     readout, values = _fit(traces)
     tensors = {name: np.ascontiguousarray(x) for name, x in readout.arrays().items()}
-    write_atomically(traces.path / VALUE_FILE, lambda to: save_file(tensors, to))
+    write_atomically(traces.path / VALUE_FILE, lambda to: to.write_bytes(save(tensors)))
     column = pa.array(values, pa.float32(), from_pandas=True)
     place = traces.segments.column_names.index("value")
     return traces.segments.set_column(place, "value", column)

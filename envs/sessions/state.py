@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from controller.errors import ConfigError
 from controller.process.lockstep import Array, Bools, Floats
-from envs.draws import Streams
+from envs.draws import Streams, refuse_unknown
 from envs.reward import LogUniform
 from envs.sessions.table import LARGE, LEVELS, SMALL, SessionTable
 
@@ -94,8 +94,7 @@ class Sessions:
         Raises:
             ConfigError: an unknown option, or one that is out of its range.
         """
-        if unknown := set(options) - {*OPTIONS}:
-            raise ConfigError(f"options: expected any of {OPTIONS}, found {sorted(unknown)}")
+        refuse_unknown(options, OPTIONS)
         table, most = self.table, self.table.most
 
         def draw() -> Floats:

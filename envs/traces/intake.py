@@ -154,23 +154,23 @@ class Intake:
                 log.unread |= dict.fromkeys(unknown)
                 if source is not TABLE and log.graded_again and kept.get("reference"):
                     kept = {k: v for k, v in kept.items() if k not in ("answer", "correct")}
-                self._add(entry, kept, log)
-        if source is not TABLE:  # what harnesses call an answer is often a whole sentence
+                # What harnesses call an answer is often a whole sentence.
+                self._add(entry, kept, log, compare=source is TABLE)
+        if source is not TABLE:
             log.unread.clear()
-            log.otherwise = 0
 
-    def _add(self, record: Record, row: Row, log: Log) -> None:
+    def _add(self, record: Record, row: Row, log: Log, *, compare: bool) -> None:
+        """Take an attempt; `compare` its verdict with what its answer and references say."""
         self.held.update(row.keys())
         text, answer, right = row.get("text"), row.get("answer"), row.get("correct")
         references = row.get("reference", ())
         cut = row.get("finish_reason") == CUT
         spelled, answer, how = _answer(log.answer_kind, text, answer, cut=cut)
-        graded = spelled is not None and is_one_of(log.answer_kind, spelled, tuple(references))
         if right is None:
-            right = graded
+            right = spelled is not None and is_one_of(log.answer_kind, spelled, tuple(references))
             log.notes["graded here"] += 1
-        elif spelled is not None and references:
-            log.otherwise += graded != right
+        elif compare and spelled is not None and references:
+            log.otherwise += is_one_of(log.answer_kind, spelled, tuple(references)) != right
         name, dataset = row["model"], row.get("dataset", "")
         model = self._model(record, row, log.answer_kind.name, dataset)
         question, place = self._question(record, row, dataset, references)

@@ -49,7 +49,7 @@ def details_attempts(record: Record, log: Log) -> Iterator[Row]:
 def _results(log: Log) -> Row:
     """What `results/MODEL/results_TIME.json` beside `details/MODEL/TIME/` says of the run."""
     above = log.path.resolve().parents
-    root = next((folder for folder in above if folder.name == "details"), None)
+    root = next((folder for folder in above[1:] if folder.name == "details"), None)
     if root is None:
         return {}
     *model, time = above[0].relative_to(root).parts

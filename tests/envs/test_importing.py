@@ -168,7 +168,8 @@ def test_details_that_lighteval_wrote(tmp_path, task, metrics, found):
     ],
 )
 def test_details_of_lighteval_that_do_not_tell_are_refused(tmp_path, task, options, message):
-    alone = tmp_path / "details.parquet"
+    alone = tmp_path / "details/details.parquet"
+    alone.parent.mkdir()
     alone.write_bytes(details(task).read_bytes())
     with pytest.raises(TraceFormatError, match=message):
         import_attempts([alone], tmp_path / "traces", options=options)

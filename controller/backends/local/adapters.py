@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from controller.backends.local.kv import batches_by_length, forward, padded
 from controller.backends.local.model import DIGEST_LENGTH, Encoded, LocalModel
 from controller.backends.prompts import VERIFIER
 from controller.errors import BackendError
-from controller.files import write_atomically, write_text
+from controller.files import write_text
 from controller.process.episodes import LEAST_LOGPROB
 from controller.process.types import AdapterSpec
 
@@ -113,8 +113,7 @@ def save_adapter(
     shutil.copymode(out / "adapter_config.json", out / _WEIGHTS)
     (out / "README.md").unlink(missing_ok=True)
     if score is not None:
-        tensors = {"calibration": score.contiguous()}
-        write_atomically(out / _SCORE, lambda temporary: save_file(tensors, temporary))
+        (out / _SCORE).write_bytes(save({"calibration": score.contiguous()}))
     write_text(out / _NOTES, json.dumps({"version": 1, "base_digest": base_digest}) + "\n")
 
 
