@@ -97,10 +97,12 @@ class Tracker:
         chosen = _chosen(mode)
         if chosen == "disabled":
             return
+        # A service of W&B that runs already, of a sweep or a notebook, may be somewhere else.
+        directory = directory.resolve()
         directory.mkdir(parents=True, exist_ok=True)
         if not os.access(Path.home(), os.W_OK):
             for kind in ("CACHE", "CONFIG", "DATA"):
-                os.environ.setdefault(f"WANDB_{kind}_DIR", str(directory.resolve() / "wandb"))
+                os.environ.setdefault(f"WANDB_{kind}_DIR", str(directory / "wandb"))
         self._run = _start(
             chosen,
             forced=mode == "online",

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -115,6 +116,17 @@ def test_a_table_that_is_too_long_for_wandb_keeps_evenly_many_rows(offline_run, 
     numbers = [row["number"] for row in offline_run(tmp_path).table("long")]
     assert numbers == [*range(0, 250_001, 26)]
     assert len(numbers) <= MAX_TABLE_ROWS
+
+
+def test_a_run_is_kept_where_it_belongs_by_a_service_that_was_started_elsewhere(
+    tmp_path, monkeypatch
+):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        with Tracker(Path("run"), "train", {}, mode="offline") as tracker:
+            tracker.log({"global_step": 1})
+        assert len([*(tmp_path / name).glob("run/wandb/offline-run-*/run-*.wandb")]) == 1
 
 
 def test_pictures_are_there(evaluated, pair):
