@@ -9,8 +9,7 @@ from typing import Any
 
 from benchmarks import Figures
 from envs.questions.files import bundled_questions
-from training.record.cluster import Cluster
-from training.record.ray_recorder import RayRecorder
+from training.record.cluster import Cluster, RayRecorder
 from training.record.recording import Recorder, Recording
 from training.record.settings import RecordConfig
 from training.record.sources import find_source

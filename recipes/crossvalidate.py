@@ -31,9 +31,9 @@ from envs.granularity import AnyTable
 from envs.traces.format import TraceSet
 from envs.traces.table import TraceTable, build_table
 from training.cli.app import main as run_program
-from training.compare.learned import select_plans
 from training.compare.simulate import Played, outlook, play_checkpoint, play_rules, pool, select
 from training.compare.summary import Bootstrap
+from training.compare.yardsticks import select_plans
 from training.learn.calibration import cross_calibrated
 from training.learn.config import PPOConfig, TrainConfig
 from training.learn.floor import Rulebook

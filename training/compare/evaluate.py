@@ -32,10 +32,15 @@ from controller.segments.episodes import SegmentConfig
 from envs.granularity import AnyTable, read_traces, table_of
 from envs.reward import LogUniform
 from envs.traces.table import TraceTable
-from training.compare.learned import features_of, learn_paced, select_plans
 from training.compare.results import CONTROLLER, Promises
 from training.compare.simulate import Played, outlook, play_checkpoint, play_rules, pool, select
-from training.compare.yardsticks import clairvoyant, kept_promises
+from training.compare.yardsticks import (
+    clairvoyant,
+    features_of,
+    kept_promises,
+    learn_paced,
+    select_plans,
+)
 from training.granularity import Learning, learning_of
 from training.learn.difficulty import (
     Fitted,

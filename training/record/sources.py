@@ -26,9 +26,8 @@ from controller.errors import ConfigError
 from controller.process.menu import family_of
 from controller.process.types import ModelSpec, Question
 from envs.questions.grader import KindGrader
-from training.record.cluster import Cluster
+from training.record.cluster import Cluster, RayRecorder
 from training.record.progress import Watch
-from training.record.ray_recorder import RayRecorder
 from training.record.recorders import LocalRecorder, ServedModel, ServedRecorder, ServerQueue
 from training.record.recording import Recorder, Recording
 from training.record.settings import Decoding, RecordConfig

@@ -32,9 +32,8 @@ from tests.training.record.test_recording import content
 from training.compare.evaluate import play_prices
 from training.learn.runs import train_all
 from training.learn.settings import resolve
-from training.record.cluster import Cluster, connected, map_on
+from training.record.cluster import Cluster, RayRecorder, connected, map_on
 from training.record.plans import Missing
-from training.record.ray_recorder import RayRecorder
 from training.record.recorders import LocalRecorder
 from training.record.settings import RecordConfig
 from training.record.sources import find_source
