@@ -32,7 +32,7 @@ from envs.draws import (
     stream_key,
     whole_option,
 )
-from envs.granularity import STOP
+from envs.granularity import STOP, opened
 from envs.pictures import Frame, picture
 from envs.questions.grader import Grader
 from envs.reward import LogUniform, Reward, Step, utility
@@ -41,6 +41,17 @@ Observation = NDArray[np.float32]
 
 _ROW = np.zeros(1, np.int64)
 _CHOSEN = ("question", "attempt", "price", "round_price", "budget")
+
+
+def make(traces: str, split: str = "train", **kwargs: Any) -> ComputeEnv:
+    """The environment over a split of recorded traces; `kwargs` are of `ComputeEnv`.
+
+    Settings follow from the train split; `own_actions` and `own_features` name registered ones.
+    """
+    read = opened(traces)
+    recorded, config = read.recorded(split), read.process(kwargs)
+    kwargs = {"attempts": recorded.table.num_attempts, **kwargs}
+    return ComputeEnv(recorded.questions, recorded.backend, config, recorded.grader, **kwargs)
 
 
 class ComputeEnv(PricedEpisodes, gymnasium.Env[Observation, np.int64]):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+from controller.errors import TraceFormatError
 from controller.granularity import Process
 from envs.replay import AttemptReplay, Replay
 from envs.segments.replay import SegmentReplay, read_trees
@@ -23,6 +26,8 @@ from envs.traces.table import TraceTable, build_table
 
 AnyTraces = TraceSet | SegmentTraces
 AnyTable = TraceTable | SegmentTable
+
+_ADDED = ("own_actions", "own_features")
 
 STOP = 0
 """Action that ends an episode; the first of every action set."""
@@ -66,3 +71,50 @@ def replay_of(table: AnyTable, config: Process, num_episodes: int, **how: Any) -
     kind: Any = SegmentReplay if isinstance(table, SegmentTable) else AttemptReplay
     replay: Replay = kind(table, config, num_episodes, **how)
     return replay
+
+
+class Opened:
+    """A trace set; of which many environments are often made, and which takes seconds to read."""
+
+    def __init__(self, path: str) -> None:
+        self._traces = read_traces(path)
+        self.digest = self._traces.manifest.get("digest")
+        self.table = cache(lambda split: table_of(self._traces, [split]))
+        self.recorded = cache(self._recorded)
+
+    def _recorded(self, split: str) -> Any:
+        recorded = recorded_of(self._traces, [split])
+        where = str(Path(self._traces.path).resolve())
+        recorded.backend.origin = partial(_backend, where, split, self.digest)
+        return recorded
+
+    def process(self, kwargs: dict[str, Any]) -> Process:
+        """The decision process that arguments of an environment tell, which are taken out."""
+        config = kwargs.pop("config", None) or self.config
+        return replace(config, **{n: kwargs.pop(n) for n in _ADDED if n in kwargs})
+
+    @cached_property
+    def config(self) -> Process:
+        """The decision process that follows from the train split."""
+        return process_of(self.table("train"), self._traces)
+
+
+@lru_cache(maxsize=2)
+def _read(traces: str, written_at: int) -> Opened:
+    return Opened(traces)
+
+
+def opened(traces: str) -> Opened:
+    """A trace set as it is now; reading tells if it is not there."""
+    manifest = Path(traces) / "trace.json"
+    return _read(traces, manifest.stat().st_mtime_ns if manifest.exists() else 0)
+
+
+def _backend(traces: str, split: str, digest: str | None) -> Any:
+    """What an environment that is unpickled replays."""
+    read = opened(traces)
+    if read.digest != digest:
+        raise TraceFormatError(
+            f"{traces}: expected the trace set that the environment was made from, found another"
+        )
+    return read.recorded(split).backend

@@ -22,10 +22,18 @@ from envs.draws import (
     refuse_unknown,
     stream_keys,
 )
-from envs.granularity import STOP, replay_of
+from envs.granularity import STOP, opened, replay_of
 from envs.reward import LogUniform, Reward, Step, utility
 from envs.segments.table import SegmentTable
 from envs.traces.table import TraceTable
+
+
+def make_vector(
+    traces: str, num_envs: int = 1, split: str = "train", **kwargs: Any
+) -> ComputeVectorEnv:
+    """N environments over a split of recorded traces; `kwargs` are of `ComputeVectorEnv`."""
+    read = opened(traces)
+    return ComputeVectorEnv(read.table(split), read.process(kwargs), num_envs, **kwargs)
 
 
 class ComputeVectorEnv(PricedEpisodes, VectorEnv[Array, Array, Array]):

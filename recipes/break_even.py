@@ -6,8 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.process.lockstep import Bools, Floats
-from envs.sessions.state import ANSWER_SMALL, LOOK_UP, WAIT, Expected, Sessions
-from envs.sessions.table import SessionTable
+from envs.sessions.table import ANSWER_SMALL, LOOK_UP, WAIT, Expected, Sessions, SessionTable
 
 
 class ClosedForm:

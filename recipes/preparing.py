@@ -26,8 +26,15 @@ from controller.bundled import bundled
 from controller.policy.network import PolicyNetwork
 from controller.process.lockstep import Floats
 from envs.sessions.environment import SessionVectorEnv
-from envs.sessions.state import ACTIONS, WAIT, Expected, Sessions
-from envs.sessions.table import LEVELS, SessionTable, read_sessions
+from envs.sessions.table import (
+    ACTIONS,
+    LEVELS,
+    WAIT,
+    Expected,
+    Sessions,
+    SessionTable,
+    read_sessions,
+)
 from envs.traces.format import TraceSet
 from recipes.break_even import ClosedForm, Planned
 from training.cli.app import main as run_program

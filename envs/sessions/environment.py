@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import gymnasium
@@ -22,10 +23,27 @@ from envs.draws import (
     observation_space,
     stream_keys,
 )
-from envs.sessions.state import ACTIONS, Sessions
-from envs.sessions.table import SessionTable
+from envs.sessions.table import ACTIONS, Sessions, SessionTable, read_sessions
+from envs.traces.format import TraceSet
 
 _ROW = np.zeros(1, np.int64)
+
+
+def make_session(traces: str, split: str = "train", **kwargs: Any) -> SessionEnv:
+    """The environment of sessions over a split of recorded traces; `kwargs` are of `SessionEnv`."""
+    return SessionEnv(_table(traces, split), **kwargs)
+
+
+def make_sessions(
+    traces: str, num_envs: int = 1, split: str = "train", **kwargs: Any
+) -> SessionVectorEnv:
+    """N of them; `kwargs` are of `SessionVectorEnv`."""
+    return SessionVectorEnv(_table(traces, split), num_envs, **kwargs)
+
+
+@lru_cache(maxsize=4)
+def _table(traces: str, split: str) -> SessionTable:
+    return read_sessions(TraceSet.read(traces), [split])
 
 
 class _OverSessions:
@@ -56,7 +74,7 @@ class SessionEnv(_OverSessions, gymnasium.Env[NDArray[np.float32], np.int64]):
     `info["action_mask"]`, (A,) int8, and `action_masks()`, (A,) bool, tell which are legal.
 
     ## Observation Space
-    `Box(D,)` float32, see `envs.sessions.state.Sessions.features`: the kind and length of the
+    `Box(D,)` float32, see `envs.sessions.table.Sessions.features`: the kind and length of the
     context, how many questions are expected, the share of likely ones, prices while somebody waits
     and while nobody does, the price of a token that somebody waits for, and how things stand.
 

@@ -1,4 +1,4 @@
-"""Recorded questions by the context that they are about, as arrays.
+"""Recorded questions by the context that they are about, as arrays, and sessions over them.
 
 A trace set holds sessions if its ids are `CONTEXT/LEVEL/NUMBER`, with as many questions of level 1,
 which are likely to be asked, as of level 2, which are not. `allot record --questions` makes one of
@@ -7,15 +7,17 @@ questions that are named so, by any models; the last one writes the notes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.errors import TraceFormatError
-from controller.process.lockstep import Bools, Floats
+from controller.errors import ConfigError, TraceFormatError
+from controller.process.lockstep import Array, Bools, Floats
+from envs.draws import Streams, refuse_unknown
+from envs.reward import LogUniform
 from envs.traces.derive import cost_model
 from envs.traces.format import TraceSet
 from envs.traces.table import TraceTable, build_table
@@ -171,3 +173,209 @@ def _majority(votes: NDArray[np.int32]) -> NDArray[np.int32]:
     same = (votes[:, None] == votes[None]) & (votes[None] >= 0)  # (V, V, CQ, K)
     best = same.sum(1).argmax(0)
     return np.asarray(np.take_along_axis(votes, best[None], 0)[0])
+
+
+WAIT, ANSWER_SMALL, ANSWER_LARGE, LOOK_UP = 0, len(LEVELS) + 1, len(LEVELS) + 2, len(LEVELS) + 3
+ACTIONS = (
+    "wait",
+    *(f"prepare({level})" for level in LEVELS),
+    "answer(small)",
+    "answer(large)",
+    "look up",
+)
+WAKE_PRICES = LogUniform(low=3e-5, high=1e-3)
+"""Accuracy per token of the small model while somebody waits."""
+
+IDLE_SHARES = LogUniform(low=0.03, high=1.0)
+"""Price while nobody waits, relative to that."""
+
+STEP_PRICES = LogUniform(low=1e-5, high=1e-3)
+"""Accuracy per token that somebody waits for."""
+
+LEAST_PREDICTABLE = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What is known of N sessions before the first question; (N,) each.
+
+    Attributes:
+        questions: expected number of questions, of the M that there are at most.
+        predictability: probability that a question is one of the likely.
+        wake_price: accuracy per token of the small model while somebody waits.
+        idle_price: the same while nobody does.
+        step_price: accuracy per token that somebody waits for.
+    """
+
+    questions: Floats
+    predictability: Floats
+    wake_price: Floats
+    idle_price: Floats
+    step_price: Floats
+
+
+OPTIONS = ("context", *(field.name for field in fields(Expected)))
+
+_BEFORE = ("expected questions", "predictability", "wake price", "idle price", "step price")
+
+
+class Sessions:
+    """The state of N sessions over a table.
+
+    Attributes:
+        features: names of the entries of an observation.
+        context, way: (N,) what is replayed.
+        expected: (N,) each.
+        count: questions that will be asked, (N,); not observed.
+        level: what was prepared, (N,): 0 for nothing, -1 before that is decided.
+        current: the question that is asked, (N,), -1 before the first.
+        left: what was not asked yet, (N, Q).
+        number_right, spent: over the session so far, (N,).
+    """
+
+    def __init__(self, table: SessionTable, num_sessions: int) -> None:
+        self.table, rows = table, np.zeros(num_sessions, np.int64)
+        self.features = (
+            *(f"kind: {kind}" for kind in table.kinds),
+            *("length", *_BEFORE, "woken", "likely", "noted"),
+            *(f"prepared: {level}" for level in LEVELS),
+        )
+        self.context, self.way, self.count = rows.copy(), rows.copy(), rows.copy()
+        self.level, self.current = rows - 1, rows - 1
+        self.asked = rows.copy()
+        self.left = np.ones((num_sessions, 2 * table.most), bool)
+        self.number_right, self.spent = np.zeros(num_sessions), np.zeros(num_sessions)
+        self.expected = Expected(**{f.name: np.ones(num_sessions) for f in fields(Expected)})
+        self._noted = table.noted()
+
+    def begin(self, rows: Array, streams: Streams, options: Mapping[str, Any]) -> None:
+        """New sessions in `rows`, (n,), drawn but for what `options` say, a number or (n,) each.
+
+        Raises:
+            ConfigError: an unknown option, or one that is out of its range.
+        """
+        refuse_unknown(options, OPTIONS)
+        table, most = self.table, self.table.most
+
+        def draw() -> Floats:
+            return streams.uniform(rows)
+
+        drawn = {
+            "context": np.floor(draw() * len(table.contexts)),
+            "questions": draw() * most,
+            "predictability": LEAST_PREDICTABLE + draw() * (1 - LEAST_PREDICTABLE),
+            "wake_price": WAKE_PRICES.at(draw()),
+            "idle_price": IDLE_SHARES.at(draw()),
+            "step_price": STEP_PRICES.at(draw()),
+        }
+        idle_share = drawn.pop("idle_price")
+        limits = {"context": len(table.contexts) - 1, "questions": most, "predictability": 1.0}
+        for name, value in options.items():
+            drawn[name] = np.broadcast_to(np.asarray(value, float), rows.shape)
+            highest = limits.get(name, np.inf)
+            if not ((drawn[name] >= 0) & (drawn[name] <= highest)).all():
+                raise ConfigError(f"{name}: expected 0 to {highest:g}, found {value}")
+        # Nobody pays more for what nobody waits for.
+        if "idle_price" not in options:
+            drawn["idle_price"] = idle_share * drawn["wake_price"]
+        elif "wake_price" not in options:
+            drawn["wake_price"] = np.maximum(drawn["wake_price"], drawn["idle_price"])
+        if (drawn["idle_price"] > drawn["wake_price"]).any():
+            raise ConfigError(
+                f"idle_price: expected at most the wake_price, {options['wake_price']}, found "
+                f"{options['idle_price']}"
+            )
+        if (drawn["context"] % 1).any():
+            raise ConfigError(f"context: expected a whole number, found {options['context']}")
+        self.context[rows] = drawn["context"].astype(np.int64)
+        for name in OPTIONS[1:]:
+            getattr(self.expected, name)[rows] = drawn[name]
+        share = (drawn["questions"] / most)[:, None]
+        self.count[rows] = sum((draw() < share[:, 0]).astype(np.int64) for _ in range(most))
+        self.way[rows] = np.floor(draw() * table.ways).astype(np.int64)
+        self.level[rows], self.current[rows], self.asked[rows] = -1, -1, 0
+        self.left[rows] = True
+        self.number_right[rows], self.spent[rows] = 0.0, 0.0
+
+    @property
+    def waking(self) -> Bools:
+        """Where a question waits, (N,)."""
+        return self.current >= 0
+
+    def noted(self) -> Bools:
+        """Where the question that waits has a note, (N,)."""
+        level, current = np.maximum(self.level, 1) - 1, np.maximum(self.current, 0)
+        return np.asarray(self.waking & (self.level > 0) & self._noted[level, current])
+
+    def mask(self) -> Bools:
+        """Allowed actions, (N, A)."""
+        waking = self.waking
+        allowed = np.repeat(~waking[:, None], len(ACTIONS), 1)
+        allowed[:, ANSWER_SMALL:LOOK_UP] = waking[:, None]
+        allowed[:, LOOK_UP] = self.noted()
+        return allowed
+
+    def observe(self) -> NDArray[np.float32]:
+        """What a policy sees, (N, F); nothing of it is computed from a reference."""
+        table, e = self.table, self.expected
+        kinds = table.kind[self.context][:, None] == np.arange(len(table.kinds))
+        columns = [
+            np.log10(table.lengths[self.context]),
+            e.questions / table.most,
+            e.predictability,
+            *(
+                np.log10(np.maximum(x, 1e-8)) + 4
+                for x in (e.wake_price, e.idle_price, e.step_price)
+            ),
+            self.waking,
+            self.waking & (self.current < table.most),
+            self.noted(),
+        ]
+        levels = self.level[:, None] == np.arange(1, len(LEVELS) + 1)
+        return np.concatenate([kinds, np.stack(columns, 1), levels], 1).astype(np.float32)
+
+    def take(self, actions: Array, streams: Streams) -> tuple[Floats, Bools]:
+        """Carry out allowed actions, (N,); returns rewards and where sessions are over, (N,)."""
+        reward = np.where(self.waking, self._answer(actions), self._prepare(actions))
+        self.level = np.where(self.waking, self.level, actions)
+        over = self.asked >= self.count
+        self._ask(np.flatnonzero(~over), streams)
+        return reward, over
+
+    def _prepare(self, actions: Array) -> Floats:
+        level = np.minimum(actions, len(LEVELS))
+        cost = self.table.note_cost[np.maximum(level, 1) - 1, self.context, self.way]
+        paid = self.expected.idle_price * cost * (level > 0)
+        self.spent += np.where(self.waking, 0.0, paid)
+        return np.asarray(-paid)
+
+    def _answer(self, actions: Array) -> Floats:
+        """Rewards for answering the current question, (N,); where there is one."""
+        table, e = self.table, self.expected
+        place = self.context, np.maximum(self.current, 0), self.way
+        model = np.where(actions == ANSWER_LARGE, LARGE, SMALL)
+        looks = actions == LOOK_UP
+        level = np.maximum(self.level, 1) - 1
+        right = np.where(looks, table.note_right[level, *place], table.right[model, *place])
+        waited = (
+            e.wake_price * table.cost[model, *place] + e.step_price * table.steps[model, *place]
+        )
+        paid = np.where(looks, 0.0, waited)
+        self.number_right += self.waking & right
+        self.spent += np.where(self.waking, paid, 0.0)
+        return np.asarray(right - paid)
+
+    def _ask(self, rows: Array, streams: Streams) -> None:
+        """The next question in `rows`, (n,): one of a half, any that was not asked, alike."""
+        most = self.table.most
+        likely = streams.uniform(rows) < self.expected.predictability[rows]
+        half = (np.arange(2 * most) < most) == likely[:, None]  # (n, Q)
+        open_ = self.left[rows] & half
+        nth = np.floor(streams.uniform(rows) * open_.sum(1))
+        self.current[rows] = (open_.cumsum(1) > nth[:, None]).argmax(1)
+        self.left[rows, self.current[rows]] = False
+        self.asked[rows] += 1
+
+    def truth(self) -> Floats:
+        """What a critic may know and a policy may not: questions that are still to come, (N, 1)."""
+        return np.asarray((self.count - self.asked)[:, None] / self.table.most)

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from envs.sessions.environment import SessionVectorEnv
-from envs.sessions.state import Expected
-from envs.sessions.table import read_sessions
+from envs.sessions.table import Expected, read_sessions
 from envs.traces.format import TraceSet
 from recipes.break_even import ClosedForm, Planned
 from tests.conftest import CHECKPOINTS

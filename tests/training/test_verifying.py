@@ -27,7 +27,7 @@ from envs.traces.recorded import read_recorded
 from tests.conftest import CHECKPOINTS
 from tests.controller.server.conftest import variant
 from tests.controller.server.test_engine import Recordings
-from training.cli.record import the_verifier
+from training.cli.traces import the_verifier
 from training.compare.models import model_table
 from training.learn.config import PPOConfig, TrainConfig
 from training.learn.train import ControllerTraining

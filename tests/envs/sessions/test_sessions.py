@@ -8,8 +8,7 @@ from gymnasium.utils.env_checker import check_env
 import envs  # noqa: F401 - registers
 from controller.errors import ConfigError, IllegalActionError, TraceFormatError
 from envs.sessions.environment import SessionEnv, SessionVectorEnv
-from envs.sessions.state import ACTIONS, LOOK_UP
-from envs.sessions.table import LEVELS, VOTERS, read_sessions
+from envs.sessions.table import ACTIONS, LEVELS, LOOK_UP, VOTERS, read_sessions
 from envs.traces.format import TraceSet
 from tests.conftest import CHECKPOINTS
 
