@@ -10,16 +10,15 @@ from typing import Any
 
 from controller.errors import TraceFormatError
 from controller.granularity import Process
-from envs.replay import AttemptReplay, Replay
-from envs.segments.replay import SegmentReplay, read_trees
-from envs.segments.table import (
+from envs.replay import AttemptReplay, Replay, SegmentReplay
+from envs.segments import (
     KIND,
     SegmentTable,
     SegmentTraces,
     build_trees,
-    derive_segment_config,
+    read_trees,
 )
-from envs.traces.derive import derive_config
+from envs.traces.derive import derive_config, derive_segment_config
 from envs.traces.format import TraceSet, read_manifest
 from envs.traces.recorded import Recorded, read_recorded
 from envs.traces.table import TraceTable, build_table

@@ -1,4 +1,4 @@
-"""Recorded traces replayed in N episodes at a time."""
+"""Recorded traces of either granularity replayed in N episodes at a time."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.errors import ConfigError
+from controller.errors import ConfigError, TraceFormatError
 from controller.granularity import Process, granularity_of
+from controller.process.actions import SEGMENT_ACTIONS
 from controller.process.episodes import AttemptColumns, EpisodeConfig, Episodes
 from controller.process.features import FeatureTable
 from controller.process.lockstep import Array, Lockstep, Rows
+from controller.segments.episodes import ESCALATE, REVISE, SegmentConfig, SegmentEpisodes
 from envs.draws import Hidden, Streams
+from envs.segments import SegmentTable
 from envs.traces.table import TraceTable
 
 NOTHING = Hidden()
@@ -280,3 +283,85 @@ class AttemptReplay(Replay):
             "escalations": episodes.counts[:, 1:].sum(1),
             "verified": episodes.scores,
         }
+
+
+class SegmentReplay(Replay):
+    """Replays N attempts from a table of trees; rounds have no price there.
+
+    `permute` is of no consequence: each draw has its place in a tree.
+
+    Attributes:
+        node, before: (N,) node that each episode is at, and the one before it.
+    """
+
+    table: SegmentTable
+    config: SegmentConfig
+    episodes: SegmentEpisodes
+
+    def _prepared(self, num_episodes: int, knows_difficulty: bool) -> SegmentEpisodes:
+        recorded, wanted = self.table.draws.shape[1], self.config.draws
+        if max(wanted) > recorded:
+            raise ConfigError(
+                f"draws: expected at most the {recorded} that were recorded, found {wanted}"
+            )
+        self.node, self.before = np.zeros((2, num_episodes), np.int64)
+        return SegmentEpisodes(self.config, num_episodes)
+
+    @property
+    def tally(self) -> dict[str, Array]:
+        """Segments by the small model, those redone, escalations and forced answers, (N,) each."""
+        episodes = self.episodes
+        return {
+            "segments": episodes.samples,
+            "redone": episodes.revisions,
+            "escalations": episodes.escalated.astype(np.int64),
+            "forced": episodes.forced.astype(np.int64),
+        }
+
+    def _begin(self, rows: Array, start: Array, hidden: Hidden, terms: dict[str, Any]) -> None:
+        self.node[rows] = root = self.table.root[start]
+        self.episodes.reset(
+            rows,
+            prompt_tokens=self.table.prompt_tokens[start, : self.config.num_rungs],
+            value=np.where(self.hide_verifier[rows], np.nan, self.table.segments["value"][root]),
+            **terms,
+        )
+
+    def take(self, rows: Array, actions: Array, streams: Streams) -> None:
+        """Carry out one action in each of `rows`, none of them STOP."""
+        table, draw = self.table, self.episodes.next_draw(rows, actions)
+        before = np.where(actions == REVISE, self.before[rows], self.node[rows])
+        node = np.where(
+            actions < ESCALATE,
+            table.draws[before, draw],
+            np.where(actions == ESCALATE, table.escalated[before], table.ended[before]),
+        )
+        missing = np.flatnonzero(node < 0)
+        if len(missing):
+            question = table.question[self.start[rows[missing[0]]]]
+            raise TraceFormatError(
+                f"{table.question_ids[question]}: expected what follows "
+                f"{SEGMENT_ACTIONS[actions[missing[0]]]} to be recorded, found nothing; record "
+                "again, or train with fewer draws"
+            )
+        self.before[rows], self.node[rows] = before, node
+        made = table.segments[node]
+        made["repeats"] = np.where(actions < ESCALATE, table.repeats[before, draw], 0)
+        for name in ("mean_logprob", "min_logprob", "entropy"):
+            made[name][self.hide_logprobs[rows]] = np.nan
+        made["value"][self.hide_verifier[rows]] = np.nan
+        self.episodes.record(rows, actions, made)
+
+    def close(self, rows: Array) -> None:
+        """Force the answers of those of `rows` that have none."""
+        rows = self.episodes.unanswered(rows)
+        made = self.table.segments[self.node[rows]]
+        self.episodes.force(rows, made["answer"], made["forced_tokens"])
+
+    def answered(self) -> NDArray[np.bool_]:
+        """Whether each episode has an answer, (N,)."""
+        return np.asarray(self.episodes.answer >= 0)
+
+    def right(self) -> NDArray[np.bool_]:
+        """Whether the answer of each episode is right, (N,)."""
+        return (self.episodes.answer >= 0) & self.table.right(self.start, self.node)

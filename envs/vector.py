@@ -24,7 +24,7 @@ from envs.draws import (
 )
 from envs.granularity import STOP, opened, replay_of
 from envs.reward import LogUniform, Reward, Step, utility
-from envs.segments.table import SegmentTable
+from envs.segments import SegmentTable
 from envs.traces.table import TraceTable
 
 

@@ -27,7 +27,7 @@ from controller.process.types import Question
 from controller.segments.types import Prefix, Segment, Segmentation, SegmentBackend, SegmentRequest
 from envs.questions.files import bundled_questions, noted_kinds, read_questions
 from envs.questions.grader import Grader, KindGrader
-from envs.segments.table import (
+from envs.segments import (
     ESCALATE,
     KIND,
     PROMPT,

@@ -15,7 +15,7 @@ from controller.backends.local.backend import load_model
 from controller.backends.local.segments import SegmentWriter
 from controller.checkpoint import save_checkpoint
 from envs.questions.grader import KindGrader
-from envs.segments.table import SegmentTraces
+from envs.segments import SegmentTraces
 from envs.traces.derive import derive_config
 from envs.traces.format import TraceSet
 from envs.traces.recorded import Recorded, read_recorded

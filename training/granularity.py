@@ -20,8 +20,8 @@ from controller.segments.episodes import SegmentConfig
 from controller.segments.rules import segment_rule_families
 from envs.granularity import AnyTable, AnyTraces
 from envs.reward import ROUND_PRICES, LogUniform
-from envs.segments.table import SegmentTable, SegmentTraces, build_trees, derive_segment_config
-from envs.traces.derive import derive_config
+from envs.segments import SegmentTable, SegmentTraces, build_trees
+from envs.traces.derive import derive_config, derive_segment_config
 from envs.traces.format import TraceSet
 from envs.traces.table import TraceTable, build_table
 from training.learn.config import TrainConfig

@@ -1,4 +1,4 @@
-"""Settings of the decision process that follow from the train split of a trace set."""
+"""Settings of the decision process that follow from the train split of a set of traces."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from controller.process.cost import CostModel
 from controller.process.episodes import EpisodeConfig
 from controller.process.menu import Arm, menu_of
 from controller.process.types import Dollars, ModelSpec
+from controller.segments.episodes import SegmentConfig
 from envs.draws import Streams
 from envs.replay import AttemptReplay
+from envs.segments import SegmentTable, SegmentTraces
 from envs.traces.table import TraceTable
 
 Ints = NDArray[np.signedinteger]
@@ -219,3 +221,49 @@ def _mixed_vote_accuracy(train: TraceTable, config: EpisodeConfig, rung: int) ->
         replay.take(open_rows, np.full(len(open_rows), config.asks(0)), streams)
         right.append(replay.right().mean())
     return float(np.mean(right))
+
+
+def derive_segment_config(
+    train: SegmentTable,
+    traces: SegmentTraces,
+    ladder: Sequence[str] | None = None,
+    *,
+    token_costs: Mapping[str, float] | None = None,
+    probes: bool = False,
+    escalates: bool = True,
+) -> SegmentConfig:
+    """The decision process for a set of segment traces, from trees of the train split.
+
+    `token_costs` are relative, by model name, where sizes are unknown; `probes` has an answer
+    forced after each segment; a large model may take over unless not `escalates`.
+    """
+    models, segmentation = traces.models(ladder), traces.segmentation
+    written, forced = train.segments["num_tokens"], train.segments["forced_tokens"]
+    forced = forced[forced > 0]
+    return SegmentConfig(
+        cost=cost_model(models, token_costs),
+        draws=traces.draws,
+        max_tokens=int(models[0].max_new_tokens or 1),
+        max_segment_tokens=segmentation.max_tokens,
+        max_forced_tokens=int(forced.max(initial=1)),
+        mean_segment_tokens=_mean(written[np.unique(train.draws[train.draws >= 0])]),
+        mean_forced_tokens=_mean(forced),
+        mean_rest_tokens=_mean(written[train.ended[train.ended >= 0]]),
+        cost_unit=float(train.prompt_tokens[:, 0].mean() + _first_lengths(train).mean()),
+        lines=segmentation.lines,
+        escalates=escalates and len(models) > 1,
+        probes=probes,
+    )
+
+
+def _mean(lengths: Ints) -> float:
+    return max(1.0, float(lengths.mean()) if len(lengths) else 1.0)
+
+
+def _first_lengths(table: SegmentTable) -> Ints:
+    """Tokens of the attempts that take the first draw of each segment, (T,)."""
+    node, lengths = table.root, np.zeros(len(table), np.int64)
+    while (going := table.draws[node, 0] >= 0).any():
+        node = np.where(going, table.draws[node, 0], node)
+        lengths += np.where(going, table.segments["num_tokens"][node], 0)
+    return lengths

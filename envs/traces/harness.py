@@ -1,15 +1,31 @@
-"""Attempts from sample logs of lm-evaluation-harness (`lm_eval --log_samples`)."""
+"""Attempts from logs of evaluation harnesses, a function or two for each.
+
+Those are lm-evaluation-harness (`lm_eval --log_samples`), lighteval (`--save-details`), inspect_ai,
+HELM, simple-evals and EvalPlus.
+"""
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Iterator
+from itertools import chain, count
+from string import ascii_uppercase
 from typing import Any
 
 from controller.answers import read_answer
 from envs.records import Record
-from envs.traces.logs import Log, Row, is_one_of, right_answers, scored
+from envs.traces.logs import (
+    FAILED,
+    Log,
+    Row,
+    conversation,
+    is_one_of,
+    message_text,
+    right_answers,
+    scored,
+)
 
 _NAME = re.compile(r"samples_(?P<task>.+)_(?P<time>\d{4}-\d\d-\d\dT\d\d[-.:\d]+)\.jsonl?")
 
@@ -121,3 +137,244 @@ def _prompt(row: Row) -> str:
     while isinstance(first, (list, dict)) and first:
         first = first[0] if isinstance(first, list) else next(iter(first.values()))
     return str(first if isinstance(first, str) else json.dumps(row["doc"], sort_keys=True))
+
+
+_SHARES = ("pass@k:k=1", "avg@n")
+"""How metrics begin that are a share of the attempts at a question: of a single one, 1 or 0."""
+
+
+def details_attempts(record: Record, log: Log) -> Iterator[Row]:
+    """Attempts at one question. A single one has its score; several are graded here.
+
+    Raises:
+        TraceFormatError: log-likelihoods, no clear metric, or a score that is neither 1 nor 0.
+    """
+    doc, reply, scores = (record.row[name] for name in ("doc", "model_response", "metric"))
+    texts = reply["text"]
+    if not texts:
+        raise record.error("model_response.text", "texts (log-likelihoods are no attempts)", texts)
+    found = [name for name, score in scores.items() if score is not None]
+    known = METRICS.union(name for name in found if name.startswith(_SHARES))
+    metric = log.metric(record, found, known)
+    single = len(texts) == 1
+    right = scored(record, f"metric.{metric}", scores[metric]) if single else None
+    run = _results(log)
+    if single or metric.startswith(_SHARES):
+        log.stated = run.get("results", {}).get(doc["task_name"], {}).get(metric)
+    golds = doc["gold_index"] if isinstance(doc["gold_index"], list) else [doc["gold_index"]]
+    written = reply["output_tokens"] or [None] * len(texts)
+    for text, tokens in zip(texts, written, strict=True):
+        yield {
+            "question": "\n".join(filter(None, (doc["instruction"], doc["query"]))),
+            "question_id": doc["id"],
+            "dataset": doc["task_name"],
+            "reference": [doc["choices"][gold].strip() for gold in golds],
+            "model": run.get("config_general", {}).get("model_name"),
+            "text": text,
+            "correct": right,
+            "prompt_tokens": len(reply["input_tokens"]) or None,
+            "completion_tokens": None if tokens is None else len(tokens),
+        }
+
+
+def _results(log: Log) -> Row:
+    """What `results/MODEL/results_TIME.json` beside `details/MODEL/TIME/` says of the run."""
+    above = log.path.resolve().parents
+    root = next((folder for folder in above[1:] if folder.name == "details"), None)
+    if root is None:
+        return {}
+    *model, time = above[0].relative_to(root).parts
+    results: Row = log.beside(
+        str(root.with_name("results").joinpath(*model, f"results_{time}.json"))
+    )
+    return results
+
+
+_LETTERS = ("a scorer that says C or I",)
+_CUT = ("max_tokens", "model_length", "length")
+"""Why inspect_ai says that a text was cut; the last one in logs of its first year."""
+
+
+def inspect_entries(row: Row) -> Iterator[tuple[str, Row]]:
+    """Samples of a log of inspect_ai as JSON."""
+    for sample in row.get("samples") or ():
+        yield f"sample {sample['id']!r}, epoch {sample['epoch']}", {"eval": row["eval"]} | sample
+
+
+def inspect_attempts(record: Record, log: Log) -> Iterator[Row]:
+    """The attempt of one sample of inspect_ai, in the epoch that it was taken in.
+
+    Samples of a run that was not scored are graded by their targets.
+    """
+    row, run, output = record.row, record.row["eval"], record.row.get("output")
+    if row.get("error") or not output or not output["choices"]:
+        log.notes[FAILED] += 1
+        return
+    scores, right, answer = row.get("scores") or {}, None, None
+    if scores:
+        graded = [name for name, score in scores.items() if not _is_number(score["value"])]
+        metric = log.metric(record, scores, graded or _LETTERS)
+        right = scored(record, f"scores.{metric}", scores[metric]["value"])
+        answer = scores[metric].get("answer")
+    choice = output["choices"][0]
+    # Long texts stand elsewhere in a sample.
+    long = {f"attachment://{name}": text for name, text in row.get("attachments", {}).items()}
+    question, text = conversation(row["input"]), message_text(choice["message"])
+    # inspect_ai counts on from 1 after Z.
+    lettered = zip(chain(ascii_uppercase, count(1)), row.get("choices") or (), strict=False)
+    question = "\n".join([long.get(question, question), *(f"{a}) {b}" for a, b in lettered)])
+    usage = _usage(row, run["model"])
+    yield {
+        "question": question,
+        "question_id": row["id"],
+        "dataset": run["task"],
+        "reference": row["target"],
+        "model": run["model"],
+        "text": long.get(text, text),
+        "answer": answer,
+        "correct": right,
+        "prompt_tokens": usage.get("input_tokens"),
+        "completion_tokens": usage.get("output_tokens"),
+        "finish_reason": "length" if choice.get("stop_reason") in _CUT else "stop",
+        "seconds": row.get("total_time"),
+    }
+
+
+def _is_number(score: Any) -> bool:
+    return isinstance(score, (int, float)) and not isinstance(score, bool)
+
+
+def _usage(row: Row, model: str) -> Row:
+    """Tokens of a sample of inspect_ai: of its one turn, or of all turns by the model."""
+    turns = sum(message["role"] == "assistant" for message in row.get("messages", ()))
+    all_turns = row.get("model_usage", {}).get(model) if turns > 1 else None
+    return all_turns or row["output"].get("usage") or {}
+
+
+def scenario_entries(row: Row) -> Iterator[tuple[str, Row]]:
+    """Requests of a run of HELM, `scenario_state.json`."""
+    for number, state in enumerate(row["request_states"], start=1):
+        yield f"request state {number}", {"spec": row["adapter_spec"]} | state
+
+
+def scenario_attempts(record: Record, log: Log) -> Iterator[Row]:
+    """Attempts at one request of HELM; `per_instance_stats.json` beside it tells what is right."""
+    state, result = record.row, record.row.get("result")
+    instance = state["instance"]
+    if instance.get("perturbation") or state.get("reference_index") is not None:
+        log.notes["perturbed or scored by likelihood, left out"] += 1
+        return
+    if not result or not result["success"]:
+        log.notes[FAILED] += 1
+        return
+    scores = _scores(log).get((instance["id"], state["train_trial_index"]), {})
+    metric = log.metric(record, sorted(scores), {"exact_match", "exact_set_match"})
+    name = log.beside("run_spec.json").get("name") or log.folder
+    for number, completion in enumerate(result["completions"]):
+        text = completion["text"]
+        yield {
+            "question": _shown(state["request"]),
+            "question_id": instance["id"],
+            "dataset": re.sub(r"[:,]model=[^,]*", "", name),
+            "reference": [
+                r["output"]["text"] for r in instance["references"] if "correct" in r["tags"]
+            ],
+            "model": state["spec"]["model"],
+            "text": text,
+            "answer": (state.get("output_mapping") or {}).get(text.strip()),
+            # The scores are those of the first completion.
+            "correct": None if number else scored(record, metric, scores[metric]),
+            "completion_tokens": len(completion["tokens"]) or None,
+            "finish_reason": (completion.get("finish_reason") or {}).get("reason"),
+            "seconds": result.get("request_time"),
+        }
+
+
+def _shown(request: Row) -> str:
+    """What a model was asked by HELM: a prompt, or texts and media in turn."""
+    media = (request.get("multimodal_prompt") or {}).get("media_objects")
+    return message_text({"content": media}) if media else str(request["prompt"])
+
+
+def _scores(log: Log) -> dict[Any, Row]:
+    """Scores of HELM by instance and trial."""
+    scores: dict[Any, Row] | None = log.beside_it.get("scores")
+    if scores is None:
+        scores = log.beside_it["scores"] = {
+            (entry["instance_id"], entry["train_trial_index"]): {
+                stat["name"]["name"]: stat.get("mean") for stat in entry["stats"]
+            }
+            for entry in log.beside("per_instance_stats.json") or ()
+            if not entry.get("perturbation")
+        }
+    return scores
+
+
+_SIMPLE = re.compile(r"((?:healthbench_)?[^_]+)_(.+?)(?:_\d{8}_\d{6})?(?:_DEBUG)?_allresults")
+
+
+def simple_entries(row: Row) -> Iterator[tuple[str, Row]]:
+    """Examples of simple-evals (`*_allresults.json`): conversations, and verdicts within HTML."""
+    examples = zip(row["convos"], row["htmls"], strict=True)
+    for number, (chat, page) in enumerate(examples, start=1):
+        yield f"example {number}", {"chat": chat, "page": page, "score": row["score"]}
+
+
+def simple_attempts(record: Record, log: Log) -> Iterator[Row]:
+    """Attempts at one example of simple-evals: what follows on the last message that is no reply.
+
+    The file's name tells task, model and time. One score stands for all programs of an example.
+    """
+    chat, page = record.row["chat"], record.row["page"]
+    name = _SIMPLE.fullmatch(log.path.stem)
+    task, model = name.groups() if name else ("", None)
+    programs, log.stated = task == "humaneval", record.row["score"]
+    log.kind = "whole" if programs else None
+    told = {
+        name: html.unescape(found[1]) if found else None
+        for name in ("Correct Answer", "Extracted Answer", "Score")
+        for found in [re.search(rf"<p>{name}: (.*?)</p>", page, re.DOTALL)]
+    }
+    asked = max(n for n, message in enumerate(chat, start=1) if message["role"] != "assistant")
+    right = scored(record, "htmls, Score", told["Score"], len(chat) - asked)
+    answer = "" if told["Extracted Answer"] == "None" else told["Extracted Answer"]
+    for message in chat[asked:]:
+        yield {
+            "question": conversation(chat[:asked]),
+            "dataset": task,
+            # Of programs these are verdicts, in the order that the checker ended in.
+            "reference": None if programs else told["Correct Answer"],
+            "answer": None if programs else answer,
+            "model": model,
+            "text": message_text(message),
+            "correct": right,
+        }
+
+
+def program_entries(row: Row) -> Iterator[tuple[str, Row]]:
+    """Solutions of EvalPlus (`*_eval_results.json`)."""
+    for task, solutions in row["eval"].items():
+        for number, solution in enumerate(solutions, start=1):
+            yield f"{task}, solution {number}", {"task_id": task} | solution
+
+
+def program_attempts(record: Record, log: Log) -> Iterator[Row]:
+    """The attempt of one solution of EvalPlus; `--references` has its problems, with prompts."""
+    solution, log.kind = record.row, "whole"
+    found = [name for name in ("plus", "base") if solution[f"{name}_status"] is not None]
+    metric = log.metric(record, found if log.options.metrics else found[:1])
+    # As in EvalPlus, `plus` means that the first tests pass, too.
+    counted = [f"{name}_status" for name in ("base", metric)]
+    known = log.known(solution["task_id"])
+    if known is None:
+        expected = "the task's prompt; give EvalPlus's problems (task_id, prompt) by --references"
+        raise record.error("question", expected, None)
+    yield {
+        "question": known.get("question"),
+        "question_id": solution["task_id"],
+        "dataset": solution["task_id"].partition("/")[0],
+        # Solutions that lie in a directory have their results in it.
+        "model": log.path.stem.removesuffix("eval_results").rstrip("_") or log.folder_as_model,
+        "text": solution["solution"],
+        "correct": all(scored(record, name, solution[name]) for name in counted),
+    }

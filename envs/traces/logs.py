@@ -29,6 +29,8 @@ _MEDIUM = re.compile(r"(?:input_)?(image|audio|video|document|file)")
 SHOWS = re.compile(r"\[(?:image|audio|video|document|file) [0-9a-f]{6}\]|<image>")
 """What stands in a question for a medium."""
 
+FAILED = "requests that failed, left out"
+
 REFERENCES = "--references"
 """What stands in `Log.used` for their having been asked."""
 

@@ -1,4 +1,4 @@
-"""Attempts from what evaluations and services write: a function per kind of log.
+"""Attempts from tables and from what services and trainers write, and which log is of which kind.
 
 A function turns one entry of a log into attempts, by the columns of `envs.traces.checks`, and
 leaves out what the log does not tell. Nothing is checked or graded here.
@@ -6,34 +6,36 @@ leaves out what the log does not tell. Nothing is checked or graded here.
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain, count
-from string import ascii_uppercase
-from typing import Any
+from pathlib import Path
 
 from controller.errors import TraceFormatError
-from envs.records import Record
-from envs.traces.harness import harness_attempts
-from envs.traces.lighteval import details_attempts
-from envs.traces.logs import SHOWS, Log, Row, conversation, message_text, scored
-from envs.traces.served import served_attempts
+from envs.records import Record, read_records
+from envs.traces.harness import (
+    details_attempts,
+    harness_attempts,
+    inspect_attempts,
+    inspect_entries,
+    program_attempts,
+    program_entries,
+    scenario_attempts,
+    scenario_entries,
+    simple_attempts,
+    simple_entries,
+)
+from envs.traces.logs import FAILED, SHOWS, Log, Row, conversation, message_text, scored
 
-FAILED = "requests that failed, left out"
 SHOWN = "attempts at questions with images or other media, which are not imported"
 
 EMPTY = "rows without an attempt, left out"
+_UNKNOWN = "questions without a reference, left out"
 
 _OF_ATTEMPTS = (
     *("attempt_id", "text", "answer", "correct", "completion_tokens", "finish_reason"),
     *("mean_logprob", "min_logprob"),
 )
-_SIMPLE = re.compile(r"((?:healthbench_)?[^_]+)_(.+?)(?:_\d{8}_\d{6})?(?:_DEBUG)?_allresults")
-_LETTERS = ("a scorer that says C or I",)
-_CUT = ("max_tokens", "model_length", "length")
-"""Why inspect_ai says that a text was cut; the last one in logs of its first year."""
 
 
 def table_attempts(record: Record, log: Log) -> Iterator[Row]:
@@ -65,60 +67,102 @@ def table_attempts(record: Record, log: Log) -> Iterator[Row]:
         yield row | dict(zip(lists, entries, strict=True))
 
 
-def inspect_entries(row: Row) -> Iterator[tuple[str, Row]]:
-    """Samples of a log of inspect_ai as JSON."""
-    for sample in row.get("samples") or ():
-        yield f"sample {sample['id']!r}, epoch {sample['epoch']}", {"eval": row["eval"]} | sample
+_EPISODE, _VERSION = "episode", 1
+
+_COPIED = (
+    *("model", "rung", "action", "answer", "text", "prompt_tokens", "completion_tokens"),
+    *("mean_logprob", "min_logprob", "verifier_score"),
+)
 
 
-def inspect_attempts(record: Record, log: Log) -> Iterator[Row]:
-    """The attempt of one sample of inspect_ai, in the epoch that it was taken in.
+def served_attempts(record: Record, log: Log) -> Iterator[Row]:
+    """Attempts of an episode whose reference is known.
 
-    Samples of a run that was not scored are graded by their targets.
+    Attempts that failed tell about servers, not about models, and are left out.
+
+    Raises:
+        TraceFormatError: an episode of an unknown version, or without its answers.
     """
-    row, run, output = record.row, record.row["eval"], record.row.get("output")
-    if row.get("error") or not output or not output["choices"]:
-        log.notes[FAILED] += 1
+    row = record.row
+    if not _is_episode(record):
         return
-    scores, right, answer = row.get("scores") or {}, None, None
-    if scores:
-        graded = [name for name, score in scores.items() if not _is_number(score["value"])]
-        metric = log.metric(record, scores, graded or _LETTERS)
-        right = scored(record, f"scores.{metric}", scores[metric]["value"])
-        answer = scores[metric].get("answer")
-    choice = output["choices"][0]
-    # Long texts stand elsewhere in a sample.
-    long = {f"attachment://{name}": text for name, text in row.get("attachments", {}).items()}
-    question, text = conversation(row["input"]), message_text(choice["message"])
-    # inspect_ai counts on from 1 after Z.
-    lettered = zip(chain(ascii_uppercase, count(1)), row.get("choices") or (), strict=False)
-    question = "\n".join([long.get(question, question), *(f"{a}) {b}" for a, b in lettered)])
-    usage = _usage(row, run["model"])
-    yield {
-        "question": question,
-        "question_id": row["id"],
-        "dataset": run["task"],
-        "reference": row["target"],
-        "model": run["model"],
-        "text": long.get(text, text),
-        "answer": answer,
-        "correct": right,
-        "prompt_tokens": usage.get("input_tokens"),
-        "completion_tokens": usage.get("output_tokens"),
-        "finish_reason": "length" if choice.get("stop_reason") in _CUT else "stop",
-        "seconds": row.get("total_time"),
-    }
+    name, question = row["question_id"], row["question"] or row["question_id"]
+    known = log.known(name, question)
+    if known is None:
+        log.notes[_UNKNOWN] += 1
+        return
+    if row.get("answers_hidden"):
+        raise record.error(
+            "answers_hidden",
+            f"answers of {name} that can be graded, not digests, as they are whole texts; serve "
+            "with --log-texts",
+            True,
+        )
+    sizes = {model["name"]: model["parameters"] for model in row["models"]}
+    for attempt in row["attempts"]:
+        if attempt["error"] is not None:
+            log.notes["attempts that failed, left out"] += 1
+            continue
+        parent = attempt["parent_id"]
+        yield {column: attempt[column] for column in _COPIED} | {
+            "question": question,
+            "question_id": name,
+            "dataset": "served",
+            "reference": known["reference"],
+            "parameters": sizes.get(attempt["model"]),
+            # Each episode counts its attempts from 0.
+            "attempt_id": f"{row['episode_id']}/{attempt['attempt_id']}",
+            "parent_id": None if parent is None else f"{row['episode_id']}/{parent}",
+        }
 
 
-def _is_number(score: Any) -> bool:
-    return isinstance(score, (int, float)) and not isinstance(score, bool)
+def read_episodes(path: Path) -> list[Row]:
+    """Episodes of a log; raises TraceFormatError if it is none, or of an unknown version."""
+    rows = []
+    for record in read_records(path):
+        if "event" not in record.row:
+            raise record.error("event", "a line of a log of allot serve", None)
+        if _is_episode(record):
+            rows.append(record.row)
+    return rows
 
 
-def _usage(row: Row, model: str) -> Row:
-    """Tokens of a sample of inspect_ai: of its one turn, or of all turns by the model."""
-    turns = sum(message["role"] == "assistant" for message in row.get("messages", ()))
-    all_turns = row.get("model_usage", {}).get(model) if turns > 1 else None
-    return all_turns or row["output"].get("usage") or {}
+def _is_episode(record: Record) -> bool:
+    """Whether a line tells of one; raises TraceFormatError if of an unknown version."""
+    row = record.row
+    if row["event"] != _EPISODE:
+        return False
+    if row.get("version") != _VERSION:
+        raise record.error("version", str(_VERSION), row.get("version"))
+    return True
+
+
+_ALIASES = {"question_id": ("task_id", "custom_id"), "question": ("prompt",)}
+"""What problems of EvalPlus and requests of the OpenAI batch API call it."""
+
+
+def read_references(path: Path) -> dict[str, Row]:
+    """Rows with references, by question id and by question.
+
+    A problem that programs solve has no reference: its tests have been run.
+
+    Raises:
+        TraceFormatError: a row without one or its question, or two that contradict one another.
+    """
+    found: dict[str, Row] = {}
+    for record in read_records(path):
+        row = dict(record.row)
+        for name, theirs in _ALIASES.items():
+            row.setdefault(name, next((row[t] for t in theirs if row.get(t)), None))
+        keys = [str(row[name]) for name in _ALIASES if row.get(name)]
+        if not keys:
+            raise record.error("question_id", "question_id or question", None)
+        if row.get("reference") is None and "entry_point" not in row:
+            raise record.error("reference", "a right answer", None)
+        for key in keys:
+            if found.setdefault(key, row).get("reference") != row.get("reference"):
+                raise record.error("reference", f"one right answer for {key!r}", row)
+    return found
 
 
 def batch_attempts(record: Record, log: Log) -> Iterator[Row]:
@@ -134,7 +178,7 @@ def batch_attempts(record: Record, log: Log) -> Iterator[Row]:
     name = str(row["custom_id"])
     known = log.known(name) or log.known(re.sub(r"[-_:/#.]\d+$", "", name))
     if known is None:
-        log.notes["questions without a reference, left out"] += 1
+        log.notes[_UNKNOWN] += 1
         return
     if known.get("question") is None:
         expected = "its wording in --references, by question_id, in a column question or prompt"
@@ -254,132 +298,6 @@ def trace_attempts(record: Record, log: Log) -> Iterator[Row]:
         "prompt_tokens": read or None,
         "completion_tokens": sum(usage["completion_tokens"] for usage in usages) or None,
         "finish_reason": row["calls"][-1].get("finish_reason"),
-    }
-
-
-def scenario_entries(row: Row) -> Iterator[tuple[str, Row]]:
-    """Requests of a run of HELM, `scenario_state.json`."""
-    for number, state in enumerate(row["request_states"], start=1):
-        yield f"request state {number}", {"spec": row["adapter_spec"]} | state
-
-
-def scenario_attempts(record: Record, log: Log) -> Iterator[Row]:
-    """Attempts at one request of HELM; `per_instance_stats.json` beside it tells what is right."""
-    state, result = record.row, record.row.get("result")
-    instance = state["instance"]
-    if instance.get("perturbation") or state.get("reference_index") is not None:
-        log.notes["perturbed or scored by likelihood, left out"] += 1
-        return
-    if not result or not result["success"]:
-        log.notes[FAILED] += 1
-        return
-    scores = _scores(log).get((instance["id"], state["train_trial_index"]), {})
-    metric = log.metric(record, sorted(scores), {"exact_match", "exact_set_match"})
-    name = log.beside("run_spec.json").get("name") or log.folder
-    for number, completion in enumerate(result["completions"]):
-        text = completion["text"]
-        yield {
-            "question": _shown(state["request"]),
-            "question_id": instance["id"],
-            "dataset": re.sub(r"[:,]model=[^,]*", "", name),
-            "reference": [
-                r["output"]["text"] for r in instance["references"] if "correct" in r["tags"]
-            ],
-            "model": state["spec"]["model"],
-            "text": text,
-            "answer": (state.get("output_mapping") or {}).get(text.strip()),
-            # The scores are those of the first completion.
-            "correct": None if number else scored(record, metric, scores[metric]),
-            "completion_tokens": len(completion["tokens"]) or None,
-            "finish_reason": (completion.get("finish_reason") or {}).get("reason"),
-            "seconds": result.get("request_time"),
-        }
-
-
-def _shown(request: Row) -> str:
-    """What a model was asked by HELM: a prompt, or texts and media in turn."""
-    media = (request.get("multimodal_prompt") or {}).get("media_objects")
-    return message_text({"content": media}) if media else str(request["prompt"])
-
-
-def _scores(log: Log) -> dict[Any, Row]:
-    """Scores of HELM by instance and trial."""
-    scores: dict[Any, Row] | None = log.beside_it.get("scores")
-    if scores is None:
-        scores = log.beside_it["scores"] = {
-            (entry["instance_id"], entry["train_trial_index"]): {
-                stat["name"]["name"]: stat.get("mean") for stat in entry["stats"]
-            }
-            for entry in log.beside("per_instance_stats.json") or ()
-            if not entry.get("perturbation")
-        }
-    return scores
-
-
-def simple_entries(row: Row) -> Iterator[tuple[str, Row]]:
-    """Examples of simple-evals (`*_allresults.json`): conversations, and verdicts within HTML."""
-    examples = zip(row["convos"], row["htmls"], strict=True)
-    for number, (chat, page) in enumerate(examples, start=1):
-        yield f"example {number}", {"chat": chat, "page": page, "score": row["score"]}
-
-
-def simple_attempts(record: Record, log: Log) -> Iterator[Row]:
-    """Attempts at one example of simple-evals: what follows on the last message that is no reply.
-
-    The file's name tells task, model and time. One score stands for all programs of an example.
-    """
-    chat, page = record.row["chat"], record.row["page"]
-    name = _SIMPLE.fullmatch(log.path.stem)
-    task, model = name.groups() if name else ("", None)
-    programs, log.stated = task == "humaneval", record.row["score"]
-    log.kind = "whole" if programs else None
-    told = {
-        name: html.unescape(found[1]) if found else None
-        for name in ("Correct Answer", "Extracted Answer", "Score")
-        for found in [re.search(rf"<p>{name}: (.*?)</p>", page, re.DOTALL)]
-    }
-    asked = max(n for n, message in enumerate(chat, start=1) if message["role"] != "assistant")
-    right = scored(record, "htmls, Score", told["Score"], len(chat) - asked)
-    answer = "" if told["Extracted Answer"] == "None" else told["Extracted Answer"]
-    for message in chat[asked:]:
-        yield {
-            "question": conversation(chat[:asked]),
-            "dataset": task,
-            # Of programs these are verdicts, in the order that the checker ended in.
-            "reference": None if programs else told["Correct Answer"],
-            "answer": None if programs else answer,
-            "model": model,
-            "text": message_text(message),
-            "correct": right,
-        }
-
-
-def program_entries(row: Row) -> Iterator[tuple[str, Row]]:
-    """Solutions of EvalPlus (`*_eval_results.json`)."""
-    for task, solutions in row["eval"].items():
-        for number, solution in enumerate(solutions, start=1):
-            yield f"{task}, solution {number}", {"task_id": task} | solution
-
-
-def program_attempts(record: Record, log: Log) -> Iterator[Row]:
-    """The attempt of one solution of EvalPlus; `--references` has its problems, with prompts."""
-    solution, log.kind = record.row, "whole"
-    found = [name for name in ("plus", "base") if solution[f"{name}_status"] is not None]
-    metric = log.metric(record, found if log.options.metrics else found[:1])
-    # As in EvalPlus, `plus` means that the first tests pass, too.
-    counted = [f"{name}_status" for name in ("base", metric)]
-    known = log.known(solution["task_id"])
-    if known is None:
-        expected = "the task's prompt; give EvalPlus's problems (task_id, prompt) by --references"
-        raise record.error("question", expected, None)
-    yield {
-        "question": known.get("question"),
-        "question_id": solution["task_id"],
-        "dataset": solution["task_id"].partition("/")[0],
-        # Solutions that lie in a directory have their results in it.
-        "model": log.path.stem.removesuffix("eval_results").rstrip("_") or log.folder_as_model,
-        "text": solution["solution"],
-        "correct": all(scored(record, name, solution[name]) for name in counted),
     }
 
 

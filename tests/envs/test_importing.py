@@ -15,7 +15,7 @@ from envs.traces.derive import derive_config
 from envs.traces.format import TraceSet
 from envs.traces.importing import import_attempts
 from envs.traces.logs import ImportOptions
-from envs.traces.served import read_references
+from envs.traces.readers import read_references
 from envs.traces.table import build_table
 
 LOGS = Path(__file__).parent / "logs"

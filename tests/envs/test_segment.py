@@ -18,8 +18,8 @@ from controller.segments.episodes import ESCALATE, REVISE, SAMPLE, SEGMENT_FEATU
 from envs.compute import ComputeEnv
 from envs.questions.grader import KindGrader
 from envs.reward import budget_range, utility
-from envs.segments.replay import read_trees
-from envs.segments.table import SegmentTraces, build_trees, derive_segment_config
+from envs.segments import SegmentTraces, build_trees, read_trees
+from envs.traces.derive import derive_segment_config
 from envs.vector import ComputeVectorEnv
 from training.compare.simulate import outlook
 

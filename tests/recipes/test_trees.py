@@ -5,7 +5,7 @@ import pytest
 from controller.backends.local.segments import SegmentWriter
 from controller.errors import ConfigError, TraceFormatError
 from envs.questions.grader import KindGrader
-from envs.segments.table import SegmentTraces
+from envs.segments import SegmentTraces
 from recipes.trees import TreeConfig, TreeRecorder, record_trees
 from training.report.show import new_questions
 

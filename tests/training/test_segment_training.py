@@ -13,7 +13,7 @@ from controller.loop import Controller
 from controller.process.actions import ActionKind
 from controller.segments.episodes import SAMPLE
 from controller.segments.rules import SegmentRule, always, fixed_length, redo_unlikely
-from envs.segments.replay import read_trees
+from envs.segments import read_trees
 from training.compare.evaluate import compare, read_others
 from training.compare.simulate import play, play_checkpoint
 from training.compare.summary import summarise

@@ -370,7 +370,7 @@ def import_(given: ImportFlags) -> None:
     from controller.answers import load_kind
     from envs.traces.importing import import_attempts
     from envs.traces.logs import ImportOptions
-    from envs.traces.served import read_references
+    from envs.traces.readers import read_references
     from training.report.show import print_rows
 
     options = ImportOptions(

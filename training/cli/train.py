@@ -320,7 +320,7 @@ def shadow_(
     from controller.loading import load_backend
     from controller.loop import Controller
     from controller.process.types import Question
-    from envs.traces.served import read_episodes, read_references
+    from envs.traces.readers import read_episodes, read_references
     from training.compare.shadow import LoggedFirst, shadow
     from training.report.show import print_shadow
 

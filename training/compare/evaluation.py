@@ -31,7 +31,7 @@ from controller.process.episodes import NO_ANSWER
 from controller.process.lockstep import Ints
 from controller.process.types import Attempt, Question
 from controller.segments.types import Segment
-from envs.segments.table import SegmentTable
+from envs.segments import SegmentTable
 from envs.traces.recorded import Recorded
 from training.compare.results import Results
 from training.compare.simulate import Played, play_checkpoint

@@ -35,7 +35,7 @@ from controller.process.types import ModelSpec
 from envs.granularity import AnyTable, AnyTraces
 from envs.questions.files import only_kind
 from envs.reward import LogUniform, budget_range, price_range
-from envs.segments.table import SegmentTraces
+from envs.segments import SegmentTraces
 from envs.traces.format import TraceSet
 from envs.traces.summary import answer_warnings
 from envs.traces.table import TraceTable

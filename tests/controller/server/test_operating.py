@@ -28,7 +28,7 @@ from controller.server.keys import Keys, key_digest
 from envs.traces.format import TraceSet, model_spec
 from envs.traces.importing import import_attempts
 from envs.traces.logs import ImportOptions
-from envs.traces.served import read_references
+from envs.traces.readers import read_references
 from envs.traces.table import build_table
 from tests.controller.server.conftest import CONTROLLER, PROMPT_LENGTH, QUESTION, ladder
 from tests.controller.server.upstream import completion

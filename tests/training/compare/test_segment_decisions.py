@@ -10,7 +10,7 @@ from controller.checkpoint import load_segment_checkpoint
 from controller.errors import EvaluationError
 from controller.loop import Controller
 from controller.process.actions import ActionKind
-from envs.segments.replay import read_trees
+from envs.segments import read_trees
 from tests.training.compare.test_results import results
 from training.compare.evaluation import (
     About,

@@ -10,7 +10,7 @@ from controller.backends.ladder import BlockingBackend
 from controller.errors import ConfigError
 from controller.loop import Controller
 from controller.server.ops import JsonFormatter, episode_fields
-from envs.traces.served import read_episodes
+from envs.traces.readers import read_episodes
 from tests.controller.server.conftest import (  # noqa: F401 - fixtures
     QUESTION,
     checkpoint,

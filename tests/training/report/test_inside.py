@@ -9,8 +9,7 @@ import pytest
 
 from controller.checkpoint import load_checkpoint, load_segment_checkpoint
 from controller.errors import EvaluationError
-from envs.segments.replay import read_trees
-from envs.segments.table import SegmentTraces, build_trees
+from envs.segments import SegmentTraces, build_trees, read_trees
 from envs.traces.table import build_table
 from tests.conftest import CHECKPOINTS
 from tests.training.report.test_page import evaluate, some

@@ -12,7 +12,8 @@ from controller.errors import ConfigError
 from controller.process.actions import ActionKind
 from controller.segments.episodes import SAMPLE, STOP
 from controller.segments.rules import SegmentRule, always, fixed_length, redo_unlikely
-from envs.segments.table import build_trees, derive_segment_config
+from envs.segments import build_trees
+from envs.traces.derive import derive_segment_config
 from training.report.show import new_questions
 
 QUESTIONS = new_questions(5, seed=11)

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from controller.segments.episodes import SEGMENT
-from envs.segments.table import SegmentTable
+from envs.segments import SegmentTable
 
 
 @pytest.fixture

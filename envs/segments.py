@@ -1,4 +1,4 @@
-"""Trees of segments on disk, and as arrays for replay thousands of attempts at a time.
+"""Trees of segments on disk, as arrays, and behind the interface of a live backend.
 
 A set is a directory with `questions.parquet`, `segments.parquet` and `trace.json`. Prefixes
 with the same text are one node, so a node may stand for several draws. See docs/segments.md.
@@ -16,18 +16,20 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from controller.backends.recorded import ReadAgain
 from controller.checkpoint import read_tensors, value_readout
-from controller.errors import ConfigError, TraceFormatError
+from controller.errors import BackendError, ConfigError, TraceFormatError
 from controller.policy.readouts import Readout
+from controller.process.cost import Usage
 from controller.process.episodes import LEAST_LOGPROB
 from controller.process.lockstep import Ints
-from controller.process.types import ModelSpec
-from controller.segments.episodes import SEGMENT, SIGNALS, SegmentConfig
-from controller.segments.types import Segmentation
+from controller.process.types import ModelSpec, Question
+from controller.segments.episodes import SEGMENT, SIGNALS
+from controller.segments.types import Prefix, Segment, Segmentation, SegmentRequest
 from envs.questions.files import kinds_of
 from envs.questions.table import QuestionTable, column, number_answers, question_fields
-from envs.traces.derive import cost_model
 from envs.traces.format import MANIFEST, model_spec, read_manifest, read_table
+from envs.traces.recorded import Recorded, recorded
 from envs.traces.table import Answers
 
 KIND, SEGMENT_TRACE_VERSION = "segments", 1
@@ -280,47 +282,123 @@ def _links(nodes: pa.Table, question: Ints, most: int) -> dict[str, Any]:
     return {"draws": draws, "repeats": repeats, "escalated": escalated, "ended": ended}
 
 
-def derive_segment_config(
-    train: SegmentTable,
-    traces: SegmentTraces,
-    ladder: Sequence[str] | None = None,
-    *,
-    token_costs: Mapping[str, float] | None = None,
-    probes: bool = False,
-    escalates: bool = True,
-) -> SegmentConfig:
-    """The decision process for a set of segment traces, from trees of the train split.
+class RecordedSegments(ReadAgain):
+    """`SegmentBackend` over recorded trees; a number stands for texts that were not recorded."""
 
-    `token_costs` are relative, by model name, where sizes are unknown; `probes` has an answer
-    forced after each segment; a large model may take over unless not `escalates`.
-    """
-    models, segmentation = traces.models(ladder), traces.segmentation
-    written, forced = train.segments["num_tokens"], train.segments["forced_tokens"]
-    forced = forced[forced > 0]
-    return SegmentConfig(
-        cost=cost_model(models, token_costs),
-        draws=traces.draws,
-        max_tokens=int(models[0].max_new_tokens or 1),
-        max_segment_tokens=segmentation.max_tokens,
-        max_forced_tokens=int(forced.max(initial=1)),
-        mean_segment_tokens=_mean(written[np.unique(train.draws[train.draws >= 0])]),
-        mean_forced_tokens=_mean(forced),
-        mean_rest_tokens=_mean(written[train.ended[train.ended >= 0]]),
-        cost_unit=float(train.prompt_tokens[:, 0].mean() + _first_lengths(train).mean()),
-        lines=segmentation.lines,
-        escalates=escalates and len(models) > 1,
-        probes=probes,
-    )
+    recorded = ("table", "_texts", "_trees")
+
+    def __init__(self, traces: SegmentTraces, table: SegmentTable) -> None:
+        self.models: tuple[ModelSpec, ...] = traces.models()
+        self.segmentation: Segmentation = traces.segmentation
+        self.table = table
+        kept = "text" in traces.segments.column_names
+        self._texts = traces.segments["text"].take(table.rows).to_pylist() if kept else None
+        self._trees = {
+            (table.question_ids[q], int(attempt)): tree
+            for tree, (q, attempt) in enumerate(zip(table.question, table.attempt, strict=True))
+        }
+
+    def open(self, attempts: Sequence[tuple[Question, int]]) -> list[Prefix]:
+        """Prompts of recorded attempts; raises BackendError if one was not recorded."""
+        return [self._open(question, attempt) for question, attempt in attempts]
+
+    def _open(self, question: Question, attempt: int) -> Prefix:
+        table, tree = self.table, self._trees.get((question.question_id, attempt))
+        if tree is None:
+            raise BackendError(
+                f"{question.question_id}: expected attempt {attempt} to be recorded, found "
+                f"attempts 0 to {table.num_attempts - 1} of {len(table.question_ids)} questions"
+            )
+        lengths, root = table.prompt_tokens[tree].tolist(), int(table.root[tree])
+        return Prefix(
+            question=question,
+            attempt=attempt,
+            prompt_tokens=tuple(lengths),
+            hidden=None if table.hidden is None else table.hidden[table.question[tree]],
+            value=_known(table.segments["value"][root]),
+            usage=self._usage({0: Usage(prefill_tokens=lengths[0])}),
+            memory=root,
+        )
+
+    def _usage(self, by_rung: Mapping[int, Usage]) -> tuple[Usage, ...]:
+        return tuple(by_rung.get(rung, Usage()) for rung in range(len(self.models)))
+
+    def write(self, requests: Sequence[SegmentRequest]) -> list[Prefix]:
+        """The prefixes with the segments asked for; raises BackendError if one was not recorded."""
+        return [self._write(request) for request in requests]
+
+    def _write(self, request: SegmentRequest) -> Prefix:
+        table, prefix, rung, node = self.table, request.prefix, request.rung, -1
+        if rung:
+            node = int((table.ended if request.to_end else table.escalated)[prefix.memory])
+        elif request.index < table.draws.shape[1]:
+            node = int(table.draws[prefix.memory, request.index])
+        if node < 0:
+            raise BackendError(
+                f"{prefix.question.question_id}: expected segment {request.index} by rung "
+                f"{rung} after {prefix.text!r} to be recorded, found none"
+            )
+        segment = self.segment(node, rung)
+        usage = {rung: Usage(decoded_tokens=segment.num_tokens, serial_rounds=1)}
+        if rung:
+            read = prefix.prompt_tokens[rung] + prefix.num_tokens
+            usage[rung] += Usage(prefill_tokens=read)
+            usage[0] = Usage(prefill_tokens=0 if segment.done else segment.small_tokens)
+        text = segment.text if self._texts is not None else f"[{node}]"
+        return replace(
+            prefix,
+            before=prefix,
+            segment=replace(segment, text=text, usage=self._usage(usage)),
+            hidden=None,
+            value=_known(table.segments["value"][node]),
+            usage=(),
+            memory=node,
+        )
+
+    def segment(self, node: int, rung: int) -> Segment:
+        """The segment that leads to a node, as written by the model of a rung."""
+        made = self.table.segments[node]
+        return Segment(
+            model=self.models[rung].name,
+            rung=rung,
+            text="" if self._texts is None else self._texts[node],
+            num_tokens=int(made["num_tokens"]),
+            small_tokens=int(made["small_tokens"]),
+            mean_logprob=_known(made["mean_logprob"]),
+            min_logprob=_known(made["min_logprob"]),
+            entropy=_known(made["entropy"]),
+            done=bool(made["done"]),
+            answer=self.answer(node) if made["done"] else None,
+        )
+
+    def answer(self, node: int) -> str | None:
+        """The answer at a node: of the attempt where it is done, else forced there."""
+        table, answer = self.table, int(self.table.segments["answer"][node])
+        return None if answer < 0 else table.answers[table.question[table.tree[node]]][answer]
+
+    def force(self, prefixes: Sequence[Prefix]) -> list[Segment]:
+        """The small model's forced answer after each prefix."""
+        return [self._force(prefix.memory) for prefix in prefixes]
+
+    def _force(self, node: int) -> Segment:
+        tokens = int(self.table.segments["forced_tokens"][node])
+        return Segment(
+            model=self.models[0].name,
+            rung=0,
+            text="",
+            num_tokens=tokens,
+            answer=self.answer(node),
+            usage=self._usage({0: Usage(decoded_tokens=tokens)}),
+        )
 
 
-def _mean(lengths: Ints) -> float:
-    return max(1.0, float(lengths.mean()) if len(lengths) else 1.0)
+def _known(value: np.float64) -> float | None:
+    return None if np.isnan(value) else float(value)
 
 
-def _first_lengths(table: SegmentTable) -> Ints:
-    """Tokens of the attempts that take the first draw of each segment, (T,)."""
-    node, lengths = table.root, np.zeros(len(table), np.int64)
-    while (going := table.draws[node, 0] >= 0).any():
-        node = np.where(going, table.draws[node, 0], node)
-        lengths += np.where(going, table.segments["num_tokens"][node], 0)
-    return lengths
+def read_trees(
+    traces: SegmentTraces, splits: Iterable[str], ladder: Sequence[str] | None = None
+) -> Recorded[RecordedSegments, SegmentTable]:
+    """Recorded questions and trees of some splits; see `build_trees`."""
+    table = build_trees(traces, splits, ladder)
+    return recorded(traces, table, RecordedSegments(traces, table))

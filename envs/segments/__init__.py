@@ -1,1 +1,0 @@
-"""`allot/Segment-v0`: decisions inside one attempt, over recorded trees or live models."""
