@@ -18,6 +18,7 @@ from envs.segments import (
     build_trees,
     read_trees,
 )
+from envs.sessions.table import SessionTable, read_sessions
 from envs.traces.derive import derive_config, derive_segment_config
 from envs.traces.format import TraceSet, read_manifest
 from envs.traces.recorded import Recorded, read_recorded
@@ -80,12 +81,19 @@ class Opened:
         self.digest = self._traces.manifest.get("digest")
         self.table = cache(lambda split: table_of(self._traces, [split]))
         self.recorded = cache(self._recorded)
+        self.sessions = cache(self._sessions)
 
     def _recorded(self, split: str) -> Any:
         recorded = recorded_of(self._traces, [split])
         where = str(Path(self._traces.path).resolve())
         recorded.backend.origin = partial(_backend, where, split, self.digest)
         return recorded
+
+    def _sessions(self, split: str) -> SessionTable:
+        if isinstance(self._traces, SegmentTraces):
+            found = f"{self._traces.path}: expected whole attempts for sessions, found segments"
+            raise TraceFormatError(found)
+        return read_sessions(self._traces, [split])
 
     def process(self, kwargs: dict[str, Any]) -> Process:
         """The decision process that arguments of an environment tell, which are taken out."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import gymnasium
@@ -23,27 +22,22 @@ from envs.draws import (
     observation_space,
     stream_keys,
 )
-from envs.sessions.table import ACTIONS, Sessions, SessionTable, read_sessions
-from envs.traces.format import TraceSet
+from envs.granularity import opened
+from envs.sessions.table import ACTIONS, Sessions, SessionTable
 
 _ROW = np.zeros(1, np.int64)
 
 
 def make_session(traces: str, split: str = "train", **kwargs: Any) -> SessionEnv:
     """The environment of sessions over a split of recorded traces; `kwargs` are of `SessionEnv`."""
-    return SessionEnv(_table(traces, split), **kwargs)
+    return SessionEnv(opened(traces).sessions(split), **kwargs)
 
 
 def make_sessions(
     traces: str, num_envs: int = 1, split: str = "train", **kwargs: Any
 ) -> SessionVectorEnv:
     """N of them; `kwargs` are of `SessionVectorEnv`."""
-    return SessionVectorEnv(_table(traces, split), num_envs, **kwargs)
-
-
-@lru_cache(maxsize=4)
-def _table(traces: str, split: str) -> SessionTable:
-    return read_sessions(TraceSet.read(traces), [split])
+    return SessionVectorEnv(opened(traces).sessions(split), num_envs, **kwargs)
 
 
 class _OverSessions:

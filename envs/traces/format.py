@@ -314,3 +314,32 @@ def _open_table(path: Path, required: Sequence[str]) -> ds.Dataset:
     if missing:
         raise TraceFormatError(f"{path}: expected columns {list(required)}, missing {missing}")
     return table
+
+
+_STAGED = 8192
+"""Rows that wait to be written."""
+
+
+class TableWriter:
+    """A parquet file that is written a part at a time."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._schema, self._columns = schema, {name: list[Any]() for name in schema.names}
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Take a row; columns that it lacks are null there."""
+        for name, column in self._columns.items():
+            column.append(row.get(name))
+        if len(column) == _STAGED:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what waits to be written."""
+        self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        self._writer.write_table(pa.table(self._columns, self._schema))
+        for column in self._columns.values():
+            column.clear()

@@ -1,6 +1,6 @@
 """Attempts from tables and from what services and trainers write, and which log is of which kind.
 
-A function turns one entry of a log into attempts, by the columns of `envs.traces.checks`, and
+A function turns one entry of a log into attempts, by the columns of `envs.traces.logs`, and
 leaves out what the log does not tell. Nothing is checked or graded here.
 """
 

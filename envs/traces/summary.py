@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -100,6 +101,30 @@ def groups(attempts: pd.DataFrame) -> Iterator[Group]:
             repeated=float(again / max(len(part) - questions, 1)),
             disputed=int(found["sum"].between(0, found["size"], inclusive="neither").sum()),
         )
+
+
+@dataclass(kw_only=True)
+class KnownModel:
+    """What there is by a model: attempts, those read, tries at each question, texts not read."""
+
+    attempts: int = 0
+    read: int = 0
+    tried: array[int] = field(default_factory=lambda: array("i"))
+    unread: list[str] = field(default_factory=list)
+
+    def number(self, question: int) -> int:
+        """The number of its next attempt at a question, from 0."""
+        if question >= len(self.tried):
+            self.tried.extend([0] * (question + 1 - len(self.tried)))
+        self.tried[question] += 1
+        return self.tried[question] - 1
+
+
+def unread(models: Mapping[str, KnownModel]) -> Iterator[str]:
+    """A message for each model of whose attempts less than 80% could be read."""
+    for name, model in models.items():
+        if message := unread_warning(name, model.attempts, model.read, model.unread):
+            yield message
 
 
 def doubts(found: Iterable[Group]) -> Iterator[str]:

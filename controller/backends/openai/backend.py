@@ -35,13 +35,11 @@ from controller.backends.openai.endpoint import (
 )
 from controller.backends.openai.prompt_lengths import WarmPrompts, characters, plausible
 from controller.backends.openai.replies import (
-    MOST_ALTERNATIVES,
     Answered,
     Chunks,
     StreamReader,
     Written,
     read_completion,
-    told_logprobs,
     verdict,
     within,
 )
@@ -58,6 +56,7 @@ from controller.backends.openai.resilience import (
     unsent,
     upstream_error,
 )
+from controller.backends.openai.tokens import MOST_ALTERNATIVES, told_logprobs
 from controller.backends.prompts import Message, messages
 from controller.process.actions import ActionKind
 from controller.process.cost import Usage

@@ -6,10 +6,9 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -18,13 +17,19 @@ from openai._streaming import ServerSentEvent
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from controller.backends.base import Watcher
-from controller.backends.openai.counts import counted, natural, timings_of, told_usage
 from controller.backends.openai.resilience import FILTERED, UpstreamError, told_error
+from controller.backends.openai.tokens import (
+    clean,
+    counted,
+    logprobs_entries,
+    logprobs_of,
+    natural,
+    timings_of,
+    told_logprobs,
+    told_usage,
+)
 from controller.process.cost import Usage
 from controller.process.types import CUT
-
-_ROUNDING = 1e-3
-"""Servers round log-probabilities of about 0 to slightly more."""
 
 STALLED, FAILED = "stalled", "error"
 _ENDS = {
@@ -37,7 +42,7 @@ _ENDS = {
 """OpenAI's reasons to end, and the words by which all servers' are known; the first that fits."""
 _AFTER_END_S = 5.0
 """Time for what comes after the reason to end: usage, and the end of the stream."""
-_LONGEST_REASON, _LONGEST_ID, _MOST_CALLS, MOST_ALTERNATIVES = 32, 128, 128, 20
+_LONGEST_REASON, _LONGEST_ID, _MOST_CALLS = 32, 128, 128
 _AROUND_A_WORD = " \t\r\n*_\"'.,:!\u2581"
 
 
@@ -91,8 +96,8 @@ def read_completion(response: object) -> Answered:
         Written(
             text=text,
             calls=_calls(getattr(_message(choice), "tool_calls", None)),
-            entries=(entries := _entries(choice)),
-            logprobs=_logprobs(entries),
+            entries=(entries := logprobs_entries(choice)),
+            logprobs=logprobs_of(entries),
             tokens=completion,
             thinking=usage.thinking(len(_thought(_message(choice))), len(text)),
             finish_reason=_reason(choice),
@@ -122,7 +127,7 @@ def _text(choice: Any, written: int) -> str | None:
     """What a choice says, a refusal included; None if nothing tells that it was generated."""
     message = _message(choice)
     for said in _said(message):
-        return _clean(said)
+        return clean(said)
     ended = written or _reason(choice) or _thought(message)
     return "" if ended or getattr(message, "tool_calls", None) else None
 
@@ -156,7 +161,7 @@ def _calls(found: Any) -> tuple[dict[str, Any], ...]:
 def _call(number: int, name: object, function: object, arguments: object) -> dict[str, Any]:
     shown = name if isinstance(name, str) and name else f"call_{number}"
     said = {"name": function, "arguments": _json(arguments)}
-    called = {key: _clean(part) if isinstance(part, str) else "" for key, part in said.items()}
+    called = {key: clean(part) if isinstance(part, str) else "" for key, part in said.items()}
     return {"id": shown[:_LONGEST_ID], "type": "function", "function": called}
 
 
@@ -291,10 +296,10 @@ class StreamReader:
             self.unseen += thinks
             for call in getattr(delta, "tool_calls", None) or ():
                 self._add_call(call)
-            entries = _entries(choice)
+            entries = logprobs_entries(choice)
             self.logprobs.extend(entries)
             if self.watcher is not None:
-                for place, logprob in enumerate(_logprobs(entries)):
+                for place, logprob in enumerate(logprobs_of(entries)):
                     self.watcher.wrote("" if place else "".join(pieces), logprob)
             self.finish_reason = _reason(choice) or self.finish_reason
 
@@ -344,13 +349,13 @@ class StreamReader:
         if self.finish_reason == FAILED:
             raise UpstreamError("finish_error", wasted=self.wasted)
         written = Written(
-            text=_clean("".join(self.texts)),
+            text=clean("".join(self.texts)),
             calls=tuple(
                 _call(number, known.name, known.function, known.arguments)
                 for number, known in enumerate(self.calls)
             ),
             entries=tuple(self.logprobs),
-            logprobs=_logprobs(self.logprobs),
+            logprobs=logprobs_of(self.logprobs),
             tokens=self.pieces if usage.completion is None else usage.completion,
             thinking=usage.thinking(self.thoughts, self.pieces - self.thoughts),
             finish_reason=self.finish_reason,
@@ -376,51 +381,6 @@ async def within(seconds: float | None, kind: str, reader: StreamReader) -> Asyn
         raise UpstreamError(kind, retryable=False, wasted=reader.abandoned) from None
 
 
-def plausible_logprobs(values: Iterable[object]) -> tuple[float, ...]:
-    """The values if all of them are log-probabilities, and nothing otherwise.
-
-    >>> plausible_logprobs([-0.5, 0.0]), plausible_logprobs([-0.5, float("nan")])
-    ((-0.5, 0.0), ())
-    """
-    found = []
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return ()
-        if not math.isfinite(value) or value > _ROUNDING:
-            return ()
-        found.append(min(float(value), 0.0))
-    return tuple(found)
-
-
-def _clean(text: str) -> str:
-    """Without halves of surrogate pairs, which JSON can bring and UTF-8 cannot take away."""
-    return text.encode("utf-8", "replace").decode()
-
-
-def _entries(choice: Any) -> tuple[Any, ...]:
-    found = getattr(choice, "logprobs", None)
-    content, values = (getattr(found, name, None) for name in ("content", "token_logprobs"))
-    if isinstance(content, list):
-        return tuple(content)
-    # Together has two lists, as the older completions have.
-    tokens = getattr(found, "tokens", None)
-    if not isinstance(tokens, list) or not isinstance(values, list):
-        return ()
-    return tuple(SimpleNamespace(token=t, logprob=v) for t, v in zip(tokens, values, strict=False))
-
-
-def _logprobs(entries: Iterable[Any]) -> tuple[float, ...]:
-    return plausible_logprobs(getattr(entry, "logprob", None) for entry in entries)
-
-
-def told_logprobs(entries: Sequence[Any]) -> tuple[dict[str, Any], ...]:
-    """Entries of `logprobs.content` as OpenAI has them; none if they make no sense."""
-    return tuple(
-        {**_token(entry, value), "top_logprobs": _alternatives(entry)}
-        for entry, value in zip(entries, _logprobs(entries), strict=False)
-    )
-
-
 def verdict(written: Written) -> float:
     """Chance of a yes against a no, by the first token; by the text where a server tells of none.
 
@@ -442,18 +402,6 @@ def verdict(written: Written) -> float:
     said = written.text.split(maxsplit=1)[:1]
     word = said[0].strip(_AROUND_A_WORD).lower() if said else ""
     return {"yes": 1.0, "no": 0.0}.get(word, 0.5)
-
-
-def _alternatives(entry: Any) -> list[dict[str, Any]]:
-    found = getattr(entry, "top_logprobs", None)
-    found = found[:MOST_ALTERNATIVES] if isinstance(found, list) else []
-    return [_token(other, value) for other, value in zip(found, _logprobs(found), strict=False)]
-
-
-def _token(entry: Any, logprob: float) -> dict[str, Any]:
-    token = getattr(entry, "token", None)
-    text = _clean(token) if isinstance(token, str) else ""
-    return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
 
 
 def _shared(written: Sequence[Written], completion: int, *, alone: bool) -> list[Written]:

@@ -1,7 +1,10 @@
-"""How many tokens servers say that they processed, in all their dialects."""
+"""What servers tell of tokens, in all their dialects: how many there are, and how likely each."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Sequence
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 _PROMPT, _COMPLETION = ("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens")
@@ -78,3 +81,65 @@ def natural(value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return int(value) if 0 <= value < 2**31 and value == int(value) else None
+
+
+_ROUNDING = 1e-3
+"""Servers round log-probabilities of about 0 to slightly more."""
+
+MOST_ALTERNATIVES = 20
+
+
+def logprobs_entries(choice: Any) -> tuple[Any, ...]:
+    """What a choice tells of each of its tokens, as OpenAI has it; nothing if it does not."""
+    found = getattr(choice, "logprobs", None)
+    content, values = (getattr(found, name, None) for name in ("content", "token_logprobs"))
+    if isinstance(content, list):
+        return tuple(content)
+    # Together has two lists, as the older completions have.
+    tokens = getattr(found, "tokens", None)
+    if not isinstance(tokens, list) or not isinstance(values, list):
+        return ()
+    return tuple(SimpleNamespace(token=t, logprob=v) for t, v in zip(tokens, values, strict=False))
+
+
+def logprobs_of(entries: Iterable[Any]) -> tuple[float, ...]:
+    """Log-probabilities that entries tell, if all of them are such, and nothing otherwise.
+
+    >>> told = [SimpleNamespace(logprob=value) for value in (-0.5, 0.0, float("nan"))]
+    >>> logprobs_of(told[:2]), logprobs_of(told)
+    ((-0.5, 0.0), ())
+    """
+    found = []
+    for entry in entries:
+        value = getattr(entry, "logprob", None)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return ()
+        if not math.isfinite(value) or value > _ROUNDING:
+            return ()
+        found.append(min(float(value), 0.0))
+    return tuple(found)
+
+
+def told_logprobs(entries: Sequence[Any]) -> tuple[dict[str, Any], ...]:
+    """Entries of `logprobs.content` as OpenAI has them; none if they make no sense."""
+    return tuple(
+        {**_token(entry, value), "top_logprobs": _alternatives(entry)}
+        for entry, value in zip(entries, logprobs_of(entries), strict=False)
+    )
+
+
+def _alternatives(entry: Any) -> list[dict[str, Any]]:
+    found = getattr(entry, "top_logprobs", None)
+    found = found[:MOST_ALTERNATIVES] if isinstance(found, list) else []
+    return [_token(other, value) for other, value in zip(found, logprobs_of(found), strict=False)]
+
+
+def _token(entry: Any, logprob: float) -> dict[str, Any]:
+    token = getattr(entry, "token", None)
+    text = clean(token) if isinstance(token, str) else ""
+    return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+
+
+def clean(text: str) -> str:
+    """Without halves of surrogate pairs, which JSON can bring and UTF-8 cannot take away."""
+    return text.encode("utf-8", "replace").decode()
