@@ -10,7 +10,8 @@ from typing import Any
 from benchmarks import Figures
 from envs.questions.files import bundled_questions
 from training.record.cluster import Cluster, RayRecorder
-from training.record.recording import Recorder, Recording
+from training.record.recorders import Recorder
+from training.record.recording import Recording
 from training.record.settings import RecordConfig
 from training.record.sources import find_source
 

@@ -19,8 +19,7 @@ from envs.traces.format import TraceSet
 from recipes.language_models import CONFIGS, LanguageModelTraining
 from recipes.looped import CONFIG, LOOPED, LoopedTraining
 from recipes.solutions import worked_solution
-from training.adapters.reviser import train_reviser
-from training.adapters.verifier import VerifierTraining
+from training.adapters import VerifierTraining, train_reviser
 from training.cli.app import main
 from training.learn.threads import limit_threads
 from training.record.settings import RecordConfig

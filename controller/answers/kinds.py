@@ -9,12 +9,21 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from controller.answers.expressions import expression, is_expression, same_value
-from controller.answers.markup import cleaned
 from controller.answers.numbers import normalize_answer, number_at_start, only_number
-from controller.answers.passages import extract_answer, is_cut, marked, tail
+from controller.answers.passages import (
+    CONCLUDES,
+    NO_ANSWER,
+    extract_answer,
+    is_cut,
+    last_number,
+    marked,
+    number_in,
+    tail,
+)
 from controller.answers.phrases import (
     EMPTY,
     LONGEST,
+    cleaned,
     first_sentence,
     items_of,
     last_quoted,
@@ -25,7 +34,6 @@ from controller.answers.phrases import (
     without_reason,
     yes_or_no,
 )
-from controller.answers.sentences import CONCLUDES, NO_ANSWER, last_number, number_in
 from controller.errors import ConfigError
 
 _SETTLED = re.compile(r"-?\d+(?:\.\d+|/\d+)?")

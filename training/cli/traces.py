@@ -264,8 +264,8 @@ def verify(
 ) -> None:
     """Add a verifier's scores to a trace set that was recorded without it."""
     from envs.traces.format import TraceSet
-    from training.adapters.verifier import add_scores
     from training.learn.threads import limit_threads
+    from training.record.recording import add_scores
 
     limit_threads()
     trace_set = TraceSet.read(traces)

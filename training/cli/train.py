@@ -150,7 +150,7 @@ def evaluate(options: EvaluateOptions) -> None:
     from training.learn.threads import limit_threads
     from training.report.markdown import results_markdown, write_card
     from training.report.show import command_line, print_results
-    from training.report.track_evaluation import PICTURES, log_evaluation
+    from training.report.tracking import PICTURES, log_evaluation
 
     limit_threads()
     controllers = {path: load_any(path) for path in seed_directories(options.controllers)}
@@ -251,14 +251,14 @@ def dashboard(
     ] = False,
 ) -> None:
     """Build a W&B workspace over the runs of train and evaluate."""
-    from training.report.dashboard import build_workspace, save, spec
+    from training.report.tracking import build_workspace, save_workspace, workspace_spec
 
     entity, _, name = project.rpartition("/")
     workspace = build_workspace(entity, name)
     if show:
-        print(json.dumps(spec(workspace), indent=1))
+        print(json.dumps(workspace_spec(workspace), indent=1))
     else:
-        console.print(save(workspace), highlight=False)
+        console.print(save_workspace(workspace), highlight=False)
 
 
 def explain(

@@ -17,15 +17,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, TypeVar
 
 from controller.errors import AllotError, BackendError, ConfigError, check_range
-from controller.process.types import ModelSpec
-from training.record.parts import Rows
-from training.record.plans import Missing
-from training.record.progress import Watch
-from training.record.recording import Recorder
-from training.record.settings import RecordConfig
+
+if TYPE_CHECKING:
+    from controller.process.types import ModelSpec
+    from training.record.parts import Rows
+    from training.record.plans import Missing
+    from training.record.progress import Watch
+    from training.record.recorders import Recorder
+    from training.record.settings import RecordConfig
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -153,7 +155,7 @@ class ModelSource(Protocol):
         """Who records so much, with the models in memory."""
 
 
-Shard = Sequence[Missing]
+Shard: TypeAlias = "Sequence[Missing]"
 """What the questions lack that are recorded together."""
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from controller.backends.base import Backend, Request, run_now
 from controller.backends.openai.backend import ATTEMPT_DEADLINE
@@ -50,6 +50,21 @@ _TRIES = 5
 """At an attempt that fails while the server answers others."""
 
 FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
+
+
+class Recorder(Protocol):
+    """Records what is missing, here or elsewhere."""
+
+    @property
+    def config(self) -> RecordConfig:
+        """How much to record."""
+
+    @property
+    def models(self) -> tuple[ModelSpec, ...]:
+        """All models, the small ones first."""
+
+    def record(self, todo: Sequence[Missing], add: Watch) -> None:
+        """Record what is missing, more or less in order."""
 
 
 class LocalRecorder:

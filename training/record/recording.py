@@ -9,41 +9,36 @@ when, or after what.
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
 
 from controller.answers import UNSTATED
+from controller.backends.prompts import VERIFIER
+from controller.checkpoint import seen_from
 from controller.errors import ConfigError
 from controller.files import write_json
 from controller.process.types import ModelSpec, Question
 from envs.questions.files import noted_kinds
-from envs.traces.format import MANIFEST, TRACE_VERSION, tables_digest
+from envs.traces.format import MANIFEST, TRACE_VERSION, TraceSet, tables_digest, write_table
 from training.record.parts import SCHEMAS, Parts, Rows, locked
 from training.record.plans import Missing, Plan, question_row
 from training.record.progress import Watch, summary
+from training.record.recorders import Recorder
 from training.record.settings import RecordConfig
+
+if TYPE_CHECKING:
+    from controller.backends.local.model import LocalModel
 
 _BLOCK_SHARDS = 4
 """Shards of questions that are answered before their attempts are revised and judged."""
-
-
-class Recorder(Protocol):
-    """Records what is missing, here or elsewhere."""
-
-    @property
-    def config(self) -> RecordConfig:
-        """How much to record."""
-
-    @property
-    def models(self) -> tuple[ModelSpec, ...]:
-        """All models, the small ones first."""
-
-    def record(self, todo: Sequence[Missing], add: Watch) -> None:
-        """Record what is missing, more or less in order."""
 
 
 class Recording:
@@ -212,3 +207,84 @@ def planned_manifest(
         }
     others = {name: note for name, note in notes.items() if name not in ("models", "adapters")}
     return {"version": TRACE_VERSION, "models": entries, "recorded": asdict(amount), **others}
+
+
+_AT_ONCE = 4096
+"""Attempts that are scored between two reports of progress."""
+
+
+def add_scores(
+    traces: TraceSet,
+    small: str | Path,
+    verifier: Path,
+    out: Path,
+    progress: Callable[[int], None] = lambda done: None,
+) -> int:
+    """Write a trace set again with a verifier's scores of the small model's attempts.
+
+    Scores that it has are replaced; `progress` is called with the number of attempts scored.
+
+    Returns:
+        How many attempts were scored.
+
+    Raises:
+        ConfigError: `out` holds a trace set, or the set's small model is another one.
+    """
+    import torch
+
+    from controller.backends.local.adapters import load_adapters, score_attempts
+    from controller.backends.local.model import load_model
+
+    if (out / MANIFEST).exists():
+        raise ConfigError(f"{out}: expected no trace set there yet; choose another directory")
+    local = load_adapters(load_model(small, 0), {VERIFIER: verifier})
+    entry = traces.manifest.get("models", {}).get(local.name)
+    if entry is None or entry.get("digest") not in (None, local.digest):
+        raise ConfigError(
+            f"{traces.path}: expected attempts by {local.name} with digest {local.digest}, found "
+            f"{entry and entry.get('digest')}; verify them with the model that wrote them"
+        )
+    attempts = traces.attempts
+    named = ("question_id", "model", "text", "error", "mean_logprob", "min_logprob")
+    held = attempts.select([name for name in named if name in attempts.column_names]).to_pandas()
+    held = held.reindex(columns=list(named))
+    rows = held[held["model"].eq(local.name) & held["text"].notna() & held["error"].isna()]
+    if rows.empty:
+        raise ConfigError(
+            f"{traces.path}: expected attempts by {local.name} with their texts, found none"
+        )
+    scores, questions = np.full(len(attempts), np.nan), traces.questions
+    columns = (questions[name].to_pylist() for name in ("question_id", "question"))
+    asked = dict(zip(*columns, strict=True))
+    for start in range(0, len(rows), _AT_ONCE):
+        part = rows.iloc[start : start + _AT_ONCE]
+        pairs = zip(part["question_id"], part["text"], strict=True)
+        texts = [local.encode_attempt(asked[question], text) for question, text in pairs]
+        logprobs = part[["mean_logprob", "min_logprob"]].to_numpy(np.float32, copy=True)  # (n, 2)
+        scores[part.index] = score_attempts(local, texts, torch.from_numpy(logprobs))
+        progress(start + len(part))
+    out.mkdir(parents=True, exist_ok=True)
+    kept = attempts.select([n for n in attempts.column_names if n != "verifier_score"])
+    column = pa.array(scores, pa.float32(), from_pandas=True)
+    write_table(out / "questions.parquet", traces.questions)
+    write_table(out / "attempts.parquet", kept.append_column("verifier_score", column))
+    write_json(out / MANIFEST, _rewritten_manifest(traces, local, verifier, out))
+    return len(rows)
+
+
+def _rewritten_manifest(
+    traces: TraceSet, local: LocalModel, verifier: Path, out: Path
+) -> dict[str, Any]:
+    """`trace.json` as seen from the new directory, with the verifier's entry."""
+    manifest: dict[str, Any] = json.loads(json.dumps(traces.manifest))
+    for entry in manifest["models"].values():
+        for each in (entry, *entry.get("adapters", {}).values()):
+            if each.get("path") is not None:
+                each["path"] = seen_from(out, traces.path, each["path"])
+    (spec,) = local.adapters
+    manifest["models"][local.name].setdefault("adapters", {})[VERIFIER] = {
+        "parameters": spec.parameters,
+        "digest": spec.digest,
+        "path": seen_from(out, Path(), verifier),
+    }
+    return manifest | {"digest": tables_digest(out)}

@@ -28,8 +28,14 @@ from controller.process.types import ModelSpec, Question
 from envs.questions.grader import KindGrader
 from training.record.cluster import Cluster, RayRecorder
 from training.record.progress import Watch
-from training.record.recorders import LocalRecorder, ServedModel, ServedRecorder, ServerQueue
-from training.record.recording import Recorder, Recording
+from training.record.recorders import (
+    LocalRecorder,
+    Recorder,
+    ServedModel,
+    ServedRecorder,
+    ServerQueue,
+)
+from training.record.recording import Recording
 from training.record.settings import Decoding, RecordConfig
 
 if TYPE_CHECKING:

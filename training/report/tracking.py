@@ -1,4 +1,6 @@
-"""W&B tracking: online with an account, offline without, never needed.
+"""W&B: trainings and evaluations as runs, and a workspace over them, which dashboard.yaml tells.
+
+Runs are online with an account, offline without, and never needed.
 
 Artifacts tell where things come from: traces -> controller -> evaluation.
 """
@@ -8,15 +10,24 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import yaml
 
 from controller.checkpoint import SETTINGS_FILE, WEIGHTS_FILE, AnyCheckpoint
 from controller.errors import ConfigError
 from envs.granularity import AnyTraces
+from training.compare.results import QUANTITIES, Results
 from training.learn.settings import WandbMode
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from training.compare.evaluation import Evaluation
 
 PROJECT = "allot"
 """Where runs go unless WANDB_PROJECT says otherwise."""
@@ -216,3 +227,190 @@ def _start(mode: Any, *, forced: bool, **settings: Any) -> Any:
         warnings.warn(f"W&B does not answer, logging offline: {reason}", stacklevel=3)
         wandb.teardown()  # the run that did not start still occupies its id
         return wandb.init(mode="offline", settings=wandb.Settings(**quiet), **settings)
+
+
+PICTURES = {
+    "frontier": "Accuracy against compute: the controller should be above the best rules of each "
+    "kind, and below, its lead with the interval above 0.",
+    "utility": "How far the best rule of each kind is behind the controller at each price: all "
+    "lines should be below 0.",
+    "actions": "What the controller does: it stops sooner the dearer compute is, at the left.",
+}
+"""By name, what to see in it."""
+
+_ENDS = ("", "_low", "_high")
+
+POLICY_COLUMNS = (
+    *("policy", "price", "setting"),
+    *(f"{quantity}{end}" for quantity in (*QUANTITIES, "lead") for end in _ENDS),
+)
+"""`lead` is the controller's utility less the policy's."""
+
+DECISION_COLUMNS = (
+    *("question_id", "question", "dataset", "difficulty", "price", "actions", "answer"),
+    *("reference", "correct", "cost", "mean_correct", "mean_cost"),
+)
+"""`difficulty` is the level; means are over all episodes that were played."""
+
+
+def log_evaluation(
+    evaluation: Evaluation,
+    traces: AnyTraces,
+    controllers: Mapping[Path, AnyCheckpoint],
+    out: Path,
+    mode: WandbMode,
+) -> None:
+    """Draw an evaluation of controllers, by directory, into `out`, and log it as a run of W&B."""
+    config, group = asdict(evaluation.about), traces.path.name
+    with Tracker(out, "evaluate", config, mode=mode, group=group, name=str(out)) as tracker:
+        tracker.uses(traces_artifact(traces))
+        for path, checkpoint in controllers.items():
+            tracker.uses(controller_artifact(checkpoint, path, traces))
+        _log(tracker, evaluation, out)
+        tracker.makes(evaluation_artifact(evaluation.decisions, traces))
+
+
+def _log(tracker: Tracker, evaluation: Evaluation, out: Path) -> None:
+    from training.report.plots import plot_actions, plot_frontier, plot_utility
+
+    results = evaluation.results
+    known = [name for name in DECISION_COLUMNS if name not in ("difficulty", "actions")]
+    episodes = evaluation.episodes(*known, "level")
+    shares = _shares_by_price(episodes, evaluation.decision_names("probabilities"))
+    plot_frontier(results, out / "frontier.png")
+    plot_utility(results, out / "utility.png")
+    plot_actions(shares, out / "actions.png")
+    for picture, caption in PICTURES.items():
+        tracker.image(picture, out / f"{picture}.png", caption)
+    for i, price in enumerate(results.prices):
+        actions = {f"actions/{name}": share for name, share in shares[price].items()}
+        tracker.log({"price": price, **_figures(results, i), **actions})
+    tracker.table("policies", POLICY_COLUMNS, _policy_rows(results))
+    tracker.table("decisions", DECISION_COLUMNS, _decision_rows(episodes, results.prices))
+    headline = {f"headline/{kind}": entry.ratio for kind, entry in results.headline.items()}
+    seeds = {
+        f"seeds/{name}{end}": value
+        for name, figure in results.seeds.statistics.items()
+        for end, value in zip(_ENDS, (figure.value, *figure.interval), strict=True)
+    }
+    tracker.summary({**headline, **seeds})
+
+
+def _figures(results: Results, i: int) -> dict[str, float]:
+    """Everything at price number i that is drawn against the price."""
+    return {
+        **{
+            f"{quantity}/{name}": getattr(points[i], quantity)
+            for quantity in QUANTITIES
+            for name, points in results.everyone.items()
+        },
+        **{f"lead/{name}": leads[i].lead for name, leads in results.lead.items()},
+    }
+
+
+def _policy_rows(results: Results) -> Iterator[list[Any]]:
+    """A row of `POLICY_COLUMNS` per policy, oracles included, and price."""
+    for name, points in results.everyone.items():
+        leads = results.lead.get(name)
+        for i, point in enumerate(points):
+            figures = [value for quantity in QUANTITIES for value in point.measured(quantity)]
+            lead = leads[i].measured if leads else (None, None, None)
+            yield [name, point.price, point.setting, *figures, *lead]
+
+
+def _shares_by_price(episodes: pd.DataFrame, names: Sequence[str]) -> dict[float, dict[str, float]]:
+    """By price and name of action, its share in all decisions."""
+    taken = episodes.explode("actions").groupby("price")["actions"]
+    shares = taken.value_counts(normalize=True).unstack(fill_value=0.0)
+    return dict(shares.reindex(columns=[*names], fill_value=0.0).to_dict("index"))
+
+
+def _decision_rows(episodes: pd.DataFrame, prices: Sequence[float]) -> list[list[Any]]:
+    """A row of `DECISION_COLUMNS` per question and price.
+
+    W&B limits the length of tables: where that demands it, prices are left out evenly.
+    """
+    most = max(1, MAX_TABLE_ROWS // max(1, len(episodes) // len(prices)))
+    places = np.linspace(0, len(prices) - 1, min(most, len(prices))).round().astype(int)
+    shown = episodes[episodes["price"].isin([prices[i] for i in places])]
+    told = shown.assign(difficulty=shown["level"], actions=shown["actions"].str.join(" "))
+    cells = told[[*DECISION_COLUMNS]].astype(object)
+    rows: list[list[Any]] = cells.where(cells.notna(), None).to_numpy().tolist()
+    return rows
+
+
+SWEPT = ("learning_rate", "entropy_coefficient", "gae_lambda", "hidden_sizes")
+"""Settings that the sweep of `examples/sweep.yaml` varies."""
+
+_BEST = "validation/kept_utility"
+_OPEN = ("Training", "Evaluation", "Decisions")
+"""Sections that are unfolded."""
+
+
+def build_workspace(entity: str, project: str) -> Any:
+    """The workspace of a user's or team's project, not yet saved."""
+    from wandb_workspaces import workspaces as ws
+
+    told = yaml.safe_load(Path(__file__).with_name("dashboard.yaml").read_text(encoding="utf-8"))
+    return ws.Workspace(
+        name="allot",
+        entity=entity,
+        project=project,
+        sections=[_section(name, panels) for name, panels in told.items()],
+        runset_settings=ws.RunsetSettings(
+            groupby=[ws.Metric("Group"), ws.Metric("JobType")],
+            pinned_columns=[f"summary:{_BEST}", "summary:seeds/mean", "config:seed"],
+        ),
+    )
+
+
+def workspace_spec(workspace: Any) -> dict[str, Any]:
+    """What saving a workspace would send to W&B, as JSON."""
+    return dict(workspace._spec)
+
+
+def _section(name: str, told: Mapping[str, Mapping[str, Any]]) -> Any:
+    """Charts, and before them a panel that says of each what to see."""
+    from wandb_workspaces import workspaces as ws
+    from wandb_workspaces.reports import v2 as wr
+
+    lines = (f"- **{title}**: {entry['see']}" for title, entry in told.items())
+    panels = [wr.MarkdownPanel(markdown="\n".join(lines))]
+    panels += [_panel(title, entry) for title, entry in told.items()]
+    return ws.Section(name=name, panels=panels, is_open=name in _OPEN)
+
+
+def _panel(title: str, entry: Mapping[str, Any]) -> Any:
+    """Lines over steps or prices, or the panel that an entry names."""
+    from wandb_workspaces.reports import v2 as wr
+
+    settings = {name: value for name, value in entry.items() if name not in ("over", "see")}
+    if "over" in entry:
+        over_price = {"x": AXES["evaluate"][0], "log_x": True, "max_runs_to_show": 3}
+        axis = over_price if entry["over"] == "price" else {"x": AXES["train"][0]}
+        return wr.LinePlot(title=title, **axis, **settings)
+    if entry["panel"] == "pictures":
+        return wr.MediaBrowser(title=title, media_keys=list(PICTURES), num_columns=len(PICTURES))
+    if entry["panel"] == "sweep":
+        metrics = [*map(wr.Config, SWEPT), _BEST]
+        columns = [wr.ParallelCoordinatesPlotColumn(metric=metric) for metric in metrics]
+        return wr.ParallelCoordinatesPlot(title=title, columns=columns)
+    if entry["panel"] == "importance":
+        return wr.ParameterImportancePlot(with_respect_to=_BEST)
+    return wr.WeavePanelSummaryTable(table_name=entry["panel"])
+
+
+def save_workspace(workspace: Any) -> str:
+    """Save a workspace under one's account; returns its address or raises ConfigError."""
+    import wandb
+
+    remedy = "log in with `wandb login`, or see what would be saved with --print"
+    if not has_account():
+        raise ConfigError(f"dashboard: expected a W&B account, found none; {remedy}")
+    try:
+        if not workspace.entity:
+            workspace.entity = wandb.Api().default_entity
+        return str(workspace.save().url)
+    except wandb.Error as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"dashboard: expected an answer from W&B: {reason}; {remedy}") from None

@@ -73,7 +73,7 @@ def score_attempts(
     if local.score is None:
         raise BackendError(
             f"{local.name}: expected a model with a verifier, found none; train one with "
-            "`training.adapters.verifier.VerifierTraining`"
+            "`training.adapters.VerifierTraining`"
         )
     longest = max((len(text.tokens) for text in texts), default=0)
     if longest > local.context_tokens:

@@ -1,23 +1,26 @@
-"""The verifier: a LoRA adapter that knows better what the small model should have written.
+"""The small model's adapters: revisers and verifiers, by LoRA.
 
-It learns the worked solutions of questions, most of all the tokens at which the small model's own
-recorded attempts go wrong. Its score of an attempt, one forward pass over question and attempt, is
-made of how likely it finds the attempt's tokens, and calibrated on other questions by logistic
-regression (Platt 1999) together with what the writer itself thought of them. Why not a head on
-the last hidden state: docs/decisions/0008.
+A reviser turns the model's attempts into better ones. It learns from recorded attempts, as in
+Snell et al. 2024 (arXiv 2408.03314, section 6): from a wrong attempt close to the right one to the
+worked solution, and from a right attempt to itself, so that it learns to leave well alone.
+
+A verifier knows better what the model should have written. It learns the worked solutions of
+questions, most of all the tokens at which recorded attempts go wrong. Its score of an attempt, one
+forward pass over question and attempt, is made of how likely it finds the attempt's tokens, and
+calibrated on other questions by logistic regression (Platt 1999) together with what the writer
+itself thought of them. Why not a head on the last hidden state: docs/decisions/0008.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -25,26 +28,178 @@ from torch.nn.utils.rnn import pad_sequence
 
 from controller.backends.local.adapters import (
     judge,
-    load_adapters,
     probability,
     save_adapter,
-    score_attempts,
     token_logprobs,
 )
 from controller.backends.local.kv import batches_by_length, padded
 from controller.backends.local.model import Encoded, LocalModel, load_model
-from controller.backends.prompts import VERIFIER
-from controller.checkpoint import seen_from
-from controller.errors import ConfigError
-from controller.files import write_json
+from controller.backends.prompts import revision_messages
 from controller.process.lockstep import Floats
-from envs.traces.format import TraceSet, tables_digest, write_table
-from training.adapters.reviser import AttemptGroup, WorkedSolution, attempts_by_question, with_lora
+from envs.traces.format import TraceSet
 from training.learn.calibration import auroc, calibrate, expected_calibration_error
 from training.learn.resume import has_state, load_state, save_state
 
-_AT_ONCE = 4096
-"""Attempts that are scored between two reports of progress."""
+Example = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptText:
+    """One attempt of the small model; `logprobs` are the mean and the least one of its tokens."""
+
+    question: str
+    text: str
+    right: bool
+    logprobs: tuple[float, float]
+
+
+AttemptGroup = tuple[str, list[AttemptText]]
+"""Question id and the attempts at that question."""
+
+WorkedSolution = Callable[[str], str]
+"""The text that should have been written, by question id."""
+
+
+def distinct(attempts: Iterable[AttemptText]) -> list[AttemptText]:
+    """The first attempt with each text."""
+    return list({attempt.text: attempt for attempt in reversed(list(attempts))}.values())[::-1]
+
+
+def attempts_by_question(traces: TraceSet, split: str) -> Iterator[AttemptGroup]:
+    """The small model's attempts at each question of a split, with the question's id."""
+    texts = {
+        row["question_id"]: row["question"]
+        for row in traces.questions.select(["question_id", "question", "split"]).to_pylist()
+        if row["split"] == split
+    }
+    grouped: dict[str, list[AttemptText]] = {question_id: [] for question_id in texts}
+    for row in traces.attempts.to_pylist():
+        question_id = row["question_id"]
+        if question_id in grouped and row["tier"] == "small" and row["error"] is None:
+            grouped[question_id].append(
+                AttemptText(
+                    question=texts[question_id],
+                    text=row["text"],
+                    right=row["correct"],
+                    logprobs=(row["mean_logprob"], row["min_logprob"]),
+                )
+            )
+    yield from grouped.items()
+
+
+def with_lora(model: Any, rank: int, seed: int) -> Any:
+    """A model with fresh LoRA matrices beside all of its linear layers, ready to be trained."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return get_peft_model(model, config)
+
+
+def _similarity(attempt: str, solution: str) -> float:
+    """How much of a solution an attempt has, 0..1."""
+    return SequenceMatcher(None, attempt, solution, autojunk=False).ratio()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviserConfig:
+    """Training of the reviser.
+
+    Attributes:
+        rank: of the LoRA matrices.
+        epochs: passes over the examples.
+        batch_size: examples per optimiser step.
+        muon_lr: peak; falls along a cosine.
+        wrong_per_question: wrong attempts used, those closest to the solution.
+        right_per_question: right attempts used.
+        seed: of weights and order.
+    """
+
+    rank: int = 32
+    epochs: float = 4
+    batch_size: int = 64
+    muon_lr: float = 0.01
+    wrong_per_question: int = 2
+    right_per_question: int = 2
+    seed: int = 0
+
+
+def revision_examples(
+    traces: TraceSet, split: str, worked_solution: WorkedSolution, config: ReviserConfig
+) -> Iterator[Example]:
+    """Prompt and completion, as chat messages, for each revision to learn."""
+    for question_id, attempts in attempts_by_question(traces, split):
+        wrong = [a for a in distinct(attempts) if not a.right]
+        solution = worked_solution(question_id)
+        wrong.sort(key=lambda a: _similarity(a.text, solution), reverse=True)
+        right = [a for a in distinct(attempts) if a.right]
+        for attempt in wrong[: config.wrong_per_question]:
+            yield _example(attempt.question, attempt.text, solution)
+        for attempt in right[: config.right_per_question]:
+            yield _example(attempt.question, attempt.text, attempt.text)
+
+
+def _example(question: str, attempt: str, target: str) -> Example:
+    return {
+        "prompt": revision_messages(question, attempt),
+        "completion": [{"role": "assistant", "content": target}],
+    }
+
+
+def train_reviser(
+    base: str | Path,
+    traces: TraceSet,
+    worked_solution: WorkedSolution,
+    out: Path,
+    config: ReviserConfig | None = None,
+) -> None:
+    """Train a reviser of the model `base`, from its attempts with their texts, into `out`.
+
+    `worked_solution` is of each question of the train split; `training` in `out` holds what
+    resuming needs.
+    """
+    import torch
+    from datasets import Dataset
+    from transformers.trainer_utils import get_last_checkpoint
+    from trl import SFTConfig, SFTTrainer
+
+    config = config or ReviserConfig()
+    local = load_model(base, 0)
+    state = out / "training"
+    trainer = SFTTrainer(
+        model=with_lora(local.model, config.rank, config.seed),
+        args=SFTConfig(
+            output_dir=str(state),
+            num_train_epochs=config.epochs,
+            per_device_train_batch_size=config.batch_size,
+            learning_rate=config.muon_lr,
+            lr_scheduler_type="cosine",
+            warmup_steps=50,
+            train_sampling_strategy="group_by_length",
+            save_steps=500,
+            save_total_limit=1,
+            logging_steps=50,
+            report_to="none",
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            seed=config.seed,
+        ),
+        train_dataset=Dataset.from_list(
+            list(revision_examples(traces, "train", worked_solution, config))
+        ),
+        processing_class=local.tokenizer,
+        optimizer_cls_and_kwargs=(
+            torch.optim.Muon,
+            {"lr": config.muon_lr, "momentum": 0.95, "weight_decay": 0.0},
+        ),
+    )
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(state) if state.exists() else None)
+    save_adapter(trainer.model, out, base_digest=local.digest)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,75 +380,3 @@ class VerifierTraining:
             "auroc": auroc(right, known.right),
             "ece": expected_calibration_error(right, known.right),
         }
-
-
-def add_scores(
-    traces: TraceSet,
-    small: str | Path,
-    verifier: Path,
-    out: Path,
-    progress: Callable[[int], None] = lambda done: None,
-) -> int:
-    """Write a trace set again with a verifier's scores of the small model's attempts.
-
-    Scores that it has are replaced; `progress` is called with the number of attempts scored.
-
-    Returns:
-        How many attempts were scored.
-
-    Raises:
-        ConfigError: `out` holds a trace set, or the set's small model is another one.
-    """
-    if (out / "trace.json").exists():
-        raise ConfigError(f"{out}: expected no trace set there yet; choose another directory")
-    local = load_adapters(load_model(small, 0), {VERIFIER: verifier})
-    entry = traces.manifest.get("models", {}).get(local.name)
-    if entry is None or entry.get("digest") not in (None, local.digest):
-        raise ConfigError(
-            f"{traces.path}: expected attempts by {local.name} with digest {local.digest}, found "
-            f"{entry and entry.get('digest')}; verify them with the model that wrote them"
-        )
-    attempts = traces.attempts
-    named = ("question_id", "model", "text", "error", "mean_logprob", "min_logprob")
-    held = attempts.select([name for name in named if name in attempts.column_names]).to_pandas()
-    held = held.reindex(columns=list(named))
-    rows = held[held["model"].eq(local.name) & held["text"].notna() & held["error"].isna()]
-    if rows.empty:
-        raise ConfigError(
-            f"{traces.path}: expected attempts by {local.name} with their texts, found none"
-        )
-    scores, questions = np.full(len(attempts), np.nan), traces.questions
-    columns = (questions[name].to_pylist() for name in ("question_id", "question"))
-    asked = dict(zip(*columns, strict=True))
-    for start in range(0, len(rows), _AT_ONCE):
-        part = rows.iloc[start : start + _AT_ONCE]
-        pairs = zip(part["question_id"], part["text"], strict=True)
-        texts = [local.encode_attempt(asked[question], text) for question, text in pairs]
-        logprobs = part[["mean_logprob", "min_logprob"]].to_numpy(np.float32, copy=True)  # (n, 2)
-        scores[part.index] = score_attempts(local, texts, torch.from_numpy(logprobs))
-        progress(start + len(part))
-    out.mkdir(parents=True, exist_ok=True)
-    kept = attempts.select([n for n in attempts.column_names if n != "verifier_score"])
-    column = pa.array(scores, pa.float32(), from_pandas=True)
-    write_table(out / "questions.parquet", traces.questions)
-    write_table(out / "attempts.parquet", kept.append_column("verifier_score", column))
-    write_json(out / "trace.json", _rewritten_manifest(traces, local, verifier, out))
-    return len(rows)
-
-
-def _rewritten_manifest(
-    traces: TraceSet, local: LocalModel, verifier: Path, out: Path
-) -> dict[str, Any]:
-    """`trace.json` as seen from the new directory, with the verifier's entry."""
-    manifest: dict[str, Any] = json.loads(json.dumps(traces.manifest))
-    for entry in manifest["models"].values():
-        for each in (entry, *entry.get("adapters", {}).values()):
-            if each.get("path") is not None:
-                each["path"] = seen_from(out, traces.path, each["path"])
-    (spec,) = local.adapters
-    manifest["models"][local.name].setdefault("adapters", {})[VERIFIER] = {
-        "parameters": spec.parameters,
-        "digest": spec.digest,
-        "path": seen_from(out, Path(), verifier),
-    }
-    return manifest | {"digest": tables_digest(out)}

@@ -1,6 +1,6 @@
 """Attempts to learn from."""
 
-from training.adapters.reviser import AttemptText, _similarity, distinct
+from training.adapters import AttemptText, _similarity, distinct
 
 
 def attempt(text, right=True):

@@ -1,1 +1,0 @@
-"""Trainers of revisers and verifiers."""
