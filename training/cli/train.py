@@ -104,7 +104,7 @@ def train(
 
     from training.learn.runs import train_all
 
-    return train_all(settings, console)  # for callers from Python
+    return train_all(settings, Console())  # for callers from Python
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,8 +22,8 @@ from controller.backends.openai.tokens import (
     clean,
     counted,
     logprobs_entries,
-    logprobs_of,
     natural,
+    plausible_logprobs,
     timings_of,
     told_logprobs,
     told_usage,
@@ -97,7 +97,7 @@ def read_completion(response: object) -> Answered:
             text=text,
             calls=_calls(getattr(_message(choice), "tool_calls", None)),
             entries=(entries := logprobs_entries(choice)),
-            logprobs=logprobs_of(entries),
+            logprobs=plausible_logprobs(entries),
             tokens=completion,
             thinking=usage.thinking(len(_thought(_message(choice))), len(text)),
             finish_reason=_reason(choice),
@@ -299,7 +299,7 @@ class StreamReader:
             entries = logprobs_entries(choice)
             self.logprobs.extend(entries)
             if self.watcher is not None:
-                for place, logprob in enumerate(logprobs_of(entries)):
+                for place, logprob in enumerate(plausible_logprobs(entries)):
                     self.watcher.wrote("" if place else "".join(pieces), logprob)
             self.finish_reason = _reason(choice) or self.finish_reason
 
@@ -355,7 +355,7 @@ class StreamReader:
                 for number, known in enumerate(self.calls)
             ),
             entries=tuple(self.logprobs),
-            logprobs=logprobs_of(self.logprobs),
+            logprobs=plausible_logprobs(self.logprobs),
             tokens=self.pieces if usage.completion is None else usage.completion,
             thinking=usage.thinking(self.thoughts, self.pieces - self.thoughts),
             finish_reason=self.finish_reason,

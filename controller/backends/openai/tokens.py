@@ -102,11 +102,11 @@ def logprobs_entries(choice: Any) -> tuple[Any, ...]:
     return tuple(SimpleNamespace(token=t, logprob=v) for t, v in zip(tokens, values, strict=False))
 
 
-def logprobs_of(entries: Iterable[Any]) -> tuple[float, ...]:
+def plausible_logprobs(entries: Iterable[Any]) -> tuple[float, ...]:
     """Log-probabilities that entries tell, if all of them are such, and nothing otherwise.
 
     >>> told = [SimpleNamespace(logprob=value) for value in (-0.5, 0.0, float("nan"))]
-    >>> logprobs_of(told[:2]), logprobs_of(told)
+    >>> plausible_logprobs(told[:2]), plausible_logprobs(told)
     ((-0.5, 0.0), ())
     """
     found = []
@@ -124,14 +124,16 @@ def told_logprobs(entries: Sequence[Any]) -> tuple[dict[str, Any], ...]:
     """Entries of `logprobs.content` as OpenAI has them; none if they make no sense."""
     return tuple(
         {**_token(entry, value), "top_logprobs": _alternatives(entry)}
-        for entry, value in zip(entries, logprobs_of(entries), strict=False)
+        for entry, value in zip(entries, plausible_logprobs(entries), strict=False)
     )
 
 
 def _alternatives(entry: Any) -> list[dict[str, Any]]:
     found = getattr(entry, "top_logprobs", None)
     found = found[:MOST_ALTERNATIVES] if isinstance(found, list) else []
-    return [_token(other, value) for other, value in zip(found, logprobs_of(found), strict=False)]
+    return [
+        _token(other, value) for other, value in zip(found, plausible_logprobs(found), strict=False)
+    ]
 
 
 def _token(entry: Any, logprob: float) -> dict[str, Any]:
