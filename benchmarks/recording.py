@@ -29,7 +29,7 @@ def recording(models: tuple[str, ...], num_questions: int, shard_questions: int 
     found = {"here": _speed(questions, source.recorder(config))}
     for workers in (1, 2):
         started = time.perf_counter()
-        with RayRecorder(source, config, Cluster(workers=workers)) as recorder:
+        with RayRecorder(source.recorder, config, Cluster(workers=workers)) as recorder:
             recorder.wait_for_all()
             found["start_s"] = time.perf_counter() - started
             found[f"workers_{workers}"] = _speed(questions, recorder)

@@ -16,8 +16,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, TypeVar
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
 from controller.errors import AllotError, BackendError, ConfigError, check_range
 
@@ -148,13 +148,6 @@ MAX_DEATHS = 3
 """Deaths of workers on one shard, or in a row while they start, that a recording survives."""
 
 
-class ModelSource(Protocol):
-    """Describes models, for any machine to load."""
-
-    def recorder(self, config: RecordConfig) -> Recorder:
-        """Who records so much, with the models in memory."""
-
-
 Shard: TypeAlias = "Sequence[Missing]"
 """What the questions lack that are recorded together."""
 
@@ -162,12 +155,12 @@ Shard: TypeAlias = "Sequence[Missing]"
 class ShardWorker:
     """Records shards on some machine of the cluster."""
 
-    def __init__(self, source: ModelSource, config: RecordConfig) -> None:
-        self._source, self._config = source, config
+    def __init__(self, load: Callable[[], Recorder]) -> None:
+        self._load = load
 
     @cached_property
     def _recorder(self) -> Recorder:
-        return self._source.recorder(self._config)
+        return self._load()
 
     def record(self, shard: Shard) -> tuple[str, tuple[ModelSpec, ...], dict[str, Rows]]:
         """This machine, the models, loaded by now, and what was recorded."""
@@ -186,10 +179,15 @@ class ShardWorker:
 
 
 class RayRecorder:
-    """Records shards on a cluster; leave its context to let go of the workers."""
+    """Records shards on a cluster; leave its context to let go of the workers.
 
-    def __init__(self, source: ModelSource, config: RecordConfig, cluster: Cluster) -> None:
-        self._source, self.config, self._cluster = source, config, cluster
+    On any machine `load` makes who records as much as a config says, with the models in memory.
+    """
+
+    def __init__(
+        self, load: Callable[[RecordConfig], Recorder], config: RecordConfig, cluster: Cluster
+    ) -> None:
+        self._load, self.config, self._cluster = partial(load, config), config, cluster
         self._busy: dict[Any, tuple[Any, Shard]] = {}
         self._idle: list[Any] = []
         self._deaths = Counter[str]()
@@ -212,7 +210,7 @@ class RayRecorder:
 
     def _hire(self) -> None:
         options = {"num_cpus": self._cluster.cpus, "num_gpus": self._cluster.gpus}
-        worker = self._ray.remote(**options)(ShardWorker).remote(self._source, self.config)
+        worker = self._ray.remote(**options)(ShardWorker).remote(self._load)
         self._give(worker, ())
 
     def _give(self, worker: Any, shard: Shard) -> None:

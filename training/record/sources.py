@@ -273,6 +273,6 @@ def record_models(
         recorder = (
             source.recorder(config)
             if cluster is None
-            else stack.enter_context(RayRecorder(source, config, cluster))
+            else stack.enter_context(RayRecorder(source.recorder, config, cluster))
         )
         Recording(questions, recorder, out, source.notes(out) | dict(notes or {})).run(progress)

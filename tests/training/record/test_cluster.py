@@ -159,7 +159,7 @@ def test_errors_of_workers_are_those_of_this_machine(cluster, tmp_path):
         source.recorder(RecordConfig())
     with (
         pytest.raises(BackendError) as there,
-        RayRecorder(source, RecordConfig(), Cluster(address=cluster.address)) as recorder,
+        RayRecorder(source.recorder, RecordConfig(), Cluster(address=cluster.address)) as recorder,
     ):
         recorder.models  # noqa: B018
     assert str(there.value) == str(here.value)
@@ -214,7 +214,7 @@ def test_a_shard_that_kills_whoever_records_it_stops_the_recording(cluster, sent
     with (
         pytest.raises(BackendError, match="3 dead over one shard"),
         pytest.warns(UserWarning, match="a worker has died"),
-        RayRecorder(Poison("fake"), config, Cluster(address=cluster.address)) as recorder,
+        RayRecorder(Poison("fake").recorder, config, Cluster(address=cluster.address)) as recorder,
     ):
         recorder.record(todo, lambda rows: None)
 
@@ -223,7 +223,7 @@ def test_machines_with_other_models_do_not_record(cluster, sent_along):
     cluster_of_two = Cluster(address=cluster.address)
     with (
         pytest.raises(BackendError, match="copy the same directories"),
-        RayRecorder(Poison(""), RecordConfig(), cluster_of_two) as recorder,
+        RayRecorder(Poison("").recorder, RecordConfig(), cluster_of_two) as recorder,
     ):
         recorder.wait_for_all()
 
