@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import html
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,13 +11,14 @@ from typing import Any
 import griffe
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from typer import Context
+from typer.cli import get_docs_for_click
+from typer.core import MARKUP_MODE_KEY
 from typer.main import get_command
 
 from controller.card import markdown_table
 from controller.granularity import GRANULARITIES, Granularity
 from training.cli.app import app
-
-DOCUMENT = [sys.executable, "-m", "typer", "training.cli.app", "utils", "docs", "--name", "allot"]
 
 _OBSERVATION = """A vector of float32, its entries in this order. Each is the number in its unit,
 scaled as said. Nothing is computed from a reference. Signals that are unknown read 0, and so does
@@ -37,9 +36,10 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Write the pages of the command line and of observations from what the program says."""
-    done = subprocess.run(DOCUMENT, capture_output=True, text=True, check=True)
-    text = done.stdout.replace("# `allot`", "# Command line", 1)
-    for name, command in _commands(get_command(app)):
+    program = get_command(app)
+    context = Context(program, obj={MARKUP_MODE_KEY: app.rich_markup_mode})
+    text = get_docs_for_click(obj=program, ctx=context, name="allot", title="Command line")
+    for name, command in _commands(program):
         cut, whole = (html.escape(command.get_short_help_str(limit)) for limit in (45, 200))
         text = text.replace(f"* `{name}`: {cut}\n", f"* `{name}`: {whole}\n")
     files.append(File.generated(config, "reference/cli.md", content=text))
