@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,8 +59,10 @@ class Outcomes:
 Fitted = tuple[Difficulty, Floats]
 """A read-out, and the outlook of the questions that it was fitted on, each without it."""
 
-Fit = Callable[[Features, Outcomes, Sequence[NDArray[np.int64]]], Sequence[Readout]]
-"""From prompt features (Q, H), their outcomes and subsets of Q: a read-out per subset."""
+Subsets = Sequence[NDArray[np.int64]]
+Fit = Callable[[Features, Outcomes, Subsets], Sequence[Sequence[Readout]]]
+"""From prompt features (Q, H), their outcomes and subsets of Q: read-outs to choose from, each as
+one per subset."""
 
 _PENALTIES = (1e-2, 1e-1, 1.0, 10.0)
 
@@ -75,6 +78,8 @@ _STEPS = (100, 2000)
 """Least and most gradient steps, whatever the number of questions."""
 _LEARNING_RATE = 1e-2
 _WEIGHT_DECAY = 0.3
+_LEAVES = (16, 64, 256)
+"""Of the trees of a forest, at most, to choose from."""
 _FEATURES = 40
 """Of which a tree takes the best, at a time; all shapes, and some of the words."""
 _TREE_QUESTIONS = 10_000
@@ -93,19 +98,23 @@ def attempt_outcomes(table: TraceTable) -> Outcomes:
 
 
 def fit_linear(
-    features: Features, outcomes: Outcomes, subsets: Sequence[NDArray[np.int64]], *, penalty: float
-) -> list[Network]:
+    features: Features,
+    outcomes: Outcomes,
+    subsets: Subsets,
+    penalties: Sequence[float] = _PENALTIES,
+) -> list[list[Network]]:
     """Ridge logistic regressions on shares of right attempts, and ridge regressions on lengths.
 
     Args:
         features: (Q, H), of the prompts.
         outcomes: of Q questions.
         subsets: questions to fit on, for each read-out.
-        penalty: on squared weights, per question.
+        penalties: on squared weights, per question, to choose from.
     """
     # Products of a matrix and a vector take BLAS up to ten times as long on several threads.
     with threadpool_limits(1, user_api="blas"):
-        return [_ridge(features[rows], outcomes.take(rows), penalty) for rows in subsets]
+        known = [(features[rows], outcomes.take(rows)) for rows in subsets]
+        return [[_ridge(*part, penalty) for part in known] for penalty in penalties]
 
 
 def _ridge(features: Features, outcomes: Outcomes, penalty: float) -> Network:
@@ -139,9 +148,7 @@ def _ridge(features: Features, outcomes: Outcomes, penalty: float) -> Network:
     )
 
 
-def fit_networks(
-    features: Features, outcomes: Outcomes, subsets: Sequence[NDArray[np.int64]]
-) -> list[Network]:
+def fit_networks(features: Features, outcomes: Outcomes, subsets: Subsets) -> list[list[Network]]:
     """Networks with one hidden layer, all trained at once; see `fit_linear` for arguments."""
     mean, scale = _moments(features)
     inputs = torch.from_numpy((features - mean) / scale)  # (Q, H)
@@ -185,7 +192,7 @@ def fit_networks(
     units = torch.from_numpy(np.hstack([np.ones(rungs), deviations]).astype(np.float32))
     weight, bias = (tensor.detach() for tensor in first)
     weight_out, bias_out = (tensor.detach() * units for tensor in last)
-    return [
+    networks = [
         Network(
             mean=mean,
             scale=scale,
@@ -194,6 +201,7 @@ def fit_networks(
         )
         for m in range(len(subsets))
     ]
+    return [networks]
 
 
 def _moments(features: Features) -> tuple[Features, Features]:
@@ -220,75 +228,78 @@ def cross_fit(
 ) -> tuple[Readout, Floats]:
     """A read-out fitted on all n rows, and the outlook of each by one fitted without its fold.
 
-    Features are (n, H); folds, (n,) in 0..4, are drawn where None are given.
+    Of several to choose from, that of the least log loss by these outlooks. Features are (n, H);
+    folds, (n,) in 0..4, are drawn where None are given.
     """
     if fold is None:
         fold = fold_of(len(features), FOLDS)
     outside = [np.flatnonzero(fold != part) for part in range(FOLDS)]
-    whole, *parts = fit(features, outcomes, [np.arange(len(features)), *outside])
-    outlook = np.empty((len(features), whole.num_outputs))
-    for part, readout in enumerate(parts):
-        outlook[fold == part] = readout(features[fold == part])
-    return whole, outlook
+    crossed = []
+    for whole, *parts in fit(features, outcomes, [np.arange(len(features)), *outside]):
+        outlook = np.empty((len(features), whole.num_outputs))
+        for part, readout in enumerate(parts):
+            outlook[fold == part] = readout(features[fold == part])
+        crossed.append((whole, outlook))
+    return min(crossed, key=lambda entry: _loss(entry[1], outcomes))
 
 
-def fit_forests(
-    features: Features, outcomes: Outcomes, subsets: Sequence[NDArray[np.int64]], *, leaves: int
-) -> list[Forest]:
-    """Extremely randomised trees of so many leaves at most; see `fit_linear` for arguments.
+def fit_forests(features: Features, outcomes: Outcomes, subsets: Subsets) -> list[list[Forest]]:
+    """Extremely randomised trees of three sizes; see `fit_linear` for arguments."""
+    forests = [_trees(features[rows], outcomes.take(rows)) for rows in subsets]
+    return [list(of_size) for of_size in zip(*forests, strict=True)]
 
-    Where a tree splits first, it gains most.
+
+def _trees(features: Features, outcomes: Outcomes) -> list[Forest]:
+    """A forest for each number of leaves.
+
+    Where a tree splits first, it gains most: one of few leaves is the beginning of one of many.
     """
-    return [_trees(features[rows], outcomes.take(rows), leaves) for rows in subsets]
-
-
-def _trees(features: Features, outcomes: Outcomes, most_leaves: int) -> Forest:
     rates = outcomes.rates
     lengths = rates[:, :0] if outcomes.lengths is None else outcomes.lengths
     forest = grow(
         features,
         np.hstack([rates, lengths]),
         min(len(features), _TREE_QUESTIONS),
-        max_leaf_nodes=most_leaves,
+        max_leaf_nodes=_LEAVES[-1],
         max_features=min(1.0, _FEATURES / features.shape[1]),
     )
+    grown = [tree.tree_ for tree, _ in forest]
+    return [_beginning(grown, leaves, rates.mean(0), features.shape[1]) for leaves in _LEAVES]
+
+
+def _beginning(grown: Sequence[Any], most_leaves: int, mean: Floats, num_inputs: int) -> Forest:
+    """The trees as they were at so many leaves; chances move a little towards the mean (R,)."""
     nodes, roots, leaves = [], [], []
     num_nodes = num_leaves = 0
-    for tree in (grown.tree_ for grown, _ in forest):
-        ends = tree.children_left < 0
+    for tree in grown:
+        count = min(tree.node_count, 2 * most_leaves - 1)
+        left, right = tree.children_left[:count], tree.children_right[:count]
+        ends = (left < 0) | (left >= count)
         rows = num_leaves + np.cumsum(ends) - 1
-        low, high = (
-            np.where(ends, rows, num_nodes + child)
-            for child in (tree.children_left, tree.children_right)
-        )
-        feature, threshold = np.where(ends, -1, tree.feature), np.where(ends, 0, tree.threshold)
+        low, high = (np.where(ends, rows, num_nodes + child) for child in (left, right))
+        feature = np.where(ends, -1, tree.feature[:count])
+        threshold = np.where(ends, 0, tree.threshold[:count])
         nodes.append(np.stack([feature, threshold, low, high], 1))
         roots.append(num_nodes)
-        leaves.append(tree.value[ends].reshape(ends.sum(), -1))
-        num_nodes, num_leaves = num_nodes + len(ends), num_leaves + len(leaves[-1])
+        leaves.append(tree.value[:count][ends].reshape(ends.sum(), -1))
+        num_nodes, num_leaves = num_nodes + count, num_leaves + len(leaves[-1])
     values = np.concatenate(leaves)
-    chances = values[:, : rates.shape[1]]
-    chances += _SHRINKAGE * (rates.mean(0) - chances)
+    chances = values[:, : len(mean)]
+    chances += _SHRINKAGE * (mean - chances)
     return Forest(
         nodes=np.concatenate(nodes).astype(np.float32),
         roots=np.array(roots, np.float32),
         leaves=values.astype(np.float32),
-        num_inputs=features.shape[1],
-        num_rungs=rates.shape[1],
+        num_inputs=num_inputs,
+        num_rungs=len(mean),
     )
 
 
-LINEAR: tuple[Fit, ...] = tuple(partial(fit_linear, penalty=penalty) for penalty in _PENALTIES)
-"""Linear read-outs to choose from."""
-
-FORESTS: tuple[Fit, ...] = tuple(partial(fit_forests, leaves=n) for n in (16, 64, 256))
-"""Forests to choose from."""
-
-FREE: Sequence[tuple[Reads, Sequence[Fit]]] = (
-    ("words", LINEAR),
-    ("shape", (fit_networks,)),
-    ("shape", FORESTS),
-    ("words", FORESTS),
+FREE: Sequence[tuple[Reads, Fit]] = (
+    ("words", fit_linear),
+    ("shape", fit_networks),
+    ("shape", fit_forests),
+    ("words", fit_forests),
 )
 """What the wording is read by; of each the best one."""
 
@@ -316,11 +327,11 @@ class Readings:
 
 def read_prompts(prompts: QuestionTable, outcomes: Outcomes) -> Readings:
     """All single read-outs, which take most of the time that fitting takes."""
-    wording = (fit_readout(prompts, outcomes, reads, fits) for reads, fits in FREE)
+    wording = (fit_readout(prompts, outcomes, reads, fit) for reads, fit in FREE)
     return Readings(
         wording=[fit for fit in wording if fit is not None],
-        line=fit_readout(prompts, outcomes, "prompt", LINEAR),
-        network=fit_readout(prompts, outcomes, "prompt", [fit_networks]),
+        line=fit_readout(prompts, outcomes, "prompt", fit_linear),
+        network=fit_readout(prompts, outcomes, "prompt", fit_networks),
     )
 
 
@@ -398,14 +409,13 @@ def _weigh(inputs: Floats, targets: Floats, is_chance: bool) -> Floats:
 
 
 def fit_readout(
-    prompts: QuestionTable, outcomes: Outcomes, reads: Reads, fits: Sequence[Fit]
+    prompts: QuestionTable, outcomes: Outcomes, reads: Reads, fit: Fit
 ) -> Fitted | None:
-    """The best of given fits from given features by log loss; see `fit_difficulty`."""
+    """The best read-out of one kind from given features; see `cross_fit` and `fit_difficulty`."""
     features = prompts.features(reads)
     if features is None or len(features) < FOLDS:
         return None
-    fitted = (cross_fit(features, outcomes, fit) for fit in fits)
-    readout, outlook = min(fitted, key=lambda entry: _loss(entry[1], outcomes))
+    readout, outlook = cross_fit(features, outcomes, fit)
     return Difficulty.alone(readout, reads), outlook
 
 

@@ -25,6 +25,7 @@ def grow(
 
     Source: Geurts et al. 2006, "Extremely randomized trees".
     """
+    from sklearn import config_context
     from sklearn.tree import ExtraTreeRegressor
 
     features = np.ascontiguousarray(features, np.float32)
@@ -35,4 +36,6 @@ def grow(
         drawn = np.random.RandomState(seed).randint(0, count, most or count)
         shown = np.bincount(drawn, minlength=count)
         tree = ExtraTreeRegressor(random_state=seed, **settings)
-        yield tree.fit(features, targets, sample_weight=shown, check_input=False), shown
+        with config_context(assume_finite=True, skip_parameter_validation=True):
+            tree.fit(features, targets, sample_weight=shown, check_input=False)
+        yield tree, shown

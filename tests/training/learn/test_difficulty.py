@@ -1,6 +1,7 @@
 """What is known of a question before the first attempt."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -18,11 +19,13 @@ from controller.process.wording import (
 )
 from envs.traces.table import build_table
 from training.compare.simulate import outlook
+from training.learn import difficulty
 from training.learn.difficulty import (
-    LINEAR,
     Outcomes,
     cross_fit,
     fit_difficulty,
+    fit_forests,
+    fit_linear,
     fit_networks,
     fit_readout,
     neighbours,
@@ -44,8 +47,11 @@ def difficulty_of(table):
     return fit_difficulty(table, Outcomes(table.success_rates))
 
 
-def readout_of(table, reads, fits):
-    return fit_readout(table, Outcomes(table.success_rates), reads, fits)
+def readout_of(table, reads, fit):
+    return fit_readout(table, Outcomes(table.success_rates), reads, fit)
+
+
+LIGHTEST = partial(fit_linear, penalties=[0.01])
 
 
 def log_loss(log_odds, rates):
@@ -55,7 +61,7 @@ def log_loss(log_odds, rates):
 def test_a_network_knows_more_than_a_line_about_new_questions(whole, validation):
     rates, new = whole.success_rates, validation.table.success_rates
     average = np.log(rates.mean(0) / (1 - rates.mean(0)))
-    fitted = [readout_of(whole, "prompt", fits) for fits in (LINEAR, [fit_networks])]
+    fitted = [readout_of(whole, "prompt", fit) for fit in (fit_linear, fit_networks)]
     losses = [log_loss(outlook(readout, validation.table), new) for readout, _ in fitted]
     assert (losses[1] < losses[0]).all()
     assert (losses[0] < log_loss(average, new)).all()
@@ -73,10 +79,10 @@ def test_a_prompt_state_is_read_where_the_wording_says_less(train):
 
 def test_log_odds_of_a_question_do_not_depend_on_its_own_outcome(train):
     some = train.take(np.arange(400))
-    _, before = readout_of(some, "prompt", LINEAR[:1])
+    _, before = readout_of(some, "prompt", LIGHTEST)
     turned = replace(some, answer_correct=some.answer_correct.copy())
     turned.answer_correct[7] = ~turned.answer_correct[7]
-    _, after = readout_of(turned, "prompt", LINEAR[:1])
+    _, after = readout_of(turned, "prompt", LIGHTEST)
     np.testing.assert_array_equal(before[7], after[7])
     assert np.abs(before - after).max() > 1e-3
 
@@ -87,11 +93,22 @@ def test_networks_are_fitted_as_if_alone(train):
     rates = train.success_rates
     losses = [
         log_loss(readout(train.hidden), rates).mean()
-        for readout in fit_networks(train.hidden, Outcomes(rates), [rows] * 3)
+        for readout in fit_networks(train.hidden, Outcomes(rates), [rows] * 3)[0]
     ]
-    alone = fit_networks(train.hidden, Outcomes(rates), [rows])[0](train.hidden)
+    ((alone,),) = fit_networks(train.hidden, Outcomes(rates), [rows])
     assert max(losses) - min(losses) < 0.01
-    assert abs(log_loss(alone, rates).mean() - np.mean(losses)) < 0.01
+    assert abs(log_loss(alone(train.hidden), rates).mean() - np.mean(losses)) < 0.01
+
+
+def test_small_forests_are_those_that_would_have_been_grown(train, monkeypatch):
+    rates, features = train.success_rates[:300], train.features("shape")[:300]
+    given = features, Outcomes(rates), [np.arange(300)]
+    sizes = difficulty._LEAVES
+    for leaves, (forest,) in zip(sizes, fit_forests(*given), strict=True):
+        monkeypatch.setattr(difficulty, "_LEAVES", (leaves,))
+        ((alone,),) = fit_forests(*given)
+        for name, values in alone.arrays().items():
+            np.testing.assert_array_equal(values, forest.arrays()[name])
 
 
 def test_the_same_questions_give_the_same_bits(train):
@@ -103,7 +120,7 @@ def test_wide_prompt_states_are_reduced(train):
     some = train.take(np.arange(400))
     rotation = torch.linalg.qr(torch.randn(300, 64, generator=torch.Generator().manual_seed(0)))[0]
     wide = replace(some, hidden=(some.hidden @ rotation.numpy().T).astype(np.float32))
-    readout, _ = readout_of(wide, "prompt", [fit_networks])
+    readout, _ = readout_of(wide, "prompt", fit_networks)
     assert readout.readouts[0].weights[0].shape == (300 + NUM_SHAPE_FEATURES, 128)
     assert outlook(readout, wide).shape == (400, 2)
 
@@ -167,7 +184,7 @@ def test_a_question_of_another_shape_is_of_unknown_difficulty(train, validation)
 
 @pytest.mark.parametrize("reads", ["words", "shape", "prompt"])
 def test_a_live_episode_reads_questions_as_replay_does(train, validation, config, reads):
-    readout, _ = readout_of(train.take(np.arange(300)), reads, LINEAR[:1])
+    readout, _ = readout_of(train.take(np.arange(300)), reads, LIGHTEST)
     config = replace(config, reads_prompt=not readout.is_free)
     expected = outlook(readout, validation.table)
     for q in (0, 7):
