@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -267,10 +268,19 @@ def _check_continues(before: Mapping[str, Any], now: Mapping[str, Any], out: Pat
             notes["verifies"] = _verifier(manifest)
         return notes | {name: manifest["recorded"].get(name) for name in sorted(held)}
 
-    then, asked = fixed(before), fixed(now)
-    changed = [name for name in {**then, **asked} if then.get(name) != asked.get(name)]
+    changed = ", ".join(_differences(fixed(before), fixed(now)))
     if changed:
         raise ConfigError(
             f"{out}: expected to continue the recording there, which may get more questions, "
-            f"samples and models; asked for another {', '.join(changed)}; choose another directory"
+            f"samples and models; asked for another {changed}; choose another directory"
         )
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """What differs, by its innermost name, as in `temperature (0.5 instead of 0.7)`."""
+    for name in {**before, **now}:
+        then, asked = before.get(name), now.get(name)
+        if isinstance(then, Mapping) and isinstance(asked, Mapping):
+            yield from _differences(then, asked)
+        elif then != asked:
+            yield f"{name} ({reprlib.repr(asked)} instead of {reprlib.repr(then)})"

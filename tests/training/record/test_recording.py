@@ -127,7 +127,10 @@ def test_an_extended_set_is_the_one_that_would_have_been_recorded_at_once(
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"notes": {"decoding": {"temperature": 1.0}}}, "another decoding"),
+        (
+            {"notes": {"decoding": {"temperature": 1.0}}},
+            "another decoding .*1.0.* instead of None",
+        ),
         ({"config": RecordConfig(samples=2, escalations=1)}, "another revised_samples"),
         ({"models": 1}, "another large: tier"),
     ],
