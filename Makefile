@@ -6,8 +6,9 @@ SOURCES := controller envs training benchmarks recipes
 # Environment steps of `make run`: half of what `allot train` takes by default, for a few minutes.
 STEPS ?= 4000000
 # Processes that the tests run in, a file or a page at a time: `make test WORKERS=8` on more cores.
-WORKERS ?= 2
-PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist loadgroup
+# Tests wait a third of their time, for servers and for what they start: three keep two cores busy.
+WORKERS ?= 3
+PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 # What `make real` takes: two models, as `allot record` names them, and questions per split.
 SMALL ?= Qwen/Qwen2.5-Coder-0.5B-Instruct

@@ -7,6 +7,8 @@ from pathlib import Path
 
 # As many processes as cores test side by side. Read when NumPy is imported, in commands as well.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# By default workers wait for whatever else runs: the tests beside these, for example.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 import pytest
 import torch
@@ -32,7 +34,10 @@ ROOT = Path(__file__).parent.parent
 CHECKPOINTS = ROOT / "checkpoints"
 
 ON_THEIR_OWN = ("test_docs.py", "test_examples.py")
-"""Files of long tests that share no set-up: whichever process is free takes the next one."""
+"""Files of long tests that share no set-up: whichever process is free takes the next one.
+
+They come first, so that no process waits for another's last page.
+"""
 
 torch.set_num_threads(1)
 
@@ -43,7 +48,7 @@ SHARED = ("trees", "pair")
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist looks at the marks in a hook of the same name
 def pytest_collection_modifyitems(items) -> None:
-    """Keep tests that share set-ups in one process; see the Makefile."""
+    """Keep tests that share set-ups in one process, the longest first; see the Makefile."""
     groups = {}
     for item in items:
         group = next((name for name in SHARED if name in item.fixturenames), str(item.path))
@@ -52,6 +57,9 @@ def pytest_collection_modifyitems(items) -> None:
     for item in items:
         if item.path.name not in ON_THEIR_OWN:
             item.add_marker(pytest.mark.xdist_group(groups[item.path]))
+    items.sort(
+        key=lambda item: (item.path.name not in ON_THEIR_OWN, groups[item.path] not in SHARED)
+    )
 
 
 @pytest.fixture(scope="session")

@@ -63,8 +63,6 @@ def record(validation, tmp_path_factory):
 def cluster():
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        # By default workers wait for whatever else runs: the tests beside these, for example.
-        environment.setenv("RAY_worker_niceness", "0")
         started = RayCluster(initialize_head=True, head_node_args=NODE)
         try:
             started.add_node(**{k: v for k, v in NODE.items() if k != "include_dashboard"})
