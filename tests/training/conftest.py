@@ -46,9 +46,9 @@ def thinned(
 
 @pytest.fixture(scope="session")
 def few(traces: TraceSet, tmp_path_factory) -> Path:
-    """Directory with 300 questions of the bundled set, without hidden states to fit."""
+    """Directory with 150 questions of the bundled set, without hidden states to fit."""
     out = tmp_path_factory.mktemp("traces") / "few"
-    return thinned(traces, out, every=15, without=("prompt_hidden",))
+    return thinned(traces, out, every=30, without=("prompt_hidden",))
 
 
 @pytest.fixture(scope="session")
