@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -76,7 +77,7 @@ class Checkpoint(Generic[C]):
         support: where it has been in training; None if unknown.
         floor: rules that decide where the policy was not shown to be ahead; None for none.
         answers: kind of the answers that it was trained on, see `controller.answers`.
-        training: how it came about, for people.
+        training: how it came about, for people; when it was `finished` is None until it is.
         path: directory that it was loaded from; None before it is saved.
     """
 
@@ -95,6 +96,11 @@ class Checkpoint(Generic[C]):
     answers: str = UNNAMED
     training: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its training has ended; until then the best rules decide at every price."""
+        return _has_ended(self.training)
 
     @property
     def granularity(self) -> Granularity:
@@ -261,7 +267,27 @@ def load_any(directory: Path | str) -> AnyCheckpoint:
         )
     if value:
         known["value"] = value_readout(arrays_of(tensors, "value"), directory)
-    return Checkpoint(policy=policy, **known, path=directory)
+    checkpoint = Checkpoint(policy=policy, **known, path=directory)
+    if not checkpoint.is_finished:
+        warnings.warn(
+            f"{directory}: its training has not ended; until then hand-made rules decide",
+            stacklevel=2,
+        )
+    return checkpoint
+
+
+def is_finished(directory: Path) -> bool:
+    """Whether a directory holds a controller whose training has ended.
+
+    Raises:
+        CheckpointError: something else is there under its name.
+    """
+    path = directory / SETTINGS_FILE
+    return path.exists() and _has_ended(_read_settings(path).get("training", {}))
+
+
+def _has_ended(training: Mapping[str, Any]) -> bool:
+    return training.get("finished", "") is not None
 
 
 def _check_shapes(

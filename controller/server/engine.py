@@ -168,8 +168,8 @@ class Engine:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is not as it should be, for people."""
-        watched = (w for v in self.variants.all for w in v.watch.warnings)
-        return (*self.differences, *self.backend.notes, *self.shared.notes, *watched)
+        decided = (warning for variant in self.variants.all for warning in variant.warnings)
+        return (*self.differences, *self.backend.notes, *self.shared.notes, *decided)
 
     async def answer(
         self,

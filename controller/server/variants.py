@@ -99,6 +99,13 @@ class Variant:
         return GuardWatch(self.name)
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What people should know of who decides."""
+        if self.checkpoint.is_finished:
+            return self.watch.warnings
+        return (f"{self.name}: its training has not ended; hand-made rules decide until then",)
+
+    @property
     def guarded(self) -> bool:
         """Whether there is a guard."""
         ranges = self.checkpoint.support

@@ -17,7 +17,7 @@ from types import FrameType
 
 from rich.console import Console
 
-from controller.checkpoint import AnyCheckpoint, load_any
+from controller.checkpoint import AnyCheckpoint, is_finished, load_any
 from controller.files import write_json
 from controller.registry import IMPORTED
 from envs.granularity import AnyTraces, read_traces, recorded_of
@@ -72,7 +72,7 @@ def seed_directories(paths: Sequence[Path]) -> list[Path]:
     """Checkpoints, with those of its seeds in place of a directory of `--seeds`."""
 
     def seeds(path: Path) -> list[Path]:
-        found = [p.parent for p in path.glob("seed-*/controller.json")]
+        found = [p for p in path.glob("seed-*") if is_finished(p)]
         return sorted(found, key=lambda p: int(p.name.removeprefix("seed-")))
 
     return [p for path in paths for p in seeds(path) or [path]]
@@ -216,7 +216,7 @@ class TrainJob:
     @property
     def finished(self) -> bool:
         """Whether its checkpoint is there."""
-        return (self.out / "controller.json").exists()
+        return is_finished(self.out)
 
 
 def wandb_environment() -> dict[str, str]:

@@ -19,6 +19,7 @@ from controller.checkpoint import (
     SETTINGS_FILE,
     AnyCheckpoint,
     Checkpoint,
+    is_finished,
     load_any,
     save_checkpoint,
     seen_from,
@@ -252,7 +253,7 @@ class ControllerTraining:
     @property
     def finished(self) -> bool:
         """Whether there is nothing left to do."""
-        return self._is_done and (self.out / SETTINGS_FILE).exists()
+        return self._is_done and is_finished(self.out)
 
     @property
     def _is_done(self) -> bool:
@@ -300,6 +301,7 @@ class ControllerTraining:
             say(self.started)
         tracker.uses(traces_artifact(self.traces))
         if not self._is_done:
+            self._save_early(say)
             self.ppo.train(
                 report, lambda: self._is_done or (stop is not None and stop()), self._prior()
             )
@@ -316,7 +318,17 @@ class ControllerTraining:
         tracker.makes(controller_artifact(checkpoint, self.out, self.traces))
         return checkpoint
 
-    def _prior(self, rows: NDArray[np.bool_] | slice = slice(None)) -> Policy | None:
+    def _save_early(self, say: Callable[[str], None]) -> None:
+        """A controller that can be used while it is trained: the best rules, at every price."""
+        prior = self._prior()
+        if prior is None or (self.out / SETTINGS_FILE).exists():
+            return
+        training = {"finished": None, "config": flat(self.config)}
+        checkpoint = replace(self._checkpoint(), floor=prior.floor, training=training)
+        save_checkpoint(checkpoint, self.out, str(model_card(checkpoint, None)))
+        say(f"{self.out}: can be used from now on; rules decide until the training has ended")
+
+    def _prior(self, rows: NDArray[np.bool_] | slice = slice(None)) -> FlooredPolicy | None:
         """The best rules by some of the questions of `Prepared.tuning`."""
         if self.prepared.rulebook is None:
             return None

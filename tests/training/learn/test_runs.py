@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from controller.checkpoint import CHECKPOINT_VERSION
 from training.compare.results import Seeds
 from training.compare.summary import summarise_seeds
 from training.learn.runs import seed_directories
@@ -38,9 +39,10 @@ def test_one_seed_has_no_interval():
 
 
 def test_directories_of_seeds_are_found_in_their_order(tmp_path):
-    for seed in (10, 2):
+    for seed, finished in ((10, "yesterday"), (2, "today"), (1, None)):
         (tmp_path / f"seed-{seed}").mkdir()
-        (tmp_path / f"seed-{seed}" / "controller.json").touch()
+        settings = {"version": CHECKPOINT_VERSION, "training": {"finished": finished}}
+        (tmp_path / f"seed-{seed}" / "controller.json").write_text(json.dumps(settings))
     (tmp_path / "seed-11").mkdir()
     single = tmp_path / "seed-2"
     assert seed_directories([tmp_path, single]) == [

@@ -2,11 +2,14 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
+from controller.checkpoint import is_finished, load_checkpoint
 from controller.errors import TraceFormatError
 from envs.traces.format import TraceSet
+from training.compare.simulate import outlook, play_checkpoint, play_rules
 from training.learn.config import LEAST_STEPS, STEPS_PER_ATTEMPT
 from training.learn.resume import CURVE, Curve, read_curve
 from training.learn.train import ControllerTraining, TrainConfig, prepare
@@ -48,6 +51,8 @@ def test_an_interrupted_training_leaves_the_curve_of_an_uninterrupted_one(begin,
     train(begin, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         train(begin, tmp_path / "halves", stop_after=3)
+    assert is_finished(tmp_path / "whole")
+    assert not is_finished(tmp_path / "halves")
     halves, whole = (tmp_path / name / "training" / CURVE for name in ("halves", "whole"))
     with halves.open("a") as file:  # as if the machine had failed later, mid-line
         file.write('{"global_step": 16384, "episodic/utility": 9}\n{"global_st')
@@ -57,6 +62,24 @@ def test_an_interrupted_training_leaves_the_curve_of_an_uninterrupted_one(begin,
     ]
     assert without_speed(read_curve(halves)) == without_speed(read_curve(whole))
     assert "validation/utility" in read_curve(halves)[-1]
+
+
+def test_until_a_training_has_ended_the_best_rules_decide(few, begin, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(begin, tmp_path, stop_after=1)
+    assert not begin(SETTINGS, tmp_path).finished
+    with pytest.warns(UserWarning, match="its training has not ended"):
+        early = load_checkpoint(tmp_path)
+    assert None not in early.floor.rules
+    prepared = begin(SETTINGS, tmp_path / "other").prepared
+    table, known = prepared.validation, outlook(prepared.difficulty, prepared.validation)
+    for place in (0, 6, 11):
+        price, rule = early.floor.prices[place], early.floor.rules[place]
+        (ruled,) = play_rules([rule], table, early.config, difficulty=known, repeats=1)
+        played = play_checkpoint(early, table, price, repeats=1)
+        np.testing.assert_array_equal(played.right, ruled.right)
+    assert train(begin, tmp_path).finished
+    assert load_checkpoint(tmp_path).floor.rules != early.floor.rules
 
 
 def test_patience_ends_a_training_that_does_not_get_better(begin, tmp_path):
