@@ -157,8 +157,8 @@ def _check(local: LocalModel, name: str, path: Path) -> None:
     for file in (_NOTES, _WEIGHTS, "adapter_config.json"):
         if not (path / file).is_file():
             raise BackendError(
-                f"adapter {path}: expected {file} in it, found none; save one "
-                f"with `save_adapter`, as training.{name} does"
+                f"adapter {path}: expected {file} in it, found none; "
+                f"`allot adapters train {name}` makes one"
             )
     try:
         notes = json.loads((path / _NOTES).read_text())
