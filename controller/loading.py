@@ -27,6 +27,7 @@ from controller.segments.episodes import SegmentConfig
 
 if TYPE_CHECKING:
     from controller.backends.local.model import LocalModel
+    from controller.backends.openai.replies import Pulse
     from controller.backends.openai.resilience import CircuitBreaker
     from controller.checkpoint import Checkpoint
     from controller.segments.types import SegmentBackend
@@ -157,6 +158,7 @@ class LadderBuilder:
     observe: Callable[[str, str, float], None] = lambda *_: None
     breaker: Callable[[str], CircuitBreaker] | None = None
     _loaded: dict[str, LocalModel] = field(default_factory=dict)
+    _pulses: dict[str, Pulse] = field(default_factory=dict)
 
     def build(self, places: Sequence[ModelPlace | None]) -> Ladder:
         """The ladder, one backend per rung; None stands for an arm that is missing.
@@ -277,8 +279,10 @@ class LadderBuilder:
     def _served(self, place: ModelPlace, rung: int, prompt: tuple[Message, ...]) -> Backend:
         from controller.backends.openai.backend import OpenAIBackend
         from controller.backends.openai.endpoint import Endpoint
+        from controller.backends.openai.replies import Pulse
 
         trained, upstream = self.checkpoint.models[rung], self.upstream
+        deadline = upstream.attempt_deadline
         adapted = any(adapter.name == REVISER for adapter in trained.adapters)
         body = {**trained.body, **upstream.body, **place.body}
         endpoint = Endpoint(
@@ -306,7 +310,9 @@ class LadderBuilder:
             tokenize=_tokenizer(self.checkpoint, rung),
             cached=place.cached,
             trained_for=trained,
-            attempt_deadline_s=60 * upstream.attempt_deadline,
+            attempt_deadline_s=deadline and 60 * deadline,
+            silence_s=upstream.upstream_silence_s,
+            idle_timeout_s=upstream.upstream_silence_s,
             max_connections=self.max_connections,
         )
         return OpenAIBackend(
@@ -315,6 +321,7 @@ class LadderBuilder:
             breaker=self.breaker(f"{place.url} {place.model} {place.name}")
             if self.breaker
             else None,
+            pulse=self._pulses.setdefault(place.url or "", Pulse()),
             observe=self.observe,
         )
 

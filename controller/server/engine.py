@@ -137,10 +137,16 @@ class NoAnswerError(BackendError):
 
     def __init__(self, served: Served) -> None:
         self.kinds = {a.error or "" for a in served.attempts}
-        said = ", ".join(sorted(self.kinds)) or "none is available"
-        super().__init__(f"no model answered: {said}")
         self.served = served
         self.late = DEADLINE in served.limited or self.kinds == {DEADLINE}
+        said = ", ".join(sorted(self.kinds)) or "none is available"
+        if self.late:
+            written = sum(usage.cancelled_tokens for usage in served.usage.values())
+            said += (
+                f"; within {served.wall_s:.0f} s {written} tokens were written, a longer deadline_s "
+                "of the question, or --deadline-s of the service, leaves models more time"
+            )
+        super().__init__(f"no model answered: {said}")
 
 
 class Engine:

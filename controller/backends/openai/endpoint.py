@@ -66,7 +66,9 @@ class Endpoint:
         trained_for: what a policy in front of it learned with; None without one.
         connect_timeout_s: for a connection.
         attempt_deadline_s: for an attempt from request to end, waiting in the server's queue
-            included.
+            included; None for as long as its request allows.
+        silence_s: before the first piece of a stream, while the server streams to nobody else;
+            None for as long as an attempt may take.
         idle_timeout_s: between two pieces of a stream once the first has come: a server that
             writes slowly is waited for, one that has stopped is not.
         max_retries: further requests per attempt where nothing was generated.
@@ -89,7 +91,8 @@ class Endpoint:
     tokenize: Callable[[Sequence[Message]], int] | None = None
     trained_for: ModelSpec | None = None
     connect_timeout_s: float = 2.0
-    attempt_deadline_s: float = 600.0
+    attempt_deadline_s: float | None = 600.0
+    silence_s: float | None = None
     idle_timeout_s: float = 120.0
     max_retries: int = 3
     max_response_bytes: int = 8 * 2**20
@@ -104,7 +107,8 @@ class Endpoint:
     def __post_init__(self) -> None:
         if not self.base_url.startswith(("http://", "https://")):
             raise ConfigError(f"base_url: expected http:// or https://, found {self.base_url!r}")
-        check_range(self, ("connect_timeout_s", "attempt_deadline_s", "idle_timeout_s"), above=0)
+        timeouts = ("connect_timeout_s", "attempt_deadline_s", "silence_s", "idle_timeout_s")
+        check_range(self, timeouts, above=0)
         check_range(self, ("max_retries",), least=0)
 
     def client(self) -> AsyncOpenAI:
