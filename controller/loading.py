@@ -282,7 +282,6 @@ class LadderBuilder:
         from controller.backends.openai.replies import Pulse
 
         trained, upstream = self.checkpoint.models[rung], self.upstream
-        deadline = upstream.attempt_deadline
         adapted = any(adapter.name == REVISER for adapter in trained.adapters)
         body = {**trained.body, **upstream.body, **place.body}
         endpoint = Endpoint(
@@ -310,7 +309,7 @@ class LadderBuilder:
             tokenize=_tokenizer(self.checkpoint, rung),
             cached=place.cached,
             trained_for=trained,
-            attempt_deadline_s=deadline and 60 * deadline,
+            attempt_deadline_s=60 * upstream.attempt_deadline,
             silence_s=upstream.upstream_silence_s,
             idle_timeout_s=upstream.upstream_silence_s,
             max_connections=self.max_connections,

@@ -362,8 +362,7 @@ class Upstream:
     """How models behind servers are asked.
 
     Attributes:
-        attempt_deadline: minutes that one attempt by a server may take; default: as long as the
-            question has.
+        attempt_deadline: minutes that one attempt by a server may take, if its question has them.
         upstream_silence_s: seconds after which a server that writes nothing is given up on.
         upstream_n: ask servers for several choices in one request, where they make them.
         upstream_stream: stream from servers: slow is told from dead, cancelled tokens are counted.
@@ -374,7 +373,7 @@ class Upstream:
         ConfigError: the body is something else, or a time is none.
     """
 
-    attempt_deadline: float | None = None
+    attempt_deadline: float = 30.0
     upstream_silence_s: float = 60.0
     upstream_n: bool = True
     upstream_stream: bool = True

@@ -154,7 +154,7 @@ class OpenAIBackend(Backend):
     async def prepare(self) -> tuple[str, ...]:
         """Learn from a request or two how long prompts are; says what is not as in training."""
         try:
-            listed = [model.id async for model in self._client.models.list(timeout=5)]
+            listed = [model async for model in self._client.models.list(timeout=5)]
         except Exception:  # whatever it is, `check` tells it
             return ()
         counted = await self.lengths.count(self._chat(probe(SHORT)), patience_s=5)

@@ -759,7 +759,8 @@ def test_a_start_tells_what_differs_from_training(server):
 
     server.script(completion(usage=usage_of(50, 1), logprob=None))
     said, _ = warnings(prompt_length=(10.0, 0.25), trained_for=ModelSpec(name="qwen", rung=0))
-    assert "trained for qwen" in said
+    assert "small: the controller was trained for qwen; if this is that model" in said
+    assert "qwen=URL#small" in said
     assert "no log-probabilities" in said
     assert "+36 tokens" in said
     assert warnings(wants_logprobs=False, prompt_length=(46.0, 0.25))[0] == ""
@@ -771,7 +772,7 @@ def test_a_start_tells_what_differs_from_training(server):
     assert backend.lengths.fit.estimate(340) == pytest.approx(115, abs=2)
 
 
-PATIENT = {"streams": True, "attempt_deadline_s": None, "silence_s": 0.3, "idle_timeout_s": 0.3}
+PATIENT = {"streams": True, "attempt_deadline_s": 20, "silence_s": 0.3, "idle_timeout_s": 0.3}
 
 
 async def slow_answer(exchange):
@@ -856,6 +857,16 @@ def test_choices_that_a_stream_lost_are_asked_for_and_what_was_written_is_paid(s
     made, _ = ask(server.url, n=3, asks_n=True, **PATIENT)
     assert [a.answer for a in made] == ["0", "1", "7"]
     assert ([a.usage.cancelled_tokens for a in made], server.calls) == ([2, 0, 0], 2)
+
+
+@pytest.mark.parametrize(("count", "same"), [(494e6, True), (1.5e9, False), (None, False)])
+def test_a_model_of_the_size_of_training_may_have_another_name(server, count, same):
+    server.models = [{"id": "small", "meta": {"n_params": 494_032_768}}]
+    server.script(RIGHT)
+    trained = ModelSpec(name="qwen", rung=0, parameters=count)
+    found, _ = ask(server.url, after=lambda b: b.prepare(), trained_for=trained)
+    server.models = []
+    assert (found == ()) is same
 
 
 def test_tokens_of_failed_tries_are_not_forgotten(server):
