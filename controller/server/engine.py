@@ -143,8 +143,9 @@ class NoAnswerError(BackendError):
         if self.late:
             written = sum(usage.cancelled_tokens for usage in served.usage.values())
             said += (
-                f"; within {served.wall_s:.0f} s {written} tokens were written, a longer deadline_s "
-                "of the question, or --deadline-s of the service, leaves models more time"
+                f"; within {served.wall_s:.0f} s {written} tokens were written, a longer "
+                "deadline_s of the question, or --deadline-s of the service, leaves models more "
+                "time"
             )
         super().__init__(f"no model answered: {said}")
 

@@ -156,8 +156,8 @@ class Endpoint:
         if trained is not None:
             if trained.name not in self.names and not self._has_size(listed, trained.parameters):
                 found.append(
-                    f"{name}: the controller was trained for {trained.name}; if this is that model, "
-                    f"call it so: {trained.name}=URL#{self.model}"
+                    f"{name}: the controller was trained for {trained.name}; if this is that "
+                    f"model, call it so: {trained.name}=URL#{self.model}"
                 )
             if trained.prompt != self.spec.prompt:
                 found.append(f"{name}: training had another prompt")
