@@ -89,14 +89,15 @@ def model_places(
             the controller never saw it do so.
     """
     places = _places(models, checkpoint)
-    menu = checkpoint.config.menu if isinstance(checkpoint.config, EpisodeConfig) else ()
-    for place, arm in zip(places, menu, strict=False):
+    menu = getattr(checkpoint.config, "menu", ())
+    for rung, place in enumerate(places):
         for role in ("revises", "verifies"):
-            if place and getattr(place, role) and not getattr(arm, role):
+            names = [arm.name for arm in menu if getattr(arm, role)]
+            if place and getattr(place, role) and not (menu and menu[rung].name in names):
                 raise ConfigError(
                     f"arm {place.name}: expected {role} of arms alone that {checkpoint.path} "
-                    f"learnt that from, {[a.name for a in menu if getattr(a, role)]}; leave it "
-                    "out, or record it and train again"
+                    f"learnt that from, {names or 'none'}; leave it out, or record it and train "
+                    "again"
                 )
     return places
 

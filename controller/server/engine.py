@@ -279,8 +279,9 @@ class Engine:
             wanted.setdefault("tools", None)
         for name in sorted(self._not_taken(wanted) - HINTS):
             raise ConfigError(
-                f"{name}: expected it left out, as a model here does not take it, or the "
-                "operator sets it"
+                f"{name}: expected it left out, as a model here does not take it, such as one in "
+                "the service's process, or the operator sets it; servers of all models, named as "
+                "URL#MODEL, take it"
             )
         if has_schemas(question.fields):
             fault = await asyncio.to_thread(schema_fault, question.fields)
