@@ -28,6 +28,7 @@ from controller.backends.base import (
     Wrapped,
 )
 from controller.backends.identity import blank_attempt, text_digest
+from controller.backends.ladder import GRACE_S
 from controller.core import Choice, Decision, Episode, attempt_columns, play
 from controller.errors import BackendError, ConfigError
 from controller.policy.deciders import named_rule
@@ -438,16 +439,19 @@ class _Asked(Wrapped):
             self._said = True
             self._say(piece)
 
-    async def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
+    async def verify(
+        self, pairs: Sequence[tuple[Question, Attempt]], deadline: float | None = None
+    ) -> Verdict:
         """See `Backend.verify`."""
         try:
-            async with asyncio.timeout_at(self._deadline):
-                verdict = await super().verify(pairs)
+            async with asyncio.timeout_at(self._deadline + GRACE_S):
+                verdict = await super().verify(pairs, self._deadline)
         except (BackendError, TimeoutError) as error:
             raise _VerifierError from error
         if verdict.failed:
             self.decider.verifier_down = True
-            self.decider.degraded.add("verifier")
+            if not self.decider.out_of_time():
+                self.decider.degraded.add("verifier")
         return verdict
 
     async def _canonical(self, answer: str, known: Sequence[str]) -> str:

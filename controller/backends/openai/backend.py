@@ -261,8 +261,7 @@ class OpenAIBackend(Backend):
         if not self.breaker.admit():
             raise UpstreamError(UNAVAILABLE, retryable=False, blames_server=False)
         started, outcome, request = time.monotonic(), "cancelled", requests[0]
-        prompt_tokens = self.lengths.fit.estimate(characters(request.question))
-        reader = StreamReader(requests, prompt_tokens=prompt_tokens)
+        reader = StreamReader(requests, prompt_tokens=self._estimate(request))
         limit = within(self.endpoint.attempt_deadline_s, ATTEMPT_DEADLINE, reader)
         try:
             with _tracer.start_as_current_span(
@@ -297,6 +296,12 @@ class OpenAIBackend(Backend):
     def _model(self, request: Request) -> str:
         revised = request.action is ActionKind.REVISE
         return (self.endpoint.reviser if revised else None) or self.endpoint.model
+
+    def _estimate(self, request: Request) -> int:
+        """Tokens of a request's prompt, where the server does not tell."""
+        fit, parent = self.lengths.fit, request.parent
+        more = 0 if parent is None else fit.tokens(parent.text or "")
+        return fit.estimate(characters(request.question)) + more
 
     def _longest_of(self, question: Question) -> int:
         return min(question.max_new_tokens or self._longest, self._longest)
@@ -390,9 +395,7 @@ class OpenAIBackend(Backend):
         fit, chat = self.lengths.fit, self._chat(request)
         prompt = answered.prompt_tokens
         if prompt is None or not plausible(prompt, chat, request.question.fields):
-            prompt = fit.estimate(characters(request.question))
-            if request.parent is not None:
-                prompt += fit.tokens(request.parent.text or "")
+            prompt = self._estimate(request)
         elif request.parent is None:
             self.lengths.learn(request.question, prompt)
             if self.remembered and not cached:

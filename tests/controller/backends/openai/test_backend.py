@@ -575,6 +575,22 @@ def test_a_judge_that_fails_is_told_of(server):
     assert (verdict.scores, verdict.failed) == ((None,), True)
 
 
+def test_a_judgement_is_paid_where_the_deadline_cuts_it_and_its_cached_tokens_are_told(server):
+    server.script(RIGHT)
+    (attempt,), _ = ask(server.url)
+
+    async def verify(backend):
+        deadline = asyncio.get_running_loop().time() + 0.2
+        return await backend.verify([(QUESTION, attempt)] * 2, deadline)
+
+    usage = {**usage_of(10, 1), "prompt_tokens_details": {"cached_tokens": 7}}
+    server.script(RIGHT, saying("Yes", usage=usage), hang)
+    settings = {"verifies": True, "attempt_deadline_s": 5, "prompt_length": (20.0, 0.25)}
+    verdict, _ = ask(server.url, after=verify, **settings)
+    assert sorted(verdict.scores, key=str) == [1.0, None]
+    assert (verdict.usage.verifier_tokens, verdict.usage.cached_tokens) == (3 + 1 + 21 + 2, 7)
+
+
 def test_streams_add_up(server):
     server.script(streamed)
     (attempt,), _ = ask(server.url, streams=True)
