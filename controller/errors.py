@@ -57,4 +57,5 @@ def check_range(
         value = getattr(config, name)
         for number in value if isinstance(value, tuple) else (value,):
             if number is not None and not (above < number < inf and least <= number <= most):
-                raise ConfigError(f"{name}: expected {wanted}, found {number}")
+                finite = "a finite number " if abs(number) == inf else ""
+                raise ConfigError(f"{name}: expected {finite}{wanted}, found {number}")

@@ -27,6 +27,7 @@ from controller.segments.episodes import SegmentConfig
 
 if TYPE_CHECKING:
     from controller.backends.local.model import LocalModel
+    from controller.backends.openai.replies import Pulse
     from controller.backends.openai.resilience import CircuitBreaker
     from controller.checkpoint import Checkpoint
     from controller.segments.types import SegmentBackend
@@ -88,14 +89,15 @@ def model_places(
             the controller never saw it do so.
     """
     places = _places(models, checkpoint)
-    menu = checkpoint.config.menu if isinstance(checkpoint.config, EpisodeConfig) else ()
-    for place, arm in zip(places, menu, strict=False):
+    menu = getattr(checkpoint.config, "menu", ())
+    for rung, place in enumerate(places):
         for role in ("revises", "verifies"):
-            if place and getattr(place, role) and not getattr(arm, role):
+            names = [arm.name for arm in menu if getattr(arm, role)]
+            if place and getattr(place, role) and not (menu and menu[rung].name in names):
                 raise ConfigError(
                     f"arm {place.name}: expected {role} of arms alone that {checkpoint.path} "
-                    f"learnt that from, {[a.name for a in menu if getattr(a, role)]}; leave it "
-                    "out, or record it and train again"
+                    f"learnt that from, {names or 'none'}; leave it out, or record it and train "
+                    "again"
                 )
     return places
 
@@ -157,6 +159,7 @@ class LadderBuilder:
     observe: Callable[[str, str, float], None] = lambda *_: None
     breaker: Callable[[str], CircuitBreaker] | None = None
     _loaded: dict[str, LocalModel] = field(default_factory=dict)
+    _pulses: dict[str, Pulse] = field(default_factory=dict)
 
     def build(self, places: Sequence[ModelPlace | None]) -> Ladder:
         """The ladder, one backend per rung; None stands for an arm that is missing.
@@ -277,6 +280,7 @@ class LadderBuilder:
     def _served(self, place: ModelPlace, rung: int, prompt: tuple[Message, ...]) -> Backend:
         from controller.backends.openai.backend import OpenAIBackend
         from controller.backends.openai.endpoint import Endpoint
+        from controller.backends.openai.replies import Pulse
 
         trained, upstream = self.checkpoint.models[rung], self.upstream
         adapted = any(adapter.name == REVISER for adapter in trained.adapters)
@@ -307,6 +311,8 @@ class LadderBuilder:
             cached=place.cached,
             trained_for=trained,
             attempt_deadline_s=60 * upstream.attempt_deadline,
+            silence_s=upstream.upstream_silence_s,
+            idle_timeout_s=upstream.upstream_silence_s,
             max_connections=self.max_connections,
         )
         return OpenAIBackend(
@@ -315,6 +321,7 @@ class LadderBuilder:
             breaker=self.breaker(f"{place.url} {place.model} {place.name}")
             if self.breaker
             else None,
+            pulse=self._pulses.setdefault(place.url or "", Pulse()),
             observe=self.observe,
         )
 

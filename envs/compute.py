@@ -31,6 +31,7 @@ from envs.draws import (
     refuse_unknown,
     stream_key,
     whole_option,
+    whole_seed,
 )
 from envs.granularity import STOP, opened
 from envs.pictures import Frame, picture
@@ -154,7 +155,7 @@ class ComputeEnv(PricedEpisodes, gymnasium.Env[Observation, np.int64]):
         Raises:
             ConfigError: an unknown option, or one that is out of its range.
         """
-        super().reset(seed=seed)
+        super().reset(seed=whole_seed(seed))
         if seed is not None or self._streams is None:
             self._streams = Streams(np.array([stream_key(seed)]))
         options = options or {}

@@ -103,16 +103,25 @@ def observation_space(num_features: int) -> gymnasium.spaces.Space[Array]:
     return gymnasium.spaces.Box(-np.inf, np.inf, (num_features,), np.float32)
 
 
+def whole_seed(seed: int | None) -> int | None:
+    """A seed as Gymnasium takes it; raises ConfigError if it is no whole number from 0."""
+    if seed is None:
+        return None
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise ConfigError(f"seed: expected a whole number of at least 0, found {seed!r}")
+    return int(seed)
+
+
 def stream_key(seed: int | None) -> np.uint64:
-    """Key of an environment's random stream, through Gymnasium's own seeding."""
-    return np.uint64(seeding.np_random(seed)[0].integers(2**63))
+    """Key of an environment's random stream, through Gymnasium's own seeding; see `whole_seed`."""
+    return np.uint64(seeding.np_random(whole_seed(seed))[0].integers(2**63))
 
 
 def stream_keys(seed: int | list[int] | None, num_envs: int) -> NDArray[np.uint64]:
     """Keys of the streams of a vector, (N,): of seed + i, or of one each.
 
     Raises:
-        ConfigError: a fraction, or another number of seeds than of environments.
+        ConfigError: a fraction, a number below 0, or another number of seeds than of environments.
     """
     seeds: list[Any] = [None] * num_envs if seed is None else seed  # type: ignore[assignment]
     if isinstance(seed, (int, np.integer)):

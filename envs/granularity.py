@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from controller.errors import TraceFormatError
+from controller.errors import ConfigError, TraceFormatError
 from controller.granularity import Process
 from envs.replay import AttemptReplay, Replay, SegmentReplay
 from envs.segments import (
@@ -112,7 +113,12 @@ def _read(traces: str, written_at: int) -> Opened:
 
 
 def opened(traces: str) -> Opened:
-    """A trace set as it is now; reading tells if it is not there."""
+    """A trace set as it is now; reading tells if it is not there, ConfigError if it can be none."""
+    if not isinstance(traces, str | os.PathLike):
+        raise ConfigError(
+            f"traces: expected the directory of a trace set, found {traces!r}; leave it out of "
+            "gymnasium.make for the bundled one"
+        )
     manifest = Path(traces) / "trace.json"
     return _read(traces, manifest.stat().st_mtime_ns if manifest.exists() else 0)
 

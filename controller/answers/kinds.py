@@ -49,6 +49,8 @@ _LISTED = re.compile(r"(?:\b(?:is|are)\b:?|:)\s+(?=\S)")
 _WITHIN = re.compile(r"[^(),]+")
 _ROUND = str.maketrans("[]{}", "()()")
 _LABEL = re.compile(r"[^\d:=→?]{2,40}[:=→]\s*(\S.{0,30})")
+_NO_BUT = re.compile(r"no,? (?:it|that)(?:['’]s| is) (-?[$€£]?\d\S*|[A-Z])", re.IGNORECASE)
+"""A correction, rather than a no with its reason."""
 _SPOKEN = re.compile(
     r"(?:\S+\ ){2,}.*[^\d\s][.!]|(?:\S+\ ){3,}.*[.!]|.*[\u3040-\u9fff\uac00-\ud7af].*[.!]",
     re.VERBOSE,
@@ -66,7 +68,7 @@ class Reading:
     Attributes:
         answer: in the spelling under which equal answers are equal.
         how: the rule that applied: boxed, tagged, hashes, stated; less surely bare,
-            first_letter, named_letter, first_word, quoted, listed, last_number.
+            first_number, first_letter, named_letter, first_word, quoted, listed, last_number.
     """
 
     answer: str
@@ -207,9 +209,9 @@ class Number(_Valued):
         return any(character.isdigit() for character in _first(passage))
 
     def _loose(self, text: str) -> Iterator[tuple[str, str | None]]:
+        yield "first_number", _number_first(text)
         if line := _short_line(text):
             yield "bare", only_number(line) or expression(text) or expression(line)
-        yield "bare", _number_first(text)
         yield "last_number", last_number(cleaned(text[-_LOOSE:]))
 
     def _spell(self, answer: str) -> str | None:
@@ -316,6 +318,8 @@ class Auto(_Valued):
             return number or letter
         said = how == "stated" or (how == "tagged" and _VERB.search(sentence))
         spoken = said and " " in sentence and not _is_mostly_number(sentence)
+        if spoken and (instead := _NO_BUT.fullmatch(sentence)):
+            return only_number(instead[1]) or letter_at_start(instead[1]) or "no"
         return (
             (yes_or_no(sentence) or number_in(sentence) if spoken else None)
             or _numbers_of(sentence)
@@ -324,6 +328,7 @@ class Auto(_Valued):
 
     def _loose(self, text: str) -> Iterator[tuple[str, str | None]]:
         line = _short_line(text)
+        yield "first_number", _number_first(text)
         if line:
             yield "bare", only_number(line) or _labelled(line)
         if line and _is_phrase(line):
@@ -332,7 +337,6 @@ class Auto(_Valued):
             yield "bare", self._passage(text, "bare")
         yield "first_word", yes_or_no(text[:40])
         yield from _CHOICE._loose(text)
-        yield "bare", _number_first(text)
         yield "last_number", last_number(cleaned(text[-_LOOSE:]))
         yield "quoted", last_quoted(text[-_LOOSE:])
 
@@ -393,7 +397,8 @@ def _number_first(text: str) -> str | None:
     plain = cleaned(text[: 2 * LONGEST])
     line, sentence = plain.partition("\n\n")[0], first_sentence(plain)
     if (
-        not (sentence[:1].isdigit() or sentence[:1] in "$€£-")
+        sentence == plain.rstrip(".!")
+        or not (sentence[:1].isdigit() or sentence[:1] in "$€£-")
         or len(sentence.split()) > 4
         or "=" in sentence
         or (len(line) > len(sentence) + 1 and "\n" in line)

@@ -32,6 +32,8 @@ _RUN = rf"""
       |(?P<k>[kMB])(?!\w))?
 """
 _ANYWHERE = re.compile(rf"(?<![\w.,:/^\\-])(?<![\w^}}]{{){_RUN}", re.VERBOSE)
+_OF_SUMS = re.compile(r"\A(([$€£])\d[\d.,]{0,20}) ?/ ?\2(?=\d[\d.,]{0,20}\Z)")
+"""Money over money, alone: elsewhere it may be two prices."""
 _PLAIN = re.compile(r"\d+(?:\.\d*)?|\.\d+")
 _AMOUNT = re.compile(r"[-+]?\$?(?:\d[\d,]*\.?\d*|\.\d+)%?")
 _GROUPED = re.compile(
@@ -83,6 +85,8 @@ _RELATION = re.compile(
     r"(?:[<>≤≥≠±∓/*×÷^_#@\\+·√]|\.\."
     r"|\b(?:twice|double|triple|ln|log|sin|cos|tan|sqrt|root)\s?\(?)\s*$"
 )
+_SCALE_AND = re.compile(r"\b(?:hundred|thousand|million|billion)\ and\ $", re.IGNORECASE)
+"""What a number in words ends with that goes on in digits, "five hundred and 20"."""
 _DECADE = re.compile(r"(?:1[5-9]|20)\d0s\b")
 _HEDGES = (
     r"about|approximately|approx\.?|roughly|around|ca\.|circa|exactly|precisely|only|just|nearly|"
@@ -102,7 +106,10 @@ _CLAUSE_END = re.compile(
 _SPOKEN = re.compile(r"\b(?:is|are|was|were)\b[^=]*=")
 REMARK = re.compile(r"\s\([^()]{0,100}\)\W*$")
 _OF = re.compile(r"(?: \w+)?,?\s(?:or)\b|\s(?:of|and|to|in(?! total| all))\b|-|/", re.IGNORECASE)
-OPEN_END = re.compile(r"[-+*/×=,:;(<]\s*$")
+OPEN_END = re.compile(
+    r"(?:[-+*/×=,:;(<]|\b(?:of|the|an?|by|to|and|or|with|from|for|is|are|that|then)"
+    r"|(?<!\d )\bin)\s*$"
+)
 _OPERAND = re.compile(r"(?:(?<![a-z])[a-z]|[)\]\d])\s?$", re.IGNORECASE)
 _WORD_BEFORE = re.compile(r"(?<![^\W\d])([^\W\d]+)\s*$")
 _VERBS = ("is", "are", "was", "were", "be", "equals", "to", "of")
@@ -123,6 +130,7 @@ _PARTS = {"hal": 2, "thi": 3, "qua": 4, "fou": 4, "fif": 5, "six": 6, "eig": 8, 
 _SPELT = re.compile(
     rf"""(?P<sign>(?:minus|negative)\ )?(?P<a>a\ (?=hundred|thousand|million|billion))?
     (?P<words>(?:{_WORD})(?:(?:[ -]|\ and\ )(?:{_WORD}))*)\b
+    (?:(?:(?<=hundred)|(?<=thousand)|(?<=million))\ and\ (?P<rest>\d{{1,2}})\b(?![.,:/]\d))?
     (?:[ -](?P<part>{_PART_WORDS})\b)?
     """,
     re.IGNORECASE | re.VERBOSE,
@@ -168,7 +176,7 @@ def number_at_start(passage: str) -> str | None:
     >>> number_at_start("12:30"), number_at_start("2 hours 30 minutes"), number_at_start("3, 5")
     (None, None, None)
     """
-    passage = passage.strip()
+    passage = _OF_SUMS.sub(r"\1/", passage.strip())
     if passage.isdecimal() and len(passage) <= _DIGITS:
         return str(int(passage))
     head = _head(passage)
@@ -232,6 +240,7 @@ def spelt_at(passage: str, at: int) -> Quantity | None:
     if not found:
         return None
     value = Fraction(_spelt_value((found["a"] or "").replace("a ", "one ") + found["words"]))
+    value += int(found["rest"] or 0)
     if found["part"]:
         value /= _PARTS[found["part"][:3].lower()]
         if value > 20:
@@ -259,8 +268,12 @@ def _value(found: re.Match[str], passage: str) -> str | None:
     after = passage[found.end() : found.end() + 40]
     if after[:1] not in ("", "%", ")", "}", "\n") and _NOT_ALONE.match(after):
         return None
-    before, sign = passage[max(0, found.start() - 12) : found.start()], found["sign"] or ""
-    if _RELATION.search(before) or _DECADE.match(passage, found.start("run")):
+    before, sign = passage[max(0, found.start() - 16) : found.start()], found["sign"] or ""
+    if (
+        _RELATION.search(before)
+        or _SCALE_AND.search(before)
+        or _DECADE.match(passage, found.start("run"))
+    ):
         return None
     word = _WORD_BEFORE.search(before)
     if sign and (_OPERAND.search(before) or (len(sign) > 1 and word and word[1] not in _VERBS)):

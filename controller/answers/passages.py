@@ -23,7 +23,7 @@ from controller.answers.numbers import (
     quantities,
     spelt_at,
 )
-from controller.answers.phrases import LONGEST_PASSAGE, cleaned
+from controller.answers.phrases import DENIED, LONGEST_PASSAGE, cleaned
 
 _LONGEST_TEXT = 1 << 16
 """Characters from the end that are read."""
@@ -335,7 +335,6 @@ _ENUMERATOR = re.compile(
 )
 _SENTENCE = re.compile(r"(?<=[.!?])(?<!\d[.!?])\s+|(?<=\d[.!?])\s+(?=[A-Z])|\n")
 _UNFINISHED = re.compile(r"\w\s*$")
-_MORE_TO_COME = re.compile(r"\b(?:of|the|an?|by|to|and|or|with|from|in|for|is|are|that|then)\s*$")
 _CUT = re.compile(r"[^\W\d]\D{0,3}\s[-$€£]?\d[\d.,]*$")
 _LONG_SENTENCE = 60
 _CAN_BE_CUT = 400
@@ -365,6 +364,8 @@ def number_in(sentence: str, *, last: bool = False) -> str | None:
     starts = {quantity.start: quantity for quantity in found}
     for verb in reversed(list(_IS.finditer(sentence))):
         at = after_hedges(sentence, verb.end())
+        if DENIED.search(sentence[:at]):
+            return None
         if at in starts:
             return starts[at].value
         if spelt := spelt_at(sentence, at):
@@ -373,7 +374,8 @@ def number_in(sentence: str, *, last: bool = False) -> str | None:
         return number_in(sentence[clause[-1].end() :], last=last)
     if len(found) > 1 and last:
         found = [q for q in found if not _IN_PHRASE.search(sentence[: q.start])][-1:] or found[:1]
-    return found[0].value if len(found) == 1 else None
+    alone = len(found) == 1 and not DENIED.search(sentence[: found[0].start])
+    return found[0].value if alone else None
 
 
 def last_number(text: str) -> str | None:
@@ -408,6 +410,6 @@ def is_unfinished(text: str, ends: str, long: bool) -> bool:
     long = long or len(ends) > _LONG_SENTENCE
     if long and _UNFINISHED.search(ends) and not _LAST_WORD.search(ends):
         return True
-    if OPEN_END.search(ends) or _MORE_TO_COME.search(ends) or ends.count("(") > ends.count(")"):
+    if OPEN_END.search(ends) or ends.count("(") > ends.count(")"):
         return True
     return len(text) > _CAN_BE_CUT and _CUT.search(ends) is not None

@@ -178,6 +178,12 @@ _SENTENCE_END = re.compile(
 )
 _REASON = re.compile(r"\s(?:because|since)\s")
 _QUOTED = re.compile(r"(?:[\"“]|\*\*)([^\"“”*\n]{1,60})[.!]?(?:[\"”]|\*\*)[.!]?\s*$")
+DENIED = re.compile(
+    r"(?:\b(?:not|never|cannot)|n['’]t)\b"
+    r"(?:\s(?:think|believe)\b[^.,;:!?\n]{0,20})?(?:(?!\s(?:but|is|are|was|were)\b)[^.,;:!?\n]){0,20}$",
+    re.IGNORECASE,
+)
+"""What says of what follows that it is not so."""
 _ARTICLE = re.compile(r"(?:the|an?)\s+(?=\w)")
 _BULLET = re.compile(r"(?m)^\s*(?:[-*•]|\d{1,3}[.)])\s+")
 _BRACKETS = {"[": "]", "(": ")", "{": "}", "<": ">"}
@@ -203,9 +209,11 @@ def last_quoted(text: str) -> str | None:
 
     >>> last_quoted('The word is spelled backward as "nus".'), last_quoted("It is nus.")
     ('nus', None)
+    >>> last_quoted("It isn't **Rome**.") is None
+    True
     """
     found = _QUOTED.search(text)
-    return short_text(found[1]) if found else None
+    return short_text(found[1]) if found and not DENIED.search(text[: found.start()]) else None
 
 
 def short_text(text: str) -> str | None:

@@ -154,7 +154,11 @@ def verdict_of(judgements: Sequence[Attempt]) -> Verdict:
     used = sum((made.usage for made in judgements), Usage())
     return Verdict(
         scores=tuple(made.verifier_score for made in judgements),
-        usage=Usage(verifier_tokens=used.processed_tokens + used.cached_tokens, wall_s=used.wall_s),
+        usage=Usage(
+            verifier_tokens=used.processed_tokens,
+            cached_tokens=used.cached_tokens,
+            wall_s=used.wall_s,
+        ),
     )
 
 
@@ -216,15 +220,22 @@ class Backend(ABC):
         """Whether `verify` could score an attempt: where a model is asked, one that has a text."""
         return self.verifies and bool(attempt.text) and attempt.error is None and not attempt.calls
 
-    async def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
+    async def verify(
+        self, pairs: Sequence[tuple[Question, Attempt]], deadline: float | None = None
+    ) -> Verdict:
         """Score attempts, each with the question that it tries to answer.
+
+        Judgements of servers that are not done by a deadline, as that of a request, have failed.
 
         Raises:
             BackendError: there is no verifier, or it cannot be reached.
         """
         if not self.verifies:
             raise BackendError("verify: expected a backend with a verifier, found none")
-        asked = [Request(question=q, action=ActionKind.VERIFY, parent=a) for q, a in pairs]
+        asked = [
+            Request(question=q, action=ActionKind.VERIFY, parent=a, deadline=deadline)
+            for q, a in pairs
+        ]
         return verdict_of(await self.attempts(asked))
 
     def available(self, rung: int) -> bool:
@@ -297,9 +308,11 @@ class Wrapped(Backend):
         """See `Backend.can_verify`."""
         return self.backend.can_verify(attempt)
 
-    async def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
+    async def verify(
+        self, pairs: Sequence[tuple[Question, Attempt]], deadline: float | None = None
+    ) -> Verdict:
         """See `Backend.verify`."""
-        return await self._done(self.backend.verify(pairs))
+        return await self._done(self.backend.verify(pairs, deadline))
 
     def available(self, rung: int) -> bool:
         """See `Backend.available`."""

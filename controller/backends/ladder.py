@@ -136,9 +136,11 @@ class Ladder(Backend):
             return self.rungs[self._verifier].can_verify(attempt)
         return attempt.rung == 0 and self.rungs[0].can_verify(attempt)
 
-    async def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
+    async def verify(
+        self, pairs: Sequence[tuple[Question, Attempt]], deadline: float | None = None
+    ) -> Verdict:
         """Have it score attempts."""
-        return await self.rungs[self._verifier or 0].verify(pairs)
+        return await self.rungs[self._verifier or 0].verify(pairs, deadline)
 
     async def check(self) -> dict[str, str]:
         """What is wrong with which model, by name."""
@@ -277,7 +279,9 @@ class ThreadedBackend(Wrapped):
         blank = blank_attempt(self.models[request.rung].name, request)
         return replace(blank, error=why, usage=Usage(serial_rounds=1))
 
-    async def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
+    async def verify(
+        self, pairs: Sequence[tuple[Question, Attempt]], deadline: float | None = None
+    ) -> Verdict:
         """See `Backend.verify`."""
         verdicts: list[Verdict] = await self._order("verify", [tuple(pairs)])
         return verdicts[0]

@@ -21,7 +21,7 @@ import yaml
 
 from controller.backends.prompts import Message, read_prompt
 from controller.bundled import bundled
-from controller.errors import ConfigError
+from controller.errors import ConfigError, check_range
 from controller.process.actions import Tier
 
 _URLS = ("http://", "https://")
@@ -362,23 +362,26 @@ class Upstream:
     """How models behind servers are asked.
 
     Attributes:
-        attempt_deadline: minutes that one attempt by a server may take.
+        attempt_deadline: minutes that one attempt by a server may take, if its question has them.
+        upstream_silence_s: seconds after which a server that writes nothing is given up on.
         upstream_n: ask servers for several choices in one request, where they make them.
-        upstream_stream: stream from servers: cancelled tokens are counted.
+        upstream_stream: stream from servers: slow is told from dead, cancelled tokens are counted.
         upstream_body: JSON object: further fields of each request to servers.
         reviser: model on the small model's server that REVISE asks.
 
     Raises:
-        ConfigError: the body is something else.
+        ConfigError: the body is something else, or a time is none.
     """
 
-    attempt_deadline: float = 1.0
+    attempt_deadline: float = 30.0
+    upstream_silence_s: float = 60.0
     upstream_n: bool = True
-    upstream_stream: bool = False
+    upstream_stream: bool = True
     upstream_body: str = "{}"
     reviser: str | None = None
 
     def __post_init__(self) -> None:
+        check_range(self, ("attempt_deadline", "upstream_silence_s"), above=0)
         _ = self.body
 
     @property

@@ -100,7 +100,9 @@ class ReplayBackend(ReadAgain, Backend):
         """Whether a score was recorded."""
         return attempt.verifier_score is not None
 
-    async def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
+    async def verify(
+        self, pairs: Sequence[tuple[Question, Attempt]], deadline: float | None = None
+    ) -> Verdict:
         """See `Backend.verify`."""
         scores, tokens = [], 0
         for question, attempt in pairs:

@@ -28,6 +28,7 @@ from controller.backends.base import (
     Wrapped,
 )
 from controller.backends.identity import blank_attempt, text_digest
+from controller.backends.ladder import GRACE_S
 from controller.core import Choice, Decision, Episode, attempt_columns, play
 from controller.errors import BackendError, ConfigError
 from controller.policy.deciders import named_rule
@@ -137,10 +138,17 @@ class NoAnswerError(BackendError):
 
     def __init__(self, served: Served) -> None:
         self.kinds = {a.error or "" for a in served.attempts}
-        said = ", ".join(sorted(self.kinds)) or "none is available"
-        super().__init__(f"no model answered: {said}")
         self.served = served
         self.late = DEADLINE in served.limited or self.kinds == {DEADLINE}
+        said = ", ".join(sorted(self.kinds)) or "none is available"
+        if self.late:
+            written = sum(usage.cancelled_tokens for usage in served.usage.values())
+            said += (
+                f"; within {served.wall_s:.0f} s {written} tokens were written, a longer "
+                "deadline_s of the question, or --deadline-s of the service, leaves models more "
+                "time"
+            )
+        super().__init__(f"no model answered: {said}")
 
 
 class Engine:
@@ -272,8 +280,9 @@ class Engine:
             wanted.setdefault("tools", None)
         for name in sorted(self._not_taken(wanted) - HINTS):
             raise ConfigError(
-                f"{name}: expected it left out, as a model here does not take it, or the "
-                "operator sets it"
+                f"{name}: expected it left out, as a model here does not take it, such as one in "
+                "the service's process, or the operator sets it; servers of all models, named as "
+                "URL#MODEL, take it"
             )
         if has_schemas(question.fields):
             fault = await asyncio.to_thread(schema_fault, question.fields)
@@ -430,16 +439,19 @@ class _Asked(Wrapped):
             self._said = True
             self._say(piece)
 
-    async def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
+    async def verify(
+        self, pairs: Sequence[tuple[Question, Attempt]], deadline: float | None = None
+    ) -> Verdict:
         """See `Backend.verify`."""
         try:
-            async with asyncio.timeout_at(self._deadline):
-                verdict = await super().verify(pairs)
+            async with asyncio.timeout_at(self._deadline + GRACE_S):
+                verdict = await super().verify(pairs, self._deadline)
         except (BackendError, TimeoutError) as error:
             raise _VerifierError from error
         if verdict.failed:
             self.decider.verifier_down = True
-            self.decider.degraded.add("verifier")
+            if not self.decider.out_of_time():
+                self.decider.degraded.add("verifier")
         return verdict
 
     async def _canonical(self, answer: str, known: Sequence[str]) -> str:

@@ -46,11 +46,16 @@ if wanted == 'breaker' then
   return {failed, tostring(math.max(0, opens - now)), admits and 1 or 0}
 end
 
--- A sum of pairs: what to add to both; both.
+-- A sum of pairs: a member, and both of all that it ever added; both of all members. What is told
+-- again, since the reply came too late, counts once.
 if wanted == 'add' then
-  local questions = redis.call('HINCRBYFLOAT', key, 'questions', ARGV[2])
-  redis.call('EXPIRE', key, 86400)
-  return {questions, redis.call('HINCRBYFLOAT', key, 'spent', ARGV[3])}
+  local member, sums = ARGV[2], numbers('questions', 'spent')
+  local before = redis.call('HGET', key, member) or '0 0'
+  local then_questions, then_spent = string.match(before, '(%S+) (%S+)')
+  local questions = string.format('%.17g', (sums[1] or 0) + ARGV[3] - then_questions)
+  local spent = string.format('%.17g', (sums[2] or 0) + ARGV[4] - then_spent)
+  kept(86400, 'questions', questions, 'spent', spent, member, ARGV[3] .. ' ' .. ARGV[4])
+  return {questions, spent}
 end
 
 -- Room: a member, how many it holds, how many all may, how long its word counts; whether it fits.

@@ -181,12 +181,12 @@ class SharedTally(Tally):
     def __init__(self, store: Store, name: str) -> None:
         super().__init__()
         self._store, self._name, self._stale_at = store, name, 0.0
-        self._untold = 0, 0.0
+        self._member, self._own = uuid.uuid4().hex, Tally()
 
     def add(self, questions: int, spent: float) -> None:
         """See `Tally.add`."""
         super().add(questions, spent)
-        self._untold = self._untold[0] + questions, self._untold[1] + spent
+        self._own.add(questions, spent)
         self._tell()
 
     def sums(self) -> tuple[int, float]:
@@ -196,10 +196,9 @@ class SharedTally(Tally):
         return super().sums()
 
     def _tell(self) -> None:
-        found = self._store.ask("add", self._name, *self._untold)
+        found = self._store.ask("add", self._name, self._member, *self._own.sums())
         self._stale_at = time.monotonic() + _FRESH_S
         if found is not None:
-            self._untold = 0, 0.0
             self._questions, self._spent = int(found[0]), float(found[1])
 
 

@@ -21,6 +21,7 @@ from envs.draws import (
     check_illegal,
     observation_space,
     stream_keys,
+    whole_seed,
 )
 from envs.granularity import opened
 from envs.sessions.table import ACTIONS, Sessions, SessionTable
@@ -112,9 +113,7 @@ class SessionEnv(_OverSessions, gymnasium.Env[NDArray[np.float32], np.int64]):
         Raises:
             ConfigError: an unknown option, or one that is out of its range.
         """
-        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int | np.integer)):
-            raise ConfigError(f"seed: expected a whole number, found {seed!r}")
-        seed = None if seed is None else int(seed)
+        seed = whole_seed(seed)
         super().reset(seed=seed)
         if seed is not None or self._streams is None:
             self._streams = Streams(stream_keys(seed, 1))

@@ -10,7 +10,9 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
+from controller.backends.openai.tokens import counted
 from controller.errors import TraceFormatError
 from envs.records import Record, read_records
 from envs.traces.harness import (
@@ -184,7 +186,8 @@ def batch_attempts(record: Record, log: Log) -> Iterator[Row]:
         expected = "its wording in --references, by question_id, in a column question or prompt"
         raise record.error("question", expected, [k for k, v in known.items() if v is not None])
     body = reply["body"]
-    texts, usage = [*_choices(body), *_outputs(body)], body.get("usage") or {}
+    texts, used = [*_choices(body), *_outputs(body)], counted(SimpleNamespace(**body))
+    alone = len(texts) == 1
     if not texts:
         log.notes[FAILED] += 1
     for text, reason in texts:
@@ -194,17 +197,12 @@ def batch_attempts(record: Record, log: Log) -> Iterator[Row]:
             "model": body.get("model"),
             "text": text,
             "finish_reason": reason,
-            **_billed(usage, ("prompt", "input"), "cached"),
-            **(_billed(usage, ("completion", "output"), "reasoning") if len(texts) == 1 else {}),
+            "prompt_tokens": used.prompt,
+            "cached_tokens": used.cached or None,
+            # All texts share one count.
+            "completion_tokens": used.completion if alone else None,
+            "reasoning_tokens": (used.thought or None) if alone else None,
         }
-
-
-def _billed(usage: Row, names: tuple[str, str], part: str) -> Row:
-    """Tokens, and the part of them that has a price or meaning of its own, as either API says."""
-    found = next((name for name in names if usage.get(f"{name}_tokens") is not None), names[0])
-    details = usage.get(f"{found}_tokens_details") or {}
-    ours, parts = f"{names[0]}_tokens", f"{part}_tokens"
-    return {ours: usage.get(f"{found}_tokens"), parts: details.get(parts)}
 
 
 def _choices(body: Row) -> Iterator[tuple[str, str | None]]:

@@ -3,8 +3,9 @@
 import pytest
 
 from controller.checkpoint import load_any, load_checkpoint, load_segment_checkpoint
-from controller.errors import CheckpointError
+from controller.errors import CheckpointError, ConfigError
 from controller.granularity import GRANULARITIES, SEGMENTS
+from controller.loading import model_places
 from tests.conftest import CHECKPOINTS
 
 PLACES = {"attempts": CHECKPOINTS / "controller", "segments": CHECKPOINTS / "segments/controller"}
@@ -29,3 +30,13 @@ def test_a_checkpoint_of_the_other_granularity_is_refused():
 def test_every_action_inside_an_attempt_has_a_meaning():
     actions = load_segment_checkpoint(PLACES["segments"]).config.actions
     assert set(SEGMENTS.meanings) == set(actions.names)
+
+
+def test_no_arm_is_to_revise_for_a_controller_that_decides_inside_attempts():
+    models = [f"{name}={CHECKPOINTS / name}" for name in ("small", "large")]
+    for role in ("revises", "verifies"):
+        named = [f"{models[0]},{role}=true", models[1]]
+        with pytest.raises(
+            ConfigError, match=f"arm small: expected {role} of arms alone.* none; le"
+        ):
+            model_places(named, load_any(PLACES["segments"]))

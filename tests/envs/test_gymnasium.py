@@ -322,6 +322,18 @@ def test_seeds_are_as_many_as_environments(many):
     np.testing.assert_array_equal(*found)
 
 
+@pytest.mark.parametrize("name", [envs.COMPUTE_ID, envs.SEGMENT_ID, envs.SESSION_ID])
+def test_seeds_are_whole_and_traces_are_named(name):
+    for seed in (-1, 1.5, True):
+        with pytest.raises(ConfigError, match=f"seed: expected a whole number of.* found {seed}"):
+            gymnasium.make(name).reset(seed=seed)
+    with pytest.raises(ConfigError, match="seed: expected a whole number of at least 0, found -1"):
+        gymnasium.make_vec(name, num_envs=2).reset(seed=[0, -1])
+    for make in (gymnasium.make, gymnasium.make_vec):
+        with pytest.raises(ConfigError, match=r"traces: expected the directory.*found None; leave"):
+            make(name, traces=None)
+
+
 @pytest.mark.parametrize("name", [envs.COMPUTE_ID, envs.SEGMENT_ID])
 def test_copies_and_pickles_leave_out_what_was_recorded(name):
     env = gymnasium.make(name)

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from controller.checkpoint import AnyCheckpoint
 from controller.errors import ConfigError
-from controller.files import write_json, write_text
+from controller.files import write_atomically, write_json, write_text
 from controller.granularity import Process, granularity_of
 from controller.policy.network import ActionScorer, PolicyNetwork
 from controller.segments.episodes import SegmentConfig
@@ -49,7 +49,7 @@ def save_state(
     file_name = next(
         f"state-{i}.safetensors" for i in (0, 1) if current != f"state-{i}.safetensors"
     )
-    save_file(tensors, directory / file_name)
+    write_atomically(directory / file_name, lambda to: to.write_bytes(save(tensors)))
     write_json(manifest, {"tensors": file_name, "progress": progress})
 
 

@@ -43,7 +43,7 @@ _PARTS = {
 
 _SHOWN = {
     *("attempt_id", "question_id", "model", "action", "index", "parent_id"),
-    *("text", "answer", "prompt_tokens", "completion_tokens", "verifier_score", "error"),
+    *("text", "answer", "prompt_tokens", "completion_tokens", "error", *_SCORES),
 }
 
 
@@ -136,7 +136,8 @@ class Parts:
         judged = {*zip(*self._read("scores", "question_id", "attempt_id"), strict=True)}
         found: dict[str, list[Attempt]] = {}
         for row in self._texts(known):
-            scored = row["verifier_score"] is not None
+            # A judgement that failed has no score, but was paid for.
+            scored = row["verifier_score"] is not None or row["verifier_tokens"] is not None
             scored |= (row["question_id"], row["attempt_id"]) in judged
             if row["text"] and row["error"] is None and not scored:
                 found.setdefault(row["question_id"], []).append(_attempt(row))

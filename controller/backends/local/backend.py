@@ -207,7 +207,9 @@ class LocalBackend(Backend):
         known = attempt.rung == 0 and attempt.text is not None and attempt.error is None
         return known and self.local.score is not None
 
-    async def verify(self, pairs: Sequence[tuple[Question, Attempt]]) -> Verdict:
+    async def verify(
+        self, pairs: Sequence[tuple[Question, Attempt]], deadline: float | None = None
+    ) -> Verdict:
         """Score attempts by one forward pass each over question and attempt.
 
         Raises:

@@ -163,10 +163,12 @@ class LoopedForCausalLM(LlamaForCausalLM):  # type: ignore[misc]
         return int((config.num_loops - 1) * once)
 
     def at_depth(self, num_loops: int) -> Self:
-        """The model that goes through the core so often, on the same weights."""
+        """The model that goes through the core so often, on the same weights; compiled like it."""
         shared = {id(x): x for x in (*self.parameters(), *self.buffers())}
         twin = copy.deepcopy(self, shared)
         twin.config.set_loops(num_loops)
+        if self._compiled_call_impl is not None:
+            twin.compile(dynamic=True)
         return twin
 
 

@@ -315,6 +315,7 @@ class SegmentWriter:
             usage[0] = Usage(prefill_tokens=draft.handed, cached_tokens=known)
         failed = generation.error or any(segment.error for segment in prefix.segments)
         states = memory is None and not failed
+        cut = not rung.local.end_tokens.intersection(generation.tokens[-1:])
         segment = Segment(
             model=rung.local.name,
             rung=number,
@@ -325,7 +326,7 @@ class SegmentWriter:
             min_logprob=float(logprobs.min()) if len(logprobs) else None,
             entropy=None if memory is None else entropy(memory.logits),
             done=memory is None,
-            answer=self._read(prefix, prefix.text + text) if states else None,
+            answer=self._read(prefix, prefix.text + text, cut=cut) if states else None,
             error=generation.error,
             usage=self._by_rung(usage),
         )
@@ -385,8 +386,8 @@ class SegmentWriter:
             )
         return forced
 
-    def _read(self, prefix: Prefix, text: str) -> str | None:
-        return read_answer(text, prefix.question.answers, self.answers)
+    def _read(self, prefix: Prefix, text: str, *, cut: bool = False) -> str | None:
+        return read_answer(text, prefix.question.answers, self.answers, cut=cut)
 
 
 def segment_writer(

@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from openai import APIConnectionError
@@ -37,10 +38,12 @@ from controller.backends.openai.prompt_lengths import WarmPrompts, characters, p
 from controller.backends.openai.replies import (
     Answered,
     Chunks,
+    Pulse,
     StreamReader,
     Written,
     read_completion,
     verdict,
+    while_heard,
     within,
 )
 from controller.backends.openai.resilience import (
@@ -88,6 +91,7 @@ class OpenAIBackend(Backend):
 
     Args:
         answers: how answers are read where a question does not say; None for `auto`.
+        pulse: of its server, shared with others in front of that.
         seed: of the jitter of pauses.
     """
 
@@ -100,6 +104,7 @@ class OpenAIBackend(Backend):
         answers: AnswerKind | None = None,
         breaker: CircuitBreaker | None = None,
         retries: RetryBudget | None = None,
+        pulse: Pulse | None = None,
         observe: Observer = lambda model, outcome, seconds: None,
         seed: int | None = None,
     ) -> None:
@@ -109,7 +114,8 @@ class OpenAIBackend(Backend):
         self.retries = retries or RetryBudget()
         self._rng = random.Random(seed)
         self._client = endpoint.client()
-        self._told = self._ignores_n = False
+        self.pulse = pulse or Pulse()
+        self._told = self._ignores_n = self._never_streams = False
         self._longest = self.spec.max_new_tokens or _LONGEST
         self._most = max(_MOST_WRITTEN, 4 * self._longest)
         self.quirks = Quirks(self.spec.name, endpoint.names)
@@ -148,15 +154,15 @@ class OpenAIBackend(Backend):
     async def prepare(self) -> tuple[str, ...]:
         """Learn from a request or two how long prompts are; says what is not as in training."""
         try:
-            listed = [model.id async for model in self._client.models.list(timeout=5)]
+            listed = [model async for model in self._client.models.list(timeout=5)]
         except Exception:  # whatever it is, `check` tells it
             return ()
         counted = await self.lengths.count(self._chat(probe(SHORT)), patience_s=5)
-        short = await self._answered(probe(SHORT), 1)
+        short = await self._answered([probe(SHORT)])
         if isinstance(short, Attempt):
             return self.endpoint.differences(listed, None)
         if counted is None and self.spec.prompt_length is None:
-            long = await self._answered(probe(LONG), 1)
+            long = await self._answered([probe(LONG)])
             if isinstance(long, Answered):
                 self.lengths.fit.start_from(
                     (len(SHORT), short.prompt_tokens), (len(LONG), long.prompt_tokens)
@@ -215,7 +221,7 @@ class OpenAIBackend(Backend):
 
         The first carries the prompt's tokens; the others found it cached.
         """
-        answered = await self._answered(requests[0], len(requests))
+        answered = await self._answered(requests)
         if isinstance(answered, Attempt):
             why = answered.error or ""
             if len(requests) > 1 and why.startswith(REJECTED):
@@ -228,16 +234,17 @@ class OpenAIBackend(Backend):
             )
         ]
 
-    async def _answered(self, request: Request, n: int) -> Answered | Attempt:
+    async def _answered(self, requests: Sequence[Request]) -> Answered | Attempt:
         """The one retry loop: an answer, or the failed attempt."""
         started, wasted = time.monotonic(), Usage()
+        request = requests[0]
         deadline = request.deadline
         self.retries.earn()
         for retry in range(self.endpoint.max_retries + 1):
             try:
-                answered = await self._try(request, n)
+                answered = await self._try(requests)
                 seconds = time.monotonic() - started
-                return replace(answered, wasted=wasted, seconds=seconds)
+                return replace(answered, wasted=wasted + answered.wasted, seconds=seconds)
             except UpstreamError as error:
                 wasted, failure = wasted + error.wasted, error
             generated = wasted.processed_tokens > 0
@@ -250,14 +257,11 @@ class OpenAIBackend(Backend):
             await asyncio.sleep(pause)
         return self._failed(request, failure.kind, wasted, time.monotonic() - started)
 
-    async def _try(self, request: Request, n: int) -> Answered:
+    async def _try(self, requests: Sequence[Request]) -> Answered:
         if not self.breaker.admit():
             raise UpstreamError(UNAVAILABLE, retryable=False, blames_server=False)
-        started, outcome = time.monotonic(), "cancelled"
-        prompt_tokens = self.lengths.fit.estimate(characters(request.question))
-        reader = StreamReader(prompt_tokens=prompt_tokens)
-        reader.on_text = request.on_text or reader.on_text
-        reader.watcher = request.watcher
+        started, outcome, request = time.monotonic(), "cancelled", requests[0]
+        reader = StreamReader(requests, prompt_tokens=self._estimate(request))
         limit = within(self.endpoint.attempt_deadline_s, ATTEMPT_DEADLINE, reader)
         try:
             with _tracer.start_as_current_span(
@@ -267,7 +271,7 @@ class OpenAIBackend(Backend):
                 record_exception=False,
             ):
                 async with asyncio.timeout_at(request.deadline), limit:
-                    answered = await self._ask(request, n, reader)
+                    answered = await self._ask(requests, reader)
             outcome = "ok"
         except UpstreamError as error:
             outcome = error.kind
@@ -292,6 +296,12 @@ class OpenAIBackend(Backend):
     def _model(self, request: Request) -> str:
         revised = request.action is ActionKind.REVISE
         return (self.endpoint.reviser if revised else None) or self.endpoint.model
+
+    def _estimate(self, request: Request) -> int:
+        """Tokens of a request's prompt, where the server does not tell."""
+        fit, parent = self.lengths.fit, request.parent
+        more = 0 if parent is None else fit.tokens(parent.text or "")
+        return fit.estimate(characters(request.question)) + more
 
     def _longest_of(self, question: Question) -> int:
         return min(question.max_new_tokens or self._longest, self._longest)
@@ -321,28 +331,35 @@ class OpenAIBackend(Backend):
         body |= {"model": self._model(request), "messages": self._chat(request)}
         return self.quirks.suited({k: v for k, v in body.items() if v is not None})
 
-    async def _ask(self, request: Request, n: int, reader: StreamReader) -> Answered:
+    async def _ask(self, requests: Sequence[Request], reader: StreamReader) -> Answered:
         """One request to the server."""
-        body = self._body(request, n)
+        request = requests[0]
+        body = self._body(request, len(requests))
         streams = self.endpoint.streams or request.on_text or request.watcher
         try:
-            if not streams or n > 1 or "stream" in self.quirks.refused:
+            if not streams or self._never_streams or "stream" in self.quirks.refused:
                 response = await self._post(_PATH, cast_to=ChatCompletion, body=body)
                 return read_completion(response)
             body = self.quirks.suited(
                 {**body, "stream": True, "stream_options": {"include_usage": True}}
             )
-            async with await self._post(
-                _PATH,
-                cast_to=ChatCompletion,
-                body=body,
-                stream=True,
-                stream_cls=Chunks,
-            ) as stream:
-                if "json" in stream.response.headers.get("content-type", ""):
+            limits = self.endpoint.silence_s, self.endpoint.idle_timeout_s
+            async with (
+                while_heard(reader, self.pulse, *limits),
+                await self._post(
+                    _PATH,
+                    cast_to=ChatCompletion,
+                    body=body,
+                    stream=True,
+                    stream_cls=Chunks,
+                ) as stream,
+            ):
+                if stream.is_whole:
+                    self._never_streams = True
                     whole = json.loads(await stream.response.aread())
                     return read_completion(ChatCompletion.construct(**whole))
-                await reader.read(stream, self.endpoint.idle_timeout_s)
+                stream.heard = partial(self._hear, reader)
+                await reader.read(stream)
             return reader.result()
         except UpstreamError:
             raise
@@ -354,6 +371,9 @@ class OpenAIBackend(Backend):
             elif failure.kind == REJECTED:
                 failure.kind = ":".join((REJECTED, *named_fields(error, asked)[:1]))
             raise failure from None
+
+    def _hear(self, reader: StreamReader) -> None:
+        self.pulse.at = reader.heard_at = asyncio.get_running_loop().time()
 
     def _watch_thinking(self, written: Written) -> None:
         """Warn, once, of a server that ignores that it is to answer at once."""
@@ -375,9 +395,7 @@ class OpenAIBackend(Backend):
         fit, chat = self.lengths.fit, self._chat(request)
         prompt = answered.prompt_tokens
         if prompt is None or not plausible(prompt, chat, request.question.fields):
-            prompt = fit.estimate(characters(request.question))
-            if request.parent is not None:
-                prompt += fit.tokens(request.parent.text or "")
+            prompt = self._estimate(request)
         elif request.parent is None:
             self.lengths.learn(request.question, prompt)
             if self.remembered and not cached:

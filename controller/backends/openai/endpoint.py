@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx2
 from openai import AsyncOpenAI, DefaultAioHttpClient
+from openai.types import Model
 
 from controller.backends.base import Request
 from controller.backends.openai.prompt_lengths import FAR, Line, RunningFit, characters
@@ -29,6 +30,8 @@ Post = Callable[[str, Mapping[str, Any]], Awaitable[Any]]
 """Sends JSON to a path beside `/v1`; returns JSON or raises `UpstreamError`."""
 
 _FAR_TOKENS = 16
+_SAME_SIZE = 0.01
+"""Share by which counts of parameters of one model may differ."""
 _PATIENCE_S, _PAUSE_S = 0.25, 30.0
 _MOST_MISSES, _REMEMBERED = 3, 1024
 _KEEPALIVE_S = 30.0
@@ -67,6 +70,8 @@ class Endpoint:
         connect_timeout_s: for a connection.
         attempt_deadline_s: for an attempt from request to end, waiting in the server's queue
             included.
+        silence_s: before the first piece of a stream, while the server streams to nobody else;
+            None for as long as an attempt may take.
         idle_timeout_s: between two pieces of a stream once the first has come: a server that
             writes slowly is waited for, one that has stopped is not.
         max_retries: further requests per attempt where nothing was generated.
@@ -90,6 +95,7 @@ class Endpoint:
     trained_for: ModelSpec | None = None
     connect_timeout_s: float = 2.0
     attempt_deadline_s: float = 600.0
+    silence_s: float | None = None
     idle_timeout_s: float = 120.0
     max_retries: int = 3
     max_response_bytes: int = 8 * 2**20
@@ -104,7 +110,8 @@ class Endpoint:
     def __post_init__(self) -> None:
         if not self.base_url.startswith(("http://", "https://")):
             raise ConfigError(f"base_url: expected http:// or https://, found {self.base_url!r}")
-        check_range(self, ("connect_timeout_s", "attempt_deadline_s", "idle_timeout_s"), above=0)
+        timeouts = ("connect_timeout_s", "attempt_deadline_s", "silence_s", "idle_timeout_s")
+        check_range(self, timeouts, above=0)
         check_range(self, ("max_retries",), least=0)
 
     def client(self) -> AsyncOpenAI:
@@ -137,17 +144,21 @@ class Endpoint:
             base_url=self.base_url, api_key=self.api_key, max_retries=0, http_client=http_client
         )
 
-    def differences(self, listed: Sequence[str], short: Answered | None) -> tuple[str, ...]:
+    def differences(self, listed: Sequence[Model], short: Answered | None) -> tuple[str, ...]:
         """What differs from training, by the server's models and its answer to `SHORT`."""
         name, trained, found = self.spec.name, self.trained_for, []
-        if listed and self.names.isdisjoint(listed):
+        listed_names = [model.id for model in listed]
+        if listed and self.names.isdisjoint(listed_names):
             found.append(
-                f"{name}: the server lists {', '.join(listed[:5])}, not {self.model}; "
+                f"{name}: the server lists {', '.join(listed_names[:5])}, not {self.model}; "
                 "expected one of its names after #"
             )
         if trained is not None:
-            if trained.name not in self.names:
-                found.append(f"{name}: the controller was trained for {trained.name}")
+            if trained.name not in self.names and not self._has_size(listed, trained.parameters):
+                found.append(
+                    f"{name}: the controller was trained for {trained.name}; if this is that "
+                    f"model, call it so: {trained.name}=URL#{self.model}"
+                )
             if trained.prompt != self.spec.prompt:
                 found.append(f"{name}: training had another prompt")
         if short is None:
@@ -163,6 +174,15 @@ class Endpoint:
                     "another chat template or system prompt?"
                 )
         return tuple(found)
+
+    def _has_size(self, listed: Sequence[Model], parameters: float | None) -> bool:
+        """Whether the server tells, as llama.cpp's does, that its model has so many parameters."""
+        metas = [getattr(model, "meta", None) for model in listed if model.id in self.names]
+        told = [meta.get("n_params") for meta in metas if isinstance(meta, dict)]
+        return parameters is not None and any(
+            isinstance(count, int) and abs(count - parameters) <= _SAME_SIZE * parameters
+            for count in told
+        )
 
 
 _PACKINGS = {"identity": False, "gzip": True, "x-gzip": True, "deflate": True}

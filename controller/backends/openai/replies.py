@@ -16,9 +16,10 @@ from openai import AsyncStream, OpenAIError
 from openai._streaming import ServerSentEvent
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from controller.backends.base import Watcher
+from controller.backends.base import Request, Watcher
 from controller.backends.openai.resilience import FILTERED, UpstreamError, told_error
 from controller.backends.openai.tokens import (
+    Counted,
     clean,
     counted,
     logprobs_entries,
@@ -31,7 +32,7 @@ from controller.backends.openai.tokens import (
 from controller.process.cost import Usage
 from controller.process.types import CUT
 
-STALLED, FAILED = "stalled", "error"
+SILENT, STALLED, FAILED = "silent", "stalled", "error"
 _ENDS = {
     CUT: "length|max.*tokens|truncat|incomplete|repetition",
     FILTERED: "filter|safety|recitation|block|prohibited|spii|toxic|sensitive|guard|moderat|refus",
@@ -192,7 +193,15 @@ class Chunks(AsyncStream[ChatCompletionChunk]):
     """The chunks of a stream, and whether it has said that it is done."""
 
     done = False
+    heard: Callable[[], None] = staticmethod(lambda: None)
+    """Called with everything that comes, signs of life without a word among it."""
     _over = False
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the server sends a completion as it would without streaming."""
+        kind = self.response.headers.get("content-type", "")
+        return re.search(r"\bjson\b(?!-)", kind) is not None
 
     async def _iter_events(self) -> AsyncIterator[ServerSentEvent]:
         async for event in self._decoder.aiter_bytes(self._closed()):
@@ -202,11 +211,21 @@ class Chunks(AsyncStream[ChatCompletionChunk]):
                     yield ServerSentEvent(event=event.event, data=data)
 
     async def _closed(self) -> AsyncIterator[bytes]:
-        """The bytes with an end to the last event, which some leave open."""
+        """The bytes with an end to the last event, which some leave open.
+
+        Lines of JSON, as some send instead of events, are events, too.
+        """
+        last = b""
         async for piece in self.response.aiter_bytes():
-            yield piece
+            self.heard()
+            *lines, last = (last + piece).split(b"\n")
+            yield b"".join(map(_event_line, lines))
         self._over = True
-        yield b"\n\n"
+        yield _event_line(last) + b"\n"
+
+
+def _event_line(line: bytes) -> bytes:
+    return b"data: " + line + b"\n\n" if line.startswith(b"{") else line + b"\n"
 
 
 def _is_torn(data: str) -> bool:
@@ -239,69 +258,42 @@ class _Call:
 
 
 @dataclass
-class StreamReader:
-    """Puts the chunks of one streamed choice together."""
+class _Choice:
+    """A choice as far as a stream has told it."""
 
-    prompt_tokens: int = 0
-    on_text: Callable[[str], None] = lambda piece: None
+    on_text: Callable[[str], None] | None = None
     watcher: Watcher | None = None
     texts: list[str] = field(default_factory=list)
     calls: list[_Call] = field(default_factory=list)
     unseen: int = 0  # pieces of thoughts and calls
     thoughts: int = 0
     logprobs: list[Any] = field(default_factory=list)
-    last: Any = None
-    model: str | None = None
     finish_reason: str | None = None
-    index: object = None  # of the choice that is read: the first that comes
-    done: bool = False  # said so, with or without a reason
-    summed: bool = False  # told usage after the last piece
 
     @property
     def pieces(self) -> int:
         """Pieces written so far, each about a token."""
         return len(self.texts) + self.unseen
 
-    @property
-    def wasted(self) -> Usage:
-        """What is known to have been processed so far."""
-        return self.abandoned if self.pieces else Usage()
-
-    @property
-    def abandoned(self) -> Usage:
-        """The same of a request that is given up, whose prompt is being read if not more."""
-        return Usage(prefill_tokens=self.prompt_tokens, cancelled_tokens=self.pieces)
-
-    def add(self, chunk: object) -> None:
-        """Take one chunk, or raise an UpstreamError `bad_type`."""
-        if not isinstance(chunk, ChatCompletionChunk):
-            raise UpstreamError("bad_type", wasted=self.wasted)
-        self.model = chunk.model or self.model
-        if told_usage(chunk) or timings_of(chunk):
-            self.last = chunk
-            # Some tell it with every chunk; after the end it comes without a choice.
-            self.summed |= not chunk.choices
-        for choice in chunk.choices or ():
-            index = getattr(choice, "index", None)
-            self.index = index if self.index is None else self.index
-            if index not in (self.index, None):
-                continue
-            delta = getattr(choice, "delta", None)
-            pieces = [*filter(None, _said(delta))]
-            for said in pieces:
-                self.texts.append(said)
+    def add(self, told: Any) -> None:
+        """Take what a chunk tells of it."""
+        delta = getattr(told, "delta", None)
+        pieces = [*filter(None, _said(delta))]
+        for said in pieces:
+            self.texts.append(said)
+            if self.on_text is not None:
                 self.on_text(said)
-            thinks = bool(_thought(delta))
-            self.thoughts += thinks
-            self.unseen += thinks
-            for call in getattr(delta, "tool_calls", None) or ():
-                self._add_call(call)
-            entries = logprobs_entries(choice)
-            self.logprobs.extend(entries)
-            if self.watcher is not None:
-                for place, logprob in enumerate(plausible_logprobs(entries)):
-                    self.watcher.wrote("" if place else "".join(pieces), logprob)
-            self.finish_reason = _reason(choice) or self.finish_reason
+        thinks = bool(_thought(delta))
+        self.thoughts += thinks
+        self.unseen += thinks
+        for call in getattr(delta, "tool_calls", None) or ():
+            self._add_call(call)
+        entries = logprobs_entries(told)
+        self.logprobs.extend(entries)
+        if self.watcher is not None:
+            for place, logprob in enumerate(plausible_logprobs(entries)):
+                self.watcher.wrote("" if place else "".join(pieces), logprob)
+        self.finish_reason = _reason(told) or self.finish_reason
 
     def _add_call(self, call: Any) -> None:
         """Take a piece of a call: of the last one of its index, unless it brings another id.
@@ -323,32 +315,10 @@ class StreamReader:
         known.arguments += more if isinstance(more, str) else ""
         self.unseen += 1
 
-    async def read(self, stream: Chunks, idle_timeout_s: float) -> None:
-        """Take all chunks; once something is written, one that is late is an UpstreamError."""
-        chunks = aiter(stream)
-        while True:
-            late = min(idle_timeout_s, _AFTER_END_S) if self.finish_reason else idle_timeout_s
-            try:
-                async with within(late if self.pieces else None, STALLED, self):
-                    chunk = await anext(chunks, None)
-            except (UpstreamError, OpenAIError, httpx2.HTTPError):
-                if not self.finish_reason:
-                    raise
-                return  # everything has come but the end of the stream
-            if chunk is None:
-                self.done = stream.done
-                return
-            self.add(chunk)
-
-    def result(self) -> Answered:
-        """The whole choice, or an UpstreamError `truncated_stream` or `finish_error`."""
-        usage = counted(self.last)
-        # Some give no reason.
-        if self.finish_reason is None and not (self.pieces and (self.done or self.summed)):
-            raise UpstreamError("truncated_stream", wasted=self.wasted)
-        if self.finish_reason == FAILED:
-            raise UpstreamError("finish_error", wasted=self.wasted)
-        written = Written(
+    def written(self, usage: Counted, *, alone: bool) -> Written:
+        """The whole choice; the server's count is of it where it is alone."""
+        counts = usage if alone else usage._replace(completion=None)
+        return Written(
             text=clean("".join(self.texts)),
             calls=tuple(
                 _call(number, known.name, known.function, known.arguments)
@@ -356,16 +326,150 @@ class StreamReader:
             ),
             entries=tuple(self.logprobs),
             logprobs=plausible_logprobs(self.logprobs),
-            tokens=self.pieces if usage.completion is None else usage.completion,
-            thinking=usage.thinking(self.thoughts, self.pieces - self.thoughts),
+            tokens=self.pieces if counts.completion is None else counts.completion,
+            thinking=counts.thinking(self.thoughts, self.pieces - self.thoughts),
             finish_reason=self.finish_reason,
         )
+
+
+@dataclass
+class StreamReader:
+    """Puts the chunks of a stream together, which has a choice for each request."""
+
+    requests: Sequence[Request]
+    prompt_tokens: int = 0
+    choices: dict[int | None, _Choice] = field(default_factory=dict)
+    last: Any = None
+    model: str | None = None
+    heard_at: float = -math.inf
+    done: bool = False  # said so, with or without a reason
+    summed: bool = False  # told usage after the last piece
+
+    @property
+    def pieces(self) -> int:
+        """Pieces written so far, each about a token."""
+        return sum(choice.pieces for choice in self.choices.values())
+
+    @property
+    def ended(self) -> bool:
+        """Whether all choices have a reason to end."""
+        reasons = [choice.finish_reason for choice in self.choices.values()]
+        return len(reasons) == len(self.requests) and all(reasons)
+
+    @property
+    def wasted(self) -> Usage:
+        """What is known to have been processed so far."""
+        return self.abandoned if self.pieces else Usage()
+
+    @property
+    def abandoned(self) -> Usage:
+        """The same of a request that is given up, whose prompt is being read if not more."""
+        return Usage(prefill_tokens=self.prompt_tokens, cancelled_tokens=self.pieces)
+
+    def add(self, chunk: object) -> None:
+        """Take one chunk, or raise an UpstreamError `bad_type`."""
+        if not isinstance(chunk, ChatCompletionChunk):
+            raise UpstreamError("bad_type", wasted=self.wasted)
+        self.model = chunk.model or self.model
+        if told_usage(chunk) or timings_of(chunk):
+            self.last = chunk
+            # Some tell it with every chunk; after the end it comes without a choice.
+            self.summed |= not chunk.choices
+        for told in chunk.choices or ():
+            choice = self._choice(natural(getattr(told, "index", None)))
+            if choice is not None:
+                choice.add(told)
+
+    def _choice(self, index: int | None) -> _Choice | None:
+        """The choice of an index; None for those that nobody asked for.
+
+        A server that tells no index writes one choice.
+        """
+        if self.choices and (index is None or None in self.choices):
+            return next(iter(self.choices.values()))
+        if index not in self.choices and len(self.choices) < len(self.requests):
+            request = self.requests[len(self.choices)]
+            self.choices[index] = _Choice(request.on_text, request.watcher)
+        return self.choices.get(index)
+
+    async def read(self, stream: Chunks) -> None:
+        """Take all chunks; what comes after the reasons to end is not waited for for long."""
+        chunks = aiter(stream)
+        while True:
+            try:
+                async with within(_AFTER_END_S if self.ended else None, STALLED, self):
+                    chunk = await anext(chunks, None)
+            except (UpstreamError, OpenAIError, httpx2.HTTPError):
+                if not any(choice.finish_reason for choice in self.choices.values()):
+                    raise
+                return  # what is whole has come
+            if chunk is None:
+                self.done = stream.done
+                return
+            self.add(chunk)
+
+    def result(self) -> Answered:
+        """The whole choices, or an UpstreamError `truncated_stream` or `finish_error`."""
+        usage, ends = counted(self.last), self.done or self.summed
+        # Some give no reason.
+        whole = [c for c in self.choices.values() if c.finish_reason or (c.pieces and ends)]
+        if not whole:
+            raise UpstreamError("truncated_stream", wasted=self.wasted)
+        good = [choice for choice in whole if choice.finish_reason != FAILED]
+        if not good:
+            raise UpstreamError("finish_error", wasted=self.wasted)
+        written = [choice.written(usage, alone=len(self.choices) == 1) for choice in good]
+        if len(good) == len(self.choices) > 1 and usage.completion is not None:
+            written = _shared(written, usage.completion, alone=timings_of(self.last) is not None)
         return Answered(
-            written=(written,),
+            written=tuple(written),
             prompt_tokens=usage.prompt,
             cached_tokens=usage.cached,
             model=self.model,
+            wasted=Usage(cancelled_tokens=self.pieces - sum(c.pieces for c in good)),
         )
+
+
+@dataclass
+class Pulse:
+    """When a server was last heard of, by any of those who stream from it."""
+
+    at: float = -math.inf
+
+
+@asynccontextmanager
+async def while_heard(
+    reader: StreamReader, pulse: Pulse, silence_s: float | None, idle_s: float
+) -> AsyncIterator[None]:
+    """Raises an UpstreamError `silent` or `stalled` once a server has not been heard for so long.
+
+    Before the first piece, others that it writes to tell that it lives: a request may be queued.
+    """
+    now, limit = asyncio.get_running_loop().time, asyncio.timeout(None)
+    begun = now()
+
+    def due() -> float:
+        if reader.pieces:
+            return math.inf if reader.ended else reader.heard_at + idle_s
+        heard_at = max(begun, reader.heard_at, pulse.at)
+        return math.inf if silence_s is None else heard_at + silence_s
+
+    async def watch() -> None:
+        while (left_s := due() - now()) > 0:
+            await asyncio.sleep(min(left_s, idle_s))
+        limit.reschedule(now())
+
+    watching = asyncio.create_task(watch())
+    try:
+        async with limit:
+            yield
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        kind = STALLED if reader.pieces else SILENT
+        raise UpstreamError(kind, retryable=False, wasted=reader.abandoned) from None
+    finally:
+        watching.cancel()
 
 
 @asynccontextmanager

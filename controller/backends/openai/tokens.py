@@ -39,14 +39,17 @@ def counted(response: Any) -> Counted:
     def count(*names: str, of: Any = told) -> int:
         return next(filter(None, (natural(_of(of, name)) for name in names)), 0)
 
-    details = _of(told, "prompt_tokens_details")
+    details, written_details = (
+        next(filter(None, (_of(told, f"{name}_details") for name in names)), None)
+        for names in (_PROMPT, _COMPLETION)
+    )
     cached = count("cached_tokens", of=details) or count(*_CACHED) or count("cache_n", of=timings)
     # No prompt is empty: servers that say 0 do not count.
     prompt = count(*_PROMPT) or count("prompt_n", of=timings) + count("cache_n", of=timings)
     # Anthropic's own usage has neither what was read from its cache nor what was put there.
     created = count("cache_creation_input_tokens")
     prompt += 0 if count("prompt_tokens") else count("cache_read_input_tokens") + created
-    thought = count("reasoning_tokens", of=_of(told, "completion_tokens_details"))
+    thought = count("reasoning_tokens", of=written_details)
     counts = [natural(_of(told, name)) for name in _COMPLETION]
     counts += [natural(timings.get("predicted_n"))]
     completion = next((found for found in counts if found is not None), None)

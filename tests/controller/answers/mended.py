@@ -2,6 +2,18 @@
 """Forms that were read wrongly before the rules for them were, by hand, for people who look for faults."""
 
 NUMBER = (
+    ("Answer: five hundred and 20", "520"),
+    ("There are two thousand and 5 apples.", "2005"),
+    ("I have one hundred and 5 cats", None),
+    ("Answer: $5/$10", "0.5"),
+    ("\\boxed{\\$5/\\$10}", "0.5"),
+    ("Tickets cost $5/$10 each", None),
+    ("It isn't 12.", None),
+    ("It can't be 12.", None),
+    ("The number of sheep not sold is 12.", "12"),
+    ("It's not 12 but 15.", "15"),
+    ("12 is", None),
+    ("12 in", "12"),
     ("\\boxed{\\text{The answer is } 12}", "12"),
     ("\\boxed{\\dfrac{-3}{4}}", "-0.75"),
     ("\\boxed{\\frac{3}{-4}}", "-0.75"),
@@ -373,6 +385,12 @@ CHOICE = (
 )
 
 TEXT = (
+    ("It isn't **Rome**", None),
+    ("It's **Paris**, not **Rome**.", None),
+    ("I don't think it is **Rome**", None),
+    ("It isn't Paris but **Rome**.", "rome"),
+    ("I'm not sure, but it is **Rome**.", "rome"),
+    ('The word not used is "nus".', "nus"),
     ("It's Paris.", None),
     ('{"answer": "Paris"}', "paris"),
     ('{"answer": "Paris", "confidence": 0.9}', "paris"),
@@ -488,6 +506,12 @@ SET = (
 )
 
 AUTO = (
+    ("Answer: no, it's 12", "12"),
+    ("Answer: No, it is $12.", "12"),
+    ("Answer: no, it's B", "B"),
+    ("Answer: No, it's 12 years old.", "no"),
+    ("Answer: no, it's a dog", "no"),
+    ("12. The", "12"),
     ("Answer: (1, 2)", "1, 2"),
     ("Answer: 1>3, 2>2", "1>3, 2>2"),
     ("Answer: x > 3", "x > 3"),

@@ -74,6 +74,7 @@ def test_the_rule_that_applied_is_told():
         "hashes": "24 * 3\n#### 72",
         "stated": "The answer is 72.",
         "bare": "72 dollars",
+        "first_number": "72. Because 24 + 48",
         "last_number": "First 24 and then 48.\nSo she sold 72 clips.",
     }
     for how, text in texts.items():
@@ -85,7 +86,15 @@ def test_the_rule_that_applied_is_told():
 
 @pytest.mark.parametrize(
     ("text", "answer"),
-    [("First 2 and then 5", None), ("The sum", None), ("#### 5, as", "5"), ("5", "5")],
+    [
+        ("First 2 and then 5", None),
+        ("The sum", None),
+        ("#### 5, as", "5"),
+        ("5", "5"),
+        ("5. To see this, take 2 and", "5"),
+        ("5 apples\n\nShe had 3", "5"),
+        ("5 is", None),
+    ],
 )
 def test_the_end_of_a_text_that_was_cut_is_no_answer(text, answer):
     assert read_answer(text, None, answer_kind("auto"), cut=True) == answer

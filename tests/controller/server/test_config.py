@@ -1,5 +1,6 @@
 """Settings of a service: what an operator may choose."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,7 @@ def test_models_are_named_together_and_bodies_are_objects():
     for text in ("[]", "{", "1"):
         with pytest.raises(ConfigError, match="upstream-body: expected a JSON object"):
             Upstream(upstream_body=text)
+    for name in ("attempt_deadline", "upstream_silence_s"):
+        for value, wanted in ((0.0, "more than 0"), (math.inf, "a finite number more than 0")):
+            with pytest.raises(ConfigError, match=f"{name}: expected {wanted}, found {value:g}"):
+                Upstream(**{name: value})

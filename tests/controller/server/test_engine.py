@@ -40,8 +40,9 @@ class Recordings(ThreadedBackend):
         known = [dataclasses.replace(r, question=self.questions[r.question.text]) for r in requests]
         return await super().attempts(known)
 
-    async def verify(self, pairs):
-        return await super().verify([(self.questions[q.text], a) for q, a in pairs])
+    async def verify(self, pairs, deadline=None):
+        known = [(self.questions[q.text], a) for q, a in pairs]
+        return await super().verify(known, deadline)
 
 
 def essence(decisions):

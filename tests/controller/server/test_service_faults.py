@@ -208,6 +208,37 @@ def test_what_was_written_when_a_client_left_is_on_the_bill(serve, small, large)
     assert served.cost == served.usage["small"].prefill_tokens + 5
 
 
+def test_what_was_written_by_the_deadline_is_on_the_bill_and_told(serve, small, large):
+    """A model that writes slowly is not given up on before."""
+
+    async def write(exchange):
+        await exchange.begin_stream()
+        for _ in range(100):
+            await exchange.event("word ")
+            await asyncio.sleep(0.1)
+
+    for upstream in (small, large):
+        upstream.script(write)
+    service = serve(
+        small, large, attempt_deadline_s=20, streams=True, silence_s=0.3, idle_timeout_s=0.3
+    )
+    reply = service.ask(price=DEAR, deadline_s=1.0)
+    (served,) = service.served
+    written = served.usage["small"].cancelled_tokens
+    assert written >= 5
+    assert served.cost == served.usage["small"].prefill_tokens + written
+    assert reply.status_code == 504
+    assert f"within 1 s {written} tokens were written" in reply.json()["error"]["message"]
+    assert "--deadline-s" in reply.json()["error"]["message"]
+
+
+def test_a_model_that_is_silent_leaves_time_for_another(serve, small, large):
+    small.script(hang)
+    service = serve(small, large, attempt_deadline_s=20, streams=True, silence_s=0.3)
+    found = service.ask(price=CHEAP, deadline_s=5).json()["allot"]
+    assert (found["model"], found["unavailable"]) == ("large", ["small"])
+
+
 def test_a_question_that_came_to_its_deadline_is_on_the_bill(serve, small, large):
     small.script(hang)
     service = serve(small, large, attempt_deadline_s=20)

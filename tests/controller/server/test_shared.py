@@ -210,6 +210,24 @@ def test_the_pace_is_kept_together(checkpoint):
 
 
 @needs_store
+def test_what_is_told_again_since_the_reply_was_late_counts_once():
+    port = free_port()
+
+    class Late(Store):
+        def ask(self, *asked):
+            found, self.late = super().ask(*asked), not getattr(self, "late", False)
+            return None if self.late else found
+
+    with store(port):
+        tally = Shared(1, Late(f"redis://127.0.0.1:{port}", fails_open=False)).tally("m")
+        for spent in (7.0, 0.1, 5.0):
+            tally.add(1, spent)
+        other = together(port).tally("m")
+        other.add(2, 3.0)
+        assert other.sums() == (5, pytest.approx(15.1))
+
+
+@needs_store
 def test_room_is_for_all_and_of_those_that_live(monkeypatch):
     monkeypatch.setattr("controller.server.shared.ROOM_LASTS_S", 1.0)
     port = free_port()

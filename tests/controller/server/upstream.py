@@ -104,6 +104,7 @@ class Upstream:
         self.requests: list[Exchange] = []
         self.paths: dict[str, object] = {}
         """Bodies to reply with beside `/v1`."""
+        self.models: list[object] = []
         self.open, self.abandoned = 0, 0
         self._ready = threading.Event()
 
@@ -133,7 +134,7 @@ class Upstream:
         raw = await reader.readexactly(int(headers.get("content-length", 0)))
         exchange = Exchange(first.split()[1], headers, json.loads(raw or b"{}"), reader, writer)
         if exchange.path == "/v1/models":
-            await exchange.reply({"object": "list", "data": []})
+            await exchange.reply({"object": "list", "data": self.models})
             return
         if not exchange.path.startswith("/v1/"):
             found = self.paths.get(exchange.path)

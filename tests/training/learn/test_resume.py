@@ -37,6 +37,7 @@ def test_a_second_state_replaces_the_first(tmp_path):
         save_state(tmp_path, model, [optimizer], {"update": update})
     assert load_state(tmp_path, *made()[:1], [made()[1]])[0] == {"update": 3}
     assert len(list(tmp_path.glob("state-*.safetensors"))) == 2
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
 
 
 def test_a_curve_drops_what_lies_beyond_its_start_and_a_line_cut_short(tmp_path):

@@ -20,6 +20,11 @@ SERVER = "http://127.0.0.1:9#m"
         (["http://u:p@127.0.0.1:9#m"], {}, "without a name and password"),
         ([SERVER], {"concurrency": 0}, "concurrency: expected at least 1"),
         ([SERVER], {"attempt_deadline": 0.0}, "attempt_deadline: expected more than 0"),
+        (
+            [SERVER],
+            {"attempt_deadline": float("inf")},
+            "attempt_deadline: expected a finite number",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(models, settings, message):

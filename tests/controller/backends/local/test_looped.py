@@ -80,6 +80,15 @@ def test_depths_share_weights_and_differ_in_what_they_write(looped: LoopedForCau
     assert [looped.config.num_loops, *(t.config.num_loops for t in twins)] == [1, *DEPTHS]
 
 
+def test_depths_of_a_compiled_model_are_compiled() -> None:
+    local = load_model(LOOPED, 0, compiled=True)
+    deep = local.at_depth(2).model
+    compiled = deep._compiled_call_impl
+    assert compiled is not None
+    assert compiled is not local.model._compiled_call_impl
+    assert load_model(LOOPED, 0).at_depth(2).model._compiled_call_impl is None
+
+
 @pytest.mark.parametrize("loops", DEPTHS)
 def test_the_ledger_counts_what_pytorch_does(looped: LoopedForCausalLM, loops: int) -> None:
     deep, place = looped.at_depth(loops), ModelPlace.parse(LOOPED)

@@ -1,12 +1,13 @@
 """The segment writer on the bundled models."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from controller.answers import read_answer
+from controller.answers import answer_kind, read_answer
 from controller.backends.base import Request, run_now
 from controller.backends.local.backend import TransformersBackend, load_model
 from controller.backends.local.segments import SegmentWriter
@@ -214,3 +215,13 @@ def test_impossible_requests_say_so(writer):
     long = Question(question_id="long", text="7" * 2000)
     with pytest.raises(BackendError, match="context"):
         writer.open([(long, 0)])
+
+
+def test_the_end_of_an_attempt_that_was_cut_is_no_answer(models):
+    kind = answer_kind("number")
+    writer = SegmentWriter(models, answers=kind, max_new_tokens=12)
+    opened = writer.open([(replace(question, answers=None), 0) for question in QUESTIONS])
+    ended = writer.write(requests(opened, to_end=True))
+    cut = [p for p in ended if p.num_tokens == 12 and "\n" in p.text and "nswer" not in p.text]
+    assert any(kind.read(prefix.text) for prefix in cut)
+    assert not any(prefix.segment.answer for prefix in cut)

@@ -8,6 +8,7 @@ import socket
 import time
 import warnings
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -574,6 +575,22 @@ def test_a_judge_that_fails_is_told_of(server):
     assert (verdict.scores, verdict.failed) == ((None,), True)
 
 
+def test_a_judgement_is_paid_where_the_deadline_cuts_it_and_its_cached_tokens_are_told(server):
+    server.script(RIGHT)
+    (attempt,), _ = ask(server.url)
+
+    async def verify(backend):
+        deadline = asyncio.get_running_loop().time() + 0.2
+        return await backend.verify([(QUESTION, attempt)] * 2, deadline)
+
+    usage = {**usage_of(10, 1), "prompt_tokens_details": {"cached_tokens": 7}}
+    server.script(RIGHT, saying("Yes", usage=usage), hang)
+    settings = {"verifies": True, "attempt_deadline_s": 5, "prompt_length": (20.0, 0.25)}
+    verdict, _ = ask(server.url, after=verify, **settings)
+    assert sorted(verdict.scores, key=str) == [1.0, None]
+    assert (verdict.usage.verifier_tokens, verdict.usage.cached_tokens) == (3 + 1 + 21 + 2, 7)
+
+
 def test_streams_add_up(server):
     server.script(streamed)
     (attempt,), _ = ask(server.url, streams=True)
@@ -758,7 +775,8 @@ def test_a_start_tells_what_differs_from_training(server):
 
     server.script(completion(usage=usage_of(50, 1), logprob=None))
     said, _ = warnings(prompt_length=(10.0, 0.25), trained_for=ModelSpec(name="qwen", rung=0))
-    assert "trained for qwen" in said
+    assert "small: the controller was trained for qwen; if this is that model" in said
+    assert "qwen=URL#small" in said
     assert "no log-probabilities" in said
     assert "+36 tokens" in said
     assert warnings(wants_logprobs=False, prompt_length=(46.0, 0.25))[0] == ""
@@ -768,6 +786,103 @@ def test_a_start_tells_what_differs_from_training(server):
     assert server.requests[0].body["max_tokens"] == 1
     assert not backend.lengths.fit.known, "until attempts bear it out"
     assert backend.lengths.fit.estimate(340) == pytest.approx(115, abs=2)
+
+
+PATIENT = {"streams": True, "attempt_deadline_s": 20, "silence_s": 0.3, "idle_timeout_s": 0.3}
+
+
+async def slow_answer(exchange):
+    await exchange.begin_stream()
+    for piece in (*"slowly so ", "Answer: 7"):
+        await exchange.event(piece)
+        await asyncio.sleep(0.1)
+    await exchange.event(finish="stop")
+
+
+def test_who_writes_is_waited_for_and_who_is_silent_is_not(server):
+    server.script(slow_answer)
+    (attempt,), _ = ask(server.url, **PATIENT)
+    assert (attempt.answer, attempt.error) == ("7", None)
+    server.script(hang)
+    started = time.monotonic()
+    (attempt,), backend = ask(server.url, breaker=CircuitBreaker(failures=1), **PATIENT)
+    assert time.monotonic() - started < 1
+    assert (attempt.error, server.calls, attempt.usage.cancelled_tokens) == ("silent", 1, 0)
+    assert attempt.usage.prefill_tokens > 0
+    assert not backend.breaker.allows
+
+
+def test_who_waits_while_others_are_written_to_is_in_a_queue(server):
+    slot = asyncio.Lock()
+
+    async def one_at_a_time(exchange):
+        async with slot:
+            await slow_answer(exchange)
+
+    server.script(one_at_a_time)
+    made, _ = ask(server.url, n=2, **PATIENT)
+    assert [a.answer for a in made] == ["7", "7"]
+
+
+def test_of_a_server_that_never_streams_no_silence_is_told(server):
+    async def slow(exchange):
+        await asyncio.sleep(0.5)
+        await exchange.reply(RIGHT)
+
+    async def again(backend):
+        server.script(slow)
+        return await backend.attempts(asking())
+
+    server.script(RIGHT)
+    (attempt,), _ = ask(server.url, after=again, **PATIENT)
+    assert attempt.answer == "7"
+    assert "stream" not in server.requests[0].body
+
+
+async def several(exchange, last=2):
+    """Three choices, turn by turn; as many as told have ends."""
+
+    def choice(index, finish=None, **delta):
+        return {"choices": [{"index": index, "delta": delta, "finish_reason": finish}]}
+
+    await exchange.begin_stream()
+    for piece in ("Answer", ": "):
+        for index in range(3):
+            await exchange.delta(more=choice(index, content=piece))
+    for index in range(last + 1):
+        await exchange.delta(more=choice(index, content=str(index)))
+        await exchange.delta(more=choice(index, "stop"))
+    if last == 2:
+        await exchange.delta(more={"choices": [], "usage": usage_of(10, 9)})
+        await exchange.send(b"data: [DONE]\n\n")
+
+
+def test_several_choices_in_one_stream(server):
+    said = {i: [] for i in range(3)}
+    server.script(several)
+    requests = [replace(r, on_text=said[r.index].append) for r in asking(3)]
+    made, _ = ask(server.url, requests=requests, asks_n=True, **PATIENT)
+    assert (server.calls, server.requests[0].body["n"]) == (1, 3)
+    assert [(a.answer, a.completion_tokens) for a in made] == [("0", 3), ("1", 3), ("2", 3)]
+    assert [a.usage.prefill_tokens for a in made] == [10, 0, 0]
+    assert ["".join(pieces) for pieces in said.values()] == [f"Answer: {i}" for i in range(3)]
+
+
+def test_choices_that_a_stream_lost_are_asked_for_and_what_was_written_is_paid(server):
+    server.script(partial(several, last=1), streamed)
+    made, _ = ask(server.url, n=3, asks_n=True, **PATIENT)
+    assert [a.answer for a in made] == ["0", "1", "7"]
+    assert ([a.usage.cancelled_tokens for a in made], server.calls) == ([2, 0, 0], 2)
+
+
+@pytest.mark.parametrize(("count", "same"), [(494e6, True), (1.5e9, False), (None, False)])
+def test_a_model_of_the_size_of_training_may_have_another_name(server, count, same):
+    server.models = [{"id": "small", "meta": {"n_params": 494_032_768}}]
+    server.script(RIGHT)
+    trained = ModelSpec(name="qwen", rung=0, parameters=count)
+    found, _ = ask(server.url, after=lambda b: b.prepare(), trained_for=trained)
+    server.models = []
+    assert (found == ()) is same
 
 
 def test_tokens_of_failed_tries_are_not_forgotten(server):

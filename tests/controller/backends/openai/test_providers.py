@@ -68,6 +68,11 @@ BEGIN, END = [chunk({"content": "Answer: "}), chunk({"content": "7"})], chunk({}
 USAGE = json.dumps({"id": "c", "choices": [], "usage": usage_of(10, 3)}).encode()
 WHOLE = json.dumps(RIGHT).encode()
 
+
+async def lines_of_json(exchange):
+    await exchange.reply(b"\n".join([*BEGIN, END]), kind="application/x-ndjson")
+
+
 STREAMS = {
     "comments": stream(b": OPENROUTER PROCESSING\n\n", *BEGIN, b": ping\n\n", END),
     "no space after data": stream(*BEGIN, END, before=b"data:"),
@@ -84,6 +89,8 @@ STREAMS = {
     "no delta": stream(*BEGIN, chunk(None, "stop").replace(b'"delta": {}, ', b"")),
     "parts": stream(chunk({"content": [{"type": "text", "text": "Answer: 7"}]}), END),
     "a whole response": completion(),
+    "lines of JSON": stream(*BEGIN, END, before=b"", after=b"\n", end=b""),
+    "lines of JSON by their type": lines_of_json,
     "no empty lines": stream(*BEGIN, END, after=b"\n"),
     "an open end": stream(*BEGIN, END, end=b"data: [DONE]"),
     "a torn end": stream(*BEGIN, END, end=b'data: {"id": "x", "choices": [], "usa'),
