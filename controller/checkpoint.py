@@ -267,13 +267,10 @@ def load_any(directory: Path | str) -> AnyCheckpoint:
         )
     if value:
         known["value"] = value_readout(arrays_of(tensors, "value"), directory)
-    checkpoint = Checkpoint(policy=policy, **known, path=directory)
-    if not checkpoint.is_finished:
-        warnings.warn(
-            f"{directory}: its training has not ended; until then hand-made rules decide",
-            stacklevel=2,
-        )
-    return checkpoint
+    if not _has_ended(known["training"]):
+        note = f"{directory}: its training has not ended; until then hand-made rules decide"
+        warnings.warn(note, stacklevel=2)
+    return Checkpoint(policy=policy, **known, path=directory)
 
 
 def is_finished(directory: Path) -> bool:
