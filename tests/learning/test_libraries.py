@@ -5,11 +5,14 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import requires
 from importlib.util import find_spec
 from pathlib import Path
 
 import gymnasium
 import pytest
+from packaging.requirements import Requirement
 
 from envs.traces.importing import import_attempts
 from tests.learning.synthetic import QuestionType, SyntheticFamily
@@ -32,6 +35,21 @@ TYPES = (
     QuestionType(share=0.5, small=0.95, large=0.97),
     QuestionType(share=0.5, small=0.05, large=0.95),
 )
+
+
+def test_rllib_can_be_installed_beside_allot():
+    """It wants one version of Gymnasium, so that ours has to be among those that allot takes."""
+    project = tomllib.loads((EXAMPLES.parent / "pyproject.toml").read_text())["project"]
+    ours = map(Requirement, project["optional-dependencies"]["train"])
+    theirs = map(Requirement, requires("ray") or [])
+    (allowed,) = (line.specifier for line in ours if line.name == "gymnasium")
+    (wanted,) = (
+        specifier.version
+        for line in theirs
+        if line.name == "gymnasium" and line.marker and line.marker.evaluate({"extra": "rllib"})
+        for specifier in line.specifier
+    )
+    assert wanted in allowed
 
 
 @pytest.fixture(scope="module")
