@@ -145,8 +145,14 @@ def doubts(found: Iterable[Group]) -> Iterator[str]:
             )
 
 
-def differences(logs: Iterable[Log]) -> Iterator[str]:
+def differences(logs: Sequence[Log]) -> Iterator[str]:
     """Warnings of what logs say."""
+    steps: set[int] = set().union(*(log.steps for log in logs))
+    if len(steps) > 1:
+        yield (
+            f"{logs[0].path}: attempts of training steps {min(steps)} to {max(steps)} are taken "
+            "for those of one model"
+        )
     for log in logs:
         for doubt, count in log.doubts.items():
             yield f"{log.path}: {count} {doubt}"
@@ -168,11 +174,6 @@ def differences(logs: Iterable[Log]) -> Iterator[str]:
             yield (
                 f"{log.path}: columns {', '.join(log.unread)} mean nothing here; --map THEIRS=OURS "
                 "names what they are"
-            )
-        if len(log.steps) > 1:
-            yield (
-                f"{log.path}: attempts of training steps {min(log.steps)} to {max(log.steps)} are "
-                "taken for those of one model"
             )
 
 

@@ -611,6 +611,14 @@ def test_completions_that_trl_wrote(tmp_path, step, right):
 
 
 @QUIET
+def test_steps_that_trl_wrote_to_a_file_each_are_taken_for_one_model(tmp_path):
+    files = sorted((LOGS / "trl").glob("*.parquet"))
+    options = ImportOptions(metrics=["accuracy"], constants={"model": "small"})
+    with pytest.warns(UserWarning, match="training steps 1 to 2 are taken for those of one model"):
+        import_attempts(files, tmp_path / "traces", options=options)
+
+
+@QUIET
 def test_results_of_verifiers(tmp_path):
     (tmp_path / "metadata.json").write_text('{"model": "m", "env_id": "sums", "avg_reward": 0.5}')
     rows = [
