@@ -83,7 +83,7 @@ _SHORT = re.compile(
 )
 _ELSEWHERE = re.compile(
     rf"""(?:\b(?:antwort|lösung|ergebnis|réponse|respuesta|resposta|risposta|ответ|الإجابة|الجواب)
-      |答案|答え|正解|答|정답|उत्तर)
+      |答案|答え|正解|答|답변?|उत्तर)
     (?:\ (?:finale?|correcta|correta|exacte))?{_MARKS}\s?
     (?:(?:ist|lautet|est|es|é|è)\b(?:\ (?:de|la|le)\b)?
       |[:：=]|[是为為选選は]|[은는]|هي|(?=\ ?[-\d]))""",
@@ -92,6 +92,8 @@ _ELSEWHERE = re.compile(
 _OPENS = re.compile(
     r"(?:[*_](?=\s))?(?:[\s:`]|[=-]{3,}(?=\s*\n)|\n>\s|\*\*+\s*|__+|[*_]+(?=\s*\n))*"
 )
+_IS_BEHIND = re.compile(r"\s?(?:입니다|이다|です|である)")
+"""Languages that put "is" behind what they state."""
 _HEADS = re.compile(r"\W*(?:the |final |correct )?answer\W*", re.IGNORECASE)
 _FIELD = re.compile(r"""["'](?:final[ _]?|correct[ _]?)?answer["']\s{0,3}:\s{0,3}""", re.IGNORECASE)
 _FIELDS = re.compile(
@@ -263,6 +265,7 @@ def _following(text: str, start: int) -> str:
     markup = _OPENS.match(passage)
     plain = passage[markup.end() if markup else 0 :]
     is_new_line = "\n" in text[start - 1 : start + len(passage) - len(plain)]
+    plain = _IS_BEHIND.split(plain, maxsplit=1)[0] or plain
     plain = plain.partition("\n\n")[0] if len(plain) > _SHORT_PASSAGE else plain
     return "\n" + plain if is_new_line else plain
 
