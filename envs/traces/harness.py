@@ -91,11 +91,18 @@ def harness_attempts(record: Record, log: Log) -> Iterator[Row]:
 
 
 def _task_and_results(log: Log) -> tuple[str, Row]:
-    """The task that a log's name tells, and the `results_*.json` that was written with it."""
+    """The task that a log's name tells, and the results of the same run.
+
+    They are in `results_TIME.json`, or in `NAME_TIME.json` after `--output_path NAME.json`.
+    """
     name = _NAME.fullmatch(log.path.name)
-    if name:
-        return name["task"], log.beside(f"results_{name['time']}.json")
-    return log.path.stem.removeprefix("samples_"), {}
+    if not name:
+        return log.path.stem.removeprefix("samples_"), {}
+    if "results" not in log.beside_it:
+        named = (path.name for path in log.path.parent.glob(f"*_{name['time']}.json"))
+        results = next((n for n in sorted(named) if not n.startswith("samples_")), None)
+        log.beside_it["results"] = log.beside(results) if results else {}
+    return name["task"], log.beside_it["results"]
 
 
 def _flat(entries: Any) -> list[Any]:
@@ -354,6 +361,8 @@ def simple_attempts(record: Record, log: Log) -> Iterator[Row]:
 def program_entries(row: Row) -> Iterator[tuple[str, Row]]:
     """Solutions of EvalPlus (`*_eval_results.json`)."""
     for task, solutions in row["eval"].items():
+        if isinstance(solutions, dict):
+            raise ValueError("results of an old EvalPlus, which hold no programs")
         for number, solution in enumerate(solutions, start=1):
             yield f"{task}, solution {number}", {"task_id": task} | solution
 

@@ -128,6 +128,8 @@ class Log:
     @property
     def folder_as_model(self) -> str:
         """The same as the name of a model, where nothing else tells it; a note says so."""
+        if "model" in self.options.constants:
+            return str(self.options.constants["model"])
         self.notes["the directory's name for the model's"] += 1
         return self.folder
 

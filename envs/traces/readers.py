@@ -245,7 +245,7 @@ def rollout_attempts(record: Record, log: Log) -> Iterator[Row]:
     if row.get("error") or not row["completion"]:
         log.notes[FAILED] += 1
         return
-    # In its first year metrics were columns, and an example's number its id.
+    # In its first year metrics were columns, and `id` was that of another example.
     metrics = row.get("metrics") or row
     metric = log.metric(record, ["reward", *(metrics if log.options.metrics else ())])
     if metric == "reward":
@@ -255,7 +255,7 @@ def rollout_attempts(record: Record, log: Log) -> Iterator[Row]:
     cut = row.get("is_truncated")
     yield {
         "question": conversation(row["prompt"]),
-        "question_id": row.get("example_id", row.get("id")),
+        "question_id": row.get("example_id"),
         "dataset": row.get("task") or run.get("env_id"),
         "reference": row.get("answer"),
         "model": run.get("model"),

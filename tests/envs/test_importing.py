@@ -140,6 +140,20 @@ def test_an_incomplete_log_differs_from_what_its_harness_tells(tmp_path):
         import_attempts([file], tmp_path / "traces", options=options)
 
 
+@pytest.mark.parametrize("name", ["mine", None], ids=["named", "none"])
+@QUIET
+def test_results_may_have_a_name_of_their_own(tmp_path, name):
+    """As `--output_path mine.json` makes them; without any the model can be told by a constant."""
+    (tmp_path / harness("sums").name).write_bytes(harness("sums").read_bytes())
+    (results,) = harness("sums").parent.glob("results_*.json")
+    if name:
+        beside = tmp_path / results.name.replace("results", name)
+        beside.write_bytes(results.read_bytes())
+    options = ImportOptions(filters=["strict-match"], constants={"model": "theirs"})
+    made = import_attempts([tmp_path / harness("sums").name], tmp_path / "t", options=options)
+    assert made.groups[0].model == ("org/small-1b" if name else "theirs")
+
+
 def details(task):
     (path,) = (LOGS / "lighteval").rglob(f"details_{task}_*.parquet")
     return path
@@ -642,6 +656,22 @@ def test_results_of_verifiers(tmp_path):
 
 
 @QUIET
+def test_ids_in_the_first_year_of_verifiers_are_those_of_other_examples(tmp_path):
+    """It numbered rollouts as if those of an example followed one another."""
+    rows = [
+        {
+            "id": n // 2, "prompt": f"{n % 2} + 1?", "completion": str(n % 2 + 1),
+            "answer": str(n % 2 + 1), "task": "sums", "reward": float(n < 2),
+        }
+        for n in range(4)
+    ]  # fmt: skip
+    options = ImportOptions(constants={"model": "m"})
+    file = write(tmp_path / "results.jsonl", rows)
+    made = import_attempts([file], tmp_path / "traces", options=options)
+    assert shares(made) == {("m", "sums"): (2, 4, 0.5)}
+
+
+@QUIET
 def test_traces_that_verifiers_wrote(tmp_path):
     made = import_attempts([LOGS / "verifiers/traces.jsonl"], tmp_path / "traces")
     assert shares(made) == {("org/small", "sums"): (3, 6, 0.5)}
@@ -792,6 +822,9 @@ def test_results_that_evalplus_wrote(tmp_path, metrics, right):
     folder.mkdir()
     (folder / "eval_results.json").write_text(file.read_text().replace("fail", "success"))
     with pytest.raises(TraceFormatError, match=r"column \w+_status: expected 1.*found 'success'"):
+        import_attempts([folder / "eval_results.json"], tmp_path / "y", options=options)
+    (folder / "eval_results.json").write_text('{"hash": "", "eval": {"HumanEval/0": {"base": []}}}')
+    with pytest.raises(TraceFormatError, match="results of an old EvalPlus, which hold no program"):
         import_attempts([folder / "eval_results.json"], tmp_path / "y", options=options)
     (folder / "eval_results.json").write_text(file.read_text())
     made = import_attempts([folder / "eval_results.json"], tmp_path / "y", options=options)
