@@ -36,7 +36,7 @@ SHOWS = re.compile(r"\[(?:image|audio|video|document|file) [0-9a-f]{6}\]|<image>
 FAILED = "requests that failed, left out"
 
 REFERENCES = "--references"
-"""What stands in `Log.used` for their having been asked."""
+"""What stands in `Log.used` for their having been of use."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,8 +171,10 @@ class Log:
     def known(self, name: str, question: str | None = None) -> Row | None:
         """The row of `--references` for a question; None if there is none."""
         references = self.options.references
-        self.used.add(REFERENCES)
-        return references.get(name) or references.get(question or name)
+        found = references.get(name) or references.get(question or name)
+        if found is not None:
+            self.used.add(REFERENCES)
+        return found
 
 
 def truth(value: Any) -> bool:

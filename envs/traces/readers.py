@@ -38,12 +38,14 @@ _OF_ATTEMPTS = (
     *("attempt_id", "text", "answer", "correct", "completion_tokens", "finish_reason"),
     *("mean_logprob", "min_logprob"),
 )
+_OF_QUESTIONS = ("question", "reference", "dataset", "split", "level")
 
 
 def table_attempts(record: Record, log: Log) -> Iterator[Row]:
     """Attempts of a row of a plain table; `tokens` is short for `completion_tokens`.
 
     Where one of texts, answers and the like is a list, all are, with an entry for each attempt.
+    What a row lacks of its question is taken from `--references`.
     """
     row, options, named = dict(record.row), log.options, dict[str, str]()
     if "tokens" in row and "completion_tokens" not in row:
@@ -55,6 +57,12 @@ def table_attempts(record: Record, log: Log) -> Iterator[Row]:
             named[ours] = theirs
             row[ours] = row.pop(theirs)
             log.used.add(theirs)
+    if options.references:
+        name = str(row.get("question_id") or row.get("question"))
+        known = log.known(name, row.get("question")) or {}
+        row = {n: known.get(n) for n in _OF_QUESTIONS} | {
+            n: value for n, value in row.items() if value is not None
+        }
     lists = {name: row[name] for name in _OF_ATTEMPTS if isinstance(row.get(name), list)}
     if not lists:
         yield row
@@ -193,7 +201,7 @@ def batch_attempts(record: Record, log: Log) -> Iterator[Row]:
     for text, reason in texts:
         yield {
             "question_id": known.get("question_id") or name,
-            **{k: known.get(k) for k in ("question", "reference", "dataset", "split", "level")},
+            **{name: known.get(name) for name in _OF_QUESTIONS},
             "model": body.get("model"),
             "text": text,
             "finish_reason": reason,

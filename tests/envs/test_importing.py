@@ -267,6 +267,28 @@ def test_plain_tables(tmp_path, name):
     assert derive_config(played, traces.models()).max_escalations == 0
 
 
+@QUIET
+def test_tables_may_have_their_questions_elsewhere(tmp_path):
+    """As OpenAI's human-eval writes what came of programs."""
+    problems = [{"task_id": f"t/{n}", "prompt": f"def f{n}():", "entry_point": "f"} for n in (0, 1)]
+    rows = [
+        {"task_id": f"t/{n // 2}", "completion": f"return {n}", "result": "", "passed": n > 0}
+        for n in range(4)
+    ]
+    names = {"task_id": "question_id", "completion": "text", "passed": "correct"}
+    options = ImportOptions(
+        references=read_references(write(tmp_path / "problems.jsonl", problems)),
+        columns=names,
+        constants={"model": "m"},
+        answers="whole",
+    )
+    file = write(tmp_path / "results.jsonl", rows)
+    made = import_attempts([file], tmp_path / "traces", options=options)
+    assert shares(made) == {("m", ""): (2, 4, 0.75)}
+    questions = TraceSet.read(tmp_path / "traces").questions["question"].to_pylist()
+    assert questions == ["def f0():", "def f1():"]
+
+
 ROW = (
     '{"question": "1?\\u2028", "model": "m", "answer": "2\u2028\u0085", "correct": 1, "tokens": 3}'
 )
