@@ -99,7 +99,10 @@ class Opened:
     def process(self, kwargs: dict[str, Any]) -> Process:
         """The decision process that arguments of an environment tell, which are taken out."""
         config = kwargs.pop("config", None) or self.config
-        return replace(config, **{n: kwargs.pop(n) for n in _ADDED if n in kwargs})
+        added = {name: kwargs.pop(name) for name in _ADDED if name in kwargs}
+        return replace(
+            config, **{n: tuple(v) if isinstance(v, list) else v for n, v in added.items()}
+        )
 
     @cached_property
     def config(self) -> Process:

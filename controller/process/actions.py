@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property, partial
+from inspect import signature
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -135,6 +136,10 @@ def _has_attempts(e: Any, width: int, rung: int) -> Any:
     return e.limits.T[rung] >= e.counts.T[rung] + width
 
 
+def _both(one: Any, other: Any, e: Any, width: int, **rung: int) -> Any:
+    return one(e, width, **rung) & other(e, width, **rung)
+
+
 ACTIONS: dict[ActionKind, ActionSpec] = {
     ActionKind.STOP: ActionSpec(
         meaning="return the best answer seen; before the first attempt, give up",
@@ -185,16 +190,28 @@ OWN_ACTIONS: Registry[ActionKind] = Registry("own_actions", [*ActionKind])
 def register_action(name: str, spec: ActionSpec) -> ActionKind:
     """Add an action from outside: `EpisodeConfig(own_actions=(name,))` offers it.
 
-    Attempts that it brings are asked for, and recorded, as those of `spec.attempt`.
+    Attempts that it brings are asked for, and recorded, as those of `spec.attempt`. It is legal
+    where `spec.legal` says so and such an attempt is left.
 
     Raises:
-        ConfigError: the name is taken, or the action asks or revises without an `attempt`.
+        ConfigError: the name is taken, the action asks or revises without an `attempt`, or its
+            functions cannot be told which rung it asks.
     """
     if (spec.tier or spec.revises) and spec.attempt not in [*ActionKind]:
         raise ConfigError(
             f"{name}: expected `attempt` to be one of {[*map(str, ActionKind)]}, found "
             f"{spec.attempt}"
         )
+    for what, function in (("legal", spec.legal), ("cost", spec.cost)):
+        told = [*signature(function).parameters] if function else None
+        if spec.tier and "rung" not in (told or ()):
+            raise ConfigError(
+                f"{name}: expected a function `{what}` with a parameter `rung`, since the action "
+                f"asks a model, found parameters {told}"
+            )
+    if spec.tier or spec.revises:
+        there = _revisable if spec.revises else _has_attempts
+        spec = replace(spec, legal=partial(_both, there, spec.legal))
     kind = str.__new__(ActionKind, name)
     kind._name_, kind._value_ = name.upper(), name
     ACTIONS[OWN_ACTIONS.register(name, kind)] = spec

@@ -121,8 +121,9 @@ class EpisodeConfig:
                 f"{[arm.name for arm in self.menu if arm.verifies]}"
             )
         for name in ("own_actions", "own_features"):
-            if len(set(names := getattr(self, name))) < len(names):
-                raise ConfigError(f"{name}: expected distinct names, found {names}")
+            names = getattr(self, name)
+            if not isinstance(names, tuple) or len(set(names)) < len(names):
+                raise ConfigError(f"{name}: expected a tuple of distinct names, found {names!r}")
         ActionSet.build(self.sample_widths, self.verifies, own=self.added_actions)
         _ = self.added_features
 

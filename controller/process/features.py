@@ -163,11 +163,15 @@ def _getter(of: Any, wanted: Sequence[Any]) -> Callable[[Any], tuple[Any, ...]]:
 class FeatureTable:
     """Entry i of an observation is the feature that stands at i.
 
-    The version goes up whenever a feature comes, goes or changes; see `digest`.
+    The version goes up whenever a feature comes, goes or changes; see `digest`. The last `added`
+    ones are from outside, and checked whenever they are computed.
     """
 
-    def __init__(self, version: int, *features: Feature, seen: type[Seen] = Seen) -> None:
+    def __init__(
+        self, version: int, *features: Feature, seen: type[Seen] = Seen, added: int = 0
+    ) -> None:
         self.version, self.features, self._seen = version, features, seen
+        self._added = features[len(features) - added :]
         self.names = tuple(chain(*(feature.names for feature in features)))
         if repeated := sorted({name for name in self.names if self.names.count(name) > 1}):
             raise ConfigError(f"features: expected distinct names, found {repeated} twice")
@@ -199,7 +203,7 @@ class FeatureTable:
 
     def followed_by(self, *more: Feature) -> FeatureTable:
         """The same with further features at the end."""
-        return FeatureTable(self.version, *self.features, *more, seen=self._seen)
+        return FeatureTable(self.version, *self.features, *more, seen=self._seen, added=len(more))
 
     @cached_property
     def groups(self) -> dict[str, tuple[str, ...]]:
@@ -216,22 +220,48 @@ class FeatureTable:
     def observe(
         self, episodes: Lockstep, rows: Rows = None, out: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
-        """Observations of `rows`, (n, D) float32, or `out`, (N, D), with these in their places."""
+        """Observations of `rows`, (n, D) float32, or `out`, (N, D), with these in their places.
+
+        Raises:
+            ConfigError: a feature from outside is no finite number of each episode.
+        """
         e = episodes.looked_at(rows)
         seen = self._seen(e)
-        given = [*self._named(e), *[column(seen) for column in self._computed]]
+        computed = [column(seen) for column in self._computed]
+        if self._added:
+            self._check_shapes(dict(zip(self._computed, computed, strict=True)), seen)
+        given = [*self._named(e), *computed]
         for column in self._of_arms:
             given.extend(column(seen))
         whole = stacked(self._pick(given), np.float64)
         made = [apply(whole[rows]).ravel() for apply, rows in self._scaled]
         # Features lie side by side in memory: they are computed one after the other.
         columns = np.concatenate(made, dtype=np.float32).reshape(len(self), -1)[self._order]
+        for feature, column in zip(
+            self._added, columns[len(self) - len(self._added) :], strict=True
+        ):
+            if not np.isfinite(column).all():
+                raise ConfigError(
+                    f"feature {feature.name}: expected finite numbers, found {column} after its "
+                    f"scale, {feature.scale.text}"
+                )
         if out is None:
             observed: NDArray[np.float32] = columns.T
             return observed
         for feature, column in zip(out.T, columns, strict=True):
             feature[rows] = column
         return out
+
+    def _check_shapes(self, columns: Mapping[Column, Any], seen: Seen) -> None:
+        """Refuse columns from outside that are no number of each episode."""
+        wanted = np.shape(seen.bounded)
+        for feature in self._added:
+            for column in feature.columns:
+                if column in columns and np.shape(found := columns[column]) != wanted:
+                    raise ConfigError(
+                        f"feature {feature.name}: expected numbers of shape {wanted}, one of each "
+                        f"episode, found {found!r}"
+                    )
 
 
 OWN_FEATURES: Registry[Feature] = Registry("own_features")

@@ -1,7 +1,9 @@
 """What callers register takes part in trainings, checkpoints and decisions."""
 
 import sys
+from functools import partial
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -10,8 +12,23 @@ from controller.checkpoint import load_checkpoint
 from controller.errors import CheckpointError, ConfigError
 from controller.policy.deciders import PolicyDecider
 from controller.policy.network import NETWORKS, PolicyConfig, PolicyNetwork, register_network
-from controller.process.actions import OWN_ACTIONS
-from controller.process.features import FLAG, OWN_FEATURES, Feature, FromWording
+from controller.process.actions import (
+    OWN_ACTIONS,
+    ActionKind,
+    ActionSpec,
+    Tier,
+    attempting,
+    register_action,
+)
+from controller.process.features import (
+    FLAG,
+    LOG10,
+    OWN_FEATURES,
+    PLAIN,
+    Feature,
+    FromWording,
+    register_feature,
+)
 from controller.registry import IMPORTED
 from envs.traces.format import TraceSet
 from tests.conftest import CHECKPOINTS
@@ -95,3 +112,65 @@ def test_unknown_names_and_unfit_weights_are_refused(monkeypatch):
     register_network("norm", lambda shape, process: torch.nn.BatchNorm1d(shape.num_features))
     with pytest.raises(ConfigError, match=r"network norm: expected float32 .* found running_mean"):
         PolicyNetwork(PolicyConfig(num_features=3, num_actions=3, network="norm"))
+
+
+@pytest.fixture
+def make(few):
+    """Makes three environments with something registered, which is forgotten afterwards."""
+    yield partial(gymnasium.make_vec, "envs:allot/Compute-v0", num_envs=3, traces=str(few))
+    OWN_FEATURES.pop("odd", None)
+    OWN_ACTIONS.pop("again", None)
+
+
+@pytest.mark.parametrize(
+    ("scale", "column", "message"),
+    [
+        (PLAIN, lambda s: 1.0, r"numbers of shape \(3,\), one of each episode, found 1.0"),
+        (PLAIN, lambda s: np.zeros(7), r"numbers of shape \(3,\)"),
+        (PLAIN, lambda s: s.e.rounds * np.nan, r"finite numbers, found \[nan nan nan\]"),
+        pytest.param(
+            LOG10,
+            lambda s: s.e.rounds * 0.0,
+            r"finite numbers, found \[-inf -inf -inf\] after its scale, log10",
+            marks=pytest.mark.filterwarnings("ignore:divide by zero"),
+        ),
+        (PLAIN, FromWording(lambda text: None), "finite numbers"),
+    ],
+)
+def test_features_are_a_finite_number_of_each_episode(make, scale, column, message):
+    register_feature(Feature("odd", "own", "", scale, column, "odd"))
+    with pytest.raises(ConfigError, match=f"feature odd: expected {message}"):
+        make(own_features=["odd"]).reset(seed=0)
+
+
+def test_names_of_features_are_several():
+    with pytest.raises(ConfigError, match=r"own_features: expected a tuple of .*, found 'odd'"):
+        gymnasium.make("envs:allot/Compute-v0", own_features="odd")
+
+
+def sampling(**changes):
+    fields = {"legal": lambda e, width, rung: e.rounds >= 0, "cost": attempting} | changes
+    return ActionSpec(meaning="", tier=Tier.SMALL, attempt=ActionKind.SAMPLE, **fields)
+
+
+def test_an_action_is_legal_only_while_attempts_are_left(make):
+    register_action("again", sampling())
+    env = make(own_actions=("again",))
+    _, info = env.reset(seed=0)
+    sample = env.config.actions.names.index("SAMPLE")
+    for _ in range(40):
+        mask = info["action_mask"]
+        np.testing.assert_array_equal(mask[:, -1], mask[:, sample])
+        *_, info = env.step(np.where(mask[:, -1], mask.shape[1] - 1, 0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"legal": lambda e, width: e.rounds > 0}, "`legal` .* found parameters .'e', 'width'."),
+        ({"cost": None}, "`cost` with a parameter `rung`, .* found parameters None"),
+    ],
+)
+def test_functions_of_an_action_are_told_whom_it_asks(changes, message):
+    with pytest.raises(ConfigError, match=f"odd: expected a function {message}"):
+        register_action("odd", sampling(**changes))

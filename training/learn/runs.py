@@ -50,7 +50,7 @@ class Trained:
     hindsight; `seeds` are None of a single one.
     """
 
-    checkpoints: Mapping[Path, AnyCheckpoint]
+    checkpoints: Mapping[Path, AnyCheckpoint] = field(repr=False)
     utility: Mapping[Path, float]
     best_rule: float
     seeds: Seeds | None = None
