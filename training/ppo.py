@@ -8,6 +8,7 @@ Implementation Details of Proximal Policy Optimization", and Huang and Ontañón
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -257,12 +258,24 @@ class PPO:
             started = time.perf_counter()
             metrics = self.improve()
             self.update += 1
+            self._check(metrics)
             if report is not None:
                 per_update = self.config.steps_per_update
                 metrics["charts/SPS"] = per_update / (time.perf_counter() - started)
                 report(self.steps, metrics)
             if stop is not None and stop():
                 return
+
+    def _check(self, metrics: Any) -> None:
+        """Refuse what learns nothing any more."""
+        if not isinstance(metrics, dict):
+            raise ConfigError(f"improve: expected metrics by name, found {metrics!r}")
+        for name in ("policy_loss", "value_loss", "entropy"):
+            if not math.isfinite(found := metrics.get(f"losses/{name}", 0.0)):
+                raise ConfigError(
+                    f"update {self.update}: expected a finite {name}, found {found}; a network, a "
+                    "feature or a reward is not finite, or learning_rate is too high"
+                )
 
     def improve(self) -> dict[str, float]:
         """One update, from a fresh rollout; returns its metrics."""

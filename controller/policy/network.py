@@ -193,7 +193,7 @@ class PolicyNetwork(nn.Module):
 
     Raises:
         ConfigError: a shared network is to decide inside attempts, where actions ask no arms, or a
-            registered one has weights that a checkpoint does not keep.
+            registered one has weights that a checkpoint does not keep, or makes no logits.
     """
 
     def __init__(self, config: PolicyConfig, process: Process | None = None) -> None:
@@ -219,9 +219,26 @@ class PolicyNetwork(nn.Module):
                         f"network {config.network}: expected float32 parameters of one or two "
                         f"dimensions, found {key}, {weight.dtype} {tuple(weight.shape)}"
                     )
+            self._try_out()
         self.critic = mlp((width, *config.hidden_sizes, 1), 1.0)
         ignored = [OBSERVATION_NAMES.index(name) for name in config.ignored_features]
         self.register_buffer("_ignored", torch.tensor(ignored, dtype=torch.long), persistent=False)
+
+    @torch.no_grad()
+    def _try_out(self) -> None:
+        """Refuse a registered network that makes no finite logits of a batch."""
+        name, wanted = self.config.network, (2, self.config.num_actions)
+        mask = torch.ones(wanted, dtype=torch.bool)
+        try:
+            found = self.actor(torch.zeros(2, self.config.num_features), mask)
+            told = f"those of shape {tuple(found.shape)}"
+        except (AttributeError, RuntimeError, TypeError) as error:
+            found, told = None, str(error)
+        if found is None or found.shape != wanted or not found.isfinite().all():
+            raise ConfigError(
+                f"network {name}: expected finite logits {wanted} of observations "
+                f"{(2, self.config.num_features)} and masks {wanted}, found {told}"
+            )
 
     def log_probs(self, observation: Tensor, mask: Tensor) -> Tensor:
         """Log-probabilities (B, A), of observations (B, D) and masks (B, A).

@@ -34,6 +34,7 @@ from envs.traces.format import TraceSet
 from tests.conftest import CHECKPOINTS
 from training.learn.config import LEARNERS, PPOConfig, TrainConfig
 from training.learn.train import ControllerTraining
+from training.ppo import PPO
 
 EXAMPLES = str(CHECKPOINTS.parent / "examples")
 OWN = ("own_feature", "own_learner")
@@ -112,6 +113,47 @@ def test_unknown_names_and_unfit_weights_are_refused(monkeypatch):
     register_network("norm", lambda shape, process: torch.nn.BatchNorm1d(shape.num_features))
     with pytest.raises(ConfigError, match=r"network norm: expected float32 .* found running_mean"):
         PolicyNetwork(PolicyConfig(num_features=3, num_actions=3, network="norm"))
+
+
+class Blind(torch.nn.Linear):
+    def forward(self, seen, mask):
+        return super().forward(seen)
+
+
+class Undecided(Blind):
+    def forward(self, seen, mask):
+        return super().forward(seen, mask) * torch.nan
+
+
+@pytest.mark.parametrize(
+    ("build", "found"),
+    [
+        (lambda shape, _: torch.nn.Linear(shape.num_features, shape.num_actions), "positional"),
+        (lambda shape, _: Blind(shape.num_features + 1, shape.num_actions), "cannot be multiplied"),
+        (lambda shape, _: Blind(shape.num_features, shape.num_actions + 1), r"shape \(2, 4\)"),
+        (lambda shape, _: Undecided(shape.num_features, shape.num_actions), "those of shape"),
+    ],
+)
+def test_networks_that_make_no_logits_are_refused(monkeypatch, build, found):
+    monkeypatch.setitem(NETWORKS, "odd", None)
+    register_network("odd", build)
+    with pytest.raises(ConfigError, match=rf"network odd: expected finite logits .*{found}"):
+        PolicyNetwork(PolicyConfig(num_features=5, num_actions=3, network="odd"))
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ({"losses/entropy": float("nan")}, "update 1: expected a finite entropy, found nan"),
+        (None, "expected metrics by name, found None"),
+    ],
+)
+def test_learners_that_tell_nothing_are_refused(monkeypatch, few, tmp_path, metrics, message):
+    monkeypatch.setitem(LEARNERS, "odd", None)
+    LEARNERS.register("odd", type("Odd", (PPO,), {"improve": lambda self: metrics}))
+    config = TrainConfig(learner="odd", ppo=PPOConfig(total_steps=1024, num_envs=64))
+    with pytest.raises(ConfigError, match=message):
+        ControllerTraining(TraceSet.read(few), config, tmp_path).run()
 
 
 @pytest.fixture
