@@ -257,10 +257,11 @@ class FeatureTable:
         wanted = np.shape(seen.bounded)
         for feature in self._added:
             for column in feature.columns:
-                if column in columns and np.shape(found := columns[column]) != wanted:
+                found = np.asarray(columns.get(column, seen.bounded))
+                if found.shape != wanted or found.dtype.kind not in "biuf":
                     raise ConfigError(
                         f"feature {feature.name}: expected numbers of shape {wanted}, one of each "
-                        f"episode, found {found!r}"
+                        f"episode, found {found}"
                     )
 
 

@@ -57,7 +57,7 @@ class QuestionTable:
         """What functions tell of each question's text, (Q, F); each is read once.
 
         Raises:
-            ConfigError: the texts were not recorded.
+            ConfigError: the texts were not recorded, or a function tells no number.
         """
         if readings and self.texts is None:
             raise ConfigError(
@@ -66,7 +66,13 @@ class QuestionTable:
             )
         for read in readings:
             if read not in self._read:
-                self._read[read] = np.array([read(text) for text in self._wordings], np.float64)
+                found = [read(text) for text in self._wordings]
+                try:
+                    self._read[read] = np.array(found, np.float64).reshape(len(found))
+                except (TypeError, ValueError) as error:
+                    raise ConfigError(
+                        f"own_features: expected a number of each text, found {found[:3]}: {error}"
+                    ) from None
         columns = np.array([self._read[read] for read in readings], np.float64)
         return columns.reshape(len(readings), self.num_questions).T
 

@@ -177,12 +177,20 @@ def make(few):
             marks=pytest.mark.filterwarnings("ignore:divide by zero"),
         ),
         (PLAIN, FromWording(lambda text: None), "finite numbers"),
+        (PLAIN, lambda s: np.full(3, "2"), r"numbers of shape \(3,\)"),
     ],
 )
 def test_features_are_a_finite_number_of_each_episode(make, scale, column, message):
     register_feature(Feature("odd", "own", "", scale, column, "odd"))
     with pytest.raises(ConfigError, match=f"feature odd: expected {message}"):
         make(own_features=["odd"]).reset(seed=0)
+
+
+@pytest.mark.parametrize("read", [str, lambda text: [1, 2]])
+def test_a_wording_is_told_by_a_number(make, read):
+    register_feature(Feature("odd", "own", "", PLAIN, FromWording(read), "odd"))
+    with pytest.raises(ConfigError, match="own_features: expected a number of each text, found"):
+        make(own_features=["odd"])
 
 
 def test_names_of_features_are_several():
