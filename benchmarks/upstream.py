@@ -26,7 +26,8 @@ def completion(model: str) -> dict[str, Any]:
                 "logprobs": {"content": logprobs},
             }
         ],
-        "usage": {"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 14},
+        # As many as the bundled models' template makes of what the benchmarks ask.
+        "usage": {"prompt_tokens": 13, "completion_tokens": 4, "total_tokens": 17},
     }
 
 

@@ -245,8 +245,9 @@ class PromptLengths:
 
     def learn(self, question: Question, tokens: int) -> None:
         """What the server counted in the end; who counted otherwise is not asked again."""
-        expected = self._expected.pop(question.question_id, tokens)
-        self._misses = self._misses + 1 if abs(expected - tokens) > 1 else 0
+        expected = self._expected.pop(question.question_id, None)
+        if expected is not None:
+            self._misses = self._misses + 1 if abs(expected - tokens) > 1 else 0
         self.fit.learn(characters(question), tokens)
 
     async def count(

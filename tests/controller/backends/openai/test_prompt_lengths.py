@@ -12,6 +12,7 @@ from controller.backends.openai.prompt_lengths import (
     plausible,
 )
 from controller.backends.openai.resilience import UpstreamError
+from controller.process.types import Question
 
 
 def prompts(n, constant=30, slope=0.3, noise=2.0, seed=0):
@@ -66,6 +67,21 @@ def test_a_line_of_training_that_does_not_fit_is_doubted_then_replaced():
     assert doubted
     assert fit.known
     assert fit.estimate(200) == pytest.approx(260, abs=10)
+
+
+def test_who_counts_otherwise_than_the_server_is_not_asked_again():
+    async def refused(path, body):
+        raise UpstreamError("no_such_path", retryable=False)
+
+    async def told():
+        lengths, known = PromptLengths(refused, "small", tokenize=lambda chat: 12), []
+        for number in range(12):
+            question = Question(question_id=str(number), text="a" * number)
+            known.append((await lengths.of(question, [{"content": question.text}]))[0] == 12)
+            lengths.learn(question, 90 + number)
+        return known
+
+    assert asyncio.run(told()) == [True] * 3 + [False] * 9
 
 
 def test_questions_that_are_counted_side_by_side_find_out_together_that_nobody_counts():
