@@ -250,6 +250,26 @@ def conversation(messages: Any) -> str:
     return "\n\n".join(f"{role}: {text}" for role, text in texts)
 
 
+def said_last(messages: Any) -> str:
+    """What a model said: a text, or the last message of a chat."""
+    return messages if isinstance(messages, str) else conversation(messages[-1:])
+
+
+def opened_chat(messages: Any) -> Any:
+    """A chat that a log holds as text of JSON, as it was; anything else as it is.
+
+    >>> opened_chat('[{"role": "user", "content": "1 + 1?"}]'), opened_chat("[1] + [2]?")
+    ([{'role': 'user', 'content': '1 + 1?'}], '[1] + [2]?')
+    """
+    if not (isinstance(messages, str) and messages.startswith("[{")):
+        return messages
+    try:
+        found = json.loads(messages)
+    except ValueError:
+        return messages
+    return found if all(isinstance(m, dict) and "role" in m for m in found) else messages
+
+
 def message_text(message: Mapping[str, Any]) -> str:
     """The text of one message of a chat, in one piece or in parts.
 

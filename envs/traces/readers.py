@@ -27,7 +27,17 @@ from envs.traces.harness import (
     simple_attempts,
     simple_entries,
 )
-from envs.traces.logs import FAILED, SHOWS, Log, Row, conversation, message_text, scored
+from envs.traces.logs import (
+    FAILED,
+    SHOWS,
+    Log,
+    Row,
+    conversation,
+    message_text,
+    opened_chat,
+    said_last,
+    scored,
+)
 
 SHOWN = "attempts at questions with images or other media, which are not imported"
 
@@ -238,11 +248,10 @@ def completion_attempts(record: Record, log: Log) -> Iterator[Row]:
     numbers = [name for name, value in row.items() if isinstance(value, (int, float))]
     metric = log.metric(record, [n for n in numbers if n not in ("step", "advantage")])
     log.steps.add(row["step"])
-    completion = row["completion"]
     yield {
-        "question": conversation(row["prompt"]),
+        "question": conversation(opened_chat(row["prompt"])),
         "dataset": "trl",
-        "text": completion if isinstance(completion, str) else conversation(completion[-1:]),
+        "text": said_last(opened_chat(row["completion"])),
         "correct": scored(record, metric, row[metric]),
     }
 
@@ -258,16 +267,14 @@ def rollout_attempts(record: Record, log: Log) -> Iterator[Row]:
     metric = log.metric(record, ["reward", *(metrics if log.options.metrics else ())])
     if metric == "reward":
         log.stated = run.get("avg_reward")
-    completion, usage = row["completion"], row.get("token_usage") or {}
-    text = completion if isinstance(completion, str) else conversation(completion[-1:])
-    cut = row.get("is_truncated")
+    usage, cut = row.get("token_usage") or {}, row.get("is_truncated")
     yield {
-        "question": conversation(row["prompt"]),
+        "question": conversation(opened_chat(row["prompt"])),
         "question_id": row.get("example_id"),
         "dataset": row.get("task") or run.get("env_id"),
         "reference": row.get("answer"),
         "model": run.get("model"),
-        "text": text,
+        "text": said_last(opened_chat(row["completion"])),
         "correct": scored(record, metric, metrics.get(metric, row["reward"])),
         "prompt_tokens": usage.get("input_tokens"),
         "completion_tokens": usage.get("output_tokens"),

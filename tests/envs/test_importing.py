@@ -635,6 +635,13 @@ def test_completions_of_trl(tmp_path):
     with pytest.warns(UserWarning, match="training steps 1 to 2"):
         made = import_attempts([file], tmp_path / "traces", options=options)
     assert shares(made) == {("qwen", "trl"): (1, 3, 0.667)}
+    texts = {name: [json.dumps(chat) for chat in rows[name]] for name in ("prompt", "completion")}
+    pq.write_table(pa.table(rows | texts), file)
+    with pytest.warns(UserWarning, match="training steps 1 to 2"):
+        import_attempts([file], tmp_path / "texts", options=options)
+    opened = [TraceSet.read(tmp_path / name) for name in ("traces", "texts")]
+    assert opened[0].questions["question"] == opened[1].questions["question"]
+    assert opened[0].attempts["text"] == opened[1].attempts["text"]
 
 
 @pytest.mark.parametrize(("step", "right"), [(1, 0.25), (2, 0.75)])
