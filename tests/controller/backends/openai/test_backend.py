@@ -40,7 +40,7 @@ def asking(n=1, action=ActionKind.SAMPLE, parent=None):
 def ask(url, n=1, deadline_s=None, after=None, requests=None, **settings):
     """Attempts, and the backend that made them."""
     parts = {k: settings.pop(k) for k in ("breaker", "retries") if k in settings}
-    quick = {"attempt_deadline_s": 0.3, "connect_timeout_s": 0.3, "max_retries": 1, **settings}
+    quick = {"attempt_deadline_s": 10, "connect_timeout_s": 2, "max_retries": 1, **settings}
     backend = OpenAIBackend(endpoint(url, api_key="sk-secret", **quick), seed=0, **parts)
 
     async def run():
@@ -251,8 +251,8 @@ def test_one_fault_is_retried_and_two_are_told(server, fault):
 def test_what_a_server_has_begun_to_write_is_not_asked_for_again(server, fault):
     behaviour, settings, kind = BEGUN[fault]
     server.script(behaviour, RIGHT)
-    patient = {} if kind == "attempt_deadline" else {"attempt_deadline_s": 5}
-    (attempt,), _ = ask(server.url, **{**settings, **patient})
+    deadline = {"attempt_deadline_s": 0.3} if kind == "attempt_deadline" else {}
+    (attempt,), _ = ask(server.url, **{**settings, **deadline})
     assert (attempt.error, server.calls) == (kind, 1)
     assert "sk-secret" not in repr(attempt)
 
@@ -689,7 +689,7 @@ def test_each_choice_has_its_own_tokens(server):
 
 def test_a_failed_request_for_several_choices_is_not_asked_again_one_by_one(server):
     server.script(hang, RIGHT)
-    made, _ = ask(server.url, n=3, asks_n=True)
+    made, _ = ask(server.url, n=3, asks_n=True, attempt_deadline_s=0.3)
     assert ([a.error for a in made], server.calls) == (["attempt_deadline"] * 3, 1)
     server.script(status(400), RIGHT)
     made, _ = ask(server.url, n=3, asks_n=True)
