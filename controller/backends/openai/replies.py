@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -461,28 +461,30 @@ async def while_heard(
 
     watching = asyncio.create_task(watch())
     try:
-        async with limit:
+        async with _given_up(limit, lambda: STALLED if reader.pieces else SILENT, reader):
             yield
-    except TimeoutError:
-        if not limit.expired():
-            raise
-        kind = STALLED if reader.pieces else SILENT
-        raise UpstreamError(kind, retryable=False, wasted=reader.abandoned) from None
     finally:
         watching.cancel()
 
 
-@asynccontextmanager
-async def within(seconds: float | None, kind: str, reader: StreamReader) -> AsyncIterator[None]:
+def within(
+    seconds: float | None, kind: str, reader: StreamReader
+) -> AbstractAsyncContextManager[None]:
     """Waits no longer than that; then raises an UpstreamError with what has been written."""
-    limit = asyncio.timeout(seconds)
+    return _given_up(asyncio.timeout(seconds), lambda: kind, reader)
+
+
+@asynccontextmanager
+async def _given_up(
+    limit: asyncio.Timeout, kind: Callable[[], str], reader: StreamReader
+) -> AsyncIterator[None]:
     try:
         async with limit:
             yield
     except TimeoutError:
         if not limit.expired():
             raise
-        raise UpstreamError(kind, retryable=False, wasted=reader.abandoned) from None
+        raise UpstreamError(kind(), retryable=False, wasted=reader.abandoned) from None
 
 
 def verdict(written: Written) -> float:
