@@ -125,6 +125,7 @@ def test_a_cancelled_call_is_unwanted_and_one_that_waits_is_never_made():
         second = asyncio.create_task(threaded.attempts([request("second")]))
         await asyncio.sleep(0.05)
         second.cancel()
+        await asyncio.sleep(0.05)
         first.cancel()
         return await asyncio.gather(first, second, return_exceptions=True)
 
