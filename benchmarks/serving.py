@@ -169,10 +169,10 @@ def _answers(url: str) -> bool:
 
 
 @contextmanager
-def upstream(delay_s: float) -> Iterator[str]:
-    """A server of models that takes its time; its URL."""
+def upstream(delay_s: float, faults: int = 0) -> Iterator[str]:
+    """A server of models that takes its time, and fails once in `faults` requests; its URL."""
     port = free_port()
-    command = [sys.executable, _UPSTREAM, str(port), str(delay_s)]
+    command = [sys.executable, _UPSTREAM, str(port), str(delay_s), str(faults)]
     with _process(command, f"http://127.0.0.1:{port}/"):
         yield f"http://127.0.0.1:{port}/v1"
 

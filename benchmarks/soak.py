@@ -54,6 +54,7 @@ class Soak:
         max_in_flight: questions of all workers, fewer than clients so that some are turned away.
         tries: of a client per question.
         fails_open: escalate while the store is away.
+        faults: one in so many calls of a model fails, at once or in the middle of its answer.
     """
 
     questions: int = 10_000
@@ -63,6 +64,7 @@ class Soak:
     max_in_flight: int = 192
     tries: int = 12
     fails_open: bool = False
+    faults: int = 50
 
 
 @dataclass
@@ -77,6 +79,8 @@ class _Seen:
 def soak(controller: Path, size: Soak) -> Figures:
     """Ask, kill a worker after a quarter, the store after a half, bring that back after three.
 
+    Memory of the workers that live is compared from the first quarter to the end.
+
     Raises:
         BackendError: there is no redis-server.
     """
@@ -88,12 +92,15 @@ def soak(controller: Path, size: Soak) -> Figures:
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         log, stores = directory / "log.jsonl", [stack.enter_context(_store(port))]
-        slow = stack.enter_context(upstream(0.05))
+        slow = stack.enter_context(upstream(0.05, size.faults))
         url, service = stack.enter_context(allot(controller, slow, *options, log=log))
         moments: dict[str, float] = {}
+        early_mb: dict[int, float] = {}
 
         def kill_worker() -> None:
-            os.kill(_workers(service.pid)[0], signal.SIGKILL)
+            killed, *others = _workers(service.pid)
+            early_mb.update({worker: _resident_mb(worker) for worker in others})
+            os.kill(killed, signal.SIGKILL)
 
         def kill_store() -> None:
             stores[0].kill()
@@ -107,7 +114,7 @@ def soak(controller: Path, size: Soak) -> Figures:
         began, seen = time.time(), _Seen()
         uvloop.run(_ask_all(url, size, seen, (kill_worker, kill_store, bring_store)))
         seconds = time.time() - began
-        memory = max(_resident_mb(worker) for worker in _workers(service.pid))
+        late_mb = {worker: _resident_mb(worker) for worker in _workers(service.pid)}
         rows = [json.loads(line) for line in log.read_text().splitlines()][1:]
     return {
         "seconds": seconds,
@@ -118,7 +125,8 @@ def soak(controller: Path, size: Soak) -> Figures:
         "tries_broken": seen.tries[_BROKEN],
         "tries_turned_away": seen.tries[429],
         "tries_unexpected": sum(n for s, n in seen.tries.items() if s not in {*_AGAIN, 0, 200}),
-        "worker_mb": memory,
+        "worker_mb": max(late_mb.values()),
+        "worker_grew_mb": max(late_mb[worker] - mb for worker, mb in early_mb.items()),
         **_budgets(rows, size, seconds, moments["away"], moments["back"]),
     }
 

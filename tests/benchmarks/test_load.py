@@ -9,10 +9,10 @@ from benchmarks.load import Load, run
 from benchmarks.upstream import slow_model
 
 
-def measured(load, delay_s=0.1, status=200):
+def measured(load, delay_s=0.1, faults=0):
     async def main():
-        async with TestServer(slow_model(delay_s, status)) as server:
-            return await run(str(server.make_url("/v1/chat/completions")), {"n": 1}, load)
+        async with TestServer(slow_model(delay_s, faults)) as server:
+            return await run(str(server.make_url("/v1/chat/completions")), {"model": "small"}, load)
 
     return asyncio.run(main())
 
@@ -30,5 +30,5 @@ def test_waiting_for_a_busy_client_counts():
 
 
 def test_failures_are_no_latencies():
-    seconds = measured(Load(clients=4, rate=20, seconds=0.5), status=500)
+    seconds = measured(Load(clients=4, rate=20, seconds=0.5), faults=1)
     assert np.isnan(seconds).all()

@@ -32,7 +32,7 @@ Post = Callable[[str, Mapping[str, Any]], Awaitable[Any]]
 _FAR_TOKENS = 16
 _SAME_SIZE = 0.01
 """Share by which counts of parameters of one model may differ."""
-_PATIENCE_S, _PAUSE_S = 0.25, 30.0
+_PATIENCE_S, _PAUSE_S, _MOST_DOUBLINGS = 0.25, 30.0, 7
 _MOST_MISSES, _REMEMBERED = 3, 1024
 _KEEPALIVE_S = 30.0
 
@@ -230,7 +230,7 @@ class PromptLengths:
         self.fit = RunningFit(prior)
         self._post, self._model, self._tokenize = post, model, tokenize
         self._ways = [self._by_llama_cpp, self._by_vllm]
-        self._not_before, self._misses = 0.0, 0
+        self._not_before, self._misses, self._late = 0.0, 0, 0
         self._expected: OrderedDict[str, int] = OrderedDict()
 
     async def of(self, question: Question, chat: Sequence[Message]) -> tuple[int, bool]:
@@ -256,16 +256,21 @@ class PromptLengths:
         """Tokens of a chat by the server's template or a tokenizer; None if nobody counts."""
         if self._misses >= _MOST_MISSES:
             return None
+        asked = {"messages": list(chat), **({"tools": tools} if tools else {})}
         while self._ways and time.monotonic() >= self._not_before:
-            way = self._ways[0]
+            way, late = self._ways[0], self._late
+            if late:  # One question finds out whether the server counts in time again.
+                self._not_before = time.monotonic() + patience_s
             try:
                 async with asyncio.timeout(patience_s):
-                    return await way(
-                        {"messages": list(chat), **({"tools": tools} if tools else {})}
-                    )
+                    counted = await way(asked)
+                self._not_before, self._late = 0.0, 0
+                return counted
             except (TimeoutError, UpstreamError) as error:
                 if isinstance(error, TimeoutError) or error.retryable:
-                    self._not_before = time.monotonic() + _PAUSE_S
+                    if self._late == late:  # Once for all who asked side by side.
+                        pause_s = _PAUSE_S * 2 ** min(late, _MOST_DOUBLINGS)
+                        self._not_before, self._late = time.monotonic() + pause_s, late + 1
                     break
                 # Another question may have found out the same meanwhile.
                 self._ways = [other for other in self._ways if other != way]

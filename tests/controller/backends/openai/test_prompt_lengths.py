@@ -94,3 +94,41 @@ def test_questions_that_are_counted_side_by_side_find_out_together_that_nobody_c
         return await asyncio.gather(*(lengths.count([{"content": str(i)}]) for i in range(8)))
 
     assert asyncio.run(counted()) == [None] * 8
+
+
+def test_a_server_that_counts_late_is_tried_by_one_question_after_ever_longer_pauses(monkeypatch):
+    monkeypatch.setattr("controller.backends.openai.endpoint._PAUSE_S", 0.1)
+    asked = []
+
+    async def late(path, body):
+        asked.append(path)
+        await asyncio.sleep(30 if slow else 0)
+        return {"prompt": "", "tokens": [1, 2, 3]}
+
+    async def burst():
+        asked.clear()
+        chats = [[{"content": str(i)}] for i in range(8)]
+        found = await asyncio.gather(*(lengths.count(chat, patience_s=0.02) for chat in chats))
+        return found, len(asked)
+
+    async def told():
+        nonlocal slow
+        found = [await burst(), await burst()]
+        await asyncio.sleep(0.1)
+        found += [await burst()]
+        await asyncio.sleep(0.1)
+        found += [await burst()]
+        await asyncio.sleep(0.1)
+        slow = False
+        return [*found, await burst(), await burst()]
+
+    slow, lengths = True, PromptLengths(late, "small")
+    nobody, one, all_of_them = [None] * 8, [3] + [None] * 7, [3] * 8
+    assert asyncio.run(told()) == [
+        (nobody, 8),
+        (nobody, 0),
+        (nobody, 1),
+        (nobody, 0),
+        (one, 2),
+        (all_of_them, 16),
+    ]
