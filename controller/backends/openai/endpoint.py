@@ -34,6 +34,8 @@ _SAME_SIZE = 0.01
 """Share by which counts of parameters of one model may differ."""
 _PATIENCE_S, _PAUSE_S, _MOST_DOUBLINGS = 0.25, 30.0, 7
 _MOST_MISSES, _REMEMBERED = 3, 1024
+_SHORT_CHARS = 4096
+"""Tokenised within a millisecond, as long as handing over to a thread and back."""
 _KEEPALIVE_S = 30.0
 
 
@@ -277,6 +279,8 @@ class PromptLengths:
         # Templates of tools differ between a tokenizer and the server that parses its calls.
         if self._tokenize is None or tools or any("tool_calls" in turn for turn in chat):
             return None
+        if sum(len(str(turn.get("content"))) for turn in chat) <= _SHORT_CHARS:
+            return self._tokenize(chat)
         try:
             async with asyncio.timeout(patience_s):
                 return await asyncio.to_thread(self._tokenize, chat)
