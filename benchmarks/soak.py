@@ -131,6 +131,25 @@ def soak(controller: Path, size: Soak) -> Figures:
     }
 
 
+def by_workers(controller: Path, questions: int, counts: Sequence[int] = (1, 2, 4)) -> Figures:
+    """Questions per second of 64 clients that ask one after the other, by workers."""
+    found: Figures = {}
+    for count in counts:
+        with (
+            upstream(0.05) as slow,
+            allot(controller, slow, "--workers", str(count)) as (url, _),
+        ):
+            for number in (questions // 4, questions):  # the first warms up
+                size, seen = Soak(questions=number, clients=64, workers=count), _Seen()
+                began = time.perf_counter()
+                uvloop.run(_ask_all(url, size, seen, ()))
+            found[f"{count} workers: questions_per_s"] = size.questions / (
+                time.perf_counter() - began
+            )
+            found[f"{count} workers: lost"] = size.questions - seen.ended[200]
+    return found
+
+
 def _budgets(
     rows: Sequence[Mapping[str, Any]], size: Soak, seconds: float, away: float, back: float
 ) -> Figures:

@@ -19,7 +19,6 @@ from functools import partial
 from typing import Any
 
 from openai import APIConnectionError
-from openai.types.chat import ChatCompletion
 from opentelemetry import trace
 
 from controller.answers import UNSTATED, AnswerKind, answer_kind, reading_of
@@ -338,8 +337,7 @@ class OpenAIBackend(Backend):
         streams = self.endpoint.streams or request.on_text or request.watcher
         try:
             if not streams or self._never_streams or "stream" in self.quirks.refused:
-                response = await self._post(_PATH, cast_to=ChatCompletion, body=body)
-                return read_completion(response)
+                return read_completion(await self._post(_PATH, cast_to=object, body=body))
             body = self.quirks.suited(
                 {**body, "stream": True, "stream_options": {"include_usage": True}}
             )
@@ -348,7 +346,7 @@ class OpenAIBackend(Backend):
                 while_heard(reader, self.pulse, *limits),
                 await self._post(
                     _PATH,
-                    cast_to=ChatCompletion,
+                    cast_to=object,
                     body=body,
                     stream=True,
                     stream_cls=Chunks,
@@ -356,8 +354,7 @@ class OpenAIBackend(Backend):
             ):
                 if stream.is_whole:
                     self._never_streams = True
-                    whole = json.loads(await stream.response.aread())
-                    return read_completion(ChatCompletion.construct(**whole))
+                    return read_completion(json.loads(await stream.response.aread()))
                 stream.heard = partial(self._hear, reader)
                 await reader.read(stream)
             return reader.result()

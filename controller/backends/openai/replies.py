@@ -7,14 +7,13 @@ import json
 import math
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx2
 from openai import AsyncStream, OpenAIError
 from openai._streaming import ServerSentEvent
-from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from controller.backends.base import Request, Watcher
 from controller.backends.openai.resilience import FILTERED, UpstreamError, told_error
@@ -24,6 +23,7 @@ from controller.backends.openai.tokens import (
     counted,
     logprobs_entries,
     natural,
+    part_of,
     plausible_logprobs,
     timings_of,
     told_logprobs,
@@ -84,19 +84,19 @@ def read_completion(response: object) -> Answered:
     Raises:
         UpstreamError: bad_type, empty_choices, null_content, finish_error, or as `told_error` says.
     """
-    if not isinstance(response, ChatCompletion):
+    if not isinstance(response, dict):
         raise UpstreamError("bad_type")
-    if told := getattr(response, "error", None):
+    if told := part_of(response, "error"):
         raise told_error(told)
     usage = counted(response)
     completion = usage.completion
     wasted = Usage(prefill_tokens=usage.fresh, cancelled_tokens=completion or 0)
-    choices = response.choices if isinstance(response.choices, list) else []
-    choices = sorted(choices, key=lambda choice: natural(getattr(choice, "index", None)) or 0)
+    choices = _listed(response, "choices")
+    choices.sort(key=lambda choice: natural(part_of(choice, "index")) or 0)
     written = [
         Written(
             text=text,
-            calls=_calls(getattr(_message(choice), "tool_calls", None)),
+            calls=_calls(_listed(_message(choice), "tool_calls")),
             entries=(entries := logprobs_entries(choice)),
             logprobs=plausible_logprobs(entries),
             tokens=completion,
@@ -116,12 +116,24 @@ def read_completion(response: object) -> Answered:
         written=tuple(written),
         prompt_tokens=usage.prompt,
         cached_tokens=usage.cached,
-        model=response.model,
+        model=_name(response),
     )
 
 
+def _name(response: object) -> str | None:
+    """Of the model that answers, where a server tells one."""
+    name = part_of(response, "model")
+    return name if isinstance(name, str) and name else None
+
+
+def _listed(found: object, name: str) -> list[Any]:
+    """What is listed under a name; nothing if that is no list."""
+    listed = part_of(found, name)
+    return [*listed] if isinstance(listed, list) else []
+
+
 def _message(choice: Any) -> Any:
-    return getattr(choice, "message", None)
+    return part_of(choice, "message")
 
 
 def _text(choice: Any, written: int) -> str | None:
@@ -130,12 +142,12 @@ def _text(choice: Any, written: int) -> str | None:
     for said in _said(message):
         return clean(said)
     ended = written or _reason(choice) or _thought(message)
-    return "" if ended or getattr(message, "tool_calls", None) else None
+    return "" if ended or part_of(message, "tool_calls") else None
 
 
 def _said(message: Any) -> Iterator[str]:
     """Content and refusal of a message or a delta, where it has them; parts of text as one."""
-    for said in (getattr(message, "content", None), getattr(message, "refusal", None)):
+    for said in (part_of(message, "content"), part_of(message, "refusal")):
         if isinstance(said, list | dict):
             parts = said if isinstance(said, list) else [said]
             told = (p.get("text") if isinstance(p, dict) else p for p in parts if not _thinks(p))
@@ -149,11 +161,16 @@ def _thinks(part: object) -> bool:
     return isinstance(part, dict) and part.get("type") in ("reasoning", "thinking")
 
 
-def _calls(found: Any) -> tuple[dict[str, Any], ...]:
+def _calls(listed: Sequence[object]) -> tuple[dict[str, Any], ...]:
     """Calls of functions, by the names that OpenAI gives their parts."""
-    called = [(call, getattr(call, "function", None)) for call in found or ()][:_MOST_CALLS]
+    called = [(call, part_of(call, "function")) for call in listed][:_MOST_CALLS]
     return tuple(
-        _call(number, getattr(call, "id", None), function.name, function.arguments)
+        _call(
+            number,
+            part_of(call, "id"),
+            part_of(function, "name"),
+            part_of(function, "arguments"),
+        )
         for number, (call, function) in enumerate(called)
         if function is not None
     )
@@ -174,7 +191,7 @@ def _json(arguments: object) -> object:
 def _thought(message: Any) -> str:
     """Reasoning before the answer, under either name that servers give it."""
     for name in ("reasoning_content", "reasoning"):
-        value = getattr(message, name, None)
+        value = part_of(message, name)
         if isinstance(value, str) and value:
             return value
     return ""
@@ -182,14 +199,14 @@ def _thought(message: Any) -> str:
 
 def _reason(choice: Any) -> str | None:
     """Why a choice ended, in OpenAI's words where one of them is meant."""
-    reason = getattr(choice, "finish_reason", None)
+    reason = part_of(choice, "finish_reason")
     if not isinstance(reason, str) or not reason:
         return None
     meant = (ours for ours, words in _ENDS.items() if re.search(words, reason, re.IGNORECASE))
     return next(meant, reason[:_LONGEST_REASON])
 
 
-class Chunks(AsyncStream[ChatCompletionChunk]):
+class Chunks(AsyncStream[object]):
     """The chunks of a stream, and whether it has said that it is done."""
 
     done = False
@@ -277,7 +294,7 @@ class _Choice:
 
     def add(self, told: Any) -> None:
         """Take what a chunk tells of it."""
-        delta = getattr(told, "delta", None)
+        delta = part_of(told, "delta")
         pieces = [*filter(None, _said(delta))]
         for said in pieces:
             self.texts.append(said)
@@ -286,7 +303,7 @@ class _Choice:
         thinks = bool(_thought(delta))
         self.thoughts += thinks
         self.unseen += thinks
-        for call in getattr(delta, "tool_calls", None) or ():
+        for call in _listed(delta, "tool_calls"):
             self._add_call(call)
         entries = logprobs_entries(told)
         self.logprobs.extend(entries)
@@ -300,7 +317,7 @@ class _Choice:
 
         Gemini's servers tell no index, or the same one for all calls.
         """
-        index, name = getattr(call, "index", None), getattr(call, "id", None) or None
+        index, name = part_of(call, "index"), part_of(call, "id") or None
         same = (known for known in reversed(self.calls) if index in (known.index, None))
         known = next(same, None)
         if known is None or (name and known.name and name != known.name):
@@ -309,9 +326,9 @@ class _Choice:
             known = _Call(index)
             self.calls.append(known)
         known.name = known.name or name
-        said = getattr(call, "function", None)
-        known.function = known.function or getattr(said, "name", None)
-        more = _json(getattr(said, "arguments", None))
+        said = part_of(call, "function")
+        known.function = known.function or part_of(said, "name")
+        more = _json(part_of(said, "arguments"))
         known.arguments += more if isinstance(more, str) else ""
         self.unseen += 1
 
@@ -368,15 +385,16 @@ class StreamReader:
 
     def add(self, chunk: object) -> None:
         """Take one chunk, or raise an UpstreamError `bad_type`."""
-        if not isinstance(chunk, ChatCompletionChunk):
+        if not isinstance(chunk, dict):
             raise UpstreamError("bad_type", wasted=self.wasted)
-        self.model = chunk.model or self.model
+        self.model = _name(chunk) or self.model
+        choices = _listed(chunk, "choices")
         if told_usage(chunk) or timings_of(chunk):
             self.last = chunk
             # Some tell it with every chunk; after the end it comes without a choice.
-            self.summed |= not chunk.choices
-        for told in chunk.choices or ():
-            choice = self._choice(natural(getattr(told, "index", None)))
+            self.summed |= not choices
+        for told in choices:
+            choice = self._choice(natural(part_of(told, "index")))
             if choice is not None:
                 choice.add(told)
 
@@ -397,7 +415,7 @@ class StreamReader:
         chunks = aiter(stream)
         while True:
             try:
-                async with within(_AFTER_END_S if self.ended else None, STALLED, self):
+                async with within(_AFTER_END_S, STALLED, self) if self.ended else nullcontext():
                     chunk = await anext(chunks, None)
             except (UpstreamError, OpenAIError, httpx2.HTTPError):
                 if not any(choice.finish_reason for choice in self.choices.values()):

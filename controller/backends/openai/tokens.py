@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 _PROMPT, _COMPLETION = ("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens")
@@ -37,10 +36,10 @@ def counted(response: Any) -> Counted:
     told, timings = told_usage(response), timings_of(response) or {}
 
     def count(*names: str, of: Any = told) -> int:
-        return next(filter(None, (natural(_of(of, name)) for name in names)), 0)
+        return next(filter(None, (natural(part_of(of, name)) for name in names)), 0)
 
     details, written_details = (
-        next(filter(None, (_of(told, f"{name}_details") for name in names)), None)
+        next(filter(None, (part_of(told, f"{name}_details") for name in names)), None)
         for names in (_PROMPT, _COMPLETION)
     )
     cached = count("cached_tokens", of=details) or count(*_CACHED) or count("cache_n", of=timings)
@@ -50,7 +49,7 @@ def counted(response: Any) -> Counted:
     created = count("cache_creation_input_tokens")
     prompt += 0 if count("prompt_tokens") else count("cache_read_input_tokens") + created
     thought = count("reasoning_tokens", of=written_details)
-    counts = [natural(_of(told, name)) for name in _COMPLETION]
+    counts = [natural(part_of(told, name)) for name in _COMPLETION]
     counts += [natural(timings.get("predicted_n"))]
     completion = next((found for found in counts if found is not None), None)
     if completion is not None and prompt:
@@ -66,16 +65,17 @@ def counted(response: Any) -> Counted:
 
 def told_usage(response: Any) -> Any:
     """Where a response tells what was used; Groq's streams have a place of their own."""
-    return getattr(response, "usage", None) or _of(getattr(response, "x_groq", None), "usage")
+    return part_of(response, "usage") or part_of(part_of(response, "x_groq"), "usage")
 
 
-def _of(found: Any, name: str) -> Any:
-    return found.get(name) if isinstance(found, dict) else getattr(found, name, None)
+def part_of(found: object, name: str) -> Any:
+    """What JSON holds under a name; None if it is no object, or holds nothing there."""
+    return found.get(name) if isinstance(found, dict) else None
 
 
 def timings_of(response: Any) -> dict[str, Any] | None:
     """What llama.cpp's server adds; its usage counts the first of several choices alone."""
-    timings = getattr(response, "timings", None)
+    timings = part_of(response, "timings")
     return timings if isinstance(timings, dict) else None
 
 
@@ -94,27 +94,27 @@ MOST_ALTERNATIVES = 20
 
 def logprobs_entries(choice: Any) -> tuple[Any, ...]:
     """What a choice tells of each of its tokens, as OpenAI has it; nothing if it does not."""
-    found = getattr(choice, "logprobs", None)
-    content, values = (getattr(found, name, None) for name in ("content", "token_logprobs"))
+    found = part_of(choice, "logprobs")
+    content, values = (part_of(found, name) for name in ("content", "token_logprobs"))
     if isinstance(content, list):
         return tuple(content)
     # Together has two lists, as the older completions have.
-    tokens = getattr(found, "tokens", None)
+    tokens = part_of(found, "tokens")
     if not isinstance(tokens, list) or not isinstance(values, list):
         return ()
-    return tuple(SimpleNamespace(token=t, logprob=v) for t, v in zip(tokens, values, strict=False))
+    return tuple({"token": t, "logprob": v} for t, v in zip(tokens, values, strict=False))
 
 
 def plausible_logprobs(entries: Iterable[Any]) -> tuple[float, ...]:
     """Log-probabilities that entries tell, if all of them are such, and nothing otherwise.
 
-    >>> told = [SimpleNamespace(logprob=value) for value in (-0.5, 0.0, float("nan"))]
+    >>> told = [{"logprob": value} for value in (-0.5, 0.0, float("nan"))]
     >>> plausible_logprobs(told[:2]), plausible_logprobs(told)
     ((-0.5, 0.0), ())
     """
     found = []
     for entry in entries:
-        value = getattr(entry, "logprob", None)
+        value = part_of(entry, "logprob")
         if isinstance(value, bool) or not isinstance(value, int | float):
             return ()
         if not math.isfinite(value) or value > _ROUNDING:
@@ -132,7 +132,7 @@ def told_logprobs(entries: Sequence[Any]) -> tuple[dict[str, Any], ...]:
 
 
 def _alternatives(entry: Any) -> list[dict[str, Any]]:
-    found = getattr(entry, "top_logprobs", None)
+    found = part_of(entry, "top_logprobs")
     found = found[:MOST_ALTERNATIVES] if isinstance(found, list) else []
     return [
         _token(other, value) for other, value in zip(found, plausible_logprobs(found), strict=False)
@@ -140,7 +140,7 @@ def _alternatives(entry: Any) -> list[dict[str, Any]]:
 
 
 def _token(entry: Any, logprob: float) -> dict[str, Any]:
-    token = getattr(entry, "token", None)
+    token = part_of(entry, "token")
     text = clean(token) if isinstance(token, str) else ""
     return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
 
