@@ -215,7 +215,7 @@ def _evaluated(
     return save_evaluation(
         out,
         about,
-        summarise(comparison, test.questions),
+        summarise(comparison, test.questions, first.config.cost.dollars),
         checkpoint=first,
         recorded=test,
         played=comparison.played[CONTROLLER],

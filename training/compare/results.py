@@ -188,6 +188,7 @@ class Results:
         by_accuracy: the controller over each kind of rule, up to what the controller reaches.
         chosen: the rule that did best at each price on the questions that rules are tuned on.
         steps: from the best fixed plan to the controller; empty where no rule reads prompts.
+        dollars: that a unit of cost is; None where costs are FLOPs.
     """
 
     num_questions: int
@@ -206,6 +207,11 @@ class Results:
     by_accuracy: tuple[EqualAccuracy, ...] = ()
     chosen: tuple[str, ...] = ()
     steps: tuple[LeadPart, ...] = ()
+    dollars: float | None = None
+
+    def cost_text(self, cost: float) -> str:
+        """A cost in dollars where it is counted in these, else in small-model tokens."""
+        return f"{cost:.0f}" if self.dollars is None else f"${cost * self.dollars:.2g}"
 
     @property
     def controller(self) -> tuple[Point, ...]:

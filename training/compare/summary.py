@@ -71,8 +71,10 @@ def count_distinct(questions: Sequence[Question]) -> int:
     return len({asked(question) for question in questions})
 
 
-def summarise(comparison: Comparison, questions: Sequence[Question]) -> Results:
-    """All figures of a comparison on some questions."""
+def summarise(
+    comparison: Comparison, questions: Sequence[Question], dollars: float | None = None
+) -> Results:
+    """All figures of a comparison on some questions; a unit of cost may be so many dollars."""
     bootstrap = Bootstrap(len(comparison.levels))
     played, prices = comparison.played, comparison.prices
     return Results(
@@ -101,6 +103,7 @@ def summarise(comparison: Comparison, questions: Sequence[Question]) -> Results:
         by_accuracy=by_accuracy(comparison, bootstrap.weights),
         chosen=_chosen(comparison, tuple(comparison.expected)),
         steps=tuple(_steps(comparison, bootstrap)),
+        dollars=dollars,
     )
 
 

@@ -44,7 +44,7 @@ function drawEpisode() {
     verdict(correct, answer),
     ...(answer === null ? [] : [": ", make("bdi", {}, answer)]),
     ...(correct || question.reference === null ? [] : [" – the reference is ", make("bdi", {}, question.reference)]),
-    `. Cost ${count(cost)} × price ${priceText(data.prices[state.price])} = ${fixed(cost * data.prices[state.price])}.`,
+    `. Cost ${costText(cost)} × price ${priceText(data.prices[state.price])} = ${fixed(cost * data.prices[state.price])}.`,
   );
   byId("steps").replaceChildren(
     ...decisions.map(({ action }, i) => {
@@ -102,7 +102,7 @@ function probabilities(decision) {
 function facts(decisions, at) {
   const { cost, value, leader } = decisions[at];
   const rows = [
-    ["cost so far", `${count(cost)} small-model tokens`],
+    ["cost so far", data.dollars ? costText(cost) : `${count(cost)} small-model tokens`],
     ["expected return", `${fixed(value)} from here on`],
     [segmented() ? "answer if it stops" : "leading answer", leader === null ? "none yet" : make("bdi", {}, leader)],
   ];
@@ -177,7 +177,7 @@ function drawStrip() {
       make("th", { scope: "row" }, button),
       make("td", {}, ...decisions.map(({ action }) => chip(action))),
       make("td", {}, mark(correct, answer), ...(answer === null ? [] : [" ", make("bdi", {}, answer)])),
-      make("td", {}, count(cost)),
+      make("td", {}, costText(cost)),
     );
   });
   const focused = byId("strip").contains(document.activeElement);

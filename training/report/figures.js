@@ -64,7 +64,7 @@ function hoverText(policy, p) {
     ...(setting ? [escaped(setting)] : []),
     `price ${priceText(data.prices[p])}`,
     `accuracy ${percent(policy.accuracy[p][0])}  (${between(policy.accuracy[p], percent)})`,
-    `cost ${count(policy.cost[p][0])}  (${between(policy.cost[p], count)})`,
+    `cost ${costText(policy.cost[p][0])}  (${between(policy.cost[p], costText)})`,
     `utility ${fixed(policy.utility[p][0])}`,
   ].join("<br>");
 }
@@ -171,6 +171,8 @@ function equalUtility(low, high) {
 /** Title and ticks of the log axis: at 1, 2 and 5 of every decade where there is room. */
 function computeAxis(low, high) {
   const narrow = isNarrow();
+  const unit = data.dollars ? "dollars" : "small-model tokens";
+  const of = narrow ? "" : " per question";
   const decades = Array.from({ length: 24 }, (_, i) => 10 ** (i - 6));
   const steps = narrow ? [1, 5] : [1, 2, 5];
   const inside = decades
@@ -179,9 +181,9 @@ function computeAxis(low, high) {
   return {
     type: "log",
     range: [Math.log10(low), Math.log10(high)],
-    title: { text: `${narrow ? "compute" : "compute per question"} (small-model tokens)`, standoff: 8 },
+    title: { text: `${data.dollars ? "cost" : "compute"}${of} (${unit})`, standoff: 8 },
     tickvals: inside,
-    ticktext: inside.map((value) => (value < 1 ? String(value) : count(value))),
+    ticktext: inside.map((value) => (data.dollars ? costText(value) : value < 1 ? String(value) : count(value))),
     tickangle: 0,
   };
 }
@@ -247,7 +249,7 @@ const givenUp = (group) => group.given_up[state.price] >= 0.005;
 
 function groupNote(group) {
   const right = `${percent(group.accuracy[state.price], 0)} right`;
-  const cost = `cost ${count(group.cost[state.price])}`;
+  const cost = `cost ${costText(group.cost[state.price])}`;
   if (!givenUp(group)) return `${right}<br>${cost}`;
   return `${right}, ${cost}<br>gave up ${percent(group.given_up[state.price], 0)}`;
 }

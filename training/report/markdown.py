@@ -79,7 +79,13 @@ def price_rows(results: Results) -> Iterator[tuple[str, ...]]:
     """By price accuracy, cost and utility of the controller, and the rule that it leads least."""
     for i, p in enumerate(results.controller):
         name, lead = results.closest_rule(i)
-        told = f"{p.price:.1e}", f"{p.accuracy:.1%}", f"{p.cost:.0f}", f"{p.utility:.3f}", name
+        told = (
+            f"{p.price:.1e}",
+            f"{p.accuracy:.1%}",
+            results.cost_text(p.cost),
+            f"{p.utility:.3f}",
+            name,
+        )
         yield *told, f"{lead.lead:+.3f}", _span(lead.interval, "+.3f")
 
 
@@ -103,7 +109,7 @@ def frontier_rows(results: Results, most: int) -> Iterator[tuple[str, ...]]:
     for i in sorted({round(i) for i in np.linspace(0, len(results.prices) - 1, most)}):
         name, lead = results.closest_rule(i)
         ours, theirs = (
-            (f"{p.accuracy:.1%}", f"{p.cost:.0f}")
+            (f"{p.accuracy:.1%}", results.cost_text(p.cost))
             for p in (results.controller[i], results.policies[name][i])
         )
         yield f"{results.prices[i]:.1e}", *ours, name, *theirs, f"{lead.lead:+.3f}"

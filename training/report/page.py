@@ -73,7 +73,9 @@ def _aligned(run: Run, first: Run) -> Run:
     same_prices = len(run.prices) == len(first.prices) and np.allclose(
         run.prices, first.prices, rtol=_SAME_PRICE, atol=0
     )
-    if not len(shared) == len(place) == len(first.question_ids) or not same_prices:
+    same_unit = run.evaluation.results.dollars == first.evaluation.results.dollars
+    same = len(shared) == len(place) == len(first.question_ids)
+    if not (same and same_prices and same_unit):
         raise EvaluationError(
             f"{run.path}: expected {_scope(first)} of {first.path}, found {_scope(run)}, "
             f"{len(shared)} of these questions among them; {_again(run, first)}"
@@ -85,7 +87,9 @@ def _aligned(run: Run, first: Run) -> Run:
 def _scope(run: Run) -> str:
     prices, count = run.prices, len(run.question_ids)
     ends = f"{prices[0]:.4g} to {prices[-1]:.4g}"
-    return f"the {count} test questions and {len(prices)} prices ({ends})"
+    dollars = run.evaluation.results.dollars
+    unit = "tokens" if dollars is None else f"${1e6 * dollars:.3g} a million"
+    return f"the {count} test questions and {len(prices)} prices ({ends}; costs in {unit})"
 
 
 def _again(run: Run, first: Run) -> str:
@@ -117,6 +121,7 @@ def report_data(runs: Sequence[Run], num_questions: int) -> dict[str, Any]:
     first = runs[0]
     return {
         "prices": first.prices,
+        "dollars": first.evaluation.results.dollars,
         "num_questions": len(first.question_ids),
         "policies": _policies(runs),
         "runs": [_run(run) for run in runs],

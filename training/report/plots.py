@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,10 @@ _OTHERS = ("#b03a8c", "#c2187a", "#d4720b")
 _INK, _MUTED = "#1b1c1e", "#5d6066"
 STYLE = Path(__file__).with_name("pictures.mplstyle")
 """Settings of matplotlib for all pictures."""
-_WORTH = "what a right answer is worth (small-model tokens)"
+_TOKENS = "small-model tokens"
+_WORTH = "what a right answer is worth ({})"
+_MANY = 1000
+"""Questions whose cost is told in dollars: one costs little."""
 
 _SHOWN = (2, 6, 10)
 """Which of the prices have a map: low, middle, high."""
@@ -64,27 +68,34 @@ _WIDE, _LARGEST, _SMALLEST = 230.0, 22.0, 0.08
 def plot_frontier(results: Results, path: Path) -> None:
     """Accuracy against compute, and below the paired lead over the best rule at each price."""
     size, ratios = (5.2, 6.4), (3, 1.1)
+    unit = 1.0 if results.dollars is None else results.dollars * _MANY
+    policies = {
+        name: [replace(point, cost=point.cost * unit) for point in points]
+        for name, points in results.policies.items()
+    }
     figure, (above, below) = plt.subplots(2, 1, figsize=size, height_ratios=ratios)
     for family, names in _families(results).items():
         title, colour = _FAMILIES[family]
         label = f"{title} ({len(names)})" if len(names) > 1 else title
-        _plot_mixtures(above, [p for name in names for p in results.policies[name]], colour, label)
+        _plot_mixtures(above, [p for name in names for p in policies[name]], colour, label)
     for name, marker in zip(GREEDY, "ph", strict=True):
         if name in results.policies:
-            point = results.policies[name][0]
+            point = policies[name][0]
             above.plot(point.cost, point.accuracy, marker, color=_MUTED, ms=8, label=name)
     for name, colour in zip(results.others, cycle(_OTHERS), strict=False):
-        _plot_controller(above, results.policies[name], colour, name)
-    _plot_controller(above, results.controller, _INK, CONTROLLER)
-    above.set(xlabel="mean compute per question (small-model tokens)", ylabel="accuracy")
+        _plot_controller(above, policies[name], colour, name)
+    _plot_controller(above, policies[CONTROLLER], _INK, CONTROLLER)
+    axis = f"mean compute per question ({_TOKENS})"
+    axis = axis if results.dollars is None else f"mean cost of {_MANY:,} questions (dollars)"
+    above.set(xlabel=axis, ylabel="accuracy")
     least = min(p.accuracy for points in results.policies.values() for p in points if p.cost > 0)
     above.set_ylim(bottom=least - 0.02)
     above.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     above.set_title(f"{results.num_questions:,} held-out questions")
     _log_axis(above)
     closest = [results.closest_rule(i)[1] for i in range(len(results.prices))]
-    _plot_lead(below, closest, 1, _INK, "o-", lw=1.5, ms=4)
-    below.set(xlabel=_WORTH, ylabel="utility, points")
+    _plot_lead(below, closest, results.dollars, 1, _INK, "o-", lw=1.5, ms=4)
+    below.set(ylabel="utility, points")
     below.set_title("Ahead of the best rule, paired 95%")
     title = "the best of (so many) rules, mixtures included"
     figure.legend(loc="outside lower center", ncols=2, title=title)
@@ -132,14 +143,20 @@ def _plot_controller(axes: Axes, policy: Sequence[Point], colour: str, label: st
 
 
 def _plot_lead(
-    axes: Axes, leads: Sequence[Lead], sign: int, colour: str, style: str, **more: Any
+    axes: Axes,
+    leads: Sequence[Lead],
+    dollars: float | None,
+    sign: int,
+    colour: str,
+    style: str,
+    **more: Any,
 ) -> None:
     """Leads, or with a sign of -1 what is behind, in points against 1 / price."""
     lead, *ends = sign * 100 * np.array([entry.measured for entry in leads]).T  # (P,) each
     low, high = np.sort(ends, axis=0)
     axes.axhline(0, color=_INK, lw=1)
     axes.errorbar(
-        [1 / entry.price for entry in leads],
+        [(dollars or 1) / entry.price for entry in leads],
         lead,
         (lead - low, high - lead),
         fmt=style,
@@ -147,6 +164,7 @@ def _plot_lead(
         elinewidth=1.2,
         **more,
     )
+    axes.set_xlabel(_WORTH.format(_TOKENS if dollars is None else "dollars"))
     _log_axis(axes)
 
 
@@ -183,9 +201,10 @@ def plot_utility(results: Results, path: Path) -> None:
         title, colour = _FAMILIES[family]
         known = [results.lead[name] for name in names if name in results.lead]
         closest = [min(row, key=lambda entry: entry.lead) for row in zip(*known, strict=True)]
-        _plot_lead(axes, closest, -1, colour, "osD^vPX"[place] + "-", lw=1.5, ms=4, label=title)
+        style = "osD^vPX"[place] + "-"
+        _plot_lead(axes, closest, results.dollars, -1, colour, style, lw=1.5, ms=4, label=title)
         highest = max(highest, *(-100 * entry.interval[0] for entry in closest))
-    axes.set(xlabel=_WORTH, ylabel="utility less the controller's, points")
+    axes.set(ylabel="utility less the controller's, points")
     axes.set_ylim(-25, highest)
     axes.set_title("The best rule of each kind, paired 95%")
     figure.legend(loc="outside lower center", ncols=2)

@@ -16,7 +16,7 @@ function policyRow(policy, rank) {
     make("th", { scope: "row" }, swatch, name, badge, setting),
     make("td", {}, ...interval(policy.utility[p], fixed)),
     make("td", {}, ...interval(policy.accuracy[p], percent)),
-    make("td", {}, ...interval(policy.cost[p], count)),
+    make("td", {}, ...interval(policy.cost[p], costText)),
     make("td", { class: "wide" }, fixed(policy.rounds[p], 2)),
     make("td", { class: "wide" }, ...lead),
   );
@@ -51,7 +51,7 @@ function sayPrice() {
       "span",
       {},
       `${name}: ${percent(controller.accuracy[state.price][0])} right, ` +
-        `cost ${count(controller.cost[state.price][0])}, rank ${rank} of ${rivals}`,
+        `cost ${costText(controller.cost[state.price][0])}, rank ${rank} of ${rivals}`,
     ),
   );
 }

@@ -3,6 +3,9 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
+
+import pytest
 
 from envs.pictures import ACTION_COLOURS
 from tests.training.compare.test_results import point, results
@@ -23,6 +26,24 @@ def test_pictures_are_drawn_of_any_results(tmp_path):
     plot_utility(results(), tmp_path / "utility.png")
     plot_actions({1e-3: {"STOP": 0.5, "SAMPLE(4)": 0.5, "VERIFY": 0.0}}, tmp_path / "actions.png")
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in tmp_path.iterdir())
+
+
+def test_costs_in_dollars_are_told_as_such(tmp_path):
+    counted = replace(results(), dollars=3e-7)
+    assert [counted.cost_text(cost) for cost in (747, 18_670.8)] == ["$0.00022", "$0.0056"]
+    assert results().cost_text(747.4) == "747"
+    with patch("training.report.plots.save_figure") as saved:
+        plot_frontier(counted, tmp_path / "frontier.png")
+        plot_frontier(results(), tmp_path / "frontier.png")
+    (dollars, tokens) = (call.args[0].axes for call in saved.call_args_list)
+    assert dollars[0].get_xlabel() == "mean cost of 1,000 questions (dollars)"
+    assert dollars[1].get_xlabel() == "what a right answer is worth (dollars)"
+    assert tokens[0].get_xlabel() == "mean compute per question (small-model tokens)"
+    shown, plain = (
+        {line.get_label(): line.get_xdata()[0] for line in axes[0].lines}["controller"]
+        for axes in (dollars, tokens)
+    )
+    assert shown == pytest.approx(plain * 3e-7 * 1000)
 
 
 def test_an_action_has_one_colour_in_pictures_report_and_playground():
