@@ -98,8 +98,35 @@ class Other:
     checkpoints: Sequence[AnyCheckpoint]
     table: AnyTable
 
-    def play(self, question_ids: Sequence[str], price: float, repeats: int) -> Played:
-        """How they do at these questions, in this order.
+    def unit(self, first: AnyCheckpoint) -> float:
+        """What their unit of cost is in that of another controller.
+
+        Raises:
+            ConfigError: one counts dollars, the other FLOPs, or a size is unknown.
+        """
+        ours, theirs = (c.config.cost.dollars for c in (first, self.checkpoints[0]))
+        if ours is not None and theirs is not None:
+            return float(theirs / ours)
+        (own, *_), (other, *_) = first.models, self.checkpoints[0].models
+        if ours is None and theirs is None:
+            if own.name == other.name:
+                return 1.0
+            if own.parameters and other.parameters:
+                return other.parameters / own.parameters
+        found = [
+            "dollars" if dollars is not None else f"tokens of {model.name}"
+            for dollars, model in ((ours, own), (theirs, other))
+        ]
+        raise ConfigError(
+            "beside: expected costs of one currency, dollars or operations of models whose sizes "
+            f"are known, found {found[0]} and {found[1]}; train both with the same --unit, or say "
+            "`parameters` in trace.json"
+        )
+
+    def play(
+        self, question_ids: Sequence[str], price: float, repeats: int, unit: float = 1.0
+    ) -> Played:
+        """How they do at these questions, in this order; price and costs are in others' unit.
 
         Raises:
             ConfigError: some were not recorded.
@@ -113,7 +140,11 @@ class Other:
             )
         order = np.array([position[name] for name in question_ids])
         table = self.table.take(order)
-        return pool([play_checkpoint(c, table, price, repeats=repeats) for c in self.checkpoints])
+        played = [
+            play_checkpoint(c, table, price * unit, repeats=repeats) for c in self.checkpoints
+        ]
+        found = pool(played)
+        return replace(found, cost=found.cost * unit)
 
 
 def read_others(entries: Sequence[str]) -> dict[str, Other]:
@@ -163,8 +194,10 @@ def compare(
     """
     first, others = checkpoints[0], others or {}
     learning = learning_of(test)
-    low, high = next((o.checkpoints[0].price_range for o in others.values()), first.price_range)
-    prices = LogUniform(low=low, high=high).grid(num_prices)
+    units = {name: other.unit(first) for name, other in others.items()}
+    ranges = ((o.checkpoints[0].price_range, units[name]) for name, o in others.items())
+    (low, high), unit = next(ranges, (first.price_range, 1.0))
+    prices = LogUniform(low=low / unit, high=high / unit).grid(num_prices)
     contest = _Contest(first, tuning, test, prices, repeats)
     by_checkpoint = map_on(cluster, play_prices, checkpoints, test, prices, repeats)
     by_seed = list(zip(*by_checkpoint, strict=True))
@@ -184,7 +217,9 @@ def compare(
         promises = kept_promises(first, test)
     contest.played |= {name: [once] * num_prices for name, once in (fixed or {}).items()}
     for name, other in others.items():
-        contest.played[name] = [other.play(test.question_ids, p, repeats) for p in prices]
+        contest.played[name] = [
+            other.play(test.question_ids, p, repeats, units[name]) for p in prices
+        ]
     return Comparison(
         learning=learning,
         prices=prices,

@@ -73,7 +73,7 @@ def _aligned(run: Run, first: Run) -> Run:
     same_prices = len(run.prices) == len(first.prices) and np.allclose(
         run.prices, first.prices, rtol=_SAME_PRICE, atol=0
     )
-    same_unit = run.evaluation.results.dollars == first.evaluation.results.dollars
+    same_unit = _unit(run) == _unit(first)
     same = len(shared) == len(place) == len(first.question_ids)
     if not (same and same_prices and same_unit):
         raise EvaluationError(
@@ -87,9 +87,13 @@ def _aligned(run: Run, first: Run) -> Run:
 def _scope(run: Run) -> str:
     prices, count = run.prices, len(run.question_ids)
     ends = f"{prices[0]:.4g} to {prices[-1]:.4g}"
+    return f"the {count} test questions and {len(prices)} prices ({ends}; costs in {_unit(run)})"
+
+
+def _unit(run: Run) -> str:
     dollars = run.evaluation.results.dollars
-    unit = "tokens" if dollars is None else f"${1e6 * dollars:.3g} a million"
-    return f"the {count} test questions and {len(prices)} prices ({ends}; costs in {unit})"
+    name = "".join(run.evaluation.about.models[:1])
+    return f"tokens of {name or 'one model'}" if dollars is None else f"{dollars:.3g} dollars"
 
 
 def _again(run: Run, first: Run) -> str:
