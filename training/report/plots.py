@@ -91,15 +91,23 @@ def plot_frontier(results: Results, path: Path) -> None:
     least = min(p.accuracy for points in results.policies.values() for p in points if p.cost > 0)
     above.set_ylim(bottom=least - 0.02)
     above.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    above.set_title(f"{results.num_questions:,} held-out questions")
+    above.set_title(_gain(results))
     _log_axis(above)
     closest = [results.closest_rule(i)[1] for i in range(len(results.prices))]
     _plot_lead(below, closest, results.dollars, 1, _INK, "o-", lw=1.5, ms=4)
     below.set(ylabel="utility, points")
-    below.set_title("Ahead of the best rule, paired 95%")
+    below.set_title(f"Ahead of the best rule, {results.num_questions:,} questions, 95%")
     title = "the best of (so many) rules, mixtures included"
     figure.legend(loc="outside lower center", ncols=2, title=title)
     save_figure(figure, path)
+
+
+def _gain(results: Results) -> str:
+    """What the picture shows, in words."""
+    large = results.headline.get("always large")
+    if large is None or not large.ratio < 1:
+        return "Accuracy against cost"
+    return f"As right as always large for {large.ratio:.0%} of its cost"
 
 
 def _families(results: Results) -> dict[str, list[str]]:

@@ -9,6 +9,7 @@ import pytest
 
 from envs.pictures import ACTION_COLOURS
 from tests.training.compare.test_results import point, results
+from training.compare.results import Headline
 from training.report.plots import _envelope, plot_actions, plot_frontier, plot_utility
 
 ROOT = Path(__file__).parents[3]
@@ -39,11 +40,20 @@ def test_costs_in_dollars_are_told_as_such(tmp_path):
     assert dollars[0].get_xlabel() == "mean cost of 1,000 questions (dollars)"
     assert dollars[1].get_xlabel() == "what a right answer is worth (dollars)"
     assert tokens[0].get_xlabel() == "mean compute per question (small-model tokens)"
+    assert tokens[0].get_title() == "Accuracy against cost"
     shown, plain = (
         {line.get_label(): line.get_xdata()[0] for line in axes[0].lines}["controller"]
         for axes in (dollars, tokens)
     )
     assert shown == pytest.approx(plain * 3e-7 * 1000)
+
+
+def test_the_title_says_what_is_gained(tmp_path):
+    gain = Headline(ratio=0.544, interval=(0.4, 0.7), accuracies=(0.6,))
+    with patch("training.report.plots.save_figure") as saved:
+        plot_frontier(replace(results(), headline={"always large": gain}), tmp_path / "x.png")
+    title = saved.call_args.args[0].axes[0].get_title()
+    assert title == "As right as always large for 54% of its cost"
 
 
 def test_an_action_has_one_colour_in_pictures_report_and_playground():
