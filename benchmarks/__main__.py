@@ -60,7 +60,8 @@ def by_name(
         "serve": lambda number: serving.serving(controller, number, load=load, litellm=litellm),
         "soak": lambda _: soak.soak(controller, soak.Soak(questions=size(2_500, 10_000))),
         "endure": lambda _: soak.soak(
-            controller, soak.Soak(questions=size(2_500, 70_000), clients=64, max_in_flight=48)
+            controller,
+            soak.Soak(questions=size(2_500, 70_000), clients=64, max_in_flight=48, faults=50),
         ),
         "workers": lambda _: soak.by_workers(controller, size(1_000, 3_000)),
         "growth": lambda _: {

@@ -54,7 +54,8 @@ class Soak:
         max_in_flight: questions of all workers, fewer than clients so that some are turned away.
         tries: of a client per question.
         fails_open: escalate while the store is away.
-        faults: one in so many calls of a model fails, at once or in the middle of its answer.
+        faults: one in so many calls of a model fails, at once or in the middle of its answer;
+            0 for none.
     """
 
     questions: int = 10_000
@@ -64,7 +65,7 @@ class Soak:
     max_in_flight: int = 192
     tries: int = 12
     fails_open: bool = False
-    faults: int = 50
+    faults: int = 0
 
 
 @dataclass
@@ -126,7 +127,10 @@ def soak(controller: Path, size: Soak) -> Figures:
         "tries_turned_away": seen.tries[429],
         "tries_unexpected": sum(n for s, n in seen.tries.items() if s not in {*_AGAIN, 0, 200}),
         "worker_mb": max(late_mb.values()),
-        "worker_grew_mb": max(late_mb[worker] - mb for worker, mb in early_mb.items()),
+        "worker_grew_mb": max(
+            (late_mb[worker] - mb for worker, mb in early_mb.items() if worker in late_mb),
+            default=float("nan"),
+        ),
         **_budgets(rows, size, seconds, moments["away"], moments["back"]),
     }
 

@@ -518,7 +518,7 @@ def rule_families(config: EpisodeConfig) -> dict[str, tuple[AnyRule, ...]]:
     return {family: tuple(dict.fromkeys(rules)) for family, rules in families.items() if rules}
 
 
-STATIC = ("give up", "always small", "always large", "self-consistency")
+STATIC = ("give up", "always small", "always large", "always one arm", "self-consistency")
 STOP_RULES = (
     "adaptive consistency",
     "early-stopping consistency",

@@ -162,7 +162,7 @@ def evaluate(options: EvaluateOptions) -> None:
     log_evaluation(evaluation, traces, controllers, out, options.wandb)
     write_card(evaluation)
     if options.results is not None:
-        text = results_markdown(results, command_line(), len(controllers))
+        text = results_markdown(results, command_line(), len(controllers), evaluation.about.models)
         write_text(options.results, text)
     if options.as_json:
         print(json.dumps(results.to_json(), indent=1))

@@ -18,13 +18,15 @@ from controller.errors import ConfigError
 from controller.granularity import Process
 from controller.policy.rules import (
     SELECTOR,
+    STATIC,
     AlwaysLarge,
+    AnyRule,
     On,
     Panel,
-    Rule,
     SelfConsistency,
     VerifiedBestOfN,
     routers,
+    rule_families,
 )
 from controller.process.episodes import EpisodeConfig
 from controller.process.lockstep import Floats
@@ -104,24 +106,13 @@ class Other:
         Raises:
             ConfigError: one counts dollars, the other FLOPs, or a size is unknown.
         """
-        ours, theirs = (c.config.cost.dollars for c in (first, self.checkpoints[0]))
-        if ours is not None and theirs is not None:
-            return float(theirs / ours)
-        (own, *_), (other, *_) = first.models, self.checkpoints[0].models
-        if ours is None and theirs is None:
-            if own.name == other.name:
-                return 1.0
-            if own.parameters and other.parameters:
-                return other.parameters / own.parameters
-        found = [
-            "dollars" if dollars is not None else f"tokens of {model.name}"
-            for dollars, model in ((ours, own), (theirs, other))
-        ]
-        raise ConfigError(
-            "beside: expected costs of one currency, dollars or operations of models whose sizes "
-            f"are known, found {found[0]} and {found[1]}; train both with the same --unit, or say "
-            "`parameters` in trace.json"
-        )
+        units = {_unit(checkpoint, first) for checkpoint in self.checkpoints}
+        if len(units) > 1:
+            raise ConfigError(
+                "controllers that are pooled: expected one unit of cost, found units of "
+                f"{', '.join(f'{unit:g}' for unit in sorted(units))} of the first one's"
+            )
+        return units.pop()
 
     def play(
         self, question_ids: Sequence[str], price: float, repeats: int, unit: float = 1.0
@@ -145,6 +136,28 @@ class Other:
         ]
         found = pool(played)
         return replace(found, cost=found.cost * unit)
+
+
+def _unit(other: AnyCheckpoint, first: AnyCheckpoint) -> float:
+    """A controller's unit of cost in that of another."""
+    ours, theirs = (checkpoint.config.cost.dollars for checkpoint in (first, other))
+    if ours is not None and theirs is not None:
+        return float(theirs / ours)
+    own, its = (checkpoint.models[0] for checkpoint in (first, other))
+    if ours is None and theirs is None:
+        if own.parameters and its.parameters:
+            return its.parameters / own.parameters
+        if own.name == its.name:
+            return 1.0
+    found = [
+        f"tokens of {model.name}" if dollars is None else "dollars"
+        for dollars, model in ((ours, own), (theirs, its))
+    ]
+    raise ConfigError(
+        "beside: expected costs of one currency, dollars or operations of models whose sizes are "
+        f"known, found {found[0]} and {found[1]}; train both with the same --unit, or say "
+        "`parameters` in trace.json"
+    )
 
 
 def read_others(entries: Sequence[str]) -> dict[str, Other]:
@@ -194,6 +207,7 @@ def compare(
     """
     first, others = checkpoints[0], others or {}
     learning = learning_of(test)
+    Other(checkpoints=checkpoints, table=test).unit(first)  # or ConfigError
     units = {name: other.unit(first) for name, other in others.items()}
     ranges = ((o.checkpoints[0].price_range, units[name]) for name, o in others.items())
     (low, high), unit = next(ranges, (first.price_range, 1.0))
@@ -382,10 +396,13 @@ class _Contest:
         new = None if fitted is None else outlook(fitted[0], self.test)
         return None if fitted is None or new is None else (fitted[1], new)
 
-    def _plans(self, config: EpisodeConfig) -> list[Rule]:
+    def _plans(self, config: EpisodeConfig) -> list[AnyRule]:
         """What can be done about a question without looking at its attempts."""
+        if config.is_menu:
+            families = rule_families(config)
+            return [rule for name in STATIC for rule in families.get(name, ())]
         counts = [n for n in range(config.max_samples + 1) if n <= 4 or n % 4 == 0]
-        plans: list[Rule] = [AlwaysLarge(), *(SelfConsistency(n) for n in counts)]
+        plans: list[AnyRule] = [AlwaysLarge(), *(SelfConsistency(n) for n in counts)]
         if config.verifies:
             plans += [VerifiedBestOfN(n) for n in counts if n > 1]
         return plans

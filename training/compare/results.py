@@ -213,6 +213,15 @@ class Results:
         """A cost in dollars where it is counted in these, else in small-model tokens."""
         return f"{cost:.0f}" if self.dollars is None else f"${cost * self.dollars:.2g}"
 
+    def price_text(self, price: float) -> str:
+        """A price; in dollars, what a right answer is worth at it."""
+        return f"{price:.1e}" if self.dollars is None else self.cost_text(1 / price)
+
+    @property
+    def price_title(self) -> str:
+        """What `price_text` tells."""
+        return "price" if self.dollars is None else "a right answer is worth"
+
     @property
     def controller(self) -> tuple[Point, ...]:
         """The controller's points."""
@@ -253,7 +262,7 @@ class Results:
     def behind(self) -> str:
         """Where the controller is behind a rule beyond its interval, in words."""
         places = [
-            f"{name} at {row.price:.1e}"
+            f"{name} at {self.price_text(row.price)}"
             for name, rows in self.rule_leads.items()
             for row in rows
             if row.behind

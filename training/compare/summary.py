@@ -145,8 +145,9 @@ def _leads(
 
 
 def _gap_closed(comparison: Comparison) -> Iterator[float]:
+    static = [comparison.played[name] for name in STATIC if name in comparison.played]
     for i, price in enumerate(comparison.prices if comparison.oracles else ()):
-        bottom = max(comparison.played[n][i].utility(price).mean() for n in STATIC)
+        bottom = max(row[i].utility(price).mean() for row in static)
         top = comparison.oracles["informed oracle"][i].utility(price).mean()
         ours = comparison.played[CONTROLLER][i].utility(price).mean()
         yield float((ours - bottom) / max(top - bottom, 1e-9))

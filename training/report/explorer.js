@@ -44,7 +44,9 @@ function drawEpisode() {
     verdict(correct, answer),
     ...(answer === null ? [] : [": ", make("bdi", {}, answer)]),
     ...(correct || question.reference === null ? [] : [" – the reference is ", make("bdi", {}, question.reference)]),
-    `. Cost ${costText(cost)} × price ${priceText(data.prices[state.price])} = ${fixed(cost * data.prices[state.price])}.`,
+    `. Cost ${costText(cost)} ${
+      data.dollars ? `of the ${costText(1 / data.prices[state.price])} that a right answer is worth` : `× price ${priceText(data.prices[state.price])}`
+    } = ${fixed(cost * data.prices[state.price])}.`,
   );
   byId("steps").replaceChildren(
     ...decisions.map(({ action }, i) => {

@@ -52,7 +52,10 @@ const isNarrow = () => byId("frontier").clientWidth < 500;
 
 const priceAxis = () => ({
   type: "log",
-  title: { text: `price (accuracy per ${isNarrow() ? "" : "small-model "}token)`, standoff: 8 },
+  title: {
+    text: `price (accuracy per ${data.dollars ? costText(1) : isNarrow() ? "token" : "small-model token"})`,
+    standoff: 8,
+  },
   exponentformat: "power",
   dtick: 1,
 });

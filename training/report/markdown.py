@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from math import isnan
 from pathlib import Path
@@ -27,7 +27,9 @@ from training.compare.evaluation import Evaluation
 from training.compare.results import Ratio, Results, Seeds
 
 
-def results_markdown(results: Results, command: str, num_seeds: int) -> str:
+def results_markdown(
+    results: Results, command: str, num_seeds: int, models: Sequence[str] = ()
+) -> str:
     """Everything that a comparison of so many seeds says, and the command that repeats it."""
     environment = Environment(
         loader=PackageLoader("training.report", ""),
@@ -48,6 +50,7 @@ def results_markdown(results: Results, command: str, num_seeds: int) -> str:
         asked=held_out(results.num_questions, results.num_distinct),
         command=command,
         num_seeds=num_seeds,
+        models=models,
         segmented="segments" in results.tally,
         table=markdown_table,
         headline=headline_rows(results),
@@ -80,7 +83,7 @@ def price_rows(results: Results) -> Iterator[tuple[str, ...]]:
     for i, p in enumerate(results.controller):
         name, lead = results.closest_rule(i)
         told = (
-            f"{p.price:.1e}",
+            results.price_text(p.price),
             f"{p.accuracy:.1%}",
             results.cost_text(p.cost),
             f"{p.utility:.3f}",
@@ -93,7 +96,7 @@ def chosen_rows(results: Results) -> Iterator[tuple[str, ...]]:
     """By price the rule that was best where rules are tuned, and the controller's lead over it."""
     for i, name in enumerate(results.chosen):
         lead, theirs = results.lead[name][i], results.policies[name][i]
-        told = f"{results.prices[i]:.1e}", name, f"{theirs.utility:.3f}"
+        told = results.price_text(results.prices[i]), name, f"{theirs.utility:.3f}"
         yield *told, f"{lead.lead:+.3f}", _span(lead.interval, "+.3f")
 
 
@@ -112,7 +115,7 @@ def frontier_rows(results: Results, most: int) -> Iterator[tuple[str, ...]]:
             (f"{p.accuracy:.1%}", results.cost_text(p.cost))
             for p in (results.controller[i], results.policies[name][i])
         )
-        yield f"{results.prices[i]:.1e}", *ours, name, *theirs, f"{lead.lead:+.3f}"
+        yield results.price_text(results.prices[i]), *ours, name, *theirs, f"{lead.lead:+.3f}"
 
 
 def seed_rows(seeds: Seeds) -> Iterator[tuple[str, ...]]:

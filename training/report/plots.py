@@ -50,7 +50,6 @@ _INK, _MUTED = "#1b1c1e", "#5d6066"
 STYLE = Path(__file__).with_name("pictures.mplstyle")
 """Settings of matplotlib for all pictures."""
 _TOKENS = "small-model tokens"
-_WORTH = "what a right answer is worth ({})"
 _MANY = 1000
 """Questions whose cost is told in dollars: one costs little."""
 
@@ -100,6 +99,10 @@ def plot_frontier(results: Results, path: Path) -> None:
     title = "the best of (so many) rules, mixtures included"
     figure.legend(loc="outside lower center", ncols=2, title=title)
     save_figure(figure, path)
+
+
+def _worth_axis(dollars: float | None) -> str:
+    return f"what a right answer is worth ({_TOKENS if dollars is None else 'dollars'})"
 
 
 def _gain(results: Results) -> str:
@@ -172,7 +175,7 @@ def _plot_lead(
         elinewidth=1.2,
         **more,
     )
-    axes.set_xlabel(_WORTH.format(_TOKENS if dollars is None else "dollars"))
+    axes.set_xlabel(_worth_axis(dollars))
     _log_axis(axes)
 
 
@@ -220,18 +223,20 @@ def plot_utility(results: Results, path: Path) -> None:
 
 
 @matplotlib.rc_context(fname=STYLE)
-def plot_actions(shares: Mapping[float, Mapping[str, float]], path: Path) -> None:
+def plot_actions(
+    shares: Mapping[float, Mapping[str, float]], path: Path, dollars: float | None = None
+) -> None:
     """Shares of actions in all decisions of the controller, by price."""
     figure, axes = plt.subplots(figsize=(5.2, 4.6))
     prices = sorted(shares, reverse=True)
     names = [name for name in shares[prices[0]] if any(shares[price][name] for price in prices)]
     axes.stackplot(
-        [1 / price for price in prices],
+        [(dollars or 1) / price for price in prices],
         [[shares[price][name] for price in prices] for name in names],
         labels=names,
         colors=action_colours(names),
     )
-    axes.set(xlabel=_WORTH, ylabel="share of decisions", ylim=(0, 1))
+    axes.set(xlabel=_worth_axis(dollars), ylabel="share of decisions", ylim=(0, 1))
     axes.set_title("What the controller does, by price")
     _log_axis(axes)
     axes.margins(x=0)
@@ -275,6 +280,7 @@ class _Watched:
 @matplotlib.rc_context(fname=STYLE)
 def plot_policy(checkpoint: Checkpoint, table: TraceTable, path: Path) -> None:
     """Draw what a policy does by attempts, votes and difficulty, and what that brings."""
+    dollars = checkpoint.config.cost.dollars
     prices = LogUniform(low=checkpoint.price_range[0], high=checkpoint.price_range[1]).grid(13)
     kinds = checkpoint.config.kinds
     places = np.array([action.kind.place for action in checkpoint.config.actions])
@@ -286,10 +292,10 @@ def plot_policy(checkpoint: Checkpoint, table: TraceTable, path: Path) -> None:
     figure, axes = plt.subplots(2, 3, figsize=(13, 7.8), dpi=110)
     for axis, i in zip(axes[0], _SHOWN, strict=True):
         _action_map(axis, watched[i], kinds)
-        axis.set_title(f"A right answer is worth {_worth(prices[i])} tokens")
+        axis.set_title(f"A right answer is worth {_money(1 / prices[i], dollars)}")
     _by_level(axes[1, 0], watched[_SHOWN[1]], kinds)
-    _by_price(axes[1, 1], prices, played)
-    _where_it_pays(axes[1, 2], table, prices, played)
+    _by_price(axes[1, 1], prices, played, dollars)
+    _where_it_pays(axes[1, 2], table, prices, played, dollars)
     handles = [Patch(color=_colour(kind)) for kind in kinds]
     figure.legend(
         handles, [k.value.upper() for k in kinds], loc="outside upper center", ncols=len(kinds)
@@ -297,8 +303,9 @@ def plot_policy(checkpoint: Checkpoint, table: TraceTable, path: Path) -> None:
     save_figure(figure, path)
 
 
-def _worth(price: float) -> str:
-    return f"{float(f'{1 / price:.2g}'):,.0f}"
+def _money(cost: float, dollars: float | None) -> str:
+    rounded = float(f"{cost * (dollars or 1):.2g}")
+    return f"{rounded:,.0f} tokens" if dollars is None else f"${rounded:g}"
 
 
 def _colour(kind: ActionKind) -> str:
@@ -338,34 +345,44 @@ def _by_level(axis: Axes, watched: _Watched, kinds: Sequence[ActionKind]) -> Non
     axis.set(ylabel="share of actions", title="By difficulty, at the middle price")
 
 
-def _by_price(axis: Axes, prices: NDArray[np.float64], played: Sequence[Played]) -> None:
-    worth = 1 / prices
+def _by_price(
+    axis: Axes, prices: NDArray[np.float64], played: Sequence[Played], dollars: float | None
+) -> None:
+    worth = (dollars or 1) / prices
     for place, name in enumerate(("SAMPLE", "REVISE", "ESCALATE", "VERIFY")):
         values = [p.actions[:, place].mean() for p in played]
         if any(values):
             axis.plot(worth, values, color=action_colour(name), marker="o", ms=4, lw=2)
     nothing = [float((p.actions[:, 0] + p.actions[:, 2] == 0).mean()) for p in played]
     axis.plot(worth, nothing, color=_INK, ls="--", label="questions given up at once")
-    axis.set(xlabel=_WORTH, ylabel="mean per question", title="By price")
+    axis.set(xlabel=_worth_axis(dollars), ylabel="mean per question", title="By price")
     _log_axis(axis)
     axis.legend(loc="upper left")
 
 
 def _where_it_pays(
-    axis: Axes, table: TraceTable, prices: NDArray[np.float64], played: Sequence[Played]
+    axis: Axes,
+    table: TraceTable,
+    prices: NDArray[np.float64],
+    played: Sequence[Played],
+    dollars: float | None,
 ) -> None:
     """Accuracy by level at two prices, and on the bars what a question costs there."""
     levels = np.unique(table.levels).tolist()
     for offset, i, shade in ((-0.2, _SHOWN[0], _INK), (0.2, _SHOWN[1], _MUTED)):
         accuracy = [float(played[i].right[table.levels == v].mean()) for v in levels]
         cost = [float(played[i].cost[table.levels == v].mean()) for v in levels]
-        label = f"worth {_worth(prices[i])} tokens"
+        label = f"worth {_money(1 / prices[i], dollars)}"
         bars = axis.bar(np.arange(len(levels)) + offset, accuracy, 0.38, color=shade, label=label)
-        axis.bar_label(bars, [f"{c:.0f}" for c in cost], fontsize=9, color=_MUTED)
+        axis.bar_label(bars, [_cost(c, dollars) for c in cost], fontsize=9, color=_MUTED)
     _name_levels(axis, levels)
     axis.set(ylabel="accuracy; on the bars: mean cost", title="Where compute pays")
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.legend()
+
+
+def _cost(cost: float, dollars: float | None) -> str:
+    return f"{cost:.0f}" if dollars is None else _money(cost, dollars)
 
 
 def _name_levels(axis: Axes, levels: Sequence[int]) -> None:

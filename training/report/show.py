@@ -61,7 +61,7 @@ def print_results(console: Console, results: Results) -> None:
     """Print what a comparison found."""
     from training.report.markdown import headline_rows, price_rows
 
-    by_price = ("price", "accuracy", "cost", "utility", "best rule", "lead", "95%")
+    by_price = (results.price_title, "accuracy", "cost", "utility", "best rule", "lead", "95%")
     _print_table(console, by_price, price_rows(results))
     by_kind = ("at equal accuracy with", "compute used", "95%", "at accuracies")
     _print_table(console, by_kind, headline_rows(results))
@@ -73,7 +73,7 @@ def print_frontier(console: Console, results: Results) -> None:
     """Print a controller beside the best rule at a few of the prices, and the verdict on all."""
     from training.report.markdown import frontier_rows
 
-    head = ("price", "accuracy", "cost", "best rule", "accuracy", "cost", "lead")
+    head = (results.price_title, "accuracy", "cost", "best rule", "accuracy", "cost", "lead")
     _print_table(console, head, frontier_rows(results, _FEW_PRICES))
     console.print(results.verdict, highlight=False)
 

@@ -32,7 +32,7 @@ Post = Callable[[str, Mapping[str, Any]], Awaitable[Any]]
 _FAR_TOKENS = 16
 _SAME_SIZE = 0.01
 """Share by which counts of parameters of one model may differ."""
-_PATIENCE_S, _PAUSE_S, _MOST_DOUBLINGS = 0.25, 30.0, 7
+_PATIENCE_S, _PAUSE_S, _MOST_DOUBLINGS = 0.25, 30.0, 4
 _MOST_MISSES, _REMEMBERED = 3, 1024
 _SHORT_CHARS = 4096
 """Tokenised within a millisecond, as long as handing over to a thread and back."""
@@ -266,7 +266,8 @@ class PromptLengths:
             try:
                 async with asyncio.timeout(patience_s):
                     counted = await way(asked)
-                self._not_before, self._late = 0.0, 0
+                if self._late == late:
+                    self._not_before, self._late = 0.0, 0
                 return counted
             except (TimeoutError, UpstreamError) as error:
                 if isinstance(error, TimeoutError) or error.retryable:

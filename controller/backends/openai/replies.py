@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -84,6 +84,9 @@ def read_completion(response: object) -> Answered:
     Raises:
         UpstreamError: bad_type, empty_choices, null_content, finish_error, or as `told_error` says.
     """
+    if isinstance(response, str):  # JSON under another content type
+        with suppress(ValueError):
+            response = json.loads(response)
     if not isinstance(response, dict):
         raise UpstreamError("bad_type")
     if told := part_of(response, "error"):
@@ -172,7 +175,7 @@ def _calls(listed: Sequence[object]) -> tuple[dict[str, Any], ...]:
             part_of(function, "arguments"),
         )
         for number, (call, function) in enumerate(called)
-        if function is not None
+        if isinstance(function, dict)
     )
 
 

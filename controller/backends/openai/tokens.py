@@ -79,8 +79,13 @@ def timings_of(response: Any) -> dict[str, Any] | None:
     return timings if isinstance(timings, dict) else None
 
 
+_MOST_DIGITS = 12
+
+
 def natural(value: object) -> int | None:
-    """A number of something, where a value is one."""
+    """A number of something, where a value is one, or its digits."""
+    if isinstance(value, str) and value.isdecimal():
+        value = float(value[:_MOST_DIGITS])
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return int(value) if 0 <= value < 2**31 and value == int(value) else None

@@ -50,8 +50,15 @@ def test_units_are_those_of_the_first_models(checkpoint):
     unknown = counting(checkpoint, name="hosted", parameters=None)
     dollars = counting(checkpoint, 2e-7)
     assert Other(checkpoints=[larger], table=None).unit(ours) == 4
+    assert Other(checkpoints=[counting(checkpoint, parameters=4e6)], table=None).unit(ours) == 4
     assert Other(checkpoints=[ours], table=None).unit(larger) == 0.25
     assert Other(checkpoints=[unknown], table=None).unit(unknown) == 1
     for stranger, found in ((unknown, "tokens of hosted"), (dollars, "dollars")):
         with pytest.raises(ConfigError, match=f"one currency.*tokens of small and {found}"):
             Other(checkpoints=[stranger], table=None).unit(ours)
+
+
+def test_controllers_that_are_pooled_count_alike(checkpoint):
+    both = Other(checkpoints=[counting(checkpoint, 2e-7), counting(checkpoint, 6e-7)], table=None)
+    with pytest.raises(ConfigError, match="one unit of cost, found units of 1, 3"):
+        both.unit(counting(checkpoint, 2e-7))

@@ -36,11 +36,13 @@ def test_costs_in_dollars_are_told_as_such(tmp_path):
     with patch("training.report.plots.save_figure") as saved:
         plot_frontier(counted, tmp_path / "frontier.png")
         plot_frontier(results(), tmp_path / "frontier.png")
-    (dollars, tokens) = (call.args[0].axes for call in saved.call_args_list)
+        plot_actions({1e-3: {"STOP": 1.0}}, tmp_path / "actions.png", counted.dollars)
+    (dollars, tokens, actions) = (call.args[0].axes for call in saved.call_args_list)
     assert dollars[0].get_xlabel() == "mean cost of 1,000 questions (dollars)"
     assert dollars[1].get_xlabel() == "what a right answer is worth (dollars)"
+    assert actions[0].get_xlabel() == "what a right answer is worth (dollars)"
     assert tokens[0].get_xlabel() == "mean compute per question (small-model tokens)"
-    assert tokens[0].get_title() == "Accuracy against cost"
+    assert tokens[0].get_title(loc="left") == "Accuracy against cost"
     shown, plain = (
         {line.get_label(): line.get_xdata()[0] for line in axes[0].lines}["controller"]
         for axes in (dollars, tokens)
@@ -52,7 +54,7 @@ def test_the_title_says_what_is_gained(tmp_path):
     gain = Headline(ratio=0.544, interval=(0.4, 0.7), accuracies=(0.6,))
     with patch("training.report.plots.save_figure") as saved:
         plot_frontier(replace(results(), headline={"always large": gain}), tmp_path / "x.png")
-    title = saved.call_args.args[0].axes[0].get_title()
+    title = saved.call_args.args[0].axes[0].get_title(loc="left")
     assert title == "As right as always large for 54% of its cost"
 
 

@@ -407,6 +407,20 @@ def test_nobody_writes_two_billion_tokens(server):
     assert attempt.usage.cancelled_tokens <= 2**16
 
 
+@pytest.mark.parametrize("kind", ["application/json; charset=utf-8", "text/plain", "text/html"])
+def test_a_completion_is_read_whatever_its_content_type(server, kind):
+    """Some say none that is right, and some write their counts as text."""
+
+    async def reply(exchange):
+        told = {"prompt_tokens": "12", "completion_tokens": "3", "total_tokens": "15"}
+        await exchange.reply(completion("Answer: 7", usage=told), kind=kind)
+
+    server.script(reply)
+    (attempt,), _ = ask(server.url)
+    assert (attempt.answer, attempt.error) == ("7", None)
+    assert (attempt.prompt_tokens, attempt.completion_tokens) == (12, 3)
+
+
 def test_half_characters_are_replaced(server):
     server.script(completion("Answer: \ud8007"))
     (attempt,), _ = ask(server.url)

@@ -132,3 +132,22 @@ def test_a_server_that_counts_late_is_tried_by_one_question_after_ever_longer_pa
         (one, 2),
         (all_of_them, 16),
     ]
+
+
+def test_a_count_that_began_before_another_was_late_ends_no_pause():
+    async def told():
+        asked = []
+
+        async def counts(path, body):
+            number = len(asked)
+            asked.append(path)
+            await asyncio.sleep((30, 0.1, 0)[number])
+            return {"prompt": "", "tokens": [1]}
+
+        lengths = PromptLengths(counts, "small")
+        late = asyncio.create_task(lengths.count([{"content": "a"}], patience_s=0.05))
+        await asyncio.sleep(0.01)
+        early = await lengths.count([{"content": "b"}], patience_s=10)
+        return await late, early, await lengths.count([{"content": "c"}])
+
+    assert asyncio.run(told()) == (None, 1, None)
