@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from statistics import fmean
 from typing import Any
 
@@ -211,7 +212,9 @@ class Results:
 
     def cost_text(self, cost: float) -> str:
         """A cost in dollars where it is counted in these, else in small-model tokens."""
-        return f"{cost:.0f}" if self.dollars is None else f"${cost * self.dollars:.2g}"
+        if self.dollars is None:
+            return f"{cost:.0f}"
+        return f"${Decimal(f'{cost * self.dollars:.2g}'):f}"
 
     def price_text(self, price: float) -> str:
         """A price; in dollars, what a right answer is worth at it."""
@@ -220,7 +223,7 @@ class Results:
     @property
     def price_title(self) -> str:
         """What `price_text` tells."""
-        return "price" if self.dollars is None else "a right answer is worth"
+        return "price" if self.dollars is None else "worth"
 
     @property
     def controller(self) -> tuple[Point, ...]:

@@ -42,7 +42,6 @@ def results_markdown(
         "compute": _compute,
         "change": "{:+.1%}".format,
         "percent": "{:.1%}".format,
-        "power": "{:.0e}".format,
         "whole": "{:.0%}".format,
     }
     return environment.get_template("results.md.jinja").render(
@@ -51,6 +50,9 @@ def results_markdown(
         command=command,
         num_seeds=num_seeds,
         models=models,
+        columns=[
+            f"{p:.0e}" if results.dollars is None else results.price_text(p) for p in results.prices
+        ],
         segmented="segments" in results.tally,
         table=markdown_table,
         headline=headline_rows(results),

@@ -88,7 +88,7 @@ def print_seeds(console: Console, seeds: Seeds) -> None:
 
 
 def _print_table(console: Console, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    table = Table(*head, box=None)
+    table = Table(*head, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)
     console.print(table, "")
