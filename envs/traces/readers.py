@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 from controller.backends.openai.tokens import counted
 from controller.errors import TraceFormatError
@@ -204,7 +203,7 @@ def batch_attempts(record: Record, log: Log) -> Iterator[Row]:
         expected = "its wording in --references, by question_id, in a column question or prompt"
         raise record.error("question", expected, [k for k, v in known.items() if v is not None])
     body = reply["body"]
-    texts, used = [*_choices(body), *_outputs(body)], counted(SimpleNamespace(**body))
+    texts, used = [*_choices(body), *_outputs(body)], counted(body)
     alone = len(texts) == 1
     if not texts:
         log.notes[FAILED] += 1
