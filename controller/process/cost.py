@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 
 from controller.errors import ConfigError, check_range
 
@@ -86,3 +87,12 @@ class CostModel:
     def price_of_worth(self, worth: float) -> float:
         """Accuracy per unit, where a right answer is worth so many dollars, or else units."""
         return (self.dollars or 1.0) / worth
+
+
+def cost_text(cost: float, dollars: float | None) -> str:
+    """A cost in dollars to two digits where a unit is so many dollars, else in whole units.
+
+    >>> cost_text(231.4, None), cost_text(231.4, 2e-7)
+    ('231', '$0.000046')
+    """
+    return f"{cost:.0f}" if dollars is None else f"${Decimal(f'{cost * dollars:.2g}'):f}"

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, replace
+from fnmatch import filter as matching
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
@@ -116,6 +117,8 @@ class EvaluateOptions:
         traces: trace set; default: the bundled one of their granularity.
         out: directory for pictures and evaluation/, which `allot report` reads; default: the
             first one given.
+        datasets: test questions of these data sets alone, `*` for anything; needs an `out` of its
+            own, and leaves the model card as it is. Repeatable.
         num_prices: evenly spaced on a log scale.
         repeats: episodes per question and price.
         beside: other controllers, of either granularity, on their traces of the same test
@@ -130,6 +133,7 @@ class EvaluateOptions:
     controllers: tuple[Path, ...] = argument()
     traces: Path | None = None
     out: Path | None = None
+    datasets: tuple[str, ...] = flag((), metavar="NAME")
     num_prices: int = 12
     repeats: int = 8
     beside: tuple[str, ...] = flag((), metavar="NAME=CONTROLLER[,...]@TRACES")
@@ -143,6 +147,8 @@ class EvaluateOptions:
 @with_flags(EvaluateOptions)
 def evaluate(options: EvaluateOptions) -> None:
     """Compare controllers with tuned rules on the test split; fills in the model card."""
+    if options.datasets and options.out is None:
+        raise ConfigError("out: expected a directory for figures of some datasets, found none")
     from controller.checkpoint import load_any
     from controller.files import write_text
     from envs.granularity import read_traces
@@ -160,7 +166,8 @@ def evaluate(options: EvaluateOptions) -> None:
     evaluation = _evaluated(options, controllers, traces, out)
     results = evaluation.results
     log_evaluation(evaluation, traces, controllers, out, options.wandb)
-    write_card(evaluation)
+    if not options.datasets:
+        write_card(evaluation)
     if options.results is not None:
         text = results_markdown(results, command_line(), len(controllers), evaluation.about.models)
         write_text(options.results, text)
@@ -170,6 +177,21 @@ def evaluate(options: EvaluateOptions) -> None:
     print_results(console, results)
     console.print(f"pictures: {', '.join(str(out / f'{name}.png') for name in PICTURES)}")
     console.print(results.verdict, highlight=False)
+
+
+def _only(datasets: Sequence[str], traces: AnyTraces) -> AnyTraces:
+    """The questions of some data sets, of all if none is named."""
+    from envs.questions.table import column
+
+    held, wanted = column(traces.questions, "dataset", ""), set[str]()
+    names = sorted(set(held))
+    for pattern in datasets:
+        found = matching(names, pattern)
+        if not found:
+            raise ConfigError(f"datasets: expected some of {', '.join(names)}, found {pattern!r}")
+        wanted |= {*found}
+    kept = [name in wanted for name in held]
+    return replace(traces, questions=traces.questions.filter(kept)) if datasets else traces
 
 
 def _evaluated(
@@ -191,7 +213,7 @@ def _evaluated(
 
     checkpoints = list(controllers.values())
     first, names = checkpoints[0], [model.name for model in checkpoints[0].models]
-    test = recorded_of(traces, ["test"], names)
+    test = recorded_of(_only(options.datasets, traces), ["test"], names)
     tuning = table_of(traces, ["train", "validation"], names)
     if isinstance(tuning, TraceTable) and isinstance(first.config, EpisodeConfig):
         tuning = cross_calibrated(tuning, first.config)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from statistics import fmean
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from controller.card import Interval, Measured, Number
+from controller.process.cost import cost_text
 
 CONTROLLER = "controller"
 
@@ -212,9 +212,7 @@ class Results:
 
     def cost_text(self, cost: float) -> str:
         """A cost in dollars where it is counted in these, else in small-model tokens."""
-        if self.dollars is None:
-            return f"{cost:.0f}"
-        return f"${Decimal(f'{cost * self.dollars:.2g}'):f}"
+        return cost_text(cost, self.dollars)
 
     def price_text(self, price: float) -> str:
         """A price; in dollars, what a right answer is worth at it."""

@@ -22,6 +22,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from controller.checkpoint import Checkpoint
 from controller.process.actions import ActionKind
+from controller.process.cost import cost_text
 from controller.process.lockstep import Ints
 from envs.pictures import action_colour, action_colours
 from envs.replay import Replay
@@ -292,7 +293,7 @@ def plot_policy(checkpoint: Checkpoint, table: TraceTable, path: Path) -> None:
     figure, axes = plt.subplots(2, 3, figsize=(13, 7.8), dpi=110)
     for axis, i in zip(axes[0], _SHOWN, strict=True):
         _action_map(axis, watched[i], kinds)
-        axis.set_title(f"A right answer is worth {_money(1 / prices[i], dollars)}")
+        axis.set_title(f"A right answer is worth {_worth(prices[i], dollars)}")
     _by_level(axes[1, 0], watched[_SHOWN[1]], kinds)
     _by_price(axes[1, 1], prices, played, dollars)
     _where_it_pays(axes[1, 2], table, prices, played, dollars)
@@ -303,9 +304,9 @@ def plot_policy(checkpoint: Checkpoint, table: TraceTable, path: Path) -> None:
     save_figure(figure, path)
 
 
-def _money(cost: float, dollars: float | None) -> str:
-    rounded = float(f"{cost * (dollars or 1):.2g}")
-    return f"{rounded:,.0f} tokens" if dollars is None else f"${rounded:g}"
+def _worth(price: float, dollars: float | None) -> str:
+    rounded = float(f"{1 / price:.2g}")
+    return f"{rounded:,.0f} tokens" if dollars is None else cost_text(1 / price, dollars)
 
 
 def _colour(kind: ActionKind) -> str:
@@ -372,17 +373,13 @@ def _where_it_pays(
     for offset, i, shade in ((-0.2, _SHOWN[0], _INK), (0.2, _SHOWN[1], _MUTED)):
         accuracy = [float(played[i].right[table.levels == v].mean()) for v in levels]
         cost = [float(played[i].cost[table.levels == v].mean()) for v in levels]
-        label = f"worth {_money(1 / prices[i], dollars)}"
+        label = f"worth {_worth(prices[i], dollars)}"
         bars = axis.bar(np.arange(len(levels)) + offset, accuracy, 0.38, color=shade, label=label)
-        axis.bar_label(bars, [_cost(c, dollars) for c in cost], fontsize=9, color=_MUTED)
+        axis.bar_label(bars, [cost_text(c, dollars) for c in cost], fontsize=9, color=_MUTED)
     _name_levels(axis, levels)
     axis.set(ylabel="accuracy; on the bars: mean cost", title="Where compute pays")
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.legend()
-
-
-def _cost(cost: float, dollars: float | None) -> str:
-    return f"{cost:.0f}" if dollars is None else _money(cost, dollars)
 
 
 def _name_levels(axis: Axes, levels: Sequence[int]) -> None:

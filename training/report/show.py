@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from controller.answers import UNSTATED, answer_kind, is_right
+from controller.process.cost import cost_text
 from controller.process.types import Question
 
 if TYPE_CHECKING:
@@ -137,9 +138,9 @@ def print_outcome(
     if question.reference is not None:
         right = is_right(answer_kind(question.answers or UNSTATED), answer, question.reference)
         verdict = f" ({'right' if right else f'wrong, the reference is {question.reference}'})"
-    spent = f"{outcome.cost:.0f} small-model tokens"
+    spent = f"{cost_text(outcome.cost, None)} small-model tokens"
     if dollars is not None:
-        spent += f" at list price, ${outcome.cost * dollars:.2g},"
+        spent += f" at list price, {cost_text(outcome.cost, dollars)},"
     console.print(
         f"answer [bold]{answer if answer is not None else 'none: gave up'}[/bold]{verdict}, cost "
         f"{spent} x price {outcome.price:.1e} = {outcome.cost * outcome.price:.3f}",
