@@ -284,6 +284,7 @@ def _depths(passage: str) -> list[int] | None:
 
 
 _RIGHT = r"(?:the\ |also\ |clearly\ )?(?:correct|right|true|best|answer|most)\b"
+_AUXILIARY = r"(?:is|was|can?|could|do(?:es)?|wo|would|must|should)"
 _LETTER = re.compile(
     rf"""(?:(?:the|so|therefore|thus|hence),?\ )?(?:correct\ )?
     (?:(?:option|choice|letter|answer|opci[oó]n|opção|alternativa)\b:?\ ?)?
@@ -294,7 +295,7 @@ _LETTER = re.compile(
     | (?-i:(?P<alone>[A-Z])(?=[ ]*(?:\Z|\n|because\b|since\b|as\b|[.,;!]\s|[.,;!]\Z)|[*_]))
     | (?-i:(?P<plain>[B-HJ-Z])(?=\ [A-Za-z(]|,|\s[{_IDEOGRAPHS}]))
     | (?-i:(?P<judged>[A-Z])(?=\ (?:is|was|would\ be|must\ be)\ {_RIGHT})))
-    (?!\ (?:is|was|are)\ (?:not|wrong|incorrect|false|ruled)\b)""",
+    (?!\ (?:(?:is|was)\ (?:wrong|incorrect|false|ruled)|{_AUXILIARY}(?:n['’]t|\ ?not)|fails)\b)""",
     re.VERBOSE | re.IGNORECASE,
 )
 _FURTHER = re.compile(
@@ -305,22 +306,24 @@ _FURTHER = re.compile(
 _FIRST = re.compile(r"[\s\W]{0,4}(?:[A-Z]|(?<=\()[a-z])(?!\w)")
 _NAMED = (
     re.compile(
-        r"(?i:option|choice|letter|answer|alternativa|opción|antwort)(?: is)?[ :*]{1,4}\(?"
+        r"(?i:option|choice|letter|answer|alternativa|opción|antwort)(?: is)?[ :,*]{1,4}\(?"
         r"([A-Z])(?![\w'’/&-])(?! (?!is\b|ist\b|es\b|est\b)[a-z])"
         r"|\(([A-Z])\)|\*\*\(?([A-Z])[.)]?(?:\*\*| )"
         r"|[选選](?:择|擇)?\s?[:：]?\s?\(?([A-Z])(?![A-Za-z])"
     ),
     re.compile(
         rf"(?<![\w'’])\(?([A-HJ-Z])[).:]?(?:\ (?:(?!\b[A-Z]\b)[^.\n]){{1,60}}?)?"
-        rf"\ (?:is|seems|must\ be|would\ be)\ {_RIGHT}",
+        rf"\ (?:is|seems|looks|must\ be|would\ be)\ {_RIGHT}",
         re.VERBOSE,
     ),
     re.compile(
         r"\b(?i:therefore|thus|hence|so|is|it's|be|with|for|choose|pick|select|definitely|probably"
-        r"|leaves|answer['’]s),?[ *]{1,3}\(?([A-HJ-Z])\)?\**"
+        r"|leaves|leaving|say|guess|response|answer['’]s)[,:]?[ *]{1,3}\(?([A-HJ-Z])\)?\**"
         r"[.!]?\s*$"
         r"|\b(?i:must|has\ to)\ be\ \(?([A-HJ-Z])\)?,?\ (?:as|since|because)\b"
-        r"|(?<!ot\ )\b(?i:only)\ \(?([A-HJ-Z])\)?\ (?:remains|works|fits)\b"
+        r"|(?<!ot\ )\b(?i:only)\ (?:option\ )?\(?([A-HJ-Z])\)?\ (?!is\b)[a-z]{2,}s\b"
+        r"|\bnot\ \(?[A-Z]\)?,?\ but\ \(?([A-HJ-Z])(?![\w'’])|\b([A-HJ-Z])\ it\ is\b"
+        r"|\b(?i:it['’]s)\ \(?([A-HJ-Z])\)?[.,;!](?=\s)"
     ),
 )
 _YES_NO = re.compile(
@@ -372,8 +375,9 @@ def named_letter(text: str) -> str | None:
 
 
 def _letters(pattern: re.Pattern[str], line: str) -> set[str]:
-    """What one of a pattern's groups holds, wherever it fits."""
-    return {found[found.lastindex or 0] for found in pattern.finditer(line)}
+    """What one of a pattern's groups holds, wherever it fits and nothing says that it does not."""
+    fits = ((found, found.lastindex or 0) for found in pattern.finditer(line))
+    return {found[group] for found, group in fits if not DENIED.search(line[: found.start(group)])}
 
 
 def yes_or_no(text: str) -> str | None:
