@@ -387,7 +387,9 @@ class StreamReader:
         return Usage(prefill_tokens=self.prompt_tokens, cancelled_tokens=self.pieces)
 
     def add(self, chunk: object) -> None:
-        """Take one chunk, or raise an UpstreamError `bad_type`."""
+        """Take one chunk, or raise an UpstreamError `bad_type`; null says nothing."""
+        if chunk is None:
+            return
         if not isinstance(chunk, dict):
             raise UpstreamError("bad_type", wasted=self.wasted)
         self.model = _name(chunk) or self.model
@@ -415,16 +417,16 @@ class StreamReader:
 
     async def read(self, stream: Chunks) -> None:
         """Take all chunks; what comes after the reasons to end is not waited for for long."""
-        chunks = aiter(stream)
+        chunks, over = aiter(stream), object()
         while True:
             try:
                 async with within(_AFTER_END_S, STALLED, self) if self.ended else nullcontext():
-                    chunk = await anext(chunks, None)
+                    chunk = await anext(chunks, over)
             except (UpstreamError, OpenAIError, httpx2.HTTPError):
                 if not any(choice.finish_reason for choice in self.choices.values()):
                     raise
                 return  # what is whole has come
-            if chunk is None:
+            if chunk is over:
                 self.done = stream.done
                 return
             self.add(chunk)

@@ -75,6 +75,7 @@ async def lines_of_json(exchange):
 
 STREAMS = {
     "comments": stream(b": OPENROUTER PROCESSING\n\n", *BEGIN, b": ping\n\n", END),
+    "null": stream(b"null", *BEGIN, b"null", END),
     "no space after data": stream(*BEGIN, END, before=b"data:"),
     "events without data": stream(b"\n", *BEGIN, b" ", END),
     "CR LF": stream(*BEGIN, END, after=b"\r\n\r\n"),
