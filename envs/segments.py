@@ -109,7 +109,7 @@ class SegmentTraces:
 NOWHERE = -1
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class SegmentTable(QuestionTable):
     """Trees of some splits; Q questions, T attempts in the order of questions, M nodes.
 

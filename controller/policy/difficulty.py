@@ -31,7 +31,7 @@ _STRANGE = 3
 recorded sets have so many; greetings, trivia and bare sums have 4 to 7 on the bundled set."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Difficulty:
     """Read-outs of prompt features, each output a weighted sum of theirs.
 

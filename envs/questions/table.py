@@ -18,7 +18,7 @@ from controller.process.lockstep import Array
 from controller.process.wording import shape_features, text_features
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class QuestionTable:
     """Q questions and the answers that were given to them.
 

@@ -42,7 +42,7 @@ def attempt_type(
     return np.dtype([*counts, *((name, signal) for name in SIGNALS)])
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class TraceTable(QuestionTable):
     """Attempts of a ladder's models as arrays: Q questions, R rungs, M attempts.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -177,8 +178,9 @@ def utilities(
     return np.array([utility(price) for price in prices])
 
 
+@lru_cache(maxsize=4)
 def outlook(difficulty: Difficulty | None, prompts: QuestionTable) -> Floats | None:
-    """`Difficulty.outlook` of every question, or None."""
+    """`Difficulty.outlook` of every question, or None; the same at all prices, so kept."""
     return None if difficulty is None else difficulty.outlook(prompts.features)
 
 

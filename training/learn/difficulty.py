@@ -324,6 +324,18 @@ class Readings:
     line: Fitted | None
     network: Fitted | None
 
+    def take(self, rows: NDArray[np.int64]) -> Readings:
+        """The same read-outs, and what they tell of some of the questions they were fitted on."""
+
+        def told(fitted: Fitted | None) -> Fitted | None:
+            return fitted and (fitted[0], fitted[1][rows])
+
+        return Readings(
+            wording=[(readout, outlook[rows]) for readout, outlook in self.wording],
+            line=told(self.line),
+            network=told(self.network),
+        )
+
 
 def read_prompts(prompts: QuestionTable, outcomes: Outcomes) -> Readings:
     """All single read-outs, which take most of the time that fitting takes."""

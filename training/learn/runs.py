@@ -189,7 +189,7 @@ def _held_against_rules(
         f"from; rules are tuned on {tuning.num_questions:,} others"
     )
     num_prices = SCORED_PRICES if prepared.prices.low < prepared.prices.high else 1
-    read = prepared.read if prepared.tuning is prepared else None
+    read = prepared.tuning.read
     comparison = compare(
         checkpoints, tuning, test, num_prices=num_prices, repeats=_REPEATS, read=read
     )

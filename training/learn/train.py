@@ -122,6 +122,7 @@ class Prepared:
             self,
             train=self.train.take(places),
             train_outlook=None if known is None else known[places],
+            read=self.read.take(places),
         )
 
     @cached_property
