@@ -47,6 +47,8 @@ class RaceTable:
         signals: as `controller.process.races.signals` returns them, (3, Q, S, M).
         places: characters that are written at each mark, (Q, S, M).
         shared: characters that two samples begin with alike, (Q, S, S).
+        kv_cost: of a token whose keys and values are held for a step, in tokens; memory is free
+            by default.
     """
 
     group: int
@@ -57,19 +59,25 @@ class RaceTable:
     signals: Floats
     places: Ints
     shared: Ints
+    kv_cost: float = 0.0
 
     @property
     def prices(self) -> LogUniform:
         """Three decades around what one sample costs."""
-        return price_range(float(self.prompt_tokens.mean() + self.length.mean()))
+        prompt, length = self.prompt_tokens[:, None], self.length
+        held = kv_token_steps(prompt, np.zeros_like(length), length)
+        return price_range(float((prompt + length + self.kv_cost * held).mean()))
 
 
-def read_races(traces: TraceSet, splits: Iterable[str]) -> RaceTable:
-    """The races of some splits.
+def read_races(traces: TraceSet, splits: Iterable[str], kv_cost: float = 0.0) -> RaceTable:
+    """The races of some splits; `kv_cost` as in `RaceTable`.
 
     Raises:
+        ConfigError: a cost below 0.
         TraceFormatError: running marks were not recorded, of as many attempts at each question.
     """
+    if not 0 <= kv_cost < np.inf:
+        raise ConfigError(f"kv_cost: expected a number from 0 up, found {kv_cost}")
     group = traces.manifest.get("group")
     if not group or not {"groups", "places"} <= {*traces.stored.schema.names}:
         raise TraceFormatError(
@@ -97,6 +105,7 @@ def read_races(traces: TraceSet, splits: Iterable[str]) -> RaceTable:
         signals=signals(groups.reshape(*shape, marks), length, int(group)),
         places=places.reshape(*shape, marks + 1),
         shared=np.stack([shared_characters(row.tolist()) for row in texts]),
+        kv_cost=kv_cost,
     )
 
 
@@ -161,8 +170,13 @@ class Races:
             shared=self._shared,
         )
 
-    def advance(self, marks: Marks, go_on: Bools) -> Ints:
-        """Write what goes on, (E, S) of the running, up to the next mark; tokens of that, (E,)."""
+    @property
+    def cost(self) -> Floats:
+        """Tokens, and what holding their keys and values costs, (E,)."""
+        return np.asarray(self.tokens + self.table.kv_cost * self.kv)
+
+    def advance(self, marks: Marks, go_on: Bools) -> Floats:
+        """Write what goes on, (E, S) of the running, up to the next mark; its cost, (E,)."""
         self.kept &= marks.ended | (go_on & marks.running)
         begin = marks.written[:, None]
         end = np.minimum(
@@ -173,7 +187,7 @@ class Races:
         held = np.where(goes, kv_token_steps(prompt[:, None], begin, end), 0).sum(1)
         spent = np.where(goes, end - begin, 0).sum(1) + prompt * (goes.any(1) & (self.mark == 0))
         self.kv, self.tokens, self.mark = self.kv + held, self.tokens + spent, self.mark + 1
-        return np.asarray(spent)
+        return np.asarray(spent + self.table.kv_cost * held)
 
     def right(self, marks: Marks) -> Bools:
         """Whether the leading answers are right, (E,)."""
@@ -191,7 +205,7 @@ class RaceVectorEnv:
     """N races at a time, as `training.ppo.PPO` plays them.
 
     Actions keep so many of the running samples, those of most value, `keeps(S)`; the race goes on
-    to the next mark, and is over when none runs. Rewards are -price x tokens of each step, and 1
+    to the next mark, and is over when none runs. Rewards are -price x cost of each step, and 1
     at the end if the leading answer is right. Question, order and price are drawn.
 
     Args:
@@ -227,7 +241,7 @@ class RaceVectorEnv:
         reward = reward + (over & right)
         info: dict[str, Any] = {}
         if over.any():
-            final = {"right": right * 1.0, "price": self.price.copy(), "cost": races.tokens * 1.0}
+            final = {"right": right * 1.0, "price": self.price.copy(), "cost": races.cost}
             final |= {"budget": np.full(self.num_envs, np.inf), "kv": races.kv * 1.0}
             info = {"final_info": final, "_final_info": over}
             self._begin(np.flatnonzero(over))

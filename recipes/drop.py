@@ -64,15 +64,16 @@ _WITHIN = 0.01
 
 @dataclass(frozen=True)
 class Played:
-    """Of each question, mean over the orders, (Q,): right, tokens, and KV token-steps."""
+    """Of each question, mean over the orders, (Q,): right, cost, tokens, and KV token-steps."""
 
     right: Floats
+    cost: Floats
     tokens: Floats
     kv: Floats
 
     def utility(self, price: float) -> Floats:
-        """Accuracy less price x tokens, (Q,)."""
-        return np.asarray(self.right - price * self.tokens)
+        """Accuracy less price x cost, (Q,)."""
+        return np.asarray(self.right - price * self.cost)
 
 
 def play(table: RaceTable, decide: Decide, ways: int = _WAYS) -> Played:
@@ -81,16 +82,17 @@ def play(table: RaceTable, decide: Decide, ways: int = _WAYS) -> Played:
     races = Races(table, count * ways)
     first = np.tile(np.arange(ways) * samples // ways, count)
     races.begin(np.arange(count * ways), np.repeat(np.arange(count), ways), first)
-    found, left = np.zeros((3, count * ways)), np.arange(count * ways)
+    found, left = np.zeros((4, count * ways)), np.arange(count * ways)
     while len(left):
         marks = races.marks()
         over = marks.over
         if over.all() or 2 * over.sum() >= len(over):  # the others go on by themselves
-            found[:, left[over]] = np.stack([races.right(marks), races.tokens, races.kv])[:, over]
+            ends = [races.right(marks), races.cost, races.tokens, races.kv]
+            found[:, left[over]] = np.stack(ends)[:, over]
             races, left = races.take(~over), left[~over]
         else:
             races.advance(marks, decide(marks))
-    return Played(*found.reshape(3, count, ways).mean(2))
+    return Played(*found.reshape(4, count, ways).mean(2))
 
 
 def fit_value(table: RaceTable) -> Network:
@@ -215,8 +217,8 @@ def contest(tuning: RaceTable, test: RaceTable, prices: Floats, config: PPOConfi
         known = [seen[decide] for decide in settings]
         best = [int(np.argmax([p.utility(price).mean() for p in known])) for price in prices]
         right = np.array([p.right.mean() for p in known])
-        tokens = np.array([p.tokens.mean() for p in known])
-        cheapest = int(np.argmin(np.where(right >= min(target, right.max()), tokens, np.inf)))
+        cost = np.array([p.cost.mean() for p in known])
+        cheapest = int(np.argmin(np.where(right >= min(target, right.max()), cost, np.inf)))
         tuned = settings[::_FINER] if name == LEARNED else [settings[n] for n in best]
         chosen[name] = [*tuned, settings[cheapest]]
     played = {decide: play(test, decide) for decide in {*chain(*chosen.values())}}
@@ -303,13 +305,14 @@ def main(
     steps: Annotated[int, typer.Option(min=1, help="Of each training.")] = TRAINING.total_steps,
     num_prices: Annotated[int, typer.Option(min=1)] = 8,
     limit: Annotated[int, typer.Option(help="Use so many questions only; 0: all.")] = 0,
+    kv_cost: Annotated[float, typer.Option(help="Of a token held for a step, in tokens.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Of the trainings.")] = 0,
 ) -> None:
     """Cross-validate dropping by a learned policy against rules; draw accuracy against costs."""
     limit_threads()
     splits, recorded = ("train", "validation"), TraceSet.read(traces)
     tables = [
-        (read_races(part, splits), read_races(part, ("test",)))
+        (read_races(part, splits, kv_cost), read_races(part, ("test",), kv_cost))
         for part in deal(recorded, folds, limit)
     ]
     prices = tables[0][0].prices.grid(num_prices)

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from controller.errors import TraceFormatError
+from controller.errors import ConfigError, TraceFormatError
 from controller.process.races import keeps
 from envs.races import Races, RaceVectorEnv, read_races
 from envs.traces.format import TraceSet
@@ -15,7 +15,7 @@ from training.learn.config import PPOConfig
 @pytest.fixture(scope="module")
 def table():
     whole = read_races(TraceSet.read(CHECKPOINTS / "drop"), ("test",))
-    rows = {k: v[:40] for k, v in vars(whole).items() if k not in ("group", "signals")}
+    rows = {k: v[:40] for k, v in vars(whole).items() if k not in ("group", "signals", "kv_cost")}
     return replace(whole, signals=whole.signals[:, :40], **rows)
 
 
@@ -61,8 +61,9 @@ def test_what_a_policy_sees_does_not_depend_on_what_is_right(table, value):
         (seen, *_, info), (again, *_, told) = (env.step(actions) for env in envs)
 
 
-def test_rewards_add_up_to_utility(table, value):
-    env = RaceVectorEnv(table, value, 32)
+@pytest.mark.parametrize("kv_cost", [0.0, 0.01])
+def test_rewards_add_up_to_utility(table, value, kv_cost):
+    env = RaceVectorEnv(replace(table, kv_cost=kv_cost), value, 32)
     _, info = env.reset(seed=0)
     price, total = env.price.copy(), np.zeros(32)
     over = np.zeros(32, bool)
@@ -73,6 +74,8 @@ def test_rewards_add_up_to_utility(table, value):
         for row in np.flatnonzero(done & ~over):
             final = {k: v[row] for k, v in info["final_info"].items()}
             assert final["price"] == price[row]
+            tokens = final["cost"] - kv_cost * final["kv"]
+            assert tokens == pytest.approx(round(tokens))
             assert total[row] == pytest.approx(final["right"] - price[row] * final["cost"])
         over |= done
 
@@ -97,6 +100,15 @@ def test_the_same_seed_teaches_the_same_policy(table):
     np.testing.assert_array_equal(decided[0].tokens, decided[1].tokens)
 
 
+def test_memory_is_on_the_bill_where_it_costs(table):
+    bill = replace(table, kv_cost=0.1)
+    free, paid = (play(each, first(8)) for each in (table, bill))
+    np.testing.assert_array_equal(paid.kv, free.kv)
+    np.testing.assert_array_equal(free.cost, free.tokens)
+    np.testing.assert_allclose(paid.cost, free.tokens + 0.1 * free.kv)
+    assert bill.prices.high < table.prices.high
+
+
 def test_every_family_may_give_up_or_drop_nothing(table, value):
     families = rules(table, value)
     assert len(families.pop(ALL)) == 1
@@ -106,3 +118,5 @@ def test_every_family_may_give_up_or_drop_nothing(table, value):
 def test_a_set_without_marks_is_refused(traces):
     with pytest.raises(TraceFormatError, match="running marks"):
         read_races(traces, ("test",))
+    with pytest.raises(ConfigError, match="kv_cost: expected a number from 0 up, found -1"):
+        read_races(traces, ("test",), kv_cost=-1)
