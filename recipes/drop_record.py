@@ -17,7 +17,7 @@ import pyarrow as pa
 import typer
 
 from controller.answers import UNSTATED
-from controller.backends.base import Request, run_now
+from controller.backends.base import TEMPERATURE, Request, run_now
 from controller.backends.local.backend import LocalBackend
 from controller.backends.local.model import load_model
 from controller.backends.places import ModelPlace
@@ -82,6 +82,7 @@ def main(
     samples: Annotated[int, typer.Option(min=1)] = 16,
     group: Annotated[int, typer.Option(min=1, help="Tokens from mark to mark.")] = 8,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 192,
+    temperature: Annotated[float, typer.Option(min=0)] = TEMPERATURE,
     licence: Annotated[str | None, typer.Option(help="Of the recorded texts.")] = None,
     at_once: Annotated[int, typer.Option(min=1, help="Questions written together.")] = 32,
 ) -> None:
@@ -94,7 +95,9 @@ def main(
         for question, _ in spread([(q, split) for q in members])[:limit]
     ]
     local = load_model(ModelPlace.parse(model), 0)
-    backend = LocalBackend(local, max_new_tokens=max_new_tokens, max_cached_prompts=0)
+    backend = LocalBackend(
+        local, temperature=temperature, max_new_tokens=max_new_tokens, max_cached_prompts=0
+    )
     rows: list[dict[str, Any]] = []
     started = time.monotonic()
     for begin in range(0, len(asked), at_once):
@@ -105,11 +108,11 @@ def main(
     described = [question_row(question, split) for question, split in asked]
     write_table(out / "questions.parquet", pa.Table.from_pylist(described, schema=QUESTION_SCHEMA))
     write_table(out / "attempts.parquet", pa.Table.from_pylist(rows, schema=MARKED))
-    spec = local.spec(backend.models[0].temperature or 0.0, max_new_tokens)
+    spec = local.spec(temperature, max_new_tokens)
     notes = {"licence": licence} if licence else {}
     manifest = {
         **planned_manifest(RecordConfig(samples=samples), [spec], notes),
-        "decoding": {"temperature": spec.temperature, "max_new_tokens": max_new_tokens, "seed": 0},
+        "decoding": {"temperature": temperature, "max_new_tokens": max_new_tokens, "seed": 0},
         "answers": noted_kinds(question for question, _ in asked),
         "group": group,
         "questions": len(asked),
