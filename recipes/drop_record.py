@@ -103,7 +103,8 @@ def main(
     for begin in range(0, len(asked), at_once):
         rows += record(backend, [q for q, _ in asked[begin : begin + at_once]], samples, group)
         done = min(begin + at_once, len(asked))
-        print(f"{done} of {len(asked)} questions, {time.monotonic() - started:.0f} s")
+        seconds = time.monotonic() - started
+        print(f"{done} of {len(asked)} questions, {seconds:.0f} s", flush=True)
     out.mkdir(parents=True, exist_ok=True)
     described = [question_row(question, split) for question, split in asked]
     write_table(out / "questions.parquet", pa.Table.from_pylist(described, schema=QUESTION_SCHEMA))

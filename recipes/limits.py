@@ -114,7 +114,7 @@ def _column(
     for arm, colour in zip(arms.columns, colours, strict=True):
         axes[0].plot(arms.index, arms[arm], color=colour, label=arm, lw=1.2)
     for rows, price, style in zip(mine, prices, ("-", "--", ":"), strict=True):
-        label = f"controller, right answer worth {1 / price:,.0f}"
+        label = f"controller, right answer worth {float(f'{1 / price:.2g}'):,.0f}"
         for axis, name in zip(axes, ("right", "cost"), strict=True):
             axis.plot(rows.index, rows[name], style, color="#1b1c1e", label=label, lw=2)
 
