@@ -218,7 +218,8 @@ def test_llama_cpp_stops_writing_what_is_dropped():
 
     async def run(url):
         question = Question(question_id="q", text=text, answers="text", max_new_tokens=96)
-        backend = OpenAIBackend(endpoint(url, name="real", model="real"), seed=0)
+        goes_on = {"ignore_eos": True}
+        backend = OpenAIBackend(endpoint(url, "real", name="real", body=goes_on), seed=0)
         slots = httpx.AsyncClient(base_url=url.removesuffix("/v1"))
 
         async def watch():
