@@ -66,7 +66,11 @@ class RaceTable:
         """Three decades around what one sample costs."""
         prompt, length = self.prompt_tokens[:, None], self.length
         held = kv_token_steps(prompt, np.zeros_like(length), length)
-        return price_range(float((prompt + length + self.kv_cost * held).mean()))
+        return price_range(float(self.cost(prompt + length, held).mean()))
+
+    def cost(self, tokens: Ints, kv: Ints) -> Floats:
+        """Of tokens, and of token-steps of their keys and values."""
+        return np.asarray(tokens + self.kv_cost * kv)
 
 
 def read_races(traces: TraceSet, splits: Iterable[str], kv_cost: float = 0.0) -> RaceTable:
@@ -173,7 +177,7 @@ class Races:
     @property
     def cost(self) -> Floats:
         """Tokens, and what holding their keys and values costs, (E,)."""
-        return np.asarray(self.tokens + self.table.kv_cost * self.kv)
+        return self.table.cost(self.tokens, self.kv)
 
     def advance(self, marks: Marks, go_on: Bools) -> Floats:
         """Write what goes on, (E, S) of the running, up to the next mark; its cost, (E,)."""
@@ -187,7 +191,7 @@ class Races:
         held = np.where(goes, kv_token_steps(prompt[:, None], begin, end), 0).sum(1)
         spent = np.where(goes, end - begin, 0).sum(1) + prompt * (goes.any(1) & (self.mark == 0))
         self.kv, self.tokens, self.mark = self.kv + held, self.tokens + spent, self.mark + 1
-        return np.asarray(spent + self.table.kv_cost * held)
+        return self.table.cost(spent, held)
 
     def right(self, marks: Marks) -> Bools:
         """Whether the leading answers are right, (E,)."""

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from envs.traces.format import TraceSet
 from recipes.crossvalidate import CONTROLLER
 from training.cli.app import main as run_program
-from training.report.plots import STYLE, save_figure
+from training.report.plots import STYLE, save_figure, worth_text
 
 SOLVED = 0.05
 """Share of right attempts below which an arm does not solve a place."""
@@ -114,7 +114,7 @@ def _column(
     for arm, colour in zip(arms.columns, colours, strict=True):
         axes[0].plot(arms.index, arms[arm], color=colour, label=arm, lw=1.2)
     for rows, price, style in zip(mine, prices, ("-", "--", ":"), strict=True):
-        label = f"controller, right answer worth {float(f'{1 / price:.2g}'):,.0f}"
+        label = f"controller, right answer worth {worth_text(price)}"
         for axis, name in zip(axes, ("right", "cost"), strict=True):
             axis.plot(rows.index, rows[name], style, color="#1b1c1e", label=label, lw=2)
 

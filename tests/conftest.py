@@ -33,6 +33,13 @@ from training.report.show import new_questions
 ROOT = Path(__file__).parent.parent
 CHECKPOINTS = ROOT / "checkpoints"
 
+REAL = [file for file in os.environ.get("ALLOT_REAL_MODEL", "").split(os.pathsep) if file]
+"""GGUF files of small chat models, the smallest first."""
+
+needs_real_model = pytest.mark.skipif(
+    not REAL, reason="needs a real model: ALLOT_REAL_MODEL=FILE.gguf[:FILE.gguf]"
+)
+
 ON_THEIR_OWN = ("test_docs.py", "test_examples.py")
 """Files of long tests that share no set-up: whichever process is free takes the next one.
 

@@ -29,6 +29,7 @@ from recipes import (
     trade_offs,
     trees,
 )
+from tests.conftest import REAL, needs_real_model
 from tests.hub_server import hub
 from training.cli.app import app
 
@@ -65,12 +66,9 @@ def name(page):
     return str(page.relative_to(ROOT))
 
 
-REAL = os.environ.get("ALLOT_REAL_MODEL", "").split(os.pathsep)
-"""Files that stand in for the smallest and the largest model that a page fetches from the Hub."""
-
 FETCHED = re.compile(r"Qwen/[\w.-]+B-Instruct(?!-GGUF)")
 
-PATIENCE_S = 1200 if REAL[0] else 300
+PATIENCE_S = 1200 if REAL else 300
 """For one block."""
 
 FEWER = {"--limit": 6, "--samples": 2, "--max-new-tokens": 24}
@@ -88,7 +86,7 @@ def shortened(text, numbers):
 
 
 def with_real_models(text):
-    """A command with models that are at hand, and with little for them to do."""
+    """A command with the smallest and largest model at hand, and with little for them to do."""
     names = sorted(set(FETCHED.findall(text)))
     for name, file in zip(names, (REAL[0], REAL[-1]), strict=False):
         text = text.replace(name, file)
@@ -138,8 +136,8 @@ def run(clone, tmp_path):
 @pytest.mark.parametrize("page", RUNNABLE, ids=name)
 def test_page_can_be_followed_from_top_to_bottom(page, clone, run):
     real = any(FETCHED.search(b.text) for b in blocks(page) if b.language in PROGRAMS)
-    if real and not REAL[0]:
-        pytest.skip("needs a real model: ALLOT_REAL_MODEL=FILE.gguf[:FILE.gguf]")
+    if real and not REAL:
+        pytest.skip(needs_real_model.kwargs["reason"])
     for block in blocks(page):
         if block.title:
             (clone / block.title).write_text(block.text)

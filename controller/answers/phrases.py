@@ -284,7 +284,10 @@ def _depths(passage: str) -> list[int] | None:
 
 
 _RIGHT = r"(?:the\ |also\ |clearly\ )?(?:correct|right|true|best|answer|most)\b"
-_AUXILIARY = r"(?:is|was|can?|could|do(?:es)?|wo|would|must|should)"
+_WRONG = (
+    r"(?:(?:is|was|are)\ (?:wrong|incorrect|false|ruled)"
+    r"|(?:is|was|are|can?|could|do(?:es)?|wo|would|must|should)(?:n['’]t|\ ?not)|fails)\b"
+)
 _LETTER = re.compile(
     rf"""(?:(?:the|so|therefore|thus|hence),?\ )?(?:correct\ )?
     (?:(?:option|choice|letter|answer|opci[oó]n|opção|alternativa)\b:?\ ?)?
@@ -295,7 +298,7 @@ _LETTER = re.compile(
     | (?-i:(?P<alone>[A-Z])(?=[ ]*(?:\Z|\n|because\b|since\b|as\b|[.,;!]\s|[.,;!]\Z)|[*_]))
     | (?-i:(?P<plain>[B-HJ-Z])(?=\ [A-Za-z(]|,|\s[{_IDEOGRAPHS}]))
     | (?-i:(?P<judged>[A-Z])(?=\ (?:is|was|would\ be|must\ be)\ {_RIGHT})))
-    (?!\ (?:(?:is|was)\ (?:wrong|incorrect|false|ruled)|{_AUXILIARY}(?:n['’]t|\ ?not)|fails)\b)""",
+    (?!\ {_WRONG})""",
     re.VERBOSE | re.IGNORECASE,
 )
 _FURTHER = re.compile(

@@ -18,11 +18,10 @@ from controller.checkpoint import MAX_FILE_BYTES, load_checkpoint
 from controller.errors import CheckpointError
 from controller.hub import card_of, save_copy
 from controller.loading import load_backend
-from tests.conftest import CHECKPOINTS
+from tests.conftest import CHECKPOINTS, REAL, needs_real_model
 from tests.hub_server import TOKEN, hub
 
 BUNDLED = CHECKPOINTS / "controller"
-REAL = os.environ.get("ALLOT_REAL_MODEL", "").split(os.pathsep)[0]
 ADAPTERS = {name: str(CHECKPOINTS / name) for name in ("reviser", "verifier")}
 MODELS = [str(CHECKPOINTS / name) for name in ("small", "large")]
 QUESTION = "Solve the following multiplication: 3 * 4."
@@ -127,9 +126,9 @@ def test_a_file_that_the_hub_lacks_is_named_with_how_to_fetch_it(tmp_path):
     assert "`hf download me/models-GGUF chat.Q4.gguf`" in found
 
 
-@pytest.mark.skipif(not REAL, reason="needs a real model: ALLOT_REAL_MODEL=FILE.gguf")
+@needs_real_model
 def test_a_gguf_file_of_the_hub_is_downloaded_once(tmp_path):
-    content = Path(REAL).read_bytes()
+    content = Path(REAL[0]).read_bytes()
     with hub() as server:
         server.repos["me/models-GGUF"] = {"chat.Q4.gguf": content}
         told, (name, digest) = run(LOADING, server, tmp_path)

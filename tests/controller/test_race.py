@@ -1,7 +1,6 @@
 """Samples that are dropped while they are written: in this process and behind a server."""
 
 import asyncio
-import os
 from dataclasses import replace
 
 import httpx
@@ -18,12 +17,11 @@ from controller.race import Race
 from envs.races import Races, read_races
 from envs.traces.format import TraceSet
 from recipes.drop import first
-from tests.conftest import CHECKPOINTS
+from tests.conftest import CHECKPOINTS, REAL, needs_real_model
 from tests.controller.server.llama_cpp import llama_cpp
 from tests.controller.server.upstream import Upstream, completion, endpoint
 
 GROUP, SAMPLES = 8, 16
-REAL = os.environ.get("ALLOT_REAL_MODEL", "").split(os.pathsep)[0]
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +208,7 @@ def test_answers_count_though_a_server_tells_no_log_probabilities(says):
         assert race_behind(server, 2, -1.0).answer == "7"  # on a tie the one that is known
 
 
-@pytest.mark.skipif(not REAL, reason="needs a real model: ALLOT_REAL_MODEL=FILE.gguf[:FILE.gguf]")
+@needs_real_model
 def test_llama_cpp_stops_writing_what_is_dropped():
     """Of four samples one goes on after the first mark, and the server has nothing else to do."""
     text = "Count from 1 to 200, one number a line."
@@ -220,13 +218,13 @@ def test_llama_cpp_stops_writing_what_is_dropped():
         question = Question(question_id="q", text=text, answers="text", max_new_tokens=96)
         goes_on = {"ignore_eos": True}
         backend = OpenAIBackend(endpoint(url, "real", name="real", body=goes_on), seed=0)
-        slots = httpx.AsyncClient(base_url=url.removesuffix("/v1"))
 
         async def watch():
-            while True:
-                found = (await slots.get("/slots")).json()
-                busy.append(sum(slot["is_processing"] for slot in found))
-                await asyncio.sleep(0.02)
+            async with httpx.AsyncClient(base_url=url.removesuffix("/v1")) as slots:
+                while True:
+                    found = (await slots.get("/slots")).json()
+                    busy.append(sum(slot["is_processing"] for slot in found))
+                    await asyncio.sleep(0.02)
 
         def one(marks):
             return marks.running & ((np.arange(4) < 1) | (marks.written[:, None] == 0))
@@ -238,7 +236,7 @@ def test_llama_cpp_stops_writing_what_is_dropped():
             watching.cancel()
             await backend.close()
 
-    with llama_cpp(REAL, "real", 4) as url:
+    with llama_cpp(REAL[0], "real", 4) as url:
         found = asyncio.run(run(url))
     assert (found.dropped, len(found.attempts)) == (3, 1)
     assert found.attempts[0].completion_tokens == 96

@@ -143,12 +143,14 @@ class EvaluateOptions:
     as_json: bool = flag(False, "--json")
     wandb: WandbMode = "auto"
 
+    def __post_init__(self) -> None:
+        if self.datasets and self.out is None:
+            raise ConfigError("out: expected a directory for figures of some datasets, found none")
+
 
 @with_flags(EvaluateOptions)
 def evaluate(options: EvaluateOptions) -> None:
     """Compare controllers with tuned rules on the test split; fills in the model card."""
-    if options.datasets and options.out is None:
-        raise ConfigError("out: expected a directory for figures of some datasets, found none")
     from controller.checkpoint import load_any
     from controller.files import write_text
     from envs.granularity import read_traces
@@ -180,7 +182,7 @@ def evaluate(options: EvaluateOptions) -> None:
 
 
 def _only(datasets: Sequence[str], traces: AnyTraces) -> AnyTraces:
-    """The questions of some data sets, of all if none is named."""
+    """The questions of some data sets alone."""
     from envs.questions.table import column
 
     held, wanted = column(traces.questions, "dataset", ""), set[str]()
@@ -191,7 +193,7 @@ def _only(datasets: Sequence[str], traces: AnyTraces) -> AnyTraces:
             raise ConfigError(f"datasets: expected some of {', '.join(names)}, found {pattern!r}")
         wanted |= {*found}
     kept = [name in wanted for name in held]
-    return replace(traces, questions=traces.questions.filter(kept)) if datasets else traces
+    return replace(traces, questions=traces.questions.filter(kept))
 
 
 def _evaluated(
@@ -213,7 +215,8 @@ def _evaluated(
 
     checkpoints = list(controllers.values())
     first, names = checkpoints[0], [model.name for model in checkpoints[0].models]
-    test = recorded_of(_only(options.datasets, traces), ["test"], names)
+    tested = _only(options.datasets, traces) if options.datasets else traces
+    test = recorded_of(tested, ["test"], names)
     tuning = table_of(traces, ["train", "validation"], names)
     if isinstance(tuning, TraceTable) and isinstance(first.config, EpisodeConfig):
         tuning = cross_calibrated(tuning, first.config)

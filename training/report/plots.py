@@ -293,7 +293,7 @@ def plot_policy(checkpoint: Checkpoint, table: TraceTable, path: Path) -> None:
     figure, axes = plt.subplots(2, 3, figsize=(13, 7.8), dpi=110)
     for axis, i in zip(axes[0], _SHOWN, strict=True):
         _action_map(axis, watched[i], kinds)
-        axis.set_title(f"A right answer is worth {_worth(prices[i], dollars)}")
+        axis.set_title(f"A right answer is worth {worth_text(prices[i], dollars)}")
     _by_level(axes[1, 0], watched[_SHOWN[1]], kinds)
     _by_price(axes[1, 1], prices, played, dollars)
     _where_it_pays(axes[1, 2], table, prices, played, dollars)
@@ -304,7 +304,8 @@ def plot_policy(checkpoint: Checkpoint, table: TraceTable, path: Path) -> None:
     save_figure(figure, path)
 
 
-def _worth(price: float, dollars: float | None) -> str:
+def worth_text(price: float, dollars: float | None = None) -> str:
+    """What a right answer is worth at a price, to two digits."""
     rounded = float(f"{1 / price:.2g}")
     return f"{rounded:,.0f} tokens" if dollars is None else cost_text(1 / price, dollars)
 
@@ -373,7 +374,7 @@ def _where_it_pays(
     for offset, i, shade in ((-0.2, _SHOWN[0], _INK), (0.2, _SHOWN[1], _MUTED)):
         accuracy = [float(played[i].right[table.levels == v].mean()) for v in levels]
         cost = [float(played[i].cost[table.levels == v].mean()) for v in levels]
-        label = f"worth {_worth(prices[i], dollars)}"
+        label = f"worth {worth_text(prices[i], dollars)}"
         bars = axis.bar(np.arange(len(levels)) + offset, accuracy, 0.38, color=shade, label=label)
         axis.bar_label(bars, [cost_text(c, dollars) for c in cost], fontsize=9, color=_MUTED)
     _name_levels(axis, levels)

@@ -10,11 +10,9 @@ import shutil
 import subprocess
 import sys
 from contextlib import ExitStack
-from pathlib import Path
 
 import numpy as np
 import openai
-import pytest
 
 from controller.checkpoint import load_checkpoint
 from controller.policy.pricing import Pricing
@@ -22,13 +20,12 @@ from controller.process.terms import Terms
 from envs.questions.grader import KindGrader
 from envs.traces.format import TraceSet
 from envs.traces.recorded import read_recorded
-from tests.conftest import CHECKPOINTS
+from tests.conftest import CHECKPOINTS, REAL, needs_real_model
 from tests.controller.server.llama_cpp import llama_cpp
 from tests.controller.server.test_end_to_end import transformers_serve
 from tests.controller.server.test_operating import serving
 from training.compare.simulate import play_checkpoint
 
-REAL = os.environ.get("ALLOT_REAL_MODEL")
 SIZES = {"small": 1e6, "large": 8e6}
 
 
@@ -132,10 +129,9 @@ def test_transformers_serve(tmp_path, traces):
         agree(tmp_path, servers, ["--samples", "3", "--max-new-tokens", "64"])
 
 
-@pytest.mark.skipif(not REAL, reason="needs a real model: ALLOT_REAL_MODEL=FILE.gguf[:FILE.gguf]")
+@needs_real_model
 def test_llama_cpp(tmp_path):
     """Sums, asked with a prompt that the checkpoint remembers."""
-    files = [Path(file) for file in (REAL or "").split(os.pathsep)]
     rng = np.random.default_rng(0)
     sums = [(f"What is {a} + {b}?", str(a + b)) for a, b in rng.integers(1, 10, (44, 2)).tolist()]
     write_questions(tmp_path / "questions.jsonl", sums, {"train": 24, "validation": 8, "test": 12})
@@ -143,7 +139,7 @@ def test_llama_cpp(tmp_path):
     with ExitStack() as stack:
         servers = [
             Upstream(stack.enter_context(llama_cpp(file, name)), name)
-            for file, name in zip((files[0], files[-1]), SIZES, strict=True)
+            for file, name in zip((REAL[0], REAL[-1]), SIZES, strict=True)
         ]
         agree(
             tmp_path,

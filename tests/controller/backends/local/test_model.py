@@ -1,7 +1,6 @@
 """A real model in a GGUF file, `ALLOT_REAL_MODEL=FILE`; packed weights; long vocabularies."""
 
 import hashlib
-import os
 from pathlib import Path
 
 import pytest
@@ -16,24 +15,20 @@ from controller.backends.prompts import messages
 from controller.errors import BackendError
 from controller.process.actions import ActionKind
 from controller.process.types import Question
+from tests.conftest import REAL, needs_real_model
 
-FILE = os.environ.get("ALLOT_REAL_MODEL", "")
 QUESTION = Question(question_id="q", text="What is 2 + 3? Reply with the number only.")
 REQUESTS = [Request(question=QUESTION, action=ActionKind.SAMPLE, index=i) for i in range(3)]
-
-real = pytest.mark.skipif(
-    not FILE, reason="set ALLOT_REAL_MODEL to the GGUF file of a small chat model"
-)
 
 
 @pytest.fixture(scope="module")
 def local():
-    return load_model(FILE, 0)
+    return load_model(REAL[0], 0)
 
 
-@real
+@needs_real_model
 def test_name_size_and_digest_are_those_of_the_file(local):
-    file = Path(FILE)
+    file = Path(REAL[0])
     assert local.name == file.stem
     assert local.digest == hashlib.sha256(file.read_bytes()).hexdigest()[:16]
     embedding = local.model.get_input_embeddings().weight.numel()
@@ -44,7 +39,7 @@ def test_name_size_and_digest_are_those_of_the_file(local):
     assert local.model.dtype in (torch.bfloat16, torch.float32)
 
 
-@real
+@needs_real_model
 def test_the_template_in_the_file_is_used(local):
     text = local.tokenizer.apply_chat_template(
         messages(REQUESTS[0]), add_generation_prompt=True, tokenize=False
@@ -53,7 +48,7 @@ def test_the_template_in_the_file_is_used(local):
     assert local.tokenizer.decode(list(local.encode(REQUESTS[0]))) == text
 
 
-@real
+@needs_real_model
 def test_attempts_say_something_and_do_not_depend_on_company(local):
     backend = TransformersBackend([local], max_new_tokens=24)
     together = run_now(backend.attempts(REQUESTS))
