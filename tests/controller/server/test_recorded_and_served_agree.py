@@ -17,9 +17,9 @@ import openai
 from controller.checkpoint import load_checkpoint
 from controller.policy.pricing import Pricing
 from controller.process.terms import Terms
-from envs.questions.grader import KindGrader
 from envs.traces.format import TraceSet
 from envs.traces.recorded import read_recorded
+from recipes.live import ask_service
 from tests.conftest import CHECKPOINTS, REAL, needs_real_model
 from tests.controller.server.llama_cpp import llama_cpp
 from tests.controller.server.test_end_to_end import transformers_serve
@@ -74,37 +74,20 @@ def agree(tmp_path, servers, record=(), steps=50_000):
     names = [server.name for server in servers]
     with serving(out, *servers, names=names) as service:
         client = openai.OpenAI(base_url=f"{service.http.base_url}/v1", api_key="any")
-        found = [ask(client, question, price) for question in recorded.questions]
+        rows = [ask_service(client, question, price) for question in recorded.questions]
         ready = service.http.get("/ready").json()
-    decisions = [decision for allot in found for decision in allot["decisions"]]
+    told = [row["allot"] for row in rows]
+    decisions = [decision for allot in told for decision in allot["decisions"]]
     others = [decision for decision in decisions if decision["decided_by"] != "policy"]
     assert len(others) <= 0.01 * len(decisions), others[:3]
     assert ready["warnings"] == []
-    assert all(a["prompt_tokens"] for allot in found for a in attempts(allot))
+    assert all(a["prompt_tokens"] for decision in decisions for a in decision["attempts"])
 
     played = play_checkpoint(checkpoint, recorded.table, price)
-    grader = KindGrader()
-    right = [
-        grader.is_right(question, allot["answer"])
-        for question, allot in zip(recorded.questions, found, strict=True)
-    ]
-    for served, replayed in ((right, played.right), ([a["cost"] for a in found], played.cost)):
+    right = [row["right"] for row in rows]
+    for served, replayed in ((right, played.right), ([a["cost"] for a in told], played.cost)):
         spread = max(np.std(served), np.std(replayed)) / len(served) ** 0.5
         assert abs(np.mean(served) - np.mean(replayed)) <= 3.5 * spread + 1e-9, (served, replayed)
-    return found
-
-
-def ask(client, question, price):
-    reply = client.chat.completions.create(
-        model="allot",
-        messages=[{"role": "user", "content": question.text}],
-        extra_body={"allot": {"price": price, "give_up": True, "explain": True}},
-    )
-    return reply.model_extra["allot"]
-
-
-def attempts(allot):
-    return [attempt for decision in allot["decisions"] for attempt in decision["attempts"]]
 
 
 def test_transformers_serve(tmp_path, traces):
