@@ -2,10 +2,13 @@
 
 A trace set as any other, whose attempts have two columns more, by groups of tokens: `groups`, the
 mean log-probability of each, and `places`, how many characters of the text are written after it.
+Run again to go on.
 """
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import typer
 
 from controller.answers import UNSTATED
@@ -22,6 +26,7 @@ from controller.backends.local.backend import LocalBackend
 from controller.backends.local.model import load_model
 from controller.backends.places import ModelPlace
 from controller.bundled import bundled
+from controller.errors import ConfigError
 from controller.files import write_json
 from controller.process.actions import ActionKind
 from controller.process.types import Question
@@ -41,6 +46,9 @@ from training.record.plans import question_row, spread
 from training.record.recorders import attempt_row
 from training.record.recording import planned_manifest
 from training.record.settings import RecordConfig
+
+PARTS, PLAN = "recording", "plan.json"
+"""Attempts until all are there, in a directory of the set, and what was asked for."""
 
 MARKED = pa.schema(
     [*ATTEMPT_SCHEMA, ("groups", pa.list_(pa.float32())), ("places", pa.list_(pa.int32()))]
@@ -66,6 +74,21 @@ def record(
         | {"groups": sample.groups(group), "places": sample.places(group)}
         for attempt, (_, _, sample) in zip(made, watched, strict=True)
     ]
+
+
+def planned(parts: Path, plan: dict[str, Any]) -> Path:
+    """The directory of parts. Raises ConfigError: those in it were asked for otherwise."""
+    if (parts / PLAN).exists():
+        before = json.loads((parts / PLAN).read_text(encoding="utf-8"))
+        changed = [name for name, value in plan.items() if before.get(name) != value]
+        if changed:
+            raise ConfigError(
+                f"{parts}: expected the {', '.join(changed)} that it was begun with; "
+                "give these again, or another directory"
+            )
+    parts.mkdir(parents=True, exist_ok=True)
+    write_json(parts / PLAN, plan)
+    return parts
 
 
 def main(
@@ -94,26 +117,37 @@ def main(
         for (split, members), limit in zip(drawn.items(), limits, strict=True)
         for question, _ in spread([(q, split) for q in members])[:limit]
     ]
+    plan = {
+        "model": model,
+        "questions": [question.question_id for question, _ in asked],
+        "samples": samples,
+        "group": group,
+        "decoding": {"temperature": temperature, "max_new_tokens": max_new_tokens, "seed": 0},
+        "at_once": at_once,
+    }
+    parts = planned(out / PARTS, plan)
     local = load_model(ModelPlace.parse(model), 0)
     backend = LocalBackend(
         local, temperature=temperature, max_new_tokens=max_new_tokens, max_cached_prompts=0
     )
-    rows: list[dict[str, Any]] = []
     started = time.monotonic()
     for begin in range(0, len(asked), at_once):
-        rows += record(backend, [q for q, _ in asked[begin : begin + at_once]], samples, group)
+        part = parts / f"{begin:06}.parquet"
+        if not part.exists():
+            rows = record(backend, [q for q, _ in asked[begin : begin + at_once]], samples, group)
+            write_table(part, pa.Table.from_pylist(rows, schema=MARKED))
         done = min(begin + at_once, len(asked))
         seconds = time.monotonic() - started
         print(f"{done} of {len(asked)} questions, {seconds:.0f} s", flush=True)
-    out.mkdir(parents=True, exist_ok=True)
     described = [question_row(question, split) for question, split in asked]
     write_table(out / "questions.parquet", pa.Table.from_pylist(described, schema=QUESTION_SCHEMA))
-    write_table(out / "attempts.parquet", pa.Table.from_pylist(rows, schema=MARKED))
+    attempts = [pq.read_table(part, schema=MARKED) for part in sorted(parts.glob("*.parquet"))]
+    write_table(out / "attempts.parquet", pa.concat_tables(attempts))
     spec = local.spec(temperature, max_new_tokens)
     notes = {"licence": licence} if licence else {}
     manifest = {
         **planned_manifest(RecordConfig(samples=samples), [spec], notes),
-        "decoding": {"temperature": temperature, "max_new_tokens": max_new_tokens, "seed": 0},
+        "decoding": plan["decoding"],
         "answers": noted_kinds(question for question, _ in asked),
         "group": group,
         "questions": len(asked),
@@ -121,6 +155,7 @@ def main(
         "digest": tables_digest(out),
     }
     write_json(out / MANIFEST, manifest)
+    shutil.rmtree(parts)
 
 
 if __name__ == "__main__":
