@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.process.actions import ActionKind, attempting
-from controller.process.episodes import EpisodeConfig, Episodes
+from controller.process.episodes import SCORE, SCORES, EpisodeConfig, Episodes
 from controller.process.lockstep import Bools, Floats, chance
 from controller.process.observation import leader_stays
 
@@ -107,9 +107,8 @@ def _stays(episodes: Pair, threshold: float) -> Bools:
 
 def _leader_score(episodes: Pair) -> Floats:
     """Mean verifier score of the leading answer, 0 without one, (N,)."""
-    at_leader = np.arange(episodes.num_episodes), np.maximum(episodes.leader, 0)
-    scores = np.maximum(episodes.answer_scores[at_leader], 1)
-    return np.asarray(episodes.answer_score[at_leader] / scores)
+    known = episodes.known_of_leader
+    return np.asarray(known[SCORE] / np.maximum(known[SCORES], 1))
 
 
 @dataclass(frozen=True)

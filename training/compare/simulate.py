@@ -115,17 +115,19 @@ def _side_by_side(
     replay.begin(rows.ravel(), np.tile(starts, len(policies)), price)
     keys = np.random.default_rng(0).integers(2**63, size=len(starts), dtype=np.uint64)
     streams, whole = Streams(np.tile(keys, len(policies))), replay.episodes
-    every, going = np.arange(rows.size), np.ones(rows.size, bool)
-    while going.any():
-        mask, actions = whole.mask(), np.full(rows.size, STOP)
-        for policy, own in zip(policies, rows, strict=True):
-            if going[own].any():
-                episodes = whole if len(policies) == 1 else whole.part(own)
+    every = left = np.arange(rows.size)
+    while len(left):
+        mask, actions = whole.mask(left), np.full(len(left), STOP)
+        ends = np.searchsorted(left, rows[:, 0]).tolist()[1:]
+        for policy, own in zip(policies, np.split(np.arange(len(left)), ends), strict=True):
+            if len(own):
+                episodes = whole if len(own) == rows.size else whole.part(left[own])
                 actions[own] = policy.act(episodes, mask[own])
         if watch is not None:
-            watch(replay, every[going], actions[going])
-        going &= (actions != STOP) & (mask.sum(1) > 1)
-        replay.take(every[going], actions[going], streams)
+            watch(replay, left, actions)
+        goes_on = (actions != STOP) & (mask.sum(1) > 1)
+        left = left[goes_on]
+        replay.take(left, actions[goes_on], streams)
     replay.close(every)
     return [_played(replay, own) for own in rows]
 
