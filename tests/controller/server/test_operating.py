@@ -78,9 +78,10 @@ class Process:
 
 @contextmanager
 def serving(controller, *upstreams, names=("small", "large"), options=()):
-    models = [f"{u.url}#{name}" for u, name in zip(upstreams, names, strict=True)]
     command = [sys.executable, "-m", "training.cli", "serve", "--controller", str(controller)]
-    command += ["--port", "0", "--small", models[0], "--large", models[1], *map(str, options)]
+    for option, upstream, name in zip(("--small", "--large"), upstreams, names, strict=False):
+        command += [option, f"{upstream.url}#{name}"]
+    command += ["--port", "0", *map(str, options)]
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",

@@ -40,14 +40,6 @@ def allot(*command):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-class Upstream:
-    def __init__(self, url, name):
-        self.url, self.name = url, name
-
-    def __str__(self):
-        return f"{self.url}#{self.name}"
-
-
 def write_questions(path, texts_and_answers, splits):
     """As many as `splits` says, the splits interleaved."""
     order = [split for split, count in splits.items() for _ in range(count)]
@@ -59,20 +51,19 @@ def write_questions(path, texts_and_answers, splits):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def agree(tmp_path, servers, record=(), steps=50_000):
+def agree(tmp_path, arms, record=(), steps=50_000):
     """Record, train, serve and ask; the policy decides, as well and as dearly as in replay."""
-    traces, out = tmp_path / "traces", tmp_path / "controller"
-    models = ["--small", servers[0], "--large", servers[1]]
-    sizes = [f"{s.name}={n:.0f}" for s, n in zip(servers, SIZES.values(), strict=True)]
+    traces, out, menu = tmp_path / "traces", tmp_path / "controller", tmp_path / "menu.yaml"
+    menu.write_text(json.dumps({"arms": arms}))
+    sizes = [f"{arm['name']}={SIZES[arm['tier']]:.0f}" for arm in arms]
     record = [*record, *(word for size in sizes for word in ("--parameters", size))]
     asked = ["--questions", tmp_path / "questions.jsonl", "--escalations", "2"]
-    allot("record", "--out", traces, *models, *asked, *record)
+    allot("record", "--out", traces, "--menu", menu, *asked, *record)
     allot("train", "--traces", traces, "--out", out, "--steps", str(steps))
 
     checkpoint, recorded = load_checkpoint(out), read_recorded(TraceSet.read(traces), ["test"])
     price = Pricing(checkpoint).price_for(Terms())
-    names = [server.name for server in servers]
-    with serving(out, *servers, names=names) as service:
+    with serving(out, options=["--menu", menu]) as service:
         client = openai.OpenAI(base_url=f"{service.http.base_url}/v1", api_key="any")
         rows = [ask_service(client, question, price) for question in recorded.questions]
         ready = service.http.get("/ready").json()
@@ -91,7 +82,10 @@ def agree(tmp_path, servers, record=(), steps=50_000):
 
 
 def test_transformers_serve(tmp_path, traces):
-    """The bundled models, which sample by default here; no log-probabilities, no token counts."""
+    """The bundled models, the small one as two arms of one server, which samples by default here.
+
+    The server tells no log-probabilities and counts no tokens.
+    """
     # Enough to learn from that every feature has moved: what never did is strange when it does.
     splits = {"train": 32, "validation": 8, "test": 12}
     table = traces.questions.to_pylist()
@@ -108,8 +102,13 @@ def test_transformers_serve(tmp_path, traces):
             started.append(stack.enter_context(transformers_serve(tmp_path / name)))
         for server in started:
             server.wait()
-        servers = [Upstream(s.url, str(s.name)) for s in started]
-        agree(tmp_path, servers, ["--samples", "3", "--max-new-tokens", "64"])
+        small, large = (f"{server.url}#{server.name}" for server in started)
+        arms = [
+            {"name": "small", "model": small, "tier": "small"},
+            {"name": "greedy", "model": small, "tier": "small", "body": {"temperature": 0}},
+            {"name": "large", "model": large, "tier": "large"},
+        ]
+        agree(tmp_path, arms, ["--samples", "3", "--max-new-tokens", "64"])
 
 
 @needs_real_model
@@ -120,14 +119,14 @@ def test_llama_cpp(tmp_path):
     write_questions(tmp_path / "questions.jsonl", sums, {"train": 24, "validation": 8, "test": 12})
     prompt = "{question} Reply with 'Answer: ' and the number."
     with ExitStack() as stack:
-        servers = [
-            Upstream(stack.enter_context(llama_cpp(file, name)), name)
+        arms = [
+            {
+                "name": name,
+                "model": f"{stack.enter_context(llama_cpp(file, name))}#{name}",
+                "tier": name,
+            }
             for file, name in zip((REAL[0], REAL[-1]), SIZES, strict=True)
         ]
-        agree(
-            tmp_path,
-            servers,
-            ["--samples", "6", "--max-new-tokens", "16", "--prompt", prompt],
-        )
+        agree(tmp_path, arms, ["--samples", "6", "--max-new-tokens", "16", "--prompt", prompt])
     models = load_checkpoint(tmp_path / "controller").models
     assert [model.prompt for model in models] == [({"role": "user", "content": prompt},)] * 2
