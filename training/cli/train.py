@@ -276,12 +276,12 @@ def dashboard(
     ] = False,
 ) -> None:
     """Build a W&B workspace over the runs of train and evaluate."""
-    from training.report.tracking import build_workspace, save_workspace, workspace_spec
+    from training.report.tracking import build_workspace, save_workspace
 
     entity, _, name = project.rpartition("/")
     workspace = build_workspace(entity, name)
     if show:
-        print(json.dumps(workspace_spec(workspace), indent=1))
+        print(json.dumps(workspace._spec, indent=1))
     else:
         console.print(save_workspace(workspace), highlight=False)
 

@@ -32,9 +32,11 @@ from controller.process.lockstep import Ints
 from controller.process.types import Attempt, Question
 from controller.segments.types import Segment
 from envs.segments import SegmentTable
+from envs.traces.format import ATTEMPT_SCHEMA, QUESTION_SCHEMA
 from envs.traces.recorded import Recorded
 from training.compare.results import Results
 from training.compare.simulate import Played, play_checkpoint
+from training.record.plans import question_row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,23 +202,14 @@ class Evaluation:
         return rows
 
 
-BROUGHT = pa.struct(
-    [
-        ("attempt_id", pa.string()),
-        ("parent_id", pa.string()),
-        ("model", pa.string()),
-        ("action", pa.string()),
-        ("answer", pa.string()),
-        ("correct", pa.bool_()),
-        ("prompt_tokens", pa.int32()),
-        ("completion_tokens", pa.int32()),
-        ("mean_logprob", pa.float32()),
-        ("min_logprob", pa.float32()),
-        ("verifier_score", pa.float32()),
-        ("text", pa.string()),
-    ]
+ASKED = ("question_id", "dataset", "level", "question", "reference")
+"""Columns of a question, as trace sets and files of decisions have them."""
+
+_BROUGHT = (
+    *("attempt_id", "parent_id", "model", "action", "answer", "correct", "prompt_tokens"),
+    *("completion_tokens", "mean_logprob", "min_logprob", "verifier_score", "text"),
 )
-"""What an action brings, as a file of decisions keeps it."""
+"""What a file of decisions keeps of an attempt that an action brings."""
 
 
 def decision_schema(checkpoint: AnyCheckpoint) -> pa.Schema:
@@ -227,6 +220,7 @@ def decision_schema(checkpoint: AnyCheckpoint) -> pa.Schema:
     and features.
     """
     actions, features = checkpoint.config.actions.names, checkpoint.granularity.features
+    brought = pa.struct([ATTEMPT_SCHEMA.field(name) for name in _BROUGHT])
     decision = pa.struct(
         [
             ("action", pa.string()),
@@ -235,16 +229,12 @@ def decision_schema(checkpoint: AnyCheckpoint) -> pa.Schema:
             ("observation", pa.struct([(name, pa.float32()) for name in features])),
             ("cost", pa.float64()),
             ("leader", pa.string()),
-            ("attempts", pa.list_(BROUGHT)),
+            ("attempts", pa.list_(brought)),
         ]
     )
     return pa.schema(
         [
-            ("question_id", pa.string()),
-            ("dataset", pa.string()),
-            ("level", pa.int32()),
-            ("question", pa.string()),
-            ("reference", pa.string()),
+            *(QUESTION_SCHEMA.field(name) for name in ASKED),
             ("price", pa.float64()),
             ("decisions", pa.list_(decision)),
             ("answer", pa.string()),
@@ -340,17 +330,13 @@ def _write_decisions(path: Path, schema: pa.Schema, rows: Iterator[dict[str, Any
 
 
 def _episode_row(episode: PlayedEpisode, mean_correct: float, mean_cost: float) -> dict[str, Any]:
-    question, right = episode.question, episode.right_answers
+    right = episode.right_answers
     return {
-        "question_id": question.question_id,
-        "dataset": question.dataset,
-        "level": question.level,
-        "question": question.text,
-        "reference": question.reference,
+        **question_row(episode.question),
         "price": float(episode.price),
         "decisions": [
-            vars(d)
-            | {
+            {
+                **vars(d),
                 "action": str(d.action),
                 "attempts": [_brought_row(made, right) for made in d.brought],
             }

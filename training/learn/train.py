@@ -300,7 +300,7 @@ class ControllerTraining:
 
         if self.started:
             say(self.started)
-        tracker.uses(traces_artifact(self.traces))
+        tracker.artifact(traces_artifact(self.traces), used=True)
         if not self._is_done:
             self._save_early(say)
             self.ppo.train(
@@ -316,7 +316,7 @@ class ControllerTraining:
         checkpoint = self._calibrated(checkpoint)
         save_checkpoint(checkpoint, self.out, str(model_card(checkpoint, None)))
         tracker.summary({"validation/kept_utility": self.utility})
-        tracker.makes(controller_artifact(checkpoint, self.out, self.traces))
+        tracker.artifact(controller_artifact(checkpoint, self.out, self.traces))
         return checkpoint
 
     def _save_early(self, say: Callable[[str], None]) -> None:
