@@ -28,8 +28,7 @@ from envs.reward import LogUniform
 from envs.traces.format import TraceSet
 from envs.traces.table import build_table
 from training.cli.app import main as run_program
-from training.cli.flags import with_flags
-from training.cli.options import Json, RayOptions
+from training.cli.flags import Json, RayOptions, with_flags
 from training.compare.simulate import play_checkpoint
 from training.compare.summary import Bootstrap
 from training.learn.config import PPOConfig, TrainConfig

@@ -19,8 +19,7 @@ from controller.bundled import bundled
 from controller.errors import AllotError, ConfigError
 from controller.process.terms import Terms
 from controller.server.config import ServeConfig
-from training.cli.flags import flag, with_flags
-from training.cli.options import Json, Seed
+from training.cli.flags import Json, Seed, flag, with_flags
 from training.cli.traces import cost, evaluate_models, import_, read, record, verify
 from training.cli.train import dashboard, dashed, evaluate, explain, report, shadow_, train
 
