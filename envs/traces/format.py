@@ -37,8 +37,6 @@ ROW_GROUP = 65_536
 VARIANT = "variant"
 """Column with the name of the prompt of each attempt, where one model was asked in several ways."""
 
-_BLOCK = 2**24
-
 QUESTION_SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("question_id", "dataset")),
@@ -84,8 +82,7 @@ def tables_digest(directory: Path, tables: Iterable[str] = tuple(_REQUIRED)) -> 
     digest = hashlib.sha256()
     for table in tables:
         with (directory / table).open("rb") as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
+            hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()
 
 

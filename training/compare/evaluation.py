@@ -7,7 +7,6 @@ comparison and makes both valid.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,9 +20,10 @@ import pyarrow.parquet as pq
 import torch
 from pydantic import TypeAdapter
 
+from controller.card import file_digest
 from controller.checkpoint import AnyCheckpoint
 from controller.errors import EvaluationError
-from controller.files import write_atomically, write_text
+from controller.files import write_atomically, write_json
 from controller.granularity import SEGMENTS
 from controller.loop import Decision
 from controller.process.actions import ActionKind
@@ -274,12 +274,11 @@ def save_evaluation(
     write_atomically(decisions, lambda path: _write_decisions(path, schema, rows))
     settings = {
         "version": EVALUATION_VERSION,
-        "decisions": _digest(decisions),
+        "decisions": file_digest(decisions),
         "about": asdict(about),
         "summary": results.to_json(),
     }
-    text = json.dumps(settings, indent=1, allow_nan=False) + "\n"
-    write_text(directory / _SETTINGS, text)
+    write_json(directory / _SETTINGS, settings)
     return Evaluation(about=about, results=results, decisions=decisions)
 
 
@@ -305,7 +304,7 @@ def read_evaluation(run: Path) -> Evaluation:
         raise EvaluationError(
             f"{path}: expected version {EVALUATION_VERSION}, found {version!r}; {again}"
         )
-    if digest != _digest(decisions):
+    if digest != file_digest(decisions):
         raise EvaluationError(
             f"{decisions}: expected the decisions that {path.name} was written with, found others; "
             f"{again}"
@@ -316,11 +315,6 @@ def read_evaluation(run: Path) -> Evaluation:
     except (KeyError, TypeError, ValueError) as error:
         raise EvaluationError(f"{path}: expected figures: {error!r}; {again}") from None
     return Evaluation(about=about, results=results, decisions=decisions)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_decisions(path: Path, schema: pa.Schema, rows: Iterator[dict[str, Any]]) -> None:

@@ -45,13 +45,7 @@ from training.compare.simulate import outlook, play_checkpoint, utilities
 from training.compare.yardsticks import best_rule_utilities
 from training.granularity import learning_of
 from training.learn.calibration import with_calibration, with_tie_breaks
-from training.learn.config import (
-    LEARNERS,
-    LEAST_STEPS,
-    SEGMENT_DEFAULTS,
-    STARTED,
-    TrainConfig,
-)
+from training.learn.config import LEARNERS, LEAST_STEPS, SEGMENT_DEFAULTS, STARTED, TrainConfig
 from training.learn.difficulty import (
     Readings,
     fit_difficulty,
@@ -59,13 +53,7 @@ from training.learn.difficulty import (
     read_prompts,
     with_prompt_lengths,
 )
-from training.learn.floor import (
-    FLOOR_PRICES,
-    RULE_QUESTIONS,
-    Judged,
-    Rulebook,
-    folds_for,
-)
+from training.learn.floor import FLOOR_PRICES, RULE_QUESTIONS, Judged, Rulebook, folds_for
 from training.learn.resume import CURVE, Curve, has_state, start_from
 from training.learn.settings import flat
 from training.ppo import PPO

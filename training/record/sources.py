@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -269,10 +269,6 @@ def record_models(
 
     `notes` are added to `trace.json`; `progress` is shown a recording that is about to begin.
     """
-    with ExitStack() as stack:
-        recorder = (
-            source.recorder(config)
-            if cluster is None
-            else stack.enter_context(RayRecorder(source.recorder, config, cluster))
-        )
+    on = cluster and RayRecorder(source.recorder, config, cluster)
+    with on or nullcontext(source.recorder(config)) as recorder:
         Recording(questions, recorder, out, source.notes(out) | dict(notes or {})).run(progress)
