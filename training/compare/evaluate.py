@@ -129,12 +129,10 @@ class Other:
                 f"beside: expected traces of the same test questions, missing {len(missing)}, for "
                 f"example {missing[0]}"
             )
-        order = np.array([position[name] for name in question_ids])
-        table = self.table.take(order)
-        played = [
-            play_checkpoint(c, table, price * unit, repeats=repeats) for c in self.checkpoints
-        ]
-        found = pool(played)
+        table = self.table.take(np.array([position[name] for name in question_ids]))
+        found = pool(
+            [play_checkpoint(c, table, price * unit, repeats=repeats) for c in self.checkpoints]
+        )
         return replace(found, cost=found.cost * unit)
 
 
@@ -214,8 +212,7 @@ def compare(
     prices = LogUniform(low=low / unit, high=high / unit).grid(num_prices)
     contest = _Contest(first, tuning, test, prices, repeats)
     by_checkpoint = map_on(cluster, play_prices, checkpoints, test, prices, repeats)
-    by_seed = list(zip(*by_checkpoint, strict=True))
-    contest.played[CONTROLLER] = [pool(played) for played in by_seed]
+    contest.played[CONTROLLER] = [pool(played) for played in zip(*by_checkpoint, strict=True)]
     config = contest.blind
     known = contest.known(read) if learning.reads else None
     for family, rules in learning.families(first.config).items():
@@ -245,10 +242,10 @@ def compare(
         promises=promises,
         seeds=np.array(
             [
-                [p.utility(price).mean() for p in played]
-                for played, price in zip(by_seed, prices, strict=True)
+                [p.utility(price).mean() for p, price in zip(played, prices, strict=True)]
+                for played in by_checkpoint
             ]
-        ).T,
+        ),
         others=tuple(others),
     )
 

@@ -456,9 +456,7 @@ def _model_paths(traces: AnyTraces, models: Sequence[ModelSpec], out: Path) -> t
     """Where the ladder's models lie, seen from `out`; empty if the traces do not tell."""
     entries: Mapping[str, Any] = traces.manifest.get("models", {})
     paths = [entries.get(model.name, {}).get("path") for model in models]
-    if any(path is None for path in paths):
-        return ()
-    return tuple(seen_from(out, traces.path, path) for path in paths)
+    return () if None in paths else tuple(seen_from(out, traces.path, path) for path in paths)
 
 
 def _adapter_paths(traces: AnyTraces, small: ModelSpec, out: Path) -> dict[str, str]:
@@ -473,6 +471,4 @@ def _adapter_paths(traces: AnyTraces, small: ModelSpec, out: Path) -> dict[str, 
 def _segment_controller(traces: AnyTraces, out: Path) -> tuple[str, float] | None:
     """Controller under which the samples were written, and its price; None for plain ones."""
     entry = traces.manifest.get("decoding", {}).get("segments")
-    if entry is None:
-        return None
-    return seen_from(out, traces.path, entry["controller"]), float(entry["price"])
+    return entry and (seen_from(out, traces.path, entry["controller"]), float(entry["price"]))
