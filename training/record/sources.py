@@ -186,7 +186,7 @@ class Models(Decoding):
             """Leaves it to its user when to give up on a server."""
             return OpenAIBackend(endpoint, breaker=CircuitBreaker(failures=2**31))
 
-        return ServedModel(spec=spec, rung=rung, connect=connect)
+        return ServedModel(spec=spec, connect=connect)
 
     def notes(self, out: Path) -> dict[str, Any]:
         """Places and decoding, as `trace.json` in the directory `out` says them."""
