@@ -269,6 +269,6 @@ def record_models(
 
     `notes` are added to `trace.json`; `progress` is shown a recording that is about to begin.
     """
-    on = cluster and RayRecorder(source.recorder, config, cluster)
+    on: Any = cluster and RayRecorder(source.recorder, config, cluster)
     with on or nullcontext(source.recorder(config)) as recorder:
         Recording(questions, recorder, out, source.notes(out) | dict(notes or {})).run(progress)
