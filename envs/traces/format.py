@@ -321,14 +321,13 @@ class TableWriter:
     """A parquet file that is written a part at a time."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._schema, self._columns = schema, {name: list[Any]() for name in schema.names}
+        self._schema, self._rows = schema, list[Mapping[str, Any]]()
         self._writer = pq.ParquetWriter(path, schema, compression="zstd")
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Take a row; columns that it lacks are null there."""
-        for name, column in self._columns.items():
-            column.append(row.get(name))
-        if len(column) == _STAGED:
+        self._rows.append(row)
+        if len(self._rows) == _STAGED:
             self._flush()
 
     def close(self) -> None:
@@ -337,6 +336,5 @@ class TableWriter:
         self._writer.close()
 
     def _flush(self) -> None:
-        self._writer.write_table(pa.table(self._columns, self._schema))
-        for column in self._columns.values():
-            column.clear()
+        self._writer.write_table(pa.Table.from_pylist(self._rows, self._schema))
+        self._rows.clear()

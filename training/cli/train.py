@@ -68,8 +68,9 @@ def _flag(setting: Setting) -> inspect.Parameter:
     kind = list[str] if get_origin(setting.kind) is Mapping else str
     option = {"metavar": _metavar(setting.kind), "rich_help_panel": setting.group}
     more = {"names": [dashed(f"--{name}") for name in names], "option": option}
-    given = replace(setting, kind=kind | None, default=None, metadata=more)
-    return parameter(replace(given, help=_help(setting)))
+    return parameter(
+        replace(setting, kind=kind | None, default=None, help=_help(setting), metadata=more)
+    )
 
 
 def _with_flags(command: Callable[..., Any]) -> Callable[..., Any]:
