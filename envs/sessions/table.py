@@ -89,8 +89,8 @@ def read_sessions(traces: TraceSet, splits: Iterable[str]) -> SessionTable:
     if any(len(name) != 3 for name in names):
         raise TraceFormatError(f"{traces.path}: expected question ids CONTEXT/LEVEL/NUMBER")
     contexts = list(dict.fromkeys(name[0] for name in names))
-    order = np.lexsort((table.levels, [contexts.index(name[0]) for name in names]))
-    table = table.take(order)
+    place = np.array([contexts.index(name[0]) for name in names])
+    table = table.take(np.lexsort((table.levels, place)))
     each, left = divmod(len(table), len(contexts))
     if left or each % 2 or (table.levels.reshape(-1, 2, each // 2) != [[1], [2]]).any():
         raise TraceFormatError(

@@ -159,8 +159,8 @@ def _plot_lead(
     low, high = np.sort(ends, axis=0)
     axes.axhline(0, color=_INK, lw=1)
     worth = [(dollars or 1) / entry.price for entry in leads]
-    ends = lead - low, high - lead
-    axes.errorbar(worth, lead, ends, fmt=style, color=colour, elinewidth=1.2, **more)
+    reach = lead - low, high - lead
+    axes.errorbar(worth, lead, reach, fmt=style, color=colour, elinewidth=1.2, **more)
     axes.set_xlabel(_worth_axis(dollars))
     _log_axis(axes)
 
