@@ -16,19 +16,18 @@ COMPUTE_ID = "allot/Compute-v0"
 SEGMENT_ID = "allot/Segment-v0"
 SESSION_ID = "allot/Session-v0"
 
-for _name, _traces_name in ((COMPUTE_ID, "traces"), (SEGMENT_ID, "segments/traces")):
+_COMPUTE = "envs.compute:make", "envs.vector:make_vector"
+_SESSION = "envs.sessions.environment:make_session", "envs.sessions.environment:make_sessions"
+
+for _name, _traces, (_one, _many) in (
+    (COMPUTE_ID, "traces", _COMPUTE),
+    (SEGMENT_ID, "segments/traces", _COMPUTE),
+    (SESSION_ID, "sessions", _SESSION),
+):
     gymnasium.register(
         _name,
-        kwargs={"traces": str(bundled(_traces_name))},
-        entry_point="envs.compute:make",
-        vector_entry_point="envs.vector:make_vector",
+        kwargs={"traces": str(bundled(_traces))},
+        entry_point=_one,
+        vector_entry_point=_many,
         order_enforce=False,
     )
-
-gymnasium.register(
-    SESSION_ID,
-    kwargs={"traces": str(bundled("sessions"))},
-    entry_point="envs.sessions.environment:make_session",
-    vector_entry_point="envs.sessions.environment:make_sessions",
-    order_enforce=False,
-)

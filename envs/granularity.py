@@ -12,13 +12,7 @@ from typing import Any
 from controller.errors import ConfigError, TraceFormatError
 from controller.granularity import Process
 from envs.replay import AttemptReplay, Replay, SegmentReplay
-from envs.segments import (
-    KIND,
-    SegmentTable,
-    SegmentTraces,
-    build_trees,
-    read_trees,
-)
+from envs.segments import KIND, SegmentTable, SegmentTraces, build_trees, read_trees
 from envs.sessions.table import SessionTable, read_sessions
 from envs.traces.derive import derive_config, derive_segment_config
 from envs.traces.format import TraceSet, read_manifest
@@ -58,15 +52,6 @@ def recorded_of(
     return found
 
 
-def process_of(train: AnyTable, traces: AnyTraces) -> Process:
-    """The decision process that follows from the table of a set's train split."""
-    if isinstance(traces, SegmentTraces):
-        assert isinstance(train, SegmentTable)
-        return derive_segment_config(train, traces)
-    assert isinstance(train, TraceTable)
-    return derive_config(train, traces.models(), traces.arms())
-
-
 def replay_of(table: AnyTable, config: Process, num_episodes: int, **how: Any) -> Replay:
     """N episodes over a table; see `Replay`."""
     kind: Any = SegmentReplay if isinstance(table, SegmentTable) else AttemptReplay
@@ -80,7 +65,7 @@ class Opened:
     def __init__(self, path: str) -> None:
         self._traces = read_traces(path)
         self.digest = self._traces.manifest.get("digest")
-        self.table = cache(lambda split: table_of(self._traces, [split]))
+        self.table: Any = cache(lambda split: table_of(self._traces, [split]))
         self.recorded = cache(self._recorded)
         self.sessions = cache(self._sessions)
 
@@ -107,7 +92,10 @@ class Opened:
     @cached_property
     def config(self) -> Process:
         """The decision process that follows from the train split."""
-        return process_of(self.table("train"), self._traces)
+        traces, train = self._traces, self.table("train")
+        if isinstance(traces, SegmentTraces):
+            return derive_segment_config(train, traces)
+        return derive_config(train, traces.models(), traces.arms())
 
 
 @lru_cache(maxsize=2)

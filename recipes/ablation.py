@@ -19,7 +19,7 @@ import typer
 
 from controller.bundled import bundled
 from controller.card import markdown_table
-from controller.checkpoint import Checkpoint, load_checkpoint
+from controller.checkpoint import Checkpoint, is_finished, load_checkpoint
 from controller.files import write_text
 from controller.process.features import COUNTS, TERMS
 from controller.process.lockstep import Floats
@@ -28,8 +28,7 @@ from envs.reward import LogUniform
 from envs.traces.format import TraceSet
 from envs.traces.table import build_table
 from training.cli.app import main as run_program
-from training.cli.flags import with_flags
-from training.cli.options import Json, RayOptions
+from training.cli.flags import Json, RayOptions, with_flags
 from training.compare.simulate import play_checkpoint
 from training.compare.summary import Bootstrap
 from training.learn.config import PPOConfig, TrainConfig
@@ -144,7 +143,7 @@ def _train_all(
     if cluster is not None:
         train_on_cluster(jobs, cluster)
         return
-    todo = [job for job in jobs if not job.finished]
+    todo = [job for job in jobs if not is_finished(job.out)]
     for number, job in enumerate(todo):
         progress(number / len(todo), job.out.name)
         if not number:  # once for all: signals are hidden later, in the network

@@ -33,9 +33,9 @@ from controller.policy.network import PolicyNetwork
 from controller.policy.readouts import Network
 from controller.process.lockstep import Bools, Floats, chance
 from controller.process.races import Marks, keep_mask, keeps, strongest
-from envs.races import Races, RaceTable, RaceVectorEnv, read_races, sample_values
 from envs.traces.format import TraceSet
 from recipes.crossvalidate import deal
+from recipes.races import Races, RaceTable, RaceVectorEnv, read_races, sample_values
 from training.cli.app import main as run_program
 from training.compare.summary import Bootstrap
 from training.learn.config import PPOConfig

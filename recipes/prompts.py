@@ -30,14 +30,7 @@ from controller.files import write_json
 from controller.process.lockstep import Floats
 from envs.traces.format import MANIFEST, VARIANT, TraceSet, tables_digest, write_table
 from envs.traces.table import build_table
-from recipes.crossvalidate import (
-    CHOSEN,
-    CONTROLLER,
-    cross_validate,
-    deal,
-    folds_of,
-    written,
-)
+from recipes.crossvalidate import CHOSEN, CONTROLLER, cross_validate, deal, folds_of, written
 from training.cli.app import main as run_program
 from training.learn.config import PPOConfig, TrainConfig
 from training.learn.threads import limit_threads

@@ -26,12 +26,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from controller.backends.local.adapters import (
-    judge,
-    probability,
-    save_adapter,
-    token_logprobs,
-)
+from controller.backends.local.adapters import judge, probability, save_adapter, token_logprobs
 from controller.backends.local.kv import batches_by_length, padded
 from controller.backends.local.model import Encoded, LocalModel, load_model
 from controller.backends.prompts import revision_messages
@@ -89,7 +84,6 @@ def attempts_by_question(traces: TraceSet, split: str) -> Iterator[AttemptGroup]
 
 def with_lora(model: Any, rank: int, seed: int) -> Any:
     """A model with fresh LoRA matrices beside all of its linear layers, ready to be trained."""
-    import torch
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
@@ -162,7 +156,6 @@ def train_reviser(
     `worked_solution` is of each question of the train split; `training` in `out` holds what
     resuming needs.
     """
-    import torch
     from datasets import Dataset
     from transformers.trainer_utils import get_last_checkpoint
     from trl import SFTConfig, SFTTrainer

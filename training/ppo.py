@@ -324,7 +324,7 @@ class PPO:
             first, info = self.env.reset(seed=self.config.seed)
             self._seen = _tensors(first, info["action_mask"])
         observation, mask = self._seen
-        steps: list[tuple[Tensor, ...]] = []
+        steps: list[dict[str, Tensor]] = []
         for _ in range(self.config.num_steps):
             log_probs = self.policy.log_probs(observation, mask)  # (N, A)
             actions = advised = self._sample(log_probs)  # (N,)
@@ -334,39 +334,30 @@ class PPO:
             if self._cloning:
                 strays = torch.rand(len(actions), generator=self._generator) < _STRAYING
                 actions = torch.where(strays, actions, advised)
-            chosen = log_probs.gather(-1, actions[:, None]).squeeze(-1)
             truth = self._truth()
             after, gain, done, _, info = self.env.step(actions.numpy())
             totals.add(info)
             steps.append(
-                (
-                    observation,
-                    mask,
-                    actions,
-                    chosen,
-                    self.critic(observation, truth),
-                    torch.from_numpy(gain).float(),
-                    torch.from_numpy(done).float(),
-                    advised,
-                    truth,
-                )
+                {
+                    "observations": observation,
+                    "masks": mask,
+                    "actions": actions,
+                    "log_probs": log_probs.gather(-1, actions[:, None]).squeeze(-1),
+                    "values": self.critic(observation, truth),
+                    "rewards": torch.from_numpy(gain).float(),
+                    "dones": torch.from_numpy(done).float(),
+                    "advised": advised,
+                    "truths": truth,
+                }
             )
             observation, mask = _tensors(after, info["action_mask"])
         self._seen = observation, mask
-        columns = [torch.stack(column) for column in zip(*steps, strict=True)]  # (T, N, ...)
-        observations, masks, actions, chosen, values, rewards, dones, advised, truths = columns
+        # (T, N, ...) each
+        columns = {name: torch.stack([step[name] for step in steps]) for name in steps[0]}
+        rewards, values, dones = (columns.pop(name) for name in ("rewards", "values", "dones"))
         following = self.critic(observation, self._truth())
         advantages = compute_gae(rewards, values, dones, following, self.config.gae_lambda)
-        return Rollout(
-            observations=observations,
-            masks=masks,
-            actions=actions,
-            log_probs=chosen,
-            advantages=advantages,
-            returns=advantages + values,
-            advised=advised,
-            truths=truths,
-        )
+        return Rollout(**columns, advantages=advantages, returns=advantages + values)
 
     def _truth(self) -> Tensor:
         return torch.from_numpy(self.env.replay.truth()).float()

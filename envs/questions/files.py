@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,7 @@ def noted_kinds(questions: Iterable[Question]) -> str | dict[str, str]:
     return found if len(set(found.values())) > 1 else next(iter(found.values()), UNSTATED)
 
 
+@lru_cache(4096)
 def wording_digest(question: str) -> bytes:
     """Eight bytes that stand for a wording, case and white space aside."""
     normal = " ".join(question.lower().split())

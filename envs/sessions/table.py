@@ -69,8 +69,12 @@ class SessionTable:
 
     def noted(self) -> Bools:
         """Questions that each level has notes on, (L, Q)."""
-        likely = np.arange(2 * self.most) < self.most
-        return np.stack([likely, likely | True, likely])
+        return _noted(2 * self.most)
+
+
+def _noted(each: int) -> Bools:
+    likely = np.arange(each) < each // 2
+    return np.stack([likely, likely | True, likely])
 
 
 def read_sessions(traces: TraceSet, splits: Iterable[str]) -> SessionTable:
@@ -85,11 +89,10 @@ def read_sessions(traces: TraceSet, splits: Iterable[str]) -> SessionTable:
     if any(len(name) != 3 for name in names):
         raise TraceFormatError(f"{traces.path}: expected question ids CONTEXT/LEVEL/NUMBER")
     contexts = list(dict.fromkeys(name[0] for name in names))
-    order = np.array(sorted(range(len(names)), key=lambda q: (contexts.index(names[q][0]), q)))
-    order = order[np.lexsort((table.levels[order], [contexts.index(names[q][0]) for q in order]))]
-    each, left = divmod(len(order), len(contexts))
-    levels = table.levels[order]
-    if left or each % 2 or (levels.reshape(-1, 2, each // 2) != [[1], [2]]).any():
+    place = np.array([contexts.index(name[0]) for name in names])
+    table = table.take(np.lexsort((table.levels, place)))
+    each, left = divmod(len(table), len(contexts))
+    if left or each % 2 or (table.levels.reshape(-1, 2, each // 2) != [[1], [2]]).any():
         raise TraceFormatError(
             f"{traces.path}: expected as many questions of level 1 as of level 2 about each context"
         )
@@ -100,71 +103,42 @@ def read_sessions(traces: TraceSet, splits: Iterable[str]) -> SessionTable:
             f"found {table.stream.shape[1]} and {ways}"
         )
     weights = np.array(cost_model(traces.models()).weights)
-    shape = len(contexts), each
+    kinds, kind = np.unique(np.array(table.datasets)[::each], return_inverse=True)
     return SessionTable(
         contexts=tuple(contexts),
-        **_kinds(np.array(table.datasets)[order].reshape(shape)[:, 0]),
-        lengths=table.prompt_tokens[order, 0].reshape(shape).mean(1).astype(float),
-        **_outcomes(table, order, shape, ways, weights[[0, -1]] / weights[0]),
+        kinds=tuple(map(str, kinds)),
+        kind=kind.astype(np.int64),
+        lengths=table.prompt_tokens[:, 0].reshape(-1, each).mean(1).astype(float),
+        **_outcomes(table, each, ways, weights[[0, -1]] / weights[0]),
     )
 
 
-def _kinds(datasets: NDArray[Any]) -> dict[str, Any]:
-    names, kind = np.unique(datasets, return_inverse=True)
-    return {"kinds": tuple(map(str, names)), "kind": kind.astype(np.int64)}
-
-
-def _outcomes(
-    table: TraceTable,
-    order: NDArray[np.int64],
-    shape: tuple[int, int],
-    ways: int,
-    weights: Floats,
-) -> dict[str, Any]:
+def _outcomes(table: TraceTable, each: int, ways: int, weights: Floats) -> dict[str, Any]:
     """What attempts come to: in way k notes are the large model's attempts from k on, in a circle.
 
     What it is asked when somebody waits is the attempt after those, so that it is not a note.
     """
     here = np.arange(ways)
-    small = table.stream[order, 0][:, here % table.stream_length[:, 0].min()]  # (CQ, K)
-    large = table.stream[order, -1][:, here]  # (CQ, K)
-    fresh = np.roll(large, -VOTERS, 1)
-    asked = np.stack([small, fresh])  # (2, CQ, K)
-    back = np.argsort(order)
-    right, prompts = (
-        np.stack([table.right(x[back])[order] for x in (small, fresh)]),
-        table.prompt_tokens[order][:, [0, -1]].T[..., None],  # (2, CQ, 1)
-    )
+    small = table.stream[:, 0][:, here % table.stream_length[:, 0].min()]  # (CQ, K)
+    large = table.stream[:, -1][:, here]  # (CQ, K)
+    asked = np.stack([small, np.roll(large, -VOTERS, 1)])  # (2, CQ, K)
+    prompts = table.prompt_tokens[:, [0, -1]].T[..., None]  # (2, CQ, 1)
     written = table.attempts["completion_tokens"]
     steps = written[asked].astype(float)
-    once = table.right(large[back])[order]  # (CQ, K)
+    once = table.right(large)  # (CQ, K)
     circle = np.stack([np.roll(large, -i, 1) for i in range(VOTERS)])  # (V, CQ, K)
-    votes = table.attempts["answer"][circle]
-    won = _majority(votes)
-    correct = table.answer_correct[order]
-    voted = np.take_along_axis(correct, np.maximum(won, 0), 1) & (won >= 0)
+    won = _majority(table.attempts["answer"][circle])
+    voted = np.take_along_axis(table.answer_correct, np.maximum(won, 0), 1) & (won >= 0)
     single = (prompts[1] + written[large]) * weights[1]  # (CQ, K)
     several = (prompts[1] + written[circle].sum(0)) * weights[1]
-    likely = np.arange(shape[1]) < shape[1] // 2
-    costs = [single, single, several]
-    covered = [likely, likely | True, likely]
-    wide = (2, *shape, ways)
+    wide, noted = (-1, each, ways), _noted(each)[:, :, None]
+    costs = zip((single, single, several), noted, strict=True)
     return {
-        "right": right.reshape(wide),
-        "cost": ((prompts + steps) * weights[:, None, None]).reshape(wide),
-        "steps": steps.reshape(wide),
-        "note_right": np.stack(
-            [
-                x.reshape(*shape, ways) & notes[:, None]
-                for x, notes in zip((once, once, voted), covered, strict=True)
-            ]
-        ),
-        "note_cost": np.stack(
-            [
-                (x.reshape(*shape, ways) * notes[:, None]).sum(1)
-                for x, notes in zip(costs, covered, strict=True)
-            ]
-        ),
+        "right": np.reshape([*map(table.right, asked)], (2, *wide)),
+        "cost": ((prompts + steps) * weights[:, None, None]).reshape(2, *wide),
+        "steps": steps.reshape(2, *wide),
+        "note_right": np.reshape([once, once, voted], (len(LEVELS), *wide)) & noted[:, None],
+        "note_cost": np.stack([(cost.reshape(wide) * level).sum(1) for cost, level in costs]),
     }
 
 

@@ -112,7 +112,10 @@ def derive_config(
     rungs, made = range(len(models)), train.attempts
     arms = arms or menu_of([model.name for model in models])
     held = train.stream_length.max(0)  # (R,)
-    revised = _revised(train)
+    question, _, places = train.independent
+    of, by = train.children[places, :, 1].nonzero()
+    # Independent attempts, the first revision of each by an arm, and their questions, (n,) each.
+    revised = places[of], train.children[places[of], by, 0], question[of]
     scored = bool((~np.isnan(made["verifier_score"])).any())
     judge = next((rung for rung, arm in enumerate(arms) if arm.verifies and scored), None)
     named = train.revisers not in ((), (0,)) or bool(made["rung"][revised[0]].any())
@@ -163,13 +166,6 @@ def enough(train: TraceTable) -> TraceTable:
     if len(train) <= _ENOUGH_QUESTIONS:
         return train
     return train.take(np.linspace(0, len(train) - 1, _ENOUGH_QUESTIONS).astype(np.int64))
-
-
-def _revised(train: TraceTable) -> tuple[Ints, Ints, Ints]:
-    """Independent attempts with the first revision of each by an arm, and question, (n,) each."""
-    question, _, places = train.independent
-    of, by = train.children[places, :, 1].nonzero()
-    return places[of], train.children[places[of], by, 0], question[of]
 
 
 def _revision_overhead(train: TraceTable, parents: Ints, children: Ints, question: Ints) -> int:

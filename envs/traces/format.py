@@ -37,8 +37,6 @@ ROW_GROUP = 65_536
 VARIANT = "variant"
 """Column with the name of the prompt of each attempt, where one model was asked in several ways."""
 
-_BLOCK = 2**24
-
 QUESTION_SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("question_id", "dataset")),
@@ -84,8 +82,7 @@ def tables_digest(directory: Path, tables: Iterable[str] = tuple(_REQUIRED)) -> 
     digest = hashlib.sha256()
     for table in tables:
         with (directory / table).open("rb") as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
+            hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()
 
 
@@ -324,14 +321,13 @@ class TableWriter:
     """A parquet file that is written a part at a time."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._schema, self._columns = schema, {name: list[Any]() for name in schema.names}
+        self._schema, self._rows = schema, list[Mapping[str, Any]]()
         self._writer = pq.ParquetWriter(path, schema, compression="zstd")
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Take a row; columns that it lacks are null there."""
-        for name, column in self._columns.items():
-            column.append(row.get(name))
-        if len(column) == _STAGED:
+        self._rows.append(row)
+        if len(self._rows) == _STAGED:
             self._flush()
 
     def close(self) -> None:
@@ -340,6 +336,5 @@ class TableWriter:
         self._writer.close()
 
     def _flush(self) -> None:
-        self._writer.write_table(pa.table(self._columns, self._schema))
-        for column in self._columns.values():
-            column.clear()
+        self._writer.write_table(pa.Table.from_pylist(self._rows, self._schema))
+        self._rows.clear()

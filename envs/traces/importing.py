@@ -8,13 +8,12 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import warnings
-from array import array
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -26,7 +25,7 @@ from controller.answers import EXAMPLES, AnswerKind, reading_of
 from controller.errors import ConfigError, TraceFormatError
 from controller.files import write_json
 from controller.process.types import CUT
-from envs.questions.files import SPLITS, split_of, wording_digest
+from envs.questions.files import split_of, wording_digest
 from envs.records import Record, read_records
 from envs.traces import summary
 from envs.traces.format import (
@@ -44,52 +43,20 @@ from envs.traces.readers import TABLE, attempts_of, source_of
 from envs.traces.summary import Group, KnownModel
 
 
-class KnownQuestions:
-    """What is recognized of each question: its place, split, and digests; 0 for none."""
+class KnownQuestion(NamedTuple):
+    """What is recognized of a question; of references and wording digests, 0 for no reference."""
 
-    def __init__(self) -> None:
-        self.places: dict[str, int] = {}
-        self._splits, self._references, self._wordings = bytearray(), array("q"), array("q")
-        self._datasets = array("q")
-
-    def add(self, name: str, split: str, reference: int, wording: int, dataset: int) -> int:
-        """Note a new question; its place."""
-        place = self.places[name] = len(self.places)
-        self._splits.append(SPLITS.index(split))
-        self._references.append(reference)
-        self._wordings.append(wording)
-        self._datasets.append(dataset)
-        return place
-
-    def known(self, place: int) -> tuple[str, int, int, int]:
-        """Split, and digests of reference, wording and data set, of a question."""
-        told = self._references[place], self._wordings[place], self._datasets[place]
-        return SPLITS[self._splits[place]], *told
-
-    @property
-    def shared(self) -> int:
-        """How often a wording is in a further split."""
-        seen = np.stack([np.frombuffer(self._wordings, np.int64), np.array(self._splits)])
-        pairs = pd.DataFrame(seen.T).drop_duplicates()
-        return int(len(pairs) - pairs[0].nunique())
+    place: int
+    split: str
+    reference: int
+    wording: bytes
+    dataset: str
 
 
 def digest(text: str) -> int:
     """Six bytes: whole numbers that stay exact where a column with gaps makes them floats."""
     found = hashlib.blake2b(text.encode(), digest_size=6).digest()
     return int.from_bytes(found, "big")
-
-
-@lru_cache(4096)
-def wording_of(question: str) -> int:
-    """A wording, see `wording_digest`; attempts at one question often follow one another."""
-    return int.from_bytes(wording_digest(question), "big", signed=True)
-
-
-@lru_cache(4096)
-def joined(references: tuple[str, ...]) -> int:
-    """Stands for right answers, or for a name that comes often."""
-    return digest("\0".join(references))
 
 
 _TOKEN_CHARACTERS = 4
@@ -122,7 +89,7 @@ class Intake:
         self.models: dict[str, KnownModel] = {}
         self.sizes: dict[str, float] = {}
         self.held = Counter[str]()
-        self._known = KnownQuestions()
+        self._known: dict[str, KnownQuestion] = {}
         self._raw, self._final = staging / "raw.parquet", staging / "attempts.parquet"
         self._attempts = TableWriter(self._raw, _RAW_SCHEMA)
         self._questions = TableWriter(staging / "questions.parquet", QUESTION_SCHEMA)
@@ -137,7 +104,7 @@ class Intake:
     @property
     def num_questions(self) -> int:
         """How many different ones there are."""
-        return len(self._known.places)
+        return len(self._known)
 
     def read(self, path: Path) -> None:
         """Read a log; raises TraceFormatError, see `import_attempts`."""
@@ -170,7 +137,8 @@ class Intake:
         name, dataset = row["model"], row.get("dataset", "")
         model = self._model(record, row, log.answer_kind.name, dataset)
         question, place = self._question(record, row, dataset, references)
-        number = model.number(place)
+        number = model.tried[place]
+        model.tried[place] += 1
         model.attempts += 1
         log.attempts += 1
         log.right += right
@@ -209,10 +177,7 @@ class Intake:
             raise record.error("parameters", f"{self.sizes[name]} as before", size)
         if row.get("rung") == 0 and self._lowest is None:
             self._lowest = name
-        found = self.models.get(name)
-        if found is None:
-            found = self.models[name] = KnownModel()
-        return found
+        return self.models.setdefault(name, KnownModel())
 
     def _question(
         self, record: Record, row: Row, dataset: str, references: Sequence[str]
@@ -222,30 +187,30 @@ class Intake:
         Ids are those of their data set.
         """
         text, split = row["question"], row.get("split")
-        wording = wording_of(text)
-        name = row.get("question_id") or f"{wording % 2**64:016x}"
+        wording = wording_digest(text)
+        name = row.get("question_id") or wording.hex()
         if dataset and not name.startswith(f"{dataset}/"):
             name = f"{dataset}/{name}"
-        reference = joined(tuple(references)) if references else 0
-        place = self._known.places.get(name)
-        if place is None:
-            split = split or split_of(text)
+        reference = digest("\0".join(references)) if references else 0
+        known = self._known.get(name)
+        if known is None:
+            place, split = len(self._known), split or split_of(text)
             # Of several right answers none can stand for the others.
             only = references[0] if len(references) == 1 else None
             self._questions.add(row | {"question_id": name, "split": split, "reference": only})
-            return name, self._known.add(name, split, reference, wording, joined((dataset,)))
-        its_split, its_reference, its_wording, its_dataset = self._known.known(place)
-        if its_dataset != joined((dataset,)):
+            self._known[name] = KnownQuestion(place, split, reference, wording, dataset)
+            return name, place
+        if known.dataset != dataset:
             raise record.error("question_id", "an id that no other data set has", name)
-        if reference and its_reference not in (0, reference):
+        if reference and known.reference not in (0, reference):
             expected = f"the reference that question {name} had before"
             raise record.error("reference", expected, references)
-        if split not in (None, its_split):
-            expected = f"{its_split!r}, as question {name} was in before"
+        if split not in (None, known.split):
+            expected = f"{known.split!r}, as question {name} was in before"
             raise record.error("split", expected, split)
-        if wording != its_wording:
+        if wording != known.wording:
             self.logs[-1].doubts["attempts at questions that were worded otherwise before"] += 1
-        return name, place
+        return name, known.place
 
     @cached_property
     def attempts(self) -> pd.DataFrame:
@@ -332,7 +297,8 @@ class Intake:
 
     def leaks(self) -> Iterator[str]:
         """A message if questions of different splits are worded alike."""
-        if count := self._known.shared:
+        worded = {(known.wording, known.split) for known in self._known.values()}
+        if count := len(worded) - len({wording for wording, _ in worded}):
             yield f"{count} wordings are in more than one split; give them one, or none at all"
 
 

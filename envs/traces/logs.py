@@ -413,7 +413,9 @@ def checked(record: Record, row: Row, constants: Mapping[str, Any]) -> tuple[Row
     """
     kept: Row = {}
     unknown = set()
-    for name, value in (row if not constants else {**constants, **_told(row)}).items():
+    if constants:
+        row = {**constants, **{name: value for name, value in row.items() if value is not None}}
+    for name, value in row.items():
         column = COLUMNS.get(name)
         if column is None:
             unknown.add(name)
@@ -436,7 +438,3 @@ def checked(record: Record, row: Row, constants: Mapping[str, Any]) -> tuple[Row
     if kept.get("action") in REVISING and "parent_id" not in kept:
         raise record.error("parent_id", "the attempt_id of what is revised", None)
     return kept, unknown
-
-
-def _told(row: Row) -> Row:
-    return {name: value for name, value in row.items() if value is not None}

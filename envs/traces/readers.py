@@ -7,9 +7,9 @@ leaves out what the log does not tell. Nothing is checked or graded here.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
+from typing import NamedTuple
 
 from controller.backends.openai.tokens import counted
 from controller.errors import TraceFormatError
@@ -313,8 +313,7 @@ def trace_attempts(record: Record, log: Log) -> Iterator[Row]:
     }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
+class Source(NamedTuple):
     """A kind of log: its name, and the columns that its records have and no other's.
 
     Attributes:
@@ -323,31 +322,28 @@ class Source:
     """
 
     name: str
-    columns: frozenset[str]
+    columns: Set[str]
     attempts: Callable[[Record, Log], Iterator[Row]]
     entries: Callable[[Row], Iterator[tuple[str, Row]]] | None = None
 
 
-SOURCES = tuple(
-    Source(name=name, columns=frozenset(columns), attempts=attempts, entries=entries)
-    for name, columns, attempts, entries in (
-        ("lm-evaluation-harness", {"doc", "resps"}, harness_attempts, None),
-        ("lighteval", {"doc", "model_response", "metric"}, details_attempts, None),
-        ("allot serve", {"event", "logger"}, served_attempts, None),
-        ("inspect_ai", {"epoch", "target", "scores"}, inspect_attempts, None),
-        ("inspect_ai", {"eval", "status"}, inspect_attempts, inspect_entries),
-        ("OpenAI batch", {"custom_id", "response"}, batch_attempts, None),
-        ("trl", {"step", "prompt", "completion", "advantage"}, completion_attempts, None),
-        ("verifiers", {"example_id", "completion", "reward"}, rollout_attempts, None),
-        ("verifiers", {"prompt", "completion", "reward", "task"}, rollout_attempts, None),
-        ("verifiers", {"env", "task", "traces"}, trace_attempts, trace_entries),
-        ("HELM", {"adapter_spec", "request_states"}, scenario_attempts, scenario_entries),
-        ("simple-evals", {"htmls", "convos"}, simple_attempts, simple_entries),
-        ("EvalPlus", {"eval", "hash"}, program_attempts, program_entries),
-    )
+SOURCES = (
+    Source("lm-evaluation-harness", {"doc", "resps"}, harness_attempts),
+    Source("lighteval", {"doc", "model_response", "metric"}, details_attempts),
+    Source("allot serve", {"event", "logger"}, served_attempts),
+    Source("inspect_ai", {"epoch", "target", "scores"}, inspect_attempts),
+    Source("inspect_ai", {"eval", "status"}, inspect_attempts, inspect_entries),
+    Source("OpenAI batch", {"custom_id", "response"}, batch_attempts),
+    Source("trl", {"step", "prompt", "completion", "advantage"}, completion_attempts),
+    Source("verifiers", {"example_id", "completion", "reward"}, rollout_attempts),
+    Source("verifiers", {"prompt", "completion", "reward", "task"}, rollout_attempts),
+    Source("verifiers", {"env", "task", "traces"}, trace_attempts, trace_entries),
+    Source("HELM", {"adapter_spec", "request_states"}, scenario_attempts, scenario_entries),
+    Source("simple-evals", {"htmls", "convos"}, simple_attempts, simple_entries),
+    Source("EvalPlus", {"eval", "hash"}, program_attempts, program_entries),
 )
 
-TABLE = Source(name="table", columns=frozenset(), attempts=table_attempts)
+TABLE = Source("table", set(), table_attempts)
 
 
 def source_of(record: Record) -> Source:

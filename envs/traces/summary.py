@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -109,15 +108,8 @@ class KnownModel:
 
     attempts: int = 0
     read: int = 0
-    tried: array[int] = field(default_factory=lambda: array("i"))
+    tried: Counter[int] = field(default_factory=Counter)
     unread: list[str] = field(default_factory=list)
-
-    def number(self, question: int) -> int:
-        """The number of its next attempt at a question, from 0."""
-        if question >= len(self.tried):
-            self.tried.extend([0] * (question + 1 - len(self.tried)))
-        self.tried[question] += 1
-        return self.tried[question] - 1
 
 
 def unread(models: Mapping[str, KnownModel]) -> Iterator[str]:

@@ -242,13 +242,10 @@ class Answers:
                 continue
             rows = (answer >= 0) & (self._names[question] == kind.name)
             for q in np.unique(question[rows & unsettled[answer]]):
-                self._unify(kind, np.flatnonzero(question == q), answer)
-
-    def _unify(self, kind: AnswerKind, rows: Array, answer: Array) -> None:
-        known: dict[str, int] = {}
-        for row in rows[answer[rows] >= 0]:
-            text = self.texts[answer[row]]
-            answer[row] = known.setdefault(first_same(kind, text, list(known)), answer[row])
+                known: dict[str, int] = {}
+                for row in np.flatnonzero((question == q) & (answer >= 0)):
+                    text = self.texts[answer[row]]
+                    answer[row] = known.setdefault(first_same(kind, text, list(known)), answer[row])
 
     def _code(self, kind: AnswerKind, answer: Any) -> int:
         text = None if answer is None else kind.canonical(str(answer))

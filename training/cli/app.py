@@ -19,8 +19,7 @@ from controller.bundled import bundled
 from controller.errors import AllotError, ConfigError
 from controller.process.terms import Terms
 from controller.server.config import ServeConfig
-from training.cli.flags import flag, with_flags
-from training.cli.options import Json, Seed
+from training.cli.flags import Json, Seed, flag, with_flags
 from training.cli.traces import cost, evaluate_models, import_, read, record, verify
 from training.cli.train import dashboard, dashed, evaluate, explain, report, shadow_, train
 
@@ -63,8 +62,14 @@ class AnswerConfig:
         """Where the controller of whole attempts lies."""
         return self.controller or self.models.controller
 
+    @property
+    def terms(self) -> Terms:
+        """What each answer may cost."""
+        named = {name: getattr(self, name) for name in ("price", "worth", "round_price", "budget")}
+        return Terms(**named)
+
     def __post_init__(self) -> None:
-        _ = Terms(price=self.price, worth=self.worth)
+        _ = self.terms
         if self.models.all and self.segments:
             raise ConfigError(
                 "small, large: expected neither with --segments, whose checkpoint says where its "
@@ -106,13 +111,7 @@ def answer(
     with loaded:
         limit_threads(max(model.parameters or 0 for model in loaded.backend.models))
         for question in asked:
-            outcome = loaded.answer(
-                question,
-                price=config.price,
-                worth=config.worth,
-                round_price=config.round_price,
-                budget=config.budget,
-            )
+            outcome = loaded.answer(question, config.terms)
             if as_json:
                 print(json.dumps(outcome_json(question, outcome)))
             else:

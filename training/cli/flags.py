@@ -1,4 +1,7 @@
-"""Flags from dataclasses: a field is declared once, and its docstring says what the flag does."""
+"""Flags from dataclasses: a field is declared once, and its docstring says what the flag does.
+
+Below are those that several commands take.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,15 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from functools import wraps
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
+from controller.errors import ConfigError
 from controller.field_notes import field_notes
+
+if TYPE_CHECKING:
+    from training.record.cluster import Cluster
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +77,7 @@ def with_flags(owner: type[Any]) -> Callable[[Callable[..., None]], Callable[...
             own = {name: values[name] for name in given if name != config}
             command(**own, **{config: _built(owner, values)})
 
-        flags = map(_flag, _all_settings(owner))
+        flags = map(parameter, _all_settings(owner))
         parameters = ([p] if name != config else flags for name, p in given.items())
         return taking(run, list(chain.from_iterable(parameters)))
 
@@ -92,7 +99,8 @@ def _all_settings(owner: type) -> Iterator[Setting]:
         yield from [own[f.name]] if f.name in own else _all_settings(kinds[f.name])
 
 
-def _flag(setting: Setting) -> inspect.Parameter:
+def parameter(setting: Setting) -> inspect.Parameter:
+    """What a command takes for a setting."""
     kind, default, more = setting.kind, setting.default, setting.metadata
     if get_origin(kind) is tuple:
         kind = list[get_args(kind)[0]]  # type: ignore[misc]
@@ -124,3 +132,52 @@ def _built(owner: type[Any], given: Mapping[str, Any]) -> Any:
         if get_origin(kind) is tuple:
             values[name] = tuple(values[name] or ())
     return owner(**values)
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
+Traces = Annotated[Path, typer.Option(help="Trace set.", show_default="the bundled one")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayOptions:
+    """A cluster to work on.
+
+    Attributes:
+        ray: work on a Ray cluster: HOST:PORT, auto for this machine's, local to start one.
+        worker_cpus: CPUs of each worker.
+    """
+
+    ray: str | None = flag(None, metavar="ADDRESS")
+    worker_cpus: float = 1.0
+
+    def cluster(self, workers: int | None = None, gpus: float = 0.0) -> Cluster | None:
+        """The cluster, or None for this process."""
+        from training.record.cluster import Cluster
+
+        if self.ray is None:
+            return None
+        return Cluster(address=self.ray, workers=workers, cpus=self.worker_cpus, gpus=gpus)
+
+
+def numbers(option: str, entries: Sequence[str]) -> dict[str, float]:
+    """Numbers by name, from NAME=NUMBER each; raises ConfigError on something else."""
+    found = {}
+    for entry in entries:
+        name, _, number = entry.rpartition("=")
+        try:
+            found[name] = float(number)
+        except ValueError:
+            raise ConfigError(f"{option}: expected MODEL=NUMBER, found {entry!r}") from None
+    return found
+
+
+def pairs(option: str, entries: Sequence[str]) -> dict[str, str]:
+    """Words by word, from WORD=WORD each; raises ConfigError on something else."""
+    found = {}
+    for entry in entries:
+        name, mark, word = entry.partition("=")
+        if not (name and mark and word):
+            raise ConfigError(f"{option}: expected NAME=VALUE, found {entry!r}")
+        found[name] = word
+    return found

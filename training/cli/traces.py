@@ -19,8 +19,7 @@ from controller.backends.prompts import REVISER, VERIFIER, read_prompts
 from controller.bundled import bundled
 from controller.errors import ConfigError
 from controller.process.actions import Tier
-from training.cli.flags import argument, flag, with_flags
-from training.cli.options import Json, RayOptions, Traces, numbers, pairs
+from training.cli.flags import Json, RayOptions, Traces, argument, flag, numbers, pairs, with_flags
 from training.record.settings import Amount, Decoding, RecordConfig
 from training.report.view import progress_bar
 

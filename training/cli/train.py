@@ -19,8 +19,17 @@ from rich.console import Console
 from controller.backends.places import NamedModels
 from controller.bundled import bundled
 from controller.errors import ConfigError, check_range
-from training.cli.flags import Setting, argument, flag, taking, with_flags
-from training.cli.options import Json, RayOptions, Traces
+from training.cli.flags import (
+    Json,
+    RayOptions,
+    Setting,
+    Traces,
+    argument,
+    flag,
+    parameter,
+    taking,
+    with_flags,
+)
 from training.learn.settings import ALIASES, SETTINGS, WandbMode, resolve
 
 if TYPE_CHECKING:
@@ -56,29 +65,18 @@ def _help(setting: Setting) -> str:
 def _flag(setting: Setting) -> inspect.Parameter:
     """A parameter that takes text: files and flags are checked in one place, `resolve`."""
     names = [setting.name, *(short for short, name in ALIASES.items() if name == setting.name)]
-    option = typer.Option(
-        *(dashed(f"--{name}") for name in names),
-        help=_help(setting),
-        metavar=_metavar(setting.kind),
-        rich_help_panel=setting.group,
-    )
     kind = list[str] if get_origin(setting.kind) is Mapping else str
-    return inspect.Parameter(
-        setting.name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[kind | None, option],
+    option = {"metavar": _metavar(setting.kind), "rich_help_panel": setting.group}
+    more = {"names": [dashed(f"--{name}") for name in names], "option": option}
+    return parameter(
+        replace(setting, kind=kind | None, default=None, help=_help(setting), metadata=more)
     )
 
 
 def _with_flags(command: Callable[..., Any]) -> Callable[..., Any]:
     """Replace a command's `**flags` by one flag per setting."""
-    own = [
-        parameter
-        for parameter in inspect.signature(command, eval_str=True).parameters.values()
-        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
-    ]
-    return taking(command, [*own, *(_flag(setting) for setting in SETTINGS.values())])
+    *own, _ = inspect.signature(command, eval_str=True).parameters.values()
+    return taking(command, [*own, *map(_flag, SETTINGS.values())])
 
 
 def dashed(name: str) -> str:
@@ -276,12 +274,12 @@ def dashboard(
     ] = False,
 ) -> None:
     """Build a W&B workspace over the runs of train and evaluate."""
-    from training.report.tracking import build_workspace, save_workspace, workspace_spec
+    from training.report.tracking import build_workspace, save_workspace
 
     entity, _, name = project.rpartition("/")
     workspace = build_workspace(entity, name)
     if show:
-        print(json.dumps(workspace_spec(workspace), indent=1))
+        print(json.dumps(workspace._spec, indent=1))
     else:
         console.print(save_workspace(workspace), highlight=False)
 

@@ -7,7 +7,7 @@ looked at once.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -83,12 +83,12 @@ class Comparison:
 
     learning: Learning
     prices: Floats
-    played: Mapping[str, Sequence[Played]]
-    settings: Mapping[str, Sequence[str]]
-    expected: Mapping[str, Floats]
-    oracles: Mapping[str, Sequence[Played]]
+    played: dict[str, list[Played]] = field(default_factory=dict)
+    settings: dict[str, list[str]] = field(default_factory=dict)
+    expected: dict[str, Floats] = field(default_factory=dict)
+    oracles: dict[str, list[Played]] = field(default_factory=dict)
     levels: NDArray[np.int64]
-    promises: Promises | None
+    promises: Promises | None = None
     seeds: Floats
     others: tuple[str, ...] = ()
 
@@ -129,12 +129,10 @@ class Other:
                 f"beside: expected traces of the same test questions, missing {len(missing)}, for "
                 f"example {missing[0]}"
             )
-        order = np.array([position[name] for name in question_ids])
-        table = self.table.take(order)
-        played = [
-            play_checkpoint(c, table, price * unit, repeats=repeats) for c in self.checkpoints
-        ]
-        found = pool(played)
+        table = self.table.take(np.array([position[name] for name in question_ids]))
+        found = pool(
+            [play_checkpoint(c, table, price * unit, repeats=repeats) for c in self.checkpoints]
+        )
         return replace(found, cost=found.cost * unit)
 
 
@@ -212,45 +210,36 @@ def compare(
     ranges = ((o.checkpoints[0].price_range, units[name]) for name, o in others.items())
     (low, high), unit = next(ranges, (first.price_range, 1.0))
     prices = LogUniform(low=low / unit, high=high / unit).grid(num_prices)
-    contest = _Contest(first, tuning, test, prices, repeats)
     by_checkpoint = map_on(cluster, play_prices, checkpoints, test, prices, repeats)
-    by_seed = list(zip(*by_checkpoint, strict=True))
-    contest.played[CONTROLLER] = [pool(played) for played in by_seed]
+    seeds = [
+        [p.utility(price).mean() for p, price in zip(played, prices, strict=True)]
+        for played in by_checkpoint
+    ]
+    found = Comparison(
+        learning=learning,
+        prices=prices,
+        levels=test.levels,
+        seeds=np.array(seeds),
+        others=tuple(others),
+    )
+    contest = _Contest(first, tuning, test, found, repeats)
+    found.played[CONTROLLER] = [pool(played) for played in zip(*by_checkpoint, strict=True)]
     config = contest.blind
     known = contest.known(read) if learning.reads else None
     for family, rules in learning.families(first.config).items():
         contest.add(family, rules, config, known)
     contest.give_up()
-    oracles, promises = {}, None
     if isinstance(test, TraceTable):
         contest.add_routers(read)
-        oracles = {
-            "informed oracle": contest.informed(config),
-            "clairvoyant oracle": [clairvoyant(test, config, p, repeats=repeats) for p in prices],
-        }
-        promises = kept_promises(first, test)
-    contest.played |= {name: [once] * num_prices for name, once in (fixed or {}).items()}
+        seeing = [clairvoyant(test, config, p, repeats=repeats) for p in prices]
+        oracles = {"informed oracle": contest.informed(config), "clairvoyant oracle": seeing}
+        found = replace(found, oracles=oracles, promises=kept_promises(first, test))
+    found.played.update({name: [once] * num_prices for name, once in (fixed or {}).items()})
     for name, other in others.items():
-        contest.played[name] = [
+        found.played[name] = [
             other.play(test.question_ids, p, repeats, units[name]) for p in prices
         ]
-    return Comparison(
-        learning=learning,
-        prices=prices,
-        played=contest.played,
-        settings=contest.settings,
-        expected=contest.expected,
-        oracles=oracles,
-        levels=test.levels,
-        promises=promises,
-        seeds=np.array(
-            [
-                [p.utility(price).mean() for p in played]
-                for played, price in zip(by_seed, prices, strict=True)
-            ]
-        ).T,
-        others=tuple(others),
-    )
+    return found
 
 
 def play_prices(
@@ -261,23 +250,16 @@ def play_prices(
 
 
 class _Contest:
-    """Rules tuned on one table and played on another, price by price."""
+    """Rules tuned on one table and played on another, price by price, for a comparison."""
 
     def __init__(
-        self,
-        checkpoint: AnyCheckpoint,
-        tuning: Any,
-        test: Any,
-        prices: Floats,
-        repeats: int,
+        self, checkpoint: AnyCheckpoint, tuning: Any, test: Any, found: Comparison, repeats: int
     ) -> None:
         self.config, self.difficulty = checkpoint.config, checkpoint.difficulty
         self.tuning, self.test = tuning, test
-        self.prices, self.repeats = prices, repeats
+        self.prices, self.repeats = found.prices, repeats
         self.tuning_repeats = max(1, min(repeats, _TUNING_EPISODES // len(tuning)))
-        self.played: dict[str, list[Played]] = {}
-        self.settings: dict[str, list[str]] = {}
-        self.expected: dict[str, Floats] = {}
+        self.played, self.settings, self.expected = found.played, found.settings, found.expected
         self._plans_played: dict[str, tuple[Played, Played]] = {}
 
     @property

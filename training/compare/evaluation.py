@@ -7,7 +7,6 @@ comparison and makes both valid.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,9 +20,10 @@ import pyarrow.parquet as pq
 import torch
 from pydantic import TypeAdapter
 
+from controller.card import file_digest
 from controller.checkpoint import AnyCheckpoint
 from controller.errors import EvaluationError
-from controller.files import write_atomically, write_text
+from controller.files import write_atomically, write_json
 from controller.granularity import SEGMENTS
 from controller.loop import Decision
 from controller.process.actions import ActionKind
@@ -32,9 +32,11 @@ from controller.process.lockstep import Ints
 from controller.process.types import Attempt, Question
 from controller.segments.types import Segment
 from envs.segments import SegmentTable
+from envs.traces.format import ATTEMPT_SCHEMA, QUESTION_SCHEMA
 from envs.traces.recorded import Recorded
 from training.compare.results import Results
 from training.compare.simulate import Played, play_checkpoint
+from training.record.plans import question_row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,23 +202,14 @@ class Evaluation:
         return rows
 
 
-BROUGHT = pa.struct(
-    [
-        ("attempt_id", pa.string()),
-        ("parent_id", pa.string()),
-        ("model", pa.string()),
-        ("action", pa.string()),
-        ("answer", pa.string()),
-        ("correct", pa.bool_()),
-        ("prompt_tokens", pa.int32()),
-        ("completion_tokens", pa.int32()),
-        ("mean_logprob", pa.float32()),
-        ("min_logprob", pa.float32()),
-        ("verifier_score", pa.float32()),
-        ("text", pa.string()),
-    ]
+ASKED = ("question_id", "dataset", "level", "question", "reference")
+"""Columns of a question, as trace sets and files of decisions have them."""
+
+_BROUGHT = (
+    *("attempt_id", "parent_id", "model", "action", "answer", "correct", "prompt_tokens"),
+    *("completion_tokens", "mean_logprob", "min_logprob", "verifier_score", "text"),
 )
-"""What an action brings, as a file of decisions keeps it."""
+"""What a file of decisions keeps of an attempt that an action brings."""
 
 
 def decision_schema(checkpoint: AnyCheckpoint) -> pa.Schema:
@@ -227,6 +220,7 @@ def decision_schema(checkpoint: AnyCheckpoint) -> pa.Schema:
     and features.
     """
     actions, features = checkpoint.config.actions.names, checkpoint.granularity.features
+    brought = pa.struct([ATTEMPT_SCHEMA.field(name) for name in _BROUGHT])
     decision = pa.struct(
         [
             ("action", pa.string()),
@@ -235,16 +229,12 @@ def decision_schema(checkpoint: AnyCheckpoint) -> pa.Schema:
             ("observation", pa.struct([(name, pa.float32()) for name in features])),
             ("cost", pa.float64()),
             ("leader", pa.string()),
-            ("attempts", pa.list_(BROUGHT)),
+            ("attempts", pa.list_(brought)),
         ]
     )
     return pa.schema(
         [
-            ("question_id", pa.string()),
-            ("dataset", pa.string()),
-            ("level", pa.int32()),
-            ("question", pa.string()),
-            ("reference", pa.string()),
+            *(QUESTION_SCHEMA.field(name) for name in ASKED),
             ("price", pa.float64()),
             ("decisions", pa.list_(decision)),
             ("answer", pa.string()),
@@ -284,12 +274,11 @@ def save_evaluation(
     write_atomically(decisions, lambda path: _write_decisions(path, schema, rows))
     settings = {
         "version": EVALUATION_VERSION,
-        "decisions": _digest(decisions),
+        "decisions": file_digest(decisions),
         "about": asdict(about),
         "summary": results.to_json(),
     }
-    text = json.dumps(settings, indent=1, allow_nan=False) + "\n"
-    write_text(directory / _SETTINGS, text)
+    write_json(directory / _SETTINGS, settings)
     return Evaluation(about=about, results=results, decisions=decisions)
 
 
@@ -315,7 +304,7 @@ def read_evaluation(run: Path) -> Evaluation:
         raise EvaluationError(
             f"{path}: expected version {EVALUATION_VERSION}, found {version!r}; {again}"
         )
-    if digest != _digest(decisions):
+    if digest != file_digest(decisions):
         raise EvaluationError(
             f"{decisions}: expected the decisions that {path.name} was written with, found others; "
             f"{again}"
@@ -328,11 +317,6 @@ def read_evaluation(run: Path) -> Evaluation:
     return Evaluation(about=about, results=results, decisions=decisions)
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _write_decisions(path: Path, schema: pa.Schema, rows: Iterator[dict[str, Any]]) -> None:
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         while batch := list(islice(rows, _BATCH)):
@@ -340,17 +324,13 @@ def _write_decisions(path: Path, schema: pa.Schema, rows: Iterator[dict[str, Any
 
 
 def _episode_row(episode: PlayedEpisode, mean_correct: float, mean_cost: float) -> dict[str, Any]:
-    question, right = episode.question, episode.right_answers
+    right = episode.right_answers
     return {
-        "question_id": question.question_id,
-        "dataset": question.dataset,
-        "level": question.level,
-        "question": question.text,
-        "reference": question.reference,
+        **question_row(episode.question),
         "price": float(episode.price),
         "decisions": [
-            vars(d)
-            | {
+            {
+                **vars(d),
                 "action": str(d.action),
                 "attempts": [_brought_row(made, right) for made in d.brought],
             }

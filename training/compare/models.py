@@ -20,11 +20,7 @@ from controller.process.types import Dollars
 from envs.traces.derive import cost_model, derive_config, known_dollars
 from envs.traces.format import TraceSet
 from envs.traces.table import TraceTable, build_table
-from training.learn.calibration import (
-    auroc,
-    expected_calibration_error,
-    with_calibration,
-)
+from training.learn.calibration import auroc, expected_calibration_error, with_calibration
 
 FEWEST = 5
 """Questions of a level or task below which shares would say little."""

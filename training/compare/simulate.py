@@ -90,15 +90,12 @@ def play_rules(
     repeats: int = 8,
 ) -> list[Played]:
     """Play rules, which no price changes: the same as `play` of each, many side by side."""
-    starts, policies = table.starts(repeats), [policy_of(rule) for rule in rules]
+    starts = table.starts(repeats)
+    # Rules inside attempts play themselves.
+    policies = [rule if isinstance(rule, SegmentRule) else RulePolicy(rule) for rule in rules]
     most = max(1, _SIDE_BY_SIDE // len(starts))
     chunks = [policies[first : first + most] for first in range(0, len(policies), most)]
     return [p for c in chunks for p in _side_by_side(c, table, config, starts, difficulty)]
-
-
-def policy_of(rule: Any) -> Policy:
-    """Who plays a rule; rules inside attempts play themselves."""
-    return rule if isinstance(rule, SegmentRule) else RulePolicy(rule)
 
 
 def _side_by_side(

@@ -60,17 +60,15 @@ def kind_of(rule: str) -> str:
 
 
 def clairvoyant(
-    table: TraceTable, config: EpisodeConfig, price: float, *, repeats: int = 8, seed: int = 0
+    table: TraceTable, config: EpisodeConfig, price: float, *, repeats: int = 8
 ) -> Played:
     """What one could do who sees in advance which attempts are right; out of reach.
 
     It samples up to the first right attempt, or escalates to the top likewise, or gives up,
     whichever is worth most in each episode.
     """
-    rng = np.random.default_rng(seed)
-    q = len(table)
-    best = np.zeros((repeats, q))
-    right, cost, tokens, rounds = np.zeros((4, repeats, q))
+    rng, q = np.random.default_rng(0), len(table)
+    best, tokens, cost, rounds = np.zeros((4, repeats, q))
     actions = np.zeros((repeats, q, 4))
     for rung, most in enumerate(config.caps.tolist()):
         stream = table.stream[:, rung]  # (Q, S)
@@ -85,18 +83,14 @@ def clairvoyant(
             utility = found - price * config.cost.weights[rung] * spent
             better = found & (utility > best[repeat])
             best[repeat, better] = utility[better]
-            right[repeat, better] = 1.0
             tokens[repeat, better] = spent[better]
             cost[repeat, better] = config.cost.weights[rung] * spent[better]
             rounds[repeat, better] = first[better] + 1
             actions[repeat, better] = 0
             actions[repeat, better, 2 if rung else 0] = first[better] + 1
+    means = {"tokens": tokens, "cost": cost, "rounds": rounds, "actions": actions}
     return Played(
-        right=right.mean(0),
-        cost=cost.mean(0),
-        tokens=tokens.mean(0),
-        rounds=rounds.mean(0),
-        actions=actions.mean(0),
+        right=(best > 0).mean(0), **{name: column.mean(0) for name, column in means.items()}
     )
 
 
@@ -110,7 +104,6 @@ def best_rule_utilities(
     """
     learning = learning_of(config)
     blind = replace(config, reads_prompt=False) if isinstance(config, EpisodeConfig) else config
-
     rules, known = learning.rules(config), difficulty if learning.reads else None
     found = play_rules(rules, table, blind, difficulty=known, repeats=1)
     if difficulty is not None:
@@ -275,15 +268,13 @@ def features_of(difficulty: Floats) -> Floats:
     return np.column_stack([chances, np.ones(len(chances))])
 
 
-def learn_paced(features: Floats, right: Floats, cost: Floats, seed: int = 0) -> PacedBandit:
+def learn_paced(features: Floats, right: Floats, cost: Floats) -> PacedBandit:
     """Learn by asking one arm about each question, under budgets from a part of the cheapest up.
 
     Features are (Q, F), chances that an attempt by each arm is `right` and its `cost` (Q, R); a
-    draw of the former is seen. From the seed follow the order of the questions and the draws.
-
-    Arms may be free.
+    draw of the former is seen. Arms may be free.
     """
-    rng, means = np.random.default_rng(seed), cost.mean(0)
+    rng, means = np.random.default_rng(0), cost.mean(0)
     dearest = means.max() or 1.0
     cheapest = means.min(initial=dearest, where=means > 0)
     budgets = np.geomspace(cheapest / 8, dearest, NUM_BUDGETS)  # (B,)

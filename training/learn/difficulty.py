@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,7 @@ from scipy.special import logit
 from threadpoolctl import threadpool_limits
 from torch.nn import functional
 
-from controller.backends.openai.prompt_lengths import Line, fit_prompt_length
+from controller.backends.openai.prompt_lengths import fit_prompt_length
 from controller.policy.difficulty import Difficulty, Reads
 from controller.policy.readouts import Forest, Network, Readout
 from controller.process.actions import ActionKind
@@ -326,15 +326,11 @@ class Readings:
 
     def take(self, rows: NDArray[np.int64]) -> Readings:
         """The same read-outs, and what they tell of some of the questions they were fitted on."""
-
-        def told(fitted: Fitted | None) -> Fitted | None:
-            return fitted and (fitted[0], fitted[1][rows])
-
-        return Readings(
-            wording=[(readout, outlook[rows]) for readout, outlook in self.wording],
-            line=told(self.line),
-            network=told(self.network),
+        *wording, line, network = (
+            fitted and (fitted[0], fitted[1][rows])
+            for fitted in (*self.wording, self.line, self.network)
         )
+        return Readings(wording=[f for f in wording if f], line=line, network=network)
 
 
 def read_prompts(prompts: QuestionTable, outcomes: Outcomes) -> Readings:
@@ -468,15 +464,13 @@ def neighbours(known: TraceTable, new: TraceTable, *, k: int = 30) -> tuple[Floa
 
 def with_prompt_lengths(traces: TraceSet, models: Sequence[ModelSpec]) -> tuple[ModelSpec, ...]:
     """The models with `prompt_length`, as far as wordings and counts of the train split tell."""
-    table = traces.questions
-    if "question" not in table.column_names:
+    if "question" not in traces.questions.column_names:
         return tuple(models)
+    rows = traces.questions.select(["question_id", "question", "split"]).to_pylist()
     long = {
-        question_id: len(text)
-        for question_id, text, split in zip(
-            *(table[name].to_pylist() for name in ("question_id", "question", "split")), strict=True
-        )
-        if text and split == "train"
+        row["question_id"]: len(row["question"])
+        for row in rows
+        if row["question"] and row["split"] == "train"
     }
     counted: dict[str, dict[str, int]] = {model.name: {} for model in models}
     for batch in traces.scan(["question_id", "model", "action", "prompt_tokens"]):
@@ -485,10 +479,8 @@ def with_prompt_lengths(traces: TraceSet, models: Sequence[ModelSpec]) -> tuple[
         ):
             if action != ActionKind.REVISE and tokens and question_id in long and model in counted:
                 counted[model][question_id] = tokens
-    return tuple(
-        replace(model, prompt_length=_length_line(long, counted[model.name])) for model in models
-    )
-
-
-def _length_line(long: Mapping[str, int], counted: Mapping[str, int]) -> Line | None:
-    return fit_prompt_length([(long[question], tokens) for question, tokens in counted.items()])
+    lines = {
+        name: fit_prompt_length([(long[question], tokens) for question, tokens in found.items()])
+        for name, found in counted.items()
+    }
+    return tuple(replace(model, prompt_length=lines[model.name]) for model in models)

@@ -155,7 +155,7 @@ def _job(out: Path, config: TrainConfig, settings: Settings) -> TrainJob:
         config=replace(config, start=config.start and str(Path(config.start).resolve())),
         name=str(out),
         wandb=settings.run.wandb,
-        environment=wandb_environment(),
+        environment={n: v for n, v in os.environ.items() if n.startswith(("WANDB_", IMPORTED))},
     )
 
 
@@ -203,7 +203,8 @@ def _held_against_rules(
 class TrainJob:
     """One training; its paths are absolute, since a worker does not run where the command does.
 
-    A worker takes over `environment`; its name is the run's, or the directory's.
+    A worker takes over `environment`: settings of W&B, and what is imported to know what callers
+    added. Its name is the run's, or the directory's.
     """
 
     out: Path
@@ -212,16 +213,6 @@ class TrainJob:
     name: str = ""
     wandb: WandbMode = "disabled"
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
-
-    @property
-    def finished(self) -> bool:
-        """Whether its checkpoint is there."""
-        return is_finished(self.out)
-
-
-def wandb_environment() -> dict[str, str]:
-    """This process' settings of W&B, and what it imports to know what callers added."""
-    return {n: value for n, value in os.environ.items() if n.startswith(("WANDB_", IMPORTED))}
 
 
 def run_job(job: TrainJob, prepared: Prepared | None = None) -> None:
@@ -255,4 +246,4 @@ def train_on_cluster(jobs: Sequence[TrainJob], cluster: Cluster) -> None:
     Raises:
         ConfigError: no cluster, or no room on it.
     """
-    map_on(cluster, run_job, [job for job in jobs if not job.finished])
+    map_on(cluster, run_job, [job for job in jobs if not is_finished(job.out)])

@@ -10,8 +10,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_origin
 
+import yaml
+
 from controller.bundled import bundled
 from controller.errors import ConfigError, check_range
+from controller.files import write_text
 from training.cli.flags import settings_of
 from training.learn.config import SEGMENT_DEFAULTS, PPOConfig, TrainConfig
 
@@ -118,16 +121,11 @@ def store(config: TrainConfig, traces: Path, out: Path) -> None:
     Raises:
         ConfigError: the run was started with other settings.
     """
-    import yaml
-
-    from controller.files import write_text
-
     path = out / STORED
     settings = {"traces": str(traces), **flat(config)}
     if not path.exists():
         out.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(settings, sort_keys=False)
-        write_text(path, text)
+        write_text(path, yaml.safe_dump(settings, sort_keys=False))
         return
     stored = _load(path)
     changed = [name for name in settings if settings[name] != stored.get(name)]
@@ -140,8 +138,6 @@ def store(config: TrainConfig, traces: Path, out: Path) -> None:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    import yaml
-
     try:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
@@ -194,8 +190,6 @@ def _value(name: str, value: Any, place: str) -> Any:
 
 def _parts(text: str, kind: Any, place: str) -> Any:
     """A list `a,b` or `[a, b]`, or a mapping `a=1,b=2` or `{a: 1, b: 2}`."""
-    import yaml
-
     if text.startswith(("[", "{")):
         try:
             return yaml.safe_load(text)

@@ -45,13 +45,7 @@ from training.compare.simulate import outlook, play_checkpoint, utilities
 from training.compare.yardsticks import best_rule_utilities
 from training.granularity import learning_of
 from training.learn.calibration import with_calibration, with_tie_breaks
-from training.learn.config import (
-    LEARNERS,
-    LEAST_STEPS,
-    SEGMENT_DEFAULTS,
-    STARTED,
-    TrainConfig,
-)
+from training.learn.config import LEARNERS, LEAST_STEPS, SEGMENT_DEFAULTS, STARTED, TrainConfig
 from training.learn.difficulty import (
     Readings,
     fit_difficulty,
@@ -59,13 +53,7 @@ from training.learn.difficulty import (
     read_prompts,
     with_prompt_lengths,
 )
-from training.learn.floor import (
-    FLOOR_PRICES,
-    RULE_QUESTIONS,
-    Judged,
-    Rulebook,
-    folds_for,
-)
+from training.learn.floor import FLOOR_PRICES, RULE_QUESTIONS, Judged, Rulebook, folds_for
 from training.learn.resume import CURVE, Curve, has_state, start_from
 from training.learn.settings import flat
 from training.ppo import PPO
@@ -300,7 +288,7 @@ class ControllerTraining:
 
         if self.started:
             say(self.started)
-        tracker.uses(traces_artifact(self.traces))
+        tracker.artifact(traces_artifact(self.traces), used=True)
         if not self._is_done:
             self._save_early(say)
             self.ppo.train(
@@ -316,7 +304,7 @@ class ControllerTraining:
         checkpoint = self._calibrated(checkpoint)
         save_checkpoint(checkpoint, self.out, str(model_card(checkpoint, None)))
         tracker.summary({"validation/kept_utility": self.utility})
-        tracker.makes(controller_artifact(checkpoint, self.out, self.traces))
+        tracker.artifact(controller_artifact(checkpoint, self.out, self.traces))
         return checkpoint
 
     def _save_early(self, say: Callable[[str], None]) -> None:
@@ -468,9 +456,7 @@ def _model_paths(traces: AnyTraces, models: Sequence[ModelSpec], out: Path) -> t
     """Where the ladder's models lie, seen from `out`; empty if the traces do not tell."""
     entries: Mapping[str, Any] = traces.manifest.get("models", {})
     paths = [entries.get(model.name, {}).get("path") for model in models]
-    if any(path is None for path in paths):
-        return ()
-    return tuple(seen_from(out, traces.path, path) for path in paths)
+    return () if None in paths else tuple(seen_from(out, traces.path, path) for path in paths)
 
 
 def _adapter_paths(traces: AnyTraces, small: ModelSpec, out: Path) -> dict[str, str]:
@@ -485,6 +471,4 @@ def _adapter_paths(traces: AnyTraces, small: ModelSpec, out: Path) -> dict[str, 
 def _segment_controller(traces: AnyTraces, out: Path) -> tuple[str, float] | None:
     """Controller under which the samples were written, and its price; None for plain ones."""
     entry = traces.manifest.get("decoding", {}).get("segments")
-    if entry is None:
-        return None
-    return seen_from(out, traces.path, entry["controller"]), float(entry["price"])
+    return entry and (seen_from(out, traces.path, entry["controller"]), float(entry["price"]))

@@ -205,7 +205,9 @@ class Plan:
         return found
 
 
-def question_row(question: Question, split: str, hidden: Any = None) -> dict[str, Any]:
+def question_row(
+    question: Question, split: str | None = None, hidden: Any = None
+) -> dict[str, Any]:
     """A row of questions.parquet."""
     return {
         "question_id": question.question_id,

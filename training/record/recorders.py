@@ -189,10 +189,9 @@ class Convoy:
 
 @dataclass(frozen=True, kw_only=True)
 class ServedModel:
-    """A model behind a server, its place among all that are recorded, and a way to ask it."""
+    """A model behind a server, of the rung that it has among all, and a way to ask it."""
 
     spec: ModelSpec
-    rung: int
     connect: Callable[[], Backend]
 
 
@@ -226,7 +225,7 @@ class ServerQueue:
         note: Callable[[Sequence[Attempt], int], None],
     ) -> None:
         """Record what its models lack; `note` is told of attempts, their revisions, and rungs."""
-        backends = {model.rung: model.connect() for model in self.models}
+        backends = {model.spec.rung: model.connect() for model in self.models}
         fresh = deque(
             _Turn(missing, model, deque(missing.of(model.spec.name)))
             for missing in todo
@@ -238,7 +237,7 @@ class ServerQueue:
         async def ask() -> None:
             while (turn := _next_turn(fresh, begun)) is not None:
                 await convoy.reaches(turn.missing.question.question_id)
-                rung = turn.model.rung
+                rung = turn.model.spec.rung
                 while turn.left:
                     wanted = turn.left.popleft()
                     note(await self._chain(backends[rung], turn, wanted, config), rung)
@@ -253,7 +252,7 @@ class ServerQueue:
         self, backend: Backend, turn: _Turn, wanted: int | Attempt, config: RecordConfig
     ) -> list[Attempt]:
         """An attempt and its revisions."""
-        rung, question = turn.model.rung, turn.missing.question
+        rung, question = turn.model.spec.rung, turn.missing.question
         request = asked(turn.missing, config.action(rung), wanted)
         chain = [await self._attempt(backend, turn.model, request)]
         revised = request.parent is None and config.is_revised(rung, request.index)
@@ -270,7 +269,7 @@ class ServerQueue:
         failed_at, tries = 0.0, 0
         while True:
             (attempt,) = await backend.attempts([request])
-            attempt = replace(attempt, rung=model.rung)
+            attempt = replace(attempt, rung=model.spec.rung)
             if attempt.error is None or attempt.error in FACTS:
                 self._answered_at, self._complained = now(), False
                 return attempt
@@ -314,7 +313,7 @@ class ServedRecorder:
         config: RecordConfig,
     ) -> None:
         self.local, self.servers, self.grader, self.config = local, servers, grader, config
-        found = {model.rung: model.spec for server in servers for model in server.models}
+        found = {model.spec.rung: model.spec for server in servers for model in server.models}
         if local is not None:
             found |= dict(zip(local.rungs, local.models, strict=True))
         self.models = tuple(found[rung] for rung in sorted(found))

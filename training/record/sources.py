@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -186,7 +186,7 @@ class Models(Decoding):
             """Leaves it to its user when to give up on a server."""
             return OpenAIBackend(endpoint, breaker=CircuitBreaker(failures=2**31))
 
-        return ServedModel(spec=spec, rung=rung, connect=connect)
+        return ServedModel(spec=spec, connect=connect)
 
     def notes(self, out: Path) -> dict[str, Any]:
         """Places and decoding, as `trace.json` in the directory `out` says them."""
@@ -269,10 +269,6 @@ def record_models(
 
     `notes` are added to `trace.json`; `progress` is shown a recording that is about to begin.
     """
-    with ExitStack() as stack:
-        recorder = (
-            source.recorder(config)
-            if cluster is None
-            else stack.enter_context(RayRecorder(source.recorder, config, cluster))
-        )
+    on: Any = cluster and RayRecorder(source.recorder, config, cluster)
+    with on or nullcontext(source.recorder(config)) as recorder:
         Recording(questions, recorder, out, source.notes(out) | dict(notes or {})).run(progress)

@@ -24,7 +24,7 @@ from plotly.offline import get_plotlyjs
 
 from controller.errors import EvaluationError
 from controller.files import write_text
-from training.compare.evaluation import Evaluation, read_evaluation
+from training.compare.evaluation import ASKED, Evaluation, read_evaluation
 from training.compare.results import CONTROLLER, QUANTITIES, Point
 from training.compare.summary import Bootstrap
 from training.compare.yardsticks import kind_of
@@ -329,8 +329,7 @@ def episodes(
 
     `attempts`, or segments, are referred to by position in `episodes`, by run, question and price.
     """
-    columns = ["question_id", "dataset", "level", "question", "reference"]
-    table = pq.read_table(decisions[0], columns=columns).slice(0, len(question_ids))
+    table = pq.read_table(decisions[0], columns=list(ASKED)).slice(0, len(question_ids))
     names, group = _groups(table.to_pandas())
     chosen = _draw(group, num_questions)
     questions = table.take(chosen).to_pylist()
@@ -365,10 +364,6 @@ def _draw(group: NDArray[np.int64], num_questions: int) -> list[int]:
     return [position for members in drawn for position in sorted(members)]
 
 
-def _place(attempt: Mapping[str, Any], known: dict[tuple[Any, ...], int]) -> int:
-    return known.setdefault(tuple(_cut(attempt).items()), len(known))
-
-
 def _episode(row: Mapping[str, Any], attempts: dict[tuple[Any, ...], int]) -> dict[str, Any]:
     return {
         "answer": row["answer"],
@@ -382,7 +377,10 @@ def _episode(row: Mapping[str, Any], attempts: dict[tuple[Any, ...], int]) -> di
                 "observation": [float(f"{x:.4g}") for x in decision["observation"].values()],
                 "cost": round(decision["cost"], 1),
                 "leader": decision["leader"],
-                "attempts": [_place(attempt, attempts) for attempt in decision["attempts"]],
+                "attempts": [
+                    attempts.setdefault(tuple(_cut(attempt).items()), len(attempts))
+                    for attempt in decision["attempts"]
+                ],
             }
             for decision in row["decisions"]
         ],

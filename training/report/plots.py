@@ -30,7 +30,7 @@ from envs.reward import LogUniform
 from envs.traces.table import TraceTable
 from training.compare.equal_accuracy import cost_at_accuracy
 from training.compare.results import CONTROLLER, Lead, Point, Results
-from training.compare.simulate import Played, play_checkpoint
+from training.compare.simulate import Played, Watcher, play_checkpoint
 from training.compare.yardsticks import GREEDY, kind_of
 
 _FAMILIES = {
@@ -67,13 +67,12 @@ _WIDE, _LARGEST, _SMALLEST = 230.0, 22.0, 0.08
 @matplotlib.rc_context(fname=STYLE)
 def plot_frontier(results: Results, path: Path) -> None:
     """Accuracy against compute, and below the paired lead over the best rule at each price."""
-    size, ratios = (5.2, 6.4), (3, 1.1)
     unit = 1.0 if results.dollars is None else results.dollars * _MANY
     policies = {
         name: [replace(point, cost=point.cost * unit) for point in points]
         for name, points in results.policies.items()
     }
-    figure, (above, below) = plt.subplots(2, 1, figsize=size, height_ratios=ratios)
+    figure, (above, below) = plt.subplots(2, 1, figsize=(5.2, 6.4), height_ratios=(3, 1.1))
     for family, names in _families(results).items():
         title, colour = _FAMILIES[family]
         label = f"{title} ({len(names)})" if len(names) > 1 else title
@@ -142,16 +141,8 @@ def _envelope(points: Iterable[Point]) -> tuple[list[float], list[float]]:
 
 
 def _plot_controller(axes: Axes, policy: Sequence[Point], colour: str, label: str) -> None:
-    points = [point for point in policy if point.cost > 0]
-    axes.plot(
-        [p.cost for p in points],
-        [p.accuracy for p in points],
-        "o-",
-        color=colour,
-        lw=2.5,
-        ms=4.5,
-        label=label,
-    )
+    points = np.array([(p.cost, p.accuracy) for p in policy if p.cost > 0]).reshape(-1, 2)
+    axes.plot(*points.T, "o-", color=colour, lw=2.5, ms=4.5, label=label)
 
 
 def _plot_lead(
@@ -167,15 +158,9 @@ def _plot_lead(
     lead, *ends = sign * 100 * np.array([entry.measured for entry in leads]).T  # (P,) each
     low, high = np.sort(ends, axis=0)
     axes.axhline(0, color=_INK, lw=1)
-    axes.errorbar(
-        [(dollars or 1) / entry.price for entry in leads],
-        lead,
-        (lead - low, high - lead),
-        fmt=style,
-        color=colour,
-        elinewidth=1.2,
-        **more,
-    )
+    worth = [(dollars or 1) / entry.price for entry in leads]
+    reach = lead - low, high - lead
+    axes.errorbar(worth, lead, reach, fmt=style, color=colour, elinewidth=1.2, **more)
     axes.set_xlabel(_worth_axis(dollars))
     _log_axis(axes)
 
@@ -231,12 +216,9 @@ def plot_actions(
     figure, axes = plt.subplots(figsize=(5.2, 4.6))
     prices = sorted(shares, reverse=True)
     names = [name for name in shares[prices[0]] if any(shares[price][name] for price in prices)]
-    axes.stackplot(
-        [(dollars or 1) / price for price in prices],
-        [[shares[price][name] for price in prices] for name in names],
-        labels=names,
-        colors=action_colours(names),
-    )
+    worth = [(dollars or 1) / price for price in prices]
+    rows = [[shares[price][name] for price in prices] for name in names]
+    axes.stackplot(worth, rows, labels=names, colors=action_colours(names))
     axes.set(xlabel=_worth_axis(dollars), ylabel="share of decisions", ylim=(0, 1))
     axes.set_title("What the controller does, by price")
     _log_axis(axes)
@@ -254,28 +236,22 @@ def save_figure(figure: Figure, path: Path) -> None:
     temporary.replace(path)
 
 
-class _Watched:
-    """Decisions by attempts so far, bin of the leader's share, place of the kind, and level."""
+def _watch(kinds: Ints, seen: list[pd.DataFrame]) -> Watcher:
+    """Takes down attempts so far, bin of the leader's share, place of the kind, and level."""
 
-    def __init__(self, kinds: NDArray[np.int64]) -> None:
-        self._kinds, self._seen = kinds, list[pd.DataFrame]()
-
-    def __call__(self, replay: Replay, rows: Ints, actions: Ints) -> None:
+    def watch(replay: Replay, rows: Ints, actions: Ints) -> None:
         episodes = replay.episodes
         leader = np.maximum(episodes.leader[rows], 0)
         share = episodes.votes[rows, leader] / np.maximum(episodes.total[rows], 1)
         columns = {
             "made": episodes.num_attempts[rows],
             "share": np.minimum((share * _SHARES).astype(np.int64), _SHARES - 1),
-            "kind": self._kinds[actions],
+            "kind": kinds[actions],
             "level": replay.table.levels[replay.start[rows]],
         }
-        self._seen.append(pd.DataFrame(columns))
+        seen.append(pd.DataFrame(columns))
 
-    @property
-    def decisions(self) -> pd.DataFrame:
-        """One row each."""
-        return pd.concat(self._seen)
+    return watch
 
 
 @matplotlib.rc_context(fname=STYLE)
@@ -286,10 +262,11 @@ def plot_policy(checkpoint: Checkpoint, table: TraceTable, path: Path) -> None:
     kinds = checkpoint.config.kinds
     places = np.array([action.kind.place for action in checkpoint.config.actions])
     watched, played = [], []
-    for price in prices:
-        watch = _Watched(places)
-        played.append(play_checkpoint(checkpoint, table, float(price), repeats=4, watch=watch))
-        watched.append(watch)
+    for price in prices.tolist():
+        seen: list[pd.DataFrame] = []
+        watch = _watch(places, seen)
+        played.append(play_checkpoint(checkpoint, table, price, repeats=4, watch=watch))
+        watched.append(pd.concat(seen))
     figure, axes = plt.subplots(2, 3, figsize=(13, 7.8), dpi=110)
     for axis, i in zip(axes[0], _SHOWN, strict=True):
         _action_map(axis, watched[i], kinds)
@@ -297,10 +274,8 @@ def plot_policy(checkpoint: Checkpoint, table: TraceTable, path: Path) -> None:
     _by_level(axes[1, 0], watched[_SHOWN[1]], kinds)
     _by_price(axes[1, 1], prices, played, dollars)
     _where_it_pays(axes[1, 2], table, prices, played, dollars)
-    handles = [Patch(color=_colour(kind)) for kind in kinds]
-    figure.legend(
-        handles, [k.value.upper() for k in kinds], loc="outside upper center", ncols=len(kinds)
-    )
+    handles = [Patch(color=_colour(kind), label=kind.value.upper()) for kind in kinds]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(kinds))
     save_figure(figure, path)
 
 
@@ -314,30 +289,25 @@ def _colour(kind: ActionKind) -> str:
     return action_colour(kind.value.upper())
 
 
-def _action_map(axis: Axes, watched: _Watched, kinds: Sequence[ActionKind]) -> None:
+def _action_map(axis: Axes, decisions: pd.DataFrame, kinds: Sequence[ActionKind]) -> None:
     """The most frequent action at each place, the larger the more often it was met."""
-    met = watched.decisions.value_counts(["made", "share", "kind"]).reset_index()
+    met = decisions.value_counts(["made", "share", "kind"]).reset_index()
     places = met.sort_values("kind").sort_values("count", ascending=False, kind="stable")
     places = places.groupby(["made", "share"]).agg(kind=("kind", "first"), seen=("count", "sum"))
     places = places[places["seen"] >= _RARE * places["seen"].sum()].reset_index()
     made, often = places["made"], np.sqrt(places["seen"] / places["seen"].max())
     side = min(_LARGEST, _WIDE / (made.max() + 1))
-    colours = {kind.place: _colour(kind) for kind in kinds}
-    axis.scatter(
-        made,
-        (places["share"] + 0.5) / _SHARES,
-        s=side**2 * np.maximum(often, _SMALLEST),
-        c=[colours[kind] for kind in places["kind"]],
-        marker="s",
-    )
+    colours = places["kind"].map({kind.place: _colour(kind) for kind in kinds})
+    sizes = side**2 * np.maximum(often, _SMALLEST)
+    axis.scatter(made, (places["share"] + 0.5) / _SHARES, sizes, colours, marker="s")
     axis.set(xlabel="attempts so far; size: how often", ylabel="vote share of the leader")
     axis.set(xlim=(-0.7, made.max() + 0.7), ylim=(0, 1))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
 
-def _by_level(axis: Axes, watched: _Watched, kinds: Sequence[ActionKind]) -> None:
-    taken = watched.decisions.groupby("level")["kind"].value_counts(normalize=True).unstack()
+def _by_level(axis: Axes, decisions: pd.DataFrame, kinds: Sequence[ActionKind]) -> None:
+    taken = decisions.groupby("level")["kind"].value_counts(normalize=True).unstack()
     levels, bottom = taken.index.tolist(), np.zeros(len(taken))
     for kind in kinds:
         share = taken.get(kind.place, pd.Series(0.0, taken.index)).fillna(0).to_numpy()

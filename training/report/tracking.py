@@ -76,12 +76,6 @@ def controller_artifact(checkpoint: AnyCheckpoint, path: Path, traces: AnyTraces
     return Artifact(name=name, kind="controller", files=files, metadata=told)
 
 
-def evaluation_artifact(decisions: Path, traces: AnyTraces) -> Artifact:
-    """A saved evaluation: its parquet file, and the figures beside it."""
-    files = [decisions, decisions.with_name("evaluation.json")]
-    return Artifact(name=f"evaluation-{traces.path.name}", kind="evaluation", files=files)
-
-
 class Tracker:
     """One W&B run, in a directory and a group; does nothing in mode "disabled".
 
@@ -163,12 +157,8 @@ class Tracker:
             data = data[:: -(-len(data) // MAX_TABLE_ROWS) or 1]
             self._run.log({name: wandb.Table(list(columns), data, allow_mixed_types=True)})
 
-    def uses(self, artifact: Artifact) -> None:
-        """Log an artifact as what went into the run."""
-        self.makes(artifact, used=True)
-
-    def makes(self, artifact: Artifact, *, used: bool = False) -> None:
-        """Log an artifact as what came out of the run, or went into it."""
+    def artifact(self, artifact: Artifact, *, used: bool = False) -> None:
+        """Log an artifact as what came out of the run, or as what it `used`."""
         if self._run is None:
             return
         import wandb
@@ -263,11 +253,12 @@ def log_evaluation(
     """Draw an evaluation of controllers, by directory, into `out`, and log it as a run of W&B."""
     config, group = asdict(evaluation.about), traces.path.name
     with Tracker(out, "evaluate", config, mode=mode, group=group, name=str(out)) as tracker:
-        tracker.uses(traces_artifact(traces))
+        tracker.artifact(traces_artifact(traces), used=True)
         for path, checkpoint in controllers.items():
-            tracker.uses(controller_artifact(checkpoint, path, traces))
+            tracker.artifact(controller_artifact(checkpoint, path, traces), used=True)
         _log(tracker, evaluation, out)
-        tracker.makes(evaluation_artifact(evaluation.decisions, traces))
+        files = [evaluation.decisions, evaluation.decisions.with_name("evaluation.json")]
+        tracker.artifact(Artifact(name=f"evaluation-{group}", kind="evaluation", files=files))
 
 
 def _log(tracker: Tracker, evaluation: Evaluation, out: Path) -> None:
@@ -362,11 +353,6 @@ def build_workspace(entity: str, project: str) -> Any:
             pinned_columns=[f"summary:{_BEST}", "summary:seeds/mean", "config:seed"],
         ),
     )
-
-
-def workspace_spec(workspace: Any) -> dict[str, Any]:
-    """What saving a workspace would send to W&B, as JSON."""
-    return dict(workspace._spec)
 
 
 def _section(name: str, told: Mapping[str, Mapping[str, Any]]) -> Any:

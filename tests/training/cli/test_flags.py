@@ -3,10 +3,12 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 import typer
 from typer.testing import CliRunner
 
-from training.cli.flags import with_flags
+from controller.errors import ConfigError
+from training.cli.flags import RayOptions, numbers, with_flags
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,3 +71,18 @@ def test_help_says_what_the_docstring_says():
     shown = " ".join(run("--help")[0].output.replace("│", " ").split())
     assert "One or more, as they come." in shown
     assert "In metres." in shown
+
+
+def test_numbers_by_name():
+    assert numbers("parameters", ["a=1e9", "b=c=2"]) == {"a": 1e9, "b=c": 2.0}
+
+
+@pytest.mark.parametrize("entry", ["a", "a=", "a=many"])
+def test_what_is_no_number_is_named(entry):
+    with pytest.raises(ConfigError, match=f"parameters: expected MODEL=NUMBER, found '{entry}'"):
+        numbers("parameters", [entry])
+
+
+def test_no_address_no_cluster():
+    assert RayOptions().cluster(workers=3) is None
+    assert RayOptions(ray="local").cluster(workers=3).workers == 3

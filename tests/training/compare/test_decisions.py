@@ -12,12 +12,7 @@ from controller.process.actions import ActionKind
 from envs.traces.recorded import read_recorded
 from tests.conftest import CHECKPOINTS
 from tests.training.compare.test_results import results
-from training.compare.evaluation import (
-    About,
-    play_decisions,
-    read_evaluation,
-    save_evaluation,
-)
+from training.compare.evaluation import About, play_decisions, read_evaluation, save_evaluation
 from training.compare.simulate import play_checkpoint
 
 PRICES = [5e-6, 2e-4, 2e-3]

@@ -5,9 +5,9 @@ import pytest
 
 from controller.errors import ConfigError, TraceFormatError
 from controller.process.races import keeps
-from envs.races import Races, RaceVectorEnv, read_races
 from envs.traces.format import TraceSet
 from recipes.drop import ALL, Played, first, fit_value, play, rules, train, unlike
+from recipes.races import Races, RaceVectorEnv, read_races
 from tests.conftest import CHECKPOINTS
 from training.learn.config import PPOConfig
 
