@@ -135,9 +135,13 @@ class ResponseRequest(Asked):
 
     @property
     def extra(self) -> set[str]:
-        """What is wanted of thoughts, which are not told here."""
-        summary = {"reasoning.summary"} if self.reasoning and self.reasoning.summary else set()
-        return summary | {f"include.{name}" for name in self.include or () if name != _LOGPROBS}
+        """Those of items, and what is wanted of thoughts, which are not told here."""
+        found = {"reasoning.summary"} if self.reasoning and self.reasoning.summary else set()
+        for item in [] if isinstance(self.input, str) else self.input:
+            held = item.output if isinstance(item, ResultItemIn) else getattr(item, "content", "")
+            parts = [] if isinstance(held, str) else held
+            found |= {f"input.{name}" for of in (item, *parts) for name in of.extra}
+        return found | {f"include.{name}" for name in self.include or () if name != _LOGPROBS}
 
     def question(self) -> Question:
         """See `Asked.question`."""

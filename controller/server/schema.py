@@ -39,9 +39,14 @@ class Strict(BaseModel):
 
 
 class Compatible(BaseModel):
-    """Parts of messages as clients get them back from us: what is not read changes nothing."""
+    """Parts of messages as clients get them back from us."""
 
-    model_config = ConfigDict(extra="ignore", strict=True)
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    @property
+    def extra(self) -> set[str]:
+        """Names of fields that nothing here reads, and that we do not send."""
+        return {name for name, value in (self.model_extra or {}).items() if value} - _OURS
 
 
 class Passed(BaseModel):
@@ -53,6 +58,8 @@ class Passed(BaseModel):
         """As it was set."""
         return self.model_dump(exclude_unset=True, by_alias=True)
 
+
+_OURS = {"id", "status", "annotations", "logprobs"}
 
 _HARMLESS: Mapping[str, tuple[Any, ...]] = {
     "n": (1,),
@@ -78,7 +85,7 @@ _PASSED = (
 )
 """Fields that models get as they are."""
 
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Verbosity = Literal["low", "medium", "high"]
 TopLogprobs = Annotated[int, Field(ge=0, le=20)]
 _Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
@@ -324,14 +331,14 @@ class ChatRequest(Completing):
         last = max((i for i, turn in enumerate(turns) if turn["role"] == "user"), default=None)
         if turns[-1]["role"] not in ("user", "tool") or last is None:
             raise ConfigError("messages: expected the last one from the user, or a tool after it")
-        wanted = self.max_completion_tokens or self.max_tokens or LONGEST_ATTEMPT
+        said = (self.max_completion_tokens, self.max_tokens, LONGEST_ATTEMPT)
         return Question(
             question_id="",
             text=turns[last]["content"],
             history=tuple(turns[:last]),
             since=tuple(turns[last + 1 :]),
             fields=self.fields,
-            max_new_tokens=min(wanted, LONGEST_ATTEMPT),
+            max_new_tokens=min(filter(None, said)),
         )
 
 

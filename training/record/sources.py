@@ -220,8 +220,9 @@ def _about_server(url: str, key: str) -> tuple[dict[str, float], int | None]:
     """Parameters by model that a server at URL/v1 tells, and how many requests it works on."""
     listed = _get(f"{url}/models", key).get("data")
     counts = {
-        str(entry.get("id")): (entry.get("meta") or {}).get("n_params")
+        str(entry.get("id")): entry["meta"].get("n_params")
         for entry in (listed if isinstance(listed, list) else [])
+        if isinstance(entry, dict) and isinstance(entry.get("meta"), dict)
     }
     slots = _get(f"{url.removesuffix('/v1')}/props", key).get("total_slots")
     return (
@@ -231,7 +232,7 @@ def _about_server(url: str, key: str) -> tuple[dict[str, float], int | None]:
 
 
 def _get(url: str, key: str) -> dict[str, Any]:
-    headers = {"authorization": f"Bearer {key}"}
+    headers = {"authorization": f"Bearer {key.strip()}"}
     try:
         reply = httpx2.get(url, headers=headers, timeout=_TIMEOUT_S, trust_env=False)
         found = reply.raise_for_status().json()

@@ -9,7 +9,6 @@ of their texts. An attempt is asked for again only where nothing was generated.
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import time
 import warnings
@@ -40,13 +39,14 @@ from controller.backends.openai.replies import (
     Pulse,
     StreamReader,
     Written,
-    read_completion,
+    read_reply,
     verdict,
     while_heard,
     within,
 )
 from controller.backends.openai.resilience import (
     MAX_RETRY_AFTER_S,
+    NO_MODEL,
     OPTIONAL,
     REJECTED,
     CircuitBreaker,
@@ -77,6 +77,9 @@ _MOST_WRITTEN = 2**16
 """Tokens of one attempt that a server is believed, thoughts that ignore `max_tokens` included."""
 _THINKING = 0.05
 """Share of an attempt; the tags of an empty thought are less."""
+
+_NO_LISTING = (REJECTED, NO_MODEL, "bad_json")
+"""What is said in place of models by servers that answer all the same."""
 
 ATTEMPT_DEADLINE = "attempt_deadline"
 UNAVAILABLE = "breaker_open"
@@ -143,18 +146,33 @@ class OpenAIBackend(Backend):
         await self._client.close()
 
     async def check(self) -> dict[str, str]:
-        """What is wrong, if the server does not list its models."""
+        """What is wrong, if the server does not answer when it is asked for its models."""
         try:
-            await self._client.models.list(timeout=5)
-        except Exception as error:  # whatever it is, the server is not ready
-            return {self.spec.name: upstream_error(error).kind}
+            await self._listed()
+        except UpstreamError as error:
+            return {self.spec.name: error.kind}
         return {}
+
+    async def _listed(self) -> list[dict[str, Any]]:
+        """What the server lists of its models; nothing where it tells something else, or a part."""
+        try:
+            found: Any = await self._client.get("/models", cast_to=object, options={"timeout": 5})
+        except Exception as error:  # the client raises what the server's bytes provoke
+            failure = upstream_error(error)
+            if failure.kind in _NO_LISTING:
+                return []
+            raise failure from None
+        if isinstance(found, dict):  # Together's is a list alone
+            found = [] if found.get("has_more") else found.get("data")
+        return (
+            [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+        )
 
     async def prepare(self) -> tuple[str, ...]:
         """Learn from a request or two how long prompts are; says what is not as in training."""
         try:
-            listed = [model async for model in self._client.models.list(timeout=5)]
-        except Exception:  # whatever it is, `check` tells it
+            listed = await self._listed()
+        except UpstreamError:  # `check` tells it
             return ()
         counted = await self.lengths.count(self._chat(probe(SHORT)), patience_s=5)
         short = await self._answered([probe(SHORT)])
@@ -337,7 +355,7 @@ class OpenAIBackend(Backend):
         streams = self.endpoint.streams or request.on_text or request.watcher
         try:
             if not streams or self._never_streams or "stream" in self.quirks.refused:
-                return read_completion(await self._post(_PATH, cast_to=object, body=body))
+                return read_reply(await self._post(_PATH, cast_to=str, body=body), reader)
             body = self.quirks.suited(
                 {**body, "stream": True, "stream_options": {"include_usage": True}}
             )
@@ -353,8 +371,9 @@ class OpenAIBackend(Backend):
                 ) as stream,
             ):
                 if stream.is_whole:
-                    self._never_streams = True
-                    return read_completion(json.loads(await stream.response.aread()))
+                    answered = read_reply((await stream.response.aread()).decode(), reader)
+                    self._never_streams = not reader.choices
+                    return answered
                 stream.heard = partial(self._hear, reader)
                 await reader.read(stream)
             return reader.result()
@@ -363,7 +382,8 @@ class OpenAIBackend(Backend):
         except Exception as error:  # the client raises what the server's bytes provoke
             failure = upstream_error(error, reader.wasted)
             asked = request.question.fields
-            if self.quirks.learn(error, {f for f in body if f in OPTIONAL or f not in asked}):
+            optional = {name for name in body if name in OPTIONAL or name not in asked}
+            if self.quirks.learn(error, body, optional):
                 failure.retryable, failure.retry_after_s = True, 0.0
             elif failure.kind == REJECTED:
                 failure.kind = ":".join((REJECTED, *named_fields(error, asked)[:1]))

@@ -12,7 +12,6 @@ from typing import Any
 
 import httpx2
 from openai import AsyncOpenAI, DefaultAioHttpClient
-from openai.types import Model
 
 from controller.backends.base import Request
 from controller.backends.openai.prompt_lengths import FAR, Line, RunningFit, characters
@@ -32,7 +31,7 @@ Post = Callable[[str, Mapping[str, Any]], Awaitable[Any]]
 _FAR_TOKENS = 16
 _SAME_SIZE = 0.01
 """Share by which counts of parameters of one model may differ."""
-_PATIENCE_S, _PAUSE_S, _MOST_DOUBLINGS = 0.25, 30.0, 4
+_PATIENCE_S, _PAUSE_S, _MOST_DOUBLINGS = 0.25, 30.0, 1
 _MOST_MISSES, _REMEMBERED = 3, 1024
 _SHORT_CHARS = 4096
 """Tokenised within a millisecond, as long as handing over to a thread and back."""
@@ -143,13 +142,19 @@ class Endpoint:
             event_hooks={"response": [limit]},
         )
         return AsyncOpenAI(
-            base_url=self.base_url, api_key=self.api_key, max_retries=0, http_client=http_client
+            base_url=self.base_url,
+            # Files of secrets end with a line's end, which no header may hold.
+            api_key=self.api_key.strip() or "none",
+            max_retries=0,
+            http_client=http_client,
         )
 
-    def differences(self, listed: Sequence[Model], short: Answered | None) -> tuple[str, ...]:
+    def differences(
+        self, listed: Sequence[Mapping[str, Any]], short: Answered | None
+    ) -> tuple[str, ...]:
         """What differs from training, by the server's models and its answer to `SHORT`."""
         name, trained, found = self.spec.name, self.trained_for, []
-        listed_names = [model.id for model in listed]
+        listed_names = [str(model.get("id")) for model in listed]
         if listed and self.names.isdisjoint(listed_names):
             found.append(
                 f"{name}: the server lists {', '.join(listed_names[:5])}, not {self.model}; "
@@ -177,9 +182,9 @@ class Endpoint:
                 )
         return tuple(found)
 
-    def _has_size(self, listed: Sequence[Model], parameters: float | None) -> bool:
+    def _has_size(self, listed: Sequence[Mapping[str, Any]], parameters: float | None) -> bool:
         """Whether the server tells, as llama.cpp's does, that its model has so many parameters."""
-        metas = [getattr(model, "meta", None) for model in listed if model.id in self.names]
+        metas = [model.get("meta") for model in listed if model.get("id") in self.names]
         told = [meta.get("n_params") for meta in metas if isinstance(meta, dict)]
         return parameters is not None and any(
             isinstance(count, int) and abs(count - parameters) <= _SAME_SIZE * parameters

@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -34,16 +34,22 @@ from controller.process.types import CUT
 
 SILENT, STALLED, FAILED = "silent", "stalled", "error"
 _ENDS = {
-    CUT: "length|max.*tokens|truncat|incomplete|repetition",
+    CUT: "length|max.*tokens|limit|context_window|truncat|incomplete|repetition",
     FILTERED: "filter|safety|recitation|block|prohibited|spii|toxic|sensitive|guard|moderat|refus",
     FAILED: "error|abort|cancel|insufficient|malformed|unavailable|timeout",
     "tool_calls": "tool|function",
-    "stop": "stop|eos|end_turn|complete|eot",
+    "stop": "stop|eos|end_turn|complete|eot|^(end|done|finished)$",
 }
 """OpenAI's reasons to end, and the words by which all servers' are known; the first that fits."""
 _AFTER_END_S = 5.0
 """Time for what comes after the reason to end: usage, and the end of the stream."""
 _LONGEST_REASON, _LONGEST_ID, _MOST_CALLS = 32, 128, 128
+_TEXTS = ("text", "thinking", "summary")
+_THOUGHTS = ("reasoning_content", "reasoning", "reasoning_text", "reasoning_details")
+_ERROR = ("code", "status", "message", "msg", "detail", "errors", "base_resp")
+_BOM = "\ufeff"
+_EVENT = re.compile(r"^(?:data:)? *(\{.*\})", re.MULTILINE)
+_ERROR_FIELD = re.compile(rb"error: ?(\{.*\})")
 _AROUND_A_WORD = " \t\r\n*_\"'.,:!\u2581"
 
 
@@ -78,19 +84,32 @@ class Answered:
     seconds: float = 0.0
 
 
-def read_completion(response: object) -> Answered:
-    """The choices of a response.
+def read_reply(text: str, reader: StreamReader) -> Answered:
+    """A reply that came in one piece, under any content type: JSON, or events all the same.
 
     Raises:
         UpstreamError: bad_type, empty_choices, null_content, finish_error, or as `told_error` says.
     """
-    if isinstance(response, str):  # JSON under another content type
-        with suppress(ValueError):
-            response = json.loads(response)
+    text = text.strip(_BOM + " \r\n")
+    try:
+        return read_completion(json.loads(text))
+    except ValueError:
+        told = _EVENT.findall(text)
+        if not told and text[:1] in "[{":
+            raise
+    if not told:
+        raise UpstreamError("bad_type")
+    for event in told:
+        reader.add(json.loads(event))
+    reader.done = "[DONE]" in text
+    return reader.result()
+
+
+def read_completion(response: object) -> Answered:
+    """The choices of a response; see `read_reply`."""
+    _check(response)
     if not isinstance(response, dict):
         raise UpstreamError("bad_type")
-    if told := part_of(response, "error"):
-        raise told_error(told)
     usage = counted(response)
     completion = usage.completion
     wasted = Usage(prefill_tokens=usage.fresh, cancelled_tokens=completion or 0)
@@ -110,6 +129,8 @@ def read_completion(response: object) -> Answered:
         if (text := _text(choice, completion or 0)) is not None and _reason(choice) != FAILED
     ]
     if not written:
+        if told := [*filter(None, (part_of(choice, "error") for choice in choices))]:
+            raise told_error(told[0], wasted)
         failed = any(_reason(choice) == FAILED for choice in choices)
         kind = "finish_error" if failed else "null_content" if choices else "empty_choices"
         raise UpstreamError(kind, wasted=wasted)
@@ -121,6 +142,17 @@ def read_completion(response: object) -> Answered:
         cached_tokens=usage.cached,
         model=_name(response),
     )
+
+
+def _check(found: object, wasted: Usage | None = None) -> None:
+    """Raises an UpstreamError of what a server tells, in a list or in place of choices as well."""
+    found = found[0] if isinstance(found, list) and found else found
+    if told := part_of(found, "error"):
+        raise told_error(told, wasted)
+    if isinstance(found, dict) and found.get("choices") is None:
+        error = told_error({name: found[name] for name in _ERROR if name in found}, wasted)
+        if error.kind != "bad_response":
+            raise error
 
 
 def _name(response: object) -> str | None:
@@ -136,13 +168,14 @@ def _listed(found: object, name: str) -> list[Any]:
 
 
 def _message(choice: Any) -> Any:
-    return part_of(choice, "message")
+    text = part_of(choice, "text")
+    return part_of(choice, "message") or (None if text is None else {"content": text})
 
 
 def _text(choice: Any, written: int) -> str | None:
     """What a choice says, a refusal included; None if nothing tells that it was generated."""
     message = _message(choice)
-    for said in _said(message):
+    for said in filter(None, _said(message)):
         return clean(said)
     ended = written or _reason(choice) or _thought(message)
     return "" if ended or part_of(message, "tool_calls") else None
@@ -152,16 +185,25 @@ def _said(message: Any) -> Iterator[str]:
     """Content and refusal of a message or a delta, where it has them; parts of text as one."""
     for said in (part_of(message, "content"), part_of(message, "refusal")):
         if isinstance(said, list | dict):
-            parts = said if isinstance(said, list) else [said]
-            told = (p.get("text") if isinstance(p, dict) else p for p in parts if not _thinks(p))
-            said = "".join(part for part in told if isinstance(part, str))
+            said = _joined(
+                [p for p in (said if isinstance(said, list) else [said]) if not _thinks(p)]
+            )
         if isinstance(said, str):
             yield said
 
 
+def _joined(part: object) -> str:
+    """The text of a part of a content, or of a list of such."""
+    if isinstance(part, list):
+        return "".join(map(_joined, part))
+    if isinstance(part, dict):
+        return next((_joined(part[name]) for name in _TEXTS if part.get(name)), "")
+    return part if isinstance(part, str) else ""
+
+
 def _thinks(part: object) -> bool:
-    """Whether a part of a content is reasoning, under either name that servers give its type."""
-    return isinstance(part, dict) and part.get("type") in ("reasoning", "thinking")
+    """Whether a part of a content is reasoning, under any name that servers give its type."""
+    return re.search("reason|think", str(part_of(part, "type"))) is not None
 
 
 def _calls(listed: Sequence[object]) -> tuple[dict[str, Any], ...]:
@@ -192,18 +234,16 @@ def _json(arguments: object) -> object:
 
 
 def _thought(message: Any) -> str:
-    """Reasoning before the answer, under either name that servers give it."""
-    for name in ("reasoning_content", "reasoning"):
-        value = part_of(message, name)
-        if isinstance(value, str) and value:
-            return value
-    return ""
+    """Reasoning before the answer, under any name that servers give it."""
+    beside = (_joined(part_of(message, name)) for name in _THOUGHTS)
+    within = filter(_thinks, _listed(message, "content"))
+    return next(filter(None, beside), "") or _joined([*within])
 
 
 def _reason(choice: Any) -> str | None:
     """Why a choice ended, in OpenAI's words where one of them is meant."""
-    reason = part_of(choice, "finish_reason")
-    if not isinstance(reason, str) or not reason:
+    reason = FAILED if part_of(choice, "error") else part_of(choice, "finish_reason")
+    if not isinstance(reason, str) or reason in ("", "null", "None"):
         return None
     meant = (ours for ours, words in _ENDS.items() if re.search(words, reason, re.IGNORECASE))
     return next(meant, reason[:_LONGEST_REASON])
@@ -245,6 +285,7 @@ class Chunks(AsyncStream[object]):
 
 
 def _event_line(line: bytes) -> bytes:
+    line = _ERROR_FIELD.sub(rb'{"error": \1}', line.removeprefix(_BOM.encode()))  # llama.cpp's
     return b"data: " + line + b"\n\n" if line.startswith(b"{") else line + b"\n"
 
 
@@ -275,6 +316,12 @@ class _Call:
     name: object = None
     function: object = None
     arguments: str = ""
+
+    def is_over(self, name: object) -> bool:
+        """Whether a function's name begins another call, by that one's id or what this one has."""
+        if name or self.name:
+            return bool(name and self.name and name != self.name)
+        return bool(self.arguments) and not _is_torn(self.arguments)
 
 
 @dataclass
@@ -316,20 +363,19 @@ class _Choice:
         self.finish_reason = _reason(told) or self.finish_reason
 
     def _add_call(self, call: Any) -> None:
-        """Take a piece of a call: of the last one of its index, unless it brings another id.
+        """Take a piece of a call: of the last one of its index, unless it names the next one.
 
-        Gemini's servers tell no index, or the same one for all calls.
+        Gemini's servers tell no index, or the same one for all calls; some an id for each piece.
         """
         index, name = part_of(call, "index"), part_of(call, "id") or None
         same = (known for known in reversed(self.calls) if index in (known.index, None))
-        known = next(same, None)
-        if known is None or (name and known.name and name != known.name):
+        known, said = next(same, None), part_of(call, "function")
+        if known is None or (part_of(said, "name") and known.is_over(name)):
             if len(self.calls) == _MOST_CALLS:
                 return
             known = _Call(index)
             self.calls.append(known)
         known.name = known.name or name
-        said = part_of(call, "function")
         known.function = known.function or part_of(said, "name")
         more = _json(part_of(said, "arguments"))
         known.arguments += more if isinstance(more, str) else ""
@@ -364,6 +410,7 @@ class StreamReader:
     heard_at: float = -math.inf
     done: bool = False  # said so, with or without a reason
     summed: bool = False  # told usage after the last piece
+    whole: Any = None  # a completion in one event
 
     @property
     def pieces(self) -> int:
@@ -390,10 +437,13 @@ class StreamReader:
         """Take one chunk, or raise an UpstreamError `bad_type`; null says nothing."""
         if chunk is None:
             return
+        _check(chunk, self.wasted)
         if not isinstance(chunk, dict):
             raise UpstreamError("bad_type", wasted=self.wasted)
         self.model = _name(chunk) or self.model
         choices = _listed(chunk, "choices")
+        if any(_message(told) and not part_of(told, "delta") for told in choices):
+            self.whole = self.whole or chunk
         if told_usage(chunk) or timings_of(chunk):
             self.last = chunk
             # Some tell it with every chunk; after the end it comes without a choice.
@@ -422,6 +472,7 @@ class StreamReader:
             try:
                 async with within(_AFTER_END_S, STALLED, self) if self.ended else nullcontext():
                     chunk = await anext(chunks, over)
+                self.add(None if chunk is over else chunk)
             except (UpstreamError, OpenAIError, httpx2.HTTPError):
                 if not any(choice.finish_reason for choice in self.choices.values()):
                     raise
@@ -429,10 +480,11 @@ class StreamReader:
             if chunk is over:
                 self.done = stream.done
                 return
-            self.add(chunk)
 
     def result(self) -> Answered:
         """The whole choices, or an UpstreamError `truncated_stream` or `finish_error`."""
+        if self.whole and not self.pieces:
+            return read_completion(self.whole)
         usage, ends = counted(self.last), self.done or self.summed
         # Some give no reason.
         whole = [c for c in self.choices.values() if c.finish_reason or (c.pieces and ends)]

@@ -10,7 +10,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
+from email.utils import formatdate, parsedate_to_datetime
 from typing import Any
 
 import aiohttp
@@ -31,6 +31,7 @@ OPTIONAL = frozenset(
     }
 )
 """Fields of clients that servers take or refuse whatever their values, and answer without."""
+_LENGTHS = {"max_tokens", "max_completion_tokens"}
 _SUCCESSORS = {"max_tokens": "max_completion_tokens"}
 """Names under which some servers take a field that they refuse."""
 
@@ -46,36 +47,47 @@ _LATER = (408, 409, 424, 425, 498)
 REJECTED, TOO_LONG, FILTERED = "rejected", "context_length_exceeded", "content_filter"
 """Kinds of errors of a server that does not take a request as it is."""
 _LIMITED, _NO_CREDIT = "rate_limited", "no_credit"
-_NO_KEY, _NO_MODEL = "unauthorized", "no_such_model"
+_NO_KEY, NO_MODEL = "unauthorized", "no_such_model"
 _STATUSES = {
     401: _NO_KEY,
     402: _NO_CREDIT,
     403: _NO_KEY,
-    404: _NO_MODEL,
-    410: _NO_MODEL,
+    404: NO_MODEL,
+    410: NO_MODEL,
     413: TOO_LONG,
 }
-_MEANT = {_NO_CREDIT: 402, _NO_KEY: 401, _LIMITED: 429, _NO_MODEL: 404}
+_MEANT = {_NO_CREDIT: 402, _NO_KEY: 401, _LIMITED: 429, NO_MODEL: 404}
 """Kinds of errors that everybody would meet, and their statuses where a server tells none."""
 _LONGEST_WORDS = 4096
+_CONTEXT = r"context.?(length|window|size|limit)"
 _NO_MONEY = r"insufficient.(quota|balance|credit|fund)|arrear"
 _WORDS = {
     kind: re.compile(words, re.IGNORECASE)
     for kind, words in {
-        TOO_LONG: r"context.?(length|window|size)|too long|token count.+exceeds"
-        r"|max_new_tokens.+must be <",
+        TOO_LONG: rf"{_CONTEXT}|too long|token count.+exceeds|max_new_tokens.+must be <"
+        r"|too many tokens:|reduce the length|model token limit|maximum prompt length"
+        r"|input length should|exceeds? max(imum)? length"
+        r"|input( tokens)? exceeds? the (max|configured)",
         FILTERED: r"content.?(filter|policy|management)|moderation|flagged|guardrail"
         r"|data_inspection|ResponsibleAI",
         _NO_CREDIT: rf"{_NO_MONEY}|\bcredits?\b|billing|budget.+exceeded",
         _NO_KEY: r"API.?key.{0,20}(not valid|expired|invalid|incorrect)"
         r"|(invalid|incorrect|expired).{0,9}API.?key",
         _LIMITED: r"rate.?(limit|exceeded)|throttling",
-        _NO_MODEL: r"model.{0,60}(not found|not exist|not_found)|not a valid model",
+        NO_MODEL: r"model.{0,60}(not found|not exist|not_found)|not a valid model",
     }.items()
 }
 """What servers mean whose status does not say it: Gemini's tells of keys with a 400, LiteLLM's and
 Anthropic's of money, Bedrock's of haste, OpenRouter's of filters with a 403."""
-PERMANENT = frozenset({REJECTED, TOO_LONG, FILTERED, _NO_KEY, _NO_MODEL, _NO_CREDIT})
+_NO_SYSTEM = re.compile(
+    r"(system|developer)\W{0,3}(role|instruction|message|prompt).{0,40}not (support|enabl|allow)"
+    r"|not support\W{0,3}(system|developer)\b",
+    re.IGNORECASE,
+)
+_NO_STREAM = r"support.{0,9}streaming|streaming.{0,9}(not |un)support"
+_LOCATION = re.compile(r"""['"]loc['"]:\s*[\[(](?:['"]body['"],?\s*)?(?:['"](\w+)['"])?""")
+_TOO_MANY = re.compile(r"at most|less than|<=|range|maximum|too large|exceed", re.IGNORECASE)
+PERMANENT = frozenset({REJECTED, TOO_LONG, FILTERED, _NO_KEY, NO_MODEL, _NO_CREDIT})
 """Kinds of errors that the same request would meet again."""
 MAX_RETRY_AFTER_S = 30.0
 """Servers that want longer pauses are not asked again."""
@@ -136,16 +148,21 @@ def unsent(error: Exception) -> bool:
 
 def told_error(found: object, wasted: Usage | None = None) -> UpstreamError:
     """What an error in the body of a response means whose status says that all is well."""
-    code, said = found.get("code") if isinstance(found, Mapping) else None, str(found)
+    said = str(found)
+    told: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
     # Some put codes of their own there, such as "1301".
-    if re.fullmatch("[45][0-9]{2}", str(code)[:4]):
-        return _status_error(int(str(code)), said, None, wasted)
-    if re.search(r"rate_?limit", str(code), re.IGNORECASE):
+    codes = [str(told.get(name)) for name in ("code", "status", "http_code", "status_code")]
+    for code in codes:
+        if re.fullmatch("[45][0-9]{2}", code):
+            return _status_error(int(code), said, None, wasted)
+    if re.search(r"rate_?limit", codes[0], re.IGNORECASE):
         return _status_error(429, said, None, wasted)
     if kind := _meant(said):
         return _status_error(_MEANT.get(kind, 400), said, None, wasted)
     if re.search("overloaded", said, re.IGNORECASE):
         return _status_error(529, said, None, wasted)
+    if told.get("type") == "invalid_request_error":
+        return _status_error(400, said, None, wasted)
     return UpstreamError("bad_response", wasted=wasted)
 
 
@@ -158,6 +175,8 @@ def _meant(said: str) -> str | None:
 def _status_error(
     status: int, said: str, pause: float | None, wasted: Usage | None
 ) -> UpstreamError:
+    if status >= 500 and re.search(_CONTEXT, said[:_LONGEST_WORDS], re.IGNORECASE):  # llama.cpp's
+        return UpstreamError(TOO_LONG, retryable=False, blames_server=False, wasted=wasted)
     if status >= 500 or status in _LATER:
         return UpstreamError("server_error", retry_after_s=pause, wasted=wasted)
     kind = _STATUSES.get(status)
@@ -221,12 +240,18 @@ def named_fields(error: Exception, fields: Iterable[str]) -> list[str]:
     """Those fields of a request that a server's refusal names; its own words may quote prompts."""
     if not isinstance(error, openai.APIStatusError) or error.status_code not in _BAD_REQUEST:
         return []
-    said = f"{error.message} {error.body}"
+    said, wanted = f"{error.message} {error.body}", {*fields} - _NEEDED
     if _WORDS[TOO_LONG].search(said):
         return []
-    named = (f for f in fields if f not in _NEEDED and re.search(rf"\b{re.escape(f)}\b", said))
-    # The word alone is said in many ways.
-    return sorted(f for f in named if f != "stream" or error.param == f)
+    # Who says where the fault lies may repeat the whole request beside.
+    if told := _LOCATION.findall(said):
+        return sorted(wanted & {*told})
+    param = re.match(r"\w*", str(error.param or ""))
+    if param and param[0] in wanted | _NEEDED:
+        return sorted(wanted & {param[0]})
+    # The word "stream" alone is said in many ways.
+    patterns = {f: rf"\b{re.escape(f)}\b" for f in wanted} | {"stream": _NO_STREAM}
+    return sorted(f for f in wanted if re.search(patterns[f], said, re.IGNORECASE))
 
 
 class CircuitBreaker:
@@ -299,7 +324,7 @@ def pause_s(retry: int, wanted_s: float | None, rng: random.Random, base_s: floa
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
     """Pause that a response asks for, in seconds; None if it asks for none that makes sense.
 
-    A date is compared with the response's own `Date`, as clocks differ.
+    A date is compared with the response's own `Date`, if it has one, as clocks differ.
 
     >>> retry_after_s({"retry-after": "2"})
     2.0
@@ -314,7 +339,8 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
         seconds = float(value) if ms is None else float(ms) / 1000
     except ValueError:
         try:
-            until, now = map(parsedate_to_datetime, (value, headers.get("date", "")))
+            here = headers.get("date") or formatdate(usegmt=True)
+            until, now = map(parsedate_to_datetime, (value, here))
             seconds = (until - now).total_seconds()
         except (ValueError, TypeError):  # no date, or one without its zone
             return None
@@ -327,26 +353,45 @@ class Quirks:
 
     Attributes:
         name: of the model, as people know it; `names` are those that it may answer under.
-        refused: fields of requests that it does not take.
+        refused: fields of requests that it does not take, and `system` messages.
         answered_as: other names under which it has answered.
+        most: tokens of an attempt that may be asked for, where it says so.
     """
 
     name: str
     names: frozenset[str]
     refused: set[str] = field(default_factory=set)
     answered_as: set[str] = field(default_factory=set)
+    most: int | None = None
 
     def suited(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """A request without refused fields, under their successors' names where there are any."""
+        """A request without what is refused, under successors' names where there are any."""
+        if "system" in self.refused:
+            chat, said = body["messages"], ""
+            while chat[0]["role"] == "system":  # where all of them stand
+                said, chat = f"{said}{chat[0]['content']}\n\n", chat[1:]
+            asked = {**chat[0], "content": f"{said}{chat[0]['content']}"}
+            body = {**body, "messages": [asked, *chat[1:]]}
+        if self.most:
+            body = {**body, **{name: min(body[name], self.most) for name in _LENGTHS & {*body}}}
         renamed = {
             _SUCCESSORS.get(name, name) if name in self.refused else name: value
             for name, value in body.items()
         }
         return {name: value for name, value in renamed.items() if name not in self.refused}
 
-    def learn(self, error: Exception, fields: Iterable[str]) -> bool:
-        """Whether an error is about fields of a request that can be left off from now on."""
+    def learn(self, error: Exception, body: Mapping[str, Any], fields: Iterable[str]) -> bool:
+        """Whether an error is about what a request can do without, or with less of, from now on."""
         found = set(named_fields(error, fields)) - self.refused
+        status = getattr(error, "status_code", None)
+        said = str(getattr(error, "body", "")) if status in _BAD_REQUEST else ""
+        for name in found & _LENGTHS:
+            numbers = [int(n) for n in re.findall(r"\d+", said) if 1 < int(n) < body[name]]
+            if numbers and _TOO_MANY.search(said):
+                self.most = max(numbers)
+                return True
+        if _NO_SYSTEM.search(said) and body["messages"][0]["role"] == "system":
+            found = {"system"}
         self.refused |= found
         for name in sorted(found):
             self._tell("field_refused", field=name)

@@ -28,6 +28,7 @@ def create(service, **fields):
         ("logit_bias", {"42": -100}),
         ("stop", ["\n"]),
         ("reasoning_effort", "low"),
+        ("reasoning_effort", "max"),
         ("verbosity", "low"),
         ("prompt_cache_key", "mine"),
         ("prompt_cache_retention", "24h"),
@@ -187,6 +188,17 @@ def test_a_refusal_may_be_sent_back_as_a_turn(service, small):
     turns = [*ASK, {"role": "assistant", "content": None, "refusal": "No."}, *ASK]
     service.openai.chat.completions.create(model="allot", messages=turns)
     assert small.requests[0].body["messages"][1]["content"] == "No."
+
+
+def test_what_no_model_reads_of_items_is_said(service):
+    said = {"type": "output_text", "text": "Hi.", "annotations": [], "logprobs": []}
+    before = {"type": "message", "role": "assistant", "id": "m", "content": [said]}
+    part = {"type": "input_text", "text": "2+5=", "prompt_cache_breakpoint": {"mode": "explicit"}}
+    found = service.openai.responses.create(
+        model="allot", input=[before, {"role": "user", "content": [part], "name": "ann"}]
+    )
+    ignored = found.model_extra["allot"]["ignored"]
+    assert ignored == ["input.name", "input.prompt_cache_breakpoint"]
 
 
 def test_responses_take_the_same(service, small):

@@ -75,6 +75,8 @@ def test_the_last_turn_is_the_question():
     messages = [{"role": role, "content": text} for role, text in turns]
     question = ChatRequest(model="allot", messages=messages, max_tokens=10**6).question()
     assert (question.text, question.max_new_tokens) == ("2+2", 4096)
+    both = ChatRequest(model="allot", messages=messages, max_tokens=9, max_completion_tokens=20)
+    assert both.question().max_new_tokens == 9
     assert [turn["role"] for turn in question.history] == ["system", "user", "assistant"]
     with pytest.raises(ConfigError, match="messages: expected the last one from the user"):
         ChatRequest(model="allot", messages=messages[:3]).question()

@@ -104,7 +104,8 @@ class Upstream:
         self.requests: list[Exchange] = []
         self.paths: dict[str, object] = {}
         """Bodies to reply with beside `/v1`."""
-        self.models: list[object] = []
+        self.models: object = []
+        """What it lists of them, or its whole reply; a 404 where that is None."""
         self.open, self.abandoned = 0, 0
         self._ready = threading.Event()
 
@@ -134,7 +135,9 @@ class Upstream:
         raw = await reader.readexactly(int(headers.get("content-length", 0)))
         exchange = Exchange(first.split()[1], headers, json.loads(raw or b"{}"), reader, writer)
         if exchange.path == "/v1/models":
-            await exchange.reply({"object": "list", "data": self.models})
+            listed = {"object": "list", "data": self.models}
+            body = listed if isinstance(self.models, list) else self.models
+            await exchange.reply(body or {}, status=200 if body else 404)
             return
         if not exchange.path.startswith("/v1/"):
             found = self.paths.get(exchange.path)

@@ -1,6 +1,7 @@
 """Lengths of prompts from a server's own counts, whatever else it says."""
 
 import asyncio
+import time
 
 import numpy as np
 import pytest
@@ -151,3 +152,18 @@ def test_a_count_that_began_before_another_was_late_ends_no_pause():
         return await late, early, await lengths.count([{"content": "c"}])
 
     assert asyncio.run(told()) == (None, 1, None)
+
+
+def test_a_server_that_counts_again_is_found_out_within_a_minute():
+    async def broken(path, body):
+        raise UpstreamError("server_error")
+
+    async def longest():
+        lengths, pauses = PromptLengths(broken, "small"), []
+        for _ in range(6):
+            lengths._not_before = 0.0
+            await lengths.count([{"content": "2+5="}])
+            pauses.append(lengths._not_before - time.monotonic())
+        return max(pauses)
+
+    assert asyncio.run(longest()) <= 60

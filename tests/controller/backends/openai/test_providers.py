@@ -3,8 +3,10 @@
 import asyncio
 import gzip
 import json
+import time
 import zlib
 from dataclasses import replace
+from email.utils import formatdate
 
 import pytest
 
@@ -18,7 +20,7 @@ from tests.controller.backends.openai.test_backend import (
     status,
     usage_of,
 )
-from tests.controller.server.upstream import completion
+from tests.controller.server.upstream import completion, endpoint
 
 __all__ = ["server"]
 
@@ -67,6 +69,17 @@ def call(index=None, name=None, function=None, arguments=None):
 BEGIN, END = [chunk({"content": "Answer: "}), chunk({"content": "7"})], chunk({}, "stop")
 USAGE = json.dumps({"id": "c", "choices": [], "usage": usage_of(10, 3)}).encode()
 WHOLE = json.dumps(RIGHT).encode()
+SAID = chunk({"content": "Answer: 7"})
+EVENTS = b"".join(b"data: " + event + b"\n\n" for event in (SAID, END)) + DONE
+TOO_MUCH = "context_length_exceeded"
+BOM = b"\xef\xbb\xbf"
+
+
+def of_type(kind, data=EVENTS):
+    async def behave(exchange):
+        await exchange.reply(data, kind=kind)
+
+    return behave
 
 
 async def lines_of_json(exchange):
@@ -109,6 +122,12 @@ STREAMS = {
     "choices that nobody asked for": stream(
         *BEGIN, chunk({"content": "Answer: 8"}).replace(b'"index": 0', b'"index": 1'), END
     ),
+    "a byte order mark": of_type("text/event-stream", BOM + EVENTS),
+    "events as JSON by their type": of_type("application/json; charset=utf-8"),
+    "a whole response as text": of_type("text/plain", WHOLE),
+    "a whole response in an event": stream(WHOLE),
+    "lines of JSON as a stream of it": of_type("application/stream+json", SAID + b"\n" + END),
+    "the reason null": stream(chunk({"content": "Answer: 7"}, "null"), END),
     "thoughts as parts": stream(
         chunk({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "8?"}]}]}),
         *BEGIN,
@@ -124,8 +143,43 @@ def test_streams_of_all_dialects_are_read(server, way):
     assert (attempt.answer, attempt.error, server.calls) == ("7", None, 1)
 
 
+WHOLES = {
+    "events": of_type("text/event-stream"),
+    "events as JSON by their type": of_type("application/json"),
+    "an end of events behind it": of_type("text/event-stream", WHOLE + b"\n\n" + DONE),
+    "a byte order mark": of_type("text/plain", BOM + WHOLE),
+    "a text and no message": completion(choices=[{"text": "Answer: 7", "finish_reason": "stop"}]),
+    "a refusal beside nothing": saying("", message={"refusal": "Answer: 7"}),
+}
+
+
+@pytest.mark.parametrize("way", WHOLES)
+def test_replies_of_all_dialects_are_read(server, way):
+    server.script(WHOLES[way])
+    (attempt,), _ = ask(server.url)
+    assert (attempt.answer, attempt.error, server.calls) == ("7", None, 1)
+    assert attempt.finish_reason == "stop"
+
+
 @pytest.mark.parametrize(
-    "more", [{}, {"usage": usage_of(10, 2)}], ids=["no usage", "usage of each"]
+    ("data", "error", "calls"),
+    [
+        (b'error: {"code": 400, "message": "context size"}\n\n' + DONE, TOO_MUCH, 1),
+        (b'event: error\ndata: {"message": "Rate limit exceeded"}\n\n', "rate_limited", 2),
+        (b'data: [{"error": {"code": 429}}]\n\n', "rate_limited", 2),
+        (b'data: {"object": "error", "code": 400, "message": "context length"}\n\n', TOO_MUCH, 1),
+    ],
+)
+def test_errors_in_streams_are_what_they_say(server, data, error, calls):
+    server.script(of_type("text/event-stream", data))
+    (attempt,), _ = ask(server.url, streams=True)
+    assert (attempt.error, server.calls) == (error, calls)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"usage": usage_of(10, 2)}, {"finish": "null"}],
+    ids=["no usage", "usage of each", "no reason"],
 )
 def test_a_stream_that_ends_without_a_word_is_cut(server, more):
     server.script(
@@ -140,6 +194,11 @@ CALLS = {
     "without index": [call(None, "a", "f", '{"x": 1}'), call(None, "b", "g", "{}")],
     "all of one index": [call(0, "a", "f", '{"x": 1}'), call(0, "b", "g", "{}")],
     "objects": [call(0, "a", "f", {"x": 1}), call(1, "b", "g", {})],
+    "an id for each piece": [
+        *(call(0, "a", "f", ""), call(0, "b", arguments='{"x":'), call(0, "c", arguments=" 1}")),
+        call(1, "d", "g", "{}"),
+    ],
+    "no ids, all of one index": [call(0, "", "f", '{"x": 1}'), call(0, "", "g", "{}")],
 }
 
 
@@ -195,9 +254,12 @@ def test_a_stream_that_never_ends_after_its_answer_is_left(server, monkeypatch):
 
 
 REASONS = {
-    "length": ["max_tokens", "MAX_TOKENS", "model_length", "max_output_tokens", "incomplete"],
+    "length": [
+        *("max_tokens", "MAX_TOKENS", "model_length", "max_output_tokens", "incomplete"),
+        *("model_context_window_exceeded", "token_limit"),
+    ],
     "content_filter": ["SAFETY", "RECITATION", "ERROR_TOXIC", "sensitive", "refusal"],
-    "stop": ["eos", "eos_token", "end_turn", "stop_sequence", "COMPLETE", "STOP"],
+    "stop": ["eos", "eos_token", "end_turn", "stop_sequence", "COMPLETE", "STOP", "done"],
     "tool_calls": ["tool_use", "function_call"],
 }
 
@@ -241,6 +303,21 @@ def test_contents_of_other_forms_are_read(server, content):
     assert attempt.text.removeprefix("Answer: ") == "7"
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"reasoning_details": [{"type": "reasoning.text", "text": "It is 7. "}]},
+        {"reasoning_text": "It is 7. "},
+        {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "It is 7. "}]}]},
+    ],
+)
+def test_thoughts_are_counted_under_all_names(server, message):
+    parts = [*message.get("content", []), {"type": "text", "text": "Answer: 7"}]
+    server.script(saying(None, message={**message, "content": parts}, usage=usage_of(10, 40)))
+    (attempt,), _ = ask(server.url)
+    assert (attempt.answer, attempt.usage.reasoning_tokens) == ("7", 20)
+
+
 def test_log_probabilities_in_two_lists_are_read(server):
     told = completion()
     told["choices"][0]["logprobs"] = {"tokens": ["a", "b"], "token_logprobs": [-0.1, -0.3]}
@@ -257,12 +334,127 @@ def test_who_may_not_stream_is_asked_without(server):
     assert "small: the server refuses stream" in backend.notes
 
 
+def objecting(words, when=lambda sent: "logprobs" in sent):
+    """Answers 400 to requests of some kind, in words that may depend on them."""
+
+    async def reply(exchange):
+        if when(exchange.body):
+            await exchange.reply(words(exchange.body) if callable(words) else words, status=400)
+        else:
+            await exchange.reply(RIGHT)
+
+    return reply
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        lambda sent: {"detail": [{"loc": ["body", "logprobs"], "msg": "Extra", "input": sent}]},
+        {"error": {"message": "logprobs do not go with temperature", "param": "logprobs"}},
+        {"error": {"message": "Logprobs is not enabled for models/gemini"}},
+    ],
+    ids=["its place", "its param", "a sentence"],
+)
+def test_of_a_refusal_the_field_is_left_off_that_it_is_about(server, words):
+    server.script(objecting(words))
+    (attempt,), backend = ask(server.url, body={"temperature": 0.5})
+    assert (attempt.answer, server.calls) == ("7", 2)
+    assert backend.notes == ("small: the server refuses logprobs",)
+
+
+def test_a_refusal_that_repeats_the_request_is_about_none_of_its_fields(server):
+    def words(sent):
+        told = [{"loc": ("body",), "msg": "Value error, stop cannot be empty", "input": sent}]
+        return {"error": {"message": str(told), "param": None, "code": 400}}
+
+    server.script(objecting(words))
+    (attempt,), backend = ask(server.url)
+    assert (attempt.error, server.calls, backend.notes) == ("rejected", 1, ())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "System role not supported",
+        "Developer instruction is not enabled for models/gemma-3-27b-it",
+        "'messages[0].role' does not support 'system' with this model.",
+    ],
+)
+def test_a_system_message_that_is_refused_is_said_by_the_user(server, words):
+    def has_system(sent):
+        return sent["messages"][0]["role"] == "system"
+
+    server.script(objecting({"error": {"message": words}}, has_system))
+    prompt = ({"role": "system", "content": "Be short."},)
+    (attempt,), backend = ask(server.url, prompt=prompt)
+    assert (attempt.answer, server.calls) == ("7", 2)
+    said = [{"role": "user", "content": "Be short.\n\n2+5="}]
+    assert server.requests[-1].body["messages"] == said
+    assert backend.notes == ("small: the server refuses system",)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "max_tokens is too large: 1024. This model supports at most 512 completion tokens.",
+        "Invalid max_tokens value, the valid range of max_tokens is [1, 512]",
+    ],
+)
+def test_no_more_tokens_are_asked_for_than_a_server_writes(server, words):
+    server.script(objecting({"error": {"message": words}}, lambda sent: sent["max_tokens"] > 512))
+    (attempt,), backend = ask(server.url)
+    assert (attempt.answer, server.calls, backend.notes) == ("7", 2, ())
+    assert server.requests[-1].body["max_tokens"] == 512
+
+
+def test_a_server_that_says_that_it_does_not_stream_is_asked_without(server):
+    words = {"error": {"message": "This model does not support streaming."}}
+    server.script(objecting(words, lambda sent: "stream" in sent))
+    (attempt,), _ = ask(server.url, streams=True)
+    assert (attempt.answer, server.calls) == ("7", 2)
+
+
+@pytest.mark.parametrize(
+    ("models", "named"),
+    [
+        (None, False),
+        (({"id": "other"},), True),
+        ({"data": [{"id": "other"}], "has_more": True}, False),
+        ({"data": ["other"]}, False),
+    ],
+    ids=["no listing", "a list alone", "one page of it", "names"],
+)
+def test_models_that_are_not_listed_as_by_others_may_be_there(server, models, named):
+    async def look(backend):
+        return await backend.check(), await backend.prepare()
+
+    server.script(RIGHT)
+    server.models = models
+    (wrong, differences), _ = ask(server.url, after=look)
+    server.models = []
+    assert (wrong, any("lists other" in text for text in differences)) == ({}, named)
+
+
+def test_a_key_may_end_with_a_line():
+    assert endpoint("http://127.0.0.1:9/v1", api_key="key\n").client().api_key == "key"
+
+
 TOO_LONG = {
     "vLLM": {"message": "This model's maximum context length is 4096 tokens."},
     "TGI": {"error": "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 2048."},
     "Anthropic": {"error": {"message": "prompt is too long: 201000 tokens > 200000 maximum"}},
     "Gemini": [{"error": {"message": "The input token count (12) exceeds the maximum number"}}],
     "llama.cpp": {"error": {"message": "the request exceeds the available context size"}},
+    "Anthropic's both": {"message": "input length and `max_tokens` exceed context limit: 9 + 9"},
+    "xAI": {
+        "error": "This model's maximum prompt length is 131072 but the request contains 200000."
+    },
+    "Cohere": {"message": "too many tokens: total number of tokens cannot exceed 4081"},
+    "Cerebras": {"message": "Please reduce the length of the messages or completion."},
+    "Moonshot": {"error": {"message": "Your request exceeded model token limit: 8192"}},
+    "DashScope": {"error": {"message": "Range of input length should be [1, 30720]"}},
+    "Zhipu": {"error": {"code": "1261", "message": "Prompt exceeds max length"}},
+    "OpenAI": {"error": {"message": "Input tokens exceed the configured limit of 272000 tokens."}},
 }
 
 
@@ -278,6 +470,14 @@ def test_a_prompt_that_is_too_long_is_told_in_many_words(server, name):
     ("behaviour", "error", "calls"),
     [
         (status(413), "context_length_exceeded", 1),
+        (status(500, {"error": {"message": "Context size has been exceeded."}}), TOO_MUCH, 1),
+        ({"object": "error", "message": "maximum context length", "code": 400}, TOO_MUCH, 1),
+        ({"choices": None, "base_resp": {"status_msg": "invalid api key"}}, "unauthorized", 1),
+        ({"detail": "Rate limit exceeded"}, "rate_limited", 2),
+        ([{"error": {"code": 503, "status": "UNAVAILABLE"}}], "server_error", 2),
+        ({"error": {"message": "no", "http_code": "429"}}, "rate_limited", 2),
+        ({"error": {"message": "no", "type": "invalid_request_error"}}, "rejected", 1),
+        (completion(choices=[{"error": {"code": 502}}], usage=None), "server_error", 2),
         (status(498), "server_error", 2),
         (status(424, {"error": "Request failed", "error_type": "generation"}), "server_error", 2),
         (status(400, [{"error": {"message": "API key not valid."}}]), "unauthorized", 1),
@@ -365,6 +565,10 @@ def test_a_server_that_counts_nothing_is_measured(server, streams):
 
 def test_milliseconds_are_a_pause_too():
     assert retry_after_s({"retry-after-ms": "250", "retry-after": "1"}) == 0.25
+
+
+def test_a_date_of_a_server_without_a_clock_is_read_by_ours():
+    assert 25 < retry_after_s({"retry-after": formatdate(time.time() + 30, usegmt=True)}) < 31
 
 
 def test_a_pause_until_a_limit_is_reset_counts_what_is_spent():
