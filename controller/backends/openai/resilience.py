@@ -366,12 +366,13 @@ class Quirks:
 
     def suited(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """A request without what is refused, under successors' names where there are any."""
-        if "system" in self.refused:
+        if "system" in self.refused and body["messages"][0]["role"] == "system":
             chat, said = body["messages"], ""
             while chat[0]["role"] == "system":  # where all of them stand
                 said, chat = f"{said}{chat[0]['content']}\n\n", chat[1:]
-            asked = {**chat[0], "content": f"{said}{chat[0]['content']}"}
-            body = {**body, "messages": [asked, *chat[1:]]}
+            if chat[0]["role"] == "user" and isinstance(chat[0]["content"], str):
+                said, chat = f"{said}{chat[0]['content']}", chat[1:]
+            body = {**body, "messages": [{"role": "user", "content": said}, *chat]}
         if self.most:
             body = {**body, **{name: min(body[name], self.most) for name in _LENGTHS & {*body}}}
         renamed = {
@@ -389,6 +390,7 @@ class Quirks:
             numbers = [int(n) for n in re.findall(r"\d+", said) if 1 < int(n) < body[name]]
             if numbers and _TOO_MANY.search(said):
                 self.most = max(numbers)
+                self._tell("length_refused", most=str(self.most))
                 return True
         if _NO_SYSTEM.search(said) and body["messages"][0]["role"] == "system":
             found = {"system"}
@@ -410,6 +412,7 @@ class Quirks:
     @property
     def notes(self) -> tuple[str, ...]:
         """What people should know."""
-        refused = [f"{self.name}: the server refuses {name}" for name in sorted(self.refused)]
-        others = ", ".join(sorted(self.answered_as))
-        return (*refused, *([f"{self.name}: the server answers as {others}"] if others else ()))
+        found = [f"refuses {name}" for name in sorted(self.refused)]
+        found += [f"writes at most {self.most} tokens"] if self.most else []
+        found += [f"answers as {', '.join(sorted(self.answered_as))}"] if self.answered_as else []
+        return tuple(f"{self.name}: the server {note}" for note in found)

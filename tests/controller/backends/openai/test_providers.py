@@ -403,7 +403,8 @@ def test_a_system_message_that_is_refused_is_said_by_the_user(server, words):
 def test_no_more_tokens_are_asked_for_than_a_server_writes(server, words):
     server.script(objecting({"error": {"message": words}}, lambda sent: sent["max_tokens"] > 512))
     (attempt,), backend = ask(server.url)
-    assert (attempt.answer, server.calls, backend.notes) == ("7", 2, ())
+    assert (attempt.answer, server.calls) == ("7", 2)
+    assert backend.notes == ("small: the server writes at most 512 tokens",)
     assert server.requests[-1].body["max_tokens"] == 512
 
 
