@@ -71,7 +71,7 @@ _SAID = re.compile(
     r"(?=(?:the )?[A-Z\"“])([^,;]{1,60})"
 )
 _BLOCK = re.compile(
-    r":\s*\n\s*((?:(?:[-*•]|\d{1,3}[.)])\s[^\n]+(?:\n|\Z)){2,}|\[[^\n]*\]\s*(?:\n|\Z)|[^\n,;]+,[^\n;]+\Z)"
+    r":\s*\n\s*((?:(?:[-*•]|\d{1,3}[.)])\s[^\n,]+(?:\n|\Z)){2,}|\[[^\n]*\]\s*(?:\n|\Z)|[^\n,;:=(]+,[^\n;:=(]+\Z)"
 )
 
 
@@ -255,6 +255,8 @@ class Letter(_Marked):
         if short or not letter or not _is_list_of_choices(text):
             yield "bare" if short else "first_letter", letter
         yield "named_letter", named_letter(ends)
+        last = ends.rpartition("\n\n")[2]
+        yield "named_letter", letter_at_start(last) if len(last) <= len("(B).") else None
 
     def _spell(self, answer: str) -> str | None:
         return letter_at_start(cleaned(answer)) or short_text(cleaned(answer))
@@ -270,8 +272,9 @@ class Text(_Marked):
 
     def _loose(self, text: str) -> Iterator[tuple[str, str | None]]:
         yield "first_word", yes_or_no(text[:40]) or _phrase_first(text)
-        if found := _CALLED.search(cleaned(text[-_LOOSE:])):
-            yield "bare", short_text(found[1] or found[2])
+        called = _CALLED.search(cleaned(text[-_LOOSE:]))
+        if called and _is_phrase(said := called[1] or called[2]):
+            yield "bare", short_text(said)
         if (line := _short_line(text)) and _is_phrase(line):
             yield "bare", short_text(line)
         yield "quoted", last_quoted(text[-_LOOSE:])
@@ -432,12 +435,10 @@ def _number_first(text: str) -> str | None:
 
 
 _SENTENCES = re.compile(r"(?<=[.!?])\s+|\n")
-_BECAUSE = re.compile(
-    r"(?:he|she|it|they|explanation|reason\w*|because|here['’]s why)\b", re.IGNORECASE
-)
+_BECAUSE = re.compile(r"(?i)(?:he|she|it|they|explanation|reason\w*|because|here['’]s why)\b")
 _NO_NAME = re.compile(
     r"(?i)\b(?:analysis|solution|explanation|reasoning|summary|step|question|let|sure|ok|okay|great"
-    r"|certainly|absolutely|alright|right|good|hm+|well|maybe|perhaps|unclear|say)\b"
+    r"|certainly|absolutely|alright|right|good|hm+|well|maybe|perhaps|unclear|say)\b|[:?!]\Z"
 )
 
 
@@ -445,16 +446,10 @@ def _phrase_first(text: str) -> str | None:
     """The name that a text gives before it says why."""
     plain = cleaned(text[: 2 * LONGEST])
     phrase = first_sentence(plain)
-    rest = plain[len(phrase) :].lstrip(" .\n")
-    if (
-        not rest
-        or not _is_phrase(phrase)
-        or len(phrase.split()) > 5
-        or phrase.endswith((":", "?", "!"))
-    ):
-        return None
-    says_why = _BECAUSE.match(rest) or rest.casefold().startswith(phrase.casefold())
-    return short_text(phrase) if says_why and not _NO_NAME.search(phrase) else None
+    rest = plain[len(phrase) :].lstrip(" .\n").casefold()
+    says_why = _BECAUSE.match(rest) or (rest and rest.startswith(phrase.casefold()))
+    is_name = _is_phrase(phrase) and len(phrase.split()) <= 5 and not _NO_NAME.search(phrase)
+    return short_text(phrase) if says_why and is_name else None
 
 
 def _text_of(passage: str, how: str) -> str | None:

@@ -31,7 +31,7 @@ _RUN = rf"""
     (?:(?P<scale>\ (?i:hundred|thousand|million|billion|trillion|lakh|crore)s?\b)
       |(?P<k>[kMB])(?!\w))?
 """
-_ANYWHERE = re.compile(rf"(?<![\w.,/^\\-])(?<![\d:]:)(?<![\w^}}]{{){_RUN}", re.VERBOSE)
+_ANYWHERE = re.compile(rf"(?<![\w.,/^\\-])(?<![\W\d_]:)(?<![\w^}}]{{){_RUN}", re.VERBOSE)
 _OF_SUMS = re.compile(r"\A(([$€£])\d[\d.,]{0,20}) ?/ ?\2(?=\d[\d.,]{0,20}\Z)")
 """Money over money, alone: elsewhere it may be two prices."""
 _PLAIN = re.compile(r"\d+(?:\.\d*)?|\.\d+")

@@ -66,9 +66,7 @@ _TAG = re.compile(
     r"|<(solution|output|result|choice)>(?P<ends>.{1,600}?)</\3>\s*\Z",
     re.IGNORECASE | re.DOTALL,
 )
-_OPEN_TAG = re.compile(
-    r"<(?:(?:final_)?answer|final|solution|output|result|choice)\b", re.IGNORECASE
-)
+_OPEN_TAG = re.compile(r"(?i)<(?:(?:final_)?answer|final|solution|output|result|choice)\b")
 _MARKS = r"[\]\"'*_`)]{0,6}"
 _STATED = re.compile(
     rf"""answers?\b(?:\ key|\ choice)?{_MARKS}

@@ -338,6 +338,7 @@ NUMBER = (
     ("Question: What is 2 + 3?\n\nAnswer: 5", "5"),
     ("Answer: 12:30", None),
     ("x = - 7", "-7"),
+    ("return result[:-1]", None),
 )
 
 CHOICE = (
@@ -466,6 +467,7 @@ CHOICE = (
     ("Most likely B.", "B"),
     ("The correct statement is B; the remaining statements are false.", "B"),
     ("选项A错误。", None),
+    ("A. cat\nB. dog\nC. cow", None),
 )
 
 TEXT = (
@@ -624,6 +626,10 @@ LIST = (
     ("Alphabetically:\n\n1. **ant**\n2. **bee**\n3. **cow**", "ant, bee, cow"),
     ("To sort the words:\n1. Compare letters\n2. Swap them\n\nThen:\n1. cat\n2. dog", None),
     ("Here is how I think:\n\nFirst, I sort the words; then I check them.", None),
+    (
+        "Do the following:\n\n1. Add 151 to 183, which gives 334.\n2. Subtract 2, which gives 332.",
+        None,
+    ),
 )
 
 SET = (
@@ -765,6 +771,7 @@ AUTO = (
     ("<answer>4</answer>\n<analysis>..</analysis>\nHope this helps with your 3 tasks.", "4"),
     ("[THINK]so it is 5", None),
     ("Final choice — B", "B"),
+    ("OB 0\nE", None),
 )
 
 MENDED = tuple(
