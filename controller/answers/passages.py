@@ -80,7 +80,7 @@ _STATED = re.compile(
 )
 _SHORT = re.compile(
     r"(?:^|\n)\W{0,4}(ans(?:wer)?|correct(?!\ )|(?:correct|right|best)\ (?:option|choice)s?)"
-    r"(?:[*_]{0,2}\s?[:=.)\]*_]{1,3}\s?|\s[-–—]\s|\s)(?=\S)",
+    r"(?:[*_]{0,2}\s?[:=.)\]*_]{1,3}\s?|\s[-–—]\s|\s(?-i:(?![a-z])))(?=\S)",
     re.IGNORECASE,
 )
 _ELSEWHERE = re.compile(
@@ -309,7 +309,8 @@ _OTHER = re.compile(
     |\b(?:{MONTHS})\ \d{{4}}\b|\b1[5-9]\d0s\b|\b20\d0s\b
     |\bnot\ [$€£]?[\d.,]{{0,20}}\d(?:\ but\b)?                                # "not 19 but 20"
     |,\ (?:which\ (?:is|was)\ )?[$€£]?[\d.,]{{0,20}}\d%?(?:\ \w+){{0,2}}      # "12, 5 more than"
-      \ (?:more|less|\w+er)\ than\b.*|,\ (?:who|which\ ha\w+|(?:al)?though|but\ if|unless)\b.*
+      \ (?:more|less|\w+er)\ than\b(?:[^,;]|,(?=\d))*
+    |,\ (?:who|which\ ha\w+|(?:al)?though|but\ if|unless)\b(?:[^,;]|,(?=\d))*
     |\b(?:at|when|for|where|if|with)\ [a-z]\s?=\s?-?[\d./]{{1,20}}           # conditions""",
     re.VERBOSE | re.IGNORECASE,
 )

@@ -232,7 +232,7 @@ def short_text(text: str) -> str | None:
     words = " ".join(unicodedata.normalize("NFKC", text).casefold().split()).strip(EDGES)
     if words[:1] in _BRACKETS:
         words = _UNSPACED.sub(", ", words)
-    if len(words) > 2 and _encloses(words):
+    while len(words) > 2 and _encloses(words):
         words = words[1:-1].strip(EDGES)
     return _ARTICLE.sub("", words, count=1) if _ARTICLE.match(words) else words or None
 
@@ -321,7 +321,7 @@ _NAMED = (
         r"([A-Z])(?![\w'’/&-])(?! (?!is\b|ist\b|es\b|est\b)[a-z])"
         r"|\(([A-Z])\)|\[\[([A-Z])\]\]|\*\*\(?([A-Z])[.)]?(?:\*\*| )"
         r"|[选選](?:[择擇项項]|[项項]是|択肢)?\s?[:：]?\s?\(?([A-Z])(?![A-Za-z]|\)?\s?(?:不|错|錯|是错))"
-        r"|(?:[:：→=]|\s[–—])\s?\(?([A-HJ-Z])[.)]?\s*$"
+        r"|(?:[:：→]|\s[–—])\s?\(?([A-HJ-Z])[.)]?\s*$"
     ),
     re.compile(
         rf"(?<![\w'’])\(?([A-HJ-Z])[).:]?(?:\ (?:(?!\b[A-Z]\b)[^.\n]){{1,60}}?)?"

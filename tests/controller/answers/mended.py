@@ -339,6 +339,9 @@ NUMBER = (
     ("Answer: 12:30", None),
     ("x = - 7", "-7"),
     ("return result[:-1]", None),
+    ("Answer the following question.\n\nQuestion: What is 2 + 3?\n\nAnswer: 5", "5"),
+    ("Tom, who started with 20 marbles, has 12 left.", "12"),
+    ("Tom has 12 marbles, 5 fewer than Ann, who has 17.", "12"),
 )
 
 CHOICE = (
