@@ -438,7 +438,7 @@ _SENTENCES = re.compile(r"(?<=[.!?])\s+|\n")
 _BECAUSE = re.compile(r"(?i)(?:he|she|it|they|explanation|reason\w*|because|here['’]s why)\b")
 _NO_NAME = re.compile(
     r"(?i)\b(?:analysis|solution|explanation|reasoning|summary|step|question|let|sure|ok|okay|great"
-    r"|certainly|absolutely|alright|right|good|hm+|well|maybe|perhaps|unclear|say)\b|[:?!]\Z"
+    r"|certainly|absolutely|alright|right|good|hm+|well|maybe|perhaps|unclear|say)\b|[:?!]\Z|\A\d+[.)]"
 )
 
 
