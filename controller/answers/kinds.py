@@ -275,9 +275,9 @@ class Text(_Marked):
         called = _CALLED.search(cleaned(text[-_LOOSE:]))
         if called and _is_phrase(said := called[1] or called[2]):
             yield "bare", short_text(said)
+        yield "quoted", last_quoted(text[-_LOOSE:])
         if (line := _short_line(text)) and _is_phrase(line):
             yield "bare", short_text(line)
-        yield "quoted", last_quoted(text[-_LOOSE:])
 
     def _spell(self, answer: str) -> str | None:
         return short_text(cleaned(answer))

@@ -335,7 +335,8 @@ _IN_PHRASE = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _CHECKS = re.compile(
-    r"\W*(?:check|verif|to (?:check|verify)|(?:we|you) can (?:check|verify))", re.IGNORECASE
+    r"\W*(?:(?:to|(?:we|you) can|let(?:['’]s| me| us)) )?(?:double[- ])?(?:check|verif)",
+    re.IGNORECASE,
 )
 _ASIDE = re.compile(
     r"\n\W*(?:note|caveat|fun fact|verification|check|references?|sources?|disclaimer|assumptions?)"

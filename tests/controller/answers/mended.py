@@ -342,6 +342,7 @@ NUMBER = (
     ("Answer the following question.\n\nQuestion: What is 2 + 3?\n\nAnswer: 5", "5"),
     ("Tom, who started with 20 marbles, has 12 left.", "12"),
     ("Tom has 12 marbles, 5 fewer than Ann, who has 17.", "12"),
+    ("So, profit = $54.\n\nLet me double check: $54 + $66 = $120. Yes.", "54"),
 )
 
 CHOICE = (
@@ -568,6 +569,8 @@ TEXT = (
     ("Star Wars: A New Hope", "star wars: a new hope"),
     ("Answer: no, it's Rome", "no"),
     ("Answer: It is not Rome", "it is not rome"),
+    ("That would be **Jupiter**!", "jupiter"),
+    ("最大的行星是**木星**。", "木星"),
 )
 
 LIST = (
