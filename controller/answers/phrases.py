@@ -220,7 +220,11 @@ def last_quoted(text: str) -> str | None:
     True
     """
     found = _QUOTED.search(text)
-    return short_text(found[1]) if found and not DENIED.search(text[: found.start()]) else None
+    return (
+        short_text(cleaned(found[1]))
+        if found and not DENIED.search(text[: found.start()])
+        else None
+    )
 
 
 def short_text(text: str) -> str | None:
