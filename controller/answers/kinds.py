@@ -59,6 +59,20 @@ _SPOKEN = re.compile(
 _LOOSE = 600
 """Characters from the end that are read without a marker."""
 _SHORT_LINE = 60
+_CALLED = re.compile(
+    r"(?:\A|\n)(?:final )?(?:sentiment|label|category|class|verdict|conclusion|result|output|a)"
+    r":\s+(\S.{0,60})\Z"
+    r"|(?:\A|[.!?\n])(?:(?!\b(?:not|never|no)\b|n['’]t\b)[^.!?\n])*"
+    r"\b(?:is|are):?\s+(true|false|valid|invalid)[.!]?\Z",
+    re.IGNORECASE,
+)
+_SAID = re.compile(
+    r"(?:The|It|This|That|He|She)\b(?:(?!\bnot\b|n['’]t\b)[^.;]){0,90}\s(?:is|are|was|were)\s"
+    r"(?=(?:the )?[A-Z\"“])([^,;]{1,60})"
+)
+_BLOCK = re.compile(
+    r":\s*\n\s*((?:(?:[-*•]|\d{1,3}[.)])\s[^\n,]+(?:\n|\Z)){2,}|\[[^\n]*\]\s*(?:\n|\Z)|[^\n,;:=(]+,[^\n;:=(]+\Z)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +163,7 @@ class _Marked(AnswerKind):
             answer = self._passage(passage, how)
             if answer is not None:
                 return Reading(answer=answer, how=how)
-            if how != "stated" or self._says(passage):
+            if self._says(passage, how):
                 return None
         return None if is_cut(text) else self._loosely(text)
 
@@ -157,9 +171,9 @@ class _Marked(AnswerKind):
         found = ((how, answer) for how, answer in self._loose(text) if answer is not None)
         return next((Reading(answer=answer, how=how) for how, answer in found), None)
 
-    def _says(self, passage: str) -> bool:
-        """Whether a passage that could not be read does state something of this kind."""
-        return False
+    def _says(self, passage: str, how: str) -> bool:
+        """Whether a passage that could not be read states something, so that no other counts."""
+        return how != "stated"
 
     def canonical(self, answer: str) -> str | None:
         """See `AnswerKind.canonical`; what is too long to be an answer is spelled as it is."""
@@ -205,8 +219,8 @@ class Number(_Valued):
             number_in(_first(passage)) if how in ("stated", "tagged") else None
         )
 
-    def _says(self, passage: str) -> bool:
-        return any(character.isdigit() for character in _first(passage))
+    def _says(self, passage: str, how: str) -> bool:
+        return how != "stated" or any(character.isdigit() for character in _first(passage))
 
     def _loose(self, text: str) -> Iterator[tuple[str, str | None]]:
         yield "first_number", _number_first(text)
@@ -227,8 +241,9 @@ class Letter(_Marked):
         plain = cleaned(passage)
         return letter_at_start(plain) or named_letter(first_sentence(plain))
 
-    def _says(self, passage: str) -> bool:
-        return names_several(cleaned(passage))
+    def _says(self, passage: str, how: str) -> bool:
+        is_number = passage.lstrip("$ -")[:1].isdigit()  # of the choice that is named elsewhere
+        return names_several(cleaned(passage)) or (how != "stated" and not is_number)
 
     def _loose(self, text: str) -> Iterator[tuple[str, str | None]]:
         plain = cleaned(text[:LONGEST])
@@ -240,6 +255,8 @@ class Letter(_Marked):
         if short or not letter or not _is_list_of_choices(text):
             yield "bare" if short else "first_letter", letter
         yield "named_letter", named_letter(ends)
+        last = ends.rpartition("\n\n")[2]
+        yield "named_letter", letter_at_start(last) if len(last) <= len("(B).") else None
 
     def _spell(self, answer: str) -> str | None:
         return letter_at_start(cleaned(answer)) or short_text(cleaned(answer))
@@ -254,10 +271,13 @@ class Text(_Marked):
         return _text_of(_unbulleted(passage), how)
 
     def _loose(self, text: str) -> Iterator[tuple[str, str | None]]:
-        yield "first_word", yes_or_no(text[:40])
+        yield "first_word", yes_or_no(text[:40]) or _phrase_first(text)
+        called = _CALLED.search(cleaned(text[-_LOOSE:]))
+        if called and _is_phrase(said := called[1] or called[2]):
+            yield "bare", short_text(said)
+        yield "quoted", last_quoted(text[-_LOOSE:])
         if (line := _short_line(text)) and _is_phrase(line):
             yield "bare", short_text(line)
-        yield "quoted", last_quoted(text[-_LOOSE:])
 
     def _spell(self, answer: str) -> str | None:
         return short_text(cleaned(answer))
@@ -276,11 +296,15 @@ class Several(_Marked):
             plain = first_sentence(plain)
         return self._spell(plain)
 
-    def _says(self, passage: str) -> bool:
-        return any(bracket in passage for bracket in "[({")
+    def _says(self, passage: str, how: str) -> bool:
+        return how != "stated" or any(bracket in passage for bracket in "[({")
 
     def _loose(self, text: str) -> Iterator[tuple[str, str | None]]:
-        yield "listed", self._listed(cleaned(text[-_LOOSE:]).rpartition("\n")[2])
+        ends = cleaned(text[-_LOOSE:])
+        blocks = _BLOCK.findall(ends)
+        if len(blocks) == 1 and all(map(_is_item, items_of(blocks[0]))):
+            yield "listed", self._spell(blocks[0])
+        yield "listed", self._listed(ends.rpartition("\n")[2])
         plain = _unassigned(cleaned(text))
         if len(plain) <= 6 * LONGEST and "\n\n" not in plain and not _VERB.search(plain):
             items = items_of(plain)
@@ -411,6 +435,21 @@ def _number_first(text: str) -> str | None:
 
 
 _SENTENCES = re.compile(r"(?<=[.!?])\s+|\n")
+_BECAUSE = re.compile(r"(?i)(?:he|she|it|they|explanation|reason\w*|because|here['’]s why)\b")
+_NO_NAME = re.compile(
+    r"(?i)\b(?:analysis|solution|explanation|reasoning|summary|step|question|let|sure|ok|okay|great"
+    r"|certainly|absolutely|alright|right|good|hm+|well|maybe|perhaps|unclear|say)\b|[:?!]\Z|\A\d+[.)]"
+)
+
+
+def _phrase_first(text: str) -> str | None:
+    """The name that a text gives before it says why."""
+    plain = cleaned(text[: 2 * LONGEST])
+    phrase = first_sentence(plain)
+    rest = plain[len(phrase) :].lstrip(" .\n").casefold()
+    says_why = _BECAUSE.match(rest) or (rest and rest.startswith(phrase.casefold()))
+    is_name = _is_phrase(phrase) and len(phrase.split()) <= 5 and not _NO_NAME.search(phrase)
+    return short_text(phrase) if says_why and is_name else None
 
 
 def _text_of(passage: str, how: str) -> str | None:
@@ -418,7 +457,11 @@ def _text_of(passage: str, how: str) -> str | None:
     plain = cleaned(passage)
     if word := yes_or_no(plain):
         return word
+    if plain.startswith('{"'):
+        return None
     sentence = without_reason(first_sentence(plain)) if how == "stated" else plain
+    if said := _SAID.fullmatch(sentence):
+        sentence = said[1]
     return short_text(sentence) if len(sentence) <= LONGEST else None
 
 
@@ -459,7 +502,7 @@ def _is_mostly_number(sentence: str) -> bool:
 
 
 def _is_list_of_choices(text: str) -> bool:
-    return len(re.findall(r"(?m)^\W{0,4}[A-H][.)]", text[: 4 * _LOOSE])) > 1
+    return len(re.findall(r"(?m)^\W{0,4}[A-H][.):]", text[: 4 * _LOOSE])) > 1
 
 
 def _is_item(item: str) -> bool:
@@ -492,7 +535,7 @@ def _unassigned(plain: str) -> str:
 
 
 def _entry(item: str) -> str | None:
-    if item[:1] in "([{":
+    if item[:1] in "([{" and "," in item:
         inner = _WITHIN.sub(lambda part: _entry(part[0].strip()) or "", item.translate(_ROUND))
         return inner.replace(",", ", ")
     if "=" in item or re.search(r"\d!", item):

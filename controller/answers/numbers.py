@@ -31,7 +31,7 @@ _RUN = rf"""
     (?:(?P<scale>\ (?i:hundred|thousand|million|billion|trillion|lakh|crore)s?\b)
       |(?P<k>[kMB])(?!\w))?
 """
-_ANYWHERE = re.compile(rf"(?<![\w.,:/^\\-])(?<![\w^}}]{{){_RUN}", re.VERBOSE)
+_ANYWHERE = re.compile(rf"(?<![\w.,/^\\-])(?<![\W\d_]:)(?<![\w^}}]{{){_RUN}", re.VERBOSE)
 _OF_SUMS = re.compile(r"\A(([$€£])\d[\d.,]{0,20}) ?/ ?\2(?=\d[\d.,]{0,20}\Z)")
 """Money over money, alone: elsewhere it may be two prices."""
 _PLAIN = re.compile(r"\d+(?:\.\d*)?|\.\d+")
@@ -83,7 +83,8 @@ _LINK = re.compile(
 _LONGEST_LINK = 30
 _RELATION = re.compile(
     r"(?:[<>≤≥≠±∓/*×÷^_#@\\+·√]|\.\."
-    r"|\b(?:twice|double|triple|ln|log|sin|cos|tan|sqrt|root)\s?\(?)\s*$"
+    r"|\b(?:twice|double|triple|ln|log|sin|cos|tan|sqrt|root)\s?\(?"
+    r"|\b(?:more|less|fewer|greater)\ than)\s*$"
 )
 _SCALE_AND = re.compile(r"\b(?:hundred|thousand|million|billion)\ and\ $", re.IGNORECASE)
 """What a number in words ends with that goes on in digits, "five hundred and 20"."""
@@ -219,7 +220,8 @@ def _head(passage: str) -> Quantity | None:
     for equals in list(_EQUALS.finditer(sentence))[:-2:-1]:
         at = after_hedges(sentence, equals.end())
         right = next((quantity for quantity in found if quantity.start == at), None)
-        if right and (right.value or not (head and head.value)):
+        is_exact = head and head.value and "≈" in equals[0]
+        if right and not is_exact and (right.value or not (head and head.value)):
             head = right
     return Quantity(head.value, start, start + head.end) if head else None
 
@@ -257,10 +259,19 @@ def quantities(passage: str) -> Iterator[Quantity]:
     for found in [*_ANYWHERE.finditer(passage), None]:
         gap = passage[before.end() : found.start()] if before and found else " " * 99
         links = len(gap) <= _LONGEST_LINK and _LINK.fullmatch(gap) is not None
+        if before and found and gap == ", or ":
+            links = not _restates(before, found, passage)
         if before:
             value = None if linked or links else _value(before, passage)
             yield Quantity(value, before.start(), before.end())
         before, linked = found, links
+
+
+def _restates(one: re.Match[str], other: re.Match[str], passage: str) -> bool:
+    """Whether two numbers are one value, as in "3/8, or 37.5%"."""
+    first, second = _value(one, passage), _value(other, passage)
+    unit = 100 if passage[other.end() : other.end() + 1] == "%" else 1
+    return bool(first and second) and unit * Fraction(first or 0) == Fraction(second or 0)
 
 
 def _value(found: re.Match[str], passage: str) -> str | None:

@@ -58,13 +58,15 @@ _UNENDED = re.compile(
     r"|<\|(?:begin_of_|start_)?think\w*\|>|<\|channel\|>(?:analysis|commentary)\b"
 )
 """After which a text that brings no end of its thoughts holds nothing else."""
+_NEXT = re.compile(r"\n\W{0,4}(?:question|human|user|q)(?: \d+)?\W{0,3}:", re.IGNORECASE)
+"""Begins another question, which some models go on to ask themselves."""
 _BOXES = ("\\boxed", "\\fbox", "\\framebox")
 _TAG = re.compile(
     r"<(answer|final_answer|final)(?: [^<>]{0,60})?>(?P<told>.{1,600}?)(?:</\1>|\Z)"
-    r"|<(solution|output|result)>(?P<ends>.{1,600}?)</\3>\s*\Z",
+    r"|<(solution|output|result|choice)>(?P<ends>.{1,600}?)</\3>\s*\Z",
     re.IGNORECASE | re.DOTALL,
 )
-_OPEN_TAG = re.compile(r"<(?:(?:final_)?answer|final|solution|output|result)\b", re.IGNORECASE)
+_OPEN_TAG = re.compile(r"(?i)<(?:(?:final_)?answer|final|solution|output|result|choice)\b")
 _MARKS = r"[\]\"'*_`)]{0,6}"
 _STATED = re.compile(
     rf"""answers?\b(?:\ key|\ choice)?{_MARKS}
@@ -77,33 +79,35 @@ _STATED = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _SHORT = re.compile(
-    r"(?:^|\n)\W{0,4}(ans(?:wer)?|correct|(?:correct|right|best)\ (?:option|choice))"
-    r"(?:[*_]{0,2}\s?[:=.)\]*_]{1,3}\s?|\s[-–—]\s|\s)(?=\S)",
+    r"(?:^|\n)\W{0,4}(ans(?:wer)?|correct(?!\ )|(?:correct|right|best)\ (?:option|choice)s?)"
+    r"(?:[*_]{0,2}\s?[:=.)\]*_]{1,3}\s?|\s[-–—]\s|\s(?-i:(?![a-z])))(?=\S)",
     re.IGNORECASE,
 )
 _ELSEWHERE = re.compile(
-    rf"""(?:\b(?:antwort|lösung|ergebnis|réponse|respuesta|resposta|risposta|ответ|الإجابة|الجواب)
+    rf"""(?:\b(?:antwort|antwoord|lösung|ergebnis|réponse|respuesta|resposta|risposta|ответ|jawaban|cevap
+      |odpowiedź|đáp\ án|الإجابة|الجواب)
       |答案|答え|正解|答|답변?|उत्तर)
-    (?:\ (?:finale?|correcta|correta|exacte))?{_MARKS}\s?
-    (?:(?:ist|lautet|est|es|é|è)\b(?:\ (?:de|la|le)\b)?
-      |[:：=]|[是为為选選は]|[은는]|هي|(?=\ ?[-\d]))""",
+    (?:\ (?:finale?|corre\w+|exacte|yang\ benar))?{_MARKS}\s?
+    (?:(?:ist|lautet|est|es|é|è|is|adalah|to|là)\b(?:\ (?:de|la|le)\b)?
+      |[:：=]|\ ?[—–]\ |[是为為选選は]|[은는]|هي|(?=\ ?[-\d]))""",
     re.IGNORECASE | re.VERBOSE,
 )
 _OPENS = re.compile(
-    r"(?:[*_](?=\s))?(?:[\s:`]|[=-]{3,}(?=\s*\n)|\n>\s|\*\*+\s*|__+|[*_]+(?=\s*\n))*"
+    r"(?:[*_](?=\s))?(?:[\s:`|]|[=-]{3,}(?=\s*\n)|\n>\s|\*\*+\s*|__+|[*_]+(?=\s*\n))*"
 )
-_IS_BEHIND = re.compile(r"\s?(?:입니다|이다|です|である)")
+_IS_BEHIND = re.compile(r"\s?(?:입니다|이다|です|である)(?=(?:が|ので|ね|よ)?(?:\W|\Z))")
 """Languages that put "is" behind what they state."""
 _HEADS = re.compile(r"\W*(?:the |final |correct )?answer\W*", re.IGNORECASE)
 _FIELD = re.compile(r"""["'](?:final[ _]?|correct[ _]?)?answer["']\s{0,3}:\s{0,3}""", re.IGNORECASE)
 _FIELDS = re.compile(
-    r"""["'](?:(?:final[ _]?|correct[ _]?)?answer|result|choice|solution|output)["']"""
+    r"""["'](?:(?:final|correct|chosen|selected|best)?[ _]?(?:answer|choice|option)(?:_letter)?"""
+    r"""|result|solution|output)["']"""
     r"\s{0,3}:\s{0,3}",
     re.IGNORECASE,
 )
 _SINGLE_QUOTED = re.compile(r"'((?:[^'\\\n]|\\.){0,200})'\s*[,}]")
 _CORRECTED = re.compile(
-    r"""(?:[.!?\n,;…–—-]\s*)
+    r"""(?:[.!?\n,;:…–—-]\s*)
     (?:wait|hmm+|oops|sorry|correction|scratch\ that|hold\ on|no(?=,|\ wait|:)|my\ mistake|i\ made
       |actually(?=,?\ (?:it|the\ answer|\(?[A-Z]\b|-?\d))|let\ me\ re\w+
       |that['’]s\ (?:not(?:\ (?:right|correct))?|wrong))
@@ -118,12 +122,18 @@ _INSTEAD = re.compile(
 
 
 def tail(text: str) -> str:
-    """The part of a text that can hold its answer: after its thoughts, and not without end.
+    """The part of a text that can hold its answer: between its thoughts and the next question.
 
     >>> tail("<think>5?</think> 6"), tail("[THINK]so it is 5")
     (' 6', '')
     """
-    text = text[-_LONGEST_TEXT:]
+    text = _without_thoughts(text[-_LONGEST_TEXT:])
+    asked = _NEXT.search(text)
+    ended = asked and next(marked(text[: asked.start()]), None)
+    return text[: asked.start()] if asked and ended else text
+
+
+def _without_thoughts(text: str) -> str:
     ends = [found.span() for found in _THOUGHTS_END.finditer(text)]
     if not ends:
         begins = [found.start() for found in _UNENDED.finditer(text)]
@@ -198,6 +208,8 @@ def _fields(text: str) -> Iterator[str]:
         except (ValueError, RecursionError):
             quoted = _SINGLE_QUOTED.match(part)
             value = quoted[1] if quoted else None
+        if isinstance(value, dict):
+            value = value.get("value", next(iter(value.values())) if len(value) == 1 else None)
         if isinstance(value, (bool, int, float, list)):
             value = json.dumps(value, ensure_ascii=False)
         if isinstance(value, str) and value.strip():
@@ -296,6 +308,9 @@ _OTHER = re.compile(
     |\b\d{{1,2}}(?:st|nd|rd|th)?\ (?:of\ )?(?:{MONTHS})\b(?:,?\ \d{{4}}\b)?
     |\b(?:{MONTHS})\ \d{{4}}\b|\b1[5-9]\d0s\b|\b20\d0s\b
     |\bnot\ [$€£]?[\d.,]{{0,20}}\d(?:\ but\b)?                                # "not 19 but 20"
+    |,\ (?:which\ (?:is|was)\ )?[$€£]?[\d.,]{{0,20}}\d%?(?:\ \w+){{0,2}}      # "12, 5 more than"
+      \ (?:more|less|\w+er)\ than\b(?:[^,;]|,(?=\d))*
+    |,\ (?:who|which\ ha\w+|(?:al)?though|but\ if|unless)\b(?:[^,;]|,(?=\d))*
     |\b(?:at|when|for|where|if|with)\ [a-z]\s?=\s?-?[\d./]{{1,20}}           # conditions""",
     re.VERBOSE | re.IGNORECASE,
 )
@@ -315,13 +330,20 @@ _PROCEEDS = re.compile(
 )
 _IN_PHRASE = re.compile(
     r"\b(?:for|with|to|in(?!\ (?:total|all|sum|fact)\b)|(?<!total\ )of|per|at(?!\ least)|from|"
-    r"after|by|over|within|every|each|than|among|between|on)"
+    r"after|by|over|within|every|each|than|among|between|on|during|across|throughout)"
     r"(?:\ (?!is\b|are\b|has\b|have\b)[^\W\d]{1,20}){0,3}\ ?[$€£]?$",
     re.IGNORECASE | re.VERBOSE,
 )
 _CHECKS = re.compile(
-    r"\W*(?:check|verif|to (?:check|verify)|(?:we|you) can (?:check|verify))", re.IGNORECASE
+    r"\W*(?:(?:to|(?:we|you) can|let(?:['’]s| me| us)) )?(?:double[- ])?(?:check|verif)",
+    re.IGNORECASE,
 )
+_ASIDE = re.compile(
+    r"\n\W*(?:note|caveat|fun fact|verification|check|references?|sources?|disclaimer|assumptions?)"
+    r"\W{0,3}:\s*(?:(?!\n\n).)*\Z",
+    re.IGNORECASE | re.DOTALL,
+)
+"""What may stand at the end of a text, below its answer."""
 NO_ANSWER = re.compile(
     r"""\b(?:can(?:no|'|’)t|cannot|can\ not|unable\ to|impossible\ to|not\ possible\ to|no\ way\ to)
     \ (?:be\ )?(?:\w+ly\ )?
@@ -332,7 +354,8 @@ NO_ANSWER = re.compile(
     |\b(?:no|not\ an?)\ (?:correct\ )?answer\b|\bnot\ (?:given|specified|provided)\b""",
     re.VERBOSE | re.IGNORECASE,
 )
-_CLAUSE = re.compile(r"[,;(]\s*(?:so|thus|hence|therefore|which is|i\.e\.,?|or|giving|making)\s")
+_CLAUSE = re.compile(r"[,;(]\s*(?:so|thus|hence|therefore|which is|i\.e\.,?|giving|making)\s")
+_SO = re.compile(r"[,;]\s(?:and\s)?(?:so|thus|hence|therefore)\s(?=.*\d)")
 _ENUMERATOR = re.compile(
     r"\A\s*(?:#{1,6}\s+)?(?:step\s\d+\W|\d{1,3}[.)]\s|[-*•]\s)\s*", re.IGNORECASE
 )
@@ -363,6 +386,7 @@ def number_in(sentence: str, *, last: bool = False) -> str | None:
     told = () if last else _TOLD.findall(sentence)
     if SEVERAL.search(sentence) or _BOTH.search(sentence) or len(told) > 1:
         return None
+    sentence = _SO.split(sentence)[-1]
     found = list(quantities(sentence))
     starts = {quantity.start: quantity for quantity in found}
     for verb in reversed(list(_IS.finditer(sentence))):
@@ -387,6 +411,8 @@ def last_number(text: str) -> str | None:
     >>> last_number("3 bags of 4. So there are 12 apples. Enjoy!"), last_number("Step 2: Add 5 to")
     ('12', None)
     """
+    before = _ASIDE.sub("", text)
+    text = before if any(character.isdigit() for character in before) else text
     sentences = [part for part in _SENTENCE.split(text) if part and part.strip(" \t*_`$\\[]()")]
     asides = [s[0] + s[-1] == "()" or _CHECKS.match(s) is not None for s in sentences]
     sentences = [s for s, aside in zip(sentences, asides, strict=True) if not aside] or sentences

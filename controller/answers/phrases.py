@@ -34,7 +34,7 @@ _TEX_SPELLED = {
     "implies": "=", "Rightarrow": "=", "to": "→", "rightarrow": "→", "ge": "≥", "geq": "≥",
     "le": "≤", "leq": "≤", "pm": "±", "mp": "±", "ne": "≠", "neq": "≠", "lt": "<", "gt": ">",
     "in": "∈", "pounds": "£", "euro": "€", "yen": "¥", "therefore": "", "emptyset": "∅",
-    "varnothing": "∅",
+    "varnothing": "∅", "blacksquare": "", "square": "", "checkmark": "",
     "(": "", ")": "", "[": "", "]": "", "!": "", ",": " ", ";": " ", ":": " ", " ": " ",
 }  # fmt: skip
 
@@ -45,12 +45,13 @@ _TAGS = re.compile(
     re.IGNORECASE,
 )
 _LINES = {"p", "br", "hr", "div", "li", "ul", "ol", "tr", "table", "h1", "h2", "h3"}
-_BOLD = re.compile(r"(?<![\w)])[*_]{2,3}|[*_]{2,3}(?![\w(])|`{1,3}")
+_BOLD = re.compile(r"(?<![a-zA-Z\d_)])[*_]{2,3}|[*_]{2,3}(?![\w(])|`{1,3}")
 _SLANTED = re.compile(r"(?<![\w*\\)}])([*_])(?=[^\s*_])([^*_\n]{1,100})(?<=\S)\1(?![\w*])")
 _STRUCK = re.compile(r"~~[^~\n]{1,200}~~|<<[^<>\n]{1,80}>>(?=\s?[-$\d])")
 """What was crossed out, and the sums that GSM8K's solutions have before their results."""
 _HEADING = re.compile(r"^\s{0,3}#{1,6}\s(?=.*\S)", re.MULTILINE)
-_AND_A_HALF, _SPACED = re.compile(r"(?<=\d) and an? half\b"), re.compile(r"(?<=\d) / (?=\d)")
+_AND_A_HALF = re.compile(r"(?<=\d) and an? half\b")
+_SPACED = re.compile(r"(?<=\d) (/) (?=\d)|(?<== )([-–—]) (?=\d)")
 _LINKED = re.compile(r"\[([^\[\]\n]{1,100})\]\(https?:[^()\s]{1,200}\)|==([^=\n]{1,100})==")
 _FENCE = re.compile(r"^\s{0,3}```\w*[ \t]*$", re.MULTILINE)
 
@@ -89,8 +90,8 @@ def cleaned(passage: str) -> str:
         passage = _HEADING.sub("", passage)
     if "half" in passage:
         passage = _AND_A_HALF.sub(" 1/2", passage)
-    if " / " in passage:
-        passage = _SPACED.sub("/", passage)
+    if " / " in passage or "= " in passage:
+        passage = _SPACED.sub(r"\1\2", passage)
     if "*" in passage or "_" in passage or "`" in passage or "=" in passage or "~" in passage:
         passage = _SLANTED.sub(r"\2", _BOLD.sub("", _STRUCK.sub("", passage)))
         passage = _LINKED.sub(r"\1\2", passage)
@@ -170,14 +171,20 @@ def _character(character: str) -> str:
 LONGEST = 100
 """Characters of the longest text that can be an answer."""
 
-EDGES = " \t\n\"'“”‘’`*_.,;:!?"
+EDGES = " \t\n\"'“”‘’«»「」`*_.,;:!?"
 
 _ABBREVIATED = r"(?<!\b(?:Dr|Mr|Ms|St|Mt|Ft|Jr|Sr|vs))(?<!\b(?:Mrs|Gen|Sen|Rep))(?<!\bProf)"
 _SENTENCE_END = re.compile(
     rf"(?:(?<=\w\w)|(?<=[\d)%°\]$€£”\"])){_ABBREVIATED}[.!?]['\"”)]?(?=\s+(?:[A-Z(“\"]|$))|\n"
 )
-_REASON = re.compile(r"\s(?:because|since)\s")
-_QUOTED = re.compile(r"(?:[\"“]|\*\*)([^\"“”*\n]{1,60})[.!]?(?:[\"”]|\*\*)[.!]?\s*$")
+_REASON = re.compile(
+    r",?\s(?:because|since)\s|,\s(?:which|who|where|not|but|weil|denn|car|porque|perché)\s"
+    r"|,\s(?:the|an?)\s[\w\s]{1,30}?\sof\s|\s[—–]\s(?=[a-z])|(?<=[^\W\d]{2})\s\([^()]{1,100}\)\W*$"
+)
+_QUOTED = re.compile(
+    r"(?:[\"“]|\*\*)([^\"“”*\n]{1,60})[.!。]?(?:[\"”]|\*\*)[.!。]?\s*"
+    r"(?:\([^()\n]{1,100}\)\s*)?$"
+)
 DENIED = re.compile(
     r"(?:\b(?:not|never|cannot)|n['’]t)\b"
     r"(?:\s(?:think|believe)\b[^.,;:!?\n]{0,20})?(?:(?!\s(?:but|is|are|was|were)\b)[^.,;:!?\n]){0,20}$",
@@ -200,7 +207,7 @@ def first_sentence(passage: str) -> str:
 
 
 def without_reason(sentence: str) -> str:
-    """A sentence up to its "because"."""
+    """A sentence up to its "because", or a remark in brackets or behind a comma."""
     return _REASON.split(sentence, maxsplit=1)[0]
 
 
@@ -213,7 +220,11 @@ def last_quoted(text: str) -> str | None:
     True
     """
     found = _QUOTED.search(text)
-    return short_text(found[1]) if found and not DENIED.search(text[: found.start()]) else None
+    return (
+        short_text(cleaned(found[1]))
+        if found and not DENIED.search(text[: found.start()])
+        else None
+    )
 
 
 def short_text(text: str) -> str | None:
@@ -225,7 +236,7 @@ def short_text(text: str) -> str | None:
     words = " ".join(unicodedata.normalize("NFKC", text).casefold().split()).strip(EDGES)
     if words[:1] in _BRACKETS:
         words = _UNSPACED.sub(", ", words)
-    if len(words) > 2 and _encloses(words):
+    while len(words) > 2 and _encloses(words):
         words = words[1:-1].strip(EDGES)
     return _ARTICLE.sub("", words, count=1) if _ARTICLE.match(words) else words or None
 
@@ -283,15 +294,16 @@ def _depths(passage: str) -> list[int] | None:
     return None if open_brackets else depths
 
 
-_RIGHT = r"(?:the\ |also\ |clearly\ )?(?:correct|right|true|best|answer|most)\b"
+_RIGHT = r"(?:the\ |our\ |my\ |also\ |clearly\ )?(?:correct|right|true|best|answer|most)\b"
 _WRONG = (
     r"(?:(?:is|was|are)\ (?:wrong|incorrect|false|ruled)"
-    r"|(?:is|was|are|can?|could|do(?:es)?|wo|would|must|should)(?:n['’]t|\ ?not)|fails)\b"
+    r"|(?:is|was|are|can?|could|do(?:es)?|wo|would|must|should)(?:n['’]t|\ ?not)"
+    r"|wrong|incorrect|fails)\b"
 )
 _LETTER = re.compile(
     rf"""(?:(?:the|so|therefore|thus|hence),?\ )?(?:correct\ )?
-    (?:(?:option|choice|letter|answer|opci[oó]n|opção|alternativa)\b:?\ ?)?
-    (?:[\[({{"'](?P<bracketed>[A-Za-z])[.]?[\])}}"'](?![\w*])
+    (?:(?:option|choice|letter|answer|opci[oó]n|opção|alternativa|letra|lettera)\b:?\ ?)?
+    (?:[\[({{"']{{1,2}}(?P<bracketed>[A-Za-z])[.]?[\])}}"']{{1,2}}(?![\w*])
     | (?-i:(?P<marked>[A-Z])\s?[.):](?=\s|\Z|[A-Za-z*]{{3}}|[,.]))
     | (?-i:(?P<dashed>[A-HJ-Z])(?:\ [–—-]|,)(?=\ \w{{2}}))
     | (?-i:(?P<small>[a-z])[.)](?=\s|[.,]?\Z))
@@ -311,8 +323,9 @@ _NAMED = (
     re.compile(
         r"(?i:option|choice|letter|answer|alternativa|opción|antwort)(?: is)?[ :,*]{1,4}\(?"
         r"([A-Z])(?![\w'’/&-])(?! (?!is\b|ist\b|es\b|est\b)[a-z])"
-        r"|\(([A-Z])\)|\*\*\(?([A-Z])[.)]?(?:\*\*| )"
-        r"|[选選](?:择|擇)?\s?[:：]?\s?\(?([A-Z])(?![A-Za-z])"
+        r"|\(([A-Z])\)|\[\[([A-Z])\]\]|\*\*\(?([A-Z])[.)]?(?:\*\*| )"
+        r"|[选選](?:[择擇项項]|[项項]是|択肢)?\s?[:：]?\s?\(?([A-Z])(?![A-Za-z]|\)?\s?(?:不|错|錯|是错))"
+        r"|(?:[:：→]|\s[–—])\s?\(?([A-HJ-Z])[.)]?\s*$"
     ),
     re.compile(
         rf"(?<![\w'’])\(?([A-HJ-Z])[).:]?(?:\ (?:(?!\b[A-Z]\b)[^.\n]){{1,60}}?)?"
@@ -320,9 +333,9 @@ _NAMED = (
         re.VERBOSE,
     ),
     re.compile(
-        r"\b(?i:therefore|thus|hence|so|is|it's|be|with|for|choose|pick|select|definitely|probably"
+        r"\b(?i:therefore|thus|hence|so|is|it's|be|with|for|choose|pick|select|definitely|probably|likely"
         r"|leaves|leaving|say|guess|response|answer['’]s)[,:]?[ *]{1,3}\(?([A-HJ-Z])\)?\**"
-        r"[.!]?\s*$"
+        r"(?:[.!]?\s*$|;\s)"
         r"|\b(?i:must|has\ to)\ be\ \(?([A-HJ-Z])\)?,?\ (?:as|since|because)\b"
         r"|(?<!ot\ )\b(?i:only)\ (?:option\ )?\(?([A-HJ-Z])\)?\ (?!is\b)[a-z]{2,}s\b"
         r"|\bnot\ \(?[A-Z]\)?,?\ but\ \(?([A-HJ-Z])(?![\w'’])|\b([A-HJ-Z])\ it\ is\b"

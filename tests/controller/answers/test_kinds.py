@@ -31,7 +31,8 @@ PIECES = ("answer is ", "1,", "1 ", "is ", "\\boxed{", "<answer>", "#### ", "\\f
           "answer: 1. Wait, ", "x = 3, ", "(1, ", "5 a b and ", "~~a", "==b",
           "[a](http:", "<b>", "((",
           "1 2 ", "x", "a1E9", "\n\n12", "A, ", "Antwort: ", "答案", "½",
-          '"answer": [', "is 5 and ", "to a ")  # fmt: skip
+          '"answer": [', "is 5 and ", "to a ", "\nQuestion: ", "\nNote: ", ":\n- a\n", ", so 1",
+          ", which is 1 ", "the statement is ")  # fmt: skip
 
 
 def stated(name):
