@@ -18,8 +18,8 @@ from typing import Any, Generic, cast
 import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from typing_extensions import TypeVar
 
 from controller.answers import UNNAMED, answer_kind
@@ -39,7 +39,6 @@ from controller.segments.episodes import SegmentConfig
 CHECKPOINT_VERSION = 4
 SETTINGS_FILE, WEIGHTS_FILE = "controller.json", "controller.safetensors"
 MAX_FILE_BYTES = 64 * 2**20
-MAX_TENSOR_ELEMENTS = 2**24
 
 _READOUTS = ("difficulty", "value")
 """Fields of a checkpoint that hold a read-out; their arrays are tensors under these names."""
@@ -128,12 +127,6 @@ class Checkpoint(Generic[C]):
     def located_models(self) -> tuple[str | Path, ...]:
         """Where the ladder's models lie, seen from here."""
         return tuple(self.located(path) for path in self.model_paths)
-
-    def located_adapters(self, adapters: Mapping[str, str | Path] | None = None) -> dict[str, Path]:
-        """Directories of the small model's adapters: those given, or where they lie."""
-        if adapters is None:
-            adapters = {name: self.located(path) for name, path in self.adapter_paths.items()}
-        return {name: Path(path) for name, path in adapters.items()}
 
     @property
     def known_calibration(self) -> Calibration:
@@ -358,20 +351,16 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{path}: expected the weights of the controller, found no such file")
     if path.stat().st_size > MAX_FILE_BYTES:
         raise CheckpointError(f"{path}: expected at most {MAX_FILE_BYTES} bytes")
-    tensors = {}
     try:
-        with safe_open(path, "pt") as file:
-            for name in file.keys():  # noqa: SIM118 (not a mapping)
-                shape = file.get_slice(name).get_shape()
-                if len(shape) > 2 or int(np.prod(shape, dtype=np.float64)) > MAX_TENSOR_ELEMENTS:
-                    raise CheckpointError(f"{path}: {name} has shape {shape}, over the limit")
-                tensors[name] = file.get_tensor(name)
+        tensors = load_file(path)
     except SafetensorError as error:
         raise CheckpointError(f"{path}: expected a safetensors file: {error}") from None
     for name, tensor in tensors.items():
+        if tensor.dim() > 2:
+            raise CheckpointError(f"{path}: {name} has shape {[*tensor.shape]}, over the limit")
         if tensor.dtype != torch.float32 or not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path}: expected finite float32 numbers in {name}")
-    return tensors
+    return dict(tensors)
 
 
 def arrays_of(tensors: Mapping[str, torch.Tensor], name: str) -> Arrays:

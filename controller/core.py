@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from typing_extensions import TypeVar
@@ -28,12 +28,10 @@ from controller.process.episodes import (
     EpisodeConfig,
     Episodes,
 )
+from controller.process.lockstep import Bools, Floats, Singles
 from controller.process.terms import Terms
 from controller.process.types import Attempt, Question
 from controller.segments.types import Segment
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _ROW = np.zeros(1, np.int64)
 
@@ -132,11 +130,11 @@ class Underway(ABC):
         """Whether nothing but STOP is left to do."""
         return bool(self.mask().sum() == 1)
 
-    def observation(self) -> NDArray[np.float32]:
+    def observation(self) -> Singles:
         """What the policy sees, (1, D)."""
         return self.granularity.table.observe(self.state)
 
-    def mask(self) -> NDArray[np.bool_]:
+    def mask(self) -> Bools:
         """Allowed actions, (1, A)."""
         return np.asarray(self.state.mask())
 
@@ -163,7 +161,7 @@ E = TypeVar("E", bound=Underway, contravariant=True, default="Episode")
 class Decider(Protocol[E]):
     """Anything that chooses an episode's next action: the policy, a rule, a guard."""
 
-    def choose(self, episode: E, mask: NDArray[np.bool_]) -> Choice:
+    def choose(self, episode: E, mask: Bools) -> Choice:
         """One action that `mask`, (1, A), allows."""
         ...
 
@@ -209,26 +207,26 @@ class Episode(Underway):
         self._answer_ids: dict[str, int] = {}
         self._parents: dict[int, Attempt] = {}
         self._unverified: list[Attempt] = []
-        self._mask: NDArray[np.bool_] | None = None
+        self._mask: Bools | None = None
 
     async def begin(self) -> None:
         """Look at the prompt, as far as policy and budget want that."""
         reads = self.config.reads_prompt
         if reads and self.budget < float("inf"):
-            prompt = await self._prompt_state(hidden=False)
+            (prompt,) = await self.backend.prompt_states([self.question])
             cost = self.state.reading_cost(np.array(prompt.prompt_tokens[0]))
             reads = bool(cost <= self.budget)
-        self.start(await self._prompt_state(hidden=reads))
-
-    async def _prompt_state(self, *, hidden: bool) -> PromptState:
-        (state,) = await self.backend.prompt_states([self.question], hidden=hidden)
-        return state
+        (prompt,) = await self.backend.prompt_states([self.question], hidden=reads)
+        self.start(prompt)
 
     def start(self, prompt: PromptState) -> None:
         """Begin with a prompt's state already known."""
         available = prompt.available or (UNLIMITED,) * self.config.num_rungs
         self._order = [list(range(n)) if n < UNLIMITED else [] for n in available]
         self._count(0, prompt.usage)
+        readout, known = self._difficulty, None
+        if readout is not None:
+            known = readout.of_question(self.question.text, prompt.hidden)
         self.state.reset(
             _ROW,
             price=np.array([self.price]),
@@ -237,7 +235,7 @@ class Episode(Underway):
             prompt_tokens=np.array([prompt.prompt_tokens]),
             prompt_counted=prompt.counted,
             limits=np.array([available]),
-            difficulty=self._outlook(prompt),
+            difficulty=np.full((1, self.config.num_rungs), np.nan) if known is None else known,
             readings=np.array([[read(self.question.text) for read in self.config.readings]]),
         )
         self._warm = prompt.warm
@@ -255,12 +253,6 @@ class Episode(Underway):
         """Whether the wording is unlike all that difficulty was learnt from."""
         return self._difficulty is not None and self._difficulty.is_strange(self.question.text)
 
-    def _outlook(self, prompt: PromptState) -> NDArray[np.float64]:
-        readout, known = self._difficulty, None
-        if readout is not None:
-            known = readout.of_question(self.question.text, prompt.hidden)
-        return np.full((1, self.config.num_rungs), np.nan) if known is None else known
-
     def _count(self, rung: int, usage: Usage) -> None:
         name = self._names[rung]
         self._usage[name] = self._usage[name] + usage
@@ -274,12 +266,7 @@ class Episode(Underway):
     def answer(self) -> str | None:
         """Leading answer; None before the first one."""
         leader = int(self.state.leader[0])
-        return None if leader == NO_ANSWER else self.answers[leader]
-
-    @property
-    def answers(self) -> list[str]:
-        """Distinct answers, in the order in which they came."""
-        return list(self._answer_ids)
+        return None if leader == NO_ANSWER else list(self._answer_ids)[leader]
 
     @property
     def votes(self) -> dict[str, float]:
@@ -287,7 +274,7 @@ class Episode(Underway):
         weights = self.state.weight[0, : len(self._answer_ids)].tolist()
         return dict(zip(self._answer_ids, weights, strict=True))
 
-    def mask(self) -> NDArray[np.bool_]:
+    def mask(self) -> Bools:
         """Allowed actions, (1, A)."""
         if self._mask is None:
             self._mask = self.state.mask()
@@ -402,7 +389,7 @@ def attempt_columns(
     `revisions` of it can be had of each arm that revises.
     """
 
-    def column(logprob: float | None) -> NDArray[np.float64]:
+    def column(logprob: float | None) -> Floats:
         value = np.nan if logprob is None else max(logprob, LEAST_LOGPROB)
         return np.array([value], np.float64)
 

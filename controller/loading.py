@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,18 +20,17 @@ from controller.backends.places import (
     tell_downloads,
 )
 from controller.backends.prompts import REVISER, Message, read_prompts
-from controller.checkpoint import AnyCheckpoint
+from controller.checkpoint import AnyCheckpoint, Checkpoint
 from controller.errors import CheckpointError, ConfigError
 from controller.process.episodes import EpisodeConfig
 from controller.process.types import ModelSpec
 from controller.segments.episodes import SegmentConfig
+from controller.segments.types import SegmentBackend
 
 if TYPE_CHECKING:
     from controller.backends.local.model import LocalModel
     from controller.backends.openai.replies import Pulse
     from controller.backends.openai.resilience import CircuitBreaker
-    from controller.checkpoint import Checkpoint
-    from controller.segments.types import SegmentBackend
 
 KEY_VARIABLE = "ALLOT_UPSTREAM_KEY_{rung}"
 
@@ -253,8 +253,11 @@ class LadderBuilder:
         if trained.digest and loaded.digest != trained.digest:
             self.other_weights(trained, place.text, loaded.digest)
             return loaded
-        adapters = {} if rung else self.checkpoint.located_adapters(self.adapters)
-        return load_adapters(loaded, adapters) if adapters else loaded
+        adapters, own = self.adapters, self.checkpoint.adapter_paths
+        if adapters is None:
+            adapters = {name: self.checkpoint.located(path) for name, path in own.items()}
+        paths = {name: Path(path) for name, path in adapters.items()}
+        return load_adapters(loaded, paths) if paths and rung == 0 else loaded
 
     def _local(self, place: ModelPlace, model: LocalModel) -> Backend:
         """A model in this process, sampled as in training if nothing else is said."""
@@ -337,14 +340,8 @@ def _tokenizer(checkpoint: AnyCheckpoint, rung: int) -> Callable[[Sequence[Messa
     tokenizer = AutoTokenizer.from_pretrained(directory.resolve(), local_files_only=True)
     if not tokenizer.chat_template:
         return None
-
-    def count(chat: Sequence[Message]) -> int:
-        ids = tokenizer.apply_chat_template(
-            list(chat), add_generation_prompt=True, return_dict=False
-        )
-        return len(ids)
-
-    return count
+    ids = partial(tokenizer.apply_chat_template, add_generation_prompt=True, return_dict=False)
+    return lambda chat: len(ids(list(chat)))
 
 
 def deployed_process(checkpoint: Checkpoint, backend: Backend) -> EpisodeConfig:

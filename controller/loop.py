@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from pathlib import Path
+from typing import Any, Self
 
 from controller.answers import AnswerKind, answer_kind, first_same
 from controller.backends.base import Backend, OneSpelling, run_now
+from controller.backends.places import ModelPlace
+from controller.checkpoint import AnyCheckpoint, Checkpoint, load_any
 from controller.core import Decision, Episode, Pick, play
 from controller.errors import ConfigError
 from controller.granularity import Process
+from controller.loading import deployed_process, load_backend
 from controller.policy.deciders import Guarded, PolicyDecider
 from controller.policy.difficulty import Difficulty
 from controller.policy.pricing import Pricing
@@ -21,13 +25,6 @@ from controller.process.types import Attempt, Question
 from controller.segments.episodes import SegmentConfig
 from controller.segments.run import SegmentEpisode
 from controller.segments.types import SegmentBackend
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from controller.backends.places import ModelPlace
-    from controller.checkpoint import AnyCheckpoint
 
 __all__ = ["Controller", "Decision", "Episode", "Outcome", "begin_episode"]
 
@@ -104,8 +101,6 @@ class Controller:
         backend: Backend | SegmentBackend,
         standing: Terms | None = None,
     ) -> None:
-        from controller.loading import deployed_process
-
         self.checkpoint, self.backend = checkpoint, backend
         self.config: Process = checkpoint.config
         if isinstance(backend, Backend):
@@ -148,9 +143,6 @@ class Controller:
             ConfigError: both targets at once, or one that is out of reach; other than one model
                 per rung, or one that is not there.
         """
-        from controller.checkpoint import Checkpoint, load_any
-        from controller.loading import load_backend
-
         checkpoint = path if isinstance(path, Checkpoint) else load_any(path)
         standing = Terms(mean_cost=mean_cost, accuracy=accuracy, confidence=confidence)
         Pricing(checkpoint, standing)  # refuses them before models are loaded

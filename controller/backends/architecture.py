@@ -143,15 +143,7 @@ class Architecture:
         read = written if cached else prompt + written
         return 2.0 * self.parameters * read + self.attention(prompt, written, cached=cached)
 
-    def seconds(
-        self,
-        prompt: int,
-        written: int,
-        hardware: Hardware,
-        *,
-        batch: int = 1,
-        cached: bool = False,
-    ) -> float:
+    def seconds(self, prompt: int, written: int, hardware: Hardware, *, batch: int = 1) -> float:
         """How long an attempt takes when so many are written side by side, by the roofline.
 
         Prompts are bound by operations or by reading the weights once; every written token by
@@ -167,11 +159,7 @@ class Architecture:
         step = max(
             batch * operations / hardware.flops, (weights + batch * kept) / hardware.bandwidth
         )
-        reading = 0.0
-        if not cached:
-            reading = max(
-                batch * self.flops(prompt, 0) / hardware.flops, weights / hardware.bandwidth
-            )
+        reading = max(batch * self.flops(prompt, 0) / hardware.flops, weights / hardware.bandwidth)
         return reading + written * step
 
 

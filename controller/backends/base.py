@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast
 
 from controller.errors import BackendError
 from controller.process.actions import ActionKind
@@ -13,10 +13,10 @@ from controller.process.cost import Usage
 from controller.process.types import Attempt, ModelSpec, Question
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from controller.process.lockstep import Singles
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 Canonical = Callable[[str, Sequence[str]], Awaitable[str]]
 """The one of the known answers that an answer is the same as, or the answer itself."""
@@ -35,6 +35,10 @@ def recorded_temperature(models: Sequence[ModelSpec]) -> float:
     """Temperature of a ladder's recorded attempts; the default where it was not noted."""
     temperature = models[0].temperature
     return TEMPERATURE if temperature is None else temperature
+
+
+Pairs = Sequence[tuple[Question, Attempt]]
+"""Attempts, each with the question that it tries to answer."""
 
 
 class Flag(Protocol):
@@ -88,10 +92,7 @@ class Request:
 
 
 HINTS = frozenset(
-    {
-        *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
-        "safety_identifier",
-    }
+    ("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "safety_identifier")
 )
 """Fields of `Question.fields` that change no answer: models that do not get them lose nothing."""
 
@@ -125,7 +126,7 @@ class PromptState:
 
     prompt_tokens: tuple[int, ...]
     counted: bool = True
-    hidden: NDArray[np.float32] | None = None
+    hidden: Singles | None = None
     available: tuple[int, ...] | None = None
     warm: tuple[Warm | None, ...] = ()
     usage: Usage = field(default_factory=Usage)
@@ -147,19 +148,6 @@ class Verdict:
     def failed(self) -> bool:
         """Whether there is no judgement at all."""
         return all(score is None for score in self.scores)
-
-
-def verdict_of(judgements: Sequence[Attempt]) -> Verdict:
-    """What VERIFY requests to one model came to."""
-    used = sum((made.usage for made in judgements), Usage())
-    return Verdict(
-        scores=tuple(made.verifier_score for made in judgements),
-        usage=Usage(
-            verifier_tokens=used.processed_tokens,
-            cached_tokens=used.cached_tokens,
-            wall_s=used.wall_s,
-        ),
-    )
 
 
 class Backend(ABC):
@@ -220,9 +208,7 @@ class Backend(ABC):
         """Whether `verify` could score an attempt: where a model is asked, one that has a text."""
         return self.verifies and bool(attempt.text) and attempt.error is None and not attempt.calls
 
-    async def verify(
-        self, pairs: Sequence[tuple[Question, Attempt]], deadline: float | None = None
-    ) -> Verdict:
+    async def verify(self, pairs: Pairs, deadline: float | None = None) -> Verdict:
         """Score attempts, each with the question that it tries to answer.
 
         Judgements of servers that are not done by a deadline, as that of a request, have failed.
@@ -236,7 +222,16 @@ class Backend(ABC):
             Request(question=q, action=ActionKind.VERIFY, parent=a, deadline=deadline)
             for q, a in pairs
         ]
-        return verdict_of(await self.attempts(asked))
+        judgements = await self.attempts(asked)
+        used = sum((made.usage for made in judgements), Usage())
+        return Verdict(
+            scores=tuple(made.verifier_score for made in judgements),
+            usage=Usage(
+                verifier_tokens=used.processed_tokens,
+                cached_tokens=used.cached_tokens,
+                wall_s=used.wall_s,
+            ),
+        )
 
     def available(self, rung: int) -> bool:
         """Whether a model is worth asking now."""
@@ -277,6 +272,24 @@ class Backend(ABC):
         return
 
 
+def _asked(method: F) -> F:
+    """The method of another backend in place of one's own, waited for by `Wrapped.done`."""
+
+    async def ask(self: Wrapped, *args: Any, **kwargs: Any) -> Any:
+        return await self.done(getattr(self.backend, method.__name__)(*args, **kwargs))
+
+    return cast("F", ask)
+
+
+def _told(method: F) -> F:
+    """The same of a method that waits for nothing."""
+
+    def tell(self: Wrapped, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self.backend, method.__name__)(*args, **kwargs)
+
+    return cast("F", tell)
+
+
 class Wrapped(Backend):
     """Does what another backend does; for those that change a part of it."""
 
@@ -290,51 +303,13 @@ class Wrapped(Backend):
         """See `Backend.notes`."""
         return self.backend.notes
 
-    def takes(self, field: str, value: Any = None) -> bool:
-        """See `Backend.takes`."""
-        return self.backend.takes(field, value)
+    prompt_states, attempts = _asked(Backend.prompt_states), _asked(Backend.attempts)
+    verify, check = _asked(Backend.verify), _asked(Backend.check)
+    prepare, warm, close = _asked(Backend.prepare), _asked(Backend.warm), _asked(Backend.close)
+    takes, can_verify = _told(Backend.takes), _told(Backend.can_verify)
+    available = _told(Backend.available)
 
-    async def prompt_states(
-        self, questions: Sequence[Question], *, hidden: bool = False
-    ) -> list[PromptState]:
-        """See `Backend.prompt_states`."""
-        return await self._done(self.backend.prompt_states(questions, hidden=hidden))
-
-    async def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
-        """See `Backend.attempts`."""
-        return await self._done(self.backend.attempts(requests))
-
-    def can_verify(self, attempt: Attempt) -> bool:
-        """See `Backend.can_verify`."""
-        return self.backend.can_verify(attempt)
-
-    async def verify(
-        self, pairs: Sequence[tuple[Question, Attempt]], deadline: float | None = None
-    ) -> Verdict:
-        """See `Backend.verify`."""
-        return await self._done(self.backend.verify(pairs, deadline))
-
-    def available(self, rung: int) -> bool:
-        """See `Backend.available`."""
-        return self.backend.available(rung)
-
-    async def check(self) -> dict[str, str]:
-        """See `Backend.check`."""
-        return await self._done(self.backend.check())
-
-    async def prepare(self) -> tuple[str, ...]:
-        """See `Backend.prepare`."""
-        return await self._done(self.backend.prepare())
-
-    async def warm(self, context: Sequence[dict[str, Any]], rungs: int) -> dict[int, Usage]:
-        """See `Backend.warm`."""
-        return await self._done(self.backend.warm(context, rungs))
-
-    async def close(self) -> None:
-        """See `Backend.close`."""
-        await self._done(self.backend.close())
-
-    async def _done(self, work: Coroutine[Any, Any, T]) -> T:
+    async def done(self, work: Coroutine[Any, Any, T]) -> T:
         """What the other backend was asked for; those that wait for it in another way say how."""
         return await work
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from controller.backends.base import Request
 from controller.process.types import Attempt
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def attempt_id(model: str, request: Request) -> str:
@@ -38,6 +43,17 @@ def blank_attempt(model: str, request: Request) -> Attempt:
 def text_digest(text: str, digits: int = 16) -> str:
     """The first digits of a text's SHA-256, in hex; halves of characters are no error."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:digits]
+
+
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names and bytes in the order of names, shortened, in hex."""
+    from torch import uint8
+
+    digest = hashlib.sha256()
+    for name, weight in sorted(weights.items()):
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().contiguous().view(-1).view(uint8).numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def stream_name(seed: int, model: str, request: Request) -> str:

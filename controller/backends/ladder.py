@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -15,6 +16,7 @@ from controller.backends.base import (
     DEADLINE,
     UNLIMITED,
     Backend,
+    Pairs,
     PromptState,
     Request,
     T,
@@ -136,9 +138,7 @@ class Ladder(Backend):
             return self.rungs[self._verifier].can_verify(attempt)
         return attempt.rung == 0 and self.rungs[0].can_verify(attempt)
 
-    async def verify(
-        self, pairs: Sequence[tuple[Question, Attempt]], deadline: float | None = None
-    ) -> Verdict:
+    async def verify(self, pairs: Pairs, deadline: float | None = None) -> Verdict:
         """Have it score attempts."""
         return await self.rungs[self._verifier or 0].verify(pairs, deadline)
 
@@ -177,17 +177,6 @@ class Ladder(Backend):
         """Close all backends."""
         for backend in self.rungs:
             await backend.close()
-
-
-def _in_loop(
-    loop: asyncio.AbstractEventLoop, on_text: Callable[[str], None]
-) -> Callable[[str], None]:
-    """Calls it in the thread of its loop, from any other."""
-
-    def tell(piece: str) -> None:
-        loop.call_soon_threadsafe(on_text, piece)
-
-    return tell
 
 
 def _available(states: Sequence[PromptState]) -> tuple[int, ...] | None:
@@ -243,13 +232,11 @@ class ThreadedBackend(Wrapped):
         deadline = min(deadlines, default=None)
         unwanted = threading.Event()
         loop = asyncio.get_running_loop()
+        in_loop: Any = loop.call_soon_threadsafe
+        told = [r.on_text and partial(in_loop, r.on_text) for r in requests]
         wanted = [
-            replace(
-                request,
-                unwanted=unwanted,
-                on_text=request.on_text and _in_loop(loop, request.on_text),
-            )
-            for request in requests
+            replace(request, unwanted=unwanted, on_text=on_text)
+            for request, on_text in zip(requests, told, strict=True)
         ]
         work = asyncio.ensure_future(self._order("attempts", wanted))
         left_s = None if deadline is None else max(0.0, deadline - loop.time())
@@ -279,9 +266,7 @@ class ThreadedBackend(Wrapped):
         blank = blank_attempt(self.models[request.rung].name, request)
         return replace(blank, error=why, usage=Usage(serial_rounds=1))
 
-    async def verify(
-        self, pairs: Sequence[tuple[Question, Attempt]], deadline: float | None = None
-    ) -> Verdict:
+    async def verify(self, pairs: Pairs, deadline: float | None = None) -> Verdict:
         """See `Backend.verify`."""
         verdicts: list[Verdict] = await self._order("verify", [tuple(pairs)])
         return verdicts[0]
@@ -375,7 +360,8 @@ class BlockingBackend(Wrapped):
         self._thread.join()
         self._loop.close()
 
-    async def _done(self, work: Coroutine[Any, Any, T]) -> T:
+    async def done(self, work: Coroutine[Any, Any, T]) -> T:
+        """See `Wrapped.done`; the calling thread waits."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()

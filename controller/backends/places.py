@@ -84,12 +84,12 @@ class ModelPlace:
     cached: float | None = None
 
     def __post_init__(self) -> None:
-        if self.is_local and self.body.keys() - _LOCAL_FIELDS:
+        if not self.is_server and self.body.keys() - _LOCAL_FIELDS:
             raise ConfigError(
                 f"arm {self.name}: expected no fields but temperature and num_loops in the body "
                 f"of a model in this process, found {sorted(self.body)}"
             )
-        if self.is_local and self.cached is not None:
+        if not self.is_server and self.cached is not None:
             raise ConfigError(
                 f"arm {self.name}: expected cached of a model behind a server, whose prompts cost "
                 "less once they are cached; found it of one in this process"
@@ -98,20 +98,15 @@ class ModelPlace:
         if isinstance(heat, bool) or not isinstance(heat, int | float) or not 0 <= heat <= 10:
             raise ConfigError(f"arm {self.name}: expected a temperature of 0 to 10, found {heat!r}")
         loops = self.body.get("num_loops", 1)
-        if self.is_local and (type(loops) is not int or not 1 <= loops <= MOST_LOOPS):
+        if not self.is_server and (type(loops) is not int or not 1 <= loops <= MOST_LOOPS):
             raise ConfigError(
                 f"arm {self.name}: expected num_loops of 1 to {MOST_LOOPS}, found {loops!r}"
             )
 
     @property
     def is_server(self) -> bool:
-        """Whether requests are sent to it."""
+        """Whether requests are sent to it; others are loaded into this process."""
         return self.url is not None
-
-    @property
-    def is_local(self) -> bool:
-        """Whether it is loaded into this process."""
-        return not self.is_server
 
     @property
     def is_gguf(self) -> bool:

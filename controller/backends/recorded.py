@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from controller.backends.base import Backend, PromptState, Request, Verdict
+from controller.backends.base import Backend, Pairs, PromptState, Request, Verdict
 from controller.errors import BackendError
 from controller.process.actions import ActionKind
 from controller.process.cost import Usage
@@ -100,9 +100,7 @@ class ReplayBackend(ReadAgain, Backend):
         """Whether a score was recorded."""
         return attempt.verifier_score is not None
 
-    async def verify(
-        self, pairs: Sequence[tuple[Question, Attempt]], deadline: float | None = None
-    ) -> Verdict:
+    async def verify(self, pairs: Pairs, deadline: float | None = None) -> Verdict:
         """See `Backend.verify`."""
         scores, tokens = [], 0
         for question, attempt in pairs:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
+from controller.backends.identity import weights_digest
+from controller.checkpoint import Checkpoint
 from controller.core import Choice, Episode, Underway
 from controller.errors import ConfigError
 from controller.policy import rules
 from controller.policy.floor import Floor
 from controller.policy.network import ActionScorer, Policy, PolicyNetwork
 from controller.policy.rules import Rule, RulePolicy, lacks_arms
+from controller.process.lockstep import Bools, Singles
 from controller.process.observation import OBSERVATION_NAMES
-
-if TYPE_CHECKING:
-    from controller.checkpoint import Checkpoint
 
 FALLBACK = "adaptive-cascade"
 """Name of the rule that decides where a policy has not been in training."""
@@ -62,18 +59,16 @@ class PolicyDecider:
             raise ConfigError(f"exploration: expected 0 to 1, found {exploration}")
         self._forward, self.floor = forward(policy), floor
         self.exploration, self._rng = exploration, np.random.default_rng(seed)
-        self.digest = policy_digest(policy)
+        self.digest = weights_digest(policy.state_dict())
 
-    def judge(
-        self, observation: NDArray[np.float32], mask: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.float32], float]:
+    def judge(self, observation: Singles, mask: Bools) -> tuple[Singles, float]:
         """Probabilities (A,) and expected return, of an observation (1, D) and a mask (1, A)."""
         logits, value = self._forward(observation, mask)
         logits = np.where(mask[0], logits, -np.inf)
         odds = np.exp(logits - np.maximum.reduce(logits))
         return odds / np.add.reduce(odds), float(value)
 
-    def choose(self, episode: Underway, mask: NDArray[np.bool_]) -> Choice:
+    def choose(self, episode: Underway, mask: Bools) -> Choice:
         """See `Decider.choose`."""
         observation = episode.observation()
         probabilities, value = self.judge(observation, mask)
@@ -113,7 +108,7 @@ class RuleDecider:
     def __init__(self, rule: Policy, name: str, beside: PolicyDecider) -> None:
         self.rule, self.name, self.beside = rule, name, beside
 
-    def choose(self, episode: Episode, mask: NDArray[np.bool_]) -> Choice:
+    def choose(self, episode: Episode, mask: Bools) -> Choice:
         """See `Decider.choose`."""
         position = int(self.rule.act(episode.state, mask)[0])
         return replace(
@@ -153,7 +148,7 @@ class Guarded:
         self._rule = RuleDecider(named_rule(fallback), fallback, inner)
         self._support, self._calibration = checkpoint.support, checkpoint.calibration
 
-    def choose(self, episode: Episode, mask: NDArray[np.bool_]) -> Choice:
+    def choose(self, episode: Episode, mask: Bools) -> Choice:
         """See `Decider.choose`."""
         if not self._strayed:
             choice = self._inner.choose(episode, mask)
@@ -182,18 +177,7 @@ def named_rule(name: str) -> RulePolicy:
     return RulePolicy(NAMED_RULES[name])
 
 
-def policy_digest(policy: PolicyNetwork) -> str:
-    """SHA-256 over parameter names and bytes, shortened, in hex."""
-    digest = hashlib.sha256()
-    for name, parameter in sorted(policy.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-Numbers = NDArray[np.float32]
-
-Forward = Callable[[Numbers, NDArray[np.bool_]], tuple[Numbers, np.float32]]
+Forward = Callable[[Singles, Bools], tuple[Singles, np.float32]]
 """From an observation (1, D) and a mask (1, A) to logits (A,) and the expected return."""
 
 
@@ -206,7 +190,7 @@ def forward(policy: PolicyNetwork) -> Forward:
         return _flat(policy.actor, policy.critic, ignored)
 
     @torch.no_grad()
-    def run(observation: Numbers, mask: NDArray[np.bool_]) -> tuple[Numbers, np.float32]:
+    def run(observation: Singles, mask: Bools) -> tuple[Singles, np.float32]:
         seen = torch.from_numpy(observation)
         logits = policy.log_probs(seen, torch.from_numpy(mask))[0].numpy()
         return logits, policy.value(seen).numpy()[0]
@@ -231,7 +215,7 @@ def _flat(actor: nn.Sequential, critic: nn.Sequential, ignored: list[int]) -> Fo
     layers[0][0][:, ignored] = 0.0
     *hidden, (last, offset) = layers
 
-    def run(observation: Numbers, mask: NDArray[np.bool_]) -> tuple[Numbers, np.float32]:
+    def run(observation: Singles, mask: Bools) -> tuple[Singles, np.float32]:
         values = observation
         for weight, bias in hidden:
             values = np.tanh(values @ weight + bias)
@@ -264,7 +248,7 @@ def _shared(policy: PolicyNetwork, actor: ActionScorer, ignored: list[int]) -> F
     ]
     (score, shift), apart = _arrays(actor.score), actor.apart.detach().numpy()
 
-    def run(observation: Numbers, mask: NDArray[np.bool_]) -> tuple[Numbers, np.float32]:
+    def run(observation: Singles, mask: Bools) -> tuple[Singles, np.float32]:
         seen = np.tanh(observation[0] @ weight + biases)
         hidden, value = seen[: bias.numel()].reshape(num_actions, width), seen[bias.numel() :]
         share = mask[0] / np.float32(np.add.reduce(mask[0]))
@@ -279,5 +263,5 @@ def _shared(policy: PolicyNetwork, actor: ActionScorer, ignored: list[int]) -> F
     return run
 
 
-def _arrays(layer: nn.Linear) -> tuple[Numbers, Numbers]:
+def _arrays(layer: nn.Linear) -> tuple[Singles, Singles]:
     return layer.weight.detach().T.numpy(), layer.bias.detach().numpy()

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Literal, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from controller.errors import CheckpointError
 from controller.policy.readouts import Arrays, Features, Readout, readout_of
 from controller.policy.training_range import MARGIN
-from controller.process.lockstep import Floats
+from controller.process.lockstep import Floats, Ints, Singles
 from controller.process.wording import (
     NUM_SHAPE_FEATURES,
     NUM_TEXT_FEATURES,
@@ -48,10 +47,10 @@ class Difficulty:
 
     readouts: tuple[Readout, ...]
     reads: tuple[Reads, ...]
-    weights: NDArray[np.float32]
-    bias: NDArray[np.float32]
-    low: NDArray[np.float32] | None = None
-    high: NDArray[np.float32] | None = None
+    weights: Singles
+    bias: Singles
+    low: Singles | None = None
+    high: Singles | None = None
 
     @classmethod
     def alone(cls, readout: Readout, reads: Reads) -> Difficulty:
@@ -109,7 +108,7 @@ class Difficulty:
         """Whether a question's wording is unlike all that it was fitted on."""
         return bool(self._outside(shape_features(text)[None])[0] >= _STRANGE)
 
-    def _outside(self, shapes: Features) -> NDArray[np.int64]:
+    def _outside(self, shapes: Features) -> Ints:
         """How many shapes, (n, S), leave their ranges by a margin, or by one not seen, (n,)."""
         if self.low is None or self.high is None:
             return np.zeros(len(shapes), np.int64)

@@ -8,12 +8,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from controller.errors import CheckpointError
 from controller.policy.network import Policy
 from controller.policy.rules import RULES, AnyRule, RulePolicy, lacks_arms
 from controller.process.episodes import Episodes
+from controller.process.lockstep import Bools, Floats, Ints
 
 _KIND, _INNER = "rule", "of"
 """Of a rule's JSON: its class, and the rule for two arms that `On` plays."""
@@ -56,12 +56,12 @@ class Floor:
         """Share of the prices at which a rule decides."""
         return sum(rule is not None for rule in self.rules) / len(self.rules)
 
-    def places(self, prices: NDArray[np.float64]) -> NDArray[np.int64]:
+    def places(self, prices: Floats) -> Ints:
         """Which of its prices is nearest to each of some, same shape."""
         return np.asarray(np.searchsorted(self._borders, np.log(prices)))
 
     @cached_property
-    def _borders(self) -> NDArray[np.float64]:
+    def _borders(self) -> Floats:
         """Between neighbouring prices, (P - 1,), as logarithms."""
         logs = np.log(self.prices)
         return np.asarray((logs[1:] + logs[:-1]) / 2)
@@ -124,7 +124,7 @@ class FlooredPolicy:
     def __init__(self, policy: Policy, floor: Floor) -> None:
         self.policy, self.floor = policy, floor
 
-    def act(self, episodes: Episodes, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    def act(self, episodes: Episodes, mask: Bools) -> Ints:
         """One allowed action per episode, (N,)."""
         places = self.floor.places(episodes.price)
         actions = np.zeros(len(mask), np.int64)
@@ -141,5 +141,5 @@ class FlooredPolicy:
         return actions
 
     @staticmethod
-    def _part(episodes: Episodes, rows: NDArray[np.int64]) -> Episodes:
+    def _part(episodes: Episodes, rows: Ints) -> Episodes:
         return episodes if len(rows) == episodes.num_episodes else episodes.part(rows)

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from controller.errors import ConfigError
 from controller.granularity import Process, granularity_of
 from controller.process.actions import Action, ActionKind, Tier
 from controller.process.episodes import EpisodeConfig
+from controller.process.lockstep import Bools, Ints, Singles
 from controller.process.observation import ARM_NAMES, COMMON_NAMES, OBSERVATION_NAMES
 from controller.registry import NETWORKS
 
@@ -24,7 +23,7 @@ from controller.registry import NETWORKS
 class Policy(Protocol):
     """Anything that chooses actions: the trained network and every hand-made rule."""
 
-    def act(self, episodes: Any, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    def act(self, episodes: Any, mask: Bools) -> Ints:
         """One allowed action per episode.
 
         Args:
@@ -265,13 +264,11 @@ class PolicyNetwork(nn.Module):
         return observation.index_fill(-1, self._ignored, 0.0)
 
     @torch.no_grad()
-    def choose(
-        self, observation: NDArray[np.float32], mask: NDArray[np.bool_]
-    ) -> NDArray[np.int64]:
+    def choose(self, observation: Singles, mask: Bools) -> Ints:
         """The most likely allowed actions, (N,), from observations (N, D) and masks (N, A)."""
         log_probs = self.log_probs(torch.from_numpy(observation), torch.from_numpy(mask))
         return log_probs.argmax(-1).numpy()
 
-    def act(self, episodes: Any, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    def act(self, episodes: Any, mask: Bools) -> Ints:
         """The most likely allowed action per episode; see `Policy.act`."""
         return self.choose(granularity_of(episodes.config).table.observe(episodes), mask)

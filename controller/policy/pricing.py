@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from controller.checkpoint import AnyCheckpoint
 from controller.process.terms import Terms
-
-if TYPE_CHECKING:
-    from controller.checkpoint import AnyCheckpoint
 
 PACE_QUESTIONS = 100
 """Questions over which a debt or a surplus is made up for."""

@@ -9,12 +9,11 @@ from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from controller.process.lockstep import Floats
+from controller.process.lockstep import Floats, Ints, Singles
 
-Arrays = Mapping[str, NDArray[np.float32]]
-Features = NDArray[np.float32]
+Arrays = Mapping[str, Singles]
+Features = Singles
 
 _LEAST_CHANCE = 1e-3
 _QUESTIONS_AT_ONCE = 4096
@@ -55,10 +54,10 @@ class Network:
         ValueError: shapes do not fit each other.
     """
 
-    mean: NDArray[np.float32]
-    scale: NDArray[np.float32]
-    weights: tuple[NDArray[np.float32], ...]
-    biases: tuple[NDArray[np.float32], ...]
+    mean: Singles
+    scale: Singles
+    weights: tuple[Singles, ...]
+    biases: tuple[Singles, ...]
 
     def __post_init__(self) -> None:
         widths = [self.mean.size, *(bias.size for bias in self.biases)]
@@ -119,9 +118,9 @@ class Forest:
         ValueError: nodes point to what is not there, or backwards.
     """
 
-    nodes: NDArray[np.float32]
-    roots: NDArray[np.float32]
-    leaves: NDArray[np.float32]
+    nodes: Singles
+    roots: Singles
+    leaves: Singles
     num_inputs: int
     num_rungs: int
 
@@ -168,9 +167,9 @@ class Forest:
 
     def _means(self, features: Features) -> Floats:
         """Over all trees, (n, R or 2R)."""
-        feature, threshold, low, high = self._columns
+        feature, threshold, low, high, roots = self._columns
         rows = np.arange(len(features))
-        places = np.tile(self._roots[:, None], len(features))  # (T, n)
+        places = np.tile(roots[:, None], len(features))  # (T, n)
         while (inner := feature[places] >= 0).any():
             above = features[rows, feature[places]] > threshold[places]
             places = np.where(inner, np.where(above, high[places], low[places]), places)
@@ -178,13 +177,10 @@ class Forest:
         return np.asarray(self.leaves[low[places]].sum(0, dtype=np.float64) / len(places))
 
     @cached_property
-    def _columns(self) -> tuple[NDArray[np.int64], Features, NDArray[np.int64], NDArray[np.int64]]:
-        feature, threshold, low, high = self.nodes.T
-        return feature.astype(int), threshold.copy(), low.astype(int), high.astype(int)
-
-    @cached_property
-    def _roots(self) -> NDArray[np.int64]:
-        return self.roots.astype(int)
+    def _columns(self) -> tuple[Ints, Features, Ints, Ints, Ints]:
+        feature, threshold, *places = self.nodes.T
+        low, high, roots = (array.astype(int) for array in (*places, self.roots))
+        return feature.astype(int), threshold.copy(), low, high, roots
 
     def arrays(self) -> Arrays:
         """See `Readout`."""

@@ -12,21 +12,15 @@ from itertools import combinations
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from controller.process.actions import ActionKind, attempting
 from controller.process.episodes import SCORE, SCORES, EpisodeConfig, Episodes
-from controller.process.lockstep import Bools, Floats, chance
+from controller.process.lockstep import Bools, Floats, Ints, chance
 from controller.process.observation import leader_stays
 
 Wishes = Mapping[ActionKind, Bools]
 
-SAMPLE, REVISE, ESCALATE, VERIFY = (
-    ActionKind.SAMPLE,
-    ActionKind.REVISE,
-    ActionKind.ESCALATE,
-    ActionKind.VERIFY,
-)
+STOP, SAMPLE, REVISE, ESCALATE, VERIFY = ActionKind
 
 
 class Pair:
@@ -54,13 +48,6 @@ class Pair:
         """Whether the other arm can be asked, (N,)."""
         return self.waiting & (self.first != self.then)
 
-    @property
-    def most_votes(self) -> NDArray[np.float64]:
-        """Attempts by the first arm that gave one and the same answer, at most, (N,)."""
-        e = self.episodes
-        votes = e.arm_votes[..., self.first] if e.config.is_menu else e.small_votes
-        return np.asarray(votes.max(1))
-
 
 class Rule(Protocol):
     """What to do when."""
@@ -76,7 +63,7 @@ class RulePolicy:
     def __init__(self, rule: AnyRule) -> None:
         self.rule = rule
 
-    def act(self, episodes: Episodes, mask: Bools) -> NDArray[np.int64]:
+    def act(self, episodes: Episodes, mask: Bools) -> Ints:
         """The rule's action per episode, else the first that is allowed: STOP if it is, (N,)."""
         config, rule = episodes.config, self.rule
         if isinstance(rule, Panel | ArmRouter):
@@ -241,8 +228,9 @@ class VoteCascade:
 
     def wishes(self, episodes: Pair) -> Wishes:
         """Sample n times, then escalate if the small model's share is below `share`."""
-        made = episodes.samples
-        low = episodes.most_votes < self.share * np.maximum(made, 1)
+        made, menu = episodes.samples, episodes.config.is_menu
+        votes = episodes.arm_votes[..., episodes.first] if menu else episodes.small_votes
+        low = votes.max(1) < self.share * np.maximum(made, 1)
         return {
             SAMPLE: (made < self.n) & episodes.waiting,
             ESCALATE: low & episodes.escalates,
@@ -364,7 +352,7 @@ class Panel:
         """The arms in order and how many have to agree."""
         return f"{', '.join(self.arms)} until {self.agreeing} agree"
 
-    def asks(self, episodes: Episodes) -> NDArray[np.int64]:
+    def asks(self, episodes: Episodes) -> Ints:
         """The next of the arms where too few agree."""
         config = episodes.config
         rungs = np.array([config.arm_names.index(arm) for arm in self.arms] + [-1])
@@ -383,7 +371,7 @@ class ArmRouter:
 
     rate: float
 
-    def asks(self, episodes: Episodes) -> NDArray[np.int64]:
+    def asks(self, episodes: Episodes) -> Ints:
         """The best arm of all, once."""
         config, lengths = episodes.config, episodes.expected_lengths
         cost = np.stack([attempting(episodes, lengths, r) for r in range(config.num_rungs)], 1)

@@ -124,14 +124,6 @@ def _revisable(e: Any, width: int, rung: int = 0) -> Any:
     return there & (e.limits.T[rung] > 0) if e.config.names_revisers else there
 
 
-def _verifiable(e: Any, width: int, rung: int = 0) -> Any:
-    return e.unverified > 0
-
-
-def _verifying(e: Any, lengths: Array, rung: int = 0) -> Any:
-    return e.config.verification_cost * e.unverified_tokens
-
-
 def _has_attempts(e: Any, width: int, rung: int) -> Any:
     return e.limits.T[rung] >= e.counts.T[rung] + width
 
@@ -175,8 +167,8 @@ ACTIONS: dict[ActionKind, ActionSpec] = {
     ),
     ActionKind.VERIFY: ActionSpec(
         meaning="the verifier scores the attempts that have no score yet",
-        legal=_verifiable,
-        cost=_verifying,
+        legal=lambda e, width, rung=0: e.unverified > 0,
+        cost=lambda e, lengths, rung=0: e.config.verification_cost * e.unverified_tokens,
         paid_for="scores of all attempts that have none",
         scores=True,
     ),

@@ -20,7 +20,6 @@ from controller.process.actions import (
     ActionSet,
     ActionSpec,
     Tier,
-    attempt_cost,
 )
 from controller.process.cost import CostModel
 from controller.process.features import OWN_FEATURES, Feature, FromWording
@@ -106,15 +105,10 @@ class EpisodeConfig:
             raise ConfigError(
                 f"arms: expected one per rung, {rungs}, the first one small, found {self.arms}"
             )
-        if len(self.verifier_calibration) not in (0, rungs + 1):
-            raise ConfigError(
-                f"verifier_calibration: expected {rungs + 1} numbers, or none, found "
-                f"{self.verifier_calibration}"
-            )
-        if len(self.tie_breaks) not in (0, 4 * rungs):
-            raise ConfigError(
-                f"tie_breaks: expected {4 * rungs} numbers, or none, found {self.tie_breaks}"
-            )
+        for name, count in (("verifier_calibration", rungs + 1), ("tie_breaks", 4 * rungs)):
+            found = getattr(self, name)
+            if len(found) not in (0, count):
+                raise ConfigError(f"{name}: expected {count} numbers, or none, found {found}")
         if sum(arm.verifies for arm in self.menu) > 1:
             raise ConfigError(
                 "arms: expected at most one that verifies, found "
@@ -206,17 +200,13 @@ class EpisodeConfig:
             for kind in (*ActionKind, *self.added_actions)
             if len(rungs := self.rungs_of(kind)) > 1 or (kind.spec.revises and self.names_revisers)
         }
+        every = ActionSet.build(self.sample_widths, self.verifies, named, self.added_actions)
         if not self.is_menu:
-            return ActionSet.build(self.sample_widths, self.verifies, named, own=self.added_actions)
+            return every
         # An arm that is asked once has no use for wider actions.
-        return ActionSet(
-            action
-            for action in ActionSet.build(
-                self.sample_widths, self.verifies, named, self.added_actions
-            )
-            if action.width == min(self.sample_widths)
-            or action.width <= self.caps[self.rung_of(action.kind, action.arm)]
-        )
+        least = min(self.sample_widths)
+        most = [max(least, self.caps[self.rung_of(a.kind, a.arm)]) for a in every]
+        return ActionSet(a for a, cap in zip(every, most, strict=True) if a.width <= cap)
 
     def rungs_of(self, kind: ActionKind) -> tuple[int, ...]:
         """The arms that a kind of action can ask."""
@@ -549,19 +539,6 @@ class Episodes(Lockstep):
         return np.asarray((self.length_factor * self.config.mean_lengths).T)
 
     @property
-    def attempt_costs(self) -> Floats:
-        """Expected cost of an attempt by each arm, (R, N)."""
-        config, lengths = self.config, self.expected_lengths.T
-        costs: Floats = attempt_cost(
-            config.token_cost,
-            config.prompt_share,
-            self.prompt_tokens - self.spared,
-            self.prefilled,
-            lengths,
-        )
-        return costs.T
-
-    @property
     def worst_lengths(self) -> Ints:
         """Longest attempt per rung, (R, N)."""
         return np.asarray(np.broadcast_to(self.config.worst_lengths, self.prompt_tokens.shape).T)
@@ -732,13 +709,6 @@ class Episodes(Lockstep):
         rivals = known & (answers != self.leader[..., None])
         most = np.maximum.reduce(families * rivals, -1, initial=0)
         return whole.families[rows, self.leader], most
-
-    @property
-    def votes_by_arm(self) -> Ints:
-        """Attempts by each arm that gave the leading answer, (N, R)."""
-        whole, rows = self.place
-        votes: Ints = whole.arm_votes[rows, self.leader]
-        return votes
 
     def recall(self, rows: Ints, answer: Ints) -> Floats:
         """What is known of one answer in each of `rows`, a copy, (n, 8)."""

@@ -12,11 +12,10 @@ from operator import attrgetter, itemgetter
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from controller.errors import ConfigError
 from controller.process.actions import ActionSpec
-from controller.process.lockstep import Array, Floats, Lockstep, Rows, stacked
+from controller.process.lockstep import Array, Floats, Lockstep, Rows, Singles, stacked
 from controller.registry import Registry
 
 TERMS, COUNTS = "price and budget", "what was done"
@@ -68,16 +67,12 @@ def _quotients(columns: Floats) -> Array:
     return quotient(columns[:half], columns[half:])
 
 
-def _known(columns: Floats) -> Array:
-    return np.where(is_known(columns), columns, 0.0)
-
-
 FLAG = Scale(text="0 or 1")
 PLAIN = Scale(text="as it is")
 PER_UNIT = Scale(text="per cost of a typical small attempt")
 LOG10 = Scale(text="log10", apply=_log10)
 QUOTIENT = Scale(text="quotient; 0 where nothing was counted", apply=_quotients)
-KNOWN = Scale(text="as it is; 0 where unknown", apply=_known)
+KNOWN = Scale(text="as it is; 0 where unknown", apply=lambda x: np.where(is_known(x), x, 0.0))
 
 
 Column = str | Callable[[Any], Array]
@@ -217,9 +212,7 @@ class FeatureTable:
         said = [(name, f.unit, f.scale.text) for f in self.features for name in f.names]
         return hashlib.sha256(repr(said).encode()).hexdigest()[:16]
 
-    def observe(
-        self, episodes: Lockstep, rows: Rows = None, out: NDArray[np.float32] | None = None
-    ) -> NDArray[np.float32]:
+    def observe(self, episodes: Lockstep, rows: Rows = None, out: Singles | None = None) -> Singles:
         """Observations of `rows`, (n, D) float32, or `out`, (N, D), with these in their places.
 
         Raises:
@@ -246,7 +239,7 @@ class FeatureTable:
                     f"scale, {feature.scale.text}"
                 )
         if out is None:
-            observed: NDArray[np.float32] = columns.T
+            observed: Singles = columns.T
             return observed
         for feature, column in zip(out.T, columns, strict=True):
             feature[rows] = column
@@ -288,11 +281,12 @@ _DIFFICULTY = "difficulty of the question"
 LOG_PRICE = Feature(
     "log_price", TERMS, "accuracy per cost of a typical small attempt", LOG10,
     lambda s: s.e.price * s.unit, "price of compute")
-BUDGET_KNOWN = Feature(
-    "budget_known", TERMS, "", FLAG, lambda s: s.bounded, "whether cost has a hard cap")
-LOG_BUDGET_LEFT = Feature(
-    "log_budget_left", TERMS, "typical small attempts", Scale(text="ln(1 + x)"),
-    lambda s: np.log1p(np.maximum(s.left, 0.0)), "what is left of the hard cap; 0 without one")
+BUDGET = (
+    Feature("budget_known", TERMS, "", FLAG, lambda s: s.bounded, "whether cost has a hard cap"),
+    Feature("log_budget_left", TERMS, "typical small attempts", Scale(text="ln(1 + x)"),
+            lambda s: np.log1p(np.maximum(s.left, 0.0)),
+            "what is left of the hard cap; 0 without one"),
+)
 DIFFICULTY = (
     Feature("difficulty_known", _DIFFICULTY, "", FLAG, lambda s: is_known(s.e.difficulty.T[0]),
             "whether the prompt was read for how hard the question is"),

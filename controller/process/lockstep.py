@@ -18,6 +18,7 @@ Array = NDArray[Any]
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Singles = NDArray[np.float32]
 Rows = Ints | None
 """Positions of some episodes, (n,); None for all of them."""
 

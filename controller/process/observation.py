@@ -9,9 +9,8 @@ from __future__ import annotations
 from functools import cache, cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
-from controller.process.actions import PRICED
+from controller.process.actions import PRICED, attempt_cost
 from controller.process.episodes import (
     LARGE_VOTES,
     LOGPROB,
@@ -22,14 +21,13 @@ from controller.process.episodes import (
     Episodes,
 )
 from controller.process.features import (
-    BUDGET_KNOWN,
+    BUDGET,
     COUNTS,
     DIFFICULTY,
     FLAG,
     KNOWN,
     LENGTHS,
     LOG10,
-    LOG_BUDGET_LEFT,
     LOG_PRICE,
     LOGPROBS,
     PER_UNIT,
@@ -54,7 +52,7 @@ _VOTES, _SCORES = "votes", "verifier scores"
 
 
 @cache
-def _leader_stays_table() -> NDArray[np.float64]:
+def _leader_stays_table() -> Floats:
     """P(X > 1/2) for X ~ Beta(leader + 1, rival + 1), by [leader, rival].
 
     Source: Aggarwal et al. 2023, "Let's Sample Step by Step" (arXiv 2305.11860), eq. 2.
@@ -91,7 +89,11 @@ class AttemptsSeen(Seen):
     @cached_property
     def arm_prices(self) -> Floats:
         """Price x expected cost of an attempt by each arm, (R, n)."""
-        return np.asarray(self.e.price * np.maximum(self.e.attempt_costs, 1.0))
+        e, config = self.e, self.e.config
+        prompts, lengths = e.prompt_tokens - e.spared, e.expected_lengths.T
+        of_tokens = config.token_cost, config.prompt_share
+        costs = attempt_cost(*of_tokens, prompts, e.prefilled, lengths).T
+        return np.asarray(e.price * np.maximum(costs, 1.0))
 
     @cached_property
     def worths(self) -> Floats:
@@ -113,8 +115,7 @@ FEATURES = FeatureTable(
     Feature("log_round_price", TERMS, "accuracy per round", LOG10,
             lambda s: np.maximum(s.e.round_price, _LEAST_ROUND_PRICE),
             f"price of a serial round, at least {_LEAST_ROUND_PRICE}"),
-    BUDGET_KNOWN,
-    LOG_BUDGET_LEFT,
+    *BUDGET,
     Feature("step", COUNTS, "rounds", _COUNT, "rounds",
             "serial rounds so far"),
     Feature("samples", COUNTS, "attempts", _COUNT, lambda s: s.e.counts.T[0],
@@ -229,7 +230,8 @@ def _made(s: AttemptsSeen) -> Ints:
 
 
 def _gave_leader(s: AttemptsSeen) -> Ints:
-    votes: Ints = s.e.votes_by_arm.T
+    whole, rows = s.e.place
+    votes: Ints = whole.arm_votes[rows, s.e.leader].T
     return votes
 
 

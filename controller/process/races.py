@@ -111,12 +111,8 @@ class Marks:
         likely = np.exp(self.mean)  # (E, S)
         counts = same.sum(2).astype(np.float64)
         first = (counts + _TIE * (same * likely[:, None]).sum(2)).argmax(1)[:, None]  # (E, 1)
-
-        def of_first(values: Floats) -> Floats:
-            return np.take_along_axis(values, first, 1)[:, 0]
-
         leading = np.take_along_axis(same, first[:, :, None], 1)[:, 0]  # (E, S)
-        number = of_first(counts)
+        number = np.take_along_axis(counts, first, 1)[:, 0]
         sure = (likely * leading).sum(1) / np.maximum(number, 1)
         answer = np.where(number > 0, np.take_along_axis(self.answer, first, 1)[:, 0], -1)
         return answer, number, np.where(leading, 0, counts).max(1), sure

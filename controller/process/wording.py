@@ -7,7 +7,8 @@ import zlib
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
+
+from controller.process.lockstep import Singles
 
 _BUCKETS = 256
 
@@ -24,7 +25,7 @@ _NUMBER = re.compile(r"\d+")
 _MAX_CHARACTERS = 20_000
 
 
-def text_features(text: str) -> NDArray[np.float32]:
+def text_features(text: str) -> Singles:
     """Words and shape of a question, of its first 20,000 characters.
 
     Returns:
@@ -40,7 +41,7 @@ def text_features(text: str) -> NDArray[np.float32]:
     return np.concatenate([np.log1p(counts), shape_features(text)])
 
 
-def shape_features(text: str) -> NDArray[np.float32]:
+def shape_features(text: str) -> Singles:
     """How long a question is and what of: a prompt state knows this, but does not say it.
 
     Returns:
@@ -74,7 +75,7 @@ def shape_features(text: str) -> NDArray[np.float32]:
     return np.concatenate([np.log1p(np.array(sizes, np.float32)), _number_features(numbers)])
 
 
-def _number_features(numbers: list[str]) -> NDArray[np.float32]:
+def _number_features(numbers: list[str]) -> Singles:
     """Logarithms of the first four numbers and whether 2, 3 and 5 divide them, 0 if missing.
 
     How much work a calculation is depends on the numbers' size and on their small factors.

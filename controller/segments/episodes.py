@@ -15,13 +15,12 @@ from controller.process.actions import SEGMENT_ACTIONS, ActionSet, ActionSpec
 from controller.process.cost import CostModel
 from controller.process.episodes import LEAST_LOGPROB, NO_ANSWER
 from controller.process.features import (
-    BUDGET_KNOWN,
+    BUDGET,
     COUNTS,
     DIFFICULTY,
     FLAG,
     KNOWN,
     LENGTHS,
-    LOG_BUDGET_LEFT,
     LOG_PRICE,
     LOGPROBS,
     PER_UNIT,
@@ -270,11 +269,6 @@ class SegmentEpisodes(Lockstep):
         """Mean log-probability of the prefix, 0 if unknown, (N,)."""
         return self.now[:, _LOGPROB] / np.maximum(self.now[:, _COUNTED], 1)
 
-    @property
-    def value_before(self) -> Floats:
-        """Value of the prefix without its last segment, NaN if unknown, (N,)."""
-        return self.before[:, _VALUE]
-
     def next_draw(self, rows: Ints, actions: Ints) -> Ints:
         """How often the segment that an action asks for was written before, (n,)."""
         return np.where(actions == REVISE, self.draw[rows] + 1, 0)
@@ -346,8 +340,7 @@ _PREFIXES, _FORCED = "value of the prefix", "forced answers"
 SEGMENT_FEATURES = FeatureTable(
     1,
     LOG_PRICE,
-    BUDGET_KNOWN,
-    LOG_BUDGET_LEFT,
+    *BUDGET,
     Feature("segments", COUNTS, "segments", _COUNT, "segments",
             "segments of the attempt so far"),
     Feature("length", LENGTHS, "tokens", PER_UNIT, lambda s: s.e.written / s.unit,
@@ -376,7 +369,8 @@ SEGMENT_FEATURES = FeatureTable(
             "whether the small model's state was read for how it will end"),
     Feature("value", _PREFIXES, "log-odds", KNOWN, "value",
             "that the small model ends right from here"),
-    Feature("value_change", _PREFIXES, "log-odds", KNOWN, lambda s: s.e.value - s.e.value_before,
+    Feature("value_change", _PREFIXES, "log-odds", KNOWN,
+            lambda s: s.e.value - s.e.before[:, _VALUE],
             "how the last segment changed it"),
     Feature("answer_known", _FORCED, "", FLAG, lambda s: (s.e.probe >= 0) & s.e.config.probes,
             "whether an answer that was forced after the last segment could be read"),

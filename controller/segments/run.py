@@ -17,7 +17,7 @@ from controller.policy.network import Policy
 from controller.process.actions import SEGMENT_ACTIONS, Action, ActionKind
 from controller.process.cost import Usage
 from controller.process.episodes import NO_ANSWER
-from controller.process.lockstep import Ints
+from controller.process.lockstep import Bools, Ints
 from controller.process.terms import Terms
 from controller.process.types import Attempt, Question
 from controller.segments.episodes import (
@@ -174,7 +174,7 @@ class SegmentRun:
         if len(rows):
             self.state.force(rows, *self._force(rows))
 
-    def play(self, policy: Policy, unwanted: Sequence[Flag | None]) -> NDArray[np.bool_]:
+    def play(self, policy: Policy, unwanted: Sequence[Flag | None]) -> Bools:
         """Let a policy, which may not give up, decide until every attempt has ended.
 
         An attempt is left as it is once its flag in `unwanted` is set.

@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from controller.errors import check_range
 from controller.process.cost import Usage
+from controller.process.lockstep import Singles
 from controller.process.types import ModelSpec, Question
 
 
@@ -82,7 +80,7 @@ class Prefix:
     prompt_tokens: tuple[int, ...]
     before: Prefix | None = None
     segment: Segment | None = None
-    hidden: NDArray[np.float32] | None = None
+    hidden: Singles | None = None
     value: float | None = None
     usage: tuple[Usage, ...] = ()
     memory: Any = field(default=None, repr=False)

@@ -21,9 +21,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from controller.backends.openai.backend import UNAVAILABLE
-from controller.core import Choice
 from controller.server.config import LOOPBACK
-from controller.server.engine import Engine, Served
+from controller.server.engine import NOBODY, Engine, Listener, Served
 from controller.server.keys import Keys
 from controller.server.ops import Metrics
 from controller.server.replies import ALIVE, REFUSED, CompletionForm, bug, error_json, refused
@@ -31,8 +30,8 @@ from controller.server.responses import ResponseForm, ResponseRequest
 from controller.server.routes import Idle, PrepareRequest, check_prepared, decide, document, page
 from controller.server.schema import (
     MODEL,
+    Asked,
     ChatRequest,
-    Completing,
     CompletionRequest,
     DecideRequest,
     read_terms,
@@ -88,9 +87,9 @@ class Service:
             **({"/": self.page} if self.playground else {}),
         }
         posts: dict[str, Callable[..., Any]] = {
-            "/v1/chat/completions": partial(self.answer, ChatRequest),
-            "/v1/completions": partial(self.answer, CompletionRequest),
-            "/v1/responses": partial(self.answer, ResponseRequest),
+            "/v1/chat/completions": partial(self.answer, ChatRequest, CompletionForm),
+            "/v1/completions": partial(self.answer, CompletionRequest, CompletionForm),
+            "/v1/responses": partial(self.answer, ResponseRequest, ResponseForm),
             "/v1/decide": self.decide,
             "/v1/prepare": self.prepare,
         }
@@ -110,9 +109,7 @@ class Service:
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         telling = asyncio.create_task(self._tell_room())
         yield
-        await _cancelled(telling)
-        if self._check is not None:
-            await _cancelled(self._check)
+        await _cancelled(telling, *filter(None, [self._check]))
         await self.engine.backend.close()
 
     def _caller(self, request: Request) -> str:
@@ -141,7 +138,7 @@ class Service:
             self.metrics.in_flight.dec()
 
     async def answer(
-        self, kind: type[Completing] | type[ResponseRequest], request: Request
+        self, kind: type[Asked], form_of: Callable[..., Form], request: Request
     ) -> Response:
         """POST of a question."""
         caller, context = self._caller(request), propagate.extract(request.headers)
@@ -152,29 +149,17 @@ class Service:
         question = asked.question()
         check_prepared(question, terms.prepared)
 
-        async def answer(
-            emit: Callable[[Choice], None] = lambda choice: None,
-            say: Callable[[str], None] | None = None,
-            write: Callable[[int, str], None] | None = None,
-        ) -> Served:
+        form = form_of(asked, explain=terms.explain)
+
+        async def answer(listener: Listener = NOBODY) -> Served:
             with _tracer.start_as_current_span(
                 request.url.path, context=context, kind=trace.SpanKind.SERVER
             ):
+                listener = listener if terms.explain else listener._replace(write=None)
                 return await self.engine.answer(
-                    question,
-                    terms,
-                    caller=caller,
-                    sticky=asked.user,
-                    emit=emit,
-                    say=say,
-                    write=write if terms.explain else None,
+                    question, terms, caller=caller, sticky=asked.user, listener=listener
                 )
 
-        form: Form = (
-            CompletionForm(asked, explain=terms.explain)
-            if isinstance(asked, Completing)
-            else ResponseForm(asked, explain=terms.explain)
-        )
         with contextlib.ExitStack() as flying:
             flying.enter_context(self._flying())
             await self.engine.check(question, terms, sticky=asked.user)
@@ -190,11 +175,12 @@ class Service:
 
         async def work() -> None:
             try:
-                served = await answer(
+                listener = Listener(
                     emit=lambda choice: events.put_nowait(form.choice(choice)),
                     say=lambda piece: events.put_nowait(form.text(piece)),
                     write=lambda place, piece: events.put_nowait(form.written(place, piece)),
                 )
+                served = await answer(listener)
                 events.put_nowait(form.answer(served))
             except REFUSED as error:
                 events.put_nowait(form.error(error))

@@ -9,20 +9,20 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 from opentelemetry import trace
 from pydantic import ConfigDict, Field
 
 from controller.answers import answer_kind, first_same
-from controller.answers.kinds import Whole
 from controller.answers.structured import has_schemas, schema_fault
 from controller.backends.base import (
     DEADLINE,
     HINTS,
     Backend,
     OneSpelling,
+    Pairs,
     Request,
     Verdict,
     Wrapped,
@@ -50,9 +50,22 @@ from controller.server.variants import Variant, Variants
 
 _tracer = trace.get_tracer("allot")
 
-Emit = Callable[[Choice], None]
-Say = Callable[[str], None]
-Write = Callable[[int, str], None]
+
+class Listener(NamedTuple):
+    """Who is told of an answer while it comes about.
+
+    Attributes:
+        emit: of each choice when it is made, and of each decision once carried out.
+        say: of an attempt's text as it is written, where that is returned in any case.
+        write: which attempt of an action writes what, as it is written.
+    """
+
+    emit: Callable[[Choice], None] = lambda choice: None
+    say: Callable[[str], None] | None = None
+    write: Callable[[int, str], None] | None = None
+
+
+NOBODY = Listener()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,12 +135,6 @@ class Served:
     wall_s: float
 
     @property
-    def answers_are_texts(self) -> bool:
-        """Whether an answer is all that a model wrote, and not a few words of it."""
-        whole = self.variant.checkpoint.answers == Whole.name
-        return whole or has_schemas(self.question.fields)
-
-    @property
     def gave_up(self) -> bool:
         """Whether no attempt was made on purpose."""
         return not (self.attempts or self.degraded or self.limited)
@@ -186,9 +193,7 @@ class Engine:
         *,
         caller: str = "anyone",
         sticky: str | None = None,
-        emit: Emit = lambda choice: None,
-        say: Say | None = None,
-        write: Write | None = None,
+        listener: Listener = NOBODY,
     ) -> Served:
         """Answer a question.
 
@@ -197,19 +202,17 @@ class Engine:
             terms: of the client.
             caller: who pays for escalations.
             sticky: what is hashed to choose a variant; the question's text when None.
-            emit: told of each choice when it is made, and of each decision once carried out.
-            say: told an attempt's text as it is written, where that is returned in any case.
-            write: told which attempt of an action writes what, as it is written.
+            listener: of what happens meanwhile.
 
         Raises:
             ConfigError: terms that are out of range.
             NoAnswerError: no attempt succeeded.
         """
         asked = _Asked(self, question, terms, caller, self.variants.assign(sticky or question.text))
-        attributes = {"allot.arm": asked.variant.name}
-        with _tracer.start_as_current_span("answer", attributes=attributes) as span:
+        named = {"allot.arm": asked.variant.name}
+        with _tracer.start_as_current_span("answer", attributes=named) as span:
             try:
-                await asked.run(emit, say, write)
+                await asked.run(listener)
             except asyncio.CancelledError:
                 asked.decider.limited.add(CANCELLED)
                 self._settle(asked)
@@ -332,13 +335,11 @@ class _Asked(Wrapped):
         self._answers, self._deadline = engine.answers, deadline
         self._pending: Sequence[Request] = ()  # gone out and not answered
         self._written: dict[int, int] = {}  # tokens of cancelled ones, by place, where known
-        self._say: Say | None = None
-        self._write: Write | None = None
-        self._said = False
+        self._listener, self._says, self._said = NOBODY, False, False
 
-    async def run(self, emit: Emit, say: Say | None, write: Write | None) -> None:
+    async def run(self, listener: Listener) -> None:
         """Play the episode; see `Engine.answer`."""
-        self._write = write
+        self._listener = listener
         decider, decisions = self.decider, self.decisions
         try:
             async with asyncio.timeout_at(self._deadline):
@@ -352,8 +353,8 @@ class _Asked(Wrapped):
         while not decisions or not decisions[-1].final:
             try:
                 async for step in play(self.episode, decider):
-                    emit(step)
-                    self._say = say if say and self._returns(step) else None
+                    listener.emit(step)
+                    self._says = bool(listener.say) and self._returns(step)
                     if isinstance(step, Decision):
                         decisions.append(step)
                         _trace(step)
@@ -413,7 +414,7 @@ class _Asked(Wrapped):
             replace(
                 request,
                 deadline=self._deadline,
-                on_text=partial(self._tell, place) if self._say or self._write else None,
+                on_text=partial(self._tell, place) if self._says or self._listener.write else None,
                 on_cancelled=partial(self._note_cancelled, place),
             )
             for place, request in enumerate(requests)
@@ -433,15 +434,13 @@ class _Asked(Wrapped):
         self._written[place] = usage.cancelled_tokens
 
     def _tell(self, place: int, piece: str) -> None:
-        if self._write:
-            self._write(place, piece)
-        if self._say:
+        if self._listener.write:
+            self._listener.write(place, piece)
+        if self._says and self._listener.say:
             self._said = True
-            self._say(piece)
+            self._listener.say(piece)
 
-    async def verify(
-        self, pairs: Sequence[tuple[Question, Attempt]], deadline: float | None = None
-    ) -> Verdict:
+    async def verify(self, pairs: Pairs, deadline: float | None = None) -> Verdict:
         """See `Backend.verify`."""
         try:
             async with asyncio.timeout_at(self._deadline + GRACE_S):

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from controller.backends.base import DEADLINE, Backend
 from controller.core import Choice, Decider, Episode
 from controller.errors import ConfigError
 from controller.process.actions import Action, ActionKind
 from controller.process.episodes import EpisodeConfig
+from controller.process.lockstep import Bools
 from controller.process.types import ModelSpec
 from controller.server.config import Limits
 from controller.server.shared import Buckets
@@ -51,15 +51,10 @@ class Budgets:
 
     def _counted(self, caller: str) -> list[tuple[str, str, float]]:
         """Budgets that a caller counts for: name, bucket and rate a minute."""
-        budgets = (
-            ("global_budget", "all", getattr(self._limits, f"{self._of}_per_minute")),
-            (
-                "caller_budget",
-                f"of:{caller}",
-                getattr(self._limits, f"caller_{self._of}_per_minute"),
-            ),
-        )
-        return [(why, f"{self._of}:{b}", rate) for why, b, rate in budgets if rate is not None]
+        budgets = (("global_budget", "all", ""), ("caller_budget", f"of:{caller}", "caller_"))
+        rates = [getattr(self._limits, f"{whose}{self._of}_per_minute") for *_, whose in budgets]
+        counted = zip(budgets, rates, strict=True)
+        return [(why, f"{self._of}:{b}", rate) for (why, b, _), rate in counted if rate is not None]
 
 
 def unwanted(
@@ -116,7 +111,7 @@ class Restricted:
     seconds: float = 0.0
     escalations: int = 0
 
-    def choose(self, episode: Episode, mask: NDArray[np.bool_]) -> Choice:
+    def choose(self, episode: Episode, mask: Bools) -> Choice:
         """See `Decider.choose`; a mask that allows nothing else means STOP."""
         started, why = time.perf_counter(), self._reasons(episode)
         allowed = mask & np.array([action not in why for action in episode.config.actions])

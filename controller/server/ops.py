@@ -18,6 +18,8 @@ from opentelemetry import trace
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from controller.answers.kinds import Whole
+from controller.answers.structured import has_schemas
 from controller.backends.identity import text_digest
 from controller.core import Decision
 from controller.server.engine import Served
@@ -94,7 +96,9 @@ _ATTEMPT = (
 def episode_fields(served: Served, *, texts: bool) -> dict[str, Any]:
     """What the log says about a question."""
     question, variant = served.question, served.variant
-    hidden = not texts and served.answers_are_texts
+    # An answer may be all that a model wrote, and not a few words of it.
+    whole = variant.checkpoint.answers == Whole.name or has_schemas(question.fields)
+    hidden = whole and not texts
     models = enumerate(variant.checkpoint.models)
     return {
         "version": LOG_VERSION,

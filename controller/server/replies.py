@@ -139,7 +139,7 @@ class CompletionForm:
     def __init__(self, asked: Completing, *, explain: bool) -> None:
         chat = isinstance(asked, ChatRequest)
         self._ignored, self._chat, self._explain = asked.ignored, chat, explain
-        self._include_usage, self._told = asked.include_usage, ""
+        self._options, self._told = asked.stream_options, ""
         self._head = {
             "id": f"allot-stream-{time.time_ns():x}",
             "object": "chat.completion.chunk" if chat else "text_completion",
@@ -193,7 +193,7 @@ class CompletionForm:
             **({"tool_calls": calls} if calls else {}),
         }
         events = [self._event(delta, told=logprobs_of(served)), end]
-        if self._include_usage:
+        if self._options and self._options.include_usage:
             events.append(sse({**self._head, "choices": [], "usage": usage_json(served)}))
         return b"".join([*events, DONE])
 

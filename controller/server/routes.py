@@ -126,10 +126,7 @@ class Idle:
             theirs = any(kind in str(error) for kind in (TOO_LONG, REJECTED, FILTERED, "expected"))
             raise HTTPException(400 if theirs else 503, str(error)) from error
         finally:
-            tokens = {
-                rung: used.prefill_tokens + used.decoded_tokens + used.cancelled_tokens
-                for rung, used in read.items()
-            }
+            tokens = {rung: used.processed_tokens for rung, used in read.items()}
             self._budgets.take(caller, sum(tokens.values()) - expected)
         for rung in read:
             self._metrics.idle_tokens.labels(models[rung].name).inc(tokens[rung])

@@ -45,6 +45,9 @@ from controller.server.variants import Variant, Variants
 Work = Callable[[socket.socket], None]
 """Serves what a socket accepts, until a signal says stop."""
 
+Tell = Callable[[str], None]
+"""Told the address that takes requests."""
+
 NOT_STARTED = 2
 """Exit status of a worker that would fail again."""
 _RESTART_AFTER_S, _PREPARE_EVERY_S = 1.0, 5.0
@@ -223,9 +226,7 @@ def build_backend(
 class _Server(uvicorn.Server):
     """Says that it is not ready before it stops taking requests."""
 
-    def __init__(
-        self, service: Service, config: ServeConfig, on_listening: Callable[[str], None]
-    ) -> None:
+    def __init__(self, service: Service, config: ServeConfig, on_listening: Tell) -> None:
         super().__init__(http_server(service, config.shutdown_s))
         self._service, self._drain_s, self._on_listening = service, config.drain_s, on_listening
 
@@ -250,9 +251,7 @@ class _Server(uvicorn.Server):
         loop.call_later(self._drain_s, lambda: uvicorn.Server.handle_exit(self, sig, frame))
 
 
-def run_service(
-    config: ServeConfig, on_listening: Callable[[str], None] = lambda url: None
-) -> None:
+def run_service(config: ServeConfig, on_listening: Tell = lambda url: None) -> None:
     """Serve until a signal says stop; `on_listening` is told the address that takes requests.
 
     Raises:
@@ -277,7 +276,7 @@ def _work_beside(config: ServeConfig, listener: socket.socket) -> None:
     except AllotError as error:
         service_log.error("not_started", extra={"fields": {"why": str(error)}})
         sys.exit(NOT_STARTED)
-    _work(config, service, listener)
+    _work(config, service, listener, lambda url: None)
 
 
 def supervise(work: Work, listener: socket.socket, workers: int) -> None:
@@ -347,10 +346,7 @@ def _end_with_parent() -> None:
 
 
 def _work(
-    config: ServeConfig,
-    service: Service,
-    listener: socket.socket,
-    on_listening: Callable[[str], None] = lambda url: None,
+    config: ServeConfig, service: Service, listener: socket.socket, on_listening: Tell
 ) -> None:
     """Serve what a socket accepts until a signal says stop."""
     if config.telemetry:

@@ -272,11 +272,6 @@ class Completing(Asked):
             raise ValueError("stream_options: expected stream to be true with it")
         return self
 
-    @property
-    def include_usage(self) -> bool:
-        """Whether a stream ends with a chunk about usage."""
-        return bool(self.stream_options and self.stream_options.include_usage)
-
 
 class ChatRequest(Completing):
     """POST /v1/chat/completions."""

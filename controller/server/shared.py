@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 import uuid
@@ -13,6 +12,7 @@ from typing import Any
 
 import redis
 
+from controller.backends.identity import text_digest
 from controller.backends.openai.resilience import CircuitBreaker
 from controller.errors import ConfigError
 from controller.policy.pricing import Tally
@@ -227,8 +227,7 @@ class Shared:
     def breaker(self, name: str) -> CircuitBreaker:
         """Of a model behind a server."""
         # Addresses may have passwords in them.
-        key = hashlib.sha256(name.encode()).hexdigest()[:16]
-        return SharedBreaker(self._store, key) if self._store else CircuitBreaker()
+        return SharedBreaker(self._store, text_digest(name)) if self._store else CircuitBreaker()
 
     def tally(self, name: str) -> Tally:
         """Of what questions cost."""

@@ -217,7 +217,7 @@ def menu_cost(
         load, row = loads[place.name], {"arm": place.name, "tier": str(place.tier or "-")}
         row |= {"prompt": str(load.prompt), "written": str(load.written)}
         why = []
-        if place.is_local:
+        if not place.is_server:
             model = place.source, place.body.get("num_loops")
             if model not in known:
                 known[model] = Architecture.read(place)

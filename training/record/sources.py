@@ -92,7 +92,7 @@ class Models(Decoding):
     @property
     def local(self) -> tuple[ModelPlace, ...]:
         """Models of this process."""
-        return tuple(place for place in self.places if place.is_local)
+        return tuple(place for place in self.places if not place.is_server)
 
     def load(self) -> list[LocalModel]:
         """Local models in memory, as a ladder of their own."""
@@ -142,7 +142,7 @@ class Models(Decoding):
     def recorder(self, config: RecordConfig) -> Recorder:
         """Load what is local, and ask the servers about the rest."""
         grader = KindGrader()
-        rungs = [rung for rung, place in enumerate(self.places) if place.is_local]
+        rungs = [rung for rung, place in enumerate(self.places) if not place.is_server]
         local = LocalRecorder(self.backend(), grader, config, rungs) if rungs else None
         urls = dict.fromkeys(place.url for place in self.places if place.url)
         if local is not None and not urls:

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from controller.answers import UNSTATED, AnswerKind, answer_kind, reading_of
-from controller.backends.base import TEMPERATURE, Backend, PromptState, Request, Verdict
+from controller.backends.base import TEMPERATURE, Backend, Pairs, PromptState, Request, Verdict
 from controller.backends.identity import blank_attempt, stream_name
 from controller.backends.ladder import Ladder
 from controller.backends.local.adapters import score_attempts
@@ -207,9 +207,7 @@ class LocalBackend(Backend):
         known = attempt.rung == 0 and attempt.text is not None and attempt.error is None
         return known and self.local.score is not None
 
-    async def verify(
-        self, pairs: Sequence[tuple[Question, Attempt]], deadline: float | None = None
-    ) -> Verdict:
+    async def verify(self, pairs: Pairs, deadline: float | None = None) -> Verdict:
         """Score attempts by one forward pass each over question and attempt.
 
         Raises:

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from controller.backends.local.jobs import UNWANTED, Job, Prompt, RunningBatch, WaitingByWidth
@@ -100,16 +101,13 @@ class Decoder:
                 prompt.error = NOT_FINITE
 
     @torch.inference_mode()
-    def run(self, waiting: deque[Job]) -> None:
+    def run(self, fresh: deque[Job]) -> None:
         """Write all jobs, in batches that are refilled in the order given.
 
         Those of one prompt are next to each other, and taken out one by one, so that a prompt's
         keys and values are let go with its last job.
         """
-        self._run(waiting, self.max_rows)
-
-    def _run(self, fresh: deque[Job], max_rows: int) -> None:
-        max_rows = min(max_rows, len(fresh))
+        max_rows = min(self.max_rows, len(fresh))
         max_tokens = max((job.max_tokens for job in fresh), default=0)
         rows = RunningBatch(max_rows, max_tokens, KVBatch(max_rows, self.model.device))
         self.cache = rows.cache
@@ -185,29 +183,27 @@ class Decoder:
             rows.load(ready)
             self._write(rows, first, torch.stack([cache.logits for _, cache in ready]))
 
-    def _next_logits(self, rows: RunningBatch) -> torch.Tensor:
+    def _next_logits(self, rows: RunningBatch) -> Tensor:
         """Logits of every row's next token, (N, V)."""
         mask, positions = rows.cache.begin_step()
+        if self._finished_mask:  # as attention adds it to its scores, once for all layers
+            scores = torch.zeros(mask.shape, dtype=self.model.dtype, device=mask.device)
+            mask = scores.masked_fill_(~mask, -torch.inf)[:, None, None]  # (N, 1, 1, W)
         output = forward(
             self.model,
             [job.prompt.adapter for job in rows.jobs],
             input_ids=rows.last_tokens(),
-            attention_mask=self._additive(mask) if self._finished_mask else mask,
+            attention_mask=mask,
             position_ids=positions,
             cache=rows.cache,
             use_cache=True,
             logits_to_keep=1,
         )
         rows.cache.end_step()
-        logits: torch.Tensor = output.logits[:, -1]
+        logits: Tensor = output.logits[:, -1]
         return logits
 
-    def _additive(self, mask: torch.Tensor) -> torch.Tensor:
-        """A mask (N, W) as attention adds it to its scores, (N, 1, 1, W), once for all layers."""
-        scores = torch.zeros(mask.shape, dtype=self.model.dtype, device=mask.device)
-        return scores.masked_fill_(~mask, -torch.inf)[:, None, None]
-
-    def _write(self, rows: RunningBatch, first: int, logits: torch.Tensor) -> None:
+    def _write(self, rows: RunningBatch, first: int, logits: Tensor) -> None:
         """Sample a token in the rows from `first` on, and let go of those that end."""
         tokens, logprobs = rows.write(first, logits, self.temperature)
         broken = ~logprobs.isfinite()  # (K,)
@@ -240,7 +236,7 @@ class Decoder:
             job.generation.cancelled_tokens += int(rows.written[row]) if len(jobs) > 1 else 0
         rows.clear()
         for job in jobs if len(jobs) > 1 else ():
-            self._run(deque([job]), max_rows=1)
+            self.run(deque([job]))
 
 
 def stage_width(length: int) -> int:

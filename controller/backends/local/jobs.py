@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.functional import pad
 
 from controller.backends.base import Flag
@@ -44,7 +45,7 @@ class Prompt:
         return self.tokens[self.before.num_tokens :] if self.before else self.tokens
 
     @property
-    def hidden(self) -> torch.Tensor | None:
+    def hidden(self) -> Tensor | None:
         """Last hidden state at its last token, (H,); None if that is not known."""
         return None if self.cache is None else self.cache.hidden
 
@@ -114,7 +115,7 @@ class Job:
         return self.unwanted is None or not self.unwanted.is_set()
 
 
-PausedRows = tuple[list[Job], tuple[torch.Tensor, ...]]
+PausedRows = tuple[list[Job], tuple[Tensor, ...]]
 """Jobs set aside in the middle of being written, and what `RunningBatch.pause` kept of K rows."""
 
 
@@ -162,7 +163,7 @@ class RunningBatch:
         self.draws = torch.zeros(max_rows, max_tokens, dtype=torch.float64, device=device)
 
     @property
-    def state(self) -> tuple[torch.Tensor, ...]:
+    def state(self) -> tuple[Tensor, ...]:
         """All that there is to a row beside its job, keys and values, (R, ...) each."""
         return self.written, self.limits, self.tokens, self.logprobs, self.draws
 
@@ -183,7 +184,7 @@ class RunningBatch:
             )
         self.cache.load([cache for _, cache in jobs])
 
-    def pause(self, rows: torch.Tensor) -> PausedRows:
+    def pause(self, rows: Tensor) -> PausedRows:
         """Take jobs (K,) out, to be put back later."""
         state = (*(x[rows] for x in self.state), *self.cache.take(rows))
         jobs = [self.jobs[row] for row in rows.tolist()]
@@ -198,14 +199,12 @@ class RunningBatch:
             mine[first : len(self.jobs)] = theirs
         self.cache.put(state[own:])
 
-    def last_tokens(self) -> torch.Tensor:
+    def last_tokens(self) -> Tensor:
         """What each row wrote last, (N, 1)."""
         active = len(self.jobs)
         return self.tokens[:active].gather(1, self.written[:active, None] - 1)
 
-    def write(
-        self, first: int, logits: torch.Tensor, temperature: float
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def write(self, first: int, logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """Sample a token in the rows from `first` on, from logits (K, V).
 
         Jobs may have temperatures of their own. Returns what `choose_tokens` does.
@@ -241,7 +240,7 @@ class RunningBatch:
         generation.logprobs = self.logprobs[row, :count].cpu().numpy().copy()
         generation.error = error
 
-    def remove(self, ended: torch.Tensor) -> None:
+    def remove(self, ended: Tensor) -> None:
         """Drop rows (K,), moving rows from the end into their places."""
         gone, active = set(ended.tolist()), len(self.jobs) - len(ended)
         targets = [row for row in sorted(gone) if row < active]
@@ -262,9 +261,7 @@ class RunningBatch:
         self.cache.clear()
 
 
-def choose_tokens(
-    logits: torch.Tensor, draws: torch.Tensor, temperature: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+def choose_tokens(logits: Tensor, draws: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """One token per row, by inverting the cumulative distribution.
 
     Args:
@@ -287,9 +284,7 @@ def choose_tokens(
     return tokens, logprobs
 
 
-def _choose_part(
-    logits: torch.Tensor, draws: torch.Tensor, temperature: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _choose_part(logits: Tensor, draws: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     logprobs = logits.float().log_softmax(-1)  # (N, V)
     if temperature == 0:
         tokens = logits.argmax(-1)  # (N,)
@@ -300,7 +295,7 @@ def _choose_part(
     return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
 
 
-def _invert(weights: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+def _invert(weights: Tensor, draws: Tensor) -> Tensor:
     """Where the cumulative sum of weights (N, V) passes a share (N,) of their total, (N,).
 
     Long sums go block by block: one block alone is looked into.

@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import CacheLayerMixin
 
@@ -20,7 +21,7 @@ MAX_TOKENS = 8192
 MAX_PADDING_RATIO = 1.25
 """Longest sequence of a batch relative to its shortest."""
 
-KeysValues = tuple[tuple[torch.Tensor, torch.Tensor], ...]
+KeysValues = tuple[tuple[Tensor, Tensor], ...]
 """Keys and values of L tokens, one pair per layer, each (heads, L, head size)."""
 
 MODEL_ERRORS = (RuntimeError, ValueError, IndexError)
@@ -52,7 +53,7 @@ def batches_by_length(lengths: Sequence[int]) -> Iterator[list[int]]:
 
 def padded(
     texts: Sequence[tuple[int, ...]], device: torch.device
-) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+) -> tuple[dict[str, Tensor], Tensor]:
     """Inputs of a forward pass over B sequences, padded on the right, and their lengths (B,)."""
     lengths = torch.tensor([len(tokens) for tokens in texts])  # (B,)
     columns = torch.arange(int(lengths.max()))  # (L,)
@@ -83,8 +84,8 @@ class KVPrefix:
     tokens: tuple[int, ...]
     layers: KeysValues
     before: KVPrefix | None
-    logits: torch.Tensor
-    hidden: torch.Tensor | None
+    logits: Tensor
+    hidden: Tensor | None
 
     @property
     def num_tokens(self) -> int:
@@ -234,12 +235,12 @@ class KVBatch(Cache):  # type: ignore[misc]
         self.num_rows, self.width, self.num_active = max_rows, 0, 0
         self.lengths = torch.zeros(max_rows, dtype=torch.long, device=device)  # (R,)
         self.indices = torch.arange(max_rows, device=device)  # (R,)
-        self._cells: dict[int, torch.Tensor] = {}
+        self._cells: dict[int, Tensor] = {}
         self.layers: list[KVLayer] = []
         super().__init__(layers=[])
 
     @property
-    def _tensors(self) -> list[torch.Tensor]:
+    def _tensors(self) -> list[Tensor]:
         """Keys and values of all layers, (R, heads, W, head size) each."""
         return [x for layer in self.layers for x in (layer.keys, layer.values)]
 
@@ -256,7 +257,7 @@ class KVBatch(Cache):  # type: ignore[misc]
     @property
     def num_bytes(self) -> int:
         """Memory that is held."""
-        return sum(layer.num_bytes for layer in self.layers)
+        return sum(x.nbytes for layer in self.layers for x in layer.memory)
 
     def shrink(self) -> None:
         """Let go of the memory of rows that are not active."""
@@ -274,7 +275,7 @@ class KVBatch(Cache):  # type: ignore[misc]
             tensors = (x for pair in same[0].layers for x in pair)
             self.put((lengths, *(x.expand(len(same), *x.shape) for x in tensors)))
 
-    def put(self, rows: Sequence[torch.Tensor]) -> None:
+    def put(self, rows: Sequence[Tensor]) -> None:
         """Append K rows, none longer than `width`.
 
         Rows are their lengths (K,), then keys and values layer by layer, (K, heads, L, head size)
@@ -290,7 +291,7 @@ class KVBatch(Cache):  # type: ignore[misc]
         self.lengths[places] = lengths
         self.num_active = places.stop
 
-    def take(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def take(self, rows: Tensor) -> tuple[Tensor, ...]:
         """A copy of rows (K,), as `put` takes them."""
         length = int(self.lengths[rows].max())
         copies = (x[:, :, :length].index_select(0, rows.to(x.device)) for x in self._tensors)
@@ -303,7 +304,7 @@ class KVBatch(Cache):  # type: ignore[misc]
             for x in self.layers
         )
 
-    def move(self, sources: torch.Tensor, targets: torch.Tensor, num_active: int) -> None:
+    def move(self, sources: Tensor, targets: Tensor, num_active: int) -> None:
         """Overwrite rows `targets` by rows `sources`, both (K,), and keep `num_active` rows."""
         if len(sources):
             lengths, *tensors = self.take(sources)
@@ -312,19 +313,19 @@ class KVBatch(Cache):  # type: ignore[misc]
             self.lengths[targets] = lengths
         self.num_active = num_active
 
-    def blank(self, rows: torch.Tensor) -> None:
+    def blank(self, rows: Tensor) -> None:
         """Zero rows (K,): a NaN left in masked columns would spread to the next tenant."""
         for x in self._tensors:
             x[rows.to(x.device)] = 0
 
-    def begin_step(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def begin_step(self) -> tuple[Tensor, Tensor]:
         """Attention mask (N, W) and positions of the new tokens (N, 1) of the N active rows."""
         self._cells.clear()
         lengths = self.lengths[: self.num_active, None]  # (N, 1)
         columns = torch.arange(self.width, device=lengths.device)  # (W,)
         return columns <= lengths, lengths.clone()
 
-    def cells(self, num_heads: int) -> torch.Tensor:
+    def cells(self, num_heads: int) -> Tensor:
         """Where the new tokens go in (R, heads, W) counted through, (N * heads,)."""
         if num_heads not in self._cells:
             heads = torch.arange(num_heads, device=self.indices.device)  # (heads,)
@@ -345,21 +346,16 @@ class KVLayer(CacheLayerMixin):  # type: ignore[misc]
     """
 
     is_sliding = False
-    keys: torch.Tensor
-    values: torch.Tensor
+    keys: Tensor
+    values: Tensor
 
-    def __init__(self, batch: KVBatch, keys: torch.Tensor, values: torch.Tensor) -> None:
+    def __init__(self, batch: KVBatch, keys: Tensor, values: Tensor) -> None:
         super().__init__()
         self.batch = batch
-        self._memory = keys.new_empty(0), values.new_empty(0)
+        self.memory = keys.new_empty(0), values.new_empty(0)
         self._shapes = tuple((x.shape[1], x.shape[3]) for x in (keys, values))
         self.start()
         self.is_initialized = True
-
-    @property
-    def num_bytes(self) -> int:
-        """Memory that is held."""
-        return sum(x.nbytes for x in self._memory)
 
     def start(self, *, keep: bool = False) -> None:
         """Take the batch's new shape, whatever is in it; memory is used again if it suffices.
@@ -369,23 +365,23 @@ class KVLayer(CacheLayerMixin):  # type: ignore[misc]
         rows, width = self.batch.num_rows, self.batch.width
         sizes = [rows * heads * width * size for heads, size in self._shapes]
         if keep:
-            keys, values = (x[:size].clone() for x, size in zip(self._memory, sizes, strict=True))
-            self._memory = keys, values
-        elif any(len(x) < size for x, size in zip(self._memory, sizes, strict=True)):
+            keys, values = (x[:size].clone() for x, size in zip(self.memory, sizes, strict=True))
+            self.memory = keys, values
+        elif any(len(x) < size for x, size in zip(self.memory, sizes, strict=True)):
             # Zeros, as a masked column meets an attention weight of 0, and 0 * NaN is NaN.
-            keys, values = self._memory
-            self._memory = keys.new_zeros(sizes[0]), values.new_zeros(sizes[1])
+            keys, values = self.memory
+            self.memory = keys.new_zeros(sizes[0]), values.new_zeros(sizes[1])
         self.keys, self.values = (
             x[:size].view(rows, heads, width, -1)
-            for x, size, (heads, _) in zip(self._memory, sizes, self._shapes, strict=True)
+            for x, size, (heads, _) in zip(self.memory, sizes, self._shapes, strict=True)
         )
 
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Part of the interface; a layer is made whole."""
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         """Add one token per row, each (N, heads, 1, head size); return all, (N, heads, W, ...)."""
         for memory, new in ((self.keys, key_states), (self.values, value_states)):
             size = new.shape[-1]

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import (
     AutoModelForCausalLM,
@@ -31,6 +31,7 @@ from transformers.utils import logging
 
 from controller.backends.architecture import active_parameters
 from controller.backends.base import UNLIMITED, Request
+from controller.backends.identity import weights_digest
 from controller.backends.local.looped import LoopedForCausalLM
 from controller.backends.places import ModelPlace
 from controller.backends.prompts import Message, judged_messages, messages, plain_text
@@ -77,7 +78,7 @@ class LocalModel:
     tokenizer: PreTrainedTokenizerBase
     prompt: tuple[Message, ...] = ()
     adapters: tuple[AdapterSpec, ...] = ()
-    score: torch.Tensor | None = None
+    score: Tensor | None = None
 
     @cached_property
     def end_tokens(self) -> frozenset[int]:
@@ -253,7 +254,7 @@ def _load_pretrained(source: str, dtype: torch.dtype | str, device_map: Any) -> 
             f"tokenizer of {source}: expected tokenizer.json or the like beside the model; {error}"
         ) from error
     _check_room(source, model)
-    return model, tokenizer, weights_digest(model)
+    return model, tokenizer, weights_digest(dict(model.named_parameters()))
 
 
 def _downloaded(repo: str, name: str) -> Path:
@@ -326,16 +327,6 @@ def quietly() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def weights_digest(model: PreTrainedModel) -> str:
-    """SHA-256 over parameter names and bytes in the order of names, shortened, in hex."""
-    digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        digest.update(name.encode())
-        data = parameter.detach().cpu().contiguous().view(-1).view(torch.uint8)
-        digest.update(data.numpy().data)
-    return digest.hexdigest()[:DIGEST_LENGTH]
-
-
 def fast_dtype(stored: torch.dtype) -> torch.dtype:
     """The type to compute with on this processor: as stored, or float32 where that is faster.
 
@@ -362,10 +353,10 @@ def _matmul_s(dtype: torch.dtype) -> float:
 class PackedLinear(nn.Linear):
     """A linear layer that keeps nothing but its packed weights, and unpacks them on demand."""
 
-    _packed: torch.Tensor
+    _packed: Tensor
 
     @property
-    def weight(self) -> torch.Tensor:  # type: ignore[override]
+    def weight(self) -> Tensor:  # type: ignore[override]
         """A plain copy of the weights, (O, I)."""
         return self._packed.to_dense()
 
@@ -373,11 +364,11 @@ class PackedLinear(nn.Linear):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination[f"{prefix}weight"] = self.weight
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """From (..., I) to (..., O); where gradients are wanted, by the plain weights."""
         if torch.is_grad_enabled():
             return functional.linear(input, self.weight, self.bias)
-        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(
             input, self._packed, self.bias, "none", [], ""
         )
         return product
@@ -399,7 +390,7 @@ def pack_linears(model: nn.Module) -> None:
             module._packed = packed
 
 
-def _gains(weight: torch.Tensor) -> bool:
+def _gains(weight: Tensor) -> bool:
     return (
         weight.device.type == "cpu"
         and weight.numel() >= LEAST_WEIGHTS

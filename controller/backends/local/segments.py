@@ -20,7 +20,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -30,16 +30,14 @@ from controller.backends.local.decoding import Decoder
 from controller.backends.local.jobs import Generation, Job, prompt_of
 from controller.backends.local.kv import KVPrefix, Piece, read_pieces
 from controller.backends.local.model import LocalModel, check_rungs
+from controller.checkpoint import Checkpoint
 from controller.errors import BackendError, ConfigError
 from controller.policy.readouts import Readout
 from controller.process.actions import ActionKind
 from controller.process.cost import Usage
 from controller.process.types import Question
+from controller.segments.episodes import SegmentConfig
 from controller.segments.types import Prefix, Segment, Segmentation, SegmentRequest
-
-if TYPE_CHECKING:
-    from controller.checkpoint import Checkpoint
-    from controller.segments.episodes import SegmentConfig
 
 ANSWER_PHRASE = "Answer:"
 """What is put into the small model's mouth to make it answer at once."""
@@ -78,7 +76,9 @@ class _Rung:
             known = frozenset(ends) | local.end_tokens
             return Decoder(local.model, known, temperature=temperature, max_rows=max_rows)
 
-        self.local, breaks = local, _line_breaks(local.tokenizer)
+        self.local, every = local, [[token] for token in range(len(local.tokenizer))]
+        texts = local.tokenizer.batch_decode(every)
+        breaks = tuple(token for token, text in enumerate(texts) if "\n" in text)
         self.segments = decoder(breaks if segmentation.lines else (), temperature)
         self.attempts = decoder((), temperature)
         self.forced = decoder(breaks, 0.0)
@@ -148,7 +148,8 @@ class SegmentWriter:
         """
         started, small = time.perf_counter(), self._rungs[0]
         questions = {question.question_id: question for question, _ in attempts}
-        prompts = {name: self._prompts(question) for name, question in questions.items()}
+        asked = {n: Request(question=q, action=ActionKind.SAMPLE) for n, q in questions.items()}
+        prompts = {n: [rung.local.encode(r) for rung in self._rungs] for n, r in asked.items()}
         for name, question in questions.items():
             small.check_room(question, len(prompts[name][0]))
         pieces = [Piece(prompt[0]) for prompt in prompts.values()]
@@ -170,10 +171,6 @@ class SegmentWriter:
                 )
             )
         return prefixes
-
-    def _prompts(self, question: Question) -> list[tuple[int, ...]]:
-        request = Request(question=question, action=ActionKind.SAMPLE)
-        return [rung.local.encode(request) for rung in self._rungs]
 
     def _seen(self, memory: KVPrefix | None) -> dict[str, Any]:
         """What the small model's hidden state tells of a prefix; nothing once it is done."""
@@ -416,12 +413,6 @@ def entropy(logits: torch.Tensor) -> float:
     """Of a token's distribution, (V,), in nats."""
     logprobs = logits.double().log_softmax(-1)
     return float(-(logprobs.exp() * logprobs.nan_to_num(neginf=0.0)).sum())
-
-
-def _line_breaks(tokenizer: Any) -> tuple[int, ...]:
-    """Ids of the tokens that hold a line break."""
-    texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
-    return tuple(token for token, text in enumerate(texts) if "\n" in text)
 
 
 def _phrase(text: str) -> str:

@@ -45,7 +45,6 @@ def test_each_form_is_told_from_the_others_and_can_be_named(folder, text, kind, 
         kind in ("directory", "gguf"),
         kind == "gguf",
     )
-    assert place.is_local is not place.is_server
     assert place.is_server is (kind == "server")
 
 

@@ -20,8 +20,8 @@ from transformers import (
 
 from controller.backends.architecture import active_parameters
 from controller.backends.base import Request, run_now
+from controller.backends.identity import weights_digest
 from controller.backends.local.backend import LocalModel, TransformersBackend, load_model
-from controller.backends.local.model import weights_digest
 from controller.backends.prompts import REVISE_PROMPT
 from controller.errors import BackendError, ConfigError
 from controller.process.actions import ActionKind
@@ -481,7 +481,7 @@ class TestLoading:
         assert load_model(paths[0], 0).digest == models[0].digest != models[1].digest
         with torch.no_grad():
             next(models[0].model.parameters())[0, 0] += 1e-3
-        assert weights_digest(models[0].model) != models[0].digest
+        assert weights_digest(dict(models[0].model.named_parameters())) != models[0].digest
 
     def test_missing_directory(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="expected a directory"):
