@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from controller.errors import ConfigError, TraceFormatError
-from controller.process.races import keeps
+from controller.race import keeps
 from envs.traces.format import TraceSet
 from recipes.drop import ALL, Played, first, fit_value, play, rules, train, unlike
 from recipes.races import Races, RaceVectorEnv, read_races

@@ -1,7 +1,9 @@
+"""What is known of samples side by side at their marks."""
+
 import numpy as np
 import pytest
 
-from controller.process.races import (
+from controller.race import (
     FEATURES,
     Marks,
     keep_mask,
