@@ -276,11 +276,11 @@ class AttemptReplay(Replay):
     @property
     def tally(self) -> dict[str, Array]:
         """Samples, revisions, escalations and verified attempts, (N,) each."""
-        episodes = self.episodes
+        episodes, small = self.episodes, self.config.is_small
         return {
-            "samples": episodes.counts[:, 0],
+            "samples": episodes.counts[:, small].sum(1),
             "revisions": episodes.revisions,
-            "escalations": episodes.counts[:, 1:].sum(1),
+            "escalations": episodes.counts[:, ~small].sum(1),
             "verified": episodes.scores,
         }
 
