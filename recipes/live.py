@@ -47,13 +47,15 @@ Row = dict[str, Any]
 of the service also `allot`, what it tells of it."""
 
 
-def ask_service(client: openai.OpenAI, question: Question, price: float) -> Row:
-    """What the service answers."""
+def ask_service(
+    client: openai.OpenAI, question: Question, price: float, deadline_s: float = 3600
+) -> Row:
+    """What the service answers; so long a deadline that a slow machine does not decide."""
     started = time.monotonic()
     reply = client.chat.completions.create(
         model=SERVICE,
         messages=[{"role": "user", "content": question.text}],
-        extra_body={"allot": {"price": price, "give_up": True}},
+        extra_body={"allot": {"price": price, "give_up": True, "deadline_s": deadline_s}},
     )
     seconds = time.monotonic() - started
     told = (reply.model_extra or {})["allot"]
