@@ -27,6 +27,7 @@ from controller.backends.base import Request
 from controller.backends.prompts import messages
 from controller.card import markdown_table
 from controller.checkpoint import AnyCheckpoint, load_checkpoint
+from controller.errors import ConfigError
 from controller.policy.pricing import Pricing
 from controller.process.actions import ActionKind
 from controller.process.lockstep import Floats
@@ -36,6 +37,7 @@ from envs.questions.grader import KindGrader
 from envs.traces.format import TraceSet
 from envs.traces.recorded import read_recorded
 from training.cli.app import main as run_program
+from training.cli.flags import pairs
 from training.compare.simulate import play_checkpoint
 from training.compare.summary import Bootstrap
 
@@ -171,7 +173,9 @@ def main(
     """Ask, and compare with the replay."""
     checkpoint, recorded = load_checkpoint(controller), TraceSet.read(traces)
     worth = price or Pricing(checkpoint).price_for(Terms())
-    arms = dict(text.split("=", 1) for text in beside or ())
+    arms = pairs("beside", beside or ())
+    for name in arms.keys() - {model.name for model in checkpoint.models}:
+        raise ConfigError(f"beside: expected an arm of {controller}, found {name!r}")
     servers = {
         name: openai.OpenAI(base_url=where, api_key="any", timeout=3600, max_retries=0)
         for name, where in {SERVICE: url, **arms}.items()

@@ -51,10 +51,12 @@ class Budgets:
 
     def _counted(self, caller: str) -> list[tuple[str, str, float]]:
         """Budgets that a caller counts for: name, bucket and rate a minute."""
-        budgets = (("global_budget", "all", ""), ("caller_budget", f"of:{caller}", "caller_"))
-        rates = [getattr(self._limits, f"{whose}{self._of}_per_minute") for *_, whose in budgets]
-        counted = zip(budgets, rates, strict=True)
-        return [(why, f"{self._of}:{b}", rate) for (why, b, _), rate in counted if rate is not None]
+        limits, of = self._limits, self._of
+        budgets = (
+            ("global_budget", "all", getattr(limits, f"{of}_per_minute")),
+            ("caller_budget", f"of:{caller}", getattr(limits, f"caller_{of}_per_minute")),
+        )
+        return [(why, f"{of}:{name}", rate) for why, name, rate in budgets if rate is not None]
 
 
 def unwanted(

@@ -326,11 +326,11 @@ class Readings:
 
     def take(self, rows: NDArray[np.int64]) -> Readings:
         """The same read-outs, and what they tell of some of the questions they were fitted on."""
-        *wording, line, network = (
-            fitted and (fitted[0], fitted[1][rows])
-            for fitted in (*self.wording, self.line, self.network)
+        return Readings(
+            wording=[(readout, outlook[rows]) for readout, outlook in self.wording],
+            line=self.line and (self.line[0], self.line[1][rows]),
+            network=self.network and (self.network[0], self.network[1][rows]),
         )
-        return Readings(wording=[f for f in wording if f], line=line, network=network)
 
 
 def read_prompts(prompts: QuestionTable, outcomes: Outcomes) -> Readings:
