@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from controller.errors import BackendError
 from controller.process.actions import ActionKind
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from controller.process.lockstep import Singles
 
 T = TypeVar("T")
-F = TypeVar("F", bound=Callable[..., Any])
 
 Canonical = Callable[[str, Sequence[str]], Awaitable[str]]
 """The one of the known answers that an answer is the same as, or the answer itself."""
@@ -272,24 +271,6 @@ class Backend(ABC):
         return
 
 
-def _asked(method: F) -> F:
-    """The method of another backend in place of one's own, waited for by `Wrapped.done`."""
-
-    async def ask(self: Wrapped, *args: Any, **kwargs: Any) -> Any:
-        return await self.done(getattr(self.backend, method.__name__)(*args, **kwargs))
-
-    return cast("F", ask)
-
-
-def _told(method: F) -> F:
-    """The same of a method that waits for nothing."""
-
-    def tell(self: Wrapped, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self.backend, method.__name__)(*args, **kwargs)
-
-    return cast("F", tell)
-
-
 class Wrapped(Backend):
     """Does what another backend does; for those that change a part of it."""
 
@@ -303,13 +284,49 @@ class Wrapped(Backend):
         """See `Backend.notes`."""
         return self.backend.notes
 
-    prompt_states, attempts = _asked(Backend.prompt_states), _asked(Backend.attempts)
-    verify, check = _asked(Backend.verify), _asked(Backend.check)
-    prepare, warm, close = _asked(Backend.prepare), _asked(Backend.warm), _asked(Backend.close)
-    takes, can_verify = _told(Backend.takes), _told(Backend.can_verify)
-    available = _told(Backend.available)
+    def takes(self, field: str, value: Any = None) -> bool:
+        """See `Backend.takes`."""
+        return self.backend.takes(field, value)
 
-    async def done(self, work: Coroutine[Any, Any, T]) -> T:
+    async def prompt_states(
+        self, questions: Sequence[Question], *, hidden: bool = False
+    ) -> list[PromptState]:
+        """See `Backend.prompt_states`."""
+        return await self._done(self.backend.prompt_states(questions, hidden=hidden))
+
+    async def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
+        """See `Backend.attempts`."""
+        return await self._done(self.backend.attempts(requests))
+
+    def can_verify(self, attempt: Attempt) -> bool:
+        """See `Backend.can_verify`."""
+        return self.backend.can_verify(attempt)
+
+    async def verify(self, pairs: Pairs, deadline: float | None = None) -> Verdict:
+        """See `Backend.verify`."""
+        return await self._done(self.backend.verify(pairs, deadline))
+
+    def available(self, rung: int) -> bool:
+        """See `Backend.available`."""
+        return self.backend.available(rung)
+
+    async def check(self) -> dict[str, str]:
+        """See `Backend.check`."""
+        return await self._done(self.backend.check())
+
+    async def prepare(self) -> tuple[str, ...]:
+        """See `Backend.prepare`."""
+        return await self._done(self.backend.prepare())
+
+    async def warm(self, context: Sequence[dict[str, Any]], rungs: int) -> dict[int, Usage]:
+        """See `Backend.warm`."""
+        return await self._done(self.backend.warm(context, rungs))
+
+    async def close(self) -> None:
+        """See `Backend.close`."""
+        await self._done(self.backend.close())
+
+    async def _done(self, work: Coroutine[Any, Any, T]) -> T:
         """What the other backend was asked for; those that wait for it in another way say how."""
         return await work
 

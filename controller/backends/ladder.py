@@ -360,8 +360,7 @@ class BlockingBackend(Wrapped):
         self._thread.join()
         self._loop.close()
 
-    async def done(self, work: Coroutine[Any, Any, T]) -> T:
-        """See `Wrapped.done`; the calling thread waits."""
+    async def _done(self, work: Coroutine[Any, Any, T]) -> T:
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
