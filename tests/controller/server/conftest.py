@@ -57,10 +57,10 @@ def large():
 
 
 def ladder(*upstreams, metrics=None, breaker=None, answers=None, **settings):
-    """Backends of upstream servers, impatient ones."""
-    quick = {
-        "attempt_deadline_s": 0.5,
-        "connect_timeout_s": 0.5,
+    """Backends of upstream servers, which have as long as a busy machine takes."""
+    patient = {
+        "attempt_deadline_s": 20,
+        "connect_timeout_s": 5,
         "revises": False,
         "prompt_length": PROMPT_LENGTH,
         **settings,
@@ -72,7 +72,7 @@ def ladder(*upstreams, metrics=None, breaker=None, answers=None, **settings):
                     upstream if isinstance(upstream, str) else upstream.url,
                     name,
                     api_key="upstream-secret",
-                    **quick,
+                    **patient,
                 ),
                 answers=answers,
                 breaker=breaker() if breaker else CircuitBreaker(failures=50),

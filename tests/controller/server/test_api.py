@@ -118,7 +118,7 @@ def test_decisions_are_streamed_when_they_happen(serve, small, large):
         await exchange.reply(completion())
 
     small.script(wait)
-    service = serve(small, large, attempt_deadline_s=20)
+    service = serve(small, large)
     body = {"model": "allot", "messages": ASK, "stream": True, "allot": {"price": 1e-3}}
     with service.http.stream("POST", "/v1/chat/completions", json=body) as reply:
         lines = reply.iter_lines()

@@ -89,7 +89,7 @@ def test_the_deadline_is_kept_and_the_best_answer_too(serve, small, large):
     """The second model hangs for longer than there is time."""
     small.script(completion("Answer: 1", logprob=-0.5))
     large.script(hang)
-    service = serve(small, large, attempt_deadline_s=20)
+    service = serve(small, large)
     started = time.monotonic()
     found = service.ask(price=CHEAP, deadline_s=1.0).json()
     assert time.monotonic() - started < 1.6
@@ -102,7 +102,7 @@ def test_the_deadline_is_kept_and_the_best_answer_too(serve, small, large):
 def test_no_answer_by_the_deadline(serve, small, large):
     small.script(hang)
     large.script(hang)
-    service = serve(small, large, attempt_deadline_s=20)
+    service = serve(small, large)
     started = time.monotonic()
     reply = service.ask(price=DEAR, deadline_s=0.5)
     assert time.monotonic() - started < 1.1
@@ -112,7 +112,7 @@ def test_no_answer_by_the_deadline(serve, small, large):
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "sse"])
 def test_a_client_that_leaves_takes_its_requests_with_it(serve, small, large, stream):
     small.script(hang)
-    service = serve(small, large, attempt_deadline_s=20)
+    service = serve(small, large)
     body = {
         "model": "allot",
         "messages": [{"role": "user", "content": "?"}],
@@ -146,7 +146,7 @@ def test_others_are_answered_meanwhile(serve, small, large):
 
     small.script(choosy)
     large.script(completion(model="large"))
-    service = serve(small, large, attempt_deadline_s=20)
+    service = serve(small, large)
     slow = threading.Thread(target=lambda: service.ask("slow", price=DEAR, deadline_s=2))
     slow.start()
     assert eventually(lambda: small.open == 1)
@@ -176,7 +176,7 @@ def test_escalations_of_a_request(serve, small, large):
 def test_a_question_whose_client_left_is_on_the_bill(serve, small, large):
     """It is logged, counted and charged for the prompt that was being read."""
     small.script(hang)
-    service = serve(small, large, attempt_deadline_s=20)
+    service = serve(small, large)
     with suppress(httpx2.TimeoutException):
         service.http.post(
             "/v1/chat/completions",
@@ -198,7 +198,7 @@ def test_what_was_written_when_a_client_left_is_on_the_bill(serve, small, large)
         await asyncio.sleep(20)
 
     small.script(write)
-    service = serve(small, large, attempt_deadline_s=20, streams=True)
+    service = serve(small, large, streams=True)
     with suppress(httpx2.TimeoutException):
         body = {"model": "allot", "messages": [{"role": "user", "content": "2+5="}]}
         service.http.post("/v1/chat/completions", json=body, timeout=0.5)
@@ -220,7 +220,7 @@ def test_what_was_written_by_the_deadline_is_on_the_bill_and_told(serve, small, 
     for upstream in (small, large):
         upstream.script(write)
     service = serve(
-        small, large, attempt_deadline_s=20, streams=True, silence_s=0.3, idle_timeout_s=0.3
+        small, large, streams=True, silence_s=0.3, idle_timeout_s=0.3
     )
     reply = service.ask(price=DEAR, deadline_s=1.0)
     (served,) = service.served
@@ -234,14 +234,14 @@ def test_what_was_written_by_the_deadline_is_on_the_bill_and_told(serve, small, 
 
 def test_a_model_that_is_silent_leaves_time_for_another(serve, small, large):
     small.script(hang)
-    service = serve(small, large, attempt_deadline_s=20, streams=True, silence_s=0.3)
+    service = serve(small, large, streams=True, silence_s=0.3)
     found = service.ask(price=CHEAP, deadline_s=5).json()["allot"]
     assert (found["model"], found["unavailable"]) == ("large", ["small"])
 
 
 def test_a_question_that_came_to_its_deadline_is_on_the_bill(serve, small, large):
     small.script(hang)
-    service = serve(small, large, attempt_deadline_s=20)
+    service = serve(small, large)
     assert service.ask(price=DEAR, deadline_s=0.3).status_code == 504
     (served,) = service.served
     assert served.cost == served.usage["small"].prefill_tokens > 0
