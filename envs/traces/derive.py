@@ -55,7 +55,7 @@ def priced_model(models: Sequence[ModelSpec], dollars: Mapping[str, Dollars]) ->
             raise ConfigError(
                 f"dollars: expected what a million prompt and written tokens of {model.name} "
                 f"cost, found {price}; say --dollars {model.name}=PROMPT/WRITTEN, or "
-                "dollars_per_million_tokens in trace.json"
+                "dollars_per_million_tokens in trace.json, or cost_usd of the attempts"
             )
     known = [price for price in prices if price is not None]
     return CostModel(

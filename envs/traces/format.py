@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -25,7 +26,7 @@ from pyarrow.fs import LocalFileSystem
 from controller.errors import ConfigError, TraceFormatError
 from controller.files import write_atomically
 from controller.process.menu import Arm, menu_of
-from controller.process.types import AdapterSpec, ModelSpec
+from controller.process.types import AdapterSpec, Dollars, ModelSpec
 
 TRACE_VERSION = 1
 
@@ -56,7 +57,7 @@ ATTEMPT_SCHEMA = pa.schema(
         *((name, pa.int32()) for name in ("cached_tokens", "reasoning_tokens")),
         ("finish_reason", pa.string()),
         ("how", pa.string()),
-        ("seconds", pa.float32()),
+        *((name, pa.float32()) for name in ("seconds", "cost_usd")),
         *((name, pa.float32()) for name in ("mean_logprob", "min_logprob", "verifier_score")),
         ("verifier_tokens", pa.int32()),
         ("text", pa.string()),
@@ -220,6 +221,21 @@ class TraceSet:
 
         return small, max(sorted(candidates), key=accuracy)
 
+    @cached_property
+    def recorded_dollars(self) -> dict[str, Dollars]:
+        """Of a million prompt and written tokens of each model whose attempts say what they cost.
+
+        Least squares without a constant.
+        """
+        sums: defaultdict[str, NDArray[np.float64]] = defaultdict(lambda: np.zeros((3, 3)))
+        if "cost_usd" not in self.stored.schema.names:
+            return {}
+        for batch in self.scan(["model", "prompt_tokens", "completion_tokens", "cost_usd"]):
+            billed = batch.to_pandas().dropna()
+            for name, rows in billed.set_index("model").groupby(level=0):
+                sums[name] += rows.to_numpy(float).T @ rows.to_numpy(float)
+        return {name: _fitted(products) for name, products in sums.items()}
+
     def models(self, ladder: Sequence[str] | None = None) -> tuple[ModelSpec, ...]:
         """The models of a ladder, the small one first; raises ConfigError if the set lacks one."""
         ladder = tuple(ladder) if ladder else self.default_ladder()
@@ -229,7 +245,11 @@ class TraceSet:
                 raise ConfigError(f"ladder: expected models among {sorted(held)}, found {model!r}")
         specs = (model_spec(self.manifest, model, rung) for rung, model in enumerate(ladder))
         return tuple(
-            replace(spec, max_new_tokens=spec.max_new_tokens or held[spec.name].longest)
+            replace(
+                spec,
+                max_new_tokens=spec.max_new_tokens or held[spec.name].longest,
+                dollars=spec.dollars or self.recorded_dollars.get(spec.name),
+            )
             for spec in specs
         )
 
@@ -247,6 +267,16 @@ class TraceSet:
         """The arm whose judgements the scores are; None if they are an adapter's."""
         told = self.manifest.get("models", {})
         return next((name for name, entry in told.items() if entry.get("verifies")), None)
+
+
+def _fitted(products: NDArray[np.float64]) -> Dollars:
+    """Prices from the sums of products of prompt tokens, written tokens and dollars, (3, 3)."""
+    from scipy.optimize import nnls
+
+    tokens, with_cost = products[:2, :2], products[:2, 2]
+    root = np.linalg.cholesky(tokens + 1e-9 * np.trace(tokens) * np.eye(2)).T
+    prompt, written = nnls(root, np.linalg.solve(root.T, with_cost))[0] * 1e6
+    return float(prompt), float(written)
 
 
 def model_spec(manifest: Mapping[str, Any], name: str, rung: int = 0) -> ModelSpec:

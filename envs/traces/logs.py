@@ -389,6 +389,7 @@ COLUMNS: Mapping[str, Column] = {
     "reasoning_tokens": _COUNT,
     "finish_reason": _NAME,
     "seconds": Column(expected="a number from 0", read=_number(0, math.inf)),
+    "cost_usd": Column(expected="a number from 0", read=_number(0, math.inf)),
     "mean_logprob": _LOGPROB,
     "min_logprob": _LOGPROB,
     "verifier_score": Column(expected="a number from 0 to 1", read=_number(0, 1)),

@@ -243,6 +243,18 @@ def test_numbers_of_an_unknown_scorer_of_inspect_are_no_labels(tmp_path):
     assert reasons[:2] == ["length", "stop"]
 
 
+def test_what_was_paid_makes_the_prices(tmp_path):
+    """Other rows of the same log may not say; below nothing nothing was paid."""
+    rows = [plain(question=f"{n}?", tokens=n, prompt_tokens=9 * n % 7 + 1) for n in range(1, 20)]
+    for row in rows[:-1]:
+        row["cost_usd"] = (0.1 * row["prompt_tokens"] + 0.4 * row["tokens"]) / 1e6
+    import_attempts([write(tmp_path / "a.jsonl", rows)], tmp_path / "traces")
+    assert TraceSet.read(tmp_path / "traces").models()[0].dollars == pytest.approx((0.1, 0.4))
+    wrong = write(tmp_path / "b.jsonl", [plain(cost_usd=-1)])
+    with pytest.raises(TraceFormatError, match="column cost_usd: expected a number from 0"):
+        import_attempts([wrong], tmp_path / "other")
+
+
 def table(path):
     """Forty questions, three attempts each by a small model that is right at every other one."""
     with path.open("w", newline="") as file:

@@ -53,6 +53,31 @@ def test_optional_columns_may_be_absent(copy):
     assert table.hidden is None
 
 
+def test_prices_are_those_that_attempts_were_paid_at(copy):
+    """Where they say so; one that was not billed counts for nothing."""
+    attempts = pq.read_table(copy / "attempts.parquet").to_pandas()
+    assert TraceSet.read(copy).recorded_dollars == {}
+    million = 0.5 * attempts["prompt_tokens"] + 2.0 * attempts["completion_tokens"]
+    attempts["cost_usd"] = million.where(attempts["model"] == "small") / 1e6
+    attempts.loc[::7, "cost_usd"] = None
+    attempts.to_parquet(copy / "attempts.parquet")
+    small, large = TraceSet.read(copy).models()
+    assert small.dollars == pytest.approx((0.5, 2.0))
+    assert large.dollars is None
+
+
+@pytest.mark.parametrize(("per_prompt", "per_written"), [(0.0, 3.0), (3.0, 0.0)])
+def test_no_price_is_below_nothing(copy, per_prompt, per_written):
+    attempts = pq.read_table(copy / "attempts.parquet").to_pandas()
+    prompt, written = attempts["prompt_tokens"], attempts["completion_tokens"]
+    noise = np.random.default_rng(0).normal(size=len(attempts))
+    attempts["cost_usd"] = (per_prompt * prompt + per_written * written + noise).clip(0) / 1e6
+    attempts.to_parquet(copy / "attempts.parquet")
+    for found in TraceSet.read(copy).recorded_dollars.values():
+        assert min(found) >= 0
+        assert found == pytest.approx((per_prompt, per_written), abs=0.1)
+
+
 def test_order_of_rows_and_size_of_row_groups_do_not_matter(traces, copy):
     """Parts of a question may lie anywhere; its attempts come together, revisions last."""
     attempts = pq.read_table(copy / "attempts.parquet")
