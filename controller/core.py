@@ -398,6 +398,7 @@ def attempt_columns(
         answer=np.array([answer]),
         prompt_tokens=np.array([attempt.prompt_tokens]),
         completion_tokens=np.array([attempt.completion_tokens]),
+        reasoning_tokens=np.array([attempt.usage.reasoning_tokens]),
         mean_logprob=column(attempt.mean_logprob),
         min_logprob=column(attempt.min_logprob),
         cut=np.array([cut]),

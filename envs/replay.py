@@ -23,7 +23,7 @@ from envs.traces.table import TraceTable
 NOTHING = Hidden()
 """Is hidden."""
 
-_RECORDED = ("answer", "prompt_tokens", "completion_tokens")
+_RECORDED = ("answer", "prompt_tokens", "completion_tokens", "reasoning_tokens")
 
 
 class Replay(ABC):

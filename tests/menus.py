@@ -23,12 +23,13 @@ def write_menu(
     seed: int = 0,
     revisers: tuple[str, ...] = (),
     verifier: str = "",
+    thinker: str = "",
 ) -> Path:
     """A trace set; every other question is hard, as its wording says.
 
     Each of the `revisers` revises the first attempt of every arm at two questions of three, as well
     as it answers. The `verifier` judges all attempts: too sure of itself, and more often right
-    than wrong.
+    than wrong. The `thinker` thinks for half of its tokens.
     """
     rng = np.random.default_rng(seed)
     questions, attempts = [], []
@@ -52,6 +53,8 @@ def write_menu(
                     | {"completion_tokens": int(rng.integers(tokens // 2, 2 * tokens))}
                     | {"min_logprob": -1.0, "finish_reason": "stop"}
                 )
+                if arm == thinker:
+                    attempts[-1]["reasoning_tokens"] = attempts[-1]["completion_tokens"] // 2
         for parent in attempts[-sum(arm[2] for arm in ARMS.values()) :]:
             for arm in revisers if q % 3 and not parent["index"] else ():
                 right = rng.random() < ARMS[arm][5 + hard]

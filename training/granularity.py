@@ -101,7 +101,10 @@ def _derive_attempts(
         process,
         reads_prompt=reads_prompt,
         own_actions=config.own_actions,
-        own_features=config.own_features,
+        # Who starts from another controller sees what that one sees.
+        own_features=tuple(
+            dict.fromkeys((*(() if config.start else process.own_features), *config.own_features))
+        ),
     )
 
 

@@ -141,6 +141,7 @@ class ReplayBackend(ReadAgain, Backend):
                 prefill_tokens=0 if warm else attempt.prompt_tokens,
                 cached_tokens=attempt.prompt_tokens if warm else 0,
                 decoded_tokens=attempt.completion_tokens,
+                reasoning_tokens=attempt.usage.reasoning_tokens,
                 serial_rounds=1,
             ),
         )

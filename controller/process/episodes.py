@@ -308,6 +308,7 @@ class AttemptColumns:
         answer: answer id, from 0; -1 when none could be read.
         prompt_tokens: length of the prompt; for REVISE that includes the parent.
         completion_tokens: tokens written.
+        reasoning_tokens: those of them that were thinking.
         mean_logprob: nats; NaN when unknown.
         min_logprob: nats; NaN when unknown.
         cut: whether it was cut at its longest.
@@ -321,6 +322,7 @@ class AttemptColumns:
     answer: Ints
     prompt_tokens: Ints
     completion_tokens: Ints
+    reasoning_tokens: Ints
     mean_logprob: Floats
     min_logprob: Floats
     cut: Bools
@@ -335,6 +337,7 @@ VOTES, SMALL_VOTES, LARGE_VOTES, WEIGHT, LOGPROB, LOGPROB_COUNT, SCORE, SCORES =
 _ZERO_AT_START = (
     *("counts", "revisions", "rung", "top", "second", "total", "small_total", "distinct"),
     *("count_log_count", "num_attempts", "unanswered", "cuts", "last_cut", "last_agrees"),
+    "last_thinking",
     *("logprob_sum", "logprobs", "score_sum", "scores", "small_tokens", "unverified"),
     *("unverified_tokens", "prefilled", "spared", "streak"),
 )
@@ -410,6 +413,7 @@ class Episodes(Lockstep):
         length_factor: what the wording tells of lengths, times the rungs' means, (N, R).
         prompt_counted: whether the length of the small model's prompt is known.
         cuts: attempts that were cut at their longest; last_cut: whether the latest was.
+        last_thinking: share of the latest attempt's tokens that were thinking.
     """
 
     config: EpisodeConfig
@@ -428,6 +432,7 @@ class Episodes(Lockstep):
         self._tie_breaks = np.reshape(config.tie_breaks, (-1, 4))
         self.prompt_counted = np.ones(n, bool)
         self.cuts, self.last_cut = np.zeros(n, np.int64), np.zeros(n, bool)
+        self.last_thinking = np.zeros(n)
         self.prefilled, self.spared = np.zeros((n, r), bool), np.zeros((n, r), np.int64)
         self.counts, self.limits = np.zeros((n, r), np.int64), np.zeros((n, r), np.int64)
         self.revisions, self.rung = np.zeros(n, np.int64), np.zeros(n, np.int64)
@@ -595,6 +600,8 @@ class Episodes(Lockstep):
         self.last_logprob[rows] = attempts.mean_logprob
         self.last_min_logprob[rows] = attempts.min_logprob
         self.last_cut[rows] = attempts.cut
+        thought, written = attempts.reasoning_tokens, attempts.completion_tokens
+        self.last_thinking[rows] = np.minimum(thought, written) / np.maximum(written, 1)
         self.cuts[rows] += attempts.cut
         self.unverified[rows] += attempts.scoreable
         config = self.config

@@ -275,6 +275,18 @@ def register_feature(feature: Feature) -> Feature:
     return OWN_FEATURES.register(feature.name, feature)
 
 
+THINKING = register_feature(
+    Feature(
+        "last_thinking",
+        LENGTHS,
+        "share of tokens",
+        PLAIN,
+        "last_thinking",
+        "of the latest attempt, those that were thinking",
+    )
+).name
+"""Seen where attempts that think were recorded."""
+
 _DIFFICULTY = "difficulty of the question"
 
 # fmt: off

@@ -229,8 +229,10 @@ def _attempt(
         rung=rung,
         index=index,
         answer=answers.canonical(given.answer) if given.answer is not None else read,
-        usage=Usage(decoded_tokens=given.completion_tokens),
-        **given.model_dump(exclude={"answer", "rung", "round", "text"}),
+        usage=Usage(
+            decoded_tokens=given.completion_tokens, reasoning_tokens=given.reasoning_tokens
+        ),
+        **given.model_dump(exclude={"answer", "rung", "round", "text", "reasoning_tokens"}),
     )
 
 

@@ -363,6 +363,7 @@ class AttemptIn(Strict):
     )
     prompt_tokens: Tokens
     completion_tokens: Tokens
+    reasoning_tokens: Tokens = Field(0, description="Those of them that were thinking.")
     finish_reason: Annotated[str, Field(max_length=32)] | None = Field(
         None, description="As servers say; `length`: cut at its longest."
     )

@@ -15,6 +15,7 @@ from controller.errors import ConfigError
 from controller.process.actions import Tier
 from controller.process.cost import CostModel
 from controller.process.episodes import EpisodeConfig
+from controller.process.features import THINKING
 from controller.process.menu import Arm, menu_of
 from controller.process.types import Dollars, ModelSpec
 from controller.segments.episodes import SegmentConfig
@@ -153,6 +154,7 @@ def derive_config(
         verification_overhead=0 if judge is None else _verification_overhead(train, judge),
         reads_logprobs=bool((~np.isnan(made["mean_logprob"])).any()),
         reads_cuts=bool(made["cut"].any()),
+        own_features=(THINKING,) if made["reasoning_tokens"].any() else (),
         arms=arms,
     )
     some = enough(train)

@@ -11,6 +11,7 @@ from typing_extensions import TypeVar
 from controller.backends.base import PromptState
 from controller.backends.recorded import ReplayBackend
 from controller.process.actions import REVISING, ActionKind
+from controller.process.cost import Usage
 from controller.process.types import Attempt, Question
 from envs.questions.files import kinds_of
 from envs.questions.grader import RecordedGrader
@@ -104,6 +105,7 @@ def _attempts(traces: TraceSet, table: TraceTable) -> tuple[Attempt, ...]:
                 action=ActionKind(row["action"]) if row["action"] in REVISING else fresh,
                 index=i,
                 answer=None if given[i] < 0 else answers[row["question_id"]][given[i]],
+                usage=Usage(reasoning_tokens=row.get("reasoning_tokens") or 0),
                 **{name: row.get(name) for name in _KEPT},
             )
         )

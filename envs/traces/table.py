@@ -24,7 +24,7 @@ from envs.questions.files import kinds_of
 from envs.questions.table import QuestionTable, column, number_answers, question_fields
 from envs.traces.format import TraceSet, code_rows
 
-COUNTS = ("answer", "prompt_tokens", "completion_tokens", "row")
+COUNTS = ("answer", "prompt_tokens", "completion_tokens", "reasoning_tokens", "row")
 SIGNALS = ("mean_logprob", "min_logprob", "verifier_score")
 
 
@@ -190,7 +190,7 @@ def _read(
     fields = [*own.descr, *more]
     rows = np.zeros(traces.num_attempts, fields)
     told = ("verifier_tokens",) if judged else ()
-    counted = ("correct", "prompt_tokens", "completion_tokens", "index", *told)
+    counted = ("correct", *COUNTS[1:-1], "index", *told)
     named = ("question_id", "model", "action", "answer", "finish_reason")
     used = begin = 0
     for batch in traces.scan([*named, *counted, *SIGNALS]):

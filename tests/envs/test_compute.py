@@ -11,6 +11,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 import envs
 from controller.backends.base import run_now
 from controller.errors import ConfigError, IllegalActionError
+from controller.granularity import granularity_of
 from controller.process.types import Question
 from envs.compute import ComputeEnv
 from envs.reward import ROUND_PRICES, LogUniform, utility
@@ -126,6 +127,23 @@ def test_so_do_those_of_an_arm_that_verifies(tmp_path, verifier, budgets):
     assert (config.arm_names[config.verifier], config.verification_overhead) == (verifier, 25)
     recorded = read_recorded(menu, ["validation"], list(config.arm_names))
     check_same(recorded, config, {"budgets": budgets, "round_prices": ROUND_PRICES})
+
+
+def test_so_do_those_of_an_arm_that_thinks(tmp_path):
+    """The share of the latest attempt is seen."""
+    menu = TraceSet.read(write_menu(tmp_path / "menu", 60, thinker="cow"))
+    table = build_table(menu, ["train"], [model.name for model in menu.models()])
+    config = derive_config(table, menu.models(), menu.arms())
+    recorded = read_recorded(menu, ["validation"], list(config.arm_names))
+    check_same(recorded, config, {})
+    env = scalar(recorded, config)
+    assert granularity_of(config).features[-1] == "last_thinking"
+    observation, _ = env.reset(seed=0)
+    assert observation[-1] == 0
+    observation, *_ = env.step(config.actions.names.index("ESCALATE(cow)"))
+    assert observation[-1] == pytest.approx(0.5, abs=0.05)
+    observation, *_ = env.step(config.actions.names.index("SAMPLE(cat)"))
+    assert observation[-1] == 0
 
 
 def test_references_never_reach_the_observation(validation, config):

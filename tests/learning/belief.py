@@ -133,6 +133,7 @@ class BeliefTree:
             answer=answer,
             prompt_tokens=np.full(n, self.family.prompt_tokens),
             completion_tokens=np.full(n, self.family.completion_tokens),
+            reasoning_tokens=none,
             mean_logprob=unknown,
             min_logprob=unknown,
             cut=np.zeros(n, bool),

@@ -33,7 +33,7 @@ def begun(process, budget=np.inf):
     return episodes
 
 
-def attempt(episodes, answer, rung=0, tokens=10, logprob=-0.5):
+def attempt(episodes, answer, rung=0, tokens=10, logprob=-0.5, thought=0):
     episodes.record(
         ROW,
         np.array([False]),
@@ -42,6 +42,7 @@ def attempt(episodes, answer, rung=0, tokens=10, logprob=-0.5):
             answer=np.array([answer]),
             prompt_tokens=np.array([(5, 7)[rung]]),
             completion_tokens=np.array([tokens]),
+            reasoning_tokens=np.array([thought]),
             mean_logprob=np.array([logprob]),
             min_logprob=np.array([-1.0]),
             cut=np.array([False]),
@@ -51,6 +52,14 @@ def attempt(episodes, answer, rung=0, tokens=10, logprob=-0.5):
         ),
     )
     episodes.finish_round(ROW)
+
+
+def test_thinking_is_a_share_of_what_was_written(process):
+    """Some servers count it beside the tokens that were written, none of which there may be."""
+    episodes = begun(process)
+    for thought, tokens, share in ((3, 12, 0.25), (30, 12, 1.0), (0, 12, 0.0), (4, 0, 0.0)):
+        attempt(episodes, 0, tokens=tokens, thought=thought)
+        assert episodes.last_thinking[0] == share
 
 
 def test_the_majority_leads_and_a_large_answer_outvotes_it(process):

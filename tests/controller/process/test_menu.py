@@ -47,6 +47,7 @@ def attempt(e, rung, answer):
         answer=np.array([answer]),
         prompt_tokens=np.array([10]),
         completion_tokens=np.array([20]),
+        reasoning_tokens=np.array([0]),
         mean_logprob=unknown,
         min_logprob=unknown,
         cut=none,

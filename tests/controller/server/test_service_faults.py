@@ -219,9 +219,7 @@ def test_what_was_written_by_the_deadline_is_on_the_bill_and_told(serve, small, 
 
     for upstream in (small, large):
         upstream.script(write)
-    service = serve(
-        small, large, streams=True, silence_s=0.3, idle_timeout_s=0.3
-    )
+    service = serve(small, large, streams=True, silence_s=0.3, idle_timeout_s=0.3)
     reply = service.ask(price=DEAR, deadline_s=1.0)
     (served,) = service.served
     written = served.usage["small"].cancelled_tokens
