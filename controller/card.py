@@ -18,7 +18,7 @@ from controller.errors import CheckpointError
 from controller.files import write_json
 from controller.granularity import ATTEMPTS
 from controller.process.actions import Action
-from controller.process.cost import cost_text
+from controller.process.cost import TOKENS
 from controller.process.episodes import EpisodeConfig
 
 FRONTIER_FILE = "frontier.png"
@@ -193,7 +193,7 @@ def model_card(checkpoint: AnyCheckpoint, figures: Figures | None, **metadata: A
         middle_price=(low * high) ** 0.5,
         actions=_actions(checkpoint),
         cell=_cell,
-        cost_text=cost_text,
+        tokens=TOKENS,
         figures=figures,
         held_out=held_out,
         picture=FRONTIER_FILE if drawn else None,

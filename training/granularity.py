@@ -21,7 +21,13 @@ from controller.segments.rules import segment_rule_families
 from envs.granularity import AnyTable, AnyTraces
 from envs.reward import ROUND_PRICES, LogUniform
 from envs.segments import SegmentTable, SegmentTraces, build_trees
-from envs.traces.derive import derive_config, derive_segment_config
+from envs.traces.derive import (
+    cost_model,
+    derive_config,
+    derive_segment_config,
+    known_rates,
+    priced_model,
+)
 from envs.traces.format import TraceSet
 from envs.traces.table import TraceTable, build_table
 from training.learn.config import TrainConfig
@@ -87,12 +93,14 @@ def _split_attempts(
 def _derive_attempts(
     train: TraceTable, traces: TraceSet, config: TrainConfig, difficulty: Difficulty | None
 ) -> EpisodeConfig:
+    models, unit = traces.models(config.ladder), config.unit
     process = derive_config(
         train,
-        traces.models(config.ladder),
+        models,
         traces.arms(config.ladder),
-        token_costs=config.token_costs,
-        dollars=config.list_prices,
+        cost=cost_model(models, config.token_costs)
+        if unit == "flops"
+        else priced_model(models, known_rates(traces, models, unit, config.rates), unit),
         sample_widths=config.sample_widths,
         max_samples=config.max_samples,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import NamedTuple
 
 from controller.errors import ConfigError, check_range
 
@@ -48,27 +49,65 @@ class Usage:
         )
 
 
+class Currency(NamedTuple):
+    """What people are told costs in: dollars or seconds, so many a unit, or else the units.
+
+    >>> TOKENS.text(231.4), Currency("dollars", 2e-7).text(231.4), Currency("seconds", 0.05).text(9)
+    ('231', '$0.000046', '0.45 s')
+    """
+
+    name: str
+    size: float
+
+    def text(self, cost: float) -> str:
+        """A cost, to two digits unless it is whole units."""
+        if self == TOKENS:
+            return f"{cost:.0f}"
+        told = f"{Decimal(f'{cost * self.size:.2g}'):f}"
+        return f"${told}" if self.name == "dollars" else f"{told} s"
+
+
+TOKENS = Currency("small-model tokens", 1.0)
+
+
 @dataclass(frozen=True, kw_only=True)
-class CostModel:
+class Counted:
+    """What is counted in units that may be worth dollars, or take seconds.
+
+    Attributes:
+        dollars, seconds: that a unit of cost is; None where costs are something else.
+    """
+
+    dollars: float | None = None
+    seconds: float | None = None
+
+    @property
+    def currency(self) -> Currency:
+        """What people are told costs in."""
+        known = (("dollars", self.dollars), ("seconds", self.seconds))
+        return next((Currency(name, size) for name, size in known if size), TOKENS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostModel(Counted):
     """Usage -> cost, in units of one token that the first arm writes.
 
     In FLOPs a token that goes through a model costs 2 x parameters; a cached one nothing. Source:
     Kaplan et al. 2020 (arXiv 2001.08361), section 2.1. In dollars it costs what the list says,
-    prompts less than what is written.
+    prompts less than what is written; in seconds what the machine takes, without those side by
+    side.
 
     Attributes:
         weights: cost of one written token per rung, relative to the first arm's.
         reviser_weight: cost of one token that goes through the small model and its reviser.
         verifier_weight: of one that goes through the small model and its verifier.
         prompt_shares: cost of a prompt token per rung, relative to a written one's; empty for 1.
-        dollars: that one unit costs; None where costs are FLOPs.
     """
 
     weights: tuple[float, ...]
     reviser_weight: float = 1.0
     verifier_weight: float = 1.0
     prompt_shares: tuple[float, ...] = ()
-    dollars: float | None = None
 
     def __post_init__(self) -> None:
         shares = self.prompt_shares
@@ -77,7 +116,7 @@ class CostModel:
                 f"prompt_shares: expected {len(self.weights)} numbers from 0 up, one per rung, "
                 f"found {shares}"
             )
-        check_range(self, ("dollars", "reviser_weight", "verifier_weight"), above=0)
+        check_range(self, ("dollars", "seconds", "reviser_weight", "verifier_weight"), above=0)
         if len(self.weights) < 1 or self.weights[0] != 1.0 or min(self.weights) <= 0:
             raise ConfigError(
                 "weights: expected 1.0 for the small model, then a positive number per rung, "
@@ -85,14 +124,5 @@ class CostModel:
             )
 
     def price_of_worth(self, worth: float) -> float:
-        """Accuracy per unit, where a right answer is worth so many dollars, or else units."""
-        return (self.dollars or 1.0) / worth
-
-
-def cost_text(cost: float, dollars: float | None) -> str:
-    """A cost in dollars to two digits where a unit is so many dollars, else in whole units.
-
-    >>> cost_text(231.4, None), cost_text(231.4, 2e-7)
-    ('231', '$0.000046')
-    """
-    return f"{cost:.0f}" if dollars is None else f"${Decimal(f'{cost * dollars:.2g}'):f}"
+        """Accuracy per unit, where a right answer is worth so much of the currency."""
+        return self.currency.size / worth

@@ -23,8 +23,8 @@ class Terms:
     Attributes:
         price: accuracy per unit cost, the unit being one small-model token; the controller's
             own when None.
-        worth: instead of a price: what a right answer is worth, in dollars where the controller
-            counts these, else in small-model tokens.
+        worth: instead of a price: what a right answer is worth, in dollars or seconds where the
+            controller counts these, else in small-model tokens.
         round_price: accuracy per serial round of generation; 0 if waiting is free.
         budget: hard cap on cost; None for no cap.
         accuracy: instead of a price: share of questions to be answered right.

@@ -52,8 +52,8 @@ class AdapterSpec:
     digest: str
 
 
-Dollars = tuple[float, float]
-"""Of a million prompt tokens, and of a million written ones."""
+Rates = tuple[float, float]
+"""Dollars or seconds of a million prompt tokens, and of a million written ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ class ModelSpec:
     prompt: tuple[dict[str, str], ...] = ()
     body: Mapping[str, Any] = field(default_factory=dict, hash=False)
     prompt_length: tuple[float, float] | None = None
-    dollars: Dollars | None = None
+    dollars: Rates | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

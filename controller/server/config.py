@@ -78,8 +78,8 @@ class ServeConfig:
         playground: answer / with a page to try it on; default: unless there are keys.
         price: accuracy per small-model token, if the request does not set it; default:
             mid-range.
-        worth: instead: what a right answer is worth, in dollars where the controller counts these,
-            else in small-model tokens.
+        worth: instead: what a right answer is worth, in dollars or seconds where the controller
+            counts these, else in small-model tokens.
         mean_cost: instead of a price: small-model tokens per question, kept over time.
         limits: what callers may spend.
         shared: redis://HOST:PORT/DB, where services keep limits, breakers and pace together.

@@ -17,11 +17,12 @@ from controller.process.cost import CostModel
 from controller.process.episodes import EpisodeConfig
 from controller.process.features import THINKING
 from controller.process.menu import Arm, menu_of
-from controller.process.types import Dollars, ModelSpec
+from controller.process.types import ModelSpec, Rates
 from controller.segments.episodes import SegmentConfig
 from envs.draws import Streams
 from envs.replay import AttemptReplay
 from envs.segments import SegmentTable, SegmentTraces
+from envs.traces.format import TraceSet
 from envs.traces.table import TraceTable
 
 Ints = NDArray[np.signedinteger]
@@ -38,31 +39,44 @@ _ENOUGH_QUESTIONS = 20_000
 _VOTE_WEIGHTS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
 
 
-def known_dollars(model: ModelSpec, said: Mapping[str, Dollars]) -> Dollars | None:
-    """Of a million prompt and written tokens: as said, as recorded, or else as listed."""
-    known, found = said.get(model.name, model.dollars), listed(model.name)
-    return known or (found and (found[0], found[2]))
+def known_rates(
+    traces: TraceSet, models: Sequence[ModelSpec], unit: str, said: Mapping[str, Rates]
+) -> dict[str, Rates]:
+    """Rates of models in dollars or seconds, as said, as the set or its attempts tell, or listed.
+
+    There are none of a model of which nobody tells.
+    """
+    known = dict(said)
+    if unit == "dollars":
+        known = {m.name: m.dollars for m in models if m.dollars} | known
+    if all(model.name in known for model in models):
+        return known
+    known = traces.fitted_rates(unit) | known
+    names = (model.name for model in models if unit == "dollars" and model.name not in known)
+    return known | {name: (found[0], found[2]) for name in names if (found := listed(name))}
 
 
-def priced_model(models: Sequence[ModelSpec], dollars: Mapping[str, Dollars]) -> CostModel:
-    """Ledger in dollars of a menu, by rung; `dollars` by name before the models' and listed ones.
+def priced_model(
+    models: Sequence[ModelSpec], rates: Mapping[str, Rates], unit: str = "dollars"
+) -> CostModel:
+    """Ledger of a menu in dollars or seconds, by rung, from the rates of each by name.
 
     Raises:
-        ConfigError: a model without prices, or one whose written tokens cost nothing.
+        ConfigError: a model without, or one whose written tokens cost nothing.
     """
-    prices = [known_dollars(model, dollars) for model in models]
-    for model, price in zip(models, prices, strict=True):
-        if price is None or price[1] <= 0 or price[0] < 0:
+    known = [rates.get(model.name, (0.0, 0.0)) for model in models]
+    for model, (prompt, written) in zip(models, known, strict=True):
+        if written <= 0 or prompt < 0:
+            told = {"dollars": "dollars_per_million_tokens in trace.json, or cost_usd"}
             raise ConfigError(
-                f"dollars: expected what a million prompt and written tokens of {model.name} "
-                f"cost, found {price}; say --dollars {model.name}=PROMPT/WRITTEN, or "
-                "dollars_per_million_tokens in trace.json, or cost_usd of the attempts"
+                f"{unit}: expected what a million prompt and written tokens of {model.name} "
+                f"cost, found {rates.get(model.name)}; say --{unit} {model.name}=PROMPT/WRITTEN, "
+                f"or {told.get(unit, unit)} of the attempts"
             )
-    known = [price for price in prices if price is not None]
     return CostModel(
         weights=tuple(written / known[0][1] for _, written in known),
         prompt_shares=tuple(prompt / written for prompt, written in known),
-        dollars=known[0][1] / 1e6,
+        **{unit: known[0][1] / 1e6},
     )
 
 
@@ -95,16 +109,14 @@ def derive_config(
     models: Sequence[ModelSpec],
     arms: tuple[Arm, ...] = (),
     *,
-    token_costs: Mapping[str, float] | None = None,
-    dollars: Mapping[str, Dollars] | None = None,
+    cost: CostModel | None = None,
     sample_widths: tuple[int, ...] = (1,),
     max_samples: int = 16,
 ) -> EpisodeConfig:
     """The decision process for a trace set.
 
     `arms` are the models as arms of a menu, none for a small model and larger ones. Costs are
-    FLOPs, by `token_costs` relative to the first where sizes are unknown, or `dollars`, see
-    `priced_model`.
+    FLOPs unless there is another `cost`, see `cost_model` and `priced_model`.
 
     Lengths, the cost unit (a typical first small attempt) and the vote weight of each
     rung come from the train split alone. What the traces do not hold, a policy cannot
@@ -140,7 +152,7 @@ def derive_config(
         worst = max(int(model.max_new_tokens or 1) for model in models)
         overhead = math.ceil(overhead * max(1.0, worst / max(longest, 1)))
     config = EpisodeConfig(
-        cost=cost_model(models, token_costs) if dollars is None else priced_model(models, dollars),
+        cost=cost or cost_model(models),
         vote_weights=(1,) * len(models),
         mean_completion_tokens=tuple(max(mean, 1.0) for mean in means),
         max_completion_tokens=tuple(int(m.max_new_tokens or 1) for m in models),

@@ -26,7 +26,7 @@ from pyarrow.fs import LocalFileSystem
 from controller.errors import ConfigError, TraceFormatError
 from controller.files import write_atomically
 from controller.process.menu import Arm, menu_of
-from controller.process.types import AdapterSpec, Dollars, ModelSpec
+from controller.process.types import AdapterSpec, ModelSpec, Rates
 
 TRACE_VERSION = 1
 
@@ -221,19 +221,22 @@ class TraceSet:
 
         return small, max(sorted(candidates), key=accuracy)
 
-    @cached_property
-    def recorded_dollars(self) -> dict[str, Dollars]:
-        """Of a million prompt and written tokens of each model whose attempts say what they cost.
+    def fitted_rates(self, unit: str) -> dict[str, Rates]:
+        """Dollars or seconds of the tokens of each model whose attempts say what they took.
 
-        Least squares without a constant.
+        Least squares without a constant; of a prompt the tokens that were not cached.
         """
         sums: defaultdict[str, NDArray[np.float64]] = defaultdict(lambda: np.zeros((3, 3)))
-        if "cost_usd" not in self.stored.schema.names:
+        taken = {"dollars": "cost_usd"}.get(unit, unit)
+        if taken not in self.stored.schema.names:
             return {}
-        for batch in self.scan(["model", "prompt_tokens", "completion_tokens", "cost_usd"]):
-            billed = batch.to_pandas().dropna()
-            for name, rows in billed.set_index("model").groupby(level=0):
-                sums[name] += rows.to_numpy(float).T @ rows.to_numpy(float)
+        columns = ["prompt_tokens", "completion_tokens", taken]
+        for batch in self.scan(["model", *columns, "cached_tokens"]):
+            told = batch.to_pandas().dropna(subset=columns)
+            if "cached_tokens" in told:
+                told["prompt_tokens"] -= told["cached_tokens"].fillna(0)
+            for name, rows in told.groupby("model"):
+                sums[name] += rows[columns].to_numpy(float).T @ rows[columns].to_numpy(float)
         return {name: _fitted(products) for name, products in sums.items()}
 
     def models(self, ladder: Sequence[str] | None = None) -> tuple[ModelSpec, ...]:
@@ -248,7 +251,6 @@ class TraceSet:
             replace(
                 spec,
                 max_new_tokens=spec.max_new_tokens or held[spec.name].longest,
-                dollars=spec.dollars or self.recorded_dollars.get(spec.name),
             )
             for spec in specs
         )
@@ -269,8 +271,8 @@ class TraceSet:
         return next((name for name, entry in told.items() if entry.get("verifies")), None)
 
 
-def _fitted(products: NDArray[np.float64]) -> Dollars:
-    """Prices from the sums of products of prompt tokens, written tokens and dollars, (3, 3)."""
+def _fitted(products: NDArray[np.float64]) -> Rates:
+    """Rates by sums of products of prompt tokens, written tokens and what they took, (3, 3)."""
     from scipy.optimize import nnls
 
     tokens, with_cost = products[:2, :2], products[:2, 2]

@@ -249,7 +249,8 @@ def test_what_was_paid_makes_the_prices(tmp_path):
     for row in rows[:-1]:
         row["cost_usd"] = (0.1 * row["prompt_tokens"] + 0.4 * row["tokens"]) / 1e6
     import_attempts([write(tmp_path / "a.jsonl", rows)], tmp_path / "traces")
-    assert TraceSet.read(tmp_path / "traces").models()[0].dollars == pytest.approx((0.1, 0.4))
+    fitted = TraceSet.read(tmp_path / "traces").fitted_rates("dollars")
+    assert fitted["m"] == pytest.approx((0.1, 0.4))
     wrong = write(tmp_path / "b.jsonl", [plain(cost_usd=-1)])
     with pytest.raises(TraceFormatError, match="column cost_usd: expected a number from 0"):
         import_attempts([wrong], tmp_path / "other")

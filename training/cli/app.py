@@ -30,8 +30,8 @@ class AnswerConfig:
 
     Attributes:
         price: accuracy per small-model token; default: mid-range.
-        worth: instead: what a right answer is worth, in dollars where the controller counts these,
-            else in small-model tokens.
+        worth: instead: what a right answer is worth, in dollars or seconds where the controller
+            counts these, else in small-model tokens.
         controller: checkpoint; default: the bundled one, or that of a bundled menu.
         models: that make attempts.
         examples: draw so many new bundled questions.
@@ -115,7 +115,7 @@ def answer(
             if as_json:
                 print(json.dumps(outcome_json(question, outcome)))
             else:
-                print_outcome(console, question, outcome, checkpoint.config.cost.dollars)
+                print_outcome(console, question, outcome, checkpoint.config.cost.currency)
 
 
 @with_flags(ServeConfig)

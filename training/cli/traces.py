@@ -296,10 +296,10 @@ def cost(
     as_json: Json = False,
 ) -> None:
     """Print what an attempt by each arm costs, in operations, dollars and seconds, and why."""
-    from training.learn.config import list_prices
+    from training.learn.config import said_rates
     from training.report.show import print_rows
 
-    prices = list_prices(pairs("dollars", dollars or []))
+    prices = said_rates(pairs("dollars", dollars or []))
     if menu is not None and ladder:
         raise ConfigError("ladder: expected none beside a menu, whose arms are all told")
     if menu is None and (hardware, batch, prompt_tokens, written_tokens) != ("h100", 1, 200, 300):

@@ -238,7 +238,7 @@ def _evaluated(
     return save_evaluation(
         out,
         about,
-        summarise(comparison, test.questions, first.config.cost.dollars),
+        summarise(comparison, test.questions, first.config.cost.currency),
         checkpoint=first,
         recorded=test,
         played=comparison.played[CONTROLLER],

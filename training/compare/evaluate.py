@@ -28,6 +28,7 @@ from controller.policy.rules import (
     routers,
     rule_families,
 )
+from controller.process.cost import TOKENS
 from controller.process.episodes import EpisodeConfig
 from controller.process.lockstep import Floats
 from controller.segments.episodes import SegmentConfig
@@ -104,7 +105,7 @@ class Other:
         """What their unit of cost is in that of another controller.
 
         Raises:
-            ConfigError: one counts dollars, the other FLOPs, or a size is unknown.
+            ConfigError: one counts something else than the other, or a size is unknown.
         """
         units = {_unit(checkpoint, first) for checkpoint in self.checkpoints}
         if len(units) > 1:
@@ -138,23 +139,23 @@ class Other:
 
 def _unit(other: AnyCheckpoint, first: AnyCheckpoint) -> float:
     """A controller's unit of cost in that of another."""
-    ours, theirs = (checkpoint.config.cost.dollars for checkpoint in (first, other))
-    if ours is not None and theirs is not None:
-        return float(theirs / ours)
+    ours, theirs = (checkpoint.config.cost.currency for checkpoint in (first, other))
     own, its = (checkpoint.models[0] for checkpoint in (first, other))
-    if ours is None and theirs is None:
+    if ours.name == theirs.name != TOKENS.name:
+        return float(theirs.size / ours.size)
+    if ours == theirs:
         if own.parameters and its.parameters:
             return its.parameters / own.parameters
         if own.name == its.name:
             return 1.0
     found = [
-        f"tokens of {model.name}" if dollars is None else "dollars"
-        for dollars, model in ((ours, own), (theirs, its))
+        f"tokens of {model.name}" if currency == TOKENS else currency.name
+        for currency, model in ((ours, own), (theirs, its))
     ]
     raise ConfigError(
-        "beside: expected costs of one currency, dollars or operations of models whose sizes are "
-        f"known, found {found[0]} and {found[1]}; train both with the same --unit, or say "
-        "`parameters` in trace.json"
+        "beside: expected costs of one currency, dollars, seconds or operations of models whose "
+        f"sizes are known, found {found[0]} and {found[1]}; train both with the same --unit, or "
+        "say `parameters` in trace.json"
     )
 
 

@@ -16,8 +16,8 @@ from controller.backends.prices import listed
 from controller.errors import ConfigError
 from controller.process.actions import REVISING
 from controller.process.episodes import calibrated, score_weight
-from controller.process.types import Dollars
-from envs.traces.derive import cost_model, derive_config, known_dollars
+from controller.process.types import Rates
+from envs.traces.derive import cost_model, derive_config, known_rates
 from envs.traces.format import TraceSet
 from envs.traces.table import TraceTable, build_table
 from training.learn.calibration import auroc, expected_calibration_error, with_calibration
@@ -150,7 +150,7 @@ def _model_columns(table: TraceTable, rung: int, name: str) -> dict[str, NDArray
 
 
 def cost_table(
-    traces: TraceSet, ladder: Sequence[str] = (), dollars: Mapping[str, Dollars] | None = None
+    traces: TraceSet, ladder: Sequence[str] = (), dollars: Mapping[str, Rates] | None = None
 ) -> list[dict[str, Any]]:
     """What an attempt by each arm costs on average, in both units, and why; a row per arm.
 
@@ -162,13 +162,13 @@ def cost_table(
     """
     models, arms = traces.models(ladder), traces.arms(ladder)
     table = build_table(traces, ["train"], [model.name for model in models])
-    flops = cost_model(models)
+    flops, prices = cost_model(models), known_rates(traces, models, "dollars", dollars or {})
     rows = []
     for rung, (model, arm) in enumerate(zip(models, arms, strict=True)):
         fresh = table.stream[:, rung]
         own = table.attempts[fresh[fresh >= 0]]
         prompt, written = (float(own[f"{kind}_tokens"].mean()) for kind in ("prompt", "completion"))
-        price = known_dollars(model, dollars or {})
+        price = prices.get(model.name)
         bill = None if price is None else (prompt * price[0] + written * price[1]) / 1e6
         rows.append(
             {
@@ -200,7 +200,7 @@ def menu_cost(
     places: Sequence[ModelPlace],
     loads: Mapping[str, Load],
     hardware: Hardware,
-    dollars: Mapping[str, Dollars],
+    dollars: Mapping[str, Rates],
 ) -> list[dict[str, Any]]:
     """A row per arm: a first attempt and, its prompt being cached, a further one, and why.
 

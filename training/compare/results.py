@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from controller.card import Interval, Measured, Number
-from controller.process.cost import cost_text
+from controller.process.cost import TOKENS, Counted
 
 CONTROLLER = "controller"
 
@@ -167,7 +167,7 @@ class Seeds:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Results:
+class Results(Counted):
     """All figures of a comparison.
 
     Attributes:
@@ -189,7 +189,6 @@ class Results:
         by_accuracy: the controller over each kind of rule, up to what the controller reaches.
         chosen: the rule that did best at each price on the questions that rules are tuned on.
         steps: from the best fixed plan to the controller; empty where no rule reads prompts.
-        dollars: that a unit of cost is; None where costs are FLOPs.
     """
 
     num_questions: int
@@ -208,20 +207,19 @@ class Results:
     by_accuracy: tuple[EqualAccuracy, ...] = ()
     chosen: tuple[str, ...] = ()
     steps: tuple[LeadPart, ...] = ()
-    dollars: float | None = None
 
     def cost_text(self, cost: float) -> str:
-        """A cost in dollars where it is counted in these, else in small-model tokens."""
-        return cost_text(cost, self.dollars)
+        """A cost in the currency."""
+        return self.currency.text(cost)
 
     def price_text(self, price: float) -> str:
-        """A price; in dollars, what a right answer is worth at it."""
-        return f"{price:.1e}" if self.dollars is None else self.cost_text(1 / price)
+        """A price; in dollars and seconds, what a right answer is worth at it."""
+        return f"{price:.1e}" if self.currency == TOKENS else self.cost_text(1 / price)
 
     @property
     def price_title(self) -> str:
         """What `price_text` tells."""
-        return "price" if self.dollars is None else "worth"
+        return "price" if self.currency == TOKENS else "worth"
 
     @property
     def controller(self) -> tuple[Point, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 from controller.card import Interval
 from controller.errors import ConfigError
 from controller.policy.rules import ROUTERS, SELECTOR, STATIC
+from controller.process.cost import TOKENS, Currency
 from controller.process.lockstep import Floats
 from controller.process.types import Question
 from training.compare.equal_accuracy import by_accuracy, equal_accuracy, headline
@@ -72,9 +73,9 @@ def count_distinct(questions: Sequence[Question]) -> int:
 
 
 def summarise(
-    comparison: Comparison, questions: Sequence[Question], dollars: float | None = None
+    comparison: Comparison, questions: Sequence[Question], currency: Currency = TOKENS
 ) -> Results:
-    """All figures of a comparison on some questions; a unit of cost may be so many dollars."""
+    """All figures of a comparison on some questions."""
     bootstrap = Bootstrap(len(comparison.levels))
     played, prices = comparison.played, comparison.prices
     return Results(
@@ -103,7 +104,7 @@ def summarise(
         by_accuracy=by_accuracy(comparison, bootstrap.weights),
         chosen=_chosen(comparison, tuple(comparison.expected)),
         steps=tuple(_steps(comparison, bootstrap)),
-        dollars=dollars,
+        **({} if currency == TOKENS else {currency.name: currency.size}),
     )
 
 

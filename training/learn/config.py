@@ -8,6 +8,7 @@ from math import inf
 from typing import Any, Literal
 
 from controller.errors import ConfigError, check_range
+from controller.process.types import Rates
 from controller.registry import NETWORKS, Registry
 
 STEPS_PER_ATTEMPT = 64
@@ -101,8 +102,8 @@ class PPOConfig:
         return max(1, self.total_steps // self.steps_per_update)
 
 
-def list_prices(said: Mapping[str, str]) -> dict[str, tuple[float, float]]:
-    """Dollars of a million prompt and written tokens by model, from PROMPT/WRITTEN each.
+def said_rates(said: Mapping[str, str], unit: str = "dollars") -> dict[str, Rates]:
+    """Dollars or seconds of a million tokens by model, from PROMPT/WRITTEN each.
 
     Raises:
         ConfigError: an entry is something else.
@@ -113,7 +114,7 @@ def list_prices(said: Mapping[str, str]) -> dict[str, tuple[float, float]]:
             prompt, written = map(float, text.split("/"))
         except ValueError:
             raise ConfigError(
-                f"dollars: expected {model}=PROMPT/WRITTEN as in 0.15/0.6, found {text!r}"
+                f"{unit}: expected {model}=PROMPT/WRITTEN as in 0.15/0.6, found {text!r}"
             ) from None
         prices[model] = prompt, written
     return prices
@@ -127,9 +128,11 @@ class TrainConfig:
         ladder: models, the small one first; empty for the trace set's default.
         token_costs: small-model tokens that a token of each MODEL costs, where its size is
             unknown.
-        unit: of costs: flops, or dollars by each model's list price.
+        unit: of costs: flops, dollars by each model's list price, or seconds, as recorded.
         dollars: MODEL=PROMPT/WRITTEN, dollars of a million tokens of each, where the trace set does
             not say or something else is paid.
+        seconds: MODEL=PROMPT/WRITTEN, seconds that a million tokens of each take, where the
+            attempts do not say or another machine is used.
         sample_widths: attempts that a SAMPLE action makes side by side, one action each.
         max_samples: SAMPLE attempts per episode.
         hide_signals: 0..1, share of episodes without logprobs, without difficulty, without a
@@ -151,8 +154,9 @@ class TrainConfig:
 
     ladder: tuple[str, ...] = ()
     token_costs: Mapping[str, float] = field(default_factory=dict)
-    unit: Literal["flops", "dollars"] = "flops"
+    unit: Literal["flops", "dollars", "seconds"] = "flops"
     dollars: Mapping[str, str] = field(default_factory=dict)
+    seconds: Mapping[str, str] = field(default_factory=dict)
     sample_widths: tuple[int, ...] = (1, 4)
     max_samples: int = 16
     hide_signals: float = 0.1
@@ -167,9 +171,9 @@ class TrainConfig:
     ppo: PPOConfig = field(default_factory=PPOConfig)
 
     @property
-    def list_prices(self) -> dict[str, tuple[float, float]] | None:
-        """Dollars of a million prompt and written tokens by model; None where FLOPs count."""
-        return list_prices(self.dollars) if self.unit == "dollars" else None
+    def rates(self) -> dict[str, Rates]:
+        """Dollars or seconds of a million prompt and written tokens by model, as far as said."""
+        return {} if self.unit == "flops" else said_rates(getattr(self, self.unit), self.unit)
 
     def __post_init__(self) -> None:
         check_range(self, ("max_samples", "sample_widths"), least=1)
@@ -180,17 +184,18 @@ class TrainConfig:
             raise ConfigError(
                 f"prices: expected the least and the greatest, or none, found {self.prices}"
             )
-        if self.dollars and self.unit != "dollars":
-            raise ConfigError(f"dollars: expected --unit dollars beside it, found {self.unit}")
+        for unit in ("dollars", "seconds"):
+            if getattr(self, unit) and self.unit != unit:
+                raise ConfigError(f"{unit}: expected --unit {unit} beside it, found {self.unit}")
         LEARNERS.check(self.learner)
-        _ = self.list_prices
+        _ = self.rates
         for model, cost in self.token_costs.items():
             if not 0 < cost < inf:
                 raise ConfigError(f"token_costs: expected more than 0, found {model}={cost}")
 
     def check_models(self, known: Collection[str]) -> None:
         """Raises ConfigError for a cost or price of a model that the traces do not have."""
-        for option in ("token_costs", "dollars"):
+        for option in ("token_costs", "dollars", "seconds"):
             if unknown := sorted(set(getattr(self, option)) - set(known)):
                 raise ConfigError(
                     f"{option}: expected models among {sorted(known)}, found {unknown[0]!r}"

@@ -61,8 +61,13 @@ const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)}%`;
 const fixed = (value, digits = 3) => value.toFixed(digits).replace("-", "−");
 const signed = (value) => (value >= 0 ? "+" : "") + fixed(value);
 const count = (value) => value.toLocaleString("en", { maximumFractionDigits: 0 });
-const costText = (cost) =>
-  data.dollars ? `$${Number((cost * data.dollars).toPrecision(2))}` : count(cost);
+
+function costText(cost) {
+  if (!data.currency) return count(cost);
+  const amount = Number((cost * data.currency.size).toPrecision(2));
+  return data.currency.name === "dollars" ? `$${amount}` : `${amount} s`;
+}
+
 const between = ([, low, high], show) => `${show(low)} to ${show(high)}`;
 
 function priceText(price) {
@@ -73,7 +78,7 @@ function priceText(price) {
 }
 
 function pointsText(price) {
-  if (data.dollars) return `a right answer is worth ${costText(1 / price)}`;
+  if (data.currency) return `a right answer is worth ${costText(1 / price)}`;
   const points = price * 1000 * 100;
   const shown = points >= 10 ? points.toFixed(0) : points.toPrecision(2);
   return `1,000 small-model tokens are worth ${shown} points of accuracy`;

@@ -45,7 +45,7 @@ function drawEpisode() {
     ...(answer === null ? [] : [": ", make("bdi", {}, answer)]),
     ...(correct || question.reference === null ? [] : [" – the reference is ", make("bdi", {}, question.reference)]),
     `. Cost ${costText(cost)} ${
-      data.dollars ? `of the ${costText(1 / data.prices[state.price])} that a right answer is worth` : `× price ${priceText(data.prices[state.price])}`
+      data.currency ? `of the ${costText(1 / data.prices[state.price])} that a right answer is worth` : `× price ${priceText(data.prices[state.price])}`
     } = ${fixed(cost * data.prices[state.price])}.`,
   );
   byId("steps").replaceChildren(
@@ -104,7 +104,7 @@ function probabilities(decision) {
 function facts(decisions, at) {
   const { cost, value, leader } = decisions[at];
   const rows = [
-    ["cost so far", data.dollars ? costText(cost) : `${count(cost)} small-model tokens`],
+    ["cost so far", data.currency ? costText(cost) : `${count(cost)} small-model tokens`],
     ["expected return", `${fixed(value)} from here on`],
     [segmented() ? "answer if it stops" : "leading answer", leader === null ? "none yet" : make("bdi", {}, leader)],
   ];

@@ -53,7 +53,7 @@ const isNarrow = () => byId("frontier").clientWidth < 500;
 const priceAxis = () => ({
   type: "log",
   title: {
-    text: `price (accuracy per ${data.dollars ? costText(1) : isNarrow() ? "token" : "small-model token"})`,
+    text: `price (accuracy per ${data.currency ? costText(1) : isNarrow() ? "token" : "small-model token"})`,
     standoff: 8,
   },
   exponentformat: "power",
@@ -174,7 +174,7 @@ function equalUtility(low, high) {
 /** Title and ticks of the log axis: at 1, 2 and 5 of every decade where there is room. */
 function computeAxis(low, high) {
   const narrow = isNarrow();
-  const unit = data.dollars ? "dollars" : "small-model tokens";
+  const unit = data.currency ? data.currency.name : "small-model tokens";
   const of = narrow ? "" : " per question";
   const decades = Array.from({ length: 24 }, (_, i) => 10 ** (i - 6));
   const steps = narrow ? [1, 5] : [1, 2, 5];
@@ -184,9 +184,9 @@ function computeAxis(low, high) {
   return {
     type: "log",
     range: [Math.log10(low), Math.log10(high)],
-    title: { text: `${data.dollars ? "cost" : "compute"}${of} (${unit})`, standoff: 8 },
+    title: { text: `${data.currency ? "cost" : "compute"}${of} (${unit})`, standoff: 8 },
     tickvals: inside,
-    ticktext: inside.map((value) => (data.dollars ? costText(value) : value < 1 ? String(value) : count(value))),
+    ticktext: inside.map((value) => (data.currency ? costText(value) : value < 1 ? String(value) : count(value))),
     tickangle: 0,
   };
 }

@@ -23,6 +23,7 @@ from controller.card import (
 from controller.checkpoint import WEIGHTS_FILE, load_any
 from controller.files import write_text
 from controller.hub import card_of
+from controller.process.cost import TOKENS
 from training.compare.evaluation import Evaluation
 from training.compare.results import Ratio, Results, Seeds
 
@@ -51,7 +52,8 @@ def results_markdown(
         num_seeds=num_seeds,
         models=models,
         columns=[
-            f"{p:.0e}" if results.dollars is None else results.price_text(p) for p in results.prices
+            f"{p:.0e}" if results.currency == TOKENS else results.price_text(p)
+            for p in results.prices
         ],
         segmented="segments" in results.tally,
         table=markdown_table,

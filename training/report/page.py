@@ -24,6 +24,7 @@ from plotly.offline import get_plotlyjs
 
 from controller.errors import EvaluationError
 from controller.files import write_text
+from controller.process.cost import TOKENS
 from training.compare.evaluation import ASKED, Evaluation, read_evaluation
 from training.compare.results import CONTROLLER, QUANTITIES, Point
 from training.compare.summary import Bootstrap
@@ -91,9 +92,11 @@ def _scope(run: Run) -> str:
 
 
 def _unit(run: Run) -> str:
-    dollars = run.evaluation.results.dollars
+    currency = run.evaluation.results.currency
     name = "".join(run.evaluation.about.models[:1])
-    return f"tokens of {name or 'one model'}" if dollars is None else f"{dollars:.3g} dollars"
+    if currency == TOKENS:
+        return f"tokens of {name or 'one model'}"
+    return f"{currency.size:.3g} {currency.name}"
 
 
 def _again(run: Run, first: Run) -> str:
@@ -123,9 +126,10 @@ def _read(path: Path, name: str) -> Run:
 def report_data(runs: Sequence[Run], num_questions: int) -> dict[str, Any]:
     """Everything on the page of runs, with single episodes of so many questions."""
     first = runs[0]
+    currency = first.evaluation.results.currency
     return {
         "prices": first.prices,
-        "dollars": first.evaluation.results.dollars,
+        "currency": None if currency == TOKENS else currency._asdict(),
         "num_questions": len(first.question_ids),
         "policies": _policies(runs),
         "runs": [_run(run) for run in runs],

@@ -22,7 +22,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from controller.checkpoint import Checkpoint
 from controller.process.actions import ActionKind
-from controller.process.cost import cost_text
+from controller.process.cost import TOKENS, Currency
 from controller.process.lockstep import Ints
 from envs.pictures import action_colour, action_colours
 from envs.replay import Replay
@@ -50,9 +50,8 @@ _OTHERS = ("#b03a8c", "#c2187a", "#d4720b")
 _INK, _MUTED = "#1b1c1e", "#5d6066"
 STYLE = Path(__file__).with_name("pictures.mplstyle")
 """Settings of matplotlib for all pictures."""
-_TOKENS = "small-model tokens"
 _MANY = 1000
-"""Questions whose cost is told in dollars: one costs little."""
+"""Questions whose cost is told in dollars or seconds: one costs little."""
 
 _SHOWN = (2, 6, 10)
 """Which of the prices have a map: low, middle, high."""
@@ -67,7 +66,8 @@ _WIDE, _LARGEST, _SMALLEST = 230.0, 22.0, 0.08
 @matplotlib.rc_context(fname=STYLE)
 def plot_frontier(results: Results, path: Path) -> None:
     """Accuracy against compute, and below the paired lead over the best rule at each price."""
-    unit = 1.0 if results.dollars is None else results.dollars * _MANY
+    currency = results.currency
+    unit = 1.0 if currency == TOKENS else currency.size * _MANY
     policies = {
         name: [replace(point, cost=point.cost * unit) for point in points]
         for name, points in results.policies.items()
@@ -84,8 +84,9 @@ def plot_frontier(results: Results, path: Path) -> None:
     for name, colour in zip(results.others, cycle(_OTHERS), strict=False):
         _plot_controller(above, policies[name], colour, name)
     _plot_controller(above, policies[CONTROLLER], _INK, CONTROLLER)
-    axis = f"mean compute per question ({_TOKENS})"
-    axis = axis if results.dollars is None else f"mean cost of {_MANY:,} questions (dollars)"
+    axis = f"mean compute per question ({TOKENS.name})"
+    if currency != TOKENS:
+        axis = f"mean cost of {_MANY:,} questions ({currency.name})"
     above.set(xlabel=axis, ylabel="accuracy")
     least = min(p.accuracy for points in results.policies.values() for p in points if p.cost > 0)
     above.set_ylim(bottom=least - 0.02)
@@ -93,7 +94,7 @@ def plot_frontier(results: Results, path: Path) -> None:
     above.set_title(_gain(results))
     _log_axis(above)
     closest = [results.closest_rule(i)[1] for i in range(len(results.prices))]
-    _plot_lead(below, closest, results.dollars, 1, _INK, "o-", lw=1.5, ms=4)
+    _plot_lead(below, closest, results.currency, 1, _INK, "o-", lw=1.5, ms=4)
     below.set(ylabel="utility, points")
     below.set_title(f"Ahead of the best rule, {results.num_questions:,} questions, 95%")
     title = "the best of (so many) rules, mixtures included"
@@ -101,8 +102,8 @@ def plot_frontier(results: Results, path: Path) -> None:
     save_figure(figure, path)
 
 
-def _worth_axis(dollars: float | None) -> str:
-    return f"what a right answer is worth ({_TOKENS if dollars is None else 'dollars'})"
+def _worth_axis(currency: Currency) -> str:
+    return f"what a right answer is worth ({currency.name})"
 
 
 def _gain(results: Results) -> str:
@@ -148,7 +149,7 @@ def _plot_controller(axes: Axes, policy: Sequence[Point], colour: str, label: st
 def _plot_lead(
     axes: Axes,
     leads: Sequence[Lead],
-    dollars: float | None,
+    currency: Currency,
     sign: int,
     colour: str,
     style: str,
@@ -158,10 +159,10 @@ def _plot_lead(
     lead, *ends = sign * 100 * np.array([entry.measured for entry in leads]).T  # (P,) each
     low, high = np.sort(ends, axis=0)
     axes.axhline(0, color=_INK, lw=1)
-    worth = [(dollars or 1) / entry.price for entry in leads]
+    worth = [currency.size / entry.price for entry in leads]
     reach = lead - low, high - lead
     axes.errorbar(worth, lead, reach, fmt=style, color=colour, elinewidth=1.2, **more)
-    axes.set_xlabel(_worth_axis(dollars))
+    axes.set_xlabel(_worth_axis(currency))
     _log_axis(axes)
 
 
@@ -199,7 +200,7 @@ def plot_utility(results: Results, path: Path) -> None:
         known = [results.lead[name] for name in names if name in results.lead]
         closest = [min(row, key=lambda entry: entry.lead) for row in zip(*known, strict=True)]
         style = "osD^vPX"[place] + "-"
-        _plot_lead(axes, closest, results.dollars, -1, colour, style, lw=1.5, ms=4, label=title)
+        _plot_lead(axes, closest, results.currency, -1, colour, style, lw=1.5, ms=4, label=title)
         highest = max(highest, *(-100 * entry.interval[0] for entry in closest))
     axes.set(ylabel="utility less the controller's, points")
     axes.set_ylim(-25, highest)
@@ -210,16 +211,16 @@ def plot_utility(results: Results, path: Path) -> None:
 
 @matplotlib.rc_context(fname=STYLE)
 def plot_actions(
-    shares: Mapping[float, Mapping[str, float]], path: Path, dollars: float | None = None
+    shares: Mapping[float, Mapping[str, float]], path: Path, currency: Currency = TOKENS
 ) -> None:
     """Shares of actions in all decisions of the controller, by price."""
     figure, axes = plt.subplots(figsize=(5.2, 4.6))
     prices = sorted(shares, reverse=True)
     names = [name for name in shares[prices[0]] if any(shares[price][name] for price in prices)]
-    worth = [(dollars or 1) / price for price in prices]
+    worth = [currency.size / price for price in prices]
     rows = [[shares[price][name] for price in prices] for name in names]
     axes.stackplot(worth, rows, labels=names, colors=action_colours(names))
-    axes.set(xlabel=_worth_axis(dollars), ylabel="share of decisions", ylim=(0, 1))
+    axes.set(xlabel=_worth_axis(currency), ylabel="share of decisions", ylim=(0, 1))
     axes.set_title("What the controller does, by price")
     _log_axis(axes)
     axes.margins(x=0)
@@ -257,7 +258,7 @@ def _watch(kinds: Ints, seen: list[pd.DataFrame]) -> Watcher:
 @matplotlib.rc_context(fname=STYLE)
 def plot_policy(checkpoint: Checkpoint, table: TraceTable, path: Path) -> None:
     """Draw what a policy does by attempts, votes and difficulty, and what that brings."""
-    dollars = checkpoint.config.cost.dollars
+    currency = checkpoint.config.cost.currency
     prices = LogUniform(low=checkpoint.price_range[0], high=checkpoint.price_range[1]).grid(13)
     kinds = checkpoint.config.kinds
     places = np.array([action.kind.place for action in checkpoint.config.actions])
@@ -270,19 +271,19 @@ def plot_policy(checkpoint: Checkpoint, table: TraceTable, path: Path) -> None:
     figure, axes = plt.subplots(2, 3, figsize=(13, 7.8), dpi=110)
     for axis, i in zip(axes[0], _SHOWN, strict=True):
         _action_map(axis, watched[i], kinds)
-        axis.set_title(f"A right answer is worth {worth_text(prices[i], dollars)}")
+        axis.set_title(f"A right answer is worth {worth_text(prices[i], currency)}")
     _by_level(axes[1, 0], watched[_SHOWN[1]], kinds)
-    _by_price(axes[1, 1], prices, played, dollars)
-    _where_it_pays(axes[1, 2], table, prices, played, dollars)
+    _by_price(axes[1, 1], prices, played, currency)
+    _where_it_pays(axes[1, 2], table, prices, played, currency)
     handles = [Patch(color=_colour(kind), label=kind.value.upper()) for kind in kinds]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(kinds))
     save_figure(figure, path)
 
 
-def worth_text(price: float, dollars: float | None = None) -> str:
+def worth_text(price: float, currency: Currency = TOKENS) -> str:
     """What a right answer is worth at a price, to two digits."""
     rounded = float(f"{1 / price:.2g}")
-    return f"{rounded:,.0f} tokens" if dollars is None else cost_text(1 / price, dollars)
+    return f"{rounded:,.0f} tokens" if currency == TOKENS else currency.text(1 / price)
 
 
 def _colour(kind: ActionKind) -> str:
@@ -318,16 +319,16 @@ def _by_level(axis: Axes, decisions: pd.DataFrame, kinds: Sequence[ActionKind]) 
 
 
 def _by_price(
-    axis: Axes, prices: NDArray[np.float64], played: Sequence[Played], dollars: float | None
+    axis: Axes, prices: NDArray[np.float64], played: Sequence[Played], currency: Currency
 ) -> None:
-    worth = (dollars or 1) / prices
+    worth = currency.size / prices
     for place, name in enumerate(("SAMPLE", "REVISE", "ESCALATE", "VERIFY")):
         values = [p.actions[:, place].mean() for p in played]
         if any(values):
             axis.plot(worth, values, color=action_colour(name), marker="o", ms=4, lw=2)
     nothing = [float((p.actions[:, 0] + p.actions[:, 2] == 0).mean()) for p in played]
     axis.plot(worth, nothing, color=_INK, ls="--", label="questions given up at once")
-    axis.set(xlabel=_worth_axis(dollars), ylabel="mean per question", title="By price")
+    axis.set(xlabel=_worth_axis(currency), ylabel="mean per question", title="By price")
     _log_axis(axis)
     axis.legend(loc="upper left")
 
@@ -337,16 +338,16 @@ def _where_it_pays(
     table: TraceTable,
     prices: NDArray[np.float64],
     played: Sequence[Played],
-    dollars: float | None,
+    currency: Currency,
 ) -> None:
     """Accuracy by level at two prices, and on the bars what a question costs there."""
     levels = np.unique(table.levels).tolist()
     for offset, i, shade in ((-0.2, _SHOWN[0], _INK), (0.2, _SHOWN[1], _MUTED)):
         accuracy = [float(played[i].right[table.levels == v].mean()) for v in levels]
         cost = [float(played[i].cost[table.levels == v].mean()) for v in levels]
-        label = f"worth {worth_text(prices[i], dollars)}"
+        label = f"worth {worth_text(prices[i], currency)}"
         bars = axis.bar(np.arange(len(levels)) + offset, accuracy, 0.38, color=shade, label=label)
-        axis.bar_label(bars, [cost_text(c, dollars) for c in cost], fontsize=9, color=_MUTED)
+        axis.bar_label(bars, [currency.text(c) for c in cost], fontsize=9, color=_MUTED)
     _name_levels(axis, levels)
     axis.set(ylabel="accuracy; on the bars: mean cost", title="Where compute pays")
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from controller.answers import UNSTATED, answer_kind, is_right
-from controller.process.cost import cost_text
+from controller.process.cost import TOKENS, Currency
 from controller.process.types import Question
 
 if TYPE_CHECKING:
@@ -112,12 +112,9 @@ _SHOWN = {"vote_share": "share", "last_min_logprob": "least logprob"}
 
 
 def print_outcome(
-    console: Console, question: Question, outcome: Outcome, dollars: float | None = None
+    console: Console, question: Question, outcome: Outcome, currency: Currency = TOKENS
 ) -> None:
-    """One line per decision, then what came out, what it cost, and whether it is right if known.
-
-    `dollars` is what a unit of cost is, where costs are dollars.
-    """
+    """One line per decision, then what came out, what it cost, and whether it is right if known."""
     console.print(f"\n[bold]{question.text.strip()}[/bold]", highlight=False)
     names = [name for name in _SHOWN if name in outcome.decisions[0].observation]
     shown = [_SHOWN[name] for name in names]
@@ -138,9 +135,9 @@ def print_outcome(
     if question.reference is not None:
         right = is_right(answer_kind(question.answers or UNSTATED), answer, question.reference)
         verdict = f" ({'right' if right else f'wrong, the reference is {question.reference}'})"
-    spent = f"{cost_text(outcome.cost, None)} small-model tokens"
-    if dollars is not None:
-        spent += f" at list price, {cost_text(outcome.cost, dollars)},"
+    spent = f"{TOKENS.text(outcome.cost)} {TOKENS.name}"
+    if currency != TOKENS:
+        spent += f", that is {currency.text(outcome.cost)},"
     console.print(
         f"answer [bold]{answer if answer is not None else 'none: gave up'}[/bold]{verdict}, cost "
         f"{spent} x price {outcome.price:.1e} = {outcome.cost * outcome.price:.3f}",

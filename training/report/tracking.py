@@ -270,7 +270,7 @@ def _log(tracker: Tracker, evaluation: Evaluation, out: Path) -> None:
     shares = _shares_by_price(episodes, evaluation.decision_names("probabilities"))
     plot_frontier(results, out / "frontier.png")
     plot_utility(results, out / "utility.png")
-    plot_actions(shares, out / "actions.png", results.dollars)
+    plot_actions(shares, out / "actions.png", results.currency)
     for picture, caption in PICTURES.items():
         tracker.image(picture, out / f"{picture}.png", caption)
     for i, price in enumerate(results.prices):

@@ -89,13 +89,9 @@ def test_a_budget_counts_each_arm_at_its_own_price(episodes):
 
 
 def test_prompts_have_a_price_of_their_own_in_dollars(menu_config):
-    models = [
-        ModelSpec(name=arm, rung=rung, dollars=listed)
-        for rung, (arm, listed) in enumerate(
-            zip(menu_config.arm_names, [(1, 4), (1, 4), (2, 8), (10, 20)], strict=True)
-        )
-    ]
-    cost = priced_model(models, {"whale": (30.0, 60.0)})
+    models = [ModelSpec(name=arm, rung=rung) for rung, arm in enumerate(menu_config.arm_names)]
+    rates = {"ant": (1, 4), "cat": (1, 4), "cow": (2, 8), "whale": (30, 60)}
+    cost = priced_model(models, rates)
     assert (cost.weights, cost.prompt_shares) == ((1, 1, 2, 15), (0.25, 0.25, 0.25, 0.5))
     assert (cost.dollars, cost.price_of_worth(0.04)) == pytest.approx((4e-6, 1e-4))
     e = begun(replace(menu_config, cost=cost, max_revisions=1))
@@ -108,7 +104,10 @@ def test_prompts_have_a_price_of_their_own_in_dollars(menu_config):
         np.log10(1e-3 * 15 * menu_config.mean_completion_tokens[WHALE]), abs=1e-6
     )
     with pytest.raises(ConfigError, match=r"dollars: expected what a million .* of ant cost"):
-        priced_model([replace(models[0], dollars=None)], {})
+        priced_model(models, {"whale": (30, 60)})
+    for unit, told in (("dollars", "trace.json, or cost_usd"), ("seconds", "or seconds of the")):
+        with pytest.raises(ConfigError, match=rf"--{unit} ant=PROMPT/WRITTEN, .*{told}"):
+            priced_model(models, rates | {"ant": (1, 0)}, unit)
 
 
 def test_families_count_not_heads(episodes):

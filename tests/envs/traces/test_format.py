@@ -53,27 +53,31 @@ def test_optional_columns_may_be_absent(copy):
     assert table.hidden is None
 
 
-def test_prices_are_those_that_attempts_were_paid_at(copy):
-    """Where they say so; one that was not billed counts for nothing."""
+@pytest.mark.parametrize(("unit", "column"), [("dollars", "cost_usd"), ("seconds", "seconds")])
+def test_rates_are_those_of_what_attempts_took(copy, unit, column):
+    """Where they say so; nothing was done for what was cached."""
     attempts = pq.read_table(copy / "attempts.parquet").to_pandas()
-    assert TraceSet.read(copy).recorded_dollars == {}
-    million = 0.5 * attempts["prompt_tokens"] + 2.0 * attempts["completion_tokens"]
-    attempts["cost_usd"] = million.where(attempts["model"] == "small") / 1e6
-    attempts.loc[::7, "cost_usd"] = None
+    attempts = attempts.drop(columns=["cost_usd", "seconds", "cached_tokens"], errors="ignore")
     attempts.to_parquet(copy / "attempts.parquet")
-    small, large = TraceSet.read(copy).models()
-    assert small.dollars == pytest.approx((0.5, 2.0))
-    assert large.dollars is None
+    assert TraceSet.read(copy).fitted_rates(unit) == {}
+    read = attempts["prompt_tokens"].where(attempts.index % 2 == 0, 0)
+    attempts["cached_tokens"] = (attempts["prompt_tokens"] - read).astype(float)
+    million = 0.5 * read + 2.0 * attempts["completion_tokens"]
+    attempts[column] = million.where(attempts["model"] == "small") / 1e6
+    attempts.loc[::7, column] = None
+    attempts.loc[attempts["cached_tokens"] == 0, "cached_tokens"] = None
+    attempts.to_parquet(copy / "attempts.parquet")
+    assert TraceSet.read(copy).fitted_rates(unit) == {"small": pytest.approx((0.5, 2.0))}
 
 
 @pytest.mark.parametrize(("per_prompt", "per_written"), [(0.0, 3.0), (3.0, 0.0)])
-def test_no_price_is_below_nothing(copy, per_prompt, per_written):
+def test_no_rate_is_below_nothing(copy, per_prompt, per_written):
     attempts = pq.read_table(copy / "attempts.parquet").to_pandas()
     prompt, written = attempts["prompt_tokens"], attempts["completion_tokens"]
     noise = np.random.default_rng(0).normal(size=len(attempts))
     attempts["cost_usd"] = (per_prompt * prompt + per_written * written + noise).clip(0) / 1e6
     attempts.to_parquet(copy / "attempts.parquet")
-    for found in TraceSet.read(copy).recorded_dollars.values():
+    for found in TraceSet.read(copy).fitted_rates("dollars").values():
         assert min(found) >= 0
         assert found == pytest.approx((per_prompt, per_written), abs=0.1)
 

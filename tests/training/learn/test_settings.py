@@ -126,10 +126,24 @@ def test_flags_may_be_spelt_as_sweeps_spell_them(allot):
 
 
 @pytest.mark.parametrize(
-    "more", [{"token_costs": {"huge": 3.0}}, {"unit": "dollars", "dollars": {"huge": "1/2"}}]
+    "more",
+    [
+        {"token_costs": {"huge": 3.0}},
+        {"unit": "dollars", "dollars": {"huge": "1/2"}},
+        {"unit": "seconds", "seconds": {"huge": "1/2"}},
+    ],
 )
 def test_costs_of_models_that_the_traces_lack_are_refused(more):
     config = TrainConfig(**more)
     config.check_models(["small", "huge"])
     with pytest.raises(ConfigError, match=r"expected models among \['small'\], found 'huge'"):
         config.check_models(["small"])
+
+
+@pytest.mark.parametrize("unit", ["dollars", "seconds"])
+def test_rates_are_of_the_unit_that_counts(unit):
+    with pytest.raises(ConfigError, match=f"{unit}: expected --unit {unit} beside it, found flops"):
+        TrainConfig(**{unit: {"small": "1/2"}})
+    with pytest.raises(ConfigError, match=f"{unit}: expected small=PROMPT/WRITTEN .*found '1'"):
+        TrainConfig(unit=unit, **{unit: {"small": "1"}})
+    assert TrainConfig(unit=unit, **{unit: {"small": "1/2"}}).rates == {"small": (1.0, 2.0)}

@@ -29,6 +29,16 @@ def test_pictures_are_drawn_of_any_results(tmp_path):
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in tmp_path.iterdir())
 
 
+def test_costs_in_seconds_are_told_as_such(tmp_path):
+    counted = replace(results(), seconds=0.02)
+    assert (counted.cost_text(747), counted.price_text(1e-3)) == ("15 s", "20 s")
+    with patch("training.report.plots.save_figure") as saved:
+        plot_frontier(counted, tmp_path / "frontier.png")
+    axes = saved.call_args.args[0].axes
+    assert axes[0].get_xlabel() == "mean cost of 1,000 questions (seconds)"
+    assert axes[1].get_xlabel() == "what a right answer is worth (seconds)"
+
+
 def test_costs_in_dollars_are_told_as_such(tmp_path):
     counted = replace(results(), dollars=3e-7)
     assert [counted.cost_text(cost) for cost in (747, 18_670.8)] == ["$0.00022", "$0.0056"]
@@ -36,7 +46,7 @@ def test_costs_in_dollars_are_told_as_such(tmp_path):
     with patch("training.report.plots.save_figure") as saved:
         plot_frontier(counted, tmp_path / "frontier.png")
         plot_frontier(results(), tmp_path / "frontier.png")
-        plot_actions({1e-3: {"STOP": 1.0}}, tmp_path / "actions.png", counted.dollars)
+        plot_actions({1e-3: {"STOP": 1.0}}, tmp_path / "actions.png", counted.currency)
     (dollars, tokens, actions) = (call.args[0].axes for call in saved.call_args_list)
     assert dollars[0].get_xlabel() == "mean cost of 1,000 questions (dollars)"
     assert dollars[1].get_xlabel() == "what a right answer is worth (dollars)"
