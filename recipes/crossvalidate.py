@@ -58,7 +58,7 @@ class Fold:
         traces: whose test split is the fold.
         config: of the training.
         out: directory of the fold; one for each seed in it.
-        seeds: trainings.
+        seeds: trainings; 0 for rules alone.
     """
 
     traces: TraceSet
@@ -119,13 +119,13 @@ class Fold:
         """What is played on the fold, by policy, one entry per price; rules by their number."""
         tuned, tested = self.play(rules, self.tuning), self.play(rules, self.test)
         best = [int(np.argmax([p.utility(price).mean() for p in tuned])) for price in prices]
-        played = {
-            CONTROLLER: [
+        played = {CHOSEN: [tested[i] for i in best]}
+        if self.checkpoints:
+            pooled = [
                 pool([play_checkpoint(c, self.test[0], price) for c in self.checkpoints])
                 for price in prices
-            ],
-            CHOSEN: [tested[i] for i in best],
-        }
+            ]
+            played = {CONTROLLER: pooled, **played}
         words = [table.features("words") for table, _ in (self.tuning, self.test)]
         if words[0] is not None and words[1] is not None:
             choice, _ = select_plans(words[0], tuned, words[1], prices)
@@ -182,6 +182,13 @@ def cross_validate(folds: Sequence[Fold], num_prices: int) -> tuple[Floats, pa.T
         max((rule[p] for rule in in_rules), key=lambda row: float(row.utility(price).mean()))
         for p, price in enumerate(prices)
     ]
+    return prices, as_table(by_policy, prices, questions)
+
+
+def as_table(
+    by_policy: Mapping[str, Sequence[Played]], prices: Floats, questions: Sequence[str]
+) -> pa.Table:
+    """What `PLAYED` holds of policies that have played at each price."""
     columns = [
         pa.table(
             {
@@ -195,7 +202,7 @@ def cross_validate(folds: Sequence[Fold], num_prices: int) -> tuple[Floats, pa.T
         for name, rows in by_policy.items()
         for price, row in zip(prices, rows, strict=True)
     ]
-    return prices, pa.concat_tables(columns)
+    return pa.concat_tables(columns)
 
 
 def summarise(prices: Floats, played: pa.Table) -> list[dict[str, Any]]:

@@ -6,7 +6,8 @@ Arms that share a model and differ in their prompts are told by `trace.json`: th
 folds by their ids; on each fold play, from the others,
 
 - the controller for all arms, and the rule for all arms that did best at each price;
-- the same for each model's best prompt alone: the one that is most often right at one attempt.
+- the same for each model's best prompt alone: the one that is most often right at one attempt;
+- the rule that did best on the prompts that are worth most, at one attempt and each price.
 
 Run again to go on. The set of arms lies in OUT/arms, for `allot train`.
 """
@@ -18,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,18 +29,30 @@ from rich.console import Console
 
 from controller.errors import TraceFormatError
 from controller.files import write_json
+from controller.process.episodes import EpisodeConfig
 from controller.process.lockstep import Floats
 from envs.traces.format import MANIFEST, VARIANT, TraceSet, tables_digest, write_table
-from envs.traces.table import build_table
-from recipes.crossvalidate import CHOSEN, CONTROLLER, cross_validate, deal, folds_of, written
+from envs.traces.table import TraceTable, build_table
+from recipes.crossvalidate import (
+    CHOSEN,
+    CONTROLLER,
+    Fold,
+    as_table,
+    cross_validate,
+    deal,
+    folds_of,
+    joined,
+    written,
+)
 from training.cli.app import main as run_program
+from training.compare.simulate import Played
 from training.learn.config import PPOConfig, TrainConfig
 from training.learn.threads import limit_threads
 
 SAME = ("model", "digest", "path", "server")
 """What two arms of one model have in common in `trace.json`; the first that is there counts."""
 
-TOGETHER, PROMPT_FIRST = "together", "prompt first"
+TOGETHER, PROMPT_FIRST, WORTH_MOST = "together", "prompt first", "worth most"
 
 
 def separate(traces: TraceSet, out: Path, first: int = 0) -> TraceSet:
@@ -101,6 +115,32 @@ def best_prompts(traces: TraceSet, groups: Mapping[str, Sequence[str]]) -> dict[
     return {model: max(group, key=right.__getitem__) for model, group in groups.items()}
 
 
+def worth_most(fold: Fold, groups: Mapping[str, Sequence[str]], price: float) -> dict[str, str]:
+    """The arm of each model that is worth most at one attempt, outside of the test split."""
+    process, (table, _) = fold.prepared.process, fold.tuning
+    assert isinstance(process, EpisodeConfig)
+    assert isinstance(table, TraceTable)
+    read, written = table.prompt_tokens.mean(0), np.array(process.mean_completion_tokens)
+    costs = process.token_cost * (process.prompt_share * read + written)
+    worth = dict(zip(process.arm_names, table.success_rates.mean(0) - price * costs, strict=True))
+    return {model: max(group, key=worth.__getitem__) for model, group in groups.items()}
+
+
+def rules_on_worth_most(
+    fold: Fold, groups: Mapping[str, Sequence[str]], prices: Floats
+) -> list[Played]:
+    """What the rule plays that was chosen at each price for the prompts that are worth most."""
+    of = [tuple(worth_most(fold, groups, price).items()) for price in prices]
+    played: dict[int, Played] = {}
+    for best in dict.fromkeys(of):
+        places = [place for place, one in enumerate(of) if one == best]
+        config = replace(fold.config, ladder=tuple(groups))
+        own = replace(fold, traces=alone(fold.traces, dict(best)), config=config, seeds=0)
+        rules = own.screened(prices[places]).rules
+        played |= dict(zip(places, own.contest(rules, prices[places])[CHOSEN], strict=True))
+    return [played[place] for place in range(len(prices))]
+
+
 def alone(traces: TraceSet, best: Mapping[str, str]) -> TraceSet:
     """The set with one arm for each model, which has the model's name."""
     of = {arm: model for model, arm in best.items()}
@@ -136,7 +176,14 @@ def compare(
             rows = played.filter(pc.equal(played["policy"], policy)).drop_columns("policy")
             label = pa.repeat(f"{policy}, {name}", len(rows))
             parts.append(rows.add_column(0, "policy", label))
-    return prices, pa.concat_tables(parts)
+        if name == TOGETHER:
+            by_fold = [
+                {f"{CHOSEN}, {WORTH_MOST}": rules_on_worth_most(fold, groups, prices)}
+                for fold in folds
+            ]
+            asked = [question for fold in folds for question in fold.test[0].question_ids]
+            worth = as_table(joined(by_fold), prices, asked)
+    return prices, pa.concat_tables([*parts, worth])
 
 
 def main(

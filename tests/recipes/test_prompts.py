@@ -9,9 +9,10 @@ import pytest
 
 from controller.errors import TraceFormatError
 from envs.traces.format import MANIFEST, TraceSet, write_table
-from recipes.crossvalidate import MEAN, deal, summarise
-from recipes.prompts import alone, best_prompts, prompts_of, separate
+from recipes.crossvalidate import MEAN, Fold, deal, summarise
+from recipes.prompts import alone, best_prompts, prompts_of, separate, worth_most
 from tests.menus import write_menu
+from training.learn.config import PPOConfig, TrainConfig
 
 MODELS = {"ant": "bug", "cat": "bug", "cow": "beast", "whale": "beast"}
 """Of whose arms, ant, cat, cow and whale are now prompts; cat and whale are the better ones."""
@@ -79,6 +80,16 @@ def test_the_best_prompt_is_chosen_without_the_questions_that_are_played(variant
     assert best_prompts(next(deal(wrong, 2, 0)), groups) != best
 
 
+def test_what_a_prompt_is_worth_depends_on_the_price(variants, tmp_path):
+    """The whale is more often right than the cow, and writes more."""
+    arms = separate(variants, tmp_path / "arms")
+    ladder = ("bug:ant", "bug:cat", "beast:cow", "beast:whale")
+    config = TrainConfig(ladder=ladder, ppo=PPOConfig(total_steps=8192))
+    fold = Fold(traces=next(deal(arms, 2, 0)), config=config, out=tmp_path, seeds=0)
+    found = [worth_most(fold, prompts_of(arms), price)["beast:cow"] for price in (1e-9, 1.0)]
+    assert found == ["beast:whale", "beast:cow"]
+
+
 def test_recorded_prompts_are_told_by_the_weights_that_they_share(tmp_path):
     traces = TraceSet.read(write_menu(tmp_path / "menu", 20))
     with pytest.raises(TraceFormatError, match="another prompt for the same model"):
@@ -103,7 +114,8 @@ def test_one_command_compares_both_ways_and_goes_on(variants, allot, tmp_path):
     assert weights.stat().st_mtime_ns == then
     played = pq.read_table(out / "played.parquet")
     counts = played.to_pandas().groupby(["policy", "price"])["question_id"].nunique()
-    assert [*counts] == [80] * 4 * 2
+    assert [*counts] == [80] * 5 * 2
+    assert "chosen rule, worth most" in first
     rows = summarise(np.unique(played["price"].to_numpy()), played)
     assert rows[-1]["price"] == MEAN
     for name in counts.index.unique("policy").drop("controller, together"):
