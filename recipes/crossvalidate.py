@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -259,6 +259,9 @@ def main(
     seeds: Annotated[int, typer.Option(min=1)] = 1,
     ladder: Annotated[str, typer.Option(help="Models, comma-separated; default: the set's.")] = "",
     limit: Annotated[int, typer.Option(help="Use so many questions only; 0: all.")] = 0,
+    unit: Annotated[
+        Literal["flops", "dollars", "seconds"], typer.Option(help="Of costs.")
+    ] = "flops",
     steps: Annotated[int, typer.Option(help="Of each training; 0: as suit.")] = 0,
     num_prices: Annotated[int, typer.Option(min=1)] = 12,
 ) -> None:
@@ -266,6 +269,7 @@ def main(
     limit_threads()
     config = TrainConfig(
         ladder=tuple(name for name in ladder.split(",") if name),
+        unit=unit,
         ppo=PPOConfig(total_steps=steps),
     )
     dealt = deal(TraceSet.read(traces), folds, limit)
