@@ -152,24 +152,31 @@ def _model_columns(table: TraceTable, rung: int, name: str) -> dict[str, NDArray
 def cost_table(
     traces: TraceSet, ladder: Sequence[str] = (), dollars: Mapping[str, Rates] | None = None
 ) -> list[dict[str, Any]]:
-    """What an attempt by each arm costs on average, in both units, and why; a row per arm.
+    """What an attempt by each arm costs on average, in every unit, and why; a row per arm.
 
     Attempts are those of the train split; `dollars` are of a million prompt and written tokens,
     where the set does not say. Of an empty `ladder` the default counts.
 
     Tokens of prompts and of what is written, costs of a written token, of a first and of a further
-    attempt in written tokens of the first arm, and of a first one in dollars.
+    attempt in written tokens of the first arm, and of a first one in dollars and seconds.
     """
     models, arms = traces.models(ladder), traces.arms(ladder)
     table = build_table(traces, ["train"], [model.name for model in models])
-    flops, prices = cost_model(models), known_rates(traces, models, "dollars", dollars or {})
+    flops = cost_model(models)
+    rates = {
+        "dollars": known_rates(traces, models, "dollars", dollars or {}),
+        "seconds": known_rates(traces, models, "seconds", {}),
+    }
     rows = []
     for rung, (model, arm) in enumerate(zip(models, arms, strict=True)):
         fresh = table.stream[:, rung]
         own = table.attempts[fresh[fresh >= 0]]
         prompt, written = (float(own[f"{kind}_tokens"].mean()) for kind in ("prompt", "completion"))
-        price = prices.get(model.name)
-        bill = None if price is None else (prompt * price[0] + written * price[1]) / 1e6
+        bills = {
+            unit: f"{(prompt * rate[0] + written * rate[1]) / 1e6:.2g}"
+            for unit, known in rates.items()
+            if (rate := known.get(model.name))
+        }
         rows.append(
             {
                 "arm": arm.name,
@@ -181,7 +188,7 @@ def cost_table(
                 "a token": f"{flops.weights[rung]:.3g}",
                 "an attempt": f"{flops.weights[rung] * (prompt + written):.3g}",
                 "a further": f"{flops.weights[rung] * written:.3g}",
-                "dollars": "-" if bill is None else f"{bill:.2g}",
+                **{unit: bills.get(unit, "-") for unit in rates},
             }
         )
     return rows
