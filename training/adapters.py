@@ -8,31 +8,59 @@ A verifier knows better what the model should have written. It learns the worked
 questions, most of all the tokens at which recorded attempts go wrong. Its score of an attempt, one
 forward pass over question and attempt, is made of how likely it finds the attempt's tokens, and
 calibrated on other questions by logistic regression (Platt 1999) together with what the writer
-itself thought of them. Why not a head on the last hidden state: docs/decisions/0008.
+itself thought of them. Why not a head on the last hidden state: docs/decisions/0008. Of a model
+that knows more than the bundled one, a read-out of its own hidden states tells as well, for one
+pass over the attempts and no training of the model.
 """
 
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from difflib import SequenceMatcher
+from functools import partial
+from math import nan
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-from controller.backends.local.adapters import judge, probability, save_adapter, token_logprobs
+from controller.backends.base import Request, run_now
+from controller.backends.local.adapters import (
+    attempt_states,
+    judge,
+    load_adapters,
+    probability,
+    read_out,
+    save_adapter,
+    token_logprobs,
+)
+from controller.backends.local.backend import LocalBackend
 from controller.backends.local.kv import batches_by_length, padded
 from controller.backends.local.model import Encoded, LocalModel, load_model
-from controller.backends.prompts import revision_messages
+from controller.backends.places import ModelPlace
+from controller.backends.prompts import REVISER, revision_messages
+from controller.errors import ConfigError
+from controller.files import write_atomically
+from controller.process.actions import ActionKind
 from controller.process.lockstep import Floats
-from envs.traces.format import TraceSet
-from training.learn.calibration import auroc, calibrate, expected_calibration_error
+from envs.questions.grader import KindGrader
+from envs.traces.format import TraceSet, tables_digest
+from envs.traces.recorded import read_recorded
+from training.learn.calibration import (
+    auroc,
+    auroc_within,
+    calibrate,
+    expected_calibration_error,
+    fit_readout,
+)
 from training.learn.resume import has_state, load_state, save_state
 
 Example = dict[str, Any]
@@ -51,8 +79,21 @@ class AttemptText:
 AttemptGroup = tuple[str, list[AttemptText]]
 """Question id and the attempts at that question."""
 
-WorkedSolution = Callable[[str], str]
-"""The text that should have been written, by question id."""
+WorkedSolution = Callable[[str], str | None]
+"""The text that should have been written, by question id; None if nobody knows."""
+
+_LOGITS = 2**27
+"""Of a training step at most: 512 MiB."""
+
+
+def right_texts(traces: TraceSet) -> WorkedSolution:
+    """Solutions for lack of better ones: the shortest right attempt at a question, by any model."""
+    held = traces.attempts.select(["question_id", "correct", "text"]).to_pandas()
+    held = held[held["correct"] & held["text"].notna()]
+    held = held.loc[held["text"].str.len().sort_values(kind="stable").index]
+    best = held.drop_duplicates("question_id")
+    known: dict[str, str] = dict(zip(best["question_id"], best["text"], strict=True))
+    return known.get
 
 
 def distinct(attempts: Iterable[AttemptText]) -> list[AttemptText]:
@@ -60,8 +101,10 @@ def distinct(attempts: Iterable[AttemptText]) -> list[AttemptText]:
     return list({attempt.text: attempt for attempt in reversed(list(attempts))}.values())[::-1]
 
 
-def attempts_by_question(traces: TraceSet, split: str) -> Iterator[AttemptGroup]:
-    """The small model's attempts at each question of a split, with the question's id."""
+def attempts_by_question(
+    traces: TraceSet, split: str, model: str | None = None
+) -> Iterator[AttemptGroup]:
+    """A model's attempts at each question of a split, with the question's id; all small ones'."""
     texts = {
         row["question_id"]: row["question"]
         for row in traces.questions.select(["question_id", "question", "split"]).to_pylist()
@@ -70,7 +113,8 @@ def attempts_by_question(traces: TraceSet, split: str) -> Iterator[AttemptGroup]
     grouped: dict[str, list[AttemptText]] = {question_id: [] for question_id in texts}
     for row in traces.attempts.to_pylist():
         question_id = row["question_id"]
-        if question_id in grouped and row["tier"] == "small" and row["error"] is None:
+        own = row["tier"] == "small" if model is None else row["model"] == model
+        if question_id in grouped and own and row["error"] is None and row["text"] is not None:
             grouped[question_id].append(
                 AttemptText(
                     question=texts[question_id],
@@ -123,12 +167,18 @@ class ReviserConfig:
 
 
 def revision_examples(
-    traces: TraceSet, split: str, worked_solution: WorkedSolution, config: ReviserConfig
+    traces: TraceSet,
+    split: str,
+    worked_solution: WorkedSolution,
+    config: ReviserConfig,
+    model: str | None = None,
 ) -> Iterator[Example]:
     """Prompt and completion, as chat messages, for each revision to learn."""
-    for question_id, attempts in attempts_by_question(traces, split):
+    for question_id, attempts in attempts_by_question(traces, split, model):
         wrong = [a for a in distinct(attempts) if not a.right]
         solution = worked_solution(question_id)
+        if solution is None:
+            continue
         wrong.sort(key=lambda a: _similarity(a.text, solution), reverse=True)
         right = [a for a in distinct(attempts) if a.right]
         for attempt in wrong[: config.wrong_per_question]:
@@ -145,16 +195,20 @@ def _example(question: str, attempt: str, target: str) -> Example:
 
 
 def train_reviser(
-    base: str | Path,
+    base: str | Path | ModelPlace,
     traces: TraceSet,
     worked_solution: WorkedSolution,
     out: Path,
     config: ReviserConfig | None = None,
+    model: str | None = None,
 ) -> None:
     """Train a reviser of the model `base`, from its attempts with their texts, into `out`.
 
-    `worked_solution` is of each question of the train split; `training` in `out` holds what
-    resuming needs.
+    `worked_solution` is of each question of the train split, `model` the name that the set has for
+    it; `training` in `out` holds what resuming needs.
+
+    Raises:
+        ConfigError: there is nothing to learn from.
     """
     from datasets import Dataset
     from transformers.trainer_utils import get_last_checkpoint
@@ -163,12 +217,26 @@ def train_reviser(
     config = config or ReviserConfig()
     local = load_model(base, 0)
     state = out / "training"
+    examples = list(revision_examples(traces, "train", worked_solution, config, model))
+    if not examples:
+        raise ConfigError(
+            f"{traces.path}: expected attempts of the train split with their texts, and right ones "
+            "among them, to learn revising from; found none"
+        )
+    longest = max(
+        len(local.encode_chat([*example["prompt"], *example["completion"]], complete=True))
+        for example in examples
+    )
+    batch = config.batch_size
+    while batch > 1 and batch * longest * local.model.config.get_text_config().vocab_size > _LOGITS:
+        batch //= 2
     trainer = SFTTrainer(
         model=with_lora(local.model, config.rank, config.seed),
         args=SFTConfig(
             output_dir=str(state),
             num_train_epochs=config.epochs,
-            per_device_train_batch_size=config.batch_size,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=config.batch_size // batch,
             learning_rate=config.muon_lr,
             lr_scheduler_type="cosine",
             warmup_steps=50,
@@ -177,14 +245,12 @@ def train_reviser(
             save_total_limit=1,
             logging_steps=50,
             report_to="none",
-            use_cpu=True,
+            use_cpu=not torch.cuda.is_available(),
             bf16=False,
             gradient_checkpointing=False,
             seed=config.seed,
         ),
-        train_dataset=Dataset.from_list(
-            list(revision_examples(traces, "train", worked_solution, config))
-        ),
+        train_dataset=Dataset.from_list(examples),
         processing_class=local.tokenizer,
         optimizer_cls_and_kwargs=(
             torch.optim.Muon,
@@ -281,22 +347,23 @@ class VerifierTraining:
 
     def __init__(
         self,
-        base: str | Path,
+        base: str | Path | ModelPlace,
         traces: Sequence[TraceSet],
         worked_solution: WorkedSolution,
         out: Path,
         config: VerifierConfig | None = None,
+        model: str | None = None,
     ) -> None:
         self.config, self.out = config or VerifierConfig(), out
         self.local = load_model(base, 0)
         known, new = (
-            [group for t in traces for group in attempts_by_question(t, split)]
+            [group for t in traces for group in attempts_by_question(t, split, model)]
             for split in ("train", "validation")
         )
         self.lessons = [
-            lesson(group, worked_solution(group[0]), self.local, self.config.error_weight)
+            lesson(group, solution, self.local, self.config.error_weight)
             for group in known
-            if group[1]
+            if group[1] and (solution := worked_solution(group[0])) is not None
         ]
         self.validation = graded_attempts(new, self.local)
         self.model = with_lora(self.local.model, self.config.rank, self.config.seed)
@@ -321,7 +388,7 @@ class VerifierTraining:
         """Train, calibrate and save; `progress` hears of the share that is done and the loss.
 
         Returns:
-            `auroc` and `ece` on the validation split.
+            `auroc`, the same within questions, and `ece`, on the validation split.
         """
         self.model.train()
         step = 0
@@ -369,7 +436,110 @@ class VerifierTraining:
         score = calibrate(judged.double().numpy(), known.logprobs, known.right, known.question)
         save_adapter(self.model, self.out, base_digest=self.local.digest, score=score)
         right = probability(score, judged, torch.from_numpy(known.logprobs).float()).numpy()
-        return {
-            "auroc": auroc(right, known.right),
-            "ece": expected_calibration_error(right, known.right),
-        }
+        return _measured(right, known)
+
+
+def _measured(probability: Floats, graded: Graded) -> dict[str, float]:
+    return {
+        "auroc": auroc(probability, graded.right),
+        "auroc_within": auroc_within(probability, graded.right, graded.question),
+        "ece": expected_calibration_error(probability, graded.right),
+    }
+
+
+_AT_ONCE = 128
+"""Attempts whose states are kept together: what an interruption may cost."""
+
+
+def train_readout(
+    base: str | Path | ModelPlace,
+    traces: TraceSet,
+    out: Path,
+    *,
+    samples: int = 4,
+    progress: Callable[[int, int], None] = lambda done, all_: None,
+) -> dict[str, float]:
+    """Fit a verifier of the model `base` that reads its hidden states, into `out`.
+
+    It learns from `samples` attempts of the model, by its name in the set, at each question of the
+    train split and is calibrated on the validation split; `out/training` holds the states until the
+    end. `progress` hears how many of all attempts were read.
+
+    Returns:
+        `auroc`, the same within questions, and `ece`, on the validation split.
+
+    Raises:
+        ConfigError: there are no right or no wrong attempts with their texts.
+    """
+    local = load_model(base, 0)
+    parts = []
+    for split in ("train", "validation"):
+        groups = attempts_by_question(traces, split, local.name)
+        parts.append(graded_attempts([(name, tried[:samples]) for name, tried in groups], local))
+    for part, split in zip(parts, ("train", "validation"), strict=True):
+        if part.right.all() or not part.right.any():
+            raise ConfigError(
+                f"{traces.path}: expected right and wrong attempts by {local.name} with their "
+                f"texts in the {split} split, found {int(part.right.sum())} of {len(part.right)} "
+                "right; call the model as the set does: --model NAME=PLACE"
+            )
+    read = sum(len(part.texts) for part in parts)
+    kept = out / "training" / f"{local.digest}-{tables_digest(traces.path)[:16]}-{samples}"
+    states, done = [], 0
+    for number, part in enumerate(parts):
+        rows = []
+        for begin in range(0, len(part.texts), _AT_ONCE):
+            file = kept / f"{number}-{begin}.safetensors"
+            if not file.exists():
+                made = attempt_states(local.model, part.texts[begin : begin + _AT_ONCE])
+                kept.mkdir(parents=True, exist_ok=True)
+                write_atomically(file, partial(save_file, {"states": made}))
+            rows.append(load_file(file)["states"])
+            done += len(rows[-1])
+            progress(done, read)
+        states.append(torch.cat(rows))
+    known, new = parts
+    fitted = fit_readout(states[0].double().numpy(), known.right, known.question)
+    readout = torch.from_numpy(fitted).float()
+    judged, logprobs = read_out(readout, states[1]), np.nan_to_num(new.logprobs)
+    score = calibrate(judged.double().numpy(), logprobs, new.right, new.question)
+    save_adapter(None, out, base_digest=local.digest, score=score, readout=readout)
+    shutil.rmtree(out / "training")
+    found = probability(score, judged, torch.from_numpy(new.logprobs).float()).numpy()
+    return _measured(found, new)
+
+
+def measure_reviser(
+    base: str | Path | ModelPlace, reviser: Path, traces: TraceSet, attempts: int = 200
+) -> dict[str, float]:
+    """What the reviser of a model does to some of its attempts, of the validation split.
+
+    Returns:
+        Shares of wrong attempts that it `fixes` and of right ones that it `breaks`, and how often a
+        `fresh` attempt at the questions of the wrong ones is right; NaN of nothing.
+    """
+    local = load_adapters(load_model(base, 0), {REVISER: reviser})
+    recorded = read_recorded(traces, ["validation"], [local.name])
+    of = {question.question_id: question for question in recorded.questions}
+    answered = [a for a in recorded.attempts if a.answer is not None and a.text is not None]
+    parents = list({a.question_id: a for a in reversed(answered)}.values())[:attempts]
+    backend = LocalBackend(
+        local, max_new_tokens=traces.models([local.name])[0].max_new_tokens or 192
+    )
+    made = run_now(
+        backend.attempts(
+            [
+                Request(question=of[a.question_id], action=ActionKind.REVISE, parent=a)
+                for a in parents
+            ]
+        )
+    )
+    grade = partial(map, lambda a: KindGrader().is_right(of[a.question_id], a.answer))
+    before, after = (np.array([*grade(each)], bool) for each in (parents, made))
+    places = {name: q for q, name in enumerate(recorded.table.question_ids)}
+    fresh = recorded.table.success_rates[[places[a.question_id] for a in parents], 0]
+    return {
+        "fixes": float(after[~before].mean()) if (~before).any() else nan,
+        "breaks": float((~after)[before].mean()) if before.any() else nan,
+        "fresh": float(fresh[~before].mean()) if (~before).any() else nan,
+    }

@@ -1,6 +1,19 @@
-"""Attempts to learn from."""
+"""Attempts to learn from, and what is trained on them."""
 
-from training.adapters import AttemptText, _similarity, distinct
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from controller.backends.local.adapters import load_adapters, score_attempts
+from controller.backends.local.backend import load_model
+from controller.backends.prompts import VERIFIER
+from controller.errors import BackendError
+from envs.traces.format import TraceSet
+from tests.conftest import CHECKPOINTS
+from training.adapters import AttemptText, _similarity, distinct, right_texts
+from training.learn.calibration import auroc_within, fit_readout
 
 
 def attempt(text, right=True):
@@ -14,3 +27,83 @@ def test_of_attempts_with_one_text_the_first_counts():
 
 def test_similarity_grows_with_what_is_shared():
     assert _similarity("1+2=4", "1+2=3") > _similarity("no idea", "1+2=3")
+
+
+@pytest.fixture(scope="module")
+def recorded(allot, tmp_path_factory):
+    """A few attempts with their texts."""
+    out = tmp_path_factory.mktemp("adapters") / "traces"
+    allot("record", "--limit", 12, "--samples", 4, "--max-new-tokens", 64, "--out", out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def verifier(allot, recorded):
+    out = recorded.parent / "verifier"
+    model = ["--model", CHECKPOINTS / "small", "--traces", recorded, "--out", out]
+    return out, allot("adapters", "train", "verifier", *model).stdout
+
+
+def test_a_verifier_reads_hidden_states(allot, verifier, recorded, tmp_path):
+    out, told = verifier
+    measured = dict(line.split() for line in told.splitlines())
+    assert {*measured} == {"auroc", "auroc_within", "ece"}
+    assert sorted(path.name for path in out.iterdir()) == ["allot.json", "score.safetensors"]
+    allot("verify", recorded, "--verifier", out, "--out", tmp_path / "scored")
+    attempts = TraceSet.read(tmp_path / "scored").attempts.to_pandas()
+    assert attempts["verifier_score"][attempts["model"] == "small"].between(0, 1).all()
+    assert attempts["verifier_score"][attempts["model"] == "large"].isna().all()
+
+
+def test_what_it_reads_is_the_models_own_whatever_adapter_stands_beside(verifier):
+    """And another model's read-out is refused, by its weights or its width."""
+    out, _ = verifier
+    paths = {"reviser": CHECKPOINTS / "reviser", VERIFIER: out}
+    both = load_adapters(load_model(CHECKPOINTS / "small", 0), paths)
+    alone = load_adapters(load_model(CHECKPOINTS / "small", 0), {VERIFIER: out})
+    texts = [alone.encode_attempt("1 + 1 =", text) for text in ("2", "Answer: 3 and more")]
+    logprobs = torch.full((2, 2), float("nan"))
+    found = [score_attempts(model, texts, logprobs) for model in (both, alone)]
+    assert found[0] == pytest.approx(found[1], abs=1e-5)
+    large = load_model(CHECKPOINTS / "large", 0)
+    with pytest.raises(BackendError, match="expected a finite read-out of 385 numbers for large"):
+        load_adapters(large, {VERIFIER: out})
+
+
+def test_a_model_that_the_set_does_not_know_is_told(allot, recorded, tmp_path):
+    model = f"other={CHECKPOINTS / 'small'}"
+    command = ["--model", model, "--traces", recorded, "--out", tmp_path / "x"]
+    done = allot("adapters", "train", "verifier", *command, check=False)
+    assert "expected right and wrong attempts by other" in done.stderr
+    assert "--model NAME=PLACE" in done.stderr
+
+
+def test_a_reviser_learns_from_right_attempts_and_is_measured(allot, recorded, tmp_path):
+    out = tmp_path / "reviser"
+    model = ["--model", CHECKPOINTS / "small", "--traces", recorded, "--out", out]
+    told = allot("adapters", "train", "reviser", *model, "--epochs", 1).stdout
+    shares = {line.split()[0]: float(line.split()[1]) for line in told.splitlines()[-3:]}
+    assert {*shares} == {"fixes", "breaks", "fresh"}
+    digest = json.loads((out / "allot.json").read_text())["base_digest"]
+    assert digest == load_model(CHECKPOINTS / "small", 0).digest
+
+
+def test_the_shortest_right_attempt_stands_for_a_solution(recorded):
+    traces = TraceSet.read(recorded)
+    solutions, held = right_texts(traces), traces.attempts.to_pandas()
+    right = held[held["correct"]].groupby("question_id")["text"]
+    for question, texts in right:
+        assert len(solutions(question)) == texts.str.len().min()
+    assert solutions("nowhere") is None
+
+
+def test_a_read_out_ranks_attempts_at_one_question():
+    """What tells questions apart is there, too, and does not drown the rest."""
+    rng = np.random.default_rng(0)
+    question = np.repeat(np.arange(60), 4)
+    easy, good = rng.normal(size=60)[question], rng.normal(size=240)
+    right = rng.random(240) < 1 / (1 + np.exp(-(2 * easy + 2 * good)))
+    noise = rng.normal(size=(240, 20))
+    states = np.column_stack([3 * easy + 5, 0.1 * good, noise])
+    readout = fit_readout(states, right, question)
+    assert auroc_within(states @ readout[:-1] + readout[-1], right, question) > 0.8

@@ -19,6 +19,7 @@ from controller.bundled import bundled
 from controller.errors import AllotError, ConfigError
 from controller.process.terms import Terms
 from controller.server.config import ServeConfig
+from training.cli.adapters import adapters_app
 from training.cli.flags import Json, Seed, flag, with_flags
 from training.cli.traces import cost, evaluate_models, import_, read, record, verify
 from training.cli.train import dashboard, dashed, evaluate, explain, report, shadow_, train
@@ -178,6 +179,7 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="The recorded language models.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
+app.add_typer(adapters_app, name="adapters")
 models_app.command("evaluate")(evaluate_models)
 app.command("train", context_settings={"token_normalize_func": dashed})(train)
 app.command()(record)

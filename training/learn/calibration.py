@@ -157,23 +157,60 @@ def _pairs(
     return np.concatenate(pairs), weight / max(weight.sum(), 1e-9)
 
 
-def _fit(features: Floats, right: NDArray[np.bool_], ahead: Floats, weight: Floats) -> Floats:
-    """Weights of a score, (features,), that says how likely attempts are right and ranks them.
+def _loss(
+    weights: Floats, features: Floats, right: NDArray[np.bool_], ahead: Floats, weight: Floats
+) -> tuple[float, Floats]:
+    """How badly a score says how likely attempts are right and ranks them, and the gradient.
 
     Logistic regression alone would learn which questions are easy, which says little about
     the attempts at one of them; so the loss of RankNet on pairs of these is added.
 
     Source: Burges et al. 2005, "Learning to Rank using Gradient Descent", eq. 3.
     """
+    logits, lead = features @ weights, ahead @ weights
+    error = (chance(logits) - right) / len(right)
+    value = float(np.mean(np.logaddexp(0, logits) - right * logits))
+    value += float(weight @ np.logaddexp(0, -lead))
+    return value, features.T @ error - ahead.T @ (weight * chance(-lead))
 
-    def loss(weights: Floats) -> tuple[float, Floats]:
-        logits, lead = features @ weights, ahead @ weights
-        error = (chance(logits) - right) / len(right)
-        value = float(np.mean(np.logaddexp(0, logits) - right * logits))
-        value += float(weight @ np.logaddexp(0, -lead))
-        return value, features.T @ error - ahead.T @ (weight * chance(-lead))
 
-    return np.asarray(minimize(loss, np.zeros(features.shape[1]), jac=True).x)
+def _fit(features: Floats, right: NDArray[np.bool_], ahead: Floats, weight: Floats) -> Floats:
+    """Weights of a score, (features,), of the least loss."""
+    start = np.zeros(features.shape[1])
+    return np.asarray(minimize(_loss, start, (features, right, ahead, weight), jac=True).x)
+
+
+_RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3)
+"""To choose from by the loss on held-out questions."""
+
+
+def fit_readout(states: Floats, right: NDArray[np.bool_], question: NDArray[np.int64]) -> Floats:
+    """Weights of a score of hidden states, (n, F), and its constant, (F + 1,); see `calibrate`."""
+    mean, scale = states.mean(0), states.std(0) + 1e-6
+    inputs = np.column_stack([(states - mean) / scale, np.ones(len(states))])
+
+    def known(rows: NDArray[np.bool_]) -> tuple[Floats, NDArray[np.bool_], Floats, Floats]:
+        mine = inputs[rows]
+        pairs, weight = _pairs(right[rows], question[rows])
+        return mine, right[rows], mine[pairs[:, 0]] - mine[pairs[:, 1]], weight
+
+    def fitted(rows: NDArray[np.bool_], ridge: float) -> Floats:
+        of = known(rows)
+
+        def loss(weights: Floats) -> tuple[float, Floats]:
+            value, gradient = _loss(weights, *of)
+            free = np.append(weights[:-1], 0.0)
+            return value + ridge / 2 * float(free @ free), gradient + ridge * free
+
+        start = np.zeros(inputs.shape[1])
+        return np.asarray(minimize(loss, start, jac=True, method="L-BFGS-B").x)
+
+    fold = fold_of(int(question.max()) + 1, _FOLDS)[question]
+    held = [fold == place for place in np.unique(fold)]
+    losses = {r: sum(_loss(fitted(~h, r), *known(h))[0] for h in held) for r in _RIDGES}
+    weights = fitted(np.ones(len(right), bool), min(losses, key=losses.__getitem__))
+    per_state = weights[:-1] / scale
+    return np.append(per_state, weights[-1] - per_state @ mean)
 
 
 def auroc(score: Floats, right: NDArray[np.bool_]) -> float:
@@ -183,6 +220,18 @@ def auroc(score: Floats, right: NDArray[np.bool_]) -> float:
     1.0
     """
     return float("nan") if right.all() or not right.any() else float(roc_auc_score(right, score))
+
+
+def auroc_within(score: Floats, right: NDArray[np.bool_], question: NDArray[np.int64]) -> float:
+    """Mean of `auroc` over the questions that have a right and a wrong attempt.
+
+    >>> score, right = np.array([0.9, 0.8, 0.1, 0.2]), np.array([True, False, True, False])
+    >>> auroc(score, right), auroc_within(score, right, np.array([0, 0, 1, 1]))
+    (0.5, 0.5)
+    """
+    groups = [question == place for place in np.unique(question)]
+    mixed = [g for g in groups if len({*right[g].tolist()}) == 2]
+    return float(np.mean([auroc(score[g], right[g]) for g in mixed])) if mixed else float("nan")
 
 
 def expected_calibration_error(

@@ -2,7 +2,8 @@
 
 An adapter is a directory that peft wrote (adapter_config.json, adapter_model.safetensors),
 with `allot.json`, which names the weights that it was trained on, and for a verifier
-`score.safetensors`, the calibration of its score.
+`score.safetensors`, the calibration of its score. A verifier that reads what the model itself makes
+of an attempt has no files of peft, but its read-out beside the calibration.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 _NOTES, _WEIGHTS, _SCORE = "allot.json", "adapter_model.safetensors", "score.safetensors"
+_FILES = (_NOTES, _WEIGHTS, "adapter_config.json")
+_READOUT = "readout"
+_BASE = "__base__"
+"""Peft's name for no adapter at all."""
 
 
 def token_logprobs(logits: Tensor, ids: Tensor) -> Tensor:
@@ -46,6 +51,41 @@ def token_logprobs(logits: Tensor, ids: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
+def attempt_states(model: Any, texts: Sequence[Encoded]) -> Tensor:
+    """What the model makes of attempts, its adapters aside, (B, 2H).
+
+    The last layer's hidden states: at the end of an attempt, and their mean over its tokens.
+    """
+    found: dict[int, Tensor] = {}
+    for batch in batches_by_length([len(text.tokens) for text in texts]):
+        inputs, lengths = padded([texts[i].tokens for i in batch], model.device)
+        how = {"use_cache": False, "output_hidden_states": True, "logits_to_keep": 1}
+        output = forward(model, [_BASE] * len(batch), **inputs, **how)
+        states = output.hidden_states[-1].float()  # (B, L, H)
+        written = _written([texts[i] for i in batch], lengths, states.shape[1])[..., None]
+        means = (states * written).sum(1) / written.sum(1).clamp_min(1)
+        ends = states[torch.arange(len(batch), device=states.device), lengths - 1]
+        found.update(zip(batch, torch.cat((ends, means), 1), strict=True))
+    return torch.stack([found[i] for i in range(len(texts))])
+
+
+def _written(texts: Sequence[Encoded], lengths: Tensor, width: int) -> Tensor:
+    """Which tokens are the attempts', (B, L), of sequences padded on the right."""
+    begins = torch.tensor([text.begin for text in texts], device=lengths.device)
+    columns = torch.arange(width, device=lengths.device)
+    return (columns >= begins[:, None]) & (columns < lengths[:, None])
+
+
+def read_out(readout: Tensor, states: Tensor) -> Tensor:
+    """Logarithms of the probability that attempts are right, (B, 2), twice each.
+
+    `readout` are weights of the states, (2H,), and a constant.
+    """
+    odds = states.to(readout) @ readout[:-1] + readout[-1]
+    return torch.nn.functional.logsigmoid(odds)[:, None].expand(-1, 2)
+
+
+@torch.inference_mode()
 def judge(model: Any, texts: Sequence[Encoded], adapter: str) -> Tensor:
     """Sum and least log-probability of each attempt's tokens through an adapter, (B, 2)."""
     judged: dict[int, Tensor] = {}
@@ -53,9 +93,7 @@ def judge(model: Any, texts: Sequence[Encoded], adapter: str) -> Tensor:
         inputs, lengths = padded([texts[i].tokens for i in batch], model.device)
         output = forward(model, [adapter] * len(batch), **inputs, use_cache=False)
         logprobs = token_logprobs(output.logits, inputs["input_ids"])  # (B, L - 1)
-        begins = torch.tensor([texts[i].begin for i in batch], device=model.device)
-        columns = torch.arange(1, logprobs.shape[1] + 1, device=model.device)
-        written = (columns >= begins[:, None]) & (columns < lengths[:, None])
+        written = _written([texts[i] for i in batch], lengths, logprobs.shape[1] + 1)[:, 1:]
         logprobs = torch.where(written, logprobs, 0.0)
         both = torch.stack((logprobs.sum(1), logprobs.amin(1)), 1)  # (B, 2)
         judged.update(zip(batch, both, strict=True))
@@ -73,7 +111,7 @@ def score_attempts(
     if local.score is None:
         raise BackendError(
             f"{local.name}: expected a model with a verifier, found none; train one with "
-            "`training.adapters.VerifierTraining`"
+            "`allot adapters train verifier`"
         )
     longest = max((len(text.tokens) for text in texts), default=0)
     if longest > local.context_tokens:
@@ -82,7 +120,11 @@ def score_attempts(
         )
     if not texts:
         return ()
-    judged = judge(local.model, texts, VERIFIER).to(logprobs.device)
+    if local.readout is None:
+        judged = judge(local.model, texts, VERIFIER)
+    else:
+        judged = read_out(local.readout, attempt_states(local.model, texts))
+    judged = judged.to(logprobs.device)
     return tuple(probability(local.score, judged, logprobs).tolist())
 
 
@@ -92,7 +134,7 @@ def probability(calibration: Tensor, judged: Tensor, logprobs: Tensor) -> Tensor
     Args:
         calibration: (2, 7): what the features of `score_features` are multiplied by; first
             where the writer's log-probabilities are known, then where not.
-        judged: (B, 2) sum and least log-probability by the verifier.
+        judged: (B, 2) sum and least log-probability by the verifier, or see `read_out`.
         logprobs: (B, 2) mean and least by the writer, NaN where unknown.
     """
     unknown = logprobs.isnan().any(1)  # (B,)
@@ -106,14 +148,22 @@ def score_features(judged: Tensor, logprobs: Tensor) -> Tensor:
 
 
 def save_adapter(
-    model: PeftModel, out: Path, *, base_digest: str, score: Tensor | None = None
+    model: PeftModel | None,
+    out: Path,
+    *,
+    base_digest: str,
+    score: Tensor | None = None,
+    readout: Tensor | None = None,
 ) -> None:
-    """Write an adapter; `allot.json`, written last, makes it valid."""
-    model.save_pretrained(str(out))
-    shutil.copymode(out / "adapter_config.json", out / _WEIGHTS)
-    (out / "README.md").unlink(missing_ok=True)
+    """Write an adapter, or a read-out; `allot.json`, written last, makes it valid."""
+    out.mkdir(parents=True, exist_ok=True)
+    if model is not None:
+        model.save_pretrained(str(out))
+        shutil.copymode(out / "adapter_config.json", out / _WEIGHTS)
+        (out / "README.md").unlink(missing_ok=True)
     if score is not None:
-        (out / _SCORE).write_bytes(save({"calibration": score.contiguous()}))
+        tensors = {"calibration": score} | ({} if readout is None else {_READOUT: readout})
+        (out / _SCORE).write_bytes(save({name: t.contiguous() for name, t in tensors.items()}))
     write_text(out / _NOTES, json.dumps({"version": 1, "base_digest": base_digest}) + "\n")
 
 
@@ -125,36 +175,37 @@ def load_adapters(local: LocalModel, paths: Mapping[str, Path]) -> LocalModel:
     """
     model: Any = local.model
     specs: list[AdapterSpec] = []
-    score = None
+    score = readout = None
     for name, path in paths.items():
-        _check(local, name, path)
-        try:
-            if specs:
-                model.load_adapter(str(path), adapter_name=name)
-            else:
-                model = _first_adapter(model, path, name)
-        except (OSError, ValueError, RuntimeError, TypeError) as error:
-            raise BackendError(
-                f"adapter {path}: expected one that fits {local.name}; {error}"
-            ) from error
+        known = _load_score(path, local) if name == VERIFIER and (path / _SCORE).exists() else {}
+        _check(local, name, path, files=(_NOTES,) if _READOUT in known else _FILES)
+        if _READOUT not in known:
+            model = _with_adapter(model, local.name, path, name)
         specs.append(_spec(name, path))
-        if name == VERIFIER:
-            score = _load_score(path)
+        score, readout = known.get("calibration", score), known.get(_READOUT, readout)
     model.eval()
-    return replace(local, model=model, adapters=tuple(specs), score=score)
+    return replace(local, model=model, adapters=tuple(specs), score=score, readout=readout)
 
 
-def _first_adapter(model: Any, path: Path, name: str) -> PeftModel:
+def _with_adapter(model: Any, model_name: str, path: Path, name: str) -> Any:
     from peft import PeftModel
 
-    with warnings.catch_warnings():
-        # peft reads a property that transformers deprecates.
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
-        return PeftModel.from_pretrained(model, str(path), adapter_name=name)
+    try:
+        if isinstance(model, PeftModel):
+            model.load_adapter(str(path), adapter_name=name)
+            return model
+        with warnings.catch_warnings():
+            # peft reads a property that transformers deprecates.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
+            return PeftModel.from_pretrained(model, str(path), adapter_name=name)
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        raise BackendError(
+            f"adapter {path}: expected one that fits {model_name}; {error}"
+        ) from error
 
 
-def _check(local: LocalModel, name: str, path: Path) -> None:
-    for file in (_NOTES, _WEIGHTS, "adapter_config.json"):
+def _check(local: LocalModel, name: str, path: Path, files: Sequence[str]) -> None:
+    for file in (*files, *((_SCORE,) if name == VERIFIER else ())):
         if not (path / file).is_file():
             raise BackendError(
                 f"adapter {path}: expected {file} in it, found none; "
@@ -174,10 +225,10 @@ def _check(local: LocalModel, name: str, path: Path) -> None:
 
 def _spec(name: str, path: Path) -> AdapterSpec:
     digest = hashlib.sha256()
-    for file in (_WEIGHTS, _SCORE):
-        if (path / file).exists():
-            digest.update((path / file).read_bytes())
-    tensors = load_file(path / _WEIGHTS)
+    held = [path / file for file in (_WEIGHTS, _SCORE) if (path / file).exists()]
+    for file in held:
+        digest.update(file.read_bytes())
+    tensors = load_file(held[0])
     return AdapterSpec(
         name=name,
         parameters=sum(tensor.numel() for tensor in tensors.values()),
@@ -185,9 +236,10 @@ def _spec(name: str, path: Path) -> AdapterSpec:
     )
 
 
-def _load_score(path: Path) -> Tensor:
+def _load_score(path: Path, local: LocalModel) -> dict[str, Tensor]:
     try:
-        calibration = load_file(path / _SCORE)["calibration"]
+        tensors = load_file(path / _SCORE)
+        calibration = tensors["calibration"]
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise BackendError(
             f"{path / _SCORE}: expected a verifier's calibration: {error!r}"
@@ -197,4 +249,10 @@ def _load_score(path: Path) -> Tensor:
             f"{path / _SCORE}: expected a finite (2, 7) calibration, found "
             f"{tuple(calibration.shape)}"
         )
-    return calibration
+    readout, width = tensors.get(_READOUT), 2 * local.model.config.get_text_config().hidden_size + 1
+    if readout is not None and (readout.shape != (width,) or not bool(readout.isfinite().all())):
+        raise BackendError(
+            f"{path / _SCORE}: expected a finite read-out of {width} numbers for {local.name}, "
+            f"found {tuple(readout.shape)}"
+        )
+    return tensors

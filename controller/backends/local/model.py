@@ -68,6 +68,8 @@ class LocalModel:
         model: its cache must consist of plain keys and values.
         tokenizer: its chat template is used if there is one, plain text otherwise.
         score: calibration of the verifier among them, (2, 7).
+        readout: what that verifier reads the model's own hidden states by, (2H + 1,); None for
+            one that is an adapter.
     """
 
     name: str
@@ -79,6 +81,7 @@ class LocalModel:
     prompt: tuple[Message, ...] = ()
     adapters: tuple[AdapterSpec, ...] = ()
     score: Tensor | None = None
+    readout: Tensor | None = None
 
     @cached_property
     def end_tokens(self) -> frozenset[int]:
