@@ -161,6 +161,9 @@ def save_adapter(
         model.save_pretrained(str(out))
         shutil.copymode(out / "adapter_config.json", out / _WEIGHTS)
         (out / "README.md").unlink(missing_ok=True)
+    else:
+        for file in _FILES[1:]:
+            (out / file).unlink(missing_ok=True)
     if score is not None:
         tensors = {"calibration": score} | ({} if readout is None else {_READOUT: readout})
         (out / _SCORE).write_bytes(save({name: t.contiguous() for name, t in tensors.items()}))
