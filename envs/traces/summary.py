@@ -213,7 +213,9 @@ def missing(
     if all(group.attempts == group.questions for group in found if group.model == small):
         yield f"repeated samples of {small}: nothing to vote on"
     if unknown := sorted(models - sizes.keys()):
-        yield f"parameters of {', '.join(unknown)}: say --parameters MODEL=COUNT for true costs"
+        how = "say --parameters MODEL=COUNT for true costs"
+        how += ", or train with --unit dollars for what was paid" if held["cost_usd"] else ""
+        yield f"parameters of {', '.join(unknown)}: {how}"
 
 
 def answer_warnings(traces: TraceSet, models: Sequence[str]) -> Iterator[str]:

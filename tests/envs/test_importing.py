@@ -250,7 +250,8 @@ def test_what_was_paid_makes_the_prices(tmp_path):
     rows = [plain(question=f"{n}?", tokens=n, prompt_tokens=9 * n % 7 + 1) for n in range(1, 20)]
     for row in rows[:-1]:
         row["cost_usd"] = (0.1 * row["prompt_tokens"] + 0.4 * row["tokens"]) / 1e6
-    import_attempts([write(tmp_path / "a.jsonl", rows)], tmp_path / "traces")
+    made = import_attempts([write(tmp_path / "a.jsonl", rows)], tmp_path / "traces")
+    assert any("--unit dollars" in sentence for sentence in made.missing)
     fitted = TraceSet.read(tmp_path / "traces").fitted_rates("dollars")
     assert fitted["m"] == pytest.approx((0.1, 0.4))
     wrong = write(tmp_path / "b.jsonl", [plain(cost_usd=-1)])
