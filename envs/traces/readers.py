@@ -56,6 +56,7 @@ _OF_ATTEMPTS = (
     *("mean_logprob", "min_logprob", "reasoning_tokens", "seconds", "cost_usd"),
     *("verifier_score", "verifier_tokens"),
 )
+_WRITTEN = ("text", "answer", "completion_tokens")
 _OF_QUESTIONS = ("question", "reference", "dataset", "split", "level")
 
 
@@ -84,7 +85,7 @@ def table_attempts(record: Record, log: Log) -> Iterator[Row]:
         for attempt in _one_by_one(record, each, log):
             if not attempt.get("error"):
                 attempt.pop("error", None)
-            elif not any(attempt.get(n) for n in ("text", "answer", "completion_tokens")):
+            elif not any(attempt.get(name) for name in _WRITTEN):
                 log.notes[FAILED] += 1
                 continue
             yield attempt
@@ -125,10 +126,14 @@ def _long(record: Record, row: Row, wide: Mapping[str, str], log: Log) -> Iterat
         if (name := f"{before}{value}{after}") in row:
             made[value][ours] = _opened(record, theirs, row.pop(name))
             log.used.add(theirs)
+    if not made:
+        yield row
+        return
     log.unread |= dict.fromkeys(name for name in row if name not in (*COLUMNS, "error"))
     row = {name: held for name, held in row.items() if name not in log.unread}
     for told in made.values():
-        if any(held is not None for name, held in told.items() if name != field):
+        # A column total_cost is no model's whose columns are {model}_cost.
+        if any(told.get(name) is not None for name in (*_WRITTEN, "correct")):
             yield row | told
         else:
             log.notes[EMPTY] += 1

@@ -365,7 +365,7 @@ def test_samples_that_are_objects_have_what_is_theirs(tmp_path):
 def test_a_column_for_each_model_becomes_rows(tmp_path, spelled):
     """As in RouterBench, whose texts are lists of one that Python spells."""
     row = {"prompt": "1 + 1?", "m": 1.0, "m|said": "2", "n": 0.0, "n|said": "3", "o|said": None}
-    more = {"m|cost": 0.25, "n|cost": 0.5, "best": "m"}
+    more = {"m|cost": 0.25, "n|cost": 0.5, "all|cost": 1, "best": "m"}
     row |= {name: str([held]) for name, held in row.items() if spelled and "|s" in name and held}
     names = {"prompt": "question", "{model}|cost": "cost_usd"}
     names["{model}|said" + "[]" * spelled] = "text"
@@ -373,11 +373,13 @@ def test_a_column_for_each_model_becomes_rows(tmp_path, spelled):
     with pytest.warns(UserWarning, match="columns best mean nothing here"):
         made, traces = read(tmp_path, row | more, **options)
     assert shares(made) == {("m", ""): (1, 1, 1), ("n", ""): (1, 1, 0)}
-    assert "rows without an attempt, left out (1)" in made.notes
+    assert "rows without an attempt, left out (2)" in made.notes
     assert traces.attempts["cost_usd"].to_pylist() == [0.25, 0.5]
     listed = {"columns": {"prompt": "question", "{model}|said": "text"}, "metrics": ["{model:n}"]}
     with pytest.raises(TraceFormatError, match=r"small: expected one of \['n'\]"):
         read(tmp_path / "n", row, **listed)
+    with pytest.raises(ConfigError, match=r"map: expected what some log has, found \['\{model\}"):
+        read(tmp_path / "o", [plain()], columns={"{model}|said": "text"})
     for wrong, why in (("{model}", "which is any column"), ("{place}|said", "one of .*'place'")):
         with pytest.raises(ConfigError, match=why):
             ImportOptions(columns={wrong: "text"})
