@@ -1,12 +1,13 @@
 """Records of a file, one at a time, with the place that each was found at.
 
-JSON Lines, JSON (an object or an array), CSV, TSV and tables separated by semicolons, parquet, and
-the `.eval` archives of inspect_ai.
+JSON Lines, JSON (an object or an array), CSV, TSV and tables separated by semicolons, all of these
+compressed by gzip, parquet, and the `.eval` archives of inspect_ai.
 """
 
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import os
 import struct
@@ -17,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -107,7 +108,10 @@ _parsed = json.JSONDecoder(object_pairs_hook=_object).decode
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
-    suffix = path.suffix.lower()
+    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
+    if suffix in (".pkl", ".pickle"):
+        how = "one that you trust becomes parquet by pandas.read_pickle(FILE).to_parquet(TABLE)"
+        raise TraceFormatError(f"{path}: expected {EXPECTED}, found a pickle; {how}")
     if suffix == ".parquet":
         yield from _parquet(path)
     elif suffix in (".csv", ".tsv"):
@@ -125,10 +129,16 @@ def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
             yield f"row {number}", row
 
 
+def _opened(path: Path, newline: str) -> TextIO:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", newline=newline, encoding="utf-8-sig")
+    return path.open(newline=newline, encoding="utf-8-sig")
+
+
 def _separated(path: Path) -> Iterator[tuple[str, Any]]:
     """Rows of a table whose cells are separated by whichever mark its first line has most of."""
     csv.field_size_limit(sys.maxsize)  # by default texts of 131,072 characters are refused
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    with _opened(path, newline="") as file:
         header = file.readline()
         file.seek(0)
         delimiter = max(_DELIMITERS, key=header.count)
@@ -193,7 +203,7 @@ def _json(path: Path) -> Iterator[tuple[str, Any]]:
 
     Lines end at a line feed alone: JSON may hold U+2028, U+0085 and their like inside strings.
     """
-    with path.open(newline="\n", encoding="utf-8-sig") as file:
+    with _opened(path, newline="\n") as file:
         first = next((line for line in file if line.strip()), "")
         try:
             is_lines = isinstance(json.loads(first or "0"), dict)

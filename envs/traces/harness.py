@@ -80,9 +80,9 @@ def harness_attempts(record: Record, log: Log) -> Iterator[Row]:
         yield {
             "question": _prompt(row),
             "question_id": row["doc_id"],
-            "dataset": task,
+            "dataset": task or None,
             "reference": right_answers(row.get("target")),
-            "model": results.get("model_name") or log.folder_as_model,
+            "model": results.get("model_name") or (log.folder_as_model if task else None),
             "parameters": results.get("config", {}).get("model_num_parameters"),
             "answer": "" if answer in _INVALID else str(answer),
             "text": text,
@@ -97,7 +97,8 @@ def _task_and_results(log: Log) -> tuple[str, Row]:
     """
     name = _NAME.fullmatch(log.path.name)
     if not name:
-        return log.path.stem.removeprefix("samples_"), {}
+        # In its first versions names began with the model's, and its logs lay in one directory.
+        return log.path.stem.partition("samples_")[2], {}
     if "results" not in log.beside_it:
         named = (path.name for path in log.path.parent.glob(f"*_{name['time']}.json"))
         results = next((n for n in sorted(named) if not n.startswith("samples_")), None)

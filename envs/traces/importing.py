@@ -113,7 +113,7 @@ class Intake:
         for record in read_records(path):
             source = source or source_of(record)
             for entry, row in attempts_of(source, record, log):
-                kept, unknown = checked(entry, row, self.options.constants)
+                kept, unknown = checked(entry, row, log.constants)
                 log.unread |= dict.fromkeys(unknown)
                 if source is not TABLE and log.graded_again and kept.get("reference"):
                     kept = {k: v for k, v in kept.items() if k not in ("answer", "correct")}
@@ -129,6 +129,8 @@ class Intake:
         references = row.get("reference", ())
         cut = row.get("finish_reason") == CUT
         spelled, answer, how = _answer(log.answer_kind, text, answer, cut=cut)
+        if compare and (text or answer or "").startswith(("['", '["')):
+            log.doubts["texts are lists, taken for one attempt each; --map 'THEIRS[]=text'"] += 1
         if right is None:
             right = spelled is not None and is_one_of(log.answer_kind, spelled, tuple(references))
             log.notes["graded here"] += 1
@@ -209,7 +211,8 @@ class Intake:
             expected = f"{known.split!r}, as question {name} was in before"
             raise record.error("split", expected, split)
         if wording != known.wording:
-            self.logs[-1].doubts["attempts at questions that were worded otherwise before"] += 1
+            doubt = "attempts at questions that were worded otherwise before"
+            self.logs[-1].doubts[f"{doubt}; if others are meant, tell --set dataset={{file}}"] += 1
         return name, known.place
 
     @cached_property
@@ -232,10 +235,11 @@ class Intake:
             )
         if not any(model.read for model in self.models.values()):
             examples = [text[-60:] for model in self.models.values() for text in model.unread]
-            raise TraceFormatError(
-                f"expected answers, but none could be read from {len(self.attempts)} attempts, "
-                f"such as {examples[:EXAMPLES]}; say what answers are by --answers"
-            )
+            why = "which have neither answer nor text; --map THEIRS=answer names them"
+            if examples:
+                why = f"such as {examples[:EXAMPLES]}; say what answers are by --answers"
+            found = f"none could be read from {len(self.attempts)} attempts"
+            raise TraceFormatError(f"expected answers, but {found}, {why}")
         ids = self.attempts[["question", "id", "parent"]]
         repeated = ids.duplicated(["question", "id"])
         if repeated.any():
@@ -381,7 +385,8 @@ def import_attempts(
             (Path(staging) / name).replace(out / name)
         write_json(out / MANIFEST, manifest)
     found = list(summary.groups(rows.attempts))
-    doubts = *summary.doubts(found), *summary.differences(rows.logs)
+    doubts = [*summary.doubts(found), *summary.shared(rows.attempts)]
+    doubts += summary.differences(rows.logs)
     for message in (*summary.unread(rows.models), *rows.leaks(), *doubts):
         warnings.warn(message, stacklevel=2)
     missing = summary.missing(found, rows.held, chosen, rows.sizes)

@@ -23,8 +23,10 @@ from envs.traces.format import VARIANT
 
 Row = dict[str, Any]
 
-TRUTHS = dict.fromkeys(("1", "1.0", "true", "yes", "c", "pass"), True) | dict.fromkeys(
-    ("0", "0.0", "false", "no", "i", "n", "fail", "timeout"), False
+TRUTHS = dict.fromkeys(
+    ("1", "1.0", "true", "yes", "c", "pass", "passed", "correct", "right"), True
+) | dict.fromkeys(
+    ("0", "0.0", "false", "no", "i", "n", "fail", "failed", "timeout", "incorrect", "wrong"), False
 )
 """Spellings of right and wrong; C, I and N (no answer) are those of inspect_ai, pass, fail and
 timeout those of EvalPlus."""
@@ -34,6 +36,12 @@ SHOWS = re.compile(r"\[(?:image|audio|video|document|file) [0-9a-f]{6}\]|<image>
 """What stands in a question for a medium."""
 
 FAILED = "requests that failed, left out"
+
+SLOT = re.compile(r"\{(\w+)(?::([^}]*))?\}")
+"""In the name of a column: what stands there is the value of a field, one of those that follow."""
+
+NONE = "none"
+"""What a column is mapped to that is to be left out."""
 
 REFERENCES = "--references"
 """What stands in `Log.used` for their having been of use."""
@@ -46,8 +54,9 @@ class ImportOptions:
     Attributes:
         filters: of lm-evaluation-harness; of each log the first one that it has.
         metrics: that tell which attempts are right; of each log the first one that it has.
-        columns: fields of an attempt by the column that holds them.
-        constants: fields of all attempts whose log does not tell them.
+        columns: fields of an attempt by the column that holds them; NONE leaves a column out.
+        constants: fields of all attempts whose log does not tell them; `{file}` and `{folder}`
+            stand for the names of a log and its directory.
         references: rows by question id and by question, for logs without ground truth.
         answers: kind of the answers, which are read and graded again; None to take a
             harness's answers and scores where it has them.
@@ -61,11 +70,19 @@ class ImportOptions:
     answers: str | None = None
 
     def __post_init__(self) -> None:
-        for option, names in (("map", self.columns.values()), ("set", self.constants)):
+        slots = [found for found in map(SLOT.search, (*self.columns, *self.metrics)) if found]
+        fields = {found[1] for found in slots}
+        ours = (*self.columns.values(), *fields)
+        for option, names in (("map", ours), ("set", self.constants)):
             for name in names:
-                if name not in COLUMNS:
+                if name not in COLUMNS and (option, name) != ("map", NONE):
                     expected = f"expected one of {sorted(COLUMNS)}"
                     raise ConfigError(f"{option}: {expected}, found {name!r}")
+        if len(fields) > 1:
+            raise ConfigError(f"map: expected one field in braces, found {sorted(fields)}")
+        if slots and all(found[0] == found.string and not found[2] for found in slots):
+            expected = f"columns by name, as in {{{slots[0][1]}:A,B}}"
+            raise ConfigError(f"map: expected {expected}, found {slots[0][0]}, which is any column")
 
 
 @dataclass(kw_only=True)
@@ -121,6 +138,15 @@ class Log:
         return self.beside_it[name]
 
     @cached_property
+    def constants(self) -> Row:
+        """What the person said of all attempts, of this log."""
+        file = Path(self.path.name.removesuffix(".gz")).stem
+        return {
+            name: str(value).replace("{file}", file).replace("{folder}", self.folder)
+            for name, value in self.options.constants.items()
+        }
+
+    @cached_property
     def folder(self) -> str:
         """Name of the directory that it lies in."""
         return self.path.resolve().parent.name
@@ -128,8 +154,8 @@ class Log:
     @property
     def folder_as_model(self) -> str:
         """The same as the name of a model, where nothing else tells it; a note says so."""
-        if "model" in self.options.constants:
-            return str(self.options.constants["model"])
+        if "model" in self.constants:
+            return str(self.constants["model"])
         self.notes["the directory's name for the model's"] += 1
         return self.folder
 
@@ -255,6 +281,16 @@ def said_last(messages: Any) -> str:
     return messages if isinstance(messages, str) else conversation(messages[-1:])
 
 
+def is_chat(found: Any) -> bool:
+    """Whether these are messages."""
+    return isinstance(found, list) and bool(found) and all(map(is_message, found))
+
+
+def is_message(found: Any) -> bool:
+    """Whether this is a message of a chat."""
+    return isinstance(found, Mapping) and {"role", "content"} <= found.keys()
+
+
 def opened_chat(messages: Any) -> Any:
     """A chat that a log holds as text of JSON, as it was; anything else as it is.
 
@@ -317,6 +353,18 @@ def _text(value: Any) -> str:
     return _whole_text(value)
 
 
+def _asked(value: Any) -> str:
+    chat = opened_chat(value)
+    if is_chat(chat) and chat[-1]["role"] == "assistant":
+        raise ValueError
+    return _text(conversation(chat) if is_chat(chat) else value)
+
+
+def _said(value: Any) -> str:
+    chat = [value] if is_message(value) else value
+    return _text(said_last(chat) if is_chat(chat) else value)
+
+
 def _spelled(*refused: type) -> Callable[[Any], str]:
     def read(value: Any) -> str:
         if isinstance(value, refused) or value != value:
@@ -368,7 +416,7 @@ _COUNT = Column(expected="a whole number from 0", read=_WHOLE)
 _LOGPROB = Column(expected="nats, a number up to 0", read=_number(-math.inf, 0))
 
 COLUMNS: Mapping[str, Column] = {
-    "question": Column(expected="text", read=_text),
+    "question": Column(expected="text, or a chat without its answer", read=_asked),
     "reference": Column(expected="a right answer or a list of them", read=_reference),
     "question_id": _NAME,
     "dataset": _NAME,
@@ -381,7 +429,7 @@ COLUMNS: Mapping[str, Column] = {
     "attempt_id": _NAME,
     "parent_id": _NAME,
     "answer": Column(expected="text or a number", read=_spelled(dict, list)),
-    "text": Column(expected="text", read=_text),
+    "text": Column(expected="text", read=_said),
     "correct": Column(expected="1 or true for right, 0 or false for wrong", read=truth),
     "prompt_tokens": _COUNT,
     "completion_tokens": _COUNT,
@@ -404,7 +452,7 @@ _MAY_BE_EMPTY = ("text", "answer")
 """A model may have written nothing, and a harness may have found no answer."""
 
 
-def checked(record: Record, row: Row, constants: Mapping[str, Any]) -> tuple[Row, set[str]]:
+def checked(record: Record, row: Row, constants: Mapping[str, Any]) -> tuple[Row, list[str]]:
     """An attempt whose columns hold what they may, and the columns that mean nothing here.
 
     `constants` stand in for columns that it lacks.
@@ -413,29 +461,35 @@ def checked(record: Record, row: Row, constants: Mapping[str, Any]) -> tuple[Row
         TraceFormatError: a column holds something else, or one that is needed is missing.
     """
     kept: Row = {}
-    unknown = set()
+    unknown = []
     if constants:
         row = {**constants, **{name: value for name, value in row.items() if value is not None}}
     for name, value in row.items():
         column = COLUMNS.get(name)
+        # NaN stands for nothing, but is no verdict.
+        is_told = value is not None and (value == value or name == "correct")
         if column is None:
-            unknown.add(name)
-        elif value is not None and (value != "" or name in _MAY_BE_EMPTY):
+            unknown.append(name)
+        elif is_told and (value != "" or name in _MAY_BE_EMPTY):
             try:
                 kept[name] = column.read(value)
             except (TypeError, ValueError, OverflowError):
-                raise record.error(name, column.expected, value) from None
+                error = record.error(name, column.expected, value)
+                if name in record.row and name not in (*NEEDED, "correct"):
+                    error = TraceFormatError(f"{error}; --map {name}={NONE} leaves it out")
+                raise error from None
+    there = [*record.row]
     for name in NEEDED:
         if not kept.get(name, "").strip():
             named = f"--map THEIRS={name} or --set {name}=VALUE"
             expected = f"{COLUMNS[name].expected}, see {named}"
-            raise record.error(name, expected, row.get(name) or f"columns {list(record.row)}")
+            raise record.error(name, expected, row.get(name) or f"columns {there}")
     if "text" not in kept and "completion_tokens" not in kept:
-        raise record.error(
-            "completion_tokens", "a whole number from 0, or the text that it can be told by", None
-        )
+        expected = "a whole number from 0, or text that it can be told by, see --map THEIRS=text"
+        raise record.error("completion_tokens", expected, f"columns {there}")
     if "correct" not in kept and not kept.get("reference"):
-        raise record.error("correct", "a column correct, or a reference to grade with", None)
+        expected = "a column correct, or a reference to grade with, see --map and --references"
+        raise record.error("correct", expected, f"columns {there}")
     if kept.get("action") in REVISING and "parent_id" not in kept:
         raise record.error("parent_id", "the attempt_id of what is revised", None)
     return kept, unknown

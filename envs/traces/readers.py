@@ -6,10 +6,13 @@ leaves out what the log does not tell. Nothing is checked or graded here.
 
 from __future__ import annotations
 
+import ast
 import re
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Mapping, Set
+from dataclasses import replace
+from itertools import chain, product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from controller.backends.openai.tokens import counted
 from controller.errors import TraceFormatError
@@ -27,11 +30,16 @@ from envs.traces.harness import (
     simple_entries,
 )
 from envs.traces.logs import (
+    COLUMNS,
     FAILED,
+    NONE,
     SHOWS,
+    SLOT,
     Log,
     Row,
     conversation,
+    is_chat,
+    is_message,
     message_text,
     opened_chat,
     said_last,
@@ -45,45 +53,138 @@ _UNKNOWN = "questions without a reference, left out"
 
 _OF_ATTEMPTS = (
     *("attempt_id", "text", "answer", "correct", "completion_tokens", "finish_reason"),
-    *("mean_logprob", "min_logprob"),
+    *("mean_logprob", "min_logprob", "reasoning_tokens", "seconds", "cost_usd"),
+    *("verifier_score", "verifier_tokens"),
 )
+_WRITTEN = ("text", "answer", "completion_tokens")
 _OF_QUESTIONS = ("question", "reference", "dataset", "split", "level")
 
 
 def table_attempts(record: Record, log: Log) -> Iterator[Row]:
     """Attempts of a row of a plain table; `tokens` is short for `completion_tokens`.
 
-    Where one of texts, answers and the like is a list, all are, with an entry for each attempt.
-    What a row lacks of its question is taken from `--references`.
+    Where one of texts, answers and the like is a list, all are, with an entry for each attempt;
+    where questions are, so is all that tells one attempt from another. What a row lacks of its
+    question is taken from `--references`.
     """
     row, options, named = dict(record.row), log.options, dict[str, str]()
-    if "tokens" in row and "completion_tokens" not in row:
-        row["completion_tokens"] = row.pop("tokens")
-    for theirs, ours in (*options.columns.items(), *((m, "correct") for m in options.metrics)):
-        if theirs in row:
-            if ours in named:
+    maps = [*options.columns.items(), *((metric, "correct") for metric in options.metrics)]
+    for theirs, ours in maps:
+        name = theirs.removesuffix(_SPELLED)
+        if name in row and not SLOT.search(theirs):
+            if ours in named and ours != NONE:
                 raise record.error(ours, f"one of {named[ours]} and {theirs}", row)
             named[ours] = theirs
-            row[ours] = row.pop(theirs)
+            row[ours] = _opened(record, theirs, row.pop(name))
             log.used.add(theirs)
-    if options.references:
+    row.pop(NONE, None)
+    if "tokens" in row and "completion_tokens" not in row:
+        row["completion_tokens"] = row.pop("tokens")
+    wide = {theirs: ours for theirs, ours in maps if SLOT.search(theirs)}
+    for each in _long(record, row, wide, log) if wide else [row]:
+        for attempt in _one_by_one(record, each, log):
+            if not attempt.get("error"):
+                attempt.pop("error", None)
+            elif not any(attempt.get(name) for name in _WRITTEN):
+                log.notes[FAILED] += 1
+                continue
+            yield attempt
+
+
+_SPELLED = "[]"
+"""Ends the name of a column whose lists are spelled as text."""
+
+
+def _opened(record: Record, theirs: str, value: Any) -> Any:
+    """What a column holds, or the list that its text spells."""
+    if not theirs.endswith(_SPELLED) or not isinstance(value, str):
+        return value
+    try:
+        found = ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        found = None
+    if not isinstance(found, list):
+        raise record.error(theirs, "a list, as Python spells it", value)
+    return found
+
+
+def _long(record: Record, row: Row, wide: Mapping[str, str], log: Log) -> Iterator[Row]:
+    """Rows of a wide one, for each name that stands in the place of `{model}` or the like.
+
+    Names are those that one of `wide` columns lists, or all that stand in any with more to it.
+    """
+    parts = {theirs: SLOT.split(theirs.removesuffix(_SPELLED)) for theirs in wide}
+    (field,) = {field for _, field, _, _ in parts.values()}
+    values = next((given.split(",") for _, _, given, _ in parts.values() if given), [])
+    for before, _, _, after in parts.values() if not values else ():
+        if before or after:
+            pattern = re.compile(f"{re.escape(before)}(.+){re.escape(after)}")
+            values += [found[1] for found in map(pattern.fullmatch, row) if found]
+    made: dict[str, Row] = {value: {field: value} for value in values}
+    for value, (theirs, ours) in product(made, wide.items()):
+        before, _, _, after = parts[theirs]
+        if (name := f"{before}{value}{after}") in row:
+            made[value][ours] = _opened(record, theirs, row.pop(name))
+            log.used.add(theirs)
+    if not made:
+        yield row
+        return
+    log.unread |= dict.fromkeys(name for name in row if name not in (*COLUMNS, "error"))
+    row = {name: held for name, held in row.items() if name not in log.unread}
+    for told in made.values():
+        # A column total_cost is no model's whose columns are {model}_cost.
+        if any(told.get(name) is not None for name in (*_WRITTEN, "correct")):
+            yield row | told
+        else:
+            log.notes[EMPTY] += 1
+
+
+def _one_by_one(record: Record, row: Row, log: Log) -> Iterator[Row]:
+    """Attempts of a row, which may hold several."""
+    if log.options.references:
         name = str(row.get("question_id") or row.get("question"))
         known = log.known(name, row.get("question")) or {}
         row = {n: known.get(n) for n in _OF_QUESTIONS} | {
             n: value for n, value in row.items() if value is not None
         }
-    lists = {name: row[name] for name in _OF_ATTEMPTS if isinstance(row.get(name), list)}
+    several = isinstance(row.get("question"), list) and not is_chat(row["question"])
+    lists = {
+        name: row[name]
+        for name in (COLUMNS if several else _OF_ATTEMPTS)
+        if isinstance(row.get(name), list) and not is_chat(row[name])
+    }
     if not lists:
         yield row
         return
     (first, some), *_ = lists.items()
     if not some:
         log.notes[EMPTY] += 1
-    for name in _OF_ATTEMPTS:
-        if row.get(name) is not None and len(lists.get(name, ())) != len(some):
+    for name in (*lists, *_OF_ATTEMPTS):
+        # What is told of a single attempt is its own.
+        entries = lists.get(name, some if len(some) == 1 else ())
+        if row.get(name) is not None and len(entries) != len(some):
             raise record.error(name, f"a list of {len(some)}, one for each {first}", row[name])
     for entries in zip(*lists.values(), strict=True):
         yield row | dict(zip(lists, entries, strict=True))
+
+
+def flat(row: Row) -> Row:
+    """The columns of a row, those of objects in it by their path; a list of objects is lists.
+
+    >>> flat({"usage": {"cost": 0.1}, "samples": [{"text": "2"}, {"text": "3"}]})
+    {'usage.cost': 0.1, 'samples.text': ['2', '3']}
+    """
+    found: Row = {}
+    for name, value in row.items():
+        entries = value if isinstance(value, list) else [value]
+        if not entries or any(not isinstance(e, dict) or not e or is_message(e) for e in entries):
+            found[name] = value
+            continue
+        parts = [flat(entry) for entry in entries]
+        for inner in dict.fromkeys(chain.from_iterable(parts)):
+            values = [part.get(inner) for part in parts]
+            found[f"{name}.{inner}"] = values if entries is value else values[0]
+    return found
 
 
 _EPISODE, _VERSION = "episode", 1
@@ -369,6 +470,9 @@ def attempts_of(source: Source, record: Record, log: Log) -> Iterator[tuple[Reco
 
 
 def _entries(source: Source, record: Record) -> Iterator[Record]:
+    if source is TABLE and any(isinstance(value, (dict, list)) for value in record.row.values()):
+        yield replace(record, row=flat(record.row))
+        return
     if source.entries is None:
         yield record
         return

@@ -15,7 +15,7 @@ from envs.traces.format import ModelRows, TraceSet
 from envs.traces.logs import Log
 
 _FEW = 20
-"""Attempts below which a share tells nothing."""
+"""Attempts below which a share tells nothing, and columns above which not all are named."""
 
 _MUCH, _SELDOM = 1 / 3, 0.1
 """Share of attempts that one answer is given in, and share of these that it is right in."""
@@ -137,6 +137,17 @@ def doubts(found: Iterable[Group]) -> Iterator[str]:
             )
 
 
+def shared(attempts: pd.DataFrame) -> Iterator[str]:
+    """A warning if what models answered is right in one's attempts and wrong in another's."""
+    given = attempts.groupby(["question", "answer"])
+    common = given[["model", "correct"]].nunique().query("model > 1")
+    if (count := int((common["correct"] > 1).sum())) > _DOUBTED * len(common):
+        yield (
+            f"{count} of {len(common)} answers that several models gave are right by one and wrong "
+            "by another; is the column answer what is right? --map answer=reference says so"
+        )
+
+
 def differences(logs: Sequence[Log]) -> Iterator[str]:
     """Warnings of what logs say."""
     steps: set[int] = set().union(*(log.steps for log in logs))
@@ -163,9 +174,10 @@ def differences(logs: Sequence[Log]) -> Iterator[str]:
         if not log.attempts:
             yield f"{log.path}: no attempts in it"
         if log.unread:
+            named = ", ".join([*log.unread][:_FEW]) + (" and more" * (len(log.unread) > _FEW))
             yield (
-                f"{log.path}: columns {', '.join(log.unread)} mean nothing here; --map THEIRS=OURS "
-                "names what they are"
+                f"{log.path}: columns {named} mean nothing here; --map THEIRS=OURS names what they "
+                "are"
             )
 
 
@@ -201,7 +213,9 @@ def missing(
     if all(group.attempts == group.questions for group in found if group.model == small):
         yield f"repeated samples of {small}: nothing to vote on"
     if unknown := sorted(models - sizes.keys()):
-        yield f"parameters of {', '.join(unknown)}: say --parameters MODEL=COUNT for true costs"
+        how = "say --parameters MODEL=COUNT for true costs"
+        how += ", or train with --unit dollars for what was paid" if held["cost_usd"] else ""
+        yield f"parameters of {', '.join(unknown)}: {how}"
 
 
 def answer_warnings(traces: TraceSet, models: Sequence[str]) -> Iterator[str]:

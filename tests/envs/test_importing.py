@@ -1,6 +1,7 @@
 """Generations recorded by others become trace sets, and no label is silently wrong."""
 
 import csv
+import gzip
 import json
 import math
 import re
@@ -28,6 +29,7 @@ def harness(task, model="org__small-1b"):
 
 
 def write(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(map(json.dumps, rows)))
     return path
 
@@ -248,7 +250,8 @@ def test_what_was_paid_makes_the_prices(tmp_path):
     rows = [plain(question=f"{n}?", tokens=n, prompt_tokens=9 * n % 7 + 1) for n in range(1, 20)]
     for row in rows[:-1]:
         row["cost_usd"] = (0.1 * row["prompt_tokens"] + 0.4 * row["tokens"]) / 1e6
-    import_attempts([write(tmp_path / "a.jsonl", rows)], tmp_path / "traces")
+    made = import_attempts([write(tmp_path / "a.jsonl", rows)], tmp_path / "traces")
+    assert any("--unit dollars" in sentence for sentence in made.missing)
     fitted = TraceSet.read(tmp_path / "traces").fitted_rates("dollars")
     assert fitted["m"] == pytest.approx((0.1, 0.4))
     wrong = write(tmp_path / "b.jsonl", [plain(cost_usd=-1)])
@@ -302,6 +305,126 @@ def test_tables_may_have_their_questions_elsewhere(tmp_path):
     assert questions == ["def f0():", "def f1():"]
 
 
+def chat_message(content, role="user"):
+    return {"role": role, "content": content}
+
+
+def read(tmp_path, rows, *files, **options):
+    file = write(tmp_path / "a.json", [rows] if isinstance(rows, dict) else rows)
+    out = tmp_path / "traces"
+    made = import_attempts(files or [file], out, small="m", options=ImportOptions(**options))
+    return made, TraceSet.read(out)
+
+
+@QUIET
+def test_fields_of_objects_are_named_by_their_path(tmp_path):
+    """As OpenRouter replies, and as promptfoo and LLMRouterBench keep all rows in one object."""
+    replies = [
+        {
+            "id": n,
+            "ask": [chat_message("Add.", "system"), chat_message(f"{n} + 1?")],
+            "choices": [{"message": chat_message(f"It is {n + 1}.", "assistant")}],
+            "usage": {"completion_tokens": 5, "cost": 0.25}, "score": {"right": 1}, "level": "easy",
+        }
+        for n in range(3)
+    ]  # fmt: skip
+    for rows, at in ((replies, ""), ({"model": "m", "results": replies}, "results.")):
+        ours = {"ask": "question", "choices.message": "text", "usage.cost": "cost_usd"}
+        ours |= {"usage.completion_tokens": "completion_tokens", "level": "none"}
+        options = {"columns": {at + theirs: name for theirs, name in ours.items()}}
+        options |= {"metrics": [f"{at}score.right"], "constants": {"model": "m"}}
+        with pytest.warns(UserWarning, match=f"columns {at}id mean nothing"):
+            made, traces = read(tmp_path / str(len(at)), rows, **options)
+        assert shares(made) == {("m", ""): (3, 3, 1)}
+        assert traces.questions["question"][2].as_py() == "system: Add.\n\nuser: 2 + 1?"
+        assert traces.attempts["text"].to_pylist() == [f"It is {n + 1}." for n in range(3)]
+        assert traces.attempts["cost_usd"].to_pylist() == [0.25] * 3
+    replies[0]["ask"].append(chat_message("1", "assistant"))
+    with pytest.raises(TraceFormatError, match="expected text, or a chat without its answer"):
+        read(tmp_path / "x", replies, **options | {"columns": ours, "metrics": ["score.right"]})
+    with pytest.raises(TraceFormatError, match="found 'easy'; --map level=none leaves it out"):
+        read(tmp_path / "y", [plain(level="easy")])
+
+
+@QUIET
+def test_samples_that_are_objects_have_what_is_theirs(tmp_path):
+    samples = [{"text": f"It is {n}.", "ok": n == 2} for n in (2, 3)]
+    row = {"question": "1 + 1?", "model": "m", "samples": samples, "dollars": 0.5}
+    options = {"columns": {"samples.text": "text"}, "metrics": ["samples.ok"]}
+    made, _ = read(tmp_path / "one", row, **options)
+    assert shares(made) == {("m", ""): (1, 2, 0.5)}
+    options["columns"] |= {"dollars": "cost_usd"}  # of both together
+    with pytest.raises(TraceFormatError, match="column cost_usd: expected a list of 2"):
+        read(tmp_path / "two", row, **options)
+    row["samples"] = samples[:1]
+    assert read(tmp_path / "three", row, **options)[1].attempts["cost_usd"].to_pylist() == [0.5]
+
+
+@pytest.mark.parametrize("spelled", [False, True])
+@QUIET
+def test_a_column_for_each_model_becomes_rows(tmp_path, spelled):
+    """As in RouterBench, whose texts are lists of one that Python spells."""
+    row = {"prompt": "1 + 1?", "m": 1.0, "m|said": "2", "n": 0.0, "n|said": "3", "o|said": None}
+    more = {"m|cost": 0.25, "n|cost": 0.5, "all|cost": 1, "best": "m"}
+    row |= {name: str([held]) for name, held in row.items() if spelled and "|s" in name and held}
+    names = {"prompt": "question", "{model}|cost": "cost_usd"}
+    names["{model}|said" + "[]" * spelled] = "text"
+    options = {"columns": names, "metrics": ["{model}"]}
+    with pytest.warns(UserWarning, match="columns best mean nothing here"):
+        made, traces = read(tmp_path, row | more, **options)
+    assert shares(made) == {("m", ""): (1, 1, 1), ("n", ""): (1, 1, 0)}
+    assert "rows without an attempt, left out (2)" in made.notes
+    assert traces.attempts["cost_usd"].to_pylist() == [0.25, 0.5]
+    listed = {"columns": {"prompt": "question", "{model}|said": "text"}, "metrics": ["{model:n}"]}
+    with pytest.raises(TraceFormatError, match=r"small: expected one of \['n'\]"):
+        read(tmp_path / "n", row, **listed)
+    with pytest.raises(ConfigError, match=r"map: expected what some log has, found \['\{model\}"):
+        read(tmp_path / "o", [plain()], columns={"{model}|said": "text"})
+    for wrong, why in (("{model}", "which is any column"), ("{place}|said", "one of .*'place'")):
+        with pytest.raises(ConfigError, match=why):
+            ImportOptions(columns={wrong: "text"})
+    with pytest.raises(ConfigError, match=r"one field in braces, found \['level', 'model'\]"):
+        ImportOptions(columns={"{model}|said": "text", "{level}|x": "answer"})
+
+
+@QUIET
+def test_lists_that_are_spelled_as_text_are_opened_where_they_are_named(tmp_path):
+    row = {"question": "1 + 1?", "model": "m", "said": "['2', '3']", "ok": "[True, False]"}
+    with pytest.warns(UserWarning, match=r"1 texts are lists, .*--map 'THEIRS\[\]=text'"):
+        read(tmp_path / "one", row | {"reference": "2"}, columns={"said": "text"})
+    options = {"columns": {"said[]": "text"}, "metrics": ["ok[]"]}
+    assert shares(read(tmp_path / "two", row, **options)[0]) == {("m", ""): (1, 2, 0.5)}
+    with pytest.raises(TraceFormatError, match=r"column ok\[\]: expected a list, .* found '\[1'"):
+        read(tmp_path / "three", row | {"ok": "[1"}, **options)
+
+
+@QUIET
+def test_names_of_files_tell_the_model_where_they_are_said_to(tmp_path):
+    files = []
+    for model in ("m", "gpt-4.1"):
+        files.append(write(tmp_path / f"{model}.jsonl", [plain(correct=model == "m", model=None)]))
+        old = [entry(exact_match=float(model == "m"))]  # as the first lm-evaluation-harness
+        files.append(write(tmp_path / f"{model}.json", old))
+    for logs in (files[::2], files[1::2]):
+        with pytest.raises(TraceFormatError, match="column model: expected a name"):
+            import_attempts(logs, tmp_path / "x")
+        made, _ = read(tmp_path / logs[0].suffix, [], *logs, constants={"model": "{file}"})
+        assert shares(made) == {("m", ""): (1, 1, 1), ("gpt-4.1", ""): (1, 1, 0)}
+
+
+@QUIET
+def test_requests_that_failed_are_no_attempts_and_nan_is_nothing(tmp_path):
+    rows = [
+        plain(error=None, cost_usd=math.nan, text="It is 2.", answer=math.nan),
+        plain(error="AssertionError", correct="incorrect", answer="3"),
+        plain(error="429", answer=None, tokens=0, correct=0),
+    ]
+    made, traces = read(tmp_path, rows)
+    assert shares(made) == {("m", ""): (1, 2, 0.5)}
+    assert "requests that failed, left out (1)" in made.notes
+    assert traces.attempts["answer"].to_pylist() == ["2", "3"]
+
+
 ROW = (
     '{"question": "1?\\u2028", "model": "m", "answer": "2\u2028\u0085", "correct": 1, "tokens": 3}'
 )
@@ -312,6 +435,7 @@ ROW = (
     [
         ("a.jsonl", f"{ROW}\n{ROW}\n"),
         ("bom.jsonl", f"\ufeff{ROW}\n\n{ROW}"),
+        ("packed.jsonl.gz", f"{ROW}\n{ROW}"),
         ("array.json", f"[{ROW},\n {ROW}]"),
         ("line.json", f"[{ROW}, {ROW}]"),
         ("bom.csv", "\ufeffquestion,model,answer,correct,tokens\n1?,m,2,1,3\n1?,m,2,1,3"),
@@ -320,7 +444,8 @@ ROW = (
     ],
 )
 def test_spellings_of_tables(tmp_path, name, content):
-    (tmp_path / name).write_text(content, encoding="utf-8", newline="\n")
+    packed = gzip.compress if name.endswith(".gz") else bytes
+    (tmp_path / name).write_bytes(packed(content.encode()))
     made = import_attempts([tmp_path / name], tmp_path / "traces")
     assert sum(group.attempts for group in made.groups) == 2
     assert all(group.right == group.majority == 1 for group in made.groups)
@@ -338,6 +463,7 @@ def test_spellings_of_tables(tmp_path, name, content):
         ("a.csv", "question,,model\n1,2,3", "expected names of columns"),
         ("a.jsonl", "", "found none: no file has a record"),
         ("a.eval", "PK", "inspect_ai archive"),
+        ("a.pkl", "", "found a pickle; .*to_parquet"),
         ("a.json", "[" * 100_000, "maximum recursion depth"),
     ],
 )
@@ -353,7 +479,7 @@ def test_files_that_are_something_else_are_named(tmp_path, name, content, messag
     [
         (
             {"question": None},
-            r"line 1, column question: expected text, see --map .*found .columns \['question', 'm",
+            r"line 1, column question: expected text.* see --map .*columns \['question', 'm",
         ),
         ({"model": ""}, "column model: expected a name"),
         ({"model": ["a"]}, "column model: expected a name"),
@@ -364,7 +490,7 @@ def test_files_that_are_something_else_are_named(tmp_path, name, content, messag
         ({"tokens": "many"}, "column completion_tokens: expected a whole number from 0"),
         ({"tokens": -3}, "column completion_tokens.*found -3"),
         ({"tokens": 2**40}, "column completion_tokens"),
-        ({"tokens": None}, "or the text that it can be told by"),
+        ({"tokens": None}, "or text that it can be told by, see --map"),
         ({"prompt_tokens": -1}, "column prompt_tokens"),
         ({"mean_logprob": 0.5}, "column mean_logprob: expected nats"),
         ({"verifier_score": 7}, "column verifier_score: expected a number from 0 to 1, found 7"),
@@ -394,7 +520,7 @@ def test_bad_rows_are_named(tmp_path, more, message):
             [{"question_id": 1, "reference": "2"}, {"question_id": 1, "reference": "3"}],
             "line 2, column reference: expected the reference that question 1 had before",
         ),
-        ([{"answer": ""}, {"answer": ""}], "none could be read from 2 attempts"),
+        ([{"answer": ""}, {"answer": ""}], "none could be read from 2 attempts, .*THEIRS=answer"),
         ([{"model": "a"}, {"model": "b"}], r"small: .*one of \['a', 'b'\].*--small"),
         ([{"parameters": 1e9}, {"parameters": 2e9}], "column parameters"),
         (
@@ -437,6 +563,10 @@ def test_ids_are_those_of_their_data_set(tmp_path):
         (
             [{"answer": str(i), "reference": "2", "question_id": i} for i in range(3)],
             "by answer and reference 2 of 3 attempts are graded otherwise than by the log",
+        ),
+        (
+            [{"model": model, "correct": model == "a"} for model in "aab"],
+            "1 of 1 answers that several models gave are right by one and wrong by another",
         ),
         ([{"mood": 1}], "columns mood mean nothing here"),
         ([{"question_id": 1}, {"question_id": 1, "question": "?"}], "worded otherwise before"),

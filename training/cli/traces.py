@@ -345,8 +345,8 @@ class ImportFlags:
         answers: of answers, see docs/answers.md; default: auto, and what a harness has read.
         filters: of lm-evaluation-harness: whose answers count; repeatable.
         metrics: tells what is right, by 0 and 1; repeatable.
-        columns: THEIRS=OURS, a column by its name here; repeatable.
-        constants: COLUMN=VALUE, where a log does not tell; repeatable.
+        columns: THEIRS=OURS, a column by its name here, or none to leave it out; repeatable.
+        constants: COLUMN=VALUE, where a log does not tell; {file} is its name; repeatable.
         as_json: print JSON instead of tables.
     """
 

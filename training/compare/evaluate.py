@@ -403,7 +403,9 @@ class _Contest:
         played = []
         for price in self.prices:
             utility = np.array([p.utility(price) for p in tuned])  # (plans, Q)
-            by_bin = [utility[:, known == b].mean(1).argmax() for b in range(5)]
+            # Where many are equally hard, a fifth may have none to tune on.
+            bins = [known == b if (known == b).any() else known >= 0 for b in range(5)]
+            by_bin = [utility[:, members].mean(1).argmax() for members in bins]
             played.append(select(tested, np.array(by_bin)[new]))
         return played
 
