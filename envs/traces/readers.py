@@ -101,7 +101,7 @@ def _opened(record: Record, theirs: str, value: Any) -> Any:
         return value
     try:
         found = ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
         found = None
     if not isinstance(found, list):
         raise record.error(theirs, "a list, as Python spells it", value)
