@@ -24,6 +24,7 @@ from controller.answers.passages import (
 from controller.answers.phrases import (
     EMPTY,
     LONGEST,
+    OPTION,
     cleaned,
     first_sentence,
     items_of,
@@ -265,7 +266,8 @@ class Letter(_Marked):
         ends = cleaned(text[-_LOOSE:])
         if short or not letter or not _is_list_of_choices(text):
             yield "bare" if short else "first_letter", letter
-        yield "named_letter", named_letter(ends) or judged_letter(text)
+        judged = judged_letter(text)
+        yield "named_letter", named_letter(OPTION.sub("", ends) if judged else ends) or judged
         last = ends.rpartition("\n\n")[2]
         yield "named_letter", letter_at_start(last) if len(last) <= len("(B).") else None
 
@@ -519,7 +521,7 @@ def _is_mostly_number(sentence: str) -> bool:
 
 
 def _is_list_of_choices(text: str) -> bool:
-    letters = re.findall(r"(?m)^\W{0,4}([A-H])[.):]", text[: 4 * _LOOSE])
+    letters = [letter for letter, _ in OPTION.findall(text[: 4 * _LOOSE])]
     return len(letters) > 1 and letters == sorted(letters)
 
 

@@ -344,10 +344,12 @@ _NAMED = (
         r"|\b(?i:it['’]s)\ \(?([A-HJ-Z])\)?[.,;!](?=\s)"
     ),
 )
-_JUDGED = re.compile(r"(?m)^\W{0,6}([A-H])\b(?=[).:*])(.*)")
+OPTION = re.compile(r"(?m)^\W{0,6}(?:(?:Option|Choice) )?([A-H])\b(?=[).:*]|\ is\ )(.*)")
+_IS_WRONG = re.compile(r"\W{0,3}[:–—-]\W{0,3}(?:incorrect|wrong|false)\b", re.IGNORECASE)
 _IS_RIGHT = re.compile(
     r"[✅✓✔☑]|this is (?:the )?(?:correct|right)\b"
-    r"|(?:\A\W*|[–—:(-][\s*]*)(?:also )?(?:correct|right)(?=\W*\Z|[.,;:)*!]|\s[–—-])",
+    r"|(?:\A\W*(?:is )?|[–—:(-][\s*]*)(?:also )?(?:correct|right)"
+    r"(?=\W*\Z|[.,;:)*!]|\s[–—-]|\s(?:because|since|as)\b)",
     re.IGNORECASE,
 )
 _YES_NO = re.compile(
@@ -404,7 +406,7 @@ def judged_letter(text: str) -> str | None:
     >>> judged_letter("A) 10 ❌\nB) 12 ✅"), judged_letter("A. Correct.\nB. Also correct.")
     ('B', None)
     """
-    options = _JUDGED.findall(text)
+    options = OPTION.findall(text)
     right = [letter for letter, verdict in options if _IS_RIGHT.search(verdict)]
     return right[0] if len(right) == 1 < len(options) else None
 
@@ -412,7 +414,13 @@ def judged_letter(text: str) -> str | None:
 def _letters(pattern: re.Pattern[str], line: str) -> set[str]:
     """What one of a pattern's groups holds, wherever it fits and nothing says that it does not."""
     fits = ((found, found.lastindex or 0) for found in pattern.finditer(line))
-    return {found[group] for found, group in fits if not DENIED.search(line[: found.start(group)])}
+    return {
+        found[group]
+        for found, group in fits
+        if not (
+            DENIED.search(line[: found.start(group)]) or _IS_WRONG.match(line, found.end(group))
+        )
+    }
 
 
 def yes_or_no(text: str) -> str | None:
