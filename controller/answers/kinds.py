@@ -13,6 +13,7 @@ from controller.answers.numbers import normalize_answer, number_at_start, only_n
 from controller.answers.passages import (
     CONCLUDES,
     NO_ANSWER,
+    before_next,
     extract_answer,
     is_cut,
     last_number,
@@ -23,9 +24,11 @@ from controller.answers.passages import (
 from controller.answers.phrases import (
     EMPTY,
     LONGEST,
+    OPTION,
     cleaned,
     first_sentence,
     items_of,
+    judged_letter,
     last_quoted,
     letter_at_start,
     named_letter,
@@ -38,14 +41,18 @@ from controller.errors import ConfigError
 
 _SETTLED = re.compile(r"-?\d+(?:\.\d+|/\d+)?")
 _VERB = re.compile(
-    r"\b(?:is|are|was|were|has|have|equals|let|can't|cannot|don't)\b|\b(?:it|that)['’]s\b"
+    r"\b(?:is|are|was|were|has|have|equals|let|cannot|does|did|\w+n['’]t)\b|\b(?:it|that)['’]s\b"
     r"|^\W*(?:so|therefore|thus|hence|i|we|she|he|they|you|it|there|here)\b",
     re.IGNORECASE,
 )
 _BULLET = re.compile(r"\s*(?:[-*•>]|\d{1,3}[.)])\s+(?=\S)")
 _ENUMERATED = re.compile(r"\s*\d{1,3}[.)]\s")
 _ASSIGNS = re.compile(r"([a-zA-Z])\w{0,12}\s?[=∈]\s?(?=\S)")
-_LISTED = re.compile(r"(?:\b(?:is|are)\b:?|:)\s+(?=\S)")
+_LISTED = re.compile(
+    r"(?:((?:\A|[.!?]\s)(?:(?:So|Thus|Therefore),? )?[Tt]he(?: [\w-]+){1,5}?"
+    r" (?:are|(?<=order )is|(?<=list )is))|\b(?:is|are)\b):?\s+(?=\S)|:\s+(?=\S)"
+    r"|(?<=[\u3040-\u9fff]):\s?(?=\S)"
+)
 _WITHIN = re.compile(r"[^(),]+")
 _ROUND = str.maketrans("[]{}", "()()")
 _LABEL = re.compile(r"[^\d:=→?]{2,40}[:=→]\s*(\S.{0,30})")
@@ -66,10 +73,12 @@ _CALLED = re.compile(
     r"\b(?:is|are):?\s+(true|false|valid|invalid)[.!]?\Z",
     re.IGNORECASE,
 )
+_IS_BOLD = re.compile(r"(?i)\bthe\b[^.\n]*\s(?:is|are|was|were) \*\*")
 _SAID = re.compile(
     r"(?:The|It|This|That|He|She)\b(?:(?!\bnot\b|n['’]t\b)[^.;]){0,90}\s(?:is|are|was|were)\s"
     r"(?=(?:the )?[A-Z\"“])([^,;]{1,60})"
 )
+_TITLE = re.compile(r"\A#{1,6} .*\n\s*(?=\S)")
 _BLOCK = re.compile(
     r":\s*\n\s*((?:(?:[-*•]|\d{1,3}[.)])\s[^\n,]+(?:\n|\Z)){2,}|\[[^\n]*\]\s*(?:\n|\Z)|[^\n,;:=(]+,[^\n;:=(]+\Z)"
 )
@@ -155,6 +164,9 @@ class _Marked(AnswerKind):
     def read(self, text: str) -> Reading | None:
         """See `AnswerKind.read`."""
         text = tail(text)
+        before = before_next(text)
+        if before != text and (line := _short_line(before)) and not _NO_NAME.search(line):
+            text = before if self._loosely(before) else text
         for how, passage in marked(text):
             if how == "rethought":
                 if loose := self._loosely(passage):
@@ -254,7 +266,8 @@ class Letter(_Marked):
         ends = cleaned(text[-_LOOSE:])
         if short or not letter or not _is_list_of_choices(text):
             yield "bare" if short else "first_letter", letter
-        yield "named_letter", named_letter(ends)
+        judged = judged_letter(text)
+        yield "named_letter", named_letter(OPTION.sub("", ends) if judged else ends) or judged
         last = ends.rpartition("\n\n")[2]
         yield "named_letter", letter_at_start(last) if len(last) <= len("(B).") else None
 
@@ -276,6 +289,8 @@ class Text(_Marked):
         if called and _is_phrase(said := called[1] or called[2]):
             yield "bare", short_text(said)
         yield "quoted", last_quoted(text[-_LOOSE:])
+        if text.count("**") == 2 and _IS_BOLD.search(first := text.partition("\n\n")[0]):
+            yield "quoted", last_quoted(first)
         if (line := _short_line(text)) and _is_phrase(line):
             yield "bare", short_text(line)
 
@@ -305,7 +320,9 @@ class Several(_Marked):
         if len(blocks) == 1 and all(map(_is_item, items_of(blocks[0]))):
             yield "listed", self._spell(blocks[0])
         yield "listed", self._listed(ends.rpartition("\n")[2])
-        plain = _unassigned(cleaned(text))
+        first = cleaned(text.partition("\n\n")[0])
+        yield "listed", self._spell(first) if first[:1] + first[-1:] == "[]" else None
+        plain = _unassigned(cleaned(_TITLE.sub("", text, count=1)))
         if len(plain) <= 6 * LONGEST and "\n\n" not in plain and not _VERB.search(plain):
             items = items_of(plain)
             if plain in EMPTY or (len(items) > 1 and all(map(_is_item, items))):
@@ -317,8 +334,10 @@ class Several(_Marked):
             block = first_sentence(line[found.end() :])
             items = items_of(block)
             if len(items) > 1:
+                named = ":" in found[0] or (found[1] and (len(items) > 2 or " and " in block))
                 sure = block[0] in "[({" or all(map(only_number, items))
-                return self._spell(block) if sure or ":" in found[0] else None
+                said = any(map(_VERB.search, items))
+                return self._spell(block) if sure or (named and not said) else None
         return None
 
     def _spell(self, answer: str) -> str | None:
@@ -502,7 +521,8 @@ def _is_mostly_number(sentence: str) -> bool:
 
 
 def _is_list_of_choices(text: str) -> bool:
-    return len(re.findall(r"(?m)^\W{0,4}[A-H][.):]", text[: 4 * _LOOSE])) > 1
+    letters = [letter for letter, _ in OPTION.findall(text[: 4 * _LOOSE])]
+    return len(letters) > 1 and letters == sorted(letters)
 
 
 def _is_item(item: str) -> bool:

@@ -41,6 +41,7 @@ _GROUPED = re.compile(
 )
 _POINTS = re.compile(r"\d{1,3}(?:\.\d{3})+,\d+|\d{1,3}(?:\.\d{3}){2,}|\d{1,3}(?: \d{3})+,\d+")
 _COMMA = re.compile(r"\d+,\d{1,2}|0,\d+")
+_EUROS = re.compile(r"\s?(?:€|EUR\b|[Ee]uros?\b)")
 _PAIR = re.compile(r"(?:\d+,\d{1,2}|0,\d+)\s?[)\]]")
 """What follows an opening bracket where a comma parts two numbers, not a number's digits."""
 _RATIO = re.compile(r"(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")
@@ -106,9 +107,8 @@ _CLAUSE_END = re.compile(
 )
 _SPOKEN = re.compile(r"\b(?:is|are|was|were)\b[^=]*=")
 REMARK = re.compile(r"\s\([^()]{0,100}\)\W*$")
-_OF = re.compile(r"(?: \w+)?,?\s(?:or)\b|\s(?:of|and|to|in(?! total| all))\b|-|/", re.IGNORECASE)
 OPEN_END = re.compile(
-    r"(?:[-+*/×=,:;(<]|\b(?:of|the|an?|by|to|and|or|with|from|for|is|are|that|then)"
+    r"(?:[-+*/×=,:;(<]|\b(?:of|the|an?|by|to|and|or|with|from|for|is|are|that|then|gets?|gives?|equals?)"
     r"|(?<!\d )\bin)\s*$"
 )
 _OPERAND = re.compile(r"(?:(?<![a-z])[a-z]|[)\]\d])\s?$", re.IGNORECASE)
@@ -127,10 +127,15 @@ _WORDS: dict[str, int] = {word: value for value, word in enumerate(_UNITS.split(
 _WORDS |= {word: 10 * value for value, word in enumerate(_TENS.split(","), start=2)}
 _WORDS |= {"hundred": 100, **_SCALES}
 _WORD = "|".join(sorted(_WORDS, key=len, reverse=True))
+_OF = re.compile(
+    rf"(?: \w+)?,?\s(?:or|(?<=, )(?:{_WORD}))\b|\s(?:of|and|to|in(?! total| all))\b|-|/",
+    re.IGNORECASE,
+)
 _PARTS = {"hal": 2, "thi": 3, "qua": 4, "fou": 4, "fif": 5, "six": 6, "eig": 8, "ten": 10}
 _SPELT = re.compile(
     rf"""(?P<sign>(?:minus|negative)\ )?(?P<a>a\ (?=hundred|thousand|million|billion))?
-    (?P<words>(?:{_WORD})(?:(?:[ -]|\ and\ )(?:{_WORD}))*)\b
+    (?P<words>(?:{_WORD})(?:
+      (?:[ -]|\ and\ |(?<=(?:usand|llion)),\ (?=[a-z]{{3,5}}\ hundred))(?:{_WORD}))*)\b
     (?:(?:(?<=hundred)|(?<=thousand)|(?<=million))\ and\ (?P<rest>\d{{1,2}})\b(?![.,:/]\d))?
     (?:[ -](?P<part>{_PART_WORDS})\b)?
     """,
@@ -289,7 +294,7 @@ def _value(found: re.Match[str], passage: str) -> str | None:
     word = _WORD_BEFORE.search(before)
     if sign and (_OPERAND.search(before) or (len(sign) > 1 and word and word[1] not in _VERBS)):
         return None
-    is_head = not before.strip() or bool(found["money"])
+    is_head = not before.strip() or bool(found["money"] or _EUROS.match(after))
     value = _run_value(found["run"], free=not is_head)
     if value is None:
         return None
@@ -336,7 +341,7 @@ def _spelt_value(words: str) -> int:
     123004
     """
     total = part = 0
-    for word in re.split(r"[ -]", words.lower()):
+    for word in re.split(r",? |-", words.lower()):
         if word in _SCALES:
             total, part = total + max(part, 1) * _SCALES[word], 0
         elif word == "hundred":

@@ -58,12 +58,16 @@ _UNENDED = re.compile(
     r"|<\|(?:begin_of_|start_)?think\w*\|>|<\|channel\|>(?:analysis|commentary)\b"
 )
 """After which a text that brings no end of its thoughts holds nothing else."""
-_NEXT = re.compile(r"\n\W{0,4}(?:question|human|user|q)(?: \d+)?\W{0,3}:", re.IGNORECASE)
+_NEXT = re.compile(
+    r"\n\W{0,4}(?:question|human|user|q|problem|exercise|example)(?: \d+)?\W{0,3}:"
+    r"|\n#{1,6} (?:question|problem)\b|\nexample \d",
+    re.IGNORECASE,
+)
 """Begins another question, which some models go on to ask themselves."""
 _BOXES = ("\\boxed", "\\fbox", "\\framebox")
 _TAG = re.compile(
     r"<(answer|final_answer|final)(?: [^<>]{0,60})?>(?P<told>.{1,600}?)(?:</\1>|\Z)"
-    r"|<(solution|output|result|choice)>(?P<ends>.{1,600}?)</\3>\s*\Z",
+    r"|<(solution|output|result|choice)>(?P<ends>.{1,600}?)</\3>\s*(?:</\w+>\s*)?\Z",
     re.IGNORECASE | re.DOTALL,
 )
 _OPEN_TAG = re.compile(r"(?i)<(?:(?:final_)?answer|final|solution|output|result|choice)\b")
@@ -75,9 +79,12 @@ _STATED = re.compile(
     (?:\ (?:to|for|of|here|in|as|that|we|expressed|rounded)\b[^\n.:?!=]{{0,100}}?)?
     \s{{0,3}}(?:\b(?:is|are|was|(?:would|will|should|must)(?:\ (?:therefore|then|thus))?\ be|equals
       |(?:comes|turns)\ (?:out\ )?(?:to\ be|to))\b|=|[:：]|→|->|[*_]{{0,4}}\n)
-    (?:\ (?:therefore|thus|then|now|indeed|simply|just|clearly|option|choice|letter)\b)*[,:]?""",
+    (?:\ (?:therefore|thus|then|now|indeed|simply|just|clearly|obviously|definitely|actually|really
+      |in\ fact|option|choice|letter)\b)*[,:]?""",
     re.IGNORECASE | re.VERBOSE,
 )
+_PREDICATE = re.compile(r"(?<!here )\b(?:is|was) (?:the |our |my )?(?:[a-z]+ )?\Z", re.IGNORECASE)
+"""What stands before "answer" where that tells of what came before it."""
 _SHORT = re.compile(
     r"(?:^|\n)\W{0,4}(ans(?:wer)?|correct(?!\ )|(?:correct|right|best)\ (?:option|choice)s?)"
     r"(?:[*_]{0,2}\s?[:=.)\]*_]{1,3}\s?|\s[-–—]\s|\s(?-i:(?![a-z])))(?=\S)",
@@ -85,11 +92,11 @@ _SHORT = re.compile(
 )
 _ELSEWHERE = re.compile(
     rf"""(?:\b(?:antwort|antwoord|lösung|ergebnis|réponse|respuesta|resposta|risposta|ответ|jawaban|cevap
-      |odpowiedź|đáp\ án|الإجابة|الجواب)
+      |(?:opci[oó]n|opção|alternativa)(?=\ corre)|odpowiedź|đáp\ án|الإجابة|الجواب)
       |答案|答え|正解|答|답변?|उत्तर)
     (?:\ (?:finale?|corre\w+|exacte|yang\ benar))?{_MARKS}\s?
     (?:(?:ist|lautet|est|es|é|è|is|adalah|to|là)\b(?:\ (?:de|la|le)\b)?
-      |[:：=]|\ ?[—–]\ |[是为為选選は]|[은는]|هي|(?=\ ?[-\d]))""",
+      |[:：=]|\ ?[—–]\ |应?[是为為选選は]|[은는]|هي|(?=\ ?[-\d]))""",
     re.IGNORECASE | re.VERBOSE,
 )
 _OPENS = re.compile(
@@ -97,6 +104,8 @@ _OPENS = re.compile(
 )
 _IS_BEHIND = re.compile(r"\s?(?:입니다|이다|です|である)(?=(?:が|ので|ね|よ)?(?:\W|\Z))")
 """Languages that put "is" behind what they state."""
+_TOLD_FIRST = re.compile(r"[^\w\n]*(?:\d(?!\d?[.)]\s)|[A-Za-z](?=[).:]|\W*\Z))")
+"""What `####` stands before where it is no heading of what comes below."""
 _HEADS = re.compile(r"\W*(?:the |final |correct )?answer\W*", re.IGNORECASE)
 _FIELD = re.compile(r"""["'](?:final[ _]?|correct[ _]?)?answer["']\s{0,3}:\s{0,3}""", re.IGNORECASE)
 _FIELDS = re.compile(
@@ -128,9 +137,14 @@ def tail(text: str) -> str:
     (' 6', '')
     """
     text = _without_thoughts(text[-_LONGEST_TEXT:])
+    before = before_next(text)
+    return before if before == text or next(marked(before), None) else text
+
+
+def before_next(text: str) -> str:
+    """The part of a text before the next question; all of it where none is asked."""
     asked = _NEXT.search(text)
-    ended = asked and next(marked(text[: asked.start()]), None)
-    return text[: asked.start()] if asked and ended else text
+    return text[: asked.start()] if asked else text
 
 
 def _without_thoughts(text: str) -> str:
@@ -174,7 +188,10 @@ def marked(text: str) -> Iterator[tuple[str, str]]:
         yield "hashes", _restated(content)
     for content in _fields(text):
         yield "tagged", content
-    for at, content in _statements(text[: text.rfind("\n") + 1] if is_cut(text) else text):
+    text = text[: text.rfind("\n") + 1] if is_cut(text) else text
+    below = text.rfind("\n\n")
+    aside = below >= 0 and _ASIDE.match(text[below + 1 :][:LONGEST_PASSAGE])
+    for at, content in [*_statements(text[:below] if aside else ""), *_statements(text)]:
         yield from _corrections(text, at)
         yield "stated", content
 
@@ -250,7 +267,10 @@ def _braced(text: str, start: int) -> str | None:
 def _hashed(text: str) -> Iterator[str]:
     for at in _places(text, "####"):
         line = text[at + 4 : at + 4 + LONGEST_PASSAGE].partition("\n")[0].strip()
-        is_heading = _HEADS.fullmatch(line) is not None
+        below = not _TOLD_FIRST.match(line) and cleaned(
+            text[at:].partition("\n")[2][:LONGEST_PASSAGE]
+        )
+        is_heading = below or _HEADS.fullmatch(line)
         if line and not is_heading and not text[:at].rpartition("\n")[2].strip(" *"):
             yield line
 
@@ -262,7 +282,8 @@ def _statements(text: str) -> Iterator[tuple[int, str]]:
     if len(lowered) != len(text):  # a letter that grows when it is made small
         lowered = text
     for at in _places(lowered, "answer"):
-        if found := _STATED.match(text, at):
+        found = _STATED.match(text, at)
+        if found and not (found[0][-1] == "\n" and _PREDICATE.search(text[max(0, at - 30) : at])):
             ends[at] = found.end()
     for pattern in (_SHORT, _ELSEWHERE):
         for found in list(pattern.finditer(text))[-_TRIES:]:
@@ -315,7 +336,8 @@ _OTHER = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _IS = re.compile(
-    r"(?:\b(?:is|are|was|were|equals?|be|gives?|makes?|get|total(?: of)?)\b:?|[=≈:])\s*"
+    r"(?:\b(?:is|are|was|were|equals?|be|gives?|makes?|get|total(?: of)?|brings in"
+    r"|(?:comes?|amounts?|adds? up)(?: out)? to)\b:?|[=≈:])\s*"
 )
 _TOLD = re.compile(r"[^\W\d]\s?[:=]\s?[$€£]?-?\d")
 _BOTH = re.compile(
@@ -334,13 +356,15 @@ _IN_PHRASE = re.compile(
     r"(?:\ (?!is\b|are\b|has\b|have\b)[^\W\d]{1,20}){0,3}\ ?[$€£]?$",
     re.IGNORECASE | re.VERBOSE,
 )
+_CHECK = r"(?:(?:quick|sanity|double|final)[- ]){0,2}(?:check|verif)"
 _CHECKS = re.compile(
-    r"\W*(?:(?:to|(?:we|you) can|let(?:['’]s| me| us)) )?(?:double[- ])?(?:check|verif)",
+    rf"\W*(?:(?:to|(?:we|you) can|let(?:['’]s| me| us)) )?{_CHECK}"
+    r"|\W*(?:this|that) (?:makes sense|is (?:correct|right|reasonable)|matches|confirms)\b",
     re.IGNORECASE,
 )
 _ASIDE = re.compile(
-    r"\n\W*(?:note|caveat|fun fact|verification|check|references?|sources?|disclaimer|assumptions?)"
-    r"\W{0,3}:\s*(?:(?!\n\n).)*\Z",
+    rf"\n\W*(?:note|caveat|fun fact|test|{_CHECK}[a-z]*(?: [a-z]+){{0,2}}"
+    r"|references?|sources?|disclaimer|assumptions?|confidence)\W{0,3}(?::|(?<=ation)\n)\s*(?:(?!\n\n).)*\Z",
     re.IGNORECASE | re.DOTALL,
 )
 """What may stand at the end of a text, below its answer."""
@@ -356,6 +380,12 @@ NO_ANSWER = re.compile(
 )
 _CLAUSE = re.compile(r"[,;(]\s*(?:so|thus|hence|therefore|which is|i\.e\.,?|giving|making)\s")
 _SO = re.compile(r"[,;]\s(?:and\s)?(?:so|thus|hence|therefore)\s(?=.*\d)")
+_GIVEN = re.compile(
+    r"\A(?:(?:so|thus|hence|therefore),? )?(?:since|because|as|if|when|after|before|(?:out )?of"
+    r"|on|at|with|après|después de)\s(?:[^,<>=]|,(?=\d))*,\s(?=.*\d)",
+    re.IGNORECASE,
+)
+"""What a sentence says first of what is known, "after 6 months, ..."."""
 _ENUMERATOR = re.compile(
     r"\A\s*(?:#{1,6}\s+)?(?:step\s\d+\W|\d{1,3}[.)]\s|[-*•]\s)\s*", re.IGNORECASE
 )
@@ -386,7 +416,7 @@ def number_in(sentence: str, *, last: bool = False) -> str | None:
     told = () if last else _TOLD.findall(sentence)
     if SEVERAL.search(sentence) or _BOTH.search(sentence) or len(told) > 1:
         return None
-    sentence = _SO.split(sentence)[-1]
+    sentence = _GIVEN.sub("", _SO.split(sentence)[-1], count=1)
     found = list(quantities(sentence))
     starts = {quantity.start: quantity for quantity in found}
     for verb in reversed(list(_IS.finditer(sentence))):

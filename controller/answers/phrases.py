@@ -192,7 +192,7 @@ DENIED = re.compile(
 )
 """What says of what follows that it is not so."""
 _ARTICLE = re.compile(r"(?:the|an?)\s+(?=\w)")
-_BULLET = re.compile(r"(?m)^\s*(?:[-*•]|\d{1,3}[.)])\s+")
+_BULLET = re.compile(r"(?m)^\s*(?:[-*•]|\d{1,3}[.)]|[a-z]\))\s+")
 _BRACKETS = {"[": "]", "(": ")", "{": "}", "<": ">"}
 _SEPARATOR = re.compile(r"[;\n]|,|\s(?:and|or|&|und|et|и)\s|\s[ye]\s(?=-?\d)")
 _ARROW = re.compile(r"\s(?:→|->)\s")
@@ -302,7 +302,8 @@ _WRONG = (
 )
 _LETTER = re.compile(
     rf"""(?:(?:the|so|therefore|thus|hence),?\ )?(?:correct\ )?
-    (?:(?:option|choice|letter|answer|opci[oó]n|opção|alternativa|letra|lettera)\b:?\ ?)?
+    (?:(?:option|choice|letter|answer|opci[oó]n|opção|alternativa|letra|lettera|lettre|réponse)\b
+      :?\ ?)?
     (?:[\[({{"']{{1,2}}(?P<bracketed>[A-Za-z])[.]?[\])}}"']{{1,2}}(?![\w*])
     | (?-i:(?P<marked>[A-Z])\s?[.):](?=\s|\Z|[A-Za-z*]{{3}}|[,.]))
     | (?-i:(?P<dashed>[A-HJ-Z])(?:\ [–—-]|,)(?=\ \w{{2}}))
@@ -324,7 +325,7 @@ _NAMED = (
         r"(?i:option|choice|letter|answer|alternativa|opción|antwort)(?: is)?[ :,*]{1,4}\(?"
         r"([A-Z])(?![\w'’/&-])(?! (?!is\b|ist\b|es\b|est\b)[a-z])"
         r"|\(([A-Z])\)|\[\[([A-Z])\]\]|\*\*\(?([A-Z])[.)]?(?:\*\*| )"
-        r"|[选選](?:[择擇项項]|[项項]是|択肢)?\s?[:：]?\s?\(?([A-Z])(?![A-Za-z]|\)?\s?(?:不|错|錯|是错))"
+        r"|[选選](?:[择擇项項]|[项項][是为]|択肢)?\s?[:：]?\s?\(?([A-Z])(?![A-Za-z]|\)?\s?(?:不|错|錯|是错))"
         r"|(?:[:：→]|\s[–—])\s?\(?([A-HJ-Z])[.)]?\s*$"
     ),
     re.compile(
@@ -333,14 +334,23 @@ _NAMED = (
         re.VERBOSE,
     ),
     re.compile(
-        r"\b(?i:therefore|thus|hence|so|is|it's|be|with|for|choose|pick|select|definitely|probably|likely"
-        r"|leaves|leaving|say|guess|response|answer['’]s)[,:]?[ *]{1,3}\(?([A-HJ-Z])\)?\**"
-        r"(?:[.!]?\s*$|;\s)"
-        r"|\b(?i:must|has\ to)\ be\ \(?([A-HJ-Z])\)?,?\ (?:as|since|because)\b"
+        r"\b(?i:therefore|thus|hence|so|is|it's|(?<!could\ )(?<!might\ )be|with|for|choose"
+        r"|pick|select|definitely|probably|likely|leaves|leaving|say|guess|response|answer['’]s"
+        r"|corresponds\ to|matches)[,:]?[ *]{1,3}(?:option\ |choice\ )?\(?([A-HJ-Z])\)?\**"
+        r"(?:[.!]?\s*$|;\s|,?\ (?:since|because|as)\b)"
+        r"|\b(?:is|are):?\ \(?([A-HJ-Z])\)(?=\ [^\n]{1,60}$)"
         r"|(?<!ot\ )\b(?i:only)\ (?:option\ )?\(?([A-HJ-Z])\)?\ (?!is\b)[a-z]{2,}s\b"
         r"|\bnot\ \(?[A-Z]\)?,?\ but\ \(?([A-HJ-Z])(?![\w'’])|\b([A-HJ-Z])\ it\ is\b"
         r"|\b(?i:it['’]s)\ \(?([A-HJ-Z])\)?[.,;!](?=\s)"
     ),
+)
+OPTION = re.compile(r"(?m)^\W{0,6}(?:(?:Option|Choice) )?([A-H])\b(?=[).:*]|\ is\ )(.*)")
+_IS_WRONG = re.compile(r"\W{0,3}[:–—-]\W{0,3}(?:incorrect|wrong|false)\b", re.IGNORECASE)
+_IS_RIGHT = re.compile(
+    r"[✅✓✔☑]|this is (?:the )?(?:correct|right)\b"
+    r"|(?:\A\W*(?:is )?|[–—:(-][\s*]*)(?:also )?(?:correct|right)"
+    r"(?=\W*\Z|[.,;:)*!]|\s[–—-]|\s(?:because|since|as)\b)",
+    re.IGNORECASE,
 )
 _YES_NO = re.compile(
     r"(yes|no|true|false)\b(?=[*]{0,3}(?:[.,!;:\s–—-]|$))"
@@ -390,10 +400,27 @@ def named_letter(text: str) -> str | None:
     return None
 
 
+def judged_letter(text: str) -> str | None:
+    r"""The only option of those on lines of their own that is said to be right.
+
+    >>> judged_letter("A) 10 ❌\nB) 12 ✅"), judged_letter("A. Correct.\nB. Also correct.")
+    ('B', None)
+    """
+    options = OPTION.findall(text)
+    right = [letter for letter, verdict in options if _IS_RIGHT.search(verdict)]
+    return right[0] if len(right) == 1 < len(options) else None
+
+
 def _letters(pattern: re.Pattern[str], line: str) -> set[str]:
     """What one of a pattern's groups holds, wherever it fits and nothing says that it does not."""
     fits = ((found, found.lastindex or 0) for found in pattern.finditer(line))
-    return {found[group] for found, group in fits if not DENIED.search(line[: found.start(group)])}
+    return {
+        found[group]
+        for found, group in fits
+        if not (
+            DENIED.search(line[: found.start(group)]) or _IS_WRONG.match(line, found.end(group))
+        )
+    }
 
 
 def yes_or_no(text: str) -> str | None:

@@ -343,6 +343,28 @@ NUMBER = (
     ("Tom, who started with 20 marbles, has 12 left.", "12"),
     ("Tom has 12 marbles, 5 fewer than Ann, who has 17.", "12"),
     ("So, profit = $54.\n\nLet me double check: $54 + $66 = $120. Yes.", "54"),
+    ("36\n\nProblem: Tom has 3 apples.\nAnswer: 3", "36"),
+    ("A: 36\n\nQ: How many are 3 + 4?\nA: 7", "36"),
+    ("The answer is 12.\n\n## Problem 2\n\nWhat is 5 + 8? The answer is 13.", "12"),
+    ("Sure!\n\nQuestion: What is 3 + 4?\nAnswer: 7", "7"),
+    ("#### Step 1: Eggs\n16 − 7 = 9\n\n#### Step 2: Price\n9 × 2 = 18\n\nShe makes **$18**.", "18"),
+    ("#### 18\n\nLet me know if you have questions!", "18"),
+    ("She needs 13 dollars.\n\nQuick sanity check: 37 + 13 = 50.", "13"),
+    ("The price is $30.\n\n### Verification\n\n30 × 1.2 = 36, as given.", "30"),
+    ("She drives 150 miles.\n\nThis makes sense because 150/50 = 3 hours.", "150"),
+    ("He has 3 bills. The check comes to $45.", "45"),
+    ("The total is 12.\n\nConfidence: 95%", "12"),
+    ("Thus the answer is $7$.\n\n*Note: if $n$ could be $0$, the answer would be $8$.*", "7"),
+    ("After 6 months, the balance comes to $1,230.", "1230"),
+    ("Thus, out of 120 students, 45 play chess.", "45"),
+    ("Since there are 60 minutes in an hour, it takes 150 minutes.", "150"),
+    ("If the base is > 10, use letters for digits above 9.", None),
+    ("Answer: two thousand, three hundred and five", "2305"),
+    ("Answer: two, four, six", None),
+    ("one thousand, two thousand", None),
+    ("Marie a payé 3,20 €.", "3.2"),
+    ("To solve this, multiply 6 by 7 to get 42, then subtract 2 to get", None),
+    ("<response><thinking>4*9=36</thinking><result>36</result></response>", "36"),
 )
 
 CHOICE = (
@@ -472,6 +494,27 @@ CHOICE = (
     ("The correct statement is B; the remaining statements are false.", "B"),
     ("选项A错误。", None),
     ("A. cat\nB. dog\nC. cow", None),
+    ("- A) Mercury ❌\n- B) Venus ✅\n- C) Earth ❌", "B"),
+    ("A. Incorrect – too small.\nB. Correct – it matches.\nC. Incorrect.", "B"),
+    ("**A. 12** – wrong\n**B. 18** – this is the correct answer\n**C. 21** – wrong", "B"),
+    ("A. Correct.\nB. Incorrect.\nC. Correct.", None),
+    ("Option A is incorrect.\nOption B is correct.\nOption C is incorrect.", "B"),
+    ("Option A: false\nOption B: true\nOption C: false", "B"),
+    ("Option A – wrong\nOption C – wrong", None),
+    ("Option C is incorrect.", "C"),
+    ("It might be B.", None),
+    ("A. Right atrium\nB. Left atrium\nC. Aorta", None),
+    ("B) 12\n\nA) 10 is too small.\nC) 14 is too large.", "B"),
+    ("B\n\nQuestion: Which is a fruit?\nA. Carrot\nB. Apple\nAnswer: C", "B"),
+    ("I'll go with option (B), since (A) contradicts the text.", "B"),
+    ("So the odd one out is D) whale.", "D"),
+    ("The first is A) 5, and the second is B) 7.", None),
+    ("The correct answer is actually C.", "C"),
+    ("#### Conclusion\nThe answer is B.", "B"),
+    ("La bonne réponse est la réponse C.", "C"),
+    ("La alternativa correcta es la C.", "C"),
+    ("正确选项为 B", "B"),
+    ("答案应为B。", "B"),
 )
 
 TEXT = (
@@ -571,6 +614,11 @@ TEXT = (
     ("Answer: It is not Rome", "it is not rome"),
     ("That would be **Jupiter**!", "jupiter"),
     ("最大的行星是**木星**。", "木星"),
+    ("#### Analysis\nThe letter is of 1812.\n\n#### Answer\n**Jane Austen**", "jane austen"),
+    ("Mars\n\nQ: Which planet is largest?\nA: Jupiter", "mars"),
+    ("The passage doesn't mention a name.", None),
+    ("The winner is **Carol**.\n\nShe had the most points.", "carol"),
+    ("This is **important**.\n\nWe must find the author.", None),
 )
 
 LIST = (
@@ -636,6 +684,14 @@ LIST = (
         "Do the following:\n\n1. Add 151 to 183, which gives 334.\n2. Subtract 2, which gives 332.",
         None,
     ),
+    ("[1, 2, 3]\n\nExplanation: I sorted the numbers 3, 1, 2.", "1, 2, 3"),
+    ("The correct order is Alice, Bob, and Carol.", "alice, bob, carol"),
+    ("The first three are red, green, and blue.", "red, green, blue"),
+    ("They are as follows, from first to last.", None),
+    ("The steps are clear, so I sort them.", None),
+    ("排序后的列表是：苹果、香蕉", "苹果, 香蕉"),
+    ("### Sorted list\n\nant, bee, cat", "ant, bee, cat"),
+    ("a) red\nb) green", "red, green"),
 )
 
 SET = (
