@@ -35,6 +35,9 @@ MANIFEST = "trace.json"
 ROW_GROUP = 65_536
 """Rows that are in memory at a time: of a merged table's row groups, and when scanning."""
 
+ARM = "arm"
+"""Column of a log that tells several arms of one model apart: `MODEL:ARM` in the set."""
+
 VARIANT = "variant"
 """Column with the name of the prompt of each attempt, where one model was asked in several ways."""
 

@@ -29,6 +29,7 @@ from envs.questions.files import split_of, wording_digest
 from envs.records import Record, read_records
 from envs.traces import summary
 from envs.traces.format import (
+    ARM,
     ATTEMPT_SCHEMA,
     MANIFEST,
     QUESTION_SCHEMA,
@@ -81,13 +82,15 @@ _CHECKED = {
 class Intake:
     """Attempts on their way to a trace set; what is checked in the end stays in memory.
 
-    `held` counts attempts that have each column; `sizes` are parameters, where they are known.
+    `held` counts attempts that have each column; `sizes` are parameters, where they are known;
+    `models_of` are the models of arms that a column tells apart.
     """
 
     def __init__(self, staging: Path, options: ImportOptions) -> None:
         self.options, self.logs = options, list[Log]()
         self.models: dict[str, KnownModel] = {}
         self.sizes: dict[str, float] = {}
+        self.models_of: dict[str, str] = {}
         self.held = Counter[str]()
         self._known: dict[str, KnownQuestion] = {}
         self._raw, self._final = staging / "raw.parquet", staging / "attempts.parquet"
@@ -125,6 +128,9 @@ class Intake:
     def _add(self, record: Record, row: Row, log: Log, *, compare: bool) -> None:
         """Take an attempt; `compare` its verdict with what its answer and references say."""
         self.held.update(row.keys())
+        if ARM in row:
+            arm = f"{row['model']}:{row.pop(ARM)}"
+            self.models_of[arm], row["model"] = row["model"], arm
         text, answer, right = row.get("text"), row.get("answer"), row.get("correct")
         references = row.get("reference", ())
         cut = row.get("finish_reason") == CUT
@@ -374,6 +380,7 @@ def import_attempts(
             "digest": tables_digest(Path(staging)),
             "models": {
                 model: {"tier": tier, "parameters": rows.sizes.get(model)}
+                | ({"model": own, "family": own} if (own := rows.models_of.get(model)) else {})
                 for model, tier in tiers.items()
             },
             "answers": rows.kinds(),

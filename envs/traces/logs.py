@@ -19,7 +19,7 @@ from controller.errors import ConfigError, TraceFormatError
 from controller.process.actions import ACTIONS, REVISING
 from envs.questions.files import SPLITS
 from envs.records import Record, read_records
-from envs.traces.format import VARIANT
+from envs.traces.format import ARM, VARIANT
 
 Row = dict[str, Any]
 
@@ -413,6 +413,7 @@ def _one_of(*names: str) -> Callable[[Any], str]:
 _ACTIONS = tuple(kind.value for kind, spec in ACTIONS.items() if spec.attempt)
 _NAME = Column(expected="a name", read=_spelled(bool, float, dict, list))
 _COUNT = Column(expected="a whole number from 0", read=_WHOLE)
+_LABEL = Column(expected="a name or a number", read=_spelled(dict, list))
 _LOGPROB = Column(expected="nats, a number up to 0", read=_number(-math.inf, 0))
 
 COLUMNS: Mapping[str, Column] = {
@@ -442,7 +443,8 @@ COLUMNS: Mapping[str, Column] = {
     "min_logprob": _LOGPROB,
     "verifier_score": Column(expected="a number from 0 to 1", read=_number(0, 1)),
     "verifier_tokens": _COUNT,
-    VARIANT: Column(expected="a name or a number", read=_spelled(dict, list)),
+    VARIANT: _LABEL,
+    ARM: _LABEL,
 }
 """Columns of an attempt that is imported."""
 

@@ -259,6 +259,24 @@ def test_what_was_paid_makes_the_prices(tmp_path):
         import_attempts([wrong], tmp_path / "other")
 
 
+def test_a_column_tells_arms_of_a_model_apart(tmp_path):
+    rows = [
+        plain(question=f"{n}?", model=model, effort=effort, correct=int(effort == "high"))
+        for n in range(9)
+        for model in ("m", "k")
+        for effort in ("low", "high", None)
+    ]
+    log = write(tmp_path / "a.jsonl", rows)
+    options = ImportOptions(columns={"effort": "arm"})
+    import_attempts([log], tmp_path / "traces", small="m:low", options=options)
+    traces = TraceSet.read(tmp_path / "traces")
+    arms = traces.arms(["m:low", "m:high", "k:low", "k:high", "k"])
+    assert [(arm.name, arm.family) for arm in arms[1:3]] == [("m:high", "m"), ("k:low", "k")]
+    assert traces.manifest["models"]["m"] == {"tier": "large", "parameters": None}
+    right = traces.attempts.to_pandas().groupby("model")["correct"].mean()
+    assert dict(right) == {"m:low": 0, "m:high": 1, "m": 0, "k:low": 0, "k:high": 1, "k": 0}
+
+
 def table(path):
     """Forty questions, three attempts each by a small model that is right at every other one."""
     with path.open("w", newline="") as file:
