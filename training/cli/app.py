@@ -19,9 +19,16 @@ from controller.bundled import bundled
 from controller.errors import AllotError, ConfigError
 from controller.process.terms import Terms
 from controller.server.config import ServeConfig
-from training.cli.adapters import adapters_app
 from training.cli.flags import Json, Seed, flag, with_flags
-from training.cli.traces import cost, evaluate_models, import_, read, record, verify
+from training.cli.traces import (
+    cost,
+    evaluate_models,
+    import_,
+    read,
+    record,
+    train_adapter,
+    verify,
+)
 from training.cli.train import dashboard, dashed, evaluate, explain, report, shadow_, train
 
 
@@ -177,10 +184,14 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-models_app = typer.Typer(help="The recorded language models.", no_args_is_help=True)
-app.add_typer(models_app, name="models")
-app.add_typer(adapters_app, name="adapters")
-models_app.command("evaluate")(evaluate_models)
+for name, about, verb, run in (
+    ("models", "The recorded language models.", "evaluate", evaluate_models),
+    ("adapters", "Revisers and verifiers of models.", "train", train_adapter),
+):
+    group = typer.Typer(help=about, no_args_is_help=True)
+    group.callback()(lambda: None)  # keeps the name of the only command
+    group.command(verb)(run)
+    app.add_typer(group, name=name)
 app.command("train", context_settings={"token_normalize_func": dashed})(train)
 app.command()(record)
 for name, renamed in (("shadow", shadow_), ("import", import_)):

@@ -1,4 +1,4 @@
-"""Commands about trace sets: `record`, `import`, `verify`, `models evaluate`, `cost` and `read`."""
+"""Commands about trace sets: to record or import one, and what is made of one but controllers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -271,6 +272,67 @@ def verify(
     with progress_bar("verifying", trace_set.num_attempts) as update:
         num_scored = add_scores(trace_set, small, verifier, out, update)
     console.print(f"{out}: {num_scored} attempts scored")
+
+
+class Adapter(StrEnum):
+    """What an adapter does with attempts."""
+
+    REVISER = "reviser"
+    VERIFIER = "verifier"
+
+
+def train_adapter(
+    adapter: Annotated[Adapter, typer.Argument(help="reviser or verifier")],
+    model: Annotated[
+        str,
+        typer.Option(help="[NAME=]DIRECTORY, GGUF file or hub id, by its name in the trace set."),
+    ],
+    traces: Annotated[Path, typer.Option(help="Trace set with the attempts' texts.")],
+    out: Annotated[Path, typer.Option(help="Directory of the adapter.")],
+    lora: Annotated[
+        bool,
+        typer.Option("--lora", help="A verifier with weights of its own, instead of a read-out."),
+    ] = False,
+    samples: Annotated[
+        int, typer.Option(min=1, help="Attempts at a question that a read-out learns from.")
+    ] = 4,
+    epochs: Annotated[int, typer.Option(min=0, help="Of LoRA weights; 0: as suit.")] = 0,
+) -> None:
+    """Train a reviser or a verifier from recorded attempts, and measure it; run again to resume."""
+    from envs.traces.format import TraceSet
+    from training.adapters import (
+        ReviserConfig,
+        VerifierConfig,
+        VerifierTraining,
+        measure_reviser,
+        right_texts,
+        train_readout,
+        train_reviser,
+    )
+    from training.learn.threads import limit_threads
+
+    limit_threads()
+    place, recorded = ModelPlace.parse(model), TraceSet.read(traces)
+    solutions, given = right_texts(recorded), {"epochs": epochs} if epochs else {}
+    if adapter is Adapter.REVISER:
+        train_reviser(place, recorded, solutions, out, ReviserConfig(**given), place.name)
+        found = measure_reviser(place, out, recorded)
+    elif lora:
+        config = VerifierConfig(**given)
+        training = VerifierTraining(place, [recorded], solutions, out, config, place.name)
+        with progress_bar("training a verifier", 1.0) as update:
+            found = training.run(lambda done, loss: update(done, f"verifier, loss {loss:.3f}"))
+    else:
+        with progress_bar("reading attempts", 1.0) as update:
+            found = train_readout(
+                place,
+                recorded,
+                out,
+                samples=samples,
+                progress=lambda done, of: update(done / of, f"read {done:,} of {of:,} attempts"),
+            )
+    for figure, value in found.items():
+        print(f"{figure} {value:.3f}")
 
 
 def cost(
