@@ -239,7 +239,7 @@ def test_a_cluster_that_is_not_there_or_too_small_is_said_to_be(cluster):
 
 def test_trainings_side_by_side_are_those_one_after_the_other(cluster, few, environment, tmp_path):
     """Although one loses its worker and goes on elsewhere, and the command itself is run again."""
-    given = {"traces": few, "seeds": 2, "num_envs": 64, "steps": 64 * 16 * 40, "wandb": "disabled"}
+    given = {"traces": few, "seeds": 2, "num_envs": 64, "steps": 64 * 16 * 20, "wandb": "disabled"}
     train = ["train", *(str(x) for k, v in given.items() for x in (f"--{k.replace('_', '-')}", v))]
     text = {name: str(value) for name, value in given.items()}
     train_all(resolve({**text, "out": str(tmp_path / "plain")}), Console(quiet=True))
