@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
+from numpy.typing import NDArray
 from rich.console import Console
 
 from controller.card import markdown_table
@@ -138,17 +139,25 @@ def deal(traces: TraceSet, folds: int, limit: int) -> Iterator[TraceSet]:
 
     The set's own splits do not count; a limit of 0 takes all questions.
     """
-    hashes = np.array(
-        [zlib.crc32(name.encode()) for name in traces.questions["question_id"].to_pylist()]
-    )
+    hashes = hashes_of(traces)
     used = np.zeros(len(hashes), bool)
     used[np.argsort(hashes, kind="stable")[: limit or len(hashes)]] = True
-    place = traces.questions.schema.get_field_index("split")
     for fold in range(folds):
-        others = np.where(hashes // 1000 % 5 == 0, "validation", "train")
-        split = np.where(hashes % folds == fold, "test", others)
-        column = pa.array(np.where(used, split, "unused"))
-        yield replace(traces, questions=traces.questions.set_column(place, "split", column))
+        yield dealt_by(traces, used & (hashes % folds == fold), used)
+
+
+def hashes_of(traces: TraceSet) -> NDArray[np.int64]:
+    """A number of each question by its id, by which questions are dealt."""
+    names = traces.questions["question_id"].to_pylist()
+    return np.array([zlib.crc32(name.encode()) for name in names])
+
+
+def dealt_by(traces: TraceSet, tested: NDArray[np.bool_], used: NDArray[np.bool_]) -> TraceSet:
+    """The set with some questions tested, and a fifth of the others that are used validation."""
+    learnt = np.where(hashes_of(traces) // 1000 % 5 == 0, "validation", "train")
+    split = pa.array(np.where(tested, "test", np.where(used, learnt, "unused")))
+    place = traces.questions.schema.get_field_index("split")
+    return replace(traces, questions=traces.questions.set_column(place, "split", split))
 
 
 def folds_of(dealt: Iterable[TraceSet], config: TrainConfig, out: Path, seeds: int) -> list[Fold]:
@@ -236,20 +245,34 @@ def written(prices: Floats, played: pa.Table, out: Path) -> str:
     return table
 
 
+def figure(value: float | tuple[float, ...], digits: int) -> str:
+    """A utility, or a lead with its interval."""
+    if not isinstance(value, tuple):
+        return f"{value:.{digits}f}"
+    lead, low, high = (f"{number:+.{digits}f}" for number in value)
+    return f"{lead} ({low} to {high})"
+
+
 def as_markdown(rows: Sequence[dict[str, Any]]) -> str:
     """The summary as a table."""
 
     def cells(row: dict[str, Any]) -> Iterator[str]:
         price, digits = row["price"], 4 if row["price"] == MEAN else 3
         yield MEAN if price == MEAN else f"{price:.1e}"
-        for value in list(row.values())[1:]:
-            if isinstance(value, tuple):
-                lead, low, high = (f"{figure:+.{digits}f}" for figure in value)
-                yield f"{lead} ({low} to {high})"
-            else:
-                yield f"{value:.{digits}f}"
+        yield from (figure(value, digits) for value in list(row.values())[1:])
 
     return markdown_table([*rows[0]], [[*cells(row)] for row in rows])
+
+
+Ladder = Annotated[str, typer.Option(help="Models, comma-separated; default: the set's.")]
+Unit = Annotated[Literal["flops", "dollars", "seconds"], typer.Option(help="Of costs.")]
+Steps = Annotated[int, typer.Option(help="Of each training; 0: as suit.")]
+
+
+def config_of(ladder: str, unit: Literal["flops", "dollars", "seconds"], steps: int) -> TrainConfig:
+    """Defaults but for what the options of a recipe say."""
+    named = tuple(name for name in ladder.split(",") if name)
+    return TrainConfig(ladder=named, unit=unit, ppo=PPOConfig(total_steps=steps))
 
 
 def main(
@@ -257,22 +280,15 @@ def main(
     out: Annotated[Path, typer.Option(help="Trainings, and what was played.")],
     folds: Annotated[int, typer.Option(min=2)] = 5,
     seeds: Annotated[int, typer.Option(min=1)] = 1,
-    ladder: Annotated[str, typer.Option(help="Models, comma-separated; default: the set's.")] = "",
+    ladder: Ladder = "",
     limit: Annotated[int, typer.Option(help="Use so many questions only; 0: all.")] = 0,
-    unit: Annotated[
-        Literal["flops", "dollars", "seconds"], typer.Option(help="Of costs.")
-    ] = "flops",
-    steps: Annotated[int, typer.Option(help="Of each training; 0: as suit.")] = 0,
+    unit: Unit = "flops",
+    steps: Steps = 0,
     num_prices: Annotated[int, typer.Option(min=1)] = 12,
 ) -> None:
     """Cross-validate controllers and rules on one trace set; run again to resume."""
     limit_threads()
-    config = TrainConfig(
-        ladder=tuple(name for name in ladder.split(",") if name),
-        unit=unit,
-        ppo=PPOConfig(total_steps=steps),
-    )
-    dealt = deal(TraceSet.read(traces), folds, limit)
+    config, dealt = config_of(ladder, unit, steps), deal(TraceSet.read(traces), folds, limit)
     prices, played = cross_validate(folds_of(dealt, config, out, seeds), num_prices)
     Console(width=1000).print(written(prices, played, out), markup=False, highlight=False)
 

@@ -7,11 +7,10 @@ prices. Run again to go on.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import matplotlib
 import numpy as np
@@ -27,12 +26,19 @@ from recipes.crossvalidate import (
     MEAN,
     SELECTOR,
     Fold,
+    Ladder,
+    Steps,
+    Unit,
+    config_of,
     cross_validate,
+    dealt_by,
+    figure,
+    hashes_of,
     summarise,
     written,
 )
 from training.cli.app import main as run_program
-from training.learn.config import PPOConfig, TrainConfig
+from training.learn.config import TrainConfig
 from training.learn.threads import limit_threads
 from training.report.plots import STYLE, save_figure
 from training.report.show import print_rows
@@ -43,26 +49,26 @@ Curve = Mapping[int, Mapping[str, Any]]
 
 def learning_from(traces: TraceSet, size: int) -> TraceSet:
     """The set with so many questions outside of its test split, of more always the same first."""
-    names, splits = (traces.questions[name].to_pylist() for name in ("question_id", "split"))
-    hashes = np.array([zlib.crc32(name.encode()) for name in names])
-    tested = np.array(splits) == "test"
-    used = np.zeros(len(names), bool)
-    used[np.lexsort((hashes, tested))[: min(size, (~tested).sum())]] = True
-    learnt = np.where(hashes // 1000 % 5 == 0, "validation", "train")
-    split = np.where(tested, "test", np.where(used, learnt, "unused")).tolist()
-    place = traces.questions.schema.get_field_index("split")
-    return replace(traces, questions=traces.questions.set_column(place, "split", [split]))
+    tested = np.array(traces.questions["split"].to_pylist()) == "test"
+    used = np.zeros(len(tested), bool)
+    used[np.lexsort((hashes_of(traces), tested))[: min(size, (~tested).sum())]] = True
+    return dealt_by(traces, tested, used)
 
 
 def learn(
-    traces: TraceSet, sizes: Sequence[int], config: TrainConfig, out: Path, **how: int
+    traces: TraceSet,
+    sizes: Sequence[int],
+    config: TrainConfig,
+    out: Path,
+    seeds: int,
+    num_prices: int,
 ) -> dict[int, dict[str, Any]]:
     """The curve of a set; prices are those that suit the most questions."""
     curve: dict[int, dict[str, Any]] = {}
     for size in sorted(sizes, reverse=True):
         part, place = learning_from(traces, size), out / str(size)
-        fold = Fold(traces=part, config=config, out=place, seeds=how["seeds"])
-        prices, played = cross_validate([fold], how["num_prices"])
+        fold = Fold(traces=part, config=config, out=place, seeds=seeds)
+        prices, played = cross_validate([fold], num_prices)
         trained = fold.prepared.prices
         config = replace(config, prices=(trained.low, trained.high))
         written(prices, played, place)
@@ -73,7 +79,7 @@ def learn(
 def draw(curve: Curve, out: Path) -> None:
     """Mean utility against questions."""
     with matplotlib.rc_context(fname=STYLE):
-        figure, axes = plt.subplots(figsize=(5.2, 4.2))
+        drawn, axes = plt.subplots(figsize=(5.2, 4.2))
         styles = {
             HINDSIGHT: "#8a8d94",
             CHOSEN: "#c8453c",
@@ -89,7 +95,7 @@ def draw(curve: Curve, out: Path) -> None:
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.xaxis.set_minor_locator(NullLocator())
         axes.legend()
-        save_figure(figure, out)
+        save_figure(drawn, out)
 
 
 def main(
@@ -99,32 +105,21 @@ def main(
         str, typer.Option(help="Questions, separated by commas.")
     ] = "100,300,1000,3000",
     seeds: Annotated[int, typer.Option(min=1)] = 1,
-    ladder: Annotated[str, typer.Option(help="Models, comma-separated; default: the set's.")] = "",
-    unit: Annotated[
-        Literal["flops", "dollars", "seconds"], typer.Option(help="Of costs.")
-    ] = "flops",
-    steps: Annotated[int, typer.Option(help="Of each training; 0: as suit.")] = 0,
+    ladder: Ladder = "",
+    unit: Unit = "flops",
+    steps: Steps = 0,
     num_prices: Annotated[int, typer.Option(min=1)] = 12,
 ) -> None:
     """Learn from more and more questions, and play the same ones."""
     limit_threads()
-    config = TrainConfig(
-        ladder=tuple(name for name in ladder.split(",") if name),
-        unit=unit,
-        ppo=PPOConfig(total_steps=steps),
-    )
-    counts = [int(size) for size in sizes.split(",")]
-    curve = learn(TraceSet.read(traces), counts, config, out, seeds=seeds, num_prices=num_prices)
+    config, counts = config_of(ladder, unit, steps), [int(size) for size in sizes.split(",")]
+    curve = learn(TraceSet.read(traces), counts, config, out, seeds, num_prices)
     draw(curve, out / "learning.png")
-    rows = []
-    for size, row in curve.items():
-        told = {name: f"{v:.4f}" for name, v in row.items() if isinstance(v, float)}
-        leads = {
-            name: "{:+.4f} ({:+.4f} to {:+.4f})".format(*v)
-            for name, v in row.items()
-            if isinstance(v, tuple)
-        }
-        rows.append({"questions": str(size), **told, **leads})
+    rows = [
+        {"questions": str(size)}
+        | {name: figure(value, 4) for name, value in row.items() if name != "price"}
+        for size, row in curve.items()
+    ]
     print_rows(f"{traces}, mean over {num_prices} prices", rows)
 
 

@@ -165,7 +165,7 @@ def compare(
         TOGETHER: (dealt, [arm for group in groups.values() for arm in group]),
         PROMPT_FIRST: ([alone(part, best_prompts(part, groups)) for part in dealt], groups),
     }
-    parts = []
+    parts, learnt = [], dict[str, list[Fold]]()
     for name, (sets, ladder) in menus.items():
         config = replace(config, ladder=tuple(ladder))
         folds = folds_of(sets, config, out / name.replace(" ", "-"), seeds)
@@ -176,14 +176,11 @@ def compare(
             rows = played.filter(pc.equal(played["policy"], policy)).drop_columns("policy")
             label = pa.repeat(f"{policy}, {name}", len(rows))
             parts.append(rows.add_column(0, "policy", label))
-        if name == TOGETHER:
-            by_fold = [
-                {f"{CHOSEN}, {WORTH_MOST}": rules_on_worth_most(fold, groups, prices)}
-                for fold in folds
-            ]
-            asked = [question for fold in folds for question in fold.test[0].question_ids]
-            worth = as_table(joined(by_fold), prices, asked)
-    return prices, pa.concat_tables([*parts, worth])
+        learnt[name] = folds
+    together, label = learnt[TOGETHER], f"{CHOSEN}, {WORTH_MOST}"
+    worth = joined([{label: rules_on_worth_most(fold, groups, prices)} for fold in together])
+    asked = [question for fold in together for question in fold.test[0].question_ids]
+    return prices, pa.concat_tables([*parts, as_table(worth, prices, asked)])
 
 
 def main(

@@ -59,7 +59,7 @@ from training.learn.calibration import (
     auroc_within,
     calibrate,
     expected_calibration_error,
-    fit_readout,
+    fit_state_readout,
 )
 from training.learn.resume import has_state, load_state, save_state
 
@@ -101,10 +101,8 @@ def distinct(attempts: Iterable[AttemptText]) -> list[AttemptText]:
     return list({attempt.text: attempt for attempt in reversed(list(attempts))}.values())[::-1]
 
 
-def attempts_by_question(
-    traces: TraceSet, split: str, model: str | None = None
-) -> Iterator[AttemptGroup]:
-    """A model's attempts at each question of a split, with the question's id; all small ones'."""
+def attempts_by_question(traces: TraceSet, split: str, model: str) -> Iterator[AttemptGroup]:
+    """A model's attempts at each question of a split, with the question's id."""
     texts = {
         row["question_id"]: row["question"]
         for row in traces.questions.select(["question_id", "question", "split"]).to_pylist()
@@ -113,8 +111,8 @@ def attempts_by_question(
     grouped: dict[str, list[AttemptText]] = {question_id: [] for question_id in texts}
     for row in traces.attempts.to_pylist():
         question_id = row["question_id"]
-        own = row["tier"] == "small" if model is None else row["model"] == model
-        if question_id in grouped and own and row["error"] is None and row["text"] is not None:
+        own = row["model"] == model and question_id in grouped
+        if own and row["error"] is None and row["text"] is not None:
             grouped[question_id].append(
                 AttemptText(
                     question=texts[question_id],
@@ -171,7 +169,7 @@ def revision_examples(
     split: str,
     worked_solution: WorkedSolution,
     config: ReviserConfig,
-    model: str | None = None,
+    model: str,
 ) -> Iterator[Example]:
     """Prompt and completion, as chat messages, for each revision to learn."""
     for question_id, attempts in attempts_by_question(traces, split, model):
@@ -200,12 +198,11 @@ def train_reviser(
     worked_solution: WorkedSolution,
     out: Path,
     config: ReviserConfig | None = None,
-    model: str | None = None,
 ) -> None:
     """Train a reviser of the model `base`, from its attempts with their texts, into `out`.
 
-    `worked_solution` is of each question of the train split, `model` the name that the set has for
-    it; `training` in `out` holds what resuming needs.
+    The set knows the model by its name. `worked_solution` is of each question of the train split;
+    `training` in `out` holds what resuming needs.
 
     Raises:
         ConfigError: there is nothing to learn from.
@@ -217,7 +214,7 @@ def train_reviser(
     config = config or ReviserConfig()
     local = load_model(base, 0)
     state = out / "training"
-    examples = list(revision_examples(traces, "train", worked_solution, config, model))
+    examples = list(revision_examples(traces, "train", worked_solution, config, local.name))
     if not examples:
         raise ConfigError(
             f"{traces.path}: expected attempts of the train split with their texts, and right ones "
@@ -341,8 +338,8 @@ def graded_attempts(groups: Iterable[AttemptGroup], local: LocalModel) -> Graded
 class VerifierTraining:
     """One training of a verifier of the model `base`, begun or resumed, into `out`.
 
-    It learns from attempts with their texts and the worked solution of each question of the train
-    split; `out/training` holds what resuming needs.
+    It learns from attempts that the sets have under the model's name, and the worked solution of
+    each question of the train split; `out/training` holds what resuming needs.
     """
 
     def __init__(
@@ -352,12 +349,11 @@ class VerifierTraining:
         worked_solution: WorkedSolution,
         out: Path,
         config: VerifierConfig | None = None,
-        model: str | None = None,
     ) -> None:
         self.config, self.out = config or VerifierConfig(), out
         self.local = load_model(base, 0)
         known, new = (
-            [group for t in traces for group in attempts_by_question(t, split, model)]
+            [group for t in traces for group in attempts_by_question(t, split, self.local.name)]
             for split in ("train", "validation")
         )
         self.lessons = [
@@ -499,7 +495,7 @@ def train_readout(
             progress(done, read)
         states.append(torch.cat(rows))
     known, new = parts
-    fitted = fit_readout(states[0].double().numpy(), known.right, known.question)
+    fitted = fit_state_readout(states[0].double().numpy(), known.right, known.question)
     readout = torch.from_numpy(fitted).float()
     judged, logprobs = read_out(readout, states[1]), np.nan_to_num(new.logprobs)
     score = calibrate(judged.double().numpy(), logprobs, new.right, new.question)

@@ -71,7 +71,7 @@ TOKENS = Currency("small-model tokens", 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Counted:
+class InCurrency:
     """What is counted in units that may be worth dollars, or take seconds.
 
     Attributes:
@@ -89,7 +89,7 @@ class Counted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CostModel(Counted):
+class CostModel(InCurrency):
     """Usage -> cost, in units of one token that the first arm writes.
 
     In FLOPs a token that goes through a model costs 2 x parameters; a cached one nothing. Source:

@@ -168,10 +168,10 @@ def _one_by_one(record: Record, row: Row, log: Log) -> Iterator[Row]:
         yield row | dict(zip(lists, entries, strict=True))
 
 
-def flat(row: Row) -> Row:
+def flattened(row: Row) -> Row:
     """The columns of a row, those of objects in it by their path; a list of objects is lists.
 
-    >>> flat({"usage": {"cost": 0.1}, "samples": [{"text": "2"}, {"text": "3"}]})
+    >>> flattened({"usage": {"cost": 0.1}, "samples": [{"text": "2"}, {"text": "3"}]})
     {'usage.cost': 0.1, 'samples.text': ['2', '3']}
     """
     found: Row = {}
@@ -180,7 +180,7 @@ def flat(row: Row) -> Row:
         if not entries or any(not isinstance(e, dict) or not e or is_message(e) for e in entries):
             found[name] = value
             continue
-        parts = [flat(entry) for entry in entries]
+        parts = [flattened(entry) for entry in entries]
         for inner in dict.fromkeys(chain.from_iterable(parts)):
             values = [part.get(inner) for part in parts]
             found[f"{name}.{inner}"] = values if entries is value else values[0]
@@ -471,7 +471,7 @@ def attempts_of(source: Source, record: Record, log: Log) -> Iterator[tuple[Reco
 
 def _entries(source: Source, record: Record) -> Iterator[Record]:
     if source is TABLE and any(isinstance(value, (dict, list)) for value in record.row.values()):
-        yield replace(record, row=flat(record.row))
+        yield replace(record, row=flattened(record.row))
         return
     if source.entries is None:
         yield record

@@ -13,7 +13,7 @@ from controller.errors import BackendError
 from envs.traces.format import TraceSet
 from tests.conftest import CHECKPOINTS
 from training.adapters import AttemptText, _similarity, distinct, right_texts
-from training.learn.calibration import auroc_within, fit_readout
+from training.learn.calibration import auroc_within, fit_state_readout
 
 
 def attempt(text, right=True):
@@ -105,5 +105,5 @@ def test_a_read_out_ranks_attempts_at_one_question():
     right = rng.random(240) < 1 / (1 + np.exp(-(2 * easy + 2 * good)))
     noise = rng.normal(size=(240, 20))
     states = np.column_stack([3 * easy + 5, 0.1 * good, noise])
-    readout = fit_readout(states, right, question)
+    readout = fit_state_readout(states, right, question)
     assert auroc_within(states @ readout[:-1] + readout[-1], right, question) > 0.8

@@ -7,9 +7,8 @@ import sys
 import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -274,15 +273,8 @@ def verify(
     console.print(f"{out}: {num_scored} attempts scored")
 
 
-class Adapter(StrEnum):
-    """What an adapter does with attempts."""
-
-    REVISER = "reviser"
-    VERIFIER = "verifier"
-
-
 def train_adapter(
-    adapter: Annotated[Adapter, typer.Argument(help="reviser or verifier")],
+    adapter: Annotated[Literal["reviser", "verifier"], typer.Argument(help="reviser or verifier")],
     model: Annotated[
         str,
         typer.Option(help="[NAME=]DIRECTORY, GGUF file or hub id, by its name in the trace set."),
@@ -314,12 +306,12 @@ def train_adapter(
     limit_threads()
     place, recorded = ModelPlace.parse(model), TraceSet.read(traces)
     solutions, given = right_texts(recorded), {"epochs": epochs} if epochs else {}
-    if adapter is Adapter.REVISER:
-        train_reviser(place, recorded, solutions, out, ReviserConfig(**given), place.name)
+    if adapter == REVISER:
+        train_reviser(place, recorded, solutions, out, ReviserConfig(**given))
         found = measure_reviser(place, out, recorded)
     elif lora:
         config = VerifierConfig(**given)
-        training = VerifierTraining(place, [recorded], solutions, out, config, place.name)
+        training = VerifierTraining(place, [recorded], solutions, out, config)
         with progress_bar("training a verifier", 1.0) as update:
             found = training.run(lambda done, loss: update(done, f"verifier, loss {loss:.3f}"))
     else:

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from controller.card import Interval, Measured, Number
-from controller.process.cost import TOKENS, Counted
+from controller.process.cost import TOKENS, InCurrency
 
 CONTROLLER = "controller"
 
@@ -167,7 +167,7 @@ class Seeds:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Results(Counted):
+class Results(InCurrency):
     """All figures of a comparison.
 
     Attributes:

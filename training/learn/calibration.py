@@ -184,7 +184,9 @@ _RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3)
 """To choose from by the loss on held-out questions."""
 
 
-def fit_readout(states: Floats, right: NDArray[np.bool_], question: NDArray[np.int64]) -> Floats:
+def fit_state_readout(
+    states: Floats, right: NDArray[np.bool_], question: NDArray[np.int64]
+) -> Floats:
     """Weights of a score of hidden states, (n, F), and its constant, (F + 1,); see `calibrate`."""
     mean, scale = states.mean(0), states.std(0) + 1e-6
     inputs = np.column_stack([(states - mean) / scale, np.ones(len(states))])
