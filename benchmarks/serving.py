@@ -112,8 +112,13 @@ def decision_us(checkpoint: Checkpoint, repeats: int = 2000) -> Figures:
     episode.start(PromptState(prompt_tokens=(20,) * checkpoint.config.num_rungs))
     decider = PolicyDecider(checkpoint.policy)
     observation, mask = episode.observation(), episode.mask()
+
+    def decision() -> None:
+        episode.look()
+        decider.choose(episode, episode.mask())
+
     return {
-        "decision_us": _median_us(lambda: decider.choose(episode, episode.state.mask()), repeats),
+        "decision_us": _median_us(decision, repeats),
         "policy_us": _median_us(lambda: decider.judge(observation, mask), repeats),
         "observation_us": _median_us(episode.observation, repeats),
         "mask_us": _median_us(episode.state.mask, repeats),

@@ -207,6 +207,11 @@ class Episode(Underway):
         self._answer_ids: dict[str, int] = {}
         self._parents: dict[int, Attempt] = {}
         self._unverified: list[Attempt] = []
+        self.look()
+
+    def look(self) -> None:
+        """See the state anew: something has been made or verified."""
+        self._looked: Episodes | None = None
         self._mask: Bools | None = None
 
     async def begin(self) -> None:
@@ -277,8 +282,19 @@ class Episode(Underway):
     def mask(self) -> Bools:
         """Allowed actions, (1, A)."""
         if self._mask is None:
-            self._mask = self.state.mask()
+            self._mask = self._seen.mask()
         return self._mask
+
+    def observation(self) -> Singles:
+        """What the policy sees, (1, D)."""
+        return self.granularity.table.observe(self._seen)
+
+    @property
+    def _seen(self) -> Episodes:
+        """The state, taken apart once for mask and observation."""
+        if self._looked is None:
+            self._looked = self.state.looked_at(None)
+        return self._looked
 
     async def take(self, action: Action) -> tuple[Attempt, ...]:
         """Carry out an action other than STOP; returns what it brought.
@@ -306,7 +322,7 @@ class Episode(Underway):
         for attempt in attempts:
             self._record(attempt)
         self.state.finish_round(_ROW)
-        self._mask = None
+        self.look()
 
     def verified(self, scores: Sequence[float | None]) -> None:
         """Take note of the scores of all attempts that had none; None of a failed judgement."""
@@ -318,7 +334,8 @@ class Episode(Underway):
             place = next(i for i, made in enumerate(self.attempts) if made is attempt)
             self.attempts[place] = replace(attempt, verifier_score=score)
         self.state.finish_verification(_ROW)
-        self._unverified, self._mask = [], None
+        self._unverified = []
+        self.look()
 
     def _requests(self, position: int) -> tuple[Request, ...]:
         spec, width = self.config.choices[position]

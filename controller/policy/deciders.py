@@ -64,8 +64,8 @@ class PolicyDecider:
     def judge(self, observation: Singles, mask: Bools) -> tuple[Singles, float]:
         """Probabilities (A,) and expected return, of an observation (1, D) and a mask (1, A)."""
         logits, value = self._forward(observation, mask)
-        logits = np.where(mask[0], logits, -np.inf)
-        odds = np.exp(logits - np.maximum.reduce(logits))
+        most = np.maximum.reduce(logits, where=mask[0], initial=-np.inf)
+        odds = np.exp(logits - most) * mask[0]
         return odds / np.add.reduce(odds), float(value)
 
     def choose(self, episode: Underway, mask: Bools) -> Choice:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,12 @@ class Support:
                 f"support: expected ranges, low to high, found {self.low} and {self.high}"
             )
 
+    @cached_property
+    def _near(self) -> NDArray[np.float64]:
+        """From where to where a feature is near its range, (2, D)."""
+        low, high = np.array((self.low, self.high))
+        return np.array((low - MARGIN * (high - low), high + MARGIN * (high - low)))
+
     @classmethod
     def of(cls, observations: NDArray[np.floating[Any]]) -> Support:
         """Of observations (..., D)."""
@@ -41,8 +48,8 @@ class Support:
         A feature that never moved in training must not move now.
         """
         seen = np.fromiter(observation.values(), np.float64)  # (D,)
-        low, high = np.array((self.low, self.high))
-        excess = np.maximum(low - seen, seen - high) - MARGIN * (high - low)  # (D,)
+        low, high = self._near
+        excess = np.maximum(low - seen, seen - high)  # (D,)
         worst = int(excess.argmax())
         # Rounding alone does not make a situation strange; NaN does.
         strange = excess[worst] > 1e-6 or np.isnan(excess).any()

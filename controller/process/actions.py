@@ -104,7 +104,7 @@ def attempt_cost(
     token_cost: Any, prompt_share: Any, prompt_tokens: Any, prefilled: Any, length: Any
 ) -> Any:
     """Cost of an attempt, whose prompt is paid for once."""
-    return token_cost * (prompt_share * (prompt_tokens * ~prefilled) + length)
+    return token_cost * (prompt_share * (prompt_tokens - prompt_tokens * prefilled) + length)
 
 
 def _revising(e: Any, lengths: Array, rung: int = 0) -> Any:

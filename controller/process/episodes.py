@@ -345,7 +345,8 @@ _ZERO_AT_START = (
 _LOOKED_AT = (
     *_ZERO_AT_START,
     *("at", "price", "round_price", "budget", "spent", "rounds", "prompt_tokens", "difficulty"),
-    *("leader", "limits", "last_logprob", "last_min_logprob", "length_factor", "prompt_counted"),
+    *("leader", "limits", "last_logprob", "last_min_logprob", "lengths", "prompt_counted"),
+    "priors",
 )
 _arrays = attrgetter(*_LOOKED_AT)
 
@@ -410,7 +411,8 @@ class Episodes(Lockstep):
         streak: how many of the latest attempts gave one and the same answer.
         readings: what the wording tells, by `EpisodeConfig.readings`, (N, F).
         unverified: attempts that a verifier could judge and has not.
-        length_factor: what the wording tells of lengths, times the rungs' means, (N, R).
+        priors: chances that `difficulty` tells, (N, R).
+        lengths: expected, of an attempt by each rung, as far as the wording tells, (N, R).
         prompt_counted: whether the length of the small model's prompt is known.
         cuts: attempts that were cut at their longest; last_cut: whether the latest was.
         last_thinking: share of the latest attempt's tokens that were thinking.
@@ -426,7 +428,7 @@ class Episodes(Lockstep):
                 f"{config.max_attempts} attempts with up to {max(config.vote_weights)} each"
             )
         n, k, r = num_episodes, num_answers, config.num_rungs
-        self.length_factor = np.ones((n, r))
+        self.lengths, self.priors = np.ones((n, r)), np.full((n, r), np.nan)
         self.readings = np.zeros((n, len(config.readings)))
         self._vote_weight = np.array(config.vote_weights)
         self._tie_breaks = np.reshape(config.tie_breaks, (-1, 4))
@@ -505,9 +507,10 @@ class Episodes(Lockstep):
         self.last_answer[rows] = NO_ANSWER
         chances, lengths = np.split(difficulty, [self.config.num_rungs], axis=1)
         self.begin(rows, difficulty=chances, **terms)
-        self.length_factor[rows] = 1.0
+        self.priors[rows] = chance(chances)
+        self.lengths[rows] = mean = self.config.mean_lengths
         if lengths.size:
-            self.length_factor[rows] = np.exp(np.clip(np.nan_to_num(lengths), *_LOG_FACTORS))
+            self.lengths[rows] = mean * np.exp(np.clip(np.nan_to_num(lengths), *_LOG_FACTORS))
         self.prompt_counted[rows], self.readings[rows] = prompt_counted, readings
         self.limits[rows] = np.minimum(limits, self.config.caps)
         if self.config.reads_prompt:
@@ -516,7 +519,9 @@ class Episodes(Lockstep):
     def _read_prompts(self, rows: Ints) -> None:
         """Charge `rows` for reading their prompts; where the budget is below it, none is read."""
         reading = self.reading_cost(self.prompt_tokens[rows, 0]) <= self.budget[rows]
-        self.difficulty[rows[~reading]], self.length_factor[rows[~reading]] = np.nan, 1.0
+        unread = rows[~reading]
+        self.difficulty[unread] = self.priors[unread] = np.nan
+        self.lengths[unread] = self.config.mean_lengths
         rows = rows[reading]
         self.prefilled[rows, 0] = True
         self.spent[rows] = self.reading_cost(self.prompt_tokens[rows, 0])
@@ -541,7 +546,7 @@ class Episodes(Lockstep):
     @property
     def expected_lengths(self) -> Floats:
         """Expected length of an attempt per rung, (R, N)."""
-        return np.asarray((self.length_factor * self.config.mean_lengths).T)
+        return self.lengths.T
 
     @property
     def worst_lengths(self) -> Ints:
@@ -711,11 +716,9 @@ class Episodes(Lockstep):
     def backers(self) -> tuple[Ints, Ints]:
         """Families behind the leading answer, and at most behind any other one, (N,) each."""
         whole, rows = self.place
-        answers, known = whole._seen(rows)  # (n, seen)
-        families = whole.families[np.asarray(rows)[..., None], answers]  # (n, seen)
-        rivals = known & (answers != self.leader[..., None])
-        most = np.maximum.reduce(families * rivals, -1, initial=0)
-        return whole.families[rows, self.leader], most
+        rivals = np.array(whole.families[rows])  # (n, K)
+        rivals.reshape(-1, rivals.shape[-1])[self.at, self.leader] = 0
+        return whole.families[rows, self.leader], np.maximum.reduce(rivals, -1)
 
     def recall(self, rows: Ints, answer: Ints) -> Floats:
         """What is known of one answer in each of `rows`, a copy, (n, 8)."""

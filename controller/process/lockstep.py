@@ -28,6 +28,31 @@ def chance(log_odds: Array) -> Floats:
     return np.asarray(1 / (1 + np.exp(-np.maximum(log_odds, -700))))
 
 
+# Of a number these are five times as quick as NumPy's.
+
+
+def at_least(values: Any, least: float) -> Any:
+    """Each value, or `least` where that is more."""
+    return np.maximum(values, least) if isinstance(values, np.ndarray) else max(values, least)
+
+
+def at_most(values: Any, most: float) -> Any:
+    """Each value, or `most` where that is less."""
+    return np.minimum(values, most) if isinstance(values, np.ndarray) else min(values, most)
+
+
+def integers(values: Any) -> Any:
+    """The same as integers."""
+    return values.astype(np.int64) if isinstance(values, np.ndarray) else int(values)
+
+
+def where(flags: Any, values: Any, other: Any) -> Any:
+    """Each value whose flag is set, else `other`."""
+    if isinstance(flags, np.ndarray):
+        return np.where(flags, values, other)
+    return values if flags else other
+
+
 def stacked(rows: Sequence[Array], dtype: Any = None) -> Array:
     """Arrays (n,) as (k, n), quicker than `np.array`, which looks at every entry first.
 
@@ -139,7 +164,8 @@ class Lockstep:
         """Allowed actions, (n, A), in `rows` or everywhere; STOP always is."""
         e, choices = self.looked_at(rows), self.config.choices
         allowed = [spec.legal(e, width) for spec, width in choices]
-        if np.isfinite(e.budget).any():
+        bounded = e.budget < np.inf
+        if bounded.any() if isinstance(bounded, np.ndarray) else bounded:
             left, worst, e = e.budget - e.spent, e.worst_lengths, e.at_worst()
             for place, (spec, width) in enumerate(choices[1:], 1):
                 cost = spec.cost(e, worst)

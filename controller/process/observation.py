@@ -43,10 +43,11 @@ from controller.process.features import (
     last_logprobs,
     quotient,
 )
-from controller.process.lockstep import Floats, Ints, chance
+from controller.process.lockstep import Floats, Ints, at_least, at_most, integers
 
 _BETA_SIZE = 128
 _LEAST_ROUND_PRICE = 1e-4
+_HALF = np.float64(0.5)
 _COUNT = counted(1 / 8, "1/8 each")
 _VOTES, _SCORES = "votes", "verifier scores"
 
@@ -68,9 +69,9 @@ def leader_stays(top: Floats, second: Floats) -> Floats:
 
     Source: as in adaptive consistency, arXiv 2305.11860.
     """
-    last = _BETA_SIZE - 1
-    places = np.minimum(np.rint(np.array([top, second])), last).astype(np.int64)
-    return np.asarray(_leader_stays_table()[places[0], places[1]])
+    leader, rival = (at_most(np.rint(votes), _BETA_SIZE - 1) for votes in (top, second))
+    stays: Floats = _leader_stays_table()[integers(leader), integers(rival)]
+    return stays
 
 
 class AttemptsSeen(Seen):
@@ -90,20 +91,20 @@ class AttemptsSeen(Seen):
     def arm_prices(self) -> Floats:
         """Price x expected cost of an attempt by each arm, (R, n)."""
         e, config = self.e, self.e.config
-        prompts, lengths = e.prompt_tokens - e.spared, e.expected_lengths.T
-        of_tokens = config.token_cost, config.prompt_share
-        costs = attempt_cost(*of_tokens, prompts, e.prefilled, lengths).T
+        of_tokens, prompts = (config.token_cost, config.prompt_share), e.prompt_tokens - e.spared
+        costs = attempt_cost(*of_tokens, prompts, e.prefilled, e.lengths).T
         return np.asarray(e.price * np.maximum(costs, 1.0))
 
     @cached_property
     def worths(self) -> Floats:
         """Chance that an attempt by each arm is right, less its price, at least -1, (R, n)."""
-        return np.asarray(np.maximum(chance(self.e.difficulty.T) - self.arm_prices, -1.0))
+        return np.asarray(np.maximum(self.e.priors.T - self.arm_prices, -1.0))
 
 
 def _entropy(s: AttemptsSeen) -> Floats:
-    total = np.maximum(s.e.total, 1)
-    return np.asarray(np.log(total) - s.e.count_log_count / total)
+    total = at_least(s.e.total, 1.0)
+    entropy: Floats = np.log(total) - s.e.count_log_count / total
+    return entropy
 
 
 # fmt: off
@@ -113,7 +114,7 @@ FEATURES = FeatureTable(
     Feature("rounds_priced", TERMS, "", FLAG, lambda s: s.e.round_price > 0,
             "whether serial rounds have a price"),
     Feature("log_round_price", TERMS, "accuracy per round", LOG10,
-            lambda s: np.maximum(s.e.round_price, _LEAST_ROUND_PRICE),
+            lambda s: at_least(s.e.round_price, _LEAST_ROUND_PRICE),
             f"price of a serial round, at least {_LEAST_ROUND_PRICE}"),
     *BUDGET,
     Feature("step", COUNTS, "rounds", _COUNT, "rounds",
@@ -123,7 +124,7 @@ FEATURES = FeatureTable(
     Feature("revisions", COUNTS, "attempts", _COUNT, "revisions",
             "revisions"),
     Feature("escalations", COUNTS, "attempts", Scale(text="1/2 each"),
-            lambda s: (s.e.num_attempts - s.e.counts.T[0] - s.e.revisions) * 0.5,
+            lambda s: (s.e.num_attempts - s.e.counts.T[0] - s.e.revisions) * _HALF,
             "attempts by larger models"),
     Feature("rung", COUNTS, "rungs", PLAIN, "rung",
             "highest model that was asked, 0 for the small one"),
