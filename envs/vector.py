@@ -231,11 +231,20 @@ class ComputeVectorEnv(PricedEpisodes, VectorEnv[Array, Array, Array]):
         }
 
     def restore(self, state: dict[str, Array]) -> tuple[Array, NDArray[np.bool_]]:
-        """Go back to a `state`; returns observations (N, D) and masks (N, A)."""
+        """Go back to a `state`; returns observations (N, D) and masks (N, A).
+
+        Raises:
+            ConfigError: the state lacks an array that these environments keep.
+        """
         self._streams = Streams(state["streams"])
         self._over, self._elapsed = state["over"].copy(), state["elapsed"].copy()
         for prefix, owner in (("replay/", self.replay), ("episodes/", self.replay.episodes)):
             for name, array in _arrays(owner).items():
+                if prefix + name not in state:
+                    raise ConfigError(
+                        f"state: expected {prefix + name}, found none: another version of allot "
+                        "saved it; train in another directory"
+                    )
                 array[...] = state[prefix + name]
         self._mask = self.replay.episodes.mask()
         return self.replay.observe(), self._mask

@@ -21,6 +21,7 @@ from controller.process.episodes import EpisodeConfig
 from controller.process.lockstep import Floats
 from envs.traces.format import TraceSet
 from recipes.crossvalidate import Fold, deal, folds_of, joined
+from recipes.lines import draw_lines
 from training.cli.app import main as run_program
 from training.compare.models import model_table
 from training.compare.simulate import Played, play_checkpoint, play_rules, pool
@@ -76,7 +77,7 @@ def main(
     steps: Annotated[int, typer.Option(help="Of each training; 0: as suit.")] = 20_000,
     num_prices: Annotated[int, typer.Option(min=1)] = 6,
 ) -> None:
-    """Print accuracy by depth and what choosing it is worth; run again to resume."""
+    """Print accuracy by depth and what choosing it is worth, and draw it; run again to resume."""
     limit_threads()
     recorded = TraceSet.read(traces)
     whole = next(deal(recorded, 1, 0))
@@ -93,6 +94,7 @@ def main(
     print_rows("one plan for all questions", plans(played))
     print_rows("utility by price (right, cost)", by_price(played, prices))
     print_rows("mean over the prices, 95%, paired", leads(played, prices))
+    draw(played, prices, out / "depth.png")
 
 
 def plans(played: Mapping[str, Sequence[Played]]) -> list[dict[str, Any]]:
@@ -115,6 +117,19 @@ def by_price(played: Mapping[str, Sequence[Played]], prices: Floats) -> list[dic
         }
         for number, price in enumerate(prices)
     ]
+
+
+def draw(played: Mapping[str, Sequence[Played]], prices: Floats, out: Path) -> None:
+    """What a right answer is worth, and how far the controllers lead the best fixed depth then."""
+    worths = 1 / prices[::-1]
+    lines: dict[str, list[tuple[float, float, float]]] = {DEPTH: [], SAMPLES: [], BOTH: []}
+    bootstrap = Bootstrap(len(played[BEST][0].right))
+    for name, line in lines.items():
+        for price, ours, theirs in zip(prices, played[name], played[BEST], strict=True):
+            lead = ours.utility(price) - theirs.utility(price)
+            line.insert(0, (float(lead.mean()), *bootstrap.interval(lead)))
+    labels = {"xlabel": "tokens that a right answer is worth", "ylabel": f"lead over {BEST}"}
+    draw_lines(out, worths.tolist(), lines, **labels)
 
 
 def leads(played: Mapping[str, Sequence[Played]], prices: Floats) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import typer
-from matplotlib.ticker import EngFormatter, NullFormatter, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 from sklearn.linear_model import LogisticRegression
 
 from controller.policy.network import PolicyNetwork
@@ -41,7 +41,7 @@ from training.compare.summary import Bootstrap
 from training.learn.config import PPOConfig
 from training.learn.threads import limit_threads
 from training.ppo import PPO
-from training.report.plots import STYLE, save_figure
+from training.report.plots import STYLE, log_axis, save_figure
 from training.report.show import print_rows
 
 Decide = Callable[[Marks], Bools]
@@ -55,7 +55,6 @@ TRAINING = PPOConfig(total_steps=300_000, hidden_sizes=(64, 64), gae_lambda=1.0)
 
 _WAYS = 2
 """Orders of the samples in which each question is played."""
-_TICKS = np.outer(10.0 ** np.arange(1, 7), (1, 2, 5)).ravel()
 _FINER = 2
 """Prices, for each that utility is told at, among which the learned policy's is chosen there."""
 _WITHIN = 0.01
@@ -285,11 +284,8 @@ def draw(played: Mapping[str, Sequence[Played]], out: Path) -> None:
                 points = sorted({(getattr(p, measure).mean(), p.right.mean()) for p in rows})
                 style = "k-" if name == LEARNED else "-"
                 axis.plot(*zip(*points, strict=True), style, marker=marker, alpha=0.8, label=name)
-            axis.set(xlabel=f"mean {label} a question", xscale="log")
-            low, high = axis.get_xlim()
-            axis.set_xticks([x for x in _TICKS if low < x < high])
-            axis.xaxis.set_major_formatter(EngFormatter())
-            axis.xaxis.set_minor_formatter(NullFormatter())
+            axis.set(xlabel=f"mean {label} a question")
+            log_axis(axis)
         axes[0].set_ylabel("right")
         axes[0].yaxis.set_major_formatter(PercentFormatter(1.0))
         axes[0].legend(fontsize=8)

@@ -12,11 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import matplotlib
 import numpy as np
 import typer
-from matplotlib import pyplot as plt
-from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
 from envs.traces.format import TraceSet
 from recipes.crossvalidate import (
@@ -37,10 +34,10 @@ from recipes.crossvalidate import (
     summarise,
     written,
 )
+from recipes.lines import draw_lines
 from training.cli.app import main as run_program
 from training.learn.config import TrainConfig
 from training.learn.threads import limit_threads
-from training.report.plots import STYLE, save_figure
 from training.report.show import print_rows
 
 Curve = Mapping[int, Mapping[str, Any]]
@@ -78,24 +75,10 @@ def learn(
 
 def draw(curve: Curve, out: Path) -> None:
     """Mean utility against questions."""
-    with matplotlib.rc_context(fname=STYLE):
-        drawn, axes = plt.subplots(figsize=(5.2, 4.2))
-        styles = {
-            HINDSIGHT: "#8a8d94",
-            CHOSEN: "#c8453c",
-            SELECTOR: "#0a8a94",
-            CONTROLLER: "#1b1c1e",
-        }
-        for name, colour in styles.items():
-            if name in next(iter(curve.values())):
-                rows = [row[name] for row in curve.values()]
-                axes.plot([*curve], rows, "o-", color=colour, label=name)
-        axes.set(xlabel="questions to learn from", ylabel="utility, mean over prices", xscale="log")
-        axes.xaxis.set_major_locator(FixedLocator([*curve]))
-        axes.xaxis.set_major_formatter(ScalarFormatter())
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.legend()
-        save_figure(drawn, out)
+    rows = [*curve.values()]
+    known = [name for name in (CONTROLLER, SELECTOR, CHOSEN, HINDSIGHT) if name in rows[0]]
+    labels = {"xlabel": "questions to learn from", "ylabel": "utility, mean over prices"}
+    draw_lines(out, [*curve], {name: [row[name] for row in rows] for name in known}, **labels)
 
 
 def main(

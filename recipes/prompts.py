@@ -36,14 +36,17 @@ from envs.traces.table import TraceTable, build_table
 from recipes.crossvalidate import (
     CHOSEN,
     CONTROLLER,
+    MEAN,
     Fold,
     as_table,
     cross_validate,
     deal,
     folds_of,
     joined,
+    summarise,
     written,
 )
+from recipes.lines import draw_lines
 from training.cli.app import main as run_program
 from training.compare.simulate import Played
 from training.learn.config import PPOConfig, TrainConfig
@@ -205,6 +208,16 @@ def main(
         best = ", ".join(best_prompts(part, groups).values())
         console.print(f"fold {n}, best prompts: {best}", highlight=False)
     console.print(table, markup=False, highlight=False)
+    draw(summarise(prices, played), out / "prompts.png")
+
+
+def draw(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
+    """What a right answer is worth, and how far the controller for all arms leads then."""
+    by_worth = [row for row in rows[::-1] if row["price"] != MEAN]
+    others = [name for name in rows[0] if name.startswith("over ")]
+    lines = {name: [row[name] for row in by_worth] for name in others}
+    labels = {"xlabel": "cost that a right answer is worth", "ylabel": f"lead of {TOGETHER}"}
+    draw_lines(out, [1 / row["price"] for row in by_worth], lines, **labels)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from training.compare.simulate import play_rules
 from training.compare.summary import Bootstrap
 from training.granularity import learning_of
 from training.learn.config import TrainConfig
-from training.report.plots import STYLE, save_figure
+from training.report.plots import STYLE, log_axis, save_figure
 from training.report.show import print_rows
 
 SEVERAL, ONE, LARGE, REVISED = "several small models", "one small model", "large", "revised"
@@ -180,7 +180,8 @@ def draw(points: dict[str, Points], out: Path) -> None:
             axis.scatter(x, y, size, colour, marker=marker, label=kind)
             for name, at in zip(plans, shown, strict=True) if kind == LARGE else ():
                 axis.annotate(name, at, (-8, 0), textcoords="offset points", ha="right")
-        axis.set(xscale="log", xlabel="mean compute per question", ylabel="right")
+        axis.set(xlabel="mean compute per question", ylabel="right")
+        log_axis(axis)
         axis.yaxis.set_major_formatter(PercentFormatter(1))
         axis.legend(loc="lower right")
         save_figure(figure, out)

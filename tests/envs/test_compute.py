@@ -279,6 +279,9 @@ def test_state_can_be_restored(validation, config):
     again.restore(state)
     for left, right in zip(expected, again.step(actions)[:3], strict=True):
         np.testing.assert_array_equal(left, right)
+    del state["episodes/counts"]
+    with pytest.raises(ConfigError, match="expected episodes/counts, found none: another version"):
+        again.restore(state)
 
 
 def test_questions_must_be_recorded(validation):

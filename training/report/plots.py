@@ -92,7 +92,7 @@ def plot_frontier(results: Results, path: Path) -> None:
     above.set_ylim(bottom=least - 0.02)
     above.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     above.set_title(_gain(results))
-    _log_axis(above)
+    log_axis(above)
     closest = [results.closest_rule(i)[1] for i in range(len(results.prices))]
     _plot_lead(below, closest, results.currency, 1, _INK, "o-", lw=1.5, ms=4)
     below.set(ylabel="utility, points")
@@ -163,12 +163,12 @@ def _plot_lead(
     reach = lead - low, high - lead
     axes.errorbar(worth, lead, reach, fmt=style, color=colour, elinewidth=1.2, **more)
     axes.set_xlabel(_worth_axis(currency))
-    _log_axis(axes)
+    log_axis(axes)
 
 
-def _log_axis(axes: Axes) -> None:
+def log_axis(axes: Axes) -> None:
     """A logarithmic x axis with plain numbers; a linear one where nothing costs anything."""
-    if not any((np.asarray(line.get_xdata(), float) > 0).any() for line in axes.lines):
+    if axes.dataLim.xmax <= 0:
         return
     axes.set_xscale("log")
     low, high = axes.get_xlim()
@@ -222,7 +222,7 @@ def plot_actions(
     axes.stackplot(worth, rows, labels=names, colors=action_colours(names))
     axes.set(xlabel=_worth_axis(currency), ylabel="share of decisions", ylim=(0, 1))
     axes.set_title("What the controller does, by price")
-    _log_axis(axes)
+    log_axis(axes)
     axes.margins(x=0)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     figure.legend(loc="outside lower center", ncols=3)
@@ -329,7 +329,7 @@ def _by_price(
     nothing = [float((p.actions[:, 0] + p.actions[:, 2] == 0).mean()) for p in played]
     axis.plot(worth, nothing, color=_INK, ls="--", label="questions given up at once")
     axis.set(xlabel=_worth_axis(currency), ylabel="mean per question", title="By price")
-    _log_axis(axis)
+    log_axis(axis)
     axis.legend(loc="upper left")
 
 
