@@ -106,7 +106,7 @@ def ask(url: str, load: Load) -> NDArray[np.float64]:
 
 
 def decision_us(checkpoint: Checkpoint, repeats: int = 2000) -> Figures:
-    """Median microseconds of one decision at batch 1: all of it, and its parts."""
+    """Median microseconds of one decision at batch 1, to its log entry or its choice; its parts."""
     backend, question = ReplayBackend(checkpoint.models, (), {}), Question(question_id="", text="")
     episode = Episode(question, backend, checkpoint.config, Terms(price=PRICE))
     episode.start(PromptState(prompt_tokens=(20,) * checkpoint.config.num_rungs))
@@ -117,8 +117,14 @@ def decision_us(checkpoint: Checkpoint, repeats: int = 2000) -> Figures:
         episode.look()
         decider.choose(episode, episode.mask())
 
+    def choice() -> None:
+        episode.look()
+        allowed = episode.mask()
+        decider.judge(episode.observation(), allowed)[0].argmax()
+
     return {
         "decision_us": _median_us(decision, repeats),
+        "choice_us": _median_us(choice, repeats),
         "policy_us": _median_us(lambda: decider.judge(observation, mask), repeats),
         "observation_us": _median_us(episode.observation, repeats),
         "mask_us": _median_us(episode.state.mask, repeats),

@@ -219,8 +219,8 @@ def _flat(actor: nn.Sequential, critic: nn.Sequential, ignored: list[int]) -> Fo
         values = observation
         for weight, bias in hidden:
             values = np.tanh(values @ weight + bias)
-        logits, (value, *_) = (values @ last + offset)[:, 0]
-        return logits, value
+        ends = values @ last + offset
+        return ends[0, 0], ends[1, 0, 0]
 
     return run
 

@@ -535,12 +535,9 @@ class Episodes(Lockstep):
         if rows is not None or self.num_episodes > 1 or "_of" in vars(self):
             return self.part(rows)
         one = object.__new__(type(self))
-        one.__dict__.update(
-            {name: array[0] for name, array in zip(_LOOKED_AT, _arrays(self), strict=True)},
-            config=self.config,
-            num_episodes=1,
-            _of=(self, 0),
-        )
+        numbers = [array[0] for array in _arrays(self)]
+        one.__dict__.update(zip(_LOOKED_AT, numbers, strict=True))
+        one.__dict__.update(config=self.config, num_episodes=1, _of=(self, 0))
         return one
 
     @property

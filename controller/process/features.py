@@ -238,12 +238,11 @@ class FeatureTable:
         for column in self._of_arms:
             given.extend(column(seen))
         whole = stacked(self._pick(given), np.float64)
-        made = [apply(whole[rows]).ravel() for apply, rows in self._scaled]
+        made = [apply(whole[rows]) for apply, rows in self._scaled]
         # Features lie side by side in memory: they are computed one after the other.
-        columns = np.concatenate(made, dtype=np.float32).reshape(len(self), -1)[self._order]
-        for feature, column in zip(
-            self._added, columns[len(self) - len(self._added) :], strict=True
-        ):
+        columns = np.concatenate(made, dtype=np.float32).reshape(len(self.names), -1)[self._order]
+        for place, feature in enumerate(self._added, -len(self._added)):
+            column = columns[place]
             if not np.isfinite(column).all():
                 raise ConfigError(
                     f"feature {feature.name}: expected finite numbers, found {column} after its "
