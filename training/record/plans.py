@@ -29,7 +29,7 @@ _MAY_CHANGE = {
 """Notes of a trace set that an extended one may have otherwise."""
 
 _MODELS_MAY_CHANGE = {"parameters", "path", "server", "revises", "verifies"}
-_MAY_GROW = {"samples", "escalations", "shard_questions", "revisers", "verifier"}
+_MAY_GROW = {"smalls", "samples", "escalations", "shard_questions", "revisers", "verifier"}
 
 Asked = tuple[Question, str]
 """A question and its split."""
@@ -108,19 +108,12 @@ class Plan:
         Raises:
             ConfigError: what is there was recorded otherwise.
         """
-        if (parts.work / _PLAN).exists():
-            before = Plan.read(parts)
-            manifest, stored = before.manifest, before.questions
-        elif (parts.out / MANIFEST).exists():
-            manifest = json.loads((parts.out / MANIFEST).read_text())
-            if "recorded" not in manifest:
-                raise ConfigError(
-                    f"{parts.out}: expected nothing there, or a recorded trace set to extend; "
-                    "choose another directory"
-                )
-            stored = _read_questions(parts.out / "questions.parquet", manifest)
-        else:
+        manifest = _begun(parts)
+        if manifest is None:
             return self
+        begun = (parts.work / _PLAN).exists()
+        path = parts.work / _PLANNED if begun else parts.out / "questions.parquet"
+        stored = _read_questions(path, manifest)
         _check_continues(manifest, json.loads(json.dumps(self.manifest)), parts.out)
         planned = {asked[0].question_id: asked for asked in self.questions}
         held, more = parts.held(), []
@@ -247,6 +240,32 @@ def _read_questions(path: Path, manifest: Mapping[str, Any]) -> tuple[Asked, ...
         (Question(text=text, answers=kind.name, **row), split)
         for row, kind, (split, text) in zip(rows, kinds, splits, strict=True)
     )
+
+
+def check_begun(out: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuse what cannot go on in a directory whatever its models are: before these are loaded.
+
+    Raises:
+        ConfigError: what is there was recorded otherwise.
+    """
+    before = _begun(Parts(out))
+    if before is not None:
+        _check_continues({**before, "models": {}}, json.loads(json.dumps(manifest)), out)
+
+
+def _begun(parts: Parts) -> dict[str, Any] | None:
+    """The notes of what a directory holds; None where it holds nothing."""
+    if (parts.work / _PLAN).exists():
+        return dict(Plan.read(parts).manifest)
+    if not (parts.out / MANIFEST).exists():
+        return None
+    manifest: dict[str, Any] = json.loads((parts.out / MANIFEST).read_text())
+    if "recorded" not in manifest:
+        raise ConfigError(
+            f"{parts.out}: expected nothing there, or a recorded trace set to extend; choose "
+            "another directory"
+        )
+    return manifest
 
 
 def _verifier(manifest: Mapping[str, Any]) -> str | None:

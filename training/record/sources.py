@@ -27,6 +27,7 @@ from controller.process.menu import family_of
 from controller.process.types import ModelSpec, Question
 from envs.questions.grader import KindGrader
 from training.record.cluster import Cluster, RayRecorder
+from training.record.plans import check_begun
 from training.record.progress import Watch
 from training.record.recorders import (
     LocalRecorder,
@@ -35,7 +36,7 @@ from training.record.recorders import (
     ServedRecorder,
     ServerQueue,
 )
-from training.record.recording import Recording
+from training.record.recording import Recording, planned_manifest
 from training.record.settings import Decoding, RecordConfig
 
 if TYPE_CHECKING:
@@ -270,6 +271,9 @@ def record_models(
 
     `notes` are added to `trace.json`; `progress` is shown a recording that is about to begin.
     """
+    told = source.notes(out) | dict(notes or {})
+    names = [ModelSpec(name=place.name, rung=rung) for rung, place in enumerate(source.places)]
+    check_begun(out, planned_manifest(config, names, told))
     on: Any = cluster and RayRecorder(source.recorder, config, cluster)
     with on or nullcontext(source.recorder(config)) as recorder:
-        Recording(questions, recorder, out, source.notes(out) | dict(notes or {})).run(progress)
+        Recording(questions, recorder, out, told).run(progress)

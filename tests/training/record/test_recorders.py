@@ -5,6 +5,7 @@ import random
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -101,6 +102,29 @@ def test_each_server_has_a_queue_of_its_own(tmp_path):
         "b": 9 * 2,
         "c": 9 * 2,
     }
+
+
+def test_a_menu_gets_more_small_models_and_others_are_refused_before_any_is_loaded(tmp_path):
+    asked = []
+
+    async def behaviour(exchange):
+        asked.append(exchange.body["model"])
+        await stream(exchange, "Answer: 1")
+
+    with Upstream(behaviour).running() as upstream:
+        small, more, large = (f"{upstream.url}#{name}" for name in "abc")
+        record_models(QUESTIONS, find_source([small, large]), tmp_path, CONFIG)
+        asked.clear()
+        grown = replace(CONFIG, smalls=2)
+        record_models(QUESTIONS, find_source([small, more, large]), tmp_path, grown)
+        assert Counter(asked) == {"b": 9 * 4}
+        asked.clear()
+    no_model = tmp_path / "model"
+    no_model.mkdir()
+    (no_model / "config.json").write_text("{}")
+    hot = find_source([no_model], temperature=1.0)
+    with pytest.raises(ConfigError, match=r"another temperature \(1.0 instead of"):
+        record_models(QUESTIONS, hot, tmp_path, CONFIG)
 
 
 def test_attempts_at_a_question_follow_one_another_so_that_its_prompt_is_cached(tmp_path):
