@@ -163,7 +163,6 @@ class Decider(Protocol[E]):
 
     def choose(self, episode: E, mask: Bools) -> Choice:
         """One action that `mask`, (1, A), allows."""
-        ...
 
 
 Pick = Callable[[int, int], int]

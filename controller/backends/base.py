@@ -45,7 +45,6 @@ class Flag(Protocol):
 
     def is_set(self) -> bool:
         """Whether it is set by now."""
-        ...
 
 
 class Watcher(Protocol):
@@ -57,7 +56,6 @@ class Watcher(Protocol):
         Backends that write several attempts in step tell the `last` one as such, whether it is
         one because the attempt is `cut`, and NaN for the log-probability where an attempt fails.
         """
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)

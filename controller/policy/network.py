@@ -34,7 +34,6 @@ class Policy(Protocol):
         Returns:
             (N,) action indices.
         """
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)

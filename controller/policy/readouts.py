@@ -25,20 +25,16 @@ class Readout(Protocol):
     @property
     def num_inputs(self) -> int:
         """H."""
-        ...
 
     @property
     def num_outputs(self) -> int:
         """R, or 2R with lengths."""
-        ...
 
     def __call__(self, features: Features) -> Floats:
         """(n, num_outputs) of features (n, H); the same bits whatever n is."""
-        ...
 
     def arrays(self) -> Arrays:
         """All numbers by name, as a checkpoint holds them."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)

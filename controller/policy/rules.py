@@ -59,7 +59,6 @@ class Rule(Protocol):
 
     def wishes(self, episodes: Pair) -> Wishes:
         """Where to take which action, (N,) each; of several the first counts."""
-        ...
 
 
 class RulePolicy:

@@ -133,12 +133,9 @@ class SegmentBackend(Protocol):
 
     def open(self, attempts: Sequence[tuple[Question, int]]) -> list[Prefix]:
         """Read the prompts of attempts, each a question and a number, with the small model."""
-        ...
 
     def write(self, requests: Sequence[SegmentRequest]) -> list[Prefix]:
         """The prefixes, each longer by the segment asked for."""
-        ...
 
     def force(self, prefixes: Sequence[Prefix]) -> list[Segment]:
         """The small model's forced answer after each prefix; none of them done."""
-        ...

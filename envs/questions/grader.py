@@ -14,7 +14,6 @@ class Grader(Protocol):
 
     def is_right(self, question: Question, answer: str | None) -> bool:
         """Whether `answer` is right for `question`."""
-        ...
 
 
 class KindGrader:
