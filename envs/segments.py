@@ -28,7 +28,7 @@ from controller.segments.episodes import SEGMENT, SIGNALS
 from controller.segments.types import Prefix, Segment, Segmentation, SegmentRequest
 from envs.questions.files import kinds_of
 from envs.questions.table import QuestionTable, column, number_answers, question_fields
-from envs.traces.format import MANIFEST, model_spec, read_manifest, read_table
+from envs.traces.format import MANIFEST, model_spec, open_table, read_manifest
 from envs.traces.recorded import Recorded, recorded
 from envs.traces.table import Answers
 
@@ -72,7 +72,7 @@ class SegmentTraces:
                 f"{path / MANIFEST}: expected segments of version {SEGMENT_TRACE_VERSION}, found "
                 f"{found[0]} of version {found[1]!r}; {_RECORD}"
             )
-        questions, segments = (read_table(path / name, TABLES[name]) for name in TABLES)
+        questions, segments = (open_table(path / n, TABLES[n]).to_table() for n in TABLES)
         return cls(path=path, manifest=manifest, questions=questions, segments=segments)
 
     def models(self, ladder: Sequence[str] | None = None) -> tuple[ModelSpec, ...]:

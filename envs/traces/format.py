@@ -141,7 +141,7 @@ class TraceSet:
                 f"{path / MANIFEST}: expected version {TRACE_VERSION}, found "
                 f"{manifest.get('version')!r}; upgrade allot or record the set again"
             )
-        stored = {name: _open_table(path / name, needed) for name, needed in _REQUIRED.items()}
+        stored = {name: open_table(path / name, needed) for name, needed in _REQUIRED.items()}
         questions, attempts = stored["questions.parquet"].to_table(), stored["attempts.parquet"]
         traces = cls(path=path, manifest=manifest, questions=questions, stored=attempts)
         known = set(traces.questions["question_id"].to_pylist())
@@ -330,12 +330,8 @@ def read_manifest(path: Path, expected: str) -> dict[str, Any]:
     return manifest
 
 
-def read_table(path: Path, required: Sequence[str]) -> pa.Table:
-    """A table, whole; raises TraceFormatError unless it is there with its `required` columns."""
-    return _open_table(path, required).to_table()
-
-
-def _open_table(path: Path, required: Sequence[str]) -> ds.Dataset:
+def open_table(path: Path, required: Sequence[str]) -> ds.Dataset:
+    """A table; raises TraceFormatError unless it is there with its `required` columns."""
     if not path.exists():
         raise TraceFormatError(f"{path}: expected this file of the trace set, found none")
     try:

@@ -17,9 +17,8 @@ from controller.process.features import quotient
 from controller.process.lockstep import Array, Floats, chance
 from envs.traces.derive import enough
 from envs.traces.table import TraceTable
-from training.learn.difficulty import fold_of
+from training.learn.difficulty import FOLDS, fold_of
 
-_FOLDS = 5
 _LEAST_FACTOR = 1e-3
 """Of log-odds of judgements that tell nothing, so that others can be divided by it."""
 
@@ -45,7 +44,8 @@ def calibrate(
         scale[-1] = 1.0
         inputs = features / scale
         ahead = inputs[pairs[:, 0]] - inputs[pairs[:, 1]]  # (pairs, 7)
-        rows.append(_fit(inputs, right, ahead, weight) / scale)
+        given = inputs, right, ahead, weight
+        rows.append(minimize(_loss, np.zeros(inputs.shape[1]), given, jac=True).x / scale)
     return torch.from_numpy(np.stack(rows)).float()
 
 
@@ -68,8 +68,8 @@ def cross_calibrated(table: TraceTable, config: EpisodeConfig) -> TraceTable:
     if not config.verifier_calibration:
         return table
     inputs, right, question = _judgements(table, config)
-    fold = fold_of(len(table), _FOLDS)
-    fits = [_platt(inputs[fold[question] != p], right[fold[question] != p]) for p in range(_FOLDS)]
+    fold = fold_of(len(table), FOLDS)
+    fits = [_platt(inputs[fold[question] != p], right[fold[question] != p]) for p in range(FOLDS)]
     attempts, of = table.attempts.copy(), table.question_of_attempt
     places = np.flatnonzero((of >= 0) & ~np.isnan(attempts["verifier_score"]))
     score, rung = attempts["verifier_score"][places].astype(np.float64), attempts["rung"][places]
@@ -174,12 +174,6 @@ def _loss(
     return value, features.T @ error - ahead.T @ (weight * chance(-lead))
 
 
-def _fit(features: Floats, right: NDArray[np.bool_], ahead: Floats, weight: Floats) -> Floats:
-    """Weights of a score, (features,), of the least loss."""
-    start = np.zeros(features.shape[1])
-    return np.asarray(minimize(_loss, start, (features, right, ahead, weight), jac=True).x)
-
-
 _RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3)
 """To choose from by the loss on held-out questions."""
 
@@ -207,7 +201,7 @@ def fit_state_readout(
         start = np.zeros(inputs.shape[1])
         return np.asarray(minimize(loss, start, jac=True, method="L-BFGS-B").x)
 
-    fold = fold_of(int(question.max()) + 1, _FOLDS)[question]
+    fold = fold_of(int(question.max()) + 1, FOLDS)[question]
     held = [fold == place for place in np.unique(fold)]
     losses = {r: sum(_loss(fitted(~h, r), *known(h))[0] for h in held) for r in _RIDGES}
     weights = fitted(np.ones(len(right), bool), min(losses, key=losses.__getitem__))

@@ -23,6 +23,7 @@ from controller.backends.places import ModelPlace, as_place, check_names, tell_d
 from controller.backends.prompts import Message
 from controller.checkpoint import HUB_SCHEME, load_segment_checkpoint, seen_from
 from controller.errors import ConfigError
+from controller.loading import KEY_VARIABLE
 from controller.process.menu import family_of
 from controller.process.types import ModelSpec, Question
 from envs.questions.grader import KindGrader
@@ -41,8 +42,6 @@ from training.record.settings import Decoding, RecordConfig
 
 if TYPE_CHECKING:
     from controller.backends.local.model import LocalModel
-
-_KEY_VARIABLE = "ALLOT_UPSTREAM_KEY_{rung}"
 
 _TIMEOUT_S = 5.0
 
@@ -87,7 +86,7 @@ class Models(Decoding):
         if any("@" in (place.url or "") for place in self.places):
             raise ConfigError(
                 "models: expected servers without a name and password in their address, which "
-                f"would be recorded; say a key in {_KEY_VARIABLE.format(rung='0, 1, ...')}"
+                f"would be recorded; say a key in {KEY_VARIABLE.format(rung='0, 1, ...')}"
             )
 
     @property
@@ -247,7 +246,7 @@ def find_source(models: Sequence[str | Path | ModelPlace], **settings: Any) -> M
     inside = settings.pop("inside", None)
     adapters = settings.pop("adapters", None) or {}
     places = tuple(as_place(model) for model in models)
-    keys = {rung: os.environ.get(_KEY_VARIABLE.format(rung=rung)) for rung in range(len(places))}
+    keys = {rung: os.environ.get(KEY_VARIABLE.format(rung=rung)) for rung in range(len(places))}
     # Workers do not run in this directory.
     return Models(
         places=places,

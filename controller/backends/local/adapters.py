@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from controller.backends.local.kv import batches_by_length, forward, padded
+from controller.backends.local.kv import BASE, batches_by_length, forward, padded
 from controller.backends.local.model import DIGEST_LENGTH, Encoded, LocalModel
 from controller.backends.prompts import VERIFIER
 from controller.errors import BackendError
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 _NOTES, _WEIGHTS, _SCORE = "allot.json", "adapter_model.safetensors", "score.safetensors"
 _FILES = (_NOTES, _WEIGHTS, "adapter_config.json")
 _READOUT = "readout"
-_BASE = "__base__"
-"""Peft's name for no adapter at all."""
 
 
 def token_logprobs(logits: Tensor, ids: Tensor) -> Tensor:
@@ -60,7 +58,7 @@ def attempt_states(model: Any, texts: Sequence[Encoded]) -> Tensor:
     for batch in batches_by_length([len(text.tokens) for text in texts]):
         inputs, lengths = padded([texts[i].tokens for i in batch], model.device)
         how = {"use_cache": False, "output_hidden_states": True, "logits_to_keep": 1}
-        output = forward(model, [_BASE] * len(batch), **inputs, **how)
+        output = forward(model, [BASE] * len(batch), **inputs, **how)
         states = output.hidden_states[-1].float()  # (B, L, H)
         written = _written([texts[i] for i in batch], lengths, states.shape[1])[..., None]
         means = (states * written).sum(1) / written.sum(1).clamp_min(1)

@@ -60,7 +60,7 @@ class Decoder:
         end_tokens: Collection[int],
         *,
         temperature: float,
-        max_rows: int,
+        max_rows: int = 256,
         keep_hidden: bool = False,
     ) -> None:
         self.model, self.temperature, self.max_rows = model, temperature, max_rows

@@ -69,12 +69,10 @@ class _Draft:
 class _Rung:
     """One model with decoders that end where segments, attempts and forced answers end."""
 
-    def __init__(
-        self, local: LocalModel, segmentation: Segmentation, temperature: float, max_rows: int
-    ) -> None:
+    def __init__(self, local: LocalModel, segmentation: Segmentation, temperature: float) -> None:
         def decoder(ends: Iterable[int], temperature: float) -> Decoder:
             known = frozenset(ends) | local.end_tokens
-            return Decoder(local.model, known, temperature=temperature, max_rows=max_rows)
+            return Decoder(local.model, known, temperature=temperature)
 
         self.local, every = local, [[token] for token in range(len(local.tokenizer))]
         texts = local.tokenizer.batch_decode(every)
@@ -115,7 +113,6 @@ class SegmentWriter:
         temperature: of sampling; forced answers always take the likeliest token.
         segmentation: where segments end.
         max_new_tokens: longest attempt.
-        max_rows: segments of one model written side by side.
         answers: how answers are read where a question does not say; None for `auto`.
         value: read-out of a prefix's worth from the small model's hidden state; None for none.
     """
@@ -128,7 +125,6 @@ class SegmentWriter:
         temperature: float = TEMPERATURE,
         segmentation: Segmentation | None = None,
         max_new_tokens: int = 192,
-        max_rows: int = 256,
         answers: AnswerKind | None = None,
         value: Readout | None = None,
     ) -> None:
@@ -137,7 +133,7 @@ class SegmentWriter:
         self.max_new_tokens, self.answers = max_new_tokens, answers or answer_kind(UNSTATED)
         self.value = value
         self.segmentation = segmentation or Segmentation()
-        self._rungs = [_Rung(model, self.segmentation, temperature, max_rows) for model in models]
+        self._rungs = [_Rung(model, self.segmentation, temperature) for model in models]
         self.models = tuple(model.spec(temperature, max_new_tokens) for model in models)
 
     def open(self, attempts: Sequence[tuple[Question, int]]) -> list[Prefix]:
