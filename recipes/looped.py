@@ -10,10 +10,10 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
-from controller.backends.local.looped import LoopedForCausalLM
+from controller.backends.local.looped import LoopedConfig, LoopedForCausalLM
 from recipes.language_models import CONFIGS, LanguageModelTraining
 
 LOOPED = "looped"
@@ -34,6 +34,23 @@ CONFIG = replace(
 )
 
 
+def begun_as(llama: LlamaForCausalLM, prelude: int, coda: int) -> LoopedForCausalLM:
+    """With the layers of a Llama; going through the core once, it computes what that does."""
+    settings = llama.config.to_dict()
+    core = settings["num_hidden_layers"] - prelude - coda
+    config = LoopedConfig(
+        **{k: v for k, v in settings.items() if k not in ("architectures", "model_type")},
+        prelude_layers=prelude,
+        core_layers=core,
+        coda_layers=coda,
+    )
+    model, size = LoopedForCausalLM(config), config.hidden_size
+    model.load_state_dict(llama.state_dict(), strict=False)
+    nn.init.zeros_(model.model.inject.weight)
+    nn.init.eye_(model.model.inject.weight[:, :size])
+    return model
+
+
 class LoopedTraining(LanguageModelTraining):
     """One training, from the small model's weights on; see `LanguageModelTraining`."""
 
@@ -41,7 +58,7 @@ class LoopedTraining(LanguageModelTraining):
 
     def _build(self) -> LoopedForCausalLM:
         llama = LlamaForCausalLM.from_pretrained(BEGINS_AS)
-        return LoopedForCausalLM.from_llama(llama, PRELUDE, CODA)
+        return begun_as(llama, PRELUDE, CODA)
 
     def _step(self, ids: Tensor, labels: Tensor) -> float:
         rng = random.Random(f"{self.config.seed}/{self.tokens}")

@@ -137,23 +137,6 @@ class LoopedForCausalLM(LlamaForCausalLM):  # type: ignore[misc]
         self.model = LoopedModel(config)
         self.post_init()
 
-    @classmethod
-    def from_llama(cls, llama: LlamaForCausalLM, prelude: int, coda: int) -> Self:
-        """With the layers of a Llama; going through the core once, it computes what that does."""
-        settings = llama.config.to_dict()
-        core = settings["num_hidden_layers"] - prelude - coda
-        config = LoopedConfig(
-            **{k: v for k, v in settings.items() if k not in ("architectures", "model_type")},
-            prelude_layers=prelude,
-            core_layers=core,
-            coda_layers=coda,
-        )
-        model, size = cls(config), config.hidden_size
-        model.load_state_dict(llama.state_dict(), strict=False)
-        nn.init.zeros_(model.model.inject.weight)
-        nn.init.eye_(model.model.inject.weight[:, :size])
-        return model
-
     @property
     def repeated_parameters(self) -> int:
         """Parameters that a token meets again, in all loops after the first together."""

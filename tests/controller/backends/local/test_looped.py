@@ -17,6 +17,7 @@ from controller.backends.places import ModelPlace
 from controller.errors import ConfigError
 from controller.process.actions import ActionKind
 from envs.questions.bundled import draw_split
+from recipes.looped import begun_as
 
 SMALL, LOOPED = Path("checkpoints/small"), Path("checkpoints/looped")
 DEPTHS = (1, 2, 4)
@@ -31,7 +32,7 @@ def looped() -> LoopedForCausalLM:
 
 def test_one_that_begins_as_a_llama_computes_what_that_does() -> None:
     llama = LlamaForCausalLM.from_pretrained(SMALL)
-    begun = LoopedForCausalLM.from_llama(llama, 1, 1)
+    begun = begun_as(llama, 1, 1)
     assert torch.equal(begun(IDS).logits, llama(IDS).logits)
     with pytest.raises(ValueError, match="expected at least 1"):
         begun.at_depth(0)
