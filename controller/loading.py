@@ -20,7 +20,7 @@ from controller.backends.places import (
     tell_downloads,
 )
 from controller.backends.prompts import REVISER, Message, read_prompts
-from controller.checkpoint import AnyCheckpoint, Checkpoint
+from controller.checkpoint import AnyCheckpoint, Checkpoint, load_segment_checkpoint
 from controller.errors import CheckpointError, ConfigError
 from controller.process.episodes import EpisodeConfig
 from controller.process.types import ModelSpec
@@ -262,9 +262,9 @@ class LadderBuilder:
     def _local(self, place: ModelPlace, model: LocalModel) -> Backend:
         """A model in this process, sampled as in training if nothing else is said."""
         from controller.backends.local.backend import LocalBackend
-        from controller.backends.local.segmented import with_segments
+        from controller.backends.local.segmented import written_under
 
-        trained = self.checkpoint.models
+        trained, under = self.checkpoint.models, self.checkpoint.segment_controller
         known = trained[model.rung].temperature
         known = recorded_temperature(trained) if known is None else known
         backend = LocalBackend(
@@ -274,7 +274,10 @@ class LadderBuilder:
             answers=answer_kind(self.checkpoint.answers),
             verifies=self._verifies(model.rung),
         )
-        return backend if model.rung else with_segments(self.checkpoint, backend)
+        if model.rung or under is None:
+            return backend
+        inside = load_segment_checkpoint(self.checkpoint.located(under[0]))
+        return written_under(inside, backend, price=under[1])
 
     def _longest(self, rung: int) -> int:
         most: int = self.checkpoint.config.max_completion_tokens[rung]

@@ -21,7 +21,7 @@ from controller.errors import ConfigError
 from controller.process.actions import Tier
 from training.cli.flags import Json, RayOptions, Traces, argument, flag, numbers, pairs, with_flags
 from training.record.settings import Amount, Decoding, RecordConfig
-from training.report.view import progress_bar
+from training.report.view import progress_bar, shown
 
 if TYPE_CHECKING:
     from controller.answers import AnswerKind
@@ -105,7 +105,7 @@ def record(options: RecordOptions) -> None:
     places = _places(o)
     source = _source(o, places)
     asked = _questions(o)
-    from training.record.progress import recording_view
+    from training.record.progress import RecordingView
     from training.record.sources import record_models
 
     if o.reviser and any(place.revises for place in places[1:]) and not places[0].revises:
@@ -129,7 +129,8 @@ def record(options: RecordOptions) -> None:
     )
     cluster: Cluster | None = o.cluster.cluster(o.workers, o.worker_gpus)
     notes = {"licence": o.licence} if o.licence else {}
-    with recording_view(Console(stderr=True)) as view:
+    view = RecordingView()
+    with shown(Console(stderr=True), lambda: str(view)) as view.changed:
         record_models(
             asked, source, o.out, config, cluster, notes, lambda r: view.begin(*r.counts())
         )

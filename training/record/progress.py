@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
-from rich.console import Console
 from rich.table import Table
 
 from controller.process.types import CUT
 from envs.traces.summary import majority, votes
 from training.record.parts import Rows
-from training.report.view import left, shown
+from training.report.view import left
 
 Watch = Callable[[Mapping[str, Rows]], None]
 """Is shown rows as they are recorded, by the tables' names."""
@@ -25,8 +23,8 @@ Watch = Callable[[Mapping[str, Rows]], None]
 class RecordingView:
     """Counts attempts and says how far a recording is; `changed` is called when that may change."""
 
-    def __init__(self, changed: Callable[[bool], None] = lambda matters: None) -> None:
-        self.changed = changed
+    def __init__(self) -> None:
+        self.changed: Callable[[bool], None] = lambda matters: None
         self._total = self._before = self._done = self._tokens = 0
         self._fresh = self._read = self._cut = 0
         self._started = time.monotonic()
@@ -60,14 +58,6 @@ class RecordingView:
             f"{self._read / fresh:.0%} read, {self._cut / fresh:.0%} cut, "
             f"{left(self._done, self._total - self._before, seconds)} left"
         )
-
-
-@contextmanager
-def recording_view(console: Console) -> Iterator[RecordingView]:
-    """Shows a recording."""
-    view = RecordingView()
-    with shown(console, lambda: str(view)) as view.changed:
-        yield view
 
 
 _COLUMNS = (

@@ -9,7 +9,7 @@ from controller.backends.base import Backend, Request, Wrapped
 from controller.backends.local.backend import LocalBackend
 from controller.backends.local.jobs import UNWANTED
 from controller.backends.local.segments import segment_writer
-from controller.checkpoint import Checkpoint, load_segment_checkpoint
+from controller.checkpoint import Checkpoint
 from controller.errors import ConfigError
 from controller.policy.difficulty import Difficulty
 from controller.policy.network import Policy
@@ -112,15 +112,3 @@ def written_under(
         price=price,
         difficulty=checkpoint.difficulty,
     )
-
-
-def with_segments(checkpoint: Checkpoint, whole: LocalBackend) -> Backend:
-    """The same under the segment controller that a controller was trained with, if any.
-
-    Raises:
-        CheckpointError: the segment controller is missing, or is for other models.
-    """
-    if checkpoint.segment_controller is None:
-        return whole
-    path, price = checkpoint.segment_controller
-    return written_under(load_segment_checkpoint(checkpoint.located(path)), whole, price)
