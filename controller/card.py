@@ -184,7 +184,7 @@ def model_card(checkpoint: AnyCheckpoint, figures: Figures | None, **metadata: A
     drawn = directory is not None and (directory / FRONTIER_FILE).exists()
     low, high = checkpoint.price_range
     whole = checkpoint.granularity.name == ATTEMPTS.name
-    card: ModelCard = ModelCard.from_template(
+    return ModelCard.from_template(
         ModelCardData(**data),
         template_path=str(Path(__file__).with_name("card.md.jinja")),
         checkpoint=checkpoint,
@@ -199,7 +199,6 @@ def model_card(checkpoint: AnyCheckpoint, figures: Figures | None, **metadata: A
         picture=FRONTIER_FILE if drawn else None,
         training={"config": {}, **checkpoint.training},
     )
-    return card
 
 
 def _actions(checkpoint: AnyCheckpoint) -> list[tuple[str, str, str]]:

@@ -195,8 +195,7 @@ class ComputeEnv(PricedEpisodes, gymnasium.Env[Observation, np.int64]):
         """Allowed actions now, (A,)."""
         if self.episode is None:
             raise IllegalActionError("action_masks: expected a reset first, found none")
-        mask: NDArray[np.bool_] = self.episode.mask()[0]
-        return mask
+        return self.episode.mask()[0]
 
     def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Carry out one action.

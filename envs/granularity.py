@@ -48,15 +48,13 @@ def recorded_of(
 ) -> Recorded[Any, Any]:
     """Questions, backend and grader of some splits; see `read_recorded`."""
     read: Any = read_trees if isinstance(traces, SegmentTraces) else read_recorded
-    found: Recorded[Any, Any] = read(traces, splits, ladder)
-    return found
+    return read(traces, splits, ladder)
 
 
 def replay_of(table: AnyTable, config: Process, num_episodes: int, **how: Any) -> Replay:
     """N episodes over a table; see `Replay`."""
     kind: Any = SegmentReplay if isinstance(table, SegmentTable) else AttemptReplay
-    replay: Replay = kind(table, config, num_episodes, **how)
-    return replay
+    return kind(table, config, num_episodes, **how)
 
 
 class Opened:

@@ -160,8 +160,7 @@ class Critic(nn.Module):
 
     def forward(self, observations: Tensor, truths: Tensor) -> Tensor:
         """Expected returns, (B,), of observations (B, D) and truths (B, K)."""
-        value: Tensor = self.layers(torch.cat([observations, truths], -1)).squeeze(-1)
-        return value
+        return self.layers(torch.cat([observations, truths], -1)).squeeze(-1)
 
 
 @dataclass
@@ -435,5 +434,4 @@ def _tensors(observation: NDArray[np.float32], mask: NDArray[Any]) -> tuple[Tens
 
 def _plain(config: PPOConfig) -> dict[str, Any]:
     """Settings as they come back from JSON."""
-    plain: dict[str, Any] = json.loads(json.dumps(asdict(config)))
-    return plain
+    return json.loads(json.dumps(asdict(config)))

@@ -360,8 +360,7 @@ def run_now(work: Awaitable[T]) -> T:
     try:
         next(running)
     except StopIteration as done:
-        value: T = done.value
-        return value
+        return done.value
     running.close()
     raise BackendError(
         "backend: expected one that never suspends, found one that waits; wrap it in "

@@ -100,8 +100,7 @@ def _rule(entry: Mapping[str, Any], arms: Sequence[str]) -> AnyRule:
     kind = RULES.get(entry[_KIND])
     if kind is None or set(settings) != set(kind.__dataclass_fields__):
         raise CheckpointError(f"floor: expected one of {sorted(RULES)}, found {dict(entry)}")
-    rule: AnyRule = kind(**{name: _setting(name, value, arms) for name, value in settings.items()})
-    return rule
+    return kind(**{name: _setting(name, value, arms) for name, value in settings.items()})
 
 
 def _setting(name: str, value: Any, arms: Sequence[str]) -> Any:

@@ -86,8 +86,7 @@ def register_network(name: str, build: Build) -> Build:
     Raises:
         ConfigError: the name is taken, or no identifier.
     """
-    registered: Build = NETWORKS.register(name, build)
-    return registered
+    return NETWORKS.register(name, build)
 
 
 def mlp(sizes: tuple[int, ...], last_gain: float) -> nn.Sequential:
@@ -155,8 +154,7 @@ class ActionScorer(nn.Module):
         for each, mean in zip(self.each, self.mean, strict=True):
             hidden = torch.tanh(each(hidden) + mean(share @ hidden))  # (B, A, H)
         apart = (share @ hidden).squeeze(1) @ self.apart.T  # (B, A)
-        scores: Tensor = self.score(hidden).squeeze(-1) + apart
-        return scores
+        return self.score(hidden).squeeze(-1) + apart
 
 
 def _own(process: EpisodeConfig, action: Action) -> Mapping[str, str]:
@@ -254,8 +252,7 @@ class PolicyNetwork(nn.Module):
         seen = self._read(observation)
         if isinstance(self.actor, ActionScorer):
             seen = nn.functional.pad(seen, (0, 1))[:, self.actor.common]
-        value: Tensor = self.critic(seen).squeeze(-1)
-        return value
+        return self.critic(seen).squeeze(-1)
 
     def _read(self, observation: Tensor) -> Tensor:
         if not self.config.ignored_features:

@@ -580,8 +580,7 @@ class Episodes(Lockstep):
         """Revisions of the leading answer that can be had, by arm that revises, (N, V)."""
         whole, rows = self.place
         # Without a leader all answers, and so the last one, are as at the start.
-        children: Ints = whole.children_left[rows, self.leader]
-        return children
+        return whole.children_left[rows, self.leader]
 
     @property
     def known_of_leader(self) -> Floats:

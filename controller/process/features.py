@@ -62,14 +62,12 @@ def _log10(columns: Floats) -> Array:
 
 def quotient(sums: Array, counts: Array) -> Array:
     """Sums per count, 0 where nothing was counted."""
-    quotients: Array = sums / at_least(counts, 1)
-    return quotients
+    return sums / at_least(counts, 1)
 
 
 def is_known(values: Array) -> Array:
     """Whether they are numbers: NaN alone differs from itself."""
-    known: Array = operator.eq(values, values)
-    return known
+    return operator.eq(values, values)
 
 
 def _quotients(columns: Floats) -> Array:
@@ -134,8 +132,7 @@ class FromWording:
 
     def __call__(self, seen: Seen) -> Array:
         """(n,)."""
-        column: Array = seen.e.readings.T[seen.e.config.readings.index(self.read)]
-        return column
+        return seen.e.readings.T[seen.e.config.readings.index(self.read)]
 
 
 class Seen:
@@ -161,8 +158,7 @@ class Seen:
 def _getter(of: Any, wanted: Sequence[Any]) -> Callable[[Any], tuple[Any, ...]]:
     """Gets several things in one call, at the speed of C."""
     if len(wanted) > 1:
-        getter: Callable[[Any], tuple[Any, ...]] = of(*wanted)
-        return getter
+        return of(*wanted)
     return lambda whole: tuple(of(name)(whole) for name in wanted)
 
 
@@ -249,8 +245,7 @@ class FeatureTable:
                     f"scale, {feature.scale.text}"
                 )
         if out is None:
-            observed: Singles = columns.T
-            return observed
+            return columns.T
         for feature, column in zip(out.T, columns, strict=True):
             feature[rows] = column
         return out

@@ -133,8 +133,7 @@ class Lockstep:
     @property
     def place(self) -> tuple[Self, Ints]:
         """All episodes that these are a part of, and the positions there, (n,)."""
-        place: tuple[Self, Ints] = self.__dict__.get("_of", (self, self.at))
-        return place
+        return self.__dict__.get("_of", (self, self.at))
 
     @property
     def expected_lengths(self) -> Any:

@@ -70,8 +70,7 @@ def leader_stays(top: Floats, second: Floats) -> Floats:
     Source: as in adaptive consistency, arXiv 2305.11860.
     """
     leader, rival = (at_most(np.rint(votes), _BETA_SIZE - 1) for votes in (top, second))
-    stays: Floats = _leader_stays_table()[integers(leader), integers(rival)]
-    return stays
+    return _leader_stays_table()[integers(leader), integers(rival)]
 
 
 class AttemptsSeen(Seen):
@@ -84,8 +83,7 @@ class AttemptsSeen(Seen):
     @cached_property
     def backers(self) -> tuple[Ints, Ints]:
         """Families behind the leading answer and its strongest rival, (n,) each."""
-        backers: tuple[Ints, Ints] = self.e.backers
-        return backers
+        return self.e.backers
 
     @cached_property
     def arm_prices(self) -> Floats:
@@ -103,8 +101,7 @@ class AttemptsSeen(Seen):
 
 def _entropy(s: AttemptsSeen) -> Floats:
     total = at_least(s.e.total, 1.0)
-    entropy: Floats = np.log(total) - s.e.count_log_count / total
-    return entropy
+    return np.log(total) - s.e.count_log_count / total
 
 
 # fmt: off
@@ -226,14 +223,12 @@ def menu_features(arms: tuple[str, ...]) -> FeatureTable:
 
 
 def _made(s: AttemptsSeen) -> Ints:
-    counts: Ints = s.e.counts.T
-    return counts
+    return s.e.counts.T
 
 
 def _gave_leader(s: AttemptsSeen) -> Ints:
     whole, rows = s.e.place
-    votes: Ints = whole.arm_votes[rows, s.e.leader].T
-    return votes
+    return whole.arm_votes[rows, s.e.leader].T
 
 
 OBSERVATION_NAMES = FEATURES.names

@@ -131,10 +131,7 @@ def column(table: pa.Table | pa.RecordBatch, name: str, default: float | str) ->
     if isinstance(default, str):
         return np.array([default if v is None else v for v in values.to_pylist()], object)
     kind = pa.float64() if isinstance(default, float) else pa.int64()
-    known: Array = pc.fill_null(values.cast(kind, safe=False), default).to_numpy(
-        zero_copy_only=False
-    )
-    return known
+    return pc.fill_null(values.cast(kind, safe=False), default).to_numpy(zero_copy_only=False)
 
 
 def number_answers(

@@ -123,8 +123,7 @@ class SessionEnv(_OverSessions, gymnasium.Env[NDArray[np.float32], np.int64]):
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Allowed actions now, (A,)."""
-        mask: NDArray[np.bool_] = self.replay.mask()[0]
-        return mask
+        return self.replay.mask()[0]
 
     def step(
         self, action: np.int64

@@ -192,10 +192,7 @@ def _results(log: Log) -> Row:
     if root is None:
         return {}
     *model, time = above[0].relative_to(root).parts
-    results: Row = log.beside(
-        str(root.with_name("results").joinpath(*model, f"results_{time}.json"))
-    )
-    return results
+    return log.beside(str(root.with_name("results").joinpath(*model, f"results_{time}.json")))
 
 
 _LETTERS = ("a scorer that says C or I",)

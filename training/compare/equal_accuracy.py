@@ -57,8 +57,7 @@ class _Reached:
     @property
     def top(self) -> Floats:
         """The highest accuracy, (B,)."""
-        best: Floats = self.accuracy.max(1)
-        return best
+        return self.accuracy.max(1)
 
     def costs(self, accuracies: Floats) -> Floats:
         """Compute at so many accuracies, (B, A) each."""
@@ -91,8 +90,7 @@ class _Contest:
 def _over(ours: Floats, theirs: Floats) -> Floats:
     """Ratios of compute; NaN where either does not reach the accuracy."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        found: Floats = np.where(np.isfinite(ours) & np.isfinite(theirs), ours / theirs, np.nan)
-        return found
+        return np.where(np.isfinite(ours) & np.isfinite(theirs), ours / theirs, np.nan)
 
 
 def _interval(ratios: Floats) -> tuple[float, float]:

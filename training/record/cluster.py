@@ -259,8 +259,7 @@ class RayRecorder:
         self._models = models
         self._idle.append(worker)
         del self._deaths[_name(shard)]
-        rows: Mapping[str, Rows] = recorded
-        return rows
+        return recorded
 
     def _bury(self, shard: Shard, why: str) -> None:
         """Hire another worker in place of one that has died over a shard, or as it started."""

@@ -326,8 +326,7 @@ def _decision_rows(episodes: pd.DataFrame, prices: Sequence[float]) -> list[list
     shown = episodes[episodes["price"].isin([prices[i] for i in places])]
     told = shown.assign(difficulty=shown["level"], actions=shown["actions"].str.join(" "))
     cells = told[[*DECISION_COLUMNS]].astype(object)
-    rows: list[list[Any]] = cells.where(cells.notna(), None).to_numpy().tolist()
-    return rows
+    return cells.where(cells.notna(), None).to_numpy().tolist()
 
 
 SWEPT = ("learning_rate", "entropy_coefficient", "gae_lambda", "hidden_sizes")

@@ -200,8 +200,7 @@ class Decoder:
             logits_to_keep=1,
         )
         rows.cache.end_step()
-        logits: Tensor = output.logits[:, -1]
-        return logits
+        return output.logits[:, -1]
 
     def _write(self, rows: RunningBatch, first: int, logits: Tensor) -> None:
         """Sample a token in the rows from `first` on, and let go of those that end."""

@@ -371,10 +371,7 @@ class PackedLinear(nn.Linear):
         """From (..., I) to (..., O); where gradients are wanted, by the plain weights."""
         if torch.is_grad_enabled():
             return functional.linear(input, self.weight, self.bias)
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(
-            input, self._packed, self.bias, "none", [], ""
-        )
-        return product
+        return torch.ops.mkldnn._linear_pointwise(input, self._packed, self.bias, "none", [], "")
 
 
 def pack_linears(model: nn.Module) -> None:
