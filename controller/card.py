@@ -17,7 +17,6 @@ from controller.checkpoint import AnyCheckpoint
 from controller.errors import CheckpointError
 from controller.files import write_json
 from controller.granularity import ATTEMPTS
-from controller.process.actions import Action
 from controller.process.cost import TOKENS
 from controller.process.episodes import EpisodeConfig
 
@@ -203,27 +202,22 @@ def model_card(checkpoint: AnyCheckpoint, figures: Figures | None, **metadata: A
 
 def _actions(checkpoint: AnyCheckpoint) -> list[tuple[str, str, str]]:
     """Actions that there are attempts for: name, meaning, attempts per question."""
-    config, meanings = checkpoint.config, checkpoint.granularity.meanings
-
-    def most(action: Action) -> int | None:
-        return action.kind.spec.limit(config) if isinstance(config, EpisodeConfig) else None
-
-    def row(action: Action) -> tuple[str, str, str]:
-        limit = most(action)
-        wide = f", {action.width} side by side" if action.width > 1 else ""
-        meaning = meanings[str(replace(action, width=1))]
-        return str(action), meaning + wide, "" if limit is None else str(limit)
-
-    return [row(action) for action in config.actions if most(action) != 0]
+    config, meanings, rows = checkpoint.config, checkpoint.granularity.meanings, []
+    for action in config.actions:
+        most = action.kind.spec.limit(config) if isinstance(config, EpisodeConfig) else None
+        if most != 0:
+            wide = f", {action.width} side by side" if action.width > 1 else ""
+            meaning = meanings[str(replace(action, width=1))]
+            rows.append((str(action), meaning + wide, "" if most is None else str(most)))
+    return rows
 
 
 def _eval_results(figures: Figures) -> list[EvalResult]:
     """Accuracy, cost and utility at the least, the middle and the greatest price."""
     points = figures.points
     chosen = sorted({0, len(points) // 2, len(points) - 1})
-
-    def result(point: PricePoint, quantity: str) -> EvalResult:
-        return EvalResult(
+    return [
+        EvalResult(
             task_type="reinforcement-learning",
             task_name="answering at a price",
             dataset_type=figures.traces,
@@ -238,5 +232,6 @@ def _eval_results(figures: Figures) -> list[EvalResult]:
                 "interval": [round(end, 6) for end in getattr(point, f"{quantity}_interval")],
             },
         )
-
-    return [result(points[i], q) for i in chosen for q in ("accuracy", "cost", "utility")]
+        for point in (points[i] for i in chosen)
+        for quantity in ("accuracy", "cost", "utility")
+    ]
