@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import random
@@ -104,9 +105,12 @@ _NO_ENDPOINT = re.compile("endpoints found that (support|can)", re.IGNORECASE)
 _ECHO = re.compile(r"""['"](?:input|failed_generation)\\?['"]:.*?(?=['"]loc['"]:|\Z)""", re.DOTALL)
 """What a server repeats of a prompt or an answer."""
 _TOGETHER = re.compile("both|together|same time|only one|mutually", re.IGNORECASE)
-UNSIGNED = "calls without a thought_signature"
+_EXTRA, _UNSIGNED = "extra_content", "calls without a thought_signature"
+_THOUGHTLESS, _IDS = "turns without reasoning_content", "ids of other models' calls"
+"""What servers have against turns that another model wrote, or that lost something on the way."""
 _SIGNED = {"google": {"thought_signature": "skip_thought_signature_validator"}}
-"""What Gemini's servers take with calls that another model made, or that lost theirs on the way."""
+_SHORT_ID = re.compile("[a-zA-Z0-9]{9}")  # all that Mistral's servers take
+_BAD_ID = re.compile(r"tool.?calls?\W*\d*\W*_?id\b.{0,200}(length|too long)", re.IGNORECASE)
 _LOCATION = re.compile(r"""['"]loc['"]:\s*[\[(](?:['"]body['"],?\s*)?(?:['"](\w+)['"])?""")
 _TOO_MANY = re.compile(r"at most|less than|<=|range|maximum|too large|exceed", re.IGNORECASE)
 _RANGE = re.compile(rf"{_TOO_MANY.pattern}|at least|greater than|>=|between", re.IGNORECASE)
@@ -386,13 +390,19 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     return seconds if 0 <= seconds < float("inf") else None
 
 
-def _about_calls(said: str, chat: Sequence[Mapping[str, Any]]) -> str | None:
-    """What a server has against the calls of earlier turns, if that can be mended."""
-    turns = [turn["tool_calls"] for turn in chat if turn.get("tool_calls")]
-    if "thought_signature" in said:
-        return UNSIGNED if any("extra_content" not in calls[0] for calls in turns) else None
-    told = any("extra_content" in call for calls in turns for call in calls)
-    return "extra_content" if told and "extra_content" in said else None
+def _about_turns(said: str, chat: Sequence[Mapping[str, Any]]) -> str | None:
+    """What a server has against earlier turns, if that can be mended."""
+    turns = [turn for turn in chat if turn["role"] == "assistant"]
+    called = [turn["tool_calls"] for turn in turns if "tool_calls" in turn]
+    calls = [call for found in called for call in found]
+    faults = {
+        _UNSIGNED: "thought_signature" in said and any(_EXTRA not in found[0] for found in called),
+        _EXTRA: _EXTRA in said and any(_EXTRA in call for call in calls),
+        _THOUGHTLESS: "reasoning_content" in said
+        and any("reasoning_content" not in turn for turn in turns),
+        _IDS: _BAD_ID.search(said) and not all(_SHORT_ID.fullmatch(call["id"]) for call in calls),
+    }
+    return next((name for name, found in faults.items() if found), None)
 
 
 def _other(
@@ -414,8 +424,8 @@ class Quirks:
 
     Attributes:
         name: of the model, as people know it; `names` are those that it may answer under.
-        refused: fields of requests that it does not take, `system` messages, `extra_content` of
-            calls, and `UNSIGNED` ones.
+        refused: fields of requests that it does not take, `system` messages, and what else it has
+            against turns.
         beside: fields that it does not take together with another one, and the value of that where
             it matters.
         answered_as: other names under which it has answered.
@@ -438,8 +448,8 @@ class Quirks:
             if chat[0]["role"] == "user" and isinstance(chat[0]["content"], str):
                 said, chat = f"{said}{chat[0]['content']}", chat[1:]
             body = {**body, "messages": [{"role": "user", "content": said}, *chat]}
-        if self.refused & {"extra_content", UNSIGNED}:
-            body = {**body, "messages": [*map(self._with_calls, body["messages"])]}
+        if self.refused & {_EXTRA, _UNSIGNED, _THOUGHTLESS, _IDS}:
+            body = {**body, "messages": [*map(self._turn, body["messages"])]}
         if self.most:
             body = {**body, **{name: min(body[name], self.most) for name in _LENGTHS & {*body}}}
         gone = self.refused | {
@@ -456,15 +466,19 @@ class Quirks:
             kept.pop("top_logprobs", None)
         return kept
 
-    def _with_calls(self, turn: Mapping[str, Any]) -> Mapping[str, Any]:
-        """A turn whose calls have what the server wants with them."""
-        calls = turn.get("tool_calls")
-        if not calls:
-            return turn
-        if "extra_content" in self.refused:
-            plain = [{k: v for k, v in call.items() if k != "extra_content"} for call in calls]
-            return {**turn, "tool_calls": plain}
-        return {**turn, "tool_calls": [{"extra_content": _SIGNED, **calls[0]}, *calls[1:]]}
+    def _turn(self, told: Mapping[str, Any]) -> dict[str, Any]:
+        """A turn as the server takes it."""
+        turn, calls = {**told}, [{**call} for call in told.get("tool_calls", ())]
+        if _THOUGHTLESS in self.refused and turn["role"] == "assistant":
+            turn.setdefault("reasoning_content", " ")  # Kimi's servers take no empty one
+        if _EXTRA in self.refused:
+            calls = [{k: v for k, v in call.items() if k != _EXTRA} for call in calls]
+        elif _UNSIGNED in self.refused and calls:
+            calls[0].setdefault(_EXTRA, _SIGNED)
+        for part, name in (*((call, "id") for call in calls), (turn, "tool_call_id")):
+            if _IDS in self.refused and not _SHORT_ID.fullmatch(part.get(name, "x" * 9)):
+                part[name] = hashlib.blake2b(part[name].encode()).hexdigest()[:9]
+        return {**turn, "tool_calls": calls} if calls else turn
 
     def learn(self, error: Exception, body: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
         """Whether an error is about what a request can do without, or with less of, from now on.
@@ -490,7 +504,7 @@ class Quirks:
                 return True
         if _NO_SYSTEM.search(said) and body["messages"][0]["role"] == "system":
             found = {"system"}
-        elif about := _about_calls(said, body["messages"]):
+        elif about := _about_turns(said, body["messages"]):
             found = {about}
         elif other := _other(found, said, body, asked):
             value = body[other] if other == "reasoning_effort" else None

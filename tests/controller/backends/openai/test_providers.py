@@ -750,28 +750,46 @@ def test_calls_keep_what_their_server_wants_back(server, streams):
 
 
 @pytest.mark.parametrize(
-    ("words", "brought", "sent"),
+    ("words", "brought", "wants"),
     [
-        ("Function call is missing a thought_signature in functionCall parts.", None, True),
-        ("Unknown parameter: 'messages[1].tool_calls[0].extra_content'.", SIGNED, False),
+        (
+            "Function call is missing a thought_signature in functionCall parts.",
+            None,
+            lambda turn, result: "extra_content" in turn["tool_calls"][0],
+        ),
+        (
+            "Unknown parameter: 'messages[1].tool_calls[0].extra_content'.",
+            SIGNED,
+            lambda turn, result: "extra_content" not in turn["tool_calls"][0],
+        ),
+        (
+            "thinking is enabled but reasoning_content is missing in assistant tool call message",
+            None,
+            lambda turn, result: turn.get("reasoning_content"),
+        ),
+        (
+            "Tool call id was call_1 but must be a-z, A-Z, 0-9, with a length of 9.",
+            None,
+            lambda turn, result: (
+                len(turn["tool_calls"][0]["id"]) == 9
+                and turn["tool_calls"][0]["id"] == result["tool_call_id"]
+            ),
+        ),
     ],
-    ids=["without a signature", "with one for another server"],
+    ids=["Gemini's", "others than Gemini's", "Kimi's", "Mistral's"],
 )
-def test_calls_of_one_model_go_on_with_another(server, words, brought, sent):
-    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+def test_calls_of_one_model_go_on_with_another(server, words, brought, wants):
+    call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     turns = (
         {
             "role": "assistant",
             "content": None,
             "tool_calls": [{**call, **({"extra_content": brought} if brought else {})}],
         },
-        {"role": "tool", "tool_call_id": "a", "content": "7"},
+        {"role": "tool", "tool_call_id": "call_1", "content": "7"},
     )
     server.script(
-        refuse(
-            {"error": {"message": words}},
-            lambda body: ("extra_content" in body["messages"][1]["tool_calls"][0]) is not sent,
-        )
+        refuse({"error": {"message": words}}, lambda body: not wants(*body["messages"][1:]))
     )
     (request,) = asking()
     request = replace(request, question=replace(request.question, since=turns))
