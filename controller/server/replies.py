@@ -113,10 +113,10 @@ def text_of(served: Served) -> str:
 
 def _finish(served: Served) -> str:
     """Why the returned attempt ended, in OpenAI's words."""
-    if served.attempt and served.attempt.calls:
-        return "tool_calls"
     reason = served.attempt.finish_reason if served.attempt else None
-    return reason if reason in (CUT, "content_filter") else "stop"
+    if reason in (CUT, FILTERED):  # calls that were cut are none to carry out
+        return reason
+    return "tool_calls" if served.attempt and served.attempt.calls else "stop"
 
 
 def calls_of(served: Served) -> list[Json]:

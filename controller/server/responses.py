@@ -29,6 +29,7 @@ from controller.server.schema import (
     MAX_TOOLS,
     MODEL,
     Asked,
+    CallId,
     ChatRequest,
     Compatible,
     Effort,
@@ -64,7 +65,7 @@ class CallItemIn(Compatible):
     """A call of a tool in an earlier turn."""
 
     type: Literal["function_call"]
-    call_id: Name
+    call_id: CallId
     name: Name
     arguments: Text
 
@@ -73,7 +74,7 @@ class ResultItemIn(Compatible):
     """What a tool returned."""
 
     type: Literal["function_call_output"]
-    call_id: Name
+    call_id: CallId
     output: Text | Parts
 
 

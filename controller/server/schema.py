@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from controller.backends.base import HINTS
+from controller.backends.openai.replies import LONGEST_ID
 from controller.errors import ConfigError
 from controller.process.actions import ActionKind
 from controller.process.terms import PRICES
@@ -26,6 +27,7 @@ _LONGEST_NAME = 128
 
 Key = Annotated[str, Field(max_length=512)]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
+CallId = Annotated[str, Field(min_length=1, max_length=LONGEST_ID)]
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Stop = Annotated[str, Field(max_length=256)]
 Tokens = Annotated[int, Field(ge=0, le=10**7)]
@@ -128,7 +130,7 @@ class CalledIn(Passed):
 class CallIn(Passed):
     """A call of a tool in an earlier turn."""
 
-    id: Name
+    id: CallId
     type: Literal["function"]
     function: CalledIn
 
@@ -162,7 +164,7 @@ class MessageIn(Passed):
     ) = None
     refusal: Text | None = None
     tool_calls: Annotated[list[CallIn], Field(max_length=MAX_TOOLS)] | None = None
-    tool_call_id: Name | None = None
+    tool_call_id: CallId | None = None
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:

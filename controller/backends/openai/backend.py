@@ -47,8 +47,8 @@ from controller.backends.openai.replies import (
 from controller.backends.openai.resilience import (
     MAX_RETRY_AFTER_S,
     NO_MODEL,
-    OPTIONAL,
     REJECTED,
+    UNREADABLE,
     CircuitBreaker,
     Quirks,
     RetryBudget,
@@ -188,7 +188,7 @@ class OpenAIBackend(Backend):
 
     async def _beside(self, path: str, body: Mapping[str, Any]) -> Any:
         """A request to the server that is not part of OpenAI's interface."""
-        root = self.endpoint.base_url.rstrip("/").removesuffix("/v1")
+        root = self.endpoint.base_url.partition("?")[0].rstrip("/").removesuffix("/v1")
         try:
             return await self._post(root + path, cast_to=object, body=dict(body))
         except Exception as error:  # the client raises what the server's bytes provoke
@@ -292,6 +292,8 @@ class OpenAIBackend(Backend):
             outcome = "ok"
         except UpstreamError as error:
             outcome = error.kind
+            if error.kind == UNREADABLE and not error.wasted.processed_tokens:
+                error.wasted = reader.abandoned
             if error.blames_server:
                 self.breaker.failed()
             raise
@@ -382,11 +384,12 @@ class OpenAIBackend(Backend):
         except Exception as error:  # the client raises what the server's bytes provoke
             failure = upstream_error(error, reader.wasted)
             asked = request.question.fields
-            optional = {name for name in body if name in OPTIONAL or name not in asked}
-            if self.quirks.learn(error, body, optional):
+            if failure.kind != UNREADABLE and self.quirks.learn(error, body, asked):
                 failure.retryable, failure.retry_after_s = True, 0.0
+                failure.blames_server = False
             elif failure.kind == REJECTED:
-                failure.kind = ":".join((REJECTED, *named_fields(error, asked)[:1]))
+                named = named_fields(error, asked) or named_fields(error, ["messages"])
+                failure.kind = ":".join((REJECTED, *named[:1]))
             raise failure from None
 
     def _hear(self, reader: StreamReader) -> None:

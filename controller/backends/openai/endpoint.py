@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import parse_qsl
 
 import httpx2
 from openai import AsyncOpenAI, DefaultAioHttpClient
@@ -49,7 +50,7 @@ class Endpoint:
     """A model on an OpenAI-compatible server.
 
     Attributes:
-        base_url: up to and including `/v1`.
+        base_url: up to and including `/v1`, with a query such as Azure's `?api-version=`.
         model: name that the server knows it by.
         spec: what the ledger knows about it. Its temperature is that of attempts where neither
             request nor `body` says one; None for the server's own.
@@ -141,8 +142,10 @@ class Endpoint:
             headers={"accept-encoding": "identity"},
             event_hooks={"response": [limit]},
         )
+        base_url, _, query = self.base_url.partition("?")
         return AsyncOpenAI(
-            base_url=self.base_url,
+            base_url=base_url,
+            default_query=dict(parse_qsl(query)),
             # Files of secrets end with a line's end, which no header may hold.
             api_key=self.api_key.strip() or "none",
             max_retries=0,

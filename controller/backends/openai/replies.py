@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import re
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -43,7 +44,9 @@ _ENDS = {
 """OpenAI's reasons to end, and the words by which all servers' are known; the first that fits."""
 _AFTER_END_S = 5.0
 """Time for what comes after the reason to end: usage, and the end of the stream."""
-_LONGEST_REASON, _LONGEST_ID, _MOST_CALLS = 32, 128, 128
+_LONGEST_REASON, _MOST_CALLS = 32, 128
+LONGEST_ID = 2**16
+"""Of a call: LiteLLM puts Gemini's signatures of thoughts there, which no character may lack."""
 _TEXTS = ("text", "thinking", "summary")
 _THOUGHTS = ("reasoning_content", "reasoning", "reasoning_text", "reasoning_details")
 _ERROR = ("code", "status", "message", "msg", "detail", "errors", "base_resp")
@@ -147,7 +150,7 @@ def read_completion(response: object) -> Answered:
 def _check(found: object, wasted: Usage | None = None) -> None:
     """Raises an UpstreamError of what a server tells, in a list or in place of choices as well."""
     found = found[0] if isinstance(found, list) and found else found
-    if told := part_of(found, "error"):
+    if told := part_of(found, "error") or part_of(part_of(found, "x_groq"), "error"):
         raise told_error(told, wasted)
     if isinstance(found, dict) and found.get("choices") is None:
         error = told_error({name: found[name] for name in _ERROR if name in found}, wasted)
@@ -211,21 +214,23 @@ def _calls(listed: Sequence[object]) -> tuple[dict[str, Any], ...]:
     called = [(call, part_of(call, "function")) for call in listed][:_MOST_CALLS]
     return tuple(
         _call(
-            number,
             part_of(call, "id"),
             part_of(function, "name"),
             part_of(function, "arguments"),
+            part_of(call, "extra_content"),
         )
-        for number, (call, function) in enumerate(called)
+        for call, function in called
         if isinstance(function, dict)
     )
 
 
-def _call(number: int, name: object, function: object, arguments: object) -> dict[str, Any]:
-    shown = name if isinstance(name, str) and name else f"call_{number}"
-    said = {"name": function, "arguments": _json(arguments)}
+def _call(name: object, function: object, arguments: object, extra: object) -> dict[str, Any]:
+    shown = name if isinstance(name, str) and name else f"call_{uuid.uuid4().hex}"
+    said = {"name": function, "arguments": _json(arguments) or "{}"}
     called = {key: clean(part) if isinstance(part, str) else "" for key, part in said.items()}
-    return {"id": shown[:_LONGEST_ID], "type": "function", "function": called}
+    told = {"id": shown[:LONGEST_ID], "type": "function", "function": called}
+    # Gemini's servers want it back with the call.
+    return {**told, "extra_content": extra} if isinstance(extra, dict) else told
 
 
 def _json(arguments: object) -> object:
@@ -316,6 +321,7 @@ class _Call:
     name: object = None
     function: object = None
     arguments: str = ""
+    extra: object = None
 
     def is_over(self, name: object) -> bool:
         """Whether a function's name begins another call, by that one's id or what this one has."""
@@ -377,6 +383,7 @@ class _Choice:
             self.calls.append(known)
         known.name = known.name or name
         known.function = known.function or part_of(said, "name")
+        known.extra = known.extra or part_of(call, "extra_content")
         more = _json(part_of(said, "arguments"))
         known.arguments += more if isinstance(more, str) else ""
         self.unseen += 1
@@ -387,8 +394,8 @@ class _Choice:
         return Written(
             text=clean("".join(self.texts)),
             calls=tuple(
-                _call(number, known.name, known.function, known.arguments)
-                for number, known in enumerate(self.calls)
+                _call(known.name, known.function, known.arguments, known.extra)
+                for known in self.calls
             ),
             entries=tuple(self.logprobs),
             logprobs=plausible_logprobs(self.logprobs),

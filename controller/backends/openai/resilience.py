@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import random
 import re
 import ssl
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate, parsedate_to_datetime
 from typing import Any
@@ -34,18 +35,25 @@ OPTIONAL = frozenset(
 _LENGTHS = {"max_tokens", "max_completion_tokens"}
 _SUCCESSORS = {"max_tokens": "max_completion_tokens"}
 """Names under which some servers take a field that they refuse."""
+_RANGED = {"temperature", "top_p", "presence_penalty", "frequency_penalty"}
+"""Fields of clients that servers refuse for their value where they tell of a range."""
 
 _BAD_REQUEST, _UNCLEAR = (400, 422), (400, 403, 422)
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|[hms])")
-_UNITS_S = {"h": 3600, "m": 60, "s": 1, "ms": 1e-3}
+_NAMING = (*_UNCLEAR, 404)
+"""Statuses whose words may be about a field: OpenAI's 403, OpenRouter's 404."""
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(ms|milli|[hms])")
+_UNITS_S = {"h": 3600, "m": 60, "s": 1, "ms": 1e-3, "milli": 1e-3}
 _PAUSE = re.compile(
-    r"(?:(?:retry|try again) in |retryDelay\W{1,6})((?:[0-9]+(?:\.[0-9]+)?(?:ms|[hms]))+)"
+    r"(?:(?:retry|try again) (?:in|after) |retryDelay\W{1,6})"
+    r"((?:[0-9]+(?:\.[0-9]+)? ?(?:ms|milli|[hms]))+)"
 )
 _LIMITS = ("requests", "tokens")
 _LATER = (408, 409, 424, 425, 498)
 """Statuses below 500 of servers that may answer later: 424 is TGI's, 498 is Groq's."""
 REJECTED, TOO_LONG, FILTERED = "rejected", "context_length_exceeded", "content_filter"
 """Kinds of errors of a server that does not take a request as it is."""
+UNREADABLE = "unreadable"
+"""Of one that cannot read what its model wrote, and so returns none of it."""
 _LIMITED, _NO_CREDIT = "rate_limited", "no_credit"
 _NO_KEY, NO_MODEL = "unauthorized", "no_such_model"
 _STATUSES = {
@@ -74,7 +82,8 @@ _WORDS = {
         _NO_KEY: r"API.?key.{0,20}(not valid|expired|invalid|incorrect)"
         r"|(invalid|incorrect|expired).{0,9}API.?key",
         _LIMITED: r"rate.?(limit|exceeded)|throttling",
-        NO_MODEL: r"model.{0,60}(not found|not exist|not_found)|not a valid model",
+        NO_MODEL: r"model.{0,60}(not found|not exist|not_found|decommissioned|no longer available)"
+        r"|not a valid model",
     }.items()
 }
 """What servers mean whose status does not say it: Gemini's tells of keys with a 400, LiteLLM's and
@@ -85,8 +94,26 @@ _NO_SYSTEM = re.compile(
     re.IGNORECASE,
 )
 _NO_STREAM = r"support.{0,9}streaming|streaming.{0,9}(not |un)support"
+_UNREAD = re.compile(
+    r"tool_use_failed|json_validate_failed|output_parse_failed|error parsing tool call"
+    r"|failed to parse (tool call|input at)|model produced output that does not match"
+    r"|could not finish the message",
+    re.IGNORECASE,
+)
+"""Groq's words, Ollama's, llama.cpp's, and OpenAI's of thoughts that took all tokens."""
+_NO_ENDPOINT = re.compile("endpoints found that (support|can)", re.IGNORECASE)
+_ECHO = re.compile(r"""['"](?:input|failed_generation)\\?['"]:.*?(?=['"]loc['"]:|\Z)""", re.DOTALL)
+"""What a server repeats of a prompt or an answer."""
+_TOGETHER = re.compile("both|together|same time|only one|mutually", re.IGNORECASE)
+_EXTRA, _UNSIGNED = "extra_content", "calls without a thought_signature"
+_THOUGHTLESS, _IDS = "turns without reasoning_content", "ids of other models' calls"
+"""What servers have against turns that another model wrote, or that lost something on the way."""
+_SIGNED = {"google": {"thought_signature": "skip_thought_signature_validator"}}
+_SHORT_ID = re.compile("[a-zA-Z0-9]{9}")  # all that Mistral's servers take
+_BAD_ID = re.compile(r"tool.?calls?\W*\d*\W*_?id\b.{0,200}(length|too long)", re.IGNORECASE)
 _LOCATION = re.compile(r"""['"]loc['"]:\s*[\[(](?:['"]body['"],?\s*)?(?:['"](\w+)['"])?""")
 _TOO_MANY = re.compile(r"at most|less than|<=|range|maximum|too large|exceed", re.IGNORECASE)
+_RANGE = re.compile(rf"{_TOO_MANY.pattern}|at least|greater than|>=|between", re.IGNORECASE)
 PERMANENT = frozenset({REJECTED, TOO_LONG, FILTERED, _NO_KEY, NO_MODEL, _NO_CREDIT})
 """Kinds of errors that the same request would meet again."""
 MAX_RETRY_AFTER_S = 30.0
@@ -132,7 +159,7 @@ def upstream_error(error: Exception, wasted: Usage | None = None) -> UpstreamErr
     """
     if isinstance(error, openai.APIStatusError):
         pause = retry_after_s(error.response.headers)
-        return _status_error(error.status_code, f"{error.message} {error.body}", pause, wasted)
+        return _status_error(error.status_code, _said(error), pause, wasted)
     if isinstance(error, openai.APIError) and error.body:
         return told_error(error.body, wasted)
     causes = list(_chain(error))
@@ -148,7 +175,7 @@ def unsent(error: Exception) -> bool:
 
 def told_error(found: object, wasted: Usage | None = None) -> UpstreamError:
     """What an error in the body of a response means whose status says that all is well."""
-    said = str(found)
+    said = _ECHO.sub("", str(found))
     told: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
     # Some put codes of their own there, such as "1301".
     codes = [str(told.get(name)) for name in ("code", "status", "http_code", "status_code")]
@@ -175,6 +202,8 @@ def _meant(said: str) -> str | None:
 def _status_error(
     status: int, said: str, pause: float | None, wasted: Usage | None
 ) -> UpstreamError:
+    if status in (*_BAD_REQUEST, 500) and _UNREAD.search(said):
+        return UpstreamError(UNREADABLE, retryable=False, blames_server=False, wasted=wasted)
     if status >= 500 and re.search(_CONTEXT, said[:_LONGEST_WORDS], re.IGNORECASE):  # llama.cpp's
         return UpstreamError(TOO_LONG, retryable=False, blames_server=False, wasted=wasted)
     if status >= 500 or status in _LATER:
@@ -185,6 +214,8 @@ def _status_error(
         kind = _NO_CREDIT if re.search(_NO_MONEY, said, re.IGNORECASE) else _LIMITED
     elif status in _UNCLEAR:
         kind = _meant(said) or kind
+    elif status == 404 and _NO_ENDPOINT.search(said):  # OpenRouter's, of tools and other fields
+        kind = REJECTED
     # Words may be those of a prompt that a server repeats: they close it to nobody else.
     echoed = status in _BAD_REQUEST
     if kind == _LIMITED:
@@ -199,6 +230,8 @@ def _pause_told(said: str) -> float | None:
 
     >>> _pause_told("Please try again in 1m2.5s."), _pause_told('"retryDelay": "34s"')
     (62.5, 34.0)
+    >>> _pause_told("Please retry after 32 seconds."), _pause_told("try again in 80 milliseconds")
+    (32.0, 0.08)
     """
     found = _PAUSE.search(said)
     return _seconds(found[1]) if found else None
@@ -238,9 +271,9 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def named_fields(error: Exception, fields: Iterable[str]) -> list[str]:
     """Those fields of a request that a server's refusal names; its own words may quote prompts."""
-    if not isinstance(error, openai.APIStatusError) or error.status_code not in _BAD_REQUEST:
+    if not isinstance(error, openai.APIStatusError) or error.status_code not in _NAMING:
         return []
-    said, wanted = f"{error.message} {error.body}", {*fields} - _NEEDED
+    said, wanted = _said(error), {*fields}
     if _WORDS[TOO_LONG].search(said):
         return []
     # Who says where the fault lies may repeat the whole request beside.
@@ -249,9 +282,19 @@ def named_fields(error: Exception, fields: Iterable[str]) -> list[str]:
     param = re.match(r"\w*", str(error.param or ""))
     if param and param[0] in wanted | _NEEDED:
         return sorted(wanted & {param[0]})
-    # The word "stream" alone is said in many ways.
-    patterns = {f: rf"\b{re.escape(f)}\b" for f in wanted} | {"stream": _NO_STREAM}
-    return sorted(f for f in wanted if re.search(patterns[f], said, re.IGNORECASE))
+    return sorted(_mentioned(wanted, said))
+
+
+def _mentioned(fields: Iterable[str], said: str) -> set[str]:
+    """Fields that words name; xAI's say presencePenalty, and "stream" is said in many ways."""
+    patterns = {f: rf"\b{re.escape(f).replace('_', '_?')}\b" for f in fields}
+    patterns |= {"stream": _NO_STREAM} if "stream" in patterns else {}
+    return {f for f, pattern in patterns.items() if re.search(pattern, said, re.IGNORECASE)}
+
+
+def _said(error: openai.APIStatusError) -> str:
+    """A server's words, without what they repeat."""
+    return " ".join(_ECHO.sub("", str(part)) for part in (error.message, error.body))
 
 
 class CircuitBreaker:
@@ -347,13 +390,44 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     return seconds if 0 <= seconds < float("inf") else None
 
 
+def _about_turns(said: str, chat: Sequence[Mapping[str, Any]]) -> str | None:
+    """What a server has against earlier turns, if that can be mended."""
+    turns = [turn for turn in chat if turn["role"] == "assistant"]
+    called = [turn["tool_calls"] for turn in turns if "tool_calls" in turn]
+    calls = [call for found in called for call in found]
+    faults = {
+        _UNSIGNED: "thought_signature" in said and any(_EXTRA not in found[0] for found in called),
+        _EXTRA: _EXTRA in said and any(_EXTRA in call for call in calls),
+        _THOUGHTLESS: "reasoning_content" in said
+        and any("reasoning_content" not in turn for turn in turns),
+        _IDS: _BAD_ID.search(said) and not all(_SHORT_ID.fullmatch(call["id"]) for call in calls),
+    }
+    return next((name for name, found in faults.items() if found), None)
+
+
+def _other(
+    found: set[str], said: str, body: Mapping[str, Any], asked: Mapping[str, Any]
+) -> str | None:
+    """The field beside which those that were found are refused; None where they always are."""
+    own = [name for name in asked if name in body and name not in OPTIONAL]
+    if mentioned := found and sorted(_mentioned(own, said)):
+        return mentioned[0]
+    if len(found) > 1 and _TOGETHER.search(said):
+        return max(found, key=[*body].index)
+    # OpenAI's models that can think take a temperature only where they are not to.
+    return "reasoning_effort" if found and "reasoning_effort" in own else None
+
+
 @dataclass
 class Quirks:
     """A server's own ways, each told once and then respected.
 
     Attributes:
         name: of the model, as people know it; `names` are those that it may answer under.
-        refused: fields of requests that it does not take, and `system` messages.
+        refused: fields of requests that it does not take, `system` messages, and what else it has
+            against turns.
+        beside: fields that it does not take together with another one, and the value of that where
+            it matters.
         answered_as: other names under which it has answered.
         most: tokens of an attempt that may be asked for, where it says so.
     """
@@ -361,6 +435,7 @@ class Quirks:
     name: str
     names: frozenset[str]
     refused: set[str] = field(default_factory=set)
+    beside: set[tuple[str, str, str | None]] = field(default_factory=set)
     answered_as: set[str] = field(default_factory=set)
     most: int | None = None
 
@@ -373,30 +448,74 @@ class Quirks:
             if chat[0]["role"] == "user" and isinstance(chat[0]["content"], str):
                 said, chat = f"{said}{chat[0]['content']}", chat[1:]
             body = {**body, "messages": [{"role": "user", "content": said}, *chat]}
+        if self.refused & {_EXTRA, _UNSIGNED, _THOUGHTLESS, _IDS}:
+            body = {**body, "messages": [*map(self._turn, body["messages"])]}
         if self.most:
             body = {**body, **{name: min(body[name], self.most) for name in _LENGTHS & {*body}}}
+        gone = self.refused | {
+            name
+            for name, other, value in self.beside
+            if other in body and value in (None, body[other])
+        }
         renamed = {
-            _SUCCESSORS.get(name, name) if name in self.refused else name: value
+            _SUCCESSORS.get(name, name) if name in gone else name: value
             for name, value in body.items()
         }
-        return {name: value for name, value in renamed.items() if name not in self.refused}
+        kept = {name: value for name, value in renamed.items() if name not in gone}
+        if "logprobs" not in kept:
+            kept.pop("top_logprobs", None)
+        return kept
 
-    def learn(self, error: Exception, body: Mapping[str, Any], fields: Iterable[str]) -> bool:
-        """Whether an error is about what a request can do without, or with less of, from now on."""
-        found = set(named_fields(error, fields)) - self.refused
-        status = getattr(error, "status_code", None)
-        said = str(getattr(error, "body", "")) if status in _BAD_REQUEST else ""
+    def _turn(self, told: Mapping[str, Any]) -> dict[str, Any]:
+        """A turn as the server takes it."""
+        turn, calls = {**told}, [{**call} for call in told.get("tool_calls", ())]
+        if _THOUGHTLESS in self.refused and turn["role"] == "assistant":
+            turn.setdefault("reasoning_content", " ")  # Kimi's servers take no empty one
+        if _EXTRA in self.refused:
+            calls = [{k: v for k, v in call.items() if k != _EXTRA} for call in calls]
+        elif _UNSIGNED in self.refused and calls:
+            calls[0].setdefault(_EXTRA, _SIGNED)
+        for part, name in (*((call, "id") for call in calls), (turn, "tool_call_id")):
+            if _IDS in self.refused and not _SHORT_ID.fullmatch(part.get(name, "x" * 9)):
+                part[name] = hashlib.blake2b(part[name].encode()).hexdigest()[:9]
+        return {**turn, "tool_calls": calls} if calls else turn
+
+    def learn(self, error: Exception, body: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+        """Whether an error is about what a request can do without, or with less of, from now on.
+
+        What a client asked for is not left off where its value is what the server minds. Where it
+        goes with something else that the client asked for, it is left off with that alone.
+        """
+        if not isinstance(error, openai.APIStatusError) or error.status_code not in _NAMING:
+            return False
+        said = _said(error)
+        optional = {name for name in body if name in OPTIONAL or name not in asked} - _NEEDED
+        if _RANGE.search(said):
+            optional -= _RANGED & asked.keys()
+        found = set(named_fields(error, optional))
+        if found and found <= self.refused:
+            return True  # learnt while this request was under way
         for name in found & _LENGTHS:
-            numbers = [int(n) for n in re.findall(r"\d+", said) if 1 < int(n) < body[name]]
-            if numbers and _TOO_MANY.search(said):
+            words = _ECHO.sub("", str(error.body))
+            numbers = [int(n) for n in re.findall(r"\d+", words) if 1 < int(n) < body[name]]
+            if numbers and _TOO_MANY.search(words):
                 self.most = max(numbers)
                 self._tell("length_refused", most=str(self.most))
                 return True
         if _NO_SYSTEM.search(said) and body["messages"][0]["role"] == "system":
             found = {"system"}
-        self.refused |= found
-        for name in sorted(found):
+        elif about := _about_turns(said, body["messages"]):
+            found = {about}
+        elif other := _other(found, said, body, asked):
+            value = body[other] if other == "reasoning_effort" else None
+            first = min(found - {other}, key=[*body].index)
+            if (first, other, value) not in self.beside:
+                self.beside.add((first, other, value))
+                self._tell("field_refused", field=first, beside=other)
+            return True
+        for name in sorted(found - self.refused):
             self._tell("field_refused", field=name)
+        self.refused |= found
         return bool(found)
 
     def answered(self, model: object) -> None:
@@ -413,6 +532,10 @@ class Quirks:
     def notes(self) -> tuple[str, ...]:
         """What people should know."""
         found = [f"refuses {name}" for name in sorted(self.refused)]
+        found += [
+            f"refuses {name} beside {other}{f' {value}' if value else ''}"
+            for name, other, value in sorted(self.beside, key=str)
+        ]
         found += [f"writes at most {self.most} tokens"] if self.most else []
         found += [f"answers as {', '.join(sorted(self.answered_as))}"] if self.answered_as else []
         return tuple(f"{self.name}: the server {note}" for note in found)

@@ -48,7 +48,7 @@ def counted(response: Any) -> Counted:
     # Anthropic's own usage has neither what was read from its cache nor what was put there.
     created = count("cache_creation_input_tokens")
     prompt += 0 if count("prompt_tokens") else count("cache_read_input_tokens") + created
-    thought = count("reasoning_tokens", of=written_details)
+    thought = count("reasoning_tokens", of=written_details) or count("reasoning_tokens")  # SGLang's
     counts = [natural(part_of(told, name)) for name in _COMPLETION]
     counts += [natural(timings.get("predicted_n"))]
     completion = next((found for found in counts if found is not None), None)

@@ -130,6 +130,30 @@ def test_calls_of_tools(serve, small, large, upstream_stream):
     assert turns[1]["tool_calls"][0]["id"] == turns[2]["tool_call_id"] == "call_1"
 
 
+def test_calls_that_were_cut_are_not_to_be_carried_out(service, small, large):
+    for upstream in (small, large):
+        cut = calling('{"city": "Os')
+        cut["choices"][0]["finish_reason"] = "length"
+        upstream.script(cut)
+    found = service.openai.chat.completions.create(model="allot", messages=ASK, tools=[WEATHER])
+    assert found.choices[0].finish_reason == "length"
+
+
+def test_what_a_server_keeps_with_a_call_goes_there_and_back(service, small, large):
+    """Gemini's signatures, and LiteLLM's, which are in ids of thousands of characters."""
+    signed = calling(json.dumps(OSLO))
+    (call,) = signed["choices"][0]["message"]["tool_calls"]
+    call |= {"id": "call__thought__" + "x" * 3000, "extra_content": {"google": {"a": "b"}}}
+    for upstream in (small, large):
+        upstream.script(signed)
+    client = service.openai.chat.completions
+    turn = client.create(model="allot", messages=ASK, tools=[WEATHER]).choices[0].message
+    small.script(completion("Answer: rain"))
+    result = {"role": "tool", "tool_call_id": turn.tool_calls[0].id, "content": "rain"}
+    client.create(model="allot", messages=[*ASK, turn, result], tools=[WEATHER])
+    assert small.requests[0].body["messages"][1]["tool_calls"] == [call]
+
+
 def test_calls_vote(service, small, large):
     """Two ways of writing one call agree; a call of what was not offered is no answer."""
     small.script(
@@ -204,6 +228,16 @@ def test_a_context_that_is_too_long_is_the_askers_matter(service, small, large):
     with pytest.raises(openai.BadRequestError) as refused:
         service.openai.chat.completions.create(model="allot", messages=ASK)
     assert refused.value.code == "context_length_exceeded"
+
+
+def test_turns_that_no_model_takes_are_the_askers_matter(service, small, large):
+    for upstream in (small, large):
+        upstream.script(refusing("'messages' must contain the word 'json' in some form"))
+    with pytest.raises(openai.BadRequestError) as refused:
+        service.openai.chat.completions.create(
+            model="allot", messages=ASK, response_format={"type": "json_object"}
+        )
+    assert (refused.value.param, small.calls, large.calls) == ("messages", 1, 1)
 
 
 def test_stop_reaches_the_models(service, small):

@@ -10,7 +10,7 @@ from email.utils import formatdate
 
 import pytest
 
-from controller.backends.openai.resilience import retry_after_s
+from controller.backends.openai.resilience import CircuitBreaker, retry_after_s
 from tests.controller.backends.openai.test_backend import (
     RIGHT,
     ask,
@@ -176,6 +176,12 @@ def test_errors_in_streams_are_what_they_say(server, data, error, calls):
     assert (attempt.error, server.calls) == (error, calls)
 
 
+def test_an_answer_that_groq_stopped_is_none(server):
+    server.script(stream(*BEGIN, chunk({}, x_groq={"error": "over_capacity"})))
+    (attempt,), _ = ask(server.url, streams=True)
+    assert (attempt.error, attempt.usage.cancelled_tokens, server.calls) == ("bad_response", 2, 1)
+
+
 @pytest.mark.parametrize(
     "more",
     [{}, {"usage": usage_of(10, 2)}, {"finish": "null"}],
@@ -316,6 +322,13 @@ def test_thoughts_are_counted_under_all_names(server, message):
     server.script(saying(None, message={**message, "content": parts}, usage=usage_of(10, 40)))
     (attempt,), _ = ask(server.url)
     assert (attempt.answer, attempt.usage.reasoning_tokens) == ("7", 20)
+
+
+def test_thoughts_may_be_counted_beside_the_details(server):
+    """SGLang's way."""
+    server.script(completion(usage={**usage_of(10, 40), "reasoning_tokens": 30}))
+    (attempt,), _ = ask(server.url)
+    assert (attempt.usage.decoded_tokens, attempt.usage.reasoning_tokens) == (40, 30)
 
 
 def test_log_probabilities_in_two_lists_are_read(server):
@@ -497,7 +510,9 @@ def test_a_prompt_that_is_too_long_is_told_in_many_words(server, name):
         (status(400, {"error": "Incorrect API key provided: sk***et."}), "unauthorized", 1),
         (status(400, {"__type": "ThrottlingException"}), "rate_limited", 2),
         (status(400, {"error": {"message": "a/b is not a valid model ID"}}), "no_such_model", 1),
+        (status(400, {"error": "The model `x` has been decommissioned."}), "no_such_model", 1),
         (status(429, {"error": {"message": "Please try again in 7m12.48s."}}), "rate_limited", 1),
+        (status(429, {"error": {"message": "Please retry after 45 seconds."}}), "rate_limited", 1),
     ],
 )
 def test_refusals_are_what_they_say(server, behaviour, error, calls):
@@ -577,3 +592,217 @@ def test_a_pause_until_a_limit_is_reset_counts_what_is_spent():
     headers = {f"x-ratelimit-{name}": value for name, value in told.items()}
     assert retry_after_s({**headers, "x-ratelimit-remaining-tokens": "9"}) == 60
     assert retry_after_s({**headers, "retry-after": "2"}) == 2
+
+
+def refuse(words, when, code=400):
+    """Refuses requests of some kind, with a status and in words of its own."""
+
+    async def reply(exchange):
+        refused = when(exchange.body)
+        await exchange.reply(words if refused else RIGHT, status=code if refused else 200)
+
+    return reply
+
+
+def with_fields(n=1, **fields):
+    return [replace(r, question=replace(r.question, fields=fields)) for r in asking(n)]
+
+
+def test_a_403_may_be_about_a_field(server):
+    words = {"error": {"message": "You are not allowed to request logprobs from this model"}}
+    server.script(refuse(words, lambda sent: "logprobs" in sent, 403))
+    (attempt,), backend = ask(server.url, breaker=CircuitBreaker(failures=1))
+    assert (attempt.answer, server.calls) == ("7", 2)
+    assert backend.notes == ("small: the server refuses logprobs",)
+
+
+def test_what_is_learnt_helps_those_who_asked_meanwhile(server):
+    server.script(objecting({"error": {"message": "logprobs is not supported"}}))
+    made, backend = ask(server.url, n=3)
+    assert ([a.answer for a in made], server.calls) == (["7"] * 3, 6)
+    assert backend.notes == ("small: the server refuses logprobs",)
+
+
+def test_alternatives_go_with_the_log_probabilities_that_are_refused(server):
+    server.script(objecting({"error": {"message": "logprobs is not supported"}}))
+    (attempt,), _ = ask(server.url, requests=with_fields(logprobs=True, top_logprobs=3))
+    assert (attempt.answer, server.calls) == ("7", 2)
+    assert "top_logprobs" not in server.requests[-1].body
+
+
+TOGETHER = "`temperature` and `top_p` cannot both be specified for this model. Please use only one."
+
+
+@pytest.mark.parametrize(
+    ("words", "when", "fields", "gone", "note"),
+    [
+        (
+            {"error": {"message": TOGETHER}},
+            lambda sent: {"temperature", "top_p"} <= sent.keys(),
+            {"top_p": 0.9},
+            "temperature",
+            "temperature beside top_p",
+        ),
+        (
+            {"error": {"message": "temperature is not supported", "param": "temperature"}},
+            lambda sent: "temperature" in sent and sent.get("reasoning_effort", "none") != "none",
+            {"reasoning_effort": "high"},
+            "temperature",
+            "temperature beside reasoning_effort high",
+        ),
+        (
+            {"error": {"message": "Function tools with chat_kind are no good."}},
+            lambda sent: {"chat_kind", "tools"} <= sent.keys(),
+            OFFERED,
+            "chat_kind",
+            "chat_kind beside tools",
+        ),
+    ],
+    ids=["one of both", "thinking", "the operator's"],
+)
+def test_what_is_refused_beside_one_clients_field_is_sent_to_all_others(
+    server, words, when, fields, gone, note
+):
+    server.script(refuse(words, when))
+    again = [*with_fields(**fields), *with_fields(reasoning_effort="none")]
+    made, backend = ask(
+        server.url,
+        body={"temperature": 0.5, "chat_kind": 1},
+        requests=with_fields(**fields),
+        after=lambda backend: backend.attempts(again),
+    )
+    assert ([a.answer for a in made], server.calls) == (["7", "7"], 4)
+    assert [gone in r.body for r in server.requests[:2]] == [True, False]
+    assert sorted(gone in r.body for r in server.requests[2:]) == [False, True]
+    assert backend.notes == (f"small: the server refuses {note}",)
+
+
+def test_a_value_out_of_range_is_its_clients_matter(server):
+    words = {"detail": [{"loc": ["body", "temperature"], "msg": "should be less than 1.5"}]}
+    server.script(refuse(words, lambda sent: sent["temperature"] > 1.5, 422))
+    (attempt,), backend = ask(
+        server.url,
+        body={},
+        temperature=0.5,
+        requests=with_fields(temperature=1.9),
+        after=lambda backend: backend.attempts(asking()),
+    )
+    assert (attempt.answer, server.calls, backend.notes) == ("7", 2, ())
+    assert server.requests[-1].body["temperature"] == 0.5
+
+
+def test_a_field_may_be_named_as_xai_does(server):
+    words = {"error": "Model grok-4 does not support parameter presencePenalty."}
+    server.script(refuse(words, lambda sent: "presence_penalty" in sent))
+    (attempt,), _ = ask(server.url, requests=with_fields(presence_penalty=0.5))
+    assert (attempt.answer, server.calls) == ("7", 2)
+
+
+UNREAD = {
+    "Groq": (400, {"code": "tool_use_failed", "failed_generation": '{"temperature": 21}'}),
+    "its schema": (
+        400,
+        {"code": "tool_use_failed", "message": "[`/temperature`: expected string]"},
+    ),
+    "Ollama": (500, {"message": "error parsing tool call: raw='the context window', err=x"}),
+    "llama.cpp": (500, {"message": "Failed to parse tool call arguments as JSON: parse_error.101"}),
+    "OpenAI": (400, {"message": "Could not finish the message because max_tokens was reached"}),
+}
+
+
+@pytest.mark.parametrize("name", UNREAD)
+@pytest.mark.parametrize("streams", [False, True])
+def test_what_a_server_cannot_read_of_its_model_is_paid_for_once(server, name, streams):
+    code, error = UNREAD[name]
+    told = b"data: " + json.dumps({"error": {**error, "status_code": code}}).encode() + b"\n\n"
+    fails = of_type("text/event-stream", told) if streams else status(code, {"error": error})
+    server.script(fails)
+    (attempt,), backend = ask(
+        server.url, streams=streams, body={"temperature": 0.5}, breaker=CircuitBreaker(failures=1)
+    )
+    assert (attempt.error, server.calls, backend.notes) == ("unreadable", 1, ())
+    assert attempt.usage.prefill_tokens > 0
+    assert backend.breaker.allows
+
+
+def test_what_one_client_asks_for_closes_a_server_to_nobody(server):
+    server.script(status(404, {"error": {"message": "No endpoints found that support tool use."}}))
+    (attempt,), backend = ask(server.url, breaker=CircuitBreaker(failures=1))
+    assert (attempt.error, backend.breaker.allows) == ("rejected", True)
+
+
+SIGNED = {"google": {"thought_signature": "c2ln"}}
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_calls_keep_what_their_server_wants_back(server, streams):
+    """Ids as long as they are, one for each call without, and arguments that are JSON."""
+    signed = {"index": 0, "id": "x" * 5000, "function": {"name": "f", "arguments": ""}}
+    calls = [{**signed, "extra_content": SIGNED}, {"index": 1, "function": {"name": "g"}}]
+    told = stream(chunk({"tool_calls": calls}), chunk({}, "tool_calls"))
+    whole = saying(None, "tool_calls", message={"tool_calls": calls})
+    server.script(told if streams else whole)
+    first, second = ask(server.url, streams=streams, requests=with_fields(**OFFERED))[0][0].calls
+    assert (first["id"], first["extra_content"]) == ("x" * 5000, SIGNED)
+    assert [call["function"]["arguments"] for call in (first, second)] == ["{}", "{}"]
+    assert len(second["id"]) > len("call_0")
+    assert "extra_content" not in second
+
+
+@pytest.mark.parametrize(
+    ("words", "brought", "wants"),
+    [
+        (
+            "Function call is missing a thought_signature in functionCall parts.",
+            None,
+            lambda turn, result: "extra_content" in turn["tool_calls"][0],
+        ),
+        (
+            "Unknown parameter: 'messages[1].tool_calls[0].extra_content'.",
+            SIGNED,
+            lambda turn, result: "extra_content" not in turn["tool_calls"][0],
+        ),
+        (
+            "thinking is enabled but reasoning_content is missing in assistant tool call message",
+            None,
+            lambda turn, result: turn.get("reasoning_content"),
+        ),
+        (
+            "Tool call id was call_1 but must be a-z, A-Z, 0-9, with a length of 9.",
+            None,
+            lambda turn, result: (
+                len(turn["tool_calls"][0]["id"]) == 9
+                and turn["tool_calls"][0]["id"] == result["tool_call_id"]
+            ),
+        ),
+    ],
+    ids=["Gemini's", "others than Gemini's", "Kimi's", "Mistral's"],
+)
+def test_calls_of_one_model_go_on_with_another(server, words, brought, wants):
+    call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    turns = (
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{**call, **({"extra_content": brought} if brought else {})}],
+        },
+        {"role": "tool", "tool_call_id": "call_1", "content": "7"},
+    )
+    server.script(
+        refuse({"error": {"message": words}}, lambda body: not wants(*body["messages"][1:]))
+    )
+    (request,) = asking()
+    request = replace(request, question=replace(request.question, since=turns))
+    (attempt,), backend = ask(server.url, requests=[request])
+    assert (attempt.answer, server.calls, len(backend.notes)) == ("7", 2, 1)
+
+
+def test_a_url_may_have_a_query(server):
+    server.script(RIGHT)
+    server.paths = {"/tokenize?api-version=preview": {"count": 41}}
+    found, _ = ask(
+        f"{server.url}?api-version=preview", after=lambda b: b.prompt_states([asking()[0].question])
+    )
+    assert server.requests[0].path == "/v1/chat/completions?api-version=preview"
+    assert found[0].prompt_tokens == (41,)
+    server.paths = {}
