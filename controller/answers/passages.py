@@ -126,6 +126,10 @@ _REASONS = re.compile(
     r"|calcul|\bid\b|question|comment",
     re.IGNORECASE,
 )
+_HEADED = re.compile(
+    r"\[\[ ## (?!completed\b)(?P<name>\w+) ## \]\]\s*(?P<told>(?:(?!\[\[ ##).){1,600})", re.DOTALL
+)
+"""A field in the form of DSPy's adapters."""
 _SINGLE_QUOTED = re.compile(r"'((?:[^'\\\n]|\\.){0,200})'\s*[,}]")
 _CORRECTED = re.compile(
     r"""(?:[.!?\n,;:…–—-]\s*)
@@ -199,6 +203,9 @@ def marked(text: str) -> Iterator[tuple[str, str]]:
     if _OPEN_TAG.search(text):
         for found in list(_TAG.finditer(text))[: -_TRIES - 1 : -1]:
             yield "tagged", _restated(found["told"] or found["ends"])
+    for found in list(_HEADED.finditer(text))[-1:]:
+        if not _REASONS.search(found["name"]):
+            yield "tagged", _restated(found["told"])
     for content in _hashed(text):
         yield "hashes", _restated(content)
     for content in _fields(text):

@@ -389,6 +389,7 @@ NUMBER = (
         "90",
     ),
     ("**(a)** The speed is 20 m/s.\n\n**(b)** The distance is 200 m.", None),
+    ("[[ ## reasoning ## ]]\n7 or 9.\n\n[[ ## answer ## ]]\n12\n\n[[ ## completed ## ]]", "12"),
 )
 
 CHOICE = (
@@ -653,6 +654,8 @@ TEXT = (
     ('{"label": "entailment"}', "entailment"),
     ("The label is `neutral`.", "neutral"),
     ("The key point is **timing**.", None),
+    ("[[ ## answer ## ]]\nParis\n\n[[ ## completed ## ]]", "paris"),
+    ("[[ ## reasoning ## ]]\nIt must be in France", None),
 )
 
 LIST = (
