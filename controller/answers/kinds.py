@@ -41,7 +41,7 @@ from controller.errors import ConfigError
 
 _SETTLED = re.compile(r"-?\d+(?:\.\d+|/\d+)?")
 _VERB = re.compile(
-    r"\b(?:is|are|was|were|has|have|equals|let|cannot|does|did|\w+n['’]t)\b|\b(?:it|that)['’]s\b"
+    r"\b(?:is|are|was|were|has|have|equals|let|cannot|does|did|ist|sind|est|sont|è|sono|são|\w+n['’]t)\b|\b(?:it|that)['’]s\b"
     r"|^\W*(?:so|therefore|thus|hence|i|we|she|he|they|you|it|there|here)\b",
     re.IGNORECASE,
 )
@@ -50,7 +50,9 @@ _ENUMERATED = re.compile(r"\s*\d{1,3}[.)]\s")
 _ASSIGNS = re.compile(r"([a-zA-Z])\w{0,12}\s?[=∈]\s?(?=\S)")
 _LISTED = re.compile(
     r"(?:((?:\A|[.!?]\s)(?:(?:So|Thus|Therefore),? )?[Tt]he(?: [\w-]+){1,5}?"
-    r" (?:are|(?<=order )is|(?<=list )is))|\b(?:is|are)\b):?\s+(?=\S)|:\s+(?=\S)"
+    r" (?:are|(?<=order )is|(?<=list )is)"
+    r"|(?:\A|[.!?]\s)(?:Les|Die|Los|Las|Le|I|Os|As)(?: [\w-]+){1,5}? (?:sont|sind|son|sono|são))"
+    r"|\b(?:is|are)\b):?\s+(?=\S)|:\s+(?=\S)"
     r"|(?<=[\u3040-\u9fff]):\s?(?=\S)"
 )
 _WITHIN = re.compile(r"[^(),]+")
@@ -73,10 +75,23 @@ _CALLED = re.compile(
     r"\b(?:is|are):?\s+(true|false|valid|invalid)[.!]?\Z",
     re.IGNORECASE,
 )
-_IS_BOLD = re.compile(r"(?i)\bthe\b[^.\n]*\s(?:is|are|was|were) \*\*")
+_IS_BOLD = re.compile(
+    r"(?i)(?<!\*)\bthe\b[^.\n]*\s(?:is|are|was|were) \*\*[^*\n]{1,60}\*\*"
+    r"(?![^.,;:(–—\n]*\w)"
+)
 _SAID = re.compile(
     r"(?:The|It|This|That|He|She)\b(?:(?!\bnot\b|n['’]t\b)[^.;]){0,90}\s(?:is|are|was|were)\s"
     r"(?=(?:the )?[A-Z\"“])([^,;]{1,60})"
+)
+_TOLD = re.compile(r"The\s(?:\S+\s){3,}.*\d.*\.")
+"""A sentence with a number in it."""
+_FORMULA = re.compile(
+    r"(?:\b(?:is|are|equals|gives|be)|:)\s+(?:\*\*)?(?:\$\$?([^$\n]{1,200})\$\$?|\\\((.{1,200}?)\\\))"
+    r"(?:\*\*)?[.!]?\s*\Z"
+)
+_PARTS = re.compile(
+    r"(?m)^\W*(?:\(?a\)|part (?:a|1)\b)(?:.|\n)*^\W*(?:\(?[b-f]\)|part [b-f2-6]\b)[^\n]*\s*\Z",
+    re.IGNORECASE,
 )
 _TITLE = re.compile(r"\A#{1,6} .*\n\s*(?=\S)")
 _BLOCK = re.compile(
@@ -236,8 +251,11 @@ class Number(_Valued):
 
     def _loose(self, text: str) -> Iterator[tuple[str, str | None]]:
         yield "first_number", _number_first(text)
+        if _is_parted(text):
+            return
         if line := _short_line(text):
             yield "bare", only_number(line) or expression(text) or expression(line)
+        yield "bare", _last_formula(text)
         yield "last_number", last_number(cleaned(text[-_LOOSE:]))
 
     def _spell(self, answer: str) -> str | None:
@@ -268,6 +286,9 @@ class Letter(_Marked):
             yield "bare" if short else "first_letter", letter
         judged = judged_letter(text)
         yield "named_letter", named_letter(OPTION.sub("", ends) if judged else ends) or judged
+        hedged = _HEDGED.search(ends)
+        if hedged and len(set(_ALONE.findall(plain))) == 1:
+            yield "named_letter", hedged[1]
         last = ends.rpartition("\n\n")[2]
         yield "named_letter", letter_at_start(last) if len(last) <= len("(B).") else None
 
@@ -285,12 +306,9 @@ class Text(_Marked):
 
     def _loose(self, text: str) -> Iterator[tuple[str, str | None]]:
         yield "first_word", yes_or_no(text[:40]) or _phrase_first(text)
-        called = _CALLED.search(cleaned(text[-_LOOSE:]))
-        if called and _is_phrase(said := called[1] or called[2]):
+        if said := _called(text):
             yield "bare", short_text(said)
-        yield "quoted", last_quoted(text[-_LOOSE:])
-        if text.count("**") == 2 and _IS_BOLD.search(first := text.partition("\n\n")[0]):
-            yield "quoted", last_quoted(first)
+        yield "quoted", _quoted(text)
         if (line := _short_line(text)) and _is_phrase(line):
             yield "bare", short_text(line)
 
@@ -321,7 +339,12 @@ class Several(_Marked):
             yield "listed", self._spell(blocks[0])
         yield "listed", self._listed(ends.rpartition("\n")[2])
         first = cleaned(text.partition("\n\n")[0])
-        yield "listed", self._spell(first) if first[:1] + first[-1:] == "[]" else None
+        above = text.strip().partition("\n\n")[0].splitlines()
+        bulleted = len(above) > 1 and all(_BULLET.match(f"{line} ") for line in above)
+        is_list = first[:1] + first[-1:] == "[]" or (
+            bulleted and all(map(_is_item, items_of(first)))
+        )
+        yield "listed", self._spell(first) if is_list else None
         plain = _unassigned(cleaned(_TITLE.sub("", text, count=1)))
         if len(plain) <= 6 * LONGEST and "\n\n" not in plain and not _VERB.search(plain):
             items = items_of(plain)
@@ -372,16 +395,21 @@ class Auto(_Valued):
     def _loose(self, text: str) -> Iterator[tuple[str, str | None]]:
         line = _short_line(text)
         yield "first_number", _number_first(text)
+        if _is_parted(text):
+            return
         if line:
             yield "bare", only_number(line) or _labelled(line)
+        if not named_letter(cleaned(text[-_LOOSE:])) and (said := _called(text)):
+            yield "bare", self._passage(said, "bare")
         if line and _is_phrase(line):
             yield "last_number", last_number(line) if _SPOKEN.fullmatch(line) else None
             yield "named_letter", named_letter(line)
             yield "bare", self._passage(text, "bare")
         yield "first_word", yes_or_no(text[:40])
         yield from _CHOICE._loose(text)
+        yield "bare", _last_formula(text)
         yield "last_number", last_number(cleaned(text[-_LOOSE:]))
-        yield "quoted", last_quoted(text[-_LOOSE:])
+        yield "quoted", _quoted(text)
 
     def _spell(self, answer: str) -> str | None:
         plain = cleaned(answer)
@@ -394,6 +422,8 @@ class Auto(_Valued):
 
 
 _CHOICE = Letter()
+_HEDGED = re.compile(r"\b(?:might|could|may) be (?:option |choice )?\(?([A-HJ-Z])\)?[.!]?\s*\Z")
+_ALONE = re.compile(r"(?<![\w'’])[B-HJ-Z](?![\w'’])|\bA\b(?! [a-z])")
 
 
 class Own(AnswerKind):
@@ -499,9 +529,36 @@ def _short_line(text: str) -> str:
     return plain if len(plain) <= _SHORT_LINE and "\n" not in plain else ""
 
 
+def _called(text: str) -> str | None:
+    """What a text ends with under a name for answers, "label: positive", or calls true or false."""
+    found = _CALLED.search(cleaned(text[-_LOOSE:]))
+    said = found and (found[1] or found[2])
+    return said if said and _is_phrase(said) else None
+
+
+def _quoted(text: str) -> str | None:
+    """What a text ends with in quotes or bold; or the only bold words, if its start says "is"."""
+    bold = _IS_BOLD.search(text.partition("\n\n")[0]) if text.count("**") == 2 else None
+    return last_quoted(text[-_LOOSE:]) or (last_quoted(text[: bold.end()]) if bold else None)
+
+
+def _last_formula(text: str) -> str | None:
+    """The formula that the last sentence says something is."""
+    found = _FORMULA.search(text[-_LOOSE:])
+    told = found and _number(found[1] or found[2], "bare")
+    return told if told and "=" not in told and not _SETTLED.fullmatch(told) else None
+
+
+def _is_parted(text: str) -> bool:
+    """Whether a text ends with the last of several answers, each to a part of the question."""
+    return _PARTS.search(text[-_LOOSE:]) is not None
+
+
 def _is_phrase(plain: str) -> bool:
     """Whether a line can be an answer alone: no sentence, and no marker without one."""
-    is_said = _VERB.search(plain) or NO_ANSWER.search(plain) or "nswer" in plain
+    is_said = (
+        _VERB.search(plain) or _TOLD.fullmatch(plain) or NO_ANSWER.search(plain) or "nswer" in plain
+    )
     return len(plain.split()) <= 8 and not is_said
 
 

@@ -41,7 +41,6 @@ _GROUPED = re.compile(
 )
 _POINTS = re.compile(r"\d{1,3}(?:\.\d{3})+,\d+|\d{1,3}(?:\.\d{3}){2,}|\d{1,3}(?: \d{3})+,\d+")
 _COMMA = re.compile(r"\d+,\d{1,2}|0,\d+")
-_EUROS = re.compile(r"\s?(?:€|EUR\b|[Ee]uros?\b)")
 _PAIR = re.compile(r"(?:\d+,\d{1,2}|0,\d+)\s?[)\]]")
 """What follows an opening bracket where a comma parts two numbers, not a number's digits."""
 _RATIO = re.compile(r"(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")
@@ -71,6 +70,7 @@ _FUNCTION_WORDS = (
     "left|remain\\w*|i|the|a|an|there|this|in"
 )
 _NOUN = rf"(?!(?:{_FUNCTION_WORDS})\b)[^\W\d_]{{1,14}}"
+_MEASURED = re.compile(rf"\s?(?:[€%°]|EUR\b)|\s(?!(?:and|or|to)\b){_NOUN}\b")
 _LINK = re.compile(
     rf"""(?!\ ?(?:%|percent\b)\ of\b)\ ?[%°$€£¥₹'"′″]?
     (?:\ ?{_NOUN}(?:\^?[23])?\.?)?[)\]]?  # unit
@@ -105,7 +105,7 @@ _CLAUSE_END = re.compile(
     r"\n|;(?![^()]{0,30}\))|[.!?]\s+(?=[A-Z(])|\s(?:because|since|as|when|where|if|check)\b|\s\(",
     re.IGNORECASE,
 )
-_SPOKEN = re.compile(r"\b(?:is|are|was|were)\b[^=]*=")
+_SPOKEN = re.compile(r"\b(?:is|are|was|were)\b[^=≈]*[=≈]")
 REMARK = re.compile(r"\s\([^()]{0,100}\)\W*$")
 OPEN_END = re.compile(
     r"(?:[-+*/×=,:;(<]|\b(?:of|the|an?|by|to|and|or|with|from|for|is|are|that|then|gets?|gives?|equals?)"
@@ -257,6 +257,14 @@ def spelt_at(passage: str, at: int) -> Quantity | None:
     return Quantity(spelling(-value if found["sign"] else value), found.start(), found.end())
 
 
+def spelt_in(passage: str) -> list[str | None]:
+    """What numbers in words come to; None for what is part of something else, "the two"."""
+    starts = [found.start() for found in _SPELT.finditer(passage)]
+    starts = [at for at in starts if not passage[at - 1 : at].isalnum()]
+    found = [None if passage[:at].endswith("the ") else spelt_at(passage, at) for at in starts]
+    return [number.value if number else None for number in found]
+
+
 def quantities(passage: str) -> Iterator[Quantity]:
     """Numbers in a passage; those that are part of something else have no value."""
     before: re.Match[str] | None = None
@@ -294,7 +302,7 @@ def _value(found: re.Match[str], passage: str) -> str | None:
     word = _WORD_BEFORE.search(before)
     if sign and (_OPERAND.search(before) or (len(sign) > 1 and word and word[1] not in _VERBS)):
         return None
-    is_head = not before.strip() or bool(found["money"] or _EUROS.match(after))
+    is_head = not before.strip() or bool(found["money"] or _MEASURED.match(after))
     value = _run_value(found["run"], free=not is_head)
     if value is None:
         return None

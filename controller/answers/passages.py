@@ -22,6 +22,7 @@ from controller.answers.numbers import (
     after_hedges,
     quantities,
     spelt_at,
+    spelt_in,
 )
 from controller.answers.phrases import DENIED, LONGEST_PASSAGE, cleaned
 
@@ -85,6 +86,11 @@ _STATED = re.compile(
 )
 _PREDICATE = re.compile(r"(?<!here )\b(?:is|was) (?:the |our |my )?(?:[a-z]+ )?\Z", re.IGNORECASE)
 """What stands before "answer" where that tells of what came before it."""
+_UNKNOWN = re.compile(
+    r"(?:n['’]t|\bcannot|\bnot|\bunable to) (?:know|determine|find|give|tell|provide)"
+    r" (?:the|an?) (?:\w+ )?\Z",
+    re.IGNORECASE,
+)
 _SHORT = re.compile(
     r"(?:^|\n)\W{0,4}(ans(?:wer)?|correct(?!\ )|(?:correct|right|best)\ (?:option|choice)s?)"
     r"(?:[*_]{0,2}\s?[:=.)\]*_]{1,3}\s?|\s[-–—]\s|\s(?-i:(?![a-z])))(?=\S)",
@@ -114,6 +120,16 @@ _FIELDS = re.compile(
     r"\s{0,3}:\s{0,3}",
     re.IGNORECASE,
 )
+_OBJECT = re.compile(r"(?:\A|\n)\s{0,20}(\{[^{}]{1,2000}\})\s*(?:```)?\s*\Z")
+_REASONS = re.compile(
+    r"reason|rational|expla|thought|think|analys|justif|evidence|confiden|certain|steps|work|note"
+    r"|calcul|\bid\b|question|comment",
+    re.IGNORECASE,
+)
+_HEADED = re.compile(
+    r"\[\[ ## (?!completed\b)(?P<name>\w+) ## \]\]\s*(?P<told>(?:(?!\[\[ ##).){1,600})", re.DOTALL
+)
+"""A field in the form of DSPy's adapters."""
 _SINGLE_QUOTED = re.compile(r"'((?:[^'\\\n]|\\.){0,200})'\s*[,}]")
 _CORRECTED = re.compile(
     r"""(?:[.!?\n,;:…–—-]\s*)
@@ -122,6 +138,9 @@ _CORRECTED = re.compile(
       |that['’]s\ (?:not(?:\ (?:right|correct))?|wrong))
     \b""",
     re.IGNORECASE | re.VERBOSE,
+)
+_SHOULD = re.compile(
+    r"\b(?:it|that|this|which) (?:should|must|has to) (?:instead |actually )?be\b:?", re.IGNORECASE
 )
 _INSTEAD = re.compile(
     r"""(?:[\s,.:;!–—-]|\b(?:no|wait|actually|sorry|i\ meant?|make\ it|rather|correction)\b
@@ -184,6 +203,9 @@ def marked(text: str) -> Iterator[tuple[str, str]]:
     if _OPEN_TAG.search(text):
         for found in list(_TAG.finditer(text))[: -_TRIES - 1 : -1]:
             yield "tagged", _restated(found["told"] or found["ends"])
+    for found in list(_HEADED.finditer(text))[-1:]:
+        if not _REASONS.search(found["name"]):
+            yield "tagged", _restated(found["told"])
     for content in _hashed(text):
         yield "hashes", _restated(content)
     for content in _fields(text):
@@ -212,11 +234,21 @@ def _corrections(text: str, start: int) -> Iterator[tuple[str, str]]:
     instead = _INSTEAD.match(text, cues[-1].end())
     rest = text[instead.end() if instead else cues[-1].end() :][:LONGEST_PASSAGE]
     is_said = instead is not None and any(c.isalpha() for c in instead[0])
+    for found in list(_SHOULD.finditer(rest))[-1:]:
+        yield "stated", rest[found.end() :]
     yield "stated" if is_said else "rethought", rest
 
 
 def _fields(text: str) -> Iterator[str]:
-    """Values of a field `answer` in JSON."""
+    """Values of a field `answer` in JSON, or of the only field that gives no reason."""
+    if whole := _OBJECT.search(text):
+        try:
+            values = json.loads(whole[1])
+        except (ValueError, RecursionError):
+            values = {}
+        told = [value for name, value in values.items() if not _REASONS.search(name)]
+        if len(told) == 1 and isinstance(told[0], (str, bool, int, float, list)):
+            yield told[0] if isinstance(told[0], str) else json.dumps(told[0], ensure_ascii=False)
     fields = _FIELDS if text.lstrip("` jsonJSON\n").startswith("{") else _FIELD
     for found in list(fields.finditer(text))[: -_TRIES - 1 : -1]:
         part = text[found.end() : found.end() + LONGEST_PASSAGE]
@@ -283,7 +315,10 @@ def _statements(text: str) -> Iterator[tuple[int, str]]:
         lowered = text
     for at in _places(lowered, "answer"):
         found = _STATED.match(text, at)
-        if found and not (found[0][-1] == "\n" and _PREDICATE.search(text[max(0, at - 30) : at])):
+        before = text[max(0, at - 30) : at]
+        if found and not (
+            _UNKNOWN.search(before) or (found[0][-1] == "\n" and _PREDICATE.search(before))
+        ):
             ends[at] = found.end()
     for pattern in (_SHORT, _ELSEWHERE):
         for found in list(pattern.finditer(text))[-_TRIES:]:
@@ -356,10 +391,14 @@ _IN_PHRASE = re.compile(
     r"(?:\ (?!is\b|are\b|has\b|have\b)[^\W\d]{1,20}){0,3}\ ?[$€£]?$",
     re.IGNORECASE | re.VERBOSE,
 )
+_KNOWN = re.compile(r"\b(?:the|these|those|all|both) [$€£]?$", re.IGNORECASE)
+"""What stands before a number that was told of before, "the 2 trains"."""
 _CHECK = r"(?:(?:quick|sanity|double|final)[- ]){0,2}(?:check|verif)"
 _CHECKS = re.compile(
     rf"\W*(?:(?:to|(?:we|you) can|let(?:['’]s| me| us)) )?{_CHECK}"
-    r"|\W*(?:this|that) (?:makes sense|is (?:correct|right|reasonable)|matches|confirms)\b",
+    r"|\W*(?:this|that) (?:makes sense|is (?:correct|right|reasonable)|matches|confirms)\b"
+    r"|\W*(?:please )?(?:let me know|feel free|i? ?hope|(?:would|do) you (?:like|want|need)"
+    r"|if you(?:['’]d like| would like| want me| (?:need|have) (?:any|more|further|other)))\b",
     re.IGNORECASE,
 )
 _ASIDE = re.compile(
@@ -372,7 +411,7 @@ NO_ANSWER = re.compile(
     r"""\b(?:can(?:no|'|’)t|cannot|can\ not|unable\ to|impossible\ to|not\ possible\ to|no\ way\ to)
     \ (?:be\ )?(?:\w+ly\ )?
     (?:answer|determin|solve|help|assist|calculat|find|found|comput|say|tell|know|access)
-    |\b(?:not\ enough|insufficient|more|further)\ (?:information|data)
+    |\b(?:not\ enough|\w+n['’]t\ (?:\w+\ )?enough|insufficient|more|further)\ (?:information|data)
     |\bno\ idea\b|\bdon['’]?t\ (?:know|have\ access)
     |\bplease\ (?:provide|tell|give|clarify|specify)|\bcould\ you\b|\bdepends\ on\b
     |\b(?:no|not\ an?)\ (?:correct\ )?answer\b|\bnot\ (?:given|specified|provided)\b""",
@@ -399,6 +438,7 @@ _BULLET = re.compile(r"\s*[-*•]\s")
 CONCLUDES = re.compile(
     r"=|\b(?:total|final|answer|therefore|so|thus|hence|result)\b", re.IGNORECASE
 )
+_SUMS_UP = re.compile(r"(?i)\b(?:total|altogether|therefore|so|thus|hence)\b")
 _LAST_WORD = re.compile(r"\d[^\s=+*/×:]*(?:\s[^\W\d]+){0,2}$")
 
 
@@ -413,10 +453,11 @@ def number_in(sentence: str, *, last: bool = False) -> str | None:
     remark = REMARK.search(sentence)
     if remark and any(character.isdigit() for character in sentence[: remark.start()]):
         sentence = sentence[: remark.start()]
+    sentence = _SO.split(sentence)[-1]
     told = () if last else _TOLD.findall(sentence)
     if SEVERAL.search(sentence) or _BOTH.search(sentence) or len(told) > 1:
         return None
-    sentence = _GIVEN.sub("", _SO.split(sentence)[-1], count=1)
+    sentence = _GIVEN.sub("", sentence, count=1)
     found = list(quantities(sentence))
     starts = {quantity.start: quantity for quantity in found}
     for verb in reversed(list(_IS.finditer(sentence))):
@@ -424,12 +465,17 @@ def number_in(sentence: str, *, last: bool = False) -> str | None:
         if DENIED.search(sentence[:at]):
             return None
         if at in starts:
+            told_of = len(sentence[: verb.start()].rstrip())
+            rounds = "≈" in verb[0] and "." in (starts[at].value or "")
+            if rounds and any(q.end == told_of and "/" in (q.value or "") for q in found):
+                continue
             return starts[at].value
         if spelt := spelt_at(sentence, at):
             return spelt.value
     if len(found) > 1 and (clause := list(_CLAUSE.finditer(sentence))):
         return number_in(sentence[clause[-1].end() :], last=last)
     if len(found) > 1 and last:
+        found = [q for q in found if not _KNOWN.search(sentence[: q.start])] or found
         found = [q for q in found if not _IN_PHRASE.search(sentence[: q.start])][-1:] or found[:1]
     alone = len(found) == 1 and not DENIED.search(sentence[: found[0].start])
     return found[0].value if alone else None
@@ -461,6 +507,8 @@ def last_number(text: str) -> str | None:
             return None
         if any(character.isdigit() for character in line):
             return number_in(line, last=True)
+        if _SUMS_UP.search(line) and (words := spelt_in(line)) not in ([], ["1"]):
+            return words[0] if len(words) == 1 else None
     return None
 
 

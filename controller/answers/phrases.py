@@ -182,7 +182,7 @@ _REASON = re.compile(
     r"|,\s(?:the|an?)\s[\w\s]{1,30}?\sof\s|\s[—–]\s(?=[a-z])|(?<=[^\W\d]{2})\s\([^()]{1,100}\)\W*$"
 )
 _QUOTED = re.compile(
-    r"(?:[\"“]|\*\*)([^\"“”*\n]{1,60})[.!。]?(?:[\"”]|\*\*)[.!。]?\s*"
+    r"(?:[\"“]|\*\*|(?:\bis |: )`)([^\"“”*`\n]{1,60})[.!。]?(?:[\"”`]|\*\*)[.!。]?\s*"
     r"(?:\([^()\n]{1,100}\)\s*)?$"
 )
 DENIED = re.compile(
@@ -191,6 +191,12 @@ DENIED = re.compile(
     re.IGNORECASE,
 )
 """What says of what follows that it is not so."""
+_ADVICE = re.compile(
+    r"\b(?:key|main|important|crucial|central)\s(?:\w+\s)?"
+    r"(?:points?|takeaways?|things?|insights?|ideas?|lessons?|concepts?)\b[^.\n]{0,40}$",
+    re.IGNORECASE,
+)
+"""What says of what follows that it matters, not that it is the answer."""
 _ARTICLE = re.compile(r"(?:the|an?)\s+(?=\w)")
 _BULLET = re.compile(r"(?m)^\s*(?:[-*•]|\d{1,3}[.)]|[a-z]\))\s+")
 _BRACKETS = {"[": "]", "(": ")", "{": "}", "<": ">"}
@@ -222,7 +228,8 @@ def last_quoted(text: str) -> str | None:
     found = _QUOTED.search(text)
     return (
         short_text(cleaned(found[1]))
-        if found and not DENIED.search(text[: found.start()])
+        if found
+        and not (DENIED.search(text[: found.start()]) or _ADVICE.search(text[: found.start()]))
         else None
     )
 
@@ -324,6 +331,7 @@ _NAMED = (
     re.compile(
         r"(?i:option|choice|letter|answer|alternativa|opción|antwort)(?: is)?[ :,*]{1,4}\(?"
         r"([A-Z])(?![\w'’/&-])(?! (?!is\b|ist\b|es\b|est\b)[a-z])"
+        r"|(?i:option|choice|answer)(?: is)? [\"'‘“]([A-Za-z])[\"'’”]"
         r"|\(([A-Z])\)|\[\[([A-Z])\]\]|\*\*\(?([A-Z])[.)]?(?:\*\*| )"
         r"|[选選](?:[择擇项項]|[项項][是为]|択肢)?\s?[:：]?\s?\(?([A-Z])(?![A-Za-z]|\)?\s?(?:不|错|錯|是错))"
         r"|(?:[:：→]|\s[–—])\s?\(?([A-HJ-Z])[.)]?\s*$"
@@ -334,7 +342,7 @@ _NAMED = (
         re.VERBOSE,
     ),
     re.compile(
-        r"\b(?i:therefore|thus|hence|so|is|it's|(?<!could\ )(?<!might\ )be|with|for|choose"
+        r"\b(?i:therefore|thus|hence|so|is|it's|(?<!could\ )(?<!might\ )be|with|for|towards?|choose"
         r"|pick|select|definitely|probably|likely|leaves|leaving|say|guess|response|answer['’]s"
         r"|corresponds\ to|matches)[,:]?[ *]{1,3}(?:option\ |choice\ )?\(?([A-HJ-Z])\)?\**"
         r"(?:[.!]?\s*$|;\s|,?\ (?:since|because|as)\b)"
@@ -353,7 +361,8 @@ _IS_RIGHT = re.compile(
     re.IGNORECASE,
 )
 _YES_NO = re.compile(
-    r"(yes|no|true|false)\b(?=[*]{0,3}(?:[.,!;:\s–—-]|$))"
+    r"((?:ja|nein|oui|non|s[ií]|sim|não|tak|nie|да|нет|是的?|不是|はい|いいえ|네|아니요)"
+    r"(?=[*]{0,3}(?:[.,!;:，。、]|$))|(?:yes|no|true|false)\b(?=[*]{0,3}(?:[.,!;:\s–—-]|$)))"
     r"(?!\.? (?:one|matter|more|idea|answer|solution|information|way|such|need|problem|doubt)\b)"
     r"(?!\.? \d)",
     re.IGNORECASE,
@@ -415,7 +424,7 @@ def _letters(pattern: re.Pattern[str], line: str) -> set[str]:
     """What one of a pattern's groups holds, wherever it fits and nothing says that it does not."""
     fits = ((found, found.lastindex or 0) for found in pattern.finditer(line))
     return {
-        found[group]
+        found[group].upper()
         for found, group in fits
         if not (
             DENIED.search(line[: found.start(group)]) or _IS_WRONG.match(line, found.end(group))

@@ -216,10 +216,11 @@ def inspect_attempts(record: Record, log: Log) -> Iterator[Row]:
         log.notes[FAILED] += 1
         return
     scores, right, answer = row.get("scores") or {}, None, None
-    if scores:
+    if scores and (log.options.metrics or not log.graded_again):
         graded = [name for name, score in scores.items() if not _is_number(score["value"])]
         metric = log.metric(record, scores, graded or _LETTERS)
-        right = scored(record, f"scores.{metric}", scores[metric]["value"])
+        if not log.graded_again:
+            right = scored(record, f"scores.{metric}", scores[metric]["value"])
         answer = scores[metric].get("answer")
     choice = output["choices"][0]
     # Long texts stand elsewhere in a sample.
@@ -272,6 +273,9 @@ def scenario_attempts(record: Record, log: Log) -> Iterator[Row]:
     if not result or not result["success"]:
         log.notes[FAILED] += 1
         return
+    if not _scores(log):
+        expected = "the run's scores in per_instance_stats.json beside it"
+        raise record.error("stats", expected, "no such file, or an empty one")
     scores = _scores(log).get((instance["id"], state["train_trial_index"]), {})
     metric = log.metric(record, sorted(scores), {"exact_match", "exact_set_match"})
     name = log.beside("run_spec.json").get("name") or log.folder

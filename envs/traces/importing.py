@@ -241,7 +241,10 @@ class Intake:
             )
         if not any(model.read for model in self.models.values()):
             examples = [text[-60:] for model in self.models.values() for text in model.unread]
-            why = "which have neither answer nor text; --map THEIRS=answer names them"
+            why = (
+                "which have neither answer nor text, and verdicts alone cannot be voted on; --map "
+                "THEIRS=answer or THEIRS=text names them"
+            )
             if examples:
                 why = f"such as {examples[:EXAMPLES]}; say what answers are by --answers"
             found = f"none could be read from {len(self.attempts)} attempts"

@@ -75,7 +75,7 @@ class ImportOptions:
         ours = (*self.columns.values(), *fields)
         for option, names in (("map", ours), ("set", self.constants)):
             for name in names:
-                if name not in COLUMNS and (option, name) != ("map", NONE):
+                if name not in COLUMNS and (option, name) not in (("map", NONE), ("map", "error")):
                     expected = f"expected one of {sorted(COLUMNS)}"
                     raise ConfigError(f"{option}: {expected}, found {name!r}")
         if len(fields) > 1:
@@ -361,7 +361,10 @@ def _asked(value: Any) -> str:
 
 
 def _said(value: Any) -> str:
-    chat = [value] if is_message(value) else value
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+        return _text(value[0])
+    is_spelled = isinstance(value, str) and value.startswith("{")
+    chat = [value] if is_message(value) else opened_chat(f"[{value}]") if is_spelled else value
     return _text(said_last(chat) if is_chat(chat) else value)
 
 

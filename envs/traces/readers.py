@@ -7,15 +7,17 @@ leaves out what the log does not tell. Nothing is checked or graded here.
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import replace
 from itertools import chain, product
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from controller.backends.openai.tokens import counted
-from controller.errors import TraceFormatError
+from controller.errors import ConfigError, TraceFormatError
 from envs.records import Record, read_records
 from envs.traces.harness import (
     details_attempts,
@@ -35,6 +37,7 @@ from envs.traces.logs import (
     NONE,
     SHOWS,
     SLOT,
+    ImportOptions,
     Log,
     Row,
     conversation,
@@ -142,15 +145,16 @@ def _long(record: Record, row: Row, wide: Mapping[str, str], log: Log) -> Iterat
 def _one_by_one(record: Record, row: Row, log: Log) -> Iterator[Row]:
     """Attempts of a row, which may hold several."""
     if log.options.references:
-        name = str(row.get("question_id") or row.get("question"))
-        known = log.known(name, row.get("question")) or {}
+        asked = _wording(row.get("question"))
+        name = row.get("question_id")
+        known = log.known(str(asked if name is None else name), asked) or {}
         row = {n: known.get(n) for n in _OF_QUESTIONS} | {
             n: value for n, value in row.items() if value is not None
         }
     several = isinstance(row.get("question"), list) and not is_chat(row["question"])
     lists = {
         name: row[name]
-        for name in (COLUMNS if several else _OF_ATTEMPTS)
+        for name in ((*COLUMNS, "error") if several else _OF_ATTEMPTS)
         if isinstance(row.get(name), list) and not is_chat(row[name])
     }
     if not lists:
@@ -257,32 +261,69 @@ def _is_episode(record: Record) -> bool:
     return True
 
 
-_ALIASES = {"question_id": ("task_id", "custom_id"), "question": ("prompt",)}
+_ALIASES = {
+    "question_id": ("task_id", "custom_id"),
+    "question": ("prompt", "body.messages", "body.input", "body.prompt"),
+}
 """What problems of EvalPlus and requests of the OpenAI batch API call it."""
 
 
-def read_references(path: Path) -> dict[str, Row]:
-    """Rows with references, by question id and by question.
+def read_references(
+    *paths: Path, columns: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Row]:
+    """Rows with references, by question id and by question; `columns` are names of theirs by path.
 
-    A problem that programs solve has no reference: its tests have been run.
+    What one row lacks of a question another tells, as of requests and of their labels. A problem
+    that programs solve has no reference: its tests have been run.
 
     Raises:
-        TraceFormatError: a row without one or its question, or two that contradict one another.
+        TraceFormatError: a question without one, a row that names none, or two that contradict one
+            another.
+        ConfigError: no row has one of `columns`.
     """
+    names = ["question_id", *_OF_QUESTIONS]
+    if unknown := sorted(set(columns.values()).difference(names)):
+        raise ConfigError(f"map_references: expected names among {names}, found {unknown}")
     found: dict[str, Row] = {}
-    for record in read_records(path):
-        row = dict(record.row)
-        for name, theirs in _ALIASES.items():
-            row.setdefault(name, next((row[t] for t in theirs if row.get(t)), None))
-        keys = [str(row[name]) for name in _ALIASES if row.get(name)]
+    lacking: list[tuple[Record, Row]] = []
+    unused = dict(columns)
+    for record in chain.from_iterable(map(read_records, paths)):
+        row = flattened(record.row)
+        for theirs, ours in columns.items():
+            if theirs in row:
+                row[ours] = row.pop(theirs)
+                unused.pop(theirs, None)
+        for name, aliases in _ALIASES.items():
+            told = (row[alias] for alias in aliases if row.get(alias) not in (None, ""))
+            row.setdefault(name, next(told, None))
+        row["question"] = _wording(row["question"])
+        keys = [str(row[name]) for name in _ALIASES if row[name] not in (None, "")]
         if not keys:
             raise record.error("question_id", "question_id or question", None)
-        if row.get("reference") is None and "entry_point" not in row:
-            raise record.error("reference", "a right answer", None)
+        # Ids tell questions apart that are worded alike.
+        alike = (found[key] for key in keys if key in found)
+        ids = (None, row["question_id"])
+        known = next((k for k in alike if None in ids[1:] or k["question_id"] in ids), row)
         for key in keys:
-            if found.setdefault(key, row).get("reference") != row.get("reference"):
+            before = found.setdefault(key, known).get("reference")
+            if None not in (before, row.get("reference")) and before != row["reference"]:
                 raise record.error("reference", f"one right answer for {key!r}", row)
+        known |= {name: value for name, value in row.items() if known.get(name) is None}
+        lacking += [(record, known)] if row.get("reference") is None else []
+    if unused:
+        named = [str(path) for path in paths]
+        raise ConfigError(f"map_references: expected columns of {named}, found {[*unused]}")
+    for record, known in lacking:
+        if known.get("reference") is None and "entry_point" not in known:
+            raise record.error("reference", "a right answer", None)
     return found
+
+
+def _wording(question: Any) -> Any:
+    """What was asked, in words, by a text, the only one of a list, or a chat; else as it is."""
+    question = question[0] if isinstance(question, list) and len(question) == 1 else question
+    question = [question] if is_message(question) else opened_chat(question)
+    return conversation(question) if is_chat(question) else question
 
 
 def batch_attempts(record: Record, log: Log) -> Iterator[Row]:
@@ -455,7 +496,7 @@ def source_of(record: Record) -> Source:
 def attempts_of(source: Source, record: Record, log: Log) -> Iterator[tuple[Record, Row]]:
     """Attempts of a record, each with its entry; TraceFormatError unless it is as `source` says."""
     try:
-        for entry in _entries(source, record):
+        for entry in _entries(source, record, log.options):
             for attempt in source.attempts(entry, log):
                 if SHOWS.search(str(attempt.get("question"))):
                     log.doubts[SHOWN] += 1
@@ -469,9 +510,19 @@ def attempts_of(source: Source, record: Record, log: Log) -> Iterator[tuple[Reco
         ) from error
 
 
-def _entries(source: Source, record: Record) -> Iterator[Record]:
-    if source is TABLE and any(isinstance(value, (dict, list)) for value in record.row.values()):
-        yield replace(record, row=flattened(record.row))
+def _spelled_objects(row: Row, options: ImportOptions) -> Row:
+    """Objects that cells spell as JSON, of those whose fields are named by their path."""
+    paths = (theirs for theirs in (*options.columns, *options.metrics) if theirs not in row)
+    names = {theirs.partition(".")[0] for theirs in paths if "." in theirs}
+    cells = {name: row[name] for name in names if str(row.get(name)).startswith("{")}
+    return {name: json.loads(cell) for name, cell in cells.items() if isinstance(cell, str)}
+
+
+def _entries(source: Source, record: Record, options: ImportOptions) -> Iterator[Record]:
+    if source is TABLE:
+        row = record.row | _spelled_objects(record.row, options)
+        nested = any(isinstance(value, (dict, list)) for value in row.values())
+        yield replace(record, row=flattened(row)) if nested else record
         return
     if source.entries is None:
         yield record

@@ -323,6 +323,81 @@ def test_tables_may_have_their_questions_elsewhere(tmp_path):
     assert questions == ["def f0():", "def f1():"]
 
 
+@QUIET
+def test_references_have_names_of_their_own(tmp_path):
+    """As LiveBench keeps questions and answers."""
+    asked = [{"question_id": n, "turns": [f"{n} + 1?"], "ground_truth": n + 1} for n in (0, 1)]
+    file = write(tmp_path / "questions.jsonl", asked)
+    names = {"turns": "question", "ground_truth": "reference"}
+    rows = [
+        {"question_id": n, "model_id": "m", "choices": [{"index": 0, "turns": ["**1**"]}]}
+        for n in (0, 1)
+    ]
+    options = ImportOptions(
+        references=read_references(file, columns=names),
+        columns={"model_id": "model", "choices.turns": "text"},
+    )
+    made = import_attempts(
+        [write(tmp_path / "a.jsonl", rows)], tmp_path / "traces", options=options
+    )
+    assert shares(made) == {("m", ""): (2, 2, 0.5)}
+    with pytest.raises(ConfigError, match=r"columns of .*questions.jsonl.*found \['gold'\]"):
+        read_references(file, columns=names | {"gold": "level"})
+    with pytest.raises(ConfigError, match=r"names among .*found \['answer'\]"):
+        read_references(file, columns={"turns": "answer"})
+
+
+@pytest.mark.parametrize("by", ["custom_id", "question"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_requests_and_their_labels_may_lie_in_two_files(tmp_path, by, turned):
+    asked = {"custom_id": "q1", "body": {"messages": [chat_message("1 + 1?")]}}
+    label = {by: {"custom_id": "q1", "question": "1 + 1?"}[by], "reference": "2"}
+    files = [write(tmp_path / "in.jsonl", [asked]), write(tmp_path / "labels.jsonl", [label])]
+    known = read_references(*(files[::-1] if turned else files))
+    assert [(known[k]["question"], known[k]["reference"]) for k in ("q1", "1 + 1?")] == [
+        ("1 + 1?", "2")
+    ] * 2
+    with pytest.raises(TraceFormatError, match=r"in\.jsonl, line 1, column reference: .*answer"):
+        read_references(files[0])
+
+
+def test_questions_that_are_worded_alike_keep_their_references(tmp_path):
+    rows = [{"question_id": n, "question": "Which?", "reference": "A"} for n in ("a", "b")]
+    known = read_references(write(tmp_path / "r.jsonl", rows))
+    assert [known[name]["question_id"] for name in ("a", "b")] == ["a", "b"]
+
+
+@QUIET
+def test_cells_may_hold_objects(tmp_path):
+    """As LangSmith and Langfuse export tables."""
+    said = json.dumps(chat_message("It is 2.", "assistant"))
+    row = {"inputs": json.dumps({"ask": [chat_message("1 + 1?")]}), "outputs": said, "right": 1}
+    with (tmp_path / "a.csv").open("w", newline="") as file:
+        csv.DictWriter(file, row).writerows([dict(zip(row, row, strict=True)), row])
+    made, traces = read(
+        tmp_path, [], tmp_path / "a.csv",
+        columns={"inputs.ask": "question", "outputs": "text", "right": "correct"},
+        constants={"model": "m"},
+    )  # fmt: skip
+    assert shares(made) == {("m", ""): (1, 1, 1.0)}
+    assert traces.questions["question"].to_pylist() == ["1 + 1?"]
+    assert traces.attempts["text"].to_pylist() == ["It is 2."]
+
+
+@QUIET
+def test_attempts_of_an_object_that_failed_are_left_out(tmp_path):
+    """As promptfoo keeps them."""
+    rows = [
+        {"ask": "1 + 1?", "id": "m", "said": "2", "ok": True},
+        {"ask": "2 + 2?", "id": "m", "fault": "429", "ok": False},
+    ]
+    names = {"ask": "question", "id": "model", "said": "text", "ok": "correct", "fault": "error"}
+    columns = {f"results.{theirs}": ours for theirs, ours in names.items()}
+    made, _ = read(tmp_path, {"results": rows}, columns=columns)
+    assert shares(made) == {("m", ""): (1, 1, 1.0)}
+    assert "requests that failed, left out (1)" in made.notes
+
+
 def chat_message(content, role="user"):
     return {"role": role, "content": content}
 

@@ -396,7 +396,8 @@ class ImportFlags:
         out: directory of the trace set.
         small: model that samples; default: most attempts.
         parameters: MODEL=COUNT, for the ledger; repeatable.
-        references: for logs without: question and reference, by question_id or question.
+        references: files with question and reference, by question_id or question; repeatable.
+        map_references: THEIRS=OURS, a column of those files by its name here; repeatable.
         answers: of answers, see docs/answers.md; default: auto, and what a harness has read.
         filters: of lm-evaluation-harness: whose answers count; repeatable.
         metrics: tells what is right, by 0 and 1; repeatable.
@@ -409,7 +410,8 @@ class ImportFlags:
     out: Path
     small: str | None = None
     parameters: tuple[str, ...] = ()
-    references: Path | None = None
+    references: tuple[Path, ...] = ()
+    map_references: tuple[str, ...] = ()
     answers: str | None = flag(None, metavar="KIND")
     filters: tuple[str, ...] = flag((), "--filter")
     metrics: tuple[str, ...] = flag((), "--metric")
@@ -432,7 +434,9 @@ def import_(given: ImportFlags) -> None:
         metrics=given.metrics,
         columns=pairs("map", given.columns),
         constants=pairs("set", given.constants),
-        references=read_references(given.references) if given.references else {},
+        references=read_references(
+            *given.references, columns=pairs("map_references", given.map_references)
+        ),
         answers=None if given.answers is None else load_kind(given.answers).name,
     )
     sizes, out = numbers("parameters", given.parameters), given.out

@@ -365,6 +365,31 @@ NUMBER = (
     ("Marie a payé 3,20 €.", "3.2"),
     ("To solve this, multiply 6 by 7 to get 42, then subtract 2 to get", None),
     ("<response><thinking>4*9=36</thinking><result>36</result></response>", "36"),
+    ("The 2 trains meet after 3 hours.", "3"),
+    (
+        "Okay, so 15% of 240 is 36. Then 240 - 36 = 204.\n\nThe sale price is $204.00.\n\nLet me know if you'd like to see how the 15% was computed!",
+        "204",
+    ),
+    ("Thus the probability is 5/36 ≈ 0.139.", "5/36"),
+    ("Tom is 12 years old and his sister is 4 years younger, so his sister is 8 years old.", "8"),
+    ("Le train met donc 2,5 heures.", "2.5"),
+    ("The value of the expression is $2\\sqrt{3}$.", "2\\sqrt{3}"),
+    ("Hence the limit equals $e^2$.", "e^2"),
+    ("The solution is $x = \\frac{-1 + \\sqrt{5}}{2}$.", "\\frac{-1 + \\sqrt{5}}{2}"),
+    (
+        "I'm sorry, but there isn't enough information to determine how many marbles Sam has. We only know he gave away 5.",
+        None,
+    ),
+    (
+        "I can't determine the answer: the problem doesn't say how many people were in the 3 cars.",
+        None,
+    ),
+    (
+        "Half of 90 is 45, so Maria read 45 pages on Monday and 45 pages on Tuesday. In total she read ninety pages.",
+        "90",
+    ),
+    ("**(a)** The speed is 20 m/s.\n\n**(b)** The distance is 200 m.", None),
+    ("[[ ## reasoning ## ]]\n7 or 9.\n\n[[ ## answer ## ]]\n12\n\n[[ ## completed ## ]]", "12"),
 )
 
 CHOICE = (
@@ -502,7 +527,7 @@ CHOICE = (
     ("Option A: false\nOption B: true\nOption C: false", "B"),
     ("Option A – wrong\nOption C – wrong", None),
     ("Option C is incorrect.", "C"),
-    ("It might be B.", None),
+    ("It might be B.", "B"),
     ("A. Right atrium\nB. Left atrium\nC. Aorta", None),
     ("B) 12\n\nA) 10 is too small.\nC) 14 is too large.", "B"),
     ("B\n\nQuestion: Which is a fruit?\nA. Carrot\nB. Apple\nAnswer: C", "B"),
@@ -515,6 +540,9 @@ CHOICE = (
     ("La alternativa correcta es la C.", "C"),
     ("正确选项为 B", "B"),
     ("答案应为B。", "B"),
+    ("I think it's either A or C, but I'm leaning towards C.", "C"),
+    ("The answer is A... no wait, A assumes constant pressure. It should be D.", "D"),
+    ("I would choose option 'b'.", "B"),
 )
 
 TEXT = (
@@ -619,6 +647,15 @@ TEXT = (
     ("The passage doesn't mention a name.", None),
     ("The winner is **Carol**.\n\nShe had the most points.", "carol"),
     ("This is **important**.\n\nWe must find the author.", None),
+    ("The capital of Australia is **Canberra**, not Sydney.", "canberra"),
+    ("Antwort: Ja, das stimmt.", "ja"),
+    ("Oui, c'est correct.", "oui"),
+    ("是的，地球绕太阳转。", "是的"),
+    ('{"label": "entailment"}', "entailment"),
+    ("The label is `neutral`.", "neutral"),
+    ("The key point is **timing**.", None),
+    ("[[ ## answer ## ]]\nParis\n\n[[ ## completed ## ]]", "paris"),
+    ("[[ ## reasoning ## ]]\nIt must be in France", None),
 )
 
 LIST = (
@@ -692,6 +729,7 @@ LIST = (
     ("排序后的列表是：苹果、香蕉", "苹果, 香蕉"),
     ("### Sorted list\n\nant, bee, cat", "ant, bee, cat"),
     ("a) red\nb) green", "red, green"),
+    ('```json\n{"sorted_words": ["ant", "bee", "cat"]}\n```', "ant, bee, cat"),
 )
 
 SET = (
@@ -712,6 +750,9 @@ SET = (
     ("**Correct options:** A, C", "a, c"),
     ("The answer is (A), (B), (D).", "a, b, d"),
     ("The correct options are (A) and (C).", "a, c"),
+    ("1. Mercury\n2. Venus\n\nThese are the two planets without moons.", "mercury, venus"),
+    ('{"colours": ["red", "green"]}', "green, red"),
+    ("Les couleurs primaires sont le rouge, le bleu et le jaune.", "le bleu, le jaune, le rouge"),
 )
 
 AUTO = (
@@ -834,6 +875,11 @@ AUTO = (
     ("[THINK]so it is 5", None),
     ("Final choice — B", "B"),
     ("OB 0\nE", None),
+    ("The ratio simplifies to 3:4.", None),
+    ("So, the statement is false.", "false"),
+    ("Die Hauptstadt von Kanada ist **Ottawa**.", "ottawa"),
+    ("The train arrives at 14:35.", None),
+    ("Sentiment: **negative**", "negative"),
 )
 
 MENDED = tuple(

@@ -32,7 +32,8 @@ PIECES = ("answer is ", "1,", "1 ", "is ", "\\boxed{", "<answer>", "#### ", "\\f
           "[a](http:", "<b>", "((",
           "1 2 ", "x", "a1E9", "\n\n12", "A, ", "Antwort: ", "答案", "½",
           '"answer": [', "is 5 and ", "to a ", "\nQuestion: ", "\nNote: ", ":\n- a\n", ", so 1",
-          ", which is 1 ", "the statement is ")  # fmt: skip
+          ", which is 1 ", "the statement is ", "\n(a) 1\n(b) 2", "\n{\"a\": 1}", " is $x$ ",
+          "total one two ", "[[ ## a ## ]]\n")  # fmt: skip
 
 
 def stated(name):
