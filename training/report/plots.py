@@ -168,7 +168,9 @@ def _plot_lead(
 
 def log_axis(axes: Axes) -> None:
     """A logarithmic x axis with plain numbers; a linear one where nothing costs anything."""
-    if axes.dataLim.xmax <= 0:
+    shown = [line.get_xdata() for line in axes.lines]
+    shown += [np.asarray(dots.get_offsets())[:, 0] for dots in axes.collections]
+    if not any((np.asarray(x, float) > 0).any() for x in shown):
         return
     axes.set_xscale("log")
     low, high = axes.get_xlim()
