@@ -121,15 +121,17 @@ def by_price(played: Mapping[str, Sequence[Played]], prices: Floats) -> list[dic
 
 def draw(played: Mapping[str, Sequence[Played]], prices: Floats, out: Path) -> None:
     """What a right answer is worth, and how far the controllers lead the best fixed depth then."""
-    worths = 1 / prices[::-1]
-    lines: dict[str, list[tuple[float, float, float]]] = {DEPTH: [], SAMPLES: [], BOTH: []}
     bootstrap = Bootstrap(len(played[BEST][0].right))
-    for name, line in lines.items():
-        for price, ours, theirs in zip(prices, played[name], played[BEST], strict=True):
-            lead = ours.utility(price) - theirs.utility(price)
-            line.insert(0, (float(lead.mean()), *bootstrap.interval(lead)))
+    lines = {
+        name: [
+            (float(lead.mean()), *bootstrap.interval(lead))
+            for price, ours, theirs in zip(prices, played[name], played[BEST], strict=True)
+            for lead in [ours.utility(price) - theirs.utility(price)]
+        ]
+        for name in (DEPTH, SAMPLES, BOTH)
+    }
     labels = {"xlabel": "tokens that a right answer is worth", "ylabel": f"lead over {BEST}"}
-    draw_lines(out, worths.tolist(), lines, **labels)
+    draw_lines(out, (1 / prices).tolist(), lines, **labels)
 
 
 def leads(played: Mapping[str, Sequence[Played]], prices: Floats) -> list[dict[str, Any]]:

@@ -213,11 +213,11 @@ def main(
 
 def draw(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
     """What a right answer is worth, and how far the controller for all arms leads then."""
-    by_worth = [row for row in rows[::-1] if row["price"] != MEAN]
+    priced = [row for row in rows if row["price"] != MEAN]
     others = [name for name in rows[0] if name.startswith("over ")]
-    lines = {name: [row[name] for row in by_worth] for name in others}
+    lines = {name: [row[name] for row in priced] for name in others}
     labels = {"xlabel": "cost that a right answer is worth", "ylabel": f"lead of {TOGETHER}"}
-    draw_lines(out, [1 / row["price"] for row in by_worth], lines, **labels)
+    draw_lines(out, [1 / row["price"] for row in priced], lines, **labels)
 
 
 if __name__ == "__main__":

@@ -256,10 +256,10 @@ def check_begun(out: Path, manifest: Mapping[str, Any]) -> None:
 def _begun(parts: Parts) -> dict[str, Any] | None:
     """The notes of what a directory holds; None where it holds nothing."""
     if (parts.work / _PLAN).exists():
-        return dict(Plan.read(parts).manifest)
+        return json.loads((parts.work / _PLAN).read_text())["manifest"]
     if not (parts.out / MANIFEST).exists():
         return None
-    manifest: dict[str, Any] = json.loads((parts.out / MANIFEST).read_text())
+    manifest = json.loads((parts.out / MANIFEST).read_text())
     if "recorded" not in manifest:
         raise ConfigError(
             f"{parts.out}: expected nothing there, or a recorded trace set to extend; choose "
