@@ -39,7 +39,7 @@ real: $(BIN)/allot
 		--questions $(REAL)/questions.jsonl --limit $(QUESTIONS) --samples 6 --max-new-tokens $(TOKENS) \
 		--prompt '{question} Reason step by step, and put your final answer within \boxed{}.'
 	$(BIN)/allot train --traces $(REAL)/traces --out $(REAL)/controller --steps 200000 --num-envs 256
-	$(BIN)/allot evaluate $(REAL)/controller --traces $(REAL)/traces --num-prices 4
+	$(BIN)/allot evaluate $(REAL)/controller --num-prices 4
 	$(BIN)/allot answer --controller $(REAL)/controller --small small=$(SMALL) --large large=$(LARGE) \
 		"A farmer has 3 cows and 5 hens. How many legs is that?"
 

@@ -23,14 +23,13 @@ from training.cli.flags import (
     Json,
     RayOptions,
     Setting,
-    Traces,
     argument,
     flag,
     parameter,
     taking,
     with_flags,
 )
-from training.learn.settings import ALIASES, SETTINGS, WandbMode, resolve
+from training.learn.settings import ALIASES, SETTINGS, WandbMode, learnt_from, resolve
 
 if TYPE_CHECKING:
     from controller.checkpoint import AnyCheckpoint
@@ -112,7 +111,8 @@ class EvaluateOptions:
 
     Attributes:
         controllers: checkpoints, or directories of `--seeds`; seeds are pooled.
-        traces: trace set; default: the bundled one of their granularity.
+        traces: trace set; default: the one that the first was trained on, as its run directory
+            says, else the bundled one of their granularity.
         out: directory for pictures and evaluation/, which `allot report` reads; default: the
             first one given.
         datasets: test questions of these data sets alone, `*` for anything; needs an `out` of its
@@ -160,8 +160,9 @@ def evaluate(options: EvaluateOptions) -> None:
 
     limit_threads()
     controllers = {path: load_any(path) for path in seed_directories(options.controllers)}
-    inside = next(iter(controllers.values())).granularity.name == "segments"
-    traces = read_traces(options.traces or bundled("segments/traces" if inside else "traces"))
+    (path, first), *_ = controllers.items()
+    shipped = bundled("segments/traces" if first.granularity.name == "segments" else "traces")
+    traces = read_traces(options.traces or learnt_from(path) or shipped)
     out = options.out or options.controllers[0]
     evaluation = _evaluated(options, controllers, traces, out)
     results = evaluation.results
@@ -288,7 +289,10 @@ def explain(
     controller: Annotated[
         Path, typer.Argument(help="Checkpoint.", show_default="the bundled one")
     ] = bundled("controller"),
-    traces: Traces = bundled("traces"),
+    traces: Annotated[
+        Path | None,
+        typer.Option(help="Trace set.", show_default="the one that it was trained on, or bundled"),
+    ] = None,
     out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("policy.png"),
 ) -> None:
     """Draw what a controller does, when, and at which price."""
@@ -301,7 +305,8 @@ def explain(
     limit_threads()
     checkpoint = load_checkpoint(controller)
     names = [model.name for model in checkpoint.models]
-    plot_policy(checkpoint, build_table(TraceSet.read(traces), ["test"], names), out)
+    held = TraceSet.read(traces or learnt_from(controller) or bundled("traces"))
+    plot_policy(checkpoint, build_table(held, ["test"], names), out)
     console.print(f"{out}: drawn from the test split")
 
 

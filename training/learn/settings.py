@@ -137,6 +137,12 @@ def store(config: TrainConfig, traces: Path, out: Path) -> None:
         )
 
 
+def learnt_from(run: Path) -> Path | None:
+    """The trace set that a run's settings name; None of a checkpoint without settings."""
+    path = run / STORED
+    return Path(_load(path)["traces"]) if path.exists() else None
+
+
 def _load(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text())

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from controller.checkpoint import CHECKPOINT_VERSION
+from envs.traces.format import TraceSet
 from training.compare.results import Seeds
 from training.compare.summary import summarise_seeds
 from training.learn.runs import seed_directories
@@ -79,8 +80,10 @@ def test_seeds_train_side_by_side_and_finished_ones_are_left_alone(few, allot, t
 
     results = tmp_path / "RESULTS.md"
     options = ("--num-prices", 2, "--repeats", 1, "--json", "--results", results)
-    done = allot("evaluate", tmp_path, "--traces", few, "--wandb", "disabled", *options)
+    done = allot("evaluate", tmp_path, "--wandb", "disabled", *options)
     pooled = json.loads(done.stdout)
+    splits = TraceSet.read(few).questions["split"].to_pylist()
+    assert pooled["num_questions"] == splits.count("test")
     assert np.shape(pooled["seeds"]["utility"]) == (3, 2)
     utility = [row["utility"] for row in pooled["policies"]["controller"]]
     np.testing.assert_allclose(np.mean(pooled["seeds"]["utility"], axis=0), utility)
