@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -210,6 +211,7 @@ def select_plans(
     right, cost = (np.array([getattr(p, name) for p in plans]).T for name in ("right", "cost"))
     known, new = (np.ascontiguousarray(x, np.float32) for x in (known, new))
 
+    @cache
     def chosen(price: float, leaf: int) -> tuple[NDArray[np.int64], float]:
         """The best plan of each new question, and the utility of what is picked out of bag."""
         utility = right - price * cost  # (Q, plans)
