@@ -23,6 +23,7 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
+from controller.errors import ConfigError
 from controller.policy.rules import AnyRule, On, Panel, SelfConsistency
 from controller.process.episodes import EpisodeConfig
 from controller.process.lockstep import Floats
@@ -202,6 +203,11 @@ def main(
         table = build_table(part, ("train", "validation"), names)
         process = cast(EpisodeConfig, learning_of(part).derive(table, part, config, None))
         asked = large.split(",") if large else names[-1:]
+        if not {*asked} < {*names}:
+            raise ConfigError(
+                f"large: expected some, not all, of the models {', '.join(names)}, found "
+                f"{', '.join(asked)}"
+            )
         new = build_table(part, ("test",), names)
         halves.append((played(table, process, asked), played(new, process, asked)))
     draw(halves[0][1], out)
