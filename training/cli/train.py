@@ -112,7 +112,7 @@ class EvaluateOptions:
     Attributes:
         controllers: checkpoints, or directories of `--seeds`; seeds are pooled.
         traces: trace set; default: the one that the first was trained on, as its run directory
-            says, else the bundled one of their granularity.
+            says, else one named traces beside it, else the bundled one of their granularity.
         out: directory for pictures and evaluation/, which `allot report` reads; default: the
             first one given.
         datasets: test questions of these data sets alone, `*` for anything; needs an `out` of its

@@ -137,10 +137,12 @@ def store(config: TrainConfig, traces: Path, out: Path) -> None:
         )
 
 
-def learnt_from(run: Path) -> Path | None:
-    """The trace set that a run's settings name; None of a checkpoint without settings."""
-    path = run / STORED
-    return Path(_load(path)["traces"]) if path.exists() else None
+def learnt_from(controller: Path) -> Path | None:
+    """The trace set that a run's settings name, else the one beside a checkpoint, as bundled."""
+    if (path := controller / STORED).exists():
+        return Path(_load(path)["traces"])
+    beside = controller.parent / "traces"
+    return beside if (beside / "trace.json").exists() else None
 
 
 def _load(path: Path) -> dict[str, Any]:
