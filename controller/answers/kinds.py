@@ -458,11 +458,24 @@ def _number(passage: str, how: str, *, expressions: bool = True) -> str | None:
     """The number or expression that a marked passage begins with."""
     is_stated = how == "stated"
     plain = _first(passage) if is_stated else cleaned(passage)
+    if exact := _exact(_maths(passage) if is_stated else passage):
+        return exact
     is_factorial = not is_stated and "!" in plain
     number = None if is_factorial else number_at_start(plain)
     if number is not None or not expressions:
         return number
     return expression(_maths(passage) if is_stated else passage) or expression(plain)
+
+
+def _exact(passage: str) -> str | None:
+    """What is rounded in a passage, "25π ≈ 78.54", if no number is: a root, a logarithm, π."""
+    left, rounded, _ = passage.replace("\\approx", "≈").partition("≈")
+    found = expression(_OF_UNIT.sub("", left.rpartition("=")[2])) if rounded else None
+    return found if found and _IRRATIONAL.search(found) else None
+
+
+_OF_UNIT = re.compile(r"(?:\s|\\[a-z]{4,6}\{)\s?(?:[a-zA-Z]{2,12}|m)[²³}]?(?:\^[23])?\s*\Z")
+_IRRATIONAL = re.compile(r"π|√|pi\b|sqrt|\\l(?:n|og)\b|e\^")
 
 
 def _number_first(text: str) -> str | None:

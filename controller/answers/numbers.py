@@ -18,6 +18,15 @@ _DIGITS, _MOST_DIGITS = 40, 1000
 _WHOLE = 10**_DIGITS
 """Below it whole numbers are spelled without decimal arithmetic, which takes ten times as long."""
 
+_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_MILLIONS = "mio millionen millones milhões milioni млн миллионов миллиона"
+_MILLIARDS = "mrd milliarden milliard miliardi bilhões млрд миллиардов"
+_ALL_SCALES = {**_SCALES, "hundred": 100, "lakh": 10**5, "crore": 10**7}
+_ALL_SCALES |= dict.fromkeys("mil mille tausend тыс тысяч тысячи".split(), 10**3)
+_ALL_SCALES |= dict.fromkeys(_MILLIONS.split(), 10**6) | dict.fromkeys(_MILLIARDS.split(), 10**9)
+_MONEY_SCALES = {"M": 10**6, "B": 10**9}
+_SIGNED_SCALES = dict.fromkeys("万萬만", 10**4) | dict.fromkeys("억億亿", 10**8) | {"k": 10**3}
+
 _CURRENCY = (
     r"(?:[A-Z]{0,2}[$€£¥₹₩₽₺₦₱₫฿₪]"
     r"|(?:USD|EUR|GBP|CHF|JPY|CNY|INR|CAD|AUD|BRL|RUB|RMB|Rs|Fr|RM|kr|Ksh)\.?\ )\ ?"
@@ -28,12 +37,14 @@ _RUN = rf"""
     (?P<mixed>\ {{1,2}}(?:and\ )?\d{{1,4}}/\d{{1,4}}(?![\d/]))?
     (?P<e>[eE][-+]?\d{{1,4}}(?!\w)
       |\s?[x×*·]\s?10\s?(?:\^|\*\*)\s?[{{(]?\s?(?P<power>[-+]?\d{{1,4}})[}})]?)?
-    (?:(?P<scale>\ (?i:hundred|thousand|million|billion|trillion|lakh|crore)s?\b)
+    (?:\ ?(?P<scale>(?<=\ )(?i:{"|".join(_ALL_SCALES)})s?\b|[万萬만억億亿])
       |(?P<k>[kMB])(?!\w))?
 """
 _ANYWHERE = re.compile(rf"(?<![\w.,/^\\-])(?<![\W\d_]:)(?<![\w^}}]{{){_RUN}", re.VERBOSE)
 _OF_SUMS = re.compile(r"\A(([$€£])\d[\d.,]{0,20}) ?/ ?\2(?=\d[\d.,]{0,20}\Z)")
 """Money over money, alone: elsewhere it may be two prices."""
+_OWED = re.compile(r"\A(?:\(([$€£])|([$€£])\()(?=\d[\d.,]*\)\W*\Z)")
+"""Money in brackets, alone: bookkeepers' minus."""
 _PLAIN = re.compile(r"\d+(?:\.\d*)?|\.\d+")
 _AMOUNT = re.compile(r"[-+]?\$?(?:\d[\d,]*\.?\d*|\.\d+)%?")
 _GROUPED = re.compile(
@@ -41,12 +52,12 @@ _GROUPED = re.compile(
 )
 _POINTS = re.compile(r"\d{1,3}(?:\.\d{3})+,\d+|\d{1,3}(?:\.\d{3}){2,}|\d{1,3}(?: \d{3})+,\d+")
 _COMMA = re.compile(r"\d+,\d{1,2}|0,\d+")
+_THOUSANDS = re.compile(r"[1-9]\d{0,2}\.\d{3}")
+_POINTED = re.compile(r"\s?(?:€|EUR\b|[Ee]uros?\b|kr\b|лв|₺|TL\b|reais\b)(?!\s?/)")
+"""Money whose thousands stand before points, and that has no thousandths."""
 _PAIR = re.compile(r"(?:\d+,\d{1,2}|0,\d+)\s?[)\]]")
 """What follows an opening bracket where a comma parts two numbers, not a number's digits."""
 _RATIO = re.compile(r"(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")
-_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_ALL_SCALES = {**_SCALES, "hundred": 100, "lakh": 10**5, "crore": 10**7, "k": 10**3}
-_MONEY_SCALES = {"M": 10**6, "B": 10**9}
 
 MONTHS = (
     "jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|"
@@ -61,7 +72,8 @@ _NOT_ALONE = re.compile(
     |\ (?:squared|cubed)\b|\ (?:and\ (?:an?\ )?)?(?:{_PART_WORDS})\b
     |\ (?:in|out\ of)\ \d+\W*$|/[a-z]\b(?<!/[hs])
     |\s*[-–×*·/+÷]\s?[({{\\]|[-–×*·+÷][a-z]|\s?[×*·+÷]\s?[a-z]\b|\(\ ?[a-z]  # formulas
-    |[a-z](?![a-z/²³\d^])(?<![gmlshkLNJWVCFK])|[a-z]{{1,3}}\d          # variables""",
+    |[a-z](?![a-z/²³\d^])(?<![gmlshkLNJWVCFK])|[a-z]{{1,3}}\d          # variables
+    |\ (?-i:[xyznpqr])(?=[\s^+*/=)}},.]|$)""",
     re.VERBOSE | re.IGNORECASE,
 )
 _FUNCTION_WORDS = (
@@ -127,6 +139,7 @@ _WORDS: dict[str, int] = {word: value for value, word in enumerate(_UNITS.split(
 _WORDS |= {word: 10 * value for value, word in enumerate(_TENS.split(","), start=2)}
 _WORDS |= {"hundred": 100, **_SCALES}
 _WORD = "|".join(sorted(_WORDS, key=len, reverse=True))
+_WORDS |= {"a": 1}
 _OF = re.compile(
     rf"(?: \w+)?,?\s(?:or|(?<=, )(?:{_WORD}))\b|\s(?:of|and|to|in(?! total| all))\b|-|/",
     re.IGNORECASE,
@@ -134,7 +147,7 @@ _OF = re.compile(
 _PARTS = {"hal": 2, "thi": 3, "qua": 4, "fou": 4, "fif": 5, "six": 6, "eig": 8, "ten": 10}
 _SPELT = re.compile(
     rf"""(?P<sign>(?:minus|negative)\ )?(?P<a>a\ (?=hundred|thousand|million|billion))?
-    (?P<words>(?:{_WORD})(?:
+    (?P<words>(?:{_WORD}|an?(?=\ (?:half|third|quarter|fifth|tenth)\W*\Z))(?:
       (?:[ -]|\ and\ |(?<=(?:usand|llion)),\ (?=[a-z]{{3,5}}\ hundred))(?:{_WORD}))*)\b
     (?:(?:(?<=hundred)|(?<=thousand)|(?<=million))\ and\ (?P<rest>\d{{1,2}})\b(?![.,:/]\d))?
     (?:[ -](?P<part>{_PART_WORDS})\b)?
@@ -182,7 +195,7 @@ def number_at_start(passage: str) -> str | None:
     >>> number_at_start("12:30"), number_at_start("2 hours 30 minutes"), number_at_start("3, 5")
     (None, None, None)
     """
-    passage = _OF_SUMS.sub(r"\1/", passage.strip())
+    passage = _OWED.sub(r"-\1\2", _OF_SUMS.sub(r"\1/", passage.strip()))
     if passage.isdecimal() and len(passage) <= _DIGITS:
         return str(int(passage))
     head = _head(passage)
@@ -303,7 +316,9 @@ def _value(found: re.Match[str], passage: str) -> str | None:
     if sign and (_OPERAND.search(before) or (len(sign) > 1 and word and word[1] not in _VERBS)):
         return None
     is_head = not before.strip() or bool(found["money"] or _MEASURED.match(after))
-    value = _run_value(found["run"], free=not is_head)
+    pointed = (found["money"] or "").strip() in ("€", "R$", "EUR", "kr") or _POINTED.match(after)
+    run = found["run"].replace(".", "") if pointed and _THOUSANDS.fullmatch(found["run"]) else None
+    value = _run_value(run or found["run"], free=not is_head)
     if value is None:
         return None
     if found["mixed"]:
@@ -319,7 +334,13 @@ def _value(found: re.Match[str], passage: str) -> str | None:
     if scale := (found["scale"] or found["k"] or "").strip():
         if scale in _MONEY_SCALES and not found["money"]:
             return None
-        value *= _MONEY_SCALES.get(scale) or _ALL_SCALES[scale.lower().rstrip("s")]
+        word = scale.lower()
+        value *= (
+            _MONEY_SCALES.get(scale)
+            or _SIGNED_SCALES.get(scale)
+            or _ALL_SCALES.get(word)
+            or _ALL_SCALES[word.rstrip("s")]
+        )
     negative = sign[:1] not in ("", "+") or found["inner"] == "-"
     return spelling(-value if negative else value)
 

@@ -364,6 +364,7 @@ _OTHER = re.compile(
     |\b\d{{1,2}}(?:st|nd|rd|th)?\ (?:of\ )?(?:{MONTHS})\b(?:,?\ \d{{4}}\b)?
     |\b(?:{MONTHS})\ \d{{4}}\b|\b1[5-9]\d0s\b|\b20\d0s\b
     |\bnot\ [$€£]?[\d.,]{{0,20}}\d(?:\ but\b)?                                # "not 19 but 20"
+    |\b(?:instead\ of|rather\ than|up\ from|down\ from)\ [$€£]?[\d.,]{{0,20}}\d%?
     |,\ (?:which\ (?:is|was)\ )?[$€£]?[\d.,]{{0,20}}\d%?(?:\ \w+){{0,2}}      # "12, 5 more than"
       \ (?:more|less|\w+er)\ than\b(?:[^,;]|,(?=\d))*
     |,\ (?:who|which\ ha\w+|(?:al)?though|but\ if|unless)\b(?:[^,;]|,(?=\d))*
@@ -378,6 +379,8 @@ _TOLD = re.compile(r"[^\W\d]\s?[:=]\s?[$€£]?-?\d")
 _BOTH = re.compile(
     r"\b(?:is|are|has|have)\s[$€£]?-?\d[^,;.=]{0,30}\band\b"
     r"[^,;.=\d]{1,30}\b(?:is|are|has|have)\s[$€£]?-?\d"
+    r"|\b[A-Z][a-z]+:?\s(?:[a-z]+\s){0,2}[$€£]?\d[^.;=]{0,40}(?:,|\band)\s(?:and\s)?"
+    r"[A-Z][a-z]+:?\s(?:[a-z]+\s){0,2}[$€£]?\d[\d.,]{0,20}(?:\s\w+)?\W*$"
 )
 _LABELLED = re.compile(r"\W*\w+(?:\ \w+){0,2}\ ?[:=)]\s?[$€£]?-?\d[^=]*", re.VERBOSE)
 _PROCEEDS = re.compile(
@@ -414,10 +417,11 @@ NO_ANSWER = re.compile(
     |\b(?:not\ enough|\w+n['’]t\ (?:\w+\ )?enough|insufficient|more|further)\ (?:information|data)
     |\bno\ idea\b|\bdon['’]?t\ (?:know|have\ access)
     |\bplease\ (?:provide|tell|give|clarify|specify)|\bcould\ you\b|\bdepends\ on\b
-    |\b(?:no|not\ an?)\ (?:correct\ )?answer\b|\bnot\ (?:given|specified|provided)\b""",
+    |\b(?:no|not\ an?)\ (?:correct\ )?answer\b|\bno\ (?:\w+\ )?solutions?\b|\bdiverges?\b
+    |\b(?:not|n['’]t)\ exist\b|\bas\ an\ AI\b|\A\W*not\b(?!.*\bbut\b)|\bnot\ (?:given|specified|provided)\b""",
     re.VERBOSE | re.IGNORECASE,
 )
-_CLAUSE = re.compile(r"[,;(]\s*(?:so|thus|hence|therefore|which is|i\.e\.,?|giving|making)\s")
+_CLAUSE = re.compile(r"[,;(]\s*(?:so|thus|hence|therefore|which is(?=\s\D?\d)|i\.e\.,?|giving|making)\s")
 _SO = re.compile(r"[,;]\s(?:and\s)?(?:so|thus|hence|therefore)\s(?=.*\d)")
 _GIVEN = re.compile(
     r"\A(?:(?:so|thus|hence|therefore),? )?(?:since|because|as|if|when|after|before|(?:out )?of"
@@ -428,7 +432,7 @@ _GIVEN = re.compile(
 _ENUMERATOR = re.compile(
     r"\A\s*(?:#{1,6}\s+)?(?:step\s\d+\W|\d{1,3}[.)]\s|[-*•]\s)\s*", re.IGNORECASE
 )
-_SENTENCE = re.compile(r"(?<=[.!?])(?<!\d[.!?])\s+|(?<=\d[.!?])\s+(?=[A-Z])|\n")
+_SENTENCE = re.compile(r"(?<=[.!?])(?<!\d[.!?])(?<!\b(?:Mio|Mrd)\.)(?<!\bRs\.)\s+|(?<=\d[.!?])\s+(?=[A-Z])|\n")
 _UNFINISHED = re.compile(r"\w\s*$")
 _CUT = re.compile(r"[^\W\d]\D{0,3}\s[-$€£]?\d[\d.,]*$")
 _LONG_SENTENCE = 60

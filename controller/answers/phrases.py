@@ -52,6 +52,7 @@ _STRUCK = re.compile(r"~~[^~\n]{1,200}~~|<<[^<>\n]{1,80}>>(?=\s?[-$\d])")
 _HEADING = re.compile(r"^\s{0,3}#{1,6}\s(?=.*\S)", re.MULTILINE)
 _AND_A_HALF = re.compile(r"(?<=\d) and an? half\b")
 _SPACED = re.compile(r"(?<=\d) (/) (?=\d)|(?<== )([-–—]) (?=\d)")
+_ONLY = re.compile(r"(?<=\d)/-(?![\w.])")
 _LINKED = re.compile(r"\[([^\[\]\n]{1,100})\]\(https?:[^()\s]{1,200}\)|==([^=\n]{1,100})==")
 _FENCE = re.compile(r"^\s{0,3}```\w*[ \t]*$", re.MULTILINE)
 
@@ -92,6 +93,8 @@ def cleaned(passage: str) -> str:
         passage = _AND_A_HALF.sub(" 1/2", passage)
     if " / " in passage or "= " in passage:
         passage = _SPACED.sub(r"\1\2", passage)
+    if "/-" in passage:
+        passage = _ONLY.sub("", passage)
     if "*" in passage or "_" in passage or "`" in passage or "=" in passage or "~" in passage:
         passage = _SLANTED.sub(r"\2", _BOLD.sub("", _STRUCK.sub("", passage)))
         passage = _LINKED.sub(r"\1\2", passage)
