@@ -52,7 +52,7 @@ _LISTED = re.compile(
     r"(?:((?:\A|[.!?]\s)(?:(?:So|Thus|Therefore),? )?[Tt]he(?: [\w-]+){1,5}?"
     r" (?:are|(?<=order )is|(?<=list )is)"
     r"|(?:\A|[.!?]\s)(?:Les|Die|Los|Las|Le|I|Os|As)(?: [\w-]+){1,5}? (?:sont|sind|son|sono|são))"
-    r"|\b(?:is|are)\b):?\s+(?=\S)|:\s+(?=\S)"
+    r"|\b(?:is|are)\b)(?: at)?:?\s+(?=\S)|:\s+(?=\S)"
     r"|(?<=[\u3040-\u9fff]):\s?(?=\S)"
 )
 _WITHIN = re.compile(r"[^(),]+")
@@ -90,7 +90,7 @@ _FORMULA = re.compile(
     r"(?:\*\*)?[.!]?\s*\Z"
 )
 _PARTS = re.compile(
-    r"(?m)^\W*(?:\(?a\)|part (?:a|1)\b)(?:.|\n)*^\W*(?:\(?[b-f]\)|part [b-f2-6]\b)[^\n]*\s*\Z",
+    r"(?m)^\W*(?:\(?a\)|part (?:a|1)\b)(?:.|\n)*^\W*(?:\(?[b-f]\)|part [b-f2-6]\b)[^\n]*\w[^\n]*\Z",
     re.IGNORECASE,
 )
 _TITLE = re.compile(r"\A#{1,6} .*\n\s*(?=\S)")

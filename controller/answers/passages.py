@@ -97,17 +97,21 @@ _SHORT = re.compile(
     re.IGNORECASE,
 )
 _ELSEWHERE = re.compile(
-    rf"""(?:\b(?:antwort|antwoord|lösung|ergebnis|réponse|respuesta|resposta|risposta|ответ|jawaban|cevap
-      |(?:opci[oó]n|opção|alternativa)(?=\ corre)|odpowiedź|đáp\ án|الإجابة|الجواب)
-      |答案|答え|正解|答|답변?|उत्तर)
-    (?:\ (?:finale?|corre\w+|exacte|yang\ benar))?{_MARKS}\s?
-    (?:(?:ist|lautet|est|es|é|è|is|adalah|to|là)\b(?:\ (?:de|la|le)\b)?
-      |[:：=]|\ ?[—–]\ |应?[是为為选選は]|[은는]|هي|(?=\ ?[-\d]))""",
+    rf"""(?:\b(?:antwort|antwoord|svaret|vastaus|odpověď|lösung|ergebnis|réponse|respuesta|resposta|risposta|ответ|jawaban|cevap
+      |(?:opci[oó]n|opção|alternativa)(?=\ corre)|odpowiedź|đáp\ án|الإجابة|الجواب|תשובה|απάντηση|відповідь|उत्तर|คำตอบ)
+      |答案|答え|正解|答|답변?)
+    (?:\ (?:finale?|corre\w+|exacte|yang\ benar|đúng(?:\ là)?|الصحيحة))?{_MARKS}\s?
+    (?:(?:ist|lautet|est|es|é|è|is|är|je|on|είναι|adalah|to|là)\b
+      (?:,?\ (?:donc|also|daher|somit|por\ (?:lo\ )?tanto|entonces|portanto|quindi|dus|zatem)\b,?)?
+      (?:\ (?:de|la|le)\b)?
+      |[:：=]|\ ?[—–]\ |应?[是为為选選は]|[은는]|هي|คือ|(?=\ ?(?:[-\d]|[A-H]\b)))""",
     re.IGNORECASE | re.VERBOSE,
 )
 _OPENS = re.compile(
     r"(?:[*_](?=\s))?(?:[\s:`|]|[=-]{3,}(?=\s*\n)|\n>\s|\*\*+\s*|__+|[*_]+(?=\s*\n))*"
 )
+_SHOWN = re.compile(r"(?<=\w)[:,]?\s*\n\s*(?=\$\$|\\\[)")
+"""Where a sentence goes on in a formula on lines of its own."""
 _IS_BEHIND = re.compile(r"\s?(?:입니다|이다|です|である)(?=(?:が|ので|ね|よ)?(?:\W|\Z))")
 """Languages that put "is" behind what they state."""
 _TOLD_FIRST = re.compile(r"[^\w\n]*(?:\d(?!\d?[.)]\s)|[A-Za-z](?=[).:]|\W*\Z))")
@@ -198,6 +202,11 @@ def marked(text: str) -> Iterator[tuple[str, str]]:
     >>> list(marked(r"It is \boxed{\frac{1}{2}}. The answer is 0.5."))
     [('boxed', '\\frac{1}{2}'), ('stated', '0.5.')]
     """
+    last = max(map(text.rfind, _BOXES))
+    if last >= 0 and (taken_back := _CORRECTED.search(text, last)):
+        for at, content in _statements(text):
+            if at > taken_back.end():
+                yield "stated", content
     for content in _boxes(text):
         yield "boxed", _restated(content)
     if _OPEN_TAG.search(text):
@@ -333,7 +342,7 @@ def _following(text: str, start: int) -> str:
     markup = _OPENS.match(passage)
     plain = passage[markup.end() if markup else 0 :]
     is_new_line = "\n" in text[start - 1 : start + len(passage) - len(plain)]
-    plain = _IS_BEHIND.split(plain, maxsplit=1)[0] or plain
+    plain = _IS_BEHIND.split(_SHOWN.sub(" ", plain), maxsplit=1)[0] or plain
     plain = plain.partition("\n\n")[0] if len(plain) > _SHORT_PASSAGE else plain
     return "\n" + plain if is_new_line else plain
 

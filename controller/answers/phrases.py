@@ -200,7 +200,7 @@ _ADVICE = re.compile(
     re.IGNORECASE,
 )
 """What says of what follows that it matters, not that it is the answer."""
-_ARTICLE = re.compile(r"(?:the|an?)\s+(?=\w)")
+_ARTICLE = re.compile(r"(?:the|an?)\s+(?=\w)(?!(?:and|or)\b)")
 _BULLET = re.compile(r"(?m)^\s*(?:[-*•]|\d{1,3}[.)]|[a-z]\))\s+")
 _BRACKETS = {"[": "]", "(": ")", "{": "}", "<": ">"}
 _SEPARATOR = re.compile(r"[;\n]|,|\s(?:and|or|&|und|et|и)\s|\s[ye]\s(?=-?\d)")
@@ -278,7 +278,7 @@ def items_of(passage: str) -> list[str]:
     starts = [0, *(found.end() for found in marks)]
     ends = [*(found.start() for found in marks), len(passage)]
     parts = [passage[a:b].strip() for a, b in zip(starts, ends, strict=True)]
-    parts = [re.sub(r"^(?:and|or)\s+", "", part).strip(EDGES) for part in parts]
+    parts = [re.sub(r"^(?:and|or|then|finally)\s+", "", part).strip(EDGES) for part in parts]
     return [part for part in parts if part]
 
 
@@ -332,8 +332,8 @@ _FURTHER = re.compile(
 _FIRST = re.compile(r"[\s\W]{0,4}(?:[A-Z]|(?<=\()[a-z])(?!\w)")
 _NAMED = (
     re.compile(
-        r"(?i:option|choice|letter|answer|alternativa|opción|antwort)(?: is)?[ :,*]{1,4}\(?"
-        r"([A-Z])(?![\w'’/&-])(?! (?!is\b|ist\b|es\b|est\b)[a-z])"
+        r"(?i:option|choice|choix|letter|answer|alternativa|opción|réponse|antwort)(?: is| est)?[ :,*]{1,4}\(?"
+        r"([A-Z])(?![\w'’/&-])(?! (?!is\b|ist\b|es\b|est\b|wählen|nehmen)[a-z])"
         r"|(?i:option|choice|answer)(?: is)? [\"'‘“]([A-Za-z])[\"'’”]"
         r"|\(([A-Z])\)|\[\[([A-Z])\]\]|\*\*\(?([A-Z])[.)]?(?:\*\*| )"
         r"|[选選](?:[择擇项項]|[项項][是为]|択肢)?\s?[:：]?\s?\(?([A-Z])(?![A-Za-z]|\)?\s?(?:不|错|錯|是错))"
@@ -341,14 +341,15 @@ _NAMED = (
     ),
     re.compile(
         rf"(?<![\w'’])\(?([A-HJ-Z])[).:]?(?:\ (?:(?!\b[A-Z]\b)[^.\n]){{1,60}}?)?"
-        rf"\ (?:is|seems|looks|must\ be|would\ be)\ {_RIGHT}",
+        rf"\ (?:(?:is|seems|looks|must\ be|would\ be)\ {_RIGHT}|ist\ richtig\b"
+        r"|(?:is|fits|matches|works)\ (?:a\ )?(?:better|stronger|best)\b(?!\ than))",
         re.VERBOSE,
     ),
     re.compile(
         r"\b(?i:therefore|thus|hence|so|is|it's|(?<!could\ )(?<!might\ )be|with|for|towards?|choose"
-        r"|pick|select|definitely|probably|likely|leaves|leaving|say|guess|response|answer['’]s"
-        r"|corresponds\ to|matches)[,:]?[ *]{1,3}(?:option\ |choice\ )?\(?([A-HJ-Z])\)?\**"
-        r"(?:[.!]?\s*$|;\s|,?\ (?:since|because|as)\b)"
+        r"|für|auf|choisis|elijo|escolho|scelgo|kies|ist|c['’]est|pick|select|definitely|probably|likely|leaves|leaving|say|guess|response|answer['’]s"
+        r"|corresponds\ to|matches)[,:]?[ *]{1,3}(?:option\ |choice\ |la\ )?\(?([A-HJ-Z])\)?\**"
+        r"(?:[.!]?\s*$|;\s|,?\ (?:since|because|as|though|although)\b)"
         r"|\b(?:is|are):?\ \(?([A-HJ-Z])\)(?=\ [^\n]{1,60}$)"
         r"|(?<!ot\ )\b(?i:only)\ (?:option\ )?\(?([A-HJ-Z])\)?\ (?!is\b)[a-z]{2,}s\b"
         r"|\bnot\ \(?[A-Z]\)?,?\ but\ \(?([A-HJ-Z])(?![\w'’])|\b([A-HJ-Z])\ it\ is\b"
@@ -366,7 +367,7 @@ _IS_RIGHT = re.compile(
 _YES_NO = re.compile(
     r"((?:ja|nein|oui|non|s[ií]|sim|não|tak|nie|да|нет|是的?|不是|はい|いいえ|네|아니요)"
     r"(?=[*]{0,3}(?:[.,!;:，。、]|$))|(?:yes|no|true|false)\b(?=[*]{0,3}(?:[.,!;:\s–—-]|$)))"
-    r"(?!\.? (?:one|matter|more|idea|answer|solution|information|way|such|need|problem|doubt)\b)"
+    r"(?!\.? (?:one|matter|more|idea|answer|(?:\w+ )?solutions?|information|way|such|need|problem|doubt)\b)"
     r"(?!\.? \d)",
     re.IGNORECASE,
 )
