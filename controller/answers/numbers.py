@@ -86,7 +86,7 @@ _MEASURED = re.compile(rf"\s?(?:[€%°]|EUR\b)|\s(?!(?:and|or|to)\b){_NOUN}\b")
 _LINK = re.compile(
     rf"""(?!\ ?(?:%|percent\b)\ of\b)\ ?[%°$€£¥₹'"′″]?
     (?:\ ?{_NOUN}(?:\^?[23])?\.?)?[)\]]?  # unit
-    (?:\s*(?:,|;|[-–—/|×*+÷±·<>≤≥→x]|\+/-|->|=>
+    (?:\s*(?:,(?:\s*(?:\.\.\.|…|\\[lc]?dots)\s*,?)?|;|[-–—/|×*+÷±·<>≤≥→x]|\+/-|->|=>
        |,?\s(?:and|or|nor)\s|\s(?:to|by|of|through)\s
        |\s(?:over|versus|vs\.?|plus|minus|times|remainder|rem\.?|R|r\.?|until)\s)\s*
       [(\[{{$€£¥₹]? | :|\ :\ |\ (?:and\ )?|R|r)

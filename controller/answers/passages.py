@@ -373,10 +373,10 @@ _OTHER = re.compile(
     |\b\d{{1,2}}(?:st|nd|rd|th)?\ (?:of\ )?(?:{MONTHS})\b(?:,?\ \d{{4}}\b)?
     |\b(?:{MONTHS})\ \d{{4}}\b|\b1[5-9]\d0s\b|\b20\d0s\b
     |\bnot\ [$€£]?[\d.,]{{0,20}}\d(?:\ but\b)?                                # "not 19 but 20"
-    |\b(?:instead\ of|rather\ than|up\ from|down\ from)\ [$€£]?[\d.,]{{0,20}}\d%?
+    |\b(?:instead\ of|rather\ than)\ [$€£]?[\d.,]{{0,20}}\d%?
     |,\ (?:which\ (?:is|was)\ )?[$€£]?[\d.,]{{0,20}}\d%?(?:\ \w+){{0,2}}      # "12, 5 more than"
       \ (?:more|less|\w+er)\ than\b(?:[^,;]|,(?=\d))*
-    |,\ (?:who|which\ ha\w+|(?:al)?though|but\ if|unless)\b(?:[^,;]|,(?=\d))*
+    |,\ (?:who|which\ ha\w+|which\ is\ enough|(?:al)?though|but\ if|unless)\b(?:[^,;]|,(?=\d))*
     |\b(?:at|when|for|where|if|with)\ [a-z]\s?=\s?-?[\d./]{{1,20}}           # conditions""",
     re.VERBOSE | re.IGNORECASE,
 )
@@ -427,10 +427,10 @@ NO_ANSWER = re.compile(
     |\bno\ idea\b|\bdon['’]?t\ (?:know|have\ access)
     |\bplease\ (?:provide|tell|give|clarify|specify)|\bcould\ you\b|\bdepends\ on\b
     |\b(?:no|not\ an?)\ (?:correct\ )?answer\b|\bno\ (?:\w+\ )?solutions?\b|\bdiverges?\b
-    |\b(?:not|n['’]t)\ exist\b|\bas\ an\ AI\b|\A\W*not\b(?!.*\bbut\b)|\bnot\ (?:given|specified|provided)\b""",
+    |\b(?:not|n['’]t)\ exist\b|\bas\ an\ AI\b|\A\W*not\ (?:something|possible|clear|known)\b|\bnot\ (?:given|specified|provided)\b""",
     re.VERBOSE | re.IGNORECASE,
 )
-_CLAUSE = re.compile(r"[,;(]\s*(?:so|thus|hence|therefore|which is(?=\s\D?\d)|i\.e\.,?|giving|making)\s")
+_CLAUSE = re.compile(r"[,;(]\s*(?:so|thus|hence|therefore|which is|i\.e\.,?|giving|making)\s")
 _SO = re.compile(r"[,;]\s(?:and\s)?(?:so|thus|hence|therefore)\s(?=.*\d)")
 _GIVEN = re.compile(
     r"\A(?:(?:so|thus|hence|therefore),? )?(?:since|because|as|if|when|after|before|(?:out )?of"
@@ -441,7 +441,9 @@ _GIVEN = re.compile(
 _ENUMERATOR = re.compile(
     r"\A\s*(?:#{1,6}\s+)?(?:step\s\d+\W|\d{1,3}[.)]\s|[-*•]\s)\s*", re.IGNORECASE
 )
-_SENTENCE = re.compile(r"(?<=[.!?])(?<!\d[.!?])(?<!\b(?:Mio|Mrd)\.)(?<!\bRs\.)\s+|(?<=\d[.!?])\s+(?=[A-Z])|\n")
+_SENTENCE = re.compile(
+    r"(?<=[.!?])(?<!\d[.!?])(?<!\b(?:Mio|Mrd)\.)(?<!\bRs\.)\s+|(?<=\d[.!?])\s+(?=[A-Z])|\n"
+)
 _UNFINISHED = re.compile(r"\w\s*$")
 _CUT = re.compile(r"[^\W\d]\D{0,3}\s[-$€£]?\d[\d.,]*$")
 _LONG_SENTENCE = 60

@@ -21,6 +21,7 @@ _COLOURED = re.compile(
     r"\\(?:(?:text)?color|pmod)\s?\{[^{}]{0,20}\}"
     r"|\\(?:tiny|small|normalsize|large|Large|LARGE|huge|Huge)(?![a-zA-Z])"
 )
+_MATRIX = re.compile(r"\\begin\{[pbBvV]matrix\}((?:(?!\\begin).){1,400}?)\\end\{[pbBvV]matrix\}")
 _PART = r"\{\s*([^{}]*?)\s*\}"
 _FRACTION = re.compile(rf"([-+]?)(\d?)\\[dtc]?frac\s?(?:{_PART}\s?{_PART}|(\d)(\d))")
 _OF_FRACTION = re.compile(r"(-?)(\d+(?:\.\d+)?)")
@@ -34,7 +35,7 @@ _TEX_SPELLED = {
     "implies": "=", "Rightarrow": "=", "to": "→", "rightarrow": "→", "ge": "≥", "geq": "≥",
     "le": "≤", "leq": "≤", "pm": "±", "mp": "±", "ne": "≠", "neq": "≠", "lt": "<", "gt": ">",
     "in": "∈", "pounds": "£", "euro": "€", "yen": "¥", "therefore": "", "emptyset": "∅",
-    "varnothing": "∅", "blacksquare": "", "square": "", "checkmark": "",
+    "varnothing": "∅", "cup": "∪", "cap": "∩", "infty": "∞", "blacksquare": "", "square": "", "checkmark": "",
     "(": "", ")": "", "[": "", "]": "", "!": "", ",": " ", ";": " ", ":": " ", " ": " ",
 }  # fmt: skip
 
@@ -104,12 +105,18 @@ def cleaned(passage: str) -> str:
 
 
 def _latex(passage: str) -> str:
-    passage = _COLOURED.sub("", passage)
+    passage = _MATRIX.sub(_rows, _COLOURED.sub("", passage))
     for _ in range(3):
         passage, count = _WRAPPED.subn(r"\1", passage)
         if not count:
             break
     return _TEX.sub(_command, _FRACTION.sub(_fraction, passage))
+
+
+def _rows(found: re.Match[str]) -> str:
+    """The rows of a matrix, each in brackets, in brackets."""
+    rows = [" ".join(row.replace("&", " , ").split()) for row in found[1].split("\\\\")]
+    return f"[{', '.join(f'[{row}]' for row in rows if row)}]".replace(" ,", ",")
 
 
 def _fraction(found: re.Match[str]) -> str:
@@ -205,7 +212,10 @@ _BULLET = re.compile(r"(?m)^\s*(?:[-*•]|\d{1,3}[.)]|[a-z]\))\s+")
 _BRACKETS = {"[": "]", "(": ")", "{": "}", "<": ">"}
 _SEPARATOR = re.compile(r"[;\n]|,|\s(?:and|or|&|und|et|и)\s|\s[ye]\s(?=-?\d)")
 _ARROW = re.compile(r"\s(?:→|->)\s")
-_UNSPACED = re.compile(r"(?<=\d),(?=-?\d)")
+_UNSPACED = re.compile(r" ?, ?")
+_UNQUOTED = re.compile(r"(?<!\w)['\"]|['\"](?!\w)")
+_RELATED = re.compile(r"(?<!-) ?([<>]=?|[≤≥=∈∪∩]) ?")
+_ONE_LETTER = re.compile(r"[^a-z]*(?:[a-z]|∞|∪)[^a-z]*")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 EMPTY = ("[]", "{}", "()", "∅", "\\{\\}")
 
@@ -245,7 +255,9 @@ def short_text(text: str) -> str | None:
     """
     words = " ".join(unicodedata.normalize("NFKC", text).casefold().split()).strip(EDGES)
     if words[:1] in _BRACKETS:
-        words = _UNSPACED.sub(", ", words)
+        words = _UNQUOTED.sub("", _UNSPACED.sub(", ", words))
+    if _ONE_LETTER.fullmatch(words):
+        words = _RELATED.sub(r" \1 ", words)
     while len(words) > 2 and _encloses(words):
         words = words[1:-1].strip(EDGES)
     return _ARTICLE.sub("", words, count=1) if _ARTICLE.match(words) else words or None
@@ -314,12 +326,12 @@ _LETTER = re.compile(
     rf"""(?:(?:the|so|therefore|thus|hence),?\ )?(?:correct\ )?
     (?:(?:option|choice|letter|answer|opci[oó]n|opção|alternativa|letra|lettera|lettre|réponse)\b
       :?\ ?)?
-    (?:[\[({{"']{{1,2}}(?P<bracketed>[A-Za-z])[.]?[\])}}"']{{1,2}}(?![\w*])
+    (?:[\[({{"'“‘«]{{1,2}}(?P<bracketed>[A-Za-z])[.]?[\])}}"'”’»]{{1,2}}(?![\w*])
     | (?-i:(?P<marked>[A-Z])\s?[.):](?=\s|\Z|[A-Za-z*]{{3}}|[,.]))
     | (?-i:(?P<dashed>[A-HJ-Z])(?:\ [–—-]|,)(?=\ \w{{2}}))
     | (?-i:(?P<small>[a-z])[.)](?=\s|[.,]?\Z))
     | (?-i:(?P<alone>[A-Z])(?=[ ]*(?:\Z|\n|because\b|since\b|as\b|[.,;!]\s|[.,;!]\Z)|[*_]))
-    | (?-i:(?P<plain>[B-HJ-Z])(?=\ [A-Za-z(]|,|\s[{_IDEOGRAPHS}]))
+    | (?-i:(?P<plain>[B-HJ-Z])(?=\ (?:[^\W\d]|\()|,|\s[{_IDEOGRAPHS}]))
     | (?-i:(?P<judged>[A-Z])(?=\ (?:is|was|would\ be|must\ be)\ {_RIGHT})))
     (?!\ {_WRONG})""",
     re.VERBOSE | re.IGNORECASE,

@@ -184,6 +184,12 @@ def test_equal_answers(kind, one, other, same):
     assert first_same(kind, other, ["nothing", one]) == (one if same else other)
 
 
+def test_two_numbers_are_no_decimal_comma():
+    auto = answer_kind("auto")
+    assert is_right(auto, "-2, 1", "-2,1")
+    assert is_right(auto, "3.5", "3,5")
+
+
 def test_references_may_be_worked_solutions():
     number = answer_kind("number")
     assert is_right(number, "72", "48 + 24 = <<48+24=72>>72\n#### 72")
