@@ -41,7 +41,8 @@ from controller.errors import ConfigError
 
 _SETTLED = re.compile(r"-?\d+(?:\.\d+|/\d+)?")
 _VERB = re.compile(
-    r"\b(?:is|are|was|were|has|have|equals|let|cannot|does|did|ist|sind|est|sont|è|sono|são|\w+n['’]t)\b|\b(?:it|that)['’]s\b|\bwould be\b"
+    r"\b(?:is|are|was|were|has|have|equals|let|cannot|does|did|ist|sind|est|sont|è|sono|são|\w+n['’]t)\b"
+    r"|\b(?:it|that)['’]s\b|\bwould be\b"
     r"|^\W*(?:so|therefore|thus|hence|i|we|she|he|they|you|it|there|here)\b",
     re.IGNORECASE,
 )
@@ -82,7 +83,7 @@ _IS_BOLD = re.compile(
 )
 _SAID = re.compile(
     r"(?:The|It|This|That|He|She)\b(?:(?!\bnot\b|n['’]t\b)[^.;]){0,90}\s(?:is|are|was|were)\s"
-    r"(?=(?:the )?[A-Z\"“]|\d+[/:-]\d)([^,;]{1,60})"
+    r"(?=(?:the )?[A-Z\"“]|\d{1,4}[/-]\d\d?[/-]\d\d|\d\d?:\d\d)([^,;]{1,60})"
 )
 _TOLD = re.compile(r"The\s(?:\S+\s){3,}.*\d.*\.")
 """A sentence with a number in it."""

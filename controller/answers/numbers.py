@@ -19,13 +19,15 @@ _WHOLE = 10**_DIGITS
 """Below it whole numbers are spelled without decimal arithmetic, which takes ten times as long."""
 
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_THOUSAND = "mil mille tausend тыс тысяч тысячи"
 _MILLIONS = "mio millionen millones milhões milioni млн миллионов миллиона"
 _MILLIARDS = "mrd milliarden milliard miliardi bilhões млрд миллиардов"
-_ALL_SCALES = {**_SCALES, "hundred": 100, "lakh": 10**5, "crore": 10**7}
-_ALL_SCALES |= dict.fromkeys("mil mille tausend тыс тысяч тысячи".split(), 10**3)
-_ALL_SCALES |= dict.fromkeys(_MILLIONS.split(), 10**6) | dict.fromkeys(_MILLIARDS.split(), 10**9)
+_SCALED = {**_SCALES, "hundred": 100, "lakh": 10**5, "crore": 10**7}
+_SCALED |= dict.fromkeys(_THOUSAND.split(), 10**3) | dict.fromkeys(_MILLIONS.split(), 10**6)
+_SCALED |= dict.fromkeys(_MILLIARDS.split(), 10**9)
 _MONEY_SCALES = {"M": 10**6, "B": 10**9}
 _SIGNED_SCALES = dict.fromkeys("万萬만", 10**4) | dict.fromkeys("억億亿", 10**8) | {"k": 10**3}
+_SIGNS = _MONEY_SCALES | _SIGNED_SCALES
 
 _CURRENCY = (
     r"(?:[A-Z]{0,2}[$€£¥₹₩₽₺₦₱₫฿₪]"
@@ -37,7 +39,7 @@ _RUN = rf"""
     (?P<mixed>\ {{1,2}}(?:and\ )?\d{{1,4}}/\d{{1,4}}(?![\d/]))?
     (?P<e>[eE][-+]?\d{{1,4}}(?!\w)
       |\s?[x×*·]\s?10\s?(?:\^|\*\*)\s?[{{(]?\s?(?P<power>[-+]?\d{{1,4}})[}})]?)?
-    (?:\ ?(?P<scale>(?<=\ )(?i:{"|".join(_ALL_SCALES)})s?\b|[万萬만억億亿])
+    (?:\ ?(?P<scale>(?<=\ )(?i:{"|".join(_SCALED)})s?\b|[万萬만억億亿])
       |(?P<k>[kMB])(?!\w))?
 """
 _ANYWHERE = re.compile(rf"(?<![\w.,/^\\-])(?<![\W\d_]:)(?<![\w^}}]{{){_RUN}", re.VERBOSE)
@@ -69,6 +71,7 @@ _NOT_ALONE = re.compile(
     |\ (?:of\ )?(?:{MONTHS})\b\.?(?=,?\ \d|$|\.|,)    # dates
     |\s?(?:[<>≤≥±√π^_¹²³→]|\+/-|!=|->)|\s?i(?!\w)                      # relations, powers, roots
     |\.?\s?\\(?=[a-z])|°\ ?\d|['′]\d|!(?=\s?[=+*/-])|\.?\(\d+\)|\*\*|[\u0300-\u036f]
+    |\([^()\s]{{1,20}}[-+√\\]                            # factors
     |\ (?:squared|cubed)\b|\ (?:and\ (?:an?\ )?)?(?:{_PART_WORDS})\b
     |\ (?:in|out\ of)\ \d+\W*$|/[a-z]\b(?<!/[hs])
     |\s*[-–×*·/+÷]\s?[({{\\]|[-–×*·+÷][a-z]|\s?[×*·+÷]\s?[a-z]\b|\(\ ?[a-z]  # formulas
@@ -334,13 +337,8 @@ def _value(found: re.Match[str], passage: str) -> str | None:
     if scale := (found["scale"] or found["k"] or "").strip():
         if scale in _MONEY_SCALES and not found["money"]:
             return None
-        word = scale.lower()
-        value *= (
-            _MONEY_SCALES.get(scale)
-            or _SIGNED_SCALES.get(scale)
-            or _ALL_SCALES.get(word)
-            or _ALL_SCALES[word.rstrip("s")]
-        )
+        scale = scale if scale in _SIGNS else scale.lower()
+        value *= _SIGNS.get(scale) or _SCALED.get(scale) or _SCALED[scale.rstrip("s")]
     negative = sign[:1] not in ("", "+") or found["inner"] == "-"
     return spelling(-value if negative else value)
 

@@ -97,8 +97,10 @@ _SHORT = re.compile(
     re.IGNORECASE,
 )
 _ELSEWHERE = re.compile(
-    rf"""(?:\b(?:antwort|antwoord|svaret|vastaus|odpověď|lösung|ergebnis|réponse|respuesta|resposta|risposta|ответ|jawaban|cevap
-      |(?:opci[oó]n|opção|alternativa)(?=\ corre)|odpowiedź|đáp\ án|الإجابة|الجواب|תשובה|απάντηση|відповідь|उत्तर|คำตอบ)
+    rf"""(?:\b(?:antwort|antwoord|svaret|vastaus|odpověď|lösung|ergebnis|réponse|respuesta|resposta
+      |risposta|ответ|jawaban|cevap
+      |(?:opci[oó]n|opção|alternativa)(?=\ corre)
+      |odpowiedź|đáp\ án|الإجابة|الجواب|תשובה|απάντηση|відповідь|उत्तर|คำตอบ)
       |答案|答え|正解|答|답변?)
     (?:\ (?:finale?|corre\w+|exacte|yang\ benar|đúng(?:\ là)?|الصحيحة))?{_MARKS}\s?
     (?:(?:ist|lautet|est|es|é|è|is|är|je|on|είναι|adalah|to|là)\b
@@ -427,7 +429,8 @@ NO_ANSWER = re.compile(
     |\bno\ idea\b|\bdon['’]?t\ (?:know|have\ access)
     |\bplease\ (?:provide|tell|give|clarify|specify)|\bcould\ you\b|\bdepends\ on\b
     |\b(?:no|not\ an?)\ (?:correct\ )?answer\b|\bno\ (?:\w+\ )?solutions?\b|\bdiverges?\b
-    |\b(?:not|n['’]t)\ exist\b|\bas\ an\ AI\b|\A\W*not\ (?:something|possible|clear|known)\b|\bnot\ (?:given|specified|provided)\b""",
+    |\b(?:not|n['’]t)\ exist\b|\bas\ an\ AI\b
+    |\A\W*not\ (?:something|possible|clear|known)\b|\bnot\ (?:given|specified|provided)\b""",
     re.VERBOSE | re.IGNORECASE,
 )
 _CLAUSE = re.compile(r"[,;(]\s*(?:so|thus|hence|therefore|which is|i\.e\.,?|giving|making)\s")

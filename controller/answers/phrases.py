@@ -35,7 +35,8 @@ _TEX_SPELLED = {
     "implies": "=", "Rightarrow": "=", "to": "→", "rightarrow": "→", "ge": "≥", "geq": "≥",
     "le": "≤", "leq": "≤", "pm": "±", "mp": "±", "ne": "≠", "neq": "≠", "lt": "<", "gt": ">",
     "in": "∈", "pounds": "£", "euro": "€", "yen": "¥", "therefore": "", "emptyset": "∅",
-    "varnothing": "∅", "cup": "∪", "cap": "∩", "infty": "∞", "blacksquare": "", "square": "", "checkmark": "",
+    "varnothing": "∅", "cup": "∪", "cap": "∩", "infty": "∞",
+    "blacksquare": "", "square": "", "checkmark": "",
     "(": "", ")": "", "[": "", "]": "", "!": "", ",": " ", ";": " ", ":": " ", " ": " ",
 }  # fmt: skip
 
@@ -344,8 +345,9 @@ _FURTHER = re.compile(
 _FIRST = re.compile(r"[\s\W]{0,4}(?:[A-Z]|(?<=\()[a-z])(?!\w)")
 _NAMED = (
     re.compile(
-        r"(?i:option|choice|choix|letter|answer|alternativa|opción|réponse|antwort)(?: is| est)?[ :,*]{1,4}\(?"
-        r"([A-Z])(?![\w'’/&-])(?! (?!is\b|ist\b|es\b|est\b|wählen|nehmen)[a-z])"
+        r"(?i:option|choice|choix|letter|answer|alternativa|opción|réponse|antwort)"
+        r"(?: is| est)?[ :,*]{1,4}\(?([A-Z])(?![\w'’/&-])"
+        r"(?! (?!is\b|ist\b|es\b|est\b|wählen|nehmen)[a-z])"
         r"|(?i:option|choice|answer)(?: is)? [\"'‘“]([A-Za-z])[\"'’”]"
         r"|\(([A-Z])\)|\[\[([A-Z])\]\]|\*\*\(?([A-Z])[.)]?(?:\*\*| )"
         r"|[选選](?:[择擇项項]|[项項][是为]|択肢)?\s?[:：]?\s?\(?([A-Z])(?![A-Za-z]|\)?\s?(?:不|错|錯|是错))"
@@ -358,7 +360,8 @@ _NAMED = (
         re.VERBOSE,
     ),
     re.compile(
-        r"\b(?i:therefore|thus|hence|so|is|it's|(?<!could\ )(?<!might\ )be|with|for|towards?|choose"
+        r"\b(?i:therefore|thus|hence|so|is|it's|(?<!could\ )(?<!might\ )be|(?<!,\ )with|for"
+        r"|towards?|choose"
         r"|für|auf|choisis|elijo|escolho|scelgo|kies|ist|c['’]est|pick|select|definitely|probably|likely|leaves|leaving|say|guess|response|answer['’]s"
         r"|corresponds\ to|matches)[,:]?[ *]{1,3}(?:option\ |choice\ |la\ )?\(?([A-HJ-Z])\)?\**"
         r"(?:[.!]?\s*$|;\s|,?\ (?:since|because|as|though|although)\b)"
@@ -379,7 +382,8 @@ _IS_RIGHT = re.compile(
 _YES_NO = re.compile(
     r"((?:ja|nein|oui|non|s[ií]|sim|não|tak|nie|да|нет|是的?|不是|はい|いいえ|네|아니요)"
     r"(?=[*]{0,3}(?:[.,!;:，。、]|$))|(?:yes|no|true|false)\b(?=[*]{0,3}(?:[.,!;:\s–—-]|$)))"
-    r"(?!\.? (?:one|matter|more|idea|answer|(?:\w+ )?solutions?|information|way|such|need|problem|doubt)\b)"
+    r"(?!\.? (?:one|matter|more|idea|answer|(?:\w+ )?solutions?|information|way|such|need|problem"
+    r"|doubt)\b)"
     r"(?!\.? \d)",
     re.IGNORECASE,
 )

@@ -402,6 +402,7 @@ NUMBER = (
     ("The answer is 25π ≈ 78.54.", "25π"),
     ("\\boxed{\\frac{5\\pi}{3} \\approx 5.24}", "\\frac{5\\pi}{3}"),
     ("\\boxed{\\int_0^1 e^{-x^2}\\,dx \\approx 0.7468}", "0.7468"),
+    ("\\boxed{\\frac{1}{2}\\left(1+\\sqrt{5}\\right)}", "\\frac{1}{2}(1+\\sqrt{5})"),
     ("\\boxed{\\ln 2}", "\\ln 2"),
     ("\\boxed{\\log_2 5}", "\\log_2 5"),
     ("\\boxed{\\frac12 x}", "\\frac12 x"),
@@ -592,6 +593,7 @@ CHOICE = (
     ("คำตอบคือ B", "B"),
     ("“B”", "B"),
     ("A is better than B.", None),
+    ("So I'd say **B**, with C as a close second.", "B"),
 )
 
 TEXT = (
