@@ -57,7 +57,7 @@ _COMMA = re.compile(r"\d+,\d{1,2}|0,\d+")
 _THOUSANDS = re.compile(r"[1-9]\d{0,2}\.\d{3}")
 _POINTED = re.compile(r"\s?(?:€|EUR\b|[Ee]uros?\b|kr\b|лв|₺|TL\b|reais\b)(?!\s?/)")
 """Money whose thousands stand before points, and that has no thousandths."""
-_PAIR = re.compile(r"(?:\d+,\d{1,2}|0,\d+)\s?[)\]]")
+_PAIR = re.compile(r"-?(?:\d+,\d{1,2}|0,\d+)\s?[)\]}]")
 """What follows an opening bracket where a comma parts two numbers, not a number's digits."""
 _RATIO = re.compile(r"(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")
 
@@ -222,7 +222,7 @@ def only_number(line: str) -> str | None:
 def _head(passage: str) -> Quantity | None:
     """The number that a passage begins with, or that its equation comes to; None for neither."""
     start = after_hedges(passage, 0)
-    if passage[:start].rstrip()[-1:] in ("(", "[") and _PAIR.match(passage, start):
+    if passage[:start].rstrip()[-1:] in ("(", "[", "{") and _PAIR.match(passage, start):
         return None
     passage = passage[start:]
     if passage[:1] and passage[0] in "-–—" and passage[1:2] == " ":
