@@ -7,6 +7,7 @@ imports alike. See docs/answers.md.
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,6 +41,8 @@ EXAMPLES = 3
 _LAST = ("bare", "last_number", "listed", "quoted")
 """Rules that take what a text ends with."""
 _LEAST_READ, _SHOWN = 0.8, 100
+_PAIR = re.compile(r"\s*-?\d+,-?\d{1,2}\s*")
+"""Two numbers, or one with a decimal comma."""
 _WORKED = ("####", "\\boxed")
 
 
@@ -117,6 +120,8 @@ def is_right(kind: AnswerKind, answer: str | None, reference: str | None) -> boo
         return False
     stated = kind.read(reference) if any(mark in reference for mark in _WORKED) else None
     expected = kind.canonical(reference) if stated is None else stated.answer
+    if expected is not None and _PAIR.fullmatch(reference) and kind.name == "auto":
+        return kind.same(answer, expected) or kind.same(answer, reference.replace(",", ", "))
     return expected is not None and kind.same(answer, expected)
 
 

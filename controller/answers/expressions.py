@@ -28,7 +28,7 @@ _EXPRESSION = re.compile(
 _MATHS = re.compile(
     r"sqrt|\\|\^|\d\s*[+*×√π!]|[+*×√]\s*[\d(]|[-/]\s*[a-z]|[a-z]\s*[-/+]|\d\s?[a-z]$|π"
 )
-_NO_MATHS = re.compile(r"[a-z\d]\s+\d|\+/-")
+_NO_MATHS = re.compile(r"[a-z\d](?<!\\ln)(?<!\\(?:log|sin|cos|tan))(?<!_\d)\s+\d|\+/-")
 _LEFT_OUT = re.compile(r"\\[()\[\]]|\\[,;:! ]|\\(?:text|mathrm)\{[^{}]{0,40}\}")
 _NAMED = re.compile(r"^[a-zA-Z](?:\(\w\))?\s*=\s*")
 _TYPED = (

@@ -41,7 +41,8 @@ from controller.errors import ConfigError
 
 _SETTLED = re.compile(r"-?\d+(?:\.\d+|/\d+)?")
 _VERB = re.compile(
-    r"\b(?:is|are|was|were|has|have|equals|let|cannot|does|did|ist|sind|est|sont|è|sono|são|\w+n['’]t)\b|\b(?:it|that)['’]s\b"
+    r"\b(?:is|are|was|were|has|have|equals|let|cannot|does|did|ist|sind|est|sont|è|sono|são|\w+n['’]t)\b"
+    r"|\b(?:it|that)['’]s\b|\bwould be\b"
     r"|^\W*(?:so|therefore|thus|hence|i|we|she|he|they|you|it|there|here)\b",
     re.IGNORECASE,
 )
@@ -52,7 +53,7 @@ _LISTED = re.compile(
     r"(?:((?:\A|[.!?]\s)(?:(?:So|Thus|Therefore),? )?[Tt]he(?: [\w-]+){1,5}?"
     r" (?:are|(?<=order )is|(?<=list )is)"
     r"|(?:\A|[.!?]\s)(?:Les|Die|Los|Las|Le|I|Os|As)(?: [\w-]+){1,5}? (?:sont|sind|son|sono|são))"
-    r"|\b(?:is|are)\b):?\s+(?=\S)|:\s+(?=\S)"
+    r"|\b(?:is|are)\b)(?: at)?:?\s+(?=\S)|:\s+(?=\S)"
     r"|(?<=[\u3040-\u9fff]):\s?(?=\S)"
 )
 _WITHIN = re.compile(r"[^(),]+")
@@ -72,7 +73,8 @@ _CALLED = re.compile(
     r"(?:\A|\n)(?:final )?(?:sentiment|label|category|class|verdict|conclusion|result|output|a)"
     r":\s+(\S.{0,60})\Z"
     r"|(?:\A|[.!?\n])(?:(?!\b(?:not|never|no)\b|n['’]t\b)[^.!?\n])*"
-    r"\b(?:is|are):?\s+(true|false|valid|invalid)[.!]?\Z",
+    r"\b(?:is|are):?\s+(true|false|valid|invalid)[.!]?\Z"
+    r"|(?:\A|[.!?\n])\s*(?:so|therefore|thus|hence),?\s(yes|no|true|false)(?:\Z|[.!]\Z|,[^.\n]*\.\Z)",
     re.IGNORECASE,
 )
 _IS_BOLD = re.compile(
@@ -81,7 +83,7 @@ _IS_BOLD = re.compile(
 )
 _SAID = re.compile(
     r"(?:The|It|This|That|He|She)\b(?:(?!\bnot\b|n['’]t\b)[^.;]){0,90}\s(?:is|are|was|were)\s"
-    r"(?=(?:the )?[A-Z\"“])([^,;]{1,60})"
+    r"(?=(?:the )?[A-Z\"“]|\d{1,4}[/-]\d\d?[/-]\d\d|\d\d?:\d\d)([^,;]{1,60})"
 )
 _TOLD = re.compile(r"The\s(?:\S+\s){3,}.*\d.*\.")
 """A sentence with a number in it."""
@@ -90,8 +92,11 @@ _FORMULA = re.compile(
     r"(?:\*\*)?[.!]?\s*\Z"
 )
 _PARTS = re.compile(
-    r"(?m)^\W*(?:\(?a\)|part (?:a|1)\b)(?:.|\n)*^\W*(?:\(?[b-f]\)|part [b-f2-6]\b)[^\n]*\s*\Z",
+    r"(?m)^\W*(?:\(?a\)|part (?:a|1)\b)(?:.|\n)*^\W*(?:\(?[b-f]\)|part [b-f2-6]\b)[^\n]*\w[^\n]*\Z",
     re.IGNORECASE,
+)
+_TO_PART = re.compile(
+    r"answers? (?:to|for|of) (?:the )?(first|second|third|last|(?:part|question|problem) \(?\w)"
 )
 _TITLE = re.compile(r"\A#{1,6} .*\n\s*(?=\S)")
 _BLOCK = re.compile(
@@ -187,6 +192,8 @@ class _Marked(AnswerKind):
                 if loose := self._loosely(passage):
                     return loose
                 continue
+            if how == "stated" and len(set(_TO_PART.findall(text[-_LOOSE:].lower()))) > 1:
+                return None
             answer = self._passage(passage, how)
             if answer is not None:
                 return Reading(answer=answer, how=how)
@@ -309,6 +316,7 @@ class Text(_Marked):
         if said := _called(text):
             yield "bare", short_text(said)
         yield "quoted", _quoted(text)
+        yield "bare", _said(text)
         if (line := _short_line(text)) and _is_phrase(line):
             yield "bare", short_text(line)
 
@@ -378,7 +386,8 @@ class Auto(_Valued):
 
     def _passage(self, passage: str, how: str) -> str | None:
         sentence = _first(passage) if how == "stated" else cleaned(passage)
-        number = _number(passage, how, expressions=how != "stated")
+        lettered = _LETTERED.match(cleaned(passage))
+        number = None if lettered else _number(passage, how, expressions=how != "stated")
         letter = None if number else letter_at_start(cleaned(passage))
         if number or letter:
             return number or letter
@@ -410,6 +419,7 @@ class Auto(_Valued):
         yield "bare", _last_formula(text)
         yield "last_number", last_number(cleaned(text[-_LOOSE:]))
         yield "quoted", _quoted(text)
+        yield "bare", _said(text)
 
     def _spell(self, answer: str) -> str | None:
         plain = cleaned(answer)
@@ -422,6 +432,7 @@ class Auto(_Valued):
 
 
 _CHOICE = Letter()
+_LETTERED = re.compile(r"\([A-H]\)\s+\S")
 _HEDGED = re.compile(r"\b(?:might|could|may) be (?:option |choice )?\(?([A-HJ-Z])\)?[.!]?\s*\Z")
 _ALONE = re.compile(r"(?<![\w'’])[B-HJ-Z](?![\w'’])|\bA\b(?! [a-z])")
 
@@ -458,11 +469,24 @@ def _number(passage: str, how: str, *, expressions: bool = True) -> str | None:
     """The number or expression that a marked passage begins with."""
     is_stated = how == "stated"
     plain = _first(passage) if is_stated else cleaned(passage)
+    if exact := _exact(_maths(passage) if is_stated else passage):
+        return exact
     is_factorial = not is_stated and "!" in plain
     number = None if is_factorial else number_at_start(plain)
     if number is not None or not expressions:
         return number
     return expression(_maths(passage) if is_stated else passage) or expression(plain)
+
+
+def _exact(passage: str) -> str | None:
+    """What is rounded in a passage, "25π ≈ 78.54", if no number is: a root, a logarithm, π."""
+    left, rounded, _ = passage.replace("\\approx", "≈").partition("≈")
+    found = expression(_OF_UNIT.sub("", left.rpartition("=")[2])) if rounded else None
+    return found if found and _IRRATIONAL.search(found) else None
+
+
+_OF_UNIT = re.compile(r"(?:\s|\\[a-z]{4,6}\{)\s?(?:[a-zA-Z]{2,12}|m)[²³}]?(?:\^[23])?\s*\Z")
+_IRRATIONAL = re.compile(r"π|√|pi\b|sqrt|\\l(?:n|og)\b|e\^")
 
 
 def _number_first(text: str) -> str | None:
@@ -514,6 +538,20 @@ def _text_of(passage: str, how: str) -> str | None:
     return short_text(sentence) if len(sentence) <= LONGEST else None
 
 
+def _said(text: str) -> str | None:
+    """The name that something is, as a lone sentence says, or a last one with "so" before it."""
+    *before, last = _SENTENCES.split(text[-_LOOSE:].strip())
+    sentence = _IT_IS.sub(r"\1 is", cleaned(_SO.sub("", last)).rstrip(".!"))
+    found = _SAID.fullmatch(sentence[:1].upper() + sentence[1:])
+    if not found or (before and not _SO.match(last)) or sentence.lower().startswith("this "):
+        return None
+    return short_text(found[1]) if _is_phrase(found[1]) else None
+
+
+_SO = re.compile(r"\A(?:So|Thus|Therefore|Hence),? ")
+_IT_IS = re.compile(r"\A(It|That|This|He|She)(?:['’]s| would be)\b")
+
+
 def _maths(passage: str) -> str:
     r"""The formula that a passage begins with, or its first words."""
     found = re.match(
@@ -532,7 +570,7 @@ def _short_line(text: str) -> str:
 def _called(text: str) -> str | None:
     """What a text ends with under a name for answers, "label: positive", or calls true or false."""
     found = _CALLED.search(cleaned(text[-_LOOSE:]))
-    said = found and (found[1] or found[2])
+    said = found and found[found.lastindex or 0]
     return said if said and _is_phrase(said) else None
 
 

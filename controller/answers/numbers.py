@@ -18,6 +18,17 @@ _DIGITS, _MOST_DIGITS = 40, 1000
 _WHOLE = 10**_DIGITS
 """Below it whole numbers are spelled without decimal arithmetic, which takes ten times as long."""
 
+_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_THOUSAND = "mil mille tausend тыс тысяч тысячи"
+_MILLIONS = "mio millionen millones milhões milioni млн миллионов миллиона"
+_MILLIARDS = "mrd milliarden milliard miliardi bilhões млрд миллиардов"
+_SCALED = {**_SCALES, "hundred": 100, "lakh": 10**5, "crore": 10**7}
+_SCALED |= dict.fromkeys(_THOUSAND.split(), 10**3) | dict.fromkeys(_MILLIONS.split(), 10**6)
+_SCALED |= dict.fromkeys(_MILLIARDS.split(), 10**9)
+_MONEY_SCALES = {"M": 10**6, "B": 10**9}
+_SIGNED_SCALES = dict.fromkeys("万萬만", 10**4) | dict.fromkeys("억億亿", 10**8) | {"k": 10**3}
+_SIGNS = _MONEY_SCALES | _SIGNED_SCALES
+
 _CURRENCY = (
     r"(?:[A-Z]{0,2}[$€£¥₹₩₽₺₦₱₫฿₪]"
     r"|(?:USD|EUR|GBP|CHF|JPY|CNY|INR|CAD|AUD|BRL|RUB|RMB|Rs|Fr|RM|kr|Ksh)\.?\ )\ ?"
@@ -28,12 +39,14 @@ _RUN = rf"""
     (?P<mixed>\ {{1,2}}(?:and\ )?\d{{1,4}}/\d{{1,4}}(?![\d/]))?
     (?P<e>[eE][-+]?\d{{1,4}}(?!\w)
       |\s?[x×*·]\s?10\s?(?:\^|\*\*)\s?[{{(]?\s?(?P<power>[-+]?\d{{1,4}})[}})]?)?
-    (?:(?P<scale>\ (?i:hundred|thousand|million|billion|trillion|lakh|crore)s?\b)
+    (?:\ ?(?P<scale>(?<=\ )(?i:{"|".join(_SCALED)})s?\b|[万萬만억億亿])
       |(?P<k>[kMB])(?!\w))?
 """
 _ANYWHERE = re.compile(rf"(?<![\w.,/^\\-])(?<![\W\d_]:)(?<![\w^}}]{{){_RUN}", re.VERBOSE)
 _OF_SUMS = re.compile(r"\A(([$€£])\d[\d.,]{0,20}) ?/ ?\2(?=\d[\d.,]{0,20}\Z)")
 """Money over money, alone: elsewhere it may be two prices."""
+_OWED = re.compile(r"\A(?:\(([$€£])|([$€£])\()(?=\d[\d.,]*\)\W*\Z)")
+"""Money in brackets, alone: bookkeepers' minus."""
 _PLAIN = re.compile(r"\d+(?:\.\d*)?|\.\d+")
 _AMOUNT = re.compile(r"[-+]?\$?(?:\d[\d,]*\.?\d*|\.\d+)%?")
 _GROUPED = re.compile(
@@ -41,12 +54,12 @@ _GROUPED = re.compile(
 )
 _POINTS = re.compile(r"\d{1,3}(?:\.\d{3})+,\d+|\d{1,3}(?:\.\d{3}){2,}|\d{1,3}(?: \d{3})+,\d+")
 _COMMA = re.compile(r"\d+,\d{1,2}|0,\d+")
-_PAIR = re.compile(r"(?:\d+,\d{1,2}|0,\d+)\s?[)\]]")
+_THOUSANDS = re.compile(r"[1-9]\d{0,2}\.\d{3}")
+_POINTED = re.compile(r"\s?(?:€|EUR\b|[Ee]uros?\b|kr\b|лв|₺|TL\b|reais\b)(?!\s?/)")
+"""Money whose thousands stand before points, and that has no thousandths."""
+_PAIR = re.compile(r"-?(?:\d+,\d{1,2}|0,\d+)\s?[)\]}]")
 """What follows an opening bracket where a comma parts two numbers, not a number's digits."""
 _RATIO = re.compile(r"(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")
-_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_ALL_SCALES = {**_SCALES, "hundred": 100, "lakh": 10**5, "crore": 10**7, "k": 10**3}
-_MONEY_SCALES = {"M": 10**6, "B": 10**9}
 
 MONTHS = (
     "jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|"
@@ -58,10 +71,12 @@ _NOT_ALONE = re.compile(
     |\ (?:of\ )?(?:{MONTHS})\b\.?(?=,?\ \d|$|\.|,)    # dates
     |\s?(?:[<>≤≥±√π^_¹²³→]|\+/-|!=|->)|\s?i(?!\w)                      # relations, powers, roots
     |\.?\s?\\(?=[a-z])|°\ ?\d|['′]\d|!(?=\s?[=+*/-])|\.?\(\d+\)|\*\*|[\u0300-\u036f]
+    |\([^()\s]{{1,20}}[-+√\\]                            # factors
     |\ (?:squared|cubed)\b|\ (?:and\ (?:an?\ )?)?(?:{_PART_WORDS})\b
     |\ (?:in|out\ of)\ \d+\W*$|/[a-z]\b(?<!/[hs])
     |\s*[-–×*·/+÷]\s?[({{\\]|[-–×*·+÷][a-z]|\s?[×*·+÷]\s?[a-z]\b|\(\ ?[a-z]  # formulas
-    |[a-z](?![a-z/²³\d^])(?<![gmlshkLNJWVCFK])|[a-z]{{1,3}}\d          # variables""",
+    |[a-z](?![a-z/²³\d^])(?<![gmlshkLNJWVCFK])|[a-z]{{1,3}}\d          # variables
+    |\ (?-i:[xyznpqr])(?=[\s^+*/=)}},.]|$)""",
     re.VERBOSE | re.IGNORECASE,
 )
 _FUNCTION_WORDS = (
@@ -74,7 +89,7 @@ _MEASURED = re.compile(rf"\s?(?:[€%°]|EUR\b)|\s(?!(?:and|or|to)\b){_NOUN}\b")
 _LINK = re.compile(
     rf"""(?!\ ?(?:%|percent\b)\ of\b)\ ?[%°$€£¥₹'"′″]?
     (?:\ ?{_NOUN}(?:\^?[23])?\.?)?[)\]]?  # unit
-    (?:\s*(?:,|;|[-–—/|×*+÷±·<>≤≥→x]|\+/-|->|=>
+    (?:\s*(?:,(?:\s*(?:\.\.\.|…|\\[lc]?dots)\s*,?)?|;|[-–—/|×*+÷±·<>≤≥→x]|\+/-|->|=>
        |,?\s(?:and|or|nor)\s|\s(?:to|by|of|through)\s
        |\s(?:over|versus|vs\.?|plus|minus|times|remainder|rem\.?|R|r\.?|until)\s)\s*
       [(\[{{$€£¥₹]? | :|\ :\ |\ (?:and\ )?|R|r)
@@ -127,6 +142,7 @@ _WORDS: dict[str, int] = {word: value for value, word in enumerate(_UNITS.split(
 _WORDS |= {word: 10 * value for value, word in enumerate(_TENS.split(","), start=2)}
 _WORDS |= {"hundred": 100, **_SCALES}
 _WORD = "|".join(sorted(_WORDS, key=len, reverse=True))
+_WORDS |= {"a": 1}
 _OF = re.compile(
     rf"(?: \w+)?,?\s(?:or|(?<=, )(?:{_WORD}))\b|\s(?:of|and|to|in(?! total| all))\b|-|/",
     re.IGNORECASE,
@@ -134,7 +150,7 @@ _OF = re.compile(
 _PARTS = {"hal": 2, "thi": 3, "qua": 4, "fou": 4, "fif": 5, "six": 6, "eig": 8, "ten": 10}
 _SPELT = re.compile(
     rf"""(?P<sign>(?:minus|negative)\ )?(?P<a>a\ (?=hundred|thousand|million|billion))?
-    (?P<words>(?:{_WORD})(?:
+    (?P<words>(?:{_WORD}|an?(?=\ (?:half|third|quarter|fifth|tenth)\W*\Z))(?:
       (?:[ -]|\ and\ |(?<=(?:usand|llion)),\ (?=[a-z]{{3,5}}\ hundred))(?:{_WORD}))*)\b
     (?:(?:(?<=hundred)|(?<=thousand)|(?<=million))\ and\ (?P<rest>\d{{1,2}})\b(?![.,:/]\d))?
     (?:[ -](?P<part>{_PART_WORDS})\b)?
@@ -182,7 +198,7 @@ def number_at_start(passage: str) -> str | None:
     >>> number_at_start("12:30"), number_at_start("2 hours 30 minutes"), number_at_start("3, 5")
     (None, None, None)
     """
-    passage = _OF_SUMS.sub(r"\1/", passage.strip())
+    passage = _OWED.sub(r"-\1\2", _OF_SUMS.sub(r"\1/", passage.strip()))
     if passage.isdecimal() and len(passage) <= _DIGITS:
         return str(int(passage))
     head = _head(passage)
@@ -206,7 +222,7 @@ def only_number(line: str) -> str | None:
 def _head(passage: str) -> Quantity | None:
     """The number that a passage begins with, or that its equation comes to; None for neither."""
     start = after_hedges(passage, 0)
-    if passage[:start].rstrip()[-1:] in ("(", "[") and _PAIR.match(passage, start):
+    if passage[:start].rstrip()[-1:] in ("(", "[", "{") and _PAIR.match(passage, start):
         return None
     passage = passage[start:]
     if passage[:1] and passage[0] in "-–—" and passage[1:2] == " ":
@@ -303,7 +319,9 @@ def _value(found: re.Match[str], passage: str) -> str | None:
     if sign and (_OPERAND.search(before) or (len(sign) > 1 and word and word[1] not in _VERBS)):
         return None
     is_head = not before.strip() or bool(found["money"] or _MEASURED.match(after))
-    value = _run_value(found["run"], free=not is_head)
+    pointed = (found["money"] or "").strip() in ("€", "R$", "EUR", "kr") or _POINTED.match(after)
+    run = found["run"].replace(".", "") if pointed and _THOUSANDS.fullmatch(found["run"]) else None
+    value = _run_value(run or found["run"], free=not is_head)
     if value is None:
         return None
     if found["mixed"]:
@@ -319,7 +337,8 @@ def _value(found: re.Match[str], passage: str) -> str | None:
     if scale := (found["scale"] or found["k"] or "").strip():
         if scale in _MONEY_SCALES and not found["money"]:
             return None
-        value *= _MONEY_SCALES.get(scale) or _ALL_SCALES[scale.lower().rstrip("s")]
+        scale = scale if scale in _SIGNS else scale.lower()
+        value *= _SIGNS.get(scale) or _SCALED.get(scale) or _SCALED[scale.rstrip("s")]
     negative = sign[:1] not in ("", "+") or found["inner"] == "-"
     return spelling(-value if negative else value)
 

@@ -97,17 +97,23 @@ _SHORT = re.compile(
     re.IGNORECASE,
 )
 _ELSEWHERE = re.compile(
-    rf"""(?:\b(?:antwort|antwoord|lösung|ergebnis|réponse|respuesta|resposta|risposta|ответ|jawaban|cevap
-      |(?:opci[oó]n|opção|alternativa)(?=\ corre)|odpowiedź|đáp\ án|الإجابة|الجواب)
-      |答案|答え|正解|答|답변?|उत्तर)
-    (?:\ (?:finale?|corre\w+|exacte|yang\ benar))?{_MARKS}\s?
-    (?:(?:ist|lautet|est|es|é|è|is|adalah|to|là)\b(?:\ (?:de|la|le)\b)?
-      |[:：=]|\ ?[—–]\ |应?[是为為选選は]|[은는]|هي|(?=\ ?[-\d]))""",
+    rf"""(?:\b(?:antwort|antwoord|svaret|vastaus|odpověď|lösung|ergebnis|réponse|respuesta|resposta
+      |risposta|ответ|jawaban|cevap
+      |(?:opci[oó]n|opção|alternativa)(?=\ corre)
+      |odpowiedź|đáp\ án|الإجابة|الجواب|תשובה|απάντηση|відповідь|उत्तर|คำตอบ)
+      |答案|答え|正解|答|답변?)
+    (?:\ (?:finale?|corre\w+|exacte|yang\ benar|đúng(?:\ là)?|الصحيحة))?{_MARKS}\s?
+    (?:(?:ist|lautet|est|es|é|è|is|är|je|on|είναι|adalah|to|là)\b
+      (?:,?\ (?:donc|also|daher|somit|por\ (?:lo\ )?tanto|entonces|portanto|quindi|dus|zatem)\b,?)?
+      (?:\ (?:de|la|le)\b)?
+      |[:：=]|\ ?[—–]\ |应?[是为為选選は]|[은는]|هي|คือ|(?=\ ?(?:[-\d]|[A-H]\b)))""",
     re.IGNORECASE | re.VERBOSE,
 )
 _OPENS = re.compile(
     r"(?:[*_](?=\s))?(?:[\s:`|]|[=-]{3,}(?=\s*\n)|\n>\s|\*\*+\s*|__+|[*_]+(?=\s*\n))*"
 )
+_SHOWN = re.compile(r"(?<=\w)[:,]?\s*\n\s*(?=\$\$|\\\[)")
+"""Where a sentence goes on in a formula on lines of its own."""
 _IS_BEHIND = re.compile(r"\s?(?:입니다|이다|です|である)(?=(?:が|ので|ね|よ)?(?:\W|\Z))")
 """Languages that put "is" behind what they state."""
 _TOLD_FIRST = re.compile(r"[^\w\n]*(?:\d(?!\d?[.)]\s)|[A-Za-z](?=[).:]|\W*\Z))")
@@ -198,6 +204,11 @@ def marked(text: str) -> Iterator[tuple[str, str]]:
     >>> list(marked(r"It is \boxed{\frac{1}{2}}. The answer is 0.5."))
     [('boxed', '\\frac{1}{2}'), ('stated', '0.5.')]
     """
+    last = max(map(text.rfind, _BOXES))
+    if last >= 0 and (taken_back := _CORRECTED.search(text, last)):
+        for at, content in _statements(text):
+            if at > taken_back.end():
+                yield "stated", content
     for content in _boxes(text):
         yield "boxed", _restated(content)
     if _OPEN_TAG.search(text):
@@ -333,7 +344,7 @@ def _following(text: str, start: int) -> str:
     markup = _OPENS.match(passage)
     plain = passage[markup.end() if markup else 0 :]
     is_new_line = "\n" in text[start - 1 : start + len(passage) - len(plain)]
-    plain = _IS_BEHIND.split(plain, maxsplit=1)[0] or plain
+    plain = _IS_BEHIND.split(_SHOWN.sub(" ", plain), maxsplit=1)[0] or plain
     plain = plain.partition("\n\n")[0] if len(plain) > _SHORT_PASSAGE else plain
     return "\n" + plain if is_new_line else plain
 
@@ -364,9 +375,10 @@ _OTHER = re.compile(
     |\b\d{{1,2}}(?:st|nd|rd|th)?\ (?:of\ )?(?:{MONTHS})\b(?:,?\ \d{{4}}\b)?
     |\b(?:{MONTHS})\ \d{{4}}\b|\b1[5-9]\d0s\b|\b20\d0s\b
     |\bnot\ [$€£]?[\d.,]{{0,20}}\d(?:\ but\b)?                                # "not 19 but 20"
+    |\b(?:instead\ of|rather\ than)\ [$€£]?[\d.,]{{0,20}}\d%?
     |,\ (?:which\ (?:is|was)\ )?[$€£]?[\d.,]{{0,20}}\d%?(?:\ \w+){{0,2}}      # "12, 5 more than"
       \ (?:more|less|\w+er)\ than\b(?:[^,;]|,(?=\d))*
-    |,\ (?:who|which\ ha\w+|(?:al)?though|but\ if|unless)\b(?:[^,;]|,(?=\d))*
+    |,\ (?:who|which\ ha\w+|which\ is\ enough|(?:al)?though|but\ if|unless)\b(?:[^,;]|,(?=\d))*
     |\b(?:at|when|for|where|if|with)\ [a-z]\s?=\s?-?[\d./]{{1,20}}           # conditions""",
     re.VERBOSE | re.IGNORECASE,
 )
@@ -378,6 +390,8 @@ _TOLD = re.compile(r"[^\W\d]\s?[:=]\s?[$€£]?-?\d")
 _BOTH = re.compile(
     r"\b(?:is|are|has|have)\s[$€£]?-?\d[^,;.=]{0,30}\band\b"
     r"[^,;.=\d]{1,30}\b(?:is|are|has|have)\s[$€£]?-?\d"
+    r"|\b[A-Z][a-z]+:?\s(?:[a-z]+\s){0,2}[$€£]?\d[^.;=]{0,40}(?:,|\band)\s(?:and\s)?"
+    r"[A-Z][a-z]+:?\s(?:[a-z]+\s){0,2}[$€£]?\d[\d.,]{0,20}(?:\s\w+)?\W*$"
 )
 _LABELLED = re.compile(r"\W*\w+(?:\ \w+){0,2}\ ?[:=)]\s?[$€£]?-?\d[^=]*", re.VERBOSE)
 _PROCEEDS = re.compile(
@@ -414,7 +428,9 @@ NO_ANSWER = re.compile(
     |\b(?:not\ enough|\w+n['’]t\ (?:\w+\ )?enough|insufficient|more|further)\ (?:information|data)
     |\bno\ idea\b|\bdon['’]?t\ (?:know|have\ access)
     |\bplease\ (?:provide|tell|give|clarify|specify)|\bcould\ you\b|\bdepends\ on\b
-    |\b(?:no|not\ an?)\ (?:correct\ )?answer\b|\bnot\ (?:given|specified|provided)\b""",
+    |\b(?:no|not\ an?)\ (?:correct\ )?answer\b|\bno\ (?:\w+\ )?solutions?\b|\bdiverges?\b
+    |\b(?:not|n['’]t)\ exist\b|\bas\ an\ AI\b
+    |\A\W*not\ (?:something|possible|clear|known)\b|\bnot\ (?:given|specified|provided)\b""",
     re.VERBOSE | re.IGNORECASE,
 )
 _CLAUSE = re.compile(r"[,;(]\s*(?:so|thus|hence|therefore|which is|i\.e\.,?|giving|making)\s")
@@ -428,7 +444,9 @@ _GIVEN = re.compile(
 _ENUMERATOR = re.compile(
     r"\A\s*(?:#{1,6}\s+)?(?:step\s\d+\W|\d{1,3}[.)]\s|[-*•]\s)\s*", re.IGNORECASE
 )
-_SENTENCE = re.compile(r"(?<=[.!?])(?<!\d[.!?])\s+|(?<=\d[.!?])\s+(?=[A-Z])|\n")
+_SENTENCE = re.compile(
+    r"(?<=[.!?])(?<!\d[.!?])(?<!\b(?:Mio|Mrd)\.)(?<!\bRs\.)\s+|(?<=\d[.!?])\s+(?=[A-Z])|\n"
+)
 _UNFINISHED = re.compile(r"\w\s*$")
 _CUT = re.compile(r"[^\W\d]\D{0,3}\s[-$€£]?\d[\d.,]*$")
 _LONG_SENTENCE = 60

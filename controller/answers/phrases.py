@@ -21,6 +21,7 @@ _COLOURED = re.compile(
     r"\\(?:(?:text)?color|pmod)\s?\{[^{}]{0,20}\}"
     r"|\\(?:tiny|small|normalsize|large|Large|LARGE|huge|Huge)(?![a-zA-Z])"
 )
+_MATRIX = re.compile(r"\\begin\{[pbBvV]matrix\}((?:(?!\\begin).){1,400}?)\\end\{[pbBvV]matrix\}")
 _PART = r"\{\s*([^{}]*?)\s*\}"
 _FRACTION = re.compile(rf"([-+]?)(\d?)\\[dtc]?frac\s?(?:{_PART}\s?{_PART}|(\d)(\d))")
 _OF_FRACTION = re.compile(r"(-?)(\d+(?:\.\d+)?)")
@@ -34,7 +35,8 @@ _TEX_SPELLED = {
     "implies": "=", "Rightarrow": "=", "to": "→", "rightarrow": "→", "ge": "≥", "geq": "≥",
     "le": "≤", "leq": "≤", "pm": "±", "mp": "±", "ne": "≠", "neq": "≠", "lt": "<", "gt": ">",
     "in": "∈", "pounds": "£", "euro": "€", "yen": "¥", "therefore": "", "emptyset": "∅",
-    "varnothing": "∅", "blacksquare": "", "square": "", "checkmark": "",
+    "varnothing": "∅", "cup": "∪", "cap": "∩", "infty": "∞",
+    "blacksquare": "", "square": "", "checkmark": "",
     "(": "", ")": "", "[": "", "]": "", "!": "", ",": " ", ";": " ", ":": " ", " ": " ",
 }  # fmt: skip
 
@@ -52,6 +54,7 @@ _STRUCK = re.compile(r"~~[^~\n]{1,200}~~|<<[^<>\n]{1,80}>>(?=\s?[-$\d])")
 _HEADING = re.compile(r"^\s{0,3}#{1,6}\s(?=.*\S)", re.MULTILINE)
 _AND_A_HALF = re.compile(r"(?<=\d) and an? half\b")
 _SPACED = re.compile(r"(?<=\d) (/) (?=\d)|(?<== )([-–—]) (?=\d)")
+_ONLY = re.compile(r"(?<=\d)/-(?![\w.])")
 _LINKED = re.compile(r"\[([^\[\]\n]{1,100})\]\(https?:[^()\s]{1,200}\)|==([^=\n]{1,100})==")
 _FENCE = re.compile(r"^\s{0,3}```\w*[ \t]*$", re.MULTILINE)
 
@@ -92,6 +95,8 @@ def cleaned(passage: str) -> str:
         passage = _AND_A_HALF.sub(" 1/2", passage)
     if " / " in passage or "= " in passage:
         passage = _SPACED.sub(r"\1\2", passage)
+    if "/-" in passage:
+        passage = _ONLY.sub("", passage)
     if "*" in passage or "_" in passage or "`" in passage or "=" in passage or "~" in passage:
         passage = _SLANTED.sub(r"\2", _BOLD.sub("", _STRUCK.sub("", passage)))
         passage = _LINKED.sub(r"\1\2", passage)
@@ -101,12 +106,18 @@ def cleaned(passage: str) -> str:
 
 
 def _latex(passage: str) -> str:
-    passage = _COLOURED.sub("", passage)
+    passage = _MATRIX.sub(_rows, _COLOURED.sub("", passage))
     for _ in range(3):
         passage, count = _WRAPPED.subn(r"\1", passage)
         if not count:
             break
     return _TEX.sub(_command, _FRACTION.sub(_fraction, passage))
+
+
+def _rows(found: re.Match[str]) -> str:
+    """The rows of a matrix, each in brackets, in brackets."""
+    rows = [" ".join(row.replace("&", " , ").split()) for row in found[1].split("\\\\")]
+    return f"[{', '.join(f'[{row}]' for row in rows if row)}]".replace(" ,", ",")
 
 
 def _fraction(found: re.Match[str]) -> str:
@@ -197,12 +208,15 @@ _ADVICE = re.compile(
     re.IGNORECASE,
 )
 """What says of what follows that it matters, not that it is the answer."""
-_ARTICLE = re.compile(r"(?:the|an?)\s+(?=\w)")
+_ARTICLE = re.compile(r"(?:the|an?)\s+(?=\w)(?!(?:and|or)\b)")
 _BULLET = re.compile(r"(?m)^\s*(?:[-*•]|\d{1,3}[.)]|[a-z]\))\s+")
 _BRACKETS = {"[": "]", "(": ")", "{": "}", "<": ">"}
 _SEPARATOR = re.compile(r"[;\n]|,|\s(?:and|or|&|und|et|и)\s|\s[ye]\s(?=-?\d)")
 _ARROW = re.compile(r"\s(?:→|->)\s")
-_UNSPACED = re.compile(r"(?<=\d),(?=-?\d)")
+_UNSPACED = re.compile(r" ?, ?")
+_UNQUOTED = re.compile(r"(?<!\w)['\"]|['\"](?!\w)")
+_RELATED = re.compile(r"(?<!-) ?([<>]=?|[≤≥=∈∪∩]) ?")
+_ONE_LETTER = re.compile(r"[^a-z]*(?:[a-z]|∞|∪)[^a-z]*")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 EMPTY = ("[]", "{}", "()", "∅", "\\{\\}")
 
@@ -242,7 +256,9 @@ def short_text(text: str) -> str | None:
     """
     words = " ".join(unicodedata.normalize("NFKC", text).casefold().split()).strip(EDGES)
     if words[:1] in _BRACKETS:
-        words = _UNSPACED.sub(", ", words)
+        words = _UNQUOTED.sub("", _UNSPACED.sub(", ", words))
+    if _ONE_LETTER.fullmatch(words):
+        words = _RELATED.sub(r" \1 ", words)
     while len(words) > 2 and _encloses(words):
         words = words[1:-1].strip(EDGES)
     return _ARTICLE.sub("", words, count=1) if _ARTICLE.match(words) else words or None
@@ -275,7 +291,7 @@ def items_of(passage: str) -> list[str]:
     starts = [0, *(found.end() for found in marks)]
     ends = [*(found.start() for found in marks), len(passage)]
     parts = [passage[a:b].strip() for a, b in zip(starts, ends, strict=True)]
-    parts = [re.sub(r"^(?:and|or)\s+", "", part).strip(EDGES) for part in parts]
+    parts = [re.sub(r"^(?:and|or|then|finally)\s+", "", part).strip(EDGES) for part in parts]
     return [part for part in parts if part]
 
 
@@ -311,12 +327,12 @@ _LETTER = re.compile(
     rf"""(?:(?:the|so|therefore|thus|hence),?\ )?(?:correct\ )?
     (?:(?:option|choice|letter|answer|opci[oó]n|opção|alternativa|letra|lettera|lettre|réponse)\b
       :?\ ?)?
-    (?:[\[({{"']{{1,2}}(?P<bracketed>[A-Za-z])[.]?[\])}}"']{{1,2}}(?![\w*])
+    (?:[\[({{"'“‘«]{{1,2}}(?P<bracketed>[A-Za-z])[.]?[\])}}"'”’»]{{1,2}}(?![\w*])
     | (?-i:(?P<marked>[A-Z])\s?[.):](?=\s|\Z|[A-Za-z*]{{3}}|[,.]))
     | (?-i:(?P<dashed>[A-HJ-Z])(?:\ [–—-]|,)(?=\ \w{{2}}))
     | (?-i:(?P<small>[a-z])[.)](?=\s|[.,]?\Z))
     | (?-i:(?P<alone>[A-Z])(?=[ ]*(?:\Z|\n|because\b|since\b|as\b|[.,;!]\s|[.,;!]\Z)|[*_]))
-    | (?-i:(?P<plain>[B-HJ-Z])(?=\ [A-Za-z(]|,|\s[{_IDEOGRAPHS}]))
+    | (?-i:(?P<plain>[B-HJ-Z])(?=\ (?:[^\W\d]|\()|,|\s[{_IDEOGRAPHS}]))
     | (?-i:(?P<judged>[A-Z])(?=\ (?:is|was|would\ be|must\ be)\ {_RIGHT})))
     (?!\ {_WRONG})""",
     re.VERBOSE | re.IGNORECASE,
@@ -329,8 +345,9 @@ _FURTHER = re.compile(
 _FIRST = re.compile(r"[\s\W]{0,4}(?:[A-Z]|(?<=\()[a-z])(?!\w)")
 _NAMED = (
     re.compile(
-        r"(?i:option|choice|letter|answer|alternativa|opción|antwort)(?: is)?[ :,*]{1,4}\(?"
-        r"([A-Z])(?![\w'’/&-])(?! (?!is\b|ist\b|es\b|est\b)[a-z])"
+        r"(?i:option|choice|choix|letter|answer|alternativa|opción|réponse|antwort)"
+        r"(?: is| est)?[ :,*]{1,4}\(?([A-Z])(?![\w'’/&-])"
+        r"(?! (?!is\b|ist\b|es\b|est\b|wählen|nehmen)[a-z])"
         r"|(?i:option|choice|answer)(?: is)? [\"'‘“]([A-Za-z])[\"'’”]"
         r"|\(([A-Z])\)|\[\[([A-Z])\]\]|\*\*\(?([A-Z])[.)]?(?:\*\*| )"
         r"|[选選](?:[择擇项項]|[项項][是为]|択肢)?\s?[:：]?\s?\(?([A-Z])(?![A-Za-z]|\)?\s?(?:不|错|錯|是错))"
@@ -338,14 +355,16 @@ _NAMED = (
     ),
     re.compile(
         rf"(?<![\w'’])\(?([A-HJ-Z])[).:]?(?:\ (?:(?!\b[A-Z]\b)[^.\n]){{1,60}}?)?"
-        rf"\ (?:is|seems|looks|must\ be|would\ be)\ {_RIGHT}",
+        rf"\ (?:(?:is|seems|looks|must\ be|would\ be)\ {_RIGHT}|ist\ richtig\b"
+        r"|(?:is|fits|matches|works)\ (?:a\ )?(?:better|stronger|best)\b(?!\ than))",
         re.VERBOSE,
     ),
     re.compile(
-        r"\b(?i:therefore|thus|hence|so|is|it's|(?<!could\ )(?<!might\ )be|with|for|towards?|choose"
-        r"|pick|select|definitely|probably|likely|leaves|leaving|say|guess|response|answer['’]s"
-        r"|corresponds\ to|matches)[,:]?[ *]{1,3}(?:option\ |choice\ )?\(?([A-HJ-Z])\)?\**"
-        r"(?:[.!]?\s*$|;\s|,?\ (?:since|because|as)\b)"
+        r"\b(?i:therefore|thus|hence|so|is|it's|(?<!could\ )(?<!might\ )be|(?<!,\ )with|for"
+        r"|towards?|choose"
+        r"|für|auf|choisis|elijo|escolho|scelgo|kies|ist|c['’]est|pick|select|definitely|probably|likely|leaves|leaving|say|guess|response|answer['’]s"
+        r"|corresponds\ to|matches)[,:]?[ *]{1,3}(?:option\ |choice\ |la\ )?\(?([A-HJ-Z])\)?\**"
+        r"(?:[.!]?\s*$|;\s|,?\ (?:since|because|as|though|although)\b)"
         r"|\b(?:is|are):?\ \(?([A-HJ-Z])\)(?=\ [^\n]{1,60}$)"
         r"|(?<!ot\ )\b(?i:only)\ (?:option\ )?\(?([A-HJ-Z])\)?\ (?!is\b)[a-z]{2,}s\b"
         r"|\bnot\ \(?[A-Z]\)?,?\ but\ \(?([A-HJ-Z])(?![\w'’])|\b([A-HJ-Z])\ it\ is\b"
@@ -363,7 +382,8 @@ _IS_RIGHT = re.compile(
 _YES_NO = re.compile(
     r"((?:ja|nein|oui|non|s[ií]|sim|não|tak|nie|да|нет|是的?|不是|はい|いいえ|네|아니요)"
     r"(?=[*]{0,3}(?:[.,!;:，。、]|$))|(?:yes|no|true|false)\b(?=[*]{0,3}(?:[.,!;:\s–—-]|$)))"
-    r"(?!\.? (?:one|matter|more|idea|answer|solution|information|way|such|need|problem|doubt)\b)"
+    r"(?!\.? (?:one|matter|more|idea|answer|(?:\w+ )?solutions?|information|way|such|need|problem"
+    r"|doubt)\b)"
     r"(?!\.? \d)",
     re.IGNORECASE,
 )

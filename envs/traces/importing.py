@@ -231,13 +231,13 @@ class Intake:
     def check(self) -> None:
         """Check what only all attempts together tell: answers, unique ids, known parents."""
         if not self.models:
-            notes = {note: n for log in self.logs for note, n in log.notes.items()}
+            notes = {note: n for log in self.logs for note, n in log.notes.items() if n}
             ask = (
                 "; give them by --references" if any("reference" in note for note in notes) else ""
             )
             raise TraceFormatError(
                 f"{[str(log.path) for log in self.logs]}: expected attempts, found none: "
-                f"{notes or 'no file has a record'}{ask}"
+                f"{notes or 'no file has a record, or more than a header'}{ask}"
             )
         if not any(model.read for model in self.models.values()):
             examples = [text[-60:] for model in self.models.values() for text in model.unread]

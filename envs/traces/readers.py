@@ -455,6 +455,33 @@ def trace_attempts(record: Record, log: Log) -> Iterator[Row]:
     }
 
 
+def event_attempts(record: Record, log: Log) -> Iterator[Row]:
+    """The attempt that an event of OpenAI's evals grades: what its sample was answered before."""
+    row, known = record.row, log.beside_it
+    known |= {name: row[name] for name in ("spec", "final_report") if name in row}
+    log.stated = known.get("final_report", {}).get("accuracy")
+    if row.get("type") == "sampling":
+        known.setdefault(row["sample_id"], row["data"])
+    if (kind := row.get("type")) != "match":
+        log.notes[f"events of type {kind}, which tell no attempt"] += kind not in (None, "sampling")
+        return
+    asked, data, spec = known.pop(row["sample_id"], {}), row["data"], known.get("spec", {})
+    if not asked:
+        log.notes["matches of nothing that was sampled before, left out"] += 1
+        return
+    texts = asked["sampled"] if isinstance(asked["sampled"], list) else [asked["sampled"]]
+    log.notes["right by match"] += 1
+    yield {
+        "question": conversation(asked["prompt"]),
+        "question_id": row["sample_id"],
+        "dataset": spec.get("base_eval"),
+        "reference": data.get("expected"),
+        "model": next(iter(spec.get("completion_fns", ())), None),
+        "text": str(texts[0]),
+        "correct": data["correct"],
+    }
+
+
 class Source(NamedTuple):
     """A kind of log: its name, and the columns that its records have and no other's.
 
@@ -483,6 +510,7 @@ SOURCES = (
     Source("HELM", {"adapter_spec", "request_states"}, scenario_attempts, scenario_entries),
     Source("simple-evals", {"htmls", "convos"}, simple_attempts, simple_entries),
     Source("EvalPlus", {"eval", "hash"}, program_attempts, program_entries),
+    Source("OpenAI evals", {"event_id", "sample_id", "data"}, event_attempts),
 )
 
 TABLE = Source("table", set(), table_attempts)
@@ -490,6 +518,8 @@ TABLE = Source("table", set(), table_attempts)
 
 def source_of(record: Record) -> Source:
     """The kind of log that a record is of; a plain table if it is of no other."""
+    if record.row.keys() == {"spec"}:
+        return SOURCES[-1]
     return next((source for source in SOURCES if source.columns <= record.row.keys()), TABLE)
 
 

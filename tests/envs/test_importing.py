@@ -851,6 +851,32 @@ def test_what_a_batch_lacks_is_named(tmp_path, known, message):
         import_attempts([write(tmp_path / "a.jsonl", [row])], tmp_path / "traces", options=options)
 
 
+def test_events_of_openai_evals(tmp_path):
+    def event(sample, kind, data):
+        return {"run_id": "r", "event_id": 0, "sample_id": sample, "type": kind, "data": data}
+
+    spec = {"completion_fns": ["gpt"], "base_eval": "sums", "eval_name": "sums.dev.v0"}
+    asked = {"prompt": [{"role": "user", "content": "2 + 2?"}], "sampled": ["It is 4."]}
+    rows = [
+        {"spec": spec},
+        event("a", "sampling", asked),
+        event("b", "sampling", asked | {"sampled": "It is 5."}),
+        event("b", "match", {"correct": False, "expected": "4", "picked": None}),
+        event("a", "match", {"correct": True, "expected": ["4"], "picked": "4"}),
+        event("c", "match", {"correct": True, "expected": "4"}),
+        {"final_report": {"accuracy": 0.5}},
+    ]
+    made = import_attempts([write(tmp_path / "run.jsonl", rows)], tmp_path / "traces")
+    assert shares(made) == {("gpt", "sums"): (2, 2, 0.5)}
+    assert any("sampled before" in note for note in made.notes)
+    graded = [{"spec": spec}, rows[1], event("a", "metrics", {"choice": "C"})]
+    with pytest.raises(TraceFormatError, match="events of type metrics, which tell no attempt"):
+        import_attempts([write(tmp_path / "graded.jsonl", graded)], tmp_path / "none")
+    header = write(tmp_path / "header.json", [{"eval": {"task": "t"}, "status": "success"}])
+    with pytest.raises(TraceFormatError, match="more than a header"):
+        import_attempts([header], tmp_path / "none")
+
+
 @QUIET
 def test_completions_of_trl(tmp_path):
     prompt = [{"role": "user", "content": "1 + 1?"}]

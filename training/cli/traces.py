@@ -504,7 +504,9 @@ def _read(kind: AnswerKind, row: dict[str, Any]) -> dict[str, Any]:
     if row.get("reference") is not None:
         from controller.answers import is_right
 
-        found["right"] = is_right(kind, answer, str(row["reference"]))
+        told = row["reference"]
+        references = told if isinstance(told, list) else [told]
+        found["right"] = any(is_right(kind, answer, str(reference)) for reference in references)
     return found
 
 

@@ -25,6 +25,7 @@ from training.cli.flags import (
     Setting,
     argument,
     flag,
+    pairs,
     parameter,
     taking,
     with_flags,
@@ -318,19 +319,21 @@ class ShadowConfig:
         controller: checkpoint.
         models: of the log; asked where it has no attempt.
         spend: small-model tokens that new attempts may cost, all together.
-        references: what is right, by question_id or question.
+        references: files with what is right, by question_id or question; repeatable.
+        map_references: THEIRS=OURS, a column of those files by its name here; repeatable.
         grader: MODULE:FUNCTION of question and answer, instead of references.
     """
 
     controller: Path = bundled("controller")
     models: NamedModels = field(default_factory=NamedModels)
     spend: float = 0.0
-    references: Path | None = None
+    references: tuple[Path, ...] = ()
+    map_references: tuple[str, ...] = ()
     grader: str | None = None
 
     def __post_init__(self) -> None:
         check_range(self, ("spend",), least=0)
-        if self.references is not None and self.grader is not None:
+        if self.references and self.grader is not None:
             raise ConfigError("references, grader: expected at most one of them")
 
 
@@ -342,26 +345,29 @@ def shadow_(
     as_json: Json = False,
 ) -> None:
     """Say what a controller would have saved and lost on questions that were served."""
-    from controller.answers import answer_kind, imported, is_right
+    from controller.answers import answer_kind, imported
     from controller.backends.base import Backend
     from controller.checkpoint import load_checkpoint
     from controller.loading import load_backend
     from controller.loop import Controller
     from controller.process.types import Question
+    from envs.traces.logs import is_one_of, right_answers
     from envs.traces.readers import read_episodes, read_references
     from training.compare.shadow import LoggedFirst, shadow
     from training.report.show import print_shadow
 
     checkpoint = load_checkpoint(config.controller)
     kind = answer_kind(checkpoint.answers)
-    known = {} if config.references is None else read_references(config.references)
+    theirs = pairs("map_references", config.map_references)
+    known = read_references(*config.references, columns=theirs)
     grade = None if config.grader is None else imported("grader", config.grader)
 
     def right(question: Question, answer: str | None) -> bool | None:
         if grade is not None:
             return answer is not None and bool(grade(question.text, answer))
         row = known.get(question.question_id, known.get(question.text))
-        return None if row is None else is_right(kind, answer, str(row["reference"]))
+        references = () if row is None else tuple(right_answers(row["reference"]))
+        return None if row is None else is_one_of(kind, answer, references)
 
     rows = read_episodes(log)
     backend = load_backend(checkpoint, config.models.all)

@@ -33,7 +33,8 @@ PIECES = ("answer is ", "1,", "1 ", "is ", "\\boxed{", "<answer>", "#### ", "\\f
           "1 2 ", "x", "a1E9", "\n\n12", "A, ", "Antwort: ", "答案", "½",
           '"answer": [', "is 5 and ", "to a ", "\nQuestion: ", "\nNote: ", ":\n- a\n", ", so 1",
           ", which is 1 ", "the statement is ", "\n(a) 1\n(b) 2", "\n{\"a\": 1}", " is $x$ ",
-          "total one two ", "[[ ## a ## ]]\n")  # fmt: skip
+          "total one two ", "[[ ## a ## ]]\n", "Red 5, ", "\\boxed{1} wait, ", "so the a is ",
+          "answer to part a is 1. ")  # fmt: skip
 
 
 def stated(name):
@@ -182,6 +183,12 @@ def test_equal_answers(kind, one, other, same):
     assert kind.same(other, one) is same
     one, other = kind.canonical(one), kind.canonical(other)
     assert first_same(kind, other, ["nothing", one]) == (one if same else other)
+
+
+def test_two_numbers_are_no_decimal_comma():
+    auto = answer_kind("auto")
+    assert is_right(auto, "-2, 1", "-2,1")
+    assert is_right(auto, "3.5", "3,5")
 
 
 def test_references_may_be_worked_solutions():

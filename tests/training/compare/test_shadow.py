@@ -89,14 +89,20 @@ def test_another_log_is_told(checkpoint, log, small, large):  # noqa: F811
 
 
 def test_the_command(log, small, large, tmp_path):  # noqa: F811
-    references = tmp_path / "references.jsonl"
+    references, more = tmp_path / "references.jsonl", tmp_path / "more.jsonl"
     references.write_text(
-        "\n".join(json.dumps({"question_id": f"q{n}", "reference": "7"}) for n in range(3))
+        "\n".join(json.dumps({"question_id": f"q{n}", "gold": ["7", "7.0"]}) for n in range(2))
     )
+    more.write_text(json.dumps({"question_id": "q2", "reference": "7"}))
+    known = [
+        f"--references={references}",
+        f"--references={more}",
+        "--map-references=gold=reference",
+    ]
     places = ["--small", f"{small.url}#small", "--large", f"{large.url}#large"]
     told = CliRunner().invoke(
         app,
-        ["shadow", str(log), *places, "--spend", "1e5", "--references", str(references), "--json"],
+        ["shadow", str(log), *places, "--spend", "1e5", *known, "--json"],
     )
     assert told.exit_code == 0, told.output
     figures = {f["quantity"]: f["questions"] for f in json.loads(told.output)["figures"]}
