@@ -110,7 +110,6 @@ def main(
     at_once: Annotated[int, typer.Option(min=1, help="Questions written together.")] = 32,
 ) -> None:
     """Record and write the set."""
-    limit_threads()
     drawn = read_questions(questions) if questions else bundled_questions()
     asked = [
         (replace(question, answers=question.answers or UNSTATED), split)
@@ -127,6 +126,7 @@ def main(
     }
     parts = planned(out / PARTS, plan)
     local = load_model(ModelPlace.parse(model), 0)
+    limit_threads(local.parameters)
     backend = LocalBackend(
         local, temperature=temperature, max_new_tokens=max_new_tokens, max_cached_prompts=0
     )

@@ -62,6 +62,7 @@ from training.learn.calibration import (
     fit_state_readout,
 )
 from training.learn.resume import has_state, load_state, save_state
+from training.learn.threads import limit_threads
 
 Example = dict[str, Any]
 
@@ -192,6 +193,13 @@ def _example(question: str, attempt: str, target: str) -> Example:
     }
 
 
+def _loaded(base: str | Path | ModelPlace) -> LocalModel:
+    """A model, and as many threads as it gains by."""
+    local = load_model(base, 0)
+    limit_threads(local.parameters)
+    return local
+
+
 def train_reviser(
     base: str | Path | ModelPlace,
     traces: TraceSet,
@@ -212,7 +220,7 @@ def train_reviser(
     from trl import SFTConfig, SFTTrainer
 
     config = config or ReviserConfig()
-    local = load_model(base, 0)
+    local = _loaded(base)
     state = out / "training"
     examples = list(revision_examples(traces, "train", worked_solution, config, local.name))
     if not examples:
@@ -351,7 +359,7 @@ class VerifierTraining:
         config: VerifierConfig | None = None,
     ) -> None:
         self.config, self.out = config or VerifierConfig(), out
-        self.local = load_model(base, 0)
+        self.local = _loaded(base)
         known, new = (
             [group for t in traces for group in attempts_by_question(t, split, self.local.name)]
             for split in ("train", "validation")
@@ -467,7 +475,7 @@ def train_readout(
     Raises:
         ConfigError: there are no right or no wrong attempts with their texts.
     """
-    local = load_model(base, 0)
+    local = _loaded(base)
     parts = []
     for split in ("train", "validation"):
         groups = attempts_by_question(traces, split, local.name)
@@ -514,7 +522,7 @@ def measure_reviser(
         Shares of wrong attempts that it `fixes` and of right ones that it `breaks`, and how often a
         `fresh` attempt at the questions of the wrong ones is right; NaN of nothing.
     """
-    local = load_adapters(load_model(base, 0), {REVISER: reviser})
+    local = load_adapters(_loaded(base), {REVISER: reviser})
     recorded = read_recorded(traces, ["validation"], [local.name])
     of = {question.question_id: question for question in recorded.questions}
     answered = [a for a in recorded.attempts if a.answer is not None and a.text is not None]

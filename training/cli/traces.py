@@ -262,15 +262,14 @@ def verify(
         str, typer.Option(help="Directory or hub id.", show_default="the bundled one")
     ] = str(bundled("small")),
 ) -> None:
-    """Add a verifier's scores to a trace set that was recorded without it."""
+    """Add a verifier's scores to a trace set that was recorded without it; run again to resume."""
     from envs.traces.format import TraceSet
-    from training.learn.threads import limit_threads
     from training.record.recording import add_scores
 
-    limit_threads()
-    trace_set = TraceSet.read(traces)
-    with progress_bar("verifying", trace_set.num_attempts) as update:
-        num_scored = add_scores(trace_set, small, verifier, out, update)
+    with progress_bar("verifying", 1.0) as update:
+        num_scored = add_scores(
+            TraceSet.read(traces), small, verifier, out, lambda done, of: update(done / of)
+        )
     console.print(f"{out}: {num_scored} attempts scored")
 
 
@@ -302,9 +301,7 @@ def train_adapter(
         train_readout,
         train_reviser,
     )
-    from training.learn.threads import limit_threads
 
-    limit_threads()
     place, recorded = ModelPlace.parse(model), TraceSet.read(traces)
     solutions, given = right_texts(recorded), {"epochs": epochs} if epochs else {}
     if adapter == REVISER:

@@ -10,6 +10,7 @@ when, or after what.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -209,8 +210,8 @@ def planned_manifest(
     return {"version": TRACE_VERSION, "models": entries, "recorded": asdict(amount), **others}
 
 
-_AT_ONCE = 4096
-"""Attempts that are scored between two reports of progress."""
+_AT_ONCE = 128
+"""Attempts that are scored between two reports of progress; what a kill can cost."""
 
 
 def add_scores(
@@ -218,11 +219,12 @@ def add_scores(
     small: str | Path,
     verifier: Path,
     out: Path,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int, int], None] = lambda done, all_: None,
 ) -> int:
     """Write a trace set again with a verifier's scores of the small model's attempts.
 
-    Scores that it has are replaced; `progress` is called with the number of attempts scored.
+    Scores that it has are replaced; `progress` hears how many of all attempts are scored. Until the
+    end scores lie in `out/training`, where the same call finds them.
 
     Returns:
         How many attempts were scored.
@@ -234,10 +236,12 @@ def add_scores(
 
     from controller.backends.local.adapters import load_adapters, score_attempts
     from controller.backends.local.model import load_model
+    from training.learn.threads import limit_threads
 
     if (out / MANIFEST).exists():
         raise ConfigError(f"{out}: expected no trace set there yet; choose another directory")
     local = load_adapters(load_model(small, 0), {VERIFIER: verifier})
+    limit_threads(local.parameters)
     entry = traces.manifest.get("models", {}).get(local.name)
     if entry is None or entry.get("digest") not in (None, local.digest):
         raise ConfigError(
@@ -256,19 +260,24 @@ def add_scores(
     scores, questions = np.full(len(attempts), np.nan), traces.questions
     columns = (questions[name].to_pylist() for name in ("question_id", "question"))
     asked = dict(zip(*columns, strict=True))
+    (spec,) = local.adapters
+    known = out / "training" / f"{spec.digest}-{tables_digest(traces.path)[:16]}"
+    known.mkdir(parents=True, exist_ok=True)
     for start in range(0, len(rows), _AT_ONCE):
-        part = rows.iloc[start : start + _AT_ONCE]
-        pairs = zip(part["question_id"], part["text"], strict=True)
-        texts = [local.encode_attempt(asked[question], text) for question, text in pairs]
-        logprobs = part[["mean_logprob", "min_logprob"]].to_numpy(np.float32, copy=True)  # (n, 2)
-        scores[part.index] = score_attempts(local, texts, torch.from_numpy(logprobs))
-        progress(start + len(part))
-    out.mkdir(parents=True, exist_ok=True)
+        part, file = rows.iloc[start : start + _AT_ONCE], known / f"{start}.json"
+        if not file.exists():
+            pairs = zip(part["question_id"], part["text"], strict=True)
+            texts = [local.encode_attempt(asked[question], text) for question, text in pairs]
+            logprobs = part[["mean_logprob", "min_logprob"]].to_numpy(np.float32, copy=True)
+            write_json(file, score_attempts(local, texts, torch.from_numpy(logprobs)))
+        scores[part.index] = json.loads(file.read_text())
+        progress(start + len(part), len(rows))
     kept = attempts.select([n for n in attempts.column_names if n != "verifier_score"])
     column = pa.array(scores, pa.float32(), from_pandas=True)
     write_table(out / "questions.parquet", traces.questions)
     write_table(out / "attempts.parquet", kept.append_column("verifier_score", column))
     write_json(out / MANIFEST, _rewritten_manifest(traces, local, verifier, out))
+    shutil.rmtree(out / "training")
     return len(rows)
 
 

@@ -348,14 +348,29 @@ def scores(path):
     return np.array(TraceSet.read(path).attempts["verifier_score"].to_pylist(), np.float64)
 
 
-def test_scores_and_adapter_are_those_of_a_recording(recorded):
-    done = []
-    plain = TraceSet.read(recorded / "without")
-    add_scores(plain, *VERIFIED, recorded / "later", done.append)
+def test_scores_and_adapter_are_those_of_a_recording_also_after_a_kill(recorded, monkeypatch):
+    monkeypatch.setattr("training.record.recording._AT_ONCE", 2)
+    done, plain = [], TraceSet.read(recorded / "without")
+
+    def killed(scored, of):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        add_scores(plain, *VERIFIED, recorded / "later", killed)
+    (first,) = (recorded / "later").rglob("0.json")
+    written = first.stat().st_mtime_ns
+    add_scores(
+        plain,
+        *VERIFIED,
+        recorded / "later",
+        lambda scored, of: done.append((scored, of, first.stat().st_mtime_ns)),
+    )
+    assert {at for *_, at in done} == {written}
+    assert not (recorded / "later" / "training").exists()
     found, expected = scores(recorded / "later"), scores(recorded / "with")
     assert np.array_equal(np.isnan(found), np.isnan(expected))
     np.testing.assert_allclose(found, expected, atol=1e-4)
-    assert done[-1] == np.isfinite(expected).sum()
+    assert done[-1][:2] == (np.isfinite(expected).sum(),) * 2
     manifests = [TraceSet.read(recorded / name).manifest for name in ("later", "with")]
     assert manifests[0]["models"] == manifests[1]["models"]
 
