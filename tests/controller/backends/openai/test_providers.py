@@ -7,6 +7,7 @@ import time
 import zlib
 from dataclasses import replace
 from email.utils import formatdate
+from itertools import pairwise
 
 import pytest
 
@@ -241,9 +242,11 @@ def with_tools(request):
         (zlib.compress(WHOLE), "deflate", None),
         (WHOLE, "gzip", "compressed"),
         (WHOLE, "br", "compressed"),
+        (WHOLE, "none", None),
+        (WHOLE, "utf-8", None),
     ],
     # Packed bytes hold the time, and both processes of the suite must name a test the same.
-    ids=["gzip", "deflate", "not gzip", "unknown"],
+    ids=["gzip", "deflate", "not gzip", "unread", "none", "no encoding"],
 )
 def test_what_is_packed_is_unpacked_up_to_a_limit(server, data, encoding, error):
     server.script(packed(data, encoding))
@@ -404,6 +407,127 @@ def test_a_system_message_that_is_refused_is_said_by_the_user(server, words):
     said = [{"role": "user", "content": "Be short.\n\n2+5="}]
     assert server.requests[-1].body["messages"] == said
     assert backend.notes == ("small: the server refuses system",)
+
+
+ROWS = "Conversation roles must alternate user/assistant/user/assistant/..."
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (ROWS, 400),
+        (f"Jinja Exception: {ROWS} at row 19, column 27", 500),
+        ("Jinja Exception: System message must be at the beginning.", 500),
+        ("this model does not support successive user or assistant messages", 400),
+        ("user or tool message(s) should alternate with assistant message(s)", 400),
+    ],
+)
+@pytest.mark.parametrize("role", ["system", "user"])
+def test_turns_of_one_role_in_a_row_are_one_where_a_server_wants_it(server, words, code, role):
+    def in_a_row(sent):
+        roles = [turn["role"] for turn in sent["messages"]]
+        return any(one == other for one, other in pairwise(roles))
+
+    server.script(refuse({"error": {"message": words}}, in_a_row, code))
+    said = [{"role": role, "content": text} for text in ("Be short.", "Be right.")]
+    (request,) = asking()
+    request = replace(request, question=replace(request.question, history=tuple(said)))
+    (attempt,), backend = ask(server.url, requests=[request], breaker=CircuitBreaker(failures=1))
+    assert (attempt.answer, server.calls) == ("7", 2)
+    assert "Be short.\n\nBe right." in server.requests[-1].body["messages"][0]["content"]
+    assert backend.notes == ("small: the server refuses turns of one role in a row",)
+
+
+NO_ROOM = {
+    "OpenAI": "This model's maximum context length is 1024 tokens. However, you requested {total} "
+    "tokens (400 in the messages, {asked} in the completion). Please reduce the length.",
+    "vLLM": "'max_tokens' or 'max_completion_tokens' is too large: {asked}. This model's maximum "
+    "context length is 1024 tokens and your request has 400 input tokens ({asked} > 1024 - 400).",
+    "vLLM 0.20": "This model's maximum context length is 1024 tokens. However, you requested "
+    "{asked} output tokens and your prompt contains at least {least} input tokens, for a total of "
+    "at least 1025 tokens.",
+    "TGI": "`inputs` tokens + `max_new_tokens` must be <= 1024. Given: 400 `inputs` tokens and "
+    "{asked} `max_new_tokens`",
+    "SGLang": "Requested token count exceeds the model's maximum context length of 1024 tokens. "
+    "You requested a total of {total} tokens: 400 tokens from the input messages and {asked} "
+    "tokens for the completion.",
+    "Anthropic": "input length and `max_tokens` exceed context limit: 400 + {asked} > 1024, "
+    "decrease input length or `max_tokens` and try again",
+    "OpenRouter": "This endpoint's maximum context length is 1024 tokens. However, you requested "
+    "about {total} tokens (400 of text input, {asked} in the output).",
+}
+
+
+@pytest.mark.parametrize("name", NO_ROOM)
+def test_an_attempt_is_as_long_as_its_prompt_leaves_room_for(server, name):
+    def words(sent):
+        asked = sent["max_tokens"]
+        told = NO_ROOM[name].format(asked=asked, total=asked + 400, least=1025 - asked)
+        return {"error": {"message": told}}
+
+    server.script(objecting(words, lambda sent: sent["max_tokens"] > 624))
+    (attempt,), backend = ask(server.url, max_new_tokens=1000, max_retries=0)
+    assert (attempt.answer, server.calls, backend.notes) == ("7", 2, ())
+    assert 500 <= server.requests[-1].body["max_tokens"] <= 624
+
+
+def test_a_shortest_attempt_is_asked_for_as_such(server):
+    def words(sent):
+        said = f"integer below minimum value. Expected a value >= 16, but got {sent['max_tokens']}"
+        return {"error": {"message": f"Invalid 'max_tokens': {said}.", "param": "max_tokens"}}
+
+    server.script(objecting(words, lambda sent: sent["max_tokens"] < 16))
+    _, backend = ask(server.url, max_new_tokens=5, after=lambda backend: backend.attempts(asking()))
+    assert [r.body["max_tokens"] for r in server.requests] == [5, 16, 16]
+    assert backend.notes == ("small: the server is asked for at least 16 tokens",)
+
+
+NO_THINKING = (
+    "Function tools with reasoning_effort are not supported for gpt-5.6 in /v1/chat/completions. "
+    "To use function tools, use /v1/responses or set reasoning_effort to 'none'."
+)
+
+
+@pytest.mark.parametrize("own", [{}, {"reasoning_effort": "low"}])
+def test_a_model_that_takes_tools_only_without_thinking_does_not_think_beside_them(server, own):
+    words = {"error": {"message": NO_THINKING, "param": "reasoning_effort"}}
+    server.script(
+        refuse(words, lambda sent: "tools" in sent and sent.get("reasoning_effort") != "none")
+    )
+    (attempt,), backend = ask(
+        server.url,
+        body=own,
+        requests=with_fields(**OFFERED),
+        after=lambda backend: backend.attempts(asking()),
+    )
+    efforts = [r.body.get("reasoning_effort") for r in server.requests]
+    mine = own.get("reasoning_effort")
+    assert (attempt.answer, efforts) == ("7", [mine, "none", mine])
+    assert backend.notes == ("small: the server refuses thinking beside tools",)
+
+
+def test_an_effort_that_a_client_wants_beside_tools_is_its_own_matter(server):
+    server.script(status(400, {"error": {"message": NO_THINKING, "param": "reasoning_effort"}}))
+    (attempt,), backend = ask(server.url, requests=with_fields(**OFFERED, reasoning_effort="high"))
+    assert (attempt.error, server.calls) == ("rejected:reasoning_effort", 1)
+    assert backend.notes == ()
+
+
+@pytest.mark.parametrize(("wanted", "kept"), [(False, 1), (True, 2)])
+def test_calls_side_by_side_may_be_refused(server, wanted, kept):
+    """By models, whose servers then take no word about it, and by clients, who get the first."""
+    words = {"error": {"message": "Unsupported parameter", "param": "parallel_tool_calls"}}
+    calls = [{"id": n, "function": {"name": n, "arguments": "{}"}} for n in "fg"]
+    told = saying(None, "tool_calls", message={"tool_calls": calls})
+
+    async def reply(exchange):
+        refused = "parallel_tool_calls" in exchange.body
+        await exchange.reply(words if refused else told, status=400 if refused else 200)
+
+    server.script(reply)
+    requests = with_fields(**OFFERED, parallel_tool_calls=wanted)
+    (attempt,), _ = ask(server.url, requests=requests)
+    assert (len(attempt.calls), server.calls) == (kept, 2)
 
 
 @pytest.mark.parametrize(
