@@ -467,6 +467,8 @@ class OpenAIBackend(Backend):
             answer=answer,
             how=how,
             calls=calls,
+            thoughts=written.thoughts,
+            refused=written.refused,
             told=told_logprobs(written.entries) if request.question.fields.get("logprobs") else (),
             # A chat does not go on after calls but with what they return.
             num_revisions=0 if calls else made.num_revisions,

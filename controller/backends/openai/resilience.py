@@ -109,6 +109,7 @@ _TOGETHER = re.compile("both|together|same time|only one|mutually", re.IGNORECAS
 _EXTRA, _UNSIGNED = "extra_content", "calls without a thought_signature"
 _THOUGHTLESS, _IDS = "turns without reasoning_content", "ids of other models' calls"
 _ROWS, _THINKING = "turns of one role in a row", "thinking beside tools"
+_THOUGHTS = "turns with reasoning_content"
 """What servers have against turns that another model wrote, or that lost something on the way."""
 _SIGNED = {"google": {"thought_signature": "skip_thought_signature_validator"}}
 _SHORT_ID = re.compile("[a-zA-Z0-9]{9}")  # all that Mistral's servers take
@@ -440,6 +441,7 @@ def _about_turns(said: str, chat: Sequence[Mapping[str, Any]]) -> str | None:
         _EXTRA: _EXTRA in said and any(_EXTRA in call for call in calls),
         _THOUGHTLESS: "reasoning_content" in said
         and any("reasoning_content" not in turn for turn in turns),
+        _THOUGHTS: "reasoning_content" in said and bool(turns),
         _IDS: _BAD_ID.search(said) and not all(_SHORT_ID.fullmatch(call["id"]) for call in calls),
         _ROWS: _IN_A_ROW.search(said) and len(_merged(chat)) < len(chat),
     }
@@ -502,7 +504,7 @@ class Quirks:
             body = {**body, "messages": _merged(chat)}
         if _THINKING in self.refused and "tools" in body:
             body = {**body, "reasoning_effort": "none"}
-        if self.refused & {_EXTRA, _UNSIGNED, _THOUGHTLESS, _IDS}:
+        if self.refused & {_EXTRA, _UNSIGNED, _THOUGHTLESS, _THOUGHTS, _IDS}:
             body = {**body, "messages": [*map(self._turn, body["messages"])]}
         for name in _LENGTHS & body.keys():
             asked = max(body[name], self.least)
@@ -524,7 +526,9 @@ class Quirks:
     def _turn(self, told: Mapping[str, Any]) -> dict[str, Any]:
         """A turn as the server takes it."""
         turn, calls = {**told}, [{**call} for call in told.get("tool_calls", ())]
-        if _THOUGHTLESS in self.refused and turn["role"] == "assistant":
+        if _THOUGHTS in self.refused:
+            turn.pop("reasoning_content", None)
+        elif _THOUGHTLESS in self.refused and turn["role"] == "assistant":
             turn.setdefault("reasoning_content", " ")  # Kimi's servers take no empty one
         if _EXTRA in self.refused:
             calls = [{k: v for k, v in call.items() if k != _EXTRA} for call in calls]

@@ -150,6 +150,7 @@ WHOLES = {
     "an end of events behind it": of_type("text/event-stream", WHOLE + b"\n\n" + DONE),
     "a byte order mark": of_type("text/plain", BOM + WHOLE),
     "a text and no message": completion(choices=[{"text": "Answer: 7", "finish_reason": "stop"}]),
+    "line ends within strings": of_type("application/json", WHOLE.replace(b"Answer", b"\nAnswer")),
     "a refusal beside nothing": saying("", message={"refusal": "Answer: 7"}),
 }
 
@@ -223,8 +224,9 @@ def test_calls_of_tools_are_put_together(server, way):
     assert attempt.answer
 
 
-def test_arguments_that_are_objects_are_kept(server):
-    told = {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
+@pytest.mark.parametrize("arguments", [{"x": 1}, json.dumps(json.dumps({"x": 1}))])
+def test_arguments_that_are_objects_are_kept(server, arguments):
+    told = {"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}
     server.script(saying(None, "tool_calls", message={"tool_calls": [told]}))
     (request,) = asking()
     (attempt,), _ = ask(server.url, requests=[with_tools(request)], attempt_deadline_s=10)
@@ -303,6 +305,7 @@ def test_the_end_of_a_text_that_was_cut_is_no_answer(server, text, answer):
     [
         {"type": "text", "text": "Answer: 7"},
         ["Answer: ", "7"],
+        [{"type": "refusal", "refusal": "Answer: 7"}],
         [{"type": "reasoning", "text": "Answer: 8"}, {"type": "text", "text": "Answer: 7"}],
     ],
 )
@@ -325,6 +328,36 @@ def test_thoughts_are_counted_under_all_names(server, message):
     server.script(saying(None, message={**message, "content": parts}, usage=usage_of(10, 40)))
     (attempt,), _ = ask(server.url)
     assert (attempt.answer, attempt.usage.reasoning_tokens) == ("7", 20)
+
+
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("tags", [("<think>", "</think>"), ("[THINK]", "[/THINK]")])
+def test_thoughts_between_tags_are_counted(server, streams, tags):
+    pieces = (f"{tags[0]}It is 7. ", f"{tags[1]}Answer: 7")
+    told = stream(
+        *(chunk({"content": piece}) for piece in pieces), chunk({}, "stop", usage=usage_of(10, 40))
+    )
+    server.script(told if streams else saying("".join(pieces), usage=usage_of(10, 40)))
+    (attempt,), _ = ask(server.url, streams=streams)
+    assert (attempt.answer, attempt.usage.reasoning_tokens) == ("7", 20)
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_thoughts_and_refusals_are_kept_apart_from_the_text(server, streams):
+    said: list[str] = []
+    (request,) = asking()
+    for message, text, thoughts, refused in (
+        ({"reasoning": "Hm.", "content": "Answer: 7"}, "Answer: 7", "Hm.", False),
+        ({"reasoning_content": "Hm.", "content": None, "refusal": "No."}, "No.", "Hm.", True),
+        ({"content": "Answer: 7", "refusal": None}, "Answer: 7", "", False),
+    ):
+        told = stream(*(chunk({k: v}) for k, v in message.items()), chunk({}, "stop"))
+        server.script(told if streams else saying(None, message=message))
+        requests = [replace(request, on_text=said.append, on_thought=said.append)]
+        (attempt,), _ = ask(server.url, streams=streams, requests=requests)
+        assert (attempt.text, attempt.thoughts, attempt.refused) == (text, thoughts, refused)
+    # What is refused is only told as such, once it is known.
+    assert said == (["Hm.", "Answer: 7", "Hm.", "Answer: 7"] if streams else said)
 
 
 def test_thoughts_may_be_counted_beside_the_details(server):
@@ -892,6 +925,11 @@ def test_calls_keep_what_their_server_wants_back(server, streams):
             lambda turn, result: turn.get("reasoning_content"),
         ),
         (
+            "messages.1.reasoning_content: Extra inputs are not permitted",
+            {"reasoning_content": "I call f."},
+            lambda turn, result: "reasoning_content" not in turn,
+        ),
+        (
             "Tool call id was call_1 but must be a-z, A-Z, 0-9, with a length of 9.",
             None,
             lambda turn, result: (
@@ -900,7 +938,7 @@ def test_calls_keep_what_their_server_wants_back(server, streams):
             ),
         ),
     ],
-    ids=["Gemini's", "others than Gemini's", "Kimi's", "Mistral's"],
+    ids=["Gemini's", "others than Gemini's", "Kimi's", "others than Kimi's", "Mistral's"],
 )
 def test_calls_of_one_model_go_on_with_another(server, words, brought, wants):
     call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -908,7 +946,8 @@ def test_calls_of_one_model_go_on_with_another(server, words, brought, wants):
         {
             "role": "assistant",
             "content": None,
-            "tool_calls": [{**call, **({"extra_content": brought} if brought else {})}],
+            "tool_calls": [{**call, **({"extra_content": brought} if brought is SIGNED else {})}],
+            **(brought if brought and brought is not SIGNED else {}),
         },
         {"role": "tool", "tool_call_id": "call_1", "content": "7"},
     )
