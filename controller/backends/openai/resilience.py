@@ -94,7 +94,11 @@ _NO_SYSTEM = re.compile(
     r"|not support\W{0,3}(system|developer)\b",
     re.IGNORECASE,
 )
-_NO_STREAM = r"support.{0,9}streaming|streaming.{0,9}(not |un)support"
+_OTHER_WORDS = {
+    "stream": r"support.{0,9}streaming|streaming.{0,9}(not |un)support",
+    **{f"{kind}_penalty": rf"\b({kind}_?)?penalty\b" for kind in ("presence", "frequency")},
+}
+"""By which servers name a field beside its name; Gemini's mean both penalties by one word."""
 _UNREAD = re.compile(
     r"tool_use_failed|json_validate_failed|output_parse_failed|error parsing tool call"
     r"|failed to parse (tool call|input at)|model produced output that does not match"
@@ -121,7 +125,9 @@ _IN_A_ROW = re.compile(
     re.IGNORECASE,
 )
 _TOO_MANY = re.compile(r"at most|less than|<=|range|maximum|too large|exceed", re.IGNORECASE)
-_TOO_FEW = re.compile(r"at least|greater than|>=|range|minimum|too small|between", re.IGNORECASE)
+_TOO_FEW = re.compile(
+    r"at least|greater than|>=|range|minimum|too small|between|positive", re.IGNORECASE
+)
 _RANGE = re.compile(rf"{_TOO_MANY.pattern}|{_TOO_FEW.pattern}", re.IGNORECASE)
 _WINDOW = re.compile(
     r"context (?:length|window|limit)\D{1,12}(\d{1,9}) tokens|[<>]=? (\d{1,9})[.,]"
@@ -323,9 +329,9 @@ def room_told(error: Exception, body: Mapping[str, Any]) -> int | None:
 
 
 def _mentioned(fields: Iterable[str], said: str) -> set[str]:
-    """Fields that words name; xAI's say presencePenalty, and "stream" is said in many ways."""
+    """Fields that words name; xAI's say presencePenalty, and some are said in other ways."""
     patterns = {f: rf"\b{re.escape(f).replace('_', '_?')}\b" for f in fields}
-    patterns |= {"stream": _NO_STREAM} if "stream" in patterns else {}
+    patterns |= {f: words for f, words in _OTHER_WORDS.items() if f in patterns}
     return {f for f, pattern in patterns.items() if re.search(pattern, said, re.IGNORECASE)}
 
 

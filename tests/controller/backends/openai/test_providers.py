@@ -834,8 +834,14 @@ def test_what_is_refused_beside_one_clients_field_is_sent_to_all_others(
     assert backend.notes == (f"small: the server refuses {note}",)
 
 
-def test_a_value_out_of_range_is_its_clients_matter(server):
-    words = {"detail": [{"loc": ["body", "temperature"], "msg": "should be less than 1.5"}]}
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"detail": [{"loc": ["body", "temperature"], "msg": "should be less than 1.5"}]},
+        {"error": "Input validation error: `temperature` must be strictly positive"},
+    ],
+)
+def test_a_value_out_of_range_is_its_clients_matter(server, words):
     server.script(refuse(words, lambda sent: sent["temperature"] > 1.5, 422))
     (attempt,), backend = ask(
         server.url,
@@ -848,9 +854,15 @@ def test_a_value_out_of_range_is_its_clients_matter(server):
     assert server.requests[-1].body["temperature"] == 0.5
 
 
-def test_a_field_may_be_named_as_xai_does(server):
-    words = {"error": "Model grok-4 does not support parameter presencePenalty."}
-    server.script(refuse(words, lambda sent: "presence_penalty" in sent))
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Model grok-4 does not support parameter presencePenalty.",
+        "Penalty is not enabled for models/gemini-2.5-pro",
+    ],
+)
+def test_a_field_may_be_named_in_other_words(server, words):
+    server.script(refuse({"error": words}, lambda sent: "presence_penalty" in sent))
     (attempt,), _ = ask(server.url, requests=with_fields(presence_penalty=0.5))
     assert (attempt.answer, server.calls) == ("7", 2)
 
