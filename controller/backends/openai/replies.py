@@ -49,7 +49,10 @@ _LONGEST_REASON, _MOST_CALLS = 32, 128
 LONGEST_ID = 2**16
 """Of a call: LiteLLM puts Gemini's signatures of thoughts there, which no character may lack."""
 _TEXTS = ("text", "thinking", "summary", "refusal")
-_THOUGHTS = ("reasoning_content", "reasoning", "reasoning_text", "reasoning_details")
+_THOUGHTS = (
+    *("reasoning_content", "reasoning", "reasoning_text", "reasoning_details"),
+    *("thinking", "thinking_blocks"),
+)
 _ERROR = ("code", "status", "message", "msg", "detail", "errors", "base_resp")
 _BOM = "\ufeff"
 _EVENT = re.compile(r"^(?:data:)? *(\{.*\})", re.MULTILINE)

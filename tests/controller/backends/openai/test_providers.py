@@ -320,6 +320,8 @@ def test_contents_of_other_forms_are_read(server, content):
     [
         {"reasoning_details": [{"type": "reasoning.text", "text": "It is 7. "}]},
         {"reasoning_text": "It is 7. "},
+        {"thinking": "It is 7. "},
+        {"thinking_blocks": [{"type": "thinking", "thinking": "It is 7. ", "signature": "c2ln"}]},
         {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "It is 7. "}]}]},
     ],
 )
