@@ -7,10 +7,12 @@ in a process that is killed if it hangs, and no schema makes it open an address.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from controller.answers.expressions import in_time
+from controller.answers.thoughts import parted
 
 Fields = Mapping[str, Any]
 """Of a chat completion: `response_format`, `tools` and `tool_choice`, as OpenAI has them."""
@@ -18,6 +20,8 @@ Fields = Mapping[str, Any]
 Call = Mapping[str, Any]
 """An entry of `tool_calls`."""
 
+
+_FENCED = re.compile(r"\s*```(?:json)?\s*\n(.*\S)\s*```\s*", re.DOTALL | re.IGNORECASE)
 
 FORM = "form"
 """How an answer was read that has the form which a request wants."""
@@ -38,6 +42,16 @@ def structured_answer(fields: Fields, text: str, calls: Sequence[Call]) -> str |
     """
     called = [dict(call) for call in calls]
     return in_time(spelled, dict(fields), text, called, begin=_load, otherwise=None)
+
+
+def unfenced(text: str) -> str:
+    r"""JSON without the fence that some models put around it.
+
+    >>> unfenced("```json\n[1]\n```"), unfenced("[1]")
+    ('[1]', '[1]')
+    """
+    fenced = _FENCED.fullmatch(text)
+    return fenced[1] if fenced else text
 
 
 def has_schemas(fields: Fields) -> bool:
@@ -71,7 +85,7 @@ def spelled(fields: Fields, text: str, calls: Sequence[Call]) -> str | None:
             return _canonical([_checked_call(fields, call["function"]) for call in calls])
         if _must_call(fields) or "response_format" not in fields:
             return None
-        form, value = fields["response_format"], _parsed(text)
+        form, value = fields["response_format"], _parsed(unfenced(parted(text)[1]))
         if form["type"] == "json_object" and not isinstance(value, dict):
             return None
         return _canonical(_validated(value, _schema(form)))

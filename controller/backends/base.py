@@ -69,7 +69,8 @@ class Request:
         parent: attempt to revise or to verify; None for other actions.
         unwanted: set once nobody waits for the attempt any more; backends that can may then
             give it up.
-        on_text: told each piece of text as it is written, by backends that can.
+        on_text: told each piece of text as it is written, by backends that can; `on_thought` of
+            thoughts, by those whose servers tell them apart.
         watcher: told each token, by backends that know log-probabilities while they write.
         on_cancelled: told what had been processed if the call is cancelled, by the same.
         deadline: a time of the event loop's clock; what is not done by then is returned as an
@@ -83,6 +84,7 @@ class Request:
     parent: Attempt | None = None
     unwanted: Flag | None = field(default=None, compare=False)
     on_text: Callable[[str], None] | None = field(default=None, compare=False)
+    on_thought: Callable[[str], None] | None = field(default=None, compare=False)
     watcher: Watcher | None = field(default=None, compare=False)
     on_cancelled: Callable[[Usage], None] | None = field(default=None, compare=False)
     deadline: float | None = field(default=None, compare=False)

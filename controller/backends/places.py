@@ -146,7 +146,8 @@ class ModelPlace:
                     f"model: expected URL#MODEL, found {place!r}; say which of the server's models "
                     "is meant, as /v1/models lists them"
                 )
-            return cls(text=place, name=name or asked, url=url.rstrip("/"), model=asked)
+            base = re.sub(r"(/chat/completions)?/*(?=\?|\Z)", "", url, count=1)
+            return cls(text=place, name=name or asked, url=base, model=asked)
         path = Path(place).expanduser()
         if place and path.exists():
             _check_file(path)

@@ -103,6 +103,8 @@ class Attempt:
         parent_id: attempt that it revises; None otherwise.
         answer: parsed answer; None when none could be read.
         text: what the model wrote; None in traces that do not keep it.
+        thoughts: what it wrote before, as far as its server tells them apart from the text.
+        refused: whether the text is told as a refusal, in the place of an answer.
         calls: of tools, entries of OpenAI's `tool_calls` each.
         told: entries of OpenAI's `logprobs.content`, where an asker wants them.
         prompt_tokens: length of the prompt.
@@ -131,6 +133,8 @@ class Attempt:
     prompt_tokens: int
     completion_tokens: int
     text: str | None = None
+    thoughts: str = field(default="", compare=False)
+    refused: bool = False
     calls: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
     told: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
     parent_id: str | None = None

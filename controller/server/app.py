@@ -15,6 +15,7 @@ from opentelemetry import propagate, trace
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -25,7 +26,15 @@ from controller.server.config import LOOPBACK
 from controller.server.engine import NOBODY, Engine, Listener, Served
 from controller.server.keys import Keys
 from controller.server.ops import Metrics
-from controller.server.replies import ALIVE, REFUSED, CompletionForm, bug, error_json, refused
+from controller.server.replies import (
+    ALIVE,
+    REFUSED,
+    REQUEST_ID,
+    CompletionForm,
+    bug,
+    error_json,
+    refused,
+)
 from controller.server.responses import ResponseForm, ResponseRequest
 from controller.server.routes import Idle, PrepareRequest, check_prepared, decide, document, page
 from controller.server.schema import (
@@ -100,7 +109,17 @@ class Service:
         paths = frozenset(route.path for route in routes)
         return Starlette(
             routes=routes,
-            middleware=[Middleware(Gate, metrics=self.metrics, keys=self.keys, paths=paths)],
+            middleware=[
+                Middleware(Gate, metrics=self.metrics, keys=self.keys, paths=paths),
+                # Pages that the gate lets in may read what they get: no cookies let anybody in.
+                Middleware(
+                    CORSMiddleware,
+                    allow_origins=["*"],
+                    allow_methods=["*"],
+                    allow_headers=["*"],
+                    expose_headers=[REQUEST_ID],
+                ),
+            ],
             exception_handlers={**dict.fromkeys(REFUSED, refused), Exception: bug},
             lifespan=self._lifespan,
         )
@@ -166,7 +185,9 @@ class Service:
             if asked.stream:
                 return _Stream(flying.pop_all(), self._events(request, form, answer))
             served = await _unless_gone(request, answer())
-        return Response(status_code=499) if served is None else JSONResponse(form.whole(served))
+        if served is None:
+            return Response(status_code=499)
+        return JSONResponse(form.whole(served), headers={REQUEST_ID: served.episode_id})
 
     async def _events(
         self, request: Request, form: Form, answer: Callable[..., Coroutine[Any, Any, Served]]
@@ -178,6 +199,7 @@ class Service:
                 listener = Listener(
                     emit=lambda choice: events.put_nowait(form.choice(choice)),
                     say=lambda piece: events.put_nowait(form.text(piece)),
+                    think=lambda piece: events.put_nowait(form.thought(piece)),
                     write=lambda place, piece: events.put_nowait(form.written(place, piece)),
                 )
                 served = await answer(listener)
@@ -329,7 +351,9 @@ def _refuse(status: int, message: str) -> JSONResponse:
 
 
 async def body_of(request: Request) -> bytes:
-    """The whole body. Raises HTTPException: it is too large, or does not arrive."""
+    """The whole body. Raises HTTPException: it is too large or packed, or does not arrive."""
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise HTTPException(415, "content-encoding: expected a body that is not packed")
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):

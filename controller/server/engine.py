@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field
 
 from controller.answers import answer_kind, first_same
 from controller.answers.structured import has_schemas, schema_fault
+from controller.answers.thoughts import Parting
 from controller.backends.base import (
     DEADLINE,
     HINTS,
@@ -56,12 +57,14 @@ class Listener(NamedTuple):
 
     Attributes:
         emit: of each choice when it is made, and of each decision once carried out.
-        say: of an attempt's text as it is written, where that is returned in any case.
+        say: of an attempt's text as it is written, where that is returned in any case; `think` of
+            its thoughts, those between tags of its text among them.
         write: which attempt of an action writes what, as it is written.
     """
 
     emit: Callable[[Choice], None] = lambda choice: None
     say: Callable[[str], None] | None = None
+    think: Callable[[str], None] = lambda piece: None
     write: Callable[[int, str], None] | None = None
 
 
@@ -336,6 +339,7 @@ class _Asked(Wrapped):
         self._pending: Sequence[Request] = ()  # gone out and not answered
         self._written: dict[int, int] = {}  # tokens of cancelled ones, by place, where known
         self._listener, self._says, self._said = NOBODY, False, False
+        self._parting = Parting()
 
     async def run(self, listener: Listener) -> None:
         """Play the episode; see `Engine.answer`."""
@@ -415,6 +419,7 @@ class _Asked(Wrapped):
                 request,
                 deadline=self._deadline,
                 on_text=partial(self._tell, place) if self._says or self._listener.write else None,
+                on_thought=self._think if self._says else None,
                 on_cancelled=partial(self._note_cancelled, place),
             )
             for place, request in enumerate(requests)
@@ -437,8 +442,16 @@ class _Asked(Wrapped):
         if self._listener.write:
             self._listener.write(place, piece)
         if self._says and self._listener.say:
-            self._said = True
-            self._listener.say(piece)
+            thought, said = self._parting.add(piece)
+            if thought:
+                self._think(thought)
+            if said:
+                self._said = True
+                self._listener.say(said)
+
+    def _think(self, piece: str) -> None:
+        self._said = True
+        self._listener.think(piece)
 
     async def verify(self, pairs: Pairs, deadline: float | None = None) -> Verdict:
         """See `Backend.verify`."""

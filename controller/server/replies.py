@@ -12,7 +12,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from controller.backends.openai.resilience import FILTERED, PERMANENT, REJECTED, TOO_LONG
+from controller.answers.structured import unfenced
+from controller.answers.thoughts import parted
+from controller.backends.openai.resilience import FILTERED, LIMITED, PERMANENT, REJECTED, TOO_LONG
 from controller.core import Choice, Decision
 from controller.errors import CheckpointError, ConfigError
 from controller.process.actions import ActionKind
@@ -106,9 +108,29 @@ def extension(served: Served, ignored: Sequence[str], *, explain: bool) -> Json:
 
 
 def text_of(served: Served) -> str:
-    """What is returned as text."""
+    """What is returned as text, without thoughts, and without a fence where JSON is wanted."""
     attempt = served.attempt
-    return (attempt and (attempt.text or (not attempt.calls and attempt.answer))) or ""
+    if attempt is None:
+        return ""
+    said = parted(attempt.text or "")[1]
+    said = unfenced(said) if "response_format" in served.question.fields else said
+    return said or (not attempt.calls and attempt.answer) or ""
+
+
+def thoughts_of(served: Served) -> str:
+    """What the model thought before, as far as its server tells or tags show."""
+    attempt = served.attempt
+    return attempt.thoughts + parted(attempt.text or "")[0] if attempt else ""
+
+
+def refuses(served: Served) -> bool:
+    """Whether the text that is returned is a model's refusal."""
+    return bool(served.attempt and served.attempt.refused)
+
+
+def rest(whole: str, told: str) -> str:
+    """What has not been told of a text whose beginning has."""
+    return whole[len(told) :] if whole.startswith(told) else ""
 
 
 def _finish(served: Served) -> str:
@@ -139,7 +161,7 @@ class CompletionForm:
     def __init__(self, asked: Completing, *, explain: bool) -> None:
         chat = isinstance(asked, ChatRequest)
         self._ignored, self._chat, self._explain = asked.ignored, chat, explain
-        self._options, self._told = asked.stream_options, ""
+        self._options, self._told, self._thought = asked.stream_options, "", ""
         self._head = {
             "id": f"allot-stream-{time.time_ns():x}",
             "object": "chat.completion.chunk" if chat else "text_completion",
@@ -151,10 +173,13 @@ class CompletionForm:
         """The completion."""
         said: Json = {"text": text_of(served)}
         if self._chat:
-            calls = calls_of(served)
-            content = text_of(served) or (None if calls else "")
-            said = {"message": {"role": "assistant", "content": content, "refusal": None}}
-            said["message"] |= {"tool_calls": calls} if calls else {}
+            calls, thoughts, refused = calls_of(served), thoughts_of(served), refuses(served)
+            message: Json = {"role": "assistant", "content": text_of(served), "refusal": None}
+            if refused or (calls and not message["content"]):
+                message |= {"content": None, "refusal": message["content"] if refused else None}
+            message |= {"reasoning_content": thoughts} if thoughts else {}
+            message |= {"tool_calls": calls} if calls else {}
+            said = {"message": message}
         said |= {"finish_reason": _finish(served), "logprobs": logprobs_of(served)}
         return {
             "id": served.episode_id,
@@ -183,16 +208,23 @@ class CompletionForm:
         self._told += piece
         return self._event({"content": piece})
 
+    def thought(self, piece: str) -> bytes:
+        """A piece of the thoughts before it."""
+        self._thought += piece
+        return self._event({"reasoning_content": piece})
+
     def answer(self, served: Served) -> bytes:
         """What has not been told of the answer, its end, and usage if wanted."""
         told = extension(served, self._ignored, explain=self._explain)
         end = self._event({}, _finish(served), allot=told)
         calls = [{"index": i, **call} for i, call in enumerate(calls_of(served))]
-        delta = {
-            "content": text_of(served)[len(self._told) :],
-            **({"tool_calls": calls} if calls else {}),
+        delta: Json = {
+            "refusal" if refuses(served) else "content": rest(text_of(served), self._told)
         }
-        events = [self._event(delta, told=logprobs_of(served)), end]
+        delta |= {"tool_calls": calls} if calls else {}
+        thoughts = rest(thoughts_of(served), self._thought)
+        events = [self.thought(thoughts)] if thoughts and self._chat else []
+        events += [self._event(delta, told=logprobs_of(served)), end]
         if self._options and self._options.include_usage:
             events.append(sse({**self._head, "choices": [], "usage": usage_json(served)}))
         return b"".join([*events, DONE])
@@ -205,7 +237,10 @@ class CompletionForm:
         self, delta: Json, finish: str | None = None, told: Any = None, **more: Any
     ) -> bytes:
         choice: Json = {"index": 0, "finish_reason": finish, "logprobs": told}
-        choice |= {"delta": delta} if self._chat else {"text": delta.get("content", "")}
+        said = delta.get("content") or delta.get("refusal") or ""
+        choice |= {"delta": delta} if self._chat else {"text": said}
+        if self._options and self._options.include_usage:
+            more["usage"] = None  # but in the last one
         return sse({**self._head, "choices": [choice], **more})
 
 
@@ -249,19 +284,34 @@ def _no_answer(error: NoAnswerError) -> tuple[int, str]:
         return 400, kinds.pop()
     if error.kinds and all(kind.startswith(f"{REJECTED}:") for kind in error.kinds):
         return 400, "request_refused"
+    if kinds == {LIMITED}:
+        return 429, LIMITED
     if kinds and kinds <= PERMANENT:
         return 502, "request_refused"
     return (504, "deadline") if error.late else (503, "models_unavailable")
 
 
-_AGAIN = {502: {"x-should-retry": "false"}, 503: {"retry-after": "5"}}
+_AGAIN = {
+    429: {"retry-after": "5"},
+    502: {"x-should-retry": "false"},
+    503: {"retry-after": "5"},
+}
 """Whether and when it makes sense to ask again."""
+REQUEST_ID = "x-request-id"
+"""Header that OpenAI's clients show; the id in the log."""
+_LONGEST_PATH = 128
 
 
 def refused(request: Request, error: Exception) -> Response:
     """The response that goes with it."""
     status, body = refusal(error)
-    headers = _AGAIN.get(status) or getattr(error, "headers", None)
+    headers = {**_AGAIN.get(status, {}), **(getattr(error, "headers", None) or {})}
+    if isinstance(error, NoAnswerError):
+        headers[REQUEST_ID] = error.served.episode_id
+    if status == 404 and request.scope.get("endpoint") is None:
+        posts = (r.path for r in request.app.routes if "POST" in r.methods)
+        said = f"{request.url.path[:_LONGEST_PATH]}: not served here; expected {', '.join(posts)}"
+        body["error"]["message"] = said
     return JSONResponse(body, status, headers=headers)
 
 

@@ -20,6 +20,8 @@ from controller.server.replies import (
     extension,
     logprobs_of,
     refusal,
+    refuses,
+    rest,
     sse,
     text_of,
     usage_json,
@@ -36,6 +38,7 @@ from controller.server.schema import (
     FunctionIn,
     Name,
     Passed,
+    RefusalPart,
     Strict,
     Text,
     TopLogprobs,
@@ -50,7 +53,11 @@ class PartIn(Compatible):
     text: Text
 
 
-Parts = Annotated[list[PartIn], Field(min_length=1, max_length=MAX_MESSAGES)]
+class RefusalIn(RefusalPart, Compatible):
+    """A part of a model's turn."""
+
+
+Parts = Annotated[list[PartIn | RefusalIn], Field(min_length=1, max_length=MAX_MESSAGES)]
 
 
 class TurnIn(Compatible):
@@ -78,7 +85,13 @@ class ResultItemIn(Compatible):
     output: Text | Parts
 
 
-Item = TurnIn | CallItemIn | ResultItemIn
+class ThoughtsItemIn(Compatible):
+    """What a model thought; no other one reads it."""
+
+    type: Literal["reasoning"]
+
+
+Item = TurnIn | CallItemIn | ResultItemIn | ThoughtsItemIn
 
 
 class FunctionToolIn(FunctionIn):
@@ -141,7 +154,8 @@ class ResponseRequest(Asked):
         for item in [] if isinstance(self.input, str) else self.input:
             held = item.output if isinstance(item, ResultItemIn) else getattr(item, "content", "")
             parts = [] if isinstance(held, str) else held
-            found |= {f"input.{name}" for of in (item, *parts) for name in of.extra}
+            told = {"reasoning"} if isinstance(item, ThoughtsItemIn) else item.extra
+            found |= {f"input.{name}" for name in told.union(*(part.extra for part in parts))}
         return found | {f"include.{name}" for name in self.include or () if name != _LOGPROBS}
 
     def question(self) -> Question:
@@ -161,7 +175,7 @@ class ResponseRequest(Asked):
             elif isinstance(item, ResultItemIn):
                 turned = {"role": "tool", "tool_call_id": item.call_id}
                 turns.append({**turned, "content": _joined(item.output)})
-            else:
+            elif isinstance(item, CallItemIn):
                 _add_call(turns, item)
         chat: Json = {
             "model": self.model,
@@ -193,7 +207,7 @@ _REPEATED = {
 _AS_IN_CHATS = ("temperature", "top_p", *sorted(HINTS))
 
 
-def _joined(content: str | list[PartIn]) -> str:
+def _joined(content: str | Sequence[PartIn | RefusalIn]) -> str:
     return content if isinstance(content, str) else "".join(part.text for part in content)
 
 
@@ -268,6 +282,10 @@ class ResponseForm:
         self._told += piece
         return begun + self._said(piece)
 
+    def thought(self, piece: str) -> bytes:
+        """Nothing: thoughts are not told here."""
+        return b""
+
     def answer(self, served: Served) -> bytes:
         """What has not been told of the answer, item by item, and the end."""
         whole = self.whole(served)
@@ -294,9 +312,9 @@ class ResponseForm:
             + self._event("output_item.done", output_index=place, item=item)
         )
 
-    def _begun_message(self) -> bytes:
+    def _begun_message(self, *, refused: bool = False) -> bytes:
         begun = {**self._new_message(""), "status": "in_progress", "content": []}
-        part = self._new_message("")["content"][0]
+        part = self._new_message("", refused=refused)["content"][0]
         return self._event("output_item.added", output_index=0, item=begun) + self._event(
             "content_part.added", **self._at, part=part
         )
@@ -307,11 +325,17 @@ class ResponseForm:
 
     def _message(self, item: Json) -> bytes:
         (part,) = item["content"]
-        said = {"text": part["text"], "logprobs": part["logprobs"]}
+        refusal = part.get("refusal")
+        said = b"" if self._told else self._begun_message(refused=refusal is not None)
+        if refusal is not None:
+            said += self._event("refusal.delta", **self._at, delta=refusal)
+            said += self._event("refusal.done", **self._at, refusal=refusal)
+        else:
+            told = {"text": part["text"], "logprobs": part["logprobs"]}
+            said += self._said(rest(part["text"], self._told), part["logprobs"])
+            said += self._event("output_text.done", **self._at, **told)
         return (
-            (b"" if self._told else self._begun_message())
-            + self._said(part["text"][len(self._told) :], part["logprobs"])
-            + self._event("output_text.done", **self._at, **said)
+            said
             + self._event("content_part.done", **self._at, part=part)
             + self._event("output_item.done", output_index=0, item=item)
         )
@@ -321,9 +345,12 @@ class ResponseForm:
         """Where the text of the message is."""
         return {"item_id": f"msg_{self._id}", "output_index": 0, "content_index": 0}
 
-    def _new_message(self, text: str, logprobs: Sequence[Any] = ()) -> Json:
+    def _new_message(
+        self, text: str, logprobs: Sequence[Any] = (), *, refused: bool = False
+    ) -> Json:
         said: Json = {"type": "output_text", "text": text, "annotations": []}
         said["logprobs"] = list(logprobs)
+        said = {"type": "refusal", "refusal": text} if refused else said
         return {
             "id": f"msg_{self._id}",
             "type": "message",
@@ -346,7 +373,8 @@ class ResponseForm:
             for number, call in enumerate(calls)
         ]
         told = (logprobs_of(served) or {}).get("content", ())
-        return [*([self._new_message(text, told)] if text or not calls else []), *called]
+        message = self._new_message(text, told, refused=refuses(served))
+        return [*([message] if text or not calls else []), *called]
 
     def _event(self, of_response: str, **fields: Any) -> bytes:
         kind = f"response.{of_response}" if of_response else "error"

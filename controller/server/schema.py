@@ -106,6 +106,21 @@ class TextPart(Passed):
     text: Text
 
 
+class RefusalPart(Passed):
+    """A part of a model's turn."""
+
+    type: Literal["refusal"]
+    refusal: Text
+
+    @property
+    def text(self) -> str:
+        """What it says."""
+        return self.refusal
+
+
+Parts = Annotated[list[TextPart | RefusalPart], Field(min_length=1, max_length=MAX_MESSAGES)]
+
+
 class FunctionIn(Passed):
     """A function that may or must be called."""
 
@@ -159,10 +174,9 @@ class MessageIn(Passed):
     """A turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: (
-        Text | Annotated[list[TextPart], Field(min_length=1, max_length=MAX_MESSAGES)] | None
-    ) = None
+    content: Text | Parts | None = None
     refusal: Text | None = None
+    reasoning_content: Text | None = Field(None, description="Thoughts before a call of a tool.")
     tool_calls: Annotated[list[CallIn], Field(max_length=MAX_TOOLS)] | None = None
     tool_call_id: CallId | None = None
 
@@ -180,6 +194,7 @@ class MessageIn(Passed):
         """Names of fields that nothing here reads, with those of parts of the content."""
         parts = self.content if isinstance(self.content, list) else []
         told = {f"content.{k}" for part in parts for k, v in (part.model_extra or {}).items() if v}
+        told |= {"reasoning_content"} if self.reasoning_content and not self.tool_calls else set()
         return told | {name for name, value in (self.model_extra or {}).items() if value}
 
     def plain(self) -> dict[str, Any]:
@@ -193,6 +208,9 @@ class MessageIn(Passed):
         }
         if self.tool_calls:
             turn["tool_calls"] = [call.passed() for call in self.tool_calls]
+            # Kimi's and DeepSeek's models go on with what they thought before they called.
+            thoughts = self.reasoning_content
+            turn |= {"reasoning_content": thoughts} if thoughts else {}
         return turn if self.tool_call_id is None else {**turn, "tool_call_id": self.tool_call_id}
 
 

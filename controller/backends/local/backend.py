@@ -123,8 +123,9 @@ class LocalBackend(Backend):
 
     def takes(self, field: str, value: Any = None) -> bool:
         """See `Backend.takes`; values that change nothing are taken, as a `top_p` of 1."""
-        nothing = {"top_p": 1, "presence_penalty": 0, "frequency_penalty": 0}
-        return field in ("seed", "temperature") or (field in nothing and value == nothing[field])
+        nothing = {"top_p": 1, "presence_penalty": 0, "frequency_penalty": 0, "top_logprobs": 0}
+        taken = ("seed", "temperature", "stop", "logprobs")
+        return field in taken or (field in nothing and value == nothing[field])
 
     async def prompt_states(
         self, questions: Sequence[Question], *, hidden: bool = False
@@ -323,6 +324,8 @@ class LocalBackend(Backend):
     def _teller(self, request: Request, longest: int) -> Callable[[int, int, float], None] | None:
         """Tells the text that tokens make, once each, though a batch that fails is written anew."""
         on_text, watcher = request.on_text, request.watcher
+        if "stop" in request.question.fields:  # where the text ends is known when all of it is
+            on_text = None
         if on_text is None and watcher is None:
             return None
         tokens: list[int] = []
@@ -377,7 +380,10 @@ class LocalBackend(Backend):
     def _attempt(self, draft: _Draft, wall_s: float) -> Attempt:
         request, generation = draft.request, draft.generation
         ended = generation.tokens and generation.tokens[-1] in self.local.end_tokens
-        text = self.local.decode(generation.tokens[: -1 if ended else None])
+        tokens = generation.tokens[: -1 if ended else None]
+        text, fields = self.local.decode(tokens), request.question.fields
+        whole, text = text, _before(text, fields.get("stop", ()))
+        ended = ended or text != whole
         failed, logprobs = generation.error is not None, generation.logprobs
         named = request.question.answers
         reading = None if failed else reading_of(text, named, self.answers, cut=not ended)
@@ -386,6 +392,7 @@ class LocalBackend(Backend):
             answer=None if reading is None else reading.answer,
             how=None if reading is None else reading.how,
             text=text,
+            told=self._told(tokens, logprobs.tolist(), text) if fields.get("logprobs") else (),
             prompt_tokens=draft.prompt_tokens,
             completion_tokens=len(generation.tokens),
             finish_reason=None if failed else "stop" if ended else CUT,
@@ -401,6 +408,31 @@ class LocalBackend(Backend):
                 wall_s=wall_s,
             ),
         )
+
+    def _told(
+        self, tokens: Sequence[int], logprobs: Sequence[float], text: str
+    ) -> tuple[dict[str, Any], ...]:
+        """Log-probabilities of the tokens of a text, as OpenAI has them."""
+        told: list[dict[str, Any]] = []
+        said = ""
+        for number, logprob in enumerate(logprobs[: len(tokens)], 1):
+            if len(said) >= len(text):
+                break
+            known, said = said, self.local.decode(tokens[:number])
+            piece = said[len(known) :]
+            shown = {"token": piece, "logprob": float(logprob), "bytes": list(piece.encode())}
+            told.append({**shown, "top_logprobs": []})
+        return tuple(told)
+
+
+def _before(text: str, stop: str | Sequence[str]) -> str:
+    r"""A text up to the first of the strings that end it.
+
+    >>> _before("7\n\nQ: 8", ["Q:", "\n\n"]), _before("7", "x")
+    ('7', '7')
+    """
+    stops = [stop] if isinstance(stop, str) else stop
+    return text[: min((text.find(s) for s in stops if s in text), default=len(text))]
 
 
 class TransformersBackend(Ladder):

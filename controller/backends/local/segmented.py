@@ -20,6 +20,9 @@ from controller.segments.episodes import SegmentConfig
 from controller.segments.run import SegmentRun
 from controller.segments.types import SegmentBackend
 
+_WHOLE = {"stop", "logprobs"}
+"""Fields of clients that whole attempts alone keep."""
+
 
 class SegmentedBackend(Wrapped):
     """A backend whose SAMPLE attempts are written segment by segment, under a policy.
@@ -27,7 +30,7 @@ class SegmentedBackend(Wrapped):
     Whether an attempt is made at all is for whoever asks for it, so the policy cannot give up.
     What the policy throws away is part of an attempt's `completion_tokens`, and so is the
     answer that it forces: whoever asks for the attempt pays for both. Everything but SAMPLE is
-    left to the backend around.
+    left to the backend around, as is a SAMPLE that a client wants stopped or told token by token.
 
     Args:
         whole: makes all other attempts, reads prompts and verifies.
@@ -62,7 +65,10 @@ class SegmentedBackend(Wrapped):
 
     async def attempts(self, requests: Sequence[Request]) -> list[Attempt]:
         """One attempt per request, in order."""
-        sampled = [request.action is ActionKind.SAMPLE for request in requests]
+        sampled = [
+            request.action is ActionKind.SAMPLE and not _WHOLE & request.question.fields.keys()
+            for request in requests
+        ]
         inside = iter(self._written([r for r, s in zip(requests, sampled, strict=True) if s]))
         others = [r for r, s in zip(requests, sampled, strict=True) if not s]
         outside = iter(await self.backend.attempts(others) if others else [])

@@ -48,6 +48,7 @@ from controller.backends.openai.resilience import (
     MAX_RETRY_AFTER_S,
     NO_MODEL,
     REJECTED,
+    TOO_LONG,
     UNREADABLE,
     CircuitBreaker,
     Quirks,
@@ -55,6 +56,7 @@ from controller.backends.openai.resilience import (
     UpstreamError,
     named_fields,
     pause_s,
+    room_told,
     unsent,
     upstream_error,
 )
@@ -80,6 +82,9 @@ _THINKING = 0.05
 
 _NO_LISTING = (REJECTED, NO_MODEL, "bad_json")
 """What is said in place of models by servers that answer all the same."""
+
+_MOST_LESSONS = 16
+"""Refusals of a server that one request learns from."""
 
 ATTEMPT_DEADLINE = "attempt_deadline"
 UNAVAILABLE = "breaker_open"
@@ -257,13 +262,18 @@ class OpenAIBackend(Backend):
         request = requests[0]
         deadline = request.deadline
         self.retries.earn()
-        for retry in range(self.endpoint.max_retries + 1):
+        retry = lessons = 0
+        while True:
             try:
                 answered = await self._try(requests)
                 seconds = time.monotonic() - started
                 return replace(answered, wasted=wasted + answered.wasted, seconds=seconds)
             except UpstreamError as error:
                 wasted, failure = wasted + error.wasted, error
+            if (failure.mended or failure.room) and lessons < _MOST_LESSONS:
+                lessons += 1
+                requests = [_shortened(r, failure.room) for r in requests]
+                continue
             generated = wasted.processed_tokens > 0
             if generated or not failure.retryable or retry == self.endpoint.max_retries:
                 break
@@ -272,6 +282,7 @@ class OpenAIBackend(Backend):
             if pause > MAX_RETRY_AFTER_S or late or not self.retries.spend():
                 break
             await asyncio.sleep(pause)
+            retry += 1
         return self._failed(request, failure.kind, wasted, time.monotonic() - started)
 
     async def _try(self, requests: Sequence[Request]) -> Answered:
@@ -384,9 +395,10 @@ class OpenAIBackend(Backend):
         except Exception as error:  # the client raises what the server's bytes provoke
             failure = upstream_error(error, reader.wasted)
             asked = request.question.fields
-            if failure.kind != UNREADABLE and self.quirks.learn(error, body, asked):
-                failure.retryable, failure.retry_after_s = True, 0.0
-                failure.blames_server = False
+            if failure.kind == TOO_LONG:
+                failure.room = room_told(error, body)
+            elif failure.kind != UNREADABLE and self.quirks.learn(error, body, asked):
+                failure.mended, failure.blames_server = True, False
             elif failure.kind == REJECTED:
                 named = named_fields(error, asked) or named_fields(error, ["messages"])
                 failure.kind = ":".join((REJECTED, *named[:1]))
@@ -446,13 +458,17 @@ class OpenAIBackend(Backend):
         if request.action is ActionKind.VERIFY:
             return replace(made, verifier_score=verdict(written))
         # Who offers no tools can make nothing of calls.
-        calls = written.calls if "tools" in request.question.fields else ()
+        fields = request.question.fields
+        calls = written.calls if "tools" in fields else ()
+        calls = calls[:1] if fields.get("parallel_tool_calls") is False else calls
         answer, how = await self._read(request.question, written, calls)
         return replace(
             made,
             answer=answer,
             how=how,
             calls=calls,
+            thoughts=written.thoughts,
+            refused=written.refused,
             told=told_logprobs(written.entries) if request.question.fields.get("logprobs") else (),
             # A chat does not go on after calls but with what they return.
             num_revisions=0 if calls else made.num_revisions,
@@ -492,3 +508,9 @@ class OpenAIBackend(Backend):
     def _blank(self, request: Request) -> Attempt:
         blank = blank_attempt(self.spec.name, request)
         return replace(blank, num_revisions=None if self.revises else 0)
+
+
+def _shortened(request: Request, room: int | None) -> Request:
+    """A request for an attempt that fits into the room that there is, if that is told."""
+    question = request.question
+    return replace(request, question=replace(question, max_new_tokens=room)) if room else request

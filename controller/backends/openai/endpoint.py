@@ -125,11 +125,11 @@ class Endpoint:
         async def limit(response: httpx2.Response) -> None:
             # Some compress although they are asked not to.
             packed = response.headers.pop("content-encoding", "identity").lower()
-            if packed not in _PACKINGS:
+            if packed in _UNREAD:
                 raise CompressedError(f"response packed as {packed} against the request's wish")
             assert isinstance(response.stream, httpx2.AsyncByteStream)
             response.stream = _Limited(
-                response.stream, self.max_response_bytes, packed=_PACKINGS[packed]
+                response.stream, self.max_response_bytes, packed=packed in _PACKED
             )
 
         http_client = DefaultAioHttpClient(
@@ -195,8 +195,8 @@ class Endpoint:
         )
 
 
-_PACKINGS = {"identity": False, "gzip": True, "x-gzip": True, "deflate": True}
-"""Content encodings that are read, and whether they are packed."""
+_PACKED, _UNREAD = {"gzip", "x-gzip", "deflate"}, {"br", "zstd", "compress", "x-compress"}
+"""Content encodings that are unpacked, and those that are not; all others, as `none`, are plain."""
 _GZIP_OR_ZLIB = 47
 """See `zlib.decompressobj`."""
 

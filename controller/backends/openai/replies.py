@@ -8,7 +8,7 @@ import math
 import re
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ import httpx2
 from openai import AsyncStream, OpenAIError
 from openai._streaming import ServerSentEvent
 
+from controller.answers.thoughts import parted
 from controller.backends.base import Request, Watcher
 from controller.backends.openai.resilience import FILTERED, UpstreamError, told_error
 from controller.backends.openai.tokens import (
@@ -47,8 +48,11 @@ _AFTER_END_S = 5.0
 _LONGEST_REASON, _MOST_CALLS = 32, 128
 LONGEST_ID = 2**16
 """Of a call: LiteLLM puts Gemini's signatures of thoughts there, which no character may lack."""
-_TEXTS = ("text", "thinking", "summary")
-_THOUGHTS = ("reasoning_content", "reasoning", "reasoning_text", "reasoning_details")
+_TEXTS = ("text", "thinking", "summary", "refusal")
+_THOUGHTS = (
+    *("reasoning_content", "reasoning", "reasoning_text", "reasoning_details"),
+    *("thinking", "thinking_blocks"),
+)
 _ERROR = ("code", "status", "message", "msg", "detail", "errors", "base_resp")
 _BOM = "\ufeff"
 _EVENT = re.compile(r"^(?:data:)? *(\{.*\})", re.MULTILINE)
@@ -61,12 +65,16 @@ class Written:
     """One choice of a completion; calls of tools and logprobs' entries are as OpenAI has them.
 
     Attributes:
+        thoughts: as far as they are told apart from the text.
+        refused: whether the text is a refusal.
         logprobs: of its tokens, in nats; empty if unknown or implausible.
         tokens: that it has, thinking included; None if unknown.
         thinking: share of them that is thinking.
     """
 
     text: str
+    thoughts: str = ""
+    refused: bool = False
     calls: tuple[dict[str, Any], ...] = ()
     entries: tuple[Any, ...] = ()
     logprobs: tuple[float, ...] = ()
@@ -95,7 +103,7 @@ def read_reply(text: str, reader: StreamReader) -> Answered:
     """
     text = text.strip(_BOM + " \r\n")
     try:
-        return read_completion(json.loads(text))
+        return read_completion(json.loads(text, strict=False))
     except ValueError:
         told = _EVENT.findall(text)
         if not told and text[:1] in "[{":
@@ -121,11 +129,13 @@ def read_completion(response: object) -> Answered:
     written = [
         Written(
             text=text,
+            thoughts=(thoughts := clean(_thought(_message(choice)))),
+            refused=_refuses(_message(choice)),
             calls=_calls(_listed(_message(choice), "tool_calls")),
             entries=(entries := logprobs_entries(choice)),
             logprobs=plausible_logprobs(entries),
             tokens=completion,
-            thinking=usage.thinking(len(_thought(_message(choice))), len(text)),
+            thinking=usage.thinking(*_lengths(thoughts, text)),
             finish_reason=_reason(choice),
         )
         for choice in choices
@@ -187,12 +197,25 @@ def _text(choice: Any, written: int) -> str | None:
 def _said(message: Any) -> Iterator[str]:
     """Content and refusal of a message or a delta, where it has them; parts of text as one."""
     for said in (part_of(message, "content"), part_of(message, "refusal")):
+        if isinstance(said, dict) and not said.keys() & {"type", *_TEXTS}:
+            said = json.dumps(said)  # an answer in JSON that is no text, as of Workers AI
         if isinstance(said, list | dict):
             said = _joined(
                 [p for p in (said if isinstance(said, list) else [said]) if not _thinks(p)]
             )
         if isinstance(said, str):
             yield said
+
+
+def _refuses(message: Any) -> bool:
+    """Whether a message or a delta says nothing but a refusal."""
+    return bool(part_of(message, "refusal")) and not part_of(message, "content")
+
+
+def _lengths(thoughts: str, text: str) -> tuple[int, int]:
+    """Characters that are thoughts, those between tags of a text among them, and all others."""
+    within, said = parted(text)
+    return len(thoughts) + len(within), len(said)
 
 
 def _joined(part: object) -> str:
@@ -226,7 +249,11 @@ def _calls(listed: Sequence[object]) -> tuple[dict[str, Any], ...]:
 
 def _call(name: object, function: object, arguments: object, extra: object) -> dict[str, Any]:
     shown = name if isinstance(name, str) and name else f"call_{uuid.uuid4().hex}"
-    said = {"name": function, "arguments": _json(arguments) or "{}"}
+    arguments = _json(arguments)
+    if isinstance(arguments, str) and arguments.startswith('"'):  # JSON in JSON
+        with suppress(ValueError):
+            arguments = json.loads(arguments)
+    said = {"name": function, "arguments": arguments or "{}"}
     called = {key: clean(part) if isinstance(part, str) else "" for key, part in said.items()}
     told = {"id": shown[:LONGEST_ID], "type": "function", "function": called}
     # Gemini's servers want it back with the call.
@@ -335,11 +362,13 @@ class _Choice:
     """A choice as far as a stream has told it."""
 
     on_text: Callable[[str], None] | None = None
+    on_thought: Callable[[str], None] | None = None
     watcher: Watcher | None = None
     texts: list[str] = field(default_factory=list)
+    refused: bool = False
     calls: list[_Call] = field(default_factory=list)
     unseen: int = 0  # pieces of thoughts and calls
-    thoughts: int = 0
+    thoughts: list[str] = field(default_factory=list)
     logprobs: list[Any] = field(default_factory=list)
     finish_reason: str | None = None
 
@@ -352,13 +381,16 @@ class _Choice:
         """Take what a chunk tells of it."""
         delta = part_of(told, "delta")
         pieces = [*filter(None, _said(delta))]
+        self.refused |= not self.texts and _refuses(delta)
         for said in pieces:
             self.texts.append(said)
-            if self.on_text is not None:
+            if self.on_text is not None and not self.refused:
                 self.on_text(said)
-        thinks = bool(_thought(delta))
-        self.thoughts += thinks
-        self.unseen += thinks
+        if thought := _thought(delta):
+            self.thoughts.append(thought)
+            self.unseen += 1
+            if self.on_thought is not None:
+                self.on_thought(thought)
         for call in _listed(delta, "tool_calls"):
             self._add_call(call)
         entries = logprobs_entries(told)
@@ -391,8 +423,14 @@ class _Choice:
     def written(self, usage: Counted, *, alone: bool) -> Written:
         """The whole choice; the server's count is of it where it is alone."""
         counts = usage if alone else usage._replace(completion=None)
+        text, thoughts = (clean("".join(pieces)) for pieces in (self.texts, self.thoughts))
+        within, said = _lengths("", text)
+        in_tags = round(len(self.texts) * within / max(within + said, 1))
+        thought = len(self.thoughts) + in_tags
         return Written(
-            text=clean("".join(self.texts)),
+            text=text,
+            thoughts=thoughts,
+            refused=self.refused,
             calls=tuple(
                 _call(known.name, known.function, known.arguments, known.extra)
                 for known in self.calls
@@ -400,7 +438,7 @@ class _Choice:
             entries=tuple(self.logprobs),
             logprobs=plausible_logprobs(self.logprobs),
             tokens=self.pieces if counts.completion is None else counts.completion,
-            thinking=counts.thinking(self.thoughts, self.pieces - self.thoughts),
+            thinking=counts.thinking(thought, self.pieces - thought),
             finish_reason=self.finish_reason,
         )
 
@@ -469,7 +507,7 @@ class StreamReader:
             return next(iter(self.choices.values()))
         if index not in self.choices and len(self.choices) < len(self.requests):
             request = self.requests[len(self.choices)]
-            self.choices[index] = _Choice(request.on_text, request.watcher)
+            self.choices[index] = _Choice(request.on_text, request.on_thought, request.watcher)
         return self.choices.get(index)
 
     async def read(self, stream: Chunks) -> None:

@@ -28,7 +28,7 @@ _NEEDED = frozenset({"model", "messages"})
 OPTIONAL = frozenset(
     {
         *("temperature", "top_p", "presence_penalty", "frequency_penalty", "seed", "logprobs"),
-        *HINTS,
+        *("parallel_tool_calls", *HINTS),
     }
 )
 """Fields of clients that servers take or refuse whatever their values, and answer without."""
@@ -42,6 +42,7 @@ _BAD_REQUEST, _UNCLEAR = (400, 422), (400, 403, 422)
 _NAMING = (*_UNCLEAR, 404)
 """Statuses whose words may be about a field: OpenAI's 403, OpenRouter's 404."""
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(ms|milli|[hms])")
+_PERIOD = re.compile(rf"(?:{_DURATION.pattern})+")
 _UNITS_S = {"h": 3600, "m": 60, "s": 1, "ms": 1e-3, "milli": 1e-3}
 _PAUSE = re.compile(
     r"(?:(?:retry|try again) (?:in|after) |retryDelay\W{1,6})"
@@ -54,8 +55,8 @@ REJECTED, TOO_LONG, FILTERED = "rejected", "context_length_exceeded", "content_f
 """Kinds of errors of a server that does not take a request as it is."""
 UNREADABLE = "unreadable"
 """Of one that cannot read what its model wrote, and so returns none of it."""
-_LIMITED, _NO_CREDIT = "rate_limited", "no_credit"
-_NO_KEY, NO_MODEL = "unauthorized", "no_such_model"
+LIMITED, _NO_CREDIT = "rate_limited", "no_credit"
+_NO_KEY, NO_MODEL, _MOVED = "unauthorized", "no_such_model", "redirected"
 _STATUSES = {
     401: _NO_KEY,
     402: _NO_CREDIT,
@@ -64,7 +65,7 @@ _STATUSES = {
     410: NO_MODEL,
     413: TOO_LONG,
 }
-_MEANT = {_NO_CREDIT: 402, _NO_KEY: 401, _LIMITED: 429, NO_MODEL: 404}
+_MEANT = {_NO_CREDIT: 402, _NO_KEY: 401, LIMITED: 429, NO_MODEL: 404}
 """Kinds of errors that everybody would meet, and their statuses where a server tells none."""
 _LONGEST_WORDS = 4096
 _CONTEXT = r"context.?(length|window|size|limit)"
@@ -81,7 +82,7 @@ _WORDS = {
         _NO_CREDIT: rf"{_NO_MONEY}|\bcredits?\b|billing|budget.+exceeded",
         _NO_KEY: r"API.?key.{0,20}(not valid|expired|invalid|incorrect)"
         r"|(invalid|incorrect|expired).{0,9}API.?key",
-        _LIMITED: r"rate.?(limit|exceeded)|throttling",
+        LIMITED: r"rate.?(limit|exceeded)|throttling",
         NO_MODEL: r"model.{0,60}(not found|not exist|not_found|decommissioned|no longer available)"
         r"|not a valid model",
     }.items()
@@ -93,7 +94,11 @@ _NO_SYSTEM = re.compile(
     r"|not support\W{0,3}(system|developer)\b",
     re.IGNORECASE,
 )
-_NO_STREAM = r"support.{0,9}streaming|streaming.{0,9}(not |un)support"
+_OTHER_WORDS = {
+    "stream": r"support.{0,9}streaming|streaming.{0,9}(not |un)support",
+    **{f"{kind}_penalty": rf"\b({kind}_?)?penalty\b" for kind in ("presence", "frequency")},
+}
+"""By which servers name a field beside its name; Gemini's mean both penalties by one word."""
 _UNREAD = re.compile(
     r"tool_use_failed|json_validate_failed|output_parse_failed|error parsing tool call"
     r"|failed to parse (tool call|input at)|model produced output that does not match"
@@ -107,14 +112,32 @@ _ECHO = re.compile(r"""['"](?:input|failed_generation)\\?['"]:.*?(?=['"]loc['"]:
 _TOGETHER = re.compile("both|together|same time|only one|mutually", re.IGNORECASE)
 _EXTRA, _UNSIGNED = "extra_content", "calls without a thought_signature"
 _THOUGHTLESS, _IDS = "turns without reasoning_content", "ids of other models' calls"
+_ROWS, _THINKING = "turns of one role in a row", "thinking beside tools"
+_THOUGHTS = "turns with reasoning_content"
 """What servers have against turns that another model wrote, or that lost something on the way."""
 _SIGNED = {"google": {"thought_signature": "skip_thought_signature_validator"}}
 _SHORT_ID = re.compile("[a-zA-Z0-9]{9}")  # all that Mistral's servers take
 _BAD_ID = re.compile(r"tool.?calls?\W*\d*\W*_?id\b.{0,200}(length|too long)", re.IGNORECASE)
 _LOCATION = re.compile(r"""['"]loc['"]:\s*[\[(](?:['"]body['"],?\s*)?(?:['"](\w+)['"])?""")
+_IN_A_ROW = re.compile(
+    r"\b(must|should) (be )?alternat|roles? in a row|successive|consecutive"
+    r"|system message must be (at the beginning|first)",
+    re.IGNORECASE,
+)
 _TOO_MANY = re.compile(r"at most|less than|<=|range|maximum|too large|exceed", re.IGNORECASE)
-_RANGE = re.compile(rf"{_TOO_MANY.pattern}|at least|greater than|>=|between", re.IGNORECASE)
-PERMANENT = frozenset({REJECTED, TOO_LONG, FILTERED, _NO_KEY, NO_MODEL, _NO_CREDIT})
+_TOO_FEW = re.compile(
+    r"at least|greater than|>=|range|minimum|too small|between|positive", re.IGNORECASE
+)
+_RANGE = re.compile(rf"{_TOO_MANY.pattern}|{_TOO_FEW.pattern}", re.IGNORECASE)
+_WINDOW = re.compile(
+    r"context (?:length|window|limit)\D{1,12}(\d{1,9}) tokens|[<>]=? (\d{1,9})[.,]"
+)
+_PROMPT = re.compile(
+    r"(\d{1,9}) (?:input tokens|in the (?:messages|prompt)|tokens from the input|`inputs` tokens"
+    r"|of text input|\+ \d+ >)"
+)
+"""Tokens that there is room for, and those of a prompt, where servers tell both."""
+PERMANENT = frozenset({REJECTED, TOO_LONG, FILTERED, _NO_KEY, NO_MODEL, _NO_CREDIT, _MOVED})
 """Kinds of errors that the same request would meet again."""
 MAX_RETRY_AFTER_S = 30.0
 """Servers that want longer pauses are not asked again."""
@@ -128,7 +151,12 @@ class UpstreamError(BackendError):
         retryable: whether the same request may go through later.
         blames_server: whether it speaks against the server, not against the request.
         wasted: what the try consumed all the same, as far as is known.
+        mended: whether the next request goes without what was refused.
+        room: tokens that can be written after so long a prompt; None where that is not told.
     """
+
+    mended = False
+    room: int | None = None
 
     def __init__(
         self,
@@ -208,17 +236,19 @@ def _status_error(
         return UpstreamError(TOO_LONG, retryable=False, blames_server=False, wasted=wasted)
     if status >= 500 or status in _LATER:
         return UpstreamError("server_error", retry_after_s=pause, wasted=wasted)
+    if status < 400:
+        return UpstreamError(_MOVED, retryable=False, wasted=wasted)
     kind = _STATUSES.get(status)
     if status == 429:
         # Gemini tells of billing where a minute is what it takes.
-        kind = _NO_CREDIT if re.search(_NO_MONEY, said, re.IGNORECASE) else _LIMITED
+        kind = _NO_CREDIT if re.search(_NO_MONEY, said, re.IGNORECASE) else LIMITED
     elif status in _UNCLEAR:
         kind = _meant(said) or kind
     elif status == 404 and _NO_ENDPOINT.search(said):  # OpenRouter's, of tools and other fields
         kind = REJECTED
     # Words may be those of a prompt that a server repeats: they close it to nobody else.
     echoed = status in _BAD_REQUEST
-    if kind == _LIMITED:
+    if kind == LIMITED:
         told = pause or (None if echoed else _pause_told(said))
         return UpstreamError(kind, blames_server=not echoed, retry_after_s=told, wasted=wasted)
     blamed = kind == _NO_KEY or (kind in _MEANT and not echoed)
@@ -285,10 +315,23 @@ def named_fields(error: Exception, fields: Iterable[str]) -> list[str]:
     return sorted(_mentioned(wanted, said))
 
 
+def room_told(error: Exception, body: Mapping[str, Any]) -> int | None:
+    """Tokens of an attempt that a prompt leaves room for, where a refusal says that it does."""
+    asked = next((body[name] for name in _LENGTHS if name in body), None)
+    said = _said(error) if isinstance(error, openai.APIStatusError) else ""
+    window, prompt = _WINDOW.search(said), _PROMPT.search(said)
+    if asked is None or window is None or prompt is None:
+        return None
+    # vLLM reads no more of a prompt than what leaves no room for so many tokens.
+    most = asked // 2 if f"at least {prompt[1]}" in said else asked - 1
+    room = min(int(next(filter(None, window.groups()))) - int(prompt[1]), most)
+    return room if room > 0 else None
+
+
 def _mentioned(fields: Iterable[str], said: str) -> set[str]:
-    """Fields that words name; xAI's say presencePenalty, and "stream" is said in many ways."""
+    """Fields that words name; xAI's say presencePenalty, and some are said in other ways."""
     patterns = {f: rf"\b{re.escape(f).replace('_', '_?')}\b" for f in fields}
-    patterns |= {"stream": _NO_STREAM} if "stream" in patterns else {}
+    patterns |= {f: words for f, words in _OTHER_WORDS.items() if f in patterns}
     return {f for f, pattern in patterns.items() if re.search(pattern, said, re.IGNORECASE)}
 
 
@@ -371,6 +414,8 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
 
     >>> retry_after_s({"retry-after": "2"})
     2.0
+    >>> retry_after_s({"retry-after": "1m30s"})
+    90.0
     """
     value, ms = headers.get("retry-after", "").strip(), headers.get("retry-after-ms")
     if not value and ms is None:
@@ -379,6 +424,8 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
         told = (_seconds(headers.get(f"x-ratelimit-reset-{f}", "")) for f in spent)
         return max(filter(None, told), default=None)
     try:
+        if ms is None and _PERIOD.fullmatch(value):
+            return _seconds(value)
         seconds = float(value) if ms is None else float(ms) / 1000
     except ValueError:
         try:
@@ -400,9 +447,23 @@ def _about_turns(said: str, chat: Sequence[Mapping[str, Any]]) -> str | None:
         _EXTRA: _EXTRA in said and any(_EXTRA in call for call in calls),
         _THOUGHTLESS: "reasoning_content" in said
         and any("reasoning_content" not in turn for turn in turns),
+        _THOUGHTS: "reasoning_content" in said and bool(turns),
         _IDS: _BAD_ID.search(said) and not all(_SHORT_ID.fullmatch(call["id"]) for call in calls),
+        _ROWS: _IN_A_ROW.search(said) and len(_merged(chat)) < len(chat),
     }
     return next((name for name, found in faults.items() if found), None)
+
+
+def _merged(chat: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """A chat whose plain turns of one role in a row are one."""
+    turns: list[Mapping[str, Any]] = []
+    for turn in chat:
+        last = turns[-1] if turns else {}
+        if turn.keys() == last.keys() == {"role", "content"} and turn["role"] == last["role"]:
+            turns[-1] = {**turn, "content": f"{last['content']}\n\n{turn['content']}"}
+        else:
+            turns.append(turn)
+    return turns
 
 
 def _other(
@@ -429,7 +490,7 @@ class Quirks:
         beside: fields that it does not take together with another one, and the value of that where
             it matters.
         answered_as: other names under which it has answered.
-        most: tokens of an attempt that may be asked for, where it says so.
+        least, most: tokens of an attempt that may be asked for, where it says so.
     """
 
     name: str
@@ -437,21 +498,23 @@ class Quirks:
     refused: set[str] = field(default_factory=set)
     beside: set[tuple[str, str, str | None]] = field(default_factory=set)
     answered_as: set[str] = field(default_factory=set)
+    least: int = 1
     most: int | None = None
 
     def suited(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """A request without what is refused, under successors' names where there are any."""
-        if "system" in self.refused and body["messages"][0]["role"] == "system":
-            chat, said = body["messages"], ""
-            while chat[0]["role"] == "system":  # where all of them stand
-                said, chat = f"{said}{chat[0]['content']}\n\n", chat[1:]
-            if chat[0]["role"] == "user" and isinstance(chat[0]["content"], str):
-                said, chat = f"{said}{chat[0]['content']}", chat[1:]
-            body = {**body, "messages": [{"role": "user", "content": said}, *chat]}
-        if self.refused & {_EXTRA, _UNSIGNED, _THOUGHTLESS, _IDS}:
+        chat = body["messages"]
+        if "system" in self.refused:
+            chat = [{**t, "role": "user"} if t["role"] == "system" else t for t in chat]
+        if self.refused & {"system", _ROWS}:
+            body = {**body, "messages": _merged(chat)}
+        if _THINKING in self.refused and "tools" in body:
+            body = {**body, "reasoning_effort": "none"}
+        if self.refused & {_EXTRA, _UNSIGNED, _THOUGHTLESS, _THOUGHTS, _IDS}:
             body = {**body, "messages": [*map(self._turn, body["messages"])]}
-        if self.most:
-            body = {**body, **{name: min(body[name], self.most) for name in _LENGTHS & {*body}}}
+        for name in _LENGTHS & body.keys():
+            asked = max(body[name], self.least)
+            body = {**body, name: min(asked, self.most or asked)}
         gone = self.refused | {
             name
             for name, other, value in self.beside
@@ -469,7 +532,9 @@ class Quirks:
     def _turn(self, told: Mapping[str, Any]) -> dict[str, Any]:
         """A turn as the server takes it."""
         turn, calls = {**told}, [{**call} for call in told.get("tool_calls", ())]
-        if _THOUGHTLESS in self.refused and turn["role"] == "assistant":
+        if _THOUGHTS in self.refused:
+            turn.pop("reasoning_content", None)
+        elif _THOUGHTLESS in self.refused and turn["role"] == "assistant":
             turn.setdefault("reasoning_content", " ")  # Kimi's servers take no empty one
         if _EXTRA in self.refused:
             calls = [{k: v for k, v in call.items() if k != _EXTRA} for call in calls]
@@ -486,7 +551,9 @@ class Quirks:
         What a client asked for is not left off where its value is what the server minds. Where it
         goes with something else that the client asked for, it is left off with that alone.
         """
-        if not isinstance(error, openai.APIStatusError) or error.status_code not in _NAMING:
+        # llama.cpp answers 500 where a chat's template does not take its turns.
+        statuses = (*_NAMING, 500)
+        if not isinstance(error, openai.APIStatusError) or error.status_code not in statuses:
             return False
         said = _said(error)
         optional = {name for name in body if name in OPTIONAL or name not in asked} - _NEEDED
@@ -496,13 +563,12 @@ class Quirks:
         if found and found <= self.refused:
             return True  # learnt while this request was under way
         for name in found & _LENGTHS:
-            words = _ECHO.sub("", str(error.body))
-            numbers = [int(n) for n in re.findall(r"\d+", words) if 1 < int(n) < body[name]]
-            if numbers and _TOO_MANY.search(words):
-                self.most = max(numbers)
-                self._tell("length_refused", most=str(self.most))
-                return True
-        if _NO_SYSTEM.search(said) and body["messages"][0]["role"] == "system":
+            if _RANGE.search(words := _ECHO.sub("", str(error.body))):
+                return self._learn_length(body[name], words)
+        thinks = "reasoning_effort" in said and "tools" in _mentioned(asked, said)
+        if thinks and "reasoning_effort" not in asked and _THINKING not in self.refused:
+            found = {_THINKING}  # unasked as well
+        elif _NO_SYSTEM.search(said) and body["messages"][0]["role"] == "system":
             found = {"system"}
         elif about := _about_turns(said, body["messages"]):
             found = {about}
@@ -517,6 +583,20 @@ class Quirks:
             self._tell("field_refused", field=name)
         self.refused |= found
         return bool(found)
+
+    def _learn_length(self, asked: int, words: str) -> bool:
+        """Whether words tell of a longest or a shortest attempt that may be asked for."""
+        numbers = [int(n) for n in re.findall(r"\d{1,9}", words)]
+        fewer = [n for n in numbers if 1 < n < asked]
+        more = [n for n in numbers if n > asked]
+        if fewer and _TOO_MANY.search(words):
+            self.most = max(fewer)
+        elif more and _TOO_FEW.search(words):
+            self.least = min(more)
+        else:
+            return False
+        self._tell("length_refused", least=str(self.least), most=str(self.most))
+        return True
 
     def answered(self, model: object) -> None:
         """Take note of the name that an answer came under."""
@@ -537,5 +617,6 @@ class Quirks:
             for name, other, value in sorted(self.beside, key=str)
         ]
         found += [f"writes at most {self.most} tokens"] if self.most else []
+        found += [f"is asked for at least {self.least} tokens"] if self.least > 1 else []
         found += [f"answers as {', '.join(sorted(self.answered_as))}"] if self.answered_as else []
         return tuple(f"{self.name}: the server {note}" for note in found)

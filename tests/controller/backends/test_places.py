@@ -52,6 +52,8 @@ def test_a_server_has_a_url_and_a_model_of_its_own(folder):
     place = ModelPlace.parse("terse=http://host/v1/#org/model")
     assert (place.url, place.model, place.name) == ("http://host/v1", "org/model", "terse")
     assert ModelPlace.parse("http://host/v1", model="small").model == "small"
+    whole = ModelPlace.parse("http://host/v1/chat/completions?api-version=1#m")
+    assert whole.url == "http://host/v1?api-version=1"
     with pytest.raises(ConfigError, match="URL#MODEL"):
         ModelPlace.parse("http://host/v1")
 

@@ -507,6 +507,96 @@ def test_text_is_streamed_as_it_is_written_where_it_is_returned_whatever_it_says
     assert small.calls == 1
 
 
+THOUGHTS = {
+    "a field": [{"reasoning": "Hm"}, {"reasoning": "."}, {"content": "Answer: 7"}],
+    "tags": [{"content": c} for c in ("<th", "ink>Hm", ".</thi", "nk>\n\nAns", "wer: 7")],
+}
+
+
+@pytest.mark.parametrize("way", THOUGHTS)
+@pytest.mark.parametrize("rule", ["always-small", None])
+@pytest.mark.parametrize("stream", [False, True])
+def test_thoughts_are_told_before_the_text_and_not_in_it(serve, small, large, way, rule, stream):
+    async def thinks(exchange):
+        await exchange.begin_stream()
+        for delta in THOUGHTS[way]:
+            await exchange.delta(**delta)
+        await exchange.event(finish="stop")
+
+    for upstream in (small, large):
+        upstream.script(thinks)
+    service = serve(small, large, streams=True, variant_settings={"always": rule})
+    made = service.openai.chat.completions.create(model="allot", messages=ASK, stream=stream)
+    parts = [c.choices[0].delta for c in made] if stream else [made.choices[0].message]
+    told = [part.model_dump() for part in parts]
+    assert "".join(part.get("reasoning_content") or "" for part in told) == "Hm."
+    assert "".join(part["content"] or "" for part in told) == "Answer: 7"
+    last = max(i for i, part in enumerate(told) if part.get("reasoning_content"))
+    assert not any(part["content"] for part in told[:last])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_models_refusal_is_told_as_one(service, small, large, stream):
+    for upstream in (small, large):
+        told = completion("")
+        told["choices"][0]["message"] = {"content": None, "refusal": "No."}
+        upstream.script(told)
+    made = service.openai.chat.completions.create(model="allot", messages=ASK, stream=stream)
+    parts = [c.choices[0].delta for c in made] if stream else [made.choices[0].message]
+    assert "".join(part.refusal or "" for part in parts) == "No."
+    assert not any(part.content for part in parts)
+
+
+def test_pages_that_are_let_in_may_read_what_they_get(serve, small, large):
+    key = new_key()
+    here, elsewhere = "http://localhost:3000", "https://chat.example"
+    wanted = {
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization,x-stainless-os",
+    }
+    for keys, origin, status in (
+        (None, here, 200),
+        (None, elsewhere, 403),
+        (Keys({"ann": key_digest(key)}), elsewhere, 200),
+    ):
+        service = serve(small, large, keys=keys)
+        asked = {"origin": origin, **wanted}
+        preflight = service.http.options("/v1/chat/completions", headers=asked)
+        found = service.ask(headers={"origin": origin, "authorization": f"Bearer {key}"})
+        assert (preflight.status_code, found.status_code) == (status, status)
+        for reply in (preflight, found):
+            assert ("access-control-allow-origin" in reply.headers) is (status == 200)
+
+
+@pytest.mark.parametrize("path", ["/chat/completions", "/v1/embeddings", "/v1/responses/resp_1"])
+def test_what_is_not_served_says_what_is(service, path):
+    found = service.http.post(path, json={})
+    told = found.json()["error"]["message"]
+    assert (found.status_code, told.partition(": ")[0]) == (404, path)
+    assert "/v1/chat/completions" in told
+
+
+def test_a_packed_body_is_refused_by_name(service):
+    found = service.ask(headers={"content-encoding": "gzip"})
+    assert found.status_code == 415
+    assert "content-encoding" in found.json()["error"]["message"]
+
+
+def test_an_answer_and_a_failure_have_the_id_of_the_log(service, small, large):
+    raw = service.openai.chat.completions.with_raw_response.create(model="allot", messages=ASK)
+    assert raw.headers["x-request-id"] == raw.parse().id == service.served[-1].episode_id
+
+    async def limited(exchange):
+        await exchange.reply({}, status=429, headers={"retry-after": "60"})
+
+    for upstream in (small, large):
+        upstream.script(limited)
+    with pytest.raises(openai.RateLimitError) as busy:
+        service.openai.chat.completions.create(model="allot", messages=ASK)
+    assert busy.value.request_id == service.served[-1].episode_id
+    assert busy.value.response.headers["retry-after"]
+
+
 def test_a_text_that_breaks_off_is_not_followed_by_another(serve, small, large):
     async def broken(exchange):
         await exchange.begin_stream()

@@ -184,10 +184,31 @@ def test_metadata_is_logged(service):
     assert episode_fields(service.served[-1], texts=False)["metadata"] == {"team": "a"}
 
 
-def test_a_refusal_may_be_sent_back_as_a_turn(service, small):
-    turns = [*ASK, {"role": "assistant", "content": None, "refusal": "No."}, *ASK]
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        {"content": None, "refusal": "No."},
+        {"content": [{"type": "refusal", "refusal": "No."}]},
+    ],
+)
+def test_a_refusal_may_be_sent_back_as_a_turn(service, small, refusal):
+    turns = [*ASK, {"role": "assistant", **refusal}, *ASK]
     service.openai.chat.completions.create(model="allot", messages=turns)
     assert small.requests[0].body["messages"][1]["content"] == "No."
+
+
+def test_thoughts_before_a_call_are_sent_back_to_models_and_others_are_not(service, small):
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    thinks = {"role": "assistant", "content": "", "reasoning_content": "Hm."}
+    turns = [*ASK, thinks, *ASK, {**thinks, "tool_calls": [call]}]
+    result = {"role": "tool", "tool_call_id": "1", "content": "7"}
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    found = service.openai.chat.completions.create(
+        model="allot", messages=[*turns, result], tools=tools
+    )
+    sent = small.requests[0].body["messages"]
+    assert ["reasoning_content" in turn for turn in sent] == [False, False, False, True, False]
+    assert found.model_extra["allot"]["ignored"] == ["messages.reasoning_content"]
 
 
 def test_what_no_model_reads_of_items_is_said(service):

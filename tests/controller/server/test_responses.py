@@ -135,6 +135,29 @@ def test_what_is_not_served_is_refused_by_name(responses, small, field):
     assert small.calls == 0
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_refusal_is_told_as_one_and_sent_back(responses, small, large, stream):
+    for upstream in (small, large):
+        told = completion("")
+        told["choices"][0]["message"] = {"content": None, "refusal": "No."}
+        upstream.script(told)
+    if stream:
+        with responses.stream(model="allot", input="2+5=") as events:
+            kinds = [event.type for event in events]
+            found = events.get_final_response()
+        assert "response.refusal.done" in kinds
+    else:
+        found = responses.create(model="allot", input="2+5=")
+    (part,) = found.output[0].content
+    assert (part.type, part.refusal) == ("refusal", "No.")
+    thoughts = {"type": "reasoning", "id": "rs_1", "summary": []}
+    turns = [thoughts, *(item.model_dump() for item in found.output)]
+    asked = {"role": "user", "content": "2+5="}
+    again = responses.create(model="allot", input=[asked, *turns, asked])
+    assert again.model_extra["allot"]["ignored"] == ["input.reasoning"]
+    assert small.requests[-1].body["messages"][1] == {"role": "assistant", "content": "No."}
+
+
 def test_failures_within_a_stream_are_told(service, small, large):
     async def fail(exchange):
         await exchange.reply({}, status=500)

@@ -79,6 +79,23 @@ def test_an_answer_is_what_fits_the_schema(service, small, large):
     assert small.requests[0].body["response_format"]["json_schema"]["strict"] is True
 
 
+@pytest.mark.parametrize(
+    "content",
+    ['```json\n{"x": 1}\n```', '<think>An x.</think>\n```\n{"x": 1}\n```', {"x": 1}],
+    ids=["a fence", "thoughts and a fence", "an object"],
+)
+def test_json_is_told_without_what_models_put_around_it(service, small, large, content):
+    for upstream in (small, large):
+        upstream.script(completion(content))
+    found = service.openai.chat.completions.create(
+        model="allot",
+        messages=[{"role": "user", "content": "x?"}],
+        response_format={"type": "json_object"},
+    )
+    assert json.loads(found.choices[0].message.content) == {"x": 1}
+    assert found.model_extra["allot"]["answer"] == '{"x":1}'
+
+
 def test_json_objects(service, small, large):
     for upstream in (small, large):
         upstream.script(completion("[1, 2]"))

@@ -139,6 +139,26 @@ class TestIndependence:
             assert "".join(said) == text
             assert len(said) > 1
 
+    @pytest.mark.parametrize("listed", [False, True])
+    def test_a_text_ends_before_what_a_client_names_and_is_told_token_by_token(
+        self, models: list[LocalModel], listed: bool
+    ) -> None:
+        backend = build(models)
+        assert all(map(backend.takes, ("stop", "logprobs")))
+        (whole,) = run_now(backend.attempts(samples(QUESTIONS[:1], 1)))
+        assert whole.text
+        stop = whole.text[len(whole.text) // 2]
+        fields = {"stop": ["not there", stop] if listed else stop, "logprobs": True}
+        asked = [replace(QUESTIONS[0], fields=fields)]
+        said: list[str] = []
+        requests = [replace(r, on_text=said.append) for r in samples(asked, 1)]
+        (made,) = run_now(backend.attempts(requests))
+        assert (made.text, made.finish_reason) == (whole.text.partition(stop)[0], "stop")
+        assert made.completion_tokens == whole.completion_tokens
+        assert "".join(entry["token"] for entry in made.told) == made.text
+        assert all(entry["logprob"] <= 0 for entry in made.told)
+        assert not said
+
     def test_same_seed_same_bits(self, models: list[LocalModel]) -> None:
         first, second = (run_now(build(models, seed=3).attempts(samples())) for _ in range(2))
         assert texts(first) == texts(second)

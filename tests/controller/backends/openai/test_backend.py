@@ -326,11 +326,13 @@ def refusing(*names, successor=None):
 
 def test_a_refused_field_is_left_off_from_then_on(server):
     server.script(refusing("max_tokens", "temperature", "logprobs"))
+    """And spends none of the retries that are for servers that fail."""
     body = {"temperature": 0.5}
     (attempt,), backend = ask(
-        server.url, body=body, max_retries=3, after=lambda backend: backend.attempts(asking())
+        server.url, body=body, max_retries=0, after=lambda backend: backend.attempts(asking())
     )
     assert (attempt.answer, attempt.error, server.calls) == ("7", None, 5)
+    assert backend.retries.saved == RetryBudget().saved
     sent = server.requests[-1].body
     assert sent["max_completion_tokens"] > 0
     assert not {"max_tokens", "temperature", "logprobs"} & set(sent)
@@ -937,5 +939,6 @@ def test_cancelling_reaches_the_server(server):
 def test_redirects_and_proxies_are_not_followed(server, monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     server.script(status(307, location="http://127.0.0.1:9/v1/chat/completions"))
-    (attempt,), _ = ask(server.url)
-    assert attempt.error == "rejected"
+    (attempt,), backend = ask(server.url, breaker=CircuitBreaker(failures=1))
+    assert (attempt.error, server.calls) == ("redirected", 1)
+    assert not backend.breaker.allows

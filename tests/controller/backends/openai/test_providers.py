@@ -7,6 +7,7 @@ import time
 import zlib
 from dataclasses import replace
 from email.utils import formatdate
+from itertools import pairwise
 
 import pytest
 
@@ -149,6 +150,7 @@ WHOLES = {
     "an end of events behind it": of_type("text/event-stream", WHOLE + b"\n\n" + DONE),
     "a byte order mark": of_type("text/plain", BOM + WHOLE),
     "a text and no message": completion(choices=[{"text": "Answer: 7", "finish_reason": "stop"}]),
+    "line ends within strings": of_type("application/json", WHOLE.replace(b"Answer", b"\nAnswer")),
     "a refusal beside nothing": saying("", message={"refusal": "Answer: 7"}),
 }
 
@@ -222,8 +224,9 @@ def test_calls_of_tools_are_put_together(server, way):
     assert attempt.answer
 
 
-def test_arguments_that_are_objects_are_kept(server):
-    told = {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
+@pytest.mark.parametrize("arguments", [{"x": 1}, json.dumps(json.dumps({"x": 1}))])
+def test_arguments_that_are_objects_are_kept(server, arguments):
+    told = {"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}
     server.script(saying(None, "tool_calls", message={"tool_calls": [told]}))
     (request,) = asking()
     (attempt,), _ = ask(server.url, requests=[with_tools(request)], attempt_deadline_s=10)
@@ -241,9 +244,11 @@ def with_tools(request):
         (zlib.compress(WHOLE), "deflate", None),
         (WHOLE, "gzip", "compressed"),
         (WHOLE, "br", "compressed"),
+        (WHOLE, "none", None),
+        (WHOLE, "utf-8", None),
     ],
     # Packed bytes hold the time, and both processes of the suite must name a test the same.
-    ids=["gzip", "deflate", "not gzip", "unknown"],
+    ids=["gzip", "deflate", "not gzip", "unread", "none", "no encoding"],
 )
 def test_what_is_packed_is_unpacked_up_to_a_limit(server, data, encoding, error):
     server.script(packed(data, encoding))
@@ -300,6 +305,7 @@ def test_the_end_of_a_text_that_was_cut_is_no_answer(server, text, answer):
     [
         {"type": "text", "text": "Answer: 7"},
         ["Answer: ", "7"],
+        [{"type": "refusal", "refusal": "Answer: 7"}],
         [{"type": "reasoning", "text": "Answer: 8"}, {"type": "text", "text": "Answer: 7"}],
     ],
 )
@@ -314,6 +320,8 @@ def test_contents_of_other_forms_are_read(server, content):
     [
         {"reasoning_details": [{"type": "reasoning.text", "text": "It is 7. "}]},
         {"reasoning_text": "It is 7. "},
+        {"thinking": "It is 7. "},
+        {"thinking_blocks": [{"type": "thinking", "thinking": "It is 7. ", "signature": "c2ln"}]},
         {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "It is 7. "}]}]},
     ],
 )
@@ -322,6 +330,36 @@ def test_thoughts_are_counted_under_all_names(server, message):
     server.script(saying(None, message={**message, "content": parts}, usage=usage_of(10, 40)))
     (attempt,), _ = ask(server.url)
     assert (attempt.answer, attempt.usage.reasoning_tokens) == ("7", 20)
+
+
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("tags", [("<think>", "</think>"), ("[THINK]", "[/THINK]")])
+def test_thoughts_between_tags_are_counted(server, streams, tags):
+    pieces = (f"{tags[0]}It is 7. ", f"{tags[1]}Answer: 7")
+    told = stream(
+        *(chunk({"content": piece}) for piece in pieces), chunk({}, "stop", usage=usage_of(10, 40))
+    )
+    server.script(told if streams else saying("".join(pieces), usage=usage_of(10, 40)))
+    (attempt,), _ = ask(server.url, streams=streams)
+    assert (attempt.answer, attempt.usage.reasoning_tokens) == ("7", 20)
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_thoughts_and_refusals_are_kept_apart_from_the_text(server, streams):
+    said: list[str] = []
+    (request,) = asking()
+    for message, text, thoughts, refused in (
+        ({"reasoning": "Hm.", "content": "Answer: 7"}, "Answer: 7", "Hm.", False),
+        ({"reasoning_content": "Hm.", "content": None, "refusal": "No."}, "No.", "Hm.", True),
+        ({"content": "Answer: 7", "refusal": None}, "Answer: 7", "", False),
+    ):
+        told = stream(*(chunk({k: v}) for k, v in message.items()), chunk({}, "stop"))
+        server.script(told if streams else saying(None, message=message))
+        requests = [replace(request, on_text=said.append, on_thought=said.append)]
+        (attempt,), _ = ask(server.url, streams=streams, requests=requests)
+        assert (attempt.text, attempt.thoughts, attempt.refused) == (text, thoughts, refused)
+    # What is refused is only told as such, once it is known.
+    assert said == (["Hm.", "Answer: 7", "Hm.", "Answer: 7"] if streams else said)
 
 
 def test_thoughts_may_be_counted_beside_the_details(server):
@@ -404,6 +442,127 @@ def test_a_system_message_that_is_refused_is_said_by_the_user(server, words):
     said = [{"role": "user", "content": "Be short.\n\n2+5="}]
     assert server.requests[-1].body["messages"] == said
     assert backend.notes == ("small: the server refuses system",)
+
+
+ROWS = "Conversation roles must alternate user/assistant/user/assistant/..."
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (ROWS, 400),
+        (f"Jinja Exception: {ROWS} at row 19, column 27", 500),
+        ("Jinja Exception: System message must be at the beginning.", 500),
+        ("this model does not support successive user or assistant messages", 400),
+        ("user or tool message(s) should alternate with assistant message(s)", 400),
+    ],
+)
+@pytest.mark.parametrize("role", ["system", "user"])
+def test_turns_of_one_role_in_a_row_are_one_where_a_server_wants_it(server, words, code, role):
+    def in_a_row(sent):
+        roles = [turn["role"] for turn in sent["messages"]]
+        return any(one == other for one, other in pairwise(roles))
+
+    server.script(refuse({"error": {"message": words}}, in_a_row, code))
+    said = [{"role": role, "content": text} for text in ("Be short.", "Be right.")]
+    (request,) = asking()
+    request = replace(request, question=replace(request.question, history=tuple(said)))
+    (attempt,), backend = ask(server.url, requests=[request], breaker=CircuitBreaker(failures=1))
+    assert (attempt.answer, server.calls) == ("7", 2)
+    assert "Be short.\n\nBe right." in server.requests[-1].body["messages"][0]["content"]
+    assert backend.notes == ("small: the server refuses turns of one role in a row",)
+
+
+NO_ROOM = {
+    "OpenAI": "This model's maximum context length is 1024 tokens. However, you requested {total} "
+    "tokens (400 in the messages, {asked} in the completion). Please reduce the length.",
+    "vLLM": "'max_tokens' or 'max_completion_tokens' is too large: {asked}. This model's maximum "
+    "context length is 1024 tokens and your request has 400 input tokens ({asked} > 1024 - 400).",
+    "vLLM 0.20": "This model's maximum context length is 1024 tokens. However, you requested "
+    "{asked} output tokens and your prompt contains at least {least} input tokens, for a total of "
+    "at least 1025 tokens.",
+    "TGI": "`inputs` tokens + `max_new_tokens` must be <= 1024. Given: 400 `inputs` tokens and "
+    "{asked} `max_new_tokens`",
+    "SGLang": "Requested token count exceeds the model's maximum context length of 1024 tokens. "
+    "You requested a total of {total} tokens: 400 tokens from the input messages and {asked} "
+    "tokens for the completion.",
+    "Anthropic": "input length and `max_tokens` exceed context limit: 400 + {asked} > 1024, "
+    "decrease input length or `max_tokens` and try again",
+    "OpenRouter": "This endpoint's maximum context length is 1024 tokens. However, you requested "
+    "about {total} tokens (400 of text input, {asked} in the output).",
+}
+
+
+@pytest.mark.parametrize("name", NO_ROOM)
+def test_an_attempt_is_as_long_as_its_prompt_leaves_room_for(server, name):
+    def words(sent):
+        asked = sent["max_tokens"]
+        told = NO_ROOM[name].format(asked=asked, total=asked + 400, least=1025 - asked)
+        return {"error": {"message": told}}
+
+    server.script(objecting(words, lambda sent: sent["max_tokens"] > 624))
+    (attempt,), backend = ask(server.url, max_new_tokens=1000, max_retries=0)
+    assert (attempt.answer, server.calls, backend.notes) == ("7", 2, ())
+    assert 500 <= server.requests[-1].body["max_tokens"] <= 624
+
+
+def test_a_shortest_attempt_is_asked_for_as_such(server):
+    def words(sent):
+        said = f"integer below minimum value. Expected a value >= 16, but got {sent['max_tokens']}"
+        return {"error": {"message": f"Invalid 'max_tokens': {said}.", "param": "max_tokens"}}
+
+    server.script(objecting(words, lambda sent: sent["max_tokens"] < 16))
+    _, backend = ask(server.url, max_new_tokens=5, after=lambda backend: backend.attempts(asking()))
+    assert [r.body["max_tokens"] for r in server.requests] == [5, 16, 16]
+    assert backend.notes == ("small: the server is asked for at least 16 tokens",)
+
+
+NO_THINKING = (
+    "Function tools with reasoning_effort are not supported for gpt-5.6 in /v1/chat/completions. "
+    "To use function tools, use /v1/responses or set reasoning_effort to 'none'."
+)
+
+
+@pytest.mark.parametrize("own", [{}, {"reasoning_effort": "low"}])
+def test_a_model_that_takes_tools_only_without_thinking_does_not_think_beside_them(server, own):
+    words = {"error": {"message": NO_THINKING, "param": "reasoning_effort"}}
+    server.script(
+        refuse(words, lambda sent: "tools" in sent and sent.get("reasoning_effort") != "none")
+    )
+    (attempt,), backend = ask(
+        server.url,
+        body=own,
+        requests=with_fields(**OFFERED),
+        after=lambda backend: backend.attempts(asking()),
+    )
+    efforts = [r.body.get("reasoning_effort") for r in server.requests]
+    mine = own.get("reasoning_effort")
+    assert (attempt.answer, efforts) == ("7", [mine, "none", mine])
+    assert backend.notes == ("small: the server refuses thinking beside tools",)
+
+
+def test_an_effort_that_a_client_wants_beside_tools_is_its_own_matter(server):
+    server.script(status(400, {"error": {"message": NO_THINKING, "param": "reasoning_effort"}}))
+    (attempt,), backend = ask(server.url, requests=with_fields(**OFFERED, reasoning_effort="high"))
+    assert (attempt.error, server.calls) == ("rejected:reasoning_effort", 1)
+    assert backend.notes == ()
+
+
+@pytest.mark.parametrize(("wanted", "kept"), [(False, 1), (True, 2)])
+def test_calls_side_by_side_may_be_refused(server, wanted, kept):
+    """By models, whose servers then take no word about it, and by clients, who get the first."""
+    words = {"error": {"message": "Unsupported parameter", "param": "parallel_tool_calls"}}
+    calls = [{"id": n, "function": {"name": n, "arguments": "{}"}} for n in "fg"]
+    told = saying(None, "tool_calls", message={"tool_calls": calls})
+
+    async def reply(exchange):
+        refused = "parallel_tool_calls" in exchange.body
+        await exchange.reply(words if refused else told, status=400 if refused else 200)
+
+    server.script(reply)
+    requests = with_fields(**OFFERED, parallel_tool_calls=wanted)
+    (attempt,), _ = ask(server.url, requests=requests)
+    assert (len(attempt.calls), server.calls) == (kept, 2)
 
 
 @pytest.mark.parametrize(
@@ -677,8 +836,14 @@ def test_what_is_refused_beside_one_clients_field_is_sent_to_all_others(
     assert backend.notes == (f"small: the server refuses {note}",)
 
 
-def test_a_value_out_of_range_is_its_clients_matter(server):
-    words = {"detail": [{"loc": ["body", "temperature"], "msg": "should be less than 1.5"}]}
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"detail": [{"loc": ["body", "temperature"], "msg": "should be less than 1.5"}]},
+        {"error": "Input validation error: `temperature` must be strictly positive"},
+    ],
+)
+def test_a_value_out_of_range_is_its_clients_matter(server, words):
     server.script(refuse(words, lambda sent: sent["temperature"] > 1.5, 422))
     (attempt,), backend = ask(
         server.url,
@@ -691,9 +856,15 @@ def test_a_value_out_of_range_is_its_clients_matter(server):
     assert server.requests[-1].body["temperature"] == 0.5
 
 
-def test_a_field_may_be_named_as_xai_does(server):
-    words = {"error": "Model grok-4 does not support parameter presencePenalty."}
-    server.script(refuse(words, lambda sent: "presence_penalty" in sent))
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Model grok-4 does not support parameter presencePenalty.",
+        "Penalty is not enabled for models/gemini-2.5-pro",
+    ],
+)
+def test_a_field_may_be_named_in_other_words(server, words):
+    server.script(refuse({"error": words}, lambda sent: "presence_penalty" in sent))
     (attempt,), _ = ask(server.url, requests=with_fields(presence_penalty=0.5))
     assert (attempt.answer, server.calls) == ("7", 2)
 
@@ -768,6 +939,11 @@ def test_calls_keep_what_their_server_wants_back(server, streams):
             lambda turn, result: turn.get("reasoning_content"),
         ),
         (
+            "messages.1.reasoning_content: Extra inputs are not permitted",
+            {"reasoning_content": "I call f."},
+            lambda turn, result: "reasoning_content" not in turn,
+        ),
+        (
             "Tool call id was call_1 but must be a-z, A-Z, 0-9, with a length of 9.",
             None,
             lambda turn, result: (
@@ -776,7 +952,7 @@ def test_calls_keep_what_their_server_wants_back(server, streams):
             ),
         ),
     ],
-    ids=["Gemini's", "others than Gemini's", "Kimi's", "Mistral's"],
+    ids=["Gemini's", "others than Gemini's", "Kimi's", "others than Kimi's", "Mistral's"],
 )
 def test_calls_of_one_model_go_on_with_another(server, words, brought, wants):
     call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
@@ -784,7 +960,8 @@ def test_calls_of_one_model_go_on_with_another(server, words, brought, wants):
         {
             "role": "assistant",
             "content": None,
-            "tool_calls": [{**call, **({"extra_content": brought} if brought else {})}],
+            "tool_calls": [{**call, **({"extra_content": brought} if brought is SIGNED else {})}],
+            **(brought if brought and brought is not SIGNED else {}),
         },
         {"role": "tool", "tool_call_id": "call_1", "content": "7"},
     )
