@@ -38,13 +38,18 @@ from controller.backends.local.adapters import (
     judge,
     load_adapters,
     probability,
-    read_out,
     save_adapter,
     token_logprobs,
 )
 from controller.backends.local.backend import LocalBackend
 from controller.backends.local.kv import batches_by_length, padded
-from controller.backends.local.model import Encoded, LocalModel, load_model
+from controller.backends.local.model import (
+    Encoded,
+    LocalModel,
+    StateReadout,
+    load_model,
+    prompt_key,
+)
 from controller.backends.places import ModelPlace
 from controller.backends.prompts import REVISER, revision_messages
 from controller.errors import ConfigError
@@ -61,6 +66,7 @@ from training.learn.calibration import (
     expected_calibration_error,
     fit_state_readout,
 )
+from training.learn.difficulty import FOLDS, fold_of
 from training.learn.resume import has_state, load_state, save_state
 from training.learn.threads import limit_threads
 
@@ -503,9 +509,11 @@ def train_readout(
             progress(done, read)
         states.append(torch.cat(rows))
     known, new = parts
-    fitted = fit_state_readout(states[0].double().numpy(), known.right, known.question)
-    readout = torch.from_numpy(fitted).float()
-    judged, logprobs = read_out(readout, states[1]), np.nan_to_num(new.logprobs)
+    fold = fold_of(int(known.question.max()) + 1, FOLDS)[known.question]
+    fitted = fit_state_readout(states[0].double().numpy(), known.right, known.question, fold)
+    keys = {prompt_key(text): place for text, place in zip(known.texts, fold, strict=True)}
+    readout = StateReadout(torch.from_numpy(fitted).float(), torch.tensor([*keys.items()]))
+    judged, logprobs = readout(states[1], new.texts), np.nan_to_num(new.logprobs)
     score = calibrate(judged.double().numpy(), logprobs, new.right, new.question)
     save_adapter(None, out, base_digest=local.digest, score=score, readout=readout)
     shutil.rmtree(out / "training")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from controller.backends.local.adapters import load_adapters, score_attempts
-from controller.backends.local.backend import load_model
+from controller.backends.local.model import Encoded, StateReadout, load_model, prompt_key
 from controller.backends.prompts import VERIFIER
 from controller.errors import BackendError
 from envs.traces.format import TraceSet
@@ -66,7 +66,7 @@ def test_what_it_reads_is_the_models_own_whatever_adapter_stands_beside(verifier
     found = [score_attempts(model, texts, logprobs) for model in (both, alone)]
     assert found[0] == pytest.approx(found[1], abs=1e-5)
     large = load_model(CHECKPOINTS / "large", 0)
-    with pytest.raises(BackendError, match="expected a finite read-out of 385 numbers for large"):
+    with pytest.raises(BackendError, match="expected finite read-outs of 385 numbers for large"):
         load_adapters(large, {VERIFIER: out})
 
 
@@ -105,5 +105,20 @@ def test_a_read_out_ranks_attempts_at_one_question():
     right = rng.random(240) < 1 / (1 + np.exp(-(2 * easy + 2 * good)))
     noise = rng.normal(size=(240, 20))
     states = np.column_stack([3 * easy + 5, 0.1 * good, noise])
-    readout = fit_state_readout(states, right, question)
-    assert auroc_within(states @ readout[:-1] + readout[-1], right, question) > 0.8
+    fold = question % 5
+    readouts = fit_state_readout(states, right, question, fold)  # (1 + 5, F + 1)
+    scores = states @ readouts[:, :-1].T + readouts[:, -1]
+    assert auroc_within(scores[:, 0], right, question) > 0.8
+    mine = np.arange(240), fold + 1
+    changed = fit_state_readout(states, right ^ (fold == 2), question, fold)
+    now = states @ changed[:, :-1].T + changed[:, -1]
+    own = [each[mine][fold == 2] for each in (now, scores)]
+    assert np.corrcoef(own)[0, 1] > 0.9  # how much it is drawn to zero may differ
+
+
+def test_questions_that_it_has_learnt_from_are_judged_by_what_others_taught():
+    known, new = Encoded((1, 2, 3), begin=2), Encoded((1, 4, 3), begin=2)
+    weights = torch.tensor([[1.0, 0.0], [3.0, 0.0]])
+    readout = StateReadout(weights, torch.tensor([[prompt_key(known), 0]]))
+    expected = torch.nn.functional.logsigmoid(torch.tensor([3.0, 1.0]))
+    torch.testing.assert_close(readout(torch.ones(2, 1), [known, new])[:, 0], expected)

@@ -179,9 +179,13 @@ _RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3)
 
 
 def fit_state_readout(
-    states: Floats, right: NDArray[np.bool_], question: NDArray[np.int64]
+    states: Floats, right: NDArray[np.bool_], question: NDArray[np.int64], fold: NDArray[np.int64]
 ) -> Floats:
-    """Weights of a score of hidden states, (n, F), and its constant, (F + 1,); see `calibrate`."""
+    """Weights of a score of hidden states, (n, F), and its constant; see `calibrate`.
+
+    Returns:
+        (1 + K, F + 1): fitted to all, and to all but those of each fold, (n,) in 0..K-1.
+    """
     mean, scale = states.mean(0), states.std(0) + 1e-6
     inputs = np.column_stack([(states - mean) / scale, np.ones(len(states))])
 
@@ -201,12 +205,16 @@ def fit_state_readout(
         start = np.zeros(inputs.shape[1])
         return np.asarray(minimize(loss, start, jac=True, method="L-BFGS-B").x)
 
-    fold = fold_of(int(question.max()) + 1, FOLDS)[question]
-    held = [fold == place for place in np.unique(fold)]
-    losses = {r: sum(_loss(fitted(~h, r), *known(h))[0] for h in held) for r in _RIDGES}
-    weights = fitted(np.ones(len(right), bool), min(losses, key=losses.__getitem__))
-    per_state = weights[:-1] / scale
-    return np.append(per_state, weights[-1] - per_state @ mean)
+    held = [fold == place for place in range(int(fold.max()) + 1)]
+    crossed = {ridge: [fitted(~rows, ridge) for rows in held] for ridge in _RIDGES}
+    losses = {
+        ridge: sum(_loss(w, *known(rows))[0] for w, rows in zip(fits, held, strict=True))
+        for ridge, fits in crossed.items()
+    }
+    best = min(losses, key=losses.__getitem__)
+    weights = np.array([fitted(np.ones(len(right), bool), best), *crossed[best]])
+    per_state = weights[:, :-1] / scale
+    return np.column_stack([per_state, weights[:, -1] - per_state @ mean])
 
 
 def auroc(score: Floats, right: NDArray[np.bool_]) -> float:

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from controller.backends.local.kv import BASE, batches_by_length, forward, padded
-from controller.backends.local.model import DIGEST_LENGTH, Encoded, LocalModel
+from controller.backends.local.model import DIGEST_LENGTH, Encoded, LocalModel, StateReadout
 from controller.backends.prompts import VERIFIER
 from controller.errors import BackendError
 from controller.files import write_text
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _NOTES, _WEIGHTS, _SCORE = "allot.json", "adapter_model.safetensors", "score.safetensors"
 _FILES = (_NOTES, _WEIGHTS, "adapter_config.json")
-_READOUT = "readout"
+_READOUT, _LEARNT = "readout", "learnt"
 
 
 def token_logprobs(logits: Tensor, ids: Tensor) -> Tensor:
@@ -72,15 +72,6 @@ def _written(texts: Sequence[Encoded], lengths: Tensor, width: int) -> Tensor:
     begins = torch.tensor([text.begin for text in texts], device=lengths.device)
     columns = torch.arange(width, device=lengths.device)
     return (columns >= begins[:, None]) & (columns < lengths[:, None])
-
-
-def read_out(readout: Tensor, states: Tensor) -> Tensor:
-    """Logarithms of the probability that attempts are right, (B, 2), twice each.
-
-    `readout` are weights of the states, (2H,), and a constant.
-    """
-    odds = states.to(readout) @ readout[:-1] + readout[-1]
-    return torch.nn.functional.logsigmoid(odds)[:, None].expand(-1, 2)
 
 
 @torch.inference_mode()
@@ -121,7 +112,7 @@ def score_attempts(
     if local.readout is None:
         judged = judge(local.model, texts, VERIFIER)
     else:
-        judged = read_out(local.readout, attempt_states(local.model, texts))
+        judged = local.readout(attempt_states(local.model, texts), texts)
     judged = judged.to(logprobs.device)
     return tuple(probability(local.score, judged, logprobs).tolist())
 
@@ -132,7 +123,7 @@ def probability(calibration: Tensor, judged: Tensor, logprobs: Tensor) -> Tensor
     Args:
         calibration: (2, 7): what the features of `score_features` are multiplied by; first
             where the writer's log-probabilities are known, then where not.
-        judged: (B, 2) sum and least log-probability by the verifier, or see `read_out`.
+        judged: (B, 2) sum and least log-probability by the verifier, or see `StateReadout`.
         logprobs: (B, 2) mean and least by the writer, NaN where unknown.
     """
     unknown = logprobs.isnan().any(1)  # (B,)
@@ -151,7 +142,7 @@ def save_adapter(
     *,
     base_digest: str,
     score: Tensor | None = None,
-    readout: Tensor | None = None,
+    readout: StateReadout | None = None,
 ) -> None:
     """Write an adapter, or a read-out; `allot.json`, written last, makes it valid."""
     out.mkdir(parents=True, exist_ok=True)
@@ -163,7 +154,8 @@ def save_adapter(
         for file in _FILES[1:]:
             (out / file).unlink(missing_ok=True)
     if score is not None:
-        tensors = {"calibration": score} | ({} if readout is None else {_READOUT: readout})
+        held = {} if readout is None else {_READOUT: readout.weights, _LEARNT: readout.learnt}
+        tensors = {"calibration": score} | held
         (out / _SCORE).write_bytes(save({name: t.contiguous() for name, t in tensors.items()}))
     write_text(out / _NOTES, json.dumps({"version": 1, "base_digest": base_digest}) + "\n")
 
@@ -183,7 +175,9 @@ def load_adapters(local: LocalModel, paths: Mapping[str, Path]) -> LocalModel:
         if _READOUT not in known:
             model = _with_adapter(model, local.name, path, name)
         specs.append(_spec(name, path))
-        score, readout = known.get("calibration", score), known.get(_READOUT, readout)
+        score = known.get("calibration", score)
+        if _READOUT in known:
+            readout = StateReadout(known[_READOUT], known[_LEARNT])
     model.eval()
     return replace(local, model=model, adapters=tuple(specs), score=score, readout=readout)
 
@@ -232,7 +226,7 @@ def _spec(name: str, path: Path) -> AdapterSpec:
     tensors = load_file(held[0])
     return AdapterSpec(
         name=name,
-        parameters=sum(tensor.numel() for tensor in tensors.values()),
+        parameters=sum(t.numel() for t in tensors.values() if t.is_floating_point()),
         digest=digest.hexdigest()[:DIGEST_LENGTH],
     )
 
@@ -251,9 +245,12 @@ def _load_score(path: Path, local: LocalModel) -> dict[str, Tensor]:
             f"{tuple(calibration.shape)}"
         )
     readout, width = tensors.get(_READOUT), 2 * local.model.config.get_text_config().hidden_size + 1
-    if readout is not None and (readout.shape != (width,) or not bool(readout.isfinite().all())):
+    if readout is not None and not (
+        readout.shape[1:] == (width,) and bool(readout.isfinite().all()) and _LEARNT in tensors
+    ):
         raise BackendError(
-            f"{path / _SCORE}: expected a finite read-out of {width} numbers for {local.name}, "
-            f"found {tuple(readout.shape)}"
+            f"{path / _SCORE}: expected finite read-outs of {width} numbers for {local.name} and "
+            f"the questions that they learnt from, found {tuple(readout.shape)}; train it again "
+            "with `allot adapters train verifier`"
         )
     return tensors

@@ -13,6 +13,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
@@ -56,6 +57,40 @@ class Encoded(NamedTuple):
     begin: int
 
 
+@dataclass(frozen=True, eq=False)
+class StateReadout:
+    """Tells from the model's hidden states how likely attempts are right.
+
+    Attempts at questions that it has learnt from are judged by what was learnt from others, so that
+    a controller may learn from the same questions what a judgement is worth.
+
+    Attributes:
+        weights: of 2H states and 1, (1 + K, 2H + 1), learnt from all questions, and from all but
+            those of one of K folds.
+        learnt: (Q, 2), the key of each question's prompt, see `prompt_key`, and its fold.
+    """
+
+    weights: Tensor
+    learnt: Tensor
+
+    @cached_property
+    def _folds(self) -> dict[int, int]:
+        return dict(self.learnt.tolist())
+
+    def __call__(self, states: Tensor, texts: Sequence[Encoded]) -> Tensor:
+        """Logarithms of the probability that attempts are right, (B, 2), twice each."""
+        rows = [self._folds.get(prompt_key(text), -1) + 1 for text in texts]
+        weights = self.weights[rows].to(states.device)  # (B, 2H + 1)
+        odds = (states.to(weights) * weights[:, :-1]).sum(1) + weights[:, -1]
+        return functional.logsigmoid(odds)[:, None].expand(-1, 2)
+
+
+def prompt_key(text: Encoded) -> int:
+    """What tells the prompt of an attempt from others, 64 bits."""
+    tokens = np.array(text.tokens[: text.begin], "<i8").tobytes()
+    return int.from_bytes(hashlib.sha256(tokens).digest()[:8], "little", signed=True)
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LocalModel:
     """One model of the ladder.
@@ -68,8 +103,8 @@ class LocalModel:
         model: its cache must consist of plain keys and values.
         tokenizer: its chat template is used if there is one, plain text otherwise.
         score: calibration of the verifier among them, (2, 7).
-        readout: what that verifier reads the model's own hidden states by, (2H + 1,); None for
-            one that is an adapter.
+        readout: what that verifier reads the model's own hidden states by; None for one that is
+            an adapter.
     """
 
     name: str
@@ -81,7 +116,7 @@ class LocalModel:
     prompt: tuple[Message, ...] = ()
     adapters: tuple[AdapterSpec, ...] = ()
     score: Tensor | None = None
-    readout: Tensor | None = None
+    readout: StateReadout | None = None
 
     @cached_property
     def end_tokens(self) -> frozenset[int]:
