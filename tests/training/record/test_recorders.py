@@ -167,7 +167,7 @@ def test_a_slow_server_is_waited_for_and_an_attempt_beyond_its_deadline_is_a_fac
 
     one = RecordConfig(samples=1, escalations=0)
     with Upstream(slow).running() as upstream:
-        source = find_source([f"{upstream.url}#slow"], attempt_deadline=2 / 60)
+        source = find_source([f"{upstream.url}#slow"], attempt_deadline=4 / 60)
         record_models(QUESTIONS, source, tmp_path, one)
         assert upstream.calls == 9
     errors = Counter(TraceSet.read(tmp_path).attempts["error"].to_pylist())
