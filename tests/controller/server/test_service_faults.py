@@ -92,7 +92,7 @@ def test_the_deadline_is_kept_and_the_best_answer_too(serve, small, large):
     service = serve(small, large)
     started = time.monotonic()
     found = service.ask(price=CHEAP, deadline_s=3.0).json()
-    assert time.monotonic() - started < 4.5
+    assert time.monotonic() - started < 3.6
     assert large.calls
     assert found["allot"]["answer"] == "1"
     assert "deadline" in found["allot"]["limited"]
@@ -105,7 +105,7 @@ def test_no_answer_by_the_deadline(serve, small, large):
     service = serve(small, large)
     started = time.monotonic()
     reply = service.ask(price=DEAR, deadline_s=0.5)
-    assert time.monotonic() - started < 2.0
+    assert time.monotonic() - started < 1.1
     assert (reply.status_code, reply.json()["error"]["code"]) == (504, "deadline")
 
 

@@ -325,8 +325,8 @@ def refusing(*names, successor=None):
 
 
 def test_a_refused_field_is_left_off_from_then_on(server):
-    server.script(refusing("max_tokens", "temperature", "logprobs"))
     """And spends none of the retries that are for servers that fail."""
+    server.script(refusing("max_tokens", "temperature", "logprobs"))
     body = {"temperature": 0.5}
     (attempt,), backend = ask(
         server.url, body=body, max_retries=0, after=lambda backend: backend.attempts(asking())
