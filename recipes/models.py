@@ -6,7 +6,7 @@ python -m recipes.models train small
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +19,7 @@ from envs.traces.format import TraceSet
 from recipes.language_models import CONFIGS, LanguageModelTraining
 from recipes.looped import CONFIG, LOOPED, LoopedTraining
 from recipes.solutions import worked_solution
-from training.adapters import VerifierTraining, train_reviser
+from training.adapters import ReviserConfig, VerifierTraining, train_reviser
 from training.cli.app import main
 from training.learn.threads import limit_threads
 from training.record.settings import RecordConfig
@@ -50,14 +50,18 @@ def train_adapter(name: str, models: Path, out: Path, progress: Progress) -> dic
     is returned.
     """
     small = models / "small"
+
+    def solutions(question_id: str) -> Sequence[str]:
+        return (worked_solution(question_id),)
+
     progress(0.0, "recording attempts to learn from")
     own = _recorded(small, models / REVISER / "attempts", REVISER_QUESTIONS, REVISER_SAMPLES, 1)
     if name == REVISER:
         progress(0.0, "training the reviser")
-        train_reviser(small, own, worked_solution, out)
+        train_reviser(small, own, solutions, out, ReviserConfig(muon_lr=0.01))
         return {"adapter": str(out)}
     mixed = _recorded(small, out / "attempts", VERIFIER_QUESTIONS, VERIFIER_SAMPLES, 0)
-    training = VerifierTraining(small, [mixed, own], worked_solution, out)
+    training = VerifierTraining(small, [mixed, own], solutions, out)
     measured = training.run(lambda done, loss: progress(done, f"verifier, loss {loss:.3f}"))
     return {"adapter": str(out), **measured}
 

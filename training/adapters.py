@@ -1,8 +1,8 @@
 """The small model's adapters: revisers and verifiers, by LoRA.
 
 A reviser turns the model's attempts into better ones. It learns from recorded attempts, as in
-Snell et al. 2024 (arXiv 2408.03314, section 6): from a wrong attempt close to the right one to the
-worked solution, and from a right attempt to itself, so that it learns to leave well alone.
+Snell et al. 2024 (arXiv 2408.03314, section 6): from a wrong attempt to a right one close to it,
+and from a right attempt to itself, so that it learns to leave well alone.
 
 A verifier knows better what the model should have written. It learns the worked solutions of
 questions, most of all the tokens at which recorded attempts go wrong. Its score of an attempt, one
@@ -15,10 +15,11 @@ pass over the attempts and no training of the model.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from difflib import SequenceMatcher
 from functools import partial
 from math import nan
@@ -56,6 +57,7 @@ from controller.errors import ConfigError
 from controller.files import write_atomically
 from controller.process.actions import ActionKind
 from controller.process.lockstep import Floats
+from controller.process.types import Question
 from envs.questions.grader import KindGrader
 from envs.traces.format import TraceSet, tables_digest
 from envs.traces.recorded import read_recorded
@@ -86,21 +88,25 @@ class AttemptText:
 AttemptGroup = tuple[str, list[AttemptText]]
 """Question id and the attempts at that question."""
 
-WorkedSolution = Callable[[str], str | None]
-"""The text that should have been written, by question id; None if nobody knows."""
+WorkedSolutions = Callable[[str], Sequence[str]]
+"""Texts that could have been written, by question id, the shortest first; none if nobody knows."""
 
 _LOGITS = 2**27
 """Of a training step at most: 512 MiB."""
 
+_STEPS, _LEAST_BATCH = 100, 8
+"""Optimiser steps that a reviser is given where batches of so many examples leave them."""
 
-def right_texts(traces: TraceSet) -> WorkedSolution:
-    """Solutions for lack of better ones: the shortest right attempt at a question, by any model."""
-    held = traces.attempts.select(["question_id", "correct", "text"]).to_pandas()
+
+def right_texts(traces: TraceSet) -> WorkedSolutions:
+    """Solutions for lack of better ones: each model's shortest right attempt at a question."""
+    columns = ["question_id", "model", "correct", "text"]
+    held = traces.attempts.select(columns).to_pandas()
     held = held[held["correct"] & held["text"].notna()]
     held = held.loc[held["text"].str.len().sort_values(kind="stable").index]
-    best = held.drop_duplicates("question_id")
-    known: dict[str, str] = dict(zip(best["question_id"], best["text"], strict=True))
-    return known.get
+    best = held.drop_duplicates(["question_id", "model"])
+    known = best.groupby("question_id", sort=False)["text"].agg(list).to_dict()
+    return lambda question_id: known.get(question_id, ())
 
 
 def distinct(attempts: Iterable[AttemptText]) -> list[AttemptText]:
@@ -155,7 +161,7 @@ class ReviserConfig:
     Attributes:
         rank: of the LoRA matrices.
         epochs: passes over the examples.
-        batch_size: examples per optimiser step.
+        batch_size: examples per optimiser step; down to 8 where that leaves under 100 steps.
         muon_lr: peak; falls along a cosine.
         wrong_per_question: wrong attempts used, those closest to the solution.
         right_per_question: right attempts used.
@@ -165,7 +171,7 @@ class ReviserConfig:
     rank: int = 32
     epochs: float = 4
     batch_size: int = 64
-    muon_lr: float = 0.01
+    muon_lr: float = 0.003
     wrong_per_question: int = 2
     right_per_question: int = 2
     seed: int = 0
@@ -174,29 +180,30 @@ class ReviserConfig:
 def revision_examples(
     traces: TraceSet,
     split: str,
-    worked_solution: WorkedSolution,
+    worked_solutions: WorkedSolutions,
     config: ReviserConfig,
-    model: str,
+    local: LocalModel,
 ) -> Iterator[Example]:
     """Prompt and completion, as chat messages, for each revision to learn."""
-    for question_id, attempts in attempts_by_question(traces, split, model):
-        wrong = [a for a in distinct(attempts) if not a.right]
-        solution = worked_solution(question_id)
-        if solution is None:
+    for question_id, attempts in attempts_by_question(traces, split, local.name):
+        solutions = worked_solutions(question_id)
+        if not solutions:
             continue
-        wrong.sort(key=lambda a: _similarity(a.text, solution), reverse=True)
+        pairs = [
+            (attempt, max((_similarity(attempt.text, text), text) for text in solutions))
+            for attempt in distinct(attempts)
+            if not attempt.right
+        ]
+        pairs.sort(key=lambda pair: -pair[1][0])
         right = [a for a in distinct(attempts) if a.right]
-        for attempt in wrong[: config.wrong_per_question]:
-            yield _example(attempt.question, attempt.text, solution)
-        for attempt in right[: config.right_per_question]:
-            yield _example(attempt.question, attempt.text, attempt.text)
-
-
-def _example(question: str, attempt: str, target: str) -> Example:
-    return {
-        "prompt": revision_messages(question, attempt),
-        "completion": [{"role": "assistant", "content": target}],
-    }
+        learnt = [(attempt, text) for attempt, (_, text) in pairs[: config.wrong_per_question]]
+        learnt += [(attempt, attempt.text) for attempt in right[: config.right_per_question]]
+        for attempt, target in learnt:
+            asked = Question(question_id=question_id, text=attempt.question)
+            yield {
+                "prompt": revision_messages(asked, attempt.text, local.prompt),
+                "completion": [{"role": "assistant", "content": target}],
+            }
 
 
 def _loaded(base: str | Path | ModelPlace) -> LocalModel:
@@ -206,17 +213,22 @@ def _loaded(base: str | Path | ModelPlace) -> LocalModel:
     return local
 
 
+def _asked_as_recorded(local: LocalModel, traces: TraceSet) -> LocalModel:
+    """A model with the prompt that made its attempts in a set."""
+    return replace(local, prompt=traces.models([local.name])[0].prompt)
+
+
 def train_reviser(
     base: str | Path | ModelPlace,
     traces: TraceSet,
-    worked_solution: WorkedSolution,
+    worked_solutions: WorkedSolutions,
     out: Path,
     config: ReviserConfig | None = None,
 ) -> None:
     """Train a reviser of the model `base`, from its attempts with their texts, into `out`.
 
-    The set knows the model by its name. `worked_solution` is of each question of the train split;
-    `training` in `out` holds what resuming needs.
+    The set knows the model by its name, and how it was asked. `worked_solutions` are of each
+    question of the train split; `training` in `out` holds what resuming needs.
 
     Raises:
         ConfigError: there is nothing to learn from.
@@ -226,9 +238,10 @@ def train_reviser(
     from trl import SFTConfig, SFTTrainer
 
     config = config or ReviserConfig()
-    local = _loaded(base)
-    state = out / "training"
-    examples = list(revision_examples(traces, "train", worked_solution, config, local.name))
+    local = _asked_as_recorded(_loaded(base), traces)
+    learnt = repr((config, local.digest, local.prompt, tables_digest(traces.path)))
+    state = out / "training" / hashlib.sha256(learnt.encode()).hexdigest()[:16]
+    examples = list(revision_examples(traces, "train", worked_solutions, config, local))
     if not examples:
         raise ConfigError(
             f"{traces.path}: expected attempts of the train split with their texts, and right ones "
@@ -238,7 +251,9 @@ def train_reviser(
         len(local.encode_chat([*example["prompt"], *example["completion"]], complete=True))
         for example in examples
     )
-    batch = config.batch_size
+    of_step = int(len(examples) * config.epochs / _STEPS)
+    of_step = min(config.batch_size, max(_LEAST_BATCH, of_step))
+    batch = of_step
     while batch > 1 and batch * longest * local.model.config.get_text_config().vocab_size > _LOGITS:
         batch //= 2
     trainer = SFTTrainer(
@@ -247,14 +262,14 @@ def train_reviser(
             output_dir=str(state),
             num_train_epochs=config.epochs,
             per_device_train_batch_size=batch,
-            gradient_accumulation_steps=config.batch_size // batch,
+            gradient_accumulation_steps=of_step // batch,
             learning_rate=config.muon_lr,
             lr_scheduler_type="cosine",
-            warmup_steps=50,
+            warmup_steps=0.05,
             train_sampling_strategy="group_by_length",
-            save_steps=500,
+            save_steps=0.05,
             save_total_limit=1,
-            logging_steps=50,
+            logging_steps=0.05,
             report_to="none",
             use_cpu=not torch.cuda.is_available(),
             bf16=False,
@@ -352,15 +367,15 @@ def graded_attempts(groups: Iterable[AttemptGroup], local: LocalModel) -> Graded
 class VerifierTraining:
     """One training of a verifier of the model `base`, begun or resumed, into `out`.
 
-    It learns from attempts that the sets have under the model's name, and the worked solution of
-    each question of the train split; `out/training` holds what resuming needs.
+    It learns from attempts that the sets have under the model's name, and the first worked
+    solution of each question of the train split; `out/training` holds what resuming needs.
     """
 
     def __init__(
         self,
         base: str | Path | ModelPlace,
         traces: Sequence[TraceSet],
-        worked_solution: WorkedSolution,
+        worked_solutions: WorkedSolutions,
         out: Path,
         config: VerifierConfig | None = None,
     ) -> None:
@@ -371,9 +386,9 @@ class VerifierTraining:
             for split in ("train", "validation")
         )
         self.lessons = [
-            lesson(group, solution, self.local, self.config.error_weight)
+            lesson(group, solutions[0], self.local, self.config.error_weight)
             for group in known
-            if group[1] and (solution := worked_solution(group[0])) is not None
+            if group[1] and (solutions := worked_solutions(group[0]))
         ]
         self.validation = graded_attempts(new, self.local)
         self.model = with_lora(self.local.model, self.config.rank, self.config.seed)
@@ -530,7 +545,7 @@ def measure_reviser(
         Shares of wrong attempts that it `fixes` and of right ones that it `breaks`, and how often a
         `fresh` attempt at the questions of the wrong ones is right; NaN of nothing.
     """
-    local = load_adapters(_loaded(base), {REVISER: reviser})
+    local = _asked_as_recorded(load_adapters(_loaded(base), {REVISER: reviser}), traces)
     recorded = read_recorded(traces, ["validation"], [local.name])
     of = {question.question_id: question for question in recorded.questions}
     answered = [a for a in recorded.attempts if a.answer is not None and a.text is not None]

@@ -6,9 +6,11 @@ imports alike. See docs/answers.md.
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from controller.answers.kinds import AnswerKind as AnswerKind
@@ -123,6 +125,32 @@ def is_right(kind: AnswerKind, answer: str | None, reference: str | None) -> boo
     if expected is not None and _PAIR.fullmatch(reference) and kind.name == "auto":
         return kind.same(answer, expected) or kind.same(answer, reference.replace(",", ", "))
     return expected is not None and kind.same(answer, expected)
+
+
+def right_answers(reference: Any) -> list[str]:
+    """The answers that a reference calls right: itself, or the entries of a list.
+
+    lm-evaluation-harness writes a list as Python spells it.
+
+    >>> right_answers("['5', 'five']"), right_answers("[0, 5)"), right_answers(5)
+    (['5', 'five'], ['[0, 5)'], ['5'])
+    """
+    if isinstance(reference, str) and reference.startswith("["):
+        try:
+            entries = ast.literal_eval(reference)
+        except (ValueError, SyntaxError):
+            entries = None
+        if isinstance(entries, list) and entries and all(isinstance(e, str) for e in entries):
+            return entries
+    if isinstance(reference, (list, tuple)):
+        return [str(entry) for entry in reference]
+    return [] if reference is None else [str(reference)]
+
+
+@lru_cache(65_536)
+def is_one_of(kind: AnswerKind, answer: str | None, references: tuple[str, ...]) -> bool:
+    """Whether an answer is one of the right ones."""
+    return any(is_right(kind, answer, reference) for reference in references)
 
 
 def first_same(kind: AnswerKind, answer: str, known: Sequence[str]) -> str:

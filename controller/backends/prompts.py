@@ -51,7 +51,7 @@ def messages(request: Request, prompt: Sequence[Message] = ()) -> list[Message]:
             f"{action.upper()}: expected a parent attempt with its text, found {found}"
         )
     if action is ActionKind.REVISE:
-        return [*_rendered(request.question, prompt), *_revision(parent.text)]
+        return revision_messages(request.question, parent.text, prompt)
     return _verification(_rendered(request.question, ()), parent.text)
 
 
@@ -141,9 +141,11 @@ def _is_message(entry: object) -> bool:
     )
 
 
-def revision_messages(question: str, attempt: str) -> list[Message]:
-    """The chat that asks for a better attempt."""
-    return [{"role": "user", "content": question}, *_revision(attempt)]
+def revision_messages(
+    question: Question, attempt: str, prompt: Sequence[Message] = ()
+) -> list[Message]:
+    """The chat that asks for a better attempt, by a model that is asked with `prompt`."""
+    return [*_rendered(question, prompt), *_revision(attempt)]
 
 
 def _revision(attempt: str) -> list[Message]:

@@ -14,16 +14,14 @@ from itertools import chain, count
 from string import ascii_uppercase
 from typing import Any
 
-from controller.answers import read_answer
+from controller.answers import is_one_of, read_answer, right_answers
 from envs.records import Record
 from envs.traces.logs import (
     FAILED,
     Log,
     Row,
     conversation,
-    is_one_of,
     message_text,
-    right_answers,
     scored,
 )
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from controller.answers import EXAMPLES, AnswerKind, reading_of
+from controller.answers import EXAMPLES, AnswerKind, is_one_of, reading_of
 from controller.errors import ConfigError, TraceFormatError
 from controller.files import write_json
 from controller.process.types import CUT
@@ -39,7 +39,7 @@ from envs.traces.format import (
     TableWriter,
     tables_digest,
 )
-from envs.traces.logs import COLUMNS, REFERENCES, ImportOptions, Log, Row, checked, is_one_of
+from envs.traces.logs import COLUMNS, REFERENCES, ImportOptions, Log, Row, checked
 from envs.traces.readers import TABLE, attempts_of, source_of
 from envs.traces.summary import Group, KnownModel
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import math
@@ -10,11 +9,11 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from controller.answers import UNSTATED, AnswerKind, answer_kind, is_right
+from controller.answers import UNSTATED, AnswerKind, answer_kind, right_answers
 from controller.errors import ConfigError, TraceFormatError
 from controller.process.actions import ACTIONS, REVISING
 from envs.questions.files import SPLITS
@@ -234,32 +233,6 @@ def scored(record: Record, column: str, value: Any, attempts: int = 1) -> bool:
                 "them as runs of one attempt each, with different seeds)"
             )
         raise record.error(column, expected, value) from None
-
-
-def right_answers(reference: Any) -> list[str]:
-    """The answers that a reference calls right: itself, or the entries of a list.
-
-    lm-evaluation-harness writes a list as Python spells it.
-
-    >>> right_answers("['5', 'five']"), right_answers("[0, 5)"), right_answers(5)
-    (['5', 'five'], ['[0, 5)'], ['5'])
-    """
-    if isinstance(reference, str) and reference.startswith("["):
-        try:
-            entries = ast.literal_eval(reference)
-        except (ValueError, SyntaxError):
-            entries = None
-        if isinstance(entries, list) and entries and all(isinstance(e, str) for e in entries):
-            return entries
-    if isinstance(reference, (list, tuple)):
-        return [str(entry) for entry in reference]
-    return [] if reference is None else [str(reference)]
-
-
-@lru_cache(65_536)
-def is_one_of(kind: AnswerKind, answer: str | None, references: tuple[str, ...]) -> bool:
-    """Whether an answer is one of the right ones."""
-    return any(is_right(kind, answer, reference) for reference in references)
 
 
 def conversation(messages: Any) -> str:

@@ -1,6 +1,7 @@
 """Attempts to learn from, and what is trained on them."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,11 +9,18 @@ import torch
 
 from controller.backends.local.adapters import load_adapters, score_attempts
 from controller.backends.local.model import Encoded, StateReadout, load_model, prompt_key
-from controller.backends.prompts import VERIFIER
+from controller.backends.prompts import VERIFIER, read_prompt
 from controller.errors import BackendError
 from envs.traces.format import TraceSet
 from tests.conftest import CHECKPOINTS
-from training.adapters import AttemptText, _similarity, distinct, right_texts
+from training.adapters import (
+    AttemptText,
+    ReviserConfig,
+    _similarity,
+    distinct,
+    revision_examples,
+    right_texts,
+)
 from training.learn.calibration import auroc_within, fit_state_readout
 
 
@@ -88,13 +96,35 @@ def test_a_reviser_learns_from_right_attempts_and_is_measured(allot, recorded, t
     assert digest == load_model(CHECKPOINTS / "small", 0).digest
 
 
-def test_the_shortest_right_attempt_stands_for_a_solution(recorded):
+def test_right_attempts_stand_for_solutions_the_shortest_of_each_model(recorded):
     traces = TraceSet.read(recorded)
     solutions, held = right_texts(traces), traces.attempts.to_pandas()
-    right = held[held["correct"]].groupby("question_id")["text"]
-    for question, texts in right:
-        assert len(solutions(question)) == texts.str.len().min()
-    assert solutions("nowhere") is None
+    right = held[held["correct"]]
+    for question, rows in right.groupby("question_id"):
+        shortest = rows["text"].str.len().groupby(rows["model"]).min()
+        assert [len(text) for text in solutions(question)] == sorted(shortest)
+    assert not solutions("nowhere")
+
+
+def test_a_wrong_attempt_is_turned_into_the_solution_closest_to_it(recorded):
+    local = load_model(CHECKPOINTS / "small", 0)
+    asked = replace(local, prompt=read_prompt("{question} Think."))
+
+    def solutions(question_id):
+        return ("Answer: 0", f"{wrong[question_id]} Answer: 1")
+
+    traces = TraceSet.read(recorded)
+    held = traces.attempts.to_pandas()
+    held = held[(held["model"] == local.name) & ~held["correct"]]
+    wrong = held.drop_duplicates("question_id").set_index("question_id")["text"]
+    config = ReviserConfig(wrong_per_question=1, right_per_question=0)
+    found = list(
+        revision_examples(traces, "train", lambda q: q in wrong and solutions(q), config, asked)
+    )
+    assert found
+    for example in found:
+        assert example["prompt"][0]["content"].endswith(" Think.")
+        assert example["completion"][0]["content"] == f"{example['prompt'][1]['content']} Answer: 1"
 
 
 def test_a_read_out_ranks_attempts_at_one_question():

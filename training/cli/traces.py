@@ -286,8 +286,13 @@ def train_adapter(
         typer.Option("--lora", help="A verifier with weights of its own, instead of a read-out."),
     ] = False,
     samples: Annotated[
-        int, typer.Option(min=1, help="Attempts at a question that a read-out learns from.")
-    ] = 4,
+        int,
+        typer.Option(
+            min=0,
+            help="Attempts at a question to learn from, default 4; of a reviser so many wrong "
+            "and so many right ones, default 2.",
+        ),
+    ] = 0,
     epochs: Annotated[int, typer.Option(min=0, help="Of LoRA weights; 0: as suit.")] = 0,
 ) -> None:
     """Train a reviser or a verifier from recorded attempts, and measure it; run again to resume."""
@@ -302,9 +307,15 @@ def train_adapter(
         train_reviser,
     )
 
+    if adapter == VERIFIER and lora and samples:
+        raise ConfigError("samples: expected none with --lora, which learns from all attempts")
+    if adapter == VERIFIER and not lora and epochs:
+        raise ConfigError("epochs: expected none of a read-out; add --lora, or leave them out")
     place, recorded = ModelPlace.parse(model), TraceSet.read(traces)
     solutions, given = right_texts(recorded), {"epochs": epochs} if epochs else {}
     if adapter == REVISER:
+        if samples:
+            given |= {"wrong_per_question": samples, "right_per_question": samples}
         train_reviser(place, recorded, solutions, out, ReviserConfig(**given))
         found = measure_reviser(place, out, recorded)
     elif lora:
@@ -318,7 +329,7 @@ def train_adapter(
                 place,
                 recorded,
                 out,
-                samples=samples,
+                samples=samples or 4,
                 progress=lambda done, of: update(done / of, f"read {done:,} of {of:,} attempts"),
             )
     for figure, value in found.items():
@@ -499,11 +510,9 @@ def _read(kind: AnswerKind, row: dict[str, Any]) -> dict[str, Any]:
     answer, how = (None, None) if reading is None else (reading.answer, reading.how)
     found: dict[str, Any] = {"text": row["text"], "answer": answer, "how": how}
     if row.get("reference") is not None:
-        from controller.answers import is_right
+        from controller.answers import is_one_of, right_answers
 
-        told = row["reference"]
-        references = told if isinstance(told, list) else [told]
-        found["right"] = any(is_right(kind, answer, str(reference)) for reference in references)
+        found["right"] = is_one_of(kind, answer, tuple(right_answers(row["reference"])))
     return found
 
 

@@ -345,13 +345,12 @@ def shadow_(
     as_json: Json = False,
 ) -> None:
     """Say what a controller would have saved and lost on questions that were served."""
-    from controller.answers import answer_kind, imported
+    from controller.answers import answer_kind, imported, is_one_of, right_answers
     from controller.backends.base import Backend
     from controller.checkpoint import load_checkpoint
     from controller.loading import load_backend
     from controller.loop import Controller
     from controller.process.types import Question
-    from envs.traces.logs import is_one_of, right_answers
     from envs.traces.readers import read_episodes, read_references
     from training.compare.shadow import LoggedFirst, shadow
     from training.report.show import print_shadow
