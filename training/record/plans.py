@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from controller.backends.prompts import REVISER
 from controller.errors import ConfigError
 from controller.files import write_json
 from controller.process.types import Attempt, Question
@@ -276,14 +277,19 @@ def _verifier(manifest: Mapping[str, Any]) -> str | None:
 def _check_continues(before: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
     """Raise if attempts of two recordings would not be of one kind."""
 
+    revises = any(entry.get("revises") for entry in now["models"].values())
+
     def fixed(manifest: Mapping[str, Any]) -> dict[str, Any]:
         """Notes that attempts recorded `before` depend on; those that name nothing are left out."""
         notes = {name: note for name, note in manifest.items() if name not in _MAY_CHANGE}
-        for name in before["models"]:
-            entry = manifest["models"].get(name, {})
+        for name, then in before["models"].items():
+            entry = dict(manifest["models"].get(name, {}))
+            if revises and REVISER not in then.get("adapters", {}):
+                others = {k: v for k, v in entry.get("adapters", {}).items() if k != REVISER}
+                entry["adapters"] = others
             notes |= {f"{name}: {k}": v for k, v in entry.items() if k not in _MODELS_MAY_CHANGE}
         held = set(before["recorded"]) - _MAY_GROW
-        if any(entry.get("revises") for entry in now["models"].values()):
+        if revises:
             held -= {"revised_samples"}
         if _verifier(before):
             notes["verifies"] = _verifier(manifest)

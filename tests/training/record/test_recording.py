@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from controller.backends.local.adapters import load_adapters
 from controller.backends.local.backend import TransformersBackend
-from controller.backends.prompts import VERIFIER
+from controller.backends.prompts import REVISER, VERIFIER
 from controller.errors import ConfigError, TraceFormatError
 from controller.process.types import Question
 from envs.questions.bundled import QuestionSource, pool_of
@@ -122,6 +123,22 @@ def test_an_extended_set_is_the_one_that_would_have_been_recorded_at_once(
     kept = record(few, tmp_path / "grown", more)
     assert kept["attempts"] == list(grown["attempts"])
     assert len(kept["questions"]) == sum(map(len, questions.values()))
+
+
+def test_a_set_is_extended_by_the_reviser_that_was_trained_from_it(
+    questions, record, small_and_large, tmp_path
+):
+    few = {"test": questions["test"][:2]}
+    record(few, tmp_path, RecordConfig(samples=2, escalations=1))
+    small, large = small_and_large
+    models = load_adapters(small, {REVISER: CHECKPOINTS / "reviser"}), large
+    amount = RecordConfig(samples=2, escalations=1, revised_samples=1, revisers=(0,))
+    grown = record(few, tmp_path, amount, models=models)
+    revised = [row for row in grown["attempts"] if row["action"] == "revise"]
+    assert len(revised) == len(few["test"]) * len(models)
+    assert {row["model"] for row in revised} == {small.name}
+    with pytest.raises(ConfigError, match="another reviser"):
+        record(few, tmp_path, amount)
 
 
 @pytest.mark.parametrize(
