@@ -469,12 +469,12 @@ def test_samples_that_are_objects_have_what_is_theirs(tmp_path):
 def test_messages_in_the_words_of_others(tmp_path):
     """Of OpenCompass and Gemini, which also has a word of its own for texts that were cut."""
     row = {"ask": [{"role": "HUMAN", "prompt": "1?"}, {"role": "BOT", "prompt": "1"}], "n": 5}
-    row |= {"said": {"role": "model", "parts": [{"text": "It is "}, {"text": "2."}]}}
+    row |= {"said": {"role": "model", "parts": [{"text": "Answer: "}, {"text": "2."}]}}
     row |= {"why": "MAX_TOKENS", "model": "m", "correct": 0}
     columns = {"ask": "question", "said": "text", "why": "finish_reason", "n": "tokens"}
     traces = read(tmp_path, row, columns=columns)[1]
     assert traces.questions["question"].to_pylist() == ["HUMAN: 1?\n\nBOT: 1"]
-    told = {"text": "It is 2.", "finish_reason": "length", "completion_tokens": 5}
+    told = {"text": "Answer: 2.", "finish_reason": "length", "completion_tokens": 5}
     assert traces.attempts.select([*told]).to_pylist() == [told]
 
 
@@ -820,7 +820,7 @@ def test_output_of_the_openai_batch_api(tmp_path):
         {"custom_id": "q3", "response": None, "error": {"code": "expired"}},
         {"custom_id": "q9", "response": chat("It is 9."), "error": None},
     ]
-    thought = [{"type": "thinking", "thinking": "3?"}, {"type": "text", "text": "It is 2."}]
+    thought = [{"type": "thinking", "thinking": "3?"}, {"type": "text", "text": "2"}]
     said = {"type": "message", "content": thought, "stop_reason": "max_tokens", "model": "claude"}
     theirs = [{"custom_id": "q1", "result": {"type": "succeeded", "message": said}}]
     theirs += [{"custom_id": "q1", "result": {"type": "expired"}}]
