@@ -389,7 +389,7 @@ _IS = re.compile(
     r"(?:\b(?:is|are|was|were|equals?|be|gives?|makes?|get|total(?: of)?|brings in"
     r"|(?:comes?|amounts?|adds? up)(?: out)? to)\b:?|[=≈:])\s*"
 )
-_SHARE = re.compile(r", which (?:is|was|represents) [\d.]{1,9}% of\b")
+_SHARE = re.compile(r", which (?:is|was|represents) [\d.]{1,9}% of\b[^,;]*\Z")
 _TOLD = re.compile(r"[^\W\d]\s?[:=]\s?[$€£]?-?\d")
 _BOTH = re.compile(
     r"\b(?:is|are|has|have)\s[$€£]?-?\d[^,;.=]{0,30}\band\b"
