@@ -543,7 +543,9 @@ def _number_first(text: str) -> str | None:
 
 _RESULT = re.compile(r"(?i)\A(?:result|output|total|final(?: result)?|a): ")
 _SENTENCES = re.compile(r"(?<=[.!?])\s+|\n")
-_OTHER_FIELD = re.compile(r"(?im)^\W*(?!reas|expl|conf|just|note|rat)[a-z ]{1,20}:\W*\s\w")
+_OTHER_FIELD = re.compile(
+    r"(?im)^[^\w\n]{0,9}(?!reas|expl|conf|just|note|rat)[a-z ]{1,20}:[^\w\n]{0,9}\s\w"
+)
 _TO_LAST = re.compile(r":\s*\n\s*(?=[^\n]*\Z)")
 _LINES = re.compile(r"```\w*\n((?:[^\n`=():;,]{1,60}\n){2,40})```\s*\Z")
 _ARE_RIGHT = re.compile(
