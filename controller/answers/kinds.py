@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from controller.answers.expressions import expression, is_expression, same_value
-from controller.answers.numbers import normalize_answer, number_at_start, only_number
+from controller.answers.numbers import SEVERAL, normalize_answer, number_at_start, only_number
 from controller.answers.passages import (
     CONCLUDES,
     NO_ANSWER,
@@ -42,13 +42,13 @@ from controller.errors import ConfigError
 _SETTLED = re.compile(r"-?\d+(?:\.\d+|/\d+)?")
 _VERB = re.compile(
     r"\b(?:is|are|was|were|has|have|equals|let|cannot|does|did|ist|sind|est|sont|è|sono|são|\w+n['’]t)\b"
-    r"|\b(?:it|that)['’]s\b|\bwould be\b"
-    r"|^\W*(?:so|therefore|thus|hence|i|we|she|he|they|you|it|there|here)\b",
+    r"|\b(?:it|that)['’]s\b|\b(?:would|will) be\b"
+    r"|^\W*(?:so|therefore|thus|hence|i|we|she|he|they|you|it|there|here)\b(?!\W*\Z)",
     re.IGNORECASE,
 )
 _BULLET = re.compile(r"\s*(?:[-*•>]|\d{1,3}[.)])\s+(?=\S)")
 _ENUMERATED = re.compile(r"\s*\d{1,3}[.)]\s")
-_ASSIGNS = re.compile(r"([a-zA-Z])\w{0,12}\s?[=∈]\s?(?=\S)")
+_ASSIGNS = re.compile(r"([a-zA-Z]|\([a-z](?:,\s?[a-z])+\))\w{0,12}\s?[=∈]\s?(?=\S)")
 _LISTED = re.compile(
     r"(?:((?:\A|[.!?]\s)(?:(?:So|Thus|Therefore),? )?[Tt]he(?: [\w-]+){1,5}?"
     r" (?:are|(?<=order )is|(?<=list )is)"
@@ -70,8 +70,9 @@ _LOOSE = 600
 """Characters from the end that are read without a marker."""
 _SHORT_LINE = 60
 _CALLED = re.compile(
-    r"(?:\A|\n)(?:final )?(?:sentiment|label|category|class|verdict|conclusion|result|output|a)"
-    r":\s+(\S.{0,60})\Z"
+    r"(?:\A|\n)(?:final |[\w-]+ )?(?:sentiment|label|category|class|verdict|conclusion|result"
+    r"|output|a|prediction|intent|topic|emotion|language|winner|name|author|date|day|order|list|interval"
+    r"|domain|range):\s+(\S.{0,60})\Z"
     r"|(?:\A|[.!?\n])(?:(?!\b(?:not|never|no)\b|n['’]t\b)[^.!?\n])*"
     r"\b(?:is|are):?\s+(true|false|valid|invalid)[.!]?\Z"
     r"|(?:\A|[.!?\n])\s*(?:so|therefore|thus|hence),?\s(yes|no|true|false)(?:\Z|[.!]\Z|,[^.\n]*\.\Z)",
@@ -82,14 +83,16 @@ _IS_BOLD = re.compile(
     r"(?![^.,;:(–—\n]*\w)"
 )
 _SAID = re.compile(
-    r"(?:The|It|This|That|He|She)\b(?:(?!\bnot\b|n['’]t\b)[^.;]){0,90}\s(?:is|are|was|were)\s"
-    r"(?=(?:the )?[A-Z\"“]|\d{1,4}[/-]\d\d?[/-]\d\d|\d\d?:\d\d)([^,;]{1,60})"
+    r"(?:The|It|This|That|He|She|De[rn]|Die|Das|L[aeo'’]|El|Il)(?![a-z])"
+    r"(?:(?!\b(?:not|nicht|non?|pas)\b|n['’]t\b)[^.;]){0,90}"
+    r"\s(?:is|are|was|were|ist|war|est|es|è)\s(?:at )?"
+    r"(?=(?:the )?[A-Z\"“]|\d{1,4}[/-]\d\d?[/-]\d\d|\d+:\d+)((?:[^,;]|,(?= \d{4}\Z)){1,60})"
 )
 _TOLD = re.compile(r"The\s(?:\S+\s){3,}.*\d.*\.")
 """A sentence with a number in it."""
 _FORMULA = re.compile(
     r"(?:\b(?:is|are|equals|gives|be)|:)\s+(?:\*\*)?(?:\$\$?([^$\n]{1,200})\$\$?|\\\((.{1,200}?)\\\))"
-    r"(?:\*\*)?[.!]?\s*\Z"
+    r"(?:\*\*)?(?:\s(?!and\b|or\b)[a-z]{1,12}[²³]?){0,2}[.!]?\s*\Z"
 )
 _PARTS = re.compile(
     r"(?m)^\W*(?:\(?a\)|part (?:a|1)\b)(?:.|\n)*^\W*(?:\(?[b-f]\)|part [b-f2-6]\b)[^\n]*\w[^\n]*\Z",
@@ -258,7 +261,7 @@ class Number(_Valued):
 
     def _loose(self, text: str) -> Iterator[tuple[str, str | None]]:
         yield "first_number", _number_first(text)
-        if _is_parted(text):
+        if _is_parted(text) or _LINES.search(text):
             return
         if line := _short_line(text):
             yield "bare", only_number(line) or expression(text) or expression(line)
@@ -296,7 +299,8 @@ class Letter(_Marked):
         hedged = _HEDGED.search(ends)
         if hedged and len(set(_ALONE.findall(plain))) == 1:
             yield "named_letter", hedged[1]
-        last = ends.rpartition("\n\n")[2]
+        bold = text.rstrip().rpartition("\n")[2].startswith("**")
+        last = ends.rpartition("\n" if bold else "\n\n")[2]
         yield "named_letter", letter_at_start(last) if len(last) <= len("(B).") else None
 
     def _spell(self, answer: str) -> str | None:
@@ -309,12 +313,13 @@ class Text(_Marked):
     name = "text"
 
     def _passage(self, passage: str, how: str) -> str | None:
-        return _text_of(_unbulleted(passage), how)
+        return _lines_of(passage) or _text_of(_unbulleted(passage), how)
 
     def _loose(self, text: str) -> Iterator[tuple[str, str | None]]:
-        yield "first_word", yes_or_no(text[:40]) or _phrase_first(text)
+        yield "first_word", yes_or_no(text[:40])
         if said := _called(text):
             yield "bare", short_text(said)
+        yield "first_word", _phrase_first(text)
         yield "quoted", _quoted(text)
         yield "bare", _said(text)
         if (line := _short_line(text)) and _is_phrase(line):
@@ -345,7 +350,12 @@ class Several(_Marked):
         blocks = _BLOCK.findall(ends)
         if len(blocks) == 1 and all(map(_is_item, items_of(blocks[0]))):
             yield "listed", self._spell(blocks[0])
-        yield "listed", self._listed(ends.rpartition("\n")[2])
+        if fenced := _LINES.search(text):
+            yield (
+                "listed",
+                self._spell(fenced[1]) if all(map(_is_item, items_of(fenced[1]))) else None,
+            )
+        yield "listed", self._listed(_TO_LAST.sub(": ", ends).rpartition("\n")[2])
         first = cleaned(text.partition("\n\n")[0])
         above = text.strip().partition("\n\n")[0].splitlines()
         bulleted = len(above) > 1 and all(_BULLET.match(f"{line} ") for line in above)
@@ -358,9 +368,17 @@ class Several(_Marked):
             items = items_of(plain)
             if plain in EMPTY or (len(items) > 1 and all(map(_is_item, items))):
                 yield "bare", self._spell(plain)
+        yield "listed", self._listed(first) if "\n" not in first else None
 
     def _listed(self, line: str) -> str | None:
-        """The list that a line ends with, after "are" or a colon."""
+        """The list that a line ends with, after "are" or a colon, or that it calls correct."""
+        right = _ARE_RIGHT.match(line)
+        if (
+            right
+            and len(items := items_of(right[1])) > 1
+            and all(len(i.split()) == 1 for i in items)
+        ):
+            return self._spell(right[1])
         for found in reversed(list(_LISTED.finditer(line))):
             block = first_sentence(line[found.end() :])
             items = items_of(block)
@@ -385,18 +403,23 @@ class Auto(_Valued):
     name = "auto"
 
     def _passage(self, passage: str, how: str) -> str | None:
+        if lines := _lines_of(passage):
+            return lines
         sentence = _first(passage) if how == "stated" else cleaned(passage)
         lettered = _LETTERED.match(cleaned(passage))
         number = None if lettered else _number(passage, how, expressions=how != "stated")
         letter = None if number else letter_at_start(cleaned(passage))
+        letter = letter or (named_letter(sentence) if sentence.startswith("not ") else None)
         if number or letter:
             return number or letter
         said = how == "stated" or (how == "tagged" and _VERB.search(sentence))
         spoken = said and " " in sentence and not _is_mostly_number(sentence)
+        told = without_reason(sentence)
+        named = told != sentence and _NAME.fullmatch(told) and not _VERB.search(told)
         if spoken and (instead := _NO_BUT.fullmatch(sentence)):
             return only_number(instead[1]) or letter_at_start(instead[1]) or "no"
         return (
-            (yes_or_no(sentence) or number_in(sentence) if spoken else None)
+            (yes_or_no(sentence) or (None if named else number_in(sentence)) if spoken else None)
             or _numbers_of(sentence)
             or _text_of(_unbulleted(passage), how)
         )
@@ -404,7 +427,7 @@ class Auto(_Valued):
     def _loose(self, text: str) -> Iterator[tuple[str, str | None]]:
         line = _short_line(text)
         yield "first_number", _number_first(text)
-        if _is_parted(text):
+        if _is_parted(text) or _LINES.search(text):
             return
         if line:
             yield "bare", only_number(line) or _labelled(line)
@@ -418,6 +441,7 @@ class Auto(_Valued):
         yield from _CHOICE._loose(text)
         yield "bare", _last_formula(text)
         yield "last_number", last_number(cleaned(text[-_LOOSE:]))
+        yield "bare", _last_relation(text)
         yield "quoted", _quoted(text)
         yield "bare", _said(text)
 
@@ -432,6 +456,7 @@ class Auto(_Valued):
 
 
 _CHOICE = Letter()
+_NAME = re.compile(r"[^\W\d_a-z][^\W\d]*(?: [^\W\d]+){0,3}")
 _LETTERED = re.compile(r"\([A-H]\)\s+\S")
 _HEDGED = re.compile(r"\b(?:might|could|may) be (?:option |choice )?\(?([A-HJ-Z])\)?[.!]?\s*\Z")
 _ALONE = re.compile(r"(?<![\w'’])[B-HJ-Z](?![\w'’])|\bA\b(?! [a-z])")
@@ -453,6 +478,15 @@ class Own(AnswerKind):
         found = self._function(text)
         answer = None if found is None else self.canonical(found)
         return None if answer is None else Reading(answer=answer, how="own")
+
+
+def _lines_of(passage: str) -> str | None:
+    """The short entries of a list below a marker, an entry in each of its lines."""
+    block = passage.lstrip("\n").partition("\n\n")[0].splitlines() if passage[:1] == "\n" else []
+    items = items_of(cleaned("\n".join(block))) if len(block) > 1 else []
+    listed = all(map(_BULLET.match, block)) and len(items) == len(block)
+    named = listed and not any(not _is_item(item) or _VERB.search(item) for item in items)
+    return short_text(", ".join(items)) if named else None
 
 
 def _unbulleted(passage: str) -> str:
@@ -491,7 +525,7 @@ _IRRATIONAL = re.compile(r"π|√|pi\b|sqrt|\\l(?:n|og)\b|e\^")
 
 def _number_first(text: str) -> str | None:
     """The number that a text gives before it explains it, unless it concludes at its end."""
-    plain = cleaned(text[: 2 * LONGEST])
+    plain = _RESULT.sub("", cleaned(text[: 2 * LONGEST]))
     line, sentence = plain.partition("\n\n")[0], first_sentence(plain)
     if (
         sentence == plain.rstrip(".!")
@@ -507,7 +541,16 @@ def _number_first(text: str) -> str | None:
     return only_number(sentence)
 
 
+_RESULT = re.compile(r"(?i)\A(?:result|output|total|final(?: result)?|a): ")
 _SENTENCES = re.compile(r"(?<=[.!?])\s+|\n")
+_OTHER_FIELD = re.compile(
+    r"(?im)^[^\w\n]{0,9}(?!reas|expl|conf|just|note|rat)[a-z ]{1,20}:[^\w\n]{0,9}\s\w"
+)
+_TO_LAST = re.compile(r":\s*\n\s*(?=[^\n]*\Z)")
+_LINES = re.compile(r"```\w*\n((?:[^\n`=():;,]{1,60}\n){2,40})```\s*\Z")
+_ARE_RIGHT = re.compile(
+    r"(?:\A|.*[.:]\s)([^.:]{3,60}?) are (?:all |both )?(?:correct|right|true)\b"
+)
 _BECAUSE = re.compile(r"(?i)(?:he|she|it|they|explanation|reason\w*|because|here['’]s why)\b")
 _NO_NAME = re.compile(
     r"(?i)\b(?:analysis|solution|explanation|reasoning|summary|step|question|let|sure|ok|okay|great"
@@ -542,14 +585,20 @@ def _said(text: str) -> str | None:
     """The name that something is, as a lone sentence says, or a last one with "so" before it."""
     *before, last = _SENTENCES.split(text[-_LOOSE:].strip())
     sentence = _IT_IS.sub(r"\1 is", cleaned(_SO.sub("", last)).rstrip(".!"))
-    found = _SAID.fullmatch(sentence[:1].upper() + sentence[1:])
+    sentence = without_reason(_ASIDE.sub("", sentence[:1].upper() + sentence[1:]))
+    found = _SAID.fullmatch(sentence)
     if not found or (before and not _SO.match(last)) or sentence.lower().startswith("this "):
         return None
-    return short_text(found[1]) if _is_phrase(found[1]) else None
+    title = _TITLED.match(found[1])
+    said = title[1] if title else _WHO.split(found[1], maxsplit=1)[0]
+    return short_text(said) if _is_phrase(said) else None
 
 
-_SO = re.compile(r"\A(?:So|Thus|Therefore|Hence),? ")
-_IT_IS = re.compile(r"\A(It|That|This|He|She)(?:['’]s| would be)\b")
+_SO = re.compile(r"\A(?:So|Thus|Therefore|Hence|I (?:think|believe|guess)(?: that)?),? ")
+_ASIDE = re.compile(r", (?:but|though) [^,]*\Z")
+_WHO = re.compile(r"\s(?:who|that)\s")
+_TITLED = re.compile(r"[\"“]([^\"”]+)[\"”]")
+_IT_IS = re.compile(r"(?i)\A(It|That|This|He|She)(?:['’]s| would be)\b")
 
 
 def _maths(passage: str) -> str:
@@ -569,22 +618,39 @@ def _short_line(text: str) -> str:
 
 def _called(text: str) -> str | None:
     """What a text ends with under a name for answers, "label: positive", or calls true or false."""
-    found = _CALLED.search(cleaned(text[-_LOOSE:]))
-    said = found and found[found.lastindex or 0]
-    return said if said and _is_phrase(said) else None
+    first, _, rest = text.partition("\n")
+    first = "" if _OTHER_FIELD.search(rest) else first
+    told = (_CALLED.search(cleaned(part)) for part in (text[-_LOOSE:], first[:_LOOSE]))
+    for is_first, found in enumerate(told):
+        said = found and found[found.lastindex or 0]
+        if said and _is_phrase(said) and not (is_first and any(map(str.isdigit, said))):
+            return said
+    return None
 
 
 def _quoted(text: str) -> str | None:
     """What a text ends with in quotes or bold; or the only bold words, if its start says "is"."""
     bold = _IS_BOLD.search(text.partition("\n\n")[0]) if text.count("**") == 2 else None
-    return last_quoted(text[-_LOOSE:]) or (last_quoted(text[: bold.end()]) if bold else None)
+    said = last_quoted(text[-_LOOSE:]) or (last_quoted(text[: bold.end()]) if bold else None)
+    return None if said and len(said.split()) > 4 and _IS.search(said) else said
+
+
+_IS = re.compile(r"\b(?:is|are|was|were)\b")
+
+
+def _last_relation(text: str) -> str | None:
+    """The same of an interval, an inequality or an equation."""
+    found = _FORMULA.search(text[-_LOOSE:])
+    told = cleaned(found[1] or found[2]) if found else ""
+    return short_text(told) if told[:1] in ("(", "[") or any(c in told for c in "<>≤≥=") else None
 
 
 def _last_formula(text: str) -> str | None:
     """The formula that the last sentence says something is."""
     found = _FORMULA.search(text[-_LOOSE:])
     told = found and _number(found[1] or found[2], "bare")
-    return told if told and "=" not in told and not _SETTLED.fullmatch(told) else None
+    assigned = found and _ASSIGNS.match(found[1] or found[2])
+    return told if told and "=" not in told and (assigned or not _SETTLED.fullmatch(told)) else None
 
 
 def _is_parted(text: str) -> bool:
@@ -602,7 +668,7 @@ def _is_phrase(plain: str) -> bool:
 
 def _labelled(line: str) -> str | None:
     """The number, choice, yes or no that a line tells after a word for it in any language."""
-    found = _LABEL.fullmatch(line)
+    found = None if SEVERAL.search(line) else _LABEL.fullmatch(line)
     if not found:
         return None
     told = found[1]

@@ -31,7 +31,7 @@ _SIGNS = _MONEY_SCALES | _SIGNED_SCALES
 
 _CURRENCY = (
     r"(?:[A-Z]{0,2}[$€£¥₹₩₽₺₦₱₫฿₪]"
-    r"|(?:USD|EUR|GBP|CHF|JPY|CNY|INR|CAD|AUD|BRL|RUB|RMB|Rs|Fr|RM|kr|Ksh)\.?\ )\ ?"
+    r"|(?:USD|EUR|GBP|CHF|JPY|CNY|INR|CAD|AUD|BRL|RUB|RMB|Rs|Rp|Fr|RM|kr|Ksh)\.?\ )\ ?"
 )
 _RUN = rf"""
     (?P<sign>[-+]|(?:(?i:minus|negative))\ )?(?P<money>{_CURRENCY})?(?P<inner>[-+])?
@@ -55,7 +55,10 @@ _GROUPED = re.compile(
 _POINTS = re.compile(r"\d{1,3}(?:\.\d{3})+,\d+|\d{1,3}(?:\.\d{3}){2,}|\d{1,3}(?: \d{3})+,\d+")
 _COMMA = re.compile(r"\d+,\d{1,2}|0,\d+")
 _THOUSANDS = re.compile(r"[1-9]\d{0,2}\.\d{3}")
-_POINTED = re.compile(r"\s?(?:€|EUR\b|[Ee]uros?\b|kr\b|лв|₺|TL\b|reais\b)(?!\s?/)")
+_POINTED = re.compile(
+    r"\s?(?:€|EUR\b|[Ee]uros?\b|kr\b|лв|₺|₫|đồng\b|rupiah\b|TL\b|reais\b)(?!\s?/)"
+)
+_THOUSANDS_POINTED = ("€", "R$", "EUR", "kr", "Rp", "₫")
 """Money whose thousands stand before points, and that has no thousandths."""
 _PAIR = re.compile(r"-?(?:\d+,\d{1,2}|0,\d+)\s?[)\]}]")
 """What follows an opening bracket where a comma parts two numbers, not a number's digits."""
@@ -70,7 +73,7 @@ _NOT_ALONE = re.compile(
     rf"""\s?(?:[ap]\.?m\b|o['’]clock|(?:st|nd|rd|th)\b(?!\w))      # times and ordinals
     |\ (?:of\ )?(?:{MONTHS})\b\.?(?=,?\ \d|$|\.|,)    # dates
     |\s?(?:[<>≤≥±√π^_¹²³→]|\+/-|!=|->)|\s?i(?!\w)                      # relations, powers, roots
-    |\.?\s?\\(?=[a-z])|°\ ?\d|['′]\d|!(?=\s?[=+*/-])|\.?\(\d+\)|\*\*|[\u0300-\u036f]
+    |,\s?[-+]?∞|\.?\s?\\(?=[a-z])|°\ ?\d|['′]\d|!(?=\s?[=+*/-])|\.?\(\d+\)|\*\*|[\u0300-\u036f]
     |\([^()\s]{{1,20}}[-+√\\]                            # factors
     |\ (?:squared|cubed)\b|\ (?:and\ (?:an?\ )?)?(?:{_PART_WORDS})\b
     |\ (?:in|out\ of)\ \d+\W*$|/[a-z]\b(?<!/[hs])
@@ -98,7 +101,7 @@ _LINK = re.compile(
 )
 _LONGEST_LINK = 30
 _RELATION = re.compile(
-    r"(?:[<>≤≥≠±∓/*×÷^_#@\\+·√]|\.\."
+    r"(?:[<>≤≥≠±∓/*×÷^_#@\\+·√]|\.\.|∞,"
     r"|\b(?:twice|double|triple|ln|log|sin|cos|tan|sqrt|root)\s?\(?"
     r"|\b(?:more|less|fewer|greater)\ than)\s*$"
 )
@@ -113,7 +116,8 @@ _HEDGES = (
 _BEFORE = re.compile(rf"[\s(\[{{\"'“«「]+|(?:{_HEDGES})\s*", re.IGNORECASE | re.VERBOSE)
 _ASSIGNED = r"(?<![a-zA-Z\d\\)\]+*/-])(?<![+*/-]\s)[a-zA-Z](?:_\w)?\s?="
 SEVERAL = re.compile(
-    rf"{_ASSIGNED}\s?[^\s,;=]{{1,20}}?\s?(?:[,;]|,?\s?\b(?:and|or)\b|\s)\s?{_ASSIGNED}[^=]*$"
+    rf"{_ASSIGNED}\s?[^\s,;=]{{1,20}}?\s{{0,4}}(?:[,;]|,?\s?\b(?:and|or)\b|\s)\s{{0,4}}"
+    rf"{_ASSIGNED}[^=]*$"
 )
 _EQUALS = re.compile(r"\s*(?:=>|[=≈])\s*")
 _CLAUSE_END = re.compile(
@@ -319,7 +323,7 @@ def _value(found: re.Match[str], passage: str) -> str | None:
     if sign and (_OPERAND.search(before) or (len(sign) > 1 and word and word[1] not in _VERBS)):
         return None
     is_head = not before.strip() or bool(found["money"] or _MEASURED.match(after))
-    pointed = (found["money"] or "").strip() in ("€", "R$", "EUR", "kr") or _POINTED.match(after)
+    pointed = (found["money"] or "").strip() in _THOUSANDS_POINTED or _POINTED.match(after)
     run = found["run"].replace(".", "") if pointed and _THOUSANDS.fullmatch(found["run"]) else None
     value = _run_value(run or found["run"], free=not is_head)
     if value is None:

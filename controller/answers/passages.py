@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from controller.answers.numbers import (
@@ -36,7 +37,6 @@ _TRIES = 8
 _FORMULAS = (("\\[", "\\]"), ("\\(", "\\)"))
 _BOLD = re.compile(r"\*\*(?!\d)|(?<!\d)\*\*")
 _PLAIN_MARKERS = {
-    "boxed": re.compile(r"\\boxed\{([^{}]*)\}"),
     "hashes": re.compile(r"####\s*(.+)"),
     "stated": re.compile(r"(?:final answer|answer)\s*(?:is|:)\s*(.+)", re.IGNORECASE),
 }
@@ -102,7 +102,8 @@ _ELSEWHERE = re.compile(
       |(?:opci[oó]n|opção|alternativa)(?=\ corre)
       |odpowiedź|đáp\ án|الإجابة|الجواب|תשובה|απάντηση|відповідь|उत्तर|คำตอบ)
       |答案|答え|正解|答|답변?)
-    (?:\ (?:finale?|corre\w+|exacte|yang\ benar|đúng(?:\ là)?|الصحيحة))?{_MARKS}\s?
+    (?:\ (?:finale?|corre\w+|exacte|yang\ benar|đúng(?:\ là)?|الصحيحة|akhir
+      |końcowa|cuối\ cùng|النهائية))?{_MARKS}\s?
     (?:(?:ist|lautet|est|es|é|è|is|är|je|on|είναι|adalah|to|là)\b
       (?:,?\ (?:donc|also|daher|somit|por\ (?:lo\ )?tanto|entonces|portanto|quindi|dus|zatem)\b,?)?
       (?:\ (?:de|la|le)\b)?
@@ -113,6 +114,7 @@ _OPENS = re.compile(
     r"(?:[*_](?=\s))?(?:[\s:`|]|[=-]{3,}(?=\s*\n)|\n>\s|\*\*+\s*|__+|[*_]+(?=\s*\n))*"
 )
 _SHOWN = re.compile(r"(?<=\w)[:,]?\s*\n\s*(?=\$\$|\\\[)")
+_ON_LINES = re.compile(r"(\A|[ \n])(\$\$|\\\[)\s*\n\s*([^\n]+?)\s*\n\s*(?=\$\$|\\\])")
 """Where a sentence goes on in a formula on lines of its own."""
 _IS_BEHIND = re.compile(r"\s?(?:입니다|이다|です|である)(?=(?:が|ので|ね|よ)?(?:\W|\Z))")
 """Languages that put "is" behind what they state."""
@@ -344,7 +346,8 @@ def _following(text: str, start: int) -> str:
     markup = _OPENS.match(passage)
     plain = passage[markup.end() if markup else 0 :]
     is_new_line = "\n" in text[start - 1 : start + len(passage) - len(plain)]
-    plain = _IS_BEHIND.split(_SHOWN.sub(" ", plain), maxsplit=1)[0] or plain
+    plain = _ON_LINES.sub(r"\1\2\3", _SHOWN.sub(" ", plain))
+    plain = _IS_BEHIND.split(plain, maxsplit=1)[0] or plain
     plain = plain.partition("\n\n")[0] if len(plain) > _SHORT_PASSAGE else plain
     return "\n" + plain if is_new_line else plain
 
@@ -357,13 +360,13 @@ def extract_answer(text: str) -> tuple[str, str] | None:
 
     >>> extract_answer("4-1=3\n3-7=-4\nAnswer: -4")
     ('-4', 'stated')
-    >>> extract_answer("no idea") is None
-    True
+    >>> extract_answer(r"\boxed{\frac{1}{2}}"), extract_answer("no idea") is None
+    (('\\frac{1}{2}', 'boxed'), True)
     """
-    for how, marker in _PLAIN_MARKERS.items():
-        found = marker.findall(text)
+    stated = ((how, marker.findall(text)[-1:]) for how, marker in _PLAIN_MARKERS.items())
+    for how, found in chain([("boxed", [*_boxes(text)][:1])], stated):
         if found:
-            answer = found[-1].strip().rstrip(".").strip()
+            answer = found[0].strip().rstrip(".").strip()
             return (answer, how) if answer else None
     return None
 
@@ -386,6 +389,7 @@ _IS = re.compile(
     r"(?:\b(?:is|are|was|were|equals?|be|gives?|makes?|get|total(?: of)?|brings in"
     r"|(?:comes?|amounts?|adds? up)(?: out)? to)\b:?|[=≈:])\s*"
 )
+_SHARE = re.compile(r", which (?:is|was|represents) [\d.]{1,9}% of\b[^,;]*\Z")
 _TOLD = re.compile(r"[^\W\d]\s?[:=]\s?[$€£]?-?\d")
 _BOTH = re.compile(
     r"\b(?:is|are|has|have)\s[$€£]?-?\d[^,;.=]{0,30}\band\b"
@@ -457,7 +461,7 @@ CONCLUDES = re.compile(
     r"=|\b(?:total|final|answer|therefore|so|thus|hence|result)\b", re.IGNORECASE
 )
 _SUMS_UP = re.compile(r"(?i)\b(?:total|altogether|therefore|so|thus|hence)\b")
-_LAST_WORD = re.compile(r"\d[^\s=+*/×:]*(?:\s[^\W\d]+){0,2}$")
+_LAST_WORD = re.compile(r"\d(?!\S*, and\b)[^\s=+*/×:]*(?:\s[^\W\d]+){0,2}$")
 
 
 def number_in(sentence: str, *, last: bool = False) -> str | None:
@@ -468,7 +472,7 @@ def number_in(sentence: str, *, last: bool = False) -> str | None:
     sentence = _OTHER.sub(" ; ", sentence.strip())
     if sentence.endswith("?") or NO_ANSWER.search(sentence):
         return None
-    remark = REMARK.search(sentence)
+    remark = REMARK.search(sentence) or _SHARE.search(sentence)
     if remark and any(character.isdigit() for character in sentence[: remark.start()]):
         sentence = sentence[: remark.start()]
     sentence = _SO.split(sentence)[-1]

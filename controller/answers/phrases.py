@@ -66,7 +66,7 @@ _ODD = re.compile(
     rf"|(?<=[{_IDEOGRAPHS}])(?=[A-Za-z\d])|(?<=[A-Za-z\d])(?=[{_IDEOGRAPHS}])|[^\x00-\x7f]"
 )
 _SPELLED = {"。": ". ", "、": ", ", "，": ", ", "；": "; ", "\u2044": "/", "∴": ""}
-_SPELLED |= dict.fromkeys("⇒⟹", "=>")
+_SPELLED |= dict.fromkeys("⇒⟹", "=>") | dict.fromkeys("।۔", ". ") | {"،": ", "}
 _SPELLED |= dict.fromkeys("\u2212\u2010\u2011\ufe63\uff0d", "-")
 _KEPT = "°™®"
 
@@ -190,7 +190,8 @@ _SENTENCE_END = re.compile(
 )
 _REASON = re.compile(
     r",?\s(?:because|since)\s|,\s(?:which|who|where|not|but|weil|denn|car|porque|perché)\s"
-    r"|,\s(?:the|an?)\s[\w\s]{1,30}?\sof\s|\s[—–]\s(?=[a-z])|(?<=[^\W\d]{2})\s\([^()]{1,100}\)\W*$"
+    r"|,\s\w{2,12}(?:ed|en|wn|rn)\s(?:in|by|on|at|from|as|near)\s"
+    r"|,\s(?:the|an?)\s[\w\s]{1,30}?\sof\s|\s[—–]\s(?=[a-z])|(?<=[^\W\d]{2})\s\([^()]{2,100}\)\W*$"
 )
 _QUOTED = re.compile(
     r"(?:[\"“]|\*\*|(?:\bis |: )`)([^\"“”*`\n]{1,60})[.!。]?(?:[\"”`]|\*\*)[.!。]?\s*"
@@ -327,8 +328,8 @@ _LETTER = re.compile(
     rf"""(?:(?:the|so|therefore|thus|hence),?\ )?(?:correct\ )?
     (?:(?:option|choice|letter|answer|opci[oó]n|opção|alternativa|letra|lettera|lettre|réponse)\b
       :?\ ?)?
-    (?:[\[({{"'“‘«]{{1,2}}(?P<bracketed>[A-Za-z])[.]?[\])}}"'”’»]{{1,2}}(?![\w*])
-    | (?-i:(?P<marked>[A-Z])\s?[.):](?=\s|\Z|[A-Za-z*]{{3}}|[,.]))
+    (?:[\[({{"'“‘«]{{1,2}}(?P<bracketed>[A-Za-z])[.]?[\])}}"'”’»]{{1,2}}(?![\w*]|,\s?["'])
+    | (?-i:["“]?(?P<marked>[A-Z])\s?[.):](?=\s|\Z|[A-Za-z*]{{3}}|[,.]))
     | (?-i:(?P<dashed>[A-HJ-Z])(?:\ [–—-]|,)(?=\ \w{{2}}))
     | (?-i:(?P<small>[a-z])[.)](?=\s|[.,]?\Z))
     | (?-i:(?P<alone>[A-Z])(?=[ ]*(?:\Z|\n|because\b|since\b|as\b|[.,;!]\s|[.,;!]\Z)|[*_]))
@@ -340,7 +341,7 @@ _LETTER = re.compile(
 _FURTHER = re.compile(
     r"[\s*_)\]}.\"':]{0,6}(?:,|/|&|\+|\b(?:and|or|und|oder|et|ou|y|o)\b)[\s*_(\[\"']{0,6}"
     r"(?:(?:and|or|option|choice)\s\(?)?(?:[A-Z]|(?<=\()[a-z])(?![\w'’])"
-    r"(?! (?!(?:and|or|und|et|y)\b)[a-z])"
+    r"(?! (?!(?:and|or|und|et|y|are)\b)[a-z])"
 )
 _FIRST = re.compile(r"[\s\W]{0,4}(?:[A-Z]|(?<=\()[a-z])(?!\w)")
 _NAMED = (

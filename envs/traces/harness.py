@@ -36,6 +36,9 @@ METRICS = frozenset(
 )
 """Metrics that are 1 for a right and 0 for a wrong attempt."""
 
+_BYPASS = "bypass"
+"""The metric of a run that is not scored (`--predict_only`)."""
+
 _INVALID = (None, "", "[invalid]")
 
 
@@ -59,14 +62,14 @@ def harness_attempts(record: Record, log: Log) -> Iterator[Row]:
         raise record.error("resps", "generated texts (log-likelihoods are no attempts)", texts)
     numbers = (name for name, value in row.items() if isinstance(value, (int, float)))
     found = row.get("metrics") or [name for name in numbers if name != "doc_id"]
-    metric = log.metric(record, found, METRICS)
+    metric = _BYPASS if [*found] == [_BYPASS] else log.metric(record, found, METRICS)
     programs = metric.startswith("pass@")
     log.kind = log.kind or ("whole" if programs else None)
     answers = _flat(row.get("filtered_resps") or [])
     verdicts: list[bool | None]
-    if len(answers) != len(texts):
+    if len(answers) != len(texts) or metric == _BYPASS:
         answers = [read_answer(text, None, log.answer_kind) for text in texts]
-    if log.options.answers and not programs:
+    if metric == _BYPASS or (log.options.answers and not programs):
         verdicts = [None] * len(texts)
     elif len(texts) == 1 or programs:
         verdicts = [scored(record, metric, row.get(metric), len(texts))] * len(texts)
@@ -194,8 +197,6 @@ def _results(log: Log) -> Row:
 
 
 _LETTERS = ("a scorer that says C or I",)
-_CUT = ("max_tokens", "model_length", "length")
-"""Why inspect_ai says that a text was cut; the last one in logs of its first year."""
 
 
 def inspect_entries(row: Row) -> Iterator[tuple[str, Row]]:
@@ -239,7 +240,7 @@ def inspect_attempts(record: Record, log: Log) -> Iterator[Row]:
         "correct": right,
         "prompt_tokens": usage.get("input_tokens"),
         "completion_tokens": usage.get("output_tokens"),
-        "finish_reason": "length" if choice.get("stop_reason") in _CUT else "stop",
+        "finish_reason": choice.get("stop_reason"),
         "seconds": row.get("total_time"),
     }
 

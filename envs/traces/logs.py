@@ -16,6 +16,7 @@ from typing import Any
 from controller.answers import UNSTATED, AnswerKind, answer_kind, right_answers
 from controller.errors import ConfigError, TraceFormatError
 from controller.process.actions import ACTIONS, REVISING
+from controller.process.types import CUT
 from envs.questions.files import SPLITS
 from envs.records import Record, read_records
 from envs.traces.format import ARM, VARIANT
@@ -41,6 +42,8 @@ SLOT = re.compile(r"\{(\w+)(?::([^}]*))?\}")
 
 NONE = "none"
 """What a column is mapped to that is to be left out."""
+_MAPPED = (NONE, "error", "tokens")
+"""What a column may be mapped to beside `COLUMNS`."""
 
 REFERENCES = "--references"
 """What stands in `Log.used` for their having been of use."""
@@ -74,7 +77,7 @@ class ImportOptions:
         ours = (*self.columns.values(), *fields)
         for option, names in (("map", ours), ("set", self.constants)):
             for name in names:
-                if name not in COLUMNS and (option, name) not in (("map", NONE), ("map", "error")):
+                if name not in COLUMNS and not (option == "map" and name in _MAPPED):
                     expected = f"expected one of {sorted(COLUMNS)}"
                     raise ConfigError(f"{option}: {expected}, found {name!r}")
         if len(fields) > 1:
@@ -261,7 +264,11 @@ def is_chat(found: Any) -> bool:
 
 def is_message(found: Any) -> bool:
     """Whether this is a message of a chat."""
-    return isinstance(found, Mapping) and {"role", "content"} <= found.keys()
+    return isinstance(found, Mapping) and "role" in found and not found.keys().isdisjoint(_HELD)
+
+
+_HELD = ("content", "prompt", "parts")
+"""Where a message has its text; the last two are OpenCompass's and Gemini's."""
 
 
 def opened_chat(messages: Any) -> Any:
@@ -288,7 +295,7 @@ def message_text(message: Mapping[str, Any]) -> str:
     >>> message_text({"content": [{"type": "text", "text": "How many? "}, {"type": "image"}]})
     'How many? [image b91580]'
     """
-    content = message.get("content")
+    content = next((message[name] for name in _HELD if message.get(name) is not None), None)
     parts = content if isinstance(content, (list, tuple)) else [content]
     texts = (_part_text(part) if isinstance(part, Mapping) else part for part in parts)
     return "".join(str(text) for text in texts if text is not None)
@@ -386,6 +393,14 @@ def _one_of(*names: str) -> Callable[[Any], str]:
     return read
 
 
+def _ended(value: Any) -> str:
+    """Why a text ended, `length` in whatever words it was cut."""
+    return CUT if str(value).lower() in _CUTS else str(_NAME.read(value))
+
+
+_CUTS = ("max_tokens", "max_output_tokens", "max_new_tokens", "max_length", "model_length", CUT)
+
+
 _ACTIONS = tuple(kind.value for kind, spec in ACTIONS.items() if spec.attempt)
 _NAME = Column(expected="a name", read=_spelled(bool, float, dict, list))
 _COUNT = Column(expected="a whole number from 0", read=_WHOLE)
@@ -412,7 +427,7 @@ COLUMNS: Mapping[str, Column] = {
     "completion_tokens": _COUNT,
     "cached_tokens": _COUNT,
     "reasoning_tokens": _COUNT,
-    "finish_reason": _NAME,
+    "finish_reason": Column(expected=_NAME.expected, read=_ended),
     "seconds": Column(expected="a number from 0", read=_number(0, math.inf)),
     "cost_usd": Column(expected="a number from 0", read=_number(0, math.inf)),
     "mean_logprob": _LOGPROB,

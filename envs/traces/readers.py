@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from controller.backends.openai.tokens import counted
 from controller.errors import ConfigError, TraceFormatError
 from envs.records import Record, read_records
+from envs.traces.format import ARM, VARIANT
 from envs.traces.harness import (
     details_attempts,
     harness_attempts,
@@ -59,6 +60,8 @@ _OF_ATTEMPTS = (
     *("mean_logprob", "min_logprob", "reasoning_tokens", "seconds", "cost_usd"),
     *("verifier_score", "verifier_tokens"),
 )
+_TOLD_OF_EACH = ("model", "prompt_tokens", "cached_tokens", VARIANT, ARM)
+"""What a list of attempts may tell of each, and else a row of all."""
 _WRITTEN = ("text", "answer", "completion_tokens")
 _OF_QUESTIONS = ("question", "reference", "dataset", "split", "level")
 
@@ -71,7 +74,8 @@ def table_attempts(record: Record, log: Log) -> Iterator[Row]:
     question is taken from `--references`.
     """
     row, options, named = dict(record.row), log.options, dict[str, str]()
-    maps = [*options.columns.items(), *((metric, "correct") for metric in options.metrics)]
+    maps = [(theirs, _SHORT.get(ours, ours)) for theirs, ours in options.columns.items()]
+    maps += ((metric, "correct") for metric in options.metrics)
     for theirs, ours in maps:
         name = theirs.removesuffix(_SPELLED)
         if name in row and not SLOT.search(theirs):
@@ -81,8 +85,9 @@ def table_attempts(record: Record, log: Log) -> Iterator[Row]:
             row[ours] = _opened(record, theirs, row.pop(name))
             log.used.add(theirs)
     row.pop(NONE, None)
-    if "tokens" in row and "completion_tokens" not in row:
-        row["completion_tokens"] = row.pop("tokens")
+    for short, name in _SHORT.items():
+        if short in row and name not in row:
+            row[name] = row.pop(short)
     wide = {theirs: ours for theirs, ours in maps if SLOT.search(theirs)}
     for each in _long(record, row, wide, log) if wide else [row]:
         for attempt in _one_by_one(record, each, log):
@@ -93,6 +98,8 @@ def table_attempts(record: Record, log: Log) -> Iterator[Row]:
                 continue
             yield attempt
 
+
+_SHORT = {"tokens": "completion_tokens"}
 
 _SPELLED = "[]"
 """Ends the name of a column whose lists are spelled as text."""
@@ -154,10 +161,10 @@ def _one_by_one(record: Record, row: Row, log: Log) -> Iterator[Row]:
     several = isinstance(row.get("question"), list) and not is_chat(row["question"])
     lists = {
         name: row[name]
-        for name in ((*COLUMNS, "error") if several else _OF_ATTEMPTS)
-        if isinstance(row.get(name), list) and not is_chat(row[name])
+        for name in ((*COLUMNS, "error") if several else (*_OF_ATTEMPTS, *_TOLD_OF_EACH))
+        if isinstance(row.get(name), list) and (not is_chat(row[name]) or _are_replies(row[name]))
     }
-    if not lists:
+    if not lists.keys() - _TOLD_OF_EACH:
         yield row
         return
     (first, some), *_ = lists.items()
@@ -169,7 +176,12 @@ def _one_by_one(record: Record, row: Row, log: Log) -> Iterator[Row]:
         if row.get(name) is not None and len(entries) != len(some):
             raise record.error(name, f"a list of {len(some)}, one for each {first}", row[name])
     for entries in zip(*lists.values(), strict=True):
-        yield row | dict(zip(lists, entries, strict=True))
+        yield from _one_by_one(record, row | dict(zip(lists, entries, strict=True)), log)
+
+
+def _are_replies(chat: list[Any]) -> bool:
+    """Whether messages are several replies, as of one request for several choices, and no chat."""
+    return len(chat) > 1 and all(message["role"] == "assistant" for message in chat)
 
 
 def flattened(row: Row) -> Row:
@@ -327,13 +339,16 @@ def _wording(question: Any) -> Any:
 
 
 def batch_attempts(record: Record, log: Log) -> Iterator[Row]:
-    """Attempts of one reply in the output of the OpenAI batch API.
+    """Attempts of one reply in the output of OpenAI's or Anthropic's batch API.
 
     The output holds neither questions nor references: `--references` does, by `custom_id` or by
     what stays of it without a number at its end, since repeated requests need different ids.
     """
-    row, reply = record.row, record.row["response"] or {}
-    if row.get("error") or reply.get("status_code") != 200:
+    row = record.row
+    reply = row.get("response") or {}
+    body = reply["body"] if reply.get("status_code") == 200 else None
+    body = None if row.get("error") else (row.get("result") or {}).get("message", body)
+    if body is None:
         log.notes[FAILED] += 1
         return
     name = str(row["custom_id"])
@@ -344,7 +359,6 @@ def batch_attempts(record: Record, log: Log) -> Iterator[Row]:
     if known.get("question") is None:
         expected = "its wording in --references, by question_id, in a column question or prompt"
         raise record.error("question", expected, [k for k, v in known.items() if v is not None])
-    body = reply["body"]
     texts, used = [*_choices(body), *_outputs(body)], counted(body)
     alone = len(texts) == 1
     if not texts:
@@ -365,7 +379,9 @@ def batch_attempts(record: Record, log: Log) -> Iterator[Row]:
 
 
 def _choices(body: Row) -> Iterator[tuple[str, str | None]]:
-    """Texts of a chat or a completion, and why each ended."""
+    """Texts of a chat or a completion, or of Anthropic's message, and why each ended."""
+    if body.get("type") == "message":
+        yield message_text(body), body.get("stop_reason")
     for choice in body.get("choices", ()):
         message = choice.get("message")
         text = choice.get("text") if message is None else message_text(message)
@@ -503,6 +519,7 @@ SOURCES = (
     Source("inspect_ai", {"epoch", "target", "scores"}, inspect_attempts),
     Source("inspect_ai", {"eval", "status"}, inspect_attempts, inspect_entries),
     Source("OpenAI batch", {"custom_id", "response"}, batch_attempts),
+    Source("Anthropic batch", {"custom_id", "result"}, batch_attempts),
     Source("trl", {"step", "prompt", "completion", "advantage"}, completion_attempts),
     Source("verifiers", {"example_id", "completion", "reward"}, rollout_attempts),
     Source("verifiers", {"prompt", "completion", "reward", "task"}, rollout_attempts),
@@ -548,11 +565,22 @@ def _spelled_objects(row: Row, options: ImportOptions) -> Row:
     return {name: json.loads(cell) for name, cell in cells.items() if isinstance(cell, str)}
 
 
+def _table_rows(record: Record) -> Iterator[tuple[str, Row]]:
+    """The record, or the rows of a table in one object, as MLflow, wandb and pandas write it."""
+    names, cells = record.row.get("columns"), record.row.get("data")
+    if not (isinstance(names, list) and isinstance(cells, list)):
+        yield record.place, record.row
+        return
+    for number, row in enumerate(cells, start=1):
+        yield f"data {number}", dict(zip(names, row, strict=True))
+
+
 def _entries(source: Source, record: Record, options: ImportOptions) -> Iterator[Record]:
     if source is TABLE:
-        row = record.row | _spelled_objects(record.row, options)
-        nested = any(isinstance(value, (dict, list)) for value in row.values())
-        yield replace(record, row=flattened(row)) if nested else record
+        for place, told in _table_rows(record):
+            row = told | _spelled_objects(told, options)
+            nested = any(isinstance(value, (dict, list)) for value in row.values())
+            yield replace(record, place=place, row=flattened(row) if nested else row)
         return
     if source.entries is None:
         yield record

@@ -132,6 +132,14 @@ def test_a_score_counts_without_a_target_and_by_a_metric_that_is_named(
 
 
 @QUIET
+def test_a_run_without_scores_is_graded_by_its_targets(tmp_path):
+    bypass = {"metrics": ["bypass"], "bypass": 999, "filtered_resps": ["It is 2."]}
+    file = write(tmp_path / "m" / "samples_t.jsonl", [entry(**bypass)])
+    made = import_attempts([file], tmp_path / "t", options=ImportOptions())
+    assert shares(made) == {("m", "t"): (1, 1, 1)}
+
+
+@QUIET
 def test_an_incomplete_log_differs_from_what_its_harness_tells(tmp_path):
     for path in harness("sums").parent.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -451,6 +459,23 @@ def test_samples_that_are_objects_have_what_is_theirs(tmp_path):
         read(tmp_path / "two", row, **options)
     row["samples"] = samples[:1]
     assert read(tmp_path / "three", row, **options)[1].attempts["cost_usd"].to_pylist() == [0.5]
+    choices = [{"message": chat_message(f"It is {n}.", "assistant")} for n in (2, 3)]
+    row = {"question": "1 + 1?", "reference": "2", "by": [{"model": "m", "choices": choices}] * 2}
+    options = {"columns": {"by.choices.message": "text", "by.model": "model"}}
+    assert shares(read(tmp_path / "four", row, **options)[0]) == {("m", ""): (1, 4, 0.5)}
+
+
+@QUIET
+def test_messages_in_the_words_of_others(tmp_path):
+    """Of OpenCompass and Gemini, which also has a word of its own for texts that were cut."""
+    row = {"ask": [{"role": "HUMAN", "prompt": "1?"}, {"role": "BOT", "prompt": "1"}], "n": 5}
+    row |= {"said": {"role": "model", "parts": [{"text": "Answer: "}, {"text": "2."}]}}
+    row |= {"why": "MAX_TOKENS", "model": "m", "correct": 0}
+    columns = {"ask": "question", "said": "text", "why": "finish_reason", "n": "tokens"}
+    traces = read(tmp_path, row, columns=columns)[1]
+    assert traces.questions["question"].to_pylist() == ["HUMAN: 1?\n\nBOT: 1"]
+    told = {"text": "Answer: 2.", "finish_reason": "length", "completion_tokens": 5}
+    assert traces.attempts.select([*told]).to_pylist() == [told]
 
 
 @pytest.mark.parametrize("spelled", [False, True])
@@ -531,6 +556,7 @@ ROW = (
         ("packed.jsonl.gz", f"{ROW}\n{ROW}"),
         ("array.json", f"[{ROW},\n {ROW}]"),
         ("line.json", f"[{ROW}, {ROW}]"),
+        ("mlflow.json", json.dumps({"columns": [*plain()], "data": [[*plain().values()]] * 2})),
         ("bom.csv", "\ufeffquestion,model,answer,correct,tokens\n1?,m,2,1,3\n1?,m,2,1,3"),
         ("pandas.csv", ",question,model,answer,correct,tokens\n0,1?,m,2,1,3.0\n1,1?,m,2,True,3.0"),
         ("semicolons.csv", 'question;model;answer;correct;tokens\n"1;2,?";m;2;1;3\n1?;m;2;yes;3'),
@@ -794,6 +820,10 @@ def test_output_of_the_openai_batch_api(tmp_path):
         {"custom_id": "q3", "response": None, "error": {"code": "expired"}},
         {"custom_id": "q9", "response": chat("It is 9."), "error": None},
     ]
+    thought = [{"type": "thinking", "thinking": "3?"}, {"type": "text", "text": "2"}]
+    said = {"type": "message", "content": thought, "stop_reason": "max_tokens", "model": "claude"}
+    theirs = [{"custom_id": "q1", "result": {"type": "succeeded", "message": said}}]
+    theirs += [{"custom_id": "q1", "result": {"type": "expired"}}]
     file = write(tmp_path / "batch.jsonl", rows)
     known = {"question_id": "q1", "question": "1 + 1?", "reference": "2"}
     made = import_attempts(
@@ -802,6 +832,11 @@ def test_output_of_the_openai_batch_api(tmp_path):
     assert shares(made) == {("gpt", ""): (1, 2, 0.5)}
     told = {"requests that failed, left out (2)", "questions without a reference, left out (1)"}
     assert told <= set(made.notes)
+    options = ImportOptions(references={"q1": known})
+    file = write(tmp_path / "anthropic.jsonl", theirs)
+    made = import_attempts([file], tmp_path / "anthropic", options=options)
+    assert shares(made) == {("claude", ""): (1, 1, 1)}
+    assert "requests that failed, left out (1)" in made.notes
 
 
 def response(status, usage, *output, **more):

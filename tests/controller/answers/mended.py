@@ -419,6 +419,14 @@ NUMBER = (
     ("Ann gets $12, Bob gets $15 and Carol gets $20.", None),
     ("The final tally: Red 5, Blue 7", None),
     ("The answer to the first part is 12, and the answer to the second part is 15.", None),
+    ("The area is $49\\pi$ square centimeters.", "49\\pi"),
+    ("So, the solution to the equation \\(5i + 16 = 41\\) is \\(i = 5\\).", "5"),
+    ("**Result: 3/8**\n\nThere are 8 outcomes.", "0.375"),
+    ("a_3 = 8 and by the same rule we find that the next term is a_4 = 13, and conti", None),
+    ("She saved a total of **£36.40**, which is 12% of her budget.", "36.4"),
+    ("The answer is $(-\\infty, 3]$.", None),
+    ("Jawaban akhir: Rp 45.000", "45000"),
+    ("Đáp án cuối cùng là 45.000 đồng", "45000"),
 )
 
 CHOICE = (
@@ -594,11 +602,13 @@ CHOICE = (
     ("“B”", "B"),
     ("A is better than B.", None),
     ("So I'd say **B**, with C as a close second.", "B"),
+    ('The correct answer is: "C. Ribosome"', "C"),
+    ("### Analysis\n- **A**: too small\n- **B**: matches\n\n### Conclusion\n**B**", "B"),
 )
 
 TEXT = (
     ("It isn't **Rome**", None),
-    ("It's **Paris**, not **Rome**.", None),
+    ("It's **Paris**, not **Rome**.", "paris"),
     ("I don't think it is **Rome**", None),
     ("It isn't Paris but **Rome**.", "rome"),
     ("I'm not sure, but it is **Rome**.", "rome"),
@@ -717,6 +727,16 @@ TEXT = (
     ("Therefore, Yes.", "yes"),
     ("So, yes, the sentence is plausible.", "yes"),
     ("So no apples are left.", None),
+    ("Sentiment: **Negative**\n\nThe reviewer complains about 2 batteries.", "negative"),
+    ("The chemical symbol is Au (from Latin *aurum*).", "au"),
+    ("Der Autor ist Franz Kafka.", "franz kafka"),
+    ("I believe it's Toronto, but I'm not certain.", "toronto"),
+    ("It was Leonardo da Vinci who painted the Mona Lisa.", "leonardo da vinci"),
+    ("Answer: Mount Kilimanjaro, located in Tanzania", "mount kilimanjaro"),
+    ("**Winner: Player 2**", "player 2"),
+    ("Category: **Sports**\nConfidence: 0.9", "sports"),
+    ("The person who lives in House 1 is David.", "david"),
+    ("Answer:\n1. Mercury\n2. Venus", "mercury, venus"),
 )
 
 LIST = (
@@ -793,6 +813,8 @@ LIST = (
     ('```json\n{"sorted_words": ["ant", "bee", "cat"]}\n```', "ant, bee, cat"),
     ("The final order is cat, then dog, then emu.", "cat, dog, emu"),
     ("The vertex is at (3, -4).", "3, -4"),
+    ("Here's the sorted list:\n\n```\napple\nbanana split\n```", "apple, banana split"),
+    ("(x, y) = (3, 4)", "3, 4"),
 )
 
 SET = (
@@ -816,6 +838,10 @@ SET = (
     ("1. Mercury\n2. Venus\n\nThese are the two planets without moons.", "mercury, venus"),
     ('{"colours": ["red", "green"]}', "green, red"),
     ("Les couleurs primaires sont le rouge, le bleu et le jaune.", "le bleu, le jaune, le rouge"),
+    ("So the solutions are:\n$$x = \\frac{1}{2} \\quad \\text{or} \\quad x = -3$$", "-3, 0.5"),
+    ("**A, C and E** are correct.", "a, c, e"),
+    ("The correct statements are **I and III**.", "i, iii"),
+    ("The common elements are 2 and 4.\n\nThese appear in both lists.", "2, 4"),
 )
 
 AUTO = (
@@ -954,6 +980,22 @@ AUTO = (
     ("(A) too narrow\n(B) not said\n(C) right\n\n**(C)**", "C"),
     ("Answer: A and D", "a and d"),
     ("['Paris', 'Lyon']", "paris, lyon"),
+    ("## Final Answer\n$$\n-\\frac{11}{2}\n$$", "-5.5"),
+    ("\\boxed{x = 1 \\text{ or } x = -4}", "x = 1 or x = -4"),
+    ("The solutions are $x = 2$ and $x = -3$.", None),
+    ("The answer is $(-\\infty, 3]$.", "(-∞, 3]"),
+    ("The answer is not B but C.", "C"),
+    ("B and D are correct.", None),
+    ("Final Answer: (A) and (C)", "(a) and (c)"),
+    ('["a", "b", "c"]', "a, b, c"),
+    ("**Therefore, the two numbers are 12 and 18.**", None),
+    ("**Sorted list:** 3, 7, 12", "3, 7, 12"),
+    ("The solution is $x < 4$.", "x < 4"),
+    ("The day of the week will be **Wednesday**.", "wednesday"),
+    ("Answer: Canberra, founded in 1913", "canberra"),
+    ("The date is March 5, 2024.", "march 5, 2024"),
+    ("The ratio is 3:5.", "3:5"),
+    ("इसलिए, कुल 36 सेब हैं।", "36"),
 )
 
 MENDED = tuple(
